@@ -1,0 +1,63 @@
+# People use the pipeline through these targets; every one is a thin call of a module. `make help` lists them.
+PROFILE ?= demo
+RUN ?= $(PROFILE)
+GPUS ?=
+NODES ?= 1
+ARGS ?=
+PYTHON ?= python3
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+OVERRIDES = profile=$(PROFILE) run=$(RUN) launch.nodes=$(NODES) $(if $(GPUS),launch.processes=$(GPUS)) $(ARGS)
+STAGES := data init symmetric asymmetric joint merge evaluate report
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo reproduce $(STAGES) check plan sweep bench test test-slow lint
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+( [a-z-]+)*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-22s %s\n", $$1, $$2}'
+	@echo "  make data|init|symmetric|asymmetric|joint|merge|evaluate|report   one stage"
+	@echo "Variables: PROFILE=$(PROFILE) RUN=$(RUN) GPUS=<ranks> NODES=$(NODES) ARGS='<Hydra overrides>'"
+
+setup: $(READY) ## Make .venv from requirements.lock
+	@$(BIN)/python -m pipeline.machine
+
+# torch brings its own (CPU or GPU) libraries; everything else is exactly what the lock says.
+$(READY): requirements.lock
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock torch
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
+	@touch $@
+
+demo: $(READY) ## The whole chain on a small model and a dictionary, in minutes on two CPU cores
+	@$(BIN)/python -m pipeline.run profile=demo run=$(if $(filter file,$(origin RUN)),demo,$(RUN)) $(ARGS)
+
+reproduce: $(READY) ## The whole chain of PROFILE
+	@$(BIN)/python -m pipeline.run $(OVERRIDES)
+
+$(STAGES): $(READY)
+	@$(BIN)/python -m pipeline.run stages=[$@] $(OVERRIDES)
+
+check: $(READY) ## Pre-flight: every source, disk, devices and precision in one table; trains nothing
+	@$(BIN)/python -m data.check $(OVERRIDES)
+
+plan: $(READY) ## What training would do: batches, tokens, padding, FLOPs, memory, hours
+	@$(BIN)/python -m training.plan $(OVERRIDES)
+
+sweep: $(READY) ## A sweep from configs/sweep: make sweep SWEEP=merge_weights
+	@$(BIN)/python -m pipeline.run --multirun +sweep=$(SWEEP) $(OVERRIDES)
+
+bench: $(READY) ## Us against the peers: make bench NAME=init
+	@$(BIN)/python -m benchmarks.$(NAME) $(ARGS)
+
+test: $(READY) ## The fast tests, with the whole chain on profile tiny
+	@$(BIN)/python -m pytest -n 2 $(ARGS)
+
+test-slow: $(READY) ## The slow tests
+	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(READY) ## ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy

@@ -1,0 +1,110 @@
+"""The root config: one typed tree that every stage reads; the parts stand beside their stages."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from data.config import DataConfig
+from evaluation.config import EvaluationConfig
+from merging.config import MergingConfig
+from pipeline.errors import UserError
+from training.config import BaseConfig, InitConfig, TrainingConfig
+
+STAGES = ["data", "init", "symmetric", "asymmetric", "merge", "evaluate", "report"]
+SIDES = ["symmetric", "asymmetric", "joint"]
+
+
+@dataclasses.dataclass
+class LaunchConfig:
+    """How `accelerate launch` starts training."""
+
+    config: str = "auto"  # a file of configs/accelerate, without its ending; auto looks at the devices
+    processes: int | None = None  # ranks in all; None: one a device
+    nodes: int = 1
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.processes is not None and self.processes < 1:
+            yield "processes", "must be at least 1"
+        if self.nodes < 1:
+            yield "nodes", "must be at least 1"
+
+
+@dataclasses.dataclass
+class TrackingConfig:
+    """Where training curves go beside metrics.jsonl."""
+
+    kind: str = "none"  # none or wandb
+    project: str = "user-bge-m3"
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.kind not in ("none", "wandb"):
+            yield "kind", "must be none or wandb"
+
+
+@dataclasses.dataclass
+class Config:
+    """The whole configuration; `configs/config.yaml` fills it from its groups."""
+
+    profile: str = MISSING  # which profile was chosen
+    run: str = MISSING  # name of the run's folder
+    runs: str = "runs"  # folder of all runs
+    seed: int = 42  # the only source of randomness
+    force: bool = False  # make again what is there
+    stages: list[str] = dataclasses.field(default_factory=lambda: list(STAGES))  # what pipeline.run runs
+    side: str = "symmetric"  # what training.finetune trains
+    mirror: str | None = None  # a folder in the Hub's layout, read instead of the Hub
+    languages: list[str] = dataclasses.field(default_factory=lambda: ["ru", "en"])
+    precision: str = "auto"  # auto (bf16 where the device has it natively), fp32, bf16
+    launch: LaunchConfig = dataclasses.field(default_factory=LaunchConfig)
+    tracking: TrackingConfig = dataclasses.field(default_factory=TrackingConfig)
+    base: BaseConfig = dataclasses.field(default_factory=BaseConfig)
+    init: InitConfig = dataclasses.field(default_factory=InitConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+    merging: MergingConfig = dataclasses.field(default_factory=MergingConfig)
+    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        for stage in self.stages:
+            if stage not in [*STAGES, "joint"]:
+                yield "stages", f"{stage} is not one of {', '.join([*STAGES, 'joint'])}"
+        if self.side not in SIDES:
+            yield "side", f"must be one of {', '.join(SIDES)}"
+        if self.precision not in ("auto", "fp32", "bf16"):
+            yield "precision", "must be auto, fp32 or bf16"
+        if self.mirror is not None and not Path(self.mirror).is_dir():
+            yield "mirror", f"the folder {self.mirror} does not exist"
+        if not self.run or Path(self.run).name != self.run:
+            yield "run", "must be a plain folder name"
+
+    def folder(self, stage: str) -> Path:
+        """The artefact folder of a stage of this run."""
+        return Path(self.runs) / self.run / stage
+
+    @property
+    def base_folder(self) -> Path:
+        """The base model's folder, shared by the runs."""
+        return Path(self.runs) / "bases" / self.base.name
+
+
+def checked(config: DictConfig) -> Config:
+    """The composed config as dataclasses; raises UserError with the full key of an impossible value."""
+    typed = OmegaConf.to_object(config)
+    assert isinstance(typed, Config)
+    for key, problem in _problems(typed):
+        raise UserError(problem, where=f"config key {key}", remedy="change it in the config or on the command line")
+    return typed
+
+
+def _problems(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    if hasattr(value, "problems"):
+        yield from ((f"{key}.{name}".lstrip("."), problem) for name, problem in value.problems())
+    if dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from _problems(getattr(value, field.name), f"{key}.{field.name}".lstrip("."))
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield from _problems(item, f"{key}.{name}")

@@ -1,0 +1,61 @@
+"""What a person sees: one console, plain logs, progress bars and tables; silent on ranks other than 0."""
+
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
+
+from rich import box
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+Item = TypeVar("Item")
+
+log = logging.getLogger("pipeline")
+
+
+def is_main_process() -> bool:
+    """Whether this process is rank 0 (or the only one)."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _make_console() -> Console:
+    made = Console(highlight=False, quiet=not is_main_process(), soft_wrap=False)
+    if not made.is_terminal:
+        # Without a terminal rich assumes 80 columns, too narrow for the closing tables in a log file.
+        made = Console(highlight=False, quiet=not is_main_process(), width=140)
+    return made
+
+
+console = _make_console()
+
+
+def progress(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
+    """Iterate over `items` with a progress bar on a terminal and one plain log line elsewhere."""
+    if console.is_terminal and is_main_process():
+        yield from track(items, description=what, total=total, console=console, transient=True)
+        return
+    if is_main_process():
+        log.info("%s …", what)
+    yield from items
+
+
+def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table; floats get four decimals, None becomes a dash."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for position, column in enumerate(columns):
+        table.add_column(column, justify="left" if position == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row))
+    console.print(table)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value)

@@ -1,0 +1,28 @@
+"""Errors that a user can cause, as opposed to bugs of this repository."""
+
+
+class UserError(Exception):
+    """Something the user can mend; shown as one line, and the process ends with status 2.
+
+    Args:
+        what: what is wrong, in a few words.
+        where: the config key, file, set or row that it concerns.
+        remedy: what to do about it.
+    """
+
+    def __init__(self, what: str, *, where: str, remedy: str) -> None:
+        self.what, self.where, self.remedy = what, where, remedy
+        super().__init__(f"{what} ({where}); {remedy}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions are pickled by position when they cross a process; these arguments are keywords.
+        return _rebuild, (self.what, self.where, self.remedy)
+
+    @property
+    def line(self) -> str:
+        """The error as the one line that a user sees."""
+        return "error: " + " ".join(str(self).split())
+
+
+def _rebuild(what: str, where: str, remedy: str) -> UserError:
+    return UserError(what, where=where, remedy=remedy)

@@ -1,0 +1,195 @@
+"""A stage: settings and inputs give a fingerprint; its folder is made once, whole, and skipped when it is there."""
+
+import dataclasses
+import errno
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from pipeline import artefact, machine
+from pipeline.application import hydra_application
+from pipeline.artefact import Manifest, read_manifest
+from pipeline.config import Config
+from pipeline.console import is_main_process, log, show_table
+from pipeline.errors import UserError
+from pipeline.folder import StageFolder
+
+__all__ = ["Stage", "StageFolder", "application", "finished", "planned", "run_stage"]
+
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """What a stage is made of. `build` imports what is heavy inside itself: skipping is decided before."""
+
+    name: str
+    version: int  # raised by a developer when results change
+    settings: Callable[[Config], Any]  # the part of the config that changes the result
+    inputs: Callable[[Config], Mapping[str, Path | str]]  # name -> artefact folder, or a fingerprint
+    build: Callable[[Config, StageFolder], dict[str, Any]]  # writes the outputs, returns metrics
+    folder: Callable[[Config], Path] | None = None  # where it stands; runs/<run>/<name> by default
+    in_place: bool = False  # made of units that survive a changed config (data, evaluate)
+
+    def path(self, config: Config) -> Path:
+        return self.folder(config) if self.folder else config.folder(self.name)
+
+
+StageChoice = Stage | Callable[[Config], Stage]  # a stage, or the one that the config chooses (side=...)
+
+
+def application(choice: StageChoice) -> Callable[[], None]:
+    """The command line of a stage."""
+    return hydra_application(lambda config: run_stage(choice, config))
+
+
+def planned(choice: StageChoice, config: Config) -> tuple[Stage, Manifest]:
+    """The stage and the manifest it starts with; raises UserError where an input is not complete."""
+    stage = choice if isinstance(choice, Stage) else choice(config)
+    inputs = {name: _input_fingerprint(stage, name, source) for name, source in stage.inputs(config).items()}
+    settings = {"settings": stage.settings(config), "seed": config.seed}
+    fingerprint = artefact.fingerprint(stage.name, stage.version, settings, inputs)
+    return stage, Manifest(stage.name, "running", fingerprint, inputs, dataclasses.asdict(config))
+
+
+def finished(path: Path, fingerprint: str) -> Manifest | None:
+    """The manifest of a complete and whole artefact with this fingerprint, else None."""
+    for folder in (path, _previous(path)):
+        manifest = read_manifest(folder)
+        if manifest and (manifest.status, manifest.fingerprint) == ("complete", fingerprint):
+            if artefact.is_whole(folder, manifest.outputs):
+                return manifest
+    return None
+
+
+def run_stage(choice: StageChoice, config: Config) -> Manifest:
+    """Make the stage's artefact unless it is there; raises UserError for what the user can mend."""
+    stage, manifest = planned(choice, config)
+    path = stage.path(config)
+    folder = StageFolder(path, manifest.fingerprint, stage.inputs(config))
+    if not is_main_process():
+        return _follow(stage, config, folder)
+    with _disk_errors_explained(path), _locked(path):
+        done = finished(path, manifest.fingerprint)
+        if done and not config.force:
+            _restore(path, done)
+            log.info("%s: up to date (%s)", stage.name, done.fingerprint[:12])
+            return done
+        folder.resuming = _share(_begin(stage, path, manifest))
+        log.info("%s: %s %s", stage.name, "resuming" if folder.resuming else "making", path)
+        return _build(stage, config, folder, manifest)
+
+
+def _input_fingerprint(stage: Stage, name: str, source: Path | str) -> str:
+    if isinstance(source, str):
+        return source
+    manifest = read_manifest(source)
+    if manifest and manifest.status == "complete":
+        return manifest.fingerprint
+    state = manifest.status if manifest else "not there"
+    raise UserError(
+        f"{stage.name} needs the artefact {name}, which is {state}",
+        where=str(source),
+        remedy=f"make it first: make {name}, or everything: make reproduce",
+    )
+
+
+def _previous(path: Path) -> Path:
+    """Where a complete artefact waits while its successor is being made."""
+    return path.with_name(path.name + ".previous")
+
+
+def _restore(path: Path, done: Manifest) -> None:
+    if read_manifest(path) != done:
+        artefact.remove(path)
+        _previous(path).rename(path)
+
+
+def _begin(stage: Stage, path: Path, manifest: Manifest) -> bool:
+    """Make the folder ready; returns whether an unfinished attempt of the same fingerprint is taken up."""
+    old = read_manifest(path)
+    resuming = bool(old and old.status != "complete" and old.fingerprint == manifest.fingerprint)
+    if not stage.in_place and not resuming and path.exists():
+        if old and old.status == "complete":
+            artefact.remove(_previous(path))
+            path.rename(_previous(path))
+        else:
+            artefact.remove(path)
+    path.mkdir(parents=True, exist_ok=True)
+    for leftover in [*path.glob(f"*{artefact.PARTIAL}"), *path.glob(f"*/*{artefact.PARTIAL}")]:
+        artefact.remove(leftover)
+    manifest.write(path)
+    return resuming
+
+
+def _build(stage: Stage, config: Config, folder: StageFolder, manifest: Manifest) -> Manifest:
+    path, started = folder.path, time.monotonic()
+    machine.reset_peak_memory()
+    try:
+        manifest.metrics = stage.build(config, folder)
+        folder.remove_untouched_units()
+        files = [file for file in artefact.files_under(path) if file != path / artefact.MANIFEST]
+        manifest.outputs = artefact.describe_outputs(path, files)
+        manifest.status = "complete"
+    except BaseException as error:
+        manifest.status = "failed"
+        manifest.error = error.line if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        manifest.seconds = round(time.monotonic() - started, 3)
+        manifest.peak_rss_bytes = machine.peak_memory()
+        manifest.environment = machine.environment()
+        manifest.write(path)
+    artefact.remove(_previous(path))
+    rows = [(name, value) for name, value in manifest.metrics.items() if isinstance(value, str | int | float)]
+    show_table(f"{stage.name}: {path}, {manifest.seconds:.1f} s", ["what", "value"], rows)
+    return manifest
+
+
+def _follow(stage: Stage, config: Config, folder: StageFolder) -> Manifest:
+    """On ranks other than 0: build beside rank 0, which alone owns lock and manifest."""
+    done = finished(folder.path, folder.fingerprint)
+    if done and not config.force:
+        return done
+    folder.resuming = _share(False)
+    stage.build(config, folder)
+    return Manifest(stage.name, "complete", folder.fingerprint, {}, {})
+
+
+def _share(resuming: bool) -> bool:
+    """Rank 0's answer on every rank, once rank 0 has made the folder ready."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return resuming
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    PartialState()
+    return bool(broadcast_object_list([resuming])[0])
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    lock = path.parent / ".locks" / f"{path.name}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(lock, timeout=0):
+            yield
+    except Timeout:
+        what = "another process is writing this artefact"
+        raise UserError(what, where=str(path), remedy="wait for it, or use another run=<name>") from None
+
+
+@contextmanager
+def _disk_errors_explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        what, where = f"can't write: {error.strerror}", str(error.filename or path)
+        raise UserError(what, where=where, remedy="make room or mend the permissions, then run again") from error
