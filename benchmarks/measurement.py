@@ -1,0 +1,97 @@
+"""Measuring us and a peer in the same call: fresh processes, alternating, medians of at least three runs."""
+
+import dataclasses
+import importlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from pipeline.console import show_table
+from pipeline.machine import peak_memory
+
+MARK = "measured: "
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """One side of a comparison: a function `module:name` and its JSON-able arguments.
+
+    The function may return a number of seconds, to leave preparation out; else the whole call is timed.
+    """
+
+    function: str
+    arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
+    python: str = sys.executable  # another interpreter for a peer that lives in an environment of its own
+    environment: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """Seconds of the call, and the peak resident memory (VmHWM) of the fresh process it ran in."""
+
+    seconds: float
+    peak_bytes: int
+    result: Any
+
+
+def measure(side: Side) -> Measured:
+    """Run one side once in a fresh process; raises RuntimeError with its output when it fails."""
+    command = [side.python, "-m", "benchmarks.measurement", side.function, json.dumps(side.arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | side.environment)
+    lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
+    if done.returncode or not lines:
+        raise RuntimeError(f"{side.function} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+    return Measured(**json.loads(lines[-1].removeprefix(MARK)))
+
+
+def alternate(*sides: Side, rounds: int = 3) -> list[Measured]:
+    """Median seconds and memory of each side over `rounds` alternating runs (with the last run's result)."""
+    runs = [[measure(side) for side in sides] for _ in range(rounds)]
+    return [
+        Measured(
+            statistics.median(run.seconds for run in column),
+            int(statistics.median(run.peak_bytes for run in column)),
+            column[-1].result,
+        )
+        for column in zip(*runs, strict=True)
+    ]
+
+
+def row(
+    key: str, what: str, unit: str, ours: float, peer: str, theirs: float, better: str
+) -> dict[str, str | float]:
+    """One comparison; `ratio` is ours / theirs, `better` is lower or higher."""
+    return {
+        "key": key, "what": what, "unit": unit, "ours": ours, "peer": peer, "theirs": theirs,
+        "ratio": ours / theirs, "better": better,
+    }  # fmt: skip
+
+
+def write(name: str, rows: list[dict[str, Any]], runs: Path = Path("runs")) -> Path:
+    """Write `runs/bench/<name>.json` and print the ratios."""
+    path = runs / "bench" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    columns = ["key", "unit", "ours", "peer", "theirs", "ratio", "better"]
+    show_table(f"benchmark {name} → {path}", columns, [[entry[c] for c in columns] for entry in rows])
+    return path
+
+
+def _run_side(function: str, arguments: str) -> None:
+    module, _, name = function.partition(":")
+    target = getattr(importlib.import_module(module), name)
+    started = time.perf_counter()
+    result = target(**json.loads(arguments))
+    seconds = time.perf_counter() - started
+    if isinstance(result, float):
+        seconds = result
+    print(MARK + json.dumps({"seconds": seconds, "peak_bytes": peak_memory(), "result": result}))
+
+
+if __name__ == "__main__":
+    _run_side(sys.argv[1], sys.argv[2])

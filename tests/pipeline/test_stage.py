@@ -1,0 +1,177 @@
+"""Artefacts are made once, whole, and under a lock."""
+
+import dataclasses
+import json
+import multiprocessing
+import time
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from pipeline.artefact import PARTIAL, read_manifest
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.stage import Stage, StageFolder, run_stage
+
+
+def make_config(runs: Path, **changes: object) -> Config:
+    return dataclasses.replace(Config(profile="tiny", run="test", runs=str(runs)), **changes)
+
+
+def write_text(text: str):
+    def build(config: Config, stage: StageFolder) -> dict[str, object]:
+        with stage.replacing("model/weights.txt") as path:
+            path.write_text(text)
+        return {"letters": len(text)}
+
+    return build
+
+
+def stage_writing(text: str, **changes: object) -> Stage:
+    stage = Stage("merge", 1, lambda config: {"text": text}, lambda config: {}, write_text(text))
+    return dataclasses.replace(stage, **changes)
+
+
+def failing(config: Config, stage: StageFolder) -> dict[str, object]:
+    with stage.replacing("model") as folder:
+        folder.mkdir()
+        (folder / "weights.txt").write_text("half")
+        raise UserError("no good", where="here", remedy="mend it")
+
+
+def test_a_complete_artefact_has_a_manifest_with_every_output(tmp_path: Path) -> None:
+    manifest = run_stage(stage_writing("abc"), make_config(tmp_path))
+    assert read_manifest(tmp_path / "test/merge") == manifest
+    assert manifest.status == "complete"
+    assert manifest.outputs["model/weights.txt"]["bytes"] == 3
+    assert manifest.metrics == {"letters": 3}
+    assert manifest.peak_rss_bytes > 1e6 and manifest.environment["packages"]["torch"]
+
+
+def test_a_complete_artefact_is_not_made_again(tmp_path: Path) -> None:
+    run_stage(stage_writing("abc"), make_config(tmp_path))
+    assert run_stage(stage_writing("abc", build=failing), make_config(tmp_path)).status == "complete"
+
+
+@pytest.mark.parametrize("change", [{"version": 2}, {"settings": lambda config: {"text": "other"}}])
+def test_a_changed_version_or_setting_makes_it_again(tmp_path: Path, change: dict[str, object]) -> None:
+    first = run_stage(stage_writing("abc"), make_config(tmp_path))
+    assert run_stage(stage_writing("abc", **change), make_config(tmp_path)).fingerprint != first.fingerprint
+
+
+def test_force_makes_it_again(tmp_path: Path) -> None:
+    run_stage(stage_writing("abc"), make_config(tmp_path))
+    with pytest.raises(UserError, match="no good"):
+        run_stage(stage_writing("abc", build=failing), make_config(tmp_path, force=True))
+
+
+def test_a_missing_output_makes_it_again(tmp_path: Path) -> None:
+    run_stage(stage_writing("abc"), make_config(tmp_path))
+    (tmp_path / "test/merge/model/weights.txt").unlink()
+    run_stage(stage_writing("abc"), make_config(tmp_path))
+    assert (tmp_path / "test/merge/model/weights.txt").read_text() == "abc"
+
+
+def test_a_failed_remake_keeps_the_earlier_artefact_and_going_back_restores_it(tmp_path: Path) -> None:
+    first = run_stage(stage_writing("abc"), make_config(tmp_path))
+    with pytest.raises(UserError):
+        run_stage(stage_writing("xyz", build=failing), make_config(tmp_path))
+    failed = read_manifest(tmp_path / "test/merge")
+    assert failed and failed.status == "failed" and failed.error == "error: no good (here); mend it"
+    assert not list((tmp_path / "test").rglob(f"*{PARTIAL}"))
+    assert run_stage(stage_writing("abc", build=failing), make_config(tmp_path)) == first
+
+
+def test_an_input_that_is_not_complete_is_named(tmp_path: Path) -> None:
+    stage = stage_writing("abc", inputs=lambda config: {"init": config.folder("init")})
+    with pytest.raises(UserError, match="needs the artefact init, which is not there.*make init"):
+        run_stage(stage, make_config(tmp_path))
+
+
+def test_a_changed_input_makes_the_stages_after_it_again(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    after = stage_writing("abc", inputs=lambda config: {"init": config.folder("init")})
+    before = dataclasses.replace(stage_writing("one"), name="init")
+    fingerprints = []
+    for text in ("one", "two"):
+        run_stage(dataclasses.replace(before, settings=lambda config, text=text: text), config)
+        fingerprints.append(run_stage(after, config).fingerprint)
+    assert fingerprints[0] != fingerprints[1]
+
+
+def test_a_second_writer_stops_with_an_error(tmp_path: Path) -> None:
+    (tmp_path / "test/.locks").mkdir(parents=True)
+    with FileLock(tmp_path / "test/.locks/merge.lock"):
+        with pytest.raises(UserError, match="another process is writing"):
+            run_stage(stage_writing("abc"), make_config(tmp_path))
+
+
+def sleeping(config: Config, stage: StageFolder) -> dict[str, object]:
+    (stage.path / "checkpoint").write_text("left")
+    time.sleep(60)
+    return {}
+
+
+def test_a_killed_attempt_is_resumed_and_its_lock_does_not_stay(tmp_path: Path) -> None:
+    process = multiprocessing.get_context("fork").Process(
+        target=run_stage, args=(stage_writing("abc", build=sleeping), make_config(tmp_path))
+    )
+    process.start()
+    while not (tmp_path / "test/merge/checkpoint").exists():
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    killed = read_manifest(tmp_path / "test/merge")
+    assert killed and killed.status == "running"
+    seen = []
+
+    def resumed(config: Config, stage: StageFolder) -> dict[str, object]:
+        seen.append(stage.resuming and (stage.path / "checkpoint").exists())
+        return {}
+
+    run_stage(stage_writing("abc", build=resumed), make_config(tmp_path))
+    assert seen == [True]
+
+
+def unit_stage(versions: dict[str, str], made: list[str]) -> Stage:
+    def build(config: Config, stage: StageFolder) -> dict[str, object]:
+        for name, version in versions.items():
+
+            def make(folder: Path, name: str = name, version: str = version) -> dict[str, object]:
+                made.append(name)
+                if version == "broken":
+                    raise UserError("broken", where=name, remedy="mend it")
+                (folder / "sets").mkdir()
+                (folder / "sets" / name).write_text(version)
+                return {"version": version}
+
+            assert stage.unit(name, version, make) == {"version": version}
+        return {}
+
+    return Stage("data", 1, lambda config: versions, lambda config: {}, build, in_place=True)
+
+
+def test_units_survive_a_failing_one_and_only_changed_ones_are_made_again(tmp_path: Path) -> None:
+    config, made = make_config(tmp_path), list[str]()
+    with pytest.raises(UserError):
+        run_stage(unit_stage({"rcb": "1", "terra": "broken"}, made), config)
+    run_stage(unit_stage({"rcb": "1", "terra": "1", "gazeta": "1"}, made), config)
+    run_stage(unit_stage({"rcb": "1", "terra": "2"}, made), config)
+    assert made == ["rcb", "terra", "terra", "gazeta", "terra"]
+    assert {path.name for path in (tmp_path / "test/data/sets").iterdir()} == {"rcb", "terra"}
+    assert not list((tmp_path / "test/data").rglob(f"*{PARTIAL}"))
+
+
+def test_a_read_only_or_full_disk_is_one_line(tmp_path: Path) -> None:
+    def build(config: Config, stage: StageFolder) -> dict[str, object]:
+        raise OSError(28, "No space left on device", str(stage.path / "model"))
+
+    with pytest.raises(UserError, match=r"can't write: No space left on device .*make room"):
+        run_stage(stage_writing("abc", build=build), make_config(tmp_path))
+
+
+def test_the_manifest_holds_the_resolved_config(tmp_path: Path) -> None:
+    run_stage(stage_writing("abc"), make_config(tmp_path))
+    written = json.loads((tmp_path / "test/merge/manifest.json").read_text())
+    assert written["config"]["seed"] == 42 and "symmetric" in written["config"]["training"]
