@@ -1,0 +1,161 @@
+"""safetensors files read and written piece by piece, without mapping: memory does not grow with the model."""
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+from pipeline.errors import UserError
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+FLOATING = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+WHOLE = {"I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool"}
+CODES = {name: code for code, name in FLOATING.items()}
+ITEM_BYTES = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+}
+ALIGNMENT = 8  # safetensors starts its data at a multiple of this
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor's numbers stand."""
+
+    file: Path
+    code: str  # dtype as safetensors writes it, such as BF16
+    shape: tuple[int, ...]
+    start: int  # byte in the file
+
+    @property
+    def items(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def is_floating(self) -> bool:
+        return self.code in FLOATING
+
+
+class Checkpoint:
+    """The tensors of a folder with `model.safetensors` or its shards, by name, in the order of the files.
+
+    Tensors that share memory are stored once; a name that the file's metadata maps to a stored one
+    (`safetensors.torch.save_model` does that) is found through it.
+
+    Raises:
+        UserError: no safetensors file, a missing shard, a file that is not whole, or an unknown dtype.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.tensors: dict[str, StoredTensor] = {}
+        self.metadata: dict[str, str] = {}
+        self._files: dict[Path, BinaryIO] = {}
+        for file in weight_files(folder):
+            self._read_header(file)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+    def find(self, name: str) -> StoredTensor | None:
+        """The tensor of this name, also by its name's alias."""
+        return self.tensors.get(name) or self.tensors.get(self.metadata.get(name, ""))
+
+    def read(self, tensor: StoredTensor, first: int, count: int, buffer: bytearray) -> memoryview:
+        """Items `first` up to `first + count` of a tensor, in `buffer`, which must have room for them."""
+        size = ITEM_BYTES[tensor.code]
+        part = memoryview(buffer)[: count * size]
+        descriptor, start, done = self._open(tensor.file).fileno(), tensor.start + first * size, 0
+        while done < len(part):
+            got = os.preadv(descriptor, [part[done:]], start + done)
+            if got == 0:
+                raise _broken(tensor.file, "it ends too early")
+            done += got
+        return part
+
+    def _open(self, path: Path) -> BinaryIO:
+        if path not in self._files:
+            self._files[path] = path.open("rb", buffering=0)
+        return self._files[path]
+
+    def _read_header(self, path: Path) -> None:
+        header, data_start = read_header(path)
+        self.metadata |= header.pop("__metadata__", {})
+        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+            if entry["dtype"] not in ITEM_BYTES:
+                what = f"tensor {name} has dtype {entry['dtype']}"
+                raise UserError(what, where=str(path), remedy="save the model as float32, bfloat16 or float16")
+            start = data_start + entry["data_offsets"][0]
+            self.tensors[name] = StoredTensor(path, entry["dtype"], tuple(entry["shape"]), start)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder: one, or the shards that its index names."""
+    index = folder / INDEX
+    if index.is_file():
+        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        paths = [folder / shard for shard in shards]
+    else:
+        paths = [folder / WEIGHTS]
+    for path in paths:
+        if not path.is_file():
+            raise UserError("no weights in safetensors", where=str(path), remedy="save the model as safetensors")
+    return paths
+
+
+def read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """A safetensors file's header and the byte at which its data starts; the library checks it first."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy"):
+            pass
+    except SafetensorError as error:
+        raise _broken(path, str(error)) from None
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        return json.loads(file.read(length)), 8 + length
+
+
+def write_header(
+    file: BinaryIO,
+    shapes: Mapping[str, tuple[int, ...]],
+    codes: Mapping[str, str],
+    metadata: Mapping[str, str],
+) -> None:
+    """Write the header of a safetensors file whose tensors follow without gaps in the order of `shapes`."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
+    for name, begin, end in _offsets(shapes, codes):
+        header[name] = {"dtype": codes[name], "shape": list(shapes[name]), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % ALIGNMENT)
+    file.write(len(text).to_bytes(8, "little") + text)
+
+
+def _offsets(shapes: Mapping[str, tuple[int, ...]], codes: Mapping[str, str]) -> Iterator[tuple[str, int, int]]:
+    begin = 0
+    for name, shape in shapes.items():
+        end = begin + math.prod(shape) * ITEM_BYTES[codes[name]]
+        yield name, begin, end
+        begin = end
+
+
+def _broken(path: Path, why: str) -> UserError:
+    return UserError(f"not a whole safetensors file: {why}", where=str(path), remedy="make or download the model again")

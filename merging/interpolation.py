@@ -1,0 +1,180 @@
+"""θ = Σ wᵢ θᵢ over models of one architecture and one vocabulary, streamed from safetensors to safetensors.
+
+The sum is taken as θ_r + Σ wᵢ (θᵢ − θ_r) in float32, θ_r being the first model with a weight. For weights that
+sum to 1 the two are the same, and in this form a single model with weight 1, and any mixture of equal models, come
+out bit by bit; the rounding errors are those of the differences, which are small, instead of those of the weights.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+
+from merging.checkpoint import CODES, FLOATING, WEIGHTS, WHOLE, Checkpoint, write_header
+from pipeline.errors import UserError
+
+PIECE_ITEMS = 1 << 21  # read at once from each model: 8 MB in float32, so memory is small and the caches help
+WIDEST = 8  # bytes of the widest number
+SUM_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A run of one tensor's items, the same in every model."""
+
+    tensor: str
+    first: int
+    count: int
+    is_floating: bool
+
+
+def interpolate(models: Mapping[str, Path], weights: Mapping[str, float], target: Path, dtype: str = "float32") -> None:
+    """Write `target/model.safetensors`: Σ weights[name] · models[name], in `dtype` (whole numbers as they are).
+
+    Args:
+        models: folders with safetensors weights, by name, with the same tensors in all.
+        weights: one finite weight a model; they sum to 1 (a negative one makes an extrapolation).
+        target: an existing folder.
+        dtype: float32, bfloat16 or float16.
+
+    Raises:
+        UserError: other weights; tensors that differ in name, shape or kind; whole-number tensors that differ;
+            a number that is not finite (with model and tensor), or one that `dtype` can't hold.
+    """
+    require_weights(weights, list(models))
+    with ExitStack() as stack:
+        opened = {name: stack.enter_context(Checkpoint(folder)) for name, folder in models.items()}
+        require_same_tensors(opened)
+        base = next(iter(opened.values()))
+        codes = {name: CODES[dtype] if stored.is_floating else stored.code for name, stored in base.tensors.items()}
+        file = stack.enter_context((target / WEIGHTS).open("wb", buffering=0))
+        write_header(file, {name: stored.shape for name, stored in base.tensors.items()}, codes, base.metadata)
+        for piece, parts in _read_ahead(opened, weights):
+            mixed = _mix(piece, parts, weights) if piece.is_floating else _identical(piece, parts)
+            narrowed = mixed.to(getattr(torch, dtype)) if piece.is_floating else mixed
+            _require_finite(piece, narrowed, parts)
+            _write(file, narrowed)
+
+
+def require_weights(weights: Mapping[str, float], names: Sequence[str]) -> None:
+    """Raise UserError unless there is a finite weight for every model and they sum to 1 within 1e-6."""
+    if set(weights) != set(names):
+        what = f"weights for {', '.join(weights)} but models {', '.join(names)}"
+        raise UserError(what, where="merge weights", remedy="give every model one weight")
+    total = sum(weights.values())
+    if not abs(total - 1) <= SUM_TOLERANCE:  # true for NaN as well
+        raise UserError(f"they sum to {total:g} instead of 1", where="merge weights", remedy="scale them to a sum of 1")
+
+
+def require_same_tensors(models: Mapping[str, Checkpoint]) -> None:
+    """Raise UserError unless all checkpoints have tensors of the same names, shapes and kind of number."""
+    (base_name, base), *others = models.items()
+    for name, other in others:
+        missing = [tensor for tensor in base.tensors if other.find(tensor) is None]
+        extra = [tensor for tensor in other.tensors if base.find(tensor) is None]
+        if missing:
+            raise _unlike(f"{name} lacks {_listed(missing)}, which {base_name} has", other)
+        if extra:
+            raise _unlike(f"{name} has {_listed(extra)}, which {base_name} lacks", other)
+        for tensor, stored in base.tensors.items():
+            theirs = other.find(tensor)
+            assert theirs is not None
+            if theirs.shape != stored.shape:
+                shapes = f"{list(stored.shape)} in {base_name} but {list(theirs.shape)} in {name}"
+                raise _unlike(f"tensor {tensor} has shape {shapes}", other)
+            if theirs.is_floating != stored.is_floating:
+                raise _unlike(f"tensor {tensor} is {stored.code} in {base_name} but {theirs.code} in {name}", other)
+
+
+def _listed(tensors: list[str]) -> str:
+    rest = f" and {len(tensors) - 3} more" if len(tensors) > 3 else ""
+    return f"tensor {', '.join(tensors[:3])}{rest}"
+
+
+def _unlike(what: str, other: Checkpoint) -> UserError:
+    return UserError(what, where=str(other.folder), remedy="merge only models trained from the same init model")
+
+
+def _read_ahead(
+    models: Mapping[str, Checkpoint], weights: Mapping[str, float]
+) -> Iterator[tuple[Piece, dict[str, torch.Tensor]]]:
+    """Every piece with its numbers in the models that count, while a thread already reads the next one.
+
+    A piece's numbers are valid until the next one is asked for: two sets of buffers serve the whole file.
+    """
+    base = next(iter(models.values()))
+    counting = {name: model for name, model in models.items() if weights[name]}
+    buffers = [{name: bytearray(PIECE_ITEMS * WIDEST) for name in models} for _ in range(2)]
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        waiting: tuple[Piece, Future[dict[str, torch.Tensor]]] | None = None
+        for turn, piece in enumerate(_plan(base)):
+            needed = counting if piece.is_floating else models
+            following = reader.submit(_read, piece, needed, buffers[turn % 2])
+            if waiting:
+                yield waiting[0], waiting[1].result()
+            waiting = piece, following
+        if waiting:
+            yield waiting[0], waiting[1].result()
+
+
+def _plan(base: Checkpoint) -> Iterator[Piece]:
+    for name, stored in base.tensors.items():
+        for first in range(0, stored.items, PIECE_ITEMS):
+            yield Piece(name, first, min(PIECE_ITEMS, stored.items - first), stored.is_floating)
+
+
+def _read(piece: Piece, models: Mapping[str, Checkpoint], buffers: Mapping[str, bytearray]) -> dict[str, torch.Tensor]:
+    parts = {}
+    for name, model in models.items():
+        stored = model.find(piece.tensor)
+        assert stored is not None
+        numbers = model.read(stored, piece.first, piece.count, buffers[name])
+        parts[name] = torch.frombuffer(numbers, dtype=getattr(torch, (FLOATING | WHOLE)[stored.code]))
+    return parts
+
+
+def _mix(piece: Piece, parts: Mapping[str, torch.Tensor], weights: Mapping[str, float]) -> torch.Tensor:
+    """The weighted sum in float32; shape (items,)."""
+    reference, *others = parts
+    start = parts[reference].float()
+    mixed = start.clone() if others else start
+    for name in others:
+        mixed.add_(parts[name].float() - start, alpha=weights[name])
+    return mixed
+
+
+def _identical(piece: Piece, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """A tensor of whole numbers, which has no average: it must be the same in all models."""
+    (base_name, base), *others = parts.items()
+    for name, part in others:
+        if not part.equal(base.to(part.dtype)):
+            what = f"whole-number tensor {piece.tensor} differs between {base_name} and {name}"
+            raise UserError(what, where="models to merge", remedy="merge only models trained from the same init model")
+    return base
+
+
+def _require_finite(piece: Piece, mixed: torch.Tensor, parts: Mapping[str, torch.Tensor]) -> None:
+    if not piece.is_floating or math.isfinite(mixed.sum(dtype=torch.float32).item()) or mixed.isfinite().all():
+        return  # the sum is one cheap pass; it may overflow where every number is finite
+    culprits = [name for name, part in parts.items() if not part.isfinite().all()]
+    if culprits:
+        raise not_finite(culprits[0], piece.tensor)
+    what = f"merged tensor {piece.tensor} exceeds the range of {mixed.dtype}"
+    raise UserError(what, where="merging.dtype", remedy="use float32 or bfloat16")
+
+
+def not_finite(model: str, tensor: str) -> UserError:
+    """The error of a model that holds NaN or infinity."""
+    what = f"tensor {tensor} of model {model} holds NaN or infinity"
+    return UserError(what, where="models to merge", remedy=f"make {model} again: its training has diverged")
+
+
+def _write(file: BinaryIO, numbers: torch.Tensor) -> None:
+    data = numbers.view(torch.uint8).numpy().data
+    while data:
+        data = data[file.write(data) :]
