@@ -62,9 +62,7 @@ def alternate(*sides: Side, rounds: int = 3) -> list[Measured]:
     ]
 
 
-def row(
-    key: str, what: str, unit: str, ours: float, peer: str, theirs: float, better: str
-) -> dict[str, str | float]:
+def row(key: str, what: str, unit: str, ours: float, peer: str, theirs: float, better: str) -> dict[str, str | float]:
     """One comparison; `ratio` is ours / theirs, `better` is lower or higher."""
     return {
         "key": key, "what": what, "unit": unit, "ours": ours, "peer": peer, "theirs": theirs,

@@ -1,1 +1,1 @@
-"""What every stage shares: the root config, artefact folders, user errors, console, seeding, tracking and the runner."""
+"""What every stage shares: root config, artefact folders, user errors, console, seeding and the runner."""

@@ -60,5 +60,8 @@ def _config_error(error: Exception) -> UserError:
     inner = str(error.__cause__).splitlines()[0] if error.__cause__ else ""
     key = getattr(error, "full_key", None) or getattr(error.__cause__, "full_key", None)
     what = f"{first}: {inner}" if inner and inner not in first else first
-    return UserError(what, where=f"config key {key}" if key else "config", remedy="compare with configs/ or the output of --cfg job")
-
+    return UserError(
+        what,
+        where=f"config key {key}" if key else "config",
+        remedy="compare with configs/ or the output of --cfg job",
+    )

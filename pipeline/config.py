@@ -21,7 +21,7 @@ SIDES = ["symmetric", "asymmetric", "joint"]
 class LaunchConfig:
     """How `accelerate launch` starts training."""
 
-    config: str = "auto"  # a file of configs/accelerate, without its ending; auto looks at the devices
+    config: str = "auto"  # a file of configs/accelerate, without its ending; auto: by the devices; none: no launcher
     processes: int | None = None  # ranks in all; None: one a device
     nodes: int = 1
 

@@ -46,7 +46,11 @@ def launch_command(config: Config) -> list[str]:
     file = CONFIGS / "accelerate" / f"{name}.yaml"
     if not file.is_file():
         known = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
-        raise UserError(f"no such launch file: {name}", where="config key launch.config", remedy=f"choose one of auto, {known}")
+        raise UserError(
+            f"no such launch file: {name}",
+            where="config key launch.config",
+            remedy=f"choose one of auto, {known}",
+        )
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file), "--quiet"]
     if processes:
         command += ["--num_processes", str(processes)]

@@ -4,7 +4,7 @@ import dataclasses
 import importlib
 
 from pipeline.application import hydra_application
-from pipeline.config import Config
+from pipeline.config import SIDES, Config
 from pipeline.console import log
 from pipeline.launch import launch
 from pipeline.stage import finished, planned, run_stage
@@ -26,16 +26,15 @@ def run(config: Config) -> None:
     for name in config.stages:
         module = MODULES[name]
         choice = importlib.import_module(module).STAGE
-        if module != "training.finetune":
-            run_stage(choice, config)
+        sided = dataclasses.replace(config, side=name) if name in SIDES else config
+        if name not in SIDES or config.launch.config == "none":
+            run_stage(choice, sided)
             continue
-        side = dataclasses.replace(config, side=name)
-        stage, manifest = planned(choice, side)  # validated here, before any rank starts
-        done = finished(stage.path(side), manifest.fingerprint)
-        if done and not config.force:
+        stage, manifest = planned(choice, sided)  # validated here, before any rank starts
+        if finished(stage.path(sided), manifest.fingerprint) and not config.force:
             log.info("%s: up to date (%s)", name, manifest.fingerprint[:12])
         else:
-            launch(module, [f"side={name}"], side)
+            launch(module, [f"side={name}"], sided)
 
 
 main = hydra_application(run)

@@ -85,7 +85,7 @@ def test_a_failed_remake_keeps_the_earlier_artefact_and_going_back_restores_it(t
 
 def test_an_input_that_is_not_complete_is_named(tmp_path: Path) -> None:
     stage = stage_writing("abc", inputs=lambda config: {"init": config.folder("init")})
-    with pytest.raises(UserError, match="needs the artefact init, which is not there.*make init"):
+    with pytest.raises(UserError, match=r"needs the artefact init, which is not there.*make init"):
         run_stage(stage, make_config(tmp_path))
 
 

@@ -1,0 +1,117 @@
+"""The whole chain on profile tiny: in one process, and with training under `accelerate launch` on two ranks."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+STAGES = ["data", "init", "symmetric", "asymmetric", "merge", "evaluate", "report"]
+TEXTS = ["Река замерзает в ноябре.", "Когда открыли первый музей?", "Рецепт борща"]
+
+
+def run_chain(repository: Path, runs: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pipeline.run", "profile=tiny", f"runs={runs}", *overrides]
+    return subprocess.run(command, capture_output=True, text=True, cwd=repository)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def one_process(repository: Path, runs: Path) -> Path:
+    done = run_chain(repository, runs, "run=one", "launch.config=none")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return runs / "one"
+
+
+@pytest.fixture(scope="module")
+def two_processes(repository: Path, runs: Path, one_process: Path) -> Path:
+    done = run_chain(repository, runs, "run=two", "launch.config=cpu", "launch.processes=2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return runs / "two"
+
+
+def manifests(run: Path) -> dict[str, dict]:
+    return {stage: json.loads((run / stage / "manifest.json").read_text()) for stage in STAGES}
+
+
+def weights(run: Path, side: str) -> dict[str, np.ndarray]:
+    from safetensors.numpy import load_file
+
+    return load_file(run / side / "model" / "model.safetensors")
+
+
+def test_every_stage_leaves_a_complete_manifest_and_its_artefacts(one_process: Path) -> None:
+    assert {manifest["status"] for manifest in manifests(one_process).values()} == {"complete"}
+    expected = {
+        "data": ["ledger.json", "ledger.md"],
+        "init": ["certificate.json", "vocabulary/id_map.parquet", "modules.json"],
+        "symmetric": ["model/modules.json", "plan.json", "metrics.jsonl"],
+        "asymmetric": ["model/modules.json", "plan.json", "metrics.jsonl"],
+        "merge": ["model/modules.json", "weights.json", "search.csv", "simplex.svg"],
+        "evaluate": ["scores.csv", "comparison.csv", "predictions"],
+        "report": ["index.html", "model_card.md"],
+    }
+    paths = [one_process / stage / name for stage, names in expected.items() for name in names]
+    assert [path for path in paths if not path.exists()] == []
+    assert not (one_process / "symmetric/checkpoints").exists()
+
+
+def test_a_second_run_makes_nothing(repository: Path, runs: Path, one_process: Path) -> None:
+    before = manifests(one_process)
+    done = run_chain(repository, runs, "run=one", "launch.config=none")
+    assert done.returncode == 0 and manifests(one_process) == before
+    assert done.stdout.count("up to date") == len(STAGES)
+
+
+def test_two_ranks_train(two_processes: Path) -> None:
+    made = manifests(two_processes)
+    assert made["symmetric"]["environment"]["processes"] == made["asymmetric"]["environment"]["processes"] == 2
+
+
+@pytest.mark.parametrize("side", ["symmetric", "asymmetric"])
+def test_two_ranks_train_the_same_model_as_one(one_process: Path, two_processes: Path, side: str) -> None:
+    one, two = weights(one_process, side), weights(two_processes, side)
+    assert one.keys() == two.keys()
+    for name in one:
+        np.testing.assert_allclose(one[name], two[name], atol=2e-5, err_msg=name)
+
+
+def test_a_changed_merge_remakes_nothing_before_it(repository: Path, runs: Path, one_process: Path) -> None:
+    before = manifests(one_process)
+    done = run_chain(
+        repository,
+        runs,
+        "run=one",
+        "launch.config=none",
+        "merging=fixed",
+        "stages=[data,init,symmetric,asymmetric,merge]",
+    )
+    assert done.returncode == 0, done.stderr
+    after = manifests(one_process)
+    changed = [stage for stage in STAGES if before[stage]["fingerprint"] != after[stage]["fingerprint"]]
+    assert changed == ["merge"]
+
+
+def test_the_merged_model_gives_the_same_embeddings_in_both_libraries(one_process: Path) -> None:
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = str(one_process / "merge" / "model")
+    model = SentenceTransformer(folder, device="cpu")
+    ours = model.encode(TEXTS)
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    encoder = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+    prompt = model.prompts.get(model.default_prompt_name or "", "")
+    batch = tokenizer([prompt + text for text in TEXTS], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        hidden = encoder(**batch).last_hidden_state
+    by_hand = torch.nn.functional.normalize(hidden[:, 0])  # the tiny base pools by CLS
+    np.testing.assert_allclose(ours, by_hand.numpy(), atol=1e-6)
