@@ -23,6 +23,13 @@ class UserError(Exception):
         """The error as the one line that a user sees."""
         return "error: " + " ".join(str(self).split())
 
+    @classmethod
+    def from_line(cls, line: str) -> "UserError":
+        """The error that printed `line` in another process."""
+        rest, _, remedy = line.removeprefix("error: ").rpartition("; ")
+        what, _, where = rest.rpartition(" (")
+        return cls(what, where=where.removesuffix(")"), remedy=remedy)
+
 
 def _rebuild(what: str, where: str, remedy: str) -> UserError:
     return UserError(what, where=where, remedy=remedy)

@@ -18,18 +18,17 @@ def launch(module: str, overrides: list[str], config: Config) -> None:
     Raises UserError with the child's own line where the child ended in one; on another failure, SystemExit.
     """
     command = [*launch_command(config), "-m", module, *HydraConfig.get().overrides.task, *overrides]
-    environment = os.environ | {"TOKENIZERS_PARALLELISM": os.environ.get("TOKENIZERS_PARALLELISM", "true")}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, cwd=CONFIGS.parent) as process:
+    paths = [str(CONFIGS.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment) as process:
         assert process.stderr is not None
         try:
-            line = _relay(process.stderr)
+            line = relay(process.stderr)
         except BaseException:
             process.terminate()
             raise
     if line:
-        what, _, remedy = line.removeprefix("error: ").rpartition("; ")
-        what, _, where = what.rpartition(" (")
-        raise UserError(what, where=where.rstrip(")"), remedy=remedy)
+        raise UserError.from_line(line)
     if process.returncode:
         sys.exit(process.returncode if process.returncode > 0 else 128 - process.returncode)
 
@@ -57,18 +56,17 @@ def launch_command(config: Config) -> list[str]:
     return command
 
 
-def _relay(stream: IO[bytes]) -> str | None:
+def relay(stream: IO[bytes]) -> str | None:
     """Pass a child's stderr on as it comes; returns its `error:` line, and drops what launchers print after it."""
-    tail, found = b"", False
+    seen = b"\n"  # what may still turn out to be the start of an error line, or the line itself once found
+    found = False
     while chunk := os.read(stream.fileno(), 65536):
-        tail += chunk
-        if not found:
-            start = tail.find(b"error: ") if tail.startswith(b"error: ") else tail.find(b"\nerror: ") + 1
-            found = start > 0 or tail.startswith(b"error: ")
-            if found:
-                tail = tail[start:]
-            else:
-                sys.stderr.buffer.write(chunk)
-                sys.stderr.flush()
-                tail = tail[-8:]
-    return tail.split(b"\n")[0].decode(errors="replace") if found else None
+        seen += chunk
+        start = -1 if found else seen.find(b"\nerror: ")
+        if start >= 0:
+            found, seen = True, seen[start + 1 :]
+        elif not found:
+            sys.stderr.buffer.write(chunk)
+            sys.stderr.flush()
+            seen = seen[-len(b"\nerror: ") :]
+    return seen.split(b"\n")[0].decode(errors="replace") if found else None

@@ -1,0 +1,52 @@
+"""A launched stage's error stays one line, whatever the launcher adds."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import Config, LaunchConfig
+from pipeline.errors import UserError
+from pipeline.launch import launch_command, relay
+
+
+def relayed(code: str, capfd: pytest.CaptureFixture[str]) -> tuple[str | None, str]:
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        line = relay(process.stderr)
+    return line, capfd.readouterr().err
+
+
+def test_an_error_line_is_caught_and_the_launchers_traceback_is_dropped(capfd: pytest.CaptureFixture[str]) -> None:
+    code = (
+        "import sys; w = sys.stderr.write; w('step 1\\nerror: no data (x); get some\\nTraceback: ...\\n' + 'y' * 99999)"
+    )
+    line, passed_on = relayed(code, capfd)
+    assert line == "error: no data (x); get some"
+    assert "Traceback" not in passed_on and "yyy" not in passed_on
+
+
+def test_what_is_no_error_line_passes_through(capfd: pytest.CaptureFixture[str]) -> None:
+    line, passed_on = relayed("import sys; sys.stderr.write('a warning, no error: here\\n' * 3000)", capfd)
+    assert line is None and passed_on == "a warning, no error: here\n" * 3000
+
+
+def test_an_error_round_trips_through_its_line() -> None:
+    error = UserError("2 rows (of 3) are bad; see below", where="set rcb, row 1", remedy="mend them")
+    again = UserError.from_line(error.line)
+    assert again.line == error.line and again.remedy == "mend them" and again.where == "set rcb, row 1"
+
+
+def test_the_launch_file_and_the_number_of_processes_come_from_the_config() -> None:
+    config = dataclasses.replace(Config(), launch=LaunchConfig(config="cpu", processes=2))
+    command = launch_command(config)
+    assert Path(command[command.index("--config_file") + 1]).name == "cpu.yaml"
+    assert command[command.index("--num_processes") + 1] == "2"
+
+
+def test_an_unknown_launch_file_is_refused_with_the_choices() -> None:
+    config = dataclasses.replace(Config(), launch=LaunchConfig(config="tpu"))
+    with pytest.raises(UserError, match=r"no such launch file: tpu .*choose one of auto, cpu"):
+        launch_command(config)
