@@ -35,7 +35,9 @@ class MergingConfig:
     guard_queries: int = 200  # queries of each guard set
     guard_candidates: int = 1000  # passages of each guard set, the answers included
     parameters: dict[str, float] = field(default_factory=dict)  # of mergekit's methods, such as density
-    batch_tokens: int = field(default=16384, metadata={"result": False})  # padded tokens in a forward pass
+    score: bool = True  # false: a fixed merge without dev rows (compare must be empty)
+    artefact: str = field(default="merge", metadata={"result": False})  # the stage's folder in the run
+    encode_batch: int = field(default=64, metadata={"result": False})  # texts in a forward pass
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Impossible values, as (field, what is wrong)."""
@@ -45,6 +47,10 @@ class MergingConfig:
             yield "models", "must name at least two different models"
         for name in set(self.compare) - set(COMPARISONS):
             yield "compare", f"{name} is not one of {', '.join(COMPARISONS)}"
+        if not self.score and (self.method != "fixed" or self.compare):
+            yield "score", "must be true unless the method is fixed and compare is empty"
+        if not self.artefact or "/" in self.artefact:
+            yield "artefact", "must be a plain folder name"
         if self.dtype not in DTYPES:
             yield "dtype", f"must be one of {', '.join(DTYPES)}"
         yield from self._problems_of_weights()
@@ -56,7 +62,7 @@ class MergingConfig:
                 yield "weights", problem
         if not all(math.isfinite(value) and value > 0 for value in [self.temperature, *self.temperatures]):
             yield "temperature", "must be above 0, also in temperatures"
-        for name in ("max_length", "dev_rows", "examples_per_set", "negatives", "batch_size", "batch_tokens"):
+        for name in ("max_length", "dev_rows", "examples_per_set", "negatives", "batch_size", "encode_batch"):
             if getattr(self, name) < 1:
                 yield name, "must be at least 1"
 

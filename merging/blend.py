@@ -1,0 +1,90 @@
+"""A model in memory whose weights can be set to any blend of the merged models, without a file being written."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from merging.interpolation import not_finite, require_weights
+
+State = dict[str, torch.Tensor]
+
+
+class Blend:
+    """A sentence-transformers model that takes on θ₀ + Σ wᵢ (θᵢ − θ₀) in place, in float32.
+
+    Memory: the working copy, θ₀, and one task vector θᵢ − θ₀ for every other model; tensors that training left as
+    they were take no room.
+
+    Args:
+        models: compatible model folders by name (`require_compatible`), the base θ₀ first.
+        max_length: tokens at which texts are cut (or at the model's own limit, if that is smaller).
+
+    Raises:
+        UserError: a tensor that holds NaN or infinity.
+    """
+
+    def __init__(self, models: Mapping[str, Path], max_length: int) -> None:
+        (base_name, base), *others = models.items()
+        self.names = list(models)
+        self.model = load(base)
+        self.model.max_seq_length = min(max_length, self.model.max_seq_length or max_length)
+        self.working = floating(self.model)
+        self.start: State = {key: tensor.clone() for key, tensor in self.working.items()}
+        _require_finite(base_name, self.start)
+        self.task_vectors = {name: self._task_vector(name, folder) for name, folder in others}
+
+    def _task_vector(self, name: str, folder: Path) -> State:
+        theirs = floating(load(folder))
+        _require_finite(name, theirs)
+        differences = {key: theirs.pop(key).sub_(self.start[key]) for key in list(theirs)}
+        return {key: difference for key, difference in differences.items() if difference.any()}
+
+    @torch.no_grad()
+    def set(self, weights: Mapping[str, float]) -> None:
+        """Take on these weights, one a model, with sum 1."""
+        require_weights(weights, self.names)
+        for key, tensor in self.working.items():
+            tensor.copy_(self.start[key])
+            for name, vector in self.task_vectors.items():
+                if weights[name] and key in vector:
+                    tensor.add_(vector[key], alpha=weights[name])
+
+    @torch.no_grad()
+    def set_state(self, state: State) -> None:
+        """Take on the floating tensors of `state`, which may be no blend at all."""
+        for key, tensor in self.working.items():
+            tensor.copy_(state[key])
+
+
+def load(folder: Path) -> Any:
+    """The sentence-transformers model of a folder, in float32, in evaluation mode, on the fastest device."""
+    from sentence_transformers import SentenceTransformer
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = SentenceTransformer(
+        str(folder),
+        device=device,
+        local_files_only=True,
+        trust_remote_code=False,
+        model_kwargs={"dtype": torch.float32},
+    )
+    return model.eval()
+
+
+def floating(model: Any) -> State:
+    """The model's floating tensors by name, sharing its memory; those that share memory appear once."""
+    seen: set[int] = set()
+    tensors = {}
+    for key, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and tensor.data_ptr() not in seen:
+            seen.add(tensor.data_ptr())
+            tensors[key] = tensor
+    return tensors
+
+
+def _require_finite(name: str, state: State) -> None:
+    for key, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise not_finite(name, key)

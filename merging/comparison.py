@@ -1,0 +1,129 @@
+"""Which weights are taken: every way of choosing them, scored beside the models on the same dev rows."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from merging.blend import Blend
+from merging.candidates import Candidate, Scorer
+from merging.config import MergingConfig
+from merging.dev_scores import TextBank, set_tasks
+from merging.dev_sets import PairSet, read_dev_sets, require_unseen
+from merging.guard import Guard, guard_tasks, read_guard_sets
+from merging.lm_cocktail import Cocktail, few_shot_examples, lm_cocktail
+from merging.search import SIMPLEX, Region, beyond, search
+from pipeline.config import Config
+from pipeline.console import log
+from pipeline.errors import UserError
+
+
+@dataclass
+class Comparison:
+    """What was chosen, and everything that it was compared with."""
+
+    method: str
+    weights: dict[str, float] | None  # of the merged model, by model; None where it is no weighted sum
+    compared: dict[str, Candidate] = field(default_factory=dict)  # the models, then the ways, by name
+    candidates: list[Candidate] = field(default_factory=list)  # all that were scored, in order
+    cocktail: Cocktail | None = None
+
+    @property
+    def chosen(self) -> Candidate | None:
+        """The merged model's candidate, if it was scored."""
+        return self.compared.get(self.method)
+
+
+def compare(config: Config, models: Mapping[str, Path], data: Path) -> Comparison:
+    """Score the models and every configured way of weighing them; the configured method's weights are chosen.
+
+    Raises:
+        UserError: no dev rows, dev or guard rows that are trained on, guard sets that are not there, a model with
+            NaN or infinity.
+    """
+    settings = config.merging
+    if not settings.score:
+        return Comparison("fixed", fixed_weights(settings))
+    sets = read_dev_sets(data)
+    guard_sets = [] if settings.guard is None else read_guard_sets(data, _guard_sides(config), config.seed)
+    require_unseen([*sets, *guard_sets], data)
+    return _Ways(config, Blend(models, settings.max_length), sets, guard_sets).compare()
+
+
+def fixed_weights(settings: MergingConfig) -> dict[str, float]:
+    """The configured weights of all models; when extrapolating, the base gets 1 minus those of the others."""
+    base, *others = settings.models
+    weights = {name: settings.weights.get(name, 0.0) for name in settings.models}
+    if settings.extrapolate:
+        weights[base] = 1 - sum(weights[name] for name in others)
+    return weights
+
+
+def _guard_sides(config: Config) -> dict[str, str]:
+    held_out = config.data.held_out
+    return {name: held_out[name].side if name in held_out else "asymmetric" for name in config.merging.guard_sources}
+
+
+class _Ways:
+    """The ways of choosing weights, on one blend and one bank of texts."""
+
+    def __init__(self, config: Config, blend: Blend, sets: list[PairSet], guard_sets: list[PairSet]) -> None:
+        self.settings, self.seed, self.blend, self.sets = config.merging, config.seed, blend, sets
+        bank = TextBank(blend.model, self.settings.encode_batch)
+        sampled = [pairs.sample(self.settings.dev_rows, self.seed, "dev") for pairs in sets]
+        tasks = [measured for measured in (set_tasks(pairs, bank) for pairs in sampled) if measured.tasks]
+        if not tasks:
+            remedy = "hold out dev rows with positive pairs"
+            raise UserError("no dev set has a positive pair", where="data/dev", remedy=remedy)
+        guarding = guard_tasks(guard_sets, bank, self.settings.guard_queries, self.settings.guard_candidates)
+        self.prompts = bank.prompts
+        self.scorer = Scorer(blend, bank, tasks, Guard(self.settings.guard, guarding))
+        self.cocktail: Cocktail | None = None
+
+    def compare(self) -> Comparison:
+        compared: dict[str, Candidate] = {}
+        for name in self.blend.names:  # the base first: the guard's losses are against it
+            compared[name] = self.scorer.score({other: float(other == name) for other in self.blend.names}, name)
+        for way in dict.fromkeys([*self.settings.compare, self.settings.method]):
+            candidate = self._way(way)()
+            if candidate is None:
+                log.warning("merge: the guard allows no %s candidate", way)
+            else:
+                compared[way] = candidate
+        chosen = compared[self.settings.method]
+        if not chosen.allowed:
+            what = "merge: %s loses %.4f nDCG@10 on a guard set, more than merging.guard=%s"
+            log.warning(what, self.settings.method, chosen.guard_loss, self.settings.guard)
+        return Comparison(self.settings.method, chosen.weights, compared, self.scorer.candidates, self.cocktail)
+
+    def _way(self, way: str) -> Callable[[], Candidate | None]:
+        ways: dict[str, Callable[[], Candidate | None]] = {
+            "uniform": self._uniform,
+            "fixed": lambda: self.scorer.score(fixed_weights(self.settings), "fixed"),
+            "lm_cocktail": self._lm_cocktail,
+            "search": self._searched,
+            "extrapolated": lambda: self._search(beyond(self.settings.extrapolation_limit), "extrapolated"),
+        }
+        return ways[way]
+
+    def _uniform(self) -> Candidate:
+        names = self.blend.names
+        return self.scorer.score(dict.fromkeys(names, 1 / len(names)), "uniform")
+
+    def _lm_cocktail(self) -> Candidate:
+        settings = self.settings
+        count, negatives = settings.examples_per_set, settings.negatives
+        examples = few_shot_examples(self.sets, count, negatives, self.prompts, self.seed)
+        length = self.blend.model.max_seq_length
+        self.cocktail = lm_cocktail(self.blend, examples, settings.temperature, settings.batch_size, length, self.seed)
+        return self.scorer.score(self.cocktail.weights, "lm_cocktail")
+
+    def _searched(self) -> Candidate | None:
+        found = [self._search(SIMPLEX, "search")]
+        if self.settings.extrapolate:
+            found.append(self._search(beyond(self.settings.extrapolation_limit), "extrapolated"))
+        return max((one for one in found if one), key=lambda candidate: candidate.dev, default=None)
+
+    def _search(self, region: Region, origin: str) -> Candidate | None:
+        score = partial(self.scorer.score, origin=origin)
+        return search(region, self.blend.names, self.settings.grid_step, self.settings.refinements, score)

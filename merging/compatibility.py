@@ -1,0 +1,163 @@
+"""Whether model folders may be merged, and what the merged folder takes over from the first of them."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from merging.checkpoint import INDEX, WEIGHTS, Checkpoint
+from merging.interpolation import require_same_tensors
+from pipeline.artefact import MANIFEST, file_sha256
+from pipeline.errors import UserError
+
+HEADS = ("sparse_linear.pt", "colbert_linear.pt")  # bge-m3's sparse and multi-vector outputs
+NOT_CARRIED = {MANIFEST, "certificate.json", "README.md"}  # they describe the base, not the merged model
+VOCABULARY = "vocabulary"  # the map from the base's token ids, which sparse vectors need
+PROVENANCE = {"architectures", "transformers_version", "torch_dtype", "dtype"}  # may differ in config.json
+PROBE = "Съешь ещё этих мягких французских булок, да выпей чаю №1: “quick” brown fox."
+
+
+def require_compatible(models: Mapping[str, Path]) -> None:
+    """Raise UserError unless the folders differ in nothing but the numbers of their weights.
+
+    Compared with the first model: vocabulary and tokenizer, transformer config, the sentence-transformers modules
+    and their settings, prompts, the heads where a model has them, and the names and shapes of all tensors.
+    """
+    (base_name, base), *others = models.items()
+    for name, folder in models.items():
+        if not (folder / "modules.json").is_file():
+            what = f"{name} is not a sentence-transformers model: modules.json is missing"
+            raise UserError(what, where=str(folder), remedy=f"make {name} again")
+    for name, folder in others:
+        _require_same_tokenizer(base_name, base, name, folder)
+        for what, read in (("transformer config", _config), ("modules", _modules), ("prompts", _prompts)):
+            ours, theirs = read(base), read(folder)
+            if ours != theirs:
+                detail = _first_difference(ours, theirs)
+                raise UserError(
+                    f"the {what} of {name} and {base_name} differ: {detail}",
+                    where=str(folder),
+                    remedy="merge only models trained from the same init model",
+                )
+        _require_same_heads(base_name, base, name, folder)
+    for part in weight_folders(base):
+        opened = {name: Checkpoint(folder / part) for name, folder in models.items()}
+        require_same_tensors(opened)
+
+
+def carry_over(base: Path, target: Path, dtype: str) -> None:
+    """Copy to `target` all of the model folder `base` but its weights; the config gets the merged `dtype`."""
+    skipped = NOT_CARRIED | {file.name for file in base.glob("*.safetensors")} | {INDEX}
+    for path in sorted(base.iterdir()):
+        if path.is_file() and path.name not in skipped:
+            shutil.copyfile(path, target / path.name)
+    for part in {*_module_folders(base), VOCABULARY} - {""}:
+        if (base / part).is_dir():
+            shutil.copytree(base / part, target / part, ignore=shutil.ignore_patterns("*.safetensors", INDEX))
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    config.pop("torch_dtype", None)
+    text = json.dumps(config | {"dtype": dtype}, ensure_ascii=False, indent=2)
+    (target / "config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def weight_folders(base: Path) -> list[str]:
+    """Where a model folder holds weights: its root, and modules such as Dense."""
+    return [part for part in _module_folders(base) if any((base / part / name).is_file() for name in (WEIGHTS, INDEX))]
+
+
+def _module_folders(folder: Path) -> list[str]:
+    return [module["path"] for module in _json(folder / "modules.json")]
+
+
+def _require_same_tokenizer(base_name: str, base: Path, name: str, folder: Path) -> None:
+    ours, theirs = _tokenizer(base), _tokenizer(folder)
+    remedy = "merge with the init model that the others were trained from, never with its larger base"
+    sizes = ours.get_vocab_size(), theirs.get_vocab_size()
+    if sizes[0] != sizes[1]:
+        what = f"different vocabularies: {sizes[0]} pieces in {base_name}, {sizes[1]} in {name}"
+        raise UserError(f"{what}; the base must be the init model", where=str(folder), remedy=remedy)
+    if ours.get_vocab() != theirs.get_vocab():
+        what = f"different vocabularies: {base_name} and {name} give other ids to the same pieces"
+        raise UserError(f"{what}; the base must be the init model", where=str(folder), remedy=remedy)
+    if _rules(ours) != _rules(theirs) or ours.encode(PROBE).ids != theirs.encode(PROBE).ids:
+        raise UserError(f"the tokenizers of {base_name} and {name} differ", where=str(folder), remedy=remedy)
+
+
+def _tokenizer(folder: Path) -> Any:
+    from tokenizers import Tokenizer
+
+    path = folder / "tokenizer.json"
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises a bare Exception for a missing or malformed file
+        raise UserError(f"can't read the tokenizer: {error}", where=str(path), remedy="make the model again") from None
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def _rules(tokenizer: Any) -> list[Any]:
+    """Scores, normaliser and pre-tokeniser, in the library's own spelling whatever the file's."""
+    parts = json.loads(tokenizer.to_str())
+    return [parts["model"], parts["normalizer"], parts["pre_tokenizer"]]
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False).to_dict()
+    return {key: value for key, value in config.items() if key not in PROVENANCE and not key.startswith("_")}
+
+
+def _modules(folder: Path) -> dict[str, Any]:
+    """Class and settings of every module, as the library reads them from files old and new."""
+    from sentence_transformers.util import import_from_string
+
+    modules = {}
+    for number, entry in enumerate(_json(folder / "modules.json")):
+        kind = entry["type"].rsplit(".", 1)[-1]
+        settings = {}
+        if number and (folder / entry["path"]).is_dir() and entry["type"].startswith("sentence_transformers."):
+            module: Any = import_from_string(entry["type"])
+            settings = module.load(str(folder / entry["path"])).get_config_dict()
+        modules[f"module {number}"] = {"class": kind, **settings}
+    return modules
+
+
+def _prompts(folder: Path) -> dict[str, Any]:
+    path = folder / "config_sentence_transformers.json"
+    config = _json(path) if path.is_file() else {}
+    prompts = {key: value for key, value in (config.get("prompts") or {}).items() if value}
+    return {"prompts": prompts, "default": config.get("default_prompt_name")}
+
+
+def _require_same_heads(base_name: str, base: Path, name: str, folder: Path) -> None:
+    """A model may lack the heads, which no loss here trains; where it has them they must be the base's."""
+    for head in HEADS:
+        if not (folder / head).is_file():
+            continue
+        if not (base / head).is_file() or not _same_numbers(base / head, folder / head):
+            what = f"the head {head} of {name} is not that of {base_name}"
+            raise UserError(what, where=str(folder), remedy="heads are carried over, not merged: remove or restore it")
+
+
+def _same_numbers(one: Path, other: Path) -> bool:
+    if file_sha256(one) == file_sha256(other):
+        return True
+    ours, theirs = (torch.load(path, map_location="cpu", weights_only=True) for path in (one, other))
+    return ours.keys() == theirs.keys() and all(ours[key].equal(theirs[key]) for key in ours)
+
+
+def _first_difference(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
+    key = next(key for key in [*ours, *theirs] if ours.get(key) != theirs.get(key))
+    return f"{key} is {theirs.get(key)} instead of {ours.get(key)}"
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"not JSON: {error}", where=str(path), remedy="make the model again") from None

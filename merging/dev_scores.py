@@ -1,0 +1,150 @@
+"""What a candidate is worth on dev rows: retrieval, and positives ranked above negatives and contradictions."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from merging.dev_sets import PairSet
+
+CUTOFF = 10  # of nDCG
+QUERY, DOCUMENT = "query", "document"  # names of the prompts
+
+
+class TextBank:
+    """All texts that candidates are scored on, each once, tokenised once, in batches of texts of similar length."""
+
+    def __init__(self, model: Any, batch: int) -> None:
+        self.prompts = {name: (model.prompts or {}).get(name) or "" for name in (QUERY, DOCUMENT)}
+        self.model, self.batch = model, batch
+        self.numbers: dict[str, int] = {}
+        self.batches: list[tuple[torch.Tensor, dict[str, Any]]] = []
+
+    def add(self, texts: Iterable[str], prompt: str) -> torch.Tensor:
+        """Numbers of the texts, shape (texts,); equal texts with equal prompts have equal numbers."""
+        assert not self.batches, "texts come before the first encoding"
+        prompted = (self.prompts[prompt] + text for text in texts)
+        return torch.tensor([self.numbers.setdefault(text, len(self.numbers)) for text in prompted], dtype=torch.long)
+
+    @torch.inference_mode()
+    def encode(self) -> torch.Tensor:
+        """Unit embeddings of all texts under the model's present weights, float32, shape (texts, dimension)."""
+        embeddings: torch.Tensor | None = None
+        for numbers, features in self.batches or self._tokenise():
+            inputs = {key: _to(value, self.model.device) for key, value in features.items()}
+            vectors = self.model(inputs)["sentence_embedding"].float().cpu()
+            if embeddings is None:
+                embeddings = torch.empty(len(self.numbers), vectors.shape[1])
+            embeddings[numbers] = torch.nn.functional.normalize(vectors, dim=-1)
+        assert embeddings is not None, "no texts to encode"
+        return embeddings
+
+    def _tokenise(self) -> list[tuple[torch.Tensor, dict[str, Any]]]:
+        texts = sorted(self.numbers, key=len)
+        for first in range(0, len(texts), self.batch):
+            chosen = texts[first : first + self.batch]
+            numbers = torch.tensor([self.numbers[text] for text in chosen])
+            self.batches.append((numbers, self.model.preprocess(chosen)))
+        return self.batches
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    return value.to(device) if isinstance(value, torch.Tensor) else value
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Mean nDCG@10 of finding each query's answers among the passages."""
+
+    queries: torch.Tensor  # (queries,) numbers in the text bank
+    passages: torch.Tensor  # (passages,)
+    answers: list[list[int]]  # by query, positions among the passages
+    hidden: list[list[int]]  # by query, positions of passages that are the query's own text
+
+    def score(self, embeddings: torch.Tensor) -> float:
+        similarity = embeddings[self.queries] @ embeddings[self.passages].T
+        for row, columns in enumerate(self.hidden):
+            similarity[row, columns] = -torch.inf
+        best = similarity.topk(min(CUTOFF, similarity.shape[1]), dim=1).indices.tolist()
+        return float(np.mean([ndcg(found, wanted) for found, wanted in zip(best, self.answers, strict=True)]))
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Average precision of positive pairs among all pairs, by cosine similarity."""
+
+    left: torch.Tensor  # (pairs,) numbers in the text bank
+    right: torch.Tensor
+    labels: np.ndarray  # (pairs,) 1 for positive pairs
+
+    def score(self, embeddings: torch.Tensor) -> float:
+        from sklearn.metrics import average_precision_score
+
+        similarity = (embeddings[self.left] * embeddings[self.right]).sum(dim=1)
+        return float(average_precision_score(self.labels, similarity.numpy()))
+
+
+def ndcg(found: Sequence[int], wanted: Sequence[int]) -> float:
+    """nDCG@10 with relevance 0 or 1 (Järvelin and Kekäläinen 2002), of passages in the order found."""
+    relevant = set(wanted)
+    discounts = 1 / np.log2(np.arange(2, CUTOFF + 2))
+    gain = sum(discounts[rank] for rank, passage in enumerate(found[:CUTOFF]) if passage in relevant)
+    return float(gain / discounts[: min(len(relevant), CUTOFF)].sum())
+
+
+@dataclass
+class SetTasks:
+    """What a set measures."""
+
+    name: str
+    side: str
+    tasks: dict[str, Retrieval | Ranking] = field(default_factory=dict)
+
+    def scores(self, embeddings: torch.Tensor) -> dict[str, float]:
+        """Score by task."""
+        return {task: measure.score(embeddings) for task, measure in self.tasks.items()}
+
+
+def set_tasks(pairs: PairSet, bank: TextBank) -> SetTasks:
+    """Pair retrieval, and for a symmetric set that has both kinds of pairs their ranking too."""
+    tasks = SetTasks(pairs.name, pairs.side)
+    if pairs.side == "symmetric":
+        _add_ranking(tasks, pairs, bank)
+    if any(pairs.labels):
+        tasks.tasks["retrieval"] = retrieval(pairs, bank)
+    return tasks
+
+
+def _add_ranking(tasks: SetTasks, pairs: PairSet, bank: TextBank) -> None:
+    contrasts = [(anchor, text) for anchor, texts in zip(pairs.anchors, pairs.negatives, strict=True) for text in texts]
+    labels = np.array(pairs.labels + [False] * len(contrasts), dtype=np.int64)
+    if 0 < labels.sum() < len(labels):
+        left = bank.add([*pairs.anchors, *(anchor for anchor, _ in contrasts)], QUERY)
+        right = bank.add([*pairs.positives, *(text for _, text in contrasts)], QUERY)
+        tasks.tasks["ranking"] = Ranking(left, right, labels)
+
+
+def retrieval(pairs: PairSet, bank: TextBank, queries: int | None = None, passages: int | None = None) -> Retrieval:
+    """Distinct anchors of positive rows as queries; their positives, then the set's other texts, as passages.
+
+    Args:
+        queries: take only so many anchors, the first ones.
+        passages: take only so many passages; the answers are never left out.
+    """
+    wanted: dict[str, set[str]] = {}
+    for anchor, positive, label in zip(pairs.anchors, pairs.positives, pairs.labels, strict=True):
+        if label:
+            wanted.setdefault(anchor, set()).add(positive)
+    wanted = dict(list(wanted.items())[:queries])
+    answers = dict.fromkeys(text for texts in wanted.values() for text in sorted(texts))
+    others = dict.fromkeys([*pairs.positives, *(text for texts in pairs.negatives for text in texts)])
+    pool = list(answers | others)[: None if passages is None else max(passages, len(answers))]
+    place = {text: position for position, text in enumerate(pool)}
+    return Retrieval(
+        queries=bank.add(wanted, QUERY),
+        passages=bank.add(pool, QUERY if pairs.side == "symmetric" else DOCUMENT),
+        answers=[sorted(place[text] for text in texts) for texts in wanted.values()],
+        hidden=[[place[anchor]] if anchor in place and anchor not in wanted[anchor] else [] for anchor in wanted],
+    )

@@ -1,0 +1,68 @@
+"""The retrieval guard: no candidate may lose retrieval, on sets that no side trains on, against the base.
+
+Training can cost retrieval outside the trained domains, where dev rows of the training sets can't see it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from merging.dev_scores import Retrieval, TextBank, retrieval
+from merging.dev_sets import PairSet, read_pair_set
+from pipeline.errors import UserError
+from pipeline.seeding import generator
+
+
+@dataclass
+class Guard:
+    """Retrieval on the guard sets; `limit` is the nDCG@10 that may be lost on any one of them (None: all of it)."""
+
+    limit: float | None
+    tasks: dict[str, Retrieval]
+    reference: dict[str, float] = field(default_factory=dict)  # the base's score by set
+
+    def scores(self, embeddings: torch.Tensor) -> dict[str, float]:
+        """nDCG@10 by guard set."""
+        return {name: task.score(embeddings) for name, task in self.tasks.items()}
+
+    def loss(self, scores: Mapping[str, float]) -> float:
+        """The most that is lost on a guard set against the base; below 0 where every set gains; 0 without sets."""
+        return max((self.reference[name] - score for name, score in scores.items()), default=0.0)
+
+    def allows(self, loss: float) -> bool:
+        """Whether so great a loss is within the limit."""
+        return self.limit is None or loss <= self.limit
+
+
+def read_guard_sets(data: Path, sides: Mapping[str, str], seed: int) -> list[PairSet]:
+    """The held-out sets that `sides` names (with the side whose prompts they take), their rows in an order of `seed`.
+
+    Raises:
+        UserError: a set that the data stage did not hold out, one that a side trains on, one without positives.
+    """
+    return [_shuffled(_read_guard_set(data, name, side), seed) for name, side in sides.items()]
+
+
+def _read_guard_set(data: Path, name: str, side: str) -> PairSet:
+    path = data / "heldout" / f"{name}.parquet"
+    if not path.is_file():
+        remedy = "name sets of data.held_out in merging.guard_sources"
+        raise UserError(f"guard set {name} is not held out", where=str(path), remedy=remedy)
+    if any((data / trained / path.name).is_file() for trained in ("symmetric", "asymmetric", "joint")):
+        remedy = "guard with sets that no side trains on"
+        raise UserError(f"guard set {name} is trained on", where="merging.guard_sources", remedy=remedy)
+    pairs = read_pair_set(path, side)
+    if not any(pairs.labels):
+        raise UserError(f"guard set {name} has no positive pair", where=str(path), remedy="name another set")
+    return pairs
+
+
+def _shuffled(pairs: PairSet, seed: int) -> PairSet:
+    return pairs.rows(generator(seed, "merge", "guard", pairs.name).permutation(len(pairs)).tolist())
+
+
+def guard_tasks(sets: Sequence[PairSet], bank: TextBank, queries: int, passages: int) -> dict[str, Retrieval]:
+    """Retrieval of `queries` anchors of each set among `passages` of its texts."""
+    return {pairs.name: retrieval(pairs, bank, queries, passages) for pairs in sets}

@@ -1,0 +1,135 @@
+"""Weights by LM-Cocktail's own `compute_weights`: softmax of minus the few-shot loss over a temperature.
+
+Xiao et al., "LM-Cocktail: Resilient Tuning of Language Models via Model Merging" (arXiv 2311.13534), section 2.
+The package takes the vector at position 0 of a transformer's output and loads whole state dicts; it is given a module
+that puts the model's own pooled vector at that position and that takes weights in place of a state dict.
+"""
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from merging.blend import Blend
+from merging.dev_scores import DOCUMENT, QUERY
+from merging.dev_sets import PairSet
+from pipeline.seeding import derived_seed, generator
+
+POOL_DRAWS = 100  # other passages drawn for an example; a few of them may be its own answers
+Example = dict[str, Any]  # {"query": text, "pos": [text], "neg": [texts]}
+
+
+@dataclass(frozen=True)
+class Cocktail:
+    """What LM-Cocktail makes of the models."""
+
+    weights: dict[str, float]  # by model, at the configured temperature
+    losses: dict[str, float]  # by model: mean over batches of the contrastive loss at temperature 0.05
+
+    def weights_at(self, temperature: float) -> dict[str, float]:
+        """The weights that the same losses give at another temperature."""
+        losses = torch.tensor(list(self.losses.values()), dtype=torch.float64)
+        return dict(zip(self.losses, torch.softmax(-losses / temperature, dim=0).tolist(), strict=True))
+
+
+class PooledVectors(torch.nn.Module):
+    """Looks like a transformer to LM-Cocktail; its "last hidden state" is the model's pooled vector, alone.
+
+    `load_state_dict` takes merge weights. A text's vector is computed once for each weights, so that asking the
+    package for the weights and then for the losses behind them costs one pass.
+    """
+
+    def __init__(self, blend: Blend) -> None:
+        super().__init__()
+        # A list keeps the model out of this module's own parameters, which the package would move between devices.
+        self.blends = [blend]
+        self.vectors: dict[Any, torch.Tensor] = {}
+        self.weights: tuple[float, ...] = ()
+
+    def load_state_dict(self, weights: Mapping[str, float], *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        """Set the blend."""
+        self.blends[0].set(weights)
+        self.weights = tuple(weights.values())
+
+    def forward(self, input_ids: torch.Tensor, return_dict: bool = True, **features: torch.Tensor) -> SimpleNamespace:
+        """Pooled vectors as `last_hidden_state` of shape (texts, 1, dimension)."""
+        key = self.weights, input_ids.cpu().numpy().tobytes(), tuple(input_ids.shape)
+        if key not in self.vectors:
+            inputs = {"input_ids": input_ids, **features}
+            self.vectors[key] = self.blends[0].model(inputs)["sentence_embedding"].float()
+        return SimpleNamespace(last_hidden_state=self.vectors[key][:, None, :])
+
+
+def lm_cocktail(
+    blend: Blend, examples: Sequence[Example], temperature: float, batch_size: int, max_length: int, seed: int
+) -> Cocktail:
+    """LM-Cocktail's weights for the blend's models on these examples, all with equally many negatives."""
+    from LM_Cocktail.utils import compute_weights, embedder_loss, preprocess_data_for_embedder
+
+    module = PooledVectors(blend)
+    pure = {model: {name: float(name == model) for name in blend.names} for model in blend.names}
+    negatives = len(examples[0]["neg"])
+    settings = {"batch_size": batch_size, "max_input_length": max_length, "neg_number": negatives}
+    data, tokenizer = list(examples), blend.model.tokenizer
+    with _seeded(seed):
+        weights = compute_weights(module, tokenizer, list(pure.values()), "encoder", data, temperature, **settings)
+    with _seeded(seed):
+        batches = preprocess_data_for_embedder(data, tokenizer, blend.model.device, **settings)
+    losses = {}
+    for model, only in pure.items():
+        module.load_state_dict(only)
+        losses[model] = embedder_loss(module, batches)
+    return Cocktail(dict(zip(pure, weights, strict=True)), losses)
+
+
+def few_shot_examples(
+    sets: Sequence[PairSet], per_set: int, negatives: int, prompts: Mapping[str, str], seed: int
+) -> list[Example]:
+    """At most `per_set` positive rows of each set, every one with `negatives` passages that are not its own.
+
+    A row's own negatives come first; what is missing is drawn from the other passages of its set, then of its side.
+    Where a side has too few texts, all examples get fewer negatives.
+    """
+    examples = []
+    for pairs in sets:
+        siblings = [other for other in sets if other.side == pairs.side and other is not pairs]
+        pool = list(dict.fromkeys(text for source in [pairs, *siblings] for text in _passages(source)))
+        prompt = prompts[QUERY if pairs.side == "symmetric" else DOCUMENT]
+        for anchor, positive, others in _rows_with_negatives(pairs, per_set, pool, seed):
+            texts = [prompt + other for other in others[:negatives]]
+            examples.append({"query": prompts[QUERY] + anchor, "pos": [prompt + positive], "neg": texts})
+    fewest = min((len(example["neg"]) for example in examples), default=0)
+    return [example | {"neg": example["neg"][:fewest]} for example in examples]
+
+
+def _rows_with_negatives(
+    pairs: PairSet, count: int, pool: Sequence[str], seed: int
+) -> Iterator[tuple[str, str, list[str]]]:
+    positive = pairs.positive_rows()
+    answers: dict[str, set[str]] = {}
+    for anchor, text in zip(positive.anchors, positive.positives, strict=True):
+        answers.setdefault(anchor, {anchor}).add(text)
+    chosen, numbers = positive.sample(count, seed, "examples"), generator(seed, "merge", "negatives", pairs.name)
+    for anchor, text, own in zip(chosen.anchors, chosen.positives, chosen.negatives, strict=True):
+        drawn = [pool[place] for place in numbers.permutation(len(pool))[:POOL_DRAWS]]
+        yield anchor, text, [other for other in dict.fromkeys([*own, *drawn]) if other not in answers[anchor]]
+
+
+def _passages(pairs: PairSet) -> Iterator[str]:
+    yield from pairs.positives
+    yield from (text for texts in pairs.negatives for text in texts)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """The package draws from the module-level generator: seed it for the call and give it back as it was."""
+    state = random.getstate()
+    random.seed(derived_seed(seed, "merge", "lm_cocktail"))
+    try:
+        yield
+    finally:
+        random.setstate(state)

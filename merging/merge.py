@@ -1,0 +1,44 @@
+"""The merge stage: `python -m merging.merge` makes one model of the base and the trained sides."""
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Config
+from pipeline.stage import Stage, StageFolder, application
+
+
+def build(config: Config, stage: StageFolder) -> dict[str, Any]:
+    """Choose weights, write the model and how it was chosen; returns the metrics of the choice."""
+    from merging.comparison import compare
+    from merging.compatibility import require_compatible
+    from merging.write import metrics, show_comparison, write_findings, write_model
+
+    settings = config.merging
+    models = {name: model_folder(stage.input(name)) for name in settings.models}
+    require_compatible(models)
+    comparison = compare(config, models, stage.input("data"))
+    with stage.replacing("model") as target:
+        assert comparison.weights is not None
+        write_model(models, comparison.weights, target, settings.dtype)
+    write_findings(comparison, settings, stage)
+    show_comparison(comparison, settings)
+    return metrics(comparison)
+
+
+def model_folder(artefact: Path) -> Path:
+    """Where the sentence-transformers folder of an artefact stands: in `model`, or (init) at the top."""
+    return artefact / "model" if (artefact / "model").is_dir() else artefact
+
+
+STAGE = Stage(
+    name="merge",
+    version=1,
+    settings=lambda config: {"merging": config.merging, "precision": config.precision},
+    inputs=lambda config: {name: config.folder(name) for name in [*config.merging.models, "data"]},
+    build=build,
+    folder=lambda config: config.folder(config.merging.artefact),
+)
+main = application(STAGE)
+
+if __name__ == "__main__":
+    main()

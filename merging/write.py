@@ -1,0 +1,89 @@
+"""The merged model's folder and the files that say how it was made."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from merging.comparison import Comparison
+from merging.compatibility import carry_over, weight_folders
+from merging.config import MergingConfig
+from merging.interpolation import interpolate
+from merging.simplex import draw_simplex
+from pipeline.artefact import write_json
+from pipeline.console import show_table
+from pipeline.stage import StageFolder
+
+
+def write_model(models: Mapping[str, Path], weights: Mapping[str, float], target: Path, dtype: str) -> None:
+    """Write the sentence-transformers folder `target`: merged weights, all else from the first of `models`."""
+    target.mkdir(parents=True, exist_ok=True)
+    base = next(iter(models.values()))
+    carry_over(base, target, dtype)
+    for part in weight_folders(base):
+        interpolate({name: folder / part for name, folder in models.items()}, weights, target / part, dtype)
+
+
+def write_findings(comparison: Comparison, settings: MergingConfig, stage: StageFolder) -> None:
+    """Write weights.json, search.csv and, where candidates were scored, simplex.svg."""
+    write_json(stage.path / "weights.json", _findings(comparison, settings))
+    rows = [{**candidate.row(), "compared_as": _names(comparison, candidate)} for candidate in comparison.candidates]
+    columns = list(dict.fromkeys(key for row in rows for key in row)) or ["origin"]
+    with stage.replacing("search.csv") as path, path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    if comparison.candidates:
+        with stage.replacing("simplex.svg") as path:
+            draw_simplex(path, settings.models, comparison.candidates, comparison.compared)
+
+
+def show_comparison(comparison: Comparison, settings: MergingConfig) -> None:
+    """Print the models and the ways of weighing them beside each other."""
+    sides = list(next(iter(comparison.compared.values())).sides) if comparison.compared else []
+    rows = []
+    for name, candidate in comparison.compared.items():
+        weights = [candidate.weights[model] if candidate.weights else None for model in settings.models]
+        marked = f"{name} *" if name == comparison.method else name
+        scores = [candidate.dev, *(candidate.sides[side] for side in sides), candidate.guard_loss]
+        rows.append([marked, *weights, *scores, "yes" if candidate.allowed else "no"])
+    if rows:
+        columns = [
+            "merge (* taken)",
+            *settings.models,
+            "dev",
+            *(f"dev {side}" for side in sides),
+            "guard loss",
+            "allowed",
+        ]
+        show_table("merging, scored on dev rows", columns, rows)
+
+
+def metrics(comparison: Comparison) -> dict[str, Any]:
+    """The choice in figures, for the manifest."""
+    weights = {f"weight_{name}": weight for name, weight in (comparison.weights or {}).items()}
+    chosen = comparison.chosen
+    scores = {} if chosen is None else {"dev": chosen.dev, "guard_loss": chosen.guard_loss}
+    return {"method": comparison.method, **weights, **scores, "candidates": len(comparison.candidates)}
+
+
+def _findings(comparison: Comparison, settings: MergingConfig) -> dict[str, Any]:
+    cocktail, temperatures = comparison.cocktail, [settings.temperature, *settings.temperatures]
+    found: dict[str, Any] = {
+        "method": comparison.method,
+        "models": settings.models,
+        "weights": comparison.weights,
+        "dtype": settings.dtype,
+    }
+    if cocktail:
+        found["losses"] = cocktail.losses
+        found["temperature"] = settings.temperature
+        found["weights_by_temperature"] = {f"{value:g}": cocktail.weights_at(value) for value in temperatures}
+    if comparison.compared:
+        found["guard"] = {"limit": settings.guard, "sets": settings.guard_sources}
+        found["compared"] = {name: candidate.row() for name, candidate in comparison.compared.items()}
+    return found
+
+
+def _names(comparison: Comparison, candidate: Any) -> str:
+    return " ".join(name for name, other in comparison.compared.items() if other is candidate)

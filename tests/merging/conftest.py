@@ -1,0 +1,171 @@
+"""Small real models and a data artefact: an init model, two sides trained from it only in name, dev and guard rows."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import polars
+import pytest
+
+WORDS = [
+    "кот",
+    "пёс",
+    "дом",
+    "лес",
+    "река",
+    "море",
+    "снег",
+    "дождь",
+    "хлеб",
+    "соль",
+    "книга",
+    "письмо",
+    "город",
+    "поле",
+    "гора",
+    "мост",
+    "окно",
+    "дверь",
+    "стол",
+    "лампа",
+]
+COLOURS = ["белый", "чёрный", "синий", "старый", "новый", "тихий", "тёплый", "быстрый"]
+MODELS = ("init", "symmetric", "asymmetric")
+
+
+def make_tokenizer(folder: Path, size: int) -> int:
+    """A Unigram tokenizer with XLM-RoBERTa's special tokens; returns the size of its vocabulary."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    trainer = trainers.UnigramTrainer(vocab_size=size, special_tokens=special, unk_token="<unk>", show_progress=False)
+    tokenizer.train_from_iterator([f"{colour} {word} query passage:" for colour in COLOURS for word in WORDS], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    names = dict(zip(("bos_token", "pad_token", "eos_token", "unk_token"), special, strict=True))
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, cls_token="<s>", sep_token="</s>", model_max_length=64, **names
+    )
+    wrapped.save_pretrained(folder)
+    return len(wrapped)
+
+
+def make_model(
+    folder: Path, pooling: str = "cls", prompts: dict[str, str] | None = None, vocabulary: int = 120
+) -> Path:
+    """A random two-layer XLM-RoBERTa as a sentence-transformers folder."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+    from transformers import XLMRobertaConfig, XLMRobertaModel
+
+    transformer = folder.with_name(folder.name + "-transformer")
+    size = make_tokenizer(transformer, vocabulary)
+    config = XLMRobertaConfig(
+        vocab_size=size,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=66,
+        pad_token_id=1,
+        type_vocab_size=1,
+        initializer_range=0.2,
+    )
+    torch.manual_seed(0)
+    XLMRobertaModel(config).save_pretrained(transformer)
+    modules = [Transformer(str(transformer)), Pooling(32, pooling), Normalize()]
+    model = SentenceTransformer(modules=modules, prompts=prompts or {}, device="cpu")
+    model.default_prompt_name = "query" if prompts else None
+    model.save(str(folder))
+    shutil.rmtree(transformer)
+    return folder
+
+
+def perturb(source: Path, target: Path, seed: int, scale: float = 0.05, dtype: str = "float32") -> Path:
+    """A copy of a model folder with normal noise on its weights: what a trained side looks like to a merge."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(source, target)
+    random_numbers = torch.Generator().manual_seed(seed)
+    noisy = {}
+    for name, tensor in load_file(source / "model.safetensors").items():
+        noise = scale * torch.randn(tensor.shape, generator=random_numbers)
+        noisy[name] = (tensor.float() + noise).to(getattr(torch, dtype))
+    save_file(noisy, target / "model.safetensors", metadata={"format": "pt"})
+    return target
+
+
+def pair_rows(offset: int, count: int, negatives: int = 0) -> polars.DataFrame:
+    """Rows "colour word" – "word colour" that no other offset has."""
+    rows = []
+    for number in range(offset, offset + count):
+        colour, word = COLOURS[number % 8], WORDS[number // 8 % 20]
+        others = [f"{WORDS[(number // 8 + 1 + shift) % 20]} {colour} {offset}" for shift in range(negatives)]
+        rows.append((f"{colour} {word} {number}", f"{word} {colour} {number}", others))
+    schema = {"anchor": polars.String, "positive": polars.String, "negatives": polars.List(polars.String)}
+    return polars.DataFrame(rows, schema=schema, orient="row")
+
+
+def make_data(folder: Path) -> Path:
+    """The data artefact's files that the merge stage reads."""
+    frames = {
+        "symmetric/pairs.parquet": pair_rows(0, 40),
+        "asymmetric/answers.parquet": pair_rows(40, 40),
+        "dev/pairs.parquet": pair_rows(80, 20, negatives=2),
+        "dev/answers.parquet": pair_rows(100, 20, negatives=1),
+        "heldout/guard_one.parquet": pair_rows(120, 20),
+        "heldout/guard_two.parquet": pair_rows(140, 20),
+    }
+    for name, frame in frames.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        frame.write_parquet(folder / name)
+    sets = [{"name": "pairs", "side": "symmetric"}, {"name": "answers", "side": "asymmetric"}]
+    (folder / "ledger.json").write_text(json.dumps({"sets": sets, "totals": {}}), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """CLS models without prompts, by name: the base and two others near it. Copy before changing a file."""
+    folder = tmp_path_factory.mktemp("models")
+    base = make_model(folder / "init")
+    return {"init": base} | {name: perturb(base, folder / name, seed) for seed, name in enumerate(MODELS[1:], start=1)}
+
+
+@pytest.fixture
+def copies(models: dict[str, Path], tmp_path: Path) -> dict[str, Path]:
+    """The models, to be changed by a test."""
+    return {name: Path(shutil.copytree(folder, tmp_path / "models" / name)) for name, folder in models.items()}
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data artefact's folder. Copy before changing a file."""
+    return make_data(tmp_path_factory.mktemp("data") / "data")
+
+
+RunFolder = Callable[[], Path]
+
+
+@pytest.fixture
+def run_folder(copies: dict[str, Path], data: Path, tmp_path: Path) -> Path:
+    """A run whose stages before merge are complete."""
+    from pipeline.artefact import Manifest
+
+    run = tmp_path / "runs" / "test"
+    shutil.copytree(copies["init"], run / "init")
+    shutil.copytree(data, run / "data")
+    for side in MODELS[1:]:
+        shutil.copytree(copies[side], run / side / "model")
+    for stage in (*MODELS, "data"):
+        Manifest(stage, "complete", f"fingerprint of {stage}", {}, {}).write(run / stage)
+    return run

@@ -1,0 +1,156 @@
+"""The stage: from complete artefacts to a merged model that loads everywhere, and one line for what a user can mend."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars
+import pytest
+
+from merging.config import MergingConfig
+from merging.merge import STAGE
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.stage import run_stage
+
+GUARD = ["guard_one", "guard_two"]
+TEXTS = ["белый кот 3", "тихий лес"]
+
+
+def config(run: Path, **merging: object) -> Config:
+    """A config of the run whose folder is given."""
+    settings = MergingConfig(**{"guard_sources": GUARD, "guard": 0.05, "refinements": 0, "grid_step": 0.5} | merging)
+    return Config(profile="tiny", run=run.name, runs=str(run.parent), merging=settings)
+
+
+def test_the_module_imports_without_torch() -> None:
+    command = "import sys, merging.merge; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", command], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("method", ["search", "lm_cocktail", "fixed"])
+def test_every_method_makes_a_model_of_its_weights(run_folder: Path, method: str) -> None:
+    from safetensors.torch import load_file
+
+    run_stage(STAGE, config(run_folder, method=method, weights={"init": 0.2, "symmetric": 0.3, "asymmetric": 0.5}))
+    findings = json.loads((run_folder / "merge/weights.json").read_text())
+    parents = {name: load_file(run_folder / name / "model/model.safetensors") for name in ("symmetric", "asymmetric")}
+    parents["init"] = load_file(run_folder / "init/model.safetensors")
+    merged = load_file(run_folder / "merge/model/model.safetensors")
+    for name, tensor in merged.items():
+        expected = sum(findings["weights"][parent] * parents[parent][name].double() for parent in parents)
+        assert (tensor - expected).abs().max() < 1e-6
+    assert findings["method"] == method
+    assert sum(findings["weights"].values()) == pytest.approx(1)
+
+
+def test_the_merged_model_gives_equal_embeddings_in_both_libraries(run_folder: Path) -> None:
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from transformers import AutoModel, AutoTokenizer
+
+    run_stage(STAGE, config(run_folder, method="fixed", weights={"symmetric": 0.5, "asymmetric": 0.5}, compare=[]))
+    folder = run_folder / "merge/model"
+    ours = SentenceTransformer(str(folder), device="cpu").encode(TEXTS)
+    inputs = AutoTokenizer.from_pretrained(folder)(TEXTS, padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        hidden = AutoModel.from_pretrained(folder).eval()(**inputs).last_hidden_state
+    theirs = torch.nn.functional.normalize(hidden[:, 0], dim=-1).numpy()
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_search_takes_the_best_candidate_that_the_guard_allows(run_folder: Path) -> None:
+    run_stage(STAGE, config(run_folder, method="search"))
+    with (run_folder / "merge/search.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    inside = [row for row in rows if row["origin"] in ("init", "symmetric", "asymmetric", "search")]
+    best = max(float(row["dev"]) for row in inside if row["allowed"] == "True")
+    taken = json.loads((run_folder / "merge/weights.json").read_text())["compared"]["search"]
+    assert taken["dev"] == best
+    assert taken["guard_loss"] <= 0.05
+    assert (run_folder / "merge/simplex.svg").read_text(encoding="utf-8").startswith("<?xml")
+
+
+def test_the_same_run_gives_the_same_bytes(run_folder: Path) -> None:
+    def outputs() -> dict[str, str]:
+        manifest = run_stage(STAGE, config(run_folder, method="search"))
+        return {path: entry["sha256"] for path, entry in manifest.outputs.items()}
+
+    first = outputs()
+    shutil.rmtree(run_folder / "merge")
+    assert outputs() == first
+
+
+def test_a_merge_without_scoring_needs_no_dev_rows(run_folder: Path) -> None:
+    shutil.rmtree(run_folder / "data/dev")
+    run_stage(STAGE, config(run_folder, method="fixed", weights={"init": 1.0}, compare=[], score=False))
+    merged, base = (run_folder / folder / "model.safetensors" for folder in ("merge/model", "init"))
+    assert merged.stat().st_size > 0
+    assert json.loads((run_folder / "merge/weights.json").read_text())["weights"]["init"] == 1.0
+    assert base.exists()
+
+
+def test_extrapolated_weights_take_the_rest_from_the_base(run_folder: Path) -> None:
+    weights = {"symmetric": 0.8, "asymmetric": 0.7}
+    run_stage(STAGE, config(run_folder, method="fixed", weights=weights, extrapolate=True, compare=[]))
+    found = json.loads((run_folder / "merge/weights.json").read_text())["weights"]
+    assert found == pytest.approx({"init": -0.5, **weights})
+
+
+def no_dev_rows(run: Path) -> None:
+    shutil.rmtree(run / "data/dev")
+
+
+def dev_rows_that_are_trained_on(run: Path) -> None:
+    shutil.copy(run / "data/dev/pairs.parquet", run / "data/symmetric/leaked.parquet")
+
+
+def guard_set_that_is_trained_on(run: Path) -> None:
+    shutil.copy(run / "data/heldout/guard_one.parquet", run / "data/asymmetric/guard_one.parquet")
+
+
+def guard_set_that_is_missing(run: Path) -> None:
+    (run / "data/heldout/guard_two.parquet").unlink()
+
+
+def dev_set_without_a_column(run: Path) -> None:
+    path = run / "data/dev/pairs.parquet"
+    polars.read_parquet(path).drop("negatives").write_parquet(path)
+
+
+def nan_in_a_model(run: Path) -> None:
+    spoil(run / "symmetric/model", "embeddings.word_embeddings.weight")
+
+
+def spoil(folder: Path, tensor: str) -> None:
+    """Put one NaN into a model."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    tensors[tensor].view(-1)[3] = float("nan")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (no_dev_rows, "no dev data"),
+        (dev_rows_that_are_trained_on, "dev set pairs shares a text with training set leaked: '"),
+        (guard_set_that_is_trained_on, "guard set guard_one is trained on"),
+        (guard_set_that_is_missing, "guard set guard_two is not held out"),
+        (dev_set_without_a_column, "column negatives is missing"),
+        (nan_in_a_model, "embeddings.word_embeddings.weight of model symmetric holds NaN"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_no_model(run_folder: Path, harm: object, message: str) -> None:
+    assert callable(harm)
+    harm(run_folder)
+    with pytest.raises(UserError) as caught:
+        run_stage(STAGE, config(run_folder, method="search"))
+    assert message in caught.value.line
+    assert "\n" not in caught.value.line
+    assert not list((run_folder / "merge").glob("model*"))
