@@ -1,0 +1,1 @@
+"""How a model comes to be: base models, the smaller vocabulary, losses, the batch plan, and fine-tuning."""

@@ -1,0 +1,236 @@
+"""The batch plan: every global batch of a run, fixed before training from the seed alone.
+
+A global batch holds rows of one set, of one bucket of lengths and with one number of negatives. No two of its rows
+share an anchor or a positive text, and no row's positive is another row's anchor or negative. One optimizer step takes
+one global batch; ranks take equal slices of it, so nothing here depends on the number of processes.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import UserError
+from pipeline.seeding import generator
+
+Integers = NDArray[np.int64]
+
+
+@dataclasses.dataclass(frozen=True)
+class SetRows:
+    """What the plan must know about the rows of one set."""
+
+    name: str
+    anchors: Integers  # (rows,) identity of the anchor text: equal numbers, equal texts, in any column of the set
+    positives: Integers  # (rows,)
+    negatives: list[Integers]  # per row, any number
+    lengths: Integers  # (rows,) tokens of the row's longest text
+    scores: NDArray[np.float32]  # (rows,) NaN: no score
+    most_negatives: int  # taken from a row
+    weight: float
+    angle: bool  # whether AnglE applies to the set
+
+
+@dataclasses.dataclass(frozen=True)
+class GlobalBatch:
+    """The rows of one optimizer step."""
+
+    set: str
+    rows: Integers  # (rows,) in the set
+    negatives: Integers  # (rows, negatives): which of each row's negatives are taken
+
+    def slice(self, rank: int, world: int) -> "GlobalBatch":
+        """The rows of one of `world` processes, in rank order."""
+        size = len(self.rows) // world
+        own = slice(rank * size, (rank + 1) * size)
+        return GlobalBatch(self.set, self.rows[own], self.negatives[own])
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanSettings:
+    """The part of a side's config that the plan depends on."""
+
+    batch_size: int
+    batch_multiple: int
+    bucket_batches: int
+    epochs: float
+    max_steps: int | None
+    mixing: str
+    mixing_temperature: float
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchPlan:
+    """All global batches of a run in order, and what they leave out."""
+
+    batches: list[GlobalBatch]
+    left_out: dict[str, dict[str, int]]  # set -> reason -> rows of its first epoch
+
+    @property
+    def digest(self) -> str:
+        """A sha256 of all batches: equal digests, equal runs."""
+        digest = hashlib.sha256()
+        for batch in self.batches:
+            digest.update(f"{batch.set}:{batch.negatives.shape}".encode())
+            digest.update(batch.rows.tobytes() + batch.negatives.tobytes())
+        return digest.hexdigest()
+
+
+def plan_batches(sets: Sequence[SetRows], settings: PlanSettings) -> BatchPlan:
+    """Plan a whole run; raises UserError where a set has no batch to give."""
+    sets = [rows for rows in sets if rows.weight > 0]
+    left_out: dict[str, Counter[str]] = {rows.name: Counter() for rows in sets}
+    first = {rows.name: _epoch(rows, settings, 0, left_out[rows.name]) for rows in sets}
+    for rows in sets:
+        if not first[rows.name]:
+            raise UserError(
+                f"{len(rows.anchors)} rows give no batch of at least {settings.batch_multiple} rows with a loss",
+                where=f"set {rows.name}",
+                remedy=f"give it more rows, or leave it out: training.<side>.sets.{rows.name}.weight=0",
+            )
+    streams = {rows.name: _stream(rows, settings, first[rows.name]) for rows in sets}
+    quotas = _quotas({name: len(batches) for name, batches in first.items()}, sets, settings)
+    batches = [next(streams[name]) for name in _order(quotas, settings)]
+    return BatchPlan(batches, {name: dict(reasons) for name, reasons in left_out.items()})
+
+
+def has_contrast(rows: SetRows, batch: GlobalBatch) -> bool:
+    """Whether the contrastive loss of the batch has something to tell apart."""
+    scores = rows.scores[batch.rows]
+    usable = int((np.isnan(scores) | (scores == 1)).sum())
+    return usable >= 2 or (usable == 1 and batch.negatives.shape[1] > 0)
+
+
+def has_angle(rows: SetRows, batch: GlobalBatch) -> bool:
+    """Whether AnglE applies to the batch and its pairs have more than one label."""
+    labels = set(np.nan_to_num(rows.scores[batch.rows], nan=1.0).tolist())
+    return rows.angle and len(labels | ({0.0} if batch.negatives.shape[1] else set())) > 1
+
+
+def _stream(rows: SetRows, settings: PlanSettings, first: list[GlobalBatch]) -> Iterator[GlobalBatch]:
+    """A set's batches, epoch after epoch."""
+    yield from first
+    for epoch in itertools.count(1):
+        yield from _epoch(rows, settings, epoch, Counter())
+
+
+def _quotas(available: dict[str, int], sets: Sequence[SetRows], settings: PlanSettings) -> dict[str, int]:
+    """How many batches each set gives: its share of the steps by largest remainder, and at least one."""
+    steps = settings.max_steps or max(1, round(settings.epochs * sum(available.values())))
+    power = {"proportional": 1.0, "temperature": 1 / settings.mixing_temperature, "round_robin": 0.0}
+    shares = {rows.name: rows.weight * available[rows.name] ** power[settings.mixing] for rows in sets}
+    wanted = {name: steps * share / sum(shares.values()) for name, share in shares.items()}
+    quotas = {name: max(1, int(value)) for name, value in wanted.items()}
+    by_remainder = sorted(wanted, key=lambda name: (int(wanted[name]) - wanted[name], name))
+    for name in by_remainder[: max(0, steps - sum(quotas.values()))]:
+        quotas[name] += 1
+    return quotas
+
+
+def _order(quotas: dict[str, int], settings: PlanSettings) -> list[str]:
+    """The sets in the order of their batches: each spread evenly over the run, shifted by chance within its share."""
+    places = []
+    for name, quota in sorted(quotas.items()):
+        shift = generator(settings.seed, "plan", "order", name).random(quota)
+        shift *= settings.mixing != "round_robin"
+        places += [((index + shift[index]) / quota, name) for index in range(quota)]
+    return [name for _, name in sorted(places)][: settings.max_steps]
+
+
+def _epoch(rows: SetRows, settings: PlanSettings, epoch: int, left_out: Counter[str]) -> list[GlobalBatch]:
+    """One pass over a set, its batches in random order; `left_out` counts the rows that no batch took."""
+    random = generator(settings.seed, "plan", rows.name, str(epoch))
+    taken = np.minimum([len(texts) for texts in rows.negatives], rows.most_negatives)
+    useful = np.isnan(rows.scores) | (rows.scores == 1) | rows.angle
+    left_out["score below 1 without AnglE"] += int((~useful).sum())
+    batches: list[GlobalBatch] = []
+    for number in np.unique(taken[useful]):
+        group = np.flatnonzero(useful & (taken == number))
+        chosen = {row: random.permutation(len(rows.negatives[row]))[:number] for row in group.tolist()}
+        for members in _fill(rows, group, chosen, settings, random, left_out):
+            batch = GlobalBatch(rows.name, np.array(members), np.array([chosen[row] for row in members]))
+            if has_contrast(rows, batch) or has_angle(rows, batch):
+                batches.append(batch)
+            else:
+                left_out["nothing to tell apart"] += len(members)
+    return [batches[index] for index in random.permutation(len(batches))]
+
+
+def _fill(
+    rows: SetRows,
+    group: Integers,
+    chosen: dict[int, Integers],
+    settings: PlanSettings,
+    random: np.random.Generator,
+    left_out: Counter[str],
+) -> Iterator[list[int]]:
+    """Batches of rows with one number of negatives, bucket after bucket from the shortest.
+
+    A bucket is a run of rows in order of length, a whole number of batches long, so that only batches of the last
+    bucket are smaller. Rows that conflict with every batch of their bucket wait for the next one.
+    """
+    size, multiple = settings.batch_size, settings.batch_multiple
+    shuffled = random.permutation(group)
+    ordered = shuffled[np.argsort(rows.lengths[shuffled], kind="stable")]
+    waiting: list[int] = []
+    position = 0
+    while position < len(ordered):
+        wanted = max(size, settings.bucket_batches * size - len(waiting))
+        bucket = [*waiting, *ordered[position : position + wanted].tolist()]
+        position += wanted
+        batches, waiting = _place(rows, [bucket[i] for i in random.permutation(len(bucket))], chosen, size)
+        if position < len(ordered):
+            waiting += [row for batch in batches if len(batch) < size for row in batch]
+            batches = [batch for batch in batches if len(batch) == size]
+        for batch in batches:
+            whole = len(batch) // multiple * multiple
+            left_out["less than a multiple"] += len(batch) - whole
+            if whole:
+                yield batch[:whole]
+    left_out["repeated text"] += len(waiting)
+
+
+@dataclasses.dataclass
+class _OpenBatch:
+    """A batch that still takes rows, and the texts in it."""
+
+    rows: list[int] = dataclasses.field(default_factory=list)
+    anchors: set[int] = dataclasses.field(default_factory=set)
+    positives: set[int] = dataclasses.field(default_factory=set)
+    negatives: set[int] = dataclasses.field(default_factory=set)
+
+    def takes(self, anchor: int, positive: int, negatives: set[int]) -> bool:
+        """Whether no text of the row stands where it would be a false negative."""
+        repeated = anchor in self.anchors or anchor in self.positives or positive in self.anchors
+        wrong = positive in self.positives or positive in self.negatives
+        return not repeated and not wrong and negatives.isdisjoint(self.positives)
+
+    def add(self, row: int, anchor: int, positive: int, negatives: set[int]) -> None:
+        self.rows.append(row)
+        self.anchors.add(anchor)
+        self.positives.add(positive)
+        self.negatives |= negatives
+
+
+def _place(
+    rows: SetRows, bucket: list[int], chosen: dict[int, Integers], size: int
+) -> tuple[list[list[int]], list[int]]:
+    """Each row goes to the first batch that takes it; returns the batches and the rows that none took."""
+    batches = [_OpenBatch() for _ in range(-(-len(bucket) // size))]
+    unplaced, open_batches = [], list(batches)
+    for row in bucket:
+        texts = int(rows.anchors[row]), int(rows.positives[row])
+        negatives = {int(rows.negatives[row][index]) for index in chosen[row]}
+        batch = next((batch for batch in open_batches if batch.takes(*texts, negatives)), None)
+        if batch is None:
+            unplaced.append(row)
+            continue
+        batch.add(row, *texts, negatives)
+        if len(batch.rows) == size:
+            open_batches.remove(batch)
+    return [batch.rows for batch in batches if batch.rows], unplaced

@@ -1,0 +1,133 @@
+"""What happens beside the training steps: metrics.jsonl, progress, and a clean end on SIGTERM."""
+
+import json
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ProgressCallback
+
+from pipeline.console import log
+from training.batch_plan import GlobalBatch
+
+
+class MetricsLog(TrainerCallback):
+    """Appends one line a logging step to metrics.jsonl, and one an evaluation, on rank 0.
+
+    A training line has step, loss, its parts, grad_norm, learning_rate, tokens_per_second, padding_share and set
+    (null where the line covers several steps). A resumed run first drops the lines after its checkpoint.
+    """
+
+    def __init__(self, path: Path, batches: Sequence[GlobalBatch]) -> None:
+        self.path, self.batches = path, batches
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.since, self.at = time.monotonic(), state.global_step
+        if state.is_world_process_zero:
+            lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+            kept = [line for line in lines if _step(line) <= state.global_step]
+            self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        assert logs is not None
+        if "loss" in logs:
+            now = time.monotonic()
+            tokens = logs["tokens"] * (state.global_step - self.at) * args.world_size
+            line: dict[str, Any] = {
+                "step": state.global_step,
+                "loss": logs["loss"],
+                **{name: logs[name] for name in ("contrastive", "angle") if name in logs},
+                **{name: logs[name] for name in ("grad_norm", "learning_rate")},
+                "tokens_per_second": round(tokens / (now - self.since), 1),
+                "padding_share": logs["padding_share"],
+                "set": self.batches[state.global_step - 1].set if state.global_step == self.at + 1 else None,
+            }
+            self.since, self.at = now, state.global_step
+            self._write(line, state)
+        elif dev := {
+            f"dev_{name.removeprefix('eval_')}": value
+            for name, value in logs.items()
+            if name.startswith("eval_") and name.endswith(("_loss", "_score"))
+        }:
+            self._write({"step": state.global_step, **dev}, state)
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.since = time.monotonic()
+
+    def _write(self, line: dict[str, Any], state: TrainerState) -> None:
+        if state.is_world_process_zero:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _step(line: str) -> float:
+    """The step of a line; infinite for one that a kill cut off."""
+    try:
+        return float(json.loads(line)["step"])
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return float("inf")
+
+
+class Preemption(TrainerCallback):
+    """On SIGTERM to any rank, all ranks save a checkpoint after the same step and stop."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.previous = signal.signal(signal.SIGTERM, self._ask)
+
+    def _ask(self, *_: Any) -> None:
+        self.asked = True
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        asked = torch.tensor(int(self.asked), device=args.device)
+        if args.world_size > 1:
+            torch.distributed.all_reduce(asked, op=torch.distributed.ReduceOp.MAX)
+        self.asked = bool(asked.item())
+        if self.asked and state.global_step < state.max_steps:
+            control.should_save = control.should_training_stop = True
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        signal.signal(signal.SIGTERM, self.previous)
+
+
+class StepBar(ProgressCallback):
+    """The library's bar with the loss at its end instead of a line a step."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if self.training_bar is not None and "loss" in logs:
+            self.training_bar.set_postfix(loss=f"{logs['loss']:.3f}")
+
+
+class StepLines(TrainerCallback):
+    """Where there is no terminal: about ten lines a run."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        every = max(1, state.max_steps // 10)
+        if logs and "loss" in logs and state.global_step % every == 0 and state.is_world_process_zero:
+            log.info("step %d of %d: loss %.4f", state.global_step, state.max_steps, logs["loss"])

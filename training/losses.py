@@ -1,0 +1,161 @@
+"""The training loss: contrastive and AnglE from one set of embeddings, the same for any number of processes.
+
+Both are computed on the global batch. Embeddings are gathered from all ranks with gradient, whose backward pass sums
+over the ranks; DistributedDataParallel then averages. So a rank's loss is `world` times its share of a sum over local
+queries (contrastive), or the whole term (AnglE), and the averaged gradient is that of one process with the whole batch.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from sentence_transformers.base.losses.gradcache import CachedLossMixin
+from sentence_transformers.util import all_gather_with_grad, get_rank
+from sentence_transformers.util.distributed import get_world_size
+from torch import Tensor, nn
+
+
+def pairwise_angle(first: Tensor, second: Tensor) -> Tensor:
+    """AnglE's similarity of each row of `first` with the same row of `second`, both (pairs, dim); in [0, sqrt 2].
+
+    The halves of a vector are read as real and imaginary parts. With J(c, d) = (-d, c), the sum of the real parts of
+    the quotients is cos(u, v), that of the imaginary ones cos(u, Jv), and the similarity |cos(u, v) + cos(u, Jv)|
+    (arXiv:2309.12871, in the form of angle_emb and sentence-transformers). Scale-free in both arguments.
+    """
+    a, b = F.normalize(first, dim=-1).chunk(2, dim=-1)
+    c, d = F.normalize(second, dim=-1).chunk(2, dim=-1)
+    return ((a * c + b * d) + (b * c - a * d)).sum(dim=-1).abs()
+
+
+def angle_loss(first: Tensor, second: Tensor, labels: Tensor, scale: float) -> Tensor:
+    """log(1 + sum over pairs i, j with label i < label j of exp(scale * (S_i - S_j))); a scalar.
+
+    `first` and `second` are (pairs, dim), `labels` (pairs,), higher meaning more similar. Exactly 0, with zero
+    gradient, where all labels are equal. The valid differences are selected rather than masked with a large number,
+    which would overflow in half precision.
+    """
+    similarity = pairwise_angle(first, second) * scale
+    lower, higher = (labels[:, None] < labels[None, :]).nonzero(as_tuple=True)
+    differences = similarity[lower] - similarity[higher]
+    return torch.logsumexp(torch.cat([differences.new_zeros(1), differences]), dim=0)
+
+
+def contrastive_loss(
+    embeddings: Tensor,
+    usable: Tensor,
+    temperature: float,
+    directions: Sequence[str] = ("query_to_doc",),
+    margin: float | None = None,
+    queries: slice = slice(None),
+) -> Tensor:
+    """Sum over `queries` of the cross-entropy of the own positive, divided by the number of usable rows; a scalar.
+
+    Args:
+        embeddings: (rows, 2 + negatives, dim): anchor, positive and hard negatives of each row of the global batch.
+        usable: (rows,) bool; other rows are neither queries nor candidates.
+        temperature: cosine similarities are divided by it.
+        directions: query_to_doc compares the anchor with all positives and negatives; doc_to_query adds the own
+            positive with the other anchors, query_to_query the anchor with the other anchors, and doc_to_doc the own
+            positive with the other positives to the same softmax (arXiv:2308.03281).
+        margin: leave out other rows' texts whose similarity is above that of the own positive minus this margin,
+            as probable false negatives; None keeps all.
+        queries: the rows whose cross-entropy is summed.
+    """
+    texts = F.normalize(embeddings, dim=-1)
+    anchors, positives = texts[:, 0], texts[:, 1]
+    indices = torch.arange(len(texts), device=texts.device)
+    rows = indices[queries][usable[queries]]
+    own_row = rows[:, None] == indices
+    anchor, positive = anchors[rows], positives[rows]
+    others = {
+        "doc_to_query": (positive, anchors),
+        "query_to_query": (anchor, anchors),
+        "doc_to_doc": (positive, positives),
+    }
+    blocks = [(anchor, positives, False), *((anchor, column, False) for column in texts[:, 2:].unbind(1))]
+    blocks += [(*others[name], True) for name in directions if name in others]
+    limit = (anchor * positive).sum(dim=-1, keepdim=True) - (margin or 0.0)
+    logits = []
+    for left, right, without_own in blocks:
+        similarity = left @ right.T
+        hidden = own_row | ~usable if without_own else (~usable).expand_as(similarity)
+        if margin is not None:
+            hidden = hidden | (~own_row & (similarity > limit))
+        logits.append(similarity.masked_fill(hidden, float("-inf")) / temperature)
+    return F.cross_entropy(torch.cat(logits, dim=1), rows, reduction="sum") / usable.sum().clamp(min=1)
+
+
+class PlannedLoss(CachedLossMixin, nn.Module):
+    """`contrastive + angle_weight * AnglE` of a rank's slice of a global batch, every text encoded once.
+
+    The texts of all columns come as mini-batches of similar length (`training.tokenization.MiniBatches`), so columns
+    of different length are never padded to each other. A batch that fits into `mini_batch_num_tokens` is embedded
+    with one graph; a larger one goes through gradient caching, with the same gradient.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        temperature: float,
+        angle_scale: float,
+        directions: Sequence[str],
+        false_negative_margin: float | None,
+        mini_batch_num_tokens: int,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.temperature, self.angle_scale = temperature, angle_scale
+        self.directions, self.margin = tuple(directions), false_negative_margin
+        self.mini_batch_size = 1  # unused by the mixin where a number of tokens is given
+        self.mini_batch_num_tokens = mini_batch_num_tokens
+        self.parts: dict[str, Tensor] = {}  # of the last batch; averaged over the ranks they are the global values
+
+    def forward(self, features: Iterable[dict[str, Tensor]], labels: dict[str, Any]) -> Tensor:
+        """The loss of this rank's rows.
+
+        `labels` holds `position` (rows, 2 + negatives), where each text stands in the concatenated mini-batches,
+        `score` (rows,), NaN where there is none, and `angle_weight`.
+        """
+        features = list(features)
+        if sum(part["input_ids"].numel() for part in features) > (self.mini_batch_num_tokens or 0):
+            return self.forward_cached(features, labels)  # type: ignore[arg-type]  # handed on to calculate_loss
+        embeddings = [[self.model(part)["sentence_embedding"]] for part in features]
+        return self.calculate_loss(embeddings, labels)
+
+    def calculate_loss(self, reps: list[list[Tensor]], labels: Any = None, with_backward: bool = False) -> Tensor:
+        """The loss from the embeddings of the mini-batches, in float32 also under autocast."""
+        with torch.autocast(reps[0][0].device.type, enabled=False):
+            texts = torch.cat([embedding.float() for column in reps for embedding in column])
+            loss = self._loss(texts[labels["position"]], labels["score"], labels["angle_weight"])
+        if with_backward:
+            loss.backward()
+            loss = loss.detach()
+        return loss
+
+    def _loss(self, local: Tensor, local_scores: Tensor, angle_weight: float) -> Tensor:
+        world, rank = get_world_size(), get_rank()
+        embeddings, scores = local, local_scores
+        if world > 1:
+            embeddings, scores = all_gather_with_grad(local), all_gather_with_grad(local_scores)
+        own = slice(rank * len(local), (rank + 1) * len(local))
+        usable = scores.isnan() | (scores == 1)
+        loss = world * contrastive_loss(embeddings, usable, self.temperature, self.directions, self.margin, queries=own)
+        self.parts = {"contrastive": loss.detach()}
+        if angle_weight > 0:
+            angle = angle_loss(*angle_pairs(embeddings, scores), scale=self.angle_scale)
+            self.parts["angle"] = angle.detach()
+            loss = loss + angle_weight * angle
+        return loss
+
+
+def angle_pairs(embeddings: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The labelled pairs of a batch: (anchor, positive) with the row's score, or 1, and (anchor, negative) with 0.
+
+    `embeddings` is (rows, 2 + negatives, dim); returns first texts, second texts and labels of rows * (1 + negatives)
+    pairs.
+    """
+    labels = torch.zeros(embeddings.shape[0], embeddings.shape[1] - 1, device=embeddings.device)
+    labels[:, 0] = scores.nan_to_num(nan=1.0)
+    first = embeddings[:, :1].expand(-1, embeddings.shape[1] - 1, -1)
+    return first.flatten(0, 1), embeddings[:, 1:].flatten(0, 1), labels.flatten()

@@ -1,0 +1,71 @@
+"""The init model in, the fine-tuned model out, with everything of the folder that is not a weight kept as it is."""
+
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+from torch import nn
+from transformers import PreTrainedModel
+
+from pipeline.errors import UserError
+from training.config import SideConfig
+
+WEIGHTS = "model.safetensors"
+NOT_MODEL = {"manifest.json", "certificate.json", "vocabulary", "units", WEIGHTS}  # of init's folder
+
+
+def load_model(folder: Path, attention: str | None, side: SideConfig) -> SentenceTransformer:
+    """The model with float32 weights, the side's dropout, and its unused pooler frozen.
+
+    Raises UserError where a length of the side is beyond the model's.
+    """
+    kwargs = {"dtype": torch.float32, **({"attn_implementation": attention} if attention else {})}
+    model = SentenceTransformer(str(folder), device="cpu", model_kwargs=kwargs, trust_remote_code=False)
+    most = model.max_seq_length or 0
+    lengths: dict[str, tuple[int | None, int | None]] = {"": (side.anchor_length, side.positive_length)}
+    lengths |= {f"sets.{name}.": (own.anchor_length, own.positive_length) for name, own in side.sets.items()}
+    for prefix, pair in lengths.items():
+        for name, length in zip(("anchor_length", "positive_length"), pair, strict=True):
+            if length and length > most:
+                raise UserError(
+                    f"{length} tokens are more than the base's {most}",
+                    where=f"config key training.<side>.{prefix}{name}",
+                    remedy=f"use at most {most}",
+                )
+    _check_prompts(model, folder)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = side.dropout
+    # No gradient reaches the pooler of a model with CLS or mean pooling, at which DistributedDataParallel would stop.
+    pooler = getattr(encoder_of(model), "pooler", None)
+    if pooler is not None:
+        pooler.requires_grad_(False)
+    return model
+
+
+def encoder_of(model: SentenceTransformer) -> PreTrainedModel:
+    """The transformers model inside."""
+    encoder = model[0].model
+    assert isinstance(encoder, PreTrainedModel)
+    return encoder
+
+
+def _check_prompts(model: SentenceTransformer, folder: Path) -> None:
+    excluded = any(isinstance(module, Pooling) and not module.include_prompt for module in model)
+    if excluded and any(model.prompts.values()):
+        raise UserError(
+            "pooling leaves the prompt out, which training doesn't support",
+            where=str(folder),
+            remedy="set include_prompt to true in 1_Pooling/config.json of the base",
+        )
+
+
+def save_model(model: SentenceTransformer, init: Path, folder: Path) -> None:
+    """Write a sentence-transformers folder: new weights; tokenizer, pooling, prompts and heads are those of `init`."""
+    shutil.copytree(init, folder, ignore=lambda _, names: NOT_MODEL.intersection(names))
+    with TemporaryDirectory(dir=folder) as scratch:
+        encoder_of(model).save_pretrained(scratch)
+        (Path(scratch) / WEIGHTS).rename(folder / WEIGHTS)

@@ -1,0 +1,41 @@
+"""Which floating-point format the forward pass takes, and how the CPU's memory is kept."""
+
+import ctypes
+
+import torch
+
+from pipeline.errors import UserError
+
+
+def native_bfloat16() -> bool:
+    """Whether the device multiplies bfloat16 matrices in hardware rather than by emulation."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+def uses_bfloat16(precision: str) -> bool:
+    """Whether training runs under bfloat16 autocast; `precision` is auto, fp32 or bf16. Weights stay float32.
+
+    Raises UserError for bf16 on a device without it.
+    """
+    if precision == "bf16" and not native_bfloat16():
+        raise UserError(
+            "this device has no native bfloat16", where="config key precision", remedy="use precision=auto or fp32"
+        )
+    return precision != "fp32" and native_bfloat16()
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep what training frees from step to step instead of returning it to the system.
+
+    Otherwise every activation above 32 MiB is mapped, zeroed and unmapped anew at each step. Does nothing elsewhere.
+    """
+    m_trim_threshold, m_mmap_threshold = -1, -3  # <malloc.h>
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+    except OSError:
+        return
+    libc.mallopt(m_mmap_threshold, 1 << 30)
+    libc.mallopt(m_trim_threshold, 2**31 - 1)

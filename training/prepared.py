@@ -1,0 +1,71 @@
+"""All sets of one side, tokenised, with their dev sets and prompts."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+from sentence_transformers import SentenceTransformer
+
+from pipeline.config import Config
+from pipeline.errors import UserError
+from training.config import SideConfig
+from training.dev_scores import read_dev
+from training.tokenization import Prompts, TokenisedSet, tokenised_set
+
+DATA_SIDES = {
+    "symmetric": ["symmetric"],
+    "asymmetric": ["asymmetric"],
+    "joint": ["symmetric", "asymmetric"],
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedSets:
+    """What a run reads: training sets, dev sets as tokens (for the loss) and as texts (for the scores)."""
+
+    train: dict[str, TokenisedSet]
+    dev: dict[str, TokenisedSet]
+    dev_texts: dict[str, tuple[pa.Table, Prompts]]
+
+
+def prepare_sets(config: Config, model: SentenceTransformer, data: Path, cache: Path) -> PreparedSets:
+    """Tokenise the sets of `config.side`; raises UserError where there are none, or the config names unknown ones."""
+    side: SideConfig = getattr(config.training, config.side)
+    found = list(set_files(config.side, data))
+    for name in side.sets.keys() - {path.stem for _, path in found}:
+        raise UserError(
+            f"no set of this side is called {name}",
+            where=f"config key training.{config.side}.sets.{name}",
+            remedy=f"choose among {', '.join(path.stem for _, path in found) or 'the sets of data.sources'}",
+        )
+    wanted = [(of, path) for of, path in found if path.stem not in side.sets or side.sets[path.stem].weight > 0]
+    if not wanted:
+        raise UserError(
+            "there are no pairs to train on", where=f"{data}/{config.side}", remedy="add sources of this side to data"
+        )
+    prepared = PreparedSets({}, {}, {})
+    for of, path in wanted:
+        prompts = prompts_of(model, of)
+        angle = of == "symmetric" and side.angle_weight > 0
+        train = tokenised_set(path, model.tokenizer, prompts, side, angle, cache / "train")
+        if len(train.tokens):
+            prepared.train[path.stem] = train
+        dev = data / "dev" / path.name
+        if dev.is_file() and (table := read_dev(dev, side.dev_rows)).num_rows:
+            prepared.dev[path.stem] = tokenised_set(dev, model.tokenizer, prompts, side, angle, cache / "dev")
+            prepared.dev_texts[path.stem] = table, prompts
+    return prepared
+
+
+def set_files(side: str, data: Path) -> Iterator[tuple[str, Path]]:
+    """The data side and file of each set that a training side reads, in a fixed order."""
+    for of in DATA_SIDES[side]:
+        yield from ((of, path) for path in sorted((data / of).glob("*.parquet")))
+
+
+def prompts_of(model: SentenceTransformer, data_side: str) -> Prompts:
+    """Symmetric sets take the query prompt on both sides, asymmetric ones query and document."""
+    query = model.prompts.get("query") or ""
+    document = model.prompts.get("document") or ""
+    return Prompts(query, query if data_side == "symmetric" else document)

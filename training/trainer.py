@@ -1,0 +1,125 @@
+"""What sentence-transformers' trainer lacks: planned batches, marked checkpoints, a stop at non-finite numbers."""
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformerTrainer
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader
+
+from pipeline.errors import UserError
+from training.batch_plan import GlobalBatch
+from training.losses import PlannedLoss
+
+MARK = "complete.json"  # in a checkpoint folder whose files are all written
+
+
+class PlannedBatchSampler(BatchSampler):
+    """Yields one rank's slice of each planned global batch; Accelerate must not shard it again."""
+
+    def __init__(self, batches: Sequence[GlobalBatch], rank: int, world: int) -> None:
+        self.batches, self.rank, self.world = batches, rank, world
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        return (batch.slice(self.rank, self.world) for batch in self.batches)
+
+
+class PlannedTrainer(SentenceTransformerTrainer):
+    """Trains on planned global batches; `train_dataset` and `eval_dataset` are `training.tokenization.PlannedRows`.
+
+    Args:
+        batches: the global batches of the run, one an optimizer step.
+        dev_batches: dev set -> the batches on which its loss is measured.
+        run_digest: what the checkpoints belong to; others are refused.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        batches: Sequence[GlobalBatch],
+        dev_batches: dict[str, list[GlobalBatch]],
+        run_digest: str,
+        **kwargs: Any,
+    ) -> None:
+        self.batches, self.dev_batches, self.run_digest = batches, dev_batches, run_digest
+        super().__init__(*args, **kwargs)
+
+    def preprocess_dataset(self, dataset: Any = None, dataset_name: str | None = None) -> Any:
+        return dataset  # already tokens
+
+    def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
+        """No model card of the library's own."""
+
+    def get_train_dataloader(self) -> DataLoader:
+        return self._planned(self.train_dataset, self.batches)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        assert isinstance(self.eval_dataset, dict)
+        return self._planned(self.eval_dataset[eval_dataset], self.dev_batches[eval_dataset])
+
+    def _planned(self, rows: Any, batches: Sequence[GlobalBatch]) -> DataLoader:
+        # Not prepared by Accelerate: the sampler knows its rank.
+        sampler = PlannedBatchSampler(batches, self.args.process_index, self.args.world_size)
+        workers = self.args.dataloader_num_workers
+        pinned = self.args.dataloader_pin_memory and self.args.device.type == "cuda"
+        return DataLoader(
+            rows, batch_sampler=sampler, collate_fn=self.data_collator, num_workers=workers, pin_memory=pinned
+        )
+
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> Any:
+        # One context around all mini-batches: weights are cast once a step instead of once a mini-batch.
+        return self.accelerator.autocast() if self.args.bf16 else contextlib.nullcontext()
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        masks = [value for name, value in inputs.items() if name.endswith("attention_mask")]
+        padded = sum(mask.numel() for mask in masks)
+        tokens = torch.stack([mask.sum() for mask in masks]).sum().float()
+        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        self.last_loss = loss[0].detach() if isinstance(loss, tuple) else loss.detach()
+        assert isinstance(self.loss, PlannedLoss)
+        self.track_loss_components({**self.loss.parts, "tokens": tokens, "padding_share": 1 - tokens / padded})
+        return loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)
+        if not (torch.isfinite(self.last_loss) and torch.isfinite(torch.as_tensor(norm))):
+            batch = self.batches[self.state.global_step]
+            raise UserError(
+                f"loss {self.last_loss.item():g}, gradient norm {float(norm):g} at step {self.state.global_step + 1}",
+                where=f"set {batch.set}, rows {' '.join(map(str, batch.rows.tolist()))}",
+                remedy="look at these rows, lower the learning rate, or use precision=fp32",
+            )
+        return norm
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        self.model.save_pretrained(str(output_dir), create_model_card=False)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+            (folder / MARK).write_text(json.dumps({"run": self.run_digest}), encoding="utf-8")
+        self.accelerator.wait_for_everyone()
+
+
+def last_checkpoint(folder: Path, run_digest: str) -> Path | None:
+    """The last checkpoint of `folder` that was written to its end; raises UserError for another run's."""
+    marks = folder.glob(f"checkpoint-*/{MARK}")
+    latest = max(marks, key=lambda mark: int(mark.parent.name.split("-")[1]), default=None)
+    if latest is None:
+        return None
+    if json.loads(latest.read_text(encoding="utf-8"))["run"] != run_digest:
+        raise UserError(
+            "the checkpoint belongs to another configuration or other data",
+            where=str(latest.parent),
+            remedy=f"go back to what it was made with, or remove {folder}",
+        )
+    return latest.parent
