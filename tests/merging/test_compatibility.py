@@ -1,0 +1,158 @@
+"""Models that differ in more than the numbers of their weights are refused; everything else is carried over."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from merging.compatibility import carry_over, require_compatible
+from merging.write import write_model
+from pipeline.errors import UserError
+from tests.merging.conftest import make_model, perturb
+
+
+def edit_json(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+
+
+def other_vocabulary(models: dict[str, Path]) -> None:
+    shutil.rmtree(models["symmetric"])
+    make_model(models["symmetric"], vocabulary=40)
+
+
+def other_ids(models: dict[str, Path]) -> None:
+    path = models["symmetric"] / "tokenizer.json"
+    tokenizer = json.loads(path.read_text(encoding="utf-8"))
+    pieces = tokenizer["model"]["vocab"]
+    pieces[10], pieces[11] = pieces[11], pieces[10]
+    path.write_text(json.dumps(tokenizer), encoding="utf-8")
+
+
+def other_scores(models: dict[str, Path]) -> None:
+    path = models["symmetric"] / "tokenizer.json"
+    tokenizer = json.loads(path.read_text(encoding="utf-8"))
+    tokenizer["model"]["vocab"][10][1] -= 1
+    path.write_text(json.dumps(tokenizer), encoding="utf-8")
+
+
+def other_pooling(models: dict[str, Path]) -> None:
+    edit_json(models["symmetric"] / "1_Pooling/config.json", pooling_mode="mean")
+
+
+def no_normalisation(models: dict[str, Path]) -> None:
+    path = models["symmetric"] / "modules.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8"))[:2]), encoding="utf-8")
+
+
+def other_prompts(models: dict[str, Path]) -> None:
+    edit_json(models["symmetric"] / "config_sentence_transformers.json", prompts={"query": "query: "})
+
+
+def other_layers(models: dict[str, Path]) -> None:
+    edit_json(models["symmetric"] / "config.json", layer_norm_eps=1e-5)
+
+
+def no_modules(models: dict[str, Path]) -> None:
+    (models["symmetric"] / "modules.json").unlink()
+
+
+def broken_tokenizer(models: dict[str, Path]) -> None:
+    (models["symmetric"] / "tokenizer.json").write_text("{", encoding="utf-8")
+
+
+def other_head(models: dict[str, Path]) -> None:
+    for number, folder in enumerate(models.values()):
+        torch.save({"weight": torch.full((1, 4), float(number))}, folder / "sparse_linear.pt")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (other_vocabulary, "pieces in init, 40 in symmetric; the base must be the init model"),
+        (other_ids, "init and symmetric give other ids to the same pieces; the base must be the init model"),
+        (other_scores, "the tokenizers of init and symmetric differ"),
+        (other_pooling, "the modules of symmetric and init differ: module 1"),
+        (no_normalisation, "the modules of symmetric and init differ: module 2"),
+        (other_prompts, "the prompts of symmetric and init differ"),
+        (other_layers, "the transformer config of symmetric and init differ: layer_norm_eps is 1e-05 instead of 1e-12"),
+        (no_modules, "symmetric is not a sentence-transformers model"),
+        (broken_tokenizer, "can't read the tokenizer"),
+        (other_head, "the head sparse_linear.pt of symmetric is not that of init"),
+    ],
+)
+def test_models_that_differ_are_refused_in_one_line(copies: dict[str, Path], change: object, message: str) -> None:
+    assert callable(change)
+    change(copies)
+    with pytest.raises(UserError) as caught:
+        require_compatible(copies)
+    assert message in caught.value.line
+
+
+def test_models_that_differ_only_in_weights_pass(models: dict[str, Path]) -> None:
+    require_compatible(models)
+
+
+def test_files_of_older_library_versions_count_as_equal(copies: dict[str, Path]) -> None:
+    """The same modules as sentence-transformers 3 wrote them: other class paths, other keys for the pooling mode."""
+    modules = json.loads((copies["init"] / "modules.json").read_text(encoding="utf-8"))
+    for module, name in zip(modules, ("Transformer", "Pooling", "Normalize"), strict=True):
+        module["type"] = f"sentence_transformers.models.{name}"
+    (copies["init"] / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
+    pooling = {"word_embedding_dimension": 32, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+    (copies["init"] / "1_Pooling/config.json").write_text(json.dumps(pooling), encoding="utf-8")
+    require_compatible(copies)
+
+
+def test_padding_and_truncation_left_in_a_tokenizer_do_not_count(copies: dict[str, Path]) -> None:
+    from tokenizers import Tokenizer
+
+    path = copies["symmetric"] / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.enable_truncation(16)
+    tokenizer.enable_padding(pad_id=1)
+    tokenizer.save(str(path))
+    require_compatible(copies)
+
+
+def test_equal_heads_are_carried_over_also_where_a_side_lost_them(copies: dict[str, Path], tmp_path: Path) -> None:
+    head = {"weight": torch.arange(4.0)[None]}
+    for name in ("init", "symmetric"):
+        torch.save(head, copies[name] / "sparse_linear.pt")
+    require_compatible(copies)
+    write_model(copies, {"init": 0.2, "symmetric": 0.3, "asymmetric": 0.5}, tmp_path / "merged", "float32")
+    carried = torch.load(tmp_path / "merged/sparse_linear.pt", weights_only=True)
+    assert carried["weight"].equal(head["weight"])
+
+
+def test_what_describes_the_base_alone_is_not_carried_over(copies: dict[str, Path], tmp_path: Path) -> None:
+    base, target = copies["init"], tmp_path / "merged"
+    for name in ("manifest.json", "certificate.json"):
+        (base / name).write_text("{}", encoding="utf-8")
+    (base / "vocabulary").mkdir()
+    (base / "vocabulary/id_map.parquet").write_bytes(b"map")
+    target.mkdir()
+    carry_over(base, target, "bfloat16")
+    carried = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
+    assert {"tokenizer.json", "modules.json", "1_Pooling/config.json", "vocabulary/id_map.parquet"} <= carried
+    assert not carried & {"manifest.json", "certificate.json", "README.md", "model.safetensors"}
+    assert json.loads((target / "config.json").read_text(encoding="utf-8"))["dtype"] == "bfloat16"
+
+
+def test_a_dense_module_is_merged_like_the_transformer(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Dense
+
+    model = SentenceTransformer(str(make_model(tmp_path / "plain")), device="cpu")
+    model.append(Dense(32, 8))
+    model.save(str(tmp_path / "init"))
+    folders = {"init": tmp_path / "init", "other": perturb(tmp_path / "init", tmp_path / "other", 1)}
+    dense = load_file(folders["other"] / "3_Dense/model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in dense.items()}, folders["other"] / "3_Dense/model.safetensors")
+    require_compatible(folders)
+    write_model(folders, {"init": 0.75, "other": 0.25}, tmp_path / "merged", "float32")
+    merged = load_file(tmp_path / "merged/3_Dense/model.safetensors")
+    assert all(torch.allclose(merged[name], dense[name] + 0.25) for name in dense)
+    assert SentenceTransformer(str(tmp_path / "merged"), device="cpu").encode(["дом"]).shape == (1, 8)

@@ -1,0 +1,94 @@
+"""Our LM-Cocktail weights against the package called directly, where its conditions hold, and where they do not."""
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from merging.blend import Blend
+from merging.dev_sets import PairSet, read_dev_sets
+from merging.lm_cocktail import few_shot_examples, lm_cocktail
+from tests.merging.conftest import make_model, perturb
+
+NO_PROMPTS = {"query": "", "document": ""}
+SETTINGS = {"batch_size": 2, "max_length": 64, "seed": 5}
+
+
+@pytest.mark.parametrize("temperature", [5.0, 0.05])
+def test_weights_equal_the_packages_on_a_cls_model(models: dict[str, Path], data: Path, temperature: float) -> None:
+    from LM_Cocktail.utils import compute_weights
+    from transformers import AutoModel, AutoTokenizer
+
+    examples = few_shot_examples(read_dev_sets(data), 11, 7, NO_PROMPTS, seed=5)
+    loaded = {name: AutoModel.from_pretrained(folder).eval() for name, folder in models.items()}
+    states = [{key: value.clone() for key, value in model.state_dict().items()} for model in loaded.values()]
+    tokenizer = AutoTokenizer.from_pretrained(models["init"])
+    theirs = compute_weights(
+        loaded["init"], tokenizer, states, "encoder", examples, temperature, 2, max_input_length=64, neg_number=7
+    )
+    ours = lm_cocktail(Blend(models, 64), examples, temperature=temperature, **SETTINGS)
+    assert list(ours.weights.values()) == pytest.approx(theirs, abs=1e-6)
+    assert ours.weights_at(temperature) == pytest.approx(ours.weights, abs=1e-5)
+
+
+def test_a_mean_pooled_model_is_judged_by_its_own_vector(data: Path, tmp_path: Path) -> None:
+    """The loss of the package's formula, in float64, on what sentence-transformers encodes."""
+    prompts = {"query": "query: ", "document": "passage: "}
+    base = make_model(tmp_path / "init", pooling="mean", prompts=prompts)
+    folders = {"init": base, "other": perturb(base, tmp_path / "other", 1)}
+    examples = few_shot_examples(read_dev_sets(data), 3, 7, prompts, seed=5)
+    blend = Blend(folders, 64)
+    ours = lm_cocktail(blend, examples, temperature=1.0, **SETTINGS)
+    for name in folders:
+        blend.set({other: float(other == name) for other in folders})
+        losses = []
+        for first in range(0, len(examples), 2):
+            batch = examples[first : first + 2]
+            passages = [text for example in batch for text in [*example["pos"], *example["neg"]]]
+            queries = torch.tensor(blend.model.encode([example["query"] for example in batch], prompt="")).double()
+            texts = torch.tensor(blend.model.encode(passages, prompt="")).double()
+            target = torch.arange(len(batch)) * 8
+            losses.append(torch.nn.functional.cross_entropy(queries @ texts.T / 0.05, target))
+        assert ours.losses[name] == pytest.approx(float(torch.stack(losses).mean()), rel=1e-4)
+
+
+def test_lower_temperatures_tell_the_models_apart(models: dict[str, Path], data: Path) -> None:
+    examples = few_shot_examples(read_dev_sets(data), 5, 7, NO_PROMPTS, seed=5)
+    cocktail = lm_cocktail(Blend(models, 64), examples, temperature=5.0, **SETTINGS)
+    best = min(cocktail.losses, key=lambda name: cocktail.losses[name])
+    by_temperature = [cocktail.weights_at(temperature)[best] for temperature in (5.0, 1.0, 0.2)]
+    assert by_temperature == sorted(by_temperature)
+    assert sum(cocktail.weights_at(0.2).values()) == pytest.approx(1)
+
+
+def test_module_level_randomness_is_left_as_it_was(models: dict[str, Path], data: Path) -> None:
+    examples = few_shot_examples(read_dev_sets(data), 2, 7, NO_PROMPTS, seed=5)
+    random.seed(1)
+    expected = random.random()
+    random.seed(1)
+    lm_cocktail(Blend(models, 64), examples, temperature=5.0, **SETTINGS)
+    assert random.random() == expected
+
+
+def test_examples_take_their_own_negatives_first_and_never_an_answer() -> None:
+    pairs = PairSet(
+        name="pairs",
+        side="asymmetric",
+        anchors=["а", "а", "б", "в"],
+        positives=["1", "2", "3", "4"],
+        negatives=[["н1", "н2"], ["н3"], [], []],
+        labels=[True, True, True, False],
+    )
+    examples = few_shot_examples([pairs], 10, 3, {"query": "q ", "document": "d "}, seed=0)
+    assert [example["query"] for example in examples] == ["q а", "q а", "q б"]  # the last row is no pair
+    assert examples[0]["pos"] == ["d 1"]
+    assert examples[0]["neg"][:2] == ["d н1", "d н2"]
+    assert all(len(example["neg"]) == 3 for example in examples)
+    assert not {"d 1", "d 2"} & {*examples[0]["neg"], *examples[1]["neg"]}
+
+
+def test_too_few_texts_give_all_examples_fewer_negatives() -> None:
+    pairs = PairSet("pairs", "symmetric", ["а", "б"], ["1", "2"], [["н1"], []], [True, True])
+    examples = few_shot_examples([pairs], 10, 7, NO_PROMPTS, seed=0)
+    assert [len(example["neg"]) for example in examples] == [2, 2]

@@ -1,0 +1,90 @@
+"""The grid search on known surfaces."""
+
+from collections.abc import Callable
+from fractions import Fraction
+
+import pytest
+
+from merging.candidates import Candidate
+from merging.search import SIMPLEX, beyond, grid, neighbours, search, weights_of
+
+MODELS = ("init", "symmetric", "asymmetric")
+Surface = Callable[[float, float], float]
+
+
+def scorer(surface: Surface, allowed: Callable[[float, float], bool] = lambda *_: True) -> Callable:
+    """A scorer of a known surface over the weights of the two sides."""
+
+    def score(weights: dict[str, float]) -> Candidate:
+        assert sum(weights.values()) == pytest.approx(1)
+        place = weights["symmetric"], weights["asymmetric"]
+        return Candidate("search", weights, {"symmetric": surface(*place)}, {}, {}, 0.0, allowed(*place))
+
+    return score
+
+
+def peak(symmetric: float, asymmetric: float) -> Surface:
+    return lambda x, y: 1 - (x - symmetric) ** 2 - (y - asymmetric) ** 2
+
+
+def test_the_grid_of_three_models_is_the_triangle() -> None:
+    points = list(grid(SIMPLEX, 2, Fraction(1, 4)))
+    assert len(points) == 15
+    assert all(sum(point) <= 1 for point in points)
+    assert {(0, 0), (1, 0), (0, 1)} <= set(points)
+
+
+def test_the_grid_beyond_lies_outside_the_triangle() -> None:
+    points = list(grid(beyond(1.5), 2, Fraction(1, 4)))
+    assert points
+    assert all(1 < sum(point) <= Fraction(3, 2) and min(point) >= 0 for point in points)
+
+
+def test_neighbours_stay_inside() -> None:
+    assert set(neighbours((Fraction(0), Fraction(0)), SIMPLEX, Fraction(1, 2))) == {(0.5, 0), (0, 0.5)}
+    assert len(list(neighbours((Fraction(1, 4), Fraction(1, 4)), SIMPLEX, Fraction(1, 8)))) == 6
+
+
+def test_refinement_closes_in_on_the_peak() -> None:
+    score = scorer(peak(0.375, 0.3125))
+    best = search(SIMPLEX, MODELS, 0.25, 2, score)
+    assert best is not None and best.weights is not None
+    assert best.weights == pytest.approx({"init": 0.3125, "symmetric": 0.375, "asymmetric": 0.3125})
+
+
+def test_the_guard_bounds_the_search() -> None:
+    best = search(SIMPLEX, MODELS, 0.25, 1, scorer(peak(1, 0), allowed=lambda x, y: x <= 0.5))
+    assert best is not None and best.weights is not None
+    assert best.weights["symmetric"] == 0.5
+
+
+def test_no_candidate_where_the_guard_allows_none() -> None:
+    assert search(beyond(1.5), MODELS, 0.25, 1, scorer(peak(1, 1), allowed=lambda *_: False)) is None
+
+
+def test_of_equal_scores_the_one_nearest_to_the_base_is_taken() -> None:
+    best = search(SIMPLEX, MODELS, 0.25, 0, scorer(lambda x, y: 1.0))
+    assert best is not None and best.weights == {"init": 1.0, "symmetric": 0.0, "asymmetric": 0.0}
+
+
+def test_extrapolation_finds_a_peak_beyond_the_simplex() -> None:
+    best = search(beyond(1.5), MODELS, 0.25, 1, scorer(peak(0.75, 0.625)))
+    assert best is not None and best.weights == pytest.approx({"init": -0.375, "symmetric": 0.75, "asymmetric": 0.625})
+
+
+def test_two_models_are_searched_along_a_line() -> None:
+    tried: list[float] = []
+
+    def score(weights: dict[str, float]) -> Candidate:
+        tried.append(weights["other"])
+        return Candidate("search", weights, {"symmetric": -abs(weights["other"] - 0.4)}, {}, {}, 0.0, True)
+
+    best = search(SIMPLEX, ("base", "other"), 0.25, 2, score)
+    assert best is not None and best.weights is not None
+    assert best.weights["other"] == pytest.approx(0.375)
+    assert len(tried) <= 5 + 2 + 2
+
+
+def test_the_base_has_the_rest() -> None:
+    point = (Fraction(1, 3), Fraction(1, 6))
+    assert weights_of(point, MODELS) == pytest.approx({"init": 0.5, "symmetric": 1 / 3, "asymmetric": 1 / 6})
