@@ -1,0 +1,1 @@
+"""Where pairs come from: sources, pair construction, cleaning, decontamination, dev rows and the ledger."""

@@ -1,0 +1,53 @@
+"""What every reader of a format shares: a batch of rows, bad rows, and the columns that are wanted."""
+
+import fnmatch
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from pipeline.errors import UserError
+
+BATCH_BYTES = 16 * 2**20  # of the columns read; bounds what is in memory at once
+BATCH_ROWS = 16_384
+
+
+@dataclass
+class RowErrors:
+    """What happens to bad rows of one set: an error that names the row, or a count by reason."""
+
+    set_name: str
+    skip: bool = False
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def bad(self, reason: str, where: str, rows: int = 1) -> None:
+        """Count `rows` bad rows, or raise UserError for the one at `where`."""
+        if not self.skip:
+            remedy = "mend the file, or set data.on_bad_row=skip to count such rows and go on"
+            raise UserError(f"{self.set_name}: {reason}", where=where, remedy=remedy)
+        self.counts[reason] = self.counts.get(reason, 0) + rows
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one file; `first_row` is the number of the first one in it, counted from 1."""
+
+    table: pa.Table
+    file: str
+    first_row: int
+
+    def row(self, position: int) -> str:
+        """How an error names a row of the batch."""
+        return f"{self.file}, row {self.first_row + position}"
+
+
+def wanted_columns(columns: list[str], found: dict[str, str], set_name: str, file: str) -> list[str]:
+    """The columns with patterns resolved; `found` maps the file's columns to their types."""
+    chosen: list[str] = []
+    for column in columns:
+        matches = [name for name in found if fnmatch.fnmatchcase(name, column)]
+        if not matches:
+            there = ", ".join(f"{name}: {kind}" for name, kind in found.items())
+            remedy = f"columns found: {there}; set data.sources.{set_name}.columns"
+            raise UserError(f"{set_name}: no column {column}", where=file, remedy=remedy)
+        chosen += [name for name in matches if name not in chosen]
+    return chosen

@@ -1,0 +1,158 @@
+"""Where a source's files are: a local path, the mirror, or the Hub (through its cache)."""
+
+import fnmatch
+import glob
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from data.config import HubFiles, SourceConfig
+from pipeline.errors import UserError
+
+HASHED_BYTES = 32 * 2**20
+WILD = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One local file; `member` is a pattern of names where the file is a tar archive."""
+
+    path: Path
+    name: str  # as people know it: the path inside the data set
+    member: str | None = None
+
+
+@dataclass(frozen=True)
+class Located:
+    """A source's files in order, and the revision they are of (a commit of the Hub, or where they came from)."""
+
+    files: tuple[SourceFile, ...]
+    revision: str
+
+    def state(self) -> list[Any]:
+        """What tells one state of the files from another."""
+        return [self.revision, *([file.name, *_state(file.path)] for file in self.files)]
+
+
+class NotSupplied(UserError):
+    """The files of a set that people must get themselves are not there: the set is skipped, not an error."""
+
+
+def locate(name: str, source: SourceConfig, mirror: str | None, *, dev: bool = False) -> Located:
+    """The source's files, downloaded if need be; raises UserError, or NotSupplied for sets behind an agreement."""
+    if source.path and not dev:
+        return Located(tuple(_local_files(name, source.path)), f"local {source.path}")
+    assert source.hub is not None
+    first = HubFiles(source.hub, source.revision, source.dev_files if dev else source.files)
+    parts = [first] if dev else [first, *source.also]
+    if source.local_only and not (mirror and (Path(mirror) / source.hub).is_dir()):
+        raise _not_supplied(name, source)
+    located = [_mirrored(name, part, Path(mirror)) if mirror is not None else _from_hub(name, part) for part in parts]
+    revisions = dict.fromkeys(part.revision for part in located)
+    return Located(tuple(file for part in located for file in part.files), ", ".join(revisions))
+
+
+def _local_files(name: str, path: str) -> list[SourceFile]:
+    given = Path(path)
+    found = sorted(given.rglob("*")) if given.is_dir() else [Path(place) for place in sorted(glob.glob(path))]
+    files = [SourceFile(place, place.name) for place in found if place.is_file()]
+    if not files:
+        raise UserError(f"{name}: no such file", where=path, remedy=f"mend data.sources.{name}.path")
+    return files
+
+
+def _mirrored(name: str, part: HubFiles, mirror: Path) -> Located:
+    folder = mirror / part.hub
+    if not folder.is_dir():
+        remedy = "add the data set to the mirror, take the source out of the mixture, or unset mirror"
+        raise UserError(f"{name}: the mirror has no {part.hub}", where=str(folder), remedy=remedy)
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    chosen = _matching(name, part.files, names, str(folder))
+    files = tuple(SourceFile(folder / inside, inside, member) for inside, member in chosen)
+    return Located(files, f"mirror of {part.revision}")
+
+
+def _matching(name: str, patterns: list[str], names: list[str], where: str) -> list[tuple[str, str | None]]:
+    """(file, member pattern) for every pattern; each must match something."""
+    chosen: list[tuple[str, str | None]] = []
+    for pattern in patterns:
+        outer, _, member = pattern.partition("::")
+        matches = [candidate for candidate in names if fnmatch.fnmatchcase(candidate, outer)]
+        if not matches:
+            there = ", ".join(names[:8]) or "none"
+            remedy = f"mend data.sources.{name}.files; files there: {there}"
+            raise UserError(f"{name}: no file {outer}", where=where, remedy=remedy)
+        chosen += [(match, member or None) for match in matches]
+    return chosen
+
+
+def _from_hub(name: str, part: HubFiles) -> Located:
+    from huggingface_hub import HfApi, hf_hub_download
+
+    where = f"{part.hub} at {part.revision}"
+    with _hub_errors(name, where):
+        if any(WILD.search(pattern.partition("::")[0]) for pattern in part.files):
+            names = HfApi().list_repo_files(part.hub, revision=part.revision, repo_type="dataset")
+            chosen = _matching(name, part.files, sorted(names), where)
+        else:
+            split = (pattern.partition("::") for pattern in part.files)
+            chosen = [(outer, member or None) for outer, _, member in split]
+        files, commits = [], set()
+        for inside, member in chosen:
+            place = hf_hub_download(part.hub, inside, repo_type="dataset", revision=part.revision)
+            commits.add(Path(place).parts[-1 - len(Path(inside).parts)])  # .../snapshots/<commit>/<path inside>
+            files.append(SourceFile(Path(place), inside, member))
+    return Located(tuple(files), ", ".join(sorted(commits)))
+
+
+class _hub_errors:
+    """Turns what the Hub's client raises into one line that says what to do."""
+
+    def __init__(self, name: str, where: str) -> None:
+        self.name, self.where = name, where
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        import httpx
+        from huggingface_hub import errors
+
+        if isinstance(error, errors.GatedRepoError):
+            what, remedy = (
+                "access must be asked for",
+                "accept the terms on its page and log in with hf auth login",
+            )
+        elif isinstance(error, errors.RepositoryNotFoundError | errors.RevisionNotFoundError):
+            what, remedy = (
+                "no such data set or revision on the Hub",
+                "mend hub and revision, or log in if it is private",
+            )
+        elif isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
+            what, remedy = (
+                f"no such file: {str(error).splitlines()[0]}",
+                f"mend data.sources.{self.name}.files",
+            )
+        elif isinstance(
+            error, errors.HfHubHTTPError | errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled
+        ) or isinstance(error, httpx.HTTPError | ConnectionError):
+            what, remedy = "the Hub can't be reached", "check the network, or set mirror=<folder>"
+        else:
+            return
+        raise UserError(f"{self.name}: {what}", where=self.where, remedy=remedy) from error
+
+
+def _not_supplied(name: str, source: SourceConfig) -> NotSupplied:
+    remedy = f"put it into the mirror as {source.hub}, or set data.sources.{name}.path"
+    return NotSupplied(f"{name}: {source.access}; file not supplied", where=str(source.hub), remedy=remedy)
+
+
+def _state(path: Path) -> list[Any]:
+    """Contents for small files, so that a fresh checkout changes nothing; size and time of change for large ones."""
+    stat = path.stat()
+    if stat.st_size <= HASHED_BYTES:
+        return [xxhash.xxh3_128_hexdigest(path.read_bytes())]
+    return [stat.st_size, stat.st_mtime_ns]

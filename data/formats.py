@@ -1,0 +1,131 @@
+"""Files as a stream of small Arrow tables: parquet, json lines, one json array, csv; plain, .gz or inside a tar."""
+
+import csv
+import fnmatch
+import gzip
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, cast
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from data.batch import BATCH_BYTES, BATCH_ROWS, Batch, RowErrors, wanted_columns
+from data.files import SourceFile
+from data.json_rows import json_array, json_lines
+from pipeline.errors import UserError
+
+
+def batches(file: SourceFile, format: str, columns: list[str], errors: RowErrors) -> Iterator[Batch]:
+    """The file's rows with the wanted columns, in order; a trailing `*` in a column's name stands for all that match.
+
+    Raises:
+        UserError: a missing column (with those found), or a file that can't be read as what it is said to be.
+    """
+    with _unreadable(errors.set_name, file.name):
+        if format == "parquet":
+            yield from _parquet(file, columns, errors)
+            return
+        for name, stream in _streams(file):
+            read = {"jsonl": json_lines, "json": json_array, "csv": _csv}[format]
+            yield from read(stream, name, columns, errors)
+
+
+def _parquet(file: SourceFile, columns: list[str], errors: RowErrors) -> Iterator[Batch]:
+    with pq.ParquetFile(file.path, pre_buffer=False) as parquet:
+        found = {
+            name: str(kind) for name, kind in zip(parquet.schema_arrow.names, parquet.schema_arrow.types, strict=True)
+        }
+        chosen = wanted_columns(columns, found, errors.set_name, file.name)
+        row = 1
+        for part in parquet.iter_batches(_batch_rows(parquet, chosen), columns=chosen, use_threads=False):
+            yield Batch(pa.Table.from_batches([part]).select(chosen), file.name, row)
+            row += part.num_rows
+
+
+def _batch_rows(parquet: pq.ParquetFile, columns: list[str]) -> int:
+    """Rows whose wanted columns hold about BATCH_BYTES, by the file's own statistics."""
+    meta = parquet.metadata
+    if meta.num_rows == 0:
+        return BATCH_ROWS
+    size = sum(
+        chunk.total_uncompressed_size
+        for group in range(meta.num_row_groups)
+        for chunk in map(meta.row_group(group).column, range(meta.num_columns))
+        if chunk.path_in_schema.split(".")[0] in columns
+    )
+    return max(1, min(BATCH_ROWS, BATCH_BYTES * meta.num_rows // max(size, 1)))
+
+
+def _streams(file: SourceFile) -> Iterator[tuple[str, IO[bytes]]]:
+    """(name, bytes) of the file, or of the members of the tar archive that match its pattern."""
+    if file.member is None:
+        with gzip.open(file.path) if file.path.suffix == ".gz" else file.path.open("rb") as stream:
+            yield file.name, cast(IO[bytes], stream)
+        return
+    found = False
+    with tarfile.open(file.path, "r|*") as archive:
+        for entry in archive:
+            if entry.isfile() and fnmatch.fnmatchcase(entry.name, file.member):
+                found = True
+                yield f"{file.name}::{entry.name}", cast(IO[bytes], archive.extractfile(entry))
+    if not found:
+        raise UserError(f"no member {file.member}", where=file.name, remedy="mend the pattern after :: in files")
+
+
+def _csv(stream: IO[bytes], file: str, columns: list[str], errors: RowErrors) -> Iterator[Batch]:
+    header = stream.readline()
+    names = next(csv.reader([header.decode("utf-8-sig")]), [])
+    chosen = wanted_columns(columns, dict.fromkeys(names, "text"), errors.set_name, file)
+
+    def refused(bad: pa.csv.InvalidRow) -> str:
+        if not errors.skip:
+            return "error"
+        errors.bad("wrong number of fields", file)
+        return "skip"
+
+    reader = pa.csv.open_csv(
+        stream,
+        pa.csv.ReadOptions(use_threads=False, block_size=BATCH_BYTES, column_names=names),
+        pa.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=refused),
+        pa.csv.ConvertOptions(
+            include_columns=chosen,
+            column_types=dict.fromkeys(chosen, pa.string()),
+            strings_can_be_null=True,
+            null_values=[""],
+            quoted_strings_can_be_null=False,
+        ),
+    )
+    row = 1
+    for part in reader:
+        yield Batch(pa.Table.from_batches([part]), file, row)
+        row += part.num_rows
+
+
+@contextmanager
+def _unreadable(set_name: str, file: str) -> Iterator[None]:
+    """Errors of damaged files as one line, with the row where the library names it."""
+    remedy = "the file is damaged or cut off: get it again, or mend data.sources." + set_name + ".format"
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UserError(f"{set_name}: no such file", where=str(error.filename or file), remedy=remedy) from error
+    except EOFError as error:
+        raise UserError(f"{set_name}: the compressed file is cut off", where=file, remedy=remedy) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{set_name}: invalid UTF-8", where=file, remedy=remedy) from error
+    except (gzip.BadGzipFile, zlib.error, tarfile.TarError, csv.Error, pa.ArrowException, OSError) as error:
+        found = re.search(r"[Rr]ow #?(\d+)", str(error))
+        where = f"{file}, row {found[1]}" if found else file
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{set_name}: can't be read: {first}", where=where, remedy=remedy) from error
+
+
+def row_estimate(path: Path, format: str) -> int | None:
+    """Rows of a parquet file by its footer; None for the other formats."""
+    return pq.read_metadata(path).num_rows if format == "parquet" else None

@@ -1,0 +1,65 @@
+"""Stable 64-bit keys of texts (xxh3), for equality tests that hold no texts in memory."""
+
+from itertools import pairwise
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
+
+Hashes = NDArray[np.uint64]
+
+
+def text_hashes(texts: pl.Series, seed: int = 0) -> Hashes:
+    """xxh3-64 of each text's UTF-8 bytes, read straight from the column's buffer. Null counts as empty."""
+    array = texts.to_arrow()
+    if len(array) == 0:
+        return np.empty(0, np.uint64)
+    _, offsets, content = array.buffers()
+    bounds = np.frombuffer(offsets, np.int64, len(array) + 1, array.offset * 8).tolist()
+    view = memoryview(content) if content is not None else memoryview(b"")
+    digests = (xxh3_64_intdigest(view[start:end], seed) for start, end in pairwise(bounds))
+    return np.fromiter(digests, np.uint64, len(array))
+
+
+def combined(first: Hashes, second: Hashes) -> Hashes:
+    """One key of two keys, in this order."""
+    with np.errstate(over="ignore"):
+        mixed = first * np.uint64(0x9E3779B97F4A7C15) + (second ^ (second >> np.uint64(29)))
+        return (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
+
+
+def fraction(hashes: Hashes) -> NDArray[np.float64]:
+    """The keys as numbers in [0, 1)."""
+    return (hashes >> np.uint64(11)).astype(np.float64) / 2.0**53
+
+
+class SeenHashes:
+    """A growing set of keys: sorted, 8 bytes a key."""
+
+    def __init__(self) -> None:
+        self.sorted: Hashes = np.empty(0, np.uint64)
+
+    def contains(self, hashes: Hashes) -> NDArray[np.bool_]:
+        """Which keys are in the set."""
+        return contained(hashes, self.sorted)
+
+    def add_new(self, hashes: Hashes) -> NDArray[np.bool_]:
+        """Add the keys; True where a key was not in the set and comes for the first time in `hashes`."""
+        first = np.zeros(len(hashes), bool)
+        first[np.unique(hashes, return_index=True)[1]] = True
+        new = first & ~self.contains(hashes)
+        self.add(hashes[new])
+        return new
+
+    def add(self, hashes: Hashes) -> None:
+        """Add the keys."""
+        self.sorted = np.union1d(self.sorted, hashes)
+
+
+def contained(hashes: Hashes, ordered: Hashes) -> NDArray[np.bool_]:
+    """Which of `hashes` occur in the sorted array `ordered`."""
+    if len(ordered) == 0:
+        return np.zeros(len(hashes), bool)
+    places = np.minimum(np.searchsorted(ordered, hashes), len(ordered) - 1)
+    return ordered[places] == hashes

@@ -1,0 +1,115 @@
+"""The account of every row: what the card says, what was built, what was dropped and why."""
+
+from typing import Any
+
+from data.config import SourceConfig
+
+CARD_PAIRS, CARD_NEGATIVES = 2_240_961, 792_644
+COUNTS = ("raw", "card", "built", "kept", "train", "dev", "negatives")
+
+
+def entry(name: str, source: SourceConfig, made: dict[str, Any]) -> dict[str, Any]:
+    """One set's line: what a unit counted, beside what the config says about the set."""
+    return {
+        "name": name,
+        "title": source.title,
+        "side": source.side,
+        "status": status(source, made["built"]),
+        "source": source.hub or source.path or source.reader,
+        "revision": made["revision"],
+        "licence": source.licence,
+        "access": source.access,
+        "columns_verified": source.columns_verified,
+        "card": source.card.pairs,
+        "card_negatives": source.card.negatives,
+        "expected": expected(source),
+        "difference": source.card.difference,
+        "note": source.note,
+        "weight": source.weight,
+        "repeat": source.repeat,
+        **made,
+    }
+
+
+def skipped(name: str, source: SourceConfig, reason: str, revision: str = "") -> dict[str, Any]:
+    """The line of a set that could not be read and need not be."""
+    nothing = dict.fromkeys(("raw", "built", "kept", "train", "dev", "negatives", "scored"), 0)
+    line = entry(name, source, {**nothing, "revision": revision, "dropped": {}, "bad_rows": {}, "reported": {}})
+    return line | {"status": f"skipped: {reason}"}
+
+
+def expected(source: SourceConfig) -> int | None:
+    """Pairs that the construction gives on the real files, as far as known."""
+    return source.card.pairs if source.card.expected is None else source.card.expected
+
+
+def status(source: SourceConfig, built: int) -> str:
+    """equal, differs, or "not on the card"; a figure the card rounds is met within half a step."""
+    if source.card.pairs is None:
+        return "not on the card"
+    return "equal" if abs(built - source.card.pairs) <= source.card.rounded_to // 2 else "differs"
+
+
+def totals(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """Sums over the training sets, beside the card's totals."""
+    training = [line for line in lines if line["side"] != "held_out"]
+    sums: dict[str, Any] = {count: sum(line[count] or 0 for line in training) for count in COUNTS}
+    counted = [line for line in training if line["card_negatives"] is not None]
+    return sums | {
+        "card_total_pairs": CARD_PAIRS,
+        "card_total_negatives": CARD_NEGATIVES,
+        "negatives_the_card_counts": sum(line["negatives"] for line in counted),
+        "negatives_it_leaves_out": sums["negatives"] - sum(line["negatives"] for line in counted),
+    }
+
+
+def markdown(lines: list[dict[str, Any]], sums: dict[str, Any]) -> str:
+    """The ledger for people: one table, then the reasons set by set."""
+    parts = ["# Data ledger\n", _table(lines, sums), _totals_in_words(sums)]
+    for line in lines:
+        parts.append(_paragraph(line))
+    return "\n".join(parts)
+
+
+def _table(lines: list[dict[str, Any]], sums: dict[str, Any]) -> str:
+    columns = ["set", "side", *COUNTS, "status"]
+    rows = [
+        [line["title"], line["side"], *(_number(line[count]) for count in COUNTS), line["status"]] for line in lines
+    ]
+    rows.append(["**all training sets**", "", *(_number(sums[count]) for count in COUNTS), ""])
+    rule = ["---", "---", *["---:"] * len(COUNTS), "---"]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [columns, rule, *rows]) + "\n"
+
+
+def _totals_in_words(sums: dict[str, Any]) -> str:
+    return (
+        f"The card's total is {CARD_PAIRS:,} positive and {CARD_NEGATIVES:,} negative pairs; built here: "
+        f"{sums['built']:,} pairs. Negatives of the sets whose negatives the card counts: "
+        f"{sums['negatives_the_card_counts']:,}; of the others: {sums['negatives_it_leaves_out']:,}.\n"
+    )
+
+
+def _paragraph(line: dict[str, Any]) -> str:
+    facts = [
+        f"{line['source']}, revision {line['revision'] or 'none'}; licence: {line['licence']}; access: {line['access']}."
+    ]
+    if line["built"] != line["card"] and line["card"] is not None:
+        facts.append(
+            f"Built {line['built']:,} against the card's {line['card']:,}: {line['difference'] or 'the files at hand are not the full set'}."
+        )
+    for what, reasons in (
+        ("Dropped", line["dropped"]),
+        ("Bad rows left out", line["bad_rows"]),
+        ("Found in evaluations", line["reported"]),
+    ):
+        if reasons:
+            facts.append(
+                f"{what}: " + ", ".join(f"{reason} {count:,}" for reason, count in sorted(reasons.items())) + "."
+            )
+    if line["note"]:
+        facts.append(line["note"])
+    return f"## {line['title']}\n\n" + "\n".join(facts) + "\n"
+
+
+def _number(value: int | None) -> str:
+    return "–" if value is None else f"{value:,}"

@@ -1,0 +1,201 @@
+"""The data stage: every source of the mixture from its rows to pairs, dev rows and the ledger."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from data import ledger
+from data.config import SourceConfig, unit_settings
+from data.files import Located, NotSupplied, locate
+from data.readers import PairReader, open_reader
+from pipeline.artefact import result_settings
+from pipeline.config import Config
+from pipeline.console import log, progress, show_table
+from pipeline.errors import UserError
+from pipeline.stage import Stage, StageFolder, application
+
+VERSION = 1  # raised when the rows that come out change for the same config
+EVALUATION_SAMPLES = Path(__file__).resolve().parent.parent / "evaluation" / "samples"
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """What changes the artefact: all of the data config, weights included (they stand in the ledger)."""
+    return {"data": result_settings(config.data), "seed": config.seed}
+
+
+def inputs(config: Config) -> dict[str, str]:
+    """A fingerprint for each source's files; what can't be located is named as such and fails when it is built."""
+    states = {f"source:{name}": digest(_state(name, source, config)) for name, source in all_sources(config).items()}
+    return states | {"evaluation samples": digest(_sample_states())}
+
+
+def all_sources(config: Config) -> dict[str, SourceConfig]:
+    """Training and held-out sources by name."""
+    return {**config.data.held_out, **config.data.sources}
+
+
+def digest(content: Any) -> str:
+    """A sha256 of JSON-able content."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def _state(name: str, source: SourceConfig, config: Config) -> list[Any]:
+    if source.reader:
+        return [source.reader]
+    if source.hub and not source.path and config.mirror is None:
+        return [source.hub, source.revision]  # nothing is downloaded to decide about skipping
+    try:
+        state = locate(name, source, config.mirror).state()
+        return state + (locate(name, source, config.mirror, dev=True).state() if source.dev_files else [])
+    except UserError as error:
+        return [error.what]
+
+
+def _sample_states() -> list[list[str]]:
+    files = sorted(EVALUATION_SAMPLES.glob("*.jsonl"))
+    return [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files]
+
+
+def build(config: Config, stage: StageFolder) -> dict[str, Any]:
+    """Make what is missing of the sets, then dev rows and ledger; raises the first UserError once all were tried."""
+    held_out = {
+        name: _held_out(name, source, config, stage)
+        for name, source in progress(config.data.held_out.items(), "held-out sets", len(config.data.held_out))
+    }
+    context = _Context(config, stage, held_out)
+    lines, failures = [], []
+    for name, source in progress(config.data.sources.items(), "training sets", len(config.data.sources)):
+        try:
+            lines.append(context.training_line(name, source))
+        except UserError as error:
+            log.error("%s", error.line)
+            failures.append(error)
+    if failures:
+        raise _together(failures)
+    dev = context.dev(lines)
+    for line in lines:
+        line["dev"] = dev.get(line["name"], 0)
+    return _finish(stage, lines + list(held_out.values()))
+
+
+def _together(failures: list[UserError]) -> UserError:
+    first = failures[0]
+    if len(failures) == 1:
+        return first
+    return UserError(f"{first.what} [and {len(failures) - 1} more, above]", where=first.where, remedy=first.remedy)
+
+
+def _held_out(name: str, source: SourceConfig, config: Config, stage: StageFolder) -> dict[str, Any]:
+    """The ledger line of a set that is never trained on."""
+    from data.decontamination import TextIndex
+    from data.preparation import Preparation, Surroundings
+
+    nothing = TextIndex.of({})
+    print_ = digest([VERSION, "held out", unit_settings(source), _common(config), _state(name, source, config)])
+
+    def make(folder: Path) -> dict[str, Any]:
+        around = Surroundings(config.data, config.seed, nothing, nothing)
+        return Preparation(name, source, around).run_held_out(folder, _rows(name, source, config))
+
+    line = ledger.entry(name, source, stage.unit(f"heldout-{name}", print_, make))
+    return line | {"side": "held_out", "status": "held out", "fingerprint": print_}
+
+
+def _common(config: Config) -> dict[str, Any]:
+    """Settings outside a source that change its rows."""
+    data = config.data
+    return {
+        "cleaning": asdict(data.cleaning),
+        "decontamination": asdict(data.decontamination),
+        "dev": asdict(data.dev),
+        "on_bad_row": data.on_bad_row,
+        "seed": config.seed,
+    }
+
+
+def _rows(name: str, source: SourceConfig, config: Config) -> Located | PairReader:
+    return open_reader(name, source) if source.reader else locate(name, source, config.mirror)
+
+
+class _Context:
+    """What training sets need of their surroundings, loaded only when one of them is made."""
+
+    def __init__(self, config: Config, stage: StageFolder, held_out: dict[str, dict[str, Any]]) -> None:
+        self.config, self.stage = config, stage
+        self.held_out_prints = {name: line["fingerprint"] for name, line in held_out.items()}
+        self.prints: dict[str, str] = {}
+        self._around: Any = None
+
+    def training_line(self, name: str, source: SourceConfig) -> dict[str, Any]:
+        """The ledger line of a training set, which is made unless it is there."""
+        parts = [VERSION, unit_settings(source), _common(self.config), _state(name, source, self.config)]
+        self.prints[name] = digest([*parts, self.held_out_prints, _sample_states(), self._sets_before(name)])
+        try:
+            made = self.stage.unit(name, self.prints[name], lambda folder: self._make(name, source, folder))
+        except NotSupplied as error:
+            self.prints.pop(name)
+            return ledger.skipped(name, source, error.what.removeprefix(f"{name}: "))
+        return ledger.entry(name, source, made)
+
+    def _sets_before(self, name: str) -> dict[str, str]:
+        return dict(self.prints) if self.config.data.cleaning.duplicates == "between" else {}
+
+    def _make(self, name: str, source: SourceConfig, folder: Path) -> dict[str, Any]:
+        from data.preparation import Preparation
+
+        dev_rows = locate(name, source, self.config.mirror, dev=True) if source.dev_files else None
+        return Preparation(name, source, self._surroundings()).run(folder, _rows(name, source, self.config), dev_rows)
+
+    def _surroundings(self) -> Any:
+        if self._around is None:
+            from data.evaluation_texts import benchmark_texts, forbidden_texts
+            from data.preparation import Surroundings
+
+            forbidden = forbidden_texts(self.stage.path / "heldout", list(self.held_out_prints), EVALUATION_SAMPLES)
+            self._around = Surroundings(
+                self.config.data, self.config.seed, forbidden, benchmark_texts(self.config.data)
+            )
+        return self._around
+
+    def dev(self, lines: list[dict[str, Any]]) -> dict[str, int]:
+        """Write the dev rows that occur in no other set's training; returns how many each set has."""
+        from data.devsets import write_dev
+
+        names = [line["name"] for line in lines if line["name"] in self.prints]
+        made = self.stage.unit(
+            "dev", digest([VERSION, self.prints]), lambda folder: write_dev(self.stage.path, folder, names)
+        )
+        for stale in set((self.stage.path / "dev").glob("*.parquet")):
+            if stale.stem not in made:
+                stale.unlink()
+        return made
+
+
+def _finish(stage: StageFolder, lines: list[dict[str, Any]]) -> dict[str, Any]:
+    for line in lines:
+        line.pop("fingerprint", None)
+    sums = ledger.totals(lines)
+    with stage.replacing("ledger.json") as path:
+        path.write_text(
+            json.dumps({"sets": lines, "totals": sums}, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
+        )
+    with stage.replacing("ledger.md") as path:
+        path.write_text(ledger.markdown(lines, sums), encoding="utf-8")
+    rows = [[line["title"], line["side"], *(line[count] for count in ledger.COUNTS), line["status"]] for line in lines]
+    show_table("data ledger", ["set", "side", *ledger.COUNTS, "status"], rows)
+    return {
+        "sets": sum(not line["status"].startswith("skipped") for line in lines if line["side"] != "held_out"),
+        "skipped": sum(line["status"].startswith("skipped") for line in lines),
+        "pairs": sums["train"],
+        "dev": sums["dev"],
+        "held_out": sum(line["train"] for line in lines if line["side"] == "held_out"),
+    }
+
+
+STAGE = Stage(name="data", version=VERSION, settings=settings, inputs=inputs, build=build, in_place=True)
+main = application(STAGE)
+
+if __name__ == "__main__":
+    main()

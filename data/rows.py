@@ -1,0 +1,151 @@
+"""Rows of a source as a frame of roles: types checked, labels mapped, nulls and bad rows refused or counted."""
+
+from collections.abc import Iterator
+from itertools import islice
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.types as kinds
+
+from data.batch import BATCH_ROWS, Batch, RowErrors
+from data.config import SourceConfig
+from data.files import Located
+from data.formats import batches
+from data.readers import PairReader
+from pipeline.errors import UserError
+
+LIST_ROLES = ("pos", "neg")
+ANY_ROLES = ("label", "order", "group")  # numbers are welcome
+
+
+def reader_frames(reader: PairReader) -> Iterator[pl.DataFrame]:
+    """The reader's pairs as frames of the roles anchor and positive."""
+    pairs = reader.pairs()
+    while some := list(islice(pairs, BATCH_ROWS)):
+        yield pl.DataFrame(some, schema={"anchor": pl.String, "positive": pl.String}, orient="row")
+
+
+def role_frames(source: SourceConfig, located: Located, errors: RowErrors) -> Iterator[pl.DataFrame]:
+    """Frames with one column a role and `row`, the row's number in the set; only rows that `where` selects.
+
+    Raises:
+        UserError: an unset role, a missing column, a wrong type, a null text, an unknown label.
+    """
+    if missing := source.missing_roles():
+        keys = ", ".join(f"data.sources.{errors.set_name}.columns.{role}" for role in missing)
+        raise UserError(
+            f"{errors.set_name}: columns not configured",
+            where=_found(source, located, errors),
+            remedy=f"set {keys}",
+        )
+    columns = [*dict.fromkeys([*source.columns.values(), *source.where])]
+    row, values = 0, {column: set[str]() for column in source.where}
+    for file in located.files:
+        for batch in batches(file, source.format, columns, errors):
+            frame = _roles(batch, source, errors).with_columns(
+                pl.int_range(row, row + batch.table.num_rows).alias("row")
+            )
+            row += batch.table.num_rows
+            frame = _selected(frame, source, values)
+            yield _checked(frame, batch, source, errors, row - batch.table.num_rows)
+    _refuse_absent_values(source, values, errors)
+
+
+def _found(source: SourceConfig, located: Located, errors: RowErrors) -> str:
+    """The file, its columns with types, and the lengths of the first row's texts: what one needs to set columns."""
+    for batch in batches(located.files[0], source.format, ["*"], errors):
+        first = batch.table.slice(0, 1).to_pylist()[0]
+        parts = [
+            f"{field.name}: {field.type}, {len(str(first[field.name]))} characters" for field in batch.table.schema
+        ]
+        return f"{batch.file}; columns found: " + "; ".join(parts)
+    return f"{located.files[0].name}, which is empty"
+
+
+def _roles(batch: Batch, source: SourceConfig, errors: RowErrors) -> pl.DataFrame:
+    series = {}
+    for role, column in source.columns.items():
+        if role == "negative":
+            series[role] = _negatives(batch, column, errors)
+        else:
+            series[role] = _typed(batch, role, column, errors)
+    for column in source.where:
+        series[f"where {column}"] = pl.Series(pl.from_arrow(batch.table[column])).cast(pl.String)
+    return pl.DataFrame(series)
+
+
+def _typed(batch: Batch, role: str, column: str, errors: RowErrors) -> pl.Series:
+    kind = batch.table.schema.field(column).type
+    is_text = kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_null(kind)
+    if role in LIST_ROLES:
+        fits = kinds.is_list(kind) or kinds.is_large_list(kind)
+        fits = fits and (kinds.is_string(kind.value_type) or kinds.is_large_string(kind.value_type))
+        wanted = "a list of texts"
+    elif role in ANY_ROLES:
+        fits, wanted = is_text or kinds.is_integer(kind), "text or a whole number"
+    else:
+        fits, wanted = is_text, "text"
+    if not fits:
+        remedy = f"{role} needs {wanted}: mend data.sources.{errors.set_name}.columns or the file"
+        raise UserError(f"{errors.set_name}: wrong type {kind} in column {column}", where=batch.file, remedy=remedy)
+    return pl.Series(role, pl.from_arrow(batch.table[column])).cast(
+        pl.List(pl.String) if role in LIST_ROLES else pl.String
+    )
+
+
+def _negatives(batch: Batch, column: str, errors: RowErrors) -> pl.Series:
+    """One list of negatives a row, out of one column or of all that the pattern matches; nulls are left out."""
+    from fnmatch import fnmatchcase
+
+    names = [name for name in batch.table.column_names if fnmatchcase(name, column)]
+    if len(names) == 1 and not pa.types.is_string(batch.table.schema.field(names[0]).type):
+        return _typed(batch, "neg", names[0], errors).alias("negative")
+    texts = [_typed(batch, "negative", name, errors).alias(name) for name in names]
+    return pl.DataFrame(texts).select(pl.concat_list(names).list.drop_nulls().alias("negative"))["negative"]
+
+
+def _selected(frame: pl.DataFrame, source: SourceConfig, values: dict[str, set[str]]) -> pl.DataFrame:
+    for column, wanted in source.where.items():
+        values[column].update(frame[f"where {column}"].drop_nulls().unique().to_list())
+        frame = frame.filter(pl.col(f"where {column}").is_in(wanted)).drop(f"where {column}")
+    return frame
+
+
+def _refuse_absent_values(source: SourceConfig, values: dict[str, set[str]], errors: RowErrors) -> None:
+    for column, wanted in source.where.items():
+        if absent := sorted(set(wanted) - values[column]):
+            there = ", ".join(sorted(values[column])[:12]) or "none"
+            remedy = f"values there: {there}; mend data.sources.{errors.set_name}.where"
+            raise UserError(
+                f"{errors.set_name}: no row has {', '.join(absent)}", where=f"column {column}", remedy=remedy
+            )
+
+
+def _checked(frame: pl.DataFrame, batch: Batch, source: SourceConfig, errors: RowErrors, first: int) -> pl.DataFrame:
+    """Without rows that have nulls or unknown labels; what `nulls: drop` allows becomes an empty text."""
+    for role, column in source.columns.items():
+        nulls = frame[role].is_null()
+        if role == "negative" or not nulls.any():
+            continue
+        if source.nulls == "drop" and frame[role].dtype == pl.String and role not in ANY_ROLES:
+            frame = frame.with_columns(pl.col(role).fill_null(""))
+            continue
+        place = batch.row(int(frame["row"].gather(nulls.arg_true())[0]) - first)
+        errors.bad(f"null in column {column}", place, int(nulls.sum()))
+        frame = frame.filter(~nulls)
+    if source.construction == "nli":
+        frame = _mapped_labels(frame, batch, source, errors, first)
+    return frame
+
+
+def _mapped_labels(
+    frame: pl.DataFrame, batch: Batch, source: SourceConfig, errors: RowErrors, first: int
+) -> pl.DataFrame:
+    mapped = frame["label"].replace_strict(source.labels, default=None, return_dtype=pl.String)
+    unknown = mapped.is_null()
+    if unknown.any():
+        position = int(unknown.arg_true()[0])
+        known = ", ".join(source.labels)
+        reason = f"unknown label {frame['label'][position]} (known: {known})"
+        errors.bad(reason, batch.row(int(frame["row"][position]) - first), int(unknown.sum()))
+    return frame.with_columns(mapped.alias("label")).filter(~unknown)

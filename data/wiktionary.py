@@ -1,0 +1,230 @@
+"""Pairs from Russian Wiktionary, out of the database inside the installed package wiki_ru_wordnet.
+
+The package (MIT; its contents CC BY-SA 3.0, authors of ru.wiktionary.org) holds one row a word sense: synset, lemma
+and the wiki source of the definition with its usage examples. The database is opened read-only where it lies.
+"""
+
+import importlib.metadata
+import importlib.util
+import re
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import combinations
+from pathlib import Path
+
+import xxhash
+
+from pipeline.errors import UserError
+
+PACKAGE = "wiki_ru_wordnet"
+LINK = re.compile(r"\[\[(?:[^\[\]|]*\|)?([^\[\]|]*)\]\]")
+EXTERNAL_LINK = re.compile(r"\[https?://\S+\s*([^\]]*)\]")
+TEMPLATE = re.compile(r"\{\{([^{}]*)\}\}")
+TAG = re.compile(r"<ref[^>]*/>|<ref.*?(?:</ref>|$)|<!--.*?-->|<[^<>]+>", re.DOTALL)
+ITALIC_EXAMPLE = re.compile(r"(?<=[.;!?)])\s*''[^']+''\s*")
+REFERENCE = re.compile(r"то же,? что ")
+WORDED = {  # templates that stand for words; {} is their first argument
+    "=": "то же, что {}",
+    "-": "—",
+    "--": "—",
+    "выдел": "{}",
+    "действие": "действие по значению глагола {}",
+    "свойство": "свойство по значению прилагательного {}",
+    "состояние": "состояние по значению прилагательного {}",
+    "соотн.": "связанный, соотносящийся по значению с «{}»",
+    "наречие": "наречие к {}",
+    "женск.": "женск. к {}",
+    "прич.": "причастие от {}",
+    "дееприч.": "деепричастие от {}",
+    "умласк.": "уменьшительно-ласкательное к {}",
+    "уменьш.": "уменьшительное к {}",
+    "увелич.": "увеличительное к {}",
+    "сокр.": "сокращение от {}",
+    "аббр.": "сокращение от {}",
+    "итп": "и т. п.",
+    "итд": "и т. д.",
+    "lang": "{}",
+    "s": "{}",
+    "nobr": "{}",
+    "кавычки": "«{}»",
+}
+SECOND_ARGUMENT = {"сокр.", "аббр.", "lang", "кавычки"}  # their first argument is a language or empty
+SPLITS = {"evaluation": range(0, 5), "guard": range(5, 10), "train": range(10, 100)}  # per cent of the terms
+WIDESPREAD = 3  # a definition of more terms than this ("river in Russia") says nothing about any of them
+LARGEST_SYNSET = 4  # terms of a synset that are paired with each other
+
+
+@dataclass(frozen=True)
+class Sense:
+    """One meaning of one term, cleaned of wiki markup."""
+
+    synset: int
+    term: str
+    definition: str
+    examples: tuple[str, ...]
+
+
+def split_of(term: str) -> str:
+    """The split of a term, a fixed function of its lower-case form: which terms are held out depends on no config."""
+    bucket = xxhash.xxh3_64_intdigest(term.lower().replace("ё", "е").encode()) % 100
+    return next(name for name, buckets in SPLITS.items() if bucket in buckets)
+
+
+def package_version() -> str:
+    """Version of the installed package; raises UserError where it is missing."""
+    try:
+        return importlib.metadata.version(PACKAGE)
+    except importlib.metadata.PackageNotFoundError:
+        remedy = "install it with make setup, or choose a mixture without Wiktionary"
+        raise UserError(f"the package {PACKAGE} is not installed", where="data source", remedy=remedy) from None
+
+
+def database() -> Path:
+    """The package's sqlite file, found without importing the package (its connector opens it for writing)."""
+    package_version()
+    spec = importlib.util.find_spec(PACKAGE)
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parent / "database" / "wikiwordnet.db"
+
+
+@lru_cache(maxsize=1)
+def senses() -> tuple[Sense, ...]:
+    """All senses with a definition, in the order of the database."""
+    connection = sqlite3.connect(f"file:{database()}?mode=ro&immutable=1", uri=True)
+    try:
+        rows = connection.execute("SELECT synset_id, lemma, definition FROM synsets ORDER BY rowid").fetchall()
+    finally:
+        connection.close()
+    return tuple(sense for row in rows if (sense := _sense(*row)) is not None)
+
+
+def _sense(synset: int, lemma: str, entry: str) -> Sense | None:
+    """The row as a Sense; `entry` is lemma~ru~lemma~ru~wiki source~id~id."""
+    source = entry.split("~", 4)[4].rsplit("~", 2)[0]
+    definition, examples = parse(source)
+    return Sense(synset, lemma.strip(), definition, examples) if definition else None
+
+
+def parse(source: str) -> tuple[str, tuple[str, ...]]:
+    """Definition and usage examples of one sense's wiki source."""
+    text = TAG.sub(" ", source.split("\n#")[0].replace("\xa0", " ").replace("&nbsp;", " "))
+    text = EXTERNAL_LINK.sub(r"\1", LINK.sub(r"\1", text))
+    examples: list[str] = []
+    while TEMPLATE.search(text):  # the innermost ones first
+        text = TEMPLATE.sub(lambda match: _words(match[1], examples), text)
+    text = ITALIC_EXAMPLE.sub(" ", text)
+    return _tidy(text), tuple(tidied for example in examples if (tidied := _tidy(example)))
+
+
+def _words(content: str, examples: list[str]) -> str:
+    """What a template says in words; usage examples go to `examples`, labels of style say nothing."""
+    name, *arguments = (part.strip() for part in content.split("|"))
+    positional = [argument for argument in arguments if not re.match(r"\w+=", argument)]
+    if name == "пример":
+        named = [argument.removeprefix("текст=") for argument in arguments if argument.startswith("текст=")]
+        examples.extend((positional or named)[:1])
+        return " "
+    wanted = 1 if name in SECOND_ARGUMENT and len(positional) > 1 else 0
+    if name not in WORDED or ("{}" in WORDED[name] and len(positional) <= wanted):
+        return " "
+    return WORDED[name].format(*positional[wanted : wanted + 1])
+
+
+def _tidy(text: str) -> str:
+    text = re.sub(r"'{2,}|\[\[|\]\]|\{\{.*|\}\}|^[#*:]+", " ", text)
+    text = re.sub(r"\s+", " ", text)
+    text = re.sub(r"\s+([,;:.!?)])", r"\1", text)
+    text = re.sub(r"\(\s*\)|^[\s,;:.\-—|]+", " ", text).strip()
+    return text.strip(" ;,|")
+
+
+def _of_split(split: str) -> Iterator[Sense]:
+    """The split's senses whose definition says something about the term in particular."""
+    counts = _terms_per_definition()
+    for sense in senses():
+        if split_of(sense.term) == split and counts[sense.definition] <= WIDESPREAD:
+            yield sense
+
+
+@lru_cache(maxsize=1)
+def _terms_per_definition() -> dict[str, int]:
+    terms: dict[str, set[str]] = defaultdict(set)
+    for sense in senses():
+        terms[sense.definition].add(sense.term)
+    return {definition: len(members) for definition, members in terms.items()}
+
+
+class WiktionaryReader:
+    """What the readers share: the split they read and the revision of the package."""
+
+    def __init__(self, split: str = "train") -> None:
+        if split not in SPLITS:
+            names = ", ".join(SPLITS)
+            raise UserError(f"unknown split {split}", where="reader_options.split", remedy=f"choose one of {names}")
+        self.split = split
+        self.revision = f"{PACKAGE} {package_version()}"
+
+    def pairs(self) -> Iterator[tuple[str, str]]:
+        """(anchor, positive) of the split's terms."""
+        raise NotImplementedError
+
+
+class TermDefinitions(WiktionaryReader):
+    """(term → definition): a dictionary's headword and what it means; `unique` gives each term and definition once."""
+
+    def __init__(self, split: str = "train", unique: str = "no") -> None:
+        super().__init__(split)
+        self.unique = unique == "yes"
+
+    def pairs(self) -> Iterator[tuple[str, str]]:
+        """(term, definition); definitions of one word are left out."""
+        seen: set[str] = set()
+        for sense in _of_split(self.split):
+            if " " not in sense.definition or (self.unique and seen & {sense.term, sense.definition}):
+                continue
+            seen |= {sense.term, sense.definition}
+            yield sense.term, sense.definition
+
+
+class TermUsages(WiktionaryReader):
+    """(term — definition → usage example): a sense and a sentence that uses it."""
+
+    def pairs(self) -> Iterator[tuple[str, str]]:
+        """(term — definition, example); examples of less than three words are left out."""
+        for sense in _of_split(self.split):
+            for example in sense.examples:
+                if example.count(" ") >= 2:
+                    yield f"{sense.term} — {sense.definition}", example
+
+
+class SameSense(WiktionaryReader):
+    """(definition ↔ definition) of two terms of one synset, and (term ↔ term) of synonyms.
+
+    Both are symmetric by what they are: two definitions were written for words of one meaning, and synonymy has no
+    direction. A synset that holds one term twice mixes senses and is left out; a definition that only points to the
+    other term makes a pair of terms, not of definitions.
+    """
+
+    def pairs(self) -> Iterator[tuple[str, str]]:
+        """(anchor, positive); both terms of a pair stand in the split."""
+        synsets: dict[int, list[Sense]] = defaultdict(list)
+        for sense in senses():
+            synsets[sense.synset].append(sense)
+        for members in synsets.values():
+            terms = {sense.term.lower() for sense in members}
+            if len(terms) == len(members):
+                chosen = [sense for sense in members if split_of(sense.term) == self.split]
+                for left, right in combinations(chosen[:LARGEST_SYNSET], 2):
+                    yield left.term, right.term
+                    if self._both_describe(left.definition, right.definition):
+                        yield left.definition, right.definition
+
+    @staticmethod
+    def _both_describe(left: str, right: str) -> bool:
+        return left != right and not any(
+            REFERENCE.match(definition) or " " not in definition or _terms_per_definition()[definition] > WIDESPREAD
+            for definition in (left, right)
+        )
