@@ -46,7 +46,7 @@ plan: $(READY) ## What training would do: batches, tokens, padding, FLOPs, memor
 	@$(BIN)/python -m training.plan $(OVERRIDES)
 
 sweep: $(READY) ## A sweep from configs/sweep: make sweep SWEEP=merge_weights
-	@$(BIN)/python -m pipeline.run --multirun +sweep=$(SWEEP) $(OVERRIDES)
+	@$(BIN)/python -m pipeline.run --multirun sweep=$(SWEEP) profile=$(PROFILE) $(if $(filter command line,$(origin RUN)),run=$(RUN)) $(ARGS)
 
 bench: $(READY) ## Us against the peers: make bench NAME=init
 	@$(BIN)/python -m benchmarks.$(NAME) $(ARGS)

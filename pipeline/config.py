@@ -53,8 +53,10 @@ class Config:
     runs: str = "runs"  # folder of all runs
     seed: int = 42  # the only source of randomness
     force: bool = False  # make again what is there
+    borrow: bool = False  # take over finished stages of the other runs where the fingerprint is the same (sweeps do)
     stages: list[str] = dataclasses.field(default_factory=lambda: list(STAGES))  # what pipeline.run runs
     side: str = "symmetric"  # what training.finetune trains
+    objective: str = "merge.dev"  # <stage>.<metric of its manifest> by which a sweep orders its jobs
     mirror: str | None = None  # a folder in the Hub's layout, read instead of the Hub
     languages: list[str] = dataclasses.field(default_factory=lambda: ["ru", "en"])
     precision: str = "auto"  # auto (bf16 where the device has it natively), fp32, bf16

@@ -43,11 +43,12 @@ def progress(items: Iterable[Item], what: str, total: int | None = None) -> Iter
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table; floats get four decimals, None becomes a dash."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
     for position, column in enumerate(columns):
         table.add_column(column, justify="left" if position == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*(_cell(value) for value in row))
+    console.print(title)  # not as the table's own title, which would be folded to the table's width
     console.print(table)
 
 

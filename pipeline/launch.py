@@ -17,7 +17,8 @@ def launch(module: str, overrides: list[str], config: Config) -> None:
 
     Raises UserError with the child's own line where the child ended in one; on another failure, SystemExit.
     """
-    command = [*launch_command(config), "-m", module, *HydraConfig.get().overrides.task, *overrides]
+    chosen = [*HydraConfig.get().overrides.task, f"run={config.run}", *overrides]  # a sweep names runs by itself
+    command = [*launch_command(config), "-m", module, *chosen]
     paths = [str(CONFIGS.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment) as process:

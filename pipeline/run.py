@@ -5,9 +5,10 @@ import importlib
 
 from pipeline.application import hydra_application
 from pipeline.config import SIDES, Config
-from pipeline.console import log
+from pipeline.errors import UserError
 from pipeline.launch import launch
-from pipeline.stage import finished, planned, run_stage
+from pipeline.stage import is_up_to_date, run_stage
+from pipeline.sweep import record_job
 
 MODULES = {
     "data": "data.prepare",
@@ -23,17 +24,22 @@ MODULES = {
 
 def run(config: Config) -> None:
     """Run the configured stages in order; what is done already is not made again."""
+    try:
+        run_stages(config)
+    except UserError as error:
+        record_job(config, error)
+        raise
+    record_job(config)
+
+
+def run_stages(config: Config) -> None:
     for name in config.stages:
         module = MODULES[name]
         choice = importlib.import_module(module).STAGE
         sided = dataclasses.replace(config, side=name) if name in SIDES else config
         if name not in SIDES or config.launch.config == "none":
             run_stage(choice, sided)
-            continue
-        stage, manifest = planned(choice, sided)  # validated here, before any rank starts
-        if finished(stage.path(sided), manifest.fingerprint) and not config.force:
-            log.info("%s: up to date (%s)", name, manifest.fingerprint[:12])
-        else:
+        elif not is_up_to_date(choice, sided):  # validated here, before any rank starts
             launch(module, [f"side={name}"], sided)
 
 

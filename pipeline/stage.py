@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from pipeline.console import is_main_process, log, show_table
 from pipeline.errors import UserError
 from pipeline.folder import StageFolder
 
-__all__ = ["Stage", "StageFolder", "application", "finished", "planned", "run_stage"]
+__all__ = ["Stage", "StageFolder", "application", "is_up_to_date", "planned", "run_stage"]
 
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
 
@@ -71,19 +72,47 @@ def finished(path: Path, fingerprint: str) -> Manifest | None:
 def run_stage(choice: StageChoice, config: Config) -> Manifest:
     """Make the stage's artefact unless it is there; raises UserError for what the user can mend."""
     stage, manifest = planned(choice, config)
-    path = stage.path(config)
-    folder = StageFolder(path, manifest.fingerprint, stage.inputs(config))
+    folder = StageFolder(stage.path(config), manifest.fingerprint, stage.inputs(config))
     if not is_main_process():
         return _follow(stage, config, folder)
-    with _disk_errors_explained(path), _locked(path):
-        done = finished(path, manifest.fingerprint)
-        if done and not config.force:
-            _restore(path, done)
-            log.info("%s: up to date (%s)", stage.name, done.fingerprint[:12])
+    with _disk_errors_explained(folder.path), _locked(folder.path):
+        if done := _standing(stage, config, manifest.fingerprint):
             return done
-        folder.resuming = _share(_begin(stage, path, manifest))
-        log.info("%s: %s %s", stage.name, "resuming" if folder.resuming else "making", path)
+        folder.resuming = _share(_begin(stage, folder.path, manifest))
+        log.info("%s: %s %s", stage.name, "resuming" if folder.resuming else "making", folder.path)
         return _build(stage, config, folder, manifest)
+
+
+def is_up_to_date(choice: StageChoice, config: Config) -> bool:
+    """Whether `run_stage` would make nothing; raises UserError where it would refuse to start."""
+    stage, manifest = planned(choice, config)
+    with _disk_errors_explained(stage.path(config)), _locked(stage.path(config)):
+        return _standing(stage, config, manifest.fingerprint) is not None
+
+
+def _standing(stage: Stage, config: Config, fingerprint: str) -> Manifest | None:
+    """The finished artefact at its place: there already, put back, or linked from another run."""
+    path = stage.path(config)
+    done = None if config.force else finished(path, fingerprint)
+    if done and read_manifest(path) != done:
+        artefact.remove(path)
+        _previous(path).rename(path)
+    if not done and config.borrow and not config.force:
+        done = _borrowed(path, fingerprint)
+    if done:
+        log.info("%s: up to date (%s)", stage.name, fingerprint[:12])
+    return done
+
+
+def _borrowed(path: Path, fingerprint: str) -> Manifest | None:
+    """The same artefact of another run, linked into this one: files are only ever replaced, never changed in place."""
+    for other in sorted(path.parent.parent.glob(f"*/{path.name}")):
+        done = finished(other, fingerprint) if other != path else None
+        if done and read_manifest(other) == done:
+            with artefact.replacing(path) as temporary:
+                shutil.copytree(other, temporary, copy_function=os.link)
+            return done
+    return None
 
 
 def _input_fingerprint(stage: Stage, name: str, source: Path | str) -> str:
@@ -103,12 +132,6 @@ def _input_fingerprint(stage: Stage, name: str, source: Path | str) -> str:
 def _previous(path: Path) -> Path:
     """Where a complete artefact waits while its successor is being made."""
     return path.with_name(path.name + ".previous")
-
-
-def _restore(path: Path, done: Manifest) -> None:
-    if read_manifest(path) != done:
-        artefact.remove(path)
-        _previous(path).rename(path)
 
 
 def _begin(stage: Stage, path: Path, manifest: Manifest) -> bool:

@@ -175,3 +175,12 @@ def test_the_manifest_holds_the_resolved_config(tmp_path: Path) -> None:
     run_stage(stage_writing("abc"), make_config(tmp_path))
     written = json.loads((tmp_path / "test/merge/manifest.json").read_text())
     assert written["config"]["seed"] == 42 and "symmetric" in written["config"]["training"]
+
+
+def test_a_finished_stage_of_another_run_is_borrowed_when_asked(tmp_path: Path) -> None:
+    first = run_stage(stage_writing("abc"), make_config(tmp_path, run="one"))
+    with pytest.raises(UserError, match="no good"):
+        run_stage(stage_writing("abc", build=failing), make_config(tmp_path, run="two"))
+    borrowed = run_stage(stage_writing("abc", build=failing), make_config(tmp_path, run="two", borrow=True))
+    assert borrowed == first == read_manifest(tmp_path / "two/merge")
+    assert (tmp_path / "two/merge/model/weights.txt").read_text() == "abc"
