@@ -189,10 +189,11 @@ def _share(resuming: bool) -> bool:
     """Rank 0's answer on every rank, once rank 0 has made the folder ready."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return resuming
+    import torch
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
-    PartialState()
+    PartialState(cpu=not torch.cuda.is_available())  # without cpu=True ranks on CPU would each stand alone
     return bool(broadcast_object_list([resuming])[0])
 
 

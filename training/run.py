@@ -41,7 +41,7 @@ def train_side(config: Config, stage: StageFolder) -> dict[str, Any]:
     """Train `config.side` from the init model; returns the manifest's metrics."""
     side: SideConfig = getattr(config.training, config.side)
     bfloat16 = uses_bfloat16(config.precision)
-    process = PartialState()
+    process = PartialState(cpu=not torch.cuda.is_available())  # without cpu=True ranks on CPU would each stand alone
     check_processes(process.num_processes, config.side, side)
     quieten()
     if process.device.type == "cpu":
@@ -230,4 +230,4 @@ def quieten() -> None:
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=FutureWarning, module="sentence_transformers")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="(sentence_transformers|accelerate)")
