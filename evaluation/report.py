@@ -1,0 +1,71 @@
+"""The report stage: one page, the model's card, and the published card's claims beside what this run measured.
+
+It reads the artefacts that are there; a stage that has not run, or failed, is shown as such.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.artefact import read_manifest
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.stage import Stage, StageFolder, application
+
+STAGES = ("data", "init", "symmetric", "asymmetric", "joint", "merge", "evaluate")
+
+
+def inputs(config: Config) -> dict[str, Path | str]:
+    """Every complete artefact of the run; of the others their state, so that a change of it makes the page anew."""
+    found: dict[str, Path | str] = {}
+    for name in STAGES:
+        manifest = read_manifest(config.folder(name))
+        if manifest and manifest.status == "complete":
+            found[name] = config.folder(name)
+        elif manifest:
+            found[name] = f"{manifest.status} {manifest.fingerprint}"
+    if not found:
+        where, remedy = str(config.folder("report").parent), "make a stage first: make data, or make demo"
+        raise UserError("nothing has been run yet", where=where, remedy=remedy)
+    return found
+
+
+def build(config: Config, stage: StageFolder) -> dict[str, Any]:
+    """Write index.html, model_card.md (also as the merged model's README.md) and claims.csv."""
+    from evaluation.claims import VERDICTS, check_claims, claims_csv
+    from evaluation.model_card import render_card, write_readme
+    from evaluation.report_page import render_page
+    from evaluation.run_record import read_run
+    from evaluation.usage_example import usage_similarities
+
+    run = read_run(config.folder("report").parent)
+    merged = run.stages["merge"].complete
+    settings = config.evaluation.report
+    similarities = usage_similarities(run.model_folder("merge"), settings, config.mirror) if merged else {}
+    claims = check_claims(run, similarities)
+    outputs = {"claims.csv": claims_csv(claims), "index.html": render_page(run, claims)}
+    if merged:
+        outputs["model_card.md"] = render_card(run, config, model_id=run.model_folder("merge").as_posix())
+        write_readme(run, outputs["model_card.md"])
+    for name, text in outputs.items():
+        with stage.replacing(name) as path:
+            path.write_text(text, encoding="utf-8")
+    counts = {f"claims {verdict}": sum(claim.verdict == verdict for claim in claims) for verdict in VERDICTS}
+    complete = sum(part.complete for part in run.stages.values())
+    return {"stages": f"{complete} of {len(run.stages)} complete", **counts}
+
+
+def _settings(config: Config) -> Mapping[str, Any]:
+    return {
+        "report": config.evaluation.report,
+        "licence": config.evaluation.publish.licence,
+        "languages": config.languages,
+        "base": config.base,
+    }
+
+
+STAGE = Stage(name="report", version=1, settings=_settings, inputs=inputs, build=build)
+main = application(STAGE)
+
+if __name__ == "__main__":
+    main()

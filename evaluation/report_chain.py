@@ -1,0 +1,222 @@
+"""The page's parts about what was run: summary, chain, dataset ledger, vocabulary certificate, environment."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from evaluation import report_format as show
+from evaluation.claims import PUBLISHED_BASE
+from evaluation.run_record import RunRecord, StageRecord
+
+GROUPS = (("data",), ("init",), ("symmetric", "asymmetric", "joint"), ("merge",), ("evaluate",))
+HEADLINES = (  # (suite, task, metric, words), the first that was measured is shown
+    ("encodechka", "Mean S", "mean", "encodechka, mean of sentence tasks"),
+    ("wiktionary", "term_to_definition", "recall_at_1", "R@1, term to definition"),
+)
+CERTIFIED = ("vocabulary", "parameters")
+
+
+def base_name(run: RunRecord) -> str:
+    """What people call the base: its Hub id, or the name of its config."""
+    base = run.config.get("base") or {}
+    return str(base.get("hub") or base.get("name") or "unknown base")
+
+
+def lede(run: RunRecord) -> str:
+    """One sentence: what was made of what."""
+    parts = [f"Profile {run.config.get('profile', '?')}: {base_name(run)}"]
+    after = ((run.certificate or {}).get("vocabulary") or {}).get("after")
+    if after:
+        parts.append(f"with its vocabulary cut to {show.count(after)} ids")
+    pairs = trained_pairs(run)
+    if pairs:
+        parts.append("tuned on " + " and ".join(f"{show.count(rows)} {side} pairs" for side, rows in pairs.items()))
+    if run.weights:
+        parts.append(f"merged by {str(run.weights.get('method', '?')).replace('_', ' ')}")
+    return ", ".join(parts) + "."
+
+
+def caution(run: RunRecord) -> str | None:
+    """What this run is not, where it doesn't start from bge-m3."""
+    if ((run.config.get("base") or {}).get("hub") or "").lower() == PUBLISHED_BASE.lower():
+        return None
+    return (
+        f"This is not USER-bge-m3: that model starts from {PUBLISHED_BASE} and was tuned on more than two million "
+        "pairs. A run like this one shows that the chain works, not what the recipe reaches."
+    )
+
+
+def trained_pairs(run: RunRecord) -> dict[str, int]:
+    """Rows that each side trains on, from the ledger."""
+    pairs: dict[str, int] = {}
+    for entry in (run.ledger or {}).get("sets", []):
+        if entry.get("train"):
+            pairs[entry["side"]] = pairs.get(entry["side"], 0) + entry["train"]
+    return {side: rows for side, rows in pairs.items() if side in ("symmetric", "asymmetric")}
+
+
+def headline(run: RunRecord) -> list[tuple[str, Any]]:
+    """The few figures at the top of the page."""
+    facts: list[tuple[str, Any]] = [("Base", base_name(run))]
+    for what in CERTIFIED:
+        sizes = (run.certificate or {}).get(what) or {}
+        if sizes.get("after"):
+            facts.append((what.capitalize(), f"{show.count(sizes['before'])} → {show.count(sizes['after'])}"))
+    for suite, task, metric, words in HEADLINES:
+        before, after = (run.score(model, suite, task, metric) for model in ("base", "merge"))
+        if before is not None and after is not None:
+            facts.append((f"{words}, base → merge", f"{before:.3f} → {after:.3f}"))
+            break
+    seconds = [stage.manifest.seconds for stage in run.stages.values() if stage.manifest]
+    return [*facts, ("Time of all stages", show.duration(sum(seconds)))]
+
+
+def chain_groups(run: RunRecord) -> list[list[dict[str, str]]]:
+    """The picture of the chain: stages side by side that don't depend on each other."""
+    groups = [[run.stages[name] for name in names if name in run.stages] for names in GROUPS]
+    return [
+        [{"name": stage.name, "status": status(run, stage), "mark": mark(run, stage)} for stage in g] for g in groups
+    ]
+
+
+def status(run: RunRecord, stage: StageRecord) -> str:
+    """The manifest's status, and whether inputs have been made anew since."""
+    outdated = run.outdated(stage.name) if stage.complete else []
+    return f"of an earlier {' and '.join(outdated)}" if outdated else stage.status
+
+
+def mark(run: RunRecord, stage: StageRecord) -> str:
+    """The CSS class of a stage's state."""
+    return "outdated" if stage.complete and run.outdated(stage.name) else stage.status.replace(" ", "-")
+
+
+CHAIN_COLUMNS = ["stage", "status", "fingerprint", "time", "peak memory", "size on disk", "what came out"]
+
+
+def chain_rows(run: RunRecord) -> list[list[Any]]:
+    """One row a stage."""
+    longest = max((stage.manifest.seconds for stage in run.stages.values() if stage.manifest), default=0.0)
+    rows = []
+    for stage in run.stages.values():
+        made = stage.manifest
+        if made is None:
+            rows.append([stage.name, "not run", *[show.DASH] * 5])
+            continue
+        disk = sum(entry["bytes"] for entry in made.outputs.values())
+        took = show.bar(show.duration(made.seconds), made.seconds, longest)
+        figures = "; ".join(
+            f"{name.replace('_', ' ')} {show.number(value)}"
+            for name, value in made.metrics.items()
+            if isinstance(value, str | int | float)
+        )
+        memory = show.size(made.peak_rss_bytes or None)
+        place = [stage.name, status(run, stage), show.fingerprint(made.fingerprint)]
+        rows.append([*place, took, memory, show.size(disk), show.long(figures)])
+    return rows
+
+
+def chain_notes(run: RunRecord) -> Iterator[str]:
+    """What a reader must know before believing the figures: failed stages, and parts of different runs."""
+    for stage in run.stages.values():
+        if stage.manifest and stage.status == "failed":
+            yield f"Stage {stage.name} failed: {stage.manifest.error}"
+        if stage.complete and (outdated := run.outdated(stage.name)):
+            yield f"Stage {stage.name} was made with an earlier {' and '.join(outdated)}; run it again."
+
+
+LEDGER_COLUMNS = [
+    *("set", "side", "status", "card", "built", "kept", "train", "dev", "dropped", "negatives", "licence", "source")
+]
+
+
+def ledger_rows(run: RunRecord) -> list[list[Any]]:
+    """One row a set, and the totals that the ledger has for the same columns."""
+    sets = (run.ledger or {}).get("sets", [])
+    most = max((entry.get("train") or 0 for entry in sets), default=0)
+    rows = []
+    for entry in sets:
+        counts = [show.count(entry.get(name)) for name in ("card", "built", "kept")]
+        train = show.bar(show.count(entry.get("train")), entry.get("train") or 0, most)
+        dropped = sum((entry.get("dropped") or {}).values())
+        rest = [show.count(entry.get("dev")), show.count(dropped), show.count(entry.get("negatives"))]
+        name = entry.get("title") or entry["name"]
+        words = [show.long(str(entry.get("licence") or show.DASH)), show.long(_source(entry))]
+        rows.append([name, entry["side"], show.long(str(entry["status"])), *counts, train, *rest, *words])
+    return rows
+
+
+def _source(entry: dict[str, Any]) -> str:
+    return " @ ".join(str(entry[name]) for name in ("source", "revision") if entry.get(name))
+
+
+def ledger_facts(run: RunRecord) -> list[tuple[str, str]]:
+    """The ledger's totals as they stand there."""
+    totals = (run.ledger or {}).get("totals") or {}
+    return [
+        (name.replace("_", " "), show.number(value)) for name, value in totals.items() if not isinstance(value, dict)
+    ]
+
+
+def dropped_rows(run: RunRecord) -> tuple[list[str], list[list[Any]]]:
+    """Sets by reasons for dropping a row; only what occurs."""
+    sets = [entry for entry in (run.ledger or {}).get("sets", []) if any((entry.get("dropped") or {}).values())]
+    reasons = list(dict.fromkeys(reason for entry in sets for reason, rows in entry["dropped"].items() if rows))
+    rows = [
+        [entry.get("title") or entry["name"], *(show.count(entry["dropped"].get(r, 0)) for r in reasons)]
+        for entry in sets
+    ]
+    return ["set", *(reason.replace("_", " ") for reason in reasons)], rows
+
+
+def certificate_sizes(run: RunRecord) -> list[list[Any]]:
+    """Everything that the certificate gives before and after."""
+    pairs = {
+        name: v for name, v in (run.certificate or {}).items() if isinstance(v, dict) and "before" in v and "after" in v
+    }
+    return [
+        [name.replace("_", " "), show.number(v["before"]), show.number(v["after"]), show.share(v["after"], v["before"])]
+        for name, v in pairs.items()
+    ]
+
+
+def certificate_facts(run: RunRecord) -> list[tuple[str, Any]]:
+    """The certificate's single values."""
+    return [
+        (name.replace("_", " "), show.number(value))
+        for name, value in (run.certificate or {}).items()
+        if isinstance(value, str | int | float) and name != "guarantee"
+    ]
+
+
+def certificate_tables(run: RunRecord) -> list[tuple[str, list[str], list[list[Any]]]]:
+    """The certificate's lists of like entries (texts checked by corpus, for instance), as tables."""
+    tables = []
+    for name, value in (run.certificate or {}).items():
+        rows = _records(value)
+        if rows:
+            columns = list(dict.fromkeys(column for row in rows for column in row))
+            cells = [[show.number(row.get(column)) for column in columns] for row in rows]
+            tables.append((name.replace("_", " "), [column.replace("_", " ") for column in columns], cells))
+    return tables
+
+
+def _records(value: Any) -> list[dict[str, Any]]:
+    if isinstance(value, dict) and value and all(isinstance(item, dict) for item in value.values()):
+        return [{"name": name, **item} for name, item in value.items()]
+    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        return value
+    return []
+
+
+ENVIRONMENT_COLUMNS = ["stage", "Python", "machine", "cores", "processes", "packages"]
+
+
+def environment_rows(run: RunRecord) -> list[list[Any]]:
+    """Where each stage ran, and with which versions."""
+    rows = []
+    for stage in run.stages.values():
+        here = stage.manifest.environment if stage.manifest else {}
+        if here:
+            packages = ", ".join(f"{name} {version}" for name, version in (here.get("packages") or {}).items())
+            values = [str(here.get(name, show.DASH)) for name in ("python", "platform", "cores", "processes")]
+            rows.append([stage.name, *values, show.long(packages)])
+    return rows

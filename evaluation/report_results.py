@@ -1,0 +1,164 @@
+"""The page's parts about what came out: scores, differences, the published card's tables and claims."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from evaluation import report_format as show
+from evaluation.claims import GROUPS, SENTENCE_TASKS, VERDICTS, WORD_TASKS, Claim, encodechka_score, mteb_score
+from evaluation.comparison import Difference
+from evaluation.report_charts import Interval, forest_plot, signed
+from evaluation.run_record import MODELS, RunRecord, Score
+
+Table = tuple[str, list[str], list[list[Any]]]
+FORESTS = (("merge", "base"), ("merge", "symmetric"), ("merge", "asymmetric"), ("init", "base"))
+CLAIM_GROUPS = {
+    "dimension": "Size of the model",
+    "vocabulary": "Size of the model",
+    "parameters": "Size of the model",
+    "pairs": "Training data",
+    "negatives": "Training data",
+    "encodechka": "encodechka",
+    "mteb": "Russian MTEB",
+    "tasks": "Russian MTEB",
+    "usage": "Usage example",
+}
+
+
+def suite_tables(run: RunRecord) -> list[dict[str, Any]]:
+    """A table for each suite: tasks and metrics by models."""
+    tables = []
+    for suite in dict.fromkeys(score.suite for score in run.scores):
+        scores = [score for score in run.scores if score.suite == suite]
+        models = models_of(scores)
+        cells = {(s.task, s.metric, s.model): s for s in scores}
+        lines = dict.fromkeys((s.task, s.metric) for s in scores)
+        rows = [
+            [task, metric, _items(cells, task, metric), *(_cell(cells.get((task, metric, model))) for model in models)]
+            for task, metric in lines
+        ]
+        tables.append({"caption": f"Suite {suite}", "columns": ["task", "metric", "items", *models], "rows": rows})
+    return tables
+
+
+def models_of(scores: Sequence[Score]) -> list[str]:
+    """The models that were scored, the chain's own first."""
+    there = list(dict.fromkeys(score.model for score in scores))
+    return [*(name for name in MODELS if name in there), *(name for name in there if name not in MODELS)]
+
+
+def _cell(score: Score | None) -> Any:
+    return show.score(score.value, score.low, score.high) if score else show.DASH
+
+
+def _items(cells: dict[tuple[str, str, str], Score], task: str, metric: str) -> str:
+    found = {s.items for (t, m, _), s in cells.items() if (t, m) == (task, metric) and s.items is not None}
+    return " / ".join(show.count(items) for items in sorted(found)) or show.DASH
+
+
+def forests(run: RunRecord) -> list[tuple[str, str]]:
+    """Charts of the differences between the models that matter most, on each task's own score."""
+    charts = []
+    for model, against in FORESTS:
+        found = [d for d in run.differences if (d.model, d.against) == (model, against) and d.main and _bounded(d)]
+        rows = [Interval(d.task.replace("_", " "), d.difference, d.ci_low, d.ci_high) for d in found]
+        words = f"{model} minus {against}"
+        listed = "; ".join(f"{row.label} {signed(row.value, 3)}" for row in rows)
+        svg = forest_plot(rows, x_label="difference", describe=f"{words}, with 95 % intervals: {listed}")
+        charts.append((svg, f"{words.capitalize()}, with 95 % intervals; grey where the interval holds zero."))
+    return [chart for chart in charts if chart[0]]
+
+
+def _bounded(difference: Difference) -> bool:
+    return math.isfinite(difference.ci_low) and math.isfinite(difference.ci_high)
+
+
+COMPARISON_COLUMNS = [
+    *("task", "suite", "metric", "model", "against", "difference", "95 % interval", "p", "p, Holm-corrected", "test")
+]
+
+
+def comparison_rows(run: RunRecord) -> list[list[Any]]:
+    """comparison.csv in full."""
+    rows = []
+    for d in run.differences:
+        where = [d.task, d.suite, d.metric, d.model, d.against, signed(d.difference, 4), _interval(d)]
+        rows.append([*where, show.p_value(d.p_value), show.p_value(d.p_holm), d.test])
+    return rows
+
+
+def _interval(difference: Difference) -> str:
+    if not _bounded(difference):
+        return show.DASH
+    return f"{signed(difference.ci_low, 4)} to {signed(difference.ci_high, 4)}"
+
+
+def card_tables(run: RunRecord, claims: Sequence[Claim]) -> list[Table]:
+    """The card's two score tables with our base, parents and merge beside them, and the direction."""
+    printed = {claim.key: claim.card for claim in claims}
+    encodechka = ["Mean S", "Mean S+W", *SENTENCE_TASKS, *WORD_TASKS]
+    return [
+        _card_table(run, printed, "encodechka", encodechka, encodechka_score),
+        _card_table(run, printed, "mteb", ["Average", *GROUPS], mteb_score),
+    ]
+
+
+def _card_table(
+    run: RunRecord,
+    printed: dict[str, str],
+    kind: str,
+    rows: Sequence[str],
+    score: Callable[[RunRecord, str, str], float | None],
+) -> Table:
+    models = [name for name in MODELS if name in run.stages or name == "base"]
+    columns = ["row", "bge-m3, card", "USER-bge-m3, card", *(f"our {name}" for name in models), "direction", "holds"]
+    cells = []
+    for row in rows:
+        before, after = (printed[f"{kind}/{who}/{row}"] for who in ("bge-m3", "USER-bge-m3"))
+        ours = {name: score(run, name, row) for name in models}
+        change = float(after) - float(before)
+        step = 10.0 ** -len(after.partition(".")[2])
+        verdict = direction(change, ours["base"], ours.get("merge"), step)
+        difference = run.difference("merge", "base", kind, row)
+        within = difference is not None and difference.ci_low <= 0 <= difference.ci_high
+        arrow = "rises" if change > 0 else "falls" if change < 0 else "unchanged"
+        judged = Markup("{}{}").format(show.verdict(verdict), " (within noise)" if within else "")
+        cells.append([row, before, after, *(show.score(value) for value in ours.values()), arrow, judged])
+    title = "encodechka" if kind == "encodechka" else "Russian MTEB, the card's 30 data sets"
+    return title, columns, cells
+
+
+def direction(change: float, base: float | None, merge: float | None, step: float) -> str:
+    """Whether our merge moves from our base as the card's model does from its own.
+
+    Where the card prints the same figure twice, a move of less than `step`, its last printed digit, holds.
+    """
+    if base is None or merge is None:
+        return "not run"
+    moved = merge - base
+    if change == 0:
+        return "holds" if abs(moved) < step else "fails"
+    return "holds" if moved * change > 0 else "fails"
+
+
+def claim_groups(claims: Sequence[Claim]) -> list[dict[str, Any]]:
+    """Claims under headings, with the verdicts counted; a group that was measured is open."""
+    groups: dict[str, list[Claim]] = {}
+    for claim in claims:
+        groups.setdefault(CLAIM_GROUPS[claim.group], []).append(claim)
+    return [
+        {"name": name, "claims": members, "summary": verdict_counts(members), "open": _measured(members)}
+        for name, members in groups.items()
+    ]
+
+
+def _measured(claims: Sequence[Claim]) -> bool:
+    return any(claim.ours is not None for claim in claims)
+
+
+def verdict_counts(claims: Sequence[Claim]) -> str:
+    """The verdicts and how often each occurs, in words."""
+    counts = {verdict: sum(claim.verdict == verdict for claim in claims) for verdict in VERDICTS}
+    return ", ".join(f"{number} {verdict}" for verdict, number in counts.items() if number)

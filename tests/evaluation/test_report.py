@@ -1,0 +1,137 @@
+"""The stage `report` on a small run's artefacts, whole and partial."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from evaluation.report import STAGE
+from pipeline.artefact import read_manifest
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.stage import finished, run_stage
+from tests.evaluation.sample_run import finish, run_config, tiny_model, write_run
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("models") / "tiny", repository)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Config:
+    config = write_run(tmp_path_factory.mktemp("runs"), model)
+    run_stage(STAGE, config)
+    return config
+
+
+@pytest.fixture(scope="module")
+def page(whole: Config) -> str:
+    return (whole.folder("report") / "index.html").read_text(encoding="utf-8")
+
+
+def visible(html: str) -> str:
+    """The text of a page without tags, attributes and style."""
+    text = re.sub(r"<style>.*?</style>|<[^>]+>", " ", html, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", text)
+
+
+def test_a_complete_run_gives_page_card_and_claims(whole: Config) -> None:
+    manifest = read_manifest(whole.folder("report"))
+    assert manifest and manifest.status == "complete"
+    assert set(manifest.outputs) == {"index.html", "model_card.md", "claims.csv"}
+    assert set(manifest.inputs) == {"data", "init", "symmetric", "asymmetric", "merge", "evaluate"}
+
+
+def test_the_page_tells_what_the_artefacts_say(whole: Config, page: str) -> None:
+    text = visible(page)
+    ledger = json.loads((whole.folder("data") / "ledger.json").read_text())
+    for entry in ledger["sets"]:
+        assert f"{entry['built']:,}" in text and f"{entry['kept']:,}" in text
+    for stage in ("data", "init", "merge", "evaluate"):
+        manifest = read_manifest(whole.folder(stage))
+        assert manifest and manifest.fingerprint[:10] in text
+    for figure in ("2,000", "400", "70,384", "11,912", "512,345", "3.1 %", "4 min 01 s", "1.24 GB"):
+        assert figure in text, figure
+    for score in ("0.340 0.320 to 0.360", "+0.0400", "+0.0270 to +0.0530", "&lt; 0.001"):
+        assert score in text, score
+
+
+def test_names_from_artefacts_are_escaped(page: str) -> None:
+    assert "Wiktionary &lt;terms&gt;" in page and "<terms>" not in page
+
+
+def test_the_page_asks_for_nothing_from_outside(page: str) -> None:
+    loaded = re.findall(r"<(?:script|iframe|object|embed)\b|\bsrc=\"(?!data:)|@import|url\((?!data:)", page)
+    assert loaded == []
+    assert re.findall(r"<link[^>]*>", page) == ['<link rel="icon" href="data:,">']
+    assert "default-src 'none'" in page
+
+
+def test_the_page_can_be_read_without_seeing_it(page: str) -> None:
+    assert '<html lang="en">' in page and page.count("<h1>") == 1
+    assert all('alt="' in image and 'alt=""' not in image for image in re.findall(r"<img[^>]*>", page))
+    assert all("aria-label=" in chart for chart in re.findall(r"<svg[^>]*>", page))
+    assert page.count("<table>") == page.count("<caption>")
+    anchors = set(re.findall(r'href="#([^"]+)"', page))
+    assert anchors == set(re.findall(r'<section id="([^"]+)"', page))
+
+
+def test_a_partial_run_shows_the_rest_as_not_run(tmp_path: Path, model: Path) -> None:
+    config = write_run(tmp_path, model, stages=("data", "init"))
+    manifest = run_stage(STAGE, config)
+    assert manifest.metrics["stages"] == "2 of 6 complete" and "model_card.md" not in manifest.outputs
+    text = visible((config.folder("report") / "index.html").read_text(encoding="utf-8"))
+    assert "Not run: this part needs the stage merge" in text
+    assert "Not run: this part needs the stage data" not in text
+
+
+def test_a_failed_stage_and_its_reason_are_shown(tmp_path: Path, model: Path) -> None:
+    config = write_run(tmp_path, model, stages=("data",))
+    config.folder("init").mkdir()
+    finish(config, "init", {}, status="failed")
+    manifest = read_manifest(config.folder("init"))
+    assert manifest
+    dataclasses.replace(manifest, error="error: no texts (corpus x); add some").write(config.folder("init"))
+    run_stage(STAGE, config)
+    text = visible((config.folder("report") / "index.html").read_text(encoding="utf-8"))
+    assert "Stage init failed: error: no texts (corpus x); add some" in text
+
+
+def test_a_stage_made_with_an_earlier_input_is_marked(tmp_path: Path, model: Path) -> None:
+    config = write_run(tmp_path, model)
+    manifest = read_manifest(config.folder("merge"))
+    assert manifest
+    dataclasses.replace(manifest, fingerprint="f" * 48).write(config.folder("merge"))
+    run_stage(STAGE, config)
+    text = visible((config.folder("report") / "index.html").read_text(encoding="utf-8"))
+    assert "Stage evaluate was made with an earlier merge; run it again." in text
+
+
+def test_the_report_is_made_anew_when_a_stage_appears(tmp_path: Path, model: Path) -> None:
+    partial = write_run(tmp_path / "partial", model, stages=("data",))
+    more = write_run(tmp_path / "more", model, stages=("data", "init"))
+    assert run_stage(STAGE, partial).fingerprint != run_stage(STAGE, more).fingerprint
+
+
+def test_an_empty_run_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nothing has been run yet"):
+        run_stage(STAGE, run_config(tmp_path))
+
+
+def test_the_card_beside_the_merged_weights_leaves_the_merge_complete(whole: Config) -> None:
+    readme = whole.folder("merge") / "model" / "README.md"
+    assert readme.read_bytes() == (whole.folder("report") / "model_card.md").read_bytes()
+    manifest = read_manifest(whole.folder("merge"))
+    assert manifest and finished(whole.folder("merge"), manifest.fingerprint) == manifest
+
+
+def test_a_readme_that_the_merge_accounts_for_is_left_alone(tmp_path: Path, model: Path) -> None:
+    config = write_run(tmp_path, model)
+    readme = config.folder("merge") / "model" / "README.md"
+    readme.write_text("the merge's own", encoding="utf-8")
+    finish(config, "merge", {})
+    run_stage(STAGE, config)
+    assert readme.read_text(encoding="utf-8") == "the merge's own"
