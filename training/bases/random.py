@@ -1,0 +1,164 @@
+"""A tiny XLM-RoBERTa with random weights and a small Unigram tokenizer, for tests: made in a second."""
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import UserError
+from pipeline.seeding import generator
+from training.bases.folder import write, write_modules, write_tokenizer_config
+from training.config_base import BaseConfig
+
+HEADS = 4
+FAIRSEQ_PIECES = ("<s>", "<pad>", "</s>", "<unk>")  # ids 0 to 3; every other piece has the id SentencePiece index + 1
+SPECIAL_PIECES = 3  # <unk>, <s> and </s> come first in the SentencePiece file
+WEIGHT_DEVIATION = 0.02  # of BERT's initialisation
+
+
+def make_random(config: BaseConfig, folder: Path, seed: int, samples: Path) -> dict[str, Any]:
+    """Write the base into `folder`; the bytes depend on the config, the seed and the samples' texts alone.
+
+    Raises:
+        UserError: there are no texts in the samples.
+    """
+    from safetensors.numpy import save_file
+
+    proto = train_pieces(sample_texts(samples), config.vocabulary - 2)
+    (folder / "sentencepiece.bpe.model").write_bytes(proto)
+    size = write_tokenizer(proto, folder / "tokenizer.json")
+    write_tokenizer_config(folder, config.max_length)
+    shape = model_config(config, size)
+    write(folder / "config.json", shape)
+    save_file(random_tensors(shape, seed), folder / "model.safetensors", metadata={"format": "pt"})
+    write_modules(folder, config, config.hidden)
+    return {"source": "random weights", "vocabulary": size}
+
+
+def sample_texts(folder: Path) -> Iterator[str]:
+    """All texts in the parquet and jsonl files below `folder`, in the order of their paths."""
+    import pyarrow.parquet
+
+    for path in sorted(folder.rglob("*")):
+        if path.suffix == ".parquet":
+            yield from _strings(pyarrow.parquet.read_table(path).to_pylist())
+        elif path.suffix == ".jsonl":
+            with path.open(encoding="utf-8") as lines:
+                yield from _strings([json.loads(line) for line in lines])
+
+
+def train_pieces(texts: Iterator[str], size: int) -> bytes:
+    """A SentencePiece Unigram model of at most `size` pieces, with XLM-R's normaliser (nmt_nfkc)."""
+    import sentencepiece
+
+    lines = [line for text in texts for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise UserError("no sample texts for the tiny base", where="data/samples", remedy="restore the samples")
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines),
+        model_writer=model,
+        vocab_size=size,
+        model_type="unigram",
+        normalization_rule_name="nmt_nfkc",
+        character_coverage=1.0,
+        hard_vocab_limit=False,
+        num_threads=1,  # sums in one order, so the same bytes each time
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+def write_tokenizer(proto: bytes, path: Path) -> int:
+    """Write the `tokenizer.json` that goes with a SentencePiece model, laid out as XLM-R's; returns its number of ids."""
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto
+    from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    model = ModelProto.FromString(proto)
+    vocabulary = [(piece, 0.0) for piece in FAIRSEQ_PIECES]
+    vocabulary += [(piece.piece, piece.score) for piece in model.pieces[SPECIAL_PIECES:]]
+    vocabulary.append(("<mask>", 0.0))
+    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=3))
+    tokenizer.normalizer = normalizers.Precompiled(model.normalizer_spec.precompiled_charsmap)
+    metaspace = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), metaspace])
+    specials = [AddedToken(piece, normalized=False, special=True) for piece in FAIRSEQ_PIECES]
+    tokenizer.add_special_tokens([*specials, AddedToken("<mask>", lstrip=True, normalized=False, special=True)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    tokenizer.save(str(path))
+    return len(vocabulary)
+
+
+def model_config(config: BaseConfig, vocabulary: int) -> dict[str, Any]:
+    """`config.json` of an `XLMRobertaModel` of this size."""
+    return {
+        "architectures": ["XLMRobertaModel"],
+        "model_type": "xlm-roberta",
+        "dtype": "float32",
+        "hidden_size": config.hidden,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": HEADS,
+        "intermediate_size": 4 * config.hidden,
+        "vocab_size": vocabulary,
+        "max_position_embeddings": config.max_length + 2,  # positions start behind the id of <pad>
+        "type_vocab_size": 1,
+        "layer_norm_eps": 1e-5,
+        "hidden_act": "gelu",
+        "bos_token_id": 0,
+        "pad_token_id": 1,
+        "eos_token_id": 2,
+    }
+
+
+def tensor_shapes(shape: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors of an `XLMRobertaModel` with pooler, from its `config.json`."""
+    hidden, inner = shape["hidden_size"], shape["intermediate_size"]
+    shapes: dict[str, tuple[int, ...]] = {
+        "embeddings.word_embeddings.weight": (shape["vocab_size"], hidden),
+        "embeddings.position_embeddings.weight": (shape["max_position_embeddings"], hidden),
+        "embeddings.token_type_embeddings.weight": (shape["type_vocab_size"], hidden),
+        **_pair("embeddings.LayerNorm", (hidden,)),
+    }
+    for layer in range(shape["num_hidden_layers"]):
+        prefix = f"encoder.layer.{layer}"
+        for name in ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"):
+            shapes |= _pair(f"{prefix}.{name}", (hidden, hidden))
+        shapes |= _pair(f"{prefix}.attention.output.LayerNorm", (hidden,))
+        shapes |= _pair(f"{prefix}.intermediate.dense", (inner, hidden))
+        shapes |= _pair(f"{prefix}.output.dense", (hidden, inner))
+        shapes |= _pair(f"{prefix}.output.LayerNorm", (hidden,))
+    return shapes | _pair("pooler.dense", (hidden, hidden))
+
+
+def random_tensors(shape: dict[str, Any], seed: int) -> dict[str, npt.NDArray[np.float32]]:
+    """BERT's initialisation, a stream of its own for every tensor: weights normal, biases 0, LayerNorm 1."""
+    tensors = {}
+    for name, size in tensor_shapes(shape).items():
+        if name.endswith(".bias"):
+            tensors[name] = np.zeros(size, np.float32)
+        elif "LayerNorm" in name:
+            tensors[name] = np.ones(size, np.float32)
+        else:
+            values = generator(seed, "base", name).standard_normal(size, np.float32)
+            tensors[name] = values * np.float32(WEIGHT_DEVIATION)
+    return tensors
+
+
+def _pair(name: str, size: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": size, f"{name}.bias": size[:1]}
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from _strings(list(value.values()))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)

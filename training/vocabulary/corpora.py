@@ -1,0 +1,162 @@
+"""The texts whose pieces are counted, and on which the certificate is made."""
+
+import glob
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+from training.config_base import BY_SCRIPT, CorpusConfig, InitConfig
+
+SIDES = ("symmetric", "asymmetric")
+ROWS = 4096  # rows of a parquet file in memory at once
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """One corpus with its files found."""
+
+    name: str
+    config: CorpusConfig
+    files: tuple[Path, ...]
+    source: str  # where the files came from: a folder, a commit of the Hub, a mirror
+
+    def texts(self) -> Iterator[tuple[str, list[str]]]:
+        """(language or `script`, texts) in batches, always in the same order.
+
+        Raises:
+            UserError: a file that is not UTF-8 or not parquet, or a missing column.
+        """
+        if self.config.kind == "text":
+            for path in self.files:
+                yield from ((self.config.language, lines) for lines in text_lines(path))
+        elif self.config.kind == "pairs":
+            for path in self.files:
+                for rows in parquet_batches(path, ["anchor", "positive", "negatives"]):
+                    yield self.config.language, [text for column in rows for text in flat(column)]
+        else:
+            for path in self.files:
+                yield from self._columns(path)
+
+    def _columns(self, path: Path) -> Iterator[tuple[str, list[str]]]:
+        outer = list(dict.fromkeys(name.partition(".")[0] for name in self.config.columns))
+        for rows in parquet_batches(path, outer):
+            for name, language in self.config.columns.items():
+                first, _, inner = name.partition(".")
+                column = rows[outer.index(first)]
+                yield language, flat([item[inner] for item in column] if inner else column)
+
+
+def find_corpora(config: InitConfig, languages: list[str], data: Path, mirror: str | None) -> list[Corpus]:
+    """The configured corpora with their files; `data` is the folder of stage data.
+
+    Raises:
+        UserError: files that don't exist, or a language that no corpus serves.
+    """
+    for language in languages:
+        if not any({language, BY_SCRIPT} & corpus.languages for corpus in config.corpora.values()):
+            remedy = f"add a corpus with language: {language} under init.corpora, or take it out of languages"
+            raise UserError(f"language {language} has no corpus", where="config key languages", remedy=remedy)
+    return [_find(name, corpus, data, mirror) for name, corpus in config.corpora.items()]
+
+
+def local_files(name: str, patterns: Iterable[str]) -> list[Path]:
+    """The files that paths and patterns name, in their order; raises UserError where one names none."""
+    files: list[Path] = []
+    for pattern in patterns:
+        found = [Path(path) for path in sorted(glob.glob(pattern))]
+        if not found:
+            raise UserError(f"corpus {name}: no such file", where=pattern, remedy="mend init.corpora or init.certify")
+        files += found
+    return files
+
+
+def text_lines(path: Path) -> Iterator[list[str]]:
+    """The file's lines that are not empty, in batches; raises UserError where the file is not UTF-8."""
+    lines: list[str] = []
+    number = 0
+    try:
+        with path.open(encoding="utf-8", newline="\n") as file:
+            for number, line in enumerate(file, start=1):
+                if text := line.removesuffix("\n").removesuffix("\r"):
+                    lines.append(text)
+                if len(lines) == ROWS:
+                    yield lines
+                    lines = []
+    except UnicodeDecodeError:
+        where = f"{path}, after line {number}"
+        raise UserError(
+            "a corpus file is not UTF-8", where=where, remedy="convert it, for example with iconv"
+        ) from None
+    if lines:
+        yield lines
+
+
+def parquet_batches(path: Path, columns: list[str]) -> Iterator[list[list[Any]]]:
+    """The columns' values in batches of rows; raises UserError on a missing column or a file that is not parquet."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise UserError(f"not a parquet file: {error}", where=str(path), remedy="make or download it again") from None
+    with file:
+        missing = [column for column in columns if column not in file.schema_arrow.names]
+        if missing:
+            there = ", ".join(file.schema_arrow.names)
+            what = f"no column {', '.join(missing)}"
+            raise UserError(what, where=str(path), remedy=f"mend init.corpora; columns there: {there}")
+        for batch in file.iter_batches(ROWS, columns=columns):
+            yield [batch.column(column).to_pylist() for column in columns]
+
+
+def flat(values: Iterable[Any]) -> list[str]:
+    """The texts in a column of strings or of lists of strings; nulls are left out."""
+    texts: list[str] = []
+    for value in values:
+        if isinstance(value, str):
+            texts.append(value)
+        elif value is not None:
+            texts += flat(value)
+    return texts
+
+
+def _find(name: str, config: CorpusConfig, data: Path, mirror: str | None) -> Corpus:
+    if config.kind == "text":
+        return Corpus(name, config, tuple(local_files(name, config.files)), "local files")
+    if config.kind == "pairs":
+        files = [path for side in SIDES for path in sorted((data / side).glob("*.parquet"))]
+        if not files:
+            raise UserError("there are no prepared pairs", where=str(data), remedy="make them first: make data")
+        return Corpus(name, config, tuple(files), "stage data")
+    return _find_hub(name, config, mirror)
+
+
+def _find_hub(name: str, config: CorpusConfig, mirror: str | None) -> Corpus:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from httpx import HTTPError
+
+    assert config.hub is not None
+    if mirror:
+        files = local_files(name, [str(Path(mirror) / config.hub / inside) for inside in config.files])
+        return Corpus(name, config, tuple(files), f"mirror {config.revision}")
+    where = f"{config.hub} at {config.revision}"
+    try:
+        files = [
+            Path(hf_hub_download(config.hub, inside, repo_type="dataset", revision=config.revision))
+            for inside in config.files
+        ]
+    except LocalEntryNotFoundError as error:
+        remedy = "check the network, or give a folder in the Hub's layout with mirror="
+        raise UserError(f"corpus {name}: can't reach the Hub", where=where, remedy=remedy) from error
+    except HfHubHTTPError as error:
+        what = f"corpus {name}: {str(error).splitlines()[0]}"
+        raise UserError(what, where=where, remedy=f"check init.corpora.{name}") from error
+    except (HTTPError, OSError) as error:
+        remedy = "check the network, or give a folder in the Hub's layout with mirror="
+        raise UserError(f"corpus {name}: can't reach the Hub", where=where, remedy=remedy) from error
+    commit = files[0].parts[-1 - len(Path(config.files[0]).parts)]  # .../snapshots/<commit>/<path inside>
+    return Corpus(name, config, tuple(files), commit)

@@ -1,0 +1,91 @@
+"""Which script a language is written in, and which characters belong to a script."""
+
+from collections.abc import Iterable
+
+import regex
+
+from pipeline.errors import UserError
+
+# Language -> Unicode scripts, the main one first. A language that is not here needs `init.scripts`.
+SCRIPTS = {
+    **dict.fromkeys(
+        ["ru", "uk", "be", "bg", "mk", "kk", "ky", "tt", "ba", "cv", "tg", "mn", "os", "sah", "udm"], ["Cyrillic"]
+    ),
+    **dict.fromkeys(
+        "en de fr es it pt nl sv da no nb nn fi et lv lt pl cs sk sl hr bs hu ro tr az uz vi id ms sw eu ca gl".split(),
+        ["Latin"],
+    ),
+    "sr": ["Cyrillic", "Latin"],
+    "el": ["Greek"],
+    "hy": ["Armenian"],
+    "ka": ["Georgian"],
+    "he": ["Hebrew"],
+    "yi": ["Hebrew"],
+    **dict.fromkeys(["ar", "fa", "ur", "ug"], ["Arabic"]),
+    **dict.fromkeys(["hi", "mr", "ne"], ["Devanagari"]),
+    "bn": ["Bengali"],
+    "ta": ["Tamil"],
+    "te": ["Telugu"],
+    "th": ["Thai"],
+    "ko": ["Hangul", "Han"],
+    "ja": ["Hiragana", "Katakana", "Han"],
+    "zh": ["Han"],
+    "am": ["Ethiopic"],
+    "km": ["Khmer"],
+    "lo": ["Lao"],
+    "my": ["Myanmar"],
+}
+# Digits, punctuation and symbols that belong to no script, and the marks that combine with any.
+COMMON = r"[[\p{N}\p{P}\p{S}]&&\p{Script=Common}]|\p{Script=Inherited}"
+
+
+def scripts_of(languages: Iterable[str], further: Iterable[str] = ()) -> list[str]:
+    """The scripts of the languages and further ones, each once; raises UserError for what is not known."""
+    scripts: list[str] = []
+    for language in languages:
+        if language not in SCRIPTS and not further:
+            where, remedy = "config key languages", "name its Unicode script under init.scripts, such as [Greek]"
+            raise UserError(f"the script of language {language} is not known", where=where, remedy=remedy)
+        scripts += SCRIPTS.get(language, [])
+    for script in further:
+        try:
+            regex.compile(rf"\p{{Script={script}}}")
+        except regex.error:
+            remedy = "use the name of a Unicode script, such as Cyrillic, Latin or Greek"
+            raise UserError(f"no such script: {script}", where="config key init.scripts", remedy=remedy) from None
+        scripts.append(script)
+    return list(dict.fromkeys(scripts))
+
+
+def characters_of(scripts: Iterable[str]) -> "regex.Pattern[str]":
+    """Matches one character of these scripts, or of what all scripts share."""
+    alternatives = [rf"\p{{Script={script}}}" for script in scripts]
+    return regex.compile("|".join([*alternatives, COMMON]), regex.VERSION1)
+
+
+class ScriptSorter:
+    """Tells a word's language by its letters; words without letters go to the first language.
+
+    Raises:
+        UserError: two of the languages share their main script, so that it can't tell them apart.
+    """
+
+    def __init__(self, languages: list[str]) -> None:
+        self.languages = languages
+        self._patterns = []
+        taken: dict[str, str] = {}
+        for language in languages:
+            script = scripts_of([language])[0]
+            if script in taken:
+                what = f"{taken[script]} and {language} share the script {script}"
+                remedy = "give each corpus a language instead of language: script"
+                raise UserError(what, where="config key init.corpora", remedy=remedy)
+            taken[script] = language
+            self._patterns.append((language, regex.compile(rf"\p{{Script={script}}}")))
+
+    def language(self, word: str) -> str:
+        """The first language with a letter of its script in the word."""
+        for language, pattern in self._patterns:
+            if pattern.search(word):
+                return language
+        return self.languages[0]

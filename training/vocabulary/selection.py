@@ -1,0 +1,127 @@
+"""Which pieces stay."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import UserError
+from training.config_base import InitConfig
+from training.vocabulary.scripts import characters_of, scripts_of
+from training.vocabulary.tokenizer_file import TokenizerFile
+
+LOW_IDS = 100  # the notebook keeps ids up to this one whenever they were seen
+Ids = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The ids that stay, ascending, and the pinned one among them."""
+
+    kept: Ids
+    pinned: int
+    reasons: dict[str, int]  # why ids were kept -> how many; an id may have several reasons
+
+
+def select(
+    tokenizer: TokenizerFile,
+    counts: Mapping[str, Ids],
+    config: InitConfig,
+    languages: list[str],
+    needed: Ids,
+) -> Selection:
+    """Choose ids by the config's rule.
+
+    Args:
+        counts: language -> how often each id occurs, shape [tokenizer.size].
+        needed: ids that stay whatever their counts, such as those of the prompts.
+
+    The special tokens and one piece with the minimum score always stay. The score of an unknown character is the
+    minimum minus 10, so without that piece the segmentation of texts with unknown characters could change.
+
+    Raises:
+        UserError: `max_size` has no room for what must stay.
+    """
+    specials = np.array(sorted(tokenizer.special_ids.values()), dtype=np.int64)
+    if config.rule == "notebook":
+        groups = {"frequent": notebook_ids(counts, config)}
+        must = {"special": specials, "needed": needed}
+    else:
+        must = {"special": specials, "needed": needed, "characters": character_ids(tokenizer, config, languages)}
+        groups = {"frequent": frequent_ids(counts, config)}
+    kept = np.unique(np.concatenate([*must.values(), *groups.values()]))
+    pinned = pinned_id(tokenizer, kept)
+    must["pinned"] = np.array([pinned])
+    fixed = np.unique(np.concatenate(list(must.values())))
+    kept = np.union1d(kept, fixed)
+    if config.max_size is not None and len(kept) > config.max_size:
+        kept = cut(kept, fixed, counts, config.max_size)
+    sizes = {reason: len(ids) for reason, ids in (must | groups).items()}
+    return Selection(kept, pinned, sizes)
+
+
+def notebook_ids(counts: Mapping[str, Ids], config: InitConfig) -> Ids:
+    """The rule of bge-m3_en_ru: often enough in one language, or seen at all with an id of at most 100."""
+    seen = [
+        np.flatnonzero((count >= _least(language, config)) | ((count > 0) & (np.arange(len(count)) <= LOW_IDS)))
+        for language, count in counts.items()
+    ]
+    return np.unique(np.concatenate(seen))
+
+
+def frequent_ids(counts: Mapping[str, Ids], config: InitConfig) -> Ids:
+    """Ids that are often enough in one language, or that together make up `coverage` of each language's occurrences."""
+    if config.coverage is None:
+        seen = [np.flatnonzero(count >= _least(language, config)) for language, count in counts.items()]
+    else:
+        seen = [covering_ids(count, config.coverage) for count in counts.values()]
+    return np.unique(np.concatenate(seen))
+
+
+def covering_ids(count: Ids, coverage: float) -> Ids:
+    """The fewest ids with at least this share of all occurrences; of equally frequent ones those with lower ids."""
+    order = np.argsort(-count, kind="stable")
+    order = order[count[order] > 0]
+    running = np.cumsum(count[order])
+    if not len(running):
+        return order
+    return order[: 1 + int(np.searchsorted(running, np.ceil(coverage * running[-1])))]
+
+
+def character_ids(tokenizer: TokenizerFile, config: InitConfig, languages: list[str]) -> Ids:
+    """Every piece of one character that belongs to the languages' scripts or to what all scripts share."""
+    belongs = characters_of(scripts_of(languages, config.scripts)).fullmatch
+    single = ((old, piece) for old, piece in enumerate(tokenizer.pieces) if len(piece) == 1)
+    return np.array([old for old, piece in single if belongs(piece)], dtype=np.int64)
+
+
+def pinned_id(tokenizer: TokenizerFile, kept: Ids) -> int:
+    """A piece with the minimum score: the first of them that stays anyway, else the first of all."""
+    scores = tokenizer.scores
+    lowest = np.flatnonzero(scores == scores.min())
+    among = np.intersect1d(lowest, kept)
+    return int(among[0] if len(among) else lowest[0])
+
+
+def cut(kept: Ids, fixed: Ids, counts: Mapping[str, Ids], size: int) -> Ids:
+    """At most `size` ids: the fixed ones, then those with the largest mean share of the languages' occurrences."""
+    if len(fixed) > size:
+        what = f"max_size {size} would drop special tokens or characters: {len(fixed)} ids must stay"
+        raise UserError(what, where="config key init.max_size", remedy=f"raise it to at least {len(fixed)}")
+    share = sum(count / max(count.sum(), 1) for count in counts.values())
+    free = np.setdiff1d(kept, fixed)
+    best = free[np.argsort(-np.asarray(share)[free], kind="stable")]
+    return np.union1d(fixed, best[: size - len(fixed)])
+
+
+def check_specials(tokenizer: TokenizerFile, kept: Ids) -> None:
+    """Raise UserError where an id of a special token is not kept."""
+    dropped = [text for text, place in tokenizer.special_ids.items() if place not in kept]
+    if dropped:
+        what = f"the selection would drop the special tokens {', '.join(dropped)}"
+        raise UserError(what, where=str(tokenizer.path), remedy="keep all special tokens")
+
+
+def _least(language: str, config: InitConfig) -> int:
+    return config.min_counts.get(language, config.min_count)

@@ -1,0 +1,43 @@
+"""`sentencepiece.bpe.model`: the same pieces as in `tokenizer.json`, under fairseq's numbering."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import UserError
+from training.vocabulary.tokenizer_file import TokenizerFile
+
+NORMAL, CONTROL, UNKNOWN = 1, 3, 2  # piece types of SentencePiece that XLM-R's vocabulary has
+FIRST = 3  # <unk>, <s> and </s> come first; every other piece has the id index + 1
+
+
+def shrink_sentencepiece(path: Path, target: Path, tokenizer: TokenizerFile, kept: npt.NDArray[np.int64]) -> None:
+    """Write the file with the kept pieces; its normaliser and its trainer's settings stay as they are.
+
+    Raises:
+        UserError: not a SentencePiece file, user-defined pieces (their score depends on the whole vocabulary), or
+            pieces that differ from those of `tokenizer.json`.
+    """
+    from google.protobuf.message import DecodeError
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto
+
+    try:
+        model = ModelProto.FromString(path.read_bytes())
+    except DecodeError:
+        raise UserError("not a SentencePiece model", where=str(path), remedy="download the base again") from None
+    for index, piece in enumerate(model.pieces):
+        if piece.type not in ((CONTROL, UNKNOWN) if index < FIRST else (NORMAL,)):
+            what = f"piece {index} of the SentencePiece model, {piece.piece}, is not an ordinary one"
+            raise UserError(what, where=str(path), remedy="choose a base with XLM-R's vocabulary")
+    ordinary = slice(FIRST + 1, len(model.pieces) + 1)
+    same_pieces = [piece.piece for piece in model.pieces[FIRST:]] == tokenizer.pieces[ordinary]
+    scores = np.array([piece.score for piece in model.pieces[FIRST:]], dtype=np.float32)
+    if not same_pieces or not np.array_equal(scores, tokenizer.scores[ordinary].astype(np.float32)):
+        remedy = "take both files from one revision of the base"
+        raise UserError("sentencepiece.bpe.model and tokenizer.json differ", where=str(path), remedy=remedy)
+    indices = [*range(FIRST), *(old - 1 for old in kept.tolist() if FIRST < old <= len(model.pieces))]
+    pieces = [model.pieces[index] for index in indices if index < len(model.pieces)]
+    del model.pieces[:]
+    model.pieces.extend(pieces)
+    target.write_bytes(model.SerializeToString(deterministic=True))

@@ -1,0 +1,124 @@
+"""`tokenizer.json` of a Unigram tokenizer: read, checked, and written with fewer pieces, everything else as it was."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import UserError
+
+REQUIRED = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+OTHER_BASE = "choose a base with XLM-R's tokenizer"
+NO_PIECES = '"vocab": []'  # stands for the pieces while the rest is written; quotes inside JSON strings are escaped
+
+
+class _Number(str):
+    """A number of the file as it is written there, so that scores are never rounded or reformatted."""
+
+
+@dataclass(frozen=True)
+class TokenizerFile:
+    """A Unigram tokenizer as its file has it; a piece's id is its place."""
+
+    path: Path
+    document: dict[str, Any]  # everything but the pieces
+    pieces: list[str]
+    score_texts: list[str]  # the scores, written as in the file
+
+    @classmethod
+    def read(cls, path: Path) -> "TokenizerFile":
+        """Read and check the file.
+
+        Raises:
+            UserError: no such file, not JSON, not a Unigram model, or without one of XLM-R's special tokens.
+        """
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"), parse_float=_Number)
+            model = document["model"]
+        except FileNotFoundError:
+            raise UserError("the base has no tokenizer.json", where=str(path), remedy=OTHER_BASE) from None
+        except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+            what = f"not a tokenizer file: {error}"
+            raise UserError(what, where=str(path), remedy="make or download the base again") from None
+        if model.get("type") != "Unigram" or model.get("unk_id") is None:
+            what = f"the base's tokenizer is not Unigram but {model.get('type', 'of unknown type')}"
+            raise UserError(what, where=str(path), remedy=OTHER_BASE)
+        vocabulary = model["vocab"]
+        model["vocab"] = []
+        pieces, scores = [piece for piece, _ in vocabulary], [str(score) for _, score in vocabulary]
+        made = cls(path, _with_numbers(document), pieces, scores)
+        if missing := [token for token in REQUIRED if token not in made.special_ids]:
+            what = f"the tokenizer lacks the special tokens {', '.join(missing)}"
+            raise UserError(what, where=str(path), remedy=OTHER_BASE)
+        return made
+
+    @property
+    def scores(self) -> npt.NDArray[np.float64]:
+        """Log probabilities of the pieces."""
+        return np.array(self.score_texts, dtype=np.float64)
+
+    @property
+    def size(self) -> int:
+        """Number of ids: the pieces, and added tokens behind them."""
+        return max(len(self.pieces), 1 + max(self.special_ids.values()))
+
+    @property
+    def unknown_id(self) -> int:
+        return int(self.document["model"]["unk_id"])
+
+    @property
+    def special_ids(self) -> dict[str, int]:
+        """Ids of the added tokens, by their text."""
+        return {token["content"]: int(token["id"]) for token in self.document["added_tokens"]}
+
+    def piece(self, old_id: int) -> str:
+        """The text of an id, be it a piece or an added token."""
+        if old_id < len(self.pieces):
+            return self.pieces[old_id]
+        return next(text for text, place in self.special_ids.items() if place == old_id)
+
+    def write(self, path: Path, kept: npt.NDArray[np.int64]) -> None:
+        """Write the tokenizer with the ids `kept`, ascending and renumbered from 0.
+
+        Only the pieces and the places where an id is written change: normaliser, pre-tokeniser and decoder stay.
+        """
+        new_ids = {int(old): new for new, old in enumerate(kept)}
+        text = json.dumps(_renumbered(self.document, new_ids), ensure_ascii=False, indent=1)
+        entry = json.JSONEncoder(ensure_ascii=False).encode
+        rows = (f"[{entry(self.pieces[old])},{self.score_texts[old]}]" for old in kept if old < len(self.pieces))
+        head, found, tail = text.rpartition(NO_PIECES)
+        assert found
+        path.write_text(f'{head}"vocab": [\n' + ",\n".join(rows) + f"\n]{tail}\n", encoding="utf-8")
+
+
+def _renumbered(document: dict[str, Any], new_ids: Mapping[int, int]) -> dict[str, Any]:
+    """The document with the ids of its model, added tokens, padding and post-processor replaced."""
+    changed = json.loads(json.dumps(document))
+    changed["model"]["unk_id"] = new_ids[changed["model"]["unk_id"]]
+    for token in changed["added_tokens"]:
+        token["id"] = new_ids[token["id"]]
+    if changed.get("padding"):
+        changed["padding"]["pad_id"] = new_ids[changed["padding"]["pad_id"]]
+    processor = changed.get("post_processor") or {}
+    for part in processor.get("processors", [processor]):
+        for special in part.get("special_tokens", {}).values():
+            special["ids"] = [new_ids[old] for old in special["ids"]]
+        for name in ("cls", "sep"):  # [text, id] of the post-processors of BERT and RoBERTa
+            if name in part:
+                part[name][1] = new_ids[part[name][1]]
+    return changed
+
+
+def _with_numbers(value: Any) -> Any:
+    """The value with the numbers outside the vocabulary as numbers again."""
+    if isinstance(value, _Number):
+        return float(value)
+    if isinstance(value, dict):
+        return {key: _with_numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_numbers(item) for item in value]
+    return value
