@@ -75,8 +75,8 @@ class InitConfig:
     """Which pieces of the base's vocabulary stay, and how the result is certified."""
 
     rule: str = "closure"  # closure (frequent pieces and all single characters), notebook (as bge-m3_en_ru)
-    min_counts: dict[str, int] = field(default_factory=lambda: {"ru": 3, "en": 10})  # language -> least count
-    min_count: int = 3  # of languages that min_counts does not name
+    min_counts: dict[str, int] = field(default_factory=dict)  # language -> least count of a piece
+    min_count: int = 1  # of languages that min_counts does not name
     scripts: list[str] = field(default_factory=list)  # closure: further Unicode scripts, such as Greek
     coverage: float | None = None  # instead of min_counts: share of a language's occurrences that stay
     max_size: int | None = None  # most ids in the new vocabulary

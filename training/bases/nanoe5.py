@@ -165,7 +165,7 @@ class _Cursor:
         self.data, self.position = data, position
 
     def take(self, form: str) -> tuple[Any, ...]:
-        values = struct.unpack_from(form, self.data, self.position)
+        values = struct.unpack_from(form, self.data.data, self.position)
         self.position += struct.calcsize(form)
         return values
 

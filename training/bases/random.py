@@ -74,7 +74,7 @@ def train_pieces(texts: Iterator[str], size: int) -> bytes:
 
 
 def write_tokenizer(proto: bytes, path: Path) -> int:
-    """Write the `tokenizer.json` that goes with a SentencePiece model, laid out as XLM-R's; returns its number of ids."""
+    """Write the `tokenizer.json` of a SentencePiece model in XLM-R's layout; returns its number of ids."""
     from sentencepiece.sentencepiece_model_pb2 import ModelProto
     from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 

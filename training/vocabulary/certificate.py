@@ -17,12 +17,13 @@ from training.vocabulary.shrinking import Sizes
 from training.vocabulary.tokenizer_file import TokenizerFile
 
 GUARANTEE = (
-    "A text is segmented by the shrunk tokenizer exactly as by the original one if and only if the original uses kept "
-    "pieces only. Its ids are then the original's, renumbered as vocabulary/id_map.parquet says; its embedding rows are "
-    "bitwise copies; and at equal batch shape, precision and kernels its hidden states and its dense and multi-vector "
-    "outputs are the original's bit by bit, its sparse output after renumbering. This holds because scores, normaliser, "
-    "pre-tokeniser and special tokens are unchanged, ids keep their order, and a piece with the minimum score is kept, "
-    "on which the score of unknown characters depends. Other texts fall apart into kept pieces, or <unk>."
+    "A text is segmented by the shrunk tokenizer exactly as by the original one if and only if the original uses "
+    "kept pieces only. Its ids are then the original's, renumbered as vocabulary/id_map.parquet says; its embedding "
+    "rows are bitwise copies; and at equal batch shape, precision and kernels its hidden states and its dense and "
+    "multi-vector outputs are the original's bit by bit, its sparse output after renumbering. This holds because "
+    "scores, normaliser, pre-tokeniser and special tokens are unchanged, ids keep their order, and a piece with the "
+    "minimum score is kept, on which the score of unknown characters depends. Other texts fall apart into kept "
+    "pieces, or <unk>."
 )
 
 

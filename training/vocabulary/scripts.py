@@ -7,33 +7,30 @@ import regex
 from pipeline.errors import UserError
 
 # Language -> Unicode scripts, the main one first. A language that is not here needs `init.scripts`.
+WRITTEN_IN = {
+    "Cyrillic": "ru uk be bg mk kk ky tt ba cv tg mn os sah udm",
+    "Latin": "en de fr es it pt nl sv da no nb nn fi et lv lt pl cs sk sl hr bs hu ro tr az uz vi id ms sw eu ca gl",
+    "Arabic": "ar fa ur ug",
+    "Devanagari": "hi mr ne",
+    "Hebrew": "he yi",
+    "Greek": "el",
+    "Armenian": "hy",
+    "Georgian": "ka",
+    "Bengali": "bn",
+    "Tamil": "ta",
+    "Telugu": "te",
+    "Thai": "th",
+    "Han": "zh",
+    "Ethiopic": "am",
+    "Khmer": "km",
+    "Lao": "lo",
+    "Myanmar": "my",
+}
 SCRIPTS = {
-    **dict.fromkeys(
-        ["ru", "uk", "be", "bg", "mk", "kk", "ky", "tt", "ba", "cv", "tg", "mn", "os", "sah", "udm"], ["Cyrillic"]
-    ),
-    **dict.fromkeys(
-        "en de fr es it pt nl sv da no nb nn fi et lv lt pl cs sk sl hr bs hu ro tr az uz vi id ms sw eu ca gl".split(),
-        ["Latin"],
-    ),
+    **{language: [script] for script, languages in WRITTEN_IN.items() for language in languages.split()},
     "sr": ["Cyrillic", "Latin"],
-    "el": ["Greek"],
-    "hy": ["Armenian"],
-    "ka": ["Georgian"],
-    "he": ["Hebrew"],
-    "yi": ["Hebrew"],
-    **dict.fromkeys(["ar", "fa", "ur", "ug"], ["Arabic"]),
-    **dict.fromkeys(["hi", "mr", "ne"], ["Devanagari"]),
-    "bn": ["Bengali"],
-    "ta": ["Tamil"],
-    "te": ["Telugu"],
-    "th": ["Thai"],
     "ko": ["Hangul", "Han"],
     "ja": ["Hiragana", "Katakana", "Han"],
-    "zh": ["Han"],
-    "am": ["Ethiopic"],
-    "km": ["Khmer"],
-    "lo": ["Lao"],
-    "my": ["Myanmar"],
 }
 # Digits, punctuation and symbols that belong to no script, and the marks that combine with any.
 COMMON = r"[[\p{N}\p{P}\p{S}]&&\p{Script=Common}]|\p{Script=Inherited}"

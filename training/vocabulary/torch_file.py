@@ -54,7 +54,9 @@ def _described(path: Path) -> dict[str, StoredTensor]:
     for name, tensor in content.items() if isinstance(content, dict) else ():
         if not isinstance(tensor, torch.Tensor) or not tensor.is_contiguous() or tensor.dtype not in codes:
             raise UserError(f"{name} is not a plain tensor", where=str(path), remedy=remedy)
-        start = tensor.untyped_storage()._checkpoint_offset + tensor.storage_offset() * tensor.itemsize
+        storage_start = tensor.untyped_storage()._checkpoint_offset
+        assert storage_start is not None
+        start = storage_start + int(tensor.storage_offset()) * tensor.itemsize
         described[name] = StoredTensor(path, codes[tensor.dtype], tuple(tensor.shape), start)
     if not described:
         raise UserError("no tensors in torch's file", where=str(path), remedy=remedy)

@@ -92,7 +92,8 @@ def _copy_rows(weights: Checkpoint, tensor: StoredTensor, kept: npt.NDArray[np.i
     for ids in _spans(kept, span):
         first, count = int(ids[0]), int(ids[-1] - ids[0]) + 1
         part = weights.read(tensor, first * items, count * items, buffer)
-        _write(file, memoryview(np.frombuffer(part, np.uint8).reshape(count, row_bytes)[ids - first]).cast("B"))
+        chosen = np.frombuffer(part, np.uint8).reshape(count, row_bytes)[ids - first]
+        _write(file, chosen.data.cast("B"))
 
 
 def _spans(kept: npt.NDArray[np.int64], span: int) -> Iterator[npt.NDArray[np.int64]]:
