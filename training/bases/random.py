@@ -75,7 +75,7 @@ def train_pieces(texts: Iterator[str], size: int) -> bytes:
 
 def write_tokenizer(proto: bytes, path: Path) -> int:
     """Write the `tokenizer.json` of a SentencePiece model in XLM-R's layout; returns its number of ids."""
-    from sentencepiece.sentencepiece_model_pb2 import ModelProto
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
     from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 
     model = ModelProto.FromString(proto)

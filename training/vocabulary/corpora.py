@@ -75,20 +75,18 @@ def local_files(name: str, patterns: Iterable[str]) -> list[Path]:
 def text_lines(path: Path) -> Iterator[list[str]]:
     """The file's lines that are not empty, in batches; raises UserError where the file is not UTF-8."""
     lines: list[str] = []
-    number = 0
-    try:
-        with path.open(encoding="utf-8", newline="\n") as file:
-            for number, line in enumerate(file, start=1):
-                if text := line.removesuffix("\n").removesuffix("\r"):
-                    lines.append(text)
-                if len(lines) == ROWS:
-                    yield lines
-                    lines = []
-    except UnicodeDecodeError:
-        where = f"{path}, after line {number}"
-        raise UserError(
-            "a corpus file is not UTF-8", where=where, remedy="convert it, for example with iconv"
-        ) from None
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                text = line.rstrip(b"\r\n").decode("utf-8")
+            except UnicodeDecodeError:
+                where, remedy = f"{path}, line {number}", "convert it, for example with iconv"
+                raise UserError("a corpus file is not UTF-8", where=where, remedy=remedy) from None
+            if text:
+                lines.append(text)
+            if len(lines) == ROWS:
+                yield lines
+                lines = []
     if lines:
         yield lines
 

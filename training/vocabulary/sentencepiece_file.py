@@ -20,7 +20,7 @@ def shrink_sentencepiece(path: Path, target: Path, tokenizer: TokenizerFile, kep
             pieces that differ from those of `tokenizer.json`.
     """
     from google.protobuf.message import DecodeError
-    from sentencepiece.sentencepiece_model_pb2 import ModelProto
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
 
     try:
         model = ModelProto.FromString(path.read_bytes())
