@@ -219,8 +219,8 @@ def _negatives(run: RunRecord) -> Found | None:
 
 
 def _certified(run: RunRecord, what: str) -> Found | None:
-    value = ((run.certificate or {}).get(what) or {}).get("after")
-    return Found(value, f"init/certificate.json: {what}, after") if value else None
+    sizes = run.certified(what)
+    return Found(sizes[1], f"init/certificate.json: {what}_after") if sizes else None
 
 
 def _dimension(run: RunRecord) -> Found | None:

@@ -64,7 +64,7 @@ def front_matter(run: RunRecord, config: Config, name: str) -> str:
     """YAML metadata by huggingface_hub's ModelCardData, with the merge's scores as model-index."""
     from huggingface_hub import ModelCardData
 
-    sources = [entry["source"] for entry in (run.ledger or {}).get("sets", []) if entry.get("train")]
+    sources = [entry["source"] for entry in run.training_sets if entry.get("train")]
     base = base_id(run)
     data = ModelCardData(
         language=list(config.languages),
@@ -143,18 +143,18 @@ def _caution(run: RunRecord, base: str | None) -> str | None:
 
 
 def _facts(run: RunRecord, facts: ModelFacts, base: str) -> list[tuple[str, str]]:
-    parameters = ((run.certificate or {}).get("parameters") or {}).get("after")
+    parameters = run.certified("parameters")
     rows = [("Base", base), ("Dimension", show.count(facts.dimension)), ("Layers", show.count(facts.layers))]
     if parameters:
-        rows.append(("Parameters", show.count(parameters)))
+        rows.append(("Parameters", show.count(parameters[1])))
     rows += [("Vocabulary", show.count(facts.vocabulary)), ("Longest text", f"{show.count(facts.max_length)} tokens")]
     pooling = {"cls": "CLS token", "mean": "mean of the tokens"}[facts.pooling]
     return [*rows, ("Pooling", pooling + (", then length 1" if facts.normalize else ""))]
 
 
 def _steps(run: RunRecord, base: str) -> list[str]:
-    sizes = (run.certificate or {}).get("vocabulary") or {}
-    cut = f" from {show.count(sizes['before'])} to {show.count(sizes['after'])} ids" if sizes.get("after") else ""
+    sizes = run.certified("vocabulary")
+    cut = f" from {show.count(sizes[0])} to {show.count(sizes[1])} ids" if sizes else ""
     steps = [f"The vocabulary of {base} was cut{cut}; rows that stay are exact copies."]
     for side, loss in (("symmetric", "contrastive loss and AnglE"), ("asymmetric", "contrastive loss")):
         plan = run.plans.get(side)
@@ -174,7 +174,7 @@ def _loss(run: RunRecord, side: str, words: str) -> str:
 
 def _sets(run: RunRecord) -> list[list[str]]:
     rows = []
-    for entry in (run.ledger or {}).get("sets", []):
+    for entry in run.training_sets:
         if entry.get("train"):
             counts = [show.count(entry.get(name)) for name in ("built", "kept", "train")]
             title, source = entry.get("title") or entry["name"], str(entry.get("source", ""))
@@ -216,7 +216,7 @@ def _limits(run: RunRecord, facts: ModelFacts) -> list[str]:
         limits.append("The sparse and multi-vector heads are the base's own and were not trained again.")
     else:
         limits.append("Dense vectors only: the base has no sparse and multi-vector heads.")
-    if any("NC" in str(e.get("licence")) and e.get("train") for e in (run.ledger or {}).get("sets", [])):
+    if any("NC" in str(e.get("licence")) and e.get("train") for e in run.training_sets):
         limits.append("Some training sets forbid commercial use; see the table above before you rely on the model.")
     limits.append("Texts that contain pieces outside the kept vocabulary are split otherwise than by the base.")
     worse = [d.task for d in run.differences if (d.model, d.against) == ("merge", "base") and d.ci_high < 0 and d.main]

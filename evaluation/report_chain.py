@@ -24,9 +24,8 @@ def base_name(run: RunRecord) -> str:
 def lede(run: RunRecord) -> str:
     """One sentence: what was made of what."""
     parts = [f"Profile {run.config.get('profile', '?')}: {base_name(run)}"]
-    after = ((run.certificate or {}).get("vocabulary") or {}).get("after")
-    if after:
-        parts.append(f"with its vocabulary cut to {show.count(after)} ids")
+    if sizes := run.certified("vocabulary"):
+        parts.append(f"with its vocabulary cut to {show.count(sizes[1])} ids")
     pairs = trained_pairs(run)
     if pairs:
         parts.append("tuned on " + " and ".join(f"{show.count(rows)} {side} pairs" for side, rows in pairs.items()))
@@ -48,19 +47,17 @@ def caution(run: RunRecord) -> str | None:
 def trained_pairs(run: RunRecord) -> dict[str, int]:
     """Rows that each side trains on, from the ledger."""
     pairs: dict[str, int] = {}
-    for entry in (run.ledger or {}).get("sets", []):
-        if entry.get("train"):
-            pairs[entry["side"]] = pairs.get(entry["side"], 0) + entry["train"]
-    return {side: rows for side, rows in pairs.items() if side in ("symmetric", "asymmetric")}
+    for entry in run.training_sets:
+        pairs[entry["side"]] = pairs.get(entry["side"], 0) + (entry.get("train") or 0)
+    return {side: rows for side, rows in pairs.items() if rows}
 
 
 def headline(run: RunRecord) -> list[tuple[str, Any]]:
     """The few figures at the top of the page."""
     facts: list[tuple[str, Any]] = [("Base", base_name(run))]
     for what in CERTIFIED:
-        sizes = (run.certificate or {}).get(what) or {}
-        if sizes.get("after"):
-            facts.append((what.capitalize(), f"{show.count(sizes['before'])} → {show.count(sizes['after'])}"))
+        if sizes := run.certified(what):
+            facts.append((what.capitalize(), f"{show.count(sizes[0])} → {show.count(sizes[1])}"))
     for suite, task, metric, words in HEADLINES:
         before, after = (run.score(model, suite, task, metric) for model in ("base", "merge"))
         if before is not None and after is not None:
@@ -89,6 +86,7 @@ def mark(run: RunRecord, stage: StageRecord) -> str:
     return "outdated" if stage.complete and run.outdated(stage.name) else stage.status.replace(" ", "-")
 
 
+FIGURES = 6  # of a manifest's metrics
 CHAIN_COLUMNS = ["stage", "status", "fingerprint", "time", "peak memory", "size on disk", "what came out"]
 
 
@@ -103,11 +101,8 @@ def chain_rows(run: RunRecord) -> list[list[Any]]:
             continue
         disk = sum(entry["bytes"] for entry in made.outputs.values())
         took = show.bar(show.duration(made.seconds), made.seconds, longest)
-        figures = "; ".join(
-            f"{name.replace('_', ' ')} {show.number(value)}"
-            for name, value in made.metrics.items()
-            if isinstance(value, str | int | float)
-        )
+        told = [(name, value) for name, value in made.metrics.items() if isinstance(value, str | int | float)]
+        figures = "; ".join(f"{name.replace('_', ' ')} {show.number(value)}" for name, value in told[:FIGURES])
         memory = show.size(made.peak_rss_bytes or None)
         place = [stage.name, status(run, stage), show.fingerprint(made.fingerprint)]
         rows.append([*place, took, memory, show.size(disk), show.long(figures)])
@@ -119,41 +114,59 @@ def chain_notes(run: RunRecord) -> Iterator[str]:
     for stage in run.stages.values():
         if stage.manifest and stage.status == "failed":
             yield f"Stage {stage.name} failed: {stage.manifest.error}"
-        if stage.complete and (outdated := run.outdated(stage.name)):
-            yield f"Stage {stage.name} was made with an earlier {' and '.join(outdated)}; run it again."
+    stale = {stage.name: run.outdated(stage.name) for stage in run.stages.values() if stage.complete}
+    parts = [f"{name} (of an earlier {' and '.join(inputs)})" for name, inputs in stale.items() if inputs]
+    if parts:
+        yield f"The stages below are not of one piece: {', '.join(parts)}. make reproduce brings them up to date."
 
 
-LEDGER_COLUMNS = [
-    *("set", "side", "status", "card", "built", "kept", "train", "dev", "dropped", "negatives", "licence", "source")
-]
+TOTALS = {
+    "card_total_pairs": "pairs, the card's total",
+    "built": "pairs built",
+    "kept": "kept by cleaning",
+    "train": "trained on",
+    "dev": "held out for dev",
+    "card_total_negatives": "negatives, the card's total",
+    "negatives_the_card_counts": "negatives the card counts",
+    "negatives_it_leaves_out": "negatives it leaves out",
+}
+LEDGER_COLUMNS = ["set", "side", "status", "card", "built", "kept", "train", "dev", "dropped", "negatives"]
 
 
 def ledger_rows(run: RunRecord) -> list[list[Any]]:
-    """One row a set, and the totals that the ledger has for the same columns."""
-    sets = (run.ledger or {}).get("sets", [])
-    most = max((entry.get("train") or 0 for entry in sets), default=0)
+    """One row a set that is trained on."""
+    most = max((entry.get("train") or 0 for entry in run.training_sets), default=0)
     rows = []
-    for entry in sets:
+    for entry in run.training_sets:
         counts = [show.count(entry.get(name)) for name in ("card", "built", "kept")]
         train = show.bar(show.count(entry.get("train")), entry.get("train") or 0, most)
         dropped = sum((entry.get("dropped") or {}).values())
         rest = [show.count(entry.get("dev")), show.count(dropped), show.count(entry.get("negatives"))]
-        name = entry.get("title") or entry["name"]
-        words = [show.long(str(entry.get("licence") or show.DASH)), show.long(_source(entry))]
-        rows.append([name, entry["side"], show.long(str(entry["status"])), *counts, train, *rest, *words])
+        rows.append([_title(entry), entry["side"], show.long(str(entry["status"])), *counts, train, *rest])
     return rows
 
 
-def _source(entry: dict[str, Any]) -> str:
-    return " @ ".join(str(entry[name]) for name in ("source", "revision") if entry.get(name))
+def held_out_rows(run: RunRecord) -> list[list[Any]]:
+    """One row a set that is never trained on."""
+    return [
+        [_title(entry), show.count(entry.get("built")), show.count(entry.get("kept"))] for entry in run.held_out_sets
+    ]
+
+
+def source_rows(run: RunRecord) -> list[list[Any]]:
+    """Where each set's rows come from, and on which terms."""
+    rows = []
+    for entry in (run.ledger or {}).get("sets", []):
+        words = [str(entry.get(name) or show.DASH) for name in ("source", "revision", "licence")]
+        told = " ".join(str(entry[name]) for name in ("difference", "note") if entry.get(name))
+        rows.append([_title(entry), *(show.long(word) for word in words), show.long(told)])
+    return rows
 
 
 def ledger_facts(run: RunRecord) -> list[tuple[str, str]]:
-    """The ledger's totals as they stand there."""
+    """The ledger's totals."""
     totals = (run.ledger or {}).get("totals") or {}
-    return [
-        (name.replace("_", " "), show.number(value)) for name, value in totals.items() if not isinstance(value, dict)
-    ]
+    return [(words, show.count(totals[name])) for name, words in TOTALS.items() if totals.get(name) is not None]
 
 
 def dropped_rows(run: RunRecord) -> tuple[list[str], list[list[Any]]]:
@@ -161,50 +174,58 @@ def dropped_rows(run: RunRecord) -> tuple[list[str], list[list[Any]]]:
     sets = [entry for entry in (run.ledger or {}).get("sets", []) if any((entry.get("dropped") or {}).values())]
     reasons = list(dict.fromkeys(reason for entry in sets for reason, rows in entry["dropped"].items() if rows))
     rows = [
-        [entry.get("title") or entry["name"], *(show.count(entry["dropped"].get(r, 0)) for r in reasons)]
-        for entry in sets
+        [_title(entry), *(show.count(entry["dropped"].get(reason) or None) for reason in reasons)] for entry in sets
     ]
     return ["set", *(reason.replace("_", " ") for reason in reasons)], rows
 
 
+def _title(entry: dict[str, Any]) -> str:
+    return str(entry.get("title") or entry["name"])
+
+
 def certificate_sizes(run: RunRecord) -> list[list[Any]]:
     """Everything that the certificate gives before and after."""
-    pairs = {
-        name: v for name, v in (run.certificate or {}).items() if isinstance(v, dict) and "before" in v and "after" in v
-    }
+    stems = [key.removesuffix("_before") for key in run.certificate or {} if key.endswith("_before")]
+    sizes = {stem: pair for stem in stems if (pair := run.certified(stem))}
     return [
-        [name.replace("_", " "), show.number(v["before"]), show.number(v["after"]), show.share(v["after"], v["before"])]
-        for name, v in pairs.items()
+        [stem.replace("_", " "), show.count(before), show.count(after), show.share(after, before)]
+        for stem, (before, after) in sizes.items()
     ]
 
 
 def certificate_facts(run: RunRecord) -> list[tuple[str, Any]]:
     """The certificate's single values."""
+    sizes = {row[0] for row in certificate_sizes(run)}
     return [
         (name.replace("_", " "), show.number(value))
         for name, value in (run.certificate or {}).items()
-        if isinstance(value, str | int | float) and name != "guarantee"
+        if isinstance(value, str | int | float)
+        and name != "guarantee"
+        and name.rpartition("_")[0].replace("_", " ") not in sizes
     ]
 
 
 def certificate_tables(run: RunRecord) -> list[tuple[str, list[str], list[list[Any]]]]:
-    """The certificate's lists of like entries (texts checked by corpus, for instance), as tables."""
+    """The certificate's groups of values (texts checked by corpus, pieces by language), as tables."""
     tables = []
     for name, value in (run.certificate or {}).items():
-        rows = _records(value)
-        if rows:
+        if rows := _records(value):
             columns = list(dict.fromkeys(column for row in rows for column in row))
             cells = [[show.number(row.get(column)) for column in columns] for row in rows]
-            tables.append((name.replace("_", " "), [column.replace("_", " ") for column in columns], cells))
+            tables.append((_words(name).capitalize(), [_words(column) for column in columns], cells))
     return tables
 
 
 def _records(value: Any) -> list[dict[str, Any]]:
-    if isinstance(value, dict) and value and all(isinstance(item, dict) for item in value.values()):
-        return [{"name": name, **item} for name, item in value.items()]
-    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-        return value
-    return []
+    if not isinstance(value, dict) or not value:
+        return []
+    if all(isinstance(item, dict) for item in value.values()):
+        return [{"": name, **item} for name, item in value.items()]
+    return [{"": _words(name), "value": item} for name, item in value.items() if not isinstance(item, dict)]
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 ENVIRONMENT_COLUMNS = ["stage", "Python", "machine", "cores", "processes", "packages"]

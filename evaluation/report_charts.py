@@ -7,7 +7,8 @@ from html import escape
 
 WIDTH, HEIGHT = 420, 250
 LEFT, RIGHT, TOP, BOTTOM = 48, 12, 12, 36
-ROW = 30  # height of a forest plot's row
+SIDE = 28  # left and right of a forest plot
+ROW = 34  # height of a forest plot's row
 BINS = 160  # points of a line; longer series are averaged
 
 
@@ -61,7 +62,7 @@ def forest_plot(rows: Sequence[Interval], *, x_label: str, describe: str) -> str
         return ""
     marks = ticks(min(0.0, *(row.low for row in rows)), max(0.0, *(row.high for row in rows)), 4)
     height = TOP + ROW * len(rows) + BOTTOM
-    scale = _Scale(marks[0], marks[-1], 14, WIDTH - 14)
+    scale = _Scale(marks[0], marks[-1], SIDE, WIDTH - SIDE)
     bottom = height - BOTTOM
     parts = []
     for mark in marks:
@@ -78,9 +79,9 @@ def _interval(row: Interval, scale: "_Scale", top: float) -> Iterable[str]:
     certain = row.low > 0 or row.high < 0
     colour = "var(--muted)" if not certain else "var(--good)" if row.value > 0 else "var(--bad)"
     line = top + ROW * 0.74
-    yield f'<text class="label" x="14" y="{top + ROW * 0.4:.1f}">{escape(row.label)}</text>'
+    yield f'<text class="label" x="{SIDE}" y="{top + ROW * 0.4:.1f}">{escape(row.label)}</text>'
     note = row.note or f"{signed(row.value, 3)} [{signed(row.low, 3)}, {signed(row.high, 3)}]"
-    yield f'<text x="{WIDTH - 14}" y="{top + ROW * 0.4:.1f}" text-anchor="end">{escape(note)}</text>'
+    yield f'<text x="{WIDTH - SIDE}" y="{top + ROW * 0.4:.1f}" text-anchor="end">{escape(note)}</text>'
     ends = f'x1="{scale(row.low):.1f}" x2="{scale(row.high):.1f}"'
     yield f'<line {ends} y1="{line:.1f}" y2="{line:.1f}" stroke="{colour}" stroke-width="2"/>'
     yield f'<circle cx="{scale(row.value):.1f}" cy="{line:.1f}" r="3.6" fill="{colour}"/>'

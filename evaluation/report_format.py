@@ -1,12 +1,14 @@
 """How figures and small marks look on the report page; everything returned is safe HTML or plain text."""
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from markupsafe import Markup
 
 DASH = "–"
+FIGURE = re.compile(r"[+−-]?\d[\d,.]*($|[ e<%/])")
 
 
 def count(value: Any) -> str:
@@ -91,3 +93,14 @@ def key(items: Sequence[tuple[str, str]]) -> Markup:
 
 def verdict(word: str) -> Markup:
     return Markup('<span class="verdict {}">{}</span>').format(word.replace(" ", "-"), word)
+
+
+def numeric_columns(rows: Sequence[Sequence[Any]]) -> set[int]:
+    """Positions of a table's columns that hold figures (or dashes) only; the first column names the rows."""
+    columns = range(1, min((len(row) for row in rows), default=0))
+    return {column for column in columns if all(_is_figure(str(row[column])) for row in rows)}
+
+
+def _is_figure(cell: str) -> bool:
+    text = cell.removeprefix("<").strip()
+    return text == DASH or bool(FIGURE.match(text)) or cell.startswith("&lt;")

@@ -11,6 +11,7 @@ from evaluation import report_chain as chain
 from evaluation import report_results as results
 from evaluation import report_training as training
 from evaluation.claims import Claim
+from evaluation.report_format import numeric_columns
 from evaluation.run_record import RunRecord
 
 HERE = Path(__file__).resolve().parent
@@ -41,6 +42,7 @@ def render_page(run: RunRecord, claims: Sequence[Claim]) -> str:
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
+    templates.filters["numeric_columns"] = numeric_columns
     return templates.get_template("report_page.html.j2").render(page=page)
 
 
@@ -57,6 +59,8 @@ def _about_the_run(run: RunRecord) -> dict[str, Any]:
         "ledger_facts": chain.ledger_facts(run),
         "ledger_columns": chain.LEDGER_COLUMNS,
         "ledger": chain.ledger_rows(run),
+        "held_out": chain.held_out_rows(run),
+        "sources": chain.source_rows(run),
         "dropped_columns": dropped_columns,
         "dropped": dropped,
         "certificate": bool(run.certificate),
@@ -82,7 +86,6 @@ def _about_training(run: RunRecord) -> dict[str, Any]:
         "weights": training.merge_facts(run),
         "simplex": picture,
         "simplex_alt": words,
-        "search_chart": "",
         "compared_columns": compared_columns,
         "compared": compared,
         "search_columns": search_columns,

@@ -149,8 +149,15 @@ def claim_groups(claims: Sequence[Claim]) -> list[dict[str, Any]]:
     for claim in claims:
         groups.setdefault(CLAIM_GROUPS[claim.group], []).append(claim)
     return [
-        {"name": name, "claims": members, "summary": verdict_counts(members), "open": _measured(members)}
+        {"name": name, "rows": _claim_rows(members), "summary": verdict_counts(members), "open": _measured(members)}
         for name, members in groups.items()
+    ]
+
+
+def _claim_rows(claims: Sequence[Claim]) -> list[list[Any]]:
+    return [
+        [c.claim, c.card, c.printed or show.DASH, c.tolerance, show.verdict(c.verdict), show.long(c.where)]
+        for c in claims
     ]
 
 

@@ -45,7 +45,7 @@ def side_views(run: RunRecord) -> list[dict[str, Any]]:
     views = []
     for side in dict.fromkeys([*run.plans, *run.curves]):
         columns, rows = set_table(run.plans.get(side, {}))
-        charts = [chart for chart in (loss_chart(run, side), dev_chart(run, side), rate_chart(run, side)) if chart[0]]
+        charts = [chart for chart in (loss_chart(run, side), dev_chart(run, side)) if chart[0]]
         views.append({"name": side.capitalize(), "charts": charts, "set_columns": columns, "sets": rows})
     return views
 
@@ -77,14 +77,6 @@ def dev_chart(run: RunRecord, side: str) -> tuple[str, Any]:
     describe = f"Dev scores of the {side} side by step: {_ends(lines)}"
     svg = line_chart(lines, x_label="step", y_label="score", describe=describe)
     return svg, "Scores on held-out dev rows. " + show.key([(line.name, line.colour) for line in lines])
-
-
-def rate_chart(run: RunRecord, side: str) -> tuple[str, str]:
-    """The learning rate over the steps."""
-    line = Line("learning rate", "var(--muted)", [(x, y * 1e6) for x, y in _points(run, side, "learning_rate")])
-    describe = f"Learning rate of the {side} side by step, in millionths"
-    svg = line_chart([line], x_label="step", y_label="learning rate, 1e-6", describe=describe)
-    return svg, "Learning rate, in millionths."
 
 
 def _points(run: RunRecord, side: str, name: str) -> list[tuple[float, float]]:

@@ -13,6 +13,7 @@ from pipeline.artefact import Manifest, read_manifest
 CHAIN = ("data", "init", "symmetric", "asymmetric", "joint", "merge", "evaluate")
 SIDES = ("symmetric", "asymmetric", "joint")
 MODELS = ("base", "init", "symmetric", "asymmetric", "joint", "merge")
+HELD_OUT = "held_out"  # a ledger's side of sets that are never trained on
 OPTIONAL = ("joint",)  # shown only where it was run
 
 Row = dict[str, str]
@@ -72,6 +73,22 @@ class RunRecord:
         manifests = [stage.manifest for stage in self.stages.values() if stage.manifest]
         return manifests[-1].config if manifests else {}
 
+    @property
+    def training_sets(self) -> list[dict[str, Any]]:
+        """The ledger's lines of the sets that are trained on."""
+        return [entry for entry in (self.ledger or {}).get("sets", []) if entry["side"] != HELD_OUT]
+
+    @property
+    def held_out_sets(self) -> list[dict[str, Any]]:
+        """The ledger's lines of the sets that are never trained on."""
+        return [entry for entry in (self.ledger or {}).get("sets", []) if entry["side"] == HELD_OUT]
+
+    def certified(self, what: str) -> tuple[int, int] | None:
+        """A size of init's certificate, vocabulary or parameters, before and after."""
+        found = self.certificate or {}
+        before, after = found.get(f"{what}_before"), found.get(f"{what}_after")
+        return (before, after) if before is not None and after is not None else None
+
     def model_folder(self, name: str) -> Path:
         """Where the model of that name lies."""
         stage = self.stages[name].folder
@@ -102,6 +119,8 @@ def read_run(folder: Path) -> RunRecord:
     done = {name for name, stage in stages.items() if stage.complete}
     sides = [side for side in SIDES if side in done]
     merge, evaluate = folder / "merge", folder / "evaluate"
+    scores = [_score(row) for row in _rows(evaluate / "scores.csv")] if "evaluate" in done else []
+    compared = _rows(evaluate / "comparison.csv") if "evaluate" in done else []
     return RunRecord(
         folder=folder,
         stages={name: stage for name, stage in stages.items() if stage.manifest or name not in OPTIONAL},
@@ -112,8 +131,8 @@ def read_run(folder: Path) -> RunRecord:
         weights=_json(merge / "weights.json") if "merge" in done else None,
         search=_rows(merge / "search.csv") if "merge" in done else [],
         simplex=_text(merge / "simplex.svg") if "merge" in done else None,
-        scores=[_score(row) for row in _rows(evaluate / "scores.csv")] if "evaluate" in done else [],
-        differences=[_difference(row) for row in _rows(evaluate / "comparison.csv")] if "evaluate" in done else [],
+        scores=scores,
+        differences=_differences(compared, scores),
     )
 
 
@@ -145,10 +164,20 @@ def _score(row: Row) -> Score:
     return Score(*names, value, low, high, int(items) if items is not None else None)
 
 
-def _difference(row: Row) -> Difference:
-    names = {key: row[key] for key in ("model", "against", "suite", "task", "metric", "test")}
-    values = {key: float(row[key] or "nan") for key in ("difference", "ci_low", "ci_high", "p_value", "p_holm")}
-    return Difference(**names, **values, items=int(row["items"]), main=row["main"].lower() == "true")
+def _differences(rows: list[Row], scores: list[Score]) -> list[Difference]:
+    """Lines of comparison.csv; a task's own score is the one that scores.csv names first."""
+    own: dict[tuple[str, str], str] = {}
+    for score in scores:
+        own.setdefault((score.suite, score.task), score.metric)
+    return [_difference(row, own.get((row["suite"], row["task"])) == row["metric"]) for row in rows]
+
+
+def _difference(row: Row, main: bool) -> Difference:
+    model, against, suite, task, metric = (row[key] for key in ("model", "against", "suite", "task", "metric"))
+    numbers = ("difference", "ci_low", "ci_high", "p_value", "p_holm")
+    value, low, high, p, holm = (float(row[key] or "nan") for key in numbers)
+    items = int(row["items"])
+    return Difference(model, against, suite, task, metric, value, low, high, p, row["test"], items, main, holm)
 
 
 def number(text: str | None) -> float | None:

@@ -117,11 +117,14 @@ def ledger_line(name: str, title: str, side: str, *, built: int, card: int | Non
 def init(folder: Path) -> dict[str, Any]:
     certificate = {
         "guarantee": "A text whose pieces are all kept has the same embedding as before, bit by bit.",
-        "vocabulary": {"before": 2000, "after": 400},
-        "parameters": {"before": 96_000, "after": 70_384},
-        "pinned_piece": "ъ",
-        "texts": 12_345,
-        "corpora": {"pairs": {"texts": 12_000, "covered": 11_912}, "held out": {"texts": 345, "covered": 340}},
+        "vocabulary_before": 2000,
+        "vocabulary_after": 400,
+        "padding_rows_dropped": 0,
+        "parameters_before": 96_000,
+        "parameters_after": 70_384,
+        "pinned": {"piece": "ъ", "score": -20.36, "old_id": 1999, "new_id": 399},
+        "checked": {"pairs": {"source": "stage data", "texts": 12_000, "covered": 11_912, "coverage": 0.9927}},
+        "hidden_states": {"texts": 64, "tokens": 905, "bitwise_equal": True, "largest_difference": 0.0},
     }
     write_json(folder / "certificate.json", certificate)
     return {"vocabulary": 400}

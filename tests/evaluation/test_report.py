@@ -107,7 +107,7 @@ def test_a_stage_made_with_an_earlier_input_is_marked(tmp_path: Path, model: Pat
     dataclasses.replace(manifest, fingerprint="f" * 48).write(config.folder("merge"))
     run_stage(STAGE, config)
     text = visible((config.folder("report") / "index.html").read_text(encoding="utf-8"))
-    assert "Stage evaluate was made with an earlier merge; run it again." in text
+    assert "not of one piece: evaluate (of an earlier merge)." in text
 
 
 def test_the_report_is_made_anew_when_a_stage_appears(tmp_path: Path, model: Path) -> None:

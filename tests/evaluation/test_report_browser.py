@@ -1,0 +1,56 @@
+"""The page in a real browser, at the width of a phone and of a desk, in light and dark."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from evaluation.report import STAGE
+from pipeline.config import Config
+from pipeline.stage import run_stage
+from tests.evaluation.browser import render
+from tests.evaluation.sample_run import tiny_model, write_run
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Config:
+    folder = tmp_path_factory.mktemp("page")
+    config = write_run(folder / "runs", tiny_model(folder / "tiny", repository))
+    run_stage(STAGE, config)
+    return config
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_console_messages_no_sideways_scroll_and_all_pictures(run: Config, tmp_path: Path, width: int) -> None:
+    seen = render(run.folder("report") / "index.html", width, tmp_path)
+    assert seen.console == []
+    assert seen.width == width and seen.content <= width
+    assert seen.images and all(seen.images)
+    assert len(seen.charts) >= 5 and all(100 < chart <= width for chart in seen.charts)
+
+
+def test_the_browser_would_see_a_sideways_scroll_and_a_console_error(tmp_path: Path) -> None:
+    page = tmp_path / "wide.html"
+    page.write_text('<div style="width:2000px">x</div><script>console.error("no")</script>', encoding="utf-8")
+    seen = render(page, 390, tmp_path)
+    assert seen.content > 2000 and len(seen.console) == 1
+
+
+def test_facts_on_the_page_are_the_artefacts_facts(run: Config, tmp_path: Path) -> None:
+    text = render(run.folder("report") / "index.html", 1280, tmp_path).text
+    for entry in json.loads((run.folder("data") / "ledger.json").read_text())["sets"]:
+        assert entry["title"] in text and f"{entry['built']:,}" in text
+    certificate = json.loads((run.folder("init") / "certificate.json").read_text())
+    assert certificate["guarantee"] in text and f"{certificate['parameters_after']:,}" in text
+    weights = json.loads((run.folder("merge") / "weights.json").read_text())["weights"]
+    assert all(f"{weight:.3f}" in text for weight in weights.values())
+
+
+def test_the_page_follows_the_dark_scheme(run: Config, tmp_path: Path) -> None:
+    page = run.folder("report") / "index.html"
+    light, dark = (
+        render(page, 390, tmp_path, *flags).colour for flags in ([], ["--blink-settings=preferredColorScheme=0"])
+    )
+    assert light == "rgb(252, 251, 248)" and dark == "rgb(21, 24, 27)"
