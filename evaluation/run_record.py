@@ -83,6 +83,11 @@ class RunRecord:
         """The ledger's lines of the sets that are never trained on."""
         return [entry for entry in (self.ledger or {}).get("sets", []) if entry["side"] == HELD_OUT]
 
+    def suite_kind(self, suite: str) -> str:
+        """What kind of suite it is by the config of the run: retrieval, samples, encodechka or mteb."""
+        suites = (self.config.get("evaluation") or {}).get("suite") or {}
+        return str((suites.get(suite) or {}).get("kind", "unknown"))
+
     def certified(self, what: str) -> tuple[int, int] | None:
         """A size of init's certificate, vocabulary or parameters, before and after."""
         found = self.certificate or {}

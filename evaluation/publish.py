@@ -1,0 +1,175 @@
+"""Publishing the merged model: `python -m evaluation.publish evaluation.publish.repo=organisation/name`.
+
+The folder `publish/` of the run gets all that goes up: `model/` (weights, tokenizer, modules, heads and id map where
+there are any, card, licence, and under `provenance/` the artefacts that the card's figures come from) and `results/`,
+scores in the layout in which mteb takes submissions. By default that is all; with `dry_run=false` `model/` is uploaded.
+"""
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.application import hydra_application
+from pipeline.artefact import files_under, read_manifest, write_json
+from pipeline.config import Config
+from pipeline.console import console, log, show_table
+from pipeline.errors import UserError
+from pipeline.stage import Stage, StageFolder, run_stage
+
+if TYPE_CHECKING:
+    from evaluation.run_record import RunRecord
+
+NEEDED = ("data", "init", "merge", "evaluate")
+SOURCES = {  # stage -> the files that the card's figures come from
+    "data": ["ledger.json", "ledger.md"],
+    "init": ["certificate.json"],
+    "symmetric": ["plan.json"],
+    "asymmetric": ["plan.json"],
+    "joint": ["plan.json"],
+    "merge": ["weights.json", "search.csv"],
+    "evaluate": ["scores.csv", "comparison.csv"],
+    "report": ["claims.csv"],
+}
+LICENCE = Path(__file__).resolve().parents[1] / "LICENSE"
+TOLERANCE = 1e-5  # between the embeddings of the two libraries
+
+
+def inputs(config: Config) -> dict[str, Path | str]:
+    """The stages whose artefacts the card and its provenance need; report and sides where they are."""
+    names = [*NEEDED, *(name for name in SOURCES if name not in NEEDED and _complete(config, name))]
+    return {name: config.folder(name) for name in names}
+
+
+def build(config: Config, stage: StageFolder) -> dict[str, Any]:
+    """Write the folder and try it; raises UserError where the two libraries don't agree on its embeddings."""
+    from evaluation.model_card import render_card
+    from evaluation.result_files import write_results
+    from evaluation.run_record import read_run
+
+    run, settings = read_run(config.folder("merge").parent), config.evaluation.publish
+    model_id = settings.repo or (stage.path / "model").as_posix()
+    with stage.replacing("model") as folder:
+        link_tree(run.model_folder("merge"), folder)
+        (folder / "README.md").write_text(render_card(run, config, model_id), encoding="utf-8")
+        if settings.licence == "apache-2.0":
+            shutil.copyfile(LICENCE, folder / "LICENSE")
+        write_provenance(run, config, folder / "provenance")
+        difference = largest_difference(folder)
+    with stage.replacing("results") as folder:
+        folder.mkdir()
+        tasks = write_results(run, config, folder, settings.repo or f"local/{config.run}")
+    files = files_under(stage.path / "model")
+    size = sum(path.stat().st_size for path in files)
+    return {"files": len(files), "bytes": size, "result files": tasks, "largest difference of embeddings": difference}
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """A copy of a folder without its README.md, by hard links where the file system has them."""
+
+    def link(path: str, place: str) -> None:
+        try:
+            os.link(path, place)
+        except OSError:
+            shutil.copy2(path, place)
+
+    shutil.copytree(source, target, copy_function=link, ignore=shutil.ignore_patterns("README.md"))
+
+
+def write_provenance(run: "RunRecord", config: Config, folder: Path) -> None:
+    """Copy what the card's figures come from, and say which stage made it, from what, on which machine."""
+    stages = {}
+    for name, files in SOURCES.items():
+        manifest = read_manifest(config.folder(name))
+        if manifest is None or manifest.status != "complete":
+            continue
+        kept = ("fingerprint", "inputs", "metrics", "environment", "seconds", "peak_rss_bytes")
+        stages[name] = {key: getattr(manifest, key) for key in kept}
+        for file in files:
+            if (config.folder(name) / file).is_file():
+                (folder / name).mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(config.folder(name) / file, folder / name / file)
+    write_json(folder / "stages.json", stages)
+
+
+def largest_difference(folder: Path) -> float:
+    """Between the embeddings by sentence-transformers and by transformers with pooling by hand.
+
+    Raises UserError where it is beyond 1e-5.
+    """
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from transformers import AutoModel, AutoTokenizer
+
+    from evaluation.model_folder import read_model_facts
+
+    facts, texts = read_model_facts(folder), ["Река замерзает в ноябре.", "Рецепт борща"]
+    kwargs = {"dtype": torch.float32}
+    encoder = SentenceTransformer(str(folder), device="cpu", model_kwargs=kwargs, trust_remote_code=False)
+    ours = torch.as_tensor(encoder.encode(texts, prompt="", show_progress_bar=False))
+    batch = AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        hidden = AutoModel.from_pretrained(folder, **kwargs).eval()(**batch).last_hidden_state
+    mask = batch["attention_mask"].unsqueeze(-1)
+    pooled = hidden[:, 0] if facts.pooling == "cls" else (hidden * mask).sum(dim=1) / mask.sum(dim=1)
+    theirs = torch.nn.functional.normalize(pooled) if facts.normalize else pooled
+    difference = float((ours - theirs).abs().max())
+    if not difference <= TOLERANCE:
+        what = f"sentence-transformers and transformers differ by {difference:.2g} on the folder's embeddings"
+        raise UserError(what, where=str(folder), remedy="make the merge again: make merge ARGS=force=true")
+    return difference
+
+
+def publish(config: Config) -> None:
+    """Write the folder, show it, and upload it unless this is a dry run."""
+    settings = config.evaluation.publish
+    run_stage(STAGE, config)
+    folder = config.folder("publish") / "model"
+    rows = [[path.relative_to(folder).as_posix(), path.stat().st_size] for path in files_under(folder)]
+    show_table(f"what goes up to {settings.repo or '<repo>'}", ["file", "bytes"], rows)
+    if settings.dry_run:
+        console.print("Dry run: nothing was uploaded. ARGS=evaluation.publish.dry_run=false uploads it.")
+        return
+    assert settings.repo
+    commit = upload(folder, settings.repo, settings.private)
+    log.info("publish: %s", commit)
+
+
+def upload(folder: Path, repo: str, private: bool) -> str:
+    """Upload `folder` as one commit, making the repository where it is missing; returns the commit's address.
+
+    Raises UserError where the Hub can't be reached or refuses.
+    """
+    import httpx
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+
+    api, message = HfApi(), "Merged model with its card and the provenance of every figure"
+    try:
+        api.create_repo(repo, private=private, exist_ok=True)
+        return api.upload_folder(repo_id=repo, folder_path=folder, commit_message=message).commit_url
+    except LocalTokenNotFoundError as error:
+        raise UserError("no Hub token", where=repo, remedy="log in with hf auth login") from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else "?"
+        remedy = "log in with hf auth login as somebody who may write there"
+        raise UserError(f"the Hub refuses with status {status}", where=repo, remedy=remedy) from error
+    except (OfflineModeIsEnabled, httpx.HTTPError, ConnectionError) as error:
+        raise UserError("the Hub can't be reached", where=repo, remedy="check the network, then run again") from error
+
+
+def _complete(config: Config, name: str) -> bool:
+    manifest = read_manifest(config.folder(name))
+    return manifest is not None and manifest.status == "complete"
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    settings = config.evaluation.publish
+    return {"repo": settings.repo, "licence": settings.licence, "onnx": settings.onnx, "languages": config.languages}
+
+
+STAGE = Stage(name="publish", version=1, settings=_settings, inputs=inputs, build=build)
+main = hydra_application(publish)
+
+if __name__ == "__main__":
+    main()

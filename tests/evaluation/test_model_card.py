@@ -1,0 +1,169 @@
+"""The model card: its code runs, its figures stand in artefacts, its front matter is what the Hub expects."""
+
+import csv
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+from evaluation.model_card import render_card
+from evaluation.model_folder import read_model_facts
+from evaluation.run_record import read_run
+from pipeline.config import Config
+from tests.evaluation.sample_run import SAMPLE_SCORES, tiny_model, write_run
+
+PROMPTS = {"query": "query: ", "document": "passage: "}
+
+
+def card_of(config: Config, model_id: str | None = None) -> str:
+    run = read_run(config.folder("report").parent)
+    return render_card(run, config, model_id or run.model_folder("merge").as_posix())
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Config:
+    folder = tmp_path_factory.mktemp("card")
+    return write_run(folder / "runs", tiny_model(folder / "model", repository))
+
+
+@pytest.fixture(scope="module")
+def card(config: Config) -> str:
+    return card_of(config)
+
+
+@pytest.fixture(scope="module")
+def with_prompts(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> str:
+    folder = tmp_path_factory.mktemp("prompts")
+    model = tiny_model(folder / "model", repository, pooling="mean", prompts=PROMPTS)
+    return card_of(write_run(folder / "runs", model))
+
+
+def code_blocks(card: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+
+
+def scores_of(block: str) -> Any:
+    names: dict[str, Any] = {}
+    exec(compile(block, "<model card>", "exec"), names)
+    return names["scores"]
+
+
+@pytest.mark.parametrize("kind", ["card", "with_prompts"])
+def test_the_examples_run_and_agree(kind: str, request: pytest.FixtureRequest) -> None:
+    import numpy as np
+
+    text = request.getfixturevalue(kind)
+    blocks = code_blocks(text)
+    assert len(blocks) == 2
+    first, second = (np.asarray(scores_of(block)) for block in blocks)
+    assert first.shape == (2, 2) and abs(first[0, 0]) > 1e-3
+    np.testing.assert_allclose(first, second, atol=1e-5)
+
+
+def test_a_model_with_prompts_says_how_to_use_them(with_prompts: str) -> None:
+    assert '`"query: "` (query), `"passage: "` (document)' in with_prompts
+    assert 'embed(["passage: Лёд' in with_prompts and "mask.sum(dim=1)" in with_prompts
+
+
+def test_heads_get_an_example_and_a_limit_of_their_own(tmp_path: Path, repository: Path) -> None:
+    model = tiny_model(tmp_path / "model", repository)
+    for name in ("sparse_linear.pt", "colbert_linear.pt"):
+        (model / name).write_bytes(b"weights")
+    text = card_of(write_run(tmp_path / "runs", model))
+    assert len(code_blocks(text)) == 3 and "BGEM3FlagModel" in code_blocks(text)[2]
+    assert "were not trained again" in text and "Dense vectors only" not in text
+
+
+def figures(value: Any) -> Iterator[float]:
+    """All numbers inside JSON-like contents."""
+    if isinstance(value, bool) or value is None:
+        return
+    if isinstance(value, int | float):
+        yield float(value)
+    elif isinstance(value, str):
+        yield from (float(part) for part in re.findall(r"-?\d+(?:\.\d+)?(?:e-?\d+)?", value))
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from figures(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from figures(item)
+
+
+def artefact_figures(config: Config) -> set[float]:
+    run = config.folder("report").parent
+    found: set[float] = set()
+    for path in run.rglob("*.json"):
+        if path.name != "tokenizer.json":
+            found.update(figures(json.loads(path.read_text(encoding="utf-8"))))
+    for path in run.rglob("*.csv"):
+        with path.open(encoding="utf-8", newline="") as file:
+            found.update(figures(list(csv.DictReader(file))))
+    return found
+
+
+def prose(card: str) -> str:
+    """The card's text without front matter, code, identifiers and addresses."""
+    text = card.split("---\n", 2)[2]
+    return re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)|[A-Za-z][\w.-]*\d[\w.-]*|\b[a-f\d]{40}\b", " ", text, flags=re.DOTALL)
+
+
+def test_every_figure_of_the_card_stands_in_an_artefact(card: str, config: Config) -> None:
+    known = artefact_figures(config)
+    written = re.findall(r"(?<![\w.])[+-]?\d[\d,]*(?:\.\d+)?", prose(card).replace("95 %", "").replace("length 1", ""))
+    written = [text for text in written if not re.fullmatch(r"\d\.?", text) or text == "2"]
+    assert len(written) > 40
+    for text in written:
+        digits = len(text.partition(".")[2])
+        value = float(text.replace(",", ""))
+        near = any(abs(value - number) <= 0.5 * 10.0**-digits + 1e-9 for number in known)
+        assert near or text == "0.001", f"{text} stands in no artefact"
+
+
+def test_the_front_matter_is_complete(card: str, config: Config) -> None:
+    data = ModelCard(card).data
+    assert (data.language, data.license, data.library_name) == (["ru", "en"], "apache-2.0", "sentence-transformers")
+    assert data.datasets == ["IlyaGusev/gazeta", "RussianNLP/russian_super_glue"]
+    results = {(r.dataset_type, r.dataset_config, r.metric_type): r.metric_value for r in data.eval_results or []}
+    assert results == {key: pytest.approx(value["merge"]) for key, value in SAMPLE_SCORES.items()}
+
+
+def test_bundled_samples_are_not_called_the_real_sets(card: str) -> None:
+    assert "sample of this repository in the layout of d0rj/gsm8k-ru" in card
+    assert "d0rj/gsm8k-ru" not in (ModelCard(card).data.datasets or [])
+
+
+def test_the_base_and_its_relation_are_named(config: Config) -> None:
+    run = read_run(config.folder("report").parent)
+    run.config["base"]["hub"] = "BAAI/bge-m3"
+    data = ModelCard(render_card(run, config, "organisation/name")).data
+    assert data.base_model == "BAAI/bge-m3" and data.to_dict()["base_model_relation"] == "finetune"
+    assert data.model_name == "name"
+
+
+def test_restricted_training_data_and_losses_against_the_base_are_limits(card: str, config: Config) -> None:
+    assert "Some training sets forbid commercial use" in card
+    assert "Worse than its base" not in card
+    comparison = config.folder("evaluate") / "comparison.csv"
+    before = comparison.read_text(encoding="utf-8")
+    rows = list(csv.DictReader(before.splitlines()))
+    rows[0] |= {"difference": "-0.04", "ci_low": "-0.05", "ci_high": "-0.03"}
+    try:
+        with comparison.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        assert "Worse than its base, beyond the confidence interval, on: term_to_definition." in card_of(config)
+    finally:
+        comparison.write_text(before, encoding="utf-8")
+
+
+def test_facts_of_a_model_folder(tmp_path: Path, repository: Path) -> None:
+    facts = read_model_facts(tiny_model(tmp_path / "m", repository, pooling="mean", prompts=PROMPTS, max_length=64))
+    assert (facts.architecture, facts.dimension, facts.layers) == ("xlm-roberta", 16, 2)
+    assert (facts.pooling, facts.normalize, facts.max_length, facts.prompts) == ("mean", True, 64, PROMPTS)
+    assert not facts.heads
