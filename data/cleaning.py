@@ -8,7 +8,7 @@ import polars as pl
 from data.config import CleaningConfig, SourceConfig
 
 # A text without any of these is clean as it stands, which is true of nearly all: one scan instead of six.
-SUSPECT = r"[\p{M}\p{Cc}\p{Cf}\p{Co}&<\u{2126}\u{212A}\u{212B}\u{FFFD}]|[^\S ]|\s\s|^\s|\s$"
+SUSPECT = r"[\p{M}[\p{Cc}--\n]\p{Cf}\p{Co}&<\u{2126}\u{212A}\u{212B}\u{FFFD}]|[^\S \n]|\s\s|^\s|\s$"
 TAGS = (
     r"(?i)<!--.*?-->|<\|[a-z_]{1,20}\|>|</?(?:a|abbr|article|b|blockquote|body|br|center|code|cite|dd|div|dl|dt|em|"
     r"figure|font|footer|form|h[1-6]|head|header|hr|html|i|iframe|img|input|label|li|link|main|mark|meta|nav|noindex|"

@@ -10,7 +10,10 @@ from data.hashing import combined, text_hashes
 
 PAIRS = {"anchor": pl.String, "positive": pl.String, "negatives": pl.List(pl.String), "score": pl.Float32}
 GROUPED = ("nli", "paraphrase_groups")  # need all rows of a group at once
-CHAT = r"(?s)<\|(?:user|prompter|human)\|>\s*(?P<anchor>.*?)\s*(?:</s>|<s>|\s)*<\|(?:assistant|bot)\|>\s*(?P<positive>.*?)\s*(?:</s>|<\||$)"
+CHAT = (
+    r"(?s)<\|(?:user|prompter|human)\|>\s*(?P<anchor>.*?)\s*(?:</?s>|\s)*"
+    r"<\|(?:assistant|bot)\|>\s*(?P<positive>.*?)\s*(?:</s>|<\||$)"
+)
 
 Construction = Callable[[pl.DataFrame, SourceConfig, int], pl.DataFrame]
 NO_NEGATIVES = pl.lit([], dtype=pl.List(pl.String)).alias("negatives")

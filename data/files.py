@@ -136,9 +136,7 @@ class _hub_errors:
                 f"no such file: {str(error).splitlines()[0]}",
                 f"mend data.sources.{self.name}.files",
             )
-        elif isinstance(
-            error, errors.HfHubHTTPError | errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled
-        ) or isinstance(error, httpx.HTTPError | ConnectionError):
+        elif isinstance(error, (errors.LocalEntryNotFoundError, httpx.HTTPError, ConnectionError)):
             what, remedy = "the Hub can't be reached", "check the network, or set mirror=<folder>"
         else:
             return

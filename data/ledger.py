@@ -90,22 +90,16 @@ def _totals_in_words(sums: dict[str, Any]) -> str:
 
 
 def _paragraph(line: dict[str, Any]) -> str:
-    facts = [
-        f"{line['source']}, revision {line['revision'] or 'none'}; licence: {line['licence']}; access: {line['access']}."
-    ]
-    if line["built"] != line["card"] and line["card"] is not None:
-        facts.append(
-            f"Built {line['built']:,} against the card's {line['card']:,}: {line['difference'] or 'the files at hand are not the full set'}."
-        )
-    for what, reasons in (
-        ("Dropped", line["dropped"]),
-        ("Bad rows left out", line["bad_rows"]),
-        ("Found in evaluations", line["reported"]),
-    ):
-        if reasons:
-            facts.append(
-                f"{what}: " + ", ".join(f"{reason} {count:,}" for reason, count in sorted(reasons.items())) + "."
-            )
+    revision = line["revision"] or "none"
+    facts = [f"{line['source']}, revision {revision}; licence: {line['licence']}; access: {line['access']}."]
+    if line["card"] is not None and line["built"] != line["card"]:
+        reason = line["difference"] or "the files at hand are not the full set"
+        facts.append(f"Built {line['built']:,} against the card's {line['card']:,}: {reason}.")
+    accounts = {"Dropped": "dropped", "Bad rows left out": "bad_rows", "Found in evaluations": "reported"}
+    for what, key in accounts.items():
+        if line[key]:
+            reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(line[key].items()))
+            facts.append(f"{what}: {reasons}.")
     if line["note"]:
         facts.append(line["note"])
     return f"## {line['title']}\n\n" + "\n".join(facts) + "\n"

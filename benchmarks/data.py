@@ -1,0 +1,141 @@
+"""`make bench NAME=data`: the data stage against `datasets.map` and `filter` with per-row Python doing the same.
+
+At a tenth of the card's size both sides alternate; at full size ours runs once, for its memory. The mirror is made up
+(benchmarks/synthetic_mirror.py), written below `--scratch` and removed afterwards.
+"""
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measurement import Side, alternate, measure, row, write
+
+PEER = "datasets.map/filter, batched, num_proc=2"
+
+
+def ours(mirror: str, runs: str) -> dict[str, Any]:
+    """Prepare mixture card from the mirror; returns raw rows, and pairs built by set."""
+    from hydra import compose, initialize_config_dir
+
+    from data.prepare import STAGE
+    from pipeline.application import CONFIGS
+    from pipeline.config import checked
+    from pipeline.stage import run_stage
+
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        overrides = [
+            "profile=bge_m3",
+            f"mirror={mirror}",
+            f"runs={runs}",
+            "run=bench",
+            "data.decontamination.suites=[]",
+        ]
+        config = checked(compose("config", overrides=overrides))
+    run_stage(STAGE, config)
+    return ledger_counts(Path(runs) / "bench" / "data" / "ledger.json")
+
+
+def ledger_counts(path: Path) -> dict[str, Any]:
+    """Raw rows and built pairs of every set."""
+    import json
+
+    sets = json.loads(path.read_text(encoding="utf-8"))["sets"]
+    return {"rows": sum(line["raw"] for line in sets), "built": {line["name"]: line["built"] for line in sets}}
+
+
+def theirs(mirror: str, folder: str) -> dict[str, Any]:
+    """The same sets with `datasets`."""
+    from benchmarks.data_with_datasets import prepare_all
+
+    return prepare_all(Path(mirror), Path(folder))
+
+
+def make_mirror(folder: str, share: float) -> None:
+    """Write a synthetic mirror (in a process of its own, so that its memory is not measured)."""
+    from benchmarks.synthetic_mirror import Mirror
+
+    Mirror(Path(folder), share).write()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scratch", type=Path, default=None, help="folder for about 8 GB of made-up data")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--full-share", type=float, default=1.0, help="share of the card's size of the large run")
+    arguments = parser.parse_args()
+    scratch = Path(tempfile.mkdtemp(prefix="bench-data-", dir=arguments.scratch))
+    try:
+        write("data", comparison(scratch, arguments.rounds, arguments.full_share))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def comparison(scratch: Path, rounds: int, full_share: float) -> list[dict[str, Any]]:
+    """The benchmark's rows."""
+    tenth, full = str(scratch / "tenth"), str(scratch / "full")
+    measure(Side("benchmarks.data:make_mirror", {"folder": tenth, "share": 0.1 * full_share}))
+    sides = [
+        Side("benchmarks.data:_fresh_ours", {"mirror": tenth, "scratch": str(scratch)}),
+        Side("benchmarks.data:_fresh_theirs", {"mirror": tenth, "scratch": str(scratch)}),
+    ]
+    small, peer = alternate(*sides, rounds=rounds)
+    compare_built(small.result["built"], peer.result["built"])
+    shutil.rmtree(tenth)
+    measure(Side("benchmarks.data:make_mirror", {"folder": full, "share": full_share}))
+    large = measure(Side("benchmarks.data:_fresh_ours", {"mirror": full, "scratch": str(scratch)}))
+    print(f"full size: {large.result['rows']:,} rows in {large.seconds:.0f} s")
+    print("built at full size:", large.result["built"])
+    rates = small.result["rows"] / small.seconds, peer.result["rows"] / peer.seconds
+    gigabytes = [run.peak_bytes / 2**30 for run in (small, peer, large)]
+    return [
+        row(
+            "rows_per_second_vs_datasets",
+            "raw rows prepared a second, a tenth of the card's size",
+            "rows/s",
+            rates[0],
+            PEER,
+            rates[1],
+            "higher",
+        ),  # fmt: skip
+        row(
+            "peak_gb_vs_datasets",
+            "peak memory: ours at full size, theirs at a tenth",
+            "GiB",
+            gigabytes[2],
+            PEER,
+            gigabytes[1],
+            "lower",
+        ),  # fmt: skip
+        row(
+            "memory_growth_full_vs_tenth",
+            "our peak memory at full size over our peak at a tenth",
+            "GiB",
+            gigabytes[2],
+            "ours at a tenth",
+            gigabytes[0],
+            "lower",
+        ),  # fmt: skip
+    ]
+
+
+def compare_built(mine: dict[str, int], peers: dict[str, int]) -> None:
+    """Both sides must have made the same pairs, or the comparison means nothing."""
+    different = {name: (mine[name], peers.get(name)) for name in mine if mine[name] != peers.get(name)}
+    if different:
+        raise RuntimeError(f"the two sides built different pairs (ours, theirs): {different}")
+
+
+def _fresh_ours(mirror: str, scratch: str) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(dir=scratch) as runs:
+        return ours(mirror, runs)
+
+
+def _fresh_theirs(mirror: str, scratch: str) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        return theirs(mirror, folder)
+
+
+if __name__ == "__main__":
+    main()
