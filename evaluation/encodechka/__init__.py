@@ -1,0 +1,1 @@
+"""The ten tasks of encodechka (avidale/encodechka, commit 5e70bca) with their reference protocol."""

@@ -1,0 +1,97 @@
+"""Stage evaluate: every model on every task of the configured suites, with error bars and paired comparisons."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evaluation.models import ScoredModel, scored_models
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.stage import Stage, StageFolder, application
+
+if TYPE_CHECKING:
+    from evaluation.suites import Task
+
+VERSION = 1
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """What changes the scores: the evaluation's config, and of the suites only those that are run."""
+    chosen = {name: config.evaluation.suite[name] for name in config.evaluation.suites}
+    return {"evaluation": replace(config.evaluation, suite=chosen, models=[], chain=[], heads=None)}
+
+
+def inputs(config: Config) -> Mapping[str, Path | str]:
+    """The stage data where a suite reads its held-out sets, and the contents of every model."""
+    found: dict[str, Path | str] = {}
+    if any(config.evaluation.suite[name].kind == "retrieval" for name in config.evaluation.suites):
+        found["data"] = config.folder("data")
+    for model in scored_models(config):
+        found[model.name] = model.artefact or model.fingerprint
+    return found
+
+
+def build(config: Config, stage: StageFolder) -> dict[str, Any]:
+    """Score every model on every task, compare them, and show the table.
+
+    Raises UserError when tasks failed; what the others gave is written before and kept.
+    """
+    from evaluation.scoring import Scorer
+    from evaluation.tables import show_scores, write_tables
+
+    models = scored_models(config)
+    tasks = chosen_tasks(config, stage)
+    results: dict[str, dict[str, dict[str, Any]]] = {}
+    failures: list[UserError] = []
+    for model in models:
+        scorer = Scorer(model, config)
+        for task in tasks:
+            try:
+                made = unit_fingerprint(model, task, config)
+                result = stage.unit(f"{model.name}/{task.key}", made, partial(scorer.score, task))
+                results.setdefault(task.key, {})[model.name] = result
+            except UserError as error:
+                failures.append(error)
+    written = write_tables(config, stage, tasks, results)
+    show_scores(written, [model.name for model in models])
+    if failures:
+        first = failures[0]
+        what = f"{len(failures)} of {len(models) * len(tasks)} scores failed: {first.what}"
+        raise UserError(what, where=first.where, remedy=f"{first.remedy}; the other scores are kept")
+    return {"models": len(models), "tasks": len(tasks), "scores": len(written)}
+
+
+def chosen_tasks(config: Config, stage: StageFolder) -> list["Task"]:
+    """The tasks of the configured suites, narrowed to `evaluation.tasks` where that is given."""
+    from evaluation.suites import tasks_of
+
+    found = [task for name in config.evaluation.suites for task in tasks_of(name, config, stage)]
+    wanted = config.evaluation.tasks
+    names = {task.name for task in found}
+    for name in wanted:
+        if name not in names:
+            raise UserError(
+                f"no suite that is run has the task {name}",
+                where="config key evaluation.tasks",
+                remedy=f"choose among {', '.join(sorted(names))}",
+            )
+    return [task for task in found if not wanted or task.name in wanted]
+
+
+def unit_fingerprint(model: ScoredModel, task: "Task", config: Config) -> str:
+    """What one score depends on: the model's contents, the task's settings and data, and the precision."""
+    from pipeline.artefact import result_settings
+
+    content = [VERSION, model.fingerprint, task.key, result_settings(task.settings), config.evaluation.precision]
+    return hashlib.sha256(json.dumps(content, ensure_ascii=False, default=str).encode()).hexdigest()
+
+
+STAGE = Stage(name="evaluate", version=VERSION, settings=settings, inputs=inputs, build=build, in_place=True)
+main = application(STAGE)
+
+if __name__ == "__main__":
+    main()

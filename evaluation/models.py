@@ -1,0 +1,123 @@
+"""Which models are scored: the run's own ones, folders and Hub ids, each with a fingerprint of its contents."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.artefact import file_sha256, files_under, read_manifest
+from pipeline.config import Config
+from pipeline.console import log
+from pipeline.errors import UserError
+
+NOT_THE_MODEL = {"manifest.json", "certificate.json", "README.md", ".gitattributes", "model_card.md"}
+WEIGHTS = ("*.safetensors", "*.bin")
+
+
+@dataclass(frozen=True)
+class ScoredModel:
+    """A model by the name it has in scores.csv."""
+
+    name: str
+    folder: Path
+    fingerprint: str  # of weights, tokenizer, pooling and prompts; not of where they lie
+    artefact: Path | None = None  # the artefact it is part of, where it is this run's
+
+
+def scored_models(config: Config) -> list[ScoredModel]:
+    """The chain's models that are complete, then `evaluation.models`, in order.
+
+    Raises UserError where there is none, or one that can't be found or holds no weights.
+    """
+    models = [model for name in config.evaluation.chain if (model := chain_model(config, name))]
+    models += [further_model(wanted, config.mirror) for wanted in config.evaluation.models]
+    names = [model.name for model in models]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"two models are called {name}", where="config key evaluation.models", remedy="drop one")
+    if not models:
+        raise UserError(
+            "there is no model to score",
+            where="config keys evaluation.chain and evaluation.models",
+            remedy="make one first (make merge), or name a folder or Hub id in evaluation.models",
+        )
+    return models
+
+
+def chain_model(config: Config, name: str) -> ScoredModel | None:
+    """A model of this run, or None while it is not complete."""
+    stage = config.base_folder if name == "base" else config.folder(name)
+    folder = stage if name in ("base", "init") else stage / "model"
+    manifest = read_manifest(stage)
+    if manifest is None and name == "base" and (folder / "modules.json").is_file():
+        return ScoredModel(name, folder, folder_fingerprint(folder))
+    if manifest is None or manifest.status != "complete":
+        log.warning("evaluate: %s is not made yet and is left out", name)
+        return None
+    inside = folder.relative_to(stage).as_posix()
+    prefix = "" if inside == "." else f"{inside}/"
+    digests = {
+        path.removeprefix(prefix): entry["sha256"]
+        for path, entry in manifest.outputs.items()
+        if path.startswith(prefix) and is_of_the_model(path.removeprefix(prefix))
+    }
+    return ScoredModel(name, folder, _fingerprint(digests), stage)
+
+
+def further_model(wanted: str, mirror: str | None) -> ScoredModel:
+    """A folder, or a Hub id with an optional `@<revision>`; the mirror is looked into before the Hub."""
+    folder = Path(wanted).expanduser()
+    if not folder.is_dir():
+        if wanted.startswith((".", "/", "~")) or wanted.count("/") > 1:
+            raise UserError("there is no such model folder", where=wanted, remedy="mend evaluation.models")
+        name, _, revision = wanted.partition("@")
+        mirrored = Path(mirror, name) if mirror else None
+        folder = mirrored if mirrored and mirrored.is_dir() else _from_hub(name, revision or "main")
+        return ScoredModel(name, folder, folder_fingerprint(folder))
+    name = folder.resolve().name
+    return ScoredModel(name if name != "model" else folder.resolve().parent.name, folder, folder_fingerprint(folder))
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """sha256 over the contents of a model folder; raises UserError where it holds no weights."""
+    if not any(file for pattern in WEIGHTS for file in folder.rglob(pattern)):
+        raise UserError(
+            "the model folder holds no weights (*.safetensors)",
+            where=str(folder),
+            remedy="give a sentence-transformers or transformers model folder",
+        )
+    digests = {path.relative_to(folder).as_posix(): path for path in files_under(folder)}
+    return _fingerprint({name: file_sha256(path) for name, path in digests.items() if is_of_the_model(name)})
+
+
+def is_of_the_model(path: str) -> bool:
+    """Whether a file of a model folder can change its embeddings."""
+    parts = Path(path).parts
+    return parts[-1] not in NOT_THE_MODEL and parts[0] not in ("vocabulary", "onnx", "openvino", "imgs")
+
+
+def _fingerprint(digests: dict[str, str]) -> str:
+    return hashlib.sha256(repr(sorted(digests.items())).encode()).hexdigest()
+
+
+def _from_hub(name: str, revision: str) -> Path:
+    """The snapshot of a Hub model in the local cache, downloaded where needed."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*_linear.pt", "*/config.json"]
+    try:
+        files = snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=["onnx/*"])
+    except HFValidationError:
+        raise UserError("neither a folder nor a Hub id", where=name, remedy="mend evaluation.models") from None
+    except LocalEntryNotFoundError:
+        raise UserError(
+            "the Hub can't be reached and the model is not in the local cache",
+            where=f"{name}@{revision}",
+            remedy="connect, or give a folder, or set mirror=<folder in the Hub's layout>",
+        ) from None
+    except (HfHubHTTPError, OSError) as error:
+        what = str(error).splitlines()[0]
+        raise UserError(what, where=f"{name}@{revision}", remedy="check the id, the revision and your access") from None
+    log.info("evaluate: %s at commit %s", name, os.path.basename(files))
+    return Path(files)

@@ -1,0 +1,58 @@
+"""A model as mteb sees it: named by its contents, checked for broken embeddings."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from mteb.models.sentence_transformer_wrapper import SentenceTransformerEncoderWrapper
+
+from evaluation.embedding import Embedder
+from pipeline.errors import UserError
+
+
+class CheckedEncoder(SentenceTransformerEncoderWrapper):
+    """mteb's wrapper, with the fingerprint as the model's revision.
+
+    mteb calls every local model by one name, and so would take one checkpoint's cached scores for another's.
+    """
+
+    def __init__(self, embedder: Embedder, fingerprint: str) -> None:
+        with quiet():
+            super().__init__(embedder.model)
+        self.mteb_model_meta = named_meta(self.mteb_model_meta, fingerprint)
+        self.folder = embedder.folder
+
+    def encode(self, inputs: Any, **kwargs: Any) -> Any:
+        """Embeddings [texts, width]; raises UserError where one is not finite."""
+        embeddings = super().encode(inputs, **kwargs)
+        if not np.isfinite(np.asarray(embeddings)).all():
+            raise UserError(
+                "the model's embeddings hold NaN or infinity",
+                where=str(self.folder),
+                remedy="its weights are broken, or overflow in this precision",
+            )
+        return embeddings
+
+
+def named_meta(meta: Any, fingerprint: str) -> Any:
+    """mteb's description of a model with a name and revision that follow from its contents."""
+    return meta.model_copy(update={"name": f"local/{fingerprint[:16]}", "revision": fingerprint})
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without mteb's log lines and warnings, which repeat for every model and task."""
+    loggers = [logging.getLogger(name) for name in ("mteb", "datasets")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

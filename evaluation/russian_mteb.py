@@ -1,0 +1,99 @@
+"""Running tasks of mteb: cached by the model's contents, resumed where they stopped, with per-item results."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mteb
+from mteb.abstasks import AbsTask, AbsTaskRetrieval
+from mteb.cache import ResultCache
+
+from evaluation.mteb_model import quiet
+from evaluation.mteb_outcome import Part, keep_query_scores, mteb_outcome, query_scores_path
+from evaluation.outcome import Outcome
+from pipeline.errors import UserError
+
+
+def run_task(model: Any, task: AbsTask, metrics: list[str], folder: Path, encode: dict[str, Any]) -> Outcome:
+    """Evaluate `task`, or take up what `folder` holds of it.
+
+    Args:
+        model: an encoder whose `mteb_model_meta` names its contents (see `evaluation.mteb_model`).
+        task: one of mteb's, restricted to the splits and subsets that count.
+        metrics: keys of mteb's result; empty: the task's main score.
+        folder: holds results and predictions of this model, precision and version of mteb.
+        encode: keyword arguments of sentence-transformers' encode, such as batch_size and device.
+
+    Raises:
+        UserError: the task's data can't be had, or mteb can't evaluate the task.
+    """
+    name = task.metadata.name
+    predictions, cache = folder / "predictions" / name, ResultCache(folder)
+    arguments: Any = {"batch_size": 32, "show_progress_bar": False, **encode}
+    keep_query_scores(task, predictions)
+    with _explained(name), quiet():
+        task.load_data()
+        result = mteb.evaluate(
+            model,
+            task,
+            cache=cache,
+            encode_kwargs=arguments,
+            overwrite_strategy="only-missing" if _predicted(task, model, cache, predictions) else "always",
+            prediction_folder=None if isinstance(task, AbsTaskRetrieval) else predictions,
+            show_progress_bar=False,
+            co2_tracker=False,
+        ).task_results[0]
+    return mteb_outcome(task, list(_parts(task, result.scores, predictions)), metrics)
+
+
+def _predicted(task: AbsTask, model: Any, cache: ResultCache, predictions: Path) -> bool:
+    """Whether the predictions behind every cached score are there too."""
+    cached = cache.load_task_result(task.metadata.name, model.mteb_model_meta)
+    try:
+        for split, entries in (cached.scores if cached else {}).items():
+            for entry in entries:
+                _predictions(task, predictions, entry["hf_subset"], split)
+    except (OSError, KeyError, json.JSONDecodeError):
+        return False
+    return True
+
+
+def _parts(task: AbsTask, scores: Mapping[str, list[Any]], folder: Path) -> Iterator[Part]:
+    for split in task.eval_splits:
+        for entry in sorted(scores[split], key=lambda entry: entry["hf_subset"]):
+            subset = entry["hf_subset"]
+            if subset in task.hf_subsets:
+                found = _predictions(task, folder, subset, split)
+                yield Part(subset, split, entry, found, _data(task, subset, split))
+
+
+def _predictions(task: AbsTask, folder: Path, subset: str, split: str) -> Any:
+    if isinstance(task, AbsTaskRetrieval):
+        return json.loads(query_scores_path(folder, subset, split).read_text(encoding="utf-8"))
+    path = folder / task.prediction_file_name
+    return json.loads(path.read_text(encoding="utf-8"))[subset][split]
+
+
+def _data(task: AbsTask, subset: str, split: str) -> Any:
+    if isinstance(task, AbsTaskRetrieval):
+        return None  # trec_eval's scores need no labels beside them
+    data: Any = task.dataset
+    return data[subset][split] if subset in data else data[split]
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """mteb's and the Hub's errors as one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (ConnectionError, OSError) as error:
+        what = f"the task's data can't be had: {str(error).splitlines()[0]}"
+        remedy = "connect to the Hub, or put the data set into mirror=<folder>/<data set id>"
+        raise UserError(what, where=f"task {name}", remedy=remedy) from error
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        what = f"mteb can't evaluate the task: {(str(error) or type(error).__name__).splitlines()[0]}"
+        raise UserError(what, where=f"task {name}", remedy="leave it out or mend its data") from error
