@@ -45,7 +45,7 @@ def compare(config: Config, models: Mapping[str, Path], data: Path) -> Compariso
     if not settings.score:
         return Comparison("fixed", fixed_weights(settings))
     sets = read_dev_sets(data)
-    guard_sets = [] if settings.guard is None else read_guard_sets(data, _guard_sides(config), config.seed)
+    guard_sets = read_guard_sets(data, _guard_sides(config), config.seed)
     require_unseen([*sets, *guard_sets], data)
     return _Ways(config, Blend(models, settings.max_length), sets, guard_sets).compare()
 

@@ -36,7 +36,6 @@ class MergingConfig:
     guard_candidates: int = 1000  # passages of each guard set, the answers included
     parameters: dict[str, float] = field(default_factory=dict)  # of mergekit's methods, such as density
     score: bool = True  # false: a fixed merge without dev rows (compare must be empty)
-    artefact: str = field(default="merge", metadata={"result": False})  # the stage's folder in the run
     encode_batch: int = field(default=64, metadata={"result": False})  # texts in a forward pass
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -49,8 +48,6 @@ class MergingConfig:
             yield "compare", f"{name} is not one of {', '.join(COMPARISONS)}"
         if not self.score and (self.method != "fixed" or self.compare):
             yield "score", "must be true unless the method is fixed and compare is empty"
-        if not self.artefact or "/" in self.artefact:
-            yield "artefact", "must be a plain folder name"
         if self.dtype not in DTYPES:
             yield "dtype", f"must be one of {', '.join(DTYPES)}"
         yield from self._problems_of_weights()

@@ -32,7 +32,7 @@ class TextBank:
     def encode(self) -> torch.Tensor:
         """Unit embeddings of all texts under the model's present weights, float32, shape (texts, dimension)."""
         embeddings: torch.Tensor | None = None
-        for numbers, features in self.batches or self._tokenise():
+        for numbers, features in self.tokenise():
             inputs = {key: _to(value, self.model.device) for key, value in features.items()}
             vectors = self.model(inputs)["sentence_embedding"].float().cpu()
             if embeddings is None:
@@ -41,8 +41,9 @@ class TextBank:
         assert embeddings is not None, "no texts to encode"
         return embeddings
 
-    def _tokenise(self) -> list[tuple[torch.Tensor, dict[str, Any]]]:
-        texts = sorted(self.numbers, key=len)
+    def tokenise(self) -> list[tuple[torch.Tensor, dict[str, Any]]]:
+        """The batches: numbers of their texts, and the model's inputs; made at the first call."""
+        texts = [] if self.batches else sorted(self.numbers, key=len)
         for first in range(0, len(texts), self.batch):
             chosen = texts[first : first + self.batch]
             numbers = torch.tensor([self.numbers[text] for text in chosen])

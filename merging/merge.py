@@ -36,7 +36,6 @@ STAGE = Stage(
     settings=lambda config: {"merging": config.merging, "precision": config.precision},
     inputs=lambda config: {name: config.folder(name) for name in [*config.merging.models, "data"]},
     build=build,
-    folder=lambda config: config.folder(config.merging.artefact),
 )
 main = application(STAGE)
 

@@ -62,8 +62,10 @@ def show_comparison(comparison: Comparison, settings: MergingConfig) -> None:
 def metrics(comparison: Comparison) -> dict[str, Any]:
     """The choice in figures, for the manifest."""
     weights = {f"weight_{name}": weight for name, weight in (comparison.weights or {}).items()}
-    chosen = comparison.chosen
-    scores = {} if chosen is None else {"dev": chosen.dev, "guard_loss": chosen.guard_loss}
+    scores: dict[str, Any] = {}
+    if chosen := comparison.chosen:
+        scores = {"dev": chosen.dev, **{f"dev_{side}": score for side, score in chosen.sides.items()}}
+        scores |= {"guard_loss": chosen.guard_loss, "dev_under_guard": chosen.dev if chosen.allowed else None}
     return {"method": comparison.method, **weights, **scores, "candidates": len(comparison.candidates)}
 
 
