@@ -54,6 +54,9 @@ def launch_command(config: Config) -> list[str]:
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file), "--quiet"]
     if processes:
         command += ["--num_processes", str(processes)]
+    if "OMP_NUM_THREADS" not in os.environ:  # the launcher would count the cores of CPU ranks with a remark
+        threads = max((os.cpu_count() or 1) // (processes or 1), 1)
+        command += ["--num_cpu_threads_per_process", str(threads)]
     return command
 
 
