@@ -63,11 +63,11 @@ def totals(lines: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def markdown(lines: list[dict[str, Any]], sums: dict[str, Any]) -> str:
+def markdown(lines: list[dict[str, Any]], sums: dict[str, Any], evaluations: dict[str, Any]) -> str:
     """The ledger for people: one table, then the reasons set by set."""
     parts = ["# Data ledger\n", _table(lines, sums), _totals_in_words(sums)]
-    for line in lines:
-        parts.append(_paragraph(line))
+    parts += [_paragraph(line) for line in lines]
+    parts.append(_evaluations(lines, evaluations))
     return "\n".join(parts)
 
 
@@ -103,6 +103,20 @@ def _paragraph(line: dict[str, Any]) -> str:
     if line["note"]:
         facts.append(line["note"])
     return f"## {line['title']}\n\n" + "\n".join(facts) + "\n"
+
+
+def _evaluations(lines: list[dict[str, Any]], evaluations: dict[str, Any]) -> str:
+    """Which evaluations the pairs were compared with, and how many texts of each were found in which set."""
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        for task, count in line["reported"].items():
+            name = task.removeprefix("near ").removeprefix("evaluation: ")
+            found.setdefault(name, []).append(f"{line['title']} {count:,}")
+    parts = ["## Evaluations\n"]
+    for task, texts in evaluations["checked"].items():
+        parts.append(f"- {task}: {texts:,} texts; found in training: {', '.join(found.get(task, [])) or 'none'}")
+    parts += [f"- {task}: **not checked**: {reason}" for task, reason in evaluations["not_checked"].items()]
+    return "\n".join(parts) + "\n" if len(parts) > 1 else "## Evaluations\n\nNo benchmark was compared with.\n"
 
 
 def _number(value: int | None) -> str:

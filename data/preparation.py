@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -25,6 +25,9 @@ from data.rows import reader_frames, role_frames
 from data.sampling import Sample
 from pipeline.errors import UserError
 
+if TYPE_CHECKING:
+    from data.near_duplicates import NearIndex
+
 TEXT_ROLES = ("anchor", "positive", "title", "text", "summary", "premise", "hypothesis", "query")
 LIST_ROLES = ("negative", "pos", "neg")
 DUPLICATE = "duplicate"
@@ -39,6 +42,7 @@ class Surroundings:
     seed: int
     forbidden: TextIndex  # texts that are never trained on: held-out sets, bundled evaluation samples
     benchmarks: TextIndex  # texts of benchmarks: removed or reported
+    near: "NearIndex | None" = None  # the same texts, for finding those that were changed a little
     other_pairs: Hashes = field(default_factory=lambda: np.empty(0, np.uint64))  # of sets before this one
 
 
@@ -61,9 +65,8 @@ class Counts:
     def result(self, revision: str) -> dict[str, Any]:
         """JSON-able."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {name: dict(value) if isinstance(value, dict) else value for name, value in values.items()} | {
-            "revision": revision
-        }
+        plain = {name: dict(value) if isinstance(value, dict) else value for name, value in values.items()}
+        return plain | {"revision": revision}
 
 
 class Preparation:
@@ -185,14 +188,20 @@ class Preparation:
         reasons = no_reason(len(pairs))
         for column in ("anchor", "positive"):
             reasons = reasons.zip_with(reasons.is_not_null(), self.around.forbidden.find(pairs[column]))
-        if self.around.data.decontamination.mode == "off":
-            return reasons
         for column in ("anchor", "positive"):
-            found = self.around.benchmarks.find(pairs[column])
+            found = self._in_benchmarks(pairs[column])
             self.counts.reported.update(found.drop_nulls().to_list())
             if self.around.data.decontamination.mode == "remove":
                 reasons = reasons.zip_with(reasons.is_not_null(), found)
         return reasons
+
+    def _in_benchmarks(self, texts: pl.Series) -> pl.Series:
+        found = self.around.benchmarks.find(texts)
+        if self.around.near is None:
+            return found
+        unknown = found.is_null().arg_true()
+        near = self.around.near.find(texts.gather(unknown))
+        return found.scatter(unknown, "near " + near)
 
     def _duplicates(self, pairs: pl.DataFrame) -> pl.Series:
         if self.cleaning.duplicates == "never":
@@ -236,9 +245,12 @@ class Preparation:
         if candidates is None:
             return None
         dev, back = splits.apart_from(candidates, self._trained_keys())
+        once = dev.unique(["anchor", "positive"], keep="first", maintain_order=True)
         if not official:
             self._write(writer, back)
-        dev = splits.without_trained_negatives(dev, self._trained_keys())
+            if repeats := len(dev) - len(once):
+                self.counts.dropped["repeats a dev pair"] += repeats
+        dev = splits.without_trained_negatives(once, self._trained_keys())
         first = dev["anchor"].unique(maintain_order=True).head(self.around.data.dev.anchors)
         return dev.filter(pl.col("anchor").is_in(first.implode()))
 

@@ -1,7 +1,9 @@
 """The data stage: every source of the mixture from its rows to pairs, dev rows and the ledger."""
 
 import hashlib
+import importlib.metadata
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from data import ledger
 from data.config import SourceConfig, unit_settings
 from data.files import Located, NotSupplied, locate
 from data.readers import PairReader, open_reader
-from pipeline.artefact import result_settings
+from pipeline.artefact import file_sha256, result_settings
 from pipeline.config import Config
 from pipeline.console import log, progress, show_table
 from pipeline.errors import UserError
@@ -28,7 +30,7 @@ def settings(config: Config) -> dict[str, Any]:
 def inputs(config: Config) -> dict[str, str]:
     """A fingerprint for each source's files; what can't be located is named as such and fails when it is built."""
     states = {f"source:{name}": digest(_state(name, source, config)) for name, source in all_sources(config).items()}
-    return states | {"evaluation samples": digest(_sample_states())}
+    return states | {"evaluation samples": digest(_sample_states()), "benchmarks": _benchmarks_print(config)}
 
 
 def all_sources(config: Config) -> dict[str, SourceConfig]:
@@ -58,6 +60,16 @@ def _sample_states() -> list[list[str]]:
     return [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files]
 
 
+def _benchmarks_print(config: Config) -> str:
+    """What the texts of the benchmarks depend on; revisions of mteb's data come with its version."""
+    chosen = config.data.decontamination
+    if chosen.mode == "off" or not chosen.suites:
+        return digest([])
+    encodechka = config.evaluation.encodechka or os.environ.get("ENCODECHKA_DATA_PATH")
+    suites = {name: asdict(suite) for name, suite in config.evaluation.suite.items() if name in chosen.suites}
+    return digest([VERSION, chosen.suites, suites, encodechka, config.mirror, importlib.metadata.version("mteb")])
+
+
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     """Make what is missing of the sets, then dev rows and ledger; raises the first UserError once all were tried."""
     held_out = {
@@ -77,7 +89,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     dev = context.dev(lines)
     for line in lines:
         line["dev"] = dev.get(line["name"], 0)
-    return _finish(stage, lines + list(held_out.values()))
+    return _finish(stage, lines + list(held_out.values()), context.evaluations)
 
 
 def _together(failures: list[UserError]) -> UserError:
@@ -125,19 +137,31 @@ class _Context:
     def __init__(self, config: Config, stage: StageFolder, held_out: dict[str, dict[str, Any]]) -> None:
         self.config, self.stage = config, stage
         self.held_out_prints = {name: line["fingerprint"] for name, line in held_out.items()}
+        self.evaluations, self.benchmarks_print = self._benchmarks()
         self.prints: dict[str, str] = {}
         self._around: Any = None
 
     def training_line(self, name: str, source: SourceConfig) -> dict[str, Any]:
         """The ledger line of a training set, which is made unless it is there."""
         parts = [VERSION, unit_settings(source), _common(self.config), _state(name, source, self.config)]
-        self.prints[name] = digest([*parts, self.held_out_prints, _sample_states(), self._sets_before(name)])
+        others = [self.held_out_prints, _sample_states(), self.benchmarks_print, self._sets_before(name)]
+        self.prints[name] = digest([*parts, *others])
         try:
             made = self.stage.unit(name, self.prints[name], lambda folder: self._make(name, source, folder))
         except NotSupplied as error:
             self.prints.pop(name)
             return ledger.skipped(name, source, error.what.removeprefix(f"{name}: "))
         return ledger.entry(name, source, made)
+
+    def _benchmarks(self) -> tuple[dict[str, Any], str]:
+        """Which evaluations are checked and which can't be, and a digest of their texts."""
+        if self.config.data.decontamination.mode == "off" or not self.config.data.decontamination.suites:
+            return {"checked": {}, "not_checked": {}}, ""
+        from data.evaluation_texts import BENCHMARKS, write_benchmarks
+
+        print_ = _benchmarks_print(self.config)
+        made = self.stage.unit("benchmarks", print_, lambda folder: write_benchmarks(self.config, folder))
+        return made, file_sha256(self.stage.path / BENCHMARKS)
 
     def _sets_before(self, name: str) -> dict[str, str]:
         return dict(self.prints) if self.config.data.cleaning.duplicates == "between" else {}
@@ -150,13 +174,18 @@ class _Context:
 
     def _surroundings(self) -> Any:
         if self._around is None:
-            from data.evaluation_texts import benchmark_texts, forbidden_texts
+            from data.decontamination import TextIndex
+            from data.evaluation_texts import forbidden_texts, read_benchmarks
             from data.preparation import Surroundings
 
+            settings = self.config.data.decontamination
             forbidden = forbidden_texts(self.stage.path / "heldout", list(self.held_out_prints), EVALUATION_SAMPLES)
-            self._around = Surroundings(
-                self.config.data, self.config.seed, forbidden, benchmark_texts(self.config.data)
-            )
+            texts = read_benchmarks(self.stage.path) if self.benchmarks_print else {}
+            self._around = Surroundings(self.config.data, self.config.seed, forbidden, TextIndex.of(texts))
+            if settings.near_duplicates and texts:
+                from data.near_duplicates import NearIndex
+
+                self._around.near = NearIndex(texts.items(), settings.threshold)
         return self._around
 
     def dev(self, lines: list[dict[str, Any]]) -> dict[str, int]:
@@ -173,16 +202,15 @@ class _Context:
         return made
 
 
-def _finish(stage: StageFolder, lines: list[dict[str, Any]]) -> dict[str, Any]:
+def _finish(stage: StageFolder, lines: list[dict[str, Any]], evaluations: dict[str, Any]) -> dict[str, Any]:
     for line in lines:
         line.pop("fingerprint", None)
     sums = ledger.totals(lines)
+    account = {"sets": lines, "totals": sums, "evaluations": evaluations}
     with stage.replacing("ledger.json") as path:
-        path.write_text(
-            json.dumps({"sets": lines, "totals": sums}, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
-        )
+        path.write_text(json.dumps(account, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     with stage.replacing("ledger.md") as path:
-        path.write_text(ledger.markdown(lines, sums), encoding="utf-8")
+        path.write_text(ledger.markdown(lines, sums, evaluations), encoding="utf-8")
     rows = [[line["title"], line["side"], *(line[count] for count in ledger.COUNTS), line["status"]] for line in lines]
     show_table("data ledger", ["set", "side", *ledger.COUNTS, "status"], rows)
     return {
