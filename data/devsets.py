@@ -7,7 +7,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from data import splits
-from data.preparation import PairWriter, read_keys
+from data.pair_files import PairWriter, read_keys
 
 
 def write_dev(stage: Path, folder: Path, names: list[str]) -> dict[str, int]:

@@ -102,7 +102,8 @@ def _together(failures: list[UserError]) -> UserError:
 def _held_out(name: str, source: SourceConfig, config: Config, stage: StageFolder) -> dict[str, Any]:
     """The ledger line of a set that is never trained on."""
     from data.decontamination import TextIndex
-    from data.preparation import Preparation, Surroundings
+    from data.pairs import Surroundings
+    from data.preparation import Preparation
 
     nothing = TextIndex.of({})
     print_ = digest([VERSION, "held out", unit_settings(source), _common(config), _state(name, source, config)])
@@ -176,7 +177,7 @@ class _Context:
         if self._around is None:
             from data.decontamination import TextIndex
             from data.evaluation_texts import forbidden_texts, read_benchmarks
-            from data.preparation import Surroundings
+            from data.pairs import Surroundings
 
             settings = self.config.data.decontamination
             forbidden = forbidden_texts(self.stage.path / "heldout", list(self.held_out_prints), EVALUATION_SAMPLES)
