@@ -20,14 +20,15 @@ class Blend:
     Args:
         models: compatible model folders by name (`require_compatible`), the base θ₀ first.
         max_length: tokens at which texts are cut (or at the model's own limit, if that is smaller).
+        bfloat16: whether texts are embedded under bfloat16 autocast; weights and vectors are float32 all the same.
 
     Raises:
         UserError: a tensor that holds NaN or infinity.
     """
 
-    def __init__(self, models: Mapping[str, Path], max_length: int) -> None:
+    def __init__(self, models: Mapping[str, Path], max_length: int, bfloat16: bool = False) -> None:
         (base_name, base), *others = models.items()
-        self.names = list(models)
+        self.names, self.bfloat16 = list(models), bfloat16
         self.model = load(base)
         self.model.max_seq_length = min(max_length, self.model.max_seq_length or max_length)
         self.working = floating(self.model)
@@ -40,6 +41,12 @@ class Blend:
         _require_finite(name, theirs)
         differences = {key: theirs.pop(key).sub_(self.start[key]) for key in list(theirs)}
         return {key: difference for key, difference in differences.items() if difference.any()}
+
+    def embed(self, features: dict[str, Any]) -> torch.Tensor:
+        """Pooled vectors of tokenised texts under the present weights, float32, shape (texts, dimension)."""
+        inputs = {key: _to(value, self.model.device) for key, value in features.items()}
+        with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.bfloat16):
+            return self.model(inputs)["sentence_embedding"].float()
 
     @torch.no_grad()
     def set(self, weights: Mapping[str, float]) -> None:
@@ -82,6 +89,10 @@ def floating(model: Any) -> State:
             seen.add(tensor.data_ptr())
             tensors[key] = tensor
     return tensors
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    return value.to(device) if isinstance(value, torch.Tensor) else value
 
 
 def _require_finite(name: str, state: State) -> None:

@@ -16,7 +16,7 @@ class Candidate:
 
     origin: str  # what proposed it first: a model's name, uniform, fixed, lm_cocktail, search, extrapolated, ...
     weights: dict[str, float] | None  # None where the result is no weighted sum
-    sides: dict[str, float]  # mean over a side's sets
+    sides: dict[str, float]  # mean over a side's sets, weighted by their rows
     tasks: dict[str, float]  # by "set/task"
     guard: dict[str, float]  # nDCG@10 by guard set
     guard_loss: float
@@ -59,16 +59,13 @@ class Scorer:
     def _measured(self, origin: str, weights: dict[str, float] | None) -> Candidate:
         embeddings = self.bank.encode()
         by_set = {measured.name: measured.scores(embeddings) for measured in self.sets}
-        sides: dict[str, list[float]] = {}
-        for measured in self.sets:
-            sides.setdefault(measured.side, []).append(fmean(by_set[measured.name].values()))
         guard = self.guard.scores(embeddings)
         self.guard.reference = self.guard.reference or guard  # the base is scored first
         loss = self.guard.loss(guard)
         candidate = Candidate(
             origin=origin,
             weights=weights,
-            sides={side: fmean(scores) for side, scores in sides.items()},
+            sides={side: self._side_score(side, by_set) for side in dict.fromkeys(each.side for each in self.sets)},
             tasks={f"{name}/{task}": score for name, scores in by_set.items() for task, score in scores.items()},
             guard=guard,
             guard_loss=loss,
@@ -76,3 +73,8 @@ class Scorer:
         )
         self.candidates.append(candidate)
         return candidate
+
+    def _side_score(self, side: str, by_set: Mapping[str, Mapping[str, float]]) -> float:
+        """A set of three rows says little: sets weigh as much as they have rows (a large set's are sampled)."""
+        sets = [measured for measured in self.sets if measured.side == side]
+        return fmean([fmean(by_set[measured.name].values()) for measured in sets], [each.rows for each in sets])

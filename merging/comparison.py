@@ -16,6 +16,7 @@ from merging.search import SIMPLEX, Region, beyond, search
 from pipeline.config import Config
 from pipeline.console import log
 from pipeline.errors import UserError
+from training.precision import uses_bfloat16
 
 
 @dataclass
@@ -47,7 +48,8 @@ def compare(config: Config, models: Mapping[str, Path], data: Path) -> Compariso
     sets = read_dev_sets(data)
     guard_sets = read_guard_sets(data, _guard_sides(config), config.seed)
     require_unseen([*sets, *guard_sets], data)
-    return _Ways(config, Blend(models, settings.max_length), sets, guard_sets).compare()
+    blend = Blend(models, settings.max_length, uses_bfloat16(config.precision))
+    return _Ways(config, blend, sets, guard_sets).compare()
 
 
 def fixed_weights(settings: MergingConfig) -> dict[str, float]:
@@ -69,7 +71,7 @@ class _Ways:
 
     def __init__(self, config: Config, blend: Blend, sets: list[PairSet], guard_sets: list[PairSet]) -> None:
         self.settings, self.seed, self.blend, self.sets = config.merging, config.seed, blend, sets
-        bank = TextBank(blend.model, self.settings.encode_batch)
+        bank = TextBank(blend, self.settings.encode_batch)
         sampled = [pairs.sample(self.settings.dev_rows, self.seed, "dev") for pairs in sets]
         tasks = [measured for measured in (set_tasks(pairs, bank) for pairs in sampled) if measured.tasks]
         if not tasks:

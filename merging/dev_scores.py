@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from merging.blend import Blend
 from merging.dev_sets import PairSet
 
 CUTOFF = 10  # of nDCG
@@ -16,9 +17,9 @@ QUERY, DOCUMENT = "query", "document"  # names of the prompts
 class TextBank:
     """All texts that candidates are scored on, each once, tokenised once, in batches of texts of similar length."""
 
-    def __init__(self, model: Any, batch: int) -> None:
-        self.prompts = {name: (model.prompts or {}).get(name) or "" for name in (QUERY, DOCUMENT)}
-        self.model, self.batch = model, batch
+    def __init__(self, blend: Blend, batch: int) -> None:
+        self.prompts = {name: (blend.model.prompts or {}).get(name) or "" for name in (QUERY, DOCUMENT)}
+        self.blend, self.batch = blend, batch
         self.numbers: dict[str, int] = {}
         self.batches: list[tuple[torch.Tensor, dict[str, Any]]] = []
 
@@ -28,31 +29,22 @@ class TextBank:
         prompted = (self.prompts[prompt] + text for text in texts)
         return torch.tensor([self.numbers.setdefault(text, len(self.numbers)) for text in prompted], dtype=torch.long)
 
-    @torch.inference_mode()
-    def encode(self) -> torch.Tensor:
-        """Unit embeddings of all texts under the model's present weights, float32, shape (texts, dimension)."""
-        embeddings: torch.Tensor | None = None
-        for numbers, features in self.tokenise():
-            inputs = {key: _to(value, self.model.device) for key, value in features.items()}
-            vectors = self.model(inputs)["sentence_embedding"].float().cpu()
-            if embeddings is None:
-                embeddings = torch.empty(len(self.numbers), vectors.shape[1])
-            embeddings[numbers] = torch.nn.functional.normalize(vectors, dim=-1)
-        assert embeddings is not None, "no texts to encode"
-        return embeddings
-
     def tokenise(self) -> list[tuple[torch.Tensor, dict[str, Any]]]:
         """The batches: numbers of their texts, and the model's inputs; made at the first call."""
         texts = [] if self.batches else sorted(self.numbers, key=len)
         for first in range(0, len(texts), self.batch):
             chosen = texts[first : first + self.batch]
             numbers = torch.tensor([self.numbers[text] for text in chosen])
-            self.batches.append((numbers, self.model.preprocess(chosen)))
+            self.batches.append((numbers, self.blend.model.preprocess(chosen)))
         return self.batches
 
-
-def _to(value: Any, device: torch.device) -> Any:
-    return value.to(device) if isinstance(value, torch.Tensor) else value
+    @torch.inference_mode()
+    def encode(self) -> torch.Tensor:
+        """Unit embeddings of all texts under the blend's present weights, float32, shape (texts, dimension)."""
+        vectors = [self.blend.embed(features).cpu() for _, features in self.tokenise()]
+        embeddings = torch.empty(len(self.numbers), vectors[0].shape[1])
+        embeddings[torch.cat([numbers for numbers, _ in self.batches])] = torch.cat(vectors)
+        return torch.nn.functional.normalize(embeddings, dim=-1)
 
 
 @dataclass(frozen=True)
@@ -101,6 +93,7 @@ class SetTasks:
 
     name: str
     side: str
+    rows: int  # what its scores weigh in the mean of its side
     tasks: dict[str, Retrieval | Ranking] = field(default_factory=dict)
 
     def scores(self, embeddings: torch.Tensor) -> dict[str, float]:
@@ -110,7 +103,7 @@ class SetTasks:
 
 def set_tasks(pairs: PairSet, bank: TextBank) -> SetTasks:
     """Pair retrieval, and for a symmetric set that has both kinds of pairs their ranking too."""
-    tasks = SetTasks(pairs.name, pairs.side)
+    tasks = SetTasks(pairs.name, pairs.side, len(pairs))
     if pairs.side == "symmetric":
         _add_ranking(tasks, pairs, bank)
     if any(pairs.labels):

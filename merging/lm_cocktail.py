@@ -60,7 +60,7 @@ class PooledVectors(torch.nn.Module):
         key = self.weights, input_ids.cpu().numpy().tobytes(), tuple(input_ids.shape)
         if key not in self.vectors:
             inputs = {"input_ids": input_ids, **features}
-            self.vectors[key] = self.blends[0].model(inputs)["sentence_embedding"].float()
+            self.vectors[key] = self.blends[0].embed(inputs)
         return SimpleNamespace(last_hidden_state=self.vectors[key][:, None, :])
 
 

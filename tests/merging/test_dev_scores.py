@@ -7,11 +7,12 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, ndcg_score
 
-from merging.blend import load
+from merging.blend import Blend
 from merging.dev_scores import Ranking, Retrieval, TextBank, ndcg, retrieval, set_tasks
 from merging.dev_sets import PairSet
 from tests.merging.conftest import make_model
 
+PROMPTS = {"query": "query: ", "document": "passage: "}
 PAIRS = PairSet(
     name="pairs",
     side="symmetric",
@@ -50,7 +51,7 @@ def test_ranking_is_the_average_precision_of_cosines() -> None:
 
 
 def test_a_symmetric_set_measures_ranking_and_retrieval_with_the_query_prompt(tmp_path: Path) -> None:
-    bank = TextBank(load(make_model(tmp_path / "model", prompts={"query": "query: ", "document": "passage: "})), 4)
+    bank = TextBank(Blend({"init": make_model(tmp_path / "model", prompts=PROMPTS)}, 64), 4)
     tasks = set_tasks(PAIRS, bank).tasks
     assert set(tasks) == {"ranking", "retrieval"}
     assert all(text.startswith("query: ") for text in bank.numbers)
@@ -65,30 +66,29 @@ def test_a_symmetric_set_measures_ranking_and_retrieval_with_the_query_prompt(tm
 
 
 def test_an_asymmetric_set_measures_retrieval_with_both_prompts(tmp_path: Path) -> None:
-    model = load(make_model(tmp_path / "model", prompts={"query": "query: ", "document": "passage: "}))
-    bank = TextBank(model, 4)
+    bank = TextBank(Blend({"init": make_model(tmp_path / "model", prompts=PROMPTS)}, 64), 4)
     asymmetric = PairSet("answers", "asymmetric", ["кот"], ["дом"], [["лес"]], [True])
     assert set(set_tasks(asymmetric, bank).tasks) == {"retrieval"}
     assert set(bank.numbers) == {"query: кот", "passage: дом", "passage: лес"}
 
 
 def test_a_limit_on_passages_keeps_every_answer(tmp_path: Path) -> None:
-    bank = TextBank(load(make_model(tmp_path / "model")), 4)
+    bank = TextBank(Blend({"init": make_model(tmp_path / "model")}, 64), 4)
     assert len(retrieval(PAIRS, bank, passages=4).passages) == 4
     assert len(retrieval(PAIRS, bank, passages=1).passages) == 3  # the answers of all queries
     assert len(retrieval(PAIRS, bank, queries=1).queries) == 1
 
 
 def test_embeddings_equal_the_librarys_encode(models: dict[str, Path]) -> None:
-    model = load(models["init"])
-    bank = TextBank(model, batch=3)
+    blend = Blend(models, 64)
+    bank = TextBank(blend, batch=3)
     texts = ["кот", "белый кот у реки", "дом", "тихий лес и старый мост у моря", "соль"]
     numbers = bank.add(texts, "query")
     ours = bank.encode()[numbers]
-    np.testing.assert_allclose(ours.numpy(), model.encode(texts), atol=1e-6)
+    np.testing.assert_allclose(ours.numpy(), blend.model.encode(texts), atol=1e-6)
 
 
 def test_equal_texts_are_encoded_once(models: dict[str, Path]) -> None:
-    bank = TextBank(load(models["init"]), batch=3)
+    bank = TextBank(Blend(models, 64), batch=3)
     assert bank.add(["кот", "дом", "кот"], "query").tolist() == [0, 1, 0]
     assert bank.encode().shape == (2, 32)
