@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from merging.blend import Blend
+from merging.blend import Blend, floating
 from merging.candidates import Candidate, Scorer
 from merging.config import MergingConfig
 from merging.dev_scores import TextBank, set_tasks
 from merging.dev_sets import PairSet, read_dev_sets, require_unseen
 from merging.guard import Guard, guard_tasks, read_guard_sets
 from merging.lm_cocktail import Cocktail, few_shot_examples, lm_cocktail
+from merging.mergekit_methods import mergekit_merge, require_mergekit
 from merging.search import SIMPLEX, Region, beyond, search
 from pipeline.config import Config
 from pipeline.console import log
@@ -45,11 +46,12 @@ def compare(config: Config, models: Mapping[str, Path], data: Path) -> Compariso
     settings = config.merging
     if not settings.score:
         return Comparison("fixed", fixed_weights(settings))
+    require_mergekit([settings.method, *settings.compare])
     sets = read_dev_sets(data)
     guard_sets = read_guard_sets(data, _guard_sides(config), config.seed)
     require_unseen([*sets, *guard_sets], data)
     blend = Blend(models, settings.max_length, uses_bfloat16(config.precision))
-    return _Ways(config, blend, sets, guard_sets).compare()
+    return _Ways(config, models, blend, sets, guard_sets).compare()
 
 
 def fixed_weights(settings: MergingConfig) -> dict[str, float]:
@@ -69,8 +71,15 @@ def _guard_sides(config: Config) -> dict[str, str]:
 class _Ways:
     """The ways of choosing weights, on one blend and one bank of texts."""
 
-    def __init__(self, config: Config, blend: Blend, sets: list[PairSet], guard_sets: list[PairSet]) -> None:
-        self.settings, self.seed, self.blend, self.sets = config.merging, config.seed, blend, sets
+    def __init__(
+        self,
+        config: Config,
+        models: Mapping[str, Path],
+        blend: Blend,
+        sets: list[PairSet],
+        guard_sets: list[PairSet],
+    ) -> None:
+        self.settings, self.seed, self.models, self.blend, self.sets = config.merging, config.seed, models, blend, sets
         bank = TextBank(blend, self.settings.encode_batch)
         sampled = [pairs.sample(self.settings.dev_rows, self.seed, "dev") for pairs in sets]
         tasks = [measured for measured in (set_tasks(pairs, bank) for pairs in sampled) if measured.tasks]
@@ -87,7 +96,7 @@ class _Ways:
         for name in self.blend.names:  # the base first: the guard's losses are against it
             compared[name] = self.scorer.score({other: float(other == name) for other in self.blend.names}, name)
         for way in dict.fromkeys([*self.settings.compare, self.settings.method]):
-            candidate = self._way(way)()
+            candidate = self._way(way)
             if candidate is None:
                 log.warning("merge: the guard allows no %s candidate", way)
             else:
@@ -98,15 +107,18 @@ class _Ways:
             log.warning(what, self.settings.method, chosen.guard_loss, self.settings.guard)
         return Comparison(self.settings.method, chosen.weights, compared, self.scorer.candidates, self.cocktail)
 
-    def _way(self, way: str) -> Callable[[], Candidate | None]:
-        ways: dict[str, Callable[[], Candidate | None]] = {
+    def _way(self, way: str) -> Candidate | None:
+        own: dict[str, Callable[[], Candidate | None]] = {
             "uniform": self._uniform,
             "fixed": lambda: self.scorer.score(fixed_weights(self.settings), "fixed"),
             "lm_cocktail": self._lm_cocktail,
             "search": self._searched,
             "extrapolated": lambda: self._search(beyond(self.settings.extrapolation_limit), "extrapolated"),
         }
-        return ways[way]
+        if way in own:
+            return own[way]()
+        merged = mergekit_merge(self.models, way, self.settings.parameters.get(way, {}), self.seed)
+        return self.scorer.score_state(floating(merged), way)
 
     def _uniform(self) -> Candidate:
         names = self.blend.names

@@ -11,6 +11,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     """Choose weights, write the model and how it was chosen; returns the metrics of the choice."""
     from merging.comparison import compare
     from merging.compatibility import require_compatible
+    from merging.mergekit_methods import mergekit_merge, write_mergekit_model
     from merging.write import metrics, show_comparison, write_findings, write_model
 
     settings = config.merging
@@ -18,8 +19,11 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     require_compatible(models)
     comparison = compare(config, models, stage.input("data"))
     with stage.replacing("model") as target:
-        assert comparison.weights is not None
-        write_model(models, comparison.weights, target, settings.dtype)
+        if comparison.weights is not None:
+            write_model(models, comparison.weights, target, settings.dtype)
+        else:
+            merged = mergekit_merge(models, settings.method, settings.parameters.get(settings.method, {}), config.seed)
+            write_mergekit_model(merged, models[settings.models[0]], target, settings.dtype)
     write_findings(comparison, settings, stage)
     show_comparison(comparison, settings)
     return metrics(comparison)

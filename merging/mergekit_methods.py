@@ -1,0 +1,70 @@
+"""Merges that are no weighted sum (TIES, DARE, SLERP, model stock, …): sentence-transformers' merge over mergekit.
+
+mergekit is an optional extra (LGPL-3.0): `pip install "sentence-transformers[merge]"`. All models are in memory.
+"""
+
+import importlib.util
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from merging.compatibility import carry_over, weight_folders
+from merging.config import MERGEKIT_METHODS
+from pipeline.errors import UserError
+from pipeline.seeding import derived_seed
+
+WITHOUT_BASE = ("slerp",)  # between the two trained models; all other methods take task vectors on the base
+
+
+def require_mergekit(methods: Iterable[str]) -> None:
+    """Raise UserError if one of the methods is mergekit's and mergekit is not installed."""
+    needing = [method for method in methods if method in MERGEKIT_METHODS]
+    if needing and not importlib.util.find_spec("mergekit"):
+        remedy = 'pip install "sentence-transformers[merge]"'
+        raise UserError(f"{needing[0]} needs mergekit", where="merging", remedy=remedy)
+
+
+def mergekit_merge(models: Mapping[str, Path], method: str, parameters: Mapping[str, float], seed: int) -> Any:
+    """The merged sentence-transformers model, in float32 on the CPU.
+
+    Args:
+        models: compatible folders by name (`require_compatible`), the base first.
+        method: one of mergekit's, such as `ties`.
+        parameters: the method's own, such as `density`; what is missing has mergekit's defaults.
+        seed: for methods that drop weights at random.
+
+    Raises:
+        UserError: mergekit refuses the number of models or a parameter.
+    """
+    from sentence_transformers import SentenceTransformer
+
+    base, *others = (str(folder) for folder in models.values())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(seed, "merge", method) % 2**63)
+        try:
+            return SentenceTransformer.merge(
+                others,
+                method,
+                base_model=None if method in WITHOUT_BASE else base,
+                parameters=dict(parameters),
+                device="cpu",
+                local_files_only=True,
+            )
+        except (ValueError, TypeError) as error:
+            what = f"mergekit refuses {method}: {error}"
+            raise UserError(what, where=f"merging.parameters.{method}", remedy="change method or parameters") from error
+
+
+def write_mergekit_model(merged: Any, base: Path, target: Path, dtype: str) -> None:
+    """Write the folder `target`: the merged model's weights in `dtype`, all else from the folder `base`."""
+    target.mkdir(parents=True, exist_ok=True)
+    carry_over(base, target, dtype)
+    scratch = target / "weights"
+    merged.to(getattr(torch, dtype)).save(str(scratch))
+    for part in weight_folders(base):
+        for file in (scratch / part).glob("*.safetensors*"):
+            shutil.move(file, target / part / file.name)
+    shutil.rmtree(scratch)
