@@ -4,16 +4,18 @@ Items are resampled jointly: a resample holds the same items for every model, so
 leaves the difference. Recipe after Ihemelandu and Ekstrand 2023 (arXiv 2305.02461).
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 
-from evaluation.outcome import Measure, Outcome
-from evaluation.statistics import STATISTICS
+from evaluation.outcome import PART, Measure, Outcome
+from evaluation.statistics import STATISTICS, Draw
 from pipeline.errors import UserError
 from pipeline.seeding import generator
 
+MEAN = "mean"  # metric of the rows that average a suite's tasks
 CHUNK = 4_000_000  # entries of a matrix of counts that are held at once
 EXCHANGEABLE = ("mean", "mean_of_experiments", "macro_f1")  # an item's values of two models may be swapped
 
@@ -33,7 +35,7 @@ class Difference:
     p_value: float
     test: str  # permutation or bootstrap
     items: int
-    main: bool  # the task's own score; these form one family for Holm's correction, further metrics another
+    main: bool  # the task's own score, not a further metric or a mean over tasks
     p_holm: float = float("nan")
 
 
@@ -51,11 +53,11 @@ class Plan:
         return [50 * (1 - self.confidence), 50 * (1 + self.confidence)]
 
 
-def replicates(measure: Measure, outcomes: Sequence[Outcome], plan: Plan, *names: str) -> np.ndarray:
-    """The metric on bootstrap resamples of the items [models, resamples], the same resamples for all models.
+def replicates(position: int, outcomes: Sequence[Outcome], plan: Plan, *names: str) -> np.ndarray:
+    """A metric on bootstrap resamples of the items [models, resamples], the same resamples for all models.
 
     Args:
-        measure: the metric; every outcome holds its columns.
+        position: which measure of each outcome.
         outcomes: one a model, over the same items.
         plan: number of resamples and seed.
         names: suite and task, which choose the stream of random numbers.
@@ -64,16 +66,20 @@ def replicates(measure: Measure, outcomes: Sequence[Outcome], plan: Plan, *names
     items, second = generator(plan.seed, "bootstrap", *names), generator(plan.seed, "experiments", *names)
     parts = []
     for rows in _chunks(plan.resamples, n):
-        counts = _counts(items, rows, n)
-        drawn: dict[int, np.ndarray] = {}
-
-        def draw(size: int, rows: int = rows, drawn: dict[int, np.ndarray] = drawn) -> np.ndarray:
-            if size not in drawn:
-                drawn[size] = _counts(second, rows, size)
-            return drawn[size]
-
-        parts.append([_statistic(measure, outcome, counts, draw) for outcome in outcomes])
+        counts, draw = _counts(items, rows, n), _drawn_once(second, rows)
+        parts.append([statistic(outcome.measures[position], outcome, counts, draw) for outcome in outcomes])
     return np.concatenate([np.asarray(part) for part in parts], axis=1)
+
+
+def statistic(measure: Measure, outcome: Outcome, counts: np.ndarray, draw: Draw) -> np.ndarray:
+    """The metric on each resample [resamples]; of a task in parts, the mean of the parts' values."""
+    function = STATISTICS[measure.statistic]
+    columns = [outcome.columns[name] for name in measure.columns]
+    labels = outcome.columns.get(PART)
+    if labels is None:
+        return function(counts, draw, *columns)
+    masks = [labels == label for label in dict.fromkeys(labels.tolist())]
+    return np.mean([function(counts[:, mask], draw, *(c[mask] for c in columns)) for mask in masks], axis=0)
 
 
 def interval(values: np.ndarray, plan: Plan) -> tuple[float, float]:
@@ -92,20 +98,22 @@ def bootstrap_p_value(differences: np.ndarray) -> float:
     return min(1.0, 2 * (side + 1) / (len(defined) + 1))
 
 
-def permutation_p_value(measure: Measure, one: Outcome, other: Outcome, plan: Plan, *names: str) -> float:
+def permutation_p_value(position: int, one: Outcome, other: Outcome, plan: Plan, *names: str) -> float:
     """Two-sided: how often swapping the two models' results on random items gives so large a difference.
 
     The difference is that of the metric on the two sets of swapped items; for means that is a sign flip of the
-    items' differences. Raises KeyError for metrics whose items are not exchangeable.
+    items' differences. Only for measures whose statistic is in EXCHANGEABLE.
     """
-    n, rng = one.items, generator(plan.seed, "permutation", *names)
+    measure, n, rng = one.measures[position], one.items, generator(plan.seed, "permutation", *names)
     ones = [one.columns[name].astype(np.float64) for name in measure.columns]
     others = [other.columns[name].astype(np.float64) for name in measure.columns]
+    weights = _item_weights(one)
+    observed = abs(_swapped_difference(measure.statistic, ones, others, np.zeros((1, n)), weights)[0])
     at_least = 0
-    observed = abs(_swapped_difference(measure.statistic, ones, others, np.zeros((1, n)))[0])
     for rows in _chunks(plan.resamples, n):
-        swaps = np.unpackbits(rng.integers(0, 256, size=(rows, -(-n // 8)), dtype=np.uint8), axis=1, count=n)
-        differences = _swapped_difference(measure.statistic, ones, others, swaps.astype(np.float64))
+        bits = rng.integers(0, 256, size=(rows, -(-n // 8)), dtype=np.uint8)
+        swaps = np.unpackbits(bits, axis=1, count=n).astype(np.float64)
+        differences = _swapped_difference(measure.statistic, ones, others, swaps, weights)
         at_least += int((np.abs(differences) >= observed - 1e-12).sum())
     return (at_least + 1) / (plan.resamples + 1)
 
@@ -113,36 +121,70 @@ def permutation_p_value(measure: Measure, one: Outcome, other: Outcome, plan: Pl
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down correction; missing values (NaN) stay and don't count (Holm 1979)."""
     values = np.asarray(p_values, dtype=np.float64)
-    corrected = values.copy()
+    corrected_values = values.copy()
     order = [index for index in np.argsort(values, kind="stable") if np.isfinite(values[index])]
     largest = 0.0
     for rank, index in enumerate(order):
         largest = max(largest, min(1.0, values[index] * (len(order) - rank)))
-        corrected[index] = largest
-    return [float(value) for value in corrected]
+        corrected_values[index] = largest
+    return [float(value) for value in corrected_values]
+
+
+def corrected(differences: Iterable[Difference]) -> list[Difference]:
+    """With Holm's correction over a suite's tasks, for each pair of models.
+
+    A suite's main scores, its further metrics, and its means over tasks are three families.
+    """
+    families: dict[tuple[str, str, str, bool, bool], list[Difference]] = {}
+    for row in differences:
+        key = (row.model, row.against, row.suite, row.main, row.metric == MEAN)
+        families.setdefault(key, []).append(row)
+    found = []
+    for family in families.values():
+        values = holm([row.p_value for row in family])
+        found += [replace(row, p_holm=value) for row, value in zip(family, values, strict=True)]
+    return found
 
 
 def compare(
-    measure: Measure, outcomes: dict[str, Outcome], values: np.ndarray, plan: Plan, suite: str, task: str, main: bool
+    position: int, outcomes: dict[str, Outcome], values: np.ndarray, plan: Plan, suite: str, task: str
 ) -> Iterator[Difference]:
-    """Every later model minus every earlier one on one metric, from the models' joint replicates `values`."""
-    names = list(outcomes)
-    scores = {name: _score(outcome, measure.metric) for name, outcome in outcomes.items()}
-    for later in range(1, len(names)):
-        for earlier in range(later):
-            model, against = names[later], names[earlier]
-            differences = values[later] - values[earlier]
-            exact = measure.statistic in EXCHANGEABLE
-            p_value = (
-                permutation_p_value(measure, outcomes[model], outcomes[against], plan, suite, task)
-                if exact
-                else bootstrap_p_value(differences)
-            )
-            yield Difference(
-                model, against, suite, task, measure.metric, scores[model] - scores[against],
-                *interval(differences, plan), p_value, "permutation" if exact else "bootstrap",
-                outcomes[model].items, main,
-            )  # fmt: skip
+    """Every later model minus every earlier one on one measure, from the models' joint replicates `values`."""
+    for (earlier, (against, first)), (later, (model, second)) in combinations(enumerate(outcomes.items()), 2):
+        measure, differences = second.measures[position], values[later] - values[earlier]
+        if measure.statistic in EXCHANGEABLE:
+            test, p_value = "permutation", permutation_p_value(position, second, first, plan, suite, task)
+        else:
+            test, p_value = "bootstrap", bootstrap_p_value(differences)
+        difference = measure.score - first.measures[position].score
+        low, high = interval(differences, plan)
+        yield Difference(
+            model,
+            against,
+            suite,
+            task,
+            measure.metric,
+            difference,
+            low,
+            high,
+            p_value,
+            test,
+            second.items,
+            position == 0,
+        )
+
+
+def difference_of_means(
+    models: Sequence[str], scores: np.ndarray, values: np.ndarray, plan: Plan, suite: str, name: str, items: int
+) -> Iterator[Difference]:
+    """Every later model minus every earlier one on the mean of a suite's tasks, given its replicates `values`."""
+    for earlier, later in combinations(range(len(models)), 2):
+        differences = values[later] - values[earlier]
+        low, high = interval(differences, plan)
+        yield Difference(
+            models[later], models[earlier], suite, name, MEAN, float(scores[later] - scores[earlier]), low, high,
+            bootstrap_p_value(differences), "bootstrap", items, False,
+        )  # fmt: skip
 
 
 def same_items(outcomes: dict[str, Outcome], where: str) -> None:
@@ -150,14 +192,6 @@ def same_items(outcomes: dict[str, Outcome], where: str) -> None:
     if len({outcome.items for outcome in outcomes.values()}) > 1:
         counts = ", ".join(f"{name} {outcome.items}" for name, outcome in outcomes.items())
         raise UserError(f"models were scored on different items: {counts}", where=where, remedy="evaluate them anew")
-
-
-def _score(outcome: Outcome, metric: str) -> float:
-    return next(measure.score for measure in outcome.measures if measure.metric == metric)
-
-
-def _statistic(measure: Measure, outcome: Outcome, counts: np.ndarray, draw: object) -> np.ndarray:
-    return STATISTICS[measure.statistic](counts, draw, *(outcome.columns[name] for name in measure.columns))
 
 
 def _chunks(resamples: int, n: int) -> Iterator[int]:
@@ -172,16 +206,35 @@ def _counts(rng: np.random.Generator, rows: int, n: int) -> np.ndarray:
     return np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)
 
 
+def _drawn_once(rng: np.random.Generator, rows: int) -> Draw:
+    """Counts of a second dimension, drawn when first asked for, so that all models get the same."""
+    drawn: dict[int, np.ndarray] = {}
+
+    def draw(size: int) -> np.ndarray:
+        if size not in drawn:
+            drawn[size] = _counts(rng, rows, size)
+        return drawn[size]
+
+    return draw
+
+
+def _item_weights(outcome: Outcome) -> np.ndarray:
+    """[items] weights of a mean over items that is the mean over the parts' means."""
+    labels = outcome.columns.get(PART)
+    if labels is None:
+        return np.full(outcome.items, 1 / outcome.items)
+    _, part, sizes = np.unique(labels.astype(str), return_inverse=True, return_counts=True)
+    return 1 / (len(sizes) * sizes[part])
+
+
 def _swapped_difference(
-    statistic: str, ones: list[np.ndarray], others: list[np.ndarray], swaps: np.ndarray
+    kind: str, ones: list[np.ndarray], others: list[np.ndarray], swaps: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
     """Differences [rows] of the metric after swapping items where `swaps` [rows, n] is 1."""
-    if statistic in ("mean", "mean_of_experiments"):
+    if kind != "macro_f1":
         difference = ones[0] - others[0]
         per_item = difference if difference.ndim == 1 else difference.mean(axis=1)
-        return (1 - 2 * swaps) @ per_item / len(per_item)
-    if statistic != "macro_f1":
-        raise KeyError(statistic)
+        return (1 - 2 * swaps) @ (per_item * weights)
     moved = [swaps @ (other - one) for one, other in zip(ones, others, strict=True)]
     first = [one.sum(axis=0) + move for one, move in zip(ones, moved, strict=True)]
     second = [other.sum(axis=0) - move for other, move in zip(others, moved, strict=True)]

@@ -10,6 +10,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from evaluation.embedding_cache import EmbeddingCache
+from evaluation.quiet import quiet
 from pipeline.console import progress
 from pipeline.errors import UserError
 
@@ -80,6 +81,7 @@ class Embedder:
 
         return self._vectors(texts, f"variants {max_tokens} {names}", "", max_tokens, names, pool)
 
+    @torch.inference_mode()
     def words(self, texts: Sequence[list[str]]) -> list[np.ndarray]:
         """Vectors of words, one array [words, hidden] a text: the mean of a word's sub-tokens in the last layer.
 
@@ -128,6 +130,7 @@ class Embedder:
             self._has_pooler = any("pooler.dense.weight" in name for name in names)
         return self._has_pooler
 
+    @torch.inference_mode()
     def _vectors(
         self, texts: Sequence[str], kind: str, prompt: str, max_tokens: int | None, names: list[str], pool: Pool
     ) -> dict[str, np.ndarray]:
@@ -144,7 +147,6 @@ class Embedder:
             self.cache.add(kind, missing, made)
         return self.cache.rows(kind, texts, names)
 
-    @torch.inference_mode()
     def _forward(self, ids: list[list[int]], what: str) -> Iterator[tuple[list[int], Features]]:
         """Token embeddings in float32 of batches of similar length, longest first, with the texts' indices."""
         batches = list(length_batches([len(row) for row in ids], self.batch_tokens))
@@ -167,19 +169,20 @@ class Embedder:
 def load_model(folder: Path, device: str | None = None) -> SentenceTransformer:
     """A sentence-transformers model in float32, without remote code; raises UserError where it can't be loaded."""
     try:
-        model = SentenceTransformer(
-            str(folder),
-            device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
-            model_kwargs={"dtype": torch.float32},
-            trust_remote_code=False,
-            local_files_only=True,
-        )
+        with quiet():
+            model = SentenceTransformer(
+                str(folder),
+                device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+                model_kwargs={"dtype": torch.float32},
+                trust_remote_code=False,
+                local_files_only=True,
+            )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"the model can't be loaded: {what}", where=str(folder), remedy="give a sentence-transformers folder"
         ) from error
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # else it warns when classifiers start processes
     return model.eval()
 
 

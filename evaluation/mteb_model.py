@@ -1,15 +1,12 @@
 """A model as mteb sees it: named by its contents, checked for broken embeddings."""
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from mteb.models.sentence_transformer_wrapper import SentenceTransformerEncoderWrapper
 
 from evaluation.embedding import Embedder
+from evaluation.quiet import quiet
 from pipeline.errors import UserError
 
 
@@ -40,19 +37,3 @@ class CheckedEncoder(SentenceTransformerEncoderWrapper):
 def named_meta(meta: Any, fingerprint: str) -> Any:
     """mteb's description of a model with a name and revision that follow from its contents."""
     return meta.model_copy(update={"name": f"local/{fingerprint[:16]}", "revision": fingerprint})
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without mteb's log lines and warnings, which repeat for every model and task."""
-    loggers = [logging.getLogger(name) for name in ("mteb", "datasets")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from mteb.abstasks import AbsTask, AbsTaskRetrieval
 
-from evaluation.outcome import Measure, Outcome
+from evaluation.outcome import PART, Measure, Outcome
 
 PAIR_SIMILARITIES = {  # prefix of mteb's metric -> its key among the predictions, and whether larger is nearer
     "similarity": ("similarity_scores", 1),
@@ -65,7 +65,7 @@ def mteb_outcome(task: AbsTask, parts: Sequence[Part], metrics: Sequence[str]) -
         measures.append(Measure(metric, score, statistic, names))
         lengths = [len(next(iter(found.values()))) for found in per_part]
     labels = [f"{part.subset}/{part.split}" for part in parts]
-    columns["part"] = np.repeat(np.array(labels, dtype=object), lengths)
+    columns[PART] = np.repeat(np.array(labels, dtype=object), lengths)
     return Outcome(columns, tuple(measures), {"parts": {n: p.scores["main_score"] for n, p in zip(labels, parts)}})  # noqa: B905
 
 

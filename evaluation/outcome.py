@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     Columns = dict[str, np.ndarray]
 
 
+PART = "part"  # column that says which part of a task an item belongs to; a metric is the mean over the parts
+
+
 @dataclass(frozen=True)
 class Measure:
     """A metric of a task and how it follows from the per-item columns.

@@ -10,9 +10,9 @@ import mteb
 from mteb.abstasks import AbsTask, AbsTaskRetrieval
 from mteb.cache import ResultCache
 
-from evaluation.mteb_model import quiet
 from evaluation.mteb_outcome import Part, keep_query_scores, mteb_outcome, query_scores_path
 from evaluation.outcome import Outcome
+from evaluation.quiet import quiet
 from pipeline.errors import UserError
 
 

@@ -44,6 +44,7 @@ def tasks_of(name: str, config: Config, stage: StageFolder) -> list[Task]:
     makers: dict[str, Callable[[str, SuiteConfig, Config, StageFolder], list[Task]]] = {
         "retrieval": _retrieval_tasks,
         "samples": _sample_tasks,
+        "encodechka": _encodechka_tasks,
         "mteb": _mteb_tasks,
     }
     return makers[suite.kind](name, suite, config, stage)
@@ -84,6 +85,21 @@ def _sample_tasks(name: str, suite: SuiteConfig, config: Config, stage: StageFol
             return run_task(r.mteb_encoder("dense"), sample_task(task), [], r.mteb_folder, r.encode)
 
         tasks.append(Task(name, task, digests(files), run))
+    return tasks
+
+
+def _encodechka_tasks(name: str, suite: SuiteConfig, config: Config, stage: StageFolder) -> list[Task]:
+    from evaluation.encodechka.files import COMMIT, DataFiles
+    from evaluation.encodechka.tasks import TASKS, Vectors
+
+    files = DataFiles(config.evaluation.encodechka, Path(config.runs, "cache", "encodechka"))
+    tasks = []
+    for task, score in TASKS.items():
+
+        def run(r: Resources, score: Any = score) -> Outcome:
+            return score(files, Vectors(r.embedder(), suite.protocol, r.workers))
+
+        tasks.append(Task(name, task, {"data": COMMIT, "protocol": suite.protocol}, run))
     return tasks
 
 

@@ -1,0 +1,81 @@
+"""encodechka's named-entity tasks: tags of words from their vectors, by a linear classifier."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import razdel
+from sklearn.linear_model import SGDClassifier
+from sklearn.metrics import f1_score
+from sklearn.model_selection import train_test_split
+
+from evaluation.outcome import Measure, Outcome
+
+OUTSIDE = "O"
+Entity = tuple[str, int, int]  # type, first character, character after the last
+WordVectors = Callable[[Sequence[list[str]]], list[np.ndarray]]  # texts as words -> [words, width] each
+
+
+def tagged_words(text: str, entities: Sequence[Entity]) -> tuple[list[str], list[str]]:
+    """Words of a text and their tags B-<type>, I-<type> or O.
+
+    Earlier entities win. The first word of a text never gets a tag: the reference takes its index 0 for "no word",
+    which is kept for comparability.
+    """
+    words = list(razdel.tokenize(text))
+    tags = [OUTSIDE] * len(words)
+    for kind, start, stop in entities:
+        mark = "B"
+        for index, word in enumerate(words):
+            if index > 0 and word.start < stop and word.stop > start and tags[index] == OUTSIDE:
+                tags[index] = f"{mark}-{kind}"
+                mark = "I"
+    return [word.text for word in words], tags
+
+
+def entity_task(texts: Sequence[str], entities: Sequence[Sequence[Entity]], vectors: WordVectors) -> Outcome:
+    """Macro-F1 over the tags of the test half, without O; items are the test texts, whose words belong together."""
+    halves = train_test_split(list(texts), list(entities), test_size=0.5, random_state=1)
+    train, test = [
+        [tagged_words(text, found) for text, found in zip(*part, strict=True)]
+        for part in ((halves[0], halves[2]), (halves[1], halves[3]))
+    ]
+    classifier = SGDClassifier(loss="log_loss", shuffle=True, random_state=1, early_stopping=False, tol=1e-4, n_jobs=-1)
+    classifier.fit(_matrix(vectors, train), _tags(train))
+    predicted, gold = classifier.predict(_matrix(vectors, test)), _tags(test)
+    labels = sorted(set(gold) - {OUTSIDE})
+    score = float(f1_score(gold, predicted, average="macro", labels=labels))
+    columns = _counts_by_text(predicted, gold, labels, [len(words) for words, _ in test])
+    per_tag = f1_score(gold, predicted, average=None, labels=labels)
+    notes = {"tags": dict(zip(labels, map(float, per_tag), strict=True)), "words": len(gold)}
+    return Outcome(columns, (Measure("macro_f1", score, "macro_f1", tuple(columns)),), notes)
+
+
+def _tags(tagged: Sequence[tuple[list[str], list[str]]]) -> np.ndarray:
+    return np.array([tag for _, tags in tagged for tag in tags])
+
+
+def _matrix(vectors: WordVectors, tagged: Sequence[tuple[list[str], list[str]]]) -> np.ndarray:
+    """All words' vectors [words, width]; float64 where a word has none, as the reference's zeros are."""
+    found = np.concatenate(vectors([words for words, _ in tagged]))
+    return found if found.any(axis=1).all() else found.astype(np.float64)
+
+
+def _counts_by_text(
+    predicted: np.ndarray, gold: np.ndarray, labels: list[str], sizes: list[int]
+) -> dict[str, np.ndarray]:
+    """[texts, tags] words of each tag that were right, that were predicted, and that there are."""
+    text = np.repeat(np.arange(len(sizes)), sizes)
+
+    def counted(chosen: np.ndarray, tags: np.ndarray) -> np.ndarray:
+        table = np.zeros((len(sizes), len(labels)), dtype=np.int64)
+        column = {label: position for position, label in enumerate(labels)}
+        kept = chosen & np.isin(tags, labels)
+        np.add.at(table, (text[kept], np.array([column[tag] for tag in tags[kept]], dtype=np.int64)), 1)
+        return table
+
+    every = np.ones(len(gold), dtype=bool)
+    return {
+        "hits": counted(predicted == gold, gold),
+        "predicted": counted(every, predicted),
+        "gold": counted(every, gold),
+    }
