@@ -2,10 +2,11 @@
 
 import fnmatch
 import glob
+import gzip
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import xxhash
 
@@ -23,6 +24,29 @@ class SourceFile:
     path: Path
     name: str  # as people know it: the path inside the data set
     member: str | None = None
+    beginning: bool = False  # only the first rows are wanted: read in small pieces
+
+    def open(self) -> IO[bytes]:
+        """The file's bytes, decompressed where its name ends in .gz (a tar archive is left to its reader)."""
+        raw = self._raw()
+        return cast(IO[bytes], gzip.open(raw)) if self.name.endswith(".gz") and self.member is None else raw
+
+    def _raw(self) -> IO[bytes]:
+        return self.path.open("rb")
+
+
+@dataclass(frozen=True)
+class HubFile(SourceFile):
+    """One file on the Hub, read where it is; `path` is its path inside the data set."""
+
+    hub: str = ""
+    revision: str = ""
+
+    def _raw(self) -> IO[bytes]:
+        from huggingface_hub import HfFileSystem
+
+        place = f"datasets/{self.hub}@{self.revision}/{self.path.as_posix()}"
+        return cast(IO[bytes], HfFileSystem().open(place, "rb", block_size=2**18))
 
 
 @dataclass(frozen=True)
@@ -70,13 +94,13 @@ def _mirrored(name: str, part: HubFiles, mirror: Path) -> Located:
         remedy = "add the data set to the mirror, take the source out of the mixture, or unset mirror"
         raise UserError(f"{name}: the mirror has no {part.hub}", where=str(folder), remedy=remedy)
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    chosen = _matching(name, part.files, names, str(folder))
+    chosen = matching(name, part.files, names, str(folder))
     files = tuple(SourceFile(folder / inside, inside, member) for inside, member in chosen)
     return Located(files, f"mirror of {part.revision}")
 
 
-def _matching(name: str, patterns: list[str], names: list[str], where: str) -> list[tuple[str, str | None]]:
-    """(file, member pattern) for every pattern; each must match something."""
+def matching(name: str, patterns: list[str], names: list[str], where: str) -> list[tuple[str, str | None]]:
+    """(file, member pattern) for every pattern of `files`; raises UserError where one matches nothing."""
     chosen: list[tuple[str, str | None]] = []
     for pattern in patterns:
         outer, _, member = pattern.partition("::")
@@ -93,10 +117,10 @@ def _from_hub(name: str, part: HubFiles) -> Located:
     from huggingface_hub import HfApi, hf_hub_download
 
     where = f"{part.hub} at {part.revision}"
-    with _hub_errors(name, where):
+    with hub_errors(name, where):
         if any(WILD.search(pattern.partition("::")[0]) for pattern in part.files):
             names = HfApi().list_repo_files(part.hub, revision=part.revision, repo_type="dataset")
-            chosen = _matching(name, part.files, sorted(names), where)
+            chosen = matching(name, part.files, sorted(names), where)
         else:
             split = (pattern.partition("::") for pattern in part.files)
             chosen = [(outer, member or None) for outer, _, member in split]
@@ -108,7 +132,7 @@ def _from_hub(name: str, part: HubFiles) -> Located:
     return Located(tuple(files), ", ".join(sorted(commits)))
 
 
-class _hub_errors:
+class hub_errors:  # noqa: N801: a context manager reads as a function
     """Turns what the Hub's client raises into one line that says what to do."""
 
     def __init__(self, name: str, where: str) -> None:

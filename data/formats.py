@@ -20,6 +20,9 @@ from data.files import SourceFile
 from data.json_rows import json_array, json_lines
 from pipeline.errors import UserError
 
+FIRST_ROWS, FIRST_BYTES = 100, 2**18  # what is read where only the beginning is wanted
+BUFFER = 2**20  # of a parquet column; whole column chunks would take as much memory as the file pleases
+
 
 def batches(file: SourceFile, format: str, columns: list[str], errors: RowErrors) -> Iterator[Batch]:
     """The file's rows with the wanted columns, in order; a trailing `*` in a column's name stands for all that match.
@@ -33,17 +36,18 @@ def batches(file: SourceFile, format: str, columns: list[str], errors: RowErrors
             return
         for name, stream in _streams(file):
             read = {"jsonl": json_lines, "json": json_array, "csv": _csv}[format]
-            yield from read(stream, name, columns, errors)
+            yield from read(stream, name, columns, errors, FIRST_BYTES if file.beginning else BATCH_BYTES)
 
 
 def _parquet(file: SourceFile, columns: list[str], errors: RowErrors) -> Iterator[Batch]:
-    with pq.ParquetFile(file.path, pre_buffer=False) as parquet:
+    with file.open() as stream, pq.ParquetFile(stream, pre_buffer=False, buffer_size=BUFFER) as parquet:
         found = {
             name: str(kind) for name, kind in zip(parquet.schema_arrow.names, parquet.schema_arrow.types, strict=True)
         }
         chosen = wanted_columns(columns, found, errors.set_name, file.name)
         row = 1
-        for part in parquet.iter_batches(_batch_rows(parquet, chosen), columns=chosen, use_threads=False):
+        rows = FIRST_ROWS if file.beginning else _batch_rows(parquet, chosen)
+        for part in parquet.iter_batches(rows, columns=chosen, use_threads=False):
             yield Batch(pa.Table.from_batches([part]).select(chosen), file.name, row)
             row += part.num_rows
 
@@ -65,11 +69,11 @@ def _batch_rows(parquet: pq.ParquetFile, columns: list[str]) -> int:
 def _streams(file: SourceFile) -> Iterator[tuple[str, IO[bytes]]]:
     """(name, bytes) of the file, or of the members of the tar archive that match its pattern."""
     if file.member is None:
-        with gzip.open(file.path) if file.path.suffix == ".gz" else file.path.open("rb") as stream:
-            yield file.name, cast(IO[bytes], stream)
+        with file.open() as stream:
+            yield file.name, stream
         return
     found = False
-    with tarfile.open(file.path, "r|*") as archive:
+    with file.open() as stream, tarfile.open(fileobj=stream, mode="r|*") as archive:
         for entry in archive:
             if entry.isfile() and fnmatch.fnmatchcase(entry.name, file.member):
                 found = True
@@ -78,7 +82,7 @@ def _streams(file: SourceFile) -> Iterator[tuple[str, IO[bytes]]]:
         raise UserError(f"no member {file.member}", where=file.name, remedy="mend the pattern after :: in files")
 
 
-def _csv(stream: IO[bytes], file: str, columns: list[str], errors: RowErrors) -> Iterator[Batch]:
+def _csv(stream: IO[bytes], file: str, columns: list[str], errors: RowErrors, block: int) -> Iterator[Batch]:
     header = stream.readline()
     names = next(csv.reader([header.decode("utf-8-sig")]), [])
     chosen = wanted_columns(columns, dict.fromkeys(names, "text"), errors.set_name, file)
@@ -91,7 +95,7 @@ def _csv(stream: IO[bytes], file: str, columns: list[str], errors: RowErrors) ->
 
     reader = pa.csv.open_csv(
         stream,
-        pa.csv.ReadOptions(use_threads=False, block_size=BATCH_BYTES, column_names=names),
+        pa.csv.ReadOptions(use_threads=False, block_size=block, column_names=names),
         pa.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=refused),
         pa.csv.ConvertOptions(
             include_columns=chosen,

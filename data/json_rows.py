@@ -3,7 +3,7 @@
 import io
 import json
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, Any, BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.json
@@ -12,19 +12,25 @@ from data.batch import BATCH_BYTES, Batch, RowErrors, wanted_columns
 from pipeline.errors import UserError
 
 STRING_LIST = pa.list_(pa.string())
+ARRAY_ROWS, ARRAY_CHARACTERS = 1024, 2**20  # of a json array, decoded at once
 
 
-def json_lines(stream: IO[bytes], file: str, columns: list[str], errors: RowErrors) -> Iterator[Batch]:
-    row, chosen, rest = 1, None, b""
+def json_lines(
+    stream: IO[bytes], file: str, columns: list[str], errors: RowErrors, block: int = BATCH_BYTES
+) -> Iterator[Batch]:
+    """One object a line."""
+    row, kinds, rest = 1, None, b""
     while True:
-        block = stream.read(BATCH_BYTES)
-        lines, rest = _whole_lines(rest + block, last=not block)
+        content = stream.read(block)
+        lines, rest = _whole_lines(rest + content, last=not content)
         if lines.strip():
-            chosen = chosen or _columns_of_first_line(lines, file, columns, errors)
-            table, numbers = _parsed_lines(lines, file, row, chosen, errors)
-            yield (Batch(table, file, row) if numbers is None else Batch(table, f"{file} (bad rows left out)", row))
+            kinds = kinds or _kinds_of_first_lines(lines, file, columns, errors)
+            table = _parsed_lines(lines, kinds)
+            if table is None:
+                table = _line_by_line(lines, file, row, kinds, errors)
+            yield Batch(table, file, row)
         row += lines.count(b"\n")
-        if not block:
+        if not content:
             return
 
 
@@ -35,39 +41,48 @@ def _whole_lines(content: bytes, *, last: bool) -> tuple[bytes, bytes]:
     return content[:end], content[end:]
 
 
-def _columns_of_first_line(lines: bytes, file: str, columns: list[str], errors: RowErrors) -> list[str]:
+def _kinds_of_first_lines(lines: bytes, file: str, columns: list[str], errors: RowErrors) -> pa.Schema:
+    """The wanted columns with their types, as the first objects have them; a column of nulls counts as text."""
+    chosen: list[str] = []
+    lists: dict[str, bool] = {}
     for line in lines.splitlines():
         try:
-            first = json.loads(line)
+            content = json.loads(line)
         except ValueError:
             continue
-        if isinstance(first, dict):
-            found = {name: type(value).__name__ for name, value in first.items()}
-            return wanted_columns(columns, found, errors.set_name, file)
-    return [column for column in columns if "*" not in column]
+        if isinstance(content, dict):
+            chosen = chosen or _chosen(content, file, columns, errors)
+            known = {name: isinstance(value, list) for name, value in content.items() if value is not None}
+            lists = known | lists
+            if lists.keys() >= set(chosen):
+                break
+    chosen = chosen or [column for column in columns if "*" not in column]
+    return _schema(chosen, {column for column in chosen if lists.get(column)})
 
 
-def _parsed_lines(
-    lines: bytes, file: str, row: int, columns: list[str], errors: RowErrors
-) -> tuple[pa.Table, list[int] | None]:
-    """The lines as a table; when Arrow refuses, each line on its own tells which one is bad."""
+def _chosen(content: dict[str, Any], file: str, columns: list[str], errors: RowErrors) -> list[str]:
+    found = {name: type(value).__name__ for name, value in content.items()}
+    return wanted_columns(columns, found, errors.set_name, file)
+
+
+def _schema(columns: list[str], lists: set[str]) -> pa.Schema:
+    return pa.schema([(column, STRING_LIST if column in lists else pa.string()) for column in columns])
+
+
+def _parsed_lines(lines: bytes, kinds: pa.Schema) -> pa.Table | None:
+    """The lines as a table, or None where Arrow refuses any of them."""
     read = pa.json.ReadOptions(use_threads=False, block_size=len(lines) + 1)
-    for kind in (pa.string(), STRING_LIST):  # texts, or lists of texts
-        schema = pa.schema([(column, kind) for column in columns])
-        parse = pa.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
-        try:
-            if kind == pa.string():
-                lines.decode()
-            return pa.json.read_json(io.BytesIO(lines), read, parse).select(columns), None
-        except (pa.ArrowInvalid, UnicodeDecodeError):
-            continue
-    return _line_by_line(lines, file, row, columns, errors)
+    parse = pa.json.ParseOptions(explicit_schema=kinds, unexpected_field_behavior="ignore")
+    try:
+        lines.decode()
+        return pa.json.read_json(io.BytesIO(lines), read, parse).select(kinds.names)
+    except (pa.ArrowInvalid, UnicodeDecodeError):
+        return None
 
 
-def _line_by_line(
-    lines: bytes, file: str, row: int, columns: list[str], errors: RowErrors
-) -> tuple[pa.Table, list[int]]:
-    rows, numbers = [], []
+def _line_by_line(lines: bytes, file: str, row: int, kinds: pa.Schema, errors: RowErrors) -> pa.Table:
+    """Each line on its own, to name the bad ones by their number."""
+    rows = []
     for number, line in enumerate(lines.split(b"\n")[:-1], start=row):
         if not line.strip():
             continue
@@ -80,23 +95,23 @@ def _line_by_line(
         except ValueError as error:
             errors.bad(f"broken json: {error}", f"{file}, row {number}")
         else:
-            if (kept := _typed(content, columns, f"{file}, row {number}", errors)) is not None:
+            if (kept := _typed(content, kinds, f"{file}, row {number}", errors)) is not None:
                 rows.append(kept)
-                numbers.append(number)
-    return _table(rows, columns), numbers
+    return pa.Table.from_pylist(rows, kinds)
 
 
-def _typed(content: dict[str, Any], columns: list[str], where: str, errors: RowErrors) -> dict[str, Any] | None:
-    """The wanted fields, labels of numbers and truth values as texts; None where one has a wrong type."""
+def _typed(content: dict[str, Any], kinds: pa.Schema, where: str, errors: RowErrors) -> dict[str, Any] | None:
+    """The wanted fields, numbers and truth values as texts; None where one has a wrong type."""
     kept: dict[str, Any] = {}
-    for column in columns:
-        value = content.get(column)
-        if isinstance(value, int | float):
+    for field in kinds:
+        value = content.get(field.name)
+        if isinstance(value, int | float) and field.type != STRING_LIST:
             value = json.dumps(value)
-        if not (value is None or isinstance(value, str) or _is_texts(value)):
-            errors.bad(f"wrong type {type(value).__name__} in column {column}", where)
+        fits = _is_texts(value) if field.type == STRING_LIST else isinstance(value, str)
+        if value is not None and not fits:
+            errors.bad(f"wrong type {type(value).__name__} in column {field.name}", where)
             return None
-        kept[column] = value
+        kept[field.name] = value
     return kept
 
 
@@ -104,50 +119,57 @@ def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
-def _table(rows: list[dict[str, Any]], columns: list[str]) -> pa.Table:
-    kinds = {
-        column: STRING_LIST if any(isinstance(row[column], list) for row in rows) else pa.string() for column in columns
-    }
-    return pa.table({column: pa.array([row[column] for row in rows], kinds[column]) for column in columns})
-
-
-def json_array(stream: IO[bytes], file: str, columns: list[str], errors: RowErrors) -> Iterator[Batch]:
+def json_array(
+    stream: IO[bytes], file: str, columns: list[str], errors: RowErrors, block: int = BATCH_BYTES
+) -> Iterator[Batch]:
     """One array of objects, decoded object by object."""
-    chosen: list[str] | None = None
+    kinds: pa.Schema | None = None
     row, rows = 1, list[dict[str, Any]]()
-    for content in _array_items(stream, file, errors):
-        if chosen is None:
-            found = {name: type(value).__name__ for name, value in content.items()}
-            chosen = wanted_columns(columns, found, errors.set_name, file)
-        kept = _typed(content, chosen, f"{file}, row {row + len(rows)}", errors)
+    for number, content in enumerate(_array_items(stream, file, errors), start=1):
+        if kinds is None:
+            chosen = _chosen(content, file, columns, errors)
+            kinds = _schema(chosen, {column for column in chosen if isinstance(content[column], list)})
+        kept = _typed(content, kinds, f"{file}, row {number}", errors)
         if kept is not None:
             rows.append(kept)
-        if len(rows) == 1024:
-            yield Batch(_table(rows, chosen), file, row)
-            row, rows = row + len(rows), []
-    if rows and chosen:
-        yield Batch(_table(rows, chosen), file, row)
+        if len(rows) == ARRAY_ROWS:
+            yield Batch(pa.Table.from_pylist(rows, kinds), file, row)
+            row, rows = number + 1, []
+    if rows and kinds:
+        yield Batch(pa.Table.from_pylist(rows, kinds), file, row)
 
 
 def _array_items(stream: IO[bytes], file: str, errors: RowErrors) -> Iterator[dict[str, Any]]:
-    decoder, text, row = json.JSONDecoder(), "", 0
-    characters = io.TextIOWrapper(stream, encoding="utf-8")  # type: ignore[type-var]
-    if characters.read(1).strip("\ufeff") != "[":
+    """The objects of a json array, decoded as their characters come in."""
+    decoder, row, at = json.JSONDecoder(), 0, 0
+    characters = io.TextIOWrapper(cast(BinaryIO, stream), encoding="utf-8-sig")
+    text = characters.read(ARRAY_CHARACTERS).lstrip()
+    if not text.startswith("["):
         raise UserError(f"{errors.set_name}: no json array", where=file, remedy="set format to jsonl")
-    while block := characters.read(2**20):
-        text += block
-        while True:
-            text = text.lstrip(" \t\r\n,")
-            try:
-                content, end = decoder.raw_decode(text)
-            except ValueError:
-                break
-            row += 1
-            yield content
-            text = text[end:]
-    if text.strip() != "]":
-        raise UserError(
-            f"{errors.set_name}: broken json",
-            where=f"{file}, row {row + 1}",
-            remedy="mend the file or get it again",
-        )
+    text = text[1:]
+    while True:
+        at = _after_separators(text, at)
+        try:
+            content, at = decoder.raw_decode(text, at)
+        except ValueError as error:
+            more = characters.read(ARRAY_CHARACTERS)
+            if not more:
+                if text[at:].strip() == "]":
+                    return
+                remedy = "mend the file or get it again"
+                raise UserError(
+                    f"{errors.set_name}: broken json", where=f"{file}, row {row + 1}", remedy=remedy
+                ) from error
+            text, at = text[at:] + more, 0
+            continue
+        row += 1
+        if not isinstance(content, dict):
+            errors.bad("not an object", f"{file}, row {row}")
+            continue
+        yield content
+
+
+def _after_separators(text: str, at: int) -> int:
+    while at < len(text) and text[at] in " \t\r\n,":
+        at += 1
+    return at

@@ -33,8 +33,9 @@ def entry(name: str, source: SourceConfig, made: dict[str, Any]) -> dict[str, An
 
 def skipped(name: str, source: SourceConfig, reason: str, revision: str = "") -> dict[str, Any]:
     """The line of a set that could not be read and need not be."""
-    nothing = dict.fromkeys(("raw", "built", "kept", "train", "dev", "negatives", "scored"), 0)
-    line = entry(name, source, {**nothing, "revision": revision, "dropped": {}, "bad_rows": {}, "reported": {}})
+    nothing: dict[str, Any] = dict.fromkeys(("raw", "built", "kept", "train", "dev", "negatives", "scored"), 0)
+    nothing |= {reasons: {} for reasons in ("dropped", "bad_rows", "reported", "mined")}
+    line = entry(name, source, nothing | {"revision": revision})
     return line | {"status": f"skipped: {reason}"}
 
 
@@ -100,6 +101,12 @@ def _paragraph(line: dict[str, Any]) -> str:
         if line[key]:
             reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(line[key].items()))
             facts.append(f"{what}: {reasons}.")
+    if line.get("mined"):
+        mined = line["mined"]
+        facts.append(
+            f"Mined {mined['negatives']:,} negatives; {mined['false_negatives']:.1%} of the candidates were dropped as "
+            f"false negatives, {mined['pairs_without']:,} pairs have none."
+        )
     if line["note"]:
         facts.append(line["note"])
     return f"## {line['title']}\n\n" + "\n".join(facts) + "\n"

@@ -16,6 +16,7 @@ class PairWriter:
 
     def __init__(self, path: Path, scored: bool) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
         self.schema = pa.schema(SCHEMA + ([("score", pa.float32())] if scored else []))
         self.file = pq.ParquetWriter(path, self.schema, compression="zstd", compression_level=1)
 

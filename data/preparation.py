@@ -16,6 +16,7 @@ from data.constructions import GROUPED
 from data.files import Located
 from data.grouping import grouped
 from data.hashing import Hashes, SeenHashes, contained
+from data.mining import mine
 from data.pair_files import PairWriter, write_keys
 from data.pairs import Made, PairMaker, Surroundings
 from data.parallel import ordered_map
@@ -43,6 +44,7 @@ class Counts:
     dropped: Counter[str] = field(default_factory=Counter)
     reported: Counter[str] = field(default_factory=Counter)  # evaluation texts found, by task
     bad_rows: dict[str, int] = field(default_factory=dict)
+    mined: dict[str, Any] = field(default_factory=dict)  # by the miner: negatives, share of false ones dropped
 
     def result(self, revision: str) -> dict[str, Any]:
         """JSON-able."""
@@ -78,8 +80,13 @@ class Preparation:
             dev = self._dev(candidates, writer, official=dev_rows is not None)
         if self.counts.built == 0 or self.counts.train == 0:
             self._refuse_nothing(rows)
+        if self.source.negatives == "mine":
+            self.counts.mined = mine(writer.path, self.around.data.mining, self.name)
+            self.counts.negatives = self.counts.mined["negatives"]
         self._write_dev(folder, dev)
         write_keys(folder / "keys" / f"{self.name}.parquet", self._trained_keys())
+        if self.around.data.cleaning.duplicates == "between":
+            write_keys(folder / "pair_keys" / f"{self.name}.parquet", self.seen.sorted)
         return self.counts.result(rows.revision)
 
     def run_held_out(self, folder: Path, rows: Located | PairReader) -> dict[str, Any]:

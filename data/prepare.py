@@ -1,10 +1,10 @@
 """The data stage: every source of the mixture from its rows to pairs, dev rows and the ledger."""
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,9 @@ def _benchmarks_print(config: Config) -> str:
     if chosen.mode == "off" or not chosen.suites:
         return digest([])
     encodechka = config.evaluation.encodechka or os.environ.get("ENCODECHKA_DATA_PATH")
-    suites = {name: asdict(suite) for name, suite in config.evaluation.suite.items() if name in chosen.suites}
+    suites = {
+        name: dataclasses.asdict(suite) for name, suite in config.evaluation.suite.items() if name in chosen.suites
+    }
     return digest([VERSION, chosen.suites, suites, encodechka, config.mirror, importlib.metadata.version("mteb")])
 
 
@@ -120,9 +122,9 @@ def _common(config: Config) -> dict[str, Any]:
     """Settings outside a source that change its rows."""
     data = config.data
     return {
-        "cleaning": asdict(data.cleaning),
-        "decontamination": asdict(data.decontamination),
-        "dev": asdict(data.dev),
+        "cleaning": dataclasses.asdict(data.cleaning),
+        "decontamination": dataclasses.asdict(data.decontamination),
+        "dev": dataclasses.asdict(data.dev),
         "on_bad_row": data.on_bad_row,
         "seed": config.seed,
     }
@@ -130,6 +132,12 @@ def _common(config: Config) -> dict[str, Any]:
 
 def _rows(name: str, source: SourceConfig, config: Config) -> Located | PairReader:
     return open_reader(name, source) if source.reader else locate(name, source, config.mirror)
+
+
+def _mining_model(config: Config) -> list[Any]:
+    from data.mining import model_state
+
+    return model_state(config.data.mining)
 
 
 class _Context:
@@ -145,6 +153,8 @@ class _Context:
     def training_line(self, name: str, source: SourceConfig) -> dict[str, Any]:
         """The ledger line of a training set, which is made unless it is there."""
         parts = [VERSION, unit_settings(source), _common(self.config), _state(name, source, self.config)]
+        if source.negatives == "mine":
+            parts += [dataclasses.asdict(self.config.data.mining), _mining_model(self.config)]
         others = [self.held_out_prints, _sample_states(), self.benchmarks_print, self._sets_before(name)]
         self.prints[name] = digest([*parts, *others])
         try:
@@ -165,13 +175,26 @@ class _Context:
         return made, file_sha256(self.stage.path / BENCHMARKS)
 
     def _sets_before(self, name: str) -> dict[str, str]:
-        return dict(self.prints) if self.config.data.cleaning.duplicates == "between" else {}
+        if self.config.data.cleaning.duplicates != "between":
+            return {}
+        return {other: print_ for other, print_ in self.prints.items() if other != name}
 
     def _make(self, name: str, source: SourceConfig, folder: Path) -> dict[str, Any]:
         from data.preparation import Preparation
 
         dev_rows = locate(name, source, self.config.mirror, dev=True) if source.dev_files else None
-        return Preparation(name, source, self._surroundings()).run(folder, _rows(name, source, self.config), dev_rows)
+        around = dataclasses.replace(self._surroundings(), other_pairs=self._pairs_before(name, source))
+        return Preparation(name, source, around).run(folder, _rows(name, source, self.config), dev_rows)
+
+    def _pairs_before(self, name: str, source: SourceConfig) -> Any:
+        """Keys of the pairs that earlier sets of the same side hold, where duplicates between sets are dropped."""
+        import numpy as np
+
+        from data.pair_files import read_keys
+
+        earlier = [other for other in self._sets_before(name) if self.config.data.sources[other].side == source.side]
+        keys = [read_keys(self.stage.path / "pair_keys" / f"{other}.parquet") for other in earlier]
+        return np.unique(np.concatenate(keys)) if keys else np.empty(0, np.uint64)
 
     def _surroundings(self) -> Any:
         if self._around is None:

@@ -25,8 +25,12 @@ def reader_frames(reader: PairReader) -> Iterator[pl.DataFrame]:
         yield pl.DataFrame(some, schema={"anchor": pl.String, "positive": pl.String}, orient="row")
 
 
-def role_frames(source: SourceConfig, located: Located, errors: RowErrors) -> Iterator[pl.DataFrame]:
+def role_frames(
+    source: SourceConfig, located: Located, errors: RowErrors, *, complete: bool = True
+) -> Iterator[pl.DataFrame]:
     """Frames with one column a role and `row`, the row's number in the set; only rows that `where` selects.
+
+    With `complete=False` the caller stops early, so that values of `where` may not have come yet.
 
     Raises:
         UserError: an unset role, a missing column, a wrong type, a null text, an unknown label.
@@ -48,7 +52,8 @@ def role_frames(source: SourceConfig, located: Located, errors: RowErrors) -> It
             row += batch.table.num_rows
             frame = _selected(frame, source, values)
             yield _checked(frame, batch, source, errors, row - batch.table.num_rows)
-    _refuse_absent_values(source, values, errors)
+    if complete:
+        _refuse_absent_values(source, values, errors)
 
 
 def _found(source: SourceConfig, located: Located, errors: RowErrors) -> str:

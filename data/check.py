@@ -1,0 +1,145 @@
+"""`make check`: every source looked at without being prepared, the disk and the devices; all failures at once."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+from data.config import HubFiles, SourceConfig
+from data.files import HubFile, Located, NotSupplied, hub_errors, locate, matching
+from data.prepare import all_sources
+from data.readers import open_reader
+from pipeline.application import hydra_application
+from pipeline.config import Config
+from pipeline.console import progress, show_table
+from pipeline.errors import UserError
+
+ROOM = 4  # times the sources' size: download, prepared pairs, spilled groups
+
+
+@dataclasses.dataclass
+class Look:
+    """What the pre-flight saw of one source."""
+
+    name: str
+    revision: str = ""
+    bytes: int | None = None
+    licence: str = ""
+    access: str = "open"
+    first_rows: str = ""
+    problem: UserError | None = None
+
+
+def look(name: str, source: SourceConfig, mirror: str | None) -> Look:
+    """Revision, size, licence, gate and first rows of a source; a failure stands in `problem`."""
+    from data.batch import RowErrors
+    from data.rows import reader_frames, role_frames
+
+    seen = Look(name, licence=source.licence, access=source.access)
+    frame = None
+    try:
+        if source.reader:
+            reader = open_reader(name, source)
+            seen.revision = reader.revision
+            frame = next(reader_frames(reader), None)
+        else:
+            located = _locate(name, source, mirror, seen)
+            with hub_errors(name, str(source.hub)):
+                for file in located.files:
+                    only = Located((file,), located.revision)
+                    frame = next(role_frames(source, only, RowErrors(name), complete=False), None)
+        seen.first_rows = f"{len(frame)} rows read" if frame is not None else "empty"
+    except NotSupplied:
+        seen.first_rows = "not supplied: will be skipped"
+    except UserError as error:
+        seen.problem = error
+    return seen
+
+
+def _locate(name: str, source: SourceConfig, mirror: str | None, seen: Look) -> Located:
+    if source.path or mirror is not None or source.local_only:
+        located = locate(name, source, mirror)
+        seen.revision = located.revision
+        seen.bytes = sum(file.path.stat().st_size for file in located.files)
+        files = (dataclasses.replace(file, beginning=True) for file in located.files)
+        return Located(tuple(files), located.revision)
+    assert source.hub is not None
+    parts = [HubFiles(source.hub, source.revision, source.files), *source.also]
+    found = [_on_hub(name, part, seen) for part in parts]
+    seen.revision = ", ".join(part.revision[:12] for part in found)
+    return Located(tuple(file for part in found for file in part.files), seen.revision)
+
+
+def _on_hub(name: str, part: HubFiles, seen: Look) -> Located:
+    """The part's files on the Hub, to be read in place; adds to the size, takes licence and gate from its page."""
+    from huggingface_hub import HfApi
+
+    where = f"{part.hub} at {part.revision}"
+    with hub_errors(name, where):
+        info = HfApi().dataset_info(part.hub, revision=part.revision, files_metadata=True)
+    sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or []}
+    chosen = matching(name, part.files, sorted(sizes), where)
+    seen.bytes = (seen.bytes or 0) + sum(sizes[inside] for inside, _ in chosen)
+    if info.gated:
+        seen.access = f"gated ({info.gated})"
+    seen.licence = getattr(info.card_data, "license", None) or seen.licence
+    commit = str(info.sha)
+    files = (HubFile(Path(inside), inside, member, True, part.hub, commit) for inside, member in chosen)
+    return Located(tuple(files), commit)
+
+
+def machine(config: Config, bytes_: int) -> list[tuple[str, str, UserError | None]]:
+    """(what, finding, problem) of disk, devices and precision."""
+    import torch
+
+    from training.precision import uses_bfloat16
+
+    runs = Path(config.runs)
+    place = next(folder for folder in (runs, *runs.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(place).free
+    problem = None
+    if free < ROOM * bytes_:
+        what = f"{_gigabytes(free)} free, about {_gigabytes(ROOM * bytes_)} needed"
+        problem = UserError(what, where=str(place), remedy="make room, or set runs=<folder> on a larger disk")
+    findings = [("disk", f"{_gigabytes(free)} free, sources {_gigabytes(bytes_)}", problem)]
+    count = torch.cuda.device_count()
+    names = sorted({torch.cuda.get_device_name(number) for number in range(count)})
+    findings.append(("devices", f"{count} x {', '.join(names)}" if count else "CPU only", None))
+    try:
+        findings.append(("precision", "bf16" if uses_bfloat16(config.precision) else "fp32", None))
+    except UserError as error:
+        findings.append(("precision", config.precision, error))
+    return findings
+
+
+def check(config: Config) -> None:
+    """Show the tables; raises UserError when anything failed, after everything was looked at."""
+    sources = all_sources(config)
+    looks = [look(name, source, config.mirror) for name, source in progress(sources.items(), "sources", len(sources))]
+    columns = ["source", "revision", "MB", "access", "licence", "first rows"]
+    show_table("sources", columns, [_row(seen) for seen in looks])
+    findings = machine(config, sum(seen.bytes or 0 for seen in looks))
+    show_table("machine", ["what", "found"], [(what, found) for what, found, _ in findings])
+    problems = [seen.problem for seen in looks] + [problem for _, _, problem in findings]
+    failed = [problem for problem in problems if problem is not None]
+    if failed:
+        rows = [(error.what, error.where, error.remedy) for error in failed]
+        show_table("failures", ["what", "where", "remedy"], rows)
+        what = f"{len(failed)} of {len(looks) + len(findings)} checks failed"
+        raise UserError(what, where="; ".join(error.what for error in failed), remedy="see the table above")
+
+
+def _row(seen: Look) -> tuple[Any, ...]:
+    size = None if seen.bytes is None else round(seen.bytes / 1e6, 1)
+    size_text = "–" if size is None else f"{size:,}"
+    return seen.name, seen.revision, size_text, seen.access, seen.licence, "FAILED" if seen.problem else seen.first_rows
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"
+
+
+main = hydra_application(check)
+
+if __name__ == "__main__":
+    main()
