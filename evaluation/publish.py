@@ -100,9 +100,11 @@ def largest_difference(folder: Path) -> float:
     import torch
     from sentence_transformers import SentenceTransformer
     from transformers import AutoModel, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
     from evaluation.model_folder import read_model_facts
 
+    disable_progress_bar()
     facts, texts = read_model_facts(folder), ["Река замерзает в ноябре.", "Рецепт борща"]
     kwargs = {"dtype": torch.float32}
     encoder = SentenceTransformer(str(folder), device="cpu", model_kwargs=kwargs, trust_remote_code=False)
@@ -140,9 +142,8 @@ def upload(folder: Path, repo: str, private: bool) -> str:
 
     Raises UserError where the Hub can't be reached or refuses.
     """
-    import httpx
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
     api, message = HfApi(), "Merged model with its card and the provenance of every figure"
     try:
@@ -154,7 +155,7 @@ def upload(folder: Path, repo: str, private: bool) -> str:
         status = error.response.status_code if error.response is not None else "?"
         remedy = "log in with hf auth login as somebody who may write there"
         raise UserError(f"the Hub refuses with status {status}", where=repo, remedy=remedy) from error
-    except (OfflineModeIsEnabled, httpx.HTTPError, ConnectionError) as error:
+    except (OfflineModeIsEnabled, HTTPError, ConnectionError) as error:
         raise UserError("the Hub can't be reached", where=repo, remedy="check the network, then run again") from error
 
 

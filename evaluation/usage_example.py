@@ -20,7 +20,9 @@ def usage_similarities(model: Path, settings: ReportConfig, mirror: str | None) 
     if not texts:
         return {}
     from sentence_transformers import SentenceTransformer
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     encoder = SentenceTransformer(str(model), device="cpu", trust_remote_code=False)
     half = len(texts) // 2
     queries = encoder.encode_query(texts[:half], normalize_embeddings=True, show_progress_bar=False)
@@ -45,12 +47,11 @@ def _card(settings: ReportConfig, mirror: str | None) -> Path | None:
     if mirror is not None:
         place = Path(mirror) / settings.card / "README.md"
         return place if place.is_file() else None
-    import httpx
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HTTPError
 
     try:
         return Path(hf_hub_download(settings.card, "README.md", revision=settings.revision))
-    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
+    except (HTTPError, OSError) as error:
         log.warning("report: the card of %s can't be read: %s", settings.card, str(error).splitlines()[0])
         return None

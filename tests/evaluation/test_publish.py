@@ -1,0 +1,142 @@
+"""Publishing: the folder loads, says where its figures come from, and goes up as one commit."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard, constants
+
+from evaluation.config import PublishConfig
+from evaluation.publish import STAGE, largest_difference, publish, upload
+from pipeline.artefact import read_manifest
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.stage import run_stage
+from tests.evaluation.hub_server import TOKEN, LocalHub, local_hub
+from tests.evaluation.sample_run import tiny_model, write_run
+
+TEXTS = ["Река замерзает в ноябре.", "Рецепт борща"]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Config:
+    folder = tmp_path_factory.mktemp("publish")
+    model = tiny_model(folder / "model", repository)
+    (model / "vocabulary").mkdir()
+    (model / "vocabulary" / "id_map.parquet").write_bytes(b"PAR1")
+    return write_run(folder / "runs", model)
+
+
+@pytest.fixture(scope="module")
+def published(config: Config) -> Path:
+    run_stage(STAGE, config)
+    return config.folder("publish")
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
+    """A Hub on this machine that the Hub's own client talks to, logged in."""
+    with local_hub() as running:
+        monkeypatch.setattr(constants, "ENDPOINT", running.address)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield running
+
+
+def uploading(config: Config, **changes: Any) -> Config:
+    settings = PublishConfig(repo="organisation/name", dry_run=False, **changes)
+    return dataclasses.replace(config, evaluation=dataclasses.replace(config.evaluation, publish=settings))
+
+
+def test_the_folder_loads_in_both_libraries_with_the_merge_s_embeddings(config: Config, published: Path) -> None:
+    import numpy as np
+    from sentence_transformers import SentenceTransformer
+
+    folder = published / "model"
+    theirs = SentenceTransformer(str(config.folder("merge") / "model"), device="cpu").encode(TEXTS)
+    np.testing.assert_array_equal(SentenceTransformer(str(folder), device="cpu").encode(TEXTS), theirs)
+    assert largest_difference(folder) < 1e-6
+
+
+def test_all_of_the_merged_model_goes_up_with_card_licence_and_provenance(config: Config, published: Path) -> None:
+    files = {
+        path.relative_to(published / "model").as_posix() for path in (published / "model").rglob("*") if path.is_file()
+    }
+    merged = {
+        path.relative_to(config.folder("merge") / "model").as_posix()
+        for path in (config.folder("merge") / "model").rglob("*")
+        if path.is_file()
+    }
+    assert merged <= files
+    assert {"README.md", "LICENSE", "vocabulary/id_map.parquet", "provenance/stages.json"} <= files
+    assert {"provenance/data/ledger.json", "provenance/evaluate/scores.csv", "provenance/merge/weights.json"} <= files
+
+
+def test_provenance_names_every_stage_and_what_it_was_made_from(config: Config, published: Path) -> None:
+    stages = json.loads((published / "model" / "provenance" / "stages.json").read_text())
+    assert set(stages) == {"data", "init", "symmetric", "asymmetric", "merge", "evaluate"}
+    for name, entry in stages.items():
+        manifest = read_manifest(config.folder(name))
+        assert manifest and (entry["fingerprint"], entry["inputs"]) == (manifest.fingerprint, manifest.inputs)
+
+
+def test_a_folder_whose_modules_disagree_with_its_weights_is_refused(tmp_path: Path, repository: Path) -> None:
+    folder = tiny_model(tmp_path / "model", repository)
+    pooling = folder / "1_Pooling" / "config.json"
+    pooling.write_text(json.dumps({"word_embedding_dimension": 16, "pooling_mode_max_tokens": True}))
+    with pytest.raises(UserError, match="differ by"):
+        largest_difference(folder)
+
+
+def test_a_run_without_a_merge_can_t_be_published(tmp_path: Path, repository: Path) -> None:
+    config = write_run(tmp_path / "runs", tiny_model(tmp_path / "model", repository), stages=("data", "init"))
+    with pytest.raises(UserError, match="needs the artefact merge, which is not there"):
+        run_stage(STAGE, config)
+
+
+def test_a_dry_run_shows_the_files_and_uploads_nothing(
+    config: Config, hub: LocalHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish(config)
+    shown = capsys.readouterr().out
+    assert "model.safetensors" in shown and "Dry run: nothing was uploaded" in shown
+    assert hub.repositories == {} and hub.commits == []
+
+
+def test_an_upload_is_one_commit_with_every_file(config: Config, hub: LocalHub) -> None:
+    publish(uploading(config))
+    assert (
+        list(hub.repositories) == ["organisation/name"]
+        and hub.repositories["organisation/name"]["visibility"] == "private"
+    )
+    assert len(hub.commits) == 1
+    folder = config.folder("publish") / "model"
+    local = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    assert {path: len(content) for path, content in hub.files["organisation/name"].items()} == {
+        path: place.stat().st_size for path, place in local.items()
+    }
+    card = ModelCard((folder / "README.md").read_text(encoding="utf-8"))
+    assert card.data.model_name == "name" and 'SentenceTransformer("organisation/name")' in card.text
+
+
+def test_a_refused_upload_says_why(tmp_path: Path, hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    with pytest.raises(UserError, match=r"the Hub refuses with status 40[14]"):
+        upload(tmp_path, "organisation/name", private=True)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match="the Hub can't be reached"):
+        upload(tmp_path, "organisation/name", private=True)
+
+
+def test_uploading_needs_a_name(config: Config, repository: Path) -> None:
+    overrides = ["profile=tiny", f"run={config.run}", f"runs={config.runs}", "evaluation.publish.dry_run=false"]
+    command = [sys.executable, "-m", "evaluation.publish", *overrides]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=repository)
+    where = "config key evaluation.publish.repo"
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: must be given to upload, as organisation/name ({where})")
