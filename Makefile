@@ -13,7 +13,7 @@ OVERRIDES = profile=$(PROFILE) run=$(RUN) launch.nodes=$(NODES) $(if $(GPUS),lau
 STAGES := data init symmetric asymmetric joint merge evaluate report
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo reproduce $(STAGES) check plan sweep bench test test-slow lint
+.PHONY: help setup demo reproduce $(STAGES) check plan sweep publish bench test test-slow lint
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+( [a-z-]+)*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-22s %s\n", $$1, $$2}'
@@ -47,6 +47,9 @@ plan: $(READY) ## What training would do: batches, tokens, padding, FLOPs, memor
 
 sweep: $(READY) ## A sweep from configs/sweep: make sweep SWEEP=merge_weights
 	@$(BIN)/python -m pipeline.run --multirun sweep=$(SWEEP) profile=$(PROFILE) $(if $(filter command line,$(origin RUN)),run=$(RUN)) $(ARGS)
+
+publish: $(READY) ## The merged model's folder for the Hub: make publish REPO=<id>; uploads with evaluation.publish.dry_run=false
+	@$(BIN)/python -m evaluation.publish $(OVERRIDES) $(if $(REPO),evaluation.publish.repo=$(REPO))
 
 bench: $(READY) ## Us against the peers: make bench NAME=init
 	@$(BIN)/python -m benchmarks.$(NAME) $(ARGS)
