@@ -80,7 +80,7 @@ class InitConfig:
     scripts: list[str] = field(default_factory=list)  # closure: further Unicode scripts, such as Greek
     coverage: float | None = None  # instead of min_counts: share of a language's occurrences that stay
     max_size: int | None = None  # most ids in the new vocabulary
-    corpora: dict[str, CorpusConfig] = field(default_factory=lambda: {"pairs": CorpusConfig()})
+    corpora: dict[str, CorpusConfig] = field(default_factory=dict)  # by name
     certify: list[str] = field(default_factory=list)  # further text files that the certificate is asked about
     certified_texts: int | None = 500_000  # most texts of a corpus that are compared; null: all
     hidden_state_texts: int = 64  # texts whose hidden states are compared; 0: none

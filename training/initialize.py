@@ -64,7 +64,9 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     agreements = certificates.certify(corpora, further, comparison, config.init.certified_texts, counts.texts, examples)
     shares = certificates.language_shares(counts.occurrences, selection.kept)
     content = certificates.certificate(tokenizer, selection, sizes, shares, agreements, corpora, counts.texts)
-    states = certificates.hidden_state_part(base, scratch, agreements, config.init.hidden_state_texts)
+    states = certificates.hidden_state_part(
+        base, scratch, agreements, config.init.hidden_state_texts, config.base.max_length
+    )
     write_json(scratch / "certificate.json", content | {"hidden_states": states})
     place(scratch, stage)
     return metrics(content, counts.words)

@@ -114,7 +114,7 @@ def certificate(
 
 
 def hidden_state_part(
-    base: Path, shrunk: Path, agreements: Mapping[str, Agreement], texts: int
+    base: Path, shrunk: Path, agreements: Mapping[str, Agreement], texts: int, max_length: int
 ) -> dict[str, Any] | None:
     """The comparison of hidden states on covered texts of the corpora; None where none are asked for or covered.
 
@@ -124,7 +124,7 @@ def hidden_state_part(
     examples = [text for agreement in agreements.values() for text in agreement.examples][:texts]
     if not examples:
         return None
-    found = compare_hidden_states(base, shrunk, examples)
+    found = compare_hidden_states(base, shrunk, examples, max_length)
     if not found["bitwise_equal"]:
         raise RuntimeError(f"hidden states of covered texts differ by up to {found['largest_difference']}")
     return found

@@ -45,7 +45,14 @@ class Corpus:
             for name, language in self.config.columns.items():
                 first, _, inner = name.partition(".")
                 column = rows[outer.index(first)]
-                yield language, flat([item[inner] for item in column] if inner else column)
+                yield language, flat(column if not inner else [_inside(item, inner, name, path) for item in column])
+
+
+def _inside(struct: Any, inner: str, column: str, path: Path) -> Any:
+    if struct is None or (isinstance(struct, dict) and inner in struct):
+        return struct and struct[inner]
+    there = ", ".join(struct) if isinstance(struct, dict) else "no fields"
+    raise UserError(f"no column {column}", where=str(path), remedy=f"mend init.corpora; there are {there}")
 
 
 def find_corpora(config: InitConfig, languages: list[str], data: Path, mirror: str | None) -> list[Corpus]:

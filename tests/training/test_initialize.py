@@ -1,0 +1,187 @@
+"""The stage init: from a base and prepared pairs to a certified shrunk model."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from pipeline.artefact import Manifest
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.stage import run_stage
+from tests.training.small_bases import E5, TINY, config
+from training.bases.random import sample_texts
+from training.bases.stage import SAMPLES
+from training.config_base import CorpusConfig
+from training.initialize import STAGE
+
+SPECIAL_CHARACTERS = "Ωмега 漢字 😀🫠 e\u0301 №5 <mask> конец"
+
+
+def write_pairs(made: Config, texts: list[str]) -> None:
+    """A complete data artefact with these texts as anchors, positives and negatives."""
+    data = made.folder("data")
+    (data / "symmetric").mkdir(parents=True)
+    thirds = [texts[place::3] for place in range(3)]
+    rows = list(zip(*thirds, strict=False))
+    columns = {"anchor": [row[0] for row in rows], "positive": [row[1] for row in rows]}
+    columns["negatives"] = [[row[2]] for row in rows]
+    pyarrow.parquet.write_table(pyarrow.table(columns), data / "symmetric/pairs.parquet")
+    Manifest("data", "complete", "fingerprint of data", {}, {}).write(data)
+
+
+def samples(number: int = 900) -> list[str]:
+    return list(sample_texts(SAMPLES))[:number]
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """A finished init stage on the tiny base."""
+    made = config(tmp_path_factory.mktemp("runs"), min_counts={"ru": 3})
+    extra = Path(made.runs) / "further.txt"
+    extra.write_text(SPECIAL_CHARACTERS + "\n", encoding="utf-8")
+    made.init.certify = [str(extra)]
+    write_pairs(made, samples())
+    run_stage(STAGE, made)
+    return made
+
+
+def certificate(made: Config) -> dict[str, Any]:
+    return json.loads((made.folder("init") / "certificate.json").read_text(encoding="utf-8"))
+
+
+def test_the_certificate_says_what_was_compared(tiny_run: Config) -> None:
+    found = certificate(tiny_run)
+    pairs = found["checked"]["pairs"]
+    assert pairs["texts"] == pairs["compared"] == 900 and pairs["mismatches"] == 0
+    assert 0 < pairs["covered"] < 900 and pairs["pieces_after"] > pairs["pieces_before"]
+    assert found["hidden_states"] == {
+        "texts": 64, "tokens": found["hidden_states"]["tokens"], "bitwise_equal": True, "largest_difference": 0.0,
+    }  # fmt: skip
+    (further,) = (entry for name, entry in found["checked"].items() if name != "pairs")
+    assert further["texts"] == 1 and further["covered"] == 0
+    assert further["unknown_characters_after"] >= further["unknown_characters_before"] > 0
+    share = found["languages"]["ru"]
+    assert share["pieces_kept"] < share["pieces"] and 0.9 < share["occurrences_kept"] < 1
+
+
+def test_the_id_map_lists_every_id_that_stays_specials_included(tiny_run: Config) -> None:
+    rows = pyarrow.parquet.read_table(tiny_run.folder("init") / "vocabulary/id_map.parquet").to_pylist()
+    assert [row["piece"] for row in rows[:4]] == ["<s>", "<pad>", "</s>", "<unk>"]
+    assert rows[-1]["piece"] == "<mask>" and rows[-1]["old_id"] == TINY.vocabulary - 1
+    assert [row["new_id"] for row in rows] == list(range(len(rows)))
+    assert all(row["count_ru"] >= 0 for row in rows) and rows[0]["count_ru"] >= 900  # some samples hold it literally
+    assert len(rows) == certificate(tiny_run)["vocabulary_after"]
+    assert certificate(tiny_run)["pinned"]["old_id"] in {row["old_id"] for row in rows}
+
+
+def test_the_shrunk_model_embeds_covered_texts_as_the_base_does(tiny_run: Config) -> None:
+    kept, dropped = embeddings_of(tiny_run)
+    assert len(kept) > 300 and len(dropped) > 20
+    assert all(np.array_equal(before, after) for before, after in kept)
+    assert any(not np.array_equal(before, after) for before, after in dropped)
+
+
+def embeddings_of(made: Config, most: int | None = None) -> tuple[list[Any], list[Any]]:
+    """(base's, init's) embeddings of the samples: those whose pieces are all kept, and the others."""
+    from sentence_transformers import SentenceTransformer
+
+    texts = samples()[:most]
+    base, init = (SentenceTransformer(str(folder), device="cpu") for folder in (made.base_folder, made.folder("init")))
+    rows = pyarrow.parquet.read_table(made.folder("init") / "vocabulary/id_map.parquet").to_pydict()
+    kept = set(rows["old_id"])
+    found: tuple[list[Any], list[Any]] = [], []
+    for text in texts:  # one by one: batches are padded, and padding depends on the other texts
+        ids = base.tokenizer(made.base.prompts["query"] + text)["input_ids"]
+        pair = (base.encode(text), init.encode(text))
+        found[0 if set(ids) <= kept else 1].append(pair)
+    return found
+
+
+def test_with_a_least_count_of_one_the_demo_s_base_stays_the_same_model(tmp_path: Path) -> None:
+    made = config(tmp_path, E5, languages=["ru"], hidden_state_texts=16)
+    write_pairs(made, samples(300))
+    run_stage(STAGE, made)
+    found = certificate(made)
+    assert found["checked"]["pairs"]["coverage"] == 1.0 and found["checked"]["pairs"]["mismatches"] == 0
+    assert found["embedding_rows_before"] == 250_037 and found["padding_rows_dropped"] == 35
+    assert found["hidden_states"]["bitwise_equal"]
+    kept, dropped = embeddings_of(made, 20)
+    assert len(kept) == 20 and not dropped
+    assert all(np.array_equal(before, after) for before, after in kept)
+
+
+def test_the_stage_is_skipped_when_it_is_done(tiny_run: Config) -> None:
+    before = (tiny_run.folder("init") / "manifest.json").read_text()
+    run_stage(STAGE, tiny_run)
+    assert (tiny_run.folder("init") / "manifest.json").read_text() == before
+
+
+def test_a_repeated_run_ends_in_the_same_bytes(tiny_run: Config, tmp_path: Path) -> None:
+    again = config(tmp_path, init=tiny_run.init)
+    write_pairs(again, samples())
+    outputs = run_stage(STAGE, again).outputs
+    assert outputs == json.loads((tiny_run.folder("init") / "manifest.json").read_text())["outputs"]
+
+
+def test_two_languages_of_one_script_are_a_matter_of_config(tmp_path: Path) -> None:
+    made = config(tmp_path, languages=["kk", "ru"])
+    made.init.corpora = {}
+    for language, text in (("kk", "өзен қыста қатады\nүлкен үй\n"), ("ru", "река зимой замерзает\nбольшой дом\n")):
+        path = tmp_path / f"{language}.txt"
+        path.write_text(text, encoding="utf-8")
+        made.init.corpora[language] = CorpusConfig(kind="text", language=language, files=[str(path)])
+    run_stage(STAGE, made)
+    found = certificate(made)
+    assert set(found["languages"]) == {"kk", "ru"} and found["checked"]["kk"]["coverage"] == 1.0
+    names = pyarrow.parquet.read_schema(made.folder("init") / "vocabulary/id_map.parquet").names
+    assert names == ["old_id", "new_id", "piece", "score", "count_kk", "count_ru"]
+
+
+def test_a_sample_of_the_texts_can_be_compared(tmp_path: Path) -> None:
+    made = config(tmp_path, certified_texts=100, hidden_state_texts=0)
+    write_pairs(made, samples())
+    run_stage(STAGE, made)
+    found = certificate(made)
+    assert found["checked"]["pairs"]["texts"] == 900 and found["checked"]["pairs"]["compared"] == 100
+    assert found["hidden_states"] is None
+
+
+def test_without_pairs_the_stage_names_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"init needs the artefact data, which is not there.*make data"):
+        run_stage(STAGE, config(tmp_path))
+
+
+def test_deciding_to_skip_imports_nothing_heavy() -> None:
+    code = "import sys, training.initialize; print({'torch', 'transformers', 'tokenizers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def bad_inputs(tmp_path: Path) -> Iterator[tuple[list[str], str]]:
+    corpus = "init.corpora={it: {kind: text, language: ru, files: [%s]}}"
+    (tmp_path / "old.txt").write_bytes("река".encode("cp1251"))
+    (tmp_path / "empty.txt").write_text("\n")
+    yield [corpus % (tmp_path / "old.txt")], "not UTF-8"
+    yield [corpus % (tmp_path / "empty.txt")], "a corpus has no texts"
+    yield [corpus % (tmp_path / "none.txt")], "no such file"
+    yield ["languages=[ru,kk]", corpus % (tmp_path / "old.txt")], "language kk has no corpus"
+    yield ["init.max_size=10", corpus % (SAMPLES / "README.md")], "would drop special tokens"
+    yield ["init.rule=best"], "config key init.rule"
+    yield ["base.kind=hub", "base.hub=someone/model"], "mirror has no such model"
+
+
+@pytest.mark.slow
+def test_bad_input_ends_in_one_line_and_status_2(tmp_path: Path, repository: Path) -> None:
+    for number, (overrides, message) in enumerate(bad_inputs(tmp_path)):
+        command = [sys.executable, "-m", "training.initialize", "profile=tiny", f"runs={tmp_path}", f"run=r{number}"]
+        done = subprocess.run([*command, *overrides], capture_output=True, text=True, cwd=repository)
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.startswith("error: ") and message in done.stderr and done.stderr.count("\n") == 1

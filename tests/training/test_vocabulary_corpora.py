@@ -1,0 +1,109 @@
+"""Corpora: text files, prepared pairs, parquet in the Hub's layout; and what can be wrong with them."""
+
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from pipeline.errors import UserError
+from training.config_base import CorpusConfig, InitConfig
+from training.vocabulary.corpora import Corpus, find_corpora
+
+OPUS = CorpusConfig(
+    kind="hub",
+    hub="someone/parallel",
+    files=["en-ru/train.parquet"],
+    columns={"translation.ru": "ru", "translation.en": "en"},
+)
+
+
+def found(config: CorpusConfig, data: Path, languages: list[str], mirror: str | None = None) -> Corpus:
+    return find_corpora(InitConfig(corpora={"it": config}), languages, data, mirror)[0]
+
+
+def texts(corpus: Corpus) -> dict[str, list[str]]:
+    collected: dict[str, list[str]] = {}
+    for language, batch in corpus.texts():
+        collected.setdefault(language, []).extend(batch)
+    return collected
+
+
+def write(path: Path, columns: dict[str, list]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+
+
+def test_text_files_are_read_line_by_line_in_their_order(tmp_path: Path) -> None:
+    (tmp_path / "b.txt").write_bytes("дом\r\n\n лес \u2028x\n".encode())
+    (tmp_path / "a.txt").write_text("река")
+    corpus = found(CorpusConfig(kind="text", language="ru", files=[str(tmp_path / "*.txt")]), tmp_path, ["ru"])
+    assert texts(corpus) == {"ru": ["река", "дом", " лес \u2028x"]}
+
+
+def test_prepared_pairs_are_all_texts_of_both_sides(tmp_path: Path) -> None:
+    row = {"anchor": ["а", "б"], "positive": ["в", "г"], "negatives": [["д", "е"], []], "score": [1.0, None]}
+    write(tmp_path / "symmetric/one.parquet", row)
+    write(tmp_path / "asymmetric/two.parquet", {**row, "anchor": ["ж", "з"]})
+    write(tmp_path / "dev/two.parquet", {**row, "anchor": ["и", "к"]})
+    corpus = found(CorpusConfig(), tmp_path, ["ru"])
+    assert sorted(texts(corpus)["script"]) == sorted("абвгде" + "жзвгде")
+
+
+def test_columns_of_the_hub_s_files_have_languages_of_their_own(tmp_path: Path) -> None:
+    rows = [{"ru": "дом", "en": "house"}, {"ru": None, "en": "river"}]
+    write(tmp_path / "someone/parallel/en-ru/train.parquet", {"translation": rows})
+    corpus = found(OPUS, tmp_path, ["ru", "en"], mirror=str(tmp_path))
+    assert texts(corpus) == {"ru": ["дом"], "en": ["house", "river"]}
+
+
+def test_a_language_without_a_corpus_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"language kk has no corpus.*add a corpus with language: kk"):
+        found(CorpusConfig(kind="text", language="ru", files=["x"]), tmp_path, ["ru", "kk"])
+
+
+def test_a_file_that_is_not_utf_8_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "old.txt"
+    path.write_bytes("дом\nлес\n".encode() + "река\n".encode("cp1251"))
+    corpus = found(CorpusConfig(kind="text", language="ru", files=[str(path)]), tmp_path, ["ru"])
+    with pytest.raises(UserError, match=r"not UTF-8.*old.txt, line 3"):
+        texts(corpus)
+
+
+def test_missing_files_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"corpus it: no such file.*nothing.txt"):
+        found(CorpusConfig(kind="text", files=[str(tmp_path / "nothing.txt")]), tmp_path, ["ru"])
+    with pytest.raises(UserError, match=r"no prepared pairs.*make data"):
+        found(CorpusConfig(), tmp_path, ["ru"])
+    with pytest.raises(UserError, match=r"no such file"):
+        found(OPUS, tmp_path, ["ru", "en"], mirror=str(tmp_path))
+
+
+def test_a_missing_column_and_a_broken_file_are_errors(tmp_path: Path) -> None:
+    path = tmp_path / "someone/parallel/en-ru/train.parquet"
+    write(path, {"text": ["дом"]})
+    with pytest.raises(UserError, match=r"no column translation.*columns there: text"):
+        texts(found(OPUS, tmp_path, ["ru"], mirror=str(tmp_path)))
+    write(path, {"translation": [{"en": "house"}]})
+    with pytest.raises(UserError, match=r"no column translation.ru"):
+        texts(found(OPUS, tmp_path, ["ru"], mirror=str(tmp_path)))
+    path.write_bytes(b"no parquet")
+    with pytest.raises(UserError, match=r"not a parquet file"):
+        texts(found(OPUS, tmp_path, ["ru"], mirror=str(tmp_path)))
+
+
+def test_without_network_the_hub_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"corpus it: can't reach the Hub.*someone/parallel.*mirror="):
+        found(OPUS, tmp_path, ["ru"])
+
+
+@pytest.mark.parametrize(
+    ("corpus", "field"),
+    [
+        (CorpusConfig(kind="web"), "kind"),
+        (CorpusConfig(kind="text"), "files"),
+        (CorpusConfig(kind="hub", files=["x"]), "hub"),
+    ],
+)
+def test_impossible_corpora_are_named(corpus: CorpusConfig, field: str) -> None:
+    assert field in dict(corpus.problems())

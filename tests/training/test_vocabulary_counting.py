@@ -1,0 +1,146 @@
+"""Counting by words equals encoding every text, piece by piece."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+from pipeline.errors import UserError
+from tests.training.small_bases import tiny_base, true_tokenizer
+from training.bases.random import sample_texts
+from training.bases.stage import SAMPLES
+from training.config_base import CorpusConfig
+from training.vocabulary.corpora import Corpus
+from training.vocabulary.counting import WordCounter, cuts_at_spaces, piece_counts
+from training.vocabulary.language_counts import count_pieces
+
+ODD = [
+    "", " ", "  ", " a", "a ", "  a  b  ", "a\tb\nc\r\nd \n e", "x\u00a0 y \u00a0z\u00a0", "\u2003a\u2003 \u2003",
+    "a\u0085b \u0085 c", "… ‥ a‥ ‥b", "e\u0301 \u0301e \u0301", "й и\u0306 \u0306",
+    "😀 👩\u200d👩\u200d👧 \u200d x\ufe0f \ufe0f",
+    "a ´b ¨ ¨c", "▁ ▁a b▁ ▁▁", "\u200b \u200ba \ufeffb", "дом <mask> дом<s>x </s> <pad>", "＜mask＞ <mask", "ｶﾞ ﾞ ﾟ",
+    "слово" * 400, "a" * 3000, "ำ กำ ำ", "\u0e33a", "क् षि ि", "\x01 \x7f a\x00b", "½ ﬁ Ⅷ ㎏", "\u202eabc \u202e",
+]  # fmt: skip
+CHARACTERS = st.sampled_from("abдом,.—«1 \u00a0\t\n▁\u0301\u0306\u200d\u200b😀…´<>ำ½\u0085") | st.characters(
+    codec="utf-8"
+)
+TEXTS = st.lists(st.text(CHARACTERS, max_size=25), max_size=8)
+
+
+def brute_force(tokenizer: Tokenizer, texts: list[str], size: int) -> np.ndarray:
+    counts = np.zeros(size, dtype=np.int64)
+    for text in texts:
+        np.add.at(counts, tokenizer.encode(text, add_special_tokens=False).ids, 1)
+    return counts
+
+
+def by_words(tokenizer: Tokenizer, texts: list[str], size: int) -> np.ndarray:
+    counter = WordCounter(tokenizer)
+    counter.add(texts)
+    assert counter.texts == len(texts)
+    return piece_counts(tokenizer, counter.words, counter.whole, size)
+
+
+def small(pre_tokenizer: object, normalizer: object | None = None, normalized: bool = False) -> Tokenizer:
+    """A Unigram tokenizer over a few letters, with other rules before the model."""
+    pieces = ["<unk>", "▁", "a", "b", "ab", "▁a", "д", "о", "м", "дом", "▁дом", "1", "<s>"]
+    tokenizer = Tokenizer(models.Unigram([(piece, -float(place)) for place, piece in enumerate(pieces)], unk_id=0))
+    tokenizer.pre_tokenizer = pre_tokenizer
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
+    tokenizer.add_special_tokens([AddedToken("<s>", normalized=normalized, special=True)])
+    return tokenizer
+
+
+METASPACE = pre_tokenizers.Metaspace()
+SMALL = {
+    "spaces collapsed": small(
+        METASPACE, normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")])
+    ),
+    "spaces kept": small(METASPACE),
+    "split at white space": small(pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), METASPACE])),
+    "stripped": small(METASPACE, normalizers.Strip(left=False, right=True)),
+    "first word alone marked": small(pre_tokenizers.Metaspace(prepend_scheme="first")),
+    "no word marked": small(pre_tokenizers.Metaspace(prepend_scheme="never")),
+    "not split": small(pre_tokenizers.Metaspace(split=False)),
+    "another replacement": small(METASPACE, normalizers.Replace("б ", "б")),
+    "specials in normalised text": small(METASPACE, normalizers.NFKC(), normalized=True),
+    "punctuation": small(pre_tokenizers.Punctuation()),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+@given(texts=TEXTS)
+@example(texts=ODD)
+@settings(max_examples=60, deadline=None)
+def test_counts_are_those_of_encoding_every_text(name: str, texts: list[str]) -> None:
+    tokenizer = SMALL[name]
+    np.testing.assert_array_equal(by_words(tokenizer, texts, 20), brute_force(tokenizer, texts, 20))
+
+
+@given(texts=TEXTS)
+@example(texts=ODD)
+@settings(max_examples=25, deadline=None)
+def test_counts_of_the_hub_s_layout_are_those_of_encoding_every_text(texts: list[str]) -> None:
+    tokenizer = Tokenizer.from_file(str(tiny_base() / "tokenizer.json"))
+    np.testing.assert_array_equal(by_words(tokenizer, texts, 1200), brute_force(tokenizer, texts, 1200))
+
+
+def test_only_tokenizers_that_never_look_across_a_space_are_cut() -> None:
+    cut = [name for name, tokenizer in SMALL.items() if cuts_at_spaces(tokenizer)]
+    assert cut == ["spaces collapsed", "spaces kept", "split at white space", "stripped", "first word alone marked"]
+    assert cuts_at_spaces(Tokenizer.from_file(str(tiny_base() / "tokenizer.json")))
+    assert cuts_at_spaces(Tokenizer.from_file(str(true_tokenizer())))
+
+
+def test_counts_of_the_true_tokenizer_on_odd_and_sample_texts() -> None:
+    tokenizer = Tokenizer.from_file(str(true_tokenizer()))
+    texts = [*ODD, *sample_texts(SAMPLES)]
+    np.testing.assert_array_equal(by_words(tokenizer, texts, 250_002), brute_force(tokenizer, texts, 250_002))
+
+
+@pytest.mark.real_data
+def test_counts_of_the_true_tokenizer_on_real_texts(shared_data: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(true_tokenizer()))
+    texts = (shared_data / "encodechka" / "toxic_test.csv").read_text(encoding="utf-8").splitlines()
+    lines = (shared_data / "training" / "software_docs.jsonl").read_text(encoding="utf-8").splitlines()[:500]
+    texts += [json.loads(line)["passage"] for line in lines]
+    np.testing.assert_array_equal(by_words(tokenizer, texts, 250_002), brute_force(tokenizer, texts, 250_002))
+
+
+def text_corpus(tmp_path: Path, name: str, text: str, language: str) -> Corpus:
+    path = tmp_path / f"{name}.txt"
+    path.write_text(text, encoding="utf-8")
+    return Corpus(name, CorpusConfig(kind="text", language=language, files=[str(path)]), (path,), "local")
+
+
+def test_languages_are_counted_apart_and_their_texts_ends_with_them(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(tiny_base() / "tokenizer.json"))
+    corpora = [
+        text_corpus(tmp_path, "ru", "дом\nдом лес\n\n", "ru"),
+        text_corpus(tmp_path, "mixed", "лес in London, 25\n", "script"),
+        text_corpus(tmp_path, "de", "Haus\n", "de"),
+    ]
+    found = count_pieces(corpora, tokenizer, ["ru", "en"], 1200)
+    encoded = [tokenizer.encode(text).ids for text in ("дом", "дом лес", "лес 25")]
+    expected = np.bincount(np.concatenate(encoded), minlength=1200)
+    np.testing.assert_array_equal(found.occurrences["ru"], expected)
+    english = brute_force(tokenizer, ["in London,"], 1200)
+    np.testing.assert_array_equal(found.occurrences["en"], english)
+    assert found.texts == {"ru": 2, "mixed": 1, "de": 1}
+
+
+def test_an_empty_corpus_is_an_error(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(tiny_base() / "tokenizer.json"))
+    with pytest.raises(UserError, match=r"a corpus has no texts.*empty"):
+        count_pieces([text_corpus(tmp_path, "empty", "\n\n", "ru")], tokenizer, ["ru"], 1200)
+
+
+def test_a_language_without_texts_is_an_error(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(tiny_base() / "tokenizer.json"))
+    with pytest.raises(UserError, match=r"no text of language en"):
+        count_pieces([text_corpus(tmp_path, "ru", "дом\n", "script")], tokenizer, ["ru", "en"], 1200)

@@ -1,0 +1,170 @@
+"""Which pieces stay, by each rule."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import UserError
+from tests.training.small_bases import tiny_base, true_tokenizer
+from training.bases.random import model_config, tensor_shapes
+from training.config_base import BaseConfig, InitConfig
+from training.vocabulary.scripts import ScriptSorter, characters_of, scripts_of
+from training.vocabulary.selection import check_specials, covering_ids, select
+from training.vocabulary.tokenizer_file import TokenizerFile
+
+NOTHING = np.array([], dtype=np.int64)
+SPECIALS = {0, 1, 2, 3}
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> TokenizerFile:
+    return TokenizerFile.read(tiny_base() / "tokenizer.json")
+
+
+def counts(tokenizer: TokenizerFile, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 14, tokenizer.size) * (rng.random(tokenizer.size) < 0.5)
+
+
+def notebook_by_hand(occurrences: dict[str, np.ndarray], least: dict[str, int], size: int) -> set[int]:
+    """The original notebook's rule, written as its loops."""
+    kept = {*SPECIALS, size - 1}
+    for language, count in occurrences.items():
+        for old in range(size):
+            if count[old] >= least[language] or (count[old] > 0 and old <= 100):
+                kept.add(old)
+    return kept
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_notebook_s_rule_is_reproduced_and_the_minimum_pinned(tokenizer: TokenizerFile, seed: int) -> None:
+    occurrences = {"ru": counts(tokenizer, seed), "en": counts(tokenizer, seed + 100)}
+    config = InitConfig(rule="notebook", min_counts={"ru": 3, "en": 10})
+    selection = select(tokenizer, occurrences, config, ["ru", "en"], NOTHING)
+    expected = notebook_by_hand(occurrences, config.min_counts, tokenizer.size)
+    assert set(selection.kept.tolist()) == expected | {selection.pinned}
+    assert tokenizer.scores[selection.pinned] == tokenizer.scores.min()
+    assert (np.diff(selection.kept) > 0).all()
+
+
+def test_the_pinned_piece_is_one_that_stays_anyway_where_there_is_one() -> None:
+    tokenizer = TokenizerFile.read(true_tokenizer())
+    lowest = np.flatnonzero(tokenizer.scores == tokenizer.scores.min())
+    assert len(lowest) > 1
+    occurrences = {"ru": np.zeros(tokenizer.size, dtype=np.int64)}
+    occurrences["ru"][lowest[-1]] = 5
+    config = InitConfig(rule="notebook", min_counts={"ru": 3})
+    assert select(tokenizer, occurrences, config, ["ru"], NOTHING).pinned == lowest[-1]
+    occurrences["ru"][:] = 0
+    selection = select(tokenizer, occurrences, config, ["ru"], NOTHING)
+    assert selection.pinned == lowest[0] and selection.pinned in selection.kept
+
+
+def test_closure_keeps_all_single_characters_of_the_scripts() -> None:
+    tokenizer = TokenizerFile.read(true_tokenizer())
+    occurrences = {"ru": np.zeros(tokenizer.size, dtype=np.int64)}
+    selection = select(tokenizer, occurrences, InitConfig(), ["ru"], NOTHING)
+    kept = {tokenizer.pieces[old] for old in selection.kept}
+    single = {piece for piece in tokenizer.pieces if len(piece) == 1}
+    assert kept >= single & set("абвгґѓжқңүіїєўӣԑёъыѣѳ0123456789.,:;!?«»—…№€$%+=<>@#▁½²😀™")
+    assert not kept & single & set("漢字ひらงაαωЖabc".replace("Ж", ""))
+    wider = select(tokenizer, occurrences, InitConfig(scripts=["Greek"]), ["ru", "en"], NOTHING)
+    kept = {tokenizer.pieces[old] for old in wider.kept}
+    assert kept >= single & set("αωάabczéñßø") and not kept & single & set("漢字")
+
+
+def test_coverage_takes_the_fewest_ids_that_reach_it() -> None:
+    count = np.array([0, 5, 80, 10, 0, 5])
+    assert covering_ids(count, 0.5).tolist() == [2]
+    assert covering_ids(count, 0.9).tolist() == [2, 3]
+    assert covering_ids(count, 0.91).tolist() == [2, 3, 1]
+    assert covering_ids(count, 1.0).tolist() == [2, 3, 1, 5]
+    assert covering_ids(np.zeros(4, dtype=np.int64), 0.9).tolist() == []
+
+
+def test_the_coverage_target_is_met_for_every_language(tokenizer: TokenizerFile) -> None:
+    occurrences = {"ru": counts(tokenizer, 1), "en": counts(tokenizer, 2)}
+    selection = select(tokenizer, occurrences, InitConfig(coverage=0.8), ["ru", "en"], NOTHING)
+    for count in occurrences.values():
+        assert 0.8 <= count[selection.kept].sum() / count.sum() < 0.99
+
+
+def test_max_size_keeps_the_fixed_ids_and_the_most_frequent_others(tokenizer: TokenizerFile) -> None:
+    occurrences = {"ru": counts(tokenizer, 3)}
+    everything = select(tokenizer, occurrences, InitConfig(), ["ru"], NOTHING)
+    fixed = select(tokenizer, {"ru": np.zeros_like(occurrences["ru"])}, InitConfig(), ["ru"], NOTHING)
+    size = (len(everything.kept) + len(fixed.kept)) // 2
+    cut = select(tokenizer, occurrences, InitConfig(max_size=size), ["ru"], NOTHING)
+    assert len(cut.kept) == size and set(fixed.kept) <= set(cut.kept) <= set(everything.kept)
+    dropped = np.setdiff1d(everything.kept, cut.kept)
+    chosen = np.setdiff1d(cut.kept, fixed.kept)
+    assert occurrences["ru"][dropped].max() <= occurrences["ru"][chosen].min()
+
+
+def test_pieces_of_the_prompts_stay(tokenizer: TokenizerFile) -> None:
+    occurrences = {"ru": np.zeros(tokenizer.size, dtype=np.int64)}
+    needed = np.array([500, 700])
+    for rule in ("closure", "notebook"):
+        assert set(needed) <= set(select(tokenizer, occurrences, InitConfig(rule=rule), ["ru"], needed).kept)
+
+
+def test_a_size_too_small_for_what_must_stay_is_an_error(tokenizer: TokenizerFile) -> None:
+    occurrences = {"ru": counts(tokenizer, 4)}
+    with pytest.raises(UserError, match=r"max_size 20 would drop special tokens.*raise it to at least"):
+        select(tokenizer, occurrences, InitConfig(max_size=20), ["ru"], NOTHING)
+
+
+@pytest.mark.parametrize("dropped", [0, 1, 2, 3, -1])
+def test_dropping_a_special_token_is_an_error(tokenizer: TokenizerFile, dropped: int) -> None:
+    specials = [0, 1, 2, 3, tokenizer.size - 1]
+    specials.pop(dropped)
+    with pytest.raises(UserError, match=r"would drop the special tokens <"):
+        check_specials(tokenizer, np.array([*specials, 50]))
+
+
+def test_the_card_s_arithmetic_holds() -> None:
+    """46,166 ids on bge-m3's shape are 359,026,688 parameters, 63.24 % of the original's 567,754,752."""
+    config = BaseConfig(name="bge_m3", hidden=1024, layers=24, max_length=8192)
+
+    def parameters(vocabulary: int) -> int:
+        return sum(int(np.prod(shape)) for shape in tensor_shapes(model_config(config, vocabulary)).values())
+
+    assert parameters(250_002) == 567_754_752
+    assert parameters(46_166) == 359_026_688
+
+
+def test_scripts_of_languages() -> None:
+    assert scripts_of(["kk", "ru", "ja"]) == ["Cyrillic", "Hiragana", "Katakana", "Han"]
+    assert scripts_of(["xx"], ["Greek"]) == ["Greek"]
+    with pytest.raises(UserError, match=r"script of language xx is not known"):
+        scripts_of(["xx"])
+    with pytest.raises(UserError, match=r"no such script: Klingonian"):
+        scripts_of(["ru"], ["Klingonian"])
+    assert characters_of(["Cyrillic"]).fullmatch("ң") and not characters_of(["Cyrillic"]).fullmatch("z")
+
+
+def test_words_go_to_the_language_of_their_script() -> None:
+    language = ScriptSorter(["ru", "en"]).language
+    assert [language(word) for word in ("дом,", "house", "25", "IT-отдел", "漢字")] == ["ru", "en", "ru", "ru", "ru"]
+    with pytest.raises(UserError, match=r"kk and ru share the script Cyrillic"):
+        ScriptSorter(["kk", "ru"])
+
+
+def test_json_numbers_are_kept_as_they_are_written(tmp_path: Path, tokenizer: TokenizerFile) -> None:
+    source = true_tokenizer().read_text(encoding="utf-8")
+    true = TokenizerFile.read(true_tokenizer())
+    kept = np.array([0, 1, 2, 3, *range(4, 200_000, 997), 249_999, 250_001])
+    true.write(tmp_path / "tokenizer.json", kept)
+    written = (tmp_path / "tokenizer.json").read_text(encoding="utf-8")
+    document = json.loads(written)
+    for old, (piece, score) in zip(kept, document["model"]["vocab"], strict=True):
+        assert (piece, score) == (true.pieces[old], float(true.score_texts[old]))
+        assert f"{json.dumps(piece, ensure_ascii=False)},{true.score_texts[old]}]" in written
+        assert true.score_texts[old] in source
+    rest, expected = document, json.loads(source)
+    for each in (rest, expected):
+        del each["model"]["vocab"]
+    expected["added_tokens"][-1]["id"] = len(kept) - 1
+    assert rest == expected

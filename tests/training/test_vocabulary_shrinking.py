@@ -1,0 +1,252 @@
+"""The shrunk folder: files agree with each other, everything that does not depend on the vocabulary is unchanged."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from merging.checkpoint import Checkpoint
+from pipeline.errors import UserError
+from tests.training.small_bases import tiny_base
+from training.bases.random import sample_texts
+from training.bases.stage import SAMPLES
+from training.vocabulary.sentencepiece_file import shrink_sentencepiece
+from training.vocabulary.shrinking import Sizes, shrink
+from training.vocabulary.tokenizer_file import TokenizerFile
+from training.vocabulary.weights import EMBEDDING, open_weights
+
+WORDS = "embeddings.word_embeddings.weight"
+KEPT = np.array([*range(4), *range(4, 1100, 3), 1198, 1199], dtype=np.int64)
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """The tiny base with heads, and with the settings that other versions of transformers write."""
+    import torch
+
+    folder = tmp_path / "base"
+    shutil.copytree(tiny_base(), folder)
+    for name in ("sparse_linear.pt", "colbert_linear.pt"):
+        torch.save({"weight": torch.ones(1, 32), "bias": torch.zeros(1)}, folder / name)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["added_tokens_decoder"] = {"0": {"content": "<s>"}, "1199": {"content": "<mask>"}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "added_tokens.json").write_text(json.dumps({"<mask>": 1199}))
+    (folder / "manifest.json").write_text("{}")
+    return folder
+
+
+def shrunk(base: Path, kept: np.ndarray = KEPT) -> tuple[Path, Sizes]:
+    target = base.with_name("shrunk")
+    target.mkdir()
+    return target, shrink(base, target, TokenizerFile.read(base / "tokenizer.json"), kept)
+
+
+def tensors(folder: Path) -> dict[str, np.ndarray]:
+    from safetensors.numpy import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+def test_rows_are_copied_and_all_other_tensors_are_the_same(base: Path) -> None:
+    target, sizes = shrunk(base)
+    before, after = tensors(base), tensors(target)
+    assert list(before) == list(after)
+    for name, tensor in before.items():
+        expected = tensor[KEPT] if name == WORDS else tensor
+        assert after[name].tobytes() == expected.tobytes()
+    assert sizes.vocabulary_before == 1200 and sizes.vocabulary_after == len(KEPT) and sizes.padding_rows_dropped == 0
+    assert sizes.parameters_before - sizes.parameters_after == (1200 - len(KEPT)) * 32
+    assert sizes.parameters_after == sum(tensor.size for tensor in after.values())
+
+
+def test_ids_are_renumbered_wherever_they_are_written(base: Path) -> None:
+    target, _ = shrunk(base)
+    last = len(KEPT) - 1
+    config = json.loads((target / "config.json").read_text())
+    assert config["vocab_size"] == len(KEPT) and (config["pad_token_id"], config["eos_token_id"]) == (1, 2)
+    settings = json.loads((target / "tokenizer_config.json").read_text())
+    assert settings["added_tokens_decoder"] == {"0": {"content": "<s>"}, str(last): {"content": "<mask>"}}
+    assert json.loads((target / "added_tokens.json").read_text()) == {"<mask>": last}
+    tokenizer = TokenizerFile.read(target / "tokenizer.json")
+    assert tokenizer.special_ids == {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "<mask>": last}
+
+
+def test_modules_and_heads_come_along_and_the_manifest_does_not(base: Path) -> None:
+    target, _ = shrunk(base)
+    names = ("modules.json", "1_Pooling/config.json", "2_Normalize/config.json", "sentence_bert_config.json")
+    for name in (*names, "config_sentence_transformers.json", "sparse_linear.pt", "colbert_linear.pt"):
+        assert (target / name).read_bytes() == (base / name).read_bytes()
+    assert not (target / "manifest.json").exists()
+
+
+def test_both_tokenizer_files_give_the_same_ids(base: Path) -> None:
+    from sentencepiece import SentencePieceProcessor
+    from tokenizers import Tokenizer
+
+    target, _ = shrunk(base)
+    tokenizer = Tokenizer.from_file(str(target / "tokenizer.json"))
+    processor = SentencePieceProcessor(model_file=str(target / "sentencepiece.bpe.model"))
+    assert tokenizer.get_vocab_size() == len(KEPT) and processor.vocab_size() == len(KEPT) - 2
+    for text in [text for text in sample_texts(SAMPLES) if "<" not in text][:300]:
+        indices = processor.encode(text)
+        assert [index + 1 if index else 3 for index in indices] == tokenizer.encode(text).ids[1:-1]
+
+
+def test_the_shrunk_folder_loads_everywhere(base: Path) -> None:
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from transformers import AutoModel, AutoTokenizer
+
+    target, _ = shrunk(base)
+    tokenizer = AutoTokenizer.from_pretrained(target)
+    assert len(tokenizer) == len(KEPT) and tokenizer.mask_token_id == len(KEPT) - 1
+    model = AutoModel.from_pretrained(target, dtype=torch.float32).eval()
+    assert model.get_input_embeddings().weight.shape == (len(KEPT), 32)
+    batch = tokenizer(["дом", "река замерзает"], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        pooled = torch.nn.functional.normalize(model(**batch).last_hidden_state[:, 0])
+    embeddings = SentenceTransformer(str(target), device="cpu").encode(["дом", "река замерзает"])
+    np.testing.assert_allclose(embeddings, pooled.numpy(), atol=1e-6)
+
+
+def test_torch_s_own_file_shrinks_to_the_same_bytes(base: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    expected, _ = shrunk(base)
+    as_safetensors = (expected / "model.safetensors").read_bytes()
+    shutil.rmtree(expected)
+    state = load_file(base / "model.safetensors")
+    (base / "model.safetensors").unlink()
+    with Checkpoint(tiny_base()) as stored:
+        torch.save({name: state[name] for name in stored.tensors}, base / "pytorch_model.bin")
+    target, _ = shrunk(base)
+    assert (target / "model.safetensors").read_bytes() == as_safetensors
+    assert not (target / "pytorch_model.bin").exists()
+
+
+def test_a_torch_file_that_holds_more_than_tensors_is_refused(base: Path) -> None:
+    import torch
+
+    (base / "model.safetensors").unlink()
+    torch.save({"weights": Path("x")}, base / "pytorch_model.bin")  # would need code to be run
+    with pytest.raises(UserError, match=r"can't read torch's file"):
+        open_weights(base)
+    (base / "pytorch_model.bin").write_bytes(b"\x80\x02pickle")
+    with pytest.raises(UserError, match=r"not a torch file in zip format"):
+        open_weights(base)
+
+
+def test_shards_and_language_model_heads_are_shrunk_alike(base: Path) -> None:
+    from safetensors.numpy import save_file
+
+    state = tensors(base)
+    (base / "model.safetensors").unlink()
+    first = {f"roberta.{name}": tensor for name, tensor in state.items() if name == WORDS}
+    second = {f"roberta.{name}": tensor for name, tensor in state.items() if name != WORDS}
+    second["lm_head.bias"] = np.arange(1200, dtype=np.float32)
+    shards = {"model-00001-of-00002.safetensors": first, "model-00002-of-00002.safetensors": second}
+    for name, part in shards.items():
+        save_file(part, base / name)
+    index = {"weight_map": {tensor: name for name, part in shards.items() for tensor in part}}
+    (base / "model.safetensors.index.json").write_text(json.dumps(index))
+    target, _ = shrunk(base)
+    after = tensors(target)
+    np.testing.assert_array_equal(after["lm_head.bias"], KEPT)
+    np.testing.assert_array_equal(after[f"roberta.{WORDS}"], state[WORDS][KEPT])
+    assert not list(target.glob("model-*")) and not (target / "model.safetensors.index.json").exists()
+
+
+def rows_changed(base: Path, rows: int) -> None:
+    from safetensors.numpy import save_file
+
+    state = tensors(base)
+    state[WORDS] = np.resize(state[WORDS], (rows, 32))
+    save_file(state, base / "model.safetensors")
+
+
+def test_padding_rows_of_the_embedding_are_dropped_and_reported(base: Path) -> None:
+    expected = tensors(base)[WORDS][KEPT]
+    rows_changed(base, 1235)
+    target, sizes = shrunk(base)
+    assert (sizes.embedding_rows_before, sizes.padding_rows_dropped) == (1235, 35)
+    np.testing.assert_array_equal(tensors(target)[WORDS], expected)
+
+
+@pytest.mark.parametrize("rows", [1199, 1200 + 128])
+def test_an_embedding_of_another_size_is_an_error(base: Path, rows: int) -> None:
+    rows_changed(base, rows)
+    with pytest.raises(UserError, match=f"the tokenizer has 1,200 ids, but the embedding has {rows:,} rows"):
+        shrunk(base)
+
+
+def test_a_model_without_a_word_embedding_is_an_error(base: Path) -> None:
+    from safetensors.numpy import save_file
+
+    save_file({"weight": np.zeros(3, np.float32)}, base / "model.safetensors")
+    with pytest.raises(UserError, match=r"0 word embeddings"):
+        shrunk(base)
+    assert EMBEDDING in WORDS
+
+
+def changed_tokenizer(base: Path, **changes: object) -> Path:
+    path = base / "tokenizer.json"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    document["model"] |= changes
+    path.write_text(json.dumps(document), encoding="utf-8")
+    return path
+
+
+def test_a_tokenizer_that_is_not_unigram_is_an_error(base: Path) -> None:
+    path = changed_tokenizer(base, type="BPE")
+    with pytest.raises(UserError, match=r"the base's tokenizer is not Unigram but BPE"):
+        TokenizerFile.read(path)
+
+
+def test_a_tokenizer_without_a_special_token_is_an_error(base: Path) -> None:
+    document = json.loads((base / "tokenizer.json").read_text(encoding="utf-8"))
+    document["added_tokens"].pop()
+    (base / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(UserError, match=r"lacks the special tokens <mask>"):
+        TokenizerFile.read(base / "tokenizer.json")
+
+
+@pytest.mark.parametrize("content", [b"{", b'{"model": null}', b"[]", b"\xff\xfe"])
+def test_a_broken_tokenizer_file_is_an_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"tokenizer"):
+        TokenizerFile.read(tmp_path / "tokenizer.json")
+
+
+def test_files_of_two_tokenizers_are_refused(base: Path) -> None:
+    document = json.loads((base / "tokenizer.json").read_text(encoding="utf-8"))
+    document["model"]["vocab"][10][1] -= 1.0
+    (base / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(UserError, match=r"sentencepiece.bpe.model and tokenizer.json differ"):
+        shrunk(base)
+
+
+def test_user_defined_pieces_are_refused(base: Path) -> None:
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto
+
+    path = base / "sentencepiece.bpe.model"
+    model = ModelProto.FromString(path.read_bytes())
+    model.pieces[7].type = ModelProto.SentencePiece.USER_DEFINED
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(UserError, match=r"piece 7 of the SentencePiece model"):
+        shrink_sentencepiece(path, base / "x", TokenizerFile.read(base / "tokenizer.json"), KEPT)
+
+
+def test_only_pieces_leave_the_sentencepiece_file(base: Path) -> None:
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto
+
+    target, _ = shrunk(base)
+    before = ModelProto.FromString((base / "sentencepiece.bpe.model").read_bytes())
+    after = ModelProto.FromString((target / "sentencepiece.bpe.model").read_bytes())
+    assert [piece.piece for piece in after.pieces][:3] == ["<unk>", "<s>", "</s>"]
+    assert [piece.piece for piece in after.pieces[3:]] == [before.pieces[old - 1].piece for old in KEPT[4:-1]]
+    del before.pieces[:], after.pieces[:]
+    assert before == after
