@@ -44,6 +44,7 @@ def inputs(config: Config) -> dict[str, Path | str]:
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     """Write the folder and try it; raises UserError where the two libraries don't agree on its embeddings."""
     from evaluation.model_card import render_card
+    from evaluation.onnx_export import export_onnx
     from evaluation.result_files import write_results
     from evaluation.run_record import read_run
 
@@ -56,6 +57,8 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
             shutil.copyfile(LICENCE, folder / "LICENSE")
         write_provenance(run, config, folder / "provenance")
         difference = largest_difference(folder)
+        if settings.onnx:
+            export_onnx(folder)
     with stage.replacing("results") as folder:
         folder.mkdir()
         tasks = write_results(run, config, folder, settings.repo or f"local/{config.run}")

@@ -2,9 +2,11 @@
 
 import csv
 import dataclasses
+import hashlib
 import json
 import math
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ CHAIN_INPUTS: dict[str, list[str]] = {
     "merge": ["init", "symmetric", "asymmetric", "data"],
     "evaluate": ["init", "symmetric", "asymmetric", "merge", "data"],
 }
+MADE = tempfile.TemporaryDirectory(prefix="tiny-models-")
 SAMPLE_SCORES = {
     place: dict(zip(MODELS, (start, start, start + 0.01, start + 0.05, start + 0.04), strict=True))
     for place, start in {
@@ -36,11 +39,14 @@ SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 60 40"><rect width="
 
 
 def tiny_model(folder: Path, repository: Path, **base: Any) -> Path:
-    """A random two-layer model as the chain's tiny base makes it; `base` changes its config."""
+    """A random two-layer model as the chain's tiny base makes it; `base` changes its config. Made once a process."""
     from training.bases.random import make_random
 
-    folder.mkdir(parents=True)
-    make_random(BaseConfig(vocabulary=400, hidden=16, **base), folder, 42, repository / "data" / "samples")
+    made = Path(MADE.name, hashlib.sha256(repr(sorted(base.items())).encode()).hexdigest())
+    if not made.exists():
+        made.mkdir()
+        make_random(BaseConfig(vocabulary=400, hidden=16, **base), made, 42, repository / "data" / "samples")
+    shutil.copytree(made, folder)
     return folder
 
 

@@ -78,6 +78,23 @@ def test_heads_get_an_example_and_a_limit_of_their_own(tmp_path: Path, repositor
     assert "were not trained again" in text and "Dense vectors only" not in text
 
 
+def test_the_example_with_heads_runs_in_flag_embedding(tmp_path: Path, repository: Path) -> None:
+    pytest.importorskip("FlagEmbedding", reason="FlagEmbedding is not installed")
+    import numpy as np
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    model = tiny_model(tmp_path / "model", repository)
+    torch.save(torch.nn.Linear(16, 1).state_dict(), model / "sparse_linear.pt")
+    torch.save(torch.nn.Linear(16, 16).state_dict(), model / "colbert_linear.pt")
+    config = write_run(tmp_path / "runs", model)
+    names: dict[str, Any] = {}
+    exec(compile(code_blocks(card_of(config))[2], "<model card>", "exec"), names)
+    ours = SentenceTransformer(str(config.folder("merge") / "model"), device="cpu").encode(["Когда замерзает река?"])
+    np.testing.assert_allclose(names["vectors"]["dense_vecs"], ours, atol=1e-5)
+    assert names["vectors"]["lexical_weights"][0] and names["vectors"]["colbert_vecs"][0].shape[1] == 16
+
+
 def figures(value: Any) -> Iterator[float]:
     """All numbers inside JSON-like contents."""
     if isinstance(value, bool) or value is None:

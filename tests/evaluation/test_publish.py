@@ -1,6 +1,7 @@
 """Publishing: the folder loads, says where its figures come from, and goes up as one commit."""
 
 import dataclasses
+import importlib.util
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from huggingface_hub import ModelCard, constants
 
 from evaluation.config import PublishConfig
+from evaluation.onnx_export import export_onnx
 from evaluation.publish import STAGE, largest_difference, publish, upload
 from pipeline.artefact import read_manifest
 from pipeline.config import Config
@@ -46,6 +48,22 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         yield running
+
+
+@pytest.mark.slow
+def test_an_onnx_export_gives_the_hidden_states_of_torch(tmp_path: Path, repository: Path) -> None:
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason="the ONNX export is an extra")
+    folder = tiny_model(tmp_path / "model", repository)
+    assert export_onnx(folder) < 1e-5 and (folder / "onnx" / "model.onnx").is_file()
+
+
+def test_an_onnx_export_without_its_packages_is_refused(
+    tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="exporting to ONNX needs onnx, onnxscript, onnxruntime"):
+        export_onnx(tmp_path)
 
 
 def uploading(config: Config, **changes: Any) -> Config:
