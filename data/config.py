@@ -72,6 +72,7 @@ class SourceConfig:
     construction: str = "pairs"  # how rows become pairs
     labels: dict[str, str] = field(default_factory=dict)  # nli: the file's label -> the label's name
     scores: dict[str, float] = field(default_factory=dict)  # nli: labels kept as rows with this score
+    scored_rows: bool = True  # false: leave these rows out
     pairs_per_group: str = "all"  # nli: all entailments of a premise, or one
     negative_label: str | None = "contradiction"  # nli: which hypotheses of the premise are negatives; null: none
     need_negative: bool = False  # nli: premises without a negative give no pair
@@ -126,6 +127,11 @@ class SourceConfig:
             yield "labels", "must map the file's labels to entailment, neutral, contradiction, not_entailment"
         for label in {*self.labels.values(), *self.scores} - set(LABELS):
             yield "labels", f"{label} is not one of {', '.join(LABELS)}"
+
+    @property
+    def kept_scores(self) -> dict[str, float]:
+        """Labels of the rows that are kept with a score beside the entailments."""
+        return self.scores if self.scored_rows else {}
 
     def missing_roles(self) -> list[str]:
         """Roles of the construction without a configured column."""

@@ -83,10 +83,10 @@ def nli(rows: pl.DataFrame, source: SourceConfig, seed: int) -> pl.DataFrame:
     chosen = pl.col("negatives").list.get(pl.col("k") % pl.col("negatives").list.len())
     made = made.with_columns(
         pl.when(pl.col("negatives").is_null()).then(NO_NEGATIVES).otherwise(pl.concat_list(chosen)).alias("negatives"),
-        pl.lit(1.0 if source.scores else None, dtype=pl.Float32).alias("score"),
+        pl.lit(1.0 if source.kept_scores else None, dtype=pl.Float32).alias("score"),
     )
-    scored = rows.filter(pl.col("label").is_in(list(source.scores.keys() - {"entailment"})))
-    scores = pl.col("label").replace_strict(source.scores, default=None, return_dtype=pl.Float32).alias("score")
+    scored = rows.filter(pl.col("label").is_in(list(source.kept_scores.keys() - {"entailment"})))
+    scores = pl.col("label").replace_strict(source.kept_scores, default=None, return_dtype=pl.Float32).alias("score")
     columns = [
         pl.col("row"),
         pl.col("premise").alias("anchor"),

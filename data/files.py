@@ -3,6 +3,7 @@
 import fnmatch
 import glob
 import gzip
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,7 +140,7 @@ class hub_errors:  # noqa: N801: a context manager reads as a function
         self.name, self.where = name, where
 
     def __enter__(self) -> None:
-        return None
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every request
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         import httpx

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import IO, cast
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 
 from data.batch import BATCH_BYTES, BATCH_ROWS, Batch, RowErrors, wanted_columns
+from data.csv_rows import csv_rows
 from data.files import SourceFile
 from data.json_rows import json_array, json_lines
 from pipeline.errors import UserError
@@ -35,7 +35,7 @@ def batches(file: SourceFile, format: str, columns: list[str], errors: RowErrors
             yield from _parquet(file, columns, errors)
             return
         for name, stream in _streams(file):
-            read = {"jsonl": json_lines, "json": json_array, "csv": _csv}[format]
+            read = {"jsonl": json_lines, "json": json_array, "csv": csv_rows}[format]
             yield from read(stream, name, columns, errors, FIRST_BYTES if file.beginning else BATCH_BYTES)
 
 
@@ -80,35 +80,6 @@ def _streams(file: SourceFile) -> Iterator[tuple[str, IO[bytes]]]:
                 yield f"{file.name}::{entry.name}", cast(IO[bytes], archive.extractfile(entry))
     if not found:
         raise UserError(f"no member {file.member}", where=file.name, remedy="mend the pattern after :: in files")
-
-
-def _csv(stream: IO[bytes], file: str, columns: list[str], errors: RowErrors, block: int) -> Iterator[Batch]:
-    header = stream.readline()
-    names = next(csv.reader([header.decode("utf-8-sig")]), [])
-    chosen = wanted_columns(columns, dict.fromkeys(names, "text"), errors.set_name, file)
-
-    def refused(bad: pa.csv.InvalidRow) -> str:
-        if not errors.skip:
-            return "error"
-        errors.bad("wrong number of fields", file)
-        return "skip"
-
-    reader = pa.csv.open_csv(
-        stream,
-        pa.csv.ReadOptions(use_threads=False, block_size=block, column_names=names),
-        pa.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=refused),
-        pa.csv.ConvertOptions(
-            include_columns=chosen,
-            column_types=dict.fromkeys(chosen, pa.string()),
-            strings_can_be_null=True,
-            null_values=[""],
-            quoted_strings_can_be_null=False,
-        ),
-    )
-    row = 1
-    for part in reader:
-        yield Batch(pa.Table.from_batches([part]), file, row)
-        row += part.num_rows
 
 
 @contextmanager

@@ -69,7 +69,7 @@ class Preparation:
         """Write <side>/<set>.parquet, dev/<set>.parquet and keys/<set>.parquet below `folder`."""
         slice_ = splits.DevSlice(self.around.data.dev, self.around.seed)
         held_back = (lambda pairs: pairs) if dev_rows else slice_.hold_back
-        with PairWriter(folder / self.source.side / f"{self.name}.parquet", bool(self.source.scores)) as writer:
+        with PairWriter(folder / self.source.side / f"{self.name}.parquet", bool(self.source.kept_scores)) as writer:
             for pairs in self._sampled(self._kept(rows, folder / "spill")):
                 self._write(writer, held_back(pairs))
             candidates, surplus = slice_.finish()
@@ -199,7 +199,7 @@ class Preparation:
         if dev is None or len(dev) == 0:
             return
         self.counts.dev = len(dev)
-        with PairWriter(folder / "candidates" / f"{self.name}.parquet", bool(self.source.scores)) as writer:
+        with PairWriter(folder / "candidates" / f"{self.name}.parquet", bool(self.source.kept_scores)) as writer:
             writer.write(dev)
 
 

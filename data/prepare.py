@@ -242,6 +242,7 @@ def _finish(stage: StageFolder, lines: list[dict[str, Any]], evaluations: dict[s
         "skipped": sum(line["status"].startswith("skipped") for line in lines),
         "pairs": sums["train"],
         "dev": sums["dev"],
+        "revisions": {line["name"]: line["revision"] for line in lines},
         "held_out": sum(line["train"] for line in lines if line["side"] == "held_out"),
     }
 

@@ -138,9 +138,19 @@ def _checked(frame: pl.DataFrame, batch: Batch, source: SourceConfig, errors: Ro
         place = batch.row(int(frame["row"].gather(nulls.arg_true())[0]) - first)
         errors.bad(f"null in column {column}", place, int(nulls.sum()))
         frame = frame.filter(~nulls)
+    if source.list_length is not None and source.construction == "query_pos_neg":
+        frame = _of_length(frame, batch, source.list_length, errors, first)
     if source.construction == "nli":
         frame = _mapped_labels(frame, batch, source, errors, first)
     return frame
+
+
+def _of_length(frame: pl.DataFrame, batch: Batch, length: int, errors: RowErrors, first: int) -> pl.DataFrame:
+    wrong = (frame["pos"].list.len() != length) | (frame["neg"].list.len() != length)
+    if wrong.any():
+        place = batch.row(int(frame["row"].gather(wrong.arg_true())[0]) - first)
+        errors.bad(f"the lists of pos and neg must have {length} texts each", place, int(wrong.sum()))
+    return frame.filter(~wrong)
 
 
 def _mapped_labels(

@@ -1,0 +1,172 @@
+"""What people's files can have wrong: one line with set, file and row each; counted instead when asked."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data.config import SourceConfig
+from pipeline.errors import UserError
+from tests.data.conftest import OneSet, composed, run
+
+ROWS = [{"question": f"Вопрос номер {n}?", "answer": f"Подробный ответ номер {n}."} for n in range(1, 6)]
+LINES = [json.dumps(row, ensure_ascii=False).encode() for row in ROWS]
+COLUMNS = {"anchor": "question", "positive": "answer"}
+NLI = {"construction": "nli", "columns": {"premise": "question", "hypothesis": "answer", "label": "label"}}
+
+
+def with_row_three(line: bytes) -> bytes:
+    return b"\n".join([*LINES[:2], line, *LINES[3:]]) + b"\n"
+
+
+def write(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"question": "a", ', r"mine: broken json.*rows.jsonl, row 3"),
+        (b'["a", "b"]', r"mine: broken json: not an object.*row 3"),
+        (b'{"question": "\xff\xfe", "answer": "b"}', r"mine: invalid UTF-8.*row 3"),
+        ('{"question": null, "answer": "Ответ"}'.encode(), r"mine: null in column question.*row 3"),
+        ('{"question": {"text": "a"}, "answer": "Ответ"}'.encode(), r"mine: wrong type dict in column question.*row 3"),
+        ('{"question": "Вопрос без ответа?"}'.encode(), r"mine: null in column answer.*row 3"),
+    ],
+)
+def test_a_bad_line_of_json_is_named_or_counted(
+    line: bytes, message: str, tmp_path: Path, one_set: OneSet
+) -> None:
+    path = write(tmp_path / "rows.jsonl", with_row_three(line))
+    with pytest.raises(UserError, match=message):
+        one_set(path, columns=COLUMNS)
+    ledger = one_set(path, "data.on_bad_row=skip", columns=COLUMNS).ledger["mine"]
+    assert sum(ledger["bad_rows"].values()) == 1 and ledger["train"] == 4
+
+
+def test_a_bad_row_of_csv_is_counted_when_asked(tmp_path: Path, one_set: OneSet) -> None:
+    rows = ["question,answer", "Первый вопрос,Первый ответ", "лишнее,поле,тут", '"Второй\nвопрос","Второй, ответ"']
+    path = write(tmp_path / "rows.csv", "\n".join(rows).encode() + b"\n\xff\xfe,d\n")
+    prepared = one_set(path, "data.on_bad_row=skip", columns=COLUMNS, format="csv")
+    assert sorted(prepared.ledger["mine"]["bad_rows"]) == [
+        "invalid UTF-8: invalid start byte at byte 0", "wrong number of fields",
+    ]  # fmt: skip
+    assert prepared.pairs("asymmetric", "mine").rows() == [
+        ("Первый вопрос", "Первый ответ", []), ("Второй\nвопрос", "Второй, ответ", []),
+    ]  # fmt: skip
+
+
+def test_an_unknown_label_is_named_or_counted(tmp_path: Path, one_set: OneSet) -> None:
+    rows = [{**row, "label": "entailment" if n != 2 else "maybe"} for n, row in enumerate(ROWS)]
+    path = write(tmp_path / "rows.jsonl", b"\n".join(json.dumps(row).encode() for row in rows))
+    source = {**NLI, "labels": {"entailment": "entailment"}}
+    with pytest.raises(UserError, match=r"mine: unknown label maybe \(known: entailment\).*row 3"):
+        one_set(path, **source)
+    assert one_set(path, "data.on_bad_row=skip", **source).ledger["mine"]["train"] == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "source", "message"),
+    [
+        ("rows.jsonl", b"", {}, r"mine: the set is empty"),
+        ("rows.jsonl", b'{"question": "", "answer": ""}\n', {}, r"mine: no usable pair.*empty text 1"),
+        ("rows.jsonl", LINES[0], {"columns": {"anchor": "title", "positive": "answer"}},
+         r"mine: no column title \(rows.jsonl\); columns found: question: str, answer: str"),
+        ("rows.jsonl", LINES[0], {"columns": {"anchor": "question"}},
+         r"columns not configured \(rows.jsonl; columns found: question: string, 15 characters.*columns.positive"),
+        ("rows.jsonl.gz", gzip.compress(b"\n".join(LINES * 2000))[:-200], {}, r"compressed file is cut off \(rows.jsonl.gz"),
+        ("rows.jsonl.gz", b"no gzip at all", {}, r"mine: can't be read: Not a gzipped file"),
+        ("rows.parquet", b"PAR1 cut off", {"format": "parquet"}, r"mine: can't be read.*rows.parquet"),
+        ("rows.csv", b"question,answer\na,b\nc,d,e\n", {"format": "csv"}, r"Expected 2 columns, got 3.*row 2\)"),
+        ("rows.csv", "question,answer\nа,б\n".encode() + b"\xff\xfe,d\n", {"format": "csv"}, r"invalid UTF-8.*row 2\)"),
+        ("rows.json", b"[" + b",".join(LINES)[:-9], {"format": "json"}, r"mine: broken json \(rows.json, row 5\)"),
+        ("rows.json", LINES[0], {"format": "json"}, r"no json array \(rows.json\); set format to jsonl"),
+    ],
+)  # fmt: skip
+def test_a_bad_file_ends_in_one_line(
+    name: str, content: bytes, source: dict[str, Any], message: str, tmp_path: Path, one_set: OneSet
+) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        one_set(write(tmp_path / name, content), **{"columns": COLUMNS, **source})
+    assert "\n" not in error.value.line
+    assert not list((tmp_path / "runs").rglob("mine.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"question": [1, 2], "answer": ["a", "b"]}, r"wrong type int64 in column question"),
+        ({"question": ["Вопрос?", None], "answer": ["Ответ да.", "Ответ нет."]}, r"null in column question.*row 2"),
+    ],
+)
+def test_wrong_columns_of_parquet(columns: dict[str, list], message: str, tmp_path: Path, one_set: OneSet) -> None:
+    pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
+    with pytest.raises(UserError, match=message):
+        one_set(tmp_path / "rows.parquet", format="parquet", columns=COLUMNS)
+
+
+def test_lists_of_the_wrong_length_are_named(tmp_path: Path, one_set: OneSet) -> None:
+    row = {"query": "Вопрос", "pos": ["Один ответ", "Другой ответ"], "neg": ["Не ответ"]}
+    path = write(tmp_path / "rows.jsonl", json.dumps(row).encode())
+    source = {"construction": "query_pos_neg", "columns": {"query": "query", "pos": "pos", "neg": "neg"}, "list_length": 2}
+    with pytest.raises(UserError, match=r"lists of pos and neg must have 2 texts.*row 1"):
+        one_set(path, **source)
+
+
+def test_missing_places_are_named(tmp_path: Path, one_set: OneSet) -> None:
+    with pytest.raises(UserError, match=r"mine: no such file \(.*nowhere.jsonl\); mend data.sources.mine.path"):
+        one_set(tmp_path / "nowhere.jsonl", columns=COLUMNS)
+    with pytest.raises(UserError, match=r"the folder /no/mirror does not exist \(config key mirror\)"):
+        composed("mirror=/no/mirror")
+    with pytest.raises(UserError, match=r"the mirror has no its5Q/panorama"):
+        run(tmp_path, f"mirror={tmp_path}")
+    (tmp_path / "mirror" / "its5Q" / "panorama").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"panorama: no file \*.jsonl .*files there: none"):
+        run(tmp_path, f"mirror={tmp_path}/mirror")
+
+
+def test_a_value_of_where_that_no_row_has_is_an_error(tmp_path: Path, one_set: OneSet) -> None:
+    path = write(tmp_path / "rows.jsonl", b"\n".join(LINES))
+    with pytest.raises(UserError, match=r"no row has snli \(column question\); values there: Вопрос номер 1"):
+        one_set(path, columns=COLUMNS, where={"question": ["snli"]})
+
+
+def test_unknown_reader_and_options_are_named(tmp_path: Path) -> None:
+    from data.readers import open_reader
+
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"reader": "data.nowhere.Class"}, "no reader data.nowhere.Class"),
+        ({"reader": "data.wiktionary.TermUsages", "reader_options": {"colour": "red"}}, "colour"),
+        ({"reader": "data.wiktionary.TermUsages", "reader_options": {"split": "test"}}, "unknown split test"),
+    ]
+    for fields, message in cases:
+        with pytest.raises(UserError, match=message):
+            open_reader("mine", SourceConfig(title="Mine", side="symmetric", **fields))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.sources.terra.side=left", "must be one of symmetric, asymmetric"),
+        ("data.sources.terra.construction=nlu", "must be one of pairs"),
+        ("data.sources.terra.labels.0=yes", "yes is not one of entailment"),
+        ("data.sources.terra.weight=0", "must be above 0"),
+        ("+data.sources.terra.columns.title=x", "title is no role of nli"),
+        ("data.sources.terra.negatives=mine", "negatives: mine needs data.mining.model"),
+        ("+source@data.held_out.terra=terra", "terra is also a training source"),
+        ("data.on_bad_row=ignore", "must be error or skip"),
+        ("data.dev.share=2", "must be at least 0 and below 1"),
+        ("data.cleaning.unicode=NFX", "must be NFC, NFKC or none"),
+    ],
+)
+def test_impossible_settings_are_refused_with_their_key(override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        composed(override)
+    assert "config key data" in error.value.where
+
+

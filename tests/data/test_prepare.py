@@ -1,0 +1,175 @@
+"""The data stage on the bundled samples: counts, splits, held-out texts, determinism and what is made again."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from data.cleaning import comparable
+from pipeline.errors import UserError
+from tests.data.conftest import REPOSITORY, Prepared, composed, run
+
+BUILT = {  # pairs that each construction makes of the samples' rows, card counting: (rows, pairs, negatives in train)
+    "nli": {"allnli": (62, 24), "mednli": (60, 27), "rcb": (30, 13), "terra": (53, 28), "ru_wanli": (65, 28)},
+    "paraphrase_groups": {"tapaco": (67, 28)},
+    "query_pos_neg": {"ru_hnp": (28, 140)},
+    "triplets": {"miracl": (29, 29), "mldr": (28, 28), "mr_tydi": (29, 2900)},
+    "title_text_summary": {"mlsum": (29, 58), "xlsum": (29, 58), "gazeta": (28, 56)},
+    "pairs": {"lenta": (29, 29), "panorama": (29, 29), "pravo_israel": (29, 29), "fialka": (29, 29),
+              "russian_keywords": (29, 29), "gsm8k_ru": (28, 28), "dsum_ru": (29, 29), "summ_dialog_news": (29, 29)},
+}  # fmt: skip
+
+ONLY_TERRA = [f"~data.sources.{name}" for name in ("ru_wanli", "ru_hnp", "tapaco", "gazeta", "mr_tydi")]
+
+
+def test_counts_of_the_samples_by_construction(card: Prepared) -> None:
+    config = composed("data=card")
+    for construction, sets in BUILT.items():
+        for name, counts in sets.items():
+            line = card.ledger[name]
+            assert config.data.sources[name].construction == construction
+            assert (line["raw"], line["built"]) == counts, name
+
+
+def test_every_set_of_the_card_is_in_the_ledger(samples: Prepared) -> None:
+    assert len(samples.ledger) == 21
+    totals = samples.account["totals"]
+    assert totals["card"] == totals["card_total_pairs"] == 2_240_961
+    assert sum(line["card_negatives"] or 0 for line in samples.ledger.values()) == totals["card_total_negatives"]
+
+
+def test_rows_are_accounted_for(samples: Prepared) -> None:
+    for name, line in samples.ledger.items():
+        negatives = line["dropped"].get("negatives, empty or equal to the positive", 0)
+        pairs_dropped = sum(line["dropped"].values()) - negatives
+        assert line["built"] + line["scored"] - pairs_dropped == line["kept"], name
+        train = samples.pairs(line["side"], name)
+        assert len(train) == line["train"]
+        assert train["negatives"].list.len().sum() == line["negatives"]
+
+
+def test_the_dirt_of_the_samples_is_found(samples: Prepared) -> None:
+    reasons = {reason for line in samples.ledger.values() for reason in line["dropped"]}
+    assert {"duplicate", "empty text", "other script", "anchor equals positive"} <= reasons
+    for frame in samples.train().values():
+        texts = pl.concat([frame["anchor"], frame["positive"], frame["negatives"].explode().drop_nulls()])
+        assert not texts.str.contains(r"</?(?:p|b|br|div|s|i)\s*/?>|&nbsp;|^\s|\s$|  ").any()
+        assert (texts.str.len_chars() >= 2).all()
+
+
+def test_dev_rows_share_no_text_with_any_training_set(samples: Prepared) -> None:
+    trained: set[str] = set()
+    for frame in samples.train().values():
+        trained |= texts_of(frame)
+    dev = list((samples.folder / "dev").glob("*.parquet"))
+    assert len(dev) >= 10
+    for path in dev:
+        assert not texts_of(pl.read_parquet(path)) & trained, path.stem
+
+
+def test_rows_with_a_label_are_kept_with_a_score(samples: Prepared, card: Prepared) -> None:
+    assert set(samples.pairs("symmetric", "rcb")["score"]) == {0.0, 0.5, 1.0}
+    assert set(samples.pairs("symmetric", "terra")["score"]) == {0.0, 1.0}
+    assert "score" not in card.pairs("symmetric", "rcb").columns
+
+
+def test_card_repeats_mr_tydi_for_each_negative_and_distinct_does_not(samples: Prepared, card: Prepared) -> None:
+    assert card.pairs("asymmetric", "mr_tydi")["negatives"].list.len().max() == 1
+    once = samples.pairs("asymmetric", "mr_tydi")
+    assert once.select("anchor", "positive").is_unique().all() and once["negatives"].list.len().max() == 15
+
+
+def test_held_out_sets_and_evaluation_samples_are_never_trained_on(samples: Prepared, tmp_path: Path) -> None:
+    held_out = samples.pairs("asymmetric", "panorama")
+    sample = "Губернатор подписал закон о тишине"  # stands in evaluation/samples/paraphrase.jsonl
+    shouted = pl.DataFrame({"question": held_out["anchor"].str.to_uppercase(), "answer": held_out["positive"]})
+    others = pl.DataFrame({"question": ["Что случилось?", "Что ещё?"], "answer": [f"«{sample}»!", "Ничего нового."]})
+    pl.concat([shouted, others]).write_ndjson(tmp_path / "copy.jsonl")
+    given = ["+source@data.sources.copy=example_custom", f"data.sources.copy.path={tmp_path}/copy.jsonl"]
+    prepared = run(tmp_path, *ONLY_TERRA, *given)
+    assert prepared.ledger["copy"]["dropped"] == {
+        "held out: panorama": len(held_out), "evaluation sample: paraphrase": 1,
+    }  # fmt: skip
+    assert prepared.train()["copy"]["positive"].to_list() == ["Ничего нового."]
+
+
+def test_two_runs_give_the_same_bytes_with_any_number_of_workers(samples: Prepared, tmp_path: Path) -> None:
+    again = run(tmp_path, "data=distinct", "data.decontamination.suites=[]", "data.workers=1")
+    assert again.files() == samples.files()
+
+
+def test_only_the_changed_set_is_made_again(tmp_path: Path) -> None:
+    first = run(tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in first.folder.glob("*/*.parquet")}
+    run(tmp_path, "data.sources.terra.scored_rows=false", "data.sources.gazeta.weight=2")
+    after = {path: path.stat().st_mtime_ns for path in first.folder.glob("*/*.parquet")}
+    changed = {path.relative_to(first.folder).as_posix() for path in before if before[path] != after.get(path)}
+    assert {path for path in changed if not path.startswith("dev/")} == {
+        "symmetric/terra.parquet", "candidates/terra.parquet", "keys/terra.parquet",
+    }  # fmt: skip
+    assert first.ledger["gazeta"]["weight"] == 2
+
+
+def test_finished_sets_survive_a_failing_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="gazeta: no column headline"):
+        run(tmp_path, "data.sources.gazeta.columns.title=headline")
+    made = {path.stem for path in (tmp_path / "test" / "data").glob("*symmetric/*.parquet")}
+    assert made == {"terra", "ru_wanli", "ru_hnp", "tapaco", "mr_tydi"}
+
+
+def test_a_set_taken_out_of_the_mixture_leaves_the_artefact(tmp_path: Path) -> None:
+    run(tmp_path)
+    prepared = run(tmp_path, "~data.sources.ru_hnp", "data.sources.terra.repeat=2")
+    assert "ru_hnp" not in prepared.train() and not (prepared.folder / "dev" / "ru_hnp.parquet").exists()
+    assert prepared.ledger["terra"]["repeat"] == 2
+
+
+def test_sets_that_people_must_supply_are_skipped_visibly(tmp_path: Path) -> None:
+    mirror = tmp_path / "mirror"
+    mirror.mkdir()
+    for entry in (REPOSITORY / "data" / "samples").iterdir():
+        if entry.name != "physionet":
+            (mirror / entry.name).symlink_to(entry)
+    prepared = run(tmp_path, "data=distinct", "data.decontamination.suites=[]", f"mirror={mirror}")
+    line = prepared.ledger["mednli"]
+    assert line["status"].startswith("skipped: credentialed access") and line["built"] == 0 and line["card"] == 3699
+    assert "mednli" not in prepared.train()
+
+
+def test_a_sample_of_a_set_does_not_depend_on_its_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = [override for override in ONLY_TERRA if not override.endswith("ru_hnp")] + ["data.sources.ru_hnp.max_rows=40"]
+    first = run(tmp_path / "a", *chosen)
+    monkeypatch.setattr("data.formats.BATCH_ROWS", 7)
+    second = run(tmp_path / "b", *chosen)
+    assert first.ledger["ru_hnp"]["train"] == 40
+    assert first.pairs("symmetric", "ru_hnp").equals(second.pairs("symmetric", "ru_hnp"))
+
+
+def test_duplicates_between_sets_are_dropped_on_request(tmp_path: Path) -> None:
+    twins = [*ONLY_TERRA, "+source@data.sources.first=gazeta", "+source@data.sources.second=gazeta"]
+    kept = run(tmp_path / "kept", *twins)
+    assert kept.ledger["second"]["kept"] == kept.ledger["first"]["kept"]
+    with pytest.raises(UserError, match="second: no usable pair"):
+        run(tmp_path / "dropped", *twins, "data.cleaning.duplicates=between")
+
+
+def test_a_second_language_runs_from_local_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    prepared = run(tmp_path, "data=kazakh", "languages=[kk,ru]")
+    assert prepared.ledger["kazakh_translations"]["kept"] == 12 and prepared.ledger["kazakh_questions"]["kept"] == 10
+    assert "Домбыраның неше ішегі бар?" in prepared.train()["kazakh_questions"]["anchor"]
+
+
+def test_importing_the_stage_is_light() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, data.prepare; print([m for m in ('torch', 'polars', 'pyarrow', 'datasets') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def texts_of(frame: pl.DataFrame) -> set[str]:
+    """All texts of a frame of pairs, comparable."""
+    negatives = frame["negatives"].explode().drop_nulls()
+    return set(comparable(pl.concat([frame["anchor"], frame["positive"], negatives])))
