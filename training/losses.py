@@ -56,8 +56,8 @@ def contrastive_loss(
         usable: (rows,) bool; other rows are neither queries nor candidates.
         temperature: cosine similarities are divided by it.
         directions: query_to_doc compares the anchor with all positives and negatives; doc_to_query adds the own
-            positive with the other anchors, query_to_query the anchor with the other anchors, and doc_to_doc the own
-            positive with the other positives to the same softmax (arXiv:2308.03281).
+            positive with all anchors, query_to_query the anchor with the other anchors, and doc_to_doc the own
+            positive with the other positives to the same softmax (arXiv:2308.03281, section 3.3).
         margin: leave out other rows' texts whose similarity is above that of the own positive minus this margin,
             as probable false negatives; None keeps all.
         queries: the rows whose cross-entropy is summed.
@@ -69,12 +69,12 @@ def contrastive_loss(
     own_row = rows[:, None] == indices
     anchor, positive = anchors[rows], positives[rows]
     others = {
-        "doc_to_query": (positive, anchors),
-        "query_to_query": (anchor, anchors),
-        "doc_to_doc": (positive, positives),
+        "doc_to_query": (positive, anchors, False),
+        "query_to_query": (anchor, anchors, True),
+        "doc_to_doc": (positive, positives, True),
     }
     blocks = [(anchor, positives, False), *((anchor, column, False) for column in texts[:, 2:].unbind(1))]
-    blocks += [(*others[name], True) for name in directions if name in others]
+    blocks += [others[name] for name in directions if name in others]
     limit = (anchor * positive).sum(dim=-1, keepdim=True) - (margin or 0.0)
     logits = []
     for left, right, without_own in blocks:

@@ -1,0 +1,106 @@
+"""Small sets in the data artefact's layout, and finished data and init artefacts around them."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from sentence_transformers import SentenceTransformer
+
+from pipeline.artefact import Manifest
+from pipeline.config import Config
+from tests.training.small_bases import TINY, config, tiny_base
+from training.batch_plan import GlobalBatch
+from training.config import SideConfig, TrainingConfig
+from training.losses import PlannedLoss
+from training.model_files import load_model
+from training.tokenization import MiniBatches, PlannedRows, Prompts, TokenisedSet, tokenised_set
+
+SCHEMA = pa.schema(
+    [("anchor", pa.string()), ("positive", pa.string()), ("negatives", pa.list_(pa.string())), ("score", pa.float32())]
+)
+WORDS = "река город зима музей книга поезд море хлеб школа лес дождь гора письмо окно улица друг сад работа".split()
+
+
+def rows(number: int, seed: int = 0, negatives: int = 0, scored: bool = False) -> list[dict[str, Any]]:
+    """Rows of random words, of different lengths, no text twice."""
+    random = np.random.default_rng(seed)
+    texts = (f"{' '.join(random.choice(WORDS, random.integers(2, 12)))} {index}" for index in range(10**6))
+    return [
+        {
+            "anchor": next(texts),
+            "positive": next(texts),
+            "negatives": [next(texts) for _ in range(negatives)],
+            "score": float(random.choice([0.0, 0.5, 1.0])) if scored else None,
+        }
+        for _ in range(number)
+    ]
+
+
+def write_set(path: Path, content: list[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(content, SCHEMA), path)
+    return path
+
+
+def prepared_run(folder: Path, sets: dict[str, list[dict[str, Any]]], **side: Any) -> Config:
+    """A run whose data and init stages are complete; `sets` maps `<side or dev>/<set>` to rows."""
+    made = config(folder, TINY, precision="fp32")
+    values = {"batch_size": 16, "anchor_length": 32, "positive_length": 32, "learning_rate": 1e-3, **side}
+    made.training = TrainingConfig(SideConfig(**values), SideConfig(**values), SideConfig(**values))
+    for name, content in sets.items():
+        write_set(made.folder("data") / f"{name}.parquet", content)
+    shutil.copytree(tiny_base(), made.folder("init"), dirs_exist_ok=True)
+    for stage in ("data", "init"):
+        made.folder(stage).mkdir(parents=True, exist_ok=True)
+        Manifest(stage, "complete", f"{stage} of a test", {}, {}).write(made.folder(stage))
+    return made
+
+
+def tokenised(folder: Path, content: list[dict[str, Any]], angle: bool = False, **side: Any) -> TokenisedSet:
+    """A tokenised set of these rows."""
+    path = write_set(folder / "set.parquet", content)
+    tokenizer = load_model(tiny_base(), None, SideConfig(anchor_length=32, positive_length=32)).tokenizer
+    settings = SideConfig(**{"anchor_length": 32, "positive_length": 32, "negatives": 1, **side})
+    return tokenised_set(path, tokenizer, Prompts("", ""), settings, angle, folder / "tokens")
+
+
+def tiny_model(dropout: float = 0.0) -> SentenceTransformer:
+    """The tiny base in training mode."""
+    model = load_model(tiny_base(), None, SideConfig(anchor_length=32, positive_length=32, dropout=dropout))
+    return model.train()
+
+
+def planned_loss(model: torch.nn.Module, budget: int, **settings: Any) -> PlannedLoss:
+    """The loss with the given mini-batch budget in tokens."""
+    values = {"temperature": 0.05, "angle_scale": 20.0, "directions": ["query_to_doc"], "false_negative_margin": None}
+    return PlannedLoss(model, **{**values, **settings}, mini_batch_num_tokens=budget)
+
+
+def features_of(
+    item: TokenisedSet, batch: GlobalBatch, budget: int, angle_weight: float
+) -> tuple[list[dict[str, torch.Tensor]], dict[str, Any]]:
+    """Model inputs and labels of a batch, as the trainer hands them to the loss."""
+    collated = MiniBatches(1, budget, overhead=8)(PlannedRows([item], angle_weight).__getitems__(batch))
+    return list(_parts(collated)), collated["label"]
+
+
+def _parts(collated: dict[str, Any]) -> Iterator[dict[str, torch.Tensor]]:
+    number = 0
+    while f"text_{number}_input_ids" in collated:
+        yield {key: collated[f"text_{number}_{key}"] for key in ("input_ids", "attention_mask")}
+        number += 1
+
+
+def gradients(model: torch.nn.Module) -> torch.Tensor:
+    """All gradients in one float64 vector."""
+    return torch.cat([p.grad.double().flatten() for p in model.parameters() if p.grad is not None])
+
+
+def difference(first: torch.Tensor, second: torch.Tensor) -> float:
+    """|first - second| / |first|."""
+    return float((first - second).norm() / first.norm())

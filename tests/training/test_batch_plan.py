@@ -1,0 +1,179 @@
+"""The batch plan: what may stand in a batch, what is left out, and that nothing depends on the number of processes."""
+
+import dataclasses
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from pipeline.errors import UserError
+from training.batch_plan import BatchPlan, GlobalBatch, PlanSettings, SetRows, has_angle, plan_batches
+
+SETTINGS = PlanSettings(
+    batch_size=32,
+    batch_multiple=8,
+    bucket_batches=4,
+    epochs=1.0,
+    max_steps=None,
+    mixing="proportional",
+    mixing_temperature=2.0,
+    seed=11,
+)
+
+
+def set_rows(
+    name: str, size: int, texts: int | None = None, negatives: int = 0, weight: float = 1.0, seed: int = 0
+) -> SetRows:
+    """A set of random rows; with `texts`, its texts come from that many, so they repeat."""
+    random = np.random.default_rng(seed)
+    numbers = random.integers(0, texts, 2 * size) if texts else random.permutation(2 * size)
+    return SetRows(
+        name=name,
+        anchors=numbers[:size].astype(np.int64),
+        positives=numbers[size:].astype(np.int64),
+        negatives=[random.integers(0, 4 * size, index % (negatives + 1)) for index in range(size)],
+        lengths=random.integers(4, 200, size),
+        scores=np.full(size, np.nan, np.float32),
+        most_negatives=negatives,
+        weight=weight,
+        angle=False,
+    )
+
+
+def plan(*sets: SetRows, **changes: object) -> BatchPlan:
+    return plan_batches(sets, dataclasses.replace(SETTINGS, **changes))
+
+
+def test_rows_of_a_batch_share_no_text_that_would_be_a_false_negative() -> None:
+    rows = set_rows("pairs", 3000, texts=900, negatives=2)
+    for batch in plan(rows).batches:
+        anchors, positives = rows.anchors[batch.rows].tolist(), rows.positives[batch.rows].tolist()
+        assert len(set(anchors)) == len(anchors)
+        assert len(set(positives)) == len(positives)
+        for i, positive in enumerate(positives):
+            assert positive not in anchors[:i] + anchors[i + 1 :]
+            for j, chosen in enumerate(batch.negatives):
+                assert i == j or positive not in rows.negatives[batch.rows[j]][chosen]
+
+
+def test_a_batch_has_one_set_and_one_number_of_negatives() -> None:
+    sets = {rows.name: rows for rows in (set_rows("one", 500, negatives=3), set_rows("two", 300, seed=1))}
+    for batch in plan(*sets.values()).batches:
+        most = sets[batch.set].most_negatives
+        assert batch.negatives.shape == (len(batch.rows), batch.negatives.shape[1])
+        available = {min(most, len(sets[batch.set].negatives[row])) for row in batch.rows}
+        assert available == {batch.negatives.shape[1]}
+        for row, chosen in zip(batch.rows, batch.negatives, strict=True):
+            assert len(set(chosen)) == len(chosen)
+            assert all(index < len(sets[batch.set].negatives[row]) for index in chosen)
+
+
+def test_rows_of_a_batch_are_of_similar_length() -> None:
+    rows = set_rows("pairs", 32 * 40)
+    spreads = [int(np.ptp(rows.lengths[batch.rows])) for batch in plan(rows).batches]
+    assert max(spreads) <= 40  # of 196: a bucket is a tenth of the rows
+    assert np.ptp(rows.lengths) > 190
+
+
+def test_an_epoch_takes_every_row_once_but_for_what_it_counts() -> None:
+    rows = set_rows("pairs", 1003, texts=100_000)
+    planned = plan(rows)
+    taken = np.concatenate([batch.rows for batch in planned.batches])
+    assert len(set(taken.tolist())) == len(taken)
+    assert len(taken) + sum(planned.left_out["pairs"].values()) == 1003
+    assert planned.left_out["pairs"]["less than a multiple"] == 1003 % 8
+    sizes = Counter(len(batch.rows) for batch in planned.batches)
+    assert sizes == {32: 31, 8: 1}
+
+
+def test_a_row_of_many_repeats_is_left_out_and_counted() -> None:
+    rows = dataclasses.replace(set_rows("pairs", 64), anchors=np.zeros(64, np.int64))
+    with pytest.raises(UserError, match="set pairs"):
+        plan(rows)
+    some = set_rows("pairs", 256)
+    some.anchors[:100] = 10**6
+    planned = plan(some)
+    per_batch = [int((some.anchors[batch.rows] == 10**6).sum()) for batch in planned.batches]
+    assert max(per_batch) == 1
+    assert planned.left_out["pairs"]["repeated text"] >= 90
+    assert sum(planned.left_out["pairs"].values()) == 256 - sum(len(batch.rows) for batch in planned.batches)
+
+
+def test_small_sets_stay_in_with_smaller_batches() -> None:
+    planned = plan(set_rows("large", 3200), set_rows("small", 20, seed=1))
+    assert Counter(batch.set for batch in planned.batches) == {"large": 100, "small": 1}
+    assert [len(batch.rows) for batch in planned.batches if batch.set == "small"] == [16]
+
+
+@pytest.mark.parametrize("world", [1, 2, 4, 8])
+def test_slices_of_the_ranks_are_the_global_batch_in_order(world: int) -> None:
+    for batch in plan(set_rows("one", 500, negatives=2), set_rows("two", 60, seed=1)).batches:
+        slices = [batch.slice(rank, world) for rank in range(world)]
+        assert len({len(part.rows) for part in slices}) == 1
+        assert np.array_equal(np.concatenate([part.rows for part in slices]), batch.rows)
+        assert np.array_equal(np.concatenate([part.negatives for part in slices]), batch.negatives)
+
+
+def test_the_plan_is_a_function_of_the_seed() -> None:
+    sets = [set_rows("one", 500), set_rows("two", 300, seed=1)]
+    assert plan(*sets).digest == plan(*sets).digest
+    assert plan(*sets).digest != plan(*sets, seed=12).digest
+    of_one = [batch.rows.tolist() for batch in plan(*sets).batches if batch.set == "one"]
+    alone = [batch.rows.tolist() for batch in plan(sets[0]).batches]
+    assert of_one == alone  # another set shifts nothing in this one
+
+
+def test_further_epochs_make_other_batches_of_the_same_rows() -> None:
+    batches = plan(set_rows("one", 320), epochs=2.0).batches
+    first, second = batches[:10], batches[10:]
+    seen = [sorted(np.concatenate([batch.rows for batch in part]).tolist()) for part in (first, second)]
+    assert seen[0] == seen[1] == list(range(320))
+    assert {tuple(batch.rows) for batch in first}.isdisjoint(tuple(batch.rows) for batch in second)
+
+
+@pytest.mark.parametrize(
+    ("mixing", "expected"),
+    [("proportional", {"a": 80, "b": 20}), ("temperature", {"a": 67, "b": 33}), ("round_robin", {"a": 50, "b": 50})],
+)
+def test_sets_are_mixed_by_their_share(mixing: str, expected: dict[str, int]) -> None:
+    batches = plan(set_rows("a", 2560), set_rows("b", 640, seed=1), mixing=mixing).batches
+    assert Counter(batch.set for batch in batches) == expected
+    quarter = Counter(batch.set for batch in batches[:25])
+    assert all(abs(quarter[name] - count / 4) <= 2 for name, count in expected.items())  # evenly over the run
+
+
+def test_weights_change_shares_and_zero_leaves_a_set_out() -> None:
+    sets = [set_rows("a", 640), set_rows("b", 640, seed=1, weight=3.0), set_rows("c", 640, seed=2, weight=0.0)]
+    batches = plan(*sets, max_steps=40).batches
+    assert Counter(batch.set for batch in batches) == {"a": 10, "b": 30}
+
+
+def test_scores_below_one_need_angle() -> None:
+    rows = set_rows("scored", 320)
+    rows.scores[:] = np.where(np.arange(320) % 4 == 0, 1.0, 0.5)
+    without = plan(rows)
+    assert without.left_out["scored"]["score below 1 without AnglE"] == 240
+    assert all((rows.scores[batch.rows] == 1.0).all() for batch in without.batches)
+    angled = dataclasses.replace(rows, angle=True)
+    batches = plan(angled).batches
+    assert sum(len(batch.rows) for batch in batches) == 320
+    assert all(has_angle(angled, batch) for batch in batches)
+
+
+def test_a_batch_of_one_label_has_no_angle() -> None:
+    rows = dataclasses.replace(set_rows("pairs", 64, negatives=1), angle=True)
+    everything = np.arange(64)
+    assert not has_angle(rows, GlobalBatch("pairs", everything, np.zeros((64, 0), np.int64)))
+    assert has_angle(rows, GlobalBatch("pairs", everything, np.zeros((64, 1), np.int64)))
+
+
+def test_batches_with_nothing_to_tell_apart_are_left_out() -> None:
+    rows = dataclasses.replace(set_rows("scored", 64), angle=True)
+    rows.scores[:] = 0.0
+    with pytest.raises(UserError, match="no batch"):
+        plan(rows)
+
+
+def test_a_set_below_one_multiple_is_refused() -> None:
+    with pytest.raises(UserError, match="7 rows give no batch of at least 8"):
+        plan(set_rows("tiny", 7))

@@ -1,0 +1,210 @@
+"""The losses against the formulas in float64, the library's own, and themselves on two processes."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from sentence_transformers.sentence_transformer.losses import AnglELoss, CachedMultipleNegativesRankingLoss
+from sentence_transformers.util import pairwise_angle_sim
+from torch import Tensor
+
+from tests.training.gradient_ranks import ALL_IN_ONE, CACHED, ROWS, all_gradients, run_rank
+from tests.training.planned_sets import (
+    difference,
+    features_of,
+    gradients,
+    planned_loss,
+    rows,
+    tiny_model,
+    tokenised,
+)
+from training.batch_plan import PlanSettings, plan_batches
+from training.losses import angle_loss, angle_pairs, contrastive_loss, pairwise_angle
+
+EVERYTHING = ["query_to_doc", "doc_to_query", "query_to_query", "doc_to_doc"]
+
+
+@pytest.fixture
+def embeddings() -> Tensor:
+    """(rows, anchor and positive and two negatives, dim)."""
+    return torch.randn(6, 4, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def angle_similarity(u: list[float], v: list[float]) -> float:
+    """|sum of real parts + sum of imaginary parts| of the complex quotients, written from the formula."""
+    half = len(u) // 2
+    a, b, c, d = u[:half], u[half:], v[:half], v[half:]
+    z = sum(x * x + y * y for x, y in zip(c, d, strict=True))
+    ratio = math.dist(u, [0] * len(u)) / math.dist(v, [0] * len(v))
+    real = sum(a[k] * c[k] + b[k] * d[k] for k in range(half)) / z / ratio
+    imaginary = sum(b[k] * c[k] - a[k] * d[k] for k in range(half)) / z / ratio
+    return abs(real + imaginary)
+
+
+def brute_angle(first: Tensor, second: Tensor, labels: Tensor, scale: float) -> float:
+    similar = [angle_similarity(u, v) for u, v in zip(first.tolist(), second.tolist(), strict=True)]
+    total = 1.0
+    for i, low in enumerate(labels.tolist()):
+        for j, high in enumerate(labels.tolist()):
+            if low < high:
+                total += math.exp(scale * (similar[i] - similar[j]))
+    return math.log(total)
+
+
+def cosine(u: Tensor, v: Tensor) -> float:
+    return float(u @ v / u.norm() / v.norm())
+
+
+def brute_contrastive(texts: Tensor, usable: list[int], temperature: float, directions: list[str]) -> float:
+    """The mean cross-entropy over all pairs, one exponential at a time."""
+    total = 0.0
+    for i in usable:
+        logits = [cosine(texts[i, 0], texts[j, 1]) for j in usable]
+        logits += [cosine(texts[i, 0], texts[j, k]) for j in usable for k in range(2, texts.shape[1])]
+        sides = {"doc_to_query": (1, 0, True), "query_to_query": (0, 0, False), "doc_to_doc": (1, 1, False)}
+        for name in directions[1:]:
+            left, right, with_own = sides[name]
+            logits += [cosine(texts[i, left], texts[j, right]) for j in usable if with_own or j != i]
+        own = cosine(texts[i, 0], texts[i, 1])
+        total += math.log(sum(math.exp((logit - own) / temperature) for logit in logits))
+    return total / len(usable)
+
+
+def test_angle_is_the_formula_in_float64(embeddings: Tensor) -> None:
+    labels = torch.tensor([0.0, 1.0, 0.5, 0.5, 1.0, 0.2], dtype=torch.float64)
+    first, second = embeddings[:, 0], embeddings[:, 1]
+    expected = brute_angle(first, second, labels, 20.0)
+    assert float(angle_loss(first, second, labels, 20.0)) == pytest.approx(expected, rel=1e-12)
+    assert float(angle_loss(first.float(), second.float(), labels, 20.0)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_angle_is_that_of_sentence_transformers(embeddings: Tensor) -> None:
+    first, second = embeddings[:, 0].float(), embeddings[:, 1].float()
+    labels = torch.tensor([0.0, 1.0, 0.5, 0.5, 1.0, 0.2])
+    peer = AnglELoss(tiny_model(), scale=20.0)
+    assert torch.allclose(pairwise_angle(first, second), pairwise_angle_sim(first, second), atol=1e-6)
+    expected = peer.compute_loss_from_embeddings([first, second], labels)
+    assert torch.allclose(angle_loss(first, second, labels, 20.0), expected, rtol=1e-5)
+
+
+def test_angle_of_equal_labels_is_exactly_zero_without_gradient(embeddings: Tensor) -> None:
+    first = embeddings[:, 0].clone().requires_grad_()
+    loss = angle_loss(first, embeddings[:, 1], torch.ones(6), 20.0)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert first.grad is not None and not first.grad.any()
+
+
+def test_angle_stays_finite_where_masking_overflows() -> None:
+    first, second = torch.randn(2, 64, 8, generator=torch.Generator().manual_seed(0)).half() * 100
+    loss = angle_loss(first, second, torch.arange(64.0), 20.0)
+    assert torch.isfinite(loss)
+
+
+def test_a_triplet_is_a_pair_of_its_score_and_pairs_of_zero(embeddings: Tensor) -> None:
+    scores = torch.tensor([float("nan"), 0.25, 1.0, 0.0, float("nan"), 0.5])
+    first, second, labels = angle_pairs(embeddings, scores)
+    assert labels.tolist() == [1, 0, 0, 0.25, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0.5, 0, 0]
+    assert torch.equal(first.reshape(6, 3, 16)[:, 2], embeddings[:, 0])
+    assert torch.equal(second.reshape(6, 3, 16), embeddings[:, 1:])
+
+
+@pytest.mark.parametrize("directions", [EVERYTHING[:1], EVERYTHING[:2], EVERYTHING])
+def test_contrastive_is_a_brute_force_over_all_pairs(embeddings: Tensor, directions: list[str]) -> None:
+    everything = torch.ones(6, dtype=torch.bool)
+    expected = brute_contrastive(embeddings, list(range(6)), 0.05, directions)
+    assert float(contrastive_loss(embeddings, everything, 0.05, directions)) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("directions", [EVERYTHING[:1], EVERYTHING])
+def test_contrastive_is_that_of_sentence_transformers(embeddings: Tensor, directions: list[str]) -> None:
+    peer = CachedMultipleNegativesRankingLoss(tiny_model(), scale=20.0, directions=tuple(directions))
+    columns = 4 if len(directions) == 1 else 2  # with negatives the library's doc_to_doc has further candidates
+    expected = peer.calculate_loss([[column] for column in embeddings[:, :columns].unbind(1)])
+    ours = contrastive_loss(embeddings[:, :columns], torch.ones(6, dtype=torch.bool), 0.05, directions)
+    assert float(ours) == pytest.approx(float(expected), rel=1e-9)
+
+
+def test_rows_below_score_one_are_neither_queries_nor_candidates(embeddings: Tensor) -> None:
+    usable = torch.tensor([True, False, True, True, False, True])
+    expected = brute_contrastive(embeddings, [0, 2, 3, 5], 0.05, ["query_to_doc"])
+    assert float(contrastive_loss(embeddings, usable, 0.05)) == pytest.approx(expected, rel=1e-12)
+    assert float(contrastive_loss(embeddings, torch.zeros(6, dtype=torch.bool), 0.05)) == 0.0
+
+
+def test_the_margin_leaves_out_candidates_closer_than_the_positive() -> None:
+    texts = torch.eye(4, dtype=torch.float64)[torch.tensor([[0, 1], [2, 3]])]
+    texts[0, 1] = torch.tensor([0.8, 0.6, 0.0, 0.0])
+    texts[1, 1] = torch.tensor([0.9, 0.0, 0.4, 0.1])  # closer to the first anchor than its own positive
+    both = torch.ones(2, dtype=torch.bool)
+    first = slice(0, 1)
+    assert float(contrastive_loss(texts, both, 0.1, margin=0.0, queries=first)) == 0.0
+    assert float(contrastive_loss(texts, both, 0.1, margin=-0.5, queries=first)) > 0.5
+    assert float(contrastive_loss(texts, both, 0.1, margin=None, queries=first)) > 0.5
+
+
+def test_slices_of_the_queries_sum_to_the_whole(embeddings: Tensor) -> None:
+    usable = torch.tensor([True, True, False, True, True, True])
+    whole = contrastive_loss(embeddings, usable, 0.05)
+    parts = [contrastive_loss(embeddings, usable, 0.05, queries=slice(3 * rank, 3 * rank + 3)) for rank in range(2)]
+    assert float(sum(parts)) == pytest.approx(float(whole), rel=1e-12)
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    return all_gradients(tmp_path_factory.mktemp("one"))
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Tensor]]:
+    folder = tmp_path_factory.mktemp("two")
+    torch.multiprocessing.spawn(run_rank, args=(2, str(folder)), nprocs=2)
+    yield torch.load(folder / "gradients.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("kind", ROWS)
+@pytest.mark.parametrize("case", ["contrastive", "angle", "combined"])
+def test_the_gradient_is_the_same_on_two_processes_and_with_caching(
+    one_process: dict[str, Tensor], two_processes: dict[str, Tensor], kind: str, case: str
+) -> None:
+    def of(run: dict[str, Tensor], budget: str) -> Tensor:
+        if case == "angle":
+            return run[f"{kind} combined {budget}"] - run[f"{kind} contrastive {budget}"]
+        return run[f"{kind} {case} {budget}"]
+
+    reference = of(one_process, "whole")
+    assert reference.norm() > 0
+    assert difference(reference, of(one_process, "cached")) <= 1e-5
+    assert difference(reference, of(two_processes, "whole")) <= 1e-5
+    assert difference(reference, of(two_processes, "cached")) <= 1e-5
+
+
+def test_caching_replays_dropout(tmp_path: Path) -> None:
+    item = tokenised(tmp_path, rows(16, negatives=1), angle=True)
+    batch = plan_batches([item.rows], PlanSettings(16, 8, 4, 1.0, 1, "proportional", 2.0, 7)).batches[0]
+    features, labels = features_of(item, batch, CACHED, 0.3)
+    found = []
+    for budget in (ALL_IN_ONE, CACHED):
+        model = tiny_model(dropout=0.2)
+        torch.manual_seed(5)
+        planned_loss(model, budget)([dict(part) for part in features], labels).backward()
+        found.append(gradients(model))
+    plain = tiny_model(dropout=0.0)
+    planned_loss(plain, ALL_IN_ONE)(features, labels).backward()
+    assert difference(found[0], found[1]) <= 1e-5
+    assert difference(found[0], gradients(plain)) > 0.05  # dropout was on
+
+
+def test_embeddings_and_losses_are_float32_under_autocast(tmp_path: Path) -> None:
+    item = tokenised(tmp_path, rows(16), angle=True)
+    batch = plan_batches([item.rows], PlanSettings(16, 8, 4, 1.0, 1, "proportional", 2.0, 7)).batches[0]
+    model = tiny_model()
+    seen = []
+    model[0].register_forward_hook(lambda module, inputs, output: seen.append(output["token_embeddings"].dtype))
+    loss = planned_loss(model, ALL_IN_ONE)
+    with torch.autocast("cpu", torch.bfloat16):
+        value = loss(*features_of(item, batch, ALL_IN_ONE, 0.0))
+    assert seen == [torch.float32] * len(seen)
+    assert value.dtype == torch.float32
