@@ -1,21 +1,21 @@
 """Which weights are taken: every way of choosing them, scored beside the models on the same dev rows."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from merging.blend import Blend, floating
+from merging.blend import Blend, State, floating
 from merging.candidates import Candidate, Scorer
 from merging.config import MergingConfig
-from merging.dev_scores import TextBank, set_tasks
+from merging.dev_scores import TextBank, retrieval, set_tasks
 from merging.dev_sets import PairSet, read_dev_sets, require_unseen
-from merging.guard import Guard, guard_tasks, read_guard_sets
+from merging.guard import Guard, guard_tasks, read_held_out_sets
 from merging.lm_cocktail import Cocktail, few_shot_examples, lm_cocktail
 from merging.mergekit_methods import mergekit_merge, require_mergekit
 from merging.search import SIMPLEX, Region, beyond, search
 from pipeline.config import Config
-from pipeline.console import log
+from pipeline.console import log, progress
 from pipeline.errors import UserError
 from training.precision import uses_bfloat16
 
@@ -29,6 +29,7 @@ class Comparison:
     compared: dict[str, Candidate] = field(default_factory=dict)  # the models, then the ways, by name
     candidates: list[Candidate] = field(default_factory=list)  # all that were scored, in order
     cocktail: Cocktail | None = None
+    reported: dict[str, dict[str, float]] = field(default_factory=dict)  # by name: "set/measure" on report sources
 
     @property
     def chosen(self) -> Candidate | None:
@@ -48,10 +49,16 @@ def compare(config: Config, models: Mapping[str, Path], data: Path) -> Compariso
         return Comparison("fixed", fixed_weights(settings))
     require_mergekit([settings.method, *settings.compare])
     sets = read_dev_sets(data)
-    guard_sets = read_guard_sets(data, _guard_sides(config), config.seed)
-    require_unseen([*sets, *guard_sets], data)
+    guard_sets, report_sets = (
+        read_held_out_sets(data, _sides(config, names), config.seed)
+        for names in (settings.guard_sources, settings.report_sources)
+    )
+    require_unseen([*sets, *guard_sets, *report_sets], data)
     blend = Blend(models, settings.max_length, uses_bfloat16(config.precision))
-    return _Ways(config, models, blend, sets, guard_sets).compare()
+    ways = _Ways(config, models, blend, sets, guard_sets)
+    comparison = ways.compare()
+    comparison.reported = ways.reported(report_sets, comparison.compared)
+    return comparison
 
 
 def fixed_weights(settings: MergingConfig) -> dict[str, float]:
@@ -63,9 +70,10 @@ def fixed_weights(settings: MergingConfig) -> dict[str, float]:
     return weights
 
 
-def _guard_sides(config: Config) -> dict[str, str]:
+def _sides(config: Config, names: Sequence[str]) -> dict[str, str]:
+    """The side of held-out sets, whose prompts they take."""
     held_out = config.data.held_out
-    return {name: held_out[name].side if name in held_out else "asymmetric" for name in config.merging.guard_sources}
+    return {name: held_out[name].side if name in held_out else "asymmetric" for name in names}
 
 
 class _Ways:
@@ -90,6 +98,9 @@ class _Ways:
         self.prompts = bank.prompts
         self.scorer = Scorer(blend, bank, tasks, Guard(self.settings.guard, guarding))
         self.cocktail: Cocktail | None = None
+        searching = {"search", "extrapolated"} & {self.settings.method, *self.settings.compare}
+        if searching and self.settings.guard is not None and len(guard_sets) < 2:
+            log.warning("merge: the search is hardly guarded: merging.guard_sources names %d sets", len(guard_sets))
 
     def compare(self) -> Comparison:
         compared: dict[str, Candidate] = {}
@@ -117,8 +128,25 @@ class _Ways:
         }
         if way in own:
             return own[way]()
-        merged = mergekit_merge(self.models, way, self.settings.parameters.get(way, {}), self.seed)
-        return self.scorer.score_state(floating(merged), way)
+        return self.scorer.score_state(self._mergekit_state(way), way)
+
+    def _mergekit_state(self, method: str) -> State:
+        return floating(mergekit_merge(self.models, method, self.settings.parameters.get(method, {}), self.seed))
+
+    def reported(self, sets: list[PairSet], compared: Mapping[str, Candidate]) -> dict[str, dict[str, float]]:
+        """By compared name, what the merge is worth on sets that played no part in the choice."""
+        bank = TextBank(self.blend, self.settings.encode_batch)
+        tasks = {pairs.name: retrieval(pairs, bank) for pairs in sets}
+        scores: dict[str, dict[str, float]] = {}
+        for name, candidate in progress(list(compared.items()) if sets else [], "scoring held-out sets"):
+            if candidate.weights is not None:
+                self.blend.set(candidate.weights)
+            else:
+                self.blend.set_state(self._mergekit_state(name))
+            vectors = bank.encode()
+            scores[name] = {f"{task}/recall_at_1": tasks[task].recall_at_1(vectors) for task in tasks}
+            scores[name] |= {f"{task}/ndcg_at_10": tasks[task].score(vectors) for task in tasks}
+        return scores
 
     def _uniform(self) -> Candidate:
         names = self.blend.names
@@ -140,4 +168,5 @@ class _Ways:
 
     def _search(self, region: Region, origin: str) -> Candidate | None:
         score = partial(self.scorer.score, origin=origin)
-        return search(region, self.blend.names, self.settings.grid_step, self.settings.refinements, score)
+        settings = self.settings
+        return search(region, self.blend.names, settings.grid_step, settings.refinements, score, origin)

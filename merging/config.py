@@ -34,6 +34,7 @@ class MergingConfig:
     guard_sources: list[str] = field(default_factory=list)  # sets of data.held_out, at least two
     guard_queries: int = 200  # queries of each guard set
     guard_candidates: int = 1000  # passages of each guard set, the answers included
+    report_sources: list[str] = field(default_factory=list)  # sets of data.held_out, shown but never chosen by
     parameters: dict[str, dict[str, float]] = field(default_factory=dict)  # mergekit's, as ties: {density: 0.5}
     score: bool = True  # false: a fixed merge without dev rows (compare must be empty)
     encode_batch: int = field(default=64, metadata={"result": False})  # texts in a forward pass

@@ -57,11 +57,19 @@ class Retrieval:
     hidden: list[list[int]]  # by query, positions of passages that are the query's own text
 
     def score(self, embeddings: torch.Tensor) -> float:
+        found = self._best(embeddings, CUTOFF)
+        return float(np.mean([ndcg(ranked, wanted) for ranked, wanted in zip(found, self.answers, strict=True)]))
+
+    def recall_at_1(self, embeddings: torch.Tensor) -> float:
+        """The share of queries whose best passage is an answer."""
+        found = self._best(embeddings, 1)
+        return float(np.mean([ranked[0] in wanted for ranked, wanted in zip(found, self.answers, strict=True)]))
+
+    def _best(self, embeddings: torch.Tensor, count: int) -> list[list[int]]:
         similarity = embeddings[self.queries] @ embeddings[self.passages].T
         for row, columns in enumerate(self.hidden):
             similarity[row, columns] = -torch.inf
-        best = similarity.topk(min(CUTOFF, similarity.shape[1]), dim=1).indices.tolist()
-        return float(np.mean([ndcg(found, wanted) for found, wanted in zip(best, self.answers, strict=True)]))
+        return similarity.topk(min(count, similarity.shape[1]), dim=1).indices.tolist()
 
 
 @dataclass(frozen=True)

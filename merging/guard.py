@@ -36,26 +36,26 @@ class Guard:
         return self.limit is None or loss <= self.limit
 
 
-def read_guard_sets(data: Path, sides: Mapping[str, str], seed: int) -> list[PairSet]:
+def read_held_out_sets(data: Path, sides: Mapping[str, str], seed: int) -> list[PairSet]:
     """The held-out sets that `sides` names (with the side whose prompts they take), their rows in an order of `seed`.
 
     Raises:
         UserError: a set that the data stage did not hold out, one that a side trains on, one without positives.
     """
-    return [_shuffled(_read_guard_set(data, name, side), seed) for name, side in sides.items()]
+    return [_shuffled(_read_held_out_set(data, name, side), seed) for name, side in sides.items()]
 
 
-def _read_guard_set(data: Path, name: str, side: str) -> PairSet:
+def _read_held_out_set(data: Path, name: str, side: str) -> PairSet:
     path = data / "heldout" / f"{name}.parquet"
     if not path.is_file():
-        remedy = "name sets of data.held_out in merging.guard_sources"
-        raise UserError(f"guard set {name} is not held out", where=str(path), remedy=remedy)
+        remedy = "name sets of data.held_out in merging.guard_sources and report_sources"
+        raise UserError(f"set {name} is not held out", where=str(path), remedy=remedy)
     if any((data / trained / path.name).is_file() for trained in ("symmetric", "asymmetric", "joint")):
-        remedy = "guard with sets that no side trains on"
-        raise UserError(f"guard set {name} is trained on", where="merging.guard_sources", remedy=remedy)
+        remedy = "guard and report with sets that no side trains on"
+        raise UserError(f"set {name} is trained on", where=str(path), remedy=remedy)
     pairs = read_pair_set(path, side)
     if not any(pairs.labels):
-        raise UserError(f"guard set {name} has no positive pair", where=str(path), remedy="name another set")
+        raise UserError(f"set {name} has no positive pair", where=str(path), remedy="name another set")
     return pairs
 
 

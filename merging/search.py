@@ -11,6 +11,7 @@ from itertools import product
 from typing import NamedTuple
 
 from merging.candidates import Candidate
+from pipeline.console import progress
 
 Point = tuple[Fraction, ...]
 
@@ -55,6 +56,7 @@ def search(
     step: float,
     refinements: int,
     score: Callable[[dict[str, float]], Candidate],
+    what: str = "search",
 ) -> Candidate | None:
     """The best candidate of a refined grid over `region` that the guard allows, or None if it allows none.
 
@@ -62,15 +64,18 @@ def search(
         models: names, the base first.
         step: the first grid's step; each refinement halves it around the best candidate so far.
         score: scores weights by model name.
+        what: the search's name for its progress bar.
     """
     width = Fraction(step).limit_denominator(1000)
-    tried = {point: score(weights_of(point, models)) for point in grid(region, len(models) - 1, width)}
+    first = list(grid(region, len(models) - 1, width))
+    tried = {point: score(weights_of(point, models)) for point in progress(first, f"{what}: {len(first)} candidates")}
     for _ in range(refinements):
         best = _best(tried)
         if best is None:
             break
         width /= 2
-        for point in neighbours(best, region, width):
+        around = [point for point in neighbours(best, region, width) if point not in tried]
+        for point in progress(around, f"{what}: {len(around)} candidates around the best"):
             tried[point] = score(weights_of(point, models))
     best = _best(tried)
     return None if best is None else tried[best]

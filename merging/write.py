@@ -40,23 +40,19 @@ def write_findings(comparison: Comparison, settings: MergingConfig, stage: Stage
 
 def show_comparison(comparison: Comparison, settings: MergingConfig) -> None:
     """Print the models and the ways of weighing them beside each other."""
-    sides = list(next(iter(comparison.compared.values())).sides) if comparison.compared else []
+    if not comparison.compared:
+        return
+    sides = list(next(iter(comparison.compared.values())).sides)
+    held_out = [key for key in next(iter(comparison.reported.values()), {}) if key.endswith("recall_at_1")]
     rows = []
     for name, candidate in comparison.compared.items():
         weights = [candidate.weights[model] if candidate.weights else None for model in settings.models]
-        marked = f"{name} *" if name == comparison.method else name
         scores = [candidate.dev, *(candidate.sides[side] for side in sides), candidate.guard_loss]
-        rows.append([marked, *weights, *scores, "yes" if candidate.allowed else "no"])
-    if rows:
-        columns = [
-            "merge (* taken)",
-            *settings.models,
-            "dev",
-            *(f"dev {side}" for side in sides),
-            "guard loss",
-            "allowed",
-        ]
-        show_table("merging, scored on dev rows", columns, rows)
+        reported = [comparison.reported[name][key] for key in held_out]
+        taken = f"{name} *" if name == comparison.method else name
+        rows.append([taken, *weights, *scores, "yes" if candidate.allowed else "no", *reported])
+    columns = ["merge (* taken)", *settings.models, "dev", *sides, "guard loss", "allowed", *held_out]
+    show_table("merges on dev rows", columns, rows)
 
 
 def metrics(comparison: Comparison) -> dict[str, Any]:
@@ -83,7 +79,11 @@ def _findings(comparison: Comparison, settings: MergingConfig) -> dict[str, Any]
         found["weights_by_temperature"] = {f"{value:g}": cocktail.weights_at(value) for value in temperatures}
     if comparison.compared:
         found["guard"] = {"limit": settings.guard, "sets": settings.guard_sources}
-        found["compared"] = {name: candidate.row() for name, candidate in comparison.compared.items()}
+        found["compared"] = {
+            name: candidate.row()
+            | {f"held_out/{key}": score for key, score in comparison.reported.get(name, {}).items()}
+            for name, candidate in comparison.compared.items()
+        }
     return found
 
 

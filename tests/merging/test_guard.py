@@ -11,7 +11,7 @@ import pytest
 
 from merging.config import MergingConfig
 from merging.dev_sets import PairSet
-from merging.guard import Guard, read_guard_sets
+from merging.guard import Guard, read_held_out_sets
 from merging.merge import STAGE
 from pipeline.artefact import Manifest
 from pipeline.config import Config
@@ -115,7 +115,7 @@ def test_the_loss_is_that_of_the_worst_set() -> None:
 
 def test_guard_rows_come_in_a_seeded_order(data: Path) -> None:
     def anchors(seed: int) -> list[str]:
-        read: list[PairSet] = read_guard_sets(data, {"guard_one": "asymmetric"}, seed)
+        read: list[PairSet] = read_held_out_sets(data, {"guard_one": "asymmetric"}, seed)
         return read[0].anchors
 
     assert anchors(1) == anchors(1) != anchors(2)

@@ -24,7 +24,7 @@ TEXTS = ["белый кот 3", "тихий лес"]
 def config(run: Path, **merging: object) -> Config:
     """A config of the run whose folder is given."""
     settings = MergingConfig(**{"guard_sources": GUARD, "guard": 0.05, "refinements": 0, "grid_step": 0.5} | merging)
-    return Config(profile="tiny", run=run.name, runs=str(run.parent), merging=settings)
+    return Config(profile="tiny", run=run.name, runs=str(run.parent), precision="fp32", merging=settings)
 
 
 def test_the_module_imports_without_torch() -> None:
@@ -94,6 +94,18 @@ def test_a_merge_without_scoring_needs_no_dev_rows(run_folder: Path) -> None:
     assert base.exists()
 
 
+def test_held_out_figures_are_reported_without_a_part_in_the_choice(run_folder: Path) -> None:
+    def findings(**merging: object) -> dict:
+        run_stage(STAGE, config(run_folder, method="search", guard_sources=GUARD, **merging))
+        return json.loads((run_folder / "merge/weights.json").read_text(encoding="utf-8"))
+
+    plain, reported = findings(), findings(report_sources=["guard_one"])
+    assert plain["weights"] == reported["weights"]
+    for name, row in reported["compared"].items():
+        assert row["held_out/guard_one/ndcg_at_10"] == pytest.approx(row["guard/guard_one"]), name
+        assert 0 <= row["held_out/guard_one/recall_at_1"] <= row["held_out/guard_one/ndcg_at_10"]
+
+
 def test_extrapolated_weights_take_the_rest_from_the_base(run_folder: Path) -> None:
     weights = {"symmetric": 0.8, "asymmetric": 0.7}
     run_stage(STAGE, config(run_folder, method="fixed", weights=weights, extrapolate=True, compare=[]))
@@ -140,8 +152,8 @@ def spoil(folder: Path, tensor: str) -> None:
     [
         (no_dev_rows, "no dev data"),
         (dev_rows_that_are_trained_on, "dev set pairs shares a text with training set leaked: '"),
-        (guard_set_that_is_trained_on, "guard set guard_one is trained on"),
-        (guard_set_that_is_missing, "guard set guard_two is not held out"),
+        (guard_set_that_is_trained_on, "set guard_one is trained on"),
+        (guard_set_that_is_missing, "set guard_two is not held out"),
         (dev_set_without_a_column, "column negatives is missing"),
         (nan_in_a_model, "embeddings.word_embeddings.weight of model symmetric holds NaN"),
     ],

@@ -1,0 +1,229 @@
+"""Merging three models of USER-bge-m3's size against LM-Cocktail, sentence-transformers and a plain copy.
+
+The weights are random: what is measured is reading, arithmetic and writing. Every run merges into a folder that is
+not there yet and ends with fsync; times leave out imports on both sides. A search candidate is compared with what it
+saves: writing the interpolated model, loading it again and scoring that.
+"""
+
+import argparse
+import importlib.util
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measurement import Side, alternate, row, write
+from pipeline.artefact import files_under, synchronise
+from pipeline.console import log
+
+NAMES = ("init", "symmetric", "asymmetric")
+WEIGHTS = (0.2, 0.45, 0.35)
+SIZE: dict[str, Any] = {"vocab_size": 46166, "hidden_size": 1024, "num_hidden_layers": 24, "intermediate_size": 4096}
+PARAMETERS = 359_026_688
+TOLERANCE = 1e-6
+WORDS = ["кот", "пёс", "дом", "лес", "река", "море", "снег", "дождь", "хлеб", "соль", "книга", "письмо", "город"]
+GIGABYTE = 1e9
+
+
+def main() -> None:
+    """Make the models, measure, write `runs/bench/merging.json`, remove the models."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, default=Path("runs/bench/merging"), help="scratch space: 10 GB")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    shutil.rmtree(options.folder, ignore_errors=True)
+    try:
+        make_models(options.folder)
+        write("merging", [*merge_rows(options.folder, options.rounds), *search_rows(options.folder, options.rounds)])
+    finally:
+        shutil.rmtree(options.folder, ignore_errors=True)
+
+
+def merge_rows(folder: Path, rounds: int) -> list[dict[str, Any]]:
+    """Time and memory of a whole merge, and how far apart the results are."""
+    peers = {"lm_cocktail": "LM_Cocktail.mix_models", "copy": "copying the three inputs"}
+    functions = {"lm_cocktail": "merge_lm_cocktail", "copy": "copy_inputs"}
+    if importlib.util.find_spec("mergekit"):
+        peers["sentence_transformers"] = "SentenceTransformer.merge"
+        functions["sentence_transformers"] = "merge_sentence_transformers"
+    else:
+        log.warning("sentence-transformers' merge is left out: install the extra 'merge'")
+    ours, *others = alternate(*(_side(name, folder) for name in ("merge_streamed", *functions.values())), rounds=rounds)
+    theirs = dict(zip(functions, others, strict=True))
+    what = "merge of three models with 359 M parameters in float32, until it is on the disk"
+    rows = [
+        row(f"time_vs_{key}", what, "s", ours.seconds, peers[key], their.seconds, "lower")
+        for key, their in theirs.items()
+    ]
+    what = "peak resident memory of the process that merges"
+    memory = ours.peak_bytes / GIGABYTE, theirs["lm_cocktail"].peak_bytes / GIGABYTE
+    rows.append(row("memory_vs_lm_cocktail", what, "GB", memory[0], peers["lm_cocktail"], memory[1], "lower"))
+    what, apart = "largest difference of a weight from LM-Cocktail's", largest_difference(folder)
+    return [*rows, row("difference_vs_lm_cocktail", what, "absolute", apart, "tolerance", TOLERANCE, "lower")]
+
+
+def _side(name: str, folder: Path) -> Side:
+    return Side(f"benchmarks.merging:{name}", {"folder": str(folder)})
+
+
+def search_rows(folder: Path, rounds: int) -> list[dict[str, Any]]:
+    """One candidate of a search."""
+    ours, theirs = alternate(_side("score_in_memory", folder), _side("score_reloaded", folder), rounds=rounds)
+    what = f"one search candidate: interpolate and embed {len(texts())} short texts"
+    peer = "interpolate, save, reload, embed"
+    return [row("search_candidate_vs_reload", what, "s", ours.seconds, peer, theirs.seconds, "lower")]
+
+
+def make_models(folder: Path) -> None:
+    """Three sentence-transformers folders: a random model, and two with noise added."""
+    import torch
+    from safetensors.torch import load_file, save_file
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+    from transformers import XLMRobertaConfig, XLMRobertaModel
+
+    base, plain = folder / NAMES[0], folder / "transformer"
+    make_tokenizer(plain)
+    config = XLMRobertaConfig(**SIZE, num_attention_heads=16, max_position_embeddings=8194, type_vocab_size=1)
+    torch.manual_seed(0)
+    model = XLMRobertaModel(config)
+    assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS
+    model.save_pretrained(plain)
+    modules = [Transformer(str(plain)), Pooling(SIZE["hidden_size"], "cls"), Normalize()]
+    SentenceTransformer(modules=modules, device="cpu").save(str(base))
+    shutil.rmtree(plain)
+    for name in NAMES[1:]:
+        shutil.copytree(base, folder / name)
+        tensors = load_file(base / "model.safetensors")
+        noisy = {key: tensor + 1e-3 * torch.randn_like(tensor) for key, tensor in tensors.items()}
+        save_file(noisy, folder / name / "model.safetensors", metadata={"format": "pt"})
+
+
+def make_tokenizer(folder: Path) -> None:
+    """A small Unigram tokenizer, whose ids all lie in the model's vocabulary."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    pieces = [(piece, 0.0) for piece in special] + [(f"▁{word}", -3.0) for word in WORDS]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=3))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    names = dict(zip(("bos_token", "pad_token", "eos_token", "unk_token"), special, strict=True))
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, cls_token="<s>", sep_token="</s>", **names)
+    wrapped.save_pretrained(folder)
+
+
+def texts() -> list[str]:
+    """What a candidate embeds."""
+    return [f"{first} {second}" for first in WORDS[:8] for second in WORDS[8:12]]
+
+
+def merge_streamed(folder: str) -> float:
+    """Seconds of ours."""
+    from merging.write import write_model
+
+    models, weights = inputs(folder), dict(zip(NAMES, WEIGHTS, strict=True))
+    return timed(lambda target: write_model(models, weights, target, "float32"), Path(folder) / "merged")
+
+
+def merge_lm_cocktail(folder: str) -> float:
+    """Seconds of the package that the model card names."""
+    from LM_Cocktail import mix_models
+
+    paths = [str(path) for path in inputs(folder).values()]
+    return timed(lambda target: mix_models(paths, "encoder", list(WEIGHTS), str(target)), Path(folder) / "mixed")
+
+
+def merge_sentence_transformers(folder: str) -> float:
+    """Seconds of sentence-transformers' merge over mergekit."""
+    from sentence_transformers import SentenceTransformer
+
+    paths = [str(path) for path in inputs(folder).values()]
+
+    def merge(target: Path) -> None:
+        merged = SentenceTransformer.merge(paths, "linear", parameters={"weight": list(WEIGHTS)}, device="cpu")
+        merged.save(str(target))
+
+    return timed(merge, Path(folder) / "linear")
+
+
+def copy_inputs(folder: str) -> float:
+    """Seconds of copying what a merge has to read."""
+
+    def copy(target: Path) -> None:
+        for name, source in inputs(folder).items():
+            shutil.copytree(source, target / name)
+
+    return timed(copy, Path(folder) / "copies")
+
+
+def score_in_memory(folder: str) -> float:
+    """Seconds of one candidate, as the search scores it."""
+    from merging.blend import Blend
+
+    blend = Blend(inputs(folder), max_length=64)
+    bank = prepared(blend)
+    started = time.perf_counter()
+    blend.set(dict(zip(NAMES, WEIGHTS, strict=True)))
+    bank.encode()
+    return time.perf_counter() - started
+
+
+def score_reloaded(folder: str) -> float:
+    """Seconds of one candidate by way of the disk (which also reads its own writing from the page cache)."""
+    from sentence_transformers import SentenceTransformer
+
+    from merging.write import write_model
+
+    target, weights = Path(folder) / "candidate", dict(zip(NAMES, WEIGHTS, strict=True))
+    shutil.rmtree(target, ignore_errors=True)
+    started = time.perf_counter()
+    write_model(inputs(folder), weights, target, "float32")
+    SentenceTransformer(str(target), device="cpu").encode(texts(), batch_size=64)
+    return time.perf_counter() - started
+
+
+def prepared(blend: Any) -> Any:
+    """The texts, tokenised."""
+    from merging.dev_scores import TextBank
+
+    bank = TextBank(blend, batch=64)
+    bank.add(texts(), "query")
+    bank.tokenise()
+    return bank
+
+
+def inputs(folder: str) -> dict[str, Path]:
+    """The model folders by name."""
+    return {name: Path(folder) / name for name in NAMES}
+
+
+def timed(make: Callable[[Path], Any], target: Path) -> float:
+    """Seconds until `make` has filled a fresh `target` and all of it is on the disk."""
+    shutil.rmtree(target, ignore_errors=True)
+    started = time.perf_counter()
+    make(target)
+    for path in files_under(target):
+        synchronise(path)
+    return time.perf_counter() - started
+
+
+def largest_difference(folder: Path) -> float:
+    """Between the streamed merge and LM-Cocktail's, both as they stand on the disk."""
+    from safetensors import safe_open
+
+    with (
+        safe_open(folder / "merged/model.safetensors", "pt") as ours,
+        safe_open(folder / "mixed/model.safetensors", "pt") as theirs,
+    ):
+        assert set(ours.keys()) == set(theirs.keys())
+        return max((ours.get_tensor(key) - theirs.get_tensor(key)).abs().max().item() for key in list(ours.keys()))
+
+
+if __name__ == "__main__":
+    main()
