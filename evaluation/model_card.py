@@ -7,7 +7,7 @@ from typing import Any
 import jinja2
 
 from evaluation import report_format as show
-from evaluation.card_metadata import base_id, bundled, front_matter
+from evaluation.card_metadata import base_id, front_matter
 from evaluation.claims import PUBLISHED_BASE
 from evaluation.model_folder import ModelFacts, read_model_facts
 from evaluation.report_results import models_of
@@ -129,7 +129,7 @@ def _sets(run: RunRecord) -> list[list[str]]:
         if entry.get("train"):
             counts = [show.count(entry.get(name)) for name in ("built", "kept", "train")]
             source = f"{entry.get('source')} at {entry.get('revision')}"
-            if bundled(run, entry):
+            if run.bundled(entry):
                 source = f"sample of this repository in the layout of {entry.get('source')}"
             title, licence = entry.get("title") or entry["name"], str(entry.get("licence") or "not stated")
             rows.append([title, entry["side"], source, *counts, licence])

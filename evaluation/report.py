@@ -4,12 +4,13 @@ It reads the artefacts that are there; a stage that has not run, or failed, is s
 """
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pipeline.artefact import read_manifest
 from pipeline.config import Config
-from pipeline.errors import UserError
+from pipeline.console import log
 from pipeline.stage import Stage, StageFolder, application
 
 STAGES = ("data", "init", "symmetric", "asymmetric", "joint", "merge", "evaluate")
@@ -24,9 +25,6 @@ def inputs(config: Config) -> dict[str, Path | str]:
             found[name] = config.folder(name)
         elif manifest:
             found[name] = f"{manifest.status} {manifest.fingerprint}"
-    if not found:
-        where, remedy = str(config.folder("report").parent), "make a stage first: make data, or make demo"
-        raise UserError("nothing has been run yet", where=where, remedy=remedy)
     return found
 
 
@@ -38,7 +36,9 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     from evaluation.run_record import read_run
     from evaluation.usage_example import usage_similarities
 
-    run = read_run(config.folder("report").parent)
+    run = read_run(config.folder("report").parent, asdict(config))
+    if not stage.inputs:
+        log.warning("report: nothing has been run yet, and the page says so")
     merged = run.stages["merge"].complete
     settings = config.evaluation.report
     similarities = usage_similarities(run.model_folder("merge"), settings, config.mirror) if merged else {}

@@ -100,7 +100,6 @@ def _about_results(run: RunRecord, claims: Sequence[Claim]) -> dict[str, Any]:
         "comparison_columns": results.COMPARISON_COLUMNS,
         "comparison": results.comparison_rows(run),
         "card_tables": results.card_tables(run, claims),
-        "interval_words": "where the paired interval of our difference holds zero, that is said.",
         "claims_summary": f"Of the card's {len(claims)} figures: {results.verdict_counts(claims)}.",
         "claim_groups": results.claim_groups(claims),
     }

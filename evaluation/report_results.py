@@ -7,7 +7,17 @@ from typing import Any
 from markupsafe import Markup
 
 from evaluation import report_format as show
-from evaluation.claims import GROUPS, SENTENCE_TASKS, VERDICTS, WORD_TASKS, Claim, encodechka_score, mteb_score
+from evaluation.claims import (
+    AVERAGE,
+    GROUPS,
+    SENTENCE_TASKS,
+    VERDICTS,
+    WITHOUT,
+    WORD_TASKS,
+    Claim,
+    encodechka_score,
+    mteb_score,
+)
 from evaluation.comparison import Difference
 from evaluation.report_charts import Interval, forest_plot, signed
 from evaluation.run_record import MODELS, RunRecord, Score
@@ -100,8 +110,11 @@ def card_tables(run: RunRecord, claims: Sequence[Claim]) -> list[Table]:
     printed = {claim.key: claim.card for claim in claims}
     encodechka = ["Mean S", "Mean S+W", *SENTENCE_TASKS, *WORD_TASKS]
     return [
-        _card_table(run, printed, "encodechka", encodechka, encodechka_score),
-        _card_table(run, printed, "mteb", ["Average", *GROUPS], mteb_score),
+        ("encodechka", *_card_table(run, printed, "encodechka", encodechka, encodechka_score)),
+        (
+            "Russian MTEB, the card's 30 data sets",
+            *_card_table(run, printed, "mteb", [AVERAGE, WITHOUT, *GROUPS], mteb_score),
+        ),
     ]
 
 
@@ -111,23 +124,27 @@ def _card_table(
     kind: str,
     rows: Sequence[str],
     score: Callable[[RunRecord, str, str], float | None],
-) -> Table:
-    models = [name for name in MODELS if name in run.stages or name == "base"]
+) -> tuple[list[str], list[list[Any]]]:
+    further = [name for name in models_of(run.scores) if name not in MODELS]
+    models = ["base", *(name for name in ("symmetric", "asymmetric", "joint") if name in run.stages), "merge", *further]
     columns = ["row", "bge-m3, card", "USER-bge-m3, card", *(f"our {name}" for name in models), "direction", "holds"]
     cells = []
     for row in rows:
-        before, after = (printed[f"{kind}/{who}/{row}"] for who in ("bge-m3", "USER-bge-m3"))
+        before, after = (printed.get(f"{kind}/{who}/{row}") for who in ("bge-m3", "USER-bge-m3"))
         ours = {name: score(run, name, row) for name in models}
-        change = float(after) - float(before)
-        step = 10.0 ** -len(after.partition(".")[2])
-        verdict = direction(change, ours["base"], ours.get("merge"), step)
-        difference = run.difference("merge", "base", kind, row)
-        within = difference is not None and difference.ci_low <= 0 <= difference.ci_high
-        arrow = "rises" if change > 0 else "falls" if change < 0 else "unchanged"
-        judged = Markup("{}{}").format(show.verdict(verdict), " (within noise)" if within else "")
-        cells.append([row, before, after, *(show.score(value) for value in ours.values()), arrow, judged])
-    title = "encodechka" if kind == "encodechka" else "Russian MTEB, the card's 30 data sets"
-    return title, columns, cells
+        judged: list[Any] = [show.DASH, show.DASH]
+        if before and after:
+            judged = _judged(before, after, ours["base"], ours["merge"], run.difference("merge", "base", kind, row))
+        cells.append([row, before or show.DASH, after or show.DASH, *(show.score(s) for s in ours.values()), *judged])
+    return columns, cells
+
+
+def _judged(before: str, after: str, base: float | None, merge: float | None, ours: Difference | None) -> list[Any]:
+    change, step = float(after) - float(before), 10.0 ** -len(after.partition(".")[2])
+    arrow = "rises" if change > 0 else "falls" if change < 0 else "unchanged"
+    within = ours is not None and ours.ci_low <= 0 <= ours.ci_high
+    verdict = show.verdict(direction(change, base, merge, step))
+    return [arrow, Markup("{}{}").format(verdict, " (within noise)" if within else "")]
 
 
 def direction(change: float, base: float | None, merge: float | None, step: float) -> str:
@@ -159,6 +176,10 @@ def _claim_rows(claims: Sequence[Claim]) -> list[list[Any]]:
         [c.claim, c.card, c.printed or show.DASH, c.tolerance, show.verdict(c.verdict), show.long(c.where)]
         for c in claims
     ]
+
+
+def _grouped(text: str) -> str:
+    return show.count(text) if text.isdigit() else text or show.DASH
 
 
 def _measured(claims: Sequence[Claim]) -> bool:

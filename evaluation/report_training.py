@@ -81,7 +81,8 @@ def dev_chart(run: RunRecord, side: str) -> tuple[str, Any]:
 
 def _points(run: RunRecord, side: str, name: str) -> list[tuple[float, float]]:
     entries = run.curves.get(side, [])
-    return [(entry["step"], entry[name]) for entry in entries if isinstance(entry.get(name), int | float)]
+    points = [(entry["step"], entry[name]) for entry in entries if isinstance(entry.get(name), int | float)]
+    return [point for point in points if name != "angle" or point[1]]  # 0: a batch to which AnglE doesn't apply
 
 
 def _ends(lines: list[Line]) -> str:

@@ -13,6 +13,7 @@ from pipeline.artefact import Manifest, read_manifest
 CHAIN = ("data", "init", "symmetric", "asymmetric", "joint", "merge", "evaluate")
 SIDES = ("symmetric", "asymmetric", "joint")
 MODELS = ("base", "init", "symmetric", "asymmetric", "joint", "merge")
+SAMPLES = ("data", "samples")  # the end of the path of the mirror that is part of this repository
 HELD_OUT = "held_out"  # a ledger's side of sets that are never trained on
 OPTIONAL = ("joint",)  # shown only where it was run
 
@@ -57,6 +58,7 @@ class RunRecord:
 
     folder: Path
     stages: dict[str, StageRecord]
+    planned: dict[str, Any] = field(default_factory=dict)  # the config with which the report is made
     ledger: dict[str, Any] | None = None
     certificate: dict[str, Any] | None = None
     plans: dict[str, dict[str, Any]] = field(default_factory=dict)  # by side
@@ -69,9 +71,9 @@ class RunRecord:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The config of the last stage that ran; empty where none did."""
+        """The config of the last stage that ran, or the one a run would have."""
         manifests = [stage.manifest for stage in self.stages.values() if stage.manifest]
-        return manifests[-1].config if manifests else {}
+        return manifests[-1].config if manifests else self.planned
 
     @property
     def training_sets(self) -> list[dict[str, Any]]:
@@ -82,6 +84,11 @@ class RunRecord:
     def held_out_sets(self) -> list[dict[str, Any]]:
         """The ledger's lines of the sets that are never trained on."""
         return [entry for entry in (self.ledger or {}).get("sets", []) if entry["side"] == HELD_OUT]
+
+    def bundled(self, entry: dict[str, Any]) -> bool:
+        """Whether a set's rows are samples of this repository in the upstream layout, not the set itself."""
+        mirror = self.config.get("mirror")
+        return mirror is not None and Path(mirror).parts[-2:] == SAMPLES and "mirror" in str(entry.get("revision"))
 
     def suite_kind(self, suite: str) -> str:
         """What kind of suite it is by the config of the run: retrieval, samples, encodechka or mteb."""
@@ -118,8 +125,11 @@ class RunRecord:
         return next(found, None)
 
 
-def read_run(folder: Path) -> RunRecord:
-    """Everything that stands under `runs/<run>`; only complete stages contribute contents."""
+def read_run(folder: Path, planned: dict[str, Any] | None = None) -> RunRecord:
+    """Everything that stands under `runs/<run>`; only complete stages contribute contents.
+
+    `planned` is the config of a run of which nothing stands yet.
+    """
     stages = {name: StageRecord(name, folder / name, read_manifest(folder / name)) for name in CHAIN}
     done = {name for name, stage in stages.items() if stage.complete}
     sides = [side for side in SIDES if side in done]
@@ -129,6 +139,7 @@ def read_run(folder: Path) -> RunRecord:
     return RunRecord(
         folder=folder,
         stages={name: stage for name, stage in stages.items() if stage.manifest or name not in OPTIONAL},
+        planned=planned or {},
         ledger=_json(folder / "data" / "ledger.json") if "data" in done else None,
         certificate=_json(folder / "init" / "certificate.json") if "init" in done else None,
         plans={side: plan for side in sides if (plan := _json(folder / side / "plan.json"))},

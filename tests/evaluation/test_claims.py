@@ -7,10 +7,14 @@ import pytest
 import yaml
 
 from evaluation.claims import (
+    AVERAGE,
     AVERAGED,
     CLAIMS,
     COLUMNS,
+    DOMINANT,
     GROUPS,
+    TASK_METRICS,
+    WITHOUT,
     Claim,
     check_claims,
     claims_csv,
@@ -18,7 +22,6 @@ from evaluation.claims import (
     mteb_score,
 )
 from evaluation.run_record import RunRecord, Score, StageRecord, read_run
-from evaluation.usage_example import example_texts
 from pipeline.config import Config
 from tests.evaluation.sample_run import tiny_model, write_run
 
@@ -115,6 +118,11 @@ def test_what_was_not_measured_says_why(checked: dict[str, Claim]) -> None:
     assert checked["usage/0/0"].where == "the published card was not read (evaluation.report.card)"
 
 
+def test_rows_of_a_bundled_sample_are_called_so(checked: dict[str, Claim]) -> None:
+    assert checked["pairs/gsm8k_ru"].where.endswith("(rows of a bundled sample, not of the set)")
+    assert checked["pairs/gazeta"].where == "data/ledger.json: gazeta, built"
+
+
 def test_another_base_is_not_taken_for_bge_m3(checked: dict[str, Claim]) -> None:
     assert checked["encodechka/bge-m3/STS"].verdict == "not run"
     assert checked["encodechka/bge-m3/STS"].where == "BAAI/bge-m3 is not among the models of this run"
@@ -152,7 +160,12 @@ def test_the_card_s_own_group_means_follow_from_published_task_scores() -> None:
         assert mteb_score(run, "merge", group) == pytest.approx(card, abs=0.0015)
 
 
-def test_texts_of_the_usage_example_are_read_from_a_card() -> None:
-    card = 'x\n```python\ninput_texts = [\n  "а?",\n  "б?",\n  "в\\nг",\n  "д"\n]\nmodel = f("x")\n```'
-    assert example_texts(card) == ["а?", "б?", "в\nг", "д"]
-    assert example_texts("no code") == [] and example_texts("input_texts = [\n open('x')\n]") == []
+def test_the_average_is_also_taken_without_the_dominant_tasks() -> None:
+    tasks = {task: name for name in AVERAGED for task in GROUPS[name].tasks}
+    scores = {
+        ("card_30", task, (TASK_METRICS.get(task) or GROUPS[name].metrics)[0]): 0.9 if task in DOMINANT else 0.5
+        for task, name in tasks.items()
+    }
+    run = scored(scores)
+    assert mteb_score(run, "merge", AVERAGE) == pytest.approx((3 * 0.9 + 27 * 0.5) / 30)
+    assert mteb_score(run, "merge", WITHOUT) == pytest.approx(0.5)

@@ -10,7 +10,6 @@ import pytest
 from evaluation.report import STAGE
 from pipeline.artefact import read_manifest
 from pipeline.config import Config
-from pipeline.errors import UserError
 from pipeline.stage import finished, run_stage
 from tests.evaluation.sample_run import finish, run_config, tiny_model, write_run
 
@@ -116,9 +115,12 @@ def test_the_report_is_made_anew_when_a_stage_appears(tmp_path: Path, model: Pat
     assert run_stage(STAGE, partial).fingerprint != run_stage(STAGE, more).fingerprint
 
 
-def test_an_empty_run_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nothing has been run yet"):
-        run_stage(STAGE, run_config(tmp_path))
+def test_a_run_of_which_nothing_stands_has_every_claim_as_not_run(tmp_path: Path) -> None:
+    manifest = run_stage(STAGE, run_config(tmp_path))
+    assert manifest.metrics["stages"] == "0 of 6 complete"
+    assert manifest.metrics["claims not run"] == 79 and manifest.metrics["claims differs"] == 0
+    text = visible((tmp_path / "sample" / "report" / "index.html").read_text(encoding="utf-8"))
+    assert text.count("Not run: this part needs the stage") == 6
 
 
 def test_the_card_beside_the_merged_weights_leaves_the_merge_complete(whole: Config) -> None:
