@@ -64,7 +64,7 @@ def headline(run: RunRecord) -> list[tuple[str, Any]]:
             facts.append((f"{words}, base → merge", f"{before:.3f} → {after:.3f}"))
             break
     seconds = [stage.manifest.seconds for stage in run.stages.values() if stage.manifest]
-    return [*facts, ("Time of all stages", show.duration(sum(seconds)))]
+    return [*facts, ("Time of all stages", show.duration(sum(seconds)))] if seconds else facts
 
 
 def chain_groups(run: RunRecord) -> list[list[dict[str, str]]]:
