@@ -19,7 +19,7 @@ from merging.dev_scores import DOCUMENT, QUERY
 from merging.dev_sets import PairSet
 from pipeline.seeding import derived_seed, generator
 
-POOL_DRAWS = 100  # other passages drawn for an example; a few of them may be its own answers
+POOL_DRAWS = 100  # passages drawn for an example from its set, and from its side; some may be its own answers
 Example = dict[str, Any]  # {"query": text, "pos": [text], "neg": [texts]}
 
 
@@ -96,26 +96,29 @@ def few_shot_examples(
     """
     examples = []
     for pairs in sets:
-        siblings = [other for other in sets if other.side == pairs.side and other is not pairs]
-        pool = list(dict.fromkeys(text for source in [pairs, *siblings] for text in _passages(source)))
+        others = [
+            text for other in sets if other.side == pairs.side and other is not pairs for text in _passages(other)
+        ]
         prompt = prompts[QUERY if pairs.side == "symmetric" else DOCUMENT]
-        for anchor, positive, others in _rows_with_negatives(pairs, per_set, pool, seed):
-            texts = [prompt + other for other in others[:negatives]]
+        for anchor, positive, contrasts in _rows_with_negatives(pairs, per_set, others, seed):
+            texts = [prompt + contrast for contrast in contrasts[:negatives]]
             examples.append({"query": prompts[QUERY] + anchor, "pos": [prompt + positive], "neg": texts})
     fewest = min((len(example["neg"]) for example in examples), default=0)
     return [example | {"neg": example["neg"][:fewest]} for example in examples]
 
 
 def _rows_with_negatives(
-    pairs: PairSet, count: int, pool: Sequence[str], seed: int
+    pairs: PairSet, count: int, others: Sequence[str], seed: int
 ) -> Iterator[tuple[str, str, list[str]]]:
+    """(anchor, positive, more negatives than needed) of at most `count` rows."""
     positive = pairs.positive_rows()
     answers: dict[str, set[str]] = {}
     for anchor, text in zip(positive.anchors, positive.positives, strict=True):
         answers.setdefault(anchor, {anchor}).add(text)
     chosen, numbers = positive.sample(count, seed, "examples"), generator(seed, "merge", "negatives", pairs.name)
+    pools = [list(dict.fromkeys(_passages(pairs))), list(dict.fromkeys(others))]
     for anchor, text, own in zip(chosen.anchors, chosen.positives, chosen.negatives, strict=True):
-        drawn = [pool[place] for place in numbers.permutation(len(pool))[:POOL_DRAWS]]
+        drawn = [pool[place] for pool in pools for place in numbers.permutation(len(pool))[:POOL_DRAWS]]
         yield anchor, text, [other for other in dict.fromkeys([*own, *drawn]) if other not in answers[anchor]]
 
 

@@ -88,6 +88,15 @@ def test_examples_take_their_own_negatives_first_and_never_an_answer() -> None:
     assert not {"d 1", "d 2"} & {*examples[0]["neg"], *examples[1]["neg"]}
 
 
+def test_missing_negatives_come_from_the_set_before_its_side() -> None:
+    large = PairSet("large", "symmetric", ["а", "б", "в"], ["1", "2", "3"], [[], [], []], [True] * 3)
+    other = PairSet("other", "symmetric", ["г"], ["4"], [["5", "6", "7"]], [True])
+    across = PairSet("across", "asymmetric", ["д", "е"], ["8", "9"], [["10", "11", "12"], []], [True, True])
+    examples = few_shot_examples([large, other, across], 10, 3, NO_PROMPTS, seed=0)
+    assert set(examples[0]["neg"][:2]) == {"2", "3"}
+    assert set(examples[0]["neg"][2:]) <= {"4", "5", "6", "7"}
+
+
 def test_too_few_texts_give_all_examples_fewer_negatives() -> None:
     pairs = PairSet("pairs", "symmetric", ["а", "б"], ["1", "2"], [["н1"], []], [True, True])
     examples = few_shot_examples([pairs], 10, 7, NO_PROMPTS, seed=0)
