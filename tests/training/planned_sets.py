@@ -23,7 +23,7 @@ from training.tokenization import MiniBatches, PlannedRows, Prompts, TokenisedSe
 SCHEMA = pa.schema(
     [("anchor", pa.string()), ("positive", pa.string()), ("negatives", pa.list_(pa.string())), ("score", pa.float32())]
 )
-WORDS = "река город зима музей книга поезд море хлеб школа лес дождь гора письмо окно улица друг сад работа".split()
+WORDS = ("река", "город", "зима", "музей", "книга", "поезд", "море", "хлеб", "школа", "лес", "дождь", "гора", "письмо")
 
 
 def rows(number: int, seed: int = 0, negatives: int = 0, scored: bool = False) -> list[dict[str, Any]]:
@@ -54,10 +54,11 @@ def prepared_run(folder: Path, sets: dict[str, list[dict[str, Any]]], **side: An
     made.training = TrainingConfig(SideConfig(**values), SideConfig(**values), SideConfig(**values))
     for name, content in sets.items():
         write_set(made.folder("data") / f"{name}.parquet", content)
-    shutil.copytree(tiny_base(), made.folder("init"), dirs_exist_ok=True)
-    for stage in ("data", "init"):
-        made.folder(stage).mkdir(parents=True, exist_ok=True)
-        Manifest(stage, "complete", f"{stage} of a test", {}, {}).write(made.folder(stage))
+    if sets:  # else the run is prepared already
+        shutil.copytree(tiny_base(), made.folder("init"), dirs_exist_ok=True)
+        for stage in ("data", "init"):
+            made.folder(stage).mkdir(parents=True, exist_ok=True)
+            Manifest(stage, "complete", f"{stage} of a test", {}, {}).write(made.folder(stage))
     return made
 
 

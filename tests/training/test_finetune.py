@@ -1,0 +1,201 @@
+"""The stage: what it leaves behind, what each side reads, and what it refuses."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.stage import run_stage
+from tests.training.planned_sets import SCHEMA, prepared_run, rows
+from training import precision
+from training.config import SetConfig, SideConfig
+from training.finetune import STAGE
+from training.run import check_processes
+
+SETS = {
+    "symmetric/pairs": rows(64, seed=1),
+    "symmetric/scored": rows(64, seed=2, scored=True),
+    "asymmetric/questions": rows(80, seed=3, negatives=2),
+    "dev/questions": rows(24, seed=4),
+    "dev/scored": rows(24, seed=5, scored=True),
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """A finished joint run, with dev scores and the best checkpoint kept."""
+    config = prepared_run(tmp_path_factory.mktemp("joint"), SETS, max_steps=8, dev_steps=4, angle_weight=0.1)
+    config.side = "joint"
+    init = config.folder("init")
+    for name in ("sparse_linear.pt", "colbert_linear.pt"):
+        torch.save({"weight": torch.ones(1, 4)}, init / name)
+    run_stage(STAGE, config)
+    return config
+
+
+def entries(config: Config) -> list[dict[str, Any]]:
+    text = (config.folder("joint") / "metrics.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_the_model_keeps_all_of_init_but_the_weights(trained: Config) -> None:
+    init, model = trained.folder("init"), trained.folder("joint") / "model"
+    names = {path.relative_to(init).as_posix() for path in init.rglob("*") if path.is_file()} - {"manifest.json"}
+    assert {path.relative_to(model).as_posix() for path in model.rglob("*") if path.is_file()} == names
+    assert {"tokenizer.json", "modules.json", "1_Pooling/config.json", "sparse_linear.pt"} <= names
+    for name in names - {"model.safetensors"}:
+        assert (model / name).read_bytes() == (init / name).read_bytes(), name
+    assert (model / "model.safetensors").read_bytes() != (init / "model.safetensors").read_bytes()
+
+
+def test_the_model_loads_with_the_bases_pooling_and_full_length(trained: Config) -> None:
+    init = SentenceTransformer(str(trained.folder("init")), device="cpu")
+    model = SentenceTransformer(str(trained.folder("joint") / "model"), device="cpu")
+    assert model.max_seq_length == init.max_seq_length == 64
+    assert str(model[1]) == str(init[1])
+    vectors = model.encode(["река", "город и зима"])
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert not np.allclose(vectors, init.encode(["река", "город и зима"]), atol=1e-3)
+
+
+def test_metrics_have_a_line_a_step_and_dev_scores_on_schedule(trained: Config) -> None:
+    steps = [line for line in entries(trained) if "loss" in line]
+    assert [line["step"] for line in steps] == list(range(1, 9))
+    assert {line["set"] for line in steps} == {"pairs", "scored", "questions"}
+    keys = {"step", "loss", "contrastive", "grad_norm", "learning_rate", "tokens_per_second", "padding_share", "set"}
+    assert all(keys <= set(line) for line in steps)
+    for line in steps:
+        expected = line["contrastive"] + 0.1 * line.get("angle", 0.0)
+        assert line["loss"] == pytest.approx(expected, abs=2e-4)
+        assert bool(line.get("angle")) == (line["set"] == "scored")  # symmetric, and with different labels
+    dev = {line["step"]: line for line in entries(trained) if "dev_score" in line}
+    assert {4, 8} <= set(dev)
+    assert {"dev_questions_score", "dev_scored_score"} <= set(dev[4])
+
+
+def test_the_saved_weights_are_those_of_the_best_dev_score(trained: Config) -> None:
+    scores = {line["step"]: line["dev_score"] for line in entries(trained) if "dev_score" in line}
+    manifest = json.loads((trained.folder("joint") / "manifest.json").read_text())
+    assert manifest["metrics"]["dev_score"] == pytest.approx(max(scores.values()), abs=1e-6)
+
+
+def test_the_plan_counts_rows_tokens_and_padding(trained: Config) -> None:
+    plan = json.loads((trained.folder("joint") / "plan.json").read_text())
+    assert plan["batches"] == 8 == sum(entry["batches"] for entry in plan["sets"].values())
+    assert plan["rows_seen"] == 8 * 16
+    assert 0 <= plan["padding_share"] < 0.5
+    assert plan["sets"]["scored"]["angle_share"] == 1.0
+    assert plan["sets"]["questions"]["angle_share"] == 0.0
+
+
+def test_a_finished_side_is_not_trained_again(trained: Config) -> None:
+    before = (trained.folder("joint") / "manifest.json").stat().st_mtime_ns
+    trained.training.joint.logging_steps = 2  # doesn't change the result
+    run_stage(STAGE, trained)
+    assert (trained.folder("joint") / "manifest.json").stat().st_mtime_ns == before
+
+
+def refused(folder: Path, message: str, sets: dict[str, list[dict[str, Any]]] | None = None, **side: Any) -> None:
+    config = prepared_run(folder, sets or {"symmetric/pairs": rows(32)}, **{"max_steps": 2, **side})
+    with pytest.raises(UserError, match=message) as error:
+        run_stage(STAGE, config)
+    assert "\n" not in error.value.line
+    assert not (config.folder("symmetric") / "model").exists()
+
+
+def test_no_pairs_are_refused(tmp_path: Path) -> None:
+    refused(tmp_path, "no pairs to train on", {"asymmetric/other": rows(32)})
+
+
+def test_a_set_below_one_multiple_is_refused(tmp_path: Path) -> None:
+    refused(tmp_path, "7 rows give no batch", {"symmetric/pairs": rows(32), "symmetric/few": rows(7)})
+
+
+def test_a_length_beyond_the_bases_positions_is_refused(tmp_path: Path) -> None:
+    refused(tmp_path, "65 tokens are more than the base's 64", positive_length=65)
+    config = prepared_run(tmp_path / "set", {"symmetric/pairs": rows(32)})
+    config.training.symmetric.sets = {"pairs": SetConfig(anchor_length=100)}
+    with pytest.raises(UserError, match=r"sets\.pairs\.anchor_length"):
+        run_stage(STAGE, config)
+
+
+def test_unknown_sets_are_refused(tmp_path: Path) -> None:
+    config = prepared_run(tmp_path, {"symmetric/pairs": rows(32)})
+    config.training.symmetric.sets = {"paris": SetConfig(weight=2.0)}
+    with pytest.raises(UserError, match="no set of this side is called paris"):
+        run_stage(STAGE, config)
+
+
+def test_angle_without_different_labels_is_refused(tmp_path: Path) -> None:
+    refused(tmp_path, "AnglE would do nothing", angle_weight=0.02)
+
+
+def test_processes_that_do_not_divide_the_multiple_are_refused() -> None:
+    with pytest.raises(UserError, match="3 processes don't divide batch_multiple=8"):
+        check_processes(3, "symmetric", SideConfig())
+
+
+def test_bf16_is_refused_where_the_device_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "native_bfloat16", lambda: False)
+    assert precision.uses_bfloat16("auto") is False
+    with pytest.raises(UserError, match="no native bfloat16"):
+        precision.uses_bfloat16("bf16")
+    monkeypatch.setattr(precision, "native_bfloat16", lambda: True)
+    assert precision.uses_bfloat16("auto") and not precision.uses_bfloat16("fp32")
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
+    config = prepared_run(tmp_path, {"symmetric/pairs": rows(64)}, max_steps=2, learning_rate=1e30, max_grad_norm=0.0)
+    with pytest.raises(UserError):  # not finite: the stage stays unfinished
+        run_stage(STAGE, config)
+    folder = config.folder("symmetric") / "checkpoints/checkpoint-1"
+    folder.mkdir(parents=True)
+    (folder / "complete.json").write_text('{"run": "another"}')
+    with pytest.raises(UserError, match="belongs to another configuration"):
+        run_stage(STAGE, config)
+
+
+@pytest.mark.parametrize(
+    ("column", "content", "message"),
+    [
+        ("anchor", None, "column anchor is missing"),
+        ("positive", [" "] * 32, "column positive has empty texts"),
+        ("score", [float("nan")] * 32, "not finite"),
+    ],
+)
+def test_malformed_sets_are_refused(tmp_path: Path, column: str, content: list[Any] | None, message: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    config = prepared_run(tmp_path, {"symmetric/pairs": rows(32)})
+    table = pa.Table.from_pylist(rows(32), SCHEMA)
+    kept = [name for name in SCHEMA.names if name != column]
+    made = table.select(kept)
+    if content is not None:
+        made = made.append_column(column, pa.array(content, SCHEMA.field(column).type))
+    pq.write_table(made, config.folder("data") / "symmetric/pairs.parquet")
+    with pytest.raises(UserError, match=message):
+        run_stage(STAGE, config)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("temperature", 0.0),
+        ("batch_size", 20),
+        ("mixing", "random"),
+        ("directions", ["doc_to_doc"]),
+        ("dropout", 1.0),
+        ("epochs", -1.0),
+        ("anchor_length", 2),
+    ],
+)
+def test_impossible_values_are_named(field: str, value: Any) -> None:
+    assert field in dict(SideConfig(**{field: value}).problems())
+    assert not list(SideConfig().problems())

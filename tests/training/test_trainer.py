@@ -1,0 +1,123 @@
+"""Training runs that are killed, stopped, resumed and fed with what can't be learned from."""
+
+import json
+import os
+import random
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.errors import UserError
+from pipeline.stage import run_stage
+from tests.training.planned_sets import planned_loss, prepared_run, rows, tiny_model
+from tests.training.training_process import finish, stop_at
+from training.finetune import STAGE
+from training.run import training_arguments
+from training.trainer import MARK, last_checkpoint
+
+SETS = {
+    "symmetric/pairs": rows(160, seed=1),
+    "symmetric/scored": rows(100, seed=2, scored=True),
+    "symmetric/triplets": rows(64, seed=3, negatives=2),
+}
+LONG = {"max_steps": 40, "checkpoint_steps": 4, "dropout": 0.1, "angle_weight": 0.1}
+
+
+def lines(folder: Path) -> list[dict[str, float]]:
+    text = (folder / "one/symmetric/metrics.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def without_rates(entries: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [{key: value for key, value in line.items() if key != "tokens_per_second"} for line in entries]
+
+
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_run_killed_at_any_step_ends_in_the_same_bytes(tmp_path: Path, processes: int) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        prepared_run(folder, SETS)
+    expected = finish(whole, processes, **LONG)
+    step = random.Random(os.getpid()).randint(6, 30)
+    assert stop_at(killed, processes, step, signal.SIGKILL, **LONG) != 0
+    assert list((killed / "one/symmetric/checkpoints").glob(f"checkpoint-*/{MARK}"))
+    assert not (killed / "one/symmetric/model").exists()
+    assert finish(killed, processes, **LONG) == expected, f"killed after step {step}"
+    assert without_rates(lines(killed)) == without_rates(lines(whole))
+    assert [line["step"] for line in lines(killed)] == list(range(1, 41))
+    assert not (killed / "one/symmetric/checkpoints").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sigterm_saves_and_ends_cleanly(tmp_path: Path, processes: int) -> None:
+    prepared_run(tmp_path, SETS)
+    endless = {**LONG, "max_steps": 2000, "checkpoint_steps": 1000}
+    assert stop_at(tmp_path, processes, 6, signal.SIGTERM, **endless) in (143, 1 if processes > 1 else 143)
+    (mark,) = (tmp_path / "one/symmetric/checkpoints").glob(f"checkpoint-*/{MARK}")
+    assert "Traceback" not in (tmp_path / "log.txt").read_text() or processes > 1
+    assert int(mark.parent.name.split("-")[1]) >= 6
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_model_of_one(tmp_path: Path) -> None:
+    from safetensors.torch import load
+
+    side = {"max_steps": 6, "angle_weight": 0.1, "learning_rate": 1e-4}
+    for name in ("one", "two"):
+        prepared_run(tmp_path / name, SETS)
+    first, second = load(finish(tmp_path / "one", 1, **side)), load(finish(tmp_path / "two", 2, **side))
+    assert max(float((first[name] - second[name]).abs().max()) for name in first) < 1e-4
+    assert [line["loss"] for line in lines(tmp_path / "two")] == pytest.approx(
+        [line["loss"] for line in lines(tmp_path / "one")], rel=1e-4
+    )
+    plans = [json.loads((tmp_path / name / "one/symmetric/plan.json").read_text()) for name in ("one", "two")]
+    assert plans[0] == plans[1]
+
+
+def test_an_unfinished_checkpoint_is_not_taken(tmp_path: Path) -> None:
+    for step, whole in ((4, True), (8, False), (12, False)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        if whole:
+            (folder / MARK).write_text('{"run": "mine"}')
+    assert last_checkpoint(tmp_path, "mine") == tmp_path / "checkpoint-4"
+    assert last_checkpoint(tmp_path / "nowhere", "mine") is None
+    with pytest.raises(UserError, match="another configuration"):
+        last_checkpoint(tmp_path, "yours")
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_set_and_rows(tmp_path: Path) -> None:
+    config = prepared_run(tmp_path, SETS, max_steps=6, learning_rate=1e30, warmup=0.0, max_grad_norm=0.0)
+    with pytest.raises(UserError, match=r"at step [2-6] \(set \w+, rows \d+ \d+"):
+        run_stage(STAGE, config)
+    assert not (tmp_path / "one/symmetric/model").exists()
+
+
+def test_any_argument_of_the_library_passes_through(tmp_path: Path) -> None:
+    config = prepared_run(tmp_path, {}, arguments={"adam_beta2": 0.9, "lr_scheduler_type": "cosine"})
+    config.training.arguments = {"adam_beta1": 0.8, "adam_beta2": 0.5}
+    made = training_arguments(config, tmp_path, 10, False, False)
+    assert (made.adam_beta1, made.adam_beta2, made.lr_scheduler_type) == (0.8, 0.9, "cosine")
+    assert made.logging_nan_inf_filter is False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [({"adam_beta3": 1}, "adam_beta3"), ({"gradient_accumulation_steps": 4}, "not free")]
+)
+def test_wrong_arguments_are_refused(tmp_path: Path, arguments: dict[str, int], message: str) -> None:
+    config = prepared_run(tmp_path, {}, arguments=arguments)
+    with pytest.raises(UserError, match=message):
+        training_arguments(config, tmp_path, 10, False, False)
+
+
+def test_every_trained_parameter_gets_a_gradient_and_the_pooler_none() -> None:
+    model = tiny_model()
+    ids = torch.randint(4, 100, (4, 8))
+    features = [{"input_ids": ids, "attention_mask": torch.ones_like(ids)}]
+    labels = {"position": torch.tensor([[0, 1], [2, 3]]), "score": torch.full((2,), torch.nan), "angle_weight": 0.0}
+    planned_loss(model, 10**6)(features, labels).backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad == ("pooler" not in name), name
