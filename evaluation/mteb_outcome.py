@@ -10,6 +10,8 @@ import numpy as np
 from mteb.abstasks import AbsTask, AbsTaskRetrieval
 
 from evaluation.outcome import PART, Measure, Outcome
+from evaluation.statistics import STATISTICS
+from pipeline.errors import UserError
 
 PAIR_SIMILARITIES = {  # prefix of mteb's metric -> its key among the predictions, and whether larger is nearer
     "similarity": ("similarity_scores", 1),
@@ -18,6 +20,7 @@ PAIR_SIMILARITIES = {  # prefix of mteb's metric -> its key among the prediction
     "euclidean": ("euclidean_distances", -1),
     "manhattan": ("manhattan_distances", -1),
 }
+ROUNDING = 1e-4  # mteb keeps five or six digits
 TREC_NAMES = {"ndcg": "ndcg_cut", "map": "map_cut", "recall": "recall", "precision": "P", "hit_rate": "success"}
 
 
@@ -55,18 +58,29 @@ def query_scores_path(folder: Path, subset: str, split: str) -> Path:
 def mteb_outcome(task: AbsTask, parts: Sequence[Part], metrics: Sequence[str]) -> Outcome:
     """Columns and measures of all parts of a task; a metric is the mean of its values on the parts, as mteb has it."""
     columns: dict[str, np.ndarray] = {}
-    measures = []
+    measures, lengths = [], list[int]()
     for metric in metrics or [task.metadata.main_score]:
-        score = float(np.mean([part.scores[metric] for part in parts]))
+        rounded = float(np.mean([part.scores[metric] for part in parts]))
         statistic, per_part = _items(task.metadata.type, metric, parts)
         names = tuple(name if name == "gold" else f"{metric}:{name}" for name in per_part[0])
         for position, name in enumerate(names):
             columns[name] = np.concatenate([list(found.values())[position] for found in per_part])
+        score = float(np.mean([_exactly(statistic, found) for found in per_part]))
+        if abs(score - rounded) > ROUNDING:
+            what = f"the items give {metric} {score:.6f}, but mteb says {rounded:.6f}"
+            raise UserError(what, where=f"task {task.metadata.name}", remedy="leave it out: this is a defect here")
         measures.append(Measure(metric, score, statistic, names))
         lengths = [len(next(iter(found.values()))) for found in per_part]
     labels = [f"{part.subset}/{part.split}" for part in parts]
     columns[PART] = np.repeat(np.array(labels, dtype=object), lengths)
-    return Outcome(columns, tuple(measures), {"parts": {n: p.scores["main_score"] for n, p in zip(labels, parts)}})  # noqa: B905
+    by_part = {label: part.scores["main_score"] for label, part in zip(labels, parts, strict=True)}
+    return Outcome(columns, tuple(measures), {"parts": by_part})
+
+
+def _exactly(statistic: str, columns: dict[str, np.ndarray]) -> float:
+    """The metric from the items: mteb rounds what it keeps, so a cached score would differ from a fresh one."""
+    counts = np.ones((1, len(next(iter(columns.values())))))
+    return float(STATISTICS[statistic](counts, lambda size: np.ones((1, size)), *columns.values())[0])
 
 
 def _items(kind: str, metric: str, parts: Sequence[Part]) -> tuple[str, list[dict[str, np.ndarray]]]:

@@ -23,14 +23,14 @@ def run_task(model: Any, task: AbsTask, metrics: list[str], folder: Path, encode
         model: an encoder whose `mteb_model_meta` names its contents (see `evaluation.mteb_model`).
         task: one of mteb's, restricted to the splits and subsets that count.
         metrics: keys of mteb's result; empty: the task's main score.
-        folder: holds results and predictions of this model, precision and version of mteb.
+        folder: holds results and predictions by model, all made with one version of mteb.
         encode: keyword arguments of sentence-transformers' encode, such as batch_size and device.
 
     Raises:
         UserError: the task's data can't be had, or mteb can't evaluate the task.
     """
     name = task.metadata.name
-    predictions, cache = folder / "predictions" / name, ResultCache(folder)
+    predictions, cache = folder / "predictions" / model.mteb_model_meta.revision / name, ResultCache(folder)
     arguments: Any = {"batch_size": 32, "show_progress_bar": False, **encode}
     keep_query_scores(task, predictions)
     with _explained(name), quiet():

@@ -69,10 +69,10 @@ class Scorer:
 
     @cached_property
     def mteb_folder(self) -> Path:
-        """Kept across runs: results by contents of the model, precision and version of mteb."""
+        """Kept across runs, one folder for each version of mteb, whose scores are not comparable."""
         from importlib.metadata import version
 
-        return Path(self.config.runs, "cache", "mteb", version("mteb"), self.key)
+        return Path(self.config.runs, "cache", "mteb", version("mteb"))
 
     def mteb_encoder(self, kind: str) -> Any:
         """The model for mteb, by its dense vectors."""

@@ -18,7 +18,7 @@ class Resources:
 
     embedder: Callable[[], Any]  # -> evaluation.embedding.Embedder
     mteb_encoder: Callable[[str], Any]  # dense, sparse or multi_vector -> an encoder for mteb
-    mteb_folder: Path  # results of this model, precision and version of mteb
+    mteb_folder: Path  # results of all models by one version of mteb
     encode: dict[str, Any] = field(default_factory=dict)  # keyword arguments of sentence-transformers' encode
     workers: int = 1
 
@@ -113,7 +113,7 @@ def _mteb_tasks(name: str, suite: SuiteConfig, config: Config, stage: StageFolde
             made = hub_task(task, suite, special, config.mirror)
 
             def run(r: Resources, made: Any = made, kind: str = kind, special: Any = special) -> Outcome:
-                return run_task(r.mteb_encoder(kind), made, special.metrics, r.mteb_folder / kind, r.encode)
+                return run_task(r.mteb_encoder(kind), made, special.metrics, r.mteb_folder, r.encode)
 
             settings = {"task": special, "languages": suite.languages, "data": made.metadata.dataset}
             tasks.append(Task(name, task if kind == "dense" else f"{task}.{kind}", settings, run))

@@ -1,0 +1,39 @@
+"""Small random models in the sentence-transformers layout, made once."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from evaluation.embedding import Embedder
+from training.bases.random import make_random
+from training.config_base import BaseConfig
+
+PROMPTS = {"query": "query: ", "document": "passage: "}
+MakeModel = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def make_model(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> MakeModel:
+    """Makes a model folder; `seed` changes its weights, further arguments its config."""
+
+    def make(seed: int = 1, folder: Path | None = None, **settings: object) -> Path:
+        folder = folder or tmp_path_factory.mktemp("model")
+        folder.mkdir(parents=True, exist_ok=True)
+        config = BaseConfig(**{"hidden": 32, "vocabulary": 1500, "prompts": PROMPTS, "max_length": 128, **settings})
+        make_random(config, folder, seed, repository / "data" / "samples")
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def model_folder(make_model: MakeModel) -> Path:
+    """One small model with prompts, mean pooling and normalisation."""
+    return make_model(seed=1, pooling="mean")
+
+
+@pytest.fixture(scope="session")
+def embedder(model_folder: Path) -> Embedder:
+    """The small model, loaded."""
+    return Embedder(model_folder, device="cpu", batch_tokens=256)
