@@ -8,18 +8,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from evaluation.run_record import CHAIN, read_run
 from pipeline.artefact import read_manifest
 from pipeline.config import Config
 from pipeline.console import log
 from pipeline.stage import Stage, StageFolder, application
 
-STAGES = ("data", "init", "symmetric", "asymmetric", "joint", "merge", "evaluate")
-
 
 def inputs(config: Config) -> dict[str, Path | str]:
     """Every complete artefact of the run; of the others their state, so that a change of it makes the page anew."""
     found: dict[str, Path | str] = {}
-    for name in STAGES:
+    for name in CHAIN:
         manifest = read_manifest(config.folder(name))
         if manifest and manifest.status == "complete":
             found[name] = config.folder(name)
@@ -33,7 +32,6 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     from evaluation.claims import VERDICTS, check_claims, claims_csv
     from evaluation.model_card import render_card, write_readme
     from evaluation.report_page import render_page
-    from evaluation.run_record import read_run
     from evaluation.usage_example import usage_similarities
 
     run = read_run(config.folder("report").parent, asdict(config))

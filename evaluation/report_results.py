@@ -127,7 +127,14 @@ def _card_table(
 ) -> tuple[list[str], list[list[Any]]]:
     further = [name for name in models_of(run.scores) if name not in MODELS]
     models = ["base", *(name for name in ("symmetric", "asymmetric", "joint") if name in run.stages), "merge", *further]
-    columns = ["row", "bge-m3, card", "USER-bge-m3, card", *(f"our {name}" for name in models), "direction", "holds"]
+    columns = [
+        "row",
+        "bge-m3, card",
+        "USER-bge-m3, card",
+        *(f"our {name}" for name in models),
+        "the card's direction",
+        "here",
+    ]
     cells = []
     for row in rows:
         before, after = (printed.get(f"{kind}/{who}/{row}") for who in ("bge-m3", "USER-bge-m3"))
@@ -156,8 +163,8 @@ def direction(change: float, base: float | None, merge: float | None, step: floa
         return "not run"
     moved = merge - base
     if change == 0:
-        return "holds" if abs(moved) < step else "fails"
-    return "holds" if moved * change > 0 else "fails"
+        return "holds" if abs(moved) < step else "does not hold"
+    return "holds" if moved * change > 0 else "does not hold"
 
 
 def claim_groups(claims: Sequence[Claim]) -> list[dict[str, Any]]:
@@ -173,7 +180,7 @@ def claim_groups(claims: Sequence[Claim]) -> list[dict[str, Any]]:
 
 def _claim_rows(claims: Sequence[Claim]) -> list[list[Any]]:
     return [
-        [c.claim, c.card, c.printed or show.DASH, c.tolerance, show.verdict(c.verdict), show.long(c.where)]
+        [c.claim, _grouped(c.card), _grouped(c.printed), c.tolerance, show.verdict(c.verdict), show.long(c.where)]
         for c in claims
     ]
 

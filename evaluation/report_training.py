@@ -10,6 +10,7 @@ from evaluation.run_record import RunRecord
 LOSSES = (("loss", "var(--accent)"), ("contrastive", "var(--symmetric)"), ("angle", "var(--init)"))
 DEV_COLOURS = ("var(--merge)", "var(--symmetric)", "var(--asymmetric)", "var(--init)", "var(--joint)", "var(--base)")
 MOST_DEV_LINES = len(DEV_COLOURS)
+TAKEN = "\u00a0*"
 PLAN_COLUMNS = (
     ("batches", "batches"),
     ("batch_size", "rows a batch"),
@@ -111,7 +112,7 @@ def compared_table(run: RunRecord) -> tuple[list[str], list[list[Any]]]:
     sides = [side for side in ("symmetric", "asymmetric") if any(side in row for row in compared.values())]
     rows = []
     for name, row in compared.items():
-        marked = f"{name.replace('_', ' ')}{' *' if name == found.get('method') else ''}"
+        marked = name.replace("_", " ") + (TAKEN if name == found.get("method") else "")
         weights = [_fixed(row.get(f"weight_{model}")) for model in models]
         scores = [_fixed(row.get(key)) for key in ("dev", *sides, "guard_loss")]
         rows.append([marked, *weights, *scores, show.number(row.get("allowed"))])

@@ -5,10 +5,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from evaluation.comparison import Difference
 from pipeline.artefact import Manifest, read_manifest
+
+if TYPE_CHECKING:
+    from evaluation.comparison import Difference
 
 CHAIN = ("data", "init", "symmetric", "asymmetric", "joint", "merge", "evaluate")
 SIDES = ("symmetric", "asymmetric", "joint")
@@ -67,7 +69,7 @@ class RunRecord:
     search: list[Row] = field(default_factory=list)
     simplex: str | None = None  # SVG
     scores: list[Score] = field(default_factory=list)
-    differences: list[Difference] = field(default_factory=list)
+    differences: list["Difference"] = field(default_factory=list)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -113,7 +115,7 @@ class RunRecord:
         current = {other: stage.manifest.fingerprint for other, stage in self.stages.items() if stage.manifest}
         return [other for other, value in used.items() if other in current and current[other] != value]
 
-    def difference(self, model: str, against: str, suite: str, task: str) -> Difference | None:
+    def difference(self, model: str, against: str, suite: str, task: str) -> "Difference | None":
         """The paired comparison of two models on a task's own score."""
         wanted = (model, against, suite, task, True)
         return next((d for d in self.differences if (d.model, d.against, d.suite, d.task, d.main) == wanted), None)
@@ -180,7 +182,7 @@ def _score(row: Row) -> Score:
     return Score(*names, value, low, high, int(items) if items is not None else None)
 
 
-def _differences(rows: list[Row], scores: list[Score]) -> list[Difference]:
+def _differences(rows: list[Row], scores: list[Score]) -> list["Difference"]:
     """Lines of comparison.csv; a task's own score is the one that scores.csv names first."""
     own: dict[tuple[str, str], str] = {}
     for score in scores:
@@ -188,7 +190,9 @@ def _differences(rows: list[Row], scores: list[Score]) -> list[Difference]:
     return [_difference(row, own.get((row["suite"], row["task"])) == row["metric"]) for row in rows]
 
 
-def _difference(row: Row, main: bool) -> Difference:
+def _difference(row: Row, main: bool) -> "Difference":
+    from evaluation.comparison import Difference
+
     model, against, suite, task, metric = (row[key] for key in ("model", "against", "suite", "task", "metric"))
     numbers = ("difference", "ci_low", "ci_high", "p_value", "p_holm")
     value, low, high, p, holm = (float(row[key] or "nan") for key in numbers)

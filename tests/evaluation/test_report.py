@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from evaluation.report import STAGE
+from evaluation.report_results import direction
 from pipeline.artefact import read_manifest
 from pipeline.config import Config
 from pipeline.stage import finished, run_stage
@@ -56,6 +57,46 @@ def test_the_page_tells_what_the_artefacts_say(whole: Config, page: str) -> None
         assert figure in text, figure
     for score in ("0.340 0.320 to 0.360", "+0.0400", "+0.0270 to +0.0530", "&lt; 0.001"):
         assert score in text, score
+
+
+def test_the_card_s_tables_stand_beside_the_run_s_models_with_the_direction(page: str) -> None:
+    text = visible(page)
+    assert "STS 0.86 0.87 0.800 0.810 0.850 0.840 rises holds" in text
+    assert "TI 0.97 0.97 0.910 0.920 0.960 0.950 unchanged does not hold" in text
+    assert "Retrieval by Recall@100 0.945 0.934 – – – – falls not run" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "base", "merge", "verdict"),
+    [
+        (0.01, 0.5, 0.6, "holds"),
+        (0.01, 0.5, 0.4, "does not hold"),
+        (-0.01, 0.5, 0.4, "holds"),
+        (0.01, 0.5, 0.5, "does not hold"),
+        (0.0, 0.5, 0.5099, "holds"),
+        (0.0, 0.5, 0.4899, "does not hold"),
+        (0.01, None, 0.5, "not run"),
+    ],
+)
+def test_a_direction_holds_when_both_move_the_same_way(
+    change: float, base: float | None, merge: float | None, verdict: str
+) -> None:
+    assert direction(change, base, merge, 0.01) == verdict
+
+
+def test_a_move_inside_the_interval_is_called_noise(tmp_path: Path, model: Path) -> None:
+    config = write_run(tmp_path, model)
+    comparison = config.folder("evaluate") / "comparison.csv"
+    comparison.write_text(comparison.read_text().replace("0.027", "-0.027"), encoding="utf-8")
+    run_stage(STAGE, config)
+    text = visible((config.folder("report") / "index.html").read_text(encoding="utf-8"))
+    assert "STS 0.86 0.87 0.800 0.810 0.850 0.840 rises holds (within noise)" in text
+
+
+def test_the_same_artefacts_give_the_same_bytes(whole: Config) -> None:
+    before = read_manifest(whole.folder("report"))
+    again = run_stage(STAGE, dataclasses.replace(whole, force=True))
+    assert before and again.outputs == before.outputs
 
 
 def test_names_from_artefacts_are_escaped(page: str) -> None:
