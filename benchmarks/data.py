@@ -86,7 +86,7 @@ def comparison(scratch: Path, rounds: int, full_share: float) -> list[dict[str, 
     measure(Side("benchmarks.data:make_mirror", {"folder": full, "share": full_share}))
     large = measure(Side("benchmarks.data:_fresh_ours", {"mirror": full, "scratch": str(scratch)}))
     print(f"full size: {large.result['rows']:,} rows in {large.seconds:.0f} s")
-    print("built at full size:", large.result["built"])
+    print("built at full size:", large.result["built"], flush=True)
     rates = small.result["rows"] / small.seconds, peer.result["rows"] / peer.seconds
     gigabytes = [run.peak_bytes / 2**30 for run in (small, peer, large)]
     return [

@@ -19,12 +19,13 @@ def json_lines(
     stream: IO[bytes], file: str, columns: list[str], errors: RowErrors, block: int = BATCH_BYTES
 ) -> Iterator[Batch]:
     """One object a line."""
-    row, kinds, rest = 1, None, b""
+    row, chosen, rest = 1, list[str](), b""
     while True:
         content = stream.read(block)
         lines, rest = _whole_lines(rest + content, last=not content)
         if lines.strip():
-            kinds = kinds or _kinds_of_first_lines(lines, file, columns, errors)
+            chosen = chosen or _chosen(lines, file, columns, errors)
+            kinds = _schema(chosen, _list_columns(lines, chosen))
             table = _parsed_lines(lines, kinds)
             if table is None:
                 table = _line_by_line(lines, file, row, kinds, errors)
@@ -41,28 +42,38 @@ def _whole_lines(content: bytes, *, last: bool) -> tuple[bytes, bytes]:
     return content[:end], content[end:]
 
 
-def _kinds_of_first_lines(lines: bytes, file: str, columns: list[str], errors: RowErrors) -> pa.Schema:
-    """The wanted columns with their types, as the first objects have them; a column of nulls counts as text."""
-    chosen: list[str] = []
-    lists: dict[str, bool] = {}
+def _objects(lines: bytes) -> Iterator[dict[str, Any]]:
+    """The objects among the lines, whatever else there is."""
     for line in lines.splitlines():
         try:
             content = json.loads(line)
         except ValueError:
             continue
         if isinstance(content, dict):
-            chosen = chosen or _chosen(content, file, columns, errors)
-            known = {name: isinstance(value, list) for name, value in content.items() if value is not None}
-            lists = known | lists
-            if lists.keys() >= set(chosen):
-                break
-    chosen = chosen or [column for column in columns if "*" not in column]
-    return _schema(chosen, {column for column in chosen if lists.get(column)})
+            yield content
 
 
-def _chosen(content: dict[str, Any], file: str, columns: list[str], errors: RowErrors) -> list[str]:
+def _chosen(lines: bytes, file: str, columns: list[str], errors: RowErrors) -> list[str]:
+    """The wanted columns, as the first object has them."""
+    for content in _objects(lines):
+        return _wanted(content, file, columns, errors)
+    return [column for column in columns if "*" not in column]
+
+
+def _wanted(content: dict[str, Any], file: str, columns: list[str], errors: RowErrors) -> list[str]:
     found = {name: type(value).__name__ for name, value in content.items()}
     return wanted_columns(columns, found, errors.set_name, file)
+
+
+def _list_columns(lines: bytes, columns: list[str]) -> set[str]:
+    """Which columns hold lists of texts, by the first objects that have something in them."""
+    known: dict[str, bool] = {}
+    for content in _objects(lines):
+        found = {name: isinstance(content[name], list) for name in columns if content.get(name) is not None}
+        known = found | known
+        if len(known) == len(columns):
+            break
+    return {name for name, is_list in known.items() if is_list}
 
 
 def _schema(columns: list[str], lists: set[str]) -> pa.Schema:
@@ -127,7 +138,7 @@ def json_array(
     row, rows = 1, list[dict[str, Any]]()
     for number, content in enumerate(_array_items(stream, file, errors), start=1):
         if kinds is None:
-            chosen = _chosen(content, file, columns, errors)
+            chosen = _wanted(content, file, columns, errors)
             kinds = _schema(chosen, {column for column in chosen if isinstance(content[column], list)})
         kept = _typed(content, kinds, f"{file}, row {number}", errors)
         if kept is not None:

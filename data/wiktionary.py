@@ -19,6 +19,8 @@ import xxhash
 
 from pipeline.errors import UserError
 
+STRESS = "\u0301"  # the accent of dictionaries; running text has none
+UNREAD = re.compile(r"[|{}]|\[\[|\]\]|''")
 PACKAGE = "wiki_ru_wordnet"
 LINK = re.compile(r"\[\[(?:[^\[\]|]*\|)?([^\[\]|]*)\]\]")
 EXTERNAL_LINK = re.compile(r"\[https?://\S+\s*([^\]]*)\]")
@@ -82,6 +84,11 @@ def package_version() -> str:
         raise UserError(f"the package {PACKAGE} is not installed", where="data source", remedy=remedy) from None
 
 
+def is_installed() -> bool:
+    """Whether the package is there."""
+    return importlib.util.find_spec(PACKAGE) is not None
+
+
 def database() -> Path:
     """The package's sqlite file, found without importing the package (its connector opens it for writing)."""
     package_version()
@@ -90,10 +97,15 @@ def database() -> Path:
     return Path(spec.origin).parent / "database" / "wikiwordnet.db"
 
 
+def connect() -> sqlite3.Connection:
+    """The database, read-only: not even a journal is written beside it."""
+    return sqlite3.connect(f"file:{database()}?mode=ro&immutable=1", uri=True)
+
+
 @lru_cache(maxsize=1)
 def senses() -> tuple[Sense, ...]:
     """All senses with a definition, in the order of the database."""
-    connection = sqlite3.connect(f"file:{database()}?mode=ro&immutable=1", uri=True)
+    connection = connect()
     try:
         rows = connection.execute("SELECT synset_id, lemma, definition FROM synsets ORDER BY rowid").fetchall()
     finally:
@@ -134,11 +146,15 @@ def _words(content: str, examples: list[str]) -> str:
 
 
 def _tidy(text: str) -> str:
+    """Plain text; empty where markup is left that was not understood."""
+    text = text.replace(STRESS, "")
     text = re.sub(r"'{2,}|\[\[|\]\]|\{\{.*|\}\}|^[#*:]+", " ", text)
+    text = re.sub(r"\s*\|\|\s*", "; ", text)  # separates shades of one meaning
     text = re.sub(r"\s+", " ", text)
     text = re.sub(r"\s+([,;:.!?)])", r"\1", text)
     text = re.sub(r"\(\s*\)|^[\s,;:.\-—|]+", " ", text).strip()
-    return text.strip(" ;,|")
+    text = text.strip(" ;,|")
+    return "" if UNREAD.search(text) else text
 
 
 def _of_split(split: str) -> Iterator[Sense]:

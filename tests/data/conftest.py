@@ -1,8 +1,10 @@
 """Running the data stage in this process, on the bundled samples or on files of a test's own."""
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import polars as pl
 import pytest
 from hydra import compose, initialize_config_dir
 
+from data.config import SourceConfig
 from pipeline.application import CONFIGS
 from pipeline.config import Config, checked
 
@@ -43,18 +46,29 @@ class Prepared:
         return {path.relative_to(self.folder).as_posix(): path.read_bytes() for path in found}
 
 
-def composed(*overrides: str) -> Config:
-    """The typed config of these overrides; relative paths mean the checkout."""
+@lru_cache(maxsize=64)
+def _composed(*overrides: str) -> Config:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return checked(compose("config", overrides=["profile=tiny", f"mirror={REPOSITORY}/data/samples", *overrides]))
 
 
+def composed(*overrides: str) -> Config:
+    """The typed config of profile tiny with these overrides."""
+    return copy.deepcopy(_composed(*overrides))
+
+
 def run(runs: Path, *overrides: str) -> Prepared:
     """Make the data stage below `runs`."""
+    return run_config(composed(*overrides), runs)
+
+
+def run_config(config: Config, runs: Path) -> Prepared:
+    """Make the data stage of a config that was changed in place."""
     from data.prepare import STAGE
     from pipeline.stage import run_stage
 
-    run_stage(STAGE, composed(f"runs={runs}", "run=test", *overrides))
+    config.runs, config.run = str(runs), "test"
+    run_stage(STAGE, config)
     return Prepared(runs / "test" / "data")
 
 
@@ -78,14 +92,9 @@ def one_set(tmp_path: Path) -> OneSet:
     """Prepare a single local file: one_set(path, "an.override=1", columns={...}, other fields of the source)."""
 
     def prepare(path: Path, *overrides: str, **source: Any) -> Prepared:
-        from data.config import SourceConfig
-        from data.prepare import STAGE
-        from pipeline.stage import run_stage
-
         given = {"title": "Mine", "side": "asymmetric", "path": str(path), "format": "jsonl", **source}
-        config = composed(f"runs={tmp_path}/runs", "run=test", "data.dev.anchors=0", *overrides)
+        config = composed("data.dev.anchors=0", *overrides)
         config.data.sources, config.data.held_out = {"mine": SourceConfig(**given)}, {}
-        run_stage(STAGE, config)
-        return Prepared(tmp_path / "runs" / "test" / "data")
+        return run_config(config, tmp_path / "runs")
 
     return prepare

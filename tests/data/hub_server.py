@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -93,8 +92,7 @@ class Hub(BaseHTTPRequestHandler):
             self.send_header(name, value)
 
     def log_message(self, format: str, *args: object) -> None:
-        with (self.mirror.parent / "requests.log").open("a") as log:
-            log.write(format % args + "\n")
+        """Quiet."""
 
 
 def _oid(path: Path) -> str:
@@ -105,9 +103,3 @@ def serve(mirror: Path) -> ThreadingHTTPServer:
     """A server of `mirror` on a free port; the caller runs and closes it."""
     handler = type("Handler", (Hub,), {"mirror": mirror})
     return ThreadingHTTPServer(("127.0.0.1", 0), handler)
-
-
-if __name__ == "__main__":
-    server = serve(Path(sys.argv[1]))
-    print(server.server_address[1], flush=True)
-    server.serve_forever()

@@ -1,0 +1,110 @@
+"""Each construction against what it is said to make."""
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.config import SourceConfig
+from data.constructions import CONSTRUCTIONS, turns
+
+LABELS = ["entailment", "neutral", "contradiction"]
+
+
+def made(construction: str, rows: dict[str, list], **fields: object) -> list[tuple]:
+    source = SourceConfig(title="x", side="symmetric", construction=construction, **fields)  # type: ignore[arg-type]
+    frame = pl.DataFrame(rows).with_columns(pl.int_range(pl.len()).alias("row"))
+    pairs = CONSTRUCTIONS[construction](frame, source, 42)
+    assert pairs.columns == ["anchor", "positive", "negatives", "score"]
+    return pairs.rows()
+
+
+def test_articles_give_title_with_text_and_with_summary() -> None:
+    rows = {"title": ["T1", "T2"], "text": ["x1", "x2"], "summary": ["s1", "s2"]}
+    assert [row[:2] for row in made("title_text_summary", rows)] == [("T1", "x1"), ("T1", "s1"), ("T2", "x2"), ("T2", "s2")]
+
+
+def test_parallel_lists_pair_by_position() -> None:
+    rows = {"query": ["q"], "pos": [["p1", "p2"]], "neg": [["n1", "n2"]]}
+    assert made("query_pos_neg", rows, list_length=2) == [("q", "p1", ["n1"], None), ("q", "p2", ["n2"], None)]
+    assert made("query_pos_neg", rows, list_length=2, positives="first") == [("q", "p1", ["n1"], None)]
+    assert made("query_pos_neg", rows) == [("q", "p1", ["n1", "n2"], None), ("q", "p2", ["n1", "n2"], None)]
+
+
+def test_triplets_keep_choose_or_spread_their_negatives() -> None:
+    rows = {"anchor": ["a", "b"], "positive": ["p", "q"], "negative": [["n1", "n2", "n3"], ["m1"]]}
+    assert made("triplets", rows) == [("a", "p", ["n1", "n2", "n3"], None), ("b", "q", ["m1"], None)]
+    assert [row[2] for row in made("triplets", rows, negatives_as_rows=True)] == [["n1"], ["n2"], ["n3"], ["m1"]]
+    assert [row[2] for row in made("triplets", rows, negatives="none")] == [[], []]
+    chosen = made("triplets", rows, max_negatives=2)
+    assert len(chosen[0][2]) == 2 and set(chosen[0][2]) <= {"n1", "n2", "n3"} and chosen[1][2] == ["m1"]
+
+
+def test_chosen_negatives_are_spread_evenly_and_do_not_depend_on_the_batch() -> None:
+    count = 3000
+    rows = {
+        "anchor": [f"a{n}" for n in range(count)],
+        "positive": ["p"] * count,
+        "negative": [[str(k) for k in range(10)]] * count,
+    }
+    whole = made("triplets", rows, max_negatives=1)
+    halves = [made("triplets", {name: column[part] for name, column in rows.items()}, max_negatives=1)
+              for part in (slice(0, 1000), slice(1000, None))]  # fmt: skip
+    assert whole == halves[0] + halves[1]
+    counts = [sum(row[2] == [str(k)] for row in whole) for k in range(10)]
+    assert min(counts) > 240 and max(counts) < 360  # 300 expected, standard deviation 16
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 30), st.sampled_from(LABELS)), max_size=40))
+@settings(max_examples=60, deadline=None)
+@pytest.mark.parametrize("one", [False, True])
+@pytest.mark.parametrize("need", [False, True])
+def test_nli_agrees_with_a_loop_over_premises(one: bool, need: bool, rows: list[tuple[int, int, str]]) -> None:
+    frame = {
+        "group": [f"g{group}" for group, _, _ in rows],
+        "premise": [f"g{group}" for group, _, _ in rows],
+        "hypothesis": [f"h{hypothesis}" for _, hypothesis, _ in rows],
+        "label": [label for _, _, label in rows],
+    }
+    schema_safe = {name: pl.Series(column, dtype=pl.String) for name, column in frame.items()}
+    fields = {"pairs_per_group": "one" if one else "all", "need_negative": need, "labels": {"a": "entailment"}}
+    expected = []
+    for position, (group, hypothesis, label) in enumerate(rows):
+        if label != "entailment":
+            continue
+        earlier = sum(g == group and other == "entailment" for g, _, other in rows[:position])
+        negatives = [f"h{h}" for g, h, other in rows if g == group and other == "contradiction"]
+        if (one and earlier) or (need and not negatives):
+            continue
+        expected.append((f"g{group}", f"h{hypothesis}", [negatives[earlier % len(negatives)]] if negatives else [], None))
+    assert made("nli", schema_safe, **fields) == expected
+
+
+def test_nli_keeps_other_labels_with_their_score() -> None:
+    rows = {"group": ["a"] * 3, "premise": ["A"] * 3, "hypothesis": ["1", "2", "3"], "label": LABELS}
+    scores = {"neutral": 0.5, "contradiction": 0.0}
+    found = made("nli", rows, labels={"x": "neutral"}, scores=scores, negative_label=None)
+    assert found == [("A", "1", [], 1.0), ("A", "2", [], 0.5), ("A", "3", [], 0.0)]
+
+
+def test_nli_orders_numbers_as_numbers() -> None:
+    rows = {"group": ["a"] * 2, "premise": ["A"] * 2, "hypothesis": ["tenth", "ninth"], "label": ["entailment"] * 2,
+            "order": ["10", "9"]}  # fmt: skip
+    assert [row[1] for row in made("nli", rows, labels={"x": "neutral"}, pairs_per_group="one")] == ["ninth"]
+
+
+def test_paraphrase_groups_give_their_first_two_different_texts() -> None:
+    rows = {"group": list("aaabbc"), "text": ["x", "x", "y", "z", "z", "w"], "order": ["3", "2", "1", "1", "2", "1"]}
+    assert [row[:2] for row in made("paraphrase_groups", rows)] == [("y", "x")]
+
+
+@pytest.mark.parametrize(
+    ("text", "turn"),
+    [
+        ("<|user|>Как дела?</s>\n<|assistant|>Хорошо.</s>", ("Как дела?", "Хорошо.")),
+        ("<|user|> Один\nдва <|assistant|> Три </s><|user|>Ещё?", ("Один\nдва", "Три")),
+        ("без разметки", ("", "")),
+    ],
+)
+def test_chat_markup_is_split_into_its_first_turn(text: str, turn: tuple[str, str]) -> None:
+    assert turns(pl.DataFrame({"text": [text]})).row(0) == turn

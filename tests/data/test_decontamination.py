@@ -1,0 +1,128 @@
+"""Evaluation texts planted among training pairs are found and named; passages of a corpus alone are not."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import polars as pl
+import pytest
+from datasets import Dataset, DatasetDict
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.cleaning import comparable
+from data.decontamination import TextIndex
+from data.evaluation_texts import task_texts
+from data.near_duplicates import NearIndex
+from tests.data.conftest import composed, run_config
+
+SENTENCE = "Мужчина в красной куртке играет на гитаре возле большого городского фонтана."
+TEXTS = st.text(alphabet="абвё АБ.,!- ", max_size=400)
+
+
+@given(st.lists(TEXTS, max_size=6), st.lists(TEXTS, max_size=6))
+@settings(max_examples=150, deadline=None)
+def test_the_index_finds_exactly_the_texts_that_are_equal(known: list[str], asked: list[str]) -> None:
+    index = TextIndex.of({"task": pl.Series(known, dtype=pl.String)})
+    forms = {form for form in comparable(pl.Series(known, dtype=pl.String)) if form}
+    column = pl.Series([*asked, *(text.upper() + "!" for text in known)], dtype=pl.String)
+    expected = ["task" if form in forms else None for form in comparable(column)]
+    assert index.find(column).to_list() == expected
+
+
+def test_a_head_of_punctuation_hides_nothing() -> None:
+    index = TextIndex.of({"task": pl.Series([SENTENCE])})
+    assert index.find(pl.Series(["!" * 400 + SENTENCE, SENTENCE * 2])).to_list() == ["task", None]
+
+
+def test_near_duplicates_are_found_and_other_texts_are_not() -> None:
+    index = NearIndex([("task", pl.Series([SENTENCE]))], threshold=0.7)
+    asked = [
+        SENTENCE.replace("играет", "играл"),
+        SENTENCE.upper(),
+        "Сегодня " + SENTENCE,
+        "Женщина в синем платье поёт у маленького деревенского колодца и улыбается.",
+        "Мужчина",
+    ]
+    assert index.find(pl.Series(asked)).to_list() == ["task", "task", "task", None, None]
+
+
+def retrieval_task() -> Any:
+    split = {
+        "corpus": Dataset.from_list([{"id": "d1", "title": "", "text": "Пассаж о реках."}]),
+        "queries": Dataset.from_list([{"id": "q1", "text": "Куда впадает Обь?"}]),
+        "relevant_docs": {"q1": {"d1": 1}},
+    }
+    return SimpleNamespace(dataset={"ru": {"dev": split, "train": split}}, hf_subsets=["ru"], eval_splits=["dev"])
+
+
+def test_queries_of_a_retrieval_task_count_and_its_passages_do_not() -> None:
+    assert list(task_texts(retrieval_task())) == ["Куда впадает Обь?"]
+
+
+def test_only_test_splits_and_texts_of_a_task_count() -> None:
+    def rows(text: str) -> Dataset:
+        return Dataset.from_list([{"text": text, "label": 1}])
+
+    task = SimpleNamespace(
+        dataset=DatasetDict(train=rows("учебный"), test=rows("проверочный")), hf_subsets=["default"], eval_splits=["test"]
+    )
+    assert list(task_texts(task)) == ["проверочный"]
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> Any:
+    """A config whose only set holds copies of evaluation texts, and whose suite is one task out of a mirror."""
+    mirror, encodechka = tmp_path / "mirror", tmp_path / "encodechka"
+    folder = mirror / "ai-forever" / "ru-stsbenchmark-sts"
+    folder.mkdir(parents=True)
+    encodechka.mkdir()
+    (encodechka / "para_gold.csv").write_text("text_1,text_2,class\nЗаголовок первый здесь,Заголовок второй,1\n", encoding="utf-8")
+    row = {"sentence1": SENTENCE, "sentence2": "Кошка спит на подоконнике.", "score": 1.0}
+    for split in ("train", "validation", "test"):
+        text = {"sentence1": f"{split} {SENTENCE}", "sentence2": "x", "score": 0.0} if split != "test" else row
+        (folder / f"{split}.jsonl").write_text(json.dumps(text, ensure_ascii=False) + "\n", encoding="utf-8")
+    rows = [
+        {"question": "Первый вопрос?", "answer": SENTENCE},
+        {"question": "КОШКА спит на подоконнике", "answer": "Ответ второй."},
+        {"question": "Третий вопрос?", "answer": SENTENCE.replace("играет", "играл")},
+        {"question": "Четвёртый вопрос?", "answer": "«Заголовок первый» — здесь"},
+        {"question": "Пятый вопрос?", "answer": "Ответ, который нигде не встречается."},
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    config = composed(
+        "+source@data.sources.planted=example_custom", f"data.sources.planted.path={path}", "data.dev.anchors=0",
+        "data.decontamination.suites=[encodechka,sts]", f"evaluation.encodechka={encodechka}",
+        "+evaluation/suite@evaluation.suite.sts=rus_v1_1", "evaluation.suite.sts.benchmark=null",
+    )  # fmt: skip
+    config.mirror, config.data.held_out = str(mirror), {}
+    config.data.sources = {"planted": config.data.sources["planted"]}
+    suite = config.evaluation.suite["sts"]
+    suite.tasks = {"RuSTSBenchmarkSTS": type(next(iter(suite.tasks.values())))(splits=["test"]), "RUParaPhraserSTS": suite.tasks.popitem()[1]}
+    return config
+
+
+def test_planted_evaluation_texts_are_removed_and_named(planted: Any, tmp_path: Path) -> None:
+    prepared = run_config(planted, tmp_path / "runs")
+    assert prepared.ledger["planted"]["dropped"] == {
+        "evaluation: RuSTSBenchmarkSTS": 2, "evaluation: encodechka para_gold": 1,
+    }  # fmt: skip
+    evaluations = prepared.account["evaluations"]
+    assert evaluations["checked"] == {"encodechka para_gold": 2, "RuSTSBenchmarkSTS": 2}
+    assert "RUParaPhraserSTS" in evaluations["not_checked"] and "encodechka stsb_dev" in evaluations["not_checked"]
+    assert "found in training: My questions 2" in (prepared.folder / "ledger.md").read_text(encoding="utf-8")
+
+
+def test_near_duplicates_are_removed_when_asked_and_only_reported_in_mode_report(planted: Any, tmp_path: Path) -> None:
+    planted.data.decontamination.near_duplicates = True
+    removed = run_config(planted, tmp_path / "removed")
+    assert removed.train()["planted"]["anchor"].to_list() == ["Пятый вопрос?"]
+    assert removed.ledger["planted"]["dropped"]["near evaluation: RuSTSBenchmarkSTS"] == 1
+    planted.data.decontamination.mode = "report"
+    reported = run_config(planted, tmp_path / "reported")
+    assert len(reported.train()["planted"]) == 5 and not reported.ledger["planted"]["dropped"]
+    assert sum(reported.ledger["planted"]["reported"].values()) == 4
+    planted.data.decontamination.mode = "off"
+    assert run_config(planted, tmp_path / "off").ledger["planted"]["reported"] == {}

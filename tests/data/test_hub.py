@@ -1,0 +1,81 @@
+"""The true download path against a small server that speaks the Hub's URLs; and what happens without one."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.data.conftest import REPOSITORY, Prepared, run
+from tests.data.hub_server import COMMIT, serve
+
+SETS = ["~data.sources.ru_hnp", "~data.sources.tapaco", "~data.sources.mr_tydi"]
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[str]:
+    """The address of a server that serves the bundled samples."""
+    server = serve(REPOSITORY / "data" / "samples")
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+def command(module: str, endpoint: str, home: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """A module in a process of its own: the Hub's client reads its environment when it is imported."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE"))}
+    environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(home / "home"), "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
+    arguments = ["profile=tiny", "mirror=null", "run=test", f"runs={home}/runs", *SETS, *overrides]
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments], env=environment, cwd=REPOSITORY, capture_output=True, text=True
+    )
+
+
+def test_sets_from_the_hub_equal_those_from_a_mirror(hub: str, tmp_path: Path) -> None:
+    done = command("data.prepare", hub, tmp_path)
+    assert done.returncode == 0, done.stderr
+    fetched, mirrored = Prepared(tmp_path / "runs" / "test" / "data"), run(tmp_path / "mirrored", *SETS)
+    assert {line["revision"] for line in fetched.ledger.values()} == {COMMIT}
+    for name, pairs in mirrored.train().items():
+        assert fetched.train()[name].equals(pairs)
+
+
+def test_the_pre_flight_reads_the_beginning_of_every_file(hub: str, tmp_path: Path) -> None:
+    done = command("data.check", hub, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(COMMIT[:12]) == 5 and "53 rows read" in done.stdout and "mit" in done.stdout
+    assert not list((tmp_path / "home").rglob("*.parquet"))
+
+
+def test_the_pre_flight_shows_all_failures_at_once(hub: str, tmp_path: Path) -> None:
+    wrong = ["data.sources.terra.hub=no/such", "data.sources.gazeta.files=[none.jsonl]", "data.sources.ru_wanli.columns.label=gold"]
+    done = command("data.check", hub, tmp_path, *wrong)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: 3 of 8 checks failed (")
+    for message in ("terra: no such data set or revision", "gazeta: no file none.jsonl", "ru_wanli: no column gold"):
+        assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.sources.terra.hub=no/such", "error: terra: no such data set or revision on the Hub (no/such at refs"),
+        ("data.sources.gazeta.files=[none.jsonl]", "error: gazeta: no such file"),
+    ],
+)
+def test_what_the_hub_has_not_is_one_line(hub: str, override: str, message: str, tmp_path: Path) -> None:
+    done = command("data.prepare", hub, tmp_path, override)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(message)
+
+
+def test_no_network_is_one_line(tmp_path: Path) -> None:
+    done = command("data.prepare", "http://127.0.0.1:9", tmp_path, "data.held_out={}", "~data.sources.gazeta", "~data.sources.terra")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        "error: ru_wanli: the Hub can't be reached (deepvk/ru-WANLI at main); check the network, or set mirror=<folder>"
+    )

@@ -1,0 +1,97 @@
+"""Dev slices and samples: chosen by text and seed alone, apart from what is trained on."""
+
+import numpy as np
+import polars as pl
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.config import DevConfig
+from data.hashing import SeenHashes, contained, text_hashes
+from data.sampling import Sample
+from data.splits import DevSlice, apart_from, pair_texts, without_trained_negatives
+
+SCHEMA = {"anchor": pl.String, "positive": pl.String, "negatives": pl.List(pl.String)}
+
+
+def frame(rows: list[tuple[str, str, list[str]]]) -> pl.DataFrame:
+    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+
+
+def numbered(count: int, repeats: int = 1) -> pl.DataFrame:
+    return frame([(f"a{n // repeats}", f"p{n}", []) for n in range(count)])
+
+
+def split(pairs: pl.DataFrame, batch: int, anchors: int = 50, share: float = 0.1) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """(train, dev) of a set that streams by in batches."""
+    held = DevSlice(DevConfig(anchors=anchors, share=share), seed=42)
+    train = [held.hold_back(part) for part in pairs.iter_slices(batch)]
+    dev, surplus = held.finish()
+    return pl.concat([*train, *surplus]), pairs.clear() if dev is None else dev
+
+
+def test_the_slice_has_whole_anchors_as_many_as_asked_and_loses_no_row() -> None:
+    pairs = numbered(6000, repeats=3)
+    train, dev = split(pairs, batch=500)
+    assert dev["anchor"].n_unique() == 50 and len(dev) == 150
+    assert not set(train["anchor"]) & set(dev["anchor"])
+    assert set(train["positive"]) | set(dev["positive"]) == set(pairs["positive"])
+
+
+def test_the_slice_does_not_depend_on_batches_and_is_the_same_for_a_question_of_two_sets() -> None:
+    pairs = numbered(3000)
+    dev = [set(split(pairs, batch)[1]["anchor"]) for batch in (17, 3000)]
+    assert dev[0] == dev[1]
+    larger = set(split(numbered(3600), 400, anchors=60)[1]["anchor"])
+    assert len(dev[0] & larger) >= 40  # the smallest keys of one set are among the smallest of the other
+
+
+def test_a_small_set_gives_at_most_its_share() -> None:
+    train, dev = split(numbered(30), batch=10, anchors=200, share=0.1)
+    assert len(dev) <= 8 and len(train) + len(dev) == 30
+
+
+def test_rows_that_share_a_text_with_training_go_back_and_take_others_along() -> None:
+    dev = frame([("a", "p1", []), ("b", "p2", []), ("c", "p3", []), ("d", "p4", []), ("b", "p4", [])])
+    kept, back = apart_from(dev, pair_texts(frame([("x", "p1", ["c"])])))
+    assert kept["anchor"].to_list() == ["b", "d", "b"] and back["anchor"].to_list() == ["a", "c"]
+    kept, back = apart_from(dev, pair_texts(frame([("d", "y", [])])))
+    assert kept["anchor"].to_list() == ["a", "c"]  # d goes; b shares p4 with it and goes too
+
+
+def test_trained_negatives_leave_dev_rows() -> None:
+    dev = frame([("a", "p", ["n1", "n2"]), ("b", "q", ["n1"]), ("c", "r", [])])
+    assert without_trained_negatives(dev, pair_texts(frame([("x", "n1", [])])))["negatives"].to_list() == [["n2"], [], []]
+
+
+@given(st.lists(st.lists(st.integers(0, 30), max_size=12), max_size=8))
+@settings(max_examples=80, deadline=None)
+def test_seen_keys_behave_as_a_set(batches: list[list[int]]) -> None:
+    seen, known = SeenHashes(), set[int]()
+    for batch in batches:
+        new = seen.add_new(np.array(batch, np.uint64))
+        for key, is_new in zip(batch, new, strict=True):
+            assert is_new == (key not in known)
+            known.add(key)
+    assert contained(np.array(sorted(known), np.uint64), seen.sorted).all()
+
+
+def test_keys_are_xxh3_of_the_texts_bytes() -> None:
+    from xxhash import xxh3_64_intdigest
+
+    texts = pl.Series(["", "мир", "a" * 1000, None, "ещё"])
+    expected = [xxh3_64_intdigest((text or "").encode()) for text in texts]
+    assert text_hashes(texts).tolist() == expected
+    assert text_hashes(texts.slice(1, 3)).tolist() == expected[1:4]
+
+
+def test_a_sample_is_the_same_for_any_batches_and_keeps_the_order() -> None:
+    pairs = numbered(5000)
+    samples = []
+    for batch in (13, 5000):
+        sample = Sample(100, seed=1)
+        for part in pairs.iter_slices(batch):
+            sample.offer(part)
+        samples.append(pl.concat(sample.frames()))
+    assert samples[0].equals(samples[1]) and len(samples[0]) == 100 and sample.left_out == 4900
+    places = [int(text[1:]) for text in samples[0]["positive"]]
+    assert places == sorted(places) and 2000 < np.mean(places) < 3000
