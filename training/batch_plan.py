@@ -31,7 +31,8 @@ class SetRows:
     lengths: Integers  # (rows,) tokens of the row's longest text
     scores: NDArray[np.float32]  # (rows,) NaN: no score
     most_negatives: int  # taken from a row
-    weight: float
+    weight: float  # multiplies the set's share of the batches
+    repeat: int  # passes over the set in one epoch
     angle: bool  # whether AnglE applies to the set
 
 
@@ -94,7 +95,7 @@ def plan_batches(sets: Sequence[SetRows], settings: PlanSettings) -> BatchPlan:
                 remedy=f"give it more rows, or leave it out: training.<side>.sets.{rows.name}.weight=0",
             )
     streams = {rows.name: _stream(rows, settings, first[rows.name]) for rows in sets}
-    quotas = _quotas({name: len(batches) for name, batches in first.items()}, sets, settings)
+    quotas = _quotas({rows.name: rows.repeat * len(first[rows.name]) for rows in sets}, sets, settings)
     batches = [next(streams[name]) for name in _order(quotas, settings)]
     return BatchPlan(batches, {name: dict(reasons) for name, reasons in left_out.items()})
 

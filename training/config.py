@@ -117,3 +117,9 @@ class TrainingConfig:
     asymmetric: SideConfig = field(default_factory=SideConfig)
     joint: SideConfig = field(default_factory=SideConfig)  # all sets in one run: the baseline for split and merge
     arguments: dict[str, Any] = field(default_factory=dict)  # of all sides; a side's own win
+    teraflops: float = 100.0  # a device's sustained 10^12 operations a second, from which `make plan` gets hours
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Impossible values, as (field, what is wrong)."""
+        if not 0 < self.teraflops < float("inf"):
+            yield "teraflops", "must be above 0"

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from training.batch_plan import BatchPlan, GlobalBatch, has_angle
+from training.batch_plan import BatchPlan, GlobalBatch, Integers, has_angle
 from training.config import SideConfig
 from training.tokenization import TokenisedSet, mini_batch_ends
 
@@ -37,13 +37,18 @@ def plan_report(plan: BatchPlan, sets: dict[str, TokenisedSet], side: SideConfig
 
 def padded_tokens(item: TokenisedSet, batch: GlobalBatch, side: SideConfig) -> tuple[int, int]:
     """Tokens of a batch without and with padding, each text counted once a row."""
+    lengths = text_lengths(item, batch)
+    ends = mini_batch_ends(lengths, side.mini_batch_tokens, side.mini_batch_overhead)
+    starts = [0, *ends[:-1]]
+    padded = sum((end - start) * int(lengths[end - 1]) for start, end in zip(starts, ends, strict=True))
+    return int(lengths.sum()), padded
+
+
+def text_lengths(item: TokenisedSet, batch: GlobalBatch) -> Integers:
+    """The lengths of all texts of a batch, in tokens, sorted."""
     negatives = [
         item.negative_lengths[row][chosen]
         for row, chosen in zip(batch.rows.tolist(), batch.negatives, strict=True)
         if len(chosen)
     ]
-    lengths = np.sort(np.concatenate([item.anchor_lengths[batch.rows], item.positive_lengths[batch.rows], *negatives]))
-    ends = mini_batch_ends(lengths, side.mini_batch_tokens, side.mini_batch_overhead)
-    starts = [0, *ends[:-1]]
-    padded = sum((end - start) * int(lengths[end - 1]) for start, end in zip(starts, ends, strict=True))
-    return int(lengths.sum()), padded
+    return np.sort(np.concatenate([item.anchor_lengths[batch.rows], item.positive_lengths[batch.rows], *negatives]))

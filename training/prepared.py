@@ -1,6 +1,7 @@
 """All sets of one side, tokenised, with their dev sets and prompts."""
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from pipeline.config import Config
 from pipeline.errors import UserError
 from training.config import SideConfig
 from training.dev_scores import read_dev
-from training.tokenization import Prompts, TokenisedSet, tokenised_set
+from training.tokenization import Prompts, Share, TokenisedSet, tokenised_set
 
 DATA_SIDES = {
     "symmetric": ["symmetric"],
@@ -44,16 +45,16 @@ def prepare_sets(config: Config, model: SentenceTransformer, data: Path, cache: 
         raise UserError(
             "there are no pairs to train on", where=f"{data}/{config.side}", remedy="add sources of this side to data"
         )
-    prepared = PreparedSets({}, {}, {})
+    prepared, shares, tokenizer = PreparedSets({}, {}, {}), shares_of(data), model.tokenizer
     for of, path in wanted:
         prompts = prompts_of(model, of)
         angle = of == "symmetric" and side.angle_weight > 0
-        train = tokenised_set(path, model.tokenizer, prompts, side, angle, cache / "train")
+        train = tokenised_set(path, tokenizer, prompts, side, angle, cache / "train", shares.get(path.stem, Share()))
         if len(train.tokens):
             prepared.train[path.stem] = train
         dev = data / "dev" / path.name
         if dev.is_file() and (table := read_dev(dev, side.dev_rows)).num_rows:
-            prepared.dev[path.stem] = tokenised_set(dev, model.tokenizer, prompts, side, angle, cache / "dev")
+            prepared.dev[path.stem] = tokenised_set(dev, tokenizer, prompts, side, angle, cache / "dev")
             prepared.dev_texts[path.stem] = table, prompts
     return prepared
 
@@ -62,6 +63,15 @@ def set_files(side: str, data: Path) -> Iterator[tuple[str, Path]]:
     """The data side and file of each set that a training side reads, in a fixed order."""
     for of in DATA_SIDES[side]:
         yield from ((of, path) for path in sorted((data / of).glob("*.parquet")))
+
+
+def shares_of(data: Path) -> dict[str, Share]:
+    """What the ledger says about the sets' shares of the batches."""
+    ledger = data / "ledger.json"
+    if not ledger.is_file():
+        return {}
+    sets = json.loads(ledger.read_text(encoding="utf-8"))["sets"]
+    return {entry["name"]: Share(entry.get("weight", 1.0), entry.get("repeat", 1)) for entry in sets}
 
 
 def prompts_of(model: SentenceTransformer, data_side: str) -> Prompts:

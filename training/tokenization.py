@@ -38,6 +38,14 @@ class Prompts:
 
 
 @dataclasses.dataclass(frozen=True)
+class Share:
+    """A set's part of the batches, as its source says."""
+
+    weight: float = 1.0
+    repeat: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
 class TokenisedSet:
     """One set, ready to be planned and trained on."""
 
@@ -85,6 +93,7 @@ def tokenised_set(
     side: SideConfig,
     angle: bool,
     cache: Path,
+    share: Share = Share(),
 ) -> TokenisedSet:
     """Read and tokenise one set; the token ids are kept in `cache` and taken from there the next time."""
     name = path.stem
@@ -113,7 +122,7 @@ def tokenised_set(
         cache_file_name=str(cache / f"{name}.arrow"),
         new_fingerprint=f"tokens-{name}-{lengths[0]}-{lengths[1]}",
     )
-    return _tokenised(name, table, tokens, own, side, angle)
+    return _tokenised(table, tokens, side, own, name, angle, share)
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, prompt: str, texts: list[str], length: int) -> list[list[int]]:
@@ -124,7 +133,7 @@ def _ids(tokenizer: PreTrainedTokenizerBase, prompt: str, texts: list[str], leng
 
 
 def _tokenised(
-    name: str, table: pa.Table, tokens: Dataset, own: SetConfig, side: SideConfig, angle: bool
+    table: pa.Table, tokens: Dataset, side: SideConfig, own: SetConfig, name: str, angle: bool, share: Share
 ) -> TokenisedSet:
     arrow = tokens.data.table
     anchor_lengths, positive_lengths = (_lengths(arrow[column]) for column in COLUMNS[:2])
@@ -145,7 +154,8 @@ def _tokenised(
         lengths=longest,
         scores=table["score"].to_numpy().astype(np.float32),
         most_negatives=most,
-        weight=own.weight,
+        weight=own.weight * share.weight,
+        repeat=share.repeat,
         angle=angle,
     )
     return TokenisedSet(rows, tokens, anchor_lengths, positive_lengths, negative_lengths)

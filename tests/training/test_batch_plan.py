@@ -36,6 +36,7 @@ def set_rows(
         scores=np.full(size, np.nan, np.float32),
         most_negatives=negatives,
         weight=weight,
+        repeat=1,
         angle=False,
     )
 
@@ -140,6 +141,14 @@ def test_sets_are_mixed_by_their_share(mixing: str, expected: dict[str, int]) ->
     assert Counter(batch.set for batch in batches) == expected
     quarter = Counter(batch.set for batch in batches[:25])
     assert all(abs(quarter[name] - count / 4) <= 2 for name, count in expected.items())  # evenly over the run
+
+
+def test_a_repeated_set_is_seen_so_often_in_one_epoch() -> None:
+    sets = [set_rows("a", 320), dataclasses.replace(set_rows("b", 64, seed=1), repeat=3)]
+    batches = plan(*sets).batches
+    assert Counter(batch.set for batch in batches) == {"a": 10, "b": 6}
+    taken = Counter(np.concatenate([batch.rows for batch in batches if batch.set == "b"]).tolist())
+    assert set(taken.values()) == {3}
 
 
 def test_weights_change_shares_and_zero_leaves_a_set_out() -> None:

@@ -1,0 +1,162 @@
+"""What `benchmarks.training` times, each in a fresh process: our trainer, the bare step, sentence-transformers' trainer.
+
+All train the same model on the same 512 pairs, 16 steps of 32, contrastive alone with temperature 0.02, the same
+prompts, at most 256 tokens, bfloat16 where the device has it. Each function returns the seconds of the 16 steps.
+"""
+
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+STEPS, BATCH_SIZE, LENGTH, TEMPERATURE = 16, 32, 256, 0.02
+
+
+def _planned(init: str, data: str, side: str, cache: str) -> tuple[Any, ...]:
+    """Config, model, prepared sets and the plan over the whole set."""
+    from pipeline.config import Config
+    from training.batch_plan import BatchPlan, plan_batches
+    from training.config import SideConfig, TrainingConfig
+    from training.model_files import load_model
+    from training.prepared import prepare_sets
+    from training.run import plan_settings, quieten
+
+    quieten()
+    settings = SideConfig(
+        batch_size=BATCH_SIZE,
+        anchor_length=LENGTH,
+        positive_length=LENGTH,
+        negatives=0,
+        mini_batch_tokens=BATCH_SIZE * 2 * LENGTH,
+        checkpoint_steps=10**6,
+        temperature=TEMPERATURE,
+    )
+    config = Config(profile="demo", run="bench", side=side)
+    config.training = TrainingConfig(settings, settings, settings)
+    model = load_model(Path(init), "sdpa", settings)
+    sets = prepare_sets(config, model, Path(data), Path(cache))
+    plan = plan_batches([item.rows for item in sets.train.values()], plan_settings(settings, config.seed))
+    return config, model, sets, BatchPlan(plan.batches[:STEPS], plan.left_out)
+
+
+def padding(init: str, data: str, side: str) -> dict[str, Any]:
+    """The planned steps' padding, the rows they take, and the padding of the same rows in the library's batches."""
+    import numpy as np
+
+    from training.plan_report import padded_tokens
+
+    with TemporaryDirectory() as cache:
+        config, _, sets, plan = _planned(init, data, side, cache)
+        (item,) = sets.train.values()
+        settings = getattr(config.training, side)
+        ours = np.sum([padded_tokens(item, batch, settings) for batch in plan.batches], axis=0)
+        rows = np.concatenate([batch.rows for batch in plan.batches])
+        shuffled = np.random.default_rng(0).permutation(rows).reshape(STEPS, BATCH_SIZE)
+        columns = item.anchor_lengths[shuffled], item.positive_lengths[shuffled]
+        wide = sum(int(lengths.max(axis=1).sum()) * BATCH_SIZE for lengths in columns)
+        return {
+            "rows": rows.tolist(),
+            "planned": item.tokens.num_rows,
+            "ours": float(1 - ours[0] / ours[1]),
+            "theirs": float(1 - ours[0] / wide),
+        }
+
+
+def train_ours(init: str, data: str, side: str) -> float:
+    """Our trainer on the planned steps."""
+    from pipeline.stage import StageFolder
+    from training.precision import keep_freed_memory, uses_bfloat16
+    from training.run import make_trainer
+
+    keep_freed_memory()
+    with TemporaryDirectory() as cache:
+        config, model, sets, plan = _planned(init, data, side, cache)
+        stage = StageFolder(Path(cache), "bench", {})
+        sets.dev.clear()
+        trainer = make_trainer(config, stage, model, sets, plan, uses_bfloat16("auto"))
+        trainer.args.save_strategy = "no"
+        started = time.perf_counter()
+        trainer.train()
+        return time.perf_counter() - started
+
+
+def train_bare(init: str, data: str, side: str) -> float:
+    """Forward, backward, clipping and optimizer on the tensors that our trainer gets, and nothing else."""
+    from training.losses import PlannedLoss
+    from training.precision import keep_freed_memory, uses_bfloat16
+    from training.tokenization import MiniBatches, PlannedRows
+
+    keep_freed_memory()
+    with TemporaryDirectory() as cache:
+        config, model, sets, plan = _planned(init, data, side, cache)
+        settings = getattr(config.training, side)
+        rows = PlannedRows(sets.train.values(), 0.0)
+        collate = MiniBatches(model.tokenizer.pad_token_id, settings.mini_batch_tokens, settings.mini_batch_overhead)
+        batches = [collate(rows.__getitems__(batch)) for batch in plan.batches]
+    loss = PlannedLoss(model, TEMPERATURE, 20.0, ["query_to_doc"], None, settings.mini_batch_tokens)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-5, weight_decay=0.01, fused=True)
+    model.train()
+    parts = [
+        [
+            {key: batch[f"text_{number}_{key}"] for key in ("input_ids", "attention_mask")}
+            for number in range(sum(name.endswith("input_ids") for name in batch))
+        ]
+        for batch in batches
+    ]
+    started = time.perf_counter()
+    for batch, features in zip(batches, parts, strict=True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=uses_bfloat16("auto")):
+            value = loss(features, batch["label"])
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    return time.perf_counter() - started
+
+
+def train_sentence_transformers(init: str, pairs: str, prompts: dict[str, str], keep_memory: bool = False) -> float:
+    """The library's trainer as its documentation sets it up for in-batch negatives: no duplicates in a batch."""
+    from datasets import Dataset
+    from sentence_transformers import (
+        SentenceTransformer,
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+    )
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+    from sentence_transformers.sentence_transformer.training_args import BatchSamplers
+
+    from training.precision import keep_freed_memory, uses_bfloat16
+    from training.run import quieten
+
+    quieten()
+    if keep_memory:
+        keep_freed_memory()
+    model = SentenceTransformer(init, device="cpu")
+    model.max_seq_length = LENGTH
+    with TemporaryDirectory() as folder:
+        arguments = SentenceTransformerTrainingArguments(
+            output_dir=folder,
+            max_steps=STEPS,
+            per_device_train_batch_size=BATCH_SIZE,
+            learning_rate=1e-5,
+            warmup_steps=0.1,
+            bf16=uses_bfloat16("auto"),
+            use_cpu=True,
+            batch_sampler=BatchSamplers.NO_DUPLICATES,
+            prompts=prompts,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+        )
+        trainer = SentenceTransformerTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=Dataset.from_parquet(pairs, cache_dir=folder),
+            loss=MultipleNegativesRankingLoss(model, scale=1 / TEMPERATURE),
+        )
+        started = time.perf_counter()
+        trainer.train()
+        return time.perf_counter() - started

@@ -1,0 +1,139 @@
+"""`python -m training.plan`: what training would do and cost, without training.
+
+Where data and init are made, the batches are planned as training will plan them; else the sizes are those of the
+ledger, or of the model card, with texts as long as the config allows.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pipeline.application import hydra_application
+from pipeline.artefact import read_manifest
+from pipeline.config import Config
+from pipeline.console import console, show_table
+from pipeline.errors import UserError
+from training.config import SideConfig
+from training.cost import Shape, memory_bytes, shape_of, training_operations
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What one side's run takes in."""
+
+    source: str  # where the numbers come from
+    batches: int
+    rows: int
+    tokens: int
+    padded: int  # tokens with padding
+    operations: float
+    cached_batches: int  # that go through gradient caching
+
+
+def plan(config: Config) -> None:
+    """Print the work and the cost of every side that the config's stages name."""
+    sides = [name for name in ("symmetric", "asymmetric", "joint") if name in config.stages]
+    shape = shape_of([config.folder("init"), config.base_folder], config.base)
+    devices = _devices(config)
+    works = {name: _work(config, name, shape, devices) for name in sides}
+    columns = ["", *works]
+    show_table(f"Work, with {devices} device(s)", columns, _work_rows(works, config.training.teraflops, devices))
+    memory = {name: memory_bytes(shape, _side(config, name).mini_batch_tokens, _bfloat16(config)) for name in sides}
+    rows = [
+        [part, *(f"{memory[name][part] / GIB:.2f} GiB" for name in sides)] for part in next(iter(memory.values()), {})
+    ]
+    rows += [["in all", *(f"{sum(memory[name].values()) / GIB:.2f} GiB" for name in sides)]]
+    show_table(f"Memory of one device ({shape.parameters:,} parameters)", columns, rows)
+
+
+def _work_rows(works: dict[str, Work], teraflops: float, devices: int) -> Iterator[list[object]]:
+    yield ["numbers from", *(work.source for work in works.values())]
+    yield ["batches (steps)", *(work.batches for work in works.values())]
+    yield ["rows", *(work.rows for work in works.values())]
+    yield ["tokens", *(work.tokens for work in works.values())]
+    yield ["padding share", *(1 - work.tokens / max(work.padded, 1) for work in works.values())]
+    yield ["batches with gradient caching", *(work.cached_batches for work in works.values())]
+    yield ["operations", *(f"{work.operations:.2e}" for work in works.values())]
+    rate = teraflops * 1e12 * devices
+    yield [f"hours at {teraflops:g} TFLOP/s", *(f"{work.operations / rate / 3600:.2g}" for work in works.values())]
+
+
+def _side(config: Config, name: str) -> SideConfig:
+    side = getattr(config.training, name)
+    assert isinstance(side, SideConfig)
+    return side
+
+
+def _devices(config: Config) -> int:
+    import torch
+
+    return config.launch.processes or max(torch.cuda.device_count(), 1)
+
+
+def _bfloat16(config: Config) -> bool:
+    from training.precision import uses_bfloat16
+
+    return uses_bfloat16(config.precision)
+
+
+def _complete(folder: Path) -> bool:
+    manifest = read_manifest(folder)
+    return manifest is not None and manifest.status == "complete"
+
+
+def _work(config: Config, name: str, shape: Shape, devices: int) -> Work:
+    if _complete(config.folder("data")) and _complete(config.folder("init")):
+        return _planned(dataclasses.replace(config, side=name), shape, devices)
+    return _estimated(config, name, shape, devices)
+
+
+def _planned(config: Config, shape: Shape, devices: int) -> Work:
+    """The work of the batches as training will plan them."""
+    from training.batch_plan import plan_batches
+    from training.model_files import load_model
+    from training.plan_report import padded_tokens, text_lengths
+    from training.prepared import prepare_sets
+    from training.run import plan_settings, quieten
+
+    quieten()
+    side = _side(config, config.side)
+    model = load_model(config.folder("init"), config.base.attention, side)
+    with TemporaryDirectory() as cache:
+        sets = prepare_sets(config, model, config.folder("data"), Path(cache)).train
+        batches = plan_batches([item.rows for item in sets.values()], plan_settings(side, config.seed)).batches
+        tokens = padded = cached = 0
+        operations = 0.0
+        for batch in batches:
+            real, wide = padded_tokens(sets[batch.set], batch, side)
+            squares = float((text_lengths(sets[batch.set], batch) ** 2).sum())
+            twice = wide / devices > side.mini_batch_tokens
+            operations += training_operations(shape, wide, squares / real, 4 if twice else 3)
+            tokens, padded, cached = tokens + real, padded + wide, cached + twice
+    rows = sum(len(batch.rows) for batch in batches)
+    return Work("the planned batches", len(batches), rows, tokens, padded, operations, cached)
+
+
+def _estimated(config: Config, name: str, shape: Shape, devices: int) -> Work:
+    """An upper bound: the card's pairs and negatives, every text as long as it may be."""
+    side = _side(config, name)
+    sources = [source for source in config.data.sources.values() if name in (source.side, "joint")]
+    pairs = sum((source.max_rows or source.card.pairs or 0) for source in sources)
+    if not pairs:
+        raise UserError("the sets' sizes aren't known yet", where=f"side {name}", remedy="make them: make data")
+    negatives = sum(source.card.negatives or 0 for source in sources) if side.negatives else 0
+    batches = side.max_steps or max(1, round(side.epochs * pairs / side.batch_size))
+    share = batches * side.batch_size / pairs
+    tokens = int(share * (pairs * (side.anchor_length + side.positive_length) + negatives * side.positive_length))
+    twice = tokens / batches / devices > side.mini_batch_tokens
+    operations = training_operations(shape, tokens, side.positive_length, 4 if twice else 3)
+    source = "the card's sizes, longest texts"
+    return Work(source, batches, batches * side.batch_size, tokens, tokens, operations, batches * twice)
+
+
+main = hydra_application(plan)
+
+if __name__ == "__main__":
+    main()
