@@ -42,7 +42,7 @@ def by_words(tokenizer: Tokenizer, texts: list[str], size: int) -> np.ndarray:
     counter = WordCounter(tokenizer)
     counter.add(texts)
     assert counter.texts == len(texts)
-    return piece_counts(tokenizer, counter.words, counter.whole, size)
+    return piece_counts(tokenizer, counter.words(), counter.whole, size)
 
 
 def small(pre_tokenizer: object, normalizer: object | None = None, normalized: bool = False) -> Tokenizer:

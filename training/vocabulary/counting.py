@@ -8,17 +8,21 @@ normaliser nor Unicode's grapheme rules tie to a space; what remains is segmente
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
+    import polars
     from tokenizers import Tokenizer
 
-JOINED = 256  # words in one text given to the tokenizer: fewer calls, and still enough texts for all cores
-BATCH = 4096  # texts split together
+JOINED = 64  # words in one text given to the tokenizer: fewer calls, and still enough texts for all cores
+TEXTS = 50_000  # texts split together
+ROWS = 5_000_000  # counted words, some of them several times, that are held before they are added up
+ENCODED = 8192  # joined texts segmented together
 LOCAL_NORMALIZERS = ("Precompiled", "Strip", "NFKC", "NFC", "Lowercase")
 SPACE_RUNS = ({"Regex": " {2,}"}, {"Regex": " +"})
 METASPACE = "▁"
@@ -29,86 +33,99 @@ class WordCounter:
     """Words of texts and how often they occur, ready to be turned into counts of pieces.
 
     Attributes:
-        words: words (and whatever stands between two safe spaces), in any order of their texts.
         whole: starts and ends of texts, and texts that can't be cut; they are segmented one by one.
         texts: number of texts added.
     """
 
     def __init__(self, tokenizer: "Tokenizer") -> None:
-        self.words: Counter[str] = Counter()
         self.whole: Counter[str] = Counter()
         self.texts = 0
+        self._counted: list[polars.DataFrame] = []
         self._literals = added_tokens(tokenizer)
-        safe = safe_characters(tokenizer) if cuts_at_spaces(tokenizer) else ""
-        self._cuttable = bool(safe)
-        if safe:
-            self._unsafe = re.compile(f"[^ {safe}]")
-            self._safe_space = re.compile(f"(?<=[{safe}]) (?=[{safe}])")
-            self._safe_edges = re.compile(f"[{safe}](.*[{safe}])?", re.DOTALL)
+        self._safe = safe_characters(tokenizer) if cuts_at_spaces(tokenizer) else ""
+        if self._safe:
+            self._safe_space = re.compile(f"(?<=[{self._safe}]) (?=[{self._safe}])")
+            self._safe_edges = re.compile(f"[{self._safe}](.*[{self._safe}])?", re.DOTALL)
 
     def add(self, texts: Iterable[str]) -> None:
         """Add texts (any number; they are read once)."""
-        batch: list[str] = []
-        for text in texts:
-            batch.append(text)
-            if len(batch) == BATCH:
-                self._add_batch(batch)
-                batch = []
-        self._add_batch(batch)
+        import polars
 
-    def _add_batch(self, texts: list[str]) -> None:
-        self.texts += len(texts)
-        plain = []
-        for text in texts:
-            if self._is_plain(text):
-                plain.append(text)
-            elif text:
-                self._add_careful(text)
-        if plain:
-            self.words.update(" ".join(plain).split(" "))
+        rest = iter(texts)
+        while batch := list(islice(rest, TEXTS)):
+            self.texts += len(batch)
+            column = polars.Series("word", batch, dtype=polars.String)
+            plain = self._are_plain(column)
+            words = [word for text in column.filter(~plain) for word in self._careful_words(text)]
+            for part in (column.filter(plain).str.split(" ").explode(), polars.Series("word", words, polars.String)):
+                self._counted.append(part.value_counts())
+            if sum(map(len, self._counted)) > ROWS:
+                self._counted = [self.words()]
 
-    def _is_plain(self, text: str) -> bool:
-        """Whether every space of the text is safe to cut at."""
-        if not text or not self._cuttable or text[0] == " " or text[-1] == " " or "  " in text:
-            return False
-        return not self._unsafe.search(text) and not self._has_literal(text)
+    def words(self) -> "polars.DataFrame":
+        """Columns word and count: what stands between two safe spaces, each distinct word once."""
+        import polars
 
-    def _add_careful(self, text: str) -> None:
-        if not self._cuttable or self._has_literal(text):
+        if not self._counted:
+            return self.no_words()
+        counted = polars.concat(self._counted).with_columns(polars.col("count").cast(polars.Int64))
+        return counted.group_by("word").sum()
+
+    @staticmethod
+    def no_words() -> "polars.DataFrame":
+        """The empty table of words."""
+        import polars
+
+        return polars.DataFrame(schema={"word": polars.String, "count": polars.Int64})
+
+    def _are_plain(self, texts: "polars.Series") -> "polars.Series":
+        """Which texts have only spaces that are safe to cut at."""
+        import polars
+
+        if not self._safe:
+            return polars.repeat(False, len(texts), dtype=polars.Boolean, eager=True)
+        odd = texts.str.contains(f"[^ {self._safe}]|  |^ | $|^$")
+        return ~(odd | texts.str.contains_any(self._literals))
+
+    def _careful_words(self, text: str) -> list[str]:
+        """The words between safe spaces; what can't be cut goes to `whole`."""
+        if not text:
+            return []
+        if not self._safe or any(literal in text for literal in self._literals):
             self.whole[text] += 1
-            return
+            return []
         parts = self._safe_space.split(text)
+        words = parts[1:-1]
         for part in {0: parts[0], len(parts) - 1: parts[-1]}.values():
-            (self.words if self._safe_edges.fullmatch(part) else self.whole)[part] += 1
-        self.words.update(parts[1:-1])
+            if self._safe_edges.fullmatch(part):
+                words.append(part)
+            else:
+                self.whole[part] += 1
+        return words
 
-    def _has_literal(self, text: str) -> bool:
-        return any(literal in text for literal in self._literals)
 
+def piece_counts(tokenizer: "Tokenizer", words: "polars.DataFrame", whole: Mapping[str, int], size: int) -> Counts:
+    """How often each id occurs in these words, special tokens of the texts' ends left out; shape [size].
 
-def piece_counts(tokenizer: "Tokenizer", words: Mapping[str, int], whole: Mapping[str, int], size: int) -> Counts:
-    """How often each id occurs in these words, special tokens of the texts' ends left out; shape [size]."""
+    Words of equal count are segmented in one text, joined by spaces.
+    """
+    joined, weights = joined_words(words)
+    texts = [*joined, *whole]
+    weights = [*weights, *whole.values()]
     counts = np.zeros(size, dtype=np.int64)
-    texts, weights = [], []
-    for weight, text in joined(words):
-        texts.append(text)
-        weights.append(weight)
-    texts += whole.keys()
-    weights += whole.values()
-    for start in range(0, len(texts), BATCH):
-        encodings = tokenizer.encode_batch_fast(texts[start : start + BATCH], add_special_tokens=False)
-        _add_weighted(counts, [encoding.ids for encoding in encodings], weights[start : start + BATCH])
+    for start in range(0, len(texts), ENCODED):
+        encodings = tokenizer.encode_batch_fast(texts[start : start + ENCODED], add_special_tokens=False)
+        _add_weighted(counts, [encoding.ids for encoding in encodings], weights[start : start + ENCODED])
     return counts
 
 
-def joined(words: Mapping[str, int]) -> Iterator[tuple[int, str]]:
-    """(count, words of this count joined by spaces), at most `JOINED` words each."""
-    groups: dict[int, list[str]] = {}
-    for word, count in words.items():
-        groups.setdefault(count, []).append(word)
-    for count, group in groups.items():
-        for start in range(0, len(group), JOINED):
-            yield count, " ".join(group[start : start + JOINED])
+def joined_words(words: "polars.DataFrame") -> tuple[list[str], list[int]]:
+    """Texts of at most `JOINED` words of equal count, and their counts."""
+    import polars
+
+    place = polars.int_range(polars.len()).over("count") // JOINED
+    groups = words.with_columns(place.alias("place")).group_by("count", "place").agg(polars.col("word").str.join(" "))
+    return groups["word"].to_list(), groups["count"].to_list()
 
 
 def end_tokens(tokenizer: "Tokenizer") -> list[int]:

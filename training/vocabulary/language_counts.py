@@ -10,9 +10,10 @@ from pipeline.errors import UserError
 from training.config_base import BY_SCRIPT
 from training.vocabulary.corpora import Corpus
 from training.vocabulary.counting import Counts, WordCounter, end_tokens, piece_counts
-from training.vocabulary.scripts import ScriptSorter
+from training.vocabulary.scripts import language_scripts
 
 if TYPE_CHECKING:
+    import polars
     from tokenizers import Tokenizer
 
 
@@ -22,7 +23,6 @@ class LanguageCounts:
 
     occurrences: dict[str, Counts]  # language -> how often each id occurs, special tokens of the ends included
     texts: dict[str, int]  # corpus -> texts
-    words: int  # distinct words, each segmented once
 
 
 def count_pieces(corpora: list[Corpus], tokenizer: "Tokenizer", languages: list[str], size: int) -> LanguageCounts:
@@ -40,7 +40,7 @@ def count_pieces(corpora: list[Corpus], tokenizer: "Tokenizer", languages: list[
             raise UserError("a corpus has no texts", where=where, remedy="mend init.corpora or the file")
     occurrences = {}
     for language, words, whole, ends in _by_language(counters, languages):
-        if not words and not whole:
+        if not len(words) and not whole:
             remedy = "add a corpus for it under init.corpora, or take it out of languages"
             raise UserError(
                 f"no text of language {language} in the corpora", where="config key languages", remedy=remedy
@@ -48,7 +48,7 @@ def count_pieces(corpora: list[Corpus], tokenizer: "Tokenizer", languages: list[
         occurrences[language] = piece_counts(tokenizer, words, whole, size)
         for token in end_tokens(tokenizer):
             occurrences[language][token] += ends
-    return LanguageCounts(occurrences, texts, sum(len(counter.words) for counter in counters.values()))
+    return LanguageCounts(occurrences, texts)
 
 
 def _count_words(corpus: Corpus, tokenizer: "Tokenizer", languages: list[str], counters: dict[str, WordCounter]) -> int:
@@ -65,24 +65,49 @@ def _count_words(corpus: Corpus, tokenizer: "Tokenizer", languages: list[str], c
 
 def _by_language(
     counters: Mapping[str, WordCounter], languages: list[str]
-) -> Iterator[tuple[str, Counter[str], Counter[str], int]]:
+) -> Iterator[tuple[str, "polars.DataFrame", Counter[str], int]]:
     """(language, words, whole texts, number of texts); the words of mixed corpora go where their script belongs.
 
     Texts of mixed corpora have no language of their own: their ends are counted with the first one.
     """
+    import polars
+
     mixed = counters.get(BY_SCRIPT)
-    sorted_words: dict[str, Counter[str]] = {language: Counter() for language in languages}
-    sorted_whole: dict[str, Counter[str]] = {language: Counter() for language in languages}
-    if mixed:
-        language_of = ScriptSorter(languages).language
-        for given, taken in ((mixed.words, sorted_words), (mixed.whole, sorted_whole)):
-            for word, count in given.items():
-                taken[language_of(word)][word] = count
+    parts = _by_script(mixed, languages) if mixed else {}
     for place, language in enumerate(languages):
         ends = mixed.texts if mixed and place == 0 else 0
-        words, whole = sorted_words[language], sorted_whole[language]
+        words, whole = [], Counter[str]()
+        if language in parts:
+            words.append(parts[language][0])
+            whole.update(parts[language][1])
         if own := counters.get(language):
-            words.update(own.words)
+            words.append(own.words())
             whole.update(own.whole)
             ends += own.texts
-        yield language, words, whole, ends
+        together = polars.concat(words) if words else WordCounter.no_words()
+        yield language, together, whole, ends
+
+
+def _by_script(counter: WordCounter, languages: list[str]) -> dict[str, tuple["polars.DataFrame", Counter[str]]]:
+    """Words and whole texts of a mixed corpus by language: the first one with a letter of its script in them.
+
+    Words without letters of any of the scripts go to the first language.
+    """
+    import polars
+
+    scripts = language_scripts(languages)
+    whole = polars.DataFrame(
+        {"word": list(counter.whole), "count": list(counter.whole.values())},
+        schema={"word": polars.String, "count": polars.Int64},
+    )
+    language = polars.coalesce(
+        *(polars.when(polars.col("word").str.contains(rf"\p{{{script}}}")).then(polars.lit(name))
+          for name, script in scripts.items()),
+        polars.lit(languages[0]),
+    )  # fmt: skip
+    parts = {}
+    words, whole = counter.words().with_columns(of=language), whole.with_columns(of=language)
+    for name in languages:
+        own = whole.filter(of=name)
+        parts[name] = (words.filter(of=name).drop("of"), Counter(dict(zip(own["word"], own["count"], strict=True))))
+    return parts

@@ -60,29 +60,19 @@ def characters_of(scripts: Iterable[str]) -> "regex.Pattern[str]":
     return regex.compile("|".join([*alternatives, COMMON]), regex.VERSION1)
 
 
-class ScriptSorter:
-    """Tells a word's language by its letters; words without letters go to the first language.
+def language_scripts(languages: list[str]) -> dict[str, str]:
+    """The main script of each language, by which the words of mixed corpora are told apart.
 
     Raises:
-        UserError: two of the languages share their main script, so that it can't tell them apart.
+        UserError: two of the languages share their main script.
     """
-
-    def __init__(self, languages: list[str]) -> None:
-        self.languages = languages
-        self._patterns = []
-        taken: dict[str, str] = {}
-        for language in languages:
-            script = scripts_of([language])[0]
-            if script in taken:
-                what = f"{taken[script]} and {language} share the script {script}"
-                remedy = "give each corpus a language instead of language: script"
-                raise UserError(what, where="config key init.corpora", remedy=remedy)
-            taken[script] = language
-            self._patterns.append((language, regex.compile(rf"\p{{Script={script}}}")))
-
-    def language(self, word: str) -> str:
-        """The first language with a letter of its script in the word."""
-        for language, pattern in self._patterns:
-            if pattern.search(word):
-                return language
-        return self.languages[0]
+    scripts: dict[str, str] = {}
+    for language in languages:
+        script = scripts_of([language])[0]
+        if script in scripts.values():
+            other = next(known for known, taken in scripts.items() if taken == script)
+            what = f"{other} and {language} share the script {script}"
+            remedy = "give each corpus a language instead of language: script"
+            raise UserError(what, where="config key init.corpora", remedy=remedy)
+        scripts[language] = script
+    return scripts
