@@ -104,7 +104,8 @@ class _Ways:
 
     def compare(self) -> Comparison:
         compared: dict[str, Candidate] = {}
-        for name in self.blend.names:  # the base first: the guard's losses are against it
+        # The base first: the guard's losses are against it.
+        for name in progress(self.blend.names, f"scoring {len(self.blend.names)} models on dev rows"):
             compared[name] = self.scorer.score({other: float(other == name) for other in self.blend.names}, name)
         for way in dict.fromkeys([*self.settings.compare, self.settings.method]):
             candidate = self._way(way)
@@ -157,6 +158,7 @@ class _Ways:
         count, negatives = settings.examples_per_set, settings.negatives
         examples = few_shot_examples(self.sets, count, negatives, self.prompts, self.seed)
         length = self.blend.model.max_seq_length
+        log.info("LM-Cocktail: losses of %d models on %d examples", len(self.blend.names), len(examples))
         self.cocktail = lm_cocktail(self.blend, examples, settings.temperature, settings.batch_size, length, self.seed)
         return self.scorer.score(self.cocktail.weights, "lm_cocktail")
 

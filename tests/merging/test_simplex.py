@@ -1,0 +1,40 @@
+"""The picture of the candidates."""
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from merging.candidates import Candidate
+from merging.simplex import draw_simplex
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def candidate(dev: float, allowed: bool, **weights: float) -> Candidate:
+    return Candidate("search", weights, {"symmetric": dev}, {}, {}, 0.0, allowed)
+
+
+@pytest.mark.parametrize("models", [("init", "one"), ("init", "one", "two"), ("init", "one", "two", "three")])
+def test_every_candidate_and_the_taken_one_are_drawn(tmp_path: Path, models: tuple[str, ...]) -> None:
+    rest = dict.fromkeys(models[2:], 0.0)
+    tried = [
+        candidate(0.5, True, init=1.0, one=0.0, **rest),
+        candidate(0.7, True, init=0.5, one=0.5, **rest),
+        candidate(0.8, False, init=0.0, one=1.0, **rest),
+        Candidate("ties", None, {"symmetric": 0.6}, {}, {}, 0.0, True),
+    ]
+    draw_simplex(tmp_path / "simplex.svg", models, tried, {"search": tried[1], "ties": tried[3]})
+    root = ElementTree.parse(tmp_path / "simplex.svg").getroot()
+    groups = [group for group in root.iter(f"{SVG}g") if "PathCollection" in group.get("id", "")]
+    assert len(groups) == 3 + 3  # allowed, rejected and the ring around the searched one; each in the legend too
+    assert len(list(groups[0].iter(f"{SVG}use"))) == 2
+    text = (tmp_path / "simplex.svg").read_text(encoding="utf-8")
+    assert "rejected by the guard" in text and "weight of one" in text
+
+
+def test_the_same_candidates_give_the_same_bytes(tmp_path: Path) -> None:
+    tried = [candidate(0.5, True, init=1.0, one=0.0), candidate(0.7, True, init=0.5, one=0.5)]
+    for name in ("first.svg", "second.svg"):
+        draw_simplex(tmp_path / name, ("init", "one"), tried, {})
+    assert (tmp_path / "first.svg").read_bytes() == (tmp_path / "second.svg").read_bytes()
