@@ -1,6 +1,7 @@
 """The merged model's card: front matter for the Hub, how to use it, and figures that all come from artefacts."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from evaluation.run_record import RunRecord, Score
 from pipeline.config import Config
 from pipeline.console import log
 
+RESTRICTED = re.compile(r"\bNC\b|-NC-|non-commercial|personal use|research only|Credentialed")
 HERE = Path(__file__).resolve().parent
 GIVES = {
     "data": "pairs of every set (`data/ledger.json`)",
@@ -129,9 +131,10 @@ def _sets(run: RunRecord) -> list[list[str]]:
         if entry.get("train"):
             counts = [show.count(entry.get(name)) for name in ("built", "kept", "train")]
             source = f"{entry.get('source')} at {entry.get('revision')}"
-            if run.bundled(entry):
-                source = f"sample of this repository in the layout of {entry.get('source')}"
             title, licence = entry.get("title") or entry["name"], str(entry.get("licence") or "not stated")
+            if run.bundled(entry):
+                source = f"sample of the pipeline's repository, in the layout of {entry.get('source')}"
+                licence = "Apache-2.0, written for the pipeline"
             rows.append([title, entry["side"], source, *counts, licence])
     return [[cell.replace("|", "\\|") for cell in row] for row in rows]
 
@@ -170,7 +173,8 @@ def _limits(run: RunRecord, facts: ModelFacts) -> list[str]:
         limits.append("The sparse and multi-vector heads are the base's own and were not trained again.")
     else:
         limits.append("Dense vectors only: the base has no sparse and multi-vector heads.")
-    if any("NC" in str(e.get("licence")) and e.get("train") for e in run.training_sets):
+    real = [entry for entry in run.training_sets if entry.get("train") and not run.bundled(entry)]
+    if any(RESTRICTED.search(str(entry.get("licence"))) for entry in real):
         limits.append("Some training sets forbid commercial use; see the table above before you rely on the model.")
     limits.append("Texts that contain pieces outside the kept vocabulary are split otherwise than by the base.")
     worse = [d.task for d in run.differences if (d.model, d.against) == ("merge", "base") and d.ci_high < 0 and d.main]

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from evaluation import report_format as show
+from evaluation.card_metadata import base_id
 from evaluation.claims import PUBLISHED_BASE
 from evaluation.run_record import RunRecord, StageRecord
 
@@ -16,9 +17,9 @@ CERTIFIED = ("vocabulary", "parameters")
 
 
 def base_name(run: RunRecord) -> str:
-    """What people call the base: its Hub id, or the name of its config."""
-    base = run.config.get("base") or {}
-    return str(base.get("hub") or base.get("name") or "unknown base")
+    """What people call the base: its Hub id, and the name of its config where that is something else."""
+    name, hub = str((run.config.get("base") or {}).get("name") or "unknown base"), base_id(run)
+    return name if hub is None else hub if (run.config.get("base") or {}).get("hub") else f"{hub} ({name})"
 
 
 def lede(run: RunRecord) -> str:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 420, 250
-LEFT, RIGHT, TOP, BOTTOM = 48, 12, 12, 36
+LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 36
 SIDE = 28  # left and right of a forest plot
 ROW = 34  # height of a forest plot's row
-BINS = 160  # points of a line; longer series are averaged
+BINS = 40  # points of a line; longer series are averaged
 
 
 @dataclass(frozen=True)
@@ -138,9 +138,10 @@ class _Scale:
 
 
 def _grid(x: _Scale, y: _Scale, y_ticks: Sequence[float], x_label: str, y_label: str) -> Iterable[str]:
+    digits = max(0, -math.floor(math.log10(y_ticks[1] - y_ticks[0]) + 1e-9))
     for mark in y_ticks:
         yield f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(mark):.1f}" y2="{y(mark):.1f}"/>'
-        yield f'<text x="{LEFT - 6}" y="{y(mark) + 4:.1f}" text-anchor="end">{mark:.6g}</text>'
+        yield f'<text x="{LEFT - 6}" y="{y(mark) + 4:.1f}" text-anchor="end">{mark:.{digits}f}</text>'
     bottom = HEIGHT - BOTTOM
     yield f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{bottom}" y2="{bottom}"/>'
     for mark in ticks(x.low, x.high, 5):

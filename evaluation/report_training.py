@@ -1,15 +1,17 @@
 """The page's parts about training and merging: plan, curves, weights, search."""
 
 import base64
+import re
 from typing import Any
 
 from evaluation import report_format as show
-from evaluation.report_charts import Line, line_chart
+from evaluation.report_charts import BINS, Line, line_chart
 from evaluation.run_record import RunRecord
 
-LOSSES = (("loss", "var(--accent)"), ("contrastive", "var(--symmetric)"), ("angle", "var(--init)"))
+LOSSES = (("loss", "training loss"), ("angle", "AnglE loss, where it applies"))
+DEV_SCORE, DEV_MEAN = re.compile(r"dev_(.*_)?score"), "dev_score"
 DEV_COLOURS = ("var(--merge)", "var(--symmetric)", "var(--asymmetric)", "var(--init)", "var(--joint)", "var(--base)")
-MOST_DEV_LINES = len(DEV_COLOURS)
+MOST_DEV_LINES = len(DEV_COLOURS) - 1
 TAKEN = "\u00a0*"
 PLAN_COLUMNS = (
     ("batches", "batches"),
@@ -46,38 +48,34 @@ def side_views(run: RunRecord) -> list[dict[str, Any]]:
     views = []
     for side in dict.fromkeys([*run.plans, *run.curves]):
         columns, rows = set_table(run.plans.get(side, {}))
-        charts = [chart for chart in (loss_chart(run, side), dev_chart(run, side)) if chart[0]]
+        losses = [loss_chart(run, side, name, words) for name, words in LOSSES]
+        charts = [chart for chart in (*losses, dev_chart(run, side)) if chart[0]]
         views.append({"name": side.capitalize(), "charts": charts, "set_columns": columns, "sets": rows})
     return views
 
 
-def loss_chart(run: RunRecord, side: str) -> tuple[str, Any]:
-    """The training loss and its parts over the steps."""
-    lines = [Line(name, colour, _points(run, side, name)) for name, colour in LOSSES]
-    lines = [line for line in lines if line.points]
-    if len(lines) == 2:  # the loss is the contrastive loss alone
-        lines = lines[:1]
-    describe = f"Training loss of the {side} side by step: {_ends(lines)}"
-    svg = line_chart(lines, x_label="step", y_label="loss", describe=describe)
-    many = any(len(line.points) > 160 for line in lines)
-    words = "Training loss; lines are means and bands the range of neighbouring steps. " if many else "Training loss. "
-    return svg, words + show.key([(line.name, line.colour) for line in lines])
+def loss_chart(run: RunRecord, side: str, name: str, words: str) -> tuple[str, str]:
+    """The training loss, or a part of it, over the steps."""
+    line = Line(name, "var(--accent)", _points(run, side, name))
+    svg = line_chart([line], x_label="step", y_label=words, describe=f"{words} of the {side} side: {_ends([line])}")
+    binned = len(line.points) > BINS
+    return svg, words[0].upper() + words[1:] + ("; mean and range of neighbouring steps." if binned else ".")
 
 
 def dev_chart(run: RunRecord, side: str) -> tuple[str, Any]:
-    """The dev scores over the steps."""
+    """The dev scores over the steps, and their mean where there are several."""
     entries = run.curves.get(side, [])
-    names = list(
-        dict.fromkeys(key for entry in entries for key in entry if key.startswith("dev_") and "loss" not in key)
-    )
-    names = sorted(names, key=lambda name: "mean" not in name)[:MOST_DEV_LINES]
-    lines = [
-        Line(name.removeprefix("dev_").replace("_", " "), colour, _points(run, side, name))
-        for name, colour in zip(names, DEV_COLOURS, strict=False)
-    ]
+    names = list(dict.fromkeys(key for entry in entries for key in entry if DEV_SCORE.fullmatch(key)))
+    sets = [name for name in names if name != DEV_MEAN][:MOST_DEV_LINES]
+    shown = [DEV_MEAN, *sets] if DEV_MEAN in names and len(sets) != 1 else sets
+    lines = [Line(_dev_name(n), colour, _points(run, side, n)) for n, colour in zip(shown, DEV_COLOURS, strict=False)]
     describe = f"Dev scores of the {side} side by step: {_ends(lines)}"
     svg = line_chart(lines, x_label="step", y_label="score", describe=describe)
     return svg, "Scores on held-out dev rows. " + show.key([(line.name, line.colour) for line in lines])
+
+
+def _dev_name(name: str) -> str:
+    return "mean" if name == DEV_MEAN else name.removeprefix("dev_").removesuffix("_score").replace("_", " ")
 
 
 def _points(run: RunRecord, side: str, name: str) -> list[tuple[float, float]]:

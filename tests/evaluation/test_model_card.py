@@ -150,7 +150,8 @@ def test_the_front_matter_is_complete(card: str, config: Config) -> None:
 
 
 def test_bundled_samples_are_not_called_the_real_sets(card: str) -> None:
-    assert "sample of this repository in the layout of d0rj/gsm8k-ru" in card
+    assert "sample of the pipeline's repository, in the layout of d0rj/gsm8k-ru | 7,473 |" in card
+    assert "Apache-2.0, written for the pipeline" in card
     assert "d0rj/gsm8k-ru" not in (ModelCard(card).data.datasets or [])
 
 
