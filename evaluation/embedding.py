@@ -91,7 +91,7 @@ class Embedder:
         limit = min(self.tokenizer.model_max_length, self._positions)
         encoded = self.tokenizer(list(texts), is_split_into_words=True, truncation=True, max_length=limit)
         found: list[np.ndarray] = [np.zeros(0)] * len(texts)
-        for batch, features in self._forward(encoded["input_ids"], "encoding words"):
+        for batch, features in self.token_batches(encoded["input_ids"], "encoding words"):
             for row, index in enumerate(batch):
                 words = encoded.word_ids(index)
                 hidden = features["token_embeddings"][row, : len(words)].float().cpu()
@@ -100,14 +100,18 @@ class Embedder:
         return found
 
     @property
+    def config(self) -> Any:
+        """transformers' config of the encoder."""
+        return self._encoder.config
+
+    @property
     def _encoder(self) -> Any:
         return self.model[0].model
 
     @property
     def _positions(self) -> int:
-        config = self._encoder.config
-        roberta = config.model_type in ("xlm-roberta", "roberta", "camembert")
-        return config.max_position_embeddings - (2 if roberta else 0)
+        roberta = self.config.model_type in ("xlm-roberta", "roberta", "camembert")
+        return self.config.max_position_embeddings - (2 if roberta else 0)
 
     @property
     def _pooler(self) -> torch.nn.Module | None:
@@ -139,7 +143,7 @@ class Embedder:
         if missing:
             ids = self.tokenizer([prompt + text for text in missing], truncation=True, max_length=max_tokens)
             made: dict[str, np.ndarray] = {}
-            for batch, features in self._forward(ids["input_ids"], f"encoding {len(missing)} texts"):
+            for batch, features in self.token_batches(ids["input_ids"], f"encoding {len(missing)} texts"):
                 for name, pooled in pool(features).items():
                     vectors = pooled.float().cpu().numpy()
                     made.setdefault(name, np.empty((len(missing), vectors.shape[1]), np.float32))[batch] = vectors
@@ -147,7 +151,7 @@ class Embedder:
             self.cache.add(kind, missing, made)
         return self.cache.rows(kind, texts, names)
 
-    def _forward(self, ids: list[list[int]], what: str) -> Iterator[tuple[list[int], Features]]:
+    def token_batches(self, ids: list[list[int]], what: str) -> Iterator[tuple[list[int], Features]]:
         """Token embeddings in float32 of batches of similar length, longest first, with the texts' indices."""
         batches = list(length_batches([len(row) for row in ids], self.batch_tokens))
         shown = progress(batches, what) if len(batches) >= VISIBLE_BATCHES else iter(batches)

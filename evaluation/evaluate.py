@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evaluation.models import ScoredModel, scored_models
+from evaluation.models import ScoredModel, head_folders, heads_fingerprint, scored_models
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.stage import Stage, StageFolder, application
@@ -21,8 +21,10 @@ VERSION = 1
 
 def settings(config: Config) -> dict[str, Any]:
     """What changes the scores: the evaluation's config, and of the suites only those that are run."""
+    heads = config.evaluation.heads
+    given = heads_fingerprint([Path(heads)]) if heads else None
     chosen = {name: config.evaluation.suite[name] for name in config.evaluation.suites}
-    return {"evaluation": replace(config.evaluation, suite=chosen, models=[], chain=[], heads=None)}
+    return {"evaluation": replace(config.evaluation, suite=chosen, models=[], chain=[], heads=given)}
 
 
 def inputs(config: Config) -> Mapping[str, Path | str]:
@@ -86,7 +88,8 @@ def unit_fingerprint(model: ScoredModel, task: "Task", config: Config) -> str:
     """What one score depends on: the model's contents, the task's settings and data, and the precision."""
     from pipeline.artefact import result_settings
 
-    content = [VERSION, model.fingerprint, task.key, result_settings(task.settings), config.evaluation.precision]
+    heads = heads_fingerprint(head_folders(config, model.folder)) if task.needs_heads else None
+    content = [VERSION, model.fingerprint, task.key, result_settings(task.settings), config.evaluation.precision, heads]
     return hashlib.sha256(json.dumps(content, ensure_ascii=False, default=str).encode()).hexdigest()
 
 

@@ -11,6 +11,7 @@ from pipeline.console import log
 from pipeline.errors import UserError
 
 NOT_THE_MODEL = {"manifest.json", "certificate.json", "README.md", ".gitattributes", "model_card.md"}
+HEAD_FILES = ("sparse_linear.pt", "colbert_linear.pt")
 WEIGHTS = ("*.safetensors", "*.bin")
 
 
@@ -76,6 +77,21 @@ def further_model(wanted: str, mirror: str | None) -> ScoredModel:
         return ScoredModel(name, folder, folder_fingerprint(folder))
     name = folder.resolve().name
     return ScoredModel(name if name != "model" else folder.resolve().parent.name, folder, folder_fingerprint(folder))
+
+
+def head_folders(config: Config, model: Path) -> list[Path]:
+    """Where a model's sparse and multi-vector heads are looked for, in order."""
+    given = [Path(config.evaluation.heads)] if config.evaluation.heads else []
+    return [model, *given, config.base_folder]
+
+
+def heads_fingerprint(folders: list[Path]) -> str | None:
+    """sha256 of the heads that would be taken from `folders`, or None where there are none."""
+    for folder in folders:
+        files = [folder / name for name in HEAD_FILES]
+        if all(file.is_file() for file in files):
+            return _fingerprint({file.name: file_sha256(file) for file in files})
+    return None
 
 
 def folder_fingerprint(folder: Path) -> str:

@@ -3,9 +3,14 @@
 from typing import Any
 
 import numpy as np
-from mteb.models.sentence_transformer_wrapper import SentenceTransformerEncoderWrapper
+from mteb.models.sentence_transformer_wrapper import (
+    MultiVectorWrapper,
+    SentenceTransformerEncoderWrapper,
+    SparseEncoderWrapper,
+)
 
 from evaluation.embedding import Embedder
+from evaluation.heads import Heads, multi_vector_encoder, sparse_encoder
 from evaluation.quiet import quiet
 from pipeline.errors import UserError
 
@@ -32,6 +37,23 @@ class CheckedEncoder(SentenceTransformerEncoderWrapper):
                 remedy="its weights are broken, or overflow in this precision",
             )
         return embeddings
+
+
+def sparse_model(embedder: Embedder, heads: Heads, fingerprint: str) -> SparseEncoderWrapper:
+    """The model's sparse weights for mteb."""
+    with quiet():
+        wrapped = SparseEncoderWrapper(sparse_encoder(embedder, heads))
+    wrapped.mteb_model_meta = named_meta(wrapped.mteb_model_meta, f"{fingerprint}-sparse-{heads.fingerprint[:16]}")
+    return wrapped
+
+
+def multi_vector_model(embedder: Embedder, heads: Heads, fingerprint: str) -> MultiVectorWrapper:
+    """The model's token vectors for mteb, which sums MaxSim in float32."""
+    with quiet():
+        wrapped = MultiVectorWrapper(multi_vector_encoder(embedder, heads))
+    revision = f"{fingerprint}-multi_vector-{heads.fingerprint[:16]}"
+    wrapped.mteb_model_meta = named_meta(wrapped.mteb_model_meta, revision)
+    return wrapped
 
 
 def named_meta(meta: Any, fingerprint: str) -> Any:

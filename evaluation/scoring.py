@@ -9,10 +9,12 @@ from typing import Any
 
 from evaluation.embedding import Embedder
 from evaluation.embedding_cache import EmbeddingCache
-from evaluation.models import ScoredModel
+from evaluation.heads import Heads, read_heads
+from evaluation.models import ScoredModel, chain_model, head_folders
 from evaluation.suites import Resources, Task
 from pipeline.config import Config
 from pipeline.console import log
+from pipeline.errors import UserError
 
 
 class Scorer:
@@ -40,10 +42,28 @@ class Scorer:
     @cached_property
     def embedder(self) -> Embedder:
         """The loaded model."""
+        return self._load(self.model.folder, self.key)
+
+    @cached_property
+    def heads(self) -> Heads:
+        """bge-m3's two heads: the model's own, or those that are configured, or the base's."""
+        return read_heads(*head_folders(self.config, self.model.folder))
+
+    def reference(self) -> tuple[Embedder, Heads]:
+        """The base and its heads; raises UserError where it is not made."""
+        base = chain_model(self.config, "base")
+        if base is None:
+            raise UserError(
+                "drift is measured against the base", where=str(self.config.base_folder), remedy="make init"
+            )
+        embedder = self._load(base.folder, f"{base.fingerprint}-{self.settings.precision}")
+        return embedder, read_heads(*head_folders(self.config, base.folder))
+
+    def _load(self, folder: Path, key: str) -> Embedder:
         settings = self.settings
-        place = Path(settings.embeddings, self.key) if settings.embeddings else None
+        place = Path(settings.embeddings, key) if settings.embeddings else None
         return Embedder(
-            self.model.folder,
+            folder,
             precision=settings.precision,
             device=settings.devices[0] if settings.devices else None,
             batch_tokens=settings.batch_tokens,
@@ -63,6 +83,8 @@ class Scorer:
             embedder=lambda: self.embedder,
             mteb_encoder=self.mteb_encoder,
             mteb_folder=self.mteb_folder,
+            heads=lambda: self.heads,
+            reference=self.reference,
             encode={"device": list(devices)} if len(devices) > 1 else {},
             workers=self.settings.workers or os.cpu_count() or 1,
         )
@@ -75,7 +97,10 @@ class Scorer:
         return Path(self.config.runs, "cache", "mteb", version("mteb"))
 
     def mteb_encoder(self, kind: str) -> Any:
-        """The model for mteb, by its dense vectors."""
-        from evaluation.mteb_model import CheckedEncoder
+        """The model for mteb, by its dense, sparse or multi-vector output."""
+        from evaluation.mteb_model import CheckedEncoder, multi_vector_model, sparse_model
 
-        return CheckedEncoder(self.embedder, self.key)
+        if kind == "dense":
+            return CheckedEncoder(self.embedder, self.key)
+        make = sparse_model if kind == "sparse" else multi_vector_model
+        return make(self.embedder, self.heads, self.key)

@@ -19,6 +19,12 @@ def mean(counts: Counts, draw: Draw, values: np.ndarray) -> np.ndarray:
     return counts @ values.astype(np.float64) / counts.sum(axis=1)
 
 
+def mean_where(counts: Counts, draw: Draw, values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Mean of per-item values [n] over the items that are chosen [n] (0 or 1)."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (counts @ (values * chosen).astype(np.float64)) / (counts @ chosen.astype(np.float64))
+
+
 def mean_of_experiments(counts: Counts, draw: Draw, values: np.ndarray) -> np.ndarray:
     """Mean of values [n, experiments]; items and experiments are both resampled, as both are samples."""
     per_experiment = counts @ values.astype(np.float64) / counts.sum(axis=1, keepdims=True)
@@ -76,7 +82,7 @@ def macro_f1(counts: Counts, draw: Draw, hits: np.ndarray, predicted: np.ndarray
 
 STATISTICS: dict[str, Callable[..., np.ndarray]] = {
     function.__name__: function
-    for function in (mean, mean_of_experiments, pearson, spearman, roc_auc, average_precision, macro_f1)
+    for function in (mean, mean_where, mean_of_experiments, pearson, spearman, roc_auc, average_precision, macro_f1)
 }
 
 

@@ -11,6 +11,8 @@ from pipeline.artefact import file_sha256
 from pipeline.config import Config
 from pipeline.stage import StageFolder
 
+SAMPLES = Path(__file__).parent / "samples"
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -19,6 +21,8 @@ class Resources:
     embedder: Callable[[], Any]  # -> evaluation.embedding.Embedder
     mteb_encoder: Callable[[str], Any]  # dense, sparse or multi_vector -> an encoder for mteb
     mteb_folder: Path  # results of all models by one version of mteb
+    heads: Callable[[], Any]  # -> evaluation.heads.Heads of the model
+    reference: Callable[[], tuple[Any, Any]]  # -> the base's embedder and heads
     encode: dict[str, Any] = field(default_factory=dict)  # keyword arguments of sentence-transformers' encode
     workers: int = 1
 
@@ -31,6 +35,7 @@ class Task:
     name: str
     settings: Any
     run: Callable[[Resources], Outcome]
+    needs_heads: bool = False  # bge-m3's sparse and multi-vector heads
 
     @property
     def key(self) -> str:
@@ -67,10 +72,10 @@ def _retrieval_tasks(name: str, suite: SuiteConfig, config: Config, stage: Stage
 def _sample_tasks(name: str, suite: SuiteConfig, config: Config, stage: StageFolder) -> list[Task]:
     from evaluation.mteb_tasks import SAMPLE_TASKS, sample_task
     from evaluation.russian_mteb import run_task
-    from evaluation.samples import ENCODECHKA_SAMPLES, FOLDER, read_samples
+    from evaluation.samples import ENCODECHKA_SAMPLES, read_samples
 
     def digests(files: tuple[str, ...]) -> list[str]:
-        return [file_sha256(FOLDER / f"{file}.jsonl") for file in files]
+        return [file_sha256(SAMPLES / f"{file}.jsonl") for file in files]
 
     tasks = []
     for task, (score, files) in ENCODECHKA_SAMPLES.items():
@@ -116,5 +121,22 @@ def _mteb_tasks(name: str, suite: SuiteConfig, config: Config, stage: StageFolde
                 return run_task(r.mteb_encoder(kind), made, special.metrics, r.mteb_folder, r.encode)
 
             settings = {"task": special, "languages": suite.languages, "data": made.metadata.dataset}
-            tasks.append(Task(name, task if kind == "dense" else f"{task}.{kind}", settings, run))
-    return tasks
+            full_name = task if kind == "dense" else f"{task}.{kind}"
+            tasks.append(Task(name, full_name, settings, run, needs_heads=kind != "dense"))
+    return [*tasks, _drift_task(name)] if set(suite.representations) - {"dense"} else tasks
+
+
+def _drift_task(name: str) -> Task:
+    """How far the heads' outputs on the bundled texts are from the base's."""
+    from evaluation.drift import drift_outcome
+    from evaluation.samples import read_samples
+
+    files = ("sts", "long_documents")
+    rows = read_samples(files)
+    texts = [row[key] for row in rows["sts"] for key in ("sentence1", "sentence2")]
+    texts += [row["document"] for row in rows["long_documents"]]
+
+    def run(r: Resources) -> Outcome:
+        return drift_outcome(r.embedder(), r.heads(), *r.reference(), texts)
+
+    return Task(name, "drift", [file_sha256(SAMPLES / f"{file}.jsonl") for file in files], run, needs_heads=True)

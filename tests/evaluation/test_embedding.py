@@ -65,13 +65,13 @@ def test_word_vectors_are_means_of_sub_tokens_and_zeros_after_the_cut(embedder: 
 
 def test_every_distinct_text_is_encoded_once(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     embedder, seen = Embedder(model_folder, batch_tokens=64), list[int]()
-    forward = embedder._forward
+    forward = embedder.token_batches
 
     def counting(ids: list[list[int]], what: str):
         seen.append(len(ids))
         return forward(ids, what)
 
-    monkeypatch.setattr(embedder, "_forward", counting)
+    monkeypatch.setattr(embedder, "token_batches", counting)
     first = embedder.sentences(TEXTS)
     second = embedder.sentences([TEXTS[3], "Новый текст", TEXTS[0]])
     assert seen == [4, 1]
@@ -82,7 +82,7 @@ def test_embeddings_stay_on_disk_for_the_next_run(model_folder: Path, tmp_path: 
     first = Embedder(model_folder, cache=EmbeddingCache(tmp_path))
     wanted, variants = first.sentences(TEXTS), first.variants(TEXTS)
     second = Embedder(model_folder, cache=EmbeddingCache(tmp_path))
-    second._forward = None  # type: ignore[method-assign, assignment]
+    second.token_batches = None  # type: ignore[method-assign, assignment]
     np.testing.assert_array_equal(second.sentences(TEXTS), wanted)
     for name, vectors in second.variants(TEXTS).items():
         np.testing.assert_array_equal(vectors, variants[name])
