@@ -1,4 +1,4 @@
-"""What `benchmarks.training` times, each in a fresh process: our trainer, the bare step, sentence-transformers' trainer.
+"""What `benchmarks.training` times in fresh processes: our trainer, the bare step, sentence-transformers' trainer.
 
 All train the same model on the same 512 pairs, 16 steps of 32, contrastive alone with temperature 0.02, the same
 prompts, at most 256 tokens, bfloat16 where the device has it. Each function returns the seconds of the 16 steps.

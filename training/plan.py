@@ -11,8 +11,8 @@ from tempfile import TemporaryDirectory
 
 from pipeline.application import hydra_application
 from pipeline.artefact import read_manifest
-from pipeline.config import Config
-from pipeline.console import console, show_table
+from pipeline.config import SIDES, Config
+from pipeline.console import show_table
 from pipeline.errors import UserError
 from training.config import SideConfig
 from training.cost import Shape, memory_bytes, shape_of, training_operations
@@ -35,7 +35,7 @@ class Work:
 
 def plan(config: Config) -> None:
     """Print the work and the cost of every side that the config's stages name."""
-    sides = [name for name in ("symmetric", "asymmetric", "joint") if name in config.stages]
+    sides: list[str] = [name for name in SIDES if name in config.stages]
     shape = shape_of([config.folder("init"), config.base_folder], config.base)
     devices = _devices(config)
     works = {name: _work(config, name, shape, devices) for name in sides}

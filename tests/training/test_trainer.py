@@ -55,10 +55,11 @@ def test_a_run_killed_at_any_step_ends_in_the_same_bytes(tmp_path: Path, process
 def test_sigterm_saves_and_ends_cleanly(tmp_path: Path, processes: int) -> None:
     prepared_run(tmp_path, SETS)
     endless = {**LONG, "max_steps": 2000, "checkpoint_steps": 1000}
-    assert stop_at(tmp_path, processes, 6, signal.SIGTERM, **endless) in (143, 1 if processes > 1 else 143)
-    (mark,) = (tmp_path / "one/symmetric/checkpoints").glob(f"checkpoint-*/{MARK}")
-    assert "Traceback" not in (tmp_path / "log.txt").read_text() or processes > 1
-    assert int(mark.parent.name.split("-")[1]) >= 6
+    status = stop_at(tmp_path, processes, 6, signal.SIGTERM, **endless)
+    assert status == 143 if processes == 1 else status != 0  # torch's launcher has a status of its own
+    checkpoints = tmp_path / "one/symmetric/checkpoints"
+    (mark,) = checkpoints.glob(f"checkpoint-*/{MARK}")
+    assert int(mark.parent.name.split("-")[1]) == lines(tmp_path)[-1]["step"] >= 6
 
 
 @pytest.mark.slow

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from pipeline.application import CONFIGS
 from pipeline.stage import run_stage
 from tests.training.planned_sets import prepared_run
@@ -24,7 +26,7 @@ def start(folder: Path, processes: int, **side: Any) -> subprocess.Popen[bytes]:
     launcher += ["--num_processes", str(processes), "--main_process_port", "0"]
     command = [sys.executable, *(launcher if processes > 1 else []), *module]
     log = (folder / "log.txt").open("ab")
-    return subprocess.Popen(command, cwd=CONFIGS.parent, stdout=log, stderr=log, start_new_session=True)
+    return subprocess.Popen(command, cwd=CONFIGS.parent, stdout=log, stderr=log)
 
 
 def finish(folder: Path, processes: int, **side: Any) -> bytes:
@@ -35,14 +37,20 @@ def finish(folder: Path, processes: int, **side: Any) -> bytes:
 
 
 def stop_at(folder: Path, processes: int, step: int, how: signal.Signals, **side: Any) -> int:
-    """Train, send the signal to all processes once `step` is done; returns the exit status."""
+    """Train, send the signal once `step` is done, and wait for the end; returns the exit status.
+
+    SIGKILL goes to the launcher and the ranks, which are sessions of their own; other signals to the launcher alone.
+    """
     process = start(folder, processes, **side)
     metrics = folder / "one/symmetric/metrics.jsonl"
     until = time.monotonic() + 300
     while not metrics.exists() or metrics.read_text().count("\n") < step:
         assert process.poll() is None and time.monotonic() < until, (folder / "log.txt").read_text()
         time.sleep(0.02)
-    os.killpg(process.pid, how)
+    everyone = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for one in everyone if how == signal.SIGKILL else everyone[:1]:
+        one.send_signal(how)
+    psutil.wait_procs(everyone[1:], timeout=120)
     return process.wait(timeout=120)
 
 
