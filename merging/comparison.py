@@ -57,7 +57,8 @@ def compare(config: Config, models: Mapping[str, Path], data: Path) -> Compariso
     blend = Blend(models, settings.max_length, uses_bfloat16(config.precision))
     ways = _Ways(config, models, blend, sets, guard_sets)
     comparison = ways.compare()
-    comparison.reported = ways.reported(report_sets, comparison.compared)
+    if report_sets:
+        comparison.reported = ways.reported(report_sets, comparison.compared)
     return comparison
 
 
@@ -139,7 +140,7 @@ class _Ways:
         bank = TextBank(self.blend, self.settings.encode_batch)
         tasks = {pairs.name: retrieval(pairs, bank) for pairs in sets}
         scores: dict[str, dict[str, float]] = {}
-        for name, candidate in progress(list(compared.items()) if sets else [], "scoring held-out sets"):
+        for name, candidate in progress(list(compared.items()), "scoring held-out sets"):
             if candidate.weights is not None:
                 self.blend.set(candidate.weights)
             else:
