@@ -45,6 +45,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     """Write the folder and try it; raises UserError where the two libraries don't agree on its embeddings."""
     from evaluation.model_card import render_card
     from evaluation.onnx_export import export_onnx
+    from evaluation.quiet import quiet
     from evaluation.result_files import write_results
     from evaluation.run_record import read_run
 
@@ -56,9 +57,10 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
         if settings.licence == "apache-2.0":
             shutil.copyfile(LICENCE, folder / "LICENSE")
         write_provenance(run, config, folder / "provenance")
-        difference = largest_difference(folder)
-        if settings.onnx:
-            export_onnx(folder)
+        with quiet():
+            difference = largest_difference(folder)
+            if settings.onnx:
+                export_onnx(folder)
     with stage.replacing("results") as folder:
         folder.mkdir()
         tasks = write_results(run, config, folder, settings.repo or f"local/{config.run}")
@@ -103,11 +105,9 @@ def largest_difference(folder: Path) -> float:
     import torch
     from sentence_transformers import SentenceTransformer
     from transformers import AutoModel, AutoTokenizer
-    from transformers.utils.logging import disable_progress_bar
 
     from evaluation.model_folder import read_model_facts
 
-    disable_progress_bar()
     facts, texts = read_model_facts(folder), ["Река замерзает в ноябре.", "Рецепт борща"]
     kwargs = {"dtype": torch.float32}
     encoder = SentenceTransformer(str(folder), device="cpu", model_kwargs=kwargs, trust_remote_code=False)

@@ -119,7 +119,7 @@ def compared_table(run: RunRecord) -> tuple[list[str], list[list[Any]]]:
 
 
 def _fixed(value: float | None) -> str:
-    return show.DASH if value is None else f"{value:.3f}".replace("-", "−")
+    return show.DASH if value is None or value != value else f"{value:.3f}".replace("-", "−")
 
 
 def search_table(run: RunRecord) -> tuple[list[str], list[list[Any]]]:

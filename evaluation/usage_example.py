@@ -20,10 +20,11 @@ def usage_similarities(model: Path, settings: ReportConfig, mirror: str | None) 
     if not texts:
         return {}
     from sentence_transformers import SentenceTransformer
-    from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()
-    encoder = SentenceTransformer(str(model), device="cpu", trust_remote_code=False)
+    from evaluation.quiet import quiet
+
+    with quiet():
+        encoder = SentenceTransformer(str(model), device="cpu", trust_remote_code=False)
     half = len(texts) // 2
     queries = encoder.encode_query(texts[:half], normalize_embeddings=True, show_progress_bar=False)
     passages = encoder.encode_document(texts[half:], normalize_embeddings=True, show_progress_bar=False)

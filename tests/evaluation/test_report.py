@@ -128,6 +128,18 @@ def test_a_partial_run_shows_the_rest_as_not_run(tmp_path: Path, model: Path) ->
     assert "Not run: this part needs the stage data" not in text
 
 
+def test_a_merge_that_is_no_weighted_sum_and_tried_nothing_is_shown(tmp_path: Path, model: Path) -> None:
+    config = write_run(tmp_path, model)
+    folder = config.folder("merge")
+    (folder / "weights.json").write_text('{"method": "ties", "models": ["init"], "weights": null, "dtype": "float32"}')
+    (folder / "search.csv").write_text("origin\n")
+    (folder / "simplex.svg").unlink()
+    run_stage(STAGE, config)
+    text = visible((config.folder("report") / "index.html").read_text(encoding="utf-8"))
+    assert "Merge method ties" in text and "candidates" not in text.partition("Merge method ties")[2][:60]
+    assert "chosen by ties on dev data" in (config.folder("report") / "model_card.md").read_text(encoding="utf-8")
+
+
 def test_a_failed_stage_and_its_reason_are_shown(tmp_path: Path, model: Path) -> None:
     config = write_run(tmp_path, model, stages=("data",))
     config.folder("init").mkdir()
