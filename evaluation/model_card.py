@@ -16,6 +16,12 @@ from evaluation.run_record import RunRecord, Score
 from pipeline.config import Config
 from pipeline.console import log
 
+AVERAGED = "The models were averaged with the weights below"
+METHODS = {
+    "fixed": f"{AVERAGED}, which were given.",
+    "lm_cocktail": f"{AVERAGED}, which LM-Cocktail computed from few-shot losses on dev data.",
+    "search": f"{AVERAGED}, the best on dev data among the candidates that keep retrieval.",
+}
 RESTRICTED = re.compile(r"\bNC\b|-NC-|non-commercial|personal use|research only|Credentialed")
 HERE = Path(__file__).resolve().parent
 GIVES = {
@@ -115,8 +121,8 @@ def _steps(run: RunRecord, base: str) -> list[str]:
             seen = f"{show.count(plan.get('batches'))} batches, {show.count(plan.get('rows_seen'))} rows"
             steps.append(f"One copy was fine-tuned on {side} pairs with {_loss(run, side, loss)}: {seen}.")
     if run.weights:
-        method = str(run.weights.get("method")).replace("_", " ")
-        steps.append(f"The models were averaged with the weights below, chosen by {method} on dev data.")
+        method = str(run.weights.get("method"))
+        steps.append(METHODS.get(method, f"The models were merged by {method.replace('_', ' ')}, through mergekit."))
     return steps
 
 

@@ -137,7 +137,9 @@ def test_a_merge_that_is_no_weighted_sum_and_tried_nothing_is_shown(tmp_path: Pa
     run_stage(STAGE, config)
     text = visible((config.folder("report") / "index.html").read_text(encoding="utf-8"))
     assert "Merge method ties" in text and "candidates" not in text.partition("Merge method ties")[2][:60]
-    assert "chosen by ties on dev data" in (config.folder("report") / "model_card.md").read_text(encoding="utf-8")
+    assert "The models were merged by ties, through mergekit." in (config.folder("report") / "model_card.md").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_a_failed_stage_and_its_reason_are_shown(tmp_path: Path, model: Path) -> None:
