@@ -70,7 +70,13 @@ def test_two_processes_train_the_model_of_one(tmp_path: Path) -> None:
     for name in ("one", "two"):
         prepared_run(tmp_path / name, SETS)
     first, second = load(finish(tmp_path / "one", 1, **side)), load(finish(tmp_path / "two", 2, **side))
-    assert max(float((first[name] - second[name]).abs().max()) for name in first) < 1e-4
+    start = load((tmp_path / "one/one/init/model.safetensors").read_bytes())
+    # The keys' biases have no effect on attention: their gradient is rounding alone, which AdamW makes large.
+    names = [name for name in first if "key.bias" not in name and name in start]
+    moved = torch.cat([(first[name] - start[name]).flatten() for name in names])
+    apart = torch.cat([(first[name] - second[name]).flatten() for name in names])
+    assert moved.norm() > 0
+    assert apart.norm() / moved.norm() < 1e-2
     assert [line["loss"] for line in lines(tmp_path / "two")] == pytest.approx(
         [line["loss"] for line in lines(tmp_path / "one")], rel=1e-4
     )
