@@ -20,7 +20,7 @@ AVERAGED = "The models were averaged with the weights below"
 METHODS = {
     "fixed": f"{AVERAGED}, which were given.",
     "lm_cocktail": f"{AVERAGED}, which LM-Cocktail computed from few-shot losses on dev data.",
-    "search": f"{AVERAGED}, the best on dev data among the candidates that keep retrieval.",
+    "search": f"{AVERAGED}, the best of those that were tried on dev data.",
 }
 RESTRICTED = re.compile(r"\bNC\b|-NC-|non-commercial|personal use|research only|Credentialed")
 HERE = Path(__file__).resolve().parent
@@ -123,6 +123,10 @@ def _steps(run: RunRecord, base: str) -> list[str]:
     if run.weights:
         method = str(run.weights.get("method"))
         steps.append(METHODS.get(method, f"The models were merged by {method.replace('_', ' ')}, through mergekit."))
+        if method == "search" and (run.weights.get("guard") or {}).get("limit") is not None:
+            steps.append(
+                "Candidates that lost more retrieval than the guard allows, on sets never trained on, were left out."
+            )
     return steps
 
 
