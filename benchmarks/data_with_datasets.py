@@ -159,9 +159,18 @@ def nli(premise: str, hypothesis: str, label: str, **how: Any) -> Callable[[Data
 
 
 def _entailments(
-    rows: Dataset, premise: str, hypothesis: str, label: str, *, entailment: Any = "entailment", group: str | None = None,
-    one: bool = False, with_negative: bool = False, need_negative: bool = False, sources: tuple[str, ...] = (),
-) -> Iterator[dict[str, Any]]:  # fmt: skip
+    rows: Dataset,
+    premise: str,
+    hypothesis: str,
+    label: str,
+    *,
+    entailment: Any = "entailment",
+    group: str | None = None,
+    one: bool = False,
+    with_negative: bool = False,
+    need_negative: bool = False,
+    sources: tuple[str, ...] = (),
+) -> Iterator[dict[str, Any]]:
     positives: dict[str, list[tuple[str, str]]] = defaultdict(list)
     negatives: dict[str, list[str]] = defaultdict(list)
     for line in rows:
@@ -199,20 +208,47 @@ def first_two(rows: Dataset) -> Dataset:
 ENGLISH = ("snli", "mnli", "anli_r1", "anli_r2", "anli_r3")
 GLUE = "RussianNLP/russian_super_glue"
 SETS: dict[str, tuple[str, list[str], Callable[[Dataset], Dataset]]] = {
-    "allnli": ("parquet", ["cointegrated/nli-rus-translated-v2021/data/train-00000-of-00001.parquet"],
-               nli("premise_ru", "hypothesis_ru", "label", group="premise", one=True, with_negative=True,
-                   need_negative=True, sources=ENGLISH)),
-    "mednli": ("json", ["physionet/rumednli/ru_mli_train_v1.jsonl"], nli("ru_sentence1", "ru_sentence2", "gold_label", one=True)),
+    "allnli": (
+        "parquet",
+        ["cointegrated/nli-rus-translated-v2021/data/train-00000-of-00001.parquet"],
+        nli(
+            "premise_ru",
+            "hypothesis_ru",
+            "label",
+            group="premise",
+            one=True,
+            with_negative=True,
+            need_negative=True,
+            sources=ENGLISH,
+        ),
+    ),
+    "mednli": (
+        "json",
+        ["physionet/rumednli/ru_mli_train_v1.jsonl"],
+        nli("ru_sentence1", "ru_sentence2", "gold_label", one=True),
+    ),
     "rcb": ("parquet", [f"{GLUE}/rcb/train/0000.parquet"], nli("premise", "hypothesis", "label", entailment=0)),
     "terra": ("parquet", [f"{GLUE}/terra/train/0000.parquet"], nli("premise", "hypothesis", "label", entailment=0)),
     "tapaco": ("parquet", ["community-datasets/tapaco/ru/train-00000-of-00001.parquet"], first_two),
-    "ru_wanli": ("parquet", ["deepvk/ru-WANLI/data/train.parquet"], nli("premise", "hypothesis", "label", with_negative=True)),
+    "ru_wanli": (
+        "parquet",
+        ["deepvk/ru-WANLI/data/train.parquet"],
+        nli("premise", "hypothesis", "label", with_negative=True),
+    ),
     "ru_hnp": ("parquet", ["deepvk/ru-HNP/train.parquet"], mapped(parallel)),
-    "miracl": ("parquet", ["sentence-transformers/miracl/ru-triplet-100/train-00000-of-00001.parquet"], mapped(triplets(1))),
+    "miracl": (
+        "parquet",
+        ["sentence-transformers/miracl/ru-triplet-100/train-00000-of-00001.parquet"],
+        mapped(triplets(1)),
+    ),
     "mldr": ("parquet", ["sentence-transformers/mldr/ru-triplet/train-00000-of-00001.parquet"], mapped(triplets(1))),
     "lenta": ("parquet", ["zloelias/lenta-ru/data/train-00000-of-00001.parquet"], two("title", "text")),
     "mlsum": ("parquet", ["mteb/mlsum/ru/train-00000-of-00001.parquet"], mapped(article)),
-    "mr_tydi": ("parquet", ["sentence-transformers/mr-tydi/ru-triplet-100/train-00000-of-00001.parquet"], mapped(triplets(None))),
+    "mr_tydi": (
+        "parquet",
+        ["sentence-transformers/mr-tydi/ru-triplet-100/train-00000-of-00001.parquet"],
+        mapped(triplets(None)),
+    ),
     "panorama": ("json", ["its5Q/panorama/panorama.jsonl"], two("title", "body")),
     "pravo_israel": ("json", ["TarasHu/pravoIsrael/pravoIsrael.json"], two("question", "answer")),
     "xlsum": ("parquet", ["csebuetnlp/xlsum/russian/train/0000.parquet"], mapped(article)),
@@ -220,6 +256,14 @@ SETS: dict[str, tuple[str, list[str], Callable[[Dataset], Dataset]]] = {
     "russian_keywords": ("csv", ["Milana/russian_keywords/russian_keywords_dataset.csv"], two("keywords", "text")),
     "gazeta": ("json", ["IlyaGusev/gazeta/gazeta_train.jsonl"], mapped(article)),
     "gsm8k_ru": ("parquet", ["d0rj/gsm8k-ru/data/train-00000-of-00001.parquet"], two("question", "answer")),
-    "dsum_ru": ("parquet", [f"d0rj/{part}/data/train-00000-of-00001.parquet" for part in ("dialogsum-ru", "samsum-ru")], two("summary", "dialogue")),
-    "summ_dialog_news": ("parquet", ["CarlBrendt/Summ_Dialog_News/data/train-00000-of-00001.parquet"], two("summary", "info")),
-}  # fmt: skip
+    "dsum_ru": (
+        "parquet",
+        [f"d0rj/{part}/data/train-00000-of-00001.parquet" for part in ("dialogsum-ru", "samsum-ru")],
+        two("summary", "dialogue"),
+    ),
+    "summ_dialog_news": (
+        "parquet",
+        ["CarlBrendt/Summ_Dialog_News/data/train-00000-of-00001.parquet"],
+        two("summary", "info"),
+    ),
+}

@@ -14,8 +14,51 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-SYLLABLES = ("ка ло ми ра се ту по ве на ди го ру ша че ло бы зи не та ко сво при раз под пере вы ста жи мо ли "
-             "ны ние ть ся ми ого ей ами ться лось ость ский ная").split()  # fmt: skip
+SYLLABLES = [
+    "ка",
+    "ло",
+    "ми",
+    "ра",
+    "се",
+    "ту",
+    "по",
+    "ве",
+    "на",
+    "ди",
+    "го",
+    "ру",
+    "ша",
+    "че",
+    "ло",
+    "бы",
+    "зи",
+    "не",
+    "та",
+    "ко",
+    "сво",
+    "при",
+    "раз",
+    "под",
+    "пере",
+    "вы",
+    "ста",
+    "жи",
+    "мо",
+    "ли",
+    "ны",
+    "ние",
+    "ть",
+    "ся",
+    "ми",
+    "ого",
+    "ей",
+    "ами",
+    "ться",
+    "лось",
+    "ость",
+    "ский",
+    "ная",
+]
 POOL_CHARACTERS = 4_000_000
 ROWS_AT_ONCE = 5_000
 
@@ -28,8 +71,10 @@ class Texts:
         words = ["".join(self.random.choice(SYLLABLES, size)) for size in self.random.integers(1, 5, 20_000)]
         chosen = self.random.zipf(1.3, POOL_CHARACTERS // 6) % len(words)
         ends = self.random.random(len(chosen))
-        parts = (words[word] + (".\n" if end < 0.01 else ". " if end < 0.08 else ", " if end < 0.16 else " ")
-                 for word, end in zip(chosen, ends, strict=True))  # fmt: skip
+        parts = (
+            words[word] + (".\n" if end < 0.01 else ". " if end < 0.08 else ", " if end < 0.16 else " ")
+            for word, end in zip(chosen, ends, strict=True)
+        )
         self.pool = "".join(parts)
         self.number = 0
 
@@ -71,8 +116,18 @@ class Mirror:
 
     def write(self) -> None:
         """All 21 sets."""
-        for make in (self.allnli, self.mednli, self.rcb, self.terra, self.tapaco, self.ru_wanli, self.ru_hnp,
-                     self.retrieval, self.articles, self.two_columns):  # fmt: skip
+        for make in (
+            self.allnli,
+            self.mednli,
+            self.rcb,
+            self.terra,
+            self.tapaco,
+            self.ru_wanli,
+            self.ru_hnp,
+            self.retrieval,
+            self.articles,
+            self.two_columns,
+        ):
             make()
 
     # writing
@@ -162,7 +217,12 @@ class Mirror:
             self._labelled(self.size(3699), dict.fromkeys(("entailment", "neutral", "contradiction"), each), 110)
         )
         premises, hypotheses, labels = zip(*rows, strict=True)
-        chunk = {"ru_sentence1": premises, "ru_sentence2": hypotheses, "gold_label": labels, "pairID": [str(n) for n in range(len(rows))]}  # fmt: skip
+        chunk = {
+            "ru_sentence1": premises,
+            "ru_sentence2": hypotheses,
+            "gold_label": labels,
+            "pairID": [str(n) for n in range(len(rows))],
+        }
         self._jsonl("physionet/rumednli/ru_mli_train_v1.jsonl", iter([chunk]))
 
     def rcb(self) -> None:
@@ -195,8 +255,10 @@ class Mirror:
                     "paraphrase_set_id": [str(group) for group in some],
                     "sentence_id": [str(10_000_000 + start + row) for row in range(len(some))],
                     "paraphrase": self.texts.many(len(some), 28),
-                    "lists": [["907"]] * len(some), "tags": [[""]] * len(some), "language": ["ru"] * len(some),
-                }  # fmt: skip
+                    "lists": [["907"]] * len(some),
+                    "tags": [[""]] * len(some),
+                    "language": ["ru"] * len(some),
+                }
 
         self._parquet("community-datasets/tapaco/ru/train-00000-of-00001.parquet", chunks())
 
@@ -205,7 +267,11 @@ class Mirror:
         entailed, contradicted, rows = self.size(35_455), self.size(32_253), self.size(100_000)
         labels = {"entailment": entailed, "contradiction": contradicted, "neutral": rows - entailed - contradicted}
         made = list(self._labelled(entailed, labels, 85))
-        chunk = {"premise": [row[0] for row in made], "hypothesis": [row[1] for row in made], "label": [row[2] for row in made]}  # fmt: skip
+        chunk = {
+            "premise": [row[0] for row in made],
+            "hypothesis": [row[1] for row in made],
+            "label": [row[2] for row in made],
+        }
         self._parquet("deepvk/ru-WANLI/data/train.parquet", iter([chunk]))
         self._parquet(
             "deepvk/ru-WANLI/data/validation.parquet", iter([{name: column[:30] for name, column in chunk.items()}])
@@ -247,9 +313,18 @@ class Mirror:
 
     def articles(self) -> None:
         """MLSUM, XL-Sum and Gazeta: title, text, summary; Gazeta has 120 articles twice."""
-        self._parquet("mteb/mlsum/ru/train-00000-of-00001.parquet", self._columns(self.size(25_556), title=60, text=2300, summary=130))  # fmt: skip
-        self._parquet("csebuetnlp/xlsum/russian/train/0000.parquet", self._columns(self.size(62_243), title=55, summary=150, text=3600))  # fmt: skip
-        self._jsonl("IlyaGusev/gazeta/gazeta_train.jsonl", self._repeating(120, self._columns(self.size(60_964), title=60, text=4400, summary=330)))  # fmt: skip
+        self._parquet(
+            "mteb/mlsum/ru/train-00000-of-00001.parquet",
+            self._columns(self.size(25_556), title=60, text=2300, summary=130),
+        )
+        self._parquet(
+            "csebuetnlp/xlsum/russian/train/0000.parquet",
+            self._columns(self.size(62_243), title=55, summary=150, text=3600),
+        )
+        self._jsonl(
+            "IlyaGusev/gazeta/gazeta_train.jsonl",
+            self._repeating(120, self._columns(self.size(60_964), title=60, text=4400, summary=330)),
+        )
         self._jsonl(
             "IlyaGusev/gazeta/gazeta_val.jsonl", self._columns(self.size(500), title=60, text=4400, summary=330)
         )
@@ -276,7 +351,10 @@ class Mirror:
             self._parquet(path, self._columns(self.size(rows), **lengths))
         self._jsonl("its5Q/panorama/panorama.jsonl", self._columns(self.size(11_024), title=70, body=1250))
         self._jsonl("TarasHu/pravoIsrael/pravoIsrael.json", self._columns(self.size(26_364), question=260, answer=700))
-        self._csv("Milana/russian_keywords/russian_keywords_dataset.csv", self._columns(self.size(16_461), keywords=90, title=80, text=11_000))  # fmt: skip
+        self._csv(
+            "Milana/russian_keywords/russian_keywords_dataset.csv",
+            self._columns(self.size(16_461), keywords=90, title=80, text=11_000),
+        )
 
 
 if __name__ == "__main__":

@@ -140,11 +140,12 @@ class hub_errors:  # noqa: N801: a context manager reads as a function
         self.name, self.where = name, where
 
     def __enter__(self) -> None:
-        logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every request
+        for client in ("httpx", "httpx2"):  # the Hub's clients, which log every request
+            logging.getLogger(client).setLevel(logging.WARNING)
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        import httpx
         from huggingface_hub import errors
+        from huggingface_hub.utils import httpx  # whichever of the clients is in use
 
         if isinstance(error, errors.GatedRepoError):
             what, remedy = (

@@ -80,6 +80,9 @@ def _roles(batch: Batch, source: SourceConfig, errors: RowErrors) -> pl.DataFram
 
 
 def _typed(batch: Batch, role: str, column: str, errors: RowErrors) -> pl.Series:
+    wanted_type = pl.List(pl.String) if role in LIST_ROLES else pl.String()
+    if batch.table[column].null_count == batch.table.num_rows:  # such a column has no type of its own
+        return pl.Series(role, [None], wanted_type).new_from_index(0, batch.table.num_rows)
     kind = batch.table.schema.field(column).type
     is_text = kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_null(kind)
     if role in LIST_ROLES:
@@ -93,9 +96,7 @@ def _typed(batch: Batch, role: str, column: str, errors: RowErrors) -> pl.Series
     if not fits:
         remedy = f"{role} needs {wanted}: mend data.sources.{errors.set_name}.columns or the file"
         raise UserError(f"{errors.set_name}: wrong type {kind} in column {column}", where=batch.file, remedy=remedy)
-    return pl.Series(role, pl.from_arrow(batch.table[column])).cast(
-        pl.List(pl.String) if role in LIST_ROLES else pl.String
-    )
+    return pl.Series(role, pl.from_arrow(batch.table[column])).cast(wanted_type)
 
 
 def _negatives(batch: Batch, column: str, errors: RowErrors) -> pl.Series:

@@ -20,10 +20,14 @@ import xxhash
 from pipeline.errors import UserError
 
 STRESS = "\u0301"  # the accent of dictionaries; running text has none
+LEFT_OVER = re.compile(rf"'{{2,}}|\[\[|\]\]|\{{\{{.*|\}}\}}|^[#*:]+|{STRESS}")
+SPACE_BEFORE = re.compile(r" ([,;:.!?)])")
+EMPTY_OR_LEADING = re.compile(r"\( ?\)|^[ ,;:.\-—|]+")
 UNREAD = re.compile(r"[|{}]|\[\[|\]\]|''")
 PACKAGE = "wiki_ru_wordnet"
 LINK = re.compile(r"\[\[(?:[^\[\]|]*\|)?([^\[\]|]*)\]\]")
 EXTERNAL_LINK = re.compile(r"\[https?://\S+\s*([^\]]*)\]")
+NAMED = re.compile(r"\w+=")
 TEMPLATE = re.compile(r"\{\{([^{}]*)\}\}")
 TAG = re.compile(r"<ref[^>]*/>|<ref.*?(?:</ref>|$)|<!--.*?-->|<[^<>]+>", re.DOTALL)
 ITALIC_EXAMPLE = re.compile(r"(?<=[.;!?)])\s*''[^']+''\s*")
@@ -122,19 +126,24 @@ def _sense(synset: int, lemma: str, entry: str) -> Sense | None:
 
 def parse(source: str) -> tuple[str, tuple[str, ...]]:
     """Definition and usage examples of one sense's wiki source."""
-    text = TAG.sub(" ", source.split("\n#")[0].replace("\xa0", " ").replace("&nbsp;", " "))
-    text = EXTERNAL_LINK.sub(r"\1", LINK.sub(r"\1", text))
+    text = source.split("\n#")[0].replace("\xa0", " ").replace("&nbsp;", " ")
+    text = LINK.sub(r"\1", text)
+    if "<" in text:
+        text = TAG.sub(" ", text)
+    if "[http" in text:
+        text = EXTERNAL_LINK.sub(r"\1", text)
     examples: list[str] = []
-    while TEMPLATE.search(text):  # the innermost ones first
-        text = TEMPLATE.sub(lambda match: _words(match[1], examples), text)
-    text = ITALIC_EXAMPLE.sub(" ", text)
+    found = 1
+    while found:  # the innermost ones first
+        text, found = TEMPLATE.subn(lambda match: _words(match[1], examples), text)
+    text = ITALIC_EXAMPLE.sub(" ", text) if "''" in text else text
     return _tidy(text), tuple(tidied for example in examples if (tidied := _tidy(example)))
 
 
 def _words(content: str, examples: list[str]) -> str:
     """What a template says in words; usage examples go to `examples`, labels of style say nothing."""
     name, *arguments = (part.strip() for part in content.split("|"))
-    positional = [argument for argument in arguments if not re.match(r"\w+=", argument)]
+    positional = [argument for argument in arguments if "=" not in argument or not NAMED.match(argument)]
     if name == "пример":
         named = [argument.removeprefix("текст=") for argument in arguments if argument.startswith("текст=")]
         examples.extend((positional or named)[:1])
@@ -147,13 +156,11 @@ def _words(content: str, examples: list[str]) -> str:
 
 def _tidy(text: str) -> str:
     """Plain text; empty where markup is left that was not understood."""
-    text = text.replace(STRESS, "")
-    text = re.sub(r"'{2,}|\[\[|\]\]|\{\{.*|\}\}|^[#*:]+", " ", text)
-    text = re.sub(r"\s*\|\|\s*", "; ", text)  # separates shades of one meaning
-    text = re.sub(r"\s+", " ", text)
-    text = re.sub(r"\s+([,;:.!?)])", r"\1", text)
-    text = re.sub(r"\(\s*\)|^[\s,;:.\-—|]+", " ", text).strip()
-    text = text.strip(" ;,|")
+    text = LEFT_OVER.sub(" ", text.replace(STRESS, "")) if LEFT_OVER.search(text) else text
+    text = " ".join(text.replace("||", "; ").split())  # || separates shades of one meaning
+    if SPACE_BEFORE.search(text):
+        text = SPACE_BEFORE.sub(r"\1", text)
+    text = EMPTY_OR_LEADING.sub(" ", text).strip(" ;,|")
     return "" if UNREAD.search(text) else text
 
 

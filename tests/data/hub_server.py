@@ -37,7 +37,7 @@ class Hub(BaseHTTPRequestHandler):
         path = urlsplit(self.path).path
         if match := RESOLVE.match(path):
             self._file(self.mirror / match[1] / unquote(match[3]), body)
-        elif match := TREE.match(path):
+        elif (match := TREE.match(path)) and (self.mirror / match[1]).is_dir():
             self._json(self._entries(match[1]))
         elif match := INFO.match(path):
             self._info(match[1])
@@ -48,7 +48,12 @@ class Hub(BaseHTTPRequestHandler):
         folder = self.mirror / name
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         return [
-            {"type": "file", "path": path.relative_to(folder).as_posix(), "size": path.stat().st_size, "oid": _oid(path)}
+            {
+                "type": "file",
+                "path": path.relative_to(folder).as_posix(),
+                "size": path.stat().st_size,
+                "oid": _oid(path),
+            }
             for path in files
         ]
 
@@ -56,7 +61,9 @@ class Hub(BaseHTTPRequestHandler):
         if not (self.mirror / name).is_dir():
             self._missing("RepoNotFound")
             return
-        files = [{"rfilename": entry["path"], "size": entry["size"], "blobId": entry["oid"]} for entry in self._entries(name)]
+        files = [
+            {"rfilename": entry["path"], "size": entry["size"], "blobId": entry["oid"]} for entry in self._entries(name)
+        ]
         self._json({"id": name, "sha": COMMIT, "gated": False, "siblings": files, "cardData": {"license": "mit"}})
 
     def _file(self, path: Path, body: bool) -> None:

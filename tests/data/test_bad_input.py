@@ -39,9 +39,7 @@ def write(path: Path, content: bytes) -> Path:
         ('{"question": "Вопрос без ответа?"}'.encode(), r"mine: null in column answer.*row 3"),
     ],
 )
-def test_a_bad_line_of_json_is_named_or_counted(
-    line: bytes, message: str, tmp_path: Path, one_set: OneSet
-) -> None:
+def test_a_bad_line_of_json_is_named_or_counted(line: bytes, message: str, tmp_path: Path, one_set: OneSet) -> None:
     path = write(tmp_path / "rows.jsonl", with_row_three(line))
     with pytest.raises(UserError, match=message):
         one_set(path, columns=COLUMNS)
@@ -54,11 +52,13 @@ def test_a_bad_row_of_csv_is_counted_when_asked(tmp_path: Path, one_set: OneSet)
     path = write(tmp_path / "rows.csv", "\n".join(rows).encode() + b"\n\xff\xfe,d\n")
     prepared = one_set(path, "data.on_bad_row=skip", columns=COLUMNS, format="csv")
     assert sorted(prepared.ledger["mine"]["bad_rows"]) == [
-        "invalid UTF-8: invalid start byte at byte 0", "wrong number of fields",
-    ]  # fmt: skip
+        "invalid UTF-8: invalid start byte at byte 0",
+        "wrong number of fields",
+    ]
     assert prepared.pairs("asymmetric", "mine").rows() == [
-        ("Первый вопрос", "Первый ответ", []), ("Второй\nвопрос", "Второй, ответ", []),
-    ]  # fmt: skip
+        ("Первый вопрос", "Первый ответ", []),
+        ("Второй\nвопрос", "Второй, ответ", []),
+    ]
 
 
 def test_an_unknown_label_is_named_or_counted(tmp_path: Path, one_set: OneSet) -> None:
@@ -75,11 +75,24 @@ def test_an_unknown_label_is_named_or_counted(tmp_path: Path, one_set: OneSet) -
     [
         ("rows.jsonl", b"", {}, r"mine: the set is empty"),
         ("rows.jsonl", b'{"question": "", "answer": ""}\n', {}, r"mine: no usable pair.*empty text 1"),
-        ("rows.jsonl", LINES[0], {"columns": {"anchor": "title", "positive": "answer"}},
-         r"mine: no column title \(rows.jsonl\); columns found: question: str, answer: str"),
-        ("rows.jsonl", LINES[0], {"columns": {"anchor": "question"}},
-         r"columns not configured \(rows.jsonl; columns found: question: string, 15 characters.*columns.positive"),
-        ("rows.jsonl.gz", gzip.compress(b"\n".join(LINES * 2000))[:-200], {}, r"compressed file is cut off \(rows.jsonl.gz"),
+        (
+            "rows.jsonl",
+            LINES[0],
+            {"columns": {"anchor": "title", "positive": "answer"}},
+            r"mine: no column title \(rows.jsonl\); columns found: question: str, answer: str",
+        ),
+        (
+            "rows.jsonl",
+            LINES[0],
+            {"columns": {"anchor": "question"}},
+            r"columns not configured \(rows.jsonl; columns found: question: string, 15 characters.*columns.positive",
+        ),
+        (
+            "rows.jsonl.gz",
+            gzip.compress(b"\n".join(LINES * 2000))[:-200],
+            {},
+            r"compressed file is cut off \(rows.jsonl.gz",
+        ),
         ("rows.jsonl.gz", b"no gzip at all", {}, r"mine: can't be read: Not a gzipped file"),
         ("rows.parquet", b"PAR1 cut off", {"format": "parquet"}, r"mine: can't be read.*rows.parquet"),
         ("rows.csv", b"question,answer\na,b\nc,d,e\n", {"format": "csv"}, r"Expected 2 columns, got 3.*row 2\)"),
@@ -87,7 +100,7 @@ def test_an_unknown_label_is_named_or_counted(tmp_path: Path, one_set: OneSet) -
         ("rows.json", b"[" + b",".join(LINES)[:-9], {"format": "json"}, r"mine: broken json \(rows.json, row 5\)"),
         ("rows.json", LINES[0], {"format": "json"}, r"no json array \(rows.json\); set format to jsonl"),
     ],
-)  # fmt: skip
+)
 def test_a_bad_file_ends_in_one_line(
     name: str, content: bytes, source: dict[str, Any], message: str, tmp_path: Path, one_set: OneSet
 ) -> None:
@@ -113,7 +126,11 @@ def test_wrong_columns_of_parquet(columns: dict[str, list], message: str, tmp_pa
 def test_lists_of_the_wrong_length_are_named(tmp_path: Path, one_set: OneSet) -> None:
     row = {"query": "Вопрос", "pos": ["Один ответ", "Другой ответ"], "neg": ["Не ответ"]}
     path = write(tmp_path / "rows.jsonl", json.dumps(row).encode())
-    source = {"construction": "query_pos_neg", "columns": {"query": "query", "pos": "pos", "neg": "neg"}, "list_length": 2}
+    source = {
+        "construction": "query_pos_neg",
+        "columns": {"query": "query", "pos": "pos", "neg": "neg"},
+        "list_length": 2,
+    }
     with pytest.raises(UserError, match=r"lists of pos and neg must have 2 texts.*row 1"):
         one_set(path, **source)
 
@@ -168,5 +185,3 @@ def test_impossible_settings_are_refused_with_their_key(override: str, message: 
     with pytest.raises(UserError, match=message) as error:
         composed(override)
     assert "config key data" in error.value.where
-
-

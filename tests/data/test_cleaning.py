@@ -11,8 +11,34 @@ from benchmarks import data_with_datasets as oracle
 from data.cleaning import comparable, drop_reasons, normalised, other_script, without_wrong_negatives
 from data.config import CleaningConfig, SourceConfig
 
-PIECES = ["мир", "Ёж", " ", "  ", "\n", " \n ", "\t", "\u00a0", "\u200b", "и\u0306", "<b>", "</s>", "<mask>", "&nbsp;",
-          "&laquo;", "a < b", "<<48/2=24>>", "<unk>", "fox", "5", "!", "\r\n", "&", "<|user|>", "«", "\ufeff"]  # fmt: skip
+PIECES = [
+    "мир",
+    "Ёж",
+    " ",
+    "  ",
+    "\n",
+    " \n ",
+    "\t",
+    "\u00a0",
+    "\u200b",
+    "и\u0306",
+    "<b>",
+    "</s>",
+    "<mask>",
+    "&nbsp;",
+    "&laquo;",
+    "a < b",
+    "<<48/2=24>>",
+    "<unk>",
+    "fox",
+    "5",
+    "!",
+    "\r\n",
+    "&",
+    "<|user|>",
+    "«",
+    "\ufeff",
+]
 TEXTS = st.lists(st.sampled_from(PIECES), max_size=12).map("".join)
 SOURCE = SourceConfig(title="x", side="symmetric")
 CLEANING = CleaningConfig()
@@ -80,7 +106,9 @@ def test_short_foreign_titles_and_mixed_texts_pass() -> None:
 
 
 def test_negatives_that_equal_the_pair_are_dropped_and_counted() -> None:
-    frame = pairs([("Вопрос", "Ответ", ["ответ!", "Другое", "", "вопрос?"]), ("Иное", "Да", []), ("Ещё", "Нет", ["Да"])])
+    frame = pairs(
+        [("Вопрос", "Ответ", ["ответ!", "Другое", "", "вопрос?"]), ("Иное", "Да", []), ("Ещё", "Нет", ["Да"])]
+    )
     kept, dropped = without_wrong_negatives(frame, 2)
     assert kept["negatives"].to_list() == [["Другое"], [], ["Да"]]
     assert dropped == 3

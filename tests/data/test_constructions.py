@@ -21,7 +21,12 @@ def made(construction: str, rows: dict[str, list], **fields: object) -> list[tup
 
 def test_articles_give_title_with_text_and_with_summary() -> None:
     rows = {"title": ["T1", "T2"], "text": ["x1", "x2"], "summary": ["s1", "s2"]}
-    assert [row[:2] for row in made("title_text_summary", rows)] == [("T1", "x1"), ("T1", "s1"), ("T2", "x2"), ("T2", "s2")]
+    assert [row[:2] for row in made("title_text_summary", rows)] == [
+        ("T1", "x1"),
+        ("T1", "s1"),
+        ("T2", "x2"),
+        ("T2", "s2"),
+    ]
 
 
 def test_parallel_lists_pair_by_position() -> None:
@@ -48,8 +53,10 @@ def test_chosen_negatives_are_spread_evenly_and_do_not_depend_on_the_batch() -> 
         "negative": [[str(k) for k in range(10)]] * count,
     }
     whole = made("triplets", rows, max_negatives=1)
-    halves = [made("triplets", {name: column[part] for name, column in rows.items()}, max_negatives=1)
-              for part in (slice(0, 1000), slice(1000, None))]  # fmt: skip
+    halves = [
+        made("triplets", {name: column[part] for name, column in rows.items()}, max_negatives=1)
+        for part in (slice(0, 1000), slice(1000, None))
+    ]
     assert whole == halves[0] + halves[1]
     counts = [sum(row[2] == [str(k)] for row in whole) for k in range(10)]
     assert min(counts) > 240 and max(counts) < 360  # 300 expected, standard deviation 16
@@ -76,7 +83,9 @@ def test_nli_agrees_with_a_loop_over_premises(one: bool, need: bool, rows: list[
         negatives = [f"h{h}" for g, h, other in rows if g == group and other == "contradiction"]
         if (one and earlier) or (need and not negatives):
             continue
-        expected.append((f"g{group}", f"h{hypothesis}", [negatives[earlier % len(negatives)]] if negatives else [], None))
+        expected.append(
+            (f"g{group}", f"h{hypothesis}", [negatives[earlier % len(negatives)]] if negatives else [], None)
+        )
     assert made("nli", schema_safe, **fields) == expected
 
 
@@ -88,8 +97,13 @@ def test_nli_keeps_other_labels_with_their_score() -> None:
 
 
 def test_nli_orders_numbers_as_numbers() -> None:
-    rows = {"group": ["a"] * 2, "premise": ["A"] * 2, "hypothesis": ["tenth", "ninth"], "label": ["entailment"] * 2,
-            "order": ["10", "9"]}  # fmt: skip
+    rows = {
+        "group": ["a"] * 2,
+        "premise": ["A"] * 2,
+        "hypothesis": ["tenth", "ninth"],
+        "label": ["entailment"] * 2,
+        "order": ["10", "9"],
+    }
     assert [row[1] for row in made("nli", rows, labels={"x": "neutral"}, pairs_per_group="one")] == ["ninth"]
 
 

@@ -66,7 +66,9 @@ def test_only_test_splits_and_texts_of_a_task_count() -> None:
         return Dataset.from_list([{"text": text, "label": 1}])
 
     task = SimpleNamespace(
-        dataset=DatasetDict(train=rows("учебный"), test=rows("проверочный")), hf_subsets=["default"], eval_splits=["test"]
+        dataset=DatasetDict(train=rows("учебный"), test=rows("проверочный")),
+        hf_subsets=["default"],
+        eval_splits=["test"],
     )
     assert list(task_texts(task)) == ["проверочный"]
 
@@ -78,7 +80,9 @@ def planted(tmp_path: Path) -> Any:
     folder = mirror / "ai-forever" / "ru-stsbenchmark-sts"
     folder.mkdir(parents=True)
     encodechka.mkdir()
-    (encodechka / "para_gold.csv").write_text("text_1,text_2,class\nЗаголовок первый здесь,Заголовок второй,1\n", encoding="utf-8")
+    (encodechka / "para_gold.csv").write_text(
+        "text_1,text_2,class\nЗаголовок первый здесь,Заголовок второй,1\n", encoding="utf-8"
+    )
     row = {"sentence1": SENTENCE, "sentence2": "Кошка спит на подоконнике.", "score": 1.0}
     for split in ("train", "validation", "test"):
         text = {"sentence1": f"{split} {SENTENCE}", "sentence2": "x", "score": 0.0} if split != "test" else row
@@ -93,22 +97,30 @@ def planted(tmp_path: Path) -> Any:
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
     config = composed(
-        "+source@data.sources.planted=example_custom", f"data.sources.planted.path={path}", "data.dev.anchors=0",
-        "data.decontamination.suites=[encodechka,sts]", f"evaluation.encodechka={encodechka}",
-        "+evaluation/suite@evaluation.suite.sts=rus_v1_1", "evaluation.suite.sts.benchmark=null",
-    )  # fmt: skip
+        "+source@data.sources.planted=example_custom",
+        f"data.sources.planted.path={path}",
+        "data.dev.anchors=0",
+        "data.decontamination.suites=[encodechka,sts]",
+        f"evaluation.encodechka={encodechka}",
+        "+evaluation/suite@evaluation.suite.sts=rus_v1_1",
+        "evaluation.suite.sts.benchmark=null",
+    )
     config.mirror, config.data.held_out = str(mirror), {}
     config.data.sources = {"planted": config.data.sources["planted"]}
     suite = config.evaluation.suite["sts"]
-    suite.tasks = {"RuSTSBenchmarkSTS": type(next(iter(suite.tasks.values())))(splits=["test"]), "RUParaPhraserSTS": suite.tasks.popitem()[1]}
+    suite.tasks = {
+        "RuSTSBenchmarkSTS": type(next(iter(suite.tasks.values())))(splits=["test"]),
+        "RUParaPhraserSTS": suite.tasks.popitem()[1],
+    }
     return config
 
 
 def test_planted_evaluation_texts_are_removed_and_named(planted: Any, tmp_path: Path) -> None:
     prepared = run_config(planted, tmp_path / "runs")
     assert prepared.ledger["planted"]["dropped"] == {
-        "evaluation: RuSTSBenchmarkSTS": 2, "evaluation: encodechka para_gold": 1,
-    }  # fmt: skip
+        "evaluation: RuSTSBenchmarkSTS": 2,
+        "evaluation: encodechka para_gold": 1,
+    }
     evaluations = prepared.account["evaluations"]
     assert evaluations["checked"] == {"encodechka para_gold": 2, "RuSTSBenchmarkSTS": 2}
     assert "RUParaPhraserSTS" in evaluations["not_checked"] and "encodechka stsb_dev" in evaluations["not_checked"]

@@ -15,9 +15,17 @@ BUILT = {  # pairs that each construction makes of the samples' rows, card count
     "query_pos_neg": {"ru_hnp": (28, 140)},
     "triplets": {"miracl": (29, 29), "mldr": (28, 28), "mr_tydi": (29, 2900)},
     "title_text_summary": {"mlsum": (29, 58), "xlsum": (29, 58), "gazeta": (28, 56)},
-    "pairs": {"lenta": (29, 29), "panorama": (29, 29), "pravo_israel": (29, 29), "fialka": (29, 29),
-              "russian_keywords": (29, 29), "gsm8k_ru": (28, 28), "dsum_ru": (29, 29), "summ_dialog_news": (29, 29)},
-}  # fmt: skip
+    "pairs": {
+        "lenta": (29, 29),
+        "panorama": (29, 29),
+        "pravo_israel": (29, 29),
+        "fialka": (29, 29),
+        "russian_keywords": (29, 29),
+        "gsm8k_ru": (28, 28),
+        "dsum_ru": (29, 29),
+        "summ_dialog_news": (29, 29),
+    },
+}
 
 ONLY_TERRA = [f"~data.sources.{name}" for name in ("ru_wanli", "ru_hnp", "tapaco", "gazeta", "mr_tydi")]
 
@@ -88,8 +96,9 @@ def test_held_out_sets_and_evaluation_samples_are_never_trained_on(samples: Prep
     given = ["+source@data.sources.copy=example_custom", f"data.sources.copy.path={tmp_path}/copy.jsonl"]
     prepared = run(tmp_path, *ONLY_TERRA, *given)
     assert prepared.ledger["copy"]["dropped"] == {
-        "held out: panorama": len(held_out), "evaluation sample: paraphrase": 1,
-    }  # fmt: skip
+        "held out: panorama": len(held_out),
+        "evaluation sample: paraphrase": 1,
+    }
     assert prepared.train()["copy"]["positive"].to_list() == ["Ничего нового."]
 
 
@@ -105,8 +114,10 @@ def test_only_the_changed_set_is_made_again(tmp_path: Path) -> None:
     after = {path: path.stat().st_mtime_ns for path in first.folder.glob("*/*.parquet")}
     changed = {path.relative_to(first.folder).as_posix() for path in before if before[path] != after.get(path)}
     assert {path for path in changed if not path.startswith("dev/")} == {
-        "symmetric/terra.parquet", "candidates/terra.parquet", "keys/terra.parquet",
-    }  # fmt: skip
+        "symmetric/terra.parquet",
+        "candidates/terra.parquet",
+        "keys/terra.parquet",
+    }
     assert first.ledger["gazeta"]["weight"] == 2
 
 
@@ -137,7 +148,9 @@ def test_sets_that_people_must_supply_are_skipped_visibly(tmp_path: Path) -> Non
 
 
 def test_a_sample_of_a_set_does_not_depend_on_its_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = [override for override in ONLY_TERRA if not override.endswith("ru_hnp")] + ["data.sources.ru_hnp.max_rows=40"]
+    chosen = [override for override in ONLY_TERRA if not override.endswith("ru_hnp")] + [
+        "data.sources.ru_hnp.max_rows=40"
+    ]
     first = run(tmp_path / "a", *chosen)
     monkeypatch.setattr("data.formats.BATCH_ROWS", 7)
     second = run(tmp_path / "b", *chosen)
@@ -164,7 +177,9 @@ def test_importing_the_stage_is_light() -> None:
     import subprocess
     import sys
 
-    code = "import sys, data.prepare; print([m for m in ('torch', 'polars', 'pyarrow', 'datasets') if m in sys.modules])"
+    code = (
+        "import sys, data.prepare; print([m for m in ('torch', 'polars', 'pyarrow', 'datasets') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -60,7 +60,11 @@ def test_rows_that_share_a_text_with_training_go_back_and_take_others_along() ->
 
 def test_trained_negatives_leave_dev_rows() -> None:
     dev = frame([("a", "p", ["n1", "n2"]), ("b", "q", ["n1"]), ("c", "r", [])])
-    assert without_trained_negatives(dev, pair_texts(frame([("x", "n1", [])])))["negatives"].to_list() == [["n2"], [], []]
+    assert without_trained_negatives(dev, pair_texts(frame([("x", "n1", [])])))["negatives"].to_list() == [
+        ["n2"],
+        [],
+        [],
+    ]
 
 
 @given(st.lists(st.lists(st.integers(0, 30), max_size=12), max_size=8))

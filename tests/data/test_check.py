@@ -1,0 +1,29 @@
+"""The pre-flight on local files: every source looked at, every failure shown."""
+
+import pytest
+
+from data.check import check, look
+from pipeline.errors import UserError
+from tests.data.conftest import REPOSITORY, composed
+
+MIRROR = str(REPOSITORY / "data" / "samples")
+
+
+def test_every_bundled_set_passes() -> None:
+    for name, source in composed("data=card").data.sources.items():
+        seen = look(name, source, MIRROR)
+        assert seen.problem is None, name
+        assert seen.bytes and seen.revision.startswith("mirror of") and seen.first_rows.endswith("rows read")
+
+
+def test_a_set_that_must_be_supplied_is_no_failure(tmp_path) -> None:
+    seen = look("mednli", composed("data=card").data.sources["mednli"], str(tmp_path))
+    assert seen.problem is None and "will be skipped" in seen.first_rows
+
+
+def test_all_failures_are_shown_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    config = composed("data.sources.terra.columns.label=gold", "data.sources.gazeta.files=[none.jsonl]")
+    with pytest.raises(UserError, match=r"2 of 11 checks failed \(terra: no column gold; gazeta: no file none.jsonl\)"):
+        check(config)
+    shown = capsys.readouterr().out
+    assert "FAILED" in shown and "columns found: premise: string" in " ".join(shown.split())
