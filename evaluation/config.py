@@ -83,6 +83,7 @@ class EvaluationConfig:
     resamples: int = 10_000  # of the bootstrap and of the permutation test
     confidence: float = 0.95  # of the intervals
     encodechka: str | None = None  # folder of its data files; null: $ENCODECHKA_DATA_PATH, else downloaded once
+    published: str | None = field(default=None, metadata={"result": False})  # calibration: whose figures are compared
     heads: str | None = None  # folder with sparse_linear.pt and colbert_linear.pt for models without their own
     cache: bool = field(default=True, metadata={"result": False})  # keep mteb's results under <runs>/cache
     embeddings: str | None = field(default=None, metadata={"result": False})  # folder that keeps embeddings

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 
 from evaluation.embedding_cache import EmbeddingCache
@@ -181,7 +182,7 @@ def load_model(folder: Path, device: str | None = None) -> SentenceTransformer:
                 trust_remote_code=False,
                 local_files_only=True,
             )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"the model can't be loaded: {what}", where=str(folder), remedy="give a sentence-transformers folder"

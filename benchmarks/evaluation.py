@@ -1,0 +1,120 @@
+"""Evaluation against the reference way of doing it: `make bench NAME=evaluation`.
+
+Encoding for encodechka is compared with its reference protocol, text by text in float32, on a seeded sample of 2,000
+distinct texts of its sentence tasks; loading the model is left out on both sides. The data come from
+$ENCODECHKA_DATA_PATH or the folder of real data beside the checkout.
+"""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measurement import Side, alternate, row, write
+
+TEXTS = 2000
+SEED = 42
+TOKENS = 128
+REAL_DATA = Path(os.environ.get("USER_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+COLUMNS = {
+    "stsb_dev.csv": ("sentence1", "sentence2"),
+    "para_gold.csv": ("text_1", "text_2"),
+    "xnli_ru.csv": ("sentence1", "sentence2"),
+    "SentiRuEval2016_small_train.csv": ("text",),
+    "SentiRuEval2016_small_test.csv": ("text",),
+    "toxic_train.csv": ("text",),
+    "toxic_test.csv": ("text",),
+    "inappropriate_train.csv": ("text",),
+    "inappropriate_test.csv": ("text",),
+    "intents_train.csv": ("answer", "text"),
+    "intents_test.csv": ("text",),
+}
+
+
+def sample_texts() -> list[str]:
+    """The seeded sample of distinct sentence-task texts."""
+    from evaluation.encodechka.files import VARIABLE, DataFiles
+    from pipeline.seeding import generator
+
+    folder = os.environ.get(VARIABLE) or str(REAL_DATA / "encodechka")
+    files = DataFiles(folder, Path("runs/cache/encodechka"))
+    texts = sorted({row[column] for name, columns in COLUMNS.items() for row in files.csv(name) for column in columns})
+    chosen = generator(SEED, "benchmark", "encodechka").choice(len(texts), size=TEXTS, replace=False)
+    return [texts[index] for index in chosen]
+
+
+def encode_ours(folder: str, precision: str) -> float:
+    """Seconds for all pooled variants of the sample, in batches of similar length."""
+    from evaluation.embedding import Embedder
+
+    texts, embedder = sample_texts(), Embedder(Path(folder), precision=precision)
+    embedder.variants(texts[:8])
+    started = time.perf_counter()
+    embedder.variants(texts)
+    return time.perf_counter() - started
+
+
+def encode_text_by_text(folder: str) -> float:
+    """Seconds for the same variants as the reference makes them: one text at a time."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    texts, tokenizer = sample_texts(), AutoTokenizer.from_pretrained(folder)
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+
+    def embed(text: str) -> dict[str, Any]:
+        batch = tokenizer(text, truncation=True, max_length=TOKENS, return_tensors="pt")
+        with torch.no_grad():
+            output = model(**batch)
+        mask = batch["attention_mask"].unsqueeze(-1).float()
+        hidden = output.last_hidden_state
+        raw = {"cls": hidden[:, 0], "mean": (hidden * mask).sum(1) / mask.sum(1), "pooler": output.pooler_output}
+        unit = {f"{name}_norm": torch.nn.functional.normalize(value) for name, value in raw.items()}
+        return {name: value[0].numpy() for name, value in (raw | unit).items()}
+
+    for text in texts[:8]:
+        embed(text)
+    started = time.perf_counter()
+    for text in texts:
+        embed(text)
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    """Measure all sides alternately and write runs/bench/evaluation.json."""
+    folder = str(make_base())
+    slow, fast, half = alternate(
+        Side("benchmarks.evaluation:encode_text_by_text", {"folder": folder}),
+        Side("benchmarks.evaluation:encode_ours", {"folder": folder, "precision": "fp32"}),
+        Side("benchmarks.evaluation:encode_ours", {"folder": folder, "precision": "bf16"}),
+    )
+    peer = "encodechka's reference, text by text, float32"
+    rows = [
+        row(key, f"encoding {TEXTS} texts, {what}", "s", ours.seconds, peer, slow.seconds, "lower")
+        for key, what, ours in (
+            ("encodechka_time_vs_text_by_text", "float32", fast),
+            ("encodechka_bf16_time_vs_text_by_text", "bf16", half),
+        )
+    ]
+    memory = "encoding in batches, peak memory"
+    ours, theirs = fast.peak_bytes / 2**20, slow.peak_bytes / 2**20
+    rows.append(row("encodechka_memory_vs_text_by_text", memory, "MiB", ours, peer, theirs, "lower"))
+    write("evaluation", rows)
+
+
+def make_base() -> Path:
+    """The demo's base, made where it is missing."""
+    from hydra import compose, initialize_config_dir
+
+    from pipeline.application import CONFIGS
+    from pipeline.config import checked
+    from training.bases.stage import ensure_base
+
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = checked(compose("config", ["profile=demo"]))
+    ensure_base(config)
+    return config.base_folder
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Calibration sets our figures beside the published ones."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from evaluation.calibrate import Row, compared, published_name, show, tolerance
+from pipeline.errors import UserError
+
+
+def score(suite: str, task: str, metric: str, value: float) -> dict[str, str]:
+    return {"model": "m", "suite": suite, "task": task, "metric": metric, "score": str(value)}
+
+
+def test_figures_find_their_published_counterparts() -> None:
+    scores = [
+        score("encodechka", "STS", "spearman", 0.862),
+        score("encodechka", "Mean S", "mean", 0.70),
+        score("card_30", "RuBQReranking", "map_at_1000", 0.74),
+        score("card_30", "BelebeleRetrieval", "recall_at_100", 0.997),
+        score("samples", "sts", "spearman", 0.5),
+        score("card_30", "TERRa", "cosine_ap", 0.6),
+    ]
+    rows = {(row.suite, row.task): row for row in compared(scores, "BAAI/bge-m3")}
+    assert set(rows) == {
+        ("encodechka", "STS"),
+        ("encodechka", "Mean S"),
+        ("card_30", "RuBQReranking"),
+        ("card_30", "BelebeleRetrieval"),
+    }
+    assert rows["encodechka", "STS"].published == 0.86 and rows["encodechka", "STS"].within
+    assert rows["encodechka", "Mean S"].difference == pytest.approx(-0.087) and not rows["encodechka", "Mean S"].within
+
+
+@pytest.mark.parametrize("suite", ["encodechka", "card_30", "rus_v1_1"])
+def test_every_suite_of_the_card_has_published_figures_of_both_models(suite: str, repository: Path) -> None:
+    with (repository / "evaluation/published_scores.csv").open(encoding="utf-8", newline="") as file:
+        published = list(csv.DictReader(file))
+    for name in ("BAAI/bge-m3", "deepvk/USER-bge-m3"):
+        scores = [score(suite, row["task"], row["metric"], 0.5) for row in published]
+        assert len(list(compared(scores, name))) > 9
+
+
+def test_a_published_model_is_named_in_full_or_by_its_last_part() -> None:
+    assert published_name("deepvk/USER-bge-m3") == published_name("USER-bge-m3") == "deepvk/USER-bge-m3"
+    with pytest.raises(UserError, match=r"no published scores of my-model.*BAAI/bge-m3"):
+        published_name("my-model")
+
+
+def test_tolerances_follow_the_noise_of_the_task() -> None:
+    assert tolerance("encodechka", "NE1") > tolerance("encodechka", "STS") > tolerance("card_30", "TERRa")
+
+
+def test_nothing_to_compare_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match="none of the scores has a published figure"):
+        show("BAAI/bge-m3", [])
+    show("BAAI/bge-m3", [Row("encodechka", "STS", "spearman", 0.8, 0.86, -0.06, 0.01, "card")])
+    assert "0 of 1 figures within" in capsys.readouterr().out

@@ -1,0 +1,208 @@
+"""The stage: scores, predictions and comparison of several models; resumed, repeatable, and safe from bad input."""
+
+import csv
+import dataclasses
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from safetensors.torch import load_file, save_file
+
+from evaluation import evaluate
+from evaluation.evaluate import STAGE
+from evaluation.models import folder_fingerprint, scored_models
+from pipeline.application import CONFIGS
+from pipeline.artefact import Manifest, read_manifest
+from pipeline.config import Config, checked
+from pipeline.errors import UserError
+from pipeline.stage import run_stage
+from tests.evaluation.conftest import MakeModel
+
+SAMPLE_TASKS = ("sts", "paraphrase", "nli", "topics", "mteb_sts", "mteb_pairs", "mteb_topics", "long_documents")
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def make_config(runs: Path, *overrides: str) -> Config:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        settings = ["profile=tiny", f"runs={runs}", "evaluation.chain=[]", "evaluation.suites=[samples]"]
+        return checked(compose("config", [*settings, *overrides]))
+
+
+@pytest.fixture(scope="module")
+def models(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    parent = tmp_path_factory.mktemp("models")
+    return {name: make_model(seed=seed, folder=parent / name) for seed, name in enumerate(("first", "second"), 1)}
+
+
+@pytest.fixture(scope="module")
+def scored(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Config:
+    config = make_config(tmp_path_factory.mktemp("runs"), f"evaluation.models=[{','.join(map(str, models.values()))}]")
+    run_stage(STAGE, config)
+    return config
+
+
+def test_every_model_has_every_score_with_its_interval(scored: Config) -> None:
+    rows = read(scored.folder("evaluate") / "scores.csv")
+    assert list(rows[0]) == ["model", "suite", "task", "metric", "score", "ci_low", "ci_high", "items", "seconds"]
+    assert {(row["model"], row["task"]) for row in rows} == {(m, t) for m in ("first", "second") for t in SAMPLE_TASKS}
+    assert all(float(row["ci_low"]) <= float(row["score"]) <= float(row["ci_high"]) for row in rows)
+
+
+def test_models_are_compared_in_pairs(scored: Config) -> None:
+    rows, scores = (read(scored.folder("evaluate") / f"{name}.csv") for name in ("comparison", "scores"))
+    by_model = {(row["model"], row["task"]): float(row["score"]) for row in scores}
+    assert {row["task"] for row in rows} == set(SAMPLE_TASKS)
+    for row in rows:
+        difference = by_model["second", row["task"]] - by_model["first", row["task"]]
+        assert float(row["difference"]) == pytest.approx(difference, abs=2e-6)
+        assert float(row["p_value"]) <= float(row["p_holm"]) <= 1
+        assert row["test"] == (
+            "bootstrap" if row["metric"] in ("spearman", "cosine_spearman", "max_ap") else "permutation"
+        )
+
+
+def test_predictions_stand_item_by_item(scored: Config) -> None:
+    folder = scored.folder("evaluate") / "predictions"
+    assert {path.relative_to(folder).as_posix() for path in folder.rglob("*.parquet")} == {
+        f"{model}/samples/{task}.parquet" for model in ("first", "second") for task in SAMPLE_TASKS
+    }
+
+
+def without_seconds(folder: Path) -> dict[str, object]:
+    rows = [{key: value for key, value in row.items() if key != "seconds"} for row in read(folder / "scores.csv")]
+    files = {path.name: path.read_bytes() for path in folder.rglob("*.parquet")}
+    return {"scores": rows, "comparison": (folder / "comparison.csv").read_bytes(), **files}
+
+
+def test_a_run_without_any_cache_gives_the_same_bytes(scored: Config, tmp_path: Path) -> None:
+    again = dataclasses.replace(scored, runs=str(tmp_path))
+    run_stage(STAGE, again)
+    assert without_seconds(again.folder("evaluate")) == without_seconds(scored.folder("evaluate"))
+
+
+def test_a_further_model_leaves_the_scores_of_the_others(
+    scored: Config, make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shutil.copytree(scored.runs, tmp_path / "runs")
+    third = make_model(seed=3, folder=tmp_path / "third")
+    settings = dataclasses.replace(scored.evaluation, models=[*scored.evaluation.models, str(third)])
+    config, loaded = dataclasses.replace(scored, runs=str(tmp_path / "runs"), evaluation=settings), list[str]()
+    from evaluation import scoring
+
+    original = scoring.Embedder
+    monkeypatch.setattr(
+        scoring, "Embedder", lambda folder, **rest: loaded.append(folder.name) or original(folder, **rest)
+    )
+    run_stage(STAGE, config)
+    assert loaded == ["third"]
+    assert len({row["model"] for row in read(config.folder("evaluate") / "scores.csv")}) == 3
+
+
+def test_the_chains_models_are_taken_as_far_as_they_are_complete(models: dict[str, Path], tmp_path: Path) -> None:
+    config = make_config(tmp_path, "evaluation.chain=[base,init,symmetric,merge]")
+    for name, folder in (("base", config.base_folder), ("init", config.folder("init"))):
+        shutil.copytree(models["first"], folder)
+        Manifest(name, "complete", f"fingerprint of {name}", {}, {}).write(folder)
+    shutil.copytree(models["second"], config.folder("merge") / "model")
+    Manifest("merge", "running", "unfinished", {}, {}).write(config.folder("merge"))
+    assert [model.name for model in scored_models(config)] == ["base", "init"]
+    assert STAGE.inputs(config) == {"base": config.base_folder, "init": config.folder("init")}
+
+
+def test_a_fingerprint_is_of_what_changes_embeddings(models: dict[str, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(models["first"], tmp_path / "elsewhere"))
+    (folder / "README.md").write_text("other words")
+    assert folder_fingerprint(folder) == folder_fingerprint(models["first"])
+    pooling = folder / "1_Pooling" / "config.json"
+    pooling.write_text(pooling.read_text().replace("true", "TRUE").replace("false", "true").replace("TRUE", "false"))
+    assert folder_fingerprint(folder) != folder_fingerprint(models["first"])
+
+
+def test_a_task_that_fails_does_not_lose_the_others(models: dict[str, Path], tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(models["first"], tmp_path / "broken"))
+    tensors = load_file(broken / "model.safetensors")
+    tensors["embeddings.LayerNorm.weight"].fill_(float("nan"))
+    save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
+    config = make_config(
+        tmp_path / "runs", f"evaluation.models=[{broken},{models['second']}]", "evaluation.tasks=[sts,mteb_sts]"
+    )
+    with pytest.raises(UserError, match=r"2 of 4 scores failed.*NaN.*the other scores are kept"):
+        run_stage(STAGE, config)
+    folder = config.folder("evaluate")
+    assert [(row["model"], row["task"]) for row in read(folder / "scores.csv")] == [
+        ("second", "sts"),
+        ("second", "mteb_sts"),
+    ]
+    manifest = read_manifest(folder)
+    assert manifest and manifest.status == "failed"
+
+
+def test_a_half_of_the_weights_is_one_line(models: dict[str, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(models["first"], tmp_path / "half"))
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:5000])
+    config = make_config(tmp_path / "runs", f"evaluation.models=[{folder}]", "evaluation.tasks=[sts]")
+    with pytest.raises(UserError, match="can't be loaded"):
+        run_stage(STAGE, config)
+
+
+def error_line(tmp_path: Path, *overrides: str) -> str:
+    command = [sys.executable, "-m", "evaluation.evaluate", "profile=tiny", f"runs={tmp_path}", *overrides]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=CONFIGS.parent)
+    assert done.returncode == 2, done.stdout + done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and "Traceback" not in done.stderr
+    return lines[0]
+
+
+def test_bad_input_is_one_line_and_status_2(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    suite = ["evaluation.chain=[]", f"evaluation.models=[{empty}]"]
+    assert re.search(r"no suite samplez.*evaluation\.suites", error_line(tmp_path, "evaluation.suites=[samplez]"))
+    assert re.search(r"holds no weights.*empty", error_line(tmp_path, *suite, "evaluation.suites=[samples]"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["evaluation.tasks=[stz]"], r"no suite that is run has the task stz.*choose among"),
+        (["evaluation.suites=[encodechka]", "evaluation.encodechka=/nowhere"], "data file .* is missing"),
+    ],
+)
+def test_an_unknown_task_or_missing_data_is_a_user_error(
+    models: dict[str, Path], tmp_path: Path, overrides: list[str], message: str
+) -> None:
+    config = make_config(tmp_path, f"evaluation.models=[{models['first']}]", *overrides)
+    with pytest.raises(UserError, match=message):
+        run_stage(STAGE, config)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ("./nowhere", "no such model folder"),
+        ("nobody/nothing", "can't be reached|not in the local cache"),
+    ],
+)
+def test_a_model_that_is_nowhere_is_a_user_error(tmp_path: Path, wanted: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        scored_models(make_config(tmp_path, f"evaluation.models=['{wanted}']"))
+
+
+def test_no_model_at_all_is_a_user_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no model to score"):
+        scored_models(make_config(tmp_path))
+
+
+def test_the_stage_is_imported_without_torch() -> None:
+    code = "import sys, evaluation.evaluate; sys.exit('torch' in sys.modules or 'mteb' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=CONFIGS.parent).returncode == 0
+    assert evaluate.STAGE.in_place
