@@ -40,10 +40,11 @@ def manifests(run: Path) -> dict[str, dict]:
     return {stage: json.loads((run / stage / "manifest.json").read_text()) for stage in STAGES}
 
 
-def weights(run: Path, side: str) -> dict[str, np.ndarray]:
-    from safetensors.numpy import load_file
+def embeddings(run: Path, model: str) -> np.ndarray:
+    from sentence_transformers import SentenceTransformer
 
-    return load_file(run / side / "model" / "model.safetensors")
+    folder = run / model / "model" if model != "init" else run / "init"
+    return SentenceTransformer(str(folder), device="cpu").encode(TEXTS)
 
 
 def test_every_stage_leaves_a_complete_manifest_and_its_artefacts(one_process: Path) -> None:
@@ -76,10 +77,10 @@ def test_two_ranks_train(two_processes: Path) -> None:
 
 @pytest.mark.parametrize("side", ["symmetric", "asymmetric"])
 def test_two_ranks_train_the_same_model_as_one(one_process: Path, two_processes: Path, side: str) -> None:
-    one, two = weights(one_process, side), weights(two_processes, side)
-    assert one.keys() == two.keys()
-    for name in one:
-        np.testing.assert_allclose(one[name], two[name], atol=2e-5, err_msg=name)
+    initial = embeddings(one_process, "init")
+    # Embeddings, not weights: Adam turns rounding into steps where a gradient is 0 by nature (biases of the keys).
+    np.testing.assert_allclose(embeddings(one_process, side), embeddings(two_processes, side), atol=1e-4)
+    assert not np.allclose(embeddings(one_process, side), initial, atol=1e-2)
 
 
 def test_a_changed_merge_remakes_nothing_before_it(repository: Path, runs: Path, one_process: Path) -> None:
