@@ -83,7 +83,7 @@ class MergingConfig:
 def weight_problems(weights: dict[str, float], models: list[str], extrapolate: bool) -> Iterator[str]:
     """What is wrong with weights given by hand, in words; the first of `models` is the base."""
     if not weights:
-        yield "none are given: set merging.weights.<model>=<number>"
+        yield "none are given: take merging=fixed, or set merging.weights={<model>: <number>, ...}"
     for name, weight in weights.items():
         if name not in models:
             yield f"{name} is not among the merged models {', '.join(models)}"
