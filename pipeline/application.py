@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config import Config, checked
-from pipeline.console import is_main_process
+from pipeline.console import console, is_main_process
 from pipeline.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -36,6 +36,8 @@ def hydra_application(job: Callable[[Config], Any]) -> Callable[[], None]:
 
     def main() -> None:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # errors of the config come out as they are
+        if not console.is_terminal:
+            os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' bars; plain lines tell the rest
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         specification = sys.modules["__main__"].__spec__
         sys.argv.append(f"hydra.job.name={specification.name.split('.')[-1] if specification else 'run'}")
