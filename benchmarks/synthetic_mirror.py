@@ -216,11 +216,10 @@ class Mirror:
         rows = list(
             self._labelled(self.size(3699), dict.fromkeys(("entailment", "neutral", "contradiction"), each), 110)
         )
-        premises, hypotheses, labels = zip(*rows, strict=True)
         chunk = {
-            "ru_sentence1": premises,
-            "ru_sentence2": hypotheses,
-            "gold_label": labels,
+            "ru_sentence1": [row[0] for row in rows],
+            "ru_sentence2": [row[1] for row in rows],
+            "gold_label": [row[2] for row in rows],
             "pairID": [str(n) for n in range(len(rows))],
         }
         self._jsonl("physionet/rumednli/ru_mli_train_v1.jsonl", iter([chunk]))
