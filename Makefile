@@ -13,7 +13,7 @@ OVERRIDES = profile=$(PROFILE) run=$(RUN) launch.nodes=$(NODES) $(if $(GPUS),lau
 STAGES := data init symmetric asymmetric joint merge evaluate report
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo reproduce $(STAGES) check plan sweep publish bench test test-slow lint
+.PHONY: help setup demo reproduce $(STAGES) check plan sweep calibrate publish bench test test-slow lint
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+( [a-z-]+)*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-22s %s\n", $$1, $$2}'
@@ -25,9 +25,10 @@ setup: $(READY) ## Make .venv from requirements.lock
 
 # torch brings its own (CPU or GPU) libraries; everything else is exactly what the lock says.
 $(READY): requirements.lock
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock torch
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
+	@echo "Installing the packages of requirements.lock into $(VENV), once ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock torch
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
 	@touch $@
 
 demo: $(READY) ## The whole chain on a small model and a dictionary, in minutes on two CPU cores
@@ -47,6 +48,9 @@ plan: $(READY) ## What training would do: batches, tokens, padding, FLOPs, memor
 
 sweep: $(READY) ## A sweep from configs/sweep: make sweep SWEEP=merge_weights
 	@$(BIN)/python -m pipeline.run --multirun sweep=$(SWEEP) profile=$(PROFILE) $(if $(filter command line,$(origin RUN)),run=$(RUN)) $(ARGS)
+
+calibrate: $(READY) ## Score a published model beside its published figures: make calibrate MODEL=<hub id or folder>
+	@$(BIN)/python -m evaluation.calibrate evaluation.models=[$(MODEL)] $(OVERRIDES)
 
 publish: $(READY) ## The merged model's folder for the Hub: make publish REPO=<id>; uploads with evaluation.publish.dry_run=false
 	@$(BIN)/python -m evaluation.publish $(OVERRIDES) $(if $(REPO),evaluation.publish.repo=$(REPO))
