@@ -51,6 +51,7 @@ def step(tokens: int, pairs: int) -> dict[str, float]:
         attention_probs_dropout_prob=0.0,
     )  # fmt: skip
     encoder = XLMRobertaModel(config)
+    assert encoder.pooler is not None
     encoder.pooler.requires_grad_(False)
 
     class Tokens(nn.Module):
