@@ -88,7 +88,7 @@ class EvaluationConfig:
     cache: bool = field(default=True, metadata={"result": False})  # keep mteb's results under <runs>/cache
     embeddings: str | None = field(default=None, metadata={"result": False})  # folder that keeps embeddings
     devices: list[str] = field(default_factory=list, metadata={"result": False})  # empty: the first GPU, else CPU
-    batch_tokens: int = field(default=4096, metadata={"result": False})  # padded tokens in a forward pass
+    batch_tokens: int | None = field(default=None, metadata={"result": False})  # padded, in a pass; null: by the device
     workers: int | None = field(default=None, metadata={"result": False})  # processes for classifiers; null: cores
     report: ReportConfig = field(default_factory=ReportConfig, metadata={"result": False})
     publish: PublishConfig = field(default_factory=PublishConfig, metadata={"result": False})
@@ -108,7 +108,7 @@ class EvaluationConfig:
             yield "resamples", "must be at least 100"
         if not 0.5 <= self.confidence < 1:
             yield "confidence", "must be at least 0.5 and below 1"
-        if self.batch_tokens < 1:
+        if self.batch_tokens is not None and self.batch_tokens < 1:
             yield "batch_tokens", "must be at least 1"
         if self.workers is not None and self.workers < 1:
             yield "workers", "must be at least 1"

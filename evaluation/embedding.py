@@ -16,6 +16,7 @@ from pipeline.console import progress
 from pipeline.errors import UserError
 
 LEADERBOARD_TOKENS = 128  # at which encodechka's reference code cuts texts
+CPU_TOKENS, GPU_TOKENS = 512, 65536  # padded tokens in a pass; on a CPU activations should stay in its cache
 VISIBLE_BATCHES = 64  # from here on a bar is shown
 QUERY, DOCUMENT, BARE = "query", "document", "bare"
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
@@ -33,12 +34,13 @@ class Embedder:
         *,
         precision: str = "fp32",
         device: str | None = None,
-        batch_tokens: int = 4096,
+        batch_tokens: int | None = None,
         cache: EmbeddingCache | None = None,
     ) -> None:
         """Load the model in `folder`; raises UserError where that can't be done."""
-        self.folder, self.precision, self.batch_tokens = folder, precision, batch_tokens
+        self.folder, self.precision = folder, precision
         self.model = load_model(folder, device)
+        self.batch_tokens = batch_tokens or (CPU_TOKENS if self.model.device.type == "cpu" else GPU_TOKENS)
         if precision == "bf16":
             self.model[0].to(torch.bfloat16)
         self.cache = cache or EmbeddingCache(None)
