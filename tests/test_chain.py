@@ -1,6 +1,7 @@
 """The whole chain on profile tiny: in one process, and with training under `accelerate launch` on two ranks."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +62,31 @@ def test_every_stage_leaves_a_complete_manifest_and_its_artefacts(one_process: P
     paths = [one_process / stage / name for stage, names in expected.items() for name in names]
     assert [path for path in paths if not path.exists()] == []
     assert not (one_process / "symmetric/checkpoints").exists()
+
+
+def words(text: str) -> str:
+    return " ".join(re.findall(r"\w+", text.casefold()))
+
+
+def test_no_evaluation_text_occurs_in_training(repository: Path, one_process: Path) -> None:
+    import polars
+
+    trained: set[str] = set()
+    for path in [*one_process.glob("data/symmetric/*.parquet"), *one_process.glob("data/asymmetric/*.parquet")]:
+        rows = polars.read_parquet(path)
+        texts = [*rows["anchor"], *rows["positive"], *rows["negatives"].explode().drop_nulls()]
+        trained.update(words(text) for text in texts)
+    evaluated: set[str] = set()
+    for path in one_process.glob("data/heldout/*.parquet"):
+        rows = polars.read_parquet(path)
+        evaluated.update(words(text) for text in [*rows["anchor"], *rows["positive"]])
+    for path in (repository / "evaluation" / "samples").glob("*.jsonl"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            evaluated.update(
+                words(value) for key, value in json.loads(line).items() if key != "label" and isinstance(value, str)
+            )
+    assert len(trained) > 200 and len(evaluated) > 300
+    assert trained & evaluated == set()
 
 
 def test_a_second_run_makes_nothing(repository: Path, runs: Path, one_process: Path) -> None:
