@@ -1,6 +1,7 @@
 """The stage init: from a base and prepared pairs to a certified shrunk model."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,10 +17,10 @@ from pipeline.artefact import Manifest
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.stage import run_stage
-from tests.training.small_bases import E5, TINY, config
+from tests.training.small_bases import E5, TINY, config, true_tokenizer
 from training.bases.random import sample_texts
 from training.bases.stage import SAMPLES
-from training.config_base import CorpusConfig
+from training.config_base import CorpusConfig, InitConfig
 from training.initialize import STAGE
 
 SPECIAL_CHARACTERS = "Ωмега 漢字 😀🫠 e\u0301 №5 <mask> конец"
@@ -185,3 +186,73 @@ def test_bad_input_ends_in_one_line_and_status_2(tmp_path: Path, repository: Pat
         done = subprocess.run([*command, *overrides], capture_output=True, text=True, cwd=repository)
         assert done.returncode == 2, done.stderr
         assert done.stderr.startswith("error: ") and message in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_no_covered_text_of_wiktionary_is_segmented_in_another_way(tmp_path: Path) -> None:
+    """150,000 real texts on the true tokenizer; the vocabulary is counted on a tenth of them."""
+    from tokenizers import Tokenizer
+
+    from data.wiktionary import senses
+    from training.vocabulary.certificate import successors
+    from training.vocabulary.comparison import Comparison
+    from training.vocabulary.counting import WordCounter, piece_counts
+    from training.vocabulary.selection import select
+    from training.vocabulary.tokenizer_file import TokenizerFile
+
+    texts = [text for sense in senses() for text in (sense.term, sense.definition, *sense.examples)][:150_000]
+    tokenizer, before = TokenizerFile.read(true_tokenizer()), Tokenizer.from_file(str(true_tokenizer()))
+    counter = WordCounter(before)
+    counter.add(texts[::10])
+    counts = piece_counts(before, counter.words(), counter.whole, tokenizer.size)
+    selection = select(tokenizer, {"ru": counts}, InitConfig(), ["ru"], np.array([], dtype=np.int64))
+    tokenizer.write(tmp_path / "tokenizer.json", selection.kept)
+    after = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    new_ids = successors(selection.kept, tokenizer.size)
+    found = Comparison(before, after, new_ids, tokenizer.unknown_id).agreement(texts)
+    print(f"{found.texts} texts, {found.coverage:.4f} covered, {found.mismatches} mismatches")
+    assert found.texts == 150_000 and found.mismatches == 0
+    assert 0.5 < found.coverage < 1
+
+
+FLAG_EMBEDDING = """
+import json, sys, torch
+from FlagEmbedding import BGEM3FlagModel
+model = BGEM3FlagModel(sys.argv[1], use_fp16=False, devices="cpu")
+found = model.encode(["дом у реки", "снег"], return_dense=True, return_sparse=True, return_colbert_vecs=True)
+heads = {name: getattr(model.model, name).state_dict() for name in ("sparse_linear", "colbert_linear")}
+stored = {name: torch.load(f"{sys.argv[1]}/{name}.pt", weights_only=True) for name in heads}
+same = all(torch.equal(heads[name][key], stored[name][key]) for name in heads for key in stored[name])
+print(json.dumps({"heads": same, "dense": found["dense_vecs"].tolist(), "sparse": [len(each) for each in
+      found["lexical_weights"]], "colbert": [list(each.shape) for each in found["colbert_vecs"]]}))
+"""
+
+
+@pytest.mark.slow
+def test_flag_embedding_loads_the_shrunk_folder_with_its_heads(tiny_run: Config, tmp_path: Path) -> None:
+    import shutil
+
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    from training.vocabulary.shrinking import shrink
+    from training.vocabulary.tokenizer_file import TokenizerFile
+
+    python = os.environ.get("FLAG_EMBEDDING_PYTHON")
+    if not python:
+        pytest.skip("set FLAG_EMBEDDING_PYTHON to the interpreter of an environment with FlagEmbedding")
+    base, folder = tmp_path / "base", tmp_path / "shrunk"
+    shutil.copytree(tiny_run.base_folder, base)
+    folder.mkdir()
+    for name, size in (("sparse_linear", 1), ("colbert_linear", TINY.hidden)):
+        head = torch.nn.Linear(TINY.hidden, size)
+        torch.nn.init.constant_(head.bias, 5.0)  # a weight of 0 or less would leave a word out of the sparse vector
+        torch.save(head.state_dict(), base / f"{name}.pt")
+    kept = pyarrow.parquet.read_table(tiny_run.folder("init") / "vocabulary/id_map.parquet")["old_id"].to_numpy()
+    shrink(base, folder, TokenizerFile.read(base / "tokenizer.json"), kept.astype(np.int64))
+    done = subprocess.run([python, "-c", FLAG_EMBEDDING, str(folder)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["heads"] and all(found["sparse"]) and all(shape[1] == TINY.hidden for shape in found["colbert"])
+    expected = SentenceTransformer(str(folder), device="cpu").encode(["дом у реки", "снег"])
+    np.testing.assert_allclose(found["dense"], expected, atol=1e-5)
