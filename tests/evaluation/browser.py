@@ -25,8 +25,10 @@ frame.onload = () => {{
   const charts = [...page.querySelectorAll("svg")].map(chart => chart.getBoundingClientRect().width);
   const images = [...page.querySelectorAll("img")].map(image => image.naturalWidth);
   const colour = frame.contentWindow.getComputedStyle(page.body).backgroundColor;
+  const heads = [...page.querySelectorAll("tbody th")].map(head => head.getBoundingClientRect().height);
+  const tallest = Math.max(0, ...heads.filter(height => height));
   const text = page.body.innerText;
-  const told = {{width: root.clientWidth, content: root.scrollWidth, charts, images, colour, text}};
+  const told = {{width: root.clientWidth, content: root.scrollWidth, charts, images, tallest, colour, text}};
   document.title = "measured";
   document.body.textContent = JSON.stringify(told);
 }};
@@ -42,6 +44,7 @@ class Rendered:
     content: int  # of the page; more than `width` scrolls sideways
     charts: list[float]  # widths of the inline SVG charts
     images: list[int]  # natural widths of the pictures; 0 where one can't be decoded
+    tallest: float  # height of a table row's first cell
     colour: str  # of the background
     text: str
     console: list[str]  # messages

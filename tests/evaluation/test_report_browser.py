@@ -28,6 +28,7 @@ def test_no_console_messages_no_sideways_scroll_and_all_pictures(run: Config, tm
     assert seen.console == []
     assert seen.width == width and seen.content <= width
     assert seen.images and all(seen.images)
+    assert 0 < seen.tallest < 170  # a head that wraps letter by letter makes its row far taller
     assert len(seen.charts) >= 5 and all(100 < chart <= width for chart in seen.charts)
 
 
