@@ -34,9 +34,8 @@ def make_from_hub(config: BaseConfig, folder: Path, mirror: str | None) -> dict[
 
 def download(config: BaseConfig, folder: Path) -> str:
     """Download the model's files into `folder`; returns the commit that the revision stands for."""
-    from httpx import HTTPError
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
     assert config.hub is not None
     where = f"{config.hub} at {config.revision}"

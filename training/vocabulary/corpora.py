@@ -140,9 +140,8 @@ def _find(name: str, config: CorpusConfig, data: Path, mirror: str | None) -> Co
 
 
 def _find_hub(name: str, config: CorpusConfig, mirror: str | None) -> Corpus:
-    from httpx import HTTPError
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError
 
     assert config.hub is not None
     if mirror:
