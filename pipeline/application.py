@@ -40,7 +40,7 @@ def hydra_application(job: Callable[[Config], Any]) -> Callable[[], None]:
             os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' bars; plain lines tell the rest
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         specification = sys.modules["__main__"].__spec__
-        sys.argv.append(f"hydra.job.name={specification.name.split('.')[-1] if specification else 'run'}")
+        os.environ["PIPELINE_JOB"] = specification.name.split(".")[-1] if specification else "run"  # names the log
         if not is_main_process():
             sys.argv += ["hydra/job_logging=none", "hydra/hydra_logging=none"]
         try:

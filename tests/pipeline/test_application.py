@@ -38,8 +38,10 @@ def test_a_bad_command_line_is_one_line_and_status_2(case: str, repository: Path
     assert not any(tmp_path.rglob("manifest.json"))
 
 
-def test_cfg_job_prints_the_resolved_config(repository: Path) -> None:
-    done = run_module("pipeline.run", "--cfg", "job", "profile=demo", "seed=7", cwd=repository)
+@pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])
+def test_cfg_job_prints_the_resolved_config(order: slice, repository: Path) -> None:
+    parts = [["--cfg", "job"], ["profile=demo", "seed=7"]][order]
+    done = run_module("pipeline.run", *parts[0], *parts[1], cwd=repository)
     assert done.returncode == 0 and "seed: 7" in done.stdout and "profile: demo" in done.stdout
 
 
