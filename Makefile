@@ -50,7 +50,7 @@ sweep: $(READY) ## A sweep from configs/sweep: make sweep SWEEP=merge_weights
 	@$(BIN)/python -m pipeline.run --multirun sweep=$(SWEEP) profile=$(PROFILE) $(if $(filter command line,$(origin RUN)),run=$(RUN)) $(ARGS)
 
 calibrate: $(READY) ## Score a published model beside its published figures: make calibrate MODEL=<hub id or folder>
-	@$(BIN)/python -m evaluation.calibrate profile=$(PROFILE) run=calibration evaluation=card evaluation.chain=[] "evaluation.models=[$(MODEL)]" $(ARGS)
+	@$(BIN)/python -m evaluation.calibrate profile=$(PROFILE) run=calibration evaluation=calibration "evaluation.models=[$(MODEL)]" $(ARGS)
 
 publish: $(READY) ## The merged model's folder for the Hub: make publish REPO=<id>; uploads with evaluation.publish.dry_run=false
 	@$(BIN)/python -m evaluation.publish $(OVERRIDES) $(if $(REPO),evaluation.publish.repo=$(REPO))

@@ -85,7 +85,6 @@ class EvaluationConfig:
     encodechka: str | None = None  # folder of its data files; null: $ENCODECHKA_DATA_PATH, else downloaded once
     published: str | None = field(default=None, metadata={"result": False})  # calibration: whose figures are compared
     heads: str | None = None  # folder with sparse_linear.pt and colbert_linear.pt for models without their own
-    cache: bool = field(default=True, metadata={"result": False})  # keep mteb's results under <runs>/cache
     embeddings: str | None = field(default=None, metadata={"result": False})  # folder that keeps embeddings
     devices: list[str] = field(default_factory=list, metadata={"result": False})  # empty: the first GPU, else CPU
     batch_tokens: int | None = field(default=None, metadata={"result": False})  # padded, in a pass; null: by the device

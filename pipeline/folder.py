@@ -10,6 +10,8 @@ from typing import Any
 
 from pipeline import artefact
 
+UNITS = "units"  # the folder of the units' records
+
 
 @dataclasses.dataclass
 class StageFolder:
@@ -35,7 +37,7 @@ class StageFolder:
         `make` writes files below the folder it is given, at the relative paths they get in the stage, and returns
         a JSON-able result, which is what this call returns now and whenever the unit is taken over.
         """
-        place = self.path / "units" / f"{name.replace('/', '--')}.json"
+        place = self.path / UNITS / f"{name.replace('/', '--')}.json"
         self.records.add(place)
         record = _read_record(place)
         if record["fingerprint"] == fingerprint and artefact.is_whole(self.path, record["outputs"]):
@@ -57,7 +59,7 @@ class StageFolder:
 
     def remove_untouched_units(self) -> None:
         """Drop what units of an earlier config left behind."""
-        places = set((self.path / "units").glob("*.json"))
+        places = set((self.path / UNITS).glob("*.json"))
         kept = {output for place in self.records for output in _read_record(place)["outputs"]}
         for place in places - self.records:
             for output in _read_record(place)["outputs"].keys() - kept:

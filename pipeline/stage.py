@@ -18,7 +18,7 @@ from pipeline.artefact import Manifest, read_manifest
 from pipeline.config import Config
 from pipeline.console import is_main_process, log, show_table
 from pipeline.errors import UserError
-from pipeline.folder import StageFolder
+from pipeline.folder import UNITS, StageFolder
 
 __all__ = ["Stage", "StageFolder", "application", "is_up_to_date", "planned", "run_stage"]
 
@@ -78,6 +78,8 @@ def run_stage(choice: StageChoice, config: Config) -> Manifest:
     with _disk_errors_explained(folder.path), _locked(folder.path):
         if done := _standing(stage, config, manifest.fingerprint):
             return done
+        if config.force:
+            artefact.remove(folder.path / UNITS)
         folder.resuming = _share(_begin(stage, folder.path, manifest))
         log.info("%s: %s %s", stage.name, "resuming" if folder.resuming else "making", folder.path)
         return _build(stage, config, folder, manifest)

@@ -163,6 +163,13 @@ def test_units_survive_a_failing_one_and_only_changed_ones_are_made_again(tmp_pa
     assert not list((tmp_path / "test/data").rglob(f"*{PARTIAL}"))
 
 
+def test_force_makes_units_again(tmp_path: Path) -> None:
+    made = list[str]()
+    run_stage(unit_stage({"rcb": "1"}, made), make_config(tmp_path))
+    run_stage(unit_stage({"rcb": "1"}, made), make_config(tmp_path, force=True))
+    assert made == ["rcb", "rcb"]
+
+
 def test_a_read_only_or_full_disk_is_one_line(tmp_path: Path) -> None:
     def build(config: Config, stage: StageFolder) -> dict[str, object]:
         raise OSError(28, "No space left on device", str(stage.path / "model"))
