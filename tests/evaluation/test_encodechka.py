@@ -102,7 +102,7 @@ def slow(model: Path) -> WordsByName:
 def test_a_part_of_every_task_equals_the_slow_path(task: str, slow: WordsByName, subset: Path) -> None:
     outcome = TASKS[task](UncheckedFiles(str(subset), subset), one_set(slow))
     assert outcome.measures[0].score == pytest.approx(SLOW[task](slow, subset), abs=1e-3)
-    assert outcome.measures[0].score > 0.02
+    assert outcome.measures[0].score > 0  # both paths failing alike would be equal too
 
 
 @pytest.mark.slow
