@@ -57,7 +57,7 @@ def _state(name: str, source: SourceConfig, config: Config) -> list[Any]:
 
 def _sample_states() -> list[list[str]]:
     files = sorted(EVALUATION_SAMPLES.glob("*.jsonl"))
-    return [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files]
+    return [[file.name, file_sha256(file)] for file in files]
 
 
 def _benchmarks_print(config: Config) -> str:

@@ -49,13 +49,15 @@ def application(choice: StageChoice) -> Callable[[], None]:
     return hydra_application(lambda config: run_stage(choice, config))
 
 
-def planned(choice: StageChoice, config: Config) -> tuple[Stage, Manifest]:
-    """The stage and the manifest it starts with; raises UserError where an input is not complete."""
+def planned(choice: StageChoice, config: Config) -> tuple[Stage, StageFolder, Manifest]:
+    """The stage, its folder and the manifest it starts with; raises UserError where an input is not complete."""
     stage = choice if isinstance(choice, Stage) else choice(config)
-    inputs = {name: _input_fingerprint(stage, name, source) for name, source in stage.inputs(config).items()}
+    sources = stage.inputs(config)  # asked once: it may read whole files for their hashes
+    inputs = {name: _input_fingerprint(stage, name, source) for name, source in sources.items()}
     settings = {"settings": stage.settings(config), "seed": config.seed}
     fingerprint = artefact.fingerprint(stage.name, stage.version, settings, inputs)
-    return stage, Manifest(stage.name, "running", fingerprint, inputs, dataclasses.asdict(config))
+    manifest = Manifest(stage.name, "running", fingerprint, inputs, dataclasses.asdict(config))
+    return stage, StageFolder(stage.path(config), fingerprint, sources), manifest
 
 
 def finished(path: Path, fingerprint: str) -> Manifest | None:
@@ -71,8 +73,7 @@ def finished(path: Path, fingerprint: str) -> Manifest | None:
 
 def run_stage(choice: StageChoice, config: Config) -> Manifest:
     """Make the stage's artefact unless it is there; raises UserError for what the user can mend."""
-    stage, manifest = planned(choice, config)
-    folder = StageFolder(stage.path(config), manifest.fingerprint, stage.inputs(config))
+    stage, folder, manifest = planned(choice, config)
     if not is_main_process():
         return _follow(stage, config, folder)
     with _disk_errors_explained(folder.path), _locked(folder.path):
@@ -87,9 +88,9 @@ def run_stage(choice: StageChoice, config: Config) -> Manifest:
 
 def is_up_to_date(choice: StageChoice, config: Config) -> bool:
     """Whether `run_stage` would make nothing; raises UserError where it would refuse to start."""
-    stage, manifest = planned(choice, config)
-    with _disk_errors_explained(stage.path(config)), _locked(stage.path(config)):
-        return _standing(stage, config, manifest.fingerprint) is not None
+    stage, folder, _ = planned(choice, config)
+    with _disk_errors_explained(folder.path), _locked(folder.path):
+        return _standing(stage, config, folder.fingerprint) is not None
 
 
 def _standing(stage: Stage, config: Config, fingerprint: str) -> Manifest | None:

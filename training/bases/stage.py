@@ -68,6 +68,6 @@ BASE = Stage(
 def ensure_base(config: Config) -> None:
     """Make the base's folder unless it is there; raises UserError. `force` remakes a run's stages, not the base."""
     patient = dataclasses.replace(config, force=False)
-    stage, manifest = planned(BASE, patient)
-    if not finished(stage.path(patient), manifest.fingerprint):
+    _, folder, _ = planned(BASE, patient)
+    if not finished(folder.path, folder.fingerprint):
         run_stage(BASE, patient)
