@@ -9,7 +9,9 @@ from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -28,11 +30,14 @@ def hydra_application(job: Callable[[Config], Any]) -> Callable[[], None]:
     errors: list[UserError] = []
 
     @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")
-    def composed(config: DictConfig) -> None:
+    def composed(config: DictConfig) -> str | None:
         try:
             job(checked(config))
         except UserError as error:  # kept from Hydra, which would print lines of its own; a sweep goes on
-            errors.append(error)
+            return _failed(error, errors)
+        except OmegaConfBaseException as error:
+            return _failed(_config_error(error), errors)
+        return None
 
     def main() -> None:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # errors of the config come out as they are
@@ -56,6 +61,14 @@ def hydra_application(job: Callable[[Config], Any]) -> Callable[[], None]:
             sys.exit(2)
 
     return main
+
+
+def _failed(error: UserError, errors: list[UserError]) -> str | None:
+    """Keep the error for the end; a job of a sweep, perhaps on another machine, returns it to `SweepTable`."""
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return error.line
+    errors.append(error)
+    return None
 
 
 def _config_error(error: Exception) -> UserError:

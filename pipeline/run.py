@@ -5,10 +5,9 @@ import importlib
 
 from pipeline.application import hydra_application
 from pipeline.config import SIDES, Config
-from pipeline.errors import UserError
 from pipeline.launch import launch
 from pipeline.stage import is_up_to_date, run_stage
-from pipeline.sweep import record_job
+from pipeline.sweep import turn
 
 MODULES = {
     "data": "data.prepare",
@@ -24,23 +23,15 @@ MODULES = {
 
 def run(config: Config) -> None:
     """Run the configured stages in order; what is done already is not made again."""
-    try:
-        run_stages(config)
-    except UserError as error:
-        record_job(config, error)
-        raise
-    record_job(config)
-
-
-def run_stages(config: Config) -> None:
     for name in config.stages:
         module = MODULES[name]
         choice = importlib.import_module(module).STAGE
         sided = dataclasses.replace(config, side=name) if name in SIDES else config
-        if name not in SIDES or config.launch.config == "none":
-            run_stage(choice, sided)
-        elif not is_up_to_date(choice, sided):  # validated here, before any rank starts
-            launch(module, [f"side={name}"], sided)
+        with turn(choice, sided):
+            if name not in SIDES or config.launch.config == "none":
+                run_stage(choice, sided)
+            elif not is_up_to_date(choice, sided):  # validated here, before any rank starts
+                launch(module, [f"side={name}"], sided)
 
 
 main = hydra_application(run)

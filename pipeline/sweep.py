@@ -1,50 +1,80 @@
-"""What a sweep leaves: one line a job, one table, and the best job as overrides."""
+"""What a sweep leaves: one result a job, one table, and the best job as overrides.
+
+Jobs may run in this process, one after the other, or at once in processes of a cluster (hydra/launcher=submitit_slurm):
+what they tell each other stands in files.
+"""
 
 import csv
 import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
+from filelock import FileLock
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from pipeline.artefact import read_manifest, write_json
 from pipeline.config import Config
-from pipeline.console import log, show_table
-from pipeline.errors import UserError
+from pipeline.console import console, show_table
+from pipeline.stage import StageChoice, planned
 
 RESULT = "result.json"
 
 
-def record_job(config: Config, error: UserError | None = None) -> None:
-    """In a sweep, leave this job's overrides and objective in its folder; does nothing outside of one."""
-    hydra = HydraConfig.get()
-    if hydra.mode != RunMode.MULTIRUN:
-        return
-    stage, _, metric = config.objective.partition(".")
-    manifest = read_manifest(config.folder(stage))
-    score = manifest.metrics.get(metric) if manifest and not error else None
-    swept = set(hydra.sweeper.params or ()) if "params" in hydra.sweeper else set()
-    chosen = [item for item in hydra.overrides.task if item.split("=")[0] in swept] or list(hydra.overrides.task)
-    result = {"job": hydra.job.num, "run": config.run, "overrides": chosen, "objective": config.objective}
-    write_json(Path(hydra.runtime.output_dir) / RESULT, result | {"score": score, "error": error and error.line})
-
-
 class SweepTable(Callback):
-    """Hydra callback: after the last job, gather the results of all, also of those that failed."""
+    """Hydra callback: each job leaves its result; after the last one, the table of all, also of those that failed."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        for path in Path(config.hydra.sweep.dir).glob(f"*/{RESULT}"):
+            path.unlink()  # of an earlier sweep of this name, which may have had other jobs
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        if config.hydra.mode == RunMode.MULTIRUN and job_return.status == JobStatus.COMPLETED:
+            write_json(Path(config.hydra.runtime.output_dir) / RESULT, job_result(config, job_return.return_value))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
         results = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob(f"*/{RESULT}")]
-        if not results:
-            return
         results.sort(key=lambda result: (result["score"] is None, -(result["score"] or 0.0), result["job"]))
-        rows = [[" ".join(r["overrides"]), r["run"], r["score"], r["error"] or ""] for r in results]
-        columns = ["overrides", "run", results[0]["objective"], "error"]
+        shared = set.intersection(*(set(r["overrides"]) for r in results)) if len(results) > 1 else set()
+        swept = [" ".join(item for item in r["overrides"] if item not in shared) for r in results]
+        rows = [
+            [overrides, r["run"], r["score"], r["error"] or ""] for overrides, r in zip(swept, results, strict=True)
+        ]
+        columns = ["overrides", "run", config.objective, "error"]
         with (folder / "sweep.csv").open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([columns, *rows])
         show_table(f"sweep: {folder}", columns, rows)
-        if results[0]["score"] is not None:
-            log.info("best: %s", " ".join(results[0]["overrides"]))
+        if rows and rows[0][2] is not None:
+            console.print(f"best: {rows[0][0]}")
+        if failed := [result["error"] for result in results if result["error"]]:
+            sys.stdout.flush()
+            print("\n".join(failed), file=sys.stderr, flush=True)
+            sys.exit(2)
+
+
+def job_result(config: DictConfig, error: str | None) -> dict[str, Any]:
+    """A job's overrides, and its objective out of the manifest of a stage."""
+    stage, _, metric = config.objective.partition(".")
+    manifest = read_manifest(Path(config.runs) / config.run / stage)
+    score = manifest.metrics.get(metric) if manifest and not error else None
+    overrides = list(config.hydra.overrides.task)
+    return {"job": config.hydra.job.num, "run": config.run, "overrides": overrides, "score": score, "error": error}
+
+
+@contextmanager
+def turn(choice: StageChoice, config: Config) -> Iterator[None]:
+    """One at a time for jobs of sweeps that need the same artefact: the first makes it, the others borrow it then."""
+    if not config.borrow:
+        yield
+        return
+    _, folder, _ = planned(choice, config)
+    locks = Path(config.runs) / ".locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with FileLock(locks / f"{folder.fingerprint[:32]}.lock"):
+        yield

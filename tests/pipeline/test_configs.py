@@ -1,5 +1,6 @@
 """Every profile and every choice of every group composes to a valid, typed config."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ PROFILES = sorted(path.stem for path in (CONFIGS / "profile").glob("*.yaml"))
 GROUPS = ["base", "init", "data", "merging", "evaluation", "tracking"]
 CHOICES = [f"{group}={path.stem}" for group in GROUPS for path in sorted((CONFIGS / group).glob("*.yaml"))]
 SIDES = [f"training@training.symmetric={path.stem}" for path in sorted((CONFIGS / "training").glob("*.yaml"))]
+
+SWEEPS = sorted(path.stem for path in (CONFIGS / "sweep").glob("*.yaml"))
 
 
 def composed(*overrides: str) -> Config:
@@ -34,3 +37,21 @@ def test_a_group_choice_composes(choice: str) -> None:
 def test_a_source_can_be_changed_and_left_out_by_name() -> None:
     config = composed("profile=bge_m3", "data.sources.rcb.repeat=2", "~data.sources.terra")
     assert config.data.sources["rcb"].repeat == 2 and "terra" not in config.data.sources
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_the_jobs_of_a_sweep_compose_and_leave_its_objective(sweep: str) -> None:
+    chosen = ["profile=tiny", f"sweep={sweep}", "run=job"]
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        params = compose("config", overrides=chosen, return_hydra_config=True).hydra.sweeper.params
+    grid = {key: values.split(",") for key, values in params.items()}
+    assert math.prod(len(values) for values in grid.values()) >= 3
+    for end in (0, -1):
+        config = composed(*chosen, *(f"{key}={values[end]}" for key, values in grid.items()))
+        assert config.borrow and config.objective.partition(".")[0] in config.stages
+
+
+@pytest.mark.parametrize("launcher", ["submitit_local", "submitit_slurm"])
+def test_a_sweep_composes_for_a_cluster(launcher: str) -> None:
+    settings = ["hydra.launcher.gpus_per_node=8", "hydra.launcher.timeout_min=720"]
+    composed("profile=tiny", "sweep=learning_rate", "run=job", f"hydra/launcher={launcher}", *settings)

@@ -1,20 +1,45 @@
-"""A sweep is one run a job, ends in one table, and goes on from what is finished."""
+"""A sweep is one run a job, ends in one table, and goes on from what is finished, also with jobs that run at once."""
 
 import csv
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from pipeline.artefact import read_manifest
 
-def sweep(repository: Path, runs: Path, rates: str) -> subprocess.CompletedProcess[str]:
+pytestmark = pytest.mark.slow
+
+GRID = ["training.symmetric.learning_rate=1e-4,1e-3", "training.symmetric.temperature=0.02,0.05"]
+LAUNCHERS = ["basic", "submitit_local"]
+
+
+def start(repository: Path, runs: Path, *overrides: str) -> subprocess.Popen[str]:
     command = [
         sys.executable, "-m", "pipeline.run", "--multirun", "sweep=learning_rate", "profile=tiny", f"runs={runs}",
-        "launch.config=none", "stages=[data,init,symmetric]", "objective=symmetric.loss",
-        f"training.symmetric.learning_rate={rates}",
+        "objective=symmetric.loss", *overrides,
     ]  # fmt: skip
-    return subprocess.run(command, capture_output=True, text=True, cwd=repository)
+    output = subprocess.PIPE
+    return subprocess.Popen(
+        command, cwd=repository, text=True, stdout=output, stderr=output, start_new_session=True
+    )  # a process group of its own, as a terminal would have it
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    stdout, stderr = process.communicate(timeout=600)
+    return process.returncode, stdout, stderr
+
+
+def interrupt_once_training(process: subprocess.Popen[str], runs: Path) -> None:
+    """What Ctrl-C does, as soon as the first job trains."""
+    while not list(runs.glob("*/symmetric/manifest.json")):
+        assert process.poll() is None, finish(process)
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
 
 
 def table(runs: Path) -> list[dict[str, str]]:
@@ -22,15 +47,49 @@ def table(runs: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.slow
-def test_a_sweep_records_failed_jobs_and_goes_on_from_finished_ones(repository: Path, tmp_path: Path) -> None:
-    first = sweep(repository, tmp_path, "1e-4,-1")
-    assert first.returncode == 2 and "must be above 0" in first.stderr
+def complete_manifests(runs: Path) -> dict[Path, bytes]:
+    paths = runs.glob("*/*/manifest.json")
+    return {
+        path: path.read_bytes()
+        for path in paths
+        if (found := read_manifest(path.parent)) and found.status == "complete"
+    }
 
-    second = sweep(repository, tmp_path, "1e-4,1e-3")
-    assert second.returncode == 0, second.stderr
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_an_interrupted_grid_of_four_jobs_ends_with_four_rows(launcher: str, repository: Path, tmp_path: Path) -> None:
+    overrides = [*GRID, f"hydra/launcher={launcher}"]
+    first = start(repository, tmp_path, *overrides)
+    interrupt_once_training(first, tmp_path)
+    status, _, stderr = finish(first)
+    assert status == 130 and "stopped; the same command goes on from here" in stderr
+    assert not (tmp_path / "sweep/learning_rate/sweep.csv").exists()
+    finished = complete_manifests(tmp_path)
+    assert {path.parent.name for path in finished} >= {"data", "init"}
+
+    status, stdout, stderr = finish(start(repository, tmp_path, *overrides))
+    assert status == 0, stderr
     rows = table(tmp_path)
-    assert sorted(row["overrides"].split("=")[1] for row in rows) == ["0.0001", "0.001"]
-    assert all(float(row["symmetric.loss"]) > 0 for row in rows)
-    assert second.stdout.count("data: up to date") == 2  # the one made before, and the one borrowed
-    assert second.stdout.count("symmetric: making") == 1
+    assert len({row["overrides"] for row in rows}) == len({row["symmetric.loss"] for row in rows}) == 4
+    assert all(float(row["symmetric.loss"]) > 0 and not row["error"] for row in rows)
+    assert f"best: {rows[0]['overrides']}" in stdout
+    assert all(path.read_bytes() == content for path, content in finished.items())
+    made = {path.resolve().stat().st_ino for path in tmp_path.glob("*/init/model.safetensors")}
+    assert len(made) == 1  # one job made it, the others have links
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_failed_job_is_a_row_with_its_error_and_the_exit_status(
+    launcher: str, repository: Path, tmp_path: Path
+) -> None:
+    overrides = [f"hydra/launcher={launcher}", "launch.config=none"]
+    rates = "training.symmetric.learning_rate=1e-4"
+    status, _, stderr = finish(start(repository, tmp_path, f"{rates},-1", *overrides))
+    assert status == 2
+    assert stderr.startswith("error: must be above 0 (config key training.symmetric.learning_rate)")
+    errors = {row["run"]: row["error"] for row in table(tmp_path)}
+    assert errors.pop("tiny-training.symmetric.learning_rate=-1") == stderr.strip()
+    assert list(errors.values()) == [""]
+
+    assert finish(start(repository, tmp_path, f"{rates},1e-3", *overrides))[0] == 0
+    assert len(table(tmp_path)) == 2  # nothing is left of the job that failed
