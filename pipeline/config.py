@@ -22,26 +22,28 @@ class LaunchConfig:
     """How `accelerate launch` starts training."""
 
     config: str = "auto"  # a file of configs/accelerate, without its ending; auto: by the devices; none: no launcher
-    processes: int | None = None  # ranks in all; None: one a device
-    nodes: int = 1
+    processes: int | None = None  # ranks in all, on all machines; None: one a device
+    nodes: int = 1  # machines; each runs the same command, with MASTER_ADDR and MASTER_PORT in its environment
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.processes is not None and self.processes < 1:
             yield "processes", "must be at least 1"
         if self.nodes < 1:
             yield "nodes", "must be at least 1"
+        elif self.processes is not None and self.processes % self.nodes:
+            yield "processes", f"must be a multiple of nodes ({self.nodes})"
 
 
 @dataclasses.dataclass
 class TrackingConfig:
-    """Where training curves go beside metrics.jsonl."""
+    """Where configs, curves and metrics go beside the run's own files."""
 
-    kind: str = "none"  # none or wandb
+    kind: str = "none"  # none, wandb or trackio
     project: str = "user-bge-m3"
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        if self.kind not in ("none", "wandb"):
-            yield "kind", "must be none or wandb"
+        if self.kind not in ("none", "wandb", "trackio"):
+            yield "kind", "must be none, wandb or trackio"
 
 
 @dataclasses.dataclass
@@ -85,6 +87,11 @@ class Config:
     def folder(self, stage: str) -> Path:
         """The artefact folder of a stage of this run."""
         return Path(self.runs) / self.run / stage
+
+    @property
+    def is_one_of_many(self) -> bool:
+        """Whether other processes work on the same artefacts by intent: jobs of a sweep, machines of one launch."""
+        return self.borrow or self.launch.nodes > 1
 
     @property
     def base_folder(self) -> Path:

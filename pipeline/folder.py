@@ -21,6 +21,7 @@ class StageFolder:
     fingerprint: str
     inputs: Mapping[str, Path | str]
     resuming: bool = False  # an unfinished attempt with the same fingerprint left its files here
+    track: Callable[[dict[str, Any]], None] = lambda line: None  # sends a line of metrics.jsonl to the tracker
     records: set[Path] = dataclasses.field(default_factory=set)  # of the units that belong to this attempt
 
     def input(self, name: str) -> Path:

@@ -17,7 +17,8 @@ def launch(module: str, overrides: list[str], config: Config) -> None:
 
     Raises UserError with the child's own line where the child ended in one; on another failure, SystemExit.
     """
-    chosen = [*HydraConfig.get().overrides.task, f"run={config.run}", *overrides]  # a sweep names runs by itself
+    run = f"run='{config.run}'"  # a sweep names runs by itself, by overrides, so their `=` and `,` need quotes
+    chosen = [*HydraConfig.get().overrides.task, run, *overrides]
     command = [*launch_command(config), "-m", module, *chosen]
     paths = [str(CONFIGS.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
@@ -42,7 +43,7 @@ def launch_command(config: Config) -> list[str]:
 
         devices = torch.cuda.device_count()
         name = "nodes" if config.launch.nodes > 1 else ("cpu", "gpu")[devices] if devices < 2 else "gpus"
-        processes = processes or max(devices, 1)
+        processes = processes or max(devices, 1) * config.launch.nodes
     file = CONFIGS / "accelerate" / f"{name}.yaml"
     if not file.is_file():
         known = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))
@@ -54,10 +55,27 @@ def launch_command(config: Config) -> list[str]:
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file), "--quiet"]
     if processes:
         command += ["--num_processes", str(processes)]
+    if config.launch.nodes > 1:
+        command += rendezvous(config.launch.nodes)
     if "OMP_NUM_THREADS" not in os.environ:  # the launcher would count the cores of CPU ranks with a remark
-        threads = max((os.cpu_count() or 1) // (processes or 1), 1)
+        threads = max((os.cpu_count() or 1) * config.launch.nodes // (processes or 1), 1)
         command += ["--num_cpu_threads_per_process", str(threads)]
     return command
+
+
+def rendezvous(nodes: int) -> list[str]:
+    """Where the launchers of several machines meet, from the environment; raises UserError where it does not say."""
+    if "MASTER_ADDR" not in os.environ:
+        raise UserError(
+            f"{nodes} machines need a place to meet",
+            where="environment variable MASTER_ADDR",
+            remedy="set it to the first machine's name on each of them",
+        )
+    return [
+        *("--num_machines", str(nodes), "--machine_rank", os.environ.get("NODE_RANK", "0")),
+        *("--main_process_ip", os.environ["MASTER_ADDR"]),
+        *("--main_process_port", os.environ.get("MASTER_PORT", "29500")),
+    ]
 
 
 def relay(stream: IO[bytes]) -> str | None:

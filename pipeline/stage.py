@@ -19,6 +19,7 @@ from pipeline.config import Config
 from pipeline.console import is_main_process, log, show_table
 from pipeline.errors import UserError
 from pipeline.folder import UNITS, StageFolder
+from pipeline.tracking import tracked
 
 __all__ = ["Stage", "StageFolder", "application", "is_up_to_date", "planned", "run_stage"]
 
@@ -76,7 +77,7 @@ def run_stage(choice: StageChoice, config: Config) -> Manifest:
     stage, folder, manifest = planned(choice, config)
     if not is_main_process():
         return _follow(stage, config, folder)
-    with _disk_errors_explained(folder.path), _locked(folder.path):
+    with _disk_errors_explained(folder.path), _locked(folder.path, wait=config.is_one_of_many):
         if done := _standing(stage, config, manifest.fingerprint):
             return done
         if config.force:
@@ -89,7 +90,7 @@ def run_stage(choice: StageChoice, config: Config) -> Manifest:
 def is_up_to_date(choice: StageChoice, config: Config) -> bool:
     """Whether `run_stage` would make nothing; raises UserError where it would refuse to start."""
     stage, folder, _ = planned(choice, config)
-    with _disk_errors_explained(folder.path), _locked(folder.path):
+    with _disk_errors_explained(folder.path), _locked(folder.path, wait=config.is_one_of_many):
         return _standing(stage, config, folder.fingerprint) is not None
 
 
@@ -155,6 +156,15 @@ def _begin(stage: Stage, path: Path, manifest: Manifest) -> bool:
 
 
 def _build(stage: Stage, config: Config, folder: StageFolder, manifest: Manifest) -> Manifest:
+    with tracked(config, folder, manifest) as folder.track:
+        _make(stage, config, folder, manifest)
+    artefact.remove(_previous(folder.path))
+    rows = [(name, value) for name, value in manifest.metrics.items() if isinstance(value, str | int | float)]
+    show_table(f"{stage.name}: {folder.path}, {manifest.seconds:.1f} s", ["what", "value"], rows)
+    return manifest
+
+
+def _make(stage: Stage, config: Config, folder: StageFolder, manifest: Manifest) -> None:
     path, started = folder.path, time.monotonic()
     machine.reset_peak_memory()
     try:
@@ -172,10 +182,6 @@ def _build(stage: Stage, config: Config, folder: StageFolder, manifest: Manifest
         manifest.peak_rss_bytes = machine.peak_memory()
         manifest.environment = machine.environment()
         manifest.write(path)
-    artefact.remove(_previous(path))
-    rows = [(name, value) for name, value in manifest.metrics.items() if isinstance(value, str | int | float)]
-    show_table(f"{stage.name}: {path}, {manifest.seconds:.1f} s", ["what", "value"], rows)
-    return manifest
 
 
 def _follow(stage: Stage, config: Config, folder: StageFolder) -> Manifest:
@@ -201,11 +207,12 @@ def _share(resuming: bool) -> bool:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path, wait: bool) -> Iterator[None]:
+    """The right to write an artefact: now, or once another process is through where `wait` says so."""
     lock = path.parent / ".locks" / f"{path.name}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(lock, timeout=0):
+        with FileLock(lock, timeout=-1 if wait else 0):
             yield
     except Timeout:
         what = "another process is writing this artefact"

@@ -3,7 +3,7 @@
 import json
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,13 @@ class MetricsLog(TrainerCallback):
 
     A training line has step, loss, its parts, grad_norm, learning_rate, tokens_per_second, padding_share and set
     (null where the line covers several steps). A resumed run first drops the lines after its checkpoint.
+    `track` gets every line too.
     """
 
-    def __init__(self, path: Path, batches: Sequence[GlobalBatch]) -> None:
-        self.path, self.batches = path, batches
+    def __init__(
+        self, path: Path, batches: Sequence[GlobalBatch], track: Callable[[dict[str, Any]], None] = lambda line: None
+    ) -> None:
+        self.path, self.batches, self.track = path, batches, track
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -71,6 +74,7 @@ class MetricsLog(TrainerCallback):
         if state.is_world_process_zero:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self.track(line)
 
 
 def _step(line: str) -> float:

@@ -100,7 +100,7 @@ def make_trainer(
         ),
         evaluator=DevScores({name: sets.dev_texts[name] for name in rows}) if rows else None,
         data_collator=MiniBatches(model.tokenizer.pad_token_id, side.mini_batch_tokens, side.mini_batch_overhead),
-        callbacks=[MetricsLog(stage.path / "metrics.jsonl", plan.batches), Preemption()],
+        callbacks=[MetricsLog(stage.path / "metrics.jsonl", plan.batches, stage.track), Preemption()],
         batches=plan.batches,
         dev_batches=dev_batches,
         run_digest=hashlib.sha256(f"{stage.fingerprint} {plan.digest}".encode()).hexdigest(),
@@ -140,8 +140,7 @@ def training_arguments(
         "metric_for_best_model": "score" if evaluated and side.keep_best else None,
         "greater_is_better": True,
         "ddp_find_unused_parameters": False,
-        "report_to": [] if config.tracking.kind == "none" else [config.tracking.kind],
-        "run_name": f"{config.run}-{config.side}",
+        "report_to": [],  # the tracker gets the lines of metrics.jsonl
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
     extra = {**config.training.arguments, **side.arguments}

@@ -1,0 +1,95 @@
+"""Tracking: each stage that is made is a run of Weights & Biases or of trackio, in one group a chain.
+
+The two libraries share an interface. A run holds the stage's resolved config, the lines of its metrics.jsonl, its
+closing metrics, and an artefact `<stage>-<fingerprint>` with its manifest; metadata and config name the inputs in the
+same way, so that a chain can be followed by fingerprints, offline too. Outputs themselves stay where they are.
+"""
+
+import hashlib
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pipeline.artefact import MANIFEST, Manifest
+from pipeline.config import Config
+from pipeline.console import log
+from pipeline.errors import UserError
+from pipeline.folder import StageFolder
+
+Track = Callable[[dict[str, Any]], None]  # takes one line of metrics.jsonl
+
+
+@contextmanager
+def tracked(config: Config, folder: StageFolder, manifest: Manifest) -> Iterator[Track]:
+    """Track the stage that the block makes; raises UserError where the tracker is not installed or can't start."""
+    if config.tracking.kind == "none":
+        yield lambda line: None
+        return
+    library = _library(config.tracking.kind)
+    run = _started(library, config, folder, manifest)
+    done = False
+    try:
+        yield lambda line: run.log(_numbers(line), step=line["step"])
+        if metrics := _numbers(manifest.metrics):
+            run.log(metrics)
+        artefact = library.Artifact(
+            link(manifest.stage, manifest.fingerprint), manifest.stage, metadata=_links(manifest)
+        )
+        artefact.add_file(str(folder.path / MANIFEST))
+        run.log_artifact(artefact)
+        done = True
+    finally:
+        library.finish(**({"exit_code": int(not done)} if config.tracking.kind == "wandb" else {}))
+
+
+def link(name: str, fingerprint: str) -> str:
+    """What the artefact of a stage is called in the tracker."""
+    return f"{name}-{fingerprint[:16]}"
+
+
+def _library(kind: str) -> Any:
+    try:
+        return importlib.import_module(kind)
+    except ImportError as error:
+        where, remedy = "config key tracking.kind", f"pip install {kind}, or tracking=none"
+        raise UserError(f"{kind} can't be imported: {error}", where=where, remedy=remedy) from error
+
+
+def _started(library: Any, config: Config, folder: StageFolder, manifest: Manifest) -> Any:
+    name = f"{config.run}-{manifest.stage}"
+    arguments: dict[str, Any] = {
+        "project": config.tracking.project,
+        "group": config.run,
+        "name": name,
+        "config": manifest.config | _links(manifest),
+        "resume": "allow" if folder.resuming else "never",
+    }
+    if config.tracking.kind == "wandb":
+        arguments |= {
+            "job_type": manifest.stage,
+            "dir": config.folder(manifest.stage).parent,
+            # A stage that goes on after a kill goes on in its run.
+            "id": hashlib.sha256(f"{name} {manifest.fingerprint}".encode()).hexdigest()[:16],
+            "resume": "allow" if folder.resuming else None,
+            "settings": library.Settings(silent=True, console="off", disable_git=True, save_code=False),
+        }
+    try:
+        run = library.init(**arguments)
+    except Exception as error:  # an account, a network or a disk that is not there: whatever the service says
+        what = f"{config.tracking.kind} can't start: {str(error).splitlines()[0]}"
+        remedy = "log in, work offline (WANDB_MODE=offline), or leave it out (tracking=none)"
+        raise UserError(what, where="config key tracking.kind", remedy=remedy) from error
+    online = config.tracking.kind == "wandb" and not run.offline
+    log.info("%s: tracked by %s as %s", manifest.stage, config.tracking.kind, run.url if online else name)
+    return run
+
+
+def _links(manifest: Manifest) -> dict[str, Any]:
+    inputs = {name: link(name, fingerprint) for name, fingerprint in manifest.inputs.items()}
+    return {"fingerprint": manifest.fingerprint, "inputs": inputs}
+
+
+def _numbers(values: dict[str, Any]) -> dict[str, float]:
+    kept = {name: value for name, value in values.items() if isinstance(value, int | float) and name != "step"}
+    return {name.replace(" ", "_"): value for name, value in kept.items()}
