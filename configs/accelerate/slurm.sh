@@ -1,0 +1,23 @@
+#!/bin/bash
+# The whole chain on several machines of a SLURM cluster. Change the lines below, run `make setup` once, then
+#   PROFILE=bge_m3 sbatch configs/accelerate/slurm.sh
+# from the repository. The repository must lie on a file system that all machines see and that knows file locks.
+# Further Hydra overrides go into ARGS. Before its time is up the job gets SIGTERM, saves a checkpoint and stops; the same
+# command goes on from there.
+#SBATCH --job-name=user-bge-m3
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=64
+#SBATCH --time=24:00:00
+#SBATCH --signal=TERM@300
+#SBATCH --output=slurm-%j.log
+set -euo pipefail
+
+MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))
+export MASTER_ADDR MASTER_PORT PROFILE=${PROFILE:-bge_m3} ARGS=${ARGS:-}
+export GPUS=$((SLURM_NNODES * SLURM_GPUS_PER_NODE)) NODES=$SLURM_NNODES
+
+# One launcher a machine; each starts a process a GPU, and they meet at MASTER_ADDR.
+srun bash -c 'NODE_RANK=$SLURM_NODEID exec make reproduce PROFILE="$PROFILE" NODES="$NODES" GPUS="$GPUS" ARGS="$ARGS"'

@@ -1,0 +1,95 @@
+"""Several machines: their launchers meet at one rendezvous; simulated by two launchers on this one."""
+
+import os
+import shlex
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.artefact import read_manifest
+from pipeline.config import Config, LaunchConfig
+from pipeline.errors import UserError
+from pipeline.launch import launch_command
+
+SCONTROL = "#!/bin/sh\necho node-a\necho node-b\n"
+SRUN = '#!/bin/sh\nfor node in 0 1; do SLURM_NODEID=$node "$@" || exit; done\n'
+
+
+def on_nodes(nodes: int, processes: int) -> Config:
+    return Config(run="x", launch=LaunchConfig(config="nodes", nodes=nodes, processes=processes))
+
+
+def test_the_launcher_gets_the_rendezvous_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASTER_ADDR", "node-a")
+    monkeypatch.setenv("MASTER_PORT", "29777")
+    monkeypatch.setenv("NODE_RANK", "2")
+    command = " ".join(launch_command(on_nodes(3, 24)))
+    assert "--num_processes 24 --num_machines 3 --machine_rank 2" in command
+    assert "--main_process_ip node-a --main_process_port 29777" in command
+
+
+def test_machines_without_a_place_to_meet_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(UserError, match=r"2 machines need a place to meet .*MASTER_ADDR"):
+        launch_command(on_nodes(2, 16))
+
+
+def test_processes_that_can_t_be_shared_out_evenly_are_refused() -> None:
+    assert list(LaunchConfig(nodes=2, processes=3).problems()) == [("processes", "must be a multiple of nodes (2)")]
+
+
+def test_the_slurm_job_starts_the_same_command_on_every_machine(repository: Path, tmp_path: Path) -> None:
+    for name, text in {"scontrol": SCONTROL, "srun": SRUN}.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    job = {
+        "SLURM_JOB_NODELIST": "node-[a-b]",
+        "SLURM_JOB_ID": "123456",
+        "SLURM_NNODES": "2",
+        "SLURM_GPUS_PER_NODE": "8",
+    }
+    environment = os.environ | job | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "ARGS": "seed=7", "MAKEFLAGS": "-n"}
+    script = repository / "configs" / "accelerate" / "slurm.sh"
+    done = subprocess.run(["bash", script], capture_output=True, text=True, cwd=repository, env=environment, check=True)
+    commands = [line for line in done.stdout.splitlines() if "pipeline.run" in line]
+    assert len(commands) == 2 and commands[0] == commands[1]
+    overrides = shlex.split(commands[0])[3:]
+    assert overrides == ["profile=bge_m3", "run=bge_m3", "launch.nodes=2", "launch.processes=16", "seed=7"]
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def start(repository: Path, runs: Path, *overrides: str, **environment: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "pipeline.run", "profile=tiny", f"runs={runs}", "launch.processes=2"]
+    command += ["stages=[data,init,symmetric]", *overrides]
+    variables = os.environ | environment
+    output = subprocess.PIPE
+    return subprocess.Popen(command, cwd=repository, text=True, env=variables, stdout=output, stderr=subprocess.STDOUT)
+
+
+@pytest.mark.slow
+def test_two_machines_train_the_model_of_one_machine_with_two_ranks(repository: Path, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file
+
+    one = start(repository, tmp_path / "one", "launch.config=cpu")
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    two = [
+        start(repository, tmp_path / "two", "launch.config=nodes", "launch.nodes=2", NODE_RANK=str(rank), **meeting)
+        for rank in range(2)
+    ]
+    for process in (one, *two):
+        output, _ = process.communicate(timeout=600)
+        assert process.returncode == 0, output
+    folders = [tmp_path / name / "tiny" / "symmetric" for name in ("one", "two")]
+    manifests = [read_manifest(folder) for folder in folders]
+    assert [manifest and manifest.environment["processes"] for manifest in manifests] == [2, 2]
+    weights = [load_file(folder / "model" / "model.safetensors") for folder in folders]
+    assert weights[0].keys() == weights[1].keys()
+    assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
