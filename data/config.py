@@ -88,6 +88,8 @@ class SourceConfig:
     min_script_share: float | None = None  # instead of the value under cleaning
     strip_markup: bool | None = None  # instead of the value under cleaning
     dev_files: list[str] = field(default_factory=list)  # an official validation split that no benchmark uses
+    # what `make plan` assumes before the rows are there: mean tokens of each kind of text that a role has
+    tokens: dict[str, list[int]] = field(default_factory=dict, metadata={"unit": False, "result": False})
     licence: str = field(default="not stated", metadata={"unit": False})  # as its page says
     access: str = field(default="open", metadata={"unit": False})  # open, or what one must do to get it
     note: str | None = field(default=None, metadata={"unit": False})  # what a reader of the ledger should know
@@ -117,6 +119,8 @@ class SourceConfig:
                 yield name, "must be at least 1"
         if not (math.isfinite(self.weight) and self.weight > 0):
             yield "weight", "must be above 0"
+        for role in self.tokens.keys() - {"anchor", "positive", "negative"}:
+            yield "tokens", f"{role} is not one of anchor, positive, negative"
         yield from self._problems_of_roles()
 
     def _problems_of_roles(self) -> Iterator[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """`python -m training.plan`: what training would do and cost, without training.
 
-Where data and init are made, the batches are planned as training will plan them; else the sizes are those of the
-ledger, or of the model card, with texts as long as the config allows.
+Where data and init are made, the batches are planned as training will plan them; else sizes are those of the model
+card, and texts as long as the source files assume.
 """
 
 import dataclasses
@@ -13,9 +13,9 @@ from pipeline.application import hydra_application
 from pipeline.artefact import read_manifest
 from pipeline.config import SIDES, Config
 from pipeline.console import show_table
-from pipeline.errors import UserError
 from training.config import SideConfig
 from training.cost import Shape, memory_bytes, shape_of, training_operations
+from training.plan_estimate import SetEstimate, estimates
 
 GIB = 2**30
 
@@ -28,9 +28,10 @@ class Work:
     batches: int
     rows: int
     tokens: int
-    padded: int  # tokens with padding
+    padded: int | None  # tokens with padding; None: not known
     operations: float
     cached_batches: int  # that go through gradient caching
+    assumed: list[SetEstimate] = dataclasses.field(default_factory=list)  # what an estimate rests on
 
 
 def plan(config: Config) -> None:
@@ -46,6 +47,9 @@ def plan(config: Config) -> None:
         [part, *(f"{memory[name][part] / GIB:.2f} GiB" for name in sides)] for part in next(iter(memory.values()), {})
     ]
     rows += [["in all", *(f"{sum(memory[name].values()) / GIB:.2f} GiB" for name in sides)]]
+    if assumptions := list(_assumption_rows(works)):
+        title = "Assumed: pairs as the card counts them, mean tokens of a row's texts, cut at the side's limits"
+        show_table(title, ["set", "side", "pairs", "anchor", "positive", "negatives", ""], assumptions)
     show_table(f"Memory of one device ({shape.parameters:,} parameters)", columns, rows)
 
 
@@ -54,7 +58,7 @@ def _work_rows(works: dict[str, Work], teraflops: float, devices: int) -> Iterat
     yield ["batches (steps)", *(work.batches for work in works.values())]
     yield ["rows", *(work.rows for work in works.values())]
     yield ["tokens", *(work.tokens for work in works.values())]
-    yield ["padding share", *(1 - work.tokens / max(work.padded, 1) for work in works.values())]
+    yield ["padding share", *(work.padded and 1 - work.tokens / work.padded for work in works.values())]
     yield ["batches with gradient caching", *(work.cached_batches for work in works.values())]
     yield ["operations", *(f"{work.operations:.2e}" for work in works.values())]
     rate = teraflops * 1e12 * devices
@@ -117,20 +121,28 @@ def _planned(config: Config, shape: Shape, devices: int) -> Work:
 
 
 def _estimated(config: Config, name: str, shape: Shape, devices: int) -> Work:
-    """An upper bound: the card's pairs and negatives, every text as long as it may be."""
-    side = _side(config, name)
-    sources = [source for source in config.data.sources.values() if name in (source.side, "joint")]
-    pairs = sum((source.max_rows or source.card.pairs or 0) for source in sources)
-    if not pairs:
-        raise UserError("the sets' sizes aren't known yet", where=f"side {name}", remedy="make them: make data")
-    negatives = sum(source.card.negatives or 0 for source in sources) if side.negatives else 0
+    """The work of sets of the assumed sizes and lengths; padding is not known before the texts are."""
+    side, sets = _side(config, name), estimates(config, name)
+    pairs = sum(item.pairs for item in sets)
     batches = side.max_steps or max(1, round(side.epochs * pairs / side.batch_size))
     share = batches * side.batch_size / pairs
-    tokens = int(share * (pairs * (side.anchor_length + side.positive_length) + negatives * side.positive_length))
-    twice = tokens / batches / devices > side.mini_batch_tokens
-    operations = training_operations(shape, tokens, side.positive_length, 4 if twice else 3)
-    source = "the card's sizes, longest texts"
-    return Work(source, batches, batches * side.batch_size, tokens, tokens, operations, batches * twice)
+    tokens = cached = operations = 0.0
+    for item in sets:
+        rows = share * item.pairs
+        twice = side.batch_size * item.tokens / devices > side.mini_batch_tokens
+        passes = 4 if twice else 3
+        operations += training_operations(shape, round(rows * item.tokens), item.squares / item.tokens, passes)
+        tokens, cached = tokens + rows * item.tokens, cached + twice * rows / side.batch_size
+    source = "the card's sizes, assumed lengths"
+    return Work(source, batches, batches * side.batch_size, round(tokens), None, operations, round(cached), sets)
+
+
+def _assumption_rows(works: dict[str, Work]) -> Iterator[list[object]]:
+    for name, work in works.items():
+        for item in work.assumed:
+            lengths = [sum(item.texts[role]) or None for role in ("anchor", "positive", "negatives")]
+            shown = [length if length is None else round(length) for length in lengths]
+            yield [item.name, name, item.pairs, *shown, "" if item.assumed else "as long as allowed"]
 
 
 main = hydra_application(plan)

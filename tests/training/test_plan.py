@@ -1,5 +1,6 @@
 """`make plan`: its arithmetic against the real model, and its table against the planned batches."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,13 +10,17 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel
 
+from data.config import unit_settings
+from pipeline.artefact import result_settings
 from pipeline.errors import UserError
+from tests.pipeline.test_configs import composed
 from tests.training.planned_sets import prepared_run, rows
 from tests.training.small_bases import tiny_base
 from training.config import BaseConfig, SideConfig
 from training.cost import KNOWN, memory_bytes, shape_of, training_operations
 from training.model_files import load_model
 from training.plan import _work
+from training.plan_estimate import estimates
 
 
 def test_operations_are_those_that_torch_counts() -> None:
@@ -54,12 +59,52 @@ def test_work_is_that_of_the_planned_batches(tmp_path: Path) -> None:
     assert work.operations > 0
 
 
-def test_the_command_prints_both_sides_before_anything_is_made(repository: Path, tmp_path: Path) -> None:
+def test_an_estimate_has_the_card_s_pairs_with_the_lengths_of_the_source_files() -> None:
+    config = composed("profile=bge_m3")
+    sets = {side: estimates(config, side) for side in ("symmetric", "asymmetric", "joint")}
+    assert all(item.assumed for item in sets["joint"])
+    assert {item.name for item in sets["joint"]} == config.data.sources.keys()
+    pairs = {side: sum(item.pairs for item in items) for side, items in sets.items()}
+    assert pairs["joint"] == pairs["symmetric"] + pairs["asymmetric"] == 2_240_961
+    texts, summaries = (item for item in sets["asymmetric"] if item.name == "gazeta")
+    assert (texts.pairs, texts.tokens, summaries.tokens) == (60_964, 14 + 512, 14 + 50)  # 767 tokens are cut at 512
+    mined = next(item for item in sets["asymmetric"] if item.name == "mr_tydi")
+    assert (mined.tokens, mined.squares) == (11 + 112 + 112, 11**2 + 112**2 + 112**2)  # one of its negatives a row
+
+
+def test_an_estimate_s_work_is_that_of_its_rows() -> None:
+    config = composed("profile=bge_m3", "training.symmetric.max_steps=100")
+    sets, shape = estimates(config, "symmetric"), KNOWN["BAAI/bge-m3"]
+    work = _work(config, "symmetric", shape, 1)
+    rows = 100 * 256
+    a_row = sum(item.pairs * item.tokens for item in sets) / sum(item.pairs for item in sets)
+    assert (work.batches, work.rows, work.padded, work.cached_batches) == (100, rows, None, 0)
+    assert work.tokens == pytest.approx(rows * a_row, rel=1e-6)
+    least = training_operations(shape, work.tokens, 0.0, passes=3)
+    assert least < work.operations < 1.01 * least  # short texts cost little attention
+
+
+def test_a_source_without_assumed_lengths_counts_as_long_as_allowed() -> None:
+    config = composed("profile=bge_m3")
+    config.data.sources["terra"].tokens = {}
+    terra = next(item for item in estimates(config, "symmetric") if item.name == "terra")
+    assert not terra.assumed and terra.tokens == 512 + 512
+
+
+def test_assumed_lengths_are_no_part_of_a_fingerprint() -> None:
+    source = composed("profile=bge_m3").data.sources["terra"]
+    assert "tokens" not in result_settings(source) and "tokens" not in unit_settings(source)
+
+
+def test_the_command_prints_its_assumptions_before_anything_is_made(repository: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "training.plan", "profile=bge_m3", f"runs={tmp_path}", "training.teraflops=200"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=repository)
+    no_hub = os.environ | {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=repository, env=no_hub)
     assert done.returncode == 0, done.stderr
-    for text in ("the card's sizes", "hours at 200 TFLOP/s", "padding share", "activations", "566,705,152"):
+    for text in ("the card's sizes", "hours at 200 TFLOP/s", "padding share", "activations", "566,705,152", "Assumed:"):
         assert text in done.stdout
+    (row,) = (line.split() for line in done.stdout.splitlines() if line.split()[:1] == ["ru_hnp"])
+    assert row == ["ru_hnp", "symmetric", "500,000", "18", "18", "18"]
     refused = subprocess.run([*command[:-1], "training.teraflops=0"], capture_output=True, text=True, cwd=repository)
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: ") and refused.stderr.count("\n") == 1
