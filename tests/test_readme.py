@@ -1,0 +1,135 @@
+"""A newcomer's test: every command of README is known to make and the config, and its Python code runs."""
+
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+
+from pipeline.application import CONFIGS
+from pipeline.config import checked
+from tests.evaluation.sample_run import tiny_model
+
+README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+COMMANDS = ("make", "accelerate", "sbatch", ".venv/bin/python", "python", "pip", "trackio", "wandb")
+NOT_COMMANDS = ("sources", "│", "└", "runs/<run>")  # the first words of figures in blocks
+NO_CONFIG = {"pytest", "pipeline.machine", "ruff", "mypy", "venv", "pip"}  # modules without our config
+PROMPTS = {"query": "query: ", "document": "passage: "}
+
+
+def commands() -> list[str]:
+    """Every command of an indented block, a shell block, or inline code; raises where a line is none and no figure."""
+    blocks = re.sub(r"```python.*?```", "", README, flags=re.DOTALL)
+    lines = re.findall(r"^(?:    |\t)(\S.*)$", re.sub(r" *\\\n *", " ", blocks), re.MULTILINE)
+    lines += [line for block in re.findall(r"```\w*\n(.*?)```", blocks, re.DOTALL) for line in block.splitlines()]
+    found = [line.partition("  #")[0].strip() for line in lines if not line.strip().startswith(NOT_COMMANDS)]
+    for command in found:
+        assert program(command) in COMMANDS, f"what is this line of README? {command}"
+    prose = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
+    inline = (" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose))
+    return [*found, *(code for code in inline if " " in code and program(code) in COMMANDS)]
+
+
+def program(command: str) -> str:
+    """Its first word that is no assignment."""
+    return next((word for word in shlex.split(command) if not re.match(r"[A-Z_]+=", word)), "")
+
+
+def expanded(command: str) -> list[list[str]]:
+    """The processes that a command starts: for make, what it would run."""
+    if program(command) != "make":
+        return [shlex.split(command)]
+    arguments = shlex.split(command)[shlex.split(command).index("make") + 1 :]
+    make = ["make", "-n", "--no-print-directory", "READY=README.md", *arguments]  # as if .venv were there
+    done = subprocess.run(make, capture_output=True, text=True, cwd=CONFIGS.parent)
+    assert done.returncode == 0, f"{command}: {done.stderr}"
+    return [shlex.split(line) for line in done.stdout.splitlines() if line.strip()]
+
+
+def check_process(words: list[str]) -> None:
+    """The module is there, and its overrides compose to a valid config, as with --cfg job."""
+    if words[0] in ("pip", "trackio", "wandb") or words == ["accelerate", "launch"]:  # the latter named in prose
+        return
+    if words[0] == "sbatch":
+        assert (CONFIGS.parent / words[1]).is_file()
+        return
+    assert "-m" in words, words
+    module, *rest = words[words.index("-m") + 1 :]
+    if module in NO_CONFIG:
+        return
+    assert importlib.util.find_spec(module), f"no module {module}"
+    if module.startswith("benchmarks."):
+        return
+    overrides = [word for word in rest if "=" in word]
+    assert {word for word in rest if "=" not in word} <= {"--cfg", "job", "--multirun"}, rest
+    if "--multirun" in rest:
+        overrides.append("run=job")  # a sweep names its runs when it starts
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        checked(compose("config", overrides=overrides))
+
+
+def test_readme_has_the_commands_that_a_newcomer_needs() -> None:
+    targets = {shlex.split(command)[1] for command in commands() if command.startswith("make ")}
+    assert targets >= {"demo", "test", "check", "plan", "reproduce", "sweep", "calibrate", "publish"}
+
+
+@pytest.mark.parametrize("command", sorted(set(commands())))
+def test_a_command_of_readme_composes(command: str) -> None:
+    for words in expanded(command):
+        check_process(words)
+
+
+def test_a_wrong_command_would_be_seen() -> None:
+    with pytest.raises(AssertionError, match="nonsense"):
+        expanded("make nonsense")
+    with pytest.raises(Exception, match="nonsense"):
+        check_process(expanded("make plan ARGS=nonsense=1")[-1])
+    with pytest.raises(AssertionError, match="no module"):
+        check_process(["python", "-m", "training.nonsense"])
+
+
+def test_the_python_code_runs_and_both_ways_agree(
+    tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "runs" / "demo" / "merge" / "model"
+    folder.parent.mkdir(parents=True)
+    tiny_model(folder, repository, pooling="mean", prompts=PROMPTS)  # of the demo's kind
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names: list[dict[str, Any]] = [{} for _ in blocks]
+    for block, space in zip(blocks, names, strict=True):
+        exec(compile(block, "README.md", "exec"), space)
+    first, second = names
+    assert first["documents"].shape[0] == 2
+    np.testing.assert_allclose(first["queries"], second["embedding"].numpy(), atol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_commands_that_need_no_gpu_and_no_hub_run(tmp_path: Path, repository: Path) -> None:
+    """README's own lines, with the profile of the tests in place of the others; one chain under all of them."""
+    ready, binaries = tmp_path / "ready", Path(sys.executable).parent
+    ready.touch()
+    chain = [
+        command
+        for command in commands()
+        if re.match(
+            r"make (reproduce PROFILE=bge_m3$|plan|publish REPO=organisation/name$|sweep SWEEP=learning_rate)", command
+        )
+    ]
+    chain.sort(key=lambda command: not command.startswith("make reproduce"))  # what the others need
+    assert len(chain) == 4
+    for command in chain:
+        words = [re.sub(r"^PROFILE=.*", "PROFILE=tiny", word) for word in shlex.split(command)]
+        words += [f"READY={ready}", f"BIN={binaries}", f"ARGS=runs={tmp_path} launch.config=none"]
+        done = subprocess.run(words, capture_output=True, text=True, cwd=repository, env=os.environ)
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    assert (tmp_path / "tiny" / "report" / "index.html").is_file()
+    assert (tmp_path / "tiny" / "publish" / "model" / "README.md").is_file()
+    assert len((tmp_path / "sweep" / "learning_rate" / "sweep.csv").read_text().splitlines()) == 4
