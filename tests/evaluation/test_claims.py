@@ -1,6 +1,7 @@
 """The published card's figures beside a run's own."""
 
 import csv
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,12 @@ from evaluation.claims import (
     encodechka_score,
     mteb_score,
 )
+from evaluation.report import STAGE
 from evaluation.run_record import RunRecord, Score, StageRecord, read_run
 from pipeline.config import Config
+from pipeline.stage import run_stage
 from tests.evaluation.sample_run import tiny_model, write_run
+from tests.pipeline.test_configs import composed
 
 CARD_TOTAL, CARD_NEGATIVES = 2_240_961, 792_644
 
@@ -169,3 +173,12 @@ def test_the_average_is_also_taken_without_the_dominant_tasks() -> None:
     run = scored(scores)
     assert mteb_score(run, "merge", AVERAGE) == pytest.approx((3 * 0.9 + 27 * 0.5) / 30)
     assert mteb_score(run, "merge", WITHOUT) == pytest.approx(0.5)
+
+
+def test_before_anything_is_run_every_claim_of_the_reproduction_is_not_run(tmp_path: Path) -> None:
+    config = dataclasses.replace(composed("profile=bge_m3"), runs=str(tmp_path))
+    run_stage(STAGE, config)
+    with (config.folder("report") / "claims.csv").open(encoding="utf-8", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["claim"] for row in table] == [row["claim"] for row in rows()]
+    assert {(row["verdict"], row["ours"]) for row in table} == {("not run", "")}
