@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
+from merging.eager_file import EagerFile
 from pipeline.errors import UserError
 
 WEIGHTS = "model.safetensors"
@@ -89,6 +90,12 @@ class Checkpoint:
                 raise _broken(tensor.file, "it ends too early")
             done += got
         return part
+
+    def copy(self, tensor: StoredTensor, first: int, count: int, target: EagerFile) -> None:
+        """Append items `first` up to `first + count` of a tensor to a file, bit by bit."""
+        size = ITEM_BYTES[tensor.code]
+        if target.copy(self._open(tensor.file), tensor.start + first * size, count * size) < count * size:
+            raise _broken(tensor.file, "it ends too early")
 
     def _open(self, path: Path) -> BinaryIO:
         if path not in self._files:

@@ -214,7 +214,12 @@ def test_a_tokenizer_without_a_special_token_is_an_error(base: Path) -> None:
         TokenizerFile.read(base / "tokenizer.json")
 
 
-@pytest.mark.parametrize("content", [b"{", b'{"model": null}', b"[]", b"\xff\xfe"])
+UNIGRAM = b'{"model": {"type": "Unigram", "unk_id": 3, "vocab": %s}, "added_tokens": []}'
+
+
+@pytest.mark.parametrize(
+    "content", [b"{", b'{"model": null}', b"[]", b"\xff\xfe", UNIGRAM % b'["a"]', UNIGRAM % b"[3]", UNIGRAM % b"null"]
+)
 def test_a_broken_tokenizer_file_is_an_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "tokenizer.json").write_bytes(content)
     with pytest.raises(UserError, match=r"tokenizer"):

@@ -1,5 +1,6 @@
 """`sentencepiece.bpe.model`: the same pieces as in `tokenizer.json`, under fairseq's numbering."""
 
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -26,18 +27,19 @@ def shrink_sentencepiece(path: Path, target: Path, tokenizer: TokenizerFile, kep
         model = ModelProto.FromString(path.read_bytes())
     except DecodeError:
         raise UserError("not a SentencePiece model", where=str(path), remedy="download the base again") from None
-    for index, piece in enumerate(model.pieces):
-        if piece.type not in ((CONTROL, UNKNOWN) if index < FIRST else (NORMAL,)):
-            what = f"piece {index} of the SentencePiece model, {piece.piece}, is not an ordinary one"
+    kinds, texts, scores = (list(map(attrgetter(name), model.pieces)) for name in ("type", "piece", "score"))
+    for index, kind in enumerate(kinds):
+        if kind not in ((CONTROL, UNKNOWN) if index < FIRST else (NORMAL,)):
+            what = f"piece {index} of the SentencePiece model, {texts[index]}, is not an ordinary one"
             raise UserError(what, where=str(path), remedy="choose a base with XLM-R's vocabulary")
-    ordinary = slice(FIRST + 1, len(model.pieces) + 1)
-    same_pieces = [piece.piece for piece in model.pieces[FIRST:]] == tokenizer.pieces[ordinary]
-    scores = np.array([piece.score for piece in model.pieces[FIRST:]], dtype=np.float32)
-    if not same_pieces or not np.array_equal(scores, tokenizer.scores[ordinary].astype(np.float32)):
+    ordinary = slice(FIRST + 1, len(texts) + 1)
+    same_pieces = texts[FIRST:] == tokenizer.pieces[ordinary]
+    same_scores = np.array_equal(np.array(scores[FIRST:], np.float32), tokenizer.scores[ordinary].astype(np.float32))
+    if not same_pieces or not same_scores:
         remedy = "take both files from one revision of the base"
         raise UserError("sentencepiece.bpe.model and tokenizer.json differ", where=str(path), remedy=remedy)
-    indices = [*range(FIRST), *(old - 1 for old in kept.tolist() if FIRST < old <= len(model.pieces))]
-    pieces = [model.pieces[index] for index in indices if index < len(model.pieces)]
+    indices = [*range(FIRST), *(old - 1 for old in kept.tolist() if FIRST < old <= len(texts))]
+    pieces = [model.pieces[index] for index in indices]
     del model.pieces[:]
     model.pieces.extend(pieces)
     target.write_bytes(model.SerializeToString(deterministic=True))

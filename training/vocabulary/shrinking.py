@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from merging.checkpoint import WEIGHTS
+from merging.eager_file import EagerFile
 from training.vocabulary.selection import check_specials
 from training.vocabulary.sentencepiece_file import shrink_sentencepiece
 from training.vocabulary.tokenizer_file import TokenizerFile
@@ -43,17 +44,18 @@ def shrink(base: Path, target: Path, tokenizer: TokenizerFile, kept: npt.NDArray
     """
     check_specials(tokenizer, kept)
     new_ids = {int(old): new for new, old in enumerate(kept)}
-    with open_weights(base) as weights:
+    with open_weights(base) as weights, EagerFile(target / WEIGHTS) as file:
         rows = embedding_rows(weights, tokenizer.size)
-        shrink_weights(weights, kept, rows, target / WEIGHTS)
+        shrink_weights(weights, kept, rows, file)
         before = {name: tensor.shape for name, tensor in weights.tensors.items()}
         sizes = Sizes(
             tokenizer.size, len(kept), rows, rows - tokenizer.size,
             parameters(weights, before), parameters(weights, shrunk_shapes(weights, rows, len(kept))),
         )  # fmt: skip
-    tokenizer.write(target / "tokenizer.json", kept)
-    if (base / SENTENCEPIECE).is_file():
-        shrink_sentencepiece(base / SENTENCEPIECE, target / SENTENCEPIECE, tokenizer, kept)
+        # The tokenizer's files are edited while the disk still stores the weights.
+        tokenizer.write(target / "tokenizer.json", kept)
+        if (base / SENTENCEPIECE).is_file():
+            shrink_sentencepiece(base / SENTENCEPIECE, target / SENTENCEPIECE, tokenizer, kept)
     edits = {"config.json": _config, "tokenizer_config.json": _tokenizer_config, "added_tokens.json": _added_tokens}
     for name, edit in edits.items():
         if (base / name).is_file():

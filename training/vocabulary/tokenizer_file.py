@@ -1,8 +1,11 @@
 """`tokenizer.json` of a Unigram tokenizer: read, checked, and written with fewer pieces, everything else as it was."""
 
+import gc
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,26 +40,31 @@ class TokenizerFile:
             UserError: no such file, not JSON, not a Unigram model, or without one of XLM-R's special tokens.
         """
         try:
-            document = json.loads(path.read_text(encoding="utf-8"), parse_float=_Number)
-            model = document["model"]
-            kind, vocabulary = model.get("type", "of unknown type"), model["vocab"]
+            with _no_collection():
+                made = cls._parsed(path, json.loads(path.read_bytes().decode("utf-8"), parse_float=_Number))
+            missing = [token for token in REQUIRED if token not in made.special_ids]
         except FileNotFoundError:
             raise UserError("the base has no tokenizer.json", where=str(path), remedy=OTHER_BASE) from None
-        except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             what = f"not a tokenizer file: {error}"
             raise UserError(what, where=str(path), remedy="make or download the base again") from None
-        if kind != "Unigram" or model.get("unk_id") is None:
-            what = f"the base's tokenizer is not Unigram but {kind}"
-            raise UserError(what, where=str(path), remedy=OTHER_BASE)
-        model["vocab"] = []
-        pieces, scores = [piece for piece, _ in vocabulary], [str(score) for _, score in vocabulary]
-        made = cls(path, _with_numbers(document), pieces, scores)
-        if missing := [token for token in REQUIRED if token not in made.special_ids]:
+        if missing:
             what = f"the tokenizer lacks the special tokens {', '.join(missing)}"
             raise UserError(what, where=str(path), remedy=OTHER_BASE)
         return made
 
-    @property
+    @classmethod
+    def _parsed(cls, path: Path, document: dict[str, Any]) -> "TokenizerFile":
+        model = document["model"]
+        kind = model.get("type", "of unknown type")
+        if kind != "Unigram" or model.get("unk_id") is None:
+            what = f"the base's tokenizer is not Unigram but {kind}"
+            raise UserError(what, where=str(path), remedy=OTHER_BASE)
+        vocabulary, model["vocab"] = model["vocab"], []
+        pieces, scores = [piece for piece, _ in vocabulary], [str(score) for _, score in vocabulary]
+        return cls(path, _with_numbers(document), pieces, scores)
+
+    @cached_property
     def scores(self) -> npt.NDArray[np.float64]:
         """Log probabilities of the pieces."""
         return np.array(self.score_texts, dtype=np.float64)
@@ -93,6 +101,18 @@ class TokenizerFile:
         head, found, tail = text.rpartition(NO_PIECES)
         assert found
         path.write_text(f'{head}"vocab": [\n' + ",\n".join(rows) + f"\n]{tail}\n", encoding="utf-8")
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """No garbage collection: among 250,000 new lists it would look for cycles, in vain, for most of the time."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _renumbered(document: dict[str, Any], new_ids: Mapping[int, int]) -> dict[str, Any]:

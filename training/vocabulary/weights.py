@@ -1,18 +1,17 @@
 """A model's weights with fewer rows in its vocabulary, streamed from file to file: no model object, no mapping."""
 
-import os
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from merging.checkpoint import ITEM_BYTES, WEIGHTS, Checkpoint, StoredTensor, write_header
+from merging.checkpoint import WEIGHTS, Checkpoint, StoredTensor, write_header
+from merging.eager_file import EagerFile
 from pipeline.errors import UserError
 from training.vocabulary.torch_file import TORCH_WEIGHTS, TorchCheckpoint
 
-BUFFER = 1 << 23  # bytes in memory at once
 PADDING_ROWS = 128  # an embedding may have fewer than so many rows beyond the tokenizer's ids
 EMBEDDING = "embeddings.word_embeddings.weight"
 # All tensors with a row (or an item) for each id, by the ends of their names; the others belong to a language model.
@@ -61,50 +60,24 @@ def parameters(weights: Checkpoint, shapes: dict[str, tuple[int, ...]]) -> int:
     return sum(int(np.prod(shapes[name], dtype=np.int64)) for name in floating)
 
 
-def shrink_weights(weights: Checkpoint, kept: npt.NDArray[np.int64], rows: int, target: Path) -> None:
-    """Write `target` (safetensors): rows `kept` of the tensors with a row per id, all else bit by bit.
+def shrink_weights(weights: Checkpoint, kept: npt.NDArray[np.int64], rows: int, target: EagerFile) -> None:
+    """Write the file `target` (safetensors): rows `kept` of the tensors with a row per id, all else bit by bit.
 
-    Memory: two buffers of 8 MB, whatever the size of the model.
+    Only what stays is read, and the kernel copies it where it can: no tensor is in memory.
     """
-    shapes = shrunk_shapes(weights, rows, len(kept))
     codes = {name: tensor.code for name, tensor in weights.tensors.items()}
-    buffer = bytearray(BUFFER)
-    with target.open("wb", buffering=0) as file:
-        write_header(file, shapes, codes, {})
-        for name, tensor in weights.tensors.items():
-            if has_row_per_id(name, tensor, rows):
-                _copy_rows(weights, tensor, kept, file)
-            else:
-                _copy(weights, tensor, buffer, file)
+    write_header(target.file, shrunk_shapes(weights, rows, len(kept)), codes, {})
+    for name, tensor in weights.tensors.items():
+        if has_row_per_id(name, tensor, rows):
+            items = tensor.items // rows
+            for first, count in _runs(kept):
+                weights.copy(tensor, first * items, count * items, target)
+        else:
+            weights.copy(tensor, 0, tensor.items, target)
 
 
-def _copy(weights: Checkpoint, tensor: StoredTensor, buffer: bytearray, file: BinaryIO) -> None:
-    step = len(buffer) // ITEM_BYTES[tensor.code]
-    for first in range(0, tensor.items, step):
-        _write(file, weights.read(tensor, first, min(step, tensor.items - first), buffer))
-
-
-def _copy_rows(weights: Checkpoint, tensor: StoredTensor, kept: npt.NDArray[np.int64], file: BinaryIO) -> None:
-    items = tensor.items // tensor.shape[0]
-    row_bytes = items * ITEM_BYTES[tensor.code]
-    span = max(BUFFER // row_bytes, 1)
-    buffer = bytearray(span * row_bytes)
-    for ids in _spans(kept, span):
-        first, count = int(ids[0]), int(ids[-1] - ids[0]) + 1
-        part = weights.read(tensor, first * items, count * items, buffer)
-        chosen = np.frombuffer(part, np.uint8).reshape(count, row_bytes)[ids - first]
-        _write(file, chosen.data.cast("B"))
-
-
-def _spans(kept: npt.NDArray[np.int64], span: int) -> Iterator[npt.NDArray[np.int64]]:
-    """Ascending ids in groups whose first and last lie less than `span` apart."""
-    start = 0
-    while start < len(kept):
-        end = int(np.searchsorted(kept, kept[start] + span))
-        yield kept[start:end]
-        start = end
-
-
-def _write(file: BinaryIO, part: memoryview) -> None:
-    while part:
-        part = part[os.write(file.fileno(), part) :]
+def _runs(kept: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """(first, number) of the ids that follow each other without a gap."""
+    bounds = [0, *(np.flatnonzero(np.diff(kept) != 1) + 1).tolist(), len(kept)]
+    for start, end in pairwise(bounds):
+        yield int(kept[start]), end - start
