@@ -1,7 +1,10 @@
 """What every reader of a format shares: a batch of rows, bad rows, and the columns that are wanted."""
 
 import fnmatch
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 
 import pyarrow as pa
 
@@ -9,6 +12,8 @@ from pipeline.errors import UserError
 
 BATCH_BYTES = 16 * 2**20  # of the columns read; bounds what is in memory at once
 BATCH_ROWS = 16_384
+LONGEST_ROW = 2**26  # bytes; what is longer is no row but another format, or made to fill the memory
+SHOWN_COLUMNS, SHOWN_CHARACTERS = 30, 40  # of a file's columns in an error
 
 
 @dataclass
@@ -40,13 +45,30 @@ class Batch:
         return f"{self.file}, row {self.first_row + position}"
 
 
+def too_long(set_name: str, where: str) -> UserError:
+    """A row beyond the bound."""
+    what = f"{set_name}: a row of more than {LONGEST_ROW // 2**20} MB"
+    return UserError(what, where=where, remedy=f"mend the file, or set data.sources.{set_name}.format to what it is")
+
+
+def refuse_repeated(names: Iterable[str], chosen: list[str], set_name: str, file: str) -> None:
+    """Raise UserError where a wanted column stands in the file twice: nobody knows which is meant."""
+    counts = Counter(names)
+    for name in chosen:
+        if counts[name] > 1:
+            what = f"{set_name}: {counts[name]} columns are called {name}"
+            raise UserError(what, where=file, remedy="rename or drop all but one of them")
+
+
 def wanted_columns(columns: list[str], found: dict[str, str], set_name: str, file: str) -> list[str]:
     """The columns with patterns resolved; `found` maps the file's columns to their types."""
     chosen: list[str] = []
     for column in columns:
         matches = [name for name in found if fnmatch.fnmatchcase(name, column)]
         if not matches:
-            there = ", ".join(f"{name}: {kind}" for name, kind in found.items())
+            there = ", ".join(
+                f"{name[:SHOWN_CHARACTERS]}: {kind}" for name, kind in islice(found.items(), SHOWN_COLUMNS)
+            )
             remedy = f"columns found: {there}; set data.sources.{set_name}.columns"
             raise UserError(f"{set_name}: no column {column}", where=file, remedy=remedy)
         chosen += [name for name in matches if name not in chosen]

@@ -13,6 +13,7 @@ from pipeline.application import hydra_application
 from pipeline.config import Config
 from pipeline.console import progress, show_table
 from pipeline.errors import UserError
+from pipeline.revisions import Revision, readable_revision
 
 ROOM = 4  # times the sources' size: download, prepared pairs, spilled groups
 
@@ -76,7 +77,8 @@ def _on_hub(name: str, part: HubFiles, seen: Look) -> Located:
 
     where = f"{part.hub} at {part.revision}"
     with hub_errors(name, where):
-        info = HfApi().dataset_info(part.hub, revision=part.revision, files_metadata=True)
+        revision = readable_revision(Revision("dataset", part.hub, part.revision))
+        info = HfApi().dataset_info(part.hub, revision=revision, files_metadata=True)
     sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or []}
     chosen = matching(name, part.files, sorted(sizes), where)
     seen.bytes = (seen.bytes or 0) + sum(sizes[inside] for inside, _ in chosen)

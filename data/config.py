@@ -127,6 +127,9 @@ class SourceConfig:
         needed, allowed = ROLES.get(self.construction, ((), ()))
         for role in self.columns.keys() - {*needed, *allowed}:
             yield "columns", f"{role} is no role of {self.construction} ({', '.join((*needed, *allowed))})"
+        for role, column in [*self.columns.items(), *(("where", column) for column in self.where)]:
+            if "*" in column and role != "negative":
+                yield "columns", f"{role} must be one column, not {column}; only negatives take a pattern"
         if self.construction == "nli" and not self.labels:
             yield "labels", "must map the file's labels to entailment, neutral, contradiction, not_entailment"
         for label in {*self.labels.values(), *self.scores} - set(LABELS):

@@ -7,16 +7,19 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.csv
 
-from data.batch import BATCH_BYTES, Batch, RowErrors, wanted_columns
+from data.batch import BATCH_BYTES, LONGEST_ROW, Batch, RowErrors, refuse_repeated, too_long, wanted_columns
 
 
 def csv_rows(
     stream: IO[bytes], file: str, columns: list[str], errors: RowErrors, block: int = BATCH_BYTES
 ) -> Iterator[Batch]:
     """Rows with quoted line breaks; an empty field without quotes is null."""
-    header = stream.readline()
+    header = stream.readline(LONGEST_ROW)
+    if len(header) == LONGEST_ROW:
+        raise too_long(errors.set_name, f"{file}, header")
     names = next(csv.reader([header.decode("utf-8-sig")]), [])
     chosen = wanted_columns(columns, dict.fromkeys(names, "text"), errors.set_name, file)
+    refuse_repeated(names, chosen, errors.set_name, file)
 
     def refused(bad: pa.csv.InvalidRow) -> str:
         if errors.skip:

@@ -13,6 +13,8 @@ import xxhash
 
 from data.config import HubFiles, SourceConfig
 from pipeline.errors import UserError
+from pipeline.revisions import Revision, readable_revision
+from pipeline.secrets import redacted
 
 HASHED_BYTES = 32 * 2**20
 WILD = re.compile(r"[*?\[]")
@@ -69,7 +71,7 @@ class NotSupplied(UserError):
 def locate(name: str, source: SourceConfig, mirror: str | None, *, dev: bool = False) -> Located:
     """The source's files, downloaded if need be; raises UserError, or NotSupplied for sets behind an agreement."""
     if source.path and not dev:
-        return Located(tuple(_local_files(name, source.path)), f"local {source.path}")
+        return Located(tuple(_local_files(name, source.path)), f"local {redacted(source.path)}")
     assert source.hub is not None
     first = HubFiles(source.hub, source.revision, source.dev_files if dev else source.files)
     parts = [first] if dev else [first, *source.also]
@@ -119,15 +121,16 @@ def _from_hub(name: str, part: HubFiles) -> Located:
 
     where = f"{part.hub} at {part.revision}"
     with hub_errors(name, where):
+        revision = readable_revision(Revision("dataset", part.hub, part.revision))
         if any(WILD.search(pattern.partition("::")[0]) for pattern in part.files):
-            names = HfApi().list_repo_files(part.hub, revision=part.revision, repo_type="dataset")
+            names = HfApi().list_repo_files(part.hub, revision=revision, repo_type="dataset")
             chosen = matching(name, part.files, sorted(names), where)
         else:
             split = (pattern.partition("::") for pattern in part.files)
             chosen = [(outer, member or None) for outer, _, member in split]
         files, commits = [], set()
         for inside, member in chosen:
-            place = hf_hub_download(part.hub, inside, repo_type="dataset", revision=part.revision)
+            place = hf_hub_download(part.hub, inside, repo_type="dataset", revision=revision)
             commits.add(Path(place).parts[-1 - len(Path(inside).parts)])  # .../snapshots/<commit>/<path inside>
             files.append(SourceFile(Path(place), inside, member))
     return Located(tuple(files), ", ".join(sorted(commits)))

@@ -14,7 +14,7 @@ from typing import IO, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.batch import BATCH_BYTES, BATCH_ROWS, Batch, RowErrors, wanted_columns
+from data.batch import BATCH_BYTES, BATCH_ROWS, Batch, RowErrors, refuse_repeated, wanted_columns
 from data.csv_rows import csv_rows
 from data.files import SourceFile
 from data.json_rows import json_array, json_lines
@@ -45,9 +45,11 @@ def _parquet(file: SourceFile, columns: list[str], errors: RowErrors) -> Iterato
             name: str(kind) for name, kind in zip(parquet.schema_arrow.names, parquet.schema_arrow.types, strict=True)
         }
         chosen = wanted_columns(columns, found, errors.set_name, file.name)
+        refuse_repeated(parquet.schema_arrow.names, chosen, errors.set_name, file.name)
         row = 1
         rows = FIRST_ROWS if file.beginning else _batch_rows(parquet, chosen)
         for part in parquet.iter_batches(rows, columns=chosen, use_threads=False):
+            part.validate(full=True)  # texts that are not UTF-8 would crash what reads them
             yield Batch(pa.Table.from_batches([part]).select(chosen), file.name, row)
             row += part.num_rows
 
@@ -73,13 +75,20 @@ def _streams(file: SourceFile) -> Iterator[tuple[str, IO[bytes]]]:
             yield file.name, stream
         return
     found = False
-    with file.open() as stream, tarfile.open(fileobj=stream, mode="r|*") as archive:
+    with file.open() as stream, _opened(stream) as archive:
         for entry in archive:
             if entry.isfile() and fnmatch.fnmatchcase(entry.name, file.member):
                 found = True
                 yield f"{file.name}::{entry.name}", cast(IO[bytes], archive.extractfile(entry))
     if not found:
         raise UserError(f"no member {file.member}", where=file.name, remedy="mend the pattern after :: in files")
+
+
+def _opened(stream: IO[bytes]) -> tarfile.TarFile:
+    try:
+        return tarfile.open(fileobj=stream, mode="r|*")
+    except TypeError as error:  # what the library makes of a gzip header that is cut off
+        raise tarfile.ReadError("its header is cut off") from error
 
 
 @contextmanager

@@ -2,15 +2,19 @@
 
 import io
 import json
+import math
 from collections.abc import Iterator
 from typing import IO, Any, BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.json
 
-from data.batch import BATCH_BYTES, Batch, RowErrors, wanted_columns
+from data.batch import BATCH_BYTES, LONGEST_ROW, Batch, RowErrors, too_long, wanted_columns
 from pipeline.errors import UserError
 
+NEWLINE = b"\n"
+TAIL = 16  # characters at the end of a text that may be the beginning of a word or an escape
+TOO_DEEP = "broken json: nested too deeply"
 STRING_LIST = pa.list_(pa.string())
 ARRAY_ROWS, ARRAY_CHARACTERS = 1024, 2**20  # of a json array, decoded at once
 
@@ -23,6 +27,8 @@ def json_lines(
     while True:
         content = stream.read(block)
         lines, rest = _whole_lines(rest + content, last=not content)
+        if len(rest) > LONGEST_ROW:
+            raise too_long(errors.set_name, f"{file}, row {row + lines.count(NEWLINE)}")
         if lines.strip():
             chosen = chosen or _chosen(lines, file, columns, errors)
             kinds = _schema(chosen, _list_columns(lines, chosen))
@@ -30,7 +36,7 @@ def json_lines(
             if table is None:
                 table = _line_by_line(lines, file, row, kinds, errors)
             yield Batch(table, file, row)
-        row += lines.count(b"\n")
+        row += lines.count(NEWLINE)
         if not content:
             return
 
@@ -47,7 +53,7 @@ def _objects(lines: bytes) -> Iterator[dict[str, Any]]:
     for line in lines.splitlines():
         try:
             content = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(content, dict):
             yield content
@@ -105,6 +111,8 @@ def _line_by_line(lines: bytes, file: str, row: int, kinds: pa.Schema, errors: R
             errors.bad(f"invalid UTF-8: {error.reason} at byte {error.start}", f"{file}, row {number}")
         except ValueError as error:
             errors.bad(f"broken json: {error}", f"{file}, row {number}")
+        except RecursionError:
+            errors.bad(TOO_DEEP, f"{file}, row {number}")
         else:
             if (kept := _typed(content, kinds, f"{file}, row {number}", errors)) is not None:
                 rows.append(kept)
@@ -116,6 +124,9 @@ def _typed(content: dict[str, Any], kinds: pa.Schema, where: str, errors: RowErr
     kept: dict[str, Any] = {}
     for field in kinds:
         value = content.get(field.name)
+        if problem := _unwritable(value):
+            errors.bad(f"{problem} in column {field.name}", where)
+            return None
         if isinstance(value, int | float) and field.type != STRING_LIST:
             value = json.dumps(value)
         fits = _is_texts(value) if field.type == STRING_LIST else isinstance(value, str)
@@ -124,6 +135,16 @@ def _typed(content: dict[str, Any], kinds: pa.Schema, where: str, errors: RowErr
             return None
         kept[field.name] = value
     return kept
+
+
+def _unwritable(value: Any) -> str | None:
+    """What json lets pass and no table holds: NaN and infinity, and halves of characters."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value} instead of a text"
+    for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, str) and any("\ud800" <= character <= "\udfff" for character in text):
+            return "half of a surrogate pair"
+    return None
 
 
 def _is_texts(value: Any) -> bool:
@@ -162,22 +183,33 @@ def _array_items(stream: IO[bytes], file: str, errors: RowErrors) -> Iterator[di
         at = _after_separators(text, at)
         try:
             content, at = decoder.raw_decode(text, at)
-        except ValueError as error:
-            more = characters.read(ARRAY_CHARACTERS)
-            if not more:
-                if text[at:].strip() == "]":
-                    return
-                remedy = "mend the file or get it again"
-                raise UserError(
-                    f"{errors.set_name}: broken json", where=f"{file}, row {row + 1}", remedy=remedy
-                ) from error
-            text, at = text[at:] + more, 0
-            continue
+        except (ValueError, RecursionError) as error:
+            left = len(text) - at
+            more = characters.read(max(ARRAY_CHARACTERS, left)) if _may_go_on(error, text) else ""
+            if more and left < LONGEST_ROW:  # twice as much each time: what is long is not decoded again and again
+                text, at = text[at:] + more, 0
+                continue
+            if text[at:].strip() == "]":
+                return
+            if more:
+                raise too_long(errors.set_name, f"{file}, row {row + 1}") from None
+            raise UserError(
+                f"{errors.set_name}: {TOO_DEEP if isinstance(error, RecursionError) else 'broken json'}",
+                where=f"{file}, row {row + 1}",
+                remedy="mend the file or get it again",
+            ) from error
         row += 1
         if not isinstance(content, dict):
             errors.bad("not an object", f"{file}, row {row}")
             continue
         yield content
+
+
+def _may_go_on(error: Exception, text: str) -> bool:
+    """Whether the text may have failed for want of its end: a text that is wrong before it is not read on."""
+    if not isinstance(error, json.JSONDecodeError):
+        return False
+    return error.msg.startswith("Unterminated") or error.pos >= len(text) - TAIL
 
 
 def _after_separators(text: str, at: int) -> int:

@@ -13,6 +13,8 @@ from data.config import MiningConfig
 from data.pair_files import PairWriter
 from pipeline.artefact import file_sha256, files_under
 from pipeline.errors import UserError
+from pipeline.models import load_folder
+from pipeline.revisions import Revision, readable_revision
 
 SKIPPED = re.compile(r"Skipped ([\d,]+) potential negatives \(([\d.]+)%\) due to the (\w+)")
 WRITE_ROWS = 16_384
@@ -35,12 +37,17 @@ def mine(path: Path, config: MiningConfig, name: str) -> dict[str, Any]:
     Returns:
         `negatives` written, `pairs_without` any, and `false_negatives`: share of the candidates that were dropped.
     """
+    import torch
     from datasets import Dataset
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.util import mine_hard_negatives
 
     try:
-        model = SentenceTransformer(config.model, revision=config.revision)
+        if Path(config.model or "").is_dir():
+            model = load_folder(Path(str(config.model)), "cuda" if torch.cuda.is_available() else "cpu")
+        else:
+            revision = readable_revision(Revision("model", str(config.model), config.revision or "main"))
+            model = SentenceTransformer(config.model, revision=revision)
     except (OSError, ValueError) as error:
         remedy = "name a folder or a Hub id of an embedding model"
         raise UserError(f"{name}: can't load {config.model}", where="data.mining.model", remedy=remedy) from error

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from data import ledger
-from data.config import SourceConfig, unit_settings
+from data.config import HubFiles, SourceConfig, unit_settings
 from data.files import Located, NotSupplied, locate
 from data.readers import PairReader, open_reader
 from pipeline.artefact import file_sha256, result_settings
 from pipeline.config import Config
 from pipeline.console import log, progress, show_table
 from pipeline.errors import UserError
+from pipeline.revisions import Revision, lock_state
+from pipeline.secrets import redacted
 from pipeline.stage import Stage, StageFolder, application
 
 VERSION = 1  # raised when the rows that come out change for the same config
@@ -47,7 +49,9 @@ def _state(name: str, source: SourceConfig, config: Config) -> list[Any]:
     if source.reader:
         return [source.reader]
     if source.hub and not source.path and config.mirror is None:
-        return [source.hub, source.revision]  # nothing is downloaded to decide about skipping
+        parts = [HubFiles(source.hub, source.revision), *source.also]
+        locked = lock_state(Revision("dataset", part.hub, part.revision) for part in parts)
+        return [source.hub, source.revision, *locked]  # nothing is downloaded to decide about skipping
     try:
         state = locate(name, source, config.mirror).state()
         return state + (locate(name, source, config.mirror, dev=True).state() if source.dev_files else [])
@@ -229,6 +233,7 @@ class _Context:
 def _finish(stage: StageFolder, lines: list[dict[str, Any]], evaluations: dict[str, Any]) -> dict[str, Any]:
     for line in lines:
         line.pop("fingerprint", None)
+    lines = redacted(lines)
     sums = ledger.totals(lines)
     account = {"sets": lines, "totals": sums, "evaluations": evaluations}
     with stage.replacing("ledger.json") as path:

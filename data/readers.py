@@ -24,6 +24,8 @@ def open_reader(name: str, source: SourceConfig) -> PairReader:
     module, _, class_name = source.reader.rpartition(".")
     try:
         reader = getattr(import_module(module), class_name)
+        if not (isinstance(reader, type) and hasattr(reader, "pairs")):
+            raise AttributeError("a reader is a class with a method pairs")
     except (ImportError, AttributeError, ValueError) as error:
         remedy = "give it as package.module.Class"
         raise UserError(

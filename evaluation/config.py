@@ -38,6 +38,9 @@ class SuiteConfig:
             yield "protocol", f"must be one of {', '.join(PROTOCOLS)}"
         if self.kind == "retrieval" and not self.sets:
             yield "sets", "must name at least one held-out set"
+        for name in [*self.sets, *self.sets.values()]:
+            if "/" in name:
+                yield "sets", f"{name!r} must be a plain name, as of a file or folder"
         if self.kind == "mteb" and not self.tasks and not self.benchmark:
             yield "tasks", "a suite of mteb needs tasks or a benchmark"
         for name in set(self.representations) - set(REPRESENTATIONS):

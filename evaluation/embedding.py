@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 
 from evaluation.embedding_cache import EmbeddingCache
 from evaluation.quiet import quiet
 from pipeline.console import progress
 from pipeline.errors import UserError
+from pipeline.models import load_folder
 
 LEADERBOARD_TOKENS = 128  # at which encodechka's reference code cuts texts
 CPU_TOKENS, GPU_TOKENS = 512, 65536  # padded tokens in a pass; on a CPU activations should stay in its cache
@@ -175,20 +175,8 @@ class Embedder:
 
 def load_model(folder: Path, device: str | None = None) -> SentenceTransformer:
     """A sentence-transformers model in float32, without remote code; raises UserError where it can't be loaded."""
-    try:
-        with quiet():
-            model = SentenceTransformer(
-                str(folder),
-                device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
-                model_kwargs={"dtype": torch.float32},
-                trust_remote_code=False,
-                local_files_only=True,
-            )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"the model can't be loaded: {what}", where=str(folder), remedy="give a sentence-transformers folder"
-        ) from error
+    with quiet():
+        model = load_folder(folder, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # else it warns when classifiers start processes
     return model.eval()
 

@@ -9,6 +9,7 @@ from pipeline.artefact import file_sha256, files_under, read_manifest
 from pipeline.config import Config
 from pipeline.console import log
 from pipeline.errors import UserError
+from pipeline.revisions import Revision, readable_revision
 
 NOT_THE_MODEL = {"manifest.json", "certificate.json", "README.md", ".gitattributes", "model_card.md"}
 HEAD_FILES = ("sparse_linear.pt", "colbert_linear.pt")
@@ -123,7 +124,8 @@ def _from_hub(name: str, revision: str) -> Path:
 
     patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*_linear.pt", "*/config.json"]
     try:
-        files = snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=["onnx/*"])
+        commit = readable_revision(Revision("model", name, revision))
+        files = snapshot_download(name, revision=commit, allow_patterns=patterns, ignore_patterns=["onnx/*"])
     except HFValidationError:
         raise UserError("neither a folder nor a Hub id", where=name, remedy="mend evaluation.models") from None
     except LocalEntryNotFoundError:

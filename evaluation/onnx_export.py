@@ -28,8 +28,10 @@ def export_onnx(folder: Path) -> float:
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    model = AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModel.from_pretrained(
+        folder, local_files_only=True, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     target = folder / PLACE
     target.parent.mkdir(exist_ok=True)
     batch = tokenizer(TEXTS[1][:2], padding=True, return_tensors="pt")

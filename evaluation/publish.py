@@ -15,6 +15,7 @@ from pipeline.artefact import files_under, read_manifest, write_json
 from pipeline.config import Config
 from pipeline.console import console, log, show_table
 from pipeline.errors import UserError
+from pipeline.models import load_folder
 from pipeline.stage import Stage, StageFolder, run_stage
 
 if TYPE_CHECKING:
@@ -103,18 +104,17 @@ def largest_difference(folder: Path) -> float:
     Raises UserError where it is beyond 1e-5.
     """
     import torch
-    from sentence_transformers import SentenceTransformer
     from transformers import AutoModel, AutoTokenizer
 
     from evaluation.model_folder import read_model_facts
 
     facts, texts = read_model_facts(folder), ["Река замерзает в ноябре.", "Рецепт борща"]
-    kwargs = {"dtype": torch.float32}
-    encoder = SentenceTransformer(str(folder), device="cpu", model_kwargs=kwargs, trust_remote_code=False)
+    encoder = load_folder(folder, "cpu")
     ours = torch.as_tensor(encoder.encode(texts, prompt="", show_progress_bar=False))
-    batch = AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
+    batch = AutoTokenizer.from_pretrained(folder, local_files_only=True)(texts, padding=True, return_tensors="pt")
     with torch.inference_mode():
-        hidden = AutoModel.from_pretrained(folder, **kwargs).eval()(**batch).last_hidden_state
+        model = AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
+        hidden = model(**batch).last_hidden_state
     mask = batch["attention_mask"].unsqueeze(-1)
     pooled = hidden[:, 0] if facts.pooling == "cls" else (hidden * mask).sum(dim=1) / mask.sum(dim=1)
     theirs = torch.nn.functional.normalize(pooled) if facts.normalize else pooled

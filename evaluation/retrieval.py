@@ -33,6 +33,8 @@ def read_retrieval_set(path: Path) -> RetrievalSet:
     """
     try:
         table = pq.read_table(path, columns=["anchor", "positive"])
+        table.validate(full=True)  # also that texts are UTF-8
+        table = table.cast(pa.schema([(name, pa.string()) for name in table.column_names]), safe=True)
     except (OSError, pa.ArrowException) as error:
         what = "no such held-out set" if isinstance(error, FileNotFoundError) else "can't be read as pairs"
         remedy = "name a set of data.held_out under evaluation.suite.<suite>.sets, and make data"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from evaluation.config import ReportConfig
 from pipeline.console import log
+from pipeline.models import load_folder
 
 TEXTS = re.compile(r"input_texts\s*=\s*(\[.*?\n\])", re.DOTALL)
 
@@ -19,12 +20,10 @@ def usage_similarities(model: Path, settings: ReportConfig, mirror: str | None) 
     texts = example_texts(card.read_text(encoding="utf-8")) if card else []
     if not texts:
         return {}
-    from sentence_transformers import SentenceTransformer
-
     from evaluation.quiet import quiet
 
     with quiet():
-        encoder = SentenceTransformer(str(model), device="cpu", trust_remote_code=False)
+        encoder = load_folder(model, "cpu")
     half = len(texts) // 2
     queries = encoder.encode_query(texts[:half], normalize_embeddings=True, show_progress_bar=False)
     passages = encoder.encode_document(texts[half:], normalize_embeddings=True, show_progress_bar=False)

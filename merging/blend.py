@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from merging.interpolation import not_finite, require_weights
+from pipeline.models import load_folder
 
 State = dict[str, torch.Tensor]
 
@@ -67,17 +68,7 @@ class Blend:
 
 def load(folder: Path) -> Any:
     """The sentence-transformers model of a folder, in float32, in evaluation mode, on the fastest device."""
-    from sentence_transformers import SentenceTransformer
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = SentenceTransformer(
-        str(folder),
-        device=device,
-        local_files_only=True,
-        trust_remote_code=False,
-        model_kwargs={"dtype": torch.float32},
-    )
-    return model.eval()
+    return load_folder(folder, "cuda" if torch.cuda.is_available() else "cpu", finite=False).eval()
 
 
 def floating(model: Any) -> State:

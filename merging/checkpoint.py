@@ -116,15 +116,23 @@ class Checkpoint:
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a model folder: one, or the shards that its index names."""
     index = folder / INDEX
-    if index.is_file():
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        paths = [folder / shard for shard in shards]
-    else:
-        paths = [folder / WEIGHTS]
+    paths = [folder / shard for shard in _shards(index)] if index.is_file() else [folder / WEIGHTS]
     for path in paths:
         if not path.is_file():
             raise UserError("no weights in safetensors", where=str(path), remedy="save the model as safetensors")
     return paths
+
+
+def _shards(index: Path) -> list[str]:
+    """Names of the shards, which lie beside their index."""
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        outside = [name for name in names if Path(name).name != name]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise _broken(index, f"{type(error).__name__} in its index") from None
+    if outside:
+        raise _broken(index, f"its index names a file elsewhere, {outside[0]}")
+    return names
 
 
 def read_header(path: Path) -> tuple[dict[str, Any], int]:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from merging.checkpoint import INDEX, WEIGHTS, Checkpoint
 from merging.interpolation import require_same_tensors
 from pipeline.artefact import MANIFEST, file_sha256
 from pipeline.errors import UserError
+from pipeline.models import RAISED_BY_FILES
+from training.vocabulary.tokenizer_file import read_tokenizer
 
 HEADS = ("sparse_linear.pt", "colbert_linear.pt")  # bge-m3's sparse and multi-vector outputs
 NOT_CARRIED = {MANIFEST, "certificate.json", "README.md"}  # they describe the base, not the merged model
@@ -34,7 +36,7 @@ def require_compatible(models: Mapping[str, Path]) -> None:
     for name, folder in others:
         _require_same_tokenizer(base_name, base, name, folder)
         for what, read in (("transformer config", _config), ("modules", _modules), ("prompts", _prompts)):
-            ours, theirs = read(base), read(folder)
+            ours, theirs = (_readable(read, what, each) for each in (base, folder))
             if ours != theirs:
                 detail = _first_difference(ours, theirs)
                 raise UserError(
@@ -46,6 +48,15 @@ def require_compatible(models: Mapping[str, Path]) -> None:
     for part in weight_folders(base):
         opened = {name: Checkpoint(folder / part) for name, folder in models.items()}
         require_same_tensors(opened)
+
+
+def _readable(read: Callable[[Path], dict[str, Any]], what: str, folder: Path) -> dict[str, Any]:
+    try:
+        return read(folder)
+    except RAISED_BY_FILES as error:
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        what = f"can't read the {what}: {first}"
+        raise UserError(what, where=str(folder), remedy="make the model again") from error
 
 
 def carry_over(base: Path, target: Path, dtype: str) -> None:
@@ -73,7 +84,7 @@ def _module_folders(folder: Path) -> list[str]:
 
 
 def _require_same_tokenizer(base_name: str, base: Path, name: str, folder: Path) -> None:
-    ours, theirs = _tokenizer(base), _tokenizer(folder)
+    ours, theirs = (read_tokenizer(each / "tokenizer.json") for each in (base, folder))
     remedy = "merge with the init model that the others were trained from, never with its larger base"
     sizes = ours.get_vocab_size(), theirs.get_vocab_size()
     if sizes[0] != sizes[1]:
@@ -84,19 +95,6 @@ def _require_same_tokenizer(base_name: str, base: Path, name: str, folder: Path)
         raise UserError(f"{what}; the base must be the init model", where=str(folder), remedy=remedy)
     if _rules(ours) != _rules(theirs) or ours.encode(PROBE).ids != theirs.encode(PROBE).ids:
         raise UserError(f"the tokenizers of {base_name} and {name} differ", where=str(folder), remedy=remedy)
-
-
-def _tokenizer(folder: Path) -> Any:
-    from tokenizers import Tokenizer
-
-    path = folder / "tokenizer.json"
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises a bare Exception for a missing or malformed file
-        raise UserError(f"can't read the tokenizer: {error}", where=str(path), remedy="make the model again") from None
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
 
 
 def _rules(tokenizer: Any) -> list[Any]:

@@ -83,6 +83,10 @@ def read_pair_set(path: Path, side: str) -> PairSet:
     if missing:
         what = f"column {', '.join(missing)} is missing"
         raise UserError(what, where=str(path), remedy="make the data stage again")
+    for column in ("anchor", "positive"):
+        if table[column].dtype != polars.String or table[column].has_nulls():
+            what = f"column {column} holds something else than texts"
+            raise UserError(what, where=str(path), remedy="make the data stage again")
     scores = table["score"].to_list() if "score" in table.columns else [None] * len(table)
     return PairSet(
         name=path.stem,

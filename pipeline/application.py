@@ -5,20 +5,23 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from pipeline.config import Config, checked
 from pipeline.console import console, is_main_process
 from pipeline.errors import UserError
 
+CONFIG_REMEDY = "compare with configs/ or the output of --cfg job"
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 ConfigStore.instance().store(name="schema", node=Config)
@@ -28,9 +31,11 @@ def hydra_application(job: Callable[[Config], Any]) -> Callable[[], None]:
     """The command-line entry of `job`; exits with 0, with 2 on a user error, with 128 + n on signal n."""
 
     errors: list[UserError] = []
+    started: list[DictConfig] = []  # configs that Hydra got through with, their folders and logs in place
 
     @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")
     def composed(config: DictConfig) -> str | None:
+        started.append(config)
         try:
             job(checked(config))
         except UserError as error:  # kept from Hydra, which would print lines of its own; a sweep goes on
@@ -40,6 +45,8 @@ def hydra_application(job: Callable[[Config], Any]) -> Callable[[], None]:
         return None
 
     def main() -> None:
+        errors.clear()
+        started.clear()
         os.environ["HYDRA_FULL_ERROR"] = "1"  # errors of the config come out as they are
         if not console.is_terminal:
             os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' bars; plain lines tell the rest
@@ -49,9 +56,16 @@ def hydra_application(job: Callable[[Config], Any]) -> Callable[[], None]:
         if not is_main_process():
             sys.argv += ["hydra/job_logging=none", "hydra/hydra_logging=none"]
         try:
+            _refuse_unknown_options()
             composed()
+        except UserError as error:
+            errors.append(error)
         except (HydraException, OmegaConfBaseException) as error:
             errors.append(_config_error(error))
+        except (OSError, ValueError, TypeError, RecursionError, YAMLError) as error:
+            if started:
+                raise
+            errors.append(_unreadable(error))
         except KeyboardInterrupt:
             print("stopped; the same command goes on from here", file=sys.stderr)
             sys.exit(128 + signal.SIGINT)
@@ -71,13 +85,39 @@ def _failed(error: UserError, errors: list[UserError]) -> str | None:
     return None
 
 
+def _refuse_unknown_options() -> None:
+    """Hydra's own parser answers an unknown option with its whole usage."""
+
+    def refuse(message: str) -> NoReturn:
+        remedy = "settings are given as key=value; see --help and --hydra-help"
+        raise UserError(message, where="command line", remedy=remedy)
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    parser.parse_args()
+
+
 def _config_error(error: Exception) -> UserError:
     """Hydra's and OmegaConf's reports of several lines as one error; the innermost cause says most."""
-    first = str(error).splitlines()[0].rstrip(".")
-    inner = str(error.__cause__).splitlines()[0] if error.__cause__ else ""
-    key = getattr(error, "full_key", None) or getattr(error.__cause__, "full_key", None)
+    lines = [line.strip() for line in f"{error}\n{error.__cause__ or ''}".splitlines()]
+    key = next((line.partition(": ")[2] for line in lines if line.startswith("full_key: ")), None)
+    first, second = lines[0].rstrip(".:"), lines[1] if lines[0].endswith(":") else str(error.__cause__ or "")
+    if override := getattr(error, "override", None):
+        first = f"can't parse the override {override}: {first}"
+    inner = second.splitlines()[0] if second else ""
     what = f"{first}: {inner}" if inner and inner not in first else first
-    remedy = "compare with configs/ or the output of --cfg job"
+    remedy = CONFIG_REMEDY
     if isinstance(error, MissingConfigException) and error.options:
         remedy = f"choose one of {', '.join(error.options)}"
     return UserError(what, where=f"config key {key}" if key else "config", remedy=remedy)
+
+
+def _unreadable(error: Exception) -> UserError:
+    """What Hydra lets through before the job begins: folders that can't be made, files that are not YAML."""
+    if isinstance(error, OSError):
+        what, where = f"can't write the logs: {error.strerror}", str(error.filename)
+        return UserError(what, where=where, remedy="set runs=<folder that can be written>")
+    mark = getattr(error, "problem_mark", None)
+    where = f"{mark.name}, line {mark.line + 1}" if mark else "config"
+    what = getattr(error, "problem", None) or str(error)
+    return UserError(what, where=where, remedy=CONFIG_REMEDY)

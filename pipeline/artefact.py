@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline.secrets import redacted
+
 MANIFEST = "manifest.json"
 PARTIAL = ".partial"
 
@@ -31,14 +33,16 @@ class Manifest:
     error: str | None = None
 
     def write(self, folder: Path) -> None:
-        write_json(folder / MANIFEST, dataclasses.asdict(self))
+        content = dataclasses.asdict(self)
+        spoken = {name: redacted(content[name]) for name in ("config", "metrics", "error")}
+        write_json(folder / MANIFEST, content | spoken)
 
 
 def read_manifest(folder: Path) -> Manifest | None:
     """The manifest of `folder`, or None where there is none that can be read."""
     try:
         return Manifest(**json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, TypeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):  # ValueError: neither UTF-8 nor JSON
         return None
 
 
@@ -48,6 +52,19 @@ def is_whole(folder: Path, outputs: dict[str, dict[str, Any]]) -> bool:
         return all((folder / path).stat().st_size == entry["bytes"] for path, entry in outputs.items())
     except OSError:
         return False
+
+
+def changed_file(folder: Path, outputs: dict[str, dict[str, Any]], most_bytes: int | None = None) -> str | None:
+    """The first recorded output that is gone or holds other bytes than when it was recorded, or None.
+
+    Files of more than `most_bytes` are compared by their size alone.
+    """
+    for path, entry in outputs.items():
+        if not is_whole(folder, {path: entry}):
+            return path
+        if (most_bytes is None or entry["bytes"] <= most_bytes) and file_sha256(folder / path) != entry["sha256"]:
+            return path
+    return None
 
 
 def fingerprint(stage: str, version: int, settings: Any, inputs: dict[str, str]) -> str:

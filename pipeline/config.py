@@ -1,6 +1,7 @@
 """The root config: one typed tree that every stage reads; the parts stand beside their stages."""
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,9 @@ class Config:
             yield "precision", "must be auto, fp32 or bf16"
         if self.mirror is not None and not Path(self.mirror).is_dir():
             yield "mirror", f"the folder {self.mirror} does not exist"
-        if not self.run or Path(self.run).name != self.run:
-            yield "run", "must be a plain folder name"
+        for key, name in (("run", self.run), ("base.name", self.base.name)):
+            if problem := name_problem(name):
+                yield key, problem
 
     def folder(self, stage: str) -> Path:
         """The artefact folder of a stage of this run."""
@@ -101,6 +103,9 @@ class Config:
 
 def checked(config: DictConfig) -> Config:
     """The composed config as dataclasses; raises UserError with the full key of an impossible value."""
+    known = {field.name for field in dataclasses.fields(Config)}
+    for key in sorted(str(key) for key in config if key not in known | {"hydra"}):  # Hydra lets +key=value in
+        raise UserError("there is no such setting", where=f"config key {key}", remedy="take it out of the command")
     typed = OmegaConf.to_object(config)
     assert isinstance(typed, Config)
     for key, problem in _problems(typed):
@@ -108,12 +113,25 @@ def checked(config: DictConfig) -> Config:
     return typed
 
 
+def name_problem(name: str) -> str | None:
+    """What is wrong with a name that becomes a file or folder: it must stay where it is put."""
+    if name in ("", "..") or Path(name).name != name or "\0" in name:
+        return f"{name!r} must be a plain name, as of a file or folder"
+    return None
+
+
 def _problems(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
     if hasattr(value, "problems"):
         yield from ((f"{key}.{name}".lstrip("."), problem) for name, problem in value.problems())
-    if dataclasses.is_dataclass(value):
+    if isinstance(value, float) and not math.isfinite(value):
+        yield key, f"must be a finite number, not {value}"
+    elif isinstance(value, list):
+        yield from (found for position, item in enumerate(value) for found in _problems(item, f"{key}.{position}"))
+    elif dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
             yield from _problems(getattr(value, field.name), f"{key}.{field.name}".lstrip("."))
     elif isinstance(value, dict):
         for name, item in value.items():
+            if dataclasses.is_dataclass(item) and (problem := name_problem(name)):  # sets, suites, corpora
+                yield key, problem
             yield from _problems(item, f"{key}.{name}")

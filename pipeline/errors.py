@@ -1,5 +1,7 @@
 """Errors that a user can cause, as opposed to bugs of this repository."""
 
+from pipeline.secrets import redacted
+
 
 class UserError(Exception):
     """Something the user can mend; shown as one line, and the process ends with status 2.
@@ -21,7 +23,7 @@ class UserError(Exception):
     @property
     def line(self) -> str:
         """The error as the one line that a user sees."""
-        return "error: " + " ".join(str(self).split())
+        return "error: " + " ".join(redacted(str(self)).split())
 
     @classmethod
     def from_line(cls, line: str) -> "UserError":

@@ -37,6 +37,7 @@ class Stage:
     build: Callable[[Config, StageFolder], dict[str, Any]]  # writes the outputs, returns metrics
     folder: Callable[[Config], Path] | None = None  # where it stands; runs/<run>/<name> by default
     in_place: bool = False  # made of units that survive a changed config (data, evaluate)
+    verified: int | None = None  # inputs' files of up to so many bytes are compared by sha256 before; None: all
 
     def path(self, config: Config) -> Path:
         return self.folder(config) if self.folder else config.folder(self.name)
@@ -80,6 +81,7 @@ def run_stage(choice: StageChoice, config: Config) -> Manifest:
     with _disk_errors_explained(folder.path), _locked(folder.path, wait=config.is_one_of_many):
         if done := _standing(stage, config, manifest.fingerprint):
             return done
+        _verify(stage, folder)
         if config.force:
             artefact.remove(folder.path / UNITS)
         folder.resuming = _share(_begin(stage, folder.path, manifest))
@@ -131,6 +133,17 @@ def _input_fingerprint(stage: Stage, name: str, source: Path | str) -> str:
         where=str(source),
         remedy=f"make it first: make {name}, or everything: make reproduce",
     )
+
+
+def _verify(stage: Stage, folder: StageFolder) -> None:
+    """Raise UserError where an input is not what its stage left: nothing is built on a damaged or edited file."""
+    for name, source in folder.inputs.items():
+        manifest = read_manifest(source) if isinstance(source, Path) else None
+        changed = artefact.changed_file(Path(source), manifest.outputs, stage.verified) if manifest else None
+        if changed:
+            what = f"{stage.name} needs {name}, of which a file was changed, cut off or lost since it was made"
+            remedy = f"remove {source} and make it again: make reproduce"
+            raise UserError(what, where=str(Path(source) / changed), remedy=remedy)
 
 
 def _previous(path: Path) -> Path:

@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 from pipeline.artefact import read_manifest, write_json
 from pipeline.config import Config
 from pipeline.console import console, show_table
+from pipeline.secrets import redacted
 from pipeline.stage import StageChoice, planned
 
 RESULT = "result.json"
@@ -63,7 +64,7 @@ def job_result(config: DictConfig, error: str | None) -> dict[str, Any]:
     stage, _, metric = config.objective.partition(".")
     manifest = read_manifest(Path(config.runs) / config.run / stage)
     score = manifest.metrics.get(metric) if manifest and not error else None
-    overrides = list(config.hydra.overrides.task)
+    overrides = redacted(list(config.hydra.overrides.task))
     return {"job": config.hydra.job.num, "run": config.run, "overrides": overrides, "score": score, "error": error}
 
 

@@ -16,6 +16,7 @@ from pipeline.config import Config
 from pipeline.console import log
 from pipeline.errors import UserError
 from pipeline.folder import StageFolder
+from pipeline.secrets import redacted
 
 Track = Callable[[dict[str, Any]], None]  # takes one line of metrics.jsonl
 
@@ -62,7 +63,7 @@ def _started(library: Any, config: Config, folder: StageFolder, manifest: Manife
         "project": config.tracking.project,
         "group": config.run,
         "name": name,
-        "config": manifest.config | _links(manifest),
+        "config": redacted(manifest.config) | _links(manifest),
         "resume": "allow" if folder.resuming else "never",
     }
     if config.tracking.kind == "wandb":

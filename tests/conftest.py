@@ -1,14 +1,18 @@
 """Fixtures shared by all tests: offline, one thread a process, real data where it is there."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported: bars of the libraries are no error lines
 os.environ.setdefault("WANDB_MODE", "offline")
 
 import pytest
+from filelock import FileLock
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -26,3 +30,18 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no real data: set USER_SHARED_DATA to its folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs with the finished run `tiny` and its base; made once, also where several workers test."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    runs = shared / "chain"
+    command = [sys.executable, "-m", "pipeline.run", "profile=tiny", f"runs={runs}", "launch.config=none"]
+    with FileLock(shared / "chain.lock"):
+        if not (runs / "tiny" / "report" / "index.html").is_file():
+            done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+            assert done.returncode == 0, done.stdout + done.stderr
+    return runs

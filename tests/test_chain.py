@@ -1,7 +1,9 @@
 """The whole chain on profile tiny: in one process, and with training under `accelerate launch` on two ranks."""
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,9 +26,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def one_process(repository: Path, runs: Path) -> Path:
-    done = run_chain(repository, runs, "run=one", "launch.config=none")
-    assert done.returncode == 0, done.stdout + done.stderr
+def one_process(chain: Path, runs: Path) -> Path:
+    for made, copy in (("tiny", "one"), ("bases", "bases")):
+        shutil.copytree(chain / made, runs / copy, copy_function=os.link)
     return runs / "one"
 
 

@@ -33,7 +33,7 @@ class MetricsLog(TrainerCallback):
     ) -> None:
         self.since, self.at = time.monotonic(), state.global_step
         if state.is_world_process_zero:
-            lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines() if self.path.exists() else []
             kept = [line for line in lines if _step(line) <= state.global_step]
             self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 

@@ -3,14 +3,15 @@
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
 from transformers import PreTrainedModel
 
 from pipeline.errors import UserError
+from pipeline.models import load_folder
 from training.config import SideConfig
 
 WEIGHTS = "model.safetensors"
@@ -20,10 +21,10 @@ NOT_MODEL = {"manifest.json", "certificate.json", "vocabulary", "units", WEIGHTS
 def load_model(folder: Path, attention: str | None, side: SideConfig) -> SentenceTransformer:
     """The model with float32 weights, the side's dropout, and its unused pooler frozen.
 
-    Raises UserError where a length of the side is beyond the model's.
+    Raises UserError where it can't be loaded, or a length of the side is beyond the model's.
     """
-    kwargs = {"dtype": torch.float32, **({"attn_implementation": attention} if attention else {})}
-    model = SentenceTransformer(str(folder), device="cpu", model_kwargs=kwargs, trust_remote_code=False)
+    kwargs: dict[str, Any] = {"attn_implementation": attention} if attention else {}
+    model = load_folder(folder, "cpu", remedy="make init again, or mend base.attention", **kwargs)
     most = model.max_seq_length or 0
     lengths: dict[str, tuple[int | None, int | None]] = {"": (side.anchor_length, side.positive_length)}
     lengths |= {f"sets.{name}.": (own.anchor_length, own.positive_length) for name, own in side.sets.items()}

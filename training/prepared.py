@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,8 +51,7 @@ def prepare_sets(config: Config, model: SentenceTransformer, data: Path, cache: 
         prompts = prompts_of(model, of)
         angle = of == "symmetric" and side.angle_weight > 0
         train = tokenised_set(path, tokenizer, prompts, side, angle, cache / "train", shares.get(path.stem, Share()))
-        if len(train.tokens):
-            prepared.train[path.stem] = train
+        prepared.train[path.stem] = train
         dev = data / "dev" / path.name
         if dev.is_file() and (table := read_dev(dev, side.dev_rows)).num_rows:
             prepared.dev[path.stem] = tokenised_set(dev, tokenizer, prompts, side, angle, cache / "dev")
@@ -70,8 +70,15 @@ def shares_of(data: Path) -> dict[str, Share]:
     ledger = data / "ledger.json"
     if not ledger.is_file():
         return {}
-    sets = json.loads(ledger.read_text(encoding="utf-8"))["sets"]
-    return {entry["name"]: Share(entry.get("weight", 1.0), entry.get("repeat", 1)) for entry in sets}
+    try:
+        sets = json.loads(ledger.read_text(encoding="utf-8"))["sets"]
+        shares = {entry["name"]: Share(float(entry.get("weight", 1)), int(entry.get("repeat", 1))) for entry in sets}
+        if not all(0 < share.weight < math.inf and share.repeat > 0 for share in shares.values()):
+            raise ValueError("a weight or repeat that is not above 0")
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        what = f"can't read how often sets are seen: {type(error).__name__}: {error}"
+        raise UserError(what, where=str(ledger), remedy="make the data again: make data") from None
+    return shares
 
 
 def prompts_of(model: SentenceTransformer, data_side: str) -> Prompts:

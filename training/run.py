@@ -149,6 +149,10 @@ def training_arguments(
         raise UserError(
             f"{name} is not free", where=f"config key training.{config.side}.arguments.{name}", remedy="remove it"
         )
+    numbers = {field.name for field in dataclasses.fields(SentenceTransformerTrainingArguments) if _is_number(field)}
+    for name in sorted(numbers & {name for name, value in extra.items() if isinstance(value, str)}):
+        where = f"config key training.{config.side}.arguments.{name}"
+        raise UserError(f"{name} must be a number, not {extra[name]}", where=where, remedy="write it as 0.001")
     try:
         return SentenceTransformerTrainingArguments(**{**values, **extra})
     except (TypeError, ValueError) as error:
@@ -157,6 +161,10 @@ def training_arguments(
             where=f"config key training.{config.side}.arguments",
             remedy="use arguments of SentenceTransformerTrainingArguments",
         ) from error
+
+
+def _is_number(field: "dataclasses.Field[Any]") -> bool:
+    return isinstance(field.default, int | float) and field.type in (int, float)
 
 
 def plan_settings(side: SideConfig, seed: int) -> PlanSettings:

@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformerTrainer
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import TrainerState
 
 from pipeline.errors import UserError
+from pipeline.models import RAISED_BY_FILES
 from training.batch_plan import GlobalBatch
 from training.losses import PlannedLoss
 
@@ -109,6 +113,36 @@ class PlannedTrainer(SentenceTransformerTrainer):
             (folder / MARK).write_text(json.dumps({"run": self.run_digest}), encoding="utf-8")
         self.accelerator.wait_for_everyone()
 
+    def _load_from_checkpoint(self, checkpoint_path: str) -> None:  # type: ignore[override]
+        with _readable(checkpoint_path):
+            super()._load_from_checkpoint(checkpoint_path)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _readable(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _readable(checkpoint):
+            super()._load_rng_state(checkpoint)
+
+
+@contextlib.contextmanager
+def _readable(checkpoint: str | None) -> Iterator[None]:
+    """Whatever a checkpoint's damaged or foreign files lead to, as one line; nothing of them is ever executed."""
+    try:
+        yield
+    except (*RAISED_BY_FILES, SafetensorError) as error:
+        if checkpoint is None:
+            raise
+        raise _damaged(error, checkpoint) from error
+
+
+def _damaged(error: Exception, checkpoint: str) -> UserError:
+    first = (str(error) or type(error).__name__).splitlines()[0].partition(". ")[0]
+    what = f"the checkpoint can't be read: {first}"
+    remedy = "remove it: training goes on from the checkpoint before it, or from the start"
+    return UserError(what, where=checkpoint, remedy=remedy)
+
 
 def last_checkpoint(folder: Path, run_digest: str) -> Path | None:
     """The last checkpoint of `folder` that was written to its end; raises UserError for another run's."""
@@ -116,10 +150,14 @@ def last_checkpoint(folder: Path, run_digest: str) -> Path | None:
     latest = max(marks, key=lambda mark: int(mark.parent.name.split("-")[1]), default=None)
     if latest is None:
         return None
-    if json.loads(latest.read_text(encoding="utf-8"))["run"] != run_digest:
+    with _readable(str(latest.parent)):
+        belongs_to = json.loads(latest.read_text(encoding="utf-8"))["run"]
+    if belongs_to != run_digest:
         raise UserError(
             "the checkpoint belongs to another configuration or other data",
             where=str(latest.parent),
             remedy=f"go back to what it was made with, or remove {folder}",
         )
+    with _readable(str(latest.parent)):
+        TrainerState.load_from_json(str(latest.parent / TRAINER_STATE_NAME))
     return latest.parent

@@ -94,3 +94,21 @@ def test_no_network_is_one_line(tmp_path: Path) -> None:
 def test_offline_mode_is_one_line(tmp_path: Path) -> None:
     done = command("data.prepare", "http://127.0.0.1:9", tmp_path, offline="1")
     assert (done.returncode, done.stderr.splitlines()[-1]) == (2, UNREACHABLE)
+
+
+def test_locked_commits_are_read_and_a_moved_branch_is_refused(
+    hub: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = tmp_path / "revisions.lock"
+    monkeypatch.setenv("REVISIONS_LOCK", str(lock))
+    done = command("data.lock", hub, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"dataset its5Q/panorama main {COMMIT}\n" in lock.read_text()
+    assert command("data.prepare", hub, tmp_path).returncode == 0
+    lock.write_text(lock.read_text().replace(f"panorama main {COMMIT}", f"panorama main {'f' * 40}"))
+    done = command("data.prepare", hub, tmp_path)
+    assert done.returncode == 2
+    moved = f"error: its5Q/panorama at main is now {COMMIT[:12]}, not the locked {'f' * 12} ({lock}); look at what"
+    assert done.stderr.splitlines()[-1].startswith(moved)
+    lock.write_text("dataset its5Q/panorama main\n")
+    assert f"not a locked revision ({lock}, line 1)" in command("data.prepare", hub, tmp_path).stderr

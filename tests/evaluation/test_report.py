@@ -88,6 +88,7 @@ def test_a_move_inside_the_interval_is_called_noise(tmp_path: Path, model: Path)
     config = write_run(tmp_path, model)
     comparison = config.folder("evaluate") / "comparison.csv"
     comparison.write_text(comparison.read_text().replace("0.027", "-0.027"), encoding="utf-8")
+    finish(config, "evaluate", {})
     run_stage(STAGE, config)
     text = visible((config.folder("report") / "index.html").read_text(encoding="utf-8"))
     assert "STS 0.86 0.87 0.800 0.810 0.850 0.840 rises holds (within noise)" in text
@@ -134,6 +135,7 @@ def test_a_merge_that_is_no_weighted_sum_and_tried_nothing_is_shown(tmp_path: Pa
     (folder / "weights.json").write_text('{"method": "ties", "models": ["init"], "weights": null, "dtype": "float32"}')
     (folder / "search.csv").write_text("origin\n")
     (folder / "simplex.svg").unlink()
+    finish(config, "merge", {})
     run_stage(STAGE, config)
     text = visible((config.folder("report") / "index.html").read_text(encoding="utf-8"))
     assert "Merge method ties" in text and "candidates" not in text.partition("Merge method ties")[2][:60]

@@ -90,6 +90,7 @@ def test_an_unfinished_checkpoint_is_not_taken(tmp_path: Path) -> None:
         folder.mkdir()
         if whole:
             (folder / MARK).write_text('{"run": "mine"}')
+            (folder / "trainer_state.json").write_text("{}")
     assert last_checkpoint(tmp_path, "mine") == tmp_path / "checkpoint-4"
     assert last_checkpoint(tmp_path / "nowhere", "mine") is None
     with pytest.raises(UserError, match="another configuration"):

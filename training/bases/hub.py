@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.revisions import Revision, readable_revision
 from training.bases.folder import write_modules, write_tokenizer_config
 from training.config_base import BaseConfig
 
@@ -40,7 +41,8 @@ def download(config: BaseConfig, folder: Path) -> str:
     assert config.hub is not None
     where = f"{config.hub} at {config.revision}"
     try:
-        info = HfApi().model_info(config.hub, revision=config.revision)
+        revision = readable_revision(Revision("model", config.hub, config.revision))
+        info = HfApi().model_info(config.hub, revision=revision)
         assert info.sha is not None
         present = {file.rfilename for file in info.siblings or []}
         snapshot_download(

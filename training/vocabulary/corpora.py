@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.revisions import Revision, readable_revision
 from training.config_base import BY_SCRIPT, CorpusConfig, InitConfig
 
 SIDES = ("symmetric", "asymmetric")
@@ -113,8 +114,26 @@ def parquet_batches(path: Path, columns: list[str]) -> Iterator[list[list[Any]]]
             there = ", ".join(file.schema_arrow.names)
             what = f"no column {', '.join(missing)}"
             raise UserError(what, where=str(path), remedy=f"mend init.corpora; columns there: {there}")
-        for batch in file.iter_batches(ROWS, columns=columns):
-            yield [batch.column(column).to_pylist() for column in columns]
+        for column in columns:
+            if not _holds_texts(kind := file.schema_arrow.field(column).type):
+                what = f"column {column} holds {kind}, not text"
+                raise UserError(what, where=str(path), remedy="mend init.corpora or the file")
+        try:
+            for batch in file.iter_batches(ROWS, columns=columns):
+                batch.validate(full=True)  # also that texts are UTF-8
+                yield [batch.column(column).to_pylist() for column in columns]
+        except (pyarrow.ArrowException, OSError) as error:
+            what = f"the file is damaged: {error}"
+            raise UserError(what, where=str(path), remedy="make or download it again") from None
+
+
+def _holds_texts(kind: Any) -> bool:
+    """Whether a column's type is text, or lists or structs of something; a struct's fields are looked at by name."""
+    from pyarrow import types
+
+    if types.is_list(kind) or types.is_large_list(kind):
+        return _holds_texts(kind.value_type)
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_struct(kind) or types.is_null(kind)
 
 
 def flat(values: Iterable[Any]) -> list[str]:
@@ -123,7 +142,7 @@ def flat(values: Iterable[Any]) -> list[str]:
     for value in values:
         if isinstance(value, str):
             texts.append(value)
-        elif value is not None:
+        elif isinstance(value, list):
             texts += flat(value)
     return texts
 
@@ -149,9 +168,9 @@ def _find_hub(name: str, config: CorpusConfig, mirror: str | None) -> Corpus:
         return Corpus(name, config, tuple(files), f"mirror {config.revision}")
     where = f"{config.hub} at {config.revision}"
     try:
+        revision = readable_revision(Revision("dataset", config.hub, config.revision))
         files = [
-            Path(hf_hub_download(config.hub, inside, repo_type="dataset", revision=config.revision))
-            for inside in config.files
+            Path(hf_hub_download(config.hub, inside, repo_type="dataset", revision=revision)) for inside in config.files
         ]
     except LocalEntryNotFoundError as error:
         remedy = "check the network, or give a folder in the Hub's layout with mirror="

@@ -35,7 +35,7 @@ def _hidden_states(folder: Path, texts: list[str], length: int) -> tuple[list["t
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.enable_truncation(length)
     tokenizer.enable_padding(pad_id=tokenizer.token_to_id("<pad>"), pad_token="<pad>")
-    model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
     states, tokens = [], 0
     with torch.inference_mode():
         for start in range(0, len(texts), TEXTS):

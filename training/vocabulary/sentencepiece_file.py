@@ -26,7 +26,9 @@ def shrink_sentencepiece(path: Path, target: Path, tokenizer: TokenizerFile, kep
     try:
         model = ModelProto.FromString(path.read_bytes())
     except DecodeError:
-        raise UserError("not a SentencePiece model", where=str(path), remedy="download the base again") from None
+        model = ModelProto()
+    if len(model.pieces) <= FIRST:
+        raise UserError("not a SentencePiece model", where=str(path), remedy="download the base again")
     kinds, texts, scores = (list(map(attrgetter(name), model.pieces)) for name in ("type", "piece", "score"))
     for index, kind in enumerate(kinds):
         if kind not in ((CONTROL, UNKNOWN) if index < FIRST else (NORMAL,)):

@@ -7,16 +7,32 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import UserError
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
 REQUIRED = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 OTHER_BASE = "choose a base with XLM-R's tokenizer"
 NO_PIECES = '"vocab": []'  # stands for the pieces while the rest is written; quotes inside JSON strings are escaped
+
+
+def read_tokenizer(path: Path) -> "Tokenizer":
+    """The tokenizer as the library runs it, without truncation and padding; raises UserError."""
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises a bare Exception for a missing or malformed file
+        raise UserError(f"can't read the tokenizer: {error}", where=str(path), remedy="make the model again") from None
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
 
 
 class _Number(str):
@@ -42,10 +58,12 @@ class TokenizerFile:
         try:
             with _no_collection():
                 made = cls._parsed(path, json.loads(path.read_bytes().decode("utf-8"), parse_float=_Number))
+            if not np.isfinite(made.scores).all() or not 0 <= made.unknown_id < made.size:
+                raise ValueError("a score that is not finite, or an unknown piece beyond the others")
             missing = [token for token in REQUIRED if token not in made.special_ids]
         except FileNotFoundError:
             raise UserError("the base has no tokenizer.json", where=str(path), remedy=OTHER_BASE) from None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             what = f"not a tokenizer file: {error}"
             raise UserError(what, where=str(path), remedy="make or download the base again") from None
         if missing:

@@ -30,8 +30,8 @@ class TorchCheckpoint(Checkpoint):
 
 
 def _described(path: Path) -> dict[str, StoredTensor]:
-    import pickle
     import zipfile
+    from pickle import UnpicklingError
 
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -47,8 +47,12 @@ def _described(path: Path) -> dict[str, StoredTensor]:
     try:
         with FakeTensorMode():
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError) as error:
-        what = f"can't read torch's file: {str(error).splitlines()[0]}"
+    except UnpicklingError as error:
+        raise UserError(
+            "can't read torch's file: it holds more than tensors", where=str(path), remedy=remedy
+        ) from error
+    except (RuntimeError, OSError, ValueError, LookupError, TypeError, AttributeError, EOFError) as error:
+        what = f"can't read torch's file: {(str(error) or type(error).__name__).splitlines()[0]}"
         raise UserError(what, where=str(path), remedy=remedy) from error
     described = {}
     for name, tensor in content.items() if isinstance(content, dict) else ():

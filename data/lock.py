@@ -1,0 +1,45 @@
+"""`make lock`: asks the Hub for the commits of all that a profile reads there, and writes them to the lock file."""
+
+from collections.abc import Iterator
+
+from data.files import hub_errors
+from data.prepare import all_sources
+from pipeline.application import hydra_application
+from pipeline.config import Config
+from pipeline.console import progress, show_table
+from pipeline.revisions import COMMIT, Revision, commit_on_hub, lock_file, read_lock, write_lock
+
+
+def lock(config: Config) -> None:
+    """Write the lock file and show what is new in it; raises UserError where the Hub does not answer."""
+    wanted = sorted({item for item in hub_revisions(config) if not COMMIT.fullmatch(item.revision)})
+    before, commits = read_lock(), {}
+    for item in progress(wanted, "asking the Hub", len(wanted)):
+        with hub_errors(item.hub, f"{item.hub} at {item.revision}"):
+            commits[item] = commit_on_hub(item)
+    write_lock(commits)
+    rows = [
+        [item.hub, item.revision, before.get(item, "–")[:12], commit[:12]]
+        for item, commit in commits.items()
+        if before.get(item) != commit
+    ]
+    show_table(f"new in {lock_file()}: {len(rows)} of {len(commits)}", ["Hub id", "revision", "before", "now"], rows)
+
+
+def hub_revisions(config: Config) -> Iterator[Revision]:
+    """Every revision that the stages of this config would read from the Hub."""
+    for source in all_sources(config).values():
+        if source.hub and not source.path and not source.local_only:
+            yield Revision("dataset", source.hub, source.revision)
+            yield from (Revision("dataset", part.hub, part.revision) for part in source.also)
+    if config.base.kind == "hub" and config.base.hub:
+        yield Revision("model", config.base.hub, config.base.revision)
+    for corpus in config.init.corpora.values():
+        if corpus.kind == "hub" and corpus.hub:
+            yield Revision("dataset", corpus.hub, corpus.revision)
+
+
+main = hydra_application(lock)
+
+if __name__ == "__main__":
+    main()

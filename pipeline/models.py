@@ -1,0 +1,82 @@
+"""Loading a model folder: what can't be loaded, or loads as half of a model, is one line that names it."""
+
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+# Families whose parameters are called in memory as in the file; of others the library converts names.
+PLAIN_NAMES = ("bert", "roberta", "camembert", "xlm-roberta")
+# What the libraries raise over a file's contents or a device; torch the last one, over a file with more than tensors.
+RAISED_BY_FILES = (
+    OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ImportError, AssertionError,
+    UnpicklingError,
+)  # fmt: skip
+REMEDY = "give a sentence-transformers folder, or make the model again"
+
+
+def load_folder(
+    folder: Path, device: str, remedy: str = REMEDY, finite: bool = True, **model_kwargs: Any
+) -> "SentenceTransformer":
+    """The sentence-transformers model of a local folder, in float32, without remote code.
+
+    Raises:
+        UserError: files that can't be read or don't fit each other, code that is not the library's, missing weights
+            (transformers would draw them at random), with `finite` a tensor with NaN or infinity.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from sentence_transformers import SentenceTransformer
+
+    kwargs = {"dtype": torch.float32, **model_kwargs}
+    try:
+        model = SentenceTransformer(
+            str(folder), device=device, model_kwargs=kwargs, trust_remote_code=False, local_files_only=True
+        )
+    except (*RAISED_BY_FILES, SafetensorError) as error:
+        raise _unloadable(error, folder, remedy) from error
+    if missing := missing_weights(model, folder):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UserError(f"the weights lack the tensor {missing[0]}{more}", where=str(folder), remedy=remedy)
+    limit, positions = model.max_seq_length or 0, most_tokens(model)
+    if positions is not None and limit > positions:
+        what = f"texts of {limit} tokens are let in, but the model has {positions} positions"
+        raise UserError(what, where=f"{folder}/sentence_bert_config.json", remedy=f"set max_seq_length to {positions}")
+    for name, parameter in model.named_parameters() if finite else ():
+        if not torch.isfinite(parameter.sum(dtype=torch.float64)):
+            raise UserError(f"the tensor {name} holds NaN or infinity", where=str(folder), remedy=remedy)
+    return model
+
+
+def most_tokens(model: "SentenceTransformer") -> int | None:
+    """Tokens for which the encoder has positions, or None where its family is not known to have a table of them."""
+    config = getattr(getattr(model[0], "model", None), "config", None)
+    if config is None or config.model_type not in PLAIN_NAMES:
+        return None
+    return config.max_position_embeddings - (0 if config.model_type == "bert" else 2)
+
+
+def missing_weights(model: "SentenceTransformer", folder: Path) -> list[str]:
+    """Parameters of the encoder that the folder's safetensors files don't hold, an unused pooler's apart."""
+    from safetensors import safe_open
+
+    encoder = getattr(model[0], "model", None)
+    files = list(folder.glob("*.safetensors"))
+    if encoder is None or not files or encoder.config.model_type not in PLAIN_NAMES:
+        return []
+    stored: set[str] = set()
+    for file in files:
+        with safe_open(file, "pt") as tensors:
+            names = [name.replace("gamma", "weight").replace("beta", "bias") for name in tensors.keys()]  # noqa: SIM118
+            stored.update(names, (name.partition(".")[2] for name in names))  # with and without the family's prefix
+    return [name for name, _ in encoder.named_parameters() if name not in stored and not name.startswith("pooler.")]
+
+
+def _unloadable(error: Exception, folder: Path, remedy: str) -> UserError:
+    lines = str(error).strip().splitlines()
+    what = f"the model can't be loaded: {lines[0] if lines else type(error).__name__}"
+    return UserError(what, where=str(folder), remedy=remedy)

@@ -1,0 +1,108 @@
+"""Which commit a revision of a Hub repository stands for, as locked in `configs/source/revisions.lock`.
+
+A branch such as `main` moves. `make lock` writes the commits that the Hub has now; from then on these are read, and a
+branch that has moved since is an error until somebody has looked at what changed. A line of the file:
+`<dataset or model> <Hub id> <revision> <commit>`. Without a line for it, a revision is read where it stands.
+"""
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.artefact import replacing
+from pipeline.console import log
+from pipeline.errors import UserError
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+HEAD = "# Commits of the Hub that are read. Written by `make lock PROFILE=<name>`; see pipeline/revisions.py.\n"
+
+
+@dataclass(frozen=True, order=True)
+class Revision:
+    """A branch, tag or commit of a repository on the Hub."""
+
+    kind: str  # dataset or model
+    hub: str
+    revision: str
+
+
+def lock_file() -> Path:
+    """The lock of this checkout, or the one that $REVISIONS_LOCK names."""
+    default = Path(__file__).resolve().parent.parent / "configs" / "source" / "revisions.lock"
+    return Path(os.environ.get("REVISIONS_LOCK") or default)
+
+
+def read_lock() -> dict[Revision, str]:
+    """The locked commits; raises UserError for a line that is none."""
+    file = lock_file()
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    found = {}
+    for number, line in enumerate(lines, start=1):
+        fields = line.split()
+        if not fields or fields[0].startswith("#"):
+            continue
+        if len(fields) != 4 or fields[0] not in ("dataset", "model") or not COMMIT.fullmatch(fields[3]):
+            where, remedy = f"{file}, line {number}", "a line is: dataset|model <Hub id> <revision> <commit>"
+            raise UserError("not a locked revision", where=where, remedy=remedy)
+        found[Revision(*fields[:3])] = fields[3]
+    return found
+
+
+def write_lock(commits: dict[Revision, str]) -> None:
+    """Write the lock: what it held, with these commits in the place of their old ones."""
+    entries = sorted((read_lock() | commits).items())
+    lines = [f"{item.kind} {item.hub} {item.revision} {commit}\n" for item, commit in entries]
+    with replacing(lock_file()) as path:
+        path.write_text(HEAD + "".join(lines), encoding="utf-8")
+
+
+def locked_commit(wanted: Revision) -> str | None:
+    """The commit that the lock holds for it; None where it holds none, or the revision is a commit itself."""
+    return None if COMMIT.fullmatch(wanted.revision) else read_lock().get(wanted)
+
+
+def readable_revision(wanted: Revision) -> str:
+    """What to ask the Hub for: the locked commit, else the revision itself.
+
+    Raises UserError where the Hub's branch has moved from the locked commit; without a network the locked commit may
+    still be in the cache, and is read from there.
+    """
+    commit = locked_commit(wanted)
+    if commit is None:
+        return wanted.revision
+    now = _commit_if_reachable(wanted)
+    if now not in (None, commit):
+        raise UserError(
+            f"{wanted.hub} at {wanted.revision} is now {str(now)[:12]}, not the locked {commit[:12]}",
+            where=str(lock_file()),
+            remedy=f"look at what changed, then make lock; or set its revision to {commit} to keep the old files",
+        )
+    return commit
+
+
+def commit_on_hub(wanted: Revision) -> str:
+    """The commit that the revision stands for now; raises what the Hub's client raises."""
+    from huggingface_hub import HfApi
+
+    return str(HfApi().repo_info(wanted.hub, repo_type=wanted.kind, revision=wanted.revision).sha)
+
+
+def _commit_if_reachable(wanted: Revision) -> str | None:
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
+
+    try:
+        return commit_on_hub(wanted)
+    except HfHubHTTPError:  # it answered: gone, gated or renamed
+        raise
+    except (HTTPError, OSError, OfflineModeIsEnabled):
+        log.info(
+            "%s: the Hub can't be asked whether %s has moved; reading the locked commit", wanted.hub, wanted.revision
+        )
+        return None
+
+
+def lock_state(revisions: Iterable[Revision]) -> list[str]:
+    """The locked commits of these revisions, for a fingerprint; empty where none is locked."""
+    return [commit for item in revisions if (commit := locked_commit(item))]

@@ -1,0 +1,284 @@
+"""What people get wrong, stage by stage, and what the error line must name."""
+
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.reliability import faults
+from tests.reliability.faults import LINES, Plant, nothing
+from tests.reliability.stage_runs import remove_stage
+
+FEW = ("evaluation.suites=[held_out]", "evaluation.resamples=100")
+UNSCORED = ("merging=fixed", "merging.weights={init: 0.2, symmetric: 0.3, asymmetric: 0.5}", "merging.compare=[]")
+UNSCORED += ("merging.score=false",)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A fault, the stage that meets it, and what its error line must name."""
+
+    stage: str
+    named: str  # a pattern
+    plant: Plant = nothing
+    overrides: tuple[str, ...] = ()
+    slow: bool = False
+
+
+def config(named: str, *overrides: str, plant: Plant = nothing) -> Case:
+    return Case("report", named, plant, overrides)
+
+
+def data(named: str, plant: Plant, *overrides: str) -> Case:
+    return Case("data", named, plant, overrides)
+
+
+CONFIG = {
+    "an unknown key": config("nonsense", "nonsense=1"),
+    "an unknown key of a source": config("config key data.sources.terra.nonsense", "data.sources.terra.nonsense=1"),
+    "a wrong type": config("config key seed", "seed=1.5"),
+    "null where a value is needed": config("config key seed", "seed=null"),
+    "a bracket that is not closed": config(r"can't parse the override seed=\[1", "seed=[1"),
+    "an unknown option": config("unrecognized arguments: --nonsense", "--nonsense"),
+    "an interpolation of nothing": config("'nonsense' not found", "seed=${nonsense}"),
+    "an environment variable that is not set": config("NO_SUCH_VARIABLE", "run=${oc.env:NO_SUCH_VARIABLE}"),
+    "a run that climbs out of its folder": config(r"'\.\.' must be a plain name.*config key run", "run=.."),
+    "a base that climbs out of its folder": config("'../x'.*config key base.name", "base.name=../x"),
+    "a suite that climbs out of its folder": config(
+        "'../x'.*config key evaluation.suite", "+evaluation.suite={../x: {kind: samples}}"
+    ),
+    "runs where nothing can be written": config("/dev/null/runs", "runs=/dev/null/runs"),
+    "a setting that is NaN": config("finite.*false_negative_margin", "training.symmetric.false_negative_margin=nan"),
+    "a score that is infinite": config("finite.*scores.entailment", "+data.sources.terra.scores.entailment=inf"),
+    "a pattern where one column is meant": config("only negatives", "data.sources.gazeta.columns.title='t*'"),
+    "a mixture with a tab": config(r"cannot start any token.*mine.yaml, line 2", plant=faults.mixture("a:\n\tb: 1")),
+    "a mixture in another encoding": config("utf-8.*can't decode", plant=faults.mixture("title: кот".encode("cp1251"))),
+    "a mixture that is a list": config("list is not a subclass", plant=faults.mixture("- a\n- b\n")),
+    "a mixture with a key twice": config("duplicate key workers", plant=faults.mixture("workers: 1\nworkers: 2\n")),
+    "a mixture with an unknown key": config("config key data.nonsense", plant=faults.mixture("nonsense: 1")),
+    "a mixture that would run code": config(
+        "python/object/apply:os.system", plant=faults.mixture("workers: !!python/object/apply:os.system ['exit 1']")
+    ),
+    "a mixture that includes itself": config("recursion", plant=faults.mixture("defaults: [mine]")),
+    "a mixture that refers to itself": config("Recursive", plant=faults.mixture("workers: ${data.workers}")),
+}
+
+SOURCES = {
+    "half of a surrogate pair": data(
+        r"half of a surrogate pair in column q.*row 10",
+        faults.source("r.jsonl", LINES + b'{"q": "\\ud800", "a": "\\u0430"}\n'),
+    ),
+    "json nested without end": data(
+        "nested too deeply.*row 10", faults.source("r.jsonl", LINES + b'{"q":' + b"[" * 200_000 + b"\n")
+    ),
+    "a json array nested without end": data(
+        "nested too deeply.*row 1", faults.source("r.json", b'[{"q":' + b"[" * 200_000, format="json")
+    ),
+    "NaN in the place of a text": data(
+        r"nan instead of a text in column q.*row 10",
+        faults.source("r.jsonl", LINES + b'{"q": NaN, "a": "\\ud800"}\n'),
+    ),
+    "json lines in UTF-16": data("invalid UTF-8.*row 1", faults.source("r.jsonl", LINES.decode().encode("utf-16"))),
+    "numbers of 5000 digits": data("5000 digits", faults.source("r.jsonl", b'{"q": ' + b"9" * 5000 + b', "a": "b"}\n')),
+    "zeros in the middle": data("broken json.*row 10", faults.source("r.jsonl", LINES + bytes(100) + b"\n" + LINES)),
+    "parquet said to be json lines": data("invalid UTF-8", faults.source("r.parquet", faults.parquet())),
+    "json lines said to be parquet": data("magic bytes", faults.source("r.jsonl", LINES, format="parquet")),
+    "json lines said to be csv": data("no column q", faults.source("r.jsonl", LINES, format="csv")),
+    "json lines said to be an array": data("set format to jsonl", faults.source("r.jsonl", LINES, format="json")),
+    "parquet texts that are not UTF-8": data(
+        "Invalid UTF8.*r.parquet",
+        faults.source("r.parquet", faults.parquet(q=faults.broken_utf8), format="parquet"),
+    ),
+    "a csv column twice": data(
+        "2 columns are called q", faults.source("r.csv", "q,q,a\nвопрос,вопрос,ответ\n".encode(), format="csv")
+    ),
+    "a csv with a quote left open": data(
+        "CSV parse error.*row 1", faults.source("r.csv", b'q,a\n"open,b\nc,d\n', format="csv")
+    ),
+    "a csv with a header alone": data("Empty CSV", faults.source("r.csv", b"q,a\n", format="csv")),
+    "an empty folder": data("no such file.*data.sources.mine.path", faults.source("r", lambda path: path.mkdir())),
+    "a link to nowhere": data("no such file", faults.source("r.jsonl", lambda path: path.symlink_to("/nowhere"))),
+    "a reader that is no reader": data(
+        "no reader os.system", faults.source("r", LINES, reader="os.system", reader_options={"command": "exit 1"})
+    ),
+    "an archive with a link out of it": data(
+        r"no member \*.jsonl", faults.archived_source(("x.jsonl", tarfile.SYMTYPE, "/etc/hostname"))
+    ),
+    "an archive with a hard link out of it": data(
+        r"no member \*.jsonl", faults.archived_source(("x.jsonl", tarfile.LNKTYPE, "/etc/hostname"))
+    ),
+    "an archive without the file": data(
+        r"no member \*.jsonl", faults.archived_source(("x.txt", tarfile.REGTYPE, LINES))
+    ),
+    "a mirror without the set": Case("data", "the mirror has no its5Q/panorama", overrides=("mirror=/tmp",)),
+}
+
+INIT = {
+    "a base with a bit turned": Case(
+        "init", faults.DAMAGED, faults.edited("bases/tiny/model.safetensors", faults.one_bit)
+    ),
+    "pairs with a bit turned": Case(
+        "init", faults.DAMAGED, faults.edited("data/symmetric/terra.parquet", faults.one_bit)
+    ),
+    "data with a manifest of something else": Case(
+        "init", "data, which is not there", faults.edited("data/manifest.json", lambda _: b"\xff\xfe")
+    ),
+    "a base with a score that is NaN": Case(
+        "init", "not finite.*someone/model",
+        faults.base_with("tokenizer.json", faults.vocabulary_with(9, ["x", float("nan")])),
+    ),
+    "a base with a tokenizer of another kind": Case(
+        "init", "not Unigram", faults.base_with("tokenizer.json", lambda _: '{"model": {"type": "BPE", "vocab": {}}}')
+    ),
+    "a base with half a tokenizer": Case(
+        "init", "not a tokenizer file", faults.base_with("tokenizer.json", lambda content: content[:999])
+    ),
+    "a base with weights cut off": Case(
+        "init", "can't be loaded.*someone/model", faults.base_with("model.safetensors", lambda content: content[:-9])
+    ),
+    "a base with NaN in its weights": Case(
+        "init", "layer.0.output.dense.weight holds NaN.*someone/model",
+        faults.base_with("model.safetensors", faults.number_at("layer.0.output.dense.weight", float("nan"))),
+    ),
+    "a base without a layer's weights": Case(
+        "init", "the weights lack the tensor.*someone/model",
+        faults.base_with("model.safetensors", faults.tensors_with(faults.without_layer)),
+    ),
+    "a base of an unknown architecture": Case(
+        "init", "nonsense.*someone/model", faults.base_with("config.json", faults.json_with(model_type="nonsense"))
+    ),
+    "a base that wants its own code": Case(
+        "init", "can't be loaded.*someone/model",
+        faults.base_with("config.json", faults.json_with(model_type="mine", auto_map={"AutoConfig": "mine.Config"})),
+    ),
+    "a base that is a pickle with code": Case("init", "can't be loaded.*someone/model", faults.base_with_pickle),
+    "a base without a width": Case("init", "no hidden_size", faults.base_with("config.json", lambda _: "{}")),
+    "a base in a mirror that lacks it": Case(
+        "init", "no such model", overrides=("base.kind=hub", "base.hub=no/such", "base.name=other")
+    ),
+}  # fmt: skip
+
+TRAINING = {
+    "init with a bit turned": Case(
+        "symmetric", faults.DAMAGED, faults.edited("init/model.safetensors", faults.one_bit)
+    ),
+    "pairs cut off": Case(
+        "asymmetric", faults.DAMAGED, faults.edited("data/asymmetric/gazeta.parquet", lambda content: content[:-4])
+    ),
+    "an attention that does not exist": Case("symmetric", "nonsense.*init", overrides=("base.attention=nonsense",)),
+    "more tokens than the base has positions": Case(
+        "symmetric", "999 tokens are more", overrides=("training.symmetric.anchor_length=999",)
+    ),
+    "an argument of another library": Case(
+        "symmetric", "nonsense", overrides=("+training.symmetric.arguments.nonsense=1",)
+    ),
+    "an argument that is no number": Case(
+        "symmetric", "adam_beta1 must be a number", overrides=("+training.symmetric.arguments.adam_beta1=hello",)
+    ),
+    "a set that does not exist": Case("symmetric", "paris", overrides=("+training.symmetric.sets.paris.weight=2",)),
+    "a learning rate that explodes": Case(
+        "symmetric", r"gradient norm.*set \w+, rows", slow=True,
+        overrides=("training.symmetric.learning_rate=1e30", "training.symmetric.max_grad_norm=0"),
+    ),
+}  # fmt: skip
+
+MERGE = {
+    "a side with a bit turned": Case(
+        "merge", faults.DAMAGED, faults.edited("symmetric/model/model.safetensors", faults.one_bit), UNSCORED
+    ),
+    "a side that failed": Case(
+        "merge", "symmetric, which is failed",
+        faults.edited("symmetric/manifest.json", lambda content: content.replace(b'"complete"', b'"failed"')),
+    ),
+    "a guard set that does not exist": Case(
+        "merge", "set nope is not held out", overrides=("merging.guard_sources=[panorama,nope]",)
+    ),
+    "weights that do not sum to 1": Case(
+        "merge", "sum to 1.3 instead of 1",
+        overrides=("merging=fixed", "merging.weights={init: 0.5, symmetric: 0.3, asymmetric: 0.5}"),
+    ),
+    "a model that is not merged": Case(
+        "merge", "nope", overrides=("merging=fixed", "merging.weights={nope: 1}")
+    ),
+    "one model alone": Case("merge", "at least two", overrides=("merging.models=[init]",)),
+}  # fmt: skip
+
+EVALUATION = {
+    "held-out pairs with a bit turned": Case(
+        "evaluate", faults.DAMAGED, faults.edited("data/heldout/panorama.parquet", faults.one_bit), FEW
+    ),
+    "a folder that is not there": Case(
+        "evaluate", "no such model folder.*/nowhere", overrides=(*FEW, "evaluation.models=[/nowhere]")
+    ),
+    "a name that is no Hub id": Case(
+        "evaluate", "neither a folder nor a Hub id", overrides=(*FEW, "evaluation.models=['a b']")
+    ),
+    "no model at all": Case("evaluate", "no model to score", overrides=(*FEW, "evaluation.chain=[]")),
+    "an unknown task": Case("evaluate", "the task nope", overrides=(*FEW, "evaluation.tasks=[nope]")),
+    "an unknown suite": Case("evaluate", "no suite nope", overrides=("evaluation.suites=[nope]",)),
+    "a device that is not there": Case(
+        "evaluate", "can't be loaded.*init",
+        overrides=(*FEW, "evaluation.chain=[init]", "evaluation.devices=[cuda:9]"),
+    ),
+    "a model with NaN in a row nobody reads": Case(
+        "evaluate", "word_embeddings.weight holds NaN.*mine",
+        faults.model_with("model.safetensors", faults.number_at("word_embeddings.weight", float("nan"))), FEW,
+    ),
+    "a model without a layer's weights": Case(
+        "evaluate", "lack the tensor.*mine",
+        faults.model_with("model.safetensors", faults.tensors_with(faults.without_layer)), FEW,
+    ),
+    "a model with weights cut off": Case(
+        "evaluate", "can't be loaded.*mine", faults.model_with("model.safetensors", lambda content: content[:-9]), FEW
+    ),
+    "a model with code of its own": Case(
+        "evaluate", "mine.Code.*third-party code",
+        faults.model_with("modules.json", lambda content: content.replace(b"sentence_transformers.models.Pooling",
+                                                                          b"mine.Code")), FEW,
+    ),
+    "a model with half a config": Case(
+        "evaluate", "can't be loaded.*mine", faults.model_with("config.json", lambda content: content[:99]), FEW
+    ),
+    "a model with prompts that are none": Case(
+        "evaluate", "can't be loaded.*mine", faults.model_with("config_sentence_transformers.json", lambda _: "[]"), FEW
+    ),
+    "a model with more tokens than positions": Case(
+        "evaluate", "100000 tokens.*mine",
+        faults.model_with("sentence_bert_config.json", lambda _: '{"max_seq_length": 100000}'), FEW,
+    ),
+    "a folder without encodechka's files": Case(
+        "evaluate", "encodechka's data file .* is missing",
+        overrides=("evaluation.suites=[encodechka]", "evaluation.chain=[init]", "evaluation.encodechka=/tmp"),
+    ),
+}  # fmt: skip
+
+REPORT = {
+    "a ledger with a letter changed": Case("report", faults.DAMAGED, faults.edited("data/ledger.json", faults.one_bit)),
+    "scores cut off": Case(
+        "report", faults.DAMAGED, faults.edited("evaluate/scores.csv", lambda content: content[:99])
+    ),
+    "weights of another encoding": Case(
+        "report", faults.DAMAGED, faults.edited("merge/weights.json", lambda content: content.decode().encode("utf-16"))
+    ),
+}
+CATALOGUE = CONFIG | SOURCES | INIT | TRAINING | MERGE | EVALUATION | REPORT
+
+
+def _gone(artefact: str) -> Plant:
+    def plant(run: Path) -> list[str]:
+        remove_stage(run / artefact)
+        return []
+
+    return plant
+
+
+OF_COMMANDS = {  # one a stage, which its command meets before it loads anything heavy
+    "data": Case("data", "config key data.workers", overrides=("data.workers=0",)),
+    "init": Case("init", "needs the artefact data, which is not there", _gone("data")),
+    "symmetric": Case("symmetric", "needs the artefact init, which is not there", _gone("init")),
+    "asymmetric": Case(
+        "asymmetric", "config key training.asymmetric.batch_size", overrides=("training.asymmetric.batch_size=7",)
+    ),
+    "merge": Case("merge", "needs the artefact symmetric, which is not there", _gone("symmetric")),
+    "evaluate": Case("evaluate", "no such model folder", overrides=("evaluation.models=[/nowhere]",)),
+    "report": Case("report", faults.DAMAGED, faults.edited("data/ledger.json", faults.one_bit)),
+}

@@ -1,0 +1,61 @@
+"""The catalogue of bad input through each stage's own command: one line, status 2, nothing left behind."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.run import MODULES
+from tests.reliability.catalogue import CATALOGUE, OF_COMMANDS, Case
+from tests.reliability.stage_runs import Ended, remove_stage, run_main
+
+LINE = re.compile(r"error: .+ \(.+\); .+")
+FINISHED = ("ledger.json", "certificate.json", "model", "weights.json", "index.html")  # what complete stages have
+
+
+def prepared(case: Case, run: Path) -> list[str]:
+    """Plant the fault; returns the overrides of the command that meets it."""
+    further = case.plant(run)
+    remove_stage(run / case.stage)
+    side = [f"side={case.stage}"] if case.stage in ("symmetric", "asymmetric") else []
+    return ["profile=tiny", f"runs={run.parent}", *side, *further, *case.overrides]
+
+
+def check(case: Case, run: Path, ended: Ended) -> None:
+    lines = ended.err.strip().splitlines()
+    assert ended.status == 2, ended
+    assert len(lines) == 1 and LINE.fullmatch(lines[0]), lines
+    assert re.search(case.named, lines[0]), lines[0]
+    assert "Traceback" not in ended.out
+    stage = run / case.stage
+    assert [name for name in FINISHED if (stage / name).exists()] == []
+    manifest = stage / "manifest.json"
+    assert not manifest.exists() or json.loads(manifest.read_text())["status"] == "failed"
+    unfinished = [path for path in run.parent.rglob("*") if "partial" in path.name or path.name in ("spill", "x.mined")]
+    assert unfinished == []
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if case.slow else ()) for name, case in CATALOGUE.items()]
+)
+def test_bad_input_is_one_line_and_leaves_nothing(name: str, run_folder: Path) -> None:
+    case = CATALOGUE[name]
+    overrides = prepared(case, run_folder)
+    check(case, run_folder, run_main(MODULES[case.stage], *overrides))
+
+
+@pytest.mark.parametrize("stage", OF_COMMANDS)
+def test_the_command_itself_ends_with_status_2(stage: str, run_folder: Path, repository: Path) -> None:
+    case = OF_COMMANDS[stage]
+    command = [sys.executable, "-m", MODULES[stage], *prepared(case, run_folder)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=repository)
+    check(case, run_folder, Ended(done.returncode, done.stdout, done.stderr))
+
+
+def test_the_catalogue_covers_every_stage() -> None:
+    assert len(CATALOGUE) >= 60
+    assert {case.stage for case in CATALOGUE.values()} == set(MODULES) - {"joint"}
+    assert set(OF_COMMANDS) == set(MODULES) - {"joint"}
