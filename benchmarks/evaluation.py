@@ -10,12 +10,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.demo_models import demo_base
 from benchmarks.measurement import Side, alternate, row, write
+from benchmarks.real_texts import SHARED
 
 TEXTS = 2000
 SEED = 42
 TOKENS = 128
-REAL_DATA = Path(os.environ.get("USER_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 COLUMNS = {
     "stsb_dev.csv": ("sentence1", "sentence2"),
     "para_gold.csv": ("text_1", "text_2"),
@@ -36,7 +37,7 @@ def sample_texts() -> list[str]:
     from evaluation.encodechka.files import VARIABLE, DataFiles
     from pipeline.seeding import generator
 
-    folder = os.environ.get(VARIABLE) or str(REAL_DATA / "encodechka")
+    folder = os.environ.get(VARIABLE) or str(SHARED / "encodechka")
     files = DataFiles(folder, Path("runs/cache/encodechka"))
     texts = sorted({row[column] for name, columns in COLUMNS.items() for row in files.csv(name) for column in columns})
     chosen = generator(SEED, "benchmark", "encodechka").choice(len(texts), size=TEXTS, replace=False)
@@ -82,7 +83,7 @@ def encode_text_by_text(folder: str) -> float:
 
 def main() -> None:
     """Measure all sides alternately and write runs/bench/evaluation.json."""
-    folder = str(make_base())
+    folder = str(demo_base())
     slow, fast, half = alternate(
         Side("benchmarks.evaluation:encode_text_by_text", {"folder": folder}),
         Side("benchmarks.evaluation:encode_ours", {"folder": folder, "precision": "fp32"}),
@@ -100,20 +101,6 @@ def main() -> None:
     ours, theirs = fast.peak_bytes / 2**20, slow.peak_bytes / 2**20
     rows.append(row("encodechka_memory_vs_text_by_text", memory, "MiB", ours, peer, theirs, "lower"))
     write("evaluation", rows)
-
-
-def make_base() -> Path:
-    """The demo's base, made where it is missing."""
-    from hydra import compose, initialize_config_dir
-
-    from pipeline.application import CONFIGS
-    from pipeline.config import checked
-    from training.bases.stage import ensure_base
-
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = checked(compose("config", ["profile=demo"]))
-    ensure_base(config)
-    return config.base_folder
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ saves: writing the interpolated model, loading it again and scoring that.
 """
 
 import argparse
-import importlib.util
 import shutil
 import time
 from collections.abc import Callable
@@ -14,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measurement import Side, alternate, row, write
+from benchmarks.peers import peer_environment
 from pipeline.artefact import files_under, synchronise
-from pipeline.console import log
 
 NAMES = ("init", "symmetric", "asymmetric")
 WEIGHTS = (0.2, 0.45, 0.35)
@@ -42,29 +41,30 @@ def main() -> None:
 
 def merge_rows(folder: Path, rounds: int) -> list[dict[str, Any]]:
     """Time and memory of a whole merge, and how far apart the results are."""
-    peers = {"lm_cocktail": "LM_Cocktail.mix_models", "copy": "copying the three inputs"}
-    functions = {"lm_cocktail": "merge_lm_cocktail", "copy": "copy_inputs"}
-    if importlib.util.find_spec("mergekit"):
-        peers["sentence_transformers"] = "SentenceTransformer.merge"
-        functions["sentence_transformers"] = "merge_sentence_transformers"
-    else:
-        log.warning("sentence-transformers' merge is left out: install the extra 'merge'")
-    ours, *others = alternate(*(_side(name, folder) for name in ("merge_streamed", *functions.values())), rounds=rounds)
-    theirs = dict(zip(functions, others, strict=True))
+    peers = {
+        "lm_cocktail": ("LM_Cocktail.mix_models", _side("merge_lm_cocktail", folder)),
+        "copy": ("copying the three inputs", _side("copy_inputs", folder)),
+        "sentence_transformers": (
+            "SentenceTransformer.merge",
+            _side("merge_sentence_transformers", folder, peer_environment("mergekit")),
+        ),
+    }
+    ours, *others = alternate(_side("merge_streamed", folder), *(side for _, side in peers.values()), rounds=rounds)
+    theirs = dict(zip(peers, others, strict=True))
     what = "merge of three models with 359 M parameters in float32, until it is on the disk"
     rows = [
-        row(f"time_vs_{key}", what, "s", ours.seconds, peers[key], their.seconds, "lower")
+        row(f"time_vs_{key}", what, "s", ours.seconds, peers[key][0], their.seconds, "lower")
         for key, their in theirs.items()
     ]
     what = "peak resident memory of the process that merges"
     memory = ours.peak_bytes / GIGABYTE, theirs["lm_cocktail"].peak_bytes / GIGABYTE
-    rows.append(row("memory_vs_lm_cocktail", what, "GB", memory[0], peers["lm_cocktail"], memory[1], "lower"))
+    rows.append(row("memory_vs_lm_cocktail", what, "GB", memory[0], peers["lm_cocktail"][0], memory[1], "lower"))
     what, apart = "largest difference of a weight from LM-Cocktail's", largest_difference(folder)
     return [*rows, row("difference_vs_lm_cocktail", what, "absolute", apart, "tolerance", TOLERANCE, "lower")]
 
 
-def _side(name: str, folder: Path) -> Side:
-    return Side(f"benchmarks.merging:{name}", {"folder": str(folder)})
+def _side(name: str, folder: Path, environment: dict[str, str] | None = None) -> Side:
+    return Side(f"benchmarks.merging:{name}", {"folder": str(folder)}, environment=environment or {})
 
 
 def search_rows(folder: Path, rounds: int) -> list[dict[str, Any]]:

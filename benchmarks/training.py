@@ -1,13 +1,13 @@
-"""Our training against sentence-transformers' trainer and the bare step, on real texts of natural length.
+"""`make bench NAME=training`: our trainer against those of sentence-transformers and FlagEmbedding, and the bare step.
 
-`python -m benchmarks.training [--init runs/demo/init] [--rounds 3] [--flagembedding <python>]`. Both sides of the real
-data are measured: news headlines (symmetric) and software documentation (asymmetric). FlagEmbedding is measured
-too where the python of an environment with FlagEmbedding 1.4, torch 2.13 and rich is given; it never enters ours.
+The demo's base after init is trained on real texts of natural length: news headlines (symmetric) and software
+documentation (asymmetric), or, where the real data are not at hand, pairs of the Wiktionary.
 """
 
 import argparse
 import json
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,33 +15,39 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.demo_models import demo_init
 from benchmarks.measurement import Side, alternate, row, write
+from benchmarks.peers import peer_environment
 from benchmarks.real_texts import SHARED
 from benchmarks.training_sides import BATCH_SIZE, LENGTH, STEPS, TEMPERATURE, padding
+from data.wiktionary import SameSense, TermUsages
 from pipeline.console import show_table
-from pipeline.errors import UserError
 
-PEER, KEYED = "sentence-transformers", "sentence_transformers"
+ANGLE = "ours with AnglE"
+PEER, FLAG = "sentence-transformers", "FlagEmbedding"
+REAL = {
+    "symmetric": ("paraphraser.jsonl", "text_1", "text_2"),
+    "asymmetric": ("software_docs.jsonl", "query", "passage"),
+}
+MOST_PAIRS = 8000
 PROMPTS = {"symmetric": ("query", "query"), "asymmetric": ("query", "document")}
 
 
 def main() -> None:
     """Measure and write `runs/bench/training.json`."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--init", type=Path, default=Path("runs/demo/init"), help="the demo's base after init")
+    parser.add_argument("--init", type=Path, help="a model folder; default: the demo's base after init")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--flagembedding", help="python of an environment with FlagEmbedding")
     options = parser.parse_args()
-    if not (options.init / "modules.json").is_file():
-        raise SystemExit(UserError("no model", where=str(options.init), remedy="make it: make init PROFILE=demo").line)
+    init = options.init or demo_init()
     rows = []
     with TemporaryDirectory(prefix="bench-training-") as scratch:
         for side in PROMPTS:
-            rows += measure(side, options.init, Path(scratch), options.rounds, options.flagembedding)
+            rows += measure(side, init, Path(scratch), options.rounds)
     write("training", rows)
 
 
-def measure(side: str, init: Path, scratch: Path, rounds: int, flagembedding: str | None) -> list[dict[str, Any]]:
+def measure(side: str, init: Path, scratch: Path, rounds: int) -> list[dict[str, Any]]:
     """The rows of one side."""
     data = scratch / side
     table = write_pairs(side, data)
@@ -53,38 +59,46 @@ def measure(side: str, init: Path, scratch: Path, rounds: int, flagembedding: st
     columns = dict(zip(("anchor", "positive"), (prompts[name] for name in PROMPTS[side]), strict=True))
     library = {"init": str(init), "pairs": str(pairs), "prompts": columns}
     module = "benchmarks.training_sides"
-    sides = [
-        Side(f"{module}:train_ours", arguments),
-        Side(f"{module}:train_bare", arguments),
-        Side(f"{module}:train_sentence_transformers", library),
-        Side(f"{module}:train_sentence_transformers", {**library, "keep_memory": True}),
-    ]
-    if flagembedding:
-        sides.append(flagembedding_side(flagembedding, library, scratch / f"{side}_pairs.jsonl"))
-    runs = alternate(*sides, rounds=rounds)
-    ours, bare, theirs = runs[:3]
-    rates = [STEPS * BATCH_SIZE / run.seconds for run in runs]
-    names = ("ours", "bare step", PEER, f"{PEER}, freed memory kept", "FlagEmbedding")
+    sides = {
+        "ours": Side(f"{module}:train_ours", arguments),
+        "bare step": Side(f"{module}:train_bare", arguments),
+        PEER: Side(f"{module}:train_sentence_transformers", library),
+        f"{PEER}, freed memory kept": Side(f"{module}:train_sentence_transformers", {**library, "keep_memory": True}),
+        f"{PEER}, our batches": Side(
+            f"{module}:train_sentence_transformers", {**library, "keep_memory": True, "in_order": True}
+        ),
+        FLAG: flagembedding_side(library, scratch / f"{side}_pairs.jsonl"),
+    }
+    if side == "symmetric":  # every other row counts as unlike, so that AnglE has something to order
+        write_pairs(side, scratch / "angle", score=[1.0, 0.0] * (len(table) // 2) + [1.0] * (len(table) % 2))
+        with_angle = {**arguments, "data": str(scratch / "angle"), "angle_weight": 1.0}
+        sides[ANGLE] = Side(f"{module}:train_ours", with_angle)
+    runs = dict(zip(sides, alternate(*sides.values(), rounds=rounds), strict=True))
+    rates = {name: STEPS * BATCH_SIZE / run.seconds for name, run in runs.items()}
     show_table(
         f"{side}: what each factor gives, {planned['planned']} pairs planned",
         ["trainer", "pairs a second", "seconds", "peak GB"],
-        [[name, rate, run.seconds, run.peak_bytes / 1e9] for name, rate, run in zip(names, rates, runs, strict=False)],
+        [[name, rates[name], run.seconds, run.peak_bytes / 1e9] for name, run in runs.items()],
     )
+    ours, bare, theirs = runs["ours"], runs["bare step"], runs[PEER]
     what, peak = f"16 steps of 32 {side} pairs", f"memory of the {side} run"
+    memory = f"memory_vs_sentence_transformers_{side}"
     share = f"padding of the same {side} pairs"
     rows = [
-        row(f"pairs_per_second_vs_sentence_transformers_{side}", what, "pairs/s", rates[0], PEER, rates[2], "higher"),
+        row(f"pairs_per_second_vs_{key}_{side}", what, "pairs/s", rates["ours"], peer, rates[peer], "higher")
+        for key, peer in (("sentence_transformers", PEER), ("flagembedding", FLAG))
+    ]
+    rows += [
         row(f"padding_share_{side}", share, "share", planned["ours"], PEER, planned["theirs"], "lower"),
         row(f"time_vs_bare_step_{side}", what, "s", ours.seconds, "bare step", bare.seconds, "lower"),
-        row(f"memory_vs_{KEYED}_{side}", peak, "bytes", ours.peak_bytes, PEER, theirs.peak_bytes, "lower"),
+        row(memory, peak, "bytes", ours.peak_bytes, PEER, theirs.peak_bytes, "lower"),
     ]
-    if flagembedding:
-        key = f"pairs_per_second_vs_flagembedding_{side}"
-        rows.append(row(key, what, "pairs/s", rates[0], "FlagEmbedding", rates[4], "higher"))
+    if ANGLE in runs:
+        rows.append(row("angle_time", what, "s", runs[ANGLE].seconds, "ours without AnglE", ours.seconds, "lower"))
     return rows
 
 
-def flagembedding_side(python: str, library: dict[str, Any], path: Path) -> Side:
+def flagembedding_side(library: dict[str, Any], path: Path) -> Side:
     """The peer's side; it reads its own format."""
     table = pq.read_table(library["pairs"]).to_pylist()
     lines = [{"query": entry["anchor"], "pos": [entry["positive"]], "neg": []} for entry in table]
@@ -92,20 +106,18 @@ def flagembedding_side(python: str, library: dict[str, Any], path: Path) -> Side
     path.write_text(text, encoding="utf-8")
     sizes = {"steps": STEPS, "batch_size": BATCH_SIZE, "length": LENGTH, "temperature": TEMPERATURE}
     function = "benchmarks.training_flagembedding:train_flagembedding"
-    return Side(function, {**library, "pairs": str(path), **sizes}, python=python)
+    return Side(function, {**library, "pairs": str(path), **sizes}, environment=peer_environment("flagembedding"))
 
 
-def write_pairs(side: str, folder: Path) -> pa.Table:
+def write_pairs(side: str, folder: Path, **columns: list[float]) -> pa.Table:
     """All real pairs of a side, as the data artefact has them."""
-    if not SHARED.is_dir():
-        remedy = "set the environment variable USER_SHARED_DATA to its folder"
-        raise SystemExit(UserError("no real data for this benchmark", where=str(SHARED), remedy=remedy).line)
-    pairs = dict.fromkeys(symmetric_pairs() if side == "symmetric" else asymmetric_pairs())
+    pairs = list(dict.fromkeys(real_pairs(side) if SHARED.is_dir() else wiktionary_pairs(side)))
     table = pa.table(
         {
             "anchor": pa.array([pair[0] for pair in pairs], pa.string()),
             "positive": pa.array([pair[1] for pair in pairs], pa.string()),
             "negatives": pa.array([[] for _ in pairs], pa.list_(pa.string())),
+            **{name: pa.array(values, pa.float32()) for name, values in columns.items()},
         }
     )
     path = folder / side / "pairs.parquet"
@@ -114,20 +126,18 @@ def write_pairs(side: str, folder: Path) -> pa.Table:
     return table
 
 
-def symmetric_pairs() -> Iterator[tuple[str, str]]:
-    """Headlines about the same event, near paraphrases included."""
-    for line in (SHARED / "training/paraphraser.jsonl").read_text(encoding="utf-8").splitlines():
+def real_pairs(side: str) -> Iterator[tuple[str, str]]:
+    """Headlines about the same event, near paraphrases included; or titles and descriptions with their texts."""
+    name, first, second = REAL[side]
+    for line in (SHARED / "training" / name).read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)
-        if entry["label"] >= 0 and entry["text_1"] != entry["text_2"]:
-            yield entry["text_1"], entry["text_2"]
+        if entry.get("label", 0) >= 0 and entry[first] != entry[second] and entry[first].strip():
+            yield entry[first], entry[second]
 
 
-def asymmetric_pairs() -> Iterator[tuple[str, str]]:
-    """Titles or descriptions with their texts."""
-    for line in (SHARED / "training/software_docs.jsonl").read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
-        if entry["query"].strip() and entry["passage"].strip():
-            yield entry["query"], entry["passage"]
+def wiktionary_pairs(side: str) -> Iterator[tuple[str, str]]:
+    """Definitions of one sense; or senses with sentences that use them."""
+    return islice((SameSense() if side == "symmetric" else TermUsages()).pairs(), MOST_PAIRS)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import torch
 STEPS, BATCH_SIZE, LENGTH, TEMPERATURE = 16, 32, 256, 0.02
 
 
-def _planned(init: str, data: str, side: str, cache: str) -> tuple[Any, ...]:
+def _planned(init: str, data: str, side: str, cache: str, angle_weight: float = 0.0) -> tuple[Any, ...]:
     """Config, model, prepared sets and the plan over the whole set."""
     from pipeline.config import Config
     from training.batch_plan import BatchPlan, plan_batches
@@ -32,6 +32,7 @@ def _planned(init: str, data: str, side: str, cache: str) -> tuple[Any, ...]:
         mini_batch_tokens=BATCH_SIZE * 2 * LENGTH,
         checkpoint_steps=10**6,
         temperature=TEMPERATURE,
+        angle_weight=angle_weight,
     )
     config = Config(profile="demo", run="bench", side=side)
     config.training = TrainingConfig(settings, settings, settings)
@@ -64,7 +65,7 @@ def padding(init: str, data: str, side: str) -> dict[str, Any]:
         }
 
 
-def train_ours(init: str, data: str, side: str) -> float:
+def train_ours(init: str, data: str, side: str, angle_weight: float = 0.0) -> float:
     """Our trainer on the planned steps."""
     from pipeline.stage import StageFolder
     from training.precision import keep_freed_memory, uses_bfloat16
@@ -72,7 +73,7 @@ def train_ours(init: str, data: str, side: str) -> float:
 
     keep_freed_memory()
     with TemporaryDirectory() as cache:
-        config, model, sets, plan = _planned(init, data, side, cache)
+        config, model, sets, plan = _planned(init, data, side, cache, angle_weight)
         stage = StageFolder(Path(cache), "bench", {})
         sets.dev.clear()
         trainer = make_trainer(config, stage, model, sets, plan, uses_bfloat16("auto"))
@@ -117,19 +118,29 @@ def train_bare(init: str, data: str, side: str) -> float:
     return time.perf_counter() - started
 
 
-def train_sentence_transformers(init: str, pairs: str, prompts: dict[str, str], keep_memory: bool = False) -> float:
-    """The library's trainer as its documentation sets it up for in-batch negatives: no duplicates in a batch."""
+def train_sentence_transformers(
+    init: str, pairs: str, prompts: dict[str, str], keep_memory: bool = False, in_order: bool = False
+) -> float:
+    """The library's trainer as its documentation sets it up for in-batch negatives: no duplicates in a batch.
+
+    With `keep_memory` glibc keeps what is freed, as ours has it; with `in_order` the batches are those of our plan.
+    """
     from datasets import Dataset
     from sentence_transformers import (
         SentenceTransformer,
         SentenceTransformerTrainer,
         SentenceTransformerTrainingArguments,
     )
+    from sentence_transformers.base.sampler import DefaultBatchSampler
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
     from sentence_transformers.sentence_transformer.training_args import BatchSamplers
+    from torch.utils.data import SequentialSampler
 
     from training.precision import keep_freed_memory, uses_bfloat16
     from training.run import quieten
+
+    def planned_order(dataset: Any, batch_size: int, drop_last: bool, **kwargs: Any) -> DefaultBatchSampler:
+        return DefaultBatchSampler(SequentialSampler(dataset), batch_size, drop_last)
 
     quieten()
     if keep_memory:
@@ -145,7 +156,7 @@ def train_sentence_transformers(init: str, pairs: str, prompts: dict[str, str], 
             warmup_steps=0.1,
             bf16=uses_bfloat16("auto"),
             use_cpu=True,
-            batch_sampler=BatchSamplers.NO_DUPLICATES,
+            batch_sampler=planned_order if in_order else BatchSamplers.NO_DUPLICATES,
             prompts=prompts,
             save_strategy="no",
             report_to=[],

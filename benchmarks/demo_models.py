@@ -1,0 +1,33 @@
+"""The demo's models that benchmarks start from, made where they are missing."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from pipeline.config import Config
+
+
+def demo_config() -> Config:
+    """The config of profile `demo`."""
+    from hydra import compose, initialize_config_dir
+
+    from pipeline.application import CONFIGS
+    from pipeline.config import checked
+
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return checked(compose("config", ["profile=demo"]))
+
+
+def demo_base() -> Path:
+    """Folder of the demo's base."""
+    from training.bases.stage import ensure_base
+
+    config = demo_config()
+    ensure_base(config)
+    return config.base_folder
+
+
+def demo_init() -> Path:
+    """Folder of the demo's base with the smaller vocabulary; its stages `data` and `init` run where they have not."""
+    subprocess.run([sys.executable, "-m", "pipeline.run", "profile=demo", "stages=[data,init]"], check=True)
+    return demo_config().folder("init")
