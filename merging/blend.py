@@ -32,15 +32,16 @@ class Blend:
         self.names, self.bfloat16 = list(models), bfloat16
         self.model = load(base)
         self.model.max_seq_length = min(max_length, self.model.max_seq_length or max_length)
-        self.working = floating(self.model)
-        self.start: State = {key: tensor.clone() for key, tensor in self.working.items()}
+        self.start = floating(self.model)
         _require_finite(base_name, self.start)
+        _give_own_memory(self.model)
+        self.working = floating(self.model)
         self.task_vectors = {name: self._task_vector(name, folder) for name, folder in others}
 
     def _task_vector(self, name: str, folder: Path) -> State:
         theirs = floating(load(folder))
         _require_finite(name, theirs)
-        differences = {key: theirs.pop(key).sub_(self.start[key]) for key in list(theirs)}
+        differences = {key: theirs.pop(key) - self.start[key] for key in list(theirs)}
         return {key: difference for key, difference in differences.items() if difference.any()}
 
     def embed(self, features: dict[str, Any]) -> torch.Tensor:
@@ -80,6 +81,12 @@ def floating(model: Any) -> State:
             seen.add(tensor.data_ptr())
             tensors[key] = tensor
     return tensors
+
+
+def _give_own_memory(model: Any) -> None:
+    """Tensors are loaded as maps of the file: the first write to each of their pages would cost a page fault."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()
 
 
 def _to(value: Any, device: torch.device) -> Any:
