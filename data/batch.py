@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pipeline.errors import UserError
 
-BATCH_BYTES = 16 * 2**20  # of the columns read; bounds what is in memory at once
+BATCH_BYTES = 8 * 2**20  # of the columns read; bounds what is in memory at once
 BATCH_ROWS = 16_384
 LONGEST_ROW = 2**26  # bytes; what is longer is no row but another format, or made to fill the memory
 SHOWN_COLUMNS, SHOWN_CHARACTERS = 30, 40  # of a file's columns in an error

@@ -1,5 +1,6 @@
 """The dev rows of all sets, once every set's training texts are known."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from data import splits
+from data.hashing import Hashes, contained
 from data.pair_files import PairWriter, read_keys
 
 
@@ -15,17 +17,24 @@ def write_dev(stage: Path, folder: Path, names: list[str]) -> dict[str, int]:
 
     A candidate of one set that another set trains on is left out, so that no dev text occurs in training at all.
     """
-    keys = {name: read_keys(stage / "keys" / f"{name}.parquet") for name in names}
-    trained = np.unique(np.concatenate(list(keys.values()))) if keys else np.empty(0, np.uint64)
+    places = {name: stage / "candidates" / f"{name}.parquet" for name in names}
+    candidates = {name: pl.DataFrame(pq.read_table(place)) for name, place in places.items() if place.exists()}
+    trained = _trained(candidates.values(), (stage / "keys" / f"{name}.parquet" for name in names))
     rows: dict[str, int] = {}
-    for name in names:
-        place = stage / "candidates" / f"{name}.parquet"
-        if place.exists():
-            candidates = pl.from_arrow(pq.read_table(place))
-            assert isinstance(candidates, pl.DataFrame)
-            dev = splits.without_trained_negatives(splits.apart_from(candidates, trained)[0], trained)
-            if len(dev):
-                rows[name] = len(dev)
-                with PairWriter(folder / "dev" / f"{name}.parquet", "score" in dev.columns) as writer:
-                    writer.write(dev)
+    for name, frame in candidates.items():
+        dev = splits.without_trained_negatives(splits.apart_from(frame, trained)[0], trained)
+        if len(dev):
+            rows[name] = len(dev)
+            with PairWriter(folder / "dev" / f"{name}.parquet", "score" in dev.columns) as writer:
+                writer.write(dev)
     return rows
+
+
+def _trained(candidates: Iterable[pl.DataFrame], keys: Iterable[Path]) -> Hashes:
+    """Sorted keys of the candidates' texts that any set trains on; one set's keys are in memory at a time."""
+    asked = [splits.pair_texts(frame) for frame in candidates]
+    texts = np.unique(np.concatenate(asked)) if asked else np.empty(0, np.uint64)
+    found = np.zeros(len(texts), bool)
+    for path in keys:
+        found |= contained(texts, read_keys(path))
+    return texts[found]

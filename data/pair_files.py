@@ -1,4 +1,4 @@
-"""The files that the data stage writes for each set: pairs, and keys of the texts they hold."""
+"""Pairs as they are kept: the files that the data stage writes for each set, and rows held in memory."""
 
 from pathlib import Path
 
@@ -39,3 +39,8 @@ def write_keys(path: Path, keys: Hashes) -> None:
 def read_keys(path: Path) -> Hashes:
     """What `write_keys` wrote."""
     return pq.read_table(path)["key"].to_numpy()
+
+
+def detached(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows with texts of their own; polars' point into the batch they were taken from, which would stay with them."""
+    return pl.DataFrame(rows.to_arrow())

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from data import splits
 from data.batch import RowErrors
@@ -87,6 +88,7 @@ class Preparation:
         write_keys(folder / "keys" / f"{self.name}.parquet", self._trained_keys())
         if self.around.data.cleaning.duplicates == "between":
             write_keys(folder / "pair_keys" / f"{self.name}.parquet", self.seen.sorted)
+        pa.default_memory_pool().release_unused()  # before the next set
         return self.counts.result(rows.revision)
 
     def run_held_out(self, folder: Path, rows: Located | PairReader) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 
 from data.hashing import combined, text_hashes
+from data.pair_files import detached
 
 SALT = 0x5A17  # apart from the keys that choose dev rows
 
@@ -30,7 +31,7 @@ class Sample:
         self.offered += len(pairs)
         self.held.append(pairs.with_columns(pl.Series("key", keys), places))
         if sum(map(len, self.held)) > 3 * self.size:
-            self.held = [self._smallest()]
+            self.held = [detached(self._smallest())]
 
     def _smallest(self) -> pl.DataFrame:
         return pl.concat(self.held).sort("key", "place").head(self.size)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from data.cleaning import regrouped
 from data.config import DevConfig
 from data.hashing import Hashes, contained, fraction, text_hashes
+from data.pair_files import detached
 
 
 @dataclass
@@ -34,7 +35,7 @@ class DevSlice:
         held = keys < self.bound
         if not held.any():
             return pairs
-        self.frames.append(pairs.with_columns(pl.Series("key", keys)).filter(pl.Series(held)))
+        self.frames.append(detached(pairs.with_columns(pl.Series("key", keys)).filter(pl.Series(held))))
         return pl.concat([pairs.filter(pl.Series(~held)), *self._surplus(2 * self.config.anchors)])
 
     def _surplus(self, most: int) -> list[pl.DataFrame]:
