@@ -36,7 +36,7 @@ def _planned(init: str, data: str, side: str, cache: str, angle_weight: float = 
     )
     config = Config(profile="demo", run="bench", side=side)
     config.training = TrainingConfig(settings, settings, settings)
-    model = load_model(Path(init), "sdpa", settings)
+    model = load_model(Path(init), "auto", settings)
     sets = prepare_sets(config, model, Path(data), Path(cache))
     plan = plan_batches([item.rows for item in sets.train.values()], plan_settings(settings, config.seed))
     return config, model, sets, BatchPlan(plan.batches[:STEPS], plan.left_out)

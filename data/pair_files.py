@@ -42,5 +42,5 @@ def read_keys(path: Path) -> Hashes:
 
 
 def detached(rows: pl.DataFrame) -> pl.DataFrame:
-    """The rows with texts of their own; polars' point into the batch they were taken from, which would stay with them."""
+    """The rows with texts of their own: polars' point into the batch that they were taken from, which would stay."""
     return pl.DataFrame(rows.to_arrow())

@@ -49,7 +49,7 @@ class SideConfig:
 
     batch_size: int = 256  # rows of a global batch, whatever the number of processes
     batch_multiple: int = 8  # a set's last batch is cut to this; the number of processes must divide it
-    bucket_batches: int = 16  # global batches in a bucket of rows of similar length
+    bucket_batches: int = 8  # global batches in a bucket of rows of similar length
     anchor_length: int = 512  # tokens, prompt and special tokens included
     positive_length: int = 512  # also of negatives
     negatives: int = 1  # most hard negatives taken from a row
@@ -69,7 +69,7 @@ class SideConfig:
     checkpoint_steps: int = field(default=500, metadata={"result": False})  # steps between checkpoints
     logging_steps: int = field(default=1, metadata={"result": False})  # steps a line of metrics.jsonl
     mini_batch_tokens: int = field(default=16384, metadata={"result": False})  # padded tokens in memory at once
-    mini_batch_overhead: int = field(default=256, metadata={"result": False})  # one more forward, in tokens
+    mini_batch_overhead: int = field(default=128, metadata={"result": False})  # one more forward, in tokens
     arguments: dict[str, Any] = field(default_factory=dict)  # any other SentenceTransformerTrainingArguments
 
     def problems(self) -> Iterator[tuple[str, str]]:

@@ -65,14 +65,14 @@ def prepared_run(folder: Path, sets: dict[str, list[dict[str, Any]]], **side: An
 def tokenised(folder: Path, content: list[dict[str, Any]], angle: bool = False, **side: Any) -> TokenisedSet:
     """A tokenised set of these rows."""
     path = write_set(folder / "set.parquet", content)
-    tokenizer = load_model(tiny_base(), None, SideConfig(anchor_length=32, positive_length=32)).tokenizer
+    tokenizer = load_model(tiny_base(), "auto", SideConfig(anchor_length=32, positive_length=32)).tokenizer
     settings = SideConfig(**{"anchor_length": 32, "positive_length": 32, "negatives": 1, **side})
     return tokenised_set(path, tokenizer, Prompts("", ""), settings, angle, folder / "tokens")
 
 
 def tiny_model(dropout: float = 0.0) -> SentenceTransformer:
     """The tiny base in training mode."""
-    model = load_model(tiny_base(), None, SideConfig(anchor_length=32, positive_length=32, dropout=dropout))
+    model = load_model(tiny_base(), "auto", SideConfig(anchor_length=32, positive_length=32, dropout=dropout))
     return model.train()
 
 

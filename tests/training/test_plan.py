@@ -33,7 +33,7 @@ def test_operations_are_those_that_torch_counts() -> None:
 
 
 def test_parameters_are_those_that_train() -> None:
-    model = load_model(tiny_base(), None, SideConfig(anchor_length=32, positive_length=32))
+    model = load_model(tiny_base(), "auto", SideConfig(anchor_length=32, positive_length=32))
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     assert shape_of([tiny_base()], BaseConfig()).parameters == trained
 
