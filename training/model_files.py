@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
@@ -13,6 +12,7 @@ from transformers import PreTrainedModel
 from pipeline.errors import UserError
 from pipeline.models import load_folder
 from training.config import SideConfig
+from training.precision import attention_implementation
 
 WEIGHTS = "model.safetensors"
 NOT_MODEL = {"manifest.json", "certificate.json", "vocabulary", "units", WEIGHTS}  # of init's folder
@@ -21,15 +21,10 @@ NOT_MODEL = {"manifest.json", "certificate.json", "vocabulary", "units", WEIGHTS
 def load_model(folder: Path, attention: str, side: SideConfig) -> SentenceTransformer:
     """The model with float32 weights, the side's dropout, and its unused pooler frozen.
 
-    `attention` is one of transformers' implementations, or auto. On a CPU that is eager: the backward pass of torch's
-    fused attention takes half of a step there, on texts of a headline's length.
-
     Raises UserError where it can't be loaded, or a length of the side is beyond the model's.
     """
-    if attention == "auto":
-        attention = "sdpa" if torch.cuda.is_available() else "eager"
     remedy = "make init again, or mend base.attention"
-    model = load_folder(folder, "cpu", remedy=remedy, attn_implementation=attention)
+    model = load_folder(folder, "cpu", remedy=remedy, attn_implementation=attention_implementation(attention))
     most = model.max_seq_length or 0
     lengths: dict[str, tuple[int | None, int | None]] = {"": (side.anchor_length, side.positive_length)}
     lengths |= {f"sets.{name}.": (own.anchor_length, own.positive_length) for name, own in side.sets.items()}

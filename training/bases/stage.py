@@ -71,13 +71,14 @@ def require_sound(folder: Path, attention: str, source: str) -> None:
     """Raise UserError unless the base's tokenizer and model load, with all weights and each of them finite."""
     from evaluation.quiet import quiet
     from pipeline.models import load_folder
+    from training.precision import attention_implementation
     from training.vocabulary.tokenizer_file import TokenizerFile, read_tokenizer
 
     try:
         TokenizerFile.read(folder / "tokenizer.json")
         read_tokenizer(folder / "tokenizer.json")
         with quiet():
-            load_folder(folder, "cpu", attn_implementation=attention)
+            load_folder(folder, "cpu", attn_implementation=attention_implementation(attention))
     except UserError as error:  # the folder is scratch: the user knows the base by its source
         what = error.what.replace(f"{folder}/", "")
         raise UserError(what, where=source, remedy="get its files again, or choose another base") from error
