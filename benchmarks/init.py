@@ -152,13 +152,13 @@ def copy_side(source: str, target: str) -> float:
 
 
 def transformers_side(base: str, kept: str, target: str) -> float:
-    """The plain way, without the tokenizer's files: load, slice the embedding, save."""
+    """The plain way, without the tokenizer's files: load, slice the embedding, save; imports come before the clock."""
     import torch
-    from transformers import AutoModel
+    from transformers import XLMRobertaModel  # AutoModel would import it only when it loads
 
     folder = fresh(target)
     started = time.perf_counter()
-    model = AutoModel.from_pretrained(base, dtype=torch.float32)
+    model = XLMRobertaModel.from_pretrained(base, dtype=torch.float32)
     rows = model.get_input_embeddings().weight.data[torch.from_numpy(np.load(kept))]
     model.set_input_embeddings(torch.nn.Embedding(len(rows), rows.shape[1], padding_idx=1, _weight=rows))
     model.config.vocab_size = len(rows)
