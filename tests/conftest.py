@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: offline, one thread a process, real data where it is there."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -45,3 +46,8 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
             done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
             assert done.returncode == 0, done.stdout + done.stderr
     return runs
+
+
+def copy_of_runs(source: Path, target: Path) -> None:
+    """A copy by hard links; without the locks, or two copies would hold each other's."""
+    shutil.copytree(source, target, copy_function=os.link, ignore=shutil.ignore_patterns(".locks"))

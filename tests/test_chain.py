@@ -1,15 +1,15 @@
 """The whole chain on profile tiny: in one process, and with training under `accelerate launch` on two ranks."""
 
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from tests.conftest import copy_of_runs
 
 STAGES = ["data", "init", "symmetric", "asymmetric", "merge", "evaluate", "report"]
 TEXTS = ["Река замерзает в ноябре.", "Когда открыли первый музей?", "Рецепт борща"]
@@ -28,7 +28,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def one_process(chain: Path, runs: Path) -> Path:
     for made, copy in (("tiny", "one"), ("bases", "bases")):
-        shutil.copytree(chain / made, runs / copy, copy_function=os.link)
+        copy_of_runs(chain / made, runs / copy)
     return runs / "one"
 
 

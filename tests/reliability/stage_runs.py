@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.conftest import copy_of_runs
+
 RUN = "tiny"
 
 
@@ -27,7 +29,7 @@ class Ended:
 def copied(chain: Path, runs: Path) -> Path:
     """A copy of a finished run with its base below `runs`, by hard links; returns the run's folder."""
     for part in (RUN, "bases"):
-        shutil.copytree(chain / part, runs / part, copy_function=os.link)
+        copy_of_runs(chain / part, runs / part)
     return runs / RUN
 
 
