@@ -91,7 +91,7 @@ def make_models(folder: Path) -> None:
     model = XLMRobertaModel(config)
     assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS
     model.save_pretrained(plain)
-    modules = [Transformer(str(plain)), Pooling(SIZE["hidden_size"], "cls"), Normalize()]
+    modules = [Transformer(str(plain), max_seq_length=512), Pooling(SIZE["hidden_size"], "cls"), Normalize()]
     SentenceTransformer(modules=modules, device="cpu").save(str(base))
     shutil.rmtree(plain)
     for name in NAMES[1:]:
