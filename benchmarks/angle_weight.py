@@ -11,9 +11,10 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from benchmarks.demo_models import demo_config
 from benchmarks.measurement import Side, measure
 from benchmarks.real_texts import require_shared
+from benchmarks.start import demo_config
+from data.config import SourceConfig
 from pipeline.config import Config
 from pipeline.console import show_table
 
@@ -67,38 +68,32 @@ def train(runs: str, seed: int, weight: float) -> dict[str, float]:
 
 def configured(runs: Path, seed: int, weight: float) -> Config:
     """Profile `demo` with the two sets in place of its own."""
-    from data.config import SourceConfig
-
     folder, config = require_shared() / "training", demo_config()
     config.runs, config.run, config.seed, config.side = str(runs), f"seed{seed}", seed, "symmetric"
     config.data.held_out = {}
+    kinds = ("entailment", "neutral", "contradiction")
     config.data.sources = {
-        "paraphraser": SourceConfig(
-            title="ParaPhraser",
-            side="symmetric",
-            path=str(folder / "paraphraser.jsonl"),
-            format="jsonl",
-            construction="nli",
-            columns={"premise": "text_1", "hypothesis": "text_2", "label": "label"},
-            labels={"1": "entailment", "0": "neutral", "-1": "contradiction"},
-            scores={"neutral": 0.5, "contradiction": 0.0},
-            negative_label=None,
-        ),
-        "sick": SourceConfig(
-            title="SICK in Russian",
-            side="symmetric",
-            path=str(folder / "sick_ru.jsonl"),
-            format="jsonl",
-            construction="nli",
-            columns={"premise": "premise", "hypothesis": "hypothesis", "label": "label"},
-            labels={name: name for name in ("entailment", "neutral", "contradiction")},
-            scores={"neutral": 0.5, "contradiction": 0.0},
-            negative_label=None,
-        ),
+        "paraphraser": labelled_pairs(folder / "paraphraser.jsonl", "text_1", "text_2", ("1", "0", "-1")),
+        "sick": labelled_pairs(folder / "sick_ru.jsonl", "premise", "hypothesis", kinds),
     }
     side = config.training.symmetric
     side.angle_weight, side.max_steps, side.dev_steps = weight, STEPS, None
     return config
+
+
+def labelled_pairs(path: Path, premise: str, hypothesis: str, labels: tuple[str, str, str]) -> SourceConfig:
+    """A set whose `labels` say, in this order, that a pair is alike (score 1), in between (0.5) or unlike (0)."""
+    return SourceConfig(
+        title=path.stem,
+        side="symmetric",
+        path=str(path),
+        format="jsonl",
+        construction="nli",
+        columns={"premise": premise, "hypothesis": hypothesis, "label": "label"},
+        labels=dict(zip(labels, ("entailment", "neutral", "contradiction"), strict=True)),
+        scores={"neutral": 0.5, "contradiction": 0.0},
+        negative_label=None,
+    )
 
 
 def dev_scores(config: Config) -> dict[str, float]:

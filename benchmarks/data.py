@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measurement import Side, alternate, measure, row, write
+from benchmarks.start import composed
 from data.config import SourceConfig
 from pipeline.config import Config
 
@@ -30,13 +31,7 @@ def ours(mirror: str, runs: str) -> dict[str, Any]:
 
 def card_config(*overrides: str) -> Config:
     """Mixture card without the benchmarks' texts, which are not at hand everywhere."""
-    from hydra import compose, initialize_config_dir
-
-    from pipeline.application import CONFIGS
-    from pipeline.config import checked
-
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return checked(compose("config", overrides=["profile=bge_m3", "data.decontamination.suites=[]", *overrides]))
+    return composed("profile=bge_m3", "data.decontamination.suites=[]", *overrides)
 
 
 def card_differences(sources: Mapping[str, SourceConfig], built: Mapping[str, int]) -> dict[str, tuple[int, int]]:

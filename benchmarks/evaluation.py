@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.demo_models import demo_base
 from benchmarks.measurement import Side, alternate, row, write
 from benchmarks.real_texts import SHARED
+from benchmarks.start import demo_base
 
 TEXTS = 2000
 SEED = 42

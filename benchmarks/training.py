@@ -15,10 +15,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.demo_models import demo_init
 from benchmarks.measurement import Side, alternate, row, write
 from benchmarks.peers import peer_environment
 from benchmarks.real_texts import SHARED
+from benchmarks.start import demo_init
 from benchmarks.training_sides import BATCH_SIZE, LENGTH, STEPS, TEMPERATURE, padding
 from data.wiktionary import SameSense, TermUsages
 from pipeline.console import show_table

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from data.decontamination import TextIndex
 from pipeline.config import Config
 from pipeline.console import log
-from pipeline.errors import UserError
+from pipeline.errors import UserError, first_line
 
 BENCHMARKS = "decontamination/benchmarks.parquet"  # text and the task it belongs to
 ENCODECHKA = {  # file -> columns with test texts; train files are no benchmark
@@ -146,7 +146,7 @@ def _mteb_texts(suite: str, config: Config, missing: dict[str, str], done: set[s
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]
+    return first_line(error)[:200]
 
 
 def task_texts(task: Any) -> Iterator[str]:

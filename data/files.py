@@ -12,7 +12,7 @@ from typing import IO, Any, cast
 import xxhash
 
 from data.config import HubFiles, SourceConfig
-from pipeline.errors import UserError
+from pipeline.errors import UserError, first_line
 from pipeline.revisions import Revision, readable_revision
 from pipeline.secrets import redacted
 
@@ -162,7 +162,7 @@ class hub_errors:  # noqa: N801: a context manager reads as a function
             )
         elif isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
             what, remedy = (
-                f"no such file: {str(error).splitlines()[0]}",
+                f"no such file: {first_line(error)}",
                 f"mend data.sources.{self.name}.files",
             )
         elif isinstance(error, (errors.LocalEntryNotFoundError, httpx.HTTPError, ConnectionError)):

@@ -18,7 +18,7 @@ from data.batch import BATCH_BYTES, BATCH_ROWS, Batch, RowErrors, refuse_repeate
 from data.csv_rows import csv_rows
 from data.files import SourceFile
 from data.json_rows import json_array, json_lines
-from pipeline.errors import UserError
+from pipeline.errors import UserError, first_line
 
 FIRST_ROWS, FIRST_BYTES = 100, 2**18  # what is read where only the beginning is wanted
 BUFFER = 2**20  # of a parquet column; whole column chunks would take as much memory as the file pleases
@@ -106,7 +106,7 @@ def _unreadable(set_name: str, file: str) -> Iterator[None]:
     except (gzip.BadGzipFile, zlib.error, tarfile.TarError, csv.Error, pa.ArrowException, OSError) as error:
         found = re.search(r"[Rr]ow #?(\d+)", str(error))
         where = f"{file}, row {found[1]}" if found else file
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        first = first_line(error)
         raise UserError(f"{set_name}: can't be read: {first}", where=where, remedy=remedy) from error
 
 

@@ -17,7 +17,7 @@ from sentence_transformers.sparse_encoder import SparseEncoder
 
 from evaluation.embedding import Embedder
 from evaluation.models import HEAD_FILES
-from pipeline.errors import UserError
+from pipeline.errors import UserError, first_line
 from pipeline.models import RAISED_BY_FILES
 
 SPARSE_FILE, MULTI_VECTOR_FILE = HEAD_FILES
@@ -129,7 +129,7 @@ def _linear(path: Path) -> torch.nn.Linear:
         layer = torch.nn.Linear(width, out)
         layer.load_state_dict({name: value.float() for name, value in state.items()})
     except RAISED_BY_FILES as error:
-        what = f"not the weights of a linear layer: {(str(error) or type(error).__name__).splitlines()[0]}"
+        what = f"not the weights of a linear layer: {first_line(error)}"
         raise UserError(what, where=str(path), remedy="take the file from the base model") from error
     return layer.requires_grad_(False).eval()
 

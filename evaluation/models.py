@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.artefact import file_sha256, files_under, read_manifest
 from pipeline.config import Config
 from pipeline.console import log
-from pipeline.errors import UserError
+from pipeline.errors import UserError, first_line
 from pipeline.revisions import Revision, readable_revision
 
 NOT_THE_MODEL = {"manifest.json", "certificate.json", "README.md", ".gitattributes", "model_card.md"}
@@ -135,7 +135,7 @@ def _from_hub(name: str, revision: str) -> Path:
             remedy="connect, or give a folder, or set mirror=<folder in the Hub's layout>",
         ) from None
     except (HfHubHTTPError, OSError) as error:
-        what = str(error).splitlines()[0]
+        what = first_line(error)
         raise UserError(what, where=f"{name}@{revision}", remedy="check the id, the revision and your access") from None
     log.info("evaluate: %s at commit %s", name, os.path.basename(files))
     return Path(files)

@@ -13,7 +13,7 @@ from mteb.cache import ResultCache
 from evaluation.mteb_outcome import Part, keep_query_scores, mteb_outcome, query_scores_path
 from evaluation.outcome import Outcome
 from evaluation.quiet import quiet
-from pipeline.errors import UserError
+from pipeline.errors import UserError, first_line
 
 
 def run_task(model: Any, task: AbsTask, metrics: list[str], folder: Path, encode: dict[str, Any]) -> Outcome:
@@ -91,9 +91,9 @@ def _explained(name: str) -> Iterator[None]:
     except UserError:
         raise
     except (ConnectionError, OSError) as error:
-        what = f"the task's data can't be had: {str(error).splitlines()[0]}"
+        what = f"the task's data can't be had: {first_line(error)}"
         remedy = "connect to the Hub, or put the data set into mirror=<folder>/<data set id>"
         raise UserError(what, where=f"task {name}", remedy=remedy) from error
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
-        what = f"mteb can't evaluate the task: {(str(error) or type(error).__name__).splitlines()[0]}"
+        what = f"mteb can't evaluate the task: {first_line(error)}"
         raise UserError(what, where=f"task {name}", remedy="leave it out or mend its data") from error

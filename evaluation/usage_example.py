@@ -6,6 +6,7 @@ from pathlib import Path
 
 from evaluation.config import ReportConfig
 from pipeline.console import log
+from pipeline.errors import first_line
 from pipeline.models import load_folder
 
 TEXTS = re.compile(r"input_texts\s*=\s*(\[.*?\n\])", re.DOTALL)
@@ -53,5 +54,5 @@ def _card(settings: ReportConfig, mirror: str | None) -> Path | None:
     try:
         return Path(hf_hub_download(settings.card, "README.md", revision=settings.revision))
     except (HTTPError, OSError) as error:
-        log.warning("report: the card of %s can't be read: %s", settings.card, str(error).splitlines()[0])
+        log.warning("report: the card of %s can't be read: %s", settings.card, first_line(error))
         return None

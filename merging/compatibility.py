@@ -11,7 +11,7 @@ import torch
 from merging.checkpoint import INDEX, WEIGHTS, Checkpoint
 from merging.interpolation import require_same_tensors
 from pipeline.artefact import MANIFEST, file_sha256
-from pipeline.errors import UserError
+from pipeline.errors import UserError, first_line
 from pipeline.models import RAISED_BY_FILES
 from training.vocabulary.tokenizer_file import read_tokenizer
 
@@ -54,7 +54,7 @@ def _readable(read: Callable[[Path], dict[str, Any]], what: str, folder: Path) -
     try:
         return read(folder)
     except RAISED_BY_FILES as error:
-        first = (str(error) or type(error).__name__).splitlines()[0]
+        first = first_line(error)
         what = f"can't read the {what}: {first}"
         raise UserError(what, where=str(folder), remedy="make the model again") from error
 

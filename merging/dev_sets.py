@@ -8,7 +8,7 @@ from typing import Any
 
 import polars
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, first_line
 from pipeline.seeding import generator
 
 COLUMNS = ("anchor", "positive", "negatives")
@@ -77,7 +77,7 @@ def read_pair_set(path: Path, side: str) -> PairSet:
     try:
         table = polars.read_parquet(path)
     except (OSError, polars.exceptions.PolarsError) as error:
-        what = f"can't read the set: {str(error).splitlines()[0]}"
+        what = f"can't read the set: {first_line(error)}"
         raise UserError(what, where=str(path), remedy="make the data stage again") from None
     missing = [column for column in COLUMNS if column not in table.columns]
     if missing:

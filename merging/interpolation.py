@@ -6,21 +6,19 @@ out bit by bit; the rounding errors are those of the differences, which are smal
 """
 
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Self
 
 import torch
 
 from merging.checkpoint import CODES, FLOATING, WEIGHTS, WHOLE, Checkpoint, write_header
+from merging.eager_file import EagerFile
 from pipeline.errors import UserError
 
 PIECE_ITEMS = 1 << 21  # read at once from each model: 8 MB in float32, so memory is small and the caches help
-SEND_BYTES = 1 << 26  # written before they are sent to the disk
 WIDEST = 8  # bytes of the widest number
 SUM_TOLERANCE = 1e-6
 
@@ -54,13 +52,13 @@ def interpolate(models: Mapping[str, Path], weights: Mapping[str, float], target
         require_same_tensors(opened)
         base = next(iter(opened.values()))
         codes = {name: CODES[dtype] if stored.is_floating else stored.code for name, stored in base.tensors.items()}
-        writer = stack.enter_context(_EagerWriter(target / WEIGHTS))
-        write_header(writer.file, {name: stored.shape for name, stored in base.tensors.items()}, codes, base.metadata)
+        file = stack.enter_context(EagerFile(target / WEIGHTS))
+        write_header(file.file, {name: stored.shape for name, stored in base.tensors.items()}, codes, base.metadata)
         for piece, parts in _read_ahead(opened, weights):
             mixed = _mix(piece, parts, weights) if piece.is_floating else _identical(piece, parts)
             narrowed = mixed.to(getattr(torch, dtype)) if piece.is_floating else mixed
             _require_finite(piece, narrowed, parts)
-            writer.write(narrowed)
+            file.write(narrowed.view(torch.uint8).numpy().data)
 
 
 def require_weights(weights: Mapping[str, float], names: Sequence[str]) -> None:
@@ -174,34 +172,3 @@ def not_finite(model: str, tensor: str) -> UserError:
     """The error of a model that holds NaN or infinity."""
     what = f"tensor {tensor} of model {model} holds NaN or infinity"
     return UserError(what, where="models to merge", remedy=f"make {model} again: its training has diverged")
-
-
-class _EagerWriter:
-    """Writes a file and has a thread send to the disk what is written already, while more is read and mixed."""
-
-    def __init__(self, path: Path) -> None:
-        self.file: BinaryIO = path.open("wb", buffering=0)
-        self.disk = ThreadPoolExecutor(max_workers=1)
-        self.sending: Future[None] | None = None
-        self.waiting = 0  # bytes written since the last sending began
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: object, *error: object) -> None:
-        self.disk.shutdown()
-        self.file.close()
-        if self.sending and kind is None:
-            self.sending.result()  # an error of the disk is told once, to whoever synchronises first
-
-    def write(self, numbers: torch.Tensor) -> None:
-        """Append the tensor's bytes."""
-        data = numbers.view(torch.uint8).numpy().data
-        self.waiting += len(data)
-        while data:
-            data = data[self.file.write(data) :]
-        if self.waiting >= SEND_BYTES and (self.sending is None or self.sending.done()):
-            if self.sending:
-                self.sending.result()
-            self.sending = self.disk.submit(os.fdatasync, self.file.fileno())
-            self.waiting = 0

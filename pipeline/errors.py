@@ -33,5 +33,10 @@ class UserError(Exception):
         return cls(what, where=where.removesuffix(")"), remedy=remedy)
 
 
+def first_line(error: BaseException) -> str:
+    """What a library's error says, short enough for one of ours; its type where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def _rebuild(what: str, where: str, remedy: str) -> UserError:
     return UserError(what, where=where, remedy=remedy)

@@ -4,7 +4,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -77,6 +77,4 @@ def missing_weights(model: "SentenceTransformer", folder: Path) -> list[str]:
 
 
 def _unloadable(error: Exception, folder: Path, remedy: str) -> UserError:
-    lines = str(error).strip().splitlines()
-    what = f"the model can't be loaded: {lines[0] if lines else type(error).__name__}"
-    return UserError(what, where=str(folder), remedy=remedy)
+    return UserError(f"the model can't be loaded: {first_line(error)}", where=str(folder), remedy=remedy)

@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.artefact import MANIFEST, Manifest
 from pipeline.config import Config
 from pipeline.console import log
-from pipeline.errors import UserError
+from pipeline.errors import UserError, first_line
 from pipeline.folder import StageFolder
 from pipeline.secrets import redacted
 
@@ -78,7 +78,7 @@ def _started(library: Any, config: Config, folder: StageFolder, manifest: Manife
     try:
         run = library.init(**arguments)
     except Exception as error:  # an account, a network or a disk that is not there: whatever the service says
-        what = f"{config.tracking.kind} can't start: {str(error).splitlines()[0]}"
+        what = f"{config.tracking.kind} can't start: {first_line(error)}"
         remedy = "log in, work offline (WANDB_MODE=offline), or leave it out (tracking=none)"
         raise UserError(what, where="config key tracking.kind", remedy=remedy) from error
     online = config.tracking.kind == "wandb" and not run.offline

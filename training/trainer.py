@@ -14,7 +14,7 @@ from torch.utils.data import BatchSampler, DataLoader
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, first_line
 from pipeline.models import RAISED_BY_FILES
 from training.batch_plan import GlobalBatch
 from training.losses import PlannedLoss
@@ -138,7 +138,7 @@ def _readable(checkpoint: str | None) -> Iterator[None]:
 
 
 def _damaged(error: Exception, checkpoint: str) -> UserError:
-    first = (str(error) or type(error).__name__).splitlines()[0].partition(". ")[0]
+    first = first_line(error).partition(". ")[0]
     what = f"the checkpoint can't be read: {first}"
     remedy = "remove it: training goes on from the checkpoint before it, or from the start"
     return UserError(what, where=checkpoint, remedy=remedy)

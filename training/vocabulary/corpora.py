@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, first_line
 from pipeline.revisions import Revision, readable_revision
 from training.config_base import BY_SCRIPT, CorpusConfig, InitConfig
 
@@ -176,7 +176,7 @@ def _find_hub(name: str, config: CorpusConfig, mirror: str | None) -> Corpus:
         remedy = "check the network, or give a folder in the Hub's layout with mirror="
         raise UserError(f"corpus {name}: can't reach the Hub", where=where, remedy=remedy) from error
     except HfHubHTTPError as error:
-        what = f"corpus {name}: {str(error).splitlines()[0]}"
+        what = f"corpus {name}: {first_line(error)}"
         raise UserError(what, where=where, remedy=f"check init.corpora.{name}") from error
     except (HTTPError, OSError) as error:
         remedy = "check the network, or give a folder in the Hub's layout with mirror="

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from merging.checkpoint import Checkpoint, StoredTensor
-from pipeline.errors import UserError
+from pipeline.errors import UserError, first_line
 
 TORCH_WEIGHTS = "pytorch_model.bin"
 
@@ -52,7 +52,7 @@ def _described(path: Path) -> dict[str, StoredTensor]:
             "can't read torch's file: it holds more than tensors", where=str(path), remedy=remedy
         ) from error
     except (RuntimeError, OSError, ValueError, LookupError, TypeError, AttributeError, EOFError) as error:
-        what = f"can't read torch's file: {(str(error) or type(error).__name__).splitlines()[0]}"
+        what = f"can't read torch's file: {first_line(error)}"
         raise UserError(what, where=str(path), remedy=remedy) from error
     described = {}
     for name, tensor in content.items() if isinstance(content, dict) else ():

@@ -1,4 +1,4 @@
-"""The demo's models that benchmarks start from, made where they are missing."""
+"""What benchmarks start from: a composed config, and the demo's models, made where they are missing."""
 
 import subprocess
 import sys
@@ -7,15 +7,20 @@ from pathlib import Path
 from pipeline.config import Config
 
 
-def demo_config() -> Config:
-    """The config of profile `demo`."""
+def composed(*overrides: str) -> Config:
+    """The config that these overrides give."""
     from hydra import compose, initialize_config_dir
 
     from pipeline.application import CONFIGS
     from pipeline.config import checked
 
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return checked(compose("config", ["profile=demo"]))
+        return checked(compose("config", list(overrides)))
+
+
+def demo_config() -> Config:
+    """The config of profile `demo`."""
+    return composed("profile=demo")
 
 
 def demo_base() -> Path:
