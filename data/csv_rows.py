@@ -21,15 +21,14 @@ def csv_rows(
     chosen = wanted_columns(columns, dict.fromkeys(names, "text"), errors.set_name, file)
     refuse_repeated(names, chosen, errors.set_name, file)
 
-    def refused(bad: pa.csv.InvalidRow) -> str:
-        if errors.skip:
-            errors.bad("wrong number of fields", file)
-        return "skip" if errors.skip else "error"
+    def skipped(bad: pa.csv.InvalidRow) -> str:
+        errors.bad("wrong number of fields", file)
+        return "skip"
 
     reader = pa.csv.open_csv(
         stream,
         pa.csv.ReadOptions(use_threads=False, block_size=block, column_names=names),
-        pa.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=refused),
+        pa.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=skipped if errors.skip else None),
         pa.csv.ConvertOptions(
             include_columns=chosen,
             column_types=dict.fromkeys(chosen, pa.binary()),

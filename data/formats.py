@@ -8,7 +8,6 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO, cast
 
 import pyarrow as pa
@@ -47,24 +46,23 @@ def _parquet(file: SourceFile, columns: list[str], errors: RowErrors) -> Iterato
         chosen = wanted_columns(columns, found, errors.set_name, file.name)
         refuse_repeated(parquet.schema_arrow.names, chosen, errors.set_name, file.name)
         row = 1
-        rows = FIRST_ROWS if file.beginning else _batch_rows(parquet, chosen)
+        rows = FIRST_ROWS if file.beginning else _batch_rows(parquet)
         for part in parquet.iter_batches(rows, columns=chosen, use_threads=False):
             part.validate(full=True)  # texts that are not UTF-8 would crash what reads them
             yield Batch(pa.Table.from_batches([part]).select(chosen), file.name, row)
             row += part.num_rows
 
 
-def _batch_rows(parquet: pq.ParquetFile, columns: list[str]) -> int:
-    """Rows whose wanted columns hold about BATCH_BYTES, by the file's own statistics."""
+def _batch_rows(parquet: pq.ParquetFile) -> int:
+    """Rows that hold at most about BATCH_BYTES, by the file's own sizes of its row groups.
+
+    Those of single columns would be nearer where a file has more columns than are wanted; but Arrow ends the process
+    when it is asked for a column whose size statistics are forged. What reads the rows raises an error over these.
+    """
     meta = parquet.metadata
     if meta.num_rows == 0:
         return BATCH_ROWS
-    size = sum(
-        chunk.total_uncompressed_size
-        for group in range(meta.num_row_groups)
-        for chunk in map(meta.row_group(group).column, range(meta.num_columns))
-        if chunk.path_in_schema.split(".")[0] in columns
-    )
+    size = sum(meta.row_group(group).total_byte_size for group in range(meta.num_row_groups))
     return max(1, min(BATCH_ROWS, BATCH_BYTES * meta.num_rows // max(size, 1)))
 
 
@@ -108,8 +106,3 @@ def _unreadable(set_name: str, file: str) -> Iterator[None]:
         where = f"{file}, row {found[1]}" if found else file
         first = first_line(error)
         raise UserError(f"{set_name}: can't be read: {first}", where=where, remedy=remedy) from error
-
-
-def row_estimate(path: Path, format: str) -> int | None:
-    """Rows of a parquet file by its footer; None for the other formats."""
-    return pq.read_metadata(path).num_rows if format == "parquet" else None

@@ -106,7 +106,7 @@ def parquet_batches(path: Path, columns: list[str]) -> Iterator[list[list[Any]]]
 
     try:
         file = pyarrow.parquet.ParquetFile(path)
-    except (pyarrow.ArrowInvalid, OSError) as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"not a parquet file: {error}", where=str(path), remedy="make or download it again") from None
     with file:
         missing = [column for column in columns if column not in file.schema_arrow.names]
