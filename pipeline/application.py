@@ -18,8 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from pipeline.config import Config, checked
-from pipeline.console import console, is_main_process
-from pipeline.errors import UserError
+from pipeline.console import console, is_main_process, log
+from pipeline.errors import Died, UserError, first_line
 
 CONFIG_REMEDY = "compare with configs/ or the output of --cfg job"
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -42,6 +42,10 @@ def hydra_application(job: Callable[[Config], Any]) -> Callable[[], None]:
             return _failed(error, errors)
         except OmegaConfBaseException as error:
             return _failed(_config_error(error), errors)
+        except (Died, Exception) as error:  # a crash ends a run as it is, but not the other jobs of a sweep
+            if HydraConfig.get().mode != RunMode.MULTIRUN:
+                raise
+            return _crashed(error)
         return None
 
     def main() -> None:
@@ -83,6 +87,17 @@ def _failed(error: UserError, errors: list[UserError]) -> str | None:
         return error.line
     errors.append(error)
     return None
+
+
+def _crashed(error: BaseException) -> str:
+    """What the table of a sweep says of a job that crashed."""
+    if isinstance(error, Died):
+        return error.line
+    log.error("the job crashed", exc_info=error)
+    hydra_config = HydraConfig.get()
+    where = Path(hydra_config.runtime.output_dir) / f"{hydra_config.job.name}.log"
+    what = f"{type(error).__name__}: {first_line(error)}"
+    return UserError(what, where=str(where), remedy="see the traceback there").line
 
 
 def _refuse_unknown_options() -> None:

@@ -33,6 +33,14 @@ class UserError(Exception):
         return cls(what, where=where.removesuffix(")"), remedy=remedy)
 
 
+class Died(SystemExit):
+    """A process that this one started ended without an error line; left uncaught, it gives this one its status."""
+
+    def __init__(self, what: str, status: int, log: str) -> None:
+        super().__init__(status)
+        self.line = f"error: {what} ended with status {status} ({log}); see its last lines there and above"
+
+
 def first_line(error: BaseException) -> str:
     """What a library's error says, short enough for one of ours; its type where it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

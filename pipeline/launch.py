@@ -3,19 +3,20 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import IO
 
 from hydra.core.hydra_config import HydraConfig
 
 from pipeline.application import CONFIGS
 from pipeline.config import Config
-from pipeline.errors import UserError
+from pipeline.errors import Died, UserError
 
 
 def launch(module: str, overrides: list[str], config: Config) -> None:
     """Run `python -m module` under accelerate with this process's overrides and `overrides`.
 
-    Raises UserError with the child's own line where the child ended in one; on another failure, SystemExit.
+    Raises UserError with the child's own line where the child ended in one; on another failure, Died.
     """
     run = f"run='{config.run}'"  # a sweep names runs by itself, by overrides, so their `=` and `,` need quotes
     chosen = [*HydraConfig.get().overrides.task, run, *overrides]
@@ -32,7 +33,9 @@ def launch(module: str, overrides: list[str], config: Config) -> None:
     if line:
         raise UserError.from_line(line)
     if process.returncode:
-        sys.exit(process.returncode if process.returncode > 0 else 128 - process.returncode)
+        status = process.returncode if process.returncode > 0 else 128 - process.returncode
+        log = Path(config.runs) / config.run / "logs" / f"{module.split('.')[-1]}.log"
+        raise Died(f"{module} {overrides[0]}", status, str(log))
 
 
 def launch_command(config: Config) -> list[str]:

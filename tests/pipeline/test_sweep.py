@@ -1,5 +1,6 @@
 """A sweep is one run a job, ends in one table, and goes on from what is finished, also with jobs that run at once."""
 
+import contextlib
 import csv
 import os
 import signal
@@ -8,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipeline.artefact import read_manifest
@@ -40,6 +42,19 @@ def interrupt_once_training(process: subprocess.Popen[str], runs: Path) -> None:
         assert process.poll() is None, finish(process)
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
+
+
+def kill_first_training(process: subprocess.Popen[str]) -> str:
+    """What a machine out of memory does to the first job that trains; returns its run's name."""
+    while True:
+        assert process.poll() is None, finish(process)
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                command = child.cmdline()
+                if "training.finetune" in command and "accelerate.commands.launch" not in command:
+                    child.kill()
+                    return next(item for item in command if item.startswith("run=")).removeprefix("run=").strip("'")
+        time.sleep(0.05)
 
 
 def table(runs: Path) -> list[dict[str, str]]:
@@ -93,3 +108,38 @@ def test_a_failed_job_is_a_row_with_its_error_and_the_exit_status(
 
     assert finish(start(repository, tmp_path, f"{rates},1e-3", *overrides))[0] == 0
     assert len(table(tmp_path)) == 2  # nothing is left of the job that failed
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_job_whose_training_is_killed_is_a_row_and_the_others_go_on(
+    launcher: str, repository: Path, tmp_path: Path
+) -> None:
+    overrides = ["training.symmetric.learning_rate=1e-4,1e-3", f"hydra/launcher={launcher}", "launch.config=cpu"]
+    first = start(repository, tmp_path, *overrides)
+    killed = kill_first_training(first)
+    status, _, stderr = finish(first)
+    assert status == 2, stderr
+    rows = {row["run"]: row for row in table(tmp_path)}
+    log = tmp_path / killed / "logs" / "finetune.log"
+    what = "error: training.finetune side=symmetric ended with status 1"
+    assert rows[killed]["error"] == f"{what} ({log}); see its last lines there and above"
+    assert rows[killed]["error"] in stderr.splitlines()
+    assert log.is_file() and rows.pop(killed)["symmetric.loss"] == ""
+    (other,) = rows.values()
+    assert float(other["symmetric.loss"]) > 0 and not other["error"]
+
+    assert finish(start(repository, tmp_path, *overrides))[0] == 0
+    assert all(float(row["symmetric.loss"]) > 0 for row in table(tmp_path))
+
+
+def test_a_job_that_crashes_in_its_own_process_is_a_row_too(repository: Path, tmp_path: Path) -> None:
+    code = "from pipeline.application import hydra_application as app; app(lambda config: 1 // (config.seed - 1))()"
+    overrides = ["--multirun", "profile=tiny", "seed=1,2", f"runs={tmp_path}"]
+    command = [sys.executable, "-c", code, *overrides]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=repository)
+    (crashed,) = [row for row in csv.DictReader((tmp_path / "sweep/null/sweep.csv").open()) if row["error"]]
+    log = tmp_path / "sweep" / "null" / "0" / "run.log"
+    assert (done.returncode, crashed["overrides"]) == (2, "seed=1")
+    what = "error: ZeroDivisionError: integer division or modulo by zero"
+    assert crashed["error"] == f"{what} ({log}); see the traceback there"
+    assert "Traceback" in log.read_text(encoding="utf-8")
