@@ -13,7 +13,7 @@ OVERRIDES = profile=$(PROFILE) run=$(RUN) launch.nodes=$(NODES) $(if $(GPUS),lau
 STAGES := data init symmetric asymmetric joint merge evaluate report
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo reproduce $(STAGES) check lock plan sweep calibrate publish bench test test-slow lint
+.PHONY: help setup demo reproduce $(STAGES) check lock licences plan sweep calibrate publish bench test test-slow lint
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+( [a-z-]+)*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-22s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ check: $(READY) ## Pre-flight: every source, disk, devices and precision in one 
 
 lock: $(READY) ## Pin what PROFILE reads from the Hub to today's commits: configs/source/revisions.lock
 	@$(BIN)/python -m data.lock $(OVERRIDES)
+
+licences: $(READY) ## Licences of all installed packages: runs/licences.csv
+	@$(BIN)/python -m pipeline.licences $(OVERRIDES)
 
 plan: $(READY) ## What training would do: batches, tokens, padding, FLOPs, memory, hours
 	@$(BIN)/python -m training.plan $(OVERRIDES)
