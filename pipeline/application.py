@@ -1,8 +1,11 @@
 """A thin wrapper around Hydra: typed config in, one line and exit status 2 for what the user can mend."""
 
+import logging
 import os
+import select
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,9 +22,10 @@ from yaml import YAMLError
 
 from pipeline.config import Config, checked
 from pipeline.console import console, is_main_process, log
-from pipeline.errors import Died, UserError, first_line
+from pipeline.errors import Died, Stopped, UserError, disk_errors_explained, first_line
 
 CONFIG_REMEDY = "compare with configs/ or the output of --cfg job"
+LAUNCHED = "PIPELINE_LAUNCHED"  # in the environment of ranks whose stderr `pipeline.launch` reads
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 ConfigStore.instance().store(name="schema", node=Config)
@@ -37,7 +41,8 @@ def hydra_application(job: Callable[[Config], Any]) -> Callable[[], None]:
     def composed(config: DictConfig) -> str | None:
         started.append(config)
         try:
-            job(checked(config))
+            with disk_errors_explained(Path(config.runs)):
+                job(checked(config))
         except UserError as error:  # kept from Hydra, which would print lines of its own; a sweep goes on
             return _failed(error, errors)
         except OmegaConfBaseException as error:
@@ -54,7 +59,10 @@ def hydra_application(job: Callable[[Config], Any]) -> Callable[[], None]:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # errors of the config come out as they are
         if not console.is_terminal:
             os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' bars; plain lines tell the rest
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        logging.raiseExceptions = False  # a line for which the disk has no room is lost, without a traceback
+        _end_on_signals()
+        if LAUNCHED in os.environ:
+            threading.Thread(target=_stop_with_launcher, daemon=True).start()
         specification = sys.modules["__main__"].__spec__
         os.environ["PIPELINE_JOB"] = specification.name.split(".")[-1] if specification else "run"  # names the log
         if not is_main_process():
@@ -70,9 +78,10 @@ def hydra_application(job: Callable[[Config], Any]) -> Callable[[], None]:
             if started:
                 raise
             errors.append(_unreadable(error))
-        except KeyboardInterrupt:
-            print("stopped; the same command goes on from here", file=sys.stderr)
-            sys.exit(128 + signal.SIGINT)
+        except Stopped:
+            if is_main_process() and LAUNCHED not in os.environ:  # where it is, the command that launched says so
+                print("stopped; the same command goes on from here", file=sys.stderr, flush=True)
+            raise
         if errors:
             sys.stdout.flush()
             print("\n".join(error.line for error in errors), file=sys.stderr, flush=True)
@@ -110,6 +119,25 @@ def _refuse_unknown_options() -> None:
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]
     parser.parse_args()
+
+
+def _end_on_signals() -> None:
+    """Make SIGTERM and SIGINT raise Stopped, unless they are ignored (as SIGINT is in background jobs)."""
+
+    def stop(number: int, _: object) -> None:
+        raise Stopped(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, stop)
+
+
+def _stop_with_launcher() -> None:
+    """Stop this rank as SIGTERM does once nobody reads its stderr: the command that launched it was killed."""
+    reader = select.poll()
+    reader.register(2, 0)  # for errors alone, which are always reported
+    reader.poll()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _config_error(error: Exception) -> UserError:

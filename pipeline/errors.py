@@ -1,6 +1,15 @@
 """Errors that a user can cause, as opposed to bugs of this repository."""
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 from pipeline.secrets import redacted
+
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
+# The same out of libraries that write by themselves: safetensors, tokenizers and polars; torch.
+DISK_WORDS = ("No space left on device", "Read-only file system", "PytorchStreamWriter failed")
 
 
 class UserError(Exception):
@@ -44,6 +53,40 @@ class Died(SystemExit):
 def first_line(error: BaseException) -> str:
     """What a library's error says, short enough for one of ours; its type where it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+class Stopped(SystemExit):
+    """The end of a process that a signal asked for; its status is 128 + the signal's number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+
+
+@contextmanager
+def disk_errors_explained(path: Path) -> Iterator[None]:
+    """Raise UserError, which names the file or else `path`, for what a full, read-only or failing disk causes."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = _disk_error(error)
+        if reason is None:
+            raise
+        what = reason.strerror if isinstance(reason, OSError) and reason.strerror else "the disk is full or fails"
+        where = getattr(reason, "filename", None) or path
+        remedy = "make room or mend the permissions, then run again"
+        raise UserError(f"can't write: {what}", where=str(where), remedy=remedy) from error
+
+
+def _disk_error(error: BaseException | None) -> BaseException | None:
+    """The failure of a disk that `error` is or came from; None where there is none."""
+    while error is not None:
+        coded = isinstance(error, OSError) and error.errno in DISK_ERRORS
+        if coded or any(words in str(error) for words in DISK_WORDS):
+            return error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return None
 
 
 def _rebuild(what: str, where: str, remedy: str) -> UserError:

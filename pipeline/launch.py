@@ -1,6 +1,7 @@
 """Training as a sub-process of `accelerate launch`, which owns everything distributed."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import IO
 
 from hydra.core.hydra_config import HydraConfig
 
-from pipeline.application import CONFIGS
+from pipeline.application import CONFIGS, LAUNCHED
 from pipeline.config import Config
 from pipeline.errors import Died, UserError
 
@@ -22,13 +23,16 @@ def launch(module: str, overrides: list[str], config: Config) -> None:
     chosen = [*HydraConfig.get().overrides.task, run, *overrides]
     command = [*launch_command(config), "-m", module, *chosen]
     paths = [str(CONFIGS.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment) as process:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), LAUNCHED: "1"}
+    # In a group of its own: Ctrl-C reaches this process alone, which stops the launcher and a single rank together.
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, start_new_session=True) as process:
         assert process.stderr is not None
         try:
             line = relay(process.stderr)
         except BaseException:
-            process.terminate()
+            os.killpg(process.pid, signal.SIGTERM)
+            while os.read(process.stderr.fileno(), 65536):
+                pass  # until the last rank has ended: it may be saving a checkpoint
             raise
     if line:
         raise UserError.from_line(line)

@@ -1,11 +1,14 @@
 """What a user gets wrong on the command line ends in one line and exit status 2."""
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from pipeline.application import LAUNCHED
 from pipeline.run import MODULES
 
 BAD_COMMAND_LINES = {
@@ -36,6 +39,54 @@ def test_a_bad_command_line_is_one_line_and_status_2(case: str, repository: Path
     assert len(lines) == 1 and lines[0].startswith("error: ") and named in lines[0] and "; " in lines[0]
     assert "Traceback" not in done.stdout + done.stderr
     assert not any(tmp_path.rglob("manifest.json"))
+
+
+def start_application(job: str, runs: Path, repository: Path, *overrides: str) -> subprocess.Popen[str]:
+    """A command of which `job` is the work, an expression of Python."""
+    code = (
+        "import logging, os, signal, time; from pipeline.application import hydra_application\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background\n"
+        f"hydra_application(lambda config: {job})()"
+    )
+    command = [sys.executable, "-c", code, "profile=tiny", f"runs={runs}", *overrides]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=repository)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_command_with_one_line_and_its_status(
+    number: signal.Signals, repository: Path, tmp_path: Path
+) -> None:
+    process = start_application(f"(os.kill(os.getpid(), {number:d}), time.sleep(60))", tmp_path, repository)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (128 + number, "stopped; the same command goes on from here\n")
+
+
+def test_a_rank_whose_launching_command_is_gone_stops(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(os.environ, LAUNCHED, "1")
+    process = start_application("(print('begun', flush=True), time.sleep(60))", tmp_path, repository)
+    assert process.stdout and process.stderr and process.stdout.readline() == "begun\n"
+    process.stderr.close()
+    assert process.wait(timeout=30) == 128 + signal.SIGTERM
+
+
+def test_a_full_disk_outside_of_any_stage_is_one_line(repository: Path, tmp_path: Path) -> None:
+    full = "__import__('pathlib').Path('/dev/full').write_text('x')"
+    process = start_application(full, tmp_path, repository)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert said.startswith("error: can't write: No space left on device") and said.count("\n") == 1
+
+
+def test_the_log_is_rotated(repository: Path, tmp_path: Path) -> None:
+    bound = "hydra.job_logging.handlers.file.maxBytes=300"
+    job = "[logging.getLogger('pipeline').info('line %d', number) for number in range(100)]"
+    _, said = start_application(job, tmp_path, repository, bound).communicate(timeout=60)
+    logs = sorted((tmp_path / "tiny/logs").iterdir())
+    assert [path.name for path in logs] == ["run.log", "run.log.1", "run.log.2", "run.log.3"], said
+    assert all(path.stat().st_size <= 300 for path in logs)
 
 
 @pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])

@@ -1,15 +1,19 @@
 """A launched stage's error stays one line, whatever the launcher adds."""
 
 import dataclasses
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipeline.config import Config, LaunchConfig
 from pipeline.errors import UserError
 from pipeline.launch import launch_command, relay
+from tests.reliability.stage_runs import copied, remove_stage
 
 
 def relayed(code: str, capfd: pytest.CaptureFixture[str]) -> tuple[str | None, str]:
@@ -50,3 +54,28 @@ def test_an_unknown_launch_file_is_refused_with_the_choices() -> None:
     config = dataclasses.replace(Config(), launch=LaunchConfig(config="tpu"))
     with pytest.raises(UserError, match=r"no such launch file: tpu .*choose one of auto, cpu"):
         launch_command(config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_ranks_save_and_end_with_the_command_that_launched_them(
+    chain: Path, tmp_path: Path, repository: Path, ranks: int, number: signal.Signals
+) -> None:
+    run = copied(chain, tmp_path / "runs")
+    remove_stage(run / "symmetric")
+    long = ["training.symmetric.max_steps=4000", "training.symmetric.checkpoint_steps=2000", "run=tiny"]
+    launched = ["launch.config=cpu", f"launch.processes={ranks}", f"runs={run.parent}", "stages=[symmetric]"]
+    command = [sys.executable, "-m", "pipeline.run", "profile=tiny", *long, *launched]
+    with subprocess.Popen(command, cwd=repository, stderr=subprocess.PIPE, text=True) as process:
+        metrics = run / "symmetric/metrics.jsonl"
+        while not metrics.exists() or metrics.read_text().count("\n") < 3:
+            assert process.poll() is None
+            time.sleep(0.05)
+        started = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        said = process.communicate(timeout=120)[1]
+    assert process.returncode == (-9 if number == signal.SIGKILL else 143)
+    assert said == ("" if number == signal.SIGKILL else "stopped; the same command goes on from here\n")
+    assert psutil.wait_procs(started, timeout=60)[1] == []
+    assert len(list(run.glob("symmetric/checkpoints/checkpoint-*/complete.json"))) == 1

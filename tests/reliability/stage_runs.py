@@ -55,7 +55,8 @@ def run_main(module: str, *overrides: str) -> Ended:
 @contextlib.contextmanager
 def _as_command(module: str, overrides: tuple[str, ...]) -> Iterator[None]:
     """What a command changes in its process is as it was afterwards: arguments, environment, signals, logging."""
-    arguments, environment, handler = sys.argv, dict(os.environ), signal.getsignal(signal.SIGTERM)
+    arguments, environment = sys.argv, dict(os.environ)
+    on_signals = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     sys.argv = [module, *overrides]
@@ -65,7 +66,8 @@ def _as_command(module: str, overrides: tuple[str, ...]) -> Iterator[None]:
         sys.argv = arguments
         os.environ.clear()
         os.environ.update(environment)
-        signal.signal(signal.SIGTERM, handler)
+        for number, handler in on_signals.items():
+            signal.signal(number, handler)
         for each in set(root.handlers) - set(handlers):
             each.close()
         root.handlers, root.level = handlers, level
