@@ -121,13 +121,20 @@ def replacing(target: Path) -> Iterator[Path]:
         yield temporary
         for path in files_under(temporary) if temporary.is_dir() else [temporary]:
             synchronise(path)
-        if target.is_dir():  # a folder can't be renamed over a folder that holds files
-            remove(target)
+        if target.is_dir():  # can't be renamed over, and is not removed in one step
+            remove(retired(target))
+            target.rename(retired(target))
         os.replace(temporary, target)
         synchronise(target.parent)
+        remove(retired(target))
     except BaseException:
         remove(temporary)
         raise
+
+
+def retired(target: Path) -> Path:
+    """Where a folder goes that another one replaces, to be removed."""
+    return target.with_name(f"{target.name}.old{PARTIAL}")
 
 
 def synchronise(path: Path) -> None:

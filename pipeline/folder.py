@@ -48,8 +48,11 @@ class StageFolder:
         scratch.mkdir(parents=True)
         try:
             result = make(scratch)
-            place.unlink(missing_ok=True)
             outputs = artefact.describe_outputs(scratch, artefact.files_under(scratch))
+            # Not finished, but what it owns, or leaves behind, is known whenever this process is killed.
+            artefact.write_json(place, {"fingerprint": None, "outputs": record["outputs"] | outputs, "result": {}})
+            for relative in record["outputs"].keys() - outputs:
+                artefact.remove(self.path / relative)
             for relative in outputs:
                 with self.replacing(relative) as temporary:
                     shutil.move(scratch / relative, temporary)

@@ -2,11 +2,12 @@
 
 import dataclasses
 import importlib
+from contextlib import ExitStack
 
 from pipeline.application import hydra_application
 from pipeline.config import SIDES, Config
 from pipeline.launch import launch
-from pipeline.stage import is_up_to_date, run_stage
+from pipeline.stage import is_up_to_date, locked, run_stage
 from pipeline.sweep import turn
 
 MODULES = {
@@ -23,6 +24,14 @@ MODULES = {
 
 def run(config: Config) -> None:
     """Run the configured stages in order; what is done already is not made again."""
+    with ExitStack() as held:
+        if not config.is_one_of_many:  # else a second command might begin a stage before the first one gets there
+            for name in dict.fromkeys(config.stages):
+                held.enter_context(locked(config.folder(name), purpose=".command"))
+        _run_stages(config)
+
+
+def _run_stages(config: Config) -> None:
     for name in config.stages:
         module = MODULES[name]
         choice = importlib.import_module(module).STAGE

@@ -1,7 +1,6 @@
 """A stage: settings and inputs give a fingerprint; its folder is made once, whole, and skipped when it is there."""
 
 import dataclasses
-import errno
 import os
 import shutil
 import time
@@ -17,13 +16,11 @@ from pipeline.application import hydra_application
 from pipeline.artefact import Manifest, read_manifest
 from pipeline.config import Config
 from pipeline.console import is_main_process, log, show_table
-from pipeline.errors import UserError
+from pipeline.errors import UserError, disk_errors_explained
 from pipeline.folder import UNITS, StageFolder
 from pipeline.tracking import tracked
 
 __all__ = ["Stage", "StageFolder", "application", "is_up_to_date", "planned", "run_stage"]
-
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,13 +75,14 @@ def run_stage(choice: StageChoice, config: Config) -> Manifest:
     stage, folder, manifest = planned(choice, config)
     if not is_main_process():
         return _follow(stage, config, folder)
-    with _disk_errors_explained(folder.path), _locked(folder.path, wait=config.is_one_of_many):
+    with disk_errors_explained(folder.path), locked(folder.path, wait=config.is_one_of_many):
         if done := _standing(stage, config, manifest.fingerprint):
             return done
         _verify(stage, folder)
+        resuming = _begin(stage, folder.path, manifest)
         if config.force:
             artefact.remove(folder.path / UNITS)
-        folder.resuming = _share(_begin(stage, folder.path, manifest))
+        folder.resuming = _share(resuming)
         log.info("%s: %s %s", stage.name, "resuming" if folder.resuming else "making", folder.path)
         return _build(stage, config, folder, manifest)
 
@@ -92,7 +90,7 @@ def run_stage(choice: StageChoice, config: Config) -> Manifest:
 def is_up_to_date(choice: StageChoice, config: Config) -> bool:
     """Whether `run_stage` would make nothing; raises UserError where it would refuse to start."""
     stage, folder, _ = planned(choice, config)
-    with _disk_errors_explained(folder.path), _locked(folder.path, wait=config.is_one_of_many):
+    with locked(folder.path, wait=config.is_one_of_many):
         return _standing(stage, config, folder.fingerprint) is not None
 
 
@@ -106,6 +104,7 @@ def _standing(stage: Stage, config: Config, fingerprint: str) -> Manifest | None
     if not done and config.borrow and not config.force:
         done = _borrowed(path, fingerprint)
     if done:
+        artefact.remove(_previous(path))  # left by a kill between the new artefact's end and this
         log.info("%s: up to date (%s)", stage.name, fingerprint[:12])
     return done
 
@@ -162,7 +161,8 @@ def _begin(stage: Stage, path: Path, manifest: Manifest) -> bool:
         else:
             artefact.remove(path)
     path.mkdir(parents=True, exist_ok=True)
-    for leftover in [*path.glob(f"*{artefact.PARTIAL}"), *path.glob(f"*/*{artefact.PARTIAL}")]:
+    beside = [path.with_name(path.name + artefact.PARTIAL), artefact.retired(path)]  # of a killed borrowing
+    for leftover in [*beside, *path.rglob(f"*{artefact.PARTIAL}")]:
         artefact.remove(leftover)
     manifest.write(path)
     return resuming
@@ -181,7 +181,10 @@ def _make(stage: Stage, config: Config, folder: StageFolder, manifest: Manifest)
     path, started = folder.path, time.monotonic()
     machine.reset_peak_memory()
     try:
-        manifest.metrics = stage.build(config, folder)
+        try:
+            manifest.metrics = stage.build(config, folder)
+        finally:
+            _require_same_inputs(folder, manifest)
         folder.remove_untouched_units()
         files = [file for file in artefact.files_under(path) if file != path / artefact.MANIFEST]
         manifest.outputs = artefact.describe_outputs(path, files)
@@ -195,6 +198,17 @@ def _make(stage: Stage, config: Config, folder: StageFolder, manifest: Manifest)
         manifest.peak_rss_bytes = machine.peak_memory()
         manifest.environment = machine.environment()
         manifest.write(path)
+
+
+def _require_same_inputs(folder: StageFolder, manifest: Manifest) -> None:
+    """Raise UserError where another process began to make an input anew while this stage read it."""
+    for name, source in folder.inputs.items():
+        if isinstance(source, str):
+            continue
+        now = read_manifest(source)
+        if now is None or (now.status, now.fingerprint) != ("complete", manifest.inputs[name]):
+            what = f"{name} was made anew while {manifest.stage} read it, and is {now.status if now else 'gone'} now"
+            raise UserError(what, where=str(source), remedy="wait until it is complete, then run again")
 
 
 def _follow(stage: Stage, config: Config, folder: StageFolder) -> Manifest:
@@ -220,9 +234,12 @@ def _share(resuming: bool) -> bool:
 
 
 @contextmanager
-def _locked(path: Path, wait: bool) -> Iterator[None]:
-    """The right to write an artefact: now, or once another process is through where `wait` says so."""
-    lock = path.parent / ".locks" / f"{path.name}.lock"
+def locked(path: Path, purpose: str = "", wait: bool = False) -> Iterator[None]:
+    """Hold the artefact's lock for a purpose (none: to write it); the system releases it when this process ends.
+
+    Where another process holds it: wait for it, or raise UserError.
+    """
+    lock = path.parent / ".locks" / f"{path.name}{purpose}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(lock, timeout=-1 if wait else 0):
@@ -230,14 +247,3 @@ def _locked(path: Path, wait: bool) -> Iterator[None]:
     except Timeout:
         what = "another process is writing this artefact"
         raise UserError(what, where=str(path), remedy="wait for it, or use another run=<name>") from None
-
-
-@contextmanager
-def _disk_errors_explained(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in DISK_ERRORS:
-            raise
-        what, where = f"can't write: {error.strerror}", str(error.filename or path)
-        raise UserError(what, where=where, remedy="make room or mend the permissions, then run again") from error

@@ -3,15 +3,19 @@
 import dataclasses
 import json
 import multiprocessing
+import os
+import shutil
 import time
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
-from pipeline.artefact import PARTIAL, read_manifest
+from pipeline import artefact
+from pipeline.artefact import PARTIAL, read_manifest, replacing
 from pipeline.config import Config
 from pipeline.errors import UserError
+from pipeline.folder import UNITS
 from pipeline.stage import Stage, StageFolder, run_stage
 
 
@@ -163,6 +167,102 @@ def test_units_survive_a_failing_one_and_only_changed_ones_are_made_again(tmp_pa
     assert not list((tmp_path / "test/data").rglob(f"*{PARTIAL}"))
 
 
+def test_units_stopped_between_their_files_leave_none_behind_in_another_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def two_files(config: Config, stage: StageFolder) -> dict[str, object]:
+        return stage.unit("two", "1", lambda folder: {name: (folder / name).write_text(name) for name in ("a", "b")})
+
+    def stopped(source: Path, target: Path, move: object = shutil.move) -> None:
+        if source.name == "b":
+            raise KeyboardInterrupt
+        move(source, target)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(shutil, "move", stopped)
+        run_stage(dataclasses.replace(unit_stage({}, []), build=two_files), make_config(tmp_path))
+    assert (tmp_path / "test/data/a").exists()
+    run_stage(unit_stage({"rcb": "1"}, []), make_config(tmp_path))
+    assert not (tmp_path / "test/data/a").exists()
+
+
+def test_a_unit_made_anew_keeps_no_file_of_its_former_self(tmp_path: Path) -> None:
+    for name in ("before", "after"):
+
+        def build(config: Config, stage: StageFolder, name: str = name) -> dict[str, object]:
+            return stage.unit("rcb", name, lambda folder: {"letters": (folder / name).write_text(name)})
+
+        stage = Stage("data", 1, lambda config, name=name: name, lambda config: {}, build, in_place=True)
+        manifest = run_stage(stage, make_config(tmp_path))
+    assert manifest.outputs.keys() == {"after", f"{UNITS}/rcb.json"}
+
+
+def test_units_are_dropped_only_once_the_artefact_counts_as_unfinished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, states = make_config(tmp_path), []
+    run_stage(unit_stage({"rcb": "1"}, []), config)
+    remove = artefact.remove
+
+    def watched(path: Path) -> None:
+        if path.name == UNITS:
+            states.append(read_manifest(path.parent).status)
+        remove(path)
+
+    monkeypatch.setattr(artefact, "remove", watched)
+    run_stage(unit_stage({"rcb": "1"}, []), dataclasses.replace(config, force=True))
+    assert states == ["running"]
+
+
+def test_a_folder_that_is_replaced_is_never_seen_half_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, seen, unlink = tmp_path / "model", set(), os.unlink
+
+    def watched(*arguments: object, **options: object) -> None:
+        seen.add(tuple(sorted(path.name for path in target.glob("*"))))
+        unlink(*arguments, **options)
+
+    for names in (("a", "b", "c"), ("d", "e")):
+        monkeypatch.setattr(os, "unlink", watched)
+        with replacing(target) as folder:
+            folder.mkdir()
+            for name in names:
+                (folder / name).touch()
+    assert seen <= {(), ("a", "b", "c"), ("d", "e")}
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_what_a_kill_left_beside_or_deep_inside_an_artefact_goes(tmp_path: Path) -> None:
+    config, folder = make_config(tmp_path), tmp_path / "test/merge"
+    run_stage(stage_writing("abc"), config)
+    shutil.copytree(folder, tmp_path / "test/merge.previous")
+    run_stage(stage_writing("abc"), config)
+    assert not (tmp_path / "test/merge.previous").exists()
+    with pytest.raises(UserError):
+        run_stage(stage_writing("xyz", build=failing), config)
+    leftovers = [tmp_path / f"test/merge{PARTIAL}", tmp_path / f"test/merge.old{PARTIAL}", folder / f"a/b/c{PARTIAL}"]
+    for leftover in leftovers:
+        leftover.mkdir(parents=True)
+    run_stage(stage_writing("xyz"), config)
+    assert [leftover for leftover in leftovers if leftover.exists()] == []
+
+
+@pytest.mark.parametrize("failure", [None, FileNotFoundError("vocabulary")])
+def test_an_input_that_is_made_anew_while_it_is_read_is_named(tmp_path: Path, failure: Exception | None) -> None:
+    def build(config: Config, stage: StageFolder) -> dict[str, object]:
+        manifest = read_manifest(stage.input("init"))
+        dataclasses.replace(manifest, status="running").write(stage.input("init"))
+        if failure:
+            raise failure
+        return {}
+
+    config = make_config(tmp_path)
+    run_stage(dataclasses.replace(stage_writing("one"), name="init"), config)
+    reader = stage_writing("abc", inputs=lambda config: {"init": config.folder("init")}, build=build)
+    with pytest.raises(UserError, match="init was made anew while merge read it, and is running now"):
+        run_stage(reader, config)
+    assert read_manifest(tmp_path / "test/merge").status == "failed"
+
+
 def test_force_makes_units_again(tmp_path: Path) -> None:
     made = list[str]()
     run_stage(unit_stage({"rcb": "1"}, made), make_config(tmp_path))
@@ -170,12 +270,24 @@ def test_force_makes_units_again(tmp_path: Path) -> None:
     assert made == ["rcb", "rcb"]
 
 
-def test_a_read_only_or_full_disk_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("error", "what"),
+    [
+        (OSError(28, "No space left on device", "model"), "No space left on device (model)"),
+        (OSError("IO error: Read-only file system (os error 30)"), "the disk is full or fails"),  # tokenizers
+        (RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/4"), "the disk is full or fails"),
+    ],
+)
+def test_a_read_only_or_full_disk_is_one_line(tmp_path: Path, error: Exception, what: str) -> None:
     def build(config: Config, stage: StageFolder) -> dict[str, object]:
-        raise OSError(28, "No space left on device", str(stage.path / "model"))
+        try:
+            raise error
+        except Exception as cause:  # libraries wrap what the system says
+            raise ValueError("not written") from cause
 
-    with pytest.raises(UserError, match=r"can't write: No space left on device .*make room"):
+    with pytest.raises(UserError, match="make room") as raised:
         run_stage(stage_writing("abc", build=build), make_config(tmp_path))
+    assert raised.value.line.startswith(f"error: can't write: {what}")
 
 
 def test_the_manifest_holds_the_resolved_config(tmp_path: Path) -> None:
