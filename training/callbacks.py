@@ -11,6 +11,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
 
+from pipeline.artefact import replacing
 from pipeline.console import log
 from training.batch_plan import GlobalBatch
 
@@ -35,7 +36,8 @@ class MetricsLog(TrainerCallback):
         if state.is_world_process_zero:
             lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines() if self.path.exists() else []
             kept = [line for line in lines if _step(line) <= state.global_step]
-            self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            with replacing(self.path) as path:
+                path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
     def on_log(
         self,

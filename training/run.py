@@ -4,8 +4,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-import shutil
-import sys
+import signal
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,10 @@ from accelerate import PartialState
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from pipeline.artefact import remove, retired
 from pipeline.config import Config
 from pipeline.console import console, log
-from pipeline.errors import UserError
+from pipeline.errors import Stopped, UserError
 from pipeline.seeding import derived_seed
 from pipeline.stage import StageFolder
 from training.batch_plan import BatchPlan, GlobalBatch, PlanSettings, SetRows, plan_batches
@@ -33,8 +33,6 @@ from training.precision import keep_freed_memory, uses_bfloat16
 from training.prepared import PreparedSets, prepare_sets
 from training.tokenization import MiniBatches, PlannedRows
 from training.trainer import PlannedTrainer, last_checkpoint
-
-TERMINATED = 128 + 15  # exit status after SIGTERM
 
 
 def train_side(config: Config, stage: StageFolder) -> dict[str, Any]:
@@ -62,13 +60,13 @@ def train_side(config: Config, stage: StageFolder) -> dict[str, Any]:
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if trainer.state.global_step < len(plan.batches):
         log.info("stopped at step %d; the same command goes on from there", trainer.state.global_step)
-        sys.exit(TERMINATED)
+        raise Stopped(signal.SIGTERM)
     metrics = closing_metrics(trainer, report)
     process.wait_for_everyone()
     if process.is_main_process:
         with stage.replacing("model") as folder:
             save_model(model, stage.input("init"), folder)
-        shutil.rmtree(checkpoints)
+        remove(checkpoints.rename(retired(checkpoints)))  # a kill meanwhile leaves no half checkpoint to go on from
     process.wait_for_everyone()
     return metrics
 

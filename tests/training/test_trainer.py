@@ -5,6 +5,7 @@ import os
 import random
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -95,6 +96,38 @@ def test_an_unfinished_checkpoint_is_not_taken(tmp_path: Path) -> None:
     assert last_checkpoint(tmp_path / "nowhere", "mine") is None
     with pytest.raises(UserError, match="another configuration"):
         last_checkpoint(tmp_path, "yours")
+
+
+def test_a_checkpoint_for_which_the_disk_has_no_room_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+
+    config = prepared_run(tmp_path, SETS, max_steps=4, checkpoint_steps=2)
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match="can't write: the disk is full or fails"):
+        run_stage(STAGE, config)
+    assert not list((tmp_path / "one/symmetric/checkpoints").glob("checkpoint-*"))
+
+
+def test_a_kill_while_the_last_checkpoints_are_removed_leaves_none_that_is_half_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = prepared_run(tmp_path, SETS, max_steps=4, checkpoint_steps=2)
+    stage, unlink = tmp_path / "one/symmetric", os.unlink
+
+    def killed(path: object, **options: Any) -> None:
+        unlink(path, **options)
+        if (stage / "model").exists():
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(os, "unlink", killed)
+        run_stage(STAGE, config)
+    assert not (stage / "checkpoints").exists()
+    assert run_stage(STAGE, config).status == "complete"
+    assert not list(stage.rglob("*checkpoint*"))
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_set_and_rows(tmp_path: Path) -> None:

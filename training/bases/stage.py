@@ -55,12 +55,15 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
 
 @contextmanager
 def scratch_folder(stage: StageFolder) -> Iterator[Path]:
-    """A folder whose files move to the same relative paths of the stage's folder when the block ends without error."""
+    """A folder whose files move to the same relative paths of the stage's folder when the block ends without error.
+
+    config.json comes last: no library takes a folder without one for a model.
+    """
     scratch = stage.path / "files.partial"
     scratch.mkdir()
     try:
         yield scratch
-        for path in files_under(scratch):
+        for path in sorted(files_under(scratch), key=lambda path: path == scratch / "config.json"):
             with stage.replacing(path.relative_to(scratch).as_posix()) as temporary:
                 path.rename(temporary)
     finally:
