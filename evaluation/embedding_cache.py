@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 from pipeline.artefact import replacing
 
@@ -30,8 +31,10 @@ class EmbeddingCache:
         keys = [digest(text) for text in texts]
         self._keep(kind, keys, vectors)
         if self.folder:
-            number = len(list(self._place(kind).glob("*.npz")))
-            with replacing(self._place(kind) / f"{number:04d}.npz") as path, path.open("wb") as file:
+            place = self._place(kind)
+            target = place / f"{digest(' '.join(keys))}.npz"
+            # Runs share the folder, and two that lack the same texts write the same file.
+            with FileLock(place / ".lock"), replacing(target) as path, path.open("wb") as file:
                 np.savez(file, allow_pickle=False, **{"keys": np.array(keys), **vectors})
 
     def rows(self, kind: str, texts: Sequence[str], names: Sequence[str]) -> dict[str, np.ndarray]:

@@ -1,6 +1,7 @@
 """Embeddings encoded once, in batches of similar length, are the model's own."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,22 @@ def test_embeddings_stay_on_disk_for_the_next_run(model_folder: Path, tmp_path: 
     for name, vectors in second.variants(TEXTS).items():
         np.testing.assert_array_equal(vectors, variants[name])
     assert len(second.cache.missing("own 'passage: '", TEXTS)) == 4  # another prompt is another kind
+
+
+def test_runs_that_fill_one_cache_at_once_lose_nothing(tmp_path: Path) -> None:
+    caches = [EmbeddingCache(tmp_path) for _ in range(4)]
+    texts = [[f"{number // 2} {part}" for part in range(3)] for number in range(48)]  # each is added twice
+
+    def fill(number: int) -> None:
+        caches[number % 4].missing("kind", texts[number])
+        caches[number % 4].add("kind", texts[number], {"sentence": np.full((3, 2), number // 2)})
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(fill, range(48)))
+    kept = EmbeddingCache(tmp_path)
+    assert kept.missing("kind", [text for batch in texts for text in batch]) == []
+    rows = kept.rows("kind", [batch[0] for batch in texts], ["sentence"])["sentence"]
+    assert rows[:, 0].tolist() == [number // 2 for number in range(48)]
 
 
 def test_batches_hold_all_texts_within_the_budget() -> None:
