@@ -12,22 +12,13 @@ from pathlib import Path
 
 from evaluation.evaluate import STAGE
 from evaluation.models import scored_models
+from evaluation.published import SOURCES, published_figure, published_figures, published_rows
 from pipeline.application import hydra_application
 from pipeline.artefact import replacing
 from pipeline.config import Config
 from pipeline.console import console, show_table
 from pipeline.errors import UserError
 from pipeline.stage import run_stage
-
-PUBLISHED = Path(__file__).parent / "published_scores.csv"
-SOURCES = {  # our suite -> published suites, the first that has the figure counts
-    "encodechka": ("encodechka",),
-    "card_30": ("mteb-card30", "mteb-rus-v1"),
-    "rus_v1_1": ("mteb-rus-v1.1", "mteb-rus-v1"),
-}
-METRICS = {"map": "map_at_1000"}  # names that mteb has changed since
-TASKS = {"Mean (Task)": "Mean", "BelebeleRetrieval (mean of 3 pairs)": "BelebeleRetrieval"}
-MEANS = ("Mean", "Mean S", "Mean S+W")
 
 ROUNDED = 0.01  # encodechka publishes two digits, and solvers and tokenizers have changed since
 WORDS = 0.02  # half of NE1's average rests on tags with fewer than 50 words
@@ -79,7 +70,7 @@ def calibrate(config: Config) -> None:
 
 def published_name(wanted: str) -> str:
     """The published model that is meant: its full name, or the part after the slash, as folders are often called."""
-    names = sorted({row["model"] for row in read_csv(PUBLISHED)})
+    names = sorted({row["model"] for row in published_rows()})
     for name in names:
         if wanted.lower() in (name.lower(), name.rpartition("/")[2].lower()):
             return name
@@ -92,26 +83,13 @@ def published_name(wanted: str) -> str:
 
 def compared(scores: Iterable[dict[str, str]], name: str) -> Iterator[Row]:
     """Rows of scores.csv for which `name` has a published figure."""
-    published = published_figures(name)
+    figures = published_figures(name)
     for score in scores:
         suite, task = score["suite"], score["task"]
-        metric = "" if task in MEANS else score["metric"]
-        found = [published[key] for source in SOURCES.get(suite, ()) if (key := (source, task, metric)) in published]
-        if found:
-            ours, (theirs, source) = float(score["score"]), found[0]
+        if found := published_figure(figures, suite, task, score["metric"]):
+            ours, (theirs, source) = float(score["score"]), found
             limit = tolerance(suite, task)
             yield Row(suite, task, score["metric"], ours, theirs, round(ours - theirs, 6), limit, source)
-
-
-def published_figures(name: str) -> dict[tuple[str, str, str], tuple[float, str]]:
-    """(suite, task, metric) -> score and source, in today's names; means have no metric."""
-    figures = {}
-    for row in read_csv(PUBLISHED):
-        if row["model"] == name:
-            task = TASKS.get(row["task"], row["task"])
-            metric = "" if task in MEANS else METRICS.get(row["metric"], row["metric"])
-            figures[row["suite"], task, metric] = (float(row["score"]), row["source"])
-    return figures
 
 
 def tolerance(suite: str, task: str) -> float:

@@ -8,78 +8,19 @@ digit of rounding; for scores of a model trained anew, that and twice the standa
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 
+from evaluation.card_table import AVERAGED, ENCODECHKA, ENCODECHKA_MEANS, GROUPS, SUITE
+from evaluation.comparison import MEAN
 from evaluation.model_folder import read_model_facts
-from evaluation.run_record import RunRecord
+from evaluation.run_record import RunRecord, Score
 
 CLAIMS = Path(__file__).with_name("card_claims.csv")
 COLUMNS = ("claim", "card", "ours", "tolerance", "verdict", "where")
 VERDICTS = ("equal", "close", "differs", "not run")
 PUBLISHED_BASE, PUBLISHED_MODEL = "BAAI/bge-m3", "deepvk/USER-bge-m3"
-
-SENTENCE_TASKS = {  # encodechka: task -> metric
-    "STS": "spearman",
-    "PI": "spearman",
-    "NLI": "accuracy",
-    "SA": "accuracy",
-    "TI": "roc_auc",
-    "IA": "roc_auc",
-    "IC": "accuracy",
-    "ICX": "accuracy",
-}
-WORD_TASKS = {"NE1": "macro_f1", "NE2": "macro_f1"}
-
-CLASSIFICATION = (
-    "CyrillicTurkicLangClassification",
-    "LanguageClassification",
-    "MassiveIntentClassification",
-    "MassiveScenarioClassification",
-    "SIB200Classification",
-    "GeoreviewClassification",
-    "HeadlineClassification",
-    "InappropriatenessClassification",
-    "KinopoiskClassification",
-    "RuReviewsClassification",
-    "RuSciBenchGRNTIClassification",
-    "RuSciBenchOECDClassification",
-)
-RETRIEVAL = (
-    "BelebeleRetrieval",
-    "MultiLongDocRetrieval",
-    "PublicHealthQA",
-    "XQuADRetrieval",
-    "RiaNewsRetrieval",
-    "RuBQRetrieval",
-)
-SIMILARITY = ("RUParaPhraserSTS", "RuSTSBenchmarkSTS", "STS22", "STSBenchmarkMultilingualSTS")
-
-
-@dataclass(frozen=True)
-class Group:
-    """A row of the card's MTEB table: its tasks, and the metric that fits the card's figure, by its names in mteb."""
-
-    tasks: Sequence[str]
-    metrics: Sequence[str]
-
-
-GROUPS = {
-    "Classification": Group(CLASSIFICATION, ("accuracy",)),
-    "Reranking": Group(("MIRACLReranking", "RuBQReranking"), ("map_at_1000", "map", "ndcg_at_10")),
-    "MultilabelClassification": Group(("CEDRClassification", "SensitiveTopicsClassification"), ("accuracy",)),
-    "STS by Pearson": Group(SIMILARITY, ("cosine_pearson", "pearson")),
-    "STS by Spearman": Group(SIMILARITY, ("cosine_spearman", "spearman")),
-    "Retrieval by Recall@100": Group(RETRIEVAL, ("recall_at_100",)),
-    "Retrieval by nDCG@10": Group(RETRIEVAL, ("ndcg_at_10",)),
-    "PairClassification": Group(("OpusparcusPC", "TERRa", "XNLI", "XNLIV2"), ("max_ap", "ap")),
-}
-TASK_METRICS = {"MIRACLReranking": ("ndcg_at_10",), "RuBQReranking": ("map_at_1000", "map")}  # unlike their group
-DOMINANT = ("LanguageClassification", "XNLI", "XNLIV2")  # two thirds of the card's whole gain
-AVERAGE, WITHOUT = "Average", f"Average without {', '.join(DOMINANT)}"
-AVERAGED = tuple(name for name in GROUPS if name not in ("STS by Spearman", "Retrieval by nDCG@10"))
 
 
 @dataclass(frozen=True)
@@ -158,31 +99,15 @@ def published_base(run: RunRecord) -> str | None:
     return next((score.model for score in run.scores if score.model.lower() == PUBLISHED_BASE.lower()), None)
 
 
-def encodechka_score(run: RunRecord, model: str, task: str) -> float | None:
-    """A task's score, or one of the two means over all their tasks."""
-    means = {"Mean S": [*SENTENCE_TASKS], "Mean S+W": [*SENTENCE_TASKS, *WORD_TASKS]}
-    if task not in means:
-        return run.score(model, "encodechka", task, (SENTENCE_TASKS | WORD_TASKS)[task])
-    return _mean_of_all(encodechka_score(run, model, part) for part in means[task])
+def encodechka_score(run: RunRecord, model: str, row: str) -> Score | None:
+    """A model's score in a row of the card's encodechka table: a task, or one of the two means."""
+    metric = MEAN if row in ENCODECHKA_MEANS else ENCODECHKA[row][0][1][0]
+    return run.scored(model, "encodechka", row, metric)
 
 
-def mteb_score(run: RunRecord, model: str, group: str) -> float | None:
-    """The mean of a group's tasks, of all 30, or of all but the dominant three; None while a task is missing."""
-    if group in (AVERAGE, WITHOUT):
-        left_out = DOMINANT if group == WITHOUT else ()
-        tasks = [(name, task) for name in AVERAGED for task in GROUPS[name].tasks if task not in left_out]
-        return _mean_of_all(_task_score(run, model, name, task) for name, task in tasks)
-    return _mean_of_all(_task_score(run, model, group, task) for task in GROUPS[group].tasks)
-
-
-def _task_score(run: RunRecord, model: str, group: str, task: str) -> float | None:
-    metrics = TASK_METRICS.get(task, GROUPS[group].metrics)
-    return next((s for name in metrics if (s := run.score(model, "card_30", task, name)) is not None), None)
-
-
-def _mean_of_all(values: Iterable[float | None]) -> float | None:
-    known = list(values)
-    return fmean(value for value in known if value is not None) if known and None not in known else None
+def mteb_score(run: RunRecord, model: str, row: str) -> Score | None:
+    """A model's mean in a row of the card's MTEB table; None while one of its tasks is not scored."""
+    return run.scored(model, SUITE, row, MEAN)
 
 
 def _find(run: RunRecord, key: str, similarities: dict[tuple[int, int], float]) -> Found | None:
@@ -194,7 +119,7 @@ def _find(run: RunRecord, key: str, similarities: dict[tuple[int, int], float]) 
         "parameters": lambda: _certified(run, "parameters"),
         "dimension": lambda: _dimension(run),
         "encodechka": lambda: _scored(run, rest, encodechka_score, "encodechka"),
-        "mteb": lambda: _scored(run, rest, mteb_score, "card_30"),
+        "mteb": lambda: _scored(run, rest, mteb_score, SUITE),
         "tasks": lambda: _tasks(run, rest),
         "usage": lambda: _similarity(rest, similarities),
     }
@@ -234,18 +159,18 @@ def _dimension(run: RunRecord) -> Found | None:
 
 
 def _scored(
-    run: RunRecord, rest: str, score: Callable[[RunRecord, str, str], float | None], suite: str
+    run: RunRecord, rest: str, score: Callable[[RunRecord, str, str], Score | None], suite: str
 ) -> Found | None:
     who, _, row = rest.partition("/")
     model = published_base(run) if who == "bge-m3" else "merge"
-    value = score(run, model, row) if model else None
-    return Found(value, f"evaluate/scores.csv: {model}, {suite}, {row}") if value is not None else None
+    found = score(run, model, row) if model else None
+    return Found(found.value, f"evaluate/scores.csv: {model}, {suite}, {row}") if found else None
 
 
 def _tasks(run: RunRecord, group: str) -> Found | None:
-    names = [name for name in AVERAGED if group in ("all", name.partition(" ")[0])]
-    done = [task for name in names for task in GROUPS[name].tasks if _task_score(run, "merge", name, task) is not None]
-    return Found(len(done), "evaluate/scores.csv: tasks of card_30 scored for merge") if done else None
+    parts = [part for name in AVERAGED if group in ("all", name.partition(" ")[0]) for part in GROUPS[name]]
+    done = sum(any(run.scored("merge", SUITE, task, metric) for metric in metrics) for task, metrics in parts)
+    return Found(done, f"evaluate/scores.csv: tasks of {SUITE} scored for merge") if done else None
 
 
 def _similarity(rest: str, similarities: dict[tuple[int, int], float]) -> Found | None:

@@ -16,7 +16,7 @@ from pipeline.stage import Stage, StageFolder, application
 if TYPE_CHECKING:
     from evaluation.suites import Task
 
-VERSION = 1
+VERSION, SCORE_VERSION = 2, 1  # of the tables, and of what a model did on a task
 
 
 def settings(config: Config) -> dict[str, Any]:
@@ -89,7 +89,14 @@ def unit_fingerprint(model: ScoredModel, task: "Task", config: Config) -> str:
     from pipeline.artefact import result_settings
 
     heads = heads_fingerprint(head_folders(config, model.folder)) if task.needs_heads else None
-    content = [VERSION, model.fingerprint, task.key, result_settings(task.settings), config.evaluation.precision, heads]
+    content = [
+        SCORE_VERSION,
+        model.fingerprint,
+        task.key,
+        result_settings(task.settings),
+        config.evaluation.precision,
+        heads,
+    ]
     return hashlib.sha256(json.dumps(content, ensure_ascii=False, default=str).encode()).hexdigest()
 
 

@@ -63,7 +63,7 @@ def _settings(config: Config) -> Mapping[str, Any]:
     }
 
 
-STAGE = Stage(name="report", version=1, settings=_settings, inputs=inputs, build=build, verified=2**24)
+STAGE = Stage(name="report", version=2, settings=_settings, inputs=inputs, build=build, verified=2**24)
 main = application(STAGE)
 
 if __name__ == "__main__":

@@ -60,9 +60,9 @@ def headline(run: RunRecord) -> list[tuple[str, Any]]:
         if sizes := run.certified(what):
             facts.append((what.capitalize(), f"{show.count(sizes[0])} → {show.count(sizes[1])}"))
     for suite, task, metric, words in HEADLINES:
-        before, after = (run.score(model, suite, task, metric) for model in ("base", "merge"))
-        if before is not None and after is not None:
-            facts.append((f"{words}, base → merge", f"{before:.3f} → {after:.3f}"))
+        before, after = (run.scored(model, suite, task, metric) for model in ("base", "merge"))
+        if before and after:
+            facts.append((f"{words}, base → merge", f"{before.value:.3f} → {after.value:.3f}"))
             break
     seconds = [stage.manifest.seconds for stage in run.stages.values() if stage.manifest]
     return [*facts, ("Time of all stages", show.duration(sum(seconds)))] if seconds else facts

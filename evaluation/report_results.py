@@ -2,23 +2,17 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
 
 from evaluation import report_format as show
-from evaluation.claims import (
-    AVERAGE,
-    GROUPS,
-    SENTENCE_TASKS,
-    VERDICTS,
-    WITHOUT,
-    WORD_TASKS,
-    Claim,
-    encodechka_score,
-    mteb_score,
-)
+from evaluation.card_metadata import base_id
+from evaluation.card_table import ENCODECHKA, MTEB, SUITE, Rows, mean_of
+from evaluation.claims import PUBLISHED_BASE, VERDICTS, Claim, encodechka_score, mteb_score
 from evaluation.comparison import Difference
+from evaluation.published import published_figure, published_figures
 from evaluation.report_charts import Interval, forest_plot, signed
 from evaluation.run_record import MODELS, RunRecord, Score
 
@@ -105,53 +99,74 @@ def _interval(difference: Difference) -> str:
     return f"{signed(difference.ci_low, 4)} to {signed(difference.ci_high, 4)}"
 
 
+@dataclass(frozen=True)
+class CardTable:
+    """One of the card's score tables: the suite its rows are measured on, and how a model's row is found."""
+
+    caption: str
+    claims: str  # the kind of claims that hold the card's figures
+    suite: str
+    rows: Rows
+    score: Callable[[RunRecord, str, str], Score | None]
+
+
+CARD_TABLES = (
+    CardTable("encodechka", "encodechka", "encodechka", ENCODECHKA, encodechka_score),
+    CardTable("Russian MTEB, the card's 30 data sets", "mteb", SUITE, MTEB, mteb_score),
+)
+
+
 def card_tables(run: RunRecord, claims: Sequence[Claim]) -> list[Table]:
     """The card's two score tables with our base, parents and merge beside them, and the direction."""
     printed = {claim.key: claim.card for claim in claims}
-    encodechka = ["Mean S", "Mean S+W", *SENTENCE_TASKS, *WORD_TASKS]
-    return [
-        ("encodechka", *_card_table(run, printed, "encodechka", encodechka, encodechka_score)),
-        (
-            "Russian MTEB, the card's 30 data sets",
-            *_card_table(run, printed, "mteb", [AVERAGE, WITHOUT, *GROUPS], mteb_score),
-        ),
-    ]
+    return [(table.caption, *_card_table(run, printed, table)) for table in CARD_TABLES]
 
 
-def _card_table(
-    run: RunRecord,
-    printed: dict[str, str],
-    kind: str,
-    rows: Sequence[str],
-    score: Callable[[RunRecord, str, str], float | None],
-) -> tuple[list[str], list[list[Any]]]:
+def _card_table(run: RunRecord, printed: dict[str, str], table: CardTable) -> tuple[list[str], list[list[Any]]]:
     further = [name for name in models_of(run.scores) if name not in MODELS]
     models = ["base", *(name for name in ("symmetric", "asymmetric", "joint") if name in run.stages), "merge", *further]
+    own = base_id(run)
+    known = own if own and own.lower() != PUBLISHED_BASE.lower() and published_figures(own) else None
     columns = [
-        "row",
-        "bge-m3, card",
-        "USER-bge-m3, card",
+        *("row", "bge-m3, card", "USER-bge-m3, card"),
+        *([f"{known.rpartition('/')[2]}, published"] if known else []),
         *(f"our {name}" for name in models),
-        "the card's direction",
-        "here",
+        *("the card's direction", "here"),
     ]
     cells = []
-    for row in rows:
-        before, after = (printed.get(f"{kind}/{who}/{row}") for who in ("bge-m3", "USER-bge-m3"))
-        ours = {name: score(run, name, row) for name in models}
-        judged: list[Any] = [show.DASH, show.DASH]
+    for row in table.rows:
+        before, after = (printed.get(f"{table.claims}/{who}/{row}") for who in ("bge-m3", "USER-bge-m3"))
+        ours = {name: table.score(run, name, row) for name in models}
+        published = [show.score(_published(known, table, row))] if known else []
+        judged: Sequence[Any] = (show.DASH, show.DASH)
         if before and after:
-            judged = _judged(before, after, ours["base"], ours["merge"], run.difference("merge", "base", kind, row))
-        cells.append([row, before or show.DASH, after or show.DASH, *(show.score(s) for s in ours.values()), *judged])
+            judged = _judged(before, after, ours, run.difference("merge", "base", table.suite, row))
+        scores = [_cell(score) for score in ours.values()]
+        cells.append([row, before or show.DASH, after or show.DASH, *published, *scores, *judged])
     return columns, cells
 
 
-def _judged(before: str, after: str, base: float | None, merge: float | None, ours: Difference | None) -> list[Any]:
+def _published(model: str, table: CardTable, row: str) -> float | None:
+    """The published figure of another base; of a mean that nobody published, the mean of its tasks' figures."""
+    figures = published_figures(model)
+
+    def score(task: str, metric: str) -> float | None:
+        found = published_figure(figures, table.suite, task, metric)
+        return found[0] if found else None
+
+    whole = score(row, "")
+    return whole if whole is not None else mean_of(table.rows[row], score)
+
+
+def _judged(
+    before: str, after: str, ours: dict[str, Score | None], difference: Difference | None
+) -> tuple[str, Markup]:
     change, step = float(after) - float(before), 10.0 ** -len(after.partition(".")[2])
     arrow = "rises" if change > 0 else "falls" if change < 0 else "unchanged"
-    within = ours is not None and ours.ci_low <= 0 <= ours.ci_high
+    within = difference is not None and difference.ci_low <= 0 <= difference.ci_high
+    base, merge = (score.value if (score := ours[name]) else None for name in ("base", "merge"))
     verdict = show.verdict(direction(change, base, merge, step))
-    return [arrow, Markup("{}{}").format(verdict, " (within noise)" if within else "")]
+    return arrow, Markup("{}{}").format(verdict, " (within noise)" if within else "")
 
 
 def direction(change: float, base: float | None, merge: float | None, step: float) -> str:

@@ -120,11 +120,10 @@ class RunRecord:
         wanted = (model, against, suite, task, True)
         return next((d for d in self.differences if (d.model, d.against, d.suite, d.task, d.main) == wanted), None)
 
-    def score(self, model: str, suite: str, task: str, metric: str) -> float | None:
-        """A figure of scores.csv, or None where it was not measured."""
+    def scored(self, model: str, suite: str, task: str, metric: str) -> Score | None:
+        """A line of scores.csv, or None where there is none."""
         wanted = (model, suite, task, metric)
-        found = (s.value for s in self.scores if (s.model, s.suite, s.task, s.metric) == wanted)
-        return next(found, None)
+        return next((s for s in self.scores if (s.model, s.suite, s.task, s.metric) == wanted), None)
 
 
 def read_run(folder: Path, planned: dict[str, Any] | None = None) -> RunRecord:

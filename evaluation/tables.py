@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from evaluation.card_table import ENCODECHKA_MEANS, MTEB, SUITE, parts_of
 from evaluation.comparison import (
     MEAN,
     Difference,
@@ -18,7 +19,6 @@ from evaluation.comparison import (
     replicates,
     same_items,
 )
-from evaluation.encodechka import SENTENCE_TASKS, WORD_TASKS
 from evaluation.outcome import read_outcome
 from evaluation.suites import Task
 from pipeline.config import Config
@@ -35,10 +35,11 @@ Results = dict[str, dict[str, dict[str, Any]]]  # task's key -> model -> what Sc
 
 
 @dataclass(frozen=True)
-class MainScores:
-    """The main scores of all models on one task, with their joint replicates [models, resamples]."""
+class Measured:
+    """All models' scores by one metric of a task, with their joint replicates [models, resamples]."""
 
     task: Task
+    metric: str
     models: list[str]
     scores: np.ndarray
     replicates: np.ndarray
@@ -51,17 +52,17 @@ def write_tables(config: Config, stage: StageFolder, tasks: Sequence[Task], resu
     plan = Plan(config.evaluation.resamples, config.evaluation.confidence, config.seed)
     rows: list[Row] = []
     differences: list[Difference] = []
-    mains: list[MainScores] = []
+    suites: dict[str, list[list[Measured]]] = {}  # of each task its metrics, the main one first
     for task in progress([task for task in tasks if task.key in results], "resampling"):
-        main, task_rows, task_differences = _task_tables(task, results[task.key], stage, plan)
-        mains.append(main)
+        measured, task_rows, task_differences = _task_tables(task, results[task.key], stage, plan)
+        suites.setdefault(task.suite, []).append(measured)
         rows += task_rows
         differences += task_differences
-    for suite in dict.fromkeys(main.task.suite for main in mains):
-        kind = config.evaluation.suite[suite].kind
-        mean_rows, mean_differences = _means(kind, [main for main in mains if main.task.suite == suite], plan)
-        rows += mean_rows
-        differences += mean_differences
+    for suite, scored in suites.items():
+        for name, parts in _means(suite, config.evaluation.suite[suite].kind, scored).items():
+            mean_rows, mean_differences = _mean_tables(name, parts, plan)
+            rows += mean_rows
+            differences += mean_differences
     order = {model: position for position, model in enumerate(config.evaluation.chain)}
     rows.sort(key=lambda row: order.get(row["model"], len(order)))
     _write(stage, "scores.csv", SCORES, rows)
@@ -71,58 +72,60 @@ def write_tables(config: Config, stage: StageFolder, tasks: Sequence[Task], resu
 
 def _task_tables(
     task: Task, found: dict[str, dict[str, Any]], stage: StageFolder, plan: Plan
-) -> tuple[MainScores, list[Row], list[Difference]]:
+) -> tuple[list[Measured], list[Row], list[Difference]]:
     outcomes = {model: read_outcome(stage.path / result["predictions"]) for model, result in found.items()}
     same_items(outcomes, task.key)
     items, seconds = next(iter(outcomes.values())).items, np.array([result["seconds"] for result in found.values()])
     rows: list[Row] = []
     differences: list[Difference] = []
-    mains: list[MainScores] = []
+    measured: list[Measured] = []
     for position, measure in enumerate(next(iter(outcomes.values())).measures):
         values = replicates(position, list(outcomes.values()), plan, task.suite, task.name)
         scores = np.array([outcome.measures[position].score for outcome in outcomes.values()])
-        mains.append(MainScores(task, list(outcomes), scores, values, items, seconds))
-        rows += _rows(mains[-1], task.suite, task.name, measure.metric, plan)
+        measured.append(Measured(task, measure.metric, list(outcomes), scores, values, items, seconds))
+        rows += _rows(measured[-1], task.name, plan)
         differences += compare(position, outcomes, values, plan, task.suite, task.name)
-    return mains[0], rows, differences
+    return measured, rows, differences
 
 
-def _rows(main: MainScores, suite: str, task: str, metric: str, plan: Plan) -> list[Row]:
-    columns = zip(main.models, main.scores, main.replicates, main.seconds, strict=True)
+def _rows(measured: Measured, name: str, plan: Plan) -> list[Row]:
+    suite, metric = measured.task.suite, measured.metric
+    columns = zip(measured.models, measured.scores, measured.replicates, measured.seconds, strict=True)
     return [
-        dict(zip(SCORES, (model, suite, task, metric, float(score), *interval(own, plan), main.items, float(seconds)),
-                 strict=True))
+        dict(zip(SCORES, (model, suite, name, metric, float(score), *interval(own, plan), measured.items,
+                          float(seconds)), strict=True))
         for model, score, own, seconds in columns
     ]  # fmt: skip
 
 
-def _means(kind: str, mains: list[MainScores], plan: Plan) -> tuple[list[Row], list[Difference]]:
-    """Means over a suite's tasks for models that have all of them; their items are resampled task by task."""
-    groups = {"Mean": tuple(main.task.name for main in mains)} if kind == "mteb" and len(mains) > 1 else {}
-    if kind == "encodechka":
-        groups = {"Mean S": SENTENCE_TASKS, "Mean S+W": SENTENCE_TASKS + WORD_TASKS}
-    by_name = {main.task.name: main for main in mains}
-    rows: list[Row] = []
-    differences: list[Difference] = []
-    for name, tasks in groups.items():
-        chosen = [by_name[task] for task in tasks if task in by_name]
-        if len(chosen) < len(tasks):
-            continue
-        models = [model for model in chosen[0].models if all(model in main.models for main in chosen)]
-        picked = [[main.models.index(model) for model in models] for main in chosen]
-        pairs = list(zip(chosen, picked, strict=True))
-        mean = MainScores(
-            chosen[0].task,
-            models,
-            np.mean([main.scores[index] for main, index in pairs], axis=0),
-            np.mean([main.replicates[index] for main, index in pairs], axis=0),
-            sum(main.items for main in chosen),
-            np.sum([main.seconds[index] for main, index in pairs], axis=0),
-        )
-        suite = chosen[0].task.suite
-        rows += _rows(mean, suite, name, MEAN, plan)
-        differences += difference_of_means(models, mean.scores, mean.replicates, plan, suite, name, mean.items)
-    return rows, differences
+def _means(suite: str, kind: str, scored: Sequence[Sequence[Measured]]) -> dict[str, list[Measured]]:
+    """What each of the suite's means is the mean of; a mean of which a task was not scored is left out."""
+    known = {(measured.task.name, measured.metric): measured for metrics in scored for measured in metrics}
+    dense = [metrics[0] for metrics in scored if not metrics[0].task.needs_heads]
+    means = {"Mean": dense} if kind == "mteb" and len(dense) > 1 else {}
+    fixed = ENCODECHKA_MEANS if kind == "encodechka" else MTEB if suite == SUITE else {}
+    for name, row in fixed.items():
+        if parts := parts_of(row, lambda task, metric: known.get((task, metric))):
+            means[name] = parts
+    return means
+
+
+def _mean_tables(name: str, parts: Sequence[Measured], plan: Plan) -> tuple[list[Row], list[Difference]]:
+    """The mean over tasks for models that have all of them; items are resampled within their task, independently."""
+    models = [model for model in parts[0].models if all(model in part.models for part in parts)]
+    pairs = [(part, [part.models.index(model) for model in models]) for part in parts]
+    mean = Measured(
+        parts[0].task,
+        MEAN,
+        models,
+        np.mean([part.scores[index] for part, index in pairs], axis=0),
+        np.mean([part.replicates[index] for part, index in pairs], axis=0),
+        sum(part.items for part in parts),
+        np.sum([part.seconds[index] for part, index in pairs], axis=0),
+    )
+    suite = parts[0].task.suite
+    differences = difference_of_means(models, mean.scores, mean.replicates, plan, suite, name, mean.items)
+    return _rows(mean, name, plan), list(differences)
 
 
 def _write(stage: StageFolder, name: str, columns: Sequence[str], rows: Iterable[Row]) -> None:

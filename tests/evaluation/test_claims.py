@@ -7,21 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from evaluation.claims import (
-    AVERAGE,
-    AVERAGED,
-    CLAIMS,
-    COLUMNS,
-    DOMINANT,
-    GROUPS,
-    TASK_METRICS,
-    WITHOUT,
-    Claim,
-    check_claims,
-    claims_csv,
-    encodechka_score,
-    mteb_score,
-)
+from evaluation.card_table import MTEB
+from evaluation.claims import CLAIMS, COLUMNS, Claim, check_claims, claims_csv
 from evaluation.report import STAGE
 from evaluation.run_record import RunRecord, Score, StageRecord, read_run
 from pipeline.config import Config
@@ -97,13 +84,7 @@ def test_both_score_tables_have_every_row_for_both_models() -> None:
     tasks = ["Mean S", "Mean S+W", "STS", "PI", "NLI", "SA", "TI", "IA", "IC", "ICX", "NE1", "NE2"]
     for model in ("bge-m3", "USER-bge-m3"):
         assert keys >= {f"encodechka/{model}/{task}" for task in tasks}
-        assert keys >= {f"mteb/{model}/{group}" for group in ["Average", *GROUPS]}
-
-
-def test_the_groups_are_the_tasks_of_the_suite(repository: Path) -> None:
-    suite = yaml.safe_load((repository / "configs/evaluation/suite/card_30.yaml").read_text(encoding="utf-8"))
-    assert {task for name in AVERAGED for task in GROUPS[name].tasks} == set(suite["tasks"])
-    assert len(suite["tasks"]) == 30
+        assert keys >= {f"mteb/{model}/{group}" for group in MTEB if "without" not in group}
 
 
 def test_claims_are_found_where_the_run_has_them(checked: dict[str, Claim]) -> None:
@@ -137,42 +118,6 @@ def test_the_file_has_every_claim_with_its_verdict(checked: dict[str, Claim]) ->
     assert tuple(table[0]) == COLUMNS and len(table) == len(rows())
     assert {row["verdict"] for row in table} == {"equal", "close", "differs", "not run"}
     assert all(bool(row["ours"]) == (row["verdict"] != "not run") and row["where"] for row in table)
-
-
-def test_a_mean_needs_all_its_tasks() -> None:
-    names = {"STS": "spearman", "PI": "spearman", "NLI": "accuracy", "SA": "accuracy", "TI": "roc_auc"}
-    names |= {"IA": "roc_auc", "IC": "accuracy"}
-    scores = {("encodechka", task, metric): 0.5 for task, metric in names.items()}
-    assert encodechka_score(scored(scores), "merge", "Mean S") is None
-    whole = scored(scores | {("encodechka", "ICX", "accuracy"): 0.9})
-    assert encodechka_score(whole, "merge", "Mean S") == pytest.approx((7 * 0.5 + 0.9) / 8)
-
-
-def test_the_card_s_own_group_means_follow_from_published_task_scores() -> None:
-    published = {  # mteb results of deepvk/USER-bge-m3: group -> its tasks' scores
-        "Reranking": {"MIRACLReranking": ("ndcg_at_10", 0.6435), "RuBQReranking": ("map_at_1000", 0.7308)},
-        "PairClassification": {
-            "OpusparcusPC": ("max_ap", 0.9073),
-            "TERRa": ("max_ap", 0.6507),
-            "XNLI": ("max_ap", 0.8811),
-            "XNLIV2": ("max_ap", 0.8893),
-        },
-    }
-    for group, tasks in published.items():
-        run = scored({("card_30", task, metric): score for task, (metric, score) in tasks.items()})
-        card = next(float(row["card"]) for row in rows() if row["key"] == f"mteb/USER-bge-m3/{group}")
-        assert mteb_score(run, "merge", group) == pytest.approx(card, abs=0.0015)
-
-
-def test_the_average_is_also_taken_without_the_dominant_tasks() -> None:
-    tasks = {task: name for name in AVERAGED for task in GROUPS[name].tasks}
-    scores = {
-        ("card_30", task, (TASK_METRICS.get(task) or GROUPS[name].metrics)[0]): 0.9 if task in DOMINANT else 0.5
-        for task, name in tasks.items()
-    }
-    run = scored(scores)
-    assert mteb_score(run, "merge", AVERAGE) == pytest.approx((3 * 0.9 + 27 * 0.5) / 30)
-    assert mteb_score(run, "merge", WITHOUT) == pytest.approx(0.5)
 
 
 def test_before_anything_is_run_every_claim_of_the_reproduction_is_not_run(tmp_path: Path) -> None:

@@ -1,0 +1,120 @@
+"""Means over tasks: the card's rows, and intervals that resample the items of each task jointly for all models."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evaluation.card_table import GROUPS, MTEB, SUITE
+from evaluation.outcome import Measure, Outcome
+from evaluation.statistics import STATISTICS
+from evaluation.suites import Task
+from evaluation.tables import write_tables
+from pipeline.folder import StageFolder
+from tests.evaluation.test_evaluate import make_config, read
+
+ITEMS, RESAMPLES = 60, 2000
+MODELS = ("base", "merge")
+SPEARMAN, PEARSON = "cosine_spearman", "cosine_pearson"
+Columns = dict[str, np.ndarray]
+
+
+def columns_of(task: str, metrics: tuple[str, ...]) -> dict[str, Columns]:
+    """Two models that find the same items hard, the second a little better."""
+    rng = np.random.default_rng(sorted(task.encode()))
+    gold, noise, less = rng.normal(size=(3, ITEMS))
+    gain = 0.15 + rng.normal(0, 0.05, ITEMS)
+    found: dict[str, Columns] = {}
+    for model, better in zip(MODELS, (0.0, gain), strict=True):
+        similar = {"prediction": gold + noise * (1 - np.asarray(better)) + 0.1 * less, "gold": gold}
+        found[model] = similar if PEARSON in metrics else {"value": noise + better}
+    return found
+
+
+def outcome(columns: Columns, metrics: tuple[str, ...]) -> Outcome:
+    measures = []
+    for metric in metrics:
+        statistic = {SPEARMAN: "spearman", PEARSON: "pearson"}.get(metric, "mean")
+        score = STATISTICS[statistic](np.ones((1, ITEMS)), lambda size: np.ones((1, size)), *columns.values())[0]
+        measures.append(Measure(metric, float(score), statistic, tuple(columns)))
+    return Outcome(columns, tuple(measures))
+
+
+def brute_force(tasks: dict[str, dict[str, Columns]]) -> tuple[float, float]:
+    """95 % interval of the difference of means over tasks: the same items of a task drawn for both models."""
+    rng, differences = np.random.default_rng(5), []
+    for _ in range(RESAMPLES):
+        of_tasks = []
+        for models in tasks.values():
+            drawn = rng.integers(0, ITEMS, ITEMS)
+            base, merge = (
+                np.corrcoef(*(column[drawn] for column in models[model].values()))[0, 1]
+                if "gold" in models[model]
+                else models[model]["value"][drawn].mean()
+                for model in MODELS
+            )
+            of_tasks.append(merge - base)
+        differences.append(np.mean(of_tasks))
+    low, high = np.percentile(differences, [2.5, 97.5])
+    return float(low), float(high)
+
+
+@pytest.fixture(scope="module")
+def metrics() -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for parts in GROUPS.values():
+        for task, names in parts:
+            found[task] = (*found.get(task, ()), names[0])
+    return found
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory, metrics: dict[str, tuple[str, ...]]) -> Path:
+    folder = tmp_path_factory.mktemp("evaluate")
+    config = make_config(folder, f"evaluation.resamples={RESAMPLES}")
+    results: dict[str, dict[str, dict[str, object]]] = {}
+    for task, names in metrics.items():
+        for model, columns in columns_of(task, names).items():
+            place = f"predictions/{model}/{task}.parquet"
+            outcome(columns, names).write(folder / place)
+            results.setdefault(f"{SUITE}/{task}", {})[model] = {"predictions": place, "seconds": 1.0}
+    tasks = [Task(SUITE, task, {}, lambda resources: outcome({}, ())) for task in metrics]
+    tasks.append(Task(SUITE, "RuBQRetrieval.sparse", {}, tasks[0].run, needs_heads=True))
+    results[tasks[-1].key] = results[f"{SUITE}/TERRa"]
+    write_tables(config, StageFolder(folder, "f" * 48, {}), tasks, results)
+    return folder
+
+
+@pytest.mark.parametrize("row", ["Retrieval by Recall@100", "STS by Pearson"])
+def test_the_interval_of_a_group_s_difference_is_that_of_a_brute_force(
+    row: str, written: Path, metrics: dict[str, tuple[str, ...]]
+) -> None:
+    (found,) = [line for line in read(written / "comparison.csv") if line["task"] == row]
+    assert (found["model"], found["against"], found["metric"], found["test"]) == ("merge", "base", "mean", "bootstrap")
+    low, high = brute_force({task: columns_of(task, metrics[task]) for task, _ in GROUPS[row]})
+    width = high - low
+    assert float(found["ci_low"]) == pytest.approx(low, abs=0.08 * width)
+    assert float(found["ci_high"]) == pytest.approx(high, abs=0.08 * width)
+    scores = [line for line in read(written / "scores.csv") if line["task"] == row]
+    assert all(float(line["ci_high"]) - float(line["ci_low"]) > 2 * width for line in scores)  # pairing is real
+    assert {line["items"] for line in scores} == {str(ITEMS * len(GROUPS[row]))}
+
+
+def test_every_row_of_the_card_is_the_mean_of_its_tasks(written: Path) -> None:
+    scores = {
+        (line["task"], line["metric"]): float(line["score"])
+        for line in read(written / "scores.csv")
+        if line["model"] == "merge"
+    }
+    for row, parts in MTEB.items():
+        mean = np.mean([scores[task, names[0]] for task, names in parts])
+        assert scores[row, "mean"] == pytest.approx(mean, abs=1e-5), row
+
+
+def test_the_mean_of_a_suite_leaves_out_other_representations(
+    written: Path, metrics: dict[str, tuple[str, ...]]
+) -> None:
+    lines = [line for line in read(written / "scores.csv") if line["model"] == "merge"]
+    (mean,) = [float(line["score"]) for line in lines if line["task"] == "Mean"]
+    own = [float(line["score"]) for line in lines if metrics.get(line["task"], ("",))[0] == line["metric"]]
+    assert len(own) == 30 and mean == pytest.approx(np.mean(own), abs=1e-5)
