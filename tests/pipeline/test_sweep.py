@@ -36,25 +36,29 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, stdout, stderr
 
 
-def interrupt_once_training(process: subprocess.Popen[str], runs: Path) -> None:
-    """What Ctrl-C does, as soon as the first job trains."""
-    while not list(runs.glob("*/symmetric/manifest.json")):
+def wait_for_training(process: subprocess.Popen[str], runs: Path) -> str:
+    """Until the first job trains; returns its run's name."""
+    while not (found := list(runs.glob("*/symmetric/manifest.json"))):
         assert process.poll() is None, finish(process)
         time.sleep(0.05)
+    return found[0].parent.parent.name
+
+
+def interrupt_once_training(process: subprocess.Popen[str], runs: Path) -> None:
+    """What Ctrl-C does, as soon as the first job trains."""
+    wait_for_training(process, runs)
     os.killpg(process.pid, signal.SIGINT)
 
 
-def kill_first_training(process: subprocess.Popen[str]) -> str:
-    """What a machine out of memory does to the first job that trains; returns its run's name."""
-    while True:
-        assert process.poll() is None, finish(process)
-        for child in psutil.Process(process.pid).children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                command = child.cmdline()
-                if "training.finetune" in command and "accelerate.commands.launch" not in command:
-                    child.kill()
-                    return next(item for item in command if item.startswith("run=")).removeprefix("run=").strip("'")
-        time.sleep(0.05)
+def kill_once_training(process: subprocess.Popen[str], runs: Path) -> str:
+    """What a machine out of memory does to the first rank that trains; returns its run's name."""
+    name = wait_for_training(process, runs)
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            command = child.cmdline()
+            if f"run='{name}'" in command and "accelerate.commands.launch" not in command:
+                child.kill()
+    return name
 
 
 def table(runs: Path) -> list[dict[str, str]]:
@@ -116,7 +120,7 @@ def test_a_job_whose_training_is_killed_is_a_row_and_the_others_go_on(
 ) -> None:
     overrides = ["training.symmetric.learning_rate=1e-4,1e-3", f"hydra/launcher={launcher}", "launch.config=cpu"]
     first = start(repository, tmp_path, *overrides)
-    killed = kill_first_training(first)
+    killed = kill_once_training(first, tmp_path)
     status, _, stderr = finish(first)
     assert status == 2, stderr
     rows = {row["run"]: row for row in table(tmp_path)}
@@ -137,8 +141,8 @@ def test_a_job_that_crashes_in_its_own_process_is_a_row_too(repository: Path, tm
     overrides = ["--multirun", "profile=tiny", "seed=1,2", f"runs={tmp_path}"]
     command = [sys.executable, "-c", code, *overrides]
     done = subprocess.run(command, capture_output=True, text=True, cwd=repository)
-    (crashed,) = [row for row in csv.DictReader((tmp_path / "sweep/null/sweep.csv").open()) if row["error"]]
-    log = tmp_path / "sweep" / "null" / "0" / "run.log"
+    (crashed,) = [row for row in csv.DictReader((tmp_path / "sweep/None/sweep.csv").open()) if row["error"]]
+    log = tmp_path / "sweep" / "None" / "0" / "run.log"
     assert (done.returncode, crashed["overrides"]) == (2, "seed=1")
     what = "error: ZeroDivisionError: integer division or modulo by zero"
     assert crashed["error"] == f"{what} ({log}); see the traceback there"
