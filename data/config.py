@@ -245,10 +245,15 @@ class DataConfig:
             yield "on_bad_row", "must be error or skip"
         for name in self.sources.keys() & self.held_out.keys():
             yield "held_out", f"{name} is also a training source"
-        if any(source.negatives == "mine" for source in self.sources.values()) and not self.mining.model:
+        if self.mines and not self.mining.model:
             yield "mining", "negatives: mine needs data.mining.model"
         if self.workers < 1:
             yield "workers", "must be at least 1"
+
+    @property
+    def mines(self) -> bool:
+        """Whether a set takes mined negatives."""
+        return any(source.negatives == "mine" for source in self.sources.values())
 
 
 def unit_settings(source: SourceConfig) -> dict[str, Any]:

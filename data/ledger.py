@@ -104,8 +104,9 @@ def _paragraph(line: dict[str, Any]) -> str:
     if line.get("mined"):
         mined = line["mined"]
         facts.append(
-            f"Mined {mined['negatives']:,} negatives; {mined['false_negatives']:.1%} of the candidates were dropped as "
-            f"false negatives, {mined['pairs_without']:,} pairs have none."
+            f"Mined {mined['negatives']:,} negatives with {mined['model']} ({mined['revision']}); "
+            f"{mined['false_negatives']:.1%} of the candidates were dropped as false negatives, "
+            f"{mined['pairs_without']:,} pairs have none."
         )
     if line["note"]:
         facts.append(line["note"])

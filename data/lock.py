@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 
 from data.files import hub_errors
+from data.mining import hub_revision
 from data.prepare import all_sources
+from evaluation.models import hub_model
 from pipeline.application import hydra_application
 from pipeline.config import Config
 from pipeline.console import progress, show_table
@@ -34,6 +36,9 @@ def hub_revisions(config: Config) -> Iterator[Revision]:
             yield from (Revision("dataset", part.hub, part.revision) for part in source.also)
     if config.base.kind == "hub" and config.base.hub:
         yield Revision("model", config.base.hub, config.base.revision)
+    miner = hub_revision(config.data.mining) if config.data.mines else None
+    scored = (hub_model(wanted) for wanted in config.evaluation.models)
+    yield from (asked for asked in (miner, *scored) if asked)
     for corpus in config.init.corpora.values():
         if corpus.kind == "hub" and corpus.hub:
             yield Revision("dataset", corpus.hub, corpus.revision)

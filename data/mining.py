@@ -5,7 +5,7 @@ import io
 import re
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -13,44 +13,46 @@ from data.config import MiningConfig
 from data.pair_files import PairWriter
 from pipeline.artefact import file_sha256, files_under
 from pipeline.errors import UserError
-from pipeline.models import load_folder
-from pipeline.revisions import Revision, readable_revision
+from pipeline.models import fetched, load_folder, mirrored
+from pipeline.revisions import Revision, lock_state
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 SKIPPED = re.compile(r"Skipped ([\d,]+) potential negatives \(([\d.]+)%\) due to the (\w+)")
 WRITE_ROWS = 16_384
 
 
-def model_state(config: MiningConfig) -> list[Any]:
+def hub_revision(config: MiningConfig) -> Revision | None:
+    """What is asked of the Hub; None where the model is a folder."""
+    if not config.model or Path(config.model).is_dir():
+        return None
+    return Revision("model", config.model, config.revision or "main")
+
+
+def model_state(config: MiningConfig, mirror: str | None) -> list[Any]:
     """What tells one mining model from another: contents of a folder, revision of a Hub id."""
-    folder = Path(config.model or "")
-    if folder.is_dir():
+    asked = hub_revision(config)
+    folder = mirrored(asked.hub, mirror) if asked else Path(str(config.model))
+    if folder:
         return [[path.relative_to(folder).as_posix(), file_sha256(path)] for path in files_under(folder)]
-    return [config.model, config.revision]
+    return [config.model, config.revision, *lock_state([asked] if asked else [])]
 
 
-def mine(path: Path, config: MiningConfig, name: str) -> dict[str, Any]:
+def mine(path: Path, config: MiningConfig, name: str, mirror: str | None) -> dict[str, Any]:
     """Give every pair of the file up to `config.negatives` mined negatives.
 
     Candidates are the positives of the same set. One whose score comes within the relative margin of the positive's
     is taken for an unmarked answer and dropped.
 
     Returns:
-        `negatives` written, `pairs_without` any, and `false_negatives`: share of the candidates that were dropped.
+        `negatives` written, `pairs_without` any, `false_negatives`: share of the candidates that were dropped, and
+        `model` and `revision` of what mined.
     """
-    import torch
     from datasets import Dataset
-    from sentence_transformers import SentenceTransformer
     from sentence_transformers.util import mine_hard_negatives
 
-    try:
-        if Path(config.model or "").is_dir():
-            model = load_folder(Path(str(config.model)), "cuda" if torch.cuda.is_available() else "cpu")
-        else:
-            revision = readable_revision(Revision("model", str(config.model), config.revision or "main"))
-            model = SentenceTransformer(config.model, revision=revision)
-    except (OSError, ValueError) as error:
-        remedy = "name a folder or a Hub id of an embedding model"
-        raise UserError(f"{name}: can't load {config.model}", where="data.mining.model", remedy=remedy) from error
+    model, revision = _loaded(config, name, mirror)
     pairs = pl.read_parquet(path)
     report = io.StringIO()
     with contextlib.redirect_stdout(report):
@@ -75,7 +77,28 @@ def mine(path: Path, config: MiningConfig, name: str) -> dict[str, Any]:
         "negatives": sum(map(len, found)),
         "pairs_without": sum(not texts for texts in found),
         "false_negatives": _dropped_share(report.getvalue()),
+        "model": config.model,
+        "revision": revision,
     }
+
+
+def _loaded(config: MiningConfig, name: str, mirror: str | None) -> tuple["SentenceTransformer", str]:
+    """The model that mines, and where it stood: a commit, the mirror, or a local folder."""
+    import torch
+
+    asked = hub_revision(config)
+    try:
+        if asked is None:
+            folder, revision = Path(str(config.model)), "local folder"
+        elif inside := mirrored(asked.hub, mirror):
+            folder, revision = inside, f"mirror of {asked.revision}"
+        else:
+            folder = fetched(asked.hub, asked.revision, "data.mining.model")
+            revision = folder.name
+        return load_folder(folder, "cuda" if torch.cuda.is_available() else "cpu"), revision
+    except UserError as error:
+        what = f"{name}: can't load {config.model}: {error.what}"
+        raise UserError(what, where="data.mining.model", remedy=error.remedy) from error
 
 
 def _dropped_share(report: str) -> float:

@@ -31,6 +31,7 @@ class Surroundings:
     benchmarks: TextIndex  # texts of benchmarks: removed or reported
     near: "NearIndex | None" = None  # the same texts, for finding those that were changed a little
     other_pairs: Hashes = field(default_factory=lambda: np.empty(0, np.uint64))  # of the sets before, sorted
+    mirror: str | None = None  # where the model that mines may lie
 
 
 @dataclass

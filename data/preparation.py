@@ -82,7 +82,7 @@ class Preparation:
         if self.counts.built == 0 or self.counts.train == 0:
             self._refuse_nothing(rows)
         if self.source.negatives == "mine":
-            self.counts.mined = mine(writer.path, self.around.data.mining, self.name)
+            self.counts.mined = mine(writer.path, self.around.data.mining, self.name, self.around.mirror)
             self.counts.negatives = self.counts.mined["negatives"]
         self._write_dev(folder, dev)
         write_keys(folder / "keys" / f"{self.name}.parquet", self._trained_keys())

@@ -32,6 +32,8 @@ def settings(config: Config) -> dict[str, Any]:
 def inputs(config: Config) -> dict[str, str]:
     """A fingerprint for each source's files; what can't be located is named as such and fails when it is built."""
     states = {f"source:{name}": digest(_state(name, source, config)) for name, source in all_sources(config).items()}
+    if config.data.mines:
+        states["mining model"] = digest(_mining_model(config))
     return states | {"evaluation samples": digest(_sample_states()), "benchmarks": _benchmarks_print(config)}
 
 
@@ -141,7 +143,7 @@ def _rows(name: str, source: SourceConfig, config: Config) -> Located | PairRead
 def _mining_model(config: Config) -> list[Any]:
     from data.mining import model_state
 
-    return model_state(config.data.mining)
+    return model_state(config.data.mining, config.mirror)
 
 
 class _Context:
@@ -209,7 +211,9 @@ class _Context:
             settings = self.config.data.decontamination
             forbidden = forbidden_texts(self.stage.path / "heldout", list(self.held_out_prints), EVALUATION_SAMPLES)
             texts = read_benchmarks(self.stage.path) if self.benchmarks_print else {}
-            self._around = Surroundings(self.config.data, self.config.seed, forbidden, TextIndex.of(texts))
+            self._around = Surroundings(
+                self.config.data, self.config.seed, forbidden, TextIndex.of(texts), mirror=self.config.mirror
+            )
             if settings.near_duplicates and texts:
                 from data.near_duplicates import NearIndex
 
@@ -240,6 +244,11 @@ def _finish(stage: StageFolder, lines: list[dict[str, Any]], evaluations: dict[s
         path.write_text(json.dumps(account, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     with stage.replacing("ledger.md") as path:
         path.write_text(ledger.markdown(lines, sums, evaluations), encoding="utf-8")
+    miners = {
+        f"{line['name']}, mined by {line['mined']['model']}": line["mined"]["revision"]
+        for line in lines
+        if line.get("mined")
+    }
     rows = [[line["title"], line["side"], *(line[count] for count in ledger.COUNTS), line["status"]] for line in lines]
     show_table("data ledger", ["set", "side", *ledger.COUNTS, "status"], rows)
     return {
@@ -247,7 +256,7 @@ def _finish(stage: StageFolder, lines: list[dict[str, Any]], evaluations: dict[s
         "skipped": sum(line["status"].startswith("skipped") for line in lines),
         "pairs": sums["train"],
         "dev": sums["dev"],
-        "revisions": {line["name"]: line["revision"] for line in lines},
+        "revisions": {line["name"]: line["revision"] for line in lines} | miners,
         "held_out": sum(line["train"] for line in lines if line["side"] == "held_out"),
     }
 

@@ -64,7 +64,8 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
         first = failures[0]
         what = f"{len(failures)} of {len(models) * len(tasks)} scores failed: {first.what}"
         raise UserError(what, where=first.where, remedy=f"{first.remedy}; the other scores are kept")
-    return {"models": len(models), "tasks": len(tasks), "scores": len(written)}
+    revisions = {model.name: model.revision for model in models if model.revision}
+    return {"models": len(models), "tasks": len(tasks), "scores": len(written), "revisions": revisions}
 
 
 def chosen_tasks(config: Config, stage: StageFolder) -> list["Task"]:

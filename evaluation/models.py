@@ -1,15 +1,15 @@
 """Which models are scored: the run's own ones, folders and Hub ids, each with a fingerprint of its contents."""
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.artefact import file_sha256, files_under, read_manifest
 from pipeline.config import Config
 from pipeline.console import log
-from pipeline.errors import UserError, first_line
-from pipeline.revisions import Revision, readable_revision
+from pipeline.errors import UserError
+from pipeline.models import fetched, mirrored
+from pipeline.revisions import Revision
 
 NOT_THE_MODEL = {"manifest.json", "certificate.json", "README.md", ".gitattributes", "model_card.md"}
 HEAD_FILES = ("sparse_linear.pt", "colbert_linear.pt")
@@ -24,6 +24,7 @@ class ScoredModel:
     folder: Path
     fingerprint: str  # of weights, tokenizer, pooling and prompts; not of where they lie
     artefact: Path | None = None  # the artefact it is part of, where it is this run's
+    revision: str | None = None  # the commit, where it is from the Hub
 
 
 def scored_models(config: Config) -> list[ScoredModel]:
@@ -68,16 +69,24 @@ def chain_model(config: Config, name: str) -> ScoredModel | None:
 
 def further_model(wanted: str, mirror: str | None) -> ScoredModel:
     """A folder, or a Hub id with an optional `@<revision>`; the mirror is looked into before the Hub."""
+    if asked := hub_model(wanted):
+        if inside := mirrored(asked.hub, mirror):
+            return ScoredModel(asked.hub, inside, folder_fingerprint(inside), revision=f"mirror of {asked.revision}")
+        folder = fetched(asked.hub, asked.revision, "evaluation.models")
+        return ScoredModel(asked.hub, folder, folder_fingerprint(folder), revision=folder.name)
     folder = Path(wanted).expanduser()
-    if not folder.is_dir():
-        if wanted.startswith((".", "/", "~")) or wanted.count("/") > 1:
-            raise UserError("there is no such model folder", where=wanted, remedy="mend evaluation.models")
-        name, _, revision = wanted.partition("@")
-        mirrored = Path(mirror, name) if mirror else None
-        folder = mirrored if mirrored and mirrored.is_dir() else _from_hub(name, revision or "main")
-        return ScoredModel(name, folder, folder_fingerprint(folder))
     name = folder.resolve().name
     return ScoredModel(name if name != "model" else folder.resolve().parent.name, folder, folder_fingerprint(folder))
+
+
+def hub_model(wanted: str) -> Revision | None:
+    """What an entry of `evaluation.models` asks of the Hub, None for a folder; raises UserError for one not there."""
+    if Path(wanted).expanduser().is_dir():
+        return None
+    if wanted.startswith((".", "/", "~")) or wanted.count("/") > 1:
+        raise UserError("there is no such model folder", where=wanted, remedy="mend evaluation.models")
+    name, _, revision = wanted.partition("@")
+    return Revision("model", name, revision or "main")
 
 
 def head_folders(config: Config, model: Path) -> list[Path]:
@@ -115,27 +124,3 @@ def is_of_the_model(path: str) -> bool:
 
 def _fingerprint(digests: dict[str, str]) -> str:
     return hashlib.sha256(repr(sorted(digests.items())).encode()).hexdigest()
-
-
-def _from_hub(name: str, revision: str) -> Path:
-    """The snapshot of a Hub model in the local cache, downloaded where needed."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*_linear.pt", "*/config.json"]
-    try:
-        commit = readable_revision(Revision("model", name, revision))
-        files = snapshot_download(name, revision=commit, allow_patterns=patterns, ignore_patterns=["onnx/*"])
-    except HFValidationError:
-        raise UserError("neither a folder nor a Hub id", where=name, remedy="mend evaluation.models") from None
-    except LocalEntryNotFoundError:
-        raise UserError(
-            "the Hub can't be reached and the model is not in the local cache",
-            where=f"{name}@{revision}",
-            remedy="connect, or give a folder, or set mirror=<folder in the Hub's layout>",
-        ) from None
-    except (HfHubHTTPError, OSError) as error:
-        what = first_line(error)
-        raise UserError(what, where=f"{name}@{revision}", remedy="check the id, the revision and your access") from None
-    log.info("evaluate: %s at commit %s", name, os.path.basename(files))
-    return Path(files)

@@ -4,7 +4,9 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
+from pipeline.console import log
 from pipeline.errors import UserError, first_line
+from pipeline.revisions import Revision, readable_revision
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -16,6 +18,9 @@ RAISED_BY_FILES = (
     OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ImportError, AssertionError,
     UnpicklingError,
 )  # fmt: skip
+# What is read of a Hub model's repository; torch's files only where it has no others.
+HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*_linear.pt", "*/config.json"]
+TORCH_FILES = ["*pytorch_model*.bin"]
 REMEDY = "give a sentence-transformers folder, or make the model again"
 
 
@@ -50,6 +55,41 @@ def load_folder(
         if not torch.isfinite(parameter.sum(dtype=torch.float64)):
             raise UserError(f"the tensor {name} holds NaN or infinity", where=str(folder), remedy=remedy)
     return model
+
+
+def fetched(hub: str, revision: str, key: str) -> Path:
+    """The snapshot of a Hub model in the local cache, downloaded where needed; the folder's name is its commit.
+
+    Raises UserError where there is none to be had; `key` is the config key that names the model.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    where = f"{hub}@{revision}"
+    try:
+        commit = readable_revision(Revision("model", hub, revision))
+        for patterns in (HUB_FILES, TORCH_FILES):
+            files = snapshot_download(hub, revision=commit, allow_patterns=patterns, ignore_patterns=["onnx/*"])
+            if any(Path(files).rglob("*.safetensors")):
+                break
+    except HFValidationError:
+        raise UserError("neither a folder nor a Hub id", where=hub, remedy=f"mend {key}") from None
+    except LocalEntryNotFoundError:
+        raise UserError(
+            "the Hub can't be reached and the model is not in the local cache",
+            where=where,
+            remedy="connect, or give a folder, or set mirror=<folder in the Hub's layout>",
+        ) from None
+    except (HfHubHTTPError, OSError) as error:
+        raise UserError(first_line(error), where=where, remedy="check the id, the revision and your access") from None
+    log.info("%s at commit %s", hub, Path(files).name)
+    return Path(files)
+
+
+def mirrored(hub: str, mirror: str | None) -> Path | None:
+    """The model's folder in the mirror, which is looked into before the Hub; None where it has none."""
+    folder = Path(mirror, hub) if mirror else None
+    return folder if folder and folder.is_dir() else None
 
 
 def most_tokens(model: "SentenceTransformer") -> int | None:

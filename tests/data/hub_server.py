@@ -8,14 +8,14 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-RESOLVE = re.compile(r"^/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)$")
-TREE = re.compile(r"^/api/datasets/([^/]+/[^/]+)/tree/([^/]+)")
-INFO = re.compile(r"^/api/datasets/([^/]+/[^/]+?)(?:/revision/([^/]+))?$")
-PATHS = re.compile(r"^/api/datasets/([^/]+/[^/]+)/paths-info/([^/]+)$")
+RESOLVE = re.compile(r"^(?:/datasets)?/([^/]+/[^/]+)/resolve/([^/]+)/(.+)$")
+TREE = re.compile(r"^/api/(?:datasets|models)/([^/]+/[^/]+)/tree/([^/]+)")
+INFO = re.compile(r"^/api/(?:datasets|models)/([^/]+/[^/]+?)(?:/revision/([^/]+))?$")
+PATHS = re.compile(r"^/api/(?:datasets|models)/([^/]+/[^/]+)/paths-info/([^/]+)$")
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Files, file lists and information of the data sets below `mirror`; every data set has one commit."""
+    """Files, file lists and information of the data sets and models below `mirror`; each has one commit."""
 
     mirror: Path
     protocol_version = "HTTP/1.1"

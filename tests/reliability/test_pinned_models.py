@@ -1,0 +1,106 @@
+"""Models that are scored or that mine negatives, from a Hub on this machine: pinned, and named by their commit."""
+
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from data.mining import model_state
+from evaluation.models import further_model
+from pipeline.revisions import Revision, write_lock
+from tests.data.conftest import REPOSITORY, Prepared, composed, run_config
+from tests.data.hub_server import COMMIT, serve
+from tests.data.test_hub import SETS, command
+from tests.training.small_bases import tiny_base
+
+MINING = ["+source@data.sources.lenta=lenta", "data.sources.lenta.negatives=mine", "data.mining.model=someone/miner"]
+MINING += ["data.mining.relative_margin=null"]
+SCORING = ["evaluation.chain=[]", "evaluation.suites=[samples]", "evaluation.tasks=[sts]", "evaluation.resamples=100"]
+SCORING += ["evaluation.models=[someone/model@v1]"]
+
+
+@pytest.fixture(scope="module")
+def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The samples and two models, of which one has torch's weights alone, as BAAI/bge-m3 on the Hub."""
+    import torch
+    from safetensors.torch import load_file
+
+    folder = tmp_path_factory.mktemp("mirror")
+    for owner in (REPOSITORY / "data" / "samples").iterdir():
+        (folder / owner.name).symlink_to(owner)
+    shutil.copytree(tiny_base(), folder / "someone" / "miner")
+    model = Path(shutil.copytree(tiny_base(), folder / "someone" / "model"))
+    torch.save(load_file(model / "model.safetensors"), model / "pytorch_model.bin")
+    (model / "model.safetensors").unlink()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def hub(mirror: Path) -> Iterator[str]:
+    """The address of a Hub that holds the mirror's files."""
+    server = serve(mirror)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A lock file of the test's own, empty yet."""
+    path = tmp_path / "revisions.lock"
+    monkeypatch.setenv("REVISIONS_LOCK", str(path))
+    return path
+
+
+def test_the_models_of_a_config_are_locked_and_a_moved_one_is_refused(hub: str, lock: Path, tmp_path: Path) -> None:
+    done = command("data.lock", hub, tmp_path, *MINING, *SCORING)
+    assert done.returncode == 0, done.stderr
+    assert {f"model someone/miner main {COMMIT}", f"model someone/model v1 {COMMIT}"} <= set(
+        lock.read_text().split("\n")
+    )
+    lock.write_text(f"model someone/model v1 {'f' * 40}\n")
+    done = command("evaluation.evaluate", hub, tmp_path, *SCORING)
+    assert done.returncode == 2
+    assert f"someone/model at v1 is now {COMMIT[:12]}, not the locked {'f' * 12}" in done.stderr.splitlines()[-1]
+
+
+def test_a_scored_model_s_commit_is_in_the_manifest(hub: str, mirror: Path, tmp_path: Path) -> None:
+    done = command("evaluation.evaluate", hub, tmp_path, *SCORING)
+    assert done.returncode == 0, done.stderr
+    manifest = tmp_path / "runs/test/evaluate/manifest.json"
+    assert json.loads(manifest.read_text())["metrics"]["revisions"] == {"someone/model": COMMIT}
+    assert further_model("someone/model@v1", str(mirror)).revision == "mirror of v1"
+
+
+@pytest.mark.slow
+def test_a_mining_model_s_commit_is_in_ledger_and_manifest(hub: str, mirror: Path, tmp_path: Path) -> None:
+    done = command("data.prepare", hub, tmp_path, *MINING)
+    assert done.returncode == 0, done.stderr
+    config = composed(*MINING, f"mirror={mirror}", *SETS)
+    for prepared, revision in (
+        (Prepared(tmp_path / "runs/test/data"), COMMIT),
+        (run_config(config, tmp_path / "mirrored"), "mirror of main"),
+    ):
+        mined = prepared.ledger["lenta"]["mined"]
+        assert (mined["model"], mined["revision"]) == ("someone/miner", revision) and mined["negatives"] > 0
+        assert f"negatives with someone/miner ({revision})" in (prepared.folder / "ledger.md").read_text()
+        metrics = json.loads((prepared.folder / "manifest.json").read_text())["metrics"]
+        assert metrics["revisions"]["lenta, mined by someone/miner"] == revision
+
+
+def test_another_mining_model_is_another_input_of_the_data(lock: Path, mirror: Path) -> None:
+    from data.prepare import STAGE
+
+    assert "mining model" not in STAGE.inputs(composed())
+    config = composed(*MINING)
+    config.mirror = str(mirror)
+    before = STAGE.inputs(config)["mining model"]
+    (mirror / "someone/miner/README.md").write_text("changed")
+    assert STAGE.inputs(config)["mining model"] != before
+    unlocked = model_state(config.data.mining, None)
+    write_lock({Revision("model", "someone/miner", "main"): COMMIT})
+    assert model_state(config.data.mining, None) == [*unlocked, COMMIT]
