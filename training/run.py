@@ -14,6 +14,7 @@ import torch
 import transformers
 from accelerate import PartialState
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
+from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from pipeline.artefact import remove, retired
@@ -152,13 +153,17 @@ def training_arguments(
         where = f"config key training.{config.side}.arguments.{name}"
         raise UserError(f"{name} must be a number, not {extra[name]}", where=where, remedy="write it as 0.001")
     try:
-        return SentenceTransformerTrainingArguments(**{**values, **extra})
+        made = SentenceTransformerTrainingArguments(**{**values, **extra})
     except (TypeError, ValueError) as error:
         raise UserError(
             str(error).removeprefix("SentenceTransformerTrainingArguments.__init__() "),
             where=f"config key training.{config.side}.arguments",
             remedy="use arguments of SentenceTransformerTrainingArguments",
         ) from error
+    for name in {str(name) for name in made.report_to or ()} - {*get_available_reporting_integrations()}:
+        where = f"config key training.{config.side}.arguments.report_to"
+        raise UserError(f"no tracker {name} is installed", where=where, remedy="install it, or use tracking=wandb")
+    return made
 
 
 def _is_number(field: "dataclasses.Field[Any]") -> bool:

@@ -174,6 +174,9 @@ TRAINING = {
     "an argument that is no number": Case(
         "symmetric", "adam_beta1 must be a number", overrides=("+training.symmetric.arguments.adam_beta1=hello",)
     ),
+    "a tracker that is none": Case(
+        "symmetric", "no tracker nonsense", overrides=("+training.symmetric.arguments.report_to=nonsense",)
+    ),
     "a set that does not exist": Case("symmetric", "paris", overrides=("+training.symmetric.sets.paris.weight=2",)),
     "a learning rate that explodes": Case(
         "symmetric", r"gradient norm.*set \w+, rows", slow=True,

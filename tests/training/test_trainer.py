@@ -146,9 +146,15 @@ def test_any_argument_of_the_library_passes_through(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [({"adam_beta3": 1}, "adam_beta3"), ({"gradient_accumulation_steps": 4}, "not free")]
+    ("arguments", "message"),
+    [
+        ({"adam_beta3": 1}, "adam_beta3"),
+        ({"gradient_accumulation_steps": 4}, "not free"),
+        ({"report_to": "nonsense"}, "no tracker nonsense is installed"),
+        ({"report_to": ["wandb", "mlflow"]}, "no tracker mlflow is installed"),
+    ],
 )
-def test_wrong_arguments_are_refused(tmp_path: Path, arguments: dict[str, int], message: str) -> None:
+def test_wrong_arguments_are_refused(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
     config = prepared_run(tmp_path, {}, arguments=arguments)
     with pytest.raises(UserError, match=message):
         training_arguments(config, tmp_path, 10, False, False)
