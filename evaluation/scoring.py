@@ -1,5 +1,6 @@
 """Scoring one model: it is loaded when the first task needs it, and each task leaves its predictions."""
 
+import math
 import os
 import time
 from dataclasses import asdict
@@ -24,11 +25,18 @@ class Scorer:
         self.model, self.config, self.settings = model, config, config.evaluation
 
     def score(self, task: Task, folder: Path) -> dict[str, Any]:
-        """Score the model on `task` and write its predictions below `folder`; returns what the tables need."""
+        """Score the model on `task` and write its predictions below `folder`; returns what the tables need.
+
+        Raises UserError for a score that is NaN or infinite.
+        """
         log.info("evaluate: %s on %s", self.model.name, task.key)
         started = time.monotonic()
         outcome = task.run(self.resources)
         seconds = time.monotonic() - started
+        if undefined := [measure.metric for measure in outcome.measures if not math.isfinite(measure.score)]:
+            where = f"model {self.model.name}, task {task.key}"
+            remedy = "see whether its embeddings differ from text to text"
+            raise UserError(f"{', '.join(undefined)} is no finite number", where=where, remedy=remedy)
         path = Path("predictions", self.model.name, f"{task.key}.parquet")
         outcome.write(folder / path)
         return {

@@ -1,6 +1,7 @@
 """The rows that choose merge weights: held out of training by the data stage, read from its artefact."""
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,6 +89,9 @@ def read_pair_set(path: Path, side: str) -> PairSet:
             what = f"column {column} holds something else than texts"
             raise UserError(what, where=str(path), remedy="make the data stage again")
     scores = table["score"].to_list() if "score" in table.columns else [None] * len(table)
+    if not all(score is None or math.isfinite(score) for score in scores):
+        what = "column score has values that are not finite"
+        raise UserError(what, where=str(path), remedy="make the data stage again")
     return PairSet(
         name=path.stem,
         side=side,

@@ -106,6 +106,11 @@ def test_runs_that_fill_one_cache_at_once_lose_nothing(tmp_path: Path) -> None:
     assert rows[:, 0].tolist() == [number // 2 for number in range(48)]
 
 
+def test_the_budget_changes_embeddings_no_more_than_rounding(model_folder: Path) -> None:
+    small, large = (Embedder(model_folder, batch_tokens=tokens).sentences(TEXTS) for tokens in (16, 10**5))
+    np.testing.assert_allclose(small, large, rtol=0, atol=1e-6)
+
+
 def test_batches_hold_all_texts_within_the_budget() -> None:
     lengths = np.random.default_rng(0).integers(1, 300, 500).tolist()
     batches = list(length_batches(lengths, 512))

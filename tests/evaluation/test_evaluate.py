@@ -126,6 +126,18 @@ def test_a_fingerprint_is_of_what_changes_embeddings(models: dict[str, Path], tm
     assert folder_fingerprint(folder) != folder_fingerprint(models["first"])
 
 
+def test_a_score_that_is_no_number_is_named(models: dict[str, Path], tmp_path: Path) -> None:
+    collapsed = Path(shutil.copytree(models["first"], tmp_path / "collapsed"))
+    tensors = load_file(collapsed / "model.safetensors")
+    for name in [name for name in tensors if name.endswith("LayerNorm.weight")]:
+        tensors[name].zero_()  # every text has the same embedding, and ranks have no correlation
+    tensors[name.replace("weight", "bias")].fill_(1.0)
+    save_file(tensors, collapsed / "model.safetensors", metadata={"format": "pt"})
+    config = make_config(tmp_path / "runs", f"evaluation.models=[{collapsed}]", "evaluation.tasks=[sts]")
+    with pytest.raises(UserError, match=r"spearman is no finite number \(model collapsed, task samples/sts\)"):
+        run_stage(STAGE, config)
+
+
 def test_a_task_that_fails_does_not_lose_the_others(models: dict[str, Path], tmp_path: Path) -> None:
     broken = Path(shutil.copytree(models["first"], tmp_path / "broken"))
     tensors = load_file(broken / "model.safetensors")

@@ -26,6 +26,14 @@ def test_a_score_below_one_is_no_positive(tmp_path: Path) -> None:
     assert pairs.positive_rows().anchors == ["а", "в"]
 
 
+@pytest.mark.parametrize("score", [float("nan"), float("inf")])
+def test_a_score_that_is_not_finite_is_refused(tmp_path: Path, score: float) -> None:
+    columns = {"anchor": ["а"], "positive": ["б"], "negatives": [["в"]], "score": [score]}
+    polars.DataFrame(columns).write_parquet(tmp_path / "scored.parquet")
+    with pytest.raises(UserError, match=r"column score has values that are not finite.*scored.parquet"):
+        read_pair_set(tmp_path / "scored.parquet", "symmetric")
+
+
 def test_a_sample_depends_on_seed_and_purpose_alone(data: Path) -> None:
     pairs = read_dev_sets(data)[0]
     assert pairs.sample(5, 1, "dev") == pairs.sample(5, 1, "dev")

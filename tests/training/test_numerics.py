@@ -1,0 +1,63 @@
+"""Numbers: a gradient that is not finite stops training at its step; workers and budgets don't change the result."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import PartialState
+from safetensors.torch import load_file
+
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.stage import planned, run_stage
+from tests.training.planned_sets import prepared_run, rows
+from training.batch_plan import plan_batches
+from training.finetune import STAGE
+from training.model_files import load_model
+from training.prepared import prepare_sets
+from training.run import make_trainer, plan_settings
+
+SETS = {"symmetric/pairs": rows(64), "symmetric/scored": rows(64, seed=1, scored=True)}
+SIDE = {"max_steps": 3, "angle_weight": 0.1, "learning_rate": 1e-3}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_stops_at_its_step_and_names_the_rows(tmp_path: Path, value: float) -> None:
+    PartialState(cpu=True)
+    config = prepared_run(tmp_path, SETS, **SIDE)
+    stage, side = planned(STAGE, config)[1], config.training.symmetric
+    stage.path.mkdir(parents=True)
+    model = load_model(config.folder("init"), "eager", side)
+    sets = prepare_sets(config, model, config.folder("data"), tmp_path / "tokens")
+    plan = plan_batches([item.rows for item in sets.train.values()], plan_settings(side, config.seed))
+    trainer = make_trainer(config, stage, model, sets, plan, False)
+
+    def plant(parameter: torch.Tensor) -> None:
+        if trainer.state.global_step == 1 and parameter.grad is not None:
+            parameter.grad.view(-1)[5] = value
+
+    next(weight for weight in model.parameters() if weight.requires_grad).register_post_accumulate_grad_hook(plant)
+    told = rf"loss \d.*, gradient norm \w+ at step 2 \(set {plan.batches[1].set}, rows \d"
+    with pytest.raises(UserError, match=told):
+        trainer.train()
+
+
+def trained(runs: Path, **side: Any) -> dict[str, torch.Tensor]:
+    config: Config = prepared_run(runs, SETS, **{**SIDE, **side})
+    run_stage(STAGE, replace(config, seed=7))
+    return load_file(config.folder("symmetric") / "model/model.safetensors")
+
+
+def test_workers_change_no_bit_and_mini_batch_budgets_no_more_than_rounding(tmp_path: Path) -> None:
+    whole = trained(tmp_path / "whole", mini_batch_tokens=10**6)
+    workers = trained(tmp_path / "workers", mini_batch_tokens=10**6, arguments={"dataloader_num_workers": 2})
+    assert all(torch.equal(workers[name], tensor) for name, tensor in whole.items())
+    cut = trained(tmp_path / "cut", mini_batch_tokens=64)
+    start = load_file(tmp_path / "whole/one/init/model.safetensors")
+    # The keys' biases have no effect on attention: their gradient is rounding alone, which AdamW makes large.
+    names = [name for name in start if "key.bias" not in name and name in whole]
+    moved = torch.cat([(whole[name] - start[name]).flatten() for name in names])
+    apart = torch.cat([(whole[name] - cut[name]).flatten() for name in names])
+    assert 0 < apart.norm() < 1e-2 * moved.norm()
