@@ -73,7 +73,8 @@ def mteb_outcome(task: AbsTask, parts: Sequence[Part], metrics: Sequence[str]) -
         lengths = [len(next(iter(found.values()))) for found in per_part]
     labels = [f"{part.subset}/{part.split}" for part in parts]
     columns[PART] = np.repeat(np.array(labels, dtype=object), lengths)
-    by_part = {label: part.scores["main_score"] for label, part in zip(labels, parts, strict=True)}
+    # As many digits as mteb's own files keep: a score that is read from them must not differ from a fresh one.
+    by_part = {label: round(part.scores["main_score"], 6) for label, part in zip(labels, parts, strict=True)}
     return Outcome(columns, tuple(measures), {"parts": by_part})
 
 

@@ -136,6 +136,13 @@ def test_a_second_run_encodes_nothing_and_gives_the_same(model: CheckedEncoder, 
     np.testing.assert_array_equal(*(found.columns["ndcg_at_10:value"] for found in (first, second)))
 
 
+def test_scores_read_from_mteb_s_files_give_the_same_bytes_as_fresh_ones(model: CheckedEncoder, tmp_path: Path) -> None:
+    paths = [tmp_path / "fresh.parquet", tmp_path / "read.parquet"]
+    for path in paths:
+        run_task(model, sample_task("mteb_sts"), [], tmp_path, {}).write(path)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
 def test_scores_without_their_predictions_are_made_anew(model: CheckedEncoder, tmp_path: Path) -> None:
     first = run_task(model, sample_task("mteb_sts"), [], tmp_path, {})
     next((tmp_path / "predictions").rglob("*.json")).unlink()
