@@ -121,12 +121,14 @@ def replacing(target: Path) -> Iterator[Path]:
         yield temporary
         for path in files_under(temporary) if temporary.is_dir() else [temporary]:
             synchronise(path)
-        if target.is_dir():  # can't be renamed over, and is not removed in one step
+        is_folder = target.is_dir()  # which can't be renamed over, and is not removed in one step
+        if is_folder:
             remove(retired(target))
             target.rename(retired(target))
         os.replace(temporary, target)
         synchronise(target.parent)
-        remove(retired(target))
+        if is_folder:
+            remove(retired(target))
     except BaseException:
         remove(temporary)
         raise
