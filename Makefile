@@ -13,7 +13,7 @@ OVERRIDES = profile=$(PROFILE) run=$(RUN) launch.nodes=$(NODES) $(if $(GPUS),lau
 STAGES := data init symmetric asymmetric joint merge evaluate report
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo reproduce $(STAGES) check lock licences plan sweep calibrate publish bench test test-slow lint
+.PHONY: help setup demo reproduce $(STAGES) check lock licences plan sweep calibrate publish bench test test-slow torture lint
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+( [a-z-]+)*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-22s %s\n", $$1, $$2}'
@@ -69,6 +69,9 @@ test: $(READY) ## The fast tests, with the whole chain on profile tiny
 
 test-slow: $(READY) ## The slow tests
 	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+torture: $(READY) ## Kill every stage of profile tiny at random moments, run it again, compare: runs/torture.json
+	@$(BIN)/python -m tests.reliability.torture $(ARGS)
 
 lint: $(READY) ## ruff and mypy
 	@$(BIN)/ruff check .

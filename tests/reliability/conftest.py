@@ -1,9 +1,11 @@
-"""A fresh copy of a finished chain, in which a test may plant a fault."""
+"""A fresh copy of a finished chain, in which a test may plant a fault; the undisturbed chain, stage by stage."""
 
+import signal
 from pathlib import Path
 
 import pytest
 
+from tests.reliability import tiny_chain
 from tests.reliability.stage_runs import copied
 
 
@@ -11,3 +13,10 @@ from tests.reliability.stage_runs import copied
 def run_folder(chain: Path, tmp_path: Path) -> Path:
     """`runs/tiny` below the test's own folder: all stages of profile tiny, complete."""
     return copied(chain, tmp_path / "runs")
+
+
+@pytest.fixture(scope="session")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """By stage of profile tiny: a folder that is ready for it; see `tiny_chain.snapshots`."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # else a background job's children would ignore it
+    return tiny_chain.snapshots(tmp_path_factory.mktemp("chain") / "places")

@@ -25,6 +25,11 @@ class Ended:
     out: str
     err: str
 
+    @property
+    def said(self) -> list[str]:
+        """The lines on stderr."""
+        return [line for line in self.err.splitlines() if line.strip()]
+
 
 def copied(chain: Path, runs: Path) -> Path:
     """A copy of a finished run with its base below `runs`, by hard links; returns the run's folder."""
