@@ -69,8 +69,16 @@ class SideConfig:
     checkpoint_steps: int = field(default=500, metadata={"result": False})  # steps between checkpoints
     logging_steps: int = field(default=1, metadata={"result": False})  # steps a line of metrics.jsonl
     mini_batch_tokens: int = field(default=16384, metadata={"result": False})  # padded tokens in memory at once
-    mini_batch_overhead: int = field(default=128, metadata={"result": False})  # one more forward, in tokens
+    # What one more mini-batch costs, in tokens: measured with the demo's base on two cores. More where launching the
+    # kernels is what takes the time, as on a GPU with short texts.
+    mini_batch_overhead: int = field(default=96, metadata={"result": False})
     arguments: dict[str, Any] = field(default_factory=dict)  # any other SentenceTransformerTrainingArguments
+
+    def lengths(self) -> dict[str, int]:
+        """All limits in tokens, those of single sets included, by their config keys below the side's."""
+        names = ("anchor_length", "positive_length")
+        own = {f"sets.{key}.{name}": getattr(item, name) for key, item in self.sets.items() for name in names}
+        return {name: getattr(self, name) for name in names} | {key: value for key, value in own.items() if value}
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Impossible values, as (field, what is wrong)."""

@@ -22,7 +22,7 @@ class BaseConfig:
     normalize: bool = True  # embeddings have length 1
     prompts: dict[str, str] = field(default_factory=lambda: {"query": "", "document": ""})
     max_length: int = 512  # tokens of a text, special tokens included
-    attention: str = "auto"  # transformers' implementation in training; auto: eager on a CPU, sdpa on a GPU
+    attention: str = "auto"  # in training: transformers' name, or auto: sdpa, but eager for short texts on a CPU
     vocabulary: int = 2000  # kind random: pieces of its tokenizer
     hidden: int = 32  # kind random: width
     layers: int = 2  # kind random: depth

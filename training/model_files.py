@@ -24,18 +24,17 @@ def load_model(folder: Path, attention: str, side: SideConfig) -> SentenceTransf
     Raises UserError where it can't be loaded, or a length of the side is beyond the model's.
     """
     remedy = "make init again, or mend base.attention"
-    model = load_folder(folder, "cpu", remedy=remedy, attn_implementation=attention_implementation(attention))
+    lengths = side.lengths()
+    implementation = attention_implementation(attention, max(lengths.values()))
+    model = load_folder(folder, "cpu", remedy=remedy, attn_implementation=implementation)
     most = model.max_seq_length or 0
-    lengths: dict[str, tuple[int | None, int | None]] = {"": (side.anchor_length, side.positive_length)}
-    lengths |= {f"sets.{name}.": (own.anchor_length, own.positive_length) for name, own in side.sets.items()}
-    for prefix, pair in lengths.items():
-        for name, length in zip(("anchor_length", "positive_length"), pair, strict=True):
-            if length and length > most:
-                raise UserError(
-                    f"{length} tokens are more than the base's {most}",
-                    where=f"config key training.<side>.{prefix}{name}",
-                    remedy=f"use at most {most}",
-                )
+    for name, length in lengths.items():
+        if length > most:
+            raise UserError(
+                f"{length} tokens are more than the base's {most}",
+                where=f"config key training.<side>.{name}",
+                remedy=f"use at most {most}",
+            )
     _check_prompts(model, folder)
     for module in model.modules():
         if isinstance(module, nn.Dropout):

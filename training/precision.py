@@ -6,6 +6,8 @@ import torch
 
 from pipeline.errors import UserError
 
+MOST_EAGER_TOKENS = 256
+
 
 def native_bfloat16() -> bool:
     """Whether the device multiplies bfloat16 matrices in hardware rather than by emulation."""
@@ -27,13 +29,16 @@ def uses_bfloat16(precision: str) -> bool:
     return precision != "fp32" and native_bfloat16()
 
 
-def attention_implementation(attention: str) -> str:
+def attention_implementation(attention: str, longest: int) -> str:
     """The name that transformers knows: `attention` itself, or what `auto` stands for.
 
-    On a CPU that is eager: the backward pass of torch's fused attention takes half of a step there, on texts of a
-    headline's length.
+    On a CPU that is eager where no text has more than 256 tokens: the backward pass of torch's fused attention takes
+    half of a step there, on texts of a headline's length. With longer texts, the scores that eager attention keeps
+    would take more memory than everything else.
     """
-    return attention if attention != "auto" else "sdpa" if torch.cuda.is_available() else "eager"
+    if attention != "auto":
+        return attention
+    return "eager" if longest <= MOST_EAGER_TOKENS and not torch.cuda.is_available() else "sdpa"
 
 
 def keep_freed_memory() -> None:

@@ -150,6 +150,21 @@ def test_bf16_is_refused_where_the_device_has_none(monkeypatch: pytest.MonkeyPat
     assert precision.uses_bfloat16("auto") and not precision.uses_bfloat16("fp32")
 
 
+def test_attention_keeps_its_scores_only_for_short_texts_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert precision.attention_implementation("auto", 256) == "eager"
+    assert precision.attention_implementation("auto", 257) == "sdpa"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert precision.attention_implementation("auto", 256) == "sdpa"
+    assert precision.attention_implementation("eager", 8192) == "eager"
+
+
+def test_a_single_set_s_long_texts_are_among_a_side_s_lengths() -> None:
+    side = SideConfig(sets={"mldr": SetConfig(positive_length=2048), "rcb": SetConfig()})
+    lengths = {"anchor_length": 512, "positive_length": 512, "sets.mldr.positive_length": 2048}
+    assert side.lengths() == lengths
+
+
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
     config = prepared_run(tmp_path, {"symmetric/pairs": rows(64)}, max_steps=2, learning_rate=1e30, max_grad_norm=0.0)
     with pytest.raises(UserError):  # not finite: the stage stays unfinished

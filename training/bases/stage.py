@@ -81,7 +81,7 @@ def require_sound(folder: Path, attention: str, source: str) -> None:
         TokenizerFile.read(folder / "tokenizer.json")
         read_tokenizer(folder / "tokenizer.json")
         with quiet():
-            load_folder(folder, "cpu", attn_implementation=attention_implementation(attention))
+            load_folder(folder, "cpu", attn_implementation=attention_implementation(attention, longest=0))
     except UserError as error:  # the folder is scratch: the user knows the base by its source
         what = error.what.replace(f"{folder}/", "")
         raise UserError(what, where=source, remedy="get its files again, or choose another base") from error
