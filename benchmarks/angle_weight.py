@@ -1,8 +1,9 @@
 """What AnglE is worth: `make bench NAME=angle_weight`, five weights beside the contrastive loss, three seeds each.
 
 The demo's base is trained on the symmetric part of the real data (headlines that paraphrase each other, nearly or not
-at all; entailments, neutral pairs and contradictions) for as many steps with every weight. A seed decides about the dev
-rows, the batches and the dropout; all weights of a seed share them. Scores are those of the held-out dev rows.
+at all; entailments, neutral pairs and contradictions) for as many steps with every weight. A seed decides about the
+batches; all weights of a seed share them. The scores are those of dev rows, the same for all, that share no text with
+training.
 """
 
 import argparse
@@ -11,16 +12,27 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
 from benchmarks.measurement import Side, measure
 from benchmarks.real_texts import require_shared
 from benchmarks.start import demo_config
 from data.config import SourceConfig
 from pipeline.config import Config
 from pipeline.console import show_table
+from pipeline.seeding import generator
 
 WEIGHTS = (0.0, 0.02, 0.1, 0.3, 1.0)
 SEEDS = (1, 2, 3)
 STEPS = 100
+DEV_SHARE = 0.12  # of the groups of pairs that share texts
+LARGEST_DEV_GROUP = 20  # pairs; larger groups are trained on
+SETS = {  # file -> its two texts, and what it calls pairs that are alike (score 1), in between (0.5) and unlike (0)
+    "paraphraser": ("text_1", "text_2", ("1", "0", "-1")),
+    "sick_ru": ("premise", "hypothesis", ("entailment", "neutral", "contradiction")),
+}
 MEASURES = {
     "spearman": "Spearman's correlation of label and cosine",
     "ranking": "average precision of paraphrases and entailments among all pairs",
@@ -68,28 +80,42 @@ def train(runs: str, seed: int, weight: float) -> dict[str, float]:
 
 def configured(runs: Path, seed: int, weight: float) -> Config:
     """Profile `demo` with the two sets in place of its own."""
-    folder, config = require_shared() / "training", demo_config()
+    mirror, config = runs / "sets", demo_config()
     config.runs, config.run, config.seed, config.side = str(runs), f"seed{seed}", seed, "symmetric"
-    config.data.held_out = {}
-    kinds = ("entailment", "neutral", "contradiction")
-    config.data.sources = {
-        "paraphraser": labelled_pairs(folder / "paraphraser.jsonl", "text_1", "text_2", ("1", "0", "-1")),
-        "sick": labelled_pairs(folder / "sick_ru.jsonl", "premise", "hypothesis", kinds),
-    }
+    config.mirror, config.data.held_out, config.data.dev.anchors = str(mirror), {}, 2000
+    config.data.sources = {name: split_set(name, mirror) for name in SETS}
     side = config.training.symmetric
-    side.angle_weight, side.max_steps, side.dev_steps = weight, STEPS, None
+    side.angle_weight, side.max_steps, side.dev_steps, side.dev_rows = weight, STEPS, None, 2000
     return config
 
 
-def labelled_pairs(path: Path, premise: str, hypothesis: str, labels: tuple[str, str, str]) -> SourceConfig:
-    """A set whose `labels` say, in this order, that a pair is alike (score 1), in between (0.5) or unlike (0)."""
+def split_set(name: str, mirror: Path) -> SourceConfig:
+    """Write a set's train.jsonl and dev.jsonl into its folder of `mirror`; returns the source that reads them.
+
+    Pairs that share a text, also by way of other pairs, stay together.
+    """
+    first, second, labels = SETS[name]
+    lines = (require_shared() / "training" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    texts = [json.loads(line)[column] for line in lines for column in (first, second)]
+    distinct, numbers = np.unique(texts, return_inverse=True)
+    ends = numbers.reshape(-1, 2).T
+    links = coo_matrix((np.ones(len(lines)), tuple(ends)), shape=(len(distinct), len(distinct)))
+    group = connected_components(links, directed=False)[1][ends[0]]
+    small = np.bincount(group)[group] <= LARGEST_DEV_GROUP
+    held = small & (generator(0, "dev", name).random(group.max() + 1)[group] < DEV_SHARE)
+    (mirror / name).mkdir(parents=True, exist_ok=True)
+    for file, chosen in (("train.jsonl", ~held), ("dev.jsonl", held)):
+        text = "".join(f"{lines[row]}\n" for row in np.flatnonzero(chosen))
+        (mirror / name / file).write_text(text, encoding="utf-8")
     return SourceConfig(
-        title=path.stem,
+        title=name,
         side="symmetric",
-        path=str(path),
+        hub=name,
+        files=["train.jsonl"],
+        dev_files=["dev.jsonl"],
         format="jsonl",
         construction="nli",
-        columns={"premise": premise, "hypothesis": hypothesis, "label": "label"},
+        columns={"premise": first, "hypothesis": second, "label": "label"},
         labels=dict(zip(labels, ("entailment", "neutral", "contradiction"), strict=True)),
         scores={"neutral": 0.5, "contradiction": 0.0},
         negative_label=None,
