@@ -96,6 +96,8 @@ def _paragraph(line: dict[str, Any]) -> str:
     if line["card"] is not None and line["built"] != line["card"]:
         reason = line["difference"] or "the files at hand are not the full set"
         facts.append(f"Built {line['built']:,} against the card's {line['card']:,}: {reason}.")
+    if line["scored"]:
+        facts.append(f"Beside them {line['scored']:,} rows with labels that are no entailment, which only AnglE takes.")
     accounts = {"Dropped": "dropped", "Bad rows left out": "bad_rows", "Found in evaluations": "reported"}
     for what, key in accounts.items():
         if line[key]:

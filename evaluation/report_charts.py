@@ -1,7 +1,7 @@
 """Inline SVG charts for the report page, coloured by the page's CSS variables so that they follow light and dark."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -9,6 +9,7 @@ WIDTH, HEIGHT = 420, 250
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 36
 SIDE = 28  # left and right of a forest plot
 ROW = 34  # height of a forest plot's row
+LETTER = 7  # width of a digit at the charts' 12 px
 BINS = 40  # points of a line; longer series are averaged
 
 
@@ -32,17 +33,25 @@ class Interval:
     note: str = ""
 
 
-def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, describe: str) -> str:
-    """Lines over a shared x axis; the range of each bin of a long series is drawn as a band behind it."""
+def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, describe: str, least_range: float = 0.0) -> str:
+    """Lines over a shared x axis; the range of each bin of a long series is drawn as a band behind it.
+
+    The y axis spans at least `least_range`, so that a change of nothing doesn't look like one.
+    """
     lines = [Line(line.name, line.colour, [p for p in line.points if math.isfinite(p[1])]) for line in lines]
     binned = [_bins(line.points) for line in lines]
     flat = [point for bins in binned for point in bins]
     if not flat:
         return ""
-    x_scale = _Scale(min(p.x for p in flat), max(p.x for p in flat), LEFT, WIDTH - RIGHT)
-    y_ticks = ticks(min(p.low for p in flat), max(p.high for p in flat), 5)
+    low, high = min(p.low for p in flat), max(p.high for p in flat)
+    missing = max(0.0, least_range - (high - low)) / 2
+    y_ticks = ticks(low - missing, high + missing, 5)
+    digits = max(0, -math.floor(math.log10(y_ticks[1] - y_ticks[0]) + 1e-9))
+    y_labels = [f"{mark:.{digits}f}" for mark in y_ticks]
+    left = max(LEFT, 22 + LETTER * max(map(len, y_labels)))
+    x_scale = _Scale(min(p.x for p in flat), max(p.x for p in flat), left, WIDTH - RIGHT)
     y_scale = _Scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
-    parts = list(_grid(x_scale, y_scale, y_ticks, x_label, y_label))
+    parts = list(_grid(x_scale, y_scale, dict(zip(y_ticks, y_labels, strict=True)), x_label, y_label))
     for line, bins in zip(lines, binned, strict=True):
         upper = [(x_scale(p.x), y_scale(p.high)) for p in bins]
         lower = [(x_scale(p.x), y_scale(p.low)) for p in reversed(bins)]
@@ -137,17 +146,17 @@ class _Scale:
         return self.start + share * (self.end - self.start)
 
 
-def _grid(x: _Scale, y: _Scale, y_ticks: Sequence[float], x_label: str, y_label: str) -> Iterable[str]:
-    digits = max(0, -math.floor(math.log10(y_ticks[1] - y_ticks[0]) + 1e-9))
-    for mark in y_ticks:
-        yield f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(mark):.1f}" y2="{y(mark):.1f}"/>'
-        yield f'<text x="{LEFT - 6}" y="{y(mark) + 4:.1f}" text-anchor="end">{mark:.{digits}f}</text>'
+def _grid(x: _Scale, y: _Scale, y_ticks: Mapping[float, str], x_label: str, y_label: str) -> Iterable[str]:
+    left, right = x.start, x.end
+    for mark, label in y_ticks.items():
+        yield f'<line class="grid" x1="{left:g}" x2="{right}" y1="{y(mark):.1f}" y2="{y(mark):.1f}"/>'
+        yield f'<text x="{left - 6:g}" y="{y(mark) + 4:.1f}" text-anchor="end">{label}</text>'
     bottom = HEIGHT - BOTTOM
-    yield f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{bottom}" y2="{bottom}"/>'
+    yield f'<line class="axis" x1="{left:g}" x2="{right}" y1="{bottom}" y2="{bottom}"/>'
     for mark in ticks(x.low, x.high, 5):
         if x.low <= mark <= x.high:
             yield f'<text x="{x(mark):.1f}" y="{bottom + 15}" text-anchor="middle">{mark:,.6g}</text>'
-    yield f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 4}" text-anchor="middle">{escape(x_label)}</text>'
+    yield f'<text x="{(left + right) / 2:g}" y="{HEIGHT - 4}" text-anchor="middle">{escape(x_label)}</text>'
     turned = f"translate(11 {(TOP + bottom) / 2}) rotate(-90)"
     yield f'<text transform="{turned}" text-anchor="middle">{escape(y_label)}</text>'
 

@@ -69,6 +69,20 @@ def score(value: float | None, low: float | None = None, high: float | None = No
     return Markup("{}<small>{} to {}</small>").format(f"{value:.3f}", f"{low:.3f}", f"{high:.3f}")
 
 
+def change(before: float, after: float, low: float | None, high: float | None) -> Markup | str:
+    """Two scores, with the interval of their difference below them."""
+    words = f"{before:.3f} → {after:.3f}"
+    if low is None or high is None:
+        return words
+    told = f"{after - before:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}".replace("-", "−")
+    return Markup("{}<small>{}</small>").format(words, told)
+
+
+def row_head(name: str, *remarks: str) -> Markup:
+    """A row's name with remarks below it."""
+    return Markup("{}<small>{}</small>").format(name, Markup(", ").join(remarks))
+
+
 def fingerprint(value: str | None) -> Markup | str:
     """The first digits of a fingerprint; the whole of it as its title."""
     return Markup('<code title="{}">{}</code>').format(value, value[:10]) if value else DASH

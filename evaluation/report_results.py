@@ -32,7 +32,7 @@ CLAIM_GROUPS = {
 
 
 def suite_tables(run: RunRecord) -> list[dict[str, Any]]:
-    """A table for each suite: tasks and metrics by models."""
+    """A table for each suite: a task, its metric and number of items in a row's head, then a column a model."""
     tables = []
     for suite in dict.fromkeys(score.suite for score in run.scores):
         scores = [score for score in run.scores if score.suite == suite]
@@ -40,10 +40,13 @@ def suite_tables(run: RunRecord) -> list[dict[str, Any]]:
         cells = {(s.task, s.metric, s.model): s for s in scores}
         lines = dict.fromkeys((s.task, s.metric) for s in scores)
         rows = [
-            [task, metric, _items(cells, task, metric), *(_cell(cells.get((task, metric, model))) for model in models)]
+            [
+                show.row_head(task, metric, f"{_items(cells, task, metric)} items"),
+                *(_cell(cells.get((task, metric, model))) for model in models),
+            ]
             for task, metric in lines
         ]
-        tables.append({"caption": f"Suite {suite}", "columns": ["task", "metric", "items", *models], "rows": rows})
+        tables.append({"caption": f"Suite {suite}", "columns": ["task", *models], "rows": rows})
     return tables
 
 
@@ -128,21 +131,21 @@ def _card_table(run: RunRecord, printed: dict[str, str], table: CardTable) -> tu
     own = base_id(run)
     known = own if own and own.lower() != PUBLISHED_BASE.lower() and published_figures(own) else None
     columns = [
-        *("row", "bge-m3, card", "USER-bge-m3, card"),
+        *("row, direction, and whether it holds here", "bge-m3, card", "USER-bge-m3, card"),
         *([f"{known.rpartition('/')[2]}, published"] if known else []),
         *(f"our {name}" for name in models),
-        *("the card's direction", "here"),
     ]
     cells = []
     for row in table.rows:
         before, after = (printed.get(f"{table.claims}/{who}/{row}") for who in ("bge-m3", "USER-bge-m3"))
         ours = {name: table.score(run, name, row) for name in models}
         published = [show.score(_published(known, table, row))] if known else []
-        judged: Sequence[Any] = (show.DASH, show.DASH)
+        head: str | Markup = row
         if before and after:
             judged = _judged(before, after, ours, run.difference("merge", "base", table.suite, row))
+            head = show.row_head(row, judged)
         scores = [_cell(score) for score in ours.values()]
-        cells.append([row, before or show.DASH, after or show.DASH, *published, *scores, *judged])
+        cells.append([head, before or show.DASH, after or show.DASH, *published, *scores])
     return columns, cells
 
 
@@ -158,15 +161,13 @@ def _published(model: str, table: CardTable, row: str) -> float | None:
     return whole if whole is not None else mean_of(table.rows[row], score)
 
 
-def _judged(
-    before: str, after: str, ours: dict[str, Score | None], difference: Difference | None
-) -> tuple[str, Markup]:
+def _judged(before: str, after: str, ours: dict[str, Score | None], difference: Difference | None) -> Markup:
     change, step = float(after) - float(before), 10.0 ** -len(after.partition(".")[2])
     arrow = "rises" if change > 0 else "falls" if change < 0 else "unchanged"
     within = difference is not None and difference.ci_low <= 0 <= difference.ci_high
     base, merge = (score.value if (score := ours[name]) else None for name in ("base", "merge"))
     verdict = show.verdict(direction(change, base, merge, step))
-    return arrow, Markup("{}{}").format(verdict, " (within noise)" if within else "")
+    return Markup("{}: {}{}").format(arrow, verdict, " (within noise)" if within else "")
 
 
 def direction(change: float, base: float | None, merge: float | None, step: float) -> str:
@@ -195,7 +196,7 @@ def claim_groups(claims: Sequence[Claim]) -> list[dict[str, Any]]:
 
 def _claim_rows(claims: Sequence[Claim]) -> list[list[Any]]:
     return [
-        [c.claim, _grouped(c.card), _grouped(c.printed), c.tolerance, show.verdict(c.verdict), show.long(c.where)]
+        [c.claim, show.verdict(c.verdict), _grouped(c.card), _grouped(c.printed), c.tolerance, show.long(c.where)]
         for c in claims
     ]
 

@@ -12,6 +12,7 @@ LOSSES = (("loss", "training loss"), ("angle", "AnglE loss, where it applies"))
 DEV_SCORE, DEV_MEAN = re.compile(r"dev_(.*_)?score"), "dev_score"
 DEV_COLOURS = ("var(--merge)", "var(--symmetric)", "var(--asymmetric)", "var(--init)", "var(--joint)", "var(--base)")
 MOST_DEV_LINES = len(DEV_COLOURS) - 1
+LEAST_SCORES = 0.02  # range of the axis of scores
 TAKEN = "\u00a0*"
 PLAN_COLUMNS = (
     ("batches", "batches"),
@@ -70,7 +71,7 @@ def dev_chart(run: RunRecord, side: str) -> tuple[str, Any]:
     shown = [DEV_MEAN, *sets] if DEV_MEAN in names and len(sets) != 1 else sets
     lines = [Line(_dev_name(n), colour, _points(run, side, n)) for n, colour in zip(shown, DEV_COLOURS, strict=False)]
     describe = f"Dev scores of the {side} side by step: {_ends(lines)}"
-    svg = line_chart(lines, x_label="step", y_label="score", describe=describe)
+    svg = line_chart(lines, x_label="step", y_label="score", describe=describe, least_range=LEAST_SCORES)
     return svg, "Scores on held-out dev rows. " + show.key([(line.name, line.colour) for line in lines])
 
 

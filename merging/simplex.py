@@ -24,7 +24,7 @@ def draw_simplex(
     from matplotlib import pyplot
 
     blends = [candidate for candidate in candidates if candidate.weights is not None]
-    figure, axes = pyplot.subplots(figsize=(6.4, 5.2), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(5.6, 4.6), layout="constrained")
     names = list(models[1:3])
     places = [_place(candidate, names) for candidate in blends]
     scores = [candidate.dev for candidate in blends]
@@ -49,7 +49,7 @@ def draw_simplex(
     axes.set_xlabel(f"weight of {names[0]}")
     axes.set_ylabel(f"weight of {names[1]}" if len(names) == 2 else "dev score")
     axes.set_title(f"The rest up to 1 is {models[0]}", fontsize=10)
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(fontsize=8, frameon=False, markerscale=0.6)
     figure.savefig(target, format="svg", metadata={"Date": None})
     pyplot.close(figure)
 

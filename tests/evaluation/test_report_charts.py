@@ -31,6 +31,25 @@ def test_a_falling_line_falls_from_left_to_right() -> None:
     assert points[0][0] == 56.0 and points[-1][0] == 408.0
 
 
+def label_ends_and_axis(chart: str) -> tuple[float, float]:
+    """Where the y axis's labels end, and how far to the left the longest of them reaches."""
+    labels = re.findall(r'<text x="([\d.]+)" y="[\d.]+" text-anchor="end">([^<]+)<', chart)
+    return float(labels[0][0]), float(labels[0][0]) - 7 * max(len(label) for _, label in labels)
+
+
+def test_long_labels_stay_clear_of_the_axis_s_name() -> None:
+    line = Line("score", "red", [(1, 0.790427), (2, 0.790465)])
+    chart = line_chart([line], x_label="s", y_label="score", describe="d")
+    end, start = label_ends_and_axis(chart)
+    assert start >= 16 and polyline(chart)[0][0] == end + 6
+
+
+def test_a_change_of_nothing_is_drawn_flat() -> None:
+    line = Line("score", "red", [(1, 0.790427), (2, 0.790465)])
+    points = polyline(line_chart([line], x_label="s", y_label="y", describe="d", least_range=0.02))
+    assert abs(points[0][1] - points[1][1]) < 1
+
+
 def test_a_long_series_is_binned_with_its_range_behind_it() -> None:
     series = [(float(step), float(step % 2)) for step in range(1000)]
     chart = line_chart([Line("loss", "red", series)], x_label="s", y_label="l", describe="d")
