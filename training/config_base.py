@@ -49,7 +49,7 @@ class CorpusConfig:
     """Texts whose pieces are counted: the prepared pairs, local text files, or a data set of the Hub."""
 
     kind: str = "pairs"  # pairs (stage data), text (one text a line), hub
-    language: str = BY_SCRIPT  # a language code, or script: each word counts for the language of its script
+    language: str = BY_SCRIPT  # a language code, or script: a word counts for languages of its script
     files: list[str] = field(default_factory=list)  # text: paths or patterns; hub: parquet paths inside it
     hub: str | None = None  # data set id on the Hub
     revision: str = "main"  # commit, tag or branch of `hub`

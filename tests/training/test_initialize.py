@@ -19,6 +19,7 @@ from pipeline.artefact import Manifest
 from pipeline.config import Config, checked
 from pipeline.errors import UserError
 from pipeline.stage import run_stage
+from tests.reliability.stage_runs import run_main
 from tests.training.small_bases import E5, TINY, config, true_tokenizer
 from training.bases.random import sample_texts
 from training.bases.stage import SAMPLES
@@ -146,6 +147,22 @@ def test_two_languages_of_one_script_are_a_matter_of_config(tmp_path: Path) -> N
     assert set(found["languages"]) == {"kk", "ru"} and found["checked"]["kk"]["coverage"] == 1.0
     names = pyarrow.parquet.read_schema(made.folder("init") / "vocabulary/id_map.parquet").names
     assert names == ["old_id", "new_id", "piece", "score", "count_kk", "count_ru"]
+
+
+def test_two_languages_coverage_and_size_are_a_matter_of_the_command_line(tmp_path: Path) -> None:
+    texts = samples(300) + [f"Үлкен өзен қыста қатады {number}" for number in range(300)]
+    write_pairs(Config(runs=str(tmp_path), run="one"), texts)
+    common = ["profile=tiny", "run=one", f"runs={tmp_path}", "data=kazakh", "languages=[kk,ru]"]
+    made = {}
+    for key in ("init.coverage=0.9", "init.max_size=900"):
+        ended = run_main("training.initialize", *common, "init.hidden_state_texts=0", key)
+        assert ended.status == 0, ended.err
+        made[key] = json.loads((tmp_path / "one/init/certificate.json").read_text(encoding="utf-8"))
+    covered, cut = made.values()
+    assert set(covered["languages"]) == {"kk", "ru"}
+    assert all(0.9 <= share["occurrences_kept"] < 1 for share in covered["languages"].values())
+    assert covered["vocabulary_after"] < covered["vocabulary_before"] and cut["vocabulary_after"] == 900
+    assert all(found["checked"]["pairs"]["mismatches"] == 0 for found in (covered, cut))
 
 
 def test_a_sample_of_the_texts_can_be_compared(tmp_path: Path) -> None:

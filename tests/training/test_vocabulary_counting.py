@@ -134,6 +134,17 @@ def test_languages_are_counted_apart_and_their_texts_ends_with_them(tmp_path: Pa
     assert found.texts == {"ru": 2, "mixed": 1, "de": 1}
 
 
+def test_languages_of_one_script_share_the_words_of_a_mixed_corpus(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(tiny_base() / "tokenizer.json"))
+    corpora = [text_corpus(tmp_path, "mixed", "үлкен дом in London\n", "script")]
+    found = count_pieces(corpora, tokenizer, ["kk", "ru", "en"], 1200).occurrences
+    shared = brute_force(tokenizer, ["үлкен дом"], 1200)
+    np.testing.assert_array_equal(found["ru"], shared)
+    shared[[0, 2]] += 1  # the ends of texts, with the first language
+    np.testing.assert_array_equal(found["kk"], shared)
+    np.testing.assert_array_equal(found["en"], brute_force(tokenizer, ["in London"], 1200))
+
+
 def test_an_empty_corpus_is_an_error(tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_file(str(tiny_base() / "tokenizer.json"))
     with pytest.raises(UserError, match=r"a corpus has no texts.*empty"):

@@ -10,7 +10,7 @@ from pipeline.errors import UserError
 from tests.training.small_bases import tiny_base, true_tokenizer
 from training.bases.random import model_config, tensor_shapes
 from training.config_base import BaseConfig, InitConfig
-from training.vocabulary.scripts import characters_of, language_scripts, scripts_of
+from training.vocabulary.scripts import characters_of, scripts_of
 from training.vocabulary.selection import check_specials, covering_ids, select
 from training.vocabulary.tokenizer_file import TokenizerFile
 
@@ -143,12 +143,6 @@ def test_scripts_of_languages() -> None:
     with pytest.raises(UserError, match=r"no such script: Klingonian"):
         scripts_of(["ru"], ["Klingonian"])
     assert characters_of(["Cyrillic"]).fullmatch("ң") and not characters_of(["Cyrillic"]).fullmatch("z")
-
-
-def test_languages_of_one_script_cannot_be_told_apart() -> None:
-    assert language_scripts(["ru", "en"]) == {"ru": "Cyrillic", "en": "Latin"}
-    with pytest.raises(UserError, match=r"kk and ru share the script Cyrillic"):
-        language_scripts(["kk", "ru"])
 
 
 def test_json_numbers_are_kept_as_they_are_written(tmp_path: Path, tokenizer: TokenizerFile) -> None:

@@ -89,9 +89,10 @@ def _by_language(
 
 
 def _by_script(counter: WordCounter, languages: list[str]) -> dict[str, tuple["polars.DataFrame", Counter[str]]]:
-    """Words and whole texts of a mixed corpus by language: the first one with a letter of its script in them.
+    """Words and whole texts of a mixed corpus by language: those whose first known script is the language's own.
 
-    Words without letters of any of the scripts go to the first language.
+    Languages of one script share its words: each counts them all. Words without letters of any of the scripts go with
+    the first language's.
     """
     import polars
 
@@ -100,14 +101,17 @@ def _by_script(counter: WordCounter, languages: list[str]) -> dict[str, tuple["p
         {"word": list(counter.whole), "count": list(counter.whole.values())},
         schema={"word": polars.String, "count": polars.Int64},
     )
-    language = polars.coalesce(
-        *(polars.when(polars.col("word").str.contains(rf"\p{{{script}}}")).then(polars.lit(name))
-          for name, script in scripts.items()),
-        polars.lit(languages[0]),
+    found = polars.coalesce(
+        *(polars.when(polars.col("word").str.contains(rf"\p{{{script}}}")).then(polars.lit(script))
+          for script in dict.fromkeys(scripts.values())),
+        polars.lit(scripts[languages[0]]),
     )  # fmt: skip
     parts = {}
-    words, whole = counter.words().with_columns(of=language), whole.with_columns(of=language)
-    for name in languages:
-        own = whole.filter(of=name)
-        parts[name] = (words.filter(of=name).drop("of"), Counter(dict(zip(own["word"], own["count"], strict=True))))
+    words, whole = counter.words().with_columns(script=found), whole.with_columns(script=found)
+    for name, script in scripts.items():
+        own = whole.filter(script=script)
+        parts[name] = (
+            words.filter(script=script).drop("script"),
+            Counter(dict(zip(own["word"], own["count"], strict=True))),
+        )
     return parts
