@@ -48,6 +48,18 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return runs
 
 
+@pytest.fixture(scope="session")
+def flag_embedding(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The variables under which a fresh process finds FlagEmbedding, installed beside our environment, not into it."""
+    from benchmarks.peers import peer_environment
+    from pipeline.errors import UserError
+
+    try:
+        return peer_environment("flagembedding", tmp_path_factory.mktemp("peers"))
+    except UserError as error:
+        pytest.skip(str(error))
+
+
 def copy_of_runs(source: Path, target: Path) -> None:
     """A copy by hard links; without the locks, or two copies would hold each other's."""
     shutil.copytree(source, target, copy_function=os.link, ignore=shutil.ignore_patterns(".locks"))

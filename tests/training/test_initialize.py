@@ -1,7 +1,6 @@
 """The stage init: from a base and prepared pairs to a certified shrunk model."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -237,32 +236,19 @@ def test_no_covered_text_of_wiktionary_is_segmented_in_another_way(tmp_path: Pat
     assert 0.5 < found.coverage < 1
 
 
-FLAG_EMBEDDING = """
-import json, sys, torch
-from FlagEmbedding import BGEM3FlagModel
-model = BGEM3FlagModel(sys.argv[1], use_fp16=False, devices="cpu")
-found = model.encode(["дом у реки", "снег"], return_dense=True, return_sparse=True, return_colbert_vecs=True)
-heads = {name: getattr(model.model, name).state_dict() for name in ("sparse_linear", "colbert_linear")}
-stored = {name: torch.load(f"{sys.argv[1]}/{name}.pt", weights_only=True) for name in heads}
-same = all(torch.equal(heads[name][key], stored[name][key]) for name in heads for key in stored[name])
-print(json.dumps({"heads": same, "dense": found["dense_vecs"].tolist(), "sparse": [len(each) for each in
-      found["lexical_weights"]], "colbert": [list(each.shape) for each in found["colbert_vecs"]]}))
-"""
-
-
 @pytest.mark.slow
-def test_flag_embedding_loads_the_shrunk_folder_with_its_heads(tiny_run: Config, tmp_path: Path) -> None:
+def test_flag_embedding_loads_the_shrunk_folder_with_its_heads(
+    tiny_run: Config, tmp_path: Path, flag_embedding: dict[str, str]
+) -> None:
     import shutil
 
     import torch
     from sentence_transformers import SentenceTransformer
 
+    from tests.flag_embedding import encoded
     from training.vocabulary.shrinking import shrink
     from training.vocabulary.tokenizer_file import TokenizerFile
 
-    python = os.environ.get("FLAG_EMBEDDING_PYTHON")
-    if not python:
-        pytest.skip("set FLAG_EMBEDDING_PYTHON to the interpreter of an environment with FlagEmbedding")
     base, folder = tmp_path / "base", tmp_path / "shrunk"
     shutil.copytree(tiny_run.base_folder, base)
     folder.mkdir()
@@ -272,9 +258,9 @@ def test_flag_embedding_loads_the_shrunk_folder_with_its_heads(tiny_run: Config,
         torch.save(head.state_dict(), base / f"{name}.pt")
     kept = pyarrow.parquet.read_table(tiny_run.folder("init") / "vocabulary/id_map.parquet")["old_id"].to_numpy()
     shrink(base, folder, TokenizerFile.read(base / "tokenizer.json"), kept.astype(np.int64))
-    done = subprocess.run([python, "-c", FLAG_EMBEDDING, str(folder)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["heads"] and all(found["sparse"]) and all(shape[1] == TINY.hidden for shape in found["colbert"])
-    expected = SentenceTransformer(str(folder), device="cpu").encode(["дом у реки", "снег"])
+    texts = ["дом у реки", "снег"]
+    found = encoded(folder, texts, flag_embedding)
+    assert found["heads"] and all(found["sparse"])
+    assert all(np.shape(vectors)[1] == TINY.hidden for vectors in found["multi_vector"])
+    expected = SentenceTransformer(str(folder), device="cpu").encode(texts)
     np.testing.assert_allclose(found["dense"], expected, atol=1e-5)

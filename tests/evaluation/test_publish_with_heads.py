@@ -1,0 +1,80 @@
+"""A base with bge-m3's heads through the whole chain: the published folder gives all three kinds of vectors."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from evaluation.embedding import Embedder
+from evaluation.heads import HEAD_FILES, multi_vector_encoder, read_heads, sparse_encoder
+from tests.flag_embedding import encoded
+from training.bases.random import make_random
+from training.config_base import BaseConfig
+
+pytestmark = pytest.mark.slow
+
+TEXTS = ["Когда замерзает река?", "Лёд на реке встаёт в ноябре."]
+WIDTH = 32
+
+
+def run(repository: Path, module: str, *overrides: str) -> None:
+    command = [sys.executable, "-m", module, "profile=tiny", "run=heads", "launch.config=none", *overrides]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=repository)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+@pytest.fixture(scope="module")
+def published(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that goes up, of a run from a random XLM-R base with heads, which a mirror holds."""
+    folder = tmp_path_factory.mktemp("heads")
+    mirror, runs = folder / "mirror", folder / "runs"
+    mirror.mkdir()
+    for owner in (repository / "data" / "samples").iterdir():
+        (mirror / owner.name).symlink_to(owner)
+    base = mirror / "organisation" / "base"
+    base.mkdir(parents=True)
+    make_random(BaseConfig(vocabulary=1000, hidden=WIDTH), base, 1, repository / "data" / "samples")
+    torch.manual_seed(3)
+    for name, size in zip(HEAD_FILES, (1, WIDTH), strict=True):
+        head = torch.nn.Linear(WIDTH, size)
+        torch.nn.init.constant_(head.bias, 5.0)  # a weight of 0 or less would leave a word out of the sparse vector
+        torch.save(head.state_dict(), base / name)
+    settings = [f"runs={runs}", f"mirror={mirror}", "base.kind=hub", "base.hub=organisation/base"]
+    settings += ["evaluation.suites=[held_out]", "merging=uniform"]
+    run(repository, "pipeline.run", "stages=[data,init,symmetric,asymmetric,merge,evaluate]", *settings)
+    run(repository, "evaluation.publish", *settings)
+    return runs / "heads" / "publish" / "model"
+
+
+def test_heads_and_the_map_of_ids_go_along(published: Path) -> None:
+    base = published.parents[3] / "mirror" / "organisation" / "base"
+    assert all((published / name).read_bytes() == (base / name).read_bytes() for name in HEAD_FILES)
+    assert (published / "vocabulary" / "id_map.parquet").is_file()
+    assert (published / "model.safetensors").read_bytes() != (base / "model.safetensors").read_bytes()
+
+
+def test_flag_embedding_gives_the_vectors_of_our_own_encoders(published: Path, flag_embedding: dict[str, str]) -> None:
+    theirs = encoded(published, TEXTS, flag_embedding)
+    embedder, heads = Embedder(published, device="cpu"), read_heads(published)
+    assert theirs["heads"]
+    np.testing.assert_allclose(theirs["dense"], embedder.model.encode(TEXTS), atol=1e-5)
+    sparse = sparse_encoder(embedder, heads).encode(TEXTS, convert_to_sparse_tensor=False).numpy()
+    for ours, words in zip(sparse, theirs["sparse"], strict=True):
+        assert words == {str(token): pytest.approx(ours[token], abs=1e-4) for token in np.flatnonzero(ours)}
+    multi_vector = multi_vector_encoder(embedder, heads).encode_document(TEXTS)
+    for ours, vectors in zip(multi_vector, theirs["multi_vector"], strict=True):
+        np.testing.assert_allclose(np.asarray(ours), vectors, atol=1e-5)
+
+
+def test_the_card_s_example_for_flag_embedding_runs(published: Path, flag_embedding: dict[str, str]) -> None:
+    card = (published / "README.md").read_text(encoding="utf-8")
+    (example,) = [block for block in re.findall(r"```python\n(.*?)```", card, re.DOTALL) if "BGEM3FlagModel" in block]
+    code = example + "print(sorted(vectors), vectors['dense_vecs'].shape)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | flag_embedding)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"['colbert_vecs', 'dense_vecs', 'lexical_weights'] (1, {WIDTH})"
