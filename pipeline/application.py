@@ -157,8 +157,9 @@ def _config_error(error: Exception) -> UserError:
 
 def _unreadable(error: Exception) -> UserError:
     """What Hydra lets through before the job begins: folders that can't be made, files that are not YAML."""
-    if isinstance(error, OSError):
-        what, where = f"can't write the logs: {error.strerror}", str(error.filename)
+    system = error if isinstance(error, OSError) else error.__cause__  # logging wraps what a handler ran into
+    if isinstance(system, OSError):
+        what, where = f"can't write the logs: {system.strerror}", str(system.filename)
         return UserError(what, where=where, remedy="set runs=<folder that can be written>")
     mark = getattr(error, "problem_mark", None)
     where = f"{mark.name}, line {mark.line + 1}" if mark else "config"

@@ -80,6 +80,13 @@ def test_a_full_disk_outside_of_any_stage_is_one_line(repository: Path, tmp_path
     assert said.startswith("error: can't write: No space left on device") and said.count("\n") == 1
 
 
+def test_a_log_that_can_t_be_opened_is_named(repository: Path, tmp_path: Path) -> None:
+    log = tmp_path / "tiny/logs/run.log"
+    log.mkdir(parents=True)
+    _, said = start_application("None", tmp_path, repository).communicate(timeout=60)
+    assert said == f"error: can't write the logs: Is a directory ({log}); set runs=<folder that can be written>\n"
+
+
 def test_the_log_is_rotated(repository: Path, tmp_path: Path) -> None:
     bound = "hydra.job_logging.handlers.file.maxBytes=300"
     job = "[logging.getLogger('pipeline').info('line %d', number) for number in range(100)]"
