@@ -62,8 +62,8 @@ def launch_command(config: Config) -> list[str]:
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file), "--quiet"]
     if processes:
         command += ["--num_processes", str(processes)]
-    if config.launch.nodes > 1:
-        command += rendezvous(config.launch.nodes)
+    # On one machine any free port will do: another training may run beside this one.
+    command += rendezvous(config.launch.nodes) if config.launch.nodes > 1 else ["--main_process_port", "0"]
     if "OMP_NUM_THREADS" not in os.environ:  # the launcher would count the cores of CPU ranks with a remark
         threads = max((os.cpu_count() or 1) * config.launch.nodes // (processes or 1), 1)
         command += ["--num_cpu_threads_per_process", str(threads)]

@@ -48,6 +48,7 @@ def test_the_launch_file_and_the_number_of_processes_come_from_the_config() -> N
     command = launch_command(config)
     assert Path(command[command.index("--config_file") + 1]).name == "cpu.yaml"
     assert command[command.index("--num_processes") + 1] == "2"
+    assert command[command.index("--main_process_port") + 1] == "0"  # two trainings on one machine don't meet
 
 
 def test_an_unknown_launch_file_is_refused_with_the_choices() -> None:
