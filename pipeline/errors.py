@@ -8,8 +8,8 @@ from pathlib import Path
 from pipeline.secrets import redacted
 
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
-# The same out of libraries that write by themselves: safetensors, tokenizers and polars; torch.
-DISK_WORDS = ("No space left on device", "Read-only file system", "PytorchStreamWriter failed")
+# The same out of libraries that write by themselves: safetensors, tokenizers and polars; torch, in two ways.
+DISK_WORDS = ("No space left on device", "Read-only file system", "PytorchStreamWriter failed", "unexpected pos")
 
 
 class UserError(Exception):

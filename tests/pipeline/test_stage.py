@@ -276,6 +276,10 @@ def test_force_makes_units_again(tmp_path: Path) -> None:
         (OSError(28, "No space left on device", "model"), "No space left on device (model)"),
         (OSError("IO error: Read-only file system (os error 30)"), "the disk is full or fails"),  # tokenizers
         (RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/4"), "the disk is full or fails"),
+        (
+            RuntimeError("[enforce fail] . unexpected pos 8768 vs 8660"),
+            "the disk is full or fails",
+        ),
     ],
 )
 def test_a_read_only_or_full_disk_is_one_line(tmp_path: Path, error: Exception, what: str) -> None:
