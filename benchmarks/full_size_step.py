@@ -48,9 +48,10 @@ def step(tokens: int, pairs: int) -> dict[str, float]:
     config = XLMRobertaConfig(
         vocab_size=VOCABULARY, hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096,
         max_position_embeddings=8194, type_vocab_size=1, pad_token_id=1, hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0, attn_implementation=attention_implementation("auto", LENGTH),
+        attention_probs_dropout_prob=0.0,
     )  # fmt: skip
     encoder = XLMRobertaModel(config)
+    encoder.set_attn_implementation(attention_implementation("auto", LENGTH))
     assert encoder.pooler is not None
     encoder.pooler.requires_grad_(False)
 
