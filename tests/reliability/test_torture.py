@@ -14,7 +14,7 @@ from tests.reliability.torture import STATUS, Case, Operation, cases, moment, re
 def test_every_stage_killed_or_stopped_once_ends_in_the_same_bytes(tmp_path: Path) -> None:
     chosen = cases(tiny_chain.STAGES, kills=1, stops=1, pairs_of_ranks=True)
     assert {case.signal for case in chosen} == set(STATUS)
-    rows = torture(tmp_path, chosen, seed=7, jobs=1)
+    rows = list(torture(tmp_path, chosen, seed=7, jobs=1))
     assert [row for row in rows if not row.passed] == []
     assert {row.stage for row in rows} == set(tiny_chain.STAGES)
 

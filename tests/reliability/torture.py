@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -193,18 +194,16 @@ def read_operations(record: Path) -> list[Operation]:
     return [Operation(i + 1, len(lines), name, gap) for i, (name, gap) in enumerate(zip(names, gaps, strict=True))]
 
 
-def torture(folder: Path, chosen: list[Case], *, seed: int, jobs: int) -> list[Row]:
+def torture(folder: Path, chosen: list[Case], *, seed: int, jobs: int) -> Iterator[Row]:
     """All cases, `jobs` at a time; raises AssertionError where undisturbed runs differ already."""
     trials = Torture(folder, seed)
     differing = trials.prepare(chosen)
     assert not differing, f"two undisturbed runs differ: {differing}"
-    rows: list[Row] = []
     with ThreadPoolExecutor(jobs) as pool:
-        for row in pool.map(trials.run, chosen):
-            rows.append(row)
+        for number, row in enumerate(pool.map(trials.run, chosen), 1):
             mark = "ok" if row.passed else f"FAILED: {'; '.join(row.problems)}"
-            console.print(f"{len(rows)}/{len(chosen)} {row.stage} {row.signal} {row.target}, {row.moment}: {mark}")
-    return rows
+            console.print(f"{number}/{len(chosen)} {row.stage} {row.signal} {row.target}, {row.moment}: {mark}")
+            yield row
 
 
 def summary(rows: list[Row]) -> list[list[Any]]:
@@ -232,8 +231,10 @@ def main() -> None:
     started = time.monotonic()
     folder = given.folder or Path(tempfile.mkdtemp(prefix="torture-"))
     chosen = cases(given.stages, given.kills, given.stops, not given.no_ranks)
-    rows = torture(folder.resolve(), chosen, seed=given.seed, jobs=given.jobs)
-    write_json(given.out, [dataclasses.asdict(row) for row in rows])
+    rows: list[Row] = []
+    for row in torture(folder.resolve(), chosen, seed=given.seed, jobs=given.jobs):
+        rows.append(row)
+        write_json(given.out, [dataclasses.asdict(row) for row in rows])
     columns = ["stage", "ranks", *STATUS, "same bytes", "failed"]
     show_table(f"torture: {given.out}, {time.monotonic() - started:.0f} s", columns, summary(rows))
     if not all(row.passed for row in rows):
