@@ -70,8 +70,9 @@ test: $(READY) ## The fast tests, with the whole chain on profile tiny
 test-slow: $(READY) ## The slow tests
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
-torture: $(READY) ## Kill every stage of profile tiny at random moments, run it again, compare: runs/torture.json
+torture: $(READY) ## Kill every stage of profile tiny at random moments and compare (runs/torture.json); fill its disk; crowd it
 	@$(BIN)/python -m tests.reliability.torture $(ARGS)
+	@$(BIN)/python -m pytest -m slow tests/reliability
 
 lint: $(READY) ## ruff and mypy
 	@$(BIN)/ruff check .
