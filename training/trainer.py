@@ -19,6 +19,7 @@ from pipeline.errors import UserError, first_line
 from pipeline.models import RAISED_BY_FILES
 from training.batch_plan import GlobalBatch
 from training.losses import PlannedLoss
+from training.tokenization import PlannedRows
 
 MARK = "complete.json"  # in a checkpoint folder whose files are all written
 
@@ -88,8 +89,11 @@ class PlannedTrainer(SentenceTransformerTrainer):
         tokens = torch.stack([mask.sum() for mask in masks]).sum().float()
         loss = super().compute_loss(model, inputs, *args, **kwargs)
         self.last_loss = loss[0].detach() if isinstance(loss, tuple) else loss.detach()
-        assert isinstance(self.loss, PlannedLoss)
-        self.track_loss_components({**self.loss.parts, "tokens": tokens, "padding_share": 1 - tokens / padded})
+        assert isinstance(self.loss, PlannedLoss) and isinstance(self.train_dataset, PlannedRows)
+        parts = self.loss.parts
+        if self.train_dataset.angle_weight > 0:  # also of sets without: the library logs a part from its first value on
+            parts = {"angle": torch.zeros_like(self.last_loss), **parts}
+        self.track_loss_components({**parts, "tokens": tokens, "padding_share": 1 - tokens / padded})
         return loss
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:

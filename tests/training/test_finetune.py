@@ -68,12 +68,11 @@ def test_metrics_have_a_line_a_step_and_dev_scores_on_schedule(trained: Config) 
     steps = [line for line in entries(trained) if "loss" in line]
     assert [line["step"] for line in steps] == list(range(1, 9))
     assert {line["set"] for line in steps} == {"pairs", "scored", "questions"}
-    keys = {"step", "loss", "contrastive", "grad_norm", "learning_rate", "tokens_per_second", "padding_share", "set"}
-    assert all(keys <= set(line) for line in steps)
+    keys = {"step", "loss", "contrastive", "angle", "grad_norm", "learning_rate", "tokens_per_second", "padding_share"}
+    assert all(keys | {"set"} <= set(line) for line in steps)
     for line in steps:
-        expected = line["contrastive"] + 0.1 * line.get("angle", 0.0)
-        assert line["loss"] == pytest.approx(expected, abs=2e-4)
-        assert bool(line.get("angle")) == (line["set"] == "scored")  # symmetric, and with different labels
+        assert line["loss"] == pytest.approx(line["contrastive"] + 0.1 * line["angle"], abs=2e-4)
+        assert bool(line["angle"]) == (line["set"] == "scored")  # symmetric, and with different labels
     dev = {line["step"]: line for line in entries(trained) if "dev_score" in line}
     assert {4, 8} <= set(dev)
     assert {"dev_questions_score", "dev_scored_score"} <= set(dev[4])
