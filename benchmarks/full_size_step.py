@@ -1,6 +1,6 @@
 """One optimizer step at full size: how long it takes and how much memory, in a fresh process.
 
-`python -m benchmarks.full_size_step [--tokens 4096]`. A random encoder of the shape of bge-m3 with the smaller
+`python -m benchmarks.full_size_step [--tokens 2048]`. A random encoder of the shape of bge-m3 with the smaller
 vocabulary (359 M parameters), 256 pairs of up to 256 tokens by gradient caching, bfloat16 where the device has it.
 """
 
@@ -19,7 +19,7 @@ LIMIT = 16e9  # bytes
 def main() -> None:
     """Measure one step and print it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tokens", type=int, default=4096, help="padded tokens of a mini-batch")
+    parser.add_argument("--tokens", type=int, default=2048, help="padded tokens of a mini-batch")
     parser.add_argument("--pairs", type=int, default=PAIRS)
     options = parser.parse_args()
     done = measure(Side("benchmarks.full_size_step:step", {"tokens": options.tokens, "pairs": options.pairs}))
