@@ -84,8 +84,6 @@ def mine(path: Path, config: MiningConfig, name: str, mirror: str | None) -> dic
 
 def _loaded(config: MiningConfig, name: str, mirror: str | None) -> tuple["SentenceTransformer", str]:
     """The model that mines, and where it stood: a commit, the mirror, or a local folder."""
-    import torch
-
     asked = hub_revision(config)
     try:
         if asked is None:
@@ -95,7 +93,7 @@ def _loaded(config: MiningConfig, name: str, mirror: str | None) -> tuple["Sente
         else:
             folder = fetched(asked.hub, asked.revision, "data.mining.model")
             revision = folder.name
-        return load_folder(folder, "cuda" if torch.cuda.is_available() else "cpu"), revision
+        return load_folder(folder), revision
     except UserError as error:
         what = f"{name}: can't load {config.model}: {error.what}"
         raise UserError(what, where="data.mining.model", remedy=error.remedy) from error

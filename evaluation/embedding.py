@@ -176,7 +176,7 @@ class Embedder:
 def load_model(folder: Path, device: str | None = None) -> SentenceTransformer:
     """A sentence-transformers model in float32, without remote code; raises UserError where it can't be loaded."""
     with quiet():
-        model = load_folder(folder, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        model = load_folder(folder, device)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # else it warns when classifiers start processes
     return model.eval()
 

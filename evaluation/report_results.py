@@ -12,7 +12,7 @@ from evaluation.card_metadata import base_id
 from evaluation.card_table import ENCODECHKA, MTEB, SUITE, Rows, mean_of
 from evaluation.claims import PUBLISHED_BASE, VERDICTS, Claim, encodechka_score, mteb_score
 from evaluation.comparison import Difference
-from evaluation.published import published_figure, published_figures
+from evaluation.published import Figures, published_figure, published_figures
 from evaluation.report_charts import Interval, forest_plot, signed
 from evaluation.run_record import MODELS, RunRecord, Score
 
@@ -129,17 +129,17 @@ def _card_table(run: RunRecord, printed: dict[str, str], table: CardTable) -> tu
     further = [name for name in models_of(run.scores) if name not in MODELS]
     models = ["base", *(name for name in ("symmetric", "asymmetric", "joint") if name in run.stages), "merge", *further]
     own = base_id(run)
-    known = own if own and own.lower() != PUBLISHED_BASE.lower() and published_figures(own) else None
+    figures = published_figures(own) if own and own.lower() != PUBLISHED_BASE.lower() else {}
     columns = [
         *("row, direction, and whether it holds here", "bge-m3, card", "USER-bge-m3, card"),
-        *([f"{known.rpartition('/')[2]}, published"] if known else []),
+        *([f"{own.rpartition('/')[2]}, published"] if own and figures else []),
         *(f"our {name}" for name in models),
     ]
     cells = []
     for row in table.rows:
         before, after = (printed.get(f"{table.claims}/{who}/{row}") for who in ("bge-m3", "USER-bge-m3"))
         ours = {name: table.score(run, name, row) for name in models}
-        published = [show.score(_published(known, table, row))] if known else []
+        published = [show.score(_published(figures, table, row))] if figures else []
         head: str | Markup = row
         if before and after:
             judged = _judged(before, after, ours, run.difference("merge", "base", table.suite, row))
@@ -149,9 +149,8 @@ def _card_table(run: RunRecord, printed: dict[str, str], table: CardTable) -> tu
     return columns, cells
 
 
-def _published(model: str, table: CardTable, row: str) -> float | None:
+def _published(figures: Figures, table: CardTable, row: str) -> float | None:
     """The published figure of another base; of a mean that nobody published, the mean of its tasks' figures."""
-    figures = published_figures(model)
 
     def score(task: str, metric: str) -> float | None:
         found = published_figure(figures, table.suite, task, metric)

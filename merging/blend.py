@@ -69,7 +69,7 @@ class Blend:
 
 def load(folder: Path) -> Any:
     """The sentence-transformers model of a folder, in float32, in evaluation mode, on the fastest device."""
-    return load_folder(folder, "cuda" if torch.cuda.is_available() else "cpu", finite=False).eval()
+    return load_folder(folder, finite=False).eval()
 
 
 def floating(model: Any) -> State:

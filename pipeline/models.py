@@ -25,9 +25,11 @@ REMEDY = "give a sentence-transformers folder, or make the model again"
 
 
 def load_folder(
-    folder: Path, device: str, remedy: str = REMEDY, finite: bool = True, **model_kwargs: Any
+    folder: Path, device: str | None = None, remedy: str = REMEDY, finite: bool = True, **model_kwargs: Any
 ) -> "SentenceTransformer":
     """The sentence-transformers model of a local folder, in float32, without remote code.
+
+    `device` None takes the fastest.
 
     Raises:
         UserError: files that can't be read or don't fit each other, code that is not the library's, missing weights
@@ -37,6 +39,7 @@ def load_folder(
     from safetensors import SafetensorError
     from sentence_transformers import SentenceTransformer
 
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     kwargs = {"dtype": torch.float32, **model_kwargs}
     try:
         model = SentenceTransformer(

@@ -17,16 +17,20 @@ PATTERNS = (
 
 def redacted(value: Any) -> Any:
     """The value with every secret in its texts replaced: known patterns, and values of variables such as HF_TOKEN."""
+    return _redacted(value, _variables())
+
+
+def _redacted(value: Any, variables: list[str]) -> Any:
     if isinstance(value, str):
-        for secret in _variables():
+        for secret in variables:
             value = value.replace(secret, HIDDEN)
         for pattern, replacement in PATTERNS:
             value = pattern.sub(replacement, value)
         return value
     if isinstance(value, dict):
-        return {key: redacted(item) for key, item in value.items()}
+        return {key: _redacted(item, variables) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [redacted(item) for item in value]
+        return [_redacted(item, variables) for item in value]
     return value
 
 
