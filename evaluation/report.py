@@ -63,7 +63,14 @@ def _settings(config: Config) -> Mapping[str, Any]:
     }
 
 
-STAGE = Stage(name="report", version=2, settings=_settings, inputs=inputs, build=build, verified=2**24)
+def _beside(config: Config) -> list[Path]:
+    """The merged model's README.md, which goes when the merge is made anew, be it byte for byte the same."""
+    manifest = read_manifest(config.folder("merge"))
+    complete = manifest is not None and manifest.status == "complete"
+    return [config.folder("merge") / "model" / "README.md"] if complete else []
+
+
+STAGE = Stage(name="report", version=2, settings=_settings, inputs=inputs, build=build, verified=2**24, beside=_beside)
 main = application(STAGE)
 
 if __name__ == "__main__":

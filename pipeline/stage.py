@@ -35,6 +35,7 @@ class Stage:
     folder: Callable[[Config], Path] | None = None  # where it stands; runs/<run>/<name> by default
     in_place: bool = False  # made of units that survive a changed config (data, evaluate)
     verified: int | None = None  # inputs' files of up to so many bytes are compared by sha256 before; None: all
+    beside: Callable[[Config], list[Path]] = lambda config: []  # what it writes outside its folder
 
     def path(self, config: Config) -> Path:
         return self.folder(config) if self.folder else config.folder(self.name)
@@ -97,11 +98,13 @@ def is_up_to_date(choice: StageChoice, config: Config) -> bool:
 def _standing(stage: Stage, config: Config, fingerprint: str) -> Manifest | None:
     """The finished artefact at its place: there already, put back, or linked from another run."""
     path = stage.path(config)
-    done = None if config.force else finished(path, fingerprint)
+    if config.force or not all(file.exists() for file in stage.beside(config)):
+        return None
+    done = finished(path, fingerprint)
     if done and read_manifest(path) != done:
         artefact.remove(path)
         _previous(path).rename(path)
-    if not done and config.borrow and not config.force:
+    if not done and config.borrow:
         done = _borrowed(path, fingerprint)
     if done:
         artefact.remove(_previous(path))  # left by a kill between the new artefact's end and this

@@ -11,7 +11,7 @@ from evaluation.report import STAGE
 from evaluation.report_results import direction
 from pipeline.artefact import read_manifest
 from pipeline.config import Config
-from pipeline.stage import finished, run_stage
+from pipeline.stage import finished, is_up_to_date, run_stage
 from tests.evaluation.sample_run import CHAIN_INPUTS, SAMPLE_SCORES, finish, run_config, tiny_model, write_run
 
 SHOWN = ("base", "symmetric", "asymmetric", "merge")
@@ -218,6 +218,17 @@ def test_the_card_beside_the_merged_weights_leaves_the_merge_complete(whole: Con
     assert readme.read_bytes() == (whole.folder("report") / "model_card.md").read_bytes()
     manifest = read_manifest(whole.folder("merge"))
     assert manifest and finished(whole.folder("merge"), manifest.fingerprint) == manifest
+
+
+def test_a_card_that_went_with_a_merge_made_anew_is_written_again(tmp_path: Path, model: Path) -> None:
+    config = write_run(tmp_path, model)
+    run_stage(STAGE, config)
+    readme = config.folder("merge") / "model" / "README.md"
+    readme.unlink()
+    assert not is_up_to_date(STAGE, config)
+    run_stage(STAGE, config)
+    assert readme.read_bytes() == (config.folder("report") / "model_card.md").read_bytes()
+    assert is_up_to_date(STAGE, config)
 
 
 def test_a_readme_that_the_merge_accounts_for_is_left_alone(tmp_path: Path, model: Path) -> None:

@@ -1,6 +1,7 @@
 """Several processes at one run: a second command, readers while a writer works."""
 
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,30 @@ def test_a_second_command_begins_no_stage_that_the_first_has_yet_to_reach(tmp_pa
     refusal = UserError("another process is writing this artefact", where=where, remedy=remedy)
     assert (ended.status, ended.err) == (2, f"{refusal.line}\n")
     assert not (tmp_path / "tiny/data").exists()
+
+
+@pytest.mark.slow
+def test_second_commands_are_refused_in_one_line_and_the_first_is_unharmed(
+    places: dict[str, Path], tmp_path: Path
+) -> None:
+    place = Path(shutil.copytree(places["data"], tmp_path / "place"))
+    first = tiny_chain.start(place, overrides_of(STAGES))
+    while not (place / "runs/tiny/data/manifest.json").exists():
+        assert first.poll() is None
+        time.sleep(0.05)
+    others = []
+    while first.poll() is None:
+        others.append(tiny_chain.finish(tiny_chain.start(place, overrides_of(STAGES))))
+    done = tiny_chain.finish(first)
+    assert done.status == 0, done.err
+    statuses = [each.status for each in others]
+    refused = [each for each in others if each.status != 0]
+    # Once the first has made its last artefact, and only has to exit, a second finds everything up to date.
+    assert len(refused) >= 3 and statuses == sorted(statuses, reverse=True)
+    assert {(each.status, len(each.said)) for each in refused} == {(2, 1)}, [each.err for each in refused]
+    assert all("another process is writing this artefact" in each.err for each in refused)
+    for stage in STAGES:
+        assert tiny_chain.differences(place, made(places["report"]), stage) == []
 
 
 @pytest.mark.slow
@@ -59,3 +84,22 @@ def if_there(read: Callable[[], Any]) -> Any:
         return read()
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [0.0, 3.0])
+def test_a_stage_whose_input_is_made_anew_goes_on_or_says_so_in_one_line(
+    places: dict[str, Path], tmp_path: Path, delay: float
+) -> None:
+    place = Path(shutil.copytree(made(places["report"]), tmp_path / "place"))
+    writer = tiny_chain.start(place, [*overrides_of(["merge"]), "force=true"])
+    time.sleep(delay)
+    readers = [tiny_chain.start(place, [*overrides_of([stage]), "force=true"]) for stage in ("evaluate", "report")]
+    for reader in readers:
+        done = tiny_chain.finish(reader)
+        assert done.status in (0, 2) and len(done.said) <= 1, done.err
+    assert tiny_chain.finish(writer).status == 0
+    again = tiny_chain.finish(tiny_chain.start(place, overrides_of(STAGES)))
+    assert again.status == 0, again.err
+    for stage in STAGES:
+        assert tiny_chain.differences(place, made(places["report"]), stage) == []
