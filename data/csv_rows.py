@@ -1,13 +1,20 @@
 """Csv as Arrow tables; every bad row is named by its number, the header not counted."""
 
+import codecs
 import csv
+import functools
+import io
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 
 from data.batch import BATCH_BYTES, LONGEST_ROW, Batch, RowErrors, refuse_repeated, too_long, wanted_columns
+
+NO_TEXT = "\uffff"  # a noncharacter of Unicode, which no text to be exchanged holds
+codecs.register_error("as_noncharacter", lambda error: (NO_TEXT, error.end))  # type: ignore[attr-defined]
 
 
 def csv_rows(
@@ -26,7 +33,7 @@ def csv_rows(
         return "skip"
 
     reader = pa.csv.open_csv(
-        stream,
+        Decodable(stream) if errors.skip else stream,
         pa.csv.ReadOptions(use_threads=False, block_size=block, column_names=names),
         pa.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=skipped if errors.skip else None),
         pa.csv.ConvertOptions(
@@ -43,16 +50,41 @@ def csv_rows(
         row += part.num_rows
 
 
+class Decodable(io.RawIOBase):
+    """A stream with every byte that is not UTF-8 as NO_TEXT: Arrow can't leave out a row that it can't decode."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream, self.ready = stream, b""
+        self.decoder = codecs.getincrementaldecoder("utf-8")("as_noncharacter")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        chunk = b"more"
+        while chunk and not self.ready:
+            chunk = self.stream.read(len(buffer))
+            self.ready = self.decoder.decode(chunk, final=not chunk).encode()
+        size = min(len(buffer), len(self.ready))
+        buffer[:size], self.ready = self.ready[:size], self.ready[size:]
+        return size
+
+
 def _decoded(table: pa.Table, file: str, row: int, errors: RowErrors) -> pa.Table:
-    """The table as texts; rows that are not UTF-8 are refused or left out."""
-    schema = pa.schema([(name, pa.string()) for name in table.column_names])
+    """The table as texts; rows that are not UTF-8 are refused, or left out where they are marked."""
     try:
-        return table.cast(schema)
+        texts = table.cast(pa.schema([(name, pa.string()) for name in table.column_names]))
     except pa.ArrowInvalid:
-        kept = []
-        for number, values in enumerate(zip(*(column.to_pylist() for column in table.columns), strict=True)):
+        for number, values in enumerate(zip(*(column.to_pylist() for column in table.columns), strict=True), row):
             try:
-                kept.append([value if value is None else value.decode() for value in values])
+                b"\n".join(value or b"" for value in values).decode()
             except UnicodeDecodeError as error:
-                errors.bad(f"invalid UTF-8: {error.reason} at byte {error.start}", f"{file}, row {row + number}")
-        return pa.Table.from_pylist([dict(zip(schema.names, values, strict=True)) for values in kept], schema)
+                errors.bad(f"invalid UTF-8: {error.reason}", f"{file}, row {number}")
+        raise
+    if not errors.skip:
+        return texts
+    marked = [pc.fill_null(pc.match_substring(column, NO_TEXT), False) for column in texts.columns]
+    whole = pc.invert(functools.reduce(pc.or_, marked))
+    if lost := len(whole) - pc.sum(whole).as_py():
+        errors.bad("invalid UTF-8", file, lost)
+    return texts.filter(whole)
