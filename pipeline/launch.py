@@ -87,6 +87,7 @@ def rendezvous(nodes: int) -> list[str]:
 
 def relay(stream: IO[bytes]) -> str | None:
     """Pass a child's stderr on as it comes; returns its `error:` line, and drops what launchers print after it."""
+    signal.siginterrupt(signal.SIGINT, True)  # polars lets reads go on after a Ctrl-C: until the training has ended
     seen = b"\n"  # what may still turn out to be the start of an error line, or the line itself once found
     found = False
     while chunk := os.read(stream.fileno(), 65536):

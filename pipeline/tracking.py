@@ -32,8 +32,8 @@ def tracked(config: Config, folder: StageFolder, manifest: Manifest) -> Iterator
     done = False
     try:
         yield lambda line: run.log(_numbers(line), step=line["step"])
-        if metrics := _numbers(manifest.metrics):
-            run.log(metrics)
+        if metrics := _numbers(manifest.metrics):  # of the stage as a whole: no more points on its curves
+            run.summary.update(metrics) if config.tracking.kind == "wandb" else run.log(metrics)
         artefact = library.Artifact(
             link(manifest.stage, manifest.fingerprint), manifest.stage, metadata=_links(manifest)
         )

@@ -2,9 +2,7 @@
 
 import csv
 import dataclasses
-import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from evaluation.model_card import render_card
 from evaluation.model_folder import read_model_facts
 from evaluation.run_record import read_run
 from pipeline.config import Config
+from tests.evaluation.facts import require_figures_of_artefacts
 from tests.evaluation.sample_run import SAMPLE_SCORES, tiny_model, write_run
 
 PROMPTS = {"query": "query: ", "document": "passage: "}
@@ -79,50 +78,13 @@ def test_heads_get_an_example_and_a_limit_of_their_own(tmp_path: Path, repositor
     assert "were not trained again" in text and "Dense vectors only" not in text
 
 
-def figures(value: Any) -> Iterator[float]:
-    """All numbers inside JSON-like contents."""
-    if isinstance(value, bool) or value is None:
-        return
-    if isinstance(value, int | float):
-        yield float(value)
-    elif isinstance(value, str):
-        yield from (float(part) for part in re.findall(r"-?\d+(?:\.\d+)?(?:e-?\d+)?", value))
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from figures(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from figures(item)
-
-
-def artefact_figures(config: Config) -> set[float]:
-    run = config.folder("report").parent
-    found: set[float] = set()
-    for path in run.rglob("*.json"):
-        if path.name != "tokenizer.json":
-            found.update(figures(json.loads(path.read_text(encoding="utf-8"))))
-    for path in run.rglob("*.csv"):
-        with path.open(encoding="utf-8", newline="") as file:
-            found.update(figures(list(csv.DictReader(file))))
-    return found
-
-
-def prose(card: str) -> str:
-    """The card's text without front matter, code, identifiers and addresses."""
-    text = card.split("---\n", 2)[2]
-    return re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)|[A-Za-z][\w.-]*\d[\w.-]*|\b[a-f\d]{40}\b", " ", text, flags=re.DOTALL)
-
-
 def test_every_figure_of_the_card_stands_in_an_artefact(card: str, config: Config) -> None:
-    known = artefact_figures(config)
-    written = re.findall(r"(?<![\w.])[+-]?\d[\d,]*(?:\.\d+)?", prose(card).replace("95 %", "").replace("length 1", ""))
-    written = [text for text in written if not re.fullmatch(r"\d\.?", text) or text == "2"]
-    assert len(written) > 40
-    for text in written:
-        digits = len(text.partition(".")[2])
-        value = float(text.replace(",", ""))
-        near = any(abs(value - number) <= 0.5 * 10.0**-digits + 1e-9 for number in known)
-        assert near or text == "0.001", f"{text} stands in no artefact"
+    require_figures_of_artefacts(card, config.folder("report").parent)
+
+
+def test_a_figure_of_no_artefact_would_be_seen(card: str, config: Config) -> None:
+    with pytest.raises(AssertionError, match=r"0\.98765 stands in no artefact"):
+        require_figures_of_artefacts(f"{card}\n0.98765\n", config.folder("report").parent)
 
 
 def test_the_front_matter_is_complete(card: str, config: Config) -> None:

