@@ -92,7 +92,7 @@ def chosen_ids() -> npt.NDArray[np.int64]:
 
 def make_large_base(folder: Path) -> None:
     """Write a random base of bge-m3's shape with both tokenizer files."""
-    from merging.checkpoint import write_header
+    from pipeline.checkpoint import write_header
     from pipeline.seeding import generator
     from training.bases.folder import write as write_settings
     from training.bases.folder import write_modules, write_tokenizer_config

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.hashing import Hashes
+from pipeline.errors import UserError
 
 SCHEMA = [("anchor", pa.string()), ("positive", pa.string()), ("negatives", pa.list_(pa.string()))]
 
@@ -28,6 +30,42 @@ class PairWriter:
 
     def write(self, pairs: pl.DataFrame) -> None:
         self.file.write_table(pairs.select(self.schema.names).to_arrow().cast(self.schema))
+
+
+def read_pairs(path: Path) -> pa.Table:
+    """What a `PairWriter` wrote, with a column of scores in any case; raises UserError for a file in another layout."""
+    remedy = "make the data again: make data"
+    try:
+        table = pq.read_table(path)
+        table.validate(full=True)  # also that texts are UTF-8
+    except (OSError, pa.ArrowException) as error:
+        raise UserError("not a parquet file", where=str(path), remedy=remedy) from error
+    missing = [name for name, _ in SCHEMA if name not in table.column_names]
+    if missing:
+        raise UserError(f"column {missing[0]} is missing", where=str(path), remedy=remedy)
+    for name, holds in {"anchor": _is_text, "positive": _is_text, "negatives": _is_texts}.items():
+        if not holds(kind := table.schema.field(name).type):
+            raise UserError(f"column {name} holds {kind}, not text", where=str(path), remedy=remedy)
+    if not len(table):
+        raise UserError("the set has no rows", where=str(path), remedy=remedy)
+    for name in ("anchor", "positive"):
+        if table[name].null_count or not all(text.strip() for text in table[name].to_pylist()):
+            raise UserError(f"column {name} has empty texts", where=str(path), remedy=remedy)
+    if "score" not in table.column_names:
+        table = table.append_column("score", pa.nulls(len(table), pa.float32()))
+    if not pa.types.is_floating(table.schema.field("score").type):
+        raise UserError("column score holds no floating numbers", where=str(path), remedy=remedy)
+    if not np.isfinite(table["score"].drop_null().to_numpy()).all():
+        raise UserError("column score has values that are not finite", where=str(path), remedy=remedy)
+    return table.select([*(name for name, _ in SCHEMA), "score"])
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _is_texts(kind: pa.DataType) -> bool:
+    return (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and _is_text(kind.value_type)
 
 
 def write_keys(path: Path, keys: Hashes) -> None:

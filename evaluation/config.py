@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from pipeline.artefact import name_problem
+
 KINDS = ("retrieval", "samples", "encodechka", "mteb")
 PROTOCOLS = ("leaderboard", "model")
 REPRESENTATIONS = ("dense", "sparse", "multi_vector")
@@ -39,8 +41,8 @@ class SuiteConfig:
         if self.kind == "retrieval" and not self.sets:
             yield "sets", "must name at least one held-out set"
         for name in [*self.sets, *self.sets.values()]:
-            if "/" in name:
-                yield "sets", f"{name!r} must be a plain name, as of a file or folder"
+            if problem := name_problem(name):
+                yield "sets", problem
         if self.kind == "mteb" and not self.tasks and not self.benchmark:
             yield "tasks", "a suite of mteb needs tasks or a benchmark"
         for name in set(self.representations) - set(REPRESENTATIONS):

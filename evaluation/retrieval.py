@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
+from data.pair_files import read_pairs
 from evaluation.embedding import DOCUMENT, QUERY, Embedder
 from evaluation.outcome import Measure, Outcome
 from pipeline.errors import UserError
@@ -31,17 +30,11 @@ def read_retrieval_set(path: Path) -> RetrievalSet:
 
     Raises UserError where the file is missing or malformed.
     """
-    try:
-        table = pq.read_table(path, columns=["anchor", "positive"])
-        table.validate(full=True)  # also that texts are UTF-8
-        table = table.cast(pa.schema([(name, pa.string()) for name in table.column_names]), safe=True)
-    except (OSError, pa.ArrowException) as error:
-        what = "no such held-out set" if isinstance(error, FileNotFoundError) else "can't be read as pairs"
+    if not path.is_file():
         remedy = "name a set of data.held_out under evaluation.suite.<suite>.sets, and make data"
-        raise UserError(what, where=str(path), remedy=remedy) from error
-    anchors, positives = table.column("anchor").to_pylist(), table.column("positive").to_pylist()
-    if not anchors or None in anchors or None in positives:
-        raise UserError("a held-out set without rows, or with empty ones", where=str(path), remedy="make data anew")
+        raise UserError("no such held-out set", where=str(path), remedy=remedy)
+    table = read_pairs(path)
+    anchors, positives = table["anchor"].to_pylist(), table["positive"].to_pylist()
     queries, candidates = dict[str, set[int]](), dict[str, int]()
     for anchor, positive in zip(anchors, positives, strict=True):
         queries.setdefault(anchor, set()).add(candidates.setdefault(positive, len(candidates)))

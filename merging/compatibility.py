@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from merging.checkpoint import INDEX, WEIGHTS, Checkpoint
 from merging.interpolation import require_same_tensors
 from pipeline.artefact import MANIFEST, file_sha256
+from pipeline.checkpoint import INDEX, WEIGHTS, Checkpoint
 from pipeline.errors import UserError, first_line
 from pipeline.models import RAISED_BY_FILES
 from training.vocabulary.tokenizer_file import read_tokenizer

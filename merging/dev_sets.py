@@ -1,7 +1,6 @@
 """The rows that choose merge weights: held out of training by the data stage, read from its artefact."""
 
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,10 +8,10 @@ from typing import Any
 
 import polars
 
-from pipeline.errors import UserError, first_line
+from data.pair_files import read_pairs
+from pipeline.errors import UserError
 from pipeline.seeding import generator
 
-COLUMNS = ("anchor", "positive", "negatives")
 SIDES = ("symmetric", "asymmetric")
 
 
@@ -66,7 +65,6 @@ def read_dev_sets(data: Path) -> list[PairSet]:
             remedy = "make the data stage again"
             raise UserError(f"dev set {path.stem} is not in the ledger", where=str(path), remedy=remedy)
         sets.append(read_pair_set(path, sides[path.stem]))
-    sets = [pairs for pairs in sets if len(pairs)]
     if not sets:
         remedy = "have the data stage hold out dev rows, or use merging=uniform"
         raise UserError("no dev data to choose merge weights on", where=str(data / "dev"), remedy=remedy)
@@ -75,29 +73,14 @@ def read_dev_sets(data: Path) -> list[PairSet]:
 
 def read_pair_set(path: Path, side: str) -> PairSet:
     """A parquet file of the data artefact; a row without a score, or with score 1, is a positive pair."""
-    try:
-        table = polars.read_parquet(path)
-    except (OSError, polars.exceptions.PolarsError) as error:
-        what = f"can't read the set: {first_line(error)}"
-        raise UserError(what, where=str(path), remedy="make the data stage again") from None
-    missing = [column for column in COLUMNS if column not in table.columns]
-    if missing:
-        what = f"column {', '.join(missing)} is missing"
-        raise UserError(what, where=str(path), remedy="make the data stage again")
-    for column in ("anchor", "positive"):
-        if table[column].dtype != polars.String or table[column].has_nulls():
-            what = f"column {column} holds something else than texts"
-            raise UserError(what, where=str(path), remedy="make the data stage again")
-    scores = table["score"].to_list() if "score" in table.columns else [None] * len(table)
-    if not all(score is None or math.isfinite(score) for score in scores):
-        what = "column score has values that are not finite"
-        raise UserError(what, where=str(path), remedy="make the data stage again")
+    table = read_pairs(path)
+    scores = table["score"].to_pylist()
     return PairSet(
         name=path.stem,
         side=side,
-        anchors=table["anchor"].to_list(),
-        positives=table["positive"].to_list(),
-        negatives=[list(texts or []) for texts in table["negatives"].to_list()],
+        anchors=table["anchor"].to_pylist(),
+        positives=table["positive"].to_pylist(),
+        negatives=[list(texts or []) for texts in table["negatives"].to_pylist()],
         labels=[score is None or score >= 1 for score in scores],
     )
 

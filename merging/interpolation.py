@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from merging.checkpoint import CODES, FLOATING, WEIGHTS, WHOLE, Checkpoint, write_header
-from merging.eager_file import EagerFile
+from pipeline.checkpoint import CODES, FLOATING, WEIGHTS, WHOLE, Checkpoint, write_header
+from pipeline.eager_file import EagerFile
 from pipeline.errors import UserError
 
 PIECE_ITEMS = 1 << 21  # read at once from each model: 8 MB in float32, so memory is small and the caches help

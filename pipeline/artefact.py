@@ -98,6 +98,13 @@ def describe_outputs(folder: Path, paths: list[Path]) -> dict[str, dict[str, Any
     }
 
 
+def name_problem(name: str) -> str | None:
+    """What is wrong with a name that becomes a file or folder: it must stay where it is put."""
+    if name in ("", "..") or Path(name).name != name or "\0" in name:
+        return f"{name!r} must be a plain name, as of a file or folder"
+    return None
+
+
 def files_under(folder: Path) -> list[Path]:
     """All files below `folder` in a fixed order."""
     return sorted(path for path in folder.rglob("*") if path.is_file())

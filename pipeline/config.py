@@ -11,6 +11,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from data.config import DataConfig
 from evaluation.config import EvaluationConfig
 from merging.config import MergingConfig
+from pipeline.artefact import name_problem
 from pipeline.errors import UserError
 from training.config import BaseConfig, InitConfig, TrainingConfig
 
@@ -111,13 +112,6 @@ def checked(config: DictConfig) -> Config:
     for key, problem in _problems(typed):
         raise UserError(problem, where=f"config key {key}", remedy="change it in the config or on the command line")
     return typed
-
-
-def name_problem(name: str) -> str | None:
-    """What is wrong with a name that becomes a file or folder: it must stay where it is put."""
-    if name in ("", "..") or Path(name).name != name or "\0" in name:
-        return f"{name!r} must be a plain name, as of a file or folder"
-    return None
 
 
 def _problems(value: Any, key: str = "") -> Iterator[tuple[str, str]]:

@@ -12,7 +12,8 @@ from sentence_transformers.sentence_transformer.evaluation import (
     InformationRetrievalEvaluator,
 )
 
-from training.tokenization import Prompts, read_pairs
+from data.pair_files import read_pairs
+from training.tokenization import Prompts
 
 BATCH_SIZE = 64
 

@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from datasets import Dataset, Features, List, Value
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from data.pair_files import read_pairs
 from pipeline.console import log
-from pipeline.errors import UserError
 from training.batch_plan import GlobalBatch, Integers, SetRows
 from training.config import SetConfig, SideConfig
 
@@ -63,42 +62,6 @@ class TokenisedSet:
             for row, chosen in zip(batch.rows.tolist(), batch.negatives, strict=True)
         )
         return int(pairs + sum(negatives)) if batch.negatives.shape[1] else int(pairs)
-
-
-def read_pairs(path: Path) -> pa.Table:
-    """A set in the data artefact's layout; raises UserError for a file that is not in it."""
-    remedy = "make the data again: make data"
-    try:
-        table = pq.read_table(path)
-        table.validate(full=True)  # also that texts are UTF-8
-    except (OSError, pa.ArrowException) as error:
-        raise UserError("not a parquet file", where=str(path), remedy=remedy) from error
-    missing = [name for name in COLUMNS if name not in table.column_names]
-    if missing:
-        raise UserError(f"column {missing[0]} is missing", where=str(path), remedy=remedy)
-    for name, holds in {"anchor": _is_text, "positive": _is_text, "negatives": _is_texts}.items():
-        if not holds(kind := table.schema.field(name).type):
-            raise UserError(f"column {name} holds {kind}, not text", where=str(path), remedy=remedy)
-    if not len(table):
-        raise UserError("the set has no rows", where=str(path), remedy=remedy)
-    for name in ("anchor", "positive"):
-        if table[name].null_count or not all(text.strip() for text in table[name].to_pylist()):
-            raise UserError(f"column {name} has empty texts", where=str(path), remedy=remedy)
-    if "score" not in table.column_names:
-        table = table.append_column("score", pa.nulls(len(table), pa.float32()))
-    if not pa.types.is_floating(table.schema.field("score").type):
-        raise UserError("column score holds no floating numbers", where=str(path), remedy=remedy)
-    if not np.isfinite(table["score"].drop_null().to_numpy()).all():
-        raise UserError("column score has values that are not finite", where=str(path), remedy=remedy)
-    return table.select([*COLUMNS, "score"])
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-def _is_texts(kind: pa.DataType) -> bool:
-    return (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and _is_text(kind.value_type)
 
 
 def tokenised_set(

@@ -10,8 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from merging import interpolation
-from merging.checkpoint import Checkpoint
 from merging.interpolation import interpolate
+from pipeline.checkpoint import Checkpoint
 from pipeline.errors import UserError
 from tests.merging.conftest import perturb
 

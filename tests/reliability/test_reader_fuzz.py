@@ -72,7 +72,7 @@ def read_corpus(path: Path) -> None:
 
 
 def read_weights(path: Path) -> None:
-    from merging.checkpoint import ITEM_BYTES, Checkpoint
+    from pipeline.checkpoint import ITEM_BYTES, Checkpoint
 
     path.replace(path.with_name("model.safetensors"))
     with Checkpoint(path.parent) as weights:

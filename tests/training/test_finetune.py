@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
@@ -12,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.stage import run_stage
-from tests.training.planned_sets import SCHEMA, prepared_run, rows
+from tests.training.planned_sets import prepared_run, rows
 from training import precision
 from training.config import SetConfig, SideConfig
 from training.finetune import STAGE
@@ -175,26 +176,11 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
         run_stage(STAGE, config)
 
 
-@pytest.mark.parametrize(
-    ("column", "content", "message"),
-    [
-        ("anchor", None, "column anchor is missing"),
-        ("positive", [" "] * 32, "column positive has empty texts"),
-        ("score", [float("nan")] * 32, "not finite"),
-    ],
-)
-def test_malformed_sets_are_refused(tmp_path: Path, column: str, content: list[Any] | None, message: str) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+def test_a_malformed_set_is_refused(tmp_path: Path) -> None:
     config = prepared_run(tmp_path, {"symmetric/pairs": rows(32)})
-    table = pa.Table.from_pylist(rows(32), SCHEMA)
-    kept = [name for name in SCHEMA.names if name != column]
-    made = table.select(kept)
-    if content is not None:
-        made = made.append_column(column, pa.array(content, SCHEMA.field(column).type))
-    pq.write_table(made, config.folder("data") / "symmetric/pairs.parquet")
-    with pytest.raises(UserError, match=message):
+    path = config.folder("data") / "symmetric/pairs.parquet"
+    polars.read_parquet(path).drop("anchor").write_parquet(path)
+    with pytest.raises(UserError, match="column anchor is missing"):
         run_stage(STAGE, config)
 
 

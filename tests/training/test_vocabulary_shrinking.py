@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from merging.checkpoint import Checkpoint
+from pipeline.checkpoint import Checkpoint
 from pipeline.errors import UserError
 from tests.training.small_bases import tiny_base
 from training.bases.random import sample_texts

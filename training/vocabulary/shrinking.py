@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from merging.checkpoint import WEIGHTS
-from merging.eager_file import EagerFile
+from pipeline.checkpoint import WEIGHTS
+from pipeline.eager_file import EagerFile
 from training.vocabulary.selection import check_specials
 from training.vocabulary.sentencepiece_file import shrink_sentencepiece
 from training.vocabulary.tokenizer_file import TokenizerFile

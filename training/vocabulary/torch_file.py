@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from merging.checkpoint import Checkpoint, StoredTensor
+from pipeline.checkpoint import Checkpoint, StoredTensor
 from pipeline.errors import UserError, first_line
 
 TORCH_WEIGHTS = "pytorch_model.bin"

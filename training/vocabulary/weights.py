@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from merging.checkpoint import WEIGHTS, Checkpoint, StoredTensor, write_header
-from merging.eager_file import EagerFile
+from pipeline.checkpoint import WEIGHTS, Checkpoint, StoredTensor, write_header
+from pipeline.eager_file import EagerFile
 from pipeline.errors import UserError
 from training.vocabulary.torch_file import TORCH_WEIGHTS, TorchCheckpoint
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from merging import eager_file
-from merging.checkpoint import WEIGHTS, Checkpoint
-from merging.eager_file import BUFFER, EagerFile
+from pipeline import eager_file
+from pipeline.checkpoint import WEIGHTS, Checkpoint
+from pipeline.eager_file import BUFFER, EagerFile
 from pipeline.errors import UserError
 
 NUMBERS = np.random.default_rng(0).bytes(3 * BUFFER + 5)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from merging.eager_file import EagerFile
+from pipeline.eager_file import EagerFile
 from pipeline.errors import UserError
 
 WEIGHTS = "model.safetensors"
