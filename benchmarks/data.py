@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measurement import Side, alternate, measure, row, write
-from benchmarks.start import composed
 from data.config import SourceConfig
+from pipeline.application import composed
 from pipeline.config import Config
 
 PEER = "datasets.map/filter, batched, num_proc=2"

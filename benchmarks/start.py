@@ -4,18 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from pipeline.application import composed
 from pipeline.config import Config
-
-
-def composed(*overrides: str) -> Config:
-    """The config that these overrides give."""
-    from hydra import compose, initialize_config_dir
-
-    from pipeline.application import CONFIGS
-    from pipeline.config import checked
-
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return checked(compose("config", list(overrides)))
 
 
 def demo_config() -> Config:

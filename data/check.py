@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from data.config import HubFiles, SourceConfig
-from data.files import HubFile, Located, NotSupplied, hub_errors, locate, matching
+from data.files import HubFile, Located, NotSupplied, locate, matching
 from data.prepare import all_sources
 from data.readers import open_reader
 from pipeline.application import hydra_application
 from pipeline.config import Config
 from pipeline.console import progress, show_table
 from pipeline.errors import UserError
+from pipeline.hub import hub_errors
 from pipeline.revisions import Revision, readable_revision
 
 ROOM = 4  # times the sources' size: download, prepared pairs, spilled groups
@@ -45,7 +46,7 @@ def look(name: str, source: SourceConfig, mirror: str | None) -> Look:
             frame = next(reader_frames(reader), None)
         else:
             located = _locate(name, source, mirror, seen)
-            with hub_errors(name, str(source.hub)):
+            with hub_errors(name, str(source.hub), f"data.sources.{name}"):
                 for file in located.files:
                     only = Located((file,), located.revision)
                     frame = next(role_frames(source, only, RowErrors(name), complete=False), None)
@@ -76,7 +77,7 @@ def _on_hub(name: str, part: HubFiles, seen: Look) -> Located:
     from huggingface_hub import HfApi
 
     where = f"{part.hub} at {part.revision}"
-    with hub_errors(name, where):
+    with hub_errors(name, where, f"data.sources.{name}"):
         revision = readable_revision(Revision("dataset", part.hub, part.revision))
         info = HfApi().dataset_info(part.hub, revision=revision, files_metadata=True)
     sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or []}

@@ -3,7 +3,6 @@
 import fnmatch
 import glob
 import gzip
-import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import IO, Any, cast
 import xxhash
 
 from data.config import HubFiles, SourceConfig
-from pipeline.errors import UserError, first_line
+from pipeline.errors import UserError
+from pipeline.hub import hub_errors
 from pipeline.revisions import Revision, readable_revision
 from pipeline.secrets import redacted
 
@@ -120,7 +120,7 @@ def _from_hub(name: str, part: HubFiles) -> Located:
     from huggingface_hub import HfApi, hf_hub_download
 
     where = f"{part.hub} at {part.revision}"
-    with hub_errors(name, where):
+    with hub_errors(name, where, f"data.sources.{name}"):
         revision = readable_revision(Revision("dataset", part.hub, part.revision))
         if any(WILD.search(pattern.partition("::")[0]) for pattern in part.files):
             names = HfApi().list_repo_files(part.hub, revision=revision, repo_type="dataset")
@@ -134,42 +134,6 @@ def _from_hub(name: str, part: HubFiles) -> Located:
             commits.add(Path(place).parts[-1 - len(Path(inside).parts)])  # .../snapshots/<commit>/<path inside>
             files.append(SourceFile(Path(place), inside, member))
     return Located(tuple(files), ", ".join(sorted(commits)))
-
-
-class hub_errors:  # noqa: N801: a context manager reads as a function
-    """Turns what the Hub's client raises into one line that says what to do."""
-
-    def __init__(self, name: str, where: str) -> None:
-        self.name, self.where = name, where
-
-    def __enter__(self) -> None:
-        for client in ("httpx", "httpx2"):  # the Hub's clients, which log every request
-            logging.getLogger(client).setLevel(logging.WARNING)
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        from huggingface_hub import errors
-        from huggingface_hub.utils import httpx  # whichever of the clients is in use
-
-        if isinstance(error, errors.GatedRepoError):
-            what, remedy = (
-                "access must be asked for",
-                "accept the terms on its page and log in with hf auth login",
-            )
-        elif isinstance(error, errors.RepositoryNotFoundError | errors.RevisionNotFoundError):
-            what, remedy = (
-                "no such data set or revision on the Hub",
-                "mend hub and revision, or log in if it is private",
-            )
-        elif isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
-            what, remedy = (
-                f"no such file: {first_line(error)}",
-                f"mend data.sources.{self.name}.files",
-            )
-        elif isinstance(error, (errors.LocalEntryNotFoundError, httpx.HTTPError, ConnectionError)):
-            what, remedy = "the Hub can't be reached", "check the network, or set mirror=<folder>"
-        else:
-            return
-        raise UserError(f"{self.name}: {what}", where=self.where, remedy=remedy) from error
 
 
 def _not_supplied(name: str, source: SourceConfig) -> NotSupplied:

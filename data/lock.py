@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 
-from data.files import hub_errors
 from data.mining import hub_revision
 from data.prepare import all_sources
 from evaluation.models import hub_model
 from pipeline.application import hydra_application
 from pipeline.config import Config
 from pipeline.console import progress, show_table
+from pipeline.hub import hub_errors
 from pipeline.revisions import COMMIT, Revision, commit_on_hub, lock_file, read_lock, write_lock
 
 
@@ -17,7 +17,7 @@ def lock(config: Config) -> None:
     wanted = sorted({item for item in hub_revisions(config) if not COMMIT.fullmatch(item.revision)})
     before, commits = read_lock(), {}
     for item in progress(wanted, "asking the Hub", len(wanted)):
-        with hub_errors(item.hub, f"{item.hub} at {item.revision}"):
+        with hub_errors(item.hub, f"{item.hub} at {item.revision}", "its hub and revision in configs"):
             commits[item] = commit_on_hub(item)
     write_lock(commits)
     rows = [

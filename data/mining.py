@@ -12,7 +12,6 @@ import polars as pl
 from data.config import MiningConfig
 from data.pair_files import PairWriter
 from pipeline.artefact import file_sha256, files_under
-from pipeline.errors import UserError
 from pipeline.models import fetched, load_folder, mirrored
 from pipeline.revisions import Revision, lock_state
 
@@ -52,7 +51,7 @@ def mine(path: Path, config: MiningConfig, name: str, mirror: str | None) -> dic
     from datasets import Dataset
     from sentence_transformers.util import mine_hard_negatives
 
-    model, revision = _loaded(config, name, mirror)
+    model, revision = _loaded(config, mirror)
     pairs = pl.read_parquet(path)
     report = io.StringIO()
     with contextlib.redirect_stdout(report):
@@ -82,21 +81,17 @@ def mine(path: Path, config: MiningConfig, name: str, mirror: str | None) -> dic
     }
 
 
-def _loaded(config: MiningConfig, name: str, mirror: str | None) -> tuple["SentenceTransformer", str]:
+def _loaded(config: MiningConfig, mirror: str | None) -> tuple["SentenceTransformer", str]:
     """The model that mines, and where it stood: a commit, the mirror, or a local folder."""
     asked = hub_revision(config)
-    try:
-        if asked is None:
-            folder, revision = Path(str(config.model)), "local folder"
-        elif inside := mirrored(asked.hub, mirror):
-            folder, revision = inside, f"mirror of {asked.revision}"
-        else:
-            folder = fetched(asked.hub, asked.revision, "data.mining.model")
-            revision = folder.name
-        return load_folder(folder), revision
-    except UserError as error:
-        what = f"{name}: can't load {config.model}: {error.what}"
-        raise UserError(what, where="data.mining.model", remedy=error.remedy) from error
+    if asked is None:
+        folder, revision = Path(str(config.model)), "local folder"
+    elif inside := mirrored(asked.hub, mirror):
+        folder, revision = inside, f"mirror of {asked.revision}"
+    else:
+        folder = fetched(asked.hub, asked.revision, "data.mining.model")
+        revision = folder.name
+    return load_folder(folder, remedy="mend data.mining.model"), revision
 
 
 def _dropped_share(report: str) -> float:

@@ -31,6 +31,12 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 ConfigStore.instance().store(name="schema", node=Config)
 
 
+def composed(*overrides: str) -> Config:
+    """The config of a command with these overrides, for use from Python; raises UserError for an impossible value."""
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return checked(hydra.compose("config", list(overrides)))
+
+
 def hydra_application(job: Callable[[Config], Any]) -> Callable[[], None]:
     """The command-line entry of `job`; exits with 0, with 2 on a user error, with 128 + n on signal n."""
 
@@ -38,7 +44,7 @@ def hydra_application(job: Callable[[Config], Any]) -> Callable[[], None]:
     started: list[DictConfig] = []  # configs that Hydra got through with, their folders and logs in place
 
     @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")
-    def composed(config: DictConfig) -> str | None:
+    def run_job(config: DictConfig) -> str | None:
         started.append(config)
         try:
             with disk_errors_explained(Path(config.runs)):
@@ -69,7 +75,7 @@ def hydra_application(job: Callable[[Config], Any]) -> Callable[[], None]:
             sys.argv += ["hydra/job_logging=none", "hydra/hydra_logging=none"]
         try:
             _refuse_unknown_options()
-            composed()
+            run_job()
         except UserError as error:
             errors.append(error)
         except (HydraException, OmegaConfBaseException) as error:

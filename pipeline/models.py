@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.console import log
 from pipeline.errors import UserError, first_line
+from pipeline.hub import hub_errors
 from pipeline.revisions import Revision, readable_revision
 
 if TYPE_CHECKING:
@@ -66,25 +67,13 @@ def fetched(hub: str, revision: str, key: str) -> Path:
     Raises UserError where there is none to be had; `key` is the config key that names the model.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    where = f"{hub}@{revision}"
-    try:
+    with hub_errors(key, f"{hub} at {revision}", key):
         commit = readable_revision(Revision("model", hub, revision))
         for patterns in (HUB_FILES, TORCH_FILES):
             files = snapshot_download(hub, revision=commit, allow_patterns=patterns, ignore_patterns=["onnx/*"])
             if any(Path(files).rglob("*.safetensors")):
                 break
-    except HFValidationError:
-        raise UserError("neither a folder nor a Hub id", where=hub, remedy=f"mend {key}") from None
-    except LocalEntryNotFoundError:
-        raise UserError(
-            "the Hub can't be reached and the model is not in the local cache",
-            where=where,
-            remedy="connect, or give a folder, or set mirror=<folder in the Hub's layout>",
-        ) from None
-    except (HfHubHTTPError, OSError) as error:
-        raise UserError(first_line(error), where=where, remedy="check the id, the revision and your access") from None
     log.info("%s at commit %s", hub, Path(files).name)
     return Path(files)
 

@@ -10,13 +10,12 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hydra import compose, initialize_config_dir
 
 from data.config import SourceConfig
-from pipeline.application import CONFIGS
-from pipeline.config import Config, checked
+from pipeline import application
+from pipeline.config import Config
 
-REPOSITORY = CONFIGS.parent
+REPOSITORY = application.CONFIGS.parent
 
 
 @dataclass
@@ -48,8 +47,7 @@ class Prepared:
 
 @lru_cache(maxsize=64)
 def _composed(*overrides: str) -> Config:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return checked(compose("config", overrides=["profile=tiny", f"mirror={REPOSITORY}/data/samples", *overrides]))
+    return application.composed("profile=tiny", f"mirror={REPOSITORY}/data/samples", *overrides)
 
 
 def composed(*overrides: str) -> Config:

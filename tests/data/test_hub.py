@@ -63,14 +63,14 @@ def test_the_pre_flight_shows_all_failures_at_once(hub: str, tmp_path: Path) -> 
     done = command("data.check", hub, tmp_path, *wrong)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: 3 of 8 checks failed (")
-    for message in ("terra: no such data set or revision", "gazeta: no file none.jsonl", "ru_wanli: no column gold"):
+    for message in ("terra: no such repository or revision", "gazeta: no file none.jsonl", "ru_wanli: no column gold"):
         assert message in done.stderr
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data.sources.terra.hub=no/such", "error: terra: no such data set or revision on the Hub (no/such at refs"),
+        ("data.sources.terra.hub=no/such", "error: terra: no such repository or revision on the Hub (no/such at refs"),
         ("data.sources.gazeta.files=[none.jsonl]", "error: gazeta: no such file"),
     ],
 )
@@ -81,7 +81,8 @@ def test_what_the_hub_has_not_is_one_line(hub: str, override: str, message: str,
 
 
 UNREACHABLE = (
-    "error: panorama: the Hub can't be reached (its5Q/panorama at main); check the network, or set mirror=<folder>"
+    "error: panorama: the Hub can't be reached (its5Q/panorama at main);"
+    " check the network, or set mirror=<folder in the Hub's layout>"
 )
 
 

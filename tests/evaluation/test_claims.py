@@ -11,10 +11,10 @@ from evaluation.card_table import MTEB
 from evaluation.claims import CLAIMS, COLUMNS, Claim, check_claims, claims_csv
 from evaluation.report import STAGE
 from evaluation.run_record import RunRecord, Score, StageRecord, read_run
+from pipeline.application import composed
 from pipeline.config import Config
 from pipeline.stage import run_stage
 from tests.evaluation.sample_run import tiny_model, write_run
-from tests.pipeline.test_configs import composed
 
 CARD_TOTAL, CARD_NEGATIVES = 2_240_961, 792_644
 

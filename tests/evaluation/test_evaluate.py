@@ -9,15 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file, save_file
 
 from evaluation import evaluate
 from evaluation.evaluate import STAGE
 from evaluation.models import folder_fingerprint, scored_models
-from pipeline.application import CONFIGS
+from pipeline.application import CONFIGS, composed
 from pipeline.artefact import Manifest, read_manifest
-from pipeline.config import Config, checked
+from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.stage import run_stage
 from tests.evaluation.conftest import MakeModel
@@ -31,9 +30,8 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def make_config(runs: Path, *overrides: str) -> Config:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        settings = ["profile=tiny", f"runs={runs}", "evaluation.chain=[]", "evaluation.suites=[samples]"]
-        return checked(compose("config", [*settings, *overrides]))
+    settings = ["profile=tiny", f"runs={runs}", "evaluation.chain=[]", "evaluation.suites=[samples]"]
+    return composed(*settings, *overrides)
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from pipeline.application import CONFIGS
-from pipeline.config import Config, checked
+from pipeline.application import CONFIGS, composed
 
 PROFILES = sorted(path.stem for path in (CONFIGS / "profile").glob("*.yaml"))
 GROUPS = ["base", "init", "data", "merging", "evaluation", "tracking"]
@@ -15,11 +14,6 @@ CHOICES = [f"{group}={path.stem}" for group in GROUPS for path in sorted((CONFIG
 SIDES = [f"training@training.symmetric={path.stem}" for path in sorted((CONFIGS / "training").glob("*.yaml"))]
 
 SWEEPS = sorted(path.stem for path in (CONFIGS / "sweep").glob("*.yaml"))
-
-
-def composed(*overrides: str) -> Config:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return checked(compose("config", overrides=list(overrides)))
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -248,7 +248,7 @@ def test_a_base_without_a_needed_file_is_an_error(mirror: Path, tmp_path: Path, 
 
 
 def test_without_network_the_hub_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"can't reach the Hub.*mirror="):
+    with pytest.raises(UserError, match=r"base: the Hub can't be reached .*mirror="):
         make_from_hub(HUB, tmp_path, None)
 
 

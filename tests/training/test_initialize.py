@@ -11,11 +11,10 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-from hydra import compose, initialize_config_dir
 
-from pipeline.application import CONFIGS
+from pipeline.application import composed
 from pipeline.artefact import Manifest
-from pipeline.config import Config, checked
+from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.stage import run_stage
 from tests.reliability.stage_runs import run_main
@@ -204,8 +203,8 @@ def bad_inputs(tmp_path: Path) -> Iterator[tuple[list[str], str]]:
 def test_bad_input_is_one_line(tmp_path: Path) -> None:
     for number, (overrides, message) in enumerate(bad_inputs(tmp_path)):
         changes = ["profile=tiny", f"runs={tmp_path}", f"run=r{number}", *overrides]
-        with pytest.raises(UserError) as caught, initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            run_stage(STAGE, checked(compose("config", overrides=changes)))
+        with pytest.raises(UserError) as caught:
+            run_stage(STAGE, composed(*changes))
         assert message in caught.value.line and "\n" not in caught.value.line
 
 

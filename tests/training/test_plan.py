@@ -11,9 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel
 
 from data.config import unit_settings
+from pipeline.application import composed
 from pipeline.artefact import result_settings
 from pipeline.errors import UserError
-from tests.pipeline.test_configs import composed
 from tests.training.planned_sets import prepared_run, rows
 from tests.training.small_bases import tiny_base
 from training.config import BaseConfig, SideConfig

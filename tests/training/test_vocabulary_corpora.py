@@ -93,7 +93,7 @@ def test_a_missing_column_and_a_broken_file_are_errors(tmp_path: Path) -> None:
 
 
 def test_without_network_the_hub_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"corpus it: can't reach the Hub.*someone/parallel.*mirror="):
+    with pytest.raises(UserError, match=r"corpus it: the Hub can't be reached .*someone/parallel.*mirror="):
         found(OPUS, tmp_path, ["ru"])
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.hub import hub_errors
 from pipeline.revisions import Revision, readable_revision
 from training.bases.folder import write_modules, write_tokenizer_config
 from training.config_base import BaseConfig
@@ -36,11 +37,10 @@ def make_from_hub(config: BaseConfig, folder: Path, mirror: str | None) -> dict[
 def download(config: BaseConfig, folder: Path) -> str:
     """Download the model's files into `folder`; returns the commit that the revision stands for."""
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
 
     assert config.hub is not None
     where = f"{config.hub} at {config.revision}"
-    try:
+    with hub_errors("base", where, "base.hub and base.revision"):
         revision = readable_revision(Revision("model", config.hub, config.revision))
         info = HfApi().model_info(config.hub, revision=revision)
         assert info.sha is not None
@@ -51,12 +51,6 @@ def download(config: BaseConfig, folder: Path) -> str:
             local_dir=folder,
             allow_patterns=[*NEEDED, *OPTIONAL, *chosen_weights(present)],
         )
-    except HfHubHTTPError as error:
-        what = str(error).splitlines()[0] if str(error) else "the Hub refused"
-        raise UserError(what, where=where, remedy="check base.hub, base.revision and your access") from error
-    except (HTTPError, OSError, OfflineModeIsEnabled) as error:
-        remedy = "check the network, or give a folder in the Hub's layout with mirror="
-        raise UserError("can't reach the Hub", where=where, remedy=remedy) from error
     shutil.rmtree(folder / ".cache", ignore_errors=True)
     return info.sha
 

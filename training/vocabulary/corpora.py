@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError, first_line
+from pipeline.errors import UserError
+from pipeline.hub import hub_errors
 from pipeline.revisions import Revision, readable_revision
 from training.config_base import BY_SCRIPT, CorpusConfig, InitConfig
 
@@ -160,26 +161,16 @@ def _find(name: str, config: CorpusConfig, data: Path, mirror: str | None) -> Co
 
 def _find_hub(name: str, config: CorpusConfig, mirror: str | None) -> Corpus:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError
 
     assert config.hub is not None
     if mirror:
         files = local_files(name, [str(Path(mirror) / config.hub / inside) for inside in config.files])
         return Corpus(name, config, tuple(files), f"mirror {config.revision}")
     where = f"{config.hub} at {config.revision}"
-    try:
+    with hub_errors(f"corpus {name}", where, f"init.corpora.{name}"):
         revision = readable_revision(Revision("dataset", config.hub, config.revision))
         files = [
             Path(hf_hub_download(config.hub, inside, repo_type="dataset", revision=revision)) for inside in config.files
         ]
-    except LocalEntryNotFoundError as error:
-        remedy = "check the network, or give a folder in the Hub's layout with mirror="
-        raise UserError(f"corpus {name}: can't reach the Hub", where=where, remedy=remedy) from error
-    except HfHubHTTPError as error:
-        what = f"corpus {name}: {first_line(error)}"
-        raise UserError(what, where=where, remedy=f"check init.corpora.{name}") from error
-    except (HTTPError, OSError) as error:
-        remedy = "check the network, or give a folder in the Hub's layout with mirror="
-        raise UserError(f"corpus {name}: can't reach the Hub", where=where, remedy=remedy) from error
     commit = files[0].parts[-1 - len(Path(config.files[0]).parts)]  # .../snapshots/<commit>/<path inside>
     return Corpus(name, config, tuple(files), commit)
