@@ -1,6 +1,7 @@
 """Running tasks of mteb: cached by the model's contents, resumed where they stopped, with per-item results."""
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,9 @@ def run_task(model: Any, task: AbsTask, metrics: list[str], folder: Path, encode
     name = task.metadata.name
     predictions, cache = folder / "predictions" / model.mteb_model_meta.revision / name, ResultCache(folder)
     arguments: Any = {"batch_size": 32, "show_progress_bar": False, **encode}
+    if not _is_whole(task, model, cache, predictions):
+        shutil.rmtree(predictions, ignore_errors=True)
+        cache.get_task_result_path(name, model.mteb_model_meta).unlink(missing_ok=True)
     keep_query_scores(task, predictions)
     with _explained(name), quiet():
         task.load_data()
@@ -40,7 +44,6 @@ def run_task(model: Any, task: AbsTask, metrics: list[str], folder: Path, encode
             task,
             cache=cache,
             encode_kwargs=arguments,
-            overwrite_strategy="only-missing" if _predicted(task, model, cache, predictions) else "always",
             prediction_folder=None if isinstance(task, AbsTaskRetrieval) else predictions,
             show_progress_bar=False,
             co2_tracker=False,
@@ -48,16 +51,16 @@ def run_task(model: Any, task: AbsTask, metrics: list[str], folder: Path, encode
     return mteb_outcome(task, list(_parts(task, result.scores, predictions)), metrics)
 
 
-def _predicted(task: AbsTask, model: Any, cache: ResultCache, predictions: Path) -> bool:
-    """Whether the predictions behind every cached score are there too."""
-    cached = cache.load_task_result(task.metadata.name, model.mteb_model_meta)
+def _is_whole(task: AbsTask, model: Any, cache: ResultCache, predictions: Path) -> bool:
+    """Whether there are cached scores with all predictions behind them: a kill may have cut off mteb's files."""
     try:
-        for split, entries in (cached.scores if cached else {}).items():
+        cached = cache.load_task_result(task.metadata.name, model.mteb_model_meta)
+        for split, entries in cached.scores.items() if cached else ():
             for entry in entries:
                 _predictions(task, predictions, entry["hf_subset"], split)
-    except (OSError, KeyError, json.JSONDecodeError):
+    except (OSError, KeyError, ValueError):
         return False
-    return True
+    return cached is not None
 
 
 def _parts(task: AbsTask, scores: Mapping[str, list[Any]], folder: Path) -> Iterator[Part]:

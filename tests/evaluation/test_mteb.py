@@ -3,7 +3,9 @@
 import json
 import multiprocessing
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mteb
 import numpy as np
@@ -143,9 +145,14 @@ def test_scores_read_from_mteb_s_files_give_the_same_bytes_as_fresh_ones(model: 
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
-def test_scores_without_their_predictions_are_made_anew(model: CheckedEncoder, tmp_path: Path) -> None:
+@pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_text("")])
+@pytest.mark.parametrize("kind", ["predictions", "results"])
+def test_what_a_kill_left_out_or_half_is_made_anew(
+    model: CheckedEncoder, tmp_path: Path, kind: str, harm: Callable[[Path], Any]
+) -> None:
     first = run_task(model, sample_task("mteb_sts"), [], tmp_path, {})
-    next((tmp_path / "predictions").rglob("*.json")).unlink()
+    (file,) = [path for path in (tmp_path / kind).rglob("*.json") if path.name != "model_meta.json"]
+    harm(file)
     assert run_task(model, sample_task("mteb_sts"), [], tmp_path, {}).measures == first.measures
 
 
@@ -156,6 +163,7 @@ def evaluate_slowly(folder: Path, cache: Path) -> None:
 
     def slow(wrapped: object, split: str, **kwargs: object):
         if split == "test":
+            (cache / "begun").touch()
             time.sleep(60)
         return evaluate(wrapped, split, **kwargs)
 
@@ -167,7 +175,7 @@ def test_a_killed_run_goes_on_after_its_last_split(model_folder: Path, tmp_path:
     process = multiprocessing.get_context("fork").Process(target=evaluate_slowly, args=(model_folder, tmp_path))
     process.start()
     deadline = time.monotonic() + 30
-    while not list(tmp_path.rglob("STSBenchmarkMultilingualSTS.json")) and time.monotonic() < deadline:
+    while not (tmp_path / "begun").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     process.kill()
     process.join()
