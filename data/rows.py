@@ -86,8 +86,7 @@ def _typed(batch: Batch, role: str, column: str, errors: RowErrors) -> pl.Series
     kind = batch.table.schema.field(column).type
     is_text = kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_null(kind)
     if role in LIST_ROLES:
-        fits = kinds.is_list(kind) or kinds.is_large_list(kind)
-        fits = fits and (kinds.is_string(kind.value_type) or kinds.is_large_string(kind.value_type))
+        fits = _is_list(kind) and (kinds.is_string(kind.value_type) or kinds.is_large_string(kind.value_type))
         wanted = "a list of texts"
     elif role in ANY_ROLES:
         fits, wanted = is_text or kinds.is_integer(kind), "text or a whole number"
@@ -104,10 +103,14 @@ def _negatives(batch: Batch, column: str, errors: RowErrors) -> pl.Series:
     from fnmatch import fnmatchcase
 
     names = [name for name in batch.table.column_names if fnmatchcase(name, column)]
-    if len(names) == 1 and not pa.types.is_string(batch.table.schema.field(names[0]).type):
+    if len(names) == 1 and _is_list(batch.table.schema.field(names[0]).type):
         return _typed(batch, "neg", names[0], errors).alias("negative")
     texts = [_typed(batch, "negative", name, errors).alias(name) for name in names]
     return pl.DataFrame(texts).select(pl.concat_list(names).list.drop_nulls().alias("negative"))["negative"]
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return kinds.is_list(kind) or kinds.is_large_list(kind)
 
 
 def _selected(frame: pl.DataFrame, source: SourceConfig, values: dict[str, set[str]]) -> pl.DataFrame:

@@ -99,3 +99,17 @@ def test_a_local_folder_or_pattern_is_read_in_the_order_of_names(tmp_path: Path)
     for path in (str(tmp_path), f"{tmp_path}/*.jsonl"):
         source = SourceConfig(title="x", side="asymmetric", path=path, format="jsonl")
         assert [file.name for file in locate("mine", source, None).files] == ["a.jsonl", "b.jsonl"]
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()], ids=str)
+def test_one_column_of_negatives_may_hold_texts_of_either_type_of_arrow(kind: pa.DataType, tmp_path: Path) -> None:
+    columns = {"anchor": ["a", "b"], "positive": ["p", "q"], "negative": ["n", None]}
+    pq.write_table(pa.table(columns, pa.schema([(name, kind) for name in columns])), tmp_path / "a.parquet")
+    assert negatives_of(tmp_path / "a.parquet") == [["n"], []]
+
+
+def negatives_of(path: Path) -> list[list[str]]:
+    columns = {role: role for role in ("anchor", "positive", "negative")}
+    source = SourceConfig("x", "symmetric", path=str(path), construction="triplets", columns=columns)
+    frames = role_frames(source, locate("x", source, None), RowErrors("x"))
+    return [row for frame in frames for row in frame["negative"].to_list()]
