@@ -99,12 +99,13 @@ def _typed(batch: Batch, role: str, column: str, errors: RowErrors) -> pl.Series
 
 
 def _negatives(batch: Batch, column: str, errors: RowErrors) -> pl.Series:
-    """One list of negatives a row, out of one column or of all that the pattern matches; nulls are left out."""
+    """One list of negatives a row, out of one column or of all that the pattern matches; without any it is empty."""
     from fnmatch import fnmatchcase
 
     names = [name for name in batch.table.column_names if fnmatchcase(name, column)]
     if len(names) == 1 and _is_list(batch.table.schema.field(names[0]).type):
-        return _typed(batch, "neg", names[0], errors).alias("negative")
+        lists = _typed(batch, "neg", names[0], errors).alias("negative")
+        return lists.fill_null(pl.Series([[]], dtype=pl.List(pl.String)))
     texts = [_typed(batch, "negative", name, errors).alias(name) for name in names]
     return pl.DataFrame(texts).select(pl.concat_list(names).list.drop_nulls().alias("negative"))["negative"]
 

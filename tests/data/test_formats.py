@@ -108,6 +108,12 @@ def test_one_column_of_negatives_may_hold_texts_of_either_type_of_arrow(kind: pa
     assert negatives_of(tmp_path / "a.parquet") == [["n"], []]
 
 
+def test_a_row_without_a_list_of_negatives_has_none(tmp_path: Path) -> None:
+    lists = pa.array([["n", "m"], None, []], pa.list_(pa.string()))
+    pq.write_table(pa.table({"anchor": ["a"] * 3, "positive": ["p"] * 3, "negative": lists}), tmp_path / "a.parquet")
+    assert negatives_of(tmp_path / "a.parquet") == [["n", "m"], [], []]
+
+
 def negatives_of(path: Path) -> list[list[str]]:
     columns = {role: role for role in ("anchor", "positive", "negative")}
     source = SourceConfig("x", "symmetric", path=str(path), construction="triplets", columns=columns)
