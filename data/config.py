@@ -127,6 +127,9 @@ class SourceConfig:
         needed, allowed = ROLES.get(self.construction, ((), ()))
         for role in self.columns.keys() - {*needed, *allowed}:
             yield "columns", f"{role} is no role of {self.construction} ({', '.join((*needed, *allowed))})"
+        texts = ("anchor", "positive") if self.construction == "chat" else needed
+        for role in self.prepend.keys() - set(texts):
+            yield "prepend", f"{role} is no text of {self.construction} ({', '.join(texts)})"
         for role, column in [*self.columns.items(), *(("where", column) for column in self.where)]:
             if "*" in column and role != "negative":
                 yield "columns", f"{role} must be one column, not {column}; only negatives take a pattern"

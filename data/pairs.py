@@ -65,11 +65,14 @@ class PairMaker:
     def _mended(self, column: pl.Series) -> pl.Series:
         if column.name in LIST_ROLES:
             lengths = column.list.len()
-            flat = normalised(column.filter(lengths > 0).list.explode(), self.cleaning, self.strip_markup)
+            flat = self._mended_texts(column.filter(lengths > 0).list.explode())
             return regrouped(flat, lengths.to_numpy()).alias(column.name)
-        texts = normalised(column, self.cleaning, self.strip_markup)
-        before = self.source.prepend.get(column.name)
-        return (before + texts).alias(column.name) if before else texts
+        return self._mended_texts(column)
+
+    def _mended_texts(self, texts: pl.Series) -> pl.Series:
+        texts = normalised(texts, self.cleaning, self.strip_markup)
+        before = self.source.prepend.get(texts.name)
+        return texts.zip_with(texts == "", before + texts) if before else texts  # an empty text is dropped later
 
     def from_rows(self, frame: pl.DataFrame) -> Made:
         """Pairs of rows as they were read."""

@@ -171,6 +171,7 @@ def test_unknown_reader_and_options_are_named(tmp_path: Path) -> None:
         ("data.sources.terra.labels.0=yes", "yes is not one of entailment"),
         ("data.sources.terra.weight=0", "must be above 0"),
         ("+data.sources.terra.columns.title=x", "title is no role of nli"),
+        ("+data.sources.ru_hnp.prepend.anchor=x", "anchor is no text of query_pos_neg"),
         ("data.sources.terra.negatives=mine", "negatives: mine needs data.mining.model"),
         ("+source@data.held_out.terra=terra", "terra is also a training source"),
         ("data.on_bad_row=ignore", "must be error or skip"),

@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.config import SourceConfig
+from data.config import DataConfig, SourceConfig
 from data.constructions import CONSTRUCTIONS, turns
+from data.decontamination import TextIndex
+from data.pairs import PairMaker, Surroundings
 
 LABELS = ["entailment", "neutral", "contradiction"]
 
@@ -122,3 +124,12 @@ def test_paraphrase_groups_give_their_first_two_different_texts() -> None:
 )
 def test_chat_markup_is_split_into_its_first_turn(text: str, turn: tuple[str, str]) -> None:
     assert turns(pl.DataFrame({"text": [text]})).row(0) == turn
+
+
+def test_a_text_is_prepended_to_all_texts_of_its_role_but_empty_ones() -> None:
+    source = SourceConfig("x", "symmetric", construction="triplets", prepend={"positive": "P: ", "negative": "N: "})
+    nothing = TextIndex.of({})
+    maker = PairMaker(source, Surroundings(DataConfig(), 42, nothing, nothing))
+    rows = {"anchor": ["a", "b"], "positive": ["p", None], "negative": [["n", ""], ["m"]]}
+    found = maker.normalised(pl.DataFrame(rows))
+    assert found.rows() == [("a", "P: p", ["N: n", ""]), ("b", "", ["N: m"])]
