@@ -50,12 +50,10 @@ def query_pos_neg(rows: pl.DataFrame, source: SourceConfig, seed: int) -> pl.Dat
         )
     if source.list_length:
         parallel = rows.explode("positive", "negatives", empty_as_null=False)
-        return parallel.select("anchor", "positive", pl.concat_list("negatives"), NO_SCORE)
-    return with_chosen_negatives(
-        rows.explode("positive", empty_as_null=False).select("anchor", "positive", "negatives", NO_SCORE),
-        source,
-        seed,
-    )
+        made = parallel.select("anchor", "positive", pl.concat_list("negatives"), NO_SCORE)
+    else:
+        made = rows.explode("positive", empty_as_null=False).select("anchor", "positive", "negatives", NO_SCORE)
+    return with_chosen_negatives(made, source, seed)
 
 
 def title_text_summary(rows: pl.DataFrame, source: SourceConfig, seed: int) -> pl.DataFrame:
@@ -95,7 +93,7 @@ def nli(rows: pl.DataFrame, source: SourceConfig, seed: int) -> pl.DataFrame:
         "score",
     ]
     both = pl.concat([made.select(columns), scored.with_columns(NO_NEGATIVES, scores).select(columns)])
-    return both.sort("row", maintain_order=True).drop("row")
+    return with_chosen_negatives(both.sort("row", maintain_order=True).drop("row"), source, seed)
 
 
 def paraphrase_groups(rows: pl.DataFrame, source: SourceConfig, seed: int) -> pl.DataFrame:

@@ -98,6 +98,15 @@ def test_nli_keeps_other_labels_with_their_score() -> None:
     assert found == [("A", "1", [], 1.0), ("A", "2", [], 0.5), ("A", "3", [], 0.0)]
 
 
+def test_every_construction_with_negatives_can_leave_them_out() -> None:
+    lists = {"query": ["q"], "pos": [["p1", "p2"]], "neg": [["n1", "n2"]]}
+    labelled = {"group": ["g", "g"], "premise": ["p", "p"], "hypothesis": ["h", "i"], "label": [LABELS[0], LABELS[2]]}
+    for length in (2, None):
+        kept = made("query_pos_neg", lists, list_length=length, negatives="none")
+        assert kept == [("q", "p1", [], None), ("q", "p2", [], None)]
+    assert made("nli", labelled, negatives="none") == [("p", "h", [], None)]
+
+
 def test_nli_orders_numbers_as_numbers() -> None:
     rows = {
         "group": ["a"] * 2,
