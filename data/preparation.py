@@ -93,7 +93,7 @@ class Preparation:
 
     def run_held_out(self, folder: Path, rows: Located | PairReader) -> dict[str, Any]:
         """Write heldout/<set>.parquet below `folder`."""
-        with PairWriter(folder / "heldout" / f"{self.name}.parquet", False) as writer:
+        with PairWriter(folder / "heldout" / f"{self.name}.parquet", bool(self.source.kept_scores)) as writer:
             for pairs in self._sampled(self._kept(rows, folder / "spill")):
                 self._write(writer, pairs)
         if self.counts.train == 0:

@@ -28,16 +28,20 @@ class RetrievalSet:
 def read_retrieval_set(path: Path) -> RetrievalSet:
     """Rows (anchor, positive) of a held-out set; an anchor with several positives has several right candidates.
 
+    A row whose score is not 1 gives a candidate that is right for no anchor.
+
     Raises UserError where the file is missing or malformed.
     """
     if not path.is_file():
         remedy = "name a set of data.held_out under evaluation.suite.<suite>.sets, and make data"
         raise UserError("no such held-out set", where=str(path), remedy=remedy)
     table = read_pairs(path)
-    anchors, positives = table["anchor"].to_pylist(), table["positive"].to_pylist()
     queries, candidates = dict[str, set[int]](), dict[str, int]()
-    for anchor, positive in zip(anchors, positives, strict=True):
-        queries.setdefault(anchor, set()).add(candidates.setdefault(positive, len(candidates)))
+    columns = (table[name].to_pylist() for name in ("anchor", "positive", "score"))
+    for anchor, positive, score in zip(*columns, strict=True):
+        candidate = candidates.setdefault(positive, len(candidates))
+        if score is None or score == 1:
+            queries.setdefault(anchor, set()).add(candidate)
     return RetrievalSet(list(queries), list(candidates), [sorted(found) for found in queries.values()])
 
 

@@ -102,6 +102,11 @@ def test_held_out_sets_and_evaluation_samples_are_never_trained_on(samples: Prep
     assert prepared.train()["copy"]["positive"].to_list() == ["Ничего нового."]
 
 
+def test_a_held_out_set_keeps_its_labels(tmp_path: Path) -> None:
+    prepared = run(tmp_path, "~data.sources.terra", "+source@data.held_out.terra=terra")
+    assert set(prepared.pairs("heldout", "terra")["score"]) == {0.0, 1.0}
+
+
 def test_two_runs_give_the_same_bytes_with_any_number_of_workers(samples: Prepared, tmp_path: Path) -> None:
     again = run(tmp_path, "data=distinct", "data.decontamination.suites=[]", "data.workers=1")
     assert again.files() == samples.files()

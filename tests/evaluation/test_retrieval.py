@@ -46,6 +46,15 @@ def test_a_term_has_all_its_definitions_and_a_definition_stands_once(tmp_path: P
     assert data.relevant == [[0], [1, 3], [2], [4], [4]]
 
 
+def test_a_row_with_another_label_gives_a_wrong_candidate(tmp_path: Path) -> None:
+    rows = [("шёл дождь", "было мокро", [], 1.0), ("шёл дождь", "было сухо", [], 0.0), ("жара", "было тепло", [], 0.5)]
+    schema = {**SCHEMA, "score": pl.Float32}
+    with PairWriter(tmp_path / "nli.parquet", scored=True) as file:
+        file.write(pl.DataFrame(rows, schema=schema, orient="row"))
+    data = read_retrieval_set(tmp_path / "nli.parquet")
+    assert (data.queries, data.relevant, len(data.candidates)) == (["шёл дождь"], [[0]], 3)
+
+
 def test_metrics_are_trec_evals(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     relevant = [sorted(rng.choice(60, rng.integers(1, 4), replace=False).tolist()) for _ in range(40)]
