@@ -165,8 +165,10 @@ class _Context:
         self.prints[name] = digest([*parts, *others])
         try:
             made = self.stage.unit(name, self.prints[name], lambda folder: self._make(name, source, folder))
-        except NotSupplied as error:
-            self.prints.pop(name)
+        except UserError as error:
+            del self.prints[name]  # the sets after it look for duplicates in what is there
+            if not isinstance(error, NotSupplied):
+                raise
             return ledger.skipped(name, source, error.what.removeprefix(f"{name}: "))
         return ledger.entry(name, source, made)
 

@@ -171,6 +171,13 @@ def test_duplicates_between_sets_are_dropped_on_request(tmp_path: Path) -> None:
         run(tmp_path / "dropped", *twins, "data.cleaning.duplicates=between")
 
 
+def test_a_set_after_a_failed_one_is_made_where_duplicates_between_sets_are_dropped(tmp_path: Path) -> None:
+    broken = "data.sources.ru_hnp.columns.query=nowhere"
+    with pytest.raises(UserError, match=r"ru_hnp: no column nowhere .*"):
+        run(tmp_path, "data.cleaning.duplicates=between", broken)
+    assert (tmp_path / "test/data/symmetric/tapaco.parquet").exists()
+
+
 def test_a_second_language_runs_from_local_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
     prepared = run(tmp_path, "data=kazakh", "languages=[kk,ru]")
