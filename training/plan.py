@@ -1,7 +1,7 @@
 """`python -m training.plan`: what training would do and cost, without training.
 
-Where data and init are made, the batches are planned as training will plan them; else sizes are those of the model
-card, and texts as long as the source files assume.
+Where data and init are made, the batches are planned as training will plan them; else sets are as large, and
+texts as long, as the source files expect.
 """
 
 import dataclasses
@@ -48,7 +48,7 @@ def plan(config: Config) -> None:
     ]
     rows += [["in all", *(f"{sum(memory[name].values()) / GIB:.2f} GiB" for name in sides)]]
     if assumptions := list(_assumption_rows(works)):
-        title = "Assumed: pairs as the card counts them, mean tokens of a row's texts, cut at the side's limits"
+        title = "Assumed: pairs, mean tokens of a row's texts, cut at the side's limits"
         show_table(title, ["set", "side", "pairs", "anchor", "positive", "negatives", ""], assumptions)
     show_table(f"Memory of one device ({shape.parameters:,} parameters)", columns, rows)
 
@@ -133,7 +133,7 @@ def _estimated(config: Config, name: str, shape: Shape, devices: int) -> Work:
         passes = 4 if twice else 3
         operations += training_operations(shape, round(rows * item.tokens), item.squares / item.tokens, passes)
         tokens, cached = tokens + rows * item.tokens, cached + twice * rows / side.batch_size
-    source = "the card's sizes, assumed lengths"
+    source = "assumed sizes and lengths"
     return Work(source, batches, batches * side.batch_size, round(tokens), None, operations, round(cached), sets)
 
 

@@ -1,9 +1,10 @@
-"""The work of a side before its data are there: the model card's sizes, and lengths assumed in the source files."""
+"""The work of a side before its data are there: from the sizes and lengths that its source files expect."""
 
 import dataclasses
 from collections.abc import Iterator
 
 from data.config import SourceConfig
+from data.ledger import expected
 from pipeline.config import Config
 from pipeline.errors import UserError
 from training.config import SetConfig, SideConfig
@@ -42,7 +43,7 @@ def estimates(config: Config, name: str) -> list[SetEstimate]:
 def _estimates(name: str, source: SourceConfig, side: SideConfig) -> Iterator[SetEstimate]:
     """None for a set that is left out or of unknown size; one for each kind of positive otherwise."""
     of_set = side.sets.get(name, SetConfig())
-    pairs = source.max_rows or source.card.pairs
+    pairs = min(filter(None, (expected(source), source.max_rows)), default=0)
     if not pairs or not of_set.weight:
         return
     limits = {
