@@ -83,6 +83,10 @@ class Config:
             yield "precision", "must be auto, fp32 or bf16"
         if self.mirror is not None and not Path(self.mirror).is_dir():
             yield "mirror", f"the folder {self.mirror} does not exist"
+        for side in (name for name in SIDES if name in self.stages):
+            multiple, processes = getattr(self.training, side).batch_multiple, self.launch.processes or 1
+            if multiple % processes:
+                yield f"training.{side}.batch_multiple", f"must be a multiple of the {processes} processes"
         for key, name in (("run", self.run), ("base.name", self.base.name)):
             if problem := name_problem(name):
                 yield key, problem

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.application import composed
 from pipeline.artefact import read_manifest
 from pipeline.config import Config, LaunchConfig
 from pipeline.errors import UserError
@@ -39,6 +40,9 @@ def test_machines_without_a_place_to_meet_are_refused(monkeypatch: pytest.Monkey
 
 def test_processes_that_can_t_be_shared_out_evenly_are_refused() -> None:
     assert list(LaunchConfig(nodes=2, processes=3).problems()) == [("processes", "must be a multiple of nodes (2)")]
+    with pytest.raises(UserError, match=r"multiple of the 6 processes .*training\.asymmetric\.batch_multiple"):
+        composed("profile=tiny", "launch.processes=6", "stages=[data,asymmetric]")
+    composed("profile=tiny", "launch.processes=6", "stages=[data,merge]")
 
 
 def test_the_slurm_job_starts_the_same_command_on_every_machine(repository: Path, tmp_path: Path) -> None:
@@ -58,6 +62,7 @@ def test_the_slurm_job_starts_the_same_command_on_every_machine(repository: Path
     assert len(commands) == 2 and commands[0] == commands[1]
     overrides = shlex.split(commands[0])[3:]
     assert overrides == ["profile=bge_m3", "run=bge_m3", "launch.nodes=2", "launch.processes=16", "seed=7"]
+    composed(*overrides)  # refuses processes that can't share out the batches
 
 
 def free_port() -> int:
