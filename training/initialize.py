@@ -47,7 +47,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     tokenizer = TokenizerFile.read(base / "tokenizer.json")
     before = read_tokenizer(base / "tokenizer.json")
     corpora = find_corpora(config.init, config.languages, config.folder("data"), config.mirror)
-    counts = count_pieces(corpora, before, config.languages, tokenizer.size)
+    counts = count_pieces(corpora, before, config.languages, tokenizer.size, config.init.scripts)
     prompts = before.encode_batch([prompt for prompt in config.base.prompts.values() if prompt])
     needed = np.unique(np.array([token for prompt in prompts for token in prompt.ids], dtype=np.int64))
     selection = select(tokenizer, counts.occurrences, config.init, config.languages, needed)

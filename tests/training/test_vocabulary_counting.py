@@ -145,6 +145,13 @@ def test_languages_of_one_script_share_the_words_of_a_mixed_corpus(tmp_path: Pat
     np.testing.assert_array_equal(found["en"], brute_force(tokenizer, ["in London"], 1200))
 
 
+def test_a_language_that_is_not_known_has_the_words_of_the_script_that_the_config_names(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(tiny_base() / "tokenizer.json"))
+    corpora = [text_corpus(tmp_path, "mixed", "дом \u0a98\u0ab0 лес\n", "script")]
+    found = count_pieces(corpora, tokenizer, ["ru", "gu"], 1200, ["Gujarati"]).occurrences
+    np.testing.assert_array_equal(found["gu"], brute_force(tokenizer, ["\u0a98\u0ab0"], 1200))
+
+
 def test_an_empty_corpus_is_an_error(tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_file(str(tiny_base() / "tokenizer.json"))
     with pytest.raises(UserError, match=r"a corpus has no texts.*empty"):

@@ -1,7 +1,7 @@
 """Counts of pieces for each language, over all corpora."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,8 +25,10 @@ class LanguageCounts:
     texts: dict[str, int]  # corpus -> texts
 
 
-def count_pieces(corpora: list[Corpus], tokenizer: "Tokenizer", languages: list[str], size: int) -> LanguageCounts:
-    """Count the pieces of all corpora for each language.
+def count_pieces(
+    corpora: list[Corpus], tokenizer: "Tokenizer", languages: list[str], size: int, scripts: Sequence[str] = ()
+) -> LanguageCounts:
+    """Count the pieces of all corpora for each language; `scripts` are those of languages that are not known.
 
     Raises:
         UserError: a corpus without texts, a language without any, or what reading a corpus raises.
@@ -39,7 +41,7 @@ def count_pieces(corpora: list[Corpus], tokenizer: "Tokenizer", languages: list[
             where = f"{corpus.name}: {', '.join(map(str, corpus.files[:3]))}"
             raise UserError("a corpus has no texts", where=where, remedy="mend init.corpora or the file")
     occurrences = {}
-    for language, words, whole, ends in _by_language(counters, languages):
+    for language, words, whole, ends in _by_language(counters, languages, scripts):
         if not len(words) and not whole:
             remedy = "add a corpus for it under init.corpora, or take it out of languages"
             raise UserError(
@@ -64,7 +66,7 @@ def _count_words(corpus: Corpus, tokenizer: "Tokenizer", languages: list[str], c
 
 
 def _by_language(
-    counters: Mapping[str, WordCounter], languages: list[str]
+    counters: Mapping[str, WordCounter], languages: list[str], scripts: Sequence[str]
 ) -> Iterator[tuple[str, "polars.DataFrame", Counter[str], int]]:
     """(language, words, whole texts, number of texts); the words of mixed corpora go where their script belongs.
 
@@ -73,7 +75,7 @@ def _by_language(
     import polars
 
     mixed = counters.get(BY_SCRIPT)
-    parts = _by_script(mixed, languages) if mixed else {}
+    parts = _by_script(mixed, language_scripts(languages, scripts)) if mixed else {}
     for place, language in enumerate(languages):
         ends = mixed.texts if mixed and place == 0 else 0
         words, whole = [], Counter[str]()
@@ -88,7 +90,7 @@ def _by_language(
         yield language, together, whole, ends
 
 
-def _by_script(counter: WordCounter, languages: list[str]) -> dict[str, tuple["polars.DataFrame", Counter[str]]]:
+def _by_script(counter: WordCounter, scripts: Mapping[str, str]) -> dict[str, tuple["polars.DataFrame", Counter[str]]]:
     """Words and whole texts of a mixed corpus by language: those whose first known script is the language's own.
 
     Languages of one script share its words: each counts them all. Words without letters of any of the scripts go with
@@ -96,7 +98,6 @@ def _by_script(counter: WordCounter, languages: list[str]) -> dict[str, tuple["p
     """
     import polars
 
-    scripts = language_scripts(languages)
     whole = polars.DataFrame(
         {"word": list(counter.whole), "count": list(counter.whole.values())},
         schema={"word": polars.String, "count": polars.Int64},
@@ -104,7 +105,7 @@ def _by_script(counter: WordCounter, languages: list[str]) -> dict[str, tuple["p
     found = polars.coalesce(
         *(polars.when(polars.col("word").str.contains(rf"\p{{{script}}}")).then(polars.lit(script))
           for script in dict.fromkeys(scripts.values())),
-        polars.lit(scripts[languages[0]]),
+        polars.lit(next(iter(scripts.values()))),
     )  # fmt: skip
     parts = {}
     words, whole = counter.words().with_columns(script=found), whole.with_columns(script=found)

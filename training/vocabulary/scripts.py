@@ -1,6 +1,6 @@
 """Which script a language is written in, and which characters belong to a script."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import regex
 
@@ -60,6 +60,9 @@ def characters_of(scripts: Iterable[str]) -> "regex.Pattern[str]":
     return regex.compile("|".join([*alternatives, COMMON]), regex.VERSION1)
 
 
-def language_scripts(languages: list[str]) -> dict[str, str]:
-    """The main script of each language, by which the words of mixed corpora are told apart."""
-    return {language: scripts_of([language])[0] for language in languages}
+def language_scripts(languages: list[str], further: Sequence[str] = ()) -> dict[str, str]:
+    """The main script of each language, by which the words of mixed corpora are told apart.
+
+    A language that is not known is taken to be written in the first of the further scripts.
+    """
+    return {language: scripts_of([language], further)[0] for language in languages}
