@@ -134,13 +134,24 @@ def _quotas(available: dict[str, int], sets: Sequence[SetRows], settings: PlanSe
 
 
 def _order(quotas: dict[str, int], settings: PlanSettings) -> list[str]:
-    """The sets in the order of their batches: each spread evenly over the run, shifted by chance within its share."""
+    """The sets in the order of their batches: each spread evenly over the run, shifted by chance within its share.
+
+    What is beyond `max_steps` goes from the end, but a set's only batch stays while others have more.
+    """
     places = []
     for name, quota in sorted(quotas.items()):
         shift = generator(settings.seed, "plan", "order", name).random(quota)
         shift *= settings.mixing != "round_robin"
         places += [((index + shift[index]) / quota, name) for index in range(quota)]
-    return [name for _, name in sorted(places)][: settings.max_steps]
+    order: list[str] = []
+    beyond = len(places) - (settings.max_steps or len(places))
+    for _, name in sorted(places, reverse=True):
+        if beyond > 0 and quotas[name] > 1:
+            beyond -= 1
+            quotas = quotas | {name: quotas[name] - 1}
+        else:
+            order.append(name)
+    return order[::-1][: settings.max_steps]
 
 
 def _epoch(rows: SetRows, settings: PlanSettings, epoch: int, left_out: Counter[str]) -> list[GlobalBatch]:

@@ -106,6 +106,14 @@ def test_small_sets_stay_in_with_smaller_batches() -> None:
     assert [len(batch.rows) for batch in planned.batches if batch.set == "small"] == [16]
 
 
+def test_small_sets_stay_in_when_steps_are_few() -> None:
+    sets = [set_rows("large", 3200), *(set_rows(f"small {number}", 16, seed=number) for number in range(1, 9))]
+    for seed in range(20):
+        of_set = Counter(batch.set for batch in plan(*sets, seed=seed, max_steps=12).batches)
+        assert of_set["large"] == 4 and len(of_set) == 9
+    assert len(plan(*sets, max_steps=5).batches) == 5
+
+
 @pytest.mark.parametrize("world", [1, 2, 4, 8])
 def test_slices_of_the_ranks_are_the_global_batch_in_order(world: int) -> None:
     for batch in plan(set_rows("one", 500, negatives=2), set_rows("two", 60, seed=1)).batches:
