@@ -115,6 +115,16 @@ class Preemption(TrainerCallback):
         signal.signal(signal.SIGTERM, self.previous)
 
 
+class Checkpoints(TrainerCallback):
+    """Saves a checkpoint every so many steps, also where the library, to keep the best, saves at evaluations alone."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        control.should_save |= state.global_step % self.steps == 0
+
+
 class StepBar(ProgressCallback):
     """The library's bar with the loss at its end instead of a line a step."""
 

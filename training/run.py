@@ -24,7 +24,7 @@ from pipeline.errors import Stopped, UserError
 from pipeline.seeding import derived_seed
 from pipeline.stage import StageFolder
 from training.batch_plan import BatchPlan, GlobalBatch, PlanSettings, SetRows, plan_batches
-from training.callbacks import MetricsLog, Preemption, StepBar, StepLines
+from training.callbacks import Checkpoints, MetricsLog, Preemption, StepBar, StepLines
 from training.config import SideConfig
 from training.dev_scores import DevScores
 from training.losses import PlannedLoss
@@ -99,7 +99,11 @@ def make_trainer(
         ),
         evaluator=DevScores({name: sets.dev_texts[name] for name in rows}) if rows else None,
         data_collator=MiniBatches(model.tokenizer.pad_token_id, side.mini_batch_tokens, side.mini_batch_overhead),
-        callbacks=[MetricsLog(stage.path / "metrics.jsonl", plan.batches, stage.track), Preemption()],
+        callbacks=[
+            MetricsLog(stage.path / "metrics.jsonl", plan.batches, stage.track),
+            Checkpoints(side.checkpoint_steps),
+            Preemption(),
+        ],
         batches=plan.batches,
         dev_batches=dev_batches,
         run_digest=hashlib.sha256(f"{stage.fingerprint} {plan.digest}".encode()).hexdigest(),

@@ -51,6 +51,14 @@ def test_a_run_killed_at_any_step_ends_in_the_same_bytes(tmp_path: Path, process
     assert not (killed / "one/symmetric/checkpoints").exists()
 
 
+def test_checkpoints_are_as_frequent_as_asked_where_the_best_weights_are_kept(tmp_path: Path) -> None:
+    rarely_scored = {"max_steps": 20, "dev_steps": 10, "checkpoint_steps": 1}
+    config = prepared_run(tmp_path, {**SETS, "dev/pairs": rows(16, seed=9)}, **rarely_scored, learning_rate=1e30)
+    with pytest.raises(UserError, match=r"at step [2-9] "):  # such a rate ends in numbers that are not finite
+        run_stage(STAGE, config)
+    assert list((tmp_path / "one/symmetric/checkpoints").glob(f"checkpoint-*/{MARK}"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_sigterm_saves_and_ends_cleanly(tmp_path: Path, processes: int) -> None:
