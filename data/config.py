@@ -87,7 +87,8 @@ class SourceConfig:
     weight: float = field(default=1.0, metadata={"unit": False})  # sampling weight against the side's other sets
     min_script_share: float | None = None  # instead of the value under cleaning
     strip_markup: bool | None = None  # instead of the value under cleaning
-    dev_files: list[str] = field(default_factory=list)  # an official validation split that no benchmark uses
+    # an official validation split that no benchmark uses: paths inside `hub`, or local ones where there is none
+    dev_files: list[str] = field(default_factory=list)
     # what `make plan` assumes before the rows are there: mean tokens of each kind of text that a role has
     tokens: dict[str, list[int]] = field(default_factory=dict, metadata={"unit": False, "result": False})
     licence: str = field(default="not stated", metadata={"unit": False})  # as its page says
@@ -113,6 +114,8 @@ class SourceConfig:
             yield "hub", "one of hub, path and reader must say where the rows are"
         if self.hub and not self.path and not self.files:
             yield "files", "must name the files inside the data set"
+        if self.dev_files and not self.hub and not self.path:
+            yield "dev_files", "need hub or path: a reader gives training pairs alone"
         for name in ("max_rows", "max_negatives", "list_length", "repeat"):
             value = getattr(self, name)
             if value is not None and value < 1:

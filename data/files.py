@@ -70,8 +70,10 @@ class NotSupplied(UserError):
 
 def locate(name: str, source: SourceConfig, mirror: str | None, *, dev: bool = False) -> Located:
     """The source's files, downloaded if need be; raises UserError, or NotSupplied for sets behind an agreement."""
-    if source.path and not dev:
-        return Located(tuple(_local_files(name, source.path)), f"local {redacted(source.path)}")
+    if source.path and not (dev and source.hub):
+        key, places = ("dev_files", source.dev_files) if dev else ("path", [source.path])
+        files = [file for place in places for file in _local_files(f"data.sources.{name}.{key}", name, place)]
+        return Located(tuple(files), f"local {redacted(source.path)}")
     assert source.hub is not None
     first = HubFiles(source.hub, source.revision, source.dev_files if dev else source.files)
     parts = [first] if dev else [first, *source.also]
@@ -82,12 +84,12 @@ def locate(name: str, source: SourceConfig, mirror: str | None, *, dev: bool = F
     return Located(tuple(file for part in located for file in part.files), ", ".join(revisions))
 
 
-def _local_files(name: str, path: str) -> list[SourceFile]:
+def _local_files(key: str, name: str, path: str) -> list[SourceFile]:
     given = Path(path)
     found = sorted(given.rglob("*")) if given.is_dir() else [Path(place) for place in sorted(glob.glob(path))]
     files = [SourceFile(place, place.name) for place in found if place.is_file()]
     if not files:
-        raise UserError(f"{name}: no such file", where=path, remedy=f"mend data.sources.{name}.path")
+        raise UserError(f"{name}: no such file", where=path, remedy=f"mend {key}")
     return files
 
 

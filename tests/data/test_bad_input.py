@@ -172,6 +172,7 @@ def test_unknown_reader_and_options_are_named(tmp_path: Path) -> None:
         ("data.sources.terra.weight=0", "must be above 0"),
         ("+data.sources.terra.columns.title=x", "title is no role of nli"),
         ("+data.sources.ru_hnp.prepend.anchor=x", "anchor is no text of query_pos_neg"),
+        ("+source@data.sources.terms=wiktionary_terms data.sources.terms.dev_files=[x]", "a reader gives"),
         ("data.sources.terra.negatives=mine", "negatives: mine needs data.mining.model"),
         ("+source@data.held_out.terra=terra", "terra is also a training source"),
         ("data.on_bad_row=ignore", "must be error or skip"),
@@ -181,5 +182,5 @@ def test_unknown_reader_and_options_are_named(tmp_path: Path) -> None:
 )
 def test_impossible_settings_are_refused_with_their_key(override: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as error:
-        composed(override)
+        composed(*override.split())
     assert "config key data" in error.value.where

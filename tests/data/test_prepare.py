@@ -7,7 +7,7 @@ import pytest
 
 from data.cleaning import comparable
 from pipeline.errors import UserError
-from tests.data.conftest import REPOSITORY, Prepared, composed, run
+from tests.data.conftest import REPOSITORY, OneSet, Prepared, composed, run
 
 BUILT = {  # pairs that each construction makes of the samples' rows, card counting: (rows, pairs, negatives in train)
     "nli": {"allnli": (62, 24), "mednli": (60, 27), "rcb": (30, 13), "terra": (53, 28), "ru_wanli": (65, 28)},
@@ -100,6 +100,17 @@ def test_held_out_sets_and_evaluation_samples_are_never_trained_on(samples: Prep
         "evaluation sample: paraphrase": 1,
     }
     assert prepared.train()["copy"]["positive"].to_list() == ["Ничего нового."]
+
+
+def test_a_local_set_may_have_a_local_file_of_dev_rows(tmp_path: Path, one_set: OneSet) -> None:
+    for name, count in (("train", 5), ("dev", 2)):
+        texts = [f"текст {name} {number}" for number in range(count)]
+        pl.DataFrame({"q": texts, "a": [f"ответ: {text}" for text in texts]}).write_ndjson(tmp_path / f"{name}.jsonl")
+    columns, dev_files = {"anchor": "q", "positive": "a"}, [str(tmp_path / "dev.jsonl")]
+    prepared = one_set(tmp_path / "train.jsonl", "data.dev.anchors=9", columns=columns, dev_files=dev_files)
+    assert len(prepared.train()["mine"]) == 5 and len(prepared.pairs("dev", "mine")) == 2
+    with pytest.raises(UserError, match=r"mine: no such file \(nowhere\); mend data.sources.mine.dev_files"):
+        one_set(tmp_path / "train.jsonl", columns=columns, dev_files=["nowhere"])
 
 
 def test_a_held_out_set_keeps_its_labels(tmp_path: Path) -> None:
