@@ -62,11 +62,12 @@ def _locate(name: str, source: SourceConfig, mirror: str | None, seen: Look) -> 
     if source.path or mirror is not None or source.local_only:
         located = locate(name, source, mirror)
         seen.revision = located.revision
-        seen.bytes = sum(file.path.stat().st_size for file in located.files)
-        files = (dataclasses.replace(file, beginning=True) for file in located.files)
+        dev = locate(name, source, mirror, dev=True).files if source.dev_files else ()
+        seen.bytes = sum(file.path.stat().st_size for file in (*dev, *located.files))
+        files = (dataclasses.replace(file, beginning=True) for file in (*dev, *located.files))
         return Located(tuple(files), located.revision)
     assert source.hub is not None
-    parts = [HubFiles(source.hub, source.revision, source.files), *source.also]
+    parts = [HubFiles(source.hub, source.revision, [*source.dev_files, *source.files]), *source.also]
     found = [_on_hub(name, part, seen) for part in parts]
     seen.revision = ", ".join(part.revision[:12] for part in found)
     return Located(tuple(file for part in found for file in part.files), seen.revision)

@@ -105,14 +105,14 @@ def _mirrored(name: str, part: HubFiles, mirror: Path) -> Located:
 
 
 def matching(name: str, patterns: list[str], names: list[str], where: str) -> list[tuple[str, str | None]]:
-    """(file, member pattern) for every pattern of `files`; raises UserError where one matches nothing."""
+    """(file, member pattern) for every pattern; raises UserError where one matches nothing."""
     chosen: list[tuple[str, str | None]] = []
     for pattern in patterns:
         outer, _, member = pattern.partition("::")
         matches = [candidate for candidate in names if fnmatch.fnmatchcase(candidate, outer)]
         if not matches:
             there = ", ".join(names[:8]) or "none"
-            remedy = f"mend data.sources.{name}.files; files there: {there}"
+            remedy = f"mend files or dev_files of data.sources.{name}; files there: {there}"
             raise UserError(f"{name}: no file {outer}", where=where, remedy=remedy)
         chosen += [(match, member or None) for match in matches]
     return chosen

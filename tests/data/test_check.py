@@ -23,7 +23,9 @@ def test_a_set_that_must_be_supplied_is_no_failure(tmp_path) -> None:
 
 def test_all_failures_are_shown_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     config = composed("data.sources.terra.columns.label=gold", "data.sources.gazeta.files=[none.jsonl]")
-    with pytest.raises(UserError, match=r"2 of 11 checks failed \(terra: no column gold; gazeta: no file none.jsonl\)"):
+    config.data.sources["ru_hnp"].dev_files = ["none.parquet"]
+    failed = "terra: no column gold; ru_hnp: no file none.parquet; gazeta: no file none.jsonl"
+    with pytest.raises(UserError, match=rf"3 of 11 checks failed \({failed}\)"):
         check(config)
     shown = capsys.readouterr().out
     assert "FAILED" in shown and "columns found: premise: string" in " ".join(shown.split())
