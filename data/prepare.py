@@ -48,13 +48,13 @@ def digest(content: Any) -> str:
 
 
 def _state(name: str, source: SourceConfig, config: Config) -> list[Any]:
-    if source.reader:
-        return [source.reader]
-    if source.hub and not source.path and config.mirror is None:
+    if source.hub and not source.path and not source.reader and config.mirror is None:
         parts = [HubFiles(source.hub, source.revision), *source.also]
         locked = lock_state(Revision("dataset", part.hub, part.revision) for part in parts)
         return [source.hub, source.revision, *locked]  # nothing is downloaded to decide about skipping
     try:
+        if source.reader:
+            return [source.reader, open_reader(name, source).revision]
         state = locate(name, source, config.mirror).state()
         return state + (locate(name, source, config.mirror, dev=True).state() if source.dev_files else [])
     except UserError as error:

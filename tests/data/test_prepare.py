@@ -1,13 +1,15 @@
 """The data stage on the bundled samples: counts, splits, held-out texts, determinism and what is made again."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 from data.cleaning import comparable
+from data.config import SourceConfig
 from pipeline.errors import UserError
-from tests.data.conftest import REPOSITORY, OneSet, Prepared, composed, run
+from tests.data.conftest import REPOSITORY, OneSet, Prepared, composed, run, run_config
 
 BUILT = {  # pairs that each construction makes of the samples' rows, card counting: (rows, pairs, negatives in train)
     "nli": {"allnli": (62, 24), "mednli": (60, 27), "rcb": (30, 13), "terra": (53, 28), "ru_wanli": (65, 28)},
@@ -135,6 +137,25 @@ def test_only_the_changed_set_is_made_again(tmp_path: Path) -> None:
         "keys/terra.parquet",
     }
     assert first.ledger["gazeta"]["weight"] == 2
+
+
+class Reader:
+    """A package's pairs."""
+
+    revision = "package 1.0"
+
+    def pairs(self) -> Iterator[tuple[str, str]]:
+        yield "вопрос о погоде", f"ответ из {self.revision}"
+
+
+def test_another_version_of_a_reader_s_package_makes_its_set_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = composed(*ONLY_TERRA, "data.dev.anchors=0")
+    config.data.sources["read"] = SourceConfig("Read", "asymmetric", reader=f"{__name__}.Reader")
+    for version in ("package 1.0", "package 2.0"):
+        monkeypatch.setattr(Reader, "revision", version)
+        assert run_config(config, tmp_path).train()["read"]["positive"].to_list() == [f"ответ из {version}"]
 
 
 def test_finished_sets_survive_a_failing_one(tmp_path: Path) -> None:
