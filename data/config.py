@@ -170,12 +170,23 @@ class CleaningConfig:
         """Impossible values, as (field, what is wrong)."""
         if self.unicode not in ("NFC", "NFKC", "none"):
             yield "unicode", "must be NFC, NFKC or none"
+        if self.script != "none" and not _is_script(self.script):
+            yield "script", f"must be none or the name of a Unicode script, such as Greek, not {self.script}"
         if self.duplicates not in ("inside", "between", "never"):
             yield "duplicates", "must be inside, between or never"
         if not 1 <= self.min_characters <= self.max_characters:
             yield "min_characters", "must lie between 1 and max_characters"
         if not 0 <= self.min_script_share <= 1:
             yield "min_script_share", "must lie between 0 and 1"
+
+
+def _is_script(name: str) -> bool:
+    import regex
+
+    try:
+        return bool(regex.compile(rf"\p{{Script={name}}}"))
+    except regex.error:
+        return False
 
 
 @dataclass

@@ -177,6 +177,7 @@ def test_unknown_reader_and_options_are_named(tmp_path: Path) -> None:
         ("+source@data.held_out.terra=terra", "terra is also a training source"),
         ("data.on_bad_row=ignore", "must be error or skip"),
         ("data.dev.share=2", "must be at least 0 and below 1"),
+        ("data.cleaning.script=English", "must be none or the name of a Unicode script"),
         ("data.cleaning.unicode=NFX", "must be NFC, NFKC or none"),
     ],
 )
