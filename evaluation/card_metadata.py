@@ -57,10 +57,7 @@ def _eval_result(score: Score, kind: str) -> "EvalResult":
 
     where: dict[str, Any] = {"dataset_type": score.suite, "dataset_name": f"{score.suite}: {score.task}"}
     task_type = KINDS.get(kind, "sentence-similarity")
-    if kind == "mteb":
-        import mteb
-
-        metadata = mteb.get_task(score.task).metadata
+    if kind == "mteb" and (metadata := _mteb_metadata(score.task)):
         where = {"dataset_type": metadata.dataset["path"], "dataset_name": f"MTEB {score.task}"}
         where["dataset_revision"] = metadata.dataset.get("revision")
         task_type = metadata.type
@@ -71,6 +68,16 @@ def _eval_result(score: Score, kind: str) -> "EvalResult":
         metric_value=round(score.value, 6),
         **where,
     )
+
+
+def _mteb_metadata(task: str) -> Any:
+    """What mteb says of a task; None for what it has no task of: means over tasks, the heads' outputs, their drift."""
+    import mteb
+
+    try:
+        return mteb.get_task(task).metadata
+    except KeyError:
+        return None
 
 
 def _is_hub_id(source: str) -> bool:

@@ -9,7 +9,7 @@ import pytest
 
 from evaluation.models import chain_model
 from evaluation.result_files import write_results
-from evaluation.run_record import read_run
+from evaluation.run_record import Score, read_run
 from pipeline.config import Config
 from tests.evaluation.sample_run import tiny_model, write_run
 
@@ -84,3 +84,13 @@ def test_the_card_names_mteb_s_data_set(config: Config) -> None:
         "MTEB TERRa",
     )
     assert terra.dataset_revision
+
+
+@pytest.mark.parametrize("task", ["Mean", "Average", "STS by Pearson", "RuBQRetrieval.sparse", "drift"])
+def test_the_card_names_the_suite_of_what_is_no_task_of_mteb(task: str, config: Config) -> None:
+    from evaluation.card_metadata import eval_results
+
+    run = read_run(config.folder("report").parent)
+    run.scores.append(Score("merge", "card_30", task, "mean", 0.5, None, None, 4))
+    added = eval_results(run)[-1]
+    assert (added.dataset_type, added.dataset_config, added.metric_value) == ("card_30", task, 0.5)
