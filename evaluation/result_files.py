@@ -10,6 +10,11 @@ from evaluation.run_record import RunRecord
 from pipeline.config import Config
 
 
+def mteb_folder(config: Config) -> Path:
+    """Where mteb's results are kept across runs, a folder for each of its versions, whose scores differ."""
+    return Path(config.runs, "cache", "mteb", version("mteb"))
+
+
 def write_results(run: RunRecord, config: Config, folder: Path, name: str) -> int:
     """Copy the merge's cached results of mteb's own tasks below `folder`; returns how many there are.
 
@@ -21,9 +26,8 @@ def write_results(run: RunRecord, config: Config, folder: Path, name: str) -> in
     if model is None:
         return 0
     key = f"{model.fingerprint}-{config.evaluation.precision}"
-    cached = Path(config.runs, "cache", "mteb", version("mteb"), key, "results")
     known = mteb_tasks(run)
-    files = [path for path in sorted(cached.glob("*/*/*.json")) if path.stem in known]
+    files = [path for path in sorted(mteb_folder(config).glob(f"results/*/{key}/*.json")) if path.stem in known]
     target = folder / name.replace("/", "__") / model.fingerprint[:40]
     for path in files:
         target.mkdir(parents=True, exist_ok=True)

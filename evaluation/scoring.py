@@ -12,6 +12,7 @@ from evaluation.embedding import Embedder
 from evaluation.embedding_cache import EmbeddingCache
 from evaluation.heads import Heads, read_heads
 from evaluation.models import ScoredModel, chain_model, head_folders
+from evaluation.result_files import mteb_folder
 from evaluation.suites import Resources, Task
 from pipeline.config import Config
 from pipeline.console import log
@@ -90,19 +91,12 @@ class Scorer:
         return Resources(
             embedder=lambda: self.embedder,
             mteb_encoder=self.mteb_encoder,
-            mteb_folder=self.mteb_folder,
+            mteb_folder=mteb_folder(self.config),
             heads=lambda: self.heads,
             reference=self.reference,
             encode={"device": list(devices)} if len(devices) > 1 else {},
             workers=self.settings.workers or os.cpu_count() or 1,
         )
-
-    @cached_property
-    def mteb_folder(self) -> Path:
-        """Kept across runs, one folder for each version of mteb, whose scores are not comparable."""
-        from importlib.metadata import version
-
-        return Path(self.config.runs, "cache", "mteb", version("mteb"))
 
     def mteb_encoder(self, kind: str) -> Any:
         """The model for mteb, by its dense, sparse or multi-vector output."""

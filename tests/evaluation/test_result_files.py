@@ -2,7 +2,6 @@
 
 import csv
 import json
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -30,14 +29,12 @@ def config(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Config
 def score_terra(config: Config) -> None:
     import mteb
     from datasets import Dataset, DatasetDict
-    from mteb.cache import ResultCache
 
-    from evaluation.embedding import Embedder
-    from evaluation.mteb_model import CheckedEncoder, quiet
+    from evaluation.russian_mteb import run_task
+    from evaluation.scoring import Scorer
 
     merged = chain_model(config, "merge")
     assert merged
-    key = f"{merged.fingerprint}-{config.evaluation.precision}"
     pairs = {
         "sentence1": ["Идёт дождь.", "Кот спит.", "Снег тает.", "Он поёт."],
         "sentence2": ["На улице дождь.", "Собака лает.", "Снега меньше.", "Она читает."],
@@ -45,10 +42,8 @@ def score_terra(config: Config) -> None:
     }
     task = mteb.get_task("TERRa")
     task.dataset, task.data_loaded = DatasetDict(dev=Dataset.from_dict(pairs)), True
-    encoder = CheckedEncoder(Embedder(merged.folder, device="cpu", batch_tokens=256), key)
-    cache = ResultCache(Path(config.runs, "cache", "mteb", version("mteb"), key))
-    with quiet():
-        mteb.evaluate(encoder, task, cache=cache, show_progress_bar=False)
+    resources = Scorer(merged, config).resources
+    run_task(resources.mteb_encoder("dense"), task, ["max_ap"], resources.mteb_folder, resources.encode)
 
 
 def test_mteb_reads_the_files_as_results_of_the_named_model(config: Config, tmp_path: Path) -> None:
