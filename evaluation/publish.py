@@ -43,13 +43,17 @@ def inputs(config: Config) -> dict[str, Path | str]:
 
 
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
-    """Write the folder and try it; raises UserError where the two libraries don't agree on its embeddings."""
+    """Write the folder and try it.
+
+    Raises UserError where the artefacts are not of one piece, or the two libraries don't agree on its embeddings.
+    """
     from evaluation.model_card import render_card
     from evaluation.onnx_export import export_onnx
     from evaluation.quiet import quiet
     from evaluation.result_files import write_results
     from evaluation.run_record import read_run
 
+    require_one_piece(stage)
     run, settings = read_run(config.folder("merge").parent), config.evaluation.publish
     model_id = settings.repo or (stage.path / "model").as_posix()
     with stage.replacing("model") as folder:
@@ -68,6 +72,18 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     files = files_under(stage.path / "model")
     size = sum(path.stat().st_size for path in files)
     return {"files": len(files), "bytes": size, "result files": tasks, "largest difference of embeddings": difference}
+
+
+def require_one_piece(stage: StageFolder) -> None:
+    """Raise UserError where the merge, or what is said of it, was made from artefacts that were made anew since."""
+    manifests = {name: manifest for name in stage.inputs if (manifest := read_manifest(stage.input(name)))}
+    for name in (*manifests["merge"].inputs, "merge", "evaluate", "report"):
+        used = manifests[name].inputs if name in manifests else {}
+        earlier = [other for other in used if other in manifests and manifests[other].fingerprint != used[other]]
+        if earlier:
+            what = f"{name} is of an earlier {' and '.join(earlier)}"
+            remedy = "bring it up to date: make reproduce"
+            raise UserError(what, where=str(stage.input(name)), remedy=remedy)
 
 
 def link_tree(source: Path, target: Path) -> None:

@@ -117,6 +117,16 @@ def test_a_run_without_a_merge_can_t_be_published(tmp_path: Path, repository: Pa
         run_stage(STAGE, config)
 
 
+def test_scores_of_an_earlier_merge_are_not_published(tmp_path: Path, repository: Path) -> None:
+    config = write_run(tmp_path / "runs", tiny_model(tmp_path / "model", repository))
+    manifest = read_manifest(config.folder("merge"))
+    assert manifest
+    dataclasses.replace(manifest, fingerprint="f" * 64).write(config.folder("merge"))
+    with pytest.raises(UserError, match=r"evaluate is of an earlier merge .*make reproduce"):
+        run_stage(STAGE, config)
+    assert not (config.folder("publish") / "model").exists()
+
+
 def test_a_dry_run_shows_the_files_and_uploads_nothing(
     config: Config, hub: LocalHub, capsys: pytest.CaptureFixture[str]
 ) -> None:
