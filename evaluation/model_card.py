@@ -156,7 +156,8 @@ def _steps(run: RunRecord, base: str) -> list[str]:
 
 
 def _loss(run: RunRecord, side: str) -> str:
-    settings = ((run.config.get("training") or {}).get(side)) or {}
+    manifest = run.stages[side].manifest  # a later stage may have been run with other settings of the sides
+    settings = ((manifest.config if manifest else {}).get("training") or {}).get(side) or {}
     return "contrastive loss" + (" and AnglE" if settings.get("angle_weight") else "")
 
 

@@ -118,10 +118,21 @@ def test_a_model_trained_on_all_sets_at_once_is_called_that(config: Config, card
     assert "One copy was fine-tuned on asymmetric pairs with contrastive loss:" in card
     run = read_run(config.folder("report").parent)
     weights = {"method": "fixed", "models": ["init", "joint"], "weights": {"init": 0.0, "joint": 1.0}}
-    joint = dataclasses.replace(run, plans=run.plans | {"joint": run.plans["symmetric"]}, weights=weights)
+    trained = {"joint": run.stages["symmetric"]}, {"joint": run.plans["symmetric"]}
+    joint = dataclasses.replace(run, stages=run.stages | trained[0], plans=run.plans | trained[1], weights=weights)
     text = render_card(joint, config, "a/b")
     assert "and fine-tuning it on symmetric and asymmetric pairs together." in text
     assert "One copy was fine-tuned on pairs of both kinds" in text and "on asymmetric pairs with" not in text
+
+
+def test_a_side_s_loss_is_the_one_that_it_was_trained_with(config: Config) -> None:
+    run = read_run(config.folder("report").parent)
+    manifest = run.stages["symmetric"].manifest
+    assert manifest and not run.config["training"]["symmetric"]["angle_weight"]  # of the command that evaluated
+    manifest.config["training"]["symmetric"]["angle_weight"] = 0.5
+    assert "One copy was fine-tuned on symmetric pairs with contrastive loss and AnglE:" in render_card(
+        run, config, "organisation/name"
+    )
 
 
 def test_every_suite_is_explained_and_every_task_has_its_number_of_items(card: str) -> None:
