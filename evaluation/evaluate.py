@@ -20,11 +20,12 @@ VERSION, SCORE_VERSION = 2, 1  # of the tables, and of what a model did on a tas
 
 
 def settings(config: Config) -> dict[str, Any]:
-    """What changes the scores: the evaluation's config, and of the suites only those that are run."""
+    """What changes the scores: the evaluation's config, of the suites only those that are run, and where mteb reads."""
     heads = config.evaluation.heads
     given = heads_fingerprint([Path(heads)]) if heads else None
     chosen = {name: config.evaluation.suite[name] for name in config.evaluation.suites}
-    return {"evaluation": replace(config.evaluation, suite=chosen, models=[], chain=[], heads=given)}
+    mirror = {"mirror": config.mirror} if any(suite.kind == "mteb" for suite in chosen.values()) else {}
+    return {"evaluation": replace(config.evaluation, suite=chosen, models=[], chain=[], heads=given), **mirror}
 
 
 def inputs(config: Config) -> Mapping[str, Path | str]:

@@ -1,5 +1,7 @@
 """mteb's task objects for a suite: from mteb's own list or benchmarks, or made of the bundled samples."""
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from mteb.abstasks.task_metadata import TaskMetadata
 
 from evaluation.config import MtebTaskConfig, SuiteConfig
 from evaluation.samples import read_samples
+from pipeline.artefact import describe_outputs, files_under
 from pipeline.errors import UserError
 
 
@@ -64,10 +67,12 @@ def _benchmark_task(name: str, suite: SuiteConfig) -> AbsTask | None:
 
 
 def _read_from(task: AbsTask, mirror: Path) -> None:
+    """Let the task read the mirror's folder of its data set; the revision is then that of the folder's contents."""
     folder = mirror / task.metadata.dataset["path"]
     if folder.is_dir():
-        kept = {key: value for key, value in task.metadata.dataset.items() if key not in ("path", "revision")}
-        dataset = {**kept, "path": str(folder), "revision": task.metadata.dataset["revision"]}
+        contents = json.dumps(describe_outputs(folder, files_under(folder)))
+        revision = hashlib.sha256(contents.encode()).hexdigest()
+        dataset = {**task.metadata.dataset, "path": str(folder), "revision": revision}
         task.metadata = task.metadata.model_copy(update={"dataset": dataset})
 
 

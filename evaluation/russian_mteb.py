@@ -52,15 +52,17 @@ def run_task(model: Any, task: AbsTask, metrics: list[str], folder: Path, encode
 
 
 def _is_whole(task: AbsTask, model: Any, cache: ResultCache, predictions: Path) -> bool:
-    """Whether there are cached scores with all predictions behind them: a kill may have cut off mteb's files."""
+    """Whether there are cached scores of this revision of the data with all predictions: kills cut mteb's files off."""
     try:
         cached = cache.load_task_result(task.metadata.name, model.mteb_model_meta)
-        for split, entries in cached.scores.items() if cached else ():
+        if cached is None or cached.dataset_revision != task.metadata.revision:
+            return False
+        for split, entries in cached.scores.items():
             for entry in entries:
                 _predictions(task, predictions, entry["hf_subset"], split)
     except (OSError, KeyError, ValueError):
         return False
-    return cached is not None
+    return True
 
 
 def _parts(task: AbsTask, scores: Mapping[str, list[Any]], folder: Path) -> Iterator[Part]:

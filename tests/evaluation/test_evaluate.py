@@ -104,6 +104,13 @@ def test_a_further_model_leaves_the_scores_of_the_others(
     assert len({row["model"] for row in read(config.folder("evaluate") / "scores.csv")}) == 3
 
 
+@pytest.mark.parametrize(("suite", "anew"), [("samples", False), ("card_30", True)])
+def test_another_mirror_makes_scores_of_mteb_s_tasks_anew_and_no_others(suite: str, anew: bool) -> None:
+    overrides = ["profile=tiny", f"evaluation.suites=[{suite}]"]
+    one, other = (evaluate.settings(composed(*overrides, f"mirror={mirror}")) for mirror in ("data/samples", "."))
+    assert (one != other) == anew
+
+
 def test_the_chains_models_are_taken_as_far_as_they_are_complete(models: dict[str, Path], tmp_path: Path) -> None:
     config = make_config(tmp_path, "evaluation.chain=[base,init,symmetric,merge]")
     for name, folder in (("base", config.base_folder), ("init", config.folder("init"))):

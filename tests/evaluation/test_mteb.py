@@ -194,12 +194,24 @@ def mirrored(mirror: Path, task: AbsTask) -> Path:
     return folder
 
 
-def test_task_data_come_from_the_mirror(model: CheckedEncoder, tmp_path: Path) -> None:
-    folder = mirrored(tmp_path / "mirror", mteb.get_task("RuSTSBenchmarkSTS"))
-    rows = {"sentence1": sentences(30), "sentence2": sentences(30), "score": RNG.random(30).tolist()}
+def similarity_in(mirror: Path, count: int) -> AbsTask:
+    """mteb's task whose data set in the mirror has so many new pairs."""
+    folder = mirrored(mirror, mteb.get_task("RuSTSBenchmarkSTS"))
+    rows = {"sentence1": sentences(count), "sentence2": sentences(count), "score": RNG.random(count).tolist()}
     Dataset.from_dict(rows).to_json(folder / "test.jsonl", force_ascii=False)
-    task = hub_task("RuSTSBenchmarkSTS", SuiteConfig(), MtebTaskConfig(splits=["test"]), str(tmp_path / "mirror"))
+    return hub_task("RuSTSBenchmarkSTS", SuiteConfig(), MtebTaskConfig(splits=["test"]), str(mirror))
+
+
+def test_task_data_come_from_the_mirror(model: CheckedEncoder, tmp_path: Path) -> None:
+    task = similarity_in(tmp_path / "mirror", 30)
     assert run_task(model, task, ["cosine_spearman", "cosine_pearson"], tmp_path, {}).items == 30
+
+
+def test_other_data_of_the_same_name_are_scored_anew(model: CheckedEncoder, tmp_path: Path) -> None:
+    one, other = (similarity_in(tmp_path / mirror, 30) for mirror in ("one", "other"))
+    run_task(model, one, ["cosine_spearman"], tmp_path / "cache", {})
+    found = run_task(model, other, ["cosine_spearman"], tmp_path / "cache", {})
+    assert found.measures == run_task(model, other, ["cosine_spearman"], tmp_path / "new cache", {}).measures
 
 
 def test_retrieval_data_come_from_the_mirror(model: CheckedEncoder, tmp_path: Path) -> None:
