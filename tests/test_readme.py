@@ -84,6 +84,11 @@ def test_a_command_of_readme_composes(command: str) -> None:
         check_process(words)
 
 
+def test_the_jobs_of_a_sweep_with_a_name_of_its_own_are_runs_of_their_own() -> None:
+    (words,) = expanded("make sweep SWEEP=learning_rate RUN=mine")
+    assert "run=mine-${hydra:job.override_dirname}" in words
+
+
 def test_a_wrong_command_would_be_seen() -> None:
     with pytest.raises(AssertionError, match="nonsense"):
         expanded("make nonsense")
