@@ -53,7 +53,7 @@ plan: $(READY) ## What training would do: batches, tokens, padding, FLOPs, memor
 	@$(BIN)/python -m training.plan $(OVERRIDES)
 
 sweep: $(READY) ## A sweep from configs/sweep: make sweep SWEEP=merge_weights
-	@$(BIN)/python -m pipeline.run --multirun sweep=$(SWEEP) profile=$(PROFILE) $(if $(filter command line,$(origin RUN)),'run=$(RUN)-$${hydra:job.override_dirname}') $(ARGS)
+	@$(BIN)/python -m pipeline.run --multirun sweep=$(SWEEP) profile=$(PROFILE) $(if $(GPUS),launch.processes=$(GPUS)) $(if $(filter command line,$(origin RUN)),'run=$(RUN)-$${hydra:job.override_dirname}') $(ARGS)
 
 calibrate: $(READY) ## Score a published model beside its published figures: make calibrate MODEL=<hub id or folder>
 	@$(BIN)/python -m evaluation.calibrate profile=$(PROFILE) run=calibration evaluation=calibration "evaluation.models=[$(MODEL)]" $(ARGS)

@@ -89,6 +89,11 @@ def test_the_jobs_of_a_sweep_with_a_name_of_its_own_are_runs_of_their_own() -> N
     assert "run=mine-${hydra:job.override_dirname}" in words
 
 
+def test_a_sweep_takes_the_given_gpus() -> None:
+    (words,) = expanded("make sweep SWEEP=learning_rate GPUS=4")
+    assert "launch.processes=4" in words
+
+
 def test_a_wrong_command_would_be_seen() -> None:
     with pytest.raises(AssertionError, match="nonsense"):
         expanded("make nonsense")
