@@ -10,9 +10,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 from pipeline.artefact import read_manifest, write_json
 from pipeline.config import Config
 from pipeline.console import console, show_table
+from pipeline.errors import UserError
 from pipeline.secrets import redacted
 from pipeline.stage import StageChoice, planned
 
@@ -30,8 +31,19 @@ RESULT = "result.json"
 class SweepTable(Callback):
     """Hydra callback: each job leaves its result; after the last one, the table of all, also of those that failed."""
 
+    lock: ClassVar[FileLock]  # of the sweep's folder, until this process ends; the class's: jobs get copies of self
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        for path in Path(config.hydra.sweep.dir).glob(f"*/{RESULT}"):
+        folder = Path(config.hydra.sweep.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        SweepTable.lock = FileLock(folder / ".lock")
+        try:
+            SweepTable.lock.acquire(timeout=0)
+        except Timeout:
+            error = UserError("another sweep of this name is running", where=str(folder), remedy="wait for it")
+            print(error.line, file=sys.stderr, flush=True)
+            sys.exit(2)  # Hydra makes a warning of any other exception
+        for path in folder.glob(f"*/{RESULT}"):
             path.unlink()  # of an earlier sweep of this name, which may have had other jobs
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:

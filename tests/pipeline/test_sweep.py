@@ -136,6 +136,19 @@ def test_a_job_whose_training_is_killed_is_a_row_and_the_others_go_on(
     assert all(float(row["symmetric.loss"]) > 0 for row in table(tmp_path))
 
 
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_second_sweep_of_the_same_name_is_refused_and_takes_no_row_from_the_first(
+    launcher: str, repository: Path, tmp_path: Path
+) -> None:
+    overrides = ["launch.config=none", f"hydra/launcher={launcher}"]
+    first = start(repository, tmp_path, "training.symmetric.learning_rate=1e-4,1e-3", *overrides)
+    wait_for_training(first, tmp_path)
+    status, _, stderr = finish(start(repository, tmp_path, "training.symmetric.learning_rate=1e-2", *overrides))
+    assert status == 2 and stderr.startswith("error: another sweep of this name is running")
+    assert finish(first)[0] == 0
+    assert len(table(tmp_path)) == 2
+
+
 def test_a_job_that_crashes_in_its_own_process_is_a_row_too(repository: Path, tmp_path: Path) -> None:
     code = "from pipeline.application import hydra_application as app; app(lambda config: 1 // (config.seed - 1))()"
     overrides = ["--multirun", "profile=tiny", "seed=1,2", f"runs={tmp_path}"]
