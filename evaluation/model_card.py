@@ -11,6 +11,7 @@ from evaluation import report_format as show
 from evaluation.card_metadata import base_id, front_matter
 from evaluation.claims import PUBLISHED_BASE
 from evaluation.model_folder import ModelFacts, read_model_facts
+from evaluation.report_chain import status
 from evaluation.report_results import models_of
 from evaluation.run_record import RunRecord, Score
 from pipeline.config import Config
@@ -224,7 +225,7 @@ def _provenance(run: RunRecord) -> list[list[str]]:
     rows = []
     for stage in run.stages.values():
         fingerprint = f"`{stage.manifest.fingerprint[:12]}`" if stage.manifest else show.DASH
-        rows.append([stage.name, stage.status, fingerprint, GIVES[stage.name]])
+        rows.append([stage.name, status(run, stage), fingerprint, GIVES[stage.name]])
     return rows
 
 

@@ -135,6 +135,15 @@ def test_a_side_s_loss_is_the_one_that_it_was_trained_with(config: Config) -> No
     )
 
 
+def test_scores_of_an_earlier_merge_are_called_that(config: Config) -> None:
+    run = read_run(config.folder("report").parent)
+    assert "| evaluate | complete |" in render_card(run, config, "organisation/name")
+    manifest = run.stages["merge"].manifest
+    assert manifest
+    manifest.fingerprint = "f" * 64
+    assert "| evaluate | of an earlier merge |" in render_card(run, config, "organisation/name")
+
+
 def test_every_suite_is_explained_and_every_task_has_its_number_of_items(card: str) -> None:
     assert "### wiktionary\n\nHeld-out sets of the pipeline" in card and "### encodechka\n\nThe ten tasks" in card
     assert "| term_to_definition | recall_at_1 | 1,500 | 0.300 [0.280, 0.320] |" in card
