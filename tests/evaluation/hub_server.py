@@ -30,7 +30,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         repo = "/".join(self.path.removeprefix("/api/models/").split("/")[:2])
-        if repo in self.server.repositories:
+        if f"/{repo}/tree/" in self.path:
+            files = self.server.files.get(repo, {})
+            self._answer([{"type": "file", "path": p, "size": len(c), "oid": "b" * 40} for p, c in files.items()])
+        elif repo in self.server.repositories:
             self._answer({"sha": "0" * 40, "siblings": [], "id": repo})
         else:
             self._answer({"error": "not found"}, 404)
@@ -62,6 +65,8 @@ class _Handler(BaseHTTPRequestHandler):
         for line in lines:
             if line["key"] == "header":
                 self.server.commits.append(line["value"]["summary"])
+            elif line["key"] == "deletedFile":
+                del files[line["value"]["path"]]
             else:
                 files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
         oid = "a" * 40

@@ -152,6 +152,19 @@ def test_an_upload_is_one_commit_with_every_file(config: Config, hub: LocalHub) 
     assert card.data.model_name == "name" and 'SentenceTransformer("organisation/name")' in card.text
 
 
+def test_an_upload_leaves_no_export_of_an_earlier_model(tmp_path: Path, hub: LocalHub) -> None:
+    (tmp_path / "onnx").mkdir()
+    for name in ("model.safetensors", "onnx/model.onnx"):
+        (tmp_path / name).write_bytes(b"first")
+    upload(tmp_path, "organisation/name", private=True)
+    hub.files["organisation/name"]["picture.png"] = b"added by hand"
+    (tmp_path / "onnx" / "model.onnx").unlink()
+    (tmp_path / "model.safetensors").write_bytes(b"second")
+    upload(tmp_path, "organisation/name", private=True)
+    left = {"model.safetensors": b"second", "picture.png": b"added by hand"}
+    assert hub.files["organisation/name"] == left and len(hub.commits) == 2
+
+
 def test_a_refused_upload_says_why(tmp_path: Path, hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     with pytest.raises(UserError, match=r"the Hub refuses with status 40[14]"):
