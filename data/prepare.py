@@ -20,7 +20,7 @@ from pipeline.revisions import Revision, lock_state
 from pipeline.secrets import redacted
 from pipeline.stage import Stage, StageFolder, application
 
-VERSION = 1  # raised when the rows that come out change for the same config
+VERSION = 2  # raised when the rows that come out change for the same config
 EVALUATION_SAMPLES = Path(__file__).resolve().parent.parent / "evaluation" / "samples"
 
 

@@ -15,7 +15,7 @@ def stage_for(config: Config) -> Stage:
     """The stage of the side that the config names."""
     return Stage(
         name=config.side,
-        version=1,
+        version=2,
         settings=lambda config: {
             "side": getattr(config.training, config.side),
             "arguments": config.training.arguments,
