@@ -25,7 +25,7 @@ def settings(config: Config) -> dict[str, Any]:
     given = heads_fingerprint([Path(heads)]) if heads else None
     chosen = {name: config.evaluation.suite[name] for name in config.evaluation.suites}
     mirror = {"mirror": config.mirror} if any(suite.kind == "mteb" for suite in chosen.values()) else {}
-    return {"evaluation": replace(config.evaluation, suite=chosen, models=[], chain=[], heads=given), **mirror}
+    return {"evaluation": replace(config.evaluation, suite=chosen, models=[], heads=given), **mirror}
 
 
 def inputs(config: Config) -> Mapping[str, Path | str]:

@@ -219,6 +219,11 @@ def test_no_model_at_all_is_a_user_error(tmp_path: Path) -> None:
         scored_models(make_config(tmp_path))
 
 
+def test_the_order_of_the_chain_changes_the_tables(tmp_path: Path) -> None:
+    first, second = (make_config(tmp_path, f"evaluation.chain=[{names}]") for names in ("base,merge", "merge,base"))
+    assert evaluate.settings(first) != evaluate.settings(second)  # it decides who is compared with whom
+
+
 def test_the_stage_is_imported_without_torch() -> None:
     code = "import sys, evaluation.evaluate; sys.exit('torch' in sys.modules or 'mteb' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=CONFIGS.parent).returncode == 0

@@ -16,6 +16,7 @@ from pipeline.stage import run_stage
 from tests.training.planned_sets import prepared_run, rows
 from training import precision
 from training.config import SetConfig, SideConfig
+from training.dev_scores import read_dev
 from training.finetune import STAGE
 from training.run import check_processes
 
@@ -74,9 +75,16 @@ def test_metrics_have_a_line_a_step_and_dev_scores_on_schedule(trained: Config) 
     for line in steps:
         assert line["loss"] == pytest.approx(line["contrastive"] + 0.1 * line["angle"], abs=2e-4)
         assert bool(line["angle"]) == (line["set"] == "scored")  # symmetric, and with different labels
-    dev = {line["step"]: line for line in entries(trained) if "dev_score" in line}
-    assert {4, 8} <= set(dev)
-    assert {"dev_questions_score", "dev_scored_score"} <= set(dev[4])
+    dev = [line for line in entries(trained) if "dev_score" in line]
+    assert [line["step"] for line in dev] == [4, 8]  # the saved weights' score is one of these, and in the manifest
+    assert {"dev_questions_score", "dev_scored_score"} <= set(dev[0])
+
+
+def test_dev_rows_are_spread_over_a_set(trained: Config) -> None:
+    path = trained.folder("data") / "dev/questions.parquet"
+    anchors = polars.read_parquet(path)["anchor"].to_list()
+    assert len(anchors) == 24 and read_dev(path, 100)["anchor"].to_pylist() == anchors
+    assert read_dev(path, 8)["anchor"].to_pylist() == anchors[::3]
 
 
 def test_the_saved_weights_are_those_of_the_best_dev_score(trained: Config) -> None:
