@@ -108,7 +108,13 @@ def machine(config: Config, bytes_: int) -> list[tuple[str, str, UserError | Non
     findings = [("disk", f"{_gigabytes(free)} free, sources {_gigabytes(bytes_)}", problem)]
     count = torch.cuda.device_count()
     names = sorted({torch.cuda.get_device_name(number) for number in range(count)})
-    findings.append(("devices", f"{count} x {', '.join(names)}" if count else "CPU only", None))
+    processes = config.launch.processes or max(count, 1) * config.launch.nodes
+    problem = None
+    if sides := config.sides_not_for(processes):
+        what = f"batches of {' and '.join(sides)} can't be shared out to {processes} processes"
+        remedy = "make batch_multiple a multiple of them, or set launch.processes"
+        problem = UserError(what, where=f"config key training.{sides[0]}.batch_multiple", remedy=remedy)
+    findings.append(("devices", f"{count} x {', '.join(names)}" if count else "CPU only", problem))
     try:
         findings.append(("precision", "bf16" if uses_bfloat16(config.precision) else "fp32", None))
     except UserError as error:

@@ -83,13 +83,17 @@ class Config:
             yield "precision", "must be auto, fp32 or bf16"
         if self.mirror is not None and not Path(self.mirror).is_dir():
             yield "mirror", f"the folder {self.mirror} does not exist"
-        for side in (name for name in SIDES if name in self.stages):
-            multiple, processes = getattr(self.training, side).batch_multiple, self.launch.processes or 1
-            if multiple % processes:
-                yield f"training.{side}.batch_multiple", f"must be a multiple of the {processes} processes"
+        processes = self.launch.processes or 1
+        for side in self.sides_not_for(processes):
+            yield f"training.{side}.batch_multiple", f"must be a multiple of the {processes} processes"
         for key, name in (("run", self.run), ("base.name", self.base.name)):
             if problem := name_problem(name):
                 yield key, problem
+
+    def sides_not_for(self, processes: int) -> list[str]:
+        """The sides to be trained whose smallest batch so many processes can't share out evenly."""
+        sides = [name for name in SIDES if name in self.stages]
+        return [name for name in sides if getattr(self.training, name).batch_multiple % processes]
 
     def folder(self, stage: str) -> Path:
         """The artefact folder of a stage of this run."""

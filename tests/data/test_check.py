@@ -2,7 +2,7 @@
 
 import pytest
 
-from data.check import check, look
+from data.check import check, look, machine
 from pipeline.errors import UserError
 from tests.data.conftest import REPOSITORY, composed
 
@@ -29,3 +29,9 @@ def test_all_failures_are_shown_at_once(capsys: pytest.CaptureFixture[str]) -> N
         check(config)
     shown = capsys.readouterr().out
     assert "FAILED" in shown and "columns found: premise: string" in " ".join(shown.split())
+
+
+def test_machines_that_can_t_share_out_a_batch_are_found_before_anything_is_made() -> None:
+    found = {what: problem for what, _, problem in machine(composed("launch.nodes=3"), 0)}
+    assert found["devices"] and found["devices"].what.startswith("batches of symmetric and asymmetric can't be shared")
+    assert {what: problem for what, _, problem in machine(composed("launch.processes=4"), 0)}["devices"] is None
