@@ -1,6 +1,7 @@
 """Which models are scored: the run's own ones, folders and Hub ids, each with a fingerprint of its contents."""
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +34,8 @@ def scored_models(config: Config) -> list[ScoredModel]:
     Raises UserError where there is none, or one that can't be found or holds no weights.
     """
     models = [model for name in config.evaluation.chain if (model := chain_model(config, name))]
-    models += [further_model(wanted, config.mirror) for wanted in config.evaluation.models]
+    for wanted in config.evaluation.models:
+        models.append(further_model(wanted, config.mirror, {model.name for model in models}))
     names = [model.name for model in models]
     for name in names:
         if names.count(name) > 1:
@@ -67,16 +69,21 @@ def chain_model(config: Config, name: str) -> ScoredModel | None:
     return ScoredModel(name, folder, _fingerprint(digests), stage)
 
 
-def further_model(wanted: str, mirror: str | None) -> ScoredModel:
-    """A folder, or a Hub id with an optional `@<revision>`; the mirror is looked into before the Hub."""
+def further_model(wanted: str, mirror: str | None, taken: Collection[str] = ()) -> ScoredModel:
+    """A folder, or a Hub id with an optional `@<revision>`; the mirror is looked into before the Hub.
+
+    A folder is called by the shortest end of its path that is not taken: another run's merge is `<run>/merge`.
+    """
     if asked := hub_model(wanted):
         if inside := mirrored(asked.hub, mirror):
             return ScoredModel(asked.hub, inside, folder_fingerprint(inside), revision=f"mirror of {asked.revision}")
         folder = fetched(asked.hub, asked.revision, "evaluation.models")
         return ScoredModel(asked.hub, folder, folder_fingerprint(folder), revision=folder.name)
     folder = Path(wanted).expanduser()
-    name = folder.resolve().name
-    return ScoredModel(name if name != "model" else folder.resolve().parent.name, folder, folder_fingerprint(folder))
+    parts = folder.resolve().parts[1:]
+    parts = parts[:-1] if parts[-1] == "model" else parts
+    ends = ["/".join(parts[-count:]) for count in range(1, len(parts) + 1)]
+    return ScoredModel(next((end for end in ends if end not in taken), ends[-1]), folder, folder_fingerprint(folder))
 
 
 def hub_model(wanted: str) -> Revision | None:

@@ -122,6 +122,12 @@ def test_the_chains_models_are_taken_as_far_as_they_are_complete(models: dict[st
     assert STAGE.inputs(config) == {"base": config.base_folder, "init": config.folder("init")}
 
 
+def test_the_same_stage_of_several_runs_can_be_compared(models: dict[str, Path], tmp_path: Path) -> None:
+    runs = [Path(shutil.copytree(models["first"], tmp_path / run / "merge" / "model")) for run in ("a", "b", "c")]
+    config = make_config(tmp_path, f"evaluation.models=[{','.join(map(str, runs))}]")
+    assert [model.name for model in scored_models(config)] == ["merge", "b/merge", "c/merge"]
+
+
 def test_a_fingerprint_is_of_what_changes_embeddings(models: dict[str, Path], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(models["first"], tmp_path / "elsewhere"))
     (folder / "README.md").write_text("other words")
