@@ -73,3 +73,18 @@ def wanted_columns(columns: list[str], found: dict[str, str], set_name: str, fil
             raise UserError(f"{set_name}: no column {column}", where=file, remedy=remedy)
         chosen += [name for name in matches if name not in chosen]
     return chosen
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds texts."""
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds lists."""
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
+
+
+def is_list_of_texts(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds lists of texts."""
+    return is_list(kind) and is_text(kind.value_type)

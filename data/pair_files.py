@@ -7,6 +7,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data.batch import is_list_of_texts, is_text
 from data.hashing import Hashes
 from pipeline.errors import UserError
 
@@ -43,7 +44,7 @@ def read_pairs(path: Path) -> pa.Table:
     missing = [name for name, _ in SCHEMA if name not in table.column_names]
     if missing:
         raise UserError(f"column {missing[0]} is missing", where=str(path), remedy=remedy)
-    for name, holds in {"anchor": _is_text, "positive": _is_text, "negatives": _is_texts}.items():
+    for name, holds in {"anchor": is_text, "positive": is_text, "negatives": is_list_of_texts}.items():
         if not holds(kind := table.schema.field(name).type):
             raise UserError(f"column {name} holds {kind}, not text", where=str(path), remedy=remedy)
     if not len(table):
@@ -58,14 +59,6 @@ def read_pairs(path: Path) -> pa.Table:
     if not np.isfinite(table["score"].drop_null().to_numpy()).all():
         raise UserError("column score has values that are not finite", where=str(path), remedy=remedy)
     return table.select([*(name for name, _ in SCHEMA), "score"])
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-def _is_texts(kind: pa.DataType) -> bool:
-    return (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and _is_text(kind.value_type)
 
 
 def write_keys(path: Path, keys: Hashes) -> None:

@@ -4,10 +4,9 @@ from collections.abc import Iterator
 from itertools import islice
 
 import polars as pl
-import pyarrow as pa
 import pyarrow.types as kinds
 
-from data.batch import BATCH_ROWS, Batch, RowErrors
+from data.batch import BATCH_ROWS, Batch, RowErrors, is_list, is_list_of_texts, is_text
 from data.config import SourceConfig
 from data.files import Located
 from data.formats import batches
@@ -84,14 +83,13 @@ def _typed(batch: Batch, role: str, column: str, errors: RowErrors) -> pl.Series
     if batch.table[column].null_count == batch.table.num_rows:  # such a column has no type of its own
         return pl.Series(role, [None], wanted_type).new_from_index(0, batch.table.num_rows)
     kind = batch.table.schema.field(column).type
-    is_text = kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_null(kind)
+    text = is_text(kind) or kinds.is_null(kind)
     if role in LIST_ROLES:
-        fits = _is_list(kind) and (kinds.is_string(kind.value_type) or kinds.is_large_string(kind.value_type))
-        wanted = "a list of texts"
+        fits, wanted = is_list_of_texts(kind), "a list of texts"
     elif role in ANY_ROLES:
-        fits, wanted = is_text or kinds.is_integer(kind), "text or a whole number"
+        fits, wanted = text or kinds.is_integer(kind), "text or a whole number"
     else:
-        fits, wanted = is_text, "text"
+        fits, wanted = text, "text"
     if not fits:
         remedy = f"{role} needs {wanted}: mend data.sources.{errors.set_name}.columns or the file"
         raise UserError(f"{errors.set_name}: wrong type {kind} in column {column}", where=batch.file, remedy=remedy)
@@ -103,15 +101,11 @@ def _negatives(batch: Batch, column: str, errors: RowErrors) -> pl.Series:
     from fnmatch import fnmatchcase
 
     names = [name for name in batch.table.column_names if fnmatchcase(name, column)]
-    if len(names) == 1 and _is_list(batch.table.schema.field(names[0]).type):
+    if len(names) == 1 and is_list(batch.table.schema.field(names[0]).type):
         lists = _typed(batch, "neg", names[0], errors).alias("negative")
         return lists.fill_null(pl.Series([[]], dtype=pl.List(pl.String)))
     texts = [_typed(batch, "negative", name, errors).alias(name) for name in names]
     return pl.DataFrame(texts).select(pl.concat_list(names).list.drop_nulls().alias("negative"))["negative"]
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return kinds.is_list(kind) or kinds.is_large_list(kind)
 
 
 def _selected(frame: pl.DataFrame, source: SourceConfig, values: dict[str, set[str]]) -> pl.DataFrame:

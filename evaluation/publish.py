@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.application import hydra_application
-from pipeline.artefact import files_under, read_manifest, write_json
+from pipeline.artefact import files_under, is_complete, read_manifest, write_json
 from pipeline.config import Config
 from pipeline.console import console, log, show_table
 from pipeline.errors import UserError
@@ -39,7 +39,7 @@ TOLERANCE = 1e-5  # between the embeddings of the two libraries
 
 def inputs(config: Config) -> dict[str, Path | str]:
     """The stages whose artefacts the card and its provenance need; report and sides where they are."""
-    names = [*NEEDED, *(name for name in SOURCES if name not in NEEDED and _complete(config, name))]
+    names = [*NEEDED, *(name for name in SOURCES if name not in NEEDED and is_complete(config.folder(name)))]
     return {name: config.folder(name) for name in names}
 
 
@@ -77,11 +77,11 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
 
 def require_one_piece(stage: StageFolder) -> None:
     """Raise UserError where the merge, or what is said of it, was made from artefacts that were made anew since."""
+    from evaluation.run_record import outdated_inputs
+
     manifests = {name: manifest for name in stage.inputs if (manifest := read_manifest(stage.input(name)))}
     for name in (*manifests["merge"].inputs, "merge", "evaluate", "report"):
-        used = manifests[name].inputs if name in manifests else {}
-        earlier = [other for other in used if other in manifests and manifests[other].fingerprint != used[other]]
-        if earlier:
+        if earlier := outdated_inputs(name, manifests):
             what = f"{name} is of an earlier {' and '.join(earlier)}"
             remedy = "bring it up to date: make reproduce"
             raise UserError(what, where=str(stage.input(name)), remedy=remedy)
@@ -179,11 +179,6 @@ def upload(folder: Path, repo: str, private: bool) -> str:
         raise UserError(f"the Hub refuses with status {status}", where=repo, remedy=remedy) from error
     except (OfflineModeIsEnabled, HTTPError, ConnectionError) as error:
         raise UserError("the Hub can't be reached", where=repo, remedy="check the network, then run again") from error
-
-
-def _complete(config: Config, name: str) -> bool:
-    manifest = read_manifest(config.folder(name))
-    return manifest is not None and manifest.status == "complete"
 
 
 def _settings(config: Config) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.run_record import CHAIN, read_run
-from pipeline.artefact import read_manifest
+from pipeline.artefact import is_complete, read_manifest
 from pipeline.config import Config
 from pipeline.console import log
 from pipeline.secrets import redacted
@@ -65,9 +65,8 @@ def _settings(config: Config) -> Mapping[str, Any]:
 
 def _beside(config: Config) -> list[Path]:
     """The merged model's README.md, which goes when the merge is made anew, be it byte for byte the same."""
-    manifest = read_manifest(config.folder("merge"))
-    complete = manifest is not None and manifest.status == "complete"
-    return [config.folder("merge") / "model" / "README.md"] if complete else []
+    merge = config.folder("merge")
+    return [merge / "model" / "README.md"] if is_complete(merge) else []
 
 
 STAGE = Stage(name="report", version=2, settings=_settings, inputs=inputs, build=build, verified=2**24, beside=_beside)

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,10 +110,8 @@ class RunRecord:
 
     def outdated(self, name: str) -> list[str]:
         """Inputs of a stage that have been made anew, otherwise, since the stage ran."""
-        manifest = self.stages[name].manifest
-        used = manifest.inputs if manifest else {}
-        current = {other: stage.manifest.fingerprint for other, stage in self.stages.items() if stage.manifest}
-        return [other for other, value in used.items() if other in current and current[other] != value]
+        manifests = {other: stage.manifest for other, stage in self.stages.items() if stage.manifest}
+        return outdated_inputs(name, manifests)
 
     def difference(self, model: str, against: str, suite: str, task: str) -> "Difference | None":
         """The paired comparison of two models on a task's own score."""
@@ -124,6 +122,12 @@ class RunRecord:
         """A line of scores.csv, or None where there is none."""
         wanted = (model, suite, task, metric)
         return next((s for s in self.scores if (s.model, s.suite, s.task, s.metric) == wanted), None)
+
+
+def outdated_inputs(name: str, manifests: Mapping[str, Manifest]) -> list[str]:
+    """Inputs of a stage that have been made anew, otherwise, since the stage ran; those without manifest apart."""
+    used = manifests[name].inputs if name in manifests else {}
+    return [other for other, value in used.items() if other in manifests and manifests[other].fingerprint != value]
 
 
 def read_run(folder: Path, planned: dict[str, Any] | None = None) -> RunRecord:

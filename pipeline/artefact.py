@@ -46,6 +46,12 @@ def read_manifest(folder: Path) -> Manifest | None:
         return None
 
 
+def is_complete(folder: Path) -> bool:
+    """Whether the folder's manifest says that its artefact was made to the end."""
+    manifest = read_manifest(folder)
+    return manifest is not None and manifest.status == "complete"
+
+
 def is_whole(folder: Path, outputs: dict[str, dict[str, Any]]) -> bool:
     """Whether every recorded output stands at its recorded size (contents are not read again)."""
     try:

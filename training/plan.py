@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pipeline.application import hydra_application
-from pipeline.artefact import read_manifest
+from pipeline.artefact import is_complete
 from pipeline.config import SIDES, Config
 from pipeline.console import show_table
 from training.config import SideConfig
@@ -83,13 +83,8 @@ def _bfloat16(config: Config) -> bool:
     return uses_bfloat16(config.precision)
 
 
-def _complete(folder: Path) -> bool:
-    manifest = read_manifest(folder)
-    return manifest is not None and manifest.status == "complete"
-
-
 def _work(config: Config, name: str, shape: Shape, devices: int) -> Work:
-    if _complete(config.folder("data")) and _complete(config.folder("init")):
+    if is_complete(config.folder("data")) and is_complete(config.folder("init")):
         return _planned(dataclasses.replace(config, side=name), shape, devices)
     return _estimated(config, name, shape, devices)
 
