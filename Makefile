@@ -10,18 +10,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 OVERRIDES = profile=$(PROFILE) run=$(RUN) launch.nodes=$(NODES) $(if $(GPUS),launch.processes=$(GPUS)) $(ARGS)
-STAGES := data init symmetric asymmetric joint merge evaluate report
+STAGES := base benchmarks data init symmetric asymmetric joint merge evaluate report
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo reproduce $(STAGES) check lock licences plan sweep calibrate publish bench test test-slow torture lint
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+( [a-z-]+)*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-22s %s\n", $$1, $$2}'
-	@echo "  make data|init|symmetric|asymmetric|joint|merge|evaluate|report   one stage"
+	@echo "  make base|benchmarks|data|init|symmetric|asymmetric|joint|merge|evaluate|report   one stage"
 	@echo "Variables: PROFILE=$(PROFILE) RUN=$(RUN) GPUS=<ranks> NODES=$(NODES) ARGS='<Hydra overrides>'"
 
 setup: $(READY) ## Make .venv from requirements.lock
-	@$(BIN)/python -m pipeline.machine
+	@$(BIN)/python -m pipeline.core.machine
 
 # torch brings its own (CPU or GPU) libraries; everything else is exactly what the lock says.
 $(READY): requirements.lock
@@ -41,25 +41,25 @@ $(STAGES): $(READY)
 	@$(BIN)/python -m pipeline.run stages=[$@] $(OVERRIDES)
 
 check: $(READY) ## Pre-flight: every source, disk, devices and precision in one table; trains nothing
-	@$(BIN)/python -m data.check $(OVERRIDES)
+	@$(BIN)/python -m pipeline.check $(OVERRIDES)
 
 lock: $(READY) ## Pin what PROFILE reads from the Hub to today's commits: configs/source/revisions.lock
-	@$(BIN)/python -m data.lock $(OVERRIDES)
+	@$(BIN)/python -m pipeline.lock $(OVERRIDES)
 
 licences: $(READY) ## Licences of all installed packages: runs/licences.csv
 	@$(BIN)/python -m pipeline.licences $(OVERRIDES)
 
 plan: $(READY) ## What training would do: batches, tokens, padding, FLOPs, memory, hours
-	@$(BIN)/python -m training.plan $(OVERRIDES)
+	@$(BIN)/python -m pipeline.plan $(OVERRIDES)
 
 sweep: $(READY) ## A sweep from configs/sweep: make sweep SWEEP=merge_weights
 	@$(BIN)/python -m pipeline.run --multirun sweep=$(SWEEP) profile=$(PROFILE) $(if $(GPUS),launch.processes=$(GPUS)) $(if $(filter command line,$(origin RUN)),'run=$(RUN)-$${hydra:job.override_dirname}') $(ARGS)
 
 calibrate: $(READY) ## Score a published model beside its published figures: make calibrate MODEL=<hub id or folder>
-	@$(BIN)/python -m evaluation.calibrate profile=$(PROFILE) run=calibration evaluation=calibration "evaluation.models=[$(MODEL)]" $(ARGS)
+	@$(BIN)/python -m pipeline.run stages=[evaluate,calibrate] profile=$(PROFILE) run=calibration evaluation=calibration "evaluation.models=[$(MODEL)]" $(ARGS)
 
 publish: $(READY) ## The merged model's folder for the Hub: make publish REPO=<id>; uploads with evaluation.publish.dry_run=false
-	@$(BIN)/python -m evaluation.publish $(OVERRIDES) $(if $(REPO),evaluation.publish.repo=$(REPO))
+	@$(BIN)/python -m pipeline.run stages=[publish] $(OVERRIDES) $(if $(REPO),evaluation.publish.repo=$(REPO))
 
 bench: $(READY) ## Us against the peers: make bench NAME=init
 	@$(BIN)/python -m benchmarks.$(NAME) $(ARGS)

@@ -19,10 +19,10 @@ from scipy.sparse.csgraph import connected_components
 from benchmarks.measurement import Side, measure
 from benchmarks.real_texts import require_shared
 from benchmarks.start import demo_config
-from data.config import SourceConfig
-from pipeline.config import Config
-from pipeline.console import show_table
-from pipeline.seeding import generator
+from configs.schema.config import Config
+from configs.schema.data import SourceConfig
+from pipeline.core.console import show_table
+from pipeline.core.seeding import generator
 
 WEIGHTS = (0.0, 0.02, 0.1, 0.3, 1.0)
 SEEDS = (1, 2, 3)
@@ -64,24 +64,18 @@ def spread(results: list[dict[str, Any]], weight: float, measure: str) -> str:
 
 def train(runs: str, seed: int, weight: float) -> dict[str, float]:
     """One training from prepared data; returns its dev scores, each the mean over the two sets."""
-    from data.prepare import STAGE as DATA
-    from pipeline.stage import run_stage
-    from training.bases.stage import ensure_base
-    from training.finetune import stage_for
-    from training.initialize import STAGE as INIT
+    from pipeline.run import run
 
     config = configured(Path(runs), seed, weight)
-    ensure_base(config)
-    run_stage(DATA, config)
-    run_stage(INIT, config)
-    run_stage(stage_for(config), config)
+    run(config)
     return dev_scores(config)
 
 
 def configured(runs: Path, seed: int, weight: float) -> Config:
     """Profile `demo` with the two sets in place of its own."""
     mirror, config = runs / "sets", demo_config()
-    config.runs, config.run, config.seed, config.side = str(runs), f"seed{seed}", seed, "symmetric"
+    config.runs, config.run, config.seed = str(runs), f"seed{seed}", seed
+    config.stages, config.launch.config = ["data", "init", "symmetric"], "none"
     config.mirror, config.data.held_out, config.data.dev.anchors = str(mirror), {}, 2000
     config.data.sources = {name: split_set(name, mirror) for name in SETS}
     side = config.training.symmetric
@@ -127,7 +121,7 @@ def dev_scores(config: Config) -> dict[str, float]:
     from merging.blend import Blend
     from merging.dev_scores import TextBank, set_tasks
     from merging.dev_sets import read_dev_sets
-    from pipeline.artefact import read_manifest
+    from pipeline.core.artefact import read_manifest
 
     manifest = read_manifest(config.folder("symmetric"))
     assert manifest is not None

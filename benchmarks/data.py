@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measurement import Side, alternate, measure, row, write
-from data.config import SourceConfig
+from configs.schema.config import Config
+from configs.schema.data import SourceConfig
 from pipeline.application import composed
-from pipeline.config import Config
 
 PEER = "datasets.map/filter, batched, num_proc=2"
 
 
 def ours(mirror: str, runs: str) -> dict[str, Any]:
     """Prepare mixture card from the mirror; returns raw rows, and pairs built by set."""
-    from data.prepare import STAGE
     from pipeline.stage import run_stage
 
     run_stage(STAGE, card_config(f"mirror={mirror}", f"runs={runs}", "run=bench"))

@@ -34,10 +34,10 @@ COLUMNS = {
 
 def sample_texts() -> list[str]:
     """The seeded sample of distinct sentence-task texts."""
-    from evaluation.encodechka.files import VARIABLE, DataFiles
-    from pipeline.seeding import generator
+    from evaluation.encodechka.files import DataFiles
+    from pipeline.core.seeding import generator
 
-    folder = os.environ.get(VARIABLE) or str(SHARED / "encodechka")
+    folder = os.environ.get("ENCODECHKA_DATA_PATH") or str(SHARED / "encodechka")
     files = DataFiles(folder, Path("runs/cache/encodechka"))
     texts = sorted({row[column] for name, columns in COLUMNS.items() for row in files.csv(name) for column in columns})
     chosen = generator(SEED, "benchmark", "encodechka").choice(len(texts), size=TEXTS, replace=False)

@@ -10,7 +10,7 @@ import time
 import numpy as np
 
 from benchmarks.measurement import Side, measure
-from pipeline.console import show_table
+from pipeline.core.console import show_table
 
 PAIRS, LENGTH, VOCABULARY = 256, 256, 46_166
 LIMIT = 16e9  # bytes
@@ -41,8 +41,8 @@ def step(tokens: int, pairs: int) -> dict[str, float]:
     from torch import nn
     from transformers import XLMRobertaConfig, XLMRobertaModel
 
+    from pipeline.core.precision import attention_implementation, uses_bfloat16
     from training.losses import PlannedLoss
-    from training.precision import attention_implementation, uses_bfloat16
     from training.tokenization import MiniBatches
 
     config = XLMRobertaConfig(

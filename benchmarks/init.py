@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from benchmarks.measurement import Side, alternate, row, write
 from benchmarks.real_texts import real_texts
-from pipeline.artefact import files_under, synchronise
+from pipeline.core.artefact import files_under, synchronise
 
 RUNS = Path("runs")
 KEPT = 46_166
@@ -92,12 +92,12 @@ def chosen_ids() -> npt.NDArray[np.int64]:
 
 def make_large_base(folder: Path) -> None:
     """Write a random base of bge-m3's shape with both tokenizer files."""
-    from pipeline.checkpoint import write_header
-    from pipeline.seeding import generator
+    from configs.schema.init import BaseConfig
+    from pipeline.core.checkpoint import write_header
+    from pipeline.core.seeding import generator
     from training.bases.folder import write as write_settings
     from training.bases.folder import write_modules, write_tokenizer_config
     from training.bases.random import model_config, tensor_shapes
-    from training.config_base import BaseConfig
     from training.vocabulary.tokenizer_file import TokenizerFile
 
     folder.mkdir()

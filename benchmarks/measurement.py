@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipeline.console import show_table
-from pipeline.machine import peak_memory
+from pipeline.core.console import show_table
+from pipeline.core.machine import peak_memory
 
 MARK = "measured: "
 

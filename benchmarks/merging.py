@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.measurement import Side, alternate, row, write
 from benchmarks.peers import peer_environment
-from pipeline.artefact import files_under, synchronise
+from pipeline.core.artefact import files_under, synchronise
 
 NAMES = ("init", "symmetric", "asymmetric")
 WEIGHTS = (0.2, 0.45, 0.35)

@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipeline.artefact import replacing
-from pipeline.errors import UserError
+from pipeline.core.artefact import replacing
+from pipeline.core.errors import UserError
 
 PEERS = {
     "flagembedding": ("FlagEmbedding==1.4.2", "peft==0.21.2"),

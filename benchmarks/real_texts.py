@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 
 SHARED = Path(os.environ.get("USER_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 

@@ -4,8 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from configs.schema.config import Config
 from pipeline.application import composed
-from pipeline.config import Config
 
 
 def demo_config() -> Config:
@@ -15,11 +15,8 @@ def demo_config() -> Config:
 
 def demo_base() -> Path:
     """Folder of the demo's base."""
-    from training.bases.stage import ensure_base
-
-    config = demo_config()
-    ensure_base(config)
-    return config.base_folder
+    subprocess.run([sys.executable, "-m", "pipeline.run", "profile=demo", "stages=[base]"], check=True)
+    return demo_config().folder("base")
 
 
 def demo_init() -> Path:

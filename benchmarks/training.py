@@ -21,7 +21,7 @@ from benchmarks.real_texts import SHARED
 from benchmarks.start import demo_init
 from benchmarks.training_sides import BATCH_SIZE, LENGTH, STEPS, TEMPERATURE, padding
 from data.wiktionary import SameSense, TermUsages
-from pipeline.console import show_table
+from pipeline.core.console import show_table
 
 ANGLE = "ours with AnglE"
 PEER, FLAG = "sentence-transformers", "FlagEmbedding"

@@ -16,12 +16,12 @@ STEPS, BATCH_SIZE, LENGTH, TEMPERATURE = 16, 32, 256, 0.02
 
 def _planned(init: str, data: str, side: str, cache: str, angle_weight: float = 0.0) -> tuple[Any, ...]:
     """Config, model, prepared sets and the plan over the whole set."""
-    from pipeline.config import Config
+    from configs.schema.config import Config
+    from configs.schema.training import SideConfig, TrainingConfig
     from training.batch_plan import BatchPlan, plan_batches
-    from training.config import SideConfig, TrainingConfig
+    from training.finetune import plan_settings, quieten
     from training.model_files import load_model
     from training.prepared import prepare_sets
-    from training.run import plan_settings, quieten
 
     quieten()
     settings = SideConfig(
@@ -34,10 +34,10 @@ def _planned(init: str, data: str, side: str, cache: str, angle_weight: float = 
         temperature=TEMPERATURE,
         angle_weight=angle_weight,
     )
-    config = Config(profile="demo", run="bench", side=side)
+    config = Config(profile="demo", run="bench")
     config.training = TrainingConfig(settings, settings, settings)
     model = load_model(Path(init), "auto", settings)
-    sets = prepare_sets(config, model, Path(data), Path(cache))
+    sets = prepare_sets(side, settings, model, Path(data), Path(cache))
     plan = plan_batches([item.rows for item in sets.train.values()], plan_settings(settings, config.seed))
     return config, model, sets, BatchPlan(plan.batches[:STEPS], plan.left_out)
 
@@ -51,7 +51,7 @@ def padding(init: str, data: str, side: str) -> dict[str, Any]:
     with TemporaryDirectory() as cache:
         config, _, sets, plan = _planned(init, data, side, cache)
         (item,) = sets.train.values()
-        settings = getattr(config.training, side)
+        settings = config.side(side)
         ours = np.sum([padded_tokens(item, batch, settings) for batch in plan.batches], axis=0)
         rows = np.concatenate([batch.rows for batch in plan.batches])
         shuffled = np.random.default_rng(0).permutation(rows).reshape(STEPS, BATCH_SIZE)
@@ -67,14 +67,14 @@ def padding(init: str, data: str, side: str) -> dict[str, Any]:
 
 def train_ours(init: str, data: str, side: str, angle_weight: float = 0.0) -> float:
     """Our trainer on the planned steps."""
-    from pipeline.stage import StageFolder
-    from training.precision import keep_freed_memory, uses_bfloat16
-    from training.run import make_trainer
+    from pipeline.core.artefact import StageFolder
+    from pipeline.core.precision import keep_freed_memory, uses_bfloat16
+    from training.finetune import make_trainer
 
     keep_freed_memory()
     with TemporaryDirectory() as cache:
         config, model, sets, plan = _planned(init, data, side, cache, angle_weight)
-        stage = StageFolder(Path(cache), "bench", {})
+        stage = StageFolder(side, Path(cache), "bench", {})
         sets.dev.clear()
         trainer = make_trainer(config, stage, model, sets, plan, uses_bfloat16("auto"))
         trainer.args.save_strategy = "no"
@@ -85,14 +85,14 @@ def train_ours(init: str, data: str, side: str, angle_weight: float = 0.0) -> fl
 
 def train_bare(init: str, data: str, side: str) -> float:
     """Forward, backward, clipping and optimizer on the tensors that our trainer gets, and nothing else."""
+    from pipeline.core.precision import keep_freed_memory, uses_bfloat16
     from training.losses import PlannedLoss
-    from training.precision import keep_freed_memory, uses_bfloat16
     from training.tokenization import MiniBatches, PlannedRows
 
     keep_freed_memory()
     with TemporaryDirectory() as cache:
         config, model, sets, plan = _planned(init, data, side, cache)
-        settings = getattr(config.training, side)
+        settings = config.side(side)
         rows = PlannedRows(sets.train.values(), 0.0)
         collate = MiniBatches(model.tokenizer.pad_token_id, settings.mini_batch_tokens, settings.mini_batch_overhead)
         batches = [collate(rows.__getitems__(batch)) for batch in plan.batches]
@@ -136,8 +136,8 @@ def train_sentence_transformers(
     from sentence_transformers.sentence_transformer.training_args import BatchSamplers
     from torch.utils.data import SequentialSampler
 
-    from training.precision import keep_freed_memory, uses_bfloat16
-    from training.run import quieten
+    from pipeline.core.precision import keep_freed_memory, uses_bfloat16
+    from training.finetune import quieten
 
     def planned_order(dataset: Any, batch_size: int, drop_last: bool, **kwargs: Any) -> DefaultBatchSampler:
         return DefaultBatchSampler(SequentialSampler(dataset), batch_size, drop_last)

@@ -8,7 +8,7 @@ from itertools import islice
 
 import pyarrow as pa
 
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 
 BATCH_BYTES = 8 * 2**20  # of the columns read; bounds what is in memory at once
 BATCH_ROWS = 16_384

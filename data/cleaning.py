@@ -5,7 +5,7 @@ import html
 import numpy as np
 import polars as pl
 
-from data.config import CleaningConfig, SourceConfig
+from configs.schema.data import CleaningConfig, SourceConfig
 
 # A text without any of these is clean as it stands, which is true of nearly all: one scan instead of six.
 SUSPECT = r"[\p{M}[\p{Cc}--\n]\p{Cf}\p{Co}&<\u{2126}\u{212A}\u{212B}\u{FFFD}]|[^\S \n]|\s\s|^\s|\s$"

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import polars as pl
 
-from data.config import SourceConfig
+from configs.schema.data import SourceConfig
 from data.hashing import combined, text_hashes
 
 PAIRS = {"anchor": pl.String, "positive": pl.String, "negatives": pl.List(pl.String), "score": pl.Float32}

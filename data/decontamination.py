@@ -1,17 +1,18 @@
 """Texts that must not be trained on, found by equality but for case, punctuation and spaces."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 
 from data.cleaning import comparable
 from data.hashing import Hashes, contained, text_hashes
 
-HEAD, KEY = (
-    256,
-    48,
-)  # characters read of a text, and of its comparable form, before the whole text is compared
+HEAD, KEY = 256, 48  # characters read of a text, and of its comparable form, before the whole text is compared
+# Files of the artefact `benchmarks`: texts that may be removed or reported, texts that always are removed, the account.
+BENCHMARKS, SAMPLES, CHECKED = "benchmarks.parquet", "samples.parquet", "checked.json"
 
 
 @dataclass(frozen=True)
@@ -64,3 +65,19 @@ class TextIndex:
         forms = comparable(texts.str.slice(0, HEAD))
         short = (forms.str.len_chars() < KEY) & (texts.str.len_chars() > HEAD)
         return np.flatnonzero(contained(text_hashes(forms.str.slice(0, KEY)), self.heads) | short.to_numpy())
+
+
+def held_out_texts(folder: Path, names: list[str]) -> dict[str, pl.Series]:
+    """Anchors and positives of held-out sets, by the name that the ledger gives to a find."""
+    named: dict[str, pl.Series] = {}
+    for name in names:
+        table = pq.read_table(folder / f"{name}.parquet", columns=["anchor", "positive"])
+        columns = [pl.Series(pl.from_arrow(table[column])) for column in ("anchor", "positive")]
+        named[f"held out: {name}"] = pl.concat(columns)
+    return named
+
+
+def read_texts(path: Path, kind: str) -> dict[str, pl.Series]:
+    """Texts of the artefact `benchmarks` by task, under the names that the ledger gives to a find."""
+    parts = pl.read_parquet(path).partition_by("task", as_dict=True, maintain_order=True)
+    return {f"{kind}: {task}": part["text"] for (task,), part in parts.items()}

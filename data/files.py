@@ -10,11 +10,9 @@ from typing import IO, Any, cast
 
 import xxhash
 
-from data.config import HubFiles, SourceConfig
-from pipeline.errors import UserError
-from pipeline.hub import hub_errors
-from pipeline.revisions import Revision, readable_revision
-from pipeline.secrets import redacted
+from configs.schema.data import HubFiles, SourceConfig
+from pipeline.core.errors import UserError, redacted
+from pipeline.core.hub import Revision, hub_errors, readable_revision
 
 HASHED_BYTES = 32 * 2**20
 WILD = re.compile(r"[*?\[]")

@@ -17,7 +17,7 @@ from data.batch import BATCH_BYTES, BATCH_ROWS, Batch, RowErrors, refuse_repeate
 from data.csv_rows import csv_rows
 from data.files import SourceFile
 from data.json_rows import json_array, json_lines
-from pipeline.errors import UserError, first_line
+from pipeline.core.errors import UserError, first_line
 
 FIRST_ROWS, FIRST_BYTES = 100, 2**18  # what is read where only the beginning is wanted
 BUFFER = 2**20  # of a parquet column; whole column chunks would take as much memory as the file pleases

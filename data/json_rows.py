@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.json
 
 from data.batch import BATCH_BYTES, LONGEST_ROW, Batch, RowErrors, too_long, wanted_columns
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 
 NEWLINE = b"\n"
 TAIL = 16  # characters at the end of a text that may be the beginning of a word or an escape

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from data.config import SourceConfig
+from configs.schema.data import SourceConfig
 
 CARD_PAIRS, CARD_NEGATIVES = 2_240_961, 792_644
 COUNTS = ("raw", "card", "built", "kept", "train", "dev", "negatives")

@@ -9,33 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from data.config import MiningConfig
+from configs.schema.data import MiningConfig
+from data.fingerprints import miner_on_hub
 from data.pair_files import PairWriter
-from pipeline.artefact import file_sha256, files_under
-from pipeline.models import fetched, load_folder, mirrored
-from pipeline.revisions import Revision, lock_state
+from pipeline.core.hub import mirrored
+from pipeline.core.models import fetched, load_folder
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 SKIPPED = re.compile(r"Skipped ([\d,]+) potential negatives \(([\d.]+)%\) due to the (\w+)")
 WRITE_ROWS = 16_384
-
-
-def hub_revision(config: MiningConfig) -> Revision | None:
-    """What is asked of the Hub; None where the model is a folder."""
-    if not config.model or Path(config.model).is_dir():
-        return None
-    return Revision("model", config.model, config.revision or "main")
-
-
-def model_state(config: MiningConfig, mirror: str | None) -> list[Any]:
-    """What tells one mining model from another: contents of a folder, revision of a Hub id."""
-    asked = hub_revision(config)
-    folder = mirrored(asked.hub, mirror) if asked else Path(str(config.model))
-    if folder:
-        return [[path.relative_to(folder).as_posix(), file_sha256(path)] for path in files_under(folder)]
-    return [config.model, config.revision, *lock_state([asked] if asked else [])]
 
 
 def mine(path: Path, config: MiningConfig, name: str, mirror: str | None) -> dict[str, Any]:
@@ -83,7 +67,7 @@ def mine(path: Path, config: MiningConfig, name: str, mirror: str | None) -> dic
 
 def _loaded(config: MiningConfig, mirror: str | None) -> tuple["SentenceTransformer", str]:
     """The model that mines, and where it stood: a commit, the mirror, or a local folder."""
-    asked = hub_revision(config)
+    asked = miner_on_hub(config)
     if asked is None:
         folder, revision = Path(str(config.model)), "local folder"
     elif inside := mirrored(asked.hub, mirror):

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from data.batch import is_list_of_texts, is_text
 from data.hashing import Hashes
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 
 SCHEMA = [("anchor", pa.string()), ("positive", pa.string()), ("negatives", pa.list_(pa.string()))]
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from configs.schema.data import DataConfig, SourceConfig
 from data.cleaning import drop_reasons, no_reason, normalised, regrouped, without_wrong_negatives
-from data.config import DataConfig, SourceConfig
 from data.constructions import CONSTRUCTIONS, turns
 from data.decontamination import TextIndex
 from data.hashing import Hashes, combined, text_hashes

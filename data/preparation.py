@@ -10,9 +10,9 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from configs.schema.data import SourceConfig
 from data import splits
 from data.batch import RowErrors
-from data.config import SourceConfig
 from data.constructions import GROUPED
 from data.files import Located
 from data.grouping import grouped
@@ -24,7 +24,7 @@ from data.parallel import ordered_map
 from data.readers import PairReader
 from data.rows import reader_frames, role_frames
 from data.sampling import Sample
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 
 DUPLICATE, DUPLICATE_ELSEWHERE = "duplicate", "duplicate of another set"
 EMPTY_IN_GROUP = "empty text in a group"

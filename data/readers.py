@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Protocol
 
-from data.config import SourceConfig
-from pipeline.errors import UserError
+from configs.schema.data import SourceConfig
+from pipeline.core.errors import UserError
 
 
 class PairReader(Protocol):

@@ -6,12 +6,12 @@ from itertools import islice
 import polars as pl
 import pyarrow.types as kinds
 
+from configs.schema.data import SourceConfig
 from data.batch import BATCH_ROWS, Batch, RowErrors, is_list, is_list_of_texts, is_text
-from data.config import SourceConfig
 from data.files import Located
 from data.formats import batches
 from data.readers import PairReader
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 
 LIST_ROLES = ("pos", "neg")
 ANY_ROLES = ("label", "order", "group")  # numbers are welcome

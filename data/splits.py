@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from configs.schema.data import DevConfig
 from data.cleaning import regrouped
-from data.config import DevConfig
 from data.hashing import Hashes, contained, fraction, text_hashes
 from data.pair_files import detached
 

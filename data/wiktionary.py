@@ -17,7 +17,7 @@ from pathlib import Path
 
 import xxhash
 
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 
 STRESS = "\u0301"  # the accent of dictionaries; running text has none
 LEFT_OVER = re.compile(rf"'{{2,}}|\[\[|\]\]|\{{\{{.*|\}}\}}|^[#*:]+|{STRESS}")

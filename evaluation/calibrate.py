@@ -5,20 +5,16 @@ stand in published_scores.csv; every tolerance has its reason below.
 """
 
 import csv
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
-from evaluation.evaluate import STAGE
-from evaluation.models import scored_models
-from evaluation.published import SOURCES, published_figure, published_figures, published_rows
-from pipeline.application import hydra_application
-from pipeline.artefact import replacing
-from pipeline.config import Config
-from pipeline.console import console, show_table
-from pipeline.errors import UserError
-from pipeline.stage import run_stage
+from configs.schema.config import Config
+from evaluation.published import SOURCES, calibrated_name, published_figure, published_figures
+from pipeline.core.artefact import StageFolder
+from pipeline.core.console import console, show_table
+from pipeline.core.errors import UserError
 
 ROUNDED = 0.01  # encodechka publishes two digits, and solvers and tokenizers have changed since
 WORDS = 0.02  # half of NE1's average rests on tags with fewer than 50 words
@@ -46,39 +42,20 @@ class Row:
         return abs(self.difference) <= self.tolerance
 
 
-def calibrate(config: Config) -> None:
-    """Score the model, print every difference, write calibration.csv; status 1 when one is out of tolerance."""
-    models = scored_models(config)
-    if len(models) != 1:
-        raise UserError(
-            f"calibration takes one model, not {len(models)}",
-            where="config keys evaluation.chain and evaluation.models",
-            remedy="make calibrate MODEL=BAAI/bge-m3",
-        )
-    name = published_name(config.evaluation.published or models[0].name)
-    run_stage(STAGE, config)
-    folder = config.folder("evaluate")
-    rows = list(compared(read_csv(folder / "scores.csv"), name))
+def build(config: Config, stage: StageFolder) -> dict[str, Any]:
+    """Print every difference and write calibration.csv; raises UserError when one is out of tolerance."""
+    name = calibrated_name(config.evaluation)
+    rows = list(compared(read_csv(stage.input("evaluate") / "scores.csv"), name))
     show(name, rows)
-    with replacing(folder.parent / "calibration.csv") as path, path.open("w", encoding="utf-8", newline="") as file:
+    with stage.replacing("calibration.csv") as path, path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
-    if not all(row.within for row in rows):
-        sys.exit(1)
-
-
-def published_name(wanted: str) -> str:
-    """The published model that is meant: its full name, or the part after the slash, as folders are often called."""
-    names = sorted({row["model"] for row in published_rows()})
-    for name in names:
-        if wanted.lower() in (name.lower(), name.rpartition("/")[2].lower()):
-            return name
-    raise UserError(
-        f"no published scores of {wanted}",
-        where="config key evaluation.published",
-        remedy=f"name the published model that it is: {', '.join(names)}",
-    )
+    if outside := [row.task for row in rows if not row.within]:
+        what = f"{len(outside)} of {len(rows)} figures of {name} are out of tolerance: {', '.join(outside)}"
+        remedy = "mend the harness, or the data it reads, before trusting other scores"
+        raise UserError(what, where=str(stage.path / "calibration.csv"), remedy=remedy)
+    return {"figures": len(rows), "largest difference": max(abs(row.difference) for row in rows)}
 
 
 def compared(scores: Iterable[dict[str, str]], name: str) -> Iterator[Row]:
@@ -129,9 +106,3 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     """Rows of a CSV file."""
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
-
-
-main = hydra_application(calibrate)
-
-if __name__ == "__main__":
-    main()

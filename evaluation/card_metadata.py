@@ -3,8 +3,8 @@
 import math
 from typing import TYPE_CHECKING, Any
 
+from configs.schema.config import Config
 from evaluation.run_record import RunRecord, Score
-from pipeline.config import Config
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult

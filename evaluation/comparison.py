@@ -12,8 +12,8 @@ import numpy as np
 
 from evaluation.outcome import PART, Measure, Outcome
 from evaluation.statistics import STATISTICS, Draw
-from pipeline.errors import UserError
-from pipeline.seeding import generator
+from pipeline.core.errors import UserError
+from pipeline.core.seeding import generator
 
 MEAN = "mean"  # metric of the rows that average a suite's tasks
 CHUNK = 4_000_000  # entries of a matrix of counts that are held at once

@@ -10,10 +10,9 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from evaluation.embedding_cache import EmbeddingCache
-from evaluation.quiet import quiet
-from pipeline.console import progress
-from pipeline.errors import UserError
-from pipeline.models import load_folder
+from pipeline.core.console import progress, quiet
+from pipeline.core.errors import UserError
+from pipeline.core.models import load_folder
 
 LEADERBOARD_TOKENS = 128  # at which encodechka's reference code cuts texts
 CPU_TOKENS, GPU_TOKENS = 512, 65536  # padded tokens in a pass; on a CPU activations should stay in its cache

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from pipeline.artefact import replacing
+from pipeline.core.artefact import replacing
 
 
 class EmbeddingCache:

@@ -1,41 +1,19 @@
-"""Stage evaluate: every model on every task of the configured suites, with error bars and paired comparisons."""
+"""The stage `evaluate`: every model on every task of the configured suites, with error bars and paired comparisons."""
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from configs.schema.config import Config
 from evaluation.models import ScoredModel, head_folders, heads_fingerprint, scored_models
-from pipeline.config import Config
-from pipeline.errors import UserError
-from pipeline.stage import Stage, StageFolder, application
+from evaluation.scoring import Scorer
+from evaluation.suites import Task, tasks_of
+from evaluation.tables import show_scores, write_tables
+from pipeline.core.artefact import StageFolder, result_settings
+from pipeline.core.errors import UserError
 
-if TYPE_CHECKING:
-    from evaluation.suites import Task
-
-VERSION, SCORE_VERSION = 2, 1  # of the tables, and of what a model did on a task
-
-
-def settings(config: Config) -> dict[str, Any]:
-    """What changes the scores: the evaluation's config, of the suites only those that are run, and where mteb reads."""
-    heads = config.evaluation.heads
-    given = heads_fingerprint([Path(heads)]) if heads else None
-    chosen = {name: config.evaluation.suite[name] for name in config.evaluation.suites}
-    mirror = {"mirror": config.mirror} if any(suite.kind == "mteb" for suite in chosen.values()) else {}
-    return {"evaluation": replace(config.evaluation, suite=chosen, models=[], heads=given), **mirror}
-
-
-def inputs(config: Config) -> Mapping[str, Path | str]:
-    """The stage data where a suite reads its held-out sets, and the contents of every model."""
-    found: dict[str, Path | str] = {}
-    if any(config.evaluation.suite[name].kind == "retrieval" for name in config.evaluation.suites):
-        found["data"] = config.folder("data")
-    for model in scored_models(config):
-        found[model.name] = model.artefact or model.fingerprint
-    return found
+SCORE_VERSION = 1  # of what a model did on a task
 
 
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
@@ -43,9 +21,6 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
 
     Raises UserError when tasks failed; what the others gave is written before and kept.
     """
-    from evaluation.scoring import Scorer
-    from evaluation.tables import show_scores, write_tables
-
     models = scored_models(config)
     tasks = chosen_tasks(config, stage)
     results: dict[str, dict[str, dict[str, Any]]] = {}
@@ -69,10 +44,8 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     return {"models": len(models), "tasks": len(tasks), "scores": len(written), "revisions": revisions}
 
 
-def chosen_tasks(config: Config, stage: StageFolder) -> list["Task"]:
+def chosen_tasks(config: Config, stage: StageFolder) -> list[Task]:
     """The tasks of the configured suites, narrowed to `evaluation.tasks` where that is given."""
-    from evaluation.suites import tasks_of
-
     found = [task for name in config.evaluation.suites for task in tasks_of(name, config, stage)]
     wanted = config.evaluation.tasks
     names = {task.name for task in found}
@@ -86,10 +59,8 @@ def chosen_tasks(config: Config, stage: StageFolder) -> list["Task"]:
     return [task for task in found if not wanted or task.name in wanted]
 
 
-def unit_fingerprint(model: ScoredModel, task: "Task", config: Config) -> str:
+def unit_fingerprint(model: ScoredModel, task: Task, config: Config) -> str:
     """What one score depends on: the model's contents, the task's settings and data, and the precision."""
-    from pipeline.artefact import result_settings
-
     heads = heads_fingerprint(head_folders(config, model.folder)) if task.needs_heads else None
     content = [
         SCORE_VERSION,
@@ -100,10 +71,3 @@ def unit_fingerprint(model: ScoredModel, task: "Task", config: Config) -> str:
         heads,
     ]
     return hashlib.sha256(json.dumps(content, ensure_ascii=False, default=str).encode()).hexdigest()
-
-
-STAGE = Stage(name="evaluate", version=VERSION, settings=settings, inputs=inputs, build=build, in_place=True)
-main = application(STAGE)
-
-if __name__ == "__main__":
-    main()

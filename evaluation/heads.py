@@ -17,8 +17,8 @@ from sentence_transformers.sparse_encoder import SparseEncoder
 
 from evaluation.embedding import Embedder
 from evaluation.models import HEAD_FILES
-from pipeline.errors import UserError, first_line
-from pipeline.models import RAISED_BY_FILES
+from pipeline.core.errors import UserError, first_line
+from pipeline.core.models import RAISED_BY_FILES
 
 SPARSE_FILE, MULTI_VECTOR_FILE = HEAD_FILES
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import jinja2
 
+from configs.schema.config import Config
 from evaluation import report_format as show
 from evaluation.card_metadata import base_id, front_matter
 from evaluation.claims import PUBLISHED_BASE
@@ -14,8 +15,7 @@ from evaluation.model_folder import ModelFacts, read_model_facts
 from evaluation.report_chain import status
 from evaluation.report_results import models_of
 from evaluation.run_record import RunRecord, Score
-from pipeline.config import Config
-from pipeline.console import log
+from pipeline.core.console import log
 
 AVERAGED = "The models were averaged with the weights below"
 METHODS = {
@@ -64,7 +64,7 @@ def write_readme(run: RunRecord, text: str) -> None:
     if manifest and "model/README.md" in manifest.outputs:
         log.warning("report: merge/model/README.md belongs to the merge and is left as it is")
         return
-    from pipeline.artefact import replacing
+    from pipeline.core.artefact import replacing
 
     with replacing(run.model_folder("merge") / "README.md") as path:
         path.write_text(text, encoding="utf-8")

@@ -5,12 +5,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.artefact import file_sha256, files_under, read_manifest
-from pipeline.config import Config
-from pipeline.console import log
-from pipeline.errors import UserError
-from pipeline.models import fetched, mirrored
-from pipeline.revisions import Revision
+from configs.schema.config import Config
+from pipeline.core.artefact import file_sha256, files_under, read_manifest
+from pipeline.core.console import log
+from pipeline.core.errors import UserError
+from pipeline.core.hub import Revision, mirrored
+from pipeline.core.models import fetched
 
 NOT_THE_MODEL = {"manifest.json", "certificate.json", "README.md", ".gitattributes", "model_card.md"}
 HEAD_FILES = ("sparse_linear.pt", "colbert_linear.pt")
@@ -51,7 +51,7 @@ def scored_models(config: Config) -> list[ScoredModel]:
 
 def chain_model(config: Config, name: str) -> ScoredModel | None:
     """A model of this run, or None while it is not complete."""
-    stage = config.base_folder if name == "base" else config.folder(name)
+    stage = config.folder(name)
     folder = stage if name in ("base", "init") else stage / "model"
     manifest = read_manifest(stage)
     if manifest is None and name == "base" and (folder / "modules.json").is_file():
@@ -99,7 +99,7 @@ def hub_model(wanted: str) -> Revision | None:
 def head_folders(config: Config, model: Path) -> list[Path]:
     """Where a model's sparse and multi-vector heads are looked for, in order."""
     given = [Path(config.evaluation.heads)] if config.evaluation.heads else []
-    return [model, *given, config.base_folder]
+    return [model, *given, config.folder("base")]
 
 
 def heads_fingerprint(folders: list[Path]) -> str | None:

@@ -11,8 +11,8 @@ from mteb.models.sentence_transformer_wrapper import (
 
 from evaluation.embedding import Embedder
 from evaluation.heads import Heads, multi_vector_encoder, sparse_encoder
-from evaluation.quiet import quiet
-from pipeline.errors import UserError
+from pipeline.core.console import quiet
+from pipeline.core.errors import UserError
 
 
 class CheckedEncoder(SentenceTransformerEncoderWrapper):

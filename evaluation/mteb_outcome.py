@@ -11,7 +11,7 @@ from mteb.abstasks import AbsTask, AbsTaskRetrieval
 
 from evaluation.outcome import PART, Measure, Outcome
 from evaluation.statistics import STATISTICS
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 
 PAIR_SIMILARITIES = {  # prefix of mteb's metric -> its key among the predictions, and whether larger is nearer
     "similarity": ("similarity_scores", 1),

@@ -16,10 +16,10 @@ from mteb.abstasks import (
 )
 from mteb.abstasks.task_metadata import TaskMetadata
 
-from evaluation.config import MtebTaskConfig, SuiteConfig
+from configs.schema.evaluation import MtebTaskConfig, SuiteConfig
 from evaluation.samples import read_samples
-from pipeline.artefact import describe_outputs, files_under
-from pipeline.errors import UserError
+from pipeline.core.artefact import describe_outputs, files_under
+from pipeline.core.errors import UserError
 
 
 def suite_tasks(suite: SuiteConfig) -> dict[str, MtebTaskConfig]:

@@ -6,7 +6,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 
 PLACE = "onnx/model.onnx"  # where sentence-transformers and transformers.js look
 INPUTS = ("input_ids", "attention_mask")

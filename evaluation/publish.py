@@ -1,4 +1,4 @@
-"""Publishing the merged model: `python -m evaluation.publish evaluation.publish.repo=organisation/name`.
+"""The stage `publish`: the merged model's folder for the Hub, and its upload.
 
 The folder `publish/` of the run gets all that goes up: `model/` (weights, tokenizer, modules, heads and id map where
 there are any, card, licence, and under `provenance/` the artefacts that the card's figures come from) and `results/`,
@@ -8,20 +8,24 @@ scores in the layout in which mteb takes submissions. By default that is all; wi
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pipeline.application import hydra_application
-from pipeline.artefact import files_under, is_complete, read_manifest, write_json
-from pipeline.config import Config
-from pipeline.console import console, log, show_table
-from pipeline.errors import UserError
-from pipeline.models import load_folder
-from pipeline.stage import Stage, StageFolder, run_stage
+import torch
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+from transformers import AutoModel, AutoTokenizer
 
-if TYPE_CHECKING:
-    from evaluation.run_record import RunRecord
+from configs.schema.config import Config
+from evaluation.model_card import render_card
+from evaluation.model_folder import read_model_facts
+from evaluation.onnx_export import export_onnx
+from evaluation.result_files import write_results
+from evaluation.run_record import RunRecord, outdated_inputs, read_run
+from pipeline.core.artefact import StageFolder, files_under, read_manifest, write_json
+from pipeline.core.console import console, quiet, show_table
+from pipeline.core.errors import UserError
+from pipeline.core.models import load_folder
 
-NEEDED = ("data", "init", "merge", "evaluate")
 SOURCES = {  # stage -> the files that the card's figures come from
     "data": ["ledger.json", "ledger.md"],
     "init": ["certificate.json"],
@@ -37,23 +41,11 @@ REPLACED = ["*.safetensors", "onnx/*", "provenance/*"]  # of an earlier upload, 
 TOLERANCE = 1e-5  # between the embeddings of the two libraries
 
 
-def inputs(config: Config) -> dict[str, Path | str]:
-    """The stages whose artefacts the card and its provenance need; report and sides where they are."""
-    names = [*NEEDED, *(name for name in SOURCES if name not in NEEDED and is_complete(config.folder(name)))]
-    return {name: config.folder(name) for name in names}
-
-
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     """Write the folder and try it.
 
     Raises UserError where the artefacts are not of one piece, or the two libraries don't agree on its embeddings.
     """
-    from evaluation.model_card import render_card
-    from evaluation.onnx_export import export_onnx
-    from evaluation.quiet import quiet
-    from evaluation.result_files import write_results
-    from evaluation.run_record import read_run
-
     require_one_piece(stage)
     run, settings = read_run(config.folder("merge").parent), config.evaluation.publish
     model_id = settings.repo or (stage.path / "model").as_posix()
@@ -70,15 +62,22 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     with stage.replacing("results") as folder:
         folder.mkdir()
         tasks = write_results(run, config, folder, settings.repo or f"local/{config.run}")
-    files = files_under(stage.path / "model")
-    size = sum(path.stat().st_size for path in files)
-    return {"files": len(files), "bytes": size, "result files": tasks, "largest difference of embeddings": difference}
+    rows = [
+        (path.relative_to(stage.path / "model").as_posix(), path.stat().st_size)
+        for path in files_under(stage.path / "model")
+    ]
+    show_table(f"what goes up to {settings.repo or '<repo>'}", ["file", "bytes"], rows)
+    counts = {"files": len(rows), "bytes": sum(size for _, size in rows), "result files": tasks}
+    made = counts | {"largest difference of embeddings": difference}
+    if settings.dry_run:
+        console.print("Dry run: nothing was uploaded. ARGS=evaluation.publish.dry_run=false uploads it.")
+        return made
+    assert settings.repo
+    return made | {"commit": upload(stage.path / "model", settings.repo, settings.private)}
 
 
 def require_one_piece(stage: StageFolder) -> None:
     """Raise UserError where the merge, or what is said of it, was made from artefacts that were made anew since."""
-    from evaluation.run_record import outdated_inputs
-
     manifests = {name: manifest for name in stage.inputs if (manifest := read_manifest(stage.input(name)))}
     for name in (*manifests["merge"].inputs, "merge", "evaluate", "report"):
         if earlier := outdated_inputs(name, manifests):
@@ -99,7 +98,7 @@ def link_tree(source: Path, target: Path) -> None:
     shutil.copytree(source, target, copy_function=link, ignore=shutil.ignore_patterns("README.md"))
 
 
-def write_provenance(run: "RunRecord", config: Config, folder: Path) -> None:
+def write_provenance(run: RunRecord, config: Config, folder: Path) -> None:
     """Copy what the card's figures come from, and say which stage made it, from what, on which machine."""
     stages = {}
     for name, files in SOURCES.items():
@@ -120,11 +119,6 @@ def largest_difference(folder: Path) -> float:
 
     Raises UserError where it is beyond 1e-5.
     """
-    import torch
-    from transformers import AutoModel, AutoTokenizer
-
-    from evaluation.model_folder import read_model_facts
-
     facts, texts = read_model_facts(folder), ["Река замерзает в ноябре.", "Рецепт борща"]
     encoder = load_folder(folder, "cpu")
     ours = torch.as_tensor(encoder.encode(texts, prompt="", show_progress_bar=False))
@@ -142,29 +136,11 @@ def largest_difference(folder: Path) -> float:
     return difference
 
 
-def publish(config: Config) -> None:
-    """Write the folder, show it, and upload it unless this is a dry run."""
-    settings = config.evaluation.publish
-    run_stage(STAGE, config)
-    folder = config.folder("publish") / "model"
-    rows = [[path.relative_to(folder).as_posix(), path.stat().st_size] for path in files_under(folder)]
-    show_table(f"what goes up to {settings.repo or '<repo>'}", ["file", "bytes"], rows)
-    if settings.dry_run:
-        console.print("Dry run: nothing was uploaded. ARGS=evaluation.publish.dry_run=false uploads it.")
-        return
-    assert settings.repo
-    commit = upload(folder, settings.repo, settings.private)
-    log.info("publish: %s", commit)
-
-
 def upload(folder: Path, repo: str, private: bool) -> str:
     """Upload `folder` as one commit, making the repository where it is missing; returns the commit's address.
 
     Raises UserError where the Hub can't be reached or refuses.
     """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
-
     api, message = HfApi(), "Merged model with its card and the provenance of every figure"
     try:
         api.create_repo(repo, private=private, exist_ok=True)
@@ -179,15 +155,3 @@ def upload(folder: Path, repo: str, private: bool) -> str:
         raise UserError(f"the Hub refuses with status {status}", where=repo, remedy=remedy) from error
     except (OfflineModeIsEnabled, HTTPError, ConnectionError) as error:
         raise UserError("the Hub can't be reached", where=repo, remedy="check the network, then run again") from error
-
-
-def _settings(config: Config) -> dict[str, Any]:
-    settings = config.evaluation.publish
-    return {"repo": settings.repo, "licence": settings.licence, "onnx": settings.onnx, "languages": config.languages}
-
-
-STAGE = Stage(name="publish", version=1, settings=_settings, inputs=inputs, build=build)
-main = hydra_application(publish)
-
-if __name__ == "__main__":
-    main()

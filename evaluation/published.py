@@ -3,6 +3,9 @@
 import csv
 from pathlib import Path
 
+from configs.schema.evaluation import EvaluationConfig
+from pipeline.core.errors import UserError
+
 PUBLISHED = Path(__file__).with_name("published_scores.csv")
 SOURCES = {  # our suite -> published suites, the first that has the figure counts
     "encodechka": ("encodechka",),
@@ -36,3 +39,26 @@ def published_figure(figures: Figures, suite: str, task: str, metric: str) -> tu
     """The figure, with its source, for a row of scores.csv; means over tasks have no metric."""
     keys = ((source, task, "" if task in MEANS else metric) for source in SOURCES.get(suite, ()))
     return next((figures[key] for key in keys if key in figures), None)
+
+
+def calibrated_name(config: EvaluationConfig) -> str:
+    """The published model whose figures a calibration is compared with; raises UserError where there is not one."""
+    if config.chain or len(config.models) != 1:
+        models = ", ".join([*config.chain, *config.models]) or "none"
+        where, remedy = "config keys evaluation.chain and evaluation.models", "make calibrate MODEL=BAAI/bge-m3"
+        raise UserError(f"calibration takes one model, not {models}", where=where, remedy=remedy)
+    return published_name(config.published or config.models[0].partition("@")[0])
+
+
+def published_name(wanted: str) -> str:
+    """The published model that is meant: its full name, or the part after the slash, as folders are often called."""
+    names = sorted({row["model"] for row in published_rows()})
+    end = Path(wanted).name
+    for name in names:
+        if wanted.lower() == name.lower() or end.lower() == name.rpartition("/")[2].lower():
+            return name
+    raise UserError(
+        f"no published scores of {wanted}",
+        where="config key evaluation.published",
+        remedy=f"name the published model that it is: {', '.join(names)}",
+    )

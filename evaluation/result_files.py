@@ -5,9 +5,9 @@ import shutil
 from importlib.metadata import version
 from pathlib import Path
 
+from configs.schema.config import Config
 from evaluation.models import chain_model
 from evaluation.run_record import RunRecord
-from pipeline.config import Config
 
 
 def mteb_folder(config: Config) -> Path:

@@ -9,7 +9,7 @@ import numpy as np
 from data.pair_files import read_pairs
 from evaluation.embedding import DOCUMENT, QUERY, Embedder
 from evaluation.outcome import Measure, Outcome
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 
 DEPTH = 10  # of MRR and nDCG
 CHUNK = 1024  # queries scored at once

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.artefact import Manifest, read_manifest
+from pipeline.core.artefact import Manifest, read_manifest
 
 if TYPE_CHECKING:
     from evaluation.comparison import Difference

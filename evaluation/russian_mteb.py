@@ -13,8 +13,8 @@ from mteb.cache import ResultCache
 
 from evaluation.mteb_outcome import Part, keep_query_scores, mteb_outcome, query_scores_path
 from evaluation.outcome import Outcome
-from evaluation.quiet import quiet
-from pipeline.errors import UserError, first_line
+from pipeline.core.console import quiet
+from pipeline.core.errors import UserError, first_line
 
 
 def run_task(model: Any, task: AbsTask, metrics: list[str], folder: Path, encode: dict[str, Any]) -> Outcome:

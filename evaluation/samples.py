@@ -10,7 +10,7 @@ import numpy as np
 from evaluation.embedding import QUERY, Embedder
 from evaluation.encodechka import predictors
 from evaluation.outcome import Outcome
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 
 FOLDER = Path(__file__).parent / "samples"
 Rows = list[dict[str, Any]]

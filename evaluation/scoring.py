@@ -8,15 +8,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from configs.schema.config import Config
 from evaluation.embedding import Embedder
 from evaluation.embedding_cache import EmbeddingCache
 from evaluation.heads import Heads, read_heads
 from evaluation.models import ScoredModel, chain_model, head_folders
 from evaluation.result_files import mteb_folder
 from evaluation.suites import Resources, Task
-from pipeline.config import Config
-from pipeline.console import log
-from pipeline.errors import UserError
+from pipeline.core.console import log
+from pipeline.core.errors import UserError
 
 
 class Scorer:
@@ -63,7 +63,7 @@ class Scorer:
         base = chain_model(self.config, "base")
         if base is None:
             raise UserError(
-                "drift is measured against the base", where=str(self.config.base_folder), remedy="make init"
+                "drift is measured against the base", where=str(self.config.folder("base")), remedy="make init"
             )
         embedder = self._load(base.folder, f"{base.fingerprint}-{self.settings.precision}")
         return embedder, read_heads(*head_folders(self.config, base.folder))

@@ -5,11 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evaluation.config import SuiteConfig
+from configs.schema.config import Config
+from configs.schema.evaluation import SuiteConfig
 from evaluation.outcome import Outcome
-from pipeline.artefact import file_sha256
-from pipeline.config import Config
-from pipeline.stage import StageFolder
+from pipeline.core.artefact import StageFolder, file_sha256
 
 SAMPLES = Path(__file__).parent / "samples"
 
@@ -97,7 +96,7 @@ def _encodechka_tasks(name: str, suite: SuiteConfig, config: Config, stage: Stag
     from evaluation.encodechka.files import COMMIT, DataFiles
     from evaluation.encodechka.tasks import TASKS, Vectors
 
-    files = DataFiles(config.evaluation.encodechka, Path(config.runs, "cache", "encodechka"))
+    files = DataFiles(config.evaluation.encodechka_folder, Path(config.runs, "cache", "encodechka"))
     tasks = []
     for task, score in TASKS.items():
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from configs.schema.config import Config
 from evaluation.card_table import ENCODECHKA_MEANS, MTEB, SUITE, parts_of
 from evaluation.comparison import (
     MEAN,
@@ -21,9 +22,8 @@ from evaluation.comparison import (
 )
 from evaluation.outcome import read_outcome
 from evaluation.suites import Task
-from pipeline.config import Config
-from pipeline.console import progress, show_table
-from pipeline.stage import StageFolder
+from pipeline.core.artefact import StageFolder
+from pipeline.core.console import progress, show_table
 
 SCORES = ("model", "suite", "task", "metric", "score", "ci_low", "ci_high", "items", "seconds")
 COMPARISON = (

@@ -4,10 +4,10 @@ import ast
 import re
 from pathlib import Path
 
-from evaluation.config import ReportConfig
-from pipeline.console import log
-from pipeline.errors import first_line
-from pipeline.models import load_folder
+from configs.schema.evaluation import ReportConfig
+from pipeline.core.console import log
+from pipeline.core.errors import first_line
+from pipeline.core.models import load_folder
 
 TEXTS = re.compile(r"input_texts\s*=\s*(\[.*?\n\])", re.DOTALL)
 
@@ -21,7 +21,7 @@ def usage_similarities(model: Path, settings: ReportConfig, mirror: str | None) 
     texts = example_texts(card.read_text(encoding="utf-8")) if card else []
     if not texts:
         return {}
-    from evaluation.quiet import quiet
+    from pipeline.core.console import quiet
 
     with quiet():
         encoder = load_folder(model, "cpu")

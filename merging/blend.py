@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from merging.interpolation import not_finite, require_weights
-from pipeline.models import load_folder
+from pipeline.core.models import load_folder
 
 State = dict[str, torch.Tensor]
 

@@ -5,19 +5,19 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from configs.schema.config import Config
+from configs.schema.merging import MergingConfig
 from merging.blend import Blend, State, floating
 from merging.candidates import Candidate, Scorer
-from merging.config import MergingConfig
 from merging.dev_scores import TextBank, retrieval, set_tasks
 from merging.dev_sets import PairSet, read_dev_sets, require_unseen
 from merging.guard import Guard, guard_tasks, read_held_out_sets
 from merging.lm_cocktail import Cocktail, few_shot_examples, lm_cocktail
 from merging.mergekit_methods import mergekit_merge, require_mergekit
 from merging.search import SIMPLEX, Region, beyond, search
-from pipeline.config import Config
-from pipeline.console import log, progress
-from pipeline.errors import UserError
-from training.precision import uses_bfloat16
+from pipeline.core.console import log, progress
+from pipeline.core.errors import UserError
+from pipeline.core.precision import uses_bfloat16
 
 
 @dataclass

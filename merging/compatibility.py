@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from merging.interpolation import require_same_tensors
-from pipeline.artefact import MANIFEST, file_sha256
-from pipeline.checkpoint import INDEX, WEIGHTS, Checkpoint
-from pipeline.errors import UserError, first_line
-from pipeline.models import RAISED_BY_FILES
+from pipeline.core.artefact import MANIFEST, file_sha256
+from pipeline.core.checkpoint import INDEX, WEIGHTS, Checkpoint
+from pipeline.core.errors import UserError, first_line
+from pipeline.core.models import RAISED_BY_FILES
 from training.vocabulary.tokenizer_file import read_tokenizer
 
 HEADS = ("sparse_linear.pt", "colbert_linear.pt")  # bge-m3's sparse and multi-vector outputs

@@ -8,11 +8,10 @@ from typing import Any
 
 import polars
 
+from configs.schema.config import SIDES
 from data.pair_files import read_pairs
-from pipeline.errors import UserError
-from pipeline.seeding import generator
-
-SIDES = ("symmetric", "asymmetric")
+from pipeline.core.errors import UserError
+from pipeline.core.seeding import generator
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def require_unseen(sets: list[PairSet], data: Path) -> None:
     """Raise UserError if an anchor or positive of `sets` is an anchor or positive of a training set."""
     held_out = {text: pairs.name for pairs in sets for text in pairs.texts()}
     wanted = polars.Series(list(held_out), dtype=polars.String)
-    for side in (*SIDES, "joint"):
+    for side in SIDES:
         for path in sorted((data / side).glob("*.parquet")):
             for column in ("anchor", "positive"):
                 texts = polars.scan_parquet(path).select(column).collect()[column]

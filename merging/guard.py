@@ -9,10 +9,11 @@ from pathlib import Path
 
 import torch
 
+from configs.schema.config import SIDES
 from merging.dev_scores import Retrieval, TextBank, retrieval
 from merging.dev_sets import PairSet, read_pair_set
-from pipeline.errors import UserError
-from pipeline.seeding import generator
+from pipeline.core.errors import UserError
+from pipeline.core.seeding import generator
 
 
 @dataclass
@@ -50,7 +51,7 @@ def _read_held_out_set(data: Path, name: str, side: str) -> PairSet:
     if not path.is_file():
         remedy = "name sets of data.held_out in merging.guard_sources and report_sources"
         raise UserError(f"set {name} is not held out", where=str(path), remedy=remedy)
-    if any((data / trained / path.name).is_file() for trained in ("symmetric", "asymmetric", "joint")):
+    if any((data / trained / path.name).is_file() for trained in SIDES):
         remedy = "guard and report with sets that no side trains on"
         raise UserError(f"set {name} is trained on", where=str(path), remedy=remedy)
     pairs = read_pair_set(path, side)

@@ -14,9 +14,8 @@ from pathlib import Path
 
 import torch
 
-from pipeline.checkpoint import CODES, FLOATING, WEIGHTS, WHOLE, Checkpoint, write_header
-from pipeline.eager_file import EagerFile
-from pipeline.errors import UserError
+from pipeline.core.checkpoint import CODES, FLOATING, WEIGHTS, WHOLE, Checkpoint, EagerFile, write_header
+from pipeline.core.errors import UserError
 
 PIECE_ITEMS = 1 << 21  # read at once from each model: 8 MB in float32, so memory is small and the caches help
 WIDEST = 8  # bytes of the widest number

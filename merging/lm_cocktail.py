@@ -17,7 +17,7 @@ import torch
 from merging.blend import Blend
 from merging.dev_scores import DOCUMENT, QUERY
 from merging.dev_sets import PairSet
-from pipeline.seeding import derived_seed, generator
+from pipeline.core.seeding import derived_seed, generator
 
 POOL_DRAWS = 100  # passages drawn for an example from its set, and from its side; some may be its own answers
 Example = dict[str, Any]  # {"query": text, "pos": [text], "neg": [texts]}

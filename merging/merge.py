@@ -1,19 +1,18 @@
-"""The merge stage: `python -m merging.merge` makes one model of the base and the trained sides."""
+"""The stage `merge`: makes one model of the base and the trained sides."""
 
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import Config
-from pipeline.stage import Stage, StageFolder, application
+from configs.schema.config import Config
+from merging.comparison import compare
+from merging.compatibility import require_compatible
+from merging.mergekit_methods import mergekit_merge, write_mergekit_model
+from merging.write import metrics, show_comparison, write_findings, write_model
+from pipeline.core.artefact import StageFolder
 
 
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     """Choose weights, write the model and how it was chosen; returns the metrics of the choice."""
-    from merging.comparison import compare
-    from merging.compatibility import require_compatible
-    from merging.mergekit_methods import mergekit_merge, write_mergekit_model
-    from merging.write import metrics, show_comparison, write_findings, write_model
-
     settings = config.merging
     models = {name: model_folder(stage.input(name)) for name in settings.models}
     require_compatible(models)
@@ -32,16 +31,3 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
 def model_folder(artefact: Path) -> Path:
     """Where the sentence-transformers folder of an artefact stands: in `model`, or (init) at the top."""
     return artefact / "model" if (artefact / "model").is_dir() else artefact
-
-
-STAGE = Stage(
-    name="merge",
-    version=1,
-    settings=lambda config: {"merging": config.merging, "precision": config.precision},
-    inputs=lambda config: {name: config.folder(name) for name in [*config.merging.models, "data"]},
-    build=build,
-)
-main = application(STAGE)
-
-if __name__ == "__main__":
-    main()

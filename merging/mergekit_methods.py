@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
+from configs.schema.merging import MERGEKIT_METHODS
 from merging.compatibility import carry_over, weight_folders
-from merging.config import MERGEKIT_METHODS
-from pipeline.errors import UserError
-from pipeline.seeding import derived_seed
+from pipeline.core.errors import UserError
+from pipeline.core.seeding import derived_seed
 
 WITHOUT_BASE = ("slerp",)  # between the two trained models; all other methods take task vectors on the base
 

@@ -11,7 +11,7 @@ from itertools import product
 from typing import NamedTuple
 
 from merging.candidates import Candidate
-from pipeline.console import progress
+from pipeline.core.console import progress
 
 Point = tuple[Fraction, ...]
 

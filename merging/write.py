@@ -5,14 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from configs.schema.merging import MergingConfig
 from merging.comparison import Comparison
 from merging.compatibility import carry_over, weight_folders
-from merging.config import MergingConfig
 from merging.interpolation import interpolate
 from merging.simplex import draw_simplex
-from pipeline.artefact import write_json
-from pipeline.console import show_table
-from pipeline.stage import StageFolder
+from pipeline.core.artefact import StageFolder, write_json
+from pipeline.core.console import show_table
 
 
 def write_model(models: Mapping[str, Path], weights: Mapping[str, float], target: Path, dtype: str) -> None:

@@ -1,1 +1,1 @@
-"""What every stage shares: root config, artefact folders, user errors, console, seeding and the runner."""
+"""How stages run alike. Open `chain.py` first: the whole chain on one page; `core/` is the ground below the stages."""

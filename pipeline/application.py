@@ -1,5 +1,6 @@
 """A thin wrapper around Hydra: typed config in, one line and exit status 2 for what the user can mend."""
 
+import dataclasses
 import logging
 import os
 import select
@@ -16,13 +17,14 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from pipeline.config import Config, checked
-from pipeline.console import console, is_main_process, log
-from pipeline.errors import Died, Stopped, UserError, disk_errors_explained, first_line
+from configs.schema.config import Config
+from configs.schema.rules import problems
+from pipeline.core.console import console, is_main_process, log
+from pipeline.core.errors import Died, Stopped, UserError, disk_errors_explained, first_line
 
 CONFIG_REMEDY = "compare with configs/ or the output of --cfg job"
 LAUNCHED = "PIPELINE_LAUNCHED"  # in the environment of ranks whose stderr `pipeline.launch` reads
@@ -35,6 +37,18 @@ def composed(*overrides: str) -> Config:
     """The config of a command with these overrides, for use from Python; raises UserError for an impossible value."""
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return checked(hydra.compose("config", list(overrides)))
+
+
+def checked(config: DictConfig) -> Config:
+    """The composed config as dataclasses; raises UserError with the full key of an impossible value."""
+    known = {field.name for field in dataclasses.fields(Config)}
+    for key in sorted(str(key) for key in config if key not in known | {"hydra"}):  # Hydra lets +key=value in
+        raise UserError("there is no such setting", where=f"config key {key}", remedy="take it out of the command")
+    typed = OmegaConf.to_object(config)
+    assert isinstance(typed, Config)
+    for key, problem in problems(typed):
+        raise UserError(problem, where=f"config key {key}", remedy="change it in the config or on the command line")
+    return typed
 
 
 def hydra_application(job: Callable[[Config], Any]) -> Callable[[], None]:
@@ -69,8 +83,9 @@ def hydra_application(job: Callable[[Config], Any]) -> Callable[[], None]:
         _end_on_signals()
         if LAUNCHED in os.environ:
             threading.Thread(target=_stop_with_launcher, daemon=True).start()
-        specification = sys.modules["__main__"].__spec__
-        os.environ["PIPELINE_JOB"] = specification.name.split(".")[-1] if specification else "run"  # names the log
+        if LAUNCHED not in os.environ:  # else the command that launched has named the log after the stage
+            specification = sys.modules["__main__"].__spec__
+            os.environ["PIPELINE_JOB"] = specification.name.split(".")[-1] if specification else "run"
         if not is_main_process():
             sys.argv += ["hydra/job_logging=none", "hydra/hydra_logging=none"]
         try:

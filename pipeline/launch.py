@@ -9,21 +9,21 @@ from typing import IO
 
 from hydra.core.hydra_config import HydraConfig
 
+from configs.schema.config import Config
 from pipeline.application import CONFIGS, LAUNCHED
-from pipeline.config import Config
-from pipeline.errors import Died, UserError
+from pipeline.core.errors import Died, UserError
 
 
-def launch(module: str, overrides: list[str], config: Config) -> None:
-    """Run `python -m module` under accelerate with this process's overrides and `overrides`.
+def launch(stage: str, config: Config) -> None:
+    """Run `python -m pipeline.run stages=[stage]` under accelerate, with this process's overrides.
 
     Raises UserError with the child's own line where the child ended in one; on another failure, Died.
     """
     run = f"run='{config.run}'"  # a sweep names runs by itself, by overrides, so their `=` and `,` need quotes
-    chosen = [*HydraConfig.get().overrides.task, run, *overrides]
-    command = [*launch_command(config), "-m", module, *chosen]
+    chosen = [*HydraConfig.get().overrides.task, run, f"stages=[{stage}]"]
+    command = [*launch_command(config), "-m", "pipeline.run", *chosen]
     paths = [str(CONFIGS.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), LAUNCHED: "1"}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), LAUNCHED: "1", "PIPELINE_JOB": stage}
     # In a group of its own: Ctrl-C reaches this process alone, which stops the launcher and a single rank together.
     with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, start_new_session=True) as process:
         assert process.stderr is not None
@@ -38,8 +38,8 @@ def launch(module: str, overrides: list[str], config: Config) -> None:
         raise UserError.from_line(line)
     if process.returncode:
         status = process.returncode if process.returncode > 0 else 128 - process.returncode
-        log = Path(config.runs) / config.run / "logs" / f"{module.split('.')[-1]}.log"
-        raise Died(f"{module} {overrides[0]}", status, str(log))
+        log = Path(config.runs) / config.run / "logs" / f"{stage}.log"
+        raise Died(stage, status, str(log))
 
 
 def launch_command(config: Config) -> list[str]:

@@ -7,11 +7,11 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from configs.schema.config import Config
 from pipeline.application import hydra_application
-from pipeline.artefact import replacing
-from pipeline.config import Config
-from pipeline.console import console, show_table
-from pipeline.errors import UserError
+from pipeline.core.artefact import replacing
+from pipeline.core.console import console, show_table
+from pipeline.core.errors import UserError
 
 LOCK = Path(__file__).resolve().parent.parent / "requirements.lock"
 NOT_STATED = "not stated"

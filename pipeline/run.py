@@ -1,46 +1,70 @@
-"""The whole chain in one command: `python -m pipeline.run profile=demo`, with `--multirun` for sweeps."""
+"""The whole chain in one command: `python -m pipeline.run profile=demo`, with `--multirun` for sweeps.
+
+Also what `accelerate launch` starts: `accelerate launch … -m pipeline.run profile=bge_m3 stages=[symmetric]`.
+"""
 
 import dataclasses
-import importlib
+import os
+from collections.abc import Iterator
 from contextlib import ExitStack
 
-from pipeline.application import hydra_application
-from pipeline.config import SIDES, Config
+from configs.schema.config import Config
+from pipeline.application import LAUNCHED, hydra_application
+from pipeline.chain import CHAIN
+from pipeline.core.console import log
+from pipeline.core.errors import UserError
 from pipeline.launch import launch
-from pipeline.stage import is_up_to_date, locked, run_stage
+from pipeline.stage import Stage, is_finished, is_up_to_date, locked, run_stage
 from pipeline.sweep import turn
-
-MODULES = {
-    "data": "data.prepare",
-    "init": "training.initialize",
-    "symmetric": "training.finetune",
-    "asymmetric": "training.finetune",
-    "joint": "training.finetune",
-    "merge": "merging.merge",
-    "evaluate": "evaluation.evaluate",
-    "report": "evaluation.report",
-}
 
 
 def run(config: Config) -> None:
     """Run the configured stages in order; what is done already is not made again."""
+    asked = list(dict.fromkeys(config.stages))
+    for name in asked:
+        CHAIN[name].settings(config)  # what can't be is refused before anything is made
+    if is_launched():
+        return _run_beside_ranks(asked, config)
     with ExitStack() as held:
         if not config.is_one_of_many:  # else a second command might begin a stage before the first one gets there
-            for name in dict.fromkeys(config.stages):
+            for name in asked:
                 held.enter_context(locked(config.folder(name), purpose=".command"))
-        _run_stages(config)
+        for name in asked:
+            for stage in _with_implied(CHAIN[name], asked, config):
+                _run(stage, config)
 
 
-def _run_stages(config: Config) -> None:
-    for name in config.stages:
-        module = MODULES[name]
-        choice = importlib.import_module(module).STAGE
-        sided = dataclasses.replace(config, side=name) if name in SIDES else config
-        with turn(choice, sided):
-            if name not in SIDES or config.launch.config == "none":
-                run_stage(choice, sided)
-            elif not is_up_to_date(choice, sided):  # validated here, before any rank starts
-                launch(module, [f"side={name}"], sided)
+def _run(stage: Stage, config: Config) -> None:
+    with turn(stage, config):
+        if not stage.on_ranks or config.launch.config == "none":
+            run_stage(stage, config)
+        elif not is_up_to_date(stage, config):  # validated here, before any rank starts
+            launch(stage.name, config)
+
+
+def _with_implied(stage: Stage, asked: list[str], config: Config) -> Iterator[Stage]:
+    """The stage, after those that are made for whoever needs them; `force` remakes only what was asked for."""
+    patient = dataclasses.replace(config, force=False)
+    for needed in (CHAIN[name] for name in stage.needs(config)):
+        if needed.implied and needed.name not in asked and not is_finished(needed, patient):
+            log.info("%s needs %s, which is made first", stage.name, needed.name)
+            _run(needed, patient)
+    yield stage
+
+
+def is_launched() -> bool:
+    """Whether this process is one that `accelerate launch` (or torchrun) started."""
+    return bool({LAUNCHED, "WORLD_SIZE", "ACCELERATE_MIXED_PRECISION"} & os.environ.keys())
+
+
+def _run_beside_ranks(asked: list[str], config: Config) -> None:
+    """Only training is shared out to processes: any other stage would be made by each of them."""
+    for name in asked:
+        if not CHAIN[name].on_ranks:
+            remedy = f"make it without accelerate launch: make {name}; then launch stages=[symmetric]"
+            raise UserError(f"{name} is not trained", where="config key stages", remedy=remedy)
+    for name in asked:
+        run_stage(CHAIN[name], config)
 
 
 main = hydra_application(run)

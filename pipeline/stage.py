@@ -1,63 +1,57 @@
 """A stage: settings and inputs give a fingerprint; its folder is made once, whole, and skipped when it is there."""
 
 import dataclasses
+import importlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pipeline import artefact, machine
-from pipeline.application import hydra_application
-from pipeline.artefact import Manifest, read_manifest
-from pipeline.config import Config
-from pipeline.console import is_main_process, log, show_table
-from pipeline.errors import UserError, disk_errors_explained
-from pipeline.folder import UNITS, StageFolder
+from configs.schema.config import Config
+from pipeline.core import artefact, machine
+from pipeline.core.artefact import UNITS, Manifest, StageFolder, read_manifest
+from pipeline.core.console import is_main_process, log, show_table
+from pipeline.core.errors import UserError, disk_errors_explained
 from pipeline.tracking import tracked
-
-__all__ = ["Stage", "StageFolder", "application", "is_up_to_date", "planned", "run_stage"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """What a stage is made of. `build` imports what is heavy inside itself: skipping is decided before."""
+    """What a stage is made from, what changes it, and who builds it; `pipeline/chain.py` holds them all."""
 
     name: str
     version: int  # raised by a developer when results change
+    build: str  # module:function that writes the outputs and returns metrics; imported when the stage is made
     settings: Callable[[Config], Any]  # the part of the config that changes the result
-    inputs: Callable[[Config], Mapping[str, Path | str]]  # name -> artefact folder, or a fingerprint
-    build: Callable[[Config, StageFolder], dict[str, Any]]  # writes the outputs, returns metrics
-    folder: Callable[[Config], Path] | None = None  # where it stands; runs/<run>/<name> by default
-    in_place: bool = False  # made of units that survive a changed config (data, evaluate)
+    needs: Callable[[Config], Sequence[str]] = lambda config: ()  # the stages whose artefacts it reads
+    reads: Callable[[Config], Mapping[str, str]] = lambda config: {}  # fingerprints of what else it reads
+    implied: bool = False  # made first for whoever needs it, also where nobody asked for it
+    in_place: bool = False  # made of units that survive a changed config
+    on_ranks: bool = False  # built by all processes of `accelerate launch` together
     verified: int | None = None  # inputs' files of up to so many bytes are compared by sha256 before; None: all
     beside: Callable[[Config], list[Path]] = lambda config: []  # what it writes outside its folder
 
-    def path(self, config: Config) -> Path:
-        return self.folder(config) if self.folder else config.folder(self.name)
+    def make(self, config: Config, folder: StageFolder) -> dict[str, Any]:
+        """Call the builder."""
+        module, _, function = self.build.partition(":")
+        return getattr(importlib.import_module(module), function)(config, folder)
 
 
-StageChoice = Stage | Callable[[Config], Stage]  # a stage, or the one that the config chooses (side=...)
-
-
-def application(choice: StageChoice) -> Callable[[], None]:
-    """The command line of a stage."""
-    return hydra_application(lambda config: run_stage(choice, config))
-
-
-def planned(choice: StageChoice, config: Config) -> tuple[Stage, StageFolder, Manifest]:
-    """The stage, its folder and the manifest it starts with; raises UserError where an input is not complete."""
-    stage = choice if isinstance(choice, Stage) else choice(config)
-    sources = stage.inputs(config)  # asked once: it may read whole files for their hashes
-    inputs = {name: _input_fingerprint(stage, name, source) for name, source in sources.items()}
+def planned(stage: Stage, config: Config) -> tuple[StageFolder, Manifest]:
+    """The stage's folder and the manifest it starts with; raises UserError where an input is not complete."""
+    inputs = {name: config.folder(name) for name in stage.needs(config)}
+    needed = {name: _input_fingerprint(stage, name, folder) for name, folder in inputs.items()}
     settings = {"settings": stage.settings(config), "seed": config.seed}
-    fingerprint = artefact.fingerprint(stage.name, stage.version, settings, inputs)
-    manifest = Manifest(stage.name, "running", fingerprint, inputs, dataclasses.asdict(config))
-    return stage, StageFolder(stage.path(config), fingerprint, sources), manifest
+    fingerprints = {**needed, **stage.reads(config)}
+    fingerprint = artefact.fingerprint(stage.name, stage.version, settings, fingerprints)
+    manifest = Manifest(stage.name, "running", fingerprint, fingerprints, dataclasses.asdict(config))
+    manifest.version = stage.version
+    return StageFolder(stage.name, config.folder(stage.name), fingerprint, inputs), manifest
 
 
 def finished(path: Path, fingerprint: str) -> Manifest | None:
@@ -71,45 +65,64 @@ def finished(path: Path, fingerprint: str) -> Manifest | None:
     return None
 
 
-def run_stage(choice: StageChoice, config: Config) -> Manifest:
+def run_stage(stage: Stage, config: Config) -> Manifest:
     """Make the stage's artefact unless it is there; raises UserError for what the user can mend."""
-    stage, folder, manifest = planned(choice, config)
+    folder, manifest = planned(stage, config)
     if not is_main_process():
         return _follow(stage, config, folder)
     with disk_errors_explained(folder.path), locked(folder.path, wait=config.is_one_of_many):
-        if done := _standing(stage, config, manifest.fingerprint):
+        if done := _standing(stage, config, folder):
             return done
         _verify(stage, folder)
+        why = _why_anew(folder.path, manifest)
         resuming = _begin(stage, folder.path, manifest)
         if config.force:
             artefact.remove(folder.path / UNITS)
         folder.resuming = _share(resuming)
-        log.info("%s: %s %s", stage.name, "resuming" if folder.resuming else "making", folder.path)
+        log.info("%s: %s %s%s", stage.name, "resuming" if folder.resuming else "making", folder.path, why)
         return _build(stage, config, folder, manifest)
 
 
-def is_up_to_date(choice: StageChoice, config: Config) -> bool:
+def is_up_to_date(stage: Stage, config: Config) -> bool:
     """Whether `run_stage` would make nothing; raises UserError where it would refuse to start."""
-    stage, folder, _ = planned(choice, config)
+    folder, _ = planned(stage, config)
     with locked(folder.path, wait=config.is_one_of_many):
-        return _standing(stage, config, folder.fingerprint) is not None
+        return _standing(stage, config, folder) is not None
 
 
-def _standing(stage: Stage, config: Config, fingerprint: str) -> Manifest | None:
+def is_finished(stage: Stage, config: Config) -> bool:
+    """Whether a whole artefact stands for what is asked; looked up without the lock, as several runs share a base."""
+    folder, _ = planned(stage, config)
+    return finished(folder.path, folder.fingerprint) is not None
+
+
+def _standing(stage: Stage, config: Config, folder: StageFolder) -> Manifest | None:
     """The finished artefact at its place: there already, put back, or linked from another run."""
-    path = stage.path(config)
+    path = folder.path
     if config.force or not all(file.exists() for file in stage.beside(config)):
         return None
-    done = finished(path, fingerprint)
+    done = finished(path, folder.fingerprint)
     if done and read_manifest(path) != done:
         artefact.remove(path)
         _previous(path).rename(path)
     if not done and config.borrow:
-        done = _borrowed(path, fingerprint)
+        done = _borrowed(path, folder.fingerprint)
     if done:
         artefact.remove(_previous(path))  # left by a kill between the new artefact's end and this
-        log.info("%s: up to date (%s)", stage.name, fingerprint[:12])
+        log.info("%s: up to date (%s)", stage.name, folder.fingerprint[:12])
     return done
+
+
+def _why_anew(path: Path, new: Manifest) -> str:
+    """Why a complete artefact does not stand for what is asked, in words; empty where there is none."""
+    old = read_manifest(path)
+    if old is None or old.status != "complete" or old.fingerprint == new.fingerprint:
+        return ""
+    if old.version != new.version:
+        return f" anew: it is of version {old.version or 'unknown'} of this stage, which is {new.version} now"
+    names = sorted(old.inputs.keys() | new.inputs.keys())
+    changed = [name for name in names if old.inputs.get(name) != new.inputs.get(name)]
+    return f" anew: {', '.join(changed[:3]) if changed else 'its settings'} changed"
 
 
 def _borrowed(path: Path, fingerprint: str) -> Manifest | None:
@@ -123,16 +136,14 @@ def _borrowed(path: Path, fingerprint: str) -> Manifest | None:
     return None
 
 
-def _input_fingerprint(stage: Stage, name: str, source: Path | str) -> str:
-    if isinstance(source, str):
-        return source
-    manifest = read_manifest(source)
+def _input_fingerprint(stage: Stage, name: str, folder: Path) -> str:
+    manifest = read_manifest(folder)
     if manifest and manifest.status == "complete":
         return manifest.fingerprint
     state = manifest.status if manifest else "not there"
     raise UserError(
         f"{stage.name} needs the artefact {name}, which is {state}",
-        where=str(source),
+        where=str(folder),
         remedy=f"make it first: make {name}, or everything: make reproduce",
     )
 
@@ -140,12 +151,12 @@ def _input_fingerprint(stage: Stage, name: str, source: Path | str) -> str:
 def _verify(stage: Stage, folder: StageFolder) -> None:
     """Raise UserError where an input is not what its stage left: nothing is built on a damaged or edited file."""
     for name, source in folder.inputs.items():
-        manifest = read_manifest(source) if isinstance(source, Path) else None
-        changed = artefact.changed_file(Path(source), manifest.outputs, stage.verified) if manifest else None
+        manifest = read_manifest(source)
+        changed = artefact.changed_file(source, manifest.outputs, stage.verified) if manifest else None
         if changed:
             what = f"{stage.name} needs {name}, of which a file was changed, cut off or lost since it was made"
             remedy = f"remove {source} and make it again: make reproduce"
-            raise UserError(what, where=str(Path(source) / changed), remedy=remedy)
+            raise UserError(what, where=str(source / changed), remedy=remedy)
 
 
 def _previous(path: Path) -> Path:
@@ -185,7 +196,7 @@ def _make(stage: Stage, config: Config, folder: StageFolder, manifest: Manifest)
     machine.reset_peak_memory()
     try:
         try:
-            manifest.metrics = stage.build(config, folder)
+            manifest.metrics = stage.make(config, folder)
         finally:
             _require_same_inputs(folder, manifest)
         folder.remove_untouched_units()
@@ -206,8 +217,6 @@ def _make(stage: Stage, config: Config, folder: StageFolder, manifest: Manifest)
 def _require_same_inputs(folder: StageFolder, manifest: Manifest) -> None:
     """Raise UserError where another process began to make an input anew while this stage read it."""
     for name, source in folder.inputs.items():
-        if isinstance(source, str):
-            continue
         now = read_manifest(source)
         if now is None or (now.status, now.fingerprint) != ("complete", manifest.inputs[name]):
             what = f"{name} was made anew while {manifest.stage} read it, and is {now.status if now else 'gone'} now"
@@ -220,7 +229,7 @@ def _follow(stage: Stage, config: Config, folder: StageFolder) -> Manifest:
     if done and not config.force:
         return done
     folder.resuming = _share(False)
-    stage.build(config, folder)
+    stage.make(config, folder)
     return Manifest(stage.name, "complete", folder.fingerprint, {}, {})
 
 

@@ -18,12 +18,11 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from pipeline.artefact import read_manifest, write_json
-from pipeline.config import Config
-from pipeline.console import console, show_table
-from pipeline.errors import UserError
-from pipeline.secrets import redacted
-from pipeline.stage import StageChoice, planned
+from configs.schema.config import Config
+from pipeline.core.artefact import read_manifest, write_json
+from pipeline.core.console import console, show_table
+from pipeline.core.errors import UserError, redacted
+from pipeline.stage import Stage, planned
 
 RESULT = "result.json"
 
@@ -81,12 +80,12 @@ def job_result(config: DictConfig, error: str | None) -> dict[str, Any]:
 
 
 @contextmanager
-def turn(choice: StageChoice, config: Config) -> Iterator[None]:
+def turn(stage: Stage, config: Config) -> Iterator[None]:
     """One at a time for jobs of sweeps that need the same artefact: the first makes it, the others borrow it then."""
     if not config.borrow:
         yield
         return
-    _, folder, _ = planned(choice, config)
+    folder, _ = planned(stage, config)
     locks = Path(config.runs) / ".locks"
     locks.mkdir(parents=True, exist_ok=True)
     with FileLock(locks / f"{folder.fingerprint[:32]}.lock"):

@@ -11,12 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pipeline.artefact import MANIFEST, Manifest
-from pipeline.config import Config
-from pipeline.console import log
-from pipeline.errors import UserError, first_line
-from pipeline.folder import StageFolder
-from pipeline.secrets import redacted
+from configs.schema.config import Config
+from pipeline.core.artefact import MANIFEST, Manifest, StageFolder
+from pipeline.core.console import log
+from pipeline.core.errors import UserError, first_line, redacted
 
 Track = Callable[[dict[str, Any]], None]  # takes one line of metrics.jsonl
 

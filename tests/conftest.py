@@ -52,7 +52,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def flag_embedding(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The variables under which a fresh process finds FlagEmbedding, installed beside our environment, not into it."""
     from benchmarks.peers import peer_environment
-    from pipeline.errors import UserError
+    from pipeline.core.errors import UserError
 
     try:
         return peer_environment("flagembedding", tmp_path_factory.mktemp("peers"))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from evaluation.publish import largest_difference
-from pipeline.artefact import read_manifest
+from pipeline.core.artefact import read_manifest
 from tests.evaluation.browser import render
 from tests.evaluation.facts import require_facts_of_artefacts, require_figures_of_artefacts
 

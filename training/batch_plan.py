@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import UserError
-from pipeline.seeding import generator
+from pipeline.core.errors import UserError
+from pipeline.core.seeding import generator
 
 Integers = NDArray[np.int64]
 

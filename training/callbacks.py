@@ -11,8 +11,8 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
 
-from pipeline.artefact import replacing
-from pipeline.console import log
+from pipeline.core.artefact import replacing
+from pipeline.core.console import log
 from training.batch_plan import GlobalBatch
 
 

@@ -4,8 +4,8 @@ import dataclasses
 import json
 from pathlib import Path
 
-from pipeline.errors import UserError
-from training.config import BaseConfig
+from configs.schema.init import BaseConfig
+from pipeline.core.errors import UserError
 
 PER_LAYER = 34  # bytes of activations a token, layer and unit of width in 16 bit (arXiv:2205.05198, section 4.1)
 RESIDUALS = 8  # of those, more: both residual streams stay in 32 bit under autocast

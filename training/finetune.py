@@ -1,41 +1,253 @@
-"""The stage that trains one side from the init model: `python -m training.finetune side=symmetric`.
+"""One fine-tuning run, from prepared sets to a saved model."""
 
-Under `accelerate launch` each process takes its slice of every planned global batch; the result is the same.
-"""
-
+import dataclasses
+import hashlib
+import json
+import logging
+import signal
+import warnings
+from pathlib import Path
 from typing import Any
 
-from pipeline.config import Config
-from pipeline.stage import Stage, StageFolder, application
+import datasets
+import torch
+import transformers
+from accelerate import PartialState
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
+from transformers.integrations import get_available_reporting_integrations
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-SIDES_OF = {"symmetric": ["symmetric"], "asymmetric": ["asymmetric"], "joint": ["symmetric", "asymmetric"]}
-
-
-def stage_for(config: Config) -> Stage:
-    """The stage of the side that the config names."""
-    return Stage(
-        name=config.side,
-        version=2,
-        settings=lambda config: {
-            "side": getattr(config.training, config.side),
-            "arguments": config.training.arguments,
-            "precision": config.precision,
-            "attention": config.base.attention,
-        },
-        inputs=lambda config: {"data": config.folder("data"), "init": config.folder("init")},
-        build=build,
-    )
+from configs.schema.config import Config
+from configs.schema.training import SideConfig
+from pipeline.core.artefact import StageFolder, remove, retired
+from pipeline.core.console import console, log
+from pipeline.core.errors import Stopped, UserError
+from pipeline.core.precision import keep_freed_memory, uses_bfloat16
+from pipeline.core.seeding import derived_seed
+from training.batch_plan import BatchPlan, GlobalBatch, PlanSettings, SetRows, plan_batches
+from training.callbacks import Checkpoints, MetricsLog, Preemption, StepBar, StepLines
+from training.dev_scores import DevScores
+from training.losses import PlannedLoss
+from training.model_files import load_model, save_model
+from training.plan_report import plan_report
+from training.prepared import PreparedSets, prepare_sets
+from training.tokenization import MiniBatches, PlannedRows
+from training.trainer import PlannedTrainer, last_checkpoint
 
 
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
-    """Train; writes model/, plan.json and metrics.jsonl, and keeps checkpoints/ until then."""
-    from training.run import train_side
+    """Train the stage's side from the init model; returns the manifest's metrics.
 
-    return train_side(config, stage)
+    Writes model/, plan.json and metrics.jsonl, and keeps checkpoints/ until then. Under `accelerate launch` each
+    process takes its slice of every planned global batch; the result is the same.
+    """
+    side = config.side(stage.name)
+    bfloat16 = uses_bfloat16(config.precision)
+    process = PartialState(cpu=not torch.cuda.is_available())  # without cpu=True ranks on CPU would each stand alone
+    check_processes(process.num_processes, stage.name, side)
+    quieten()
+    if process.device.type == "cpu":
+        keep_freed_memory()
+    model = load_model(stage.input("init"), config.base.attention, side)
+    checkpoints = stage.path / "checkpoints"
+    with process.main_process_first():
+        sets = prepare_sets(stage.name, side, model, stage.input("data"), checkpoints / "tokens")
+    plan = plan_batches([item.rows for item in sets.train.values()], plan_settings(side, config.seed))
+    report = plan_report(plan, sets.train, side)
+    check_angle(report, stage.name, side)
+    if process.is_main_process:
+        with stage.replacing("plan.json") as path:
+            path.write_text(json.dumps(report, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    trainer = make_trainer(config, stage, model, sets, plan, bfloat16)
+    resume = last_checkpoint(checkpoints, trainer.run_digest) if stage.resuming else None
+    torch.manual_seed(derived_seed(config.seed, "dropout", str(process.process_index)))
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    if trainer.state.global_step < len(plan.batches):
+        log.info("stopped at step %d; the same command goes on from there", trainer.state.global_step)
+        raise Stopped(signal.SIGTERM)
+    metrics = closing_metrics(trainer, report)
+    process.wait_for_everyone()
+    if process.is_main_process:
+        with stage.replacing("model") as folder:
+            save_model(model, stage.input("init"), folder)
+        remove(checkpoints.rename(retired(checkpoints)))  # a kill meanwhile leaves no half checkpoint to go on from
+    process.wait_for_everyone()
+    return metrics
 
 
-STAGE = stage_for
-main = application(STAGE)
+def make_trainer(
+    config: Config,
+    stage: StageFolder,
+    model: SentenceTransformer,
+    sets: PreparedSets,
+    plan: BatchPlan,
+    bfloat16: bool,
+) -> PlannedTrainer:
+    """The trainer of one side, with its loss, dev scores and callbacks."""
+    side = config.side(stage.name)
+    dev_batches = plan_dev([item.rows for item in sets.dev.values()], side)
+    rows = {name: PlannedRows([sets.dev[name]], side.angle_weight) for name in dev_batches}
+    trainer = PlannedTrainer(
+        model=model,
+        args=training_arguments(
+            config, stage.name, stage.path / "checkpoints", len(plan.batches), bfloat16, bool(rows)
+        ),
+        train_dataset=PlannedRows(sets.train.values(), side.angle_weight),
+        eval_dataset=rows or None,
+        loss=PlannedLoss(
+            model,
+            side.temperature,
+            side.angle_scale,
+            side.directions,
+            side.false_negative_margin,
+            side.mini_batch_tokens,
+        ),
+        evaluator=DevScores({name: sets.dev_texts[name] for name in rows}) if rows else None,
+        data_collator=MiniBatches(model.tokenizer.pad_token_id, side.mini_batch_tokens, side.mini_batch_overhead),
+        callbacks=[
+            MetricsLog(stage.path / "metrics.jsonl", plan.batches, stage.track),
+            Checkpoints(side.checkpoint_steps),
+            Preemption(),
+        ],
+        batches=plan.batches,
+        dev_batches=dev_batches,
+        run_digest=hashlib.sha256(f"{stage.fingerprint} {plan.digest}".encode()).hexdigest(),
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(StepBar() if console.is_terminal else StepLines())
+    return trainer
 
-if __name__ == "__main__":
-    main()
+
+def training_arguments(
+    config: Config, name: str, checkpoints: Path, steps: int, bfloat16: bool, has_dev: bool
+) -> SentenceTransformerTrainingArguments:
+    """The library's arguments from the side's config; `arguments` of the config override what is not the plan's."""
+    side = config.side(name)
+    evaluated = has_dev and side.dev_steps is not None
+    values: dict[str, Any] = {
+        "output_dir": str(checkpoints),
+        "max_steps": steps,
+        "per_device_train_batch_size": side.batch_size,
+        "learning_rate": side.learning_rate,
+        "warmup_steps": round(side.warmup * steps),
+        "lr_scheduler_type": side.schedule,
+        "weight_decay": side.weight_decay,
+        "max_grad_norm": side.max_grad_norm,
+        "seed": config.seed % 2**32,
+        "use_cpu": not torch.cuda.is_available(),
+        "bf16": bfloat16,
+        "logging_steps": side.logging_steps,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "steps",
+        "save_steps": side.dev_steps if evaluated and side.keep_best else side.checkpoint_steps,
+        "save_total_limit": 2,
+        "eval_strategy": "steps" if evaluated else "no",
+        "eval_steps": side.dev_steps if evaluated else None,
+        "load_best_model_at_end": evaluated and side.keep_best,
+        "metric_for_best_model": "score" if evaluated and side.keep_best else None,
+        "greater_is_better": True,
+        "ddp_find_unused_parameters": False,
+        "report_to": [],  # the tracker gets the lines of metrics.jsonl
+        "dataloader_pin_memory": torch.cuda.is_available(),
+    }
+    extra = {**config.training.arguments, **side.arguments}
+    fixed = {"max_steps", "num_train_epochs", "gradient_accumulation_steps", "output_dir", "bf16", "fp16", "seed"}
+    place = f"config key training.{name}.arguments"
+    for key in sorted(fixed & extra.keys()):
+        raise UserError(f"{key} is not free", where=f"{place}.{key}", remedy="remove it")
+    numbers = {field.name for field in dataclasses.fields(SentenceTransformerTrainingArguments) if _is_number(field)}
+    for key in sorted(numbers & {key for key, value in extra.items() if isinstance(value, str)}):
+        what = f"{key} must be a number, not {extra[key]}"
+        raise UserError(what, where=f"{place}.{key}", remedy="write it as 0.001")
+    try:
+        made = SentenceTransformerTrainingArguments(**{**values, **extra})
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            str(error).removeprefix("SentenceTransformerTrainingArguments.__init__() "),
+            where=place,
+            remedy="use arguments of SentenceTransformerTrainingArguments",
+        ) from error
+    for tracker in {str(tracker) for tracker in made.report_to or ()} - {*get_available_reporting_integrations()}:
+        what, remedy = f"no tracker {tracker} is installed", "install it, or use tracking=wandb"
+        raise UserError(what, where=f"{place}.report_to", remedy=remedy)
+    return made
+
+
+def _is_number(field: "dataclasses.Field[Any]") -> bool:
+    return isinstance(field.default, int | float) and field.type in (int, float)
+
+
+def plan_settings(side: SideConfig, seed: int) -> PlanSettings:
+    """What the plan takes from a side's config."""
+    return PlanSettings(
+        batch_size=side.batch_size,
+        batch_multiple=side.batch_multiple,
+        bucket_batches=side.bucket_batches,
+        epochs=side.epochs,
+        max_steps=side.max_steps,
+        mixing=side.mixing,
+        mixing_temperature=side.mixing_temperature,
+        seed=seed,
+    )
+
+
+def plan_dev(sets: list[SetRows], side: SideConfig) -> dict[str, list[GlobalBatch]]:
+    """One pass over each dev set, for the dev loss; sets too small for a batch have none."""
+    planned = {}
+    for rows in sets:
+        settings = dataclasses.replace(plan_settings(side, seed=0), epochs=1.0, max_steps=None)
+        try:
+            planned[rows.name] = plan_batches([rows], settings).batches
+        except UserError:
+            log.info("%s: too few dev rows for a batch", rows.name)
+    return planned
+
+
+def check_processes(processes: int, name: str, side: SideConfig) -> None:
+    """Raise UserError where the smallest batch can't be shared out evenly."""
+    if side.batch_multiple % processes:
+        raise UserError(
+            f"{processes} processes don't divide batch_multiple={side.batch_multiple}",
+            where=f"config key training.{name}.batch_multiple",
+            remedy="make it a multiple of the number of processes",
+        )
+
+
+def check_angle(report: dict[str, Any], name: str, side: SideConfig) -> None:
+    """Raise UserError where AnglE is asked for and no batch has pairs with different labels."""
+    if side.angle_weight > 0 and report["angle_share"] == 0:
+        raise UserError(
+            "no batch has pairs with different labels, so AnglE would do nothing",
+            where=f"config key training.{name}.angle_weight",
+            remedy="set it to 0, or add sets with negatives or scores",
+        )
+
+
+def closing_metrics(trainer: PlannedTrainer, report: dict[str, Any]) -> dict[str, Any]:
+    """What the manifest says: sizes, speed, the last loss, and dev scores of the saved weights."""
+    trainer.is_in_train = True  # or the library would score all dev sets once for each of them
+    if trainer.args.load_best_model_at_end:
+        trainer.remove_callback(MetricsLog)  # the curves have these weights' scores already, at their own step
+    dev = trainer.evaluate() if trainer.evaluator is not None else {}
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    scores = {
+        f"dev_{key.removeprefix('eval_')}": value for key, value in dev.items() if key.endswith(("_score", "_loss"))
+    }
+    return {
+        "steps": trainer.state.global_step,
+        "rows": report["rows_seen"],
+        "tokens": report["tokens"],
+        "padding_share": report["padding_share"],
+        "loss": losses[-1] if losses else None,
+        **scores,
+    }
+
+
+def quieten() -> None:
+    """Keep the libraries' own progress bars and remarks out of the stage's output."""
+    datasets.disable_progress_bars()
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="(sentence_transformers|accelerate)")

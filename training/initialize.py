@@ -3,46 +3,24 @@
 from pathlib import Path
 from typing import Any
 
-from pipeline.artefact import file_sha256, write_json
-from pipeline.config import Config
-from pipeline.console import log
-from pipeline.revisions import Revision, locked_commit
-from pipeline.stage import Stage, StageFolder, application
-from training.bases.stage import ensure_base, scratch_folder
+import numpy as np
+from tokenizers import Tokenizer
+
+from configs.schema.config import Config
+from pipeline.core.artefact import StageFolder, write_json
+from pipeline.core.console import log
+from training.vocabulary import certificate as certificates
+from training.vocabulary.comparison import Comparison
 from training.vocabulary.corpora import find_corpora, local_files
-
-
-def inputs(config: Config) -> dict[str, Path | str]:
-    """The base, the prepared pairs where they are counted, and the contents of local files."""
-    found: dict[str, Path | str] = {"base": config.base_folder}
-    if any(corpus.kind == "pairs" for corpus in config.init.corpora.values()):
-        found["data"] = config.folder("data")
-    files = local_files("certify", config.init.certify)
-    for name, corpus in config.init.corpora.items():
-        if corpus.kind == "text":
-            files += local_files(name, corpus.files)
-        elif corpus.kind == "hub" and config.mirror:
-            files += local_files(name, [str(Path(config.mirror) / str(corpus.hub) / file) for file in corpus.files])
-    hub = [corpus for corpus in config.init.corpora.values() if corpus.kind == "hub" and not config.mirror]
-    for corpus in hub:
-        if commit := locked_commit(Revision("dataset", str(corpus.hub), corpus.revision)):
-            found[f"lock:{corpus.hub}"] = commit
-    return found | {f"file:{path}": file_sha256(path) for path in files}
+from training.vocabulary.id_map import write_id_map
+from training.vocabulary.language_counts import count_pieces
+from training.vocabulary.selection import select
+from training.vocabulary.shrinking import shrink
+from training.vocabulary.tokenizer_file import TokenizerFile, read_tokenizer
 
 
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     """Count, select, shrink, certify."""
-    import numpy as np
-    from tokenizers import Tokenizer
-
-    from training.vocabulary import certificate as certificates
-    from training.vocabulary.comparison import Comparison
-    from training.vocabulary.id_map import write_id_map
-    from training.vocabulary.language_counts import count_pieces
-    from training.vocabulary.selection import select
-    from training.vocabulary.shrinking import shrink
-    from training.vocabulary.tokenizer_file import TokenizerFile, read_tokenizer
-
     base = stage.input("base")
     tokenizer = TokenizerFile.read(base / "tokenizer.json")
     before = read_tokenizer(base / "tokenizer.json")
@@ -52,7 +30,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     needed = np.unique(np.array([token for prompt in prompts for token in prompt.ids], dtype=np.int64))
     selection = select(tokenizer, counts.occurrences, config.init, config.languages, needed)
 
-    with scratch_folder(stage) as scratch:
+    with stage.scratch() as scratch:
         (scratch / "vocabulary").mkdir()
         sizes = shrink(base, scratch, tokenizer, selection.kept)
         if sizes.padding_rows_dropped:
@@ -88,24 +66,3 @@ def metrics(content: dict[str, Any]) -> dict[str, Any]:
         "texts covered": sum(entry["covered"] for entry in checked),
         "mismatches among covered texts": sum(entry["mismatches"] for entry in checked),
     }
-
-
-INIT = Stage(
-    name="init",
-    version=1,
-    settings=lambda config: {"init": config.init, "languages": config.languages},
-    inputs=inputs,
-    build=build,
-)
-
-
-def STAGE(config: Config) -> Stage:
-    """The stage `init`, after its base has been made: the base is shared by runs and has an artefact of its own."""
-    ensure_base(config)
-    return INIT
-
-
-main = application(STAGE)
-
-if __name__ == "__main__":
-    main()

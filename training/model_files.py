@@ -9,10 +9,10 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
 from transformers import PreTrainedModel
 
-from pipeline.errors import UserError
-from pipeline.models import load_folder
-from training.config import SideConfig
-from training.precision import attention_implementation
+from configs.schema.training import SideConfig
+from pipeline.core.errors import UserError
+from pipeline.core.models import load_folder
+from pipeline.core.precision import attention_implementation
 
 WEIGHTS = "model.safetensors"
 NOT_MODEL = {"manifest.json", "certificate.json", "vocabulary", "units", WEIGHTS}  # of init's folder

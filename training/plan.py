@@ -1,4 +1,4 @@
-"""`python -m training.plan`: what training would do and cost, without training.
+"""`make plan`: what training would do and cost, without training.
 
 Where data and init are made, the batches are planned as training will plan them; else sets are as large, and
 texts as long, as the source files expect.
@@ -9,13 +9,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from pipeline.application import hydra_application
-from pipeline.artefact import is_complete
-from pipeline.config import SIDES, Config
-from pipeline.console import show_table
-from training.config import SideConfig
+import torch
+
+from configs.schema.config import SIDES, Config
+from pipeline.core.artefact import is_complete
+from pipeline.core.console import show_table
+from pipeline.core.precision import uses_bfloat16
+from training.batch_plan import plan_batches
 from training.cost import Shape, memory_bytes, shape_of, training_operations
+from training.finetune import plan_settings, quieten
+from training.model_files import load_model
 from training.plan_estimate import SetEstimate, estimates
+from training.plan_report import padded_tokens, text_lengths
+from training.prepared import prepare_sets
 
 GIB = 2**30
 
@@ -37,12 +43,12 @@ class Work:
 def plan(config: Config) -> None:
     """Print the work and the cost of every side that the config's stages name."""
     sides: list[str] = [name for name in SIDES if name in config.stages]
-    shape = shape_of([config.folder("init"), config.base_folder], config.base)
+    shape = shape_of([config.folder("init"), config.folder("base")], config.base)
     devices = _devices(config)
     works = {name: _work(config, name, shape, devices) for name in sides}
     columns = ["", *works]
     show_table(f"Work, with {devices} device(s)", columns, _work_rows(works, config.training.teraflops, devices))
-    memory = {name: memory_bytes(shape, _side(config, name).mini_batch_tokens, _bfloat16(config)) for name in sides}
+    memory = {name: memory_bytes(shape, config.side(name).mini_batch_tokens, _bfloat16(config)) for name in sides}
     rows = [
         [part, *(f"{memory[name][part] / GIB:.2f} GiB" for name in sides)] for part in next(iter(memory.values()), {})
     ]
@@ -65,43 +71,27 @@ def _work_rows(works: dict[str, Work], teraflops: float, devices: int) -> Iterat
     yield [f"hours at {teraflops:g} TFLOP/s", *(f"{work.operations / rate / 3600:.2g}" for work in works.values())]
 
 
-def _side(config: Config, name: str) -> SideConfig:
-    side = getattr(config.training, name)
-    assert isinstance(side, SideConfig)
-    return side
-
-
 def _devices(config: Config) -> int:
-    import torch
-
     return config.launch.processes or max(torch.cuda.device_count(), 1)
 
 
 def _bfloat16(config: Config) -> bool:
-    from training.precision import uses_bfloat16
-
     return uses_bfloat16(config.precision)
 
 
 def _work(config: Config, name: str, shape: Shape, devices: int) -> Work:
     if is_complete(config.folder("data")) and is_complete(config.folder("init")):
-        return _planned(dataclasses.replace(config, side=name), shape, devices)
+        return _planned(config, name, shape, devices)
     return _estimated(config, name, shape, devices)
 
 
-def _planned(config: Config, shape: Shape, devices: int) -> Work:
+def _planned(config: Config, name: str, shape: Shape, devices: int) -> Work:
     """The work of the batches as training will plan them."""
-    from training.batch_plan import plan_batches
-    from training.model_files import load_model
-    from training.plan_report import padded_tokens, text_lengths
-    from training.prepared import prepare_sets
-    from training.run import plan_settings, quieten
-
     quieten()
-    side = _side(config, config.side)
+    side = config.side(name)
     model = load_model(config.folder("init"), config.base.attention, side)
     with TemporaryDirectory() as cache:
-        sets = prepare_sets(config, model, config.folder("data"), Path(cache)).train
+        sets = prepare_sets(name, side, model, config.folder("data"), Path(cache)).train
         batches = plan_batches([item.rows for item in sets.values()], plan_settings(side, config.seed)).batches
         tokens = padded = cached = 0
         operations = 0.0
@@ -117,7 +107,7 @@ def _planned(config: Config, shape: Shape, devices: int) -> Work:
 
 def _estimated(config: Config, name: str, shape: Shape, devices: int) -> Work:
     """The work of sets of the assumed sizes and lengths; padding is not known before the texts are."""
-    side, sets = _side(config, name), estimates(config, name)
+    side, sets = config.side(name), estimates(config, name)
     pairs = sum(item.pairs for item in sets)
     batches = side.max_steps or max(1, round(side.epochs * pairs / side.batch_size))
     share = batches * side.batch_size / pairs
@@ -138,9 +128,3 @@ def _assumption_rows(works: dict[str, Work]) -> Iterator[list[object]]:
             lengths = [sum(item.texts[role]) or None for role in ("anchor", "positive", "negatives")]
             shown = [length if length is None else round(length) for length in lengths]
             yield [item.name, name, item.pairs, *shown, "" if item.assumed else "as long as allowed"]
-
-
-main = hydra_application(plan)
-
-if __name__ == "__main__":
-    main()

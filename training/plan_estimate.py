@@ -3,11 +3,11 @@
 import dataclasses
 from collections.abc import Iterator
 
-from data.config import SourceConfig
+from configs.schema.config import Config
+from configs.schema.data import SourceConfig
+from configs.schema.training import SetConfig, SideConfig
 from data.ledger import expected
-from pipeline.config import Config
-from pipeline.errors import UserError
-from training.config import SetConfig, SideConfig
+from pipeline.core.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

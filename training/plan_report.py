@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from configs.schema.training import SideConfig
 from training.batch_plan import BatchPlan, GlobalBatch, Integers, has_angle
-from training.config import SideConfig
 from training.tokenization import TokenisedSet, mini_batch_ends
 
 

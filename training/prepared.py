@@ -9,17 +9,11 @@ from pathlib import Path
 import pyarrow as pa
 from sentence_transformers import SentenceTransformer
 
-from pipeline.config import Config
-from pipeline.errors import UserError
-from training.config import SideConfig
+from configs.schema.config import SIDES
+from configs.schema.training import SideConfig
+from pipeline.core.errors import UserError
 from training.dev_scores import read_dev
 from training.tokenization import Prompts, Share, TokenisedSet, tokenised_set
-
-DATA_SIDES = {
-    "symmetric": ["symmetric"],
-    "asymmetric": ["asymmetric"],
-    "joint": ["symmetric", "asymmetric"],
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,20 +25,19 @@ class PreparedSets:
     dev_texts: dict[str, tuple[pa.Table, Prompts]]
 
 
-def prepare_sets(config: Config, model: SentenceTransformer, data: Path, cache: Path) -> PreparedSets:
-    """Tokenise the sets of `config.side`; raises UserError where there are none, or the config names unknown ones."""
-    side: SideConfig = getattr(config.training, config.side)
-    found = list(set_files(config.side, data))
-    for name in side.sets.keys() - {path.stem for _, path in found}:
+def prepare_sets(name: str, side: SideConfig, model: SentenceTransformer, data: Path, cache: Path) -> PreparedSets:
+    """Tokenise the sets of the side `name`; raises UserError where there are none, or the config names unknown ones."""
+    found = list(set_files(name, data))
+    for unknown in side.sets.keys() - {path.stem for _, path in found}:
         raise UserError(
-            f"no set of this side is called {name}",
-            where=f"config key training.{config.side}.sets.{name}",
+            f"no set of this side is called {unknown}",
+            where=f"config key training.{name}.sets.{unknown}",
             remedy=f"choose among {', '.join(path.stem for _, path in found) or 'the sets of data.sources'}",
         )
     wanted = [(of, path) for of, path in found if path.stem not in side.sets or side.sets[path.stem].weight > 0]
     if not wanted:
         raise UserError(
-            "there are no pairs to train on", where=f"{data}/{config.side}", remedy="add sources of this side to data"
+            "there are no pairs to train on", where=f"{data}/{name}", remedy="add sources of this side to data"
         )
     prepared, shares, tokenizer = PreparedSets({}, {}, {}), shares_of(data), model.tokenizer
     for of, path in wanted:
@@ -61,7 +54,7 @@ def prepare_sets(config: Config, model: SentenceTransformer, data: Path, cache: 
 
 def set_files(side: str, data: Path) -> Iterator[tuple[str, Path]]:
     """The data side and file of each set that a training side reads, in a fixed order."""
-    for of in DATA_SIDES[side]:
+    for of in SIDES[side]:
         yield from ((of, path) for path in sorted((data / of).glob("*.parquet")))
 
 

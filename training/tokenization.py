@@ -12,10 +12,10 @@ from datasets import Dataset, Features, List, Value
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from configs.schema.training import SetConfig, SideConfig
 from data.pair_files import read_pairs
-from pipeline.console import log
+from pipeline.core.console import log
 from training.batch_plan import GlobalBatch, Integers, SetRows
-from training.config import SetConfig, SideConfig
 
 TOKENS = Features(
     {

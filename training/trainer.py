@@ -14,9 +14,9 @@ from torch.utils.data import BatchSampler, DataLoader
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 
-from pipeline.artefact import remove, write_json
-from pipeline.errors import UserError, first_line
-from pipeline.models import RAISED_BY_FILES
+from pipeline.core.artefact import remove, write_json
+from pipeline.core.errors import UserError, first_line
+from pipeline.core.models import RAISED_BY_FILES
 from training.batch_plan import GlobalBatch
 from training.losses import PlannedLoss
 from training.tokenization import PlannedRows

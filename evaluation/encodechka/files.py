@@ -2,18 +2,16 @@
 
 import csv
 import json
-import os
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
 
-from pipeline.artefact import file_sha256, replacing
-from pipeline.errors import UserError
+from pipeline.core.artefact import file_sha256, replacing
+from pipeline.core.errors import UserError
 
 COMMIT = "5e70bcad4de30ebeaa1725dcf5ef2e46f630dc76"
 ADDRESS = f"https://raw.githubusercontent.com/avidale/encodechka/{COMMIT}/encodechka_eval/data"
-VARIABLE = "ENCODECHKA_DATA_PATH"
 SECONDS_TO_WAIT = 60
 
 SHA256 = {
@@ -37,10 +35,9 @@ class DataFiles:
     """The folder of the data files. Each file is checked against its sha256 when it is first asked for."""
 
     def __init__(self, folder: str | None, cache: Path) -> None:
-        """`folder` or else the environment's holds the files; without either they are downloaded into `cache`."""
-        given = folder or os.environ.get(VARIABLE)
-        self.folder = Path(given) if given else cache
-        self.download = given is None
+        """`folder` holds the files; without one they are downloaded into `cache`."""
+        self.folder = Path(folder) if folder else cache
+        self.download = folder is None
         self._checked: set[str] = set()
 
     def csv(self, name: str) -> list[dict[str, str]]:
@@ -83,7 +80,7 @@ def _download(name: str, path: Path) -> None:
         raise UserError(
             f"encodechka's {name} can't be downloaded: {getattr(error, 'reason', error)}",
             where=ADDRESS,
-            remedy=f"connect, or set evaluation.encodechka or ${VARIABLE} to a folder that holds the files",
+            remedy="connect, or set evaluation.encodechka or $ENCODECHKA_DATA_PATH to a folder that holds the files",
         ) from None
     with replacing(path) as temporary:
         temporary.write_bytes(content)

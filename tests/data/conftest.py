@@ -11,9 +11,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-from data.config import SourceConfig
+from configs.schema.config import Config
+from configs.schema.data import SourceConfig
 from pipeline import application
-from pipeline.config import Config
 
 REPOSITORY = application.CONFIGS.parent
 

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data.config import SourceConfig
-from pipeline.errors import UserError
+from configs.schema.data import SourceConfig
+from pipeline.core.errors import UserError
 from tests.data.conftest import OneSet, composed, run
 
 ROWS = [{"question": f"Вопрос номер {n}?", "answer": f"Подробный ответ номер {n}."} for n in range(1, 6)]

@@ -2,8 +2,8 @@
 
 import pytest
 
-from data.check import check, look, machine
-from pipeline.errors import UserError
+from pipeline.check import check, look, machine
+from pipeline.core.errors import UserError
 from tests.data.conftest import REPOSITORY, composed
 
 MIRROR = str(REPOSITORY / "data" / "samples")

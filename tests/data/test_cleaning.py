@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import data_with_datasets as oracle
+from configs.schema.data import CleaningConfig, SourceConfig
 from data.cleaning import comparable, drop_reasons, normalised, other_script, without_wrong_negatives
-from data.config import CleaningConfig, SourceConfig
 
 PIECES = [
     "мир",

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.config import DataConfig, SourceConfig
+from configs.schema.data import DataConfig, SourceConfig
 from data.constructions import CONSTRUCTIONS, turns
 from data.decontamination import TextIndex
 from data.pairs import PairMaker, Surroundings

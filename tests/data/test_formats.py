@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from configs.schema.data import SourceConfig
 from data.batch import RowErrors
-from data.config import SourceConfig
 from data.files import SourceFile, locate
 from data.formats import batches
 from data.rows import role_frames

@@ -48,7 +48,7 @@ def test_sets_from_the_hub_equal_those_from_a_mirror(hub: str, tmp_path: Path) -
 
 
 def test_the_pre_flight_reads_the_beginning_of_every_file(hub: str, tmp_path: Path) -> None:
-    done = command("data.check", hub, tmp_path)
+    done = command("pipeline.check", hub, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(COMMIT[:12]) == 5, done.stdout and "53 rows read" in done.stdout and "mit" in done.stdout
     assert not list((tmp_path / "home").rglob("*.parquet"))
@@ -60,7 +60,7 @@ def test_the_pre_flight_shows_all_failures_at_once(hub: str, tmp_path: Path) -> 
         "data.sources.gazeta.files=[none.jsonl]",
         "data.sources.ru_wanli.columns.label=gold",
     ]
-    done = command("data.check", hub, tmp_path, *wrong)
+    done = command("pipeline.check", hub, tmp_path, *wrong)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: 3 of 8 checks failed (")
     for message in ("terra: no such repository or revision", "gazeta: no file none.jsonl", "ru_wanli: no column gold"):
@@ -102,7 +102,7 @@ def test_locked_commits_are_read_and_a_moved_branch_is_refused(
 ) -> None:
     lock = tmp_path / "revisions.lock"
     monkeypatch.setenv("REVISIONS_LOCK", str(lock))
-    done = command("data.lock", hub, tmp_path)
+    done = command("pipeline.lock", hub, tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"dataset its5Q/panorama main {COMMIT}\n" in lock.read_text()
     assert command("data.prepare", hub, tmp_path).returncode == 0

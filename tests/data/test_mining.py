@@ -73,7 +73,7 @@ def test_candidates_too_near_the_positive_are_dropped_and_their_share_is_in_the_
 
 
 def test_a_model_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    from pipeline.errors import UserError
+    from pipeline.core.errors import UserError
 
     with pytest.raises(UserError, match=r"data.mining.model: neither a folder nor a Hub id \(.*nowhere at main\)"):
         mined(tmp_path / "nowhere", tmp_path)

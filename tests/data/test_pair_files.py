@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from data.pair_files import PairWriter, read_pairs
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 
 ROWS: dict[str, list[Any]] = {
     "anchor": ["Когда замерзает река?", "Что такое маяк?"],

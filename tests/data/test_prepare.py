@@ -6,9 +6,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from configs.schema.data import SourceConfig
 from data.cleaning import comparable
-from data.config import SourceConfig
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 from tests.data.conftest import REPOSITORY, OneSet, Prepared, composed, run, run_config
 
 BUILT = {  # pairs that each construction makes of the samples' rows, card counting: (rows, pairs, negatives in train)

@@ -5,7 +5,7 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.config import DevConfig
+from configs.schema.data import DevConfig
 from data.hashing import SeenHashes, contained, text_hashes
 from data.sampling import Sample
 from data.splits import DevSlice, apart_from, pair_texts, without_trained_negatives

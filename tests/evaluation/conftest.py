@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from configs.schema.init import BaseConfig
 from evaluation.embedding import Embedder
 from training.bases.random import make_random
-from training.config_base import BaseConfig
 
 PROMPTS = {"query": "query: ", "document": "passage: "}
 MakeModel = Callable[..., Path]

@@ -10,11 +10,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from configs.schema.config import Config
+from configs.schema.evaluation import EvaluationConfig, SuiteConfig
+from configs.schema.training import BaseConfig
 from evaluation.comparison import Difference
-from evaluation.config import EvaluationConfig, SuiteConfig
-from pipeline.artefact import Manifest, describe_outputs, files_under
-from pipeline.config import Config
-from training.config import BaseConfig
+from pipeline.core.artefact import Manifest, describe_outputs, files_under
 
 MODELS = ("base", "init", "symmetric", "asymmetric", "merge")
 PLACE = {"init": "", "symmetric": "model", "asymmetric": "model", "merge": "model"}

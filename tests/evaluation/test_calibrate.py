@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from evaluation.calibrate import Row, compared, published_name, show, tolerance
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 
 
 def score(suite: str, task: str, metric: str, value: float) -> dict[str, str]:

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from configs.schema.config import Config
 from evaluation.card_table import MTEB
 from evaluation.claims import CLAIMS, COLUMNS, Claim, check_claims, claims_csv
 from evaluation.report import STAGE
 from evaluation.run_record import RunRecord, Score, StageRecord, read_run
 from pipeline.application import composed
-from pipeline.config import Config
 from pipeline.stage import run_stage
 from tests.evaluation.sample_run import tiny_model, write_run
 

@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from evaluation.embedding import BARE, DOCUMENT, QUERY, Embedder, length_batches
 from evaluation.embedding_cache import EmbeddingCache
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 from tests.evaluation.conftest import MakeModel
 
 TEXTS = ["Река замерзает.", "Когда открыли первый музей в этом городе?", "  Рецепт борща ", "Да", "Река замерзает."]

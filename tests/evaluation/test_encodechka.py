@@ -16,7 +16,7 @@ from evaluation.encodechka.files import SHA256, VARIABLE, DataFiles
 from evaluation.encodechka.tasks import TASKS, Vectors
 from evaluation.encodechka.words import tagged_words
 from evaluation.statistics import STATISTICS
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 from tests.evaluation.conftest import MakeModel
 from tests.evaluation.slow_encodechka import SLOW, SlowModel, WordsByName, rows, stacked, tags
 

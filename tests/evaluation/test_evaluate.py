@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from configs.schema.config import Config
 from evaluation import evaluate
 from evaluation.evaluate import STAGE
 from evaluation.models import folder_fingerprint, scored_models
 from pipeline.application import CONFIGS, composed
-from pipeline.artefact import Manifest, read_manifest
-from pipeline.config import Config
-from pipeline.errors import UserError
+from pipeline.core.artefact import Manifest, read_manifest
+from pipeline.core.errors import UserError
 from pipeline.stage import run_stage
 from tests.evaluation.conftest import MakeModel
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from evaluation.config import MtebTaskConfig, SuiteConfig
+from configs.schema.evaluation import MtebTaskConfig, SuiteConfig
 from evaluation.drift import drift_outcome, text_vectors
 from evaluation.embedding import Embedder
 from evaluation.heads import HEAD_FILES, Heads, multi_vector_encoder, read_heads, sparse_encoder
@@ -16,7 +16,7 @@ from evaluation.mteb_tasks import hub_task
 from evaluation.outcome import Outcome
 from evaluation.russian_mteb import run_task
 from evaluation.samples import read_samples
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 from tests.evaluation.conftest import MakeModel
 from training.vocabulary.shrinking import shrink
 from training.vocabulary.tokenizer_file import TokenizerFile

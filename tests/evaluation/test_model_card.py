@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
+from configs.schema.config import Config
 from evaluation.model_card import render_card
 from evaluation.model_folder import read_model_facts
 from evaluation.run_record import read_run
-from pipeline.config import Config
 from tests.evaluation.facts import require_figures_of_artefacts
 from tests.evaluation.sample_run import SAMPLE_SCORES, tiny_model, write_run
 

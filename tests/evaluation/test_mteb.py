@@ -13,7 +13,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 from mteb.abstasks import AbsTask
 
-from evaluation.config import MtebTaskConfig, SuiteConfig
+from configs.schema.evaluation import MtebTaskConfig, SuiteConfig
 from evaluation.embedding import Embedder
 from evaluation.models import folder_fingerprint
 from evaluation.mteb_model import CheckedEncoder
@@ -21,7 +21,7 @@ from evaluation.mteb_tasks import SAMPLE_TASKS, hub_task, sample_task, suite_tas
 from evaluation.outcome import Outcome, read_outcome
 from evaluation.russian_mteb import run_task
 from evaluation.statistics import STATISTICS
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 from tests.evaluation.conftest import MakeModel
 
 RNG = np.random.default_rng(0)

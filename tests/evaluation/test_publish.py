@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard, constants
 
-from evaluation.config import PublishConfig
+from configs.schema.config import Config
+from configs.schema.evaluation import PublishConfig
 from evaluation.onnx_export import export_onnx
 from evaluation.publish import STAGE, largest_difference, publish, upload
-from pipeline.artefact import read_manifest
-from pipeline.config import Config
-from pipeline.errors import UserError
+from pipeline.core.artefact import read_manifest
+from pipeline.core.errors import UserError
 from pipeline.stage import run_stage
 from tests.evaluation.hub_server import TOKEN, LocalHub, local_hub
 from tests.evaluation.sample_run import tiny_model, write_run

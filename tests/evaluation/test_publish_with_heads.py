@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from configs.schema.init import BaseConfig
 from evaluation.embedding import Embedder
 from evaluation.heads import HEAD_FILES, multi_vector_encoder, read_heads, sparse_encoder
 from tests.flag_embedding import encoded
 from training.bases.random import make_random
-from training.config_base import BaseConfig
 
 pytestmark = pytest.mark.slow
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from configs.schema.config import Config
 from evaluation.report import STAGE
 from evaluation.report_results import direction
-from pipeline.artefact import read_manifest
-from pipeline.config import Config
+from pipeline.core.artefact import read_manifest
 from pipeline.stage import finished, is_up_to_date, run_stage
 from tests.evaluation.sample_run import CHAIN_INPUTS, SAMPLE_SCORES, finish, run_config, tiny_model, write_run
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from configs.schema.config import Config
 from evaluation.report import STAGE
-from pipeline.config import Config
 from pipeline.stage import run_stage
 from tests.evaluation.browser import render
 from tests.evaluation.facts import require_facts_of_artefacts

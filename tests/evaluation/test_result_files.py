@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from configs.schema.config import Config
 from evaluation.models import chain_model
 from evaluation.result_files import write_results
 from evaluation.run_record import Score, read_run
-from pipeline.config import Config
 from tests.evaluation.sample_run import tiny_model, write_run
 
 NAME = "organisation/name"

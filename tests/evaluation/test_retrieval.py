@@ -10,7 +10,7 @@ import pytrec_eval
 from data.pair_files import PairWriter
 from evaluation.embedding import DOCUMENT, QUERY, Embedder
 from evaluation.retrieval import RetrievalSet, read_retrieval_set, score_retrieval
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 
 SCHEMA = {"anchor": pl.String, "positive": pl.String, "negatives": pl.List(pl.String)}
 PAIRS = [

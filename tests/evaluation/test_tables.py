@@ -10,7 +10,7 @@ from evaluation.outcome import Measure, Outcome
 from evaluation.statistics import STATISTICS
 from evaluation.suites import Task
 from evaluation.tables import write_tables
-from pipeline.folder import StageFolder
+from pipeline.core.artefact import StageFolder
 from tests.evaluation.test_evaluate import make_config, read
 
 ITEMS, RESAMPLES = 60, 2000

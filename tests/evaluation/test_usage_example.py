@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.config import ReportConfig
+from configs.schema.evaluation import ReportConfig
 from evaluation.report import STAGE
 from evaluation.usage_example import example_texts, usage_similarities
 from pipeline.stage import run_stage

@@ -135,7 +135,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run_folder(copies: dict[str, Path], data: Path, tmp_path: Path) -> Path:
     """A run whose stages before merge are complete."""
-    from pipeline.artefact import Manifest
+    from pipeline.core.artefact import Manifest
 
     run = tmp_path / "runs" / "test"
     shutil.copytree(copies["init"], run / "init")

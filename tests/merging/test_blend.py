@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from merging.blend import Blend, floating, load
 from merging.write import write_model
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 
 WEIGHTS = {"init": -0.1, "symmetric": 0.6, "asymmetric": 0.5}
 

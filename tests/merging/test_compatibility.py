@@ -9,7 +9,7 @@ import torch
 
 from merging.compatibility import carry_over, require_compatible
 from merging.write import write_model
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 from tests.merging.conftest import make_model, perturb
 
 

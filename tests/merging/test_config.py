@@ -2,7 +2,7 @@
 
 import pytest
 
-from merging.config import MergingConfig
+from configs.schema.merging import MergingConfig
 
 
 @pytest.mark.parametrize(

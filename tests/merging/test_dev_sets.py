@@ -8,7 +8,7 @@ import polars
 import pytest
 
 from merging.dev_sets import read_dev_sets, read_pair_set, require_unseen
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 
 
 def test_sides_come_from_the_ledger(data: Path) -> None:

@@ -9,12 +9,12 @@ import numpy as np
 import polars
 import pytest
 
-from merging.config import MergingConfig
+from configs.schema.config import Config
+from configs.schema.merging import MergingConfig
 from merging.dev_sets import PairSet
 from merging.guard import Guard, read_held_out_sets
 from merging.merge import STAGE
-from pipeline.artefact import Manifest
-from pipeline.config import Config
+from pipeline.core.artefact import Manifest
 from pipeline.stage import run_stage
 from tests.merging.conftest import COLOURS, WORDS, make_model, perturb
 

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from merging import interpolation
 from merging.interpolation import interpolate
-from pipeline.checkpoint import Checkpoint
-from pipeline.errors import UserError
+from pipeline.core.checkpoint import Checkpoint
+from pipeline.core.errors import UserError
 from tests.merging.conftest import perturb
 
 WEIGHTS = {"init": 0.25, "symmetric": 0.35, "asymmetric": 0.4}

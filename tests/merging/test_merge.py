@@ -11,10 +11,10 @@ import numpy as np
 import polars
 import pytest
 
-from merging.config import MergingConfig
+from configs.schema.config import Config
+from configs.schema.merging import MergingConfig
 from merging.merge import STAGE
-from pipeline.config import Config
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 from pipeline.stage import run_stage
 
 GUARD = ["guard_one", "guard_two"]

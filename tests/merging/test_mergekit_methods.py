@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from merging.config import MERGEKIT_METHODS
+from configs.schema.merging import MERGEKIT_METHODS
 from merging.merge import STAGE
 from merging.mergekit_methods import mergekit_merge
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 from pipeline.stage import run_stage
 from tests.merging.test_merge import config
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from wandb.proto import wandb_internal_pb2
 
-from pipeline.artefact import files_under, read_manifest
-from pipeline.secrets import redacted
+from pipeline.core.artefact import files_under, read_manifest
+from pipeline.core.errors import redacted
 from pipeline.tracking import link
 
 HEADER, BLOCK, FRAME = 7, 32768, 7  # bytes: of the file, of a block of records, before each record

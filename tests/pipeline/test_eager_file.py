@@ -9,9 +9,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from pipeline import eager_file
-from pipeline.checkpoint import WEIGHTS, Checkpoint
-from pipeline.eager_file import BUFFER, EagerFile
-from pipeline.errors import UserError
+from pipeline.core.checkpoint import BUFFER, WEIGHTS, Checkpoint, EagerFile
+from pipeline.core.errors import UserError
 
 NUMBERS = np.random.default_rng(0).bytes(3 * BUFFER + 5)
 

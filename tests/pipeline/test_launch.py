@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.config import Config, LaunchConfig
-from pipeline.errors import UserError
+from configs.schema.config import Config, LaunchConfig
+from pipeline.core.errors import UserError
 from pipeline.launch import launch_command, relay
 from tests.reliability.stage_runs import copied, remove_stage
 

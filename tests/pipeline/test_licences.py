@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 from pipeline.licences import NOT_STATED, Licence, licences
 from tests.reliability.stage_runs import run_main
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from configs.schema.config import Config, LaunchConfig
 from pipeline.application import composed
-from pipeline.artefact import read_manifest
-from pipeline.config import Config, LaunchConfig
-from pipeline.errors import UserError
+from pipeline.core.artefact import read_manifest
+from pipeline.core.errors import UserError
 from pipeline.launch import launch_command
 
 SCONTROL = "#!/bin/sh\necho node-a\necho node-b\n"

@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from configs.schema.config import Config
 from pipeline import artefact
-from pipeline.artefact import PARTIAL, read_manifest, replacing
-from pipeline.config import Config
-from pipeline.errors import UserError
-from pipeline.folder import UNITS
+from pipeline.core.artefact import PARTIAL, UNITS, read_manifest, replacing
+from pipeline.core.errors import UserError
 from pipeline.stage import Stage, StageFolder, run_stage
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.artefact import read_manifest
+from pipeline.core.artefact import read_manifest
 
 pytestmark = pytest.mark.slow
 

@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.artefact import Manifest, read_manifest
-from pipeline.config import Config, TrackingConfig
-from pipeline.errors import UserError
-from pipeline.folder import StageFolder
+from configs.schema.config import Config, TrackingConfig
+from pipeline.core.artefact import Manifest, StageFolder, read_manifest
+from pipeline.core.errors import UserError
 from pipeline.tracking import link, tracked
 
 STAGES = ["data", "init", "symmetric", "asymmetric", "merge"]

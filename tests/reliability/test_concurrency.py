@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from pipeline.artefact import file_sha256, read_manifest
-from pipeline.errors import UserError
+from pipeline.core.artefact import file_sha256, read_manifest
+from pipeline.core.errors import UserError
 from tests.reliability import tiny_chain
 from tests.reliability.stage_runs import run_main
 from tests.reliability.tiny_chain import STAGES, folder_of, made, overrides_of

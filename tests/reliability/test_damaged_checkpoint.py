@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import Config
-from pipeline.errors import UserError
+from configs.schema.config import Config
+from pipeline.core.errors import UserError
 from pipeline.stage import run_stage
 from tests.reliability.faults import Change, json_with, malicious_pickle
 from tests.training.planned_sets import prepared_run, rows

@@ -10,7 +10,7 @@ import pytest
 
 from data.mining import model_state
 from evaluation.models import further_model
-from pipeline.revisions import Revision, write_lock
+from pipeline.core.hub import Revision, write_lock
 from tests.data.conftest import REPOSITORY, Prepared, composed, run_config
 from tests.data.hub_server import COMMIT, serve
 from tests.data.test_hub import SETS, command
@@ -57,7 +57,7 @@ def lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_models_of_a_config_are_locked_and_a_moved_one_is_refused(hub: str, lock: Path, tmp_path: Path) -> None:
-    done = command("data.lock", hub, tmp_path, *MINING, *SCORING)
+    done = command("pipeline.lock", hub, tmp_path, *MINING, *SCORING)
     assert done.returncode == 0, done.stderr
     assert {f"model someone/miner main {COMMIT}", f"model someone/model v1 {COMMIT}"} <= set(
         lock.read_text().split("\n")

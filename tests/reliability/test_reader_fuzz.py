@@ -15,7 +15,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 from tests.reliability.faults import LINES, ROWS
 from tests.training.e5s1_file import e5s1
 
@@ -72,7 +72,7 @@ def read_corpus(path: Path) -> None:
 
 
 def read_weights(path: Path) -> None:
-    from pipeline.checkpoint import ITEM_BYTES, Checkpoint
+    from pipeline.core.checkpoint import ITEM_BYTES, Checkpoint
 
     path.replace(path.with_name("model.safetensors"))
     with Checkpoint(path.parent) as weights:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.secrets import redacted
+from pipeline.core.errors import redacted
 from tests.reliability.stage_runs import remove_stage, run_main
 
 TOKEN = "hf_" + "Zq7" * 11

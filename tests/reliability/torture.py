@@ -20,8 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from pipeline.artefact import write_json
-from pipeline.console import console, show_table
+from pipeline.core.artefact import write_json
+from pipeline.core.console import console, show_table
 from tests.reliability import tiny_chain
 from tests.reliability.stage_runs import Ended
 from tests.reliability.tiny_chain import STAGES, folder_of, made

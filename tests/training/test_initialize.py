@@ -12,16 +12,16 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from configs.schema.config import Config
+from configs.schema.init import CorpusConfig, InitConfig
 from pipeline.application import composed
-from pipeline.artefact import Manifest
-from pipeline.config import Config
-from pipeline.errors import UserError
+from pipeline.core.artefact import Manifest
+from pipeline.core.errors import UserError
 from pipeline.stage import run_stage
 from tests.reliability.stage_runs import run_main
 from tests.training.small_bases import E5, TINY, config, true_tokenizer
 from training.bases.random import sample_texts
 from training.bases.stage import SAMPLES
-from training.config_base import CorpusConfig, InitConfig
 from training.initialize import STAGE
 
 SPECIAL_CHARACTERS = "Ωмега 漢字 😀🫠 e\u0301 №5 <mask> конец"

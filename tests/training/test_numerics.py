@@ -9,8 +9,8 @@ import torch
 from accelerate import PartialState
 from safetensors.torch import load_file
 
-from pipeline.config import Config
-from pipeline.errors import UserError
+from configs.schema.config import Config
+from pipeline.core.errors import UserError
 from pipeline.stage import planned, run_stage
 from tests.training.planned_sets import prepared_run, rows
 from training.batch_plan import plan_batches

@@ -10,13 +10,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel
 
-from data.config import unit_settings
+from configs.schema.data import unit_settings
+from configs.schema.training import BaseConfig, SideConfig
 from pipeline.application import composed
-from pipeline.artefact import result_settings
-from pipeline.errors import UserError
+from pipeline.core.artefact import result_settings
+from pipeline.core.errors import UserError
 from tests.training.planned_sets import prepared_run, rows
 from tests.training.small_bases import tiny_base
-from training.config import BaseConfig, SideConfig
 from training.cost import KNOWN, memory_bytes, shape_of, training_operations
 from training.model_files import load_model
 from training.plan import _work

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 from pipeline.stage import run_stage
 from tests.training.planned_sets import planned_loss, prepared_run, rows, tiny_model
 from tests.training.training_process import finish, stop_at

@@ -6,8 +6,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from pipeline.errors import UserError
-from training.config_base import CorpusConfig, InitConfig
+from configs.schema.init import CorpusConfig, InitConfig
+from pipeline.core.errors import UserError
 from training.vocabulary.corpora import Corpus, find_corpora
 
 OPUS = CorpusConfig(

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import UserError
+from configs.schema.init import BaseConfig, InitConfig
+from pipeline.core.errors import UserError
 from tests.training.small_bases import tiny_base, true_tokenizer
 from training.bases.random import model_config, tensor_shapes
-from training.config_base import BaseConfig, InitConfig
 from training.vocabulary.scripts import characters_of, scripts_of
 from training.vocabulary.selection import check_specials, covering_ids, select
 from training.vocabulary.tokenizer_file import TokenizerFile

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.checkpoint import Checkpoint
-from pipeline.errors import UserError
+from pipeline.core.checkpoint import Checkpoint
+from pipeline.core.errors import UserError
 from tests.training.small_bases import tiny_base
 from training.bases.random import sample_texts
 from training.bases.stage import SAMPLES

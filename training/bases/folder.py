@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from training.config_base import BaseConfig
+from configs.schema.init import BaseConfig
 
 SPECIAL_TOKENS = {
     "bos_token": "<s>",

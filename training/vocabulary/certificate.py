@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.console import progress
+from pipeline.core.console import progress
 from training.vocabulary.comparison import DROPPED, Agreement, Comparison, Ids
 from training.vocabulary.corpora import Corpus, text_lines
 from training.vocabulary.counting import Counts

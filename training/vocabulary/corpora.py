@@ -6,12 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
-from pipeline.hub import hub_errors
-from pipeline.revisions import Revision, readable_revision
-from training.config_base import BY_SCRIPT, CorpusConfig, InitConfig
+import pyarrow
+import pyarrow.parquet
+from pyarrow import types
 
-SIDES = ("symmetric", "asymmetric")
+from configs.schema.config import SIDES, Config
+from configs.schema.init import BY_SCRIPT, CorpusConfig, InitConfig
+from pipeline.core.artefact import file_sha256
+from pipeline.core.errors import UserError
+from pipeline.core.hub import Revision, hub_errors, locked_commit, readable_revision
+
 ROWS = 4096  # rows of a parquet file in memory at once
 
 
@@ -70,6 +74,19 @@ def find_corpora(config: InitConfig, languages: list[str], data: Path, mirror: s
     return [_find(name, corpus, data, mirror) for name, corpus in config.corpora.items()]
 
 
+def corpus_states(config: Config) -> dict[str, str]:
+    """Fingerprints of the local files that are counted or certified, and the locked commits of those on the Hub."""
+    files, found = local_files("certify", config.init.certify), {}
+    for name, corpus in config.init.corpora.items():
+        if corpus.kind == "text":
+            files += local_files(name, corpus.files)
+        elif corpus.kind == "hub" and config.mirror:
+            files += local_files(name, [str(Path(config.mirror) / str(corpus.hub) / file) for file in corpus.files])
+        elif corpus.kind == "hub" and (commit := locked_commit(Revision("dataset", str(corpus.hub), corpus.revision))):
+            found[f"lock:{corpus.hub}"] = commit
+    return found | {f"file:{path}": file_sha256(path) for path in files}
+
+
 def local_files(name: str, patterns: Iterable[str]) -> list[Path]:
     """The files that paths and patterns name, in their order; raises UserError where one names none."""
     files: list[Path] = []
@@ -102,9 +119,6 @@ def text_lines(path: Path) -> Iterator[list[str]]:
 
 def parquet_batches(path: Path, columns: list[str]) -> Iterator[list[list[Any]]]:
     """The columns' values in batches of rows; raises UserError on a missing column or a file that is not parquet."""
-    import pyarrow
-    import pyarrow.parquet
-
     try:
         file = pyarrow.parquet.ParquetFile(path)
     except (pyarrow.ArrowException, OSError) as error:
@@ -130,8 +144,6 @@ def parquet_batches(path: Path, columns: list[str]) -> Iterator[list[list[Any]]]
 
 def _holds_texts(kind: Any) -> bool:
     """Whether a column's type is text, or lists or structs of something; a struct's fields are looked at by name."""
-    from pyarrow import types
-
     if types.is_list(kind) or types.is_large_list(kind):
         return _holds_texts(kind.value_type)
     return types.is_string(kind) or types.is_large_string(kind) or types.is_struct(kind) or types.is_null(kind)
@@ -152,7 +164,7 @@ def _find(name: str, config: CorpusConfig, data: Path, mirror: str | None) -> Co
     if config.kind == "text":
         return Corpus(name, config, tuple(local_files(name, config.files)), "local files")
     if config.kind == "pairs":
-        files = [path for side in SIDES for path in sorted((data / side).glob("*.parquet"))]
+        files = [path for side in SIDES["joint"] for path in sorted((data / side).glob("*.parquet"))]
         if not files:
             raise UserError("there are no prepared pairs", where=str(data), remedy="make them first: make data")
         return Corpus(name, config, tuple(files), "stage data")

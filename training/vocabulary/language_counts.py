@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.console import progress
-from pipeline.errors import UserError
-from training.config_base import BY_SCRIPT
+from configs.schema.init import BY_SCRIPT
+from pipeline.core.console import progress
+from pipeline.core.errors import UserError
 from training.vocabulary.corpora import Corpus
 from training.vocabulary.counting import Counts, WordCounter, end_tokens, piece_counts
 from training.vocabulary.scripts import language_scripts

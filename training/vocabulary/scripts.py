@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import regex
 
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 
 # Language -> Unicode scripts, the main one first. A language that is not here needs `init.scripts`.
 WRITTEN_IN = {

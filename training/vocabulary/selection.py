@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import UserError
-from training.config_base import InitConfig
+from configs.schema.init import InitConfig
+from pipeline.core.errors import UserError
 from training.vocabulary.scripts import characters_of, scripts_of
 from training.vocabulary.tokenizer_file import TokenizerFile
 

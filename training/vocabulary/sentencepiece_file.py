@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 from training.vocabulary.tokenizer_file import TokenizerFile
 
 NORMAL, CONTROL, UNKNOWN = 1, 3, 2  # piece types of SentencePiece that XLM-R's vocabulary has

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.checkpoint import WEIGHTS
-from pipeline.eager_file import EagerFile
+from pipeline.core.checkpoint import WEIGHTS, EagerFile
 from training.vocabulary.selection import check_specials
 from training.vocabulary.sentencepiece_file import shrink_sentencepiece
 from training.vocabulary.tokenizer_file import TokenizerFile

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from pipeline.checkpoint import Checkpoint, StoredTensor
-from pipeline.errors import UserError, first_line
+from pipeline.core.checkpoint import Checkpoint, StoredTensor
+from pipeline.core.errors import UserError, first_line
 
 TORCH_WEIGHTS = "pytorch_model.bin"
 

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.checkpoint import WEIGHTS, Checkpoint, StoredTensor, write_header
-from pipeline.eager_file import EagerFile
-from pipeline.errors import UserError
+from pipeline.core.checkpoint import WEIGHTS, Checkpoint, EagerFile, StoredTensor, write_header
+from pipeline.core.errors import UserError
 from training.vocabulary.torch_file import TORCH_WEIGHTS, TorchCheckpoint
 
 PADDING_ROWS = 128  # an embedding may have fewer than so many rows beyond the tokenizer's ids

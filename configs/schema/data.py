@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from omegaconf import MISSING
@@ -268,6 +268,16 @@ class DataConfig:
             yield "workers", "must be at least 1"
 
     @property
+    def all_sources(self) -> dict[str, SourceConfig]:
+        """Held-out and training sources by name."""
+        return {**self.held_out, **self.sources}
+
+    @property
+    def checked_suites(self) -> list[str]:
+        """The suites of evaluation whose texts are looked for in the pairs."""
+        return [] if self.decontamination.mode == "off" else self.decontamination.suites
+
+    @property
     def mines(self) -> bool:
         """Whether a set takes mined negatives."""
         return any(source.negatives == "mine" for source in self.sources.values())
@@ -275,7 +285,5 @@ class DataConfig:
 
 def unit_settings(source: SourceConfig) -> dict[str, Any]:
     """The fields of a source that change its rows, by name."""
-    from dataclasses import asdict, fields
-
     values = asdict(source)
     return {item.name: values[item.name] for item in fields(source) if item.metadata.get("unit", True)}

@@ -4,10 +4,9 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
-from pipeline.console import log
-from pipeline.errors import UserError, first_line
-from pipeline.hub import hub_errors
-from pipeline.revisions import Revision, readable_revision
+from pipeline.core.console import log
+from pipeline.core.errors import UserError, first_line
+from pipeline.core.hub import Revision, hub_errors, readable_revision
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -76,12 +75,6 @@ def fetched(hub: str, revision: str, key: str) -> Path:
                 break
     log.info("%s at commit %s", hub, Path(files).name)
     return Path(files)
-
-
-def mirrored(hub: str, mirror: str | None) -> Path | None:
-    """The model's folder in the mirror, which is looked into before the Hub; None where it has none."""
-    folder = Path(mirror, hub) if mirror else None
-    return folder if folder and folder.is_dir() else None
 
 
 def most_tokens(model: "SentenceTransformer") -> int | None:

@@ -1,22 +1,67 @@
-"""Which commit a revision of a Hub repository stands for, as locked in `configs/source/revisions.lock`.
+"""The Hub: what its client raises as one line that says what to do, and which commit a revision stands for.
 
-A branch such as `main` moves. `make lock` writes the commits that the Hub has now; from then on these are read, and a
-branch that has moved since is an error until somebody has looked at what changed. A line of the file:
-`<dataset or model> <Hub id> <revision> <commit>`. Without a line for it, a revision is read where it stands.
+A branch such as `main` moves. `make lock` writes the commits that the Hub has now to `configs/source/revisions.lock`;
+from then on these are read, and a branch that has moved since is an error until somebody has looked at what changed. A
+line of the file: `<dataset or model> <Hub id> <revision> <commit>`. Without a line for it, a revision is read where it
+stands.
 """
 
+import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.artefact import replacing
-from pipeline.console import log
-from pipeline.errors import UserError
+from pipeline.core.artefact import replacing
+from pipeline.core.console import log
+from pipeline.core.errors import UserError, first_line
+
+UNREACHABLE = "the Hub can't be reached", "check the network, or set mirror=<folder in the Hub's layout>"
+
+
+@contextmanager
+def hub_errors(name: str, where: str, key: str) -> Iterator[None]:
+    """Raise UserError for what the Hub refuses while the block reads from it.
+
+    `name` is what the user calls that which is read, `where` a Hub id and its revision, `key` the config key to mend.
+    Other errors, such as those of a full disk, pass.
+    """
+    from huggingface_hub import errors
+    from huggingface_hub.utils import httpx  # whichever of the two clients is in use
+
+    for client in ("httpx", "httpx2"):  # they log every request
+        logging.getLogger(client).setLevel(logging.WARNING)
+    try:
+        yield
+    except (errors.HFValidationError, errors.EntryNotFoundError, httpx.HTTPError, ConnectionError) as error:
+        what, remedy = _explained(error, key)
+        raise UserError(f"{name}: {what}", where=where, remedy=remedy) from error
+
+
+def _explained(error: Exception, key: str) -> tuple[str, str]:
+    """What is wrong, and what to do about it."""
+    from huggingface_hub import errors
+
+    match error:
+        case errors.HFValidationError():
+            return "neither a folder nor a Hub id", f"mend {key}"
+        case errors.GatedRepoError():
+            return "access must be asked for", "accept the terms on its page and log in with hf auth login"
+        case errors.RepositoryNotFoundError() | errors.RevisionNotFoundError():
+            return "no such repository or revision on the Hub", f"mend {key}, or log in if it is private"
+        case errors.LocalEntryNotFoundError():
+            return UNREACHABLE
+        case errors.EntryNotFoundError():
+            return f"no such file: {first_line(error)}", f"mend {key}"
+        case errors.HfHubHTTPError():
+            return first_line(error), "check your access, or run again later"
+    return UNREACHABLE
+
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
-HEAD = "# Commits of the Hub that are read. Written by `make lock PROFILE=<name>`; see pipeline/revisions.py.\n"
+HEAD = "# Commits of the Hub that are read. Written by `make lock PROFILE=<name>`; see pipeline/core/hub.py.\n"
 
 
 @dataclass(frozen=True, order=True)
@@ -30,7 +75,7 @@ class Revision:
 
 def lock_file() -> Path:
     """The lock of this checkout, or the one that $REVISIONS_LOCK names."""
-    default = Path(__file__).resolve().parent.parent / "configs" / "source" / "revisions.lock"
+    default = Path(__file__).resolve().parents[2] / "configs" / "source" / "revisions.lock"
     return Path(os.environ.get("REVISIONS_LOCK") or default)
 
 
@@ -106,3 +151,9 @@ def _commit_if_reachable(wanted: Revision) -> str | None:
 def lock_state(revisions: Iterable[Revision]) -> list[str]:
     """The locked commits of these revisions, for a fingerprint; empty where none is locked."""
     return [commit for item in revisions if (commit := locked_commit(item))]
+
+
+def mirrored(hub: str, mirror: str | None) -> Path | None:
+    """The model's folder in the mirror, which is looked into before the Hub; None where it has none."""
+    folder = Path(mirror, hub) if mirror else None
+    return folder if folder and folder.is_dir() else None

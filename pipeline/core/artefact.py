@@ -1,16 +1,16 @@
-"""Artefact folders: manifest, fingerprint, and writing that appears whole or not at all."""
+"""Artefact folders: manifest, fingerprint, writing that appears whole or not at all, and a stage's units."""
 
 import dataclasses
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.secrets import redacted
+from pipeline.core.errors import redacted
 
 MANIFEST = "manifest.json"
 PARTIAL = ".partial"
@@ -31,6 +31,7 @@ class Manifest:
     seconds: float = 0.0
     peak_rss_bytes: int = 0
     error: str | None = None
+    version: int | None = None  # of the stage; None: made before it was written down
 
     def write(self, folder: Path) -> None:
         content = dataclasses.asdict(self)
@@ -75,7 +76,11 @@ def changed_file(folder: Path, outputs: dict[str, dict[str, Any]], most_bytes: i
 
 def fingerprint(stage: str, version: int, settings: Any, inputs: dict[str, str]) -> str:
     """A sha256 over everything that changes a stage's result."""
-    content = {"stage": stage, "version": version, "settings": result_settings(settings), "inputs": inputs}
+    return digest({"stage": stage, "version": version, "settings": result_settings(settings), "inputs": inputs})
+
+
+def digest(content: Any) -> str:
+    """A sha256 of JSON-able content."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
@@ -102,13 +107,6 @@ def describe_outputs(folder: Path, paths: list[Path]) -> dict[str, dict[str, Any
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
         for path in paths
     }
-
-
-def name_problem(name: str) -> str | None:
-    """What is wrong with a name that becomes a file or folder: it must stay where it is put."""
-    if name in ("", "..") or Path(name).name != name or "\0" in name:
-        return f"{name!r} must be a plain name, as of a file or folder"
-    return None
 
 
 def files_under(folder: Path) -> list[Path]:
@@ -166,3 +164,88 @@ def write_json(path: Path, content: Any) -> None:
     with replacing(path) as temporary:
         text = json.dumps(content, ensure_ascii=False, indent=2, sort_keys=False, default=str)
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+UNITS = "units"  # the folder of the units' records
+
+
+@dataclasses.dataclass
+class StageFolder:
+    """What a stage's `build` writes through."""
+
+    name: str
+    path: Path
+    fingerprint: str
+    inputs: Mapping[str, Path]
+    resuming: bool = False  # an unfinished attempt with the same fingerprint left its files here
+    track: Callable[[dict[str, Any]], None] = lambda line: None  # sends a line of metrics.jsonl to the tracker
+    records: set[Path] = dataclasses.field(default_factory=set)  # of the units that belong to this attempt
+
+    def input(self, name: str) -> Path:
+        """The folder of a complete input artefact."""
+        return self.inputs[name]
+
+    def replacing(self, relative: str) -> AbstractContextManager[Path]:
+        """A temporary path that becomes `<stage>/<relative>` when the block ends without an error."""
+        return replacing(self.path / relative)
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder whose files move to the same relative paths of the stage when the block ends without an error.
+
+        config.json comes last: no library takes a folder without one for a model.
+        """
+        scratch = self.path / f"files{PARTIAL}"
+        scratch.mkdir()
+        try:
+            yield scratch
+            for path in sorted(files_under(scratch), key=lambda path: path == scratch / "config.json"):
+                with self.replacing(path.relative_to(scratch).as_posix()) as temporary:
+                    path.rename(temporary)
+        finally:
+            remove(scratch)
+
+    def unit(self, name: str, fingerprint: str, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+        """Make one independent part of the stage, or take it over when it stands with the same fingerprint.
+
+        `make` writes files below the folder it is given, at the relative paths they get in the stage, and returns
+        a JSON-able result, which is what this call returns now and whenever the unit is taken over.
+        """
+        place = self.path / UNITS / f"{name.replace('/', '--')}.json"
+        self.records.add(place)
+        record = _read_record(place)
+        if record["fingerprint"] == fingerprint and is_whole(self.path, record["outputs"]):
+            return record["result"]
+        scratch = self.path / f".{place.stem}{PARTIAL}"
+        remove(scratch)
+        scratch.mkdir(parents=True)
+        try:
+            result = make(scratch)
+            outputs = describe_outputs(scratch, files_under(scratch))
+            # Not finished, but what it owns, or leaves behind, is known whenever this process is killed.
+            write_json(place, {"fingerprint": None, "outputs": record["outputs"] | outputs, "result": {}})
+            for relative in record["outputs"].keys() - outputs:
+                remove(self.path / relative)
+            for relative in outputs:
+                with self.replacing(relative) as temporary:
+                    shutil.move(scratch / relative, temporary)
+        finally:
+            remove(scratch)
+        write_json(place, {"fingerprint": fingerprint, "outputs": outputs, "result": result})
+        return result
+
+    def remove_untouched_units(self) -> None:
+        """Drop what units of an earlier config left behind."""
+        places = set((self.path / UNITS).glob("*.json"))
+        kept = {output for place in self.records for output in _read_record(place)["outputs"]}
+        for place in places - self.records:
+            for output in _read_record(place)["outputs"].keys() - kept:
+                remove(self.path / output)
+            place.unlink()
+
+
+def _read_record(place: Path) -> dict[str, Any]:
+    try:
+        return json.loads(place.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return {"fingerprint": None, "outputs": {}, "result": {}}

@@ -2,14 +2,12 @@
 
 from collections.abc import Iterator
 
-from data.mining import hub_revision
-from data.prepare import all_sources
+from configs.schema.config import Config
+from data.fingerprints import miner_on_hub
 from evaluation.models import hub_model
 from pipeline.application import hydra_application
-from pipeline.config import Config
-from pipeline.console import progress, show_table
-from pipeline.hub import hub_errors
-from pipeline.revisions import COMMIT, Revision, commit_on_hub, lock_file, read_lock, write_lock
+from pipeline.core.console import progress, show_table
+from pipeline.core.hub import COMMIT, Revision, commit_on_hub, hub_errors, lock_file, read_lock, write_lock
 
 
 def lock(config: Config) -> None:
@@ -30,13 +28,13 @@ def lock(config: Config) -> None:
 
 def hub_revisions(config: Config) -> Iterator[Revision]:
     """Every revision that the stages of this config would read from the Hub."""
-    for source in all_sources(config).values():
+    for source in config.data.all_sources.values():
         if source.hub and not source.path and not source.local_only:
             yield Revision("dataset", source.hub, source.revision)
             yield from (Revision("dataset", part.hub, part.revision) for part in source.also)
     if config.base.kind == "hub" and config.base.hub:
         yield Revision("model", config.base.hub, config.base.revision)
-    miner = hub_revision(config.data.mining) if config.data.mines else None
+    miner = miner_on_hub(config.data.mining) if config.data.mines else None
     scored = (hub_model(wanted) for wanted in config.evaluation.models)
     yield from (asked for asked in (miner, *scored) if asked)
     for corpus in config.init.corpora.values():

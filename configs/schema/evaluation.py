@@ -1,9 +1,10 @@
 """Settings of evaluation: which models are scored on which suites, and how they are compared."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from pipeline.artefact import name_problem
+from configs.schema.rules import name_problem
 
 KINDS = ("retrieval", "samples", "encodechka", "mteb")
 PROTOCOLS = ("leaderboard", "model")
@@ -98,6 +99,11 @@ class EvaluationConfig:
     workers: int | None = field(default=None, metadata={"result": False})  # processes for classifiers; null: cores
     report: ReportConfig = field(default_factory=ReportConfig, metadata={"result": False})
     publish: PublishConfig = field(default_factory=PublishConfig, metadata={"result": False})
+
+    @property
+    def encodechka_folder(self) -> str | None:
+        """Where encodechka's data files are, as far as configured."""
+        return self.encodechka or os.environ.get("ENCODECHKA_DATA_PATH")
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Impossible values, as (field, what is wrong)."""

@@ -1,12 +1,8 @@
-"""Settings of fine-tuning: one dataclass a side; the base's and init's stand in `training.config_base`."""
+"""Settings of fine-tuning: one dataclass a side."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
-
-from training.config_base import BaseConfig, InitConfig
-
-__all__ = ["BaseConfig", "InitConfig", "SetConfig", "SideConfig", "TrainingConfig"]
 
 MIXINGS = ("proportional", "temperature", "round_robin")
 DIRECTIONS = ("query_to_doc", "doc_to_query", "query_to_query", "doc_to_doc")

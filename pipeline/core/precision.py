@@ -4,7 +4,7 @@ import ctypes
 
 import torch
 
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 
 MOST_EAGER_TOKENS = 256
 

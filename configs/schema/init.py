@@ -85,6 +85,11 @@ class InitConfig:
     certified_texts: int | None = 500_000  # most texts of a corpus that are compared; null: all
     hidden_state_texts: int = 64  # texts whose hidden states are compared; 0: none
 
+    @property
+    def counts_pairs(self) -> bool:
+        """Whether the prepared pairs are among the corpora."""
+        return any(corpus.kind == "pairs" for corpus in self.corpora.values())
+
     def problems(self) -> Iterator[tuple[str, str]]:
         """Impossible values, as (field, what is wrong)."""
         if self.rule not in RULES:

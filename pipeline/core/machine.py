@@ -1,4 +1,4 @@
-"""The machine and the process: what a manifest says of them, and `python -m pipeline.machine` after set-up."""
+"""The machine and the process: what a manifest says of them, and `python -m pipeline.core.machine` after set-up."""
 
 import importlib.metadata
 import os

@@ -5,16 +5,20 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from data.config import HubFiles, SourceConfig
+import torch
+from huggingface_hub import HfApi
+
+from configs.schema.config import Config
+from configs.schema.data import HubFiles, SourceConfig
+from data.batch import RowErrors
 from data.files import HubFile, Located, NotSupplied, locate, matching
-from data.prepare import all_sources
 from data.readers import open_reader
+from data.rows import reader_frames, role_frames
 from pipeline.application import hydra_application
-from pipeline.config import Config
-from pipeline.console import progress, show_table
-from pipeline.errors import UserError
-from pipeline.hub import hub_errors
-from pipeline.revisions import Revision, readable_revision
+from pipeline.core.console import progress, show_table
+from pipeline.core.errors import UserError
+from pipeline.core.hub import Revision, hub_errors, readable_revision
+from pipeline.core.precision import uses_bfloat16
 
 ROOM = 4  # times the sources' size: download, prepared pairs, spilled groups
 
@@ -34,9 +38,6 @@ class Look:
 
 def look(name: str, source: SourceConfig, mirror: str | None) -> Look:
     """Revision, size, licence, gate and first rows of a source; a failure stands in `problem`."""
-    from data.batch import RowErrors
-    from data.rows import reader_frames, role_frames
-
     seen = Look(name, licence=source.licence, access=source.access)
     frame = None
     try:
@@ -75,8 +76,6 @@ def _locate(name: str, source: SourceConfig, mirror: str | None, seen: Look) -> 
 
 def _on_hub(name: str, part: HubFiles, seen: Look) -> Located:
     """The part's files on the Hub, to be read in place; adds to the size, takes licence and gate from its page."""
-    from huggingface_hub import HfApi
-
     where = f"{part.hub} at {part.revision}"
     with hub_errors(name, where, f"data.sources.{name}"):
         revision = readable_revision(Revision("dataset", part.hub, part.revision))
@@ -94,10 +93,6 @@ def _on_hub(name: str, part: HubFiles, seen: Look) -> Located:
 
 def machine(config: Config, bytes_: int) -> list[tuple[str, str, UserError | None]]:
     """(what, finding, problem) of disk, devices and precision."""
-    import torch
-
-    from training.precision import uses_bfloat16
-
     runs = Path(config.runs)
     place = next(folder for folder in (runs, *runs.absolute().parents) if folder.exists())
     free = shutil.disk_usage(place).free
@@ -124,7 +119,7 @@ def machine(config: Config, bytes_: int) -> list[tuple[str, str, UserError | Non
 
 def check(config: Config) -> None:
     """Show the tables; raises UserError when anything failed, after everything was looked at."""
-    sources = all_sources(config)
+    sources = config.data.all_sources
     looks = [look(name, source, config.mirror) for name, source in progress(sources.items(), "sources", len(sources))]
     columns = ["source", "revision", "MB", "access", "licence", "first rows"]
     show_table("sources", columns, [_row(seen) for seen in looks])

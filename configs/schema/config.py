@@ -1,22 +1,25 @@
 """The root config: one typed tree that every stage reads; the parts stand beside their stages."""
 
 import dataclasses
-import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING
 
-from data.config import DataConfig
-from evaluation.config import EvaluationConfig
-from merging.config import MergingConfig
-from pipeline.artefact import name_problem
-from pipeline.errors import UserError
-from training.config import BaseConfig, InitConfig, TrainingConfig
+from configs.schema.data import DataConfig
+from configs.schema.evaluation import EvaluationConfig
+from configs.schema.init import BaseConfig, InitConfig
+from configs.schema.merging import MergingConfig
+from configs.schema.rules import name_problem
+from configs.schema.training import SideConfig, TrainingConfig
 
-STAGES = ["data", "init", "symmetric", "asymmetric", "merge", "evaluate", "report"]
-SIDES = ["symmetric", "asymmetric", "joint"]
+SIDES = {  # what can be trained -> the sides of the data that it reads
+    "symmetric": ("symmetric",),
+    "asymmetric": ("asymmetric",),
+    "joint": ("symmetric", "asymmetric"),
+}
+STAGES = ("base", "benchmarks", "data", "init", *SIDES, "merge", "evaluate", "report", "publish", "calibrate")
+ON_REQUEST = ("base", "benchmarks", "joint", "publish", "calibrate")  # made where a stage needs them, or asked for
 
 
 @dataclasses.dataclass
@@ -58,8 +61,9 @@ class Config:
     seed: int = 42  # the only source of randomness
     force: bool = False  # make again what is there
     borrow: bool = False  # take over finished stages of the other runs where the fingerprint is the same (sweeps do)
-    stages: list[str] = dataclasses.field(default_factory=lambda: list(STAGES))  # what pipeline.run runs
-    side: str = "symmetric"  # what training.finetune trains
+    stages: list[str] = dataclasses.field(  # what is made, in this order
+        default_factory=lambda: [name for name in STAGES if name not in ON_REQUEST]
+    )
     objective: str = "merge.dev"  # <stage>.<metric of its manifest> by which a sweep orders its jobs
     mirror: str | None = None  # a folder in the Hub's layout, read instead of the Hub
     languages: list[str] = dataclasses.field(default_factory=lambda: ["ru", "en"])
@@ -75,10 +79,11 @@ class Config:
 
     def problems(self) -> Iterator[tuple[str, str]]:
         for stage in self.stages:
-            if stage not in [*STAGES, "joint"]:
-                yield "stages", f"{stage} is not one of {', '.join([*STAGES, 'joint'])}"
-        if self.side not in SIDES:
-            yield "side", f"must be one of {', '.join(SIDES)}"
+            if stage not in STAGES:
+                yield "stages", f"{stage} is not one of {', '.join(STAGES)}"
+        for suite in self.data.checked_suites:
+            if suite not in (known := {"encodechka", *self.evaluation.suite}):
+                yield "data.decontamination.suites", f"there is no suite {suite}; known: {', '.join(sorted(known))}"
         if self.precision not in ("auto", "fp32", "bf16"):
             yield "precision", "must be auto, fp32 or bf16"
         if self.mirror is not None and not Path(self.mirror).is_dir():
@@ -93,47 +98,19 @@ class Config:
     def sides_not_for(self, processes: int) -> list[str]:
         """The sides to be trained whose smallest batch so many processes can't share out evenly."""
         sides = [name for name in SIDES if name in self.stages]
-        return [name for name in sides if getattr(self.training, name).batch_multiple % processes]
+        return [name for name in sides if self.side(name).batch_multiple % processes]
+
+    def side(self, name: str) -> SideConfig:
+        """The settings of one side's training."""
+        side = getattr(self.training, name)
+        assert isinstance(side, SideConfig)
+        return side
 
     def folder(self, stage: str) -> Path:
-        """The artefact folder of a stage of this run."""
-        return Path(self.runs) / self.run / stage
+        """The artefact folder of a stage: of this run, or of the base, which the runs share."""
+        return Path(self.runs) / "bases" / self.base.name if stage == "base" else Path(self.runs) / self.run / stage
 
     @property
     def is_one_of_many(self) -> bool:
         """Whether other processes work on the same artefacts by intent: jobs of a sweep, machines of one launch."""
         return self.borrow or self.launch.nodes > 1
-
-    @property
-    def base_folder(self) -> Path:
-        """The base model's folder, shared by the runs."""
-        return Path(self.runs) / "bases" / self.base.name
-
-
-def checked(config: DictConfig) -> Config:
-    """The composed config as dataclasses; raises UserError with the full key of an impossible value."""
-    known = {field.name for field in dataclasses.fields(Config)}
-    for key in sorted(str(key) for key in config if key not in known | {"hydra"}):  # Hydra lets +key=value in
-        raise UserError("there is no such setting", where=f"config key {key}", remedy="take it out of the command")
-    typed = OmegaConf.to_object(config)
-    assert isinstance(typed, Config)
-    for key, problem in _problems(typed):
-        raise UserError(problem, where=f"config key {key}", remedy="change it in the config or on the command line")
-    return typed
-
-
-def _problems(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    if hasattr(value, "problems"):
-        yield from ((f"{key}.{name}".lstrip("."), problem) for name, problem in value.problems())
-    if isinstance(value, float) and not math.isfinite(value):
-        yield key, f"must be a finite number, not {value}"
-    elif isinstance(value, list):
-        yield from (found for position, item in enumerate(value) for found in _problems(item, f"{key}.{position}"))
-    elif dataclasses.is_dataclass(value):
-        for field in dataclasses.fields(value):
-            yield from _problems(getattr(value, field.name), f"{key}.{field.name}".lstrip("."))
-    elif isinstance(value, dict):
-        for name, item in value.items():
-            if dataclasses.is_dataclass(item) and (problem := name_problem(name)):  # sets, suites, corpora
-                yield key, problem
-            yield from _problems(item, f"{key}.{name}")

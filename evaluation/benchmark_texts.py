@@ -1,21 +1,21 @@
-"""The texts of evaluations: held-out sets and bundled samples, which are never trained on, and benchmarks."""
+"""The stage `benchmarks`: what must not be trained on, by task: the bundled samples, and the benchmarks' test texts."""
 
 import csv
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-import pyarrow.parquet as pq
 
-from data.decontamination import TextIndex
-from pipeline.config import Config
-from pipeline.console import log
-from pipeline.errors import UserError, first_line
+from configs.schema.config import Config
+from data.decontamination import BENCHMARKS, CHECKED, SAMPLES
+from evaluation.mteb_tasks import hub_task, suite_tasks
+from evaluation.samples import FOLDER
+from pipeline.core.artefact import StageFolder, write_json
+from pipeline.core.console import log
+from pipeline.core.errors import first_line
 
-BENCHMARKS = "decontamination/benchmarks.parquet"  # text and the task it belongs to
 ENCODECHKA = {  # file -> columns with test texts; train files are no benchmark
     "stsb_dev.csv": ("sentence1", "sentence2"),
     "para_gold.csv": ("text_1", "text_2"),
@@ -30,20 +30,6 @@ ENCODECHKA = {  # file -> columns with test texts; train files are no benchmark
 TEXT_COLUMNS = ("sentence1", "sentence2", "text", "text1", "text2", "sentences")
 
 
-def forbidden_texts(held_out: Path, names: list[str], samples: Path) -> TextIndex:
-    """Anchors and positives of the held-out sets, and every text of the bundled evaluation samples."""
-    named: dict[str, pl.Series] = {}
-    for name in names:
-        table = pq.read_table(held_out / f"{name}.parquet", columns=["anchor", "positive"])
-        columns = [pl.Series(pl.from_arrow(table[column])) for column in ("anchor", "positive")]
-        named[f"held out: {name}"] = pl.concat(columns)
-    for file in sorted(samples.glob("*.jsonl")):
-        lines = file.read_text(encoding="utf-8").splitlines()
-        texts = [text for line in lines if line.strip() for text in _texts(json.loads(line))]
-        named[f"evaluation sample: {file.stem}"] = pl.Series(texts, dtype=pl.String)
-    return TextIndex.of(named)
-
-
 def _texts(content: Any) -> Iterator[str]:
     """All texts of two words or more inside JSON content; single words are labels or too common to forbid."""
     if isinstance(content, str):
@@ -54,49 +40,47 @@ def _texts(content: Any) -> Iterator[str]:
             yield from _texts(value)
 
 
-def write_benchmarks(config: Config, folder: Path) -> dict[str, Any]:
-    """Write the test texts of the configured suites below `folder`.
-
-    Returns:
-        `checked`: task -> texts; `not_checked`: task -> why its data can't be had here.
-    """
-    checked: dict[str, int] = {}
+def build(config: Config, stage: StageFolder) -> dict[str, Any]:
+    """Write the bundled samples' texts, the suites' test texts, and which of these could not be had, and why."""
+    samples = {file.stem: _sample_texts(file) for file in sorted(FOLDER.glob("*.jsonl"))}
     missing: dict[str, str] = {}
-    frames = []
-    for task, texts in _benchmark_texts(config, missing):
-        frame = pl.DataFrame({"task": task, "text": pl.Series(sorted(texts), dtype=pl.String)})
-        checked[task] = len(frame)
-        frames.append(frame)
-    place = folder / BENCHMARKS
-    place.parent.mkdir(parents=True)
-    schema = {"task": pl.String, "text": pl.String}
-    (pl.concat(frames) if frames else pl.DataFrame(schema=schema)).write_parquet(place)
+    tests = {task: sorted(texts) for task, texts in _benchmark_texts(config, missing)}
+    for name, texts in ((SAMPLES, samples), (BENCHMARKS, tests)):
+        with stage.replacing(name) as path:
+            _frame(texts).write_parquet(path)
+    checked = {task: len(texts) for task, texts in tests.items()}
+    write_json(stage.path / CHECKED, {"checked": checked, "not_checked": missing})
     if missing:
         log.warning("decontamination: %d evaluations not checked: %s", len(missing), ", ".join(missing))
-    return {"checked": checked, "not_checked": missing}
+    return {"tasks": len(checked), "texts": sum(checked.values()), "not checked": len(missing)}
 
 
-def read_benchmarks(stage: Path) -> dict[str, pl.Series]:
-    """What `write_benchmarks` wrote, by the name that the ledger gives to a find."""
-    frame = pl.read_parquet(stage / BENCHMARKS)
-    parts = frame.partition_by("task", as_dict=True, maintain_order=True)
-    return {f"evaluation: {task}": part["text"] for (task,), part in parts.items()}
+def _frame(texts: dict[str, list[str]]) -> pl.DataFrame:
+    rows = {
+        "task": [task for task, some in texts.items() for _ in some],
+        "text": [t for some in texts.values() for t in some],
+    }
+    return pl.DataFrame(rows, schema={"task": pl.String, "text": pl.String})
+
+
+def _sample_texts(file: Path) -> list[str]:
+    return [
+        text
+        for line in file.read_text(encoding="utf-8").splitlines()
+        if line.strip()
+        for text in _texts(json.loads(line))
+    ]
 
 
 def _benchmark_texts(config: Config, missing: dict[str, str]) -> Iterator[tuple[str, set[str]]]:
     done: set[str] = set()
-    for suite in config.data.decontamination.suites:
+    for suite in config.data.checked_suites:
         if suite == "encodechka":
-            yield from _encodechka_texts(encodechka_folder(config), missing)
+            yield from _encodechka_texts(config.evaluation.encodechka_folder, missing)
             continue
         for task, texts in _mteb_texts(suite, config, missing, done):
             done.add(task)
             yield task, texts
-
-
-def encodechka_folder(config: Config) -> str | None:
-    """Where encodechka's data files are, as far as configured."""
-    return config.evaluation.encodechka or os.environ.get("ENCODECHKA_DATA_PATH")
 
 
 def _encodechka_texts(folder: str | None, missing: dict[str, str]) -> Iterator[tuple[str, set[str]]]:
@@ -118,14 +102,6 @@ def _encodechka_texts(folder: str | None, missing: dict[str, str]) -> Iterator[t
 
 def _mteb_texts(suite: str, config: Config, missing: dict[str, str], done: set[str]) -> Iterator[tuple[str, set[str]]]:
     """(task, test texts) of a suite of evaluation; where one task's data can't be had, the next is tried."""
-    from evaluation.mteb_tasks import hub_task, suite_tasks
-
-    if suite not in config.evaluation.suite:
-        raise UserError(
-            f"there is no suite {suite}",
-            where="config key data.decontamination.suites",
-            remedy="choose one of " + ", ".join(sorted(config.evaluation.suite)),
-        )
     settings = config.evaluation.suite[suite]
     unreachable: str | None = None
     for name, special in suite_tasks(settings).items():

@@ -1,0 +1,160 @@
+"""The chain on one page: what each stage is made from, which settings change it, and who builds it.
+
+    benchmarks ── data ─┬─ init ─┬─ symmetric ───┐
+                        │        ├─ asymmetric ──┼─ merge ── evaluate ─┬─ report ── publish
+              base ─────┘        └─ (joint) ─────┘                     └─ (calibrate)
+
+A stage's fingerprint covers its version, `settings`, what it `needs` (other stages) and what it `reads` (anything else:
+files, packages, commits). These are asked whenever a command starts, so they import neither torch nor mteb; a builder
+is named as module:function and imported when its stage is made. Who changes a stage's results raises its version.
+"""
+
+import importlib.metadata
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from configs.schema.config import SIDES, Config
+from data.fingerprints import mining_state, source_state
+from evaluation.models import further_model, heads_fingerprint
+from evaluation.published import calibrated_name
+from evaluation.run_record import CHAIN as REPORTED
+from pipeline.core.artefact import digest, file_sha256, is_complete, read_manifest
+from pipeline.stage import Stage
+from training.bases.sources import base_state
+from training.vocabulary.corpora import corpus_states
+
+SAMPLES = Path(__file__).resolve().parent.parent / "evaluation" / "samples"
+
+
+def made(config: Config, names: Iterable[str]) -> list[str]:
+    """Those of the stages that are complete in this run."""
+    return [name for name in names if is_complete(config.folder(name))]
+
+
+def benchmark_settings(config: Config) -> dict[str, Any]:
+    """The suites whose texts are looked for, and where their data come from."""
+    chosen = config.data.checked_suites
+    suites = {name: config.evaluation.suite.get(name) for name in chosen}
+    places = {"encodechka": config.evaluation.encodechka_folder, "mirror": config.mirror} if chosen else {}
+    return {"suites": suites, **places}
+
+
+def benchmark_reads(config: Config) -> dict[str, str]:
+    """The bundled samples; revisions of mteb's data come with its version."""
+    mteb = {"package:mteb": importlib.metadata.version("mteb")} if config.data.checked_suites else {}
+    return {f"sample:{file.name}": file_sha256(file) for file in sorted(SAMPLES.glob("*.jsonl"))} | mteb
+
+
+def data_reads(config: Config) -> dict[str, str]:
+    """Each source's files, and the model that mines."""
+    sources, mining = config.data.all_sources, config.data.mining
+    found = {f"source:{name}": digest(source_state(name, source, config.mirror)) for name, source in sources.items()}
+    return found | ({"mining model": digest(mining_state(mining, config.mirror))} if config.data.mines else {})
+
+
+def evaluate_settings(config: Config) -> dict[str, Any]:
+    """Of the suites only those that are run; where mteb reads; the contents of heads that are given."""
+    chosen, heads = {name: config.evaluation.suite[name] for name in config.evaluation.suites}, config.evaluation.heads
+    mirror = {"mirror": config.mirror} if any(suite.kind == "mteb" for suite in chosen.values()) else {}
+    given = heads_fingerprint([Path(heads)]) if heads else None
+    return {"evaluation": replace(config.evaluation, suite=chosen, models=[], heads=given), **mirror}
+
+
+def evaluate_needs(config: Config) -> list[str]:
+    """The chain's models as far as they are made, and data where a suite reads its held-out sets."""
+    held_out = any(config.evaluation.suite[name].kind == "retrieval" for name in config.evaluation.suites)
+    return ["data"] * held_out + made(config, config.evaluation.chain)
+
+
+def evaluate_reads(config: Config) -> dict[str, str]:
+    """The contents of further models."""
+    models = [further_model(wanted, config.mirror) for wanted in config.evaluation.models]
+    return {model.name: model.fingerprint for model in models}
+
+
+def report_settings(config: Config) -> dict[str, Any]:
+    licence = config.evaluation.publish.licence
+    return {"report": config.evaluation.report, "licence": licence, "languages": config.languages, "base": config.base}
+
+
+def report_reads(config: Config) -> dict[str, str]:
+    """The state of what was begun and is not complete, so that a change of it makes the page anew."""
+    manifests = {name: read_manifest(config.folder(name)) for name in REPORTED}
+    return {
+        name: f"{found.status} {found.fingerprint}"
+        for name, found in manifests.items()
+        if found and found.status != "complete"
+    }
+
+
+def readme_of_merge(config: Config) -> list[Path]:
+    """The report writes it into the merge's folder, where it goes when the merge is made anew."""
+    merge = config.folder("merge")
+    return [merge / "model" / "README.md"] if is_complete(merge) else []
+
+
+# fmt: off
+def side(name: str) -> Stage:
+    """One side's training; under `accelerate launch` each process takes its slice of every planned global batch."""
+    return Stage(
+        name, 2, "training.finetune:build", on_ranks=True,
+        needs=lambda c: ["data", "init"],
+        settings=lambda c: {"side": c.side(name), "arguments": c.training.arguments,
+                            "precision": c.precision, "attention": c.base.attention},
+    )
+
+
+CHAIN = {stage.name: stage for stage in [
+    Stage(
+        "base", 1, "training.bases.make:build", implied=True,
+        reads=base_state,
+        settings=lambda c: {key: value for key, value in asdict(c.base).items() if key != "attention"},
+    ),
+    Stage(
+        "benchmarks", 1, "evaluation.benchmark_texts:build", implied=True,
+        reads=benchmark_reads,
+        settings=benchmark_settings,
+    ),
+    Stage(
+        "data", 3, "data.prepare:build", in_place=True,
+        needs=lambda c: ["benchmarks"],
+        reads=data_reads,
+        settings=lambda c: c.data,
+    ),
+    Stage(
+        "init", 1, "training.initialize:build",
+        needs=lambda c: ["base", "data"] if c.init.counts_pairs else ["base"],
+        reads=corpus_states,
+        settings=lambda c: {"init": c.init, "languages": c.languages},
+    ),
+    *map(side, SIDES),
+    Stage(
+        "merge", 1, "merging.merge:build",
+        needs=lambda c: [*c.merging.models, "data"],
+        settings=lambda c: {"merging": c.merging, "precision": c.precision},
+    ),
+    Stage(
+        "evaluate", 2, "evaluation.evaluate:build", in_place=True,
+        needs=evaluate_needs,
+        reads=evaluate_reads,
+        settings=evaluate_settings,
+    ),
+    Stage(
+        "report", 2, "evaluation.report:build", verified=2**24, beside=readme_of_merge,
+        needs=lambda c: made(c, REPORTED),
+        reads=report_reads,
+        settings=report_settings,
+    ),
+    Stage(
+        "publish", 2, "evaluation.publish:build",
+        needs=lambda c: ["data", "init", "merge", "evaluate", *made(c, [*SIDES, "report"])],
+        settings=lambda c: {"publish": c.evaluation.publish, "languages": c.languages},
+    ),
+    Stage(
+        "calibrate", 1, "evaluation.calibrate:build",
+        needs=lambda c: ["evaluate"],
+        settings=lambda c: calibrated_name(c.evaluation),
+    ),
+]}

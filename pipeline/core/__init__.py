@@ -1,0 +1,1 @@
+"""The ground that every stage stands on: artefacts, errors, console, hub, models; it imports no stage."""

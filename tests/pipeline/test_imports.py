@@ -1,0 +1,38 @@
+"""Imports run one way: a folder imports only what stands to its left, nobody imports the roof, and nothing is hidden."""
+
+import ast
+from pathlib import Path
+
+ALLOWED = {  # room -> the rooms that it may import beside itself
+    "configs": set(),
+    "pipeline.core": {"configs"},
+    "data": {"configs", "pipeline.core"},
+    "training": {"configs", "pipeline.core", "data"},
+    "merging": {"configs", "pipeline.core", "data", "training"},
+    "evaluation": {"configs", "pipeline.core", "data"},
+    "pipeline": {"configs", "pipeline.core", "data", "training", "merging", "evaluation"},
+}
+
+
+def room_of(module: str) -> str:
+    """The room that a module stands in."""
+    return "pipeline.core" if module.startswith("pipeline.core") else module.partition(".")[0]
+
+
+def imported(file: Path) -> set[str]:
+    """The modules that a file imports, also inside functions and for type checkers."""
+    nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+    named = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    froms = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
+    return named | {f"{node.module}.{alias.name}" for node in froms for alias in node.names}
+
+
+def test_imports_run_one_way(repository: Path) -> None:
+    upward, seen = [], set()
+    for file in (path for room in ALLOWED for path in repository.glob(f"{room.replace('.', '/')}/**/*.py")):
+        room = room_of(".".join(file.relative_to(repository).with_suffix("").parts))
+        wanted = {room_of(module) for module in imported(file)} & ALLOWED.keys()
+        seen |= {(room, other) for other in wanted}
+        upward += [f"{file.relative_to(repository)} imports {other}" for other in wanted - {room} - ALLOWED[room]]
+    assert not upward
+    assert ("merging", "training") in seen and ("pipeline", "evaluation") in seen  # else nothing was looked at

