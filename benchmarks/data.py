@@ -22,9 +22,9 @@ PEER = "datasets.map/filter, batched, num_proc=2"
 
 def ours(mirror: str, runs: str) -> dict[str, Any]:
     """Prepare mixture card from the mirror; returns raw rows, and pairs built by set."""
-    from pipeline.stage import run_stage
+    from pipeline.run import run
 
-    run_stage(STAGE, card_config(f"mirror={mirror}", f"runs={runs}", "run=bench"))
+    run(card_config(f"mirror={mirror}", f"runs={runs}", "run=bench", "stages=[data]"))
     return ledger_counts(Path(runs) / "bench" / "data" / "ledger.json")
 
 

@@ -5,7 +5,7 @@ Also what `accelerate launch` starts: `accelerate launch … -m pipeline.run pro
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Collection
 from contextlib import ExitStack
 
 from configs.schema.config import Config
@@ -30,26 +30,28 @@ def run(config: Config) -> None:
             for name in asked:
                 held.enter_context(locked(config.folder(name), purpose=".command"))
         for name in asked:
-            for stage in _with_implied(CHAIN[name], asked, config):
-                _run(stage, config)
+            make(name, config, asked)
 
 
-def _run(stage: Stage, config: Config) -> None:
+def make(name: str, config: Config, asked: Collection[str] = ()) -> None:
+    """Make a stage unless it stands, after those that are implied by it and not among the ones `asked` for.
+
+    `force` remakes only what is asked for.
+    """
+    stage, patient = CHAIN[name], dataclasses.replace(config, force=False)
+    for needed in (CHAIN[other] for other in stage.needs(config) if other not in asked):
+        if needed.implied and not is_finished(needed, patient):
+            log.info("%s needs %s, which is made first", name, needed.name)
+            _make(needed, patient)
+    _make(stage, config)
+
+
+def _make(stage: Stage, config: Config) -> None:
     with turn(stage, config):
         if not stage.on_ranks or config.launch.config == "none":
             run_stage(stage, config)
         elif not is_up_to_date(stage, config):  # validated here, before any rank starts
             launch(stage.name, config)
-
-
-def _with_implied(stage: Stage, asked: list[str], config: Config) -> Iterator[Stage]:
-    """The stage, after those that are made for whoever needs them; `force` remakes only what was asked for."""
-    patient = dataclasses.replace(config, force=False)
-    for needed in (CHAIN[name] for name in stage.needs(config)):
-        if needed.implied and needed.name not in asked and not is_finished(needed, patient):
-            log.info("%s needs %s, which is made first", stage.name, needed.name)
-            _run(needed, patient)
-    yield stage
 
 
 def is_launched() -> bool:

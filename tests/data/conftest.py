@@ -62,11 +62,10 @@ def run(runs: Path, *overrides: str) -> Prepared:
 
 def run_config(config: Config, runs: Path) -> Prepared:
     """Make the data stage of a config that was changed in place."""
-    from data.prepare import STAGE
-    from pipeline.stage import run_stage
+    from pipeline.run import make
 
     config.runs, config.run = str(runs), "test"
-    run_stage(STAGE, config)
+    make("data", config)
     return Prepared(runs / "test" / "data")
 
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from data.cleaning import comparable
 from data.decontamination import TextIndex
-from data.evaluation_texts import task_texts
 from data.near_duplicates import NearIndex
+from evaluation.benchmark_texts import task_texts
 from tests.data.conftest import composed, run_config
 
 SENTENCE = "Мужчина в красной куртке играет на гитаре возле большого городского фонтана."

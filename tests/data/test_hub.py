@@ -39,7 +39,7 @@ def command(
 
 
 def test_sets_from_the_hub_equal_those_from_a_mirror(hub: str, tmp_path: Path) -> None:
-    done = command("data.prepare", hub, tmp_path)
+    done = command("pipeline.run", hub, tmp_path, "stages=[data]")
     assert done.returncode == 0, done.stderr
     fetched, mirrored = Prepared(tmp_path / "runs" / "test" / "data"), run(tmp_path / "mirrored", *SETS)
     assert {line["revision"] for line in fetched.ledger.values()} == {COMMIT}
@@ -75,7 +75,7 @@ def test_the_pre_flight_shows_all_failures_at_once(hub: str, tmp_path: Path) -> 
     ],
 )
 def test_what_the_hub_has_not_is_one_line(hub: str, override: str, message: str, tmp_path: Path) -> None:
-    done = command("data.prepare", hub, tmp_path, override)
+    done = command("pipeline.run", hub, tmp_path, "stages=[data]", override)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith(message)
 
@@ -88,12 +88,12 @@ UNREACHABLE = (
 
 @pytest.mark.slow  # the Hub's client tries again for half a minute
 def test_no_network_is_one_line(tmp_path: Path) -> None:
-    done = command("data.prepare", "http://127.0.0.1:9", tmp_path)
+    done = command("pipeline.run", "http://127.0.0.1:9", tmp_path, "stages=[data]")
     assert (done.returncode, done.stderr.splitlines()[-1]) == (2, UNREACHABLE)
 
 
 def test_offline_mode_is_one_line(tmp_path: Path) -> None:
-    done = command("data.prepare", "http://127.0.0.1:9", tmp_path, offline="1")
+    done = command("pipeline.run", "http://127.0.0.1:9", tmp_path, "stages=[data]", offline="1")
     assert (done.returncode, done.stderr.splitlines()[-1]) == (2, UNREACHABLE)
 
 
@@ -105,11 +105,11 @@ def test_locked_commits_are_read_and_a_moved_branch_is_refused(
     done = command("pipeline.lock", hub, tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"dataset its5Q/panorama main {COMMIT}\n" in lock.read_text()
-    assert command("data.prepare", hub, tmp_path).returncode == 0
+    assert command("pipeline.run", hub, tmp_path, "stages=[data]").returncode == 0
     lock.write_text(lock.read_text().replace(f"panorama main {COMMIT}", f"panorama main {'f' * 40}"))
-    done = command("data.prepare", hub, tmp_path)
+    done = command("pipeline.run", hub, tmp_path, "stages=[data]")
     assert done.returncode == 2
     moved = f"error: its5Q/panorama at main is now {COMMIT[:12]}, not the locked {'f' * 12} ({lock}); look at what"
     assert done.stderr.splitlines()[-1].startswith(moved)
     lock.write_text("dataset its5Q/panorama main\n")
-    assert f"not a locked revision ({lock}, line 1)" in command("data.prepare", hub, tmp_path).stderr
+    assert f"not a locked revision ({lock}, line 1)" in command("pipeline.run", hub, tmp_path, "stages=[data]").stderr

@@ -217,17 +217,6 @@ def test_a_second_language_runs_from_local_files(tmp_path: Path, monkeypatch: py
     assert "Домбыраның неше ішегі бар?" in prepared.train()["kazakh_questions"]["anchor"]
 
 
-def test_importing_the_stage_is_light() -> None:
-    import subprocess
-    import sys
-
-    code = (
-        "import sys, data.prepare; print([m for m in ('torch', 'polars', 'pyarrow', 'datasets') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)
-    assert done.stdout.strip() == "[]"
-
-
 def texts_of(frame: pl.DataFrame) -> set[str]:
     """All texts of a frame of pairs, comparable."""
     negatives = frame["negatives"].explode().drop_nulls()

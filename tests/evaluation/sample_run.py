@@ -12,7 +12,7 @@ from typing import Any
 
 from configs.schema.config import Config
 from configs.schema.evaluation import EvaluationConfig, SuiteConfig
-from configs.schema.training import BaseConfig
+from configs.schema.init import BaseConfig
 from evaluation.comparison import Difference
 from pipeline.core.artefact import Manifest, describe_outputs, files_under
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.calibrate import Row, compared, published_name, show, tolerance
+from evaluation.calibrate import Row, compared, show, tolerance
+from evaluation.published import published_name
 from pipeline.core.errors import UserError
 
 

@@ -10,9 +10,9 @@ import yaml
 from configs.schema.config import Config
 from evaluation.card_table import MTEB
 from evaluation.claims import CLAIMS, COLUMNS, Claim, check_claims, claims_csv
-from evaluation.report import STAGE
 from evaluation.run_record import RunRecord, Score, StageRecord, read_run
 from pipeline.application import composed
+from pipeline.chain import CHAIN
 from pipeline.stage import run_stage
 from tests.evaluation.sample_run import tiny_model, write_run
 
@@ -122,7 +122,7 @@ def test_the_file_has_every_claim_with_its_verdict(checked: dict[str, Claim]) ->
 
 def test_before_anything_is_run_every_claim_of_the_reproduction_is_not_run(tmp_path: Path) -> None:
     config = dataclasses.replace(composed("profile=bge_m3"), runs=str(tmp_path))
-    run_stage(STAGE, config)
+    run_stage(CHAIN["report"], config)
     with (config.folder("report") / "claims.csv").open(encoding="utf-8", newline="") as file:
         table = list(csv.DictReader(file))
     assert [row["claim"] for row in table] == [row["claim"] for row in rows()]

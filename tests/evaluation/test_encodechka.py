@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from sklearn.model_selection import train_test_split
 
+from configs.schema.evaluation import EvaluationConfig
 from evaluation.embedding import Embedder
-from evaluation.encodechka.files import SHA256, VARIABLE, DataFiles
+from evaluation.encodechka.files import SHA256, DataFiles
 from evaluation.encodechka.tasks import TASKS, Vectors
 from evaluation.encodechka.words import tagged_words
 from evaluation.statistics import STATISTICS
@@ -151,8 +152,9 @@ def test_the_first_word_never_gets_a_tag_and_the_first_entity_wins() -> None:
 
 @pytest.mark.real_data
 def test_the_folder_comes_from_the_environment(encodechka_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(VARIABLE, str(encodechka_data))
-    assert len(DataFiles(None, Path("nowhere")).csv("stsb_dev.csv")) == 1500
+    monkeypatch.setenv("ENCODECHKA_DATA_PATH", str(encodechka_data))
+    folder = EvaluationConfig().encodechka_folder
+    assert len(DataFiles(folder, Path("nowhere")).csv("stsb_dev.csv")) == 1500
 
 
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
@@ -170,7 +172,6 @@ def test_a_file_that_is_not_the_benchmarks_is_one_line(encodechka_data: Path, tm
 
 
 def test_no_network_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.setattr("evaluation.encodechka.files.ADDRESS", "http://127.0.0.1:9")  # nobody listens there
     with pytest.raises(UserError, match=r"stsb_dev\.csv can't be downloaded"):
         DataFiles(None, tmp_path / "cache").csv("stsb_dev.csv")

@@ -12,10 +12,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from configs.schema.config import Config
-from evaluation import evaluate
-from evaluation.evaluate import STAGE
 from evaluation.models import folder_fingerprint, scored_models
 from pipeline.application import CONFIGS, composed
+from pipeline.chain import CHAIN
 from pipeline.core.artefact import Manifest, read_manifest
 from pipeline.core.errors import UserError
 from pipeline.stage import run_stage
@@ -43,7 +42,7 @@ def models(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> d
 @pytest.fixture(scope="module")
 def scored(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Config:
     config = make_config(tmp_path_factory.mktemp("runs"), f"evaluation.models=[{','.join(map(str, models.values()))}]")
-    run_stage(STAGE, config)
+    run_stage(CHAIN["evaluate"], config)
     return config
 
 
@@ -82,7 +81,7 @@ def without_seconds(folder: Path) -> dict[str, object]:
 
 def test_a_run_without_any_cache_gives_the_same_bytes(scored: Config, tmp_path: Path) -> None:
     again = dataclasses.replace(scored, runs=str(tmp_path))
-    run_stage(STAGE, again)
+    run_stage(CHAIN["evaluate"], again)
     assert without_seconds(again.folder("evaluate")) == without_seconds(scored.folder("evaluate"))
 
 
@@ -99,7 +98,7 @@ def test_a_further_model_leaves_the_scores_of_the_others(
     monkeypatch.setattr(
         scoring, "Embedder", lambda folder, **rest: loaded.append(folder.name) or original(folder, **rest)
     )
-    run_stage(STAGE, config)
+    run_stage(CHAIN["evaluate"], config)
     assert loaded == ["third"]
     assert len({row["model"] for row in read(config.folder("evaluate") / "scores.csv")}) == 3
 
@@ -107,19 +106,21 @@ def test_a_further_model_leaves_the_scores_of_the_others(
 @pytest.mark.parametrize(("suite", "anew"), [("samples", False), ("card_30", True)])
 def test_another_mirror_makes_scores_of_mteb_s_tasks_anew_and_no_others(suite: str, anew: bool) -> None:
     overrides = ["profile=tiny", f"evaluation.suites=[{suite}]"]
-    one, other = (evaluate.settings(composed(*overrides, f"mirror={mirror}")) for mirror in ("data/samples", "."))
+    one, other = (
+        CHAIN["evaluate"].settings(composed(*overrides, f"mirror={mirror}")) for mirror in ("data/samples", ".")
+    )
     assert (one != other) == anew
 
 
 def test_the_chains_models_are_taken_as_far_as_they_are_complete(models: dict[str, Path], tmp_path: Path) -> None:
     config = make_config(tmp_path, "evaluation.chain=[base,init,symmetric,merge]")
-    for name, folder in (("base", config.base_folder), ("init", config.folder("init"))):
+    for name, folder in (("base", config.folder("base")), ("init", config.folder("init"))):
         shutil.copytree(models["first"], folder)
         Manifest(name, "complete", f"fingerprint of {name}", {}, {}).write(folder)
     shutil.copytree(models["second"], config.folder("merge") / "model")
     Manifest("merge", "running", "unfinished", {}, {}).write(config.folder("merge"))
     assert [model.name for model in scored_models(config)] == ["base", "init"]
-    assert STAGE.inputs(config) == {"base": config.base_folder, "init": config.folder("init")}
+    assert CHAIN["evaluate"].needs(config) == ["base", "init"]
 
 
 def test_the_same_stage_of_several_runs_can_be_compared(models: dict[str, Path], tmp_path: Path) -> None:
@@ -146,7 +147,7 @@ def test_a_score_that_is_no_number_is_named(models: dict[str, Path], tmp_path: P
     save_file(tensors, collapsed / "model.safetensors", metadata={"format": "pt"})
     config = make_config(tmp_path / "runs", f"evaluation.models=[{collapsed}]", "evaluation.tasks=[sts]")
     with pytest.raises(UserError, match=r"spearman is no finite number \(model collapsed, task samples/sts\)"):
-        run_stage(STAGE, config)
+        run_stage(CHAIN["evaluate"], config)
 
 
 def test_a_task_that_fails_does_not_lose_the_others(models: dict[str, Path], tmp_path: Path) -> None:
@@ -158,7 +159,7 @@ def test_a_task_that_fails_does_not_lose_the_others(models: dict[str, Path], tmp
         tmp_path / "runs", f"evaluation.models=[{broken},{models['second']}]", "evaluation.tasks=[sts,mteb_sts]"
     )
     with pytest.raises(UserError, match=r"2 of 4 scores failed.*NaN.*the other scores are kept"):
-        run_stage(STAGE, config)
+        run_stage(CHAIN["evaluate"], config)
     folder = config.folder("evaluate")
     assert [(row["model"], row["task"]) for row in read(folder / "scores.csv")] == [
         ("second", "sts"),
@@ -173,11 +174,19 @@ def test_a_half_of_the_weights_is_one_line(models: dict[str, Path], tmp_path: Pa
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:5000])
     config = make_config(tmp_path / "runs", f"evaluation.models=[{folder}]", "evaluation.tasks=[sts]")
     with pytest.raises(UserError, match="can't be loaded"):
-        run_stage(STAGE, config)
+        run_stage(CHAIN["evaluate"], config)
 
 
 def error_line(tmp_path: Path, *overrides: str) -> str:
-    command = [sys.executable, "-m", "evaluation.evaluate", "profile=tiny", f"runs={tmp_path}", *overrides]
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline.run",
+        "stages=[evaluate]",
+        "profile=tiny",
+        f"runs={tmp_path}",
+        *overrides,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=CONFIGS.parent)
     assert done.returncode == 2, done.stdout + done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -205,7 +214,7 @@ def test_an_unknown_task_or_missing_data_is_a_user_error(
 ) -> None:
     config = make_config(tmp_path, f"evaluation.models=[{models['first']}]", *overrides)
     with pytest.raises(UserError, match=message):
-        run_stage(STAGE, config)
+        run_stage(CHAIN["evaluate"], config)
 
 
 @pytest.mark.parametrize(
@@ -227,10 +236,6 @@ def test_no_model_at_all_is_a_user_error(tmp_path: Path) -> None:
 
 def test_the_order_of_the_chain_changes_the_tables(tmp_path: Path) -> None:
     first, second = (make_config(tmp_path, f"evaluation.chain=[{names}]") for names in ("base,merge", "merge,base"))
-    assert evaluate.settings(first) != evaluate.settings(second)  # it decides who is compared with whom
-
-
-def test_the_stage_is_imported_without_torch() -> None:
-    code = "import sys, evaluation.evaluate; sys.exit('torch' in sys.modules or 'mteb' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=CONFIGS.parent).returncode == 0
-    assert evaluate.STAGE.in_place
+    assert CHAIN["evaluate"].settings(first) != CHAIN["evaluate"].settings(
+        second
+    )  # it decides who is compared with whom

@@ -15,7 +15,8 @@ from huggingface_hub import ModelCard, constants
 from configs.schema.config import Config
 from configs.schema.evaluation import PublishConfig
 from evaluation.onnx_export import export_onnx
-from evaluation.publish import STAGE, largest_difference, publish, upload
+from evaluation.publish import largest_difference, upload
+from pipeline.chain import CHAIN
 from pipeline.core.artefact import read_manifest
 from pipeline.core.errors import UserError
 from pipeline.stage import run_stage
@@ -36,7 +37,7 @@ def config(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Config
 
 @pytest.fixture(scope="module")
 def published(config: Config) -> Path:
-    run_stage(STAGE, config)
+    run_stage(CHAIN["publish"], config)
     return config.folder("publish")
 
 
@@ -114,7 +115,7 @@ def test_a_folder_whose_modules_disagree_with_its_weights_is_refused(tmp_path: P
 def test_a_run_without_a_merge_can_t_be_published(tmp_path: Path, repository: Path) -> None:
     config = write_run(tmp_path / "runs", tiny_model(tmp_path / "model", repository), stages=("data", "init"))
     with pytest.raises(UserError, match="needs the artefact merge, which is not there"):
-        run_stage(STAGE, config)
+        run_stage(CHAIN["publish"], config)
 
 
 def test_scores_of_an_earlier_merge_are_not_published(tmp_path: Path, repository: Path) -> None:
@@ -123,21 +124,21 @@ def test_scores_of_an_earlier_merge_are_not_published(tmp_path: Path, repository
     assert manifest
     dataclasses.replace(manifest, fingerprint="f" * 64).write(config.folder("merge"))
     with pytest.raises(UserError, match=r"evaluate is of an earlier merge .*make reproduce"):
-        run_stage(STAGE, config)
+        run_stage(CHAIN["publish"], config)
     assert not (config.folder("publish") / "model").exists()
 
 
 def test_a_dry_run_shows_the_files_and_uploads_nothing(
     config: Config, hub: LocalHub, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    publish(config)
+    run_stage(CHAIN["publish"], dataclasses.replace(config, force=True))
     shown = capsys.readouterr().out
     assert "model.safetensors" in shown and "Dry run: nothing was uploaded" in shown
     assert hub.repositories == {} and hub.commits == []
 
 
 def test_an_upload_is_one_commit_with_every_file(config: Config, hub: LocalHub) -> None:
-    publish(uploading(config))
+    run_stage(CHAIN["publish"], uploading(config))
     assert (
         list(hub.repositories) == ["organisation/name"]
         and hub.repositories["organisation/name"]["visibility"] == "private"
@@ -176,7 +177,7 @@ def test_a_refused_upload_says_why(tmp_path: Path, hub: LocalHub, monkeypatch: p
 
 def test_uploading_needs_a_name(config: Config, repository: Path) -> None:
     overrides = ["profile=tiny", f"run={config.run}", f"runs={config.runs}", "evaluation.publish.dry_run=false"]
-    command = [sys.executable, "-m", "evaluation.publish", *overrides]
+    command = [sys.executable, "-m", "pipeline.run", "stages=[publish]", *overrides]
     done = subprocess.run(command, capture_output=True, text=True, cwd=repository)
     where = "config key evaluation.publish.repo"
     assert done.returncode == 2

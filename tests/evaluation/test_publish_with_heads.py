@@ -47,7 +47,7 @@ def published(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     settings = [f"runs={runs}", f"mirror={mirror}", "base.kind=hub", "base.hub=organisation/base"]
     settings += ["evaluation.suites=[held_out]", "merging=uniform"]
     run(repository, "pipeline.run", "stages=[data,init,symmetric,asymmetric,merge,evaluate]", *settings)
-    run(repository, "evaluation.publish", *settings)
+    run(repository, "pipeline.run", "stages=[publish]", *settings)
     return runs / "heads" / "publish" / "model"
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from configs.schema.config import Config
-from evaluation.report import STAGE
 from evaluation.report_results import direction
+from pipeline.chain import CHAIN
 from pipeline.core.artefact import read_manifest
 from pipeline.stage import finished, is_up_to_date, run_stage
 from tests.evaluation.sample_run import CHAIN_INPUTS, SAMPLE_SCORES, finish, run_config, tiny_model, write_run
@@ -25,7 +25,7 @@ def model(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Config:
     config = write_run(tmp_path_factory.mktemp("runs"), model)
-    run_stage(STAGE, config)
+    run_stage(CHAIN["report"], config)
     return config
 
 
@@ -88,7 +88,7 @@ def test_the_base_s_own_published_figures_stand_beside_it(tmp_path: Path, model:
     config.base.kind, config.base.hub = "hub", "intfloat/multilingual-e5-small"
     for name in CHAIN_INPUTS:
         finish(config, name, {})
-    run_stage(STAGE, config)
+    run_stage(CHAIN["report"], config)
     text = visible((config.folder("report") / "index.html").read_text(encoding="utf-8"))
     assert "USER-bge-m3, card multilingual-e5-small, published our base" in text
     assert f"STS rises: holds 0.86 0.87 0.820 {interval('STS', 'base')}" in text
@@ -122,14 +122,14 @@ def test_a_move_inside_the_interval_is_called_noise(tmp_path: Path, model: Path)
     comparison = config.folder("evaluate") / "comparison.csv"
     comparison.write_text(comparison.read_text().replace("0.027", "-0.027"), encoding="utf-8")
     finish(config, "evaluate", {})
-    run_stage(STAGE, config)
+    run_stage(CHAIN["report"], config)
     text = visible((config.folder("report") / "index.html").read_text(encoding="utf-8"))
     assert f"STS rises: holds (within noise) 0.86 0.87 {interval('STS', 'base')}" in text
 
 
 def test_the_same_artefacts_give_the_same_bytes(whole: Config) -> None:
     before = read_manifest(whole.folder("report"))
-    again = run_stage(STAGE, dataclasses.replace(whole, force=True))
+    again = run_stage(CHAIN["report"], dataclasses.replace(whole, force=True))
     assert before and again.outputs == before.outputs
 
 
@@ -155,7 +155,7 @@ def test_the_page_can_be_read_without_seeing_it(page: str) -> None:
 
 def test_a_partial_run_shows_the_rest_as_not_run(tmp_path: Path, model: Path) -> None:
     config = write_run(tmp_path, model, stages=("data", "init"))
-    manifest = run_stage(STAGE, config)
+    manifest = run_stage(CHAIN["report"], config)
     assert manifest.metrics["stages"] == "2 of 6 complete" and "model_card.md" not in manifest.outputs
     text = visible((config.folder("report") / "index.html").read_text(encoding="utf-8"))
     assert "Not run: this part needs the stage merge" in text
@@ -169,7 +169,7 @@ def test_a_merge_that_is_no_weighted_sum_and_tried_nothing_is_shown(tmp_path: Pa
     (folder / "search.csv").write_text("origin\n")
     (folder / "simplex.svg").unlink()
     finish(config, "merge", {})
-    run_stage(STAGE, config)
+    run_stage(CHAIN["report"], config)
     text = visible((config.folder("report") / "index.html").read_text(encoding="utf-8"))
     assert "Merge method ties" in text and "candidates" not in text.partition("Merge method ties")[2][:60]
     assert "The models were merged by ties, through mergekit." in (config.folder("report") / "model_card.md").read_text(
@@ -184,7 +184,7 @@ def test_a_failed_stage_and_its_reason_are_shown(tmp_path: Path, model: Path) ->
     manifest = read_manifest(config.folder("init"))
     assert manifest
     dataclasses.replace(manifest, error="error: no texts (corpus x); add some").write(config.folder("init"))
-    run_stage(STAGE, config)
+    run_stage(CHAIN["report"], config)
     text = visible((config.folder("report") / "index.html").read_text(encoding="utf-8"))
     assert "Stage init failed: error: no texts (corpus x); add some" in text
 
@@ -194,7 +194,7 @@ def test_a_stage_made_with_an_earlier_input_is_marked(tmp_path: Path, model: Pat
     manifest = read_manifest(config.folder("merge"))
     assert manifest
     dataclasses.replace(manifest, fingerprint="f" * 48).write(config.folder("merge"))
-    run_stage(STAGE, config)
+    run_stage(CHAIN["report"], config)
     text = visible((config.folder("report") / "index.html").read_text(encoding="utf-8"))
     assert "not of one piece: evaluate (of an earlier merge)." in text
 
@@ -202,11 +202,11 @@ def test_a_stage_made_with_an_earlier_input_is_marked(tmp_path: Path, model: Pat
 def test_the_report_is_made_anew_when_a_stage_appears(tmp_path: Path, model: Path) -> None:
     partial = write_run(tmp_path / "partial", model, stages=("data",))
     more = write_run(tmp_path / "more", model, stages=("data", "init"))
-    assert run_stage(STAGE, partial).fingerprint != run_stage(STAGE, more).fingerprint
+    assert run_stage(CHAIN["report"], partial).fingerprint != run_stage(CHAIN["report"], more).fingerprint
 
 
 def test_a_run_of_which_nothing_stands_has_every_claim_as_not_run(tmp_path: Path) -> None:
-    manifest = run_stage(STAGE, run_config(tmp_path))
+    manifest = run_stage(CHAIN["report"], run_config(tmp_path))
     assert manifest.metrics["stages"] == "0 of 6 complete"
     assert manifest.metrics["claims not run"] == 79 and manifest.metrics["claims differs"] == 0
     text = visible((tmp_path / "sample" / "report" / "index.html").read_text(encoding="utf-8"))
@@ -222,13 +222,13 @@ def test_the_card_beside_the_merged_weights_leaves_the_merge_complete(whole: Con
 
 def test_a_card_that_went_with_a_merge_made_anew_is_written_again(tmp_path: Path, model: Path) -> None:
     config = write_run(tmp_path, model)
-    run_stage(STAGE, config)
+    run_stage(CHAIN["report"], config)
     readme = config.folder("merge") / "model" / "README.md"
     readme.unlink()
-    assert not is_up_to_date(STAGE, config)
-    run_stage(STAGE, config)
+    assert not is_up_to_date(CHAIN["report"], config)
+    run_stage(CHAIN["report"], config)
     assert readme.read_bytes() == (config.folder("report") / "model_card.md").read_bytes()
-    assert is_up_to_date(STAGE, config)
+    assert is_up_to_date(CHAIN["report"], config)
 
 
 def test_a_readme_that_the_merge_accounts_for_is_left_alone(tmp_path: Path, model: Path) -> None:
@@ -236,5 +236,5 @@ def test_a_readme_that_the_merge_accounts_for_is_left_alone(tmp_path: Path, mode
     readme = config.folder("merge") / "model" / "README.md"
     readme.write_text("the merge's own", encoding="utf-8")
     finish(config, "merge", {})
-    run_stage(STAGE, config)
+    run_stage(CHAIN["report"], config)
     assert readme.read_text(encoding="utf-8") == "the merge's own"

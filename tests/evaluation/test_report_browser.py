@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from configs.schema.config import Config
-from evaluation.report import STAGE
+from pipeline.chain import CHAIN
 from pipeline.stage import run_stage
 from tests.evaluation.browser import render
 from tests.evaluation.facts import require_facts_of_artefacts
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 def run(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Config:
     folder = tmp_path_factory.mktemp("page")
     config = write_run(folder / "runs", tiny_model(folder / "tiny", repository))
-    run_stage(STAGE, config)
+    run_stage(CHAIN["report"], config)
     return config
 
 

@@ -81,7 +81,7 @@ def written(tmp_path_factory: pytest.TempPathFactory, metrics: dict[str, tuple[s
     tasks = [Task(SUITE, task, {}, lambda resources: outcome({}, ())) for task in metrics]
     tasks.append(Task(SUITE, "RuBQRetrieval.sparse", {}, tasks[0].run, needs_heads=True))
     results[tasks[-1].key] = results[f"{SUITE}/TERRa"]
-    write_tables(config, StageFolder(folder, "f" * 48, {}), tasks, results)
+    write_tables(config, StageFolder("test", folder, "f" * 48, {}), tasks, results)
     return folder
 
 

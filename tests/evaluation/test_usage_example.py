@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from configs.schema.evaluation import ReportConfig
-from evaluation.report import STAGE
 from evaluation.usage_example import example_texts, usage_similarities
+from pipeline.chain import CHAIN
 from pipeline.stage import run_stage
 from tests.evaluation.sample_run import tiny_model, write_run
 
@@ -52,7 +52,7 @@ def test_similarities_are_those_of_the_model_with_its_prompts(mirror: Path, tmp_
 def test_the_report_compares_them_with_the_card(mirror: Path, tmp_path: Path, repository: Path) -> None:
     config = write_run(tmp_path / "runs", tiny_model(tmp_path / "model", repository))
     evaluation = dataclasses.replace(config.evaluation, report=ReportConfig(card="organisation/name"))
-    run_stage(STAGE, dataclasses.replace(config, evaluation=evaluation, mirror=str(mirror)))
+    run_stage(CHAIN["report"], dataclasses.replace(config, evaluation=evaluation, mirror=str(mirror)))
     with (config.folder("report") / "claims.csv").open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["claim"].startswith("Usage example")]
     assert [row["card"] for row in rows] == ["0.5567", "0.3014", "0.1701", "0.7122"]

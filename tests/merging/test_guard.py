@@ -13,7 +13,7 @@ from configs.schema.config import Config
 from configs.schema.merging import MergingConfig
 from merging.dev_sets import PairSet
 from merging.guard import Guard, read_held_out_sets
-from merging.merge import STAGE
+from pipeline.chain import CHAIN
 from pipeline.core.artefact import Manifest
 from pipeline.stage import run_stage
 from tests.merging.conftest import COLOURS, WORDS, make_model, perturb
@@ -82,7 +82,9 @@ def merged(run: Path, copy: Path, guard: float | None) -> tuple[dict, list[dict[
     """weights.json and search.csv of a searched merge under this guard."""
     shutil.copytree(run, copy)
     settings = MergingConfig(method="search", guard=guard, guard_sources=["one", "two"], compare=["search"])
-    run_stage(STAGE, Config(profile="tiny", run=copy.name, runs=str(copy.parent), precision="fp32", merging=settings))
+    run_stage(
+        CHAIN["merge"], Config(profile="tiny", run=copy.name, runs=str(copy.parent), precision="fp32", merging=settings)
+    )
     with (copy / "merge/search.csv").open(encoding="utf-8") as file:
         return json.loads((copy / "merge/weights.json").read_text(encoding="utf-8")), list(csv.DictReader(file))
 

@@ -3,8 +3,6 @@
 import csv
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,7 @@ import pytest
 
 from configs.schema.config import Config
 from configs.schema.merging import MergingConfig
-from merging.merge import STAGE
+from pipeline.chain import CHAIN
 from pipeline.core.errors import UserError
 from pipeline.stage import run_stage
 
@@ -27,16 +25,13 @@ def config(run: Path, **merging: object) -> Config:
     return Config(profile="tiny", run=run.name, runs=str(run.parent), precision="fp32", merging=settings)
 
 
-def test_the_module_imports_without_torch() -> None:
-    command = "import sys, merging.merge; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", command], check=False).returncode == 0
-
-
 @pytest.mark.parametrize("method", ["search", "lm_cocktail", "fixed"])
 def test_every_method_makes_a_model_of_its_weights(run_folder: Path, method: str) -> None:
     from safetensors.torch import load_file
 
-    run_stage(STAGE, config(run_folder, method=method, weights={"init": 0.2, "symmetric": 0.3, "asymmetric": 0.5}))
+    run_stage(
+        CHAIN["merge"], config(run_folder, method=method, weights={"init": 0.2, "symmetric": 0.3, "asymmetric": 0.5})
+    )
     findings = json.loads((run_folder / "merge/weights.json").read_text())
     parents = {name: load_file(run_folder / name / "model/model.safetensors") for name in ("symmetric", "asymmetric")}
     parents["init"] = load_file(run_folder / "init/model.safetensors")
@@ -53,7 +48,9 @@ def test_the_merged_model_gives_equal_embeddings_in_both_libraries(run_folder: P
     from sentence_transformers import SentenceTransformer
     from transformers import AutoModel, AutoTokenizer
 
-    run_stage(STAGE, config(run_folder, method="fixed", weights={"symmetric": 0.5, "asymmetric": 0.5}, compare=[]))
+    run_stage(
+        CHAIN["merge"], config(run_folder, method="fixed", weights={"symmetric": 0.5, "asymmetric": 0.5}, compare=[])
+    )
     folder = run_folder / "merge/model"
     ours = SentenceTransformer(str(folder), device="cpu").encode(TEXTS)
     inputs = AutoTokenizer.from_pretrained(folder)(TEXTS, padding=True, return_tensors="pt")
@@ -64,7 +61,7 @@ def test_the_merged_model_gives_equal_embeddings_in_both_libraries(run_folder: P
 
 
 def test_search_takes_the_best_candidate_that_the_guard_allows(run_folder: Path) -> None:
-    run_stage(STAGE, config(run_folder, method="search"))
+    run_stage(CHAIN["merge"], config(run_folder, method="search"))
     with (run_folder / "merge/search.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     inside = [row for row in rows if row["origin"] in ("init", "symmetric", "asymmetric", "search")]
@@ -77,7 +74,7 @@ def test_search_takes_the_best_candidate_that_the_guard_allows(run_folder: Path)
 
 def test_the_same_run_gives_the_same_bytes(run_folder: Path) -> None:
     def outputs() -> dict[str, str]:
-        manifest = run_stage(STAGE, config(run_folder, method="search"))
+        manifest = run_stage(CHAIN["merge"], config(run_folder, method="search"))
         return {path: entry["sha256"] for path, entry in manifest.outputs.items()}
 
     first = outputs()
@@ -87,7 +84,7 @@ def test_the_same_run_gives_the_same_bytes(run_folder: Path) -> None:
 
 def test_a_merge_without_scoring_needs_no_dev_rows(run_folder: Path) -> None:
     shutil.rmtree(run_folder / "data/dev")
-    run_stage(STAGE, config(run_folder, method="fixed", weights={"init": 1.0}, compare=[], score=False))
+    run_stage(CHAIN["merge"], config(run_folder, method="fixed", weights={"init": 1.0}, compare=[], score=False))
     merged, base = (run_folder / folder / "model.safetensors" for folder in ("merge/model", "init"))
     assert merged.stat().st_size > 0
     assert json.loads((run_folder / "merge/weights.json").read_text())["weights"]["init"] == 1.0
@@ -96,7 +93,7 @@ def test_a_merge_without_scoring_needs_no_dev_rows(run_folder: Path) -> None:
 
 def test_held_out_figures_are_reported_without_a_part_in_the_choice(run_folder: Path) -> None:
     def findings(**merging: object) -> dict:
-        run_stage(STAGE, config(run_folder, method="search", guard_sources=GUARD, **merging))
+        run_stage(CHAIN["merge"], config(run_folder, method="search", guard_sources=GUARD, **merging))
         return json.loads((run_folder / "merge/weights.json").read_text(encoding="utf-8"))
 
     plain, reported = findings(), findings(report_sources=["guard_one"])
@@ -108,7 +105,7 @@ def test_held_out_figures_are_reported_without_a_part_in_the_choice(run_folder: 
 
 def test_extrapolated_weights_take_the_rest_from_the_base(run_folder: Path) -> None:
     weights = {"symmetric": 0.8, "asymmetric": 0.7}
-    run_stage(STAGE, config(run_folder, method="fixed", weights=weights, extrapolate=True, compare=[]))
+    run_stage(CHAIN["merge"], config(run_folder, method="fixed", weights=weights, extrapolate=True, compare=[]))
     found = json.loads((run_folder / "merge/weights.json").read_text())["weights"]
     assert found == pytest.approx({"init": -0.5, **weights})
 
@@ -162,7 +159,7 @@ def test_bad_input_is_one_line_and_leaves_no_model(run_folder: Path, harm: objec
     assert callable(harm)
     harm(run_folder)
     with pytest.raises(UserError) as caught:
-        run_stage(STAGE, config(run_folder, method="search"))
+        run_stage(CHAIN["merge"], config(run_folder, method="search"))
     assert message in caught.value.line
     assert "\n" not in caught.value.line
     assert not list((run_folder / "merge").glob("model*"))

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from configs.schema.merging import MERGEKIT_METHODS
-from merging.merge import STAGE
 from merging.mergekit_methods import mergekit_merge
+from pipeline.chain import CHAIN
 from pipeline.core.errors import UserError
 from pipeline.stage import run_stage
 from tests.merging.test_merge import config
@@ -19,7 +19,7 @@ installed = pytest.mark.skipif(not importlib.util.find_spec("mergekit"), reason=
 @pytest.mark.skipif(importlib.util.find_spec("mergekit") is not None, reason="mergekit is installed")
 def test_without_mergekit_the_error_says_what_to_install(run_folder: Path) -> None:
     with pytest.raises(UserError, match="ties needs mergekit"):
-        run_stage(STAGE, config(run_folder, method="ties", compare=[]))
+        run_stage(CHAIN["merge"], config(run_folder, method="ties", compare=[]))
     assert not list((run_folder / "merge").glob("model*"))
 
 
@@ -27,7 +27,7 @@ def test_without_mergekit_the_error_says_what_to_install(run_folder: Path) -> No
 def test_every_method_is_scored_beside_ours_and_the_chosen_one_is_written(run_folder: Path) -> None:
     from safetensors.torch import load_file
 
-    run_stage(STAGE, config(run_folder, method="ties", compare=list(MERGEKIT_METHODS)))
+    run_stage(CHAIN["merge"], config(run_folder, method="ties", compare=list(MERGEKIT_METHODS)))
     findings = json.loads((run_folder / "merge/weights.json").read_text(encoding="utf-8"))
     assert set(MERGEKIT_METHODS) <= set(findings["compared"])
     assert findings["weights"] is None

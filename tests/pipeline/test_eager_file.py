@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from pipeline import eager_file
+from pipeline.core import checkpoint
 from pipeline.core.checkpoint import BUFFER, WEIGHTS, Checkpoint, EagerFile
 from pipeline.core.errors import UserError
 
@@ -25,7 +25,7 @@ def source(tmp_path: Path) -> Path:
 def test_what_is_written_and_copied_stands_in_its_order(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(eager_file, "PART", BUFFER)  # so that the disk is told several times
+    monkeypatch.setattr(checkpoint, "PART", BUFFER)  # so that the disk is told several times
     with EagerFile(tmp_path / "target") as target, source.open("rb", buffering=0) as file:
         target.write(b"head")
         assert target.copy(file, 7, 2 * BUFFER) == 2 * BUFFER
@@ -41,7 +41,7 @@ def test_a_file_that_the_kernel_does_not_copy_to_gets_the_same_bytes(source: Pat
         target.file = (tmp_path / "target").open("ab", buffering=0)  # for appending: sendfile refuses it
         with pytest.raises(OSError) as refused:
             os.sendfile(target.file.fileno(), file.fileno(), 0, 1)
-        assert refused.value.errno in eager_file.NOT_BY_KERNEL
+        assert refused.value.errno in checkpoint.NOT_BY_KERNEL
         assert target.copy(file, 3, len(NUMBERS) - 3) == len(NUMBERS) - 3
     assert (tmp_path / "target").read_bytes() == NUMBERS[3:]
 

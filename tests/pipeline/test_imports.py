@@ -1,6 +1,8 @@
-"""Imports run one way: a folder imports only what stands to its left, nobody imports the roof, and nothing is hidden."""
+"""Imports run one way: a folder imports only what stands to its left, and nobody imports the roof."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 ALLOWED = {  # room -> the rooms that it may import beside itself
@@ -36,3 +38,10 @@ def test_imports_run_one_way(repository: Path) -> None:
         upward += [f"{file.relative_to(repository)} imports {other}" for other in wanted - {room} - ALLOWED[room]]
     assert not upward
     assert ("merging", "training") in seen and ("pipeline", "evaluation") in seen  # else nothing was looked at
+
+
+def test_deciding_what_to_make_imports_nothing_heavy() -> None:
+    heavy = "{'torch', 'transformers', 'datasets', 'mteb', 'polars', 'sklearn', 'huggingface_hub', 'wandb', 'trackio'}"
+    code = f"import sys, pipeline.run; print({heavy} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

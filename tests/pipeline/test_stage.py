@@ -12,10 +12,10 @@ import pytest
 from filelock import FileLock
 
 from configs.schema.config import Config
-from pipeline import artefact
-from pipeline.core.artefact import PARTIAL, UNITS, read_manifest, replacing
+from pipeline.core import artefact
+from pipeline.core.artefact import PARTIAL, UNITS, StageFolder, read_manifest, replacing
 from pipeline.core.errors import UserError
-from pipeline.stage import Stage, StageFolder, run_stage
+from pipeline.stage import Stage, run_stage
 
 
 def make_config(runs: Path, **changes: object) -> Config:
@@ -32,7 +32,7 @@ def write_text(text: str):
 
 
 def stage_writing(text: str, **changes: object) -> Stage:
-    stage = Stage("merge", 1, lambda config: {"text": text}, lambda config: {}, write_text(text))
+    stage = Stage("merge", 1, write_text(text), lambda config: {"text": text})
     return dataclasses.replace(stage, **changes)
 
 
@@ -87,14 +87,14 @@ def test_a_failed_remake_keeps_the_earlier_artefact_and_going_back_restores_it(t
 
 
 def test_an_input_that_is_not_complete_is_named(tmp_path: Path) -> None:
-    stage = stage_writing("abc", inputs=lambda config: {"init": config.folder("init")})
+    stage = stage_writing("abc", needs=lambda config: ["init"])
     with pytest.raises(UserError, match=r"needs the artefact init, which is not there.*make init"):
         run_stage(stage, make_config(tmp_path))
 
 
 def test_a_changed_input_makes_the_stages_after_it_again(tmp_path: Path) -> None:
     config = make_config(tmp_path)
-    after = stage_writing("abc", inputs=lambda config: {"init": config.folder("init")})
+    after = stage_writing("abc", needs=lambda config: ["init"])
     before = dataclasses.replace(stage_writing("one"), name="init")
     fingerprints = []
     for text in ("one", "two"):
@@ -152,7 +152,7 @@ def unit_stage(versions: dict[str, str], made: list[str]) -> Stage:
             assert stage.unit(name, version, make) == {"version": version}
         return {}
 
-    return Stage("data", 1, lambda config: versions, lambda config: {}, build, in_place=True)
+    return Stage("data", 1, build, lambda config: versions, in_place=True)
 
 
 def test_units_survive_a_failing_one_and_only_changed_ones_are_made_again(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_a_unit_made_anew_keeps_no_file_of_its_former_self(tmp_path: Path) -> No
         def build(config: Config, stage: StageFolder, name: str = name) -> dict[str, object]:
             return stage.unit("rcb", name, lambda folder: {"letters": (folder / name).write_text(name)})
 
-        stage = Stage("data", 1, lambda config, name=name: name, lambda config: {}, build, in_place=True)
+        stage = Stage("data", 1, build, lambda config, name=name: name, in_place=True)
         manifest = run_stage(stage, make_config(tmp_path))
     assert manifest.outputs.keys() == {"after", f"{UNITS}/rcb.json"}
 
@@ -256,7 +256,7 @@ def test_an_input_that_is_made_anew_while_it_is_read_is_named(tmp_path: Path, fa
 
     config = make_config(tmp_path)
     run_stage(dataclasses.replace(stage_writing("one"), name="init"), config)
-    reader = stage_writing("abc", inputs=lambda config: {"init": config.folder("init")}, build=build)
+    reader = stage_writing("abc", needs=lambda config: ["init"], build=build)
     with pytest.raises(UserError, match="init was made anew while merge read it, and is running now"):
         run_stage(reader, config)
     assert read_manifest(tmp_path / "test/merge").status == "failed"

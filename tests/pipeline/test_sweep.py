@@ -124,8 +124,8 @@ def test_a_job_whose_training_is_killed_is_a_row_and_the_others_go_on(
     status, _, stderr = finish(first)
     assert status == 2, stderr
     rows = {row["run"]: row for row in table(tmp_path)}
-    log = tmp_path / killed / "logs" / "finetune.log"
-    what = "error: training.finetune side=symmetric ended with status 1"
+    log = tmp_path / killed / "logs" / "symmetric.log"
+    what = "error: symmetric ended with status 1"
     assert rows[killed]["error"] == f"{what} ({log}); see its last lines there and above"
     assert rows[killed]["error"] in stderr.splitlines()
     assert log.is_file() and rows.pop(killed)["symmetric.loss"] == ""

@@ -24,7 +24,7 @@ SECRET = "0123456789abcdef0123456789abcdef01234567"
 def track(kind: str, tmp_path: Path) -> None:
     config = dataclasses.replace(Config(), run="x", runs=str(tmp_path), tracking=TrackingConfig(kind=kind))
     manifest = Manifest("data", "running", "f" * 64, {}, {})
-    with tracked(config, StageFolder(tmp_path / "x" / "data", manifest.fingerprint, {}), manifest):
+    with tracked(config, StageFolder("test", tmp_path / "x" / "data", manifest.fingerprint, {}), manifest):
         raise AssertionError("the stage must not be made")
 
 
@@ -43,9 +43,8 @@ def test_a_tracker_that_can_t_start_is_one_line(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.slow
 def test_no_tracker_is_imported_unless_it_is_asked_for() -> None:
-    code = (
-        "import sys, pipeline.run, training.run, evaluation.scoring; print({'wandb', 'trackio'} & sys.modules.keys())"
-    )
+    modules = "pipeline.run, training.finetune, evaluation.scoring"
+    code = f"import sys, {modules}; print({{'wandb', 'trackio'}} & sys.modules.keys())"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.endswith("set()\n")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.run import MODULES
+from configs.schema.config import Config
 from tests.reliability.catalogue import CATALOGUE, OF_COMMANDS, Case
 from tests.reliability.stage_runs import Ended, remove_stage, run_main
 
@@ -20,8 +20,8 @@ def prepared(case: Case, run: Path) -> list[str]:
     """Plant the fault; returns the overrides of the command that meets it."""
     further = case.plant(run)
     remove_stage(run / case.stage)
-    side = [f"side={case.stage}"] if case.stage in ("symmetric", "asymmetric") else []
-    return ["profile=tiny", f"runs={run.parent}", *side, *further, *case.overrides]
+    command = ["profile=tiny", f"runs={run.parent}", f"stages=[{case.stage}]", "launch.config=none"]
+    return [*command, *further, *case.overrides]
 
 
 def check(case: Case, run: Path, ended: Ended) -> None:
@@ -44,18 +44,18 @@ def check(case: Case, run: Path, ended: Ended) -> None:
 def test_bad_input_is_one_line_and_leaves_nothing(name: str, run_folder: Path) -> None:
     case = CATALOGUE[name]
     overrides = prepared(case, run_folder)
-    check(case, run_folder, run_main(MODULES[case.stage], *overrides))
+    check(case, run_folder, run_main("pipeline.run", *overrides))
 
 
 @pytest.mark.parametrize("stage", OF_COMMANDS)
 def test_the_command_itself_ends_with_status_2(stage: str, run_folder: Path, repository: Path) -> None:
     case = OF_COMMANDS[stage]
-    command = [sys.executable, "-m", MODULES[stage], *prepared(case, run_folder)]
+    command = [sys.executable, "-m", "pipeline.run", *prepared(case, run_folder)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=repository)
     check(case, run_folder, Ended(done.returncode, done.stdout, done.stderr))
 
 
 def test_the_catalogue_covers_every_stage() -> None:
     assert len(CATALOGUE) >= 60
-    assert {case.stage for case in CATALOGUE.values()} == set(MODULES) - {"joint"}
-    assert set(OF_COMMANDS) == set(MODULES) - {"joint"}
+    assert {case.stage for case in CATALOGUE.values()} == set(Config().stages)
+    assert set(OF_COMMANDS) == set(Config().stages)

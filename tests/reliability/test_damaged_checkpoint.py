@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from configs.schema.config import Config
+from pipeline.chain import CHAIN
 from pipeline.core.errors import UserError
 from pipeline.stage import run_stage
 from tests.reliability.faults import Change, json_with, malicious_pickle
 from tests.training.planned_sets import prepared_run, rows
-from training.finetune import STAGE
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Config:
     sets = {"symmetric/pairs": rows(64)}
     config = prepared_run(tmp_path_factory.mktemp("stopped"), sets, max_steps=3, checkpoint_steps=1, **wild)
     with pytest.raises(UserError, match="at step 2"):
-        run_stage(STAGE, config)
+        run_stage(CHAIN["symmetric"], config)
     return config
 
 
@@ -54,11 +54,11 @@ def test_a_damaged_checkpoint_is_named_with_its_remedy(case: str, copied: Config
     changed = change((checkpoint / name).read_bytes())
     (checkpoint / name).write_bytes(changed.encode() if isinstance(changed, str) else changed)
     with pytest.raises(UserError, match=r"the checkpoint can't be read: .*checkpoint-1\); remove it: ") as caught:
-        run_stage(STAGE, copied)
+        run_stage(CHAIN["symmetric"], copied)
     assert "\n" not in caught.value.line
 
 
 def test_without_the_damaged_checkpoint_training_goes_on_as_the_line_says(copied: Config) -> None:
     shutil.rmtree(copied.folder("symmetric") / "checkpoints/checkpoint-1")
     with pytest.raises(UserError, match="at step 2"):
-        run_stage(STAGE, copied)
+        run_stage(CHAIN["symmetric"], copied)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data.mining import model_state
+from data.fingerprints import mining_state
 from evaluation.models import further_model
 from pipeline.core.hub import Revision, write_lock
 from tests.data.conftest import REPOSITORY, Prepared, composed, run_config
@@ -63,13 +63,13 @@ def test_the_models_of_a_config_are_locked_and_a_moved_one_is_refused(hub: str, 
         lock.read_text().split("\n")
     )
     lock.write_text(f"model someone/model v1 {'f' * 40}\n")
-    done = command("evaluation.evaluate", hub, tmp_path, *SCORING)
+    done = command("pipeline.run", hub, tmp_path, "stages=[evaluate]", *SCORING)
     assert done.returncode == 2
     assert f"someone/model at v1 is now {COMMIT[:12]}, not the locked {'f' * 12}" in done.stderr.splitlines()[-1]
 
 
 def test_a_scored_model_s_commit_is_in_the_manifest(hub: str, mirror: Path, tmp_path: Path) -> None:
-    done = command("evaluation.evaluate", hub, tmp_path, *SCORING)
+    done = command("pipeline.run", hub, tmp_path, "stages=[evaluate]", *SCORING)
     assert done.returncode == 0, done.stderr
     manifest = tmp_path / "runs/test/evaluate/manifest.json"
     assert json.loads(manifest.read_text())["metrics"]["revisions"] == {"someone/model": COMMIT}
@@ -78,7 +78,7 @@ def test_a_scored_model_s_commit_is_in_the_manifest(hub: str, mirror: Path, tmp_
 
 @pytest.mark.slow
 def test_a_mining_model_s_commit_is_in_ledger_and_manifest(hub: str, mirror: Path, tmp_path: Path) -> None:
-    done = command("data.prepare", hub, tmp_path, *MINING)
+    done = command("pipeline.run", hub, tmp_path, "stages=[data]", *MINING)
     assert done.returncode == 0, done.stderr
     config = composed(*MINING, f"mirror={mirror}", *SETS)
     for prepared, revision in (
@@ -93,14 +93,14 @@ def test_a_mining_model_s_commit_is_in_ledger_and_manifest(hub: str, mirror: Pat
 
 
 def test_another_mining_model_is_another_input_of_the_data(lock: Path, mirror: Path) -> None:
-    from data.prepare import STAGE
+    from pipeline.chain import CHAIN
 
-    assert "mining model" not in STAGE.inputs(composed())
+    assert "mining model" not in CHAIN["data"].reads(composed())
     config = composed(*MINING)
     config.mirror = str(mirror)
-    before = STAGE.inputs(config)["mining model"]
+    before = CHAIN["data"].reads(config)["mining model"]
     (mirror / "someone/miner/README.md").write_text("changed")
-    assert STAGE.inputs(config)["mining model"] != before
-    unlocked = model_state(config.data.mining, None)
+    assert CHAIN["data"].reads(config)["mining model"] != before
+    unlocked = mining_state(config.data.mining, None)
     write_lock({Revision("model", "someone/miner", "main"): COMMIT})
-    assert model_state(config.data.mining, None) == [*unlocked, COMMIT]
+    assert mining_state(config.data.mining, None) == [*unlocked, COMMIT]

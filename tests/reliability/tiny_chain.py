@@ -19,7 +19,7 @@ from pipeline.core.artefact import PARTIAL, file_sha256, files_under, is_whole, 
 from tests.reliability.stage_runs import Ended
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-STAGES = ["data", "base", "init", "symmetric", "asymmetric", "joint", "merge", "evaluate", "report"]
+STAGES = ["benchmarks", "data", "base", "init", "symmetric", "asymmetric", "joint", "merge", "evaluate", "report"]
 MEASURED = {"seconds", "tokens_per_second"}  # differ from run to run
 PATIENCE = 600  # seconds until a command counts as hanging
 
@@ -30,11 +30,10 @@ def folder_of(stage: str) -> str:
 
 
 def overrides_of(stages: Iterable[str], ranks: int = 1) -> list[str]:
-    """The arguments of `python -m pipeline.run` that make stages; the base is made with init."""
+    """The arguments of `python -m pipeline.run` that make stages."""
     launched = ["launch.config=cpu", f"launch.processes={ranks}"] if ranks > 1 else ["launch.config=none"]
     samples = REPOSITORY / "data" / "samples"
-    names = dict.fromkeys("init" if stage == "base" else stage for stage in stages)
-    return ["profile=tiny", f"mirror={samples}", f"stages=[{','.join(names)}]", *launched]
+    return ["profile=tiny", f"mirror={samples}", f"stages=[{','.join(stages)}]", *launched]
 
 
 def start(place: Path, overrides: list[str], operations: dict[str, Any] | None = None) -> subprocess.Popen[str]:
@@ -86,8 +85,6 @@ def snapshots(folder: Path, stages: list[str] = STAGES) -> dict[str, Path]:
         done = run(current, stage)
         assert done.status == 0, done.out + done.err
         shutil.copytree(current, made(places[stage]))
-        if stage == "base":  # init was made with it, and is a stage of its own here
-            shutil.rmtree(current / folder_of("init"))
     shutil.rmtree(current)
     return places
 

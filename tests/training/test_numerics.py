@@ -10,14 +10,14 @@ from accelerate import PartialState
 from safetensors.torch import load_file
 
 from configs.schema.config import Config
+from pipeline.chain import CHAIN
 from pipeline.core.errors import UserError
 from pipeline.stage import planned, run_stage
 from tests.training.planned_sets import prepared_run, rows
 from training.batch_plan import plan_batches
-from training.finetune import STAGE
+from training.finetune import make_trainer, plan_settings
 from training.model_files import load_model
 from training.prepared import prepare_sets
-from training.run import make_trainer, plan_settings
 
 SETS = {"symmetric/pairs": rows(64), "symmetric/scored": rows(64, seed=1, scored=True)}
 SIDE = {"max_steps": 3, "angle_weight": 0.1, "learning_rate": 1e-3}
@@ -27,10 +27,10 @@ SIDE = {"max_steps": 3, "angle_weight": 0.1, "learning_rate": 1e-3}
 def test_a_gradient_that_is_not_finite_stops_at_its_step_and_names_the_rows(tmp_path: Path, value: float) -> None:
     PartialState(cpu=True)
     config = prepared_run(tmp_path, SETS, **SIDE)
-    stage, side = planned(STAGE, config)[1], config.training.symmetric
+    stage, side = planned(CHAIN["symmetric"], config)[0], config.training.symmetric
     stage.path.mkdir(parents=True)
     model = load_model(config.folder("init"), "eager", side)
-    sets = prepare_sets(config, model, config.folder("data"), tmp_path / "tokens")
+    sets = prepare_sets("symmetric", side, model, config.folder("data"), tmp_path / "tokens")
     plan = plan_batches([item.rows for item in sets.train.values()], plan_settings(side, config.seed))
     trainer = make_trainer(config, stage, model, sets, plan, False)
 
@@ -46,7 +46,7 @@ def test_a_gradient_that_is_not_finite_stops_at_its_step_and_names_the_rows(tmp_
 
 def trained(runs: Path, **side: Any) -> dict[str, torch.Tensor]:
     config: Config = prepared_run(runs, SETS, **{**SIDE, **side})
-    run_stage(STAGE, replace(config, seed=7))
+    run_stage(CHAIN["symmetric"], replace(config, seed=7))
     return load_file(config.folder("symmetric") / "model/model.safetensors")
 
 

@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel
 
 from configs.schema.data import unit_settings
-from configs.schema.training import BaseConfig, SideConfig
+from configs.schema.init import BaseConfig
+from configs.schema.training import SideConfig
 from pipeline.application import composed
 from pipeline.core.artefact import result_settings
 from pipeline.core.errors import UserError
@@ -104,7 +105,7 @@ def test_assumed_lengths_are_no_part_of_a_fingerprint() -> None:
 
 
 def test_the_command_prints_its_assumptions_before_anything_is_made(repository: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "training.plan", "profile=bge_m3", f"runs={tmp_path}", "training.teraflops=200"]
+    command = [sys.executable, "-m", "pipeline.plan", "profile=bge_m3", f"runs={tmp_path}", "training.teraflops=200"]
     no_hub = os.environ | {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=repository, env=no_hub)
     assert done.returncode == 0, done.stderr

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from pipeline.chain import CHAIN
 from pipeline.core.errors import UserError
 from pipeline.stage import run_stage
 from tests.training.planned_sets import planned_loss, prepared_run, rows, tiny_model
 from tests.training.training_process import finish, stop_at
-from training.finetune import STAGE
-from training.run import training_arguments
+from training.finetune import training_arguments
 from training.trainer import MARK, last_checkpoint
 
 SETS = {
@@ -55,7 +55,7 @@ def test_checkpoints_are_as_frequent_as_asked_where_the_best_weights_are_kept(tm
     rarely_scored = {"max_steps": 20, "dev_steps": 10, "checkpoint_steps": 1}
     config = prepared_run(tmp_path, {**SETS, "dev/pairs": rows(16, seed=9)}, **rarely_scored, learning_rate=1e30)
     with pytest.raises(UserError, match=r"at step [2-9] "):  # such a rate ends in numbers that are not finite
-        run_stage(STAGE, config)
+        run_stage(CHAIN["symmetric"], config)
     assert list((tmp_path / "one/symmetric/checkpoints").glob(f"checkpoint-*/{MARK}"))
 
 
@@ -115,7 +115,7 @@ def test_a_checkpoint_for_which_the_disk_has_no_room_is_taken_back(
     config = prepared_run(tmp_path, SETS, max_steps=4, checkpoint_steps=2)
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(UserError, match="can't write: the disk is full or fails"):
-        run_stage(STAGE, config)
+        run_stage(CHAIN["symmetric"], config)
     assert not list((tmp_path / "one/symmetric/checkpoints").glob("checkpoint-*"))
 
 
@@ -132,23 +132,23 @@ def test_a_kill_while_the_last_checkpoints_are_removed_leaves_none_that_is_half_
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(os, "unlink", killed)
-        run_stage(STAGE, config)
+        run_stage(CHAIN["symmetric"], config)
     assert not (stage / "checkpoints").exists()
-    assert run_stage(STAGE, config).status == "complete"
+    assert run_stage(CHAIN["symmetric"], config).status == "complete"
     assert not list(stage.rglob("*checkpoint*"))
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_set_and_rows(tmp_path: Path) -> None:
     config = prepared_run(tmp_path, SETS, max_steps=6, learning_rate=1e30, warmup=0.0, max_grad_norm=0.0)
     with pytest.raises(UserError, match=r"at step [2-6] \(set \w+, rows \d+ \d+"):
-        run_stage(STAGE, config)
+        run_stage(CHAIN["symmetric"], config)
     assert not (tmp_path / "one/symmetric/model").exists()
 
 
 def test_any_argument_of_the_library_passes_through(tmp_path: Path) -> None:
     config = prepared_run(tmp_path, {}, arguments={"adam_beta2": 0.9, "lr_scheduler_type": "cosine"})
     config.training.arguments = {"adam_beta1": 0.8, "adam_beta2": 0.5}
-    made = training_arguments(config, tmp_path, 10, False, False)
+    made = training_arguments(config, "symmetric", tmp_path, 10, False, False)
     assert (made.adam_beta1, made.adam_beta2, made.lr_scheduler_type) == (0.8, 0.9, "cosine")
     assert made.logging_nan_inf_filter is False
 
@@ -165,7 +165,7 @@ def test_any_argument_of_the_library_passes_through(tmp_path: Path) -> None:
 def test_wrong_arguments_are_refused(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
     config = prepared_run(tmp_path, {}, arguments=arguments)
     with pytest.raises(UserError, match=message):
-        training_arguments(config, tmp_path, 10, False, False)
+        training_arguments(config, "symmetric", tmp_path, 10, False, False)
 
 
 def test_every_trained_parameter_gets_a_gradient_and_the_pooler_none() -> None:

@@ -13,7 +13,7 @@ from configs.schema.init import CorpusConfig
 from pipeline.core.errors import UserError
 from tests.training.small_bases import tiny_base, true_tokenizer
 from training.bases.random import sample_texts
-from training.bases.stage import SAMPLES
+from training.bases.sources import SAMPLES
 from training.vocabulary.corpora import Corpus
 from training.vocabulary.counting import WordCounter, cuts_at_spaces, piece_counts
 from training.vocabulary.language_counts import count_pieces

@@ -11,7 +11,7 @@ from pipeline.core.checkpoint import Checkpoint
 from pipeline.core.errors import UserError
 from tests.training.small_bases import tiny_base
 from training.bases.random import sample_texts
-from training.bases.stage import SAMPLES
+from training.bases.sources import SAMPLES
 from training.vocabulary.sentencepiece_file import shrink_sentencepiece
 from training.vocabulary.shrinking import Sizes, shrink
 from training.vocabulary.tokenizer_file import TokenizerFile

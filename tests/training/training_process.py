@@ -12,9 +12,9 @@ from typing import Any
 import psutil
 
 from pipeline.application import CONFIGS
+from pipeline.chain import CHAIN
 from pipeline.stage import run_stage
 from tests.training.planned_sets import prepared_run
-from training.finetune import STAGE
 
 CPU = CONFIGS / "accelerate" / "cpu.yaml"
 
@@ -57,7 +57,7 @@ def stop_at(folder: Path, processes: int, step: int, how: signal.Signals, **side
 def main(folder: str, processes: str, side: str) -> None:
     assert int(os.environ.get("WORLD_SIZE", "1")) == int(processes)
     config = prepared_run(Path(folder), {}, **json.loads(side))
-    manifest = run_stage(STAGE, config)
+    manifest = run_stage(CHAIN["symmetric"], config)
     from accelerate import PartialState
 
     assert PartialState().num_processes == int(processes)
