@@ -47,7 +47,9 @@ lock: $(READY) ## Pin what PROFILE reads from the Hub to today's commits: config
 	@$(BIN)/python -m pipeline.lock $(OVERRIDES)
 
 licences: $(READY) ## Licences of all installed packages: runs/licences.csv
-	@$(BIN)/python -m pipeline.licences $(OVERRIDES)
+	@mkdir -p runs
+	@$(BIN)/pip-licenses --format=csv --with-urls --output-file=runs/licences.csv
+	@$(BIN)/pip-licenses --summary
 
 plan: $(READY) ## What training would do: batches, tokens, padding, FLOPs, memory, hours
 	@$(BIN)/python -m pipeline.plan $(OVERRIDES)

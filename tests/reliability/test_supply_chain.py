@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = ("benchmarks", "data", "evaluation", "merging", "pipeline", "training")
+PACKAGES = ("benchmarks", "configs", "data", "evaluation", "merging", "pipeline", "training")
 PRODUCT = PACKAGES[1:]
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 # What torch raises over a file with more than tensors; processes of this program that hand arrays to each other.
