@@ -56,15 +56,15 @@ def _make(stage: Stage, config: Config) -> None:
 
 def is_launched() -> bool:
     """Whether this process is one that `accelerate launch` (or torchrun) started."""
-    return bool({LAUNCHED, "WORLD_SIZE", "ACCELERATE_MIXED_PRECISION"} & os.environ.keys())
+    return bool({LAUNCHED, "LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"} & os.environ.keys())
 
 
 def _run_beside_ranks(asked: list[str], config: Config) -> None:
     """Only training is shared out to processes: any other stage would be made by each of them."""
     for name in asked:
         if not CHAIN[name].on_ranks:
-            remedy = f"make it without accelerate launch: make {name}; then launch stages=[symmetric]"
-            raise UserError(f"{name} is not trained", where="config key stages", remedy=remedy)
+            remedy = f"make it without the launcher (make {name}), then launch stages=[symmetric]"
+            raise UserError(f"accelerate launch can't make {name}", where="config key stages", remedy=remedy)
     for name in asked:
         run_stage(CHAIN[name], config)
 

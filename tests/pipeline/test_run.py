@@ -1,0 +1,72 @@
+"""One command makes what is asked for: implied stages first, training in this process or on ranks."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+
+from configs.schema.config import SIDES, STAGES, Config
+from pipeline.chain import CHAIN
+from pipeline.core.artefact import read_manifest
+from pipeline.core.errors import UserError
+from pipeline.run import is_launched, make, run
+from pipeline.stage import run_stage
+from tests.reliability.stage_runs import run_main
+
+
+def test_every_stage_stands_in_the_chain_after_those_that_it_needs() -> None:
+    assert tuple(CHAIN) == STAGES
+    config, seen = Config(profile="tiny", run="test"), set[str]()
+    for name in (name for name in STAGES if name != "calibrate"):  # its settings name a model
+        assert {*CHAIN[name].needs(config)} <= seen, name
+        seen.add(name)
+
+
+def test_what_a_stage_implies_is_made_first_and_said_but_not_forced(tmp_path: Path) -> None:
+    common = ["profile=tiny", f"runs={tmp_path}", "stages=[data]", "force=true"]
+    first = run_main("pipeline.run", *common)
+    assert "data needs benchmarks, which is made first" in first.out, first
+    made = read_manifest(tmp_path / "tiny" / "benchmarks")
+    second = run_main("pipeline.run", *common)
+    assert "data: making" in second.out and "benchmarks" not in second.out
+    assert made and read_manifest(tmp_path / "tiny" / "benchmarks") == made
+
+
+@pytest.mark.parametrize("name", sorted({"LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"}))
+def test_under_accelerate_launch_only_training_runs(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert not is_launched()
+    monkeypatch.setenv(name, "0")
+    config = Config(profile="tiny", run="test", runs=str(tmp_path), stages=["symmetric", "merge"])
+    with pytest.raises(UserError, match=r"accelerate launch can't make merge .*make merge"):
+        run(config)
+    with pytest.raises(UserError, match="symmetric needs the artefact data, which is not there"):
+        run(dataclasses.replace(config, stages=[*SIDES]))
+    assert not os.listdir(tmp_path)
+
+
+def test_a_stage_that_is_not_asked_for_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="merge needs the artefact init, which is not there"):
+        make("merge", Config(profile="tiny", run="test", runs=str(tmp_path)))
+
+
+def test_an_impossible_stage_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    ended = run_main("pipeline.run", "profile=tiny", f"runs={tmp_path}", "stages=[data,calibrate]")
+    assert ended.status == 2 and "calibration takes one model" in ended.err
+    assert not any(tmp_path.rglob("manifest.json"))
+
+
+def test_why_a_stage_is_made_anew_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = Config(profile="tiny", run="test", runs=str(tmp_path))
+    stage = dataclasses.replace(CHAIN["base"], build=lambda config, folder: {}, reads=lambda config: {"file:a": "1"})
+    changes = {
+        "its settings changed": {"settings": lambda config: "other"},
+        "file:a changed": {"reads": lambda config: {"file:a": "2"}},
+        "it is of version 1 of this stage, which is 2 now": {"version": 2},
+    }
+    for said, change in changes.items():
+        run_stage(stage, dataclasses.replace(config, force=True))
+        caplog.clear()
+        with caplog.at_level("INFO", logger="pipeline"):
+            run_stage(dataclasses.replace(stage, **change), config)
+        assert f"anew: {said}" in caplog.text
