@@ -142,7 +142,7 @@ CHAIN = {stage.name: stage for stage in [
         settings=evaluate_settings,
     ),
     Stage(
-        "report", 2, "evaluation.report:build", verified=2**24, beside=readme_of_merge,
+        "report", 2, "evaluation.report:build", verified=2**24, extra_outputs=readme_of_merge,
         needs=lambda c: made(c, REPORTED),
         reads=report_reads,
         settings=report_settings,

@@ -15,7 +15,7 @@ from pipeline.core.console import log
 from pipeline.core.errors import UserError
 from pipeline.launch import launch
 from pipeline.stage import Stage, is_finished, is_up_to_date, locked, run_stage
-from pipeline.sweep import turn
+from pipeline.sweep import sweep_lock
 
 
 def run(config: Config) -> None:
@@ -47,7 +47,7 @@ def make(name: str, config: Config, asked: Collection[str] = ()) -> None:
 
 
 def _make(stage: Stage, config: Config) -> None:
-    with turn(stage, config):
+    with sweep_lock(stage, config):
         if not stage.on_ranks or config.launch.config == "none":
             run_stage(stage, config)
         elif not is_up_to_date(stage, config):  # validated here, before any rank starts

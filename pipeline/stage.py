@@ -36,7 +36,7 @@ class Stage:
     in_place: bool = False  # made of units that survive a changed config
     on_ranks: bool = False  # built by all processes of `accelerate launch` together
     verified: int | None = None  # inputs' files of up to so many bytes are compared by sha256 before; None: all
-    beside: Callable[[Config], list[Path]] = lambda config: []  # what it writes outside its folder
+    extra_outputs: Callable[[Config], list[Path]] = lambda config: []  # files that it writes outside its folder
 
     def make(self, config: Config, folder: StageFolder) -> dict[str, Any]:
         """Call the builder."""
@@ -103,7 +103,7 @@ def is_finished(stage: Stage, config: Config) -> bool:
 def _standing(stage: Stage, config: Config, folder: StageFolder) -> Manifest | None:
     """The finished artefact at its place: there already, put back, or linked from another run."""
     path = folder.path
-    if config.force or not all(file.exists() for file in stage.beside(config)):
+    if config.force or not all(file.exists() for file in stage.extra_outputs(config)):
         return None
     done = finished(path, folder.fingerprint)
     if done and read_manifest(path) != done:
@@ -122,8 +122,10 @@ def _why_anew(path: Path, new: Manifest) -> str:
     old = read_manifest(path)
     if old is None or old.status != "complete" or old.fingerprint == new.fingerprint:
         return ""
+    if old.version is None:
+        return " anew: an earlier version of the pipeline made it"
     if old.version != new.version:
-        return f" anew: it is of version {old.version or 'unknown'} of this stage, which is {new.version} now"
+        return f" anew: version {old.version} of this stage made it, which is {new.version} now"
     names = sorted(old.inputs.keys() | new.inputs.keys())
     changed = [name for name in names if old.inputs.get(name) != new.inputs.get(name)]
     return f" anew: {', '.join(changed[:3]) if changed else 'its settings'} changed"
@@ -179,8 +181,8 @@ def _begin(stage: Stage, path: Path, manifest: Manifest) -> bool:
         else:
             artefact.remove(path)
     path.mkdir(parents=True, exist_ok=True)
-    beside = [path.with_name(path.name + artefact.PARTIAL), artefact.retired(path)]  # of a killed borrowing
-    for leftover in [*beside, *path.rglob(f"*{artefact.PARTIAL}")]:
+    borrowed = [path.with_name(path.name + artefact.PARTIAL), artefact.retired(path)]  # by a process that was killed
+    for leftover in [*borrowed, *path.rglob(f"*{artefact.PARTIAL}")]:
         artefact.remove(leftover)
     manifest.write(path)
     return resuming

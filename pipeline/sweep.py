@@ -80,7 +80,7 @@ def job_result(config: DictConfig, error: str | None) -> dict[str, Any]:
 
 
 @contextmanager
-def turn(stage: Stage, config: Config) -> Iterator[None]:
+def sweep_lock(stage: Stage, config: Config) -> Iterator[None]:
     """One at a time for jobs of sweeps that need the same artefact: the first makes it, the others borrow it then."""
     if not config.borrow:
         yield
