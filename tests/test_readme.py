@@ -17,7 +17,7 @@ from tests.evaluation.sample_run import tiny_model
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
 COMMANDS = ("make", "accelerate", "sbatch", ".venv/bin/python", "python", "pip", "trackio", "wandb")
-NOT_COMMANDS = ("sources", "│", "└", "runs/<run>")  # the first words of figures in blocks
+NOT_COMMANDS = ("sources", "│", "└", "runs/<run>", "configs/schema ←")  # the first words of figures in blocks
 NO_CONFIG = {"pytest", "pipeline.core.machine", "ruff", "mypy", "venv", "pip"}  # modules without our config
 PROMPTS = {"query": "query: ", "document": "passage: "}
 
