@@ -19,6 +19,7 @@ README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encodi
 COMMANDS = ("make", "accelerate", "sbatch", ".venv/bin/python", "python", "pip", "trackio", "wandb")
 NOT_COMMANDS = ("sources", "│", "└", "runs/<run>", "configs/schema ←")  # the first words of figures in blocks
 NO_CONFIG = {"pytest", "pipeline.core.machine", "ruff", "mypy", "venv", "pip"}  # modules without our config
+OTHER_PROGRAMS = {"mkdir", "pip", "pip-licenses", "trackio", "wandb"}
 PROMPTS = {"query": "query: ", "document": "passage: "}
 
 
@@ -54,7 +55,7 @@ def expanded(command: str) -> list[list[str]]:
 
 def check_process(words: list[str]) -> None:
     """The module is there, and its overrides compose to a valid config, as with --cfg job."""
-    if words[0] in ("pip", "trackio", "wandb") or words == ["accelerate", "launch"]:  # the latter named in prose
+    if Path(words[0]).name in OTHER_PROGRAMS or words == ["accelerate", "launch"]:  # the latter named in prose
         return
     if words[0] == "sbatch":
         assert (CONFIGS.parent / words[1]).is_file()
