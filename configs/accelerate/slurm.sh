@@ -14,7 +14,7 @@
 #SBATCH --output=slurm-%j.log
 set -euo pipefail
 
-MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)  # head would end scontrol by SIGPIPE
 MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))
 export MASTER_ADDR MASTER_PORT PROFILE=${PROFILE:-bge_m3} ARGS=${ARGS:-}
 export GPUS=$((SLURM_NNODES * SLURM_GPUS_PER_NODE)) NODES=$SLURM_NNODES
