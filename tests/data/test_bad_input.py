@@ -168,17 +168,17 @@ def test_unknown_reader_and_options_are_named(tmp_path: Path) -> None:
     [
         ("data.sources.terra.side=left", "must be one of symmetric, asymmetric"),
         ("data.sources.terra.construction=nlu", "must be one of pairs"),
-        ("data.sources.terra.labels.0=yes", "yes is not one of entailment"),
+        ("data.sources.terra.labels.0=yes", "must be one of entailment, .*, not yes"),
         ("data.sources.terra.weight=0", "must be above 0"),
         ("+data.sources.terra.columns.title=x", "title is no role of nli"),
         ("+data.sources.ru_hnp.prepend.anchor=x", "anchor is no text of query_pos_neg"),
         ("+source@data.sources.terms=wiktionary_terms data.sources.terms.dev_files=[x]", "a reader gives"),
         ("data.sources.terra.negatives=mine", "negatives: mine needs data.mining.model"),
         ("+source@data.held_out.terra=terra", "terra is also a training source"),
-        ("data.on_bad_row=ignore", "must be error or skip"),
+        ("data.on_bad_row=ignore", "must be one of error, skip"),
         ("data.dev.share=2", "must be at least 0 and below 1"),
         ("data.cleaning.script=English", "must be none or the name of a Unicode script"),
-        ("data.cleaning.unicode=NFX", "must be NFC, NFKC or none"),
+        ("data.cleaning.unicode=NFX", "must be one of NFC, NFKC, none"),
     ],
 )
 def test_impossible_settings_are_refused_with_their_key(override: str, message: str) -> None:

@@ -95,15 +95,3 @@ def test_a_missing_column_and_a_broken_file_are_errors(tmp_path: Path) -> None:
 def test_without_network_the_hub_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"corpus it: the Hub can't be reached .*someone/parallel.*mirror="):
         found(OPUS, tmp_path, ["ru"])
-
-
-@pytest.mark.parametrize(
-    ("corpus", "field"),
-    [
-        (CorpusConfig(kind="web"), "kind"),
-        (CorpusConfig(kind="text"), "files"),
-        (CorpusConfig(kind="hub", files=["x"]), "hub"),
-    ],
-)
-def test_impossible_corpora_are_named(corpus: CorpusConfig, field: str) -> None:
-    assert field in dict(corpus.problems())

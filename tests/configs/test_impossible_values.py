@@ -1,0 +1,90 @@
+"""Impossible settings are named before anything runs: values by themselves, and values that don't go together."""
+
+import pytest
+
+from configs.schema.config import LaunchConfig
+from configs.schema.data import CleaningConfig, MiningConfig, SourceConfig
+from configs.schema.evaluation import EvaluationConfig, PublishConfig, SuiteConfig
+from configs.schema.init import BaseConfig, CorpusConfig, InitConfig
+from configs.schema.merging import MergingConfig
+from configs.schema.rules import problems
+from configs.schema.training import SideConfig
+
+HUB = {"title": "A", "side": "symmetric", "hub": "someone/a", "files": ["a.parquet"]}
+NLI = {**HUB, "construction": "nli"}
+SUITE = {"benchmark": "MTEB(rus, v1.1)"}
+CORPORA = {"pairs": CorpusConfig()}
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "words"),
+    [
+        (LaunchConfig(nodes=2, processes=3), "processes", "multiple of nodes (2)"),
+        (BaseConfig(kind="hub"), "hub", "is needed with kind=hub"),
+        (BaseConfig(prompts={"query": "", "passage": ""}), "prompts", "exactly query and document; look at "),
+        (BaseConfig(hidden=30), "hidden", "multiple of 4"),
+        (CorpusConfig(kind="web"), "kind", "must be one of pairs, text, hub"),
+        (CorpusConfig(kind="text"), "files", "is needed with kind=text"),
+        (CorpusConfig(kind="hub", files=["x"]), "hub", "needs hub and columns"),
+        (InitConfig(rule="notebook", coverage=0.5, corpora=CORPORA), "rule", "neither coverage nor max_size"),
+        (InitConfig(), "corpora", "at least one"),
+        (SourceConfig(title="A", side="symmetric"), "hub", "one of hub, path and reader"),
+        (SourceConfig(title="A", side="symmetric", hub="someone/a"), "files", "must name the files"),
+        (SourceConfig(**HUB, columns={"anchor": "a*"}), "columns", "anchor must be one column"),
+        (SourceConfig(**NLI), "labels", "must map the file's labels"),
+        (SourceConfig(**NLI, labels={"0": "neutral"}, scores={"yes": 0.5}), "scores", "not yes"),
+        (SourceConfig(**NLI, labels={"0": "neutral"}, negative_label="yes"), "negative_label", "or null, not yes"),
+        (CleaningConfig(min_characters=9, max_characters=8), "min_characters", "at most max_characters (8)"),
+        (MiningConfig(range_min=60), "range_min", "below range_max (60)"),
+        (SideConfig(temperature=0.0), "temperature", "above 0"),
+        (SideConfig(batch_size=20), "batch_size", "multiple of batch_multiple (8)"),
+        (SideConfig(mixing="random"), "mixing", "must be one of proportional"),
+        (SideConfig(directions=["doc_to_doc"]), "directions", "must contain query_to_doc"),
+        (SideConfig(dropout=1.0), "dropout", "at least 0 and below 1"),
+        (SideConfig(epochs=-1.0), "epochs", "above 0"),
+        (SideConfig(anchor_length=2), "anchor_length", "at least 4"),
+        (MergingConfig(method="fixed"), "weights", "none are given"),
+        (MergingConfig(method="fixed", weights={"init": 0.5}), "weights", "sum to 0.5"),
+        (MergingConfig(method="fixed", weights={"init": 1.5, "symmetric": -0.5}), "weights", "-0.5, below 0"),
+        (MergingConfig(method="fixed", weights={"init": float("nan")}), "weights.init", "finite number, not nan"),
+        (MergingConfig(method="fixed", weights={"initial": 1.0}), "weights", "initial is not among"),
+        (MergingConfig(method="average"), "method", "must be one of"),
+        (MergingConfig(models=["init"]), "models", "at least two"),
+        (MergingConfig(models=["init", "init"]), "models", "at least two"),
+        (MergingConfig(method="search"), "guard_sources", "at least two"),
+        (MergingConfig(method="search", guard_sources=["one", "one"]), "guard_sources", "at least two"),
+        (MergingConfig(temperature=0.0), "temperature", "above 0"),
+        (MergingConfig(grid_step=0.3), "grid_step", "must divide 1"),
+        (MergingConfig(guard=-0.1), "guard", "at least 0 and below 1, or null"),
+        (MergingConfig(dtype="float8"), "dtype", "must be one of"),
+        (MergingConfig(score=False), "score", "must be true"),
+        (MergingConfig(extrapolation_limit=0.9), "extrapolation_limit", "at least 1 and at most 3"),
+        (MergingConfig(examples_per_set=0), "examples_per_set", "at least 1"),
+        (SuiteConfig(), "tasks", "needs tasks or a benchmark"),
+        (SuiteConfig(kind="retrieval"), "sets", "at least one held-out set"),
+        (SuiteConfig(**SUITE, sets={"a": "../b"}), "sets.a", "plain name"),
+        (PublishConfig(repo="name"), "repo", "must be organisation/name"),
+        (EvaluationConfig(suites=["a"]), "suites", "there is no suite a"),
+        (EvaluationConfig(suites=["a", "a"], suite={"a": SuiteConfig(**SUITE)}), "suites", "twice"),
+    ],
+)
+def test_impossible_values_are_named(part: object, key: str, words: str) -> None:
+    found = list(problems(part))
+    assert any(name == key and words in problem for name, problem in found), found
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        SideConfig(),
+        SourceConfig(**HUB),
+        MergingConfig(),
+        MergingConfig(method="search", guard_sources=["one", "two"]),
+        MergingConfig(method="search", guard=None),
+        MergingConfig(method="fixed", weights={"symmetric": 0.3, "asymmetric": 0.7}),
+        MergingConfig(method="fixed", weights={"symmetric": 0.9, "asymmetric": 0.8}, extrapolate=True),
+        MergingConfig(method="fixed", weights={"init": -0.7, "symmetric": 0.9, "asymmetric": 0.8}, extrapolate=True),
+    ],
+)
+def test_possible_values_pass(part: object) -> None:
+    assert not list(problems(part))
