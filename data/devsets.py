@@ -8,8 +8,8 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from data import splits
-from data.hashing import Hashes, contained
 from data.pair_files import PairWriter, read_keys
+from data.pairs.hashing import Hashes, contained
 
 
 def write_dev(stage: Path, folder: Path, names: list[str]) -> dict[str, int]:

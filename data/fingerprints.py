@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema.data import HubFiles, MiningConfig, SourceConfig
-from data.files import locate
-from data.readers import open_reader
+from data.sources.files import locate
+from data.sources.readers import open_reader
 from pipeline.core.artefact import file_sha256, files_under
 from pipeline.core.errors import UserError
 from pipeline.core.hub import Revision, lock_state, mirrored

@@ -10,15 +10,15 @@ import numpy as np
 from configs.schema.config import Config
 from configs.schema.data import SourceConfig, unit_settings
 from data import ledger
-from data.decontamination import BENCHMARKS, CHECKED, SAMPLES, TextIndex, held_out_texts, read_texts
 from data.devsets import write_dev
-from data.files import Located, NotSupplied, locate
 from data.fingerprints import mining_state, source_state
-from data.near_duplicates import NearIndex
+from data.one_set import Preparation
 from data.pair_files import read_keys
-from data.pairs import Surroundings
-from data.preparation import Preparation
-from data.readers import PairReader, open_reader
+from data.pairs.decontamination import BENCHMARKS, CHECKED, SAMPLES, TextIndex, held_out_texts, read_texts
+from data.pairs.maker import Surroundings
+from data.pairs.near_duplicates import NearIndex
+from data.sources.files import Located, NotSupplied, locate
+from data.sources.readers import PairReader, open_reader
 from pipeline.core.artefact import StageFolder, digest, file_sha256
 from pipeline.core.console import log, progress, show_table
 from pipeline.core.errors import UserError, redacted

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 import polars as pl
 
-from data.hashing import combined, text_hashes
 from data.pair_files import detached
+from data.pairs.hashing import combined, text_hashes
 
 SALT = 0x5A17  # apart from the keys that choose dev rows
 

@@ -7,9 +7,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from configs.schema.data import DevConfig
-from data.cleaning import regrouped
-from data.hashing import Hashes, contained, fraction, text_hashes
 from data.pair_files import detached
+from data.pairs.cleaning import regrouped
+from data.pairs.hashing import Hashes, contained, fraction, text_hashes
 
 
 @dataclass

@@ -10,10 +10,10 @@ from huggingface_hub import HfApi
 
 from configs.schema.config import Config
 from configs.schema.data import HubFiles, SourceConfig
-from data.batch import RowErrors
-from data.files import HubFile, Located, NotSupplied, locate, matching
-from data.readers import open_reader
-from data.rows import reader_frames, role_frames
+from data.sources.batch import RowErrors
+from data.sources.files import HubFile, Located, NotSupplied, locate, matching
+from data.sources.readers import open_reader
+from data.sources.rows import reader_frames, role_frames
 from pipeline.application import hydra_application
 from pipeline.core.console import progress, show_table
 from pipeline.core.errors import UserError

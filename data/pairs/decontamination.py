@@ -7,8 +7,8 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
-from data.cleaning import comparable
-from data.hashing import Hashes, contained, text_hashes
+from data.pairs.cleaning import comparable
+from data.pairs.hashing import Hashes, contained, text_hashes
 
 HEAD, KEY = 256, 48  # characters read of a text, and of its comparable form, before the whole text is compared
 # Files of the artefact `benchmarks`: texts that may be removed or reported, texts that always are removed, the account.

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.schema.data import DataConfig, SourceConfig
-from data.constructions import CONSTRUCTIONS, turns
-from data.decontamination import TextIndex
-from data.pairs import PairMaker, Surroundings
+from data.pairs.constructions import CONSTRUCTIONS, turns
+from data.pairs.decontamination import TextIndex
+from data.pairs.maker import PairMaker, Surroundings
 
 LABELS = ["entailment", "neutral", "contradiction"]
 

@@ -9,7 +9,7 @@ from typing import IO, Any, BinaryIO, cast
 import pyarrow as pa
 import pyarrow.json
 
-from data.batch import BATCH_BYTES, LONGEST_ROW, Batch, RowErrors, too_long, wanted_columns
+from data.sources.batch import BATCH_BYTES, LONGEST_ROW, Batch, RowErrors, too_long, wanted_columns
 from pipeline.core.errors import UserError
 
 NEWLINE = b"\n"

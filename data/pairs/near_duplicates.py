@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import polars as pl
 from datasketch import MinHash, MinHashLSH
 
-from data.cleaning import comparable
+from data.pairs.cleaning import comparable
 
 SHINGLE = 5  # characters; words would be too coarse for sentences of ten words
 PERMUTATIONS = 128

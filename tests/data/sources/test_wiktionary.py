@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from data import wiktionary
-from data.wiktionary import SPLITS, SameSense, TermDefinitions, TermUsages, parse, split_of
+from data.sources import wiktionary
+from data.sources.wiktionary import SPLITS, SameSense, TermDefinitions, TermUsages, parse, split_of
 
 installed = pytest.mark.skipif(not wiktionary.is_installed(), reason="wiki_ru_wordnet is not installed")
 

@@ -8,13 +8,13 @@ import numpy as np
 import polars as pl
 
 from configs.schema.data import DataConfig, SourceConfig
-from data.cleaning import drop_reasons, no_reason, normalised, regrouped, without_wrong_negatives
-from data.constructions import CONSTRUCTIONS, turns
-from data.decontamination import TextIndex
-from data.hashing import Hashes, combined, text_hashes
+from data.pairs.cleaning import drop_reasons, no_reason, normalised, regrouped, without_wrong_negatives
+from data.pairs.constructions import CONSTRUCTIONS, turns
+from data.pairs.decontamination import TextIndex
+from data.pairs.hashing import Hashes, combined, text_hashes
 
 if TYPE_CHECKING:
-    from data.near_duplicates import NearIndex
+    from data.pairs.near_duplicates import NearIndex
 
 TEXT_ROLES = ("anchor", "positive", "title", "text", "summary", "premise", "hypothesis", "query")
 LIST_ROLES = ("negative", "pos", "neg")

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from data.batch import BATCH_BYTES, LONGEST_ROW, Batch, RowErrors, refuse_repeated, too_long, wanted_columns
+from data.sources.batch import BATCH_BYTES, LONGEST_ROW, Batch, RowErrors, refuse_repeated, too_long, wanted_columns
 
 NO_TEXT = "\uffff"  # a noncharacter of Unicode, which no text to be exchanged holds
 codecs.register_error("as_noncharacter", lambda error: (NO_TEXT, error.end))  # type: ignore[attr-defined]

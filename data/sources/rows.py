@@ -7,10 +7,10 @@ import polars as pl
 import pyarrow.types as kinds
 
 from configs.schema.data import SourceConfig
-from data.batch import BATCH_ROWS, Batch, RowErrors, is_list, is_list_of_texts, is_text
-from data.files import Located
-from data.formats import batches
-from data.readers import PairReader
+from data.sources.batch import BATCH_ROWS, Batch, RowErrors, is_list, is_list_of_texts, is_text
+from data.sources.files import Located
+from data.sources.formats import batches
+from data.sources.readers import PairReader
 from pipeline.core.errors import UserError
 
 LIST_ROLES = ("pos", "neg")

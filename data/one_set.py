@@ -12,18 +12,18 @@ import pyarrow as pa
 
 from configs.schema.data import SourceConfig
 from data import splits
-from data.batch import RowErrors
-from data.constructions import GROUPED
-from data.files import Located
-from data.grouping import grouped
-from data.hashing import Hashes, SeenHashes, contained
 from data.mining import mine
 from data.pair_files import PairWriter, write_keys
-from data.pairs import Made, PairMaker, Surroundings
+from data.pairs.constructions import GROUPED
+from data.pairs.hashing import Hashes, SeenHashes, contained
+from data.pairs.maker import Made, PairMaker, Surroundings
+from data.pairs.streams import grouped
 from data.parallel import ordered_map
-from data.readers import PairReader
-from data.rows import reader_frames, role_frames
 from data.sampling import Sample
+from data.sources.batch import RowErrors
+from data.sources.files import Located
+from data.sources.readers import PairReader
+from data.sources.rows import reader_frames, role_frames
 from pipeline.core.errors import UserError
 
 DUPLICATE, DUPLICATE_ELSEWHERE = "duplicate", "duplicate of another set"

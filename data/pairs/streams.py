@@ -5,7 +5,7 @@ from pathlib import Path
 
 import polars as pl
 
-from data.hashing import text_hashes
+from data.pairs.hashing import text_hashes
 
 PART_BYTES = 48 * 2**20  # of the rows that are grouped at once
 

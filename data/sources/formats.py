@@ -13,10 +13,10 @@ from typing import IO, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.batch import BATCH_BYTES, BATCH_ROWS, Batch, RowErrors, refuse_repeated, wanted_columns
-from data.csv_rows import csv_rows
-from data.files import SourceFile
-from data.json_rows import json_array, json_lines
+from data.sources.batch import BATCH_BYTES, BATCH_ROWS, Batch, RowErrors, refuse_repeated, wanted_columns
+from data.sources.csv_rows import csv_rows
+from data.sources.files import SourceFile
+from data.sources.json_rows import json_array, json_lines
 from pipeline.core.errors import UserError, first_line
 
 FIRST_ROWS, FIRST_BYTES = 100, 2**18  # what is read where only the beginning is wanted
