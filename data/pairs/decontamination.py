@@ -1,18 +1,28 @@
-"""Texts that must not be trained on, found by equality but for case, punctuation and spaces."""
+"""Texts that must not be trained on, found by equality but for case, punctuation and spaces, or by near equality."""
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
+from datasketch import MinHash, MinHashLSH
 
-from data.pairs.cleaning import comparable
+from configs.schema.data import DecontaminationConfig
+from data.pairs.cleaning import comparable, no_reason
 from data.pairs.hashing import Hashes, contained, text_hashes
 
 HEAD, KEY = 256, 48  # characters read of a text, and of its comparable form, before the whole text is compared
 # Files of the artefact `benchmarks`: texts that may be removed or reported, texts that always are removed, the account.
 BENCHMARKS, SAMPLES, CHECKED = "benchmarks.parquet", "samples.parquet", "checked.json"
+# Near duplicates: MinHash finds candidates, the exact Jaccard similarity of the shingles judges them.
+SHINGLE = 5  # characters; words would be too coarse for sentences of ten words
+PERMUTATIONS = 128
+CANDIDATES = 0.8  # candidates are sought below the threshold: the search misses some of those just above it
+SHORTEST = 30  # characters of a comparable form; below it one changed letter already makes another text
+LONGER = 1.5  # a text so many times longer than every evaluation text can't be one
 
 
 @dataclass(frozen=True)
@@ -67,17 +77,103 @@ class TextIndex:
         return np.flatnonzero(contained(text_hashes(forms.str.slice(0, KEY)), self.heads) | short.to_numpy())
 
 
-def held_out_texts(folder: Path, names: list[str]) -> dict[str, pl.Series]:
+class NearIndex:
+    """Finds texts whose shingles overlap with those of an evaluation text by at least `threshold` (Jaccard)."""
+
+    def __init__(self, named: Iterable[tuple[str, pl.Series]], threshold: float) -> None:
+        self.threshold = threshold
+        self.search = MinHashLSH(threshold=CANDIDATES * threshold, num_perm=PERMUTATIONS)
+        self.known: dict[int, tuple[str, frozenset[bytes]]] = {}
+        self.longest = 0.0
+        for name, texts in named:
+            for form in comparable(texts).unique(maintain_order=True).to_list():
+                if len(form) >= SHORTEST:
+                    self._add(name, form)
+
+    def _add(self, name: str, form: str) -> None:
+        shingles = _shingles(form)
+        self.search.insert(len(self.known), _signature(shingles))
+        self.known[len(self.known)] = name, shingles
+        self.longest = max(self.longest, LONGER * len(form))
+
+    def find(self, texts: pl.Series) -> pl.Series:
+        """For each text the name of an evaluation text it nearly equals, or null."""
+        lengths = texts.str.len_chars()
+        likely = lengths.is_between(SHORTEST, max(self.longest, SHORTEST)).arg_true()
+        names: list[str | None] = [None] * len(texts)
+        for place, form in zip(likely.to_list(), comparable(texts.gather(likely)).to_list(), strict=True):
+            names[place] = self._match(form)
+        return pl.Series(texts.name, names, pl.String)
+
+    def _match(self, form: str) -> str | None:
+        if len(form) < SHORTEST or not self.known:
+            return None
+        shingles = _shingles(form)
+        for candidate in sorted(self.search.query(_signature(shingles))):
+            name, others = self.known[candidate]
+            if len(shingles & others) >= self.threshold * len(shingles | others):
+                return name
+        return None
+
+
+def _shingles(form: str) -> frozenset[bytes]:
+    return frozenset(form[start : start + SHINGLE].encode() for start in range(len(form) - SHINGLE + 1))
+
+
+def _signature(shingles: frozenset[bytes]) -> MinHash:
+    made = MinHash(num_perm=PERMUTATIONS, seed=1)
+    made.update_batch(sorted(shingles))
+    return made
+
+
+@dataclass(frozen=True)
+class Decontamination:
+    """What the pairs of a set are compared with; by default with nothing."""
+
+    forbidden: TextIndex = field(default_factory=lambda: TextIndex.of({}))  # held-out sets, bundled evaluation samples
+    benchmarks: TextIndex = field(default_factory=lambda: TextIndex.of({}))
+    near: NearIndex | None = None  # the benchmarks' texts once more, for finding those that were changed a little
+    removes: bool = True  # whether pairs with a benchmark's text are dropped, or reported alone
+
+    @classmethod
+    def loaded(cls, settings: DecontaminationConfig, held_out: dict[str, Path], benchmarks: Path) -> "Decontamination":
+        """With the texts of held-out sets (name -> file) and of the artefact `benchmarks`."""
+        forbidden = _held_out_texts(held_out) | _texts(benchmarks / SAMPLES, "evaluation sample")
+        texts = _texts(benchmarks / BENCHMARKS, "evaluation")
+        near = NearIndex(texts.items(), settings.threshold) if settings.near_duplicates and texts else None
+        return cls(TextIndex.of(forbidden), TextIndex.of(texts), near, settings.mode == "remove")
+
+    def find(self, pairs: pl.DataFrame) -> tuple[pl.Series, Counter[str]]:
+        """For each pair the held-out set or evaluation for which it is dropped, or null; and the benchmarks found."""
+        reasons, reported = no_reason(len(pairs)), Counter[str]()
+        for column in ("anchor", "positive"):
+            reasons = reasons.zip_with(reasons.is_not_null(), self.forbidden.find(pairs[column]))
+        for column in ("anchor", "positive"):
+            found = self._in_benchmarks(pairs[column])
+            reported.update(found.drop_nulls().to_list())
+            if self.removes:
+                reasons = reasons.zip_with(reasons.is_not_null(), found)
+        return reasons, reported
+
+    def _in_benchmarks(self, texts: pl.Series) -> pl.Series:
+        found = self.benchmarks.find(texts)
+        if self.near is None:
+            return found
+        unknown = found.is_null().arg_true()
+        return found.scatter(unknown, "near " + self.near.find(texts.gather(unknown)))
+
+
+def _held_out_texts(files: dict[str, Path]) -> dict[str, pl.Series]:
     """Anchors and positives of held-out sets, by the name that the ledger gives to a find."""
     named: dict[str, pl.Series] = {}
-    for name in names:
-        table = pq.read_table(folder / f"{name}.parquet", columns=["anchor", "positive"])
+    for name, path in files.items():
+        table = pq.read_table(path, columns=["anchor", "positive"])
         columns = [pl.Series(pl.from_arrow(table[column])) for column in ("anchor", "positive")]
         named[f"held out: {name}"] = pl.concat(columns)
     return named
 
 
-def read_texts(path: Path, kind: str) -> dict[str, pl.Series]:
+def _texts(path: Path, kind: str) -> dict[str, pl.Series]:
     """Texts of the artefact `benchmarks` by task, under the names that the ledger gives to a find."""
     parts = pl.read_parquet(path).partition_by("task", as_dict=True, maintain_order=True)
     return {f"{kind}: {task}": part["text"] for (task,), part in parts.items()}

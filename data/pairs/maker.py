@@ -2,19 +2,15 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
-from configs.schema.data import DataConfig, SourceConfig
-from data.pairs.cleaning import drop_reasons, no_reason, normalised, regrouped, without_wrong_negatives
+from configs.schema.data import CleaningConfig, SourceConfig
+from data.pairs.cleaning import drop_reasons, normalised, regrouped, without_wrong_negatives
 from data.pairs.constructions import CONSTRUCTIONS, turns
-from data.pairs.decontamination import TextIndex
+from data.pairs.decontamination import Decontamination
 from data.pairs.hashing import Hashes, combined, text_hashes
-
-if TYPE_CHECKING:
-    from data.pairs.near_duplicates import NearIndex
 
 TEXT_ROLES = ("anchor", "positive", "title", "text", "summary", "premise", "hypothesis", "query")
 LIST_ROLES = ("negative", "pos", "neg")
@@ -22,98 +18,69 @@ WRONG_NEGATIVES = "negatives, empty or equal to the positive"
 
 
 @dataclass
-class Surroundings:
-    """What one set's preparation takes from outside the set."""
-
-    data: DataConfig
-    seed: int
-    forbidden: TextIndex  # texts that are never trained on: held-out sets, bundled evaluation samples
-    benchmarks: TextIndex  # texts of benchmarks: removed or reported
-    near: "NearIndex | None" = None  # the same texts, for finding those that were changed a little
-    other_pairs: Hashes = field(default_factory=lambda: np.empty(0, np.uint64))  # of the sets before, sorted
-    mirror: str | None = None  # where the model that mines may lie
-
-
-@dataclass
-class Made:
+class PairBatch:
     """Clean pairs out of one frame, with their keys for the duplicate test and what was dropped on the way."""
 
     pairs: pl.DataFrame
-    keys: Hashes
-    built: int
-    scored: int
-    dropped: Counter[str]
-    reported: Counter[str]
+    built: int  # by the construction
+    scored: int  # beside them: rows with a label that is no entailment
+    dropped: Counter[str] = field(default_factory=Counter)
+    reported: Counter[str] = field(default_factory=Counter)
+    keys: Hashes = field(default_factory=lambda: np.empty(0, np.uint64))
+
+    def drop(self, reasons: pl.Series) -> None:
+        """Drop the pairs that have a reason, and count them by it."""
+        if reasons.null_count() < len(reasons):
+            self.dropped.update(reasons.drop_nulls().to_list())
+            self.pairs = self.pairs.filter(reasons.is_null())
 
 
 class PairMaker:
     """Makes and cleans the pairs of one source."""
 
-    def __init__(self, source: SourceConfig, around: Surroundings) -> None:
-        self.source, self.around = source, around
-        self.cleaning = around.data.cleaning
-        self.strip_markup = self.cleaning.strip_markup if source.strip_markup is None else source.strip_markup
+    def __init__(
+        self, source: SourceConfig, cleaning: CleaningConfig, seed: int, decontamination: Decontamination
+    ) -> None:
+        self.source, self.cleaning, self.seed, self.decontamination = source, cleaning, seed, decontamination
+        self.strip_markup = cleaning.strip_markup if source.strip_markup is None else source.strip_markup
+
+    def from_rows(self, frame: pl.DataFrame) -> PairBatch:
+        """Pairs of rows as they were read."""
+        return self.from_normalised(self.normalised(frame))
 
     def normalised(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """The frame of roles with mended texts."""
+        """The frame of roles with normalised texts."""
         if self.source.construction == "chat":
             frame = turns(frame)
         return frame.with_columns(
-            self._mended(frame[name]) for name in frame.columns if name in (*TEXT_ROLES, *LIST_ROLES)
+            self._normalised(frame[name]) for name in frame.columns if name in (*TEXT_ROLES, *LIST_ROLES)
         )
 
-    def _mended(self, column: pl.Series) -> pl.Series:
+    def _normalised(self, column: pl.Series) -> pl.Series:
         if column.name in LIST_ROLES:
             lengths = column.list.len()
-            flat = self._mended_texts(column.filter(lengths > 0).list.explode())
+            flat = self._normalised_texts(column.filter(lengths > 0).list.explode())
             return regrouped(flat, lengths.to_numpy()).alias(column.name)
-        return self._mended_texts(column)
+        return self._normalised_texts(column)
 
-    def _mended_texts(self, texts: pl.Series) -> pl.Series:
+    def _normalised_texts(self, texts: pl.Series) -> pl.Series:
         texts = normalised(texts, self.cleaning, self.strip_markup)
         before = self.source.prepend.get(texts.name)
         return texts.zip_with(texts == "", before + texts) if before else texts  # an empty text is dropped later
 
-    def from_rows(self, frame: pl.DataFrame) -> Made:
-        """Pairs of rows as they were read."""
-        return self.from_normalised(self.normalised(frame))
-
-    def from_normalised(self, frame: pl.DataFrame) -> Made:
-        """Pairs of rows whose texts are mended; where the construction needs groups, these are complete."""
-        pairs = CONSTRUCTIONS[self.source.construction](frame, self.source, self.around.seed)
+    def from_normalised(self, frame: pl.DataFrame) -> PairBatch:
+        """Pairs of rows whose texts are normalised; where the construction needs groups, these are complete."""
+        pairs = CONSTRUCTIONS[self.source.construction](frame, self.source, self.seed)
         positive = pairs["score"].is_null() | (pairs["score"] == 1)
-        made = Made(pairs, np.empty(0, np.uint64), int(positive.sum()), int((~positive).sum()), Counter(), Counter())
-        self._drop(made, drop_reasons(made.pairs, self.cleaning, self.source))
-        made.pairs, wrong = without_wrong_negatives(made.pairs, self.cleaning.min_characters)
+        batch = PairBatch(pairs, int(positive.sum()), int((~positive).sum()))
+        batch.drop(drop_reasons(batch.pairs, self.cleaning, self.source))
+        batch.pairs, wrong = without_wrong_negatives(batch.pairs, self.cleaning.min_characters)
         if wrong:
-            made.dropped[WRONG_NEGATIVES] += wrong
-        self._drop(made, self._forbidden(made))
-        made.keys = self._keys(made.pairs)
-        return made
-
-    def _drop(self, made: Made, reasons: pl.Series) -> None:
-        if reasons.null_count() < len(reasons):
-            made.dropped.update(reasons.drop_nulls().to_list())
-            made.pairs = made.pairs.filter(reasons.is_null())
-
-    def _forbidden(self, made: Made) -> pl.Series:
-        """Why a pair may not be trained on: the held-out set or evaluation that has one of its texts."""
-        reasons = no_reason(len(made.pairs))
-        for column in ("anchor", "positive"):
-            reasons = reasons.zip_with(reasons.is_not_null(), self.around.forbidden.find(made.pairs[column]))
-        for column in ("anchor", "positive"):
-            found = self._in_benchmarks(made.pairs[column])
-            made.reported.update(found.drop_nulls().to_list())
-            if self.around.data.decontamination.mode == "remove":
-                reasons = reasons.zip_with(reasons.is_not_null(), found)
-        return reasons
-
-    def _in_benchmarks(self, texts: pl.Series) -> pl.Series:
-        found = self.around.benchmarks.find(texts)
-        if self.around.near is None:
-            return found
-        unknown = found.is_null().arg_true()
-        return found.scatter(unknown, "near " + self.around.near.find(texts.gather(unknown)))
+            batch.dropped[WRONG_NEGATIVES] += wrong
+        reasons, batch.reported = self.decontamination.find(batch.pairs)
+        batch.drop(reasons)
+        batch.keys = self._keys(batch.pairs)
+        return batch
 
     def _keys(self, pairs: pl.DataFrame) -> Hashes:
         keys = combined(text_hashes(pairs["anchor"]), text_hashes(pairs["positive"]))

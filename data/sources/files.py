@@ -1,12 +1,14 @@
-"""Where a source's files are: a local path, the mirror, or the Hub (through its cache)."""
+"""Where a source's rows are: files (a local path, the mirror, the Hub through its cache), or a reader class."""
 
 import fnmatch
 import glob
 import gzip
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Protocol, cast
 
 import xxhash
 
@@ -147,3 +149,33 @@ def _state(path: Path) -> list[Any]:
     if stat.st_size <= HASHED_BYTES:
         return [xxhash.xxh3_128_hexdigest(path.read_bytes())]
     return [stat.st_size, stat.st_mtime_ns]
+
+
+class PairReader(Protocol):
+    """A class whose instances give pairs; `reader_options` are its keyword arguments."""
+
+    revision: str
+
+    def pairs(self) -> Iterator[tuple[str, str]]:
+        """(anchor, positive) in a fixed order."""
+        ...
+
+
+def open_reader(name: str, source: SourceConfig) -> PairReader:
+    """An instance of the source's reader class; raises UserError where class or package is missing."""
+    assert source.reader is not None
+    module, _, class_name = source.reader.rpartition(".")
+    try:
+        reader = getattr(import_module(module), class_name)
+        if not (isinstance(reader, type) and hasattr(reader, "pairs")):
+            raise AttributeError("a reader is a class with a method pairs")
+    except (ImportError, AttributeError, ValueError) as error:
+        remedy = "give it as package.module.Class"
+        raise UserError(
+            f"{name}: no reader {source.reader}", where=f"data.sources.{name}.reader", remedy=remedy
+        ) from error
+    try:
+        return reader(**source.reader_options)
+    except TypeError as error:
+        where = f"data.sources.{name}.reader_options"
+        raise UserError(f"{name}: {error}", where=where, remedy="compare with the reader's class") from error

@@ -8,51 +8,53 @@ import pyarrow.types as kinds
 
 from configs.schema.data import SourceConfig
 from data.sources.batch import BATCH_ROWS, Batch, RowErrors, is_list, is_list_of_texts, is_text
-from data.sources.files import Located
+from data.sources.files import Located, PairReader
 from data.sources.formats import batches
-from data.sources.readers import PairReader
 from pipeline.core.errors import UserError
 
 LIST_ROLES = ("pos", "neg")
 ANY_ROLES = ("label", "order", "group")  # numbers are welcome
 
 
-def reader_frames(reader: PairReader) -> Iterator[pl.DataFrame]:
-    """The reader's pairs as frames of the roles anchor and positive."""
-    pairs = reader.pairs()
-    while some := list(islice(pairs, BATCH_ROWS)):
-        yield pl.DataFrame(some, schema={"anchor": pl.String, "positive": pl.String}, orient="row")
-
-
 def role_frames(
-    source: SourceConfig, located: Located, errors: RowErrors, *, complete: bool = True
+    source: SourceConfig, rows: Located | PairReader, errors: RowErrors, *, complete: bool = True
 ) -> Iterator[pl.DataFrame]:
-    """Frames with one column a role and `row`, the row's number in the set; only rows that `where` selects.
+    """Frames with one column a role; of files also `row`, the row's number in the set, and only what `where` selects.
 
     With `complete=False` the caller stops early, so that values of `where` may not have come yet.
 
     Raises:
         UserError: an unset role, a missing column, a wrong type, a null text, an unknown label.
     """
+    if not isinstance(rows, Located):
+        yield from _reader_frames(rows)
+        return
     if missing := source.missing_roles():
         keys = ", ".join(f"data.sources.{errors.set_name}.columns.{role}" for role in missing)
         raise UserError(
             f"{errors.set_name}: columns not configured",
-            where=_found(source, located, errors),
+            where=_found(source, rows, errors),
             remedy=f"set {keys}",
         )
     columns = [*dict.fromkeys([*source.columns.values(), *source.where])]
-    row, values = 0, {column: set[str]() for column in source.where}
-    for file in located.files:
+    number, values = 0, {column: set[str]() for column in source.where}
+    for file in rows.files:
         for batch in batches(file, source.format, columns, errors):
             frame = _roles(batch, source, errors).with_columns(
-                pl.int_range(row, row + batch.table.num_rows).alias("row")
+                pl.int_range(number, number + batch.table.num_rows).alias("row")
             )
-            row += batch.table.num_rows
             frame = _selected(frame, source, values)
-            yield _checked(frame, batch, source, errors, row - batch.table.num_rows)
+            yield _checked(frame, batch, source, errors, number)
+            number += batch.table.num_rows
     if complete:
         _refuse_absent_values(source, values, errors)
+
+
+def _reader_frames(reader: PairReader) -> Iterator[pl.DataFrame]:
+    """The reader's pairs as frames of the roles anchor and positive."""
+    pairs = reader.pairs()
+    while some := list(islice(pairs, BATCH_ROWS)):
+        yield pl.DataFrame(some, schema={"anchor": pl.String, "positive": pl.String}, orient="row")
 
 
 def _found(source: SourceConfig, located: Located, errors: RowErrors) -> str:

@@ -151,7 +151,7 @@ def test_a_value_of_where_that_no_row_has_is_an_error(tmp_path: Path, one_set: O
 
 
 def test_unknown_reader_and_options_are_named(tmp_path: Path) -> None:
-    from data.sources.readers import open_reader
+    from data.sources.files import open_reader
 
     cases: list[tuple[dict[str, Any], str]] = [
         ({"reader": "data.nowhere.Class"}, "no reader data.nowhere.Class"),

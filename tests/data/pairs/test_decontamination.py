@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.pairs.cleaning import comparable
-from data.pairs.decontamination import TextIndex
-from data.pairs.near_duplicates import NearIndex
+from data.pairs.decontamination import NearIndex, TextIndex
 from evaluation.benchmark_texts import task_texts
 from tests.data.conftest import composed, run_config
 

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from configs.schema.data import DevConfig
 from data.pairs.hashing import SeenHashes, contained, text_hashes
-from data.sampling import Sample
-from data.splits import DevSlice, apart_from, pair_texts, without_trained_negatives
+from data.sampling import DevSlice, Sample, apart_from, pair_texts, without_trained_negatives
 
 SCHEMA = {"anchor": pl.String, "positive": pl.String, "negatives": pl.List(pl.String)}
 
