@@ -4,14 +4,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 from configs.schema.config import Config
 from configs.schema.data import HubFiles, MiningConfig, SourceConfig, unit_settings
-from data.sources.files import locate, open_reader
+from data.sources.files import Located, locate, open_reader
 from pipeline.core.artefact import digest, file_sha256, files_under, result_settings
 from pipeline.core.errors import UserError
 from pipeline.core.hub import Revision, lock_state, mirrored
 
 VERSION = 3  # of the rows that come out of a source for the same config
+HASHED_BYTES = 32 * 2**20
 MINING = "mining model"
 
 
@@ -47,10 +50,21 @@ def source_state(name: str, source: SourceConfig, mirror: str | None) -> list[An
     try:
         if source.reader:
             return [source.reader, open_reader(name, source).revision]
-        state = locate(name, source, mirror).state()
-        return state + (locate(name, source, mirror, dev=True).state() if source.dev_files else [])
+        state = _files_state(locate(name, source, mirror))
+        return state + (_files_state(locate(name, source, mirror, dev=True)) if source.dev_files else [])
     except UserError as error:
         return [error.what]
+
+
+def _files_state(located: Located) -> list[Any]:
+    """Contents of small files, so that a fresh checkout changes nothing; size and time of change of large ones."""
+    state: list[Any] = [located.revision]
+    for file in located.files:
+        stat = file.path.stat()
+        small = stat.st_size <= HASHED_BYTES
+        content = [xxhash.xxh3_128_hexdigest(file.path.read_bytes())] if small else [stat.st_size, stat.st_mtime_ns]
+        state.append([file.name, *content])
+    return state
 
 
 def mining_state(config: MiningConfig, mirror: str | None) -> list[Any]:

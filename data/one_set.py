@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +44,6 @@ class Counts:
     reported: Counter[str] = field(default_factory=Counter)  # evaluation texts found, by task
     bad_rows: dict[str, int] = field(default_factory=dict)
     mined: dict[str, Any] = field(default_factory=dict)  # by the miner: negatives, share of false ones dropped
-
-    def result(self, revision: str) -> dict[str, Any]:
-        """JSON-able."""
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        plain = {name: dict(value) if isinstance(value, dict) else value for name, value in values.items()}
-        return plain | {"revision": revision}
 
 
 class OneSet:
@@ -97,7 +91,7 @@ class OneSet:
         if self.data.cleaning.duplicates == "between":
             write_keys(folder / "pair_keys" / f"{self.name}.parquet", self.seen.sorted)
         pa.default_memory_pool().release_unused()  # before the next set
-        return self.counts.result(rows.revision)
+        return vars(self.counts) | {"revision": rows.revision}
 
     def write_held_out(self, folder: Path) -> dict[str, Any]:
         """Write heldout/<set>.parquet below `folder`; returns the counts."""
@@ -107,7 +101,7 @@ class OneSet:
                 self._write(writer, pairs)
         if self.counts.train == 0:
             raise self._nothing_usable()
-        return self.counts.result(rows.revision)
+        return vars(self.counts) | {"revision": rows.revision}
 
     def _nothing_usable(self) -> UserError:
         what = "the set is empty" if self.counts.raw == 0 else "no usable pair"

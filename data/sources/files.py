@@ -8,15 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import IO, Any, Protocol, cast
-
-import xxhash
+from typing import IO, Protocol, cast
 
 from configs.schema.data import HubFiles, SourceConfig
 from pipeline.core.errors import UserError, redacted
 from pipeline.core.hub import Revision, hub_errors, readable_revision
 
-HASHED_BYTES = 32 * 2**20
 WILD = re.compile(r"[*?\[]")
 
 
@@ -58,10 +55,6 @@ class Located:
 
     files: tuple[SourceFile, ...]
     revision: str
-
-    def state(self) -> list[Any]:
-        """What tells one state of the files from another."""
-        return [self.revision, *([file.name, *_state(file.path)] for file in self.files)]
 
 
 class NotSupplied(UserError):
@@ -141,14 +134,6 @@ def _from_hub(name: str, part: HubFiles) -> Located:
 def _not_supplied(name: str, source: SourceConfig) -> NotSupplied:
     remedy = f"put it into the mirror as {source.hub}, or set data.sources.{name}.path"
     return NotSupplied(f"{name}: {source.access}; file not supplied", where=str(source.hub), remedy=remedy)
-
-
-def _state(path: Path) -> list[Any]:
-    """Contents for small files, so that a fresh checkout changes nothing; size and time of change for large ones."""
-    stat = path.stat()
-    if stat.st_size <= HASHED_BYTES:
-        return [xxhash.xxh3_128_hexdigest(path.read_bytes())]
-    return [stat.st_size, stat.st_mtime_ns]
 
 
 class PairReader(Protocol):

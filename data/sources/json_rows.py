@@ -67,7 +67,7 @@ def _chosen(lines: bytes, file: str, columns: list[str], errors: RowErrors) -> l
 
 
 def _wanted(content: dict[str, Any], file: str, columns: list[str], errors: RowErrors) -> list[str]:
-    found = {name: type(value).__name__ for name, value in content.items()}
+    found = [(name, type(value).__name__) for name, value in content.items()]
     return wanted_columns(columns, found, errors.set_name, file)
 
 

@@ -1,6 +1,7 @@
 """Rows of a source as a frame of roles: types checked, labels mapped, nulls and bad rows refused or counted."""
 
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from itertools import islice
 
 import polars as pl
@@ -100,8 +101,6 @@ def _typed(batch: Batch, role: str, column: str, errors: RowErrors) -> pl.Series
 
 def _negatives(batch: Batch, column: str, errors: RowErrors) -> pl.Series:
     """One list of negatives a row, out of one column or of all that the pattern matches; without any it is empty."""
-    from fnmatch import fnmatchcase
-
     names = [name for name in batch.table.column_names if fnmatchcase(name, column)]
     if len(names) == 1 and is_list(batch.table.schema.field(names[0]).type):
         lists = _typed(batch, "neg", names[0], errors).alias("negative")
@@ -129,39 +128,25 @@ def _refuse_absent_values(source: SourceConfig, values: dict[str, set[str]], err
 
 def _checked(frame: pl.DataFrame, batch: Batch, source: SourceConfig, errors: RowErrors, first: int) -> pl.DataFrame:
     """Without rows that have nulls or unknown labels; what `nulls: drop` allows becomes an empty text."""
+
+    def without(frame: pl.DataFrame, bad: pl.Series, reason: str) -> pl.DataFrame:
+        if not bad.any():
+            return frame
+        errors.bad(reason, batch.row(frame["row"].filter(bad)[0] - first), int(bad.sum()))
+        return frame.filter(~bad)
+
     for role, column in source.columns.items():
-        nulls = frame[role].is_null()
-        if role == "negative" or not nulls.any():
+        if role == "negative":
             continue
         if source.nulls == "drop" and frame[role].dtype == pl.String and role not in ANY_ROLES:
             frame = frame.with_columns(pl.col(role).fill_null(""))
-            continue
-        place = batch.row(int(frame["row"].gather(nulls.arg_true())[0]) - first)
-        errors.bad(f"null in column {column}", place, int(nulls.sum()))
-        frame = frame.filter(~nulls)
+        else:
+            frame = without(frame, frame[role].is_null(), f"null in column {column}")
     if source.list_length is not None and source.construction == "query_pos_neg":
-        frame = _of_length(frame, batch, source.list_length, errors, first)
+        wrong = (frame["pos"].list.len() != source.list_length) | (frame["neg"].list.len() != source.list_length)
+        frame = without(frame, wrong, f"the lists of pos and neg must have {source.list_length} texts each")
     if source.construction == "nli":
-        frame = _mapped_labels(frame, batch, source, errors, first)
+        names = frame["label"].replace_strict(source.labels, default=None, return_dtype=pl.String).alias("label")
+        unknown, known = ", ".join(frame["label"].filter(names.is_null()).head(1)), ", ".join(source.labels)
+        frame = without(frame.with_columns(names), names.is_null(), f"unknown label {unknown} (known: {known})")
     return frame
-
-
-def _of_length(frame: pl.DataFrame, batch: Batch, length: int, errors: RowErrors, first: int) -> pl.DataFrame:
-    wrong = (frame["pos"].list.len() != length) | (frame["neg"].list.len() != length)
-    if wrong.any():
-        place = batch.row(int(frame["row"].gather(wrong.arg_true())[0]) - first)
-        errors.bad(f"the lists of pos and neg must have {length} texts each", place, int(wrong.sum()))
-    return frame.filter(~wrong)
-
-
-def _mapped_labels(
-    frame: pl.DataFrame, batch: Batch, source: SourceConfig, errors: RowErrors, first: int
-) -> pl.DataFrame:
-    mapped = frame["label"].replace_strict(source.labels, default=None, return_dtype=pl.String)
-    unknown = mapped.is_null()
-    if unknown.any():
-        position = int(unknown.arg_true()[0])
-        known = ", ".join(source.labels)
-        reason = f"unknown label {frame['label'][position]} (known: {known})"
-        errors.bad(reason, batch.row(int(frame["row"][position]) - first), int(unknown.sum()))
-    return frame.with_columns(mapped.alias("label")).filter(~unknown)
