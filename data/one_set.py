@@ -1,8 +1,6 @@
 """One set from its source to its files: rows read, pairs made, duplicates dropped, dev rows held back, all written."""
 
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import pyarrow as pa
 
 from configs.schema.config import Config
 from data import sampling
+from data.ledger import Counts
 from data.pair_files import PairWriter, write_keys
 from data.pairs.constructions import GROUPED
 from data.pairs.decontamination import Decontamination
@@ -26,24 +25,6 @@ from pipeline.core.errors import UserError
 DUPLICATE, DUPLICATE_ELSEWHERE = "duplicate", "duplicate of another set"
 EMPTY_IN_GROUP = "empty text in a group"
 NO_KEYS: Hashes = np.empty(0, np.uint64)
-
-
-@dataclass
-class Counts:
-    """What the ledger says about one set."""
-
-    raw: int = 0
-    built: int = 0
-    scored: int = 0  # rows kept with a label that is no entailment
-    kept: int = 0
-    train: int = 0
-    dev: int = 0
-    negatives: int = 0
-    sampled_out: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    reported: Counter[str] = field(default_factory=Counter)  # evaluation texts found, by task
-    bad_rows: dict[str, int] = field(default_factory=dict)
-    mined: dict[str, Any] = field(default_factory=dict)  # by the miner: negatives, share of false ones dropped
 
 
 class OneSet:

@@ -71,7 +71,8 @@ def locate(name: str, source: SourceConfig, mirror: str | None, *, dev: bool = F
     first = HubFiles(source.hub, source.revision, source.dev_files if dev else source.files)
     parts = [first] if dev else [first, *source.also]
     if source.local_only and not (mirror and (Path(mirror) / source.hub).is_dir()):
-        raise _not_supplied(name, source)
+        remedy = f"put it into the mirror as {source.hub}, or set data.sources.{name}.path"
+        raise NotSupplied(f"{name}: {source.access}; file not supplied", where=source.hub, remedy=remedy)
     located = [_mirrored(name, part, Path(mirror)) if mirror is not None else _from_hub(name, part) for part in parts]
     revisions = dict.fromkeys(part.revision for part in located)
     return Located(tuple(file for part in located for file in part.files), ", ".join(revisions))
@@ -129,11 +130,6 @@ def _from_hub(name: str, part: HubFiles) -> Located:
             commits.add(Path(place).parts[-1 - len(Path(inside).parts)])  # .../snapshots/<commit>/<path inside>
             files.append(SourceFile(Path(place), inside, member))
     return Located(tuple(files), ", ".join(sorted(commits)))
-
-
-def _not_supplied(name: str, source: SourceConfig) -> NotSupplied:
-    remedy = f"put it into the mirror as {source.hub}, or set data.sources.{name}.path"
-    return NotSupplied(f"{name}: {source.access}; file not supplied", where=str(source.hub), remedy=remedy)
 
 
 class PairReader(Protocol):
