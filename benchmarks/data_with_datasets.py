@@ -11,7 +11,7 @@ from typing import Any
 import datasets
 from datasets import Dataset, load_dataset
 
-from data.cleaning import HEAD, TAGS
+from data.pairs.cleaning import HEAD, TAGS
 
 PYTHON_TAGS = re.compile(TAGS)
 INVISIBLE = re.compile("[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u00ad\u200b-\u200f\u2060\ufeff\ufffd]")

@@ -32,7 +32,7 @@ def require_shared() -> Path:
 
 def wiktionary() -> Iterator[str]:
     """Terms, definitions and usage examples."""
-    from data.wiktionary import senses
+    from data.sources.wiktionary import senses
 
     for sense in senses():
         yield sense.term

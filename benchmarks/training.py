@@ -20,7 +20,7 @@ from benchmarks.peers import peer_environment
 from benchmarks.real_texts import SHARED
 from benchmarks.start import demo_init
 from benchmarks.training_sides import BATCH_SIZE, LENGTH, STEPS, TEMPERATURE, padding
-from data.wiktionary import SameSense, TermUsages
+from data.sources.wiktionary import SameSense, TermUsages
 from pipeline.core.console import show_table
 
 ANGLE = "ours with AnglE"

@@ -1,14 +1,44 @@
 """What the pairs are made from, as states that differ where the pairs might; asked whenever a command starts."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from configs.schema.data import HubFiles, MiningConfig, SourceConfig
-from data.files import locate
-from data.readers import open_reader
-from pipeline.core.artefact import file_sha256, files_under
+import xxhash
+
+from configs.schema.config import Config
+from configs.schema.data import HubFiles, MiningConfig, SourceConfig, unit_settings
+from data.sources.files import Located, locate, open_reader
+from pipeline.core.artefact import digest, file_sha256, files_under, result_settings
 from pipeline.core.errors import UserError
 from pipeline.core.hub import Revision, lock_state, mirrored
+
+VERSION = 3  # of the rows that come out of a source for the same config
+HASHED_BYTES = 32 * 2**20
+MINING = "mining model"
+
+
+def data_states(config: Config) -> dict[str, str]:
+    """Fingerprints of each source's files, and of the model that mines, by the names that the manifest gives them."""
+    sources, mining = config.data.all_sources, config.data.mining
+    found = {_key(name): digest(source_state(name, source, config.mirror)) for name, source in sources.items()}
+    return found | ({MINING: digest(mining_state(mining, config.mirror))} if config.data.mines else {})
+
+
+def set_fingerprint(name: str, config: Config, states: Mapping[str, str], *compared_with: Any) -> str:
+    """The fingerprint of one set's unit.
+
+    It covers the settings that change the set's rows, of the `states` (those of `data_states`) its own, and what the
+    set is compared with, such as the fingerprints of other sets.
+    """
+    source, data = config.data.all_sources[name], config.data
+    settings = [unit_settings(source), data.cleaning, data.decontamination, data.dev, data.on_bad_row, config.seed]
+    mining = [data.mining, states.get(MINING)] if source.negatives == "mine" else []
+    return digest([VERSION, *map(result_settings, settings + mining), states[_key(name)], *compared_with])
+
+
+def _key(name: str) -> str:
+    return f"source:{name}"
 
 
 def source_state(name: str, source: SourceConfig, mirror: str | None) -> list[Any]:
@@ -20,10 +50,21 @@ def source_state(name: str, source: SourceConfig, mirror: str | None) -> list[An
     try:
         if source.reader:
             return [source.reader, open_reader(name, source).revision]
-        state = locate(name, source, mirror).state()
-        return state + (locate(name, source, mirror, dev=True).state() if source.dev_files else [])
+        state = _files_state(locate(name, source, mirror))
+        return state + (_files_state(locate(name, source, mirror, dev=True)) if source.dev_files else [])
     except UserError as error:
         return [error.what]
+
+
+def _files_state(located: Located) -> list[Any]:
+    """Contents of small files, so that a fresh checkout changes nothing; size and time of change of large ones."""
+    state: list[Any] = [located.revision]
+    for file in located.files:
+        stat = file.path.stat()
+        small = stat.st_size <= HASHED_BYTES
+        content = [xxhash.xxh3_128_hexdigest(file.path.read_bytes())] if small else [stat.st_size, stat.st_mtime_ns]
+        state.append([file.name, *content])
+    return state
 
 
 def mining_state(config: MiningConfig, mirror: str | None) -> list[Any]:

@@ -1,5 +1,7 @@
 """The account of every row: what the card says, what was built, what was dropped and why."""
 
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any
 
 from configs.schema.data import SourceConfig
@@ -8,15 +10,33 @@ CARD_PAIRS, CARD_NEGATIVES = 2_240_961, 792_644
 COUNTS = ("raw", "card", "built", "kept", "train", "dev", "negatives")
 
 
-def entry(name: str, source: SourceConfig, made: dict[str, Any]) -> dict[str, Any]:
-    """One set's line: what a unit counted, beside what the config says about the set."""
+@dataclass
+class Counts:
+    """What the ledger says about one set."""
+
+    raw: int = 0
+    built: int = 0
+    scored: int = 0  # rows kept with a label that is no entailment
+    kept: int = 0
+    train: int = 0
+    dev: int = 0
+    negatives: int = 0
+    sampled_out: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    reported: Counter[str] = field(default_factory=Counter)  # evaluation texts found, by task
+    bad_rows: dict[str, int] = field(default_factory=dict)
+    mined: dict[str, Any] = field(default_factory=dict)  # by the miner: negatives, share of false ones dropped
+
+
+def entry(name: str, source: SourceConfig, counts: dict[str, Any]) -> dict[str, Any]:
+    """One set's line: what its unit counted, and what the config says about the set."""
     return {
         "name": name,
         "title": source.title,
         "side": source.side,
-        "status": status(source, made["built"]),
+        "status": status(source, counts["built"]),
         "source": source.hub or source.path or source.reader,
-        "revision": made["revision"],
+        "revision": counts["revision"],
         "licence": source.licence,
         "access": source.access,
         "columns_verified": source.columns_verified,
@@ -27,16 +47,13 @@ def entry(name: str, source: SourceConfig, made: dict[str, Any]) -> dict[str, An
         "note": source.note,
         "weight": source.weight,
         "repeat": source.repeat,
-        **made,
+        **counts,
     }
 
 
-def skipped(name: str, source: SourceConfig, reason: str, revision: str = "") -> dict[str, Any]:
+def skipped(name: str, source: SourceConfig, reason: str) -> dict[str, Any]:
     """The line of a set that could not be read and need not be."""
-    nothing: dict[str, Any] = dict.fromkeys(("raw", "built", "kept", "train", "dev", "negatives", "scored"), 0)
-    nothing |= {reasons: {} for reasons in ("dropped", "bad_rows", "reported", "mined")}
-    line = entry(name, source, nothing | {"revision": revision})
-    return line | {"status": f"skipped: {reason}"}
+    return entry(name, source, vars(Counts()) | {"revision": ""}) | {"status": f"skipped: {reason}"}
 
 
 def expected(source: SourceConfig) -> int | None:
@@ -52,7 +69,7 @@ def status(source: SourceConfig, built: int) -> str:
 
 
 def totals(lines: list[dict[str, Any]]) -> dict[str, Any]:
-    """Sums over the training sets, beside the card's totals."""
+    """Sums over the training sets, and the card's totals."""
     training = [line for line in lines if line["side"] != "held_out"]
     sums: dict[str, Any] = {count: sum(line[count] or 0 for line in training) for count in COUNTS}
     counted = [line for line in training if line["card_negatives"] is not None]

@@ -5,9 +5,12 @@ import io
 import re
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
+from datasets import Dataset
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.util import mine_hard_negatives
 
 from configs.schema.data import MiningConfig
 from data.fingerprints import miner_on_hub
@@ -15,14 +18,11 @@ from data.pair_files import PairWriter
 from pipeline.core.hub import mirrored
 from pipeline.core.models import fetched, load_folder
 
-if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
-
 SKIPPED = re.compile(r"Skipped ([\d,]+) potential negatives \(([\d.]+)%\) due to the (\w+)")
 WRITE_ROWS = 16_384
 
 
-def mine(path: Path, config: MiningConfig, name: str, mirror: str | None) -> dict[str, Any]:
+def mine(path: Path, config: MiningConfig, mirror: str | None) -> dict[str, Any]:
     """Give every pair of the file up to `config.negatives` mined negatives.
 
     Candidates are the positives of the same set. One whose score comes within the relative margin of the positive's
@@ -32,9 +32,6 @@ def mine(path: Path, config: MiningConfig, name: str, mirror: str | None) -> dic
         `negatives` written, `pairs_without` any, `false_negatives`: share of the candidates that were dropped, and
         `model` and `revision` of what mined.
     """
-    from datasets import Dataset
-    from sentence_transformers.util import mine_hard_negatives
-
     model, revision = _loaded(config, mirror)
     pairs = pl.read_parquet(path)
     report = io.StringIO()
@@ -65,7 +62,7 @@ def mine(path: Path, config: MiningConfig, name: str, mirror: str | None) -> dic
     }
 
 
-def _loaded(config: MiningConfig, mirror: str | None) -> tuple["SentenceTransformer", str]:
+def _loaded(config: MiningConfig, mirror: str | None) -> tuple[SentenceTransformer, str]:
     """The model that mines, and where it stood: a commit, the mirror, or a local folder."""
     asked = miner_on_hub(config)
     if asked is None:

@@ -7,8 +7,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.batch import is_list_of_texts, is_text
-from data.hashing import Hashes
+from data.pairs.hashing import Hashes
+from data.sources.batch import is_list_of_texts, is_text
 from pipeline.core.errors import UserError
 
 SCHEMA = [("anchor", pa.string()), ("positive", pa.string()), ("negatives", pa.list_(pa.string()))]

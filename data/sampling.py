@@ -1,12 +1,18 @@
-"""A seeded sample of a stream that does not depend on how the stream is cut into batches."""
+"""Which pairs of a set are used: a seeded sample where `max_rows` bounds it, and dev rows that training never sees."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from data.hashing import combined, text_hashes
-from data.pair_files import detached
+from configs.schema.data import DevConfig
+from data.pair_files import PairWriter, detached, read_keys
+from data.pairs.cleaning import regrouped
+from data.pairs.hashing import Hashes, combined, contained, fraction, text_hashes
 
 SALT = 0x5A17  # apart from the keys that choose dev rows
 
@@ -40,3 +46,115 @@ class Sample:
         """The sample."""
         if self.held:
             yield self._smallest().sort("place").drop("key", "place")
+
+
+@dataclass
+class DevSlice:
+    """Holds back the anchors with the smallest seeded keys, while a set streams by.
+
+    The key depends on the anchor's text and the seed alone, so a question that stands in two sets is held back in
+    both. At most twice the wanted anchors are in memory; the bound on the key falls as more arrive.
+    """
+
+    config: DevConfig
+    seed: int
+    bound: float = field(init=False)
+    frames: list[pl.DataFrame] = field(default_factory=list)
+    anchors: int = 0
+
+    def __post_init__(self) -> None:
+        self.bound = self.config.share if self.config.anchors else 0.0
+
+    def hold_back(self, pairs: pl.DataFrame) -> pl.DataFrame:
+        """Take candidates out of `pairs`; returns the rest, together with candidates that are none any more."""
+        keys = fraction(text_hashes(pairs["anchor"], self.seed))
+        held = keys < self.bound
+        if not held.any():
+            return pairs
+        self.frames.append(detached(pairs.with_columns(pl.Series("key", keys)).filter(pl.Series(held))))
+        return pl.concat([pairs.filter(pl.Series(~held)), *self._surplus(2 * self.config.anchors)])
+
+    def _surplus(self, most: int) -> list[pl.DataFrame]:
+        """Shrink to the `most` anchors with the smallest keys; returns what goes, if anything."""
+        held = pl.concat(self.frames)
+        keys = np.unique(held["key"].to_numpy())
+        if len(keys) <= most:
+            return []
+        self.bound = float(keys[most])
+        self.frames = [held.filter(pl.col("key") < self.bound)]
+        return [held.filter(pl.col("key") >= self.bound).drop("key")]
+
+    def finish(self) -> tuple[pl.DataFrame | None, list[pl.DataFrame]]:
+        """(dev candidates, frames that go back to training)."""
+        if not self.frames:
+            return None, []
+        surplus = self._surplus(self.config.anchors)
+        return pl.concat(self.frames).drop("key"), surplus
+
+
+def apart_from(dev: pl.DataFrame, texts: Hashes) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """(dev rows of anchors that share nothing with the sorted keys of trained texts, the other rows).
+
+    All rows of an anchor stay together. The rows that go back to training may share a text with those that stay, so
+    the test is repeated until nothing changes.
+    """
+    back = dev.clear()
+    while True:
+        shared = _shares(dev, texts)
+        if not shared.any():
+            return dev, back
+        anchors = dev.filter(pl.Series(shared))["anchor"].unique()
+        going = dev["anchor"].is_in(anchors.implode())
+        back, dev = pl.concat([back, dev.filter(going)]), dev.filter(~going)
+        texts = np.union1d(texts, pair_texts(back))
+
+
+def _shares(pairs: pl.DataFrame, texts: Hashes) -> NDArray[np.bool_]:
+    return contained(text_hashes(pairs["anchor"]), texts) | contained(text_hashes(pairs["positive"]), texts)
+
+
+def without_trained_negatives(dev: pl.DataFrame, texts: Hashes) -> pl.DataFrame:
+    """Dev rows without the negatives that occur in training."""
+    counts = dev["negatives"].list.len().to_numpy()
+    if counts.sum() == 0:
+        return dev
+    flat = dev["negatives"].filter(pl.Series(counts > 0)).list.explode()
+    kept = ~contained(text_hashes(flat), texts)
+    rows = np.repeat(np.arange(len(dev)), counts)
+    lists = regrouped(flat.filter(pl.Series(kept)), np.bincount(rows[kept], minlength=len(dev)))
+    return dev.with_columns(lists.alias("negatives"))
+
+
+def pair_texts(pairs: pl.DataFrame) -> Hashes:
+    """Sorted distinct keys of all anchors, positives and negatives."""
+    counts = pairs["negatives"].list.len()
+    columns = [pairs["anchor"], pairs["positive"], pairs["negatives"].filter(counts > 0).list.explode()]
+    return np.unique(np.concatenate([text_hashes(column) for column in columns]))
+
+
+def write_dev(stage: Path, folder: Path, names: list[str]) -> dict[str, int]:
+    """Write dev/<set>.parquet below `folder` from each set's candidates; returns set -> rows.
+
+    A candidate of one set that another set trains on is left out, so that no dev text occurs in training at all.
+    """
+    places = {name: stage / "candidates" / f"{name}.parquet" for name in names}
+    candidates = {name: pl.DataFrame(pq.read_table(place)) for name, place in places.items() if place.exists()}
+    trained = _trained(candidates.values(), (stage / "keys" / f"{name}.parquet" for name in names))
+    rows: dict[str, int] = {}
+    for name, frame in candidates.items():
+        dev = without_trained_negatives(apart_from(frame, trained)[0], trained)
+        if len(dev):
+            rows[name] = len(dev)
+            with PairWriter(folder / "dev" / f"{name}.parquet", "score" in dev.columns) as writer:
+                writer.write(dev)
+    return rows
+
+
+def _trained(candidates: Iterable[pl.DataFrame], keys: Iterable[Path]) -> Hashes:
+    """Sorted keys of the candidates' texts that any set trains on; one set's keys are in memory at a time."""
+    asked = [pair_texts(frame) for frame in candidates]
+    texts = np.unique(np.concatenate(asked)) if asked else np.empty(0, np.uint64)
+    found = np.zeros(len(texts), bool)
+    for path in keys:
+        found |= contained(texts, read_keys(path))
+    return texts[found]

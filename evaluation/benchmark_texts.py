@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from configs.schema.config import Config
-from data.decontamination import BENCHMARKS, CHECKED, SAMPLES
+from data.pairs.decontamination import BENCHMARKS, CHECKED, SAMPLES
 from evaluation.mteb_tasks import hub_task, suite_tasks
 from evaluation.samples import FOLDER
 from pipeline.core.artefact import StageFolder, write_json

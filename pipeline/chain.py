@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema.config import SIDES, Config
-from data.fingerprints import mining_state, source_state
+from data.fingerprints import data_states
 from evaluation.models import further_model, heads_fingerprint
 from evaluation.published import calibrated_name
 from evaluation.run_record import CHAIN as REPORTED
-from pipeline.core.artefact import digest, file_sha256, is_complete, read_manifest
+from pipeline.core.artefact import file_sha256, is_complete, read_manifest
 from pipeline.stage import Stage
 from training.bases.sources import base_state
 from training.vocabulary.corpora import corpus_states
@@ -45,13 +45,6 @@ def benchmark_reads(config: Config) -> dict[str, str]:
     """The bundled samples; revisions of mteb's data come with its version."""
     mteb = {"package:mteb": importlib.metadata.version("mteb")} if config.data.checked_suites else {}
     return {f"sample:{file.name}": file_sha256(file) for file in sorted(SAMPLES.glob("*.jsonl"))} | mteb
-
-
-def data_reads(config: Config) -> dict[str, str]:
-    """Each source's files, and the model that mines."""
-    sources, mining = config.data.all_sources, config.data.mining
-    found = {f"source:{name}": digest(source_state(name, source, config.mirror)) for name, source in sources.items()}
-    return found | ({"mining model": digest(mining_state(mining, config.mirror))} if config.data.mines else {})
 
 
 def evaluate_settings(config: Config) -> dict[str, Any]:
@@ -120,7 +113,7 @@ CHAIN = {stage.name: stage for stage in [
     Stage(
         "data", 3, "data.prepare:build", in_place=True,
         needs=lambda c: ["benchmarks"],
-        reads=data_reads,
+        reads=data_states,
         settings=lambda c: c.data,
     ),
     Stage(

@@ -10,10 +10,9 @@ from huggingface_hub import HfApi
 
 from configs.schema.config import Config
 from configs.schema.data import HubFiles, SourceConfig
-from data.batch import RowErrors
-from data.files import HubFile, Located, NotSupplied, locate, matching
-from data.readers import open_reader
-from data.rows import reader_frames, role_frames
+from data.sources.batch import RowErrors
+from data.sources.files import HubFile, Located, NotSupplied, locate, matching, open_reader
+from data.sources.rows import role_frames
 from pipeline.application import hydra_application
 from pipeline.core.console import progress, show_table
 from pipeline.core.errors import UserError
@@ -44,7 +43,7 @@ def look(name: str, source: SourceConfig, mirror: str | None) -> Look:
         if source.reader:
             reader = open_reader(name, source)
             seen.revision = reader.revision
-            frame = next(reader_frames(reader), None)
+            frame = next(role_frames(source, reader, RowErrors(name)), None)
         else:
             located = _locate(name, source, mirror, seen)
             with hub_errors(name, str(source.hub), f"data.sources.{name}"):

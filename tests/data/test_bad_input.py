@@ -151,12 +151,12 @@ def test_a_value_of_where_that_no_row_has_is_an_error(tmp_path: Path, one_set: O
 
 
 def test_unknown_reader_and_options_are_named(tmp_path: Path) -> None:
-    from data.readers import open_reader
+    from data.sources.files import open_reader
 
     cases: list[tuple[dict[str, Any], str]] = [
         ({"reader": "data.nowhere.Class"}, "no reader data.nowhere.Class"),
-        ({"reader": "data.wiktionary.TermUsages", "reader_options": {"colour": "red"}}, "colour"),
-        ({"reader": "data.wiktionary.TermUsages", "reader_options": {"split": "test"}}, "unknown split test"),
+        ({"reader": "data.sources.wiktionary.TermUsages", "reader_options": {"colour": "red"}}, "colour"),
+        ({"reader": "data.sources.wiktionary.TermUsages", "reader_options": {"split": "test"}}, "unknown split test"),
     ]
     for fields, message in cases:
         with pytest.raises(UserError, match=message):

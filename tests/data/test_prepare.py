@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from configs.schema.data import SourceConfig
-from data.cleaning import comparable
+from data.pairs.cleaning import comparable
 from pipeline.core.errors import UserError
 from tests.data.conftest import REPOSITORY, OneSet, Prepared, composed, run, run_config
 
@@ -189,7 +189,7 @@ def test_a_sample_of_a_set_does_not_depend_on_its_batches(tmp_path: Path, monkey
         "data.sources.ru_hnp.max_rows=40"
     ]
     first = run(tmp_path / "a", *chosen)
-    monkeypatch.setattr("data.formats.BATCH_ROWS", 7)
+    monkeypatch.setattr("data.sources.formats.BATCH_ROWS", 7)
     second = run(tmp_path / "b", *chosen)
     assert first.ledger["ru_hnp"]["train"] == 40
     assert first.pairs("symmetric", "ru_hnp").equals(second.pairs("symmetric", "ru_hnp"))

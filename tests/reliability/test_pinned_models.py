@@ -13,7 +13,7 @@ from evaluation.models import further_model
 from pipeline.core.hub import Revision, write_lock
 from tests.data.conftest import REPOSITORY, Prepared, composed, run_config
 from tests.data.hub_server import COMMIT, serve
-from tests.data.test_hub import SETS, command
+from tests.data.sources.test_hub import SETS, command
 from tests.training.small_bases import tiny_base
 
 MINING = ["+source@data.sources.lenta=lenta", "data.sources.lenta.negatives=mine", "data.mining.model=someone/miner"]

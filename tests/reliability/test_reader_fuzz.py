@@ -53,9 +53,9 @@ def weights_bytes() -> bytes:
 
 def rows_of(format: str, name: str, member: str | None = None) -> Callable[[Path], None]:
     def read(path: Path) -> None:
-        from data.batch import RowErrors
-        from data.files import SourceFile
-        from data.formats import batches
+        from data.sources.batch import RowErrors
+        from data.sources.files import SourceFile
+        from data.sources.formats import batches
 
         for batch in batches(SourceFile(path, name, member), format, ["q", "a"], RowErrors("mine")):
             batch.table.validate(full=True)

@@ -207,7 +207,7 @@ def test_no_covered_text_of_wiktionary_is_segmented_in_another_way(tmp_path: Pat
     """150,000 real texts on the true tokenizer; the vocabulary is counted on a tenth of them."""
     from tokenizers import Tokenizer
 
-    from data.wiktionary import senses
+    from data.sources.wiktionary import senses
     from training.vocabulary.certificate import successors
     from training.vocabulary.comparison import Comparison
     from training.vocabulary.counting import WordCounter, piece_counts

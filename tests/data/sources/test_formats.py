@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.schema.data import SourceConfig
-from data.batch import RowErrors
-from data.files import SourceFile, locate
-from data.formats import batches
-from data.rows import role_frames
+from data.sources.batch import RowErrors
+from data.sources.files import SourceFile, locate
+from data.sources.formats import batches
+from data.sources.rows import role_frames
 
 ROWS = [
     {"id": n, "title": f"Заголовок «{n}», с запятой", "text": f'Строка {n}\nвторая "строка"', "more": "x"}
@@ -63,7 +63,7 @@ def write_all(folder: Path) -> dict[str, tuple[SourceFile, str]]:
 def test_every_format_gives_the_same_rows(
     name: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("data.formats.BATCH_BYTES", max(block, 1000) if name == "a.csv" else block)
+    monkeypatch.setattr("data.sources.formats.BATCH_BYTES", max(block, 1000) if name == "a.csv" else block)
     file, kind = write_all(tmp_path)[name]
     found, first_rows = [], []
     for batch in batches(file, kind, ["title", "text"], RowErrors("mine")):

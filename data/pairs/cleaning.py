@@ -1,9 +1,10 @@
-"""Mending texts and dropping pairs, on whole columns at a time."""
+"""Normalising texts and dropping pairs, on whole columns at a time."""
 
 import html
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from configs.schema.data import CleaningConfig, SourceConfig
 
@@ -18,13 +19,8 @@ TAGS = (
 INVISIBLE = r"[\p{Cc}\p{Cf}\p{Co}\u{FFFD}&&[^\t\n\r]]"
 HEAD = 200  # characters of a text that decide about its script
 
-EMPTY, SHORT, LONG, EQUAL, SCRIPT = (
-    "empty text",
-    "too short",
-    "too long",
-    "anchor equals positive",
-    "other script",
-)
+EMPTY, SHORT, LONG = "empty text", "too short", "too long"
+EQUAL, SCRIPT = "anchor equals positive", "other script"
 
 
 def normalised(texts: pl.Series, cleaning: CleaningConfig, strip_markup: bool) -> pl.Series:
@@ -38,13 +34,13 @@ def normalised(texts: pl.Series, cleaning: CleaningConfig, strip_markup: bool) -
     suspect = texts.str.contains(SUSPECT)
     if suspect.any():
         places = suspect.arg_true()
-        texts = texts.scatter(places, _mended(texts.gather(places), cleaning.unicode, strip_markup))
+        texts = texts.scatter(places, _rewritten(texts.gather(places), cleaning.unicode, strip_markup))
     if cleaning.cut_characters is not None:
         texts = texts.str.slice(0, cleaning.cut_characters)
     return texts
 
 
-def _mended(texts: pl.Series, unicode: str, strip_markup: bool) -> pl.Series:
+def _rewritten(texts: pl.Series, unicode: str, strip_markup: bool) -> pl.Series:
     if unicode != "none":
         texts = texts.str.normalize(unicode)  # type: ignore[arg-type]
     if strip_markup:
@@ -135,8 +131,6 @@ def without_wrong_negatives(pairs: pl.DataFrame, min_characters: int) -> tuple[p
 
 def regrouped(values: pl.Series, lengths: np.ndarray) -> pl.Series:
     """A flat column of texts as lists of the given lengths."""
-    import pyarrow as pa
-
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     lists = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), values.to_arrow())
     return pl.Series(pl.from_arrow(lists), dtype=pl.List(pl.String))

@@ -1,58 +1,61 @@
 """Rows of a source as a frame of roles: types checked, labels mapped, nulls and bad rows refused or counted."""
 
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from itertools import islice
 
 import polars as pl
 import pyarrow.types as kinds
 
 from configs.schema.data import SourceConfig
-from data.batch import BATCH_ROWS, Batch, RowErrors, is_list, is_list_of_texts, is_text
-from data.files import Located
-from data.formats import batches
-from data.readers import PairReader
+from data.sources.batch import BATCH_ROWS, Batch, RowErrors, is_list, is_list_of_texts, is_text
+from data.sources.files import Located, PairReader
+from data.sources.formats import batches
 from pipeline.core.errors import UserError
 
 LIST_ROLES = ("pos", "neg")
 ANY_ROLES = ("label", "order", "group")  # numbers are welcome
 
 
-def reader_frames(reader: PairReader) -> Iterator[pl.DataFrame]:
-    """The reader's pairs as frames of the roles anchor and positive."""
-    pairs = reader.pairs()
-    while some := list(islice(pairs, BATCH_ROWS)):
-        yield pl.DataFrame(some, schema={"anchor": pl.String, "positive": pl.String}, orient="row")
-
-
 def role_frames(
-    source: SourceConfig, located: Located, errors: RowErrors, *, complete: bool = True
+    source: SourceConfig, rows: Located | PairReader, errors: RowErrors, *, complete: bool = True
 ) -> Iterator[pl.DataFrame]:
-    """Frames with one column a role and `row`, the row's number in the set; only rows that `where` selects.
+    """Frames with one column a role; of files also `row`, the row's number in the set, and only what `where` selects.
 
     With `complete=False` the caller stops early, so that values of `where` may not have come yet.
 
     Raises:
         UserError: an unset role, a missing column, a wrong type, a null text, an unknown label.
     """
+    if not isinstance(rows, Located):
+        yield from _reader_frames(rows)
+        return
     if missing := source.missing_roles():
         keys = ", ".join(f"data.sources.{errors.set_name}.columns.{role}" for role in missing)
         raise UserError(
             f"{errors.set_name}: columns not configured",
-            where=_found(source, located, errors),
+            where=_found(source, rows, errors),
             remedy=f"set {keys}",
         )
     columns = [*dict.fromkeys([*source.columns.values(), *source.where])]
-    row, values = 0, {column: set[str]() for column in source.where}
-    for file in located.files:
+    number, values = 0, {column: set[str]() for column in source.where}
+    for file in rows.files:
         for batch in batches(file, source.format, columns, errors):
             frame = _roles(batch, source, errors).with_columns(
-                pl.int_range(row, row + batch.table.num_rows).alias("row")
+                pl.int_range(number, number + batch.table.num_rows).alias("row")
             )
-            row += batch.table.num_rows
             frame = _selected(frame, source, values)
-            yield _checked(frame, batch, source, errors, row - batch.table.num_rows)
+            yield _checked(frame, batch, source, errors, number)
+            number += batch.table.num_rows
     if complete:
         _refuse_absent_values(source, values, errors)
+
+
+def _reader_frames(reader: PairReader) -> Iterator[pl.DataFrame]:
+    """The reader's pairs as frames of the roles anchor and positive."""
+    pairs = reader.pairs()
+    while some := list(islice(pairs, BATCH_ROWS)):
+        yield pl.DataFrame(some, schema={"anchor": pl.String, "positive": pl.String}, orient="row")
 
 
 def _found(source: SourceConfig, located: Located, errors: RowErrors) -> str:
@@ -98,8 +101,6 @@ def _typed(batch: Batch, role: str, column: str, errors: RowErrors) -> pl.Series
 
 def _negatives(batch: Batch, column: str, errors: RowErrors) -> pl.Series:
     """One list of negatives a row, out of one column or of all that the pattern matches; without any it is empty."""
-    from fnmatch import fnmatchcase
-
     names = [name for name in batch.table.column_names if fnmatchcase(name, column)]
     if len(names) == 1 and is_list(batch.table.schema.field(names[0]).type):
         lists = _typed(batch, "neg", names[0], errors).alias("negative")
@@ -127,39 +128,25 @@ def _refuse_absent_values(source: SourceConfig, values: dict[str, set[str]], err
 
 def _checked(frame: pl.DataFrame, batch: Batch, source: SourceConfig, errors: RowErrors, first: int) -> pl.DataFrame:
     """Without rows that have nulls or unknown labels; what `nulls: drop` allows becomes an empty text."""
+
+    def without(frame: pl.DataFrame, bad: pl.Series, reason: str) -> pl.DataFrame:
+        if not bad.any():
+            return frame
+        errors.bad(reason, batch.row(frame["row"].filter(bad)[0] - first), int(bad.sum()))
+        return frame.filter(~bad)
+
     for role, column in source.columns.items():
-        nulls = frame[role].is_null()
-        if role == "negative" or not nulls.any():
+        if role == "negative":
             continue
         if source.nulls == "drop" and frame[role].dtype == pl.String and role not in ANY_ROLES:
             frame = frame.with_columns(pl.col(role).fill_null(""))
-            continue
-        place = batch.row(int(frame["row"].gather(nulls.arg_true())[0]) - first)
-        errors.bad(f"null in column {column}", place, int(nulls.sum()))
-        frame = frame.filter(~nulls)
+        else:
+            frame = without(frame, frame[role].is_null(), f"null in column {column}")
     if source.list_length is not None and source.construction == "query_pos_neg":
-        frame = _of_length(frame, batch, source.list_length, errors, first)
+        wrong = (frame["pos"].list.len() != source.list_length) | (frame["neg"].list.len() != source.list_length)
+        frame = without(frame, wrong, f"the lists of pos and neg must have {source.list_length} texts each")
     if source.construction == "nli":
-        frame = _mapped_labels(frame, batch, source, errors, first)
+        names = frame["label"].replace_strict(source.labels, default=None, return_dtype=pl.String).alias("label")
+        unknown, known = ", ".join(frame["label"].filter(names.is_null()).head(1)), ", ".join(source.labels)
+        frame = without(frame.with_columns(names), names.is_null(), f"unknown label {unknown} (known: {known})")
     return frame
-
-
-def _of_length(frame: pl.DataFrame, batch: Batch, length: int, errors: RowErrors, first: int) -> pl.DataFrame:
-    wrong = (frame["pos"].list.len() != length) | (frame["neg"].list.len() != length)
-    if wrong.any():
-        place = batch.row(int(frame["row"].gather(wrong.arg_true())[0]) - first)
-        errors.bad(f"the lists of pos and neg must have {length} texts each", place, int(wrong.sum()))
-    return frame.filter(~wrong)
-
-
-def _mapped_labels(
-    frame: pl.DataFrame, batch: Batch, source: SourceConfig, errors: RowErrors, first: int
-) -> pl.DataFrame:
-    mapped = frame["label"].replace_strict(source.labels, default=None, return_dtype=pl.String)
-    unknown = mapped.is_null()
-    if unknown.any():
-        position = int(unknown.arg_true()[0])
-        known = ", ".join(source.labels)
-        reason = f"unknown label {frame['label'][position]} (known: {known})"
-        errors.bad(reason, batch.row(int(frame["row"][position]) - first), int(unknown.sum()))
-    return frame.with_columns(mapped.alias("label")).filter(~unknown)

@@ -1,14 +1,16 @@
 """Pairs out of the installed dictionary: wiki markup read, terms split once and for all."""
 
+import importlib.util
 import sqlite3
 from pathlib import Path
 
 import pytest
 
-from data import wiktionary
-from data.wiktionary import SPLITS, SameSense, TermDefinitions, TermUsages, parse, split_of
+from data.sources import wiktionary
+from data.sources.wiktionary import SPLITS, SameSense, TermDefinitions, TermUsages, parse, split_of
 
-installed = pytest.mark.skipif(not wiktionary.is_installed(), reason="wiki_ru_wordnet is not installed")
+INSTALLED = importlib.util.find_spec(wiktionary.PACKAGE)
+installed = pytest.mark.skipif(not INSTALLED, reason="wiki_ru_wordnet is not installed")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from data.batch import BATCH_BYTES, LONGEST_ROW, Batch, RowErrors, refuse_repeated, too_long, wanted_columns
+from data.sources.batch import BATCH_BYTES, LONGEST_ROW, Batch, RowErrors, too_long, wanted_columns
 
 NO_TEXT = "\uffff"  # a noncharacter of Unicode, which no text to be exchanged holds
 codecs.register_error("as_noncharacter", lambda error: (NO_TEXT, error.end))  # type: ignore[attr-defined]
@@ -25,8 +25,7 @@ def csv_rows(
     if len(header) == LONGEST_ROW:
         raise too_long(errors.set_name, f"{file}, header")
     names = next(csv.reader([header.decode("utf-8-sig")]), [])
-    chosen = wanted_columns(columns, dict.fromkeys(names, "text"), errors.set_name, file)
-    refuse_repeated(names, chosen, errors.set_name, file)
+    chosen = wanted_columns(columns, [(name, "text") for name in names], errors.set_name, file)
 
     def skipped(bad: pa.csv.InvalidRow) -> str:
         errors.bad("wrong number of fields", file)

@@ -6,7 +6,8 @@ import numpy as np
 import polars as pl
 
 from configs.schema.data import SourceConfig
-from data.hashing import combined, text_hashes
+from data.pairs.cleaning import regrouped
+from data.pairs.hashing import combined, text_hashes
 
 PAIRS = {"anchor": pl.String, "positive": pl.String, "negatives": pl.List(pl.String), "score": pl.Float32}
 GROUPED = ("nli", "paraphrase_groups")  # need all rows of a group at once
@@ -132,8 +133,6 @@ def _sampled(made: pl.DataFrame, most: int, seed: int) -> pl.Series:
     keys = combined(row_keys[rows], places.astype(np.uint64))
     ranks = np.empty(len(rows), np.int64)
     ranks[np.lexsort([keys, rows])] = places
-    from data.cleaning import regrouped
-
     flat = made["negatives"].filter(pl.Series(counts > 0)).list.explode()
     kept = ranks < most
     return regrouped(flat.filter(pl.Series(kept)), np.bincount(rows[kept], minlength=len(made))).alias("negatives")

@@ -9,7 +9,7 @@ from typing import IO, Any, BinaryIO, cast
 import pyarrow as pa
 import pyarrow.json
 
-from data.batch import BATCH_BYTES, LONGEST_ROW, Batch, RowErrors, too_long, wanted_columns
+from data.sources.batch import BATCH_BYTES, LONGEST_ROW, Batch, RowErrors, too_long, wanted_columns
 from pipeline.core.errors import UserError
 
 NEWLINE = b"\n"
@@ -67,7 +67,7 @@ def _chosen(lines: bytes, file: str, columns: list[str], errors: RowErrors) -> l
 
 
 def _wanted(content: dict[str, Any], file: str, columns: list[str], errors: RowErrors) -> list[str]:
-    found = {name: type(value).__name__ for name, value in content.items()}
+    found = [(name, type(value).__name__) for name, value in content.items()]
     return wanted_columns(columns, found, errors.set_name, file)
 
 

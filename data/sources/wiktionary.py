@@ -88,11 +88,6 @@ def package_version() -> str:
         raise UserError(f"the package {PACKAGE} is not installed", where="data source", remedy=remedy) from None
 
 
-def is_installed() -> bool:
-    """Whether the package is there."""
-    return importlib.util.find_spec(PACKAGE) is not None
-
-
 def database() -> Path:
     """The package's sqlite file, found without importing the package (its connector opens it for writing)."""
     package_version()

@@ -42,21 +42,13 @@ class SeenHashes:
     def __init__(self) -> None:
         self.sorted: Hashes = np.empty(0, np.uint64)
 
-    def contains(self, hashes: Hashes) -> NDArray[np.bool_]:
-        """Which keys are in the set."""
-        return contained(hashes, self.sorted)
-
     def add_new(self, hashes: Hashes) -> NDArray[np.bool_]:
         """Add the keys; True where a key was not in the set and comes for the first time in `hashes`."""
         first = np.zeros(len(hashes), bool)
         first[np.unique(hashes, return_index=True)[1]] = True
-        new = first & ~self.contains(hashes)
-        self.add(hashes[new])
+        new = first & ~contained(hashes, self.sorted)
+        self.sorted = np.union1d(self.sorted, hashes[new])
         return new
-
-    def add(self, hashes: Hashes) -> None:
-        """Add the keys."""
-        self.sorted = np.union1d(self.sorted, hashes)
 
 
 def contained(hashes: Hashes, ordered: Hashes) -> NDArray[np.bool_]:

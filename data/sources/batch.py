@@ -2,9 +2,8 @@
 
 import fnmatch
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 
 import pyarrow as pa
 
@@ -51,27 +50,25 @@ def too_long(set_name: str, where: str) -> UserError:
     return UserError(what, where=where, remedy=f"mend the file, or set data.sources.{set_name}.format to what it is")
 
 
-def refuse_repeated(names: Iterable[str], chosen: list[str], set_name: str, file: str) -> None:
-    """Raise UserError where a wanted column stands in the file twice: nobody knows which is meant."""
-    counts = Counter(names)
+def wanted_columns(columns: list[str], found: Sequence[tuple[str, str]], set_name: str, file: str) -> list[str]:
+    """The columns with patterns resolved; `found` are (name, type) of the file's columns.
+
+    Raises:
+        UserError: a column is missing, or stands in the file twice, so that nobody knows which is meant.
+    """
+    counts = Counter(name for name, _ in found)
+    chosen: list[str] = []
+    for column in columns:
+        matches = [name for name in counts if fnmatch.fnmatchcase(name, column)]
+        if not matches:
+            there = ", ".join(f"{name[:SHOWN_CHARACTERS]}: {kind}" for name, kind in found[:SHOWN_COLUMNS])
+            remedy = f"columns found: {there}; set data.sources.{set_name}.columns"
+            raise UserError(f"{set_name}: no column {column}", where=file, remedy=remedy)
+        chosen += [name for name in matches if name not in chosen]
     for name in chosen:
         if counts[name] > 1:
             what = f"{set_name}: {counts[name]} columns are called {name}"
             raise UserError(what, where=file, remedy="rename or drop all but one of them")
-
-
-def wanted_columns(columns: list[str], found: dict[str, str], set_name: str, file: str) -> list[str]:
-    """The columns with patterns resolved; `found` maps the file's columns to their types."""
-    chosen: list[str] = []
-    for column in columns:
-        matches = [name for name in found if fnmatch.fnmatchcase(name, column)]
-        if not matches:
-            there = ", ".join(
-                f"{name[:SHOWN_CHARACTERS]}: {kind}" for name, kind in islice(found.items(), SHOWN_COLUMNS)
-            )
-            remedy = f"columns found: {there}; set data.sources.{set_name}.columns"
-            raise UserError(f"{set_name}: no column {column}", where=file, remedy=remedy)
-        chosen += [name for name in matches if name not in chosen]
     return chosen
 
 

@@ -11,9 +11,8 @@ from datasets import Dataset, DatasetDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.cleaning import comparable
-from data.decontamination import TextIndex
-from data.near_duplicates import NearIndex
+from data.pairs.cleaning import comparable
+from data.pairs.decontamination import NearIndex, TextIndex
 from evaluation.benchmark_texts import task_texts
 from tests.data.conftest import composed, run_config
 

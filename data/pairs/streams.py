@@ -1,13 +1,37 @@
-"""Rows of one group brought together without holding the set in memory: spilled to disk by the group's key."""
+"""Streams of frames: worked on in threads with their order kept, and brought together by group through the disk."""
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import polars as pl
 
-from data.hashing import text_hashes
+from data.pairs.hashing import text_hashes
 
 PART_BYTES = 48 * 2**20  # of the rows that are grouped at once
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+    """`map` with up to `workers` calls at once; reads at most as many items ahead, so memory stays bounded.
+
+    Threads are enough: polars and Arrow leave Python's lock while they work.
+    """
+    with ThreadPoolExecutor(workers, thread_name_prefix="data") as pool:
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def grouped(frames: Iterable[pl.DataFrame], scratch: Path, source_bytes: int) -> Iterator[pl.DataFrame]:

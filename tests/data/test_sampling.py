@@ -6,9 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.schema.data import DevConfig
-from data.hashing import SeenHashes, contained, text_hashes
-from data.sampling import Sample
-from data.splits import DevSlice, apart_from, pair_texts, without_trained_negatives
+from data.pairs.hashing import SeenHashes, contained, text_hashes
+from data.sampling import DevSlice, Sample, apart_from, pair_texts, without_trained_negatives
 
 SCHEMA = {"anchor": pl.String, "positive": pl.String, "negatives": pl.List(pl.String)}
 

@@ -13,10 +13,10 @@ from typing import IO, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.batch import BATCH_BYTES, BATCH_ROWS, Batch, RowErrors, refuse_repeated, wanted_columns
-from data.csv_rows import csv_rows
-from data.files import SourceFile
-from data.json_rows import json_array, json_lines
+from data.sources.batch import BATCH_BYTES, BATCH_ROWS, Batch, RowErrors, wanted_columns
+from data.sources.csv_rows import csv_rows
+from data.sources.files import SourceFile
+from data.sources.json_rows import json_array, json_lines
 from pipeline.core.errors import UserError, first_line
 
 FIRST_ROWS, FIRST_BYTES = 100, 2**18  # what is read where only the beginning is wanted
@@ -40,11 +40,8 @@ def batches(file: SourceFile, format: str, columns: list[str], errors: RowErrors
 
 def _parquet(file: SourceFile, columns: list[str], errors: RowErrors) -> Iterator[Batch]:
     with file.open() as stream, pq.ParquetFile(stream, pre_buffer=False, buffer_size=BUFFER) as parquet:
-        found = {
-            name: str(kind) for name, kind in zip(parquet.schema_arrow.names, parquet.schema_arrow.types, strict=True)
-        }
+        found = [(field.name, str(field.type)) for field in parquet.schema_arrow]
         chosen = wanted_columns(columns, found, errors.set_name, file.name)
-        refuse_repeated(parquet.schema_arrow.names, chosen, errors.set_name, file.name)
         row = 1
         rows = FIRST_ROWS if file.beginning else _batch_rows(parquet)
         for part in parquet.iter_batches(rows, columns=chosen, use_threads=False):

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.schema.data import DataConfig, SourceConfig
-from data.constructions import CONSTRUCTIONS, turns
-from data.decontamination import TextIndex
-from data.pairs import PairMaker, Surroundings
+from configs.schema.data import CleaningConfig, SourceConfig
+from data.pairs.constructions import CONSTRUCTIONS, turns
+from data.pairs.decontamination import Decontamination
+from data.pairs.maker import PairMaker
 
 LABELS = ["entailment", "neutral", "contradiction"]
 
@@ -137,8 +137,7 @@ def test_chat_markup_is_split_into_its_first_turn(text: str, turn: tuple[str, st
 
 def test_a_text_is_prepended_to_all_texts_of_its_role_but_empty_ones() -> None:
     source = SourceConfig("x", "symmetric", construction="triplets", prepend={"positive": "P: ", "negative": "N: "})
-    nothing = TextIndex.of({})
-    maker = PairMaker(source, Surroundings(DataConfig(), 42, nothing, nothing))
+    maker = PairMaker(source, CleaningConfig(), 42, Decontamination())
     rows = {"anchor": ["a", "b"], "positive": ["p", None], "negative": [["n", ""], ["m"]]}
     found = maker.normalised(pl.DataFrame(rows))
     assert found.rows() == [("a", "P: p", ["N: n", ""]), ("b", "", ["N: m"])]

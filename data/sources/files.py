@@ -1,20 +1,19 @@
-"""Where a source's files are: a local path, the mirror, or the Hub (through its cache)."""
+"""Where a source's rows are: files (a local path, the mirror, the Hub through its cache), or a reader class."""
 
 import fnmatch
 import glob
 import gzip
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import IO, Any, cast
-
-import xxhash
+from typing import IO, Protocol, cast
 
 from configs.schema.data import HubFiles, SourceConfig
 from pipeline.core.errors import UserError, redacted
 from pipeline.core.hub import Revision, hub_errors, readable_revision
 
-HASHED_BYTES = 32 * 2**20
 WILD = re.compile(r"[*?\[]")
 
 
@@ -57,10 +56,6 @@ class Located:
     files: tuple[SourceFile, ...]
     revision: str
 
-    def state(self) -> list[Any]:
-        """What tells one state of the files from another."""
-        return [self.revision, *([file.name, *_state(file.path)] for file in self.files)]
-
 
 class NotSupplied(UserError):
     """The files of a set that people must get themselves are not there: the set is skipped, not an error."""
@@ -76,7 +71,8 @@ def locate(name: str, source: SourceConfig, mirror: str | None, *, dev: bool = F
     first = HubFiles(source.hub, source.revision, source.dev_files if dev else source.files)
     parts = [first] if dev else [first, *source.also]
     if source.local_only and not (mirror and (Path(mirror) / source.hub).is_dir()):
-        raise _not_supplied(name, source)
+        remedy = f"put it into the mirror as {source.hub}, or set data.sources.{name}.path"
+        raise NotSupplied(f"{name}: {source.access}; file not supplied", where=source.hub, remedy=remedy)
     located = [_mirrored(name, part, Path(mirror)) if mirror is not None else _from_hub(name, part) for part in parts]
     revisions = dict.fromkeys(part.revision for part in located)
     return Located(tuple(file for part in located for file in part.files), ", ".join(revisions))
@@ -136,14 +132,31 @@ def _from_hub(name: str, part: HubFiles) -> Located:
     return Located(tuple(files), ", ".join(sorted(commits)))
 
 
-def _not_supplied(name: str, source: SourceConfig) -> NotSupplied:
-    remedy = f"put it into the mirror as {source.hub}, or set data.sources.{name}.path"
-    return NotSupplied(f"{name}: {source.access}; file not supplied", where=str(source.hub), remedy=remedy)
+class PairReader(Protocol):
+    """A class whose instances give pairs; `reader_options` are its keyword arguments."""
+
+    revision: str
+
+    def pairs(self) -> Iterator[tuple[str, str]]:
+        """(anchor, positive) in a fixed order."""
+        ...
 
 
-def _state(path: Path) -> list[Any]:
-    """Contents for small files, so that a fresh checkout changes nothing; size and time of change for large ones."""
-    stat = path.stat()
-    if stat.st_size <= HASHED_BYTES:
-        return [xxhash.xxh3_128_hexdigest(path.read_bytes())]
-    return [stat.st_size, stat.st_mtime_ns]
+def open_reader(name: str, source: SourceConfig) -> PairReader:
+    """An instance of the source's reader class; raises UserError where class or package is missing."""
+    assert source.reader is not None
+    module, _, class_name = source.reader.rpartition(".")
+    try:
+        reader = getattr(import_module(module), class_name)
+        if not (isinstance(reader, type) and hasattr(reader, "pairs")):
+            raise AttributeError("a reader is a class with a method pairs")
+    except (ImportError, AttributeError, ValueError) as error:
+        remedy = "give it as package.module.Class"
+        raise UserError(
+            f"{name}: no reader {source.reader}", where=f"data.sources.{name}.reader", remedy=remedy
+        ) from error
+    try:
+        return reader(**source.reader_options)
+    except TypeError as error:
+        where = f"data.sources.{name}.reader_options"
+        raise UserError(f"{name}: {error}", where=where, remedy="compare with the reader's class") from error

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from benchmarks import data_with_datasets as oracle
 from configs.schema.data import CleaningConfig, SourceConfig
-from data.cleaning import comparable, drop_reasons, normalised, other_script, without_wrong_negatives
+from data.pairs.cleaning import comparable, drop_reasons, normalised, other_script, without_wrong_negatives
 
 PIECES = [
     "мир",

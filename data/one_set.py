@@ -1,0 +1,186 @@
+"""One set from its source to its files: rows read, pairs made, duplicates dropped, dev rows held back, all written."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from configs.schema.config import Config
+from data import sampling
+from data.ledger import Counts
+from data.pair_files import PairWriter, write_keys
+from data.pairs.constructions import GROUPED
+from data.pairs.decontamination import Decontamination
+from data.pairs.hashing import Hashes, SeenHashes, contained
+from data.pairs.maker import PairBatch, PairMaker
+from data.pairs.streams import grouped, ordered_map
+from data.sources.batch import RowErrors
+from data.sources.files import Located, PairReader, locate, open_reader
+from data.sources.rows import role_frames
+from pipeline.core.errors import UserError
+
+DUPLICATE, DUPLICATE_ELSEWHERE = "duplicate", "duplicate of another set"
+EMPTY_IN_GROUP = "empty text in a group"
+NO_KEYS: Hashes = np.empty(0, np.uint64)
+
+
+class OneSet:
+    """One set of the mixture, to be prepared once: its settings, what was counted, and the keys of what was seen."""
+
+    def __init__(
+        self, name: str, config: Config, decontamination: Decontamination, earlier_pairs: Hashes = NO_KEYS
+    ) -> None:
+        self.name, self.config, self.data = name, config, config.data
+        self.source = config.data.all_sources[name]
+        self.decontamination = decontamination
+        self.earlier_pairs = earlier_pairs  # sorted keys of the pairs that earlier sets hold
+        self.maker = PairMaker(self.source, self.data.cleaning, config.seed, decontamination)
+        self.errors = RowErrors(name, self.data.on_bad_row == "skip")
+        self.counts = Counts(bad_rows=self.errors.counts)
+        self.seen = SeenHashes()
+        self.trained: list[Hashes] = []  # keys of all texts written for training
+
+    def write_training(self, folder: Path) -> dict[str, Any]:
+        """Write <side>, candidates and keys/<set>.parquet below `folder`; returns the counts."""
+        rows, official = self._rows(), bool(self.source.dev_files)
+        dev_rows = locate(self.name, self.source, self.config.mirror, dev=True) if official else None
+        dev_slice = sampling.DevSlice(self.data.dev, self.config.seed)
+        with self._writer(folder / self.source.side) as writer:
+            for pairs in self._sampled(self._kept(rows, folder / "spill")):
+                self._write(writer, pairs if official else dev_slice.hold_back(pairs))
+            candidates, surplus = dev_slice.finish()
+            for pairs in surplus:
+                self._write(writer, pairs)
+            if dev_rows:
+                candidates = self._official_dev(dev_rows, folder / "spill")
+            dev = None if candidates is None else self._dev(candidates, writer, official=official)
+        if self.counts.built == 0 or self.counts.train == 0:
+            raise self._nothing_usable()
+        if self.source.negatives == "mine":
+            from data.mining import mine  # with torch, which a mixture without mined negatives does not wait for
+
+            self.counts.mined = mine(writer.path, self.data.mining, self.config.mirror)
+            self.counts.negatives = self.counts.mined["negatives"]
+        if dev is not None and len(dev):
+            self.counts.dev = len(dev)
+            with self._writer(folder / "candidates") as writer:
+                writer.write(dev)
+        write_keys(folder / "keys" / f"{self.name}.parquet", self._trained_keys())
+        if self.data.cleaning.duplicates == "between":
+            write_keys(folder / "pair_keys" / f"{self.name}.parquet", self.seen.sorted)
+        pa.default_memory_pool().release_unused()  # before the next set
+        return vars(self.counts) | {"revision": rows.revision}
+
+    def write_held_out(self, folder: Path) -> dict[str, Any]:
+        """Write heldout/<set>.parquet below `folder`; returns the counts."""
+        rows = self._rows()
+        with self._writer(folder / "heldout") as writer:
+            for pairs in self._sampled(self._kept(rows, folder / "spill")):
+                self._write(writer, pairs)
+        if self.counts.train == 0:
+            raise self._nothing_usable()
+        return vars(self.counts) | {"revision": rows.revision}
+
+    def _nothing_usable(self) -> UserError:
+        what = "the set is empty" if self.counts.raw == 0 else "no usable pair"
+        reasons = [f"{reason} {count}" for reason, count in {**self.counts.dropped, **self.counts.bad_rows}.items()]
+        dropped = f"; dropped: {', '.join(reasons)}" if reasons else ""
+        where = f"{self.counts.raw} rows, {self.counts.built} pairs built{dropped}"
+        remedy = f"mend data.sources.{self.name} or take it out of the mixture"
+        return UserError(f"{self.name}: {what}", where=where, remedy=remedy)
+
+    # source -> rows -> kept pairs
+
+    def _rows(self) -> Located | PairReader:
+        if self.source.reader:
+            return open_reader(self.name, self.source)
+        return locate(self.name, self.source, self.config.mirror)
+
+    def _kept(self, rows: Located | PairReader, spill: Path) -> Iterator[pl.DataFrame]:
+        """Clean pairs, each once."""
+        for batch in self._batches(rows, spill):
+            self.counts.built += batch.built
+            self.counts.scored += batch.scored
+            self.counts.dropped.update(batch.dropped)
+            self.counts.reported.update(batch.reported)
+            pairs = self._without_duplicates(batch)
+            self.counts.kept += len(pairs)
+            if len(pairs):
+                yield pairs
+
+    def _batches(self, rows: Located | PairReader, spill: Path) -> Iterator[PairBatch]:
+        frames = self._counted(role_frames(self.source, rows, self.errors))
+        if self.source.construction not in GROUPED:
+            return ordered_map(self.maker.from_rows, frames, self.data.workers)
+        size = sum(file.path.stat().st_size for file in rows.files) * 3 if isinstance(rows, Located) else 0
+        usable = map(self._usable, ordered_map(self.maker.normalised, frames, self.data.workers))
+        return map(self.maker.from_normalised, grouped(usable, spill, size))
+
+    def _counted(self, frames: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+        for frame in frames:
+            self.counts.raw += len(frame)
+            yield frame
+
+    def _usable(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Rows that can be chosen from a group: with texts; the group is the premise where none is configured."""
+        texts = [role for role in ("premise", "hypothesis", "text") if role in frame.columns]
+        filled = frame.filter(~pl.any_horizontal(pl.col(texts).str.len_bytes() == 0))
+        if lost := len(frame) - len(filled):
+            self.counts.bad_rows[EMPTY_IN_GROUP] = self.counts.bad_rows.get(EMPTY_IN_GROUP, 0) + lost
+        return filled if "group" in filled.columns else filled.with_columns(pl.col("premise").alias("group"))
+
+    def _without_duplicates(self, batch: PairBatch) -> pl.DataFrame:
+        if self.data.cleaning.duplicates == "never":
+            return batch.pairs
+        elsewhere = contained(batch.keys, self.earlier_pairs)
+        new = self.seen.add_new(batch.keys) & ~elsewhere
+        for reason, count in ((DUPLICATE_ELSEWHERE, elsewhere.sum()), (DUPLICATE, (~new & ~elsewhere).sum())):
+            if count:
+                self.counts.dropped[reason] += int(count)
+        return batch.pairs if new.all() else batch.pairs.filter(pl.Series(new))
+
+    def _sampled(self, frames: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+        if self.source.max_rows is None:
+            yield from frames
+            return
+        sample = sampling.Sample(self.source.max_rows, self.config.seed)
+        for pairs in frames:
+            sample.offer(pairs)
+        self.counts.sampled_out = sample.left_out
+        yield from sample.frames()
+
+    # kept pairs -> files
+
+    def _writer(self, folder: Path) -> PairWriter:
+        return PairWriter(folder / f"{self.name}.parquet", bool(self.source.kept_scores))
+
+    def _write(self, writer: PairWriter, pairs: pl.DataFrame) -> None:
+        if len(pairs):
+            writer.write(pairs)
+            self.trained.append(sampling.pair_texts(pairs))
+            self.counts.train += len(pairs)
+            self.counts.negatives += int(pairs["negatives"].list.len().sum())
+
+    def _trained_keys(self) -> Hashes:
+        self.trained = [np.unique(np.concatenate(self.trained))] if self.trained else [NO_KEYS]
+        return self.trained[0]
+
+    def _official_dev(self, rows: Located, spill: Path) -> pl.DataFrame | None:
+        other = OneSet(self.name, self.config, self.decontamination, self.earlier_pairs)
+        frames = list(other._kept(rows, spill))
+        return pl.concat(frames) if frames else None
+
+    def _dev(self, candidates: pl.DataFrame, writer: PairWriter, *, official: bool) -> pl.DataFrame:
+        """The dev rows that share no text with training; others of a slice are trained on after all."""
+        dev, back = sampling.apart_from(candidates, self._trained_keys())
+        once = dev.unique(["anchor", "positive"], keep="first", maintain_order=True)
+        if not official:
+            self._write(writer, back)
+            if repeats := len(dev) - len(once):
+                self.counts.dropped["repeats a dev pair"] += repeats
+        dev = sampling.without_trained_negatives(once, self._trained_keys())
+        first = dev["anchor"].unique(maintain_order=True).head(self.data.dev.anchors)
+        return dev.filter(pl.col("anchor").is_in(first.implode()))

@@ -1,0 +1,179 @@
+"""Texts that must not be trained on, found by equality but for case, punctuation and spaces, or by near equality."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+from datasketch import MinHash, MinHashLSH
+
+from configs.schema.data import DecontaminationConfig
+from data.pairs.cleaning import comparable, no_reason
+from data.pairs.hashing import Hashes, contained, text_hashes
+
+HEAD, KEY = 256, 48  # characters read of a text, and of its comparable form, before the whole text is compared
+# Files of the artefact `benchmarks`: texts that may be removed or reported, texts that always are removed, the account.
+BENCHMARKS, SAMPLES, CHECKED = "benchmarks.parquet", "samples.parquet", "checked.json"
+# Near duplicates: MinHash finds candidates, the exact Jaccard similarity of the shingles judges them.
+SHINGLE = 5  # characters; words would be too coarse for sentences of ten words
+PERMUTATIONS = 128
+CANDIDATES = 0.8  # candidates are sought below the threshold: the search misses some of those just above it
+SHORTEST = 30  # characters of a comparable form; below it one changed letter already makes another text
+LONGER = 1.5  # a text so many times longer than every evaluation text can't be one
+
+
+@dataclass(frozen=True)
+class TextIndex:
+    """Comparable forms of texts as sorted keys, with the name of what each belongs to.
+
+    Most training texts differ from every evaluation text in the first characters already, so that the whole text is
+    put into its comparable form only where the heads agree.
+    """
+
+    heads: Hashes
+    texts: Hashes
+    names: list[str]  # of `texts`, by position
+
+    @classmethod
+    def of(cls, named: dict[str, pl.Series]) -> "TextIndex":
+        """The index of the texts under each name; a text under several names keeps the first."""
+        forms = pl.concat(
+            [
+                pl.DataFrame(
+                    {"form": comparable(texts), "name": [name] * len(texts)},
+                    schema={"form": pl.String, "name": pl.String},
+                )
+                for name, texts in named.items()
+            ]
+            or [pl.DataFrame(schema={"form": pl.String, "name": pl.String})]
+        )
+        forms = forms.filter(pl.col("form").str.len_chars() > 0).unique("form", keep="first", maintain_order=True)
+        keys = text_hashes(forms["form"])
+        order = np.argsort(keys, kind="stable")
+        heads = np.unique(text_hashes(forms["form"].str.slice(0, KEY)))
+        return cls(heads, keys[order], forms["name"].gather(order).to_list())
+
+    def find(self, texts: pl.Series) -> pl.Series:
+        """For each text the name under which it is in the index, or null."""
+        found = pl.Series(texts.name, [None] * len(texts), pl.String)
+        likely = self._likely(texts)
+        if len(likely):
+            keys = text_hashes(comparable(texts.gather(likely)))
+            hits = contained(keys, self.texts)
+            if hits.any():
+                places = np.searchsorted(self.texts, keys[hits])
+                found = found.scatter(likely[hits], pl.Series([self.names[place] for place in places]))
+        return found
+
+    def _likely(self, texts: pl.Series) -> np.ndarray:
+        """Positions of texts whose head is that of an indexed text, or whose head says too little."""
+        if len(self.texts) == 0 or len(texts) == 0:
+            return np.empty(0, np.int64)
+        forms = comparable(texts.str.slice(0, HEAD))
+        short = (forms.str.len_chars() < KEY) & (texts.str.len_chars() > HEAD)
+        return np.flatnonzero(contained(text_hashes(forms.str.slice(0, KEY)), self.heads) | short.to_numpy())
+
+
+class NearIndex:
+    """Finds texts whose shingles overlap with those of an evaluation text by at least `threshold` (Jaccard)."""
+
+    def __init__(self, named: Iterable[tuple[str, pl.Series]], threshold: float) -> None:
+        self.threshold = threshold
+        self.search = MinHashLSH(threshold=CANDIDATES * threshold, num_perm=PERMUTATIONS)
+        self.known: dict[int, tuple[str, frozenset[bytes]]] = {}
+        self.longest = 0.0
+        for name, texts in named:
+            for form in comparable(texts).unique(maintain_order=True).to_list():
+                if len(form) >= SHORTEST:
+                    self._add(name, form)
+
+    def _add(self, name: str, form: str) -> None:
+        shingles = _shingles(form)
+        self.search.insert(len(self.known), _signature(shingles))
+        self.known[len(self.known)] = name, shingles
+        self.longest = max(self.longest, LONGER * len(form))
+
+    def find(self, texts: pl.Series) -> pl.Series:
+        """For each text the name of an evaluation text it nearly equals, or null."""
+        lengths = texts.str.len_chars()
+        likely = lengths.is_between(SHORTEST, max(self.longest, SHORTEST)).arg_true()
+        names: list[str | None] = [None] * len(texts)
+        for place, form in zip(likely.to_list(), comparable(texts.gather(likely)).to_list(), strict=True):
+            names[place] = self._match(form)
+        return pl.Series(texts.name, names, pl.String)
+
+    def _match(self, form: str) -> str | None:
+        if len(form) < SHORTEST or not self.known:
+            return None
+        shingles = _shingles(form)
+        for candidate in sorted(self.search.query(_signature(shingles))):
+            name, others = self.known[candidate]
+            if len(shingles & others) >= self.threshold * len(shingles | others):
+                return name
+        return None
+
+
+def _shingles(form: str) -> frozenset[bytes]:
+    return frozenset(form[start : start + SHINGLE].encode() for start in range(len(form) - SHINGLE + 1))
+
+
+def _signature(shingles: frozenset[bytes]) -> MinHash:
+    made = MinHash(num_perm=PERMUTATIONS, seed=1)
+    made.update_batch(sorted(shingles))
+    return made
+
+
+@dataclass(frozen=True)
+class Decontamination:
+    """What the pairs of a set are compared with; by default with nothing."""
+
+    forbidden: TextIndex = field(default_factory=lambda: TextIndex.of({}))  # held-out sets, bundled evaluation samples
+    benchmarks: TextIndex = field(default_factory=lambda: TextIndex.of({}))
+    near: NearIndex | None = None  # the benchmarks' texts once more, for finding those that were changed a little
+    removes: bool = True  # whether pairs with a benchmark's text are dropped, or reported alone
+
+    @classmethod
+    def loaded(cls, settings: DecontaminationConfig, held_out: dict[str, Path], benchmarks: Path) -> "Decontamination":
+        """With the texts of held-out sets (name -> file) and of the artefact `benchmarks`."""
+        forbidden = _held_out_texts(held_out) | _texts(benchmarks / SAMPLES, "evaluation sample")
+        texts = _texts(benchmarks / BENCHMARKS, "evaluation")
+        near = NearIndex(texts.items(), settings.threshold) if settings.near_duplicates and texts else None
+        return cls(TextIndex.of(forbidden), TextIndex.of(texts), near, settings.mode == "remove")
+
+    def find(self, pairs: pl.DataFrame) -> tuple[pl.Series, Counter[str]]:
+        """For each pair the held-out set or evaluation for which it is dropped, or null; and the benchmarks found."""
+        reasons, reported = no_reason(len(pairs)), Counter[str]()
+        for column in ("anchor", "positive"):
+            reasons = reasons.zip_with(reasons.is_not_null(), self.forbidden.find(pairs[column]))
+        for column in ("anchor", "positive"):
+            found = self._in_benchmarks(pairs[column])
+            reported.update(found.drop_nulls().to_list())
+            if self.removes:
+                reasons = reasons.zip_with(reasons.is_not_null(), found)
+        return reasons, reported
+
+    def _in_benchmarks(self, texts: pl.Series) -> pl.Series:
+        found = self.benchmarks.find(texts)
+        if self.near is None:
+            return found
+        unknown = found.is_null().arg_true()
+        return found.scatter(unknown, "near " + self.near.find(texts.gather(unknown)))
+
+
+def _held_out_texts(files: dict[str, Path]) -> dict[str, pl.Series]:
+    """Anchors and positives of held-out sets, by the name that the ledger gives to a find."""
+    named: dict[str, pl.Series] = {}
+    for name, path in files.items():
+        table = pq.read_table(path, columns=["anchor", "positive"])
+        columns = [pl.Series(pl.from_arrow(table[column])) for column in ("anchor", "positive")]
+        named[f"held out: {name}"] = pl.concat(columns)
+    return named
+
+
+def _texts(path: Path, kind: str) -> dict[str, pl.Series]:
+    """Texts of the artefact `benchmarks` by task, under the names that the ledger gives to a find."""
+    parts = pl.read_parquet(path).partition_by("task", as_dict=True, maintain_order=True)
+    return {f"{kind}: {task}": part["text"] for (task,), part in parts.items()}
