@@ -124,7 +124,7 @@ CHAIN = {stage.name: stage for stage in [
         settings=lambda c: c.data,
     ),
     Stage(
-        "init", 1, "training.initialize:build",
+        "init", 1, "training.vocabulary.build:build",
         needs=lambda c: ["base", "data"] if c.init.counts_pairs else ["base"],
         reads=corpus_states,
         settings=lambda c: {"init": c.init, "languages": c.languages},

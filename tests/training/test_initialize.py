@@ -18,7 +18,7 @@ from pipeline.core.errors import UserError
 from pipeline.run import make
 from tests.reliability.stage_runs import run_main
 from tests.training.small_bases import E5, TINY, config, true_tokenizer
-from training.bases.random import sample_texts
+from training.bases.random_model import sample_texts
 from training.bases.sources import SAMPLES
 
 SPECIAL_CHARACTERS = "Ωмега 漢字 😀🫠 e\u0301 №5 <mask> конец"
@@ -208,8 +208,7 @@ def test_no_covered_text_of_wiktionary_is_segmented_in_another_way(tmp_path: Pat
     from tokenizers import Tokenizer
 
     from data.wiktionary import senses
-    from training.vocabulary.certificate import successors
-    from training.vocabulary.comparison import Comparison
+    from training.vocabulary.certificate import Comparison, successors
     from training.vocabulary.counting import WordCounter, piece_counts
     from training.vocabulary.selection import select
     from training.vocabulary.tokenizer_file import TokenizerFile

@@ -1,0 +1,45 @@
+"""The stage `init`: the base model with a smaller vocabulary, and a certificate of what stays the same."""
+
+from typing import Any
+
+import numpy as np
+
+from configs.schema.config import Config
+from pipeline.core.artefact import StageFolder, write_json
+from pipeline.core.console import log
+from training.vocabulary.certificate import certify
+from training.vocabulary.corpora import find_corpora
+from training.vocabulary.language_counts import count_pieces
+from training.vocabulary.selection import select
+from training.vocabulary.shrinking import shrink, write_id_map
+from training.vocabulary.tokenizer_file import TokenizerFile, read_tokenizer
+
+
+def build(config: Config, stage: StageFolder) -> dict[str, Any]:
+    """Count, select, shrink, certify; returns what the manifest and the closing table say."""
+    base = stage.input("base")
+    tokenizer = TokenizerFile.read(base / "tokenizer.json")
+    segmenter = read_tokenizer(base / "tokenizer.json")
+    corpora = find_corpora(config.init, config.languages, config.folder("data"), config.mirror)
+    counts = count_pieces(corpora, segmenter, config.languages, tokenizer.size, config.init.scripts)
+    prompts = segmenter.encode_batch([prompt for prompt in config.base.prompts.values() if prompt])
+    needed = np.unique(np.array([token for prompt in prompts for token in prompt.ids], dtype=np.int64))
+    selection = select(tokenizer, counts.occurrences, config.init, config.languages, needed)
+    with stage.scratch() as scratch:
+        (scratch / "vocabulary").mkdir()
+        sizes = shrink(base, scratch, tokenizer, selection.kept)
+        if sizes.padding_rows_dropped:
+            log.info("dropped %d embedding rows that no id reaches", sizes.padding_rows_dropped)
+        write_id_map(scratch / "vocabulary/id_map.parquet", tokenizer, selection.kept, counts.occurrences)
+        content = certify(config, base, scratch, tokenizer, corpora, counts, selection, sizes)
+        write_json(scratch / "certificate.json", content)
+    checked = content["checked"].values()
+    return {
+        "vocabulary before": sizes.vocabulary_before,
+        "vocabulary after": sizes.vocabulary_after,
+        "parameters before": sizes.parameters_before,
+        "parameters after": sizes.parameters_after,
+        "texts compared": sum(entry["compared"] for entry in checked),
+        "texts covered": sum(entry["covered"] for entry in checked),
+        "mismatches among covered texts": sum(entry["mismatches"] for entry in checked),
+    }
