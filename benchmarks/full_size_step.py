@@ -42,8 +42,8 @@ def step(tokens: int, pairs: int) -> dict[str, float]:
     from transformers import XLMRobertaConfig, XLMRobertaModel
 
     from pipeline.core.precision import attention_implementation, uses_bfloat16
+    from training.batches import MiniBatches
     from training.losses import PlannedLoss
-    from training.tokenization import MiniBatches
 
     config = XLMRobertaConfig(
         vocab_size=VOCABULARY, hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096,
