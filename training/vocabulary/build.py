@@ -19,10 +19,10 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     """Count, select, shrink, certify; returns what the manifest and the closing table say."""
     base = stage.input("base")
     tokenizer = TokenizerFile.read(base / "tokenizer.json")
-    segmenter = read_tokenizer(base / "tokenizer.json")
+    before = read_tokenizer(base / "tokenizer.json")
     corpora = find_corpora(config.init, config.languages, config.folder("data"), config.mirror)
-    counts = count_pieces(corpora, segmenter, config.languages, tokenizer.size, config.init.scripts)
-    prompts = segmenter.encode_batch([prompt for prompt in config.base.prompts.values() if prompt])
+    counts = count_pieces(corpora, before, config.languages, tokenizer.size, config.init.scripts)
+    prompts = before.encode_batch([prompt for prompt in config.base.prompts.values() if prompt])
     needed = np.unique(np.array([token for prompt in prompts for token in prompt.ids], dtype=np.int64))
     selection = select(tokenizer, counts.occurrences, config.init, config.languages, needed)
     with stage.scratch() as scratch:
@@ -31,7 +31,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
         if sizes.padding_rows_dropped:
             log.info("dropped %d embedding rows that no id reaches", sizes.padding_rows_dropped)
         write_id_map(scratch / "vocabulary/id_map.parquet", tokenizer, selection.kept, counts.occurrences)
-        content = certify(config, base, scratch, tokenizer, corpora, counts, selection, sizes)
+        content = certify(config, base, scratch, tokenizer, before, corpora, counts, selection, sizes)
         write_json(scratch / "certificate.json", content)
     checked = content["checked"].values()
     return {

@@ -42,17 +42,18 @@ def certify(
     base: Path,
     shrunk: Path,
     tokenizer: TokenizerFile,
+    before: Tokenizer,
     corpora: list[Corpus],
     counts: LanguageCounts,
     selection: Selection,
     sizes: Sizes,
 ) -> dict[str, Any]:
-    """Compare the base and the shrunk folder; returns what `certificate.json` says.
+    """Compare the base, with its tokenizer `before`, and the shrunk folder; returns what `certificate.json` says.
 
     Raises:
         RuntimeError: a covered text is segmented in another way, or its hidden states differ: the theorem rules it out.
     """
-    before, after = (read_tokenizer(folder / "tokenizer.json") for folder in (base, shrunk))
+    after = read_tokenizer(shrunk / "tokenizer.json")
     new_ids = successors(selection.kept, tokenizer.size)
     comparison = Comparison(before, after, new_ids, tokenizer.unknown_id)
     agreements = compare_corpora(config.init, corpora, comparison, counts.texts)
