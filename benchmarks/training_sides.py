@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from pipeline.core.console import quiet
+
 STEPS, BATCH_SIZE, LENGTH, TEMPERATURE = 16, 32, 256, 0.02
 
 
@@ -19,11 +21,9 @@ def _planned(init: str, data: str, side: str, cache: str, angle_weight: float = 
     from configs.schema.config import Config
     from configs.schema.training import SideConfig, TrainingConfig
     from training.batch_plan import BatchPlan, plan_batches
-    from training.finetune import plan_settings, quieten
     from training.model_files import load_model
-    from training.prepared import prepare_sets
+    from training.sets import prepare_sets
 
-    quieten()
     settings = SideConfig(
         batch_size=BATCH_SIZE,
         anchor_length=LENGTH,
@@ -38,15 +38,16 @@ def _planned(init: str, data: str, side: str, cache: str, angle_weight: float = 
     config.training = TrainingConfig(settings, settings, settings)
     model = load_model(Path(init), "auto", settings)
     sets = prepare_sets(side, settings, model, Path(data), Path(cache))
-    plan = plan_batches([item.rows for item in sets.train.values()], plan_settings(settings, config.seed))
+    plan = plan_batches([item.rows for item in sets.train.values()], settings, config.seed)
     return config, model, sets, BatchPlan(plan.batches[:STEPS], plan.left_out)
 
 
+@quiet()
 def padding(init: str, data: str, side: str) -> dict[str, Any]:
     """The planned steps' padding, the rows they take, and the padding of the same rows in the library's batches."""
     import numpy as np
 
-    from training.plan_report import padded_tokens
+    from training.batches import padded_tokens
 
     with TemporaryDirectory() as cache:
         config, _, sets, plan = _planned(init, data, side, cache)
@@ -65,6 +66,7 @@ def padding(init: str, data: str, side: str) -> dict[str, Any]:
         }
 
 
+@quiet()
 def train_ours(init: str, data: str, side: str, angle_weight: float = 0.0) -> float:
     """Our trainer on the planned steps."""
     from pipeline.core.artefact import StageFolder
@@ -83,11 +85,12 @@ def train_ours(init: str, data: str, side: str, angle_weight: float = 0.0) -> fl
         return time.perf_counter() - started
 
 
+@quiet()
 def train_bare(init: str, data: str, side: str) -> float:
     """Forward, backward, clipping and optimizer on the tensors that our trainer gets, and nothing else."""
     from pipeline.core.precision import keep_freed_memory, uses_bfloat16
+    from training.batches import MiniBatches, PlannedRows
     from training.losses import PlannedLoss
-    from training.tokenization import MiniBatches, PlannedRows
 
     keep_freed_memory()
     with TemporaryDirectory() as cache:
@@ -118,6 +121,7 @@ def train_bare(init: str, data: str, side: str) -> float:
     return time.perf_counter() - started
 
 
+@quiet()
 def train_sentence_transformers(
     init: str, pairs: str, prompts: dict[str, str], keep_memory: bool = False, in_order: bool = False
 ) -> float:
@@ -137,12 +141,10 @@ def train_sentence_transformers(
     from torch.utils.data import SequentialSampler
 
     from pipeline.core.precision import keep_freed_memory, uses_bfloat16
-    from training.finetune import quieten
 
     def planned_order(dataset: Any, batch_size: int, drop_last: bool, **kwargs: Any) -> DefaultBatchSampler:
         return DefaultBatchSampler(SequentialSampler(dataset), batch_size, drop_last)
 
-    quieten()
     if keep_memory:
         keep_freed_memory()
     model = SentenceTransformer(init, device="cpu")

@@ -1,9 +1,9 @@
 """`make plan`: what training would do and cost, without training."""
 
 from pipeline.application import hydra_application
-from training.plan import plan
+from training.estimate import show_estimate
 
-main = hydra_application(plan)
+main = hydra_application(show_estimate)
 
 if __name__ == "__main__":
     main()

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from configs.schema.training import SideConfig
 from pipeline.core.errors import UserError
 from pipeline.core.seeding import generator
 
@@ -52,20 +53,6 @@ class GlobalBatch:
 
 
 @dataclasses.dataclass(frozen=True)
-class PlanSettings:
-    """The part of a side's config that the plan depends on."""
-
-    batch_size: int
-    batch_multiple: int
-    bucket_batches: int
-    epochs: float
-    max_steps: int | None
-    mixing: str
-    mixing_temperature: float
-    seed: int
-
-
-@dataclasses.dataclass(frozen=True)
 class BatchPlan:
     """All global batches of a run in order, and what they leave out."""
 
@@ -82,21 +69,21 @@ class BatchPlan:
         return digest.hexdigest()
 
 
-def plan_batches(sets: Sequence[SetRows], settings: PlanSettings) -> BatchPlan:
-    """Plan a whole run; raises UserError where a set has no batch to give."""
+def plan_batches(sets: Sequence[SetRows], side: SideConfig, seed: int) -> BatchPlan:
+    """Plan a whole run from sizes, epochs and mixing of the side; raises UserError where a set has no batch to give."""
     sets = [rows for rows in sets if rows.weight > 0]
     left_out: dict[str, Counter[str]] = {rows.name: Counter() for rows in sets}
-    first = {rows.name: _epoch(rows, settings, 0, left_out[rows.name]) for rows in sets}
+    first = {rows.name: _epoch(rows, side, seed, 0, left_out[rows.name]) for rows in sets}
     for rows in sets:
         if not first[rows.name]:
             raise UserError(
-                f"{len(rows.anchors)} rows give no batch of at least {settings.batch_multiple} rows with a loss",
+                f"{len(rows.anchors)} rows give no batch of at least {side.batch_multiple} rows with a loss",
                 where=f"set {rows.name}",
                 remedy=f"give it more rows, or leave it out: training.<side>.sets.{rows.name}.weight=0",
             )
-    streams = {rows.name: _stream(rows, settings, first[rows.name]) for rows in sets}
-    quotas = _quotas({rows.name: rows.repeat * len(first[rows.name]) for rows in sets}, sets, settings)
-    batches = [next(streams[name]) for name in _order(quotas, settings)]
+    streams = {rows.name: _stream(rows, side, seed, first[rows.name]) for rows in sets}
+    quotas = _quotas({rows.name: rows.repeat * len(first[rows.name]) for rows in sets}, sets, side)
+    batches = [next(streams[name]) for name in _order(quotas, side, seed)]
     return BatchPlan(batches, {name: dict(reasons) for name, reasons in left_out.items()})
 
 
@@ -113,18 +100,18 @@ def has_angle(rows: SetRows, batch: GlobalBatch) -> bool:
     return rows.angle and len(labels | ({0.0} if batch.negatives.shape[1] else set())) > 1
 
 
-def _stream(rows: SetRows, settings: PlanSettings, first: list[GlobalBatch]) -> Iterator[GlobalBatch]:
+def _stream(rows: SetRows, side: SideConfig, seed: int, first: list[GlobalBatch]) -> Iterator[GlobalBatch]:
     """A set's batches, epoch after epoch."""
     yield from first
     for epoch in itertools.count(1):
-        yield from _epoch(rows, settings, epoch, Counter())
+        yield from _epoch(rows, side, seed, epoch, Counter())
 
 
-def _quotas(available: dict[str, int], sets: Sequence[SetRows], settings: PlanSettings) -> dict[str, int]:
+def _quotas(available: dict[str, int], sets: Sequence[SetRows], side: SideConfig) -> dict[str, int]:
     """How many batches each set gives: its share of the steps by largest remainder, and at least one."""
-    steps = settings.max_steps or max(1, round(settings.epochs * sum(available.values())))
-    power = {"proportional": 1.0, "temperature": 1 / settings.mixing_temperature, "round_robin": 0.0}
-    shares = {rows.name: rows.weight * available[rows.name] ** power[settings.mixing] for rows in sets}
+    steps = side.max_steps or max(1, round(side.epochs * sum(available.values())))
+    power = {"proportional": 1.0, "temperature": 1 / side.mixing_temperature, "round_robin": 0.0}
+    shares = {rows.name: rows.weight * available[rows.name] ** power[side.mixing] for rows in sets}
     wanted = {name: steps * share / sum(shares.values()) for name, share in shares.items()}
     quotas = {name: max(1, int(value)) for name, value in wanted.items()}
     by_remainder = sorted(wanted, key=lambda name: (int(wanted[name]) - wanted[name], name))
@@ -133,30 +120,30 @@ def _quotas(available: dict[str, int], sets: Sequence[SetRows], settings: PlanSe
     return quotas
 
 
-def _order(quotas: dict[str, int], settings: PlanSettings) -> list[str]:
+def _order(quotas: dict[str, int], side: SideConfig, seed: int) -> list[str]:
     """The sets in the order of their batches: each spread evenly over the run, shifted by chance within its share.
 
     What is beyond `max_steps` goes from the end, but a set's only batch stays while others have more.
     """
     places = []
     for name, quota in sorted(quotas.items()):
-        shift = generator(settings.seed, "plan", "order", name).random(quota)
-        shift *= settings.mixing != "round_robin"
+        shift = generator(seed, "plan", "order", name).random(quota)
+        shift *= side.mixing != "round_robin"
         places += [((index + shift[index]) / quota, name) for index in range(quota)]
     order: list[str] = []
-    beyond = len(places) - (settings.max_steps or len(places))
+    beyond = len(places) - (side.max_steps or len(places))
     for _, name in sorted(places, reverse=True):
         if beyond > 0 and quotas[name] > 1:
             beyond -= 1
             quotas = quotas | {name: quotas[name] - 1}
         else:
             order.append(name)
-    return order[::-1][: settings.max_steps]
+    return order[::-1][: side.max_steps]
 
 
-def _epoch(rows: SetRows, settings: PlanSettings, epoch: int, left_out: Counter[str]) -> list[GlobalBatch]:
+def _epoch(rows: SetRows, side: SideConfig, seed: int, epoch: int, left_out: Counter[str]) -> list[GlobalBatch]:
     """One pass over a set, its batches in random order; `left_out` counts the rows that no batch took."""
-    random = generator(settings.seed, "plan", rows.name, str(epoch))
+    random = generator(seed, "plan", rows.name, str(epoch))
     taken = np.minimum([len(texts) for texts in rows.negatives], rows.most_negatives)
     useful = np.isnan(rows.scores) | (rows.scores == 1) | rows.angle
     left_out["score below 1 without AnglE"] += int((~useful).sum())
@@ -164,7 +151,7 @@ def _epoch(rows: SetRows, settings: PlanSettings, epoch: int, left_out: Counter[
     for number in np.unique(taken[useful]):
         group = np.flatnonzero(useful & (taken == number))
         chosen = {row: random.permutation(len(rows.negatives[row]))[:number] for row in group.tolist()}
-        for members in _fill(rows, group, chosen, settings, random, left_out):
+        for members in _fill(rows, group, chosen, side, random, left_out):
             batch = GlobalBatch(rows.name, np.array(members), np.array([chosen[row] for row in members]))
             if has_contrast(rows, batch) or has_angle(rows, batch):
                 batches.append(batch)
@@ -177,7 +164,7 @@ def _fill(
     rows: SetRows,
     group: Integers,
     chosen: dict[int, Integers],
-    settings: PlanSettings,
+    side: SideConfig,
     random: np.random.Generator,
     left_out: Counter[str],
 ) -> Iterator[list[int]]:
@@ -186,13 +173,13 @@ def _fill(
     A bucket is a run of rows in order of length, a whole number of batches long, so that only batches of the last
     bucket are smaller. Rows that conflict with every batch of their bucket wait for the next one.
     """
-    size, multiple = settings.batch_size, settings.batch_multiple
+    size, multiple = side.batch_size, side.batch_multiple
     shuffled = random.permutation(group)
     ordered = shuffled[np.argsort(rows.lengths[shuffled], kind="stable")]
     waiting: list[int] = []
     position = 0
     while position < len(ordered):
-        wanted = max(size, settings.bucket_batches * size - len(waiting))
+        wanted = max(size, side.bucket_batches * size - len(waiting))
         bucket = [*waiting, *ordered[position : position + wanted].tolist()]
         position += wanted
         batches, waiting = _place(rows, [bucket[i] for i in random.permutation(len(bucket))], chosen, size)

@@ -13,7 +13,7 @@ from sentence_transformers.sentence_transformer.evaluation import (
 )
 
 from data.pair_files import read_pairs
-from training.tokenization import Prompts
+from training.model_files import Prompts
 
 BATCH_SIZE = 64
 

@@ -2,16 +2,11 @@
 
 import dataclasses
 import hashlib
-import json
-import logging
 import signal
-import warnings
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
-import transformers
 from accelerate import PartialState
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
 from transformers.integrations import get_available_reporting_integrations
@@ -19,22 +14,22 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from configs.schema.config import Config
 from configs.schema.training import SideConfig
-from pipeline.core.artefact import StageFolder, remove, retired
-from pipeline.core.console import console, log
+from pipeline.core.artefact import StageFolder, remove, retired, write_json
+from pipeline.core.console import console, log, quiet
 from pipeline.core.errors import Stopped, UserError
 from pipeline.core.precision import keep_freed_memory, uses_bfloat16
 from pipeline.core.seeding import derived_seed
-from training.batch_plan import BatchPlan, GlobalBatch, PlanSettings, SetRows, plan_batches
+from training.batch_plan import BatchPlan, GlobalBatch, SetRows, plan_batches
+from training.batches import MiniBatches, PlannedRows, plan_report
 from training.callbacks import Checkpoints, MetricsLog, Preemption, StepBar, StepLines
 from training.dev_scores import DevScores
 from training.losses import PlannedLoss
 from training.model_files import load_model, save_model
-from training.plan_report import plan_report
-from training.prepared import PreparedSets, prepare_sets
-from training.tokenization import MiniBatches, PlannedRows
+from training.sets import PreparedSets, prepare_sets
 from training.trainer import PlannedTrainer, last_checkpoint
 
 
+@quiet()
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     """Train the stage's side from the init model; returns the manifest's metrics.
 
@@ -45,19 +40,17 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     bfloat16 = uses_bfloat16(config.precision)
     process = PartialState(cpu=not torch.cuda.is_available())  # without cpu=True ranks on CPU would each stand alone
     check_processes(process.num_processes, stage.name, side)
-    quieten()
     if process.device.type == "cpu":
         keep_freed_memory()
     model = load_model(stage.input("init"), config.base.attention, side)
     checkpoints = stage.path / "checkpoints"
     with process.main_process_first():
         sets = prepare_sets(stage.name, side, model, stage.input("data"), checkpoints / "tokens")
-    plan = plan_batches([item.rows for item in sets.train.values()], plan_settings(side, config.seed))
+    plan = plan_batches([item.rows for item in sets.train.values()], side, config.seed)
     report = plan_report(plan, sets.train, side)
     check_angle(report, stage.name, side)
     if process.is_main_process:
-        with stage.replacing("plan.json") as path:
-            path.write_text(json.dumps(report, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        write_json(stage.path / "plan.json", report)
     trainer = make_trainer(config, stage, model, sets, plan, bfloat16)
     resume = last_checkpoint(checkpoints, trainer.run_digest) if stage.resuming else None
     torch.manual_seed(derived_seed(config.seed, "dropout", str(process.process_index)))
@@ -178,27 +171,12 @@ def _is_number(field: "dataclasses.Field[Any]") -> bool:
     return isinstance(field.default, int | float) and field.type in (int, float)
 
 
-def plan_settings(side: SideConfig, seed: int) -> PlanSettings:
-    """What the plan takes from a side's config."""
-    return PlanSettings(
-        batch_size=side.batch_size,
-        batch_multiple=side.batch_multiple,
-        bucket_batches=side.bucket_batches,
-        epochs=side.epochs,
-        max_steps=side.max_steps,
-        mixing=side.mixing,
-        mixing_temperature=side.mixing_temperature,
-        seed=seed,
-    )
-
-
 def plan_dev(sets: list[SetRows], side: SideConfig) -> dict[str, list[GlobalBatch]]:
     """One pass over each dev set, for the dev loss; sets too small for a batch have none."""
-    planned = {}
+    planned, once = {}, dataclasses.replace(side, epochs=1.0, max_steps=None)
     for rows in sets:
-        settings = dataclasses.replace(plan_settings(side, seed=0), epochs=1.0, max_steps=None)
         try:
-            planned[rows.name] = plan_batches([rows], settings).batches
+            planned[rows.name] = plan_batches([rows], once, seed=0).batches
         except UserError:
             log.info("%s: too few dev rows for a batch", rows.name)
     return planned
@@ -242,12 +220,3 @@ def closing_metrics(trainer: PlannedTrainer, report: dict[str, Any]) -> dict[str
         "loss": losses[-1] if losses else None,
         **scores,
     }
-
-
-def quieten() -> None:
-    """Keep the libraries' own progress bars and remarks out of the stage's output."""
-    datasets.disable_progress_bars()
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=FutureWarning, module="(sentence_transformers|accelerate)")

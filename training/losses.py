@@ -89,7 +89,7 @@ def contrastive_loss(
 class PlannedLoss(CachedLossMixin, nn.Module):
     """`contrastive + angle_weight * AnglE` of a rank's slice of a global batch, every text encoded once.
 
-    The texts of all columns come as mini-batches of similar length (`training.tokenization.MiniBatches`), so columns
+    The texts of all columns come as mini-batches of similar length (`training.batches.MiniBatches`), so columns
     of different length are never padded to each other. A batch that fits into `mini_batch_num_tokens` is embedded
     with one graph; a larger one goes through gradient caching, with the same gradient.
     """

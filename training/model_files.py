@@ -1,5 +1,6 @@
 """The init model in, the fine-tuned model out, with everything of the folder that is not a weight kept as it is."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,12 +11,18 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from configs.schema.training import SideConfig
+from pipeline.core.checkpoint import WEIGHTS
 from pipeline.core.errors import UserError
-from pipeline.core.models import load_folder
+from pipeline.core.models import NOT_THE_MODEL, load_folder
 from pipeline.core.precision import attention_implementation
 
-WEIGHTS = "model.safetensors"
-NOT_MODEL = {"manifest.json", "certificate.json", "vocabulary", "units", WEIGHTS}  # of init's folder
+
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+    """What stands before a set's texts; symmetric sets have the query prompt on both sides."""
+
+    anchor: str
+    positive: str
 
 
 def load_model(folder: Path, attention: str, side: SideConfig) -> SentenceTransformer:
@@ -63,9 +70,16 @@ def _check_prompts(model: SentenceTransformer, folder: Path) -> None:
         )
 
 
+def prompts_of(model: SentenceTransformer, data_side: str) -> Prompts:
+    """Symmetric sets take the query prompt on both sides, asymmetric ones query and document."""
+    query = model.prompts.get("query") or ""
+    document = model.prompts.get("document") or ""
+    return Prompts(query, query if data_side == "symmetric" else document)
+
+
 def save_model(model: SentenceTransformer, init: Path, folder: Path) -> None:
     """Write a sentence-transformers folder: new weights; tokenizer, pooling, prompts and heads are those of `init`."""
-    shutil.copytree(init, folder, ignore=lambda _, names: NOT_MODEL.intersection(names))
+    shutil.copytree(init, folder, ignore=shutil.ignore_patterns(*NOT_THE_MODEL, WEIGHTS))
     with TemporaryDirectory(dir=folder) as scratch:
         encoder_of(model).save_pretrained(scratch)
         (Path(scratch) / WEIGHTS).rename(folder / WEIGHTS)

@@ -18,8 +18,8 @@ from pipeline.core.artefact import remove, write_json
 from pipeline.core.errors import UserError, first_line
 from pipeline.core.models import RAISED_BY_FILES
 from training.batch_plan import GlobalBatch
+from training.batches import PlannedRows
 from training.losses import PlannedLoss
-from training.tokenization import PlannedRows
 
 MARK = "complete.json"  # in a checkpoint folder whose files are all written
 
@@ -38,7 +38,7 @@ class PlannedBatchSampler(BatchSampler):
 
 
 class PlannedTrainer(SentenceTransformerTrainer):
-    """Trains on planned global batches; `train_dataset` and `eval_dataset` are `training.tokenization.PlannedRows`.
+    """Trains on planned global batches; `train_dataset` and `eval_dataset` are `training.batches.PlannedRows`.
 
     Args:
         batches: the global batches of the run, one an optimizer step.

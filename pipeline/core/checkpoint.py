@@ -10,25 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
+from safetensors import SafetensorError, safe_open
+
 from pipeline.core.errors import UserError
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+SHARDS = "model-*.safetensors"
 FLOATING = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 WHOLE = {"I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool"}
 CODES = {name: code for code, name in FLOATING.items()}
-ITEM_BYTES = {
-    "F64": 8,
-    "F32": 4,
-    "F16": 2,
-    "BF16": 2,
-    "I64": 8,
-    "I32": 4,
-    "I16": 2,
-    "I8": 1,
-    "U8": 1,
-    "BOOL": 1,
-}
+ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 ALIGNMENT = 8  # safetensors starts its data at a multiple of this
 PART = 1 << 26  # bytes that the disk is told to store at once
 BUFFER = 1 << 18  # bytes copied at once where the kernel does not copy: they stay in the processor's cache
@@ -176,7 +168,8 @@ def weight_files(folder: Path) -> list[Path]:
     paths = [folder / shard for shard in _shards(index)] if index.is_file() else [folder / WEIGHTS]
     for path in paths:
         if not path.is_file():
-            raise UserError("no weights in safetensors", where=str(path), remedy="save the model as safetensors")
+            remedy = "save the model as safetensors; a folder that a stage made: remove it and run again"
+            raise UserError("no weights in safetensors", where=str(path), remedy=remedy)
     return paths
 
 
@@ -194,8 +187,6 @@ def _shards(index: Path) -> list[str]:
 
 def read_header(path: Path) -> tuple[dict[str, Any], int]:
     """A safetensors file's header and the byte at which its data starts; the library checks it first."""
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(path, framework="numpy"):
             pass

@@ -21,6 +21,9 @@ RAISED_BY_FILES = (
 # What is read of a Hub model's repository; torch's files only where it has no others.
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*_linear.pt", "*/config.json"]
 TORCH_FILES = ["*pytorch_model*.bin"]
+HEADS = ("sparse_linear.pt", "colbert_linear.pt")  # bge-m3's sparse and multi-vector outputs
+# What stages leave in a model's folder beside the model.
+NOT_THE_MODEL = ("manifest.json", "certificate.json", "README.md", "vocabulary", "units")
 REMEDY = "give a sentence-transformers folder, or make the model again"
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from configs.schema.init import BaseConfig
 from evaluation.embedding import Embedder
-from training.bases.random import make_random
+from training.bases.random_model import make_random
 
 PROMPTS = {"query": "query: ", "document": "passage: "}
 MakeModel = Callable[..., Path]

@@ -40,7 +40,7 @@ SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 60 40"><rect width="
 
 def tiny_model(folder: Path, repository: Path, **base: Any) -> Path:
     """A random two-layer model as the chain's tiny base makes it; `base` changes its config. Made once a process."""
-    from training.bases.random import make_random
+    from training.bases.random_model import make_random
 
     made = Path(MADE.name, hashlib.sha256(repr(sorted(base.items())).encode()).hexdigest())
     if not made.exists():

@@ -14,7 +14,7 @@ from configs.schema.init import BaseConfig
 from evaluation.embedding import Embedder
 from evaluation.heads import HEAD_FILES, multi_vector_encoder, read_heads, sparse_encoder
 from tests.flag_embedding import encoded
-from training.bases.random import make_random
+from training.bases.random_model import make_random
 
 pytestmark = pytest.mark.slow
 

@@ -6,19 +6,20 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from configs.schema.training import SideConfig
 from tests.training.planned_sets import features_of, gradients, planned_loss, rows, tiny_model, tokenised
-from training.batch_plan import GlobalBatch, PlanSettings, plan_batches
+from training.batch_plan import GlobalBatch, plan_batches
 
+ONE_BATCH = SideConfig(batch_size=16, batch_multiple=8, bucket_batches=4, max_steps=1)
 ALL_IN_ONE, CACHED = 10**6, 60  # mini-batch budgets in tokens
 CASES = {"contrastive": 0.0, "combined": 0.3}  # angle weights; AnglE's own gradient is their difference
-SETTINGS = PlanSettings(16, 8, 4, 1.0, 1, "proportional", 2.0, 7)
 ROWS = {"scored": {"negatives": 0, "scored": True}, "triplets": {"negatives": 1, "scored": False}}
 
 
 def gradient(folder: Path, kind: str, angle_weight: float, budget: int, rank: int, world: int) -> torch.Tensor:
     """The gradient of one planned batch, from this rank's slice."""
     item = tokenised(folder / kind, rows(16, **ROWS[kind]), angle=True)
-    batch: GlobalBatch = plan_batches([item.rows], SETTINGS).batches[0].slice(rank, world)
+    batch: GlobalBatch = plan_batches([item.rows], ONE_BATCH, seed=7).batches[0].slice(rank, world)
     model: torch.nn.Module = tiny_model()
     wrapped = DistributedDataParallel(model, broadcast_buffers=False) if world > 1 else model
     features, labels = features_of(item, batch, budget, angle_weight)

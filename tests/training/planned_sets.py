@@ -16,9 +16,10 @@ from configs.schema.training import SideConfig, TrainingConfig
 from pipeline.core.artefact import Manifest
 from tests.training.small_bases import TINY, config, tiny_base
 from training.batch_plan import GlobalBatch
+from training.batches import MiniBatches, PlannedRows
 from training.losses import PlannedLoss
-from training.model_files import load_model
-from training.tokenization import MiniBatches, PlannedRows, Prompts, TokenisedSet, tokenised_set
+from training.model_files import Prompts, load_model
+from training.sets import TokenisedSet, tokenised_set
 
 SCHEMA = pa.schema(
     [("anchor", pa.string()), ("positive", pa.string()), ("negatives", pa.list_(pa.string())), ("score", pa.float32())]

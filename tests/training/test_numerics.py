@@ -15,9 +15,9 @@ from pipeline.core.errors import UserError
 from pipeline.stage import planned, run_stage
 from tests.training.planned_sets import prepared_run, rows
 from training.batch_plan import plan_batches
-from training.finetune import make_trainer, plan_settings
+from training.finetune import make_trainer
 from training.model_files import load_model
-from training.prepared import prepare_sets
+from training.sets import prepare_sets
 
 SETS = {"symmetric/pairs": rows(64), "symmetric/scored": rows(64, seed=1, scored=True)}
 SIDE = {"max_steps": 3, "angle_weight": 0.1, "learning_rate": 1e-3}
@@ -31,7 +31,7 @@ def test_a_gradient_that_is_not_finite_stops_at_its_step_and_names_the_rows(tmp_
     stage.path.mkdir(parents=True)
     model = load_model(config.folder("init"), "eager", side)
     sets = prepare_sets("symmetric", side, model, config.folder("data"), tmp_path / "tokens")
-    plan = plan_batches([item.rows for item in sets.train.values()], plan_settings(side, config.seed))
+    plan = plan_batches([item.rows for item in sets.train.values()], side, config.seed)
     trainer = make_trainer(config, stage, model, sets, plan, False)
 
     def plant(parameter: torch.Tensor) -> None:

@@ -12,7 +12,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_to
 from configs.schema.init import CorpusConfig
 from pipeline.core.errors import UserError
 from tests.training.small_bases import tiny_base, true_tokenizer
-from training.bases.random import sample_texts
+from training.bases.random_model import sample_texts
 from training.bases.sources import SAMPLES
 from training.vocabulary.corpora import Corpus
 from training.vocabulary.counting import WordCounter, cuts_at_spaces, piece_counts

@@ -9,9 +9,8 @@ import pytest
 from configs.schema.init import BaseConfig, InitConfig
 from pipeline.core.errors import UserError
 from tests.training.small_bases import tiny_base, true_tokenizer
-from training.bases.random import model_config, tensor_shapes
-from training.vocabulary.scripts import characters_of, scripts_of
-from training.vocabulary.selection import check_specials, covering_ids, select
+from training.bases.random_model import model_config, tensor_shapes
+from training.vocabulary.selection import characters_of, covering_ids, scripts_of, select
 from training.vocabulary.tokenizer_file import TokenizerFile
 
 NOTHING = np.array([], dtype=np.int64)
@@ -114,14 +113,6 @@ def test_a_size_too_small_for_what_must_stay_is_an_error(tokenizer: TokenizerFil
     occurrences = {"ru": counts(tokenizer, 4)}
     with pytest.raises(UserError, match=r"max_size 20 would drop special tokens.*raise it to at least"):
         select(tokenizer, occurrences, InitConfig(max_size=20), ["ru"], NOTHING)
-
-
-@pytest.mark.parametrize("dropped", [0, 1, 2, 3, -1])
-def test_dropping_a_special_token_is_an_error(tokenizer: TokenizerFile, dropped: int) -> None:
-    specials = [0, 1, 2, 3, tokenizer.size - 1]
-    specials.pop(dropped)
-    with pytest.raises(UserError, match=r"would drop the special tokens <"):
-        check_specials(tokenizer, np.array([*specials, 50]))
 
 
 def test_the_card_s_arithmetic_holds() -> None:

@@ -7,15 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.core.checkpoint import Checkpoint
 from pipeline.core.errors import UserError
 from tests.training.small_bases import tiny_base
-from training.bases.random import sample_texts
+from training.bases.random_model import sample_texts
 from training.bases.sources import SAMPLES
-from training.vocabulary.sentencepiece_file import shrink_sentencepiece
-from training.vocabulary.shrinking import Sizes, shrink
-from training.vocabulary.tokenizer_file import TokenizerFile
-from training.vocabulary.weights import EMBEDDING, open_weights
+from training.vocabulary.shrinking import EMBEDDING, Sizes, shrink
+from training.vocabulary.tokenizer_file import TokenizerFile, shrink_sentencepiece
 
 WORDS = "embeddings.word_embeddings.weight"
 KEPT = np.array([*range(4), *range(4, 1100, 3), 1198, 1199], dtype=np.int64)
@@ -112,32 +109,18 @@ def test_the_shrunk_folder_loads_everywhere(base: Path) -> None:
     np.testing.assert_allclose(embeddings, pooled.numpy(), atol=1e-6)
 
 
-def test_torch_s_own_file_shrinks_to_the_same_bytes(base: Path) -> None:
-    import torch
-    from safetensors.torch import load_file
-
-    expected, _ = shrunk(base)
-    as_safetensors = (expected / "model.safetensors").read_bytes()
-    shutil.rmtree(expected)
-    state = load_file(base / "model.safetensors")
-    (base / "model.safetensors").unlink()
-    with Checkpoint(tiny_base()) as stored:
-        torch.save({name: state[name] for name in stored.tensors}, base / "pytorch_model.bin")
-    target, _ = shrunk(base)
-    assert (target / "model.safetensors").read_bytes() == as_safetensors
-    assert not (target / "pytorch_model.bin").exists()
+@pytest.mark.parametrize("dropped", [0, 1, 2, 3, -1])
+def test_dropping_a_special_token_is_an_error(base: Path, dropped: int) -> None:
+    specials = [0, 1, 2, 3, 1199]
+    specials.pop(dropped)
+    with pytest.raises(UserError, match=r"would drop the special tokens <"):
+        shrunk(base, np.array([*specials, 50]))
 
 
-def test_a_torch_file_that_holds_more_than_tensors_is_refused(base: Path) -> None:
-    import torch
-
-    (base / "model.safetensors").unlink()
-    torch.save({"weights": Path("x")}, base / "pytorch_model.bin")  # would need code to be run
-    with pytest.raises(UserError, match=r"can't read torch's file"):
-        open_weights(base)
-    (base / "pytorch_model.bin").write_bytes(b"\x80\x02pickle")
-    with pytest.raises(UserError, match=r"not a torch file in zip format"):
-        open_weights(base)
+def test_a_base_that_an_earlier_version_left_as_torch_s_file_is_to_be_made_again(base: Path) -> None:
+    (base / "model.safetensors").rename(base / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"no weights in safetensors.*a folder that a stage made: remove it"):
+        shrunk(base)
 
 
 def test_shards_and_language_model_heads_are_shrunk_alike(base: Path) -> None:

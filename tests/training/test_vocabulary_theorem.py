@@ -13,11 +13,9 @@ from sentencepiece import SentencePieceProcessor
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 from tokenizers import Tokenizer
 
-from training.vocabulary.certificate import successors
-from training.vocabulary.comparison import DROPPED, Comparison
+from training.vocabulary.certificate import DROPPED, Comparison, successors
 from training.vocabulary.selection import pinned_id
-from training.vocabulary.sentencepiece_file import shrink_sentencepiece
-from training.vocabulary.tokenizer_file import TokenizerFile
+from training.vocabulary.tokenizer_file import TokenizerFile, shrink_sentencepiece
 
 SPECIALS = ["<s>", "<pad>", "</s>", "<unk>"]
 UNKNOWN, CONTROL = 2, 3

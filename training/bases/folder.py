@@ -1,10 +1,9 @@
 """The files around a base's weights and vocabulary: tokenizer settings and sentence-transformers modules."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 from configs.schema.init import BaseConfig
+from pipeline.core.artefact import write_json
 
 SPECIAL_TOKENS = {
     "bos_token": "<s>",
@@ -34,13 +33,13 @@ def write_modules(folder: Path, config: BaseConfig, width: int) -> None:
     ]
     if config.normalize:
         ends = {"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding"}
-        write(folder / "2_Normalize/config.json", ends)
+        write_json(folder / "2_Normalize/config.json", ends)
     pooling = {key: mode == config.pooling for mode, key in POOLING_KEYS.items()}
-    write(folder / "modules.json", modules)
-    write(folder / "1_Pooling/config.json", {"word_embedding_dimension": width, **pooling})
-    write(folder / "sentence_bert_config.json", {"max_seq_length": config.max_length, "do_lower_case": False})
+    write_json(folder / "modules.json", modules)
+    write_json(folder / "1_Pooling/config.json", {"word_embedding_dimension": width, **pooling})
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": config.max_length, "do_lower_case": False})
     settings = {"prompts": config.prompts, "default_prompt_name": "query" if config.prompts["query"] else None}
-    write(folder / "config_sentence_transformers.json", {**settings, "similarity_fn_name": "cosine"})
+    write_json(folder / "config_sentence_transformers.json", {**settings, "similarity_fn_name": "cosine"})
 
 
 def write_tokenizer_config(folder: Path, max_length: int) -> None:
@@ -51,9 +50,4 @@ def write_tokenizer_config(folder: Path, max_length: int) -> None:
     """
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": max_length, **SPECIAL_TOKENS}
     names = ["input_ids", "attention_mask"]  # one segment only: no token_type_ids, as with XLM-R
-    write(folder / "tokenizer_config.json", {**settings, "model_input_names": names})
-
-
-def write(path: Path, content: Any) -> None:
-    """Write one JSON file of a model folder."""
-    path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "tokenizer_config.json", {**settings, "model_input_names": names})

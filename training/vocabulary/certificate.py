@@ -1,20 +1,30 @@
 """The certificate: what was checked, and what the shrunk model guarantees."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import gc
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from tokenizers import Tokenizer
+from transformers import AutoModel
 
-from pipeline.core.console import progress
-from training.vocabulary.comparison import DROPPED, Agreement, Comparison, Ids
-from training.vocabulary.corpora import Corpus, text_lines
-from training.vocabulary.counting import Counts
-from training.vocabulary.hidden_states import compare_hidden_states
+from configs.schema.config import Config
+from configs.schema.init import InitConfig
+from pipeline.core.console import progress, quiet
+from training.vocabulary.corpora import Corpus, local_files, text_lines
+from training.vocabulary.language_counts import LanguageCounts
 from training.vocabulary.selection import Selection
 from training.vocabulary.shrinking import Sizes
-from training.vocabulary.tokenizer_file import TokenizerFile
+from training.vocabulary.tokenizer_file import Ids, TokenizerFile, read_tokenizer
+
+TEXTS = 4096  # segmented together
+DROPPED = -1  # where an id has no successor
+LONGEST = 128  # tokens of a text whose hidden states are compared, where the model takes as many
+BATCH = 16  # texts whose hidden states are compared together
 
 GUARANTEE = (
     "A text is segmented by the shrunk tokenizer exactly as by the original one if and only if the original uses "
@@ -28,28 +38,57 @@ GUARANTEE = (
 
 
 def certify(
+    config: Config,
+    base: Path,
+    shrunk: Path,
+    tokenizer: TokenizerFile,
+    before: Tokenizer,
     corpora: list[Corpus],
-    further: list[Path],
-    comparison: Comparison,
-    most: int | None,
-    texts: Mapping[str, int],
-    examples: int,
-) -> dict[str, Agreement]:
-    """Compare the segmentations of every corpus (an even sample of at most `most` of its texts) and of further files.
+    counts: LanguageCounts,
+    selection: Selection,
+    sizes: Sizes,
+) -> dict[str, Any]:
+    """Compare the base, with its tokenizer `before`, and the shrunk folder; returns what `certificate.json` says.
 
     Raises:
-        RuntimeError: a covered text is segmented in another way, which the theorem rules out.
+        RuntimeError: a covered text is segmented in another way, or its hidden states differ: the theorem rules it out.
     """
-    found = {}
-    for corpus in progress(corpora, "comparing segmentations", total=len(corpora)):
-        step = 1 if most is None else -(-texts[corpus.name] // most)
-        found[corpus.name] = comparison.agreement(_every(corpus, step), examples)
-    for path in further:
-        found[str(path)] = comparison.agreement(line for lines in text_lines(path) for line in lines)
-    for name, agreement in found.items():
-        if agreement.mismatches:
-            raise RuntimeError(f"{agreement.mismatches} covered texts of {name} are segmented in another way")
-    return found
+    after = read_tokenizer(shrunk / "tokenizer.json")
+    new_ids = successors(selection.kept, tokenizer.size)
+    comparison = Comparison(before, after, new_ids, tokenizer.unknown_id)
+    agreements = compare_corpora(config.init, corpora, comparison, counts.texts)
+    sources = {corpus.name: corpus.source for corpus in corpora}
+    examples = [text for agreement in agreements.values() for text in agreement.examples]
+    return {
+        "guarantee": GUARANTEE,
+        **dataclasses.asdict(sizes),
+        "pinned": {
+            "piece": tokenizer.piece(selection.pinned),
+            "score": float(tokenizer.scores[selection.pinned]),
+            "old_id": selection.pinned,
+            "new_id": int(new_ids[selection.pinned]),
+        },
+        "kept_by_reason": selection.reasons,
+        "languages": language_shares(counts.occurrences, selection.kept),
+        "checked": {
+            name: {
+                "source": sources.get(name, "local file"),
+                "texts": counts.texts.get(name, agreement.texts),
+                "compared": agreement.texts,
+                "covered": agreement.covered,
+                "coverage": agreement.coverage,
+                "mismatches": agreement.mismatches,
+                "pieces_before": agreement.pieces_before,
+                "pieces_after": agreement.pieces_after,
+                "unknown_characters_before": agreement.unknown_characters_before,
+                "unknown_characters_after": agreement.unknown_characters_after,
+            }
+            for name, agreement in agreements.items()
+        },
+        "hidden_states": compare_hidden_states(
+            base, shrunk, examples[: config.init.hidden_state_texts], config.base.max_length
+        ),
+    }
 
 
 def successors(kept: Ids, size: int) -> Ids:
@@ -59,7 +98,7 @@ def successors(kept: Ids, size: int) -> Ids:
     return new_ids
 
 
-def language_shares(occurrences: Mapping[str, Counts], kept: Ids) -> dict[str, dict[str, Any]]:
+def language_shares(occurrences: Mapping[str, Ids], kept: Ids) -> dict[str, dict[str, Any]]:
     """For each language: its pieces, how many of them stay, and their share of all occurrences."""
     return {
         language: {
@@ -72,66 +111,126 @@ def language_shares(occurrences: Mapping[str, Counts], kept: Ids) -> dict[str, d
     }
 
 
-def certificate(
-    tokenizer: TokenizerFile,
-    selection: Selection,
-    sizes: Sizes,
-    languages: dict[str, dict[str, Any]],
-    agreements: Mapping[str, Agreement],
-    corpora: list[Corpus],
-    texts: Mapping[str, int],
-) -> dict[str, Any]:
-    """All but the hidden states, as it is written to `certificate.json`."""
-    sources = {corpus.name: corpus.source for corpus in corpora}
-    checked = {
-        name: {
-            "source": sources.get(name, "local file"),
-            "texts": texts.get(name, agreement.texts),
-            "compared": agreement.texts,
-            "covered": agreement.covered,
-            "coverage": agreement.coverage,
-            "mismatches": agreement.mismatches,
-            "pieces_before": agreement.pieces_before,
-            "pieces_after": agreement.pieces_after,
-            "unknown_characters_before": agreement.unknown_characters_before,
-            "unknown_characters_after": agreement.unknown_characters_after,
-        }
-        for name, agreement in agreements.items()
-    }
-    return {
-        "guarantee": GUARANTEE,
-        **dataclasses.asdict(sizes),
-        "pinned": {
-            "piece": tokenizer.piece(selection.pinned),
-            "score": float(tokenizer.scores[selection.pinned]),
-            "old_id": selection.pinned,
-            "new_id": int(np.searchsorted(selection.kept, selection.pinned)),
-        },
-        "kept_by_reason": selection.reasons,
-        "languages": languages,
-        "checked": checked,
-    }
+@dataclasses.dataclass
+class Agreement:
+    """How the two tokenizers agree on the texts of one corpus."""
+
+    texts: int = 0  # texts compared
+    covered: int = 0  # texts of which the original uses kept pieces only
+    mismatches: int = 0  # covered texts with other ids than the original's, renumbered: the guarantee says 0
+    pieces_before: int = 0
+    pieces_after: int = 0
+    unknown_characters_before: int = 0
+    unknown_characters_after: int = 0
+    examples: list[str] = dataclasses.field(default_factory=list)  # covered texts, for comparing hidden states
+
+    @property
+    def coverage(self) -> float:
+        """Share of the texts that are covered."""
+        return self.covered / max(self.texts, 1)
 
 
-def hidden_state_part(
-    base: Path, shrunk: Path, agreements: Mapping[str, Agreement], texts: int, max_length: int
-) -> dict[str, Any] | None:
-    """The comparison of hidden states on covered texts of the corpora; None where none are asked for or covered.
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Compares texts segmented by the original and by the shrunk tokenizer, one by one."""
+
+    before: Tokenizer
+    after: Tokenizer
+    new_ids: Ids  # (old ids,) an id's successor, or `DROPPED`
+    unknown_id: int
+
+    def agreement(self, texts: Iterable[str], examples: int = 0) -> Agreement:
+        """Compare all texts and keep the first `examples` covered ones."""
+        found, rest = Agreement(), iter(texts)
+        while batch := list(islice(rest, TEXTS)):
+            before, after = _ids(self.before, batch), _ids(self.after, batch)
+            found.texts += len(batch)
+            found.pieces_before += sum(map(len, before))
+            found.pieces_after += sum(map(len, after))
+            for text, old, new in zip(batch, before, after, strict=True):
+                expected = self.new_ids[old]
+                covered = bool((expected != DROPPED).all())
+                found.covered += covered
+                found.mismatches += covered and not np.array_equal(expected, new)
+                if covered and len(found.examples) < examples:
+                    found.examples.append(text)
+            found.unknown_characters_before += self._unknown_characters(self.before, batch, before)
+            found.unknown_characters_after += self._unknown_characters(self.after, batch, after)
+        return found
+
+    def _unknown_characters(self, tokenizer: Tokenizer, texts: list[str], ids: list[Ids]) -> int:
+        """Characters of the texts that became `<unk>` (one `<unk>` stands for a run of them)."""
+        doubtful = [text for text, own in zip(texts, ids, strict=True) if self.unknown_id in own]
+        return sum(
+            end - start
+            for encoding in tokenizer.encode_batch(doubtful, add_special_tokens=False)
+            for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)
+            if token == self.unknown_id
+        )
+
+
+def _ids(tokenizer: Tokenizer, texts: list[str]) -> list[Ids]:
+    return [np.array(encoding.ids, dtype=np.int64) for encoding in tokenizer.encode_batch_fast(texts)]
+
+
+def compare_corpora(
+    config: InitConfig, corpora: list[Corpus], comparison: Comparison, texts: Mapping[str, int]
+) -> dict[str, Agreement]:
+    """Compare every corpus (an even sample of its `texts`) and the further files that the config names.
+
+    Raises:
+        RuntimeError: a covered text is segmented in another way.
+    """
+    found, most = {}, config.certified_texts
+    examples = -(-config.hidden_state_texts // len(corpora))
+    for corpus in progress(corpora, "comparing segmentations", total=len(corpora)):
+        step = 1 if most is None else -(-texts[corpus.name] // most)
+        every = islice((text for _, batch in corpus.texts() for text in batch), 0, None, step)
+        found[corpus.name] = comparison.agreement(every, examples)
+    for path in local_files("certify", config.certify):
+        found[str(path)] = comparison.agreement(line for lines in text_lines(path) for line in lines)
+    for name, agreement in found.items():
+        if agreement.mismatches:
+            raise RuntimeError(f"{agreement.mismatches} covered texts of {name} are segmented in another way")
+    return found
+
+
+def compare_hidden_states(base: Path, shrunk: Path, texts: list[str], max_length: int) -> dict[str, Any] | None:
+    """Last hidden states of both models in float32 on the CPU, in batches of equal shape; None without texts.
+
+    Returns:
+        texts, tokens, whether all numbers are bitwise equal, and the largest difference.
 
     Raises:
         RuntimeError: hidden states differ.
     """
-    examples = [text for agreement in agreements.values() for text in agreement.examples][:texts]
-    if not examples:
+    if not texts:
         return None
-    found = compare_hidden_states(base, shrunk, examples, max_length)
-    if not found["bitwise_equal"]:
-        raise RuntimeError(f"hidden states of covered texts differ by up to {found['largest_difference']}")
-    return found
+    (before, tokens), (after, _) = (
+        _hidden_states(folder, texts, min(LONGEST, max_length)) for folder in (base, shrunk)
+    )
+    same = all(bool((one == other).all()) for one, other in zip(before, after, strict=True))
+    largest = max(float((one - other).abs().max()) for one, other in zip(before, after, strict=True))
+    if not same:
+        raise RuntimeError(f"hidden states of covered texts differ by up to {largest}")
+    return {"texts": len(texts), "tokens": tokens, "bitwise_equal": same, "largest_difference": largest}
 
 
-def _every(corpus: Corpus, step: int) -> Iterator[str]:
-    place = 0
-    for _language, batch in corpus.texts():
-        yield from batch[-place % step :: step]
-        place += len(batch)
+def _hidden_states(folder: Path, texts: list[str], length: int) -> tuple[list[torch.Tensor], int]:
+    """(texts, tokens, width) of each batch, and the number of tokens that are not padding."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_truncation(length)
+    tokenizer.enable_padding(pad_id=tokenizer.token_to_id("<pad>"), pad_token="<pad>")
+    with quiet():
+        model = AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
+    states, tokens = [], 0
+    with torch.inference_mode():
+        for start in range(0, len(texts), BATCH):
+            encodings = tokenizer.encode_batch(texts[start : start + BATCH])
+            ids = torch.tensor([encoding.ids for encoding in encodings])
+            mask = torch.tensor([encoding.attention_mask for encoding in encodings])
+            states.append(model(input_ids=ids, attention_mask=mask).last_hidden_state)
+            tokens += int(mask.sum())
+    del model
+    gc.collect()
+    return states, tokens

@@ -5,19 +5,18 @@ word's pieces can be multiplied by its count. Spaces are safe to cut at only bet
 normaliser nor Unicode's grapheme rules tie to a space; what remains is segmented as it stands.
 """
 
+import json
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-if TYPE_CHECKING:
-    import polars
-    from tokenizers import Tokenizer
+import polars
+from tokenizers import Tokenizer, models
 
 JOINED = 64  # words in one text given to the tokenizer: fewer calls, and still enough texts for all cores
 TEXTS = 50_000  # texts split together
@@ -37,7 +36,7 @@ class WordCounter:
         texts: number of texts added.
     """
 
-    def __init__(self, tokenizer: "Tokenizer") -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self.whole: Counter[str] = Counter()
         self.texts = 0
         self._counted: list[polars.DataFrame] = []
@@ -49,8 +48,6 @@ class WordCounter:
 
     def add(self, texts: Iterable[str]) -> None:
         """Add texts (any number; they are read once)."""
-        import polars
-
         rest = iter(texts)
         while batch := list(islice(rest, TEXTS)):
             self.texts += len(batch)
@@ -62,26 +59,20 @@ class WordCounter:
             if sum(map(len, self._counted)) > ROWS:
                 self._counted = [self.words()]
 
-    def words(self) -> "polars.DataFrame":
+    def words(self) -> polars.DataFrame:
         """Columns word and count: what stands between two safe spaces, each distinct word once."""
-        import polars
-
         if not self._counted:
             return self.no_words()
         counted = polars.concat(self._counted).with_columns(polars.col("count").cast(polars.Int64))
         return counted.group_by("word").sum()
 
     @staticmethod
-    def no_words() -> "polars.DataFrame":
+    def no_words() -> polars.DataFrame:
         """The empty table of words."""
-        import polars
-
         return polars.DataFrame(schema={"word": polars.String, "count": polars.Int64})
 
-    def _are_plain(self, texts: "polars.Series") -> "polars.Series":
+    def _are_plain(self, texts: polars.Series) -> polars.Series:
         """Which texts have only spaces that are safe to cut at."""
-        import polars
-
         if not self._safe:
             return polars.repeat(False, len(texts), dtype=polars.Boolean, eager=True)
         odd = texts.str.contains(f"[^ {self._safe}]|  |^ | $|^$")
@@ -104,7 +95,7 @@ class WordCounter:
         return words
 
 
-def piece_counts(tokenizer: "Tokenizer", words: "polars.DataFrame", whole: Mapping[str, int], size: int) -> Counts:
+def piece_counts(tokenizer: Tokenizer, words: polars.DataFrame, whole: Mapping[str, int], size: int) -> Counts:
     """How often each id occurs in these words, special tokens of the texts' ends left out; shape [size].
 
     Words of equal count are segmented in one text, joined by spaces.
@@ -119,29 +110,25 @@ def piece_counts(tokenizer: "Tokenizer", words: "polars.DataFrame", whole: Mappi
     return counts
 
 
-def joined_words(words: "polars.DataFrame") -> tuple[list[str], list[int]]:
+def joined_words(words: polars.DataFrame) -> tuple[list[str], list[int]]:
     """Texts of at most `JOINED` words of equal count, and their counts."""
-    import polars
-
     place = polars.int_range(polars.len()).over("count") // JOINED
     groups = words.with_columns(place.alias("place")).group_by("count", "place").agg(polars.col("word").str.join(" "))
     return groups["word"].to_list(), groups["count"].to_list()
 
 
-def end_tokens(tokenizer: "Tokenizer") -> list[int]:
+def end_tokens(tokenizer: Tokenizer) -> list[int]:
     """Ids of the special tokens that each text gets, such as `<s>` and `</s>`."""
     return list(tokenizer.encode("").ids)
 
 
-def added_tokens(tokenizer: "Tokenizer") -> list[str]:
+def added_tokens(tokenizer: Tokenizer) -> list[str]:
     """Texts of the added tokens, which are cut out of a text before anything else."""
     return [token.content for token in tokenizer.get_added_tokens_decoder().values()]
 
 
-def cuts_at_spaces(tokenizer: "Tokenizer") -> bool:
+def cuts_at_spaces(tokenizer: Tokenizer) -> bool:
     """Whether the tokenizer is known never to look across a space between two safe characters."""
-    import json
-
     document = json.loads(_without_model(tokenizer))
     parts = _parts(document["normalizer"], "normalizers")
     if not all(_is_local(part) for part in parts) or any(token["normalized"] for token in document["added_tokens"]):
@@ -152,7 +139,7 @@ def cuts_at_spaces(tokenizer: "Tokenizer") -> bool:
     return cutters[-1].get("prepend_scheme", "always") in ("always", "first") and cutters[-1].get("split", True)
 
 
-def safe_characters(tokenizer: "Tokenizer") -> str:
+def safe_characters(tokenizer: Tokenizer) -> str:
     """The characters beside which a space can be cut at, as the inside of a regular expression's set.
 
     Letters, digits, punctuation and symbols of Unicode's first plane that the normaliser turns into something without
@@ -198,10 +185,8 @@ def _parts(step: dict[str, Any] | None, name: str) -> list[dict[str, Any]]:
     return [part for inner in step[name] for part in _parts(inner, name)]
 
 
-def _without_model(tokenizer: "Tokenizer") -> str:
+def _without_model(tokenizer: Tokenizer) -> str:
     """The tokenizer's description with an empty model, which is small."""
-    from tokenizers import Tokenizer, models
-
     shell = Tokenizer(models.Unigram())
     if tokenizer.normalizer:
         shell.normalizer = tokenizer.normalizer

@@ -3,18 +3,16 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import polars
+from tokenizers import Tokenizer
 
 from configs.schema.init import BY_SCRIPT
 from pipeline.core.console import progress
 from pipeline.core.errors import UserError
 from training.vocabulary.corpora import Corpus
 from training.vocabulary.counting import Counts, WordCounter, end_tokens, piece_counts
-from training.vocabulary.scripts import language_scripts
-
-if TYPE_CHECKING:
-    import polars
-    from tokenizers import Tokenizer
+from training.vocabulary.selection import scripts_of
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ class LanguageCounts:
 
 
 def count_pieces(
-    corpora: list[Corpus], tokenizer: "Tokenizer", languages: list[str], size: int, scripts: Sequence[str] = ()
+    corpora: list[Corpus], tokenizer: Tokenizer, languages: list[str], size: int, scripts: Sequence[str] = ()
 ) -> LanguageCounts:
     """Count the pieces of all corpora for each language; `scripts` are those of languages that are not known.
 
@@ -53,7 +51,7 @@ def count_pieces(
     return LanguageCounts(occurrences, texts)
 
 
-def _count_words(corpus: Corpus, tokenizer: "Tokenizer", languages: list[str], counters: dict[str, WordCounter]) -> int:
+def _count_words(corpus: Corpus, tokenizer: Tokenizer, languages: list[str], counters: dict[str, WordCounter]) -> int:
     """Add the corpus' words to the counters of its languages; returns its number of texts."""
     number = 0
     for language, batch in corpus.texts():
@@ -67,15 +65,14 @@ def _count_words(corpus: Corpus, tokenizer: "Tokenizer", languages: list[str], c
 
 def _by_language(
     counters: Mapping[str, WordCounter], languages: list[str], scripts: Sequence[str]
-) -> Iterator[tuple[str, "polars.DataFrame", Counter[str], int]]:
+) -> Iterator[tuple[str, polars.DataFrame, Counter[str], int]]:
     """(language, words, whole texts, number of texts); the words of mixed corpora go where their script belongs.
 
     Texts of mixed corpora have no language of their own: their ends are counted with the first one.
     """
-    import polars
-
     mixed = counters.get(BY_SCRIPT)
-    parts = _by_script(mixed, language_scripts(languages, scripts)) if mixed else {}
+    # A language that is not known is taken to be written in the first of the further scripts.
+    parts = _by_script(mixed, {name: scripts_of([name], scripts)[0] for name in languages}) if mixed else {}
     for place, language in enumerate(languages):
         ends = mixed.texts if mixed and place == 0 else 0
         words, whole = [], Counter[str]()
@@ -90,14 +87,12 @@ def _by_language(
         yield language, together, whole, ends
 
 
-def _by_script(counter: WordCounter, scripts: Mapping[str, str]) -> dict[str, tuple["polars.DataFrame", Counter[str]]]:
+def _by_script(counter: WordCounter, scripts: Mapping[str, str]) -> dict[str, tuple[polars.DataFrame, Counter[str]]]:
     """Words and whole texts of a mixed corpus by language: those whose first known script is the language's own.
 
     Languages of one script share its words: each counts them all. Words without letters of any of the scripts go with
     the first language's.
     """
-    import polars
-
     whole = polars.DataFrame(
         {"word": list(counter.whole), "count": list(counter.whole.values())},
         schema={"word": polars.String, "count": polars.Int64},

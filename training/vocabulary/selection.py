@@ -1,18 +1,44 @@
-"""Which pieces stay."""
+"""Which pieces stay, and which script a language is written in."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+import regex
 
 from configs.schema.init import InitConfig
 from pipeline.core.errors import UserError
-from training.vocabulary.scripts import characters_of, scripts_of
-from training.vocabulary.tokenizer_file import TokenizerFile
+from training.vocabulary.tokenizer_file import Ids, TokenizerFile
 
 LOW_IDS = 100  # the notebook keeps ids up to this one whenever they were seen
-Ids = npt.NDArray[np.int64]
+# Language -> Unicode scripts, the main one first. A language that is not here needs `init.scripts`.
+WRITTEN_IN = {
+    "Cyrillic": "ru uk be bg mk kk ky tt ba cv tg mn os sah udm",
+    "Latin": "en de fr es it pt nl sv da no nb nn fi et lv lt pl cs sk sl hr bs hu ro tr az uz vi id ms sw eu ca gl",
+    "Arabic": "ar fa ur ug",
+    "Devanagari": "hi mr ne",
+    "Hebrew": "he yi",
+    "Greek": "el",
+    "Armenian": "hy",
+    "Georgian": "ka",
+    "Bengali": "bn",
+    "Tamil": "ta",
+    "Telugu": "te",
+    "Thai": "th",
+    "Han": "zh",
+    "Ethiopic": "am",
+    "Khmer": "km",
+    "Lao": "lo",
+    "Myanmar": "my",
+}
+SCRIPTS = {
+    **{language: [script] for script, languages in WRITTEN_IN.items() for language in languages.split()},
+    "sr": ["Cyrillic", "Latin"],
+    "ko": ["Hangul", "Han"],
+    "ja": ["Hiragana", "Katakana", "Han"],
+}
+# Digits, punctuation and symbols that belong to no script, and the marks that combine with any.
+COMMON = r"[[\p{N}\p{P}\p{S}]&&\p{Script=Common}]|\p{Script=Inherited}"
 
 
 @dataclass(frozen=True)
@@ -115,13 +141,29 @@ def cut(kept: Ids, fixed: Ids, counts: Mapping[str, Ids], size: int) -> Ids:
     return np.union1d(fixed, best[: size - len(fixed)])
 
 
-def check_specials(tokenizer: TokenizerFile, kept: Ids) -> None:
-    """Raise UserError where an id of a special token is not kept."""
-    dropped = [text for text, place in tokenizer.special_ids.items() if place not in kept]
-    if dropped:
-        what = f"the selection would drop the special tokens {', '.join(dropped)}"
-        raise UserError(what, where=str(tokenizer.path), remedy="keep all special tokens")
-
-
 def _least(language: str, config: InitConfig) -> int:
     return config.min_counts.get(language, config.min_count)
+
+
+def scripts_of(languages: Iterable[str], further: Iterable[str] = ()) -> list[str]:
+    """The scripts of the languages and further ones, each once; raises UserError for what is not known."""
+    scripts: list[str] = []
+    for language in languages:
+        if language not in SCRIPTS and not further:
+            where, remedy = "config key languages", "name its Unicode script under init.scripts, such as [Greek]"
+            raise UserError(f"the script of language {language} is not known", where=where, remedy=remedy)
+        scripts += SCRIPTS.get(language, [])
+    for script in further:
+        try:
+            regex.compile(rf"\p{{Script={script}}}")
+        except regex.error:
+            remedy = "use the name of a Unicode script, such as Cyrillic, Latin or Greek"
+            raise UserError(f"no such script: {script}", where="config key init.scripts", remedy=remedy) from None
+        scripts.append(script)
+    return list(dict.fromkeys(scripts))
+
+
+def characters_of(scripts: Iterable[str]) -> "regex.Pattern[str]":
+    """Matches one character of these scripts, or of what all scripts share."""
+    alternatives = [rf"\p{{Script={script}}}" for script in scripts]
+    return regex.compile("|".join([*alternatives, COMMON]), regex.VERSION1)

@@ -2,25 +2,29 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+import pyarrow
+import pyarrow.parquet
 
-from pipeline.core.checkpoint import WEIGHTS, EagerFile
-from training.vocabulary.selection import check_specials
-from training.vocabulary.sentencepiece_file import shrink_sentencepiece
-from training.vocabulary.tokenizer_file import TokenizerFile
-from training.vocabulary.torch_file import TORCH_WEIGHTS
-from training.vocabulary.weights import embedding_rows, open_weights, parameters, shrink_weights, shrunk_shapes
+from pipeline.core.artefact import PARTIAL, write_json
+from pipeline.core.checkpoint import INDEX, SHARDS, WEIGHTS, Checkpoint, EagerFile, StoredTensor, write_header
+from pipeline.core.errors import UserError
+from pipeline.core.models import NOT_THE_MODEL
+from training.vocabulary.tokenizer_file import Ids, TokenizerFile, shrink_sentencepiece
 
 SENTENCEPIECE = "sentencepiece.bpe.model"
-WEIGHT_FILES = (WEIGHTS, "model-*.safetensors", "model.safetensors.index.json", TORCH_WEIGHTS)
-STAGE_FILES = ("manifest.json", "*.partial", "README.md")
+NOT_COPIED = (WEIGHTS, SHARDS, INDEX, f"*{PARTIAL}", *NOT_THE_MODEL)
 ID_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "cls_token_id", "mask_token_id")
+PADDING_ROWS = 128  # an embedding may have fewer than so many rows beyond the tokenizer's ids
+EMBEDDING = "embeddings.word_embeddings.weight"
+# All tensors with a row (or an item) for each id, by the ends of their names; the others belong to a language model.
+BY_ID = (EMBEDDING, "lm_head.decoder.weight", "lm_head.decoder.bias", "lm_head.bias")
 
 
 @dataclass(frozen=True)
@@ -35,21 +39,23 @@ class Sizes:
     parameters_after: int
 
 
-def shrink(base: Path, target: Path, tokenizer: TokenizerFile, kept: npt.NDArray[np.int64]) -> Sizes:
+def shrink(base: Path, target: Path, tokenizer: TokenizerFile, kept: Ids) -> Sizes:
     """Write the base with only the ids `kept` (ascending) into the folder `target`.
 
     Raises:
         UserError: a special token is not kept, or the base's files disagree with each other.
     """
-    check_specials(tokenizer, kept)
+    if dropped := [text for text, place in tokenizer.special_ids.items() if place not in kept]:
+        what = f"the selection would drop the special tokens {', '.join(dropped)}"
+        raise UserError(what, where=str(tokenizer.path), remedy="keep all special tokens")
     new_ids = {int(old): new for new, old in enumerate(kept)}
-    with open_weights(base) as weights, EagerFile(target / WEIGHTS) as file:
+    with Checkpoint(base) as weights, EagerFile(target / WEIGHTS) as file:
         rows = embedding_rows(weights, tokenizer.size)
-        shrink_weights(weights, kept, rows, file)
         before = {name: tensor.shape for name, tensor in weights.tensors.items()}
+        after = shrink_weights(weights, kept, rows, file)
         sizes = Sizes(
             tokenizer.size, len(kept), rows, rows - tokenizer.size,
-            parameters(weights, before), parameters(weights, shrunk_shapes(weights, rows, len(kept))),
+            parameters(weights, before), parameters(weights, after),
         )  # fmt: skip
         # The tokenizer's files are edited while the disk still stores the weights.
         tokenizer.write(target / "tokenizer.json", kept)
@@ -58,15 +64,86 @@ def shrink(base: Path, target: Path, tokenizer: TokenizerFile, kept: npt.NDArray
     edits = {"config.json": _config, "tokenizer_config.json": _tokenizer_config, "added_tokens.json": _added_tokens}
     for name, edit in edits.items():
         if (base / name).is_file():
-            content = edit(json.loads((base / name).read_text(encoding="utf-8")), new_ids)
-            (target / name).write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+            write_json(target / name, edit(json.loads((base / name).read_text(encoding="utf-8")), new_ids))
     _copy_others(base, target, {"tokenizer.json", SENTENCEPIECE, *edits})
     return sizes
 
 
+def embedding_rows(weights: Checkpoint, ids: int) -> int:
+    """Rows of the word embedding, checked against the tokenizer's number of ids.
+
+    Raises:
+        UserError: no word embedding, fewer rows than ids, or more than padding explains.
+    """
+    names = [name for name in weights.tensors if name.endswith(EMBEDDING)]
+    if len(names) != 1:
+        remedy = "choose a base of the BERT or XLM-RoBERTa family"
+        raise UserError(f"{len(names)} word embeddings in the weights", where=str(weights.folder), remedy=remedy)
+    rows = weights.tensors[names[0]].shape[0]
+    if not ids <= rows < ids + PADDING_ROWS:
+        what = f"the tokenizer has {ids:,} ids, but the embedding has {rows:,} rows"
+        raise UserError(what, where=str(weights.folder), remedy="take weights and tokenizer from one model")
+    return rows
+
+
+def shrink_weights(weights: Checkpoint, kept: Ids, rows: int, target: EagerFile) -> dict[str, tuple[int, ...]]:
+    """Write the file `target` (safetensors): rows `kept` of the tensors with a row per id, all else bit by bit.
+
+    Only what stays is read, and the kernel copies it where it can: no tensor is in memory. Returns the new shapes.
+    """
+
+    def has_row_per_id(name: str, tensor: StoredTensor) -> bool:
+        return name.endswith(BY_ID) and tensor.shape[0] == rows
+
+    tensors = weights.tensors.items()
+    shapes = {
+        name: (len(kept), *tensor.shape[1:]) if has_row_per_id(name, tensor) else tensor.shape
+        for name, tensor in tensors
+    }
+    write_header(target.file, shapes, {name: tensor.code for name, tensor in tensors}, {})
+    for name, tensor in tensors:
+        if has_row_per_id(name, tensor):
+            items = tensor.items // rows
+            for first, count in _runs(kept):
+                weights.copy(tensor, first * items, count * items, target)
+        else:
+            weights.copy(tensor, 0, tensor.items, target)
+    return shapes
+
+
+def parameters(weights: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Number of parameters in tensors of these shapes; buffers of whole numbers don't count."""
+    floating = (name for name, tensor in weights.tensors.items() if tensor.is_floating)
+    return sum(int(np.prod(shapes[name], dtype=np.int64)) for name in floating)
+
+
+def write_id_map(path: Path, tokenizer: TokenizerFile, kept: Ids, occurrences: Mapping[str, Ids]) -> None:
+    """Which id became which, for users of sparse dimensions: old_id, new_id, piece, score, count_<language>.
+
+    One row an id that stays, special tokens included.
+    """
+    scores = np.zeros(tokenizer.size)  # added tokens behind the pieces have no score of their own
+    scores[: len(tokenizer.pieces)] = tokenizer.scores
+    columns = {
+        "old_id": kept.astype(np.int32),
+        "new_id": np.arange(len(kept), dtype=np.int32),
+        "piece": [tokenizer.piece(int(old)) for old in kept],
+        "score": scores[kept],
+        **{f"count_{language}": count[kept] for language, count in occurrences.items()},
+    }
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+
+
+def _runs(kept: Ids) -> Iterator[tuple[int, int]]:
+    """(first, number) of the ids that follow each other without a gap."""
+    bounds = [0, *(np.flatnonzero(np.diff(kept) != 1) + 1).tolist(), len(kept)]
+    for start, end in pairwise(bounds):
+        yield int(kept[start]), end - start
+
+
 def _copy_others(base: Path, target: Path, edited: set[str]) -> None:
     """Copy what does not depend on the vocabulary: modules, pooling, the sparse and multi-vector heads."""
-    matched = shutil.ignore_patterns(*WEIGHT_FILES, *STAGE_FILES)
+    matched = shutil.ignore_patterns(*NOT_COPIED)
 
     def left_out(folder: str, names: list[str]) -> set[str]:
         return matched(folder, names) | edited if Path(folder) == base else set()

@@ -1,4 +1,4 @@
-"""`tokenizer.json` of a Unigram tokenizer: read, checked, and written with fewer pieces, everything else as it was."""
+"""The two files of a Unigram tokenizer, read, checked, and written with fewer pieces, everything else as it was."""
 
 import gc
 import json
@@ -6,26 +6,28 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from google.protobuf.message import DecodeError
+from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
+from tokenizers import Tokenizer
 
 from pipeline.core.errors import UserError
 
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
 REQUIRED = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 OTHER_BASE = "choose a base with XLM-R's tokenizer"
+NORMAL, CONTROL, UNKNOWN = 1, 3, 2  # piece types of SentencePiece that XLM-R's vocabulary has
+FIRST = 3  # <unk>, <s> and </s> come first; every other piece has the id index + 1
 NO_PIECES = '"vocab": []'  # stands for the pieces while the rest is written; quotes inside JSON strings are escaped
+Ids = npt.NDArray[np.int64]
 
 
-def read_tokenizer(path: Path) -> "Tokenizer":
+def read_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer as the library runs it, without truncation and padding; raises UserError."""
-    from tokenizers import Tokenizer
-
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises a bare Exception for a missing or malformed file
@@ -107,7 +109,7 @@ class TokenizerFile:
             return self.pieces[old_id]
         return next(text for text, place in self.special_ids.items() if place == old_id)
 
-    def write(self, path: Path, kept: npt.NDArray[np.int64]) -> None:
+    def write(self, path: Path, kept: Ids) -> None:
         """Write the tokenizer with the ids `kept`, ascending and renumbered from 0.
 
         Only the pieces and the places where an id is written change: normaliser, pre-tokeniser and decoder stay.
@@ -160,3 +162,34 @@ def _with_numbers(value: Any) -> Any:
     if isinstance(value, list):
         return [_with_numbers(item) for item in value]
     return value
+
+
+def shrink_sentencepiece(path: Path, target: Path, tokenizer: TokenizerFile, kept: Ids) -> None:
+    """Write `sentencepiece.bpe.model` with the kept pieces; its normaliser and its trainer's settings stay as they are.
+
+    Raises:
+        UserError: not a SentencePiece file, user-defined pieces (their score depends on the whole vocabulary), or
+            pieces that differ from those of `tokenizer.json`.
+    """
+    try:
+        model = ModelProto.FromString(path.read_bytes())
+    except DecodeError:
+        model = ModelProto()
+    if len(model.pieces) <= FIRST:
+        raise UserError("not a SentencePiece model", where=str(path), remedy="download the base again")
+    kinds, texts, scores = (list(map(attrgetter(name), model.pieces)) for name in ("type", "piece", "score"))
+    for index, kind in enumerate(kinds):
+        if kind not in ((CONTROL, UNKNOWN) if index < FIRST else (NORMAL,)):
+            what = f"piece {index} of the SentencePiece model, {texts[index]}, is not an ordinary one"
+            raise UserError(what, where=str(path), remedy="choose a base with XLM-R's vocabulary")
+    ordinary = slice(FIRST + 1, len(texts) + 1)
+    same_pieces = texts[FIRST:] == tokenizer.pieces[ordinary]
+    same_scores = np.array_equal(np.array(scores[FIRST:], np.float32), tokenizer.scores[ordinary].astype(np.float32))
+    if not same_pieces or not same_scores:
+        remedy = "take both files from one revision of the base"
+        raise UserError("sentencepiece.bpe.model and tokenizer.json differ", where=str(path), remedy=remedy)
+    indices = [*range(FIRST), *(old - 1 for old in kept.tolist() if FIRST < old <= len(texts))]
+    pieces = [model.pieces[index] for index in indices]
+    del model.pieces[:]
+    model.pieces.extend(pieces)
+    target.write_bytes(model.SerializeToString(deterministic=True))

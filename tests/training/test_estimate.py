@@ -18,10 +18,8 @@ from pipeline.core.artefact import result_settings
 from pipeline.core.errors import UserError
 from tests.training.planned_sets import prepared_run, rows
 from tests.training.small_bases import tiny_base
-from training.cost import KNOWN, memory_bytes, shape_of, training_operations
+from training.estimate import KNOWN, estimates, memory_bytes, shape_of, training_operations, work_of
 from training.model_files import load_model
-from training.plan import _work
-from training.plan_estimate import estimates
 
 
 def test_operations_are_those_that_torch_counts() -> None:
@@ -53,7 +51,7 @@ def test_an_unknown_shape_is_refused() -> None:
 def test_work_is_that_of_the_planned_batches(tmp_path: Path) -> None:
     sets = {"asymmetric/one": rows(100, negatives=1), "asymmetric/two": rows(30, seed=1)}
     config = prepared_run(tmp_path, sets, mini_batch_tokens=128)
-    work = _work(config, "asymmetric", shape_of([tiny_base()], config.base), 1)
+    work = work_of(config, "asymmetric", shape_of([tiny_base()], config.base), 1)
     assert (work.source, work.batches, work.rows) == ("the planned batches", 6 + 2, 96 + 24)
     assert work.tokens <= work.padded <= 1.5 * work.tokens
     assert work.cached_batches == work.batches
@@ -83,7 +81,7 @@ def test_an_estimate_knows_which_sets_stand_once_and_which_are_capped() -> None:
 def test_an_estimate_s_work_is_that_of_its_rows() -> None:
     config = composed("profile=bge_m3", "training.symmetric.max_steps=100")
     sets, shape = estimates(config, "symmetric"), KNOWN["BAAI/bge-m3"]
-    work = _work(config, "symmetric", shape, 1)
+    work = work_of(config, "symmetric", shape, 1)
     rows = 100 * 256
     a_row = sum(item.pairs * item.tokens for item in sets) / sum(item.pairs for item in sets)
     assert (work.batches, work.rows, work.padded, work.cached_batches) == (100, rows, None, 0)

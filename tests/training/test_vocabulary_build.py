@@ -1,6 +1,8 @@
 """The stage init: from a base and prepared pairs to a certified shrunk model."""
 
+import dataclasses
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from tokenizers import Tokenizer
 
 from configs.schema.config import Config
 from configs.schema.init import CorpusConfig, InitConfig
@@ -17,8 +20,8 @@ from pipeline.core.artefact import Manifest
 from pipeline.core.errors import UserError
 from pipeline.run import make
 from tests.reliability.stage_runs import run_main
-from tests.training.small_bases import E5, TINY, config, true_tokenizer
-from training.bases.random import sample_texts
+from tests.training.small_bases import E5, TINY, config, tiny_base, true_tokenizer
+from training.bases.random_model import sample_texts
 from training.bases.sources import SAMPLES
 
 SPECIAL_CHARACTERS = "Ωмега 漢字 😀🫠 e\u0301 №5 <mask> конец"
@@ -172,6 +175,20 @@ def test_a_sample_of_the_texts_can_be_compared(tmp_path: Path) -> None:
     assert found["hidden_states"] is None
 
 
+def test_a_base_whose_tokenizer_cuts_and_pads_is_compared_on_whole_texts(tmp_path: Path) -> None:
+    model = Path(shutil.copytree(tiny_base(), tmp_path / "mirror/someone/model"))
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    tokenizer.enable_truncation(8)
+    tokenizer.enable_padding(pad_id=1, pad_token="<pad>")
+    tokenizer.save(str(model / "tokenizer.json"))
+    base = dataclasses.replace(TINY, name="hub", kind="hub", hub="someone/model")
+    made = config(tmp_path, base, mirror=str(tmp_path / "mirror"), min_counts={"ru": 3}, hidden_state_texts=0)
+    write_pairs(made, samples(300))
+    make("init", made)
+    pairs = certificate(made)["checked"]["pairs"]
+    assert pairs["mismatches"] == 0 and pairs["covered"] > 0 and pairs["pieces_before"] > 300 * 8
+
+
 def test_without_pairs_the_stage_names_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"init needs the artefact data, which is not there.*make data"):
         make("init", config(tmp_path))
@@ -205,11 +222,8 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_no_covered_text_of_wiktionary_is_segmented_in_another_way(tmp_path: Path) -> None:
     """150,000 real texts on the true tokenizer; the vocabulary is counted on a tenth of them."""
-    from tokenizers import Tokenizer
-
     from data.sources.wiktionary import senses
-    from training.vocabulary.certificate import successors
-    from training.vocabulary.comparison import Comparison
+    from training.vocabulary.certificate import Comparison, successors
     from training.vocabulary.counting import WordCounter, piece_counts
     from training.vocabulary.selection import select
     from training.vocabulary.tokenizer_file import TokenizerFile
@@ -233,8 +247,6 @@ def test_no_covered_text_of_wiktionary_is_segmented_in_another_way(tmp_path: Pat
 def test_flag_embedding_loads_the_shrunk_folder_with_its_heads(
     tiny_run: Config, tmp_path: Path, flag_embedding: dict[str, str]
 ) -> None:
-    import shutil
-
     import torch
     from sentence_transformers import SentenceTransformer
 

@@ -1,21 +1,27 @@
-"""Texts to token ids, once and ahead; and a slice of a global batch as mini-batches of texts of similar length."""
+"""All sets of one side: read, tokenised once and ahead, with their dev sets and prompts."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import json
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow as pa
-import torch
 from datasets import Dataset, Features, List, Value
-from torch import Tensor
+from sentence_transformers import SentenceTransformer
 from transformers import PreTrainedTokenizerBase
 
+from configs.schema.config import SIDES
 from configs.schema.training import SetConfig, SideConfig
 from data.pair_files import read_pairs
 from pipeline.core.console import log
-from training.batch_plan import GlobalBatch, Integers, SetRows
+from pipeline.core.errors import UserError
+from training.batch_plan import Integers, SetRows
+from training.dev_scores import read_dev
+from training.model_files import Prompts, prompts_of
 
 TOKENS = Features(
     {
@@ -26,14 +32,6 @@ TOKENS = Features(
     }
 )
 COLUMNS = ("anchor", "positive", "negatives")
-
-
-@dataclasses.dataclass(frozen=True)
-class Prompts:
-    """What stands before a set's texts; symmetric sets have the query prompt on both sides."""
-
-    anchor: str
-    positive: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,14 +52,64 @@ class TokenisedSet:
     positive_lengths: Integers
     negative_lengths: list[Integers]
 
-    def tokens_of(self, batch: GlobalBatch) -> int:
-        """All tokens of a batch, without padding."""
-        pairs = self.anchor_lengths[batch.rows].sum() + self.positive_lengths[batch.rows].sum()
-        negatives = (
-            self.negative_lengths[row][chosen].sum()
-            for row, chosen in zip(batch.rows.tolist(), batch.negatives, strict=True)
+
+@dataclasses.dataclass(frozen=True)
+class PreparedSets:
+    """What a run reads: training sets, dev sets as tokens (for the loss) and as texts (for the scores)."""
+
+    train: dict[str, TokenisedSet]
+    dev: dict[str, TokenisedSet]
+    dev_texts: dict[str, tuple[pa.Table, Prompts]]
+
+
+def prepare_sets(name: str, side: SideConfig, model: SentenceTransformer, data: Path, cache: Path) -> PreparedSets:
+    """Tokenise the sets of the side `name`; raises UserError where there are none, or the config names unknown ones."""
+    datasets.disable_progress_bars()  # a line a set is logged instead
+    found = list(set_files(name, data))
+    for unknown in side.sets.keys() - {path.stem for _, path in found}:
+        raise UserError(
+            f"no set of this side is called {unknown}",
+            where=f"config key training.{name}.sets.{unknown}",
+            remedy=f"choose among {', '.join(path.stem for _, path in found) or 'the sets of data.sources'}",
         )
-        return int(pairs + sum(negatives)) if batch.negatives.shape[1] else int(pairs)
+    wanted = [(of, path) for of, path in found if path.stem not in side.sets or side.sets[path.stem].weight > 0]
+    if not wanted:
+        raise UserError(
+            "there are no pairs to train on", where=f"{data}/{name}", remedy="add sources of this side to data"
+        )
+    prepared, shares, tokenizer = PreparedSets({}, {}, {}), shares_of(data), model.tokenizer
+    for of, path in wanted:
+        prompts = prompts_of(model, of)
+        angle = of == "symmetric" and side.angle_weight > 0
+        train = tokenised_set(path, tokenizer, prompts, side, angle, cache / "train", shares.get(path.stem, Share()))
+        prepared.train[path.stem] = train
+        dev = data / "dev" / path.name
+        if dev.is_file() and (table := read_dev(dev, side.dev_rows)).num_rows:
+            prepared.dev[path.stem] = tokenised_set(dev, tokenizer, prompts, side, angle, cache / "dev")
+            prepared.dev_texts[path.stem] = table, prompts
+    return prepared
+
+
+def set_files(side: str, data: Path) -> Iterator[tuple[str, Path]]:
+    """The data side and file of each set that a training side reads, in a fixed order."""
+    for of in SIDES[side]:
+        yield from ((of, path) for path in sorted((data / of).glob("*.parquet")))
+
+
+def shares_of(data: Path) -> dict[str, Share]:
+    """What the ledger says about the sets' shares of the batches."""
+    ledger = data / "ledger.json"
+    if not ledger.is_file():
+        return {}
+    try:
+        sets = json.loads(ledger.read_text(encoding="utf-8"))["sets"]
+        shares = {entry["name"]: Share(float(entry.get("weight", 1)), int(entry.get("repeat", 1))) for entry in sets}
+        if not all(0 < share.weight < math.inf and share.repeat > 0 for share in shares.values()):
+            raise ValueError("a weight or repeat that is not above 0")
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        what = f"can't read how often sets are seen: {type(error).__name__}: {error}"
+        raise UserError(what, where=str(ledger), remedy="make the data again: make data") from None
+    return shares
 
 
 def tokenised_set(
@@ -160,86 +208,3 @@ def _identities(table: pa.Table) -> tuple[Integers, Integers, Integers]:
 
 def _arrays(column: pa.Array | pa.ChunkedArray) -> list[pa.Array]:
     return column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-
-
-class PlannedRows(torch.utils.data.Dataset[Any]):
-    """The tokens of a slice of a global batch; the batch sampler's "indices" are the slices themselves."""
-
-    def __init__(self, sets: Iterable[TokenisedSet], angle_weight: float) -> None:
-        self.sets = {item.rows.name: item for item in sets}
-        self.angle_weight = angle_weight
-
-    def __len__(self) -> int:
-        return sum(len(item.tokens) for item in self.sets.values())
-
-    def __getitems__(self, batch: GlobalBatch) -> list[dict[str, Any]]:
-        """One dict a row: `texts`, the token ids of anchor, positive and chosen negatives, and `score`."""
-        item = self.sets[batch.set]
-        rows = item.tokens[batch.rows.tolist()]
-        weight = self.angle_weight if item.rows.angle else 0.0
-        columns = rows["anchor"], rows["positive"], rows["negatives"], rows["score"], batch.negatives.tolist()
-        return [
-            {
-                "texts": [anchor, positive, *(negatives[index] for index in chosen)],
-                "score": float("nan") if score is None else score,
-                "angle_weight": weight,
-            }
-            for anchor, positive, negatives, score, chosen in zip(*columns, strict=True)
-        ]
-
-
-@dataclasses.dataclass(frozen=True)
-class MiniBatches:
-    """Collates rows: their texts, each once, sorted by length and cut into mini-batches padded to their own width."""
-
-    pad_id: int
-    most_tokens: int  # padded tokens of a mini-batch; one longer text makes its own
-    overhead: int  # what a further mini-batch costs, in tokens
-
-    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        places: dict[tuple[int, ...], int] = {}
-        positions = [[places.setdefault(tuple(text), len(places)) for text in row["texts"]] for row in rows]
-        texts = list(places)
-        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-        lengths = np.array([len(texts[index]) for index in order])
-        batch: dict[str, Any] = {}
-        start = 0
-        for number, end in enumerate(mini_batch_ends(lengths, self.most_tokens, self.overhead)):
-            part = self._padded([texts[index] for index in order[start:end]])
-            batch |= {f"text_{number}_{key}": value for key, value in part.items()}
-            start = end
-        rank_of = np.argsort(order)
-        batch["label"] = {
-            "position": torch.from_numpy(rank_of[np.array(positions)]),
-            "score": torch.tensor([row["score"] for row in rows], dtype=torch.float32),
-            "angle_weight": rows[0]["angle_weight"],
-        }
-        return batch
-
-    def _padded(self, texts: list[tuple[int, ...]]) -> dict[str, Tensor]:
-        ids = np.full((len(texts), len(texts[-1])), self.pad_id, dtype=np.int64)
-        mask = np.zeros_like(ids)
-        for row, text in enumerate(texts):
-            ids[row, : len(text)] = text
-            mask[row, : len(text)] = 1
-        return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
-
-
-def mini_batch_ends(lengths: Integers, most_tokens: int, overhead: int) -> list[int]:
-    """Where to cut texts sorted by rising length, so that padding plus `overhead` a mini-batch is least.
-
-    Dynamic programming over the cuts: cost[j] = min over i of cost[i] + (j - i) * lengths[j - 1] + overhead, where
-    (j - i) * lengths[j - 1] is at most `most_tokens`, or one text.
-    """
-    cost = np.zeros(len(lengths) + 1)
-    cut = np.zeros(len(lengths) + 1, dtype=np.int64)
-    for end in range(1, len(lengths) + 1):
-        width = lengths[end - 1]
-        first = max(0, end - max(1, most_tokens // int(width)))
-        candidates = cost[first:end] + np.arange(end - first, 0, -1) * width
-        best = int(candidates.argmin())
-        cost[end], cut[end] = candidates[best] + overhead, first + best
-    ends = [len(lengths)]
-    while cut[ends[-1]]:
-        ends.append(int(cut[ends[-1]]))
-    return ends[::-1]

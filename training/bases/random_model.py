@@ -8,13 +8,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.parquet
+from safetensors.numpy import save_file
+from sentencepiece import SentencePieceTrainer
+from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from configs.schema.init import BaseConfig
+from pipeline.core.artefact import write_json
 from pipeline.core.errors import UserError
 from pipeline.core.seeding import generator
-from training.bases.folder import write, write_modules, write_tokenizer_config
+from training.bases.folder import write_modules, write_tokenizer_config
 
-HEADS = 4
+ATTENTION_HEADS = 4
 FAIRSEQ_PIECES = ("<s>", "<pad>", "</s>", "<unk>")  # ids 0 to 3; every other piece has the id SentencePiece index + 1
 SPECIAL_PIECES = 3  # <unk>, <s> and </s> come first in the SentencePiece file
 WEIGHT_DEVIATION = 0.2  # at the usual 0.02 two layers give every text nearly the same <s> vector, and nothing learns
@@ -26,14 +32,12 @@ def make_random(config: BaseConfig, folder: Path, seed: int, samples: Path) -> d
     Raises:
         UserError: there are no texts in the samples.
     """
-    from safetensors.numpy import save_file
-
     proto = train_pieces(sample_texts(samples), config.vocabulary - 2)
     (folder / "sentencepiece.bpe.model").write_bytes(proto)
     size = write_tokenizer(proto, folder / "tokenizer.json")
     write_tokenizer_config(folder, config.max_length)
     shape = model_config(config, size)
-    write(folder / "config.json", shape)
+    write_json(folder / "config.json", shape)
     save_file(random_tensors(shape, seed), folder / "model.safetensors", metadata={"format": "pt"})
     write_modules(folder, config, config.hidden)
     return {"source": "random weights", "vocabulary": size}
@@ -41,8 +45,6 @@ def make_random(config: BaseConfig, folder: Path, seed: int, samples: Path) -> d
 
 def sample_texts(folder: Path) -> Iterator[str]:
     """All texts in the parquet and jsonl files below `folder`, in the order of their paths."""
-    import pyarrow.parquet
-
     for path in sorted(folder.rglob("*")):
         if path.suffix == ".parquet":
             yield from _strings(pyarrow.parquet.read_table(path).to_pylist())
@@ -53,13 +55,11 @@ def sample_texts(folder: Path) -> Iterator[str]:
 
 def train_pieces(texts: Iterator[str], size: int) -> bytes:
     """A SentencePiece Unigram model of at most `size` pieces, with XLM-R's normaliser (nmt_nfkc)."""
-    import sentencepiece
-
     lines = [line for text in texts for line in text.splitlines() if line.strip()]
     if not lines:
         raise UserError("no sample texts for the tiny base", where="data/samples", remedy="restore the samples")
     model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
+    SentencePieceTrainer.train(
         sentence_iterator=iter(lines),
         model_writer=model,
         vocab_size=size,
@@ -75,9 +75,6 @@ def train_pieces(texts: Iterator[str], size: int) -> bytes:
 
 def write_tokenizer(proto: bytes, path: Path) -> int:
     """Write the `tokenizer.json` of a SentencePiece model in XLM-R's layout; returns its number of ids."""
-    from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
-    from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
-
     model = ModelProto.FromString(proto)
     vocabulary = [(piece, 0.0) for piece in FAIRSEQ_PIECES]
     vocabulary += [(piece.piece, piece.score) for piece in model.pieces[SPECIAL_PIECES:]]
@@ -103,7 +100,7 @@ def model_config(config: BaseConfig, vocabulary: int) -> dict[str, Any]:
         "dtype": "float32",
         "hidden_size": config.hidden,
         "num_hidden_layers": config.layers,
-        "num_attention_heads": HEADS,
+        "num_attention_heads": ATTENTION_HEADS,
         "intermediate_size": 4 * config.hidden,
         "vocab_size": vocabulary,
         "max_position_embeddings": config.max_length + 2,  # positions start behind the id of <pad>

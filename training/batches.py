@@ -1,0 +1,144 @@
+"""The rows of a planned batch as mini-batches of texts of similar length, and the plan's batches in numbers."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from configs.schema.training import SideConfig
+from training.batch_plan import BatchPlan, GlobalBatch, Integers, has_angle
+from training.sets import TokenisedSet
+
+
+class PlannedRows(torch.utils.data.Dataset[Any]):
+    """The tokens of a slice of a global batch; the batch sampler's "indices" are the slices themselves."""
+
+    def __init__(self, sets: Iterable[TokenisedSet], angle_weight: float) -> None:
+        self.sets = {item.rows.name: item for item in sets}
+        self.angle_weight = angle_weight
+
+    def __len__(self) -> int:
+        return sum(len(item.tokens) for item in self.sets.values())
+
+    def __getitems__(self, batch: GlobalBatch) -> list[dict[str, Any]]:
+        """One dict a row: `texts`, the token ids of anchor, positive and chosen negatives, and `score`."""
+        item = self.sets[batch.set]
+        rows = item.tokens[batch.rows.tolist()]
+        weight = self.angle_weight if item.rows.angle else 0.0
+        columns = rows["anchor"], rows["positive"], rows["negatives"], rows["score"], batch.negatives.tolist()
+        return [
+            {
+                "texts": [anchor, positive, *(negatives[index] for index in chosen)],
+                "score": float("nan") if score is None else score,
+                "angle_weight": weight,
+            }
+            for anchor, positive, negatives, score, chosen in zip(*columns, strict=True)
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class MiniBatches:
+    """Collates rows: their texts, each once, sorted by length and cut into mini-batches padded to their own width."""
+
+    pad_id: int
+    most_tokens: int  # padded tokens of a mini-batch; one longer text makes its own
+    overhead: int  # what a further mini-batch costs, in tokens
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        places: dict[tuple[int, ...], int] = {}
+        positions = [[places.setdefault(tuple(text), len(places)) for text in row["texts"]] for row in rows]
+        texts = list(places)
+        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+        lengths = np.array([len(texts[index]) for index in order])
+        batch: dict[str, Any] = {}
+        start = 0
+        for number, end in enumerate(mini_batch_ends(lengths, self.most_tokens, self.overhead)):
+            part = self._padded([texts[index] for index in order[start:end]])
+            batch |= {f"text_{number}_{key}": value for key, value in part.items()}
+            start = end
+        rank_of = np.argsort(order)
+        batch["label"] = {
+            "position": torch.from_numpy(rank_of[np.array(positions)]),
+            "score": torch.tensor([row["score"] for row in rows], dtype=torch.float32),
+            "angle_weight": rows[0]["angle_weight"],
+        }
+        return batch
+
+    def _padded(self, texts: list[tuple[int, ...]]) -> dict[str, Tensor]:
+        ids = np.full((len(texts), len(texts[-1])), self.pad_id, dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for row, text in enumerate(texts):
+            ids[row, : len(text)] = text
+            mask[row, : len(text)] = 1
+        return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+
+
+def mini_batch_ends(lengths: Integers, most_tokens: int, overhead: int) -> list[int]:
+    """Where to cut texts sorted by rising length, so that padding plus `overhead` a mini-batch is least.
+
+    Dynamic programming over the cuts: cost[j] = min over i of cost[i] + (j - i) * lengths[j - 1] + overhead, where
+    (j - i) * lengths[j - 1] is at most `most_tokens`, or one text.
+    """
+    cost = np.zeros(len(lengths) + 1)
+    cut = np.zeros(len(lengths) + 1, dtype=np.int64)
+    for end in range(1, len(lengths) + 1):
+        width = lengths[end - 1]
+        first = max(0, end - max(1, most_tokens // int(width)))
+        candidates = cost[first:end] + np.arange(end - first, 0, -1) * width
+        best = int(candidates.argmin())
+        cost[end], cut[end] = candidates[best] + overhead, first + best
+    ends = [len(lengths)]
+    while cut[ends[-1]]:
+        ends.append(int(cut[ends[-1]]))
+    return ends[::-1]
+
+
+def plan_report(plan: BatchPlan, sets: dict[str, TokenisedSet], side: SideConfig) -> dict[str, Any]:
+    """plan.json: batches, rows, tokens and padding, in all and a set; nothing in it depends on the machine.
+
+    Padding is what one process with the side's budget has.
+    """
+    per_set: dict[str, dict[str, Any]] = {
+        name: {"rows": len(item.rows.anchors), "left_out": plan.left_out[name], "batches": 0, "rows_seen": 0}
+        | {"tokens": 0, "padded_tokens": 0, "angle_batches": 0}
+        for name, item in sets.items()
+    }
+    for batch in plan.batches:
+        entry, item = per_set[batch.set], sets[batch.set]
+        tokens, padded = padded_tokens(item, batch, side)
+        entry["batches"] += 1
+        entry["rows_seen"] += len(batch.rows)
+        entry["tokens"] += tokens
+        entry["padded_tokens"] += padded
+        entry["angle_batches"] += has_angle(item.rows, batch)
+    totals = {
+        key: sum(entry[key] for entry in per_set.values())
+        for key in ("batches", "rows_seen", "tokens", "padded_tokens", "angle_batches")
+    }
+    for entry in [totals, *per_set.values()]:
+        padded = entry.pop("padded_tokens")
+        entry["padding_share"] = round(1 - entry["tokens"] / padded, 4) if padded else 0.0
+        entry["angle_share"] = round(entry.pop("angle_batches") / max(entry["batches"], 1), 4)
+    return {"digest": plan.digest, "batch_size": side.batch_size, **totals, "sets": per_set}
+
+
+def padded_tokens(item: TokenisedSet, batch: GlobalBatch, side: SideConfig) -> tuple[int, int]:
+    """Tokens of a batch without and with padding, each text counted once a row."""
+    lengths = text_lengths(item, batch)
+    ends = mini_batch_ends(lengths, side.mini_batch_tokens, side.mini_batch_overhead)
+    starts = [0, *ends[:-1]]
+    padded = sum((end - start) * int(lengths[end - 1]) for start, end in zip(starts, ends, strict=True))
+    return int(lengths.sum()), padded
+
+
+def text_lengths(item: TokenisedSet, batch: GlobalBatch) -> Integers:
+    """The lengths of all texts of a batch, in tokens, sorted."""
+    negatives = [
+        item.negative_lengths[row][chosen]
+        for row, chosen in zip(batch.rows.tolist(), batch.negatives, strict=True)
+        if len(chosen)
+    ]
+    return np.sort(np.concatenate([item.anchor_lengths[batch.rows], item.positive_lengths[batch.rows], *negatives]))
