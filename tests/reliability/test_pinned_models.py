@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +11,8 @@ from data.fingerprints import mining_state
 from evaluation.models import further_model
 from pipeline.core.hub import Revision, write_lock
 from tests.data.conftest import REPOSITORY, Prepared, composed, run_config
-from tests.data.hub_server import COMMIT, serve
 from tests.data.sources.test_hub import SETS, command
+from tests.support.hub import COMMIT, local_hub
 from tests.training.small_bases import tiny_base
 
 MINING = ["+source@data.sources.lenta=lenta", "data.sources.lenta.negatives=mine", "data.mining.model=someone/miner"]
@@ -41,11 +40,8 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def hub(mirror: Path) -> Iterator[str]:
     """The address of a Hub that holds the mirror's files."""
-    server = serve(mirror)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
+    with local_hub(mirror) as running:
+        yield running.address
 
 
 @pytest.fixture

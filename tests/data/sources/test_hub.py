@@ -3,14 +3,13 @@
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.data.conftest import REPOSITORY, Prepared, run
-from tests.data.hub_server import COMMIT, serve
+from tests.support.hub import COMMIT, local_hub
 
 SETS = ["~data.sources.ru_hnp", "~data.sources.tapaco", "~data.sources.mr_tydi"]
 
@@ -18,11 +17,8 @@ SETS = ["~data.sources.ru_hnp", "~data.sources.tapaco", "~data.sources.mr_tydi"]
 @pytest.fixture(scope="module")
 def hub() -> Iterator[str]:
     """The address of a server that serves the bundled samples."""
-    server = serve(REPOSITORY / "data" / "samples")
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
+    with local_hub(REPOSITORY / "data" / "samples") as running:
+        yield running.address
 
 
 def command(
