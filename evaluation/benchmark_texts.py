@@ -10,8 +10,8 @@ import polars as pl
 
 from configs.schema.config import Config
 from data.decontamination import BENCHMARKS, CHECKED, SAMPLES
-from evaluation.mteb_tasks import hub_task, suite_tasks
-from evaluation.samples import FOLDER
+from evaluation.suites.mteb_tasks import hub_task, suite_tasks
+from evaluation.suites.samples import FOLDER
 from pipeline.core.artefact import StageFolder, write_json
 from pipeline.core.console import log
 from pipeline.core.errors import first_line

@@ -18,7 +18,7 @@ PART = "part"  # column that says which part of a task an item belongs to; a met
 class Measure:
     """A metric of a task and how it follows from the per-item columns.
 
-    `statistic` names a function of `evaluation.statistics`; `columns` are its arguments in order.
+    `statistic` names a function of `evaluation.significance`; `columns` are its arguments in order.
     """
 
     metric: str

@@ -1,36 +1,20 @@
 """scores.csv and comparison.csv out of the predictions of all models, and the table that is shown."""
 
-import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from configs.schema.config import Config
-from evaluation.card_table import ENCODECHKA_MEANS, MTEB, SUITE, parts_of
-from evaluation.comparison import (
-    MEAN,
-    Difference,
-    Plan,
-    compare,
-    corrected,
-    difference_of_means,
-    interval,
-    replicates,
-    same_items,
-)
 from evaluation.outcome import read_outcome
-from evaluation.suites import Task
+from evaluation.published import CARD_MTEB, CARD_SUITE, ENCODECHKA_MEANS, parts_of
+from evaluation.results import MEAN, Difference, Score
+from evaluation.significance import Plan, compare, corrected, difference_of_means, interval, replicates, same_items
+from evaluation.suites.task import Task
 from pipeline.core.artefact import StageFolder
 from pipeline.core.console import progress, show_table
 
-SCORES = ("model", "suite", "task", "metric", "score", "ci_low", "ci_high", "items", "seconds")
-COMPARISON = (
-    "model", "against", "suite", "task", "metric",
-    "difference", "ci_low", "ci_high", "p_value", "p_holm", "test", "items",
-)  # fmt: skip
-Row = dict[str, Any]
 Results = dict[str, dict[str, dict[str, Any]]]  # task's key -> model -> what Scorer.score returned
 
 
@@ -47,10 +31,10 @@ class Measured:
     seconds: np.ndarray
 
 
-def write_tables(config: Config, stage: StageFolder, tasks: Sequence[Task], results: Results) -> list[Row]:
+def write_tables(config: Config, stage: StageFolder, tasks: Sequence[Task], results: Results) -> list[Score]:
     """Write scores.csv and comparison.csv over all tasks that were scored; returns the rows of scores.csv."""
     plan = Plan(config.evaluation.resamples, config.evaluation.confidence, config.seed)
-    rows: list[Row] = []
+    rows: list[Score] = []
     differences: list[Difference] = []
     suites: dict[str, list[list[Measured]]] = {}  # of each task its metrics, the main one first
     for task in progress([task for task in tasks if task.key in results], "resampling"):
@@ -64,19 +48,21 @@ def write_tables(config: Config, stage: StageFolder, tasks: Sequence[Task], resu
             rows += mean_rows
             differences += mean_differences
     order = {model: position for position, model in enumerate(config.evaluation.chain)}
-    rows.sort(key=lambda row: order.get(row["model"], len(order)))
-    _write(stage, "scores.csv", SCORES, rows)
-    _write(stage, "comparison.csv", COMPARISON, (vars(row) for row in corrected(differences)))
+    rows.sort(key=lambda row: order.get(row.model, len(order)))
+    with stage.replacing("scores.csv") as path:
+        Score.write(path, rows)
+    with stage.replacing("comparison.csv") as path:
+        Difference.write(path, corrected(differences))
     return rows
 
 
 def _task_tables(
     task: Task, found: dict[str, dict[str, Any]], stage: StageFolder, plan: Plan
-) -> tuple[list[Measured], list[Row], list[Difference]]:
+) -> tuple[list[Measured], list[Score], list[Difference]]:
     outcomes = {model: read_outcome(stage.path / result["predictions"]) for model, result in found.items()}
     same_items(outcomes, task.key)
     items, seconds = next(iter(outcomes.values())).items, np.array([result["seconds"] for result in found.values()])
-    rows: list[Row] = []
+    rows: list[Score] = []
     differences: list[Difference] = []
     measured: list[Measured] = []
     for position, measure in enumerate(next(iter(outcomes.values())).measures):
@@ -88,12 +74,11 @@ def _task_tables(
     return measured, rows, differences
 
 
-def _rows(measured: Measured, name: str, plan: Plan) -> list[Row]:
-    suite, metric = measured.task.suite, measured.metric
+def _rows(measured: Measured, name: str, plan: Plan) -> list[Score]:
     columns = zip(measured.models, measured.scores, measured.replicates, measured.seconds, strict=True)
     return [
-        dict(zip(SCORES, (model, suite, name, metric, float(score), *interval(own, plan), measured.items,
-                          float(seconds)), strict=True))
+        Score(model, measured.task.suite, name, measured.metric, float(score), *interval(own, plan), measured.items,
+              float(seconds))
         for model, score, own, seconds in columns
     ]  # fmt: skip
 
@@ -103,14 +88,14 @@ def _means(suite: str, kind: str, scored: Sequence[Sequence[Measured]]) -> dict[
     known = {(measured.task.name, measured.metric): measured for metrics in scored for measured in metrics}
     dense = [metrics[0] for metrics in scored if not metrics[0].task.needs_heads]
     means = {"Mean": dense} if kind == "mteb" and len(dense) > 1 else {}
-    fixed = ENCODECHKA_MEANS if kind == "encodechka" else MTEB if suite == SUITE else {}
+    fixed = ENCODECHKA_MEANS if kind == "encodechka" else CARD_MTEB if suite == CARD_SUITE else {}
     for name, row in fixed.items():
         if parts := parts_of(row, lambda task, metric: known.get((task, metric))):
             means[name] = parts
     return means
 
 
-def _mean_tables(name: str, parts: Sequence[Measured], plan: Plan) -> tuple[list[Row], list[Difference]]:
+def _mean_tables(name: str, parts: Sequence[Measured], plan: Plan) -> tuple[list[Score], list[Difference]]:
     """The mean over tasks for models that have all of them; items are resampled within their task, independently."""
     models = [model for model in parts[0].models if all(model in part.models for part in parts)]
     pairs = [(part, [part.models.index(model) for model in models]) for part in parts]
@@ -128,32 +113,16 @@ def _mean_tables(name: str, parts: Sequence[Measured], plan: Plan) -> tuple[list
     return _rows(mean, name, plan), list(differences)
 
 
-def _write(stage: StageFolder, name: str, columns: Sequence[str], rows: Iterable[Row]) -> None:
-    with stage.replacing(name) as path, path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({key: _figure(key, row[key]) for key in columns})
-
-
-def _figure(column: str, value: Any) -> Any:
-    if not isinstance(value, float):
-        return value
-    if value != value:
-        return ""
-    return f"{value:.3f}" if column == "seconds" else f"{value:.6f}"
-
-
-def show_scores(rows: Sequence[Row], models: Sequence[str]) -> None:
+def show_scores(rows: Sequence[Score], models: Sequence[str]) -> None:
     """The closing tables, one a suite: a row a model, a column a task's score with half its interval's width."""
-    columns = list(dict.fromkeys((row["suite"], row["task"], row["metric"]) for row in rows))
-    cells = {(row["model"], row["suite"], row["task"], row["metric"]): _with_bars(row) for row in rows}
+    columns = list(dict.fromkeys((row.suite, row.task, row.metric) for row in rows))
+    cells = {(row.model, row.suite, row.task, row.metric): _with_bars(row) for row in rows}
     for suite in dict.fromkeys(column[0] for column in columns):
         heads = [column for column in columns if column[0] == suite]
         lines = [[model, *(cells.get((model, *head)) for head in heads)] for model in models]
         show_table(f"scores on {suite}", ["model", *(f"{task}\n{metric}" for _, task, metric in heads)], lines)
 
 
-def _with_bars(row: Row) -> str:
-    half = (row["ci_high"] - row["ci_low"]) / 2
-    return f"{row['score']:.3f} ±{half:.3f}" if half == half else f"{row['score']:.3f}"
+def _with_bars(row: Score) -> str:
+    half = (row.ci_high - row.ci_low) / 2
+    return f"{row.score:.3f} ±{half:.3f}" if half == half else f"{row.score:.3f}"

@@ -1,17 +1,19 @@
 """Calibration sets our figures beside the published ones."""
 
 import csv
+from math import nan
 from pathlib import Path
 
 import pytest
 
 from evaluation.calibrate import Row, compared, show, tolerance
 from evaluation.published import published_name
+from evaluation.results import Score
 from pipeline.core.errors import UserError
 
 
-def score(suite: str, task: str, metric: str, value: float) -> dict[str, str]:
-    return {"model": "m", "suite": suite, "task": task, "metric": metric, "score": str(value)}
+def score(suite: str, task: str, metric: str, value: float) -> Score:
+    return Score("m", suite, task, metric, value, nan, nan, 1, 0.0)
 
 
 def test_figures_find_their_published_counterparts() -> None:

@@ -2,14 +2,19 @@
 
 import csv
 import json
+from math import nan
 from pathlib import Path
 
 import pytest
 
 from configs.schema.config import Config
 from evaluation.models import chain_model
-from evaluation.result_files import write_results
-from evaluation.run_record import Score, read_run
+from evaluation.publish import write_results
+from evaluation.report.hub_metadata import eval_results
+from evaluation.report.record import read_run
+from evaluation.results import Score
+from evaluation.scoring import Scorer
+from evaluation.suites.mteb_run import mteb_encoder, results_folder, run_task
 from tests.evaluation.sample_run import tiny_model, write_run
 
 NAME = "organisation/name"
@@ -30,9 +35,6 @@ def score_terra(config: Config) -> None:
     import mteb
     from datasets import Dataset, DatasetDict
 
-    from evaluation.russian_mteb import run_task
-    from evaluation.scoring import Scorer
-
     merged = chain_model(config, "merge")
     assert merged
     pairs = {
@@ -42,8 +44,7 @@ def score_terra(config: Config) -> None:
     }
     task = mteb.get_task("TERRa")
     task.dataset, task.data_loaded = DatasetDict(dev=Dataset.from_dict(pairs)), True
-    resources = Scorer(merged, config).resources
-    run_task(resources.mteb_encoder("dense"), task, ["max_ap"], resources.mteb_folder, resources.encode)
+    run_task(mteb_encoder(Scorer(merged, config), "dense"), task, ["max_ap"], results_folder(config), {})
 
 
 def test_mteb_reads_the_files_as_results_of_the_named_model(config: Config, tmp_path: Path) -> None:
@@ -69,8 +70,6 @@ def test_tasks_of_other_suites_are_left_out(config: Config, tmp_path: Path) -> N
 
 
 def test_the_card_names_mteb_s_data_set(config: Config) -> None:
-    from evaluation.card_metadata import eval_results
-
     results = {r.dataset_config: r for r in eval_results(read_run(config.folder("report").parent))}
     terra = results["TERRa"]
     assert (terra.task_type, terra.dataset_type, terra.dataset_name) == (
@@ -83,9 +82,7 @@ def test_the_card_names_mteb_s_data_set(config: Config) -> None:
 
 @pytest.mark.parametrize("task", ["Mean", "Average", "STS by Pearson", "RuBQRetrieval.sparse", "drift"])
 def test_the_card_names_the_suite_of_what_is_no_task_of_mteb(task: str, config: Config) -> None:
-    from evaluation.card_metadata import eval_results
-
     run = read_run(config.folder("report").parent)
-    run.scores.append(Score("merge", "card_30", task, "mean", 0.5, None, None, 4))
+    run.scores.append(Score("merge", "card_30", task, "mean", 0.5, nan, nan, 4, 0.0))
     added = eval_results(run)[-1]
     assert (added.dataset_type, added.dataset_config, added.metric_value) == ("card_30", task, 0.5)
