@@ -3,7 +3,8 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,17 @@ import numpy as np
 import torch
 from filelock import FileLock
 from safetensors import safe_open
-from sentence_transformers import SentenceTransformer
 
 from pipeline.core.artefact import replacing
 from pipeline.core.console import progress, quiet
 from pipeline.core.errors import UserError
-from pipeline.core.models import load_folder
+from pipeline.core.models import load_folder, most_tokens
 
 LEADERBOARD_TOKENS = 128  # at which encodechka's reference code cuts texts
 CPU_TOKENS, GPU_TOKENS = 512, 65536  # padded tokens in a pass; on a CPU activations should stay in its cache
 VISIBLE_BATCHES = 64  # from here on a bar is shown
-QUERY, DOCUMENT, BARE = "query", "document", "bare"
-DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+QUERY, DOCUMENT = "query", "document"  # roles of a text
+PROMPTS = {QUERY: ("query",), DOCUMENT: ("document", "passage", "corpus")}  # role -> what its prompt may be called
 
 Features = dict[str, torch.Tensor]
 Pool = Callable[[Features], dict[str, torch.Tensor]]
@@ -103,8 +103,10 @@ class Embedder:
         cache: EmbeddingCache | None = None,
     ) -> None:
         """Load the model in `folder`; raises UserError where that can't be done."""
-        self.folder, self.precision = folder, precision
-        self.model = load_model(folder, device)
+        self.folder = folder
+        with quiet():
+            self.model = load_folder(folder, device).eval()
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # else it warns when classifiers start processes
         self.batch_tokens = batch_tokens or (CPU_TOKENS if self.model.device.type == "cpu" else GPU_TOKENS)
         if precision == "bf16":
             self.model[0].to(torch.bfloat16)
@@ -116,9 +118,8 @@ class Embedder:
         return self.model.tokenizer
 
     def prompt(self, role: str) -> str:
-        """What stands before texts in the role query, document, or bare (nothing)."""
-        names = {QUERY: (QUERY,), DOCUMENT: DOCUMENT_PROMPTS, BARE: ()}[role]
-        return next((self.model.prompts[name] or "" for name in names if self.model.prompts.get(name)), "")
+        """What stands before texts in the role query or document."""
+        return next((prompt for name in PROMPTS[role] if (prompt := self.model.prompts.get(name))), "")
 
     def sentences(self, texts: Sequence[str], role: str = QUERY) -> np.ndarray:
         """The model's own embeddings [texts, width], float32, with the prompt of `role`."""
@@ -138,13 +139,14 @@ class Embedder:
         `cls` and `mean` (over the attention mask), and `pooler` where the checkpoint holds a pooler's weights:
         without them transformers would make one up at random.
         """
-        names = ["cls", "mean"] + (["pooler"] if self._pooler else [])
+        encoder: Any = self.model[0].model
+        names = ["cls", "mean"] + (["pooler"] if self.has_pooler else [])
 
         def pool(features: Features) -> dict[str, torch.Tensor]:
             hidden, mask = features["token_embeddings"], features["attention_mask"].unsqueeze(-1)
             pooled = {"cls": hidden[:, 0], "mean": (hidden * mask).sum(1) / mask.sum(1)}
-            if self._pooler:
-                pooled["pooler"] = self._pooler(hidden.to(self._pooler_dtype)).float()
+            if self.has_pooler:
+                pooled["pooler"] = encoder.pooler(hidden.to(encoder.dtype)).float()
             return pooled
 
         return self._vectors(texts, f"variants {max_tokens} {names}", "", max_tokens, names, pool)
@@ -156,7 +158,8 @@ class Embedder:
         Texts are cut at the tokenizer's own limit (at most the position table's); a word without a sub-token, and
         every word after the cut, is a vector of zeros.
         """
-        limit = min(self.tokenizer.model_max_length, self._positions)
+        positions = most_tokens(self.model) or self.config.max_position_embeddings
+        limit = min(self.tokenizer.model_max_length, positions)
         encoded = self.tokenizer(list(texts), is_split_into_words=True, truncation=True, max_length=limit)
         found: list[np.ndarray] = [np.zeros(0)] * len(texts)
         for batch, features in self.token_batches(encoded["input_ids"], "encoding words"):
@@ -164,41 +167,23 @@ class Embedder:
                 words = encoded.word_ids(index)
                 hidden = features["token_embeddings"][row, : len(words)].float().cpu()
                 found[index] = _mean_by_word(hidden, words, len(texts[index]))
-        self._check([vectors for vectors in found if len(vectors)])
+        require_finite((vectors for vectors in found if len(vectors)), self.folder)
         return found
 
     @property
     def config(self) -> Any:
         """transformers' config of the encoder."""
-        return self._encoder.config
+        encoder: Any = self.model[0].model
+        return encoder.config
 
-    @property
-    def _encoder(self) -> Any:
-        return self.model[0].model
-
-    @property
-    def _positions(self) -> int:
-        roberta = self.config.model_type in ("xlm-roberta", "roberta", "camembert")
-        return self.config.max_position_embeddings - (2 if roberta else 0)
-
-    @property
-    def _pooler(self) -> torch.nn.Module | None:
-        return self._encoder.pooler if self.has_pooler else None
-
-    @property
-    def _pooler_dtype(self) -> torch.dtype:
-        return next(self._encoder.parameters()).dtype
-
-    @property
+    @cached_property
     def has_pooler(self) -> bool:
         """Whether the checkpoint holds a pooler's weights."""
-        if not hasattr(self, "_has_pooler"):
-            names: set[str] = set()
-            for file in self.folder.glob("*.safetensors"):
-                with safe_open(file, "pt") as tensors:
-                    names.update(tensors.keys())
-            self._has_pooler = any("pooler.dense.weight" in name for name in names)
-        return self._has_pooler
+        names: set[str] = set()
+        for file in self.folder.glob("*.safetensors"):
+            with safe_open(file, "pt") as tensors:
+                names.update(tensors.keys())
+        return any("pooler.dense.weight" in name for name in names)
 
     @torch.inference_mode()
     def _vectors(
@@ -213,7 +198,7 @@ class Embedder:
                 for name, pooled in pool(features).items():
                     vectors = pooled.float().cpu().numpy()
                     made.setdefault(name, np.empty((len(missing), vectors.shape[1]), np.float32))[batch] = vectors
-            self._check(list(made.values()))
+            require_finite(made.values(), self.folder)
             self.cache.add(kind, missing, made)
         return self.cache.rows(kind, texts, names)
 
@@ -227,21 +212,12 @@ class Embedder:
             features["token_embeddings"] = features["token_embeddings"].float()
             yield batch, features
 
-    def _check(self, arrays: list[np.ndarray]) -> None:
-        if not all(np.isfinite(array).all() for array in arrays):
-            raise UserError(
-                "the model's embeddings hold NaN or infinity",
-                where=str(self.folder),
-                remedy="its weights are broken, or overflow in this precision",
-            )
 
-
-def load_model(folder: Path, device: str | None = None) -> SentenceTransformer:
-    """A sentence-transformers model in float32, without remote code; raises UserError where it can't be loaded."""
-    with quiet():
-        model = load_folder(folder, device)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # else it warns when classifiers start processes
-    return model.eval()
+def require_finite(arrays: Iterable[Any], folder: Path) -> None:
+    """Raise UserError where an embedding of the model in `folder` is NaN or infinite."""
+    if not all(np.isfinite(array).all() for array in arrays):
+        remedy = "its weights are broken, or overflow in this precision"
+        raise UserError("the model's embeddings hold NaN or infinity", where=str(folder), remedy=remedy)
 
 
 def length_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:

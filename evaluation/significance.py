@@ -10,13 +10,13 @@ only, no spread) gives NaN.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 import numpy as np
 
 from evaluation.outcome import PART, Measure, Outcome
-from evaluation.results import MEAN, Difference
+from evaluation.results import MEAN, Difference, Score
 from pipeline.core.errors import UserError
 from pipeline.core.seeding import generator
 
@@ -38,6 +38,45 @@ class Plan:
     def tails(self) -> list[float]:
         """The two percentiles that bound an interval."""
         return [50 * (1 - self.confidence), 50 * (1 + self.confidence)]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All models' scores by one metric of a task, or of a mean over tasks."""
+
+    suite: str
+    task: str
+    metric: str
+    models: list[str]
+    scores: np.ndarray  # [models]
+    replicates: np.ndarray  # [models, resamples], of the same resamples for all models
+    items: int
+    seconds: np.ndarray  # [models]
+    main: bool
+    permuted: dict[tuple[int, int], float] = field(default_factory=dict)  # p-values of pairs of models, one < other
+
+    def rows(self, plan: Plan) -> list[Score]:
+        """A row a model, with its interval."""
+        return [
+            Score(
+                model, self.suite, self.task, self.metric, float(score), *interval(own, plan), self.items, float(took)
+            )
+            for model, score, own, took in zip(self.models, self.scores, self.replicates, self.seconds, strict=True)
+        ]
+
+    def differences(self, plan: Plan) -> list[Difference]:
+        """Every later model minus every earlier one."""
+        found = []
+        for earlier, later in combinations(range(len(self.models)), 2):
+            values = self.replicates[later] - self.replicates[earlier]
+            test = "permutation" if (earlier, later) in self.permuted else "bootstrap"
+            p_value = self.permuted[earlier, later] if test == "permutation" else bootstrap_p_value(values)
+            difference = float(self.scores[later] - self.scores[earlier])
+            found.append(Difference(
+                self.models[later], self.models[earlier], self.suite, self.task, self.metric, difference,
+                *interval(values, plan), p_value, float("nan"), test, self.items, self.main,
+            ))  # fmt: skip
+        return found
 
 
 def replicates(position: int, outcomes: Sequence[Outcome], plan: Plan, *names: str) -> np.ndarray:
@@ -133,35 +172,37 @@ def corrected(differences: Iterable[Difference]) -> list[Difference]:
     return found
 
 
-def compare(
-    position: int, outcomes: dict[str, Outcome], values: np.ndarray, plan: Plan, suite: str, task: str
-) -> Iterator[Difference]:
-    """Every later model minus every earlier one on one measure, from the models' joint replicates `values`."""
-    for (earlier, (against, first)), (later, (model, second)) in combinations(enumerate(outcomes.items()), 2):
-        measure, differences = second.measures[position], values[later] - values[earlier]
-        if measure.statistic in EXCHANGEABLE:
-            test, p_value = "permutation", permutation_p_value(position, second, first, plan, suite, task)
-        else:
-            test, p_value = "bootstrap", bootstrap_p_value(differences)
-        difference = measure.score - first.measures[position].score
-        low, high = interval(differences, plan)
-        yield Difference(
-            model, against, suite, task, measure.metric, difference, low, high,
-            p_value, float("nan"), test, second.items, position == 0,
-        )  # fmt: skip
+def measured(
+    position: int, outcomes: dict[str, Outcome], seconds: Sequence[float], plan: Plan, suite: str, task: str
+) -> Measured:
+    """All models on the measure at `position` of a task; a test by permutation where its statistic allows one."""
+    found = list(outcomes.values())
+    measure, scores = found[0].measures[position], np.array([outcome.measures[position].score for outcome in found])
+    pairs = combinations(range(len(found)), 2) if measure.statistic in EXCHANGEABLE else ()
+    permuted = {
+        (one, two): permutation_p_value(position, found[two], found[one], plan, suite, task) for one, two in pairs
+    }
+    values, metric = replicates(position, found, plan, suite, task), measure.metric
+    return Measured(
+        suite, task, metric, list(outcomes), scores, values, found[0].items, np.array(seconds), position == 0, permuted
+    )
 
 
-def difference_of_means(
-    models: Sequence[str], scores: np.ndarray, values: np.ndarray, plan: Plan, suite: str, name: str, items: int
-) -> Iterator[Difference]:
-    """Every later model minus every earlier one on the mean of a suite's tasks, given its replicates `values`."""
-    for earlier, later in combinations(range(len(models)), 2):
-        differences = values[later] - values[earlier]
-        low, high = interval(differences, plan)
-        yield Difference(
-            models[later], models[earlier], suite, name, MEAN, float(scores[later] - scores[earlier]), low, high,
-            bootstrap_p_value(differences), float("nan"), "bootstrap", items, True,
-        )  # fmt: skip
+def mean_over_tasks(name: str, parts: Sequence[Measured]) -> Measured:
+    """The mean over tasks for models that have all of them; items are resampled within their task, independently."""
+    models = [model for model in parts[0].models if all(model in part.models for part in parts)]
+    pairs = [(part, [part.models.index(model) for model in models]) for part in parts]
+    return Measured(
+        parts[0].suite,
+        name,
+        MEAN,
+        models,
+        np.mean([part.scores[index] for part, index in pairs], axis=0),
+        np.mean([part.replicates[index] for part, index in pairs], axis=0),
+        sum(part.items for part in parts),
+        np.sum([part.seconds[index] for part, index in pairs], axis=0),
+        main=True,
+    )
 
 
 def same_items(outcomes: dict[str, Outcome], where: str) -> None:

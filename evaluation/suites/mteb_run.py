@@ -19,7 +19,7 @@ from mteb.models.sentence_transformer_wrapper import (
 )
 
 from configs.schema.config import Config
-from evaluation.encoder import Embedder
+from evaluation.encoder import Embedder, require_finite
 from evaluation.outcome import Outcome
 from evaluation.scoring import Scorer
 from evaluation.suites.heads import Heads, multi_vector_encoder, sparse_encoder
@@ -146,8 +146,7 @@ def mteb_encoder(scorer: Scorer, representation: str) -> Any:
     """The model for mteb, named by its contents."""
     if representation == "dense":
         return CheckedEncoder(scorer.embedder, scorer.key)
-    make = sparse_model if representation == "sparse" else multi_vector_model
-    return make(scorer.embedder, scorer.heads, scorer.key)
+    return encoder_with_head(scorer.embedder, scorer.heads, scorer.key, representation)
 
 
 class CheckedEncoder(SentenceTransformerEncoderWrapper):
@@ -165,28 +164,19 @@ class CheckedEncoder(SentenceTransformerEncoderWrapper):
     def encode(self, inputs: Any, **kwargs: Any) -> Any:
         """Embeddings [texts, width]; raises UserError where one is not finite."""
         embeddings = super().encode(inputs, **kwargs)
-        if not np.isfinite(np.asarray(embeddings)).all():
-            raise UserError(
-                "the model's embeddings hold NaN or infinity",
-                where=str(self.folder),
-                remedy="its weights are broken, or overflow in this precision",
-            )
+        require_finite([np.asarray(embeddings)], self.folder)
         return embeddings
 
 
-def sparse_model(embedder: Embedder, heads: Heads, fingerprint: str) -> SparseEncoderWrapper:
-    """The model's sparse weights for mteb."""
+def encoder_with_head(embedder: Embedder, heads: Heads, fingerprint: str, representation: str) -> Any:
+    """The model's sparse weights, or its token vectors (of which mteb sums MaxSim in float32), for mteb."""
+    wrap, make = {
+        "sparse": (SparseEncoderWrapper, sparse_encoder),
+        "multi_vector": (MultiVectorWrapper, multi_vector_encoder),
+    }[representation]
     with quiet():
-        wrapped = SparseEncoderWrapper(sparse_encoder(embedder, heads))
-    wrapped.mteb_model_meta = named_meta(wrapped.mteb_model_meta, f"{fingerprint}-sparse-{heads.fingerprint[:16]}")
-    return wrapped
-
-
-def multi_vector_model(embedder: Embedder, heads: Heads, fingerprint: str) -> MultiVectorWrapper:
-    """The model's token vectors for mteb, which sums MaxSim in float32."""
-    with quiet():
-        wrapped = MultiVectorWrapper(multi_vector_encoder(embedder, heads))
-    revision = f"{fingerprint}-multi_vector-{heads.fingerprint[:16]}"
+        wrapped: Any = wrap(make(embedder, heads))
+    revision = f"{fingerprint}-{representation}-{heads.fingerprint[:16]}"
     wrapped.mteb_model_meta = named_meta(wrapped.mteb_model_meta, revision)
     return wrapped
 

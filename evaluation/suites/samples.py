@@ -2,9 +2,8 @@
 
 import json
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import numpy as np
 from datasets import Dataset, DatasetDict
 from mteb.abstasks import (
     AbsTask,
@@ -16,26 +15,26 @@ from mteb.abstasks import (
 from mteb.abstasks.task_metadata import TaskMetadata
 
 from configs.schema.config import Config
-from evaluation.encoder import QUERY
-from evaluation.outcome import Outcome
-from evaluation.scoring import Scorer
-from evaluation.suites.encodechka import predictors
+from evaluation.suites.encodechka.predictors import accuracy_task, inference_task, similarity_task
+from evaluation.suites.encodechka.tasks import EncodechkaTask, classified, paired
 from evaluation.suites.mteb_run import MtebTask
 from evaluation.suites.task import Task
 from pipeline.core.artefact import StageFolder, file_sha256
 from pipeline.core.errors import UserError
 
 FOLDER = Path(__file__).resolve().parents[1] / "samples"
-Rows = list[dict[str, Any]]
 
 
 def tasks(suite: str, config: Config, stage: StageFolder) -> list[Task]:
-    """encodechka's kinds of tasks, then mteb's."""
-    ours = [kind(suite) for kind in (Similarity, Paraphrase, Inference, Topics)]
+    """encodechka's kinds of tasks, by the model's own embeddings, then mteb's."""
+    ours = [
+        EncodechkaTask(suite, name, sample_digests(*files), score, SampleFiles(), "model")
+        for name, (score, files) in ENCODECHKA_SAMPLES.items()
+    ]
     return [*ours, *(MtebSample(suite, name) for name in MTEB_SAMPLES)]
 
 
-def read_samples(name: str, folder: Path = FOLDER) -> Rows:
+def read_samples(name: str, folder: Path = FOLDER) -> list[dict[str, Any]]:
     """Rows of a bundled sample file; raises UserError where it is missing or malformed."""
     path = folder / f"{name}.jsonl"
     try:
@@ -49,63 +48,22 @@ def sample_digests(*names: str) -> list[str]:
     return [file_sha256(FOLDER / f"{name}.jsonl") for name in names]
 
 
-class SampleTask(Task):
-    """A task of encodechka's kind over bundled files, by the model's own embeddings."""
+class SampleFiles:
+    """The bundled files in the place of encodechka's."""
 
-    name: str
-    files: ClassVar[tuple[str, ...]]
-
-    def __init__(self, suite: str) -> None:
-        super().__init__(suite, self.name, sample_digests(*self.files))
-
-    def embedded(self, scorer: Scorer, rows: Rows, column: str) -> predictors.Variants:
-        """Embeddings of a column's texts, with the query prompt."""
-        return {"own": scorer.embedder.sentences([row[column] for row in rows], QUERY)}
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        return read_samples(name)
 
 
-class Similarity(SampleTask):
-    """Graded similarity of two sentences; encodechka's STS."""
-
-    name, files = "sts", ("sts",)
-
-    def score(self, scorer: Scorer) -> Outcome:
-        rows = read_samples("sts")
-        first, second = (self.embedded(scorer, rows, column) for column in ("sentence1", "sentence2"))
-        return predictors.similarity_task(first, second, np.array([row["score"] for row in rows], np.float64))
-
-
-class Paraphrase(SampleTask):
-    """Paraphrase (1), near (0) or not (-1); encodechka's PI."""
-
-    name, files = "paraphrase", ("paraphrase",)
-
-    def score(self, scorer: Scorer) -> Outcome:
-        rows = read_samples("paraphrase")
-        first, second = (self.embedded(scorer, rows, column) for column in ("text_1", "text_2"))
-        return predictors.similarity_task(first, second, np.array([row["label"] for row in rows], np.int64))
-
-
-class Inference(SampleTask):
-    """Entailment, neutral or contradiction from one similarity; encodechka's NLI."""
-
-    name, files = "nli", ("nli",)
-
-    def score(self, scorer: Scorer) -> Outcome:
-        rows = read_samples("nli")
-        first, second = (self.embedded(scorer, rows, column) for column in ("premise", "hypothesis"))
-        return predictors.inference_task(first, second, np.array([row["label"] for row in rows]))
-
-
-class Topics(SampleTask):
-    """Topics from vectors; encodechka's SA, IC."""
-
-    name, files = "topics", ("classification_train", "classification_test")
-
-    def score(self, scorer: Scorer) -> Outcome:
-        train, test = (read_samples(file) for file in self.files)
-        vectors = [self.embedded(scorer, rows, "text") for rows in (train, test)]
-        labels = [np.array([row["label"] for row in rows]) for rows in (train, test)]
-        return predictors.accuracy_task(vectors[0], labels[0], vectors[1], labels[1])
+ENCODECHKA_SAMPLES = {  # task -> how it is scored, and the files that it reads
+    "sts": (paired(similarity_task, "sts", "sentence1", "sentence2", "score", float), ("sts",)),
+    "paraphrase": (paired(similarity_task, "paraphrase", "text_1", "text_2", "label", int), ("paraphrase",)),
+    "nli": (paired(inference_task, "nli", "premise", "hypothesis", "label", str), ("nli",)),
+    "topics": (
+        classified(accuracy_task, "classification", "label", str),
+        ("classification_train", "classification_test"),
+    ),
+}
 
 
 def _described(name: str, kind: str, main_score: str, description: str) -> TaskMetadata:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer
 
-from evaluation.encoder import BARE, DOCUMENT, QUERY, Embedder, EmbeddingCache, length_batches
+from evaluation.encoder import DOCUMENT, QUERY, Embedder, EmbeddingCache, length_batches
 from pipeline.core.errors import UserError
 from tests.evaluation.conftest import MakeModel
 
@@ -28,7 +28,7 @@ def test_sentences_are_what_sentence_transformers_gives(
 
 
 def test_prompts_come_from_the_model_folder(embedder: Embedder) -> None:
-    assert [embedder.prompt(role) for role in (QUERY, DOCUMENT, BARE)] == ["query: ", "passage: ", ""]
+    assert [embedder.prompt(role) for role in (QUERY, DOCUMENT)] == ["query: ", "passage: "]
 
 
 def test_variants_are_the_pooled_last_hidden_state_text_by_text(embedder: Embedder, model_folder: Path) -> None:

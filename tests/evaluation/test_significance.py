@@ -12,10 +12,10 @@ from evaluation.significance import (
     STATISTICS,
     Plan,
     bootstrap_p_value,
-    compare,
     corrected,
     holm,
     interval,
+    measured,
     permutation_p_value,
     replicates,
 )
@@ -37,8 +37,7 @@ def two_models(rng: np.random.Generator, n: int, gain: float) -> dict[str, Outco
 
 
 def rows_of(outcomes: dict[str, Outcome], plan: Plan) -> Difference:
-    values = replicates(0, list(outcomes.values()), plan, "suite", "task")
-    return next(compare(0, outcomes, values, plan, "suite", "task"))
+    return measured(0, outcomes, [0.0, 0.0], plan, "suite", "task").differences(plan)[0]
 
 
 def coverage(statistic: str, draw: Draw, truth: float, n: int, runs: int) -> float:

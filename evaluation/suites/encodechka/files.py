@@ -45,6 +45,10 @@ class DataFiles:
         with self.path(name).open(encoding="utf-8", newline="") as file:
             return list(csv.DictReader(file))
 
+    def rows(self, name: str) -> list[dict[str, str]]:
+        """Rows of a CSV file by its name without ending."""
+        return self.csv(f"{name}.csv")
+
     def json(self, name: str) -> Any:
         """Contents of a JSON file."""
         return json.loads(self.path(name).read_text(encoding="utf-8"))

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -28,18 +28,27 @@ from pipeline.core.artefact import StageFolder
 def tasks(suite: str, config: Config, stage: StageFolder) -> list[Task]:
     """The ten tasks; their data are looked for when they are scored."""
     files = DataFiles(config.evaluation.encodechka_folder, Path(config.runs, "cache", "encodechka"))
-    return [EncodechkaTask(suite, name, config.evaluation.suite[suite].protocol, files) for name in TASKS]
+    protocol = config.evaluation.suite[suite].protocol
+    settings = {"data": COMMIT, "protocol": protocol}
+    return [EncodechkaTask(suite, name, settings, score, files, protocol) for name, score in TASKS.items()]
+
+
+class Files(Protocol):
+    """Where a task's rows come from."""
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """Rows of a table, by the name of its file without ending."""
 
 
 class EncodechkaTask(Task):
-    """One of TASKS by the suite's protocol."""
+    """A task that encodechka's code scores, over its own files or others of their kind."""
 
-    def __init__(self, suite: str, name: str, protocol: str, files: DataFiles) -> None:
-        super().__init__(suite, name, {"data": COMMIT, "protocol": protocol})
-        self.protocol, self.files = protocol, files
+    def __init__(self, suite: str, name: str, settings: Any, score: "Run", files: Files, protocol: str) -> None:
+        super().__init__(suite, name, settings)
+        self.run, self.files, self.protocol = score, files, protocol
 
     def score(self, scorer: Scorer) -> Outcome:
-        return TASKS[self.name](self.files, Vectors(scorer.embedder, self.protocol, scorer.workers))
+        return self.run(self.files, Vectors(scorer.embedder, self.protocol, scorer.workers))
 
 
 @dataclass(frozen=True)
@@ -57,31 +66,26 @@ class Vectors:
         return {"own": self.embedder.sentences(texts, QUERY)}
 
 
-Run = Callable[[DataFiles, Vectors], Outcome]
-Label = Callable[[str], Any]
+Run = Callable[[Files, Vectors], Outcome]
+Label = Callable[[Any], Any]
 
 
-def _similarity(file: str, first: str, second: str, gold: str) -> Run:
-    def run(files: DataFiles, vectors: Vectors) -> Outcome:
-        rows = files.csv(file)
-        one, two = ([row[column] for row in rows] for column in (first, second))
-        return similarity_task(vectors.sentences(one), vectors.sentences(two), _labels(rows, gold, float))
+def paired(score: Callable[..., Outcome], file: str, first: str, second: str, gold: str, kind: Label) -> Run:
+    """A score of the similarities of two columns' texts against gold labels."""
 
-    return run
-
-
-def _inference(file: str) -> Run:
-    def run(files: DataFiles, vectors: Vectors) -> Outcome:
-        rows = files.csv(file)
-        one, two = ([row[column] for row in rows] for column in ("sentence1", "sentence2"))
-        return inference_task(vectors.sentences(one), vectors.sentences(two), _labels(rows, "gold_label", str))
+    def run(files: Files, vectors: Vectors) -> Outcome:
+        rows = files.rows(file)
+        one, two = (vectors.sentences([row[column] for row in rows]) for column in (first, second))
+        return score(one, two, _labels(rows, gold, kind))
 
     return run
 
 
-def _classified(score: Callable[..., Outcome], stem: str, label: str, kind: Label, train_text: str = "text") -> Run:
-    def run(files: DataFiles, vectors: Vectors) -> Outcome:
-        train, test = files.csv(f"{stem}_train.csv"), files.csv(f"{stem}_test.csv")
+def classified(score: Callable[..., Outcome], stem: str, label: str, kind: Label, train_text: str = "text") -> Run:
+    """A classifier that is fitted on `<stem>_train` and scored on `<stem>_test`."""
+
+    def run(files: Files, vectors: Vectors) -> Outcome:
+        train, test = files.rows(f"{stem}_train"), files.rows(f"{stem}_test")
         return score(
             vectors.sentences([row[train_text] for row in train]),
             _labels(train, label, kind),
@@ -93,27 +97,29 @@ def _classified(score: Callable[..., Outcome], stem: str, label: str, kind: Labe
     return run
 
 
-def _entities(file: str) -> Run:
-    def run(files: DataFiles, vectors: Vectors) -> Outcome:
+def entities(file: str) -> Run:
+    """Tags of named entities from vectors of words."""
+
+    def run(files: Any, vectors: Vectors) -> Outcome:
         data = files.json(file)
         return entity_task(data["texts"], data["labels"], vectors.embedder.words)
 
     return run
 
 
-def _labels(rows: list[dict[str, str]], column: str, kind: Label) -> np.ndarray:
+def _labels(rows: list[dict[str, Any]], column: str, kind: Label) -> np.ndarray:
     return np.array([kind(row[column]) for row in rows])
 
 
 TASKS: dict[str, Run] = {
-    "STS": _similarity("stsb_dev.csv", "sentence1", "sentence2", "similarity_score"),
-    "PI": _similarity("para_gold.csv", "text_1", "text_2", "class"),
-    "NLI": _inference("xnli_ru.csv"),
-    "SA": _classified(accuracy_task, "SentiRuEval2016_small", "answer", int),
-    "TI": _classified(auc_task, "toxic", "toxic", int),
-    "IA": _classified(auc_task, "inappropriate", "y", lambda text: int(float(text))),
-    "IC": _classified(accuracy_task, "intents", "label", str),
-    "ICX": _classified(accuracy_task, "intents", "label", str, train_text="answer"),
-    "NE1": _entities("factru.json"),
-    "NE2": _entities("rudrec.json"),
+    "STS": paired(similarity_task, "stsb_dev", "sentence1", "sentence2", "similarity_score", float),
+    "PI": paired(similarity_task, "para_gold", "text_1", "text_2", "class", float),
+    "NLI": paired(inference_task, "xnli_ru", "sentence1", "sentence2", "gold_label", str),
+    "SA": classified(accuracy_task, "SentiRuEval2016_small", "answer", int),
+    "TI": classified(auc_task, "toxic", "toxic", int),
+    "IA": classified(auc_task, "inappropriate", "y", lambda text: int(float(text))),
+    "IC": classified(accuracy_task, "intents", "label", str),
+    "ICX": classified(accuracy_task, "intents", "label", str, train_text="answer"),
+    "NE1": entities("factru.json"),
+    "NE2": entities("rudrec.json"),
 }

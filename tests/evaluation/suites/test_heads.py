@@ -12,7 +12,7 @@ from evaluation.encoder import Embedder
 from evaluation.outcome import Outcome
 from evaluation.suites.drift import drift_outcome, text_vectors
 from evaluation.suites.heads import HEAD_FILES, Heads, multi_vector_encoder, read_heads, sparse_encoder
-from evaluation.suites.mteb_run import CheckedEncoder, multi_vector_model, run_task, sparse_model
+from evaluation.suites.mteb_run import CheckedEncoder, encoder_with_head, run_task
 from evaluation.suites.mteb_tasks import hub_task
 from evaluation.suites.samples import read_samples
 from pipeline.core.errors import UserError
@@ -69,11 +69,8 @@ def retrieval(kind: str, model: tuple[Embedder, Heads], name: str, folder: Path)
         },
         True,
     )
-    encoder = {
-        "dense": lambda: CheckedEncoder(embedder, name),
-        "sparse": lambda: sparse_model(embedder, heads, name),
-        "multi_vector": lambda: multi_vector_model(embedder, heads, name),
-    }[kind]()
+    dense = kind == "dense"
+    encoder = CheckedEncoder(embedder, name) if dense else encoder_with_head(embedder, heads, name, kind)
     return run_task(encoder, task, ["ndcg_at_10", "recall_at_100"], folder, {})
 
 
