@@ -4,14 +4,13 @@ Who wants to trust a new model's scores first shows that the harness gives the k
 stand in published_scores.csv; every tolerance has its reason below.
 """
 
-import csv
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from configs.schema.config import Config
 from evaluation.published import SOURCES, calibrated_name, published_figure, published_figures
-from evaluation.results import Score
+from evaluation.results import Score, TableRow
 from pipeline.core.artefact import StageFolder
 from pipeline.core.console import console, show_table
 from pipeline.core.errors import UserError
@@ -24,7 +23,7 @@ DEFAULT = 0.005
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(TableRow):
     """One figure beside the published one."""
 
     suite: str
@@ -47,10 +46,8 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     name = calibrated_name(config.evaluation)
     rows = list(compared(Score.read(stage.input("evaluate") / "scores.csv"), name))
     show(name, rows)
-    with stage.replacing("calibration.csv") as path, path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+    with stage.replacing("calibration.csv") as path:
+        Row.write(path, rows)
     if outside := [row.task for row in rows if not row.within]:
         what = f"{len(outside)} of {len(rows)} figures of {name} are out of tolerance: {', '.join(outside)}"
         remedy = "mend the harness, or the data it reads, before trusting other scores"

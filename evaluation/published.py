@@ -7,11 +7,13 @@ first of each goes into the averages.
 
 import csv
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import TypeVar
 
 from configs.schema.evaluation import EvaluationConfig
+from evaluation.results import MEAN
 from pipeline.core.errors import UserError
 
 PUBLISHED_BASE, PUBLISHED_MODEL = "BAAI/bge-m3", "deepvk/USER-bge-m3"
@@ -86,6 +88,25 @@ GROUPS: Rows = {
 AVERAGED = tuple(name for name in GROUPS if name not in ("STS by Spearman", "Retrieval by nDCG@10"))
 ALL = [part for name in AVERAGED for part in GROUPS[name]]
 CARD_MTEB: Rows = {AVERAGE: ALL, WITHOUT: [part for part in ALL if part[0] not in DOMINANT], **GROUPS}
+
+
+@dataclass(frozen=True)
+class CardTable:
+    """One of the card's score tables: the suite that its rows are measured on, and the tasks of each row."""
+
+    caption: str
+    suite: str
+    rows: Rows
+
+    def metric(self, row: str) -> str:
+        """The metric that a row has in scores.csv."""
+        return MEAN if len(self.rows[row]) > 1 else self.rows[row][0][1][0]
+
+
+CARD_TABLES = {  # kind of the claims that hold the card's figures -> table
+    "encodechka": CardTable("encodechka", "encodechka", CARD_ENCODECHKA),
+    "mteb": CardTable("Russian MTEB, the card's 30 data sets", CARD_SUITE, CARD_MTEB),
+}
 
 
 def published_rows() -> list[dict[str, str]]:

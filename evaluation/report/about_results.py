@@ -1,19 +1,16 @@
 """The page's parts about what came out: scores, differences, the published card's tables and claims."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from markupsafe import Markup
 
 from configs.schema.config import SIDES
 from evaluation.published import (
-    CARD_ENCODECHKA,
-    CARD_MTEB,
-    CARD_SUITE,
+    CARD_TABLES,
     PUBLISHED_MODEL,
+    CardTable,
     Figures,
-    Rows,
     mean_of,
     published_figure,
     published_figures,
@@ -21,7 +18,7 @@ from evaluation.published import (
 from evaluation.report import format as show
 from evaluation.report.blocks import Block, Folded, Group, Heading, Picture, Section, Table, Text, absent
 from evaluation.report.charts import Interval, forest_plot, signed
-from evaluation.report.claims import VERDICTS, Claim, encodechka_score, mteb_score
+from evaluation.report.claims import VERDICTS, Claim
 from evaluation.report.record import MODELS, RunRecord
 from evaluation.results import Difference, Score
 
@@ -84,23 +81,6 @@ def _differences(run: RunRecord) -> Table:
     return Table("Paired differences with 95 % intervals and corrected p-values", columns, rows)
 
 
-@dataclass(frozen=True)
-class CardTable:
-    """One of the card's score tables: the suite its rows are measured on, and how a model's row is found."""
-
-    caption: str
-    claims: str  # the kind of claims that hold the card's figures
-    suite: str
-    rows: Rows
-    score: Callable[[RunRecord, str, str], Score | None]
-
-
-CARD_TABLES = (
-    CardTable("encodechka", "encodechka", "encodechka", CARD_ENCODECHKA, encodechka_score),
-    CardTable("Russian MTEB, the card's 30 data sets", "mteb", CARD_SUITE, CARD_MTEB, mteb_score),
-)
-
-
 def published_card(run: RunRecord, claims: Sequence[Claim]) -> Section:
     """The card's two score tables with our base, sides and merge beside them, and the direction."""
     printed = {claim.key: claim.card for claim in claims}
@@ -115,11 +95,11 @@ def published_card(run: RunRecord, claims: Sequence[Claim]) -> Section:
         "readings stand here. Three of the sets make two thirds of the card's gain, so the average is also given "
         "without them."
     )
-    tables = [_card_table(run, printed, table) for table in CARD_TABLES]
+    tables = [_card_table(run, printed, kind, table) for kind, table in CARD_TABLES.items()]
     return Section("card", "The published card", [Text(words), Text(inferred), *tables])
 
 
-def _card_table(run: RunRecord, printed: dict[str, str], table: CardTable) -> Table:
+def _card_table(run: RunRecord, printed: dict[str, str], kind: str, table: CardTable) -> Table:
     further = [name for name in run.models() if name not in MODELS]
     models = ["base", *(name for name in SIDES if name in run.stages), "merge", *further]
     own = run.base_id
@@ -131,8 +111,8 @@ def _card_table(run: RunRecord, printed: dict[str, str], table: CardTable) -> Ta
     ]
     cells = []
     for row in table.rows:
-        before, after = (printed.get(f"{table.claims}/{who}/{row}") for who in ("bge-m3", "USER-bge-m3"))
-        ours = {name: table.score(run, name, row) for name in models}
+        before, after = (printed.get(f"{kind}/{who}/{row}") for who in ("bge-m3", "USER-bge-m3"))
+        ours = {name: run.on_card(name, table, row) for name in models}
         published = [_published(figures, table, row)] if figures else []
         head: str | Markup = row
         if before and after:

@@ -147,7 +147,7 @@ def _shortened(text: str) -> str:
 def _simplex(run: RunRecord) -> Picture:
     """The search's own picture."""
     if not run.simplex:
-        return Picture("", "")
+        return Picture(Markup(), "")
     tried = f"Weights of the {len(run.search)} candidates that were tried, coloured by their dev score."
     words, data = tried if run.search else "Weights of the merge.", base64.b64encode(run.simplex.encode()).decode()
     image = Markup('<img class="paper" src="data:image/svg+xml;base64,{}" alt="{}">').format(data, words)

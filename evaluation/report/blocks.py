@@ -10,19 +10,24 @@ from evaluation.report.format import numeric_columns
 
 
 class Block:
-    """One thing on the page; the template has a macro for each kind."""
+    """One thing on the page; the template draws it by its kind."""
+
+    content: Any
+
+    def __bool__(self) -> bool:
+        return any(self.content) if isinstance(self.content, list) else bool(self.content)
 
     @property
     def kind(self) -> str:
-        """The name of the kind."""
+        """The name of the class."""
         return type(self).__name__
 
 
 @dataclass(frozen=True)
 class Text(Block):
-    """A paragraph; `style` is a class of the page's CSS."""
+    """A paragraph; `style` is a class of the page's CSS, as in a group."""
 
-    words: str
+    content: str
     style: str = ""
 
 
@@ -30,24 +35,21 @@ class Text(Block):
 class Heading(Block):
     """A heading inside a section."""
 
-    words: str
+    content: str
 
 
 @dataclass(frozen=True)
 class Code(Block):
     """Text in a fixed-width font that scrolls."""
 
-    words: str
+    content: str
 
 
 @dataclass(frozen=True)
 class Facts(Block):
     """Names with one value each."""
 
-    items: Sequence[tuple[str, Any]]
-
-    def __bool__(self) -> bool:
-        return bool(self.items)
+    content: list[tuple[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -56,44 +58,35 @@ class Table(Block):
 
     caption: str
     columns: Sequence[str]
-    rows: Sequence[Sequence[Any]]
-
-    def __bool__(self) -> bool:
-        return bool(self.rows)
+    content: list[list[Any]]
 
     @property
     def numeric(self) -> set[int]:
         """Positions of the columns that hold figures only."""
-        return numeric_columns(self.rows)
+        return numeric_columns(self.content)
 
 
 @dataclass(frozen=True)
 class Picture(Block):
     """An inline picture; its caption also says in words what it shows."""
 
-    image: Markup | str
-    caption: Markup | str
-
-    def __bool__(self) -> bool:
-        return bool(self.image)
+    content: Markup
+    caption: str
 
 
 @dataclass(frozen=True)
 class Steps(Block):
     """The picture of the chain: groups of (stage, CSS class, status); those of a group don't depend on each other."""
 
-    groups: Sequence[Sequence[tuple[str, str, str]]]
+    content: list[list[tuple[str, str, str]]]
 
 
 @dataclass(frozen=True)
 class Group(Block):
-    """Blocks side by side, as far as there is room; `style` a class of the page's CSS."""
+    """Blocks side by side, as far as there is room."""
 
     style: str
-    blocks: Sequence[Block]
-
-    def __bool__(self) -> bool:
-        return any(self.blocks)
+    content: Sequence[Block]
 
 
 @dataclass(frozen=True)
@@ -101,11 +94,8 @@ class Folded(Block):
     """A block behind a summary that opens it."""
 
     summary: str
-    block: Block
+    content: Block
     opened: bool = False
-
-    def __bool__(self) -> bool:
-        return bool(self.block)
 
 
 @dataclass(frozen=True)

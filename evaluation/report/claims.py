@@ -8,26 +8,17 @@ digit of rounding; for scores of a model trained anew, that and twice the standa
 
 import csv
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from evaluation.models import read_model_facts
-from evaluation.published import AVERAGED, CARD_ENCODECHKA, CARD_SUITE, ENCODECHKA_MEANS, GROUPS, PUBLISHED_BASE
+from evaluation.published import AVERAGED, CARD_SUITE, CARD_TABLES, GROUPS, PUBLISHED_BASE
 from evaluation.report.record import RunRecord
-from evaluation.results import MEAN, Score
 
 CLAIMS = Path(__file__).with_name("claims.csv")
 COLUMNS = ("claim", "card", "ours", "tolerance", "verdict", "where")
 VERDICTS = ("equal", "close", "differs", "not run")
-
-
-@dataclass(frozen=True)
-class Found:
-    """Our figure and where it stands."""
-
-    value: float
-    where: str
 
 
 @dataclass(frozen=True)
@@ -74,10 +65,8 @@ def check_claims(run: RunRecord, similarities: dict[tuple[int, int], float] | No
         rows = list(csv.DictReader(file))
     made = []
     for row in rows:
-        found = _find(run, row["key"], similarities or {})
-        place = found.where if found else _missing(run, row["key"])
-        ours = found.value if found else None
-        made.append(Claim(row["key"], row["claim"], row["card"], ours, row["tolerance"], place, row["source"]))
+        ours, where = _find(run, row["key"], similarities or {}) or (None, _missing(run, row["key"]))
+        made.append(Claim(row["key"], row["claim"], row["card"], ours, row["tolerance"], where, row["source"]))
     return made
 
 
@@ -98,102 +87,64 @@ def published_base(run: RunRecord) -> str | None:
     return next((score.model for score in run.scores if score.model.lower() == PUBLISHED_BASE.lower()), None)
 
 
-def encodechka_score(run: RunRecord, model: str, row: str) -> Score | None:
-    """A model's score in a row of the card's encodechka table: a task, or one of the two means."""
-    metric = MEAN if row in ENCODECHKA_MEANS else CARD_ENCODECHKA[row][0][1][0]
-    return run.scored(model, "encodechka", row, metric)
-
-
-def mteb_score(run: RunRecord, model: str, row: str) -> Score | None:
-    """A model's mean in a row of the card's MTEB table; None while one of its tasks is not scored."""
-    return run.scored(model, CARD_SUITE, row, MEAN)
-
-
-def _find(run: RunRecord, key: str, similarities: dict[tuple[int, int], float]) -> Found | None:
+def _find(run: RunRecord, key: str, similarities: dict[tuple[int, int], float]) -> tuple[float, str] | None:
+    """Our figure and where it stands."""
     kind, _, rest = key.partition("/")
-    finders: dict[str, Callable[[], Found | None]] = {
-        "pairs": lambda: _pairs(run, rest),
-        "negatives": lambda: _negatives(run),
-        "vocabulary": lambda: _certified(run, "vocabulary"),
-        "parameters": lambda: _certified(run, "parameters"),
-        "dimension": lambda: _dimension(run),
-        "encodechka": lambda: _scored(run, rest, encodechka_score, "encodechka"),
-        "mteb": lambda: _scored(run, rest, mteb_score, CARD_SUITE),
-        "tasks": lambda: _tasks(run, rest),
-        "usage": lambda: _similarity(rest, similarities),
-    }
-    return finders[kind]()
+    match kind:
+        case "pairs":
+            return _pairs(run, rest)
+        case "negatives":
+            value = ((run.ledger or {}).get("totals") or {}).get("negatives_the_card_counts")
+            return (value, "data/ledger.json: totals, negatives_the_card_counts") if value else None
+        case "vocabulary" | "parameters":
+            sizes = run.certified(kind)
+            return (sizes[1], f"init/certificate.json: {kind}_after") if sizes else None
+        case "dimension" if run.stages["init"].complete:
+            return read_model_facts(run.model_folder("init")).dimension, "init/config.json: hidden_size"
+        case "encodechka" | "mteb":
+            who, _, row = rest.partition("/")
+            table, model = CARD_TABLES[kind], published_base(run) if who == "bge-m3" else "merge"
+            found = run.on_card(model, table, row) if model else None
+            return (found.score, f"evaluate/scores.csv: {model}, {table.suite}, {row}") if found else None
+        case "tasks":
+            parts = [part for name in AVERAGED if rest in ("all", name.partition(" ")[0]) for part in GROUPS[name]]
+            done = sum(any(run.scored("merge", CARD_SUITE, task, name) for name in names) for task, names in parts)
+            return (done, f"evaluate/scores.csv: tasks of {CARD_SUITE} scored for merge") if done else None
+        case "usage":
+            query, _, passage = rest.partition("/")
+            value = similarities.get((int(query), int(passage)))
+            return (value, "merge/model on the texts of the published card") if value is not None else None
+    return None
 
 
 def _sets(run: RunRecord) -> dict[str, dict]:
     return {entry["name"]: entry for entry in (run.ledger or {}).get("sets", [])}
 
 
-def _pairs(run: RunRecord, name: str) -> Found | None:
+def _pairs(run: RunRecord, name: str) -> tuple[float, str] | None:
     sets = _sets(run)
     if name == "total":
         counted = [entry["built"] for entry in sets.values() if entry.get("card") and entry.get("built")]
-        return Found(sum(counted), "data/ledger.json: built, summed over the card's sets") if counted else None
+        return (sum(counted), "data/ledger.json: built, summed over the card's sets") if counted else None
     entry = sets.get(name)
     if not entry or not entry.get("built"):
         return None
     reason = "rows of a bundled sample, not of the set" if run.bundled(entry) else entry.get("difference")
-    return Found(entry["built"], f"data/ledger.json: {name}, built" + (f" ({reason})" if reason else ""))
-
-
-def _negatives(run: RunRecord) -> Found | None:
-    value = ((run.ledger or {}).get("totals") or {}).get("negatives_the_card_counts")
-    return Found(value, "data/ledger.json: totals, negatives_the_card_counts") if value else None
-
-
-def _certified(run: RunRecord, what: str) -> Found | None:
-    sizes = run.certified(what)
-    return Found(sizes[1], f"init/certificate.json: {what}_after") if sizes else None
-
-
-def _dimension(run: RunRecord) -> Found | None:
-    if not run.stages["init"].complete:
-        return None
-    return Found(read_model_facts(run.model_folder("init")).dimension, "init/config.json: hidden_size")
-
-
-def _scored(
-    run: RunRecord, rest: str, score: Callable[[RunRecord, str, str], Score | None], suite: str
-) -> Found | None:
-    who, _, row = rest.partition("/")
-    model = published_base(run) if who == "bge-m3" else "merge"
-    found = score(run, model, row) if model else None
-    return Found(found.score, f"evaluate/scores.csv: {model}, {suite}, {row}") if found else None
-
-
-def _tasks(run: RunRecord, group: str) -> Found | None:
-    parts = [part for name in AVERAGED if group in ("all", name.partition(" ")[0]) for part in GROUPS[name]]
-    done = sum(any(run.scored("merge", CARD_SUITE, task, metric) for metric in metrics) for task, metrics in parts)
-    return Found(done, f"evaluate/scores.csv: tasks of {CARD_SUITE} scored for merge") if done else None
-
-
-def _similarity(rest: str, similarities: dict[tuple[int, int], float]) -> Found | None:
-    query, _, passage = rest.partition("/")
-    value = similarities.get((int(query), int(passage)))
-    return Found(value, "merge/model on the texts of the published card") if value is not None else None
+    return entry["built"], f"data/ledger.json: {name}, built" + (f" ({reason})" if reason else "")
 
 
 def _missing(run: RunRecord, key: str) -> str:
     """Why there is no figure of ours, in a few words."""
-    kind, _, rest = key.partition("/")
+    profile, (kind, _, rest) = str(run.config.get("profile", "")), key.partition("/")
     stage = {"pairs": "data", "negatives": "data", "vocabulary": "init", "parameters": "init", "dimension": "init"}
     needed = stage.get(kind, "merge" if kind == "usage" else "evaluate")
     if not run.stages[needed].complete:
         return f"stage {needed} is not complete"
     if kind == "pairs":
         entry = _sets(run).get(rest)
-        return f"data/ledger.json: {entry['status']}" if entry else f"not among the sources of profile {_profile(run)}"
+        return f"data/ledger.json: {entry['status']}" if entry else f"not among the sources of profile {profile}"
     if kind in ("encodechka", "mteb") and rest.startswith("bge-m3/") and published_base(run) is None:
         return f"{PUBLISHED_BASE} is not among the models of this run"
     if kind == "usage":
         return "the published card was not read (evaluation.report.card)"
-    return f"not measured by profile {_profile(run)}"
-
-
-def _profile(run: RunRecord) -> str:
-    return str(run.config.get("profile", ""))
+    return f"not measured by profile {profile}"

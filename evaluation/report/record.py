@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema.config import SIDES, STAGES
-from evaluation.published import PUBLISHED_BASE
+from evaluation.published import PUBLISHED_BASE, CardTable
 from evaluation.results import Difference, Score
 from pipeline.core.artefact import Manifest, read_manifest
 
@@ -151,6 +151,10 @@ class RunRecord:
         """A line of scores.csv, or None where there is none."""
         wanted = (model, suite, task, metric)
         return next((s for s in self.scores if (s.model, s.suite, s.task, s.metric) == wanted), None)
+
+    def on_card(self, model: str, table: CardTable, row: str) -> Score | None:
+        """A model's score in a row of one of the published card's tables; None while one of its tasks is not scored."""
+        return self.scored(model, table.suite, row, table.metric(row))
 
     def models(self, suite: str | None = None) -> list[str]:
         """The models that were scored, on one suite or at all, the chain's own first."""
