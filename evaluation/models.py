@@ -104,13 +104,15 @@ def head_folders(config: Config, model: Path) -> list[Path]:
     return [model, *given, config.folder("base")]
 
 
+def has_heads(folder: Path) -> bool:
+    """Whether bge-m3's two heads lie in the folder."""
+    return all((folder / name).is_file() for name in HEAD_FILES)
+
+
 def heads_fingerprint(folders: list[Path]) -> str | None:
     """sha256 of the heads that would be taken from `folders`, or None where there are none."""
-    for folder in folders:
-        files = [folder / name for name in HEAD_FILES]
-        if all(file.is_file() for file in files):
-            return _fingerprint({file.name: file_sha256(file) for file in files})
-    return None
+    found = next(filter(has_heads, folders), None)
+    return _fingerprint({name: file_sha256(found / name) for name in HEAD_FILES}) if found else None
 
 
 def folder_fingerprint(folder: Path) -> str:
@@ -166,7 +168,7 @@ def read_model_facts(folder: Path) -> ModelFacts:
         normalize="Normalize" in modules,
         max_length=limit or config["max_position_embeddings"],
         prompts={name: text for name, text in (settings.get("prompts") or {}).items() if text},
-        heads=all((folder / name).is_file() for name in HEAD_FILES),
+        heads=has_heads(folder),
     )
 
 

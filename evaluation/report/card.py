@@ -42,7 +42,7 @@ GIVES = {
 def render_card(run: RunRecord, config: Config, model_id: str) -> str:
     """The card as Markdown with front matter; `model_id` (a Hub id or a folder) is what its examples load."""
     facts = read_model_facts(run.model_folder("merge"))
-    card = _contents(run, facts, model_id)
+    name = model_id.rpartition("/")[2] if model_id.count("/") == 1 else f"{run.folder.name}-merge"
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         undefined=jinja2.StrictUndefined,
@@ -50,8 +50,9 @@ def render_card(run: RunRecord, config: Config, model_id: str) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    text = templates.get_template("card.md.j2").render(card=card)
-    return f"---\n{front_matter(run, config, card['name'])}\n---\n\n{text}"
+    template = templates.get_template("card.md.j2")
+    text = template.render(name=name, model_id=model_id, run=run, model=facts, card=_contents(run, facts))
+    return f"---\n{front_matter(run, config, name)}\n---\n\n{text}"
 
 
 def write_readme(run: RunRecord, text: str) -> None:
@@ -64,29 +65,19 @@ def write_readme(run: RunRecord, text: str) -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def _contents(run: RunRecord, facts: ModelFacts, model_id: str) -> dict[str, Any]:
-    name = model_id.rpartition("/")[2] if model_id.count("/") == 1 else f"{run.folder.name}-merge"
+def _contents(run: RunRecord, facts: ModelFacts) -> dict[str, Any]:
+    packages = (run.stages["merge"].manifest.environment.get("packages") or {}) if run.stages["merge"].manifest else {}
     return {
-        "name": name,
-        "model_id": model_id,
         "summary": _summary(run),
-        "caution": run.caution,
         "facts": _facts(run, facts),
-        "prompts": ", ".join(f'`"{text}"` ({kind})' for kind, text in facts.prompts.items()),
-        "query": facts.prompts.get("query", ""),
-        "document": facts.prompts.get("document", ""),
-        "max_length": facts.max_length,
-        "pooling": facts.pooling,
-        "normalize": facts.normalize,
-        "heads": facts.heads and facts.architecture == "xlm-roberta",
         "steps": _steps(run),
-        "weights": [(model, f"{weight:.4f}") for model, weight in ((run.weights or {}).get("weights") or {}).items()],
+        "weights": (run.weights or {}).get("weights") or {},
         "sets": _sets(run),
         "suites": _suites(run),
         "differences": _differences(run),
         "limits": _limits(run, facts),
         "provenance": _provenance(run),
-        "packages": _packages(run),
+        "packages": ", ".join(f"{name} {version}" for name, version in packages.items()),
     }
 
 
@@ -196,9 +187,3 @@ def _provenance(run: RunRecord) -> list[list[str]]:
         fingerprint = f"`{stage.manifest.fingerprint[:12]}`" if stage.manifest else show.DASH
         rows.append([stage.name, run.status(stage.name), fingerprint, GIVES[stage.name]])
     return rows
-
-
-def _packages(run: RunRecord) -> str:
-    manifest = run.stages["merge"].manifest
-    packages = (manifest.environment.get("packages") or {}) if manifest else {}
-    return ", ".join(f"{name} {version}" for name, version in packages.items())

@@ -32,7 +32,6 @@ class Interval:
     value: float
     low: float
     high: float
-    note: str = ""
 
 
 def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, describe: str, least_range: float = 0.0) -> Markup:
@@ -91,7 +90,7 @@ def _interval(row: Interval, scale: "_Scale", top: float) -> Iterable[str]:
     colour = "var(--muted)" if not certain else "var(--good)" if row.value > 0 else "var(--bad)"
     line = top + ROW * 0.74
     yield f'<text class="label" x="{SIDE}" y="{top + ROW * 0.4:.1f}">{escape(row.label)}</text>'
-    note = row.note or f"{signed(row.value, 3)} [{signed(row.low, 3)}, {signed(row.high, 3)}]"
+    note = f"{signed(row.value, 3)} [{signed(row.low, 3)}, {signed(row.high, 3)}]"
     yield f'<text x="{WIDTH - SIDE}" y="{top + ROW * 0.4:.1f}" text-anchor="end">{escape(note)}</text>'
     ends = f'x1="{scale(row.low):.1f}" x2="{scale(row.high):.1f}"'
     yield f'<line {ends} y1="{line:.1f}" y2="{line:.1f}" stroke="{colour}" stroke-width="2"/>'

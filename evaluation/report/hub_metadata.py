@@ -61,7 +61,7 @@ def _eval_result(score: Score, kind: str) -> EvalResult:
 
 def _mteb_metadata(task: str) -> Any:
     """What mteb says of a task; None for what it has no task of: means over tasks, the heads' outputs, their drift."""
-    import mteb
+    import mteb  # takes seconds, for which a report without mteb's suites need not wait
 
     try:
         return mteb.get_task(task).metadata

@@ -16,7 +16,7 @@ from sentence_transformers.base.modules import Dense, Module, Normalize
 from sentence_transformers.sparse_encoder import SparseEncoder
 
 from evaluation.encoder import Embedder
-from evaluation.models import HEAD_FILES
+from evaluation.models import HEAD_FILES, has_heads
 from pipeline.core.errors import UserError, first_line
 from pipeline.core.models import RAISED_BY_FILES
 
@@ -35,8 +35,8 @@ class Heads:
 def read_heads(*folders: Path) -> Heads:
     """The heads of the first of `folders` that has both; raises UserError where none has, or where they don't fit."""
     for folder in folders:
-        if (folder / SPARSE_FILE).is_file() and (folder / MULTI_VECTOR_FILE).is_file():
-            contents = [(folder / name).read_bytes() for name in (SPARSE_FILE, MULTI_VECTOR_FILE)]
+        if has_heads(folder):
+            contents = [(folder / name).read_bytes() for name in HEAD_FILES]
             fingerprint = hashlib.sha256(b"".join(contents)).hexdigest()
             return Heads(_linear(folder / SPARSE_FILE), _linear(folder / MULTI_VECTOR_FILE), fingerprint)
     raise UserError(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from mteb.abstasks import AbsTask, AbsTaskRetrieval
+from sklearn.preprocessing import MultiLabelBinarizer
 
 from evaluation.outcome import PART, Measure, Outcome
 from evaluation.significance import STATISTICS
@@ -109,8 +110,6 @@ def _correct(part: Part) -> np.ndarray:
     """[texts, experiments] whether the predicted label (or the whole set of labels) is right."""
     predicted = np.asarray(part.predictions)
     if predicted.ndim == 3:
-        from sklearn.preprocessing import MultiLabelBinarizer
-
         gold = MultiLabelBinarizer().fit_transform(part.data["label"])
         return (predicted == gold[None]).all(axis=2).T.astype(np.float64)
     return (predicted == np.asarray(part.data["label"])[None]).T.astype(np.float64)

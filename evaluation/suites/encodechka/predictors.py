@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from joblib import Parallel, delayed, parallel_config
 from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, roc_auc_score
 from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
+from threadpoolctl import threadpool_limits
 
 from evaluation.outcome import Measure, Outcome
 
@@ -112,9 +114,6 @@ def _in_parallel(
     function: Callable[..., np.ndarray], arguments: Sequence[tuple[Any, ...]], train: Variants, workers: int
 ) -> list[np.ndarray]:
     """`function` on each tuple of arguments; one thread each, so that results don't depend on `workers`."""
-    from joblib import Parallel, delayed, parallel_config
-    from threadpoolctl import threadpool_limits
-
     if workers == 1 or next(iter(train.values())).size < PARALLEL_FROM:
         with threadpool_limits(1):
             return [function(*given) for given in arguments]
