@@ -35,6 +35,7 @@ SAMPLE_SCORES = {
         ("encodechka", "TI", "roc_auc"): 0.91,
     }.items()
 }
+ENVIRONMENT = {"python": "3.11.2", "platform": "Linux", "cores": 2, "processes": 1, "packages": {"torch": "2.13.0"}}
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 60 40"><rect width="60" height="40" fill="#fff"/></svg>'
 
 
@@ -83,13 +84,7 @@ def finish(config: Config, name: str, metrics: dict[str, Any], status: str = "co
         config=dataclasses.asdict(config),
         outputs=describe_outputs(folder, files),
         metrics=metrics,
-        environment={
-            "python": "3.11.2",
-            "platform": "Linux",
-            "cores": 2,
-            "processes": 1,
-            "packages": {"torch": "2.13.0"},
-        },
+        environment=ENVIRONMENT,
         seconds=12.5 if name == "data" else 241.0,
         peak_rss_bytes=1_240_000_000,
     ).write(folder)

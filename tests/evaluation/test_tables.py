@@ -7,11 +7,13 @@ import pytest
 
 from evaluation.outcome import Measure, Outcome
 from evaluation.published import CARD_MTEB, CARD_SUITE, GROUPS
+from evaluation.results import Difference, Score
 from evaluation.scoring import Scorer
 from evaluation.significance import STATISTICS
 from evaluation.suites.task import Task
 from evaluation.tables import write_tables
 from pipeline.core.artefact import StageFolder
+from pipeline.core.errors import UserError
 from tests.evaluation.test_evaluate import make_config, read
 
 ITEMS, RESAMPLES = 60, 2000
@@ -126,3 +128,21 @@ def test_the_mean_of_a_suite_leaves_out_other_representations(
     (mean,) = [float(line["score"]) for line in lines if line["task"] == "Mean"]
     own = [float(line["score"]) for line in lines if metrics.get(line["task"], ("",))[0] == line["metric"]]
     assert len(own) == 30 and mean == pytest.approx(np.mean(own), abs=1e-5)
+
+
+def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
+    rows = [
+        Difference("merge", "base", "s", "t", metric, 0.25, -0.5, 0.75, 0.5, 1.0, "bootstrap", 9, metric == "ap")
+        for metric in ("ap", "f1")
+    ]
+    Difference.write(tmp_path / "comparison.csv", rows)
+    assert Difference.read(tmp_path / "comparison.csv") == rows
+    Score.write(tmp_path / "scores.csv", [Score("m", "s", "t", "ap", 0.5, np.nan, np.nan, 4, 0.1)])
+    (score,) = Score.read(tmp_path / "scores.csv")
+    assert (score.score, score.items) == (0.5, 4) and np.isnan([score.ci_low, score.ci_high]).all()
+
+
+def test_a_table_of_an_earlier_version_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "comparison.csv").write_text("model,against,suite\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"lacks the column .*main.*make evaluate"):
+        Difference.read(tmp_path / "comparison.csv")

@@ -1,6 +1,5 @@
 """The model card: its code runs, its figures stand in artefacts, its front matter is what the Hub expects."""
 
-import csv
 import dataclasses
 import re
 from pathlib import Path
@@ -13,6 +12,7 @@ from configs.schema.config import Config
 from evaluation.models import read_model_facts
 from evaluation.report.card import render_card
 from evaluation.report.record import read_run
+from evaluation.results import Difference
 from tests.evaluation.facts import require_figures_of_artefacts
 from tests.evaluation.sample_run import SAMPLE_SCORES, tiny_model, write_run
 
@@ -153,17 +153,13 @@ def test_restricted_training_data_and_losses_against_the_base_are_limits(card: s
     assert "Some training sets forbid commercial use" in card
     assert "Worse than its base" not in card
     comparison = config.folder("evaluate") / "comparison.csv"
-    before = comparison.read_text(encoding="utf-8")
-    rows = list(csv.DictReader(before.splitlines()))
-    rows[0] |= {"difference": "-0.04", "ci_low": "-0.05", "ci_high": "-0.03"}
+    rows = Difference.read(comparison)
     try:
-        with comparison.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        worse = dataclasses.replace(rows[0], difference=-0.04, ci_low=-0.05, ci_high=-0.03)
+        Difference.write(comparison, [worse, *rows[1:]])
         assert "Worse than its base, beyond the confidence interval, on: term_to_definition." in card_of(config)
     finally:
-        comparison.write_text(before, encoding="utf-8")
+        Difference.write(comparison, rows)
 
 
 def test_facts_of_a_model_folder(tmp_path: Path, repository: Path) -> None:

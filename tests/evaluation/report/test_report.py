@@ -40,6 +40,12 @@ def visible(html: str) -> str:
     return re.sub(r"\s+", " ", text)
 
 
+def reported(config: Config) -> str:
+    """Make the report; the text of its page."""
+    run_stage(CHAIN["report"], config)
+    return visible((config.folder("report") / "index.html").read_text(encoding="utf-8"))
+
+
 def interval(task: str, model: str) -> str:
     """A score of the sample run on encodechka as the page shows it."""
     score = next(found[model] for (_, name, _), found in SAMPLE_SCORES.items() if name == task)
@@ -88,8 +94,7 @@ def test_the_base_s_own_published_figures_stand_beside_it(tmp_path: Path, model:
     config.base.kind, config.base.hub = "hub", "intfloat/multilingual-e5-small"
     for name in CHAIN_INPUTS:
         finish(config, name, {})
-    run_stage(CHAIN["report"], config)
-    text = visible((config.folder("report") / "index.html").read_text(encoding="utf-8"))
+    text = reported(config)
     assert "USER-bge-m3, card multilingual-e5-small, published our base" in text
     assert f"STS rises: holds 0.86 0.87 0.820 {interval('STS', 'base')}" in text
     assert "Mean S rises: not run 0.787 0.799 0.742 –" in text
@@ -122,8 +127,7 @@ def test_a_move_inside_the_interval_is_called_noise(tmp_path: Path, model: Path)
     comparison = config.folder("evaluate") / "comparison.csv"
     comparison.write_text(comparison.read_text().replace("0.027", "-0.027"), encoding="utf-8")
     finish(config, "evaluate", {})
-    run_stage(CHAIN["report"], config)
-    text = visible((config.folder("report") / "index.html").read_text(encoding="utf-8"))
+    text = reported(config)
     assert f"STS rises: holds (within noise) 0.86 0.87 {interval('STS', 'base')}" in text
 
 
@@ -169,8 +173,7 @@ def test_a_merge_that_is_no_weighted_sum_and_tried_nothing_is_shown(tmp_path: Pa
     (folder / "search.csv").write_text("origin\n")
     (folder / "simplex.svg").unlink()
     finish(config, "merge", {})
-    run_stage(CHAIN["report"], config)
-    text = visible((config.folder("report") / "index.html").read_text(encoding="utf-8"))
+    text = reported(config)
     assert "Merge method ties" in text and "candidates" not in text.partition("Merge method ties")[2][:60]
     assert "The models were merged by ties, through mergekit." in (config.folder("report") / "model_card.md").read_text(
         encoding="utf-8"
@@ -184,8 +187,7 @@ def test_a_failed_stage_and_its_reason_are_shown(tmp_path: Path, model: Path) ->
     manifest = read_manifest(config.folder("init"))
     assert manifest
     dataclasses.replace(manifest, error="error: no texts (corpus x); add some").write(config.folder("init"))
-    run_stage(CHAIN["report"], config)
-    text = visible((config.folder("report") / "index.html").read_text(encoding="utf-8"))
+    text = reported(config)
     assert "Stage init failed: error: no texts (corpus x); add some" in text
 
 
@@ -194,8 +196,7 @@ def test_a_stage_made_with_an_earlier_input_is_marked(tmp_path: Path, model: Pat
     manifest = read_manifest(config.folder("merge"))
     assert manifest
     dataclasses.replace(manifest, fingerprint="f" * 48).write(config.folder("merge"))
-    run_stage(CHAIN["report"], config)
-    text = visible((config.folder("report") / "index.html").read_text(encoding="utf-8"))
+    text = reported(config)
     assert "not of one piece: evaluate (of an earlier merge)." in text
 
 

@@ -54,21 +54,13 @@ def loaded(base: Path, init: Path) -> dict[str, tuple[Embedder, Heads]]:
 def retrieval(kind: str, model: tuple[Embedder, Heads], name: str, folder: Path) -> Outcome:
     embedder, heads = model
     task = hub_task("RuBQRetrieval", SuiteConfig(), MtebTaskConfig(), None)
-    task.dataset, task.data_loaded = (
-        {
-            "default": {
-                "test": {
-                    "corpus": Dataset.from_list(
-                        [{"id": f"d{n}", "title": "", "text": t} for n, t in enumerate(DOCUMENTS)]
-                    ),
-                    "queries": Dataset.from_list([{"id": f"q{n}", "text": text} for n, text in enumerate(QUERIES)]),
-                    "relevant_docs": {f"q{n}": {f"d{n}": 1} for n in range(len(QUERIES))},
-                    "top_ranked": None,
-                }
-            }
-        },
-        True,
-    )
+    test = {
+        "corpus": Dataset.from_list([{"id": f"d{n}", "title": "", "text": text} for n, text in enumerate(DOCUMENTS)]),
+        "queries": Dataset.from_list([{"id": f"q{n}", "text": text} for n, text in enumerate(QUERIES)]),
+        "relevant_docs": {f"q{n}": {f"d{n}": 1} for n in range(len(QUERIES))},
+        "top_ranked": None,
+    }
+    task.dataset, task.data_loaded = {"default": {"test": test}}, True
     dense = kind == "dense"
     encoder = CheckedEncoder(embedder, name) if dense else encoder_with_head(embedder, heads, name, kind)
     return run_task(encoder, task, ["ndcg_at_10", "recall_at_100"], folder, {})
