@@ -115,14 +115,6 @@ def data(run: RunRecord) -> Section:
     held_out = [
         [_title(entry), show.count(entry.get("built")), show.count(entry.get("kept"))] for entry in run.held_out_sets
     ]
-    remarks = {
-        entry["name"]: " ".join(str(entry[key]) for key in ("difference", "note") if entry.get(key)) for entry in sets
-    }
-    sources = [
-        [_title(entry), *(show.long(str(entry.get(key) or show.DASH)) for key in ("source", "revision", "licence")),
-         show.long(remarks[entry["name"]])]
-        for entry in sets
-    ]  # fmt: skip
     blocks = [
         Facts([(words, show.count(totals[name])) for name, words in TOTALS.items() if totals.get(name) is not None]),
         Table(
@@ -133,14 +125,7 @@ def data(run: RunRecord) -> Section:
         ),
         Table("Held out of training", ["set", "built", "kept"], held_out),
         Folded("Rows dropped, by reason", _dropped(sets)),
-        Folded(
-            "Sources and licences",
-            Table(
-                "Where the rows come from, and on which terms",
-                ["set", "source", "revision", "licence", "remarks"],
-                sources,
-            ),
-        ),
+        Folded("Sources and licences", _sources(sets)),
     ]
     return Section("data", "Data", blocks)
 
@@ -157,6 +142,17 @@ def _ledger_rows(run: RunRecord) -> list[list[Any]]:
         head, status = show.row_head(_title(entry), entry["side"]), show.long(str(entry["status"]))
         rows.append([head, *counts, train, *rest, status])
     return rows
+
+
+def _sources(sets: list[dict[str, Any]]) -> Table:
+    """Where each set's rows come from, and on which terms."""
+    rows = []
+    for entry in sets:
+        words = [show.long(str(entry.get(key) or show.DASH)) for key in ("source", "revision", "licence")]
+        remarks = " ".join(str(entry[key]) for key in ("difference", "note") if entry.get(key))
+        rows.append([_title(entry), *words, show.long(remarks)])
+    columns = ["set", "source", "revision", "licence", "remarks"]
+    return Table("Where the rows come from, and on which terms", columns, rows)
 
 
 def _dropped(sets: list[dict[str, Any]]) -> Table:
