@@ -34,7 +34,7 @@ COLUMNS = {
 
 def sample_texts() -> list[str]:
     """The seeded sample of distinct sentence-task texts."""
-    from evaluation.encodechka.files import DataFiles
+    from evaluation.suites.encodechka.files import DataFiles
     from pipeline.core.seeding import generator
 
     folder = os.environ.get("ENCODECHKA_DATA_PATH") or str(SHARED / "encodechka")
@@ -46,7 +46,7 @@ def sample_texts() -> list[str]:
 
 def encode_ours(folder: str, precision: str) -> float:
     """Seconds for all pooled variants of the sample, in batches of similar length."""
-    from evaluation.embedding import Embedder
+    from evaluation.encoder import Embedder
 
     texts, embedder = sample_texts(), Embedder(Path(folder), precision=precision)
     embedder.variants(texts[:8])

@@ -10,8 +10,8 @@ import polars as pl
 
 from configs.schema.config import Config
 from data.pairs.decontamination import BENCHMARKS, CHECKED, SAMPLES
-from evaluation.mteb_tasks import hub_task, suite_tasks
-from evaluation.samples import FOLDER
+from evaluation.suites.mteb_tasks import hub_task, suite_tasks
+from evaluation.suites.samples import FOLDER, read_samples
 from pipeline.core.artefact import StageFolder, write_json
 from pipeline.core.console import log
 from pipeline.core.errors import first_line
@@ -42,7 +42,7 @@ def _texts(content: Any) -> Iterator[str]:
 
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     """Write the bundled samples' texts, the suites' test texts, and which of these could not be had, and why."""
-    samples = {file.stem: _sample_texts(file) for file in sorted(FOLDER.glob("*.jsonl"))}
+    samples = {file.stem: list(_texts(read_samples(file.stem))) for file in sorted(FOLDER.glob("*.jsonl"))}
     missing: dict[str, str] = {}
     tests = {task: sorted(texts) for task, texts in _benchmark_texts(config, missing)}
     for name, texts in ((SAMPLES, samples), (BENCHMARKS, tests)):
@@ -61,15 +61,6 @@ def _frame(texts: dict[str, list[str]]) -> pl.DataFrame:
         "text": [t for some in texts.values() for t in some],
     }
     return pl.DataFrame(rows, schema={"task": pl.String, "text": pl.String})
-
-
-def _sample_texts(file: Path) -> list[str]:
-    return [
-        text
-        for line in file.read_text(encoding="utf-8").splitlines()
-        if line.strip()
-        for text in _texts(json.loads(line))
-    ]
 
 
 def _benchmark_texts(config: Config, missing: dict[str, str]) -> Iterator[tuple[str, set[str]]]:
@@ -116,13 +107,9 @@ def _mteb_texts(suite: str, config: Config, missing: dict[str, str], done: set[s
             task.load_data()
             yield name, set(task_texts(task))
         except (ConnectionError, OSError) as error:
-            unreachable = missing[name] = f"its data can't be had: {_first_line(error)}"
+            unreachable = missing[name] = f"its data can't be had: {first_line(error)[:200]}"
         except (ValueError, KeyError, TypeError, RuntimeError) as error:
-            missing[name] = f"mteb can't read its data: {_first_line(error)}"
-
-
-def _first_line(error: BaseException) -> str:
-    return first_line(error)[:200]
+            missing[name] = f"mteb can't read its data: {first_line(error)[:200]}"
 
 
 def task_texts(task: Any) -> Iterator[str]:

@@ -4,14 +4,13 @@ Who wants to trust a new model's scores first shows that the harness gives the k
 stand in published_scores.csv; every tolerance has its reason below.
 """
 
-import csv
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from configs.schema.config import Config
 from evaluation.published import SOURCES, calibrated_name, published_figure, published_figures
+from evaluation.results import Score, TableRow
 from pipeline.core.artefact import StageFolder
 from pipeline.core.console import console, show_table
 from pipeline.core.errors import UserError
@@ -24,7 +23,7 @@ DEFAULT = 0.005
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(TableRow):
     """One figure beside the published one."""
 
     suite: str
@@ -45,12 +44,10 @@ class Row:
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     """Print every difference and write calibration.csv; raises UserError when one is out of tolerance."""
     name = calibrated_name(config.evaluation)
-    rows = list(compared(read_csv(stage.input("evaluate") / "scores.csv"), name))
+    rows = list(compared(Score.read(stage.input("evaluate") / "scores.csv"), name))
     show(name, rows)
-    with stage.replacing("calibration.csv") as path, path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+    with stage.replacing("calibration.csv") as path:
+        Row.write(path, rows)
     if outside := [row.task for row in rows if not row.within]:
         what = f"{len(outside)} of {len(rows)} figures of {name} are out of tolerance: {', '.join(outside)}"
         remedy = "mend the harness, or the data it reads, before trusting other scores"
@@ -58,15 +55,14 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     return {"figures": len(rows), "largest difference": max(abs(row.difference) for row in rows)}
 
 
-def compared(scores: Iterable[dict[str, str]], name: str) -> Iterator[Row]:
+def compared(scores: Iterable[Score], name: str) -> Iterator[Row]:
     """Rows of scores.csv for which `name` has a published figure."""
     figures = published_figures(name)
     for score in scores:
-        suite, task = score["suite"], score["task"]
-        if found := published_figure(figures, suite, task, score["metric"]):
-            ours, (theirs, source) = float(score["score"]), found
-            limit = tolerance(suite, task)
-            yield Row(suite, task, score["metric"], ours, theirs, round(ours - theirs, 6), limit, source)
+        suite, task, metric, ours = score.suite, score.task, score.metric, score.score
+        if found := published_figure(figures, suite, task, metric):
+            theirs, source = found
+            yield Row(suite, task, metric, ours, theirs, round(ours - theirs, 6), tolerance(suite, task), source)
 
 
 def tolerance(suite: str, task: str) -> float:
@@ -86,23 +82,9 @@ def show(name: str, rows: list[Row]) -> None:
         )
     columns = ["suite", "task", "metric", "ours", "published", "difference", "tolerance", "within"]
     lines = [
-        [
-            r.suite,
-            r.task,
-            r.metric,
-            r.ours,
-            r.published,
-            f"{r.difference:+.4f}",
-            r.tolerance,
-            "yes" if r.within else "NO",
-        ]
+        [r.suite, r.task, r.metric, r.ours, r.published, f"{r.difference:+.4f}", r.tolerance,
+         "yes" if r.within else "NO"]
         for r in rows
-    ]
+    ]  # fmt: skip
     show_table(f"calibration on {name}", columns, lines)
     console.print(f"{sum(row.within for row in rows)} of {len(rows)} figures within their tolerance")
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV file."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))

@@ -8,12 +8,20 @@ from typing import Any
 from configs.schema.config import Config
 from evaluation.models import ScoredModel, head_folders, heads_fingerprint, scored_models
 from evaluation.scoring import Scorer
-from evaluation.suites import Task, tasks_of
+from evaluation.suites import mteb_tasks, retrieval, samples
+from evaluation.suites.encodechka import tasks as encodechka
+from evaluation.suites.task import Task
 from evaluation.tables import show_scores, write_tables
 from pipeline.core.artefact import StageFolder, result_settings
 from pipeline.core.errors import UserError
 
 SCORE_VERSION = 1  # of what a model did on a task
+TASKS = {  # kind of suite -> what gives its tasks
+    "retrieval": retrieval.tasks,
+    "samples": samples.tasks,
+    "encodechka": encodechka.tasks,
+    "mteb": mteb_tasks.tasks,
+}
 
 
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
@@ -46,7 +54,8 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
 
 def chosen_tasks(config: Config, stage: StageFolder) -> list[Task]:
     """The tasks of the configured suites, narrowed to `evaluation.tasks` where that is given."""
-    found = [task for name in config.evaluation.suites for task in tasks_of(name, config, stage)]
+    kinds = {name: config.evaluation.suite[name].kind for name in config.evaluation.suites}
+    found = [task for name, kind in kinds.items() for task in TASKS[kind](name, config, stage)]
     wanted = config.evaluation.tasks
     names = {task.name for task in found}
     for name in wanted:

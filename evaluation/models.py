@@ -1,9 +1,11 @@
-"""Which models are scored: the run's own ones, folders and Hub ids, each with a fingerprint of its contents."""
+"""Which models are scored, the run's own, folders and Hub ids, by the contents of their folders; and what these say."""
 
 import hashlib
+import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from configs.schema.config import Config
 from pipeline.core.artefact import file_sha256, files_under, read_manifest
@@ -102,13 +104,15 @@ def head_folders(config: Config, model: Path) -> list[Path]:
     return [model, *given, config.folder("base")]
 
 
+def has_heads(folder: Path) -> bool:
+    """Whether bge-m3's two heads lie in the folder."""
+    return all((folder / name).is_file() for name in HEAD_FILES)
+
+
 def heads_fingerprint(folders: list[Path]) -> str | None:
     """sha256 of the heads that would be taken from `folders`, or None where there are none."""
-    for folder in folders:
-        files = [folder / name for name in HEAD_FILES]
-        if all(file.is_file() for file in files):
-            return _fingerprint({file.name: file_sha256(file) for file in files})
-    return None
+    found = next(filter(has_heads, folders), None)
+    return _fingerprint({name: file_sha256(found / name) for name in HEAD_FILES}) if found else None
 
 
 def folder_fingerprint(folder: Path) -> str:
@@ -131,3 +135,42 @@ def is_of_the_model(path: str) -> bool:
 
 def _fingerprint(digests: dict[str, str]) -> str:
     return hashlib.sha256(repr(sorted(digests.items())).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Size, pooling and prompts of a model folder."""
+
+    architecture: str  # model_type of transformers
+    dimension: int  # of an embedding
+    layers: int
+    vocabulary: int
+    pooling: str  # cls or mean
+    normalize: bool
+    max_length: int  # tokens
+    prompts: dict[str, str]
+    heads: bool  # whether bge-m3's sparse and multi-vector heads lie beside the weights
+
+
+def read_model_facts(folder: Path) -> ModelFacts:
+    """Facts of a folder as the stages write it; raises OSError where a file of it is missing."""
+    config = _json(folder / "config.json")
+    modules = [entry["type"].rpartition(".")[2] for entry in _json(folder / "modules.json")]
+    pooling = _json(folder / "1_Pooling" / "config.json")
+    settings = _json(folder / "config_sentence_transformers.json")
+    limit = _json(folder / "sentence_bert_config.json").get("max_seq_length")
+    return ModelFacts(
+        architecture=config["model_type"],
+        dimension=config["hidden_size"],
+        layers=config["num_hidden_layers"],
+        vocabulary=config["vocab_size"],
+        pooling="cls" if pooling.get("pooling_mode_cls_token") or pooling.get("pooling_mode") == "cls" else "mean",
+        normalize="Normalize" in modules,
+        max_length=limit or config["max_position_embeddings"],
+        prompts={name: text for name, text in (settings.get("prompts") or {}).items() if text},
+        heads=has_heads(folder),
+    )
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

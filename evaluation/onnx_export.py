@@ -1,10 +1,14 @@
 """The encoder as ONNX, by torch's own exporter, checked against torch with onnxruntime."""
 
+import importlib.util
 import warnings
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any
+
+import torch
+from transformers import AutoModel, AutoTokenizer
 
 from pipeline.core.errors import UserError
 
@@ -25,9 +29,6 @@ def export_onnx(folder: Path) -> float:
     differ by more than 1e-3.
     """
     _require_packages()
-    import torch
-    from transformers import AutoModel, AutoTokenizer
-
     model = AutoModel.from_pretrained(
         folder, local_files_only=True, dtype=torch.float32, attn_implementation="eager"
     ).eval()
@@ -39,7 +40,7 @@ def export_onnx(folder: Path) -> float:
     with warnings.catch_warnings(), redirect_stdout(StringIO()):
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            _hidden_states(model),
+            HiddenStates(model).eval(),
             tuple(batch[name] for name in INPUTS),
             str(target),
             input_names=list(INPUTS),
@@ -55,23 +56,19 @@ def export_onnx(folder: Path) -> float:
     return difference
 
 
-def _hidden_states(model: Any) -> Any:
-    import torch
+class HiddenStates(torch.nn.Module):
+    """The model with one output, the last hidden states [texts, tokens, hidden]."""
 
-    class HiddenStates(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
 
-        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-            return self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-
-    return HiddenStates().eval()
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
 
 def _difference(model: Any, tokenizer: Any, path: Path, texts: list[str]) -> float:
     import onnxruntime
-    import torch
 
     batch = tokenizer(texts, padding=True, return_tensors="pt")
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -83,9 +80,7 @@ def _difference(model: Any, tokenizer: Any, path: Path, texts: list[str]) -> flo
 
 
 def _require_packages() -> None:
-    from importlib.util import find_spec
-
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
             f"exporting to ONNX needs {', '.join(missing)}",

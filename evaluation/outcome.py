@@ -3,13 +3,11 @@
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    Columns = dict[str, np.ndarray]
-
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 PART = "part"  # column that says which part of a task an item belongs to; a metric is the mean over the parts
 
@@ -18,7 +16,7 @@ PART = "part"  # column that says which part of a task an item belongs to; a met
 class Measure:
     """A metric of a task and how it follows from the per-item columns.
 
-    `statistic` names a function of `evaluation.statistics`; `columns` are its arguments in order.
+    `statistic` names a function of `evaluation.significance`; `columns` are its arguments in order.
     """
 
     metric: str
@@ -31,7 +29,7 @@ class Measure:
 class Outcome:
     """Per-item columns (all of one length, items in the data's order) and measures, the task's main one first."""
 
-    columns: "Columns"
+    columns: dict[str, np.ndarray]
     measures: tuple[Measure, ...]
     notes: dict[str, Any] = field(default_factory=dict)  # JSON-able, such as which variant was the best
 
@@ -42,9 +40,6 @@ class Outcome:
 
     def write(self, path: Path) -> None:
         """Write columns and measures as one parquet file; a two-dimensional column becomes lists."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         arrays = {name: pa.array(list(v) if v.ndim > 1 else v) for name, v in self.columns.items()}
         told = {"measures": [asdict(measure) for measure in self.measures], "notes": self.notes}
         table = pa.table(arrays).replace_schema_metadata({"outcome": json.dumps(told, ensure_ascii=False)})
@@ -54,10 +49,6 @@ class Outcome:
 
 def read_outcome(path: Path) -> Outcome:
     """The outcome that `Outcome.write` wrote to `path`."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     table = pq.read_table(path)
     told = json.loads(table.schema.metadata[b"outcome"])
     columns = {}

@@ -5,6 +5,7 @@ there are any, card, licence, and under `provenance/` the artefacts that the car
 scores in the layout in which mteb takes submissions. By default that is all; with `dry_run=false` `model/` is uploaded.
 """
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -15,12 +16,12 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from transformers import AutoModel, AutoTokenizer
 
-from configs.schema.config import Config
-from evaluation.model_card import render_card
-from evaluation.model_folder import read_model_facts
+from configs.schema.config import SIDES, Config
+from evaluation.models import chain_model, read_model_facts
 from evaluation.onnx_export import export_onnx
-from evaluation.result_files import write_results
-from evaluation.run_record import RunRecord, outdated_inputs, read_run
+from evaluation.report.card import render_card
+from evaluation.report.record import RunRecord, outdated_inputs, read_run
+from evaluation.suites.mteb_run import results_folder
 from pipeline.core.artefact import StageFolder, files_under, read_manifest, write_json
 from pipeline.core.console import console, quiet, show_table
 from pipeline.core.errors import UserError
@@ -29,9 +30,7 @@ from pipeline.core.models import load_folder
 SOURCES = {  # stage -> the files that the card's figures come from
     "data": ["ledger.json", "ledger.md"],
     "init": ["certificate.json"],
-    "symmetric": ["plan.json"],
-    "asymmetric": ["plan.json"],
-    "joint": ["plan.json"],
+    **{side: ["plan.json"] for side in SIDES},
     "merge": ["weights.json", "search.csv"],
     "evaluate": ["scores.csv", "comparison.csv"],
     "report": ["claims.csv"],
@@ -112,6 +111,35 @@ def write_provenance(run: RunRecord, config: Config, folder: Path) -> None:
                 (folder / name).mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(config.folder(name) / file, folder / name / file)
     write_json(folder / "stages.json", stages)
+
+
+def write_results(run: RunRecord, config: Config, folder: Path, name: str) -> int:
+    """Copy the merge's cached results of mteb's own tasks below `folder`; returns how many there are.
+
+    `name` is the model's id. The revision is the fingerprint of its contents: a commit does not exist before an
+    upload, and whoever submits the files renames the folder to the commit. Tasks that mteb does not know, such as
+    this project's samples, are left out.
+    """
+    model = chain_model(config, "merge")
+    if model is None:
+        return 0
+    key = f"{model.fingerprint}-{config.evaluation.precision}"
+    known = mteb_tasks(run)
+    files = [path for path in sorted(results_folder(config).glob(f"results/*/{key}/*.json")) if path.stem in known]
+    target = folder / name.replace("/", "__") / model.fingerprint[:40]
+    for path in files:
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target / path.name)
+    if files:
+        meta = json.loads((files[0].parent / "model_meta.json").read_text(encoding="utf-8"))
+        meta |= {"name": name, "revision": model.fingerprint[:40]}
+        (target / "model_meta.json").write_text(json.dumps(meta, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return len(files)
+
+
+def mteb_tasks(run: RunRecord) -> set[str]:
+    """Tasks of the run's scores that belong to suites of mteb."""
+    return {score.task for score in run.scores if run.suite_kind(score.suite) == "mteb"}
 
 
 def largest_difference(folder: Path) -> float:

@@ -1,11 +1,22 @@
-"""Published figures of known models, with their sources: published_scores.csv."""
+"""Published figures: of known models, with their sources (published_scores.csv), and the rows of the card's two tables.
+
+A row of USER-bge-m3's card is the mean of tasks' scores. The card names neither its 30 data sets of Russian MTEB nor
+their metrics: both are inferred from its group means. For STS and retrieval two readings stand here, of which the
+first of each goes into the averages.
+"""
 
 import csv
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
+from typing import TypeVar
 
 from configs.schema.evaluation import EvaluationConfig
+from evaluation.results import MEAN
 from pipeline.core.errors import UserError
 
+PUBLISHED_BASE, PUBLISHED_MODEL = "BAAI/bge-m3", "deepvk/USER-bge-m3"
 PUBLISHED = Path(__file__).with_name("published_scores.csv")
 SOURCES = {  # our suite -> published suites, the first that has the figure counts
     "encodechka": ("encodechka",),
@@ -16,6 +27,86 @@ METRICS = {"map": "map_at_1000"}  # names that mteb has changed since
 TASKS = {"Mean (Task)": "Mean", "BelebeleRetrieval (mean of 3 pairs)": "BelebeleRetrieval"}
 MEANS = ("Mean", "Mean S", "Mean S+W")
 Figures = dict[tuple[str, str, str], tuple[float, str]]  # (suite, task, metric) -> score and source
+
+Part = tuple[str, tuple[str, ...]]  # a task, and the names of its metric, of which the first that is found counts
+Rows = dict[str, Sequence[Part]]
+Found = TypeVar("Found")
+
+CARD_SUITE = "card_30"  # the suite of Russian MTEB that fits the card's table
+AVERAGE = "Average"
+DOMINANT = ("LanguageClassification", "XNLI", "XNLIV2")  # two thirds of the card's whole gain
+WITHOUT = f"{AVERAGE} without {', '.join(DOMINANT)}"
+
+
+def _parts(tasks: Sequence[str], *metrics: str) -> list[Part]:
+    return [(task, metrics) for task in tasks]
+
+
+SENTENCE_TASKS = (
+    *_parts(("STS", "PI"), "spearman"),
+    *_parts(("NLI", "SA"), "accuracy"),
+    *_parts(("TI", "IA"), "roc_auc"),
+    *_parts(("IC", "ICX"), "accuracy"),
+)
+WORD_TASKS = (*_parts(("NE1", "NE2"), "macro_f1"),)
+ENCODECHKA_MEANS: Rows = {"Mean S": SENTENCE_TASKS, "Mean S+W": SENTENCE_TASKS + WORD_TASKS}
+CARD_ENCODECHKA: Rows = {**ENCODECHKA_MEANS, **{part[0]: (part,) for part in SENTENCE_TASKS + WORD_TASKS}}
+
+CLASSIFICATION = (
+    "CyrillicTurkicLangClassification",
+    "LanguageClassification",
+    "MassiveIntentClassification",
+    "MassiveScenarioClassification",
+    "SIB200Classification",
+    "GeoreviewClassification",
+    "HeadlineClassification",
+    "InappropriatenessClassification",
+    "KinopoiskClassification",
+    "RuReviewsClassification",
+    "RuSciBenchGRNTIClassification",
+    "RuSciBenchOECDClassification",
+)
+RETRIEVAL = (
+    "BelebeleRetrieval",
+    "MultiLongDocRetrieval",
+    "PublicHealthQA",
+    "XQuADRetrieval",
+    "RiaNewsRetrieval",
+    "RuBQRetrieval",
+)
+SIMILARITY = ("RUParaPhraserSTS", "RuSTSBenchmarkSTS", "STS22", "STSBenchmarkMultilingualSTS")
+GROUPS: Rows = {
+    "Classification": _parts(CLASSIFICATION, "accuracy"),
+    "Reranking": [("MIRACLReranking", ("ndcg_at_10",)), ("RuBQReranking", ("map_at_1000", "map"))],
+    "MultilabelClassification": _parts(("CEDRClassification", "SensitiveTopicsClassification"), "accuracy"),
+    "STS by Pearson": _parts(SIMILARITY, "cosine_pearson", "pearson"),
+    "STS by Spearman": _parts(SIMILARITY, "cosine_spearman", "spearman"),
+    "Retrieval by Recall@100": _parts(RETRIEVAL, "recall_at_100"),
+    "Retrieval by nDCG@10": _parts(RETRIEVAL, "ndcg_at_10"),
+    "PairClassification": _parts(("OpusparcusPC", "TERRa", "XNLI", "XNLIV2"), "max_ap", "ap"),
+}
+AVERAGED = tuple(name for name in GROUPS if name not in ("STS by Spearman", "Retrieval by nDCG@10"))
+ALL = [part for name in AVERAGED for part in GROUPS[name]]
+CARD_MTEB: Rows = {AVERAGE: ALL, WITHOUT: [part for part in ALL if part[0] not in DOMINANT], **GROUPS}
+
+
+@dataclass(frozen=True)
+class CardTable:
+    """One of the card's score tables: the suite that its rows are measured on, and the tasks of each row."""
+
+    caption: str
+    suite: str
+    rows: Rows
+
+    def metric(self, row: str) -> str:
+        """The metric that a row has in scores.csv."""
+        return MEAN if len(self.rows[row]) > 1 else self.rows[row][0][1][0]
+
+
+CARD_TABLES = {  # kind of the claims that hold the card's figures -> table
+    "encodechka": CardTable("encodechka", "encodechka", CARD_ENCODECHKA),
+    "mteb": CardTable("Russian MTEB, the card's 30 data sets", CARD_SUITE, CARD_MTEB),
+}
 
 
 def published_rows() -> list[dict[str, str]]:
@@ -62,3 +153,16 @@ def published_name(wanted: str) -> str:
         where="config key evaluation.published",
         remedy=f"name the published model that it is: {', '.join(names)}",
     )
+
+
+def parts_of(row: Sequence[Part], find: Callable[[str, str], Found | None]) -> list[Found] | None:
+    """What `find` gives for each (task, metric) of a row; None while it gives nothing for one of its tasks."""
+    found = [next((f for metric in metrics if (f := find(task, metric)) is not None), None) for task, metrics in row]
+    known = [part for part in found if part is not None]
+    return known if len(known) == len(found) else None
+
+
+def mean_of(row: Sequence[Part], score: Callable[[str, str], float | None]) -> float | None:
+    """The mean of a row's scores, None while one is missing."""
+    found = parts_of(row, score)
+    return fmean(found) if found else None

@@ -9,18 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema.config import Config
-from evaluation.embedding import Embedder
-from evaluation.embedding_cache import EmbeddingCache
-from evaluation.heads import Heads, read_heads
+from evaluation.encoder import Embedder, EmbeddingCache
 from evaluation.models import ScoredModel, chain_model, head_folders
-from evaluation.result_files import mteb_folder
-from evaluation.suites import Resources, Task
+from evaluation.suites.heads import Heads, read_heads
+from evaluation.suites.task import Task
 from pipeline.core.console import log
 from pipeline.core.errors import UserError
 
 
 class Scorer:
-    """One model while it is scored on task after task."""
+    """One model while it is scored on task after task, and what they use of it."""
 
     def __init__(self, model: ScoredModel, config: Config) -> None:
         self.model, self.config, self.settings = model, config, config.evaluation
@@ -32,7 +30,7 @@ class Scorer:
         """
         log.info("evaluate: %s on %s", self.model.name, task.key)
         started = time.monotonic()
-        outcome = task.run(self.resources)
+        outcome = task.score(self)
         seconds = time.monotonic() - started
         if undefined := [measure.metric for measure in outcome.measures if not math.isfinite(measure.score)]:
             where = f"model {self.model.name}, task {task.key}"
@@ -48,61 +46,36 @@ class Scorer:
             "notes": outcome.notes,
         }
 
+    @property
+    def key(self) -> str:
+        """Names what embeddings depend on: the model's contents and the precision."""
+        return f"{self.model.fingerprint}-{self.settings.precision}"
+
+    @property
+    def workers(self) -> int:
+        """Processes for classifiers."""
+        return self.settings.workers or os.cpu_count() or 1
+
     @cached_property
     def embedder(self) -> Embedder:
         """The loaded model."""
-        return self._load(self.model.folder, self.key)
+        settings = self.settings
+        return Embedder(
+            self.model.folder,
+            precision=settings.precision,
+            device=settings.devices[0] if settings.devices else None,
+            batch_tokens=settings.batch_tokens,
+            cache=EmbeddingCache(Path(settings.embeddings, self.key) if settings.embeddings else None),
+        )
 
     @cached_property
     def heads(self) -> Heads:
         """bge-m3's two heads: the model's own, or those that are configured, or the base's."""
         return read_heads(*head_folders(self.config, self.model.folder))
 
-    def reference(self) -> tuple[Embedder, Heads]:
-        """The base and its heads; raises UserError where it is not made."""
-        base = chain_model(self.config, "base")
-        if base is None:
-            raise UserError(
-                "drift is measured against the base", where=str(self.config.folder("base")), remedy="make init"
-            )
-        embedder = self._load(base.folder, f"{base.fingerprint}-{self.settings.precision}")
-        return embedder, read_heads(*head_folders(self.config, base.folder))
-
-    def _load(self, folder: Path, key: str) -> Embedder:
-        settings = self.settings
-        place = Path(settings.embeddings, key) if settings.embeddings else None
-        return Embedder(
-            folder,
-            precision=settings.precision,
-            device=settings.devices[0] if settings.devices else None,
-            batch_tokens=settings.batch_tokens,
-            cache=EmbeddingCache(place),
-        )
-
-    @property
-    def key(self) -> str:
-        """Names what embeddings depend on: the model's contents and the precision."""
-        return f"{self.model.fingerprint}-{self.settings.precision}"
-
-    @cached_property
-    def resources(self) -> Resources:
-        """What tasks may use; nothing of it is loaded yet."""
-        devices = self.settings.devices
-        return Resources(
-            embedder=lambda: self.embedder,
-            mteb_encoder=self.mteb_encoder,
-            mteb_folder=mteb_folder(self.config),
-            heads=lambda: self.heads,
-            reference=self.reference,
-            encode={"device": list(devices)} if len(devices) > 1 else {},
-            workers=self.settings.workers or os.cpu_count() or 1,
-        )
-
-    def mteb_encoder(self, kind: str) -> Any:
-        """The model for mteb, by its dense, sparse or multi-vector output."""
-        from evaluation.mteb_model import CheckedEncoder, multi_vector_model, sparse_model
-
-        if kind == "dense":
-            return CheckedEncoder(self.embedder, self.key)
-        make = sparse_model if kind == "sparse" else multi_vector_model
-        return make(self.embedder, self.heads, self.key)
+    def base(self) -> "Scorer":
+        """The same of this run's base; raises UserError where it is not made."""
+        if model := chain_model(self.config, "base"):
+            return Scorer(model, self.config)
+        place = str(self.config.folder("base"))
+        raise UserError("drift is measured against the base", where=place, remedy="make init")

@@ -19,7 +19,7 @@ from configs.schema.config import SIDES, Config
 from data.fingerprints import data_states
 from evaluation.models import further_model, heads_fingerprint
 from evaluation.published import calibrated_name
-from evaluation.run_record import CHAIN as REPORTED
+from evaluation.report.record import REPORTED
 from pipeline.core.artefact import file_sha256, is_complete, read_manifest
 from pipeline.stage import Stage
 from training.bases.sources import base_state
@@ -129,13 +129,13 @@ CHAIN = {stage.name: stage for stage in [
         settings=lambda c: {"merging": c.merging, "precision": c.precision},
     ),
     Stage(
-        "evaluate", 2, "evaluation.evaluate:build", in_place=True,
+        "evaluate", 3, "evaluation.evaluate:build", in_place=True,
         needs=evaluate_needs,
         reads=evaluate_reads,
         settings=evaluate_settings,
     ),
     Stage(
-        "report", 2, "evaluation.report:build", verified=2**24, extra_outputs=readme_of_merge,
+        "report", 3, "evaluation.report.build:build", verified=2**24, extra_outputs=readme_of_merge,
         needs=lambda c: made(c, REPORTED),
         reads=report_reads,
         settings=report_settings,

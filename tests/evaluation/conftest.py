@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from configs.schema.init import BaseConfig
-from evaluation.embedding import Embedder
+from evaluation.encoder import Embedder
 from training.bases.random_model import make_random
 
 PROMPTS = {"query": "query: ", "document": "passage: "}

@@ -13,7 +13,7 @@ from typing import Any
 from configs.schema.config import Config
 from configs.schema.evaluation import EvaluationConfig, SuiteConfig
 from configs.schema.init import BaseConfig
-from evaluation.comparison import Difference
+from evaluation.results import Difference, Score
 from pipeline.core.artefact import Manifest, describe_outputs, files_under
 
 MODELS = ("base", "init", "symmetric", "asymmetric", "merge")
@@ -35,6 +35,7 @@ SAMPLE_SCORES = {
         ("encodechka", "TI", "roc_auc"): 0.91,
     }.items()
 }
+ENVIRONMENT = {"python": "3.11.2", "platform": "Linux", "cores": 2, "processes": 1, "packages": {"torch": "2.13.0"}}
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 60 40"><rect width="60" height="40" fill="#fff"/></svg>'
 
 
@@ -83,13 +84,7 @@ def finish(config: Config, name: str, metrics: dict[str, Any], status: str = "co
         config=dataclasses.asdict(config),
         outputs=describe_outputs(folder, files),
         metrics=metrics,
-        environment={
-            "python": "3.11.2",
-            "platform": "Linux",
-            "cores": 2,
-            "processes": 1,
-            "packages": {"torch": "2.13.0"},
-        },
+        environment=ENVIRONMENT,
         seconds=12.5 if name == "data" else 241.0,
         peak_rss_bytes=1_240_000_000,
     ).write(folder)
@@ -187,15 +182,13 @@ def merge(folder: Path) -> dict[str, Any]:
 def evaluate(folder: Path) -> dict[str, Any]:
     scores, differences = [], []
     for (suite, task, metric), values in SAMPLE_SCORES.items():
-        place = {"suite": suite, "task": task, "metric": metric}
         for model, value in values.items():
-            bounds = {"ci_low": value - 0.02, "ci_high": value + 0.02}
-            scores.append({"model": model, **place, "score": value, **bounds, "items": 1500, "seconds": 3.2})
+            scores.append(Score(model, suite, task, metric, value, value - 0.02, value + 0.02, 1500, 3.2))
         change = values["merge"] - values["base"]
-        numbers = (change, change - 0.013, change + 0.013, 0.0002, "bootstrap", 1500, True, 0.0006)
-        differences.append(dataclasses.asdict(Difference("merge", "base", suite, task, metric, *numbers)))
-    write_csv(folder / "scores.csv", scores)
-    write_csv(folder / "comparison.csv", differences)
+        numbers = (change, change - 0.013, change + 0.013, 0.0002, 0.0006, "bootstrap", 1500, True)
+        differences.append(Difference("merge", "base", suite, task, metric, *numbers))
+    Score.write(folder / "scores.csv", scores)
+    Difference.write(folder / "comparison.csv", differences)
     return {"tasks": 3}
 
 

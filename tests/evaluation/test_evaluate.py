@@ -178,15 +178,8 @@ def test_a_half_of_the_weights_is_one_line(models: dict[str, Path], tmp_path: Pa
 
 
 def error_line(tmp_path: Path, *overrides: str) -> str:
-    command = [
-        sys.executable,
-        "-m",
-        "pipeline.run",
-        "stages=[evaluate]",
-        "profile=tiny",
-        f"runs={tmp_path}",
-        *overrides,
-    ]
+    command = [sys.executable, "-m", "pipeline.run", "stages=[evaluate]", "profile=tiny", f"runs={tmp_path}"]
+    command += overrides
     done = subprocess.run(command, capture_output=True, text=True, cwd=CONFIGS.parent)
     assert done.returncode == 2, done.stdout + done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]

@@ -5,12 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.card_table import GROUPS, MTEB, SUITE
 from evaluation.outcome import Measure, Outcome
-from evaluation.statistics import STATISTICS
-from evaluation.suites import Task
+from evaluation.published import CARD_MTEB, CARD_SUITE, GROUPS
+from evaluation.results import Difference, Score
+from evaluation.scoring import Scorer
+from evaluation.significance import STATISTICS
+from evaluation.suites.task import Task
 from evaluation.tables import write_tables
 from pipeline.core.artefact import StageFolder
+from pipeline.core.errors import UserError
 from tests.evaluation.test_evaluate import make_config, read
 
 ITEMS, RESAMPLES = 60, 2000
@@ -59,6 +62,13 @@ def brute_force(tasks: dict[str, dict[str, Columns]]) -> tuple[float, float]:
     return float(low), float(high)
 
 
+class Scored(Task):
+    """A task whose results stand already."""
+
+    def score(self, scorer: Scorer) -> Outcome:
+        raise NotImplementedError
+
+
 @pytest.fixture(scope="module")
 def metrics() -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
@@ -77,10 +87,10 @@ def written(tmp_path_factory: pytest.TempPathFactory, metrics: dict[str, tuple[s
         for model, columns in columns_of(task, names).items():
             place = f"predictions/{model}/{task}.parquet"
             outcome(columns, names).write(folder / place)
-            results.setdefault(f"{SUITE}/{task}", {})[model] = {"predictions": place, "seconds": 1.0}
-    tasks = [Task(SUITE, task, {}, lambda resources: outcome({}, ())) for task in metrics]
-    tasks.append(Task(SUITE, "RuBQRetrieval.sparse", {}, tasks[0].run, needs_heads=True))
-    results[tasks[-1].key] = results[f"{SUITE}/TERRa"]
+            results.setdefault(f"{CARD_SUITE}/{task}", {})[model] = {"predictions": place, "seconds": 1.0}
+    tasks = [Scored(CARD_SUITE, task, {}) for task in [*metrics, "RuBQRetrieval.sparse"]]
+    tasks[-1].needs_heads = True
+    results[tasks[-1].key] = results[f"{CARD_SUITE}/TERRa"]
     write_tables(config, StageFolder("test", folder, "f" * 48, {}), tasks, results)
     return folder
 
@@ -106,7 +116,7 @@ def test_every_row_of_the_card_is_the_mean_of_its_tasks(written: Path) -> None:
         for line in read(written / "scores.csv")
         if line["model"] == "merge"
     }
-    for row, parts in MTEB.items():
+    for row, parts in CARD_MTEB.items():
         mean = np.mean([scores[task, names[0]] for task, names in parts])
         assert scores[row, "mean"] == pytest.approx(mean, abs=1e-5), row
 
@@ -118,3 +128,21 @@ def test_the_mean_of_a_suite_leaves_out_other_representations(
     (mean,) = [float(line["score"]) for line in lines if line["task"] == "Mean"]
     own = [float(line["score"]) for line in lines if metrics.get(line["task"], ("",))[0] == line["metric"]]
     assert len(own) == 30 and mean == pytest.approx(np.mean(own), abs=1e-5)
+
+
+def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
+    rows = [
+        Difference("merge", "base", "s", "t", metric, 0.25, -0.5, 0.75, 0.5, 1.0, "bootstrap", 9, metric == "ap")
+        for metric in ("ap", "f1")
+    ]
+    Difference.write(tmp_path / "comparison.csv", rows)
+    assert Difference.read(tmp_path / "comparison.csv") == rows
+    Score.write(tmp_path / "scores.csv", [Score("m", "s", "t", "ap", 0.5, np.nan, np.nan, 4, 0.1)])
+    (score,) = Score.read(tmp_path / "scores.csv")
+    assert (score.score, score.items) == (0.5, 4) and np.isnan([score.ci_low, score.ci_high]).all()
+
+
+def test_a_table_of_an_earlier_version_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "comparison.csv").write_text("model,against,suite\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"lacks the column .*main.*make evaluate"):
+        Difference.read(tmp_path / "comparison.csv")

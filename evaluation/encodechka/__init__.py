@@ -1,1 +1,0 @@
-"""The ten tasks of encodechka (avidale/encodechka, commit 5e70bca) with their reference protocol."""

@@ -1,0 +1,1 @@
+"""One run as a page, a model card and checked claims: open `build.py` first; `record.py` reads the artefacts."""

@@ -1,0 +1,183 @@
+"""The page's parts about what came out: scores, differences, the published card's tables and claims."""
+
+import math
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from configs.schema.config import SIDES
+from evaluation.published import (
+    CARD_TABLES,
+    PUBLISHED_MODEL,
+    CardTable,
+    Figures,
+    mean_of,
+    published_figure,
+    published_figures,
+)
+from evaluation.report import format as show
+from evaluation.report.blocks import Block, Folded, Group, Heading, Picture, Section, Table, Text, absent
+from evaluation.report.charts import Interval, forest_plot, signed
+from evaluation.report.claims import VERDICTS, Claim
+from evaluation.report.record import MODELS, RunRecord
+from evaluation.results import Difference, Score
+
+FORESTS = (("merge", "base"), ("merge", "symmetric"), ("merge", "asymmetric"), ("init", "base"))
+CLAIM_GROUPS = {
+    "dimension": "Size of the model",
+    "vocabulary": "Size of the model",
+    "parameters": "Size of the model",
+    "pairs": "Training data",
+    "negatives": "Training data",
+    "encodechka": "encodechka",
+    "mteb": "Russian MTEB",
+    "tasks": "Russian MTEB",
+    "usage": "Usage example",
+}
+
+
+def scores(run: RunRecord) -> Section:
+    """A table for each suite (a task, its metric and number of items head a row of models), and the differences."""
+    if not run.scores:
+        return Section("scores", "Scores", [absent("evaluate")])
+    words = "Scores lie between 0 and 1; the range under a score is its 95 % confidence interval."
+    blocks: list[Block] = [Text(words)]
+    for table in run.suite_tables():
+        rows = [
+            [show.row_head(task, metric, f"{show.count(items)} items"), *map(show.score, cells)]
+            for task, metric, items, cells in table.rows
+        ]
+        blocks.append(Table(f"Suite {table.suite}", ["task", *table.models], rows))
+    if run.differences:
+        forests = [_forest(run, *pair) for pair in FORESTS]
+        all_of_them = Folded(f"All {len(run.differences)} paired differences", _differences(run))
+        blocks += [Heading("Differences between models"), Group("pictures wide", forests), all_of_them]
+    return Section("scores", "Scores", blocks)
+
+
+def _forest(run: RunRecord, model: str, against: str) -> Picture:
+    """The differences between two models on each task's own score."""
+    found = [d for d in run.differences if (d.model, d.against) == (model, against) and d.main and _bounded(d)]
+    rows = [Interval(d.task.replace("_", " "), d.difference, d.ci_low, d.ci_high) for d in found]
+    words = f"{model} minus {against}"
+    listed = "; ".join(f"{row.label} {signed(row.value, 3)}" for row in rows)
+    svg = forest_plot(rows, x_label="difference", describe=f"{words}, with 95 % intervals: {listed}")
+    return Picture(svg, f"{words.capitalize()}, with 95 % intervals; grey where the interval holds zero.")
+
+
+def _bounded(difference: Difference) -> bool:
+    return math.isfinite(difference.ci_low) and math.isfinite(difference.ci_high)
+
+
+def _differences(run: RunRecord) -> Table:
+    """comparison.csv in full."""
+    rows = []
+    for d in run.differences:
+        interval = f"{signed(d.ci_low, 4)} to {signed(d.ci_high, 4)}" if _bounded(d) else show.DASH
+        where = [d.task, d.suite, d.metric, d.model, d.against, signed(d.difference, 4), interval]
+        rows.append([*where, show.p_value(d.p_value), show.p_value(d.p_holm), d.test])
+    names = ("task", "suite", "metric", "model", "against", "difference", "95 % interval")
+    columns = [*names, "p", "p, Holm-corrected", "test"]
+    return Table("Paired differences with 95 % intervals and corrected p-values", columns, rows)
+
+
+def published_card(run: RunRecord, claims: Sequence[Claim]) -> Section:
+    """The card's two score tables with our base, sides and merge beside them, and the direction."""
+    printed = {claim.key: claim.card for claim in claims}
+    address = Markup('<a href="https://huggingface.co/{0}">{0}</a>').format(PUBLISHED_MODEL)
+    words = (
+        Markup("The two score tables of {}, row by row, beside this run. ").format(address)
+        + "A direction holds when our merge moves from our base as the card's model moves from its own; it is within "
+        "noise where the 95 % interval of our difference holds zero."
+    )
+    inferred = (
+        "The card names neither its 30 data sets nor their metrics: both are inferred, and for STS and retrieval two "
+        "readings stand here. Three of the sets make two thirds of the card's gain, so the average is also given "
+        "without them."
+    )
+    tables = [_card_table(run, printed, kind, table) for kind, table in CARD_TABLES.items()]
+    return Section("card", "The published card", [Text(words), Text(inferred), *tables])
+
+
+def _card_table(run: RunRecord, printed: dict[str, str], kind: str, table: CardTable) -> Table:
+    further = [name for name in run.models() if name not in MODELS]
+    models = ["base", *(name for name in SIDES if name in run.stages), "merge", *further]
+    own = run.base_id
+    figures = published_figures(own) if own and not run.starts_from_published_base else {}
+    columns = [
+        *("row, direction, and whether it holds here", "bge-m3, card", "USER-bge-m3, card"),
+        *([f"{own.rpartition('/')[2]}, published"] if own and figures else []),
+        *(f"our {name}" for name in models),
+    ]
+    cells = []
+    for row in table.rows:
+        before, after = (printed.get(f"{kind}/{who}/{row}") for who in ("bge-m3", "USER-bge-m3"))
+        ours = {name: run.on_card(name, table, row) for name in models}
+        published = [_published(figures, table, row)] if figures else []
+        head: str | Markup = row
+        if before and after:
+            judged = _judged(before, after, ours, run.difference("merge", "base", table.suite, row))
+            head = show.row_head(row, judged)
+        cells.append([head, before or show.DASH, after or show.DASH, *published, *map(show.score, ours.values())])
+    return Table(table.caption, columns, cells)
+
+
+def _published(figures: Figures, table: CardTable, row: str) -> str:
+    """The published figure of another base; of a mean that nobody published, the mean of its tasks' figures."""
+
+    def score(task: str, metric: str) -> float | None:
+        found = published_figure(figures, table.suite, task, metric)
+        return found[0] if found else None
+
+    whole = score(row, "")
+    value = whole if whole is not None else mean_of(table.rows[row], score)
+    return show.DASH if value is None else f"{value:.3f}"
+
+
+def _judged(before: str, after: str, ours: dict[str, Score | None], difference: Difference | None) -> Markup:
+    change, step = float(after) - float(before), 10.0 ** -len(after.partition(".")[2])
+    arrow = "rises" if change > 0 else "falls" if change < 0 else "unchanged"
+    within = difference is not None and difference.ci_low <= 0 <= difference.ci_high
+    base, merge = (found.score if (found := ours[name]) else None for name in ("base", "merge"))
+    verdict = show.verdict(direction(change, base, merge, step))
+    return Markup("{}: {}{}").format(arrow, verdict, " (within noise)" if within else "")
+
+
+def direction(change: float, base: float | None, merge: float | None, step: float) -> str:
+    """Whether our merge moves from our base as the card's model does from its own.
+
+    Where the card prints the same figure twice, a move of less than `step`, its last printed digit, holds.
+    """
+    if base is None or merge is None:
+        return "not run"
+    moved = merge - base
+    if change == 0:
+        return "holds" if abs(moved) < step else "does not hold"
+    return "holds" if moved * change > 0 else "does not hold"
+
+
+def claims_by_group(claims: Sequence[Claim]) -> Section:
+    """Claims under headings, with the verdicts counted; a group that was measured is open."""
+    groups: dict[str, list[Claim]] = {}
+    for claim in claims:
+        groups.setdefault(CLAIM_GROUPS[claim.group], []).append(claim)
+    blocks: list[Block] = [Text(f"Of the card's {len(claims)} figures: {_verdicts(claims)}.")]
+    columns = ["claim", "verdict", "card", "ours", "tolerance", "where"]
+    for name, members in groups.items():
+        rows = [
+            [c.claim, show.verdict(c.verdict), _grouped(c.card), _grouped(c.printed), c.tolerance, show.long(c.where)]
+            for c in members
+        ]
+        measured = any(claim.ours is not None for claim in members)
+        blocks.append(Folded(f"{name}: {_verdicts(members)}", Table(f"Claims: {name}", columns, rows), measured))
+    return Section("claims", "Claims", blocks)
+
+
+def _grouped(text: str) -> str:
+    return show.count(text) if text.isdigit() else text or show.DASH
+
+
+def _verdicts(claims: Sequence[Claim]) -> str:
+    """The verdicts and how often each occurs, in words."""
+    counts = {verdict: sum(claim.verdict == verdict for claim in claims) for verdict in VERDICTS}
+    return ", ".join(f"{number} {verdict}" for verdict, number in counts.items() if number)

@@ -1,0 +1,226 @@
+"""The page's parts about what was run: summary, chain, dataset ledger, vocabulary certificate, environment."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from configs.schema.config import SIDES
+from evaluation.report import format as show
+from evaluation.report.blocks import Block, Code, Facts, Folded, Group, Section, Steps, Table, Text, absent
+from evaluation.report.record import RunRecord
+
+GROUPS = (("data",), ("init",), tuple(SIDES), ("merge",), ("evaluate",))
+HEADLINES = (  # (suite, task, metric, words), the first that was measured is shown
+    ("encodechka", "Mean S", "mean", "encodechka, mean of sentence tasks"),
+    ("wiktionary", "term_to_definition", "recall_at_1", "R@1, term to definition"),
+)
+FIGURES = 6  # of a manifest's metrics
+TOTALS = {
+    "card_total_pairs": "pairs, the card's total",
+    "built": "pairs built",
+    "kept": "kept by cleaning",
+    "train": "trained on",
+    "dev": "held out for dev",
+    "card_total_negatives": "negatives, the card's total",
+    "negatives_the_card_counts": "negatives the card counts",
+    "negatives_it_leaves_out": "negatives it leaves out",
+}
+
+
+def head(run: RunRecord) -> list[Block]:
+    """The top of the page: what was made of what, what it is not, and the few figures that matter most."""
+    caution = [Text(run.caution, "caution")] if run.caution else []
+    return [Text(_made_of(run), "lede"), *caution, Facts(_headline(run))]
+
+
+def _made_of(run: RunRecord) -> str:
+    parts = [f"Profile {run.config.get('profile', '?')}: {run.base_name}"]
+    if sizes := run.certified("vocabulary"):
+        parts.append(f"with its vocabulary cut to {show.count(sizes[1])} ids")
+    pairs: dict[str, int] = {}
+    for entry in run.training_sets:
+        pairs[entry["side"]] = pairs.get(entry["side"], 0) + (entry.get("train") or 0)
+    if any(pairs.values()):
+        told = [f"{show.count(rows)} {side} pairs" for side, rows in pairs.items() if rows]
+        parts.append("tuned on " + " and ".join(told))
+    if run.weights:
+        parts.append(f"merged by {str(run.weights.get('method', '?')).replace('_', ' ')}")
+    return ", ".join(parts) + "."
+
+
+def _headline(run: RunRecord) -> list[tuple[str, Any]]:
+    facts: list[tuple[str, Any]] = [("Base", run.base_name)]
+    for what in ("vocabulary", "parameters"):
+        if sizes := run.certified(what):
+            facts.append((what.capitalize(), f"{show.count(sizes[0])} → {show.count(sizes[1])}"))
+    for suite, task, metric, words in HEADLINES:
+        before, after = (run.scored(model, suite, task, metric) for model in ("base", "merge"))
+        if before and after:
+            found = run.difference("merge", "base", suite, task)
+            told = show.change(before, after, found if found and found.metric == metric else None)
+            facts.append((f"{words}, base → merge", told))
+            break
+    seconds = [stage.manifest.seconds for stage in run.stages.values() if stage.manifest]
+    return [*facts, ("Time of all stages", show.duration(sum(seconds)))] if seconds else facts
+
+
+def chain(run: RunRecord) -> Section:
+    """The picture of the chain, what each stage took, and what a reader must know before believing the figures."""
+    groups = [[(name, _mark(run, name), run.status(name)) for name in names if name in run.stages] for names in GROUPS]
+    columns = ["stage", "time", "peak memory", "size on disk", "what came out", "fingerprint"]
+    stages = Table("Stages, what they made and what it took", columns, _stage_rows(run))
+    return Section("chain", "The chain", [Steps(groups), stages, *(Text(note, "caution") for note in _notes(run))])
+
+
+def _mark(run: RunRecord, name: str) -> str:
+    """The CSS class of a stage's state."""
+    stage = run.stages[name]
+    return "outdated" if stage.complete and run.outdated(name) else stage.status.replace(" ", "-")
+
+
+def _stage_rows(run: RunRecord) -> list[list[Any]]:
+    longest = max((stage.manifest.seconds for stage in run.stages.values() if stage.manifest), default=0.0)
+    rows = []
+    for stage in run.stages.values():
+        made = stage.manifest
+        if made is None:
+            rows.append([show.row_head(stage.name, "not run"), *[show.DASH] * 5])
+            continue
+        disk = sum(entry["bytes"] for entry in made.outputs.values())
+        took = show.bar(show.duration(made.seconds), made.seconds, longest)
+        told = [(name, value) for name, value in made.metrics.items() if isinstance(value, str | int | float)]
+        figures = "; ".join(f"{_words(name)} {show.number(value)}" for name, value in told[:FIGURES])
+        head, memory = show.row_head(stage.name, run.status(stage.name)), show.size(made.peak_rss_bytes or None)
+        rows.append([head, took, memory, show.size(disk), show.long(figures), show.fingerprint(made.fingerprint)])
+    return rows
+
+
+def _notes(run: RunRecord) -> Iterator[str]:
+    """Failed stages, and parts of different runs."""
+    for stage in run.stages.values():
+        if stage.manifest and stage.status == "failed":
+            yield f"Stage {stage.name} failed: {stage.manifest.error}"
+    stale = {stage.name: run.outdated(stage.name) for stage in run.stages.values() if stage.complete}
+    parts = [f"{name} (of an earlier {' and '.join(inputs)})" for name, inputs in stale.items() if inputs]
+    if parts:
+        yield f"The stages below are not of one piece: {', '.join(parts)}. make reproduce brings them up to date."
+
+
+def data(run: RunRecord) -> Section:
+    """The dataset ledger."""
+    if run.ledger is None:
+        return Section("data", "Data", [absent("data")])
+    sets, totals = run.ledger.get("sets", []), run.ledger.get("totals") or {}
+    held_out = [
+        [_title(entry), show.count(entry.get("built")), show.count(entry.get("kept"))] for entry in run.held_out_sets
+    ]
+    blocks = [
+        Facts([(words, show.count(totals[name])) for name, words in TOTALS.items() if totals.get(name) is not None]),
+        Table(
+            "Dataset ledger: pairs the card counts, the construction gives (rows with labels that only AnglE takes "
+            "apart), cleaning keeps, and training sees",
+            ["set", "card", "built", "other labels", "kept", "train", "dev", "dropped", "negatives", "verdict"],
+            _ledger_rows(run),
+        ),
+        Table("Held out of training", ["set", "built", "kept"], held_out),
+        Folded("Rows dropped, by reason", _dropped(sets)),
+        Folded("Sources and licences", _sources(sets)),
+    ]
+    return Section("data", "Data", blocks)
+
+
+def _ledger_rows(run: RunRecord) -> list[list[Any]]:
+    """One row a set that is trained on."""
+    most = max((entry.get("train") or 0 for entry in run.training_sets), default=0)
+    rows = []
+    for entry in run.training_sets:
+        counts = [show.count(entry.get(name)) for name in ("card", "built", "scored", "kept")]
+        train = show.bar(show.count(entry.get("train")), entry.get("train") or 0, most)
+        dropped = sum((entry.get("dropped") or {}).values())
+        rest = [show.count(entry.get("dev")), show.count(dropped), show.count(entry.get("negatives"))]
+        head, status = show.row_head(_title(entry), entry["side"]), show.long(str(entry["status"]))
+        rows.append([head, *counts, train, *rest, status])
+    return rows
+
+
+def _sources(sets: list[dict[str, Any]]) -> Table:
+    """Where each set's rows come from, and on which terms."""
+    rows = []
+    for entry in sets:
+        words = [show.long(str(entry.get(key) or show.DASH)) for key in ("source", "revision", "licence")]
+        remarks = " ".join(str(entry[key]) for key in ("difference", "note") if entry.get(key))
+        rows.append([_title(entry), *words, show.long(remarks)])
+    columns = ["set", "source", "revision", "licence", "remarks"]
+    return Table("Where the rows come from, and on which terms", columns, rows)
+
+
+def _dropped(sets: list[dict[str, Any]]) -> Table:
+    """Sets by reasons for dropping a row; only what occurs."""
+    sets = [entry for entry in sets if any((entry.get("dropped") or {}).values())]
+    reasons = list(dict.fromkeys(reason for entry in sets for reason, rows in entry["dropped"].items() if rows))
+    rows = [
+        [_title(entry), *(show.count(entry["dropped"].get(reason) or None) for reason in reasons)] for entry in sets
+    ]
+    return Table("Rows dropped, by reason", ["set", *map(_words, reasons)], rows)
+
+
+def _title(entry: dict[str, Any]) -> str:
+    return str(entry.get("title") or entry["name"])
+
+
+def vocabulary(run: RunRecord) -> Section:
+    """The certificate: what it guarantees, sizes before and after, single values, and groups of values as tables."""
+    found = run.certificate
+    if not found:
+        return Section("vocabulary", "Vocabulary", [absent("init")])
+    stems = [key.removesuffix("_before") for key in found if key.endswith("_before")]
+    pairs = {stem: pair for stem in stems if (pair := run.certified(stem))}
+    sizes = [
+        [_words(stem), show.count(before), show.count(after), show.share(after, before)]
+        for stem, (before, after) in pairs.items()
+    ]
+    single = [
+        (_words(name), show.number(value))
+        for name, value in found.items()
+        if isinstance(value, str | int | float) and name != "guarantee" and name.rpartition("_")[0] not in pairs
+    ]
+    blocks = [
+        *([Text(found["guarantee"])] if found.get("guarantee") else []),
+        Table("Before and after", ["", "before", "after", "kept"], sizes),
+        Facts(single),
+        Group("tables", [_values(name, value) for name, value in found.items() if isinstance(value, dict)]),
+    ]
+    return Section("vocabulary", "Vocabulary", blocks)
+
+
+def _values(name: str, value: dict[str, Any]) -> Table:
+    """A group of values (texts checked by corpus, pieces by language): a row each, or each with its own columns."""
+    if all(isinstance(item, dict) for item in value.values()):
+        rows = [{"": key, **item} for key, item in value.items()]
+    else:
+        rows = [{"": _words(key), "value": item} for key, item in value.items() if not isinstance(item, dict)]
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    cells = [[show.number(row.get(column)) for column in columns] for row in rows]
+    return Table(_words(name).capitalize(), [_words(column) for column in columns], cells)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def environment(run: RunRecord) -> Section:
+    """Where each stage ran, with which versions and which config."""
+    rows = []
+    for stage in run.stages.values():
+        here = stage.manifest.environment if stage.manifest else {}
+        if here:
+            packages = ", ".join(f"{name} {version}" for name, version in (here.get("packages") or {}).items())
+            values = [str(here.get(name, show.DASH)) for name in ("python", "platform", "cores", "processes")]
+            rows.append([stage.name, *values, show.long(packages)])
+    columns = ["stage", "Python", "machine", "cores", "processes", "packages"]
+    blocks: list[Block] = [Table("Machine and packages of each stage", columns, rows) if rows else absent("data")]
+    if run.config:
+        config = yaml.safe_dump(run.config, allow_unicode=True, sort_keys=False)
+        blocks.append(Folded("Resolved config of the last stage", Code(config)))
+    return Section("environment", "Environment", blocks)

@@ -1,0 +1,154 @@
+"""The page's parts about training and merging: plan, curves, weights, search."""
+
+import base64
+import re
+from typing import Any
+
+from markupsafe import Markup
+
+from evaluation.report import format as show
+from evaluation.report.blocks import Block, Facts, Folded, Group, Heading, Picture, Section, Table, absent
+from evaluation.report.charts import BINS, Line, line_chart
+from evaluation.report.record import RunRecord
+
+LOSSES = (("loss", "training loss"), ("angle", "AnglE loss, where it applies"))
+DEV_SCORE, DEV_MEAN = re.compile(r"dev_(.*_)?score"), "dev_score"
+DEV_COLOURS = ("var(--merge)", "var(--symmetric)", "var(--asymmetric)", "var(--init)", "var(--joint)", "var(--base)")
+MOST_DEV_LINES = len(DEV_COLOURS) - 1
+LEAST_SCORES = 0.02  # range of the axis of scores
+TAKEN = "\u00a0*"
+PLAN_COLUMNS = (
+    ("batches", "batches"),
+    ("batch_size", "rows a batch"),
+    ("rows_seen", "rows seen"),
+    ("tokens", "tokens"),
+    ("padding_share", "padding"),
+    ("angle_share", "batches with AnglE"),
+)
+
+
+def training(run: RunRecord) -> Section:
+    """The plans, and for each trained side its charts and its plan by set."""
+    sides = dict.fromkeys([*run.plans, *run.curves])
+    if not sides:
+        return Section("training", "Plan and training", [absent("symmetric or asymmetric")])
+    columns = ["side", *(title for _, title in PLAN_COLUMNS)]
+    rows = [[side, *_planned(plan)] for side, plan in run.plans.items()]
+    blocks: list[Block] = [Table("What each side was planned to see", columns, rows)]
+    for side in sides:
+        losses = [loss_chart(run, side, name, words) for name, words in LOSSES]
+        blocks += [
+            Heading(side.capitalize()),
+            Group("pictures", [*losses, dev_chart(run, side)]),
+            Folded("Plan by set", _sets(side, run.plans.get(side, {}))),
+        ]
+    return Section("training", "Plan and training", blocks)
+
+
+def _sets(side: str, plan: dict[str, Any]) -> Table:
+    """One row a set of a side's plan."""
+    shown = [(key, title) for key, title in PLAN_COLUMNS if key != "batch_size"]
+    rows = [
+        [name, show.count(entry.get("rows")), *_planned(entry, shown)]
+        for name, entry in (plan.get("sets") or {}).items()
+    ]
+    caption = f"Planned batches of the {side.capitalize()} side"
+    return Table(caption, ["set", "rows", *(title for _, title in shown)], rows)
+
+
+def _planned(entry: dict[str, Any], columns: Any = PLAN_COLUMNS) -> list[str]:
+    return [show.share(entry.get(key)) if key.endswith("_share") else show.count(entry.get(key)) for key, _ in columns]
+
+
+def loss_chart(run: RunRecord, side: str, name: str, words: str) -> Picture:
+    """The training loss, or a part of it, over the steps."""
+    line = Line(name, "var(--accent)", _points(run, side, name))
+    svg = line_chart([line], x_label="step", y_label=words, describe=f"{words} of the {side} side: {_ends([line])}")
+    binned = len(line.points) > BINS
+    told = "; mean and range of neighbouring steps." if binned else "."
+    return Picture(svg, words[0].upper() + words[1:] + told)
+
+
+def dev_chart(run: RunRecord, side: str) -> Picture:
+    """The dev scores over the steps, and their mean where there are several."""
+    entries = run.curves.get(side, [])
+    names = list(dict.fromkeys(key for entry in entries for key in entry if DEV_SCORE.fullmatch(key)))
+    sets = [name for name in names if name != DEV_MEAN][:MOST_DEV_LINES]
+    shown = [DEV_MEAN, *sets] if DEV_MEAN in names and len(sets) != 1 else sets
+    lines = [Line(_dev_name(n), colour, _points(run, side, n)) for n, colour in zip(shown, DEV_COLOURS, strict=False)]
+    describe = f"Dev scores of the {side} side by step: {_ends(lines)}"
+    svg = line_chart(lines, x_label="step", y_label="score", describe=describe, least_range=LEAST_SCORES)
+    return Picture(svg, "Scores on held-out dev rows. " + show.key([(line.name, line.colour) for line in lines]))
+
+
+def _dev_name(name: str) -> str:
+    return "mean" if name == DEV_MEAN else name.removeprefix("dev_").removesuffix("_score").replace("_", " ")
+
+
+def _points(run: RunRecord, side: str, name: str) -> list[tuple[float, float]]:
+    entries = run.curves.get(side, [])
+    points = [(entry["step"], entry[name]) for entry in entries if isinstance(entry.get(name), int | float)]
+    return [point for point in points if name != "angle" or point[1]]  # 0: a batch to which AnglE doesn't apply
+
+
+def _ends(lines: list[Line]) -> str:
+    parts = [f"{line.name} from {line.points[0][1]:.3g} to {line.points[-1][1]:.3g}" for line in lines if line.points]
+    return "; ".join(parts)
+
+
+def merge(run: RunRecord) -> Section:
+    """How the merge was weighed, and what else was tried."""
+    found = run.weights
+    if not found:
+        return Section("merge", "Merge", [absent("merge")])
+    facts = [("method", str(found.get("method", "?")).replace("_", " "))]
+    facts += [(f"weight of {name}", f"{weight:.3f}") for name, weight in (found.get("weights") or {}).items()]
+    facts += [(f"few-shot loss of {name}", f"{loss:.3f}") for name, loss in (found.get("losses") or {}).items()]
+    if found.get("temperature") is not None:
+        facts.append(("temperature", show.number(found["temperature"])))
+    pictures, tried = Group("pictures", [_simplex(run)]), Folded(f"All {len(run.search)} candidates", _search(run))
+    return Section("merge", "Merge", [Facts(facts), pictures, _compared(found), tried])
+
+
+def _compared(found: dict[str, Any]) -> Table:
+    """The models and the ways of choosing weights, scored on the same dev rows."""
+    compared = found.get("compared") or {}
+    models = found.get("models") or []
+    sides = [side for side in ("symmetric", "asymmetric") if any(side in row for row in compared.values())]
+    rows = []
+    for name, row in compared.items():
+        marked = name.replace("_", " ") + (TAKEN if name == found.get("method") else "")
+        weights = [_fixed(row.get(f"weight_{model}")) for model in models]
+        scores = [_fixed(row.get(key)) for key in ("dev", *sides, "guard_loss")]
+        rows.append([marked, *weights, *scores, show.number(row.get("allowed"))])
+    columns = ["", *(f"weight of {name}" for name in models), "dev", *(f"dev {side}" for side in sides)]
+    caption = "Models and ways of weighing them on the dev sets; * is the one taken"
+    return Table(caption, [*columns, "guard loss", "allowed"], rows)
+
+
+def _fixed(value: float | None) -> str:
+    return show.DASH if value is None or value != value else f"{value:.3f}".replace("-", "−")
+
+
+def _search(run: RunRecord) -> Table:
+    """search.csv as it is, numbers shortened."""
+    columns = list(run.search[0]) if run.search else []
+    rows = [[_shortened(row[column]) for column in columns] for row in run.search]
+    return Table("Every candidate tried", [column.replace("_", " ") for column in columns], rows)
+
+
+def _shortened(text: str) -> str:
+    try:
+        return f"{float(text):.4f}".replace("-", "−") if "." in text else text or show.DASH
+    except ValueError:
+        return text.replace("_", " ")
+
+
+def _simplex(run: RunRecord) -> Picture:
+    """The search's own picture."""
+    if not run.simplex:
+        return Picture(Markup(), "")
+    tried = f"Weights of the {len(run.search)} candidates that were tried, coloured by their dev score."
+    words, data = tried if run.search else "Weights of the merge.", base64.b64encode(run.simplex.encode()).decode()
+    image = Markup('<img class="paper" src="data:image/svg+xml;base64,{}" alt="{}">').format(data, words)
+    return Picture(image, words)

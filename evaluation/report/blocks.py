@@ -1,0 +1,112 @@
+"""What the page is made of: sections of blocks, which the template draws; a block without content is left out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from evaluation.report.format import numeric_columns
+
+
+class Block:
+    """One thing on the page; the template draws it by its kind."""
+
+    content: Any
+
+    def __bool__(self) -> bool:
+        return any(self.content) if isinstance(self.content, list) else bool(self.content)
+
+    @property
+    def kind(self) -> str:
+        """The name of the class."""
+        return type(self).__name__
+
+
+@dataclass(frozen=True)
+class Text(Block):
+    """A paragraph; `style` is a class of the page's CSS, as in a group."""
+
+    content: str
+    style: str = ""
+
+
+@dataclass(frozen=True)
+class Heading(Block):
+    """A heading inside a section."""
+
+    content: str
+
+
+@dataclass(frozen=True)
+class Code(Block):
+    """Text in a fixed-width font that scrolls."""
+
+    content: str
+
+
+@dataclass(frozen=True)
+class Facts(Block):
+    """Names with one value each."""
+
+    content: list[tuple[str, Any]]
+
+
+@dataclass(frozen=True)
+class Table(Block):
+    """Rows of cells, the first of which names the row."""
+
+    caption: str
+    columns: Sequence[str]
+    content: list[list[Any]]
+
+    @property
+    def numeric(self) -> set[int]:
+        """Positions of the columns that hold figures only."""
+        return numeric_columns(self.content)
+
+
+@dataclass(frozen=True)
+class Picture(Block):
+    """An inline picture; its caption also says in words what it shows."""
+
+    content: Markup
+    caption: str
+
+
+@dataclass(frozen=True)
+class Steps(Block):
+    """The picture of the chain: groups of (stage, CSS class, status); those of a group don't depend on each other."""
+
+    content: list[list[tuple[str, str, str]]]
+
+
+@dataclass(frozen=True)
+class Group(Block):
+    """Blocks side by side, as far as there is room."""
+
+    style: str
+    content: Sequence[Block]
+
+
+@dataclass(frozen=True)
+class Folded(Block):
+    """A block behind a summary that opens it."""
+
+    summary: str
+    content: Block
+    opened: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page with its anchor and its title in the contents."""
+
+    anchor: str
+    title: str
+    blocks: Sequence[Block]
+
+
+def absent(stage: str) -> Text:
+    """What stands in a section whose stage was not run."""
+    return Text(Markup("Not run: this part needs the stage <code>{}</code>.").format(stage), "absent")

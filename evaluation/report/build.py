@@ -1,0 +1,38 @@
+"""The stage `report`: one page, the model's card, and the published card's claims beside what this run measured.
+
+It reads the artefacts that are there; a stage that has not run, or failed, is shown as such.
+"""
+
+from dataclasses import asdict
+from typing import Any
+
+from configs.schema.config import Config
+from evaluation.report.card import render_card, write_readme
+from evaluation.report.claims import VERDICTS, check_claims, claims_csv
+from evaluation.report.page import render_page
+from evaluation.report.record import read_run
+from evaluation.report.usage_example import usage_similarities
+from pipeline.core.artefact import StageFolder
+from pipeline.core.console import log
+from pipeline.core.errors import redacted
+
+
+def build(config: Config, stage: StageFolder) -> dict[str, Any]:
+    """Write index.html, model_card.md (also as the merged model's README.md) and claims.csv."""
+    run = read_run(config.folder("report").parent, redacted(asdict(config)))
+    if not stage.inputs:
+        log.warning("report: nothing has been run yet, and the page says so")
+    merged = run.stages["merge"].complete
+    settings = config.evaluation.report
+    similarities = usage_similarities(run.model_folder("merge"), settings, config.mirror) if merged else {}
+    claims = check_claims(run, similarities)
+    outputs = {"claims.csv": claims_csv(claims), "index.html": render_page(run, claims)}
+    if merged:
+        outputs["model_card.md"] = render_card(run, config, model_id=run.model_folder("merge").as_posix())
+        write_readme(run, outputs["model_card.md"])
+    for name, text in outputs.items():
+        with stage.replacing(name) as path:
+            path.write_text(text, encoding="utf-8")
+    counts = {f"claims {verdict}": sum(claim.verdict == verdict for claim in claims) for verdict in VERDICTS}
+    complete = sum(part.complete for part in run.stages.values())
+    return {"stages": f"{complete} of {len(run.stages)} complete", **counts}

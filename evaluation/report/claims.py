@@ -1,0 +1,150 @@
+"""Every number of the published model card beside this run's own: report/claims.csv.
+
+The claims stand in `claims.csv`: a key that says where this module finds our figure, the figure as printed, the
+tolerance within which ours counts as close, and where the figure was published. The tolerances are: half a unit of
+the last printed digit for sizes that the card shows rounded; for scores of bge-m3, which any run can repeat, one
+digit of rounding; for scores of a model trained anew, that and twice the standard error of a score on the task.
+"""
+
+import csv
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from evaluation.models import read_model_facts
+from evaluation.published import AVERAGED, CARD_SUITE, CARD_TABLES, GROUPS, PUBLISHED_BASE
+from evaluation.report.record import RunRecord
+
+CLAIMS = Path(__file__).with_name("claims.csv")
+COLUMNS = ("claim", "card", "ours", "tolerance", "verdict", "where")
+VERDICTS = ("equal", "close", "differs", "not run")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One line of claims.csv; `card` and `tolerance` as printed, `ours` None where nothing was measured."""
+
+    key: str
+    claim: str
+    card: str
+    ours: float | None
+    tolerance: str
+    where: str
+    source: str
+
+    @property
+    def digits(self) -> int:
+        """Digits after the point that the card prints."""
+        return len(self.card.partition(".")[2])
+
+    @property
+    def verdict(self) -> str:
+        """equal: the same printed digits; close: within the tolerance; else differs, or not run."""
+        if self.ours is None:
+            return "not run"
+        if f"{self.ours:.{self.digits}f}" == self.card:
+            return "equal"
+        return "close" if abs(self.ours - float(self.card)) <= float(self.tolerance) + 1e-9 else "differs"
+
+    @property
+    def printed(self) -> str:
+        """Our figure with two more digits than the card's, empty where it was not measured."""
+        if self.ours is None:
+            return ""
+        return f"{self.ours:.{self.digits + 2}f}" if self.digits else f"{self.ours:.0f}"
+
+    @property
+    def group(self) -> str:
+        return self.key.partition("/")[0]
+
+
+def check_claims(run: RunRecord, similarities: dict[tuple[int, int], float] | None = None) -> list[Claim]:
+    """All claims with this run's figures; `similarities` of the usage example by (query, passage), where computed."""
+    with CLAIMS.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    made = []
+    for row in rows:
+        ours, where = _find(run, row["key"], similarities or {}) or (None, _missing(run, row["key"]))
+        made.append(Claim(row["key"], row["claim"], row["card"], ours, row["tolerance"], where, row["source"]))
+    return made
+
+
+def claims_csv(claims: Iterable[Claim]) -> str:
+    """The text of claims.csv."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for claim in claims:
+        writer.writerow([claim.claim, claim.card, claim.printed, claim.tolerance, claim.verdict, claim.where])
+    return text.getvalue()
+
+
+def published_base(run: RunRecord) -> str | None:
+    """The name in scores.csv of the model that is BAAI/bge-m3, or None where the run does not score it."""
+    if run.starts_from_published_base:
+        return "base"
+    return next((score.model for score in run.scores if score.model.lower() == PUBLISHED_BASE.lower()), None)
+
+
+def _find(run: RunRecord, key: str, similarities: dict[tuple[int, int], float]) -> tuple[float, str] | None:
+    """Our figure and where it stands."""
+    kind, _, rest = key.partition("/")
+    match kind:
+        case "pairs":
+            return _pairs(run, rest)
+        case "negatives":
+            value = ((run.ledger or {}).get("totals") or {}).get("negatives_the_card_counts")
+            return (value, "data/ledger.json: totals, negatives_the_card_counts") if value else None
+        case "vocabulary" | "parameters":
+            sizes = run.certified(kind)
+            return (sizes[1], f"init/certificate.json: {kind}_after") if sizes else None
+        case "dimension" if run.stages["init"].complete:
+            return read_model_facts(run.model_folder("init")).dimension, "init/config.json: hidden_size"
+        case "encodechka" | "mteb":
+            who, _, row = rest.partition("/")
+            table, model = CARD_TABLES[kind], published_base(run) if who == "bge-m3" else "merge"
+            found = run.on_card(model, table, row) if model else None
+            return (found.score, f"evaluate/scores.csv: {model}, {table.suite}, {row}") if found else None
+        case "tasks":
+            parts = [part for name in AVERAGED if rest in ("all", name.partition(" ")[0]) for part in GROUPS[name]]
+            done = sum(any(run.scored("merge", CARD_SUITE, task, name) for name in names) for task, names in parts)
+            return (done, f"evaluate/scores.csv: tasks of {CARD_SUITE} scored for merge") if done else None
+        case "usage":
+            query, _, passage = rest.partition("/")
+            value = similarities.get((int(query), int(passage)))
+            return (value, "merge/model on the texts of the published card") if value is not None else None
+    return None
+
+
+def _sets(run: RunRecord) -> dict[str, dict]:
+    return {entry["name"]: entry for entry in (run.ledger or {}).get("sets", [])}
+
+
+def _pairs(run: RunRecord, name: str) -> tuple[float, str] | None:
+    sets = _sets(run)
+    if name == "total":
+        counted = [entry["built"] for entry in sets.values() if entry.get("card") and entry.get("built")]
+        return (sum(counted), "data/ledger.json: built, summed over the card's sets") if counted else None
+    entry = sets.get(name)
+    if not entry or not entry.get("built"):
+        return None
+    reason = "rows of a bundled sample, not of the set" if run.bundled(entry) else entry.get("difference")
+    return entry["built"], f"data/ledger.json: {name}, built" + (f" ({reason})" if reason else "")
+
+
+def _missing(run: RunRecord, key: str) -> str:
+    """Why there is no figure of ours, in a few words."""
+    profile, (kind, _, rest) = str(run.config.get("profile", "")), key.partition("/")
+    stage = {"pairs": "data", "negatives": "data", "vocabulary": "init", "parameters": "init", "dimension": "init"}
+    needed = stage.get(kind, "merge" if kind == "usage" else "evaluate")
+    if not run.stages[needed].complete:
+        return f"stage {needed} is not complete"
+    if kind == "pairs":
+        entry = _sets(run).get(rest)
+        return f"data/ledger.json: {entry['status']}" if entry else f"not among the sources of profile {profile}"
+    if kind in ("encodechka", "mteb") and rest.startswith("bge-m3/") and published_base(run) is None:
+        return f"{PUBLISHED_BASE} is not among the models of this run"
+    if kind == "usage":
+        return "the published card was not read (evaluation.report.card)"
+    return f"not measured by profile {profile}"

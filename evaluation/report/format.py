@@ -1,0 +1,122 @@
+"""How figures and small marks look on page and card; everything returned is safe HTML or plain text."""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from evaluation.results import Difference, Score
+
+DASH = "–"
+SMALL_BELOW = Markup("{}<small>{} to {}</small>")
+FIGURE = re.compile(r"[+−-]?\d[\d,.]*($|[ e<%/])")
+
+
+def count(value: Any) -> str:
+    """A whole number with thousands separated; a dash where there is none."""
+    return DASH if value is None or value == "" else f"{round(float(value)):,}"
+
+
+def share(part: float | None, whole: float | None = 1.0) -> str:
+    """A share in per cent with one decimal."""
+    return DASH if part is None or not whole else f"{100 * part / whole:.1f} %"
+
+
+def number(value: Any, digits: int = 4) -> str:
+    """A measured number: whole ones with separators, others with `digits` significant digits."""
+    if value is None or value == "":
+        return DASH
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float) and not math.isfinite(value):
+        return DASH
+    if isinstance(value, int) or (isinstance(value, float) and value.is_integer() and abs(value) >= 1):
+        return f"{int(value):,}"
+    if isinstance(value, float):
+        return f"{value:.{digits}g}".replace("-", "−")
+    return str(value)
+
+
+def duration(seconds: float | None) -> str:
+    """12.3 s, 4 min 05 s, 3 h 20 min."""
+    if seconds is None:
+        return DASH
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes_left = divmod(minutes, 60)
+    return f"{hours} h {minutes_left:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def size(amount: float | None) -> str:
+    """Bytes in MB or GB (powers of ten)."""
+    if amount is None:
+        return DASH
+    return f"{amount / 1e9:.2f} GB" if amount >= 1e9 else f"{amount / 1e6:.1f} MB"
+
+
+def p_value(value: float | None) -> str:
+    if value is None or math.isnan(value):
+        return DASH
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def score(found: Score | None, frame: str = SMALL_BELOW) -> str:
+    """A score with its interval, put together by `frame`; a dash where there is none."""
+    if found is None or not math.isfinite(found.score):
+        return DASH
+    value, low, high = (f"{number:.3f}" for number in (found.score, found.ci_low, found.ci_high))
+    return frame.format(value, low, high) if math.isfinite(found.ci_low + found.ci_high) else value
+
+
+def change(before: Score, after: Score, found: Difference | None) -> str:
+    """Two scores, with the interval of their difference below them."""
+    words = f"{before.score:.3f} → {after.score:.3f}"
+    if found is None:
+        return words
+    told = f"{after.score - before.score:+.3f}, 95 % interval {found.ci_low:+.3f} to {found.ci_high:+.3f}"
+    return Markup("{}<small>{}</small>").format(words, told.replace("-", "−"))
+
+
+def row_head(name: str, *remarks: str) -> Markup:
+    """A row's name with remarks below it."""
+    return Markup("{}<small>{}</small>").format(name, Markup(", ").join(remarks))
+
+
+def fingerprint(value: str | None) -> Markup | str:
+    """The first digits of a fingerprint; the whole of it as its title."""
+    return Markup('<code title="{}">{}</code>').format(value, value[:10]) if value else DASH
+
+
+def bar(text: str, part: float, whole: float) -> Markup:
+    """A figure above a bar of its share."""
+    width = 100 * part / whole if whole else 0
+    return Markup('{}<span class="bar" style="width:{}%"></span>').format(text, f"{width:.1f}")
+
+
+def long(text: str) -> Markup | str:
+    """Text that may wrap inside a table."""
+    return Markup('<span class="long">{}</span>').format(text) if text else DASH
+
+
+def key(items: Sequence[tuple[str, str]]) -> Markup:
+    """The colour key of a chart: (name, CSS colour)."""
+    mark = '<span class="key" style="--dot:{}">{}</span>'
+    return Markup("").join(Markup(mark).format(colour, name) for name, colour in items)
+
+
+def verdict(word: str) -> Markup:
+    return Markup('<span class="verdict {}">{}</span>').format(word.replace(" ", "-"), word)
+
+
+def numeric_columns(rows: Sequence[Sequence[Any]]) -> set[int]:
+    """Positions of a table's columns that hold figures (or dashes) only; the first column names the rows."""
+    columns = range(1, min((len(row) for row in rows), default=0))
+    return {column for column in columns if all(_is_figure(str(row[column])) for row in rows)}
+
+
+def _is_figure(cell: str) -> bool:
+    text = cell.removeprefix("<").strip()
+    return text == DASH or bool(FIGURE.match(text)) or cell.startswith("&lt;")

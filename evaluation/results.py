@@ -1,0 +1,85 @@
+"""The rows of the two tables that the stage evaluate leaves, which write and read themselves as CSV."""
+
+import csv
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+from pipeline.core.errors import UserError
+
+MEAN = "mean"  # metric of the rows that average a suite's tasks
+
+
+class TableRow:
+    """A row whose fields are the table's columns: texts, whole numbers, truths, and floats of which NaN is empty."""
+
+    @classmethod
+    def write(cls, path: Path, rows: Iterable[Self]) -> None:
+        """Write the table; floats get six digits after the point, seconds three."""
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, _columns(cls), lineterminator="\n")
+            writer.writeheader()
+            for row in rows:
+                writer.writerow({name: _written(name, value) for name, value in vars(row).items()})
+
+    @classmethod
+    def read(cls, path: Path) -> list[Self]:
+        """Read the table; raises UserError where it lacks a column."""
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            if missing := _columns(cls).keys() - set(reader.fieldnames or ()):
+                what = f"the table lacks the column {', '.join(sorted(missing))}"
+                raise UserError(what, where=str(path), remedy="make it again: make evaluate")
+            return [cls(**{name: _READ[kind](row[name]) for name, kind in _columns(cls).items()}) for row in reader]
+
+
+@dataclass(frozen=True)
+class Score(TableRow):
+    """One row of scores.csv: a model on one metric of one task, with the interval's bounds."""
+
+    model: str
+    suite: str
+    task: str
+    metric: str
+    score: float
+    ci_low: float
+    ci_high: float
+    items: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Difference(TableRow):
+    """One row of comparison.csv: `model` minus `against` on one metric of one task."""
+
+    model: str
+    against: str
+    suite: str
+    task: str
+    metric: str
+    difference: float
+    ci_low: float
+    ci_high: float
+    p_value: float
+    p_holm: float  # corrected over the tasks of the suite; NaN until then
+    test: str  # permutation or bootstrap
+    items: int
+    main: bool  # the score of the task, or of the mean over tasks, not a further metric
+
+
+_READ: dict[Any, Any] = {str: str, int: int, float: lambda text: float(text or "nan"), bool: "true".__eq__}
+
+
+def _columns(cls: Any) -> dict[str, Any]:
+    return {field.name: field.type for field in fields(cls)}
+
+
+def _written(column: str, value: Any) -> Any:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, float):
+        return value
+    if value != value:
+        return ""
+    return f"{value:.3f}" if column == "seconds" else f"{value:.6f}"

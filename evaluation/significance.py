@@ -1,0 +1,356 @@
+"""Error bars and paired comparisons: bootstrap over items, permutation test, Holm's correction over tasks.
+
+Items are resampled jointly: a resample holds the same items for every model, so what makes an item hard for all models
+leaves the difference. Recipe after Ihemelandu and Ekstrand 2023 (arXiv 2305.02461).
+
+A metric of resampled items takes per-item columns of length n and a matrix `counts` [resamples, n] that says how often
+an item stands in each resample (all ones: the data themselves), and returns one float64 value a resample. Counting
+instead of copying items lets all resamples be ranked at once. A resample on which a metric is not defined (one class
+only, no spread) gives NaN.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+
+import numpy as np
+
+from evaluation.outcome import PART, Measure, Outcome
+from evaluation.results import MEAN, Difference, Score
+from pipeline.core.errors import UserError
+from pipeline.core.seeding import generator
+
+CHUNK = 4_000_000  # entries of a matrix of counts that are held at once
+EXCHANGEABLE = ("mean", "mean_of_experiments", "macro_f1")  # an item's values of two models may be swapped
+Counts = np.ndarray  # [resamples, n]
+Draw = Callable[[int], Counts]  # size of a second dimension -> its own counts, one row a resample
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is resampled, and from which seed."""
+
+    resamples: int = 10_000
+    confidence: float = 0.95
+    seed: int = 42
+
+    @property
+    def tails(self) -> list[float]:
+        """The two percentiles that bound an interval."""
+        return [50 * (1 - self.confidence), 50 * (1 + self.confidence)]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All models' scores by one metric of a task, or of a mean over tasks."""
+
+    suite: str
+    task: str
+    metric: str
+    models: list[str]
+    scores: np.ndarray  # [models]
+    replicates: np.ndarray  # [models, resamples], of the same resamples for all models
+    items: int
+    seconds: np.ndarray  # [models]
+    main: bool
+    permuted: dict[tuple[int, int], float] = field(default_factory=dict)  # p-values of pairs of models, one < other
+
+    def rows(self, plan: Plan) -> list[Score]:
+        """A row a model, with its interval."""
+        return [
+            Score(
+                model, self.suite, self.task, self.metric, float(score), *interval(own, plan), self.items, float(took)
+            )
+            for model, score, own, took in zip(self.models, self.scores, self.replicates, self.seconds, strict=True)
+        ]
+
+    def differences(self, plan: Plan) -> list[Difference]:
+        """Every later model minus every earlier one."""
+        found = []
+        for earlier, later in combinations(range(len(self.models)), 2):
+            values = self.replicates[later] - self.replicates[earlier]
+            test = "permutation" if (earlier, later) in self.permuted else "bootstrap"
+            p_value = self.permuted[earlier, later] if test == "permutation" else bootstrap_p_value(values)
+            difference = float(self.scores[later] - self.scores[earlier])
+            found.append(Difference(
+                self.models[later], self.models[earlier], self.suite, self.task, self.metric, difference,
+                *interval(values, plan), p_value, float("nan"), test, self.items, self.main,
+            ))  # fmt: skip
+        return found
+
+
+def replicates(position: int, outcomes: Sequence[Outcome], plan: Plan, *names: str) -> np.ndarray:
+    """A metric on bootstrap resamples of the items [models, resamples], the same resamples for all models.
+
+    Args:
+        position: which measure of each outcome.
+        outcomes: one a model, over the same items.
+        plan: number of resamples and seed.
+        names: suite and task, which choose the stream of random numbers.
+    """
+    n = outcomes[0].items
+    items, second = generator(plan.seed, "bootstrap", *names), generator(plan.seed, "experiments", *names)
+    parts = []
+    for rows in _chunks(plan.resamples, n):
+        counts, draw = _counts(items, rows, n), _drawn_once(second, rows)
+        parts.append([statistic(outcome.measures[position], outcome, counts, draw) for outcome in outcomes])
+    return np.concatenate([np.asarray(part) for part in parts], axis=1)
+
+
+def statistic(measure: Measure, outcome: Outcome, counts: np.ndarray, draw: Draw) -> np.ndarray:
+    """The metric on each resample [resamples]; of a task in parts, the mean of the parts' values."""
+    function = STATISTICS[measure.statistic]
+    columns = [outcome.columns[name] for name in measure.columns]
+    labels = outcome.columns.get(PART)
+    if labels is None:
+        return function(counts, draw, *columns)
+    masks = [labels == label for label in dict.fromkeys(labels.tolist())]
+    return np.mean([function(counts[:, mask], draw, *(c[mask] for c in columns)) for mask in masks], axis=0)
+
+
+def interval(values: np.ndarray, plan: Plan) -> tuple[float, float]:
+    """Percentile interval of bootstrap replicates; resamples without a value are left out."""
+    defined = values[np.isfinite(values)]
+    if not len(defined):
+        return float("nan"), float("nan")
+    low, high = np.percentile(defined, plan.tails)
+    return float(low), float(high)
+
+
+def bootstrap_p_value(differences: np.ndarray) -> float:
+    """Two-sided: twice the smaller share of replicates on one side of zero, counting the data themselves."""
+    defined = differences[np.isfinite(differences)]
+    side = min(int((defined <= 0).sum()), int((defined >= 0).sum()))
+    return min(1.0, 2 * (side + 1) / (len(defined) + 1))
+
+
+def permutation_p_value(position: int, one: Outcome, other: Outcome, plan: Plan, *names: str) -> float:
+    """Two-sided: how often swapping the two models' results on random items gives so large a difference.
+
+    The difference is that of the metric on the two sets of swapped items; for means that is a sign flip of the
+    items' differences. Only for measures whose statistic is in EXCHANGEABLE.
+    """
+    measure, n, rng = one.measures[position], one.items, generator(plan.seed, "permutation", *names)
+    ones = [one.columns[name].astype(np.float64) for name in measure.columns]
+    others = [other.columns[name].astype(np.float64) for name in measure.columns]
+    weights = _item_weights(one)
+    observed = abs(_swapped_difference(measure.statistic, ones, others, np.zeros((1, n)), weights)[0])
+    at_least = 0
+    for rows in _chunks(plan.resamples, n):
+        bits = rng.integers(0, 256, size=(rows, -(-n // 8)), dtype=np.uint8)
+        swaps = np.unpackbits(bits, axis=1, count=n).astype(np.float64)
+        differences = _swapped_difference(measure.statistic, ones, others, swaps, weights)
+        at_least += int((np.abs(differences) >= observed - 1e-12).sum())
+    return (at_least + 1) / (plan.resamples + 1)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction; missing values (NaN) stay and don't count (Holm 1979)."""
+    values = np.asarray(p_values, dtype=np.float64)
+    corrected_values = values.copy()
+    order = [index for index in np.argsort(values, kind="stable") if np.isfinite(values[index])]
+    largest = 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, values[index] * (len(order) - rank)))
+        corrected_values[index] = largest
+    return [float(value) for value in corrected_values]
+
+
+def corrected(differences: Iterable[Difference]) -> list[Difference]:
+    """With Holm's correction over a suite's tasks, for each pair of models.
+
+    A suite's main scores, its further metrics, and its means over tasks are three families.
+    """
+    families: dict[tuple[str, str, str, bool, bool], list[Difference]] = {}
+    for row in differences:
+        key = (row.model, row.against, row.suite, row.main, row.metric == MEAN)
+        families.setdefault(key, []).append(row)
+    found = []
+    for family in families.values():
+        values = holm([row.p_value for row in family])
+        found += [replace(row, p_holm=value) for row, value in zip(family, values, strict=True)]
+    return found
+
+
+def measured(
+    position: int, outcomes: dict[str, Outcome], seconds: Sequence[float], plan: Plan, suite: str, task: str
+) -> Measured:
+    """All models on the measure at `position` of a task; a test by permutation where its statistic allows one."""
+    found = list(outcomes.values())
+    measure, scores = found[0].measures[position], np.array([outcome.measures[position].score for outcome in found])
+    pairs = combinations(range(len(found)), 2) if measure.statistic in EXCHANGEABLE else ()
+    permuted = {
+        (one, two): permutation_p_value(position, found[two], found[one], plan, suite, task) for one, two in pairs
+    }
+    values, metric = replicates(position, found, plan, suite, task), measure.metric
+    return Measured(
+        suite, task, metric, list(outcomes), scores, values, found[0].items, np.array(seconds), position == 0, permuted
+    )
+
+
+def mean_over_tasks(name: str, parts: Sequence[Measured]) -> Measured:
+    """The mean over tasks for models that have all of them; items are resampled within their task, independently."""
+    models = [model for model in parts[0].models if all(model in part.models for part in parts)]
+    pairs = [(part, [part.models.index(model) for model in models]) for part in parts]
+    return Measured(
+        parts[0].suite,
+        name,
+        MEAN,
+        models,
+        np.mean([part.scores[index] for part, index in pairs], axis=0),
+        np.mean([part.replicates[index] for part, index in pairs], axis=0),
+        sum(part.items for part in parts),
+        np.sum([part.seconds[index] for part, index in pairs], axis=0),
+        main=True,
+    )
+
+
+def same_items(outcomes: dict[str, Outcome], where: str) -> None:
+    """Raise UserError unless all outcomes are over equally many items, which pairing needs."""
+    if len({outcome.items for outcome in outcomes.values()}) > 1:
+        counts = ", ".join(f"{name} {outcome.items}" for name, outcome in outcomes.items())
+        raise UserError(f"models were scored on different items: {counts}", where=where, remedy="evaluate them anew")
+
+
+def _chunks(resamples: int, n: int) -> Iterator[int]:
+    size = max(1, CHUNK // max(n, 1))
+    for start in range(0, resamples, size):
+        yield min(size, resamples - start)
+
+
+def _counts(rng: np.random.Generator, rows: int, n: int) -> np.ndarray:
+    """How often each of n items is drawn in n draws with replacement [rows, n], float64."""
+    drawn = rng.integers(0, n, size=(rows, n)) + np.arange(rows)[:, None] * n
+    return np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)
+
+
+def _drawn_once(rng: np.random.Generator, rows: int) -> Draw:
+    """Counts of a second dimension, drawn when first asked for, so that all models get the same."""
+    drawn: dict[int, np.ndarray] = {}
+
+    def draw(size: int) -> np.ndarray:
+        if size not in drawn:
+            drawn[size] = _counts(rng, rows, size)
+        return drawn[size]
+
+    return draw
+
+
+def _item_weights(outcome: Outcome) -> np.ndarray:
+    """[items] weights of a mean over items that is the mean over the parts' means."""
+    labels = outcome.columns.get(PART)
+    if labels is None:
+        return np.full(outcome.items, 1 / outcome.items)
+    _, part, sizes = np.unique(labels.astype(str), return_inverse=True, return_counts=True)
+    return 1 / (len(sizes) * sizes[part])
+
+
+def _swapped_difference(
+    kind: str, ones: list[np.ndarray], others: list[np.ndarray], swaps: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """Differences [rows] of the metric after swapping items where `swaps` [rows, n] is 1."""
+    if kind != "macro_f1":
+        difference = ones[0] - others[0]
+        per_item = difference if difference.ndim == 1 else difference.mean(axis=1)
+        return (1 - 2 * swaps) @ (per_item * weights)
+    moved = [swaps @ (other - one) for one, other in zip(ones, others, strict=True)]
+    first = [one.sum(axis=0) + move for one, move in zip(ones, moved, strict=True)]
+    second = [other.sum(axis=0) - move for other, move in zip(others, moved, strict=True)]
+    return _f1(*first) - _f1(*second)
+
+
+def _f1(hits: np.ndarray, predicted: np.ndarray, gold: np.ndarray) -> np.ndarray:
+    together = predicted + gold
+    return np.where(together > 0, 2 * hits / np.maximum(together, 1), 0.0).mean(axis=1)
+
+
+def mean(counts: Counts, draw: Draw, values: np.ndarray) -> np.ndarray:
+    """Mean of per-item values [n]: accuracy, recall, reciprocal rank, nDCG."""
+    return counts @ values.astype(np.float64) / counts.sum(axis=1)
+
+
+def mean_where(counts: Counts, draw: Draw, values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Mean of per-item values [n] over the items that are chosen [n] (0 or 1)."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (counts @ (values * chosen).astype(np.float64)) / (counts @ chosen.astype(np.float64))
+
+
+def mean_of_experiments(counts: Counts, draw: Draw, values: np.ndarray) -> np.ndarray:
+    """Mean of values [n, experiments]; items and experiments are both resampled, as both are samples."""
+    per_experiment = counts @ values.astype(np.float64) / counts.sum(axis=1, keepdims=True)
+    weights = draw(values.shape[1])
+    return (per_experiment * weights).sum(axis=1) / weights.sum(axis=1)
+
+
+def pearson(counts: Counts, draw: Draw, predictions: np.ndarray, gold: np.ndarray) -> np.ndarray:
+    """Pearson correlation of predictions [n] and gold [n]."""
+    shape = counts.shape
+    return _weighted_correlation(
+        counts,
+        np.broadcast_to(predictions.astype(np.float64), shape),
+        np.broadcast_to(gold.astype(np.float64), shape),
+    )
+
+
+def spearman(counts: Counts, draw: Draw, predictions: np.ndarray, gold: np.ndarray) -> np.ndarray:
+    """Spearman correlation: Pearson correlation of the mid-ranks within each resample."""
+    return _weighted_correlation(counts, mid_ranks(counts, predictions), mid_ranks(counts, gold))
+
+
+def roc_auc(counts: Counts, draw: Draw, predictions: np.ndarray, gold: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve for gold 0/1, by the rank sum of the positives (ties count half)."""
+    positive = counts * gold.astype(np.float64)
+    positives = positive.sum(axis=1)
+    negatives = counts.sum(axis=1) - positives
+    rank_sum = (positive * mid_ranks(counts, predictions)).sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
+
+
+def average_precision(counts: Counts, draw: Draw, predictions: np.ndarray, gold: np.ndarray) -> np.ndarray:
+    """Average precision for gold 0/1 as scikit-learn defines it: precision at each threshold times recall gained."""
+    order = np.argsort(-predictions, kind="stable")
+    ends = np.flatnonzero(np.append(np.diff(predictions[order]) != 0, True))  # last item of each group of ties
+    taken = np.cumsum(counts[:, order], axis=1)[:, ends]
+    found = np.cumsum(counts[:, order] * gold[order].astype(np.float64), axis=1)[:, ends]
+    gained = np.diff(found, axis=1, prepend=0.0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        precision = np.where(taken > 0, found / taken, 0.0)
+        return (precision * gained).sum(axis=1) / found[:, -1]
+
+
+def macro_f1(counts: Counts, draw: Draw, hits: np.ndarray, predicted: np.ndarray, gold: np.ndarray) -> np.ndarray:
+    """Mean over tags of 2·hits / (predicted + gold); arguments [n, tags] count a text's words by tag.
+
+    A tag without any word gives 0, as in scikit-learn.
+    """
+    together = counts @ (predicted + gold).astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        f1 = np.where(together > 0, 2 * (counts @ hits.astype(np.float64)) / together, 0.0)
+    return f1.mean(axis=1)
+
+
+STATISTICS: dict[str, Callable[..., np.ndarray]] = {
+    function.__name__: function
+    for function in (mean, mean_where, mean_of_experiments, pearson, spearman, roc_auc, average_precision, macro_f1)
+}
+
+
+def mid_ranks(counts: Counts, values: np.ndarray) -> np.ndarray:
+    """Ranks from 1 [resamples, n] of `values` [n] within each resample, ties sharing their mean rank."""
+    _, group = np.unique(values, return_inverse=True)
+    order = np.argsort(group, kind="stable")
+    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
+    sizes = np.add.reduceat(counts[:, order], starts, axis=1, dtype=np.float64)
+    ranks = np.cumsum(sizes, axis=1) - (sizes - 1) / 2
+    return ranks[:, group]
+
+
+def _weighted_correlation(counts: Counts, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    total = counts.sum(axis=1, keepdims=True, dtype=np.float64)
+    x = x - (counts * x).sum(axis=1, keepdims=True) / total
+    y = y - (counts * y).sum(axis=1, keepdims=True) / total
+    weighted = counts * x
+    spread = (weighted * x).sum(axis=1) * (counts * y * y).sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(spread > 0, (weighted * y).sum(axis=1) / np.sqrt(spread), np.nan)

@@ -1,0 +1,127 @@
+"""What encodechka does with vectors: similarities, logistic regression and nearest neighbours, and their metrics.
+
+A task gets candidates (pooled variants of the vectors, times classifiers where it has two) and keeps the best, chosen
+on the test data as the leaderboard does.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from joblib import Parallel, delayed, parallel_config
+from scipy.stats import spearmanr
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, roc_auc_score
+from sklearn.model_selection import KFold, cross_val_predict
+from sklearn.neighbors import KNeighborsClassifier
+from threadpoolctl import threadpool_limits
+
+from evaluation.outcome import Measure, Outcome
+
+Variants = dict[str, np.ndarray]  # variant -> vectors [texts, width]
+
+LOGISTIC, NEIGHBOURS = "logistic regression", "nearest neighbours"
+PARALLEL_FROM = 500_000  # numbers in a training matrix; below, processes cost more than they save
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One variant (and classifier): its score and per-item columns."""
+
+    name: str
+    score: float
+    columns: dict[str, np.ndarray]
+
+
+def normalised_too(variants: Variants) -> Variants:
+    """Each variant, and each scaled to length 1 under the name `<variant>_norm`."""
+    unit = {
+        f"{name}_norm": vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        for name, vectors in variants.items()
+    }
+    return variants | unit
+
+
+def similarity_task(first: Variants, second: Variants, gold: np.ndarray) -> Outcome:
+    """Spearman correlation of the two texts' dot product with gold (STS, PI)."""
+    candidates = []
+    for name in first:
+        predictions = _dots(first[name], second[name])
+        columns = {"prediction": predictions, "gold": gold}
+        candidates.append(Candidate(name, float(spearmanr(predictions, gold).statistic), columns))
+    return _best(candidates, "spearman", "spearman", ("prediction", "gold"))
+
+
+def inference_task(first: Variants, second: Variants, labels: np.ndarray) -> Outcome:
+    """Accuracy of three-fold logistic regression on the dot product alone (NLI)."""
+    candidates = []
+    for name in first:
+        feature = _dots(first[name], second[name])[:, None]
+        folds = KFold(3, shuffle=True, random_state=1)
+        predicted = cross_val_predict(LogisticRegression(max_iter=10000), feature, labels, cv=folds)
+        candidates.append(_accuracy(name, predicted, labels))
+    return _best(candidates, "accuracy", "mean", ("correct",))
+
+
+def accuracy_task(
+    train: Variants, train_labels: np.ndarray, test: Variants, test_labels: np.ndarray, workers: int = 1
+) -> Outcome:
+    """Accuracy of the better of logistic regression and three nearest neighbours (SA, IC, ICX)."""
+    jobs = [(kind, name) for name in train for kind in (LOGISTIC, NEIGHBOURS)]
+    fitted = _in_parallel(
+        _predict, [(kind, train[name], train_labels, test[name]) for kind, name in jobs], train, workers
+    )
+    candidates = [
+        _accuracy(f"{name}, {kind}", predicted, test_labels)
+        for (kind, name), predicted in zip(jobs, fitted, strict=True)
+    ]
+    return _best(candidates, "accuracy", "mean", ("correct",))
+
+
+def auc_task(
+    train: Variants, train_labels: np.ndarray, test: Variants, test_labels: np.ndarray, workers: int = 1
+) -> Outcome:
+    """Area under the ROC curve of logistic regression's probability of label 1 (TI, IA)."""
+    fitted = _in_parallel(_probability, [(train[name], train_labels, test[name]) for name in train], train, workers)
+    candidates = [
+        Candidate(name, float(roc_auc_score(test_labels, p)), {"prediction": p, "gold": test_labels.astype(np.int64)})
+        for name, p in zip(train, fitted, strict=True)
+    ]
+    return _best(candidates, "roc_auc", "roc_auc", ("prediction", "gold"))
+
+
+def _dots(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    return np.einsum("ij,ij->i", first, second)
+
+
+def _accuracy(name: str, predicted: np.ndarray, labels: np.ndarray) -> Candidate:
+    columns = {"predicted": predicted.astype(str), "gold": labels.astype(str), "correct": predicted == labels}
+    return Candidate(name, float(accuracy_score(labels, predicted)), columns)
+
+
+def _predict(kind: str, train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarray:
+    if kind == LOGISTIC:
+        return LogisticRegression(max_iter=10000).fit(train, labels).predict(test)
+    return KNeighborsClassifier(n_neighbors=3, weights="distance").fit(train, labels).predict(test)
+
+
+def _probability(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarray:
+    return LogisticRegression(max_iter=10000).fit(train, labels).predict_proba(test)[:, 1]
+
+
+def _in_parallel(
+    function: Callable[..., np.ndarray], arguments: Sequence[tuple[Any, ...]], train: Variants, workers: int
+) -> list[np.ndarray]:
+    """`function` on each tuple of arguments; one thread each, so that results don't depend on `workers`."""
+    if workers == 1 or next(iter(train.values())).size < PARALLEL_FROM:
+        with threadpool_limits(1):
+            return [function(*given) for given in arguments]
+    with parallel_config("loky", inner_max_num_threads=1):
+        return list(Parallel(n_jobs=workers)(delayed(function)(*given) for given in arguments))
+
+
+def _best(candidates: list[Candidate], metric: str, statistic: str, columns: tuple[str, ...]) -> Outcome:
+    best = max(candidates, key=lambda candidate: candidate.score)
+    notes = {"best": best.name, "candidates": {candidate.name: candidate.score for candidate in candidates}}
+    return Outcome(best.columns, (Measure(metric, best.score, statistic, columns),), notes)

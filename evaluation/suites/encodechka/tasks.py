@@ -1,0 +1,125 @@
+"""The ten tasks: which files and columns they read, and which predictor scores them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from configs.schema.config import Config
+from evaluation.encoder import QUERY, Embedder
+from evaluation.outcome import Outcome
+from evaluation.scoring import Scorer
+from evaluation.suites.encodechka.files import COMMIT, DataFiles
+from evaluation.suites.encodechka.predictors import (
+    Variants,
+    accuracy_task,
+    auc_task,
+    inference_task,
+    normalised_too,
+    similarity_task,
+)
+from evaluation.suites.encodechka.words import entity_task
+from evaluation.suites.task import Task
+from pipeline.core.artefact import StageFolder
+
+
+def tasks(suite: str, config: Config, stage: StageFolder) -> list[Task]:
+    """The ten tasks; their data are looked for when they are scored."""
+    files = DataFiles(config.evaluation.encodechka_folder, Path(config.runs, "cache", "encodechka"))
+    protocol = config.evaluation.suite[suite].protocol
+    settings = {"data": COMMIT, "protocol": protocol}
+    return [EncodechkaTask(suite, name, settings, score, files, protocol) for name, score in TASKS.items()]
+
+
+class Files(Protocol):
+    """Where a task's rows come from."""
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """Rows of a table, by the name of its file without ending."""
+
+
+class EncodechkaTask(Task):
+    """A task that encodechka's code scores, over its own files or others of their kind."""
+
+    def __init__(self, suite: str, name: str, settings: Any, score: "Run", files: Files, protocol: str) -> None:
+        super().__init__(suite, name, settings)
+        self.run, self.files, self.protocol = score, files, protocol
+
+    def score(self, scorer: Scorer) -> Outcome:
+        return self.run(self.files, Vectors(scorer.embedder, self.protocol, scorer.workers))
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """What the protocol takes of a model: candidates of sentence vectors, and word vectors."""
+
+    embedder: Embedder
+    protocol: str  # leaderboard or model
+    workers: int = 1
+
+    def sentences(self, texts: Sequence[str]) -> Variants:
+        """Every pooled variant, raw and of length 1; or the model's own embedding with its query prompt."""
+        if self.protocol == "leaderboard":
+            return normalised_too(self.embedder.variants(texts))
+        return {"own": self.embedder.sentences(texts, QUERY)}
+
+
+Run = Callable[[Files, Vectors], Outcome]
+Label = Callable[[Any], Any]
+
+
+def paired(score: Callable[..., Outcome], file: str, first: str, second: str, gold: str, kind: Label) -> Run:
+    """A score of the similarities of two columns' texts against gold labels."""
+
+    def run(files: Files, vectors: Vectors) -> Outcome:
+        rows = files.rows(file)
+        one, two = (vectors.sentences([row[column] for row in rows]) for column in (first, second))
+        return score(one, two, _labels(rows, gold, kind))
+
+    return run
+
+
+def classified(score: Callable[..., Outcome], stem: str, label: str, kind: Label, train_text: str = "text") -> Run:
+    """A classifier that is fitted on `<stem>_train` and scored on `<stem>_test`."""
+
+    def run(files: Files, vectors: Vectors) -> Outcome:
+        train, test = files.rows(f"{stem}_train"), files.rows(f"{stem}_test")
+        return score(
+            vectors.sentences([row[train_text] for row in train]),
+            _labels(train, label, kind),
+            vectors.sentences([row["text"] for row in test]),
+            _labels(test, label, kind),
+            vectors.workers,
+        )
+
+    return run
+
+
+def entities(file: str) -> Run:
+    """Tags of named entities from vectors of words."""
+
+    def run(files: Any, vectors: Vectors) -> Outcome:
+        data = files.json(file)
+        return entity_task(data["texts"], data["labels"], vectors.embedder.words)
+
+    return run
+
+
+def _labels(rows: list[dict[str, Any]], column: str, kind: Label) -> np.ndarray:
+    return np.array([kind(row[column]) for row in rows])
+
+
+TASKS: dict[str, Run] = {
+    "STS": paired(similarity_task, "stsb_dev", "sentence1", "sentence2", "similarity_score", float),
+    "PI": paired(similarity_task, "para_gold", "text_1", "text_2", "class", float),
+    "NLI": paired(inference_task, "xnli_ru", "sentence1", "sentence2", "gold_label", str),
+    "SA": classified(accuracy_task, "SentiRuEval2016_small", "answer", int),
+    "TI": classified(auc_task, "toxic", "toxic", int),
+    "IA": classified(auc_task, "inappropriate", "y", lambda text: int(float(text))),
+    "IC": classified(accuracy_task, "intents", "label", str),
+    "ICX": classified(accuracy_task, "intents", "label", str, train_text="answer"),
+    "NE1": entities("factru.json"),
+    "NE2": entities("rudrec.json"),
+}

@@ -1,0 +1,86 @@
+"""Suites of mteb: the tasks that mteb lists, alone or by benchmark, restricted to what a suite asks for."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import mteb
+from mteb.abstasks import AbsTask
+
+from configs.schema.config import Config
+from configs.schema.evaluation import MtebTaskConfig, SuiteConfig
+from evaluation.suites.drift import Drift
+from evaluation.suites.mteb_run import MtebTask
+from evaluation.suites.task import Task
+from pipeline.core.artefact import StageFolder, describe_outputs, files_under
+from pipeline.core.errors import UserError
+
+
+def tasks(suite: str, config: Config, stage: StageFolder) -> list[Task]:
+    """A suite's tasks by each of its representations, and the heads' drift where they are used.
+
+    Raises UserError for an unknown benchmark, task, split or subset.
+    """
+    settings = config.evaluation.suite[suite]
+    found: list[Task] = []
+    for name, special in suite_tasks(settings).items():
+        for kind in settings.representations:
+            task = hub_task(name, settings, special, config.mirror)
+            depends_on = {"task": special, "languages": settings.languages, "data": task.metadata.dataset}
+            full_name = name if kind == "dense" else f"{name}.{kind}"
+            found.append(MtebTask(suite, full_name, depends_on, task, special.metrics, kind))
+    return [*found, Drift(suite)] if set(settings.representations) - {"dense"} else found
+
+
+def suite_tasks(suite: SuiteConfig) -> dict[str, MtebTaskConfig]:
+    """Names of a suite's tasks with what is special about them; raises UserError for an unknown benchmark."""
+    if suite.benchmark is None:
+        return dict(suite.tasks)
+    try:
+        names = [task.metadata.name for task in mteb.get_benchmark(suite.benchmark).tasks]
+    except KeyError:
+        raise UserError(
+            f"mteb has no benchmark {suite.benchmark}", where="config key evaluation.suite", remedy="mend its name"
+        ) from None
+    return {name: suite.tasks.get(name, MtebTaskConfig()) for name in [*names, *suite.tasks]}
+
+
+def hub_task(name: str, suite: SuiteConfig, config: MtebTaskConfig, mirror: str | None) -> AbsTask:
+    """A task of mteb restricted to the suite's subsets and splits; its data come from the mirror where it has them.
+
+    Raises UserError for an unknown task, split or subset.
+    """
+    try:
+        task = _benchmark_task(name, suite) or mteb.get_task(
+            name,
+            languages=suite.languages or None,
+            hf_subsets=config.subsets or None,
+            eval_splits=config.splits or None,
+        )
+    except (KeyError, ValueError) as error:
+        what = str(error).strip("'\"").splitlines()[0]
+        raise UserError(f"mteb has no such task: {what}", where=name, remedy="mend the suite's tasks") from None
+    if config.splits:
+        task._eval_splits = list(config.splits)
+    for split in set(task.eval_splits) - set(task.metadata.eval_splits):
+        raise UserError(f"the task has no split {split}", where=name, remedy="mend the suite's splits")
+    if mirror:
+        _read_from(task, Path(mirror))
+    return task
+
+
+def _benchmark_task(name: str, suite: SuiteConfig) -> AbsTask | None:
+    """The benchmark's own object, which carries its choice of subsets and splits."""
+    if suite.benchmark is None:
+        return None
+    return next((task for task in mteb.get_benchmark(suite.benchmark).tasks if task.metadata.name == name), None)
+
+
+def _read_from(task: AbsTask, mirror: Path) -> None:
+    """Let the task read the mirror's folder of its data set; the revision is then that of the folder's contents."""
+    folder = mirror / task.metadata.dataset["path"]
+    if folder.is_dir():
+        contents = json.dumps(describe_outputs(folder, files_under(folder)))
+        revision = hashlib.sha256(contents.encode()).hexdigest()
+        dataset = {**task.metadata.dataset, "path": str(folder), "revision": revision}
+        task.metadata = task.metadata.model_copy(update={"dataset": dataset})

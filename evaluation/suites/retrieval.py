@@ -1,0 +1,104 @@
+"""Retrieval on held-out pairs: the anchor asks, the positives of all rows are the candidates."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from configs.schema.config import Config
+from data.pair_files import read_pairs
+from evaluation.encoder import DOCUMENT, QUERY, Embedder
+from evaluation.outcome import Measure, Outcome
+from evaluation.scoring import Scorer
+from evaluation.suites.task import Task
+from pipeline.core.artefact import StageFolder, file_sha256
+from pipeline.core.errors import UserError
+
+DEPTH = 10  # of MRR and nDCG
+CHUNK = 1024  # queries scored at once
+METRICS = ("recall_at_1", "mrr_at_10", "ndcg_at_10")
+
+
+def tasks(suite: str, config: Config, stage: StageFolder) -> list[Task]:
+    """A task for each held-out set; raises UserError where one is missing or malformed."""
+    folder, sets = stage.input("data") / "heldout", config.evaluation.suite[suite].sets
+    return [HeldOutRetrieval(suite, name, folder / f"{held_out}.parquet") for name, held_out in sets.items()]
+
+
+class HeldOutRetrieval(Task):
+    """Retrieval on one held-out set of the stage data."""
+
+    def __init__(self, suite: str, name: str, path: Path) -> None:
+        self.data = read_retrieval_set(path)
+        super().__init__(suite, name, file_sha256(path))
+
+    def score(self, scorer: Scorer) -> Outcome:
+        return score_retrieval(self.data, scorer.embedder)
+
+
+@dataclass(frozen=True)
+class RetrievalSet:
+    """Distinct queries, distinct candidates, and for each query the indices of its right candidates."""
+
+    queries: list[str]
+    candidates: list[str]
+    relevant: list[list[int]]
+
+
+def read_retrieval_set(path: Path) -> RetrievalSet:
+    """Rows (anchor, positive) of a held-out set; an anchor with several positives has several right candidates.
+
+    A row whose score is not 1 gives a candidate that is right for no anchor.
+
+    Raises UserError where the file is missing or malformed.
+    """
+    if not path.is_file():
+        remedy = "name a set of data.held_out under evaluation.suite.<suite>.sets, and make data"
+        raise UserError("no such held-out set", where=str(path), remedy=remedy)
+    table = read_pairs(path)
+    queries, candidates = dict[str, set[int]](), dict[str, int]()
+    columns = (table[name].to_pylist() for name in ("anchor", "positive", "score"))
+    for anchor, positive, score in zip(*columns, strict=True):
+        candidate = candidates.setdefault(positive, len(candidates))
+        if score is None or score == 1:
+            queries.setdefault(anchor, set()).add(candidate)
+    return RetrievalSet(list(queries), list(candidates), [sorted(found) for found in queries.values()])
+
+
+def score_retrieval(data: RetrievalSet, embedder: Embedder) -> Outcome:
+    """Recall@1, MRR@10 and nDCG@10 a query, by the cosine (or dot, as the model says) of its own embeddings."""
+    queries, candidates = embedder.sentences(data.queries, QUERY), embedder.sentences(data.candidates, DOCUMENT)
+    ranks = list(_ranks(_comparable(queries), _comparable(candidates), data.relevant))
+    columns: dict[str, np.ndarray] = {
+        "recall_at_1": np.array([float(found[0] == 0) for found in ranks]),
+        "mrr_at_10": np.array([1 / (found[0] + 1) if found[0] < DEPTH else 0.0 for found in ranks]),
+        "ndcg_at_10": np.array([_ndcg(found) for found in ranks]),
+    }
+    measures = tuple(Measure(name, float(columns[name].mean()), "mean", (name,)) for name in METRICS)
+    columns["query"] = np.array(data.queries, dtype=object)
+    return Outcome(columns, measures, {"candidates": len(candidates)})
+
+
+def _comparable(vectors: np.ndarray) -> np.ndarray:
+    """Vectors of length 1, so that the dot product is the cosine whether or not the model normalises."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def _ranks(queries: np.ndarray, candidates: np.ndarray, relevant: list[list[int]]) -> Iterator[list[int]]:
+    """For each query the ranks from 0 of its right candidates, best first; wrong ones with an equal score go before.
+
+    A model that gives all texts one vector thus gets nothing.
+    """
+    for start in range(0, len(queries), CHUNK):
+        scores = queries[start : start + CHUNK] @ candidates.T
+        for row, right in zip(scores, relevant[start : start + CHUNK], strict=True):
+            found = np.sort(row[right])[::-1]
+            wrong = np.delete(row, right)
+            yield [int((wrong >= score).sum()) + position for position, score in enumerate(found)]
+
+
+def _ndcg(ranks: list[int]) -> float:
+    """nDCG@10 for right candidates of equal gain at these ranks (from 0)."""
+    gained = sum(1 / np.log2(rank + 2) for rank in ranks if rank < DEPTH)
+    return float(gained / sum(1 / np.log2(position + 2) for position in range(min(len(ranks), DEPTH))))

@@ -1,0 +1,159 @@
+"""The bundled samples: small Russian sets, written for this project, through encodechka's and mteb's code."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, DatasetDict
+from mteb.abstasks import (
+    AbsTask,
+    AbsTaskClassification,
+    AbsTaskPairClassification,
+    AbsTaskRetrieval,
+    AbsTaskSTS,
+)
+from mteb.abstasks.task_metadata import TaskMetadata
+
+from configs.schema.config import Config
+from evaluation.suites.encodechka.predictors import accuracy_task, inference_task, similarity_task
+from evaluation.suites.encodechka.tasks import EncodechkaTask, classified, paired
+from evaluation.suites.mteb_run import MtebTask
+from evaluation.suites.task import Task
+from pipeline.core.artefact import StageFolder, file_sha256
+from pipeline.core.errors import UserError
+
+FOLDER = Path(__file__).resolve().parents[1] / "samples"
+
+
+def tasks(suite: str, config: Config, stage: StageFolder) -> list[Task]:
+    """encodechka's kinds of tasks, by the model's own embeddings, then mteb's."""
+    ours = [
+        EncodechkaTask(suite, name, sample_digests(*files), score, SampleFiles(), "model")
+        for name, (score, files) in ENCODECHKA_SAMPLES.items()
+    ]
+    return [*ours, *(MtebSample(suite, name) for name in MTEB_SAMPLES)]
+
+
+def read_samples(name: str, folder: Path = FOLDER) -> list[dict[str, Any]]:
+    """Rows of a bundled sample file; raises UserError where it is missing or malformed."""
+    path = folder / f"{name}.jsonl"
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f"can't read samples: {error}", where=str(path), remedy="restore the file") from error
+
+
+def sample_digests(*names: str) -> list[str]:
+    """sha256 of the files: what a task over them depends on."""
+    return [file_sha256(FOLDER / f"{name}.jsonl") for name in names]
+
+
+class SampleFiles:
+    """The bundled files in the place of encodechka's."""
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        return read_samples(name)
+
+
+ENCODECHKA_SAMPLES = {  # task -> how it is scored, and the files that it reads
+    "sts": (paired(similarity_task, "sts", "sentence1", "sentence2", "score", float), ("sts",)),
+    "paraphrase": (paired(similarity_task, "paraphrase", "text_1", "text_2", "label", int), ("paraphrase",)),
+    "nli": (paired(inference_task, "nli", "premise", "hypothesis", "label", str), ("nli",)),
+    "topics": (
+        classified(accuracy_task, "classification", "label", str),
+        ("classification_train", "classification_test"),
+    ),
+}
+
+
+def _described(name: str, kind: str, main_score: str, description: str) -> TaskMetadata:
+    return TaskMetadata(
+        name=name,
+        description=description,
+        dataset={"path": f"samples/{name}", "revision": "bundled"},
+        type=kind,  # type: ignore[arg-type]
+        category="t2c" if kind == "Classification" else "t2t",
+        modalities=["text"],
+        eval_splits=["test"],
+        eval_langs=["rus-Cyrl"],
+        main_score=main_score,
+    )  # type: ignore[call-arg]
+
+
+class SampleSTS(AbsTaskSTS):
+    """Graded similarity of two sentences."""
+
+    metadata = _described("SampleSTS", "STS", "cosine_spearman", "Bundled pairs with a grade from 0 to 5.")
+    files = ("sts",)
+
+    def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
+        self.dataset, self.data_loaded = DatasetDict(test=Dataset.from_list(read_samples("sts"))), True
+
+
+class SampleParaphrase(AbsTaskPairClassification):
+    """Paraphrase or not."""
+
+    metadata = _described("SampleParaphrase", "PairClassification", "max_ap", "Bundled headlines.")
+    files = ("paraphrase",)
+
+    def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
+        pairs = [
+            {"sentence1": row["text_1"], "sentence2": row["text_2"], "labels": int(row["label"] == 1)}
+            for row in read_samples("paraphrase")
+        ]
+        self.dataset, self.data_loaded = DatasetDict(test=Dataset.from_list(pairs)), True
+
+
+class SampleClassification(AbsTaskClassification):
+    """Topics of short texts."""
+
+    metadata = _described("SampleClassification", "Classification", "accuracy", "Bundled texts by topic.")
+    files = ("classification_train", "classification_test")
+
+    def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
+        parts = {"train": read_samples("classification_train"), "test": read_samples("classification_test")}
+        labels = sorted({row["label"] for row in parts["train"]})
+        numbered = {
+            split: [{"text": row["text"], "label": labels.index(row["label"])} for row in rows]
+            for split, rows in parts.items()
+        }
+        self.dataset = DatasetDict({split: Dataset.from_list(rows) for split, rows in numbered.items()})
+        self.data_loaded = True
+
+
+class SampleLongDocuments(AbsTaskRetrieval):
+    """Questions whose answers stand late in long documents."""
+
+    metadata = _described("SampleLongDocuments", "Retrieval", "ndcg_at_10", "Bundled long documents.")
+    files = ("long_documents",)
+
+    def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
+        rows = read_samples("long_documents")
+        texts = list(dict.fromkeys(row["document"] for row in rows))
+        corpus = [{"id": f"d{n}", "title": "", "text": text} for n, text in enumerate(texts)]
+        test: Any = {
+            "corpus": Dataset.from_list(corpus),
+            "queries": Dataset.from_list([{"id": f"q{n}", "text": row["query"]} for n, row in enumerate(rows)]),
+            "relevant_docs": {f"q{n}": {f"d{texts.index(row['document'])}": 1} for n, row in enumerate(rows)},
+            "top_ranked": None,
+        }
+        self.dataset, self.data_loaded = {"default": {"test": test}}, True
+
+
+MTEB_SAMPLES: dict[str, Any] = {
+    "mteb_sts": SampleSTS,
+    "mteb_pairs": SampleParaphrase,
+    "mteb_topics": SampleClassification,
+    "long_documents": SampleLongDocuments,
+}
+
+
+class MtebSample(MtebTask):
+    """A task of mteb's kind over bundled files; each model gets an object of its own."""
+
+    def __init__(self, suite: str, name: str) -> None:
+        kind = MTEB_SAMPLES[name]
+        super().__init__(suite, name, sample_digests(*kind.files), kind(), [])
+
+    def mteb_task(self) -> AbsTask:
+        return MTEB_SAMPLES[self.name]()

@@ -1,0 +1,30 @@
+"""What a task is: one class, which says how a model is scored on it.
+
+To add one, write a subclass with `score` in the file of its suite, and let that file's `tasks` give it.
+"""
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+from evaluation.outcome import Outcome
+
+if TYPE_CHECKING:
+    from evaluation.scoring import Scorer
+
+
+class Task(ABC):
+    """One task of a suite; `settings` holds what its scores depend on beside the model."""
+
+    needs_heads = False  # bge-m3's sparse and multi-vector heads
+
+    def __init__(self, suite: str, name: str, settings: Any) -> None:
+        self.suite, self.name, self.settings = suite, name, settings
+
+    @abstractmethod
+    def score(self, scorer: "Scorer") -> Outcome:
+        """Per-item results and metrics of the scorer's model; raises UserError where it can't be scored."""
+
+    @property
+    def key(self) -> str:
+        """`<suite>/<task>`, also the path of its predictions below a model's."""
+        return f"{self.suite}/{self.name}"

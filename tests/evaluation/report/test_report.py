@@ -1,0 +1,241 @@
+"""The stage `report` on a small run's artefacts, whole and partial."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from configs.schema.config import Config
+from evaluation.report.about_results import direction
+from pipeline.chain import CHAIN
+from pipeline.core.artefact import read_manifest
+from pipeline.stage import finished, is_up_to_date, run_stage
+from tests.evaluation.sample_run import CHAIN_INPUTS, SAMPLE_SCORES, finish, run_config, tiny_model, write_run
+
+SHOWN = ("base", "symmetric", "asymmetric", "merge")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("models") / "tiny", repository)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Config:
+    config = write_run(tmp_path_factory.mktemp("runs"), model)
+    run_stage(CHAIN["report"], config)
+    return config
+
+
+@pytest.fixture(scope="module")
+def page(whole: Config) -> str:
+    return (whole.folder("report") / "index.html").read_text(encoding="utf-8")
+
+
+def visible(html: str) -> str:
+    """The text of a page without tags, attributes and style."""
+    text = re.sub(r"<style>.*?</style>|<[^>]+>", " ", html, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", text)
+
+
+def reported(config: Config) -> str:
+    """Make the report; the text of its page."""
+    run_stage(CHAIN["report"], config)
+    return visible((config.folder("report") / "index.html").read_text(encoding="utf-8"))
+
+
+def interval(task: str, model: str) -> str:
+    """A score of the sample run on encodechka as the page shows it."""
+    score = next(found[model] for (_, name, _), found in SAMPLE_SCORES.items() if name == task)
+    return f"{score:.3f} {score - 0.02:.3f} to {score + 0.02:.3f}"
+
+
+def test_a_complete_run_gives_page_card_and_claims(whole: Config) -> None:
+    manifest = read_manifest(whole.folder("report"))
+    assert manifest and manifest.status == "complete"
+    assert set(manifest.outputs) == {"index.html", "model_card.md", "claims.csv"}
+    assert set(manifest.inputs) == {"data", "init", "symmetric", "asymmetric", "merge", "evaluate"}
+
+
+def test_the_page_tells_what_the_artefacts_say(whole: Config, page: str) -> None:
+    text = visible(page)
+    ledger = json.loads((whole.folder("data") / "ledger.json").read_text())
+    for entry in ledger["sets"]:
+        assert f"{entry['built']:,}" in text and f"{entry['kept']:,}" in text
+    for stage in ("data", "init", "merge", "evaluate"):
+        manifest = read_manifest(whole.folder(stage))
+        assert manifest and manifest.fingerprint[:10] in text
+    for figure in ("2,000", "400", "70,384", "11,912", "512,345", "3.1 %", "4 min 01 s", "1.24 GB"):
+        assert figure in text, figure
+    headline = "R@1, term to definition, base → merge 0.300 → 0.340 +0.040, 95 % interval +0.027 to +0.053"
+    for score in (
+        "term_to_definition recall_at_1, 1,500 items",
+        "0.340 0.320 to 0.360",
+        headline,
+        "+0.0400",
+        "+0.0270 to +0.0530",
+        "&lt; 0.001",
+    ):
+        assert score in text, score
+
+
+def test_the_card_s_tables_stand_beside_the_run_s_models_with_the_direction(page: str) -> None:
+    text = visible(page)
+    ours = {task: " ".join(interval(task, model) for model in SHOWN) for task in ("STS", "TI")}
+    assert f"STS rises: holds 0.86 0.87 {ours['STS']}" in text
+    assert f"TI unchanged: does not hold 0.97 0.97 {ours['TI']}" in text
+    assert "Retrieval by Recall@100 falls: not run 0.945 0.934 – – – –" in text
+
+
+def test_the_base_s_own_published_figures_stand_beside_it(tmp_path: Path, model: Path) -> None:
+    config = write_run(tmp_path, model)
+    config.base.kind, config.base.hub = "hub", "intfloat/multilingual-e5-small"
+    for name in CHAIN_INPUTS:
+        finish(config, name, {})
+    text = reported(config)
+    assert "USER-bge-m3, card multilingual-e5-small, published our base" in text
+    assert f"STS rises: holds 0.86 0.87 0.820 {interval('STS', 'base')}" in text
+    assert "Mean S rises: not run 0.787 0.799 0.742 –" in text
+    assert (
+        "MultilabelClassification rises: not run 0.343 0.359 0.324 –" in text
+    )  # the mean of two tasks' published figures
+    assert "Classification rises: not run 0.571 0.594 – –" in text  # not all of its tasks were published
+
+
+@pytest.mark.parametrize(
+    ("change", "base", "merge", "verdict"),
+    [
+        (0.01, 0.5, 0.6, "holds"),
+        (0.01, 0.5, 0.4, "does not hold"),
+        (-0.01, 0.5, 0.4, "holds"),
+        (0.01, 0.5, 0.5, "does not hold"),
+        (0.0, 0.5, 0.5099, "holds"),
+        (0.0, 0.5, 0.4899, "does not hold"),
+        (0.01, None, 0.5, "not run"),
+    ],
+)
+def test_a_direction_holds_when_both_move_the_same_way(
+    change: float, base: float | None, merge: float | None, verdict: str
+) -> None:
+    assert direction(change, base, merge, 0.01) == verdict
+
+
+def test_a_move_inside_the_interval_is_called_noise(tmp_path: Path, model: Path) -> None:
+    config = write_run(tmp_path, model)
+    comparison = config.folder("evaluate") / "comparison.csv"
+    comparison.write_text(comparison.read_text().replace("0.027", "-0.027"), encoding="utf-8")
+    finish(config, "evaluate", {})
+    text = reported(config)
+    assert f"STS rises: holds (within noise) 0.86 0.87 {interval('STS', 'base')}" in text
+
+
+def test_the_same_artefacts_give_the_same_bytes(whole: Config) -> None:
+    before = read_manifest(whole.folder("report"))
+    again = run_stage(CHAIN["report"], dataclasses.replace(whole, force=True))
+    assert before and again.outputs == before.outputs
+
+
+def test_names_from_artefacts_are_escaped(page: str) -> None:
+    assert "Wiktionary &lt;terms&gt;" in page and "<terms>" not in page
+
+
+def test_the_page_asks_for_nothing_from_outside(page: str) -> None:
+    loaded = re.findall(r"<(?:script|iframe|object|embed)\b|\bsrc=\"(?!data:)|@import|url\((?!data:)", page)
+    assert loaded == []
+    assert re.findall(r"<link[^>]*>", page) == ['<link rel="icon" href="data:,">']
+    assert "default-src 'none'" in page
+
+
+def test_the_page_can_be_read_without_seeing_it(page: str) -> None:
+    assert '<html lang="en">' in page and page.count("<h1>") == 1
+    assert all('alt="' in image and 'alt=""' not in image for image in re.findall(r"<img[^>]*>", page))
+    assert all("aria-label=" in chart for chart in re.findall(r"<svg[^>]*>", page))
+    assert page.count("<table>") == page.count("<caption>")
+    anchors = set(re.findall(r'href="#([^"]+)"', page))
+    assert anchors == set(re.findall(r'<section id="([^"]+)"', page))
+
+
+def test_a_partial_run_shows_the_rest_as_not_run(tmp_path: Path, model: Path) -> None:
+    config = write_run(tmp_path, model, stages=("data", "init"))
+    manifest = run_stage(CHAIN["report"], config)
+    assert manifest.metrics["stages"] == "2 of 6 complete" and "model_card.md" not in manifest.outputs
+    text = visible((config.folder("report") / "index.html").read_text(encoding="utf-8"))
+    assert "Not run: this part needs the stage merge" in text
+    assert "Not run: this part needs the stage data" not in text
+
+
+def test_a_merge_that_is_no_weighted_sum_and_tried_nothing_is_shown(tmp_path: Path, model: Path) -> None:
+    config = write_run(tmp_path, model)
+    folder = config.folder("merge")
+    (folder / "weights.json").write_text('{"method": "ties", "models": ["init"], "weights": null, "dtype": "float32"}')
+    (folder / "search.csv").write_text("origin\n")
+    (folder / "simplex.svg").unlink()
+    finish(config, "merge", {})
+    text = reported(config)
+    assert "Merge method ties" in text and "candidates" not in text.partition("Merge method ties")[2][:60]
+    assert "The models were merged by ties, through mergekit." in (config.folder("report") / "model_card.md").read_text(
+        encoding="utf-8"
+    )
+
+
+def test_a_failed_stage_and_its_reason_are_shown(tmp_path: Path, model: Path) -> None:
+    config = write_run(tmp_path, model, stages=("data",))
+    config.folder("init").mkdir()
+    finish(config, "init", {}, status="failed")
+    manifest = read_manifest(config.folder("init"))
+    assert manifest
+    dataclasses.replace(manifest, error="error: no texts (corpus x); add some").write(config.folder("init"))
+    text = reported(config)
+    assert "Stage init failed: error: no texts (corpus x); add some" in text
+
+
+def test_a_stage_made_with_an_earlier_input_is_marked(tmp_path: Path, model: Path) -> None:
+    config = write_run(tmp_path, model)
+    manifest = read_manifest(config.folder("merge"))
+    assert manifest
+    dataclasses.replace(manifest, fingerprint="f" * 48).write(config.folder("merge"))
+    text = reported(config)
+    assert "not of one piece: evaluate (of an earlier merge)." in text
+
+
+def test_the_report_is_made_anew_when_a_stage_appears(tmp_path: Path, model: Path) -> None:
+    partial = write_run(tmp_path / "partial", model, stages=("data",))
+    more = write_run(tmp_path / "more", model, stages=("data", "init"))
+    assert run_stage(CHAIN["report"], partial).fingerprint != run_stage(CHAIN["report"], more).fingerprint
+
+
+def test_a_run_of_which_nothing_stands_has_every_claim_as_not_run(tmp_path: Path) -> None:
+    manifest = run_stage(CHAIN["report"], run_config(tmp_path))
+    assert manifest.metrics["stages"] == "0 of 6 complete"
+    assert manifest.metrics["claims not run"] == 79 and manifest.metrics["claims differs"] == 0
+    text = visible((tmp_path / "sample" / "report" / "index.html").read_text(encoding="utf-8"))
+    assert text.count("Not run: this part needs the stage") == 6
+
+
+def test_the_card_beside_the_merged_weights_leaves_the_merge_complete(whole: Config) -> None:
+    readme = whole.folder("merge") / "model" / "README.md"
+    assert readme.read_bytes() == (whole.folder("report") / "model_card.md").read_bytes()
+    manifest = read_manifest(whole.folder("merge"))
+    assert manifest and finished(whole.folder("merge"), manifest.fingerprint) == manifest
+
+
+def test_a_card_that_went_with_a_merge_made_anew_is_written_again(tmp_path: Path, model: Path) -> None:
+    config = write_run(tmp_path, model)
+    run_stage(CHAIN["report"], config)
+    readme = config.folder("merge") / "model" / "README.md"
+    readme.unlink()
+    assert not is_up_to_date(CHAIN["report"], config)
+    run_stage(CHAIN["report"], config)
+    assert readme.read_bytes() == (config.folder("report") / "model_card.md").read_bytes()
+    assert is_up_to_date(CHAIN["report"], config)
+
+
+def test_a_readme_that_the_merge_accounts_for_is_left_alone(tmp_path: Path, model: Path) -> None:
+    config = write_run(tmp_path, model)
+    readme = config.folder("merge") / "model" / "README.md"
+    readme.write_text("the merge's own", encoding="utf-8")
+    finish(config, "merge", {})
+    run_stage(CHAIN["report"], config)
+    assert readme.read_text(encoding="utf-8") == "the merge's own"

@@ -1,0 +1,88 @@
+"""Result files of mteb's own tasks, in the layout that submissions have."""
+
+import csv
+import json
+from math import nan
+from pathlib import Path
+
+import pytest
+
+from configs.schema.config import Config
+from evaluation.models import chain_model
+from evaluation.publish import write_results
+from evaluation.report.hub_metadata import eval_results
+from evaluation.report.record import read_run
+from evaluation.results import Score
+from evaluation.scoring import Scorer
+from evaluation.suites.mteb_run import mteb_encoder, results_folder, run_task
+from tests.evaluation.sample_run import tiny_model, write_run
+
+NAME = "organisation/name"
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Config:
+    """A run whose merge mteb has scored on its own task TERRa, with made-up pairs."""
+    folder = tmp_path_factory.mktemp("results")
+    config = write_run(folder / "runs", tiny_model(folder / "model", repository))
+    with (config.folder("evaluate") / "scores.csv").open("a", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerow(["merge", "card_30", "TERRa", "max_ap", 0.6, "", "", 4, 0.1])
+    score_terra(config)
+    return config
+
+
+def score_terra(config: Config) -> None:
+    import mteb
+    from datasets import Dataset, DatasetDict
+
+    merged = chain_model(config, "merge")
+    assert merged
+    pairs = {
+        "sentence1": ["Идёт дождь.", "Кот спит.", "Снег тает.", "Он поёт."],
+        "sentence2": ["На улице дождь.", "Собака лает.", "Снега меньше.", "Она читает."],
+        "labels": [1, 0, 1, 0],
+    }
+    task = mteb.get_task("TERRa")
+    task.dataset, task.data_loaded = DatasetDict(dev=Dataset.from_dict(pairs)), True
+    run_task(mteb_encoder(Scorer(merged, config), "dense"), task, ["max_ap"], results_folder(config), {})
+
+
+def test_mteb_reads_the_files_as_results_of_the_named_model(config: Config, tmp_path: Path) -> None:
+    from mteb.cache import ResultCache
+
+    run = read_run(config.folder("report").parent)
+    assert write_results(run, config, tmp_path / "results", NAME) == 1
+    merged = chain_model(config, "merge")
+    assert merged
+    loaded = ResultCache(tmp_path).load_results(models=[NAME], tasks=["TERRa"], require_model_meta=False)
+    (model,) = loaded.model_results
+    assert (model.model_name, model.model_revision) == (NAME, merged.fingerprint[:40])
+    assert 0 < model.task_results[0].get_score() <= 1
+    meta = json.loads(next((tmp_path / "results").glob("*/*/model_meta.json")).read_text())
+    assert (meta["name"], meta["revision"]) == (NAME, merged.fingerprint[:40])
+
+
+def test_tasks_of_other_suites_are_left_out(config: Config, tmp_path: Path) -> None:
+    run = read_run(config.folder("report").parent)
+    run.scores[:] = [score for score in run.scores if score.suite != "card_30"]
+    assert write_results(run, config, tmp_path / "results", NAME) == 0
+    assert not (tmp_path / "results").exists() or list((tmp_path / "results").rglob("*.json")) == []
+
+
+def test_the_card_names_mteb_s_data_set(config: Config) -> None:
+    results = {r.dataset_config: r for r in eval_results(read_run(config.folder("report").parent))}
+    terra = results["TERRa"]
+    assert (terra.task_type, terra.dataset_type, terra.dataset_name) == (
+        "PairClassification",
+        "mteb/TERRa",
+        "MTEB TERRa",
+    )
+    assert terra.dataset_revision
+
+
+@pytest.mark.parametrize("task", ["Mean", "Average", "STS by Pearson", "RuBQRetrieval.sparse", "drift"])
+def test_the_card_names_the_suite_of_what_is_no_task_of_mteb(task: str, config: Config) -> None:
+    run = read_run(config.folder("report").parent)
+    run.scores.append(Score("merge", "card_30", task, "mean", 0.5, nan, nan, 4, 0.0))
+    added = eval_results(run)[-1]
+    assert (added.dataset_type, added.dataset_config, added.metric_value) == ("card_30", task, 0.5)

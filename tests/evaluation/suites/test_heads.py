@@ -1,0 +1,149 @@
+"""bge-m3's other two abilities: scores by hand, through mteb, and equal before and after shrinking."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+
+from configs.schema.evaluation import MtebTaskConfig, SuiteConfig
+from evaluation.encoder import Embedder
+from evaluation.outcome import Outcome
+from evaluation.suites.drift import drift_outcome, text_vectors
+from evaluation.suites.heads import HEAD_FILES, Heads, multi_vector_encoder, read_heads, sparse_encoder
+from evaluation.suites.mteb_run import CheckedEncoder, encoder_with_head, run_task
+from evaluation.suites.mteb_tasks import hub_task
+from evaluation.suites.samples import read_samples
+from pipeline.core.errors import UserError
+from tests.evaluation.conftest import MakeModel
+from training.vocabulary.shrinking import shrink
+from training.vocabulary.tokenizer_file import TokenizerFile
+
+DOCUMENTS = [row["document"][:400] for row in read_samples("long_documents")]
+QUERIES = [text[30:120] for text in DOCUMENTS]
+TEXTS = [*QUERIES, *DOCUMENTS, *(row["sentence1"] for row in read_samples("sts"))]
+KINDS = ("dense", "sparse", "multi_vector")
+
+
+@pytest.fixture(scope="module")
+def base(make_model: MakeModel) -> Path:
+    """A random base with heads, without prompts, as bge-m3 has it."""
+    folder = make_model(seed=5, prompts={"query": "", "document": ""}, pooling="cls")
+    torch.manual_seed(3)
+    torch.save(torch.nn.Linear(32, 1).state_dict(), folder / HEAD_FILES[0])
+    torch.save(torch.nn.Linear(32, 24).state_dict(), folder / HEAD_FILES[1])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def init(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The base with the vocabulary that the texts need, so that every text is covered."""
+    folder = tmp_path_factory.mktemp("init")
+    tokenizer = Embedder(base).tokenizer
+    kept = {token for text in TEXTS for token in tokenizer(text)["input_ids"]} | set(tokenizer.all_special_ids)
+    shrink(base, folder, TokenizerFile.read(base / "tokenizer.json"), np.array(sorted(kept)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loaded(base: Path, init: Path) -> dict[str, tuple[Embedder, Heads]]:
+    return {name: (Embedder(folder), read_heads(folder)) for name, folder in (("base", base), ("init", init))}
+
+
+def retrieval(kind: str, model: tuple[Embedder, Heads], name: str, folder: Path) -> Outcome:
+    embedder, heads = model
+    task = hub_task("RuBQRetrieval", SuiteConfig(), MtebTaskConfig(), None)
+    test = {
+        "corpus": Dataset.from_list([{"id": f"d{n}", "title": "", "text": text} for n, text in enumerate(DOCUMENTS)]),
+        "queries": Dataset.from_list([{"id": f"q{n}", "text": text} for n, text in enumerate(QUERIES)]),
+        "relevant_docs": {f"q{n}": {f"d{n}": 1} for n in range(len(QUERIES))},
+        "top_ranked": None,
+    }
+    task.dataset, task.data_loaded = {"default": {"test": test}}, True
+    dense = kind == "dense"
+    encoder = CheckedEncoder(embedder, name) if dense else encoder_with_head(embedder, heads, name, kind)
+    return run_task(encoder, task, ["ndcg_at_10", "recall_at_100"], folder, {})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_retrieval_through_mteb_is_the_same_after_init_on_covered_text(
+    kind: str, loaded: dict[str, tuple[Embedder, Heads]], tmp_path: Path
+) -> None:
+    before, after = (retrieval(kind, loaded[name], name, tmp_path) for name in ("base", "init"))
+    assert loaded["init"][0].config.vocab_size < loaded["base"][0].config.vocab_size
+    np.testing.assert_allclose(*(outcome.columns["ndcg_at_10:value"] for outcome in (before, after)), atol=1e-6)
+    assert before.measures[0].score > 0.2
+
+
+def test_the_three_kinds_do_not_share_a_cached_result(
+    loaded: dict[str, tuple[Embedder, Heads]], tmp_path: Path
+) -> None:
+    scores = {retrieval(kind, loaded["base"], "base", tmp_path).measures[0].score for kind in KINDS}
+    assert len(scores) == 3
+    assert len(list((tmp_path / "results").rglob("RuBQRetrieval.json"))) == 3
+
+
+def test_sparse_scores_are_the_formula_token_by_token(loaded: dict[str, tuple[Embedder, Heads]]) -> None:
+    embedder, heads = loaded["base"]
+    vectors = sparse_encoder(embedder, heads).encode(DOCUMENTS[:3], convert_to_sparse_tensor=False)
+    tokenizer, state = embedder.tokenizer, heads.sparse.state_dict()
+    unused = {tokenizer.cls_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id}
+    for text, vector in zip(DOCUMENTS[:3], vectors, strict=True):
+        batch = tokenizer(text, truncation=True, max_length=128, return_tensors="pt")
+        with torch.no_grad():
+            hidden = embedder.model[0].model(**batch).last_hidden_state[0]
+        expected: dict[int, float] = {}
+        for token, state_of_token in zip(batch["input_ids"][0].tolist(), hidden, strict=True):
+            weight = max(0.0, float(state["weight"][0] @ state_of_token + state["bias"][0]))
+            if token not in unused:
+                expected[token] = max(expected.get(token, 0.0), weight)
+        for token, weight in enumerate(vector.tolist()):
+            assert weight == pytest.approx(expected.get(token, 0.0), abs=1e-5)
+
+
+def test_token_vectors_have_length_one_and_leave_the_first_token_out(
+    loaded: dict[str, tuple[Embedder, Heads]],
+) -> None:
+    embedder, heads = loaded["base"]
+    encoded = multi_vector_encoder(embedder, heads).encode_document(DOCUMENTS[:2])
+    for text, vectors, ours in zip(DOCUMENTS, encoded, text_vectors(embedder, heads, DOCUMENTS[:2]), strict=False):
+        array = np.asarray(vectors)
+        tokens = len(embedder.tokenizer(text, truncation=True, max_length=128)["input_ids"])
+        assert array.shape == (tokens - 1, 24)
+        np.testing.assert_allclose(np.linalg.norm(array, axis=1), 1, atol=1e-5)
+        np.testing.assert_allclose(array, ours.vectors, atol=1e-5)
+
+
+def test_init_has_no_drift_and_another_model_has(
+    loaded: dict[str, tuple[Embedder, Heads]], make_model: MakeModel
+) -> None:
+    other = Embedder(make_model(seed=6, prompts={"query": "", "document": ""}, pooling="cls"))
+    still = drift_outcome(*loaded["init"], *loaded["base"], TEXTS)
+    moved = drift_outcome(other, loaded["base"][1], *loaded["base"], TEXTS)
+    named = [{measure.metric: measure.score for measure in found.measures} for found in (still, moved)]
+    drifts = ("dense_drift", "sparse_drift", "multi_vector_drift")
+    assert still.notes["same_pieces"] == len(TEXTS)
+    assert all(abs(named[0][name]) < 1e-5 < 0.01 < named[1][name] for name in drifts)
+
+
+def test_sparse_vectors_without_any_weight_are_counted(loaded: dict[str, tuple[Embedder, Heads]]) -> None:
+    embedder, heads = loaded["base"]
+    dead = torch.nn.Linear(32, 1)
+    torch.nn.init.zeros_(dead.weight)
+    torch.nn.init.constant_(dead.bias, -1)
+    outcome = drift_outcome(embedder, Heads(dead, heads.multi_vector, "dead"), embedder, heads, TEXTS[:5])
+    assert outcome.measures[0].score == 1
+
+
+def test_a_model_without_heads_and_broken_heads_are_one_line(base: Path, model_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no sparse and multi-vector heads"):
+        read_heads(model_folder)
+    for name in HEAD_FILES:
+        torch.save({"weight": torch.zeros(3)}, tmp_path / name)
+    with pytest.raises(UserError, match="not the weights of a linear layer"):
+        read_heads(tmp_path)
+    torch.save(torch.nn.Linear(8, 1).state_dict(), tmp_path / HEAD_FILES[0])
+    torch.save(torch.nn.Linear(8, 8).state_dict(), tmp_path / HEAD_FILES[1])
+    with pytest.raises(UserError, match="heads for width 8, but the encoder has 32"):
+        sparse_encoder(Embedder(base), read_heads(tmp_path))

@@ -1,0 +1,255 @@
+"""Metrics of resampled items are the libraries'; intervals cover; differences are found where there are some."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from scipy.stats import false_discovery_control, norm, pearsonr, permutation_test, rankdata, spearmanr
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+
+from evaluation.outcome import Measure, Outcome
+from evaluation.results import Difference
+from evaluation.significance import (
+    STATISTICS,
+    Plan,
+    bootstrap_p_value,
+    corrected,
+    holm,
+    interval,
+    macro_f1,
+    mean_of_experiments,
+    measured,
+    mid_ranks,
+    permutation_p_value,
+    replicates,
+    roc_auc,
+    spearman,
+)
+
+Draw = Callable[[np.random.Generator, int], dict[str, np.ndarray]]
+
+
+def outcome(statistic: str, **columns: np.ndarray) -> Outcome:
+    n = len(next(iter(columns.values())))
+    score = STATISTICS[statistic](np.ones((1, n)), lambda size: np.ones((1, size)), *columns.values())[0]
+    return Outcome(dict(columns), (Measure("metric", float(score), statistic, tuple(columns)),))
+
+
+def two_models(rng: np.random.Generator, n: int, gain: float) -> dict[str, Outcome]:
+    """Right or wrong answers of two models that share what is hard; the second is right `gain` more often."""
+    hard = rng.normal(size=n)
+    right = [norm.cdf(hard + shift) > rng.random(n) for shift in (0.0, gain)]
+    return {"base": outcome("mean", correct=right[0]), "merge": outcome("mean", correct=right[1])}
+
+
+def rows_of(outcomes: dict[str, Outcome], plan: Plan) -> Difference:
+    return measured(0, outcomes, [0.0, 0.0], plan, "suite", "task").differences(plan)[0]
+
+
+def coverage(statistic: str, draw: Draw, truth: float, n: int, runs: int) -> float:
+    rng, inside = np.random.default_rng(11), 0
+    for run in range(runs):
+        plan = Plan(resamples=400, seed=run)
+        low, high = interval(replicates(0, [outcome(statistic, **draw(rng, n))], plan, "coverage")[0], plan)
+        inside += low <= truth <= high
+    return inside / runs
+
+
+def correlated(rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
+    gold = rng.normal(size=n)
+    return {"prediction": gold + rng.normal(size=n), "gold": gold}
+
+
+def separated(rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
+    gold = rng.integers(0, 2, n)
+    return {"prediction": gold + rng.normal(size=n), "gold": gold}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("statistic", "draw", "truth"),
+    [
+        ("mean", lambda rng, n: {"correct": rng.random(n) < 0.3}, 0.3),
+        ("pearson", correlated, 1 / np.sqrt(2)),
+        ("spearman", correlated, 6 / np.pi * np.arcsin(1 / np.sqrt(2) / 2)),
+        ("roc_auc", separated, norm.cdf(1 / np.sqrt(2))),
+    ],
+)
+def test_95_percent_intervals_cover_the_truth_in_93_to_97_percent(statistic: str, draw: Draw, truth: float) -> None:
+    assert 0.93 <= coverage(statistic, draw, truth, n=400, runs=2000) <= 0.97
+
+
+def test_intervals_of_a_difference_cover_it() -> None:
+    rng, inside, runs, plan = np.random.default_rng(3), 0, 1000, Plan(resamples=400)
+    hard = np.random.default_rng(0).normal(size=2_000_000)
+    truth = float(np.mean(norm.cdf(hard + 0.2)) - np.mean(norm.cdf(hard)))
+    for _ in range(runs):
+        outcomes = two_models(rng, 300, 0.2)
+        base, merge = replicates(0, list(outcomes.values()), plan, "difference")
+        low, high = interval(merge - base, plan)
+        inside += low <= truth <= high
+    assert 0.93 <= inside / runs <= 0.97
+
+
+def test_a_known_difference_is_found() -> None:
+    truth = norm.cdf(0.5 / np.sqrt(2)) - 0.5  # of a standard normal item plus 0.5, under a normal link
+    row = rows_of(two_models(np.random.default_rng(1), 20_000, 0.5), Plan(2000))
+    assert 0 < row.ci_low < truth < row.ci_high and row.p_value < 0.01
+    assert row.difference == pytest.approx(truth, abs=0.015)
+
+
+def test_no_difference_is_found_too_often_where_there_is_none() -> None:
+    rng, plan = np.random.default_rng(2), Plan(200)
+    found = [rows_of(two_models(rng, 200, 0.0), plan).p_value <= 0.05 for _ in range(400)]
+    assert 0.02 <= np.mean(found) <= 0.08
+
+
+def test_the_same_model_twice_differs_by_nothing() -> None:
+    one = two_models(np.random.default_rng(4), 300, 0.0)["base"]
+    row = rows_of({"base": one, "merge": one}, Plan(500))
+    assert (row.difference, row.ci_low, row.ci_high, row.p_value) == (0, 0, 0, 1)
+
+
+def test_pairing_narrows_the_interval() -> None:
+    rng, plan = np.random.default_rng(6), Plan(1000)
+    hard = rng.random(500)
+    outcomes = {name: outcome("mean", value=hard + rng.normal(0, 0.01, 500)) for name in ("base", "merge")}
+    base, merge = replicates(0, list(outcomes.values()), plan, "pairing")
+    unpaired = replicates(0, [outcomes["merge"]], plan, "other stream")[0] - base
+    assert np.std(merge - base) < 0.1 * np.std(unpaired)
+
+
+def test_the_permutation_test_agrees_with_scipy() -> None:
+    outcomes = two_models(np.random.default_rng(8), 60, 0.3)
+    base, merge = outcomes["base"], outcomes["merge"]
+    ours = permutation_p_value(0, merge, base, Plan(20_000), "suite", "task")
+    theirs = permutation_test(
+        (merge.columns["correct"].astype(float), base.columns["correct"].astype(float)),
+        lambda x, y, axis: np.mean(x - y, axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=20_000,
+        rng=np.random.default_rng(0),
+    ).pvalue
+    assert ours == pytest.approx(theirs, abs=0.02)
+
+
+def test_swapped_texts_give_the_macro_f1_of_swapped_texts() -> None:
+    rng = np.random.default_rng(9)
+    gold = rng.integers(1, 9, (30, 4))
+    models = []
+    for share in (0.5, 0.8):
+        hits = rng.binomial(gold, share)
+        models.append(outcome("macro_f1", hits=hits, predicted=hits + rng.integers(0, 3, gold.shape), gold=gold))
+    p_value = permutation_p_value(0, models[1], models[0], Plan(2000), "suite", "task")
+    assert p_value < 0.01
+    assert permutation_p_value(0, models[0], models[0], Plan(200), "suite", "task") == 1
+
+
+def test_the_bootstrap_p_value_counts_the_smaller_side() -> None:
+    assert bootstrap_p_value(np.array([1.0] * 98 + [-1.0])) == pytest.approx(2 * 2 / 100)
+    assert bootstrap_p_value(np.zeros(99)) == 1
+
+
+def test_holm_is_the_step_down_procedure() -> None:
+    # Holm 1979's rule by hand, and never below Benjamini and Hochberg's.
+    values = [0.01, 0.04, 0.03, 0.005, float("nan")]
+    assert holm(values)[:4] == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert np.isnan(holm(values)[4])
+    assert (np.array(holm(values)[:4]) >= false_discovery_control(values[:4]) - 1e-12).all()
+
+
+def test_holm_corrects_over_the_tasks_of_a_suite_for_each_pair() -> None:
+    def row(task: str, p_value: float, against: str = "base", main: bool = True) -> Difference:
+        return Difference("merge", against, "suite", task, "accuracy", 0, 0, 0, p_value, np.nan, "permutation", 9, main)
+
+    rows = [row("a", 0.01), row("b", 0.02), row("a", 0.03, "init"), row("a", 0.04, main=False)]
+    assert [found.p_holm for found in corrected(rows)] == [0.02, 0.02, 0.03, 0.04]
+
+
+def test_a_task_in_parts_scores_the_mean_of_its_parts() -> None:
+    values = np.array([1.0] * 10 + [0.0] * 30)
+    parts = np.array(["dev"] * 10 + ["test"] * 30, dtype=object)
+    two = Outcome({"value": values, "part": parts}, (Measure("m", 0.5, "mean", ("value",)),))
+    assert np.allclose(replicates(0, [two], Plan(100), "parts"), 0.5)
+    flipped = Outcome({"value": 1 - values, "part": parts}, two.measures)
+    assert permutation_p_value(0, two, flipped, Plan(200), "parts") == 1
+
+
+def test_replicates_depend_on_the_seed_and_the_task_alone() -> None:
+    one = two_models(np.random.default_rng(4), 300, 0.0)["base"]
+    first = replicates(0, [one], Plan(200), "suite", "task")
+    assert (first == replicates(0, [one, one], Plan(200), "suite", "task")[1]).all()
+    assert (first != replicates(0, [one], Plan(200), "suite", "other")).any()
+
+
+ITEMS = 40
+RNG = np.random.default_rng(5)
+COUNTS = np.concatenate([np.ones((1, ITEMS)), RNG.multinomial(ITEMS, np.full(ITEMS, 1 / ITEMS), size=20)]).astype(float)
+GRADES = RNG.integers(0, 5, ITEMS).astype(float)
+LABELS = RNG.integers(0, 2, ITEMS)
+PREDICTIONS = np.round(GRADES / 5 + RNG.normal(0, 0.4, ITEMS), 1)  # rounded: many ties
+
+
+def no_second(size: int) -> np.ndarray:
+    return np.ones((len(COUNTS), size))
+
+
+def copies(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
+    return np.repeat(values, counts.astype(int), axis=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "gold", "oracle"),
+    [
+        ("spearman", GRADES, lambda p, g: spearmanr(p, g).statistic),
+        ("pearson", GRADES, lambda p, g: pearsonr(p, g).statistic),
+        ("roc_auc", LABELS, lambda p, g: roc_auc_score(g, p)),
+        ("average_precision", LABELS, lambda p, g: average_precision_score(g, p)),
+    ],
+)
+def test_a_metric_of_predictions_equals_the_library_on_copied_items(name: str, gold: np.ndarray, oracle) -> None:
+    ours = STATISTICS[name](COUNTS, no_second, PREDICTIONS, gold)
+    theirs = [oracle(copies(counts, PREDICTIONS), copies(counts, gold)) for counts in COUNTS]
+    np.testing.assert_allclose(ours, theirs, atol=1e-12)
+
+
+def test_mid_ranks_are_scipys() -> None:
+    ranks = mid_ranks(COUNTS, PREDICTIONS)
+    for counts, row in zip(COUNTS, ranks, strict=True):
+        np.testing.assert_allclose(copies(counts, row), rankdata(copies(counts, PREDICTIONS)))
+
+
+def test_macro_f1_equals_scikit_learn_on_copied_texts() -> None:
+    tags, sizes = ["a", "b", "c"], RNG.integers(1, 9, ITEMS)
+    gold = [RNG.choice([*tags, "O"], size) for size in sizes]
+    predicted = [np.where(RNG.random(len(row)) < 0.5, row, RNG.choice([*tags, "O"], len(row))) for row in gold]
+    columns = [
+        np.array([[np.sum(part == tag) for tag in tags] for part in parts])
+        for parts in (
+            [np.where(p == g, g, "O") for p, g in zip(predicted, gold, strict=True)],
+            predicted,
+            gold,
+        )
+    ]
+    ours = macro_f1(COUNTS, no_second, *columns)
+    for counts, value in zip(COUNTS, ours, strict=True):
+        chosen = np.repeat(np.arange(ITEMS), counts.astype(int))
+        truth = np.concatenate([gold[index] for index in chosen])
+        guess = np.concatenate([predicted[index] for index in chosen])
+        assert value == pytest.approx(f1_score(truth, guess, average="macro", labels=tags, zero_division=0.0))
+
+
+def test_experiments_are_resampled_as_well_as_items() -> None:
+    values = RNG.integers(0, 2, (ITEMS, 10)).astype(float)
+    second = RNG.multinomial(10, np.full(10, 0.1), size=len(COUNTS)).astype(float)
+    ours = mean_of_experiments(COUNTS, lambda size: second, values)
+    for counts, weights, value in zip(COUNTS, second, ours, strict=True):
+        assert value == pytest.approx(copies(weights, copies(counts, values).T).mean())
+
+
+def test_a_resample_without_both_classes_has_no_value() -> None:
+    only_first = np.zeros((1, ITEMS))
+    only_first[0, np.flatnonzero(LABELS == 1)] = 1
+    assert np.isnan(roc_auc(only_first, no_second, PREDICTIONS, LABELS)).all()
+    assert np.isnan(spearman(only_first, no_second, np.ones(ITEMS), GRADES)).all()
