@@ -13,8 +13,8 @@ import pytest
 
 from evaluation.publish import largest_difference
 from pipeline.core.artefact import read_manifest
-from tests.evaluation.browser import render
-from tests.evaluation.facts import require_facts_of_artefacts, require_figures_of_artefacts
+from tests.support.browser import render
+from tests.support.facts import require_facts_of_artefacts, require_figures_of_artefacts
 
 pytestmark = pytest.mark.slow
 
@@ -47,7 +47,7 @@ def run(runs: Path) -> Path:
 
 
 def test_weights_and_biases_gets_the_chain_without_an_account(runs: Path, run: Path) -> None:
-    from tests.pipeline.offline_wandb import require_a_linked_chain
+    from tests.support.offline_wandb import require_a_linked_chain
 
     (base,) = (runs / "bases").glob("*/manifest.json")
     assert require_a_linked_chain(run, base.parent).keys() >= {*STAGES, "base", "benchmarks"}

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pipeline.application import CONFIGS, composed
-from tests.evaluation.sample_run import tiny_model
+from tests.support.sample_run import tiny_model
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
 COMMANDS = ("make", "accelerate", "sbatch", ".venv/bin/python", "python", "pip", "trackio", "wandb")

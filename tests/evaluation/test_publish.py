@@ -20,8 +20,8 @@ from pipeline.chain import CHAIN
 from pipeline.core.artefact import read_manifest
 from pipeline.core.errors import UserError
 from pipeline.stage import run_stage
-from tests.evaluation.hub_server import TOKEN, LocalHub, local_hub
-from tests.evaluation.sample_run import tiny_model, write_run
+from tests.support.hub import TOKEN, LocalHub, local_hub
+from tests.support.sample_run import tiny_model, write_run
 
 TEXTS = ["Река замерзает в ноябре.", "Рецепт борща"]
 

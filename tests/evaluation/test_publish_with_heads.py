@@ -13,7 +13,7 @@ import torch
 from configs.schema.init import BaseConfig
 from evaluation.encoder import Embedder
 from evaluation.suites.heads import HEAD_FILES, multi_vector_encoder, read_heads, sparse_encoder
-from tests.flag_embedding import encoded
+from tests.support.flag_embedding import encoded
 from training.bases.random_model import make_random
 
 pytestmark = pytest.mark.slow

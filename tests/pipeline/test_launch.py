@@ -13,7 +13,7 @@ import pytest
 from configs.schema.config import Config, LaunchConfig
 from pipeline.core.errors import UserError
 from pipeline.launch import launch_command, relay
-from tests.reliability.stage_runs import copied, remove_stage
+from tests.support.stage_runs import copied, remove_stage
 
 
 def relayed(code: str, capfd: pytest.CaptureFixture[str]) -> tuple[str | None, str]:

@@ -12,7 +12,7 @@ from pipeline.core.artefact import read_manifest
 from pipeline.core.errors import UserError
 from pipeline.run import is_launched, make, run
 from pipeline.stage import run_stage
-from tests.reliability.stage_runs import run_main
+from tests.support.stage_runs import run_main
 
 
 def test_every_stage_stands_in_the_chain_after_those_that_it_needs() -> None:

@@ -77,7 +77,7 @@ def lines_of(run: Path, side: str) -> list[dict[str, Any]]:
 def test_weights_and_biases_offline_gets_a_run_a_stage_with_config_curves_and_links(
     repository: Path, tmp_path: Path
 ) -> None:
-    from tests.pipeline.offline_wandb import require_a_linked_chain
+    from tests.support.offline_wandb import require_a_linked_chain
 
     ranks = ["launch.config=cpu", "launch.processes=2"]
     environment = {"WANDB_MODE": "offline", "WANDB_API_KEY": SECRET, "WANDB_DATA_DIR": str(tmp_path / "staging")}
@@ -90,7 +90,7 @@ def test_weights_and_biases_offline_gets_a_run_a_stage_with_config_curves_and_li
 
 @pytest.mark.slow
 def test_an_interrupted_stage_ends_as_failed_and_goes_on_in_the_same_run(repository: Path, tmp_path: Path) -> None:
-    from tests.pipeline.offline_wandb import OfflineRun
+    from tests.support.offline_wandb import OfflineRun
 
     environment = {"WANDB_MODE": "offline", "WANDB_DATA_DIR": str(tmp_path / "staging")}
     command = chain_command(tmp_path, "tracking=wandb", "launch.config=cpu", "training.symmetric.max_steps=300")

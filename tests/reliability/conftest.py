@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.reliability import tiny_chain
-from tests.reliability.stage_runs import copied
+from tests.support.stage_runs import copied
 
 
 @pytest.fixture

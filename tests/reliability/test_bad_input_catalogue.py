@@ -10,7 +10,7 @@ import pytest
 
 from configs.schema.config import Config
 from tests.reliability.catalogue import CATALOGUE, OF_COMMANDS, Case
-from tests.reliability.stage_runs import Ended, remove_stage, run_main
+from tests.support.stage_runs import Ended, remove_stage, run_main
 
 LINE = re.compile(r"error: .+ \(.+\); .+")
 FINISHED = ("ledger.json", "certificate.json", "model", "weights.json", "index.html")  # what complete stages have

@@ -12,8 +12,8 @@ from filelock import FileLock
 from pipeline.core.artefact import file_sha256, read_manifest
 from pipeline.core.errors import UserError
 from tests.reliability import tiny_chain
-from tests.reliability.stage_runs import run_main
 from tests.reliability.tiny_chain import STAGES, folder_of, made, overrides_of
+from tests.support.stage_runs import run_main
 
 
 def test_a_second_command_begins_no_stage_that_the_first_has_yet_to_reach(tmp_path: Path) -> None:

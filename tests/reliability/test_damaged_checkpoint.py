@@ -11,7 +11,7 @@ from pipeline.chain import CHAIN
 from pipeline.core.errors import UserError
 from pipeline.stage import run_stage
 from tests.reliability.faults import Change, json_with, malicious_pickle
-from tests.training.planned_sets import prepared_run, rows
+from tests.support.planned_sets import prepared_run, rows
 
 
 @pytest.fixture(scope="module")

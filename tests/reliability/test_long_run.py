@@ -9,8 +9,8 @@ import psutil
 import pytest
 import yaml
 
-from tests.training.planned_sets import prepared_run, rows
-from tests.training.training_process import start
+from tests.support.planned_sets import prepared_run, rows
+from tests.support.training_process import start
 
 STEPS = 2000
 SIDE = {"max_steps": STEPS, "batch_size": 8, "checkpoint_steps": 50, "logging_steps": 10, "epochs": 1.0}

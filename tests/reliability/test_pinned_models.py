@@ -13,7 +13,7 @@ from pipeline.core.hub import Revision, write_lock
 from tests.data.conftest import REPOSITORY, Prepared, composed, run_config
 from tests.data.sources.test_hub import SETS, command
 from tests.support.hub import COMMIT, local_hub
-from tests.training.small_bases import tiny_base
+from tests.support.small_bases import tiny_base
 
 MINING = ["+source@data.sources.lenta=lenta", "data.sources.lenta.negatives=mine", "data.mining.model=someone/miner"]
 MINING += ["data.mining.relative_margin=null"]

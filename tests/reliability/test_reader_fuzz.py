@@ -17,7 +17,7 @@ import pytest
 
 from pipeline.core.errors import UserError
 from tests.reliability.faults import LINES, ROWS
-from tests.training.e5s1_file import e5s1
+from tests.support.e5s1_file import e5s1
 
 MUTANTS, MANY = 60, 3000  # of each format: always, and in the slow test
 MEMORY = 3 * 2**30  # address space of the slow test's process

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import redacted
-from tests.reliability.stage_runs import remove_stage, run_main
+from tests.support.stage_runs import remove_stage, run_main
 
 TOKEN = "hf_" + "Zq7" * 11
 PLANTED = {"HF_TOKEN": TOKEN, "WANDB_API_KEY": "0badc0de" * 5, "AWS_SECRET_ACCESS_KEY": "plantedSecret/12345"}

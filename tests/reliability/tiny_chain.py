@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from pipeline.core.artefact import PARTIAL, file_sha256, files_under, is_whole, read_manifest
-from tests.reliability.stage_runs import Ended
+from tests.support.stage_runs import Ended
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STAGES = ["benchmarks", "data", "base", "init", "symmetric", "asymmetric", "joint", "merge", "evaluate", "report"]

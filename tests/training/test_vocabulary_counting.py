@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_to
 
 from configs.schema.init import CorpusConfig
 from pipeline.core.errors import UserError
-from tests.training.small_bases import tiny_base, true_tokenizer
+from tests.support.small_bases import tiny_base, true_tokenizer
 from training.bases.random_model import sample_texts
 from training.bases.sources import SAMPLES
 from training.vocabulary.corpora import Corpus

@@ -8,7 +8,7 @@ import pytest
 
 from configs.schema.init import BaseConfig, InitConfig
 from pipeline.core.errors import UserError
-from tests.training.small_bases import tiny_base, true_tokenizer
+from tests.support.small_bases import tiny_base, true_tokenizer
 from training.bases.random_model import model_config, tensor_shapes
 from training.vocabulary.selection import characters_of, covering_ids, scripts_of, select
 from training.vocabulary.tokenizer_file import TokenizerFile

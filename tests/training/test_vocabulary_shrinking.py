@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import UserError
-from tests.training.small_bases import tiny_base
+from tests.support.small_bases import tiny_base
 from training.bases.random_model import sample_texts
 from training.bases.sources import SAMPLES
 from training.vocabulary.shrinking import EMBEDDING, Sizes, shrink

@@ -13,8 +13,8 @@ from evaluation.models import read_model_facts
 from evaluation.report.card import render_card
 from evaluation.report.record import read_run
 from evaluation.results import Difference
-from tests.evaluation.facts import require_figures_of_artefacts
-from tests.evaluation.sample_run import SAMPLE_SCORES, tiny_model, write_run
+from tests.support.facts import require_figures_of_artefacts
+from tests.support.sample_run import SAMPLE_SCORES, tiny_model, write_run
 
 PROMPTS = {"query": "query: ", "document": "passage: "}
 

@@ -16,7 +16,7 @@ from evaluation.results import Score
 from pipeline.application import composed
 from pipeline.chain import CHAIN
 from pipeline.stage import run_stage
-from tests.evaluation.sample_run import tiny_model, write_run
+from tests.support.sample_run import tiny_model, write_run
 
 CARD_TOTAL, CARD_NEGATIVES = 2_240_961, 792_644
 

@@ -7,9 +7,9 @@ import pytest
 from configs.schema.config import Config
 from pipeline.chain import CHAIN
 from pipeline.stage import run_stage
-from tests.evaluation.browser import render
-from tests.evaluation.facts import require_facts_of_artefacts
-from tests.evaluation.sample_run import tiny_model, write_run
+from tests.support.browser import render
+from tests.support.facts import require_facts_of_artefacts
+from tests.support.sample_run import tiny_model, write_run
 
 pytestmark = pytest.mark.slow
 

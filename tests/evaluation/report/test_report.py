@@ -12,7 +12,7 @@ from evaluation.report.about_results import direction
 from pipeline.chain import CHAIN
 from pipeline.core.artefact import read_manifest
 from pipeline.stage import finished, is_up_to_date, run_stage
-from tests.evaluation.sample_run import CHAIN_INPUTS, SAMPLE_SCORES, finish, run_config, tiny_model, write_run
+from tests.support.sample_run import CHAIN_INPUTS, SAMPLE_SCORES, finish, run_config, tiny_model, write_run
 
 SHOWN = ("base", "symmetric", "asymmetric", "merge")
 

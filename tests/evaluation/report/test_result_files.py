@@ -15,7 +15,7 @@ from evaluation.report.record import read_run
 from evaluation.results import Score
 from evaluation.scoring import Scorer
 from evaluation.suites.mteb_run import mteb_encoder, results_folder, run_task
-from tests.evaluation.sample_run import tiny_model, write_run
+from tests.support.sample_run import tiny_model, write_run
 
 NAME = "organisation/name"
 

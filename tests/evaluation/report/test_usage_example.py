@@ -10,7 +10,7 @@ from configs.schema.evaluation import ReportConfig
 from evaluation.report.usage_example import example_texts, usage_similarities
 from pipeline.chain import CHAIN
 from pipeline.stage import run_stage
-from tests.evaluation.sample_run import tiny_model, write_run
+from tests.support.sample_run import tiny_model, write_run
 
 TEXTS = ["Когда замерзает река?", "Рецепт борща", "Лёд\nвстаёт в ноябре.", "Свёклу тушат отдельно."]
 LINES = ",\n".join(f"  {text!r}" for text in TEXTS)

@@ -19,7 +19,7 @@ from evaluation.suites.encodechka.tasks import TASKS, Vectors
 from evaluation.suites.encodechka.words import tagged_words
 from pipeline.core.errors import UserError
 from tests.evaluation.conftest import MakeModel
-from tests.evaluation.suites.slow_encodechka import SLOW, SlowModel, WordsByName, rows, stacked, tags
+from tests.support.slow_encodechka import SLOW, SlowModel, WordsByName, rows, stacked, tags
 
 ROWS = 160  # of each CSV file in the quick comparison
 TEXTS = {"factru.json": 40, "rudrec.json": 240}

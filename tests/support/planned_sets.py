@@ -14,7 +14,7 @@ from sentence_transformers import SentenceTransformer
 from configs.schema.config import Config
 from configs.schema.training import SideConfig, TrainingConfig
 from pipeline.core.artefact import Manifest
-from tests.training.small_bases import TINY, config, tiny_base
+from tests.support.small_bases import TINY, config, tiny_base
 from training.batch_plan import GlobalBatch
 from training.batches import MiniBatches, PlannedRows
 from training.losses import PlannedLoss

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from configs.schema.training import SideConfig
-from tests.training.planned_sets import features_of, gradients, planned_loss, rows, tiny_model, tokenised
+from tests.support.planned_sets import features_of, gradients, planned_loss, rows, tiny_model, tokenised
 from training.batch_plan import GlobalBatch, plan_batches
 
 ONE_BATCH = SideConfig(batch_size=16, batch_multiple=8, bucket_batches=4, max_steps=1)

@@ -1,4 +1,4 @@
-"""Runs one prepared side as a process of its own, so that tests can kill it: `-m tests.training.training_process`."""
+"""Runs one prepared side as a process of its own, so that tests can kill it: `-m tests.support.training_process`."""
 
 import json
 import os
@@ -14,14 +14,14 @@ import psutil
 from pipeline.application import CONFIGS
 from pipeline.chain import CHAIN
 from pipeline.stage import run_stage
-from tests.training.planned_sets import prepared_run
+from tests.support.planned_sets import prepared_run
 
 CPU = CONFIGS / "accelerate" / "cpu.yaml"
 
 
 def start(folder: Path, processes: int, **side: Any) -> subprocess.Popen[bytes]:
     """Train the symmetric side of the run in `folder` in fresh processes."""
-    module = ["-m", "tests.training.training_process", str(folder), str(processes), json.dumps(side)]
+    module = ["-m", "tests.support.training_process", str(folder), str(processes), json.dumps(side)]
     launcher = ["-m", "accelerate.commands.launch", "--config_file", str(CPU), "--quiet"]
     launcher += ["--num_processes", str(processes), "--main_process_port", "0"]
     command = [sys.executable, *(launcher if processes > 1 else []), *module]

@@ -1,4 +1,4 @@
-"""What FlagEmbedding makes of a model folder, in a process of its own: `-m tests.flag_embedding <folder> <text>…`."""
+"""FlagEmbedding's embeddings by a model, in a fresh process: `-m tests.support.flag_embedding <folder> <text>`."""
 
 import json
 import os
@@ -12,8 +12,8 @@ HEADS = ("sparse_linear", "colbert_linear")
 
 def encoded(folder: Path, texts: list[str], environment: dict[str, str]) -> dict[str, Any]:
     """The dense, sparse and multi-vector embeddings of the texts, and whether the folder's heads were loaded."""
-    command = [sys.executable, "-m", "tests.flag_embedding", str(folder), *texts]
-    root = Path(__file__).resolve().parent.parent
+    command = [sys.executable, "-m", "tests.support.flag_embedding", str(folder), *texts]
+    root = Path(__file__).resolve().parents[2]
     done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=os.environ | environment)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
