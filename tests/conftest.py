@@ -1,9 +1,6 @@
 """Fixtures shared by all tests: offline, one thread a process, real data where it is there."""
 
 import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -15,7 +12,7 @@ os.environ.setdefault("WANDB_MODE", "offline")
 import pytest
 from filelock import FileLock
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+from tests.support.runs import REPOSITORY, copied, make
 
 
 @pytest.fixture(scope="session")
@@ -40,12 +37,16 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
     runs = shared / "chain"
-    command = [sys.executable, "-m", "pipeline.run", "profile=tiny", f"runs={runs}", "launch.config=none"]
     with FileLock(shared / "chain.lock"):
         if not (runs / "tiny" / "report" / "index.html").is_file():
-            done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
-            assert done.returncode == 0, done.stdout + done.stderr
+            make("profile=tiny", f"runs={runs}", "launch.config=none")
     return runs
+
+
+@pytest.fixture
+def run_folder(chain: Path, tmp_path: Path) -> Path:
+    """`runs/tiny` below the test's own folder: a copy of the finished run, in which a test may change what it likes."""
+    return copied(chain, tmp_path / "runs")
 
 
 @pytest.fixture(scope="session")
@@ -58,8 +59,3 @@ def flag_embedding(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         return peer_environment("flagembedding", tmp_path_factory.mktemp("peers"))
     except UserError as error:
         pytest.skip(str(error))
-
-
-def copy_of_runs(source: Path, target: Path) -> None:
-    """A copy by hard links; without the locks, or two copies would hold each other's."""
-    shutil.copytree(source, target, copy_function=os.link, ignore=shutil.ignore_patterns(".locks"))

@@ -2,41 +2,32 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.conftest import copy_of_runs
+from tests.support.runs import copied, make, remove_stage, run_main
 
-STAGES = ["data", "init", "symmetric", "asymmetric", "merge", "evaluate", "report"]
+SIDES = ["symmetric", "asymmetric"]
+STAGES = ["data", "init", *SIDES, "merge", "evaluate", "report"]
 TEXTS = ["Река замерзает в ноябре.", "Когда открыли первый музей?", "Рецепт борща"]
 
 
-def run_chain(repository: Path, runs: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pipeline.run", "profile=tiny", f"runs={runs}", *overrides]
-    return subprocess.run(command, capture_output=True, text=True, cwd=repository)
+@pytest.fixture(scope="module")
+def one_process(chain: Path) -> Path:
+    return chain / "tiny"
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("runs")
-
-
-@pytest.fixture(scope="module")
-def one_process(chain: Path, runs: Path) -> Path:
-    for made, copy in (("tiny", "one"), ("bases", "bases")):
-        copy_of_runs(chain / made, runs / copy)
-    return runs / "one"
-
-
-@pytest.fixture(scope="module")
-def two_processes(repository: Path, runs: Path, one_process: Path) -> Path:
-    done = run_chain(repository, runs, "run=two", "launch.config=cpu", "launch.processes=2")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return runs / "two"
+def two_processes(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run, its sides trained anew by two ranks; nothing else of it depends on their number."""
+    run = copied(chain, tmp_path_factory.mktemp("runs"))
+    for side in SIDES:
+        remove_stage(run / side)
+    done = make("profile=tiny", f"runs={run.parent}", "launch.config=cpu", "launch.processes=2")
+    assert done.out.count("up to date") == len(STAGES) - len(SIDES), done.out
+    return run
 
 
 def manifests(run: Path) -> dict[str, dict]:
@@ -91,11 +82,11 @@ def test_no_evaluation_text_occurs_in_training(repository: Path, one_process: Pa
     assert trained & evaluated == set()
 
 
-def test_a_second_run_makes_nothing(repository: Path, runs: Path, one_process: Path) -> None:
-    before = manifests(one_process)
-    done = run_chain(repository, runs, "run=one", "launch.config=none")
-    assert done.returncode == 0 and manifests(one_process) == before
-    assert done.stdout.count("up to date") == len(STAGES)
+def test_a_second_run_makes_nothing(run_folder: Path) -> None:
+    before = manifests(run_folder)
+    done = run_main("profile=tiny", f"runs={run_folder.parent}", "launch.config=none")
+    assert done.status == 0 and manifests(run_folder) == before
+    assert done.out.count("up to date") == len(STAGES)
 
 
 def test_two_ranks_train(two_processes: Path) -> None:
@@ -103,7 +94,7 @@ def test_two_ranks_train(two_processes: Path) -> None:
     assert made["symmetric"]["environment"]["processes"] == made["asymmetric"]["environment"]["processes"] == 2
 
 
-@pytest.mark.parametrize("side", ["symmetric", "asymmetric"])
+@pytest.mark.parametrize("side", SIDES)
 def test_two_ranks_train_the_same_model_as_one(one_process: Path, two_processes: Path, side: str) -> None:
     initial = embeddings(one_process, "init")
     # Embeddings, not weights: Adam turns rounding into steps where a gradient is 0 by nature (biases of the keys).
@@ -111,18 +102,12 @@ def test_two_ranks_train_the_same_model_as_one(one_process: Path, two_processes:
     assert not np.allclose(embeddings(one_process, side), initial, atol=1e-2)
 
 
-def test_a_changed_merge_remakes_nothing_before_it(repository: Path, runs: Path, one_process: Path) -> None:
-    before = manifests(one_process)
-    done = run_chain(
-        repository,
-        runs,
-        "run=one",
-        "launch.config=none",
-        "merging=fixed",
-        "stages=[data,init,symmetric,asymmetric,merge]",
-    )
-    assert done.returncode == 0, done.stderr
-    after = manifests(one_process)
+def test_a_changed_merge_remakes_nothing_before_it(run_folder: Path) -> None:
+    before = manifests(run_folder)
+    changed_merge = ["merging=fixed", "stages=[data,init,symmetric,asymmetric,merge]"]
+    done = run_main("profile=tiny", f"runs={run_folder.parent}", "launch.config=none", *changed_merge)
+    assert done.status == 0, done.err
+    after = manifests(run_folder)
     changed = [stage for stage in STAGES if before[stage]["fingerprint"] != after[stage]["fingerprint"]]
     assert changed == ["merge"]
 

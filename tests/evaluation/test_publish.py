@@ -3,8 +3,6 @@
 import dataclasses
 import importlib.util
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from pipeline.core.artefact import read_manifest
 from pipeline.core.errors import UserError
 from pipeline.stage import run_stage
 from tests.support.hub import TOKEN, LocalHub, local_hub
+from tests.support.runs import run_main
 from tests.support.sample_run import tiny_model, write_run
 
 TEXTS = ["Река замерзает в ноябре.", "Рецепт борща"]
@@ -175,10 +174,9 @@ def test_a_refused_upload_says_why(tmp_path: Path, hub: LocalHub, monkeypatch: p
         upload(tmp_path, "organisation/name", private=True)
 
 
-def test_uploading_needs_a_name(config: Config, repository: Path) -> None:
+def test_uploading_needs_a_name(config: Config) -> None:
     overrides = ["profile=tiny", f"run={config.run}", f"runs={config.runs}", "evaluation.publish.dry_run=false"]
-    command = [sys.executable, "-m", "pipeline.run", "stages=[publish]", *overrides]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=repository)
+    ended = run_main("stages=[publish]", *overrides)
     where = "config key evaluation.publish.repo"
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"error: must be given to upload, as organisation/name ({where})")
+    assert ended.status == 2
+    assert ended.err.startswith(f"error: must be given to upload, as organisation/name ({where})")

@@ -14,18 +14,13 @@ from configs.schema.init import BaseConfig
 from evaluation.encoder import Embedder
 from evaluation.suites.heads import HEAD_FILES, multi_vector_encoder, read_heads, sparse_encoder
 from tests.support.flag_embedding import encoded
+from tests.support.runs import make
 from training.bases.random_model import make_random
 
 pytestmark = pytest.mark.slow
 
 TEXTS = ["Когда замерзает река?", "Лёд на реке встаёт в ноябре."]
 WIDTH = 32
-
-
-def run(repository: Path, module: str, *overrides: str) -> None:
-    command = [sys.executable, "-m", module, "profile=tiny", "run=heads", "launch.config=none", *overrides]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=repository)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +39,10 @@ def published(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         head = torch.nn.Linear(WIDTH, size)
         torch.nn.init.constant_(head.bias, 5.0)  # a weight of 0 or less would leave a word out of the sparse vector
         torch.save(head.state_dict(), base / name)
-    settings = [f"runs={runs}", f"mirror={mirror}", "base.kind=hub", "base.hub=organisation/base"]
+    settings = ["profile=tiny", "run=heads", "launch.config=none"]
+    settings += [f"runs={runs}", f"mirror={mirror}", "base.kind=hub", "base.hub=organisation/base"]
     settings += ["evaluation.suites=[held_out]", "merging=uniform"]
-    run(repository, "pipeline.run", "stages=[data,init,symmetric,asymmetric,merge,evaluate]", *settings)
-    run(repository, "pipeline.run", "stages=[publish]", *settings)
+    make("stages=[data,init,symmetric,asymmetric,merge,evaluate,publish]", *settings)
     return runs / "heads" / "publish" / "model"
 
 

@@ -13,7 +13,7 @@ import pytest
 from configs.schema.config import Config, LaunchConfig
 from pipeline.core.errors import UserError
 from pipeline.launch import launch_command, relay
-from tests.support.stage_runs import copied, remove_stage
+from tests.support.runs import finish, remove_stage, start
 
 
 def relayed(code: str, capfd: pytest.CaptureFixture[str]) -> tuple[str | None, str]:
@@ -61,22 +61,20 @@ def test_an_unknown_launch_file_is_refused_with_the_choices() -> None:
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_ranks_save_and_end_with_the_command_that_launched_them(
-    chain: Path, tmp_path: Path, repository: Path, ranks: int, number: signal.Signals
+    run_folder: Path, ranks: int, number: signal.Signals
 ) -> None:
-    run = copied(chain, tmp_path / "runs")
-    remove_stage(run / "symmetric")
+    remove_stage(run_folder / "symmetric")
     long = ["training.symmetric.max_steps=4000", "training.symmetric.checkpoint_steps=2000", "run=tiny"]
-    launched = ["launch.config=cpu", f"launch.processes={ranks}", f"runs={run.parent}", "stages=[symmetric]"]
-    command = [sys.executable, "-m", "pipeline.run", "profile=tiny", *long, *launched]
-    with subprocess.Popen(command, cwd=repository, stderr=subprocess.PIPE, text=True) as process:
-        metrics = run / "symmetric/metrics.jsonl"
-        while not metrics.exists() or metrics.read_text().count("\n") < 3:
-            assert process.poll() is None
-            time.sleep(0.05)
-        started = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(number)
-        said = process.communicate(timeout=120)[1]
-    assert process.returncode == (-9 if number == signal.SIGKILL else 143)
-    assert said == ("" if number == signal.SIGKILL else "stopped; the same command goes on from here\n")
+    launched = ["launch.config=cpu", f"launch.processes={ranks}", f"runs={run_folder.parent}", "stages=[symmetric]"]
+    process = start("profile=tiny", *long, *launched)
+    metrics = run_folder / "symmetric/metrics.jsonl"
+    while not metrics.exists() or metrics.read_text().count("\n") < 3:
+        assert process.poll() is None
+        time.sleep(0.05)
+    started = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(number)
+    ended = finish(process)
+    assert ended.status == (-9 if number == signal.SIGKILL else 143)
+    assert ended.err == ("" if number == signal.SIGKILL else "stopped; the same command goes on from here\n")
     assert psutil.wait_procs(started, timeout=60)[1] == []
-    assert len(list(run.glob("symmetric/checkpoints/checkpoint-*/complete.json"))) == 1
+    assert len(list(run_folder.glob("symmetric/checkpoints/checkpoint-*/complete.json"))) == 1

@@ -12,7 +12,7 @@ from pipeline.core.artefact import read_manifest
 from pipeline.core.errors import UserError
 from pipeline.run import is_launched, make, run
 from pipeline.stage import run_stage
-from tests.support.stage_runs import run_main
+from tests.support.runs import run_main
 
 
 def test_every_stage_stands_in_the_chain_after_those_that_it_needs() -> None:
@@ -25,10 +25,10 @@ def test_every_stage_stands_in_the_chain_after_those_that_it_needs() -> None:
 
 def test_what_a_stage_implies_is_made_first_and_said_but_not_forced(tmp_path: Path) -> None:
     common = ["profile=tiny", f"runs={tmp_path}", "stages=[data]", "force=true"]
-    first = run_main("pipeline.run", *common)
+    first = run_main(*common)
     assert "data needs benchmarks, which is made first" in first.out, first
     made = read_manifest(tmp_path / "tiny" / "benchmarks")
-    second = run_main("pipeline.run", *common)
+    second = run_main(*common)
     assert "data: making" in second.out and "benchmarks" not in second.out
     assert made and read_manifest(tmp_path / "tiny" / "benchmarks") == made
 
@@ -51,7 +51,7 @@ def test_a_stage_that_is_not_asked_for_is_not_made(tmp_path: Path) -> None:
 
 
 def test_an_impossible_stage_is_refused_before_anything_is_made(tmp_path: Path) -> None:
-    ended = run_main("pipeline.run", "profile=tiny", f"runs={tmp_path}", "stages=[data,calibrate]")
+    ended = run_main("profile=tiny", f"runs={tmp_path}", "stages=[data,calibrate]")
     assert ended.status == 2 and "calibration takes one model" in ended.err
     assert not any(tmp_path.rglob("manifest.json"))
 

@@ -1,11 +1,9 @@
 """A sweep is one run a job, ends in one table, and goes on from what is finished, also with jobs that run at once."""
 
 import contextlib
-import csv
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +11,8 @@ import psutil
 import pytest
 
 from pipeline.core.artefact import read_manifest
+from tests.support.runs import finish, read_csv
+from tests.support.runs import start as started
 
 pytestmark = pytest.mark.slow
 
@@ -20,20 +20,9 @@ GRID = ["training.symmetric.learning_rate=1e-4,1e-3", "training.symmetric.temper
 LAUNCHERS = ["basic", "submitit_local"]
 
 
-def start(repository: Path, runs: Path, *overrides: str) -> subprocess.Popen[str]:
-    command = [
-        sys.executable, "-m", "pipeline.run", "--multirun", "sweep=learning_rate", "profile=tiny", f"runs={runs}",
-        "objective=symmetric.loss", *overrides,
-    ]  # fmt: skip
-    output = subprocess.PIPE
-    return subprocess.Popen(
-        command, cwd=repository, text=True, stdout=output, stderr=output, start_new_session=True
-    )  # a process group of its own, as a terminal would have it
-
-
-def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    stdout, stderr = process.communicate(timeout=600)
-    return process.returncode, stdout, stderr
+def start(runs: Path, *overrides: str) -> subprocess.Popen[str]:
+    common = ["--multirun", "sweep=learning_rate", "profile=tiny", f"runs={runs}", "objective=symmetric.loss"]
+    return started(*common, *overrides)
 
 
 def wait_for_training(process: subprocess.Popen[str], runs: Path) -> str:
@@ -62,8 +51,7 @@ def kill_once_training(process: subprocess.Popen[str], runs: Path) -> str:
 
 
 def table(runs: Path) -> list[dict[str, str]]:
-    with (runs / "sweep" / "learning_rate" / "sweep.csv").open(encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return read_csv(runs / "sweep" / "learning_rate" / "sweep.csv")
 
 
 def complete_manifests(runs: Path) -> dict[Path, bytes]:
@@ -76,87 +64,82 @@ def complete_manifests(runs: Path) -> dict[Path, bytes]:
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_an_interrupted_grid_of_four_jobs_ends_with_four_rows(launcher: str, repository: Path, tmp_path: Path) -> None:
+def test_an_interrupted_grid_of_four_jobs_ends_with_four_rows(launcher: str, tmp_path: Path) -> None:
     overrides = [*GRID, f"hydra/launcher={launcher}"]
-    first = start(repository, tmp_path, *overrides)
+    first = start(tmp_path, *overrides)
     interrupt_once_training(first, tmp_path)
-    status, _, stderr = finish(first)
-    assert status == 130 and "stopped; the same command goes on from here" in stderr
+    ended = finish(first)
+    assert ended.status == 130 and "stopped; the same command goes on from here" in ended.err
     assert not (tmp_path / "sweep/learning_rate/sweep.csv").exists()
     finished = complete_manifests(tmp_path)
     assert {path.parent.name for path in finished} >= {"data", "init"}
 
-    status, stdout, stderr = finish(start(repository, tmp_path, *overrides))
-    assert status == 0, stderr
+    ended = finish(start(tmp_path, *overrides))
+    assert ended.status == 0, ended.err
     rows = table(tmp_path)
     assert len({row["overrides"] for row in rows}) == len({row["symmetric.loss"] for row in rows}) == 4
     assert all(float(row["symmetric.loss"]) > 0 and not row["error"] for row in rows)
-    assert f"best: {rows[0]['overrides']}" in stdout
+    assert f"best: {rows[0]['overrides']}" in ended.out
     assert all(path.read_bytes() == content for path, content in finished.items())
     made = {path.resolve().stat().st_ino for path in tmp_path.glob("*/init/model.safetensors")}
     assert len(made) == 1  # one job made it, the others have links
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_a_failed_job_is_a_row_with_its_error_and_the_exit_status(
-    launcher: str, repository: Path, tmp_path: Path
-) -> None:
+def test_a_failed_job_is_a_row_with_its_error_and_the_exit_status(launcher: str, tmp_path: Path) -> None:
     overrides = [f"hydra/launcher={launcher}", "launch.config=none"]
     rates = "training.symmetric.learning_rate=1e-4"
-    status, _, stderr = finish(start(repository, tmp_path, f"{rates},-1", *overrides))
-    assert status == 2
-    assert stderr.startswith("error: must be above 0 (config key training.symmetric.learning_rate)")
+    ended = finish(start(tmp_path, f"{rates},-1", *overrides))
+    assert ended.status == 2
+    assert ended.err.startswith("error: must be above 0 (config key training.symmetric.learning_rate)")
     errors = {row["run"]: row["error"] for row in table(tmp_path)}
-    assert errors.pop("tiny-training.symmetric.learning_rate=-1") == stderr.strip()
+    assert errors.pop("tiny-training.symmetric.learning_rate=-1") == ended.err.strip()
     assert list(errors.values()) == [""]
 
-    assert finish(start(repository, tmp_path, f"{rates},1e-3", *overrides))[0] == 0
+    assert finish(start(tmp_path, f"{rates},1e-3", *overrides)).status == 0
     assert len(table(tmp_path)) == 2  # nothing is left of the job that failed
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_a_job_whose_training_is_killed_is_a_row_and_the_others_go_on(
-    launcher: str, repository: Path, tmp_path: Path
-) -> None:
+def test_a_job_whose_training_is_killed_is_a_row_and_the_others_go_on(launcher: str, tmp_path: Path) -> None:
     overrides = ["training.symmetric.learning_rate=1e-4,1e-3", f"hydra/launcher={launcher}", "launch.config=cpu"]
-    first = start(repository, tmp_path, *overrides)
+    first = start(tmp_path, *overrides)
     killed = kill_once_training(first, tmp_path)
-    status, _, stderr = finish(first)
-    assert status == 2, stderr
+    ended = finish(first)
+    assert ended.status == 2, ended.err
     rows = {row["run"]: row for row in table(tmp_path)}
     log = tmp_path / killed / "logs" / "symmetric.log"
     what = "error: symmetric ended with status 1"
     assert rows[killed]["error"] == f"{what} ({log}); see its last lines there and above"
-    assert rows[killed]["error"] in stderr.splitlines()
+    assert rows[killed]["error"] in ended.err.splitlines()
     assert log.is_file() and rows.pop(killed)["symmetric.loss"] == ""
     (other,) = rows.values()
     assert float(other["symmetric.loss"]) > 0 and not other["error"]
 
-    assert finish(start(repository, tmp_path, *overrides))[0] == 0
+    assert finish(start(tmp_path, *overrides)).status == 0
     assert all(float(row["symmetric.loss"]) > 0 for row in table(tmp_path))
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_a_second_sweep_of_the_same_name_is_refused_and_takes_no_row_from_the_first(
-    launcher: str, repository: Path, tmp_path: Path
+    launcher: str, tmp_path: Path
 ) -> None:
     overrides = ["launch.config=none", f"hydra/launcher={launcher}"]
-    first = start(repository, tmp_path, "training.symmetric.learning_rate=1e-4,1e-3", *overrides)
+    first = start(tmp_path, "training.symmetric.learning_rate=1e-4,1e-3", *overrides)
     wait_for_training(first, tmp_path)
-    status, _, stderr = finish(start(repository, tmp_path, "training.symmetric.learning_rate=1e-2", *overrides))
-    assert status == 2 and stderr.startswith("error: another sweep of this name is running")
-    assert finish(first)[0] == 0
+    ended = finish(start(tmp_path, "training.symmetric.learning_rate=1e-2", *overrides))
+    assert ended.status == 2 and ended.err.startswith("error: another sweep of this name is running")
+    assert finish(first).status == 0
     assert len(table(tmp_path)) == 2
 
 
-def test_a_job_that_crashes_in_its_own_process_is_a_row_too(repository: Path, tmp_path: Path) -> None:
+def test_a_job_that_crashes_in_its_own_process_is_a_row_too(tmp_path: Path) -> None:
     code = "from pipeline.application import hydra_application as app; app(lambda config: 1 // (config.seed - 1))()"
     overrides = ["--multirun", "profile=tiny", "seed=1,2", f"runs={tmp_path}"]
-    command = [sys.executable, "-c", code, *overrides]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=repository)
-    (crashed,) = [row for row in csv.DictReader((tmp_path / "sweep/None/sweep.csv").open()) if row["error"]]
+    ended = finish(started(*overrides, code=code))
+    (crashed,) = [row for row in read_csv(tmp_path / "sweep/None/sweep.csv") if row["error"]]
     log = tmp_path / "sweep" / "None" / "0" / "run.log"
-    assert (done.returncode, crashed["overrides"]) == (2, "seed=1")
+    assert (ended.status, crashed["overrides"]) == (2, "seed=1")
     what = "error: ZeroDivisionError: integer division or modulo by zero"
     assert crashed["error"] == f"{what} ({log}); see the traceback there"
     assert "Traceback" in log.read_text(encoding="utf-8")

@@ -16,6 +16,7 @@ from configs.schema.config import Config, TrackingConfig
 from pipeline.core.artefact import Manifest, StageFolder, read_manifest
 from pipeline.core.errors import UserError
 from pipeline.tracking import link, tracked
+from tests.support.runs import finish, make, start
 
 STAGES = ["data", "init", "symmetric", "asymmetric", "merge"]
 SECRET = "0123456789abcdef0123456789abcdef01234567"
@@ -48,18 +49,8 @@ def test_no_tracker_is_imported_unless_it_is_asked_for() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.endswith("set()\n")
 
 
-def chain_command(runs: Path, *overrides: str) -> list[str]:
-    return [
-        sys.executable, "-m", "pipeline.run", "profile=tiny", f"runs={runs}", "merging=uniform",
-        f"stages=[{','.join(STAGES)}]", *overrides,
-    ]  # fmt: skip
-
-
-def chain(repository: Path, runs: Path, *overrides: str, **environment: str) -> Path:
-    command = chain_command(runs, *overrides)
-    done = subprocess.run(command, capture_output=True, text=True, cwd=repository, env=os.environ | environment)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return runs / "tiny"
+def chain_of(runs: Path) -> list[str]:
+    return ["profile=tiny", f"runs={runs}", "merging=uniform", f"stages=[{','.join(STAGES)}]"]
 
 
 def fingerprints(run: Path) -> dict[str, str]:
@@ -74,34 +65,32 @@ def lines_of(run: Path, side: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_weights_and_biases_offline_gets_a_run_a_stage_with_config_curves_and_links(
-    repository: Path, tmp_path: Path
-) -> None:
+def test_weights_and_biases_offline_gets_a_run_a_stage_with_config_curves_and_links(tmp_path: Path) -> None:
     from tests.support.offline_wandb import require_a_linked_chain
 
     ranks = ["launch.config=cpu", "launch.processes=2"]
     environment = {"WANDB_MODE": "offline", "WANDB_API_KEY": SECRET, "WANDB_DATA_DIR": str(tmp_path / "staging")}
-    run = chain(repository, tmp_path, "tracking=wandb", *ranks, **environment)
-    stages = require_a_linked_chain(run, tmp_path / "bases" / "tiny", SECRET)
+    make(*chain_of(tmp_path), "tracking=wandb", *ranks, env=os.environ | environment)
+    stages = require_a_linked_chain(tmp_path / "tiny", tmp_path / "bases" / "tiny", SECRET)
     assert stages.keys() == {*STAGES, "base"}
     assert stages["symmetric"].config["training"]["symmetric"]["max_steps"] == 8
     assert stages["merge"].config["inputs"].keys() == {"init", "symmetric", "asymmetric", "data"}
 
 
 @pytest.mark.slow
-def test_an_interrupted_stage_ends_as_failed_and_goes_on_in_the_same_run(repository: Path, tmp_path: Path) -> None:
+def test_an_interrupted_stage_ends_as_failed_and_goes_on_in_the_same_run(tmp_path: Path) -> None:
     from tests.support.offline_wandb import OfflineRun
 
-    environment = {"WANDB_MODE": "offline", "WANDB_DATA_DIR": str(tmp_path / "staging")}
-    command = chain_command(tmp_path, "tracking=wandb", "launch.config=cpu", "training.symmetric.max_steps=300")
+    environment = os.environ | {"WANDB_MODE": "offline", "WANDB_DATA_DIR": str(tmp_path / "staging")}
+    command = [*chain_of(tmp_path), "tracking=wandb", "launch.config=cpu", "training.symmetric.max_steps=300"]
     metrics = tmp_path / "tiny" / "symmetric" / "metrics.jsonl"
-    first = subprocess.Popen(command, cwd=repository, env=os.environ | environment)
+    first = start(*command, env=environment)
     while not (metrics.is_file() and metrics.read_text().count("\n") > 3):
         assert first.poll() is None
         time.sleep(0.05)
     first.send_signal(signal.SIGINT)
-    assert first.wait() == 128 + signal.SIGINT
-    assert subprocess.run(command, cwd=repository, env=os.environ | environment).returncode == 0
+    assert finish(first).status == 128 + signal.SIGINT
+    make(*command, env=environment)
     folders = sorted((tmp_path / "tiny" / "wandb").glob("offline-run-*"))
     runs = [(folder.name.rpartition("-")[2], OfflineRun(folder)) for folder in folders]
     (one, stopped), (other, done) = [(name, run) for name, run in runs if run.job_type == "symmetric"]
@@ -111,11 +100,13 @@ def test_an_interrupted_stage_ends_as_failed_and_goes_on_in_the_same_run(reposit
 
 
 @pytest.mark.slow
-def test_trackio_gets_the_same_without_a_network(repository: Path, tmp_path: Path) -> None:
+def test_trackio_gets_the_same_without_a_network(tmp_path: Path) -> None:
     pytest.importorskip("trackio", reason="trackio is an extra")
     import sqlite3
 
-    run = chain(repository, tmp_path, "tracking=trackio", "launch.config=cpu", TRACKIO_DIR=str(tmp_path / "trackio"))
+    place = os.environ | {"TRACKIO_DIR": str(tmp_path / "trackio")}
+    make(*chain_of(tmp_path), "tracking=trackio", "launch.config=cpu", env=place)
+    run = tmp_path / "tiny"
     with sqlite3.connect(tmp_path / "trackio" / "user-bge-m3.db") as database:
         configs = {name: json.loads(text) for name, text in database.execute("select run_name, config from configs")}
         logged = list(database.execute("select run_name, step, metrics from metrics order by id"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.reliability import faults
 from tests.reliability.faults import LINES, Plant, nothing
-from tests.support.stage_runs import remove_stage
+from tests.support.runs import remove_stage
 
 FEW = ("evaluation.suites=[held_out]", "evaluation.resamples=100")
 UNSCORED = ("merging=fixed", "merging.weights={init: 0.2, symmetric: 0.3, asymmetric: 0.5}", "merging.compare=[]")

@@ -1,4 +1,4 @@
-"""A fresh copy of a finished chain, in which a test may plant a fault; the undisturbed chain, stage by stage."""
+"""The undisturbed chain, stage by stage."""
 
 import signal
 from pathlib import Path
@@ -6,13 +6,6 @@ from pathlib import Path
 import pytest
 
 from tests.reliability import tiny_chain
-from tests.support.stage_runs import copied
-
-
-@pytest.fixture
-def run_folder(chain: Path, tmp_path: Path) -> Path:
-    """`runs/tiny` below the test's own folder: all stages of profile tiny, complete."""
-    return copied(chain, tmp_path / "runs")
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.support.stage_runs import put
+from tests.support.runs import put
 
 Plant = Callable[[Path], list[str]]  # run folder -> further overrides
 Change = Callable[[bytes], bytes | str]

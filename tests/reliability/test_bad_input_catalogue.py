@@ -10,7 +10,7 @@ import pytest
 
 from configs.schema.config import Config
 from tests.reliability.catalogue import CATALOGUE, OF_COMMANDS, Case
-from tests.support.stage_runs import Ended, remove_stage, run_main
+from tests.support.runs import Ended, remove_stage, run_main
 
 LINE = re.compile(r"error: .+ \(.+\); .+")
 FINISHED = ("ledger.json", "certificate.json", "model", "weights.json", "index.html")  # what complete stages have
@@ -44,7 +44,7 @@ def check(case: Case, run: Path, ended: Ended) -> None:
 def test_bad_input_is_one_line_and_leaves_nothing(name: str, run_folder: Path) -> None:
     case = CATALOGUE[name]
     overrides = prepared(case, run_folder)
-    check(case, run_folder, run_main("pipeline.run", *overrides))
+    check(case, run_folder, run_main(*overrides))
 
 
 @pytest.mark.parametrize("stage", OF_COMMANDS)

@@ -13,13 +13,13 @@ from pipeline.core.artefact import file_sha256, read_manifest
 from pipeline.core.errors import UserError
 from tests.reliability import tiny_chain
 from tests.reliability.tiny_chain import STAGES, folder_of, made, overrides_of
-from tests.support.stage_runs import run_main
+from tests.support.runs import finish, run_main
 
 
 def test_a_second_command_begins_no_stage_that_the_first_has_yet_to_reach(tmp_path: Path) -> None:
     (tmp_path / "tiny/.locks").mkdir(parents=True)
     with FileLock(tmp_path / "tiny/.locks/report.command.lock"):
-        ended = run_main("pipeline.run", "profile=tiny", f"runs={tmp_path}", "stages=[data,report]")
+        ended = run_main("profile=tiny", f"runs={tmp_path}", "stages=[data,report]")
     where, remedy = str(tmp_path / "tiny/report"), "wait for it, or use another run=<name>"
     refusal = UserError("another process is writing this artefact", where=where, remedy=remedy)
     assert (ended.status, ended.err) == (2, f"{refusal.line}\n")
@@ -37,8 +37,8 @@ def test_second_commands_are_refused_in_one_line_and_the_first_is_unharmed(
         time.sleep(0.05)
     others = []
     while first.poll() is None:
-        others.append(tiny_chain.finish(tiny_chain.start(place, overrides_of(STAGES))))
-    done = tiny_chain.finish(first)
+        others.append(finish(tiny_chain.start(place, overrides_of(STAGES))))
+    done = finish(first)
     assert done.status == 0, done.err
     statuses = [each.status for each in others]
     refused = [each for each in others if each.status != 0]
@@ -59,7 +59,7 @@ def test_nothing_half_made_is_ever_seen_while_a_chain_is_made_anew(places: dict[
     while writer.poll() is None:
         seen += look(place, reference)
         looks += 1
-    assert tiny_chain.finish(writer).status == 0
+    assert finish(writer).status == 0
     assert looks > 20 and seen == []
     assert tiny_chain.leftovers(place) == []
 
@@ -96,10 +96,10 @@ def test_a_stage_whose_input_is_made_anew_goes_on_or_says_so_in_one_line(
     time.sleep(delay)
     readers = [tiny_chain.start(place, [*overrides_of([stage]), "force=true"]) for stage in ("evaluate", "report")]
     for reader in readers:
-        done = tiny_chain.finish(reader)
+        done = finish(reader)
         assert done.status in (0, 2) and len(done.said) <= 1, done.err
-    assert tiny_chain.finish(writer).status == 0
-    again = tiny_chain.finish(tiny_chain.start(place, overrides_of(STAGES)))
+    assert finish(writer).status == 0
+    again = finish(tiny_chain.start(place, overrides_of(STAGES)))
     assert again.status == 0, again.err
     for stage in STAGES:
         assert tiny_chain.differences(place, made(places["report"]), stage) == []

@@ -54,19 +54,19 @@ def lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_models_of_a_config_are_locked_and_a_moved_one_is_refused(hub: str, lock: Path, tmp_path: Path) -> None:
     done = command("pipeline.lock", hub, tmp_path, *MINING, *SCORING)
-    assert done.returncode == 0, done.stderr
+    assert done.status == 0, done.err
     assert {f"model someone/miner main {COMMIT}", f"model someone/model v1 {COMMIT}"} <= set(
         lock.read_text().split("\n")
     )
     lock.write_text(f"model someone/model v1 {'f' * 40}\n")
     done = command("pipeline.run", hub, tmp_path, "stages=[evaluate]", *SCORING)
-    assert done.returncode == 2
-    assert f"someone/model at v1 is now {COMMIT[:12]}, not the locked {'f' * 12}" in done.stderr.splitlines()[-1]
+    assert done.status == 2
+    assert f"someone/model at v1 is now {COMMIT[:12]}, not the locked {'f' * 12}" in done.err.splitlines()[-1]
 
 
 def test_a_scored_model_s_commit_is_in_the_manifest(hub: str, mirror: Path, tmp_path: Path) -> None:
     done = command("pipeline.run", hub, tmp_path, "stages=[evaluate]", *SCORING)
-    assert done.returncode == 0, done.stderr
+    assert done.status == 0, done.err
     manifest = tmp_path / "runs/test/evaluate/manifest.json"
     assert json.loads(manifest.read_text())["metrics"]["revisions"] == {"someone/model": COMMIT}
     assert further_model("someone/model@v1", str(mirror)).revision == "mirror of v1"
@@ -75,7 +75,7 @@ def test_a_scored_model_s_commit_is_in_the_manifest(hub: str, mirror: Path, tmp_
 @pytest.mark.slow
 def test_a_mining_model_s_commit_is_in_ledger_and_manifest(hub: str, mirror: Path, tmp_path: Path) -> None:
     done = command("pipeline.run", hub, tmp_path, "stages=[data]", *MINING)
-    assert done.returncode == 0, done.stderr
+    assert done.status == 0, done.err
     config = composed(*MINING, f"mirror={mirror}", *SETS)
     for prepared, revision in (
         (Prepared(tmp_path / "runs/test/data"), COMMIT),

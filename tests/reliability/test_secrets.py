@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import redacted
-from tests.support.stage_runs import remove_stage, run_main
+from tests.support.runs import remove_stage, run_main
 
 TOKEN = "hf_" + "Zq7" * 11
 PLANTED = {"HF_TOKEN": TOKEN, "WANDB_API_KEY": "0badc0de" * 5, "AWS_SECRET_ACCESS_KEY": "plantedSecret/12345"}
@@ -35,10 +35,10 @@ def test_no_file_and_no_line_of_a_run_holds_a_secret(run_folder: Path, monkeypat
     address = f"tracking.project='{ADDRESS} {TOKEN}'"
     for stage in ("data", "report"):
         remove_stage(run_folder / stage)
-    made = run_main("pipeline.run", "stages=[data]", *common, address, f"data.sources.gazeta.note='{ADDRESS}'")
-    reported = run_main("pipeline.run", "stages=[report]", *common, address)
-    refused = run_main("pipeline.run", "stages=[data]", *common, f"+nonsense='{ADDRESS} {TOKEN}'")
-    missing = run_main("pipeline.run", "stages=[data]", *common, "run=other", f"data.sources.gazeta.path='{ADDRESS}'")
+    made = run_main("stages=[data]", *common, address, f"data.sources.gazeta.note='{ADDRESS}'")
+    reported = run_main("stages=[report]", *common, address)
+    refused = run_main("stages=[data]", *common, f"+nonsense='{ADDRESS} {TOKEN}'")
+    missing = run_main("stages=[data]", *common, "run=other", f"data.sources.gazeta.path='{ADDRESS}'")
     assert [made.status, reported.status, refused.status, missing.status] == [0, 0, 2, 2], missing
     written = b"".join(path.read_bytes() for path in run_folder.parent.rglob("*") if path.is_file())
     told = "".join(ended.out + ended.err for ended in (made, reported, refused, missing))

@@ -5,9 +5,7 @@ import fcntl
 import json
 import os
 import shutil
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,12 +14,11 @@ from typing import Any
 import psutil
 
 from pipeline.core.artefact import PARTIAL, file_sha256, files_under, is_whole, read_manifest
-from tests.support.stage_runs import Ended
+from tests.support import runs
+from tests.support.runs import REPOSITORY, Ended, finish
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 STAGES = ["benchmarks", "data", "base", "init", "symmetric", "asymmetric", "joint", "merge", "evaluate", "report"]
 MEASURED = {"seconds", "tokens_per_second"}  # differ from run to run
-PATIENCE = 600  # seconds until a command counts as hanging
 
 
 def folder_of(stage: str) -> str:
@@ -44,25 +41,7 @@ def start(place: Path, overrides: list[str], operations: dict[str, Any] | None =
         environment |= {"FILE_OPERATIONS": json.dumps(operations)}
         paths.insert(0, str(Path(__file__).parent / "interruption"))
     environment["PYTHONPATH"] = os.pathsep.join(paths)
-    return subprocess.Popen(
-        [sys.executable, "-m", "pipeline.run", *overrides],
-        cwd=place,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> Ended:
-    """Wait for a command; one that hangs is killed and fails."""
-    try:
-        out, err = process.communicate(timeout=PATIENCE)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
-    return Ended(process.returncode, out, err)
+    return runs.start(*overrides, cwd=place, env=environment)
 
 
 def run(place: Path, stage: str, *, ranks: int = 1, operations: dict[str, Any] | None = None) -> Ended:

@@ -24,7 +24,7 @@ from pipeline.core.artefact import write_json
 from pipeline.core.console import console, show_table
 from tests.reliability import tiny_chain
 from tests.reliability.tiny_chain import STAGES, folder_of, made
-from tests.support.stage_runs import Ended
+from tests.support.runs import Ended
 
 STATUS = {"SIGKILL": -9, "SIGTERM": 143, "SIGINT": 130}
 TARGETS = {"SIGKILL": "self", "SIGTERM": "root", "SIGINT": "group"}

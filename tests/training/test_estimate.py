@@ -1,8 +1,6 @@
 """`make plan`: its arithmetic against the real model, and its table against the planned batches."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from pipeline.application import composed
 from pipeline.core.artefact import result_settings
 from pipeline.core.errors import UserError
 from tests.support.planned_sets import prepared_run, rows
+from tests.support.runs import run_command, run_main
 from tests.support.small_bases import tiny_base
 from training.estimate import KNOWN, estimates, memory_bytes, shape_of, training_operations, work_of
 from training.model_files import load_model
@@ -102,15 +101,15 @@ def test_assumed_lengths_are_no_part_of_a_fingerprint() -> None:
     assert "tokens" not in result_settings(source) and "tokens" not in unit_settings(source)
 
 
-def test_the_command_prints_its_assumptions_before_anything_is_made(repository: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pipeline.plan", "profile=bge_m3", f"runs={tmp_path}", "training.teraflops=200"]
+def test_the_command_prints_its_assumptions_before_anything_is_made(tmp_path: Path) -> None:
+    settings, module = ["profile=bge_m3", f"runs={tmp_path}"], "pipeline.plan"
     no_hub = os.environ | {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=repository, env=no_hub)
-    assert done.returncode == 0, done.stderr
+    done = run_command(*settings, "training.teraflops=200", module=module, env=no_hub)
+    assert done.status == 0, done.err
     for text in ("assumed sizes", "hours at 200 TFLOP/s", "padding share", "activations", "566,705,152", "Assumed:"):
-        assert text in done.stdout
-    (row,) = (line.split() for line in done.stdout.splitlines() if line.split()[:1] == ["ru_hnp"])
+        assert text in done.out
+    (row,) = (line.split() for line in done.out.splitlines() if line.split()[:1] == ["ru_hnp"])
     assert row == ["ru_hnp", "symmetric", "500,000", "18", "18", "18"]
-    refused = subprocess.run([*command[:-1], "training.teraflops=0"], capture_output=True, text=True, cwd=repository)
-    assert refused.returncode == 2
-    assert refused.stderr.startswith("error: ") and refused.stderr.count("\n") == 1
+    refused = run_main(*settings, "training.teraflops=0", module=module)
+    assert refused.status == 2
+    assert refused.err.startswith("error: ") and refused.err.count("\n") == 1

@@ -19,8 +19,8 @@ from pipeline.application import composed
 from pipeline.core.artefact import Manifest
 from pipeline.core.errors import UserError
 from pipeline.run import make
+from tests.support.runs import run_main
 from tests.support.small_bases import E5, TINY, config, tiny_base, true_tokenizer
-from tests.support.stage_runs import run_main
 from training.bases.random_model import sample_texts
 from training.bases.sources import SAMPLES
 
@@ -156,7 +156,7 @@ def test_two_languages_coverage_and_size_are_a_matter_of_the_command_line(tmp_pa
     common = ["profile=tiny", "run=one", f"runs={tmp_path}", "data=kazakh", "languages=[kk,ru]"]
     made = {}
     for key in ("init.coverage=0.9", "init.max_size=900"):
-        ended = run_main("pipeline.run", "stages=[init]", *common, "init.hidden_state_texts=0", key)
+        ended = run_main("stages=[init]", *common, "init.hidden_state_texts=0", key)
         assert ended.status == 0, ended.err
         made[key] = json.loads((tmp_path / "one/init/certificate.json").read_text(encoding="utf-8"))
     covered, cut = made.values()

@@ -1,15 +1,14 @@
 """The true download path against a small server that speaks the Hub's URLs; and what happens without one."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.data.conftest import REPOSITORY, Prepared, run
+from tests.data.conftest import Prepared, run
 from tests.support.hub import COMMIT, local_hub
+from tests.support.runs import REPOSITORY, Ended, run_command
 
 SETS = ["~data.sources.ru_hnp", "~data.sources.tapaco", "~data.sources.mr_tydi"]
 
@@ -21,22 +20,18 @@ def hub() -> Iterator[str]:
         yield running.address
 
 
-def command(
-    module: str, endpoint: str, home: Path, *overrides: str, offline: str = "0"
-) -> subprocess.CompletedProcess[str]:
+def command(module: str, endpoint: str, home: Path, *overrides: str, offline: str = "0") -> Ended:
     """A module in a process of its own: the Hub's client reads its environment when it is imported."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE"))}
     environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(home / "home"), "NO_PROXY": "127.0.0.1"}
     environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": offline}
     arguments = ["profile=tiny", "mirror=null", "run=test", f"runs={home}/runs", *SETS, *overrides]
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments], env=environment, cwd=REPOSITORY, capture_output=True, text=True
-    )
+    return run_command(*arguments, module=module, env=environment)
 
 
 def test_sets_from_the_hub_equal_those_from_a_mirror(hub: str, tmp_path: Path) -> None:
     done = command("pipeline.run", hub, tmp_path, "stages=[data]")
-    assert done.returncode == 0, done.stderr
+    assert done.status == 0, done.err
     fetched, mirrored = Prepared(tmp_path / "runs" / "test" / "data"), run(tmp_path / "mirrored", *SETS)
     assert {line["revision"] for line in fetched.ledger.values()} == {COMMIT}
     for name, pairs in mirrored.train().items():
@@ -45,8 +40,8 @@ def test_sets_from_the_hub_equal_those_from_a_mirror(hub: str, tmp_path: Path) -
 
 def test_the_pre_flight_reads_the_beginning_of_every_file(hub: str, tmp_path: Path) -> None:
     done = command("pipeline.check", hub, tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count(COMMIT[:12]) == 5, done.stdout and "53 rows read" in done.stdout and "mit" in done.stdout
+    assert done.status == 0, done.err
+    assert done.out.count(COMMIT[:12]) == 5, done.out and "53 rows read" in done.out and "mit" in done.out
     assert not list((tmp_path / "home").rglob("*.parquet"))
 
 
@@ -57,10 +52,10 @@ def test_the_pre_flight_shows_all_failures_at_once(hub: str, tmp_path: Path) -> 
         "data.sources.ru_wanli.columns.label=gold",
     ]
     done = command("pipeline.check", hub, tmp_path, *wrong)
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("error: 3 of 8 checks failed (")
+    assert done.status == 2
+    assert done.err.splitlines()[-1].startswith("error: 3 of 8 checks failed (")
     for message in ("terra: no such repository or revision", "gazeta: no file none.jsonl", "ru_wanli: no column gold"):
-        assert message in done.stderr
+        assert message in done.err
 
 
 @pytest.mark.parametrize(
@@ -72,8 +67,8 @@ def test_the_pre_flight_shows_all_failures_at_once(hub: str, tmp_path: Path) -> 
 )
 def test_what_the_hub_has_not_is_one_line(hub: str, override: str, message: str, tmp_path: Path) -> None:
     done = command("pipeline.run", hub, tmp_path, "stages=[data]", override)
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith(message)
+    assert done.status == 2
+    assert done.err.splitlines()[-1].startswith(message)
 
 
 UNREACHABLE = (
@@ -85,12 +80,12 @@ UNREACHABLE = (
 @pytest.mark.slow  # the Hub's client tries again for half a minute
 def test_no_network_is_one_line(tmp_path: Path) -> None:
     done = command("pipeline.run", "http://127.0.0.1:9", tmp_path, "stages=[data]")
-    assert (done.returncode, done.stderr.splitlines()[-1]) == (2, UNREACHABLE)
+    assert (done.status, done.err.splitlines()[-1]) == (2, UNREACHABLE)
 
 
 def test_offline_mode_is_one_line(tmp_path: Path) -> None:
     done = command("pipeline.run", "http://127.0.0.1:9", tmp_path, "stages=[data]", offline="1")
-    assert (done.returncode, done.stderr.splitlines()[-1]) == (2, UNREACHABLE)
+    assert (done.status, done.err.splitlines()[-1]) == (2, UNREACHABLE)
 
 
 def test_locked_commits_are_read_and_a_moved_branch_is_refused(
@@ -99,13 +94,13 @@ def test_locked_commits_are_read_and_a_moved_branch_is_refused(
     lock = tmp_path / "revisions.lock"
     monkeypatch.setenv("REVISIONS_LOCK", str(lock))
     done = command("pipeline.lock", hub, tmp_path)
-    assert done.returncode == 0, done.stderr
+    assert done.status == 0, done.err
     assert f"dataset its5Q/panorama main {COMMIT}\n" in lock.read_text()
-    assert command("pipeline.run", hub, tmp_path, "stages=[data]").returncode == 0
+    assert command("pipeline.run", hub, tmp_path, "stages=[data]").status == 0
     lock.write_text(lock.read_text().replace(f"panorama main {COMMIT}", f"panorama main {'f' * 40}"))
     done = command("pipeline.run", hub, tmp_path, "stages=[data]")
-    assert done.returncode == 2
+    assert done.status == 2
     moved = f"error: its5Q/panorama at main is now {COMMIT[:12]}, not the locked {'f' * 12} ({lock}); look at what"
-    assert done.stderr.splitlines()[-1].startswith(moved)
+    assert done.err.splitlines()[-1].startswith(moved)
     lock.write_text("dataset its5Q/panorama main\n")
-    assert f"not a locked revision ({lock}, line 1)" in command("pipeline.run", hub, tmp_path, "stages=[data]").stderr
+    assert f"not a locked revision ({lock}, line 1)" in command("pipeline.run", hub, tmp_path, "stages=[data]").err
