@@ -3,7 +3,7 @@
 import pytest
 
 from configs.schema.config import LaunchConfig
-from configs.schema.data import CleaningConfig, MiningConfig, SourceConfig
+from configs.schema.data import CleaningConfig, DataConfig, DevConfig, MiningConfig, SourceConfig
 from configs.schema.evaluation import EvaluationConfig, PublishConfig, SuiteConfig
 from configs.schema.init import BaseConfig, CorpusConfig, InitConfig
 from configs.schema.merging import MergingConfig
@@ -34,6 +34,19 @@ CORPORA = {"pairs": CorpusConfig()}
         (SourceConfig(**NLI), "labels", "must map the file's labels"),
         (SourceConfig(**NLI, labels={"0": "neutral"}, scores={"yes": 0.5}), "scores", "not yes"),
         (SourceConfig(**NLI, labels={"0": "neutral"}, negative_label="yes"), "negative_label", "or null, not yes"),
+        (SourceConfig(title="A", side="left"), "side", "must be one of symmetric, asymmetric"),
+        (SourceConfig(**HUB, construction="nlu"), "construction", "must be one of pairs"),
+        (SourceConfig(**NLI, labels={"0": "yes"}), "labels.0", "must be one of entailment"),
+        (SourceConfig(**HUB, weight=0.0), "weight", "must be above 0"),
+        (SourceConfig(**NLI, labels={"0": "neutral"}, columns={"title": "x"}), "columns", "title is no role of nli"),
+        (SourceConfig(**HUB, construction="query_pos_neg", prepend={"anchor": "x"}), "prepend", "anchor is no text of"),
+        (SourceConfig("A", "symmetric", reader="a.B", dev_files=["x"]), "dev_files", "a reader gives"),
+        (DataConfig({"a": SourceConfig(**HUB, negatives="mine")}), "mining", "needs data.mining.model"),
+        (DataConfig({"a": SourceConfig(**HUB)}, {"a": SourceConfig(**HUB)}), "held_out", "a is also a training source"),
+        (DataConfig(on_bad_row="ignore"), "on_bad_row", "must be one of error, skip"),
+        (DevConfig(share=2.0), "share", "must be at least 0 and below 1"),
+        (CleaningConfig(script="English"), "script", "must be none or the name of a Unicode script"),
+        (CleaningConfig(unicode="NFX"), "unicode", "must be one of NFC, NFKC, none"),
         (CleaningConfig(min_characters=9, max_characters=8), "min_characters", "at most max_characters (8)"),
         (MiningConfig(range_min=60), "range_min", "below range_max (60)"),
         (SideConfig(temperature=0.0), "temperature", "above 0"),

@@ -1,11 +1,7 @@
 """The stage: scores, predictions and comparison of several models; resumed, repeatable, and safe from bad input."""
 
-import csv
 import dataclasses
-import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,19 +9,15 @@ from safetensors.torch import load_file, save_file
 
 from configs.schema.config import Config
 from evaluation.models import folder_fingerprint, scored_models
-from pipeline.application import CONFIGS, composed
+from pipeline.application import composed
 from pipeline.chain import CHAIN
 from pipeline.core.artefact import Manifest, read_manifest
 from pipeline.core.errors import UserError
 from pipeline.stage import run_stage
 from tests.evaluation.conftest import MakeModel
+from tests.support.runs import read_csv
 
 SAMPLE_TASKS = ("sts", "paraphrase", "nli", "topics", "mteb_sts", "mteb_pairs", "mteb_topics", "long_documents")
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def make_config(runs: Path, *overrides: str) -> Config:
@@ -47,14 +39,14 @@ def scored(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_every_model_has_every_score_with_its_interval(scored: Config) -> None:
-    rows = read(scored.folder("evaluate") / "scores.csv")
+    rows = read_csv(scored.folder("evaluate") / "scores.csv")
     assert list(rows[0]) == ["model", "suite", "task", "metric", "score", "ci_low", "ci_high", "items", "seconds"]
     assert {(row["model"], row["task"]) for row in rows} == {(m, t) for m in ("first", "second") for t in SAMPLE_TASKS}
     assert all(float(row["ci_low"]) <= float(row["score"]) <= float(row["ci_high"]) for row in rows)
 
 
 def test_models_are_compared_in_pairs(scored: Config) -> None:
-    rows, scores = (read(scored.folder("evaluate") / f"{name}.csv") for name in ("comparison", "scores"))
+    rows, scores = (read_csv(scored.folder("evaluate") / f"{name}.csv") for name in ("comparison", "scores"))
     by_model = {(row["model"], row["task"]): float(row["score"]) for row in scores}
     assert {row["task"] for row in rows} == set(SAMPLE_TASKS)
     for row in rows:
@@ -74,7 +66,7 @@ def test_predictions_stand_item_by_item(scored: Config) -> None:
 
 
 def without_seconds(folder: Path) -> dict[str, object]:
-    rows = [{key: value for key, value in row.items() if key != "seconds"} for row in read(folder / "scores.csv")]
+    rows = [{key: value for key, value in row.items() if key != "seconds"} for row in read_csv(folder / "scores.csv")]
     files = {path.name: path.read_bytes() for path in folder.rglob("*.parquet")}
     return {"scores": rows, "comparison": (folder / "comparison.csv").read_bytes(), **files}
 
@@ -100,7 +92,7 @@ def test_a_further_model_leaves_the_scores_of_the_others(
     )
     run_stage(CHAIN["evaluate"], config)
     assert loaded == ["third"]
-    assert len({row["model"] for row in read(config.folder("evaluate") / "scores.csv")}) == 3
+    assert len({row["model"] for row in read_csv(config.folder("evaluate") / "scores.csv")}) == 3
 
 
 @pytest.mark.parametrize(("suite", "anew"), [("samples", False), ("card_30", True)])
@@ -161,70 +153,12 @@ def test_a_task_that_fails_does_not_lose_the_others(models: dict[str, Path], tmp
     with pytest.raises(UserError, match=r"2 of 4 scores failed.*NaN.*the other scores are kept"):
         run_stage(CHAIN["evaluate"], config)
     folder = config.folder("evaluate")
-    assert [(row["model"], row["task"]) for row in read(folder / "scores.csv")] == [
+    assert [(row["model"], row["task"]) for row in read_csv(folder / "scores.csv")] == [
         ("second", "sts"),
         ("second", "mteb_sts"),
     ]
     manifest = read_manifest(folder)
     assert manifest and manifest.status == "failed"
-
-
-def test_a_half_of_the_weights_is_one_line(models: dict[str, Path], tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(models["first"], tmp_path / "half"))
-    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:5000])
-    config = make_config(tmp_path / "runs", f"evaluation.models=[{folder}]", "evaluation.tasks=[sts]")
-    with pytest.raises(UserError, match="can't be loaded"):
-        run_stage(CHAIN["evaluate"], config)
-
-
-def error_line(tmp_path: Path, *overrides: str) -> str:
-    command = [sys.executable, "-m", "pipeline.run", "stages=[evaluate]", "profile=tiny", f"runs={tmp_path}"]
-    command += overrides
-    done = subprocess.run(command, capture_output=True, text=True, cwd=CONFIGS.parent)
-    assert done.returncode == 2, done.stdout + done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1 and "Traceback" not in done.stderr
-    return lines[0]
-
-
-def test_bad_input_is_one_line_and_status_2(tmp_path: Path) -> None:
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    suite = ["evaluation.chain=[]", f"evaluation.models=[{empty}]"]
-    assert re.search(r"no suite samplez.*evaluation\.suites", error_line(tmp_path, "evaluation.suites=[samplez]"))
-    assert re.search(r"holds no weights.*empty", error_line(tmp_path, *suite, "evaluation.suites=[samples]"))
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (["evaluation.tasks=[stz]"], r"no suite that is run has the task stz.*choose among"),
-        (["evaluation.suites=[encodechka]", "evaluation.encodechka=/nowhere"], "data file .* is missing"),
-    ],
-)
-def test_an_unknown_task_or_missing_data_is_a_user_error(
-    models: dict[str, Path], tmp_path: Path, overrides: list[str], message: str
-) -> None:
-    config = make_config(tmp_path, f"evaluation.models=[{models['first']}]", *overrides)
-    with pytest.raises(UserError, match=message):
-        run_stage(CHAIN["evaluate"], config)
-
-
-@pytest.mark.parametrize(
-    ("wanted", "message"),
-    [
-        ("./nowhere", "no such model folder"),
-        ("nobody/nothing", "can't be reached|not in the local cache"),
-    ],
-)
-def test_a_model_that_is_nowhere_is_a_user_error(tmp_path: Path, wanted: str, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        scored_models(make_config(tmp_path, f"evaluation.models=['{wanted}']"))
-
-
-def test_no_model_at_all_is_a_user_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no model to score"):
-        scored_models(make_config(tmp_path))
 
 
 def test_the_order_of_the_chain_changes_the_tables(tmp_path: Path) -> None:

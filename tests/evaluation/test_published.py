@@ -18,9 +18,9 @@ from evaluation.published import (
 )
 from evaluation.report.claims import CLAIMS
 from pipeline.application import CONFIGS
-from tests.evaluation.test_evaluate import read
+from tests.support.runs import read_csv
 
-CARD = {row["key"]: float(row["card"]) for row in read(CLAIMS)}
+CARD = {row["key"]: float(row["card"]) for row in read_csv(CLAIMS)}
 
 
 def test_the_average_is_over_the_tasks_of_the_suite() -> None:

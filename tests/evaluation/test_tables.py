@@ -14,7 +14,8 @@ from evaluation.suites.task import Task
 from evaluation.tables import write_tables
 from pipeline.core.artefact import StageFolder
 from pipeline.core.errors import UserError
-from tests.evaluation.test_evaluate import make_config, read
+from tests.evaluation.test_evaluate import make_config
+from tests.support.runs import read_csv
 
 ITEMS, RESAMPLES = 60, 2000
 MODELS = ("base", "merge")
@@ -99,13 +100,13 @@ def written(tmp_path_factory: pytest.TempPathFactory, metrics: dict[str, tuple[s
 def test_the_interval_of_a_group_s_difference_is_that_of_a_brute_force(
     row: str, written: Path, metrics: dict[str, tuple[str, ...]]
 ) -> None:
-    (found,) = [line for line in read(written / "comparison.csv") if line["task"] == row]
+    (found,) = [line for line in read_csv(written / "comparison.csv") if line["task"] == row]
     assert (found["model"], found["against"], found["metric"], found["test"]) == ("merge", "base", "mean", "bootstrap")
     low, high = brute_force({task: columns_of(task, metrics[task]) for task, _ in GROUPS[row]})
     width = high - low
     assert float(found["ci_low"]) == pytest.approx(low, abs=0.08 * width)
     assert float(found["ci_high"]) == pytest.approx(high, abs=0.08 * width)
-    scores = [line for line in read(written / "scores.csv") if line["task"] == row]
+    scores = [line for line in read_csv(written / "scores.csv") if line["task"] == row]
     assert all(float(line["ci_high"]) - float(line["ci_low"]) > 2 * width for line in scores)  # pairing is real
     assert {line["items"] for line in scores} == {str(ITEMS * len(GROUPS[row]))}
 
@@ -113,7 +114,7 @@ def test_the_interval_of_a_group_s_difference_is_that_of_a_brute_force(
 def test_every_row_of_the_card_is_the_mean_of_its_tasks(written: Path) -> None:
     scores = {
         (line["task"], line["metric"]): float(line["score"])
-        for line in read(written / "scores.csv")
+        for line in read_csv(written / "scores.csv")
         if line["model"] == "merge"
     }
     for row, parts in CARD_MTEB.items():
@@ -124,7 +125,7 @@ def test_every_row_of_the_card_is_the_mean_of_its_tasks(written: Path) -> None:
 def test_the_mean_of_a_suite_leaves_out_other_representations(
     written: Path, metrics: dict[str, tuple[str, ...]]
 ) -> None:
-    lines = [line for line in read(written / "scores.csv") if line["model"] == "merge"]
+    lines = [line for line in read_csv(written / "scores.csv") if line["model"] == "merge"]
     (mean,) = [float(line["score"]) for line in lines if line["task"] == "Mean"]
     own = [float(line["score"]) for line in lines if metrics.get(line["task"], ("",))[0] == line["metric"]]
     assert len(own) == 30 and mean == pytest.approx(np.mean(own), abs=1e-5)

@@ -58,7 +58,9 @@ def test_an_impossible_stage_is_refused_before_anything_is_made(tmp_path: Path) 
 
 def test_why_a_stage_is_made_anew_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = Config(profile="tiny", run="test", runs=str(tmp_path))
-    stage = dataclasses.replace(CHAIN["base"], build=lambda config, folder: {}, reads=lambda config: {"file:a": "1"})
+    stage = dataclasses.replace(
+        CHAIN["base"], version=1, build=lambda config, folder: {}, reads=lambda config: {"file:a": "1"}
+    )
     changes = {
         "its settings changed": {"settings": lambda config: "other"},
         "file:a changed": {"reads": lambda config: {"file:a": "2"}},

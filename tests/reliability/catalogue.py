@@ -2,11 +2,9 @@
 
 import tarfile
 from dataclasses import dataclass
-from pathlib import Path
 
 from tests.reliability import faults
 from tests.reliability.faults import LINES, Plant, nothing
-from tests.support.runs import remove_stage
 
 FEW = ("evaluation.suites=[held_out]", "evaluation.resamples=100")
 UNSCORED = ("merging=fixed", "merging.weights={init: 0.2, symmetric: 0.3, asymmetric: 0.5}", "merging.compare=[]")
@@ -35,13 +33,23 @@ def data(named: str, plant: Plant, *overrides: str) -> Case:
 CONFIG = {
     "an unknown key": config("nonsense", "nonsense=1"),
     "an unknown key of a source": config("config key data.sources.terra.nonsense", "data.sources.terra.nonsense=1"),
+    "an unknown key of a group": config("nonsense", "data.nonsense=1"),
+    "a misspelt profile": config("profile/demoo", "profile=demoo"),
+    "a misspelt choice": config("base/nonsense", "base=nonsense"),
     "a wrong type": config("config key seed", "seed=1.5"),
+    "a word where a number is meant": config("config key seed", "seed=many"),
+    "an impossible value": config("config key precision", "precision=fp8"),
+    "an impossible value of a part": config("config key launch.processes", "launch.processes=0"),
+    "a stage that does not exist": config("config key stages", "stages=[data,nonsense]"),
+    "a mirror that does not exist": config(r"/no/such/folder.*\(config key mirror\)", "mirror=/no/such/folder"),
+    "an override without a value": config("seed", "seed"),
     "null where a value is needed": config("config key seed", "seed=null"),
     "a bracket that is not closed": config(r"can't parse the override seed=\[1", "seed=[1"),
     "an unknown option": config("unrecognized arguments: --nonsense", "--nonsense"),
     "an interpolation of nothing": config("'nonsense' not found", "seed=${nonsense}"),
     "an environment variable that is not set": config("NO_SUCH_VARIABLE", "run=${oc.env:NO_SUCH_VARIABLE}"),
     "a run that climbs out of its folder": config(r"'\.\.' must be a plain name.*config key run", "run=.."),
+    "a run that is a path": config("must be a plain name.*config key run", "run=../elsewhere"),
     "a base that climbs out of its folder": config("'../x'.*config key base.name", "base.name=../x"),
     "a suite that climbs out of its folder": config(
         "'../x'.*config key evaluation.suite", "+evaluation.suite={../x: {kind: samples}}"
@@ -113,6 +121,7 @@ SOURCES = {
 }
 
 INIT = {
+    "no data": Case("init", "needs the artefact data, which is not there", faults.without("data")),
     "a base with a bit turned": Case(
         "init", faults.DAMAGED, faults.edited("bases/tiny/model.safetensors", faults.one_bit)
     ),
@@ -158,6 +167,7 @@ INIT = {
 }  # fmt: skip
 
 TRAINING = {
+    "no init": Case("symmetric", "needs the artefact init, which is not there", faults.without("init")),
     "init with a bit turned": Case(
         "symmetric", faults.DAMAGED, faults.edited("init/model.safetensors", faults.one_bit)
     ),
@@ -185,6 +195,9 @@ TRAINING = {
 }  # fmt: skip
 
 MERGE = {
+    "a side that is not there": Case(
+        "merge", "needs the artefact symmetric, which is not there", faults.without("symmetric")
+    ),
     "a side with a bit turned": Case(
         "merge", faults.DAMAGED, faults.edited("symmetric/model/model.safetensors", faults.one_bit), UNSCORED
     ),
@@ -215,9 +228,15 @@ EVALUATION = {
     "a name that is no Hub id": Case(
         "evaluate", "neither a folder nor a Hub id", overrides=(*FEW, "evaluation.models=['a b']")
     ),
+    "a folder without weights": Case("evaluate", "holds no weights.*empty", faults.model_without_files, FEW),
+    "a Hub id that can't be reached": Case(
+        "evaluate", "can't be reached|not in the local cache", overrides=(*FEW, "evaluation.models=[nobody/nothing]")
+    ),
     "no model at all": Case("evaluate", "no model to score", overrides=(*FEW, "evaluation.chain=[]")),
-    "an unknown task": Case("evaluate", "the task nope", overrides=(*FEW, "evaluation.tasks=[nope]")),
-    "an unknown suite": Case("evaluate", "no suite nope", overrides=("evaluation.suites=[nope]",)),
+    "an unknown task": Case(
+        "evaluate", "no suite that is run has the task nope.*choose among", overrides=(*FEW, "evaluation.tasks=[nope]")
+    ),
+    "an unknown suite": Case("evaluate", r"no suite nope.*evaluation\.suites", overrides=("evaluation.suites=[nope]",)),
     "a device that is not there": Case(
         "evaluate", "can't be loaded.*init",
         overrides=(*FEW, "evaluation.chain=[init]", "evaluation.devices=[cuda:9]"),
@@ -263,25 +282,5 @@ REPORT = {
         "report", faults.DAMAGED, faults.edited("merge/weights.json", lambda content: content.decode().encode("utf-16"))
     ),
 }
+
 CATALOGUE = CONFIG | SOURCES | INIT | TRAINING | MERGE | EVALUATION | REPORT
-
-
-def _gone(artefact: str) -> Plant:
-    def plant(run: Path) -> list[str]:
-        remove_stage(run / artefact)
-        return []
-
-    return plant
-
-
-OF_COMMANDS = {  # one a stage, which its command meets before it loads anything heavy
-    "data": Case("data", "config key data.workers", overrides=("data.workers=0",)),
-    "init": Case("init", "needs the artefact data, which is not there", _gone("data")),
-    "symmetric": Case("symmetric", "needs the artefact init, which is not there", _gone("init")),
-    "asymmetric": Case(
-        "asymmetric", "config key training.asymmetric.batch_size", overrides=("training.asymmetric.batch_size=7",)
-    ),
-    "merge": Case("merge", "needs the artefact symmetric, which is not there", _gone("symmetric")),
-    "evaluate": Case("evaluate", "no such model folder", overrides=("evaluation.models=[/nowhere]",)),
-    "report": Case("report", faults.DAMAGED, faults.edited("data/ledger.json", faults.one_bit)),
-}

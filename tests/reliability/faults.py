@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.support.runs import put
+from tests.support.runs import put, remove_stage
 
 Plant = Callable[[Path], list[str]]  # run folder -> further overrides
 Change = Callable[[bytes], bytes | str]
@@ -110,6 +110,16 @@ def edited(place: str, change: Change) -> Plant:
     return plant
 
 
+def without(stage: str) -> Plant:
+    """A run in which a stage was not made."""
+
+    def plant(run: Path) -> list[str]:
+        remove_stage(run / stage)
+        return []
+
+    return plant
+
+
 def one_bit(content: bytes) -> bytes:
     """The content with one bit turned in its middle: the size stays."""
     middle = len(content) // 2
@@ -160,6 +170,12 @@ def model_with(name: str, change: Change) -> Plant:
         return [f"evaluation.models=[{folder}]", "evaluation.chain=[]"]
 
     return plant
+
+
+def model_without_files(run: Path) -> list[str]:
+    """An empty folder given to the stage evaluate."""
+    (run.parent / "empty").mkdir()
+    return [f"evaluation.models=[{run.parent}/empty]", "evaluation.chain=[]"]
 
 
 def json_with(**changes: Any) -> Change:

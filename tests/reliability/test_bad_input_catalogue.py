@@ -2,15 +2,13 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from configs.schema.config import Config
-from tests.reliability.catalogue import CATALOGUE, OF_COMMANDS, Case
-from tests.support.runs import Ended, remove_stage, run_main
+from tests.reliability.catalogue import CATALOGUE, Case
+from tests.support.runs import Ended, remove_stage, run_command, run_main
 
 LINE = re.compile(r"error: .+ \(.+\); .+")
 FINISHED = ("ledger.json", "certificate.json", "model", "weights.json", "index.html")  # what complete stages have
@@ -47,15 +45,12 @@ def test_bad_input_is_one_line_and_leaves_nothing(name: str, run_folder: Path) -
     check(case, run_folder, run_main(*overrides))
 
 
-@pytest.mark.parametrize("stage", OF_COMMANDS)
-def test_the_command_itself_ends_with_status_2(stage: str, run_folder: Path, repository: Path) -> None:
-    case = OF_COMMANDS[stage]
-    command = [sys.executable, "-m", "pipeline.run", *prepared(case, run_folder)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=repository)
-    check(case, run_folder, Ended(done.returncode, done.stdout, done.stderr))
+@pytest.mark.parametrize("name", ["an unknown key", "no init"])
+def test_the_command_in_a_process_of_its_own_ends_so_too(name: str, run_folder: Path) -> None:
+    case = CATALOGUE[name]
+    check(case, run_folder, run_command(*prepared(case, run_folder)))
 
 
 def test_the_catalogue_covers_every_stage() -> None:
     assert len(CATALOGUE) >= 60
     assert {case.stage for case in CATALOGUE.values()} == set(Config().stages)
-    assert set(OF_COMMANDS) == set(Config().stages)
