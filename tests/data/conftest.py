@@ -1,72 +1,13 @@
-"""Running the data stage in this process, on the bundled samples or on files of a test's own."""
+"""Data prepared of the bundled samples, once a session; a single local file prepared for one test."""
 
-import copy
-import json
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pytest
 
-from configs.schema.config import Config
 from configs.schema.data import SourceConfig
-from pipeline import application
-
-REPOSITORY = application.CONFIGS.parent
-
-
-@dataclass
-class Prepared:
-    """A finished data stage."""
-
-    folder: Path
-
-    @property
-    def ledger(self) -> dict[str, dict[str, Any]]:
-        return {line["name"]: line for line in json.loads((self.folder / "ledger.json").read_text())["sets"]}
-
-    @property
-    def account(self) -> dict[str, Any]:
-        return json.loads((self.folder / "ledger.json").read_text())
-
-    def pairs(self, kind: str, name: str) -> pl.DataFrame:
-        return pl.read_parquet(self.folder / kind / f"{name}.parquet")
-
-    def train(self) -> dict[str, pl.DataFrame]:
-        files = [path for side in ("symmetric", "asymmetric") for path in (self.folder / side).glob("*.parquet")]
-        return {path.stem: pl.read_parquet(path) for path in files}
-
-    def files(self) -> dict[str, bytes]:
-        """Contents of all artefact files but the manifest, which holds times."""
-        found = (path for path in self.folder.rglob("*") if path.is_file() and path.name != "manifest.json")
-        return {path.relative_to(self.folder).as_posix(): path.read_bytes() for path in found}
-
-
-@lru_cache(maxsize=64)
-def _composed(*overrides: str) -> Config:
-    return application.composed("profile=tiny", f"mirror={REPOSITORY}/data/samples", *overrides)
-
-
-def composed(*overrides: str) -> Config:
-    """The typed config of profile tiny with these overrides."""
-    return copy.deepcopy(_composed(*overrides))
-
-
-def run(runs: Path, *overrides: str) -> Prepared:
-    """Make the data stage below `runs`."""
-    return run_config(composed(*overrides), runs)
-
-
-def run_config(config: Config, runs: Path) -> Prepared:
-    """Make the data stage of a config that was changed in place."""
-    from pipeline.run import make
-
-    config.runs, config.run = str(runs), "test"
-    make("data", config)
-    return Prepared(runs / "test" / "data")
+from tests.support.prepared_data import Prepared, composed, run, run_config
 
 
 @pytest.fixture(scope="session")

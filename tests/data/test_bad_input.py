@@ -11,7 +11,8 @@ import pytest
 
 from configs.schema.data import SourceConfig
 from pipeline.core.errors import UserError
-from tests.data.conftest import OneSet, run
+from tests.data.conftest import OneSet
+from tests.support.prepared_data import run
 
 ROWS = [{"question": f"Вопрос номер {n}?", "answer": f"Подробный ответ номер {n}."} for n in range(1, 6)]
 LINES = [json.dumps(row, ensure_ascii=False).encode() for row in ROWS]

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.data import card_differences
 from benchmarks.data_with_datasets import prepare_all
 from benchmarks.synthetic_mirror import Mirror
-from tests.data.conftest import composed, run
+from tests.support.prepared_data import composed, run
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.data.conftest import Prepared, composed, run_config
+from tests.support.prepared_data import Prepared, composed, run_config
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,9 @@ import pytest
 from configs.schema.data import SourceConfig
 from data.pairs.cleaning import comparable
 from pipeline.core.errors import UserError
-from tests.data.conftest import REPOSITORY, OneSet, Prepared, composed, run, run_config
+from tests.data.conftest import OneSet
+from tests.support.prepared_data import Prepared, composed, run, run_config
+from tests.support.runs import REPOSITORY
 
 BUILT = {  # pairs that each construction makes of the samples' rows, card counting: (rows, pairs, negatives in train)
     "nli": {"allnli": (62, 24), "mednli": (60, 27), "rcb": (30, 13), "terra": (53, 28), "ru_wanli": (65, 28)},

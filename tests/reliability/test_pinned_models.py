@@ -10,9 +10,10 @@ import pytest
 from data.fingerprints import mining_state
 from evaluation.models import further_model
 from pipeline.core.hub import Revision, write_lock
-from tests.data.conftest import REPOSITORY, Prepared, composed, run_config
 from tests.data.sources.test_hub import SETS, command
 from tests.support.hub import COMMIT, local_hub
+from tests.support.prepared_data import Prepared, composed, run_config
+from tests.support.runs import REPOSITORY
 from tests.support.small_bases import tiny_base
 
 MINING = ["+source@data.sources.lenta=lenta", "data.sources.lenta.negatives=mine", "data.mining.model=someone/miner"]

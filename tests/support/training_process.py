@@ -1,4 +1,7 @@
-"""Runs one prepared side as a process of its own, so that tests can kill it: `-m tests.support.training_process`."""
+"""What fresh processes run: a prepared side, which tests can kill, and the ranks of the test of gradients.
+
+`-m tests.support.training_process` trains the side.
+"""
 
 import json
 import os
@@ -10,13 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
+import torch.distributed as dist
+from accelerate import PartialState
+from torch.nn.parallel import DistributedDataParallel
 
+from configs.schema.training import SideConfig
 from pipeline.application import CONFIGS
 from pipeline.chain import CHAIN
 from pipeline.stage import run_stage
-from tests.support.planned_sets import prepared_run
+from tests.support.planned_sets import features_of, gradients, planned_loss, prepared_run, rows, tiny_model, tokenised
+from training.batch_plan import GlobalBatch, plan_batches
 
 CPU = CONFIGS / "accelerate" / "cpu.yaml"
+ONE_BATCH = SideConfig(batch_size=16, batch_multiple=8, bucket_batches=4, max_steps=1)
+ALL_IN_ONE, CACHED = 10**6, 60  # mini-batch budgets in tokens
+CASES = {"contrastive": 0.0, "combined": 0.3}  # angle weights; AnglE's own gradient is their difference
+ROWS = {"scored": {"negatives": 0, "scored": True}, "triplets": {"negatives": 1, "scored": False}}
 
 
 def start(folder: Path, processes: int, **side: Any) -> subprocess.Popen[bytes]:
@@ -58,10 +71,42 @@ def main(folder: str, processes: str, side: str) -> None:
     assert int(os.environ.get("WORLD_SIZE", "1")) == int(processes)
     config = prepared_run(Path(folder), {}, **json.loads(side))
     manifest = run_stage(CHAIN["symmetric"], config)
-    from accelerate import PartialState
-
     assert PartialState().num_processes == int(processes)
     assert manifest.status == "complete"
+
+
+def gradient(folder: Path, kind: str, angle_weight: float, budget: int, rank: int, world: int) -> torch.Tensor:
+    """The gradient of one planned batch, from this rank's slice."""
+    item = tokenised(folder / kind, rows(16, **ROWS[kind]), angle=True)
+    batch: GlobalBatch = plan_batches([item.rows], ONE_BATCH, seed=7).batches[0].slice(rank, world)
+    model: torch.nn.Module = tiny_model()
+    wrapped = DistributedDataParallel(model, broadcast_buffers=False) if world > 1 else model
+    features, labels = features_of(item, batch, budget, angle_weight)
+    planned_loss(wrapped, budget)(features, labels).backward()
+    return gradients(model)
+
+
+def all_gradients(folder: Path, rank: int = 0, world: int = 1) -> dict[str, torch.Tensor]:
+    """Gradients of every kind of rows, loss and budget."""
+    budgets = {"whole": ALL_IN_ONE, "cached": CACHED}
+    return {
+        f"{kind} {case} {name}": gradient(folder, kind, weight, budget, rank, world)
+        for kind in ROWS
+        for case, weight in CASES.items()
+        for name, budget in budgets.items()
+    }
+
+
+def run_rank(rank: int, world: int, folder: str) -> None:
+    """Join the group, and let rank 0 keep the averaged gradients."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=world)
+    assert dist.get_world_size() == world
+    result = all_gradients(Path(folder) / f"rank{rank}", rank, world)
+    if rank == 0:
+        torch.save(result, Path(folder) / "gradients.pt")
+    dist.barrier()
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from sentence_transformers.sentence_transformer.losses import AnglELoss, CachedM
 from sentence_transformers.util import pairwise_angle_sim
 from torch import Tensor
 
-from tests.support.gradient_ranks import ALL_IN_ONE, CACHED, ONE_BATCH, ROWS, all_gradients, run_rank
 from tests.support.planned_sets import (
     difference,
     features_of,
@@ -20,6 +19,7 @@ from tests.support.planned_sets import (
     tiny_model,
     tokenised,
 )
+from tests.support.training_process import ALL_IN_ONE, CACHED, ONE_BATCH, ROWS, all_gradients, run_rank
 from training.batch_plan import plan_batches
 from training.losses import angle_loss, angle_pairs, contrastive_loss, pairwise_angle
 

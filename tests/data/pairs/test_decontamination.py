@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from data.pairs.cleaning import comparable
 from data.pairs.decontamination import NearIndex, TextIndex
 from evaluation.benchmark_texts import task_texts
-from tests.data.conftest import composed, run_config
+from tests.support.prepared_data import composed, run_config
 
 SENTENCE = "Мужчина в красной куртке играет на гитаре возле большого городского фонтана."
 TEXTS = st.text(alphabet="абвё АБ.,!- ", max_size=400)

@@ -4,7 +4,8 @@ import pytest
 
 from pipeline.check import check, look, machine
 from pipeline.core.errors import UserError
-from tests.data.conftest import REPOSITORY, composed
+from tests.support.prepared_data import composed
+from tests.support.runs import REPOSITORY
 
 MIRROR = str(REPOSITORY / "data" / "samples")
 
