@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pipeline.application import CONFIGS, composed
-from tests.support.sample_run import tiny_model
+from tests.support.small_bases import tiny_model
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
 COMMANDS = ("make", "accelerate", "sbatch", ".venv/bin/python", "python", "pip", "trackio", "wandb")
@@ -104,12 +104,10 @@ def test_a_wrong_command_would_be_seen() -> None:
         check_process(["python", "-m", "training.nonsense"])
 
 
-def test_the_python_code_runs_and_both_ways_agree(
-    tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_python_code_runs_and_both_ways_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "runs" / "demo" / "merge" / "model"
     folder.parent.mkdir(parents=True)
-    tiny_model(folder, repository, pooling="mean", prompts=PROMPTS)  # of the demo's kind
+    tiny_model(folder, pooling="mean", prompts=PROMPTS)  # of the demo's kind
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names: list[dict[str, Any]] = [{} for _ in blocks]

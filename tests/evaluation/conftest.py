@@ -5,24 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema.init import BaseConfig
 from evaluation.encoder import Embedder
-from training.bases.random_model import make_random
+from tests.support.small_bases import tiny_model
 
 PROMPTS = {"query": "query: ", "document": "passage: "}
 MakeModel = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
-def make_model(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> MakeModel:
+def make_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
     """Makes a model folder; `seed` changes its weights, further arguments its config."""
 
     def make(seed: int = 1, folder: Path | None = None, **settings: object) -> Path:
-        folder = folder or tmp_path_factory.mktemp("model")
-        folder.mkdir(parents=True, exist_ok=True)
-        config = BaseConfig(**{"hidden": 32, "vocabulary": 1500, "prompts": PROMPTS, "max_length": 128, **settings})
-        make_random(config, folder, seed, repository / "data" / "samples")
-        return folder
+        base = {"hidden": 32, "vocabulary": 1500, "prompts": PROMPTS, "max_length": 128, **settings}
+        return tiny_model(folder or tmp_path_factory.mktemp("model"), seed, **base)
 
     return make
 

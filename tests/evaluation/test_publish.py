@@ -20,15 +20,16 @@ from pipeline.core.errors import UserError
 from pipeline.stage import run_stage
 from tests.support.hub import TOKEN, LocalHub, local_hub
 from tests.support.runs import run_main
-from tests.support.sample_run import tiny_model, write_run
+from tests.support.sample_run import write_run
+from tests.support.small_bases import tiny_model
 
 TEXTS = ["Река замерзает в ноябре.", "Рецепт борща"]
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Config:
+def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     folder = tmp_path_factory.mktemp("publish")
-    model = tiny_model(folder / "model", repository)
+    model = tiny_model(folder / "model")
     (model / "vocabulary").mkdir()
     (model / "vocabulary" / "id_map.parquet").write_bytes(b"PAR1")
     return write_run(folder / "runs", model)
@@ -51,16 +52,14 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
 
 
 @pytest.mark.slow
-def test_an_onnx_export_gives_the_hidden_states_of_torch(tmp_path: Path, repository: Path) -> None:
+def test_an_onnx_export_gives_the_hidden_states_of_torch(tmp_path: Path) -> None:
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package, reason="the ONNX export is an extra")
-    folder = tiny_model(tmp_path / "model", repository)
+    folder = tiny_model(tmp_path / "model")
     assert export_onnx(folder) < 1e-5 and (folder / "onnx" / "model.onnx").is_file()
 
 
-def test_an_onnx_export_without_its_packages_is_refused(
-    tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_onnx_export_without_its_packages_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="exporting to ONNX needs onnx, onnxscript, onnxruntime"):
         export_onnx(tmp_path)
@@ -103,22 +102,22 @@ def test_provenance_names_every_stage_and_what_it_was_made_from(config: Config, 
         assert manifest and (entry["fingerprint"], entry["inputs"]) == (manifest.fingerprint, manifest.inputs)
 
 
-def test_a_folder_whose_modules_disagree_with_its_weights_is_refused(tmp_path: Path, repository: Path) -> None:
-    folder = tiny_model(tmp_path / "model", repository)
+def test_a_folder_whose_modules_disagree_with_its_weights_is_refused(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path / "model")
     pooling = folder / "1_Pooling" / "config.json"
     pooling.write_text(json.dumps({"word_embedding_dimension": 16, "pooling_mode_max_tokens": True}))
     with pytest.raises(UserError, match="differ by"):
         largest_difference(folder)
 
 
-def test_a_run_without_a_merge_can_t_be_published(tmp_path: Path, repository: Path) -> None:
-    config = write_run(tmp_path / "runs", tiny_model(tmp_path / "model", repository), stages=("data", "init"))
+def test_a_run_without_a_merge_can_t_be_published(tmp_path: Path) -> None:
+    config = write_run(tmp_path / "runs", stages=("data", "init"))
     with pytest.raises(UserError, match="needs the artefact merge, which is not there"):
         run_stage(CHAIN["publish"], config)
 
 
-def test_scores_of_an_earlier_merge_are_not_published(tmp_path: Path, repository: Path) -> None:
-    config = write_run(tmp_path / "runs", tiny_model(tmp_path / "model", repository))
+def test_scores_of_an_earlier_merge_are_not_published(tmp_path: Path) -> None:
+    config = write_run(tmp_path / "runs")
     manifest = read_manifest(config.folder("merge"))
     assert manifest
     dataclasses.replace(manifest, fingerprint="f" * 64).write(config.folder("merge"))

@@ -161,6 +161,18 @@ INIT = {
     ),
     "a base that is a pickle with code": Case("init", "can't be loaded.*someone/model", faults.base_with_pickle),
     "a base without a width": Case("init", "no hidden_size", faults.base_with("config.json", lambda _: "{}")),
+    "a corpus in another encoding": Case(
+        "init", "not UTF-8.*corpus.txt, line 3", faults.corpus("дом\nлес\n".encode() + "река\n".encode("cp1251"))
+    ),
+    "a corpus without texts": Case("init", "a corpus has no texts", faults.corpus(b"\n")),
+    "a corpus that is not there": Case("init", "corpus ru: no such file.*corpus.txt", faults.corpus(None)),
+    "a language without a corpus": Case(
+        "init", "language kk has no corpus.*add a corpus with language: kk", faults.corpus(faults.LINES),
+        ("languages=[ru,kk]",),
+    ),
+    "a vocabulary below the special tokens": Case(
+        "init", "would drop special tokens", faults.corpus(faults.LINES), ("init.max_size=10",)
+    ),
     "a base in a mirror that lacks it": Case(
         "init", "no such model", overrides=("base.kind=hub", "base.hub=no/such", "base.name=other")
     ),

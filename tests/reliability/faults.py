@@ -46,6 +46,18 @@ def source(name: str, content: bytes | Callable[[Path], Any], **fields: Any) -> 
     return plant
 
 
+def corpus(content: bytes | None) -> Plant:
+    """The vocabulary counted on one text file of the user's, which is missing where there is no content."""
+
+    def plant(run: Path) -> list[str]:
+        path = run.parent / "corpus.txt"
+        if content is not None:
+            put(path, content)
+        return ["init=notebook", "init.rule=closure", f"init.corpora.ru.files=[{path}]", "~init.corpora.en"]
+
+    return plant
+
+
 def parquet(**columns: Callable[[int], Any]) -> Callable[[Path], None]:
     """Writes ROWS with columns made otherwise, each for so many rows."""
 

@@ -2,19 +2,17 @@
 
 import csv
 import dataclasses
-import hashlib
 import json
 import math
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from configs.schema.config import Config
 from configs.schema.evaluation import EvaluationConfig, SuiteConfig
-from configs.schema.init import BaseConfig
 from evaluation.results import Difference, Score
 from pipeline.core.artefact import Manifest, describe_outputs, files_under
+from tests.support.small_bases import tiny_model
 
 MODELS = ("base", "init", "symmetric", "asymmetric", "merge")
 PLACE = {"init": "", "symmetric": "model", "asymmetric": "model", "merge": "model"}
@@ -26,7 +24,6 @@ CHAIN_INPUTS: dict[str, list[str]] = {
     "merge": ["init", "symmetric", "asymmetric", "data"],
     "evaluate": ["init", "symmetric", "asymmetric", "merge", "data"],
 }
-MADE = tempfile.TemporaryDirectory(prefix="tiny-models-")
 SAMPLE_SCORES = {
     place: dict(zip(MODELS, (start, start, start + 0.01, start + 0.05, start + 0.04), strict=True))
     for place, start in {
@@ -39,18 +36,6 @@ ENVIRONMENT = {"python": "3.11.2", "platform": "Linux", "cores": 2, "processes":
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 60 40"><rect width="60" height="40" fill="#fff"/></svg>'
 
 
-def tiny_model(folder: Path, repository: Path, **base: Any) -> Path:
-    """A random two-layer model as the chain's tiny base makes it; `base` changes its config. Made once a process."""
-    from training.bases.random_model import make_random
-
-    made = Path(MADE.name, hashlib.sha256(repr(sorted(base.items())).encode()).hexdigest())
-    if not made.exists():
-        made.mkdir()
-        make_random(BaseConfig(vocabulary=400, hidden=16, **base), made, 42, repository / "data" / "samples")
-    shutil.copytree(made, folder)
-    return folder
-
-
 def run_config(runs: Path, run: str = "sample", **changes: Any) -> Config:
     """The root config of the sample run."""
     suites = {"wiktionary": SuiteConfig(kind="retrieval"), "encodechka": SuiteConfig(kind="encodechka")}
@@ -59,9 +44,11 @@ def run_config(runs: Path, run: str = "sample", **changes: Any) -> Config:
     return dataclasses.replace(config, **changes)
 
 
-def write_run(runs: Path, model: Path, stages: tuple[str, ...] = tuple(CHAIN_INPUTS), run: str = "sample") -> Config:
-    """Write the artefacts of `stages`, complete, with `model` as init, sides and merge; returns the config."""
-    config = run_config(runs, run)
+def write_run(
+    runs: Path, model: Path | None = None, stages: tuple[str, ...] = tuple(CHAIN_INPUTS), run: str = "sample"
+) -> Config:
+    """Write the artefacts of `stages`, complete, with `model` or a tiny one as init, sides and merge."""
+    config, model = run_config(runs, run), model or tiny_model()
     for name in stages:
         folder = config.folder(name)
         folder.mkdir(parents=True)

@@ -1,8 +1,11 @@
-"""Bases that several test modules use, made once a session."""
+"""Small models that several test modules use, made once a process."""
 
 import functools
+import hashlib
+import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from configs.schema.config import Config
 from configs.schema.init import BaseConfig, CorpusConfig, InitConfig
@@ -21,13 +24,24 @@ def _kept() -> "tempfile.TemporaryDirectory[str]":
     return tempfile.TemporaryDirectory(prefix="bases-")  # removed when the session ends
 
 
-@functools.cache
-def tiny_base() -> Path:
-    """The tiny random base."""
-    folder = Path(_kept().name) / "tiny"
-    folder.mkdir()
-    make_random(TINY, folder, 42, SAMPLES)
+def _made(config: BaseConfig, seed: int) -> Path:
+    """The random model of this config and seed."""
+    folder = Path(_kept().name, hashlib.sha256(f"{config} {seed}".encode()).hexdigest())
+    if not folder.exists():
+        folder.mkdir()
+        make_random(config, folder, seed, SAMPLES)
     return folder
+
+
+def tiny_base() -> Path:
+    """The tiny random base. Copy before changing a file."""
+    return _made(TINY, 42)
+
+
+def tiny_model(folder: Path | None = None, seed: int = 42, **base: Any) -> Path:
+    """A random two-layer model; `base` changes its config. Give a folder for a copy that may be changed."""
+    made = _made(BaseConfig(**{"vocabulary": 400, "hidden": 16, **base}), seed)
+    return Path(shutil.copytree(made, folder, dirs_exist_ok=True)) if folder else made
 
 
 @functools.cache

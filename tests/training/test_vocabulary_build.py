@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,7 @@ from tokenizers import Tokenizer
 
 from configs.schema.config import Config
 from configs.schema.init import CorpusConfig, InitConfig
-from pipeline.application import composed
 from pipeline.core.artefact import Manifest
-from pipeline.core.errors import UserError
 from pipeline.run import make
 from tests.support.runs import run_main
 from tests.support.small_bases import E5, TINY, config, tiny_base, true_tokenizer
@@ -187,36 +184,6 @@ def test_a_base_whose_tokenizer_cuts_and_pads_is_compared_on_whole_texts(tmp_pat
     make("init", made)
     pairs = certificate(made)["checked"]["pairs"]
     assert pairs["mismatches"] == 0 and pairs["covered"] > 0 and pairs["pieces_before"] > 300 * 8
-
-
-def test_without_pairs_the_stage_names_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"init needs the artefact data, which is not there.*make data"):
-        make("init", config(tmp_path))
-
-
-def text_corpus(path: Path) -> list[str]:
-    """Overrides that count this file alone."""
-    return ["init=notebook", "init.rule=closure", f"init.corpora.ru.files=[{path}]", "~init.corpora.en"]
-
-
-def bad_inputs(tmp_path: Path) -> Iterator[tuple[list[str], str]]:
-    (tmp_path / "old.txt").write_bytes("река".encode("cp1251"))
-    (tmp_path / "empty.txt").write_text("\n")
-    yield text_corpus(tmp_path / "old.txt"), "not UTF-8"
-    yield text_corpus(tmp_path / "empty.txt"), "a corpus has no texts"
-    yield text_corpus(tmp_path / "none.txt"), "no such file"
-    yield ["languages=[ru,kk]", *text_corpus(tmp_path / "old.txt")], "language kk has no corpus"
-    yield ["init.max_size=10", *text_corpus(SAMPLES / "README.md")], "would drop special tokens"
-    yield ["init.rule=best"], "config key init.rule"
-    yield ["base.kind=hub", "base.hub=someone/model"], "mirror has no such model"
-
-
-def test_bad_input_is_one_line(tmp_path: Path) -> None:
-    for number, (overrides, message) in enumerate(bad_inputs(tmp_path)):
-        changes = ["profile=tiny", f"runs={tmp_path}", f"run=r{number}", *overrides]
-        with pytest.raises(UserError) as caught:
-            make("init", composed(*changes))
-        assert message in caught.value.line and "\n" not in caught.value.line
 
 
 @pytest.mark.slow

@@ -57,22 +57,7 @@ def test_columns_of_the_hub_s_files_have_languages_of_their_own(tmp_path: Path) 
     assert texts(corpus) == {"ru": ["дом"], "en": ["house", "river"]}
 
 
-def test_a_language_without_a_corpus_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"language kk has no corpus.*add a corpus with language: kk"):
-        found(CorpusConfig(kind="text", language="ru", files=["x"]), tmp_path, ["ru", "kk"])
-
-
-def test_a_file_that_is_not_utf_8_is_named_with_its_line(tmp_path: Path) -> None:
-    path = tmp_path / "old.txt"
-    path.write_bytes("дом\nлес\n".encode() + "река\n".encode("cp1251"))
-    corpus = found(CorpusConfig(kind="text", language="ru", files=[str(path)]), tmp_path, ["ru"])
-    with pytest.raises(UserError, match=r"not UTF-8.*old.txt, line 3"):
-        texts(corpus)
-
-
 def test_missing_files_are_errors(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"corpus it: no such file.*nothing.txt"):
-        found(CorpusConfig(kind="text", files=[str(tmp_path / "nothing.txt")]), tmp_path, ["ru"])
     with pytest.raises(UserError, match=r"no prepared pairs.*make data"):
         found(CorpusConfig(), tmp_path, ["ru"])
     with pytest.raises(UserError, match=r"no such file"):

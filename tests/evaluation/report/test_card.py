@@ -14,7 +14,8 @@ from evaluation.report.card import render_card
 from evaluation.report.record import read_run
 from evaluation.results import Difference
 from tests.support.facts import require_figures_of_artefacts
-from tests.support.sample_run import SAMPLE_SCORES, tiny_model, write_run
+from tests.support.sample_run import SAMPLE_SCORES, write_run
+from tests.support.small_bases import tiny_model
 
 PROMPTS = {"query": "query: ", "document": "passage: "}
 
@@ -25,9 +26,8 @@ def card_of(config: Config, model_id: str | None = None) -> str:
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Config:
-    folder = tmp_path_factory.mktemp("card")
-    return write_run(folder / "runs", tiny_model(folder / "model", repository))
+def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    return write_run(tmp_path_factory.mktemp("card"))
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +36,9 @@ def card(config: Config) -> str:
 
 
 @pytest.fixture(scope="module")
-def with_prompts(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> str:
-    folder = tmp_path_factory.mktemp("prompts")
-    model = tiny_model(folder / "model", repository, pooling="mean", prompts=PROMPTS)
-    return card_of(write_run(folder / "runs", model))
+def with_prompts(tmp_path_factory: pytest.TempPathFactory) -> str:
+    model = tiny_model(pooling="mean", prompts=PROMPTS)
+    return card_of(write_run(tmp_path_factory.mktemp("prompts"), model))
 
 
 def code_blocks(card: str) -> list[str]:
@@ -69,8 +68,8 @@ def test_a_model_with_prompts_says_how_to_use_them(with_prompts: str) -> None:
     assert 'embed(["passage: Лёд' in with_prompts and "mask.sum(dim=1)" in with_prompts
 
 
-def test_heads_get_an_example_and_a_limit_of_their_own(tmp_path: Path, repository: Path) -> None:
-    model = tiny_model(tmp_path / "model", repository)
+def test_heads_get_an_example_and_a_limit_of_their_own(tmp_path: Path) -> None:
+    model = tiny_model(tmp_path / "model")
     for name in ("sparse_linear.pt", "colbert_linear.pt"):
         (model / name).write_bytes(b"weights")
     text = card_of(write_run(tmp_path / "runs", model))
@@ -162,8 +161,8 @@ def test_restricted_training_data_and_losses_against_the_base_are_limits(card: s
         Difference.write(comparison, rows)
 
 
-def test_facts_of_a_model_folder(tmp_path: Path, repository: Path) -> None:
-    facts = read_model_facts(tiny_model(tmp_path / "m", repository, pooling="mean", prompts=PROMPTS, max_length=64))
+def test_facts_of_a_model_folder() -> None:
+    facts = read_model_facts(tiny_model(pooling="mean", prompts=PROMPTS, max_length=64))
     assert (facts.architecture, facts.dimension, facts.layers) == ("xlm-roberta", 16, 2)
     assert (facts.pooling, facts.normalize, facts.max_length, facts.prompts) == ("mean", True, 64, PROMPTS)
     assert not facts.heads

@@ -16,14 +16,11 @@ from evaluation.results import Score
 from pipeline.application import composed
 from pipeline.chain import CHAIN
 from pipeline.stage import run_stage
-from tests.support.sample_run import tiny_model, write_run
+from tests.support.runs import read_csv
+from tests.support.sample_run import write_run
 
+ROWS = read_csv(CLAIMS)
 CARD_TOTAL, CARD_NEGATIVES = 2_240_961, 792_644
-
-
-def rows() -> list[dict[str, str]]:
-    with CLAIMS.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def claim(card: str, ours: float | None, tolerance: str = "0") -> Claim:
@@ -31,9 +28,8 @@ def claim(card: str, ours: float | None, tolerance: str = "0") -> Claim:
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Config:
-    folder = tmp_path_factory.mktemp("claims")
-    return write_run(folder / "runs", tiny_model(folder / "model", repository))
+def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    return write_run(tmp_path_factory.mktemp("claims"))
 
 
 @pytest.fixture(scope="module")
@@ -67,14 +63,14 @@ def test_a_verdict_follows_from_the_printed_digits_and_the_tolerance(
 
 
 def test_the_sizes_of_the_sets_add_up_to_the_card_s_total() -> None:
-    sizes = {row["key"]: int(row["card"]) for row in rows() if row["key"].startswith("pairs/")}
+    sizes = {row["key"]: int(row["card"]) for row in ROWS if row["key"].startswith("pairs/")}
     assert sizes.pop("pairs/total") == CARD_TOTAL == sum(sizes.values())
     negatives = sum(sizes[f"pairs/{name}"] for name in ("allnli", "miracl", "ru_hnp"))
-    assert negatives == CARD_NEGATIVES == next(int(row["card"]) for row in rows() if row["key"] == "negatives/total")
+    assert negatives == CARD_NEGATIVES == next(int(row["card"]) for row in ROWS if row["key"] == "negatives/total")
 
 
 def test_the_sizes_are_those_of_the_source_files(repository: Path) -> None:
-    sizes = {row["key"].partition("/")[2]: int(row["card"]) for row in rows() if row["key"].startswith("pairs/")}
+    sizes = {row["key"].partition("/")[2]: int(row["card"]) for row in ROWS if row["key"].startswith("pairs/")}
     del sizes["total"]
     for name, size in sizes.items():
         source = yaml.safe_load((repository / "configs" / "source" / f"{name}.yaml").read_text(encoding="utf-8"))
@@ -82,7 +78,7 @@ def test_the_sizes_are_those_of_the_source_files(repository: Path) -> None:
 
 
 def test_both_score_tables_have_every_row_for_both_models() -> None:
-    keys = {row["key"] for row in rows()}
+    keys = {row["key"] for row in ROWS}
     tasks = ["Mean S", "Mean S+W", "STS", "PI", "NLI", "SA", "TI", "IA", "IC", "ICX", "NE1", "NE2"]
     for model in ("bge-m3", "USER-bge-m3"):
         assert keys >= {f"encodechka/{model}/{task}" for task in tasks}
@@ -117,7 +113,7 @@ def test_another_base_is_not_taken_for_bge_m3(checked: dict[str, Claim]) -> None
 
 def test_the_file_has_every_claim_with_its_verdict(checked: dict[str, Claim]) -> None:
     table = list(csv.DictReader(claims_csv(checked.values()).splitlines()))
-    assert tuple(table[0]) == COLUMNS and len(table) == len(rows())
+    assert tuple(table[0]) == COLUMNS and len(table) == len(ROWS)
     assert {row["verdict"] for row in table} == {"equal", "close", "differs", "not run"}
     assert all(bool(row["ours"]) == (row["verdict"] != "not run") and row["where"] for row in table)
 
@@ -125,7 +121,6 @@ def test_the_file_has_every_claim_with_its_verdict(checked: dict[str, Claim]) ->
 def test_before_anything_is_run_every_claim_of_the_reproduction_is_not_run(tmp_path: Path) -> None:
     config = dataclasses.replace(composed("profile=bge_m3"), runs=str(tmp_path))
     run_stage(CHAIN["report"], config)
-    with (config.folder("report") / "claims.csv").open(encoding="utf-8", newline="") as file:
-        table = list(csv.DictReader(file))
-    assert [row["claim"] for row in table] == [row["claim"] for row in rows()]
+    table = read_csv(config.folder("report") / "claims.csv")
+    assert [row["claim"] for row in table] == [row["claim"] for row in ROWS]
     assert {(row["verdict"], row["ours"]) for row in table} == {("not run", "")}

@@ -9,15 +9,14 @@ from pipeline.chain import CHAIN
 from pipeline.stage import run_stage
 from tests.support.browser import render
 from tests.support.facts import require_facts_of_artefacts
-from tests.support.sample_run import tiny_model, write_run
+from tests.support.sample_run import write_run
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Config:
-    folder = tmp_path_factory.mktemp("page")
-    config = write_run(folder / "runs", tiny_model(folder / "tiny", repository))
+def run(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    config = write_run(tmp_path_factory.mktemp("page"))
     run_stage(CHAIN["report"], config)
     return config
 

@@ -12,19 +12,14 @@ from evaluation.report.about_results import direction
 from pipeline.chain import CHAIN
 from pipeline.core.artefact import read_manifest
 from pipeline.stage import finished, is_up_to_date, run_stage
-from tests.support.sample_run import CHAIN_INPUTS, SAMPLE_SCORES, finish, run_config, tiny_model, write_run
+from tests.support.sample_run import CHAIN_INPUTS, SAMPLE_SCORES, finish, run_config, write_run
 
 SHOWN = ("base", "symmetric", "asymmetric", "merge")
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
-    return tiny_model(tmp_path_factory.mktemp("models") / "tiny", repository)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Config:
-    config = write_run(tmp_path_factory.mktemp("runs"), model)
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    config = write_run(tmp_path_factory.mktemp("runs"))
     run_stage(CHAIN["report"], config)
     return config
 
@@ -89,8 +84,8 @@ def test_the_card_s_tables_stand_beside_the_run_s_models_with_the_direction(page
     assert "Retrieval by Recall@100 falls: not run 0.945 0.934 – – – –" in text
 
 
-def test_the_base_s_own_published_figures_stand_beside_it(tmp_path: Path, model: Path) -> None:
-    config = write_run(tmp_path, model)
+def test_the_base_s_own_published_figures_stand_beside_it(tmp_path: Path) -> None:
+    config = write_run(tmp_path)
     config.base.kind, config.base.hub = "hub", "intfloat/multilingual-e5-small"
     for name in CHAIN_INPUTS:
         finish(config, name, {})
@@ -122,8 +117,8 @@ def test_a_direction_holds_when_both_move_the_same_way(
     assert direction(change, base, merge, 0.01) == verdict
 
 
-def test_a_move_inside_the_interval_is_called_noise(tmp_path: Path, model: Path) -> None:
-    config = write_run(tmp_path, model)
+def test_a_move_inside_the_interval_is_called_noise(tmp_path: Path) -> None:
+    config = write_run(tmp_path)
     comparison = config.folder("evaluate") / "comparison.csv"
     comparison.write_text(comparison.read_text().replace("0.027", "-0.027"), encoding="utf-8")
     finish(config, "evaluate", {})
@@ -157,8 +152,8 @@ def test_the_page_can_be_read_without_seeing_it(page: str) -> None:
     assert anchors == set(re.findall(r'<section id="([^"]+)"', page))
 
 
-def test_a_partial_run_shows_the_rest_as_not_run(tmp_path: Path, model: Path) -> None:
-    config = write_run(tmp_path, model, stages=("data", "init"))
+def test_a_partial_run_shows_the_rest_as_not_run(tmp_path: Path) -> None:
+    config = write_run(tmp_path, stages=("data", "init"))
     manifest = run_stage(CHAIN["report"], config)
     assert manifest.metrics["stages"] == "2 of 6 complete" and "model_card.md" not in manifest.outputs
     text = visible((config.folder("report") / "index.html").read_text(encoding="utf-8"))
@@ -166,8 +161,8 @@ def test_a_partial_run_shows_the_rest_as_not_run(tmp_path: Path, model: Path) ->
     assert "Not run: this part needs the stage data" not in text
 
 
-def test_a_merge_that_is_no_weighted_sum_and_tried_nothing_is_shown(tmp_path: Path, model: Path) -> None:
-    config = write_run(tmp_path, model)
+def test_a_merge_that_is_no_weighted_sum_and_tried_nothing_is_shown(tmp_path: Path) -> None:
+    config = write_run(tmp_path)
     folder = config.folder("merge")
     (folder / "weights.json").write_text('{"method": "ties", "models": ["init"], "weights": null, "dtype": "float32"}')
     (folder / "search.csv").write_text("origin\n")
@@ -180,8 +175,8 @@ def test_a_merge_that_is_no_weighted_sum_and_tried_nothing_is_shown(tmp_path: Pa
     )
 
 
-def test_a_failed_stage_and_its_reason_are_shown(tmp_path: Path, model: Path) -> None:
-    config = write_run(tmp_path, model, stages=("data",))
+def test_a_failed_stage_and_its_reason_are_shown(tmp_path: Path) -> None:
+    config = write_run(tmp_path, stages=("data",))
     config.folder("init").mkdir()
     finish(config, "init", {}, status="failed")
     manifest = read_manifest(config.folder("init"))
@@ -191,8 +186,8 @@ def test_a_failed_stage_and_its_reason_are_shown(tmp_path: Path, model: Path) ->
     assert "Stage init failed: error: no texts (corpus x); add some" in text
 
 
-def test_a_stage_made_with_an_earlier_input_is_marked(tmp_path: Path, model: Path) -> None:
-    config = write_run(tmp_path, model)
+def test_a_stage_made_with_an_earlier_input_is_marked(tmp_path: Path) -> None:
+    config = write_run(tmp_path)
     manifest = read_manifest(config.folder("merge"))
     assert manifest
     dataclasses.replace(manifest, fingerprint="f" * 48).write(config.folder("merge"))
@@ -200,9 +195,9 @@ def test_a_stage_made_with_an_earlier_input_is_marked(tmp_path: Path, model: Pat
     assert "not of one piece: evaluate (of an earlier merge)." in text
 
 
-def test_the_report_is_made_anew_when_a_stage_appears(tmp_path: Path, model: Path) -> None:
-    partial = write_run(tmp_path / "partial", model, stages=("data",))
-    more = write_run(tmp_path / "more", model, stages=("data", "init"))
+def test_the_report_is_made_anew_when_a_stage_appears(tmp_path: Path) -> None:
+    partial = write_run(tmp_path / "partial", stages=("data",))
+    more = write_run(tmp_path / "more", stages=("data", "init"))
     assert run_stage(CHAIN["report"], partial).fingerprint != run_stage(CHAIN["report"], more).fingerprint
 
 
@@ -221,8 +216,8 @@ def test_the_card_beside_the_merged_weights_leaves_the_merge_complete(whole: Con
     assert manifest and finished(whole.folder("merge"), manifest.fingerprint) == manifest
 
 
-def test_a_card_that_went_with_a_merge_made_anew_is_written_again(tmp_path: Path, model: Path) -> None:
-    config = write_run(tmp_path, model)
+def test_a_card_that_went_with_a_merge_made_anew_is_written_again(tmp_path: Path) -> None:
+    config = write_run(tmp_path)
     run_stage(CHAIN["report"], config)
     readme = config.folder("merge") / "model" / "README.md"
     readme.unlink()
@@ -232,8 +227,8 @@ def test_a_card_that_went_with_a_merge_made_anew_is_written_again(tmp_path: Path
     assert is_up_to_date(CHAIN["report"], config)
 
 
-def test_a_readme_that_the_merge_accounts_for_is_left_alone(tmp_path: Path, model: Path) -> None:
-    config = write_run(tmp_path, model)
+def test_a_readme_that_the_merge_accounts_for_is_left_alone(tmp_path: Path) -> None:
+    config = write_run(tmp_path)
     readme = config.folder("merge") / "model" / "README.md"
     readme.write_text("the merge's own", encoding="utf-8")
     finish(config, "merge", {})

@@ -15,16 +15,15 @@ from evaluation.report.record import read_run
 from evaluation.results import Score
 from evaluation.scoring import Scorer
 from evaluation.suites.mteb_run import mteb_encoder, results_folder, run_task
-from tests.support.sample_run import tiny_model, write_run
+from tests.support.sample_run import write_run
 
 NAME = "organisation/name"
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Config:
+def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     """A run whose merge mteb has scored on its own task TERRa, with made-up pairs."""
-    folder = tmp_path_factory.mktemp("results")
-    config = write_run(folder / "runs", tiny_model(folder / "model", repository))
+    config = write_run(tmp_path_factory.mktemp("results"))
     with (config.folder("evaluate") / "scores.csv").open("a", encoding="utf-8", newline="") as file:
         csv.writer(file).writerow(["merge", "card_30", "TERRa", "max_ap", 0.6, "", "", 4, 0.1])
     score_terra(config)

@@ -1,6 +1,5 @@
 """The published card's usage example, scored with a run's model."""
 
-import csv
 import dataclasses
 from pathlib import Path
 
@@ -10,7 +9,9 @@ from configs.schema.evaluation import ReportConfig
 from evaluation.report.usage_example import example_texts, usage_similarities
 from pipeline.chain import CHAIN
 from pipeline.stage import run_stage
-from tests.support.sample_run import tiny_model, write_run
+from tests.support.runs import read_csv
+from tests.support.sample_run import write_run
+from tests.support.small_bases import tiny_model
 
 TEXTS = ["Когда замерзает река?", "Рецепт борща", "Лёд\nвстаёт в ноябре.", "Свёклу тушат отдельно."]
 LINES = ",\n".join(f"  {text!r}" for text in TEXTS)
@@ -36,11 +37,11 @@ def test_a_card_of_another_form_gives_no_texts(card: str) -> None:
     assert example_texts(card) == []
 
 
-def test_similarities_are_those_of_the_model_with_its_prompts(mirror: Path, tmp_path: Path, repository: Path) -> None:
+def test_similarities_are_those_of_the_model_with_its_prompts(mirror: Path, tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
     prompts = {"query": "query: ", "document": "passage: "}
-    folder = tiny_model(tmp_path / "model", repository, pooling="mean", prompts=prompts)
+    folder = tiny_model(pooling="mean", prompts=prompts)
     found = usage_similarities(folder, ReportConfig(card="organisation/name"), str(mirror))
     model = SentenceTransformer(str(folder), device="cpu")
     given = [*(f"query: {text}" for text in TEXTS[:2]), *(f"passage: {text}" for text in TEXTS[2:])]
@@ -49,12 +50,12 @@ def test_similarities_are_those_of_the_model_with_its_prompts(mirror: Path, tmp_
     assert found == {key: pytest.approx(value, abs=1e-5) for key, value in expected.items()}
 
 
-def test_the_report_compares_them_with_the_card(mirror: Path, tmp_path: Path, repository: Path) -> None:
-    config = write_run(tmp_path / "runs", tiny_model(tmp_path / "model", repository))
+def test_the_report_compares_them_with_the_card(mirror: Path, tmp_path: Path) -> None:
+    config = write_run(tmp_path / "runs")
     evaluation = dataclasses.replace(config.evaluation, report=ReportConfig(card="organisation/name"))
     run_stage(CHAIN["report"], dataclasses.replace(config, evaluation=evaluation, mirror=str(mirror)))
-    with (config.folder("report") / "claims.csv").open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["claim"].startswith("Usage example")]
+    claims = read_csv(config.folder("report") / "claims.csv")
+    rows = [row for row in claims if row["claim"].startswith("Usage example")]
     assert [row["card"] for row in rows] == ["0.5567", "0.3014", "0.1701", "0.7122"]
     assert all(-1 <= float(row["ours"]) <= 1 and row["verdict"] in ("equal", "close", "differs") for row in rows)
 
