@@ -16,7 +16,7 @@ from configs.schema.config import Config, TrackingConfig
 from pipeline.core.artefact import Manifest, StageFolder, read_manifest
 from pipeline.core.errors import UserError
 from pipeline.tracking import link, tracked
-from tests.support.runs import finish, make, start
+from tests.support.runs import finish, make, remove_stage, start
 
 STAGES = ["data", "init", "symmetric", "asymmetric", "merge"]
 SECRET = "0123456789abcdef0123456789abcdef01234567"
@@ -78,12 +78,14 @@ def test_weights_and_biases_offline_gets_a_run_a_stage_with_config_curves_and_li
 
 
 @pytest.mark.slow
-def test_an_interrupted_stage_ends_as_failed_and_goes_on_in_the_same_run(tmp_path: Path) -> None:
+def test_an_interrupted_stage_ends_as_failed_and_goes_on_in_the_same_run(run_folder: Path, tmp_path: Path) -> None:
     from tests.support.offline_wandb import OfflineRun
 
     environment = os.environ | {"WANDB_MODE": "offline", "WANDB_DATA_DIR": str(tmp_path / "staging")}
-    command = [*chain_of(tmp_path), "tracking=wandb", "launch.config=cpu", "training.symmetric.max_steps=300"]
-    metrics = tmp_path / "tiny" / "symmetric" / "metrics.jsonl"
+    command = ["profile=tiny", f"runs={run_folder.parent}", "stages=[symmetric]", "tracking=wandb"]
+    command += ["launch.config=cpu", "training.symmetric.max_steps=300"]
+    remove_stage(run_folder / "symmetric")
+    metrics = run_folder / "symmetric" / "metrics.jsonl"
     first = start(*command, env=environment)
     while not (metrics.is_file() and metrics.read_text().count("\n") > 3):
         assert first.poll() is None
@@ -91,9 +93,9 @@ def test_an_interrupted_stage_ends_as_failed_and_goes_on_in_the_same_run(tmp_pat
     first.send_signal(signal.SIGINT)
     assert finish(first).status == 128 + signal.SIGINT
     make(*command, env=environment)
-    folders = sorted((tmp_path / "tiny" / "wandb").glob("offline-run-*"))
-    runs = [(folder.name.rpartition("-")[2], OfflineRun(folder)) for folder in folders]
-    (one, stopped), (other, done) = [(name, run) for name, run in runs if run.job_type == "symmetric"]
+    folders = sorted((run_folder / "wandb").glob("offline-run-*"))
+    (one, stopped), (other, done) = [(folder.name.rpartition("-")[2], OfflineRun(folder)) for folder in folders]
+    assert stopped.job_type == done.job_type == "symmetric"
     assert one == other and (stopped.exit_code, done.exit_code) == (1, 0)
     steps = [entry["_step"] for run in (stopped, done) for entry in run.history if "loss" in entry]
     assert steps == list(range(1, 301))

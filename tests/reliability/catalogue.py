@@ -174,7 +174,8 @@ INIT = {
         "init", "would drop special tokens", faults.corpus(faults.LINES), ("init.max_size=10",)
     ),
     "a base in a mirror that lacks it": Case(
-        "init", "no such model", overrides=("base.kind=hub", "base.hub=no/such", "base.name=other")
+        "init", "the mirror has no such model.*no/such",
+        overrides=("base.kind=hub", "base.hub=no/such", "base.name=other"),
     ),
 }  # fmt: skip
 

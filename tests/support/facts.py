@@ -1,11 +1,12 @@
 """What a run's card and page say, held against its artefacts."""
 
-import csv
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from tests.support.runs import read_csv
 
 
 def require_facts_of_artefacts(text: str, run: Path) -> None:
@@ -37,8 +38,7 @@ def _artefact_figures(run: Path) -> set[float]:
         if path.name != "tokenizer.json":
             found.update(_figures(json.loads(path.read_text(encoding="utf-8"))))
     for path in run.rglob("*.csv"):
-        with path.open(encoding="utf-8", newline="") as file:
-            found.update(_figures(list(csv.DictReader(file))))
+        found.update(_figures(read_csv(path)))
     return found
 
 

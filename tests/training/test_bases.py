@@ -234,12 +234,6 @@ def test_a_base_from_a_mirror_has_the_files_it_needs_and_our_modules(mirror: Pat
     assert contents(folder) == expected
 
 
-def test_a_model_that_the_mirror_lacks_is_named(mirror: Path, tmp_path: Path) -> None:
-    missing = BaseConfig(name="hub", kind="hub", hub="someone/else")
-    with pytest.raises(UserError, match=r"the mirror has no such model.*someone/else"):
-        make_from_hub(missing, tmp_path, str(mirror))
-
-
 @pytest.mark.parametrize("file", ["tokenizer.json", "model.safetensors"])
 def test_a_base_without_a_needed_file_is_an_error(mirror: Path, tmp_path: Path, file: str) -> None:
     (mirror / "someone/model" / file).unlink()

@@ -157,11 +157,6 @@ def test_the_folder_comes_from_the_environment(encodechka_data: Path, monkeypatc
     assert len(DataFiles(folder, Path("nowhere")).csv("stsb_dev.csv")) == 1500
 
 
-def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"data file toxic_test\.csv is missing"):
-        DataFiles(str(tmp_path), tmp_path).csv("toxic_test.csv")
-
-
 @pytest.mark.real_data
 def test_a_file_that_is_not_the_benchmarks_is_one_line(encodechka_data: Path, tmp_path: Path) -> None:
     shutil.copyfile(encodechka_data / "toxic_test.csv", tmp_path / "toxic_test.csv")
