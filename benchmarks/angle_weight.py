@@ -118,9 +118,9 @@ def split_set(name: str, mirror: Path) -> SourceConfig:
 
 def dev_scores(config: Config) -> dict[str, float]:
     """The trainer's correlation, and the two measures by which merges are chosen."""
+    from data.artefact import read_dev_sets
     from merging.blend import Blend
     from merging.dev_scores import TextBank, set_tasks
-    from merging.dev_sets import read_dev_sets
     from pipeline.core.artefact import read_manifest
 
     manifest = read_manifest(config.folder("symmetric"))

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from configs.schema.config import Config
 from configs.schema.merging import MergingConfig
+from data.artefact import PairSet, read_dev_sets, require_unseen
 from merging.blend import Blend, State, floating
 from merging.candidates import Candidate, Scorer
 from merging.dev_scores import TextBank, retrieval, set_tasks
-from merging.dev_sets import PairSet, read_dev_sets, require_unseen
 from merging.guard import Guard, guard_tasks, read_held_out_sets
 from merging.lm_cocktail import Cocktail, few_shot_examples, lm_cocktail
 from merging.mergekit_methods import mergekit_merge, require_mergekit
@@ -48,7 +48,9 @@ def compare(config: Config, models: Mapping[str, Path], data: Path) -> Compariso
     if not settings.score:
         return Comparison("fixed", fixed_weights(settings))
     require_mergekit([settings.method, *settings.compare])
-    sets = read_dev_sets(data)
+    if not (sets := read_dev_sets(data)):
+        remedy = "have the data stage hold out dev rows, or use merging=uniform"
+        raise UserError("no dev data to choose merge weights on", where=str(data / "dev"), remedy=remedy)
     guard_sets, report_sets = (
         read_held_out_sets(data, _sides(config, names), config.seed)
         for names in (settings.guard_sources, settings.report_sources)
@@ -90,7 +92,7 @@ class _Ways:
     ) -> None:
         self.settings, self.seed, self.models, self.blend, self.sets = config.merging, config.seed, models, blend, sets
         bank = TextBank(blend, self.settings.encode_batch)
-        sampled = [pairs.sample(self.settings.dev_rows, self.seed, "dev") for pairs in sets]
+        sampled = [pairs.spread(self.settings.dev_rows) for pairs in sets]
         tasks = [measured for measured in (set_tasks(pairs, bank) for pairs in sampled) if measured.tasks]
         if not tasks:
             remedy = "hold out dev rows with positive pairs"

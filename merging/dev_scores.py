@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from data.artefact import PairSet
 from merging.blend import Blend
-from merging.dev_sets import PairSet
 
 CUTOFF = 10  # of nDCG
 QUERY, DOCUMENT = "query", "document"  # names of the prompts
@@ -114,14 +114,14 @@ def set_tasks(pairs: PairSet, bank: TextBank) -> SetTasks:
     tasks = SetTasks(pairs.name, pairs.side, len(pairs))
     if pairs.side == "symmetric":
         _add_ranking(tasks, pairs, bank)
-    if any(pairs.labels):
+    if len(pairs.positive_rows()):
         tasks.tasks["retrieval"] = retrieval(pairs, bank)
     return tasks
 
 
 def _add_ranking(tasks: SetTasks, pairs: PairSet, bank: TextBank) -> None:
     contrasts = [(anchor, text) for anchor, texts in zip(pairs.anchors, pairs.negatives, strict=True) for text in texts]
-    labels = np.array(pairs.labels + [False] * len(contrasts), dtype=np.int64)
+    labels = np.array([score >= 1 for score in pairs.scores] + [False] * len(contrasts), dtype=np.int64)
     if 0 < labels.sum() < len(labels):
         left = bank.add([*pairs.anchors, *(anchor for anchor, _ in contrasts)], QUERY)
         right = bank.add([*pairs.positives, *(text for _, text in contrasts)], QUERY)
@@ -136,12 +136,12 @@ def retrieval(pairs: PairSet, bank: TextBank, queries: int | None = None, passag
         passages: take only so many passages; the answers are never left out.
     """
     wanted: dict[str, set[str]] = {}
-    for anchor, positive, label in zip(pairs.anchors, pairs.positives, pairs.labels, strict=True):
-        if label:
+    for anchor, positive, score in zip(pairs.anchors, pairs.positives, pairs.scores, strict=True):
+        if score >= 1:
             wanted.setdefault(anchor, set()).add(positive)
     wanted = dict(list(wanted.items())[:queries])
     answers = dict.fromkeys(text for texts in wanted.values() for text in sorted(texts))
-    others = dict.fromkeys([*pairs.positives, *(text for texts in pairs.negatives for text in texts)])
+    others = dict.fromkeys(pairs.passages())
     pool = list(answers | others)[: None if passages is None else max(passages, len(answers))]
     place = {text: position for position, text in enumerate(pool)}
     return Retrieval(

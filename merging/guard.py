@@ -9,10 +9,8 @@ from pathlib import Path
 
 import torch
 
-from configs.schema.config import SIDES
+from data.artefact import PairSet, read_held_out_set
 from merging.dev_scores import Retrieval, TextBank, retrieval
-from merging.dev_sets import PairSet, read_pair_set
-from pipeline.core.errors import UserError
 from pipeline.core.seeding import generator
 
 
@@ -43,25 +41,11 @@ def read_held_out_sets(data: Path, sides: Mapping[str, str], seed: int) -> list[
     Raises:
         UserError: a set that the data stage did not hold out, one that a side trains on, one without positives.
     """
-    return [_shuffled(_read_held_out_set(data, name, side), seed) for name, side in sides.items()]
-
-
-def _read_held_out_set(data: Path, name: str, side: str) -> PairSet:
-    path = data / "heldout" / f"{name}.parquet"
-    if not path.is_file():
-        remedy = "name sets of data.held_out in merging.guard_sources and report_sources"
-        raise UserError(f"set {name} is not held out", where=str(path), remedy=remedy)
-    if any((data / trained / path.name).is_file() for trained in SIDES):
-        remedy = "guard and report with sets that no side trains on"
-        raise UserError(f"set {name} is trained on", where=str(path), remedy=remedy)
-    pairs = read_pair_set(path, side)
-    if not any(pairs.labels):
-        raise UserError(f"set {name} has no positive pair", where=str(path), remedy="name another set")
-    return pairs
+    return [_shuffled(read_held_out_set(data, name, side), seed) for name, side in sides.items()]
 
 
 def _shuffled(pairs: PairSet, seed: int) -> PairSet:
-    return pairs.rows(generator(seed, "merge", "guard", pairs.name).permutation(len(pairs)).tolist())
+    return pairs.take(generator(seed, "merge", "guard", pairs.name).permutation(len(pairs)).tolist())
 
 
 def guard_tasks(sets: Sequence[PairSet], bank: TextBank, queries: int, passages: int) -> dict[str, Retrieval]:

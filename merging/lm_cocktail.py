@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
+from data.artefact import PairSet
 from merging.blend import Blend
 from merging.dev_scores import DOCUMENT, QUERY
-from merging.dev_sets import PairSet
 from pipeline.core.seeding import derived_seed, generator
 
 POOL_DRAWS = 100  # passages drawn for an example from its set, and from its side; some may be its own answers
@@ -97,7 +97,7 @@ def few_shot_examples(
     examples = []
     for pairs in sets:
         others = [
-            text for other in sets if other.side == pairs.side and other is not pairs for text in _passages(other)
+            text for other in sets if other.side == pairs.side and other is not pairs for text in other.passages()
         ]
         prompt = prompts[QUERY if pairs.side == "symmetric" else DOCUMENT]
         for anchor, positive, contrasts in _rows_with_negatives(pairs, per_set, others, seed):
@@ -115,16 +115,19 @@ def _rows_with_negatives(
     answers: dict[str, set[str]] = {}
     for anchor, text in zip(positive.anchors, positive.positives, strict=True):
         answers.setdefault(anchor, {anchor}).add(text)
-    chosen, numbers = positive.sample(count, seed, "examples"), generator(seed, "merge", "negatives", pairs.name)
-    pools = [list(dict.fromkeys(_passages(pairs))), list(dict.fromkeys(others))]
+    chosen, numbers = sample(positive, count, seed), generator(seed, "merge", "negatives", pairs.name)
+    pools = [list(dict.fromkeys(pairs.passages())), list(dict.fromkeys(others))]
     for anchor, text, own in zip(chosen.anchors, chosen.positives, chosen.negatives, strict=True):
         drawn = [pool[place] for pool in pools for place in numbers.permutation(len(pool))[:POOL_DRAWS]]
         yield anchor, text, [other for other in dict.fromkeys([*own, *drawn]) if other not in answers[anchor]]
 
 
-def _passages(pairs: PairSet) -> Iterator[str]:
-    yield from pairs.positives
-    yield from (text for texts in pairs.negatives for text in texts)
+def sample(pairs: PairSet, count: int, seed: int) -> PairSet:
+    """At most `count` rows in their order, chosen by `seed` and the set's name."""
+    if len(pairs) <= count:
+        return pairs
+    chosen = generator(seed, "merge", "examples", pairs.name).choice(len(pairs), count, replace=False)
+    return pairs.take(sorted(chosen.tolist()))
 
 
 @contextmanager

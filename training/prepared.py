@@ -1,19 +1,16 @@
 """All sets of one side, tokenised, with their dev sets and prompts."""
 
 import dataclasses
-import json
-import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 from sentence_transformers import SentenceTransformer
 
-from configs.schema.config import SIDES
 from configs.schema.training import SideConfig
+from data.artefact import OWN_SIZE, set_files, shares
 from pipeline.core.errors import UserError
 from training.dev_scores import read_dev
-from training.tokenization import Prompts, Share, TokenisedSet, tokenised_set
+from training.tokenization import Prompts, TokenisedSet, tokenised_set
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +24,7 @@ class PreparedSets:
 
 def prepare_sets(name: str, side: SideConfig, model: SentenceTransformer, data: Path, cache: Path) -> PreparedSets:
     """Tokenise the sets of the side `name`; raises UserError where there are none, or the config names unknown ones."""
-    found = list(set_files(name, data))
+    found = set_files(data, name)
     for unknown in side.sets.keys() - {path.stem for _, path in found}:
         raise UserError(
             f"no set of this side is called {unknown}",
@@ -39,39 +36,17 @@ def prepare_sets(name: str, side: SideConfig, model: SentenceTransformer, data: 
         raise UserError(
             "there are no pairs to train on", where=f"{data}/{name}", remedy="add sources of this side to data"
         )
-    prepared, shares, tokenizer = PreparedSets({}, {}, {}), shares_of(data), model.tokenizer
+    prepared, share, tokenizer = PreparedSets({}, {}, {}), shares(data), model.tokenizer
     for of, path in wanted:
         prompts = prompts_of(model, of)
         angle = of == "symmetric" and side.angle_weight > 0
-        train = tokenised_set(path, tokenizer, prompts, side, angle, cache / "train", shares.get(path.stem, Share()))
+        train = tokenised_set(path, tokenizer, prompts, side, angle, cache / "train", share.get(path.stem, OWN_SIZE))
         prepared.train[path.stem] = train
         dev = data / "dev" / path.name
         if dev.is_file() and (table := read_dev(dev, side.dev_rows)).num_rows:
             prepared.dev[path.stem] = tokenised_set(dev, tokenizer, prompts, side, angle, cache / "dev")
             prepared.dev_texts[path.stem] = table, prompts
     return prepared
-
-
-def set_files(side: str, data: Path) -> Iterator[tuple[str, Path]]:
-    """The data side and file of each set that a training side reads, in a fixed order."""
-    for of in SIDES[side]:
-        yield from ((of, path) for path in sorted((data / of).glob("*.parquet")))
-
-
-def shares_of(data: Path) -> dict[str, Share]:
-    """What the ledger says about the sets' shares of the batches."""
-    ledger = data / "ledger.json"
-    if not ledger.is_file():
-        return {}
-    try:
-        sets = json.loads(ledger.read_text(encoding="utf-8"))["sets"]
-        shares = {entry["name"]: Share(float(entry.get("weight", 1)), int(entry.get("repeat", 1))) for entry in sets}
-        if not all(0 < share.weight < math.inf and share.repeat > 0 for share in shares.values()):
-            raise ValueError("a weight or repeat that is not above 0")
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        what = f"can't read how often sets are seen: {type(error).__name__}: {error}"
-        raise UserError(what, where=str(ledger), remedy="make the data again: make data") from None
-    return shares
 
 
 def prompts_of(model: SentenceTransformer, data_side: str) -> Prompts:

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from configs.schema.training import SetConfig, SideConfig
+from data.artefact import OWN_SIZE, Share
 from data.pair_files import read_pairs
 from pipeline.core.console import log
 from training.batch_plan import GlobalBatch, Integers, SetRows
@@ -34,14 +35,6 @@ class Prompts:
 
     anchor: str
     positive: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Share:
-    """A set's part of the batches, as its source says."""
-
-    weight: float = 1.0
-    repeat: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +64,7 @@ def tokenised_set(
     side: SideConfig,
     angle: bool,
     cache: Path,
-    share: Share = Share(),
+    share: Share = OWN_SIZE,
 ) -> TokenisedSet:
     """Read and tokenise one set; the token ids are kept in `cache` and taken from there the next time."""
     name = path.stem

@@ -7,9 +7,9 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, ndcg_score
 
+from data.artefact import PairSet
 from merging.blend import Blend
 from merging.dev_scores import Ranking, Retrieval, TextBank, ndcg, retrieval, set_tasks
-from merging.dev_sets import PairSet
 from tests.merging.conftest import make_model
 
 PROMPTS = {"query": "query: ", "document": "passage: "}
@@ -19,7 +19,7 @@ PAIRS = PairSet(
     anchors=["кот", "кот", "дом", "лес"],
     positives=["пёс", "мост", "город", "кот"],
     negatives=[["хлеб"], [], ["соль", "окно"], []],
-    labels=[True, True, False, True],
+    scores=[1.0, 1.0, 0.0, 1.0],
 )
 
 
@@ -67,7 +67,7 @@ def test_a_symmetric_set_measures_ranking_and_retrieval_with_the_query_prompt(tm
 
 def test_an_asymmetric_set_measures_retrieval_with_both_prompts(tmp_path: Path) -> None:
     bank = TextBank(Blend({"init": make_model(tmp_path / "model", prompts=PROMPTS)}, 64), 4)
-    asymmetric = PairSet("answers", "asymmetric", ["кот"], ["дом"], [["лес"]], [True])
+    asymmetric = PairSet("answers", "asymmetric", ["кот"], ["дом"], [["лес"]], [1.0])
     assert set(set_tasks(asymmetric, bank).tasks) == {"retrieval"}
     assert set(bank.numbers) == {"query: кот", "passage: дом", "passage: лес"}
 

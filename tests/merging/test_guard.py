@@ -11,7 +11,7 @@ import pytest
 
 from configs.schema.config import Config
 from configs.schema.merging import MergingConfig
-from merging.dev_sets import PairSet
+from data.artefact import PairSet
 from merging.guard import Guard, read_held_out_sets
 from pipeline.chain import CHAIN
 from pipeline.core.artefact import Manifest
@@ -61,7 +61,10 @@ def forgetful_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     perturb(base, run / "asymmetric/model", 1, scale=1e-3)
     words = list(zip(HELD_OUT[::2], HELD_OUT[1::2], strict=True))
     sets = {
-        "symmetric/narrow": [narrow_pair(colour, *TRAINED[:2]) for colour in COLOURS],
+        **{
+            f"symmetric/narrow_{i}": [narrow_pair(colour, *TRAINED[:2])]
+            for i, colour in enumerate(COLOURS[: len(words)])
+        },
         **{f"dev/narrow_{i}": [narrow_pair(colour, *pair) for colour in COLOURS] for i, pair in enumerate(words)},
         "heldout/one": [plain_pair(colour, word) for colour in COLOURS for word in TRAINED[2:9]],
         "heldout/two": [plain_pair(colour, word) for colour in COLOURS for word in TRAINED[9:16]],
@@ -71,8 +74,6 @@ def forgetful_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = [(anchor, positive, []) for anchor, positive in pairs]
         polars.DataFrame(rows, schema=SCHEMA, orient="row").write_parquet(path)
-    ledger = {"sets": [{"name": f"narrow_{i}", "side": "symmetric"} for i in range(len(words))]}
-    (run / "data/ledger.json").write_text(json.dumps(ledger), encoding="utf-8")
     for stage in ("init", "symmetric", "asymmetric", "data"):
         Manifest(stage, "complete", f"fingerprint of {stage}", {}, {}).write(run / stage)
     return run

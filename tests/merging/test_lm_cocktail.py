@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from data.artefact import PairSet, read_dev_sets
 from merging.blend import Blend
-from merging.dev_sets import PairSet, read_dev_sets
 from merging.lm_cocktail import few_shot_examples, lm_cocktail
 from tests.merging.conftest import make_model, perturb
 
@@ -78,7 +78,7 @@ def test_examples_take_their_own_negatives_first_and_never_an_answer() -> None:
         anchors=["а", "а", "б", "в"],
         positives=["1", "2", "3", "4"],
         negatives=[["н1", "н2"], ["н3"], [], []],
-        labels=[True, True, True, False],
+        scores=[1.0, 1.0, 1.0, 0.5],
     )
     examples = few_shot_examples([pairs], 10, 3, {"query": "q ", "document": "d "}, seed=0)
     assert [example["query"] for example in examples] == ["q а", "q а", "q б"]  # the last row is no pair
@@ -89,15 +89,15 @@ def test_examples_take_their_own_negatives_first_and_never_an_answer() -> None:
 
 
 def test_missing_negatives_come_from_the_set_before_its_side() -> None:
-    large = PairSet("large", "symmetric", ["а", "б", "в"], ["1", "2", "3"], [[], [], []], [True] * 3)
-    other = PairSet("other", "symmetric", ["г"], ["4"], [["5", "6", "7"]], [True])
-    across = PairSet("across", "asymmetric", ["д", "е"], ["8", "9"], [["10", "11", "12"], []], [True, True])
+    large = PairSet("large", "symmetric", ["а", "б", "в"], ["1", "2", "3"], [[], [], []], [1.0] * 3)
+    other = PairSet("other", "symmetric", ["г"], ["4"], [["5", "6", "7"]], [1.0])
+    across = PairSet("across", "asymmetric", ["д", "е"], ["8", "9"], [["10", "11", "12"], []], [1.0, 1.0])
     examples = few_shot_examples([large, other, across], 10, 3, NO_PROMPTS, seed=0)
     assert set(examples[0]["neg"][:2]) == {"2", "3"}
     assert set(examples[0]["neg"][2:]) <= {"4", "5", "6", "7"}
 
 
 def test_too_few_texts_give_all_examples_fewer_negatives() -> None:
-    pairs = PairSet("pairs", "symmetric", ["а", "б"], ["1", "2"], [["н1"], []], [True, True])
+    pairs = PairSet("pairs", "symmetric", ["а", "б"], ["1", "2"], [["н1"], []], [1.0, 1.0])
     examples = few_shot_examples([pairs], 10, 7, NO_PROMPTS, seed=0)
     assert [len(example["neg"]) for example in examples] == [2, 2]
