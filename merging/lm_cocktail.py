@@ -16,8 +16,9 @@ import torch
 
 from data.artefact import PairSet
 from merging.blend import Blend
-from merging.dev_scores import DOCUMENT, QUERY
 from pipeline.core.seeding import derived_seed, generator
+from training.dev_scores import embed
+from training.tokenization import Prompts
 
 POOL_DRAWS = 100  # passages drawn for an example from its set, and from its side; some may be its own answers
 Example = dict[str, Any]  # {"query": text, "pos": [text], "neg": [texts]}
@@ -60,11 +61,11 @@ class PooledVectors(torch.nn.Module):
         key = self.weights, input_ids.cpu().numpy().tobytes(), tuple(input_ids.shape)
         if key not in self.vectors:
             inputs = {"input_ids": input_ids, **features}
-            self.vectors[key] = self.blends[0].embed(inputs)
+            self.vectors[key] = embed(self.blends[0].model, inputs, self.blends[0].bfloat16)
         return SimpleNamespace(last_hidden_state=self.vectors[key][:, None, :])
 
 
-def lm_cocktail(
+def cocktail_of(
     blend: Blend, examples: Sequence[Example], temperature: float, batch_size: int, max_length: int, seed: int
 ) -> Cocktail:
     """LM-Cocktail's weights for the blend's models on these examples, all with equally many negatives."""
@@ -87,7 +88,7 @@ def lm_cocktail(
 
 
 def few_shot_examples(
-    sets: Sequence[PairSet], per_set: int, negatives: int, prompts: Mapping[str, str], seed: int
+    sets: Sequence[PairSet], per_set: int, negatives: int, prompts: Mapping[str, Prompts], seed: int
 ) -> list[Example]:
     """At most `per_set` positive rows of each set, every one with `negatives` passages that are not its own.
 
@@ -99,10 +100,10 @@ def few_shot_examples(
         others = [
             text for other in sets if other.side == pairs.side and other is not pairs for text in other.passages()
         ]
-        prompt = prompts[QUERY if pairs.side == "symmetric" else DOCUMENT]
+        prompt = prompts[pairs.side]
         for anchor, positive, contrasts in _rows_with_negatives(pairs, per_set, others, seed):
-            texts = [prompt + contrast for contrast in contrasts[:negatives]]
-            examples.append({"query": prompts[QUERY] + anchor, "pos": [prompt + positive], "neg": texts})
+            texts = [prompt.positive + contrast for contrast in contrasts[:negatives]]
+            examples.append({"query": prompt.anchor + anchor, "pos": [prompt.positive + positive], "neg": texts})
     fewest = min((len(example["neg"]) for example in examples), default=0)
     return [example | {"neg": example["neg"][:fewest]} for example in examples]
 

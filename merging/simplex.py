@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from merging.candidates import Candidate
+from merging.search import Candidate
 
 MARKERS = {"uniform": "s", "lm_cocktail": "D", "fixed": "P", "search": "*", "extrapolated": "X"}
 

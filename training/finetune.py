@@ -19,6 +19,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from configs.schema.config import Config
 from configs.schema.training import SideConfig
+from data.artefact import read_dev_sets
 from pipeline.core.artefact import StageFolder, remove, retired
 from pipeline.core.console import console, log
 from pipeline.core.errors import Stopped, UserError
@@ -87,10 +88,12 @@ def make_trainer(
     side = config.side(stage.name)
     dev_batches = plan_dev([item.rows for item in sets.dev.values()], side)
     rows = {name: PlannedRows([sets.dev[name]], side.angle_weight) for name in dev_batches}
+    texts = [pairs.spread(config.training.dev_rows) for pairs in read_dev_sets(stage.input("data"), stage.name)]
+    scores = DevScores(texts, model, config.training.dev_length, bfloat16)
     trainer = PlannedTrainer(
         model=model,
         args=training_arguments(
-            config, stage.name, stage.path / "checkpoints", len(plan.batches), bfloat16, bool(rows)
+            config, stage.name, stage.path / "checkpoints", len(plan.batches), bfloat16, bool(rows and scores.sides)
         ),
         train_dataset=PlannedRows(sets.train.values(), side.angle_weight),
         eval_dataset=rows or None,
@@ -102,7 +105,7 @@ def make_trainer(
             side.false_negative_margin,
             side.mini_batch_tokens,
         ),
-        evaluator=DevScores({name: sets.dev_texts[name] for name in rows}) if rows else None,
+        evaluator=scores if rows and scores.sides else None,
         data_collator=MiniBatches(model.tokenizer.pad_token_id, side.mini_batch_tokens, side.mini_batch_overhead),
         callbacks=[
             MetricsLog(stage.path / "metrics.jsonl", plan.batches, stage.track),

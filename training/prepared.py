@@ -1,25 +1,22 @@
-"""All sets of one side, tokenised, with their dev sets and prompts."""
+"""All sets of one side, tokenised, and their prompts."""
 
 import dataclasses
 from pathlib import Path
 
-import pyarrow as pa
 from sentence_transformers import SentenceTransformer
 
 from configs.schema.training import SideConfig
 from data.artefact import OWN_SIZE, set_files, shares
 from pipeline.core.errors import UserError
-from training.dev_scores import read_dev
 from training.tokenization import Prompts, TokenisedSet, tokenised_set
 
 
 @dataclasses.dataclass(frozen=True)
 class PreparedSets:
-    """What a run reads: training sets, dev sets as tokens (for the loss) and as texts (for the scores)."""
+    """What a run reads as tokens: training sets, and dev sets for their loss."""
 
     train: dict[str, TokenisedSet]
     dev: dict[str, TokenisedSet]
-    dev_texts: dict[str, tuple[pa.Table, Prompts]]
 
 
 def prepare_sets(name: str, side: SideConfig, model: SentenceTransformer, data: Path, cache: Path) -> PreparedSets:
@@ -36,16 +33,15 @@ def prepare_sets(name: str, side: SideConfig, model: SentenceTransformer, data: 
         raise UserError(
             "there are no pairs to train on", where=f"{data}/{name}", remedy="add sources of this side to data"
         )
-    prepared, share, tokenizer = PreparedSets({}, {}, {}), shares(data), model.tokenizer
+    prepared, share, tokenizer = PreparedSets({}, {}), shares(data), model.tokenizer
     for of, path in wanted:
         prompts = prompts_of(model, of)
         angle = of == "symmetric" and side.angle_weight > 0
         train = tokenised_set(path, tokenizer, prompts, side, angle, cache / "train", share.get(path.stem, OWN_SIZE))
         prepared.train[path.stem] = train
         dev = data / "dev" / path.name
-        if dev.is_file() and (table := read_dev(dev, side.dev_rows)).num_rows:
+        if dev.is_file():
             prepared.dev[path.stem] = tokenised_set(dev, tokenizer, prompts, side, angle, cache / "dev")
-            prepared.dev_texts[path.stem] = table, prompts
     return prepared
 
 

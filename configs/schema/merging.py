@@ -20,8 +20,6 @@ class MergingConfig:
     weights: dict[str, float] = field(default_factory=dict)  # of method fixed, by model
     extrapolate: bool = False  # the other models' weights may exceed 1; the base gets 1 minus their sum
     dtype: str = "float32"  # of the merged weights; the sum itself is always float32
-    max_length: int = 256  # tokens at which dev and guard texts are cut while candidates are scored
-    dev_rows: int = 200  # rows of each dev set that score a candidate
     examples_per_set: int = 100  # dev rows of each set that LM-Cocktail sees
     temperature: float = 5.0  # of LM-Cocktail's softmax(-loss / temperature); the package's, near-uniform
     temperatures: list[float] = field(default_factory=lambda: [5.0, 1.0, 0.2, 0.05])  # shown beside it
@@ -37,7 +35,6 @@ class MergingConfig:
     report_sources: list[str] = field(default_factory=list)  # sets of data.held_out, shown but never chosen by
     parameters: dict[str, dict[str, float]] = field(default_factory=dict)  # mergekit's, as ties: {density: 0.5}
     score: bool = True  # false: a fixed merge without dev rows (compare must be empty)
-    encode_batch: int = field(default=64, metadata={"result": False})  # texts in a forward pass
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Impossible values, as (field, what is wrong)."""
@@ -60,7 +57,7 @@ class MergingConfig:
                 yield "weights", problem
         if not all(math.isfinite(value) and value > 0 for value in [self.temperature, *self.temperatures]):
             yield "temperature", "must be above 0, also in temperatures"
-        for name in ("max_length", "dev_rows", "examples_per_set", "negatives", "batch_size", "encode_batch"):
+        for name in ("examples_per_set", "negatives", "batch_size"):
             if getattr(self, name) < 1:
                 yield name, "must be at least 1"
 

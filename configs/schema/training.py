@@ -60,7 +60,6 @@ class SideConfig:
     angle_scale: float = 20.0  # of AnglE: angles are multiplied by it
 
     dev_steps: int | None = None  # steps between dev evaluations; null: only at the end
-    dev_rows: int = 500  # most rows of a dev set that are scored
     keep_best: bool = True  # save the weights with the best mean dev score (needs dev_steps)
     checkpoint_steps: int = field(default=500, metadata={"result": False})  # steps between checkpoints
     logging_steps: int = field(default=1, metadata={"result": False})  # steps a line of metrics.jsonl
@@ -100,7 +99,7 @@ class SideConfig:
         for name in ("warmup", "dropout"):
             if not 0 <= getattr(self, name) < 1:
                 yield name, "must be at least 0 and below 1"
-        counts = ("batch_size", "batch_multiple", "bucket_batches", "dev_rows", "checkpoint_steps")
+        counts = ("batch_size", "batch_multiple", "bucket_batches", "checkpoint_steps")
         for name in (*counts, "logging_steps", "mini_batch_tokens", "max_steps", "dev_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -121,9 +120,15 @@ class TrainingConfig:
     asymmetric: SideConfig = field(default_factory=SideConfig)
     joint: SideConfig = field(default_factory=SideConfig)  # all sets in one run: the baseline for split and merge
     arguments: dict[str, Any] = field(default_factory=dict)  # of all sides; a side's own win
+    dev_rows: int = 200  # most rows of a dev set that are scored, while training and when merging
+    dev_length: int = 256  # tokens at which dev, guard and report texts are cut
     teraflops: float = 100.0  # a device's sustained 10^12 operations a second, from which `make plan` gets hours
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Impossible values, as (field, what is wrong)."""
         if not 0 < self.teraflops < float("inf"):
             yield "teraflops", "must be above 0"
+        if self.dev_rows < 1:
+            yield "dev_rows", "must be at least 1"
+        if self.dev_length < 4:
+            yield "dev_length", "must be at least 4 tokens"

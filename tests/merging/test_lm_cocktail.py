@@ -8,10 +8,12 @@ import torch
 
 from data.artefact import PairSet, read_dev_sets
 from merging.blend import Blend
-from merging.lm_cocktail import few_shot_examples, lm_cocktail
+from merging.lm_cocktail import cocktail_of, few_shot_examples
 from tests.merging.conftest import make_model, perturb
+from training.prepared import prompts_of
+from training.tokenization import Prompts
 
-NO_PROMPTS = {"query": "", "document": ""}
+NO_PROMPTS = dict.fromkeys(("symmetric", "asymmetric"), Prompts("", ""))
 SETTINGS = {"batch_size": 2, "max_length": 64, "seed": 5}
 
 
@@ -27,7 +29,7 @@ def test_weights_equal_the_packages_on_a_cls_model(models: dict[str, Path], data
     theirs = compute_weights(
         loaded["init"], tokenizer, states, "encoder", examples, temperature, 2, max_input_length=64, neg_number=7
     )
-    ours = lm_cocktail(Blend(models, 64), examples, temperature=temperature, **SETTINGS)
+    ours = cocktail_of(Blend(models), examples, temperature=temperature, **SETTINGS)
     assert list(ours.weights.values()) == pytest.approx(theirs, abs=1e-6)
     assert ours.weights_at(temperature) == pytest.approx(ours.weights, abs=1e-5)
 
@@ -37,9 +39,10 @@ def test_a_mean_pooled_model_is_judged_by_its_own_vector(data: Path, tmp_path: P
     prompts = {"query": "query: ", "document": "passage: "}
     base = make_model(tmp_path / "init", pooling="mean", prompts=prompts)
     folders = {"init": base, "other": perturb(base, tmp_path / "other", 1)}
-    examples = few_shot_examples(read_dev_sets(data), 3, 7, prompts, seed=5)
-    blend = Blend(folders, 64)
-    ours = lm_cocktail(blend, examples, temperature=1.0, **SETTINGS)
+    blend = Blend(folders)
+    sides = {side: prompts_of(blend.model, side) for side in ("symmetric", "asymmetric")}
+    examples = few_shot_examples(read_dev_sets(data), 3, 7, sides, seed=5)
+    ours = cocktail_of(blend, examples, temperature=1.0, **SETTINGS)
     for name in folders:
         blend.set({other: float(other == name) for other in folders})
         losses = []
@@ -55,7 +58,7 @@ def test_a_mean_pooled_model_is_judged_by_its_own_vector(data: Path, tmp_path: P
 
 def test_lower_temperatures_tell_the_models_apart(models: dict[str, Path], data: Path) -> None:
     examples = few_shot_examples(read_dev_sets(data), 5, 7, NO_PROMPTS, seed=5)
-    cocktail = lm_cocktail(Blend(models, 64), examples, temperature=5.0, **SETTINGS)
+    cocktail = cocktail_of(Blend(models), examples, temperature=5.0, **SETTINGS)
     best = min(cocktail.losses, key=lambda name: cocktail.losses[name])
     by_temperature = [cocktail.weights_at(temperature)[best] for temperature in (5.0, 1.0, 0.2)]
     assert by_temperature == sorted(by_temperature)
@@ -67,7 +70,7 @@ def test_module_level_randomness_is_left_as_it_was(models: dict[str, Path], data
     random.seed(1)
     expected = random.random()
     random.seed(1)
-    lm_cocktail(Blend(models, 64), examples, temperature=5.0, **SETTINGS)
+    cocktail_of(Blend(models), examples, temperature=5.0, **SETTINGS)
     assert random.random() == expected
 
 
@@ -80,7 +83,7 @@ def test_examples_take_their_own_negatives_first_and_never_an_answer() -> None:
         negatives=[["н1", "н2"], ["н3"], [], []],
         scores=[1.0, 1.0, 1.0, 0.5],
     )
-    examples = few_shot_examples([pairs], 10, 3, {"query": "q ", "document": "d "}, seed=0)
+    examples = few_shot_examples([pairs], 10, 3, {"asymmetric": Prompts("q ", "d ")}, seed=0)
     assert [example["query"] for example in examples] == ["q а", "q а", "q б"]  # the last row is no pair
     assert examples[0]["pos"] == ["d 1"]
     assert examples[0]["neg"][:2] == ["d н1", "d н2"]
