@@ -93,7 +93,7 @@ def make_trainer(
     trainer = PlannedTrainer(
         model=model,
         args=training_arguments(
-            config, stage.name, stage.path / "checkpoints", len(plan.batches), bfloat16, bool(rows and scores.sides)
+            config, stage.name, stage.path / "checkpoints", len(plan.batches), bfloat16, bool(scores.sides)
         ),
         train_dataset=PlannedRows(sets.train.values(), side.angle_weight),
         eval_dataset=rows or None,
@@ -105,7 +105,7 @@ def make_trainer(
             side.false_negative_margin,
             side.mini_batch_tokens,
         ),
-        evaluator=scores if rows and scores.sides else None,
+        evaluator=scores if scores.sides else None,
         data_collator=MiniBatches(model.tokenizer.pad_token_id, side.mini_batch_tokens, side.mini_batch_overhead),
         callbacks=[
             MetricsLog(stage.path / "metrics.jsonl", plan.batches, stage.track),

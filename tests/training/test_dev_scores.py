@@ -1,5 +1,7 @@
 """The dev score against scikit-learn and scipy, and what may not change it."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,10 @@ from sentence_transformers import SentenceTransformer
 from sklearn.metrics import ndcg_score
 
 from data.artefact import PairSet
+from pipeline.chain import CHAIN
 from pipeline.core.models import load_folder
-from tests.training.planned_sets import rows
+from pipeline.stage import run_stage
+from tests.training.planned_sets import prepared_run, rows
 from tests.training.small_bases import tiny_base
 from training.dev_scores import DevScores, Evaluators, Vectors, dev_evaluators, retrieval, similarity
 from training.tokenization import Prompts
@@ -119,3 +123,10 @@ def test_texts_are_cut_at_the_smaller_of_both_limits(model: SentenceTransformer)
 
     assert width(8) == 8
     assert width(1000) == model.max_seq_length
+
+
+def test_dev_sets_too_small_for_a_batch_are_scored_though_they_have_no_loss(tmp_path: Path) -> None:
+    sets = {"symmetric/pairs": rows(32), "dev/pairs": rows(3, seed=5)}
+    manifest = run_stage(CHAIN["symmetric"], prepared_run(tmp_path, sets, max_steps=2, dev_steps=1))
+    assert manifest.metrics["dev_score"] == manifest.metrics["dev_pairs_score"] > 0
+    assert "dev_pairs_loss" not in manifest.metrics
