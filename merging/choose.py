@@ -23,7 +23,7 @@ from pipeline.core.seeding import generator
 from training.dev_scores import DevScores, Evaluators, retrieval
 from training.prepared import prompts_of
 
-SATURATED = 0.999  # a dev set on which every model scores as much tells candidates apart no longer
+SATURATED = 0.999
 
 
 @dataclass
@@ -76,7 +76,7 @@ def lm_cocktail(choice: Choice) -> Candidate:
     settings, seed, model = choice.settings, choice.config.seed, choice.blend.model
     prompts = {pairs.side: prompts_of(model, pairs.side) for pairs in choice.sets}
     examples = few_shot_examples(choice.sets, settings.examples_per_set, settings.negatives, prompts, seed)
-    length = min(choice.config.training.dev_length, model.max_seq_length)
+    length = min(choice.config.training.dev_length, model.max_seq_length or choice.config.training.dev_length)
     log.info("LM-Cocktail: losses of %d models on %d examples", len(choice.blend.names), len(examples))
     choice.cocktail = cocktail_of(choice.blend, examples, settings.temperature, settings.batch_size, length, seed)
     return choice.scorer.score(choice.cocktail.weights, "lm_cocktail")
@@ -201,13 +201,7 @@ def scored_methods(choice: Choice) -> dict[str, Candidate]:
     compared: dict[str, Candidate] = {}
     for name in progress(names, f"scoring {len(names)} models on dev rows"):  # the base first, for the guard
         compared[name] = choice.scorer.score({other: float(other == name) for other in names}, name)
-    scores = [{set_: score for side in one.sets.values() for set_, score in side.items()} for one in compared.values()]
-    if saturated := [name for name in scores[0] if min(model[name] for model in scores) >= SATURATED]:
-        log.warning(
-            "merge: dev sets that tell no models apart, since all score at least %s: %s",
-            SATURATED,
-            ", ".join(saturated),
-        )
+    warn_of_saturation(list(compared.values()))
     for name in methods:
         own = METHODS.get(name)
         candidate = own(choice) if own else choice.scorer.score_state(mergekit_state(choice, name), name)
@@ -220,6 +214,14 @@ def scored_methods(choice: Choice) -> dict[str, Candidate]:
         what = "merge: %s loses %.4f nDCG@10 on a guard set, more than merging.guard=%s"
         log.warning(what, settings.method, chosen.guard_loss, settings.guard)
     return compared
+
+
+def warn_of_saturation(models: Sequence[Candidate]) -> None:
+    """Name the dev sets that tell no models apart, since all of them solve these."""
+    sets = [name for name in models[0].by_set if min(model.by_set[name] for model in models) >= SATURATED]
+    if sets:
+        what = "merge: dev sets that tell no models apart, since all score at least %s: %s"
+        log.warning(what, SATURATED, ", ".join(sets))
 
 
 def mergekit_state(choice: Choice, name: str) -> State:

@@ -43,11 +43,16 @@ class Candidate:
         """The dev score (`training.dev_scores`): what a search maximises."""
         return fmean(self.sides.values())
 
+    @property
+    def by_set(self) -> dict[str, float]:
+        """The score of each dev set."""
+        return {name: score for scores in self.sets.values() for name, score in scores.items()}
+
     def row(self) -> dict[str, Any]:
         """One line of search.csv."""
         weights = {f"weight_{name}": weight for name, weight in (self.weights or {}).items()}
         scores = {"dev": self.dev, **self.sides, "guard_loss": self.guard_loss, "allowed": self.allowed}
-        sets = {f"dev/{name}": score for scores in self.sets.values() for name, score in scores.items()}
+        sets = {f"dev/{name}": score for name, score in self.by_set.items()}
         guard = {f"guard/{name}": score for name, score in self.guard.items()}
         return {"origin": self.origin, **weights, **scores, **sets, **guard}
 
