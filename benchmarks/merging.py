@@ -125,7 +125,7 @@ def texts() -> list[str]:
 
 def merge_streamed(folder: str) -> float:
     """Seconds of ours."""
-    from merging.merge import write_model
+    from merging.compatibility import write_model
 
     models, weights = inputs(folder), dict(zip(NAMES, WEIGHTS, strict=True))
     return timed(lambda target: write_model(models, weights, target, "float32"), Path(folder) / "merged")
@@ -182,7 +182,7 @@ def score_reloaded(folder: str) -> float:
     """Seconds of one candidate by way of the disk (which also reads its own writing from the page cache)."""
     from sentence_transformers import SentenceTransformer
 
-    from merging.merge import write_model
+    from merging.compatibility import write_model
 
     target, weights = Path(folder) / "candidate", dict(zip(NAMES, WEIGHTS, strict=True))
     shutil.rmtree(target, ignore_errors=True)

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from LM_Cocktail.utils import compute_weights, embedder_loss, preprocess_data_for_embedder
 
 from data.artefact import PairSet
 from merging.blend import Blend
@@ -69,8 +70,6 @@ def cocktail_of(
     blend: Blend, examples: Sequence[Example], temperature: float, batch_size: int, max_length: int, seed: int
 ) -> Cocktail:
     """LM-Cocktail's weights for the blend's models on these examples, all with equally many negatives."""
-    from LM_Cocktail.utils import compute_weights, embedder_loss, preprocess_data_for_embedder
-
     module = PooledVectors(blend)
     pure = {model: {name: float(name == model) for name in blend.names} for model in blend.names}
     negatives = len(examples[0]["neg"])

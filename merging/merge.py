@@ -1,15 +1,13 @@
 """The stage `merge`: one model of the base and the trained sides, and the files that say how it was made."""
 
 import csv
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from configs.schema.config import Config
 from configs.schema.merging import MergingConfig
 from merging.choose import Comparison, compare
-from merging.compatibility import carry_over, require_compatible, weight_folders
-from merging.interpolation import interpolate
+from merging.compatibility import require_compatible, write_model
 from merging.mergekit import mergekit_merge, write_mergekit_model
 from merging.simplex import draw_simplex
 from pipeline.core.artefact import StageFolder, write_json
@@ -36,15 +34,6 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
 def model_folder(artefact: Path) -> Path:
     """Where the sentence-transformers folder of an artefact stands: in `model`, or (init) at the top."""
     return artefact / "model" if (artefact / "model").is_dir() else artefact
-
-
-def write_model(models: Mapping[str, Path], weights: Mapping[str, float], target: Path, dtype: str) -> None:
-    """Write the sentence-transformers folder `target`: merged weights, all else from the first of `models`."""
-    target.mkdir(parents=True, exist_ok=True)
-    base = next(iter(models.values()))
-    carry_over(base, target, dtype)
-    for part in weight_folders(base):
-        interpolate({name: folder / part for name, folder in models.items()}, weights, target / part, dtype)
 
 
 def write_findings(comparison: Comparison, settings: MergingConfig, stage: StageFolder) -> None:

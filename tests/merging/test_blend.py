@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from merging.blend import Blend, floating, load
-from merging.merge import write_model
+from merging.compatibility import write_model
 from pipeline.core.errors import UserError
 
 WEIGHTS = {"init": -0.1, "symmetric": 0.6, "asymmetric": 0.5}
