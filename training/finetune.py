@@ -88,7 +88,8 @@ def make_trainer(
     side = config.side(stage.name)
     dev_batches = plan_dev([item.rows for item in sets.dev.values()], side)
     rows = {name: PlannedRows([sets.dev[name]], side.angle_weight) for name in dev_batches}
-    texts = [pairs.spread(config.training.dev_rows) for pairs in read_dev_sets(stage.input("data"), stage.name)]
+    texts = read_dev_sets(stage.input("data"), stage.name) if sets.dev else []
+    texts = [pairs.spread(config.training.dev_rows) for pairs in texts]
     scores = DevScores(texts, model, config.training.dev_length, bfloat16)
     trainer = PlannedTrainer(
         model=model,
