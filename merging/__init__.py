@@ -1,1 +1,1 @@
-"""How several models become one: LM-Cocktail, fixed or searched weights, interpolated exactly."""
+"""How several models become one: merge.py makes the merge and is the file to open first, choose.py its weights."""

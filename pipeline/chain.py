@@ -47,6 +47,11 @@ def benchmark_reads(config: Config) -> dict[str, str]:
     return {f"sample:{file.name}": file_sha256(file) for file in sorted(SAMPLES.glob("*.jsonl"))} | mteb
 
 
+def dev_settings(config: Config) -> dict[str, int]:
+    """Which dev texts the sides and the merge are scored on."""
+    return {"rows": config.training.dev_rows, "length": config.training.dev_length}
+
+
 def evaluate_settings(config: Config) -> dict[str, Any]:
     """Of the suites only those that are run; where mteb reads; the contents of heads that are given."""
     chosen, heads = {name: config.evaluation.suite[name] for name in config.evaluation.suites}, config.evaluation.heads
@@ -92,10 +97,10 @@ def readme_of_merge(config: Config) -> list[Path]:
 def side(name: str) -> Stage:
     """One side's training; under `accelerate launch` each process takes its slice of every planned global batch."""
     return Stage(
-        name, 2, "training.finetune:build", on_ranks=True,
+        name, 3, "training.finetune:build", on_ranks=True,
         needs=lambda c: ["data", "init"],
         settings=lambda c: {"side": c.side(name), "arguments": c.training.arguments,
-                            "precision": c.precision, "attention": c.base.attention},
+                            "dev": dev_settings(c), "precision": c.precision, "attention": c.base.attention},
     )
 
 
@@ -124,9 +129,10 @@ CHAIN = {stage.name: stage for stage in [
     ),
     *map(side, SIDES),
     Stage(
-        "merge", 1, "merging.merge:build",
+        "merge", 2, "merging.merge:build",
         needs=lambda c: [*c.merging.models, "data"],
-        settings=lambda c: {"merging": c.merging, "precision": c.precision},
+        settings=lambda c: {"merging": c.merging, "dev": dev_settings(c),
+                            "precision": c.precision, "attention": c.base.attention},
     ),
     Stage(
         "evaluate", 3, "evaluation.evaluate:build", in_place=True,

@@ -22,8 +22,6 @@ class MergingConfig:
     extrapolate: bool = False  # the other models' weights may exceed 1; the base gets 1 minus their sum
     # Of the merged weights; the sum itself is always float32.
     dtype: str = setting("float32", choices=("float32", "bfloat16", "float16"))
-    max_length: int = setting(256, least=1)  # tokens at which dev and guard texts are cut while candidates are scored
-    dev_rows: int = setting(200, least=1)  # rows of each dev set that score a candidate
     examples_per_set: int = setting(100, least=1)  # dev rows of each set that LM-Cocktail sees
     # Of LM-Cocktail's softmax(-loss / temperature); the package's, near-uniform.
     temperature: float = setting(5.0, above=0)
@@ -42,7 +40,6 @@ class MergingConfig:
     report_sources: list[str] = setting([])  # sets of data.held_out, shown but never chosen by
     parameters: dict[str, dict[str, float]] = setting({})  # mergekit's, as ties: {density: 0.5}
     score: bool = True  # false: a fixed merge without dev rows (compare must be empty)
-    encode_batch: int = setting(64, least=1, result=False)  # texts in a forward pass
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if len(set(self.models)) < 2 or len(set(self.models)) != len(self.models):
