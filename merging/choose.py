@@ -218,7 +218,8 @@ def scored_methods(choice: Choice) -> dict[str, Candidate]:
 
 def warn_of_saturation(models: Sequence[Candidate]) -> None:
     """Name the dev sets that tell no models apart, since all of them solve these."""
-    sets = [name for name in models[0].by_set if min(model.by_set[name] for model in models) >= SATURATED]
+    found = [model.scores.by_set for model in models]
+    sets = [name for name in found[0] if min(scores[name] for scores in found) >= SATURATED]
     if sets:
         what = "merge: dev sets that tell no models apart, since all score at least %s: %s"
         log.warning(what, SATURATED, ", ".join(sets))

@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import product
-from statistics import fmean
 from typing import Any, NamedTuple
 
 from merging.blend import Blend, State
 from pipeline.core.console import progress
-from training.dev_scores import DevScores, Evaluators
+from training.dev_scores import DevScore, DevScores, Evaluators
 
 Point = tuple[Fraction, ...]
 
@@ -28,7 +27,7 @@ class Candidate:
 
     origin: str  # what proposed it first: a model's name, uniform, fixed, lm_cocktail, search, extrapolated, ...
     weights: dict[str, float] | None  # by model; None where the result is no weighted sum
-    sets: dict[str, dict[str, float]]  # scores of the dev sets, by side
+    scores: DevScore
     guard: dict[str, float]  # nDCG@10 by guard set
     guard_loss: float  # the most that is lost on a guard set against the base; below 0 where every set gains
     allowed: bool
@@ -36,23 +35,18 @@ class Candidate:
     @property
     def sides(self) -> dict[str, float]:
         """The dev score of each side."""
-        return {side: fmean(scores.values()) for side, scores in self.sets.items()}
+        return self.scores.sides
 
     @property
     def dev(self) -> float:
-        """The dev score (`training.dev_scores`): what a search maximises."""
-        return fmean(self.sides.values())
-
-    @property
-    def by_set(self) -> dict[str, float]:
-        """The score of each dev set."""
-        return {name: score for scores in self.sets.values() for name, score in scores.items()}
+        """The dev score: what a search maximises."""
+        return self.scores.score
 
     def row(self) -> dict[str, Any]:
         """One line of search.csv."""
         weights = {f"weight_{name}": weight for name, weight in (self.weights or {}).items()}
         scores = {"dev": self.dev, **self.sides, "guard_loss": self.guard_loss, "allowed": self.allowed}
-        sets = {f"dev/{name}": score for name, score in self.by_set.items()}
+        sets = {f"dev/{name}": score for name, score in self.scores.by_set.items()}
         guard = {f"guard/{name}": score for name, score in self.guard.items()}
         return {"origin": self.origin, **weights, **scores, **sets, **guard}
 
@@ -85,7 +79,7 @@ class Scorer:
         guard = self.guard.scores(self.blend.model)
         loss = guard_loss(self.candidates[0].guard if self.candidates else guard, guard)
         allowed = self.limit is None or loss <= self.limit
-        candidate = Candidate(origin, weights, self.dev.by_side(self.blend.model), guard, loss, allowed)
+        candidate = Candidate(origin, weights, self.dev.of(self.blend.model), guard, loss, allowed)
         self.candidates.append(candidate)
         return candidate
 

@@ -2,10 +2,12 @@
 
 A set whose rows carry different scores is judged by Spearman's correlation of score and cosine. Any other is judged by
 nDCG@10 of finding each anchor's positives among all dev passages of its side, since among a small set's own nearly
-every model finds them. A side's score is the mean over its sets, the dev score the mean over the sides.
+every model finds them. A side's score is the mean over its sets, each weighed by its rows: the score of a set of a few
+rows is mostly chance. The dev score is the mean over the sides.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from statistics import fmean
 from types import SimpleNamespace
@@ -81,30 +83,53 @@ class Evaluators:
         return {name: score if score == score else 0.0 for name, score in scores.items()}
 
 
+@dataclass(frozen=True)
+class DevScore:
+    """What one model is worth on the dev rows."""
+
+    sets: dict[str, dict[str, float]]  # the scores of each side's sets
+    rows: Mapping[str, int]  # of each set
+
+    @property
+    def sides(self) -> dict[str, float]:
+        """The score of each side."""
+        return {side: fmean(found.values(), map(self.rows.__getitem__, found)) for side, found in self.sets.items()}
+
+    @property
+    def score(self) -> float:
+        """The dev score: what keeps checkpoints, and what a search of merge weights maximises."""
+        return fmean(self.sides.values())
+
+    @property
+    def by_set(self) -> dict[str, float]:
+        """The score of each set."""
+        return {name: score for found in self.sets.values() for name, score in found.items()}
+
+
 class DevScores(BaseEvaluator):
-    """`<set>_score` for each dev set, and `score`, the mean over the sides of the mean over a side's sets."""
+    """`<set>_score` for each dev set, and `score`, as the library's trainer asks for them."""
 
     def __init__(
         self, sets: Sequence[PairSet], model: SentenceTransformer, max_length: int, bfloat16: bool = False
     ) -> None:
         super().__init__()
         self.primary_metric = "score"
+        self.rows = {pairs.name: len(pairs) for pairs in sets}
         self.sides: dict[str, Evaluators] = {}  # those with a set that can be scored
         for side in dict.fromkeys(pairs.side for pairs in sets):
             evaluators = dev_evaluators([pairs for pairs in sets if pairs.side == side], prompts_of(model, side))
             if evaluators:
                 self.sides[side] = Evaluators(evaluators, model, max_length, bfloat16)
 
-    def by_side(self, model: SentenceTransformer) -> dict[str, dict[str, float]]:
-        """The scores of a side's sets."""
-        return {side: evaluators.scores(model) for side, evaluators in self.sides.items()}
+    def of(self, model: SentenceTransformer) -> DevScore:
+        """What the model is worth under its present weights."""
+        return DevScore({side: evaluators.scores(model) for side, evaluators in self.sides.items()}, self.rows)
 
     def __call__(
         self, model: Any, output_path: str | None = None, epoch: float = -1, steps: int = -1
     ) -> dict[str, float]:
-        sides = self.by_side(model)
-        sets = {f"{name}_score": score for scores in sides.values() for name, score in scores.items()}
-        return {**sets, "score": fmean(fmean(scores.values()) for scores in sides.values())}
+        found = self.of(model)
+        return {f"{name}_score": score for name, score in found.by_set.items()} | {"score": found.score}
 
 
 def dev_evaluators(sets: Sequence[PairSet], prompts: Prompts) -> dict[str, Evaluator]:

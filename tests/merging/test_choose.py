@@ -8,8 +8,9 @@ from typing import Any
 import polars
 import pytest
 
+from configs.schema import merging
 from configs.schema.config import Config
-from configs.schema.merging import COMPARISONS, MERGEKIT_METHODS, OWN_METHODS, MergingConfig
+from configs.schema.merging import MERGEKIT_METHODS, MergingConfig
 from merging.choose import METHODS
 from pipeline.chain import CHAIN
 from pipeline.core.artefact import read_manifest
@@ -79,4 +80,4 @@ def test_sets_that_tell_no_models_apart_are_named(run_folder: Path, caplog: pyte
 
 
 def test_every_name_of_a_method_has_its_function() -> None:
-    assert METHODS.keys() | set(MERGEKIT_METHODS) == {*OWN_METHODS, *COMPARISONS}
+    assert METHODS.keys() | set(MERGEKIT_METHODS) == {*merging.METHODS}

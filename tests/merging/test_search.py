@@ -6,6 +6,7 @@ from fractions import Fraction
 import pytest
 
 from merging.search import SIMPLEX, Candidate, best_of_grid, beyond, grid, neighbours, weights_of
+from training.dev_scores import DevScore
 
 MODELS = ("init", "symmetric", "asymmetric")
 Surface = Callable[[float, float], float]
@@ -17,7 +18,9 @@ def scorer(surface: Surface, allowed: Callable[[float, float], bool] = lambda *_
     def score(weights: dict[str, float]) -> Candidate:
         assert sum(weights.values()) == pytest.approx(1)
         place = weights["symmetric"], weights["asymmetric"]
-        return Candidate("search", weights, {"symmetric": {"set": surface(*place)}}, {}, 0.0, allowed(*place))
+        return Candidate(
+            "search", weights, DevScore({"symmetric": {"set": surface(*place)}}, {"set": 1}), {}, 0.0, allowed(*place)
+        )
 
     return score
 
@@ -76,7 +79,9 @@ def test_two_models_are_searched_along_a_line() -> None:
 
     def score(weights: dict[str, float]) -> Candidate:
         tried.append(weights["other"])
-        return Candidate("search", weights, {"symmetric": {"set": -abs(weights["other"] - 0.4)}}, {}, 0.0, True)
+        return Candidate(
+            "search", weights, DevScore({"symmetric": {"set": -abs(weights["other"] - 0.4)}}, {"set": 1}), {}, 0.0, True
+        )
 
     best = best_of_grid(SIMPLEX, ("base", "other"), 0.25, 2, score)
     assert best is not None and best.weights is not None

@@ -49,9 +49,9 @@ def test_a_set_of_pairs_is_found_among_all_passages_of_its_side(model: SentenceT
     passages = [*first.passages(), *second.passages()]
     queries, corpus = encoded(model, first.anchors), encoded(model, passages)
     relevant = np.eye(len(first), len(passages))
-    found = DevScores([first, second], model, 64).by_side(model)
+    found = DevScores([first, second], model, 64).of(model).sets
     assert found["asymmetric"]["first"] == pytest.approx(ndcg_score(relevant, queries @ corpus.T, k=10), abs=1e-6)
-    alone = DevScores([first], model, 64).by_side(model)
+    alone = DevScores([first], model, 64).of(model).sets
     assert alone["asymmetric"]["first"] > found["asymmetric"]["first"]
 
 
@@ -62,10 +62,12 @@ def test_a_set_of_different_scores_is_judged_by_their_correlation(model: Sentenc
     assert found["scored_score"] == pytest.approx(spearmanr(pairs.scores, cosines).statistic, abs=1e-6)
 
 
-def test_the_score_is_the_mean_over_the_sides_of_the_mean_over_their_sets(model: SentenceTransformer) -> None:
+def test_the_score_is_the_mean_over_the_sides_of_their_sets_weighed_by_rows(model: SentenceTransformer) -> None:
     sets = [random_set("one", "symmetric", 1), random_set("two", "symmetric", 2), random_set("three", "asymmetric", 3)]
+    sets[1] = sets[1].take(range(10))
     found = DevScores(sets, model, 64)(model)
-    symmetric = (found["one_score"] + found["two_score"]) / 2
+    symmetric = (40 * found["one_score"] + 10 * found["two_score"]) / 50
+    assert found["one_score"] != found["two_score"]
     assert found["score"] == pytest.approx((symmetric + found["three_score"]) / 2)
     assert found["three_score"] == DevScores(sets[2:], model, 64)(model)["score"]  # the other side has no part in it
 
