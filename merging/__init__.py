@@ -1,1 +1,1 @@
-"""How several models become one: merge.py makes the merge and is the file to open first, choose.py its weights."""
+"""How several models become one. Open `merge.py` first; `choose.py` holds the methods of choosing weights."""

@@ -12,10 +12,9 @@ from merging.interpolation import interpolate, require_same_tensors
 from pipeline.core.artefact import MANIFEST, file_sha256
 from pipeline.core.checkpoint import INDEX, WEIGHTS, Checkpoint
 from pipeline.core.errors import UserError, first_line
-from pipeline.core.models import RAISED_BY_FILES
+from pipeline.core.models import HEADS, RAISED_BY_FILES
 from training.vocabulary.tokenizer_file import read_tokenizer
 
-HEADS = ("sparse_linear.pt", "colbert_linear.pt")  # bge-m3's sparse and multi-vector outputs
 NOT_CARRIED = {MANIFEST, "certificate.json", "README.md"}  # they describe the base, not the merged model
 VOCABULARY = "vocabulary"  # the map from the base's token ids, which sparse vectors need
 PROVENANCE = {"architectures", "transformers_version", "torch_dtype", "dtype"}  # may differ in config.json

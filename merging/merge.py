@@ -1,7 +1,6 @@
 """The stage `merge`: one model of the base and the trained sides, and the files that say how it was made."""
 
 import csv
-from pathlib import Path
 from typing import Any
 
 from configs.schema.config import Config
@@ -17,7 +16,7 @@ from pipeline.core.console import show_table
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     """Choose weights, write the model and how it was chosen; returns the metrics of the choice."""
     settings = config.merging
-    models = {name: model_folder(stage.input(name)) for name in settings.models}
+    models = {name: config.model_folder(name) for name in settings.models}
     require_compatible(models)
     comparison = compare(config, models, stage.input("data"))
     with stage.replacing("model") as target:
@@ -29,11 +28,6 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     write_findings(comparison, settings, stage)
     show_comparison(comparison, settings)
     return metrics(comparison)
-
-
-def model_folder(artefact: Path) -> Path:
-    """Where the sentence-transformers folder of an artefact stands: in `model`, or (init) at the top."""
-    return artefact / "model" if (artefact / "model").is_dir() else artefact
 
 
 def write_findings(comparison: Comparison, settings: MergingConfig, stage: StageFolder) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from configs.schema.config import SIDES, Config
 from data.fingerprints import data_states
-from evaluation.models import further_model, heads_fingerprint
+from evaluation.models import heads_fingerprint, scored_models
 from evaluation.published import calibrated_name
 from evaluation.report.record import REPORTED
 from pipeline.core.artefact import file_sha256, is_complete, read_manifest
@@ -67,9 +67,8 @@ def evaluate_needs(config: Config) -> list[str]:
 
 
 def evaluate_reads(config: Config) -> dict[str, str]:
-    """The contents of further models."""
-    models = [further_model(wanted, config.mirror) for wanted in config.evaluation.models]
-    return {model.name: model.fingerprint for model in models}
+    """The contents of the models that are no artefacts of this run."""
+    return {model.name: model.fingerprint for model in scored_models(config) if model.artefact is None}
 
 
 def report_settings(config: Config) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def test_why_a_stage_is_made_anew_is_said(tmp_path: Path, caplog: pytest.LogCapt
     changes = {
         "its settings changed": {"settings": lambda config: "other"},
         "file:a changed": {"reads": lambda config: {"file:a": "2"}},
-        "version 1 of this stage made it, which is 2 now": {"version": 2},
+        "version 2 of this stage made it, which is 3 now": {"version": 3},
     }
     for said, change in changes.items():
         run_stage(stage, dataclasses.replace(config, force=True))
