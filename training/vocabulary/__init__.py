@@ -1,1 +1,1 @@
-"""A smaller vocabulary with a guarantee. Open `build.py` first: corpora, counting, selection, shrinking, certificate."""
+"""A smaller vocabulary with a guarantee. Open `build.py` first: count, select, shrink, certify."""
