@@ -57,7 +57,7 @@ def chain_model(config: Config, name: str) -> ScoredModel | None:
     if manifest is None and name == "base" and (folder / "modules.json").is_file():
         return ScoredModel(name, folder, folder_fingerprint(folder))
     if manifest is None or manifest.status != "complete":
-        log.warning("evaluate: %s is not made yet and is left out", name)
+        log.warning("evaluate: %s is %s and is left out", name, manifest.status if manifest else "not made yet")
         return None
     inside = folder.relative_to(stage).as_posix()
     prefix = "" if inside == "." else f"{inside}/"

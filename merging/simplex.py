@@ -38,10 +38,12 @@ def draw_simplex(
             )
     figure.colorbar(dots, ax=axes, label="dev score")
     for name, candidate in compared.items():
-        if name in MARKERS and candidate.weights is not None:
+        if name not in models and candidate.weights is not None:
             x, y = _place(candidate, names)
             style: dict[str, Any] = {"facecolors": "none", "edgecolors": "crimson", "linewidths": 1.4}
-            axes.scatter([x], [y], marker=MARKERS[name], s=220, label=name.replace("_", " "), zorder=3, **style)
+            axes.scatter(
+                [x], [y], marker=MARKERS.get(name, "o"), s=220, label=name.replace("_", " "), zorder=3, **style
+            )
     if len(names) == 2:
         axes.plot([0, 1, 0, 0], [0, 0, 1, 0], color="0.6", linewidth=1, zorder=1)
         axes.set_aspect("equal")

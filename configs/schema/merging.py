@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from configs.schema.rules import setting
 
 MERGEKIT_METHODS = ("ties", "dare_linear", "dare_ties", "della", "breadcrumbs", "slerp", "model_stock", "sce")
-METHODS = ("uniform", "fixed", "lm_cocktail", "search", "extrapolated", *MERGEKIT_METHODS)
+METHOD_NAMES = ("uniform", "fixed", "lm_cocktail", "search", "extrapolated", *MERGEKIT_METHODS)
 
 
 @dataclass
@@ -14,10 +14,10 @@ class MergingConfig:
     """Which models are merged, with which weights, and on which data the weights are chosen."""
 
     # One of mergekit's needs the extra "merge".
-    method: str = setting("lm_cocktail", choices=METHODS)
+    method: str = setting("lm_cocktail", choices=METHOD_NAMES)
     models: list[str] = setting(["init", "symmetric", "asymmetric"])  # the base first
     # Scored beside the choice.
-    compare: list[str] = setting(["uniform", "lm_cocktail", "search", "extrapolated"], choices=METHODS)
+    compare: list[str] = setting(["uniform", "lm_cocktail", "search", "extrapolated"], choices=METHOD_NAMES)
     weights: dict[str, float] = setting({})  # of method fixed, by model
     extrapolate: bool = False  # the other models' weights may exceed 1; the base gets 1 minus their sum
     # Of the merged weights; the sum itself is always float32.

@@ -80,4 +80,4 @@ def test_sets_that_tell_no_models_apart_are_named(run_folder: Path, caplog: pyte
 
 
 def test_every_name_of_a_method_has_its_function() -> None:
-    assert METHODS.keys() | set(MERGEKIT_METHODS) == {*merging.METHODS}
+    assert METHODS.keys() | set(MERGEKIT_METHODS) == {*merging.METHOD_NAMES}
