@@ -79,7 +79,8 @@ def configured(runs: Path, seed: int, weight: float) -> Config:
     config.mirror, config.data.held_out, config.data.dev.anchors = str(mirror), {}, 2000
     config.data.sources = {name: split_set(name, mirror) for name in SETS}
     side = config.training.symmetric
-    side.angle_weight, side.max_steps, side.dev_steps, side.dev_rows = weight, STEPS, None, 2000
+    side.angle_weight, side.max_steps, side.dev_steps = weight, STEPS, None
+    config.training.dev_rows, config.training.dev_length = 2000, 128
     return config
 
 
@@ -117,20 +118,33 @@ def split_set(name: str, mirror: Path) -> SourceConfig:
 
 
 def dev_scores(config: Config) -> dict[str, float]:
-    """The trainer's correlation, and the two measures by which merges are chosen."""
-    from merging.blend import Blend
-    from merging.dev_scores import TextBank, set_tasks
-    from merging.dev_sets import read_dev_sets
+    """The trainer's dev score, which is the correlation, and two more measures of the same rows."""
+    from sentence_transformers.sentence_transformer.evaluation import BinaryClassificationEvaluator
+
+    from data.artefact import read_dev_sets
     from pipeline.core.artefact import read_manifest
+    from pipeline.core.models import load_folder
+    from training.dev_scores import Evaluators, retrieval
+    from training.model_files import prompts_of
 
     manifest = read_manifest(config.folder("symmetric"))
     assert manifest is not None
-    blend = Blend({"symmetric": config.folder("symmetric") / "model"}, max_length=128)
-    bank = TextBank(blend, batch=64)
-    tasks = [set_tasks(pairs, bank) for pairs in read_dev_sets(config.folder("data"))]
-    embeddings = bank.encode()
-    scores = [measured.scores(embeddings) for measured in tasks]
-    means = {name: statistics.mean(score[name] for score in scores) for name in ("ranking", "retrieval")}
+    model = load_folder(config.folder("symmetric") / "model")
+    prompts, evaluators = prompts_of(model, "symmetric"), dict[str, Any]()
+    for pairs in read_dev_sets(config.folder("data")):
+        evaluators[f"{pairs.name} ranking"] = BinaryClassificationEvaluator(
+            [prompts.anchor + text for text in pairs.anchors],
+            [prompts.positive + text for text in pairs.positives],
+            [int(score >= 1) for score in pairs.scores],
+            similarity_fn_names=["cosine"],
+            write_csv=False,
+        )
+        evaluators[f"{pairs.name} retrieval"] = retrieval(pairs, prompts, pairs.passages())
+    found = Evaluators(evaluators, model, config.training.dev_length).scores(model)
+    means = {
+        name: statistics.mean(score for key, score in found.items() if key.endswith(f" {name}"))
+        for name in ("ranking", "retrieval")
+    }
     return {"spearman": manifest.metrics["dev_score"], **means}
 
 

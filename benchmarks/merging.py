@@ -70,7 +70,7 @@ def _side(name: str, folder: Path, environment: dict[str, str] | None = None) ->
 def search_rows(folder: Path, rounds: int) -> list[dict[str, Any]]:
     """One candidate of a search."""
     ours, theirs = alternate(_side("score_in_memory", folder), _side("score_reloaded", folder), rounds=rounds)
-    what = f"one search candidate: interpolate and embed {len(texts())} short texts"
+    what = f"one search candidate: interpolate, embed {len(texts())} short texts and score them"
     peer = "interpolate, save, reload, embed"
     return [row("search_candidate_vs_reload", what, "s", ours.seconds, peer, theirs.seconds, "lower")]
 
@@ -125,7 +125,7 @@ def texts() -> list[str]:
 
 def merge_streamed(folder: str) -> float:
     """Seconds of ours."""
-    from merging.write import write_model
+    from merging.compatibility import write_model
 
     models, weights = inputs(folder), dict(zip(NAMES, WEIGHTS, strict=True))
     return timed(lambda target: write_model(models, weights, target, "float32"), Path(folder) / "merged")
@@ -164,13 +164,17 @@ def copy_inputs(folder: str) -> float:
 
 def score_in_memory(folder: str) -> float:
     """Seconds of one candidate, as the search scores it."""
+    from data.artefact import PairSet
     from merging.blend import Blend
+    from training.dev_scores import DevScores
 
-    blend = Blend(inputs(folder), max_length=64)
-    bank = prepared(blend)
+    blend = Blend(inputs(folder))
+    anchors, positives = texts()[::2], texts()[1::2]
+    pairs = PairSet("pairs", "symmetric", anchors, positives, [[]] * len(anchors), [1.0] * len(anchors))
+    scores = DevScores([pairs], blend.model, max_length=64)
     started = time.perf_counter()
     blend.set(dict(zip(NAMES, WEIGHTS, strict=True)))
-    bank.encode()
+    scores(blend.model)
     return time.perf_counter() - started
 
 
@@ -178,7 +182,7 @@ def score_reloaded(folder: str) -> float:
     """Seconds of one candidate by way of the disk (which also reads its own writing from the page cache)."""
     from sentence_transformers import SentenceTransformer
 
-    from merging.write import write_model
+    from merging.compatibility import write_model
 
     target, weights = Path(folder) / "candidate", dict(zip(NAMES, WEIGHTS, strict=True))
     shutil.rmtree(target, ignore_errors=True)
@@ -186,16 +190,6 @@ def score_reloaded(folder: str) -> float:
     write_model(inputs(folder), weights, target, "float32")
     SentenceTransformer(str(target), device="cpu").encode(texts(), batch_size=64)
     return time.perf_counter() - started
-
-
-def prepared(blend: Any) -> Any:
-    """The texts, tokenised."""
-    from merging.dev_scores import TextBank
-
-    bank = TextBank(blend, batch=64)
-    bank.add(texts(), "query")
-    bank.tokenise()
-    return bank
 
 
 def inputs(folder: str) -> dict[str, Path]:

@@ -12,10 +12,9 @@ from pipeline.core.artefact import file_sha256, files_under, read_manifest
 from pipeline.core.console import log
 from pipeline.core.errors import UserError
 from pipeline.core.hub import Revision, mirrored
-from pipeline.core.models import fetched
+from pipeline.core.models import HEADS, fetched
 
 NOT_THE_MODEL = {"manifest.json", "certificate.json", "README.md", ".gitattributes", "model_card.md"}
-HEAD_FILES = ("sparse_linear.pt", "colbert_linear.pt")
 WEIGHTS = ("*.safetensors", "*.bin")
 
 
@@ -53,13 +52,12 @@ def scored_models(config: Config) -> list[ScoredModel]:
 
 def chain_model(config: Config, name: str) -> ScoredModel | None:
     """A model of this run, or None while it is not complete."""
-    stage = config.folder(name)
-    folder = stage if name in ("base", "init") else stage / "model"
+    stage, folder = config.folder(name), config.model_folder(name)
     manifest = read_manifest(stage)
     if manifest is None and name == "base" and (folder / "modules.json").is_file():
         return ScoredModel(name, folder, folder_fingerprint(folder))
     if manifest is None or manifest.status != "complete":
-        log.warning("evaluate: %s is not made yet and is left out", name)
+        log.warning("evaluate: %s is %s and is left out", name, manifest.status if manifest else "not made yet")
         return None
     inside = folder.relative_to(stage).as_posix()
     prefix = "" if inside == "." else f"{inside}/"
@@ -106,13 +104,13 @@ def head_folders(config: Config, model: Path) -> list[Path]:
 
 def has_heads(folder: Path) -> bool:
     """Whether bge-m3's two heads lie in the folder."""
-    return all((folder / name).is_file() for name in HEAD_FILES)
+    return all((folder / name).is_file() for name in HEADS)
 
 
 def heads_fingerprint(folders: list[Path]) -> str | None:
     """sha256 of the heads that would be taken from `folders`, or None where there are none."""
     found = next(filter(has_heads, folders), None)
-    return _fingerprint({name: file_sha256(found / name) for name in HEAD_FILES}) if found else None
+    return _fingerprint({name: file_sha256(found / name) for name in HEADS}) if found else None
 
 
 def folder_fingerprint(folder: Path) -> str:

@@ -1,1 +1,1 @@
-"""How several models become one: LM-Cocktail, fixed or searched weights, interpolated exactly."""
+"""How several models become one. Open `merge.py` first; `choose.py` holds the methods of choosing weights."""

@@ -13,52 +13,44 @@ State = dict[str, torch.Tensor]
 
 
 class Blend:
-    """A sentence-transformers model that takes on θ₀ + Σ wᵢ (θᵢ − θ₀) in place, in float32.
+    """A sentence-transformers model that takes on Σ wᵢ θᵢ in place, in float32; a single weight of 1 is exact.
 
-    Memory: the working copy, θ₀, and one task vector θᵢ − θ₀ for every other model; tensors that training left as
-    they were take no room.
+    Memory: the working copy and every model's weights; tensors that training left as the base's take no room.
 
     Args:
         models: compatible model folders by name (`require_compatible`), the base θ₀ first.
-        max_length: tokens at which texts are cut (or at the model's own limit, if that is smaller).
         bfloat16: whether texts are embedded under bfloat16 autocast; weights and vectors are float32 all the same.
+        attention: transformers' name of the attention implementation.
 
     Raises:
         UserError: a tensor that holds NaN or infinity.
     """
 
-    def __init__(self, models: Mapping[str, Path], max_length: int, bfloat16: bool = False) -> None:
+    def __init__(self, models: Mapping[str, Path], bfloat16: bool = False, attention: str = "sdpa") -> None:
         (base_name, base), *others = models.items()
         self.names, self.bfloat16 = list(models), bfloat16
-        self.model = load(base)
-        self.model.max_seq_length = min(max_length, self.model.max_seq_length or max_length)
+        self.model = load(base, attention)
         self.start = floating(self.model)
         _require_finite(base_name, self.start)
         _give_own_memory(self.model)
         self.working = floating(self.model)
-        self.task_vectors = {name: self._task_vector(name, folder) for name, folder in others}
+        self.changed = {name: self._changed(name, folder) for name, folder in others}
 
-    def _task_vector(self, name: str, folder: Path) -> State:
+    def _changed(self, name: str, folder: Path) -> State:
+        """The model's tensors that differ from the base's."""
         theirs = floating(load(folder))
         _require_finite(name, theirs)
-        differences = {key: theirs.pop(key) - self.start[key] for key in list(theirs)}
-        return {key: difference for key, difference in differences.items() if difference.any()}
-
-    def embed(self, features: dict[str, Any]) -> torch.Tensor:
-        """Pooled vectors of tokenised texts under the present weights, float32, shape (texts, dimension)."""
-        inputs = {key: _to(value, self.model.device) for key, value in features.items()}
-        with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.bfloat16):
-            return self.model(inputs)["sentence_embedding"].float()
+        return {key: tensor for key, tensor in theirs.items() if not tensor.equal(self.start[key])}
 
     @torch.no_grad()
     def set(self, weights: Mapping[str, float]) -> None:
         """Take on these weights, one a model, with sum 1."""
         require_weights(weights, self.names)
         for key, tensor in self.working.items():
-            tensor.copy_(self.start[key])
-            for name, vector in self.task_vectors.items():
-                if weights[name] and key in vector:
-                    tensor.add_(vector[key], alpha=weights[name])
+            others = {name: state[key] for name, state in self.changed.items() if weights[name] and key in state}
+            torch.mul(self.start[key], 1 - sum(weights[name] for name in others), out=tensor)
+            for name, theirs in others.items():
+                tensor.add_(theirs, alpha=weights[name])
 
     @torch.no_grad()
     def set_state(self, state: State) -> None:
@@ -67,9 +59,9 @@ class Blend:
             tensor.copy_(state[key])
 
 
-def load(folder: Path) -> Any:
+def load(folder: Path, attention: str = "sdpa") -> Any:
     """The sentence-transformers model of a folder, in float32, in evaluation mode, on the fastest device."""
-    return load_folder(folder, finite=False).eval()
+    return load_folder(folder, finite=False, attn_implementation=attention).eval()
 
 
 def floating(model: Any) -> State:
@@ -87,10 +79,6 @@ def _give_own_memory(model: Any) -> None:
     """Tensors are loaded as maps of the file: the first write to each of their pages would cost a page fault."""
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone()
-
-
-def _to(value: Any, device: torch.device) -> Any:
-    return value.to(device) if isinstance(value, torch.Tensor) else value
 
 
 def _require_finite(name: str, state: State) -> None:

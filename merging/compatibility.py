@@ -1,4 +1,4 @@
-"""Whether model folders may be merged, and what the merged folder takes over from the first of them."""
+"""Whether model folders may be merged, and the merged folder: what it takes over from the first of them."""
 
 import json
 import shutil
@@ -8,14 +8,13 @@ from typing import Any
 
 import torch
 
-from merging.interpolation import require_same_tensors
+from merging.interpolation import interpolate, require_same_tensors
 from pipeline.core.artefact import MANIFEST, file_sha256
 from pipeline.core.checkpoint import INDEX, WEIGHTS, Checkpoint
 from pipeline.core.errors import UserError, first_line
-from pipeline.core.models import RAISED_BY_FILES
+from pipeline.core.models import HEADS, RAISED_BY_FILES
 from training.vocabulary.tokenizer_file import read_tokenizer
 
-HEADS = ("sparse_linear.pt", "colbert_linear.pt")  # bge-m3's sparse and multi-vector outputs
 NOT_CARRIED = {MANIFEST, "certificate.json", "README.md"}  # they describe the base, not the merged model
 VOCABULARY = "vocabulary"  # the map from the base's token ids, which sparse vectors need
 PROVENANCE = {"architectures", "transformers_version", "torch_dtype", "dtype"}  # may differ in config.json
@@ -57,6 +56,15 @@ def _readable(read: Callable[[Path], dict[str, Any]], what: str, folder: Path) -
         first = first_line(error)
         what = f"can't read the {what}: {first}"
         raise UserError(what, where=str(folder), remedy="make the model again") from error
+
+
+def write_model(models: Mapping[str, Path], weights: Mapping[str, float], target: Path, dtype: str) -> None:
+    """Write the sentence-transformers folder `target`: merged weights, all else from the first of `models`."""
+    target.mkdir(parents=True, exist_ok=True)
+    base = next(iter(models.values()))
+    carry_over(base, target, dtype)
+    for part in weight_folders(base):
+        interpolate({name: folder / part for name, folder in models.items()}, weights, target / part, dtype)
 
 
 def carry_over(base: Path, target: Path, dtype: str) -> None:
@@ -104,7 +112,7 @@ def _rules(tokenizer: Any) -> list[Any]:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    from transformers import AutoConfig
+    from transformers import AutoConfig  # not at the head: writing a merge needs neither it nor its memory
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False).to_dict()
     return {key: value for key, value in config.items() if key not in PROVENANCE and not key.startswith("_")}

@@ -13,11 +13,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from LM_Cocktail.utils import compute_weights, embedder_loss, preprocess_data_for_embedder
 
+from data.artefact import PairSet
 from merging.blend import Blend
-from merging.dev_scores import DOCUMENT, QUERY
-from merging.dev_sets import PairSet
 from pipeline.core.seeding import derived_seed, generator
+from training.dev_scores import embed
+from training.model_files import Prompts
 
 POOL_DRAWS = 100  # passages drawn for an example from its set, and from its side; some may be its own answers
 Example = dict[str, Any]  # {"query": text, "pos": [text], "neg": [texts]}
@@ -60,16 +62,14 @@ class PooledVectors(torch.nn.Module):
         key = self.weights, input_ids.cpu().numpy().tobytes(), tuple(input_ids.shape)
         if key not in self.vectors:
             inputs = {"input_ids": input_ids, **features}
-            self.vectors[key] = self.blends[0].embed(inputs)
+            self.vectors[key] = embed(self.blends[0].model, inputs, self.blends[0].bfloat16)
         return SimpleNamespace(last_hidden_state=self.vectors[key][:, None, :])
 
 
-def lm_cocktail(
+def cocktail_of(
     blend: Blend, examples: Sequence[Example], temperature: float, batch_size: int, max_length: int, seed: int
 ) -> Cocktail:
     """LM-Cocktail's weights for the blend's models on these examples, all with equally many negatives."""
-    from LM_Cocktail.utils import compute_weights, embedder_loss, preprocess_data_for_embedder
-
     module = PooledVectors(blend)
     pure = {model: {name: float(name == model) for name in blend.names} for model in blend.names}
     negatives = len(examples[0]["neg"])
@@ -87,7 +87,7 @@ def lm_cocktail(
 
 
 def few_shot_examples(
-    sets: Sequence[PairSet], per_set: int, negatives: int, prompts: Mapping[str, str], seed: int
+    sets: Sequence[PairSet], per_set: int, negatives: int, prompts: Mapping[str, Prompts], seed: int
 ) -> list[Example]:
     """At most `per_set` positive rows of each set, every one with `negatives` passages that are not its own.
 
@@ -97,12 +97,12 @@ def few_shot_examples(
     examples = []
     for pairs in sets:
         others = [
-            text for other in sets if other.side == pairs.side and other is not pairs for text in _passages(other)
+            text for other in sets if other.side == pairs.side and other is not pairs for text in other.passages()
         ]
-        prompt = prompts[QUERY if pairs.side == "symmetric" else DOCUMENT]
+        prompt = prompts[pairs.side]
         for anchor, positive, contrasts in _rows_with_negatives(pairs, per_set, others, seed):
-            texts = [prompt + contrast for contrast in contrasts[:negatives]]
-            examples.append({"query": prompts[QUERY] + anchor, "pos": [prompt + positive], "neg": texts})
+            texts = [prompt.positive + contrast for contrast in contrasts[:negatives]]
+            examples.append({"query": prompt.anchor + anchor, "pos": [prompt.positive + positive], "neg": texts})
     fewest = min((len(example["neg"]) for example in examples), default=0)
     return [example | {"neg": example["neg"][:fewest]} for example in examples]
 
@@ -115,16 +115,19 @@ def _rows_with_negatives(
     answers: dict[str, set[str]] = {}
     for anchor, text in zip(positive.anchors, positive.positives, strict=True):
         answers.setdefault(anchor, {anchor}).add(text)
-    chosen, numbers = positive.sample(count, seed, "examples"), generator(seed, "merge", "negatives", pairs.name)
-    pools = [list(dict.fromkeys(_passages(pairs))), list(dict.fromkeys(others))]
+    chosen, numbers = sample(positive, count, seed), generator(seed, "merge", "negatives", pairs.name)
+    pools = [list(dict.fromkeys(pairs.passages())), list(dict.fromkeys(others))]
     for anchor, text, own in zip(chosen.anchors, chosen.positives, chosen.negatives, strict=True):
         drawn = [pool[place] for pool in pools for place in numbers.permutation(len(pool))[:POOL_DRAWS]]
         yield anchor, text, [other for other in dict.fromkeys([*own, *drawn]) if other not in answers[anchor]]
 
 
-def _passages(pairs: PairSet) -> Iterator[str]:
-    yield from pairs.positives
-    yield from (text for texts in pairs.negatives for text in texts)
+def sample(pairs: PairSet, count: int, seed: int) -> PairSet:
+    """At most `count` rows in their order, chosen by `seed` and the set's name."""
+    if len(pairs) <= count:
+        return pairs
+    chosen = generator(seed, "merge", "examples", pairs.name).choice(len(pairs), count, replace=False)
+    return pairs.take(sorted(chosen.tolist()))
 
 
 @contextmanager

@@ -1,20 +1,22 @@
-"""The stage `merge`: makes one model of the base and the trained sides."""
+"""The stage `merge`: one model of the base and the trained sides, and the files that say how it was made."""
 
-from pathlib import Path
+import csv
 from typing import Any
 
 from configs.schema.config import Config
-from merging.comparison import compare
-from merging.compatibility import require_compatible
-from merging.mergekit_methods import mergekit_merge, write_mergekit_model
-from merging.write import metrics, show_comparison, write_findings, write_model
-from pipeline.core.artefact import StageFolder
+from configs.schema.merging import MergingConfig
+from merging.choose import Comparison, compare
+from merging.compatibility import require_compatible, write_model
+from merging.mergekit import mergekit_merge, write_mergekit_model
+from merging.simplex import draw_simplex
+from pipeline.core.artefact import StageFolder, write_json
+from pipeline.core.console import show_table
 
 
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     """Choose weights, write the model and how it was chosen; returns the metrics of the choice."""
     settings = config.merging
-    models = {name: model_folder(stage.input(name)) for name in settings.models}
+    models = {name: config.model_folder(name) for name in settings.models}
     require_compatible(models)
     comparison = compare(config, models, stage.input("data"))
     with stage.replacing("model") as target:
@@ -28,6 +30,68 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     return metrics(comparison)
 
 
-def model_folder(artefact: Path) -> Path:
-    """Where the sentence-transformers folder of an artefact stands: in `model`, or (init) at the top."""
-    return artefact / "model" if (artefact / "model").is_dir() else artefact
+def write_findings(comparison: Comparison, settings: MergingConfig, stage: StageFolder) -> None:
+    """Write weights.json, search.csv and, where candidates were scored, simplex.svg."""
+    write_json(stage.path / "weights.json", _findings(comparison, settings))
+    rows = [{**candidate.row(), "compared_as": _names(comparison, candidate)} for candidate in comparison.candidates]
+    columns = list(dict.fromkeys(key for row in rows for key in row)) or ["origin"]
+    with stage.replacing("search.csv") as path, path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    if comparison.candidates:
+        with stage.replacing("simplex.svg") as path:
+            draw_simplex(path, settings.models, comparison.candidates, comparison.compared)
+
+
+def show_comparison(comparison: Comparison, settings: MergingConfig) -> None:
+    """Print the models and the ways of weighing them beside each other."""
+    if not comparison.compared:
+        return
+    sides = list(next(iter(comparison.compared.values())).sides)
+    held_out = [key for key in next(iter(comparison.reported.values()), {}) if key.endswith("recall_at_1")]
+    rows = []
+    for name, candidate in comparison.compared.items():
+        weights = [candidate.weights[model] if candidate.weights else None for model in settings.models]
+        scores = [candidate.dev, *(candidate.sides[side] for side in sides), candidate.guard_loss]
+        reported = [comparison.reported[name][key] for key in held_out]
+        taken = f"{name} *" if name == comparison.method else name
+        rows.append([taken, *weights, *scores, "yes" if candidate.allowed else "no", *reported])
+    columns = ["merge (* taken)", *settings.models, "dev", *sides, "guard loss", "allowed", *held_out]
+    show_table("merges on dev rows", columns, rows)
+
+
+def metrics(comparison: Comparison) -> dict[str, Any]:
+    """The choice in figures, for the manifest."""
+    weights = {f"weight_{name}": weight for name, weight in (comparison.weights or {}).items()}
+    scores: dict[str, Any] = {}
+    if chosen := comparison.chosen:
+        scores = {"dev": chosen.dev, **{f"dev_{side}": score for side, score in chosen.sides.items()}}
+        scores |= {"guard_loss": chosen.guard_loss, "dev_under_guard": chosen.dev if chosen.allowed else None}
+    return {"method": comparison.method, **weights, **scores, "candidates": len(comparison.candidates)}
+
+
+def _findings(comparison: Comparison, settings: MergingConfig) -> dict[str, Any]:
+    cocktail, temperatures = comparison.cocktail, [settings.temperature, *settings.temperatures]
+    found: dict[str, Any] = {
+        "method": comparison.method,
+        "models": settings.models,
+        "weights": comparison.weights,
+        "dtype": settings.dtype,
+    }
+    if cocktail:
+        found["losses"] = cocktail.losses
+        found["temperature"] = settings.temperature
+        found["weights_by_temperature"] = {f"{value:g}": cocktail.weights_at(value) for value in temperatures}
+    if comparison.compared:
+        found["guard"] = {"limit": settings.guard, "sets": settings.guard_sources}
+        found["compared"] = {
+            name: candidate.row()
+            | {f"held_out/{key}": score for key, score in comparison.reported.get(name, {}).items()}
+            for name, candidate in comparison.compared.items()
+        }
+    return found
+
+
+def _names(comparison: Comparison, candidate: Any) -> str:
+    return " ".join(name for name, other in comparison.compared.items() if other is candidate)

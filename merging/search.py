@@ -1,19 +1,92 @@
-"""The search for merge weights: a grid over the simplex or beyond it, refined around its best candidate.
+"""Candidates, what each is worth, and the search for the best: a grid over the simplex or beyond it, then refined.
 
 A point is the weights of the models after the base, in units of a step; the base has the rest up to 1. With two
 models after the base the objective lies on a plane, which a grid of some tens of points covers without assumptions;
 every step is the same on every machine and needs no random numbers.
+
+Training can cost retrieval outside the trained domains, where dev rows of the training sets can't see it. So a guard
+rejects candidates that lose retrieval, on sets that no side trains on, against the base.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from merging.candidates import Candidate
+from merging.blend import Blend, State
 from pipeline.core.console import progress
+from training.dev_scores import DevScore, DevScores, Evaluators
 
 Point = tuple[Fraction, ...]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One merge and its scores, of which higher is better, except `guard_loss`."""
+
+    origin: str  # what proposed it first: a model's name, uniform, fixed, lm_cocktail, search, extrapolated, ...
+    weights: dict[str, float] | None  # by model; None where the result is no weighted sum
+    scores: DevScore
+    guard: dict[str, float]  # nDCG@10 by guard set
+    guard_loss: float  # the most that is lost on a guard set against the base; below 0 where every set gains
+    allowed: bool
+
+    @property
+    def sides(self) -> dict[str, float]:
+        """The dev score of each side."""
+        return self.scores.sides
+
+    @property
+    def dev(self) -> float:
+        """The dev score: what a search maximises."""
+        return self.scores.score
+
+    def row(self) -> dict[str, Any]:
+        """One line of search.csv."""
+        weights = {f"weight_{name}": weight for name, weight in (self.weights or {}).items()}
+        scores = {"dev": self.dev, **self.sides, "guard_loss": self.guard_loss, "allowed": self.allowed}
+        sets = {f"dev/{name}": score for name, score in self.scores.by_set.items()}
+        guard = {f"guard/{name}": score for name, score in self.guard.items()}
+        return {"origin": self.origin, **weights, **scores, **sets, **guard}
+
+
+class Scorer:
+    """Scores candidates in memory and keeps all of them; the same weights are scored once, and the base first.
+
+    `limit` is the nDCG@10 that a candidate may lose on any one guard set (None: all of it).
+    """
+
+    def __init__(self, blend: Blend, dev: DevScores, guard: Evaluators, limit: float | None) -> None:
+        self.blend, self.dev, self.guard, self.limit = blend, dev, guard, limit
+        self.candidates: list[Candidate] = []
+        self._known: dict[tuple[float, ...], Candidate] = {}
+
+    def score(self, weights: Mapping[str, float], origin: str) -> Candidate:
+        """The candidate of these weights."""
+        key = tuple(round(weights[name], 9) for name in self.blend.names)
+        if key not in self._known:
+            self.blend.set(weights)
+            self._known[key] = self._measured(origin, dict(weights))
+        return self._known[key]
+
+    def score_state(self, state: State, origin: str) -> Candidate:
+        """The candidate of weights that are no weighted sum of the models."""
+        self.blend.set_state(state)
+        return self._measured(origin, None)
+
+    def _measured(self, origin: str, weights: dict[str, float] | None) -> Candidate:
+        guard = self.guard.scores(self.blend.model)
+        loss = guard_loss(self.candidates[0].guard if self.candidates else guard, guard)
+        allowed = self.limit is None or loss <= self.limit
+        candidate = Candidate(origin, weights, self.dev.of(self.blend.model), guard, loss, allowed)
+        self.candidates.append(candidate)
+        return candidate
+
+
+def guard_loss(base: Mapping[str, float], scores: Mapping[str, float]) -> float:
+    """The most that is lost on a guard set against the base; 0 without sets."""
+    return max((base[name] - score for name, score in scores.items()), default=0.0)
 
 
 class Region(NamedTuple):
@@ -50,7 +123,7 @@ def neighbours(point: Point, region: Region, step: Fraction) -> Iterator[Point]:
             yield moved
 
 
-def search(
+def best_of_grid(
     region: Region,
     models: Sequence[str],
     step: float,

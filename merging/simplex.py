@@ -4,7 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from merging.candidates import Candidate
+import matplotlib
+from matplotlib import pyplot
+
+from merging.search import Candidate
 
 MARKERS = {"uniform": "s", "lm_cocktail": "D", "fixed": "P", "search": "*", "extrapolated": "X"}
 
@@ -17,12 +20,8 @@ def draw_simplex(
     A candidate that the guard rejects is drawn as a cross. With one model after the base, the dev score is the
     vertical axis instead.
     """
-    import matplotlib
-
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "simplex"  # the same picture gives the same bytes
-    from matplotlib import pyplot
-
     blends = [candidate for candidate in candidates if candidate.weights is not None]
     figure, axes = pyplot.subplots(figsize=(5.6, 4.6), layout="constrained")
     names = list(models[1:3])
@@ -39,10 +38,12 @@ def draw_simplex(
             )
     figure.colorbar(dots, ax=axes, label="dev score")
     for name, candidate in compared.items():
-        if name in MARKERS and candidate.weights is not None:
+        if name not in models and candidate.weights is not None:
             x, y = _place(candidate, names)
             style: dict[str, Any] = {"facecolors": "none", "edgecolors": "crimson", "linewidths": 1.4}
-            axes.scatter([x], [y], marker=MARKERS[name], s=220, label=name.replace("_", " "), zorder=3, **style)
+            axes.scatter(
+                [x], [y], marker=MARKERS.get(name, "o"), s=220, label=name.replace("_", " "), zorder=3, **style
+            )
     if len(names) == 2:
         axes.plot([0, 1, 0, 0], [0, 0, 1, 0], color="0.6", linewidth=1, zorder=1)
         axes.set_aspect("equal")

@@ -17,7 +17,7 @@ from typing import Any
 
 from configs.schema.config import SIDES, Config
 from data.fingerprints import data_states
-from evaluation.models import further_model, heads_fingerprint
+from evaluation.models import heads_fingerprint, scored_models
 from evaluation.published import calibrated_name
 from evaluation.report.record import REPORTED
 from pipeline.core.artefact import file_sha256, is_complete, read_manifest
@@ -47,6 +47,11 @@ def benchmark_reads(config: Config) -> dict[str, str]:
     return {f"sample:{file.name}": file_sha256(file) for file in sorted(SAMPLES.glob("*.jsonl"))} | mteb
 
 
+def dev_settings(config: Config) -> dict[str, int]:
+    """Which dev texts the sides and the merge are scored on."""
+    return {"rows": config.training.dev_rows, "length": config.training.dev_length}
+
+
 def evaluate_settings(config: Config) -> dict[str, Any]:
     """Of the suites only those that are run; where mteb reads; the contents of heads that are given."""
     chosen, heads = {name: config.evaluation.suite[name] for name in config.evaluation.suites}, config.evaluation.heads
@@ -62,9 +67,8 @@ def evaluate_needs(config: Config) -> list[str]:
 
 
 def evaluate_reads(config: Config) -> dict[str, str]:
-    """The contents of further models."""
-    models = [further_model(wanted, config.mirror) for wanted in config.evaluation.models]
-    return {model.name: model.fingerprint for model in models}
+    """The contents of the models that are no artefacts of this run."""
+    return {model.name: model.fingerprint for model in scored_models(config) if model.artefact is None}
 
 
 def report_settings(config: Config) -> dict[str, Any]:
@@ -92,10 +96,10 @@ def readme_of_merge(config: Config) -> list[Path]:
 def side(name: str) -> Stage:
     """One side's training; under `accelerate launch` each process takes its slice of every planned global batch."""
     return Stage(
-        name, 2, "training.finetune:build", on_ranks=True,
+        name, 3, "training.finetune:build", on_ranks=True,
         needs=lambda c: ["data", "init"],
         settings=lambda c: {"side": c.side(name), "arguments": c.training.arguments,
-                            "precision": c.precision, "attention": c.base.attention},
+                            "dev": dev_settings(c), "precision": c.precision, "attention": c.base.attention},
     )
 
 
@@ -124,9 +128,10 @@ CHAIN = {stage.name: stage for stage in [
     ),
     *map(side, SIDES),
     Stage(
-        "merge", 1, "merging.merge:build",
+        "merge", 2, "merging.merge:build",
         needs=lambda c: [*c.merging.models, "data"],
-        settings=lambda c: {"merging": c.merging, "precision": c.precision},
+        settings=lambda c: {"merging": c.merging, "dev": dev_settings(c),
+                            "precision": c.precision, "attention": c.base.attention},
     ),
     Stage(
         "evaluate", 3, "evaluation.evaluate:build", in_place=True,

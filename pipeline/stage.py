@@ -126,9 +126,14 @@ def _why_anew(path: Path, new: Manifest) -> str:
         return " anew: an earlier version of the pipeline made it"
     if old.version != new.version:
         return f" anew: version {old.version} of this stage made it, which is {new.version} now"
-    names = sorted(old.inputs.keys() | new.inputs.keys())
-    changed = [name for name in names if old.inputs.get(name) != new.inputs.get(name)]
-    return f" anew: {', '.join(changed[:3]) if changed else 'its settings'} changed"
+    changed = [name for name in old.inputs.keys() & new.inputs.keys() if old.inputs[name] != new.inputs[name]]
+    inputs = {
+        "changed": changed,
+        "is read now": new.inputs.keys() - old.inputs,
+        "is not read now": old.inputs.keys() - new.inputs,
+    }
+    said = [f"{', '.join(sorted(names)[:3])} {what}" for what, names in inputs.items() if names]
+    return f" anew: {' and '.join(said) or 'its settings changed'}"
 
 
 def _borrowed(path: Path, fingerprint: str) -> Manifest | None:

@@ -1,1 +1,1 @@
-"""How a model comes to be: base models, the smaller vocabulary, losses, the batch plan, and fine-tuning."""
+"""How a model comes to be. Open `finetune.py` first; a base starts in `bases`, init in `vocabulary`."""

@@ -1,90 +1,214 @@
-"""Dev scores during training, by sentence-transformers' evaluators: one number a set and their mean."""
+"""The dev score: one number that keeps checkpoints and chooses merge weights, by sentence-transformers' evaluators.
 
-from pathlib import Path
+A set whose rows carry different scores is judged by Spearman's correlation of score and cosine. Any other is judged by
+nDCG@10 of finding each anchor's positives among all dev passages of its side, since among a small set's own nearly
+every model finds them. A side's score is the mean over its sets, each weighed by its rows: the score of a set of a few
+rows is mostly chance. The dev score is the mean over the sides.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from statistics import fmean
+from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
+import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.evaluation import BaseEvaluator
 from sentence_transformers.sentence_transformer.evaluation import (
     EmbeddingSimilarityEvaluator,
     InformationRetrievalEvaluator,
 )
+from sentence_transformers.util import cos_sim
+from torch import Tensor
 
-from data.pair_files import read_pairs
-from training.model_files import Prompts
+from data.artefact import PairSet
+from training.model_files import Prompts, prompts_of
 
-BATCH_SIZE = 64
+BATCH_SIZE = 64  # texts in a forward pass
+DEPTH = 10  # of nDCG
+Evaluator = EmbeddingSimilarityEvaluator | InformationRetrievalEvaluator
+
+
+class Vectors:
+    """The vectors of known texts; stands in for the model that the library's evaluators would have encode them."""
+
+    model_card_data = SimpleNamespace(set_evaluation_metrics=lambda *args: None)
+
+    def __init__(self, places: Mapping[str, int], vectors: Tensor) -> None:
+        self.places, self.vectors = places, vectors
+
+    def encode(self, texts: Sequence[str], **options: Any) -> Tensor:
+        """Shape (texts, dimension)."""
+        return self.vectors[[self.places[text] for text in texts]]
+
+    encode_query = encode_document = encode
+
+
+class Evaluators:
+    """The library's evaluators, one a set, on texts that are tokenised once and encoded once for each model.
+
+    Args:
+        evaluators: of retrieval or of pairs, by name of set; their texts have their prompts before them.
+        model: one of the models to come, which all have its tokenizer.
+        max_length: tokens at which texts are cut (or at the model's own limit, if that is smaller).
+        bfloat16: whether texts are encoded under bfloat16 autocast; vectors are float32 all the same.
+    """
+
+    def __init__(
+        self, evaluators: Mapping[str, Evaluator], model: SentenceTransformer, max_length: int, bfloat16: bool = False
+    ) -> None:
+        self.evaluators, self.bfloat16 = dict(evaluators), bfloat16
+        distinct = {text for evaluator in evaluators.values() for text in _texts(evaluator)}
+        texts = sorted(distinct, key=lambda text: (len(text), text))  # so that a batch needs little padding
+        self.places = {text: place for place, text in enumerate(texts)}
+        limit = min(max_length, model.max_seq_length or max_length)
+        starts = range(0, len(texts), BATCH_SIZE)
+        self.batches = [model.preprocess(texts[start : start + BATCH_SIZE], max_length=limit) for start in starts]
+
+    @torch.inference_mode()
+    def metrics(self, model: SentenceTransformer) -> dict[str, dict[str, float]]:
+        """By set all metrics of its evaluator, under the model's present weights."""
+        if not self.batches:
+            return {}
+        model.eval()
+        vectors: Any = Vectors(self.places, torch.cat([embed(model, batch, self.bfloat16) for batch in self.batches]))
+        return {name: evaluator(vectors) for name, evaluator in self.evaluators.items()}
+
+    def scores(self, model: SentenceTransformer) -> dict[str, float]:
+        """By set its score; 0 where a correlation is undefined, since all cosines are equal."""
+        found = self.metrics(model)
+        scores = {name: metrics[str(self.evaluators[name].primary_metric)] for name, metrics in found.items()}
+        return {name: score if score == score else 0.0 for name, score in scores.items()}
+
+
+@dataclass(frozen=True)
+class DevScore:
+    """What one model is worth on the dev rows."""
+
+    sets: dict[str, dict[str, float]]  # the scores of each side's sets
+    rows: Mapping[str, int]  # of each set
+
+    @property
+    def sides(self) -> dict[str, float]:
+        """The score of each side."""
+        return {side: fmean(found.values(), map(self.rows.__getitem__, found)) for side, found in self.sets.items()}
+
+    @property
+    def score(self) -> float:
+        """The dev score: what keeps checkpoints, and what a search of merge weights maximises."""
+        return fmean(self.sides.values())
+
+    @property
+    def by_set(self) -> dict[str, float]:
+        """The score of each set."""
+        return {name: score for found in self.sets.values() for name, score in found.items()}
 
 
 class DevScores(BaseEvaluator):
-    """`<set>_score` for each dev set, and `score`, their mean.
+    """`<set>_score` for each dev set, and `score`, as the library's trainer asks for them."""
 
-    Sets whose pairs carry different scores are judged by Spearman's correlation with the cosine; others by nDCG@10 of
-    the anchors' positives among all positives and negatives of the set.
-    """
-
-    def __init__(self, sets: dict[str, tuple[pa.Table, Prompts]]) -> None:
+    def __init__(
+        self, sets: Sequence[PairSet], model: SentenceTransformer, max_length: int, bfloat16: bool = False
+    ) -> None:
         super().__init__()
         self.primary_metric = "score"
-        self.evaluators = {name: _evaluator(table, prompts) for name, (table, prompts) in sets.items()}
+        self.rows = {pairs.name: len(pairs) for pairs in sets}
+        self.sides: dict[str, Evaluators] = {}  # those with a set that can be scored
+        for side in dict.fromkeys(pairs.side for pairs in sets):
+            evaluators = dev_evaluators([pairs for pairs in sets if pairs.side == side], prompts_of(model, side))
+            if evaluators:
+                self.sides[side] = Evaluators(evaluators, model, max_length, bfloat16)
+
+    def of(self, model: SentenceTransformer) -> DevScore:
+        """What the model is worth under its present weights."""
+        return DevScore({side: evaluators.scores(model) for side, evaluators in self.sides.items()}, self.rows)
 
     def __call__(
         self, model: Any, output_path: str | None = None, epoch: float = -1, steps: int = -1
     ) -> dict[str, float]:
-        scores = {}
-        for name, evaluator in self.evaluators.items():
-            results = evaluator(model)
-            assert isinstance(results, dict) and evaluator.primary_metric
-            scores[f"{name}_score"] = float(results[evaluator.primary_metric])
-        return {**scores, "score": float(np.mean(list(scores.values())))}
+        found = self.of(model)
+        return {f"{name}_score": score for name, score in found.by_set.items()} | {"score": found.score}
 
 
-class PromptedSimilarity(EmbeddingSimilarityEvaluator):
-    """The library's evaluator with a prompt a side, as its retrieval evaluator has them."""
+def dev_evaluators(sets: Sequence[PairSet], prompts: Prompts) -> dict[str, Evaluator]:
+    """The evaluator of each of one side's sets; a set has none where no row is a positive and all have one score."""
+    passages = list(dict.fromkeys(text for pairs in sets for text in pairs.passages()))
+    evaluators: dict[str, Evaluator] = {}
+    for pairs in sets:
+        if len(set(pairs.scores)) > 1:
+            evaluators[pairs.name] = similarity(pairs, prompts)
+        elif pairs.positive_rows():
+            evaluators[pairs.name] = retrieval(pairs, prompts, passages)
+    return evaluators
 
-    def __init__(self, prompts: Prompts, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.prompts = prompts
 
-    def embed_inputs(self, model: SentenceTransformer, sentences: Any, **kwargs: Any) -> Any:
-        prompt = self.prompts.anchor if sentences is self.sentences1 else self.prompts.positive
-        return super().embed_inputs(model, sentences, prompt=prompt, **kwargs)
-
-
-def _evaluator(table: pa.Table, prompts: Prompts) -> BaseEvaluator:
-    anchors, positives = table["anchor"].to_pylist(), table["positive"].to_pylist()
-    labels = table["score"].fill_null(1.0).to_pylist()
-    if len(set(labels)) > 1:
-        return PromptedSimilarity(
-            prompts,
-            anchors,
-            positives,
-            labels,
-            batch_size=BATCH_SIZE,
-            similarity_fn_names=["cosine"],
-            show_progress_bar=False,
-            write_csv=False,
-        )
-    negatives = [text for texts in table["negatives"].to_pylist() for text in texts or []]
-    passages = {text: str(index) for index, text in enumerate(dict.fromkeys([*positives, *negatives]))}
-    queries = {text: str(index) for index, text in enumerate(dict.fromkeys(anchors))}
-    relevant: dict[str, set[str]] = {}
-    for anchor, positive in zip(anchors, positives, strict=True):
-        relevant.setdefault(queries[anchor], set()).add(passages[positive])
-    return InformationRetrievalEvaluator(
-        {number: text for text, number in queries.items()},
-        {number: text for text, number in passages.items()},
-        relevant,
-        query_prompt=prompts.anchor,
-        corpus_prompt=prompts.positive,
-        batch_size=BATCH_SIZE,
+def similarity(pairs: PairSet, prompts: Prompts) -> EmbeddingSimilarityEvaluator:
+    """Correlation of the rows' scores with the cosines of anchor and positive."""
+    return EmbeddingSimilarityEvaluator(
+        [prompts.anchor + text for text in pairs.anchors],
+        [prompts.positive + text for text in pairs.positives],
+        pairs.scores,
+        similarity_fn_names=["cosine"],
         write_csv=False,
     )
 
 
-def read_dev(path: Path, most: int) -> pa.Table:
-    """At most so many rows of a dev set, evenly spread over it: it has its source's order."""
-    table = read_pairs(path)
-    return table.take(np.linspace(0, len(table), min(most, len(table)), endpoint=False, dtype=np.int64))
+def retrieval(
+    pairs: PairSet,
+    prompts: Prompts,
+    passages: Iterable[str],
+    most_queries: int | None = None,
+    most_passages: int | None = None,
+) -> InformationRetrievalEvaluator:
+    """Distinct anchors of positive rows ask for their positives, among these and `passages`.
+
+    A passage that is the anchor's own text doesn't compete, unless it is the answer.
+
+    Args:
+        most_queries: take only so many anchors, the first ones.
+        most_passages: take only so many passages; the answers are never left out.
+    """
+    answers: dict[str, dict[str, None]] = {}
+    positive = pairs.positive_rows()
+    for anchor, text in zip(positive.anchors, positive.positives, strict=True):
+        answers.setdefault(anchor, {})[text] = None
+    answers = dict(islice(answers.items(), most_queries))
+    right = dict.fromkeys(text for texts in answers.values() for text in texts)
+    most = None if most_passages is None else max(most_passages, len(right))
+    place = {text: number for number, text in enumerate(islice(dict.fromkeys([*right, *passages]), most))}
+    own = [(row, place[text]) for row, text in enumerate(answers) if text in place and text not in answers[text]]
+
+    def cosine(queries: Tensor, corpus: Tensor) -> Tensor:
+        cosines = cos_sim(queries, corpus)
+        for row, column in own:
+            cosines[row, column] = -torch.inf
+        return cosines
+
+    return InformationRetrievalEvaluator(
+        {str(row): prompts.anchor + text for row, text in enumerate(answers)},
+        {str(number): prompts.positive + text for text, number in place.items()},
+        {str(row): {str(place[text]) for text in texts} for row, texts in enumerate(answers.values())},
+        corpus_chunk_size=len(place),  # so that `cosine` gets the whole corpus
+        score_functions={"cosine": cosine},
+        mrr_at_k=[DEPTH],
+        ndcg_at_k=[DEPTH],
+        accuracy_at_k=[1],
+        precision_recall_at_k=[1],
+        map_at_k=[DEPTH],
+        write_csv=False,
+    )
+
+
+def embed(model: Any, features: Mapping[str, Any], bfloat16: bool) -> Tensor:
+    """Pooled vectors of tokenised texts, float32, on the model's device, shape (texts, dimension)."""
+    inputs = {key: value.to(model.device) if isinstance(value, Tensor) else value for key, value in features.items()}
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=bfloat16):
+        return model(inputs)["sentence_embedding"].float()
+
+
+def _texts(evaluator: Any) -> list[str]:
+    if hasattr(evaluator, "corpus"):
+        return [*evaluator.queries, *evaluator.corpus]
+    return [*evaluator.sentences1, *evaluator.sentences2]

@@ -14,6 +14,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from configs.schema.config import Config
 from configs.schema.training import SideConfig
+from data.artefact import read_dev_sets
 from pipeline.core.artefact import StageFolder, remove, retired, write_json
 from pipeline.core.console import console, log, quiet
 from pipeline.core.errors import Stopped, UserError
@@ -80,10 +81,13 @@ def make_trainer(
     side = config.side(stage.name)
     dev_batches = plan_dev([item.rows for item in sets.dev.values()], side)
     rows = {name: PlannedRows([sets.dev[name]], side.angle_weight) for name in dev_batches}
+    texts = read_dev_sets(stage.input("data"), stage.name) if sets.dev else []
+    texts = [pairs.spread(config.training.dev_rows) for pairs in texts]
+    scores = DevScores(texts, model, config.training.dev_length, bfloat16)
     trainer = PlannedTrainer(
         model=model,
         args=training_arguments(
-            config, stage.name, stage.path / "checkpoints", len(plan.batches), bfloat16, bool(rows)
+            config, stage.name, stage.path / "checkpoints", len(plan.batches), bfloat16, bool(scores.sides)
         ),
         train_dataset=PlannedRows(sets.train.values(), side.angle_weight),
         eval_dataset=rows or None,
@@ -95,7 +99,7 @@ def make_trainer(
             side.false_negative_margin,
             side.mini_batch_tokens,
         ),
-        evaluator=DevScores({name: sets.dev_texts[name] for name in rows}) if rows else None,
+        evaluator=scores if scores.sides else None,
         data_collator=MiniBatches(model.tokenizer.pad_token_id, side.mini_batch_tokens, side.mini_batch_overhead),
         callbacks=[
             MetricsLog(stage.path / "metrics.jsonl", plan.batches, stage.track),

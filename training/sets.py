@@ -1,9 +1,6 @@
-"""All sets of one side: read, tokenised once and ahead, with their dev sets and prompts."""
+"""All sets of one side: read, and tokenised once and ahead."""
 
 import dataclasses
-import json
-import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +11,12 @@ from datasets import Dataset, Features, List, Value
 from sentence_transformers import SentenceTransformer
 from transformers import PreTrainedTokenizerBase
 
-from configs.schema.config import SIDES
 from configs.schema.training import SetConfig, SideConfig
+from data.artefact import OWN_SIZE, Share, set_files, shares
 from data.pair_files import read_pairs
 from pipeline.core.console import log
 from pipeline.core.errors import UserError
 from training.batch_plan import Integers, SetRows
-from training.dev_scores import read_dev
 from training.model_files import Prompts, prompts_of
 
 TOKENS = Features(
@@ -32,14 +28,6 @@ TOKENS = Features(
     }
 )
 COLUMNS = ("anchor", "positive", "negatives")
-
-
-@dataclasses.dataclass(frozen=True)
-class Share:
-    """A set's part of the batches, as its source says."""
-
-    weight: float = 1.0
-    repeat: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,17 +43,16 @@ class TokenisedSet:
 
 @dataclasses.dataclass(frozen=True)
 class PreparedSets:
-    """What a run reads: training sets, dev sets as tokens (for the loss) and as texts (for the scores)."""
+    """What a run reads as tokens: training sets, and dev sets for their loss."""
 
     train: dict[str, TokenisedSet]
     dev: dict[str, TokenisedSet]
-    dev_texts: dict[str, tuple[pa.Table, Prompts]]
 
 
 def prepare_sets(name: str, side: SideConfig, model: SentenceTransformer, data: Path, cache: Path) -> PreparedSets:
     """Tokenise the sets of the side `name`; raises UserError where there are none, or the config names unknown ones."""
     datasets.disable_progress_bars()  # a line a set is logged instead
-    found = list(set_files(name, data))
+    found = set_files(data, name)
     for unknown in side.sets.keys() - {path.stem for _, path in found}:
         raise UserError(
             f"no set of this side is called {unknown}",
@@ -77,39 +64,16 @@ def prepare_sets(name: str, side: SideConfig, model: SentenceTransformer, data: 
         raise UserError(
             "there are no pairs to train on", where=f"{data}/{name}", remedy="add sources of this side to data"
         )
-    prepared, shares, tokenizer = PreparedSets({}, {}, {}), shares_of(data), model.tokenizer
+    prepared, share, tokenizer = PreparedSets({}, {}), shares(data), model.tokenizer
     for of, path in wanted:
         prompts = prompts_of(model, of)
         angle = of == "symmetric" and side.angle_weight > 0
-        train = tokenised_set(path, tokenizer, prompts, side, angle, cache / "train", shares.get(path.stem, Share()))
+        train = tokenised_set(path, tokenizer, prompts, side, angle, cache / "train", share.get(path.stem, OWN_SIZE))
         prepared.train[path.stem] = train
         dev = data / "dev" / path.name
-        if dev.is_file() and (table := read_dev(dev, side.dev_rows)).num_rows:
+        if dev.is_file():
             prepared.dev[path.stem] = tokenised_set(dev, tokenizer, prompts, side, angle, cache / "dev")
-            prepared.dev_texts[path.stem] = table, prompts
     return prepared
-
-
-def set_files(side: str, data: Path) -> Iterator[tuple[str, Path]]:
-    """The data side and file of each set that a training side reads, in a fixed order."""
-    for of in SIDES[side]:
-        yield from ((of, path) for path in sorted((data / of).glob("*.parquet")))
-
-
-def shares_of(data: Path) -> dict[str, Share]:
-    """What the ledger says about the sets' shares of the batches."""
-    ledger = data / "ledger.json"
-    if not ledger.is_file():
-        return {}
-    try:
-        sets = json.loads(ledger.read_text(encoding="utf-8"))["sets"]
-        shares = {entry["name"]: Share(float(entry.get("weight", 1)), int(entry.get("repeat", 1))) for entry in sets}
-        if not all(0 < share.weight < math.inf and share.repeat > 0 for share in shares.values()):
-            raise ValueError("a weight or repeat that is not above 0")
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        what = f"can't read how often sets are seen: {type(error).__name__}: {error}"
-        raise UserError(what, where=str(ledger), remedy="make the data again: make data") from None
-    return shares
 
 
 def tokenised_set(
@@ -119,7 +83,7 @@ def tokenised_set(
     side: SideConfig,
     angle: bool,
     cache: Path,
-    share: Share = Share(),
+    share: Share = OWN_SIZE,
 ) -> TokenisedSet:
     """Read and tokenise one set; the token ids are kept in `cache` and taken from there the next time."""
     name = path.stem

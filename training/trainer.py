@@ -67,6 +67,8 @@ class PlannedTrainer(SentenceTransformerTrainer):
         return self._planned(self.train_dataset, self.batches)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        if self.eval_dataset is None:  # no dev set fills a batch: there are scores, but no losses
+            return super().get_eval_dataloader()
         assert isinstance(self.eval_dataset, dict)
         return self._planned(self.eval_dataset[eval_dataset], self.dev_batches[eval_dataset])
 

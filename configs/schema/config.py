@@ -90,6 +90,10 @@ class Config:
         """The artefact folder of a stage: of this run, or of the base, which the runs share."""
         return Path(self.runs) / "bases" / self.base.name if stage == "base" else Path(self.runs) / self.run / stage
 
+    def model_folder(self, stage: str) -> Path:
+        """The sentence-transformers folder that a stage leaves."""
+        return self.folder(stage) if stage in ("base", "init") else self.folder(stage) / "model"
+
     @property
     def is_one_of_many(self) -> bool:
         """Whether other processes work on the same artefacts by intent: jobs of a sweep, machines of one launch."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from configs.schema.rules import setting
 
 MERGEKIT_METHODS = ("ties", "dare_linear", "dare_ties", "della", "breadcrumbs", "slerp", "model_stock", "sce")
-OWN_COMPARISONS = ("uniform", "lm_cocktail", "search", "extrapolated")
+METHOD_NAMES = ("uniform", "fixed", "lm_cocktail", "search", "extrapolated", *MERGEKIT_METHODS)
 
 
 @dataclass
@@ -14,16 +14,14 @@ class MergingConfig:
     """Which models are merged, with which weights, and on which data the weights are chosen."""
 
     # One of mergekit's needs the extra "merge".
-    method: str = setting("lm_cocktail", choices=("fixed", "lm_cocktail", "search", *MERGEKIT_METHODS))
+    method: str = setting("lm_cocktail", choices=METHOD_NAMES)
     models: list[str] = setting(["init", "symmetric", "asymmetric"])  # the base first
     # Scored beside the choice.
-    compare: list[str] = setting(list(OWN_COMPARISONS), choices=(*OWN_COMPARISONS, *MERGEKIT_METHODS))
+    compare: list[str] = setting(["uniform", "lm_cocktail", "search", "extrapolated"], choices=METHOD_NAMES)
     weights: dict[str, float] = setting({})  # of method fixed, by model
     extrapolate: bool = False  # the other models' weights may exceed 1; the base gets 1 minus their sum
     # Of the merged weights; the sum itself is always float32.
     dtype: str = setting("float32", choices=("float32", "bfloat16", "float16"))
-    max_length: int = setting(256, least=1)  # tokens at which dev and guard texts are cut while candidates are scored
-    dev_rows: int = setting(200, least=1)  # rows of each dev set that score a candidate
     examples_per_set: int = setting(100, least=1)  # dev rows of each set that LM-Cocktail sees
     # Of LM-Cocktail's softmax(-loss / temperature); the package's, near-uniform.
     temperature: float = setting(5.0, above=0)
@@ -42,18 +40,17 @@ class MergingConfig:
     report_sources: list[str] = setting([])  # sets of data.held_out, shown but never chosen by
     parameters: dict[str, dict[str, float]] = setting({})  # mergekit's, as ties: {density: 0.5}
     score: bool = True  # false: a fixed merge without dev rows (compare must be empty)
-    encode_batch: int = setting(64, least=1, result=False)  # texts in a forward pass
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if len(set(self.models)) < 2 or len(set(self.models)) != len(self.models):
             yield "models", "must name at least two different models"
         if not self.score and (self.method != "fixed" or self.compare):
             yield "score", "must be true unless the method is fixed and compare is empty"
-        if self.method == "fixed":
+        if "fixed" in (self.method, *self.compare):
             yield from (("weights", problem) for problem in self._problems_of_weights())
         if abs(1 / self.grid_step - round(1 / self.grid_step)) > 1e-9:
             yield "grid_step", "must divide 1"
-        if self.guard is not None and self.method == "search" and len(set(self.guard_sources)) < 2:
+        if self.guard is not None and self.method in ("search", "extrapolated") and len(set(self.guard_sources)) < 2:
             yield "guard_sources", "must name at least two sets that no side trains on (guard=null: none)"
 
     def _problems_of_weights(self) -> Iterator[str]:

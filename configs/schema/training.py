@@ -51,7 +51,6 @@ class SideConfig:
     angle_scale: float = setting(20.0, above=0)  # of AnglE: angles are multiplied by it
 
     dev_steps: int | None = setting(None, least=1)  # steps between dev evaluations; null: only at the end
-    dev_rows: int = setting(500, least=1)  # most rows of a dev set that are scored
     keep_best: bool = True  # save the weights with the best mean dev score (needs dev_steps)
     checkpoint_steps: int = setting(500, least=1, result=False)  # steps between checkpoints
     logging_steps: int = setting(1, least=1, result=False)  # steps a line of metrics.jsonl
@@ -84,3 +83,5 @@ class TrainingConfig:
     arguments: dict[str, Any] = setting({})  # of all sides; a side's own win
     # A device's sustained 10^12 operations a second, from which `make plan` gets hours.
     teraflops: float = setting(100.0, above=0)
+    dev_rows: int = setting(200, least=1)  # most rows of a dev set that are scored, while training and when merging
+    dev_length: int = setting(256, least=4)  # tokens at which dev, guard and report texts are cut

@@ -7,6 +7,7 @@ from typing import Any
 import jinja2
 
 from configs.schema.config import SIDES, Config
+from configs.schema.merging import MERGEKIT_METHODS
 from evaluation.models import ModelFacts, read_model_facts
 from evaluation.report import format as show
 from evaluation.report.hub_metadata import front_matter
@@ -15,7 +16,7 @@ from pipeline.core.artefact import replacing
 from pipeline.core.console import log
 
 AVERAGED = "The models were averaged with the weights below"
-METHODS = {
+CHOSEN = {  # method -> how the weights came about
     "fixed": f"{AVERAGED}, which were given.",
     "lm_cocktail": f"{AVERAGED}, which LM-Cocktail computed from few-shot losses on dev data.",
     "search": f"{AVERAGED}, the best of those that were tried on dev data.",
@@ -117,7 +118,10 @@ def _steps(run: RunRecord) -> list[str]:
             steps.append(f"One copy was fine-tuned on {PAIRS[side]} with {_loss(run, side)}: {seen}.")
     if run.weights:
         method = str(run.weights.get("method"))
-        steps.append(METHODS.get(method, f"The models were merged by {method.replace('_', ' ')}, through mergekit."))
+        named = method.replace("_", " ")
+        by_weights = f"{AVERAGED}, by the method {named}."
+        mergekit = f"The models were merged by {named}, through mergekit."
+        steps.append(CHOSEN.get(method, mergekit if method in MERGEKIT_METHODS else by_weights))
         if method == "search" and (run.weights.get("guard") or {}).get("limit") is not None:
             steps.append(
                 "Candidates that lost more retrieval than the guard allows, on sets never trained on, were left out."

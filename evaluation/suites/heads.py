@@ -16,11 +16,11 @@ from sentence_transformers.base.modules import Dense, Module, Normalize
 from sentence_transformers.sparse_encoder import SparseEncoder
 
 from evaluation.encoder import Embedder
-from evaluation.models import HEAD_FILES, has_heads
+from evaluation.models import has_heads
 from pipeline.core.errors import UserError, first_line
-from pipeline.core.models import RAISED_BY_FILES
+from pipeline.core.models import HEADS, RAISED_BY_FILES
 
-SPARSE_FILE, MULTI_VECTOR_FILE = HEAD_FILES
+SPARSE_FILE, MULTI_VECTOR_FILE = HEADS
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def read_heads(*folders: Path) -> Heads:
     """The heads of the first of `folders` that has both; raises UserError where none has, or where they don't fit."""
     for folder in folders:
         if has_heads(folder):
-            contents = [(folder / name).read_bytes() for name in HEAD_FILES]
+            contents = [(folder / name).read_bytes() for name in HEADS]
             fingerprint = hashlib.sha256(b"".join(contents)).hexdigest()
             return Heads(_linear(folder / SPARSE_FILE), _linear(folder / MULTI_VECTOR_FILE), fingerprint)
     raise UserError(

@@ -1,1 +1,1 @@
-"""The ground that every stage stands on: artefacts, errors, console, hub, models; it imports no stage."""
+"""The ground that every stage stands on: open `artefact.py` first. It imports no stage."""

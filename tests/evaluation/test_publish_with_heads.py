@@ -12,7 +12,8 @@ import torch
 
 from configs.schema.init import BaseConfig
 from evaluation.encoder import Embedder
-from evaluation.suites.heads import HEAD_FILES, multi_vector_encoder, read_heads, sparse_encoder
+from evaluation.suites.heads import multi_vector_encoder, read_heads, sparse_encoder
+from pipeline.core.models import HEADS
 from tests.support.flag_embedding import encoded
 from tests.support.runs import make
 from training.bases.random_model import make_random
@@ -35,7 +36,7 @@ def published(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     base.mkdir(parents=True)
     make_random(BaseConfig(vocabulary=1000, hidden=WIDTH), base, 1, repository / "data" / "samples")
     torch.manual_seed(3)
-    for name, size in zip(HEAD_FILES, (1, WIDTH), strict=True):
+    for name, size in zip(HEADS, (1, WIDTH), strict=True):
         head = torch.nn.Linear(WIDTH, size)
         torch.nn.init.constant_(head.bias, 5.0)  # a weight of 0 or less would leave a word out of the sparse vector
         torch.save(head.state_dict(), base / name)
@@ -48,7 +49,7 @@ def published(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def test_heads_and_the_map_of_ids_go_along(published: Path) -> None:
     base = published.parents[3] / "mirror" / "organisation" / "base"
-    assert all((published / name).read_bytes() == (base / name).read_bytes() for name in HEAD_FILES)
+    assert all((published / name).read_bytes() == (base / name).read_bytes() for name in HEADS)
     assert (published / "vocabulary" / "id_map.parquet").is_file()
     assert (published / "model.safetensors").read_bytes() != (base / "model.safetensors").read_bytes()
 

@@ -1,6 +1,5 @@
 """Small real models and a data artefact: an init model, two sides trained from it only in name, dev and guard rows."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -107,8 +106,6 @@ def make_data(folder: Path) -> Path:
     for name, frame in frames.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         frame.write_parquet(folder / name)
-    sets = [{"name": "pairs", "side": "symmetric"}, {"name": "answers", "side": "asymmetric"}]
-    (folder / "ledger.json").write_text(json.dumps({"sets": sets, "totals": {}}), encoding="utf-8")
     return folder
 
 

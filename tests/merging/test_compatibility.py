@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from merging.compatibility import carry_over, require_compatible
-from merging.write import write_model
+from merging.compatibility import carry_over, require_compatible, write_model
 from pipeline.core.errors import UserError
 from tests.merging.conftest import make_model, perturb
 

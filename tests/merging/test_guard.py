@@ -11,8 +11,8 @@ import pytest
 
 from configs.schema.config import Config
 from configs.schema.merging import MergingConfig
-from merging.dev_sets import PairSet
-from merging.guard import Guard, read_held_out_sets
+from merging.choose import read_held_out_sets
+from merging.search import guard_loss
 from pipeline.chain import CHAIN
 from pipeline.core.artefact import Manifest
 from pipeline.stage import run_stage
@@ -61,7 +61,10 @@ def forgetful_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     perturb(base, run / "asymmetric/model", 1, scale=1e-3)
     words = list(zip(HELD_OUT[::2], HELD_OUT[1::2], strict=True))
     sets = {
-        "symmetric/narrow": [narrow_pair(colour, *TRAINED[:2]) for colour in COLOURS],
+        **{
+            f"symmetric/narrow_{i}": [narrow_pair(colour, *TRAINED[:2])]
+            for i, colour in enumerate(COLOURS[: len(words)])
+        },
         **{f"dev/narrow_{i}": [narrow_pair(colour, *pair) for colour in COLOURS] for i, pair in enumerate(words)},
         "heldout/one": [plain_pair(colour, word) for colour in COLOURS for word in TRAINED[2:9]],
         "heldout/two": [plain_pair(colour, word) for colour in COLOURS for word in TRAINED[9:16]],
@@ -71,8 +74,6 @@ def forgetful_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = [(anchor, positive, []) for anchor, positive in pairs]
         polars.DataFrame(rows, schema=SCHEMA, orient="row").write_parquet(path)
-    ledger = {"sets": [{"name": f"narrow_{i}", "side": "symmetric"} for i in range(len(words))]}
-    (run / "data/ledger.json").write_text(json.dumps(ledger), encoding="utf-8")
     for stage in ("init", "symmetric", "asymmetric", "data"):
         Manifest(stage, "complete", f"fingerprint of {stage}", {}, {}).write(run / stage)
     return run
@@ -107,18 +108,16 @@ def test_the_guard_rejects_the_model_that_forgot(forgetful_run: Path, tmp_path: 
 
 
 def test_the_loss_is_that_of_the_worst_set() -> None:
-    guard = Guard(0.01, {}, reference={"one": 0.8, "two": 0.5})
-    assert guard.loss({"one": 0.9, "two": 0.45}) == pytest.approx(0.05)
-    assert guard.loss({"one": 0.9, "two": 0.55}) == pytest.approx(-0.05)
-    assert guard.allows(0.01) and not guard.allows(0.0101)
-    assert Guard(None, {}).allows(1.0)
-    assert Guard(0.01, {}).loss({}) == 0
+    base = {"one": 0.8, "two": 0.5}
+    assert guard_loss(base, {"one": 0.9, "two": 0.45}) == pytest.approx(0.05)
+    assert guard_loss(base, {"one": 0.9, "two": 0.55}) == pytest.approx(-0.05)
+    assert guard_loss({}, {}) == 0
 
 
 def test_guard_rows_come_in_a_seeded_order(data: Path) -> None:
     def anchors(seed: int) -> list[str]:
-        read: list[PairSet] = read_held_out_sets(data, {"guard_one": "asymmetric"}, seed)
-        return read[0].anchors
+        config = Config(profile="tiny", run="run", seed=seed)
+        return read_held_out_sets(config, data, ["guard_one"])[0].anchors
 
     assert anchors(1) == anchors(1) != anchors(2)
     assert sorted(anchors(1)) == sorted(anchors(2))

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from data.artefact import PairSet, read_dev_sets
 from merging.blend import Blend
-from merging.dev_sets import PairSet, read_dev_sets
-from merging.lm_cocktail import few_shot_examples, lm_cocktail
+from merging.lm_cocktail import cocktail_of, few_shot_examples
 from tests.merging.conftest import make_model, perturb
+from training.model_files import Prompts, prompts_of
 
-NO_PROMPTS = {"query": "", "document": ""}
+NO_PROMPTS = dict.fromkeys(("symmetric", "asymmetric"), Prompts("", ""))
 SETTINGS = {"batch_size": 2, "max_length": 64, "seed": 5}
 
 
@@ -27,7 +28,7 @@ def test_weights_equal_the_packages_on_a_cls_model(models: dict[str, Path], data
     theirs = compute_weights(
         loaded["init"], tokenizer, states, "encoder", examples, temperature, 2, max_input_length=64, neg_number=7
     )
-    ours = lm_cocktail(Blend(models, 64), examples, temperature=temperature, **SETTINGS)
+    ours = cocktail_of(Blend(models), examples, temperature=temperature, **SETTINGS)
     assert list(ours.weights.values()) == pytest.approx(theirs, abs=1e-6)
     assert ours.weights_at(temperature) == pytest.approx(ours.weights, abs=1e-5)
 
@@ -37,9 +38,10 @@ def test_a_mean_pooled_model_is_judged_by_its_own_vector(data: Path, tmp_path: P
     prompts = {"query": "query: ", "document": "passage: "}
     base = make_model(tmp_path / "init", pooling="mean", prompts=prompts)
     folders = {"init": base, "other": perturb(base, tmp_path / "other", 1)}
-    examples = few_shot_examples(read_dev_sets(data), 3, 7, prompts, seed=5)
-    blend = Blend(folders, 64)
-    ours = lm_cocktail(blend, examples, temperature=1.0, **SETTINGS)
+    blend = Blend(folders)
+    sides = {side: prompts_of(blend.model, side) for side in ("symmetric", "asymmetric")}
+    examples = few_shot_examples(read_dev_sets(data), 3, 7, sides, seed=5)
+    ours = cocktail_of(blend, examples, temperature=1.0, **SETTINGS)
     for name in folders:
         blend.set({other: float(other == name) for other in folders})
         losses = []
@@ -55,7 +57,7 @@ def test_a_mean_pooled_model_is_judged_by_its_own_vector(data: Path, tmp_path: P
 
 def test_lower_temperatures_tell_the_models_apart(models: dict[str, Path], data: Path) -> None:
     examples = few_shot_examples(read_dev_sets(data), 5, 7, NO_PROMPTS, seed=5)
-    cocktail = lm_cocktail(Blend(models, 64), examples, temperature=5.0, **SETTINGS)
+    cocktail = cocktail_of(Blend(models), examples, temperature=5.0, **SETTINGS)
     best = min(cocktail.losses, key=lambda name: cocktail.losses[name])
     by_temperature = [cocktail.weights_at(temperature)[best] for temperature in (5.0, 1.0, 0.2)]
     assert by_temperature == sorted(by_temperature)
@@ -67,7 +69,7 @@ def test_module_level_randomness_is_left_as_it_was(models: dict[str, Path], data
     random.seed(1)
     expected = random.random()
     random.seed(1)
-    lm_cocktail(Blend(models, 64), examples, temperature=5.0, **SETTINGS)
+    cocktail_of(Blend(models), examples, temperature=5.0, **SETTINGS)
     assert random.random() == expected
 
 
@@ -78,9 +80,9 @@ def test_examples_take_their_own_negatives_first_and_never_an_answer() -> None:
         anchors=["а", "а", "б", "в"],
         positives=["1", "2", "3", "4"],
         negatives=[["н1", "н2"], ["н3"], [], []],
-        labels=[True, True, True, False],
+        scores=[1.0, 1.0, 1.0, 0.5],
     )
-    examples = few_shot_examples([pairs], 10, 3, {"query": "q ", "document": "d "}, seed=0)
+    examples = few_shot_examples([pairs], 10, 3, {"asymmetric": Prompts("q ", "d ")}, seed=0)
     assert [example["query"] for example in examples] == ["q а", "q а", "q б"]  # the last row is no pair
     assert examples[0]["pos"] == ["d 1"]
     assert examples[0]["neg"][:2] == ["d н1", "d н2"]
@@ -89,15 +91,15 @@ def test_examples_take_their_own_negatives_first_and_never_an_answer() -> None:
 
 
 def test_missing_negatives_come_from_the_set_before_its_side() -> None:
-    large = PairSet("large", "symmetric", ["а", "б", "в"], ["1", "2", "3"], [[], [], []], [True] * 3)
-    other = PairSet("other", "symmetric", ["г"], ["4"], [["5", "6", "7"]], [True])
-    across = PairSet("across", "asymmetric", ["д", "е"], ["8", "9"], [["10", "11", "12"], []], [True, True])
+    large = PairSet("large", "symmetric", ["а", "б", "в"], ["1", "2", "3"], [[], [], []], [1.0] * 3)
+    other = PairSet("other", "symmetric", ["г"], ["4"], [["5", "6", "7"]], [1.0])
+    across = PairSet("across", "asymmetric", ["д", "е"], ["8", "9"], [["10", "11", "12"], []], [1.0, 1.0])
     examples = few_shot_examples([large, other, across], 10, 3, NO_PROMPTS, seed=0)
     assert set(examples[0]["neg"][:2]) == {"2", "3"}
     assert set(examples[0]["neg"][2:]) <= {"4", "5", "6", "7"}
 
 
 def test_too_few_texts_give_all_examples_fewer_negatives() -> None:
-    pairs = PairSet("pairs", "symmetric", ["а", "б"], ["1", "2"], [["н1"], []], [True, True])
+    pairs = PairSet("pairs", "symmetric", ["а", "б"], ["1", "2"], [["н1"], []], [1.0, 1.0])
     examples = few_shot_examples([pairs], 10, 7, NO_PROMPTS, seed=0)
     assert [len(example["neg"]) for example in examples] == [2, 2]

@@ -5,8 +5,8 @@ from fractions import Fraction
 
 import pytest
 
-from merging.candidates import Candidate
-from merging.search import SIMPLEX, beyond, grid, neighbours, search, weights_of
+from merging.search import SIMPLEX, Candidate, best_of_grid, beyond, grid, neighbours, weights_of
+from training.dev_scores import DevScore
 
 MODELS = ("init", "symmetric", "asymmetric")
 Surface = Callable[[float, float], float]
@@ -18,7 +18,9 @@ def scorer(surface: Surface, allowed: Callable[[float, float], bool] = lambda *_
     def score(weights: dict[str, float]) -> Candidate:
         assert sum(weights.values()) == pytest.approx(1)
         place = weights["symmetric"], weights["asymmetric"]
-        return Candidate("search", weights, {"symmetric": surface(*place)}, {}, {}, 0.0, allowed(*place))
+        return Candidate(
+            "search", weights, DevScore({"symmetric": {"set": surface(*place)}}, {"set": 1}), {}, 0.0, allowed(*place)
+        )
 
     return score
 
@@ -47,28 +49,28 @@ def test_neighbours_stay_inside() -> None:
 
 def test_refinement_closes_in_on_the_peak() -> None:
     score = scorer(peak(0.375, 0.3125))
-    best = search(SIMPLEX, MODELS, 0.25, 2, score)
+    best = best_of_grid(SIMPLEX, MODELS, 0.25, 2, score)
     assert best is not None and best.weights is not None
     assert best.weights == pytest.approx({"init": 0.3125, "symmetric": 0.375, "asymmetric": 0.3125})
 
 
 def test_the_guard_bounds_the_search() -> None:
-    best = search(SIMPLEX, MODELS, 0.25, 1, scorer(peak(1, 0), allowed=lambda x, y: x <= 0.5))
+    best = best_of_grid(SIMPLEX, MODELS, 0.25, 1, scorer(peak(1, 0), allowed=lambda x, y: x <= 0.5))
     assert best is not None and best.weights is not None
     assert best.weights["symmetric"] == 0.5
 
 
 def test_no_candidate_where_the_guard_allows_none() -> None:
-    assert search(beyond(1.5), MODELS, 0.25, 1, scorer(peak(1, 1), allowed=lambda *_: False)) is None
+    assert best_of_grid(beyond(1.5), MODELS, 0.25, 1, scorer(peak(1, 1), allowed=lambda *_: False)) is None
 
 
 def test_of_equal_scores_the_one_nearest_to_the_base_is_taken() -> None:
-    best = search(SIMPLEX, MODELS, 0.25, 0, scorer(lambda x, y: 1.0))
+    best = best_of_grid(SIMPLEX, MODELS, 0.25, 0, scorer(lambda x, y: 1.0))
     assert best is not None and best.weights == {"init": 1.0, "symmetric": 0.0, "asymmetric": 0.0}
 
 
 def test_extrapolation_finds_a_peak_beyond_the_simplex() -> None:
-    best = search(beyond(1.5), MODELS, 0.25, 1, scorer(peak(0.75, 0.625)))
+    best = best_of_grid(beyond(1.5), MODELS, 0.25, 1, scorer(peak(0.75, 0.625)))
     assert best is not None and best.weights == pytest.approx({"init": -0.375, "symmetric": 0.75, "asymmetric": 0.625})
 
 
@@ -77,9 +79,11 @@ def test_two_models_are_searched_along_a_line() -> None:
 
     def score(weights: dict[str, float]) -> Candidate:
         tried.append(weights["other"])
-        return Candidate("search", weights, {"symmetric": -abs(weights["other"] - 0.4)}, {}, {}, 0.0, True)
+        return Candidate(
+            "search", weights, DevScore({"symmetric": {"set": -abs(weights["other"] - 0.4)}}, {"set": 1}), {}, 0.0, True
+        )
 
-    best = search(SIMPLEX, ("base", "other"), 0.25, 2, score)
+    best = best_of_grid(SIMPLEX, ("base", "other"), 0.25, 2, score)
     assert best is not None and best.weights is not None
     assert best.weights["other"] == pytest.approx(0.375)
     assert len(tried) <= 5 + 2 + 2

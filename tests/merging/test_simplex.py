@@ -5,14 +5,15 @@ from xml.etree import ElementTree
 
 import pytest
 
-from merging.candidates import Candidate
+from merging.search import Candidate
 from merging.simplex import draw_simplex
+from training.dev_scores import DevScore
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
 def candidate(dev: float, allowed: bool, **weights: float) -> Candidate:
-    return Candidate("search", weights, {"symmetric": dev}, {}, {}, 0.0, allowed)
+    return Candidate("search", weights, DevScore({"symmetric": {"set": dev}}, {"set": 1}), {}, 0.0, allowed)
 
 
 @pytest.mark.parametrize("models", [("init", "one"), ("init", "one", "two"), ("init", "one", "two", "three")])
@@ -22,7 +23,7 @@ def test_every_candidate_and_the_taken_one_are_drawn(tmp_path: Path, models: tup
         candidate(0.5, True, init=1.0, one=0.0, **rest),
         candidate(0.7, True, init=0.5, one=0.5, **rest),
         candidate(0.8, False, init=0.0, one=1.0, **rest),
-        Candidate("ties", None, {"symmetric": 0.6}, {}, {}, 0.0, True),
+        Candidate("ties", None, DevScore({"symmetric": {"set": 0.6}}, {"set": 1}), {}, 0.0, True),
     ]
     draw_simplex(tmp_path / "simplex.svg", models, tried, {"search": tried[1], "ties": tried[3]})
     root = ElementTree.parse(tmp_path / "simplex.svg").getroot()

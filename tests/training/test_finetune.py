@@ -17,7 +17,6 @@ from pipeline.core import precision
 from pipeline.core.errors import UserError
 from pipeline.stage import run_stage
 from tests.support.planned_sets import prepared_run, rows
-from training.dev_scores import read_dev
 from training.finetune import check_processes
 
 SETS = {
@@ -77,13 +76,6 @@ def test_metrics_have_a_line_a_step_and_dev_scores_on_schedule(trained: Config) 
     dev = [line for line in entries(trained) if "dev_score" in line]
     assert [line["step"] for line in dev] == [4, 8]  # the saved weights' score is one of these, and in the manifest
     assert {"dev_questions_score", "dev_scored_score"} <= set(dev[0])
-
-
-def test_dev_rows_are_spread_over_a_set(trained: Config) -> None:
-    path = trained.folder("data") / "dev/questions.parquet"
-    anchors = polars.read_parquet(path)["anchor"].to_list()
-    assert len(anchors) == 24 and read_dev(path, 100)["anchor"].to_pylist() == anchors
-    assert read_dev(path, 8)["anchor"].to_pylist() == anchors[::3]
 
 
 def test_the_saved_weights_are_those_of_the_best_dev_score(trained: Config) -> None:

@@ -1,1 +1,1 @@
-"""Base models: made on the spot, out of an installed package, or from the Hub; each a sentence-transformers folder."""
+"""Base models: made on the spot, out of a package, or from the Hub. Open `make.py` first; a kind of base is a file."""

@@ -1,1 +1,1 @@
-"""A smaller vocabulary with a guarantee: counting, selection, editing in place, and the certificate."""
+"""A smaller vocabulary with a guarantee. Open `build.py` first: count, select, shrink, certify."""

@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 from pyarrow import types
 
-from configs.schema.config import SIDES, Config
+from configs.schema.config import Config
 from configs.schema.init import BY_SCRIPT, CorpusConfig, InitConfig
 from pipeline.core.artefact import file_sha256
 from pipeline.core.errors import UserError
@@ -164,7 +164,9 @@ def _find(name: str, config: CorpusConfig, data: Path, mirror: str | None) -> Co
     if config.kind == "text":
         return Corpus(name, config, tuple(local_files(name, config.files)), "local files")
     if config.kind == "pairs":
-        files = [path for side in SIDES["joint"] for path in sorted((data / side).glob("*.parquet"))]
+        from data.artefact import ALL_SIDES, set_files
+
+        files = [path for _, path in set_files(data, ALL_SIDES)]
         if not files:
             raise UserError("there are no prepared pairs", where=str(data), remedy="make them first: make data")
         return Corpus(name, config, tuple(files), "stage data")

@@ -11,11 +11,12 @@ from configs.schema.evaluation import MtebTaskConfig, SuiteConfig
 from evaluation.encoder import Embedder
 from evaluation.outcome import Outcome
 from evaluation.suites.drift import drift_outcome, text_vectors
-from evaluation.suites.heads import HEAD_FILES, Heads, multi_vector_encoder, read_heads, sparse_encoder
+from evaluation.suites.heads import Heads, multi_vector_encoder, read_heads, sparse_encoder
 from evaluation.suites.mteb_run import CheckedEncoder, encoder_with_head, run_task
 from evaluation.suites.mteb_tasks import hub_task
 from evaluation.suites.samples import read_samples
 from pipeline.core.errors import UserError
+from pipeline.core.models import HEADS
 from tests.evaluation.conftest import MakeModel
 from training.vocabulary.shrinking import shrink
 from training.vocabulary.tokenizer_file import TokenizerFile
@@ -31,8 +32,8 @@ def base(make_model: MakeModel) -> Path:
     """A random base with heads, without prompts, as bge-m3 has it."""
     folder = make_model(seed=5, prompts={"query": "", "document": ""}, pooling="cls")
     torch.manual_seed(3)
-    torch.save(torch.nn.Linear(32, 1).state_dict(), folder / HEAD_FILES[0])
-    torch.save(torch.nn.Linear(32, 24).state_dict(), folder / HEAD_FILES[1])
+    torch.save(torch.nn.Linear(32, 1).state_dict(), folder / HEADS[0])
+    torch.save(torch.nn.Linear(32, 24).state_dict(), folder / HEADS[1])
     return folder
 
 
@@ -139,11 +140,11 @@ def test_sparse_vectors_without_any_weight_are_counted(loaded: dict[str, tuple[E
 def test_a_model_without_heads_and_broken_heads_are_one_line(base: Path, model_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no sparse and multi-vector heads"):
         read_heads(model_folder)
-    for name in HEAD_FILES:
+    for name in HEADS:
         torch.save({"weight": torch.zeros(3)}, tmp_path / name)
     with pytest.raises(UserError, match="not the weights of a linear layer"):
         read_heads(tmp_path)
-    torch.save(torch.nn.Linear(8, 1).state_dict(), tmp_path / HEAD_FILES[0])
-    torch.save(torch.nn.Linear(8, 8).state_dict(), tmp_path / HEAD_FILES[1])
+    torch.save(torch.nn.Linear(8, 1).state_dict(), tmp_path / HEADS[0])
+    torch.save(torch.nn.Linear(8, 8).state_dict(), tmp_path / HEADS[1])
     with pytest.raises(UserError, match="heads for width 8, but the encoder has 32"):
         sparse_encoder(Embedder(base), read_heads(tmp_path))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from configs.schema.merging import MERGEKIT_METHODS
-from merging.mergekit_methods import mergekit_merge
+from merging.mergekit import mergekit_merge
 from pipeline.chain import CHAIN
 from pipeline.core.errors import UserError
 from pipeline.stage import run_stage

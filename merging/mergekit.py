@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sentence_transformers import SentenceTransformer
 
 from configs.schema.merging import MERGEKIT_METHODS
 from merging.compatibility import carry_over, weight_folders
@@ -39,8 +40,6 @@ def mergekit_merge(models: Mapping[str, Path], method: str, parameters: Mapping[
     Raises:
         UserError: mergekit refuses the number of models or a parameter.
     """
-    from sentence_transformers import SentenceTransformer
-
     base, *others = (str(folder) for folder in models.values())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(seed, "merge", method) % 2**63)

@@ -1,0 +1,151 @@
+"""What the data stage leaves, as later stages read it: training sets, dev rows, held-out sets, shares of the batches.
+
+<side>/<set>.parquet    rows that a side trains on
+dev/<set>.parquet       rows of the same sets, held out of training
+heldout/<set>.parquet   sets that no side trains on
+ledger.json             the account of every set, its weight and repeat among it
+"""
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from configs.schema.config import SIDES
+from data.pair_files import read_pairs
+from pipeline.core.errors import UserError
+
+ALL_SIDES = "joint"  # the training side that reads every side of the data
+REMEDY = "make the data again: make data"
+SHOWN_CHARACTERS = 60  # of a text in an error
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """Rows of one set; row i is (anchors[i], positives[i], negatives[i], scores[i])."""
+
+    name: str
+    side: str  # of the data: symmetric or asymmetric
+    anchors: list[str]
+    positives: list[str]
+    negatives: list[list[str]]
+    scores: list[float]  # 1 where a row has none; below 1 the row's "positive" is no positive
+
+    def __len__(self) -> int:
+        return len(self.anchors)
+
+    def take(self, rows: Iterable[int]) -> "PairSet":
+        """The set with these rows alone, in this order."""
+        chosen = list(rows)
+        columns = ("anchors", "positives", "negatives", "scores")
+        taken: dict[str, Any] = {name: [getattr(self, name)[row] for row in chosen] for name in columns}
+        return replace(self, **taken)
+
+    def spread(self, most: int) -> "PairSet":
+        """At most so many rows, evenly spread over the set: it has its source's order."""
+        places = np.linspace(0, len(self), min(most, len(self)), endpoint=False, dtype=np.int64)
+        return self.take(places.tolist())
+
+    def positive_rows(self) -> "PairSet":
+        """The set without rows whose score says that they are no pair."""
+        return self.take(row for row, score in enumerate(self.scores) if score >= 1)
+
+    def passages(self) -> Iterator[str]:
+        """Positives, then negatives."""
+        yield from self.positives
+        yield from (text for texts in self.negatives for text in texts)
+
+
+@dataclass(frozen=True)
+class Share:
+    """A set's part of the batches, as its source says."""
+
+    weight: float = 1.0
+    repeat: int = 1
+
+
+OWN_SIZE = Share()  # of a set that the ledger says nothing about
+
+
+def set_files(data: Path, side: str) -> list[tuple[str, Path]]:
+    """The data side and file of each set that the training side `side` reads, in a fixed order."""
+    return [(of, path) for of in SIDES[side] for path in sorted((data / of).glob("*.parquet"))]
+
+
+def read_pair_set(path: Path, side: str) -> PairSet:
+    """One file of the artefact; `side` is the side of the data. Raises UserError for a file in another layout."""
+    table = read_pairs(path)
+    anchors, positives, negatives = (table[name].to_pylist() for name in ("anchor", "positive", "negatives"))
+    scores = table["score"].fill_null(1.0).to_pylist()
+    return PairSet(path.stem, side, anchors, positives, [texts or [] for texts in negatives], scores)
+
+
+def read_dev_sets(data: Path, side: str = ALL_SIDES) -> list[PairSet]:
+    """The dev rows of the sets that the training side `side` reads, in the order of `set_files`; may be none.
+
+    Raises:
+        UserError: dev rows of a set that no side trains on, a file in another layout.
+    """
+    sides = {path.stem: of for of, path in set_files(data, ALL_SIDES)}
+    files = {path.stem: path for path in sorted((data / "dev").glob("*.parquet"))}
+    for name in files.keys() - sides.keys():
+        raise UserError(f"dev set {name} belongs to no training set", where=str(files[name]), remedy=REMEDY)
+    return [read_pair_set(files[name], of) for name, of in sides.items() if name in files and of in SIDES[side]]
+
+
+def read_held_out_set(data: Path, name: str, side: str) -> PairSet:
+    """A set that was never trained on, read as one of the data side `side`, whose prompts it takes.
+
+    Raises:
+        UserError: a set that the data stage did not hold out, one that a side trains on, one without positives.
+    """
+    path = data / "heldout" / f"{name}.parquet"
+    if not path.is_file():
+        remedy = "name sets of data.held_out in merging.guard_sources and report_sources"
+        raise UserError(f"set {name} is not held out", where=str(path), remedy=remedy)
+    if any(trained.name == path.name for _, trained in set_files(data, ALL_SIDES)):
+        remedy = "guard and report with sets that no side trains on"
+        raise UserError(f"set {name} is trained on", where=str(path), remedy=remedy)
+    pairs = read_pair_set(path, side)
+    if not len(pairs.positive_rows()):
+        raise UserError(f"set {name} has no positive pair", where=str(path), remedy="name another set")
+    return pairs
+
+
+def require_unseen(sets: Iterable[PairSet], data: Path) -> None:
+    """Raise UserError if an anchor or positive of `sets` is an anchor or positive of a training set."""
+    held_out = {text: pairs.name for pairs in sets for text in (*pairs.anchors, *pairs.positives)}
+    wanted = pa.array(list(held_out), pa.string())
+    for _, path in set_files(data, ALL_SIDES):
+        for column in ("anchor", "positive"):
+            texts = pq.read_table(path, columns=[column])[column]
+            for seen in texts.filter(pc.is_in(texts, wanted.cast(texts.type)))[:1].to_pylist():
+                shown = seen if len(seen) <= SHOWN_CHARACTERS else seen[: SHOWN_CHARACTERS - 1] + "…"
+                raise UserError(
+                    f"dev set {held_out[seen]} shares a text with training set {path.stem}: {shown!r}",
+                    where=str(path),
+                    remedy="make the data stage again; weights must not be chosen on what was trained on",
+                )
+
+
+def shares(data: Path) -> dict[str, Share]:
+    """What the ledger says about the sets' shares of the batches; raises UserError where it can't be read."""
+    ledger = data / "ledger.json"
+    if not ledger.is_file():
+        return {}
+    try:
+        sets = json.loads(ledger.read_text(encoding="utf-8"))["sets"]
+        found = {entry["name"]: Share(float(entry.get("weight", 1)), int(entry.get("repeat", 1))) for entry in sets}
+        if not all(0 < share.weight < math.inf and share.repeat > 0 for share in found.values()):
+            raise ValueError("a weight or repeat that is not above 0")
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        what = f"can't read how often sets are seen: {type(error).__name__}: {error}"
+        raise UserError(what, where=str(ledger), remedy=REMEDY) from None
+    return found

@@ -1,0 +1,246 @@
+"""Which weights are taken: every method of choosing them, scored beside the models on the same dev rows.
+
+To add a method, write a function under `@method` and add its name to configs/schema/merging.py.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from configs.schema.config import SIDES, Config
+from configs.schema.merging import MergingConfig
+from data.artefact import PairSet, read_dev_sets, read_held_out_set, require_unseen
+from merging.blend import Blend, State, floating
+from merging.lm_cocktail import Cocktail, cocktail_of, few_shot_examples
+from merging.mergekit import mergekit_merge, require_mergekit
+from merging.search import SIMPLEX, Candidate, Region, Scorer, best_of_grid, beyond
+from pipeline.core.console import log, progress
+from pipeline.core.errors import UserError
+from pipeline.core.precision import attention_implementation, uses_bfloat16
+from pipeline.core.seeding import generator
+from training.dev_scores import DevScores, Evaluators, retrieval
+from training.model_files import prompts_of
+
+SATURATED = 0.999
+
+
+@dataclass
+class Choice:
+    """What a method of choosing weights has to go by, and what the methods found."""
+
+    config: Config
+    models: Mapping[str, Path]
+    blend: Blend
+    sets: list[PairSet]  # all dev rows
+    scorer: Scorer
+    cocktail: Cocktail | None = None
+
+    @property
+    def settings(self) -> MergingConfig:
+        return self.config.merging
+
+    def search(self, region: Region, origin: str) -> Candidate | None:
+        """The best candidate of a region that the guard allows."""
+        score, settings = partial(self.scorer.score, origin=origin), self.settings
+        return best_of_grid(region, self.blend.names, settings.grid_step, settings.refinements, score, origin)
+
+
+Method = Callable[[Choice], Candidate | None]
+METHODS: dict[str, Method] = {}
+
+
+def method(function: Method) -> Method:
+    """A method of choosing weights, called as its function is; None where the guard allows no candidate."""
+    METHODS[function.__name__] = function
+    return function
+
+
+@method
+def uniform(choice: Choice) -> Candidate:
+    """Every model counts the same."""
+    names = choice.blend.names
+    return choice.scorer.score(dict.fromkeys(names, 1 / len(names)), "uniform")
+
+
+@method
+def fixed(choice: Choice) -> Candidate:
+    """The configured weights."""
+    return choice.scorer.score(fixed_weights(choice.settings), "fixed")
+
+
+@method
+def lm_cocktail(choice: Choice) -> Candidate:
+    """LM-Cocktail's weights from a few dev examples a set."""
+    settings, seed, model = choice.settings, choice.config.seed, choice.blend.model
+    prompts = {pairs.side: prompts_of(model, pairs.side) for pairs in choice.sets}
+    examples = few_shot_examples(choice.sets, settings.examples_per_set, settings.negatives, prompts, seed)
+    length = min(choice.config.training.dev_length, model.max_seq_length or choice.config.training.dev_length)
+    log.info("LM-Cocktail: losses of %d models on %d examples", len(choice.blend.names), len(examples))
+    choice.cocktail = cocktail_of(choice.blend, examples, settings.temperature, settings.batch_size, length, seed)
+    return choice.scorer.score(choice.cocktail.weights, "lm_cocktail")
+
+
+@method
+def search(choice: Choice) -> Candidate | None:
+    """The best dev score under the guard; with `extrapolate` also beyond the simplex."""
+    found = [choice.search(SIMPLEX, "search")]
+    if choice.settings.extrapolate:
+        found.append(extrapolated(choice))
+    return max((one for one in found if one), key=lambda candidate: candidate.dev, default=None)
+
+
+@method
+def extrapolated(choice: Choice) -> Candidate | None:
+    """The best dev score under the guard beyond the simplex."""
+    return choice.search(beyond(choice.settings.extrapolation_limit), "extrapolated")
+
+
+@dataclass
+class Comparison:
+    """What was chosen, and everything that it was compared with."""
+
+    method: str
+    weights: dict[str, float] | None  # of the merged model, by model; None where it is no weighted sum
+    compared: dict[str, Candidate] = field(default_factory=dict)  # the models, then the methods, by name
+    candidates: list[Candidate] = field(default_factory=list)  # all that were scored, in order
+    cocktail: Cocktail | None = None
+    reported: dict[str, dict[str, float]] = field(default_factory=dict)  # by name: "set/measure" on report sources
+
+    @property
+    def chosen(self) -> Candidate | None:
+        """The merged model's candidate, if it was scored."""
+        return self.compared.get(self.method)
+
+
+def compare(config: Config, models: Mapping[str, Path], data: Path) -> Comparison:
+    """Score the models and every configured method of weighing them; the configured method's weights are chosen.
+
+    Raises:
+        UserError: no dev rows, dev or guard rows that are trained on, guard sets that are not there, a model with
+            NaN or infinity.
+    """
+    settings = config.merging
+    if not settings.score:
+        return Comparison("fixed", fixed_weights(settings))
+    require_mergekit([settings.method, *settings.compare])
+    if not (sets := read_dev_sets(data)):
+        remedy = "have the data stage hold out dev rows, or use merging=uniform"
+        raise UserError("no dev data to choose merge weights on", where=str(data / "dev"), remedy=remedy)
+    guard_sets = read_held_out_sets(config, data, settings.guard_sources)
+    report_sets = read_held_out_sets(config, data, settings.report_sources)
+    require_unseen([*sets, *guard_sets, *report_sets], data)
+    blend = Blend(models, uses_bfloat16(config.precision), attention_of(config))
+    limits = settings.guard_queries, settings.guard_candidates
+    guard = held_out_evaluators(guard_sets, blend, config.training.dev_length, *limits)
+    choice = Choice(config, models, blend, sets, Scorer(blend, dev_scores(config, sets, blend), guard, settings.guard))
+    compared = scored_methods(choice)
+    chosen = compared[settings.method]
+    comparison = Comparison(settings.method, chosen.weights, compared, choice.scorer.candidates, choice.cocktail)
+    if report_sets:
+        evaluators = held_out_evaluators(report_sets, blend, config.training.dev_length)
+        comparison.reported = reported(choice, compared, evaluators)
+    return comparison
+
+
+def fixed_weights(settings: MergingConfig) -> dict[str, float]:
+    """The configured weights of all models; when extrapolating, the base gets 1 minus those of the others."""
+    base, *others = settings.models
+    weights = {name: settings.weights.get(name, 0.0) for name in settings.models}
+    if settings.extrapolate:
+        weights[base] = 1 - sum(weights[name] for name in others)
+    return weights
+
+
+def read_held_out_sets(config: Config, data: Path, names: Sequence[str]) -> list[PairSet]:
+    """Held-out sets with the side whose prompts they take, their rows in a seeded order."""
+    found = []
+    for name in names:
+        source = config.data.held_out.get(name)
+        pairs = read_held_out_set(data, name, source.side if source else "asymmetric")
+        found.append(pairs.take(generator(config.seed, "merge", "guard", name).permutation(len(pairs)).tolist()))
+    return found
+
+
+def attention_of(config: Config) -> str:
+    """The attention implementation that the merged sides were trained, and thus scored, with."""
+    trained = [config.side(name) for name in config.merging.models if name in SIDES]
+    longest = max((length for side in trained for length in side.lengths().values()), default=0)
+    return attention_implementation(config.base.attention, longest or config.training.dev_length)
+
+
+def dev_scores(config: Config, sets: Sequence[PairSet], blend: Blend) -> DevScores:
+    """The dev score that also training keeps checkpoints by."""
+    rows = [pairs.spread(config.training.dev_rows) for pairs in sets]
+    scores = DevScores(rows, blend.model, config.training.dev_length, blend.bfloat16)
+    if not scores.sides:
+        remedy = "hold out dev rows with positive pairs"
+        raise UserError("no dev set has a positive pair", where="data/dev", remedy=remedy)
+    return scores
+
+
+def held_out_evaluators(
+    sets: Sequence[PairSet], blend: Blend, max_length: int, queries: int | None = None, passages: int | None = None
+) -> Evaluators:
+    """Retrieval of each set's anchors, at most so many, among its own passages."""
+    evaluators = {
+        pairs.name: retrieval(pairs, prompts_of(blend.model, pairs.side), pairs.passages(), queries, passages)
+        for pairs in sets
+    }
+    return Evaluators(evaluators, blend.model, max_length, blend.bfloat16)
+
+
+def scored_methods(choice: Choice) -> dict[str, Candidate]:
+    """The models, then the configured methods, by name; those of which the guard allows nothing are left out."""
+    settings, names = choice.settings, choice.blend.names
+    methods = dict.fromkeys([*settings.compare, settings.method])
+    if {"search", "extrapolated"} & methods.keys() and settings.guard is not None and len(settings.guard_sources) < 2:
+        what = "merge: the search is hardly guarded: merging.guard_sources names %d sets"
+        log.warning(what, len(settings.guard_sources))
+    compared: dict[str, Candidate] = {}
+    for name in progress(names, f"scoring {len(names)} models on dev rows"):  # the base first, for the guard
+        compared[name] = choice.scorer.score({other: float(other == name) for other in names}, name)
+    warn_of_saturation(list(compared.values()))
+    for name in methods:
+        own = METHODS.get(name)
+        candidate = own(choice) if own else choice.scorer.score_state(mergekit_state(choice, name), name)
+        if candidate is None:
+            log.warning("merge: the guard allows no %s candidate", name)
+        else:
+            compared[name] = candidate
+    chosen = compared[settings.method]
+    if not chosen.allowed:
+        what = "merge: %s loses %.4f nDCG@10 on a guard set, more than merging.guard=%s"
+        log.warning(what, settings.method, chosen.guard_loss, settings.guard)
+    return compared
+
+
+def warn_of_saturation(models: Sequence[Candidate]) -> None:
+    """Name the dev sets that tell no models apart, since all of them solve these."""
+    found = [model.scores.by_set for model in models]
+    sets = [name for name in found[0] if min(scores[name] for scores in found) >= SATURATED]
+    if sets:
+        what = "merge: dev sets that tell no models apart, since all score at least %s: %s"
+        log.warning(what, SATURATED, ", ".join(sets))
+
+
+def mergekit_state(choice: Choice, name: str) -> State:
+    """The weights that a method of mergekit's gives."""
+    parameters = choice.settings.parameters.get(name, {})
+    merged: Any = mergekit_merge(choice.models, name, parameters, choice.config.seed)
+    return floating(merged)
+
+
+def reported(choice: Choice, compared: Mapping[str, Candidate], evaluators: Evaluators) -> dict[str, dict[str, float]]:
+    """By compared name, what the merge is worth on sets that played no part in the choice."""
+    scores: dict[str, dict[str, float]] = {}
+    for name, candidate in progress(list(compared.items()), "scoring held-out sets"):
+        if candidate.weights is not None:
+            choice.blend.set(candidate.weights)
+        else:
+            choice.blend.set_state(mergekit_state(choice, name))
+        found = evaluators.metrics(choice.blend.model)
+        scores[name] = {f"{set_}/recall_at_1": metrics["cosine_accuracy@1"] for set_, metrics in found.items()}
+        scores[name] |= {f"{set_}/ndcg_at_10": metrics["cosine_ndcg@10"] for set_, metrics in found.items()}
+    return scores
