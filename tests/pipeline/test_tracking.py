@@ -72,7 +72,7 @@ def test_weights_and_biases_offline_gets_a_run_a_stage_with_config_curves_and_li
     environment = {"WANDB_MODE": "offline", "WANDB_API_KEY": SECRET, "WANDB_DATA_DIR": str(tmp_path / "staging")}
     make(*chain_of(tmp_path), "tracking=wandb", *ranks, env=os.environ | environment)
     stages = require_a_linked_chain(tmp_path / "tiny", tmp_path / "bases" / "tiny", SECRET)
-    assert stages.keys() == {*STAGES, "base"}
+    assert stages.keys() == {*STAGES, "base", "benchmarks"}
     assert stages["symmetric"].config["training"]["symmetric"]["max_steps"] == 8
     assert stages["merge"].config["inputs"].keys() == {"init", "symmetric", "asymmetric", "data"}
 
