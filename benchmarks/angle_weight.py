@@ -118,7 +118,7 @@ def split_set(name: str, mirror: Path) -> SourceConfig:
 
 
 def dev_scores(config: Config) -> dict[str, float]:
-    """The trainer's dev score, which is the correlation, and two more measures of the same rows."""
+    """The correlations that the trainer logs, and two more measures of the same rows, each a mean over the sets."""
     from sentence_transformers.sentence_transformer.evaluation import BinaryClassificationEvaluator
 
     from data.artefact import read_dev_sets
@@ -145,7 +145,7 @@ def dev_scores(config: Config) -> dict[str, float]:
         name: statistics.mean(score for key, score in found.items() if key.endswith(f" {name}"))
         for name in ("ranking", "retrieval")
     }
-    return {"spearman": manifest.metrics["dev_score"], **means}
+    return {"spearman": statistics.mean(manifest.metrics[f"dev_{name}_score"] for name in SETS), **means}
 
 
 if __name__ == "__main__":
