@@ -29,7 +29,8 @@ def test_weights_equal_the_packages_on_a_cls_model(models: dict[str, Path], data
         loaded["init"], tokenizer, states, "encoder", examples, temperature, 2, max_input_length=64, neg_number=7
     )
     ours = cocktail_of(Blend(models), examples, temperature=temperature, **SETTINGS)
-    assert list(ours.weights.values()) == pytest.approx(theirs, abs=1e-6)
+    # A float32 loss is off by 1e-6, and the softmax of losses over the temperature by a quarter of that over it.
+    assert list(ours.weights.values()) == pytest.approx(theirs, abs=1e-6 * max(1, 1 / (4 * temperature)))
     assert ours.weights_at(temperature) == pytest.approx(ours.weights, abs=1e-5)
 
 
