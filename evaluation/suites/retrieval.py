@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from configs.schema.config import Config
-from data.pair_files import read_pairs
+from data.artefact import read_pair_set
 from evaluation.encoder import DOCUMENT, QUERY, Embedder
 from evaluation.outcome import Measure, Outcome
 from evaluation.scoring import Scorer
@@ -56,12 +56,11 @@ def read_retrieval_set(path: Path) -> RetrievalSet:
     if not path.is_file():
         remedy = "name a set of data.held_out under evaluation.suite.<suite>.sets, and make data"
         raise UserError("no such held-out set", where=str(path), remedy=remedy)
-    table = read_pairs(path)
+    pairs = read_pair_set(path, "asymmetric")  # queries and documents, with their own prompts
     queries, candidates = dict[str, set[int]](), dict[str, int]()
-    columns = (table[name].to_pylist() for name in ("anchor", "positive", "score"))
-    for anchor, positive, score in zip(*columns, strict=True):
+    for anchor, positive, score in zip(pairs.anchors, pairs.positives, pairs.scores, strict=True):
         candidate = candidates.setdefault(positive, len(candidates))
-        if score is None or score == 1:
+        if score == 1:
             queries.setdefault(anchor, set()).add(candidate)
     return RetrievalSet(list(queries), list(candidates), [sorted(found) for found in queries.values()])
 
