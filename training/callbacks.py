@@ -67,10 +67,16 @@ class MetricsLog(TrainerCallback):
             for name, value in logs.items()
             if name.startswith("eval_") and name.endswith(("_loss", "_score"))
         }:
-            self._write({"step": state.global_step, **dev}, state)
+            line = {"step": state.global_step, **dev}
+            if not self._stands(line):  # a run that was killed after its last step scores these weights once more
+                self._write(line, state)
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.since = time.monotonic()
+
+    def _stands(self, line: dict[str, Any]) -> bool:
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        return json.dumps(line, ensure_ascii=False) in lines
 
     def _write(self, line: dict[str, Any], state: TrainerState) -> None:
         if state.is_world_process_zero:
