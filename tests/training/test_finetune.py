@@ -181,3 +181,18 @@ def test_a_malformed_set_is_refused(tmp_path: Path) -> None:
     polars.read_parquet(path).drop("anchor").write_parquet(path)
     with pytest.raises(UserError, match="column anchor is missing"):
         run_stage(CHAIN["symmetric"], config)
+
+
+def test_a_side_stopped_after_its_last_step_logs_its_dev_scores_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    config = prepared_run(tmp_path, SETS, max_steps=3, checkpoint_steps=3)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("training.finetune.save_model", stopped)
+        run_stage(CHAIN["joint"], config)
+    run_stage(CHAIN["joint"], config)
+    lines = (config.folder("joint") / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert any("dev_score" in line for line in lines) and len(lines) == len(set(lines))
