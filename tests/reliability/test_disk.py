@@ -26,7 +26,7 @@ class Disk:
         self._mount("-t", "tmpfs", "-o", f"size={ROOMY}", "tmpfs")
 
     def resize(self, size: int) -> None:
-        self._mount("-o", f"remount,rw,size={size // PAGE * PAGE}")
+        self._mount("-o", f"remount,rw,size={max(size // PAGE, 1) * PAGE}")  # a size of 0 would be no bound at all
 
     def close_for_writing(self) -> None:
         self._mount("-o", "remount,ro")
