@@ -78,6 +78,8 @@ class SourceConfig:
     max_negatives: int | None = setting(None, least=1)  # of those given, so many are kept, chosen by the seed
     negatives_as_rows: bool = False  # one row for each negative instead of one row with all
     prepend: dict[str, str] = setting({})  # role -> text put before it
+    # [from, to) of 0 to 1: only pairs whose anchor falls there, by a hash of its text that no seed changes.
+    slice: list[float] = setting([], least=0, most=1)
     max_rows: int | None = setting(None, least=1)  # a sample of at most so many pairs
     repeat: int = setting(1, least=1, unit=False)  # passes over the set in one epoch of its side
     weight: float = setting(1.0, above=0, unit=False)  # sampling weight against the side's other sets
@@ -99,6 +101,8 @@ class SourceConfig:
             yield "files", "must name the files inside the data set"
         if self.dev_files and not self.hub and not self.path:
             yield "dev_files", "need hub or path: a reader gives training pairs alone"
+        if self.slice and (len(self.slice) != 2 or self.slice[0] >= self.slice[1]):
+            yield "slice", "must be two numbers, the first below the second, such as [0, 0.1]"
         yield from self._problems_of_roles()
 
     def _problems_of_roles(self) -> Iterator[tuple[str, str]]:
@@ -198,6 +202,7 @@ class MiningConfig:
 class DataConfig:
     """A mixture: its sources by name, and what is done to all of them."""
 
+    folder: str | None = setting(None, result=False)  # of data sets, for mixtures whose sources' paths name it
     sources: dict[str, SourceConfig] = setting({})  # sets that are trained on
     held_out: dict[str, SourceConfig] = setting({})  # sets that are never trained on
     cleaning: CleaningConfig = field(default_factory=CleaningConfig)
