@@ -219,7 +219,6 @@ class MiningConfig:
 class DataConfig:
     """A mixture: its sources by name, and what is done to all of them."""
 
-    folder: str | None = setting(None, result=False)  # of data sets, for mixtures whose sources' paths name it
     sources: dict[str, SourceConfig] = setting({})  # sets that are trained on
     held_out: dict[str, SourceConfig] = setting({})  # sets that are never trained on
     cleaning: CleaningConfig = field(default_factory=CleaningConfig)
@@ -228,6 +227,7 @@ class DataConfig:
     mining: MiningConfig = field(default_factory=MiningConfig)
     on_bad_row: str = setting("error", choices=("error", "skip"))  # skip: left out and counted in the ledger
     workers: int = setting(2, least=1, result=False)  # threads that clean batches
+    folder: str | None = setting(None, result=False)  # of data sets, for mixtures whose sources' paths name it
 
     def problems(self) -> Iterator[tuple[str, str]]:
         for name in self.sources.keys() & self.held_out.keys():

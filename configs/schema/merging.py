@@ -43,8 +43,8 @@ class MergingConfig:
     score: bool = True  # false: a fixed merge without dev rows (compare must be empty)
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        if not self.models or len(set(self.models)) != len(self.models):
-            yield "models", "must name models, each once"
+        if len(set(self.models)) != len(self.models) or (len(self.models) < 2 and "*" not in "".join(self.models)):
+            yield "models", "must name at least two different models, or a pattern"
         if not self.score and (self.method != "fixed" or self.compare):
             yield "score", "must be true unless the method is fixed and compare is empty"
         if "fixed" in (self.method, *self.compare):

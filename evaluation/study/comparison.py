@@ -56,7 +56,7 @@ def compare_arms(outcomes: Outcomes, plan: Plan) -> list[ArmScore]:
     arms = list(dict.fromkeys(arm for arm, _ in outcomes))
     seeds = sorted({seed for _, seed in outcomes})
     tasks = [_scored(key, outcomes, arms, seeds, plan) for key in _shared(outcomes)]
-    tasks += list(_means(tasks))
+    tasks += [mean for suite in dict.fromkeys(task.suite for task in tasks) for mean in _means(tasks, suite)]
     drawn = generator(plan.seed, "study", "seeds").integers(0, len(seeds), (plan.resamples, len(seeds)))
     rows = [row for task in tasks for row in _rows(task, arms, drawn, plan)]
     return sorted(rows, key=lambda row: row.against != "")
@@ -77,14 +77,13 @@ def _scored(key: str, outcomes: Outcomes, arms: Sequence[str], seeds: Sequence[i
     return _Task(suite, task, models[0].measures[0].metric, scores, values)
 
 
-def _means(tasks: Sequence[_Task]) -> Iterator[_Task]:
-    """encodechka's two means, of suites that have all of their tasks."""
-    for suite in dict.fromkeys(task.suite for task in tasks):
-        known = {(task.task, task.metric): task for task in tasks if task.suite == suite}
-        for name, row in ENCODECHKA_MEANS.items():
-            if parts := parts_of(row, lambda task, metric, known=known: known.get((task, metric))):
-                scores = np.mean([part.scores for part in parts], axis=0)
-                yield _Task(suite, name, MEAN, scores, np.mean([part.replicates for part in parts], axis=0))
+def _means(tasks: Sequence[_Task], suite: str) -> Iterator[_Task]:
+    """encodechka's two means, where the suite has all of their tasks."""
+    known = {(task.task, task.metric): task for task in tasks if task.suite == suite}
+    for name, row in ENCODECHKA_MEANS.items():
+        if parts := parts_of(row, lambda task, metric: known.get((task, metric))):
+            scores = np.mean([part.scores for part in parts], axis=0)
+            yield _Task(suite, name, MEAN, scores, np.mean([part.replicates for part in parts], axis=0))
 
 
 def _rows(task: _Task, arms: Sequence[str], drawn: np.ndarray, plan: Plan) -> Iterator[ArmScore]:

@@ -8,7 +8,7 @@ from configs.schema.evaluation import EvaluationConfig, PublishConfig, SuiteConf
 from configs.schema.init import BaseConfig, CorpusConfig, InitConfig
 from configs.schema.merging import MergingConfig
 from configs.schema.rules import problems
-from configs.schema.training import SideConfig
+from configs.schema.training import SideConfig, TrainingConfig
 
 HUB = {"title": "A", "side": "symmetric", "hub": "someone/a", "files": ["a.parquet"]}
 NLI = {**HUB, "construction": "nli"}
@@ -63,6 +63,17 @@ CORPORA = {"pairs": CorpusConfig()}
         (SideConfig(dropout=1.0), "dropout", "at least 0 and below 1"),
         (SideConfig(epochs=-1.0), "epochs", "above 0"),
         (SideConfig(anchor_length=2), "anchor_length", "at least 4"),
+        (
+            TrainingConfig(symmetric=SideConfig(start="symmetric")),
+            "symmetric.start",
+            "asymmetric that starts from init",
+        ),
+        (
+            TrainingConfig(SideConfig(start="asymmetric"), SideConfig(start="symmetric")),
+            "symmetric.start",
+            "asymmetric that starts from init",
+        ),
+        (SourceConfig(**HUB, slice=[0.5, 0.2]), "slice", "the first below the second"),
         (MergingConfig(method="fixed"), "weights", "none are given"),
         (MergingConfig(method="fixed", weights={"init": 0.5}), "weights", "sum to 0.5"),
         (MergingConfig(method="fixed", weights={"init": 1.5, "symmetric": -0.5}), "weights", "-0.5, below 0"),

@@ -1,5 +1,6 @@
 """The data stage on the bundled samples: counts, splits, held-out texts, determinism and what is made again."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -245,6 +246,23 @@ def test_a_sample_of_a_set_does_not_depend_on_its_batches(tmp_path: Path, monkey
     second = run(tmp_path / "b", *chosen)
     assert first.ledger["ru_hnp"]["train"] == 40
     assert first.pairs("symmetric", "ru_hnp").equals(second.pairs("symmetric", "ru_hnp"))
+
+
+def test_slices_of_a_set_share_no_anchor_and_depend_on_no_seed(one_set: OneSet, tmp_path: Path) -> None:
+    rows = [{"anchor": f"вопрос номер {n % 150}", "positive": f"ответ номер {n}"} for n in range(200)]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+    def anchors(first: float, end: float, seed: int) -> list[str]:
+        prepared = one_set(
+            file, f"seed={seed}", columns={"anchor": "anchor", "positive": "positive"}, slice=[first, end]
+        )
+        return prepared.pairs("asymmetric", "mine")["anchor"].to_list()
+
+    part, rest = anchors(0.0, 0.3, seed=1), anchors(0.3, 1.0, seed=1)
+    assert not set(part) & set(rest) and len(part) + len(rest) == len(rows)
+    assert 30 < len(part) < 90
+    assert anchors(0.0, 0.3, seed=2) == part
 
 
 def test_duplicates_between_sets_are_dropped_on_request(tmp_path: Path) -> None:
