@@ -26,6 +26,11 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def cores() -> int:
+    """How many cores this process may use: a job of a cluster has a part of the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def environment() -> dict[str, Any]:
     """Versions and machine, for the manifest; never part of a fingerprint."""
     versions = {}
@@ -35,7 +40,7 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "packages": versions,
     }
