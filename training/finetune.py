@@ -223,6 +223,7 @@ def closing_metrics(trainer: PlannedTrainer, report: dict[str, Any]) -> dict[str
         "rows": report["rows_seen"],
         "tokens": report["tokens"],
         "padding_share": report["padding_share"],
+        "precision": "bf16" if trainer.args.bf16 else "fp32",
         "loss": losses[-1] if losses else None,
         **scores,
     }
