@@ -15,7 +15,7 @@ from pipeline.core.errors import Died, UserError
 from pipeline.core.machine import cores
 
 # Seconds between SIGTERM and SIGKILL for ranks that finish a step and save a checkpoint; torchrun's own 30 are too few.
-# SLURM sends SIGTERM to every process of a job, torchrun's agent among them. Who asked for the end also bounds the wait.
+# SLURM sends SIGTERM to every process of a job, torchrun's agent among them, and ends itself what takes too long.
 SAVING = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "3600"}
 
 

@@ -56,7 +56,7 @@ class PublishConfig:
     repo: str | None = None  # Hub id that is uploaded to, such as organisation/name
     private: bool = True  # of a repository that does not exist yet
     dry_run: bool = True  # write the folder and show it; false: upload it too
-    # Of the model, as the Hub spells it; null: apache-2.0, or other, with the list, where training sets restrict its use.
+    # Of the model, as the Hub spells it; null: apache-2.0, or other with a list where training sets restrict its use.
     licence: str | None = None
     onnx: bool = False  # also export to ONNX and check that against torch (extra "onnx")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema.config import SIDES, STAGES
-from evaluation.published import PUBLISHED_BASE, CardTable
+from evaluation.published import PUBLISHED_BASE, PUBLISHED_MODEL, CardTable
 from evaluation.results import Difference, Score
 from pipeline.core.artefact import UNITS, Manifest, read_manifest
 
@@ -95,14 +95,24 @@ class RunRecord:
 
     @property
     def caution(self) -> str | None:
-        """What this run is not, where it doesn't start from bge-m3."""
-        if self.starts_from_published_base:
+        """What a run that has to do with the published card is not, where it doesn't start from bge-m3."""
+        if self.starts_from_published_base or not self.about_the_card:
             return None
         return (
             f"This is not USER-bge-m3: that model starts from {PUBLISHED_BASE} and was tuned on more than two million "
             "pairs. A run like this one shows that the chain works, not what the recipe reaches; its quality is what "
             "the tables below say and no more."
         )
+
+    @property
+    def about_the_card(self) -> bool:
+        """Whether the published card is something to compare with: its base, a set of its data, or its model scored."""
+        sources = ((self.config.get("data") or {}).get("sources") or {}).values()
+        counts = [source["card"]["pairs"] for source in sources]
+        if self.ledger is not None:
+            counts = [entry.get("card") for entry in self.training_sets]
+        scored = {PUBLISHED_BASE.lower(), PUBLISHED_MODEL.lower()} & {score.model.lower() for score in self.scores}
+        return self.starts_from_published_base or bool(scored) or any(count is not None for count in counts)
 
     @property
     def languages(self) -> list[str]:

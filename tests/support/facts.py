@@ -22,7 +22,9 @@ def require_facts_of_artefacts(text: str, run: Path) -> None:
 def require_figures_of_artefacts(card: str, run: Path) -> None:
     """Every figure of the card's prose and tables stands in a JSON or CSV file of the run, as precise as given."""
     known = _artefact_figures(run)
-    written = re.findall(r"(?<![\w.])[+-]?\d[\d,]*(?:\.\d+)?(?:e-\d+)?", _prose(card).replace("95 %", "").replace("length 1", ""))
+    written = re.findall(
+        r"(?<![\w.])[+-]?\d[\d,]*(?:\.\d+)?(?:e-\d+)?", _prose(card).replace("95 %", "").replace("length 1", "")
+    )
     written = [text for text in written if not re.fullmatch(r"\d\.?", text) or text == "2"]
     assert len(written) > 40
     for text in written:

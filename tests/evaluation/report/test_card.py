@@ -193,7 +193,7 @@ def test_a_restricted_training_set_leaves_no_open_licence(terms: str, config: Co
         entry["licence"] = terms if entry["name"] == "terra" else "MIT"
     card = ModelCard(render_card(run, config, "a/b"))
     assert (card.data.license, card.data.license_name) == ("other", "terms-of-the-training-sets")
-    assert f"No one licence covers this model. The terms of these training sets" in card.text
+    assert "No one licence covers this model. The terms of these training sets" in card.text
     assert f"\n- TERRa: {terms}\n" in card.text
     run.training_sets[0]["licence"] = "CC-BY-4.0"
     card = ModelCard(render_card(run, config, "a/b"))
