@@ -9,7 +9,10 @@ import pytest
 
 PYTHON = """#!/bin/sh
 mkdir -p .venv/bin
-for name in pip python; do printf '#!/bin/sh\\necho "%s $*" >> calls\\n' $name > .venv/bin/$name; chmod +x .venv/bin/$name; done
+for name in pip python; do
+  printf '#!/bin/sh\\necho "%s $*" >> calls\\n' $name > .venv/bin/$name
+  chmod +x .venv/bin/$name
+done
 """
 
 

@@ -16,7 +16,10 @@ from pipeline.launch import launch_command
 from tests.support.runs import finish, start
 
 SCONTROL = "#!/bin/sh\necho node-a\necho node-b\n"
-SRUN = '#!/bin/sh\necho "cores of a task: ${SRUN_CPUS_PER_TASK:-not said}"\nfor node in 0 1; do SLURM_NODEID=$node "$@" || exit; done\n'
+SRUN = """#!/bin/sh
+echo "cores of a task: ${SRUN_CPUS_PER_TASK:-not said}"
+for node in 0 1; do SLURM_NODEID=$node "$@" || exit; done
+"""
 
 
 def on_nodes(nodes: int, processes: int) -> Config:

@@ -15,7 +15,8 @@ H100 = "NVIDIA H100 80GB HBM3"
 class TwoGpus:
     """torch.cuda of a process that works on the first of two GPUs."""
 
-    reset: list[int] = []
+    def __init__(self) -> None:
+        self.reset: list[int] = []
 
     def is_initialized(self) -> bool:
         return True
@@ -48,14 +49,15 @@ def test_versions_of_what_computes_are_named() -> None:
 
 
 def test_gpu_driver_and_peak_memory_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("torch.cuda", TwoGpus())
+    gpus = TwoGpus()
+    monkeypatch.setattr("torch.cuda", gpus)
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 550.54.15\necho 550.54.15\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     machine.reset_peak_memory()
     found = machine.environment()
     assert (found["gpu"], found["gpu_driver"]) == (H100, "550.54.15")
-    assert machine.peak_gpu_memory() == 3 * 2**30 and TwoGpus.reset == [0, 1]
+    assert machine.peak_gpu_memory() == 3 * 2**30 and gpus.reset == [0, 1]
 
 
 def test_a_process_that_never_imported_torch_does_not_import_it() -> None:
