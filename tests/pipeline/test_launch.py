@@ -73,12 +73,13 @@ def until_it_trains(run_folder: Path, *overrides: str, env: Mapping[str, str] | 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize(("ranks", "workers"), [(1, 0), (2, 0), (2, 2)])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_ranks_save_and_end_with_the_command_that_launched_them(
-    run_folder: Path, ranks: int, number: signal.Signals
+    run_folder: Path, ranks: int, workers: int, number: signal.Signals
 ) -> None:
-    process = until_it_trains(run_folder, f"launch.processes={ranks}")
+    of_data = f"+training.symmetric.arguments.dataloader_num_workers={workers}"
+    process = until_it_trains(run_folder, f"launch.processes={ranks}", of_data)
     started = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(number)
     ended = finish(process)
