@@ -111,7 +111,7 @@ def write_provenance(run: RunRecord, config: Config, folder: Path) -> None:
         manifest = read_manifest(config.folder(name))
         if manifest is None or manifest.status != "complete":
             continue
-        kept = ("fingerprint", "inputs", "metrics", "environment", "seconds", "peak_rss_bytes")
+        kept = ("fingerprint", "inputs", "metrics", "environment", "seconds", "peak_rss_bytes", "peak_gpu_bytes")
         stages[name] = {key: getattr(manifest, key) for key in kept}
         for file in files:
             if (config.folder(name) / file).is_file():
