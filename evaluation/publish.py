@@ -20,10 +20,11 @@ from configs.schema.config import SIDES, Config
 from evaluation.models import chain_model, read_model_facts
 from evaluation.onnx_export import export_onnx
 from evaluation.report.card import render_card
+from evaluation.report.hub_metadata import OPEN, licence, terms
 from evaluation.report.record import RunRecord, outdated_inputs, read_run
 from evaluation.suites.mteb_run import results_folder
 from pipeline.core.artefact import StageFolder, files_under, read_manifest, write_json
-from pipeline.core.console import console, quiet, show_table
+from pipeline.core.console import console, log, quiet, show_table
 from pipeline.core.errors import UserError
 from pipeline.core.models import load_folder
 
@@ -36,6 +37,7 @@ SOURCES = {  # stage -> the files that the card's figures come from
     "report": ["claims.csv"],
 }
 LICENCE = Path(__file__).resolve().parents[1] / "LICENSE"
+NO_LICENCE = "No one licence covers this model. The terms of the sets that it was trained on rule out some uses:"
 REPLACED = ["*.safetensors", "onnx/*", "provenance/*"]  # of an earlier upload, where this one has no such file
 TOLERANCE = 1e-5  # between the embeddings of the two libraries
 
@@ -48,11 +50,16 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     require_one_piece(stage)
     run, settings = read_run(config.folder("merge").parent), config.evaluation.publish
     model_id = settings.repo or (stage.path / "model").as_posix()
+    if restricted := terms(run):
+        what = "publish: licence %s; the terms of training sets rule out some uses, and may bind the model: %s"
+        log.warning(what, licence(run, config), restricted)
     with stage.replacing("model") as folder:
         link_tree(run.model_folder("merge"), folder)
         (folder / "README.md").write_text(render_card(run, config, model_id), encoding="utf-8")
-        if settings.licence == "apache-2.0":
+        if licence(run, config) == OPEN:
             shutil.copyfile(LICENCE, folder / "LICENSE")
+        elif licence(run, config) == "other":
+            (folder / "LICENSE").write_text(f"{NO_LICENCE}\n\n{restricted}\n", encoding="utf-8")
         write_provenance(run, config, folder / "provenance")
         with quiet():
             difference = largest_difference(folder)
@@ -104,7 +111,7 @@ def write_provenance(run: RunRecord, config: Config, folder: Path) -> None:
         manifest = read_manifest(config.folder(name))
         if manifest is None or manifest.status != "complete":
             continue
-        kept = ("fingerprint", "inputs", "metrics", "environment", "seconds", "peak_rss_bytes")
+        kept = ("fingerprint", "inputs", "metrics", "environment", "seconds", "peak_rss_bytes", "peak_gpu_bytes")
         stages[name] = {key: getattr(manifest, key) for key in kept}
         for file in files:
             if (config.folder(name) / file).is_file():

@@ -56,11 +56,12 @@ def show_comparison(comparison: Comparison, settings: MergingConfig) -> None:
     rows = []
     for name, candidate in comparison.compared.items():
         weights = [candidate.weights[model] if candidate.weights else None for model in settings.models]
-        scores = [candidate.dev, *(candidate.sides[side] for side in sides), candidate.guard_loss]
+        scores = [candidate.dev, *(candidate.sides[side] for side in sides), f"{0 - candidate.guard_loss:+.4f}"]
         reported = [comparison.reported[name][key] for key in held_out]
         taken = f"{name} *" if name == comparison.method else name
         rows.append([taken, *weights, *scores, "yes" if candidate.allowed else "no", *reported])
-    columns = ["merge (* taken)", *settings.models, "dev", *sides, "guard loss", "allowed", *held_out]
+    heads = [*(f"weight of {name}" for name in settings.models), "dev", *(f"dev {side}" for side in sides)]
+    columns = ["merge (* taken)", *heads, "worst guard set: gain +, loss -", "allowed", *held_out]
     show_table("merges on dev rows", columns, rows)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,11 @@ from training.batches import PlannedRows
 from training.losses import PlannedLoss
 
 MARK = "complete.json"  # in a checkpoint folder whose files are all written
+
+
+def _outlive_sigterm(worker: int) -> None:
+    """For a worker of the data loader: SIGTERM reaches it beside its rank, which needs it until its checkpoint."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class PlannedBatchSampler(BatchSampler):
@@ -78,7 +84,12 @@ class PlannedTrainer(SentenceTransformerTrainer):
         workers = self.args.dataloader_num_workers
         pinned = self.args.dataloader_pin_memory and self.args.device.type == "cuda"
         return DataLoader(
-            rows, batch_sampler=sampler, collate_fn=self.data_collator, num_workers=workers, pin_memory=pinned
+            rows,
+            batch_sampler=sampler,
+            collate_fn=self.data_collator,
+            num_workers=workers,
+            worker_init_fn=_outlive_sigterm,
+            pin_memory=pinned,
         )
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> Any:

@@ -56,7 +56,8 @@ class PublishConfig:
     repo: str | None = None  # Hub id that is uploaded to, such as organisation/name
     private: bool = True  # of a repository that does not exist yet
     dry_run: bool = True  # write the folder and show it; false: upload it too
-    licence: str = "apache-2.0"  # of the model, as the Hub spells it; the data's terms stand in the card's table
+    # Of the model, as the Hub spells it; null: apache-2.0, or other with a list where training sets restrict its use.
+    licence: str | None = None
     onnx: bool = False  # also export to ONNX and check that against torch (extra "onnx")
 
     def problems(self) -> Iterator[tuple[str, str]]:

@@ -22,7 +22,7 @@ from evaluation.report.claims import VERDICTS, Claim
 from evaluation.report.record import MODELS, RunRecord
 from evaluation.results import Difference, Score
 
-FORESTS = (("merge", "base"), ("merge", "symmetric"), ("merge", "asymmetric"), ("init", "base"))
+FORESTS = ("base", "symmetric", "asymmetric")  # what the merge is set against; init in the place of a base unscored
 CLAIM_GROUPS = {
     "dimension": "Size of the model",
     "vocabulary": "Size of the model",
@@ -49,7 +49,8 @@ def scores(run: RunRecord) -> Section:
         ]
         blocks.append(Table(f"Suite {table.suite}", ["task", *table.models], rows))
     if run.differences:
-        forests = [_forest(run, *pair) for pair in FORESTS]
+        forests = [_forest(run, "merge", run.reference if other == "base" else other) for other in FORESTS]
+        forests.append(_forest(run, "init", "base"))
         all_of_them = Folded(f"All {len(run.differences)} paired differences", _differences(run))
         blocks += [Heading("Differences between models"), Group("pictures wide", forests), all_of_them]
     return Section("scores", "Scores", blocks)

@@ -22,10 +22,12 @@ TOTALS = {
     "kept": "kept by cleaning",
     "train": "trained on",
     "dev": "held out for dev",
+    "negatives": "negatives",
     "card_total_negatives": "negatives, the card's total",
     "negatives_the_card_counts": "negatives the card counts",
     "negatives_it_leaves_out": "negatives it leaves out",
 }
+BESIDE_THE_CARD = ("card_total_pairs", "card_total_negatives", "negatives_the_card_counts", "negatives_it_leaves_out")
 
 
 def head(run: RunRecord) -> list[Block]:
@@ -55,11 +57,11 @@ def _headline(run: RunRecord) -> list[tuple[str, Any]]:
         if sizes := run.certified(what):
             facts.append((what.capitalize(), f"{show.count(sizes[0])} → {show.count(sizes[1])}"))
     for suite, task, metric, words in HEADLINES:
-        before, after = (run.scored(model, suite, task, metric) for model in ("base", "merge"))
+        before, after = (run.scored(model, suite, task, metric) for model in (run.reference, "merge"))
         if before and after:
-            found = run.difference("merge", "base", suite, task)
+            found = run.difference("merge", run.reference, suite, task)
             told = show.change(before, after, found if found and found.metric == metric else None)
-            facts.append((f"{words}, base → merge", told))
+            facts.append((f"{words}, {run.reference} → merge", told))
             break
     seconds = [stage.manifest.seconds for stage in run.stages.values() if stage.manifest]
     return [*facts, ("Time of all stages", show.duration(sum(seconds)))] if seconds else facts
@@ -92,6 +94,8 @@ def _stage_rows(run: RunRecord) -> list[list[Any]]:
         told = [(name, value) for name, value in made.metrics.items() if isinstance(value, str | int | float)]
         figures = "; ".join(f"{_words(name)} {show.number(value)}" for name, value in told[:FIGURES])
         head, memory = show.row_head(stage.name, run.status(stage.name)), show.size(made.peak_rss_bytes or None)
+        if made.peak_gpu_bytes:
+            memory = show.row_head(memory, f"GPU {show.size(made.peak_gpu_bytes)}")
         rows.append([head, took, memory, show.size(disk), show.long(figures), show.fingerprint(made.fingerprint)])
     return rows
 
@@ -115,12 +119,14 @@ def data(run: RunRecord) -> Section:
     held_out = [
         [_title(entry), show.count(entry.get("built")), show.count(entry.get("kept"))] for entry in run.held_out_sets
     ]
+    card, counted, last = (["card"], "the card counts, ", "verdict") if run.about_the_card else ([], "", "remark")
+    shown = [name for name in TOTALS if totals.get(name) is not None and (card or name not in BESIDE_THE_CARD)]
     blocks = [
-        Facts([(words, show.count(totals[name])) for name, words in TOTALS.items() if totals.get(name) is not None]),
+        Facts([(TOTALS[name], show.count(totals[name])) for name in shown]),
         Table(
-            "Dataset ledger: pairs the card counts, the construction gives (rows with labels that only AnglE takes "
+            f"Dataset ledger: pairs {counted}the construction gives (rows with labels that only AnglE takes "
             "apart), cleaning keeps, and training sees",
-            ["set", "card", "built", "other labels", "kept", "train", "dev", "dropped", "negatives", "verdict"],
+            ["set", *card, "built", "other labels", "kept", "train", "dev", "dropped", "negatives", last],
             _ledger_rows(run),
         ),
         Table("Held out of training", ["set", "built", "kept"], held_out),
@@ -135,12 +141,14 @@ def _ledger_rows(run: RunRecord) -> list[list[Any]]:
     most = max((entry.get("train") or 0 for entry in run.training_sets), default=0)
     rows = []
     for entry in run.training_sets:
-        counts = [show.count(entry.get(name)) for name in ("card", "built", "scored", "kept")]
+        card = ["card"] if run.about_the_card else []
+        counts = [show.count(entry.get(name)) for name in (*card, "built", "scored", "kept")]
         train = show.bar(show.count(entry.get("train")), entry.get("train") or 0, most)
         dropped = sum((entry.get("dropped") or {}).values())
         rest = [show.count(entry.get("dev")), show.count(dropped), show.count(entry.get("negatives"))]
-        head, status = show.row_head(_title(entry), entry["side"]), show.long(str(entry["status"]))
-        rows.append([head, *counts, train, *rest, status])
+        status = str(entry["status"])
+        told = status if run.about_the_card or status.startswith("skipped") else ""
+        rows.append([show.row_head(_title(entry), entry["side"]), *counts, train, *rest, show.long(told)])
     return rows
 
 
@@ -211,15 +219,20 @@ def _words(name: str) -> str:
 
 def environment(run: RunRecord) -> Section:
     """Where each stage ran, with which versions and which config."""
-    rows = []
+    rows, packages = [], dict[str, list[str]]()
     for stage in run.stages.values():
         here = stage.manifest.environment if stage.manifest else {}
         if here:
-            packages = ", ".join(f"{name} {version}" for name, version in (here.get("packages") or {}).items())
-            values = [str(here.get(name, show.DASH)) for name in ("python", "platform", "cores", "processes")]
-            rows.append([stage.name, *values, show.long(packages)])
-    columns = ["stage", "Python", "machine", "cores", "processes", "packages"]
-    blocks: list[Block] = [Table("Machine and packages of each stage", columns, rows) if rows else absent("data")]
+            gpu = ", driver ".join(str(here[name]) for name in ("gpu", "gpu_driver") if here.get(name))
+            values = [str(here.get(name, show.DASH)) for name in ("python", "cores", "processes")]
+            machine = [show.long(str(here.get("platform", show.DASH))), *values, show.long(gpu)]
+            rows.append([stage.name, *machine, show.fingerprint(here.get("commit"))])
+            versions = ", ".join(f"{name} {version}" for name, version in (here.get("packages") or {}).items())
+            packages.setdefault(versions, []).append(stage.name)
+    columns = ["stage", "machine", "Python", "cores", "processes", "GPU", "commit of the code"]
+    blocks: list[Block] = [Table("Machine of each stage, and the code", columns, rows) if rows else absent("data")]
+    used = [[", ".join(stages), show.long(versions)] for versions, stages in packages.items()]
+    blocks.append(Table("Packages", ["stages", "versions"], used))
     if run.config:
         config = yaml.safe_dump(run.config, allow_unicode=True, sort_keys=False)
         blocks.append(Folded("Resolved config of the last stage", Code(config)))

@@ -1,14 +1,18 @@
 """The page's parts about training and merging: plan, curves, weights, search."""
 
 import base64
+import math
 import re
+from collections.abc import Sequence
+from statistics import median
 from typing import Any
 
 from markupsafe import Markup
 
+from configs.schema.data import DATA_SIDES
 from evaluation.report import format as show
 from evaluation.report.blocks import Block, Facts, Folded, Group, Heading, Picture, Section, Table, absent
-from evaluation.report.charts import BINS, Line, line_chart
+from evaluation.report.charts import BINS, Line, line_chart, signed
 from evaluation.report.record import RunRecord
 
 LOSSES = (("loss", "training loss"), ("angle", "AnglE loss, where it applies"))
@@ -16,6 +20,7 @@ DEV_SCORE, DEV_MEAN = re.compile(r"dev_(.*_)?score"), "dev_score"
 DEV_COLOURS = ("var(--merge)", "var(--symmetric)", "var(--asymmetric)", "var(--init)", "var(--joint)", "var(--base)")
 MOST_DEV_LINES = len(DEV_COLOURS) - 1
 LEAST_SCORES = 0.02  # range of the axis of scores
+AROUND, PEAK, MOST_PEAKS = 10, 6.0, 4  # steps before and after, times the usual distance, peaks that are named
 TAKEN = "\u00a0*"
 PLAN_COLUMNS = (
     ("batches", "batches"),
@@ -61,12 +66,30 @@ def _planned(entry: dict[str, Any], columns: Any = PLAN_COLUMNS) -> list[str]:
 
 
 def loss_chart(run: RunRecord, side: str, name: str, words: str) -> Picture:
-    """The training loss, or a part of it, over the steps."""
+    """The training loss, or a part of it, over the steps; its peaks are marked and named by their sets."""
     line = Line(name, "var(--accent)", _points(run, side, name))
-    svg = line_chart([line], x_label="step", y_label=words, describe=f"{words} of the {side} side: {_ends([line])}")
+    high = peaks(line.points)
+    describe = f"{words} of the {side} side: {_ends([line])}"
+    svg = line_chart([line], x_label="step", y_label=words, describe=describe, marked=high)
     binned = len(line.points) > BINS
     told = "; mean and range of neighbouring steps." if binned else "."
-    return Picture(svg, words[0].upper() + words[1:] + told)
+    sets = {entry["step"]: entry.get("set") or "several sets" for entry in run.curves.get(side, []) if name in entry}
+    named = "; ".join(f"{value:.3g} at step {step:,} ({sets[step]})" for step, value in high)
+    return Picture(svg, words[0].upper() + words[1:] + told + (f" Peaks: {named}." if named else ""))
+
+
+def peaks(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The few points that stand out most above the median of those around them, by step.
+
+    One stands out by more than PEAK times the usual distance from that median (the median of all distances). Towards
+    the ends of the curve fewer points are looked at, as many before as after: a loss falls fastest at its start.
+    """
+    values = [value for _, value in points]
+    reach = [min(AROUND, place, len(values) - 1 - place) for place in range(len(values))]
+    above = [values[i] - median(values[i - reach[i] : i + reach[i] + 1]) for i in range(len(values))]
+    usual = median(map(abs, above)) if above else 0.0
+    far = sorted((i for i in range(len(values)) if above[i] > PEAK * usual), key=above.__getitem__)[-MOST_PEAKS:]
+    return [points[i] for i in sorted(far)]
 
 
 def dev_chart(run: RunRecord, side: str) -> Picture:
@@ -115,33 +138,40 @@ def _compared(found: dict[str, Any]) -> Table:
     compared = found.get("compared") or {}
     models = found.get("models") or []
     sides = [side for side in ("symmetric", "asymmetric") if any(side in row for row in compared.values())]
+    keys = [*(f"weight_{name}" for name in models), "dev", *sides, "guard_loss", "allowed"]
     rows = []
     for name, row in compared.items():
         marked = name.replace("_", " ") + (TAKEN if name == found.get("method") else "")
-        weights = [_fixed(row.get(f"weight_{model}")) for model in models]
-        scores = [_fixed(row.get(key)) for key in ("dev", *sides, "guard_loss")]
-        rows.append([marked, *weights, *scores, show.number(row.get("allowed"))])
-    columns = ["", *(f"weight of {name}" for name in models), "dev", *(f"dev {side}" for side in sides)]
+        rows.append([marked, *(_candidate(key, row.get(key)) for key in keys)])
     caption = "Models and ways of weighing them on the dev sets; * is the one taken"
-    return Table(caption, [*columns, "guard loss", "allowed"], rows)
-
-
-def _fixed(value: float | None) -> str:
-    return show.DASH if value is None or value != value else f"{value:.3f}".replace("-", "−")
+    return Table(caption, ["", *map(_column, keys)], rows)
 
 
 def _search(run: RunRecord) -> Table:
-    """search.csv as it is, numbers shortened."""
-    columns = list(run.search[0]) if run.search else []
-    rows = [[_shortened(row[column]) for column in columns] for row in run.search]
-    return Table("Every candidate tried", [column.replace("_", " ") for column in columns], rows)
+    """The candidates of search.csv, whose scores by set are left to that file."""
+    keys = [key for key in (run.search[0] if run.search else ()) if "/" not in key]
+    rows = [[_candidate(key, row[key]) for key in keys] for row in run.search]
+    return Table("Every candidate tried; by set in merge/search.csv", [_column(key) for key in keys], rows)
 
 
-def _shortened(text: str) -> str:
+def _column(key: str) -> str:
+    """What a column of the merge's tables is called: weights and scores belong to the same models."""
+    if key == "guard_loss":
+        return "worst guard set: gain +, loss −"
+    if key.startswith("weight_"):
+        return f"weight of {key.removeprefix('weight_')}"
+    return f"dev {key}" if key in DATA_SIDES else key.replace("_", " ")
+
+
+def _candidate(key: str, value: Any) -> str:
+    """A cell of the merge's tables, from JSON or CSV."""
     try:
-        return f"{float(text):.4f}".replace("-", "−") if "." in text else text or show.DASH
-    except ValueError:
-        return text.replace("_", " ")
+        number = float(value) if not isinstance(value, bool) else math.nan
+    except (TypeError, ValueError):
+        number = math.nan
+    if math.isfinite(number):
+        return signed(0 - number, 4) if key == "guard_loss" else f"{number:.4f}".replace("-", "−")
+    return {"True": "yes", "False": "no"}.get(str(value), str(value or show.DASH).replace("_", " "))
 
 
 def _simplex(run: RunRecord) -> Picture:

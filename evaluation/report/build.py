@@ -18,21 +18,24 @@ from pipeline.core.errors import redacted
 
 
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
-    """Write index.html, model_card.md (also as the merged model's README.md) and claims.csv."""
+    """Write index.html, model_card.md (also as the merged model's README.md) and, where there are any, claims.csv."""
     run = read_run(config.folder("report").parent, redacted(asdict(config)))
     if not stage.inputs:
         log.warning("report: nothing has been run yet, and the page says so")
     merged = run.stages["merge"].complete
     settings = config.evaluation.report
-    similarities = usage_similarities(run.model_folder("merge"), settings, config.mirror) if merged else {}
-    claims = check_claims(run, similarities)
-    outputs = {"claims.csv": claims_csv(claims), "index.html": render_page(run, claims)}
+    claims = []
+    if run.about_the_card:
+        similarities = usage_similarities(run.model_folder("merge"), settings, config.mirror) if merged else {}
+        claims = check_claims(run, similarities)
+    outputs = {"index.html": render_page(run, claims)} | ({"claims.csv": claims_csv(claims)} if claims else {})
     if merged:
         outputs["model_card.md"] = render_card(run, config, model_id=run.model_folder("merge").as_posix())
         write_readme(run, outputs["model_card.md"])
     for name, text in outputs.items():
         with stage.replacing(name) as path:
             path.write_text(text, encoding="utf-8")
-    counts = {f"claims {verdict}": sum(claim.verdict == verdict for claim in claims) for verdict in VERDICTS}
+    verdicts = VERDICTS if claims else ()
+    counts = {f"claims {verdict}": sum(claim.verdict == verdict for claim in claims) for verdict in verdicts}
     complete = sum(part.complete for part in run.stages.values())
     return {"stages": f"{complete} of {len(run.stages)} complete", **counts}

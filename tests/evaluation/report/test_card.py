@@ -1,12 +1,18 @@
 """The model card: its code runs, its figures stand in artefacts, its front matter is what the Hub expects."""
 
 import dataclasses
+import functools
+import json
+import logging
+import operator
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
+from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from configs.schema.config import Config
 from evaluation.models import read_model_facts
@@ -88,10 +94,110 @@ def test_a_figure_of_no_artefact_would_be_seen(card: str, config: Config) -> Non
 
 def test_the_front_matter_is_complete(card: str, config: Config) -> None:
     data = ModelCard(card).data
-    assert (data.language, data.license, data.library_name) == (["ru", "en"], "apache-2.0", "sentence-transformers")
+    assert (data.language, data.license, data.library_name) == (["ru", "en"], "other", "sentence-transformers")
     assert data.datasets == ["IlyaGusev/gazeta", "RussianNLP/russian_super_glue"]
     results = {(r.dataset_type, r.dataset_config, r.metric_type): r.metric_value for r in data.eval_results or []}
     assert results == {key: pytest.approx(value["merge"]) for key, value in SAMPLE_SCORES.items()}
+
+
+def test_the_hub_s_own_reader_finds_every_score_once_and_warns_of_nothing(
+    card: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger("huggingface_hub").addHandler(caplog.handler)  # the library's loggers don't propagate
+    with warnings.catch_warnings(action="error"):
+        data = ModelCard(card, ignore_metadata_errors=False).data
+        name, results = model_index_to_eval_results(data.to_dict()["model-index"])
+    logging.getLogger("huggingface_hub").removeHandler(caplog.handler)
+    assert caplog.messages == [] and name == "sample-merge"
+    assert len({(result.unique_identifier, result.metric_type) for result in results}) == len(results)
+    assert sorted(result.metric_value for result in results) == pytest.approx(
+        sorted(values["merge"] for values in SAMPLE_SCORES.values())
+    )
+    assert {(r.dataset_config, r.dataset_split) for r in results} == {
+        ("term_to_definition", "heldout"),
+        ("STS", "test"),
+        ("TI", "test"),
+    }
+
+
+FACTS = [  # what is changed in the manifest of which stage, and what the card says then
+    ("symmetric", "config.training.symmetric.learning_rate", 3e-5, "| learning rate | 3e-05 | 1e-05 |"),
+    ("asymmetric", "config.training.asymmetric.batch_size", 1024, "| rows a batch | 256 | 1,024 |"),
+    ("symmetric", "config.training.symmetric.temperature", 0.05, "| temperature | 0.05 | 0.02 |"),
+    ("asymmetric", "config.training.asymmetric.epochs", 2.5, "| epochs | 1 | 2.5 |"),
+    ("symmetric", "config.training.symmetric.anchor_length", 96, "| tokens of an anchor, at most | 96 | 512 |"),
+    ("symmetric", "metrics.precision", "bf16", "| precision | bf16 | auto |"),
+    ("asymmetric", "config.seed", 7, "| seed | 42 | 7 |"),
+    ("symmetric", "environment.cores", 64, "| hardware | CPU, 64 cores | CPU, 2 cores |"),
+    ("asymmetric", "environment.gpu", "NVIDIA H100 80GB HBM3", "1 × NVIDIA H100 80GB HBM3, driver unknown |"),
+    ("data", "environment.commit", "abcdef" * 6 + "0123-dirty", "| `abcdefabcdef`, changed | CPU, 2 cores |"),
+    ("evaluate", "environment.packages.scipy", "1.18.1", "Made with torch 2.13.0, numpy 2.4.6, scipy 1.18.1."),
+    ("evaluate", "environment.packages.numpy", "2.4.7", "Made with torch 2.13.0, numpy 2.4.6 and 2.4.7."),
+    ("evaluate", "config.evaluation.precision", "bf16", "in the same run, their encoders in bf16."),
+    ("init", "config.languages", ["kk", "ru"], "Embeds texts in Kazakh and Russian for search"),
+    ("init", "config.languages", ["kk", "ru"], "The vocabulary was cut for Kazakh and Russian; what the model does"),
+    ("init", "config.languages", ["xx"], "The vocabulary of tiny was cut from 2,000 to 400 ids for Xx;"),
+]
+
+
+@pytest.mark.parametrize(("stage", "place", "value", "said"), FACTS)
+def test_a_fact_of_the_card_changes_with_its_artefact(
+    stage: str, place: str, value: Any, said: str, config: Config, card: str
+) -> None:
+    manifest = config.folder(stage) / "manifest.json"
+    before = manifest.read_text(encoding="utf-8")
+    content = json.loads(before)
+    *path, last = place.split(".")
+    functools.reduce(operator.getitem, path, content)[last] = value
+    manifest.write_text(json.dumps(content), encoding="utf-8")
+    try:
+        assert said in card_of(config) and said not in card
+    finally:
+        manifest.write_text(before, encoding="utf-8")
+
+
+def test_the_front_matter_has_the_languages_that_the_vocabulary_was_cut_for(config: Config) -> None:
+    run = read_run(config.folder("report").parent)
+    made = run.stages["init"].manifest
+    assert made
+    made.config["languages"] = ["kk", "ru"]
+    assert ModelCard(render_card(run, config, "a/b")).data.language == ["kk", "ru"]
+
+
+@pytest.mark.parametrize("mode", ["report", "remove"])
+def test_benchmark_texts_that_stayed_in_training_are_named(mode: str, config: Config) -> None:
+    run = read_run(config.folder("report").parent)
+    made = run.stages["data"].manifest
+    assert made and run.ledger
+    assert "The pairs were compared with no benchmark's texts." in render_card(run, config, "a/b")
+    made.config["data"]["decontamination"]["mode"] = mode
+    run.ledger["evaluations"] = {
+        "checked": {"encodechka stsb_dev": 1500, "TERRa": 307},
+        "not_checked": {"XNLI": "no network"},
+    }
+    run.training_sets[0]["reported"] = {"evaluation: encodechka stsb_dev": 319}
+    text = render_card(run, config, "a/b")
+    assert "compared with the test texts of 2 benchmark tasks" in text
+    assert "Not compared, as their texts could not be had: XNLI." in text
+    stayed = "| TERRa | encodechka stsb_dev | 319 |", "Test texts of encodechka stsb_dev were trained on"
+    assert all((words in text) == (mode == "report") for words in stayed)
+
+
+@pytest.mark.parametrize(
+    "terms",
+    ["CC-BY-NC-SA-4.0", "cc-by-nc-4.0", "unknown; for non-commercial, personal use only", "other, research only"],
+)
+def test_a_restricted_training_set_leaves_no_open_licence(terms: str, config: Config) -> None:
+    run = read_run(config.folder("report").parent)
+    for entry in run.training_sets:
+        entry["licence"] = terms if entry["name"] == "terra" else "MIT"
+    card = ModelCard(render_card(run, config, "a/b"))
+    assert (card.data.license, card.data.license_name) == ("other", "terms-of-the-training-sets")
+    assert "No one licence covers this model. The terms of these training sets" in card.text
+    assert f"\n- TERRa: {terms}\n" in card.text
+    run.training_sets[0]["licence"] = "CC-BY-4.0"
+    card = ModelCard(render_card(run, config, "a/b"))
+    assert card.data.license == "apache-2.0" and "The licence is apache-2.0.\n" in card.text
 
 
 def test_bundled_samples_are_not_called_the_real_sets(card: str) -> None:
@@ -149,14 +255,14 @@ def test_every_suite_is_explained_and_every_task_has_its_number_of_items(card: s
 
 
 def test_restricted_training_data_and_losses_against_the_base_are_limits(card: str, config: Config) -> None:
-    assert "Some training sets forbid commercial use" in card
-    assert "Worse than its base" not in card
+    assert "The terms of some training sets restrict what the model may be used for" in card
+    assert "Worse than base" not in card
     comparison = config.folder("evaluate") / "comparison.csv"
     rows = Difference.read(comparison)
     try:
         worse = dataclasses.replace(rows[0], difference=-0.04, ci_low=-0.05, ci_high=-0.03)
         Difference.write(comparison, [worse, *rows[1:]])
-        assert "Worse than its base, beyond the confidence interval, on: term_to_definition." in card_of(config)
+        assert "Worse than base, beyond the confidence interval, on: term_to_definition." in card_of(config)
     finally:
         Difference.write(comparison, rows)
 

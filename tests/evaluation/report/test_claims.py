@@ -62,6 +62,16 @@ def test_a_verdict_follows_from_the_printed_digits_and_the_tolerance(
     assert claim(card, ours, tolerance).verdict == verdict
 
 
+def test_the_total_of_pairs_leaves_held_out_sets_out(config: Config) -> None:
+    run = read_run(config.folder("report").parent)
+    claims = {claim.key: claim for claim in check_claims(run)}
+    assert claims["pairs/total"].ours == 1359 + 7473 + 90
+    held_out = next(entry for entry in run.training_sets if entry["name"] == "gsm8k_ru")
+    held_out["side"] = "held_out"
+    claims = {claim.key: claim for claim in check_claims(run)}
+    assert claims["pairs/total"].ours == 1359 + 90
+
+
 def test_the_sizes_of_the_sets_add_up_to_the_card_s_total() -> None:
     sizes = {row["key"]: int(row["card"]) for row in ROWS if row["key"].startswith("pairs/")}
     assert sizes.pop("pairs/total") == CARD_TOTAL == sum(sizes.values())

@@ -9,6 +9,9 @@ import pytest
 
 from configs.schema.config import Config
 from evaluation.report.about_results import direction
+from evaluation.report.about_training import peaks
+from evaluation.results import Difference, Score
+from pipeline.application import composed
 from pipeline.chain import CHAIN
 from pipeline.core.artefact import read_manifest
 from pipeline.stage import finished, is_up_to_date, run_stage
@@ -202,7 +205,7 @@ def test_the_report_is_made_anew_when_a_stage_appears(tmp_path: Path) -> None:
 
 
 def test_a_run_of_which_nothing_stands_has_every_claim_as_not_run(tmp_path: Path) -> None:
-    manifest = run_stage(CHAIN["report"], run_config(tmp_path))
+    manifest = run_stage(CHAIN["report"], run_config(tmp_path, data=composed("profile=tiny").data))
     assert manifest.metrics["stages"] == "0 of 6 complete"
     assert manifest.metrics["claims not run"] == 79 and manifest.metrics["claims differs"] == 0
     text = visible((tmp_path / "sample" / "report" / "index.html").read_text(encoding="utf-8"))
@@ -234,3 +237,72 @@ def test_a_readme_that_the_merge_accounts_for_is_left_alone(tmp_path: Path) -> N
     finish(config, "merge", {})
     run_stage(CHAIN["report"], config)
     assert readme.read_text(encoding="utf-8") == "the merge's own"
+
+
+def test_a_run_of_own_data_is_not_held_against_the_published_card(tmp_path: Path) -> None:
+    config = write_run(tmp_path)
+    ledger = config.folder("data") / "ledger.json"
+    account = json.loads(ledger.read_text(encoding="utf-8"))
+    own = [{**line, "card": None, "status": "not on the card"} for line in account["sets"]]
+    own[0]["status"] = "skipped: no such file"
+    ledger.write_text(json.dumps({**account, "sets": own}), encoding="utf-8")
+    finish(config, "data", {})
+    manifest = run_stage(CHAIN["report"], config)
+    assert set(manifest.outputs) == {"index.html", "model_card.md"} and "claims equal" not in manifest.metrics
+    page = (config.folder("report") / "index.html").read_text(encoding="utf-8")
+    text = visible(page)
+    assert "skipped: no such file" in text
+    for words in (
+        "BAAI/bge-m3",
+        "USER-bge-m3",
+        "published card",
+        "Claims",
+        "not on the card",
+        "the card counts",
+        "card&#39;s",
+    ):
+        assert words not in text, words
+    assert 'id="card"' not in page and 'id="claims"' not in page
+    assert "bge-m3" not in (config.folder("report") / "model_card.md").read_text(encoding="utf-8")
+
+
+def test_where_the_base_was_not_scored_init_takes_its_place(tmp_path: Path) -> None:
+    config = write_run(tmp_path)
+    evaluate = config.folder("evaluate")
+    scores, differences = Score.read(evaluate / "scores.csv"), Difference.read(evaluate / "comparison.csv")
+    Score.write(evaluate / "scores.csv", [score for score in scores if score.model != "base"])
+    Difference.write(evaluate / "comparison.csv", [dataclasses.replace(found, against="init") for found in differences])
+    finish(config, "evaluate", {})
+    text = reported(config)
+    assert "Merge minus init, with 95 % intervals" in text and "minus base" not in text
+    assert "init → merge 0.300 → 0.340 +0.040, 95 % interval +0.027 to +0.053" in text
+    card = (config.folder("report") / "model_card.md").read_text(encoding="utf-8")
+    assert "### Merge against init" in card and "| term_to_definition | recall_at_1 | +0.040 |" in card
+
+
+def test_the_merge_s_weights_and_scores_have_names_of_their_own_and_a_gain_looks_like_one(page: str) -> None:
+    columns = ["weight of init", "weight of symmetric", "weight of asymmetric", "dev", "dev symmetric"]
+    head = " ".join([*columns, "dev asymmetric", "worst guard set: gain +, loss − allowed"])
+    text = visible(page)
+    assert text.count(head) == 2  # what was compared, and every candidate
+    assert "search * 0.5000 0.2500 0.2500 0.6500 0.6000 0.7000 −0.0040 yes" in text
+
+
+def test_peaks_of_the_loss_are_named_by_their_sets(tmp_path: Path) -> None:
+    config = write_run(tmp_path)
+    curve = config.folder("symmetric") / "metrics.jsonl"
+    lines = [json.loads(line) for line in curve.read_text(encoding="utf-8").splitlines()]
+    for line in lines:
+        if line["step"] in (150, 250) and "loss" in line:
+            line |= {"loss": 2.75, "set": "rcb" if line["step"] == 150 else None}
+    curve.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    finish(config, "symmetric", {})
+    text = reported(config)
+    named = "Peaks: 2.75 at step 150 (rcb); 2.75 at step 250 (several sets)."
+    assert f"Training loss; mean and range of neighbouring steps. {named}" in text and text.count("Peaks") == 1
+
+
+def test_a_loss_that_falls_fast_at_its_start_has_no_peak_there() -> None:
+    falling = [(step, 3 / step) for step in range(1, 100)]
+    assert peaks(falling) == [] and peaks([]) == [] and peaks([(1, 2.0)]) == []
+    assert peaks([*falling[:49], (50, 1.0), *falling[50:]]) == [(50, 1.0)]

@@ -6,6 +6,7 @@ from math import nan
 from pathlib import Path
 
 import pytest
+from huggingface_hub import EvalResult
 
 from configs.schema.config import Config
 from evaluation.models import chain_model
@@ -68,15 +69,44 @@ def test_tasks_of_other_suites_are_left_out(config: Config, tmp_path: Path) -> N
     assert not (tmp_path / "results").exists() or list((tmp_path / "results").rglob("*.json")) == []
 
 
-def test_the_card_names_mteb_s_data_set(config: Config) -> None:
-    results = {r.dataset_config: r for r in eval_results(read_run(config.folder("report").parent))}
-    terra = results["TERRa"]
-    assert (terra.task_type, terra.dataset_type, terra.dataset_name) == (
-        "PairClassification",
-        "mteb/TERRa",
-        "MTEB TERRa",
-    )
+def put_parts(config: Config, suite: str, task: str, parts: list[str]) -> None:
+    """The record of the merge's score, as the stage evaluate leaves it."""
+    place = config.folder("evaluate") / "units" / f"merge--{suite}--{task}.json"
+    place.parent.mkdir(exist_ok=True)
+    place.write_text(json.dumps({"result": {"notes": {"parts": dict.fromkeys(parts, 0.6)}}}), encoding="utf-8")
+
+
+def results_of(config: Config) -> list[EvalResult]:
+    return eval_results(read_run(config.folder("report").parent))
+
+
+def test_the_card_names_mteb_s_data_set_with_subset_and_split(config: Config) -> None:
+    put_parts(config, "card_30", "TERRa", ["default/dev"])
+    terra = next(result for result in results_of(config) if result.dataset_name == "MTEB TERRa")
+    assert (terra.task_type, terra.dataset_type) == ("PairClassification", "mteb/TERRa")
+    assert (terra.dataset_config, terra.dataset_split, terra.dataset_args) == ("default", "dev", None)
     assert terra.dataset_revision
+
+
+def test_a_mean_over_subsets_names_them_and_the_split_that_they_share(config: Config) -> None:
+    parts = ["rus_Cyrl-eng_Latn/test", "rus_Cyrl-rus_Cyrl/test"]
+    put_parts(config, "card_30", "BelebeleRetrieval", parts)
+    run = read_run(config.folder("report").parent)
+    run.scores.append(Score("merge", "card_30", "BelebeleRetrieval", "ndcg_at_10", 0.5, nan, nan, 4, 0.0))
+    found = eval_results(run)[-1]
+    assert (found.dataset_config, found.dataset_split, found.dataset_args) == (None, "test", {"mean_of": parts})
+
+
+def test_a_task_of_two_suites_stands_once(config: Config) -> None:
+    for suite in ("card_30", "rus_v1_1"):
+        put_parts(config, suite, "TERRa", ["default/dev"])
+    run = read_run(config.folder("report").parent)
+    run.config["evaluation"]["suite"]["rus_v1_1"] = {"kind": "mteb"}
+    before = eval_results(run)
+    run.scores.append(Score("merge", "rus_v1_1", "TERRa", "max_ap", 0.6, nan, nan, 4, 0.0))
+    assert eval_results(run) == before
+    run.scores.append(Score("merge", "rus_v1_1", "TERRa", "accuracy", 0.5, nan, nan, 4, 0.0))
+    assert len(eval_results(run)) == len(before) + 1
 
 
 @pytest.mark.parametrize("task", ["Mean", "Average", "STS by Pearson", "RuBQRetrieval.sparse", "drift"])
