@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
 
 from pipeline.core.console import quiet
 from pipeline.core.embedding import QUERY, Embedder, EmbeddingCache, Features, Vectors, require_finite
-from pipeline.core.models import load_folder, most_tokens
+from pipeline.core.errors import UserError
+from pipeline.core.models import load_folder, most_tokens, stored_names, transformer_folder
 
 LEADERBOARD_TOKENS = 128  # at which encodechka's reference code cuts texts
 
@@ -88,18 +88,18 @@ class Encoder(Embedder):
 
     @property
     def config(self) -> Any:
-        """transformers' config of the encoder."""
-        encoder: Any = self.model[0].model
+        """transformers' config of the encoder; raises UserError where the model has none."""
+        encoder: Any = getattr(self.model[0], "model", None)
+        if encoder is None:
+            what = f"{type(self.model[0]).__name__} has no layers, of which this suite takes token embeddings"
+            remedy = "score it on others, or with protocol: model"
+            raise UserError(what, where=str(self.folder), remedy=remedy)
         return encoder.config
 
     @cached_property
     def has_pooler(self) -> bool:
         """Whether the checkpoint holds a pooler's weights."""
-        names: set[str] = set()
-        for file in self.folder.glob("*.safetensors"):
-            with safe_open(file, "pt") as tensors:
-                names.update(tensors.keys())
-        return any("pooler.dense.weight" in name for name in names)
+        return any("pooler.dense.weight" in name for name in stored_names(transformer_folder(self.folder)))
 
 
 def _mean_by_word(hidden: torch.Tensor, words: list[int | None], count: int) -> np.ndarray:

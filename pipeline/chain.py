@@ -105,7 +105,7 @@ def side(name: str) -> Stage:
 
 CHAIN = {stage.name: stage for stage in [
     Stage(
-        "base", 2, "training.bases.make:build", implied=True,
+        "base", 3, "training.bases.make:build", implied=True,
         reads=base_state,
         settings=lambda c: {key: value for key, value in asdict(c.base).items() if key != "attention"},
     ),
@@ -121,7 +121,7 @@ CHAIN = {stage.name: stage for stage in [
         settings=lambda c: c.data,
     ),
     Stage(
-        "init", 1, "training.vocabulary.build:build",
+        "init", 2, "training.vocabulary.build:build",
         needs=lambda c: ["base", "data"] if c.init.counts_pairs else ["base"],
         reads=corpus_states,
         settings=lambda c: {"init": c.init, "languages": c.languages},

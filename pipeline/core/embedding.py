@@ -170,7 +170,7 @@ class Embedder:
         with self._autocast(False):
             for module in list(self.model)[1:]:
                 features = module(features)
-        return features["sentence_embedding"].float()
+        return features["sentence_embedding"][:, : self.model.truncate_dim].float()
 
     def hidden(self, features: Features) -> Features:
         """What the encoder makes of one padded batch, such as token_embeddings (texts, tokens, width), in float32."""

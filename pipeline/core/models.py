@@ -4,8 +4,10 @@ A model gives what `SentenceTransformer(folder).encode` gives, or is one line th
 """
 
 import json
+import re
 from pathlib import Path
 from pickle import UnpicklingError
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any, cast
 from zipfile import is_zipfile
 
@@ -28,14 +30,18 @@ RAISED_BY_FILES = (
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*_linear.pt"]
 TORCH_FILES = "pytorch_model*.bin"
 OTHER_RUNTIMES = ["onnx/*", "openvino/*"]
+MODULES = "modules.json"
+USUAL = ("Transformer", "StaticEmbedding", "Pooling", "Normalize")  # modules that fit each other
 HEADS = ("sparse_linear.pt", "colbert_linear.pt")  # bge-m3's sparse and multi-vector outputs
 # What stages leave in a model's folder beside the model.
 NOT_THE_MODEL = ("manifest.json", "certificate.json", "README.md", "vocabulary", "units")
 REMEDY = "give a sentence-transformers folder, or make the model again"
 # Settings of sentence_bert_config.json under which texts become other tokens than by a call of the tokenizer.
 UNUSED = ("processing_kwargs", "query_length", "document_length", "query_expansion")
-SIDE_TEXTS = ("Река", "Зимой эта река замерзает")  # of different lengths, so that one of them is padded
-SIDE_TOLERANCE = 1e-4  # relative to the largest number of the embeddings
+PROBE = "Съешь ещё этих мягких французских булок, да выпей чаю №1: “quick” brown fox."
+FIRST_DAYS = re.compile(r"(?<=LayerNorm\.)(gamma|beta)$")
+TRIAL = ("Река", PROBE)  # of different lengths, so that one of them is padded
+PADDING_TOLERANCE = 1e-4  # relative to the largest number of the embeddings
 
 
 def load_folder(
@@ -63,8 +69,9 @@ def load_folder(
     except (*RAISED_BY_FILES, SafetensorError) as error:
         raise _unloadable(error, folder, remedy) from error
     if not model.module_kwargs:
+        why = "is no dense model" if (folder / MODULES).is_file() else f"has no {MODULES}"
         how = getattr(model[-1], "pooling_mode", "nothing")
-        log.warning("%s has no modules of a dense model: sentence-transformers pools its tokens by %s", folder, how)
+        log.warning("%s %s: sentence-transformers pools its tokens by %s", folder, why, how)
     if unused := _unused_setting(model):
         raise UserError(f"the model can't be used as it asks for: {unused}", where=str(folder), remedy=remedy)
     if missing := missing_weights(model, folder):
@@ -73,7 +80,10 @@ def load_folder(
     for name, parameter in model.named_parameters() if finite else ():
         if not torch.isfinite(parameter.sum(dtype=torch.float64)):
             raise UserError(f"the tensor {name} holds NaN or infinity", where=str(folder), remedy=remedy)
-    _settle_tokenizer(model, folder)
+    try:
+        _settle(model, folder)
+    except RAISED_BY_FILES as error:
+        raise _unloadable(error, folder, remedy) from error
     return model
 
 
@@ -93,29 +103,32 @@ def read_tokenizer(path: Path) -> "Tokenizer":
     return tokenizer
 
 
-def _settle_tokenizer(model: "SentenceTransformer", folder: Path) -> None:
-    """Let the model's tokenizer pad on the right and cut where the positions end, as far as that changes no embedding.
+def _settle(model: "SentenceTransformer", folder: Path) -> None:
+    """Let the model cut texts where its positions end, and pad on the right, as far as no embedding changes.
 
-    Raises UserError where more tokens are let in than there are positions, or where the side of the padding matters.
+    Raises UserError where more tokens are let in than there are positions, or where a text's embedding depends on the
+    texts that it is padded to.
     """
-    from transformers import PreTrainedTokenizerBase
-
-    if not isinstance(model.tokenizer, PreTrainedTokenizerBase):
-        return  # a static embedding model's, which knows neither; that it cuts texts is part of what it gives
-    limit, positions, encoder = model.max_seq_length or 0, most_tokens(model), cast(Any, model[0]).model
+    limit, positions = model.max_seq_length or 0, most_tokens(model)
     if positions is not None and limit > positions:
-        if limit != encoder.config.max_position_embeddings:
+        if limit != cast(Any, model[0]).model.config.max_position_embeddings:
             what = f"texts of {limit} tokens are let in, but the model has {positions} positions"
-            where, remedy = f"{folder}/sentence_bert_config.json", f"set max_seq_length to {positions}"
-            raise UserError(what, where=where, remedy=remedy)
+            remedy = f"set max_seq_length to {positions} in sentence_bert_config.json"
+            raise UserError(what, where=str(folder), remedy=remedy)
         model.max_seq_length = positions  # the library knows nothing of the positions up to <pad>, which no token has
-    if model.tokenizer.padding_side == "left":
-        theirs = model.encode(list(SIDE_TEXTS), prompt="", show_progress_bar=False)
+    pads_left = getattr(model.tokenizer, "padding_side", "right") == "left"
+    unusual = [type(module).__name__ for module in model if type(module).__name__ not in USUAL]
+    if not pads_left and not unusual:
+        return
+    together, alone = (
+        model.encode(list(TRIAL), prompt="", batch_size=size, show_progress_bar=False) for size in (len(TRIAL), 1)
+    )
+    if not abs(together - alone).max() <= PADDING_TOLERANCE * abs(alone).max():
+        culprit = "padding_side in tokenizer_config.json is left" if pads_left else f"there is a module {unusual[0]}"
+        what = f"{culprit}, and a text's embedding depends on the length of those beside it"
+        raise UserError(what, where=str(folder), remedy="pad on the right" if pads_left else "take it out")
+    if pads_left:
         model.tokenizer.padding_side = "right"
-        ours = model.encode(list(SIDE_TEXTS), prompt="", show_progress_bar=False)
-        if not abs(ours - theirs).max() <= SIDE_TOLERANCE * abs(theirs).max():
-            what = "padding_side is left, which moves the model's positions: a text's embedding depends on its batch"
-            raise UserError(what, where=f"{folder}/tokenizer_config.json", remedy="set padding_side to right")
 
 
 def _unused_setting(model: "SentenceTransformer") -> str | None:
@@ -151,10 +164,28 @@ def fetched(hub: str, revision: str, key: str) -> Path:
     return files
 
 
+def listed_modules(folder: Path) -> list[tuple[str, str]]:
+    """(class, relative folder) of each module of a model folder, none where it lists none.
+
+    Raises UserError where the list can't be read, or leads out of the folder.
+    """
+    if not (folder / MODULES).is_file():
+        return []
+    try:
+        entries = json.loads((folder / MODULES).read_text(encoding="utf-8"))
+        found = [(entry["type"].rpartition(".")[2], entry["path"]) for entry in entries]
+        if not found or any(Path(path).is_absolute() or ".." in Path(path).parts for _, path in found):
+            raise ValueError("it lists no modules of this folder")
+    except RAISED_BY_FILES as error:
+        what = f"can't read {MODULES}: {first_line(error)}"
+        raise UserError(what, where=str(folder), remedy=REMEDY) from error
+    return found
+
+
 def transformer_folder(folder: Path) -> Path:
     """Where the encoder's files lie: the model's folder itself, or one inside such as the old `0_Transformer`."""
-    modules = folder / "modules.json"
-    return folder / json.loads(modules.read_text(encoding="utf-8"))[0]["path"] if modules.is_file() else folder
+    modules = listed_modules(folder)
+    return folder / modules[0][1] if modules else folder
 
 
 def most_tokens(model: "SentenceTransformer") -> int | None:
@@ -171,13 +202,15 @@ def missing_weights(model: "SentenceTransformer", folder: Path) -> list[str]:
     stored = stored_names(transformer_folder(folder))
     if encoder is None or not stored or encoder.config.model_type not in PLAIN_NAMES:
         return []
-    names = {name.replace("gamma", "weight").replace("beta", "bias") for name in stored}
-    names |= {name.partition(".")[2] for name in names}  # with and without the family's prefix
+    names = stored | {name.partition(".")[2] for name in stored}  # with and without the family's prefix
     return [name for name, _ in encoder.named_parameters() if name not in names and not name.startswith("pooler.")]
 
 
 def stored_names(folder: Path) -> set[str]:
-    """Names of the tensors in the weight files of a folder: safetensors, or torch's own where there are none."""
+    """Names of the tensors in the weight files of a folder: safetensors, or torch's own where there are none.
+
+    LayerNorm's are called weight and bias also where the file is of BERT's first days.
+    """
     import torch
     from safetensors import safe_open
 
@@ -187,10 +220,10 @@ def stored_names(folder: Path) -> set[str]:
             names.update(tensors.keys())
     for file in () if names else folder.glob(TORCH_FILES):
         names.update(torch.load(file, map_location="meta", weights_only=True, mmap=is_zipfile(file)))
-    return names
+    return {FIRST_DAYS.sub(lambda end: {"gamma": "weight", "beta": "bias"}[end[0]], name) for name in names}
 
 
 def _unloadable(error: Exception, folder: Path, remedy: str) -> UserError:
     damaged = "a weight file is damaged, or holds more than tensors"  # torch says in five lines how to run its code
-    reason = damaged if isinstance(error, UnpicklingError | EOFError) else first_line(error)
+    reason = damaged if isinstance(error, UnpicklingError | EOFError) else shorten(first_line(error), 200)
     return UserError(f"the model can't be loaded: {reason}", where=str(folder), remedy=remedy)

@@ -1,5 +1,6 @@
-"""Small model folders of every kind that people publish: what is in them beside a transformer, and how it is laid out."""
+"""Small model folders of every kind that people publish: what stands beside the transformer, and how it is laid out."""
 
+import functools
 import json
 import shutil
 from collections.abc import Callable
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import (
@@ -22,9 +23,17 @@ from sentence_transformers.sentence_transformer.modules import (
     WordWeights,
 )
 from tokenizers import Tokenizer
-from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, BertConfig, BertModel
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertModel,
+)
 
-from tests.support.small_bases import tiny_base
+from pipeline.core.console import quiet
+from tests.support.small_bases import kept_folder, tiny_base
 
 TEXTS = [
     "Река",
@@ -42,19 +51,26 @@ def edit(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(content | changes, ensure_ascii=False), encoding="utf-8")
 
 
-def with_modules(*further: torch.nn.Module) -> Change:
+def with_modules(*further: Callable[[], torch.nn.Module]) -> Change:
     """The tiny transformer with these modules behind it, as the library saves them."""
 
     def change(folder: Path) -> None:
         torch.manual_seed(0)
-        SentenceTransformer(modules=[Transformer(str(tiny_base())), *further], device="cpu").save(str(folder))
+        modules = [Transformer(str(tiny_base())), *(make() for make in further)]
+        SentenceTransformer(modules=modules, device="cpu").save(str(folder), create_model_card=False)
 
     return change
 
 
-def pooled(mode: Any = "cls", **options: Any) -> Pooling:
+def pooled(mode: Any = "cls", **options: Any) -> Callable[[], Pooling]:
     """Pooling of the tiny transformer's tokens."""
-    return Pooling(WIDTH, mode, **options)
+    return lambda: Pooling(WIDTH, mode, **options)
+
+
+def word_weights() -> WordWeights:
+    """A weight for every piece, of which one is not 1."""
+    pieces = Tokenizer.from_file(str(tiny_base() / "tokenizer.json")).get_vocab()
+    return WordWeights(sorted(pieces, key=pieces.__getitem__), {"▁ре": 2.0, "</s>": 3.0})
 
 
 def edited(name: str, **changes: Any) -> Change:
@@ -78,7 +94,7 @@ def without(*names: str) -> Change:
 
 def left_out_prompt(folder: Path) -> None:
     """Prompts that the pooling leaves out."""
-    with_modules(pooled("mean", include_prompt=False), Normalize())(folder)
+    with_modules(pooled("mean", include_prompt=False), Normalize)(folder)
     edit(folder / "config_sentence_transformers.json", prompts={"query": "вопрос: ", "document": "ответ: "})
 
 
@@ -130,46 +146,57 @@ def static(folder: Path) -> None:
     """A vector for each piece, no transformer."""
     tokenizer = Tokenizer.from_file(str(tiny_base() / "tokenizer.json"))
     torch.manual_seed(0)
-    SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=WIDTH)], device="cpu").save(str(folder))
+    model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=WIDTH)], device="cpu")
+    model.save(str(folder), create_model_card=False)
 
 
 def bag_of_words(folder: Path) -> None:
     """No neural network at all."""
-    SentenceTransformer(modules=[BoW(["река", "лёд", "дождь"])], device="cpu").save(str(folder))
+    model = SentenceTransformer(modules=[BoW(["река", "лёд", "дождь"])], device="cpu")
+    model.save(str(folder), create_model_card=False)
 
 
 def layers(folder: Path) -> None:
     """The mean of several layers of the transformer."""
-    with_modules(WeightedLayerPooling(WIDTH, num_hidden_layers=2, layer_start=1), pooled("mean"))(folder)
+    weighted = functools.partial(WeightedLayerPooling, WIDTH, num_hidden_layers=2, layer_start=1)
+    with_modules(weighted, pooled("mean"))(folder)
     edit(folder / "config.json", output_hidden_states=True)
 
 
-def headed(auto_class: Any, *, model_type: str = "xlm-roberta") -> Change:
-    """A transformers checkpoint with a head: names with the family's prefix, no pooler, no modules."""
+def headed(auto_class: Any, model_type: str = "xlm-roberta") -> Change:
+    """A transformers checkpoint with a head: names with the family's prefix, no modules, mostly no pooler."""
 
     def change(folder: Path) -> None:
-        shutil.copytree(tiny_base(), folder, ignore=shutil.ignore_patterns("*.safetensors", "modules.json", "?_*"))
-        if model_type == "bert":
-            edit(folder / "config.json", model_type="bert", pad_token_id=1)
+        without("*.safetensors", "modules.json", "?_*", "*sentence_*")(folder)
+        edit(folder / "config.json", model_type=model_type)
         torch.manual_seed(0)
-        model = auto_class.from_pretrained(tiny_base()) if model_type != "bert" else auto_class.from_config(
-            BertConfig.from_pretrained(folder)
-        )
-        model.save_pretrained(folder)
+        auto_class.from_config(AutoConfig.from_pretrained(folder)).save_pretrained(folder)
 
     return change
 
 
+def old_names(folder: Path) -> None:
+    """A checkpoint of BERT's first days: LayerNorm's tensors have other names, and positions are stored."""
+    headed(AutoModelForPreTraining, "bert")(folder)
+    tensors = load_file(folder / "model.safetensors")
+    old = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
+        for name, tensor in tensors.items()
+    }
+    old["bert.embeddings.position_ids"] = torch.arange(66)[None]
+    save_file(old, folder / "model.safetensors", metadata={"format": "pt"})
+
+
 ZOO: dict[str, Change] = {
-    "the tiny base": edited("modules.json.unused"),
-    "as the library saves it": with_modules(pooled(), Normalize()),
-    "Dense": with_modules(pooled(), Dense(WIDTH, 8), Normalize()),
-    "LayerNorm": with_modules(pooled(), LayerNorm(WIDTH)),
-    "Dropout": with_modules(pooled(), Dropout(0.3)),
-    "CNN": with_modules(CNN(WIDTH, 16), Pooling(48, "max")),
-    "LSTM": with_modules(LSTM(WIDTH, 8), Pooling(16, "mean")),
-    "WordWeights": with_modules(WordWeights(["▁река"], {"▁река": 2.0}), pooled("mean")),
-    **{f"pooling {mode}": with_modules(pooled(mode), Normalize()) for mode in Pooling.POOLING_MODES},
+    "the tiny base": without(),
+    "as the library saves it": with_modules(pooled(), Normalize),
+    "Dense": with_modules(pooled(), lambda: Dense(WIDTH, 8), Normalize),
+    "LayerNorm": with_modules(pooled(), lambda: LayerNorm(WIDTH)),
+    "Dropout": with_modules(pooled(), lambda: Dropout(0.3)),
+    "CNN": with_modules(lambda: CNN(WIDTH, 16), lambda: Pooling(48, "max")),
+    "LSTM": with_modules(lambda: LSTM(WIDTH, 8), lambda: Pooling(16, "mean")),
+    "WordWeights": with_modules(word_weights, pooled("mean")),
+    **{f"pooling {mode}": with_modules(pooled(mode), Normalize) for mode in Pooling.POOLING_MODES},
     "pooling cls and mean": with_modules(pooled(("cls", "mean"))),
     "weighted layers": layers,
     "no Normalize": with_modules(pooled()),
@@ -203,13 +230,26 @@ ZOO: dict[str, Change] = {
     "no config_sentence_transformers.json": without("config_sentence_transformers.json"),
     "masked language model": headed(AutoModelForMaskedLM),
     "classifier": headed(AutoModelForSequenceClassification),
-    "BERT as a masked language model": headed(AutoModelForMaskedLM, model_type="bert"),
-    "BERT as a classifier": headed(AutoModelForSequenceClassification, model_type="bert"),
+    "BERT as a masked language model": headed(AutoModelForMaskedLM, "bert"),
+    "BERT as a classifier": headed(AutoModelForSequenceClassification, "bert"),
+    "names of BERT's first days": old_names,
     "a model of another kind": edited("config_sentence_transformers.json", model_type="SparseEncoder"),
 }
 
 
-def make(name: str, folder: Path) -> Path:
-    """The zoo's folder of this name."""
-    ZOO[name](folder)
+@functools.cache
+def animal(name: str) -> Path:
+    """The zoo's folder of this name, made once. Copy before changing a file."""
+    folder = kept_folder() / "zoo" / str(list(ZOO).index(name))
+    folder.parent.mkdir(exist_ok=True)
+    with quiet():
+        ZOO[name](folder)
     return folder
+
+
+@functools.cache
+def expected(name: str) -> Any:
+    """What the library's own `encode_query`, `encode_document` and `encode` give of it: arrays (texts, width)."""
+    with quiet():
+        model = SentenceTransformer(str(animal(name)), device="cpu")
+        return [encode(TEXTS) for encode in (model.encode_query, model.encode_document, model.encode)]

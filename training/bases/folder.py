@@ -32,14 +32,13 @@ def named_by(source: str, folder: Path) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        what = error.what.replace(f"{folder}/", "")
-        raise UserError(what, where=source, remedy="get its files again, or choose another base") from error
+        raise UserError(error.what.replace(f"{folder}/", ""), where=source, remedy=error.remedy) from error
 
 
 def opened(folder: Path, **options: Any) -> SentenceTransformer:
     """The folder's model on the CPU; `options` are those of `load_folder`, which says what it raises."""
     with quiet():
-        return load_folder(folder, "cpu", **options)
+        return load_folder(folder, "cpu", "get its files again, or choose another base", **options)
 
 
 def write_modules(

@@ -19,10 +19,20 @@ from transformers import PreTrainedModel
 from configs.schema.init import BaseConfig
 from pipeline.core.artefact import write_json
 from pipeline.core.checkpoint import INDEX, SHARDS, WEIGHTS
-from pipeline.core.console import log
+from pipeline.core.console import log, quiet
 from pipeline.core.errors import UserError
 from pipeline.core.hub import mirrored
-from pipeline.core.models import HEADS, TORCH_FILES, fetched, read_tokenizer, stored_names, transformer_folder
+from pipeline.core.models import (
+    HEADS,
+    MODULES,
+    PROBE,
+    TORCH_FILES,
+    fetched,
+    listed_modules,
+    read_tokenizer,
+    stored_names,
+    transformer_folder,
+)
 from training.bases.folder import named_by, opened, write_modules, write_tokenizer_config
 from training.bases.sources import local_folder
 from training.vocabulary.tokenizer_file import TokenizerFile
@@ -31,7 +41,6 @@ TOKENIZER = "tokenizer.json"
 NEEDED = ("config.json", TOKENIZER)
 OPTIONAL = ("sentencepiece.bpe.model", *HEADS)
 ADAPTER = "adapter_config.json"
-ENCODED_BY_ALL = "Съешь ещё этих мягких французских булок, да выпей чаю №1: “quick” brown fox."
 # Settings of sentence_bert_config.json that change nothing; whatever else stands there must be empty or false.
 NEUTRAL = {
     "transformer_task": "feature-extraction",
@@ -51,7 +60,12 @@ def make_from_hub(config: BaseConfig, folder: Path, mirror: str | None) -> dict[
             describes otherwise than its own files do.
     """
     source, revision = located(config, mirror)
-    name, place = str(config.hub), transformer_folder(source)
+    name = str(config.hub)
+    with named_by(name, source):
+        modules = listed_modules(source)
+    if modules and modules[0][0] != "Transformer":
+        raise UserError(f"{MODULES} starts with {modules[0][0]}", where=name, remedy="choose a base with a Transformer")
+    place = transformer_folder(source)
     for file in NEEDED:
         if not (place / file).is_file():
             raise UserError(f"the model has no {file}", where=name, remedy="choose a base that has one")
@@ -62,8 +76,8 @@ def make_from_hub(config: BaseConfig, folder: Path, mirror: str | None) -> dict[
     with named_by(name, source):
         width, tokenizer = hidden_size(place), TokenizerFile.read(place / TOKENIZER)
         model = opened(source, finite=False)
-    for what, remedy in contradictions(model, source, config):
-        raise UserError(what, where=name, remedy=remedy)
+    if found := next(contradictions(model, source, config), None):
+        raise UserError(found[0], where=name, remedy=found[1])
     encoder = model[0].model
     assert isinstance(encoder, PreTrainedModel)
     made = {"source": name, "revision": revision, **write_encoder(encoder, place, folder)}
@@ -93,8 +107,7 @@ def contradictions(model: SentenceTransformer, source: Path, config: BaseConfig)
     tokenizer: Any = model.tokenizer
     if tokenizer.truncation_side != "right":
         yield "truncation_side is left: texts are cut at their start", "choose a base that cuts at the end"
-    ids = read_tokenizer(transformer_folder(source) / TOKENIZER).encode(ENCODED_BY_ALL).ids
-    if tokenizer(ENCODED_BY_ALL)["input_ids"] != ids:
+    if tokenizer(PROBE)["input_ids"] != read_tokenizer(transformer_folder(source) / TOKENIZER).encode(PROBE).ids:
         what = "with tokenizer_config.json a text becomes other tokens than by tokenizer.json alone"
         yield what, "save the tokenizer as PreTrainedTokenizerFast, or choose another base"
     if (limit := model.max_seq_length or 0) < config.max_length:
@@ -113,10 +126,12 @@ def contradictions(model: SentenceTransformer, source: Path, config: BaseConfig)
 
 
 def other_modules(model: SentenceTransformer, source: Path, config: BaseConfig) -> Iterator[tuple[str, str]]:
-    """Contradictions of `modules.json` and the settings of each module; none where the model has no modules."""
-    if not model.module_kwargs:
+    """Contradictions of `modules.json` and the settings of each module; none where the model lists no modules."""
+    paths = [path for _, path in listed_modules(source)]
+    if not paths:
         return
-    paths = [entry["path"] for entry in json.loads((source / "modules.json").read_text(encoding="utf-8"))]
+    if not model.module_kwargs:
+        yield "model_type in config_sentence_transformers.json is another one", "choose a SentenceTransformer model"
     settings = Transformer.load_config(str(source), subfolder=paths[0], local_files_only=True)
     for key, value in settings.items():
         if key != "max_seq_length" and value and value != NEUTRAL.get(key):
@@ -157,7 +172,8 @@ def write_encoder(encoder: PreTrainedModel, place: Path, folder: Path) -> dict[s
     else:
         own = {name.removeprefix(f"{encoder.base_model_prefix}.") for name in stored}
         kept = {name: tensors[name] for name in tensors if name in without_pooler or name in own}
-        encoder.save_pretrained(folder, state_dict=kept)
+        with quiet():
+            encoder.save_pretrained(folder, state_dict=dict(kept), save_original_format=False)
         left_out = sorted(own - kept.keys())
         made["weights"] = f"written as {type(encoder).__name__}"
         if left_out:
