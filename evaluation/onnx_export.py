@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel
 
 from pipeline.core.errors import UserError
+from pipeline.core.models import load_folder
 
 PLACE = "onnx/model.onnx"  # where sentence-transformers and transformers.js look
 INPUTS = ("input_ids", "attention_mask")
@@ -32,7 +33,7 @@ def export_onnx(folder: Path) -> float:
     model = AutoModel.from_pretrained(
         folder, local_files_only=True, dtype=torch.float32, attn_implementation="eager"
     ).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = load_folder(folder, "cpu").tokenizer
     target = folder / PLACE
     target.parent.mkdir(exist_ok=True)
     batch = tokenizer(TEXTS[1][:2], padding=True, return_tensors="pt")

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel
 
 from configs.schema.config import SIDES, Config
 from evaluation.models import chain_model, read_model_facts
@@ -157,7 +157,7 @@ def largest_difference(folder: Path) -> float:
     facts, texts = read_model_facts(folder), ["Река замерзает в ноябре.", "Рецепт борща"]
     encoder = load_folder(folder, "cpu")
     ours = torch.as_tensor(encoder.encode(texts, prompt="", show_progress_bar=False))
-    batch = AutoTokenizer.from_pretrained(folder, local_files_only=True)(texts, padding=True, return_tensors="pt")
+    batch = encoder.tokenizer(texts, padding=True, return_tensors="pt")
     with torch.inference_mode():
         model = AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
         hidden = model(**batch).last_hidden_state

@@ -12,13 +12,11 @@ from merging.interpolation import interpolate, require_same_tensors
 from pipeline.core.artefact import MANIFEST, file_sha256
 from pipeline.core.checkpoint import INDEX, WEIGHTS, Checkpoint
 from pipeline.core.errors import UserError, first_line
-from pipeline.core.models import HEADS, RAISED_BY_FILES
-from training.vocabulary.tokenizer_file import read_tokenizer
+from pipeline.core.models import HEADS, PROBE, RAISED_BY_FILES, read_tokenizer
 
 NOT_CARRIED = {MANIFEST, "certificate.json", "README.md"}  # they describe the base, not the merged model
 VOCABULARY = "vocabulary"  # the map from the base's token ids, which sparse vectors need
 PROVENANCE = {"architectures", "transformers_version", "torch_dtype", "dtype"}  # may differ in config.json
-PROBE = "Съешь ещё этих мягких французских булок, да выпей чаю №1: “quick” brown fox."
 
 
 def require_compatible(models: Mapping[str, Path]) -> None:

@@ -106,7 +106,7 @@ def side(name: str) -> Stage:
 
 CHAIN = {stage.name: stage for stage in [
     Stage(
-        "base", 2, "training.bases.make:build", implied=True,
+        "base", 3, "training.bases.make:build", implied=True,
         reads=base_state,
         settings=lambda c: {key: value for key, value in asdict(c.base).items() if key != "attention"},
     ),
@@ -122,21 +122,21 @@ CHAIN = {stage.name: stage for stage in [
         settings=lambda c: c.data,
     ),
     Stage(
-        "init", 1, "training.vocabulary.build:build",
+        "init", 2, "training.vocabulary.build:build",
         needs=lambda c: ["base", "data"] if c.init.counts_pairs else ["base"],
         reads=corpus_states,
         settings=lambda c: {"init": c.init, "languages": c.languages},
     ),
     *map(side, SIDES),
     Stage(
-        "merge", 2, "merging.merge:build",
+        "merge", 3, "merging.merge:build",
         needs=lambda c: [*(name for name in c.merging.models if name in STAGES), "data"],
         reads=merged_states,
         settings=lambda c: {"merging": c.merging, "dev": dev_settings(c),
                             "precision": c.precision, "attention": c.base.attention},
     ),
     Stage(
-        "evaluate", 3, "evaluation.evaluate:build", in_place=True,
+        "evaluate", 4, "evaluation.evaluate:build", in_place=True,
         needs=evaluate_needs,
         reads=evaluate_reads,
         settings=evaluate_settings,

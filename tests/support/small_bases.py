@@ -24,6 +24,11 @@ def _kept() -> "tempfile.TemporaryDirectory[str]":
     return tempfile.TemporaryDirectory(prefix="bases-")  # removed when the session ends
 
 
+def kept_folder() -> Path:
+    """A folder that is there until the session ends."""
+    return Path(_kept().name)
+
+
 def _made(config: BaseConfig, seed: int) -> Path:
     """The random model of this config and seed."""
     folder = Path(_kept().name, hashlib.sha256(f"{config} {seed}".encode()).hexdigest())

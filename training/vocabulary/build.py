@@ -7,12 +7,13 @@ import numpy as np
 from configs.schema.config import Config
 from pipeline.core.artefact import StageFolder, write_json
 from pipeline.core.console import log
+from pipeline.core.models import read_tokenizer
 from training.vocabulary.certificate import certify
 from training.vocabulary.corpora import find_corpora
 from training.vocabulary.language_counts import count_pieces
 from training.vocabulary.selection import select
 from training.vocabulary.shrinking import shrink, write_id_map
-from training.vocabulary.tokenizer_file import TokenizerFile, read_tokenizer
+from training.vocabulary.tokenizer_file import TokenizerFile
 
 
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:

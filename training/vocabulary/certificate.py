@@ -15,11 +15,12 @@ from transformers import AutoModel
 from configs.schema.config import Config
 from configs.schema.init import InitConfig
 from pipeline.core.console import progress, quiet
+from pipeline.core.models import read_tokenizer
 from training.vocabulary.corpora import Corpus, local_files, text_lines
 from training.vocabulary.language_counts import LanguageCounts
 from training.vocabulary.selection import Selection
 from training.vocabulary.shrinking import Sizes
-from training.vocabulary.tokenizer_file import Ids, TokenizerFile, read_tokenizer
+from training.vocabulary.tokenizer_file import Ids, TokenizerFile
 
 TEXTS = 4096  # segmented together
 DROPPED = -1  # where an id has no successor
@@ -218,7 +219,7 @@ def compare_hidden_states(base: Path, shrunk: Path, texts: list[str], max_length
 
 def _hidden_states(folder: Path, texts: list[str], length: int) -> tuple[list[torch.Tensor], int]:
     """(texts, tokens, width) of each batch, and the number of tokens that are not padding."""
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer = read_tokenizer(folder / "tokenizer.json")
     tokenizer.enable_truncation(length)
     tokenizer.enable_padding(pad_id=tokenizer.token_to_id("<pad>"), pad_token="<pad>")
     with quiet():

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import DecodeError
 from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
-from tokenizers import Tokenizer
 
 from pipeline.core.errors import UserError
 
@@ -26,17 +25,6 @@ NO_PIECES = '"vocab": []'  # stands for the pieces while the rest is written; qu
 Ids = npt.NDArray[np.int64]
 
 
-def read_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer as the library runs it, without truncation and padding; raises UserError."""
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises a bare Exception for a missing or malformed file
-        raise UserError(f"can't read the tokenizer: {error}", where=str(path), remedy="make the model again") from None
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
-
-
 class _Number(str):
     """A number of the file as it is written there, so that scores are never rounded or reformatted."""
 
@@ -46,7 +34,7 @@ class TokenizerFile:
     """A Unigram tokenizer as its file has it; a piece's id is its place."""
 
     path: Path
-    document: dict[str, Any]  # everything but the pieces
+    document: dict[str, Any]  # everything but the pieces, and without truncation and padding, which belong to a call
     pieces: list[str]
     score_texts: list[str]  # the scores, written as in the file
 
@@ -82,7 +70,7 @@ class TokenizerFile:
             raise UserError(what, where=str(path), remedy=OTHER_BASE)
         vocabulary, model["vocab"] = model["vocab"], []
         pieces, scores = [piece for piece, _ in vocabulary], [str(score) for _, score in vocabulary]
-        return cls(path, _with_numbers(document), pieces, scores)
+        return cls(path, _with_numbers({**document, "truncation": None, "padding": None}), pieces, scores)
 
     @cached_property
     def scores(self) -> npt.NDArray[np.float64]:
@@ -136,13 +124,11 @@ def _no_collection() -> Iterator[None]:
 
 
 def _renumbered(document: dict[str, Any], new_ids: Mapping[int, int]) -> dict[str, Any]:
-    """The document with the ids of its model, added tokens, padding and post-processor replaced."""
+    """The document with the ids of its model, added tokens and post-processor replaced."""
     changed = json.loads(json.dumps(document))
     changed["model"]["unk_id"] = new_ids[changed["model"]["unk_id"]]
     for token in changed["added_tokens"]:
         token["id"] = new_ids[token["id"]]
-    if changed.get("padding"):
-        changed["padding"]["pad_id"] = new_ids[changed["padding"]["pad_id"]]
     processor = changed.get("post_processor") or {}
     for part in processor.get("processors", [processor]):
         for special in part.get("special_tokens", {}).values():

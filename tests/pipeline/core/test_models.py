@@ -1,0 +1,106 @@
+"""Opening models: a folder gives what sentence-transformers gives, or is refused in one line; one place loads them."""
+
+import ast
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evaluation.encoder import Encoder
+from pipeline.core.embedding import DOCUMENT, QUERY
+from pipeline.core.errors import UserError
+from pipeline.core.models import load_folder, read_tokenizer
+from tests.support.small_bases import tiny_base
+from tests.support.zoo import TEXTS, ZOO, animal, edit, expected
+
+REFUSED = {  # of a scored model: what the line names
+    "LSTM": "sentence_lengths",
+    "CNN": "a module CNN, and a text's embedding depends on the length of those beside it",
+    "BERT with left padding": "padding_side in tokenizer_config.json is left, and a text's embedding depends",
+    "a length for queries": "query_length in sentence_bert_config.json",
+    "settings of each call": "processing_kwargs in sentence_bert_config.json",
+    "bag of words": "modules.json starts with BoW",
+}
+
+
+@pytest.mark.parametrize("name", [name for name in ZOO if name not in REFUSED])
+def test_a_scored_model_gives_what_the_library_gives(name: str) -> None:
+    encoder = Encoder(animal(name), device="cpu", token_budget=32)  # other batches than the library's
+    queries, documents, _ = expected(name)
+    np.testing.assert_allclose(encoder.sentences(TEXTS, QUERY), queries, atol=1e-6)
+    np.testing.assert_allclose(encoder.sentences(TEXTS, DOCUMENT), documents, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_model_that_only_the_library_can_run_is_refused_in_one_line(name: str) -> None:
+    with pytest.raises(UserError, match=REFUSED[name]) as caught:
+        load_folder(animal(name), "cpu")
+    assert str(animal(name)) in caught.value.line and "\n" not in caught.value.line
+
+
+@pytest.mark.parametrize("name", ["no modules", "a model of another kind"])
+def test_the_library_s_own_pooling_is_told(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    load_folder(animal(name), "cpu")
+    assert [record.message for record in caplog.records if "pools its tokens by mean" in record.message]
+
+
+def test_a_static_model_has_no_token_embeddings_and_says_so() -> None:
+    encoder = Encoder(animal("static"), device="cpu")
+    for ask in (lambda: encoder.variants(TEXTS), lambda: encoder.words([["река"]])):
+        with pytest.raises(UserError, match=r"StaticEmbedding has no layers.*protocol: model"):
+            ask()
+
+
+@pytest.mark.parametrize("listed", ["{", "[]", '[{"type": "a.Transformer", "path": "../../etc"}]', '["Transformer"]'])
+def test_a_list_of_modules_that_is_none_is_refused(listed: str, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_base(), tmp_path / "model"))
+    (folder / "modules.json").write_text(listed)
+    with pytest.raises(UserError, match=str(folder)):
+        load_folder(folder, "cpu")
+
+
+def test_a_model_that_says_nothing_of_its_length_is_cut_where_its_positions_end(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(animal("no modules"), tmp_path / "model"))
+    edit(folder / "tokenizer_config.json", model_max_length=10**30)
+    model = load_folder(folder, "cpu")
+    assert model.max_seq_length == 64
+    assert np.isfinite(model.encode(["река " * 200])).all()
+
+
+def test_a_tokenizer_file_is_read_without_its_truncation_and_padding() -> None:
+    name = "truncation and padding in tokenizer.json"
+    tokenizer = read_tokenizer(animal(name) / "tokenizer.json")
+    assert tokenizer.truncation is None and tokenizer.padding is None
+    assert load_folder(animal(name), "cpu").tokenizer.padding_side == "right"
+
+
+LOADERS = {"from_file", "from_str", "from_buffer", "from_pretrained"}  # of tokenizers
+LIBRARY_MODELS = {"SentenceTransformer", "SparseEncoder", "MultiVectorEncoder", "CrossEncoder", "Transformer"}
+
+
+def opens_a_tokenizer(call: ast.Call) -> bool:
+    """Whether a call reads a tokenizer: a class of tokenizers, or a model of sentence-transformers, from a place."""
+    name = ast.unparse(call.func)
+    owner, _, method = name.rpartition(".")
+    if method in LOADERS and ("Tokenizer" in owner or "Processor" in owner):
+        return True
+    return name.rpartition(".")[2] in LIBRARY_MODELS and bool(call.args)
+
+
+def test_one_place_opens_tokenizers(repository: Path) -> None:
+    found = set()
+    for package in ("configs", "data", "evaluation", "merging", "pipeline", "training"):
+        for path in (repository / package).rglob("*.py"):
+            calls = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
+            if any(map(opens_a_tokenizer, calls)):
+                found.add(path.relative_to(repository).as_posix())
+    assert found == {"pipeline/core/models.py"}
+
+
+@pytest.mark.parametrize(
+    "line", ["Tokenizer.from_file(p)", "AutoTokenizer.from_pretrained(p)", "st.SentenceTransformer(p)"]
+)
+def test_the_search_knows_what_opens_a_tokenizer(line: str) -> None:
+    (call,) = [node for node in ast.walk(ast.parse(line)) if isinstance(node, ast.Call)]
+    assert opens_a_tokenizer(call)

@@ -1,0 +1,60 @@
+"""What training leaves of a model: new weights of every module, under the names that init has."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from configs.schema.init import BaseConfig
+from configs.schema.training import SideConfig
+from merging.compatibility import require_compatible, write_model
+from pipeline.core.models import load_folder
+from tests.support.zoo import TEXTS, animal
+from training.bases.hub import make_from_hub
+from training.model_files import load_model, save_model
+from training.vocabulary.shrinking import shrink
+from training.vocabulary.tokenizer_file import TokenizerFile
+
+SIDE = SideConfig(anchor_length=32, positive_length=32)
+
+
+def trained(init: Path, folder: Path) -> Path:
+    """The model with noise on all that training changes."""
+    model = load_model(init, "auto", SIDE)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.05 * torch.randn_like(parameter)
+    save_model(model, init, folder)
+    np.testing.assert_allclose(load_folder(folder, "cpu").encode(TEXTS), model.encode(TEXTS), atol=1e-6)
+    return folder
+
+
+def test_a_module_behind_the_transformer_is_saved_with_its_trained_weights(tmp_path: Path) -> None:
+    init = animal("Dense")
+    folder = trained(init, tmp_path / "side")
+    before, after = (load_file(each / "2_Dense/model.safetensors") for each in (init, folder))
+    assert before.keys() == after.keys() and not any(before[name].equal(after[name]) for name in before)
+    names = [{path.relative_to(each) for path in each.rglob("*")} for each in (init, folder)]
+    assert names[0] == names[1]
+    require_compatible({"init": init, "symmetric": folder})
+
+
+def test_a_masked_language_model_goes_from_base_to_merge(tmp_path: Path) -> None:
+    base, init, side, merged = (tmp_path / name for name in ("base", "init", "side", "merged"))
+    config = BaseConfig(kind="hub", hub=str(animal("masked language model")), max_length=64)
+    for folder in (base, init):
+        folder.mkdir()
+    make_from_hub(config, base, None)
+    tokenizer = TokenizerFile.read(base / "tokenizer.json")
+    kept = np.array([*range(600), tokenizer.size - 1])
+    shrink(base, init, tokenizer, kept)
+    trained(init, side)
+    names = load_file(init / "model.safetensors").keys()
+    assert load_file(side / "model.safetensors").keys() == names and not any("pooler" in name for name in names)
+    models = {"init": init, "symmetric": side}
+    require_compatible(models)
+    write_model(models, {"init": 0.5, "symmetric": 0.5}, merged, "float32")
+    assert np.isfinite(load_folder(merged, "cpu").encode(TEXTS)).all()
