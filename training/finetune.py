@@ -43,11 +43,11 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     check_processes(process.num_processes, stage.name, side)
     if process.device.type == "cpu":
         keep_freed_memory()
-    model = load_model(stage.input("init"), config.base.attention, side)
+    model = load_model(stage.input("init"), config.base.attention, side, f"training.{stage.name}")
     checkpoints = stage.path / "checkpoints"
     with process.main_process_first():
         sets = prepare_sets(stage.name, side, model, stage.input("data"), checkpoints / "tokens")
-    plan = plan_batches([item.rows for item in sets.train.values()], side, config.seed)
+    plan = plan_batches([item.rows for item in sets.train.values()], side, config.seed, f"training.{stage.name}")
     report = plan_report(plan, sets.train, side)
     check_angle(report, stage.name, side)
     if process.is_main_process:
