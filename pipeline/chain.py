@@ -115,13 +115,13 @@ CHAIN = {stage.name: stage for stage in [
         settings=benchmark_settings,
     ),
     Stage(
-        "data", 3, "data.prepare:build", in_place=True,
+        "data", 4, "data.prepare:build", in_place=True,
         needs=lambda c: ["benchmarks"],
         reads=data_states,
         settings=lambda c: c.data,
     ),
     Stage(
-        "init", 1, "training.vocabulary.build:build",
+        "init", 2, "training.vocabulary.build:build",
         needs=lambda c: ["base", "data"] if c.init.counts_pairs else ["base"],
         reads=corpus_states,
         settings=lambda c: {"init": c.init, "languages": c.languages},
