@@ -1,6 +1,7 @@
 """The peer of the data benchmark: the same sets, cleaning and pairs with `datasets` and Python row by row."""
 
 import html
+import html.entities
 import re
 import unicodedata
 from collections import defaultdict
@@ -11,10 +12,14 @@ from typing import Any
 import datasets
 from datasets import Dataset, load_dataset
 
-from data.pairs.cleaning import HEAD, TAGS
+from data.pairs.cleaning import CONTROL_TOKENS, ENTITY, HEAD, TAGS
 
 PYTHON_TAGS = re.compile(TAGS)
-INVISIBLE = re.compile("[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u00ad\u200b-\u200f\u2060\ufeff\ufffd]")
+PYTHON_TOKENS = re.compile(CONTROL_TOKENS)
+REFERENCE = re.compile(ENTITY)
+LINE_ENDS = re.compile("[\u000b\u000c\u0085\u2028\u2029]")
+GAPS = re.compile("[\u0000-\u0008\u000e-\u001f\u007f-\u009f\u200b]")
+INVISIBLE = re.compile("[\u00ad\u200c-\u200f\u2060\ufeff\ufffd]")
 SPACES, BREAKS = re.compile(r"[^\S\n]+"), re.compile(r"\s*\n\s*")
 CYRILLIC, LETTERS = re.compile("[\u0400-\u052f]"), re.compile(r"[^\W\d_]")
 NOT_WORD = re.compile(r"[\W_]+")
@@ -27,13 +32,21 @@ def normalised(text: str | None) -> str:
     """One text as the data stage leaves it."""
     if not text:
         return ""
-    if not unicodedata.is_normalized("NFC", text):
-        text = unicodedata.normalize("NFC", text)
-    if "&" in text:
-        text = html.unescape(text)
     if "<" in text:
         text = PYTHON_TAGS.sub(" ", text)
-    return BREAKS.sub("\n", SPACES.sub(" ", INVISIBLE.sub("", text))).strip()
+    if "&" in text:
+        text = REFERENCE.sub(lambda found: character(found[0]), text)
+    if "<" in text:
+        text = PYTHON_TOKENS.sub(" ", text)
+    text = INVISIBLE.sub("", GAPS.sub(" ", LINE_ENDS.sub("\n", text)))
+    if not unicodedata.is_normalized("NFC", text):
+        text = unicodedata.normalize("NFC", text)
+    return BREAKS.sub("\n", SPACES.sub(" ", text)).strip()
+
+
+def character(reference: str) -> str:
+    """What a reference with its semicolon stands for; one without a meaning as it is."""
+    return html.unescape(reference) if reference[1] == "#" or reference[1:] in html.entities.html5 else reference
 
 
 def comparable(text: str) -> str:

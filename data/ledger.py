@@ -24,6 +24,8 @@ class Counts:
     sampled_out: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     reported: Counter[str] = field(default_factory=Counter)  # evaluation texts found, by task
+    cleaned: dict[str, int] = field(default_factory=dict)  # texts that each rule of cleaning changed
+    examples: list[tuple[str, str, str]] = field(default_factory=list)  # of these: rule, before and after, shortened
     bad_rows: dict[str, int] = field(default_factory=dict)
     mined: dict[str, Any] = field(default_factory=dict)  # by the miner: negatives, share of false ones dropped
 
@@ -120,6 +122,10 @@ def _paragraph(line: dict[str, Any]) -> str:
         if line[key]:
             reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(line[key].items()))
             facts.append(f"{what}: {reasons}.")
+    if line["cleaned"]:
+        rules = ", ".join(f"{rule} {count:,}" for rule, count in line["cleaned"].items())
+        shown = "; ".join(f"{_code(before)} → {_code(after)} ({rule})" for rule, before, after in line["examples"])
+        facts.append(f"Texts that cleaning changed: {rules}. For example: {shown}.")
     if line.get("mined"):
         mined = line["mined"]
         facts.append(
@@ -130,6 +136,11 @@ def _paragraph(line: dict[str, Any]) -> str:
     if line["note"]:
         facts.append(line["note"])
     return f"## {line['title']}\n\n" + "\n".join(facts) + "\n"
+
+
+def _code(text: str) -> str:
+    """A text as it stands, whatever Markdown or HTML would make of it."""
+    return f"`` {text} ``" if "``" not in text else repr(text)
 
 
 def _evaluations(lines: list[dict[str, Any]], evaluations: dict[str, Any]) -> str:

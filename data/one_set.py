@@ -1,5 +1,6 @@
 """One set from its source to its files: rows read, pairs made, duplicates dropped, dev rows held back, all written."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from configs.schema.config import Config
 from data import sampling
 from data.ledger import Counts
 from data.pair_files import PairWriter, write_keys
+from data.pairs.cleaning import Changes
 from data.pairs.constructions import GROUPED
 from data.pairs.decontamination import Decontamination
 from data.pairs.hashing import Hashes, SeenHashes, contained, fraction, text_hashes
@@ -20,6 +22,7 @@ from data.pairs.streams import grouped, ordered_map
 from data.sources.batch import RowErrors
 from data.sources.files import Located, PairReader, locate, open_reader
 from data.sources.rows import role_frames
+from pipeline.core.console import log
 from pipeline.core.errors import UserError
 
 DUPLICATE, DUPLICATE_ELSEWHERE = "duplicate", "duplicate of another set"
@@ -41,7 +44,7 @@ class OneSet:
         self.earlier_pairs = earlier_pairs  # sorted keys of the pairs that earlier sets hold
         self.maker = PairMaker(self.source, self.data.cleaning, config.seed, decontamination)
         self.errors = RowErrors(name, self.data.on_bad_row == "skip")
-        self.counts = Counts(bad_rows=self.errors.counts)
+        self.counts, self.changes = Counts(bad_rows=self.errors.counts), Changes()
         self.seen = SeenHashes()
         self.trained: list[Hashes] = []  # keys of all texts written for training
 
@@ -67,6 +70,11 @@ class OneSet:
 
             self.counts.mined = mine(writer.path, self.data.mining, self.config.mirror)
             self.counts.negatives = self.counts.mined["negatives"]
+            if not self.counts.negatives:
+                remedy = "give it more rows, or lower data.mining.range_min or relative_margin"
+                log.warning(
+                    "%s: mining found no negative for any of %d pairs: %s", self.name, self.counts.train, remedy
+                )
         if dev is not None and len(dev):
             self.counts.dev = len(dev)
             with self._writer(folder / "candidates") as writer:
@@ -75,7 +83,7 @@ class OneSet:
         if self.data.cleaning.duplicates == "between":
             write_keys(folder / "pair_keys" / f"{self.name}.parquet", self.seen.sorted)
         pa.default_memory_pool().release_unused()  # before the next set
-        return vars(self.counts) | {"revision": rows.revision}
+        return self._account(rows.revision)
 
     def write_held_out(self, folder: Path) -> dict[str, Any]:
         """Write heldout/<set>.parquet below `folder`; returns the counts."""
@@ -85,7 +93,11 @@ class OneSet:
                 self._write(writer, pairs)
         if self.counts.train == 0:
             raise self._nothing_usable()
-        return vars(self.counts) | {"revision": rows.revision}
+        return self._account(rows.revision)
+
+    def _account(self, revision: str) -> dict[str, Any]:
+        self.counts.cleaned, self.counts.examples = self.changes.by_rule(), self.changes.chosen()
+        return vars(self.counts) | {"revision": revision}
 
     def _nothing_usable(self) -> UserError:
         what = "the set is empty" if self.counts.raw == 0 else "no usable pair"
@@ -109,6 +121,7 @@ class OneSet:
             self.counts.scored += batch.scored
             self.counts.dropped.update(batch.dropped)
             self.counts.reported.update(batch.reported)
+            self.changes.update(batch.changes)
             pairs = self._sliced(self._without_duplicates(batch))
             self.counts.kept += len(pairs)
             if len(pairs):
@@ -119,7 +132,7 @@ class OneSet:
         if self.source.construction not in GROUPED:
             return ordered_map(self.maker.from_rows, frames, self.data.workers)
         size = sum(file.path.stat().st_size for file in rows.files) * 3 if isinstance(rows, Located) else 0
-        usable = map(self._usable, ordered_map(self.maker.normalised, frames, self.data.workers))
+        usable = itertools.starmap(self._usable, ordered_map(self.maker.normalised, frames, self.data.workers))
         return map(self.maker.from_normalised, grouped(usable, spill, size))
 
     def _counted(self, frames: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
@@ -127,8 +140,9 @@ class OneSet:
             self.counts.raw += len(frame)
             yield frame
 
-    def _usable(self, frame: pl.DataFrame) -> pl.DataFrame:
+    def _usable(self, frame: pl.DataFrame, changes: Changes) -> pl.DataFrame:
         """Rows that can be chosen from a group: with texts; the group is the premise where none is configured."""
+        self.changes.update(changes)
         texts = [role for role in ("premise", "hypothesis", "text") if role in frame.columns]
         filled = frame.filter(~pl.any_horizontal(pl.col(texts).str.len_bytes() == 0))
         if lost := len(frame) - len(filled):

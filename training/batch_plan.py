@@ -69,22 +69,39 @@ class BatchPlan:
         return digest.hexdigest()
 
 
-def plan_batches(sets: Sequence[SetRows], side: SideConfig, seed: int) -> BatchPlan:
-    """Plan a whole run from sizes, epochs and mixing of the side; raises UserError where a set has no batch to give."""
+def plan_batches(sets: Sequence[SetRows], side: SideConfig, seed: int, key: str = "training") -> BatchPlan:
+    """Plan a whole run from sizes, epochs and mixing of the side, whose config key is `key`.
+
+    Raises UserError where a set has no batch to give.
+    """
     sets = [rows for rows in sets if rows.weight > 0]
     left_out: dict[str, Counter[str]] = {rows.name: Counter() for rows in sets}
     first = {rows.name: _epoch(rows, side, seed, 0, left_out[rows.name]) for rows in sets}
     for rows in sets:
         if not first[rows.name]:
+            why, remedy = _no_batch(rows, left_out[rows.name])
             raise UserError(
-                f"{len(rows.anchors)} rows give no batch of at least {side.batch_multiple} rows with a loss",
+                f"{len(rows.anchors)} rows give no batch of at least {side.batch_multiple} rows with a loss{why}",
                 where=f"set {rows.name}",
-                remedy=f"give it more rows, or leave it out: training.<side>.sets.{rows.name}.weight=0",
+                remedy=f"{remedy}, or leave it out: {key}.sets.{rows.name}.weight=0",
             )
     streams = {rows.name: _stream(rows, side, seed, first[rows.name]) for rows in sets}
     quotas = _quotas({rows.name: rows.repeat * len(first[rows.name]) for rows in sets}, sets, side)
     batches = [next(streams[name]) for name in _order(quotas, side, seed)]
     return BatchPlan(batches, {name: dict(reasons) for name, reasons in left_out.items()})
+
+
+def _no_batch(rows: SetRows, left_out: Counter[str]) -> tuple[str, str]:
+    """(why the rows give no batch, what to do about it)."""
+    for what, texts in (("anchor", rows.anchors), ("positive", rows.positives)):
+        most = int(np.unique(texts, return_counts=True)[1].max(initial=0))
+        if left_out["repeated text"] and 2 * most > len(texts):
+            return f": {most} have the same {what}, and a batch takes a text once", f"give it rows with another {what}"
+    if unused := left_out["score below 1 without AnglE"]:
+        return f": {unused} have a score below 1, which AnglE alone takes", "set angle_weight on the symmetric side"
+    if alike := left_out["nothing to tell apart"]:
+        return f": {alike} have one score and no negatives", "give it rows with other scores, or negatives"
+    return "", "give it more rows"
 
 
 def has_contrast(rows: SetRows, batch: GlobalBatch) -> bool:

@@ -44,11 +44,11 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     if process.device.type == "cpu":
         keep_freed_memory()
     start = config.model_folder(side.start)
-    model = load_model(start, config.base.attention, side)
+    model = load_model(start, config.base.attention, side, f"training.{stage.name}")
     checkpoints = stage.path / "checkpoints"
     with process.main_process_first():
         sets = prepare_sets(stage.name, side, model, stage.input("data"), checkpoints / "tokens")
-    plan = plan_batches([item.rows for item in sets.train.values()], side, config.training_seed)
+    plan = plan_batches([item.rows for item in sets.train.values()], side, config.training_seed, f"training.{stage.name}")
     report = plan_report(plan, sets.train, side)
     check_angle(report, stage.name, side)
     if process.is_main_process:

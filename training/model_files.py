@@ -26,8 +26,8 @@ class Prompts:
     positive: str
 
 
-def load_model(folder: Path, attention: str, side: SideConfig) -> SentenceTransformer:
-    """The model with float32 weights, the side's dropout, and its unused pooler frozen.
+def load_model(folder: Path, attention: str, side: SideConfig, key: str = "training") -> SentenceTransformer:
+    """The model with float32 weights, the dropout of the side with this config key, and its unused pooler frozen.
 
     Raises UserError where it can't be loaded, or a length of the side is beyond the model's.
     """
@@ -40,7 +40,7 @@ def load_model(folder: Path, attention: str, side: SideConfig) -> SentenceTransf
         if length > most:
             raise UserError(
                 f"{length} tokens are more than the base's {most}",
-                where=f"config key training.<side>.{name}",
+                where=f"config key {key}.{name}",
                 remedy=f"use at most {most}",
             )
     _check_prompts(model, folder)

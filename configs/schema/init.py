@@ -64,7 +64,8 @@ class InitConfig:
 
     # closure: frequent pieces and all single characters; notebook: as bge-m3_en_ru.
     rule: str = setting("closure", choices=("closure", "notebook"))
-    min_counts: dict[str, int] = setting({}, least=1)  # language -> least count of a piece
+    # Language -> least count of a piece in distinct texts; words in scripts of none of them need the greatest.
+    min_counts: dict[str, int] = setting({}, least=1)
     min_count: int = setting(1, least=1)  # of languages that min_counts does not name
     scripts: list[str] = setting([])  # closure: further Unicode scripts, such as Greek
     # Instead of min_counts: share of a language's occurrences that stay.

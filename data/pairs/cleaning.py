@@ -1,6 +1,11 @@
 """Normalising texts and dropping pairs, on whole columns at a time."""
 
 import html
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from html.entities import html5
 
 import numpy as np
 import polars as pl
@@ -9,61 +14,186 @@ import pyarrow as pa
 from configs.schema.data import CleaningConfig, SourceConfig
 
 # A text without any of these is clean as it stands, which is true of nearly all: one scan instead of six.
-SUSPECT = r"[\p{M}[\p{Cc}--\n]\p{Cf}\p{Co}&<\u{2126}\u{212A}\u{212B}\u{FFFD}]|[^\S \n]|\s\s|^\s|\s$"
-TAGS = (
-    r"(?i)<!--.*?-->|<\|[a-z_]{1,20}\|>|</?(?:a|abbr|article|b|blockquote|body|br|center|code|cite|dd|div|dl|dt|em|"
-    r"figure|font|footer|form|h[1-6]|head|header|hr|html|i|iframe|img|input|label|li|link|main|mark|meta|nav|noindex|"
-    r"ol|option|p|pre|q|s|script|section|select|small|span|strike|strong|style|sub|sup|table|tbody|td|tfoot|th|thead|"
-    r"title|tr|tt|u|ul|video|pad|unk|mask|cls|sep|bos|eos)(?:\s[^<>]*)?/?>"
+SPACES = r"[^\S \n]|\s\s|^\s|\s$"
+SUSPECT = rf"[\p{{M}}[\p{{Cc}}--\n]\p{{Cf}}\p{{Co}}&<\u{{2126}}\u{{212A}}\u{{212B}}\u{{FFFD}}]|{SPACES}"
+# Markup is a comment, or a tag of HTML with nothing but attributes in it: `a <b и c> d` and `x<y` are no tags.
+ATTRIBUTE = (
+    r"""\s+(?:[a-z_:@][\w:.@-]*\s*=\s*(?:"[^"]*"|'[^']*'|[^\s"'<>`]+)|allowfullscreen|async|autoplay|checked|compact|"""
+    r"controls|defer|disabled|hidden|itemscope|loop|multiple|muted|nohref|noshade|nowrap|open|readonly|required|"
+    r"reversed|selected)"
 )
-INVISIBLE = r"[\p{Cc}\p{Cf}\p{Co}\u{FFFD}&&[^\t\n\r]]"
+ELEMENT = (
+    r"(?:a|abbr|article|b|blockquote|body|br|center|code|cite|dd|div|dl|dt|em|figure|font|footer|form|h[1-6]|head|"
+    r"header|hr|html|i|iframe|img|input|label|li|link|main|mark|meta|nav|noindex|ol|option|p|pre|q|s|script|section|"
+    r"select|small|span|strike|strong|style|sub|sup|table|tbody|td|tfoot|th|thead|title|tr|tt|u|ul|video)"
+)
+TAGS = rf"(?i)<!--(?s:.*?)-->|<{ELEMENT}(?:{ATTRIBUTE})*\s*/?>|</{ELEMENT}\s*>"
+ENTITY = r"&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][0-9A-Za-z]{1,31});"
+CONTROL_TOKENS = (
+    r"(?i)<\|[a-z_]{1,20}\|>|</?(?:s|pad|unk|mask|cls|sep|bos|eos)\s*/?>"  # tokenizers take them for theirs
+)
+INVISIBLE = r"[\p{Cc}\p{Cf}\p{Co}\u{2028}\u{2029}\u{FFFD}--[\t\n\r]]"
+TERMINAL = r"\x1b\[[0-?]*[ -/]*[@-~]"  # colours and the like
+LINE_ENDS, GAPS = r"[\x0b\x0c\x85\u{2028}\u{2029}]", r"[[\p{Cc}\u{200B}]--[\t\n\r]]"
+# Joiners belong to emoji, and to letters of scripts that shape them; elsewhere, as in `сло\u200dво`, they are dirt.
+JOINED = (
+    r"\p{Extended_Pictographic}\p{Emoji_Modifier}\u{FE0F}\p{Arabic}\p{Syriac}\p{Mongolian}\p{Devanagari}\p{Bengali}"
+    r"\p{Gurmukhi}\p{Gujarati}\p{Oriya}\p{Tamil}\p{Telugu}\p{Kannada}\p{Malayalam}\p{Sinhala}\p{Khmer}"
+)
+JOINERS = r"[\u{200C}\u{200D}]+"
+RULES = ("tags", "entities", "control tokens", "invisible characters", "Unicode form", "spaces", "cut")
 HEAD = 200  # characters of a text that decide about its script
+EXAMPLES, EXAMPLE_BEFORE, EXAMPLE_CHARACTERS = 3, 20, 60  # of a set in the ledger; characters of one
 
 EMPTY, SHORT, LONG = "empty text", "too short", "too long"
 EQUAL, SCRIPT = "anchor equals positive", "other script"
 
+Rewrite = Callable[[pl.Series], pl.Series]
 
-def normalised(texts: pl.Series, cleaning: CleaningConfig, strip_markup: bool) -> pl.Series:
-    """The texts in one Unicode form, with single spaces, no control characters and, if asked, no markup.
+
+@dataclass
+class Changes:
+    """What cleaning changed: texts by rule, and the first examples of each rule as (before, after)."""
+
+    texts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+
+    def add(self, rule: str, before: pl.Series, after: pl.Series) -> None:
+        """Count the texts that differ."""
+        changed = before != after
+        if count := int(changed.sum()):
+            self.texts[rule] += count
+            first = changed.arg_true().head(EXAMPLES)
+            self._keep(rule, map(_example, before.gather(first), after.gather(first)))
+
+    def _keep(self, rule: str, examples: Iterable[tuple[str, str]]) -> None:
+        self.examples[rule] = [*self.examples.get(rule, []), *examples][:EXAMPLES]
+
+    def update(self, later: "Changes") -> None:
+        """Add those of texts that come after."""
+        self.texts.update(later.texts)
+        for rule, examples in later.examples.items():
+            self._keep(rule, examples)
+
+    def by_rule(self) -> dict[str, int]:
+        """How many texts each rule changed, in the order of the rules."""
+        return {rule: self.texts[rule] for rule in RULES if rule in self.texts}
+
+    def chosen(self) -> list[tuple[str, str, str]]:
+        """At most three examples as (rule, before, after), of as many rules as possible; what deletes most first."""
+        places = [(place, rule) for place in range(EXAMPLES) for rule in RULES if rule in self.examples]
+        found = [(rule, *self.examples[rule][place]) for place, rule in places if place < len(self.examples[rule])]
+        return found[:EXAMPLES]
+
+
+def _example(before: str, after: str) -> tuple[str, str]:
+    """Both from shortly before the place where they differ, with escapes for what can't be seen."""
+    shorter = min(len(before), len(after))
+    differ = next((place for place in range(shorter) if before[place] != after[place]), shorter)
+    start = max(0, differ - EXAMPLE_BEFORE)
+    return _shown(before, start), _shown(after, start)
+
+
+def _shown(text: str, start: int) -> str:
+    part = "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text[start : start + EXAMPLE_CHARACTERS]
+    )
+    return f"{'…' * (start > 0)}{part}{'…' * (len(text) > start + EXAMPLE_CHARACTERS)}"
+
+
+def normalised(texts: pl.Series, cleaning: CleaningConfig, strip_markup: bool, changes: Changes) -> pl.Series:
+    """The texts in one Unicode form, with single spaces, no invisible characters and, if asked, no markup.
 
     Line breaks stay (they separate a passage's title from its text). Nulls become empty.
     """
     texts = texts.fill_null("")
     if cleaning.unicode == "NFKC":
-        texts = texts.str.normalize("NFKC")
+        texts = _changed(texts, "Unicode form", lambda some: some.str.normalize("NFKC"), changes)
     suspect = texts.str.contains(SUSPECT)
     if suspect.any():
         places = suspect.arg_true()
-        texts = texts.scatter(places, _rewritten(texts.gather(places), cleaning.unicode, strip_markup))
-    if cleaning.cut_characters is not None:
-        texts = texts.str.slice(0, cleaning.cut_characters)
+        texts = texts.scatter(places, _rewritten(texts.gather(places), cleaning.unicode, strip_markup, changes))
+    if (most := cleaning.cut_characters) is not None:
+        texts = _changed(texts, "cut", lambda some: some.str.slice(0, most), changes)
     return texts
 
 
-def _rewritten(texts: pl.Series, unicode: str, strip_markup: bool) -> pl.Series:
-    if unicode != "none":
-        texts = texts.str.normalize(unicode)  # type: ignore[arg-type]
+def _changed(texts: pl.Series, rule: str, rewrite: Rewrite, changes: Changes, where: str | None = None) -> pl.Series:
+    """The texts rewritten by a rule, which is tried where the pattern occurs, and what it changed counted."""
+    if where is None:
+        after = rewrite(texts)
+        changes.add(rule, texts, after)
+        return after
+    places = texts.str.contains(where).arg_true()
+    if not len(places):
+        return texts
+    return texts.scatter(places, _changed(texts.gather(places), rule, rewrite, changes))
+
+
+def _rewritten(texts: pl.Series, unicode: str, strip_markup: bool, changes: Changes) -> pl.Series:
     if strip_markup:
-        if texts.str.contains("&", literal=True).any():
-            texts = pl.Series(texts.name, [html.unescape(text) for text in texts.to_list()], pl.String)
-        texts = texts.str.replace_all(TAGS, " ")
-    texts = texts.str.replace_all(INVISIBLE, "")
+        # Tags before entities: `&lt;b&gt;` is a text about <b>. Control tokens after both: no text may give one.
+        texts = _changed(texts, "tags", lambda some: some.str.replace_all(TAGS, " "), changes, "<")
+        texts = _changed(texts, "entities", _decoded, changes, ENTITY)
+        texts = _changed(texts, "control tokens", lambda some: some.str.replace_all(CONTROL_TOKENS, " "), changes, "<")
+    texts = _changed(texts, "invisible characters", _visible, changes, INVISIBLE)
+    if unicode != "none":
+        texts = _changed(texts, "Unicode form", lambda some: some.str.normalize(unicode), changes)  # type: ignore[arg-type]
+    return _changed(texts, "spaces", _spaced, changes, SPACES)
+
+
+def _decoded(texts: pl.Series) -> pl.Series:
+    """Character references with their semicolon as the characters they stand for, once."""
+    pattern = re.compile(ENTITY)
+    return pl.Series(texts.name, [pattern.sub(_character, text) for text in texts], pl.String)
+
+
+def _character(reference: re.Match[str]) -> str:
+    found = reference[0]
+    return html.unescape(found) if found[1] == "#" else html5.get(found[1:], found)
+
+
+def _visible(texts: pl.Series) -> pl.Series:
+    """Line ends as breaks, what separates as a space, and nothing of what shows and separates nothing."""
+    texts = texts.str.replace_all(TERMINAL, "").str.replace_all(LINE_ENDS, "\n").str.replace_all(GAPS, " ")
+    texts = texts.str.replace_all(rf"[{INVISIBLE}--[\t\n\r\u{{200C}}\u{{200D}}]]", "")
+    texts = texts.str.replace_all(rf"([^{JOINED}\u{{200C}}\u{{200D}}]){JOINERS}", "$1")
+    return texts.str.replace_all(rf"{JOINERS}([^{JOINED}\u{{200C}}\u{{200D}}]|$)|^{JOINERS}", "$1")
+
+
+def _spaced(texts: pl.Series) -> pl.Series:
     return texts.str.replace_all(r"[^\S\n]+", " ").str.replace_all(r"\s*\n\s*", "\n").str.strip_chars()
 
 
 def drop_reasons(pairs: pl.DataFrame, cleaning: CleaningConfig, source: SourceConfig) -> pl.Series:
     """For each (anchor, positive): why it is dropped, or null."""
-    reasons = no_reason(len(pairs))
-    lengths = [pairs[column].str.len_chars() for column in ("anchor", "positive")]
-    shortest, longest = np.minimum(lengths[0], lengths[1]), np.maximum(lengths[0], lengths[1])
-    tests = [
-        (SCRIPT, _of_other_script(pairs, cleaning, source)),
-        (EQUAL, _equal(pairs["anchor"], pairs["positive"])),
+    texts = [pairs["anchor"], pairs["positive"]]
+    script, *lengths = _tests(texts, cleaning, source)
+    return _last_failed([script, (EQUAL, _equal(*texts)), *lengths])
+
+
+def text_reasons(texts: pl.Series, cleaning: CleaningConfig, source: SourceConfig) -> pl.Series:
+    """For each text: why any pair with it is dropped, or null."""
+    return _last_failed(_tests([texts], cleaning, source))
+
+
+def _tests(columns: list[pl.Series], cleaning: CleaningConfig, source: SourceConfig) -> list[tuple[str, pl.Series]]:
+    """(reason, whether a row's texts fail the test), by rising weight."""
+    lengths = [texts.str.len_chars() for texts in columns]
+    shortest, longest = np.minimum(lengths[0], lengths[-1]), np.maximum(lengths[0], lengths[-1])
+    return [
+        (SCRIPT, _of_other_script(columns, cleaning, source)),
         (LONG, pl.Series(longest > cleaning.max_characters)),
         (SHORT, pl.Series(shortest < cleaning.min_characters)),
         (EMPTY, pl.Series(shortest == 0)),
     ]
-    for reason, failed in tests:  # the last one that fails is the reason given
+
+
+def _last_failed(tests: list[tuple[str, pl.Series]]) -> pl.Series:
+    """The reason of the last test that fails, or null."""
+    reasons = no_reason(len(tests[0][1]))
+    for reason, failed in tests:
         if failed.any():
             reasons = reasons.zip_with(~failed, pl.Series([reason]))
     return reasons
@@ -90,13 +220,13 @@ def comparable(texts: pl.Series) -> pl.Series:
     return lower.str.replace_all(r"[^\p{L}\p{N}]+", " ").str.strip_chars(" ")
 
 
-def _of_other_script(pairs: pl.DataFrame, cleaning: CleaningConfig, source: SourceConfig) -> pl.Series:
+def _of_other_script(columns: list[pl.Series], cleaning: CleaningConfig, source: SourceConfig) -> pl.Series:
     least = cleaning.min_script_share if source.min_script_share is None else source.min_script_share
-    failed = pl.Series([False] * len(pairs), dtype=pl.Boolean)
+    failed = pl.Series([False] * len(columns[0]), dtype=pl.Boolean)
     if cleaning.script == "none" or least == 0:
         return failed
-    for column in ("anchor", "positive"):
-        failed = failed | other_script(pairs[column], cleaning.script, least, cleaning.min_letters)
+    for texts in columns:
+        failed = failed | other_script(texts, cleaning.script, least, cleaning.min_letters)
     return failed
 
 
@@ -113,20 +243,20 @@ def other_script(texts: pl.Series, script: str, least: float, min_letters: int) 
     return pl.Series(failed)
 
 
-def without_wrong_negatives(pairs: pl.DataFrame, min_characters: int) -> tuple[pl.DataFrame, int]:
-    """The pairs without negatives that are empty or equal to the row's anchor or positive, and how many these were."""
+def without_wrong_negatives(pairs: pl.DataFrame, min_characters: int) -> pl.DataFrame:
+    """The pairs without negatives that are empty or equal to the row's anchor or positive."""
     counts = pairs["negatives"].list.len()
     if counts.sum() == 0:
-        return pairs, 0
+        return pairs
     rows = np.repeat(np.arange(len(pairs)), counts.to_numpy())
     negatives = pairs["negatives"].filter(counts > 0).list.explode()
     wrong = (negatives.str.len_chars() < min_characters).to_numpy().copy()
     for column in ("anchor", "positive"):
         wrong |= _equal(negatives, pairs[column].gather(rows)).to_numpy()
     if not wrong.any():
-        return pairs, 0
+        return pairs
     kept = regrouped(negatives.filter(pl.Series(~wrong)), np.bincount(rows[~wrong], minlength=len(pairs)))
-    return pairs.with_columns(kept.alias("negatives")), int(wrong.sum())
+    return pairs.with_columns(kept.alias("negatives"))
 
 
 def regrouped(values: pl.Series, lengths: np.ndarray) -> pl.Series:

@@ -1,4 +1,8 @@
-"""How rows become pairs. Every construction takes a frame of roles and gives anchor, positive, negatives, score."""
+"""How rows become pairs: candidates first, and out of those that cleaning leaves, what the construction takes.
+
+A construction takes a frame of roles and gives anchor, positive, negatives, score; `choice`, equal for candidates of
+which the first is taken; and `row`, by which the taken ones are ordered. A row's negatives are all that it may have.
+"""
 
 from collections.abc import Callable
 
@@ -9,16 +13,20 @@ from configs.schema.data import SourceConfig
 from data.pairs.cleaning import regrouped
 from data.pairs.hashing import combined, text_hashes
 
-PAIRS = {"anchor": pl.String, "positive": pl.String, "negatives": pl.List(pl.String), "score": pl.Float32}
+PAIRS = ("anchor", "positive", "negatives", "score")
 GROUPED = ("nli", "paraphrase_groups")  # need all rows of a group at once
 CHAT = (
     r"(?s)<\|(?:user|prompter|human)\|>\s*(?P<anchor>.*?)\s*(?:</?s>|\s)*"
     r"<\|(?:assistant|bot)\|>\s*(?P<positive>.*?)\s*(?:</s>|<\||$)"
 )
 
-Construction = Callable[[pl.DataFrame, SourceConfig, int], pl.DataFrame]
+Construction = Callable[[pl.DataFrame, SourceConfig], pl.DataFrame]
 NO_NEGATIVES = pl.lit([], dtype=pl.List(pl.String)).alias("negatives")
 NO_SCORE = pl.lit(None, dtype=pl.Float32).alias("score")
+PLACE = pl.int_range(pl.len())
+NO_CHOICE = (PLACE.alias("choice"), PLACE.alias("row"))
+IS_POSITIVE = pl.col("score").is_null() | (pl.col("score") == 1)
+SPARE = 64  # negatives of an entailment: the first one that can be used is taken
 
 
 def turns(rows: pl.DataFrame) -> pl.DataFrame:
@@ -27,89 +35,82 @@ def turns(rows: pl.DataFrame) -> pl.DataFrame:
     return groups.select(pl.col("anchor", "positive").fill_null(""))
 
 
-def pairs(rows: pl.DataFrame, source: SourceConfig, seed: int) -> pl.DataFrame:
+def pairs(rows: pl.DataFrame, source: SourceConfig) -> pl.DataFrame:
     """(anchor, positive) as they stand."""
-    return rows.select("anchor", "positive", NO_NEGATIVES, NO_SCORE)
+    return rows.select("anchor", "positive", NO_NEGATIVES, NO_SCORE, *NO_CHOICE)
 
 
-def triplets(rows: pl.DataFrame, source: SourceConfig, seed: int) -> pl.DataFrame:
+def triplets(rows: pl.DataFrame, source: SourceConfig) -> pl.DataFrame:
     """(anchor, positive) with the negatives of the row."""
-    return with_chosen_negatives(
-        rows.select("anchor", "positive", pl.col("negative").alias("negatives"), NO_SCORE), source, seed
-    )
+    return rows.select("anchor", "positive", pl.col("negative").alias("negatives"), NO_SCORE, *NO_CHOICE)
 
 
-def scored_pairs(rows: pl.DataFrame, source: SourceConfig, seed: int) -> pl.DataFrame:
+def scored_pairs(rows: pl.DataFrame, source: SourceConfig) -> pl.DataFrame:
     """(anchor, positive) with the score brought from the file's range to 0 to 1; or the best pairs alone."""
     assert source.score_range is not None
     least, most = source.score_range
     score = ((pl.col("score") - least) / (most - least)).cast(pl.Float32)
-    made = rows.select("anchor", "positive", NO_NEGATIVES, score)
+    made = rows.select("anchor", "positive", NO_NEGATIVES, score, *NO_CHOICE)
     return made if source.has_scores else made.filter(pl.col("score") == 1).with_columns(NO_SCORE)
 
 
-def query_pos_neg(rows: pl.DataFrame, source: SourceConfig, seed: int) -> pl.DataFrame:
+def query_pos_neg(rows: pl.DataFrame, source: SourceConfig) -> pl.DataFrame:
     """A query with lists of positives and negatives: read in parallel if `list_length` is set, else all with each."""
+    names = {"query": "anchor", "pos": "positive", "neg": "negatives"}
     place = pl.int_ranges(pl.col("pos").list.len()).alias("place")
-    rows = rows.select(
-        pl.col("query").alias("anchor"), pl.col("pos").alias("positive"), pl.col("neg").alias("negatives"), place
-    )
-    if source.positives == "first":
-        rows = rows.with_columns(pl.col("positive", "place").list.head(1))
+    rows = rows.select(*names, place, PLACE.alias("choice")).rename(names)
     made = rows.explode("positive", "place", empty_as_null=False)
     if source.list_length:
         own = pl.col("negatives").list.get("place", null_on_oob=True)
         made = made.with_columns(pl.concat_list(own).list.drop_nulls().alias("negatives"))
-    return with_chosen_negatives(made.select("anchor", "positive", "negatives", NO_SCORE), source, seed)
+    choice, row = NO_CHOICE
+    return made.select(
+        "anchor", "positive", "negatives", NO_SCORE, "choice" if source.positives == "first" else choice, row
+    )
 
 
-def title_text_summary(rows: pl.DataFrame, source: SourceConfig, seed: int) -> pl.DataFrame:
+def title_text_summary(rows: pl.DataFrame, source: SourceConfig) -> pl.DataFrame:
     """Two pairs of an article: (title, text) and (title, summary)."""
     both = rows.select(pl.col("title").alias("anchor"), pl.concat_list("text", "summary").alias("positive"))
-    return both.explode("positive").select("anchor", "positive", NO_NEGATIVES, NO_SCORE)
+    return both.explode("positive").select("anchor", "positive", NO_NEGATIVES, NO_SCORE, *NO_CHOICE)
 
 
-def nli(rows: pl.DataFrame, source: SourceConfig, seed: int) -> pl.DataFrame:
+def nli(rows: pl.DataFrame, source: SourceConfig) -> pl.DataFrame:
     """Entailments as pairs (premise, hypothesis); the k-th takes the k-th negative hypothesis of the same premise.
 
-    Labels under `scores` become further rows with that score; entailments then have the score 1.
+    Behind it stand the ones that follow, in place of one that can't be used. Labels under `scores` become further rows
+    with that score; entailments then have the score 1.
     """
     rows = rows.sort(_order(rows), maintain_order=True)
-    position = pl.int_range(pl.len()).over("group").alias("k")
-    positives = rows.filter(pl.col("label") == "entailment").with_columns(position)
-    if source.pairs_per_group == "one":
-        positives = positives.filter(pl.col("k") == 0)
+    positives = rows.filter(pl.col("label") == "entailment").with_columns(PLACE.over("group").alias("k"))
     negatives = rows.filter(pl.col("label") == (source.negative_label or "")).group_by("group", maintain_order=True)
     made = positives.join(
         negatives.agg(pl.col("hypothesis").alias("negatives")), on="group", how="left", maintain_order="left"
-    )
-    if source.need_negative:
-        made = made.filter(pl.col("negatives").is_not_null())
-    chosen = pl.col("negatives").list.get(pl.col("k") % pl.col("negatives").list.len())
+    ).with_columns(pl.col("negatives").fill_null(NO_NEGATIVES))
+    count, most = pl.col("negatives").list.len(), pl.min_horizontal(pl.col("negatives").list.len(), pl.lit(SPARE))
+    start = pl.when(count > 0).then(pl.col("k") % count).otherwise(0)
+    following = pl.concat_list(pl.col("negatives").list.slice(start, most), pl.col("negatives").list.head(most))
     made = made.with_columns(
-        pl.when(pl.col("negatives").is_null()).then(NO_NEGATIVES).otherwise(pl.concat_list(chosen)).alias("negatives"),
-        pl.lit(1.0 if source.kept_scores else None, dtype=pl.Float32).alias("score"),
+        following.list.head(most).alias("negatives"),
+        pl.lit(1.0 if source.has_scores else None, dtype=pl.Float32).alias("score"),
+        (pl.col("row").min().over("group") if source.pairs_per_group == "one" else pl.col("row")).alias("choice"),
     )
     scored = rows.filter(pl.col("label").is_in(list(source.kept_scores.keys() - {"entailment"})))
     scores = pl.col("label").replace_strict(source.kept_scores, default=None, return_dtype=pl.Float32).alias("score")
-    columns = [
-        pl.col("row"),
-        pl.col("premise").alias("anchor"),
-        pl.col("hypothesis").alias("positive"),
-        "negatives",
-        "score",
-    ]
-    both = pl.concat([made.select(columns), scored.with_columns(NO_NEGATIVES, scores).select(columns)])
-    return with_chosen_negatives(both.sort("row", maintain_order=True).drop("row"), source, seed)
+    scored = scored.with_columns(NO_NEGATIVES, scores, pl.col("row").alias("choice"))
+    names = {"premise": "anchor", "hypothesis": "positive"}
+    columns = [*names, "negatives", "score", "choice", "row"]
+    return pl.concat([made.select(columns), scored.select(columns)]).rename(names)
 
 
-def paraphrase_groups(rows: pl.DataFrame, source: SourceConfig, seed: int) -> pl.DataFrame:
-    """The first two different texts of each group."""
-    rows = rows.sort(_order(rows), maintain_order=True).unique(["group", "text"], keep="first", maintain_order=True)
+def paraphrase_groups(rows: pl.DataFrame, source: SourceConfig) -> pl.DataFrame:
+    """The first two texts of each group that are different, by their column `form` where they have one."""
+    text = "form" if "form" in rows.columns else "text"
+    rows = rows.sort(_order(rows), maintain_order=True).unique(["group", text], keep="first", maintain_order=True)
     groups = rows.group_by("group", maintain_order=True).agg(pl.col("text").head(2), pl.col("row").min())
-    groups = groups.filter(pl.col("text").list.len() == 2).sort("row")
+    groups = groups.filter(pl.col("text").list.len() == 2)
     first, second = pl.col("text").list.get(0).alias("anchor"), pl.col("text").list.get(1).alias("positive")
-    return groups.select(first, second, NO_NEGATIVES, NO_SCORE)
+    return groups.select(first, second, NO_NEGATIVES, NO_SCORE, pl.col("group").alias("choice"), "row")
 
 
 def _order(rows: pl.DataFrame) -> list[pl.Expr]:
@@ -119,11 +120,25 @@ def _order(rows: pl.DataFrame) -> list[pl.Expr]:
     return [pl.col("order").cast(pl.Int64, strict=False), pl.col("order"), pl.col("row")]
 
 
+def first_choices(candidates: pl.DataFrame, source: SourceConfig) -> pl.DataFrame:
+    """The first candidate of each choice, in the order of rows; with `need_negative` only what has one."""
+    if source.need_negative:
+        candidates = candidates.filter(~IS_POSITIVE | (pl.col("negatives").list.len() > 0))
+    return candidates.unique("choice", keep="first", maintain_order=True).sort("row", maintain_order=True)
+
+
+def most_negatives(source: SourceConfig) -> int | None:
+    """How many negatives a pair takes at most; None: all."""
+    return 1 if source.construction == "nli" else source.max_negatives
+
+
 def with_chosen_negatives(made: pl.DataFrame, source: SourceConfig, seed: int) -> pl.DataFrame:
     """At most `max_negatives` of each row, chosen by its texts and the seed; or one row for each negative."""
     if source.negatives == "none":
         return made.with_columns(NO_NEGATIVES)
-    if source.max_negatives is not None:
+    if source.construction == "nli":
+        made = made.with_columns(pl.col("negatives").list.head(1))
+    elif source.max_negatives is not None:
         made = made.with_columns(_sampled(made, source.max_negatives, seed))
     if source.negatives_as_rows:
         made = made.explode("negatives", empty_as_null=True).with_columns(pl.concat_list("negatives").list.drop_nulls())

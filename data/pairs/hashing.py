@@ -37,18 +37,26 @@ def fraction(hashes: Hashes) -> NDArray[np.float64]:
 
 
 class SeenHashes:
-    """A growing set of keys: sorted, 8 bytes a key."""
+    """A growing set of keys, 8 bytes a key: sorted runs, each more than twice as long as the next one."""
 
     def __init__(self) -> None:
-        self.sorted: Hashes = np.empty(0, np.uint64)
+        self.runs: list[Hashes] = []
 
     def add_new(self, hashes: Hashes) -> NDArray[np.bool_]:
         """Add the keys; True where a key was not in the set and comes for the first time in `hashes`."""
-        first = np.zeros(len(hashes), bool)
-        first[np.unique(hashes, return_index=True)[1]] = True
-        new = first & ~contained(hashes, self.sorted)
-        self.sorted = np.union1d(self.sorted, hashes[new])
+        new = np.zeros(len(hashes), bool)
+        new[np.unique(hashes, return_index=True)[1]] = True
+        for run in self.runs:
+            new &= ~contained(hashes, run)
+        self.runs.append(np.sort(hashes[new]))
+        while len(self.runs) > 1 and len(self.runs[-2]) <= 2 * len(self.runs[-1]):
+            self.runs[-2:] = [np.sort(np.concatenate(self.runs[-2:]))]
         return new
+
+    @property
+    def sorted(self) -> Hashes:
+        """All keys, ascending."""
+        return np.sort(np.concatenate(self.runs)) if self.runs else np.empty(0, np.uint64)
 
 
 def contained(hashes: Hashes, ordered: Hashes) -> NDArray[np.bool_]:

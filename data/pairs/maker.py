@@ -3,18 +3,36 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-import numpy as np
 import polars as pl
 
 from configs.schema.data import CleaningConfig, SourceConfig
-from data.pairs.cleaning import drop_reasons, normalised, regrouped, without_wrong_negatives
-from data.pairs.constructions import CONSTRUCTIONS, turns
+from data.pairs.cleaning import (
+    EQUAL,
+    Changes,
+    comparable,
+    drop_reasons,
+    normalised,
+    regrouped,
+    text_reasons,
+    without_wrong_negatives,
+)
+from data.pairs.constructions import (
+    CONSTRUCTIONS,
+    IS_POSITIVE,
+    PAIRS,
+    first_choices,
+    most_negatives,
+    turns,
+    with_chosen_negatives,
+)
 from data.pairs.decontamination import Decontamination
 from data.pairs.hashing import Hashes, combined, text_hashes
 
 TEXT_ROLES = ("anchor", "positive", "title", "text", "summary", "premise", "hypothesis", "query")
 LIST_ROLES = ("negative", "pos", "neg")
 WRONG_NEGATIVES = "negatives, empty or equal to the positive"
+WRONG_ROWS = "rows of a negative that is empty or equal to the positive"
+NO_NEGATIVE = "no negative that can be used"
 
 
 @dataclass
@@ -22,17 +40,12 @@ class PairBatch:
     """Clean pairs out of one frame, with their keys for the duplicate test and what was dropped on the way."""
 
     pairs: pl.DataFrame
-    built: int  # by the construction
+    built: int  # by the construction alone: what it takes of all candidates
     scored: int  # beside them: rows with a score below 1
-    dropped: Counter[str] = field(default_factory=Counter)
-    reported: Counter[str] = field(default_factory=Counter)
-    keys: Hashes = field(default_factory=lambda: np.empty(0, np.uint64))
-
-    def drop(self, reasons: pl.Series) -> None:
-        """Drop the pairs that have a reason, and count them by it."""
-        if reasons.null_count() < len(reasons):
-            self.dropped.update(reasons.drop_nulls().to_list())
-            self.pairs = self.pairs.filter(reasons.is_null())
+    dropped: Counter[str]  # rows of those for which no clean candidate stands in
+    reported: Counter[str]
+    keys: Hashes
+    changes: Changes = field(default_factory=Changes)
 
 
 class PairMaker:
@@ -43,44 +56,85 @@ class PairMaker:
     ) -> None:
         self.source, self.cleaning, self.seed, self.decontamination = source, cleaning, seed, decontamination
         self.strip_markup = cleaning.strip_markup if source.strip_markup is None else source.strip_markup
+        self.construction, self.most_negatives = CONSTRUCTIONS[source.construction], most_negatives(source)
 
     def from_rows(self, frame: pl.DataFrame) -> PairBatch:
         """Pairs of rows as they were read."""
-        return self.from_normalised(self.normalised(frame))
+        frame, changes = self.normalised(frame)
+        batch = self.from_normalised(frame)
+        batch.changes = changes
+        return batch
 
-    def normalised(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """The frame of roles with normalised texts."""
+    def normalised(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, Changes]:
+        """The frame of roles with normalised texts, and what that changed."""
+        changes = Changes()
         if self.source.construction == "chat":
             frame = turns(frame)
-        return frame.with_columns(
-            self._normalised(frame[name]) for name in frame.columns if name in (*TEXT_ROLES, *LIST_ROLES)
-        )
+        texts = [frame[name] for name in frame.columns if name in (*TEXT_ROLES, *LIST_ROLES)]
+        return frame.with_columns(self._normalised(column, changes) for column in texts), changes
 
-    def _normalised(self, column: pl.Series) -> pl.Series:
+    def _normalised(self, column: pl.Series, changes: Changes) -> pl.Series:
         if column.name in LIST_ROLES:
             lengths = column.list.len()
-            flat = self._normalised_texts(column.filter(lengths > 0).list.explode())
+            flat = self._normalised_texts(column.filter(lengths > 0).list.explode(), changes)
             return regrouped(flat, lengths.to_numpy()).alias(column.name)
-        return self._normalised_texts(column)
+        return self._normalised_texts(column, changes)
 
-    def _normalised_texts(self, texts: pl.Series) -> pl.Series:
-        texts = normalised(texts, self.cleaning, self.strip_markup)
+    def _normalised_texts(self, texts: pl.Series, changes: Changes) -> pl.Series:
+        texts = normalised(texts, self.cleaning, self.strip_markup, changes)
         before = self.source.prepend.get(texts.name)
         return texts.zip_with(texts == "", before + texts) if before else texts  # an empty text is dropped later
 
     def from_normalised(self, frame: pl.DataFrame) -> PairBatch:
         """Pairs of rows whose texts are normalised; where the construction needs groups, these are complete."""
-        pairs = CONSTRUCTIONS[self.source.construction](frame, self.source, self.seed)
-        positive = pairs["score"].is_null() | (pairs["score"] == 1)
-        batch = PairBatch(pairs, int(positive.sum()), int((~positive).sum()))
-        batch.drop(drop_reasons(batch.pairs, self.cleaning, self.source))
-        batch.pairs, wrong = without_wrong_negatives(batch.pairs, self.cleaning.min_characters)
-        if wrong:
-            batch.dropped[WRONG_NEGATIVES] += wrong
-        reasons, batch.reported = self.decontamination.find(batch.pairs)
-        batch.drop(reasons)
-        batch.keys = self._keys(batch.pairs)
-        return batch
+        candidates = self.construction(frame, self.source).with_columns(given=pl.col("negatives").list.len())
+        alone = first_choices(candidates, self.source)
+        if self.source.construction == "paraphrase_groups":
+            frame, reported = self._clean_texts(frame)
+            clean = self.construction(frame, self.source).with_columns(given=0)
+        else:
+            clean, reported = self._clean(candidates)
+        taken = first_choices(clean, self.source)
+        positive = alone.select(IS_POSITIVE).to_series()
+        rows = self._rows(alone["given"])
+        pairs = with_chosen_negatives(taken.select(*PAIRS), self.source, self.seed)
+        built, scored = (int(rows.filter(part).sum()) for part in (positive, ~positive))
+        return PairBatch(pairs, built, scored, self._dropped(alone, taken), reported, self._keys(pairs))
+
+    def _clean(self, candidates: pl.DataFrame) -> tuple[pl.DataFrame, Counter[str]]:
+        """The candidates that nothing is wrong with, their negatives too; and the benchmarks that were found."""
+        clean = candidates.filter(drop_reasons(candidates, self.cleaning, self.source).is_null())
+        clean = without_wrong_negatives(clean, self.cleaning.min_characters)
+        reasons, reported = self.decontamination.find(clean)
+        return clean.filter(reasons.is_null()), reported
+
+    def _clean_texts(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, Counter[str]]:
+        """The same for rows of single texts, with the form by which texts are different."""
+        frame = frame.filter(text_reasons(frame["text"], self.cleaning, self.source).is_null())
+        reasons, reported = self.decontamination.find(frame.select(anchor="text", positive=pl.lit("")))
+        frame = frame.filter(reasons.is_null())
+        return frame.with_columns(form=comparable(frame["text"])), reported
+
+    def _rows(self, negatives: pl.Series) -> pl.Series:
+        """How many rows pairs with so many negatives give."""
+        if not self.source.negatives_as_rows or self.source.negatives == "none":
+            return pl.Series([1]).new_from_index(0, len(negatives))
+        return negatives.clip(1, self.most_negatives)
+
+    def _dropped(self, alone: pl.DataFrame, taken: pl.DataFrame) -> Counter[str]:
+        """By reason the rows of what the construction alone takes and cleaning leaves nothing of, and the negatives."""
+        lost = alone.filter(~pl.col("choice").is_in(taken["choice"].implode()))
+        reasons = drop_reasons(lost, self.cleaning, self.source)
+        reasons = reasons.zip_with(reasons.is_not_null(), self.decontamination.find(lost)[0])
+        reasons = reasons.fill_null(NO_NEGATIVE if self.source.need_negative else EQUAL)
+        counted = pl.DataFrame({"reason": reasons, "rows": self._rows(lost["given"])})
+        dropped = Counter(dict(counted.group_by("reason", maintain_order=True).sum().rows()))
+        if self.source.negatives == "none":
+            return dropped
+        given, left = (some.clip(0, self.most_negatives) for some in (taken["given"], taken["negatives"].list.len()))
+        if self.source.negatives_as_rows:
+            return dropped + Counter({WRONG_ROWS: int((self._rows(given) - self._rows(left)).sum())})
+        return dropped + Counter({WRONG_NEGATIVES: int((given - left).sum())})
 
     def _keys(self, pairs: pl.DataFrame) -> Hashes:
         keys = combined(text_hashes(pairs["anchor"]), text_hashes(pairs["positive"]))

@@ -32,15 +32,23 @@ def embedder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def mined(embedder: Path, folder: Path, **settings: object) -> Prepared:
+def mined(embedder: Path, folder: Path, max_rows: int | None = None, **settings: object) -> Prepared:
     config = composed("data.dev.anchors=0")
     gazeta = config.data.sources["gazeta"]
     gazeta.negatives, gazeta.construction, gazeta.columns = "mine", "pairs", {"anchor": "title", "positive": "text"}
+    gazeta.max_rows = max_rows
     config.data.sources, config.data.held_out = {"gazeta": gazeta}, {}
     config.data.mining.model = str(embedder)
     for name, value in settings.items():
         setattr(config.data.mining, name, value)
     return run_config(config, folder)
+
+
+def test_mining_that_finds_nothing_says_so(embedder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING"):
+        prepared = mined(embedder, tmp_path, max_rows=1)
+    assert prepared.ledger["gazeta"]["negatives"] == 0
+    assert "gazeta: mining found no negative for any of 1 pairs: give it more rows" in caplog.text
 
 
 def test_the_negative_is_the_nearest_other_text(embedder: Path, tmp_path: Path) -> None:

@@ -184,5 +184,24 @@ def test_batches_with_nothing_to_tell_apart_are_left_out() -> None:
 
 
 def test_a_set_below_one_multiple_is_refused() -> None:
-    with pytest.raises(UserError, match="7 rows give no batch of at least 8"):
+    with pytest.raises(UserError, match=r"7 rows give no batch of at least 8.*give it more rows"):
         plan(set_rows("tiny", 7))
+
+
+def test_a_set_with_one_common_text_is_refused_for_that() -> None:
+    rows = set_rows("common", 64)
+    same = dataclasses.replace(rows, positives=np.full(64, 999))
+    what = r"64 rows give no batch .*: 64 have the same positive, and a batch takes a text once \(set common\)"
+    with pytest.raises(UserError, match=rf"{what}; give it rows with another positive, or .*sets.common.weight=0"):
+        plan(same)
+    with pytest.raises(UserError, match="60 have the same anchor"):
+        plan(dataclasses.replace(rows, anchors=np.maximum(np.arange(64), 59)))
+
+
+def test_a_set_of_scores_alone_is_refused_for_them() -> None:
+    rows = set_rows("scored", 64)
+    rows.scores[:] = 0.5
+    with pytest.raises(UserError, match="64 have a score below 1, which AnglE alone takes"):
+        plan(rows)
+    with pytest.raises(UserError, match="64 have one score and no negatives"):
+        plan(dataclasses.replace(rows, angle=True))

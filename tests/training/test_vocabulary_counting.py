@@ -134,6 +134,31 @@ def test_languages_are_counted_apart_and_their_texts_ends_with_them(tmp_path: Pa
     assert found.texts == {"ru": 2, "mixed": 1, "de": 1}
 
 
+def test_a_text_counts_once_however_often_it_stands_in_the_corpora(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(tiny_base() / "tokenizer.json"))
+    repeated = "старый дом у реки\n" * 100 + "лес\n"
+    corpora = [
+        text_corpus(tmp_path, "a", repeated, "ru"),
+        text_corpus(tmp_path, "b", "лес\nстарый дом у реки\nпоезд\n", "ru"),
+        text_corpus(tmp_path, "mixed", "поезд\n" * 7, "script"),
+    ]
+    found = count_pieces(corpora, tokenizer, ["ru"], 1200)
+    once = brute_force(tokenizer, ["старый дом у реки", "лес", "поезд", "поезд"], 1200)  # a mixed text is another one
+    once[[0, 2]] += 4
+    np.testing.assert_array_equal(found.occurrences["ru"], once)
+    assert found.texts == {"a": 101, "b": 3, "mixed": 7}
+
+
+def test_words_of_foreign_scripts_count_for_no_language(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(tiny_base() / "tokenizer.json"))
+    text = "дом γάτα 25 iPhone-чехол 猫 — in 5µ"
+    found = count_pieces([text_corpus(tmp_path, "mixed", f"{text}\n", "script")], tokenizer, ["ru"], 1200)
+    own = brute_force(tokenizer, ["дом 25 iPhone-чехол — 5µ"], 1200)
+    own[[0, 2]] += 1
+    np.testing.assert_array_equal(found.occurrences["ru"], own)
+    np.testing.assert_array_equal(found.others, brute_force(tokenizer, ["γάτα 猫 in"], 1200))
+
+
 def test_languages_of_one_script_share_the_words_of_a_mixed_corpus(tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_file(str(tiny_base() / "tokenizer.json"))
     corpora = [text_corpus(tmp_path, "mixed", "үлкен дом in London\n", "script")]

@@ -12,7 +12,7 @@ from configs.schema.init import BaseConfig, InitConfig
 from pipeline.core.errors import UserError
 from tests.support.small_bases import tiny_base, true_tokenizer
 from training.bases.random_model import model_config
-from training.vocabulary.selection import characters_of, covering_ids, scripts_of, select
+from training.vocabulary.selection import OTHER, characters_of, covering_ids, scripts_of, select
 from training.vocabulary.tokenizer_file import TokenizerFile
 
 NOTHING = np.array([], dtype=np.int64)
@@ -102,6 +102,20 @@ def test_max_size_keeps_the_fixed_ids_and_the_most_frequent_others(tokenizer: To
     dropped = np.setdiff1d(everything.kept, cut.kept)
     chosen = np.setdiff1d(cut.kept, fixed.kept)
     assert occurrences["ru"][dropped].max() <= occurrences["ru"][chosen].min()
+
+
+def test_pieces_of_other_scripts_need_the_strictest_count_and_weigh_little(tokenizer: TokenizerFile) -> None:
+    nothing, many = np.zeros(tokenizer.size, dtype=np.int64), counts(tokenizer, 5) * 1000
+    others = nothing.copy()
+    others[[300, 301]] = 3, 10
+    thresholds = InitConfig(rule="notebook", min_counts={"ru": 3, "en": 10})
+    kept = select(tokenizer, {"ru": nothing, "en": nothing, OTHER: others}, thresholds, ["ru", "en"], NOTHING).kept
+    assert 301 in kept and 300 not in kept
+    assert {300, 301} <= set(select(tokenizer, {"ru": nothing, OTHER: others}, InitConfig(), ["ru"], NOTHING).kept)
+    many[[300, 301]] = 0
+    size = len(select(tokenizer, {"ru": many, OTHER: others}, InitConfig(), ["ru"], NOTHING).kept) - 2
+    cut = select(tokenizer, {"ru": many, OTHER: others}, InitConfig(max_size=size), ["ru"], NOTHING).kept
+    assert not {300, 301} & set(cut)
 
 
 def test_pieces_of_the_prompts_stay(tokenizer: TokenizerFile) -> None:

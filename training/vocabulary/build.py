@@ -11,7 +11,7 @@ from pipeline.core.models import read_tokenizer
 from training.vocabulary.certificate import certify
 from training.vocabulary.corpora import find_corpora
 from training.vocabulary.language_counts import count_pieces
-from training.vocabulary.selection import select
+from training.vocabulary.selection import OTHER, select
 from training.vocabulary.shrinking import shrink, write_id_map
 from training.vocabulary.tokenizer_file import TokenizerFile
 
@@ -25,7 +25,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     counts = count_pieces(corpora, before, config.languages, tokenizer.size, config.init.scripts)
     prompts = before.encode_batch([prompt for prompt in config.base.prompts.values() if prompt])
     needed = np.unique(np.array([token for prompt in prompts for token in prompt.ids], dtype=np.int64))
-    selection = select(tokenizer, counts.occurrences, config.init, config.languages, needed)
+    selection = select(tokenizer, {**counts.occurrences, OTHER: counts.others}, config.init, config.languages, needed)
     with stage.scratch() as scratch:
         (scratch / "vocabulary").mkdir()
         sizes = shrink(base, scratch, tokenizer, selection.kept)

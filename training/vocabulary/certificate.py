@@ -18,7 +18,7 @@ from pipeline.core.console import progress, quiet
 from pipeline.core.models import read_tokenizer
 from training.vocabulary.corpora import Corpus, local_files, text_lines
 from training.vocabulary.language_counts import LanguageCounts
-from training.vocabulary.selection import Selection
+from training.vocabulary.selection import OTHER, Selection
 from training.vocabulary.shrinking import Sizes
 from training.vocabulary.tokenizer_file import Ids, TokenizerFile
 
@@ -71,6 +71,7 @@ def certify(
         },
         "kept_by_reason": selection.reasons,
         "languages": language_shares(counts.occurrences, selection.kept),
+        "other_scripts": language_shares({OTHER: counts.others}, selection.kept)[OTHER],
         "checked": {
             name: {
                 "source": sources.get(name, "local file"),

@@ -1,18 +1,22 @@
 """Counts of pieces for each language, over all corpora."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import polars
 from tokenizers import Tokenizer
 
 from configs.schema.init import BY_SCRIPT
+from data.pairs.hashing import SeenHashes, text_hashes
 from pipeline.core.console import progress
 from pipeline.core.errors import UserError
 from training.vocabulary.corpora import Corpus
 from training.vocabulary.counting import Counts, WordCounter, end_tokens, piece_counts
-from training.vocabulary.selection import scripts_of
+from training.vocabulary.selection import OTHER, scripts_of
+
+FOREIGN = r"[\p{L}--[\p{Common}\p{Inherited}]]"  # asked of words without a letter of the languages' scripts
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,8 @@ class LanguageCounts:
     """What counting found."""
 
     occurrences: dict[str, Counts]  # language -> how often each id occurs, special tokens of the ends included
-    texts: dict[str, int]  # corpus -> texts
+    others: Counts  # the same of words in scripts of none of the languages
+    texts: dict[str, int]  # corpus -> texts, also those that were counted before
 
 
 def count_pieces(
@@ -28,18 +33,24 @@ def count_pieces(
 ) -> LanguageCounts:
     """Count the pieces of all corpora for each language; `scripts` are those of languages that are not known.
 
+    A text is counted once for a language, however often it stands in the corpora: a passage that is the negative of a
+    hundred queries says no more about the language than one of a single query.
+
     Raises:
         UserError: a corpus without texts, a language without any, or what reading a corpus raises.
     """
-    counters: dict[str, WordCounter] = {}
+    counters: dict[str, DistinctTexts] = {}
     texts: dict[str, int] = {}
     for corpus in progress(corpora, "counting words", total=len(corpora)):
         texts[corpus.name] = _count_words(corpus, tokenizer, languages, counters)
         if not texts[corpus.name]:
             where = f"{corpus.name}: {', '.join(map(str, corpus.files[:3]))}"
             raise UserError("a corpus has no texts", where=where, remedy="mend init.corpora or the file")
-    occurrences = {}
+    occurrences, others = {}, np.zeros(size, dtype=np.int64)
     for language, words, whole, ends in _by_language(counters, languages, scripts):
+        if language == OTHER:
+            others = piece_counts(tokenizer, words, whole, size)
+            continue
         if not len(words) and not whole:
             remedy = "add a corpus for it under init.corpora, or take it out of languages"
             raise UserError(
@@ -48,16 +59,28 @@ def count_pieces(
         occurrences[language] = piece_counts(tokenizer, words, whole, size)
         for token in end_tokens(tokenizer):
             occurrences[language][token] += ends
-    return LanguageCounts(occurrences, texts)
+    return LanguageCounts(occurrences, others, texts)
 
 
-def _count_words(corpus: Corpus, tokenizer: Tokenizer, languages: list[str], counters: dict[str, WordCounter]) -> int:
+class DistinctTexts(WordCounter):
+    """Counts the words of each text once; in memory are 8 bytes a text."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__(tokenizer)
+        self._seen = SeenHashes()
+
+    def add(self, texts: Iterable[str]) -> None:
+        column = polars.Series("text", texts, dtype=polars.String)
+        super().add(column.filter(polars.Series(self._seen.add_new(text_hashes(column)))))
+
+
+def _count_words(corpus: Corpus, tokenizer: Tokenizer, languages: list[str], counters: dict[str, DistinctTexts]) -> int:
     """Add the corpus' words to the counters of its languages; returns its number of texts."""
     number = 0
     for language, batch in corpus.texts():
         number += len(batch)
         if language not in counters and language in (*languages, BY_SCRIPT):
-            counters[language] = WordCounter(tokenizer)
+            counters[language] = DistinctTexts(tokenizer)
         if language in counters:
             counters[language].add(batch)
     return number
@@ -68,7 +91,8 @@ def _by_language(
 ) -> Iterator[tuple[str, polars.DataFrame, Counter[str], int]]:
     """(language, words, whole texts, number of texts); the words of mixed corpora go where their script belongs.
 
-    Texts of mixed corpora have no language of their own: their ends are counted with the first one.
+    Words of foreign scripts come last, as those of OTHER. Texts of mixed corpora have no language of their own: their
+    ends are counted with the first one.
     """
     mixed = counters.get(BY_SCRIPT)
     # A language that is not known is taken to be written in the first of the further scripts.
@@ -85,13 +109,15 @@ def _by_language(
             ends += own.texts
         together = polars.concat(words) if words else WordCounter.no_words()
         yield language, together, whole, ends
+    if mixed:
+        yield OTHER, *parts[OTHER], 0
 
 
 def _by_script(counter: WordCounter, scripts: Mapping[str, str]) -> dict[str, tuple[polars.DataFrame, Counter[str]]]:
     """Words and whole texts of a mixed corpus by language: those whose first known script is the language's own.
 
-    Languages of one script share its words: each counts them all. Words without letters of any of the scripts go with
-    the first language's.
+    Languages of one script share its words: each counts them all. Words without letters go with the first language's,
+    those with letters of other scripts alone to OTHER.
     """
     whole = polars.DataFrame(
         {"word": list(counter.whole), "count": list(counter.whole.values())},
@@ -100,11 +126,12 @@ def _by_script(counter: WordCounter, scripts: Mapping[str, str]) -> dict[str, tu
     found = polars.coalesce(
         *(polars.when(polars.col("word").str.contains(rf"\p{{{script}}}")).then(polars.lit(script))
           for script in dict.fromkeys(scripts.values())),
+        polars.when(polars.col("word").str.contains(FOREIGN)).then(polars.lit(OTHER)),
         polars.lit(next(iter(scripts.values()))),
     )  # fmt: skip
     parts = {}
     words, whole = counter.words().with_columns(script=found), whole.with_columns(script=found)
-    for name, script in scripts.items():
+    for name, script in {**scripts, OTHER: OTHER}.items():
         own = whole.filter(script=script)
         parts[name] = (
             words.filter(script=script).drop("script"),

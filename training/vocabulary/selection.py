@@ -10,6 +10,7 @@ from configs.schema.init import InitConfig
 from pipeline.core.errors import UserError
 from training.vocabulary.tokenizer_file import Ids, TokenizerFile
 
+OTHER = "other"  # stands for all languages that are not asked for
 LOW_IDS = 100  # the notebook keeps ids up to this one whenever they were seen
 # Language -> Unicode scripts, the main one first. A language that is not here needs `init.scripts`.
 WRITTEN_IN = {
@@ -60,7 +61,7 @@ def select(
     """Choose ids by the config's rule.
 
     Args:
-        counts: language -> how often each id occurs, shape [tokenizer.size].
+        counts: language -> how often each id occurs, shape [tokenizer.size]; OTHER counts as the strictest of them.
         needed: ids that stay whatever their counts, such as those of the prompts.
 
     The special tokens and one piece with the minimum score always stay. The score of an unknown character is the
@@ -135,14 +136,18 @@ def cut(kept: Ids, fixed: Ids, counts: Mapping[str, Ids], size: int) -> Ids:
     if len(fixed) > size:
         what = f"max_size {size} would drop special tokens or characters: {len(fixed)} ids must stay"
         raise UserError(what, where="config key init.max_size", remedy=f"raise it to at least {len(fixed)}")
-    share = sum(count / max(count.sum(), 1) for count in counts.values())
+    spoken = {language: count for language, count in counts.items() if language != OTHER}
+    share = sum(count / max(count.sum(), 1) for count in spoken.values())
+    if OTHER in counts:
+        share = share + counts[OTHER] / max(sum(count.sum() for count in spoken.values()), 1)
     free = np.setdiff1d(kept, fixed)
     best = free[np.argsort(-np.asarray(share)[free], kind="stable")]
     return np.union1d(fixed, best[: size - len(fixed)])
 
 
 def _least(language: str, config: InitConfig) -> int:
-    return config.min_counts.get(language, config.min_count)
+    strictest = max([config.min_count, *config.min_counts.values()])
+    return config.min_counts.get(language, strictest if language == OTHER else config.min_count)
 
 
 def scripts_of(languages: Iterable[str], further: Iterable[str] = ()) -> list[str]:

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 
 from benchmarks import data_with_datasets as oracle
 from configs.schema.data import CleaningConfig, SourceConfig
-from data.pairs.cleaning import comparable, drop_reasons, normalised, other_script, without_wrong_negatives
+from data.pairs.cleaning import (
+    Changes,
+    comparable,
+    drop_reasons,
+    normalised,
+    other_script,
+    without_wrong_negatives,
+)
 
 PIECES = [
     "мир",
@@ -38,24 +45,40 @@ PIECES = [
     "<|user|>",
     "«",
     "\ufeff",
+    "\u00ad",
+    "\u200d",
+    "\x0c",
+    "\x00",
+    "\u2028",
+    "&copy=2",
+    "&lt;b&gt;",
+    "&#769;",
+    "&nosuch;",
+    "<b и c>",
+    "<a href='x'>",
+    "<!-- \n -->",
 ]
 TEXTS = st.lists(st.sampled_from(PIECES), max_size=12).map("".join)
 SOURCE = SourceConfig(title="x", side="symmetric")
 CLEANING = CleaningConfig()
 
 
+def cleaned(texts: list[str], cleaning: CleaningConfig = CLEANING, strip_markup: bool = True) -> list[str]:
+    return normalised(pl.Series(texts, dtype=pl.String), cleaning, strip_markup, Changes()).to_list()
+
+
 @given(st.lists(TEXTS, max_size=8))
 @settings(max_examples=200, deadline=None)
 def test_normalisation_agrees_with_plain_python(texts: list[str]) -> None:
-    found = normalised(pl.Series(texts, dtype=pl.String), CLEANING, strip_markup=True).to_list()
+    found = cleaned(texts)
     assert found == [oracle.normalised(text) for text in texts]
 
 
 @given(st.lists(TEXTS, max_size=8))
 @settings(max_examples=100, deadline=None)
 def test_normalised_texts_stay_as_they_are(texts: list[str]) -> None:
-    once = normalised(pl.Series(texts, dtype=pl.String), CLEANING, strip_markup=False)
-    assert normalised(once, CLEANING, strip_markup=False).equals(once)
+    once = cleaned(texts, strip_markup=False)
+    assert cleaned(once, strip_markup=False) == once
 
 
 @given(st.lists(st.text(alphabet="абвгёЁАБabc 12.,!?-—«»\n", max_size=60), max_size=6))
@@ -69,14 +92,72 @@ def test_comparable_form_and_script_agree_with_plain_python(texts: list[str]) ->
 @pytest.mark.parametrize("form", ["NFC", "NFKC"])
 def test_unicode_forms(form: str) -> None:
     texts = ["ﬁn И\u0306од x²", "\u212b"]
-    found = normalised(pl.Series(texts), CleaningConfig(unicode=form), strip_markup=True).to_list()
+    found = cleaned(texts, CleaningConfig(unicode=form))
     assert found == [unicodedata.normalize(form, text) for text in texts]
 
 
 def test_markup_and_cutting_are_settings() -> None:
-    text = pl.Series(["<p>Длинный  текст</p>"])
-    assert normalised(text, CLEANING, strip_markup=False).to_list() == ["<p>Длинный текст</p>"]
-    assert normalised(text, CleaningConfig(cut_characters=7), strip_markup=True).to_list() == ["Длинный"]
+    text = ["<p>Длинный  текст</p>"]
+    assert cleaned(text, strip_markup=False) == ["<p>Длинный текст</p>"]
+    assert cleaned(text, CleaningConfig(cut_characters=7)) == ["Длинный"]
+
+
+KEPT = [
+    "если a <b и c> d",
+    "если a<b, то c>d",
+    "<b and c> и </b c>",
+    "x<y и <город> на карте",
+    "адрес /?id=1&section=3&copy=2&lt=5",
+    "Рога & Копыта, AT&T; &такая;",
+    "&notit; и &nosuch;",
+    "вопрос -> ответ <- 3 < 5 > 2",
+    "семья 👨\u200d👩\u200d👧 и флаг 🏴\u200d☠️",
+    "می\u200cخواهم",
+    "क्\u200dष",
+]
+MENDED = {
+    "<p class=x id = 'y'>Абзац</p><br/>конец <img src=a.png hidden>": "Абзац конец",
+    "до <!-- заметка\nв две строки --> после": "до после",
+    "&laquo;Ёлка&raquo; &amp;amp; &#1071;&#x42f;": "«Ёлка» &amp; ЯЯ",
+    "тег &lt;b&gt; делает жирным": "тег <b> делает жирным",
+    "знак &lt;/s&gt; и <mask> и <|user|> для модели": "знак и и для модели",
+    "Красный\u200bкот": "Красный кот",
+    "мяг\u00adкий сло\u200dво сло\u200cво \u2060вместе\ufeff": "мягкий слово слово вместе",
+    "\u202eсправа налево\u202c": "справа налево",
+    "нуль\x00байт": "нуль байт",
+    "\x1b[31mцвет\x1b[0m": "цвет",
+    "страница\x0cстраница\u2028строка": "страница\nстраница\nстрока",
+    "и&#774; ёлка": "й ёлка",
+}
+
+
+@pytest.mark.parametrize("text", KEPT)
+def test_what_only_looks_like_markup_or_means_something_stays(text: str) -> None:
+    assert cleaned([text]) == [text]
+
+
+@pytest.mark.parametrize("text", MENDED)
+def test_markup_goes_and_every_character_does_as_it_means(text: str) -> None:
+    assert cleaned([text]) == [MENDED[text]]
+
+
+def test_changes_are_counted_by_rule_with_examples_that_show_them() -> None:
+    texts = [f"Слово {number} &laquo;в кавычках&raquo;" for number in range(5)]
+    texts += ["Чистый текст", "о" * 100 + "дин\u200bдва", "<b>Жирный</b>  шрифт"]
+    changes = Changes()
+    normalised(pl.Series(texts[:3]), CLEANING, True, changes)
+    later = Changes()
+    normalised(pl.Series(texts[3:]), CLEANING, True, later)
+    changes.update(later)
+    assert changes.by_rule() == {"tags": 1, "entities": 5, "invisible characters": 1, "spaces": 1}
+    assert changes.chosen() == [
+        ("tags", "<b>Жирный</b>  шрифт", " Жирный   шрифт"),
+        ("entities", "Слово 0 &laquo;в кавычках&raquo;", "Слово 0 «в кавычках»"),
+        ("invisible characters", "…" + "о" * 17 + "дин\\u200bдва", "…" + "о" * 17 + "дин два"),
+    ]
+    only = Changes()
+    normalised(pl.Series(texts[:5]), CLEANING, True, only)
+    assert [before[6] for _, before, _ in only.chosen()] == ["0", "1", "2"]
 
 
 def pairs(rows: list[tuple[str, str, list[str]]]) -> pl.DataFrame:
@@ -105,10 +186,8 @@ def test_short_foreign_titles_and_mixed_texts_pass() -> None:
     assert other_script(texts, "Cyrillic", 0.4, 20).to_list() == [False, False]
 
 
-def test_negatives_that_equal_the_pair_are_dropped_and_counted() -> None:
+def test_negatives_that_equal_the_pair_are_dropped() -> None:
     frame = pairs(
         [("Вопрос", "Ответ", ["ответ!", "Другое", "", "вопрос?"]), ("Иное", "Да", []), ("Ещё", "Нет", ["Да"])]
     )
-    kept, dropped = without_wrong_negatives(frame, 2)
-    assert kept["negatives"].to_list() == [["Другое"], [], ["Да"]]
-    assert dropped == 3
+    assert without_wrong_negatives(frame, 2)["negatives"].to_list() == [["Другое"], [], ["Да"]]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.schema.data import CleaningConfig, SourceConfig
-from data.pairs.constructions import CONSTRUCTIONS, turns
+from data.pairs.constructions import CONSTRUCTIONS, first_choices, turns, with_chosen_negatives
 from data.pairs.decontamination import Decontamination
 from data.pairs.maker import PairMaker
 
@@ -16,9 +16,8 @@ LABELS = ["entailment", "neutral", "contradiction"]
 def made(construction: str, rows: dict[str, list], **fields: object) -> list[tuple]:
     source = SourceConfig(title="x", side="symmetric", construction=construction, **fields)  # type: ignore[arg-type]
     frame = pl.DataFrame(rows).with_columns(pl.int_range(pl.len()).alias("row"))
-    pairs = CONSTRUCTIONS[construction](frame, source, 42)
-    assert pairs.columns == ["anchor", "positive", "negatives", "score"]
-    return pairs.rows()
+    taken = first_choices(CONSTRUCTIONS[construction](frame, source), source)
+    return with_chosen_negatives(taken, source, 42).select("anchor", "positive", "negatives", "score").rows()
 
 
 def test_articles_give_title_with_text_and_with_summary() -> None:
@@ -153,5 +152,5 @@ def test_a_text_is_prepended_to_all_texts_of_its_role_but_empty_ones() -> None:
     source = SourceConfig("x", "symmetric", construction="triplets", prepend={"positive": "P: ", "negative": "N: "})
     maker = PairMaker(source, CleaningConfig(), 42, Decontamination())
     rows = {"anchor": ["a", "b"], "positive": ["p", None], "negative": [["n", ""], ["m"]]}
-    found = maker.normalised(pl.DataFrame(rows))
+    found, _ = maker.normalised(pl.DataFrame(rows))
     assert found.rows() == [("a", "P: p", ["N: n", ""]), ("b", "", ["N: m"])]
