@@ -12,6 +12,8 @@ from merging.simplex import draw_simplex
 from pipeline.core.artefact import StageFolder, write_json
 from pipeline.core.console import show_table
 
+VERDICTS = {True: "yes", False: "no", None: "not guarded"}
+
 
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     """Choose weights, write the model and how it was chosen; returns the metrics of the choice."""
@@ -56,8 +58,8 @@ def show_comparison(comparison: Comparison, settings: MergingConfig) -> None:
         scores = [candidate.dev, *(candidate.sides[side] for side in sides), candidate.guard_loss]
         reported = [comparison.reported[name][key] for key in held_out]
         taken = f"{name} *" if name == comparison.method else name
-        rows.append([taken, *weights, *scores, "yes" if candidate.allowed else "no", *reported])
-    columns = ["merge (* taken)", *settings.models, "dev", *sides, "guard loss", "allowed", *held_out]
+        rows.append([taken, *weights, *scores, VERDICTS[candidate.allowed], *reported])
+    columns = ["merge (* taken)", *settings.models, "dev", *sides, "guard loss (95 %)", "allowed", *held_out]
     show_table("merges on dev rows", columns, rows)
 
 
@@ -67,7 +69,9 @@ def metrics(comparison: Comparison) -> dict[str, Any]:
     scores: dict[str, Any] = {}
     if chosen := comparison.chosen:
         scores = {"dev": chosen.dev, **{f"dev_{side}": score for side, score in chosen.sides.items()}}
-        scores |= {"guard_loss": chosen.guard_loss, "dev_under_guard": chosen.dev if chosen.allowed else None}
+        loss = chosen.guard_loss
+        scores["guard_loss"] = loss.mean if loss else None
+        scores["dev_under_guard"] = None if chosen.allowed is False else chosen.dev
     return {"method": comparison.method, **weights, **scores, "candidates": len(comparison.candidates)}
 
 

@@ -128,7 +128,7 @@ CHAIN = {stage.name: stage for stage in [
     ),
     *map(side, SIDES),
     Stage(
-        "merge", 2, "merging.merge:build",
+        "merge", 3, "merging.merge:build",
         needs=lambda c: [*c.merging.models, "data"],
         settings=lambda c: {"merging": c.merging, "dev": dev_settings(c),
                             "precision": c.precision, "attention": c.base.attention},

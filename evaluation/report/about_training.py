@@ -119,11 +119,17 @@ def _compared(found: dict[str, Any]) -> Table:
     for name, row in compared.items():
         marked = name.replace("_", " ") + (TAKEN if name == found.get("method") else "")
         weights = [_fixed(row.get(f"weight_{model}")) for model in models]
-        scores = [_fixed(row.get(key)) for key in ("dev", *sides, "guard_loss")]
-        rows.append([marked, *weights, *scores, show.number(row.get("allowed"))])
+        scores = [*(_fixed(row.get(key)) for key in ("dev", *sides)), _guard_loss(row)]
+        allowed = "not guarded" if row.get("allowed") is None else show.number(row["allowed"])
+        rows.append([marked, *weights, *scores, allowed])
     columns = ["", *(f"weight of {name}" for name in models), "dev", *(f"dev {side}" for side in sides)]
     caption = "Models and ways of weighing them on the dev sets; * is the one taken"
-    return Table(caption, [*columns, "guard loss", "allowed"], rows)
+    return Table(caption, [*columns, "guard loss (95 %)", "allowed"], rows)
+
+
+def _guard_loss(row: dict[str, Any]) -> str:
+    ends = [_fixed(row.get(f"guard_loss_{end}")) for end in ("low", "high")]
+    return f"{_fixed(row['guard_loss'])} ({' – '.join(ends)})" if row.get("guard_loss") is not None else show.DASH
 
 
 def _fixed(value: float | None) -> str:
