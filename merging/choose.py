@@ -5,6 +5,7 @@ To add a method, write a function under `@method` and add its name to configs/sc
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from data.artefact import PairSet, read_dev_sets, read_held_out_set, require_uns
 from merging.blend import Blend, State, floating
 from merging.lm_cocktail import Cocktail, cocktail_of, few_shot_examples
 from merging.mergekit import mergekit_merge, require_mergekit
-from merging.search import SIMPLEX, Candidate, Region, Scorer, best_of_grid, beyond
+from merging.search import SIMPLEX, Candidate, Region, Scorer, best_of_grid, beyond, grid
 from pipeline.core.console import log, progress
 from pipeline.core.errors import UserError
 from pipeline.core.precision import attention_implementation, uses_bfloat16
@@ -42,9 +43,15 @@ class Choice:
         return self.config.merging
 
     def search(self, region: Region, origin: str) -> Candidate | None:
-        """The best candidate of a region that the guard allows."""
-        score, settings = partial(self.scorer.score, origin=origin), self.settings
-        return best_of_grid(region, self.blend.names, settings.grid_step, settings.refinements, score, origin)
+        """The best candidate of a region that the guard doesn't reject; says why there is none."""
+        score, settings, names = partial(self.scorer.score, origin=origin), self.settings, self.blend.names
+        best = best_of_grid(region, names, settings.grid_step, settings.refinements, score, origin)
+        if best is None and any(grid(region, len(names) - 1, Fraction(settings.grid_step).limit_denominator(1000))):
+            log.warning("merge: the guard allows no %s candidate", origin)
+        elif best is None:
+            what = "merge: there is no %s candidate: no multiple of merging.grid_step=%g lies within its bounds"
+            log.warning(what, origin, settings.grid_step)
+        return best
 
 
 Method = Callable[[Choice], Candidate | None]
@@ -134,7 +141,8 @@ def compare(config: Config, models: Mapping[str, Path], data: Path) -> Compariso
     blend = Blend(models, uses_bfloat16(config.precision), attention_of(config), config.token_budget)
     limits = settings.guard_queries, settings.guard_candidates
     guard = held_out_evaluators(guard_sets, blend, config.training.dev_length, *limits)
-    choice = Choice(config, models, blend, sets, Scorer(blend, dev_scores(config, sets, blend), guard, settings.guard))
+    scorer = Scorer(blend, dev_scores(config, sets, blend), guard, settings.guard, config.seed)
+    choice = Choice(config, models, blend, sets, scorer)
     compared = scored_methods(choice)
     chosen = compared[settings.method]
     comparison = Comparison(settings.method, chosen.weights, compared, choice.scorer.candidates, choice.cocktail)
@@ -188,6 +196,11 @@ def held_out_evaluators(
         pairs.name: retrieval(pairs, prompts_of(blend.model, pairs.side), pairs.passages(), queries, passages)
         for pairs in sets
     }
+    for name in (name for name, evaluator in evaluators.items() if len(evaluator.queries) < 2):
+        remedy = "name another set; only hundreds of queries tell a loss of a hundredth"
+        raise UserError(
+            f"set {name} has one query, which has no interval", where="merging.guard_sources", remedy=remedy
+        )
     return Evaluators(evaluators, blend.model, max_length, blend.bfloat16, blend.token_budget)
 
 
@@ -205,15 +218,28 @@ def scored_methods(choice: Choice) -> dict[str, Candidate]:
     for name in methods:
         own = METHODS.get(name)
         candidate = own(choice) if own else choice.scorer.score_state(mergekit_state(choice, name), name)
-        if candidate is None:
-            log.warning("merge: the guard allows no %s candidate", name)
-        else:
+        if candidate is not None:
             compared[name] = candidate
-    chosen = compared[settings.method]
-    if not chosen.allowed:
-        what = "merge: %s loses %.4f nDCG@10 on a guard set, more than merging.guard=%s"
-        log.warning(what, settings.method, chosen.guard_loss, settings.guard)
+    if settings.method not in compared:
+        remedy = "take merging=search, raise merging.guard, or look at more points: merging.grid_step"
+        raise UserError(f"there is no {settings.method} candidate to take", where="merging.method", remedy=remedy)
+    warn_of_the_guard(choice, compared)
     return compared
+
+
+def warn_of_the_guard(choice: Choice, compared: Mapping[str, Candidate]) -> None:
+    """Name guard sets with too few queries to see the limit, and a taken merge that is surely beyond it."""
+    limit, chosen = choice.settings.guard, compared[choice.settings.method]
+    if limit is None:
+        return
+    for name in chosen.guard:
+        margin = max(candidate.losses[name].margin for candidate in compared.values())
+        if margin > limit:
+            what = "merge: the queries of guard set %s tell a loss only to %.4f nDCG@10, merging.guard is %s"
+            log.warning(what, name, margin, limit)
+    if chosen.allowed is False:
+        what = "merge: %s loses %s nDCG@10 on a guard set, all of it more than merging.guard=%s"
+        log.warning(what, choice.settings.method, chosen.guard_loss, limit)
 
 
 def warn_of_saturation(models: Sequence[Candidate]) -> None:

@@ -14,6 +14,8 @@ from merging.simplex import draw_simplex
 from pipeline.core.artefact import StageFolder, write_json
 from pipeline.core.console import show_table
 
+VERDICTS = {True: "yes", False: "no", None: "not guarded"}
+
 
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     """Choose weights, write the model and how it was chosen; returns the metrics of the choice."""
@@ -56,10 +58,11 @@ def show_comparison(comparison: Comparison, settings: MergingConfig) -> None:
     rows = []
     for name, candidate in comparison.compared.items():
         weights = [candidate.weights[model] if candidate.weights else None for model in settings.models]
-        scores = [candidate.dev, *(candidate.sides[side] for side in sides), f"{0 - candidate.guard_loss:+.4f}"]
+        gain = candidate.guard_loss.as_gain if candidate.guard_loss else None
+        scores = [candidate.dev, *(candidate.sides[side] for side in sides), gain]
         reported = [comparison.reported[name][key] for key in held_out]
         taken = f"{name} *" if name == comparison.method else name
-        rows.append([taken, *weights, *scores, "yes" if candidate.allowed else "no", *reported])
+        rows.append([taken, *weights, *scores, VERDICTS[candidate.allowed], *reported])
     heads = [*(f"weight of {name}" for name in settings.models), "dev", *(f"dev {side}" for side in sides)]
     columns = ["merge (* taken)", *heads, "worst guard set: gain +, loss -", "allowed", *held_out]
     show_table("merges on dev rows", columns, rows)
@@ -71,7 +74,9 @@ def metrics(comparison: Comparison) -> dict[str, Any]:
     scores: dict[str, Any] = {}
     if chosen := comparison.chosen:
         scores = {"dev": chosen.dev, **{f"dev_{side}": score for side, score in chosen.sides.items()}}
-        scores |= {"guard_loss": chosen.guard_loss, "dev_under_guard": chosen.dev if chosen.allowed else None}
+        loss = chosen.guard_loss
+        scores["guard_loss"] = loss.mean if loss else None
+        scores["dev_under_guard"] = None if chosen.allowed is False else chosen.dev
     return {"method": comparison.method, **weights, **scores, "candidates": len(comparison.candidates)}
 
 

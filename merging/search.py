@@ -5,7 +5,9 @@ models after the base the objective lies on a plane, which a grid of some tens o
 every step is the same on every machine and needs no random numbers.
 
 Training can cost retrieval outside the trained domains, where dev rows of the training sets can't see it. So a guard
-rejects candidates that lose retrieval, on sets that no side trains on, against the base.
+rejects candidates that lose retrieval, on sets that no side trains on, against the base. A loss of a hundredth
+is within the chance of a few hundred queries: a candidate is rejected where the whole interval of its loss lies above
+the limit, and the interval is shown beside every loss.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,23 +16,53 @@ from fractions import Fraction
 from itertools import product
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import bootstrap
+
 from merging.blend import Blend, State
 from pipeline.core.console import progress
+from pipeline.core.seeding import generator
 from training.dev_scores import DevScore, DevScores, Evaluators
 
 Point = tuple[Fraction, ...]
+CONFIDENCE = 0.95  # of the guard's intervals
+BATCH = 1000  # resamples in memory at once
+GUARD_COLUMNS = ("guard_loss", "guard_loss_low", "guard_loss_high")
+
+
+@dataclass(frozen=True)
+class Loss:
+    """nDCG@10 lost on a guard set against the base, as a mean over its queries; below 0 where the set gains."""
+
+    mean: float
+    low: float  # the paired bootstrap's 95 % interval over queries
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4f} ({self.low:.4f} – {self.high:.4f})"
+
+    @property
+    def as_gain(self) -> str:
+        """The gain in words, with its interval: a loss is below 0."""
+        return f"{0 - self.mean:+.4f} ({0 - self.high:+.4f} to {0 - self.low:+.4f})"
+
+    @property
+    def margin(self) -> float:
+        """Half the interval's width: what the set's queries can't tell from nothing."""
+        return (self.high - self.low) / 2
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One merge and its scores, of which higher is better, except `guard_loss`."""
+    """One merge and its scores, of which higher is better, except the losses."""
 
     origin: str  # what proposed it first: a model's name, uniform, fixed, lm_cocktail, search, extrapolated, ...
     weights: dict[str, float] | None  # by model; None where the result is no weighted sum
     scores: DevScore
     guard: dict[str, float]  # nDCG@10 by guard set
-    guard_loss: float  # the most that is lost on a guard set against the base; below 0 where every set gains
-    allowed: bool
+    losses: dict[str, Loss]  # by guard set
+    allowed: bool | None  # by the guard; None: nothing guards
 
     @property
     def sides(self) -> dict[str, float]:
@@ -42,24 +74,35 @@ class Candidate:
         """The dev score: what a search maximises."""
         return self.scores.score
 
+    @property
+    def guard_loss(self) -> Loss | None:
+        """The loss that decides: of the guard set whose interval begins highest; None without guard sets."""
+        return max(self.losses.values(), key=lambda loss: loss.low, default=None)
+
     def row(self) -> dict[str, Any]:
-        """One line of search.csv."""
+        """One line of search.csv; cells of a guard that isn't there are empty."""
         weights = {f"weight_{name}": weight for name, weight in (self.weights or {}).items()}
-        scores = {"dev": self.dev, **self.sides, "guard_loss": self.guard_loss, "allowed": self.allowed}
+        loss = self.guard_loss
+        deciding = dict(zip(GUARD_COLUMNS, (loss.mean, loss.low, loss.high) if loss else (None,) * 3, strict=True))
+        scores = {"dev": self.dev, **self.sides, **deciding, "allowed": self.allowed}
         sets = {f"dev/{name}": score for name, score in self.scores.by_set.items()}
-        guard = {f"guard/{name}": score for name, score in self.guard.items()}
-        return {"origin": self.origin, **weights, **scores, **sets, **guard}
+        for name, score in self.guard.items():
+            sets |= {f"guard/{name}": score, f"guard/{name}/loss": self.losses[name].mean}
+            sets |= {f"guard/{name}/loss_low": self.losses[name].low, f"guard/{name}/loss_high": self.losses[name].high}
+        return {"origin": self.origin, **weights, **scores, **sets}
 
 
 class Scorer:
     """Scores candidates in memory and keeps all of them; the same weights are scored once, and the base first.
 
-    `limit` is the nDCG@10 that a candidate may lose on any one guard set (None: all of it).
+    `limit` is the nDCG@10 that a candidate may lose on any one guard set (None: all of it); `seed` that of the
+    resampled queries, which are the same ones for every candidate.
     """
 
-    def __init__(self, blend: Blend, dev: DevScores, guard: Evaluators, limit: float | None) -> None:
-        self.blend, self.dev, self.guard, self.limit = blend, dev, guard, limit
+    def __init__(self, blend: Blend, dev: DevScores, guard: Evaluators, limit: float | None, seed: int) -> None:
+        self.blend, self.dev, self.guard, self.limit, self.seed = blend, dev, guard, limit, seed
         self.candidates: list[Candidate] = []
+        self._base: dict[str, NDArray[np.float64]] = {}  # nDCG@10 of each query of the guard sets
         self._known: dict[tuple[float, ...], Candidate] = {}
 
     def score(self, weights: Mapping[str, float], origin: str) -> Candidate:
@@ -76,17 +119,31 @@ class Scorer:
         return self._measured(origin, None)
 
     def _measured(self, origin: str, weights: dict[str, float] | None) -> Candidate:
-        guard = self.guard.scores(self.blend.model)
-        loss = guard_loss(self.candidates[0].guard if self.candidates else guard, guard)
-        allowed = self.limit is None or loss <= self.limit
-        candidate = Candidate(origin, weights, self.dev.of(self.blend.model), guard, loss, allowed)
+        found = self.guard.by_query(self.blend.model)
+        self._base = self._base or found
+        losses = {name: paired_loss(self._base[name], found[name], self.seed, name) for name in found}
+        guard = {name: float(scores.mean()) for name, scores in found.items()}
+        dev = self.dev.of(self.blend.model)
+        candidate = Candidate(origin, weights, dev, guard, losses, allowed_by(losses, self.limit))
         self.candidates.append(candidate)
         return candidate
 
 
-def guard_loss(base: Mapping[str, float], scores: Mapping[str, float]) -> float:
-    """The most that is lost on a guard set against the base; 0 without sets."""
-    return max((base[name] - score for name, score in scores.items()), default=0.0)
+def paired_loss(base: NDArray[np.float64], scores: NDArray[np.float64], seed: int, name: str) -> Loss:
+    """What is lost on the set `name`, from the scores of the same queries, at least two, by the base and another."""
+    lost = base - scores
+    random = generator(seed, "merge", "guard", "bootstrap", name)
+    found = bootstrap(
+        (lost,), np.mean, method="percentile", confidence_level=CONFIDENCE, batch=BATCH, rng=random
+    ).confidence_interval
+    return Loss(float(lost.mean()), float(found.low), float(found.high))
+
+
+def allowed_by(losses: Mapping[str, Loss], limit: float | None) -> bool | None:
+    """Whether a guard allows these losses: on no set lies the whole interval above the limit; None without a guard."""
+    if limit is None or not losses:
+        return None
+    return all(loss.low <= limit for loss in losses.values())
 
 
 class Region(NamedTuple):
@@ -131,7 +188,7 @@ def best_of_grid(
     score: Callable[[dict[str, float]], Candidate],
     what: str = "search",
 ) -> Candidate | None:
-    """The best candidate of a refined grid over `region` that the guard allows, or None if it allows none.
+    """The best candidate of a refined grid over `region` that the guard doesn't reject, or None if there is none.
 
     Args:
         models: names, the base first.
@@ -161,6 +218,6 @@ def weights_of(point: Point, models: Sequence[str]) -> dict[str, float]:
 
 
 def _best(tried: dict[Point, Candidate]) -> Point | None:
-    """The allowed point with the highest dev score; of equal ones, the one nearest to the base."""
-    allowed = [point for point, candidate in tried.items() if candidate.allowed]
+    """The point with the highest dev score that isn't rejected; of equal ones, the one nearest to the base."""
+    allowed = [point for point, candidate in tried.items() if candidate.allowed is not False]
     return max(allowed, key=lambda point: (tried[point].dev, -sum(point)), default=None)

@@ -28,11 +28,11 @@ def draw_simplex(
     places = [_place(candidate, names) for candidate in blends]
     scores = [candidate.dev for candidate in blends]
     scale: dict[str, Any] = {"cmap": "viridis", "vmin": min(scores), "vmax": max(scores)}
-    for marker, allowed in (("o", True), ("x", False)):
-        shown = [number for number, candidate in enumerate(blends) if candidate.allowed == allowed]
+    for marker, rejected in (("o", False), ("x", True)):
+        shown = [number for number, candidate in enumerate(blends) if (candidate.allowed is False) == rejected]
         if shown:
             xs, ys = zip(*(places[number] for number in shown), strict=True)
-            label = "candidate" if allowed else "rejected by the guard"
+            label = "rejected by the guard" if rejected else "candidate"
             dots = axes.scatter(
                 xs, ys, c=[scores[n] for n in shown], marker=marker, s=70, label=label, zorder=2, **scale
             )

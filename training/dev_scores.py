@@ -13,7 +13,9 @@ from statistics import fmean
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.evaluation import BaseEvaluator
 from sentence_transformers.sentence_transformer.evaluation import (
@@ -28,7 +30,25 @@ from pipeline.core.embedding import Embedder
 from training.model_files import Prompts, prompts_of
 
 DEPTH = 10  # of nDCG
-Evaluator = EmbeddingSimilarityEvaluator | InformationRetrievalEvaluator
+
+
+class Retrieval(InformationRetrievalEvaluator):
+    """The library's evaluator of retrieval, which also keeps what it averages: nDCG@10 by query, in their order."""
+
+    by_query: NDArray[np.float64]
+
+    def compute_metrics(self, queries_result_list: list[Any]) -> dict[str, Any]:
+        found = zip(self.queries_ids, queries_result_list, strict=True)
+        self.by_query = np.array([self._ndcg(self.relevant_docs[query], hits) for query, hits in found])
+        return super().compute_metrics(queries_result_list)
+
+    def _ndcg(self, right: set[str], hits: list[dict[str, Any]]) -> float:
+        best = sorted(hits, key=lambda hit: (-hit["score"], hit["corpus_id"]))[:DEPTH]
+        gains = [int(hit["corpus_id"] in right) for hit in best]
+        return self.compute_dcg_at_k(gains, DEPTH) / self.compute_dcg_at_k([1] * len(right), DEPTH)
+
+
+Evaluator = EmbeddingSimilarityEvaluator | Retrieval
 
 
 class Vectors:
@@ -81,6 +101,11 @@ class Evaluators:
         embedder = Embedder(model.eval(), token_budget=self.token_budget, precision=self.precision)
         vectors: Any = Vectors(self.places, torch.from_numpy(embedder.encode(self.ids)))
         return {name: evaluator(vectors) for name, evaluator in self.evaluators.items()}
+
+    def by_query(self, model: SentenceTransformer) -> dict[str, NDArray[np.float64]]:
+        """By set of retrieval nDCG@10 of each query, under the model's present weights."""
+        self.metrics(model)
+        return {name: found.by_query for name, found in self.evaluators.items() if isinstance(found, Retrieval)}
 
     def scores(self, model: SentenceTransformer) -> dict[str, float]:
         """By set its score; 0 where a correlation is undefined, since all cosines are equal."""
@@ -172,7 +197,7 @@ def retrieval(
     passages: Iterable[str],
     most_queries: int | None = None,
     most_passages: int | None = None,
-) -> InformationRetrievalEvaluator:
+) -> Retrieval:
     """Distinct anchors of positive rows ask for their positives, among these and `passages`.
 
     A passage that is the anchor's own text doesn't compete, unless it is the answer.
@@ -197,7 +222,7 @@ def retrieval(
             cosines[row, column] = -torch.inf
         return cosines
 
-    return InformationRetrievalEvaluator(
+    return Retrieval(
         {str(row): prompts.anchor + text for row, text in enumerate(answers)},
         {str(number): prompts.positive + text for text, number in place.items()},
         {str(row): {str(place[text]) for text in texts} for row, texts in enumerate(answers.values())},

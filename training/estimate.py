@@ -138,7 +138,9 @@ def work_of(config: Config, name: str, shape: Shape, devices: int) -> Work:
     with quiet(), TemporaryDirectory() as cache:
         model = load_model(config.folder("init"), config.base.attention, side, f"training.{name}")
         sets = prepare_sets(name, side, model, config.folder("data"), Path(cache)).train
-    batches = plan_batches([item.rows for item in sets.values()], side, config.training_seed, f"training.{name}").batches
+    batches = plan_batches(
+        [item.rows for item in sets.values()], side, config.training_seed, f"training.{name}"
+    ).batches
     tokens = padded = cached = 0
     operations = 0.0
     for batch in batches:

@@ -48,7 +48,9 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     checkpoints = stage.path / "checkpoints"
     with process.main_process_first():
         sets = prepare_sets(stage.name, side, model, stage.input("data"), checkpoints / "tokens")
-    plan = plan_batches([item.rows for item in sets.train.values()], side, config.training_seed, f"training.{stage.name}")
+    plan = plan_batches(
+        [item.rows for item in sets.train.values()], side, config.training_seed, f"training.{stage.name}"
+    )
     report = plan_report(plan, sets.train, side)
     check_angle(report, stage.name, side)
     if process.is_main_process:

@@ -142,9 +142,18 @@ def _compared(found: dict[str, Any]) -> Table:
     rows = []
     for name, row in compared.items():
         marked = name.replace("_", " ") + (TAKEN if name == found.get("method") else "")
-        rows.append([marked, *(_candidate(key, row.get(key)) for key in keys)])
+        cells = [_guard(row) if key == "guard_loss" else _candidate(key, row.get(key)) for key in keys]
+        rows.append([marked, *cells])
     caption = "Models and ways of weighing them on the dev sets; * is the one taken"
     return Table(caption, ["", *map(_column, keys)], rows)
+
+
+def _guard(row: dict[str, Any]) -> str:
+    """The deciding guard set's gain with its interval."""
+    if row.get("guard_loss") is None:
+        return show.DASH
+    gain, low, high = (signed(0 - row[key], 4) for key in ("guard_loss", "guard_loss_high", "guard_loss_low"))
+    return f"{gain} ({low} to {high})"
 
 
 def _search(run: RunRecord) -> Table:
@@ -156,8 +165,8 @@ def _search(run: RunRecord) -> Table:
 
 def _column(key: str) -> str:
     """What a column of the merge's tables is called: weights and scores belong to the same models."""
-    if key == "guard_loss":
-        return "worst guard set: gain +, loss −"
+    if key.startswith("guard_loss"):
+        return "worst guard set: gain +, loss −" + {"_low": ", at best", "_high": ", at worst"}.get(key[10:], "")
     if key.startswith("weight_"):
         return f"weight of {key.removeprefix('weight_')}"
     return f"dev {key}" if key in DATA_SIDES else key.replace("_", " ")
@@ -170,8 +179,10 @@ def _candidate(key: str, value: Any) -> str:
     except (TypeError, ValueError):
         number = math.nan
     if math.isfinite(number):
-        return signed(0 - number, 4) if key == "guard_loss" else f"{number:.4f}".replace("-", "−")
-    return {"True": "yes", "False": "no"}.get(str(value), str(value or show.DASH).replace("_", " "))
+        return signed(0 - number, 4) if key.startswith("guard_loss") else f"{number:.4f}".replace("-", "−")
+    if key == "allowed":
+        return {"True": "yes", "False": "no"}.get(str(value), "not guarded")
+    return str(value or show.DASH).replace("_", " ")
 
 
 def _simplex(run: RunRecord) -> Picture:

@@ -3,7 +3,9 @@
 import csv
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars
@@ -11,12 +13,16 @@ import pytest
 
 from configs.schema.config import Config
 from configs.schema.merging import MergingConfig
+from evaluation.outcome import Measure, Outcome
+from evaluation.significance import Plan, interval, replicates
 from merging.choose import read_held_out_sets
-from merging.search import guard_loss
+from merging.search import Candidate, Loss, allowed_by, paired_loss
 from pipeline.chain import CHAIN
-from pipeline.core.artefact import Manifest
+from pipeline.core.artefact import Manifest, read_manifest
+from pipeline.core.errors import UserError
 from pipeline.stage import run_stage
 from tests.merging.conftest import COLOURS, WORDS, make_model, perturb
+from training.dev_scores import DevScore
 
 SCHEMA = {"anchor": polars.String, "positive": polars.String, "negatives": polars.List(polars.String)}
 TRAINED, HELD_OUT = WORDS[:16], WORDS[16:]
@@ -79,12 +85,19 @@ def forgetful_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def merged(run: Path, copy: Path, guard: float | None) -> tuple[dict, list[dict[str, str]]]:
-    """weights.json and search.csv of a searched merge under this guard."""
+def merged(
+    run: Path,
+    copy: Path,
+    guard: float | None,
+    method: str = "search",
+    sources: Sequence[str] = ("one", "two"),
+    **settings: Any,
+) -> tuple[dict, list[dict[str, str]]]:
+    """weights.json and search.csv of a merge under this guard."""
     shutil.copytree(run, copy)
-    settings = MergingConfig(method="search", guard=guard, guard_sources=["one", "two"], compare=["search"])
+    merging = MergingConfig(**{"compare": [method], **settings}, method=method, guard=guard, guard_sources=[*sources])
     run_stage(
-        CHAIN["merge"], Config(profile="tiny", run=copy.name, runs=str(copy.parent), precision="fp32", merging=settings)
+        CHAIN["merge"], Config(profile="tiny", run=copy.name, runs=str(copy.parent), precision="fp32", merging=merging)
     )
     with (copy / "merge/search.csv").open(encoding="utf-8") as file:
         return json.loads((copy / "merge/weights.json").read_text(encoding="utf-8")), list(csv.DictReader(file))
@@ -102,16 +115,96 @@ def test_the_guard_rejects_the_model_that_forgot(forgetful_run: Path, tmp_path: 
     assert forgot["guard_loss"] > 0.1
     assert forgot["allowed"] is False
     assert taken["allowed"] is True
-    assert taken["guard_loss"] <= 0.02
+    assert taken["guard_loss_low"] <= 0.02 < forgot["guard_loss_low"]
     assert taken["dev"] == max(float(row["dev"]) for row in rows if row["allowed"] == "True")
     assert any(float(row["dev"]) > taken["dev"] for row in rows if row["allowed"] == "False")
 
 
-def test_the_loss_is_that_of_the_worst_set() -> None:
-    base = {"one": 0.8, "two": 0.5}
-    assert guard_loss(base, {"one": 0.9, "two": 0.45}) == pytest.approx(0.05)
-    assert guard_loss(base, {"one": 0.9, "two": 0.55}) == pytest.approx(-0.05)
-    assert guard_loss({}, {}) == 0
+def test_a_loss_of_few_queries_is_no_ground_to_reject() -> None:
+    """Nineteen of 26 queries stay as they are, four lose and three gain: the point estimate is above the limit."""
+    changes = np.array([0.0] * 19 + [0.4] * 4 + [-0.3] * 3)
+    few = paired_loss(changes, np.zeros(26), seed=1, name="one")
+    assert few.mean == pytest.approx(0.7 / 26)
+    assert few.low < 0.02 < few.mean < few.high
+    assert allowed_by({"one": few}, 0.02) is True
+    many = paired_loss(np.tile(changes, 200), np.zeros(26 * 200), seed=1, name="one")
+    assert many.mean == pytest.approx(few.mean) and many.margin < few.margin / 10
+    assert allowed_by({"one": many}, 0.02) is False  # the same loss over 200 times the queries is one
+
+
+def test_the_interval_is_that_of_the_evaluation() -> None:
+    """Merging can't import evaluation, whose bootstrap counts items; both resample the same way."""
+    numbers = np.random.default_rng(0)
+    base, scores = numbers.random(400), numbers.random(400)
+    columns: dict[str, np.ndarray] = {"lost": base - scores}
+    plan = Plan(resamples=10_000)
+    outcome = Outcome(columns, (Measure("lost", 0.0, "mean", ("lost",)),))
+    theirs = interval(replicates(0, [outcome], plan, "suite", "task")[0], plan)
+    ours = paired_loss(base, scores, seed=1, name="one")
+    assert (ours.low, ours.high) == pytest.approx(theirs, abs=2e-3)
+
+
+def test_an_unchanged_model_loses_nothing() -> None:
+    same = np.array([1.0, 0.5, 0.0, 0.63])
+    assert paired_loss(same, same, seed=1, name="one") == Loss(0.0, 0.0, 0.0)
+
+
+def test_the_set_that_decides_is_the_one_that_surely_loses_most() -> None:
+    losses = {"noisy": Loss(0.05, -0.02, 0.12), "sure": Loss(0.03, 0.025, 0.035)}
+    candidate = Candidate("search", None, DevScore({}, {}), {}, losses, None)
+    assert candidate.guard_loss == losses["sure"]
+    assert allowed_by(losses, 0.02) is False
+    assert allowed_by(losses, 0.03) is True
+
+
+@pytest.mark.parametrize(("sources", "limit"), [([], 0.01), (["one", "two"], None)])
+def test_what_nothing_guards_is_not_called_allowed(
+    forgetful_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], sources: list[str], limit: float | None
+) -> None:
+    findings, rows = merged(forgetful_run, tmp_path / "run", limit, method="uniform", sources=sources)
+    assert {row["allowed"] for row in rows} == {""}
+    assert all(row["guard_loss"] == "" for row in rows) == (not sources)
+    assert findings["compared"]["uniform"]["allowed"] is None
+    manifest = read_manifest(tmp_path / "run/merge")
+    assert manifest is not None and manifest.metrics["dev_under_guard"] == manifest.metrics["dev"]
+    shown = capsys.readouterr().out
+    assert "not" in shown and "guarded" in shown and "yes" not in shown
+
+
+def test_intervals_stand_beside_every_loss(forgetful_run: Path, tmp_path: Path) -> None:
+    findings, rows = merged(forgetful_run, tmp_path / "run", 0.02)
+    forgot = findings["compared"]["symmetric"]
+    assert forgot["guard_loss"] == max(forgot["guard/one/loss"], forgot["guard/two/loss"])
+    for row in rows:
+        low, mean, high = (float(row[name]) for name in ("guard_loss_low", "guard_loss", "guard_loss_high"))
+        assert low <= mean <= high
+        assert (row["allowed"] == "True") == (low <= 0.02)
+        for name in ("one", "two"):
+            base, own = (float(of[f"guard/{name}"]) for of in (rows[0], row))
+            assert float(row[f"guard/{name}/loss"]) == pytest.approx(base - own)
+
+
+def test_only_the_guard_is_blamed_for_what_the_guard_did(
+    forgetful_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a grid of halves no weights sum to more than 1 and at most 1.2."""
+    merged(forgetful_run, tmp_path / "run", 0.02, compare=["extrapolated"], extrapolation_limit=1.2, grid_step=0.5)
+    lines = [record.getMessage() for record in caplog.records if "extrapolated candidate" in record.getMessage()]
+    assert lines == [
+        "merge: there is no extrapolated candidate: no multiple of merging.grid_step=0.5 lies within its bounds"
+    ]
+
+
+def test_a_method_without_a_candidate_is_one_line(forgetful_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no extrapolated candidate to take"):
+        merged(forgetful_run, tmp_path / "run", 0.02, method="extrapolated", extrapolation_limit=1.2, grid_step=0.5)
+
+
+def test_a_set_of_one_query_guards_nothing(forgetful_run: Path, tmp_path: Path) -> None:
+    path = forgetful_run / "data/heldout/single.parquet"
+    polars.DataFrame([("белый стол", "стол белый", [])], schema=SCHEMA, orient="row").write_parquet(path)
+    with pytest.raises(UserError, match="set single has one query"):
+        merged(forgetful_run, tmp_path / "run", 0.02, sources=["one", "single"])
 
 
 def test_guard_rows_come_in_a_seeded_order(data: Path) -> None:

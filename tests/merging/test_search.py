@@ -19,7 +19,7 @@ def scorer(surface: Surface, allowed: Callable[[float, float], bool] = lambda *_
         assert sum(weights.values()) == pytest.approx(1)
         place = weights["symmetric"], weights["asymmetric"]
         return Candidate(
-            "search", weights, DevScore({"symmetric": {"set": surface(*place)}}, {"set": 1}), {}, 0.0, allowed(*place)
+            "search", weights, DevScore({"symmetric": {"set": surface(*place)}}, {"set": 1}), {}, {}, allowed(*place)
         )
 
     return score
@@ -80,7 +80,7 @@ def test_two_models_are_searched_along_a_line() -> None:
     def score(weights: dict[str, float]) -> Candidate:
         tried.append(weights["other"])
         return Candidate(
-            "search", weights, DevScore({"symmetric": {"set": -abs(weights["other"] - 0.4)}}, {"set": 1}), {}, 0.0, True
+            "search", weights, DevScore({"symmetric": {"set": -abs(weights["other"] - 0.4)}}, {"set": 1}), {}, {}, None
         )
 
     best = best_of_grid(SIMPLEX, ("base", "other"), 0.25, 2, score)

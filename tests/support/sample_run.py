@@ -151,7 +151,8 @@ def merge(folder: Path) -> dict[str, Any]:
     rows = []
     for first in (0.0, 0.25, 0.5):
         weights = {"weight_init": 1 - 2 * first, "weight_symmetric": first, "weight_asymmetric": first}
-        scores = {"dev": 0.6 + first / 5, "symmetric": 0.6, "asymmetric": 0.6 + first / 2.5, "guard_loss": 0.004}
+        scores = {"dev": 0.6 + first / 5, "symmetric": 0.6, "asymmetric": 0.6 + first / 2.5}
+        scores |= {"guard_loss": 0.004, "guard_loss_low": -0.002, "guard_loss_high": 0.011}
         rows.append({"origin": "search", **weights, **scores, "allowed": True})
     chosen = {name: rows[1][f"weight_{name}"] for name in ("init", "symmetric", "asymmetric")}
     found = {

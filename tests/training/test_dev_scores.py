@@ -102,6 +102,13 @@ def test_a_query_does_not_find_itself() -> None:
     assert task(vectors)["cosine_ndcg@10"] == 1.0  # type: ignore[arg-type]
 
 
+def test_what_a_query_is_worth_is_what_the_library_averages(model: SentenceTransformer) -> None:
+    evaluators = Evaluators({"pairs": retrieval(PAIRS, PROMPTS, [*PAIRS.passages(), "мост", "город"])}, model, 64)
+    by_query, scores = evaluators.by_query(model)["pairs"], evaluators.scores(model)["pairs"]
+    assert by_query.shape == (2,)
+    assert by_query.mean() == scores
+
+
 def test_a_limit_on_passages_keeps_every_answer() -> None:
     assert len(retrieval(PAIRS, PROMPTS, PAIRS.passages(), most_passages=4).corpus) == 4
     assert len(retrieval(PAIRS, PROMPTS, PAIRS.passages(), most_passages=1).corpus) == 3  # the answers of all queries
