@@ -1,0 +1,106 @@
+"""Packed texts: a batch as one row of token ids, each text behind the last, with attention inside each text alone.
+
+There is no padding to compute and no mask to look at. `pack` makes the model's input, sentence-transformers' pooling
+understands it, and `ATTENTION` is the name under which transformers finds the attention. A model with that attention
+takes padded texts too, as with `sdpa`.
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from pipeline.core.models import PLAIN_NAMES
+
+try:
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:  # a torch before 2.10
+    varlen_attn = None  # type: ignore[assignment]
+
+ATTENTION = "torch_varlen"  # the libraries take a name with "flash" in it for a kernel to be fetched
+LEAST_CAPABILITY = (8, 0)  # of a GPU for which torch has the kernel
+
+
+def pack(texts: Sequence[Sequence[int]], first_position: int) -> dict[str, Any]:
+    """The model's input for token ids of texts: rows of shape (1, tokens), and where each text begins and ends.
+
+    `first_position` is the number of a text's first position (`first_position_of`). The names are those of
+    transformers' DataCollatorWithFlattening, which pooling looks for.
+    """
+    lengths = [len(text) for text in texts]
+    ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+    return {
+        "input_ids": torch.tensor([[token for text in texts for token in text]]),
+        "position_ids": torch.cat([torch.arange(length) for length in lengths])[None] + first_position,
+        "seq_idx": torch.repeat_interleave(torch.arange(len(texts)), torch.tensor(lengths))[None],
+        "cu_seq_lens_q": ends,
+        "cu_seq_lens_k": ends,
+        "max_length_q": max(lengths),
+        "max_length_k": max(lengths),
+    }
+
+
+def first_position_of(model: SentenceTransformer) -> int:
+    """0, or with XLM-R's table of positions, which counts from the padding token's id, 2."""
+    return model[0]._infer_flatten_position_offset()
+
+
+def is_packed(model: SentenceTransformer) -> bool:
+    """Whether the model attends inside packed texts."""
+    encoder = getattr(model[0], "model", None)
+    return isinstance(encoder, PreTrainedModel) and encoder.config._attn_implementation == ATTENTION
+
+
+def use_packed(model: SentenceTransformer) -> None:
+    """Make the model attend inside packed texts; padded ones go on as they went."""
+    model[0].model.set_attn_implementation(ATTENTION)
+
+
+def why_not_packed(model: SentenceTransformer, half: bool, dropout: float) -> str | None:
+    """What packed attention lacks here, or None where it can run: a GPU, 16-bit numbers and no dropout.
+
+    `half` says whether the encoder computes in bfloat16 or float16.
+    """
+    encoder = getattr(model[0], "model", None)
+    family = encoder.config.model_type if isinstance(encoder, PreTrainedModel) else type(model[0]).__name__
+    if family not in PLAIN_NAMES:
+        return f"a base of one of the families {', '.join(PLAIN_NAMES)}, not {family}"
+    if not torch.cuda.is_available():
+        return "a GPU"
+    if torch.cuda.get_device_capability() < LEAST_CAPABILITY:
+        return "a GPU of compute capability 8.0 or more"
+    if varlen_attn is None:
+        return "torch 2.10 or later"
+    if not half:
+        return "precision bf16 or fp16"
+    return "dropout=0" if dropout else None
+
+
+def _attention(
+    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    """Attention of `query`, `key` and `value` (1, heads, tokens, width of a head) inside each text.
+
+    Returns (1, tokens, heads, width of a head). The kernel scales by 1 / sqrt(width), as do all `PLAIN_NAMES`.
+    """
+    ends = options.get("cu_seq_lens_q")
+    if ends is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    if query.device.type == "cpu":  # slow, for tests: without a kernel text by text
+        lengths = ends.diff().tolist()
+        parts = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
+        return torch.cat([scaled_dot_product_attention(*part) for part in parts], dim=2).transpose(1, 2), None
+    longest = options["max_length_q"]
+    rows = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
+    return varlen_attn(*rows, ends, ends, longest, longest)[None], None
+
+
+AttentionInterface.register(ATTENTION, _attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)  # None for packed texts, which have no mask

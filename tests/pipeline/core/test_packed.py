@@ -1,0 +1,133 @@
+"""Packed texts are embedded, and learned from, as padded ones are."""
+
+import copy
+import functools
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+from torch import Tensor
+from transformers import BertConfig, BertModel
+
+from pipeline.core.models import load_folder
+from pipeline.core.packed import ATTENTION, first_position_of, is_packed, pack, use_packed, why_not_packed
+from tests.support.planned_sets import difference, gradients
+from tests.support.small_bases import tiny_base
+
+FAMILIES, POOLINGS = ("xlm-roberta", "bert"), ("cls", "mean")
+MOST = 64  # tokens of a text, which is all that the tiny base has positions for
+LENGTHS = {
+    "one text": [9],
+    "many texts": [3, 17, 17, 5],
+    "a text of one token": [1, 12],
+    "the longest": [MOST, 2, MOST],
+}
+
+
+@functools.cache
+def bert_base() -> Path:
+    """A BERT with random weights in the place of the tiny base's encoder, with its tokenizer."""
+    folder = Path(shutil.copytree(tiny_base(), tempfile.mkdtemp(), dirs_exist_ok=True))
+    torch.manual_seed(0)
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    BertModel(BertConfig(vocab_size=1200, max_position_embeddings=MOST, pad_token_id=1, **size)).save_pretrained(folder)
+    return folder
+
+
+def padded_model(family: str, pooling: str) -> SentenceTransformer:
+    folder = bert_base() if family == "bert" else tiny_base()
+    encoder: Any = load_folder(folder, "cpu", attn_implementation="eager")[0]
+    assert isinstance(encoder, Transformer) and encoder.model.config.model_type == family
+    model = SentenceTransformer(modules=[encoder, Pooling(32, pooling), Normalize()], device="cpu").train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def texts_of(lengths: list[int]) -> list[list[int]]:
+    random = torch.Generator().manual_seed(3)
+    return [torch.randint(4, 400, (length,), generator=random).tolist() for length in lengths]
+
+
+def padded(texts: list[list[int]]) -> dict[str, Tensor]:
+    rows = [torch.tensor(text) for text in texts]
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=1)
+    masks = [torch.ones(len(text), dtype=torch.long) for text in texts]
+    return {"input_ids": ids, "attention_mask": torch.nn.utils.rnn.pad_sequence(masks, batch_first=True)}
+
+
+def embeddings_and_gradient(model: SentenceTransformer, features: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    found = model(features)["sentence_embedding"]
+    weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(4))
+    (found * weights).sum().backward()
+    return found.detach(), gradients(model)
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+def test_packed_texts_have_the_embeddings_and_the_gradient_of_padded_ones(
+    lengths: list[int], family: str, pooling: str
+) -> None:
+    model, texts = padded_model(family, pooling), texts_of(lengths)
+    other = copy.deepcopy(model)
+    use_packed(other)
+    expected, gradient = embeddings_and_gradient(model, padded(texts))
+    found, packed_gradient = embeddings_and_gradient(other, pack(texts, first_position_of(other)))
+    assert found.shape == (len(lengths), 32)
+    assert (found - expected).abs().max() <= 1e-5
+    assert gradient.norm() > 0
+    assert difference(gradient, packed_gradient) <= 1e-5
+
+
+@pytest.mark.parametrize(("family", "first"), [("xlm-roberta", 2), ("bert", 0)])
+def test_each_text_begins_at_the_family_s_first_position(family: str, first: int) -> None:
+    model, seen = padded_model(family, "cls"), []
+    table = model[0].model.embeddings.position_embeddings
+    table.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0][0].tolist()))
+    model(padded(texts_of([4])))
+    use_packed(model)
+    model(pack(texts_of([4, 1, 3]), first_position_of(model)))
+    one = list(range(first, first + 4))
+    assert [positions[:4] for positions in seen] == [one, one]
+    assert seen[1] == [*one, *one[:1], *one[:3]]
+
+
+def test_a_text_sees_nothing_of_its_neighbours() -> None:
+    model = padded_model("xlm-roberta", "mean").eval()
+    use_packed(model)
+    first, second, third = texts_of([6, 9, 4])
+    with torch.no_grad():
+        alone = model(pack([second], 2))["sentence_embedding"][0]
+        between = model(pack([first, second, third], 2))["sentence_embedding"][1]
+        beside = model(pack([third, second], 2))["sentence_embedding"][1]
+    assert (alone - between).abs().max() <= 1e-6
+    assert (alone - beside).abs().max() <= 1e-6
+
+
+def test_a_model_with_packed_attention_takes_padded_texts_as_before() -> None:
+    model, features = padded_model("xlm-roberta", "mean").eval(), padded(texts_of([3, 17, 5]))
+    with torch.no_grad():
+        expected = model(dict(features))["sentence_embedding"]
+        use_packed(model)
+        assert is_packed(model) and "flash" not in ATTENTION
+        assert (model(dict(features))["sentence_embedding"] - expected).abs().max() <= 1e-6
+
+
+def test_what_packed_attention_lacks_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = padded_model("xlm-roberta", "cls")
+    if not torch.cuda.is_available():
+        assert why_not_packed(model, half=True, dropout=0.0) == "a GPU"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    assert why_not_packed(model, half=True, dropout=0.0) is None
+    assert why_not_packed(model, half=False, dropout=0.0) == "precision bf16 or fp16"
+    assert why_not_packed(model, half=True, dropout=0.1) == "dropout=0"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    assert why_not_packed(model, half=True, dropout=0.0) == "a GPU of compute capability 8.0 or more"
