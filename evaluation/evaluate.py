@@ -7,6 +7,7 @@ from typing import Any
 
 from configs.schema.config import Config
 from evaluation.models import ScoredModel, head_folders, heads_fingerprint, scored_models
+from evaluation.outcome import SCORE_VERSION
 from evaluation.scoring import Scorer
 from evaluation.suites import mteb_tasks, retrieval, samples
 from evaluation.suites.encodechka import tasks as encodechka
@@ -15,7 +16,6 @@ from evaluation.tables import show_scores, write_tables
 from pipeline.core.artefact import StageFolder, result_settings
 from pipeline.core.errors import UserError
 
-SCORE_VERSION = 1  # of what a model did on a task
 TASKS = {  # kind of suite -> what gives its tasks
     "retrieval": retrieval.tasks,
     "samples": samples.tasks,

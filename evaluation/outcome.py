@@ -9,7 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+SCORE_VERSION = 2  # of what a model did on a task: raised when scores or items change
 PART = "part"  # column that says which part of a task an item belongs to; a metric is the mean over the parts
+# Column that names an item's text: items of one name, in one task or in two, are resampled together.
+ITEM = "item"
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,10 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Score(TableRow):
-    """One row of scores.csv: a model on one metric of one task, with the interval's bounds."""
+    """One row of scores.csv: a model on one metric of one task, with the bounds of the interval over its items.
+
+    A score without items, such as clustering's, has no interval.
+    """
 
     model: str
     suite: str
@@ -63,7 +66,7 @@ class Difference(TableRow):
     ci_high: float
     p_value: float
     p_holm: float  # corrected over the tasks of the suite; NaN until then
-    test: str  # permutation or bootstrap
+    test: str  # permutation, bootstrap, or none where nothing was resampled
     items: int
     main: bool  # the score of the task, or of the mean over tasks, not a further metric
 

@@ -11,11 +11,14 @@ from typing import Any
 from configs.schema.config import Config
 from evaluation.encoder import Encoder
 from evaluation.models import ScoredModel, chain_model, head_folders
+from evaluation.significance import whole
 from evaluation.suites.heads import Heads, read_heads
 from evaluation.suites.task import Task
 from pipeline.core.console import log
 from pipeline.core.embedding import EmbeddingCache
 from pipeline.core.errors import UserError
+
+AGREEMENT = 1e-6  # of a score and of the statistic that its interval is made by
 
 
 class Scorer:
@@ -37,6 +40,12 @@ class Scorer:
             where = f"model {self.model.name}, task {task.key}"
             remedy = "see whether its embeddings differ from text to text"
             raise UserError(f"{', '.join(undefined)} is no finite number", where=where, remedy=remedy)
+        for measure in outcome.measures:  # else its interval would be of something else
+            from_items = whole(measure, outcome)
+            if abs(from_items - measure.score) > AGREEMENT:
+                what = f"{measure.metric} is {measure.score:.6f}, but its items give {from_items:.6f}"
+                remedy = "leave the task out: this is a defect here"
+                raise UserError(what, where=f"model {self.model.name}, task {task.key}", remedy=remedy)
         path = Path("predictions", self.model.name, f"{task.key}.parquet")
         outcome.write(folder / path)
         return {

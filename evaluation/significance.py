@@ -1,7 +1,8 @@
 """Error bars and paired comparisons: bootstrap over items, permutation test, Holm's correction over tasks.
 
 Items are resampled jointly: a resample holds the same items for every model, so what makes an item hard for all models
-leaves the difference. Recipe after Ihemelandu and Ekstrand 2023 (arXiv 2305.02461).
+leaves the difference. So are items of one text, in the parts of a task and in tasks over the same texts: a mean over
+them would otherwise count each as new evidence. Recipe after Ihemelandu and Ekstrand 2023 (arXiv 2305.02461).
 
 A metric of resampled items takes per-item columns of length n and a matrix `counts` [resamples, n] that says how often
 an item stands in each resample (all ones: the data themselves), and returns one float64 value a resample. Counting
@@ -9,19 +10,21 @@ instead of copying items lets all resamples be ranked at once. A resample on whi
 only, no spread) gives NaN.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 import numpy as np
 
-from evaluation.outcome import PART, Measure, Outcome
+from evaluation.outcome import ITEM, PART, Measure, Outcome
 from evaluation.results import MEAN, Difference, Score
 from pipeline.core.errors import UserError
 from pipeline.core.seeding import generator
 
 CHUNK = 4_000_000  # entries of a matrix of counts that are held at once
 EXCHANGEABLE = ("mean", "mean_of_experiments", "macro_f1")  # an item's values of two models may be swapped
+FIXED = "mean_of_draws"  # over no items: neither an interval nor a test
 Counts = np.ndarray  # [resamples, n]
 Draw = Callable[[int], Counts]  # size of a second dimension -> its own counts, one row a resample
 
@@ -54,29 +57,39 @@ class Measured:
     seconds: np.ndarray  # [models]
     main: bool
     permuted: dict[tuple[int, int], float] = field(default_factory=dict)  # p-values of pairs of models, one < other
+    fixed: bool = False  # the replicates are the scores themselves, since there are no items
+    stream: tuple[str, ...] = ()  # the same of two tasks over the same texts
 
     def rows(self, plan: Plan) -> list[Score]:
         """A row a model, with its interval."""
         return [
             Score(
-                model, self.suite, self.task, self.metric, float(score), *interval(own, plan), self.items, float(took)
+                model, self.suite, self.task, self.metric, float(score), *self._interval(own, plan), self.items,
+                float(took),
             )
             for model, score, own, took in zip(self.models, self.scores, self.replicates, self.seconds, strict=True)
-        ]
+        ]  # fmt: skip
 
     def differences(self, plan: Plan) -> list[Difference]:
         """Every later model minus every earlier one."""
         found = []
         for earlier, later in combinations(range(len(self.models)), 2):
             values = self.replicates[later] - self.replicates[earlier]
-            test = "permutation" if (earlier, later) in self.permuted else "bootstrap"
-            p_value = self.permuted[earlier, later] if test == "permutation" else bootstrap_p_value(values)
+            if self.fixed:
+                test, p_value = "none", float("nan")
+            elif (earlier, later) in self.permuted:
+                test, p_value = "permutation", self.permuted[earlier, later]
+            else:
+                test, p_value = "bootstrap", bootstrap_p_value(values)
             difference = float(self.scores[later] - self.scores[earlier])
             found.append(Difference(
                 self.models[later], self.models[earlier], self.suite, self.task, self.metric, difference,
-                *interval(values, plan), p_value, float("nan"), test, self.items, self.main,
+                *self._interval(values, plan), p_value, float("nan"), test, self.items, self.main,
             ))  # fmt: skip
         return found
+
+    def _interval(self, values: np.ndarray, plan: Plan) -> tuple[float, float]:
+        return (float("nan"), float("nan")) if self.fixed else interval(values, plan)
 
 
 def replicates(position: int, outcomes: Sequence[Outcome], plan: Plan, *names: str) -> np.ndarray:
@@ -86,13 +99,13 @@ def replicates(position: int, outcomes: Sequence[Outcome], plan: Plan, *names: s
         position: which measure of each outcome.
         outcomes: one a model, over the same items.
         plan: number of resamples and seed.
-        names: suite and task, which choose the stream of random numbers.
+        names: suite and task, which choose the stream of random numbers; of items with names these choose it.
     """
-    n = outcomes[0].items
-    items, second = generator(plan.seed, "bootstrap", *names), generator(plan.seed, "experiments", *names)
+    n, index, stream = _sampled(outcomes[0], *names)
+    items, second = generator(plan.seed, "bootstrap", *stream), generator(plan.seed, "experiments", *names)
     parts = []
-    for rows in _chunks(plan.resamples, n):
-        counts, draw = _counts(items, rows, n), _drawn_once(second, rows)
+    for rows in _chunks(plan.resamples, outcomes[0].items):
+        counts, draw = _counts(items, rows, n)[:, index], _drawn_once(second, rows)
         parts.append([statistic(outcome.measures[position], outcome, counts, draw) for outcome in outcomes])
     return np.concatenate([np.asarray(part) for part in parts], axis=1)
 
@@ -106,6 +119,11 @@ def statistic(measure: Measure, outcome: Outcome, counts: np.ndarray, draw: Draw
         return function(counts, draw, *columns)
     masks = [labels == label for label in dict.fromkeys(labels.tolist())]
     return np.mean([function(counts[:, mask], draw, *(c[mask] for c in columns)) for mask in masks], axis=0)
+
+
+def whole(measure: Measure, outcome: Outcome) -> float:
+    """The metric on the items themselves."""
+    return float(statistic(measure, outcome, np.ones((1, outcome.items)), lambda size: np.ones((1, size)))[0])
 
 
 def interval(values: np.ndarray, plan: Plan) -> tuple[float, float]:
@@ -130,15 +148,16 @@ def permutation_p_value(position: int, one: Outcome, other: Outcome, plan: Plan,
     The difference is that of the metric on the two sets of swapped items; for means that is a sign flip of the
     items' differences. Only for measures whose statistic is in EXCHANGEABLE.
     """
-    measure, n, rng = one.measures[position], one.items, generator(plan.seed, "permutation", *names)
+    measure, rng = one.measures[position], generator(plan.seed, "permutation", *names)
+    n, index, _ = _sampled(one, *names)
     ones = [one.columns[name].astype(np.float64) for name in measure.columns]
     others = [other.columns[name].astype(np.float64) for name in measure.columns]
     weights = _item_weights(one)
-    observed = abs(_swapped_difference(measure.statistic, ones, others, np.zeros((1, n)), weights)[0])
+    observed = abs(_swapped_difference(measure.statistic, ones, others, np.zeros((1, one.items)), weights)[0])
     at_least = 0
-    for rows in _chunks(plan.resamples, n):
+    for rows in _chunks(plan.resamples, one.items):
         bits = rng.integers(0, 256, size=(rows, -(-n // 8)), dtype=np.uint8)
-        swaps = np.unpackbits(bits, axis=1, count=n).astype(np.float64)
+        swaps = np.unpackbits(bits, axis=1, count=n)[:, index].astype(np.float64)
         differences = _swapped_difference(measure.statistic, ones, others, swaps, weights)
         at_least += int((np.abs(differences) >= observed - 1e-12).sum())
     return (at_least + 1) / (plan.resamples + 1)
@@ -182,14 +201,20 @@ def measured(
     permuted = {
         (one, two): permutation_p_value(position, found[two], found[one], plan, suite, task) for one, two in pairs
     }
-    values, metric = replicates(position, found, plan, suite, task), measure.metric
+    fixed, (texts, _, stream) = measure.statistic == FIXED, _sampled(found[0], suite, task)
     return Measured(
-        suite, task, metric, list(outcomes), scores, values, found[0].items, np.array(seconds), position == 0, permuted
-    )
+        suite, task, measure.metric, list(outcomes), scores,
+        np.tile(scores[:, None], plan.resamples) if fixed else replicates(position, found, plan, suite, task),
+        0 if fixed else texts, np.array(seconds), position == 0, permuted, fixed, stream,
+    )  # fmt: skip
 
 
 def mean_over_tasks(name: str, parts: Sequence[Measured]) -> Measured:
-    """The mean over tasks for models that have all of them; items are resampled within their task, independently."""
+    """The mean over tasks for models that have all of them.
+
+    Items are resampled within their task: together with those of tasks over the same texts, independently of others.
+    A task without items counts with its score as it is.
+    """
     models = [model for model in parts[0].models if all(model in part.models for part in parts)]
     pairs = [(part, [part.models.index(model) for model in models]) for part in parts]
     return Measured(
@@ -199,7 +224,7 @@ def mean_over_tasks(name: str, parts: Sequence[Measured]) -> Measured:
         models,
         np.mean([part.scores[index] for part, index in pairs], axis=0),
         np.mean([part.replicates[index] for part, index in pairs], axis=0),
-        sum(part.items for part in parts),
+        sum({part.stream: part.items for part in parts}.values()),
         np.sum([part.seconds[index] for part, index in pairs], axis=0),
         main=True,
     )
@@ -210,6 +235,17 @@ def same_items(outcomes: dict[str, Outcome], where: str) -> None:
     if len({outcome.items for outcome in outcomes.values()}) > 1:
         counts = ", ".join(f"{name} {outcome.items}" for name, outcome in outcomes.items())
         raise UserError(f"models were scored on different items: {counts}", where=where, remedy="evaluate them anew")
+
+
+def _sampled(outcome: Outcome, *names: str) -> tuple[int, np.ndarray, tuple[str, ...]]:
+    """What is drawn: how many texts, [items] the number of each item's, and what names the stream of random numbers.
+
+    Over the same texts that is the texts, so that two tasks over them get the same draws.
+    """
+    if ITEM not in outcome.columns:
+        return outcome.items, np.arange(outcome.items), names
+    texts, index = np.unique(outcome.columns[ITEM].astype(str), return_inverse=True)
+    return len(texts), index, (hashlib.sha256("\n".join(texts).encode()).hexdigest(),)
 
 
 def _chunks(resamples: int, n: int) -> Iterator[int]:
@@ -267,6 +303,11 @@ def _f1(hits: np.ndarray, predicted: np.ndarray, gold: np.ndarray) -> np.ndarray
 def mean(counts: Counts, draw: Draw, values: np.ndarray) -> np.ndarray:
     """Mean of per-item values [n]: accuracy, recall, reciprocal rank, nDCG."""
     return counts @ values.astype(np.float64) / counts.sum(axis=1)
+
+
+def mean_of_draws(counts: Counts, draw: Draw, values: np.ndarray) -> np.ndarray:
+    """Mean of values [n] of random draws within one evaluation, which are no test items: they are not resampled."""
+    return np.full(len(counts), values.mean())
 
 
 def mean_where(counts: Counts, draw: Draw, values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
@@ -332,7 +373,17 @@ def macro_f1(counts: Counts, draw: Draw, hits: np.ndarray, predicted: np.ndarray
 
 STATISTICS: dict[str, Callable[..., np.ndarray]] = {
     function.__name__: function
-    for function in (mean, mean_where, mean_of_experiments, pearson, spearman, roc_auc, average_precision, macro_f1)
+    for function in (
+        mean,
+        mean_of_draws,
+        mean_where,
+        mean_of_experiments,
+        pearson,
+        spearman,
+        roc_auc,
+        average_precision,
+        macro_f1,
+    )
 }
 
 

@@ -1,7 +1,7 @@
 """From mteb's results and predictions to per-item columns."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ import numpy as np
 from mteb.abstasks import AbsTask, AbsTaskRetrieval
 from sklearn.preprocessing import MultiLabelBinarizer
 
-from evaluation.outcome import PART, Measure, Outcome
-from evaluation.significance import STATISTICS
+from evaluation.outcome import ITEM, PART, Measure, Outcome
+from evaluation.significance import FIXED, STATISTICS
+from pipeline.core.embedding import digest
 from pipeline.core.errors import UserError
 
 PAIR_SIMILARITIES = {  # prefix of mteb's metric -> its key among the predictions, and whether larger is nearer
@@ -25,15 +26,19 @@ ROUNDING = 1e-4  # mteb keeps five or six digits
 TREC_NAMES = {"ndcg": "ndcg_cut", "map": "map_cut", "recall": "recall", "precision": "P", "hit_rate": "success"}
 
 
+PAIRS_OF = {"XNLIV2": "XNLI"}  # the same pairs in the same order, translated anew
+
+
 @dataclass(frozen=True)
 class Part:
-    """One split of one subset: mteb's scores, its predictions, and the data they belong to."""
+    """One split of one subset as mteb scored it; all of it is JSON-able."""
 
     subset: str
     split: str
     scores: dict[str, Any]
-    predictions: Any
-    data: Any
+    predictions: Any  # mteb's own; of retrieval trec_eval's scores of every query
+    gold: list[Any]  # labels, where predictions are compared with such
+    items: list[str]  # names an item's text or texts: what has one name in two parts or tasks is the same item
 
 
 def keep_query_scores(task: AbsTask, folder: Path) -> None:
@@ -43,7 +48,6 @@ def keep_query_scores(task: AbsTask, folder: Path) -> None:
     original = task.task_specific_scores
 
     def keep(scores: Any, qrels: Any, results: Any, hf_split: str, hf_subset: str) -> dict[str, float]:
-        folder.mkdir(parents=True, exist_ok=True)
         path = query_scores_path(folder, hf_subset, hf_split)
         path.write_text(json.dumps(scores, sort_keys=True), encoding="utf-8")
         return original(scores, qrels, results, hf_split=hf_split, hf_subset=hf_subset)
@@ -56,26 +60,67 @@ def query_scores_path(folder: Path, subset: str, split: str) -> Path:
     return folder / f"queries--{subset}--{split}.json"
 
 
-def mteb_outcome(task: AbsTask, parts: Sequence[Part], metrics: Sequence[str]) -> Outcome:
+def parts_of_task(task: AbsTask, scores: Mapping[str, list[Any]], folder: Path) -> Iterator[Part]:
+    """The parts of a task that was just evaluated, with the predictions that lie in `folder`."""
+    for split in task.eval_splits:
+        for entry in sorted(scores[split], key=lambda entry: entry["hf_subset"]):
+            subset = entry["hf_subset"]
+            if subset not in task.hf_subsets:
+                continue
+            if isinstance(task, AbsTaskRetrieval):
+                found = json.loads(query_scores_path(folder, subset, split).read_text(encoding="utf-8"))
+                yield Part(
+                    subset, split, entry, found, [], [f"{task.metadata.name} {query}" for query in sorted(found)]
+                )
+                continue
+            predictions = json.loads((folder / task.prediction_file_name).read_text(encoding="utf-8"))
+            sets: Any = task.dataset
+            data = sets[subset][split] if subset in sets else sets[split]
+            yield Part(subset, split, entry, predictions[subset][split], *_labelled(task.metadata, data))
+
+
+def _labelled(metadata: Any, data: Any) -> tuple[list[Any], list[str]]:
+    """Labels and names of the items; clustering has none, as its scores are not of single texts."""
+    if metadata.type == "Clustering":
+        return [], []
+    if metadata.type in ("Classification", "MultilabelClassification"):
+        return list(data["label"]), [digest(text) for text in data["text"]]
+    if metadata.type == "STS":
+        return list(data["score"]), _names_of_pairs(data)
+    pairs = data[0] if len(data) == 1 else data
+    gold = list(pairs["labels"])
+    if metadata.name in {*PAIRS_OF, *PAIRS_OF.values()}:
+        name = PAIRS_OF.get(metadata.name, metadata.name)
+        return gold, [f"{name} {place} {label}" for place, label in enumerate(gold)]
+    return gold, _names_of_pairs(pairs)
+
+
+def _names_of_pairs(data: Any) -> list[str]:
+    return [digest(f"{one}\0{other}") for one, other in zip(data["sentence1"], data["sentence2"], strict=True)]
+
+
+def mteb_outcome(metadata: Any, parts: Sequence[Part], metrics: Sequence[str]) -> Outcome:
     """Columns and measures of all parts of a task; a metric is the mean of its values on the parts, as mteb has it."""
     columns: dict[str, np.ndarray] = {}
     measures, lengths = [], list[int]()
-    for metric in metrics or [task.metadata.main_score]:
+    for metric in metrics or [metadata.main_score]:
         rounded = float(np.mean([part.scores[metric] for part in parts]))
-        statistic, per_part = _items(task.metadata.type, metric, parts)
+        statistic, per_part = _items(metadata.type, metric, parts)
         names = tuple(name if name == "gold" else f"{metric}:{name}" for name in per_part[0])
         for position, name in enumerate(names):
             columns[name] = np.concatenate([list(found.values())[position] for found in per_part])
         score = float(np.mean([_exactly(statistic, found) for found in per_part]))
         if abs(score - rounded) > ROUNDING:
             what = f"the items give {metric} {score:.6f}, but mteb says {rounded:.6f}"
-            raise UserError(what, where=f"task {task.metadata.name}", remedy="leave it out: this is a defect here")
+            raise UserError(what, where=f"task {metadata.name}", remedy="leave it out: this is a defect here")
         measures.append(Measure(metric, score, statistic, names))
         lengths = [len(next(iter(found.values()))) for found in per_part]
     labels = [f"{part.subset}/{part.split}" for part in parts]
     columns[PART] = np.repeat(np.array(labels, dtype=object), lengths)
-    # As many digits as mteb's own files keep: a score that is read from them must not differ from a fresh one.
-    by_part = {label: round(part.scores["main_score"], 6) for label, part in zip(labels, parts, strict=True)}
+    named = [name for part in parts for name in part.items]
+    if len(named) == sum(lengths):  # else the values are of draws, not of items
+        columns[ITEM] = np.array(named, dtype=object)
+    by_part = {label: part.scores["main_score"] for label, part in zip(labels, parts, strict=True)}
     return Outcome(columns, tuple(measures), {"parts": by_part})
 
 
@@ -92,9 +137,9 @@ def _items(kind: str, metric: str, parts: Sequence[Part]) -> tuple[str, list[dic
     if kind in ("Classification", "MultilabelClassification"):
         if metric == "accuracy":
             return "mean_of_experiments", [{"correct": _correct(part)} for part in parts]
-        return "mean", [_experiments(part, metric) for part in parts]
+        return FIXED, [_experiments(part, metric) for part in parts]
     if kind == "Clustering":
-        return "mean", [{"value": _bootstraps(part, metric)} for part in parts]
+        return FIXED, [{"value": _bootstraps(part, metric)} for part in parts]
     function: Callable[[Part, str], dict[str, np.ndarray]] = _sts if kind == "STS" else _pairs
     statistic = metric.rpartition("_")[2] if kind == "STS" else "average_precision"
     return statistic, [function(part, metric) for part in parts]
@@ -110,9 +155,9 @@ def _correct(part: Part) -> np.ndarray:
     """[texts, experiments] whether the predicted label (or the whole set of labels) is right."""
     predicted = np.asarray(part.predictions)
     if predicted.ndim == 3:
-        gold = MultiLabelBinarizer().fit_transform(part.data["label"])
+        gold = MultiLabelBinarizer().fit_transform(part.gold)
         return (predicted == gold[None]).all(axis=2).T.astype(np.float64)
-    return (predicted == np.asarray(part.data["label"])[None]).T.astype(np.float64)
+    return (predicted == np.asarray(part.gold)[None]).T.astype(np.float64)
 
 
 def _experiments(part: Part, metric: str) -> dict[str, np.ndarray]:
@@ -129,7 +174,7 @@ def _sts(part: Part, metric: str) -> dict[str, np.ndarray]:
     key, _ = PAIR_SIMILARITIES[prefix]
     return {
         "prediction": np.asarray(part.predictions[key], dtype=np.float64),
-        "gold": np.asarray(part.data["score"], dtype=np.float64),
+        "gold": np.asarray(part.gold, dtype=np.float64),
     }
 
 
@@ -139,8 +184,7 @@ def _pairs(part: Part, metric: str) -> dict[str, np.ndarray]:
     if prefix == "max":
         prefix = max(PAIR_SIMILARITIES, key=lambda name: part.scores.get(f"{name}_ap", -1.0))
     key, sign = PAIR_SIMILARITIES[prefix]
-    data = part.data[0] if len(part.data) == 1 else part.data
     return {
         "prediction": sign * np.asarray(part.predictions[key], dtype=np.float64),
-        "gold": np.asarray(data["labels"], dtype=np.int64),
+        "gold": np.asarray(part.gold, dtype=np.int64),
     }

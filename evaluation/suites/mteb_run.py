@@ -1,8 +1,9 @@
-"""Running tasks of mteb: cached by the model's contents, resumed where they stopped, with per-item results."""
+"""Running tasks of mteb: each model by a task object of its own, kept by the model's contents, item by item."""
 
+import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import mteb
+from filelock import FileLock
 from mteb.abstasks import AbsTask, AbsTaskRetrieval
 from mteb.cache import ResultCache
 from mteb.models import ModelMeta
@@ -23,11 +25,12 @@ from sentence_transformers.util import dot_score, maxsim
 
 from configs.schema.config import Config
 from evaluation.encoder import Encoder
-from evaluation.outcome import Outcome
+from evaluation.outcome import SCORE_VERSION, Outcome
 from evaluation.scoring import Scorer
 from evaluation.suites.heads import Heads, sparse_vectors, token_vectors
-from evaluation.suites.mteb_outcome import Part, keep_query_scores, mteb_outcome, query_scores_path
+from evaluation.suites.mteb_outcome import Part, keep_query_scores, mteb_outcome, parts_of_task
 from evaluation.suites.task import Task
+from pipeline.core.artefact import PARTIAL, files_under, remove, replacing
 from pipeline.core.console import quiet
 from pipeline.core.errors import UserError, first_line
 
@@ -45,13 +48,9 @@ class MtebTask(Task):
         self.task, self.metrics, self.representation = task, metrics, representation
         self.needs_heads = representation != "dense"
 
-    def mteb_task(self) -> AbsTask:
-        """mteb's object that is evaluated."""
-        return self.task
-
     def score(self, scorer: Scorer) -> Outcome:
         model = mteb_encoder(scorer, self.representation)
-        return run_task(model, self.mteb_task(), self.metrics, results_folder(scorer.config))
+        return run_task(model, self.task, self.metrics, results_folder(scorer.config))
 
 
 def results_folder(config: Config) -> Path:
@@ -60,72 +59,77 @@ def results_folder(config: Config) -> Path:
 
 
 def run_task(model: Any, task: AbsTask, metrics: list[str], folder: Path) -> Outcome:
-    """Evaluate `task`, or take up what `folder` holds of it.
+    """Evaluate a new object of the task, or take up what `folder` holds of it; its data are then not read.
 
     Args:
         model: an encoder whose `mteb_model_meta` names its contents (see `mteb_encoder`).
         task: one of mteb's, restricted to the splits and subsets that count.
         metrics: keys of mteb's result; empty: the task's main score.
-        folder: holds results and predictions by model, all made with one version of mteb.
+        folder: holds what tasks gave by model, and mteb's own files, all made with one version of mteb.
 
     Raises:
         UserError: the task's data can't be had, or mteb can't evaluate the task.
     """
-    name = task.metadata.name
-    predictions, cache = folder / "predictions" / model.mteb_model_meta.revision / name, ResultCache(folder)
-    if not _is_whole(task, model, cache, predictions):
-        shutil.rmtree(predictions, ignore_errors=True)
-        cache.get_task_result_path(name, model.mteb_model_meta).unlink(missing_ok=True)
-    keep_query_scores(task, predictions)
-    with _explained(name), quiet():
-        task.load_data()
-        result = mteb.evaluate(
-            model,
-            task,
-            cache=cache,
-            encode_kwargs={"batch_size": LOADED, "show_progress_bar": False},
-            prediction_folder=None if isinstance(task, AbsTaskRetrieval) else predictions,
-            show_progress_bar=False,
-            co2_tracker=False,
-        ).task_results[0]
-    return mteb_outcome(task, list(_parts(task, result.scores, predictions)), metrics)
+    chosen = [SCORE_VERSION, task.metadata.dataset, list(task.eval_splits), list(task.hf_subsets)]
+    key = hashlib.sha256(json.dumps(chosen, default=str).encode()).hexdigest()[:16]
+    kept = folder / "parts" / model.mteb_model_meta.revision / f"{task.metadata.name}--{key}.json"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{kept}.lock"):  # another run may score the same model: this one waits, and takes its scores
+        parts = _read(kept)
+        if parts is None:
+            parts = _evaluated(model, renewed(task), folder, kept)
+    return mteb_outcome(task.metadata, parts, metrics)
 
 
-def _is_whole(task: AbsTask, model: Any, cache: ResultCache, predictions: Path) -> bool:
-    """Whether there are cached scores of this revision of the data with all predictions: kills cut mteb's files off."""
+def renewed(task: AbsTask) -> AbsTask:
+    """The same task as a new object.
+
+    mteb seeds a task's random numbers when its object is made, and draws from them in each evaluation; ours leaves
+    hooks in it. With one object for all models, a score would depend on which models were scored before.
+    """
+    made = type(task)()
+    made.metadata, made.hf_subsets, made._eval_splits = task.metadata, list(task.hf_subsets), task._eval_splits
+    made.dataset, made.data_loaded = task.dataset, task.data_loaded
+    return made
+
+
+def _evaluated(model: Any, task: AbsTask, folder: Path, kept: Path) -> list[Part]:
+    """Have mteb evaluate the task, and keep its parts at `kept` and its result among mteb's files."""
+    name, scratch = task.metadata.name, kept.with_suffix(PARTIAL)
+    remove(scratch)
+    scratch.mkdir()
     try:
-        cached = cache.load_task_result(task.metadata.name, model.mteb_model_meta)
-        if cached is None or cached.dataset_revision != task.metadata.revision:
-            return False
-        for split, entries in cached.scores.items():
-            for entry in entries:
-                _predictions(task, predictions, entry["hf_subset"], split)
-    except (OSError, KeyError, ValueError):
-        return False
-    return True
+        keep_query_scores(task, scratch)
+        with _explained(name), quiet():
+            task.load_data()  # here, so that mteb does not forget it before the labels are read
+            result = mteb.evaluate(
+                model,
+                task,
+                cache=ResultCache(scratch),
+                encode_kwargs={"batch_size": LOADED, "show_progress_bar": False},
+                prediction_folder=None if isinstance(task, AbsTaskRetrieval) else scratch,
+                show_progress_bar=False,
+                co2_tracker=False,
+            ).task_results[0]
+            parts = list(parts_of_task(task, result.scores, scratch))
+        for file in files_under(scratch / "results"):
+            with replacing(folder / file.relative_to(scratch)) as target:
+                shutil.copyfile(file, target)
+    finally:
+        remove(scratch)
+    with replacing(kept) as target:
+        told = json.dumps([vars(part) for part in parts], ensure_ascii=False, default=lambda number: number.item())
+        target.write_text(told, encoding="utf-8")
+    found = _read(kept)
+    assert found is not None
+    return found  # as it was written, so that scores taken up from the file are the same to the bit
 
 
-def _parts(task: AbsTask, scores: Mapping[str, list[Any]], folder: Path) -> Iterator[Part]:
-    for split in task.eval_splits:
-        for entry in sorted(scores[split], key=lambda entry: entry["hf_subset"]):
-            subset = entry["hf_subset"]
-            if subset in task.hf_subsets:
-                found = _predictions(task, folder, subset, split)
-                yield Part(subset, split, entry, found, _data(task, subset, split))
-
-
-def _predictions(task: AbsTask, folder: Path, subset: str, split: str) -> Any:
-    if isinstance(task, AbsTaskRetrieval):
-        return json.loads(query_scores_path(folder, subset, split).read_text(encoding="utf-8"))
-    path = folder / task.prediction_file_name
-    return json.loads(path.read_text(encoding="utf-8"))[subset][split]
-
-
-def _data(task: AbsTask, subset: str, split: str) -> Any:
-    if isinstance(task, AbsTaskRetrieval):
-        return None  # trec_eval's scores need no labels beside them
-    data: Any = task.dataset
-    return data[subset][split] if subset in data else data[split]
+def _read(kept: Path) -> list[Part] | None:
+    try:
+        return [Part(**part) for part in json.loads(kept.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 @contextmanager

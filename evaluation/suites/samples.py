@@ -4,7 +4,6 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict
 from mteb.abstasks import (
-    AbsTask,
     AbsTaskClassification,
     AbsTaskPairClassification,
     AbsTaskRetrieval,
@@ -27,7 +26,8 @@ def tasks(suite: str, config: Config, stage: StageFolder) -> list[Task]:
         EncodechkaTask(suite, name, sample_digests(*files), score, SampleFiles(), "model")
         for name, (score, files) in ENCODECHKA_SAMPLES.items()
     ]
-    return [*ours, *(MtebSample(suite, name) for name in MTEB_SAMPLES)]
+    theirs = [MtebTask(suite, name, sample_digests(*task.files), task(), []) for name, task in MTEB_SAMPLES.items()]
+    return [*ours, *theirs]
 
 
 ENCODECHKA_SAMPLES = {  # task -> how it is scored, and the files that it reads
@@ -41,11 +41,11 @@ ENCODECHKA_SAMPLES = {  # task -> how it is scored, and the files that it reads
 }
 
 
-def _described(name: str, kind: str, main_score: str, description: str) -> TaskMetadata:
+def _described(name: str, kind: str, main_score: str, description: str, *files: str) -> TaskMetadata:
     return TaskMetadata(
         name=name,
         description=description,
-        dataset={"path": f"samples/{name}", "revision": "bundled"},
+        dataset={"path": f"samples/{name}", "revision": " ".join(sample_digests(*files))},
         type=kind,  # type: ignore[arg-type]
         category="t2c" if kind == "Classification" else "t2t",
         modalities=["text"],
@@ -58,8 +58,8 @@ def _described(name: str, kind: str, main_score: str, description: str) -> TaskM
 class SampleSTS(AbsTaskSTS):
     """Graded similarity of two sentences."""
 
-    metadata = _described("SampleSTS", "STS", "cosine_spearman", "Bundled pairs with a grade from 0 to 5.")
     files = ("sts",)
+    metadata = _described("SampleSTS", "STS", "cosine_spearman", "Bundled pairs with a grade from 0 to 5.", *files)
 
     def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
         self.dataset, self.data_loaded = DatasetDict(test=Dataset.from_list(read_samples("sts"))), True
@@ -68,8 +68,8 @@ class SampleSTS(AbsTaskSTS):
 class SampleParaphrase(AbsTaskPairClassification):
     """Paraphrase or not."""
 
-    metadata = _described("SampleParaphrase", "PairClassification", "max_ap", "Bundled headlines.")
     files = ("paraphrase",)
+    metadata = _described("SampleParaphrase", "PairClassification", "max_ap", "Bundled headlines.", *files)
 
     def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
         pairs = [
@@ -82,8 +82,8 @@ class SampleParaphrase(AbsTaskPairClassification):
 class SampleClassification(AbsTaskClassification):
     """Topics of short texts."""
 
-    metadata = _described("SampleClassification", "Classification", "accuracy", "Bundled texts by topic.")
     files = ("classification_train", "classification_test")
+    metadata = _described("SampleClassification", "Classification", "accuracy", "Bundled texts by topic.", *files)
 
     def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
         parts = {"train": read_samples("classification_train"), "test": read_samples("classification_test")}
@@ -99,8 +99,8 @@ class SampleClassification(AbsTaskClassification):
 class SampleLongDocuments(AbsTaskRetrieval):
     """Questions whose answers stand late in long documents."""
 
-    metadata = _described("SampleLongDocuments", "Retrieval", "ndcg_at_10", "Bundled long documents.")
     files = ("long_documents",)
+    metadata = _described("SampleLongDocuments", "Retrieval", "ndcg_at_10", "Bundled long documents.", *files)
 
     def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
         rows = read_samples("long_documents")
@@ -121,14 +121,3 @@ MTEB_SAMPLES: dict[str, Any] = {
     "mteb_topics": SampleClassification,
     "long_documents": SampleLongDocuments,
 }
-
-
-class MtebSample(MtebTask):
-    """A task of mteb's kind over bundled files; each model gets an object of its own."""
-
-    def __init__(self, suite: str, name: str) -> None:
-        kind = MTEB_SAMPLES[name]
-        super().__init__(suite, name, sample_digests(*kind.files), kind(), [])
-
-    def mteb_task(self) -> AbsTask:
-        return MTEB_SAMPLES[self.name]()

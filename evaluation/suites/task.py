@@ -3,7 +3,7 @@
 To add one, write a subclass with `score` in the file of its suite, and let that file's `tasks` give it; `retrieval.py`
 is the shortest example. Texts become vectors by `scorer.encoder.sentences`. A `Measure` names its score, and the
 function in `significance.STATISTICS` that gives the same score from the columns. Code is not seen by fingerprints:
-force=true scores again while you try, and a higher SCORE_VERSION in evaluate.py does so for everybody else.
+force=true scores again while you try, and a higher SCORE_VERSION in outcome.py does so for everybody else.
 """
 
 from abc import ABC, abstractmethod

@@ -4,11 +4,15 @@ import dataclasses
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
 from configs.schema.config import Config
 from evaluation.models import folder_fingerprint, scored_models
+from evaluation.outcome import Measure, Outcome
+from evaluation.scoring import Scorer
+from evaluation.suites.task import Task
 from pipeline.application import composed
 from pipeline.chain import CHAIN
 from pipeline.core.artefact import Manifest, read_manifest
@@ -140,6 +144,17 @@ def test_a_score_that_is_no_number_is_named(models: dict[str, Path], tmp_path: P
     config = make_config(tmp_path / "runs", f"evaluation.models=[{collapsed}]", "evaluation.tasks=[sts]")
     with pytest.raises(UserError, match=r"spearman is no finite number \(model collapsed, task samples/sts\)"):
         run_stage(CHAIN["evaluate"], config)
+
+
+def test_a_score_that_its_items_do_not_give_is_a_defect(models: dict[str, Path], tmp_path: Path) -> None:
+    class Wrong(Task):
+        def score(self, scorer: Scorer) -> Outcome:
+            right = np.array([1.0, 0.0, 1.0, 1.0])
+            return Outcome({"correct": right}, (Measure("accuracy", 0.75 + 2e-6, "mean", ("correct",)),))
+
+    (model,) = scored_models(make_config(tmp_path, f"evaluation.models=[{models['first']}]"))
+    with pytest.raises(UserError, match=r"accuracy is 0.750002, but its items give 0.750000 \(model first"):
+        Scorer(model, make_config(tmp_path)).score(Wrong("suite", "wrong", {}), tmp_path)
 
 
 def test_a_task_that_fails_does_not_lose_the_others(models: dict[str, Path], tmp_path: Path) -> None:

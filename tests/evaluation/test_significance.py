@@ -10,6 +10,7 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from evaluation.outcome import Measure, Outcome
 from evaluation.results import Difference
 from evaluation.significance import (
+    FIXED,
     STATISTICS,
     Plan,
     bootstrap_p_value,
@@ -18,6 +19,7 @@ from evaluation.significance import (
     interval,
     macro_f1,
     mean_of_experiments,
+    mean_over_tasks,
     measured,
     mid_ranks,
     permutation_p_value,
@@ -253,3 +255,60 @@ def test_a_resample_without_both_classes_has_no_value() -> None:
     only_first[0, np.flatnonzero(LABELS == 1)] = 1
     assert np.isnan(roc_auc(only_first, no_second, PREDICTIONS, LABELS)).all()
     assert np.isnan(spearman(only_first, no_second, np.ones(ITEMS), GRADES)).all()
+
+
+def named(values: np.ndarray, names: list[str], **more: np.ndarray) -> Outcome:
+    """Values of items that name their texts."""
+    measures = (Measure("metric", float(values.mean()), "mean", ("value",)),)
+    return Outcome({"value": values, "item": np.array(names, dtype=object), **more}, measures)
+
+
+def test_two_tasks_over_the_same_texts_are_resampled_together_and_no_others() -> None:
+    names, order, values = [f"text {n}" for n in range(80)], RNG.permutation(80), RNG.random(80)
+    one, other = named(values, names), named(values[order], [names[n] for n in order])
+    elsewhere = named(values, [f"other {n}" for n in range(80)])
+    plan = Plan(500)
+    parts = {
+        task: measured(0, {"model": found}, [0.0], plan, "suite", task)
+        for task, found in {"intents": one, "scenarios": other, "else": elsewhere}.items()
+    }
+    np.testing.assert_allclose(parts["intents"].replicates, parts["scenarios"].replicates)
+    assert abs(np.corrcoef(parts["intents"].replicates[0], parts["else"].replicates[0])[0, 1]) < 0.2
+    together = mean_over_tasks("Mean", [parts["intents"], parts["scenarios"]])
+    apart = mean_over_tasks("Mean", [parts["intents"], parts["else"]])
+    widths = [row.ci_high - row.ci_low for mean in (parts["intents"], together, apart) for row in mean.rows(plan)]
+    assert widths[1] == pytest.approx(widths[0]) and widths[2] < 0.85 * widths[0]
+    assert (together.items, apart.items) == (80, 160)
+
+
+def test_parts_over_the_same_texts_are_no_more_evidence_than_one() -> None:
+    names, plan = [f"question {n}" for n in range(60)], Plan(2000)
+    rng = np.random.default_rng(7)
+    base = rng.random(60)
+    change = rng.normal(0, 0.4, 60)
+    merge = base + change - change.mean() + 0.06  # about one standard error
+    directions = np.array(["ru-ru"] * 60 + ["ru-en"] * 60, dtype=object)
+
+    def p_and_width(names: list[str], *models: np.ndarray, **more: np.ndarray) -> tuple[float, float]:
+        row = rows_of({name: named(v, names, **more) for name, v in zip("ab", models, strict=True)}, plan)
+        return row.p_value, row.ci_high - row.ci_low
+
+    once = p_and_width(names, base, merge)
+    doubled = [np.concatenate([values, values]) for values in (base, merge)]
+    twice = p_and_width([*names, *names], *doubled, part=directions)
+    apart = p_and_width([*names, *(f"{name} again" for name in names)], *doubled, part=directions)
+    assert twice == pytest.approx(once, abs=0.02)
+    assert apart[0] < once[0] - 0.02 and apart[1] < 0.8 * once[1]
+
+
+def test_what_has_no_items_has_neither_interval_nor_test_and_stays_as_it_is_in_a_mean() -> None:
+    plan = Plan(500)
+    clustering = {name: outcome(FIXED, value=RNG.random(10)) for name in ("base", "merge")}
+    found = measured(0, clustering, [0.0, 0.0], plan, "suite", "clustering")
+    assert all(np.isnan([row.ci_low, row.ci_high]).all() and row.items == 0 for row in found.rows(plan))
+    (row,) = found.differences(plan)
+    assert row.test == "none" and np.isnan([row.ci_low, row.ci_high, row.p_value]).all()
+    other = measured(0, two_models(RNG, 200, 0.2), [0.0, 0.0], plan, "suite", "classification")
+    mean = mean_over_tasks("Mean", [found, other])
+    assert mean.scores == pytest.approx((found.scores + other.scores) / 2)
+    np.testing.assert_allclose(mean.replicates, (found.scores[:, None] + other.replicates) / 2)

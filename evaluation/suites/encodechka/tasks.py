@@ -9,7 +9,7 @@ import numpy as np
 
 from configs.schema.config import Config
 from evaluation.encoder import Encoder
-from evaluation.outcome import Outcome
+from evaluation.outcome import ITEM, Outcome
 from evaluation.scoring import Scorer
 from evaluation.suites.encodechka.files import COMMIT, DataFiles
 from evaluation.suites.encodechka.predictors import (
@@ -23,6 +23,7 @@ from evaluation.suites.encodechka.predictors import (
 from evaluation.suites.encodechka.words import entity_task
 from evaluation.suites.task import Task
 from pipeline.core.artefact import StageFolder
+from pipeline.core.embedding import digest
 
 
 def tasks(suite: str, config: Config, stage: StageFolder) -> list[Task]:
@@ -86,13 +87,16 @@ def classified(score: Callable[..., Outcome], stem: str, label: str, kind: Label
 
     def run(files: Files, vectors: Vectors) -> Outcome:
         train, test = files.rows(f"{stem}_train"), files.rows(f"{stem}_test")
-        return score(
+        texts = [row["text"] for row in test]
+        outcome = score(
             vectors.sentences([row[train_text] for row in train]),
             _labels(train, label, kind),
-            vectors.sentences([row["text"] for row in test]),
+            vectors.sentences(texts),
             _labels(test, label, kind),
             vectors.workers,
         )
+        outcome.columns[ITEM] = np.array([digest(text) for text in texts], dtype=object)
+        return outcome
 
     return run
 

@@ -44,7 +44,7 @@ def score_terra(config: Config) -> None:
     }
     task = mteb.get_task("TERRa")
     task.dataset, task.data_loaded = DatasetDict(dev=Dataset.from_dict(pairs)), True
-    run_task(mteb_encoder(Scorer(merged, config), "dense"), task, ["max_ap"], results_folder(config), {})
+    run_task(mteb_encoder(Scorer(merged, config), "dense"), task, ["max_ap"], results_folder(config))
 
 
 def test_mteb_reads_the_files_as_results_of_the_named_model(config: Config, tmp_path: Path) -> None:

@@ -21,15 +21,12 @@ from evaluation.significance import STATISTICS
 from evaluation.suites.mteb_run import DenseEncoder, run_task
 from evaluation.suites.mteb_tasks import hub_task, suite_tasks
 from evaluation.suites.samples import MTEB_SAMPLES
+from pipeline.core.artefact import PARTIAL
 from pipeline.core.errors import UserError
 from tests.evaluation.conftest import MakeModel
+from tests.support.mteb_tasks import TYPES, sentences, task_of_type, with_data
 
 RNG = np.random.default_rng(0)
-WORDS = ["река", "музей", "маяк", "борщ", "город", "закон", "зима", "поезд", "театр", "число", "книга", "дождь"]
-
-
-def sentences(count: int) -> list[str]:
-    return [" ".join(RNG.choice(WORDS, 5)) for _ in range(count)]
 
 
 def encoder(folder: Path) -> DenseEncoder:
@@ -41,31 +38,14 @@ def model(model_folder: Path) -> DenseEncoder:
     return encoder(model_folder)
 
 
-def with_data(name: str, data: object, **choice: list[str]) -> AbsTask:
-    task = hub_task(name, SuiteConfig(), MtebTaskConfig(**choice), None)
-    task.dataset, task.data_loaded = data, True
-    return task
-
-
 def made_task(kind: str) -> tuple[AbsTask, list[str]]:
-    """A real task of mteb with a little data of its form."""
-    if kind == "multilabel":
-        rows = [{"text": text, "label": [n % 6, (n + 1) % 6]} for n, text in enumerate(sentences(60))]
-        data = DatasetDict(train=Dataset.from_list(rows), test=Dataset.from_list(rows[:40]))
-        return with_data("CEDRClassification", data), []
-    if kind == "clustering":
-        data = DatasetDict(test=Dataset.from_dict({"sentences": sentences(60), "labels": [n % 4 for n in range(60)]}))
-        return with_data("GeoreviewClusteringP2P", data), []
-    if kind == "reranking":
-        pool = sentences(40)
-        parts = {
-            "corpus": Dataset.from_list([{"id": f"d{n}", "title": "", "text": text} for n, text in enumerate(pool)]),
-            "queries": Dataset.from_list([{"id": f"q{n}", "text": pool[n][:12]} for n in range(10)]),
-            "relevant_docs": {f"q{n}": {f"d{n}": 1, f"d{n + 20}": 1} for n in range(10)},
-            "top_ranked": {f"q{n}": [f"d{m}" for m in range(n, n + 30)] for n in range(10)},
-        }
-        return with_data("RuBQReranking", {"default": {"test": parts}}), ["map_at_1000", "ndcg_at_10"]
-    columns = {"sentence1": sentences(50), "sentence2": sentences(50), "score": RNG.random(50).tolist()}
+    """A real task of mteb with a little data of its form, and the metrics that are asked for."""
+    if kind == "Reranking":
+        return task_of_type(kind), ["map_at_1000", "ndcg_at_10"]
+    if kind != "two_splits":
+        return task_of_type(kind), []
+    texts, _ = sentences(100)
+    columns = {"sentence1": texts[:50], "sentence2": texts[50:], "score": RNG.random(50).tolist()}
     one, other = Dataset.from_dict(columns), Dataset.from_dict({**columns, "score": RNG.random(50).tolist()})
     data = {"ru": DatasetDict(dev=one, test=other.select(range(30)))}
     choice = {"subsets": ["ru"], "splits": ["dev", "test"]}
@@ -83,7 +63,7 @@ def recomputed(outcome: Outcome, position: int) -> float:
     return float(np.mean(values))
 
 
-@pytest.mark.parametrize("kind", [*MTEB_SAMPLES, "multilabel", "clustering", "reranking", "two_splits"])
+@pytest.mark.parametrize("kind", [*MTEB_SAMPLES, *TYPES, "two_splits"])
 def test_items_give_mtebs_own_score(kind: str, model: DenseEncoder, tmp_path: Path) -> None:
     task, metrics = (MTEB_SAMPLES[kind](), []) if kind in MTEB_SAMPLES else made_task(kind)
     outcome = run_task(model, task, metrics, tmp_path)
@@ -138,54 +118,58 @@ def test_a_second_run_encodes_nothing_and_gives_the_same(model: DenseEncoder, tm
     np.testing.assert_array_equal(*(found.columns["ndcg_at_10:value"] for found in (first, second)))
 
 
-def test_scores_read_from_mteb_s_files_give_the_same_bytes_as_fresh_ones(model: DenseEncoder, tmp_path: Path) -> None:
+def test_scores_that_were_kept_give_the_same_bytes_as_fresh_ones(model: DenseEncoder, tmp_path: Path) -> None:
     paths = [tmp_path / "fresh.parquet", tmp_path / "read.parquet"]
     for path in paths:
         run_task(model, MTEB_SAMPLES["mteb_sts"](), [], tmp_path).write(path)
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
-@pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_text("")])
-@pytest.mark.parametrize("kind", ["predictions", "results"])
-def test_what_a_kill_left_out_or_half_is_made_anew(
-    model: DenseEncoder, tmp_path: Path, kind: str, harm: Callable[[Path], Any]
+@pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_text(path.read_text()[:99])])
+def test_kept_scores_that_are_lost_or_damaged_are_made_anew(
+    model: DenseEncoder, tmp_path: Path, harm: Callable[[Path], Any]
 ) -> None:
     first = run_task(model, MTEB_SAMPLES["mteb_sts"](), [], tmp_path)
-    (file,) = [path for path in (tmp_path / kind).rglob("*.json") if path.name != "model_meta.json"]
+    (file,) = (tmp_path / "parts").rglob("*.json")
     harm(file)
     assert run_task(model, MTEB_SAMPLES["mteb_sts"](), [], tmp_path).measures == first.measures
 
 
-def evaluate_slowly(folder: Path, cache: Path) -> None:
-    """Two splits, the second one so slow that the process is killed in it."""
-    model, (task, metrics) = encoder(folder), made_task("two_splits")
-    evaluate = task.evaluate
-
-    def slow(wrapped: object, split: str, **kwargs: object):
-        if split == "test":
-            (cache / "begun").touch()
-            time.sleep(60)
-        return evaluate(wrapped, split, **kwargs)
-
-    task.evaluate = slow  # type: ignore[method-assign, assignment]
-    run_task(model, task, metrics, cache)
+def test_kept_scores_serve_other_metrics_too(model: DenseEncoder, tmp_path: Path) -> None:
+    run_task(model, task_of_type("Retrieval"), ["ndcg_at_10"], tmp_path)
+    unread = task_of_type("Retrieval")
+    unread.dataset, unread.data_loaded = None, False
+    found = run_task(model, unread, ["recall_at_100", "map_at_10"], tmp_path)
+    assert [measure.metric for measure in found.measures] == ["recall_at_100", "map_at_10"]
 
 
-def test_a_killed_run_goes_on_after_its_last_split(model_folder: Path, tmp_path: Path) -> None:
-    process = multiprocessing.get_context("fork").Process(target=evaluate_slowly, args=(model_folder, tmp_path))
+def score_in(model_folder: Path, cache: Path) -> None:
+    run_task(encoder(model_folder), task_of_type("Retrieval"), [], cache)
+
+
+def test_two_runs_that_score_one_model_at_once_leave_each_other_s_files(model_folder: Path, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    runs = [context.Process(target=score_in, args=(model_folder, tmp_path)) for _ in range(3)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join(60)
+    assert [run.exitcode for run in runs] == [0, 0, 0]
+    assert not [path for path in tmp_path.rglob("*") if path.name.endswith(PARTIAL)]
+    assert len(list((tmp_path / "parts").rglob("*.json"))) == 1
+
+
+def test_a_killed_run_leaves_nothing_that_looks_finished(model_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    process = multiprocessing.get_context("fork").Process(target=score_in, args=(model_folder, tmp_path))
     process.start()
-    deadline = time.monotonic() + 30
-    while not (tmp_path / "begun").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    while process.is_alive() and not list((tmp_path / "parts").rglob(f"*{PARTIAL}")):
+        time.sleep(0.002)
     process.kill()
     process.join()
-    task, metrics = made_task("two_splits")
-    done: list[str] = []
-    evaluate = task.evaluate
-    task.evaluate = lambda model, split, **kwargs: (done.append(split), evaluate(model, split, **kwargs))[1]  # type: ignore[method-assign]
-    outcome = run_task(encoder(model_folder), task, metrics, tmp_path)
-    assert done == ["test"]
-    assert outcome.items == 80
+    assert not list((tmp_path / "parts").rglob("*.json"))
+    assert run_task(encoder(model_folder), task_of_type("Retrieval"), [], tmp_path).items == 20
+    assert not list(tmp_path.rglob(f"*{PARTIAL}"))
 
 
 def mirrored(mirror: Path, task: AbsTask) -> Path:
@@ -197,7 +181,8 @@ def mirrored(mirror: Path, task: AbsTask) -> Path:
 def similarity_in(mirror: Path, count: int) -> AbsTask:
     """mteb's task whose data set in the mirror has so many new pairs."""
     folder = mirrored(mirror, mteb.get_task("RuSTSBenchmarkSTS"))
-    rows = {"sentence1": sentences(count), "sentence2": sentences(count), "score": RNG.random(count).tolist()}
+    texts, _ = sentences(2 * count)
+    rows = {"sentence1": texts[:count], "sentence2": texts[count:], "score": RNG.random(count).tolist()}
     Dataset.from_dict(rows).to_json(folder / "test.jsonl", force_ascii=False)
     return hub_task("RuSTSBenchmarkSTS", SuiteConfig(), MtebTaskConfig(splits=["test"]), str(mirror))
 
@@ -216,7 +201,7 @@ def test_other_data_of_the_same_name_are_scored_anew(model: DenseEncoder, tmp_pa
 
 def test_retrieval_data_come_from_the_mirror(model: DenseEncoder, tmp_path: Path) -> None:
     folder = mirrored(tmp_path / "mirror", mteb.get_task("RuBQRetrieval"))
-    pool = sentences(30)
+    pool, _ = sentences(30)
     files = {
         "corpus": [{"_id": f"d{n}", "title": "", "text": text} for n, text in enumerate(pool)],
         "queries": [{"_id": f"q{n}", "text": text} for n, text in enumerate(pool[:9])],
@@ -232,6 +217,21 @@ def test_retrieval_data_come_from_the_mirror(model: DenseEncoder, tmp_path: Path
     task = hub_task("RuBQRetrieval", SuiteConfig(), MtebTaskConfig(), str(tmp_path / "mirror"))
     outcome = run_task(model, task, ["ndcg_at_10", "recall_at_100"], tmp_path)
     assert outcome.items == 9 and outcome.measures[1].score == 1
+
+
+def test_items_are_named_by_what_they_share(model: DenseEncoder, tmp_path: Path) -> None:
+    names = {}
+    for name, place in (("XNLI", "ru"), ("XNLIV2", "russian")):
+        texts, _ = sentences(60, seed=len(name))  # translated anew: other texts, of the same meaning
+        pairs = [{"sentence1": texts[:30], "sentence2": texts[30:], "labels": [n % 2 for n in range(30)]}]
+        task = with_data(name, {place: {"test": pairs}}, subsets=[place], splits=["test"])
+        names[name] = run_task(model, task, ["max_ap"], tmp_path).columns["item"].tolist()
+    assert names["XNLI"] == names["XNLIV2"] and len(set(names["XNLI"])) == 30
+    parts, _ = made_task("two_splits")
+    found = run_task(model, parts, ["cosine_spearman"], tmp_path)
+    assert len(set(found.columns["item"])) == 50  # one split's pairs are the other's first 30
+    clustering = run_task(model, task_of_type("Clustering"), [], tmp_path)
+    assert "item" not in clustering.columns and clustering.measures[0].statistic == "mean_of_draws"
 
 
 def test_no_network_and_no_mirror_is_one_line(model: DenseEncoder, tmp_path: Path) -> None:
