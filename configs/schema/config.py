@@ -37,8 +37,8 @@ class LaunchConfig:
 class TrackingConfig:
     """Where configs, curves and metrics go beside the run's own files."""
 
-    kind: str = setting("none", choices=("none", "wandb", "trackio"))
-    project: str = "user-bge-m3"
+    kind: str = setting("none", choices=("none", "wandb", "trackio"))  # where to
+    project: str = "user-bge-m3"  # the name there that holds all runs
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Config:
     stages: list[str] = setting([name for name in STAGES if name not in ON_REQUEST], choices=STAGES)  # in this order
     objective: str = "merge.dev"  # <stage>.<metric of its manifest> by which a sweep orders its jobs
     mirror: str | None = None  # a folder in the Hub's layout, read instead of the Hub
-    languages: list[str] = setting(["ru", "en"])
+    languages: list[str] = setting(["ru", "en"])  # codes: whose pieces init keeps, and what the model card says
     precision: str = setting("auto", choices=("auto", "fp32", "bf16"))  # auto: bf16 where the device has it natively
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)

@@ -37,9 +37,9 @@ class CardCount:
 class HubFiles:
     """Files of a further data set that belong to the same source, with the same columns."""
 
-    hub: str = MISSING
-    revision: str = "main"
-    files: list[str] = setting([])
+    hub: str = MISSING  # data set id on the Hub
+    revision: str = "main"  # commit, tag or branch of `hub`
+    files: list[str] = setting([])  # paths inside `hub`, `*` allowed
 
 
 @dataclass
@@ -47,6 +47,7 @@ class SourceConfig:
     """One data set: where its rows are, and how pairs are made of them."""
 
     title: str = MISSING  # the set's name for people
+    # symmetric: texts of one kind, such as paraphrases; asymmetric: a query and what answers it.
     side: str = setting(MISSING, choices=DATA_SIDES)
     hub: str | None = None  # data set id on the Hub; its files may come from the mirror instead
     revision: str = "main"  # commit, tag or branch of `hub`
@@ -74,6 +75,7 @@ class SourceConfig:
     list_length: int | None = setting(None, least=1)  # query_pos_neg: positives and negatives a row must have, pairwise
     # query_pos_neg: every positive of a row, or the first one.
     positives: str = setting("all", choices=("all", "first"))
+    # Those of the rows, none, or mined ones where data.mining says how.
     negatives: str = setting("given", choices=("given", "none", "mine"))
     max_negatives: int | None = setting(None, least=1)  # of those given, so many are kept, chosen by the seed
     negatives_as_rows: bool = False  # one row for each negative instead of one row with all
@@ -129,7 +131,7 @@ class SourceConfig:
 class CleaningConfig:
     """What is mended in every text, and which pairs are dropped."""
 
-    unicode: str = setting("NFC", choices=("NFC", "NFKC", "none"))
+    unicode: str = setting("NFC", choices=("NFC", "NFKC", "none"))  # normalisation form
     strip_markup: bool = True  # tags, entities and literal control tokens such as </s>
     min_characters: int = setting(2, least=1)  # of a text
     max_characters: int = 100_000  # of a text; a longer one drops the pair
@@ -185,9 +187,9 @@ class MiningConfig:
     range_min: int = setting(10, least=0)  # the best candidates are skipped: likely unmarked answers
     range_max: int = 60  # candidates that are looked at
     relative_margin: float | None = 0.05  # a negative's score is at most (1 - this) of the positive's
-    query_prompt: str | None = None
-    passage_prompt: str | None = None
-    batch_size: int = setting(64, least=1, result=False)
+    query_prompt: str | None = None  # put before anchors
+    passage_prompt: str | None = None  # put before positives
+    batch_size: int = setting(64, least=1, result=False)  # texts in a forward pass
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.range_min >= self.range_max:
