@@ -20,6 +20,7 @@ class Counts:
     kept: int = 0
     train: int = 0
     dev: int = 0
+    dev_candidates: int = 0  # rows held back, or of official files, before those went that share a text with training
     negatives: int = 0
     sampled_out: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
@@ -115,6 +116,9 @@ def _paragraph(line: dict[str, Any]) -> str:
         facts.append(f"Built {line['built']:,} against the card's {line['card']:,}: {reason}.")
     if line["scored"]:
         facts.append(f"Beside them {line['scored']:,} rows with labels that are no entailment, which only AnglE takes.")
+    if line["dev"] < line["dev_candidates"]:
+        held_back = f"{line['dev_candidates']:,} rows held back"
+        facts.append(f"Of {held_back} {line['dev']:,} are dev rows: none shares a text with training.")
     accounts = {"Dropped": "dropped", "Bad rows left out": "bad_rows", "Found in evaluations": "reported"}
     for what, key in accounts.items():
         if line[key]:

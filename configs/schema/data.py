@@ -80,6 +80,7 @@ class SourceConfig:
     max_negatives: int | None = setting(None, least=1)  # of those given, so many are kept, chosen by the seed
     negatives_as_rows: bool = False  # one row for each negative instead of one row with all
     prepend: dict[str, str] = setting({})  # role -> text put before it
+    dev_anchors: int | None = setting(None, least=0)  # held out of training, instead of the number under dev
     max_rows: int | None = setting(None, least=1)  # a sample of at most so many pairs
     repeat: int = setting(1, least=1, unit=False)  # passes over the set in one epoch of its side
     weight: float = setting(1.0, above=0, unit=False)  # sampling weight against the side's other sets
