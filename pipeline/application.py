@@ -91,6 +91,7 @@ def hydra_application(job: Callable[[Config], Any]) -> Callable[[], None]:
         try:
             _refuse_unknown_options()
             run_job()
+            sys.stdout.flush()
         except UserError as error:
             errors.append(error)
         except (HydraException, OmegaConfBaseException) as error:
@@ -98,6 +99,8 @@ def hydra_application(job: Callable[[Config], Any]) -> Callable[[], None]:
         except (OSError, ValueError, TypeError, RecursionError, YAMLError) as error:
             if started:
                 raise
+            if isinstance(error, BrokenPipeError):  # whoever read the output, such as `head`, has seen enough
+                console.on_broken_pipe()
             errors.append(_unreadable(error))
         except Stopped:
             if is_main_process() and LAUNCHED not in os.environ:  # where it is, the command that launched says so

@@ -96,7 +96,7 @@ def readme_of_merge(config: Config) -> list[Path]:
 def side(name: str) -> Stage:
     """One side's training; under `accelerate launch` each process takes its slice of every planned global batch."""
     return Stage(
-        name, 3, "training.finetune:build", on_ranks=True,
+        name, 4, "training.finetune:build", on_ranks=True,
         needs=lambda c: ["data", "init"],
         settings=lambda c: {"side": c.side(name), "arguments": c.training.arguments,
                             "dev": dev_settings(c), "precision": c.precision, "attention": c.base.attention},
@@ -140,13 +140,13 @@ CHAIN = {stage.name: stage for stage in [
         settings=evaluate_settings,
     ),
     Stage(
-        "report", 3, "evaluation.report.build:build", verified=2**24, extra_outputs=readme_of_merge,
+        "report", 4, "evaluation.report.build:build", verified=2**24, extra_outputs=readme_of_merge,
         needs=lambda c: made(c, REPORTED),
         reads=report_reads,
         settings=report_settings,
     ),
     Stage(
-        "publish", 2, "evaluation.publish:build",
+        "publish", 3, "evaluation.publish:build",
         needs=lambda c: ["data", "init", "merge", "evaluate", *made(c, [*SIDES, "report"])],
         settings=lambda c: {"publish": c.evaluation.publish, "languages": c.languages},
     ),

@@ -12,6 +12,11 @@ from hydra.core.hydra_config import HydraConfig
 from configs.schema.config import Config
 from pipeline.application import CONFIGS, LAUNCHED
 from pipeline.core.errors import Died, UserError
+from pipeline.core.machine import cores
+
+# Seconds between SIGTERM and SIGKILL for ranks that finish a step and save a checkpoint; torchrun's own 30 are too few.
+# SLURM sends SIGTERM to every process of a job, torchrun's agent among them. Who asked for the end also bounds the wait.
+SAVING = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "3600"}
 
 
 def launch(stage: str, config: Config) -> None:
@@ -23,7 +28,7 @@ def launch(stage: str, config: Config) -> None:
     chosen = [*HydraConfig.get().overrides.task, run, f"stages=[{stage}]"]
     command = [*launch_command(config), "-m", "pipeline.run", *chosen]
     paths = [str(CONFIGS.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), LAUNCHED: "1", "PIPELINE_JOB": stage}
+    environment = SAVING | os.environ | {"PYTHONPATH": os.pathsep.join(paths), LAUNCHED: "1", "PIPELINE_JOB": stage}
     # In a group of its own: Ctrl-C reaches this process alone, which stops the launcher and a single rank together.
     with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, start_new_session=True) as process:
         assert process.stderr is not None
@@ -65,7 +70,7 @@ def launch_command(config: Config) -> list[str]:
     # On one machine any free port will do: another training may run beside this one.
     command += rendezvous(config.launch.nodes) if config.launch.nodes > 1 else ["--main_process_port", "0"]
     if "OMP_NUM_THREADS" not in os.environ:  # the launcher would count the cores of CPU ranks with a remark
-        threads = max((os.cpu_count() or 1) * config.launch.nodes // (processes or 1), 1)
+        threads = max(cores() * config.launch.nodes // (processes or 1), 1)
         command += ["--num_cpu_threads_per_process", str(threads)]
     return command
 

@@ -220,7 +220,7 @@ def _make(stage: Stage, config: Config, folder: StageFolder, manifest: Manifest)
         raise
     finally:
         manifest.seconds = round(time.monotonic() - started, 3)
-        manifest.peak_rss_bytes = machine.peak_memory()
+        manifest.peak_rss_bytes, manifest.peak_gpu_bytes = machine.peak_memory(), machine.peak_gpu_memory()
         manifest.environment = machine.environment()
         manifest.write(path)
 

@@ -177,12 +177,14 @@ def _is_number(field: "dataclasses.Field[Any]") -> bool:
 
 def plan_dev(sets: list[SetRows], side: SideConfig) -> dict[str, list[GlobalBatch]]:
     """One pass over each dev set, for the dev loss; sets too small for a batch have none."""
-    planned, once = {}, dataclasses.replace(side, epochs=1.0, max_steps=None)
+    planned, small, once = {}, [], dataclasses.replace(side, epochs=1.0, max_steps=None)
     for rows in sets:
         try:
             planned[rows.name] = plan_batches([rows], once, seed=0).batches
         except UserError:
-            log.info("%s: too few dev rows for a batch", rows.name)
+            small.append(rows.name)
+    if small:
+        log.info("no dev loss, as there are too few dev rows for a batch: %s", ", ".join(small))
     return planned
 
 
@@ -221,6 +223,7 @@ def closing_metrics(trainer: PlannedTrainer, report: dict[str, Any]) -> dict[str
         "rows": report["rows_seen"],
         "tokens": report["tokens"],
         "padding_share": report["padding_share"],
+        "precision": "bf16" if trainer.args.bf16 else "fp32",
         "loss": losses[-1] if losses else None,
         **scores,
     }

@@ -28,6 +28,7 @@ TOKENS = Features(
     }
 )
 COLUMNS = ("anchor", "positive", "negatives")
+SMALL = 100  # rows; sets below it share a line of the log
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +52,7 @@ class PreparedSets:
 
 def prepare_sets(name: str, side: SideConfig, model: SentenceTransformer, data: Path, cache: Path) -> PreparedSets:
     """Tokenise the sets of the side `name`; raises UserError where there are none, or the config names unknown ones."""
-    datasets.disable_progress_bars()  # a line a set is logged instead
+    datasets.disable_progress_bars()  # lines are logged instead: one a set, and one for all small ones
     found = set_files(data, name)
     for unknown in side.sets.keys() - {path.stem for _, path in found}:
         raise UserError(
@@ -73,6 +74,11 @@ def prepare_sets(name: str, side: SideConfig, model: SentenceTransformer, data: 
         dev = data / "dev" / path.name
         if dev.is_file():
             prepared.dev[path.stem] = tokenised_set(dev, tokenizer, prompts, side, angle, cache / "dev")
+        if (rows := len(train.tokens)) >= SMALL:
+            held_out = f" and {len(prepared.dev[path.stem].tokens):,} dev rows" if dev.is_file() else ""
+            log.info("%s: %s rows%s tokenised", path.stem, f"{rows:,}", held_out)
+    if small := sum(len(one.tokens) < SMALL for one in prepared.train.values()):
+        log.info("%d set%s under %d rows tokenised", small, "s" * (small > 1), SMALL)
     return prepared
 
 
@@ -103,7 +109,6 @@ def tokenised_set(
             "score": batch["score"],
         }
 
-    log.info("%s: tokenising %d rows", name, len(table))
     cache.mkdir(parents=True, exist_ok=True)
     tokens = Dataset(table).map(
         to_tokens,

@@ -30,6 +30,7 @@ class Manifest:
     environment: dict[str, Any] = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
     peak_rss_bytes: int = 0
+    peak_gpu_bytes: int | None = None  # of the fullest GPU of rank 0; None: on CPU
     error: str | None = None
     version: int | None = None  # of the stage; None: made before it was written down
 

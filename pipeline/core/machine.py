@@ -5,17 +5,26 @@ import os
 import platform
 import resource
 import shutil
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "transformers", "sentence-transformers", "datasets", "accelerate", "LM-Cocktail", "mteb")
+PACKAGES = (  # what computes or decides what is computed
+    *("torch", "transformers", "tokenizers", "sentence-transformers", "datasets", "accelerate", "LM-Cocktail", "mteb"),
+    *("numpy", "scipy", "scikit-learn"),
+)
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def reset_peak_memory() -> None:
-    """Start the high-water mark anew (Linux), so that stages run in one process each report their own."""
+    """Start the high-water marks anew (the process's own on Linux), so that each stage of a process reports its own."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
+    if cuda := _cuda_in_use():
+        for device in range(cuda.device_count()):
+            cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory() -> int:
@@ -26,19 +35,50 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def peak_gpu_memory() -> int | None:
+    """The most that torch held of one GPU's memory for this process, in bytes; None where it uses no GPU."""
+    cuda = _cuda_in_use()
+    return max(map(cuda.max_memory_reserved, range(cuda.device_count()))) if cuda else None
+
+
+def _cuda_in_use() -> Any:
+    """torch.cuda where this process works on a GPU; asking neither imports torch nor takes a GPU."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
+
+
+def cores() -> int:
+    """How many cores this process may use: a job of a cluster has a part of the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def environment() -> dict[str, Any]:
-    """Versions and machine, for the manifest; never part of a fingerprint."""
+    """Versions, code and machine, for the manifest; never part of a fingerprint."""
     versions = {}
     for package in PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
+    cuda = _cuda_in_use()
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "gpu": cuda.get_device_name() if cuda else None,
+        "gpu_driver": _said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if cuda else None,
+        "commit": _said("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"),
         "packages": versions,
     }
+
+
+def _said(*command: str) -> str | None:
+    """The first line that a program prints; None where it is not there, fails or hangs."""
+    settings: Any = {"capture_output": True, "text": True, "timeout": 30, "check": True}
+    with suppress(OSError, subprocess.SubprocessError):
+        # git must not write: another command may be at work in the checkout.
+        printed = subprocess.run(command, env=os.environ | {"GIT_OPTIONAL_LOCKS": "0"}, **settings).stdout
+        return next(iter(printed.splitlines()), None)
+    return None
 
 
 def torch_build() -> str:

@@ -77,3 +77,12 @@ def test_cfg_job_prints_the_resolved_config(order: slice) -> None:
     parts = [["--cfg", "job"], ["profile=demo", "seed=7"]][order]
     done = run_main(*parts[0], *parts[1])
     assert done.status == 0 and "seed: 7" in done.out and "profile: demo" in done.out
+
+
+@pytest.mark.parametrize("asked", ["--help", "--cfg=job"])  # the second is short enough to wait in the buffer
+def test_a_reader_that_has_seen_enough_is_no_error(asked: str) -> None:
+    process = start(asked, "profile=tiny")
+    assert process.stdout and process.stderr
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(timeout=60) == 1

@@ -1,10 +1,12 @@
 """A launched stage's error stays one line, whatever the launcher adds."""
 
 import dataclasses
+import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -57,24 +59,52 @@ def test_an_unknown_launch_file_is_refused_with_the_choices() -> None:
         launch_command(config)
 
 
+def until_it_trains(run_folder: Path, *overrides: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+    """A command that trains a side of the copied run for long, after its first steps."""
+    remove_stage(run_folder / "symmetric")
+    long = ["training.symmetric.max_steps=4000", "training.symmetric.checkpoint_steps=2000", "run=tiny"]
+    launched = ["launch.config=cpu", f"runs={run_folder.parent}", "stages=[symmetric]", *overrides]
+    process = start("profile=tiny", *long, *launched, env=env)
+    metrics = run_folder / "symmetric/metrics.jsonl"
+    while not metrics.exists() or metrics.read_text().count("\n") < 3:
+        assert process.poll() is None
+        time.sleep(0.05)
+    return process
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_ranks_save_and_end_with_the_command_that_launched_them(
     run_folder: Path, ranks: int, number: signal.Signals
 ) -> None:
-    remove_stage(run_folder / "symmetric")
-    long = ["training.symmetric.max_steps=4000", "training.symmetric.checkpoint_steps=2000", "run=tiny"]
-    launched = ["launch.config=cpu", f"launch.processes={ranks}", f"runs={run_folder.parent}", "stages=[symmetric]"]
-    process = start("profile=tiny", *long, *launched)
-    metrics = run_folder / "symmetric/metrics.jsonl"
-    while not metrics.exists() or metrics.read_text().count("\n") < 3:
-        assert process.poll() is None
-        time.sleep(0.05)
+    process = until_it_trains(run_folder, f"launch.processes={ranks}")
     started = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(number)
     ended = finish(process)
     assert ended.status == (-9 if number == signal.SIGKILL else 143)
     assert ended.err == ("" if number == signal.SIGKILL else "stopped; the same command goes on from here\n")
     assert psutil.wait_procs(started, timeout=60)[1] == []
+    assert len(list(run_folder.glob("symmetric/checkpoints/checkpoint-*/complete.json"))) == 1
+
+
+LONG_STEP = """
+import os, signal, time
+if "LOCAL_RANK" in os.environ:
+    install = signal.signal
+    signal.signal = lambda number, handler: install(number, slow(handler) if number == signal.SIGTERM else handler)
+def slow(handler):
+    return (lambda *signalled: (time.sleep(35), handler(*signalled))) if callable(handler) else handler
+"""
+
+
+@pytest.mark.slow
+def test_a_step_longer_than_torchrun_s_patience_still_saves(run_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(LONG_STEP)
+    process = until_it_trains(run_folder, "launch.processes=2", env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    everyone = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for one in everyone:  # as SLURM does it: the agent that torchrun is gets it too
+        one.send_signal(signal.SIGTERM)
+    assert finish(process).status == 143
+    assert psutil.wait_procs(everyone[1:], timeout=60)[1] == []
     assert len(list(run_folder.glob("symmetric/checkpoints/checkpoint-*/complete.json"))) == 1

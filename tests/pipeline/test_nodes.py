@@ -16,7 +16,7 @@ from pipeline.launch import launch_command
 from tests.support.runs import finish, start
 
 SCONTROL = "#!/bin/sh\necho node-a\necho node-b\n"
-SRUN = '#!/bin/sh\nfor node in 0 1; do SLURM_NODEID=$node "$@" || exit; done\n'
+SRUN = '#!/bin/sh\necho "cores of a task: ${SRUN_CPUS_PER_TASK:-not said}"\nfor node in 0 1; do SLURM_NODEID=$node "$@" || exit; done\n'
 
 
 def on_nodes(nodes: int, processes: int) -> Config:
@@ -44,24 +44,50 @@ def test_processes_that_can_t_be_shared_out_evenly_are_refused() -> None:
     composed("profile=tiny", "launch.processes=6", "stages=[data,merge]")
 
 
-def test_the_slurm_job_starts_the_same_command_on_every_machine(repository: Path, tmp_path: Path) -> None:
+ASKED = {  # how GPUs are asked for -> the variables that SLURM sets then
+    "--gpus-per-node=8": {"SLURM_GPUS_PER_NODE": "8", "SLURM_GPUS_ON_NODE": "8"},
+    "--gpus-per-node=h100:8": {"SLURM_GPUS_PER_NODE": "h100:8", "SLURM_GPUS_ON_NODE": "8"},
+    "--gpus-per-node=h100:8, an older SLURM": {"SLURM_GPUS_PER_NODE": "h100:8"},
+    "--gres=gpu:8 or gpu:h100:8": {"SLURM_GPUS_ON_NODE": "8", "SLURM_JOB_GPUS": "0,1,2,3,4,5,6,7"},
+    "whole machines": {},
+}
+
+
+def slurm_job(repository: Path, tmp_path: Path, **variables: str) -> list[str]:
+    """The lines that a job on two machines prints: each one's commands, and the cores of a task."""
     for name, text in {"scontrol": SCONTROL, "srun": SRUN}.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
-    job = {
-        "SLURM_JOB_NODELIST": "node-[a-b]",
-        "SLURM_JOB_ID": "123456",
-        "SLURM_NNODES": "2",
-        "SLURM_GPUS_PER_NODE": "8",
-    }
-    environment = os.environ | job | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "ARGS": "seed=7", "MAKEFLAGS": "-n"}
+    job = {"SLURM_JOB_NODELIST": "node-[a-b]", "SLURM_JOB_ID": "123456", "SLURM_NNODES": "2", **variables}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SRUN_", "GPUS"))}
+    environment = kept | job | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "ARGS": "seed=7", "MAKEFLAGS": "-n"}
     script = repository / "configs" / "accelerate" / "slurm.sh"
     done = subprocess.run(["bash", script], capture_output=True, text=True, cwd=repository, env=environment, check=True)
-    commands = [line for line in done.stdout.splitlines() if "pipeline.run" in line]
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_the_slurm_job_starts_the_same_command_on_every_machine(asked: str, repository: Path, tmp_path: Path) -> None:
+    lines = slurm_job(repository, tmp_path, **ASKED[asked])
+    commands = [line for line in lines if "pipeline.run" in line]
     assert len(commands) == 2 and commands[0] == commands[1]
     overrides = shlex.split(commands[0])[3:]
-    assert overrides == ["profile=bge_m3", "run=bge_m3", "launch.nodes=2", "launch.processes=16", "seed=7"]
+    counted = ["launch.processes=16"] if ASKED[asked] else []
+    assert overrides == ["profile=bge_m3", "run=bge_m3", "launch.nodes=2", *counted, "seed=7"]
     composed(*overrides)  # refuses processes that can't share out the batches
+
+
+def test_where_slurm_says_nothing_the_machine_s_gpus_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASTER_ADDR", "node-a")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+    config = Config(run="x", launch=LaunchConfig(nodes=2))
+    assert "--num_processes 16 --num_machines 2" in " ".join(launch_command(config))
+
+
+def test_a_slurm_task_gets_the_cores_that_the_job_asked_for(repository: Path, tmp_path: Path) -> None:
+    told = [line for line in slurm_job(repository, tmp_path, SLURM_CPUS_PER_TASK="64") if line.startswith("cores")]
+    assert told == ["cores of a task: 64"]
+    assert "cores of a task: not said" in slurm_job(repository, tmp_path)
 
 
 def free_port() -> int:

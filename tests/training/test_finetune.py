@@ -18,6 +18,8 @@ from pipeline.core.errors import UserError
 from pipeline.stage import run_stage
 from tests.support.planned_sets import prepared_run, rows
 from training.finetune import check_processes
+from training.model_files import load_model
+from training.sets import prepare_sets
 
 SETS = {
     "symmetric/pairs": rows(64, seed=1),
@@ -196,3 +198,13 @@ def test_a_side_stopped_after_its_last_step_logs_its_dev_scores_once(
     run_stage(CHAIN["joint"], config)
     lines = (config.folder("joint") / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     assert any("dev_score" in line for line in lines) and len(lines) == len(set(lines))
+
+
+def test_all_small_sets_share_a_line_of_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sets = {"symmetric/terra": rows(20, seed=1), "dev/terra": rows(6, seed=2), "symmetric/rcb": rows(99, seed=3)}
+    sets |= {"symmetric/lenta": rows(1100, seed=4), "dev/lenta": rows(150, seed=5)}
+    config = prepared_run(tmp_path, sets)
+    model = load_model(config.folder("init"), "auto", config.side("symmetric"))
+    with caplog.at_level("INFO", "pipeline"):
+        prepare_sets("symmetric", config.side("symmetric"), model, config.folder("data"), tmp_path / "tokens")
+    assert caplog.messages == ["lenta: 1,100 rows and 150 dev rows tokenised", "2 sets under 100 rows tokenised"]

@@ -1,0 +1,80 @@
+"""What a manifest says of the machine."""
+
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from pipeline.core import machine
+
+H100 = "NVIDIA H100 80GB HBM3"
+
+
+class TwoGpus:
+    """torch.cuda of a process that works on the first of two GPUs."""
+
+    reset: list[int] = []
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def device_count(self) -> int:
+        return 2
+
+    def get_device_name(self) -> str:
+        return H100
+
+    def max_memory_reserved(self, device: int) -> int:
+        return (3 * 2**30, 2**30)[device]
+
+    def reset_peak_memory_stats(self, device: int) -> None:
+        self.reset.append(device)
+
+
+def test_a_process_on_cpu_names_no_gpu() -> None:
+    import torch
+
+    assert not torch.cuda.is_initialized()
+    found = machine.environment()
+    assert (found["gpu"], found["gpu_driver"], machine.peak_gpu_memory()) == (None, None, None)
+
+
+def test_versions_of_what_computes_are_named() -> None:
+    packages = machine.environment()["packages"]
+    for name in ("torch", "numpy", "scipy", "scikit-learn", "tokenizers"):
+        assert packages[name] == version(name)
+
+
+def test_gpu_driver_and_peak_memory_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("torch.cuda", TwoGpus())
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 550.54.15\necho 550.54.15\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    machine.reset_peak_memory()
+    found = machine.environment()
+    assert (found["gpu"], found["gpu_driver"]) == (H100, "550.54.15")
+    assert machine.peak_gpu_memory() == 3 * 2**30 and TwoGpus.reset == [0, 1]
+
+
+def test_a_process_that_never_imported_torch_does_not_import_it() -> None:
+    code = "import sys; from pipeline.core import machine; machine.environment(), machine.peak_gpu_memory()"
+    subprocess.run([sys.executable, "-c", f"{code}; assert 'torch' not in sys.modules"], cwd=machine.ROOT, check=True)
+
+
+def test_the_commit_of_the_code_is_named_and_whether_it_was_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    assert machine.environment()["commit"] is None  # no checkout
+    identity = ["-c", "user.name=x", "-c", "user.email=x@y"]
+    (tmp_path / "code.py").write_text("1")
+    for command in (["init", "-q"], ["add", "."], [*identity, "commit", "-qm", "first"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=tmp_path, capture_output=True, text=True).stdout.strip()
+    assert machine.environment()["commit"] == head
+    (tmp_path / "notes.txt").write_text("not tracked")
+    assert machine.environment()["commit"] == head
+    (tmp_path / "code.py").write_text("2")
+    assert machine.environment()["commit"] == f"{head}-dirty"

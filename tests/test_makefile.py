@@ -1,0 +1,56 @@
+"""The environment is made once and again when the lock's contents change; git sees neither it nor a link to it."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+PYTHON = """#!/bin/sh
+mkdir -p .venv/bin
+for name in pip python; do printf '#!/bin/sh\\necho "%s $*" >> calls\\n' $name > .venv/bin/$name; chmod +x .venv/bin/$name; done
+"""
+
+
+@pytest.fixture
+def checkout(repository: Path, tmp_path: Path) -> Path:
+    """The Makefile beside a lock, with a Python that makes environments whose pip only notes what it is asked for."""
+    for name in ("Makefile", ".gitignore"):
+        shutil.copyfile(repository / name, tmp_path / name)
+    (tmp_path / "requirements.lock").write_text("numpy==2.0\n")
+    (tmp_path / "python3").write_text(PYTHON)
+    (tmp_path / "python3").chmod(0o755)
+    return tmp_path
+
+
+def installs(checkout: Path) -> int:
+    """How often `make setup` calls pip."""
+    (checkout / "calls").write_text("")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    subprocess.run(["make", "setup", "PYTHON=./python3"], cwd=checkout, env=environment, check=True, capture_output=True)
+    return sum(line.startswith("pip install") for line in (checkout / "calls").read_text().splitlines())
+
+
+def test_the_environment_is_made_once_whatever_the_lock_s_date(checkout: Path) -> None:
+    assert installs(checkout) == 2  # torch, and the rest
+    assert installs(checkout) == 0
+    os.utime(checkout / "requirements.lock", (4e9, 4e9))
+    assert installs(checkout) == 0
+
+
+def test_the_environment_is_made_again_when_the_lock_s_contents_change(checkout: Path) -> None:
+    installs(checkout)
+    lock = checkout / "requirements.lock"
+    lock.write_text("numpy==2.1\n")
+    os.utime(lock, (1, 1))
+    assert installs(checkout) == 2
+    assert installs(checkout) == 0
+
+
+def test_an_environment_that_is_a_link_is_ignored_by_git(checkout: Path) -> None:
+    (checkout / "elsewhere").mkdir()
+    (checkout / ".venv").symlink_to("elsewhere")
+    subprocess.run(["git", "init", "--quiet"], cwd=checkout, check=True)
+    seen = subprocess.run(["git", "status", "--short"], cwd=checkout, check=True, capture_output=True, text=True).stdout
+    assert "Makefile" in seen and ".venv" not in seen
