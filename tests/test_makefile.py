@@ -28,7 +28,9 @@ def installs(checkout: Path) -> int:
     """How often `make setup` calls pip."""
     (checkout / "calls").write_text("")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
-    subprocess.run(["make", "setup", "PYTHON=./python3"], cwd=checkout, env=environment, check=True, capture_output=True)
+    subprocess.run(
+        ["make", "setup", "PYTHON=./python3"], cwd=checkout, env=environment, check=True, capture_output=True
+    )
     return sum(line.startswith("pip install") for line in (checkout / "calls").read_text().splitlines())
 
 
