@@ -46,12 +46,12 @@ def sample_texts() -> list[str]:
 
 def encode_ours(folder: str, precision: str) -> float:
     """Seconds for all pooled variants of the sample, in batches of similar length."""
-    from evaluation.encoder import Embedder
+    from evaluation.encoder import Encoder
 
-    texts, embedder = sample_texts(), Embedder(Path(folder), precision=precision)
-    embedder.variants(texts[:8])
+    texts, encoder = sample_texts(), Encoder(Path(folder), precision=precision)
+    encoder.variants(texts[:8])
     started = time.perf_counter()
-    embedder.variants(texts)
+    encoder.variants(texts)
     return time.perf_counter() - started
 
 

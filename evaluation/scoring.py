@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema.config import Config
-from evaluation.encoder import Embedder, EmbeddingCache
+from evaluation.encoder import Encoder
 from evaluation.models import ScoredModel, chain_model, head_folders
 from evaluation.suites.heads import Heads, read_heads
 from evaluation.suites.task import Task
 from pipeline.core.console import log
+from pipeline.core.embedding import EmbeddingCache
 from pipeline.core.errors import UserError
 
 
@@ -57,14 +58,14 @@ class Scorer:
         return self.settings.workers or os.cpu_count() or 1
 
     @cached_property
-    def embedder(self) -> Embedder:
+    def encoder(self) -> Encoder:
         """The loaded model."""
         settings = self.settings
-        return Embedder(
+        return Encoder(
             self.model.folder,
             precision=settings.precision,
             device=settings.devices[0] if settings.devices else None,
-            batch_tokens=settings.batch_tokens,
+            token_budget=self.config.token_budget,
             cache=EmbeddingCache(Path(settings.embeddings, self.key) if settings.embeddings else None),
         )
 

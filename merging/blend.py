@@ -21,14 +21,21 @@ class Blend:
         models: compatible model folders by name (`require_compatible`), the base θ₀ first.
         bfloat16: whether texts are embedded under bfloat16 autocast; weights and vectors are float32 all the same.
         attention: transformers' name of the attention implementation.
+        token_budget: padded tokens in a pass; None: by the device.
 
     Raises:
         UserError: a tensor that holds NaN or infinity.
     """
 
-    def __init__(self, models: Mapping[str, Path], bfloat16: bool = False, attention: str = "sdpa") -> None:
+    def __init__(
+        self,
+        models: Mapping[str, Path],
+        bfloat16: bool = False,
+        attention: str = "sdpa",
+        token_budget: int | None = None,
+    ) -> None:
         (base_name, base), *others = models.items()
-        self.names, self.bfloat16 = list(models), bfloat16
+        self.names, self.bfloat16, self.token_budget = list(models), bfloat16, token_budget
         self.model = load(base, attention)
         self.start = floating(self.model)
         _require_finite(base_name, self.start)

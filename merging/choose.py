@@ -131,7 +131,7 @@ def compare(config: Config, models: Mapping[str, Path], data: Path) -> Compariso
     guard_sets = read_held_out_sets(config, data, settings.guard_sources)
     report_sets = read_held_out_sets(config, data, settings.report_sources)
     require_unseen([*sets, *guard_sets, *report_sets], data)
-    blend = Blend(models, uses_bfloat16(config.precision), attention_of(config))
+    blend = Blend(models, uses_bfloat16(config.precision), attention_of(config), config.token_budget)
     limits = settings.guard_queries, settings.guard_candidates
     guard = held_out_evaluators(guard_sets, blend, config.training.dev_length, *limits)
     choice = Choice(config, models, blend, sets, Scorer(blend, dev_scores(config, sets, blend), guard, settings.guard))
@@ -173,7 +173,7 @@ def attention_of(config: Config) -> str:
 def dev_scores(config: Config, sets: Sequence[PairSet], blend: Blend) -> DevScores:
     """The dev score that also training keeps checkpoints by."""
     rows = [pairs.spread(config.training.dev_rows) for pairs in sets]
-    scores = DevScores(rows, blend.model, config.training.dev_length, blend.bfloat16)
+    scores = DevScores(rows, blend.model, config.training.dev_length, blend.bfloat16, blend.token_budget)
     if not scores.sides:
         remedy = "hold out dev rows with positive pairs"
         raise UserError("no dev set has a positive pair", where="data/dev", remedy=remedy)
@@ -188,7 +188,7 @@ def held_out_evaluators(
         pairs.name: retrieval(pairs, prompts_of(blend.model, pairs.side), pairs.passages(), queries, passages)
         for pairs in sets
     }
-    return Evaluators(evaluators, blend.model, max_length, blend.bfloat16)
+    return Evaluators(evaluators, blend.model, max_length, blend.bfloat16, blend.token_budget)
 
 
 def scored_methods(choice: Choice) -> dict[str, Candidate]:

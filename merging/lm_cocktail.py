@@ -17,8 +17,8 @@ from LM_Cocktail.utils import compute_weights, embedder_loss, preprocess_data_fo
 
 from data.artefact import PairSet
 from merging.blend import Blend
+from pipeline.core.embedding import Embedder
 from pipeline.core.seeding import derived_seed, generator
-from training.dev_scores import embed
 from training.model_files import Prompts
 
 POOL_DRAWS = 100  # passages drawn for an example from its set, and from its side; some may be its own answers
@@ -48,7 +48,7 @@ class PooledVectors(torch.nn.Module):
     def __init__(self, blend: Blend) -> None:
         super().__init__()
         # A list keeps the model out of this module's own parameters, which the package would move between devices.
-        self.blends = [blend]
+        self.blends, self.embedders = [blend], [Embedder(blend.model, precision="bf16" if blend.bfloat16 else "fp32")]
         self.vectors: dict[Any, torch.Tensor] = {}
         self.weights: tuple[float, ...] = ()
 
@@ -62,7 +62,7 @@ class PooledVectors(torch.nn.Module):
         key = self.weights, input_ids.cpu().numpy().tobytes(), tuple(input_ids.shape)
         if key not in self.vectors:
             inputs = {"input_ids": input_ids, **features}
-            self.vectors[key] = embed(self.blends[0].model, inputs, self.blends[0].bfloat16)
+            self.vectors[key] = self.embedders[0].pooled(inputs)
         return SimpleNamespace(last_hidden_state=self.vectors[key][:, None, :])
 
 

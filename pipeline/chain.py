@@ -128,13 +128,13 @@ CHAIN = {stage.name: stage for stage in [
     ),
     *map(side, SIDES),
     Stage(
-        "merge", 2, "merging.merge:build",
+        "merge", 3, "merging.merge:build",
         needs=lambda c: [*c.merging.models, "data"],
         settings=lambda c: {"merging": c.merging, "dev": dev_settings(c),
                             "precision": c.precision, "attention": c.base.attention},
     ),
     Stage(
-        "evaluate", 3, "evaluation.evaluate:build", in_place=True,
+        "evaluate", 4, "evaluation.evaluate:build", in_place=True,
         needs=evaluate_needs,
         reads=evaluate_reads,
         settings=evaluate_settings,

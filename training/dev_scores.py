@@ -24,9 +24,9 @@ from sentence_transformers.util import cos_sim
 from torch import Tensor
 
 from data.artefact import PairSet
+from pipeline.core.embedding import Embedder
 from training.model_files import Prompts, prompts_of
 
-BATCH_SIZE = 64  # texts in a forward pass
 DEPTH = 10  # of nDCG
 Evaluator = EmbeddingSimilarityEvaluator | InformationRetrievalEvaluator
 
@@ -54,26 +54,32 @@ class Evaluators:
         model: one of the models to come, which all have its tokenizer.
         max_length: tokens at which texts are cut (or at the model's own limit, if that is smaller).
         bfloat16: whether texts are encoded under bfloat16 autocast; vectors are float32 all the same.
+        token_budget: padded tokens in a pass; None: by the device.
     """
 
     def __init__(
-        self, evaluators: Mapping[str, Evaluator], model: SentenceTransformer, max_length: int, bfloat16: bool = False
+        self,
+        evaluators: Mapping[str, Evaluator],
+        model: SentenceTransformer,
+        max_length: int,
+        bfloat16: bool = False,
+        token_budget: int | None = None,
     ) -> None:
-        self.evaluators, self.bfloat16 = dict(evaluators), bfloat16
-        distinct = {text for evaluator in evaluators.values() for text in _texts(evaluator)}
-        texts = sorted(distinct, key=lambda text: (len(text), text))  # so that a batch needs little padding
+        self.evaluators, self.precision, self.token_budget = (
+            dict(evaluators),
+            "bf16" if bfloat16 else "fp32",
+            token_budget,
+        )
+        texts = list(dict.fromkeys(text for evaluator in evaluators.values() for text in _texts(evaluator)))
         self.places = {text: place for place, text in enumerate(texts)}
-        limit = min(max_length, model.max_seq_length or max_length)
-        starts = range(0, len(texts), BATCH_SIZE)
-        self.batches = [model.preprocess(texts[start : start + BATCH_SIZE], max_length=limit) for start in starts]
+        self.ids = Embedder(model, max_length).tokenise(texts) if texts else []
 
-    @torch.inference_mode()
     def metrics(self, model: SentenceTransformer) -> dict[str, dict[str, float]]:
         """By set all metrics of its evaluator, under the model's present weights."""
-        if not self.batches:
+        if not self.ids:
             return {}
-        model.eval()
-        vectors: Any = Vectors(self.places, torch.cat([embed(model, batch, self.bfloat16) for batch in self.batches]))
+        embedder = Embedder(model.eval(), token_budget=self.token_budget, precision=self.precision)
+        vectors: Any = Vectors(self.places, torch.from_numpy(embedder.encode(self.ids)))
         return {name: evaluator(vectors) for name, evaluator in self.evaluators.items()}
 
     def scores(self, model: SentenceTransformer) -> dict[str, float]:
@@ -110,7 +116,12 @@ class DevScores(BaseEvaluator):
     """`<set>_score` for each dev set, and `score`, as the library's trainer asks for them."""
 
     def __init__(
-        self, sets: Sequence[PairSet], model: SentenceTransformer, max_length: int, bfloat16: bool = False
+        self,
+        sets: Sequence[PairSet],
+        model: SentenceTransformer,
+        max_length: int,
+        bfloat16: bool = False,
+        token_budget: int | None = None,
     ) -> None:
         super().__init__()
         self.primary_metric = "score"
@@ -119,7 +130,7 @@ class DevScores(BaseEvaluator):
         for side in dict.fromkeys(pairs.side for pairs in sets):
             evaluators = dev_evaluators([pairs for pairs in sets if pairs.side == side], prompts_of(model, side))
             if evaluators:
-                self.sides[side] = Evaluators(evaluators, model, max_length, bfloat16)
+                self.sides[side] = Evaluators(evaluators, model, max_length, bfloat16, token_budget)
 
     def of(self, model: SentenceTransformer) -> DevScore:
         """What the model is worth under its present weights."""
@@ -199,13 +210,6 @@ def retrieval(
         map_at_k=[DEPTH],
         write_csv=False,
     )
-
-
-def embed(model: Any, features: Mapping[str, Any], bfloat16: bool) -> Tensor:
-    """Pooled vectors of tokenised texts, float32, on the model's device, shape (texts, dimension)."""
-    inputs = {key: value.to(model.device) if isinstance(value, Tensor) else value for key, value in features.items()}
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=bfloat16):
-        return model(inputs)["sentence_embedding"].float()
 
 
 def _texts(evaluator: Any) -> list[str]:

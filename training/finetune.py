@@ -84,7 +84,7 @@ def make_trainer(
     rows = {name: PlannedRows([sets.dev[name]], side.angle_weight) for name in dev_batches}
     texts = read_dev_sets(stage.input("data"), stage.name) if sets.dev else []
     texts = [pairs.spread(config.training.dev_rows) for pairs in texts]
-    scores = DevScores(texts, model, config.training.dev_length, bfloat16)
+    scores = DevScores(texts, model, config.training.dev_length, bfloat16, config.token_budget)
     trainer = PlannedTrainer(
         model=model,
         args=training_arguments(

@@ -56,6 +56,8 @@ class Config:
     mirror: str | None = None  # a folder in the Hub's layout, read instead of the Hub
     languages: list[str] = setting(["ru", "en"])  # codes: whose pieces init keeps, and what the model card says
     precision: str = setting("auto", choices=("auto", "fp32", "bf16"))  # auto: bf16 where the device has it natively
+    # Padded tokens in an encoder's pass wherever texts are embedded; null: 512 on a CPU, 65,536 on a GPU.
+    token_budget: int | None = setting(None, least=1, result=False)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     base: BaseConfig = field(default_factory=BaseConfig)

@@ -85,7 +85,6 @@ class EvaluationConfig:
     heads: str | None = None  # folder with sparse_linear.pt and colbert_linear.pt for models without their own
     embeddings: str | None = setting(None, result=False)  # folder that keeps embeddings
     devices: list[str] = setting([], result=False)  # empty: the first GPU, else CPU
-    batch_tokens: int | None = setting(None, least=1, result=False)  # padded, in a pass; null: by the device
     workers: int | None = setting(None, least=1, result=False)  # processes for classifiers; null: cores
     report: ReportConfig = field(default_factory=ReportConfig, metadata={"result": False})
     publish: PublishConfig = field(default_factory=PublishConfig, metadata={"result": False})

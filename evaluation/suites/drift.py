@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from evaluation.encoder import Embedder
+from evaluation.encoder import Encoder
 from evaluation.outcome import Measure, Outcome
 from evaluation.scoring import Scorer
 from evaluation.suites.heads import Heads, unused_ids
@@ -29,7 +29,7 @@ class Drift(Task):
         texts = [row[key] for row in pairs for key in ("sentence1", "sentence2")]
         texts += [row["document"] for row in documents]
         base = scorer.base()
-        return drift_outcome(scorer.embedder, scorer.heads, base.embedder, base.heads, texts)
+        return drift_outcome(scorer.encoder, scorer.heads, base.encoder, base.heads, texts)
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class TextVectors:
     vectors: np.ndarray
 
 
-def drift_outcome(model: Embedder, heads: Heads, base: Embedder, base_heads: Heads, texts: Sequence[str]) -> Outcome:
+def drift_outcome(model: Encoder, heads: Heads, base: Encoder, base_heads: Heads, texts: Sequence[str]) -> Outcome:
     """Share of all-zero sparse vectors, and mean distances to the base, text by text.
 
     Distances are 1 - cosine: of the dense vectors, of the sparse weights, and (mean over tokens) of the multi-vectors.
@@ -72,20 +72,17 @@ def drift_outcome(model: Embedder, heads: Heads, base: Embedder, base_heads: Hea
 
 
 @torch.inference_mode()
-def text_vectors(embedder: Embedder, heads: Heads, texts: Sequence[str]) -> list[TextVectors]:
+def text_vectors(encoder: Encoder, heads: Heads, texts: Sequence[str]) -> list[TextVectors]:
     """Sparse weights and multi-vectors of every token after the first one, without a prompt."""
-    ids = embedder.tokenizer(list(texts), truncation=True, max_length=embedder.model.get_max_seq_length())["input_ids"]
-    unused = set(unused_ids(embedder))
-    found: dict[int, TextVectors] = {}
-    for batch, features in embedder.token_batches(ids, "encoding tokens"):
-        weights = torch.relu(heads.sparse(features["token_embeddings"].cpu())).squeeze(-1)
-        vectors = torch.nn.functional.normalize(heads.multi_vector(features["token_embeddings"].cpu()), dim=-1)
+    ids, unused, found = encoder.tokenise(texts), unused_ids(encoder), dict[int, TextVectors]()
+    for batch, features in encoder.token_batches(ids):
+        hidden = features["token_embeddings"]
+        weights, vectors = heads.weights(hidden).cpu().numpy(), heads.vectors(hidden).cpu().numpy()
         for row, index in enumerate(batch):
             kept = slice(1, len(ids[index]))
-            special = np.array([token in unused for token in ids[index][kept]])
-            pieces = embedder.tokenizer.convert_ids_to_tokens(ids[index][kept])
-            own = np.where(special, 0, weights[row, kept].numpy())
-            found[index] = TextVectors(pieces, own, vectors[row, kept].numpy())
+            pieces = encoder.tokenizer.convert_ids_to_tokens(ids[index][kept])
+            own = np.where(np.isin(ids[index][kept], unused), 0, weights[row, kept])
+            found[index] = TextVectors(pieces, own, vectors[row, kept].copy())
     return [found[index] for index in range(len(texts))]
 
 

@@ -6,17 +6,15 @@ Multi-vector: every token but the first one is projected and scaled to length 1;
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from sentence_transformers import MultiVectorEncoder
-from sentence_transformers.base.modules import Dense, Module, Normalize
-from sentence_transformers.sparse_encoder import SparseEncoder
 
-from evaluation.encoder import Embedder
+from evaluation.encoder import Encoder
 from evaluation.models import has_heads
+from pipeline.core.embedding import require_finite
 from pipeline.core.errors import UserError, first_line
 from pipeline.core.models import HEADS, RAISED_BY_FILES
 
@@ -30,6 +28,14 @@ class Heads:
     sparse: torch.nn.Linear
     multi_vector: torch.nn.Linear
     fingerprint: str
+
+    def weights(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Sparse weights (texts, tokens) of hidden states (texts, tokens, hidden), which may be on any device."""
+        return torch.relu(_applied(self.sparse, hidden)).squeeze(-1)
+
+    def vectors(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Unit vectors (texts, tokens, width) of hidden states (texts, tokens, hidden), which may be on any device."""
+        return torch.nn.functional.normalize(_applied(self.multi_vector, hidden), dim=-1)
 
 
 def read_heads(*folders: Path) -> Heads:
@@ -46,80 +52,45 @@ def read_heads(*folders: Path) -> Heads:
     )
 
 
-class SparseWeights(Module):
-    """Writes the weights of all pieces, [texts, vocabulary], as the embedding."""
-
-    def __init__(self, head: torch.nn.Linear, vocabulary: int, unused: list[int]) -> None:
-        super().__init__()
-        self.head, self.vocabulary, self.unused = head, vocabulary, unused
-
-    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """From token_embeddings [texts, tokens, hidden], input_ids and attention_mask."""
-        weights = torch.relu(self.head(features["token_embeddings"].float())).squeeze(-1)
-        weights = weights * features["attention_mask"]
-        made = weights.new_zeros(len(weights), self.vocabulary)
-        made = made.scatter_reduce(1, features["input_ids"], weights, reduce="amax")
-        made[:, self.unused] = 0
-        features["sentence_embedding"] = made
-        return features
-
-    def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
-        """Never saved: it is made of a model folder's own files."""
-        raise NotImplementedError
-
-    def get_embedding_dimension(self) -> int:
-        """Width of a sparse vector."""
-        return self.vocabulary
+@torch.inference_mode()
+def sparse_vectors(encoder: Encoder, heads: Heads, texts: Sequence[str], prompt: str = "") -> torch.Tensor:
+    """Weights of all pieces as a sparse tensor (texts, vocabulary), float32, on the model's device."""
+    _check_width(encoder, heads)
+    shape, unused, found = (len(texts), encoder.config.vocab_size), unused_ids(encoder), []
+    for batch, features in encoder.token_batches(encoder.tokenise(texts, prompt)):
+        weights = heads.weights(features["token_embeddings"]) * features["attention_mask"]
+        made = weights.new_zeros(len(batch), shape[1])
+        made.scatter_reduce_(1, features["input_ids"], weights, reduce="amax")
+        made[:, unused] = 0
+        rows, pieces = made.nonzero(as_tuple=True)
+        found.append((torch.tensor(batch, device=made.device)[rows], pieces, made[rows, pieces]))
+    rows, pieces, values = (torch.cat(parts) for parts in zip(*found, strict=True))
+    require_finite([values.cpu()], encoder.model)
+    return torch.sparse_coo_tensor(torch.stack([rows, pieces]), values, shape).coalesce()
 
 
-class WithoutFirst(Module):
-    """Takes the first token, which bge-m3 does not match, out of the attention mask."""
-
-    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """Changes attention_mask [texts, tokens]."""
-        mask = features["attention_mask"].clone()
-        mask[:, 0] = 0
-        features["attention_mask"] = mask
-        return features
-
-    def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
-        """Never saved: it has nothing to save."""
-        raise NotImplementedError
+@torch.inference_mode()
+def token_vectors(encoder: Encoder, heads: Heads, texts: Sequence[str], prompt: str = "") -> list[torch.Tensor]:
+    """Unit vectors (tokens, width) of every text's tokens but the first one, float32, on the CPU."""
+    _check_width(encoder, heads)
+    ids, found = encoder.tokenise(texts, prompt), dict[int, torch.Tensor]()
+    for batch, features in encoder.token_batches(ids):
+        vectors = heads.vectors(features["token_embeddings"]).cpu()
+        found.update({index: vectors[row, 1 : len(ids[index])].clone() for row, index in enumerate(batch)})
+    require_finite(found.values(), encoder.model)
+    return [found[index] for index in range(len(texts))]
 
 
-def sparse_encoder(embedder: Embedder, heads: Heads) -> SparseEncoder:
-    """The model as a sparse encoder of sentence-transformers, without another copy of its weights."""
-    _check_width(embedder, heads)
-    pooled = SparseWeights(heads.sparse, embedder.config.vocab_size, unused_ids(embedder))
-    return SparseEncoder(
-        modules=[embedder.model[0], pooled],
-        similarity_fn_name="dot",
-        device=str(embedder.model.device),
-        prompts={name: prompt or "" for name, prompt in embedder.model.prompts.items()},
-        default_prompt_name=embedder.model.default_prompt_name,
-    )
-
-
-def multi_vector_encoder(embedder: Embedder, heads: Heads) -> MultiVectorEncoder:
-    """The model as a multi-vector encoder of sentence-transformers, without another copy of its weights."""
-    _check_width(embedder, heads)
-    width, hidden = heads.multi_vector.weight.shape
-    tokens = "token_embeddings"
-    dense = Dense(hidden, width, activation_function=None, module_input_name=tokens, module_output_name=tokens)
-    dense.linear = heads.multi_vector
-    return MultiVectorEncoder(
-        modules=[embedder.model[0], dense, WithoutFirst(), Normalize(module_input_name=tokens)],
-        device=str(embedder.model.device),
-        prompts={name: prompt or "" for name, prompt in embedder.model.prompts.items()},
-        default_prompt_name=embedder.model.default_prompt_name,
-    )
-
-
-def unused_ids(embedder: Embedder) -> list[int]:
+def unused_ids(encoder: Encoder) -> list[int]:
     """Ids of <s>, </s>, <pad> and <unk>, whose sparse weights are zero."""
-    tokenizer = embedder.tokenizer
+    tokenizer = encoder.tokenizer
     ids = {tokenizer.cls_token_id, tokenizer.eos_token_id, tokenizer.sep_token_id}
     return sorted((ids | {tokenizer.pad_token_id, tokenizer.unk_token_id}) - {None})
+
+
+def _applied(layer: torch.nn.Linear, hidden: torch.Tensor) -> torch.Tensor:
+    """The layer where the hidden states are; itself it stays where it is, as models on other devices use it too."""
+    return torch.nn.functional.linear(hidden, layer.weight.to(hidden.device), layer.bias.to(hidden.device))
 
 
 def _linear(path: Path) -> torch.nn.Linear:
@@ -134,11 +105,11 @@ def _linear(path: Path) -> torch.nn.Linear:
     return layer.requires_grad_(False).eval()
 
 
-def _check_width(embedder: Embedder, heads: Heads) -> None:
-    hidden = embedder.config.hidden_size
+def _check_width(encoder: Encoder, heads: Heads) -> None:
+    hidden = encoder.config.hidden_size
     if heads.sparse.in_features != hidden or heads.multi_vector.in_features != hidden:
         raise UserError(
             f"heads for width {heads.sparse.in_features}, but the encoder has {hidden}",
-            where=str(embedder.folder),
+            where=str(encoder.folder),
             remedy="give the heads of this model's own base in evaluation.heads",
         )

@@ -6,27 +6,33 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mteb
-import numpy as np
 from mteb.abstasks import AbsTask, AbsTaskRetrieval
 from mteb.cache import ResultCache
+from mteb.models import ModelMeta
+from mteb.models.abs_encoder import AbsEncoder, get_prompt_name
 from mteb.models.sentence_transformer_wrapper import (
     MultiVectorWrapper,
     SentenceTransformerEncoderWrapper,
     SparseEncoderWrapper,
 )
+from sentence_transformers.util import dot_score, maxsim
 
 from configs.schema.config import Config
-from evaluation.encoder import Embedder, require_finite
+from evaluation.encoder import Encoder
 from evaluation.outcome import Outcome
 from evaluation.scoring import Scorer
-from evaluation.suites.heads import Heads, multi_vector_encoder, sparse_encoder
+from evaluation.suites.heads import Heads, sparse_vectors, token_vectors
 from evaluation.suites.mteb_outcome import Part, keep_query_scores, mteb_outcome, query_scores_path
 from evaluation.suites.task import Task
 from pipeline.core.console import quiet
 from pipeline.core.errors import UserError, first_line
+
+LOADED = 1024  # texts that mteb's loaders read at once; what is encoded at once is our encoder's matter
+CORPUS_CHUNK = 50_000  # documents whose token vectors are held at once
 
 
 class MtebTask(Task):
@@ -44,10 +50,8 @@ class MtebTask(Task):
         return self.task
 
     def score(self, scorer: Scorer) -> Outcome:
-        devices = scorer.settings.devices
-        encode = {"device": list(devices)} if len(devices) > 1 else {}
         model = mteb_encoder(scorer, self.representation)
-        return run_task(model, self.mteb_task(), self.metrics, results_folder(scorer.config), encode)
+        return run_task(model, self.mteb_task(), self.metrics, results_folder(scorer.config))
 
 
 def results_folder(config: Config) -> Path:
@@ -55,7 +59,7 @@ def results_folder(config: Config) -> Path:
     return Path(config.runs, "cache", "mteb", version("mteb"))
 
 
-def run_task(model: Any, task: AbsTask, metrics: list[str], folder: Path, encode: dict[str, Any]) -> Outcome:
+def run_task(model: Any, task: AbsTask, metrics: list[str], folder: Path) -> Outcome:
     """Evaluate `task`, or take up what `folder` holds of it.
 
     Args:
@@ -63,14 +67,12 @@ def run_task(model: Any, task: AbsTask, metrics: list[str], folder: Path, encode
         task: one of mteb's, restricted to the splits and subsets that count.
         metrics: keys of mteb's result; empty: the task's main score.
         folder: holds results and predictions by model, all made with one version of mteb.
-        encode: keyword arguments of sentence-transformers' encode, such as batch_size and device.
 
     Raises:
         UserError: the task's data can't be had, or mteb can't evaluate the task.
     """
     name = task.metadata.name
     predictions, cache = folder / "predictions" / model.mteb_model_meta.revision / name, ResultCache(folder)
-    arguments: Any = {"batch_size": 32, "show_progress_bar": False, **encode}
     if not _is_whole(task, model, cache, predictions):
         shutil.rmtree(predictions, ignore_errors=True)
         cache.get_task_result_path(name, model.mteb_model_meta).unlink(missing_ok=True)
@@ -81,7 +83,7 @@ def run_task(model: Any, task: AbsTask, metrics: list[str], folder: Path, encode
             model,
             task,
             cache=cache,
-            encode_kwargs=arguments,
+            encode_kwargs={"batch_size": LOADED, "show_progress_bar": False},
             prediction_folder=None if isinstance(task, AbsTaskRetrieval) else predictions,
             show_progress_bar=False,
             co2_tracker=False,
@@ -145,40 +147,68 @@ def _explained(name: str) -> Iterator[None]:
 def mteb_encoder(scorer: Scorer, representation: str) -> Any:
     """The model for mteb, named by its contents."""
     if representation == "dense":
-        return CheckedEncoder(scorer.embedder, scorer.key)
-    return encoder_with_head(scorer.embedder, scorer.heads, scorer.key, representation)
+        return DenseEncoder(scorer.encoder, scorer.key)
+    kind = {"sparse": SparseHead, "multi_vector": MultiVectorHead}[representation]
+    return kind(scorer.encoder, scorer.key, scorer.heads)
 
 
-class CheckedEncoder(SentenceTransformerEncoderWrapper):
-    """mteb's wrapper, with the fingerprint as the model's revision.
+class DenseEncoder(SentenceTransformerEncoderWrapper):
+    """mteb's wrapper, with the fingerprint as the model's revision, and our encoder's batches.
 
     mteb calls every local model by one name, and so would take one checkpoint's cached scores for another's.
     """
 
-    def __init__(self, embedder: Embedder, fingerprint: str) -> None:
+    def __init__(self, encoder: Encoder, fingerprint: str) -> None:
         with quiet():
-            super().__init__(embedder.model)
+            super().__init__(encoder.model)
+        self.encoder = encoder
         self.mteb_model_meta = named_meta(self.mteb_model_meta, fingerprint)
-        self.folder = embedder.folder
 
-    def encode(self, inputs: Any, **kwargs: Any) -> Any:
+    def encode(self, inputs: Any, *, task_metadata: Any, prompt_type: Any = None, **kwargs: Any) -> Any:
         """Embeddings [texts, width]; raises UserError where one is not finite."""
-        embeddings = super().encode(inputs, **kwargs)
-        require_finite([np.asarray(embeddings)], self.folder)
-        return embeddings
+        return self.encoder.embed(texts_of(inputs), prompt_for(self.encoder, task_metadata, prompt_type))
 
 
-def encoder_with_head(embedder: Embedder, heads: Heads, fingerprint: str, representation: str) -> Any:
-    """The model's sparse weights, or its token vectors (of which mteb sums MaxSim in float32), for mteb."""
-    wrap, make = {
-        "sparse": (SparseEncoderWrapper, sparse_encoder),
-        "multi_vector": (MultiVectorWrapper, multi_vector_encoder),
-    }[representation]
-    with quiet():
-        wrapped: Any = wrap(make(embedder, heads))
-    revision = f"{fingerprint}-{representation}-{heads.fingerprint[:16]}"
-    wrapped.mteb_model_meta = named_meta(wrapped.mteb_model_meta, revision)
-    return wrapped
+class SparseHead(SparseEncoderWrapper):
+    """The model's sparse weights for mteb."""
+
+    def __init__(self, encoder: Encoder, fingerprint: str, heads: Heads) -> None:
+        self.encoder, self.heads = encoder, heads
+        self.model: Any = SimpleNamespace(similarity=dot_score)  # all that the wrapper asks its model for here
+        self.mteb_model_meta = named_meta(ModelMeta.create_empty(), f"{fingerprint}-sparse-{heads.fingerprint[:16]}")
+
+    def encode(self, inputs: Any, *, task_metadata: Any, prompt_type: Any = None, **kwargs: Any) -> Any:
+        """A sparse tensor [texts, vocabulary]."""
+        prompt = prompt_for(self.encoder, task_metadata, prompt_type)
+        return sparse_vectors(self.encoder, self.heads, texts_of(inputs), prompt)
+
+
+class MultiVectorHead(MultiVectorWrapper):
+    """The model's token vectors for mteb, which sums MaxSim in float32."""
+
+    def __init__(self, encoder: Encoder, fingerprint: str, heads: Heads) -> None:
+        self.encoder, self.heads, self.corpus_chunk_size = encoder, heads, CORPUS_CHUNK
+        self.model: Any = SimpleNamespace(similarity=maxsim, device=encoder.model.device)
+        revision = f"{fingerprint}-multi_vector-{heads.fingerprint[:16]}"
+        self.mteb_model_meta = named_meta(ModelMeta.create_empty(), revision)
+
+    def _encode(self, inputs: Any, *, task_metadata: Any, prompt_type: Any = None, **kwargs: Any) -> Any:
+        """A tensor [tokens, width] for each text."""
+        prompt = prompt_for(self.encoder, task_metadata, prompt_type)
+        return token_vectors(self.encoder, self.heads, texts_of(inputs), prompt)
+
+
+def texts_of(inputs: Any) -> list[str]:
+    """All texts of one of mteb's loaders."""
+    return [text for batch in inputs for text in batch["text"]]
+
+
+def prompt_for(encoder: Encoder, task_metadata: Any, prompt_type: Any) -> str:
+    """The prompt that mteb's rules choose among the model's, else the model's own for the role."""
+    own = {name: text for name, text in encoder.model.prompts.items() if text is not None}
+    known, _ = AbsEncoder.validate_task_to_prompt_name(own, raise_for_invalid_keys=False)
+    name = get_prompt_name(known, task_metadata, prompt_type)
+    return own[name] if name else encoder.prompt(prompt_type.value if prompt_type else None)
 
 
 def named_meta(meta: Any, fingerprint: str) -> Any:

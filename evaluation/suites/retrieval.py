@@ -8,11 +8,12 @@ import numpy as np
 
 from configs.schema.config import Config
 from data.artefact import read_pair_set
-from evaluation.encoder import DOCUMENT, QUERY, Embedder
+from evaluation.encoder import Encoder
 from evaluation.outcome import Measure, Outcome
 from evaluation.scoring import Scorer
 from evaluation.suites.task import Task
 from pipeline.core.artefact import StageFolder, file_sha256
+from pipeline.core.embedding import DOCUMENT, QUERY
 from pipeline.core.errors import UserError
 
 DEPTH = 10  # of MRR and nDCG
@@ -34,7 +35,7 @@ class HeldOutRetrieval(Task):
         super().__init__(suite, name, file_sha256(path))
 
     def score(self, scorer: Scorer) -> Outcome:
-        return score_retrieval(self.data, scorer.embedder)
+        return score_retrieval(self.data, scorer.encoder)
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,9 @@ def read_retrieval_set(path: Path) -> RetrievalSet:
     return RetrievalSet(list(queries), list(candidates), [sorted(found) for found in queries.values()])
 
 
-def score_retrieval(data: RetrievalSet, embedder: Embedder) -> Outcome:
+def score_retrieval(data: RetrievalSet, encoder: Encoder) -> Outcome:
     """Recall@1, MRR@10 and nDCG@10 a query, by the cosine (or dot, as the model says) of its own embeddings."""
-    queries, candidates = embedder.sentences(data.queries, QUERY), embedder.sentences(data.candidates, DOCUMENT)
+    queries, candidates = encoder.sentences(data.queries, QUERY), encoder.sentences(data.candidates, DOCUMENT)
     ranks = list(_ranks(_comparable(queries), _comparable(candidates), data.relevant))
     columns: dict[str, np.ndarray] = {
         "recall_at_1": np.array([float(found[0] == 0) for found in ranks]),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.encoder import Embedder
+from evaluation.encoder import Encoder
 from tests.support.small_bases import tiny_model
 
 PROMPTS = {"query": "query: ", "document": "passage: "}
@@ -30,6 +30,6 @@ def model_folder(make_model: MakeModel) -> Path:
 
 
 @pytest.fixture(scope="session")
-def embedder(model_folder: Path) -> Embedder:
+def embedder(model_folder: Path) -> Encoder:
     """The small model, loaded."""
-    return Embedder(model_folder, device="cpu", batch_tokens=256)
+    return Encoder(model_folder, device="cpu", token_budget=256)

@@ -1,7 +1,6 @@
 """Embeddings encoded once, in batches of similar length, are the model's own."""
 
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer
 
-from evaluation.encoder import DOCUMENT, QUERY, Embedder, EmbeddingCache, length_batches
+from evaluation.encoder import Encoder
+from pipeline.core.embedding import DOCUMENT, QUERY
 from pipeline.core.errors import UserError
 from tests.evaluation.conftest import MakeModel
 
@@ -21,17 +21,17 @@ LONG = "Длинный рассказ о том, как смотритель м�
 
 @pytest.mark.parametrize(("role", "prompt"), [(QUERY, "query"), (DOCUMENT, "document")])
 def test_sentences_are_what_sentence_transformers_gives(
-    embedder: Embedder, model_folder: Path, role: str, prompt: str
+    embedder: Encoder, model_folder: Path, role: str, prompt: str
 ) -> None:
     theirs = SentenceTransformer(str(model_folder), device="cpu").encode([*TEXTS, LONG], prompt_name=prompt)
     np.testing.assert_allclose(embedder.sentences([*TEXTS, LONG], role), theirs, atol=1e-6)
 
 
-def test_prompts_come_from_the_model_folder(embedder: Embedder) -> None:
+def test_prompts_come_from_the_model_folder(embedder: Encoder) -> None:
     assert [embedder.prompt(role) for role in (QUERY, DOCUMENT)] == ["query: ", "passage: "]
 
 
-def test_variants_are_the_pooled_last_hidden_state_text_by_text(embedder: Embedder, model_folder: Path) -> None:
+def test_variants_are_the_pooled_last_hidden_state_text_by_text(embedder: Encoder, model_folder: Path) -> None:
     tokenizer, encoder = AutoTokenizer.from_pretrained(model_folder), AutoModel.from_pretrained(model_folder).eval()
     variants = embedder.variants([*TEXTS, LONG], 16)
     for position, text in enumerate([*TEXTS, LONG]):
@@ -46,10 +46,10 @@ def test_a_pooler_that_the_checkpoint_lacks_is_not_a_variant(model_folder: Path,
     folder = Path(shutil.copytree(model_folder, tmp_path / "model"))
     tensors = {name: value for name, value in load_file(folder / "model.safetensors").items() if "pooler" not in name}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    assert set(Embedder(folder).variants(TEXTS)) == {"cls", "mean"}
+    assert set(Encoder(folder).variants(TEXTS)) == {"cls", "mean"}
 
 
-def test_word_vectors_are_means_of_sub_tokens_and_zeros_after_the_cut(embedder: Embedder, model_folder: Path) -> None:
+def test_word_vectors_are_means_of_sub_tokens_and_zeros_after_the_cut(embedder: Encoder, model_folder: Path) -> None:
     texts = [["Смотритель", "чинил", "механизм", "."], ["маяк"] * 300]
     tokenizer, encoder = AutoTokenizer.from_pretrained(model_folder), AutoModel.from_pretrained(model_folder).eval()
     for words, ours in zip(texts, embedder.words(texts), strict=True):
@@ -63,62 +63,8 @@ def test_word_vectors_are_means_of_sub_tokens_and_zeros_after_the_cut(embedder: 
     assert not embedder.words(texts)[1][-1].any()
 
 
-def test_every_distinct_text_is_encoded_once(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    embedder, seen = Embedder(model_folder, batch_tokens=64), list[int]()
-    forward = embedder.token_batches
-
-    def counting(ids: list[list[int]], what: str):
-        seen.append(len(ids))
-        return forward(ids, what)
-
-    monkeypatch.setattr(embedder, "token_batches", counting)
-    first = embedder.sentences(TEXTS)
-    second = embedder.sentences([TEXTS[3], "Новый текст", TEXTS[0]])
-    assert seen == [4, 1]
-    np.testing.assert_array_equal(second[[0, 2]], first[[3, 4]])
-
-
-def test_embeddings_stay_on_disk_for_the_next_run(model_folder: Path, tmp_path: Path) -> None:
-    first = Embedder(model_folder, cache=EmbeddingCache(tmp_path))
-    wanted, variants = first.sentences(TEXTS), first.variants(TEXTS)
-    second = Embedder(model_folder, cache=EmbeddingCache(tmp_path))
-    second.token_batches = None  # type: ignore[method-assign, assignment]
-    np.testing.assert_array_equal(second.sentences(TEXTS), wanted)
-    for name, vectors in second.variants(TEXTS).items():
-        np.testing.assert_array_equal(vectors, variants[name])
-    assert len(second.cache.missing("own 'passage: '", TEXTS)) == 4  # another prompt is another kind
-
-
-def test_runs_that_fill_one_cache_at_once_lose_nothing(tmp_path: Path) -> None:
-    caches = [EmbeddingCache(tmp_path) for _ in range(4)]
-    texts = [[f"{number // 2} {part}" for part in range(3)] for number in range(48)]  # each is added twice
-
-    def fill(number: int) -> None:
-        caches[number % 4].missing("kind", texts[number])
-        caches[number % 4].add("kind", texts[number], {"sentence": np.full((3, 2), number // 2)})
-
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(fill, range(48)))
-    kept = EmbeddingCache(tmp_path)
-    assert kept.missing("kind", [text for batch in texts for text in batch]) == []
-    rows = kept.rows("kind", [batch[0] for batch in texts], ["sentence"])["sentence"]
-    assert rows[:, 0].tolist() == [number // 2 for number in range(48)]
-
-
-def test_the_budget_changes_embeddings_no_more_than_rounding(model_folder: Path) -> None:
-    small, large = (Embedder(model_folder, batch_tokens=tokens).sentences(TEXTS) for tokens in (16, 10**5))
-    np.testing.assert_allclose(small, large, rtol=0, atol=1e-6)
-
-
-def test_batches_hold_all_texts_within_the_budget() -> None:
-    lengths = np.random.default_rng(0).integers(1, 300, 500).tolist()
-    batches = list(length_batches(lengths, 512))
-    assert sorted(index for batch in batches for index in batch) == list(range(500))
-    assert all(len(batch) * max(lengths[index] for index in batch) <= 512 for batch in batches)
-
-
-def test_bf16_changes_embeddings_a_little_and_gives_float32(model_folder: Path, embedder: Embedder) -> None:
-    ours = Embedder(model_folder, precision="bf16").sentences(TEXTS)
+def test_bf16_changes_embeddings_a_little_and_gives_float32(model_folder: Path, embedder: Encoder) -> None:
+    ours = Encoder(model_folder, precision="bf16").sentences(TEXTS)
     difference = np.abs(ours - embedder.sentences(TEXTS)).max()
     assert ours.dtype == np.float32 and 0 < difference < 0.05
 
@@ -130,10 +76,10 @@ def test_nan_in_the_weights_is_one_line(make_model: MakeModel, tmp_path: Path) -
     tensors[name].fill_(float("nan"))
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"NaN or infinity.*broken"):
-        Embedder(folder).sentences(TEXTS)
+        Encoder(folder).sentences(TEXTS)
 
 
 def test_a_folder_that_is_no_model_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="can't be loaded"):
-        Embedder(tmp_path)
+        Encoder(tmp_path)

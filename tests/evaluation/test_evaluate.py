@@ -86,9 +86,9 @@ def test_a_further_model_leaves_the_scores_of_the_others(
     config, loaded = dataclasses.replace(scored, runs=str(tmp_path / "runs"), evaluation=settings), list[str]()
     from evaluation import scoring
 
-    original = scoring.Embedder
+    original = scoring.Encoder
     monkeypatch.setattr(
-        scoring, "Embedder", lambda folder, **rest: loaded.append(folder.name) or original(folder, **rest)
+        scoring, "Encoder", lambda folder, **rest: loaded.append(folder.name) or original(folder, **rest)
     )
     run_stage(CHAIN["evaluate"], config)
     assert loaded == ["third"]

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from configs.schema.init import BaseConfig
-from evaluation.encoder import Embedder
-from evaluation.suites.heads import multi_vector_encoder, read_heads, sparse_encoder
+from evaluation.encoder import Encoder
+from evaluation.suites.heads import read_heads, sparse_vectors, token_vectors
 from pipeline.core.models import HEADS
 from tests.support.flag_embedding import encoded
 from tests.support.runs import make
@@ -56,13 +56,13 @@ def test_heads_and_the_map_of_ids_go_along(published: Path) -> None:
 
 def test_flag_embedding_gives_the_vectors_of_our_own_encoders(published: Path, flag_embedding: dict[str, str]) -> None:
     theirs = encoded(published, TEXTS, flag_embedding)
-    embedder, heads = Embedder(published, device="cpu"), read_heads(published)
+    encoder, heads = Encoder(published, device="cpu"), read_heads(published)
     assert theirs["heads"]
-    np.testing.assert_allclose(theirs["dense"], embedder.model.encode(TEXTS), atol=1e-5)
-    sparse = sparse_encoder(embedder, heads).encode(TEXTS, convert_to_sparse_tensor=False).numpy()
+    np.testing.assert_allclose(theirs["dense"], encoder.model.encode(TEXTS), atol=1e-5)
+    sparse = sparse_vectors(encoder, heads, TEXTS).to_dense().numpy()
     for ours, words in zip(sparse, theirs["sparse"], strict=True):
         assert words == {str(token): pytest.approx(ours[token], abs=1e-4) for token in np.flatnonzero(ours)}
-    multi_vector = multi_vector_encoder(embedder, heads).encode_document(TEXTS)
+    multi_vector = token_vectors(encoder, heads, TEXTS)
     for ours, vectors in zip(multi_vector, theirs["multi_vector"], strict=True):
         np.testing.assert_allclose(np.asarray(ours), vectors, atol=1e-5)
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from configs.schema.config import Config
-from evaluation.encoder import QUERY, Embedder
+from evaluation.encoder import Encoder
 from evaluation.outcome import Outcome
 from evaluation.scoring import Scorer
 from evaluation.suites.encodechka.files import COMMIT, DataFiles
@@ -48,22 +48,22 @@ class EncodechkaTask(Task):
         self.run, self.files, self.protocol = score, files, protocol
 
     def score(self, scorer: Scorer) -> Outcome:
-        return self.run(self.files, Vectors(scorer.embedder, self.protocol, scorer.workers))
+        return self.run(self.files, Vectors(scorer.encoder, self.protocol, scorer.workers))
 
 
 @dataclass(frozen=True)
 class Vectors:
     """What the protocol takes of a model: candidates of sentence vectors, and word vectors."""
 
-    embedder: Embedder
+    encoder: Encoder
     protocol: str  # leaderboard or model
     workers: int = 1
 
     def sentences(self, texts: Sequence[str]) -> Variants:
         """Every pooled variant, raw and of length 1; or the model's own embedding with its query prompt."""
         if self.protocol == "leaderboard":
-            return normalised_too(self.embedder.variants(texts))
-        return {"own": self.embedder.sentences(texts, QUERY)}
+            return normalised_too(self.encoder.variants(texts))
+        return {"own": self.encoder.sentences(texts)}
 
 
 Run = Callable[[Files, Vectors], Outcome]
@@ -102,7 +102,7 @@ def entities(file: str) -> Run:
 
     def run(files: Any, vectors: Vectors) -> Outcome:
         data = files.json(file)
-        return entity_task(data["texts"], data["labels"], vectors.embedder.words)
+        return entity_task(data["texts"], data["labels"], vectors.encoder.words)
 
     return run
 

@@ -12,7 +12,7 @@ import pytest
 from sklearn.model_selection import train_test_split
 
 from configs.schema.evaluation import EvaluationConfig
-from evaluation.encoder import Embedder
+from evaluation.encoder import Encoder
 from evaluation.significance import STATISTICS
 from evaluation.suites.encodechka.files import SHA256, DataFiles
 from evaluation.suites.encodechka.tasks import TASKS, Vectors
@@ -113,14 +113,14 @@ def test_every_whole_task_equals_the_slow_path(task: str, model: Path, encodechk
     files, slow = DataFiles(str(encodechka_data), encodechka_data), SlowModel(model)
     expected = SLOW[task](slow, encodechka_data)
     assert TASKS[task](files, one_set(slow)).measures[0].score == pytest.approx(expected, abs=1e-3)
-    batched = TASKS[task](files, Vectors(Embedder(model), "leaderboard", workers=2))
+    batched = TASKS[task](files, Vectors(Encoder(model), "leaderboard", workers=2))
     assert batched.measures[0].score == pytest.approx(expected, abs=2e-3)  # batches change the last digits
 
 
 @pytest.mark.real_data
 @pytest.mark.parametrize("task", ["STS", "TI", "IC", "NE2"])
 def test_the_score_follows_from_the_items(task: str, model: Path, subset: Path) -> None:
-    outcome = TASKS[task](UncheckedFiles(str(subset), subset), Vectors(Embedder(model), "leaderboard"))
+    outcome = TASKS[task](UncheckedFiles(str(subset), subset), Vectors(Encoder(model), "leaderboard"))
     measure = outcome.measures[0]
     ones, columns = np.ones((1, outcome.items)), [outcome.columns[name] for name in measure.columns]
     again = STATISTICS[measure.statistic](ones, lambda size: np.ones((1, size)), *columns)
@@ -130,8 +130,8 @@ def test_the_score_follows_from_the_items(task: str, model: Path, subset: Path) 
 @pytest.mark.real_data
 def test_the_model_protocol_takes_the_models_own_vectors(model: Path, subset: Path) -> None:
     files = UncheckedFiles(str(subset), subset)
-    best = TASKS["STS"](files, Vectors(Embedder(model), "leaderboard")).notes
-    own = TASKS["STS"](files, Vectors(Embedder(model), "model")).notes
+    best = TASKS["STS"](files, Vectors(Encoder(model), "leaderboard")).notes
+    own = TASKS["STS"](files, Vectors(Encoder(model), "model")).notes
     assert set(best["candidates"]) == {f"{kind}{norm}" for kind in ("cls", "mean", "pooler") for norm in ("", "_norm")}
     assert set(own["candidates"]) == {"own"}
 

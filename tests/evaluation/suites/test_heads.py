@@ -8,11 +8,11 @@ import torch
 from datasets import Dataset
 
 from configs.schema.evaluation import MtebTaskConfig, SuiteConfig
-from evaluation.encoder import Embedder
+from evaluation.encoder import Encoder
 from evaluation.outcome import Outcome
 from evaluation.suites.drift import drift_outcome, text_vectors
-from evaluation.suites.heads import Heads, multi_vector_encoder, read_heads, sparse_encoder
-from evaluation.suites.mteb_run import CheckedEncoder, encoder_with_head, run_task
+from evaluation.suites.heads import Heads, read_heads, sparse_vectors, token_vectors
+from evaluation.suites.mteb_run import DenseEncoder, MultiVectorHead, SparseHead, run_task
 from evaluation.suites.mteb_tasks import hub_task
 from evaluation.suites.samples import read_samples
 from pipeline.core.errors import UserError
@@ -41,19 +41,19 @@ def base(make_model: MakeModel) -> Path:
 def init(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The base with the vocabulary that the texts need, so that every text is covered."""
     folder = tmp_path_factory.mktemp("init")
-    tokenizer = Embedder(base).tokenizer
+    tokenizer = Encoder(base).tokenizer
     kept = {token for text in TEXTS for token in tokenizer(text)["input_ids"]} | set(tokenizer.all_special_ids)
     shrink(base, folder, TokenizerFile.read(base / "tokenizer.json"), np.array(sorted(kept)))
     return folder
 
 
 @pytest.fixture(scope="module")
-def loaded(base: Path, init: Path) -> dict[str, tuple[Embedder, Heads]]:
-    return {name: (Embedder(folder), read_heads(folder)) for name, folder in (("base", base), ("init", init))}
+def loaded(base: Path, init: Path) -> dict[str, tuple[Encoder, Heads]]:
+    return {name: (Encoder(folder), read_heads(folder)) for name, folder in (("base", base), ("init", init))}
 
 
-def retrieval(kind: str, model: tuple[Embedder, Heads], name: str, folder: Path) -> Outcome:
-    embedder, heads = model
+def retrieval(kind: str, model: tuple[Encoder, Heads], name: str, folder: Path) -> Outcome:
+    encoder, heads = model
     task = hub_task("RuBQRetrieval", SuiteConfig(), MtebTaskConfig(), None)
     test = {
         "corpus": Dataset.from_list([{"id": f"d{n}", "title": "", "text": text} for n, text in enumerate(DOCUMENTS)]),
@@ -62,14 +62,14 @@ def retrieval(kind: str, model: tuple[Embedder, Heads], name: str, folder: Path)
         "top_ranked": None,
     }
     task.dataset, task.data_loaded = {"default": {"test": test}}, True
-    dense = kind == "dense"
-    encoder = CheckedEncoder(embedder, name) if dense else encoder_with_head(embedder, heads, name, kind)
-    return run_task(encoder, task, ["ndcg_at_10", "recall_at_100"], folder, {})
+    head = {"sparse": SparseHead, "multi_vector": MultiVectorHead}.get(kind)
+    encoder = head(encoder, name, heads) if head else DenseEncoder(encoder, name)
+    return run_task(encoder, task, ["ndcg_at_10", "recall_at_100"], folder)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_retrieval_through_mteb_is_the_same_after_init_on_covered_text(
-    kind: str, loaded: dict[str, tuple[Embedder, Heads]], tmp_path: Path
+    kind: str, loaded: dict[str, tuple[Encoder, Heads]], tmp_path: Path
 ) -> None:
     before, after = (retrieval(kind, loaded[name], name, tmp_path) for name in ("base", "init"))
     assert loaded["init"][0].config.vocab_size < loaded["base"][0].config.vocab_size
@@ -77,23 +77,21 @@ def test_retrieval_through_mteb_is_the_same_after_init_on_covered_text(
     assert before.measures[0].score > 0.2
 
 
-def test_the_three_kinds_do_not_share_a_cached_result(
-    loaded: dict[str, tuple[Embedder, Heads]], tmp_path: Path
-) -> None:
+def test_the_three_kinds_do_not_share_a_cached_result(loaded: dict[str, tuple[Encoder, Heads]], tmp_path: Path) -> None:
     scores = {retrieval(kind, loaded["base"], "base", tmp_path).measures[0].score for kind in KINDS}
     assert len(scores) == 3
     assert len(list((tmp_path / "results").rglob("RuBQRetrieval.json"))) == 3
 
 
-def test_sparse_scores_are_the_formula_token_by_token(loaded: dict[str, tuple[Embedder, Heads]]) -> None:
-    embedder, heads = loaded["base"]
-    vectors = sparse_encoder(embedder, heads).encode(DOCUMENTS[:3], convert_to_sparse_tensor=False)
-    tokenizer, state = embedder.tokenizer, heads.sparse.state_dict()
+def test_sparse_scores_are_the_formula_token_by_token(loaded: dict[str, tuple[Encoder, Heads]]) -> None:
+    encoder, heads = loaded["base"]
+    vectors = sparse_vectors(encoder, heads, DOCUMENTS[:3]).to_dense()
+    tokenizer, state = encoder.tokenizer, heads.sparse.state_dict()
     unused = {tokenizer.cls_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id}
     for text, vector in zip(DOCUMENTS[:3], vectors, strict=True):
         batch = tokenizer(text, truncation=True, max_length=128, return_tensors="pt")
         with torch.no_grad():
-            hidden = embedder.model[0].model(**batch).last_hidden_state[0]
+            hidden = encoder.model[0].model(**batch).last_hidden_state[0]
         expected: dict[int, float] = {}
         for token, state_of_token in zip(batch["input_ids"][0].tolist(), hidden, strict=True):
             weight = max(0.0, float(state["weight"][0] @ state_of_token + state["bias"][0]))
@@ -104,22 +102,33 @@ def test_sparse_scores_are_the_formula_token_by_token(loaded: dict[str, tuple[Em
 
 
 def test_token_vectors_have_length_one_and_leave_the_first_token_out(
-    loaded: dict[str, tuple[Embedder, Heads]],
+    loaded: dict[str, tuple[Encoder, Heads]],
 ) -> None:
-    embedder, heads = loaded["base"]
-    encoded = multi_vector_encoder(embedder, heads).encode_document(DOCUMENTS[:2])
-    for text, vectors, ours in zip(DOCUMENTS, encoded, text_vectors(embedder, heads, DOCUMENTS[:2]), strict=False):
+    encoder, heads = loaded["base"]
+    encoded = token_vectors(encoder, heads, DOCUMENTS[:2])
+    for text, vectors, ours in zip(DOCUMENTS, encoded, text_vectors(encoder, heads, DOCUMENTS[:2]), strict=False):
         array = np.asarray(vectors)
-        tokens = len(embedder.tokenizer(text, truncation=True, max_length=128)["input_ids"])
+        tokens = len(encoder.tokenizer(text, truncation=True, max_length=128)["input_ids"])
         assert array.shape == (tokens - 1, 24)
         np.testing.assert_allclose(np.linalg.norm(array, axis=1), 1, atol=1e-5)
         np.testing.assert_allclose(array, ours.vectors, atol=1e-5)
 
 
-def test_init_has_no_drift_and_another_model_has(
-    loaded: dict[str, tuple[Embedder, Heads]], make_model: MakeModel
+@pytest.mark.parametrize("kind", KINDS)
+def test_heads_are_float32_after_a_bfloat16_encoder(
+    kind: str, base: Path, loaded: dict[str, tuple[Encoder, Heads]], tmp_path: Path
 ) -> None:
-    other = Embedder(make_model(seed=6, prompts={"query": "", "document": ""}, pooling="cls"))
+    half = Encoder(base, precision="bf16"), loaded["base"][1]
+    found, whole = (retrieval(kind, model, "any", tmp_path / str(n)) for n, model in enumerate((half, loaded["base"])))
+    assert found.measures[0].score == pytest.approx(whole.measures[0].score, abs=0.05)
+    for vectors in token_vectors(*half, TEXTS[:3]):
+        np.testing.assert_allclose(vectors.norm(dim=1), 1, atol=1e-6)
+
+
+def test_init_has_no_drift_and_another_model_has(
+    loaded: dict[str, tuple[Encoder, Heads]], make_model: MakeModel
+) -> None:
+    other = Encoder(make_model(seed=6, prompts={"query": "", "document": ""}, pooling="cls"))
     still = drift_outcome(*loaded["init"], *loaded["base"], TEXTS)
     moved = drift_outcome(other, loaded["base"][1], *loaded["base"], TEXTS)
     named = [{measure.metric: measure.score for measure in found.measures} for found in (still, moved)]
@@ -128,12 +137,12 @@ def test_init_has_no_drift_and_another_model_has(
     assert all(abs(named[0][name]) < 1e-5 < 0.01 < named[1][name] for name in drifts)
 
 
-def test_sparse_vectors_without_any_weight_are_counted(loaded: dict[str, tuple[Embedder, Heads]]) -> None:
-    embedder, heads = loaded["base"]
+def test_sparse_vectors_without_any_weight_are_counted(loaded: dict[str, tuple[Encoder, Heads]]) -> None:
+    encoder, heads = loaded["base"]
     dead = torch.nn.Linear(32, 1)
     torch.nn.init.zeros_(dead.weight)
     torch.nn.init.constant_(dead.bias, -1)
-    outcome = drift_outcome(embedder, Heads(dead, heads.multi_vector, "dead"), embedder, heads, TEXTS[:5])
+    outcome = drift_outcome(encoder, Heads(dead, heads.multi_vector, "dead"), encoder, heads, TEXTS[:5])
     assert outcome.measures[0].score == 1
 
 
@@ -147,4 +156,4 @@ def test_a_model_without_heads_and_broken_heads_are_one_line(base: Path, model_f
     torch.save(torch.nn.Linear(8, 1).state_dict(), tmp_path / HEADS[0])
     torch.save(torch.nn.Linear(8, 8).state_dict(), tmp_path / HEADS[1])
     with pytest.raises(UserError, match="heads for width 8, but the encoder has 32"):
-        sparse_encoder(Embedder(base), read_heads(tmp_path))
+        sparse_vectors(Encoder(base), read_heads(tmp_path), TEXTS)

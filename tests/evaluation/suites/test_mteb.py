@@ -14,11 +14,11 @@ from datasets import Dataset, DatasetDict
 from mteb.abstasks import AbsTask
 
 from configs.schema.evaluation import MtebTaskConfig, SuiteConfig
-from evaluation.encoder import Embedder
+from evaluation.encoder import Encoder
 from evaluation.models import folder_fingerprint
 from evaluation.outcome import Outcome, read_outcome
 from evaluation.significance import STATISTICS
-from evaluation.suites.mteb_run import CheckedEncoder, run_task
+from evaluation.suites.mteb_run import DenseEncoder, run_task
 from evaluation.suites.mteb_tasks import hub_task, suite_tasks
 from evaluation.suites.samples import MTEB_SAMPLES
 from pipeline.core.errors import UserError
@@ -32,12 +32,12 @@ def sentences(count: int) -> list[str]:
     return [" ".join(RNG.choice(WORDS, 5)) for _ in range(count)]
 
 
-def encoder(folder: Path) -> CheckedEncoder:
-    return CheckedEncoder(Embedder(folder, device="cpu"), folder_fingerprint(folder))
+def encoder(folder: Path) -> DenseEncoder:
+    return DenseEncoder(Encoder(folder, device="cpu"), folder_fingerprint(folder))
 
 
 @pytest.fixture(scope="module")
-def model(model_folder: Path) -> CheckedEncoder:
+def model(model_folder: Path) -> DenseEncoder:
     return encoder(model_folder)
 
 
@@ -84,9 +84,9 @@ def recomputed(outcome: Outcome, position: int) -> float:
 
 
 @pytest.mark.parametrize("kind", [*MTEB_SAMPLES, "multilabel", "clustering", "reranking", "two_splits"])
-def test_items_give_mtebs_own_score(kind: str, model: CheckedEncoder, tmp_path: Path) -> None:
+def test_items_give_mtebs_own_score(kind: str, model: DenseEncoder, tmp_path: Path) -> None:
     task, metrics = (MTEB_SAMPLES[kind](), []) if kind in MTEB_SAMPLES else made_task(kind)
-    outcome = run_task(model, task, metrics, tmp_path, {})
+    outcome = run_task(model, task, metrics, tmp_path)
     for position, measure in enumerate(outcome.measures):
         assert recomputed(outcome, position) == pytest.approx(measure.score, abs=1e-12), measure.metric
         results = [json.loads(path.read_text()) for path in (tmp_path / "results").rglob(f"{task.metadata.name}.json")]
@@ -99,61 +99,61 @@ def test_items_give_mtebs_own_score(kind: str, model: CheckedEncoder, tmp_path: 
         np.testing.assert_array_equal(again.columns[name], values)
 
 
-def test_symmetric_tasks_take_the_query_prompt_and_retrieval_both(model: CheckedEncoder, tmp_path: Path) -> None:
+def test_symmetric_tasks_take_the_query_prompt_and_retrieval_both(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = encoder(model_folder)
     seen: set[str] = set()
-    preprocess = model.model.preprocess
+    tokenise = model.encoder.tokenise
 
-    def watching(inputs: list[str], prompt: str | None = None, **kwargs: object):
-        seen.add(prompt or "")
-        return preprocess(inputs, prompt=prompt, **kwargs)
+    def watching(texts: list[str], prompt: str = "", max_length: int | None = None):
+        seen.add(prompt)
+        return tokenise(texts, prompt, max_length)
 
-    model.model.preprocess = watching
-    try:
-        run_task(model, MTEB_SAMPLES["mteb_sts"](), [], tmp_path, {})
-        assert seen == {"query: "}
-        run_task(model, MTEB_SAMPLES["long_documents"](), [], tmp_path, {})
-        assert seen == {"query: ", "passage: "}
-    finally:
-        del model.model.preprocess
+    monkeypatch.setattr(model.encoder, "tokenise", watching)
+    run_task(model, MTEB_SAMPLES["mteb_pairs"](), [], tmp_path)
+    assert seen == {"query: "}
+    run_task(model, MTEB_SAMPLES["long_documents"](), [], tmp_path)
+    assert seen == {"query: ", "passage: "}
 
 
 def test_two_checkpoints_under_one_path_get_their_own_scores(make_model: MakeModel, tmp_path: Path) -> None:
     scores = []
     for seed in (1, 2, 1):
         folder = make_model(seed=seed, folder=tmp_path / "model", pooling="mean")
-        outcome = run_task(encoder(folder), MTEB_SAMPLES["mteb_sts"](), [], tmp_path / "cache", {})
+        outcome = run_task(encoder(folder), MTEB_SAMPLES["mteb_sts"](), [], tmp_path / "cache")
         scores.append(outcome.measures[0].score)
     assert scores[0] != scores[1] and scores[0] == scores[2]
     assert len(list((tmp_path / "cache").rglob("SampleSTS.json"))) == 2
 
 
-def test_a_second_run_encodes_nothing_and_gives_the_same(model: CheckedEncoder, tmp_path: Path) -> None:
-    first = run_task(model, MTEB_SAMPLES["long_documents"](), [], tmp_path, {})
+def test_a_second_run_encodes_nothing_and_gives_the_same(model: DenseEncoder, tmp_path: Path) -> None:
+    first = run_task(model, MTEB_SAMPLES["long_documents"](), [], tmp_path)
     model.encode = None  # type: ignore[method-assign, assignment]
     try:
-        second = run_task(model, MTEB_SAMPLES["long_documents"](), [], tmp_path, {})
+        second = run_task(model, MTEB_SAMPLES["long_documents"](), [], tmp_path)
     finally:
         del model.encode
     assert first.measures == second.measures
     np.testing.assert_array_equal(*(found.columns["ndcg_at_10:value"] for found in (first, second)))
 
 
-def test_scores_read_from_mteb_s_files_give_the_same_bytes_as_fresh_ones(model: CheckedEncoder, tmp_path: Path) -> None:
+def test_scores_read_from_mteb_s_files_give_the_same_bytes_as_fresh_ones(model: DenseEncoder, tmp_path: Path) -> None:
     paths = [tmp_path / "fresh.parquet", tmp_path / "read.parquet"]
     for path in paths:
-        run_task(model, MTEB_SAMPLES["mteb_sts"](), [], tmp_path, {}).write(path)
+        run_task(model, MTEB_SAMPLES["mteb_sts"](), [], tmp_path).write(path)
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
 @pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_text("")])
 @pytest.mark.parametrize("kind", ["predictions", "results"])
 def test_what_a_kill_left_out_or_half_is_made_anew(
-    model: CheckedEncoder, tmp_path: Path, kind: str, harm: Callable[[Path], Any]
+    model: DenseEncoder, tmp_path: Path, kind: str, harm: Callable[[Path], Any]
 ) -> None:
-    first = run_task(model, MTEB_SAMPLES["mteb_sts"](), [], tmp_path, {})
+    first = run_task(model, MTEB_SAMPLES["mteb_sts"](), [], tmp_path)
     (file,) = [path for path in (tmp_path / kind).rglob("*.json") if path.name != "model_meta.json"]
     harm(file)
-    assert run_task(model, MTEB_SAMPLES["mteb_sts"](), [], tmp_path, {}).measures == first.measures
+    assert run_task(model, MTEB_SAMPLES["mteb_sts"](), [], tmp_path).measures == first.measures
 
 
 def evaluate_slowly(folder: Path, cache: Path) -> None:
@@ -168,7 +168,7 @@ def evaluate_slowly(folder: Path, cache: Path) -> None:
         return evaluate(wrapped, split, **kwargs)
 
     task.evaluate = slow  # type: ignore[method-assign, assignment]
-    run_task(model, task, metrics, cache, {})
+    run_task(model, task, metrics, cache)
 
 
 def test_a_killed_run_goes_on_after_its_last_split(model_folder: Path, tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_killed_run_goes_on_after_its_last_split(model_folder: Path, tmp_path:
     done: list[str] = []
     evaluate = task.evaluate
     task.evaluate = lambda model, split, **kwargs: (done.append(split), evaluate(model, split, **kwargs))[1]  # type: ignore[method-assign]
-    outcome = run_task(encoder(model_folder), task, metrics, tmp_path, {})
+    outcome = run_task(encoder(model_folder), task, metrics, tmp_path)
     assert done == ["test"]
     assert outcome.items == 80
 
@@ -202,19 +202,19 @@ def similarity_in(mirror: Path, count: int) -> AbsTask:
     return hub_task("RuSTSBenchmarkSTS", SuiteConfig(), MtebTaskConfig(splits=["test"]), str(mirror))
 
 
-def test_task_data_come_from_the_mirror(model: CheckedEncoder, tmp_path: Path) -> None:
+def test_task_data_come_from_the_mirror(model: DenseEncoder, tmp_path: Path) -> None:
     task = similarity_in(tmp_path / "mirror", 30)
-    assert run_task(model, task, ["cosine_spearman", "cosine_pearson"], tmp_path, {}).items == 30
+    assert run_task(model, task, ["cosine_spearman", "cosine_pearson"], tmp_path).items == 30
 
 
-def test_other_data_of_the_same_name_are_scored_anew(model: CheckedEncoder, tmp_path: Path) -> None:
+def test_other_data_of_the_same_name_are_scored_anew(model: DenseEncoder, tmp_path: Path) -> None:
     one, other = (similarity_in(tmp_path / mirror, 30) for mirror in ("one", "other"))
-    run_task(model, one, ["cosine_spearman"], tmp_path / "cache", {})
-    found = run_task(model, other, ["cosine_spearman"], tmp_path / "cache", {})
-    assert found.measures == run_task(model, other, ["cosine_spearman"], tmp_path / "new cache", {}).measures
+    run_task(model, one, ["cosine_spearman"], tmp_path / "cache")
+    found = run_task(model, other, ["cosine_spearman"], tmp_path / "cache")
+    assert found.measures == run_task(model, other, ["cosine_spearman"], tmp_path / "new cache").measures
 
 
-def test_retrieval_data_come_from_the_mirror(model: CheckedEncoder, tmp_path: Path) -> None:
+def test_retrieval_data_come_from_the_mirror(model: DenseEncoder, tmp_path: Path) -> None:
     folder = mirrored(tmp_path / "mirror", mteb.get_task("RuBQRetrieval"))
     pool = sentences(30)
     files = {
@@ -230,14 +230,14 @@ def test_retrieval_data_come_from_the_mirror(model: CheckedEncoder, tmp_path: Pa
         configs.append(f"- config_name: {config}\n  data_files:\n  - split: test\n    path: {name}/test.jsonl\n")
     (folder / "README.md").write_text("---\nconfigs:\n" + "".join(configs) + "---\n")
     task = hub_task("RuBQRetrieval", SuiteConfig(), MtebTaskConfig(), str(tmp_path / "mirror"))
-    outcome = run_task(model, task, ["ndcg_at_10", "recall_at_100"], tmp_path, {})
+    outcome = run_task(model, task, ["ndcg_at_10", "recall_at_100"], tmp_path)
     assert outcome.items == 9 and outcome.measures[1].score == 1
 
 
-def test_no_network_and_no_mirror_is_one_line(model: CheckedEncoder, tmp_path: Path) -> None:
+def test_no_network_and_no_mirror_is_one_line(model: DenseEncoder, tmp_path: Path) -> None:
     task = hub_task("TERRa", SuiteConfig(), MtebTaskConfig(), None)
     with pytest.raises(UserError, match=r"data can't be had.*task TERRa"):
-        run_task(model, task, [], tmp_path, {})
+        run_task(model, task, [], tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_an_unknown_benchmark_is_one_line() -> None:
         suite_tasks(SuiteConfig(benchmark="MTEB(rus, v9)"))
 
 
-def test_results_hold_the_versions(model: CheckedEncoder, tmp_path: Path) -> None:
-    run_task(model, MTEB_SAMPLES["mteb_sts"](), [], tmp_path, {})
+def test_results_hold_the_versions(model: DenseEncoder, tmp_path: Path) -> None:
+    run_task(model, MTEB_SAMPLES["mteb_sts"](), [], tmp_path)
     result = json.loads(next((tmp_path / "results").rglob("SampleSTS.json")).read_text())
     assert result["mteb_version"] == mteb.__version__

@@ -8,8 +8,9 @@ import pytest
 import pytrec_eval
 
 from data.pair_files import PairWriter
-from evaluation.encoder import DOCUMENT, QUERY, Embedder
+from evaluation.encoder import Encoder
 from evaluation.suites.retrieval import RetrievalSet, read_retrieval_set, score_retrieval
+from pipeline.core.embedding import DOCUMENT, QUERY
 from pipeline.core.errors import UserError
 
 SCHEMA = {"anchor": pl.String, "positive": pl.String, "negatives": pl.List(pl.String)}
@@ -80,7 +81,7 @@ def test_a_model_that_gives_every_text_one_vector_gets_nothing() -> None:
     assert [measure.score for measure in outcome.measures] == [0, 0, 0]
 
 
-def test_queries_and_documents_take_their_own_prompts(embedder: Embedder, tmp_path: Path) -> None:
+def test_queries_and_documents_take_their_own_prompts(embedder: Encoder, tmp_path: Path) -> None:
     data = read_retrieval_set(write(tmp_path / "terms.parquet", PAIRS))
     outcome = score_retrieval(data, embedder)
     vectors = [embedder.sentences(data.queries, QUERY), embedder.sentences(data.candidates, DOCUMENT)]

@@ -1,0 +1,226 @@
+"""Embeddings of texts, as every stage makes them: each distinct text once, in batches of similar length.
+
+Whatever the encoder computes in, its outputs are float32 before they are pooled, scaled and compared.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+from pipeline.core.artefact import replacing
+from pipeline.core.console import progress
+from pipeline.core.errors import UserError
+
+CPU_TOKENS, GPU_TOKENS = 512, 65536  # padded tokens in a pass; on a CPU activations should stay in its cache
+VISIBLE_BATCHES = 64  # from here on a bar is shown
+QUERY, DOCUMENT = "query", "document"  # roles of a text
+PROMPTS = {QUERY: ("query",), DOCUMENT: ("document", "passage", "corpus")}  # role -> what its prompt may be called
+
+Features = dict[str, Any]
+Vectors = dict[str, np.ndarray]  # name -> [texts, width]
+Pool = Callable[[Features], dict[str, torch.Tensor]]  # of a batch's float32 token embeddings
+
+
+class EmbeddingCache:
+    """Vectors by kind and text. `folder` belongs to one model fingerprint and precision; None keeps nothing on disk."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+        self._rows: dict[str, dict[str, int]] = {}  # kind -> text's digest -> row
+        self._vectors: dict[str, dict[str, list[np.ndarray]]] = {}  # kind -> name -> blocks of rows
+
+    def missing(self, kind: str, texts: Sequence[str]) -> list[str]:
+        """The distinct texts of `texts` that have no vectors of this kind, in order."""
+        if kind not in self._rows:
+            self._load(kind)
+        known = self._rows[kind]
+        return [text for text in dict.fromkeys(texts) if digest(text) not in known]
+
+    def add(self, kind: str, texts: Sequence[str], vectors: Vectors) -> None:
+        """Keep vectors [texts, width], by name, of distinct texts that were missing."""
+        keys = [digest(text) for text in texts]
+        self._keep(kind, keys, vectors)
+        if self.folder:
+            place = self._place(kind)
+            target = place / f"{digest(' '.join(keys))}.npz"
+            # Runs share the folder, and two that lack the same texts write the same file.
+            with FileLock(place / ".lock"), replacing(target) as path, path.open("wb") as file:
+                np.savez(file, allow_pickle=False, **{"keys": np.array(keys), **vectors})
+
+    def rows(self, kind: str, texts: Sequence[str], names: Sequence[str]) -> Vectors:
+        """Vectors [texts, width] by name, in the order of `texts`, which must all be known."""
+        index = [self._rows[kind][digest(text)] for text in texts]
+        blocks = self._vectors[kind]
+        for name in names:
+            if len(blocks[name]) > 1:
+                blocks[name] = [np.concatenate(blocks[name])]
+        return {name: blocks[name][0][index] for name in names}
+
+    def _keep(self, kind: str, keys: Sequence[str], vectors: Vectors) -> None:
+        known = self._rows.setdefault(kind, {})
+        known.update({key: len(known) + position for position, key in enumerate(keys)})
+        for name, block in vectors.items():
+            self._vectors.setdefault(kind, {}).setdefault(name, []).append(block)
+
+    def _place(self, kind: str) -> Path:
+        assert self.folder is not None
+        return self.folder / hashlib.sha256(kind.encode()).hexdigest()[:16]
+
+    def _load(self, kind: str) -> None:
+        self._rows[kind] = {}
+        if self.folder is None:
+            return
+        self._place(kind).mkdir(parents=True, exist_ok=True)
+        (self._place(kind) / "kind.json").write_text(json.dumps(kind))
+        for file in sorted(self._place(kind).glob("*.npz")):
+            with np.load(file, allow_pickle=False) as stored:
+                names = [name for name in stored.files if name != "keys"]
+                self._keep(kind, [str(key) for key in stored["keys"]], {name: stored[name] for name in names})
+
+
+def digest(text: str) -> str:
+    """A text's key: 128 bits of its sha256."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+class Embedder:
+    """A sentence-transformers model as what gives embeddings.
+
+    Args:
+        model: is only read; its weights may change between calls, if `cache` is not used after that.
+        max_length: tokens at which texts are cut, or at the model's own limit, if that is smaller.
+        token_budget: padded tokens in a pass; None: by the device.
+        precision: bf16 runs the encoder under autocast. One whose weights are bfloat16 already needs none.
+        cache: where `embed` looks first; None: nothing is remembered between calls.
+    """
+
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        max_length: int | None = None,
+        token_budget: int | None = None,
+        precision: str = "fp32",
+        cache: EmbeddingCache | None = None,
+    ) -> None:
+        self.model, self.precision, self.cache = model, precision, cache
+        limits = [limit for limit in (max_length, model.max_seq_length) if limit and limit != float("inf")]
+        self.max_length = min(limits, default=None)
+        self.token_budget = token_budget or (CPU_TOKENS if model.device.type == "cpu" else GPU_TOKENS)
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # else it warns where processes are started later
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        return self.model.tokenizer
+
+    def prompt(self, role: str | None) -> str:
+        """What the model wants before texts in the role query or document, or in none."""
+        found = [self.model.prompts[name] for name in PROMPTS.get(role or "", ()) if name in self.model.prompts]
+        default = self.model.prompts.get(self.model.default_prompt_name or "")
+        return next(filter(None, found), "") if found else default or ""
+
+    def embed(self, texts: Sequence[str], prompt: str = "") -> np.ndarray:
+        """The model's own embeddings, shape (texts, dimension), float32; raises UserError where one is not finite."""
+        kind = f"own {self.max_length} {prompt!r}"
+        make = lambda new: {"own": self.encode(self.tokenise(new, prompt), prompt)}  # noqa: E731
+        return self.lookup(texts, kind, ["own"], make)["own"]
+
+    def lookup(
+        self, texts: Sequence[str], kind: str, names: Sequence[str], make: Callable[[list[str]], Vectors]
+    ) -> Vectors:
+        """Vectors of `texts` by name: `make` gives those of the distinct texts that the cache lacks."""
+        cache = self.cache or EmbeddingCache()
+        if missing := cache.missing(kind, texts):
+            made = make(missing)
+            require_finite(made.values(), self.model)
+            cache.add(kind, missing, made)
+        return cache.rows(kind, texts, names)
+
+    def tokenise(self, texts: Sequence[str], prompt: str = "", max_length: int | None = None) -> list[list[int]]:
+        """Ids of the prompt and each text, cut at `max_length`, by default the embedder's."""
+        full = [prompt + text for text in texts]
+        if isinstance(self.model[0], StaticEmbedding):
+            return [encoding.ids for encoding in self.tokenizer.encode_batch(full, add_special_tokens=False)]
+        return self.tokenizer(full, truncation=True, max_length=max_length or self.max_length)["input_ids"]
+
+    @torch.inference_mode()
+    def encode(self, ids: Sequence[list[int]], prompt: str = "") -> np.ndarray:
+        """Embeddings of tokenised texts, shape (texts, dimension), float32; `prompt` for poolings that leave it out."""
+        vectors: np.ndarray | None = None
+        with self._autocast(True):  # around all batches, so that the weights are converted once
+            for batch in self._batches(ids):
+                pooled = self.pooled(self._features([ids[index] for index in batch], prompt)).cpu().numpy()
+                if vectors is None:
+                    vectors = np.empty((len(ids), pooled.shape[1]), np.float32)
+                vectors[batch] = pooled
+        return np.zeros((0, self.model.get_embedding_dimension() or 0), np.float32) if vectors is None else vectors
+
+    def pooled(self, features: Features) -> torch.Tensor:
+        """Embeddings of one padded batch, shape (texts, dimension), float32, on the model's device."""
+        features = self.hidden(features)
+        with self._autocast(False):
+            for module in list(self.model)[1:]:
+                features = module(features)
+        return features["sentence_embedding"].float()
+
+    def hidden(self, features: Features) -> Features:
+        """What the encoder makes of one padded batch, such as token_embeddings (texts, tokens, width), in float32."""
+        moved = {key: value.to(self.model.device) if _is_tensor(value) else value for key, value in features.items()}
+        with self._autocast(True):
+            made = self.model[0](moved)
+        return {k: v.float() if _is_tensor(v) and v.is_floating_point() else v for k, v in made.items()}
+
+    @torch.inference_mode()
+    def token_batches(self, ids: Sequence[list[int]]) -> Iterator[tuple[list[int], Features]]:
+        """What the encoder makes of batches of similar length, longest first, with the texts' indices."""
+        for batch in self._batches(ids):
+            yield batch, self.hidden(self._features([ids[index] for index in batch]))
+
+    def _batches(self, ids: Sequence[list[int]]) -> Iterable[list[int]]:
+        batches = list(length_batches([len(row) for row in ids], self.token_budget))
+        return progress(batches, f"encoding {len(ids)} texts") if len(batches) >= VISIBLE_BATCHES else batches
+
+    def _features(self, ids: list[list[int]], prompt: str = "") -> Features:
+        """The input of the model's first module for one batch."""
+        if isinstance(self.model[0], StaticEmbedding):
+            flat = torch.tensor([token for row in ids for token in row], dtype=torch.long)
+            return {"input_ids": flat, "offsets": torch.tensor(np.cumsum([0, *map(len, ids[:-1])]))}
+        features = dict(self.tokenizer.pad({"input_ids": ids}, return_tensors="pt"))
+        if prompt:
+            own = self.tokenizer(prompt)["input_ids"]
+            features["prompt_length"] = len(own) - (own[-1] in self.tokenizer.all_special_ids)
+        return features
+
+    def _autocast(self, enabled: bool) -> torch.autocast:
+        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=enabled and self.precision == "bf16")
+
+
+def require_finite(arrays: Iterable[Any], model: SentenceTransformer) -> None:
+    """Raise UserError where an embedding of the model is NaN or infinite."""
+    if not all(np.isfinite(array).all() for array in arrays):
+        where = str(getattr(getattr(model[0], "model", None), "name_or_path", "the model"))
+        remedy = "its weights are broken, or overflow in this precision"
+        raise UserError("the model's embeddings hold NaN or infinity", where=where, remedy=remedy)
+
+
+def length_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Indices in batches, longest texts first, each batch at most `budget` tokens after padding (or one text)."""
+    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    start = 0
+    while start < len(order):
+        size = max(1, budget // max(1, lengths[order[start]]))
+        yield order[start : start + size]
+        start += size
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, torch.Tensor)

@@ -1,0 +1,136 @@
+"""Embeddings are the library's own, whatever the batches, each text encoded once, float32 after the encoder."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling
+
+from pipeline.core.embedding import DOCUMENT, QUERY, Embedder, EmbeddingCache, length_batches
+from pipeline.core.models import load_folder
+from tests.support.small_bases import tiny_model
+
+TEXTS = ["Река замерзает.", "Когда открыли первый музей в этом городе?", "  Рецепт борща ", "Да", "Река замерзает."]
+LONG = "Длинный рассказ о том, как смотритель маяка чинил механизм. " * 40
+PROMPTS = {"query": "query: ", "document": "passage: "}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> SentenceTransformer:
+    folder = tiny_model(
+        tmp_path_factory.mktemp("model"), 1, hidden=32, vocabulary=1500, prompts=PROMPTS, max_length=128, pooling="mean"
+    )
+    return load_folder(folder, "cpu").eval()
+
+
+def passes(model: SentenceTransformer) -> list[int]:
+    """Texts in each pass of the encoder from now on."""
+    seen: list[int] = []
+    model[0].register_forward_pre_hook(lambda module, given: seen.append(len(given[0]["input_ids"])))
+    return seen
+
+
+@pytest.mark.parametrize("budget", [16, 10**5])
+def test_embeddings_are_the_library_s_whatever_the_batches(model: SentenceTransformer, budget: int) -> None:
+    embedder = Embedder(model, token_budget=budget)
+    for role in (QUERY, DOCUMENT):
+        theirs = model.encode([*TEXTS, LONG], prompt_name=role)
+        np.testing.assert_allclose(embedder.embed([*TEXTS, LONG], embedder.prompt(role)), theirs, atol=1e-6)
+
+
+def test_texts_are_cut_at_the_smaller_limit(model: SentenceTransformer) -> None:
+    assert [max(map(len, Embedder(model, limit).tokenise([LONG]))) for limit in (8, None, 4000)] == [8, 128, 128]
+
+
+def test_a_prompt_is_left_out_of_the_mean_where_the_pooling_says_so(model: SentenceTransformer) -> None:
+    pooling = Pooling(model.get_embedding_dimension(), pooling_mode="mean", include_prompt=False)
+    without = SentenceTransformer(modules=[model[0], pooling], device="cpu")
+    theirs = without.encode(TEXTS, prompt="query: ")
+    assert np.abs(theirs - model.encode(TEXTS, prompt="query: ")).max() > 0.01
+    np.testing.assert_allclose(Embedder(without).embed(TEXTS, "query: "), theirs, atol=1e-6)
+
+
+def test_a_default_prompt_stands_where_no_role_has_its_own(model: SentenceTransformer) -> None:
+    other = SentenceTransformer(
+        modules=list(model), device="cpu", prompts={"task": "task: "}, default_prompt_name="task"
+    )
+    assert Embedder(other).prompt(None) == "task: "
+    np.testing.assert_allclose(Embedder(other).embed(TEXTS, "task: "), other.encode(TEXTS), atol=1e-6)
+
+
+def test_static_embeddings_are_the_library_s_too() -> None:
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+
+    words = {word: place for place, word in enumerate(["[UNK]", *sorted({w for text in TEXTS for w in text.split()})])}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    static = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=8)], device="cpu")
+    np.testing.assert_allclose(Embedder(static, token_budget=8).embed(TEXTS), static.encode(TEXTS), atol=1e-6)
+
+
+def test_every_distinct_text_is_encoded_once(model: SentenceTransformer) -> None:
+    embedder, seen = Embedder(model, cache=EmbeddingCache()), passes(model)
+    first = embedder.embed(TEXTS)
+    second = embedder.embed([TEXTS[3], "Новый текст", TEXTS[0]])
+    assert sum(seen) == 5
+    np.testing.assert_array_equal(second[[0, 2]], first[[3, 4]])
+
+
+def test_embeddings_stay_on_disk_for_the_next_run(model: SentenceTransformer, tmp_path: Path) -> None:
+    wanted = Embedder(model, cache=EmbeddingCache(tmp_path)).embed(TEXTS, "query: ")
+    seen, again = passes(model), Embedder(model, cache=EmbeddingCache(tmp_path))
+    np.testing.assert_array_equal(again.embed(TEXTS, "query: "), wanted)
+    assert not seen
+    assert (
+        sum(len(again.embed(TEXTS, prompt)) for prompt in ("", "passage: ")) == 10 and sum(seen) == 8
+    )  # other prompts
+    Embedder(model, 8, cache=EmbeddingCache(tmp_path)).embed(TEXTS, "query: ")
+    assert sum(seen) == 12  # another length is another embedding
+
+
+def test_runs_that_fill_one_cache_at_once_lose_nothing(tmp_path: Path) -> None:
+    caches = [EmbeddingCache(tmp_path) for _ in range(4)]
+    texts = [[f"{number // 2} {part}" for part in range(3)] for number in range(48)]  # each is added twice
+
+    def fill(number: int) -> None:
+        caches[number % 4].missing("kind", texts[number])
+        caches[number % 4].add("kind", texts[number], {"sentence": np.full((3, 2), number // 2)})
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(fill, range(48)))
+    kept = EmbeddingCache(tmp_path)
+    assert kept.missing("kind", [text for batch in texts for text in batch]) == []
+    rows = kept.rows("kind", [batch[0] for batch in texts], ["sentence"])["sentence"]
+    assert rows[:, 0].tolist() == [number // 2 for number in range(48)]
+
+
+def test_batches_hold_all_texts_within_the_budget() -> None:
+    lengths = np.random.default_rng(0).integers(1, 300, 500).tolist()
+    batches = list(length_batches(lengths, 512))
+    assert sorted(index for batch in batches for index in batch) == list(range(500))
+    assert all(len(batch) * max(lengths[index] for index in batch) <= 512 for batch in batches)
+
+
+@pytest.mark.parametrize("how", ["weights in bfloat16", "autocast"])
+def test_after_a_bfloat16_encoder_everything_is_float32(model: SentenceTransformer, how: str, tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path, 2, hidden=32, vocabulary=1500, max_length=128)
+    encoder = load_folder(folder, "cpu")[0]
+    torch.manual_seed(0)
+    after = [Pooling(32, pooling_mode="mean"), Dense(32, 16), Normalize()]
+    mixed = SentenceTransformer(modules=[encoder, *after], device="cpu")
+    whole = mixed.encode(TEXTS)
+    if how == "weights in bfloat16":
+        encoder.to(torch.bfloat16)
+    embedder, seen = Embedder(mixed, precision="bf16"), list[torch.dtype]()
+    for module in after:
+        module.register_forward_hook(lambda _, given, made: seen.append(made["sentence_embedding"].dtype))
+    ours = embedder.embed(TEXTS)
+    assert ours.dtype == np.float32 and seen and set(seen) == {torch.float32}
+    np.testing.assert_allclose(np.linalg.norm(ours, axis=1), 1, atol=1e-6)  # 1e-3 where bfloat16 is scaled
+    assert 0 < np.abs(ours - whole).max() < 0.05
