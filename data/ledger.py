@@ -7,6 +7,7 @@ from typing import Any
 from configs.schema.data import SourceConfig
 
 CARD_PAIRS, CARD_NEGATIVES = 2_240_961, 792_644
+SHOWN_CHARACTERS = 200  # of a sample
 COUNTS = ("raw", "card", "built", "kept", "train", "dev", "negatives")
 
 
@@ -131,9 +132,20 @@ def _paragraph(line: dict[str, Any]) -> str:
             f"{mined['false_negatives']:.1%} of the candidates were dropped as false negatives, "
             f"{mined['pairs_without']:,} pairs have none."
         )
+        for row in mined["samples"]:
+            facts.append(f"- {_short(row['anchor'])}")
+            facts += [
+                f"    - {what}: {_short(row[key])}" for key, what in (("positive", "positive"), ("negative", "mined"))
+            ]
     if line["note"]:
         facts.append(line["note"])
     return f"## {line['title']}\n\n" + "\n".join(facts) + "\n"
+
+
+def _short(text: str) -> str:
+    """One line of a text in the ledger."""
+    line = " ".join(text.split())
+    return line if len(line) <= SHOWN_CHARACTERS else f"{line[: SHOWN_CHARACTERS - 1]}…"
 
 
 def _evaluations(lines: list[dict[str, Any]], evaluations: dict[str, Any]) -> str:

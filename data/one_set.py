@@ -71,7 +71,7 @@ class OneSet:
         if self.source.negatives == "mine":
             from data.mining import mine  # with torch, which a mixture without mined negatives does not wait for
 
-            self.counts.mined = mine(writer.path, self.data.mining, self.config.mirror)
+            self.counts.mined = mine(writer.path, self.name, self.config)
             self.counts.negatives = self.counts.mined["negatives"]
         if dev is not None and len(dev):
             self.counts.dev = len(dev)

@@ -71,6 +71,8 @@ class Config:
         for suite in self.data.checked_suites:
             if suite not in (known := {"encodechka", *self.evaluation.suite}):
                 yield "data.decontamination.suites", f"there is no suite {suite}; known: {', '.join(sorted(known))}"
+        if self.data.mines and self.data.mining.model == "init" and self.init.counts_pairs:
+            yield "data.mining.model", "can't be init, whose corpora count the pairs that mining completes; take base"
         if self.mirror is not None and not Path(self.mirror).is_dir():
             yield "mirror", f"the folder {self.mirror} does not exist"
         processes = self.launch.processes or 1

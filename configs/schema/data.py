@@ -9,6 +9,7 @@ from omegaconf import MISSING
 
 from configs.schema.rules import setting
 
+OWN_MODELS = ("base", "init")  # of the run, which may mine
 DATA_SIDES = ("symmetric", "asymmetric")
 ROLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # construction -> roles needed, roles allowed beside
     "pairs": (("anchor", "positive"), ()),
@@ -180,17 +181,20 @@ class DevConfig:
 
 @dataclass
 class MiningConfig:
-    """Hard negatives for sets with `negatives: mine`, by sentence-transformers' miner."""
+    """Hard negatives for sets with `negatives: mine`, from the positives of the same set."""
 
-    model: str | None = None  # folder or Hub id of the embedding model that mines
+    # What mines: base or init, this run's own; else a folder or a Hub id.
+    model: str = "base"
     revision: str | None = None  # of a Hub id
     negatives: int = setting(1, least=1)  # for each pair
-    range_min: int = setting(10, least=0)  # the best candidates are skipped: likely unmarked answers
-    range_max: int = 60  # candidates that are looked at
-    relative_margin: float | None = 0.05  # a negative's score is at most (1 - this) of the positive's
-    query_prompt: str | None = None  # put before anchors
-    passage_prompt: str | None = None  # put before positives
-    batch_size: int = setting(64, least=1, result=False)  # texts in a forward pass
+    range_min: int = setting(3, least=0)  # so many of the nearest passages are skipped: likely unmarked answers
+    range_max: int = setting(100, least=1)  # nearest passages that are looked at
+    # Passages that come within it of the positive, or before it, are skipped too, in standard deviations of the
+    # anchor's cosines with all passages; null: none are.
+    margin: float | None = setting(0.5, least=0)
+    max_length: int | None = setting(None, least=4)  # tokens at which texts are cut; null: as the set's side
+    query_prompt: str | None = None  # put before anchors; null: the model's own
+    passage_prompt: str | None = None  # put before passages; null: the model's own
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.range_min >= self.range_max:
@@ -213,8 +217,6 @@ class DataConfig:
     def problems(self) -> Iterator[tuple[str, str]]:
         for name in self.sources.keys() & self.held_out.keys():
             yield "held_out", f"{name} is also a training source"
-        if self.mines and not self.mining.model:
-            yield "mining", "negatives: mine needs data.mining.model"
 
     @property
     def all_sources(self) -> dict[str, SourceConfig]:
