@@ -17,7 +17,7 @@ class Counts:
 
     raw: int = 0
     built: int = 0
-    scored: int = 0  # rows kept with a label that is no entailment
+    scored: int = 0  # rows kept with a score below 1
     kept: int = 0
     train: int = 0
     dev: int = 0
@@ -116,7 +116,7 @@ def _paragraph(line: dict[str, Any]) -> str:
         reason = line["difference"] or "the files at hand are not the full set"
         facts.append(f"Built {line['built']:,} against the card's {line['card']:,}: {reason}.")
     if line["scored"]:
-        facts.append(f"Beside them {line['scored']:,} rows with labels that are no entailment, which only AnglE takes.")
+        facts.append(f"Beside them {line['scored']:,} rows with a score below 1, which only AnglE takes.")
     if line["dev"] < line["dev_candidates"]:
         held_back = f"{line['dev_candidates']:,} rows held back"
         facts.append(f"Of {held_back} {line['dev']:,} are dev rows: none shares a text with training.")

@@ -66,7 +66,8 @@ class OneSet:
                 dev = None if mixed else self._dev(candidates, writer, official=official)
         if candidates is not None and mixed:
             dev = self._dev_of_groups(candidates, writer.path)
-        if self.counts.built == 0 or self.counts.train == 0:
+        no_positive = self.counts.built == 0 and self.source.construction != "scored_pairs"  # labels mixed up, perhaps
+        if no_positive or self.counts.train == 0:
             raise self._nothing_usable()
         if self.source.negatives == "mine":
             from data.mining import mine  # with torch, which a mixture without mined negatives does not wait for
@@ -164,7 +165,7 @@ class OneSet:
     # kept pairs -> files
 
     def _writer(self, folder: Path) -> PairWriter:
-        return PairWriter(folder / f"{self.name}.parquet", bool(self.source.kept_scores))
+        return PairWriter(folder / f"{self.name}.parquet", self.source.has_scores)
 
     def _write(self, writer: PairWriter, pairs: pl.DataFrame) -> None:
         if len(pairs):

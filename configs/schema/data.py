@@ -13,13 +13,16 @@ OWN_MODELS = ("base", "init")  # of the run, which may mine
 DATA_SIDES = ("symmetric", "asymmetric")
 ROLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # construction -> roles needed, roles allowed beside
     "pairs": (("anchor", "positive"), ()),
-    "triplets": (("anchor", "positive", "negative"), ()),
-    "query_pos_neg": (("query", "pos", "neg"), ()),
+    "triplets": (("anchor", "positive"), ("negative",)),
+    "query_pos_neg": (("query", "pos"), ("neg",)),
+    "scored_pairs": (("anchor", "positive", "score"), ()),
     "title_text_summary": (("title", "text", "summary"), ()),
     "chat": (("text",), ()),
     "nli": (("premise", "hypothesis", "label"), ("group", "order")),
     "paraphrase_groups": (("group", "text"), ("order",)),
 }
+NEGATIVE_ROLES = ("negative", "neg")  # a file, a row or a list may be without any
+NO_TEXTS = ("label", "group", "order", "score")
 LABELS = ("entailment", "neutral", "contradiction", "not_entailment")
 
 
@@ -68,12 +71,15 @@ class SourceConfig:
     construction: str = setting("pairs", choices=ROLES)  # how rows become pairs
     labels: dict[str, str] = setting({}, choices=LABELS)  # nli: the file's label -> the label's name
     scores: dict[str, float] = setting({}, keys=LABELS)  # nli: labels kept as rows with this score
-    scored_rows: bool = True  # false: leave these rows out
+    # scored_pairs: least and greatest score there can be; rows get 0 to 1, and the contrastive loss takes those with 1.
+    score_range: list[float] | None = None
+    scored_rows: bool = True  # false: leave out the rows that `scores` or `score_range` keep beside the positives
     pairs_per_group: str = setting("all", choices=("all", "one"))  # nli: all entailments of a premise, or one
     # nli: which hypotheses of the premise are negatives; null: none.
     negative_label: str | None = setting("contradiction", choices=LABELS)
     need_negative: bool = False  # nli: premises without a negative give no pair
-    list_length: int | None = setting(None, least=1)  # query_pos_neg: positives and negatives a row must have, pairwise
+    # query_pos_neg: positives a row must have, and negatives, pairwise, unless it has none.
+    list_length: int | None = setting(None, least=1)
     # query_pos_neg: every positive of a row, or the first one.
     positives: str = setting("all", choices=("all", "first"))
     # Those of the rows, none, or mined ones where data.mining says how.
@@ -106,10 +112,10 @@ class SourceConfig:
         yield from self._problems_of_roles()
 
     def _problems_of_roles(self) -> Iterator[tuple[str, str]]:
-        needed, allowed = ROLES[self.construction]
-        for role in self.columns.keys() - {*needed, *allowed}:
-            yield "columns", f"{role} is no role of {self.construction} ({', '.join((*needed, *allowed))})"
-        texts = ("anchor", "positive") if self.construction == "chat" else needed
+        roles = [role for kind in ROLES[self.construction] for role in kind]
+        for role in self.columns.keys() - set(roles):
+            yield "columns", f"{role} is no role of {self.construction} ({', '.join(roles)})"
+        texts = ["anchor", "positive"] if self.construction == "chat" else [r for r in roles if r not in NO_TEXTS]
         for role in self.prepend.keys() - set(texts):
             yield "prepend", f"{role} is no text of {self.construction} ({', '.join(texts)})"
         for role, column in [*self.columns.items(), *(("where", column) for column in self.where)]:
@@ -117,6 +123,17 @@ class SourceConfig:
                 yield "columns", f"{role} must be one column, not {column}; only negatives take a pattern"
         if self.construction == "nli" and not self.labels:
             yield "labels", f"must map the file's labels to {', '.join(LABELS)}"
+        if self.construction == "scored_pairs":
+            bounds = self.score_range or []
+            if len(bounds) != 2 or bounds[0] >= bounds[1]:
+                yield "score_range", "must be the least and the greatest score that the file can have, such as [1, 5]"
+        if self.reader and self.construction != "pairs":
+            yield "construction", f"must be pairs, which is what a reader gives, not {self.construction}"
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether the set's rows carry a score."""
+        return self.scored_rows and (self.construction == "scored_pairs" or bool(self.scores))
 
     @property
     def kept_scores(self) -> dict[str, float]:

@@ -35,6 +35,13 @@ CORPORA = {"pairs": CorpusConfig()}
         (SourceConfig(**NLI, labels={"0": "neutral"}, scores={"yes": 0.5}), "scores", "not yes"),
         (SourceConfig(**NLI, labels={"0": "neutral"}, negative_label="yes"), "negative_label", "or null, not yes"),
         (SourceConfig(title="A", side="left"), "side", "must be one of symmetric, asymmetric"),
+        (SourceConfig(**HUB, construction="scored_pairs"), "score_range", "the least and the greatest score"),
+        (SourceConfig(**HUB, construction="scored_pairs", score_range=[5, 1]), "score_range", "the least and the"),
+        (
+            SourceConfig("x", "symmetric", reader="a.B", construction="nli", labels={"1": "neutral"}),
+            "construction",
+            "be pairs",
+        ),
         (SourceConfig(**HUB, construction="nlu"), "construction", "must be one of pairs"),
         (SourceConfig(**NLI, labels={"0": "yes"}), "labels.0", "must be one of entailment"),
         (SourceConfig(**HUB, weight=0.0), "weight", "must be above 0"),
