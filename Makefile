@@ -4,6 +4,7 @@ RUN ?= $(PROFILE)
 GPUS ?=
 NODES ?= 1
 ARGS ?=
+KEY ?=
 PYTHON ?= python3
 
 VENV := .venv
@@ -13,7 +14,7 @@ OVERRIDES = profile=$(PROFILE) run=$(RUN) launch.nodes=$(NODES) $(if $(GPUS),lau
 STAGES := base benchmarks data init symmetric asymmetric joint merge evaluate report
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo reproduce $(STAGES) check lock licences plan sweep calibrate publish bench test test-slow torture lint
+.PHONY: help setup demo reproduce $(STAGES) check lock licences plan settings sweep calibrate publish bench test test-slow torture lint
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+( [a-z-]+)*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-22s %s\n", $$1, $$2}'
@@ -55,6 +56,9 @@ licences: $(READY) ## Licences of all installed packages: runs/licences.csv
 	@mkdir -p runs
 	@$(BIN)/pip-licenses --format=csv --with-urls --output-file=runs/licences.csv
 	@$(BIN)/pip-licenses --summary
+
+settings: $(READY) ## Every setting with type, default, bounds and meaning: make settings KEY=data.mining
+	@$(BIN)/python -m pipeline.settings $(KEY) $(OVERRIDES)
 
 plan: $(READY) ## What training would do: batches, tokens, padding, FLOPs, memory, hours
 	@$(BIN)/python -m pipeline.plan $(OVERRIDES)

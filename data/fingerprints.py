@@ -7,7 +7,7 @@ from typing import Any
 import xxhash
 
 from configs.schema.config import Config
-from configs.schema.data import HubFiles, MiningConfig, SourceConfig, unit_settings
+from configs.schema.data import OWN_MODELS, HubFiles, MiningConfig, SourceConfig, unit_settings
 from data.sources.files import Located, locate, open_reader
 from pipeline.core.artefact import digest, file_sha256, files_under, result_settings
 from pipeline.core.errors import UserError
@@ -20,9 +20,27 @@ MINING = "mining model"
 
 def data_states(config: Config) -> dict[str, str]:
     """Fingerprints of each source's files, and of the model that mines, by the names that the manifest gives them."""
-    sources, mining = config.data.all_sources, config.data.mining
+    sources = config.data.all_sources
     found = {_key(name): digest(source_state(name, source, config.mirror)) for name, source in sources.items()}
-    return found | ({MINING: digest(mining_state(mining, config.mirror))} if config.data.mines else {})
+    return found | ({MINING: digest(mining_state(config))} if miner_is_foreign(config) else {})
+
+
+def miner_is_foreign(config: Config) -> bool:
+    """Whether a set is mined by a model that is none of the run's own."""
+    return config.data.mines and config.data.mining.model not in OWN_MODELS
+
+
+def mining_settings(config: Config) -> dict[str, Any]:
+    """What mined negatives depend on beside the settings of the data."""
+    sides = {source.side for source in config.data.sources.values() if source.negatives == "mine"}
+    lengths = {side: mining_length(config, side) for side in sorted(sides)}
+    return {"lengths": lengths, "precision": config.precision} if sides else {}
+
+
+def mining_length(config: Config, side: str) -> int:
+    """Tokens at which the texts of a set of this side are cut for mining."""
+    of_side = config.side(side)
+    return config.data.mining.max_length or max(of_side.anchor_length, of_side.positive_length)
 
 
 def set_fingerprint(name: str, config: Config, states: Mapping[str, str], *compared_with: Any) -> str:
@@ -33,7 +51,8 @@ def set_fingerprint(name: str, config: Config, states: Mapping[str, str], *compa
     """
     source, data = config.data.all_sources[name], config.data
     settings = [unit_settings(source), data.cleaning, data.decontamination, data.dev, data.on_bad_row, config.seed]
-    mining = [data.mining, states.get(MINING)] if source.negatives == "mine" else []
+    by = states.get(data.mining.model if data.mining.model in OWN_MODELS else MINING)
+    mining = [data.mining, by, mining_settings(config)] if source.negatives == "mine" else []
     return digest([VERSION, *map(result_settings, settings + mining), states[_key(name)], *compared_with])
 
 
@@ -67,17 +86,17 @@ def _files_state(located: Located) -> list[Any]:
     return state
 
 
-def mining_state(config: MiningConfig, mirror: str | None) -> list[Any]:
-    """The model that mines: contents of a folder, revision of a Hub id."""
-    asked = miner_on_hub(config)
-    folder = mirrored(asked.hub, mirror) if asked else Path(str(config.model))
+def mining_state(config: Config) -> list[Any]:
+    """A model that mines and is none of the run's own: contents of a folder, revision of a Hub id."""
+    settings, asked = config.data.mining, miner_on_hub(config.data.mining)
+    folder = mirrored(asked.hub, config.mirror) if asked else Path(settings.model)
     if folder:
         return [[path.relative_to(folder).as_posix(), file_sha256(path)] for path in files_under(folder)]
-    return [config.model, config.revision, *lock_state([asked] if asked else [])]
+    return [settings.model, settings.revision, *lock_state([asked] if asked else [])]
 
 
 def miner_on_hub(config: MiningConfig) -> Revision | None:
-    """What is asked of the Hub; None where the model is a folder."""
-    if not config.model or Path(config.model).is_dir():
+    """What is asked of the Hub; None where the model is the run's own or a folder."""
+    if config.model in OWN_MODELS or Path(config.model).is_dir():
         return None
     return Revision("model", config.model, config.revision or "main")

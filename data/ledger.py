@@ -7,6 +7,7 @@ from typing import Any
 from configs.schema.data import SourceConfig
 
 CARD_PAIRS, CARD_NEGATIVES = 2_240_961, 792_644
+SHOWN_CHARACTERS = 200  # of a sample
 COUNTS = ("raw", "card", "built", "kept", "train", "dev", "negatives")
 
 
@@ -20,6 +21,7 @@ class Counts:
     kept: int = 0
     train: int = 0
     dev: int = 0
+    dev_candidates: int = 0  # rows held back, or of official files, before those went that share a text with training
     negatives: int = 0
     sampled_out: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
@@ -117,6 +119,9 @@ def _paragraph(line: dict[str, Any]) -> str:
         facts.append(f"Built {line['built']:,} against the card's {line['card']:,}: {reason}.")
     if line["scored"]:
         facts.append(f"Beside them {line['scored']:,} rows with a score below 1, which only AnglE takes.")
+    if line["dev"] < line["dev_candidates"]:
+        held_back = f"{line['dev_candidates']:,} rows held back"
+        facts.append(f"Of {held_back} {line['dev']:,} are dev rows: none shares a text with training.")
     accounts = {"Dropped": "dropped", "Bad rows left out": "bad_rows", "Found in evaluations": "reported"}
     for what, key in accounts.items():
         if line[key]:
@@ -133,6 +138,11 @@ def _paragraph(line: dict[str, Any]) -> str:
             f"{mined['false_negatives']:.1%} of the candidates were dropped as false negatives, "
             f"{mined['pairs_without']:,} pairs have none."
         )
+        for row in mined["samples"]:
+            facts.append(f"- {_short(row['anchor'])}")
+            facts += [
+                f"    - {what}: {_short(row[key])}" for key, what in (("positive", "positive"), ("negative", "mined"))
+            ]
     if line["note"]:
         facts.append(line["note"])
     return f"## {line['title']}\n\n" + "\n".join(facts) + "\n"
@@ -141,6 +151,12 @@ def _paragraph(line: dict[str, Any]) -> str:
 def _code(text: str) -> str:
     """A text as it stands, whatever Markdown or HTML would make of it."""
     return f"`` {text} ``" if "``" not in text else repr(text)
+
+
+def _short(text: str) -> str:
+    """One line of a text in the ledger."""
+    line = " ".join(text.split())
+    return line if len(line) <= SHOWN_CHARACTERS else f"{line[: SHOWN_CHARACTERS - 1]}…"
 
 
 def _evaluations(lines: list[dict[str, Any]], evaluations: dict[str, Any]) -> str:

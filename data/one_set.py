@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pyarrow as pa
 from configs.schema.config import Config
 from data import sampling
 from data.ledger import Counts
-from data.pair_files import PairWriter, write_keys
+from data.pair_files import PairWriter, read_frames, write_keys
 from data.pairs.cleaning import Changes
 from data.pairs.constructions import GROUPED
 from data.pairs.decontamination import Decontamination
@@ -22,7 +23,6 @@ from data.pairs.streams import grouped, ordered_map
 from data.sources.batch import RowErrors
 from data.sources.files import Located, PairReader, locate, open_reader
 from data.sources.rows import role_frames
-from pipeline.core.console import log
 from pipeline.core.errors import UserError
 
 DUPLICATE, DUPLICATE_ELSEWHERE = "duplicate", "duplicate of another set"
@@ -42,6 +42,8 @@ class OneSet:
         self.source = config.data.all_sources[name]
         self.decontamination = decontamination
         self.earlier_pairs = earlier_pairs  # sorted keys of the pairs that earlier sets hold
+        own = self.source.dev_anchors
+        self.dev = self.data.dev if own is None else replace(self.data.dev, anchors=own)
         self.maker = PairMaker(self.source, self.data.cleaning, config.seed, decontamination)
         self.errors = RowErrors(name, self.data.on_bad_row == "skip")
         self.counts, self.changes = Counts(bad_rows=self.errors.counts), Changes()
@@ -52,7 +54,7 @@ class OneSet:
         """Write <side>, candidates and keys/<set>.parquet below `folder`; returns the counts."""
         rows, official = self._rows(), bool(self.source.dev_files)
         dev_rows = locate(self.name, self.source, self.config.mirror, dev=True) if official else None
-        dev_slice = sampling.DevSlice(self.data.dev, self.config.seed)
+        dev_slice = sampling.DevSlice(self.dev, self.config.seed)
         with self._writer(folder / self.source.side) as writer:
             for pairs in self._sampled(self._kept(rows, folder / "spill")):
                 self._write(writer, pairs if official else dev_slice.hold_back(pairs))
@@ -61,20 +63,21 @@ class OneSet:
                 self._write(writer, pairs)
             if dev_rows:
                 candidates = self._official_dev(dev_rows, folder / "spill")
-            dev = None if candidates is None else self._dev(candidates, writer, official=official)
+            dev, mixed = None, False
+            if candidates is not None:
+                self.counts.dev_candidates = len(candidates)
+                mixed = not official and bool(sampling.shares(candidates, self._trained_keys()).any())
+                dev = None if mixed else self._dev(candidates, writer, official=official)
+        if candidates is not None and mixed:
+            dev = self._dev_of_groups(candidates, writer.path)
         no_positive = self.counts.built == 0 and self.source.construction != "scored_pairs"  # labels mixed up, perhaps
         if no_positive or self.counts.train == 0:
             raise self._nothing_usable()
         if self.source.negatives == "mine":
             from data.mining import mine  # with torch, which a mixture without mined negatives does not wait for
 
-            self.counts.mined = mine(writer.path, self.data.mining, self.config.mirror)
+            self.counts.mined = mine(writer.path, self.name, self.config)
             self.counts.negatives = self.counts.mined["negatives"]
-            if not self.counts.negatives:
-                remedy = "give it more rows, or lower data.mining.range_min or relative_margin"
-                log.warning(
-                    "%s: mining found no negative for any of %d pairs: %s", self.name, self.counts.train, remedy
-                )
         if dev is not None and len(dev):
             self.counts.dev = len(dev)
             with self._writer(folder / "candidates") as writer:
@@ -198,6 +201,23 @@ class OneSet:
         frames = list(other._kept(rows, spill))
         return pl.concat(frames) if frames else None
 
+    def _dev_of_groups(self, candidates: pl.DataFrame, path: Path) -> pl.DataFrame:
+        """The dev rows of a slice that shares texts with the training rows, whose file is written anew.
+
+        Were the shared ones trained on, hardly a row would be left of a set whose texts stand in several pairs.
+        """
+        before = path.rename(path.with_suffix(".before"))
+        staying, *joining = sampling.whole_groups(candidates, read_frames(before), self.config.seed)
+        self.trained, self.counts.train, self.counts.negatives = [], 0, 0
+        with self._writer(path.parent) as writer:
+            dev = [candidates.filter(pl.Series(staying)).select(writer.schema.names)]
+            for pairs, joins in zip(read_frames(before), joining, strict=True):
+                dev.append(pairs.filter(pl.Series(joins)))
+                self._write(writer, pairs.filter(pl.Series(~joins)))
+            self._write(writer, candidates.filter(pl.Series(~staying)))
+            before.unlink()
+            return self._dev(pl.concat(dev), writer, official=False)
+
     def _dev(self, candidates: pl.DataFrame, writer: PairWriter, *, official: bool) -> pl.DataFrame:
         """The dev rows that share no text with training; others of a slice are trained on after all."""
         dev, back = sampling.apart_from(candidates, self._trained_keys())
@@ -207,5 +227,5 @@ class OneSet:
             if repeats := len(dev) - len(once):
                 self.counts.dropped["repeats a dev pair"] += repeats
         dev = sampling.without_trained_negatives(once, self._trained_keys())
-        first = dev["anchor"].unique(maintain_order=True).head(self.data.dev.anchors)
+        first = dev["anchor"].unique(maintain_order=True).head(self.dev.anchors)
         return dev.filter(pl.col("anchor").is_in(first.implode()))

@@ -1,5 +1,6 @@
 """Pairs as they are kept: the files that the data stage writes for each set, and rows held in memory."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from data.sources.batch import is_list_of_texts, is_text
 from pipeline.core.errors import UserError
 
 SCHEMA = [("anchor", pa.string()), ("positive", pa.string()), ("negatives", pa.list_(pa.string()))]
+ROWS_AT_ONCE = 16_384
 
 
 class PairWriter:
@@ -59,6 +61,12 @@ def read_pairs(path: Path) -> pa.Table:
     if not np.isfinite(table["score"].drop_null().to_numpy()).all():
         raise UserError("column score has values that are not finite", where=str(path), remedy=remedy)
     return table.select([*(name for name, _ in SCHEMA), "score"])
+
+
+def read_frames(path: Path) -> Iterator[pl.DataFrame]:
+    """The rows of what a `PairWriter` wrote, some at a time."""
+    for batch in pq.ParquetFile(path).iter_batches(ROWS_AT_ONCE):
+        yield pl.DataFrame(batch)
 
 
 def write_keys(path: Path, keys: Hashes) -> None:

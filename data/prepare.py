@@ -21,6 +21,8 @@ from pipeline.core.artefact import StageFolder, digest, file_sha256, read_manife
 from pipeline.core.console import log, progress, show_table
 from pipeline.core.errors import UserError, redacted
 
+FEW_DEV_ROWS = 50
+
 
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     """Make what is missing of the sets, then dev rows and ledger; raises the first UserError once all were tried."""
@@ -41,8 +43,18 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     dev = sets.dev_rows()
     for line in lines:
         line["dev"] = dev.get(line["name"], 0)
+    _warn_of_few(lines)
     evaluations = json.loads((sets.benchmarks / CHECKED).read_text(encoding="utf-8"))
     return _finish(stage, lines + held_out, evaluations)
+
+
+def _warn_of_few(lines: list[dict[str, Any]]) -> None:
+    few = [f"{line['name']} {line['dev']}" for line in lines if line["dev_candidates"] and line["dev"] < FEW_DEV_ROWS]
+    if few:
+        advice = "more by data.sources.<set>.dev_anchors and data.dev.share"
+        log.warning(
+            "under %d dev rows, so their scores say and weigh little: %s (%s)", FEW_DEV_ROWS, ", ".join(few), advice
+        )
 
 
 def _together(failures: list[UserError]) -> UserError:

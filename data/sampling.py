@@ -8,6 +8,8 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from configs.schema.data import DevConfig
 from data.pair_files import PairWriter, detached, read_keys
@@ -92,6 +94,28 @@ class DevSlice:
         return pl.concat(self.frames).drop("key"), surplus
 
 
+def whole_groups(dev: pl.DataFrame, trained: Iterable[pl.DataFrame], seed: int) -> tuple[NDArray[np.bool_], ...]:
+    """Masks: which dev candidates stay, then which rows of each frame of `trained` join them.
+
+    Rows that share an anchor or a positive, directly or over other rows, are a group, which is held back whole or not
+    at all. Those of the candidates' groups with the smallest keys stay that have no more anchors than there were.
+    """
+    frames = [dev.select("anchor", "positive"), *(frame.select("anchor", "positive") for frame in trained)]
+    anchors, positives = (np.concatenate([text_hashes(frame[side]) for frame in frames]) for side in frames[0].columns)
+    texts, places = np.unique(np.concatenate([anchors, positives]), return_inverse=True)
+    first, second = np.split(places, 2)
+    edges = coo_array((np.ones(len(first), bool), (first, second)), shape=(len(texts), len(texts)))
+    group = connected_components(edges, directed=False)[1][first]
+    sizes = np.bincount(group[np.unique(anchors, return_index=True)[1]])
+    room, staying = dev["anchor"].n_unique(), []
+    for each in dict.fromkeys(group[np.argsort(text_hashes(dev["anchor"], seed), kind="stable")].tolist()):
+        if sizes[each] <= room:
+            staying.append(each)
+            room -= sizes[each]
+    ends = np.cumsum([len(frame) for frame in frames])[:-1]
+    return tuple(np.split(np.isin(group, staying), ends))
+
+
 def apart_from(dev: pl.DataFrame, texts: Hashes) -> tuple[pl.DataFrame, pl.DataFrame]:
     """(dev rows of anchors that share nothing with the sorted keys of trained texts, the other rows).
 
@@ -100,7 +124,7 @@ def apart_from(dev: pl.DataFrame, texts: Hashes) -> tuple[pl.DataFrame, pl.DataF
     """
     back = dev.clear()
     while True:
-        shared = _shares(dev, texts)
+        shared = shares(dev, texts)
         if not shared.any():
             return dev, back
         anchors = dev.filter(pl.Series(shared))["anchor"].unique()
@@ -109,7 +133,8 @@ def apart_from(dev: pl.DataFrame, texts: Hashes) -> tuple[pl.DataFrame, pl.DataF
         texts = np.union1d(texts, pair_texts(back))
 
 
-def _shares(pairs: pl.DataFrame, texts: Hashes) -> NDArray[np.bool_]:
+def shares(pairs: pl.DataFrame, texts: Hashes) -> NDArray[np.bool_]:
+    """Which rows have an anchor or a positive among the sorted keys of texts."""
     return contained(text_hashes(pairs["anchor"]), texts) | contained(text_hashes(pairs["positive"]), texts)
 
 

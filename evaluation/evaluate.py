@@ -68,6 +68,17 @@ def chosen_tasks(config: Config, stage: StageFolder) -> list[Task]:
     return [task for task in found if not wanted or task.name in wanted]
 
 
+def task_names(config: Config) -> dict[str, list[str]]:
+    """The tasks of every suite that can be asked for, made or not."""
+    nowhere = StageFolder("evaluate", config.folder("evaluate"), "", {})
+    return {
+        name: list(suite.sets)
+        if suite.kind == "retrieval"
+        else [task.name for task in TASKS[suite.kind](name, config, nowhere)]
+        for name, suite in config.evaluation.suite.items()
+    }
+
+
 def unit_fingerprint(model: ScoredModel, task: Task, config: Config) -> str:
     """What one score depends on: the model's contents, the task's settings and data, and the precision."""
     heads = heads_fingerprint(head_folders(config, model.folder)) if task.needs_heads else None

@@ -4,6 +4,8 @@
                         │        ├─ asymmetric ──┼─ merge ── evaluate ─┬─ report ── publish
               base ─────┘        └─ (joint) ─────┘                     └─ (calibrate)
 
+Where negatives are mined by the run's own base, data needs it too.
+
 A stage's fingerprint covers its version, `settings`, what it `needs` (other stages) and what it `reads` (anything else:
 files, packages, commits). These are asked whenever a command starts, so they import neither torch nor mteb; a builder
 is named as module:function and imported when its stage is made. Who changes a stage's results raises its version.
@@ -16,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema.config import SIDES, STAGES, Config
-from data.fingerprints import data_states
+from configs.schema.data import OWN_MODELS
+from data.fingerprints import data_states, mining_settings
 from evaluation.models import heads_fingerprint, scored_models
 from evaluation.published import calibrated_name
 from evaluation.report.record import REPORTED
@@ -46,6 +49,11 @@ def benchmark_reads(config: Config) -> dict[str, str]:
     """The bundled samples; revisions of mteb's data come with its version."""
     mteb = {"package:mteb": importlib.metadata.version("mteb")} if config.data.checked_suites else {}
     return {f"sample:{file.name}": file_sha256(file) for file in sorted(SAMPLES.glob("*.jsonl"))} | mteb
+
+
+def own_miner(config: Config) -> list[str]:
+    """The model of this run that mines negatives, where one does."""
+    return [config.data.mining.model] if config.data.mines and config.data.mining.model in OWN_MODELS else []
 
 
 def dev_settings(config: Config) -> dict[str, int]:
@@ -117,9 +125,9 @@ CHAIN = {stage.name: stage for stage in [
     ),
     Stage(
         "data", 4, "data.prepare:build", in_place=True,
-        needs=lambda c: ["benchmarks"],
+        needs=lambda c: ["benchmarks", *own_miner(c)],
         reads=data_states,
-        settings=lambda c: c.data,
+        settings=lambda c: {"data": c.data, "mining": mining_settings(c)},
     ),
     Stage(
         "init", 2, "training.vocabulary.build:build",

@@ -9,14 +9,15 @@ import torch
 from huggingface_hub import HfApi
 
 from configs.schema.config import Config
-from configs.schema.data import HubFiles, SourceConfig
+from configs.schema.data import OWN_MODELS, HubFiles, SourceConfig
+from data.fingerprints import miner_on_hub
 from data.sources.batch import RowErrors
 from data.sources.files import HubFile, Located, NotSupplied, locate, matching, open_reader
 from data.sources.rows import role_frames
 from pipeline.application import hydra_application
 from pipeline.core.console import progress, show_table
 from pipeline.core.errors import UserError
-from pipeline.core.hub import Revision, hub_errors, readable_revision
+from pipeline.core.hub import Revision, hub_errors, mirrored, readable_revision
 from pipeline.core.precision import uses_bfloat16
 
 ROOM = 4  # times the sources' size: download, prepared pairs, spilled groups
@@ -90,6 +91,24 @@ def _on_hub(name: str, part: HubFiles, seen: Look) -> Located:
     return Located(tuple(files), commit)
 
 
+def miner(config: Config) -> list[tuple[str, str, UserError | None]]:
+    """(what, finding, problem) of the model that mines negatives, where one does."""
+    settings = config.data.mining
+    if not config.data.mines:
+        return []
+    asked = miner_on_hub(settings)
+    found = "this run's" if settings.model in OWN_MODELS else "local folder"
+    try:
+        if asked and mirrored(asked.hub, config.mirror):
+            found = f"mirror of {asked.revision}"
+        elif asked:
+            with hub_errors("data.mining.model", f"{asked.hub} at {asked.revision}", "data.mining.model"):
+                found = f"commit {HfApi().model_info(asked.hub, revision=readable_revision(asked)).sha}"
+    except UserError as error:
+        return [(f"mining by {settings.model}", "FAILED", error)]
+    return [(f"mining by {settings.model}", found, None)]
+
+
 def machine(config: Config, bytes_: int) -> list[tuple[str, str, UserError | None]]:
     """(what, finding, problem) of disk, devices and precision."""
     runs = Path(config.runs)
@@ -122,7 +141,7 @@ def check(config: Config) -> None:
     looks = [look(name, source, config.mirror) for name, source in progress(sources.items(), "sources", len(sources))]
     columns = ["source", "revision", "MB", "access", "licence", "first rows"]
     show_table("sources", columns, [_row(seen) for seen in looks])
-    findings = machine(config, sum(seen.bytes or 0 for seen in looks))
+    findings = miner(config) + machine(config, sum(seen.bytes or 0 for seen in looks))
     show_table("machine", ["what", "found"], [(what, found) for what, found, _ in findings])
     problems = [seen.problem for seen in looks] + [problem for _, _, problem in findings]
     failed = [problem for problem in problems if problem is not None]

@@ -20,9 +20,9 @@ from pipeline.sweep import sweep_lock
 
 def run(config: Config) -> None:
     """Run the configured stages in order; what is done already is not made again."""
-    asked = list(dict.fromkeys(config.stages))
-    for name in asked:
+    for name in config.stages:
         CHAIN[name].settings(config)  # what can't be is refused before anything is made
+    asked = in_order(config)
     if is_launched():
         return _run_beside_ranks(asked, config)
     with ExitStack() as held:
@@ -31,6 +31,21 @@ def run(config: Config) -> None:
                 held.enter_context(locked(config.folder(name), purpose=".command"))
         for name in asked:
             make(name, config, asked)
+
+
+def in_order(config: Config) -> list[str]:
+    """The stages that are asked for, each once, after those of them that it needs: init stands before data to mine."""
+    order: dict[str, None] = {}
+
+    def place(name: str) -> None:
+        for needed in CHAIN[name].needs(config):
+            if needed in config.stages and needed not in order:
+                place(needed)
+        order[name] = None
+
+    for name in config.stages:
+        place(name)
+    return list(order)
 
 
 def make(name: str, config: Config, asked: Collection[str] = ()) -> None:

@@ -5,7 +5,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -17,17 +17,19 @@ from training.batch_plan import GlobalBatch
 
 
 class MetricsLog(TrainerCallback):
-    """Appends one line a logging step to metrics.jsonl, and one an evaluation, on rank 0.
+    """Keeps metrics.jsonl, one line a step that is logged or evaluated, on rank 0.
 
-    A training line has step, loss, its parts, grad_norm, learning_rate, tokens_per_second, padding_share and set
-    (null where the line covers several steps). A resumed run first drops the lines after its checkpoint.
-    `track` gets every line too.
+    A line has step and, where it is logged, loss, its parts, grad_norm, learning_rate, tokens_per_second, padding_share
+    and set (null where the line covers several steps); where the weights are evaluated, dev scores and dev losses.
+    Step 0 is the model that training begins with. A resumed run first drops the lines after its checkpoint.
+    `track` gets what comes as it comes.
     """
 
     def __init__(
         self, path: Path, batches: Sequence[GlobalBatch], track: Callable[[dict[str, Any]], None] = lambda line: None
     ) -> None:
         self.path, self.batches, self.track = path, batches, track
+        self.last: dict[str, Any] = {}  # the file's last line
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -36,8 +38,8 @@ class MetricsLog(TrainerCallback):
         if state.is_world_process_zero:
             lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines() if self.path.exists() else []
             kept = [line for line in lines if _step(line) <= state.global_step]
-            with replacing(self.path) as path:
-                path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            self.last = json.loads(kept[-1]) if kept else {}
+            self._rewrite(kept)
 
     def on_log(
         self,
@@ -67,22 +69,31 @@ class MetricsLog(TrainerCallback):
             for name, value in logs.items()
             if name.startswith("eval_") and name.endswith(("_loss", "_score"))
         }:
-            line = {"step": state.global_step, **dev}
-            if not self._stands(line):  # a run that was killed after its last step scores these weights once more
-                self._write(line, state)
+            self._write({"step": state.global_step, **dev}, state)
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.since = time.monotonic()
 
-    def _stands(self, line: dict[str, Any]) -> bool:
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        return json.dumps(line, ensure_ascii=False) in lines
-
     def _write(self, line: dict[str, Any], state: TrainerState) -> None:
-        if state.is_world_process_zero:
+        """Append the line, or add to the last one where that is the same step's.
+
+        A run that was killed after its last step scores these weights once more, which changes nothing.
+        """
+        if not state.is_world_process_zero:
+            return
+        if line["step"] == self.last.get("step"):
+            self.last |= line
+            earlier = self.path.read_text(encoding="utf-8").splitlines()[:-1]
+            self._rewrite([*earlier, json.dumps(self.last, ensure_ascii=False)])
+        else:
+            self.last = dict(line)
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            self.track(line)
+        self.track(line)
+
+    def _rewrite(self, lines: Sequence[str]) -> None:
+        with replacing(self.path) as path:
+            path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def _step(line: str) -> float:
@@ -132,15 +143,22 @@ class Checkpoints(TrainerCallback):
 
 
 class StepBar(ProgressCallback):
-    """The library's bar with the loss at its end instead of a line a step."""
+    """The library's bar with loss and dev score at its end instead of a line a step."""
+
+    shown: ClassVar = {"loss": "loss", "eval_score": "dev"}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        self.latest: dict[str, str] = {}
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if self.training_bar is not None and "loss" in logs:
-            self.training_bar.set_postfix(loss=f"{logs['loss']:.3f}")
+        if self.training_bar is not None:
+            self.latest |= {name: f"{logs[key]:.3f}" for key, name in self.shown.items() if key in logs}
+            self.training_bar.set_postfix(self.latest)
 
 
 class StepLines(TrainerCallback):
-    """Where there is no terminal: about ten lines a run."""
+    """Where there is no terminal: about ten lines a run, and one an evaluation."""
 
     def on_log(
         self,
@@ -151,5 +169,9 @@ class StepLines(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         every = max(1, state.max_steps // 10)
-        if logs and "loss" in logs and state.global_step % every == 0 and state.is_world_process_zero:
+        if not logs or not state.is_world_process_zero:
+            return
+        if "loss" in logs and state.global_step % every == 0:
             log.info("step %d of %d: loss %.4f", state.global_step, state.max_steps, logs["loss"])
+        if "eval_score" in logs:
+            log.info("step %d of %d: dev score %.4f", state.global_step, state.max_steps, logs["eval_score"])

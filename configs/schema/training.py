@@ -25,12 +25,12 @@ class SideConfig:
     """One fine-tuning run. Where a value comes from stands beside it in configs/training/<side>.yaml."""
 
     start: str = setting("init", choices=("init", *DATA_SIDES))  # the model of this run that training goes on from
-    learning_rate: float = setting(1e-5, above=0)
+    learning_rate: float = setting(1e-5, above=0)  # the highest, after warm-up
     warmup: float = setting(0.1, least=0, below=1)  # share of the steps
     # What comes after warm-up.
     schedule: str = setting("linear", choices=("linear", "cosine", "constant_with_warmup", "constant"))
-    weight_decay: float = setting(0.01, least=0)
-    max_grad_norm: float = setting(1.0, least=0)
+    weight_decay: float = setting(0.01, least=0)  # of AdamW
+    max_grad_norm: float = setting(1.0, least=0)  # longer gradients are scaled down to it; 0: never
     dropout: float = setting(0.0, least=0, below=1)  # of the encoder while it trains; the saved config keeps the base's
     epochs: float = setting(1.0, above=0)  # passes over the data; the mixing decides how often each set is seen
     max_steps: int | None = setting(None, least=1)  # ends the run earlier (or later) than epochs
@@ -42,6 +42,7 @@ class SideConfig:
     anchor_length: int = setting(512, least=4)  # tokens, prompt and special tokens included
     positive_length: int = setting(512, least=4)  # also of negatives
     negatives: int = setting(1, least=0)  # most hard negatives taken from a row
+    # How the steps are shared out to the sets: by their rows, by a power of them, or evenly.
     mixing: str = setting("proportional", choices=("proportional", "temperature", "round_robin"))
     mixing_temperature: float = setting(2.0, above=0)  # of mixing=temperature: shares go with rows ** (1 / temperature)
     sets: dict[str, SetConfig] = setting({})  # exceptions, by name of set

@@ -130,9 +130,15 @@ class Embedder:
 
     def embed(self, texts: Sequence[str], prompt: str = "") -> np.ndarray:
         """The model's own embeddings, shape (texts, dimension), float32; raises UserError where one is not finite."""
-        kind = f"own {self.max_length} {prompt!r}"
         make = lambda new: {"own": self.encode(self.tokenise(new, prompt), prompt)}  # noqa: E731
-        return self.lookup(texts, kind, ["own"], make)["own"]
+        return self.lookup(texts, self._own(prompt), ["own"], make)["own"]
+
+    def missing(self, texts: Sequence[str], prompt: str = "") -> list[str]:
+        """The distinct texts that `embed` would have to encode."""
+        return (self.cache or EmbeddingCache()).missing(self._own(prompt), texts)
+
+    def _own(self, prompt: str) -> str:
+        return f"own {self.max_length} {prompt!r}"
 
     def lookup(
         self, texts: Sequence[str], kind: str, names: Sequence[str], make: Callable[[list[str]], Vectors]

@@ -1,18 +1,27 @@
 """Mined negatives against a search by hand with the same embeddings."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from configs.schema.data import MiningConfig
+from data.mining import Mined, hard_negatives
+from pipeline import application
+from pipeline.check import miner
+from pipeline.core.errors import UserError
+from pipeline.run import in_order
 from tests.support.prepared_data import Prepared, composed, run_config
 
 
 @pytest.fixture(scope="module")
 def embedder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A static word embedding model, seeded."""
-    import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.models import StaticEmbedding
     from tokenizers import Tokenizer
@@ -32,8 +41,10 @@ def embedder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def mined(embedder: Path, folder: Path, max_rows: int | None = None, **settings: object) -> Prepared:
-    config = composed("data.dev.anchors=0")
+def mined(
+    embedder: Path | str, folder: Path, *overrides: str, max_rows: int | None = None, **settings: object
+) -> Prepared:
+    config = composed("data.dev.anchors=0", *overrides)
     gazeta = config.data.sources["gazeta"]
     gazeta.negatives, gazeta.construction, gazeta.columns = "mine", "pairs", {"anchor": "title", "positive": "text"}
     gazeta.max_rows = max_rows
@@ -45,49 +56,131 @@ def mined(embedder: Path, folder: Path, max_rows: int | None = None, **settings:
 
 
 def test_mining_that_finds_nothing_says_so(embedder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("WARNING"):
-        prepared = mined(embedder, tmp_path, max_rows=1)
+    prepared = mined(embedder, tmp_path, max_rows=1)
     assert prepared.ledger["gazeta"]["negatives"] == 0
-    assert "gazeta: mining found no negative for any of 1 pairs: give it more rows" in caplog.text
+    assert "gazeta: 1 of 1 rows have no mined negative" in caplog.text
+
+
+def cosines(model: Path, pairs: pl.DataFrame) -> np.ndarray:
+    """Of each anchor with each distinct positive, in their order."""
+    from sentence_transformers import SentenceTransformer
+
+    loaded = SentenceTransformer(str(model), device="cpu")
+    texts = pairs["anchor"].to_list(), pairs["positive"].unique(maintain_order=True).to_list()
+    anchors, passages = (loaded.encode(some, normalize_embeddings=True) for some in texts)
+    return anchors @ passages.T
 
 
 def test_the_negative_is_the_nearest_other_text(embedder: Path, tmp_path: Path) -> None:
-    from sentence_transformers import SentenceTransformer
-
-    prepared = mined(embedder, tmp_path, range_min=0, relative_margin=None)
+    prepared = mined(embedder, tmp_path, range_min=0, margin=None)
     pairs = prepared.pairs("asymmetric", "gazeta")
-    model = SentenceTransformer(str(embedder), device="cpu")
-    anchors, texts = (
-        model.encode(pairs[column].to_list(), normalize_embeddings=True) for column in ("anchor", "positive")
-    )
-    scores = anchors @ texts.T
+    passages, scores = pairs["positive"].unique(maintain_order=True), cosines(embedder, pairs)
     for row, title in enumerate(pairs["anchor"]):
-        scores[row, [place for place, other in enumerate(pairs["anchor"]) if other == title]] = -np.inf
-    expected = [[pairs["positive"][int(place)]] for place in scores.argmax(axis=1)]
-    assert pairs["negatives"].to_list() == expected
-    assert prepared.ledger["gazeta"]["negatives"] == len(pairs)
-    assert prepared.ledger["gazeta"]["mined"]["revision"] == "local folder"
+        own = pairs.filter(pl.col("anchor") == title)["positive"]
+        scores[row, passages.is_in(own.implode()).to_numpy()] = -np.inf
+    assert pairs["negatives"].to_list() == [[passages[int(place)]] for place in scores.argmax(axis=1)]
+    line = prepared.ledger["gazeta"]
+    assert (line["negatives"], line["mined"]["revision"]) == (len(pairs), "local folder")
 
 
-def test_candidates_too_near_the_positive_are_dropped_and_their_share_is_in_the_ledger(
-    embedder: Path, tmp_path: Path
+def test_a_candidate_within_the_margin_of_the_positive_is_dropped_and_the_share_is_in_the_ledger(
+    embedder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    plain = mined(embedder, tmp_path / "plain", range_min=0, relative_margin=None)
-    strict = mined(embedder, tmp_path / "strict", range_min=0, relative_margin=0.9)
-    share = strict.ledger["gazeta"]["mined"]["false_negatives"]
-    assert plain.ledger["gazeta"]["mined"]["false_negatives"] == 0 < share <= 1
-    assert strict.ledger["gazeta"]["negatives"] <= plain.ledger["gazeta"]["negatives"]
-    assert f"{share:.1%} of the candidates were dropped" in (strict.folder / "ledger.md").read_text(encoding="utf-8")
+    plain = mined(embedder, tmp_path / "plain", range_min=0, margin=None)
+    assert "no mined negative" not in caplog.text
+    strict = mined(embedder, tmp_path / "strict", range_min=0, margin=2.0)
+    pairs = strict.pairs("asymmetric", "gazeta")
+    scores, passages = cosines(embedder, pairs), pairs["positive"].unique(maintain_order=True).to_list()
+    for row, (positive, negatives) in enumerate(pairs.select("positive", "negatives").iter_rows()):
+        limit = scores[row, passages.index(positive)] - 2.0 * scores[row].std(ddof=1)
+        below = scores[row] <= limit
+        expected = [scores[row][below].max()] if below.any() else []
+        assert [scores[row, passages.index(text)] for text in negatives] == expected
+    line = strict.ledger["gazeta"]["mined"]
+    assert plain.ledger["gazeta"]["mined"]["false_negatives"] == 0 < line["false_negatives"] <= 1
+    assert 0 < line["pairs_without"] == (pairs["negatives"].list.len() == 0).sum()
+    told = (strict.folder / "ledger.md").read_text(encoding="utf-8")
+    assert f"{line['false_negatives']:.1%} of the candidates were dropped" in told
+    assert f"gazeta: {line['pairs_without']} of {len(pairs)} rows have no mined negative" in caplog.text
+    assert len(line["samples"]) == 5 and told.count("    - mined: ") == 5
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.05, 0.9), st.sampled_from([None, 0.0, 0.5, 1.5]))
+@settings(max_examples=30, deadline=None)
+def test_a_model_whose_cosines_lie_closer_together_mines_the_same(
+    seed: int, width: float, margin: float | None
+) -> None:
+    """A further coordinate that all vectors share moves every cosine c to (1 - width) + width * c."""
+    random = torch.Generator().manual_seed(seed)
+    anchors, passages = (torch.randn(40, 8, generator=random, dtype=torch.float64) for _ in range(2))
+    anchors, passages = (torch.nn.functional.normalize(some, dim=1) for some in (anchors, passages))
+    passages = torch.nn.functional.normalize(passages + anchors, dim=1)
+
+    def found(*vectors: torch.Tensor) -> Mined:
+        own = list(range(40))
+        return hard_negatives(*vectors, own, [[place] for place in own], MiningConfig(range_min=2, margin=margin))
+
+    shared = torch.full((40, 1), (1 - width) ** 0.5, dtype=torch.float64)
+    narrow = (torch.cat([some * width**0.5, shared], dim=1) for some in (anchors, passages))
+    assert found(*narrow) == found(anchors, passages)
+
+
+def test_another_margin_encodes_nothing_anew(embedder: Path, tmp_path: Path) -> None:
+    def kept() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in (tmp_path / "cache/mining").rglob("*.npz")}
+
+    mined(embedder, tmp_path, margin=0.5)
+    before = kept()
+    again = mined(embedder, tmp_path, margin=0.0, range_min=0)
+    assert before and kept() == before
+    mined(embedder, tmp_path, margin=0.0, range_min=0, max_length=8)
+    assert len(kept()) > len(before)
+    fresh = mined(embedder, tmp_path / "fresh", margin=0.0, range_min=0)
+    assert again.pairs("asymmetric", "gazeta").equals(fresh.pairs("asymmetric", "gazeta"))
+
+
+def test_the_run_s_own_base_mines_after_it_was_made(tmp_path: Path) -> None:
+    prepared = mined("base", tmp_path, margin=None)
+    manifest = json.loads((prepared.folder / "manifest.json").read_text())
+    base = json.loads((tmp_path / "bases/tiny/manifest.json").read_text())
+    assert manifest["inputs"]["base"] == base["fingerprint"]
+    line = prepared.ledger["gazeta"]["mined"]
+    assert line["negatives"] > 0 and line["revision"] == f"this run's, {base['fingerprint'][:12]}"
+
+
+def test_init_may_mine_where_it_counts_other_texts_and_stands_before_data_then() -> None:
+    mine = ["profile=tiny", "data.mining.model=init", "data.sources.gazeta.negatives=mine"]
+    with pytest.raises(UserError, match=r"can't be init, whose corpora count the pairs .* \(config key data.mining"):
+        application.composed(*mine)
+    config = application.composed(*mine, "init=notebook")
+    assert in_order(config)[:2] == ["init", "data"]
+    assert in_order(application.composed("profile=tiny"))[:2] == ["data", "init"]
+    assert [(what, found) for what, found, _ in miner(config)] == [("mining by init", "this run's")]
+
+
+def test_rows_whose_score_says_that_they_are_no_pair_get_no_negative(embedder: Path, tmp_path: Path) -> None:
+    config = composed("data.dev.anchors=0")
+    config.data.sources = {"terra": config.data.sources["terra"]}
+    config.data.sources["terra"].negatives = "mine"
+    config.data.mining.model, config.data.mining.margin = str(embedder), None
+    pairs = run_config(config, tmp_path).pairs("symmetric", "terra")
+    assert 0 < (pairs["score"] < 1).sum() < len(pairs)
+    assert (pairs["negatives"].list.len() > 0).to_list() == (pairs["score"] == 1).to_list()
 
 
 def test_a_model_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    from pipeline.core.errors import UserError
-
     with pytest.raises(UserError, match=r"data.mining.model: neither a folder nor a Hub id \(.*nowhere at main\)"):
         mined(tmp_path / "nowhere", tmp_path)
 
 
+def test_a_mining_model_on_a_hub_that_is_not_there_fails_the_check(tmp_path: Path) -> None:
+    config = composed("data.sources.gazeta.negatives=mine", "data.mining.model=someone/miner")
+    ((what, found, problem),) = miner(config)
+    assert (what, found) == ("mining by someone/miner", "FAILED")
+    assert problem and "data.mining.model: the Hub can't be reached" in problem.line
+
+
 def test_negatives_belong_to_the_set(embedder: Path, tmp_path: Path) -> None:
-    pairs = mined(embedder, tmp_path, range_min=0, relative_margin=None, negatives=2).pairs("asymmetric", "gazeta")
+    pairs = mined(embedder, tmp_path, range_min=0, margin=None, negatives=2).pairs("asymmetric", "gazeta")
     assert set(pairs["negatives"].explode()) <= set(pairs["positive"])
     assert pl.Series(pairs["negatives"].list.len()).to_list() == [2] * len(pairs)

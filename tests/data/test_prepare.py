@@ -168,6 +168,22 @@ def test_a_local_set_may_have_a_local_file_of_dev_rows(tmp_path: Path, one_set: 
         one_set(tmp_path / "train.jsonl", columns=columns, dev_files=["nowhere"])
 
 
+def test_a_set_whose_texts_stand_in_several_pairs_has_dev_rows_as_any_other(
+    tmp_path: Path, one_set: OneSet, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [(f"фраза {n // 4} вида {n % 4}", f"фраза {n // 4} вида {(n + 1) % 4}") for n in range(2000)]
+    pl.DataFrame(rows, schema=["one", "other"], orient="row").write_ndjson(tmp_path / "rings.jsonl")
+    columns = {"anchor": "one", "positive": "other"}
+    prepared = one_set(tmp_path / "rings.jsonl", "data.dev.anchors=90", side="symmetric", columns=columns)
+    train, dev = prepared.train()["mine"], prepared.pairs("dev", "mine")
+    assert len(dev) == 88 and len(train) == 2000 - 88  # 22 whole rings of four
+    assert not {*train["anchor"], *train["positive"]} & {*dev["anchor"], *dev["positive"]}
+    assert prepared.ledger["mine"]["train"] == len(train) and "dev rows" not in caplog.text
+    fewer = one_set(tmp_path / "rings.jsonl", side="symmetric", columns=columns, dev_anchors=12)
+    assert len(fewer.pairs("dev", "mine")) == 12
+    assert "under 50 dev rows, so their scores say and weigh little: mine 12 (more by" in caplog.text
+
+
 def test_a_held_out_set_keeps_its_labels(tmp_path: Path) -> None:
     prepared = run(tmp_path, "~data.sources.terra", "+source@data.held_out.terra=terra")
     assert set(prepared.pairs("heldout", "terra")["score"]) == {0.0, 1.0}

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from configs.schema.data import DevConfig
 from data.pairs.hashing import SeenHashes, contained, text_hashes
-from data.sampling import DevSlice, Sample, apart_from, pair_texts, without_trained_negatives
+from data.sampling import DevSlice, Sample, apart_from, pair_texts, whole_groups, without_trained_negatives
 
 SCHEMA = {"anchor": pl.String, "positive": pl.String, "negatives": pl.List(pl.String)}
 
@@ -55,6 +55,16 @@ def test_rows_that_share_a_text_with_training_go_back_and_take_others_along() ->
     assert kept["anchor"].to_list() == ["b", "d", "b"] and back["anchor"].to_list() == ["a", "c"]
     kept, back = apart_from(dev, pair_texts(frame([("d", "y", [])])))
     assert kept["anchor"].to_list() == ["a", "c"]  # d goes; b shares p4 with it and goes too
+
+
+def test_rows_that_share_texts_are_held_back_together_in_groups_for_which_there_is_room() -> None:
+    dev = frame([("a", "b", []), ("k", "l", []), ("y", "z", [])])
+    chain = frame([("b", "c", []), ("d", "c", [])])  # of a: with it three anchors
+    others = frame([("m", "l", []), ("u", "v", [])])  # of k: with it two anchors
+    staying, *joining = whole_groups(dev, [chain, others], seed=1)
+    assert staying.tolist()[1:] == [True, True] or staying.tolist() == [True, False, False]
+    assert joining[0].tolist() == [staying[0]] * 2 and joining[1].tolist() == [staying[1], False]
+    assert 0 < staying[0] * 3 + staying[1] * 2 + staying[2] <= 3
 
 
 def test_trained_negatives_leave_dev_rows() -> None:

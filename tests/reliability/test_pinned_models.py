@@ -17,7 +17,7 @@ from tests.support.runs import REPOSITORY
 from tests.support.small_bases import tiny_base
 
 MINING = ["+source@data.sources.lenta=lenta", "data.sources.lenta.negatives=mine", "data.mining.model=someone/miner"]
-MINING += ["data.mining.relative_margin=null"]
+MINING += ["data.mining.margin=null"]
 SCORING = ["evaluation.chain=[]", "evaluation.suites=[samples]", "evaluation.tasks=[sts]", "evaluation.resamples=100"]
 SCORING += ["evaluation.models=[someone/model@v1]"]
 
@@ -98,6 +98,7 @@ def test_another_mining_model_is_another_input_of_the_data(lock: Path, mirror: P
     before = CHAIN["data"].reads(config)["mining model"]
     (mirror / "someone/miner/README.md").write_text("changed")
     assert CHAIN["data"].reads(config)["mining model"] != before
-    unlocked = mining_state(config.data.mining, None)
+    config.mirror = None
+    unlocked = mining_state(config)
     write_lock({Revision("model", "someone/miner", "main"): COMMIT})
-    assert mining_state(config.data.mining, None) == [*unlocked, COMMIT]
+    assert mining_state(config) == [*unlocked, COMMIT]

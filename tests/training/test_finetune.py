@@ -1,6 +1,7 @@
 """The stage: what it leaves behind, what each side reads, and what it refuses."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from sentence_transformers import SentenceTransformer
 
 from configs.schema.config import Config
 from configs.schema.training import SetConfig, SideConfig
+from data.artefact import read_dev_sets
 from pipeline.chain import CHAIN
 from pipeline.core import precision
 from pipeline.core.errors import UserError
 from pipeline.stage import run_stage
 from tests.support.planned_sets import prepared_run, rows
+from training.dev_scores import DevScores
 from training.finetune import check_processes
 from training.model_files import load_model
 from training.sets import prepare_sets
@@ -66,7 +69,8 @@ def test_the_model_loads_with_the_bases_pooling_and_full_length(trained: Config)
     assert not np.allclose(vectors, init.encode(["река", "город и зима"]), atol=1e-3)
 
 
-def test_metrics_have_a_line_a_step_and_dev_scores_on_schedule(trained: Config) -> None:
+def test_metrics_have_a_line_a_step_and_dev_scores_at_the_start_and_on_schedule(trained: Config) -> None:
+    assert [line["step"] for line in entries(trained)] == list(range(9))
     steps = [line for line in entries(trained) if "loss" in line]
     assert [line["step"] for line in steps] == list(range(1, 9))
     assert {line["set"] for line in steps} == {"pairs", "scored", "questions"}
@@ -76,12 +80,20 @@ def test_metrics_have_a_line_a_step_and_dev_scores_on_schedule(trained: Config) 
         assert line["loss"] == pytest.approx(line["contrastive"] + 0.1 * line["angle"], abs=2e-4)
         assert bool(line["angle"]) == (line["set"] == "scored")  # symmetric, and with different labels
     dev = [line for line in entries(trained) if "dev_score" in line]
-    assert [line["step"] for line in dev] == [4, 8]  # the saved weights' score is one of these, and in the manifest
-    assert {"dev_questions_score", "dev_scored_score"} <= set(dev[0])
+    assert [line["step"] for line in dev] == [0, 4, 8]  # the saved weights' is one of these, and in the manifest
+    scored = {"dev_questions_score", "dev_scored_score", "dev_questions_loss", "dev_scored_loss"}
+    assert all(scored <= set(line) for line in dev)
+
+
+def test_the_score_at_step_0_is_that_of_init(trained: Config) -> None:
+    init = SentenceTransformer(str(trained.folder("init")), device="cpu")
+    sets = [pairs.spread(trained.training.dev_rows) for pairs in read_dev_sets(trained.folder("data"))]
+    first = DevScores(sets, init, trained.training.dev_length)(init)
+    assert {f"dev_{name}": pytest.approx(value) for name, value in first.items()}.items() <= entries(trained)[0].items()
 
 
 def test_the_saved_weights_are_those_of_the_best_dev_score(trained: Config) -> None:
-    scores = {line["step"]: line["dev_score"] for line in entries(trained) if "dev_score" in line}
+    scores = {line["step"]: line["dev_score"] for line in entries(trained)[1:] if "dev_score" in line}
     manifest = json.loads((trained.folder("joint") / "manifest.json").read_text())
     assert manifest["metrics"]["dev_score"] == pytest.approx(max(scores.values()), abs=1e-6)
 
@@ -189,8 +201,10 @@ def test_a_malformed_set_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_side_stopped_after_its_last_step_logs_its_dev_scores_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
+
     def stopped(*arguments: object) -> None:
         raise KeyboardInterrupt
 
@@ -200,7 +214,9 @@ def test_a_side_stopped_after_its_last_step_logs_its_dev_scores_once(
         run_stage(CHAIN["joint"], config)
     run_stage(CHAIN["joint"], config)
     lines = (config.folder("joint") / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    assert any("dev_score" in line for line in lines) and len(lines) == len(set(lines))
+    assert [json.loads(line)["step"] for line in lines] == [0, 1, 2, 3]
+    assert ["dev_score" in line for line in lines] == [True, False, False, True]
+    assert "step 0 of 3: dev score 0." in caplog.text and "step 3 of 3: dev score 0." in caplog.text
 
 
 def test_all_small_sets_share_a_line_of_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

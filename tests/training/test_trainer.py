@@ -37,17 +37,18 @@ def without_rates(entries: list[dict[str, float]]) -> list[dict[str, float]]:
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_killed_at_any_step_ends_in_the_same_bytes(tmp_path: Path, processes: int) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole, killed, scored = tmp_path / "whole", tmp_path / "killed", LONG | {"dev_steps": 10}
     for folder in (whole, killed):
-        prepared_run(folder, SETS)
-    expected = finish(whole, processes, **LONG)
+        prepared_run(folder, {**SETS, "dev/pairs": rows(16, seed=9), "dev/scored": rows(16, seed=8, scored=True)})
+    expected = finish(whole, processes, **scored)
     step = random.Random(os.getpid()).randint(6, 30)
-    assert stop_at(killed, processes, step, signal.SIGKILL, **LONG) != 0
+    assert stop_at(killed, processes, step, signal.SIGKILL, **scored) != 0
     assert list((killed / "one/symmetric/checkpoints").glob(f"checkpoint-*/{MARK}"))
     assert not (killed / "one/symmetric/model").exists()
-    assert finish(killed, processes, **LONG) == expected, f"killed after step {step}"
+    assert finish(killed, processes, **scored) == expected, f"killed after step {step}"
     assert without_rates(lines(killed)) == without_rates(lines(whole))
-    assert [line["step"] for line in lines(killed)] == list(range(1, 41))
+    assert [line["step"] for line in lines(killed)] == list(range(41))
+    assert [line["step"] for line in lines(killed) if "dev_score" in line] == [0, 10, 20, 30, 40]
     assert not (killed / "one/symmetric/checkpoints").exists()
 
 

@@ -1,0 +1,175 @@
+"""`make settings`: every setting with type, default, bounds and meaning, as the schema's own lines say them."""
+
+import ast
+import dataclasses
+import inspect
+import io
+import itertools
+import re
+import sys
+import textwrap
+import tokenize
+from collections.abc import Iterator
+from functools import partial
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin
+
+from omegaconf import MISSING
+
+from configs.schema.config import Config
+from configs.schema.rules import in_words
+from pipeline.application import CONFIGS, hydra_application
+from pipeline.core.console import console, quiet
+from pipeline.core.errors import UserError
+
+NAME, NUMBER = "<name>", "<number>"  # in a key: whatever the config calls the item, and its place in a list
+TASKS = "evaluation.tasks"
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One setting as the schema has it."""
+
+    key: str
+    part: str  # what the settings beside it are about
+    type: str
+    default: Any
+    bounds: str
+    meaning: str
+
+
+def settings_of(part: Any, prefix: str = "") -> Iterator[Setting]:
+    """The settings of a dataclass of the config, then those of the dataclasses below it."""
+    about, meanings, below = str(inspect.getdoc(part)), comments(part), []
+    for field in dataclasses.fields(part):
+        key, kinds = prefix + field.name, (field.type, *get_args(field.type))
+        inner = next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
+        if inner is None:
+            rule, factory = field.metadata.get("rule", {}), field.default_factory
+            bounds = f"keys {in_words({'choices': rule['keys']})}" if "keys" in rule else in_words(rule)
+            default = field.default if factory is dataclasses.MISSING else factory()
+            yield Setting(key, about, type_in_words(field.type), default, bounds, meanings[field.name])
+        else:
+            item = "" if inner is field.type else f".{NUMBER if get_origin(field.type) is list else NAME}"
+            below.append((inner, f"{key}{item}."))
+    for inner, place in below:
+        yield from settings_of(inner, place)
+
+
+def comments(part: Any) -> dict[str, str]:
+    """What the comment above a field and the one at its end say of it, by field."""
+    source = textwrap.dedent(inspect.getsource(part))
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    said = {token.start[0]: token for token in tokens if token.type == tokenize.COMMENT}
+    (definition,) = ast.parse(source).body
+    assert isinstance(definition, ast.ClassDef)
+    found = {}
+    for node in (node for node in definition.body if isinstance(node, ast.AnnAssign)):
+        first = node.lineno
+        while first - 1 in said and said[first - 1].line.lstrip().startswith("#"):
+            first -= 1
+        lines = [
+            said[line].string.lstrip("# ") for line in range(first, (node.end_lineno or first) + 1) if line in said
+        ]
+        found[ast.unparse(node.target)] = " ".join(lines)
+    return found
+
+
+def type_in_words(kind: Any) -> str:
+    """A type for people, as `list of str` or `int or null`."""
+    inner = [type_in_words(item) for item in get_args(kind)]
+    if isinstance(kind, UnionType):
+        return " or ".join(inner)
+    if get_origin(kind) is list:
+        return f"list of {inner[0]}"
+    if get_origin(kind) is dict:
+        return f"{inner[1]} by name"
+    return {NoneType: "null", Any: "anything"}.get(kind) or kind.__name__
+
+
+def named(key: str, words: str) -> str | None:
+    """The key, with the names that `words` gives for its items, where it begins with them."""
+    given = words.split(".")
+    parts = key.split(".")
+    filled = [word if part in (NAME, NUMBER) else part for part, word in zip(parts, given, strict=False)]
+    whole = ".".join(filled + parts[len(given) :])
+    return whole if whole.startswith(words) else None
+
+
+def value_at(config: Config, key: str) -> Any:
+    """What the composed config has at a key; MISSING where it has none, as for a place of any name."""
+    value: Any = config
+    for part in key.split("."):
+        if dataclasses.is_dataclass(value):
+            value = getattr(value, part)
+        else:
+            value = value.get(part, MISSING) if isinstance(value, dict) else MISSING
+    return value
+
+
+def in_yaml(value: Any) -> str:
+    """A value as a config has it."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(in_yaml, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {in_yaml(item)}' for key, item in value.items())}}}"
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return "to be given" if value == MISSING else str(value) or '""'
+
+
+def lines_of(each: Setting, config: Config) -> Iterator[str]:
+    """What is told of one setting: what it may be, what it is without a config and in this one, and what it means."""
+    value = value_at(config, each.key)
+    here = "" if value in (MISSING, each.default) else f", in profile {config.profile} {in_yaml(value)}"
+    bounds = f", {each.bounds}" if each.bounds else ""
+    yield f"  {each.key}: {each.type}{bounds}; default {in_yaml(each.default)}{here}"
+    yield f"      {each.meaning}"
+
+
+def groups() -> Iterator[str]:
+    """The config's groups and the files that can be chosen of each."""
+    for folder in sorted({path.parent for path in CONFIGS.glob("**/*.yaml")} - {CONFIGS}):
+        files = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+        yield f"  {folder.relative_to(CONFIGS)}: {files}"
+
+
+def task_lines(config: Config) -> Iterator[str]:
+    """The tasks of every suite that can be asked for."""
+    from evaluation.evaluate import task_names  # with mteb, which takes seconds
+
+    with quiet():
+        for suite, names in task_names(config).items():
+            yield f"  {suite}: {', '.join(names)}"
+
+
+def show(words: str, config: Config) -> None:
+    """Print the settings whose keys begin with the words, else those that contain them; raises UserError for none."""
+    settings = list(settings_of(Config))
+    begin = [dataclasses.replace(each, key=key) for each in settings if (key := named(each.key, words)) is not None]
+    found = begin or [each for each in settings if words in each.key]
+    if not found:
+        raise UserError("no setting is called so", where=f"KEY={words}", remedy="make settings lists all of them")
+    lines, told = [], dict[str, str]()
+    for (about, prefix), some in itertools.groupby(found, lambda each: (each.part, each.key.rpartition(".")[0])):
+        if words or told.setdefault(about, prefix) == prefix:
+            lines += [f"\n{about}", *(line for each in some for line in lines_of(each, config))]
+        else:
+            lines.append(f"\n  {prefix}.*: as {told[about]}.*")
+    if not words:
+        lines += ["\nGroups: data=capped takes configs/data/capped.yaml.", *groups()]
+        lines += [f"\nThe names of tasks: make settings KEY={TASKS}"]
+    elif any(each.key == TASKS for each in found):
+        lines += ["\nTasks by suite", *task_lines(config)]
+    console.print("\n".join(lines), markup=False, soft_wrap=True)
+
+
+def main() -> None:
+    """`python -m pipeline.settings [beginning of a key] [overrides]`."""
+    words = [word for word in sys.argv[1:] if re.fullmatch(r"[\w.<>]+", word)]
+    sys.argv = [word for word in sys.argv if word not in words]
+    hydra_application(partial(show, " ".join(words)))()
+
+
+if __name__ == "__main__":
+    main()
