@@ -67,7 +67,7 @@ class Changes:
             self._keep(rule, map(_example, before.gather(first), after.gather(first)))
 
     def _keep(self, rule: str, examples: Iterable[tuple[str, str]]) -> None:
-        self.examples[rule] = [*self.examples.get(rule, []), *examples][:EXAMPLES]
+        self.examples[rule] = list(dict.fromkeys([*self.examples.get(rule, []), *examples]))[:EXAMPLES]
 
     def update(self, later: "Changes") -> None:
         """Add those of texts that come after."""
