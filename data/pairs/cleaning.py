@@ -29,9 +29,8 @@ ELEMENT = (
 )
 TAGS = rf"(?i)<!--(?s:.*?)-->|<{ELEMENT}(?:{ATTRIBUTE})*\s*/?>|</{ELEMENT}\s*>"
 ENTITY = r"&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][0-9A-Za-z]{1,31});"
-CONTROL_TOKENS = (
-    r"(?i)<\|[a-z_]{1,20}\|>|</?(?:s|pad|unk|mask|cls|sep|bos|eos)\s*/?>"  # tokenizers take them for theirs
-)
+# What tokenizers would take for tokens of their own.
+CONTROL_TOKENS = r"(?i)<\|[a-z_]{1,20}\|>|</?(?:s|pad|unk|mask|cls|sep|bos|eos)\s*/?>"
 INVISIBLE = r"[\p{Cc}\p{Cf}\p{Co}\u{2028}\u{2029}\u{FFFD}--[\t\n\r]]"
 TERMINAL = r"\x1b\[[0-?]*[ -/]*[@-~]"  # colours and the like
 LINE_ENDS, GAPS = r"[\x0b\x0c\x85\u{2028}\u{2029}]", r"[[\p{Cc}\u{200B}]--[\t\n\r]]"
@@ -44,6 +43,7 @@ JOINERS = r"[\u{200C}\u{200D}]+"
 RULES = ("tags", "entities", "control tokens", "invisible characters", "Unicode form", "spaces", "cut")
 HEAD = 200  # characters of a text that decide about its script
 EXAMPLES, EXAMPLE_BEFORE, EXAMPLE_CHARACTERS = 3, 20, 60  # of a set in the ledger; characters of one
+LOOKED_AT = 24  # changed texts of a frame, for examples that are different
 
 EMPTY, SHORT, LONG = "empty text", "too short", "too long"
 EQUAL, SCRIPT = "anchor equals positive", "other script"
@@ -63,11 +63,11 @@ class Changes:
         changed = before != after
         if count := int(changed.sum()):
             self.texts[rule] += count
-            first = changed.arg_true().head(EXAMPLES)
+            first = changed.arg_true().head(LOOKED_AT)
             self._keep(rule, map(_example, before.gather(first), after.gather(first)))
 
     def _keep(self, rule: str, examples: Iterable[tuple[str, str]]) -> None:
-        self.examples[rule] = [*self.examples.get(rule, []), *examples][:EXAMPLES]
+        self.examples[rule] = list(dict.fromkeys([*self.examples.get(rule, []), *examples]))[:EXAMPLES]
 
     def update(self, later: "Changes") -> None:
         """Add those of texts that come after."""

@@ -56,7 +56,7 @@ def read_retrieval_set(path: Path) -> RetrievalSet:
     Raises UserError where the file is missing or malformed.
     """
     if not path.is_file():
-        remedy = "name a set of data.held_out under evaluation.suite.<suite>.sets, and make data"
+        remedy = "name sets of data.held_out in the suite's sets, and make data"
         raise UserError("no such held-out set", where=str(path), remedy=remedy)
     pairs = read_pair_set(path, "asymmetric")  # queries and documents, with their own prompts
     queries, candidates = dict[str, set[int]](), dict[str, int]()

@@ -129,6 +129,44 @@ def test_real_scored_sets_need_a_yaml_file_alone(
     assert scores.is_between(0, 1).all()
 
 
+def test_what_cleaning_changed_stands_in_the_ledger(tmp_path: Path, one_set: OneSet) -> None:
+    anchors = ["Если a <b и c> d", "Красный\u200bкот", "<b>Жирный</b> шрифт", "Рога &amp; копыта", "Чистый текст"]
+    rows = pl.DataFrame({"question": anchors, "answer": [f"Ответ номер {number}" for number in range(5)]})
+    rows.write_ndjson(tmp_path / "mine.jsonl")
+    prepared = one_set(tmp_path / "mine.jsonl", columns={"anchor": "question", "positive": "answer"})
+    assert prepared.train()["mine"]["anchor"].to_list() == [
+        "Если a <b и c> d",
+        "Красный кот",
+        "Жирный шрифт",
+        "Рога & копыта",
+        "Чистый текст",
+    ]
+    line = prepared.ledger["mine"]
+    assert line["cleaned"] == {"tags": 1, "entities": 1, "invisible characters": 1, "spaces": 1}
+    assert line["examples"] == [
+        ["tags", "<b>Жирный</b> шрифт", " Жирный  шрифт"],
+        ["entities", "Рога &amp; копыта", "Рога & копыта"],
+        ["invisible characters", "Красный\\u200bкот", "Красный кот"],
+    ]
+    shown = (prepared.folder / "ledger.md").read_text(encoding="utf-8")
+    assert "cleaning changed: tags 1, entities 1, invisible characters 1, spaces 1. For example: `` <b>" in shown
+
+
+def test_odd_characters_are_cleaned_by_their_meaning(shared_data: Path, one_set: OneSet) -> None:
+    path = shared_data.parent / "cases" / "odd_characters.jsonl"
+    source = {"construction": "query_pos_neg", "columns": {"query": "query", "pos": "pos", "neg": "neg"}}
+    queries = one_set(path, **source).train()["mine"]["anchor"].to_list()
+    assert len(queries) == 12
+    assert {
+        "Семья 👨\u200d👩\u200d👧 на отдыхе у моря",
+        "Красный кот сидит на окне",
+        "Мягкий знак в слове",
+        "Кавычки «ёлочки» и &amp; амперсанд",
+        "Если a<b и b>c, то код alert(1) плох",
+        "Таб и нуль и цвет",
+    } <= set(queries)
+
+
 def test_queries_without_a_key_of_negatives_are_pairs(shared_data: Path, one_set: OneSet) -> None:
     columns = {"query": "query", "pos": "pos", "neg": "neg"}
     path = shared_data.parent / "cases" / "no_neg_key.jsonl"
