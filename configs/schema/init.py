@@ -20,7 +20,7 @@ class BaseConfig:
     pooling: str = setting("cls", choices=("mean", "cls"))  # of the tokens' vectors: their mean, or the first one
     normalize: bool = True  # embeddings have length 1
     prompts: dict[str, str] = setting({"query": "", "document": ""})  # put before texts of each kind
-    max_length: int = setting(512, least=4)  # tokens of a text, special tokens included
+    max_length: int = setting(512, least=4)  # tokens of a text, special tokens included; at most what the model says
     attention: str = "auto"  # in training: transformers' name, or auto: sdpa, but eager for short texts on a CPU
     vocabulary: int = setting(2000, least=300)  # kind random: pieces of its tokenizer
     hidden: int = setting(32, least=4)  # kind random: width

@@ -79,7 +79,8 @@ class RunRecord:
     def base_id(self) -> str | None:
         """Hub id of the base, or None where the base is not on the Hub."""
         base = self.config.get("base") or {}
-        return base.get("hub") or ORIGIN.get(base.get("kind", ""))
+        hub = base.get("hub")
+        return hub if hub and not Path(hub).expanduser().is_dir() else ORIGIN.get(base.get("kind", ""))
 
     @property
     def base_name(self) -> str:

@@ -55,7 +55,7 @@ def read_heads(*folders: Path) -> Heads:
 @torch.inference_mode()
 def sparse_vectors(encoder: Encoder, heads: Heads, texts: Sequence[str], prompt: str = "") -> torch.Tensor:
     """Weights of all pieces as a sparse tensor (texts, vocabulary), float32, on the model's device."""
-    _check_width(encoder, heads)
+    check_width(encoder, heads)
     shape, unused, found = (len(texts), encoder.config.vocab_size), unused_ids(encoder), []
     for batch, features in encoder.token_batches(encoder.tokenise(texts, prompt)):
         weights = heads.weights(features["token_embeddings"]) * features["attention_mask"]
@@ -72,7 +72,7 @@ def sparse_vectors(encoder: Encoder, heads: Heads, texts: Sequence[str], prompt:
 @torch.inference_mode()
 def token_vectors(encoder: Encoder, heads: Heads, texts: Sequence[str], prompt: str = "") -> list[torch.Tensor]:
     """Unit vectors (tokens, width) of every text's tokens but the first one, float32, on the CPU."""
-    _check_width(encoder, heads)
+    check_width(encoder, heads)
     ids, found = encoder.tokenise(texts, prompt), dict[int, torch.Tensor]()
     for batch, features in encoder.token_batches(ids):
         vectors = heads.vectors(features["token_embeddings"]).cpu()
@@ -105,7 +105,8 @@ def _linear(path: Path) -> torch.nn.Linear:
     return layer.requires_grad_(False).eval()
 
 
-def _check_width(encoder: Encoder, heads: Heads) -> None:
+def check_width(encoder: Encoder, heads: Heads) -> None:
+    """Raise UserError where the encoder has no hidden states, or ones of another width than the heads."""
     hidden = encoder.config.hidden_size
     if heads.sparse.in_features != hidden or heads.multi_vector.in_features != hidden:
         raise UserError(

@@ -7,7 +7,6 @@ import json
 import re
 from pathlib import Path
 from pickle import UnpicklingError
-from textwrap import shorten
 from typing import TYPE_CHECKING, Any, cast
 from zipfile import is_zipfile
 
@@ -225,5 +224,6 @@ def stored_names(folder: Path) -> set[str]:
 
 def _unloadable(error: Exception, folder: Path, remedy: str) -> UserError:
     damaged = "a weight file is damaged, or holds more than tensors"  # torch says in five lines how to run its code
-    reason = damaged if isinstance(error, UnpicklingError | EOFError) else shorten(first_line(error), 200)
+    is_damage = isinstance(error, UnpicklingError | EOFError) or "PytorchStreamReader" in str(error)
+    reason = damaged if is_damage else first_line(error)
     return UserError(f"the model can't be loaded: {reason}", where=str(folder), remedy=remedy)

@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import pytest
+from huggingface_hub import constants
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"  # of everything that is served
 TOKEN = "hf_for_tests"  # who uploads must show it
 RESOLVE = re.compile(r"^(?:/datasets)?/([^/]+/[^/]+)/resolve/([^/]+)/(.+)$")
@@ -154,3 +157,12 @@ def local_hub(mirror: Path | None = None) -> Iterator[LocalHub]:
         hub.shutdown()
         hub.server_close()
         thread.join()
+
+
+def in_place_of_the_hub(hub: LocalHub, cache: Path, patch: pytest.MonkeyPatch) -> None:
+    """Let the Hub's client in this process talk to `hub`, and keep what it downloads in `cache`."""
+    patch.setattr(constants, "ENDPOINT", hub.address)
+    template = f"{hub.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    patch.setattr(constants, "HF_HUB_OFFLINE", False)
+    patch.setattr(constants, "HF_HUB_CACHE", str(cache))

@@ -20,7 +20,7 @@ from pipeline.core.models import load_folder
 from pipeline.run import make
 from pipeline.stage import run_stage
 from tests.support.e5s1_file import blocks, e5s1
-from tests.support.hub import COMMIT, local_hub
+from tests.support.hub import COMMIT, in_place_of_the_hub, local_hub
 from tests.support.small_bases import E5, TINY, config, e5_base, tiny_base, tiny_model
 from tests.support.zoo import TEXTS as ZOO_TEXTS
 from tests.support.zoo import ZOO, animal, expected
@@ -439,18 +439,12 @@ def test_a_checkpoint_with_a_head_becomes_the_plain_encoder(
 
 
 def test_folder_hub_and_mirror_give_the_same_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from huggingface_hub import constants
-
     mirror = tmp_path / "models"
     shutil.copytree(animal("old 0_Transformer layout"), mirror / "someone/model")
     base = replace(CLS, hub="someone/model", revision="main")
     made = {}
     with local_hub(mirror) as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
-        template = f"{hub.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        in_place_of_the_hub(hub, tmp_path / "cache", monkeypatch)
         for place, hub_id, root in (
             ("hub", base.hub, None),
             ("mirror", base.hub, str(mirror)),

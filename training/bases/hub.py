@@ -76,14 +76,15 @@ def make_from_hub(config: BaseConfig, folder: Path, mirror: str | None) -> dict[
     with named_by(name, source):
         width, tokenizer = hidden_size(place), TokenizerFile.read(place / TOKENIZER)
         model = opened(source, finite=False)
-    if found := next(contradictions(model, source, config), None):
-        raise UserError(found[0], where=name, remedy=found[1])
+    if contradiction := next(contradictions(model, source, config), None):
+        what, remedy = contradiction
+        raise UserError(what, where=name, remedy=remedy)
     encoder = model[0].model
     assert isinstance(encoder, PreTrainedModel)
     made = {"source": name, "revision": revision, **write_encoder(encoder, place, folder)}
     write_tokenizer_file(tokenizer, folder / TOKENIZER)
     for file in OPTIONAL:
-        if (found := next((part / file for part in (place, source) if (part / file).is_file()), None)) is not None:
+        if found := next((part / file for part in (place, source) if (part / file).is_file()), None):
             shutil.copyfile(found, folder / file)
     write_tokenizer_config(folder, config.max_length)
     write_modules(folder, config, width, model.prompts, model.default_prompt_name)

@@ -1,11 +1,14 @@
 """Term retrieval: exact metrics, several right answers, ties against the model."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 import pytrec_eval
+from sentence_transformers.util import cos_sim, dot_score, euclidean_sim
 
 from data.pair_files import PairWriter
 from evaluation.encoder import Encoder
@@ -33,7 +36,8 @@ def write(path: Path, pairs: list[tuple[str, str]]) -> Path:
 class Fixed:
     """Vectors given by hand."""
 
-    def __init__(self, queries: np.ndarray, documents: np.ndarray) -> None:
+    def __init__(self, queries: np.ndarray, documents: np.ndarray, similarity: Any = cos_sim) -> None:
+        self.model = SimpleNamespace(similarity=similarity)
         self.vectors = {QUERY: queries.astype(np.float32), DOCUMENT: documents.astype(np.float32)}
 
     def sentences(self, texts: list[str], role: str) -> np.ndarray:
@@ -79,6 +83,16 @@ def test_a_model_that_gives_every_text_one_vector_gets_nothing() -> None:
     data = RetrievalSet([f"q{n}" for n in range(30)], [f"d{n}" for n in range(30)], [[n] for n in range(30)])
     outcome = score_retrieval(data, Fixed(np.ones((30, 3)), np.ones((30, 3))))  # type: ignore[arg-type]
     assert [measure.score for measure in outcome.measures] == [0, 0, 0]
+
+
+def test_vectors_are_compared_as_the_model_says() -> None:
+    data = RetrievalSet(["q"], ["same direction, far away", "near"], [[1]])
+    vectors = np.array([[1.0, 0.0]]), np.array([[9.0, 0.0], [1.0, 0.5]])
+    found = [
+        score_retrieval(data, Fixed(*vectors, similarity)).measures[0].score  # type: ignore[arg-type]
+        for similarity in (cos_sim, dot_score, euclidean_sim)
+    ]
+    assert found == [0, 0, 1]
 
 
 def test_queries_and_documents_take_their_own_prompts(embedder: Encoder, tmp_path: Path) -> None:

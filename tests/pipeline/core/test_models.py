@@ -6,11 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from evaluation.encoder import Encoder
+from evaluation.suites.drift import text_vectors
+from evaluation.suites.heads import Heads, sparse_vectors
 from pipeline.core.embedding import DOCUMENT, QUERY
 from pipeline.core.errors import UserError
-from pipeline.core.models import load_folder, read_tokenizer
+from pipeline.core.models import fetched, load_folder, read_tokenizer
+from tests.support.hub import COMMIT, in_place_of_the_hub, local_hub
 from tests.support.small_bases import tiny_base
 from tests.support.zoo import TEXTS, ZOO, animal, edit, expected
 
@@ -46,8 +51,13 @@ def test_the_library_s_own_pooling_is_told(name: str, caplog: pytest.LogCaptureF
 
 
 def test_a_static_model_has_no_token_embeddings_and_says_so() -> None:
-    encoder = Encoder(animal("static"), device="cpu")
-    for ask in (lambda: encoder.variants(TEXTS), lambda: encoder.words([["река"]])):
+    encoder, heads = Encoder(animal("static"), device="cpu"), Heads(torch.nn.Linear(32, 1), torch.nn.Linear(32, 8), "")
+    for ask in (
+        lambda: encoder.variants(TEXTS),
+        lambda: encoder.words([["река"]]),
+        lambda: text_vectors(encoder, heads, TEXTS),
+        lambda: sparse_vectors(encoder, heads, TEXTS),
+    ):
         with pytest.raises(UserError, match=r"StaticEmbedding has no layers.*protocol: model"):
             ask()
 
@@ -73,6 +83,23 @@ def test_a_tokenizer_file_is_read_without_its_truncation_and_padding() -> None:
     tokenizer = read_tokenizer(animal(name) / "tokenizer.json")
     assert tokenizer.truncation is None and tokenizer.padding is None
     assert load_folder(animal(name), "cpu").tokenizer.padding_side == "right"
+
+
+@pytest.mark.parametrize("whole", ["", "2_Dense/"])
+def test_torch_s_files_come_from_the_hub_where_a_folder_has_no_others(
+    whole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both kinds of weights in one folder, torch's alone in the other, as many models have them."""
+    model = Path(shutil.copytree(animal("Dense"), tmp_path / "models/someone/model"))
+    for place in ("", "2_Dense/"):
+        torch.save(load_file(model / f"{place}model.safetensors"), model / f"{place}pytorch_model.bin")
+        if place != whole:
+            (model / f"{place}model.safetensors").unlink()
+    with local_hub(tmp_path / "models") as hub:
+        in_place_of_the_hub(hub, tmp_path / "cache", monkeypatch)
+        folder = fetched("someone/model", "main", "a key")
+    assert not (folder / f"{whole}pytorch_model.bin").exists() and folder.name == COMMIT
+    np.testing.assert_allclose(Encoder(folder, device="cpu").sentences(TEXTS), expected("Dense")[0], atol=1e-6)
 
 
 LOADERS = {"from_file", "from_str", "from_buffer", "from_pretrained"}  # of tokenizers
