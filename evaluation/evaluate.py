@@ -1,19 +1,15 @@
 """The stage `evaluate`: every model on every task of the configured suites, with error bars and paired comparisons."""
 
-import hashlib
-import json
-from functools import partial
 from typing import Any
 
 from configs.schema.config import Config
-from evaluation.models import ScoredModel, head_folders, heads_fingerprint, scored_models
-from evaluation.outcome import SCORE_VERSION
-from evaluation.scoring import Scorer
+from evaluation.models import scored_models
+from evaluation.scoring import Scorer, devices_of, score_unit, score_units, unit_name
 from evaluation.suites import mteb_tasks, retrieval, samples
 from evaluation.suites.encodechka import tasks as encodechka
 from evaluation.suites.task import Task
 from evaluation.tables import show_scores, write_tables
-from pipeline.core.artefact import StageFolder, result_settings
+from pipeline.core.artefact import StageFolder
 from pipeline.core.errors import UserError
 
 TASKS = {  # kind of suite -> what gives its tasks
@@ -31,41 +27,50 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     """
     models = scored_models(config)
     tasks = chosen_tasks(config, stage)
+    errors = score_units(config, stage, models, chosen_tasks)
     results: dict[str, dict[str, dict[str, Any]]] = {}
-    failures: list[UserError] = []
     for model in models:
-        scorer = Scorer(model, config)
-        for task in tasks:
-            try:
-                made = unit_fingerprint(model, task, config)
-                result = stage.unit(f"{model.name}/{task.key}", made, partial(scorer.score, task))
-                results.setdefault(task.key, {})[model.name] = result
-            except UserError as error:
-                failures.append(error)
+        with Scorer(model, config, devices_of(config)[0]) as scorer:
+            for task in tasks:
+                name = unit_name(model, task)
+                if name in errors:
+                    continue
+                try:
+                    with stage.claim(name):  # of what another machine scores the end is waited for
+                        results.setdefault(task.key, {})[model.name] = score_unit(stage, scorer, task)
+                except UserError as error:
+                    errors[name] = error
     written = write_tables(config, stage, tasks, results)
     show_scores(written, [model.name for model in models])
-    if failures:
-        first = failures[0]
-        what = f"{len(failures)} of {len(models) * len(tasks)} scores failed: {first.what}"
+    if errors:
+        first = next(errors[name] for model in models for task in tasks if (name := unit_name(model, task)) in errors)
+        what = f"{len(errors)} of {len(models) * len(tasks)} scores failed: {first.what}"
         raise UserError(what, where=first.where, remedy=f"{first.remedy}; the other scores are kept")
     revisions = {model.name: model.revision for model in models if model.revision}
     return {"models": len(models), "tasks": len(tasks), "scores": len(written), "revisions": revisions}
 
 
+def assist(config: Config, stage: StageFolder) -> None:
+    """Score what is free of a stage that another machine of the same launch builds."""
+    models = scored_models(config)
+    score_units(config, stage, models, chosen_tasks, first=len(models) // 2)  # far from where the other one began
+
+
 def chosen_tasks(config: Config, stage: StageFolder) -> list[Task]:
-    """The tasks of the configured suites, narrowed to `evaluation.tasks` where that is given."""
-    kinds = {name: config.evaluation.suite[name].kind for name in config.evaluation.suites}
+    """The tasks of the configured suites: those of `evaluation.tasks`, if given, without `evaluation.without`."""
+    settings = config.evaluation
+    kinds = {name: settings.suite[name].kind for name in settings.suites}
     found = [task for name, kind in kinds.items() for task in TASKS[kind](name, config, stage)]
-    wanted = config.evaluation.tasks
     names = {task.name for task in found}
-    for name in wanted:
-        if name not in names:
+    for key, wanted in (("tasks", settings.tasks), ("without", settings.without)):
+        for name in set(wanted) - names:
             raise UserError(
                 f"no suite that is run has the task {name}",
-                where="config key evaluation.tasks",
+                where=f"config key evaluation.{key}",
                 remedy=f"choose among {', '.join(sorted(names))}",
             )
-    return [task for task in found if not wanted or task.name in wanted]
+    kept = (set(settings.tasks) or names) - set(settings.without)
+    return [task for task in found if task.name in kept]
 
 
 def task_names(config: Config) -> dict[str, list[str]]:
@@ -77,17 +82,3 @@ def task_names(config: Config) -> dict[str, list[str]]:
         else [task.name for task in TASKS[suite.kind](name, config, nowhere)]
         for name, suite in config.evaluation.suite.items()
     }
-
-
-def unit_fingerprint(model: ScoredModel, task: Task, config: Config) -> str:
-    """What one score depends on: the model's contents, the task's settings and data, and the precision."""
-    heads = heads_fingerprint(head_folders(config, model.folder)) if task.needs_heads else None
-    content = [
-        SCORE_VERSION,
-        model.fingerprint,
-        task.key,
-        result_settings(task.settings),
-        config.evaluation.precision,
-        heads,
-    ]
-    return hashlib.sha256(json.dumps(content, ensure_ascii=False, default=str).encode()).hexdigest()

@@ -1,31 +1,60 @@
-"""Scoring one model: it is loaded when the first task needs it, and each task leaves its predictions."""
+"""Scoring models: each is loaded when the first task needs it, and each task leaves its predictions.
 
+A model on a task is a unit. Units are shared out over devices, processes and machines: who is free claims the next one
+that nobody holds, and leaves its record.
+"""
+
+import dataclasses
+import gc
+import hashlib
+import json
+import logging
+import logging.handlers
 import math
+import multiprocessing
 import os
 import time
-from dataclasses import asdict
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+import torch
 
 from configs.schema.config import Config
 from evaluation.encoder import Encoder
-from evaluation.models import ScoredModel, chain_model, head_folders
+from evaluation.models import ScoredModel, chain_model, head_folders, heads_fingerprint
+from evaluation.outcome import SCORE_VERSION
 from evaluation.significance import whole
 from evaluation.suites.heads import Heads, read_heads
 from evaluation.suites.task import Task
+from pipeline.core.artefact import StageFolder, result_settings
 from pipeline.core.console import log
 from pipeline.core.embedding import EmbeddingCache
 from pipeline.core.errors import UserError
 
 AGREEMENT = 1e-6  # of a score and of the statistic that its interval is made by
 
+Errors = dict[str, UserError]  # by name of unit
+Find = Callable[[Config, StageFolder], list[Task]]
+
 
 class Scorer:
-    """One model while it is scored on task after task, and what they use of it."""
+    """One model while it is scored on task after task, and what they use of it; as a context it frees the device."""
 
-    def __init__(self, model: ScoredModel, config: Config) -> None:
-        self.model, self.config, self.settings = model, config, config.evaluation
+    def __init__(self, model: ScoredModel, config: Config, device: str | None = None) -> None:
+        self.model, self.config, self.settings, self.device = model, config, config.evaluation, device
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        for kept in ("encoder", "heads", "base"):
+            self.__dict__.pop(kept, None)
+        gc.collect()  # transformers' models hold themselves in cycles
+        torch.cuda.empty_cache()
 
     def score(self, task: Task, folder: Path) -> dict[str, Any]:
         """Score the model on `task` and write its predictions below `folder`; returns what the tables need.
@@ -52,7 +81,7 @@ class Scorer:
             "predictions": path.as_posix(),
             "items": outcome.items,
             "seconds": round(seconds, 3),
-            "measures": [asdict(measure) for measure in outcome.measures],
+            "measures": [dataclasses.asdict(measure) for measure in outcome.measures],
             "notes": outcome.notes,
         }
 
@@ -64,7 +93,7 @@ class Scorer:
     @property
     def workers(self) -> int:
         """Processes for classifiers."""
-        return self.settings.workers or os.cpu_count() or 1
+        return self.settings.workers or max(1, (os.cpu_count() or 1) // max(1, len(self.settings.devices)))
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -73,7 +102,7 @@ class Scorer:
         return Encoder(
             self.model.folder,
             precision=settings.precision,
-            device=settings.devices[0] if settings.devices else None,
+            device=self.device,
             token_budget=self.config.token_budget,
             cache=EmbeddingCache(Path(settings.embeddings, self.key) if settings.embeddings else None),
         )
@@ -83,9 +112,108 @@ class Scorer:
         """bge-m3's two heads: the model's own, or those that are configured, or the base's."""
         return read_heads(*head_folders(self.config, self.model.folder))
 
+    @cached_property
     def base(self) -> "Scorer":
         """The same of this run's base; raises UserError where it is not made."""
         if model := chain_model(self.config, "base"):
-            return Scorer(model, self.config)
+            return Scorer(model, self.config, self.device)
         place = str(self.config.folder("base"))
         raise UserError("drift is measured against the base", where=place, remedy="make init")
+
+
+def devices_of(config: Config) -> list[str]:
+    """The configured devices, else every GPU of the machine, else its CPU."""
+    found = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    return list(config.evaluation.devices) or found or ["cpu"]
+
+
+def score_units(
+    config: Config, stage: StageFolder, models: Sequence[ScoredModel], find: Find, first: int = 0
+) -> Errors:
+    """Score every unit that nobody else holds, on all devices of this machine, beginning with the model `first`.
+
+    Raises UserError where a process was killed; a unit's own errors are returned.
+    """
+    devices = devices_of(config)
+    if len(devices) == 1:
+        return _on_one(config, stage, models, find(config, stage), devices[0], first)
+    context = multiprocessing.get_context("spawn")  # a fork of a process that has used CUDA can't use it
+    lines = context.Queue()
+    listener = logging.handlers.QueueListener(lines, *logging.getLogger().handlers, respect_handler_level=True)
+    portable = dataclasses.replace(stage, track=_nowhere, inputs=dict(stage.inputs))
+    shares = [(first + number * len(models) // len(devices)) % len(models) for number in range(len(devices))]
+    listener.start()
+    try:
+        with ProcessPoolExecutor(len(devices), context, _start, (lines, len(devices))) as pool:
+            share = partial(_in_process, config, portable, models, find)
+            return {name: error for found in pool.map(share, devices, shares) for name, error in found.items()}
+    except BrokenProcessPool:
+        where, remedy = (
+            ", ".join(devices),
+            "give it more memory, or set a smaller token_budget; what was scored is kept",
+        )
+        raise UserError("a process that scored models was killed", where=where, remedy=remedy) from None
+    finally:
+        listener.stop()
+
+
+def score_unit(stage: StageFolder, scorer: Scorer, task: Task) -> dict[str, Any]:
+    """The unit's result, which is made here unless it stands; raises UserError where it can't be."""
+    made = unit_fingerprint(scorer.model, task, scorer.config)
+    return stage.unit(unit_name(scorer.model, task), made, partial(scorer.score, task))
+
+
+def unit_name(model: ScoredModel, task: Task) -> str:
+    """Names a unit and its record."""
+    return f"{model.name}/{task.key}"
+
+
+def unit_fingerprint(model: ScoredModel, task: Task, config: Config) -> str:
+    """What one score depends on: the model's contents, the task's settings and data, and the precision."""
+    heads = heads_fingerprint(head_folders(config, model.folder)) if task.needs_heads else None
+    content = [
+        SCORE_VERSION,
+        model.fingerprint,
+        task.key,
+        result_settings(task.settings),
+        config.evaluation.precision,
+        heads,
+    ]
+    return hashlib.sha256(json.dumps(content, ensure_ascii=False, default=str).encode()).hexdigest()
+
+
+def _on_one(
+    config: Config, stage: StageFolder, models: Sequence[ScoredModel], tasks: Sequence[Task], device: str, first: int
+) -> Errors:
+    """Score what is free on one device; it holds one model at a time."""
+    errors: Errors = {}
+    for model in [*models[first:], *models[:first]]:
+        with Scorer(model, config, device) as scorer:
+            for task in tasks:
+                with stage.claim(unit_name(model, task), wait=False) as free:
+                    if not free:
+                        continue
+                    try:
+                        score_unit(stage, scorer, task)
+                    except UserError as error:
+                        errors[unit_name(model, task)] = error
+    return errors
+
+
+def _in_process(
+    config: Config, stage: StageFolder, models: Sequence[ScoredModel], find: Find, device: str, first: int
+) -> Errors:
+    return _on_one(config, stage, models, find(config, stage), device, first)
+
+
+def _start(lines: Any, processes: int) -> None:
+    """Send what is logged to the process that started this one, and take this one's share of the cores."""
+    root = logging.getLogger()
+    root.handlers, root.level = [logging.handlers.QueueHandler(lines)], logging.INFO
+    for noisy in ("accelerate", "datasets", "httpx", "mteb", "sentence_transformers", "torch", "transformers"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+
+
+def _nowhere(line: dict[str, Any]) -> None:
+    """Trackers live in the process that owns the stage."""

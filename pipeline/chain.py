@@ -144,7 +144,7 @@ CHAIN = {stage.name: stage for stage in [
                             "precision": c.precision, "attention": c.base.attention},
     ),
     Stage(
-        "evaluate", 4, "evaluation.evaluate:build", in_place=True,
+        "evaluate", 4, "evaluation.evaluate:build", in_place=True, assist="evaluation.evaluate:assist",
         needs=evaluate_needs,
         reads=evaluate_reads,
         settings=evaluate_settings,

@@ -34,6 +34,7 @@ class Stage:
     reads: Callable[[Config], Mapping[str, str]] = lambda config: {}  # fingerprints of what else it reads
     implied: bool = False  # made first for whoever needs it, also where nobody asked for it
     in_place: bool = False  # made of units that survive a changed config
+    assist: str | None = None  # works on its units beside the machine that builds it, where several are launched
     on_ranks: bool = False  # built by all processes of `accelerate launch` together
     verified: int | None = None  # inputs' files of up to so many bytes are compared by sha256 before; None: all
     extra_outputs: Callable[[Config], list[Path]] = lambda config: []  # files that it writes outside its folder
@@ -42,8 +43,13 @@ class Stage:
         """Call the builder."""
         if callable(self.build):
             return self.build(config, folder)
-        module, _, function = self.build.partition(":")
-        return getattr(importlib.import_module(module), function)(config, folder)
+        return imported(self.build)(config, folder)
+
+
+def imported(name: str) -> Any:
+    """The function `module:function`."""
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)
 
 
 def planned(stage: Stage, config: Config) -> tuple[StageFolder, Manifest]:
@@ -74,6 +80,8 @@ def run_stage(stage: Stage, config: Config) -> Manifest:
     folder, manifest = planned(stage, config)
     if not is_main_process():
         return _follow(stage, config, folder)
+    if stage.assist and config.is_one_of_many:
+        _assist(stage.assist, config, folder)
     with disk_errors_explained(folder.path), locked(folder.path, wait=config.is_one_of_many):
         if done := _standing(stage, config, folder):
             return done
@@ -173,6 +181,24 @@ def _verify(stage: Stage, folder: StageFolder) -> None:
 def _previous(path: Path) -> Path:
     """Where a complete artefact waits while its successor is being made."""
     return path.with_name(path.name + ".previous")
+
+
+def _assist(function: str, config: Config, folder: StageFolder) -> None:
+    """While another process builds the stage, work on units of it; what fails here is left to that process."""
+    while True:
+        try:
+            with locked(folder.path):
+                return  # nobody builds it
+        except UserError:
+            manifest = read_manifest(folder.path)
+        if manifest and (manifest.status, manifest.fingerprint) == ("running", folder.fingerprint):
+            break
+        time.sleep(1)  # it has only just begun, or still makes an earlier state
+    log.info("%s: beside the machine that makes %s", folder.name, folder.path)
+    try:
+        imported(function)(config, folder)
+    except (UserError, OSError) as error:
+        log.warning("%s: no more help from this machine: %s", folder.name, error)
 
 
 def _begin(stage: Stage, path: Path, manifest: Manifest) -> bool:

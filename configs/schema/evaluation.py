@@ -74,6 +74,7 @@ class EvaluationConfig:
     suites: list[str] = setting([])  # names under `suite`, in this order
     suite: dict[str, SuiteConfig] = setting({})  # every suite that can be asked for
     tasks: list[str] = setting([])  # only these tasks of the suites; empty: all
+    without: list[str] = setting([])  # these tasks of the suites are left out
     chain: list[str] = setting(list(CHAIN_MODELS), choices=CHAIN_MODELS)  # this run's models, as far as they are made
     models: list[str] = setting([])  # further ones: folders, or Hub ids, with @<revision> if wanted
     # Of the encoder; pooling and scores are always float32. On two cores with AMX bf16 takes half of the time, and
@@ -85,8 +86,9 @@ class EvaluationConfig:
     published: str | None = setting(None, result=False)  # calibration: whose figures are compared
     heads: str | None = None  # folder with sparse_linear.pt and colbert_linear.pt for models without their own
     embeddings: str | None = setting(None, result=False)  # folder that keeps embeddings
-    devices: list[str] = setting([], result=False)  # empty: the first GPU, else CPU
-    workers: int | None = setting(None, least=1, result=False)  # processes for classifiers; null: cores
+    # Models and tasks are shared out over them; empty: every GPU of the machine, else its CPU.
+    devices: list[str] = setting([], result=False)
+    workers: int | None = setting(None, least=1, result=False)  # processes for classifiers; null: cores by devices
     report: ReportConfig = field(default_factory=ReportConfig, metadata={"result": False})
     publish: PublishConfig = field(default_factory=PublishConfig, metadata={"result": False})
 

@@ -28,7 +28,7 @@ class Drift(Task):
         pairs, documents = (read_samples(name) for name in FILES)
         texts = [row[key] for row in pairs for key in ("sentence1", "sentence2")]
         texts += [row["document"] for row in documents]
-        base = scorer.base()
+        base = scorer.base
         return drift_outcome(scorer.encoder, scorer.heads, base.encoder, base.heads, texts)
 
 

@@ -12,7 +12,7 @@ from mteb.abstasks import (
 from mteb.abstasks.task_metadata import TaskMetadata
 
 from configs.schema.config import Config
-from evaluation.suites.encodechka.predictors import accuracy_task, inference_task, similarity_task
+from evaluation.suites.encodechka.predictors import accuracy_task, similarity_task
 from evaluation.suites.encodechka.tasks import EncodechkaTask, classified, paired
 from evaluation.suites.mteb_run import MtebTask
 from evaluation.suites.sample_files import SampleFiles, read_samples, sample_digests
@@ -33,7 +33,6 @@ def tasks(suite: str, config: Config, stage: StageFolder) -> list[Task]:
 ENCODECHKA_SAMPLES = {  # task -> how it is scored, and the files that it reads
     "sts": (paired(similarity_task, "sts", "sentence1", "sentence2", "score", float), ("sts",)),
     "paraphrase": (paired(similarity_task, "paraphrase", "text_1", "text_2", "label", int), ("paraphrase",)),
-    "nli": (paired(inference_task, "nli", "premise", "hypothesis", "label", str), ("nli",)),
     "topics": (
         classified(accuracy_task, "classification", "label", str),
         ("classification_train", "classification_test"),

@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from pipeline.core.errors import redacted
 
 MANIFEST = "manifest.json"
@@ -205,6 +207,25 @@ class StageFolder:
                     path.rename(temporary)
         finally:
             remove(scratch)
+
+    @contextmanager
+    def claim(self, unit: str, wait: bool = True) -> Iterator[bool]:
+        """Hold a unit against the other processes that make units of this stage; whether it is held.
+
+        The system releases it when this process ends. Without `wait` it is not held where another process holds it.
+        """
+        place = self.path.parent / ".locks" / f"{self.path.name}--{unit.replace('/', '--')}.lock"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(place)
+        try:
+            lock.acquire(timeout=-1 if wait else 0)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
 
     def unit(self, name: str, fingerprint: str, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
         """Make one independent part of the stage, or take it over when it stands with the same fingerprint.

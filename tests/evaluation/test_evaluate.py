@@ -2,26 +2,30 @@
 
 import dataclasses
 import shutil
+import time
+import weakref
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
 from configs.schema.config import Config
-from evaluation.models import folder_fingerprint, scored_models
+from evaluation.evaluate import chosen_tasks
+from evaluation.models import ScoredModel, folder_fingerprint, scored_models
 from evaluation.outcome import Measure, Outcome
-from evaluation.scoring import Scorer
+from evaluation.scoring import Scorer, unit_fingerprint
 from evaluation.suites.task import Task
 from pipeline.application import composed
 from pipeline.chain import CHAIN
-from pipeline.core.artefact import Manifest, read_manifest
+from pipeline.core.artefact import UNITS, Manifest, StageFolder, is_complete, read_manifest
 from pipeline.core.errors import UserError
-from pipeline.stage import run_stage
+from pipeline.stage import locked, planned, run_stage
 from tests.evaluation.conftest import MakeModel
 from tests.support.runs import read_csv
 
-SAMPLE_TASKS = ("sts", "paraphrase", "nli", "topics", "mteb_sts", "mteb_pairs", "mteb_topics", "long_documents")
+SAMPLE_TASKS = ("sts", "paraphrase", "topics", "mteb_sts", "mteb_pairs", "mteb_topics", "long_documents")
 
 
 def make_config(runs: Path, *overrides: str) -> Config:
@@ -81,6 +85,52 @@ def test_a_run_without_any_cache_gives_the_same_bytes(scored: Config, tmp_path: 
     assert without_seconds(again.folder("evaluate")) == without_seconds(scored.folder("evaluate"))
 
 
+@pytest.mark.slow
+def test_two_devices_share_the_units_and_give_the_bytes_of_one(
+    scored: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evaluation.scoring.Encoder", None)  # this process loads nothing: the two it starts do
+    settings = dataclasses.replace(scored.evaluation, devices=["cpu", "cpu"])
+    shared = dataclasses.replace(scored, runs=str(tmp_path), evaluation=settings)
+    run_stage(CHAIN["evaluate"], shared)
+    assert without_seconds(shared.folder("evaluate")) == without_seconds(scored.folder("evaluate"))
+
+
+def test_a_second_machine_scores_units_of_the_stage_that_the_first_one_holds(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    config = make_config(
+        tmp_path, f"evaluation.models=[{models['first']}]", "evaluation.tasks=[sts,mteb_sts]", "launch.nodes=2"
+    )
+    folder, manifest = planned(CHAIN["evaluate"], config)
+    folder.path.mkdir(parents=True)
+    second = Thread(target=run_stage, args=(CHAIN["evaluate"], config))
+    with locked(folder.path), folder.claim("first/samples/sts"):
+        second.start()
+        time.sleep(0.5)
+        assert not (folder.path / UNITS).exists()  # the first machine has not begun to make this state
+        manifest.write(folder.path)
+        unit = folder.path / UNITS / "first--samples--mteb_sts.json"
+        while second.is_alive() and not unit.exists():
+            time.sleep(0.05)
+        made = unit.read_bytes()
+        time.sleep(0.5)
+        assert second.is_alive() and not (folder.path / "scores.csv").exists()
+        assert [path.name for path in (folder.path / UNITS).iterdir()] == [unit.name]  # not what the first one holds
+    second.join(60)
+    assert is_complete(folder.path) and unit.read_bytes() == made
+    assert [row["task"] for row in read_csv(folder.path / "scores.csv")] == ["sts", "mteb_sts"]
+
+
+def test_a_model_leaves_the_device_when_it_is_done(models: dict[str, Path], tmp_path: Path) -> None:
+    (model,) = scored_models(make_config(tmp_path, f"evaluation.models=[{models['first']}]"))
+    with Scorer(model, make_config(tmp_path)) as scorer:
+        scorer.encoder.sentences(["Река замерзает."])
+        loaded = weakref.ref(scorer.encoder.model)
+        assert loaded() is not None
+    assert loaded() is None
+
+
 def test_a_further_model_leaves_the_scores_of_the_others(
     scored: Config, make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -125,6 +175,22 @@ def test_the_same_stage_of_several_runs_can_be_compared(models: dict[str, Path],
     assert [model.name for model in scored_models(config)] == ["merge", "b/merge", "c/merge"]
 
 
+def test_a_first_look_at_the_card_leaves_out_the_largest_corpora_and_is_part_of_the_whole(tmp_path: Path) -> None:
+    chosen = {}
+    for name in ("card", "card_fast"):
+        config = composed("profile=bge_m3", f"evaluation={name}", f"runs={tmp_path}")
+        tasks = chosen_tasks(config, StageFolder("evaluate", tmp_path, "f", {}))
+        model = ScoredModel("merge", tmp_path, "contents")
+        chosen[name] = {task.key: unit_fingerprint(model, task, config) for task in tasks}
+    assert config.evaluation.chain == ["base", "merge"]
+    left_out = {key.partition("/")[2] for key in chosen["card"].keys() - chosen["card_fast"]}
+    assert left_out == {"RiaNewsRetrieval", "MultiLongDocRetrieval"}
+    assert chosen["card_fast"].items() <= chosen["card"].items()  # so that nothing is scored twice
+    config = make_config(tmp_path, "evaluation.without=[nothing]")
+    with pytest.raises(UserError, match=r"no suite that is run has the task nothing \(config key evaluation.without\)"):
+        chosen_tasks(config, StageFolder("evaluate", tmp_path, "f", {}))
+
+
 def test_a_fingerprint_is_of_what_changes_embeddings(models: dict[str, Path], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(models["first"], tmp_path / "elsewhere"))
     (folder / "README.md").write_text("other words")
@@ -157,14 +223,14 @@ def test_a_score_that_its_items_do_not_give_is_a_defect(models: dict[str, Path],
         Scorer(model, make_config(tmp_path)).score(Wrong("suite", "wrong", {}), tmp_path)
 
 
-def test_a_task_that_fails_does_not_lose_the_others(models: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("devices", ["[cpu]", pytest.param("[cpu,cpu]", marks=pytest.mark.slow)])
+def test_a_task_that_fails_does_not_lose_the_others(models: dict[str, Path], tmp_path: Path, devices: str) -> None:
     broken = Path(shutil.copytree(models["first"], tmp_path / "broken"))
     tensors = load_file(broken / "model.safetensors")
     tensors["embeddings.LayerNorm.weight"].fill_(float("nan"))
     save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
-    config = make_config(
-        tmp_path / "runs", f"evaluation.models=[{broken},{models['second']}]", "evaluation.tasks=[sts,mteb_sts]"
-    )
+    chosen = [f"evaluation.models=[{broken},{models['second']}]", "evaluation.tasks=[sts,mteb_sts]"]
+    config = make_config(tmp_path / "runs", *chosen, f"evaluation.devices={devices}")
     with pytest.raises(UserError, match=r"2 of 4 scores failed.*NaN.*the other scores are kept"):
         run_stage(CHAIN["evaluate"], config)
     folder = config.folder("evaluate")

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.model_selection import train_test_split
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import KFold, train_test_split
 
 from configs.schema.evaluation import EvaluationConfig
 from evaluation.encoder import Encoder
 from evaluation.significance import STATISTICS
 from evaluation.suites.encodechka.files import SHA256, DataFiles
+from evaluation.suites.encodechka.predictors import inference_task
 from evaluation.suites.encodechka.tasks import TASKS, Vectors
 from evaluation.suites.encodechka.words import tagged_words
 from pipeline.core.errors import UserError
@@ -125,6 +127,20 @@ def test_the_score_follows_from_the_items(task: str, model: Path, subset: Path) 
     ones, columns = np.ones((1, outcome.items)), [outcome.columns[name] for name in measure.columns]
     again = STATISTICS[measure.statistic](ones, lambda size: np.ones((1, size)), *columns)
     assert again[0] == pytest.approx(measure.score, abs=1e-6)
+
+
+def test_inference_is_three_folds_of_logistic_regression_on_the_dot_product_alone() -> None:
+    rng = np.random.default_rng(3)
+    labels = rng.permutation(np.repeat(["contradiction", "entailment", "neutral"], 60))
+    wanted = np.select([labels == "entailment", labels == "neutral"], [0.9, 0.5], 0.1) + rng.normal(0, 0.15, 180)
+    first, second = np.tile([1.0, 0.0], (180, 1)), np.stack([wanted, rng.normal(0, 9, 180)], axis=1)
+    outcome = inference_task({"own": first}, {"own": second}, labels)
+    right = np.zeros(180)
+    for train, test in KFold(3, shuffle=True, random_state=1).split(labels):
+        fitted = LogisticRegression(max_iter=10000).fit(wanted[train, None], labels[train])
+        right[test] = fitted.predict(wanted[test, None]) == labels[test]
+    np.testing.assert_array_equal(outcome.columns["correct"], right)
+    assert outcome.measures[0].score == right.mean() > 0.6
 
 
 @pytest.mark.real_data
