@@ -275,6 +275,8 @@ def test_where_the_base_was_not_scored_init_takes_its_place(tmp_path: Path) -> N
     finish(config, "evaluate", {})
     text = reported(config)
     assert "Merge minus init, with 95 % intervals" in text and "minus base" not in text
+    shown = " ".join(interval("STS", model) for model in ("init", *SHOWN[1:]))
+    assert f"STS rises: holds 0.86 0.87 {shown}" in text and "our init our symmetric" in text
     assert "init → merge 0.300 → 0.340 +0.040, 95 % interval +0.027 to +0.053" in text
     card = (config.folder("report") / "model_card.md").read_text(encoding="utf-8")
     assert "### Merge against init" in card and "| term_to_definition | recall_at_1 | +0.040 |" in card
