@@ -88,8 +88,8 @@ def published_card(run: RunRecord, claims: Sequence[Claim]) -> Section:
     address = Markup('<a href="https://huggingface.co/{0}">{0}</a>').format(PUBLISHED_MODEL)
     words = (
         Markup("The two score tables of {}, row by row, beside this run. ").format(address)
-        + f"A direction holds when our merge moves from our {run.reference} as the card's model moves from its base; it "
-        "is within noise where the 95 % interval of our difference holds zero."
+        + f"A direction holds when our merge moves from our {run.reference} as the card's model moves from its base; "
+        "it is within noise where the 95 % interval of our difference holds zero."
     )
     inferred = (
         "The card names neither its 30 data sets nor their metrics: both are inferred, and for STS and retrieval two "

@@ -189,6 +189,17 @@ def test_a_failed_stage_and_its_reason_are_shown(tmp_path: Path) -> None:
     assert "Stage init failed: error: no texts (corpus x); add some" in text
 
 
+def test_gpu_driver_its_memory_and_the_commit_of_the_code_are_shown(tmp_path: Path) -> None:
+    config = write_run(tmp_path)
+    manifest = read_manifest(config.folder("symmetric"))
+    assert manifest
+    manifest.environment |= {"gpu": "NVIDIA H100 80GB HBM3", "gpu_driver": "550.54.15", "commit": "abcdef0123" * 4}
+    dataclasses.replace(manifest, peak_gpu_bytes=71_500_000_000).write(config.folder("symmetric"))
+    text = reported(config)
+    assert "NVIDIA H100 80GB HBM3, driver 550.54.15 abcdef0123" in text and "1.24 GB GPU 71.50 GB" in text
+    assert "data, init, symmetric, asymmetric, merge, evaluate torch 2.13.0, numpy 2.4.6" in text
+
+
 def test_a_stage_made_with_an_earlier_input_is_marked(tmp_path: Path) -> None:
     config = write_run(tmp_path)
     manifest = read_manifest(config.folder("merge"))
