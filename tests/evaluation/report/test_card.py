@@ -127,7 +127,7 @@ FACTS = [  # what is changed in the manifest of which stage, and what the card s
     ("evaluate", "config.evaluation.precision", "bf16", "in the same run, their encoders in bf16."),
     ("init", "config.languages", ["kk", "ru"], "Embeds texts in Kazakh and Russian for search"),
     ("init", "config.languages", ["kk", "ru"], "The vocabulary was cut for Kazakh and Russian; what the model does"),
-    ("init", "config.languages", ["xx"], "The vocabulary of tiny was cut from 2,000 to 400 ids for Xx;"),
+    ("init", "config.languages", ["xx"], "The vocabulary of tiny was cut from 2,000 to 400 ids for xx;"),
 ]
 
 
