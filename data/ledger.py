@@ -7,8 +7,8 @@ from typing import Any
 from configs.schema.data import SourceConfig
 
 CARD_PAIRS, CARD_NEGATIVES = 2_240_961, 792_644
-NOT_ON_CARD = "not on the card"
 COUNTS = ("raw", "card", "built", "kept", "train", "dev", "negatives")
+NOT_ON_CARD = "not on the card"
 
 
 @dataclass

@@ -117,6 +117,11 @@ def test_a_local_set_may_have_a_local_file_of_dev_rows(tmp_path: Path, one_set: 
         one_set(tmp_path / "train.jsonl", columns=columns, dev_files=["nowhere"])
 
 
+def test_a_held_out_set_keeps_its_labels(tmp_path: Path) -> None:
+    prepared = run(tmp_path, "~data.sources.terra", "+source@data.held_out.terra=terra")
+    assert set(prepared.pairs("heldout", "terra")["score"]) == {0.0, 1.0}
+
+
 def test_a_ledger_of_own_sets_is_not_held_against_the_published_card(
     samples: Prepared, tmp_path: Path, one_set: OneSet, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -127,11 +132,6 @@ def test_a_ledger_of_own_sets_is_not_held_against_the_published_card(
     assert " card " not in capsys.readouterr().out
     shown = (samples.folder / "ledger.md").read_text(encoding="utf-8")
     assert "| card |" in shown and "The card's total is 2,240,961" in shown
-
-
-def test_a_held_out_set_keeps_its_labels(tmp_path: Path) -> None:
-    prepared = run(tmp_path, "~data.sources.terra", "+source@data.held_out.terra=terra")
-    assert set(prepared.pairs("heldout", "terra")["score"]) == {0.0, 1.0}
 
 
 def test_two_runs_give_the_same_bytes_with_any_number_of_workers(samples: Prepared, tmp_path: Path) -> None:

@@ -295,10 +295,23 @@ def test_where_the_base_was_not_scored_init_takes_its_place(tmp_path: Path) -> N
 
 def test_the_merge_s_weights_and_scores_have_names_of_their_own_and_a_gain_looks_like_one(page: str) -> None:
     columns = ["weight of init", "weight of symmetric", "weight of asymmetric", "dev", "dev symmetric"]
-    head = " ".join([*columns, "dev asymmetric", "worst guard set: gain +, loss − allowed"])
+    head = " ".join([*columns, "dev asymmetric", "guard: gain +, loss − allowed"])
     text = visible(page)
     assert text.count(head) == 2  # what was compared, and every candidate
     assert "search * 0.5000 0.2500 0.2500 0.6500 0.6000 0.7000 −0.0040 yes" in text
+
+
+def test_the_guard_s_interval_stands_beside_its_gain_and_no_guard_is_called_that(tmp_path: Path) -> None:
+    config = write_run(tmp_path)
+    weights = config.folder("merge") / "weights.json"
+    found = json.loads(weights.read_text(encoding="utf-8"))
+    found["compared"]["search"] |= {"guard_loss": -0.02, "guard_loss_low": -0.05, "guard_loss_high": 0.01}
+    found["compared"]["init"] |= {"guard_loss": None, "allowed": None}
+    weights.write_text(json.dumps(found), encoding="utf-8")
+    finish(config, "merge", {})
+    text = reported(config)
+    assert "0.6500 0.6000 0.7000 +0.0200 (−0.0100 to +0.0500) yes" in text
+    assert "init 1.0000 0.0000 0.0000 0.6000 0.6000 0.6000 – not guarded" in text
 
 
 def test_peaks_of_the_loss_are_named_by_their_sets(tmp_path: Path) -> None:
