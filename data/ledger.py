@@ -9,6 +9,7 @@ from configs.schema.data import SourceConfig
 CARD_PAIRS, CARD_NEGATIVES = 2_240_961, 792_644
 SHOWN_CHARACTERS = 200  # of a sample
 COUNTS = ("raw", "card", "built", "kept", "train", "dev", "negatives")
+NOT_ON_CARD = "not on the card"
 
 
 @dataclass
@@ -68,7 +69,7 @@ def expected(source: SourceConfig) -> int | None:
 def status(source: SourceConfig, built: int) -> str:
     """equal, differs, or "not on the card"; a figure the card rounds is met within half a step."""
     if source.card.pairs is None:
-        return "not on the card"
+        return NOT_ON_CARD
     return "equal" if abs(built - source.card.pairs) <= source.card.rounded_to // 2 else "differs"
 
 
@@ -85,22 +86,37 @@ def totals(lines: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def table(lines: list[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+    """Columns and rows of the sets; what the published card says only where a set is one of the card's."""
+    shown = [count for count in COUNTS if count != "card" or _beside_the_card(lines)]
+    status = {NOT_ON_CARD: None} if not _beside_the_card(lines) else {}
+    rows = [
+        [line["title"], line["side"], *(line[count] for count in shown), status.get(line["status"], line["status"])]
+        for line in lines
+    ]
+    return ["set", "side", *shown, "status"], rows
+
+
+def _beside_the_card(lines: list[dict[str, Any]]) -> bool:
+    return any(line["card"] is not None for line in lines)
+
+
 def markdown(lines: list[dict[str, Any]], sums: dict[str, Any], evaluations: dict[str, Any]) -> str:
     """The ledger for people: one table, then the reasons set by set."""
-    parts = ["# Data ledger\n", _table(lines, sums), _totals_in_words(sums)]
+    parts = ["# Data ledger\n", _table(lines, sums)]
+    if _beside_the_card(lines):
+        parts.append(_totals_in_words(sums))
     parts += [_paragraph(line) for line in lines]
     parts.append(_evaluations(lines, evaluations))
     return "\n".join(parts)
 
 
 def _table(lines: list[dict[str, Any]], sums: dict[str, Any]) -> str:
-    columns = ["set", "side", *COUNTS, "status"]
-    rows = [
-        [line["title"], line["side"], *(_number(line[count]) for count in COUNTS), line["status"]] for line in lines
-    ]
-    rows.append(["**all training sets**", "", *(_number(sums[count]) for count in COUNTS), ""])
-    rule = ["---", "---", *["---:"] * len(COUNTS), "---"]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [columns, rule, *rows]) + "\n"
+    columns, rows = table(lines)
+    rows.append(["**all training sets**", "", *(sums[count] for count in columns[2:-1]), ""])
+    rule = ["---", "---", *["---:"] * len(columns[2:-1]), "---"]
+    cells = [[_cell(value) for value in row] for row in rows]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [columns, rule, *cells]) + "\n"
 
 
 def _totals_in_words(sums: dict[str, Any]) -> str:
@@ -173,5 +189,5 @@ def _evaluations(lines: list[dict[str, Any]], evaluations: dict[str, Any]) -> st
     return "\n".join(parts) + "\n" if len(parts) > 1 else "## Evaluations\n\nNo benchmark was compared with.\n"
 
 
-def _number(value: int | None) -> str:
-    return "–" if value is None else f"{value:,}"
+def _cell(value: int | str | None) -> str:
+    return "–" if value is None else f"{value:,}" if isinstance(value, int) else value

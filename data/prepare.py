@@ -136,8 +136,7 @@ def _finish(stage: StageFolder, lines: list[dict[str, Any]], evaluations: dict[s
         for line in lines
         if line.get("mined")
     }
-    rows = [[line["title"], line["side"], *(line[count] for count in ledger.COUNTS), line["status"]] for line in lines]
-    show_table("data ledger", ["set", "side", *ledger.COUNTS, "status"], rows)
+    show_table("data ledger", *ledger.table(lines))
     return {
         "sets": sum(not line["status"].startswith("skipped") for line in lines if line["side"] != "held_out"),
         "skipped": sum(line["status"].startswith("skipped") for line in lines),

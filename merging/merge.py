@@ -64,7 +64,7 @@ def show_comparison(comparison: Comparison, settings: MergingConfig) -> None:
         taken = f"{name} *" if name == comparison.method else name
         rows.append([taken, *weights, *scores, VERDICTS[candidate.allowed], *reported])
     heads = [*(f"weight of {name}" for name in settings.models), "dev", *(f"dev {side}" for side in sides)]
-    columns = ["merge (* taken)", *heads, "worst guard set: gain +, loss -", "allowed", *held_out]
+    columns = ["merge (* taken)", *heads, "guard: gain +, loss -", "allowed", *held_out]
     show_table("merges on dev rows", columns, rows)
 
 

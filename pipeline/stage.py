@@ -231,6 +231,7 @@ def _build(stage: Stage, config: Config, folder: StageFolder, manifest: Manifest
 def _make(stage: Stage, config: Config, folder: StageFolder, manifest: Manifest) -> None:
     path, started = folder.path, time.monotonic()
     machine.reset_peak_memory()
+    machine.commit()  # of the code at the start
     try:
         try:
             manifest.metrics = stage.make(config, folder)

@@ -11,7 +11,7 @@ import pytest
 from evaluation.publish import largest_difference
 from pipeline.core.artefact import read_manifest
 from tests.support.browser import render
-from tests.support.facts import require_facts_of_artefacts, require_figures_of_artefacts
+from tests.support.facts import read_by_the_hub, require_facts_of_artefacts, require_figures_of_artefacts
 from tests.support.runs import Ended, make, read_csv
 
 pytestmark = pytest.mark.slow
@@ -55,14 +55,17 @@ def test_training_and_merging_find_definitions_better_than_the_base(run: Path) -
     assert scores["base"] + 0.05 < scores["merge"] and scores["base"] + 0.05 < scores["asymmetric"]
 
 
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", [390, 1200])
 def test_the_page_shows_the_artefacts_facts_on_phone_and_desk(run: Path, tmp_path: Path, width: int) -> None:
     seen = render(run / "report" / "index.html", width, tmp_path)
     assert (seen.console, seen.width) == ([], width) and seen.content <= width and all(seen.images)
+    assert width < 1200 or seen.cut == []
     require_facts_of_artefacts(seen.text, run)
 
 
-def test_what_would_go_up_loads_in_both_libraries_and_its_card_s_figures_are_measured(runs: Path, run: Path) -> None:
+def test_what_would_go_up_loads_in_both_libraries_and_its_card_s_figures_are_measured(
+    runs: Path, run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     from sentence_transformers import SentenceTransformer
 
     assert "Dry run: nothing was uploaded" in command(runs, "stages=[publish]").out
@@ -70,7 +73,10 @@ def test_what_would_go_up_loads_in_both_libraries_and_its_card_s_figures_are_mea
     merged = SentenceTransformer(str(run / "merge" / "model"), device="cpu").encode(TEXTS)
     np.testing.assert_array_equal(SentenceTransformer(str(folder), device="cpu").encode(TEXTS), merged)
     assert largest_difference(folder) < 1e-6  # of transformers alone
-    require_figures_of_artefacts((folder / "README.md").read_text(encoding="utf-8"), run)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    require_figures_of_artefacts(card, run)
+    of_merge = [row for row in read_csv(run / "evaluate" / "scores.csv") if row["model"] == "merge"]
+    assert len(read_by_the_hub(card, caplog)) == len(of_merge)
 
 
 def test_every_claim_of_the_published_card_has_a_verdict(run: Path) -> None:

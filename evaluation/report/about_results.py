@@ -88,8 +88,8 @@ def published_card(run: RunRecord, claims: Sequence[Claim]) -> Section:
     address = Markup('<a href="https://huggingface.co/{0}">{0}</a>').format(PUBLISHED_MODEL)
     words = (
         Markup("The two score tables of {}, row by row, beside this run. ").format(address)
-        + "A direction holds when our merge moves from our base as the card's model moves from its own; it is within "
-        "noise where the 95 % interval of our difference holds zero."
+        + f"A direction holds when our merge moves from our {run.reference} as the card's model moves from its base; "
+        "it is within noise where the 95 % interval of our difference holds zero."
     )
     inferred = (
         "The card names neither its 30 data sets nor their metrics: both are inferred, and for STS and retrieval two "
@@ -102,7 +102,7 @@ def published_card(run: RunRecord, claims: Sequence[Claim]) -> Section:
 
 def _card_table(run: RunRecord, printed: dict[str, str], kind: str, table: CardTable) -> Table:
     further = [name for name in run.models() if name not in MODELS]
-    models = ["base", *(name for name in SIDES if name in run.stages), "merge", *further]
+    models = [run.reference, *(name for name in SIDES if name in run.stages), "merge", *further]
     own = run.base_id
     figures = published_figures(own) if own and not run.starts_from_published_base else {}
     columns = [
@@ -117,7 +117,8 @@ def _card_table(run: RunRecord, printed: dict[str, str], kind: str, table: CardT
         published = [_published(figures, table, row)] if figures else []
         head: str | Markup = row
         if before and after:
-            judged = _judged(before, after, ours, run.difference("merge", "base", table.suite, row))
+            found = run.difference("merge", run.reference, table.suite, row)
+            judged = _judged(before, after, ours[run.reference], ours["merge"], found)
             head = show.row_head(row, judged)
         cells.append([head, before or show.DASH, after or show.DASH, *published, *map(show.score, ours.values())])
     return Table(table.caption, columns, cells)
@@ -135,11 +136,13 @@ def _published(figures: Figures, table: CardTable, row: str) -> str:
     return show.DASH if value is None else f"{value:.3f}"
 
 
-def _judged(before: str, after: str, ours: dict[str, Score | None], difference: Difference | None) -> Markup:
+def _judged(
+    before: str, after: str, reference: Score | None, merged: Score | None, difference: Difference | None
+) -> Markup:
     change, step = float(after) - float(before), 10.0 ** -len(after.partition(".")[2])
     arrow = "rises" if change > 0 else "falls" if change < 0 else "unchanged"
     within = difference is not None and difference.ci_low <= 0 <= difference.ci_high
-    base, merge = (found.score if (found := ours[name]) else None for name in ("base", "merge"))
+    base, merge = (found.score if found else None for found in (reference, merged))
     verdict = show.verdict(direction(change, base, merge, step))
     return Markup("{}: {}{}").format(arrow, verdict, " (within noise)" if within else "")
 

@@ -3,7 +3,7 @@
 import base64
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -21,6 +21,7 @@ DEV_COLOURS = ("var(--merge)", "var(--symmetric)", "var(--asymmetric)", "var(--i
 MOST_DEV_LINES = len(DEV_COLOURS) - 1
 LEAST_SCORES = 0.02  # range of the axis of scores
 AROUND, PEAK, MOST_PEAKS = 10, 6.0, 4  # steps before and after, times the usual distance, peaks that are named
+BOUNDS = ("guard_loss_low", "guard_loss_high")  # of the guard's interval, which stands beside its loss
 TAKEN = "\u00a0*"
 PLAN_COLUMNS = (
     ("batches", "batches"),
@@ -137,52 +138,52 @@ def _compared(found: dict[str, Any]) -> Table:
     """The models and the ways of choosing weights, scored on the same dev rows."""
     compared = found.get("compared") or {}
     models = found.get("models") or []
-    sides = [side for side in ("symmetric", "asymmetric") if any(side in row for row in compared.values())]
+    sides = [side for side in DATA_SIDES if any(side in row for row in compared.values())]
     keys = [*(f"weight_{name}" for name in models), "dev", *sides, "guard_loss", "allowed"]
     rows = []
     for name, row in compared.items():
         marked = name.replace("_", " ") + (TAKEN if name == found.get("method") else "")
-        cells = [_guard(row) if key == "guard_loss" else _candidate(key, row.get(key)) for key in keys]
-        rows.append([marked, *cells])
+        rows.append([marked, *(_candidate(key, row) for key in keys)])
     caption = "Models and ways of weighing them on the dev sets; * is the one taken"
     return Table(caption, ["", *map(_column, keys)], rows)
 
 
-def _guard(row: dict[str, Any]) -> str:
-    """The deciding guard set's gain with its interval."""
-    if row.get("guard_loss") is None:
-        return show.DASH
-    gain, low, high = (signed(0 - row[key], 4) for key in ("guard_loss", "guard_loss_high", "guard_loss_low"))
-    return f"{gain} ({low} to {high})"
-
-
 def _search(run: RunRecord) -> Table:
     """The candidates of search.csv, whose scores by set are left to that file."""
-    keys = [key for key in (run.search[0] if run.search else ()) if "/" not in key]
-    rows = [[_candidate(key, row[key]) for key in keys] for row in run.search]
+    keys = [key for key in (run.search[0] if run.search else ()) if "/" not in key and key not in BOUNDS]
+    rows = [[_candidate(key, row) for key in keys] for row in run.search]
     return Table("Every candidate tried; by set in merge/search.csv", [_column(key) for key in keys], rows)
 
 
 def _column(key: str) -> str:
     """What a column of the merge's tables is called: weights and scores belong to the same models."""
-    if key.startswith("guard_loss"):
-        return "worst guard set: gain +, loss −" + {"_low": ", at best", "_high": ", at worst"}.get(key[10:], "")
+    if key == "guard_loss":
+        return "guard: gain +, loss −"
     if key.startswith("weight_"):
         return f"weight of {key.removeprefix('weight_')}"
     return f"dev {key}" if key in DATA_SIDES else key.replace("_", " ")
 
 
-def _candidate(key: str, value: Any) -> str:
-    """A cell of the merge's tables, from JSON or CSV."""
+def _candidate(key: str, row: Mapping[str, Any]) -> str:
+    """A cell of the merge's tables, from JSON or CSV: what a guard set loses is shown as a gain below 0."""
+    value = _number(row.get(key))
+    if key == "guard_loss" and value is not None:
+        bounds = [_number(row.get(bound)) for bound in reversed(BOUNDS)]
+        interval = " to ".join(signed(0 - bound, 4) for bound in bounds if bound is not None)
+        return signed(0 - value, 4) + (f" ({interval})" if interval else "")
+    if value is not None:
+        return f"{value:.4f}".replace("-", "−")
+    told = {"True": "yes", "False": "no"} | ({"": "not guarded"} if key == "allowed" else {})
+    text = str(row.get(key) if row.get(key) is not None else "")
+    return told.get(text, text.replace("_", " ") or show.DASH)
+
+
+def _number(value: Any) -> float | None:
     try:
-        number = float(value) if not isinstance(value, bool) else math.nan
+        number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
-        number = math.nan
-    if math.isfinite(number):
-        return signed(0 - number, 4) if key.startswith("guard_loss") else f"{number:.4f}".replace("-", "−")
-    if key == "allowed":
-        return {"True": "yes", "False": "no"}.get(str(value), "not guarded")
-    return str(value or show.DASH).replace("_", " ")
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _simplex(run: RunRecord) -> Picture:

@@ -100,7 +100,8 @@ def _languages(run: RunRecord) -> str:
     """The names of the model's languages, or the codes of those without a name."""
     from transformers.models.whisper.tokenization_whisper import LANGUAGES  # names by ISO 639-1 code; takes a second
 
-    *first, last = [LANGUAGES.get(code, code).title() for code in run.languages] or ["the base's languages"]
+    names = [LANGUAGES[code].title() if code in LANGUAGES else code for code in run.languages]
+    *first, last = names or ["the base's languages"]
     return f"{', '.join(first)} and {last}" if first else last
 
 

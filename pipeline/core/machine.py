@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +67,18 @@ def environment() -> dict[str, Any]:
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "gpu": cuda.get_device_name() if cuda else None,
         "gpu_driver": _said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if cuda else None,
-        "commit": _said("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"),
+        "commit": commit(),
         "packages": versions,
     }
+
+
+@cache
+def commit() -> str | None:
+    """The commit of the code when this was first asked, ending in -dirty where files differ; None outside a checkout.
+
+    To be asked early: a process goes on with the code that it has imported, whatever is committed meanwhile.
+    """
+    return _said("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
 
 
 def _said(*command: str) -> str | None:

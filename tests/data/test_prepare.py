@@ -227,6 +227,18 @@ def test_a_held_out_set_keeps_its_labels(tmp_path: Path) -> None:
     assert set(prepared.pairs("heldout", "terra")["score"]) == {0.0, 1.0}
 
 
+def test_a_ledger_of_own_sets_is_not_held_against_the_published_card(
+    samples: Prepared, tmp_path: Path, one_set: OneSet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pl.DataFrame({"q": ["Где ключ?"], "a": ["На полке."]}).write_ndjson(tmp_path / "mine.jsonl")
+    own = one_set(tmp_path / "mine.jsonl", columns={"anchor": "q", "positive": "a"})
+    ledger = (own.folder / "ledger.md").read_text(encoding="utf-8")
+    assert "| built |" in ledger and "card" not in ledger
+    assert " card " not in capsys.readouterr().out
+    shown = (samples.folder / "ledger.md").read_text(encoding="utf-8")
+    assert "| card |" in shown and "The card's total is 2,240,961" in shown
+
+
 def test_two_runs_give_the_same_bytes_with_any_number_of_workers(samples: Prepared, tmp_path: Path) -> None:
     again = run(tmp_path, "data=distinct", "data.decontamination.suites=[]", "data.workers=1")
     assert again.files() == samples.files()

@@ -1,10 +1,16 @@
 """What a run's card and page say, held against its artefacts."""
 
 import json
+import logging
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import pytest
+from huggingface_hub import EvalResult, ModelCard
+from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from tests.support.runs import read_csv
 
@@ -17,6 +23,19 @@ def require_facts_of_artefacts(text: str, run: Path) -> None:
     assert certificate["guarantee"] in text and f"{certificate['parameters_after']:,}" in text
     weights = json.loads((run / "merge" / "weights.json").read_text())["weights"]
     assert all(f"{weight:.3f}" in text for weight in weights.values())
+
+
+def read_by_the_hub(card: str, caplog: pytest.LogCaptureFixture) -> list[EvalResult]:
+    """The scores that the Hub's own reader finds in a card's front matter, without a warning and none of them twice."""
+    logger = logging.getLogger("huggingface_hub")  # the library's loggers don't propagate
+    logger.addHandler(caplog.handler)
+    with warnings.catch_warnings(action="error"):
+        data = ModelCard(card, ignore_metadata_errors=False).data
+        _, results = model_index_to_eval_results(data.to_dict()["model-index"])
+    logger.removeHandler(caplog.handler)
+    assert [record.message for record in caplog.records if record.name.startswith("huggingface_hub")] == []
+    assert len({(result.unique_identifier, result.metric_type) for result in results}) == len(results)
+    return results
 
 
 def require_figures_of_artefacts(card: str, run: Path) -> None:

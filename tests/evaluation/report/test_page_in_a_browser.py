@@ -47,7 +47,11 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Config:
     with (merge / "search.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     by_set = {f"dev/{name}": 0.5 for name in names} | {f"guard/{name}": 0.5 for name in names[:2]}
-    write_csv(merge / "search.csv", [{**row, **by_set, "compared_as": "search lm_cocktail"} for row in rows])
+    bounds = {"guard_loss_low": -0.0123, "guard_loss_high": 0.0456}
+    write_csv(merge / "search.csv", [{**row, **bounds, **by_set, "compared_as": "search lm_cocktail"} for row in rows])
+    weights = json.loads((merge / "weights.json").read_text(encoding="utf-8"))
+    weights["compared"] = {name: row | bounds for name, row in weights["compared"].items()}
+    write_json(merge / "weights.json", weights)
     scores, differences = Score.read(evaluate / "scores.csv"), Difference.read(evaluate / "comparison.csv")
     of_merge = [score for score in scores if score.model == "merge"]
     scores += [dataclasses.replace(score, model=name) for name in FURTHER for score in of_merge]

@@ -189,6 +189,17 @@ def test_a_failed_stage_and_its_reason_are_shown(tmp_path: Path) -> None:
     assert "Stage init failed: error: no texts (corpus x); add some" in text
 
 
+def test_gpu_driver_its_memory_and_the_commit_of_the_code_are_shown(tmp_path: Path) -> None:
+    config = write_run(tmp_path)
+    manifest = read_manifest(config.folder("symmetric"))
+    assert manifest
+    manifest.environment |= {"gpu": "NVIDIA H100 80GB HBM3", "gpu_driver": "550.54.15", "commit": "abcdef0123" * 4}
+    dataclasses.replace(manifest, peak_gpu_bytes=71_500_000_000).write(config.folder("symmetric"))
+    text = reported(config)
+    assert "NVIDIA H100 80GB HBM3, driver 550.54.15 abcdef0123" in text and "1.24 GB GPU 71.50 GB" in text
+    assert "data, init, symmetric, asymmetric, merge, evaluate torch 2.13.0, numpy 2.4.6" in text
+
+
 def test_a_stage_made_with_an_earlier_input_is_marked(tmp_path: Path) -> None:
     config = write_run(tmp_path)
     manifest = read_manifest(config.folder("merge"))
@@ -275,6 +286,8 @@ def test_where_the_base_was_not_scored_init_takes_its_place(tmp_path: Path) -> N
     finish(config, "evaluate", {})
     text = reported(config)
     assert "Merge minus init, with 95 % intervals" in text and "minus base" not in text
+    shown = " ".join(interval("STS", model) for model in ("init", *SHOWN[1:]))
+    assert f"STS rises: holds 0.86 0.87 {shown}" in text and "our init our symmetric" in text
     assert "init → merge 0.300 → 0.340 +0.040, 95 % interval +0.027 to +0.053" in text
     card = (config.folder("report") / "model_card.md").read_text(encoding="utf-8")
     assert "### Merge against init" in card and "| term_to_definition | recall_at_1 | +0.040 |" in card
@@ -282,10 +295,23 @@ def test_where_the_base_was_not_scored_init_takes_its_place(tmp_path: Path) -> N
 
 def test_the_merge_s_weights_and_scores_have_names_of_their_own_and_a_gain_looks_like_one(page: str) -> None:
     columns = ["weight of init", "weight of symmetric", "weight of asymmetric", "dev", "dev symmetric"]
-    head = " ".join([*columns, "dev asymmetric", "worst guard set: gain +, loss − allowed"])
+    head = " ".join([*columns, "dev asymmetric", "guard: gain +, loss − allowed"])
     text = visible(page)
     assert text.count(head) == 2  # what was compared, and every candidate
     assert "search * 0.5000 0.2500 0.2500 0.6500 0.6000 0.7000 −0.0040 yes" in text
+
+
+def test_the_guard_s_interval_stands_beside_its_gain_and_no_guard_is_called_that(tmp_path: Path) -> None:
+    config = write_run(tmp_path)
+    weights = config.folder("merge") / "weights.json"
+    found = json.loads(weights.read_text(encoding="utf-8"))
+    found["compared"]["search"] |= {"guard_loss": -0.02, "guard_loss_low": -0.05, "guard_loss_high": 0.01}
+    found["compared"]["init"] |= {"guard_loss": None, "allowed": None}
+    weights.write_text(json.dumps(found), encoding="utf-8")
+    finish(config, "merge", {})
+    text = reported(config)
+    assert "0.6500 0.6000 0.7000 +0.0200 (−0.0100 to +0.0500) yes" in text
+    assert "init 1.0000 0.0000 0.0000 0.6000 0.6000 0.6000 – not guarded" in text
 
 
 def test_peaks_of_the_loss_are_named_by_their_sets(tmp_path: Path) -> None:
