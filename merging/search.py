@@ -42,11 +42,6 @@ class Loss:
     def __str__(self) -> str:
         return f"{self.mean:.4f} ({self.low:.4f} – {self.high:.4f})"
 
-    @property
-    def margin(self) -> float:
-        """Half the interval's width: what the set's queries can't tell from nothing."""
-        return (self.high - self.low) / 2
-
 
 @dataclass(frozen=True)
 class Candidate:

@@ -44,7 +44,7 @@ def test_counts_of_the_samples_by_construction(card: Prepared) -> None:
 
 
 def test_every_set_of_the_card_is_in_the_ledger(samples: Prepared) -> None:
-    assert len(samples.ledger) == 21
+    assert sum(line["side"] != "held_out" for line in samples.ledger.values()) == 21
     totals = samples.account["totals"]
     assert totals["card"] == totals["card_total_pairs"] == 2_240_961
     assert sum(line["card_negatives"] or 0 for line in samples.ledger.values()) == totals["card_total_negatives"]
@@ -55,6 +55,8 @@ def test_rows_are_accounted_for(samples: Prepared) -> None:
         negatives = line["dropped"].get("negatives, empty or equal to the positive", 0)
         pairs_dropped = sum(line["dropped"].values()) - negatives
         assert line["built"] + line["scored"] - pairs_dropped == line["kept"], name
+        if line["side"] == "held_out":
+            continue
         train = samples.pairs(line["side"], name)
         assert len(train) == line["train"]
         assert train["negatives"].list.len().sum() == line["negatives"]
@@ -115,6 +117,16 @@ def test_a_local_set_may_have_a_local_file_of_dev_rows(tmp_path: Path, one_set: 
     assert len(prepared.train()["mine"]) == 5 and len(prepared.pairs("dev", "mine")) == 2
     with pytest.raises(UserError, match=r"mine: no such file \(nowhere\); mend data.sources.mine.dev_files"):
         one_set(tmp_path / "train.jsonl", columns=columns, dev_files=["nowhere"])
+
+
+def test_the_guards_of_the_reproduction_are_read(tmp_path: Path) -> None:
+    guards = ("sberquad", "wiktionary_guard_terms")
+    prepared = run(tmp_path, *ONLY_TERRA, *(f"+source@data.held_out.{name}={name}" for name in guards))
+    questions = prepared.pairs("heldout", "sberquad")
+    assert (len(questions), questions["positive"].n_unique()) == (28, 14)  # two questions ask for each paragraph
+    assert questions["anchor"][1] == "Чем заправляли фонарь маяка до электричества?"
+    assert questions["positive"][1].startswith("Маяк на мысе Зимнем построен из гранита")
+    assert len(prepared.pairs("heldout", "wiktionary_guard_terms")) > 1000
 
 
 def test_a_held_out_set_keeps_its_labels(tmp_path: Path) -> None:
