@@ -19,8 +19,9 @@ from training.batch_plan import GlobalBatch
 class MetricsLog(TrainerCallback):
     """Appends one line a logging step to metrics.jsonl, and one an evaluation, on rank 0.
 
-    A training line has step, loss, its parts, grad_norm, learning_rate, tokens_per_second, padding_share and set
-    (null where the line covers several steps). A resumed run first drops the lines after its checkpoint.
+    A training line has step, loss, its parts, AnglE's share of the two gradients' norms at the embeddings, grad_norm,
+    learning_rate, tokens_per_second, padding_share and set (null where the line covers several steps). A resumed run
+    first drops the lines after its checkpoint.
     `track` gets every line too.
     """
 
@@ -54,7 +55,7 @@ class MetricsLog(TrainerCallback):
             line: dict[str, Any] = {
                 "step": state.global_step,
                 "loss": logs["loss"],
-                **{name: logs[name] for name in ("contrastive", "angle") if name in logs},
+                **{name: logs[name] for name in ("contrastive", "angle", "angle_gradient_share") if name in logs},
                 **{name: logs[name] for name in ("grad_norm", "learning_rate")},
                 "tokens_per_second": round(tokens / (now - self.since), 1),
                 "padding_share": logs["padding_share"],
