@@ -228,7 +228,7 @@ def scored_methods(choice: Choice) -> dict[str, Candidate]:
 
 
 def warn_of_the_guard(choice: Choice, compared: Mapping[str, Candidate]) -> None:
-    """Say where the taken merge is surely beyond the limit, and where a guard set has too few queries to tell."""
+    """Say where the taken merge is rejected, and where a guard set has too few queries to tell."""
     limit, chosen = choice.settings.guard, compared[choice.settings.method]
     if chosen.allowed:
         for name, loss in chosen.losses.items():
@@ -238,7 +238,7 @@ def warn_of_the_guard(choice: Choice, compared: Mapping[str, Candidate]) -> None
                 )
                 log.warning(what, choice.settings.method, limit, name, loss)
     if chosen.allowed is False:
-        what = "merge: %s loses %s nDCG@10 on a guard set, all of it more than merging.guard=%s"
+        what = "merge: %s loses %s nDCG@10 on a guard set, more than merging.guard=%s"
         log.warning(what, choice.settings.method, chosen.guard_loss, limit)
 
 

@@ -12,6 +12,7 @@ from pipeline.core.errors import UserError
 from tests.data.conftest import OneSet
 from tests.support.prepared_data import Prepared, composed, run, run_config
 from tests.support.runs import REPOSITORY
+from tests.support.small_bases import tiny_base
 
 BUILT = {  # pairs that each construction makes of the samples' rows, card counting: (rows, pairs, negatives in train)
     "nli": {"allnli": (62, 24), "mednli": (60, 27), "rcb": (30, 13), "terra": (53, 28), "ru_wanli": (65, 28)},
@@ -127,6 +128,22 @@ def test_the_guards_of_the_reproduction_are_read(tmp_path: Path) -> None:
     assert questions["anchor"][1] == "Чем заправляли фонарь маяка до электричества?"
     assert questions["positive"][1].startswith("Маяк на мысе Зимнем построен из гранита")
     assert len(prepared.pairs("heldout", "wiktionary_guard_terms")) > 1000
+
+
+def test_mixture_ours_has_a_weight_for_every_set_and_negatives_where_it_says_so(tmp_path: Path) -> None:
+    chosen = ["data=ours", "data.decontamination.suites=[]", f"data.mining.model={tiny_base()}"]
+    prepared, sources = run(tmp_path, *chosen), composed(*chosen).data.sources
+    written = (REPOSITORY / "configs/data/ours.yaml").read_text(encoding="utf-8")
+    assert sources.keys() == composed("data=distinct").data.sources.keys()
+    mined = {name for name, source in sources.items() if source.negatives == "mine"}
+    assert len(mined) == 9 and "tapaco" not in mined
+    for name, source in sources.items():
+        assert f"\n  {name}:" in written  # none is forgotten
+        assert prepared.ledger[name]["weight"] == source.weight
+        counts = prepared.pairs(source.side, name)["negatives"].list.len()
+        assert (counts.max() == 1) == (name in mined or name in ("allnli", "ru_wanli", "ru_hnp")), name
+    assert prepared.pairs("asymmetric", "mldr")["negatives"].list.len().max() == 20
+    assert prepared.pairs("asymmetric", "miracl")["negatives"].list.len().max() == 15
 
 
 def test_a_held_out_set_keeps_its_labels(tmp_path: Path) -> None:
