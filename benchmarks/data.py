@@ -18,6 +18,8 @@ from configs.schema.data import SourceConfig
 from pipeline.application import composed
 
 PEER = "datasets.map/filter, batched, num_proc=2"
+GUARDS = ("sberquad", "wiktionary_guard_terms")
+SETS_ALONE = ("data.decontamination.suites=[]", *(f"~data.held_out.{name}" for name in GUARDS))
 
 
 def ours(mirror: str, runs: str) -> dict[str, Any]:
@@ -29,8 +31,8 @@ def ours(mirror: str, runs: str) -> dict[str, Any]:
 
 
 def card_config(*overrides: str) -> Config:
-    """Mixture card without the benchmarks' texts, which are not at hand everywhere."""
-    return composed("profile=bge_m3", "data.decontamination.suites=[]", *overrides)
+    """The sets of mixture card; the benchmarks' texts and the guards are not at hand everywhere."""
+    return composed("profile=bge_m3", *SETS_ALONE, *overrides)
 
 
 def card_differences(sources: Mapping[str, SourceConfig], built: Mapping[str, int]) -> dict[str, tuple[int, int]]:

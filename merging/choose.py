@@ -228,17 +228,17 @@ def scored_methods(choice: Choice) -> dict[str, Candidate]:
 
 
 def warn_of_the_guard(choice: Choice, compared: Mapping[str, Candidate]) -> None:
-    """Name guard sets with too few queries to see the limit, and a taken merge that is surely beyond it."""
+    """Say where the taken merge is rejected, and where a guard set has too few queries to tell."""
     limit, chosen = choice.settings.guard, compared[choice.settings.method]
-    if limit is None:
-        return
-    for name in chosen.guard:
-        margin = max(candidate.losses[name].margin for candidate in compared.values())
-        if margin > limit:
-            what = "merge: the queries of guard set %s tell a loss only to %.4f nDCG@10, merging.guard is %s"
-            log.warning(what, name, margin, limit)
+    if chosen.allowed:
+        for name, loss in chosen.losses.items():
+            if limit is not None and loss.high > limit:
+                what = (
+                    "merge: %s may lose more than merging.guard=%s on guard set %s: %s nDCG@10 is all its queries tell"
+                )
+                log.warning(what, choice.settings.method, limit, name, loss)
     if chosen.allowed is False:
-        what = "merge: %s loses %s nDCG@10 on a guard set, all of it more than merging.guard=%s"
+        what = "merge: %s loses %s nDCG@10 on a guard set, more than merging.guard=%s"
         log.warning(what, choice.settings.method, chosen.guard_loss, limit)
 
 

@@ -5,9 +5,9 @@ models after the base the objective lies on a plane, which a grid of some tens o
 every step is the same on every machine and needs no random numbers.
 
 Training can cost retrieval outside the trained domains, where dev rows of the training sets can't see it. So a guard
-rejects candidates that lose retrieval, on sets that no side trains on, against the base. A loss of a hundredth
-is within the chance of a few hundred queries: a candidate is rejected where the whole interval of its loss lies above
-the limit, and the interval is shown beside every loss.
+rejects candidates that lose retrieval, on sets that no side trains on, against the base. A loss of a few
+hundredths may be the chance of a few hundred queries: a candidate is rejected where it surely loses (the whole interval
+of its loss is above 0) and its loss is above the limit. The interval is shown beside every loss.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,6 +39,11 @@ class Loss:
     low: float  # the paired bootstrap's 95 % interval over queries
     high: float
 
+    @property
+    def sure(self) -> bool:
+        """Whether the queries tell the loss from none."""
+        return self.low > 0
+
     def __str__(self) -> str:
         return f"{self.mean:.4f} ({self.low:.4f} – {self.high:.4f})"
 
@@ -46,11 +51,6 @@ class Loss:
     def as_gain(self) -> str:
         """The gain in words, with its interval: a loss is below 0."""
         return f"{0 - self.mean:+.4f} ({0 - self.high:+.4f} to {0 - self.low:+.4f})"
-
-    @property
-    def margin(self) -> float:
-        """Half the interval's width: what the set's queries can't tell from nothing."""
-        return (self.high - self.low) / 2
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ class Candidate:
 
     @property
     def guard_loss(self) -> Loss | None:
-        """The loss that decides: of the guard set whose interval begins highest; None without guard sets."""
-        return max(self.losses.values(), key=lambda loss: loss.low, default=None)
+        """The loss that decides: the largest sure one, or the largest; None without guard sets."""
+        return max(self.losses.values(), key=lambda loss: (loss.sure, loss.mean), default=None)
 
     def row(self) -> dict[str, Any]:
         """One line of search.csv; cells of a guard that isn't there are empty."""
@@ -140,10 +140,10 @@ def paired_loss(base: NDArray[np.float64], scores: NDArray[np.float64], seed: in
 
 
 def allowed_by(losses: Mapping[str, Loss], limit: float | None) -> bool | None:
-    """Whether a guard allows these losses: on no set lies the whole interval above the limit; None without a guard."""
+    """Whether a guard allows these losses: none is sure and above the limit; None without a guard."""
     if limit is None or not losses:
         return None
-    return all(loss.low <= limit for loss in losses.values())
+    return not any(loss.sure and loss.mean > limit for loss in losses.values())
 
 
 class Region(NamedTuple):

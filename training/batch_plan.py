@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,7 +86,8 @@ def plan_batches(sets: Sequence[SetRows], side: SideConfig, seed: int, key: str 
                 remedy=f"{remedy}, or leave it out: {key}.sets.{rows.name}.weight=0",
             )
     streams = {rows.name: _stream(rows, side, seed, first[rows.name]) for rows in sets}
-    quotas = _quotas({rows.name: rows.repeat * len(first[rows.name]) for rows in sets}, sets, side)
+    available = {rows.name: rows.repeat * len(first[rows.name]) for rows in sets}
+    quotas = _quotas(available, {rows.name: rows.weight for rows in sets}, side)
     batches = [next(streams[name]) for name in _order(quotas, side, seed)]
     return BatchPlan(batches, {name: dict(reasons) for name, reasons in left_out.items()})
 
@@ -124,12 +125,27 @@ def _stream(rows: SetRows, side: SideConfig, seed: int, first: list[GlobalBatch]
         yield from _epoch(rows, side, seed, epoch, Counter())
 
 
-def _quotas(available: dict[str, int], sets: Sequence[SetRows], side: SideConfig) -> dict[str, int]:
-    """How many batches each set gives: its share of the steps by largest remainder, and at least one."""
+def batch_rows(side: SideConfig, longest: float, negatives: int) -> int:
+    """Rows of a full batch of rows with so many negatives, whose longest text has so many tokens."""
+    if side.batch_tokens is None:
+        return side.batch_size
+    fitting = int(side.batch_tokens // (longest * (1 + negatives))) // side.batch_multiple * side.batch_multiple
+    return min(side.batch_size, max(side.batch_multiple, fitting))
+
+
+def wanted_batches(
+    available: Mapping[str, float], weights: Mapping[str, float], side: SideConfig
+) -> tuple[int, dict[str, float]]:
+    """The steps of a run, and how many of them each set should have, of the batches that one epoch of it gives."""
     steps = side.max_steps or max(1, round(side.epochs * sum(available.values())))
     power = {"proportional": 1.0, "temperature": 1 / side.mixing_temperature, "round_robin": 0.0}
-    shares = {rows.name: rows.weight * available[rows.name] ** power[side.mixing] for rows in sets}
-    wanted = {name: steps * share / sum(shares.values()) for name, share in shares.items()}
+    shares = {name: weight * available[name] ** power[side.mixing] for name, weight in weights.items()}
+    return steps, {name: steps * share / sum(shares.values()) for name, share in shares.items()}
+
+
+def _quotas(available: Mapping[str, int], weights: Mapping[str, float], side: SideConfig) -> dict[str, int]:
+    """How many batches each set gives: its share of the steps by largest remainder, and at least one."""
+    steps, wanted = wanted_batches(available, weights, side)
     quotas = {name: max(1, int(value)) for name, value in wanted.items()}
     by_remainder = sorted(wanted, key=lambda name: (int(wanted[name]) - wanted[name], name))
     for name in by_remainder[: max(0, steps - sum(quotas.values()))]:
@@ -188,14 +204,16 @@ def _fill(
     """Batches of rows with one number of negatives, bucket after bucket from the shortest.
 
     A bucket is a run of rows in order of length, a whole number of batches long, so that only batches of the last
-    bucket are smaller. Rows that conflict with every batch of their bucket wait for the next one.
+    bucket are smaller; its longest row says how many rows its batches hold. Rows that conflict with every batch of
+    their bucket wait for the next one.
     """
-    size, multiple = side.batch_size, side.batch_multiple
+    multiple, negatives = side.batch_multiple, len(chosen[int(group[0])])
     shuffled = random.permutation(group)
     ordered = shuffled[np.argsort(rows.lengths[shuffled], kind="stable")]
     waiting: list[int] = []
     position = 0
     while position < len(ordered):
+        size = _size(rows.lengths[ordered[position:]], negatives, side)
         wanted = max(size, side.bucket_batches * size - len(waiting))
         bucket = [*waiting, *ordered[position : position + wanted].tolist()]
         position += wanted
@@ -209,6 +227,17 @@ def _fill(
             if whole:
                 yield batch[:whole]
     left_out["repeated text"] += len(waiting)
+
+
+def _size(lengths: Integers, negatives: int, side: SideConfig) -> int:
+    """Rows of the batches of a bucket that begins with the first of these rising lengths."""
+    size = side.batch_size
+    while True:
+        longest = lengths[: side.bucket_batches * size][-1]
+        fitting = batch_rows(side, float(longest), negatives)
+        if size <= fitting:
+            return size
+        size = max(fitting, size // 2 // side.batch_multiple * side.batch_multiple)
 
 
 @dataclasses.dataclass

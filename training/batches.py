@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from configs.schema.training import SideConfig
+from pipeline.core.console import log
 from training.batch_plan import BatchPlan, GlobalBatch, Integers, has_angle
 from training.sets import TokenisedSet
+
+FEWEST_TOKENS = 8_000  # of a rank in a step, below which a GPU is mostly idle
 
 
 class PlannedRows(torch.utils.data.Dataset[Any]):
@@ -123,6 +126,14 @@ def plan_report(plan: BatchPlan, sets: dict[str, TokenisedSet], side: SideConfig
         entry["padding_share"] = round(1 - entry["tokens"] / padded, 4) if padded else 0.0
         entry["angle_share"] = round(entry.pop("angle_batches") / max(entry["batches"], 1), 4)
     return {"digest": plan.digest, "batch_size": side.batch_size, **totals, "sets": per_set}
+
+
+def warn_of_small_steps(side: str, tokens: int, batches: int, ranks: int) -> None:
+    """Say where a rank has so little to do in a step that launching kernels and adding up gradients take the time."""
+    each = round(tokens / max(batches, 1) / ranks)
+    if each < FEWEST_TOKENS:
+        what = "%s: %d tokens a rank and step, fewer than %d keep a GPU busy: raise training.%s.batch_size"
+        log.warning(what + ", with its learning_rate, or take fewer GPUs", side, each, FEWEST_TOKENS, side)
 
 
 def padded_tokens(item: TokenisedSet, batch: GlobalBatch, side: SideConfig) -> tuple[int, int]:

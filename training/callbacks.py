@@ -19,8 +19,8 @@ from training.batch_plan import GlobalBatch
 class MetricsLog(TrainerCallback):
     """Keeps metrics.jsonl, one line a step that is logged or evaluated, on rank 0.
 
-    A line has step and, where it is logged, loss, its parts, grad_norm, learning_rate, tokens_per_second, padding_share
-    and set (null where the line covers several steps); where the weights are evaluated, dev scores and dev losses.
+    A line has step and, where it is logged, loss, its parts, AnglE's share of the two gradients' norms at
+    the embeddings, grad_norm, learning_rate, tokens_per_second, padding_share and set (null where the line covers several steps); where the weights are evaluated, dev scores and dev losses.
     Step 0 is the model that training begins with. A resumed run first drops the lines after its checkpoint.
     `track` gets what comes as it comes.
     """
@@ -56,7 +56,7 @@ class MetricsLog(TrainerCallback):
             line: dict[str, Any] = {
                 "step": state.global_step,
                 "loss": logs["loss"],
-                **{name: logs[name] for name in ("contrastive", "angle") if name in logs},
+                **{name: logs[name] for name in ("contrastive", "angle", "angle_gradient_share") if name in logs},
                 **{name: logs[name] for name in ("grad_norm", "learning_rate")},
                 "tokens_per_second": round(tokens / (now - self.since), 1),
                 "padding_share": logs["padding_share"],

@@ -6,10 +6,12 @@ texts as long, as the source files expect.
 
 import dataclasses
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
 
 from configs.schema.config import SIDES, Config
@@ -21,8 +23,8 @@ from pipeline.core.artefact import is_complete
 from pipeline.core.console import quiet, show_table
 from pipeline.core.errors import UserError
 from pipeline.core.precision import uses_bfloat16
-from training.batch_plan import plan_batches
-from training.batches import padded_tokens, text_lengths
+from training.batch_plan import batch_rows, plan_batches, wanted_batches
+from training.batches import padded_tokens, text_lengths, warn_of_small_steps
 from training.model_files import load_model
 from training.sets import prepare_sets
 
@@ -65,8 +67,15 @@ class SetEstimate:
 
     name: str
     pairs: int  # in one epoch
+    anchors: int  # distinct ones of the pairs
+    weight: float  # multiplies the set's share of the batches
     texts: dict[str, list[float]]  # role -> tokens of a row's texts of that role
     assumed: bool  # False: the source file says nothing of lengths, so texts are as long as the side allows
+
+    def batch_rows(self, side: SideConfig) -> int:
+        """Rows of a batch."""
+        longest = max(length for lengths in self.texts.values() for length in lengths)
+        return batch_rows(side, longest, len(self.texts["negatives"]))
 
     @property
     def tokens(self) -> float:
@@ -80,6 +89,18 @@ class SetEstimate:
 
 
 @dataclasses.dataclass(frozen=True)
+class Seen:
+    """What a set has of a run."""
+
+    batches: float
+    rows: float
+    anchors: int  # distinct ones
+
+    def __add__(self, other: "Seen") -> "Seen":
+        return Seen(self.batches + other.batches, self.rows + other.rows, self.anchors + other.anchors)
+
+
+@dataclasses.dataclass(frozen=True)
 class Work:
     """What one side's run takes in."""
 
@@ -90,6 +111,7 @@ class Work:
     padded: int | None  # tokens with padding; None: not known
     operations: float
     cached_batches: int  # that go through gradient caching
+    seen: dict[str, Seen]  # by set
     assumed: list[SetEstimate] = dataclasses.field(default_factory=list)  # what an estimate rests on
 
 
@@ -112,6 +134,11 @@ def show_estimate(config: Config) -> None:
     ]
     cells = [[what, *(number(work) for work in works.values())] for what, number in rows]
     show_table(f"Work, with {devices} device(s)", ["", *works], cells)
+    title = "Sets in the batches: how often each distinct anchor is seen in the run"
+    show_table(title, ["set", "side", "batches", "share", "rows", "anchors", "times"], _seen_rows(works))
+    if devices > 1 or torch.cuda.is_available():
+        for name, work in works.items():
+            warn_of_small_steps(name, work.tokens, work.batches, devices)
     if assumptions := list(_assumption_rows(works)):
         title = "Assumed: pairs, mean tokens of a row's texts, cut at the side's limits"
         show_table(title, ["set", "side", "pairs", "anchor", "positive", "negatives", ""], assumptions)
@@ -120,6 +147,13 @@ def show_estimate(config: Config) -> None:
     cells = [[part, *(f"{side[part] / GIB:.2f} GiB" for side in memory)] for part in next(iter(memory), {})]
     cells.append(["in all", *(f"{sum(side.values()) / GIB:.2f} GiB" for side in memory)])
     show_table(f"Memory of one device ({shape.parameters:,} parameters)", ["", *sides], cells)
+
+
+def _seen_rows(works: dict[str, Work]) -> Iterator[list[object]]:
+    for side, work in works.items():
+        for name, seen in sorted(work.seen.items(), key=lambda item: -item[1].batches):
+            share, times = f"{seen.batches / work.batches:.1%}", f"{seen.rows / seen.anchors:.1f}"
+            yield [name, side, round(seen.batches), share, round(seen.rows), seen.anchors, times]
 
 
 def _assumption_rows(works: dict[str, Work]) -> Iterator[list[object]]:
@@ -143,44 +177,55 @@ def work_of(config: Config, name: str, shape: Shape, devices: int) -> Work:
     ).batches
     tokens = padded = cached = 0
     operations = 0.0
+    seen = {key: Seen(0, 0, len(np.unique(item.rows.anchors))) for key, item in sets.items()}
     for batch in batches:
         real, wide = padded_tokens(sets[batch.set], batch, side)
         squares = float((text_lengths(sets[batch.set], batch) ** 2).sum())
         twice = wide / devices > side.mini_batch_tokens
         operations += training_operations(shape, wide, squares / real, 4 if twice else 3)
         tokens, padded, cached = tokens + real, padded + wide, cached + twice
+        seen[batch.set] += Seen(1, len(batch.rows), 0)
     rows = sum(len(batch.rows) for batch in batches)
-    return Work("the planned batches", len(batches), rows, tokens, padded, operations, cached)
+    return Work("the planned batches", len(batches), rows, tokens, padded, operations, cached, seen)
 
 
 def _estimated(config: Config, name: str, shape: Shape, devices: int) -> Work:
     """The work of sets of the assumed sizes and lengths; padding is not known before the texts are."""
     side, sets = config.side(name), estimates(config, name)
-    pairs = sum(item.pairs for item in sets)
-    batches = side.max_steps or max(1, round(side.epochs * pairs / side.batch_size))
-    share = batches * side.batch_size / pairs
+    available: dict[str, float] = defaultdict(float)
+    for item in sets:
+        available[item.name] += item.pairs / item.batch_rows(side)
+    batches, wanted = wanted_batches(available, {item.name: item.weight for item in sets}, side)
+    seen: dict[str, Seen] = {}
     tokens = cached = operations = 0.0
     for item in sets:
-        rows = share * item.pairs
-        twice = side.batch_size * item.tokens / devices > side.mini_batch_tokens
+        rows = wanted[item.name] / available[item.name] * item.pairs
+        own = Seen(rows / item.batch_rows(side), rows, item.anchors)
+        seen[item.name] = dataclasses.replace(seen[item.name] + own, anchors=item.anchors) if item.name in seen else own
+        twice = item.batch_rows(side) * item.tokens / devices > side.mini_batch_tokens
         passes = 4 if twice else 3
         operations += training_operations(shape, round(rows * item.tokens), item.squares / item.tokens, passes)
-        tokens, cached = tokens + rows * item.tokens, cached + twice * rows / side.batch_size
+        tokens, cached = tokens + rows * item.tokens, cached + twice * own.batches
     source = "assumed sizes and lengths"
-    return Work(source, batches, batches * side.batch_size, round(tokens), None, operations, round(cached), sets)
+    rows_seen = round(sum(own.rows for own in seen.values()))
+    return Work(source, batches, rows_seen, round(tokens), None, operations, round(cached), seen, sets)
 
 
 def estimates(config: Config, name: str) -> list[SetEstimate]:
     """The sets of a side; raises UserError where the size of none is known."""
     sources = {key: source for key, source in config.data.sources.items() if name in (source.side, "joint")}
-    found = [item for key, source in sources.items() for item in _estimates(key, source, config.side(name))]
+    side, mined = config.side(name), config.data.mining.negatives
+    found = [item for key, source in sources.items() for item in _estimates(key, source, side, mined)]
     if not found:
         raise UserError("the sets' sizes aren't known yet", where=f"side {name}", remedy="make them: make data")
     return found
 
 
-def _estimates(name: str, source: SourceConfig, side: SideConfig) -> Iterator[SetEstimate]:
-    """None for a set that is left out or of unknown size; one for each kind of positive otherwise."""
+def _estimates(name: str, source: SourceConfig, side: SideConfig, mined: int) -> Iterator[SetEstimate]:
+    """None for a set that is left out or of unknown size; one for each kind of positive otherwise.
+
+    `mined` negatives of a pair are as long as its set's positives.
+    """
     of_set = side.sets.get(name, SetConfig())
     pairs = min(filter(None, (expected(source), source.max_rows)), default=0)
     if not pairs or not of_set.weight:
@@ -190,15 +235,20 @@ def _estimates(name: str, source: SourceConfig, side: SideConfig) -> Iterator[Se
         "positive": of_set.positive_length or side.positive_length,
     }
     most = side.negatives if of_set.negatives is None else of_set.negatives
-    negatives = min(most, source.max_negatives or most) if "negative" in source.tokens else 0
     kinds = source.tokens.get("positive") or [limits["positive"]]
+    negative_kinds, negatives = source.tokens.get("negative"), 0
+    if source.negatives == "mine":
+        negative_kinds, negatives = kinds, min(most, mined)
+    elif negative_kinds and source.negatives == "given":
+        negatives = min(most, source.max_negatives or most)
     for kind in kinds:
         texts = {
             "anchor": [_mean_cut(source.tokens.get("anchor"), limits["anchor"])],
             "positive": [float(min(kind, limits["positive"]))],
-            "negatives": [_mean_cut(source.tokens.get("negative"), limits["positive"])] * negatives,
+            "negatives": [_mean_cut(negative_kinds, limits["positive"])] * negatives,
         }
-        yield SetEstimate(name, source.repeat * pairs // len(kinds), texts, bool(source.tokens))
+        each, anchors = source.repeat * pairs // len(kinds), min(source.anchors or pairs, pairs)
+        yield SetEstimate(name, each, anchors, source.weight * of_set.weight, texts, bool(source.tokens))
 
 
 def _mean_cut(kinds: list[int] | None, limit: int) -> float:

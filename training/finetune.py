@@ -21,7 +21,7 @@ from pipeline.core.errors import Stopped, UserError
 from pipeline.core.precision import keep_freed_memory, uses_bfloat16
 from pipeline.core.seeding import derived_seed
 from training.batch_plan import BatchPlan, GlobalBatch, SetRows, plan_batches
-from training.batches import MiniBatches, PlannedRows, plan_report
+from training.batches import MiniBatches, PlannedRows, plan_report, warn_of_small_steps
 from training.callbacks import Checkpoints, MetricsLog, Preemption, StepBar, StepLines
 from training.dev_scores import DevScores
 from training.losses import PlannedLoss
@@ -53,6 +53,8 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     )
     report = plan_report(plan, sets.train, side)
     check_angle(report, stage.name, side)
+    if process.device.type == "cuda":
+        warn_of_small_steps(stage.name, report["tokens"], report["batches"], process.num_processes)
     if process.is_main_process:
         write_json(stage.path / "plan.json", report)
     trainer = make_trainer(config, stage, model, sets, plan, bfloat16)

@@ -34,6 +34,11 @@ def angle_loss(first: Tensor, second: Tensor, labels: Tensor, scale: float) -> T
     `first` and `second` are (pairs, dim), `labels` (pairs,), higher meaning more similar. Exactly 0, with zero
     gradient, where all labels are equal. The valid differences are selected rather than masked with a large number,
     which would overflow in half precision.
+
+    Its weight does not mean the same at every batch size. The gradient sums p_ij * scale * (dS_i - dS_j) over the valid
+    i, j, where the p_ij sum to 1 - exp(-loss). They are as many as the square of the rows, so with more rows that sum
+    rises to 1, even where nearly all pairs are told apart, and the few worst pairs take most of it. The contrastive
+    loss is a mean over rows and does neither. `angle_gradient_share` of metrics.jsonl says what a weight comes to.
     """
     similarity = pairwise_angle(first, second) * scale
     lower, higher = (labels[:, None] < labels[None, :]).nonzero(as_tuple=True)
@@ -145,8 +150,24 @@ class PlannedLoss(CachedLossMixin, nn.Module):
         if angle_weight > 0:
             angle = angle_loss(*angle_pairs(embeddings, scores), scale=self.angle_scale)
             self.parts["angle"] = angle.detach()
+            if local.requires_grad:
+                contrastive, angular = gradient_norms((loss, angle), local)
+                share = angle_weight * angular / (contrastive + angle_weight * angular).clamp(min=1e-30)
+                self.parts["angle_gradient_share"] = share
             loss = loss + angle_weight * angle
         return loss
+
+
+def gradient_norms(losses: Sequence[Tensor], local: Tensor) -> Tensor:
+    """The norm of each loss's gradient with respect to the global batch's embeddings; shape (losses,), no gradient.
+
+    `local` (rows, texts, dim) are those of this rank. The encoder takes no part, so this costs next to nothing.
+    """
+    gradients = [torch.autograd.grad(loss, local, retain_graph=True)[0] for loss in losses]
+    squares = torch.stack([gradient.square().sum() for gradient in gradients])
+    if get_world_size() > 1:
+        torch.distributed.all_reduce(squares)
+    return squares.sqrt()
 
 
 def angle_pairs(embeddings: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:

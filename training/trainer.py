@@ -105,7 +105,8 @@ class PlannedTrainer(SentenceTransformerTrainer):
         assert isinstance(self.loss, PlannedLoss) and isinstance(self.train_dataset, PlannedRows)
         parts = self.loss.parts
         if self.train_dataset.angle_weight > 0:  # also of sets without: the library logs a part from its first value on
-            parts = {"angle": torch.zeros_like(self.last_loss), **parts}
+            nothing = torch.zeros_like(self.last_loss)
+            parts = {"angle": nothing, "angle_gradient_share": nothing, **parts}
         self.track_loss_components({**parts, "tokens": tokens, "padding_share": 1 - tokens / padded})
         return loss
 

@@ -99,6 +99,8 @@ class SourceConfig:
     dev_files: list[str] = setting([])
     # what `make plan` assumes before the rows are there: mean tokens of each kind of text that a role has
     tokens: dict[str, list[int]] = setting({}, keys=("anchor", "positive", "negative"), unit=False, result=False)
+    # ... and distinct anchors, where several pairs have one
+    anchors: int | None = setting(None, least=1, unit=False, result=False)
     licence: str = setting("not stated", unit=False)  # as its page says
     access: str = setting("open", unit=False)  # open, or what one must do to get it
     note: str | None = setting(None, unit=False)  # what a reader of the ledger should know

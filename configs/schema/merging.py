@@ -33,8 +33,8 @@ class MergingConfig:
     refinements: int = setting(1, least=0)  # times the step is halved around the best candidate so far
     # Largest sum of the weights of the models after the base.
     extrapolation_limit: float = setting(1.5, least=1, most=3)
-    # nDCG@10 that a candidate may lose against the base on a guard set; it is rejected where the whole 95 % interval of
-    # the loss, over the set's queries, lies above. null: off.
+    # nDCG@10 that a candidate may lose against the base on a guard set. One is rejected that loses more, and surely so:
+    # the 95 % interval over the set's queries is above 0. null: off.
     guard: float | None = setting(0.01, least=0, below=1)
     guard_sources: list[str] = setting([])  # sets of data.held_out, at least two
     guard_queries: int | None = setting(None, least=2)  # most queries of a guard set; null: all, narrower intervals

@@ -36,6 +36,9 @@ class SideConfig:
     max_steps: int | None = setting(None, least=1)  # ends the run earlier (or later) than epochs
 
     batch_size: int = setting(256, least=1)  # rows of a global batch, whatever the number of processes
+    # Most tokens of a batch's positives and negatives, each as long as the longest: long texts make batches of fewer
+    # rows. null: batch_size rows whatever their length.
+    batch_tokens: int | None = setting(None, least=1)
     # A set's last batch is cut to this; the number of processes must divide it.
     batch_multiple: int = setting(8, least=1)
     bucket_batches: int = setting(8, least=1)  # global batches in a bucket of rows of similar length

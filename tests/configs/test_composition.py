@@ -49,3 +49,17 @@ def test_the_jobs_of_a_sweep_compose_and_leave_its_objective(sweep: str) -> None
 def test_a_sweep_composes_for_a_cluster(launcher: str) -> None:
     settings = ["hydra.launcher.gpus_per_node=8", "hydra.launcher.timeout_min=720"]
     composed("profile=tiny", "sweep=learning_rate", "run=job", f"hydra/launcher={launcher}", *settings)
+
+
+@pytest.mark.parametrize("data", ["card", "distinct"])
+def test_the_reproduction_has_guards_that_nothing_trains_on(data: str) -> None:
+    """So that a search is not refused there; what the YAML says of a benchmark is held against mteb elsewhere."""
+    config = composed("profile=bge_m3", f"data={data}", "merging=search")
+    guards = config.merging.guard_sources
+    assert len(guards) >= 2 and set(guards) <= config.data.held_out.keys()
+    trained = config.data.sources.values()
+    hubs = {hub for source in trained for hub in (source.hub, *(also.hub for also in source.also)) if hub}
+    for name in guards:
+        guard = config.data.held_out[name]
+        assert guard.hub not in hubs and (guard.hub or guard.reader)
+        assert guard.side == "asymmetric"

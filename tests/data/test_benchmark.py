@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.data import card_differences
+from benchmarks.data import SETS_ALONE, card_differences
 from benchmarks.data_with_datasets import prepare_all
 from benchmarks.synthetic_mirror import Mirror
 from tests.support.prepared_data import composed, run
@@ -13,7 +13,7 @@ from tests.support.prepared_data import composed, run
 @pytest.mark.slow
 def test_both_sides_build_the_same_pairs(tmp_path: Path) -> None:
     Mirror(tmp_path / "mirror", 0.002).write()
-    ours = run(tmp_path / "ours", "data=card", f"mirror={tmp_path}/mirror", "data.decontamination.suites=[]")
+    ours = run(tmp_path / "ours", "data=card", f"mirror={tmp_path}/mirror", *SETS_ALONE)
     theirs = prepare_all(tmp_path / "mirror", tmp_path / "theirs")
     assert {name: line["built"] for name, line in ours.ledger.items()} == theirs["built"]
 

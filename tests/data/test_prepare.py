@@ -13,6 +13,7 @@ from pipeline.core.errors import UserError
 from tests.data.conftest import OneSet
 from tests.support.prepared_data import Prepared, composed, run, run_config
 from tests.support.runs import REPOSITORY
+from tests.support.small_bases import tiny_base
 
 BUILT = {  # pairs that each construction makes of the samples' rows, card counting: (rows, pairs, negatives in train)
     "nli": {"allnli": (62, 24), "mednli": (60, 27), "rcb": (30, 13), "terra": (53, 28), "ru_wanli": (65, 28)},
@@ -45,7 +46,7 @@ def test_counts_of_the_samples_by_construction(card: Prepared) -> None:
 
 
 def test_every_set_of_the_card_is_in_the_ledger(samples: Prepared) -> None:
-    assert len(samples.ledger) == 21
+    assert sum(line["side"] != "held_out" for line in samples.ledger.values()) == 21
     totals = samples.account["totals"]
     assert totals["card"] == totals["card_total_pairs"] == 2_240_961
     assert sum(line["card_negatives"] or 0 for line in samples.ledger.values()) == totals["card_total_negatives"]
@@ -56,6 +57,8 @@ def test_rows_are_accounted_for(samples: Prepared) -> None:
         negatives = line["dropped"].get("negatives, empty or equal to the positive", 0)
         pairs_dropped = sum(line["dropped"].values()) - negatives
         assert line["built"] + line["scored"] - pairs_dropped == line["kept"], name
+        if line["side"] == "held_out":
+            continue
         train = samples.pairs(line["side"], name)
         assert len(train) == line["train"]
         assert train["negatives"].list.len().sum() == line["negatives"]
@@ -220,6 +223,31 @@ def test_a_set_whose_texts_stand_in_several_pairs_has_dev_rows_as_any_other(
     fewer = one_set(tmp_path / "rings.jsonl", side="symmetric", columns=columns, dev_anchors=12)
     assert len(fewer.pairs("dev", "mine")) == 12
     assert "under 50 dev rows, so their scores say and weigh little: mine 12 (more by" in caplog.text
+
+
+def test_the_guards_of_the_reproduction_are_read(tmp_path: Path) -> None:
+    guards = ("sberquad", "wiktionary_guard_terms")
+    prepared = run(tmp_path, *ONLY_TERRA, *(f"+source@data.held_out.{name}={name}" for name in guards))
+    questions = prepared.pairs("heldout", "sberquad")
+    assert (len(questions), questions["positive"].n_unique()) == (28, 14)  # two questions ask for each paragraph
+    assert questions["anchor"][1] == "Чем заправляли фонарь маяка до электричества?"
+    assert questions["positive"][1].startswith("Маяк на мысе Зимнем построен из гранита")
+    assert len(prepared.pairs("heldout", "wiktionary_guard_terms")) > 1000
+
+
+def test_mixture_ours_has_a_weight_for_every_set_and_negatives_where_it_says_so(tmp_path: Path) -> None:
+    chosen = ["data=ours", "data.decontamination.suites=[]", f"data.mining.model={tiny_base()}"]
+    prepared, sources = run(tmp_path, *chosen), composed(*chosen).data.sources
+    written = (REPOSITORY / "configs/data/ours.yaml").read_text(encoding="utf-8")
+    assert sources.keys() == composed("data=distinct").data.sources.keys()
+    mined = {name for name, source in sources.items() if source.negatives == "mine"}
+    assert len(mined) == 9 and "tapaco" not in mined
+    for name, source in sources.items():
+        assert f"\n  {name}:" in written  # none is forgotten
+        assert prepared.ledger[name]["weight"] == source.weight
+        assert prepared.pairs(source.side, name)["negatives"].list.len().max() <= 1 or name not in mined
+    assert prepared.pairs("asymmetric", "mldr")["negatives"].list.len().max() == 20
+    assert prepared.pairs("asymmetric", "miracl")["negatives"].list.len().max() == 15
 
 
 def test_a_held_out_set_keeps_its_labels(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_search_takes_the_best_candidate_that_the_guard_allows(run_folder: Path)
     best = max(float(row["dev"]) for row in inside if row["allowed"] == "True")
     taken = json.loads((run_folder / "merge/weights.json").read_text())["compared"]["search"]
     assert taken["dev"] == best
-    assert taken["guard_loss_low"] <= 0.05
+    assert taken["guard_loss"] <= 0.05 or taken["guard_loss_low"] <= 0
     assert (run_folder / "merge/simplex.svg").read_text(encoding="utf-8").startswith("<?xml")
 
 

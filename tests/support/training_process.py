@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -75,26 +76,28 @@ def main(folder: str, processes: str, side: str) -> None:
     assert manifest.status == "complete"
 
 
-def gradient(folder: Path, kind: str, angle_weight: float, budget: int, rank: int, world: int) -> torch.Tensor:
-    """The gradient of one planned batch, from this rank's slice."""
+def gradient(
+    folder: Path, kind: str, angle_weight: float, budget: int, rank: int, world: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradient of one planned batch, from this rank's slice, and AnglE's logged share of it."""
     item = tokenised(folder / kind, rows(16, **ROWS[kind]), angle=True)
     batch: GlobalBatch = plan_batches([item.rows], ONE_BATCH, seed=7).batches[0].slice(rank, world)
     model: torch.nn.Module = tiny_model()
     wrapped = DistributedDataParallel(model, broadcast_buffers=False) if world > 1 else model
     features, labels = features_of(item, batch, budget, angle_weight)
-    planned_loss(wrapped, budget)(features, labels).backward()
-    return gradients(model)
+    loss = planned_loss(wrapped, budget)
+    loss(features, labels).backward()
+    return gradients(model), loss.parts.get("angle_gradient_share", torch.zeros(()))
 
 
 def all_gradients(folder: Path, rank: int = 0, world: int = 1) -> dict[str, torch.Tensor]:
-    """Gradients of every kind of rows, loss and budget."""
+    """Gradients of every kind of rows, loss and budget, and AnglE's logged shares as `<kind> share <budget>`."""
     budgets = {"whole": ALL_IN_ONE, "cached": CACHED}
-    return {
-        f"{kind} {case} {name}": gradient(folder, kind, weight, budget, rank, world)
-        for kind in ROWS
-        for case, weight in CASES.items()
-        for name, budget in budgets.items()
-    }
+    found: dict[str, torch.Tensor] = {}
+    for kind, (case, weight), (name, budget) in product(ROWS, CASES.items(), budgets.items()):
+        found[f"{kind} {case} {name}"], share = gradient(folder, kind, weight, budget, rank, world)
+        found |= {f"{kind} share {name}": share} if weight else {}
+    return found
 
 
 def run_rank(rank: int, world: int, folder: str) -> None:

@@ -68,6 +68,24 @@ def test_rows_of_a_batch_are_of_similar_length() -> None:
     assert np.ptp(rows.lengths) > 190
 
 
+@pytest.mark.parametrize("negatives", [0, 2])
+def test_long_texts_make_smaller_batches(negatives: int) -> None:
+    rows = set_rows("pairs", 32 * 100, texts=10**6, negatives=negatives)
+    planned = plan(rows, batch_tokens=2048)
+    for batch in planned.batches:
+        longest, texts = int(rows.lengths[batch.rows].max()), 1 + batch.negatives.shape[1]
+        assert len(batch.rows) == 8 or len(batch.rows) * longest * texts <= 2048
+    sizes = Counter(len(batch.rows) for batch in planned.batches)
+    assert sizes[32] and sizes[8] and len(sizes) > 2
+    taken = [row for batch in planned.batches for row in batch.rows.tolist()]
+    assert len(taken) == len(set(taken)) == len(rows.anchors) - sum(planned.left_out["pairs"].values())
+
+
+def test_a_budget_that_no_batch_reaches_changes_nothing() -> None:
+    rows = set_rows("pairs", 1000, negatives=2)
+    assert plan(rows, batch_tokens=10**9).digest == plan(rows).digest
+
+
 def test_an_epoch_takes_every_row_once_but_for_what_it_counts() -> None:
     rows = set_rows("pairs", 1003, texts=100_000)
     planned = plan(rows)

@@ -17,6 +17,7 @@ from pipeline.core.errors import UserError
 from tests.support.planned_sets import prepared_run, rows
 from tests.support.runs import run_command, run_main
 from tests.support.small_bases import tiny_base
+from training.batches import warn_of_small_steps
 from training.estimate import KNOWN, estimates, memory_bytes, shape_of, training_operations, work_of
 from training.model_files import load_model
 
@@ -55,6 +56,8 @@ def test_work_is_that_of_the_planned_batches(tmp_path: Path) -> None:
     assert work.tokens <= work.padded <= 1.5 * work.tokens
     assert work.cached_batches == work.batches
     assert work.operations > 0
+    assert {name: (seen.batches, seen.rows) for name, seen in work.seen.items()} == {"one": (6, 96), "two": (2, 24)}
+    assert work.seen["one"].anchors <= 100
 
 
 def test_an_estimate_has_the_sizes_and_lengths_of_the_source_files() -> None:
@@ -81,12 +84,45 @@ def test_an_estimate_s_work_is_that_of_its_rows() -> None:
     config = composed("profile=bge_m3", "training.symmetric.max_steps=100")
     sets, shape = estimates(config, "symmetric"), KNOWN["BAAI/bge-m3"]
     work = work_of(config, "symmetric", shape, 1)
-    rows = 100 * 256
+    rows = 100 * config.training.symmetric.batch_size
     a_row = sum(item.pairs * item.tokens for item in sets) / sum(item.pairs for item in sets)
     assert (work.batches, work.rows, work.padded, work.cached_batches) == (100, rows, None, 0)
     assert work.tokens == pytest.approx(rows * a_row, rel=1e-6)
     least = training_operations(shape, work.tokens, 0.0, passes=3)
     assert least < work.operations < 1.01 * least  # short texts cost little attention
+
+
+def test_the_faithful_profile_shows_each_question_of_mr_tydi_a_hundred_times_and_ours_does_not() -> None:
+    works = {
+        profile: work_of(composed(f"profile={profile}"), "asymmetric", KNOWN["BAAI/bge-m3"], 8)
+        for profile in ("bge_m3", "bge_m3_ours")
+    }
+    shown = {name: work.seen["mr_tydi"] for name, work in works.items()}
+    assert shown["bge_m3"].anchors == shown["bge_m3_ours"].anchors == 5_366
+    assert shown["bge_m3"].batches / works["bge_m3"].batches == pytest.approx(536_600 / 1_326_175, rel=1e-3)
+    assert shown["bge_m3"].rows / 5_366 == pytest.approx(100, rel=1e-3)
+    assert shown["bge_m3_ours"].batches / works["bge_m3_ours"].batches < 0.05
+    assert 2 < shown["bge_m3_ours"].rows / 5_366 < 5
+    for work in works.values():
+        assert sum(seen.batches for seen in work.seen.values()) == pytest.approx(work.batches)
+        assert sum(seen.rows for seen in work.seen.values()) == pytest.approx(work.rows, abs=1)
+
+
+def test_an_estimate_counts_several_negatives_mined_ones_and_smaller_batches_of_long_texts() -> None:
+    config = composed("profile=bge_m3_ours")
+    sets, side = {item.name: item for item in estimates(config, "asymmetric")}, config.training.asymmetric
+    assert len(sets["miracl"].texts["negatives"]) == len(sets["mldr"].texts["negatives"]) == 7
+    assert sets["pravo_israel"].texts["negatives"] == [140.0]  # one mined, as long as the answers
+    assert sets["fialka"].texts["negatives"] == []
+    assert (sets["mldr"].batch_rows(side), sets["miracl"].batch_rows(side)) == (256, 1024)
+
+
+def test_few_tokens_a_rank_and_step_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    warn_of_small_steps("symmetric", tokens=90_000 * 10, batches=10, ranks=8)
+    assert not caplog.records
+    warn_of_small_steps("symmetric", tokens=11_360 * 10, batches=10, ranks=16)
+    (record,) = caplog.records
+    assert record.getMessage().startswith("symmetric: 710 tokens a rank and step, fewer than 8000 keep a GPU busy")
 
 
 def test_a_source_without_assumed_lengths_counts_as_long_as_allowed() -> None:
@@ -110,6 +146,8 @@ def test_the_command_prints_its_assumptions_before_anything_is_made(tmp_path: Pa
         assert text in done.out
     (row,) = (line.split() for line in done.out.splitlines() if line.split()[:1] == ["ru_hnp"])
     assert row == ["ru_hnp", "symmetric", "500,000", "18", "18", "18"]
+    row = next(line.split() for line in done.out.splitlines() if line.split()[:2] == ["mr_tydi", "asymmetric"])
+    assert row[3] == "40.5%" and row[-2:] == ["5,366", "100.0"]  # its share of the batches; times that each is seen
     refused = run_main(*settings, "training.teraflops=0", module=module)
     assert refused.status == 2
     assert refused.err.startswith("error: ") and refused.err.count("\n") == 1

@@ -74,11 +74,22 @@ def test_metrics_have_a_line_a_step_and_dev_scores_at_the_start_and_on_schedule(
     steps = [line for line in entries(trained) if "loss" in line]
     assert [line["step"] for line in steps] == list(range(1, 9))
     assert {line["set"] for line in steps} == {"pairs", "scored", "questions"}
-    keys = {"step", "loss", "contrastive", "angle", "grad_norm", "learning_rate", "tokens_per_second", "padding_share"}
+    keys = {
+        "step",
+        "loss",
+        "contrastive",
+        "angle",
+        "angle_gradient_share",
+        "grad_norm",
+        "learning_rate",
+        "tokens_per_second",
+        "padding_share",
+    }
     assert all(keys | {"set"} <= set(line) for line in steps)
     for line in steps:
         assert line["loss"] == pytest.approx(line["contrastive"] + 0.1 * line["angle"], abs=2e-4)
         assert bool(line["angle"]) == (line["set"] == "scored")  # symmetric, and with different labels
+        assert 0 < line["angle_gradient_share"] < 1 if line["angle"] else line["angle_gradient_share"] == 0
     dev = [line for line in entries(trained) if "dev_score" in line]
     assert [line["step"] for line in dev] == [0, 4, 8]  # the saved weights' is one of these, and in the manifest
     scored = {"dev_questions_score", "dev_scored_score", "dev_questions_loss", "dev_scored_loss"}

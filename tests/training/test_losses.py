@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from tests.support.planned_sets import (
 )
 from tests.support.training_process import ALL_IN_ONE, CACHED, ONE_BATCH, ROWS, all_gradients, run_rank
 from training.batch_plan import plan_batches
-from training.losses import angle_loss, angle_pairs, contrastive_loss, pairwise_angle
+from training.losses import angle_loss, angle_pairs, contrastive_loss, gradient_norms, pairwise_angle
 
 EVERYTHING = ["query_to_doc", "doc_to_query", "query_to_query", "doc_to_doc"]
 
@@ -179,6 +180,55 @@ def test_the_gradient_is_the_same_on_two_processes_and_with_caching(
     assert difference(reference, of(one_process, "cached")) <= 1e-5
     assert difference(reference, of(two_processes, "whole")) <= 1e-5
     assert difference(reference, of(two_processes, "cached")) <= 1e-5
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_angles_share_of_the_gradient_is_the_same_on_two_processes_and_with_caching(
+    one_process: dict[str, Tensor], two_processes: dict[str, Tensor], kind: str
+) -> None:
+    share = one_process[f"{kind} share whole"]
+    assert 0 < share < 1
+    for run, budget in ((one_process, "cached"), (two_processes, "whole"), (two_processes, "cached")):
+        assert run[f"{kind} share {budget}"] == pytest.approx(share.item(), rel=1e-5)
+
+
+def triplets(rows: int, seed: int = 0) -> Tensor:
+    """Anchors, near positives and far negatives, as training leaves nearly all of them, (rows, 3, 256)."""
+    anchors, one, two = torch.randn(3, rows, 256, generator=torch.Generator().manual_seed(seed))
+    return torch.stack([anchors, anchors + 0.5 * one, anchors + 1.8 * two], dim=1)
+
+
+def test_the_gradient_s_share_is_that_of_the_weighted_norms() -> None:
+    texts = triplets(16).flatten(0, 1).requires_grad_()
+    loss = planned_loss(torch.nn.Identity(), ALL_IN_ONE)
+    place = torch.arange(48).reshape(16, 3)
+    labels = {"position": place, "score": torch.full((16,), torch.nan), "angle_weight": 0.3}
+    loss.calculate_loss([[texts]], labels).backward()
+    rows = texts.detach()[place].requires_grad_()
+    scores, usable = labels["score"], torch.ones(16, dtype=torch.bool)
+    (angular,) = torch.autograd.grad(angle_loss(*angle_pairs(rows, scores), scale=20.0), rows)
+    (contrastive,) = torch.autograd.grad(contrastive_loss(rows, usable, 0.05), rows)
+    expected = 0.3 * angular.norm() / (contrastive.norm() + 0.3 * angular.norm())
+    assert loss.parts["angle_gradient_share"].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert texts.grad is not None and torch.allclose(texts.grad[place], contrastive + 0.3 * angular, atol=1e-7)
+
+
+def test_angles_weight_does_not_mean_the_same_at_every_batch_size() -> None:
+    """What `angle_loss` says of its gradient, in numbers, as means of three draws."""
+
+    def at(count: int, seed: int) -> tuple[float, float, int]:
+        """The sum of the p_ij, AnglE's gradient in units of the contrastive one, and the rows with half of it."""
+        rows = triplets(count, seed).requires_grad_()
+        contrastive = contrastive_loss(rows, torch.ones(count, dtype=torch.bool), 0.05)
+        angle = angle_loss(*angle_pairs(rows, torch.full((count,), torch.nan)), scale=20.0)
+        own, angular = gradient_norms((contrastive, angle), rows)
+        squares = torch.autograd.grad(angle, rows)[0].square().sum(dim=(1, 2)).sort(descending=True).values.cumsum(0)
+        return 1 - math.exp(-angle.item()), (angular / own).item(), int((squares < squares[-1] / 2).sum()) + 1
+
+    small, large = ([at(count, seed) for seed in range(3)] for count in (32, 256))
+    assert max(weight for weight, _, _ in small) < 0.7 < 0.95 < min(weight for weight, _, _ in large)
+    assert fmean(ratio for _, ratio, _ in large) > 1.5 * fmean(ratio for _, ratio, _ in small)
+    assert max(rows for _, _, rows in large) < 256 / 20
 
 
 def test_caching_replays_dropout(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from evaluation.significance import STATISTICS
 from evaluation.suites.mteb_run import DenseEncoder, run_task
 from evaluation.suites.mteb_tasks import hub_task, suite_tasks
 from evaluation.suites.samples import MTEB_SAMPLES
+from pipeline.application import composed
 from pipeline.core.artefact import PARTIAL
 from pipeline.core.errors import UserError
 from tests.evaluation.conftest import MakeModel
@@ -261,3 +262,13 @@ def test_results_hold_the_versions(model: DenseEncoder, tmp_path: Path) -> None:
     run_task(model, MTEB_SAMPLES["mteb_sts"](), [], tmp_path)
     result = json.loads(next((tmp_path / "results").rglob("SampleSTS.json")).read_text())
     assert result["mteb_version"] == mteb.__version__
+
+
+def test_no_guard_of_the_reproduction_is_a_benchmarks_data() -> None:
+    config = composed("profile=bge_m3")
+    names = {name for suite in config.evaluation.suite.values() for name in suite.tasks}
+    tasks = [*mteb.get_benchmark("MTEB(rus, v1.1)"), *mteb.get_tasks(tasks=sorted(names - {"nli", "sts"}))]
+    hubs = {str(task.metadata.dataset["path"]).lower() for task in tasks}
+    guards = [config.data.held_out[name] for name in config.merging.guard_sources]
+    assert len(hubs) >= 30
+    assert not hubs & {guard.hub.lower() for guard in guards if guard.hub}
