@@ -126,13 +126,8 @@ def test_the_commands_that_need_no_gpu_and_no_hub_run(tmp_path: Path, repository
     """README's own lines, with the profile of the tests in place of the others; one chain under all of them."""
     ready, binaries = tmp_path / "ready", Path(sys.executable).parent
     ready.touch()
-    chain = [
-        command
-        for command in commands()
-        if re.match(
-            r"make (reproduce PROFILE=bge_m3$|plan PROFILE=bge_m3|publish REPO=organisation/name$|sweep SWEEP=learning_rate)", command
-        )
-    ]
+    wanted = "make (reproduce|plan) PROFILE=bge_m3$|make publish REPO=organisation/name$|make sweep SWEEP=learning_rate"
+    chain = [command for command in commands() if re.match(wanted, command)]
     chain.sort(key=lambda command: not command.startswith("make reproduce"))  # what the others need
     assert len(chain) == 4
     for command in chain:
