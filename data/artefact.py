@@ -135,6 +135,11 @@ def require_unseen(sets: Iterable[PairSet], data: Path) -> None:
                 )
 
 
+def rows_of_sets(data: Path) -> dict[str, int]:
+    """The training rows of each set."""
+    return {path.stem: pq.read_metadata(path).num_rows for _, path in set_files(data, ALL_SIDES)}
+
+
 def shares(data: Path) -> dict[str, Share]:
     """What the ledger says about the sets' shares of the batches; raises UserError where it can't be read."""
     ledger = data / "ledger.json"

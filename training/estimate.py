@@ -1,13 +1,13 @@
 """`make plan`: what training would do and cost, without training.
 
-Where data and init are made, the batches are planned as training will plan them; else sets are as large, and
-texts as long, as the source files expect.
+Where data and init are made, the batches are planned as training will plan them; else sets are as large as data made
+them or their source files expect, and texts as long as these say.
 """
 
 import dataclasses
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,6 +18,7 @@ from configs.schema.config import SIDES, Config
 from configs.schema.data import SourceConfig
 from configs.schema.init import BaseConfig
 from configs.schema.training import SetConfig, SideConfig
+from data.artefact import rows_of_sets
 from data.ledger import expected
 from pipeline.core.artefact import is_complete
 from pipeline.core.console import quiet, show_table
@@ -215,19 +216,22 @@ def estimates(config: Config, name: str) -> list[SetEstimate]:
     """The sets of a side; raises UserError where the size of none is known."""
     sources = {key: source for key, source in config.data.sources.items() if name in (source.side, "joint")}
     side, mined = config.side(name), config.data.mining.negatives
-    found = [item for key, source in sources.items() for item in _estimates(key, source, side, mined)]
+    made = rows_of_sets(config.folder("data")) if is_complete(config.folder("data")) else {}
+    found = [item for key, source in sources.items() for item in _estimates(key, source, side, mined, made)]
     if not found:
         raise UserError("the sets' sizes aren't known yet", where=f"side {name}", remedy="make them: make data")
     return found
 
 
-def _estimates(name: str, source: SourceConfig, side: SideConfig, mined: int) -> Iterator[SetEstimate]:
+def _estimates(
+    name: str, source: SourceConfig, side: SideConfig, mined: int, made: Mapping[str, int]
+) -> Iterator[SetEstimate]:
     """None for a set that is left out or of unknown size; one for each kind of positive otherwise.
 
     `mined` negatives of a pair are as long as its set's positives.
     """
     of_set = side.sets.get(name, SetConfig())
-    pairs = min(filter(None, (expected(source), source.max_rows)), default=0)
+    pairs = made.get(name) or min(filter(None, (expected(source), source.max_rows)), default=0)
     if not pairs or not of_set.weight:
         return
     limits = {

@@ -217,7 +217,7 @@ def check_angle(report: dict[str, Any], name: str, side: SideConfig) -> None:
 def closing_metrics(trainer: PlannedTrainer, report: dict[str, Any]) -> dict[str, Any]:
     """What the manifest says: sizes, speed, the last loss, and dev scores of the saved weights."""
     trainer.is_in_train = True  # or the library would score all dev sets once for each of them
-    if trainer.args.load_best_model_at_end:
+    if trainer.state.best_model_checkpoint:
         trainer.remove_callback(MetricsLog)  # the curves have these weights' scores already, at their own step
     dev = trainer.evaluate() if trainer.evaluator is not None else {}
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
