@@ -20,8 +20,8 @@ class MetricsLog(TrainerCallback):
     """Keeps metrics.jsonl, one line a step that is logged or evaluated, on rank 0.
 
     A line has step and, where it is logged, loss, its parts, AnglE's share of the two gradients' norms at the embeddings,
-    grad_norm, learning_rate, tokens_per_second, padding_share and set (null where the line covers several steps); where
-    the weights are evaluated, dev scores and dev losses.
+    grad_norm, learning_rate, tokens_per_second, padding_share and set (null where the line covers several steps), and
+    where the weights are evaluated, dev scores and dev losses.
     Step 0 is the model that training begins with. A resumed run first drops the lines after its checkpoint.
     `track` gets what comes as it comes.
     """
