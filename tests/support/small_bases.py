@@ -1,5 +1,6 @@
 """Small models that several test modules use, made once a process."""
 
+import contextlib
 import functools
 import hashlib
 import shutil
@@ -33,8 +34,10 @@ def _made(config: BaseConfig, seed: int) -> Path:
     """The random model of this config and seed."""
     folder = Path(_kept().name, hashlib.sha256(f"{config} {seed}".encode()).hexdigest())
     if not folder.exists():
-        folder.mkdir()
-        make_random(config, folder, seed, SAMPLES)
+        scratch = Path(tempfile.mkdtemp(dir=_kept().name))
+        make_random(config, scratch, seed, SAMPLES)
+        with contextlib.suppress(OSError):  # forked ranks share the folder: another one was first
+            scratch.rename(folder)
     return folder
 
 
