@@ -15,6 +15,7 @@ from sentence_transformers import SentenceTransformer
 from configs.schema.merging import MERGEKIT_METHODS
 from merging.compatibility import carry_over, weight_folders
 from pipeline.core.errors import UserError
+from pipeline.core.models import stored_names
 from pipeline.core.seeding import derived_seed
 
 WITHOUT_BASE = ("slerp",)  # between the two trained models; all other methods take task vectors on the base
@@ -62,6 +63,8 @@ def write_mergekit_model(merged: Any, base: Path, target: Path, dtype: str) -> N
     target.mkdir(parents=True, exist_ok=True)
     carry_over(base, target, dtype)
     scratch = target / "weights"
+    if not any(name.startswith("pooler.") for name in stored_names(base)):
+        merged[0].model.pooler = None  # transformers made one up
     merged.to(getattr(torch, dtype)).save(str(scratch))
     for part in weight_folders(base):
         for file in (scratch / part).glob("*.safetensors*"):

@@ -79,10 +79,7 @@ def load_folder(
     for name, parameter in model.named_parameters() if finite else ():
         if not torch.isfinite(parameter.sum(dtype=torch.float64)):
             raise UserError(f"the tensor {name} holds NaN or infinity", where=str(folder), remedy=remedy)
-    try:
-        _settle(model, folder)
-    except RAISED_BY_FILES as error:
-        raise _unloadable(error, folder, remedy) from error
+    _settle(model, folder)
     return model
 
 
@@ -105,8 +102,8 @@ def read_tokenizer(path: Path) -> "Tokenizer":
 def _settle(model: "SentenceTransformer", folder: Path) -> None:
     """Let the model cut texts where its positions end, and pad on the right, as far as no embedding changes.
 
-    Raises UserError where more tokens are let in than there are positions, or where a text's embedding depends on the
-    texts that it is padded to.
+    Raises UserError where more tokens are let in than there are positions, where a text's embedding depends on the
+    texts that it is padded to, or where the library itself can't embed a text with these modules.
     """
     limit, positions = model.max_seq_length or 0, most_tokens(model)
     if positions is not None and limit > positions:
@@ -119,13 +116,18 @@ def _settle(model: "SentenceTransformer", folder: Path) -> None:
     unusual = [type(module).__name__ for module in model if type(module).__name__ not in USUAL]
     if not pads_left and not unusual:
         return
-    together, alone = (
-        model.encode(list(TRIAL), prompt="", batch_size=size, show_progress_bar=False) for size in (len(TRIAL), 1)
-    )
+    culprit = "padding_side in tokenizer_config.json is left" if pads_left else f"there is a module {unusual[0]}"
+    remedy = "pad on the right" if pads_left else "take it out"
+    try:
+        together, alone = (
+            model.encode(list(TRIAL), prompt="", batch_size=size, show_progress_bar=False) for size in (len(TRIAL), 1)
+        )
+    except RAISED_BY_FILES as error:
+        what = f"{culprit}, and the model can't embed a text: {first_line(error)}"
+        raise UserError(what, where=str(folder), remedy=remedy) from error
     if not abs(together - alone).max() <= PADDING_TOLERANCE * abs(alone).max():
-        culprit = "padding_side in tokenizer_config.json is left" if pads_left else f"there is a module {unusual[0]}"
         what = f"{culprit}, and a text's embedding depends on the length of those beside it"
-        raise UserError(what, where=str(folder), remedy="pad on the right" if pads_left else "take it out")
+        raise UserError(what, where=str(folder), remedy=remedy)
     if pads_left:
         model.tokenizer.padding_side = "right"
 

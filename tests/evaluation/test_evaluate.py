@@ -24,6 +24,7 @@ from pipeline.core.errors import UserError
 from pipeline.stage import locked, planned, run_stage
 from tests.evaluation.conftest import MakeModel
 from tests.support.runs import read_csv
+from tests.support.zoo import animal
 
 SAMPLE_TASKS = ("sts", "paraphrase", "topics", "mteb_sts", "mteb_pairs", "mteb_topics", "long_documents")
 
@@ -247,3 +248,14 @@ def test_the_order_of_the_chain_changes_the_tables(tmp_path: Path) -> None:
     assert CHAIN["evaluate"].settings(first) != CHAIN["evaluate"].settings(
         second
     )  # it decides who is compared with whom
+
+
+def test_models_of_other_makes_are_scored_too(tmp_path: Path) -> None:
+    """A static one, one with a Dense module, one without modules and one in the old layout."""
+    names = ("static", "Dense", "no modules", "old 0_Transformer layout")
+    models = [shutil.copytree(animal(name), tmp_path / str(number)) for number, name in enumerate(names)]
+    tasks = ["evaluation.tasks=[sts,mteb_sts]", "evaluation.resamples=100"]
+    config = make_config(tmp_path / "runs", f"evaluation.models=[{','.join(map(str, models))}]", *tasks)
+    run_stage(CHAIN["evaluate"], config)
+    rows = read_csv(config.folder("evaluate") / "scores.csv")
+    assert {row["model"] for row in rows} == {"0", "1", "2", "3"} and len(rows) == 8

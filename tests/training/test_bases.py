@@ -332,7 +332,7 @@ NO_BASE = {  # what the line names
     "LayerNorm": "the module 2_LayerNorm",
     "Dropout": "the module 2_Dropout",
     "CNN": "a module CNN",
-    "LSTM": "sentence_lengths",
+    "LSTM": "a module LSTM, and the model can't embed a text: 'sentence_lengths'",
     "WordWeights": "the module 1_WordWeights",
     **{
         f"pooling {mode}": f"pooling_mode of the module 1_Pooling is {mode}"
@@ -394,6 +394,12 @@ def test_what_the_config_says_otherwise_than_the_folder_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         base_of("the tiny base", tmp_path / "base", replace(CLS, **changes))
+
+
+def test_a_pooling_that_leaves_the_prompt_out_is_refused(tmp_path: Path) -> None:
+    prompts = {"query": "вопрос: ", "document": "ответ: "}
+    with pytest.raises(UserError, match=r"include_prompt of the module 1_Pooling is False"):
+        base_of("prompts left out of pooling", tmp_path / "base", replace(CLS, pooling="mean", prompts=prompts))
 
 
 def test_prompts_that_the_folder_has_otherwise_are_refused(tmp_path: Path) -> None:

@@ -172,18 +172,33 @@ def test_a_sample_of_the_texts_can_be_compared(tmp_path: Path) -> None:
     assert found["hidden_states"] is None
 
 
-def test_a_base_whose_tokenizer_cuts_and_pads_is_compared_on_whole_texts(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "padding",
+    [
+        {"pad_id": 1, "pad_token": "<pad>"},
+        {"pad_id": 1, "pad_token": "<pad>", "direction": "left", "length": 16},
+        {"pad_id": 1193, "pad_token": "[PAD]"},  # an id that doesn't stay
+    ],
+)
+def test_a_base_whose_tokenizer_cuts_and_pads_is_compared_on_whole_texts(
+    padding: dict[str, Any], tmp_path: Path
+) -> None:
     model = Path(shutil.copytree(tiny_base(), tmp_path / "mirror/someone/model"))
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
-    tokenizer.enable_truncation(8)
-    tokenizer.enable_padding(pad_id=1, pad_token="<pad>")
+    tokenizer.enable_truncation(8, stride=2)
+    tokenizer.enable_padding(**padding)
     tokenizer.save(str(model / "tokenizer.json"))
     base = dataclasses.replace(TINY, name="hub", kind="hub", hub="someone/model")
-    made = config(tmp_path, base, mirror=str(tmp_path / "mirror"), min_counts={"ru": 3}, hidden_state_texts=0)
+    made = config(tmp_path, base, mirror=str(tmp_path / "mirror"), min_counts={"ru": 3})
     write_pairs(made, samples(300))
     make("init", made)
-    pairs = certificate(made)["checked"]["pairs"]
+    found = certificate(made)
+    pairs = found["checked"]["pairs"]
     assert pairs["mismatches"] == 0 and pairs["covered"] > 0 and pairs["pieces_before"] > 300 * 8
+    assert found["hidden_states"]["tokens"] > 8 * found["hidden_states"]["texts"]
+    for folder in (made.folder("base"), made.folder("init")):
+        written = json.loads((folder / "tokenizer.json").read_text())
+        assert written["truncation"] is None and written["padding"] is None
 
 
 @pytest.mark.slow

@@ -79,6 +79,8 @@ def make_from_hub(config: BaseConfig, folder: Path, mirror: str | None) -> dict[
     if contradiction := next(contradictions(model, source, config), None):
         what, remedy = contradiction
         raise UserError(what, where=name, remedy=remedy)
+    if config.max_length < (model.max_seq_length or 0):
+        log.info("base: texts are cut at %d tokens, instead of the model's %d", config.max_length, model.max_seq_length)
     encoder = model[0].model
     assert isinstance(encoder, PreTrainedModel)
     made = {"source": name, "revision": revision, **write_encoder(encoder, place, folder)}

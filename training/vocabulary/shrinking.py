@@ -13,7 +13,7 @@ import pyarrow
 import pyarrow.parquet
 
 from pipeline.core.artefact import PARTIAL, write_json
-from pipeline.core.checkpoint import INDEX, SHARDS, WEIGHTS, Checkpoint, EagerFile, StoredTensor, write_header
+from pipeline.core.checkpoint import INDEX, SHARDS, WEIGHTS, Checkpoint, EagerFile, write_header
 from pipeline.core.errors import UserError
 from pipeline.core.models import NOT_THE_MODEL
 from training.vocabulary.tokenizer_file import Ids, TokenizerFile, shrink_sentencepiece
@@ -22,9 +22,7 @@ SENTENCEPIECE = "sentencepiece.bpe.model"
 NOT_COPIED = (WEIGHTS, SHARDS, INDEX, f"*{PARTIAL}", *NOT_THE_MODEL)
 ID_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "cls_token_id", "mask_token_id")
 PADDING_ROWS = 128  # an embedding may have fewer than so many rows beyond the tokenizer's ids
-EMBEDDING = "embeddings.word_embeddings.weight"
-# All tensors with a row (or an item) for each id, by the ends of their names; the others belong to a language model.
-BY_ID = (EMBEDDING, "lm_head.decoder.weight", "lm_head.decoder.bias", "lm_head.bias")
+EMBEDDING = "embeddings.word_embeddings.weight"  # the end of its name; the only tensor with a row for each id
 
 
 @dataclass(frozen=True)
@@ -87,22 +85,17 @@ def embedding_rows(weights: Checkpoint, ids: int) -> int:
 
 
 def shrink_weights(weights: Checkpoint, kept: Ids, rows: int, target: EagerFile) -> dict[str, tuple[int, ...]]:
-    """Write the file `target` (safetensors): rows `kept` of the tensors with a row per id, all else bit by bit.
+    """Write the file `target` (safetensors): the rows `kept` of the word embedding, all else bit by bit.
 
     Only what stays is read, and the kernel copies it where it can: no tensor is in memory. Returns the new shapes.
     """
-
-    def has_row_per_id(name: str, tensor: StoredTensor) -> bool:
-        return name.endswith(BY_ID) and tensor.shape[0] == rows
-
     tensors = weights.tensors.items()
     shapes = {
-        name: (len(kept), *tensor.shape[1:]) if has_row_per_id(name, tensor) else tensor.shape
-        for name, tensor in tensors
+        name: (len(kept), *tensor.shape[1:]) if name.endswith(EMBEDDING) else tensor.shape for name, tensor in tensors
     }
     write_header(target.file, shapes, {name: tensor.code for name, tensor in tensors}, {})
     for name, tensor in tensors:
-        if has_row_per_id(name, tensor):
+        if name.endswith(EMBEDDING):
             items = tensor.items // rows
             for first, count in _runs(kept):
                 weights.copy(tensor, first * items, count * items, target)
