@@ -148,6 +148,8 @@ def test_the_command_prints_its_assumptions_before_anything_is_made(tmp_path: Pa
     assert row == ["ru_hnp", "symmetric", "500,000", "18", "18", "18"]
     row = next(line.split() for line in done.out.splitlines() if line.split()[:2] == ["mr_tydi", "asymmetric"])
     assert row[3] == "40.5%" and row[-2:] == ["5,366", "100.0"]  # its share of the batches; times that each is seen
+    (row,) = (line.split() for line in done.out.splitlines() if line.split()[:1] == ["card_30"])
+    assert int(row[1].replace(",", "")) > 800_000 and float(row[3]) > 0.1  # texts, tokens, hours
     refused = run_main(*settings, "training.teraflops=0", module=module)
     assert refused.status == 2
     assert refused.err.startswith("error: ") and refused.err.count("\n") == 1

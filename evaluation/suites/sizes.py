@@ -1,0 +1,62 @@
+"""How much a suite has a model read, before any of its data are there: from the statistics that mteb bundles."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from configs.schema.config import Config
+from evaluation.suites.mteb_tasks import hub_task, suite_tasks
+from evaluation.suites.samples import FOLDER, read_samples
+
+CHARACTERS = 3.5  # a token of XLM-R's, over encodechka's Russian texts; 3.4 over the bundled long documents
+ENCODECHKA = (42_278, 867_000)  # distinct texts of its sentence tasks, and their tokens when cut at 128
+
+
+@dataclass(frozen=True)
+class SuiteSize:
+    """What one model reads in a suite, at most: texts of two tasks or splits are counted in both, and encoded once.
+
+    Texts of a task are taken to be as long as their mean.
+    """
+
+    texts: int
+    tokens: float
+    squares: float  # sum of the squared lengths in tokens
+    unknown: tuple[str, ...] = ()  # tasks without statistics
+
+
+def suite_size(name: str, config: Config, max_length: int) -> SuiteSize | None:
+    """The size of a suite whose texts are cut at `max_length` tokens; None of held-out sets, which data has to make."""
+    suite = config.evaluation.suite[name]
+    if suite.kind == "retrieval":
+        return None
+    if suite.kind == "encodechka":
+        texts, tokens = ENCODECHKA
+        return SuiteSize(texts, tokens, tokens**2 / texts)
+    if suite.kind == "samples":
+        texts_of = {text for file in FOLDER.glob("*.jsonl") for row in read_samples(file.stem) for text in row.values()}
+        return _summed([(1, len(text)) for text in texts_of if isinstance(text, str)], max_length)
+    found, unknown = list[tuple[int, float]](), list[str]()
+    for task, special in suite_tasks(suite).items():
+        if task not in config.evaluation.without and task in (config.evaluation.tasks or [task]):
+            counted = list(_counted(hub_task(task, suite, special, None)))
+            found += counted * len(suite.representations)
+            unknown += [] if counted else [task]
+    return _summed(found, max_length, tuple(unknown))
+
+
+def _counted(task: Any) -> Iterator[tuple[int, float]]:
+    """(texts, mean characters) of each kind of a task's test texts."""
+    for split in task.eval_splits:
+        whole = (task.metadata.descriptive_stats or {}).get(split) or {}
+        subsets = whole.get("hf_subset_descriptive_stats")
+        for part in [subsets[subset] for subset in task.hf_subsets if subset in subsets] if subsets else [whole]:
+            for kind in part.values():
+                if isinstance(kind, dict) and "average_text_length" in kind:
+                    yield kind["unique_texts"], kind["average_text_length"]
+
+
+def _summed(counted: list[tuple[int, float]], max_length: int, unknown: tuple[str, ...] = ()) -> SuiteSize:
+    lengths = [(count, min(characters / CHARACTERS + 2, max_length)) for count, characters in counted]
+    tokens, squares = (sum(count * length**power for count, length in lengths) for power in (1, 2))
+    return SuiteSize(sum(count for count, _ in lengths), tokens, squares, unknown)
