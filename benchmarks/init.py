@@ -93,11 +93,8 @@ def chosen_ids() -> npt.NDArray[np.int64]:
 def make_large_base(folder: Path) -> None:
     """Write a random base of bge-m3's shape with both tokenizer files."""
     from configs.schema.init import BaseConfig
-    from pipeline.core.artefact import write_json
-    from pipeline.core.checkpoint import write_header
-    from pipeline.core.seeding import generator
     from training.bases.folder import write_modules, write_tokenizer_config
-    from training.bases.random_model import model_config, tensor_shapes
+    from training.bases.random_model import model_config, random_model
     from training.vocabulary.tokenizer_file import TokenizerFile
 
     folder.mkdir()
@@ -107,13 +104,7 @@ def make_large_base(folder: Path) -> None:
     write_sentencepiece(tokenizer.pieces, tokenizer.scores, folder / "sentencepiece.bpe.model")
     write_tokenizer_config(folder, config.max_length)
     write_modules(folder, config, config.hidden)
-    shape = model_config(config, tokenizer.size) | {"num_attention_heads": 16}
-    write_json(folder / "config.json", shape)
-    shapes = tensor_shapes(shape)
-    with (folder / "model.safetensors").open("wb") as file:
-        write_header(file, shapes, dict.fromkeys(shapes, "F32"), {})
-        for name, size in shapes.items():
-            file.write(generator(SEED, name).standard_normal(size, np.float32).data)
+    random_model(model_config(config, tokenizer.size), SEED).save_pretrained(folder)
     for path in files_under(folder):
         synchronise(path)
 

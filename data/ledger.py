@@ -16,7 +16,7 @@ class Counts:
 
     raw: int = 0
     built: int = 0
-    scored: int = 0  # rows kept with a label that is no entailment
+    scored: int = 0  # rows kept with a score below 1
     kept: int = 0
     train: int = 0
     dev: int = 0
@@ -114,7 +114,7 @@ def _paragraph(line: dict[str, Any]) -> str:
         reason = line["difference"] or "the files at hand are not the full set"
         facts.append(f"Built {line['built']:,} against the card's {line['card']:,}: {reason}.")
     if line["scored"]:
-        facts.append(f"Beside them {line['scored']:,} rows with labels that are no entailment, which only AnglE takes.")
+        facts.append(f"Beside them {line['scored']:,} rows with a score below 1, which only AnglE takes.")
     accounts = {"Dropped": "dropped", "Bad rows left out": "bad_rows", "Found in evaluations": "reported"}
     for what, key in accounts.items():
         if line[key]:

@@ -14,7 +14,7 @@ from data.ledger import Counts
 from data.pair_files import PairWriter, write_keys
 from data.pairs.constructions import GROUPED
 from data.pairs.decontamination import Decontamination
-from data.pairs.hashing import Hashes, SeenHashes, contained
+from data.pairs.hashing import Hashes, SeenHashes, contained, fraction, text_hashes
 from data.pairs.maker import PairBatch, PairMaker
 from data.pairs.streams import grouped, ordered_map
 from data.sources.batch import RowErrors
@@ -23,6 +23,8 @@ from data.sources.rows import role_frames
 from pipeline.core.errors import UserError
 
 DUPLICATE, DUPLICATE_ELSEWHERE = "duplicate", "duplicate of another set"
+OUTSIDE = "outside the slice"
+SLICING = 0x51CE  # apart from the keys of samples and dev rows
 EMPTY_IN_GROUP = "empty text in a group"
 NO_KEYS: Hashes = np.empty(0, np.uint64)
 
@@ -57,7 +59,8 @@ class OneSet:
             if dev_rows:
                 candidates = self._official_dev(dev_rows, folder / "spill")
             dev = None if candidates is None else self._dev(candidates, writer, official=official)
-        if self.counts.built == 0 or self.counts.train == 0:
+        no_positive = self.counts.built == 0 and self.source.construction != "scored_pairs"  # labels mixed up, perhaps
+        if no_positive or self.counts.train == 0:
             raise self._nothing_usable()
         if self.source.negatives == "mine":
             from data.mining import mine  # with torch, which a mixture without mined negatives does not wait for
@@ -106,7 +109,7 @@ class OneSet:
             self.counts.scored += batch.scored
             self.counts.dropped.update(batch.dropped)
             self.counts.reported.update(batch.reported)
-            pairs = self._without_duplicates(batch)
+            pairs = self._sliced(self._without_duplicates(batch))
             self.counts.kept += len(pairs)
             if len(pairs):
                 yield pairs
@@ -142,6 +145,14 @@ class OneSet:
                 self.counts.dropped[reason] += int(count)
         return batch.pairs if new.all() else batch.pairs.filter(pl.Series(new))
 
+    def _sliced(self, pairs: pl.DataFrame) -> pl.DataFrame:
+        if not self.source.slice:
+            return pairs
+        places, (first, end) = fraction(text_hashes(pairs["anchor"], SLICING)), self.source.slice
+        chosen = pairs.filter(pl.Series((places >= first) & (places < end)))
+        self.counts.dropped[OUTSIDE] += len(pairs) - len(chosen)
+        return chosen
+
     def _sampled(self, frames: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
         if self.source.max_rows is None:
             yield from frames
@@ -155,7 +166,7 @@ class OneSet:
     # kept pairs -> files
 
     def _writer(self, folder: Path) -> PairWriter:
-        return PairWriter(folder / f"{self.name}.parquet", bool(self.source.kept_scores))
+        return PairWriter(folder / f"{self.name}.parquet", self.source.has_scores)
 
     def _write(self, writer: PairWriter, pairs: pl.DataFrame) -> None:
         if len(pairs):

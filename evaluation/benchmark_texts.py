@@ -10,8 +10,7 @@ import polars as pl
 
 from configs.schema.config import Config
 from data.pairs.decontamination import BENCHMARKS, CHECKED, SAMPLES
-from evaluation.suites.mteb_tasks import hub_task, suite_tasks
-from evaluation.suites.samples import FOLDER, read_samples
+from evaluation.suites.sample_files import FOLDER, read_samples
 from pipeline.core.artefact import StageFolder, write_json
 from pipeline.core.console import log
 from pipeline.core.errors import first_line
@@ -93,6 +92,8 @@ def _encodechka_texts(folder: str | None, missing: dict[str, str]) -> Iterator[t
 
 def _mteb_texts(suite: str, config: Config, missing: dict[str, str], done: set[str]) -> Iterator[tuple[str, set[str]]]:
     """(task, test texts) of a suite of evaluation; where one task's data can't be had, the next is tried."""
+    from evaluation.suites.mteb_tasks import hub_task, suite_tasks  # mteb takes seconds to import; most runs check none
+
     settings = config.evaluation.suite[suite]
     unreachable: str | None = None
     for name, special in suite_tasks(settings).items():

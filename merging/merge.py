@@ -1,6 +1,7 @@
 """The stage `merge`: one model of the base and the trained sides, and the files that say how it was made."""
 
 import csv
+from dataclasses import replace
 from typing import Any
 
 from configs.schema.config import Config
@@ -8,6 +9,7 @@ from configs.schema.merging import MergingConfig
 from merging.choose import Comparison, compare
 from merging.compatibility import require_compatible, write_model
 from merging.mergekit import mergekit_merge, write_mergekit_model
+from merging.models import merged_models
 from merging.simplex import draw_simplex
 from pipeline.core.artefact import StageFolder, write_json
 from pipeline.core.console import show_table
@@ -17,8 +19,9 @@ VERDICTS = {True: "yes", False: "no", None: "not guarded"}
 
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     """Choose weights, write the model and how it was chosen; returns the metrics of the choice."""
-    settings = config.merging
-    models = {name: config.model_folder(name) for name in settings.models}
+    models = merged_models(config)
+    settings = replace(config.merging, models=list(models))
+    config = replace(config, merging=settings)
     require_compatible(models)
     comparison = compare(config, models, stage.input("data"))
     with stage.replacing("model") as target:

@@ -15,11 +15,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from configs.schema.config import SIDES, Config
+from configs.schema.config import SIDES, STAGES, Config
 from data.fingerprints import data_states
 from evaluation.models import heads_fingerprint, scored_models
 from evaluation.published import calibrated_name
 from evaluation.report.record import REPORTED
+from merging.models import merged_states
 from pipeline.core.artefact import file_sha256, is_complete, read_manifest
 from pipeline.stage import Stage
 from training.bases.sources import base_state
@@ -97,8 +98,8 @@ def side(name: str) -> Stage:
     """One side's training; under `accelerate launch` each process takes its slice of every planned global batch."""
     return Stage(
         name, 4, "training.finetune:build", on_ranks=True,
-        needs=lambda c: ["data", "init"],
-        settings=lambda c: {"side": c.side(name), "arguments": c.training.arguments,
+        needs=lambda c: ["data", c.side(name).start],
+        settings=lambda c: {"side": c.side(name), "arguments": c.training.arguments, "seed": c.training.seed,
                             "dev": dev_settings(c), "precision": c.precision, "attention": c.base.attention},
     )
 
@@ -129,7 +130,8 @@ CHAIN = {stage.name: stage for stage in [
     *map(side, SIDES),
     Stage(
         "merge", 3, "merging.merge:build",
-        needs=lambda c: [*c.merging.models, "data"],
+        needs=lambda c: [*(name for name in c.merging.models if name in STAGES), "data"],
+        reads=merged_states,
         settings=lambda c: {"merging": c.merging, "dev": dev_settings(c),
                             "precision": c.precision, "attention": c.base.attention},
     ),

@@ -172,7 +172,7 @@ def work_of(config: Config, name: str, shape: Shape, devices: int) -> Work:
     with quiet(), TemporaryDirectory() as cache:
         model = load_model(config.folder("init"), config.base.attention, side)
         sets = prepare_sets(name, side, model, config.folder("data"), Path(cache)).train
-    batches = plan_batches([item.rows for item in sets.values()], side, config.seed).batches
+    batches = plan_batches([item.rows for item in sets.values()], side, config.training_seed).batches
     tokens = padded = cached = 0
     operations = 0.0
     seen = {key: Seen(0, 0, len(np.unique(item.rows.anchors))) for key, item in sets.items()}

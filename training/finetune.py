@@ -32,7 +32,7 @@ from training.trainer import PlannedTrainer, last_checkpoint
 
 @quiet()
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
-    """Train the stage's side from the init model; returns the manifest's metrics.
+    """Train the stage's side from init, or from another side's model; returns the manifest's metrics.
 
     Writes model/, plan.json and metrics.jsonl, and keeps checkpoints/ until then. Under `accelerate launch` each
     process takes its slice of every planned global batch; the result is the same.
@@ -43,11 +43,12 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     check_processes(process.num_processes, stage.name, side)
     if process.device.type == "cpu":
         keep_freed_memory()
-    model = load_model(stage.input("init"), config.base.attention, side)
+    start = config.model_folder(side.start)
+    model = load_model(start, config.base.attention, side)
     checkpoints = stage.path / "checkpoints"
     with process.main_process_first():
         sets = prepare_sets(stage.name, side, model, stage.input("data"), checkpoints / "tokens")
-    plan = plan_batches([item.rows for item in sets.train.values()], side, config.seed)
+    plan = plan_batches([item.rows for item in sets.train.values()], side, config.training_seed)
     report = plan_report(plan, sets.train, side)
     check_angle(report, stage.name, side)
     if process.device.type == "cuda":
@@ -56,7 +57,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
         write_json(stage.path / "plan.json", report)
     trainer = make_trainer(config, stage, model, sets, plan, bfloat16)
     resume = last_checkpoint(checkpoints, trainer.run_digest) if stage.resuming else None
-    torch.manual_seed(derived_seed(config.seed, "dropout", str(process.process_index)))
+    torch.manual_seed(derived_seed(config.training_seed, "dropout", str(process.process_index)))
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if trainer.state.global_step < len(plan.batches):
         log.info("stopped at step %d; the same command goes on from there", trainer.state.global_step)
@@ -65,7 +66,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     process.wait_for_everyone()
     if process.is_main_process:
         with stage.replacing("model") as folder:
-            save_model(model, stage.input("init"), folder)
+            save_model(model, start, folder)
         remove(checkpoints.rename(retired(checkpoints)))  # a kill meanwhile leaves no half checkpoint to go on from
     process.wait_for_everyone()
     return metrics
@@ -133,7 +134,7 @@ def training_arguments(
         "lr_scheduler_type": side.schedule,
         "weight_decay": side.weight_decay,
         "max_grad_norm": side.max_grad_norm,
-        "seed": config.seed % 2**32,
+        "seed": config.training_seed % 2**32,
         "use_cpu": not torch.cuda.is_available(),
         "bf16": bfloat16,
         "logging_steps": side.logging_steps,

@@ -86,6 +86,11 @@ class Config:
         assert isinstance(side, SideConfig)
         return side
 
+    @property
+    def training_seed(self) -> int:
+        """The seed of the sides' training."""
+        return self.seed if self.training.seed is None else self.training.seed
+
     def folder(self, stage: str) -> Path:
         """The artefact folder of a stage: of this run, or of the base, which the runs share."""
         return Path(self.runs) / "bases" / self.base.name if stage == "base" else Path(self.runs) / self.run / stage

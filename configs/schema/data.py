@@ -12,13 +12,16 @@ from configs.schema.rules import setting
 DATA_SIDES = ("symmetric", "asymmetric")
 ROLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # construction -> roles needed, roles allowed beside
     "pairs": (("anchor", "positive"), ()),
-    "triplets": (("anchor", "positive", "negative"), ()),
-    "query_pos_neg": (("query", "pos", "neg"), ()),
+    "triplets": (("anchor", "positive"), ("negative",)),
+    "query_pos_neg": (("query", "pos"), ("neg",)),
+    "scored_pairs": (("anchor", "positive", "score"), ()),
     "title_text_summary": (("title", "text", "summary"), ()),
     "chat": (("text",), ()),
     "nli": (("premise", "hypothesis", "label"), ("group", "order")),
     "paraphrase_groups": (("group", "text"), ("order",)),
 }
+NEGATIVE_ROLES = ("negative", "neg")  # a file, a row or a list may be without any
+NO_TEXTS = ("label", "group", "order", "score")
 LABELS = ("entailment", "neutral", "contradiction", "not_entailment")
 
 
@@ -66,18 +69,23 @@ class SourceConfig:
     construction: str = setting("pairs", choices=ROLES)  # how rows become pairs
     labels: dict[str, str] = setting({}, choices=LABELS)  # nli: the file's label -> the label's name
     scores: dict[str, float] = setting({}, keys=LABELS)  # nli: labels kept as rows with this score
-    scored_rows: bool = True  # false: leave these rows out
+    # scored_pairs: least and greatest score there can be; rows get 0 to 1, and the contrastive loss takes those with 1.
+    score_range: list[float] | None = None
+    scored_rows: bool = True  # false: leave out the rows that `scores` or `score_range` keep beside the positives
     pairs_per_group: str = setting("all", choices=("all", "one"))  # nli: all entailments of a premise, or one
     # nli: which hypotheses of the premise are negatives; null: none.
     negative_label: str | None = setting("contradiction", choices=LABELS)
     need_negative: bool = False  # nli: premises without a negative give no pair
-    list_length: int | None = setting(None, least=1)  # query_pos_neg: positives and negatives a row must have, pairwise
+    # query_pos_neg: positives a row must have, and negatives, pairwise, unless it has none.
+    list_length: int | None = setting(None, least=1)
     # query_pos_neg: every positive of a row, or the first one.
     positives: str = setting("all", choices=("all", "first"))
     negatives: str = setting("given", choices=("given", "none", "mine"))
     max_negatives: int | None = setting(None, least=1)  # of those given, so many are kept, chosen by the seed
     negatives_as_rows: bool = False  # one row for each negative instead of one row with all
     prepend: dict[str, str] = setting({})  # role -> text put before it
+    # [from, to) of 0 to 1: only pairs whose anchor falls there, by a hash of its text that no seed changes.
+    slice: list[float] = setting([], least=0, most=1)
     max_rows: int | None = setting(None, least=1)  # a sample of at most so many pairs
     repeat: int = setting(1, least=1, unit=False)  # passes over the set in one epoch of its side
     weight: float = setting(1.0, above=0, unit=False)  # sampling weight against the side's other sets
@@ -101,13 +109,15 @@ class SourceConfig:
             yield "files", "must name the files inside the data set"
         if self.dev_files and not self.hub and not self.path:
             yield "dev_files", "need hub or path: a reader gives training pairs alone"
+        if self.slice and (len(self.slice) != 2 or self.slice[0] >= self.slice[1]):
+            yield "slice", "must be two numbers, the first below the second, such as [0, 0.1]"
         yield from self._problems_of_roles()
 
     def _problems_of_roles(self) -> Iterator[tuple[str, str]]:
-        needed, allowed = ROLES[self.construction]
-        for role in self.columns.keys() - {*needed, *allowed}:
-            yield "columns", f"{role} is no role of {self.construction} ({', '.join((*needed, *allowed))})"
-        texts = ("anchor", "positive") if self.construction == "chat" else needed
+        roles = [role for kind in ROLES[self.construction] for role in kind]
+        for role in self.columns.keys() - set(roles):
+            yield "columns", f"{role} is no role of {self.construction} ({', '.join(roles)})"
+        texts = ["anchor", "positive"] if self.construction == "chat" else [r for r in roles if r not in NO_TEXTS]
         for role in self.prepend.keys() - set(texts):
             yield "prepend", f"{role} is no text of {self.construction} ({', '.join(texts)})"
         for role, column in [*self.columns.items(), *(("where", column) for column in self.where)]:
@@ -115,6 +125,17 @@ class SourceConfig:
                 yield "columns", f"{role} must be one column, not {column}; only negatives take a pattern"
         if self.construction == "nli" and not self.labels:
             yield "labels", f"must map the file's labels to {', '.join(LABELS)}"
+        if self.construction == "scored_pairs":
+            bounds = self.score_range or []
+            if len(bounds) != 2 or bounds[0] >= bounds[1]:
+                yield "score_range", "must be the least and the greatest score that the file can have, such as [1, 5]"
+        if self.reader and self.construction != "pairs":
+            yield "construction", f"must be pairs, which is what a reader gives, not {self.construction}"
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether the set's rows carry a score."""
+        return self.scored_rows and (self.construction == "scored_pairs" or bool(self.scores))
 
     @property
     def kept_scores(self) -> dict[str, float]:
@@ -208,6 +229,7 @@ class DataConfig:
     mining: MiningConfig = field(default_factory=MiningConfig)
     on_bad_row: str = setting("error", choices=("error", "skip"))  # skip: left out and counted in the ledger
     workers: int = setting(2, least=1, result=False)  # threads that clean batches
+    folder: str | None = setting(None, result=False)  # of data sets, for mixtures whose sources' paths name it
 
     def problems(self) -> Iterator[tuple[str, str]]:
         for name in self.sources.keys() & self.held_out.keys():

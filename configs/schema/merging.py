@@ -15,7 +15,8 @@ class MergingConfig:
 
     # One of mergekit's needs the extra "merge".
     method: str = setting("lm_cocktail", choices=METHOD_NAMES)
-    models: list[str] = setting(["init", "symmetric", "asymmetric"])  # the base first
+    # The base first; beside this run's stages also paths and patterns, as runs/study-*/merge/model: a soup.
+    models: list[str] = setting(["init", "symmetric", "asymmetric"])
     # Scored beside the choice.
     compare: list[str] = setting(["uniform", "lm_cocktail", "search", "extrapolated"], choices=METHOD_NAMES)
     weights: dict[str, float] = setting({})  # of method fixed, by model
@@ -43,8 +44,8 @@ class MergingConfig:
     score: bool = True  # false: a fixed merge without dev rows (compare must be empty)
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        if len(set(self.models)) < 2 or len(set(self.models)) != len(self.models):
-            yield "models", "must name at least two different models"
+        if len(set(self.models)) != len(self.models) or (len(self.models) < 2 and "*" not in "".join(self.models)):
+            yield "models", "must name at least two different models, or a pattern"
         if not self.score and (self.method != "fixed" or self.compare):
             yield "score", "must be true unless the method is fixed and compare is empty"
         if "fixed" in (self.method, *self.compare):

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from configs.schema.data import DATA_SIDES
 from configs.schema.rules import setting
 
 DIRECTIONS = ("query_to_doc", "doc_to_query", "query_to_query", "doc_to_doc")
@@ -23,6 +24,7 @@ class SetConfig:
 class SideConfig:
     """One fine-tuning run. Where a value comes from stands beside it in configs/training/<side>.yaml."""
 
+    start: str = setting("init", choices=("init", *DATA_SIDES))  # the model of this run that training goes on from
     learning_rate: float = setting(1e-5, above=0)
     warmup: float = setting(0.1, least=0, below=1)  # share of the steps
     # What comes after warm-up.
@@ -78,13 +80,21 @@ class SideConfig:
 
 @dataclass
 class TrainingConfig:
-    """The three ways of fine-tuning from the init model."""
+    """The three ways of fine-tuning."""
 
     symmetric: SideConfig = field(default_factory=SideConfig)
     asymmetric: SideConfig = field(default_factory=SideConfig)
     joint: SideConfig = field(default_factory=SideConfig)  # all sets in one run: the baseline for split and merge
     arguments: dict[str, Any] = setting({})  # of all sides; a side's own win
+    seed: int | None = setting(None, least=0)  # of the order of batches and of dropout; null: the run's
     # A device's sustained 10^12 operations a second, from which `make plan` gets hours.
     teraflops: float = setting(100.0, above=0)
     dev_rows: int = setting(200, least=1)  # most rows of a dev set that are scored, while training and when merging
     dev_length: int = setting(256, least=4)  # tokens at which dev, guard and report texts are cut
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        one, other = DATA_SIDES
+        for name in DATA_SIDES:
+            first = getattr(self, name).start
+            if first == name or (first != "init" and getattr(self, first).start != "init"):
+                yield f"{name}.start", f"must be init, or {one if name == other else other} that starts from init"

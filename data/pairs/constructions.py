@@ -39,22 +39,28 @@ def triplets(rows: pl.DataFrame, source: SourceConfig, seed: int) -> pl.DataFram
     )
 
 
+def scored_pairs(rows: pl.DataFrame, source: SourceConfig, seed: int) -> pl.DataFrame:
+    """(anchor, positive) with the score brought from the file's range to 0 to 1; or the best pairs alone."""
+    assert source.score_range is not None
+    least, most = source.score_range
+    score = ((pl.col("score") - least) / (most - least)).cast(pl.Float32)
+    made = rows.select("anchor", "positive", NO_NEGATIVES, score)
+    return made if source.has_scores else made.filter(pl.col("score") == 1).with_columns(NO_SCORE)
+
+
 def query_pos_neg(rows: pl.DataFrame, source: SourceConfig, seed: int) -> pl.DataFrame:
     """A query with lists of positives and negatives: read in parallel if `list_length` is set, else all with each."""
+    place = pl.int_ranges(pl.col("pos").list.len()).alias("place")
     rows = rows.select(
-        pl.col("query").alias("anchor"), pl.col("pos").alias("positive"), pl.col("neg").alias("negatives")
+        pl.col("query").alias("anchor"), pl.col("pos").alias("positive"), pl.col("neg").alias("negatives"), place
     )
     if source.positives == "first":
-        rows = rows.with_columns(
-            pl.col("positive").list.head(1),
-            pl.col("negatives").list.head(1) if source.list_length else "negatives",
-        )
+        rows = rows.with_columns(pl.col("positive", "place").list.head(1))
+    made = rows.explode("positive", "place", empty_as_null=False)
     if source.list_length:
-        parallel = rows.explode("positive", "negatives", empty_as_null=False)
-        made = parallel.select("anchor", "positive", pl.concat_list("negatives"), NO_SCORE)
-    else:
-        made = rows.explode("positive", empty_as_null=False).select("anchor", "positive", "negatives", NO_SCORE)
-    return with_chosen_negatives(made, source, seed)
+        own = pl.col("negatives").list.get("place", null_on_oob=True)
+        made = made.with_columns(pl.concat_list(own).list.drop_nulls().alias("negatives"))
+    return with_chosen_negatives(made.select("anchor", "positive", "negatives", NO_SCORE), source, seed)
 
 
 def title_text_summary(rows: pl.DataFrame, source: SourceConfig, seed: int) -> pl.DataFrame:
@@ -142,6 +148,7 @@ CONSTRUCTIONS: dict[str, Construction] = {
     "pairs": pairs,
     "chat": pairs,  # of `turns`
     "triplets": triplets,
+    "scored_pairs": scored_pairs,
     "query_pos_neg": query_pos_neg,
     "title_text_summary": title_text_summary,
     "nli": nli,

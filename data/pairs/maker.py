@@ -23,7 +23,7 @@ class PairBatch:
 
     pairs: pl.DataFrame
     built: int  # by the construction
-    scored: int  # beside them: rows with a label that is no entailment
+    scored: int  # beside them: rows with a score below 1
     dropped: Counter[str] = field(default_factory=Counter)
     reported: Counter[str] = field(default_factory=Counter)
     keys: Hashes = field(default_factory=lambda: np.empty(0, np.uint64))

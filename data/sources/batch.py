@@ -15,6 +15,10 @@ LONGEST_ROW = 2**26  # bytes; what is longer is no row but another format, or ma
 SHOWN_COLUMNS, SHOWN_CHARACTERS = 30, 40  # of a file's columns in an error
 
 
+class OptionalColumn(str):
+    """The name or pattern of a column that a file may be without."""
+
+
 @dataclass
 class RowErrors:
     """What happens to bad rows of one set: an error that names the row, or a count by reason."""
@@ -60,7 +64,7 @@ def wanted_columns(columns: list[str], found: Sequence[tuple[str, str]], set_nam
     chosen: list[str] = []
     for column in columns:
         matches = [name for name in counts if fnmatch.fnmatchcase(name, column)]
-        if not matches:
+        if not matches and not isinstance(column, OptionalColumn):
             there = ", ".join(f"{name[:SHOWN_CHARACTERS]}: {kind}" for name, kind in found[:SHOWN_COLUMNS])
             remedy = f"columns found: {there}; set data.sources.{set_name}.columns"
             raise UserError(f"{set_name}: no column {column}", where=file, remedy=remedy)
@@ -79,7 +83,7 @@ def is_text(kind: pa.DataType) -> bool:
 
 def is_list(kind: pa.DataType) -> bool:
     """Whether a column of this type holds lists."""
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
 def is_list_of_texts(kind: pa.DataType) -> bool:

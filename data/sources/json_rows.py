@@ -1,15 +1,17 @@
 """Json lines and json arrays as Arrow tables; every bad row is named by its number."""
 
+import fnmatch
 import io
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import IO, Any, BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.json
 
-from data.sources.batch import BATCH_BYTES, LONGEST_ROW, Batch, RowErrors, too_long, wanted_columns
+from data.sources.batch import BATCH_BYTES, LONGEST_ROW, Batch, OptionalColumn, RowErrors, too_long, wanted_columns
 from pipeline.core.errors import UserError
 
 NEWLINE = b"\n"
@@ -30,8 +32,8 @@ def json_lines(
         if len(rest) > LONGEST_ROW:
             raise too_long(errors.set_name, f"{file}, row {row + lines.count(NEWLINE)}")
         if lines.strip():
-            chosen = chosen or _chosen(lines, file, columns, errors)
-            kinds = _schema(chosen, _list_columns(lines, chosen))
+            chosen = _chosen(_objects(lines), chosen, file, columns, errors)
+            kinds = _schema(chosen, _list_columns(_objects(lines), chosen))
             table = _parsed_lines(lines, kinds)
             if table is None:
                 table = _line_by_line(lines, file, row, kinds, errors)
@@ -59,22 +61,28 @@ def _objects(lines: bytes) -> Iterator[dict[str, Any]]:
             yield content
 
 
-def _chosen(lines: bytes, file: str, columns: list[str], errors: RowErrors) -> list[str]:
-    """The wanted columns, as the first object has them."""
-    for content in _objects(lines):
-        return _wanted(content, file, columns, errors)
-    return [column for column in columns if "*" not in column]
+def _chosen(
+    objects: Iterable[dict[str, Any]], known: list[str], file: str, columns: list[str], errors: RowErrors
+) -> list[str]:
+    """The wanted columns: `known` of earlier objects, or those of the first; what is optional may come with any."""
+    objects = iter(objects)
+    if not known:
+        if (first := next(objects, None)) is None:
+            return [column for column in columns if "*" not in column]
+        found = [(name, type(value).__name__) for name, value in first.items()]
+        known = wanted_columns(columns, found, errors.set_name, file)
+    optional = [column for column in columns if isinstance(column, OptionalColumn)]
+    known = known + [column for column in optional if "*" not in column and column not in known]
+    for pattern in (column for column in optional if "*" in column):
+        matches = {name: None for content in objects for name in content if fnmatch.fnmatchcase(name, pattern)}
+        known += [name for name in matches if name not in known]
+    return known
 
 
-def _wanted(content: dict[str, Any], file: str, columns: list[str], errors: RowErrors) -> list[str]:
-    found = [(name, type(value).__name__) for name, value in content.items()]
-    return wanted_columns(columns, found, errors.set_name, file)
-
-
-def _list_columns(lines: bytes, columns: list[str]) -> set[str]:
+def _list_columns(objects: Iterable[dict[str, Any]], columns: list[str]) -> set[str]:
     """Which columns hold lists of texts, by the first objects that have something in them."""
     known: dict[str, bool] = {}
-    for content in _objects(lines):
+    for content in objects:
         found = {name: isinstance(content[name], list) for name in columns if content.get(name) is not None}
         known = found | known
         if len(known) == len(columns):
@@ -148,27 +156,28 @@ def _unwritable(value: Any) -> str | None:
 
 
 def _is_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return isinstance(value, list) and all(item is None or isinstance(item, str) for item in value)
 
 
 def json_array(
     stream: IO[bytes], file: str, columns: list[str], errors: RowErrors, block: int = BATCH_BYTES
 ) -> Iterator[Batch]:
     """One array of objects, decoded object by object."""
-    kinds: pa.Schema | None = None
-    row, rows = 1, list[dict[str, Any]]()
-    for number, content in enumerate(_array_items(stream, file, errors), start=1):
-        if kinds is None:
-            chosen = _wanted(content, file, columns, errors)
-            kinds = _schema(chosen, {column for column in chosen if isinstance(content[column], list)})
-        kept = _typed(content, kinds, f"{file}, row {number}", errors)
-        if kept is not None:
-            rows.append(kept)
-        if len(rows) == ARRAY_ROWS:
-            yield Batch(pa.Table.from_pylist(rows, kinds), file, row)
-            row, rows = number + 1, []
-    if rows and kinds:
-        yield Batch(pa.Table.from_pylist(rows, kinds), file, row)
+    chosen: list[str] = []
+
+    def wanted() -> Iterator[dict[str, Any]]:
+        for content in _array_items(stream, file, errors):
+            chosen[:] = _chosen([content], chosen, file, columns, errors)
+            yield {name: content[name] for name in chosen if name in content}
+
+    row, items = 1, wanted()
+    while objects := list(islice(items, ARRAY_ROWS)):
+        kinds = _schema(chosen, _list_columns(objects, chosen))
+        numbered = enumerate(objects, start=row)
+        rows = [_typed(content, kinds, f"{file}, row {number}", errors) for number, content in numbered]
+        if kept := [content for content in rows if content is not None]:
+            yield Batch(pa.Table.from_pylist(kept, kinds), file, row)
+        row += len(objects)
 
 
 def _array_items(stream: IO[bytes], file: str, errors: RowErrors) -> Iterator[dict[str, Any]]:

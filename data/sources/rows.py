@@ -7,13 +7,14 @@ from itertools import islice
 import polars as pl
 import pyarrow.types as kinds
 
-from configs.schema.data import SourceConfig
-from data.sources.batch import BATCH_ROWS, Batch, RowErrors, is_list, is_list_of_texts, is_text
+from configs.schema.data import NEGATIVE_ROLES, NO_TEXTS, ROLES, SourceConfig
+from data.sources.batch import BATCH_ROWS, Batch, OptionalColumn, RowErrors, is_list, is_list_of_texts, is_text
 from data.sources.files import Located, PairReader
 from data.sources.formats import batches
+from pipeline.core.console import log
 from pipeline.core.errors import UserError
 
-LIST_ROLES = ("pos", "neg")
+LIST_ROLES = ("pos", *NEGATIVE_ROLES)
 ANY_ROLES = ("label", "order", "group")  # numbers are welcome
 
 
@@ -37,16 +38,22 @@ def role_frames(
             where=_found(source, rows, errors),
             remedy=f"set {keys}",
         )
-    columns = [*dict.fromkeys([*source.columns.values(), *source.where])]
+    negatives = {role: column for role, column in source.columns.items() if role in NEGATIVE_ROLES}
+    needed = {column: None for role, column in source.columns.items() if role not in negatives} | source.where
+    columns = [*needed, *(OptionalColumn(column) for column in negatives.values() if column not in needed)]
+    found = not negatives
     number, values = 0, {column: set[str]() for column in source.where}
     for file in rows.files:
         for batch in batches(file, source.format, columns, errors):
             frame = _roles(batch, source, errors).with_columns(
                 pl.int_range(number, number + batch.table.num_rows).alias("row")
             )
+            found = found or any(frame[role].list.len().sum() for role in negatives)
             frame = _selected(frame, source, values)
             yield _checked(frame, batch, source, errors, number)
             number += batch.table.num_rows
+    if complete and not found:
+        log.warning("%s: no row has a negative in %s", errors.set_name, ", ".join(negatives.values()))
     if complete:
         _refuse_absent_values(source, values, errors)
 
@@ -71,9 +78,11 @@ def _found(source: SourceConfig, located: Located, errors: RowErrors) -> str:
 
 def _roles(batch: Batch, source: SourceConfig, errors: RowErrors) -> pl.DataFrame:
     series = {}
-    for role, column in source.columns.items():
-        if role == "negative":
-            series[role] = _negatives(batch, column, errors)
+    unset = {role: "" for role in ROLES[source.construction][1] if role in NEGATIVE_ROLES}  # the name of no column
+    for role, column in (unset | source.columns).items():
+        if role in LIST_ROLES:
+            lists = _lists(batch, role, column, errors)
+            series[role] = lists.list.drop_nulls() if source.list_length is None else lists  # else each has its place
         else:
             series[role] = _typed(batch, role, column, errors)
     for column in source.where:
@@ -82,15 +91,18 @@ def _roles(batch: Batch, source: SourceConfig, errors: RowErrors) -> pl.DataFram
 
 
 def _typed(batch: Batch, role: str, column: str, errors: RowErrors) -> pl.Series:
-    wanted_type = pl.List(pl.String) if role in LIST_ROLES else pl.String()
+    kind = batch.table.schema.field(column).type
+    wanted_type = pl.List(pl.String) if role in LIST_ROLES and is_list(kind) else pl.String()
     if batch.table[column].null_count == batch.table.num_rows:  # such a column has no type of its own
         return pl.Series(role, [None], wanted_type).new_from_index(0, batch.table.num_rows)
-    kind = batch.table.schema.field(column).type
     text = is_text(kind) or kinds.is_null(kind)
-    if role in LIST_ROLES:
-        fits, wanted = is_list_of_texts(kind), "a list of texts"
+    if is_list(kind) and role in LIST_ROLES:
+        fits, wanted = is_list_of_texts(kind) or kinds.is_null(kind.value_type), "a list of texts"
     elif role in ANY_ROLES:
         fits, wanted = text or kinds.is_integer(kind), "text or a whole number"
+    elif role == "score":
+        number = kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_decimal(kind)
+        fits, wanted = text or number, "a number"
     else:
         fits, wanted = text, "text"
     if not fits:
@@ -99,14 +111,19 @@ def _typed(batch: Batch, role: str, column: str, errors: RowErrors) -> pl.Series
     return pl.Series(role, pl.from_arrow(batch.table[column])).cast(wanted_type)
 
 
-def _negatives(batch: Batch, column: str, errors: RowErrors) -> pl.Series:
-    """One list of negatives a row, out of one column or of all that the pattern matches; without any it is empty."""
+def _lists(batch: Batch, role: str, column: str, errors: RowErrors) -> pl.Series:
+    """One list of texts a row, out of one column, of lists or of texts, or of all that the pattern matches.
+
+    A row without any has an empty list.
+    """
     names = [name for name in batch.table.column_names if fnmatchcase(name, column)]
-    if len(names) == 1 and is_list(batch.table.schema.field(names[0]).type):
-        lists = _typed(batch, "neg", names[0], errors).alias("negative")
-        return lists.fill_null(pl.Series([[]], dtype=pl.List(pl.String)))
-    texts = [_typed(batch, "negative", name, errors).alias(name) for name in names]
-    return pl.DataFrame(texts).select(pl.concat_list(names).list.drop_nulls().alias("negative"))["negative"]
+    none = pl.Series(role, [[]], dtype=pl.List(pl.String))
+    if not names:
+        return none.new_from_index(0, batch.table.num_rows)
+    columns = [_typed(batch, role, name, errors).alias(name) for name in names]
+    if len(columns) == 1 and columns[0].dtype == pl.List(pl.String):
+        return columns[0].alias(role).fill_null(none)
+    return pl.DataFrame(columns).select(pl.concat_list(names).list.drop_nulls().alias(role))[role]
 
 
 def _selected(frame: pl.DataFrame, source: SourceConfig, values: dict[str, set[str]]) -> pl.DataFrame:
@@ -127,7 +144,7 @@ def _refuse_absent_values(source: SourceConfig, values: dict[str, set[str]], err
 
 
 def _checked(frame: pl.DataFrame, batch: Batch, source: SourceConfig, errors: RowErrors, first: int) -> pl.DataFrame:
-    """Without rows that have nulls or unknown labels; what `nulls: drop` allows becomes an empty text."""
+    """Without rows that lack a value or have a wrong one; what `nulls: drop` allows becomes an empty text."""
 
     def without(frame: pl.DataFrame, bad: pl.Series, reason: str) -> pl.DataFrame:
         if not bad.any():
@@ -136,17 +153,27 @@ def _checked(frame: pl.DataFrame, batch: Batch, source: SourceConfig, errors: Ro
         return frame.filter(~bad)
 
     for role, column in source.columns.items():
-        if role == "negative":
+        if role in NEGATIVE_ROLES:
             continue
-        if source.nulls == "drop" and frame[role].dtype == pl.String and role not in ANY_ROLES:
+        if role == "pos":
+            frame = without(frame, frame["pos"].list.len() == 0, f"no text in column {column}")
+        elif source.nulls == "drop" and role not in NO_TEXTS:
             frame = frame.with_columns(pl.col(role).fill_null(""))
         else:
             frame = without(frame, frame[role].is_null(), f"null in column {column}")
     if source.list_length is not None and source.construction == "query_pos_neg":
-        wrong = (frame["pos"].list.len() != source.list_length) | (frame["neg"].list.len() != source.list_length)
-        frame = without(frame, wrong, f"the lists of pos and neg must have {source.list_length} texts each")
+        lengths = pl.col("pos").list.len(), pl.col("neg").list.len()
+        wrong = (lengths[0] != source.list_length) | ~lengths[1].is_in([0, source.list_length])
+        reason = f"the lists of pos and neg must have {source.list_length} texts each, or neg none"
+        frame = without(frame, frame.select(wrong).to_series(), reason)
     if source.construction == "nli":
         names = frame["label"].replace_strict(source.labels, default=None, return_dtype=pl.String).alias("label")
         unknown, known = ", ".join(frame["label"].filter(names.is_null()).head(1)), ", ".join(source.labels)
         frame = without(frame.with_columns(names), names.is_null(), f"unknown label {unknown} (known: {known})")
+    if source.construction == "scored_pairs":
+        assert source.score_range is not None
+        least, most = source.score_range
+        numbers = frame["score"].str.strip_chars().cast(pl.Float64, strict=False)
+        right = numbers.is_between(least, most).fill_null(False)  # also of what is no number
+        frame = without(frame.with_columns(numbers), ~right, f"score is no number from {least:g} to {most:g}")
     return frame

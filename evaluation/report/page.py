@@ -7,6 +7,7 @@ import jinja2
 from markupsafe import Markup
 
 from evaluation.report import about_results, about_run, about_training
+from evaluation.report.blocks import Block, Section
 from evaluation.report.claims import Claim
 from evaluation.report.record import RunRecord
 
@@ -26,9 +27,14 @@ def render_page(run: RunRecord, claims: Sequence[Claim]) -> str:
         about_results.claims_by_group(claims),
         about_run.environment(run),
     ]
+    return render(run.folder.name, "Report of a run", about_run.head(run), sections, run.folder.as_posix())
+
+
+def render(title: str, kicker: str, head: Sequence[Block], sections: Sequence[Section], source: str) -> str:
+    """One page of sections, made from the artefacts in the folder `source`."""
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
     style = Markup((HERE / "page.css").read_text(encoding="utf-8"))
     template = templates.get_template("page.html.j2")
-    return template.render(run=run, style=style, head=about_run.head(run), sections=sections)
+    return template.render(title=title, kicker=kicker, source=source, style=style, head=head, sections=sections)

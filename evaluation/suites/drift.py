@@ -10,7 +10,7 @@ from evaluation.encoder import Embedder
 from evaluation.outcome import Measure, Outcome
 from evaluation.scoring import Scorer
 from evaluation.suites.heads import Heads, unused_ids
-from evaluation.suites.samples import read_samples, sample_digests
+from evaluation.suites.sample_files import read_samples, sample_digests
 from evaluation.suites.task import Task
 
 FILES = ("sts", "long_documents")

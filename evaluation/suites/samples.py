@@ -1,7 +1,5 @@
 """The bundled samples: small Russian sets, written for this project, through encodechka's and mteb's code."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, DatasetDict
@@ -18,11 +16,9 @@ from configs.schema.config import Config
 from evaluation.suites.encodechka.predictors import accuracy_task, inference_task, similarity_task
 from evaluation.suites.encodechka.tasks import EncodechkaTask, classified, paired
 from evaluation.suites.mteb_run import MtebTask
+from evaluation.suites.sample_files import SampleFiles, read_samples, sample_digests
 from evaluation.suites.task import Task
-from pipeline.core.artefact import StageFolder, file_sha256
-from pipeline.core.errors import UserError
-
-FOLDER = Path(__file__).resolve().parents[1] / "samples"
+from pipeline.core.artefact import StageFolder
 
 
 def tasks(suite: str, config: Config, stage: StageFolder) -> list[Task]:
@@ -32,27 +28,6 @@ def tasks(suite: str, config: Config, stage: StageFolder) -> list[Task]:
         for name, (score, files) in ENCODECHKA_SAMPLES.items()
     ]
     return [*ours, *(MtebSample(suite, name) for name in MTEB_SAMPLES)]
-
-
-def read_samples(name: str, folder: Path = FOLDER) -> list[dict[str, Any]]:
-    """Rows of a bundled sample file; raises UserError where it is missing or malformed."""
-    path = folder / f"{name}.jsonl"
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"can't read samples: {error}", where=str(path), remedy="restore the file") from error
-
-
-def sample_digests(*names: str) -> list[str]:
-    """sha256 of the files: what a task over them depends on."""
-    return [file_sha256(FOLDER / f"{name}.jsonl") for name in names]
-
-
-class SampleFiles:
-    """The bundled files in the place of encodechka's."""
-
-    def rows(self, name: str) -> list[dict[str, Any]]:
-        return read_samples(name)
 
 
 ENCODECHKA_SAMPLES = {  # task -> how it is scored, and the files that it reads

@@ -8,7 +8,7 @@ from configs.schema.evaluation import EvaluationConfig, PublishConfig, SuiteConf
 from configs.schema.init import BaseConfig, CorpusConfig, InitConfig
 from configs.schema.merging import MergingConfig
 from configs.schema.rules import problems
-from configs.schema.training import SideConfig
+from configs.schema.training import SideConfig, TrainingConfig
 
 HUB = {"title": "A", "side": "symmetric", "hub": "someone/a", "files": ["a.parquet"]}
 NLI = {**HUB, "construction": "nli"}
@@ -35,6 +35,13 @@ CORPORA = {"pairs": CorpusConfig()}
         (SourceConfig(**NLI, labels={"0": "neutral"}, scores={"yes": 0.5}), "scores", "not yes"),
         (SourceConfig(**NLI, labels={"0": "neutral"}, negative_label="yes"), "negative_label", "or null, not yes"),
         (SourceConfig(title="A", side="left"), "side", "must be one of symmetric, asymmetric"),
+        (SourceConfig(**HUB, construction="scored_pairs"), "score_range", "the least and the greatest score"),
+        (SourceConfig(**HUB, construction="scored_pairs", score_range=[5, 1]), "score_range", "the least and the"),
+        (
+            SourceConfig("x", "symmetric", reader="a.B", construction="nli", labels={"1": "neutral"}),
+            "construction",
+            "be pairs",
+        ),
         (SourceConfig(**HUB, construction="nlu"), "construction", "must be one of pairs"),
         (SourceConfig(**NLI, labels={"0": "yes"}), "labels.0", "must be one of entailment"),
         (SourceConfig(**HUB, weight=0.0), "weight", "must be above 0"),
@@ -56,6 +63,17 @@ CORPORA = {"pairs": CorpusConfig()}
         (SideConfig(dropout=1.0), "dropout", "at least 0 and below 1"),
         (SideConfig(epochs=-1.0), "epochs", "above 0"),
         (SideConfig(anchor_length=2), "anchor_length", "at least 4"),
+        (
+            TrainingConfig(symmetric=SideConfig(start="symmetric")),
+            "symmetric.start",
+            "asymmetric that starts from init",
+        ),
+        (
+            TrainingConfig(SideConfig(start="asymmetric"), SideConfig(start="symmetric")),
+            "symmetric.start",
+            "asymmetric that starts from init",
+        ),
+        (SourceConfig(**HUB, slice=[0.5, 0.2]), "slice", "the first below the second"),
         (MergingConfig(method="fixed"), "weights", "none are given"),
         (MergingConfig(method="fixed", weights={"init": 0.5}), "weights", "sum to 0.5"),
         (MergingConfig(method="fixed", weights={"init": 1.5, "symmetric": -0.5}), "weights", "-0.5, below 0"),

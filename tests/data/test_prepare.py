@@ -1,5 +1,6 @@
 """The data stage on the bundled samples: counts, splits, held-out texts, determinism and what is made again."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,6 +87,56 @@ def test_rows_with_a_label_are_kept_with_a_score(samples: Prepared, card: Prepar
     assert set(samples.pairs("symmetric", "rcb")["score"]) == {0.0, 0.5, 1.0}
     assert set(samples.pairs("symmetric", "terra")["score"]) == {0.0, 1.0}
     assert "score" not in card.pairs("symmetric", "rcb").columns
+
+
+def test_scored_pairs_keep_their_scores_and_only_the_best_are_pairs(tmp_path: Path, one_set: OneSet) -> None:
+    firsts = ["Кот спит на печи.", "Идёт сильный дождь.", "Поезд опоздал на час."]
+    seconds = ["Котик дремлет на печке.", "На улице холодно.", "Яблоки уже созрели."]
+    pl.DataFrame({"text_1": firsts, "text_2": seconds, "score": [5, 2, 0]}).write_ndjson(tmp_path / "mine.jsonl")
+    prepared = run(
+        tmp_path,
+        *ONLY_TERRA,
+        "+source@data.sources.scored=example_scored",
+        f"data.sources.scored.path={tmp_path}/mine.jsonl",
+        "data.dev.anchors=0",
+    )
+    assert prepared.pairs("symmetric", "scored")["score"].to_list() == pytest.approx([1.0, 0.4, 0.0])
+    line = prepared.ledger["scored"]
+    assert (line["built"], line["scored"], line["train"]) == (1, 2, 3)
+    given = {"columns": {"anchor": "text_1", "positive": "text_2", "score": "score"}, "score_range": [0, 10]}
+    none_best = one_set(tmp_path / "mine.jsonl", construction="scored_pairs", **given)
+    assert none_best.ledger["mine"]["train"] == none_best.ledger["mine"]["scored"] == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "bounds", "counts"),
+    [
+        ("paraphraser", {"anchor": "text_1", "positive": "text_2", "score": "label"}, "[-1,1]", {1.0: 1685}),
+        ("sick_ru", {"anchor": "premise", "positive": "hypothesis", "score": "score"}, "[1,5]", {1.0: 135, 0.0: 153}),
+    ],
+)
+def test_real_scored_sets_need_a_yaml_file_alone(
+    name: str, columns: dict[str, str], bounds: str, counts: dict[float, int], shared_data: Path, tmp_path: Path
+) -> None:
+    source = "data.sources.scored"
+    given = [f"{source}.columns.{role}={column}" for role, column in columns.items()]
+    given += [f"{source}.path={shared_data}/training/{name}.jsonl", f"{source}.score_range={bounds}"]
+    free = ["data.dev.anchors=0", "data.cleaning.duplicates=never", "data.cleaning.script=none"]
+    prepared = run(tmp_path, *ONLY_TERRA, f"+source@{source}=example_scored", *given, *free)
+    line, scores = prepared.ledger["scored"], prepared.pairs("symmetric", "scored")["score"]
+    assert line["built"] == counts[1.0] and line["built"] + line["scored"] == line["raw"]
+    lost = line["raw"] - line["kept"]
+    assert lost < line["raw"] / 20 and all(
+        count - lost <= (scores == score).sum() <= count for score, count in counts.items()
+    )
+    assert scores.is_between(0, 1).all()
+
+
+def test_queries_without_a_key_of_negatives_are_pairs(shared_data: Path, one_set: OneSet) -> None:
+    columns = {"query": "query", "pos": "pos", "neg": "neg"}
+    path = shared_data.parent / "cases" / "no_neg_key.jsonl"
+    line = one_set(path, construction="query_pos_neg", columns=columns).ledger["mine"]
+    assert line["raw"] == line["train"] == 12 and line["negatives"] == 0
 
 
 def test_card_repeats_mr_tydi_for_each_negative_and_distinct_does_not(samples: Prepared, card: Prepared) -> None:
@@ -223,6 +274,23 @@ def test_a_sample_of_a_set_does_not_depend_on_its_batches(tmp_path: Path, monkey
     second = run(tmp_path / "b", *chosen)
     assert first.ledger["ru_hnp"]["train"] == 40
     assert first.pairs("symmetric", "ru_hnp").equals(second.pairs("symmetric", "ru_hnp"))
+
+
+def test_slices_of_a_set_share_no_anchor_and_depend_on_no_seed(one_set: OneSet, tmp_path: Path) -> None:
+    rows = [{"anchor": f"вопрос номер {n % 150}", "positive": f"ответ номер {n}"} for n in range(200)]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+    def anchors(first: float, end: float, seed: int) -> list[str]:
+        prepared = one_set(
+            file, f"seed={seed}", columns={"anchor": "anchor", "positive": "positive"}, slice=[first, end]
+        )
+        return prepared.pairs("asymmetric", "mine")["anchor"].to_list()
+
+    part, rest = anchors(0.0, 0.3, seed=1), anchors(0.3, 1.0, seed=1)
+    assert not set(part) & set(rest) and len(part) + len(rest) == len(rows)
+    assert 30 < len(part) < 90
+    assert anchors(0.0, 0.3, seed=2) == part
 
 
 def test_duplicates_between_sets_are_dropped_on_request(tmp_path: Path) -> None:

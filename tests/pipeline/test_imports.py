@@ -45,3 +45,11 @@ def test_deciding_what_to_make_imports_nothing_heavy() -> None:
     code = f"import sys, pipeline.run; print({heavy} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_data_that_no_benchmark_is_compared_with_are_made_without_torch_and_mteb(tmp_path: Path) -> None:
+    config = f"composed('profile=tiny', 'runs={tmp_path}', 'stages=[data]')"
+    code = f"import sys; from pipeline.run import run; from pipeline.application import composed; run({config}); "
+    code += "print({'torch', 'mteb'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"

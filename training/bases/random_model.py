@@ -6,18 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow.parquet
-from safetensors.numpy import save_file
+import torch
 from sentencepiece import SentencePieceTrainer
 from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import XLMRobertaConfig, XLMRobertaModel
 
 from configs.schema.init import BaseConfig
-from pipeline.core.artefact import write_json
 from pipeline.core.errors import UserError
-from pipeline.core.seeding import generator
+from pipeline.core.seeding import derived_seed
 from training.bases.folder import write_modules, write_tokenizer_config
 
 ATTENTION_HEADS = 4
@@ -36,9 +34,7 @@ def make_random(config: BaseConfig, folder: Path, seed: int, samples: Path) -> d
     (folder / "sentencepiece.bpe.model").write_bytes(proto)
     size = write_tokenizer(proto, folder / "tokenizer.json")
     write_tokenizer_config(folder, config.max_length)
-    shape = model_config(config, size)
-    write_json(folder / "config.json", shape)
-    save_file(random_tensors(shape, seed), folder / "model.safetensors", metadata={"format": "pt"})
+    random_model(model_config(config, size), seed).save_pretrained(folder)
     write_modules(folder, config, config.hidden)
     return {"source": "random weights", "vocabulary": size}
 
@@ -92,63 +88,26 @@ def write_tokenizer(proto: bytes, path: Path) -> int:
     return len(vocabulary)
 
 
-def model_config(config: BaseConfig, vocabulary: int) -> dict[str, Any]:
-    """`config.json` of an `XLMRobertaModel` of this size."""
-    return {
-        "architectures": ["XLMRobertaModel"],
-        "model_type": "xlm-roberta",
-        "dtype": "float32",
-        "hidden_size": config.hidden,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": ATTENTION_HEADS,
-        "intermediate_size": 4 * config.hidden,
-        "vocab_size": vocabulary,
-        "max_position_embeddings": config.max_length + 2,  # positions start behind the id of <pad>
-        "type_vocab_size": 1,
-        "layer_norm_eps": 1e-5,
-        "hidden_act": "gelu",
-        "bos_token_id": 0,
-        "pad_token_id": 1,
-        "eos_token_id": 2,
-    }
+def model_config(config: BaseConfig, vocabulary: int) -> XLMRobertaConfig:
+    """The shape of an XLM-R of this size."""
+    return XLMRobertaConfig(
+        vocab_size=vocabulary,
+        hidden_size=config.hidden,
+        num_hidden_layers=config.layers,
+        num_attention_heads=ATTENTION_HEADS,
+        intermediate_size=4 * config.hidden,
+        max_position_embeddings=config.max_length + 2,  # positions start behind the id of <pad>
+        type_vocab_size=1,
+        layer_norm_eps=1e-5,
+        initializer_range=WEIGHT_DEVIATION,
+    )
 
 
-def tensor_shapes(shape: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors of an `XLMRobertaModel` with pooler, from its `config.json`."""
-    hidden, inner = shape["hidden_size"], shape["intermediate_size"]
-    shapes: dict[str, tuple[int, ...]] = {
-        "embeddings.word_embeddings.weight": (shape["vocab_size"], hidden),
-        "embeddings.position_embeddings.weight": (shape["max_position_embeddings"], hidden),
-        "embeddings.token_type_embeddings.weight": (shape["type_vocab_size"], hidden),
-        **_pair("embeddings.LayerNorm", (hidden,)),
-    }
-    for layer in range(shape["num_hidden_layers"]):
-        prefix = f"encoder.layer.{layer}"
-        for name in ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"):
-            shapes |= _pair(f"{prefix}.{name}", (hidden, hidden))
-        shapes |= _pair(f"{prefix}.attention.output.LayerNorm", (hidden,))
-        shapes |= _pair(f"{prefix}.intermediate.dense", (inner, hidden))
-        shapes |= _pair(f"{prefix}.output.dense", (hidden, inner))
-        shapes |= _pair(f"{prefix}.output.LayerNorm", (hidden,))
-    return shapes | _pair("pooler.dense", (hidden, hidden))
-
-
-def random_tensors(shape: dict[str, Any], seed: int) -> dict[str, npt.NDArray[np.float32]]:
-    """BERT's initialisation, a stream of its own for every tensor: weights normal, biases 0, LayerNorm 1."""
-    tensors = {}
-    for name, size in tensor_shapes(shape).items():
-        if name.endswith(".bias"):
-            tensors[name] = np.zeros(size, np.float32)
-        elif "LayerNorm" in name:
-            tensors[name] = np.ones(size, np.float32)
-        else:
-            values = generator(seed, "base", name).standard_normal(size, np.float32)
-            tensors[name] = values * np.float32(WEIGHT_DEVIATION)
-    return tensors
-
-
-def _pair(name: str, size: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    return {f"{name}.weight": size, f"{name}.bias": size[:1]}
+def random_model(shape: XLMRobertaConfig, seed: int) -> XLMRobertaModel:
+    """The library's own initialisation from a seed of its own: torch's generator stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(seed, "base"))
+        return XLMRobertaModel(shape)
 
 
 def _strings(value: Any) -> Iterator[str]:

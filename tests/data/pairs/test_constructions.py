@@ -38,6 +38,20 @@ def test_parallel_lists_pair_by_position() -> None:
     assert made("query_pos_neg", rows) == [("q", "p1", ["n1", "n2"], None), ("q", "p2", ["n1", "n2"], None)]
 
 
+def test_parallel_lists_may_be_without_negatives() -> None:
+    rows = {"query": ["q", "r"], "pos": [["p1", "p2"]] * 2, "neg": [[], ["", "n2"]]}
+    wanted = [("q", "p1", [], None), ("q", "p2", [], None), ("r", "p1", [""], None), ("r", "p2", ["n2"], None)]
+    assert made("query_pos_neg", rows, list_length=2) == wanted
+
+
+def test_scores_are_brought_to_the_range_from_0_to_1() -> None:
+    rows = {"anchor": list("abc"), "positive": list("def"), "score": [-1.0, 0.0, 1.0]}
+    found = made("scored_pairs", rows, score_range=[-1.0, 1.0])
+    assert found == [("a", "d", [], 0.0), ("b", "e", [], 0.5), ("c", "f", [], 1.0)]
+    alone = made("scored_pairs", rows, score_range=[-1.0, 1.0], scored_rows=False)
+    assert alone == [("c", "f", [], None)]
+
+
 def test_triplets_keep_choose_or_spread_their_negatives() -> None:
     rows = {"anchor": ["a", "b"], "positive": ["p", "q"], "negative": [["n1", "n2", "n3"], ["m1"]]}
     assert made("triplets", rows) == [("a", "p", ["n1", "n2", "n3"], None), ("b", "q", ["m1"], None)]

@@ -14,7 +14,7 @@ from evaluation.suites.drift import drift_outcome, text_vectors
 from evaluation.suites.heads import Heads, multi_vector_encoder, read_heads, sparse_encoder
 from evaluation.suites.mteb_run import CheckedEncoder, encoder_with_head, run_task
 from evaluation.suites.mteb_tasks import hub_task
-from evaluation.suites.samples import read_samples
+from evaluation.suites.sample_files import read_samples
 from pipeline.core.errors import UserError
 from pipeline.core.models import HEADS
 from tests.evaluation.conftest import MakeModel

@@ -1,0 +1,148 @@
+"""What a study leaves when its last job has ended: study.csv, study.md for the README, and one page with a picture."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from evaluation.outcome import Outcome, read_outcome
+from evaluation.report.blocks import Block, Picture, Section, Table
+from evaluation.report.charts import Interval, forest_plot, signed
+from evaluation.report.format import DASH
+from evaluation.report.page import render
+from evaluation.significance import Plan
+from evaluation.study.comparison import REFERENCES, ArmScore, compare_arms
+from pipeline.core.artefact import Manifest, read_manifest
+from pipeline.core.console import log
+from pipeline.core.errors import UserError
+
+HEADLINE = "Mean S"  # of encodechka
+DEV = "dev"  # suite of the rows that an arm may be chosen by
+RESAMPLES = 2000
+SEED = "training.seed"  # what the sweep calls it: data and init are the same for all
+
+
+class Study(Callback):
+    """Hydra callback of a sweep over arms and seeds; `configs/sweep/study.yaml` names it."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        folder = Path(config.hydra.sweep.dir)
+        results = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*/result.json")]
+        done = [result for result in sorted(results, key=lambda result: result["job"]) if not result["error"]]
+        chosen = [dict(item.split("=", 1) for item in result["overrides"]) for result in done]
+        runs = [Path(config.runs) / result["run"] for result in done]
+        jobs = {(item["arm"], int(item[SEED])): run for item, run in zip(chosen, runs, strict=True)}
+        jobs = _of_all_seeds(jobs)
+        if jobs:
+            write_study(folder, jobs)
+
+
+def _of_all_seeds(jobs: Mapping[tuple[str, int], Path]) -> dict[tuple[str, int], Path]:
+    """Without the arms of which a seed is missing, which are named."""
+    seeds = {seed for _, seed in jobs}
+    part = {arm for arm, _ in jobs if any((arm, seed) not in jobs for seed in seeds)}
+    if part:
+        log.warning("study: left out, since not all of their seeds have ended well: %s", ", ".join(sorted(part)))
+    return {key: run for key, run in jobs.items() if key[0] not in part}
+
+
+def write_study(folder: Path, jobs: Mapping[tuple[str, int], Path]) -> list[ArmScore]:
+    """Compare the runs of all arms and seeds, and write the table, its Markdown and the page below `folder`."""
+    manifests = {key: _evaluated(run) for key, run in jobs.items()}
+    outcomes = {key: _outcomes(run / "evaluate", manifests[key]) for key, run in jobs.items()}
+    confidence = next(iter(manifests.values())).config["evaluation"]["confidence"]
+    rows = [*_dev_rows(jobs), *compare_arms(outcomes, Plan(RESAMPLES, confidence))]
+    ArmScore.write(folder / "study.csv", rows)
+    (folder / "study.md").write_text(markdown(rows), encoding="utf-8")
+    page = render(f"Study of {len({arm for arm, _ in jobs})} arms", "Study", [], sections(rows), folder.as_posix())
+    (folder / "index.html").write_text(page, encoding="utf-8")
+    log.info("study: %s", folder / "index.html")
+    return rows
+
+
+def _evaluated(run: Path) -> Manifest:
+    manifest = read_manifest(run / "evaluate")
+    if manifest is None or manifest.status != "complete":
+        raise UserError("an arm is not evaluated", where=str(run / "evaluate"), remedy="run the sweep again")
+    return manifest
+
+
+def _outcomes(stage: Path, manifest: Manifest) -> dict[str, Outcome]:
+    """What the arm's model did, by `<suite>/<task>`: the one model that its config has scored."""
+    (model,) = manifest.config["evaluation"]["chain"]
+    folder = stage / "predictions" / model
+    paths = sorted(folder.glob("*/*.parquet"))
+    return {path.relative_to(folder).with_suffix("").as_posix(): read_outcome(path) for path in paths}
+
+
+def _dev_rows(jobs: Mapping[tuple[str, int], Path]) -> list[ArmScore]:
+    """What the merge stage measured on dev rows and guard sets, for choosing; arms without a merge have none."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for (arm, _), run in jobs.items():
+        manifest = read_manifest(run / "merge")
+        for name, value in (manifest.metrics if manifest else {}).items():
+            if name in (DEV, "guard_loss") or name.startswith(f"{DEV}_"):
+                found.setdefault((arm, name), []).extend([] if value is None else [float(value)])
+    nan = float("nan")
+    return [
+        ArmScore(arm, "", DEV, name, MEASURED.get(name, "score"), len(values), float(np.mean(values)),
+                 float(np.std(values, ddof=1)) if len(values) > 1 else nan, nan, nan, nan)
+        for (arm, name), values in found.items() if values
+    ]  # fmt: skip
+
+
+MEASURED = {"guard_loss": "ndcg_at_10"}
+
+
+def markdown(rows: Sequence[ArmScore]) -> str:
+    """The table for the README: a row an arm, a column a headline score, its difference from the base below it."""
+    arms, columns = list(dict.fromkeys(row.arm for row in rows)), headline(rows)
+    known = {(row.arm, row.against, row.suite, row.task): row for row in rows}
+    lines = ["| arm | " + " | ".join(task for _, task in columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for arm in arms:
+        cells = [_cell(known.get((arm, "", *column)), known.get((arm, REFERENCES[0], *column))) for column in columns]
+        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def headline(rows: Sequence[ArmScore]) -> list[tuple[str, str]]:
+    """(suite, task) of the columns: dev scores, encodechka's mean of sentence tasks, every held-out set."""
+    named = list(dict.fromkeys((row.suite, row.task) for row in rows))
+    means = {suite for suite, task in named if task == HEADLINE}
+    return [(suite, task) for suite, task in named if suite not in means or task == HEADLINE]
+
+
+def _cell(score: ArmScore | None, difference: ArmScore | None) -> str:
+    if score is None:
+        return DASH
+    text = f"{score.score:.3f}" + (f" ± {score.spread:.3f}" if score.spread == score.spread else "")
+    if difference is None:
+        return text
+    told = f"{signed(difference.score, 3)} ({signed(difference.ci_low, 3)} to {signed(difference.ci_high, 3)})"
+    return f"{text}, {told}"
+
+
+def sections(rows: Sequence[ArmScore]) -> list[Section]:
+    """The page: a picture of the differences from the base for each headline score, then all figures."""
+    found = []
+    for suite, task in headline(rows):
+        against = [row for row in rows if (row.suite, row.task, row.against) == (suite, task, REFERENCES[0])]
+        if against:
+            caption = f"{task}: each arm minus {REFERENCES[0]}, mean over seeds with the interval over seeds and items"
+            intervals = [Interval(row.arm, row.score, row.ci_low, row.ci_high) for row in against]
+            plot = forest_plot(intervals, x_label=f"difference in {against[0].metric}", describe=caption)
+            found.append(Section(f"{suite}-{task}".replace(" ", "-"), task, [Picture(plot, caption)]))
+    names = ["arm", "against", "suite", "task", "metric", "seeds", "score", "spread", "from", "to", "p (Holm)"]
+    cells = [[_shown(value) for value in vars(row).values()] for row in rows]
+    everything: list[Block] = [Table("Every figure of study.csv", names, cells)]
+    return [*found, Section("figures", "All figures", everything)]
+
+
+def _shown(value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value) or DASH
+    return f"{value:.4f}".replace("-", "−") if value == value else DASH

@@ -1,0 +1,47 @@
+"""Which models are merged: those of this run's stages, and any others that a path or pattern names."""
+
+from glob import glob
+from pathlib import Path
+
+from configs.schema.config import STAGES, Config
+from pipeline.core.artefact import digest, file_sha256, files_under, read_manifest
+from pipeline.core.errors import UserError
+
+
+def merged_models(config: Config) -> dict[str, Path]:
+    """The folders of `merging.models` by name, the base first; another run's model is called `<run>-<stage>`.
+
+    Raises:
+        UserError: a path or pattern that no folder fits, a model that is named twice, fewer than two models.
+    """
+    found: dict[str, Path] = {}
+    for wanted in config.merging.models:
+        is_stage = wanted in STAGES
+        folders = [config.model_folder(wanted)] if is_stage else sorted(map(Path, glob(str(Path(wanted).expanduser()))))
+        for folder in folders:
+            name = wanted if is_stage else "-".join(folder.parts[: -1 if folder.name == "model" else None][-2:])
+            if name in found:
+                raise _wrong(f"two merged models are called {name}", wanted)
+            found[name] = folder
+        if not folders:
+            raise _wrong("there is no such model folder", wanted)
+    if len(found) < 2:
+        raise _wrong(f"a merge takes two models or more, not {len(found)}", ", ".join(config.merging.models))
+    return found
+
+
+def merged_states(config: Config) -> dict[str, str]:
+    """Fingerprints of the merged models that are not of this run: of their artefact, else of their files."""
+    others = {name: folder for name, folder in merged_models(config).items() if name not in STAGES}
+    return {f"model:{name}": _state(folder) for name, folder in others.items()}
+
+
+def _state(folder: Path) -> str:
+    manifest = read_manifest(folder) or read_manifest(folder.parent)
+    if manifest and manifest.status == "complete":
+        return manifest.fingerprint
+    return digest([[path.relative_to(folder).as_posix(), file_sha256(path)] for path in files_under(folder)])
+
+
+def _wrong(what: str, where: str) -> UserError:
+    return UserError(what, where=where, remedy="mend merging.models: stages of this run, paths or patterns")

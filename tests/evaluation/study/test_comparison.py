@@ -1,0 +1,110 @@
+"""Arms over seeds: means, spreads, intervals over seeds and items, and Holm's correction over arms."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evaluation.outcome import Measure, Outcome
+from evaluation.significance import Plan
+from evaluation.study.comparison import ArmScore, compare_arms
+from pipeline.core.errors import UserError
+
+PLAN = Plan(resamples=4000, seed=7)
+SEEDS, ITEMS = (1, 2, 3), 300
+
+
+def outcome(values: np.ndarray) -> Outcome:
+    return Outcome({"value": values}, (Measure("accuracy", float(values.mean()), "mean", ("value",)),))
+
+
+def arms(seed: int = 0, **gains: float) -> dict[tuple[str, int], dict[str, Outcome]]:
+    """Arms over the same items, whose difficulty they share; each gains so much over it, with noise of its own."""
+    rng = np.random.default_rng(seed)
+    difficulty = rng.normal(0.5, 0.3, ITEMS)
+    return {
+        (arm, number): {"own/task": outcome(difficulty + gain + rng.normal(0, 0.05, ITEMS))}
+        for arm, gain in gains.items()
+        for number in SEEDS
+    }
+
+
+def row(rows: list[ArmScore], arm: str, against: str = "") -> ArmScore:
+    (found,) = [row for row in rows if (row.arm, row.against) == (arm, against)]
+    return found
+
+
+def test_an_arm_s_score_is_the_mean_over_its_seeds_and_its_spread_their_deviation() -> None:
+    found = arms(base=0.0, joint=0.1)
+    scores = [found["joint", seed]["own/task"].measures[0].score for seed in SEEDS]
+    joint = row(compare_arms(found, PLAN), "joint")
+    assert joint.score == pytest.approx(np.mean(scores)) and joint.spread == pytest.approx(np.std(scores, ddof=1))
+    assert joint.seeds == 3 and joint.ci_low < joint.score < joint.ci_high
+
+
+def test_differences_are_paired_so_that_difficulty_shared_by_all_arms_leaves_the_interval() -> None:
+    rows = compare_arms(arms(base=0.0, joint=0.02), PLAN)
+    own, difference = row(rows, "joint"), row(rows, "joint", "base")
+    assert difference.ci_high - difference.ci_low < 0.3 * (own.ci_high - own.ci_low)
+    assert difference.ci_low > 0 and difference.p_holm < 0.01
+
+
+def test_the_interval_covers_what_another_seed_would_change() -> None:
+    """Seeds that differ by far more than items do: nearly all of the interval's width is theirs."""
+    steady = np.full(ITEMS, 0.5)
+    found = {("base", seed): {"own/task": outcome(steady)} for seed in SEEDS}
+    found |= {
+        ("arm", seed): {"own/task": outcome(steady + shift)} for seed, shift in zip(SEEDS, (0, 3, 6), strict=True)
+    }
+    difference = row(compare_arms(found, PLAN), "arm", "base")
+    assert difference.score == pytest.approx(3)
+    means = [np.mean([a, b, c]) for a in (0, 3, 6) for b in (0, 3, 6) for c in (0, 3, 6)]  # all 27 draws
+    expected = np.percentile(means, [2.5, 97.5], method="inverted_cdf")
+    assert [difference.ci_low, difference.ci_high] == pytest.approx(expected, abs=1e-9)
+
+
+def test_without_any_difference_the_interval_holds_zero() -> None:
+    covered = []
+    for seed in range(40):
+        difference = row(compare_arms(arms(seed, base=0.0, arm=0.0), Plan(500, seed=seed)), "arm", "base")
+        covered.append(difference.ci_low <= 0 <= difference.ci_high)
+    assert np.mean(covered) > 0.75  # three seeds alone resample to a narrow interval
+
+
+def test_p_values_are_corrected_over_the_arms() -> None:
+    one = row(compare_arms(arms(base=0.0, arm=0.006), PLAN), "arm", "base")
+    many = row(compare_arms(arms(base=0.0, arm=0.006, **{f"other{n}": 0.0 for n in range(8)}), PLAN), "arm", "base")
+    assert many.p_holm >= one.p_holm
+
+
+def test_encodechka_s_mean_is_that_of_its_sentence_tasks() -> None:
+    names = {"STS": "spearman", "PI": "spearman", "NLI": "accuracy", "SA": "accuracy",
+             "TI": "roc_auc", "IA": "roc_auc", "IC": "accuracy", "ICX": "accuracy"}  # fmt: skip
+    rng, found = np.random.default_rng(1), {}
+    for arm in ("base", "arm"):
+        for seed in SEEDS:
+            made = {}
+            for task, metric in names.items():
+                values = rng.random(50)
+                made[f"encodechka_model/{task}"] = Outcome(
+                    {"value": values}, (Measure(metric, float(values.mean()), "mean", ("value",)),)
+                )
+            found[arm, seed] = made
+    (mean,) = [row for row in compare_arms(found, PLAN) if (row.arm, row.against, row.task) == ("arm", "", "Mean S")]
+    scores = [[one.measures[0].score for one in found["arm", seed].values()] for seed in SEEDS]
+    assert mean.score == pytest.approx(np.mean(scores))
+
+
+def test_other_items_are_refused() -> None:
+    found = arms(base=0.0, arm=0.1)
+    found["arm", 2] = {"own/task": outcome(np.ones(ITEMS - 1))}
+    with pytest.raises(UserError, match=r"different items"):
+        compare_arms(found, PLAN)
+
+
+def test_the_table_reads_back_what_it_wrote(tmp_path: Path) -> None:
+    rows = compare_arms(arms(base=0.0, joint=0.1), PLAN)
+    ArmScore.write(tmp_path / "study.csv", rows)
+    read = ArmScore.read(tmp_path / "study.csv")
+    assert [(row.arm, row.against) for row in read] == [(row.arm, row.against) for row in rows]
+    assert [row.score for row in read] == pytest.approx([row.score for row in rows], abs=1e-6)

@@ -1,0 +1,30 @@
+"""A study through the command: arms and seeds as jobs of a sweep, then its table and page."""
+
+from pathlib import Path
+
+import pytest
+
+from evaluation.study.comparison import ArmScore
+from tests.support.runs import finish, start
+
+pytestmark = pytest.mark.slow
+
+ARMS = "base,joint,sequential,merge_search,soup"
+
+
+def test_a_study_of_the_tiny_chain_ends_in_a_row_an_arm(tmp_path: Path) -> None:
+    command = ["--multirun", "sweep=study", "profile=tiny", f"runs={tmp_path}", "training.seed=1,2", f"arm={ARMS}"]
+    ended = finish(start(*command, "evaluation.suites=[held_out]"))
+    assert ended.status == 0, ended.err
+    folder = tmp_path / "sweep" / "study"
+    rows = ArmScore.read(folder / "study.csv")
+    scored = {row.arm for row in rows if row.suite == "held_out" and not row.against}
+    assert scored == set(ARMS.split(","))
+    differences = {(row.arm, row.task): row.score for row in rows if row.against == "base"}
+    scores = {(row.arm, row.task): row.score for row in rows if not row.against}
+    assert differences["joint", "panorama"] == pytest.approx(scores["joint", "panorama"] - scores["base", "panorama"])
+    table = (folder / "study.md").read_text(encoding="utf-8").splitlines()
+    assert [line.split(" | ")[0] for line in table[2:]] == [
+        f"| {arm}" for arm in ["joint", "sequential", "merge_search", "soup", "base"]
+    ]
+    assert "<svg" in (folder / "index.html").read_text(encoding="utf-8")
