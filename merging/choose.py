@@ -141,6 +141,10 @@ def compare(config: Config, models: Mapping[str, Path], data: Path) -> Compariso
     blend = Blend(models, uses_bfloat16(config.precision), attention_of(config), config.token_budget)
     limits = settings.guard_queries, settings.guard_candidates
     guard = held_out_evaluators(guard_sets, blend, config.training.dev_length, *limits)
+    for pairs in guard_sets:
+        if len(set(pairs.positive_rows().anchors)) < 2:
+            what, remedy = f"set {pairs.name} has one query, which has no interval", "name another set"
+            raise UserError(what, where="merging.guard_sources", remedy=remedy)
     scorer = Scorer(blend, dev_scores(config, sets, blend), guard, settings.guard, config.seed)
     choice = Choice(config, models, blend, sets, scorer)
     compared = scored_methods(choice)
@@ -196,11 +200,6 @@ def held_out_evaluators(
         pairs.name: retrieval(pairs, prompts_of(blend.model, pairs.side), pairs.passages(), queries, passages)
         for pairs in sets
     }
-    for name in (name for name, evaluator in evaluators.items() if len(evaluator.queries) < 2):
-        remedy = "name another set; only hundreds of queries tell a loss of a hundredth"
-        raise UserError(
-            f"set {name} has one query, which has no interval", where="merging.guard_sources", remedy=remedy
-        )
     return Evaluators(evaluators, blend.model, max_length, blend.bfloat16, blend.token_budget)
 
 
@@ -229,17 +228,15 @@ def scored_methods(choice: Choice) -> dict[str, Candidate]:
 
 def warn_of_the_guard(choice: Choice, compared: Mapping[str, Candidate]) -> None:
     """Say where the taken merge is rejected, and where a guard set has too few queries to tell."""
-    limit, chosen = choice.settings.guard, compared[choice.settings.method]
-    if chosen.allowed:
-        for name, loss in chosen.losses.items():
-            if limit is not None and loss.high > limit:
-                what = (
-                    "merge: %s may lose more than merging.guard=%s on guard set %s: %s nDCG@10 is all its queries tell"
-                )
-                log.warning(what, choice.settings.method, limit, name, loss)
+    limit, method = choice.settings.guard, choice.settings.method
+    chosen = compared[method]
     if chosen.allowed is False:
         what = "merge: %s loses %s nDCG@10 on a guard set, more than merging.guard=%s"
-        log.warning(what, choice.settings.method, chosen.guard_loss, limit)
+        log.warning(what, method, chosen.guard_loss, limit)
+    for name, loss in chosen.losses.items() if chosen.allowed else ():
+        if limit is not None and loss.high > limit:
+            what = "merge: %s may lose more than merging.guard=%s on guard set %s, whose queries say no more than %s"
+            log.warning(what, method, limit, name, loss)
 
 
 def warn_of_saturation(models: Sequence[Candidate]) -> None:

@@ -28,7 +28,6 @@ from training.dev_scores import DevScore, DevScores, Evaluators
 Point = tuple[Fraction, ...]
 CONFIDENCE = 0.95  # of the guard's intervals
 BATCH = 1000  # resamples in memory at once
-GUARD_COLUMNS = ("guard_loss", "guard_loss_low", "guard_loss_high")
 
 
 @dataclass(frozen=True)
@@ -83,8 +82,9 @@ class Candidate:
         """One line of search.csv; cells of a guard that isn't there are empty."""
         weights = {f"weight_{name}": weight for name, weight in (self.weights or {}).items()}
         loss = self.guard_loss
-        deciding = dict(zip(GUARD_COLUMNS, (loss.mean, loss.low, loss.high) if loss else (None,) * 3, strict=True))
-        scores = {"dev": self.dev, **self.sides, **deciding, "allowed": self.allowed}
+        deciding = {"guard_loss": loss and loss.mean, "guard_loss_low": loss and loss.low}
+        deciding |= {"guard_loss_high": loss and loss.high, "allowed": self.allowed}
+        scores = {"dev": self.dev, **self.sides, **deciding}
         sets = {f"dev/{name}": score for name, score in self.scores.by_set.items()}
         for name, score in self.guard.items():
             sets |= {f"guard/{name}": score, f"guard/{name}/loss": self.losses[name].mean}

@@ -108,7 +108,9 @@ def test_without_a_guard_the_search_takes_what_forgot(forgetful_run: Path, tmp_p
     assert findings["compared"]["search"]["guard_loss"] > 0.02
 
 
-def test_the_guard_rejects_the_model_that_forgot(forgetful_run: Path, tmp_path: Path) -> None:
+def test_the_guard_rejects_the_model_that_forgot(
+    forgetful_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     findings, rows = merged(forgetful_run, tmp_path / "run", 0.02)
     forgot, base, taken = (findings["compared"][name] for name in ("symmetric", "init", "search"))
     assert forgot["dev"] > base["dev"] + 0.1  # its own dev rows only praise it
@@ -118,6 +120,8 @@ def test_the_guard_rejects_the_model_that_forgot(forgetful_run: Path, tmp_path: 
     assert taken["guard_loss"] <= 0.02 or taken["guard_loss_low"] <= 0 < forgot["guard_loss_low"]
     assert taken["dev"] == max(float(row["dev"]) for row in rows if row["allowed"] == "True")
     assert any(float(row["dev"]) > taken["dev"] for row in rows if row["allowed"] == "False")
+    assert taken["guard_loss_high"] > 0.02  # 56 queries can't tell more, which is said
+    assert "search may lose more than merging.guard=0.02 on guard set" in caplog.text
 
 
 def test_a_loss_of_few_queries_is_no_ground_to_reject() -> None:
