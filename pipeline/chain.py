@@ -96,10 +96,10 @@ def readme_of_merge(config: Config) -> list[Path]:
 def side(name: str) -> Stage:
     """One side's training; under `accelerate launch` each process takes its slice of every planned global batch."""
     return Stage(
-        name, 3, "training.finetune:build", on_ranks=True,
+        name, 4, "training.finetune:build", on_ranks=True,
         needs=lambda c: ["data", "init"],
-        settings=lambda c: {"side": c.side(name), "arguments": c.training.arguments,
-                            "dev": dev_settings(c), "precision": c.precision, "attention": c.base.attention},
+        settings=lambda c: {"side": c.side(name), "arguments": c.training.arguments, "dev": dev_settings(c),
+                            "precision": c.precision, "attention": c.base.attention, "compile": c.base.compile},
     )
 
 
@@ -107,7 +107,7 @@ CHAIN = {stage.name: stage for stage in [
     Stage(
         "base", 2, "training.bases.make:build", implied=True,
         reads=base_state,
-        settings=lambda c: {key: value for key, value in asdict(c.base).items() if key != "attention"},
+        settings=lambda c: {key: value for key, value in asdict(c.base).items() if key not in ("attention", "compile")},
     ),
     Stage(
         "benchmarks", 1, "evaluation.benchmark_texts:build", implied=True,

@@ -55,7 +55,8 @@ class Config:
     objective: str = "merge.dev"  # <stage>.<metric of its manifest> by which a sweep orders its jobs
     mirror: str | None = None  # a folder in the Hub's layout, read instead of the Hub
     languages: list[str] = setting(["ru", "en"])
-    precision: str = setting("auto", choices=("auto", "fp32", "bf16"))  # auto: bf16 where the device has it natively
+    # auto: bf16 where the device has it natively, on other GPUs fp16 with a loss scaler, else fp32.
+    precision: str = setting("auto", choices=("auto", "fp32", "bf16", "fp16"))
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     base: BaseConfig = field(default_factory=BaseConfig)
@@ -74,6 +75,9 @@ class Config:
         processes = self.launch.processes or 1
         for side in self.sides_not_for(processes):
             yield f"training.{side}.batch_multiple", f"must be a multiple of the {processes} processes"
+        for side in SIDES:
+            if not isinstance(seconds := self.timeout(side), int | float) or seconds <= 0:
+                yield f"training.{side}.arguments.ddp_timeout", f"must be a number of seconds, not {seconds}"
 
     def sides_not_for(self, processes: int) -> list[str]:
         """The sides to be trained whose smallest batch so many processes can't share out evenly."""
@@ -85,6 +89,10 @@ class Config:
         side = getattr(self.training, name)
         assert isinstance(side, SideConfig)
         return side
+
+    def timeout(self, side: str) -> float:
+        """Seconds that one operation of a side's ranks may take; as long as by default in the library's arguments."""
+        return {"ddp_timeout": 1800, **self.training.arguments, **self.side(side).arguments}["ddp_timeout"]
 
     def folder(self, stage: str) -> Path:
         """The artefact folder of a stage: of this run, or of the base, which the runs share."""

@@ -25,7 +25,7 @@ class Rule(TypedDict, total=False):
     least: float
     below: float
     most: float
-    choices: Collection[str]
+    choices: Collection[str]  # beside bounds: the words that may stand for a number
     keys: Collection[str]  # of a dictionary
     name: bool  # becomes a file or folder, as do the keys of a dictionary with this rule
 
@@ -76,9 +76,13 @@ def _problem_of_value(value: Any, rule: Mapping[str, Any]) -> str | None:
     if rule.get("name") and (value in ("", "..") or Path(value).name != value or "\0" in value):
         return f"{value!r} must be a plain name, as of a file or folder"
     or_null = ", or null" if rule.get("null") else ""
-    if "choices" in rule and value not in rule["choices"]:
-        return f"must be one of {', '.join(rule['choices'])}{or_null}, not {value}"
     bounds = [(holds, words, rule[name]) for name, (holds, words) in BOUNDS.items() if name in rule]
+    said = " and ".join(f"{words} {bound}" for _, words, bound in bounds)
+    if "choices" in rule and (isinstance(value, str) or not bounds):
+        if value in rule["choices"]:
+            return None
+        one_of = f"one of {', '.join(rule['choices'])}" if not bounds else f"{', '.join(rule['choices'])} or {said}"
+        return f"must be {one_of}{or_null}, not {value}"
     if all(holds(value, bound) for holds, _, bound in bounds):
         return None
-    return f"must be {' and '.join(f'{words} {bound}' for _, words, bound in bounds)}{or_null}"
+    return f"must be {said}{or_null}"

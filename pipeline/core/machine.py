@@ -6,8 +6,12 @@ import platform
 import resource
 import shutil
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 PACKAGES = ("torch", "transformers", "sentence-transformers", "datasets", "accelerate", "LM-Cocktail", "mteb")
 
@@ -39,6 +43,15 @@ def environment() -> dict[str, Any]:
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "packages": versions,
     }
+
+
+def joined_ranks(timeout: float) -> "PartialState":
+    """This process among its ranks. The first call makes their group; its operations may take `timeout` seconds."""
+    import torch
+    from accelerate import PartialState
+
+    # Without cpu=True ranks on CPU would each stand alone.
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(seconds=timeout))
 
 
 def torch_build() -> str:

@@ -2,18 +2,19 @@
 
 import pytest
 
-from configs.schema.config import LaunchConfig
+from configs.schema.config import Config, LaunchConfig
 from configs.schema.data import CleaningConfig, DataConfig, DevConfig, MiningConfig, SourceConfig
 from configs.schema.evaluation import EvaluationConfig, PublishConfig, SuiteConfig
 from configs.schema.init import BaseConfig, CorpusConfig, InitConfig
 from configs.schema.merging import MergingConfig
 from configs.schema.rules import problems
-from configs.schema.training import SideConfig
+from configs.schema.training import SideConfig, TrainingConfig
 
 HUB = {"title": "A", "side": "symmetric", "hub": "someone/a", "files": ["a.parquet"]}
 NLI = {**HUB, "construction": "nli"}
 SUITE = {"benchmark": "MTEB(rus, v1.1)"}
 CORPORA = {"pairs": CorpusConfig()}
+NO_TIME = TrainingConfig(arguments={"ddp_timeout": "soon"})
 
 
 @pytest.mark.parametrize(
@@ -56,6 +57,15 @@ CORPORA = {"pairs": CorpusConfig()}
         (SideConfig(dropout=1.0), "dropout", "at least 0 and below 1"),
         (SideConfig(epochs=-1.0), "epochs", "above 0"),
         (SideConfig(anchor_length=2), "anchor_length", "at least 4"),
+        (SideConfig(mini_batch_tokens=0), "mini_batch_tokens", "must be at least 1"),
+        (SideConfig(mini_batch_tokens="all"), "mini_batch_tokens", "must be auto or at least 1, not all"),
+        (SideConfig(mini_batch_tokens=511), "mini_batch_tokens", "auto or at least 512, the longest text"),
+        (Config("p", "r", precision="fp8"), "precision", "must be one of auto, fp32, bf16, fp16"),
+        (
+            Config("p", "r", init=InitConfig(corpora=CORPORA), training=NO_TIME),
+            "training.joint.arguments.ddp_timeout",
+            "a number of seconds, not soon",
+        ),
         (MergingConfig(method="fixed"), "weights", "none are given"),
         (MergingConfig(method="fixed", weights={"init": 0.5}), "weights", "sum to 0.5"),
         (MergingConfig(method="fixed", weights={"init": 1.5, "symmetric": -0.5}), "weights", "-0.5, below 0"),
