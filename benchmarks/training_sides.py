@@ -91,15 +91,17 @@ def train_bare(init: str, data: str, side: str) -> float:
     from pipeline.core.precision import keep_freed_memory, uses_bfloat16
     from training.batches import MiniBatches, PlannedRows
     from training.losses import PlannedLoss
+    from training.memory import planned_budget
 
     keep_freed_memory()
     with TemporaryDirectory() as cache:
         config, model, sets, plan = _planned(init, data, side, cache)
         settings = config.side(side)
         rows = PlannedRows(sets.train.values(), 0.0)
-        collate = MiniBatches(model.tokenizer.pad_token_id, settings.mini_batch_tokens, settings.mini_batch_overhead)
+        budget = planned_budget(settings)
+        collate = MiniBatches(model.tokenizer.pad_token_id, budget)
         batches = [collate(rows.__getitems__(batch)) for batch in plan.batches]
-    loss = PlannedLoss(model, TEMPERATURE, 20.0, ["query_to_doc"], None, settings.mini_batch_tokens)
+    loss = PlannedLoss(model, TEMPERATURE, 20.0, ["query_to_doc"], None, budget.tokens)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-5, weight_decay=0.01, fused=True)
     model.train()

@@ -108,7 +108,8 @@ def side(name: str) -> Stage:
         name, 4, "training.finetune:build", on_ranks=True,
         needs=lambda c: ["data", c.side(name).start],
         settings=lambda c: {"side": c.side(name), "arguments": c.training.arguments, "seed": c.training.seed,
-                            "dev": dev_settings(c), "precision": c.precision, "attention": c.base.attention},
+                            "dev": dev_settings(c), "precision": c.precision, "attention": c.base.attention,
+                            "compile": c.base.compile},
     )
 
 
@@ -116,7 +117,7 @@ CHAIN = {stage.name: stage for stage in [
     Stage(
         "base", 3, "training.bases.make:build", implied=True,
         reads=base_state,
-        settings=lambda c: {key: value for key, value in asdict(c.base).items() if key != "attention"},
+        settings=lambda c: {key: value for key, value in asdict(c.base).items() if key not in ("attention", "compile")},
     ),
     Stage(
         "benchmarks", 1, "evaluation.benchmark_texts:build", implied=True,

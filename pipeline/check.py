@@ -18,7 +18,7 @@ from pipeline.application import hydra_application
 from pipeline.core.console import progress, show_table
 from pipeline.core.errors import UserError
 from pipeline.core.hub import Revision, hub_errors, mirrored, readable_revision
-from pipeline.core.precision import uses_bfloat16
+from pipeline.core.precision import training_precision
 
 ROOM = 4  # times the sources' size: download, prepared pairs, spilled groups
 
@@ -129,7 +129,9 @@ def machine(config: Config, bytes_: int) -> list[tuple[str, str, UserError | Non
         problem = UserError(what, where=f"config key training.{sides[0]}.batch_multiple", remedy=remedy)
     findings.append(("devices", f"{count} x {', '.join(names)}" if count else "CPU only", problem))
     try:
-        findings.append(("precision", "bf16" if uses_bfloat16(config.precision) else "fp32", None))
+        precision = training_precision(config.precision)
+        tf32 = " (matrix products in TF32)" if precision == "fp32" and count else ""
+        findings.append(("precision", precision + tf32, None))
     except UserError as error:
         findings.append(("precision", config.precision, error))
     return findings

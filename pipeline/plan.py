@@ -1,11 +1,9 @@
 """`make plan`: what training and evaluation would do and cost, without doing it."""
 
-import torch
-
 from configs.schema.config import Config
 from pipeline.application import hydra_application
 from pipeline.core.console import show_table
-from training.estimate import shape_of, show_estimate, training_operations
+from training.estimate import devices_of, shape_of, show_estimate, training_operations
 
 
 def show(config: Config) -> None:
@@ -21,8 +19,9 @@ def show_scoring(config: Config) -> None:
 
     shape = shape_of([config.folder("init"), config.folder("base")], config.base)
     models = len(config.evaluation.chain) + len(config.evaluation.models)
-    devices = len(config.evaluation.devices) or max(torch.cuda.device_count(), 1)
-    rate, rows = config.training.teraflops * 1e12 * devices, list[list[object]]()
+    device, rows = devices_of(config), list[list[object]]()
+    devices = len(config.evaluation.devices) or device.number
+    rate = device.teraflops * 1e12 * devices
     for suite in config.evaluation.suites:
         size = suite_size(suite, config, config.base.max_length)
         if size is None:
@@ -32,7 +31,7 @@ def show_scoring(config: Config) -> None:
         unknown = f"without {', '.join(size.unknown)}" if size.unknown else ""
         rows.append([suite, size.texts, round(size.tokens), f"{operations / rate / 3600:.2g}", unknown])
     title = f"Scoring {models} models with {devices} device(s): texts and tokens that each of them reads"
-    show_table(title, ["suite", "texts", "tokens", f"hours in all at {config.training.teraflops:g} TFLOP/s", ""], rows)
+    show_table(title, ["suite", "texts", "tokens", f"hours in all at {device.teraflops:.3g} TFLOP/s", ""], rows)
 
 
 main = hydra_application(show)

@@ -90,7 +90,7 @@ def run_stage(stage: Stage, config: Config) -> Manifest:
         resuming = _begin(stage, folder.path, manifest)
         if config.force:
             artefact.remove(folder.path / UNITS)
-        folder.resuming = _share(resuming)
+        folder.resuming = _share(resuming, config.timeout(stage.name)) if stage.on_ranks else resuming
         log.info("%s: %s %s%s", stage.name, "resuming" if folder.resuming else "making", folder.path, why)
         return _build(stage, config, folder, manifest)
 
@@ -266,20 +266,18 @@ def _follow(stage: Stage, config: Config, folder: StageFolder) -> Manifest:
     done = finished(folder.path, folder.fingerprint)
     if done and not config.force:
         return done
-    folder.resuming = _share(False)
+    folder.resuming = _share(False, config.timeout(stage.name))
     stage.make(config, folder)
     return Manifest(stage.name, "complete", folder.fingerprint, {}, {})
 
 
-def _share(resuming: bool) -> bool:
+def _share(resuming: bool, timeout: float) -> bool:
     """Rank 0's answer on every rank, once rank 0 has made the folder ready."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return resuming
-    import torch
-    from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
-    PartialState(cpu=not torch.cuda.is_available())  # without cpu=True ranks on CPU would each stand alone
+    machine.joined_ranks(timeout)
     return bool(broadcast_object_list([resuming])[0])
 
 

@@ -6,14 +6,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from configs.schema.training import SideConfig
 from pipeline.core.console import log
+from pipeline.core.packed import pack
 from training.batch_plan import BatchPlan, GlobalBatch, Integers, has_angle
+from training.memory import Budget, planned_budget
 from training.sets import TokenisedSet
 
 FEWEST_TOKENS = 8_000  # of a rank in a step, below which a GPU is mostly idle
+PIECES = 4  # mini-batches in a budget, where a batch needs more than one: then most of the budget can be filled
 
 
 class PlannedRows(torch.utils.data.Dataset[Any]):
@@ -44,11 +46,14 @@ class PlannedRows(torch.utils.data.Dataset[Any]):
 
 @dataclasses.dataclass(frozen=True)
 class MiniBatches:
-    """Collates rows: their texts, each once, sorted by length and cut into mini-batches padded to their own width."""
+    """Collates rows: their texts, each once, sorted by length and cut into mini-batches.
+
+    These are packed, or padded to their own width.
+    """
 
     pad_id: int
-    most_tokens: int  # padded tokens of a mini-batch; one longer text makes its own
-    overhead: int  # what a further mini-batch costs, in tokens
+    budget: Budget
+    first_position: int | None = None  # of packed texts (`pipeline.core.packed`); None: texts are padded
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         places: dict[tuple[int, ...], int] = {}
@@ -58,25 +63,57 @@ class MiniBatches:
         lengths = np.array([len(texts[index]) for index in order])
         batch: dict[str, Any] = {}
         start = 0
-        for number, end in enumerate(mini_batch_ends(lengths, self.most_tokens, self.overhead)):
-            part = self._padded([texts[index] for index in order[start:end]])
+        for number, end in enumerate(ends_within(lengths, self.budget, packed=self.first_position is not None)):
+            part = self.features([texts[index] for index in order[start:end]])
             batch |= {f"text_{number}_{key}": value for key, value in part.items()}
             start = end
         rank_of = np.argsort(order)
         batch["label"] = {
             "position": torch.from_numpy(rank_of[np.array(positions)]),
             "score": torch.tensor([row["score"] for row in rows], dtype=torch.float32),
+            "tokens": torch.tensor(float(lengths.sum())),
             "angle_weight": rows[0]["angle_weight"],
         }
         return batch
 
-    def _padded(self, texts: list[tuple[int, ...]]) -> dict[str, Tensor]:
+    def features(self, texts: Sequence[Sequence[int]]) -> dict[str, Any]:
+        """The model's input for one mini-batch; without packing the last text must be the longest."""
+        if self.first_position is not None:
+            return pack(texts, self.first_position)
         ids = np.full((len(texts), len(texts[-1])), self.pad_id, dtype=np.int64)
         mask = np.zeros_like(ids)
         for row, text in enumerate(texts):
             ids[row, : len(text)] = text
             mask[row, : len(text)] = 1
         return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+
+
+def ends_within(lengths: Integers, budget: Budget, packed: bool = False) -> list[int]:
+    """Where to cut texts sorted by rising length: into mini-batches that fit the budget together, or `PIECES` of which
+    fit it."""
+
+    def ends(most_tokens: int) -> list[int]:
+        return packed_ends(lengths, most_tokens) if packed else mini_batch_ends(lengths, most_tokens, budget.overhead)
+
+    found = ends(budget.tokens)
+    fits = (int(lengths.sum()) if packed else with_padding(lengths, found)) <= budget.tokens
+    return found if fits else ends(budget.tokens // PIECES)
+
+
+def with_padding(lengths: Integers, ends: Sequence[int]) -> int:
+    """Tokens of mini-batches that are padded to their longest text, the last one."""
+    starts = [0, *ends[:-1]]
+    return sum((end - start) * int(lengths[end - 1]) for start, end in zip(starts, ends, strict=True))
+
+
+def packed_ends(lengths: Integers, most_tokens: int) -> list[int]:
+    """Where to cut texts into as few mini-batches of at most `most_tokens`, or of one text, as their order allows."""
+    totals = np.concatenate([[0], np.cumsum(lengths)])
+    ends = [0]
+    while ends[-1] < len(lengths):
+        fitting = int(np.searchsorted(totals, totals[ends[-1]] + most_tokens, side="right")) - 1
+        ends.append(max(fitting, ends[-1] + 1))
+    return ends[1:]
 
 
 def mini_batch_ends(lengths: Integers, most_tokens: int, overhead: int) -> list[int]:
@@ -102,7 +139,7 @@ def mini_batch_ends(lengths: Integers, most_tokens: int, overhead: int) -> list[
 def plan_report(plan: BatchPlan, sets: dict[str, TokenisedSet], side: SideConfig) -> dict[str, Any]:
     """plan.json: batches, rows, tokens and padding, in all and a set; nothing in it depends on the machine.
 
-    Padding is what one process with the side's budget has.
+    Padding is what one process without packing has, with the side's budget, or a CPU's where that is auto.
     """
     per_set: dict[str, dict[str, Any]] = {
         name: {"rows": len(item.rows.anchors), "left_out": plan.left_out[name], "batches": 0, "rows_seen": 0}
@@ -139,10 +176,7 @@ def warn_of_small_steps(side: str, tokens: int, batches: int, ranks: int) -> Non
 def padded_tokens(item: TokenisedSet, batch: GlobalBatch, side: SideConfig) -> tuple[int, int]:
     """Tokens of a batch without and with padding, each text counted once a row."""
     lengths = text_lengths(item, batch)
-    ends = mini_batch_ends(lengths, side.mini_batch_tokens, side.mini_batch_overhead)
-    starts = [0, *ends[:-1]]
-    padded = sum((end - start) * int(lengths[end - 1]) for start, end in zip(starts, ends, strict=True))
-    return int(lengths.sum()), padded
+    return int(lengths.sum()), with_padding(lengths, ends_within(lengths, planned_budget(side)))
 
 
 def text_lengths(item: TokenisedSet, batch: GlobalBatch) -> Integers:

@@ -6,6 +6,7 @@ them or their source files expect, and texts as long as these say.
 
 import dataclasses
 import json
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -23,15 +24,18 @@ from data.ledger import expected
 from pipeline.core.artefact import is_complete
 from pipeline.core.console import quiet, show_table
 from pipeline.core.errors import UserError
-from pipeline.core.precision import uses_bfloat16
-from training.batch_plan import batch_rows, plan_batches, wanted_batches
-from training.batches import padded_tokens, text_lengths, warn_of_small_steps
+from pipeline.core.precision import PACKED, autocast_type
+from training.batch_plan import Integers, batch_rows, plan_batches, wanted_batches
+from training.batches import PIECES, ends_within, text_lengths, warn_of_small_steps
+from training.losses import kept_graphs
+from training.memory import BUCKETS, GPU_OVERHEAD, SPARE, STATE, STEP, Budget, planned_budget
 from training.model_files import load_model
 from training.sets import prepare_sets
 
 GIB = 2**30
 PER_LAYER = 34  # bytes of activations a token, layer and unit of width in 16 bit (arXiv:2205.05198, section 4.1)
 RESIDUALS = 8  # of those, more: both residual streams stay in 32 bit under autocast
+XLM_R, SHRUNK = (250_002, 250_037), 46_166  # pieces of XLM-R (and of E5), and of bge-m3_en_ru, which was made of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,40 +115,121 @@ class Work:
     tokens: int
     padded: int | None  # tokens with padding; None: not known
     operations: float
-    cached_batches: int  # that go through gradient caching
+    passes: float  # forward passes of a device, those for gradient caching included
+    largest: int  # tokens of a device's largest share of a batch
+    cached_batches: int  # of which some texts are embedded twice
     seen: dict[str, Seen]  # by set
     assumed: list[SetEstimate] = dataclasses.field(default_factory=list)  # what an estimate rests on
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """What the ranks run on: what is here, or what is assumed of GPUs where none is."""
+
+    number: int
+    said: str  # what is assumed, for a person
+    gpu: bool
+    half: bool  # whether the encoder computes in 16 bit
+    teraflops: float  # sustained 10^12 operations a second
+    memory: int  # bytes of one
+    bandwidth: float  # bytes a second of a device's memory
+    network: float  # bytes a second that a rank's gradients go round with
+    launch: float  # seconds a layer and forward pass, its backward pass included: about 45 kernels on a GPU
+
+    def budget(self, side: SideConfig, shape: Shape) -> Budget:
+        """How a side's batches will be cut; on a GPU by the cost model, where training measures."""
+        planned = planned_budget(side)
+        if not self.gpu:
+            return planned
+        overhead = GPU_OVERHEAD if side.mini_batch_overhead == "auto" else planned.overhead
+        room = self.memory * (1 - SPARE) - shape.parameters * (4 + STATE + BUCKETS * (self.number > 1))
+        fitting = max(int(room / activation_bytes(shape, self.half)) // STEP * STEP, max(side.lengths().values()))
+        return Budget(fitting if side.mini_batch_tokens == "auto" else planned.tokens, overhead)
+
+    def packs(self, config: Config, side: SideConfig) -> bool:
+        """Whether texts will be packed."""
+        return self.gpu and self.half and not side.dropout and config.base.attention in ("auto", PACKED)
+
+    def hours(self, work: "Work", shape: Shape) -> float:
+        """Of a run: its operations, or the launches of its kernels, and what every step takes beside them.
+
+        AdamW reads and writes 7 times the weights' bytes; a ring passes 2 (n - 1) / n of the gradients' bytes.
+        """
+        compute = work.operations / (self.teraflops * 1e12 * self.number)
+        launches = work.passes * shape.layers * self.launch
+        gradients = 4 * shape.parameters
+        a_step = 7 * gradients / self.bandwidth + 2 * (1 - 1 / self.number) * gradients / self.network
+        return (max(compute, launches) + work.batches * a_step) / 3600
+
+
+def devices_of(config: Config) -> Devices:
+    """The devices at hand; GPUs are assumed where none is, and ranks are asked for or the base is one of the Hub."""
+    here = torch.cuda.is_available()
+    number = config.launch.processes or max(torch.cuda.device_count(), 1)
+    given = config.training.teraflops
+    if not here and (config.launch.processes or config.base.kind == "hub"):
+        half = config.precision != "fp32"
+        peak = 800.0 if half else 400.0
+        rate = given if isinstance(given, float | int) else 0.4 * peak
+        said = f"no GPU here; assumed: H100 with 80 GB, {'bf16' if half else 'fp32 (TF32)'}, {rate:g} TFLOP/s sustained"
+        return Devices(number, said, True, half, rate, 80 * 10**9, 2e12, 1e11, 45 * 5e-6)
+    half_type = autocast_type(config.precision)
+    half = half_type is not None
+    share = 0.4 if here else 0.125  # of the peak: assumed for a GPU; on two cores with AMX what the demo's base reaches
+    rate = given if isinstance(given, float | int) else share * measured_teraflops(half_type or torch.float32)
+    memory = torch.cuda.get_device_properties(0).total_memory if here else 0
+    name = torch.cuda.get_device_name(0) if here else "CPU"
+    origin = "as given" if isinstance(given, float | int) else f"{share:g} of its measured peak"
+    said = f"{name}, {'16' if half else '32'} bit, {rate:.3g} TFLOP/s sustained ({origin})"
+    rates = (2e12, 1e11, 45 * 5e-6) if here else (1e10, 1e9, 0.0)
+    return Devices(number, said, here, half, rate, memory, *rates)
+
+
+def measured_teraflops(kind: torch.dtype, seconds: float = 1.0) -> float:
+    """10^12 operations a second of products of large square matrices on the device at hand."""
+    device, size = ("cuda", 8192) if torch.cuda.is_available() else ("cpu", 1024)
+    matrix = torch.randn(size, size, device=device).to(kind)
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    matrix @ matrix
+    wait()
+    products, started = 0, time.perf_counter()
+    while (passed := time.perf_counter() - started) < seconds:
+        matrix @ matrix
+        wait()
+        products += 1
+    return products * 2 * size**3 / passed / 1e12
 
 
 def show_estimate(config: Config) -> None:
     """Print the work and the cost of every side that the config's stages name."""
     sides: list[str] = [name for name in SIDES if name in config.stages]
     shape = shape_of([config.folder("init"), config.folder("base")], config.base)
-    devices = config.launch.processes or max(torch.cuda.device_count(), 1)
+    devices = devices_of(config)
     works = {name: work_of(config, name, shape, devices) for name in sides}
-    rate = config.training.teraflops * 1e12 * devices
     rows: list[tuple[str, Callable[[Work], object]]] = [
         ("numbers from", lambda work: work.source),
         ("batches (steps)", lambda work: work.batches),
         ("rows", lambda work: work.rows),
         ("tokens", lambda work: work.tokens),
         ("padding share", lambda work: work.padded and 1 - work.tokens / work.padded),
+        ("tokens a device and step", lambda work: round(work.tokens / work.batches / devices.number)),
+        ("forward passes a step", lambda work: f"{work.passes / work.batches:.2f}"),
         ("batches with gradient caching", lambda work: work.cached_batches),
         ("operations", lambda work: f"{work.operations:.2e}"),
-        (f"hours at {config.training.teraflops:g} TFLOP/s", lambda work: f"{work.operations / rate / 3600:.2g}"),
+        (f"hours at {devices.teraflops:.3g} TFLOP/s", lambda work: f"{devices.hours(work, shape):.2g}"),
     ]
     cells = [[what, *(number(work) for work in works.values())] for what, number in rows]
-    show_table(f"Work, with {devices} device(s)", ["", *works], cells)
+    show_table(f"Work, with {devices.number} device(s): {devices.said}", ["", *works], cells)
     title = "Sets in the batches: how often each distinct anchor is seen in the run"
     show_table(title, ["set", "side", "batches", "share", "rows", "anchors", "times"], _seen_rows(works))
-    if devices > 1 or torch.cuda.is_available():
+    if devices.gpu:
         for name, work in works.items():
-            warn_of_small_steps(name, work.tokens, work.batches, devices)
+            warn_of_small_steps(name, work.tokens, work.batches, devices.number)
     if assumptions := list(_assumption_rows(works)):
         title = "Assumed: pairs, mean tokens of a row's texts, cut at the side's limits"
         show_table(title, ["set", "side", "pairs", "anchor", "positive", "negatives", ""], assumptions)
-    bfloat16 = uses_bfloat16(config.precision)
-    memory = [memory_bytes(shape, config.side(name).mini_batch_tokens, bfloat16) for name in sides]
+    budgets = {name: devices.budget(config.side(name), shape).tokens for name in sides}
+    memory = [memory_bytes(shape, min(budgets[name], works[name].largest), devices.half) for name in sides]
     cells = [[part, *(f"{side[part] / GIB:.2f} GiB" for side in memory)] for part in next(iter(memory), {})]
     cells.append(["in all", *(f"{sum(side.values()) / GIB:.2f} GiB" for side in memory)])
     show_table(f"Memory of one device ({shape.parameters:,} parameters)", ["", *sides], cells)
@@ -165,7 +250,7 @@ def _assumption_rows(works: dict[str, Work]) -> Iterator[list[object]]:
             yield [item.name, name, item.pairs, *shown, "" if item.assumed else "as long as allowed"]
 
 
-def work_of(config: Config, name: str, shape: Shape, devices: int) -> Work:
+def work_of(config: Config, name: str, shape: Shape, devices: Devices) -> Work:
     """The work of the batches as training will plan them, or an estimate where data and init are not made."""
     if not (is_complete(config.folder("data")) and is_complete(config.folder("init"))):
         return _estimated(config, name, shape, devices)
@@ -173,24 +258,30 @@ def work_of(config: Config, name: str, shape: Shape, devices: int) -> Work:
     with quiet(), TemporaryDirectory() as cache:
         model = load_model(config.folder("init"), config.base.attention, side, f"training.{name}")
         sets = prepare_sets(name, side, model, config.folder("data"), Path(cache)).train
-    batches = plan_batches(
-        [item.rows for item in sets.values()], side, config.training_seed, f"training.{name}"
-    ).batches
-    tokens = padded = cached = 0
+    key = f"training.{name}"
+    batches = plan_batches([item.rows for item in sets.values()], side, config.training_seed, key).batches
+    budget, packed = devices.budget(side, shape), devices.packs(config, side)
+    tokens = padded = cached = passes = largest = 0
     operations = 0.0
     seen = {key: Seen(0, 0, len(np.unique(item.rows.anchors))) for key, item in sets.items()}
     for batch in batches:
-        real, wide = padded_tokens(sets[batch.set], batch, side)
-        squares = float((text_lengths(sets[batch.set], batch) ** 2).sum())
-        twice = wide / devices > side.mini_batch_tokens
-        operations += training_operations(shape, wide, squares / real, 4 if twice else 3)
-        tokens, padded, cached = tokens + real, padded + wide, cached + twice
+        lengths = text_lengths(sets[batch.set], batch.slice(0, devices.number))  # the other ranks have about the same
+        sizes = mini_batch_sizes(lengths, ends_within(lengths, budget, packed), packed)
+        kept = kept_graphs(sizes, budget.tokens)
+        again = sum(size for size, keep in zip(sizes, kept, strict=True) if not keep)
+        mean_square, ranks = float((lengths**2).sum()) / lengths.sum(), devices.number
+        operations += ranks * training_operations(shape, sum(sizes), mean_square, 3)
+        operations += ranks * training_operations(shape, again, mean_square, 1)
+        tokens, padded = tokens + ranks * int(lengths.sum()), padded + ranks * sum(sizes)
+        cached, passes = cached + (again > 0), passes + len(sizes) + kept.count(False)
+        largest = max(largest, sum(sizes))
         seen[batch.set] += Seen(1, len(batch.rows), 0)
     rows = sum(len(batch.rows) for batch in batches)
-    return Work("the planned batches", len(batches), rows, tokens, padded, operations, cached, seen)
+    numbers = (tokens, padded, operations, passes, largest, cached)
+    return Work("the planned batches", len(batches), rows, *numbers, seen)
 
 
-def _estimated(config: Config, name: str, shape: Shape, devices: int) -> Work:
+def _estimated(config: Config, name: str, shape: Shape, devices: Devices) -> Work:
     """The work of sets of the assumed sizes and lengths; padding is not known before the texts are."""
     side, sets = config.side(name), estimates(config, name)
     available: dict[str, float] = defaultdict(float)
@@ -198,18 +289,22 @@ def _estimated(config: Config, name: str, shape: Shape, devices: int) -> Work:
         available[item.name] += item.pairs / item.batch_rows(side)
     batches, wanted = wanted_batches(available, {item.name: item.weight for item in sets}, side)
     seen: dict[str, Seen] = {}
-    tokens = cached = operations = 0.0
+    budget = devices.budget(side, shape).tokens
+    tokens = cached = operations = passes = largest = 0.0
     for item in sets:
         rows = wanted[item.name] / available[item.name] * item.pairs
         own = Seen(rows / item.batch_rows(side), rows, item.anchors)
         seen[item.name] = dataclasses.replace(seen[item.name] + own, anchors=item.anchors) if item.name in seen else own
-        twice = item.batch_rows(side) * item.tokens / devices > side.mini_batch_tokens
-        passes = 4 if twice else 3
-        operations += training_operations(shape, round(rows * item.tokens), item.squares / item.tokens, passes)
-        tokens, cached = tokens + rows * item.tokens, cached + twice * own.batches
-    source = "assumed sizes and lengths"
+        a_device = item.batch_rows(side) * item.tokens / devices.number
+        again = max(0.0, 1 - budget / a_device)  # of the texts, which are embedded twice
+        pieces = 1 if not again else a_device / (budget / PIECES) * (1 + again)
+        operations += training_operations(shape, round(rows * item.tokens), item.squares / item.tokens, 3 + again)
+        tokens, cached = tokens + rows * item.tokens, cached + (again > 0) * own.batches
+        passes, largest = passes + pieces * own.batches, max(largest, a_device)
     rows_seen = round(sum(own.rows for own in seen.values()))
-    return Work(source, batches, rows_seen, round(tokens), None, operations, round(cached), seen, sets)
+    padded = round(tokens) if devices.packs(config, side) else None
+    numbers = (round(tokens), padded, operations, passes, round(largest), round(cached))
+    return Work("assumed sizes and lengths", batches, rows_seen, *numbers, seen, sets)
 
 
 def estimates(config: Config, name: str) -> list[SetEstimate]:
@@ -261,34 +356,53 @@ def _mean_cut(kinds: list[int] | None, limit: int) -> float:
 
 
 def shape_of(folders: list[Path], base: BaseConfig) -> Shape:
-    """The shape of the first model that is there, or of a known base; raises UserError where neither is."""
+    """The shape of the first model that is there, or of a known base; raises UserError where neither is.
+
+    The first is the model that trains. Before it is made, XLM-R's vocabulary is taken to shrink as bge-m3_en_ru's did.
+    """
     for folder in folders:
         if (folder / "config.json").is_file():
             values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             names = ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size", "max_position_embeddings")
-            return Shape(*(values[name] for name in names))
+            found = Shape(*(values[name] for name in names))
+            return found if folder == folders[0] else shrunk(found)
     if base.hub in KNOWN:
-        return KNOWN[base.hub]
+        return shrunk(KNOWN[base.hub])
     raise UserError("the model's shape isn't known yet", where=f"base {base.name}", remedy="make it first: make init")
 
 
-def training_operations(shape: Shape, tokens: int, mean_square_length: float, passes: int) -> float:
+def shrunk(shape: Shape) -> Shape:
+    """XLM-R's shape with the vocabulary that init is expected to leave."""
+    return dataclasses.replace(shape, vocabulary=SHRUNK) if shape.vocabulary in XLM_R else shape
+
+
+def mini_batch_sizes(lengths: Integers, ends: list[int], packed: bool) -> list[int]:
+    """Tokens of each mini-batch, with its padding if it has any."""
+    parts = [lengths[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    return [int(part.sum()) if packed else len(part) * int(part[-1]) for part in parts]
+
+
+def training_operations(shape: Shape, tokens: int, mean_square_length: float, passes: float) -> float:
     """Floating-point operations to train on so many tokens (with padding).
 
     A multiplication with a weight takes 2; scores and weighted sums of attention take 4 * length * width a token and
-    layer. The backward pass costs two forward ones: `passes` is 3, or 4 where gradient caching embeds twice.
+    layer. The backward pass costs two forward ones: `passes` is 3, and 1 more where gradient caching embeds twice.
     `mean_square_length` is the sum of squared lengths divided by the number of tokens.
     """
     attention = 4 * mean_square_length * shape.width * shape.layers
     return passes * tokens * (2 * shape.encoder + attention)
 
 
-def memory_bytes(shape: Shape, mini_batch_tokens: int, bfloat16: bool) -> dict[str, int]:
-    """Bytes on one device: weights, gradients, AdamW's two moments, and activations of one mini-batch."""
-    a_token = shape.layers * shape.width * (PER_LAYER + RESIDUALS if bfloat16 else 2 * PER_LAYER)
+def activation_bytes(shape: Shape, half: bool) -> int:
+    """Bytes of a token's activations, in 16 or 32 bit."""
+    return shape.layers * shape.width * (PER_LAYER + RESIDUALS if half else 2 * PER_LAYER)
+
+
+def memory_bytes(shape: Shape, tokens: int, half: bool) -> dict[str, int]:
+    """Bytes on one device: weights, gradients, AdamW's two moments, and the activations of so many tokens."""
     return {
         "parameters": 4 * shape.parameters,
         "gradients": 4 * shape.parameters,
         "optimizer": 8 * shape.parameters,
-        "activations": mini_batch_tokens * a_token,
+        "activations": tokens * activation_bytes(shape, half),
     }

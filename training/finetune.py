@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -18,14 +17,17 @@ from data.artefact import read_dev_sets
 from pipeline.core.artefact import StageFolder, remove, retired, write_json
 from pipeline.core.console import console, log, quiet
 from pipeline.core.errors import Stopped, UserError
-from pipeline.core.precision import keep_freed_memory, uses_bfloat16
+from pipeline.core.machine import joined_ranks
+from pipeline.core.packed import first_position_of, is_packed
+from pipeline.core.precision import autocast_type, keep_freed_memory, training_precision, uses_bfloat16
 from pipeline.core.seeding import derived_seed
 from training.batch_plan import BatchPlan, GlobalBatch, SetRows, plan_batches
 from training.batches import MiniBatches, PlannedRows, plan_report, warn_of_small_steps
 from training.callbacks import Checkpoints, MetricsLog, Preemption, StepBar, StepLines
 from training.dev_scores import DevScores
 from training.losses import PlannedLoss
-from training.model_files import load_model, save_model
+from training.memory import budget_on_gpu, planned_budget
+from training.model_files import choose_attention, load_model, save_model
 from training.sets import PreparedSets, prepare_sets
 from training.trainer import PlannedTrainer, last_checkpoint
 
@@ -38,26 +40,28 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     process takes its slice of every planned global batch; the result is the same.
     """
     side = config.side(stage.name)
-    bfloat16 = uses_bfloat16(config.precision)
-    process = PartialState(cpu=not torch.cuda.is_available())  # without cpu=True ranks on CPU would each stand alone
+    half = autocast_type(config.precision)
+    process = joined_ranks(config.timeout(stage.name))
     check_processes(process.num_processes, stage.name, side)
+    check_devices(torch.cuda.device_count(), process.num_processes, config.launch.processes)
     if process.device.type == "cpu":
         keep_freed_memory()
+    elif half is None:
+        torch.set_float32_matmul_precision("high")  # TF32
+    key = f"training.{stage.name}"
     start = config.model_folder(side.start)
-    model = load_model(start, config.base.attention, side, f"training.{stage.name}")
+    model = load_model(start, config.base.attention, side, key)
+    choose_attention(model, config.base, half is not None, side.dropout)
     checkpoints = stage.path / "checkpoints"
-    with process.main_process_first():
-        sets = prepare_sets(stage.name, side, model, stage.input("data"), checkpoints / "tokens")
-    plan = plan_batches(
-        [item.rows for item in sets.train.values()], side, config.training_seed, f"training.{stage.name}"
-    )
+    sets = prepare_sets(stage.name, side, model, stage.input("data"), checkpoints / "tokens")
+    plan = plan_batches([item.rows for item in sets.train.values()], side, config.training_seed, key)
     report = plan_report(plan, sets.train, side)
     check_angle(report, stage.name, side)
     if process.device.type == "cuda":
         warn_of_small_steps(stage.name, report["tokens"], report["batches"], process.num_processes)
     if process.is_main_process:
         write_json(stage.path / "plan.json", report)
-    trainer = make_trainer(config, stage, model, sets, plan, bfloat16)
+    trainer = make_trainer(config, stage, model, sets, plan, uses_bfloat16(config.precision))
     resume = last_checkpoint(checkpoints, trainer.run_digest) if stage.resuming else None
     torch.manual_seed(derived_seed(config.training_seed, "dropout", str(process.process_index)))
     trainer.args.eval_on_start = resume is None and trainer.evaluator is not None  # what training begins with
@@ -90,11 +94,20 @@ def make_trainer(
     texts = read_dev_sets(stage.input("data"), stage.name) if sets.dev else []
     texts = [pairs.spread(config.training.dev_rows) for pairs in texts]
     scores = DevScores(texts, model, config.training.dev_length, bfloat16, config.token_budget)
+    half = autocast_type(config.precision)
+    arguments = training_arguments(
+        config, stage.name, stage.path / "checkpoints", len(plan.batches), bfloat16, bool(scores.sides)
+    )
+    collate = MiniBatches(
+        model.tokenizer.pad_token_id, planned_budget(side), first_position_of(model) if is_packed(model) else None
+    )
+    if arguments.device.type == "cuda":
+        collate = dataclasses.replace(
+            collate, budget=budget_on_gpu(model.to(arguments.device), side, collate.features, half)
+        )
     trainer = PlannedTrainer(
         model=model,
-        args=training_arguments(
-            config, stage.name, stage.path / "checkpoints", len(plan.batches), bfloat16, bool(scores.sides)
-        ),
+        args=arguments,
         train_dataset=PlannedRows(sets.train.values(), side.angle_weight),
         eval_dataset=rows or None,
         loss=PlannedLoss(
@@ -103,10 +116,10 @@ def make_trainer(
             side.angle_scale,
             side.directions,
             side.false_negative_margin,
-            side.mini_batch_tokens,
+            collate.budget.tokens,
         ),
         evaluator=scores if scores.sides else None,
-        data_collator=MiniBatches(model.tokenizer.pad_token_id, side.mini_batch_tokens, side.mini_batch_overhead),
+        data_collator=collate,
         callbacks=[
             MetricsLog(stage.path / "metrics.jsonl", plan.batches, stage.track),
             Checkpoints(side.checkpoint_steps),
@@ -140,6 +153,7 @@ def training_arguments(
         "seed": config.training_seed % 2**32,
         "use_cpu": not torch.cuda.is_available(),
         "bf16": bfloat16,
+        "fp16": training_precision(config.precision) == "fp16",
         "logging_steps": side.logging_steps,
         "logging_nan_inf_filter": False,
         "save_strategy": "steps",
@@ -153,6 +167,7 @@ def training_arguments(
         "ddp_find_unused_parameters": False,
         "report_to": [],  # the tracker gets the lines of metrics.jsonl
         "dataloader_pin_memory": torch.cuda.is_available(),
+        "dataloader_num_workers": 2 if torch.cuda.is_available() else 0,
     }
     extra = {**config.training.arguments, **side.arguments}
     fixed = {"max_steps", "num_train_epochs", "gradient_accumulation_steps", "output_dir", "bf16", "fp16", "seed"}
@@ -174,6 +189,7 @@ def training_arguments(
     for tracker in {str(tracker) for tracker in made.report_to or ()} - {*get_available_reporting_integrations()}:
         what, remedy = f"no tracker {tracker} is installed", "install it, or use tracking=wandb"
         raise UserError(what, where=f"{place}.report_to", remedy=remedy)
+    made._n_gpu = min(made.n_gpu, 1)  # one process, one GPU: never nn.DataParallel
     return made
 
 
@@ -201,6 +217,17 @@ def check_processes(processes: int, name: str, side: SideConfig) -> None:
             f"{processes} processes don't divide batch_multiple={side.batch_multiple}",
             where=f"config key training.{name}.batch_multiple",
             remedy="make it a multiple of the number of processes",
+        )
+
+
+def check_devices(devices: int, processes: int, asked: int | None) -> None:
+    """Raise UserError where one process without a launcher finds several GPUs and nobody `asked` for one process."""
+    if devices > 1 and processes == 1 and asked != 1:
+        start = f"accelerate launch --num_processes {devices} -m pipeline.run"
+        raise UserError(
+            f"{devices} GPUs, but only one process",
+            where="config key launch.config",
+            remedy=f"leave it at auto, or start with {start}; launch.processes=1 takes one GPU",
         )
 
 

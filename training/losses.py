@@ -6,14 +6,16 @@ queries (contrastive), or the whole term (AnglE), and the averaged gradient is t
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from sentence_transformers.base.losses.gradcache import CachedLossMixin
+from sentence_transformers.base.losses.gradcache import RandContext
 from sentence_transformers.util import all_gather_with_grad, get_rank
 from sentence_transformers.util.distributed import get_world_size
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 
 def pairwise_angle(first: Tensor, second: Tensor) -> Tensor:
@@ -91,12 +93,14 @@ def contrastive_loss(
     return F.cross_entropy(torch.cat(logits, dim=1), rows, reduction="sum") / usable.sum().clamp(min=1)
 
 
-class PlannedLoss(CachedLossMixin, nn.Module):
-    """`contrastive + angle_weight * AnglE` of a rank's slice of a global batch, every text encoded once.
+class PlannedLoss(nn.Module):
+    """`contrastive + angle_weight * AnglE` of a rank's slice of a global batch.
 
     The texts of all columns come as mini-batches of similar length (`training.batches.MiniBatches`), so columns
     of different length are never padded to each other. A batch that fits into `mini_batch_num_tokens` is embedded
-    with one graph; a larger one goes through gradient caching, with the same gradient.
+    with one graph. Of a larger one the graphs of as many mini-batches as fit are kept; the others go through gradient
+    caching (arXiv:2101.06983): embedded without a graph, and once more with one when the loss's gradient with respect
+    to their embeddings is known. The gradient is the same.
     """
 
     def __init__(
@@ -112,7 +116,6 @@ class PlannedLoss(CachedLossMixin, nn.Module):
         self.model = model
         self.temperature, self.angle_scale = temperature, angle_scale
         self.directions, self.margin = tuple(directions), false_negative_margin
-        self.mini_batch_size = 1  # unused by the mixin where a number of tokens is given
         self.mini_batch_num_tokens = mini_batch_num_tokens
         self.parts: dict[str, Tensor] = {}  # of the last batch; averaged over the ranks they are the global values
 
@@ -123,20 +126,52 @@ class PlannedLoss(CachedLossMixin, nn.Module):
         `score` (rows,), NaN where there is none, and `angle_weight`.
         """
         features = list(features)
-        if sum(part["input_ids"].numel() for part in features) > (self.mini_batch_num_tokens or 0):
-            return self.forward_cached(features, labels)  # type: ignore[arg-type]  # handed on to calculate_loss
-        embeddings = [[self.model(part)["sentence_embedding"]] for part in features]
-        return self.calculate_loss(embeddings, labels)
+        kept = kept_graphs([part["input_ids"].numel() for part in features], self.mini_batch_num_tokens)
+        if all(kept) or not torch.is_grad_enabled():
+            return self._of_embeddings([self._embed(part) for part in features], labels)
+        return self._partly_cached(features, kept, labels)
 
-    def calculate_loss(self, reps: list[list[Tensor]], labels: Any = None, with_backward: bool = False) -> Tensor:
+    def _embed(self, part: dict[str, Tensor]) -> Tensor:
+        return self.model(dict(part))["sentence_embedding"].float()  # a copy, which the model adds its outputs to
+
+    def _unsynchronised(self) -> AbstractContextManager[None]:
+        """Gradients stay on their rank; the forward and the backward pass must both run inside."""
+        return self.model.no_sync() if isinstance(self.model, DistributedDataParallel) else nullcontext()
+
+    def _partly_cached(self, features: list[dict[str, Tensor]], kept: list[bool], labels: dict[str, Any]) -> Tensor:
+        embeddings: list[Tensor] = []
+        states: dict[int, RandContext] = {}
+        for index, (part, keep) in enumerate(zip(features, kept, strict=True)):
+            if not keep:
+                states[index] = RandContext(*part.values())  # for the same dropout the second time
+            with self._unsynchronised(), torch.set_grad_enabled(keep):
+                embeddings.append(self._embed(part))
+        leaves = [embedding.detach().requires_grad_() for embedding in embeddings]
+        loss = self._of_embeddings(leaves, labels)
+        gradients = torch.autograd.grad(loss, leaves)
+
+        def backward(factor: Tensor) -> None:
+            """Give the parameters their gradients, times `factor`, which float16's scaler sets."""
+            with self._unsynchronised():  # the kept graphs first: that frees them before another is made
+                for embedding, gradient, keep in zip(embeddings, gradients, kept, strict=True):
+                    if keep:
+                        embedding.backward(gradient * factor)
+            for index, state in states.items():
+                last = index == max(states)  # with which the ranks' gradients are added up
+                with nullcontext() if last else self._unsynchronised(), torch.enable_grad():
+                    with state:
+                        embedding = self._embed(features[index])
+                    embedding.backward(gradients[index] * factor)
+
+        value = loss.detach().requires_grad_()
+        value.register_hook(backward)
+        return value
+
+    def _of_embeddings(self, embeddings: list[Tensor], labels: dict[str, Any]) -> Tensor:
         """The loss from the embeddings of the mini-batches, in float32 also under autocast."""
-        with torch.autocast(reps[0][0].device.type, enabled=False):
-            texts = torch.cat([embedding.float() for column in reps for embedding in column])
-            loss = self._loss(texts[labels["position"]], labels["score"], labels["angle_weight"])
-        if with_backward:
-            loss.backward()
-            loss = loss.detach()
-        return loss
+        with torch.autocast(embeddings[0].device.type, enabled=False):
+            texts = torch.cat(embeddings)
+            return self._loss(texts[labels["position"]], labels["score"], labels["angle_weight"])
 
     def _loss(self, local: Tensor, local_scores: Tensor, angle_weight: float) -> Tensor:
         world, rank = get_world_size(), get_rank()
@@ -168,6 +203,15 @@ def gradient_norms(losses: Sequence[Tensor], local: Tensor) -> Tensor:
     if get_world_size() > 1:
         torch.distributed.all_reduce(squares)
     return squares.sqrt()
+
+
+def kept_graphs(sizes: Sequence[int], most_tokens: int) -> list[bool]:
+    """Which mini-batches of `sizes` tokens keep their graphs: the largest ones, as far as they fit together."""
+    kept, room = [False] * len(sizes), most_tokens
+    for index in sorted(range(len(sizes)), key=lambda index: -sizes[index]):
+        if sizes[index] <= room:
+            kept[index], room = True, room - sizes[index]
+    return kept
 
 
 def angle_pairs(embeddings: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,8 +2,10 @@
 
 import dataclasses
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Module
@@ -11,11 +13,14 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
 from transformers import PreTrainedModel
 
+from configs.schema.init import BaseConfig
 from configs.schema.training import SideConfig
 from pipeline.core.checkpoint import WEIGHTS
+from pipeline.core.console import log
 from pipeline.core.errors import UserError
 from pipeline.core.models import NOT_THE_MODEL, listed_modules, load_folder, stored_names
-from pipeline.core.precision import attention_implementation
+from pipeline.core.packed import is_packed, use_packed, why_not_packed
+from pipeline.core.precision import PACKED, attention_implementation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +57,30 @@ def load_model(folder: Path, attention: str, side: SideConfig, key: str = "train
     if pooler is not None:
         pooler.requires_grad_(False)
     return model
+
+
+def choose_attention(model: SentenceTransformer, base: BaseConfig, half: bool, dropout: float) -> None:
+    """Have the model take packed texts as `base.attention` says, and its layers compiled as `base.compile` says.
+
+    `half` says whether the encoder trains in 16 bit. Raises UserError where what is asked for can't run.
+    """
+    if base.attention in ("auto", PACKED):
+        lacking = why_not_packed(model, half, dropout)
+        if lacking is None:
+            use_packed(model)
+        elif base.attention == PACKED:
+            what, remedy = f"{PACKED} needs {lacking}", "use base.attention=auto"
+            raise UserError(what, where="config key base.attention", remedy=remedy)
+        else:
+            log.info("texts are padded: to pack them takes %s", lacking)
+    if base.compile:
+        lacking = "packed texts" if not is_packed(model) else None if find_spec("triton") else "the package triton"
+        if lacking:
+            what = f"compilation needs {lacking}"
+            raise UserError(what, where="config key base.compile", remedy="use base.compile=false")
+        encoder: Any = encoder_of(model)
+        for layer in encoder.encoder.layer:
+            layer.compile(dynamic=True)  # in place: parameters keep their names
 
 
 def encoder_of(model: SentenceTransformer) -> PreTrainedModel:

@@ -8,6 +8,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset, Features, List, Value
+from filelock import FileLock
 from sentence_transformers import SentenceTransformer
 from transformers import PreTrainedTokenizerBase
 
@@ -91,7 +92,11 @@ def tokenised_set(
     cache: Path,
     share: Share = OWN_SIZE,
 ) -> TokenisedSet:
-    """Read and tokenise one set; the token ids are kept in `cache` and taken from there the next time."""
+    """Read and tokenise one set; the token ids are kept in `cache` and taken from there the next time.
+
+    Of several ranks one tokenises. The others wait for its lock, for which there is no limit of time, as there is for
+    the operations of their group.
+    """
     name = path.stem
     own = side.sets.get(name, SetConfig())
     lengths = own.anchor_length or side.anchor_length, own.positive_length or side.positive_length
@@ -110,21 +115,25 @@ def tokenised_set(
         }
 
     cache.mkdir(parents=True, exist_ok=True)
-    tokens = Dataset(table).map(
-        to_tokens,
-        batched=True,
-        features=TOKENS,
-        cache_file_name=str(cache / f"{name}.arrow"),
-        new_fingerprint=f"tokens-{name}-{lengths[0]}-{lengths[1]}",
-    )
+    with FileLock(cache / f"{name}.lock"):
+        tokens = Dataset(table).map(
+            to_tokens,
+            batched=True,
+            features=TOKENS,
+            cache_file_name=str(cache / f"{name}.arrow"),
+            new_fingerprint=f"tokens-{name}-{lengths[0]}-{lengths[1]}",
+        )
     return _tokenised(table, tokens, side, own, name, angle, share)
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, prompt: str, texts: list[str], length: int) -> list[list[int]]:
     if not texts:
         return []
-    prompted = [prompt + text for text in texts] if prompt else texts
-    return tokenizer(prompted, truncation=True, max_length=length, return_attention_mask=False)["input_ids"]
+    distinct = list(dict.fromkeys(texts))  # mined sets repeat a positive for each of its negatives
+    prompted = [prompt + text for text in distinct] if prompt else distinct
+    found = tokenizer(prompted, truncation=True, max_length=length, return_attention_mask=False)["input_ids"]
+    ids = dict(zip(distinct, found, strict=True))
+    return [ids[text] for text in texts]
 
 
 def _tokenised(

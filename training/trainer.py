@@ -21,6 +21,7 @@ from pipeline.core.models import RAISED_BY_FILES
 from training.batch_plan import GlobalBatch
 from training.batches import PlannedRows
 from training.losses import PlannedLoss
+from training.memory import memory_explained
 
 MARK = "complete.json"  # in a checkpoint folder whose files are all written
 
@@ -94,12 +95,12 @@ class PlannedTrainer(SentenceTransformerTrainer):
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> Any:
         # One context around all mini-batches: weights are cast once a step instead of once a mini-batch.
-        return self.accelerator.autocast() if self.args.bf16 else contextlib.nullcontext()
+        half = self.args.bf16 or self.args.fp16
+        return self.accelerator.autocast() if half else contextlib.nullcontext()
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        masks = [value for name, value in inputs.items() if name.endswith("attention_mask")]
-        padded = sum(mask.numel() for mask in masks)
-        tokens = torch.stack([mask.sum() for mask in masks]).sum().float()
+        padded = sum(value.numel() for name, value in inputs.items() if name.endswith("input_ids"))
+        tokens = inputs["label"]["tokens"]
         loss = super().compute_loss(model, inputs, *args, **kwargs)
         self.last_loss = loss[0].detach() if isinstance(loss, tuple) else loss.detach()
         assert isinstance(self.loss, PlannedLoss) and isinstance(self.train_dataset, PlannedRows)
@@ -110,9 +111,17 @@ class PlannedTrainer(SentenceTransformerTrainer):
         self.track_loss_components({**parts, "tokens": tokens, "padding_share": 1 - tokens / padded})
         return loss
 
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        assert isinstance(self.loss, PlannedLoss)
+        with memory_explained(self.loss.mini_batch_num_tokens):
+            return super().training_step(*args, **kwargs)
+
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)
         if not (torch.isfinite(self.last_loss) and torch.isfinite(torch.as_tensor(norm))):
+            scaler = self.accelerator.scaler
+            if scaler is not None and scaler.get_scale() > 1 and torch.isfinite(self.last_loss):
+                return norm  # beyond float16: the scaler leaves the step out, and tries the next with half its factor
             batch = self.batches[self.state.global_step]
             raise UserError(
                 f"loss {self.last_loss.item():g}, gradient norm {float(norm):g} at step {self.state.global_step + 1}",

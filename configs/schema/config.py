@@ -55,7 +55,8 @@ class Config:
     objective: str = "merge.dev"  # <stage>.<metric of its manifest> by which a sweep orders its jobs
     mirror: str | None = None  # a folder in the Hub's layout, read instead of the Hub
     languages: list[str] = setting(["ru", "en"])  # codes: whose pieces init keeps, and what the model card says
-    precision: str = setting("auto", choices=("auto", "fp32", "bf16"))  # auto: bf16 where the device has it natively
+    # auto: bf16 where the device has it natively, on other GPUs fp16 with a loss scaler, else fp32.
+    precision: str = setting("auto", choices=("auto", "fp32", "bf16", "fp16"))
     # Padded tokens in an encoder's pass wherever texts are embedded; null: 512 on a CPU, 65,536 on a GPU.
     token_budget: int | None = setting(None, least=1, result=False)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
@@ -78,6 +79,9 @@ class Config:
         processes = self.launch.processes or 1
         for side in self.sides_not_for(processes):
             yield f"training.{side}.batch_multiple", f"must be a multiple of the {processes} processes"
+        for side in SIDES:
+            if not isinstance(seconds := self.timeout(side), int | float) or seconds <= 0:
+                yield f"training.{side}.arguments.ddp_timeout", f"must be a number of seconds, not {seconds}"
 
     def sides_not_for(self, processes: int) -> list[str]:
         """The sides to be trained whose smallest batch so many processes can't share out evenly."""
@@ -94,6 +98,10 @@ class Config:
     def training_seed(self) -> int:
         """The seed of the sides' training."""
         return self.seed if self.training.seed is None else self.training.seed
+
+    def timeout(self, side: str) -> float:
+        """Seconds that one operation of a side's ranks may take; as long as by default in the library's arguments."""
+        return {"ddp_timeout": 1800, **self.training.arguments, **self.side(side).arguments}["ddp_timeout"]
 
     def folder(self, stage: str) -> Path:
         """The artefact folder of a stage: of this run, or of the base, which the runs share."""

@@ -21,7 +21,10 @@ class BaseConfig:
     normalize: bool = True  # embeddings have length 1
     prompts: dict[str, str] = setting({"query": "", "document": ""})  # put before texts of each kind
     max_length: int = setting(512, least=4)  # tokens of a text, special tokens included; at most what the model says
-    attention: str = "auto"  # in training: transformers' name, or auto: sdpa, but eager for short texts on a CPU
+    # In training: transformers' name, torch_varlen (texts packed without padding: a GPU, 16-bit numbers, no dropout),
+    # or auto: torch_varlen where that runs, else sdpa, but eager for short texts on a CPU.
+    attention: str = "auto"
+    compile: bool = False  # compile the layers in training; packed texts only. A minute of warm-up, then less a step
     vocabulary: int = setting(2000, least=300)  # kind random: pieces of its tokenizer
     hidden: int = setting(32, least=4)  # kind random: width
     layers: int = setting(2, least=1)  # kind random: depth

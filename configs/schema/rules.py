@@ -25,7 +25,7 @@ class Rule(TypedDict, total=False):
     least: float
     below: float
     most: float
-    choices: Collection[str]
+    choices: Collection[str]  # beside bounds: the words that may stand for a number
     keys: Collection[str]  # of a dictionary
     name: bool  # becomes a file or folder, as do the keys of a dictionary with this rule
 
@@ -76,17 +76,20 @@ def _problem_of_value(value: Any, rule: Mapping[str, Any]) -> str | None:
     or_null = ", or null" if rule.get("null") else ""
     if rule.get("name") and (value in ("", "..") or Path(value).name != value or "\0" in value):
         return f"{value!r} must be {in_words(rule)}"
-    if "choices" in rule and value not in rule["choices"]:
-        return f"must be {in_words(rule)}{or_null}, not {value}"
-    if all(holds(value, rule[name]) for name, (holds, _) in BOUNDS.items() if name in rule):
+    bounds = {name: rule[name] for name in BOUNDS if name in rule}
+    if "choices" in rule and (isinstance(value, str) or not bounds):
+        return None if value in rule["choices"] else f"must be {in_words(rule)}{or_null}, not {value}"
+    if all(BOUNDS[name][0](value, bound) for name, bound in bounds.items()):
         return None
-    return f"must be {in_words(rule)}{or_null}"
+    return f"must be {in_words({name: bounds[name] for name in bounds})}{or_null}"
 
 
 def in_words(rule: Mapping[str, Any]) -> str:
-    """What a rule asks of a value, as `at least 0 and below 1`; empty where it asks nothing."""
+    """What a rule asks of a value, as `at least 0 and below 1` or `auto or at least 1`; empty where there is none."""
     if rule.get("name"):
         return "a plain name, as of a file or folder"
-    if "choices" in rule:
-        return f"one of {', '.join(rule['choices'])}"
-    return " and ".join(f"{words} {rule[name]}" for name, (_, words) in BOUNDS.items() if name in rule)
+    said = " and ".join(f"{words} {rule[name]}" for name, (_, words) in BOUNDS.items() if name in rule)
+    if "choices" not in rule:
+        return said
+    names = ", ".join(rule["choices"])
+    return f"{names} or {said}" if said else f"one of {names}"

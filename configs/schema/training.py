@@ -60,10 +60,11 @@ class SideConfig:
     keep_best: bool = True  # save the weights with the best mean dev score (needs dev_steps)
     checkpoint_steps: int = setting(500, least=1, result=False)  # steps between checkpoints
     logging_steps: int = setting(1, least=1, result=False)  # steps a line of metrics.jsonl
-    mini_batch_tokens: int = setting(16384, least=1, result=False)  # padded tokens in memory at once
-    # What one more mini-batch costs, in tokens: measured with the demo's base on two cores. More where launching the
-    # kernels is what takes the time, as on a GPU with short texts.
-    mini_batch_overhead: int = setting(96, least=0, result=False)
+    # Tokens, with padding, whose activations are in memory at once; what is beyond is embedded twice. auto: on a GPU
+    # what fits, measured before the first step; on a CPU 16,384.
+    mini_batch_tokens: int | str = setting("auto", choices=("auto",), least=1, result=False)
+    # What one more mini-batch costs, in tokens; packed texts need no such number. auto: by the device.
+    mini_batch_overhead: int | str = setting("auto", choices=("auto",), least=0, result=False)
     arguments: dict[str, Any] = setting({})  # any other SentenceTransformerTrainingArguments
 
     def lengths(self) -> dict[str, int]:
@@ -77,6 +78,9 @@ class SideConfig:
             yield "directions", "must contain query_to_doc"
         if self.batch_size % self.batch_multiple:
             yield "batch_size", f"must be a multiple of batch_multiple ({self.batch_multiple})"
+        longest = max(self.lengths().values())
+        if isinstance(self.mini_batch_tokens, int) and self.mini_batch_tokens < longest:
+            yield "mini_batch_tokens", f"must be auto or at least {longest}, the longest text that is let in"
 
 
 @dataclass
@@ -88,8 +92,9 @@ class TrainingConfig:
     joint: SideConfig = field(default_factory=SideConfig)  # all sets in one run: the baseline for split and merge
     arguments: dict[str, Any] = setting({})  # of all sides; a side's own win
     seed: int | None = setting(None, least=0)  # of the order of batches and of dropout; null: the run's
-    # A device's sustained 10^12 operations a second, from which `make plan` gets hours.
-    teraflops: float = setting(100.0, above=0)
+    # A device's sustained 10^12 operations a second, from which `make plan` gets hours. auto: a share of what its
+    # matrix product reaches.
+    teraflops: float | int | str = setting("auto", choices=("auto",), above=0)
     dev_rows: int = setting(200, least=1)  # most rows of a dev set that are scored, while training and when merging
     dev_length: int = setting(256, least=4)  # tokens at which dev, guard and report texts are cut
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from configs.schema.config import Config
 from evaluation.suites.mteb_tasks import hub_task, suite_tasks
-from evaluation.suites.samples import FOLDER, read_samples
+from evaluation.suites.sample_files import FOLDER, read_samples
 
 CHARACTERS = 3.5  # a token of XLM-R's, over encodechka's Russian texts; 3.4 over the bundled long documents
 ENCODECHKA = (42_278, 867_000)  # distinct texts of its sentence tasks, and their tokens when cut at 128

@@ -8,9 +8,13 @@ import shutil
 import subprocess
 import sys
 from contextlib import suppress
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 PACKAGES = (  # what computes or decides what is computed
     *("torch", "transformers", "tokenizers", "sentence-transformers", "datasets", "accelerate", "LM-Cocktail", "mteb"),
@@ -89,6 +93,15 @@ def _said(*command: str) -> str | None:
         printed = subprocess.run(command, env=os.environ | {"GIT_OPTIONAL_LOCKS": "0"}, **settings).stdout
         return next(iter(printed.splitlines()), None)
     return None
+
+
+def joined_ranks(timeout: float) -> "PartialState":
+    """This process among its ranks. The first call makes their group; its operations may take `timeout` seconds."""
+    import torch
+    from accelerate import PartialState
+
+    # Without cpu=True ranks on CPU would each stand alone.
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(seconds=timeout))
 
 
 def torch_build() -> str:

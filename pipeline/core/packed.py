@@ -1,7 +1,7 @@
 """Packed texts: a batch as one row of token ids, each text behind the last, with attention inside each text alone.
 
 There is no padding to compute and no mask to look at. `pack` makes the model's input, sentence-transformers' pooling
-understands it, and `ATTENTION` is the name under which transformers finds the attention. A model with that attention
+understands it, and `PACKED` is the name under which transformers finds the attention. A model with that attention
 takes padded texts too, as with `sdpa`.
 """
 
@@ -18,13 +18,13 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from pipeline.core.models import PLAIN_NAMES
+from pipeline.core.precision import PACKED
 
 try:
     from torch.nn.attention.varlen import varlen_attn
 except ImportError:  # a torch before 2.10
     varlen_attn = None  # type: ignore[assignment]
 
-ATTENTION = "torch_varlen"  # the libraries take a name with "flash" in it for a kernel to be fetched
 LEAST_CAPABILITY = (8, 0)  # of a GPU for which torch has the kernel
 
 
@@ -49,18 +49,20 @@ def pack(texts: Sequence[Sequence[int]], first_position: int) -> dict[str, Any]:
 
 def first_position_of(model: SentenceTransformer) -> int:
     """0, or with XLM-R's table of positions, which counts from the padding token's id, 2."""
-    return model[0]._infer_flatten_position_offset()
+    module: Any = model[0]
+    return module._infer_flatten_position_offset()
 
 
 def is_packed(model: SentenceTransformer) -> bool:
     """Whether the model attends inside packed texts."""
     encoder = getattr(model[0], "model", None)
-    return isinstance(encoder, PreTrainedModel) and encoder.config._attn_implementation == ATTENTION
+    return isinstance(encoder, PreTrainedModel) and encoder.config._attn_implementation == PACKED
 
 
 def use_packed(model: SentenceTransformer) -> None:
     """Make the model attend inside packed texts; padded ones go on as they went."""
-    model[0].model.set_attn_implementation(ATTENTION)
+    module: Any = model[0]
+    module.model.set_attn_implementation(PACKED)
 
 
 def why_not_packed(model: SentenceTransformer, half: bool, dropout: float) -> str | None:
@@ -98,9 +100,10 @@ def _attention(
         parts = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
         return torch.cat([scaled_dot_product_attention(*part) for part in parts], dim=2).transpose(1, 2), None
     longest = options["max_length_q"]
-    rows = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
-    return varlen_attn(*rows, ends, ends, longest, longest)[None], None
+    query, key, value = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
+    found: Any = varlen_attn(query, key, value, ends, ends, longest, longest)
+    return found[None], None
 
 
-AttentionInterface.register(ATTENTION, _attention)
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)  # None for packed texts, which have no mask
+AttentionInterface.register(PACKED, _attention)
+AttentionMaskInterface.register(PACKED, sdpa_mask)  # None for packed texts, which have no mask

@@ -7,6 +7,7 @@ import torch
 from pipeline.core.errors import UserError
 
 MOST_EAGER_TOKENS = 256
+PACKED = "torch_varlen"  # attention inside packed texts; the libraries would fetch a kernel for a name with "flash"
 
 
 def native_bfloat16() -> bool:
@@ -17,16 +18,30 @@ def native_bfloat16() -> bool:
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
-def uses_bfloat16(precision: str) -> bool:
-    """Whether training runs under bfloat16 autocast; `precision` is auto, fp32 or bf16. Weights stay float32.
+def training_precision(precision: str) -> str:
+    """What `precision` stands for here, fp32, bf16 or fp16: auto is bf16, on a GPU without it fp16, else fp32.
 
-    Raises UserError for bf16 on a device without it.
+    Weights and losses are float32 with each of them. Raises UserError for what the device doesn't have.
     """
     if precision == "bf16" and not native_bfloat16():
         raise UserError(
             "this device has no native bfloat16", where="config key precision", remedy="use precision=auto or fp32"
         )
-    return precision != "fp32" and native_bfloat16()
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise UserError("fp16 needs a GPU", where="config key precision", remedy="use precision=auto or fp32")
+    if precision != "auto":
+        return precision
+    return "bf16" if native_bfloat16() else "fp16" if torch.cuda.is_available() else "fp32"
+
+
+def autocast_type(precision: str) -> torch.dtype | None:
+    """The type in which the encoder multiplies while it trains; None for float32."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(training_precision(precision))
+
+
+def uses_bfloat16(precision: str) -> bool:
+    """Whether training runs under bfloat16 autocast."""
+    return training_precision(precision) == "bf16"
 
 
 def attention_implementation(attention: str, longest: int) -> str:
@@ -36,6 +51,8 @@ def attention_implementation(attention: str, longest: int) -> str:
     half of a step there, on texts of a headline's length. With longer texts, the scores that eager attention keeps
     would take more memory than everything else.
     """
+    if attention == PACKED:
+        return "sdpa"  # until the texts are packed
     if attention != "auto":
         return attention
     return "eager" if longest <= MOST_EAGER_TOKENS and not torch.cuda.is_available() else "sdpa"

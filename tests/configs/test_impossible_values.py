@@ -2,7 +2,7 @@
 
 import pytest
 
-from configs.schema.config import LaunchConfig
+from configs.schema.config import Config, LaunchConfig
 from configs.schema.data import CleaningConfig, DataConfig, DevConfig, MiningConfig, SourceConfig
 from configs.schema.evaluation import EvaluationConfig, PublishConfig, SuiteConfig
 from configs.schema.init import BaseConfig, CorpusConfig, InitConfig
@@ -14,6 +14,7 @@ HUB = {"title": "A", "side": "symmetric", "hub": "someone/a", "files": ["a.parqu
 NLI = {**HUB, "construction": "nli"}
 SUITE = {"benchmark": "MTEB(rus, v1.1)"}
 CORPORA = {"pairs": CorpusConfig()}
+NO_TIME = TrainingConfig(arguments={"ddp_timeout": "soon"})
 
 
 @pytest.mark.parametrize(
@@ -73,6 +74,15 @@ CORPORA = {"pairs": CorpusConfig()}
             "asymmetric that starts from init",
         ),
         (SourceConfig(**HUB, slice=[0.5, 0.2]), "slice", "the first below the second"),
+        (SideConfig(mini_batch_tokens=0), "mini_batch_tokens", "must be at least 1"),
+        (SideConfig(mini_batch_tokens="all"), "mini_batch_tokens", "must be auto or at least 1, not all"),
+        (SideConfig(mini_batch_tokens=511), "mini_batch_tokens", "auto or at least 512, the longest text"),
+        (Config("p", "r", precision="fp8"), "precision", "must be one of auto, fp32, bf16, fp16"),
+        (
+            Config("p", "r", init=InitConfig(corpora=CORPORA), training=NO_TIME),
+            "training.joint.arguments.ddp_timeout",
+            "a number of seconds, not soon",
+        ),
         (MergingConfig(method="fixed"), "weights", "none are given"),
         (MergingConfig(method="fixed", weights={"init": 0.5}), "weights", "sum to 0.5"),
         (MergingConfig(method="fixed", weights={"init": 1.5, "symmetric": -0.5}), "weights", "-0.5, below 0"),

@@ -187,6 +187,15 @@ TRAINING = {
     "pairs cut off": Case(
         "asymmetric", faults.DAMAGED, faults.edited("data/asymmetric/gazeta.parquet", lambda content: content[:-4])
     ),
+    "packed attention without a GPU": Case(
+        "symmetric", "torch_varlen needs a GPU.*base.attention", overrides=("base.attention=torch_varlen",)
+    ),
+    "compilation without packed texts": Case(
+        "symmetric", "needs packed texts.*base.compile", overrides=("base.compile=true",)
+    ),
+    "a mini-batch too small for a text": Case(
+        "symmetric", "at least 64, the longest", overrides=("training.symmetric.mini_batch_tokens=63",)
+    ),
     "an attention that does not exist": Case("symmetric", "nonsense.*init", overrides=("base.attention=nonsense",)),
     "more tokens than the base has positions": Case(
         "symmetric", "999 tokens are more", overrides=("training.symmetric.anchor_length=999",)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from pipeline.application import CONFIGS
 from pipeline.chain import CHAIN
 from pipeline.stage import run_stage
 from tests.support.planned_sets import features_of, gradients, planned_loss, prepared_run, rows, tiny_model, tokenised
+from training import sets
 from training.batch_plan import GlobalBatch, plan_batches
 
 CPU = CONFIGS / "accelerate" / "cpu.yaml"
@@ -34,7 +36,10 @@ ROWS = {"scored": {"negatives": 0, "scored": True}, "triplets": {"negatives": 1,
 
 
 def start(folder: Path, processes: int, **side: Any) -> subprocess.Popen[bytes]:
-    """Train the symmetric side of the run in `folder` in fresh processes."""
+    """Train the symmetric side of the run in `folder` in fresh processes.
+
+    There, each call of the tokenizer takes as many seconds longer as the environment's TOKENISING says.
+    """
     module = ["-m", "tests.support.training_process", str(folder), str(processes), json.dumps(side)]
     launcher = ["-m", "accelerate.commands.launch", "--config_file", str(CPU), "--quiet"]
     launcher += ["--num_processes", str(processes), "--main_process_port", "0"]
@@ -71,8 +76,14 @@ def stop_at(folder: Path, processes: int, step: int, how: signal.Signals, **side
 def main(folder: str, processes: str, side: str) -> None:
     assert int(os.environ.get("WORLD_SIZE", "1")) == int(processes)
     config = prepared_run(Path(folder), {}, **json.loads(side))
+    ids, seconds = sets._ids, float(os.environ.get("TOKENISING", 0))
+    sets._ids = lambda *args: (time.sleep(seconds), ids(*args))[1]
     manifest = run_stage(CHAIN["symmetric"], config)
     assert PartialState().num_processes == int(processes)
+    if dist.is_initialized():
+        assert dist.group.WORLD is not None
+        backend = dist.group.WORLD._get_backend(torch.device("cpu"))
+        assert backend.options._timeout == timedelta(seconds=config.timeout("symmetric"))
     assert manifest.status == "complete"
 
 

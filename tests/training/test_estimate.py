@@ -1,6 +1,7 @@
 """`make plan`: its arithmetic against the real model, and its table against the planned batches."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,19 @@ from tests.support.planned_sets import prepared_run, rows
 from tests.support.runs import run_command, run_main
 from tests.support.small_bases import tiny_base
 from training.batches import warn_of_small_steps
-from training.estimate import KNOWN, estimates, memory_bytes, shape_of, training_operations, work_of
+from training.estimate import (
+    KNOWN,
+    Devices,
+    Shape,
+    Work,
+    devices_of,
+    estimates,
+    measured_teraflops,
+    memory_bytes,
+    shape_of,
+    training_operations,
+    work_of,
+)
 from training.model_files import load_model
 
 
@@ -39,7 +52,7 @@ def test_parameters_are_those_that_train() -> None:
 
 def test_the_known_shape_of_bge_m3_has_its_parameters() -> None:
     assert KNOWN["BAAI/bge-m3"].parameters == 567_754_752 - 1_049_600  # all but the pooler
-    memory = memory_bytes(KNOWN["BAAI/bge-m3"], 1000, bfloat16=True)
+    memory = memory_bytes(KNOWN["BAAI/bge-m3"], 1000, half=True)
     assert memory["parameters"] + memory["gradients"] + memory["optimizer"] == 16 * KNOWN["BAAI/bge-m3"].parameters
 
 
@@ -51,13 +64,47 @@ def test_an_unknown_shape_is_refused() -> None:
 def test_work_is_that_of_the_planned_batches(tmp_path: Path) -> None:
     sets = {"asymmetric/one": rows(100, negatives=1), "asymmetric/two": rows(30, seed=1)}
     config = prepared_run(tmp_path, sets, mini_batch_tokens=128)
-    work = work_of(config, "asymmetric", shape_of([tiny_base()], config.base), 1)
+    shape = shape_of([tiny_base()], config.base)
+    work = work_of(config, "asymmetric", shape, devices_of(config))
     assert (work.source, work.batches, work.rows) == ("the planned batches", 6 + 2, 96 + 24)
     assert work.tokens <= work.padded <= 1.5 * work.tokens
     assert work.cached_batches == work.batches
-    assert work.operations > 0
+    assert work.largest > 128 and work.passes > 4 * work.batches
+    uncached = training_operations(shape, work.padded, 0.0, passes=3)
+    assert uncached < work.operations < 4 / 3 * training_operations(shape, work.padded, 32.0**2, passes=3)
     assert {name: (seen.batches, seen.rows) for name, seen in work.seen.items()} == {"one": (6, 96), "two": (2, 24)}
     assert work.seen["one"].anchors <= 100
+
+
+def test_packed_work_has_no_padding_and_one_forward_pass_a_step(tmp_path: Path) -> None:
+    config = prepared_run(tmp_path, {"asymmetric/one": rows(100, negatives=1)})
+    gpus = Devices(2, "", True, True, 100.0, 10**10, 1e12, 1e11, 1e-4)
+    work = work_of(config, "asymmetric", shape_of([tiny_base()], config.base), gpus)
+    assert work.padded == work.tokens
+    assert (work.passes, work.cached_batches) == (work.batches, 0)
+
+
+def test_hours_count_operations_launches_the_optimizer_and_the_gradients_way() -> None:
+    shape, gpus = Shape(2, 4, 8, 10, 6), Devices(4, "", True, True, 1.0, 10**9, 1e3, 1e4, 1e-3)
+    work = Work("", 10, 80, 100, 100, 36e12, passes=10, largest=10, cached_batches=0)
+    step = 7 * 4 * shape.parameters / 1e3 + 2 * 0.75 * 4 * shape.parameters / 1e4
+    assert gpus.hours(work, shape) == pytest.approx((9 + 10 * step) / 3600)
+    launched = replace(work, operations=0.0, passes=1000)
+    assert gpus.hours(launched, shape) == pytest.approx((1000 * 2 * 1e-3 + 10 * step) / 3600)
+
+
+def test_a_gpu_s_budget_is_what_its_memory_leaves() -> None:
+    shape, side = KNOWN["BAAI/bge-m3"], SideConfig()
+    gpus = Devices(8, "", True, True, 320.0, 80 * 10**9, 2e12, 1e11, 2e-4)
+    tokens = gpus.budget(side, shape).tokens
+    used = memory_bytes(shape, tokens, half=True)
+    assert 0.9 * 80e9 < sum(used.values()) + 4 * shape.parameters <= 0.95 * 80e9
+    assert gpus.budget(SideConfig(mini_batch_tokens=4096), shape).tokens == 4096
+    assert replace(gpus, gpu=False).budget(side, shape).tokens == 16384
+
+
+def test_the_measured_rate_is_one_of_this_machine() -> None:
+    assert 1e-3 < measured_teraflops(torch.float32, seconds=0.1) < 1e4
 
 
 def test_an_estimate_has_the_sizes_and_lengths_of_the_source_files() -> None:
@@ -83,10 +130,11 @@ def test_an_estimate_knows_which_sets_stand_once_and_which_are_capped() -> None:
 def test_an_estimate_s_work_is_that_of_its_rows() -> None:
     config = composed("profile=bge_m3", "training.symmetric.max_steps=100", "training.symmetric.batch_size=256")
     sets, shape = estimates(config, "symmetric"), KNOWN["BAAI/bge-m3"]
-    work = work_of(config, "symmetric", shape, 1)
+    work = work_of(config, "symmetric", shape, devices_of(config))
     rows = 100 * 256
     a_row = sum(item.pairs * item.tokens for item in sets) / sum(item.pairs for item in sets)
-    assert (work.batches, work.rows, work.padded, work.cached_batches) == (100, rows, None, 0)
+    padded = work.tokens if not torch.cuda.is_available() else work.padded  # a GPU is assumed, which packs
+    assert (work.batches, work.rows, work.padded, work.cached_batches) == (100, rows, padded, 0)
     assert work.tokens == pytest.approx(rows * a_row, rel=1e-6)
     least = training_operations(shape, work.tokens, 0.0, passes=3)
     assert least < work.operations < 1.01 * least  # short texts cost little attention
@@ -142,7 +190,7 @@ def test_the_command_prints_its_assumptions_before_anything_is_made(tmp_path: Pa
     no_hub = os.environ | {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
     done = run_command(*settings, "training.teraflops=200", module=module, env=no_hub)
     assert done.status == 0, done.err
-    for text in ("assumed sizes", "hours at 200 TFLOP/s", "padding share", "activations", "566,705,152", "Assumed:"):
+    for text in ("assumed sizes", "hours at 200 TFLOP/s", "padding share", "activations", "357,977,088", "Assumed:"):
         assert text in done.out
     seen, assumed = (line.split() for line in done.out.splitlines() if line.split()[:1] == ["ru_hnp"])
     assert seen == ["ru_hnp", "symmetric", "244", "54.7%", "500,494", "100,000", "5.0"]

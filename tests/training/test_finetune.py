@@ -20,7 +20,7 @@ from pipeline.core.errors import UserError
 from pipeline.stage import run_stage
 from tests.support.planned_sets import prepared_run, rows
 from training.dev_scores import DevScores
-from training.finetune import check_processes
+from training.finetune import check_devices, check_processes
 from training.model_files import load_model
 from training.sets import prepare_sets
 
@@ -177,6 +177,25 @@ def test_bf16_is_refused_where_the_device_has_none(monkeypatch: pytest.MonkeyPat
     assert precision.uses_bfloat16("auto") and not precision.uses_bfloat16("fp32")
 
 
+def test_a_gpu_without_bf16_trains_in_fp16_and_a_cpu_never_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "native_bfloat16", lambda: False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert precision.training_precision("auto") == "fp16"
+    assert precision.autocast_type("auto") == torch.float16
+    assert precision.training_precision("fp32") == "fp32"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert precision.training_precision("auto") == "fp32"
+    with pytest.raises(UserError, match="fp16 needs a GPU"):
+        precision.training_precision("fp16")
+
+
+def test_several_gpus_with_one_process_are_refused_unless_one_was_asked_for() -> None:
+    with pytest.raises(UserError, match=r"8 GPUs, but only one process.*accelerate launch --num_processes 8"):
+        check_devices(8, processes=1, asked=None)
+    for devices, processes, asked in ((8, 8, None), (8, 1, 1), (1, 1, None), (0, 2, 2)):
+        check_devices(devices, processes, asked)
+
+
 def test_attention_keeps_its_scores_only_for_short_texts_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert precision.attention_implementation("auto", 256) == "eager"
@@ -184,6 +203,7 @@ def test_attention_keeps_its_scores_only_for_short_texts_on_a_cpu(monkeypatch: p
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert precision.attention_implementation("auto", 256) == "sdpa"
     assert precision.attention_implementation("eager", 8192) == "eager"
+    assert precision.attention_implementation("torch_varlen", 8192) == "sdpa"  # for texts that are padded
 
 
 def test_a_single_set_s_long_texts_are_among_a_side_s_lengths() -> None:

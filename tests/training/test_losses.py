@@ -1,5 +1,6 @@
 """The losses against the formulas in float64, the library's own, and themselves on two processes."""
 
+import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,8 +22,16 @@ from tests.support.planned_sets import (
     tokenised,
 )
 from tests.support.training_process import ALL_IN_ONE, CACHED, ONE_BATCH, ROWS, all_gradients, run_rank
+from training import losses
 from training.batch_plan import plan_batches
-from training.losses import angle_loss, angle_pairs, contrastive_loss, gradient_norms, pairwise_angle
+from training.losses import (
+    angle_loss,
+    angle_pairs,
+    contrastive_loss,
+    gradient_norms,
+    kept_graphs,
+    pairwise_angle,
+)
 
 EVERYTHING = ["query_to_doc", "doc_to_query", "query_to_query", "doc_to_doc"]
 
@@ -245,6 +254,73 @@ def test_caching_replays_dropout(tmp_path: Path) -> None:
     planned_loss(plain, ALL_IN_ONE)(features, labels).backward()
     assert difference(found[0], found[1]) <= 1e-5
     assert difference(found[0], gradients(plain)) > 0.05  # dropout was on
+
+
+def test_every_split_into_kept_graphs_and_cached_ones_has_the_same_gradient(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    item = tokenised(tmp_path, rows(8, negatives=1), angle=True)
+    batch = plan_batches([item.rows], ONE_BATCH, seed=7).batches[0]
+    whole, labels = features_of(item, batch, ALL_IN_ONE, 0.3)
+    features, labels = features_of(item, batch, sum(part["input_ids"].numel() for part in whole) - 1, 0.3)
+    number = len(features)
+    found = {}
+    for kept in itertools.product((False, True), repeat=number):
+        monkeypatch.setattr(losses, "kept_graphs", lambda sizes, most, kept=kept: list(kept))
+        model = tiny_model(dropout=0.2)
+        torch.manual_seed(5)
+        planned_loss(model, ALL_IN_ONE)(features, labels).backward()
+        found[kept] = gradients(model)
+    reference = found.pop((True,) * number)
+    assert 4 <= number <= 7 and reference.norm() > 0
+    assert max(difference(reference, gradient) for gradient in found.values()) <= 1e-5
+
+
+class Saved:
+    """A tensor that a graph keeps; the bytes of all that are alive, and the most that ever were."""
+
+    alive = most = 0
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        Saved.alive += tensor.nbytes
+        Saved.most = max(Saved.most, Saved.alive)
+
+    def __del__(self) -> None:
+        Saved.alive -= self.tensor.nbytes
+
+
+def test_memory_with_some_graphs_kept_lies_between_that_with_all_and_with_one_at_a_time(tmp_path: Path) -> None:
+    item = tokenised(tmp_path, rows(16, negatives=1), angle=True)
+    batch = plan_batches([item.rows], ONE_BATCH, seed=7).batches[0]
+    features, labels = features_of(item, batch, CACHED, 0.3)
+    total = sum(part["input_ids"].numel() for part in features)
+    peaks = []
+    for budget in (1, total // 2, total):
+        Saved.alive = Saved.most = 0
+        with torch.autograd.graph.saved_tensors_hooks(Saved, lambda saved: saved.tensor):
+            planned_loss(tiny_model(), budget)(features, labels).backward()
+        peaks.append(Saved.most)
+    assert peaks[0] < 0.2 * peaks[2]
+    assert 0.4 * peaks[2] < peaks[1] < 0.7 * peaks[2]
+
+
+def test_the_largest_mini_batches_that_fit_together_keep_their_graphs() -> None:
+    assert kept_graphs([10, 40, 30, 20], 100) == [True] * 4
+    assert kept_graphs([10, 40, 30, 20], 99) == [False, True, True, True]
+    assert kept_graphs([10, 40, 30, 20], 55) == [True, True, False, False]
+    assert kept_graphs([70, 60], 50) == [False, False]
+
+
+def test_a_scaled_loss_has_the_scaled_gradient(tmp_path: Path) -> None:
+    item = tokenised(tmp_path, rows(8), angle=True)
+    batch = plan_batches([item.rows], ONE_BATCH, seed=7).batches[0]
+    found = []
+    for factor in (1.0, 1024.0):  # as the scaler of float16 multiplies it
+        model = tiny_model()
+        (factor * planned_loss(model, CACHED)(*features_of(item, batch, CACHED, 0.0))).backward()
+        found.append(gradients(model))
+    assert difference(1024.0 * found[0], found[1]) <= 1e-5
 
 
 def test_embeddings_and_losses_are_float32_under_autocast(tmp_path: Path) -> None:

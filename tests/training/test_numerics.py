@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from configs.schema.config import Config
 from pipeline.chain import CHAIN
 from pipeline.core.errors import UserError
+from pipeline.core.packed import use_packed
 from pipeline.stage import planned, run_stage
 from tests.support.planned_sets import prepared_run, rows
 from training.batch_plan import plan_batches
@@ -42,6 +43,36 @@ def test_a_gradient_that_is_not_finite_stops_at_its_step_and_names_the_rows(tmp_
     told = rf"loss \d.*, gradient norm \w+ at step 2 \(set {plan.batches[1].set}, rows \d"
     with pytest.raises(UserError, match=told):
         trainer.train()
+
+
+@pytest.mark.parametrize("budget", [10**6, 64])
+def test_packed_texts_train_the_model_of_padded_ones(tmp_path: Path, budget: int) -> None:
+    PartialState(cpu=True)
+    weights, losses = [], []
+    for packed in (False, True):
+        config = prepared_run(tmp_path / str(packed), {**SETS, "dev/pairs": rows(32, seed=5)}, **SIDE, dev_steps=3)
+        side = replace(config.training.symmetric, mini_batch_tokens=budget)
+        config.training.symmetric = side
+        stage = planned(CHAIN["symmetric"], config)[0]
+        stage.path.mkdir(parents=True)
+        model = load_model(config.folder("init"), "sdpa", side)
+        if packed:
+            use_packed(model)
+        sets = prepare_sets("symmetric", side, model, config.folder("data"), tmp_path / f"{packed}/tokens")
+        plan = plan_batches([item.rows for item in sets.train.values()], side, config.seed)
+        trainer = make_trainer(config, stage, model, sets, plan, False)
+        start = torch.cat([weight.detach().flatten().clone() for weight in model.parameters()])
+        trainer.train()
+        names = [name for name, _ in model.named_parameters() if "key.bias" not in name]  # rounding alone
+        state = model.state_dict()
+        weights.append(torch.cat([state[name].flatten() for name in names]))
+        logged = trainer.state.log_history
+        losses.append([line["loss"] for line in logged if "loss" in line])
+        assert any("eval_pairs_loss" in line for line in logged) and any("eval_score" in line for line in logged)
+        assert not packed or all(line["padding_share"] == 0 for line in logged if "padding_share" in line)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    apart = (weights[0] - weights[1]).norm()
+    assert 0 < apart < 1e-3 * start.norm()
 
 
 def trained(runs: Path, **side: Any) -> dict[str, torch.Tensor]:

@@ -73,6 +73,15 @@ def test_sigterm_saves_and_ends_cleanly(tmp_path: Path, processes: int) -> None:
 
 
 @pytest.mark.slow
+def test_tokenising_may_take_longer_than_the_ranks_wait_for_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared_run(tmp_path, {"symmetric/pairs": rows(32)})
+    monkeypatch.setenv("TOKENISING", "18")  # seconds a column
+    assert finish(tmp_path, 2, max_steps=2, arguments={"ddp_timeout": 25})
+
+
+@pytest.mark.slow
 def test_two_processes_train_the_model_of_one(tmp_path: Path) -> None:
     from safetensors.torch import load
 

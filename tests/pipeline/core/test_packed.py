@@ -15,7 +15,8 @@ from torch import Tensor
 from transformers import BertConfig, BertModel
 
 from pipeline.core.models import load_folder
-from pipeline.core.packed import ATTENTION, first_position_of, is_packed, pack, use_packed, why_not_packed
+from pipeline.core.packed import first_position_of, is_packed, pack, use_packed, why_not_packed
+from pipeline.core.precision import PACKED
 from tests.support.planned_sets import difference, gradients
 from tests.support.small_bases import tiny_base
 
@@ -116,7 +117,7 @@ def test_a_model_with_packed_attention_takes_padded_texts_as_before() -> None:
     with torch.no_grad():
         expected = model(dict(features))["sentence_embedding"]
         use_packed(model)
-        assert is_packed(model) and "flash" not in ATTENTION
+        assert is_packed(model) and "flash" not in PACKED
         assert (model(dict(features))["sentence_embedding"] - expected).abs().max() <= 1e-6
 
 

@@ -1,0 +1,349 @@
+"""What `benchmarks.gpu` runs in fresh processes: our trainer and encoder, sentence-transformers', and the bare step.
+
+Every function returns numbers of its steps after the warm-up: pairs (or texts) a second, 10^12 operations a second of
+the texts without padding, peak memory in GB of the GPU, and the last loss.
+"""
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from transformers import TrainerCallback
+
+from pipeline.core.console import quiet
+from pipeline.core.machine import peak_memory
+
+TEMPERATURE, LENGTH = 0.02, 512
+# Tokens of a row's texts, after the card's sets (configs/source), and the share of such rows; texts vary around them.
+KINDS: dict[str, list[tuple[tuple[int, ...], float]]] = {
+    "asymmetric": [((11, 112, 112), 0.62), ((14, 300, 300), 0.25), ((14, 50, 50), 0.08), ((12, 512, 512), 0.05)],
+    "symmetric": [((18, 18), 0.6), ((8, 8), 0.25), ((30, 20), 0.15)],
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Measures:
+    """The sizes of one run of the benchmark."""
+
+    width: int
+    layers: int
+    heads: int
+    vocabulary: int
+    batch: int
+    warm: int  # steps before the clock starts
+    steps: int
+
+
+SHAPES = {"gpu": Measures(1024, 24, 16, 46_166, 256, 4, 12), "small": Measures(32, 2, 4, 500, 8, 1, 2)}
+
+
+class Clock(TrainerCallback):
+    """Times a trainer's steps after the warm-up."""
+
+    def __init__(self, measures: Measures) -> None:
+        self.measures, self.started = measures, 0.0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step in (self.measures.warm, self.measures.warm + self.measures.steps):
+            wait()
+            self.seconds, self.started = time.perf_counter() - self.started, time.perf_counter()
+
+
+def wait() -> None:
+    """Until the GPU has done what was asked of it."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def write_base(folder: Path, shape: str) -> Path:
+    """A random XLM-RoBERTa whose tokenizer has one piece a word: w0, w1, ..."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import XLMRobertaConfig, XLMRobertaModel
+
+    from configs.schema.init import BaseConfig
+    from training.bases.folder import write_modules, write_tokenizer_config
+
+    measures = SHAPES[shape]
+    torch.manual_seed(0)
+    config = XLMRobertaConfig(
+        vocab_size=measures.vocabulary,
+        max_position_embeddings=8194,
+        type_vocab_size=1,
+        layer_norm_eps=1e-5,
+        hidden_size=measures.width,
+        intermediate_size=4 * measures.width,
+        num_hidden_layers=measures.layers,
+        num_attention_heads=measures.heads,
+    )
+    XLMRobertaModel(config).save_pretrained(folder)
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    words = {word: index for index, word in enumerate([*special, *(f"w{i}" for i in range(measures.vocabulary - 5))])}
+    tokenizer = Tokenizer(models.WordLevel({**words, "<mask>": len(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+    tokenizer.add_special_tokens([*special, "<mask>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    write_tokenizer_config(folder, 8192)
+    write_modules(folder, BaseConfig(max_length=8192), measures.width)
+    return folder
+
+
+def write_rows(folder: Path, kind: str, shape: str) -> None:
+    """As many rows as the steps take and as many again, as the data artefact has them."""
+    measures, random = SHAPES[shape], np.random.default_rng(1)
+    number = 2 * measures.batch * (measures.warm + measures.steps)
+    sizes, shares = zip(*KINDS[kind], strict=True)
+
+    def text(tokens: int) -> str:
+        length = int(np.clip(random.lognormal(np.log(tokens), 0.4), 4, LENGTH)) - 2
+        return " ".join(f"w{word}" for word in random.integers(0, measures.vocabulary - 5, length))
+
+    texts = [[text(tokens) for tokens in sizes[index]] for index in random.choice(len(sizes), number, p=shares)]
+    table = pa.table(
+        {
+            "anchor": pa.array([row[0] for row in texts], pa.string()),
+            "positive": pa.array([row[1] for row in texts], pa.string()),
+            "negatives": pa.array([row[2:] for row in texts], pa.list_(pa.string())),
+            "score": pa.array([None] * number, pa.float32()),
+        }
+    )
+    path = folder / kind / "pairs.parquet"
+    path.parent.mkdir(parents=True)
+    pq.write_table(table, path)
+
+
+def _operations(base: str, lengths: Any) -> float:
+    """Of a training step on texts of these lengths, without their padding."""
+    from configs.schema.init import BaseConfig
+    from training.estimate import shape_of, training_operations
+
+    lengths = np.asarray(lengths, dtype=np.float64)
+    mean_square = float((lengths**2).sum() / lengths.sum())
+    return training_operations(shape_of([Path(base)], BaseConfig()), int(lengths.sum()), mean_square, passes=3)
+
+
+def _figures(pairs: float, operations: float, seconds: float, loss: float) -> dict[str, float]:
+    used = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_memory()
+    rates = {"per_second": pairs / seconds, "teraflops": operations / seconds / 1e12}
+    return {**rates, "gigabytes": used / 1e9, "loss": loss}
+
+
+@quiet()
+def train_ours(base: str, data: str, shape: str, packed: bool = False, compiled: bool = False) -> dict[str, float]:
+    """Our trainer, with texts packed or padded; packed and not compiled is what `base.attention=auto` does."""
+    from configs.schema.config import Config
+    from configs.schema.init import BaseConfig
+    from configs.schema.training import SideConfig, TrainingConfig
+    from pipeline.core.artefact import StageFolder
+    from pipeline.core.packed import use_packed
+    from pipeline.core.precision import PACKED, uses_bfloat16
+    from training.batch_plan import BatchPlan, plan_batches
+    from training.batches import text_lengths
+    from training.finetune import make_trainer
+    from training.model_files import choose_attention, load_model
+    from training.sets import prepare_sets
+
+    measures, kind = SHAPES[shape], Path(data).name
+    side = SideConfig(
+        batch_size=measures.batch, checkpoint_steps=10**6, temperature=TEMPERATURE, logging_steps=measures.steps // 2
+    )
+    config = Config(profile="bench", run="bench", training=TrainingConfig(side, side, side))
+    bfloat16 = uses_bfloat16("auto")
+    with TemporaryDirectory() as cache:
+        model = load_model(Path(base), "sdpa", side)
+        if packed and torch.cuda.is_available():
+            choose_attention(model, BaseConfig(attention=PACKED, compile=compiled), bfloat16, 0.0)
+        elif packed:
+            use_packed(model)
+        sets = prepare_sets(kind, side, model, Path(data), Path(cache) / "tokens")
+        plan = plan_batches([item.rows for item in sets.train.values()], side, config.seed)
+        plan = BatchPlan(plan.batches[: measures.warm + measures.steps], plan.left_out)
+        stage = StageFolder(kind, Path(cache), "bench", {})
+        trainer = make_trainer(config, stage, model, sets, plan, bfloat16)
+        trainer.args.save_strategy = "no"
+        clock = Clock(measures)
+        trainer.add_callback(clock)
+        trainer.train()
+    counted = plan.batches[measures.warm :]
+    (item,) = sets.train.values()
+    operations = sum(_operations(base, text_lengths(item, batch)) for batch in counted)
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    return _figures(sum(len(batch.rows) for batch in counted), operations, clock.seconds, losses[-1])
+
+
+def _texts(data: str) -> Iterator[list[str]]:
+    """Anchor, positive and, on the asymmetric side, the negative of each row."""
+    for entry in pq.read_table(next(Path(data).rglob("pairs.parquet"))).to_pylist():
+        yield [entry["anchor"], entry["positive"], *entry["negatives"]]
+
+
+@quiet()
+def train_sentence_transformers(base: str, data: str, shape: str) -> dict[str, float]:
+    """The library's trainer with its cached loss, as its documentation sets it up; attention is SDPA's."""
+    from datasets import Dataset
+    from sentence_transformers import (
+        SentenceTransformer,
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+    )
+    from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
+    from sentence_transformers.sentence_transformer.training_args import BatchSamplers
+
+    from pipeline.core.precision import uses_bfloat16
+
+    measures = SHAPES[shape]
+    steps = measures.warm + measures.steps
+    rows = list(_texts(data))
+    columns = dict(zip(("anchor", "positive", "negative"), zip(*rows, strict=True), strict=False))
+    model = SentenceTransformer(base, device="cuda" if torch.cuda.is_available() else "cpu")
+    model.max_seq_length = LENGTH
+    with TemporaryDirectory() as folder:
+        arguments = SentenceTransformerTrainingArguments(
+            output_dir=folder,
+            max_steps=steps,
+            per_device_train_batch_size=measures.batch,
+            learning_rate=1e-5,
+            warmup_steps=0.1,
+            bf16=uses_bfloat16("auto"),
+            use_cpu=not torch.cuda.is_available(),
+            batch_sampler=BatchSamplers.NO_DUPLICATES,
+            save_strategy="no",
+            logging_steps=measures.steps // 2,
+            report_to=[],
+            disable_tqdm=True,
+        )
+        clock = Clock(measures)
+        trainer = SentenceTransformerTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=Dataset.from_dict(columns),
+            loss=CachedMultipleNegativesRankingLoss(model, scale=1 / TEMPERATURE, mini_batch_size=64),
+            callbacks=[clock],
+        )
+        trainer.train()
+    words = [len(text.split()) + 2 for row in rows for text in row]
+    share = measures.batch * measures.steps / len(rows)
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    return _figures(measures.batch * measures.steps, share * _operations(base, words), clock.seconds, losses[-1])
+
+
+@quiet()
+def train_bare(base: str, data: str, shape: str) -> dict[str, float]:
+    """Forward pass, backward pass and optimizer on tokens of one fixed shape: nothing to pad, mask, sort or gather."""
+    from transformers import AutoModel
+
+    from pipeline.core.precision import uses_bfloat16
+
+    measures = SHAPES[shape]
+    lengths = np.array([len(text.split()) + 2 for row in _texts(data) for text in row])
+    rows = sum(1 for _ in _texts(data))
+    width = int((lengths**2).sum() / lengths.sum())  # so that attention costs what it costs in the texts
+    number = max(1, round(lengths.sum() / rows * measures.batch / width))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = AutoModel.from_pretrained(base, dtype=torch.float32, add_pooling_layer=False, attn_implementation="sdpa")
+    model = model.to(device).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+    ids = torch.randint(5, measures.vocabulary - 1, (number, width), device=device)
+    started = 0.0
+    for step in range(measures.warm + measures.steps):
+        if step == measures.warm:
+            wait()
+            started = time.perf_counter()
+        with torch.autocast(device, torch.bfloat16, enabled=uses_bfloat16("auto")):
+            loss = model(input_ids=ids).last_hidden_state[:, 0].float().square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    wait()
+    seconds = time.perf_counter() - started
+    operations = measures.steps * _operations(base, [width] * number)
+    return _figures(measures.batch * measures.steps, operations, seconds, float(loss))
+
+
+def _passages(data: str, shape: str) -> list[str]:
+    measures = SHAPES[shape]
+    return [text for row in _texts(data) for text in row[1:]][: 4 * measures.batch * measures.steps]
+
+
+@quiet()
+def encode_ours(base: str, data: str, shape: str) -> dict[str, float]:
+    """Packed texts in order of length, 65,536 tokens at once; tokenising is timed too."""
+    from pipeline.core.models import load_folder
+    from pipeline.core.packed import first_position_of, pack, use_packed
+    from training.batches import packed_ends
+
+    texts, model = _passages(data, shape), load_folder(Path(base)).eval()
+    use_packed(model)
+    with torch.inference_mode(), torch.autocast(model.device.type, torch.bfloat16):
+        for timed in (False, True):
+            wait()
+            started = time.perf_counter()
+            ids = model.tokenizer(texts if timed else texts[:64], truncation=True, max_length=LENGTH)["input_ids"]
+            ids.sort(key=len)
+            start = 0
+            for end in packed_ends(np.array([len(text) for text in ids]), 65536):
+                packed = pack(ids[start:end], first_position_of(model))
+                inputs = {
+                    key: value.to(model.device) if hasattr(value, "to") else value for key, value in packed.items()
+                }
+                model(inputs)["sentence_embedding"].float().cpu()
+                start = end
+    seconds = time.perf_counter() - started
+    return _figures(len(texts), _operations(base, [len(text) for text in ids]) / 3, seconds, 0.0)
+
+
+@quiet()
+def encode_sentence_transformers(base: str, data: str, shape: str) -> dict[str, float]:
+    """`SentenceTransformer.encode` with bfloat16 weights and 256 texts a batch."""
+    from pipeline.core.models import load_folder
+
+    texts, model = _passages(data, shape), load_folder(Path(base)).eval().bfloat16()
+    model.max_seq_length = LENGTH
+    model.encode(texts[:64])
+    wait()
+    started = time.perf_counter()
+    model.encode(texts, batch_size=256, show_progress_bar=False)
+    seconds = time.perf_counter() - started
+    lengths = [len(text.split()) + 2 for text in texts]
+    return _figures(len(texts), _operations(base, lengths) / 3, seconds, 0.0)
+
+
+@quiet()
+def same(base: str, shape: str) -> dict[str, float]:
+    """Packed against padded embeddings: the least cosine in bfloat16, the largest distance of packed ones from float32;
+    and the peak of the device's matrix product, 10^12 operations a second."""
+    from pipeline.core.models import load_folder
+    from pipeline.core.packed import first_position_of, pack, use_packed
+    from training.batches import MiniBatches
+    from training.estimate import measured_teraflops
+    from training.memory import Budget
+
+    random, model = np.random.default_rng(2), load_folder(Path(base)).eval()
+    texts = [
+        random.integers(5, SHAPES[shape].vocabulary - 1, length).tolist()
+        for length in sorted([1, 7, 40, 200, 511, 512])
+    ]
+    features = MiniBatches(model.tokenizer.pad_token_id, Budget(10**6, 0)).features(texts)
+
+    def embedded(inputs: dict[str, Any], half: bool) -> torch.Tensor:
+        moved = {key: value.to(model.device) if hasattr(value, "to") else value for key, value in inputs.items()}
+        with torch.inference_mode(), torch.autocast(model.device.type, torch.bfloat16, enabled=half):
+            return model(moved)["sentence_embedding"].float()
+
+    exact, padded = embedded(features, False), embedded(features, True)
+    use_packed(model)
+    packed = embedded(pack(texts, first_position_of(model)), True)
+    cosine = float(torch.nn.functional.cosine_similarity(packed, padded).min())
+    away = float(1 - torch.nn.functional.cosine_similarity(packed, exact).min())
+    seconds = 1.0 if shape == "gpu" else 0.05
+    return {"least_cosine": cosine, "from_float32": away, "peak": measured_teraflops(torch.bfloat16, seconds)}

@@ -1,0 +1,48 @@
+"""What a device holds at once, from two probing steps, and what happens where it holds less."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from configs.schema.training import SideConfig
+from pipeline.chain import CHAIN
+from pipeline.core.errors import UserError
+from pipeline.stage import run_stage
+from tests.support.planned_sets import prepared_run, rows, tiny_model
+from training.batches import MiniBatches
+from training.memory import Budget, memory_explained, planned_budget, probe, tokens_that_fit
+
+
+def test_auto_is_a_cpu_s_budget_until_a_gpu_is_measured() -> None:
+    assert planned_budget(SideConfig()) == Budget(16384, 96)
+    assert planned_budget(SideConfig(mini_batch_tokens=2048, mini_batch_overhead=0)) == Budget(2048, 0)
+
+
+def test_the_tokens_that_fit_come_from_two_probing_steps() -> None:
+    # 1,000 bytes a token; a constant of 50,000 and the gradients of 250 parameters, which the room leaves out already
+    peaks = [1000 * 4096 + 51_000, 1000 * 8192 + 51_000]
+    a_token, tokens = tokens_that_fit([4096, 8192], peaks, room=20_050_000, trained=250)
+    assert a_token == 1000
+    assert tokens == 20_000 // 256 * 256
+    assert tokens_that_fit([4096, 8192], peaks, room=10_000, trained=250)[1] == 0
+
+
+def test_a_probing_step_leaves_no_gradient_and_no_trace_in_the_random_numbers() -> None:
+    model = tiny_model(dropout=0.2)
+    before = torch.get_rng_state()
+    probe(model, MiniBatches(1, Budget(1000, 8)).features([[5] * 7, [5] * 9]), torch.bfloat16)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_full_device_is_one_line_that_says_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    config = prepared_run(tmp_path, {"symmetric/pairs": rows(32)}, max_steps=1, mini_batch_tokens=8192)
+    monkeypatch.setattr("training.losses.contrastive_loss", full)
+    with pytest.raises(UserError, match=r"memory is full with 8192 tokens.*set mini_batch_tokens=4096"):
+        run_stage(CHAIN["symmetric"], config)
+    with pytest.raises(UserError, match="set mini_batch_tokens=2048"), memory_explained():
+        full()

@@ -1,0 +1,126 @@
+"""How many tokens' activations a device holds at once: what fits is embedded with its graph, the rest twice."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.util.distributed import get_world_size
+
+from configs.schema.training import SideConfig
+from pipeline.core.console import log
+from pipeline.core.errors import UserError
+
+CPU_TOKENS = 16384
+# What one more mini-batch costs, in tokens: measured with the demo's base on two cores; on a GPU estimated from the
+# launches of 24 layers' kernels, forwards and backwards, at 5 microseconds each beside 100,000 tokens a second.
+CPU_OVERHEAD, GPU_OVERHEAD = 96, 512
+PROBED = 4096  # tokens of the first probe; the second has twice as many
+STATE = 12  # bytes a trained parameter of gradient and AdamW's two moments; the weights are on the device already
+BUCKETS = 4  # and of DistributedDataParallel's copy of the gradient
+SPARE = 0.05  # share of the device's memory that is left free: fragments, the loss, dev scores
+STEP = 256  # budgets are multiples of it
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """How a batch is cut into mini-batches."""
+
+    tokens: int  # with padding, whose activations are in memory at once
+    overhead: int  # what a further mini-batch costs, in tokens
+
+
+def planned_budget(side: SideConfig) -> Budget:
+    """The side's own numbers, and a CPU's where they are auto; the same on every machine."""
+    tokens, overhead = side.mini_batch_tokens, side.mini_batch_overhead
+    return Budget(
+        tokens if isinstance(tokens, int) else CPU_TOKENS, overhead if isinstance(overhead, int) else CPU_OVERHEAD
+    )
+
+
+def budget_on_gpu(
+    model: SentenceTransformer,
+    side: SideConfig,
+    features: Callable[[Sequence[Sequence[int]]], dict[str, Any]],
+    half: torch.dtype | None,
+) -> Budget:
+    """The side's own numbers, or what suits the GPU of `model` where they are auto."""
+    tokens, overhead = side.mini_batch_tokens, side.mini_batch_overhead
+    return Budget(
+        tokens if isinstance(tokens, int) else measured_tokens(model, features, max(side.lengths().values()), half),
+        overhead if isinstance(overhead, int) else GPU_OVERHEAD,
+    )
+
+
+def measured_tokens(
+    model: SentenceTransformer,
+    features: Callable[[Sequence[Sequence[int]]], dict[str, Any]],
+    longest: int,
+    half: torch.dtype | None,
+) -> int:
+    """Tokens whose activations fit the GPU of `model` beside the training's state, on the fullest rank.
+
+    Two probing steps on texts of `longest` tokens, one with twice as many texts, give the bytes a token takes and
+    those that every step takes. `features` makes a mini-batch, `half` is autocast's type (None: float32).
+    """
+    device, peaks, sizes = model.device, [], []
+    text = [int(model.tokenizer.sep_token_id)] * longest
+    with memory_explained():
+        for number in (max(1, PROBED // longest), 2 * max(1, PROBED // longest)):
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(device)
+            before = torch.cuda.memory_allocated(device)
+            probe(model, features([text] * number), half)
+            peaks.append(torch.cuda.max_memory_allocated(device) - before)
+            sizes.append(number * longest)
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info(device)
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    state = trained * (STATE + BUCKETS * (get_world_size() > 1))
+    a_token, fits = tokens_that_fit(sizes, peaks, int(free - state - SPARE * total), trained)
+    if get_world_size() > 1:
+        least = torch.tensor(fits, device=device)
+        torch.distributed.all_reduce(least, op=torch.distributed.ReduceOp.MIN)
+        fits = int(least.item())
+    if fits < longest:
+        what = f"a text of {longest} tokens and the training's state don't fit the GPU's memory"
+        raise UserError(what, where="config key training.<side>", remedy="shorten anchor_length and positive_length")
+    log.info("%.2f MB of activations a token: %d tokens at once", a_token / 1e6, fits)
+    return fits
+
+
+def tokens_that_fit(sizes: Sequence[int], peaks: Sequence[int], room: int, trained: int) -> tuple[float, int]:
+    """Bytes a token, and how many tokens' activations `room` bytes hold.
+
+    `peaks` are the bytes that probing steps of `sizes` tokens took. What doesn't grow with the tokens contains the
+    gradients of the `trained` parameters, which `room` leaves out already.
+    """
+    a_token = max((peaks[1] - peaks[0]) / (sizes[1] - sizes[0]), 1.0)
+    constant = max(peaks[0] - a_token * sizes[0] - 4 * trained, 0.0)
+    return a_token, max(int((room - constant) / a_token), 0) // STEP * STEP
+
+
+def probe(model: SentenceTransformer, features: dict[str, Any], half: torch.dtype | None) -> None:
+    """A forward and a backward pass that leave no gradient and no trace in the random numbers."""
+    device = model.device
+    inputs = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in features.items()}
+    model.train()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        with torch.autocast(device.type, half, enabled=half is not None):
+            embeddings = model(inputs)["sentence_embedding"].float()
+        embeddings.square().sum().backward()
+    model.zero_grad(set_to_none=True)
+
+
+@contextlib.contextmanager
+def memory_explained(tokens: int | None = None) -> Iterator[None]:
+    """A device that is out of memory, as one line; `tokens` were to be in it at once."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        half = max(tokens // 2 // STEP * STEP, STEP) if tokens else PROBED // 2
+        what = "the device's memory is full" + (f" with {tokens} tokens at once" if tokens else "")
+        remedy = f"set mini_batch_tokens={half}, or end what else is on the device"
+        raise UserError(what, where="config key training.<side>.mini_batch_tokens", remedy=remedy) from error
