@@ -13,7 +13,7 @@ from pipeline.core.artefact import digest, file_sha256, files_under, result_sett
 from pipeline.core.errors import UserError
 from pipeline.core.hub import Revision, lock_state, mirrored
 
-VERSION = 3  # of the rows that come out of a source for the same config
+VERSION = 4  # of the rows that come out of a source for the same config
 HASHED_BYTES = 32 * 2**20
 MINING = "mining model"
 

@@ -115,7 +115,7 @@ CHAIN = {stage.name: stage for stage in [
         settings=benchmark_settings,
     ),
     Stage(
-        "data", 3, "data.prepare:build", in_place=True,
+        "data", 4, "data.prepare:build", in_place=True,
         needs=lambda c: ["benchmarks"],
         reads=data_states,
         settings=lambda c: c.data,
