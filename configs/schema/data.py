@@ -61,8 +61,12 @@ class SourceConfig:
     local_only: bool = False  # never on the Hub: skipped with a ledger line where neither mirror nor path has it
     reader: str | None = None  # a reader class instead of files, as package.module.Class
     reader_options: dict[str, str] = setting({})  # given to the reader class
-    # json: one array; .gz and .tar.gz are seen by the name.
+    # json: one document, an array of rows or an object that holds them; .gz and .tar.gz are seen by the name.
     format: str = setting("parquet", choices=("parquet", "jsonl", "json", "csv"))
+    encoding: str = "utf-8"  # of jsonl, json and csv, by Python's name for it, such as cp1251
+    delimiter: str = ","  # csv: one character, or tab
+    # csv: fields may stand in "; false: it is a character like others, as in many tab-separated files.
+    quotes: bool = True
     columns: dict[str, str] = setting({})  # role in the construction -> column
     columns_verified: bool = True  # False: nobody has seen the real columns yet
     where: dict[str, list[str]] = setting({})  # column -> values of the rows that are used
@@ -115,6 +119,12 @@ class SourceConfig:
             yield "dev_files", "need hub or path: a reader gives training pairs alone"
         if self.slice and (len(self.slice) != 2 or self.slice[0] >= self.slice[1]):
             yield "slice", "must be two numbers, the first below the second, such as [0, 0.1]"
+        try:
+            "".encode(self.encoding)
+        except (LookupError, ValueError) as error:
+            yield "encoding", f"must be one that Python has, such as utf-8 or cp1251: {error}"
+        if len(self.separator) != 1 or self.separator in '"\r\n':
+            yield "delimiter", f"must be one character or tab, not {self.delimiter!r}"
         yield from self._problems_of_roles()
 
     def _problems_of_roles(self) -> Iterator[tuple[str, str]]:
@@ -135,6 +145,11 @@ class SourceConfig:
                 yield "score_range", "must be the least and the greatest score that the file can have, such as [1, 5]"
         if self.reader and self.construction != "pairs":
             yield "construction", f"must be pairs, which is what a reader gives, not {self.construction}"
+
+    @property
+    def separator(self) -> str:
+        """The character between two fields of csv."""
+        return {"tab": "\t", "\\t": "\t"}.get(self.delimiter, self.delimiter)
 
     @property
     def has_scores(self) -> bool:

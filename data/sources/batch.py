@@ -2,7 +2,7 @@
 
 import fnmatch
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -27,31 +27,39 @@ class RowErrors:
     skip: bool = False
     counts: dict[str, int] = field(default_factory=dict)
 
-    def bad(self, reason: str, where: str, rows: int = 1) -> None:
-        """Count `rows` bad rows, or raise UserError for the one at `where`."""
+    def bad(self, reason: str, where: str, rows: int = 1, *, hint: str = "") -> None:
+        """Count `rows` bad rows, or raise UserError for the one at `where`; `hint` is a further remedy."""
         if not self.skip:
-            remedy = "mend the file, or set data.on_bad_row=skip to count such rows and go on"
+            remedy = (
+                f"mend the file, {hint + ', ' if hint else ''}or set data.on_bad_row=skip to count such rows and go on"
+            )
             raise UserError(f"{self.set_name}: {reason}", where=where, remedy=remedy)
         self.counts[reason] = self.counts.get(reason, 0) + rows
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of one file; `first_row` is the number of the first one in it, counted from 1."""
+    """Rows of one file, and the number that each has in it, counted from 1: bad rows between them are left out."""
 
     table: pa.Table
     file: str
-    first_row: int
+    numbers: Sequence[int]
 
     def row(self, position: int) -> str:
         """How an error names a row of the batch."""
-        return f"{self.file}, row {self.first_row + position}"
+        return f"{self.file}, row {self.numbers[position]}"
 
 
 def too_long(set_name: str, where: str) -> UserError:
     """A row beyond the bound."""
     what = f"{set_name}: a row of more than {LONGEST_ROW // 2**20} MB"
     return UserError(what, where=where, remedy=f"mend the file, or set data.sources.{set_name}.format to what it is")
+
+
+def names_like(pattern: str, names: Iterable[str]) -> list[str]:
+    """The name that `pattern` is, or else all that it matches: a name may have a `[` or `*` in it."""
+    among = list(names)
+    return [pattern] if pattern in among else [name for name in among if fnmatch.fnmatchcase(name, pattern)]
 
 
 def wanted_columns(columns: list[str], found: Sequence[tuple[str, str]], set_name: str, file: str) -> list[str]:
@@ -63,7 +71,7 @@ def wanted_columns(columns: list[str], found: Sequence[tuple[str, str]], set_nam
     counts = Counter(name for name, _ in found)
     chosen: list[str] = []
     for column in columns:
-        matches = [name for name in counts if fnmatch.fnmatchcase(name, column)]
+        matches = names_like(column, counts)
         if not matches and not isinstance(column, OptionalColumn):
             there = ", ".join(f"{name[:SHOWN_CHARACTERS]}: {kind}" for name, kind in found[:SHOWN_COLUMNS])
             remedy = f"columns found: {there}; set data.sources.{set_name}.columns"

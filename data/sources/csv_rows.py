@@ -1,89 +1,189 @@
-"""Csv as Arrow tables; every bad row is named by its number, the header not counted."""
+"""Csv as Arrow tables; every bad row is named by its number, the header not counted, and where it differs by its line.
 
-import codecs
-import csv
-import functools
-import io
+Fields are told apart here and not by a library: Arrow ends a file inside a quoted field without a word, and Python's
+reader gives the same for a field that is empty and one that is not there.
+"""
+
+import re
+from collections import deque
 from collections.abc import Iterator
-from typing import IO, Any
+from dataclasses import dataclass, field
+from typing import IO
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv
 
-from data.sources.batch import BATCH_BYTES, LONGEST_ROW, Batch, RowErrors, too_long, wanted_columns
+from data.sources.batch import LONGEST_ROW, Batch, OptionalColumn, RowErrors, names_like, too_long, wanted_columns
+from data.sources.lines import Line, Writing, bad_encoding, text_lines
+from pipeline.core.errors import UserError
 
-NO_TEXT = "\uffff"  # a noncharacter of Unicode, which no text to be exchanged holds
-codecs.register_error("as_noncharacter", lambda error: (NO_TEXT, error.end))  # type: ignore[attr-defined]
+DELIMITERS = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}  # those in use, as a config names them
+UP_TO_QUOTE = re.compile(r'([^"]*(?:""[^"]*)*)("?)')
+SWALLOWED = 3  # lines inside one field that look like rows: a quote was left open
+
+Fields = list[str | None]  # None: an empty field without quotes
+
+
+@dataclass
+class _Lines:
+    """The lines of a file one by one; those that a row took wrongly are given back."""
+
+    blocks: Iterator[list[Line]]
+    number: int = 0  # of the line that was given last
+    block: deque[Line] = field(default_factory=deque)
+
+    def __iter__(self) -> "_Lines":
+        return self
+
+    def __next__(self) -> Line:
+        self.fill()
+        if not self.block:
+            raise StopIteration
+        self.number += 1
+        return self.block.popleft()
+
+    def fill(self) -> None:
+        """Have a line at hand, unless the file has ended."""
+        while not self.block and (lines := next(self.blocks, None)) is not None:
+            self.block.extend(lines)
+
+    def give_back(self, lines: list[Line]) -> None:
+        """Have these lines, which were given last, come once more."""
+        self.block.extendleft(reversed(lines))
+        self.number -= len(lines)
+
+
+class _Csv:
+    """Rows of fields out of lines; the first one is the header."""
+
+    def __init__(self, lines: _Lines, file: str, errors: RowErrors, writing: Writing) -> None:
+        self.lines, self.file, self.errors, self.writing = lines, file, errors, writing
+        self.delimiter = delimiter = writing.delimiter
+        self.row = -1  # number of the row that was read last
+        self.width = 0  # fields of a row
+        mark = re.escape(delimiter)  # between the fields of rows: not before a space, as in texts, nor inside a number
+        self.between = re.compile(rf"{mark}(?!\s)(?!(?<=\d{mark})\d)")
+
+    @property
+    def where(self) -> str:
+        """How an error names the row that was read last."""
+        return f"{self.file}, row {self.row}" if self.row else f"{self.file}, header"
+
+    def rows(self) -> Iterator[Fields]:
+        """Each row that is one."""
+        for line in self.lines:
+            self.row += line != ""
+            if isinstance(line, UnicodeDecodeError):
+                bad_encoding(line, self.writing.encoding, self.where, self.errors)
+            elif '"' in line and self.writing.quotes:
+                begun, taken = self.lines.number, list[Line]()
+                fields = self._quoted(line, taken)
+                if not isinstance(fields, str):
+                    yield fields
+                    continue
+                self.lines.give_back(taken)  # so that one quote costs one row
+                hint = f"or set data.sources.{self.errors.set_name}.quotes to false where quotes belong to the texts"
+                self.errors.bad(fields, f"{self.where}, line {begun}", hint=hint)
+            elif line:
+                yield [text or None for text in line.split(self.delimiter)]
+
+    def _quoted(self, line: str, taken: list[Line]) -> Fields | str:
+        """The fields of a row that begins with this line, or why it is none; `taken` gets the further lines of it."""
+        fields, at, size = Fields(), 0, len(line)
+        while True:
+            if not line.startswith('"', at):
+                end = line.find(self.delimiter, at)
+                fields.append(line[at : None if end < 0 else end] or None)
+            else:
+                text, end = _up_to_quote(line, at + 1)
+                parts = [text]
+                while end < 0:
+                    following = next(self.lines, None)
+                    taken += [] if following is None else [following]
+                    if not isinstance(following, str):
+                        return "a quote is never closed"
+                    line, size = following, size + len(following)
+                    if size > LONGEST_ROW:
+                        raise too_long(self.errors.set_name, self.where)
+                    text, end = _up_to_quote(line, 0)
+                    parts.append(text)
+                if not line.startswith(self.delimiter, end) and end < len(line):
+                    return "a quote is open, or stands single inside of quotes"
+                if self._look_like_rows(parts[1:-1]):
+                    return "a quote is open over lines that look like rows"
+                fields.append("\n".join(parts).replace('""', '"'))
+                end = end if end < len(line) else -1
+            if end < 0:
+                return fields
+            at = end + 1
+
+    def _look_like_rows(self, lines: list[str]) -> bool:
+        if len(lines) < SWALLOWED or self.width < 2:
+            return False
+        alike = sum(len(self.between.findall(line)) == self.width - 1 for line in lines)
+        return alike >= SWALLOWED and 2 * alike > len(lines)
+
+
+def _up_to_quote(line: str, at: int) -> tuple[str, int]:
+    """The text up to a quote that is no double one, and the place behind that; -1 where the line has none."""
+    match = UP_TO_QUOTE.match(line, at)
+    assert match
+    return match[1], match.end() if match[2] else -1
 
 
 def csv_rows(
-    stream: IO[bytes], file: str, columns: list[str], errors: RowErrors, block: int = BATCH_BYTES
+    stream: IO[bytes], file: str, columns: list[str], errors: RowErrors, writing: Writing, block: int
 ) -> Iterator[Batch]:
     """Rows with quoted line breaks; an empty field without quotes is null."""
-    header = stream.readline(LONGEST_ROW)
-    if len(header) == LONGEST_ROW:
-        raise too_long(errors.set_name, f"{file}, header")
-    names = next(csv.reader([header.decode("utf-8-sig")]), [])
+    lines = _Lines(_without_returns(text_lines(stream, file, errors.set_name, block)))
+    csv = _Csv(lines, file, RowErrors(errors.set_name), writing)
+    rows = csv.rows()
+    lines.fill()
+    if lines.block and isinstance(lines.block[0], str):
+        _refuse_header(lines.block[0], file, columns, errors.set_name, writing)
+    names = [name or "" for name in next(rows, [])]
+    if not names:
+        return
     chosen = wanted_columns(columns, [(name, "text") for name in names], errors.set_name, file)
+    places = [names.index(name) for name in chosen]
+    csv.errors, csv.width = errors, len(names)
+    kept, numbers = list[Fields](), list[int]()
 
-    def skipped(bad: pa.csv.InvalidRow) -> str:
-        errors.bad("wrong number of fields", file)
-        return "skip"
+    def batch() -> Batch:
+        arrays = [pa.array(values, pa.string()) for values in zip(*kept, strict=True)]
+        return Batch(pa.table(dict(zip(chosen, arrays, strict=True))), file, tuple(numbers))
 
-    reader = pa.csv.open_csv(
-        Decodable(stream) if errors.skip else stream,
-        pa.csv.ReadOptions(use_threads=False, block_size=block, column_names=names),
-        pa.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=skipped if errors.skip else None),
-        pa.csv.ConvertOptions(
-            include_columns=chosen,
-            column_types=dict.fromkeys(chosen, pa.binary()),
-            strings_can_be_null=True,
-            null_values=[""],
-            quoted_strings_can_be_null=False,
-        ),
-    )
-    row = 1
-    for part in reader:
-        yield Batch(_decoded(pa.Table.from_batches([part]), file, row, errors), file, row)
-        row += part.num_rows
+    for fields in rows:
+        if len(fields) != len(names):
+            errors.bad("wrong number of fields", f"{csv.where}: {len(fields)} for {len(names)} columns")
+            continue
+        kept.append([fields[place] for place in places])
+        numbers.append(csv.row)
+        if not lines.block:
+            yield batch()
+            kept, numbers = [], []
+    if kept:
+        yield batch()
 
 
-class Decodable(io.RawIOBase):
-    """A stream with every byte that is not UTF-8 as NO_TEXT: Arrow can't leave out a row that it can't decode."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self.stream, self.ready = stream, b""
-        self.decoder = codecs.getincrementaldecoder("utf-8")("as_noncharacter")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        chunk = b"more"
-        while chunk and not self.ready:
-            chunk = self.stream.read(len(buffer))
-            self.ready = self.decoder.decode(chunk, final=not chunk).encode()
-        size = min(len(buffer), len(self.ready))
-        buffer[:size], self.ready = self.ready[:size], self.ready[size:]
-        return size
+def _without_returns(blocks: Iterator[list[Line]]) -> Iterator[list[Line]]:
+    for lines in blocks:
+        yield [line.removesuffix("\r") if isinstance(line, str) else line for line in lines]
 
 
-def _decoded(table: pa.Table, file: str, row: int, errors: RowErrors) -> pa.Table:
-    """The table as texts; rows that are not UTF-8 are refused, or left out where they are marked."""
-    try:
-        texts = table.cast(pa.schema([(name, pa.string()) for name in table.column_names]))
-    except pa.ArrowInvalid:
-        for number, values in enumerate(zip(*(column.to_pylist() for column in table.columns), strict=True), row):
-            try:
-                b"\n".join(value or b"" for value in values).decode()
-            except UnicodeDecodeError as error:
-                errors.bad(f"invalid UTF-8: {error.reason}", f"{file}, row {number}")
-        raise
-    if not errors.skip:
-        return texts
-    marked = [pc.fill_null(pc.match_substring(column, NO_TEXT), False) for column in texts.columns]
-    whole = pc.invert(functools.reduce(pc.or_, marked))
-    if lost := len(whole) - pc.sum(whole).as_py():
-        errors.bad("invalid UTF-8", file, lost)
-    return texts.filter(whole)
+def _refuse_header(header: str, file: str, columns: list[str], set_name: str, writing: Writing) -> None:
+    """Raise UserError for a header that another delimiter takes apart, or a file that is one line."""
+    key = f"data.sources.{set_name}.delimiter"
+    if "\r" in header:
+        raise UserError(f"{set_name}: lines end in \\r alone", where=file, remedy="save the file with line ends of \\n")
+
+    def names(delimiter: str) -> list[str]:
+        return [name.strip(' "') for name in header.split(delimiter)]
+
+    own, required = names(writing.delimiter), [name for name in columns if not isinstance(name, OptionalColumn)]
+    if len(own) > 1 and all(names_like(name, own) for name in required):
+        return
+    for other, called in DELIMITERS.items():
+        found = names(other)
+        if len(found) > 1 and other != writing.delimiter and all(names_like(name, found) for name in required):
+            what = f"{set_name}: the header is separated by {called}, not {DELIMITERS.get(writing.delimiter, 'that')}"
+            raise UserError(what, where=file, remedy=f"set {key} to {called}")

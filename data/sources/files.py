@@ -2,12 +2,11 @@
 
 import fnmatch
 import glob
-import gzip
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import IO, Protocol, cast
 
 from configs.schema.data import HubFiles, SourceConfig
@@ -27,11 +26,7 @@ class SourceFile:
     beginning: bool = False  # only the first rows are wanted: read in small pieces
 
     def open(self) -> IO[bytes]:
-        """The file's bytes, decompressed where its name ends in .gz (a tar archive is left to its reader)."""
-        raw = self._raw()
-        return cast(IO[bytes], gzip.open(raw)) if self.name.endswith(".gz") and self.member is None else raw
-
-    def _raw(self) -> IO[bytes]:
+        """The file's bytes."""
         return self.path.open("rb")
 
 
@@ -42,7 +37,8 @@ class HubFile(SourceFile):
     hub: str = ""
     revision: str = ""
 
-    def _raw(self) -> IO[bytes]:
+    def open(self) -> IO[bytes]:
+        """The file's bytes, as they are asked for."""
         from huggingface_hub import HfFileSystem
 
         place = f"datasets/{self.hub}@{self.revision}/{self.path.as_posix()}"
@@ -79,9 +75,15 @@ def locate(name: str, source: SourceConfig, mirror: str | None, *, dev: bool = F
 
 
 def _local_files(key: str, name: str, path: str) -> list[SourceFile]:
+    """The file or folder of this name, or else what the pattern matches."""
     given = Path(path)
-    found = sorted(given.rglob("*")) if given.is_dir() else [Path(place) for place in sorted(glob.glob(path))]
-    files = [SourceFile(place, place.name) for place in found if place.is_file()]
+    if given.is_dir():
+        inside = sorted(place.relative_to(given) for place in given.rglob("*"))
+        found = [(given / place, place.as_posix()) for place in inside if not is_hidden(place)]
+    else:
+        places = [path] if given.exists() else sorted(glob.glob(path, recursive=True))
+        found = [(Path(place), Path(place).name) for place in places]
+    files = [SourceFile(place, called) for place, called in found if place.is_file()]
     if not files:
         raise UserError(f"{name}: no such file", where=path, remedy=f"mend {key}")
     return files
@@ -98,12 +100,23 @@ def _mirrored(name: str, part: HubFiles, mirror: Path) -> Located:
     return Located(files, f"mirror of {part.revision}")
 
 
+def is_hidden(path: PurePath) -> bool:
+    """Whether the path leads to what programs keep for themselves: .ipynb_checkpoints/a.jsonl, ._a.jsonl, a.jsonl~."""
+    inside = [part for part in path.parts if part not in (".", "..")]
+    return any(part.startswith((".", "__MACOSX")) or part.endswith("~") for part in inside)
+
+
+def is_chosen(name: str, pattern: str) -> bool:
+    """Whether a file is the one of this name, or one that the pattern is meant for."""
+    return name == pattern or (fnmatch.fnmatchcase(name, pattern) and not is_hidden(PurePosixPath(name)))
+
+
 def matching(name: str, patterns: list[str], names: list[str], where: str) -> list[tuple[str, str | None]]:
     """(file, member pattern) for every pattern; raises UserError where one matches nothing."""
     chosen: list[tuple[str, str | None]] = []
     for pattern in patterns:
         outer, _, member = pattern.partition("::")
-        matches = [candidate for candidate in names if fnmatch.fnmatchcase(candidate, outer)]
+        matches = [outer] if outer in names else [candidate for candidate in names if is_chosen(candidate, outer)]
         if not matches:
             there = ", ".join(names[:8]) or "none"
             remedy = f"mend files or dev_files of data.sources.{name}; files there: {there}"

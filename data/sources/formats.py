@@ -1,53 +1,103 @@
-"""Files as a stream of small Arrow tables: parquet, json lines, one json array, csv; plain, .gz or inside a tar."""
+"""Files as a stream of small Arrow tables: parquet, json lines, one json document, csv; plain, .gz or inside a tar."""
 
-import csv
-import fnmatch
 import gzip
+import io
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import IO, cast
+from tarfile import EOFHeaderError, HeaderError, ReadError  # type: ignore[attr-defined]
+from typing import IO, Self, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.sources.batch import BATCH_BYTES, BATCH_ROWS, Batch, RowErrors, wanted_columns
 from data.sources.csv_rows import csv_rows
-from data.sources.files import SourceFile
-from data.sources.json_rows import json_array, json_lines
+from data.sources.files import SourceFile, is_chosen
+from data.sources.json_rows import json_document, json_lines
+from data.sources.lines import PLAIN, Writing, encoding_hint, in_utf8
 from pipeline.core.errors import UserError, first_line
 
 FIRST_ROWS, FIRST_BYTES = 100, 2**18  # what is read where only the beginning is wanted
 BUFFER = 2**20  # of a parquet column; whole column chunks would take as much memory as the file pleases
+HEAD = 40  # bytes that tell what a file is
+UNPACK = "unpack it, or pack it with gzip"
+FIRST_BYTES_OF = {  # beginning -> what such a file is, what to do
+    b"version https://git-lfs": ("a git-lfs pointer and not the file", "get the file itself: git lfs pull"),
+    b"PAR1\x15": ("parquet", "set data.sources.{name}.format to parquet"),
+    b"\x1f\x8b": ("packed by gzip", "give it a name that ends in .gz"),
+    b"BZh91AY": ("packed by bzip2", UNPACK),
+    b"\xfd7zXZ": ("packed by xz", UNPACK),
+    b"\x28\xb5\x2f\xfd": ("packed by zstandard", UNPACK),
+    b"PK\x03\x04": ("a zip archive or an Excel sheet", "unpack it, or save the sheet as csv"),
+    b"\xd0\xcf\x11\xe0": ("an Excel sheet", "save it as csv"),
+    b"\xff\xfe": ("text in UTF-16", "set data.sources.{name}.encoding to utf-16"),
+    b"\xfe\xff": ("text in UTF-16", "set data.sources.{name}.encoding to utf-16"),
+    b"<!doctype html": ("a web page", "download the file itself"),
+    b"<html": ("a web page", "download the file itself"),
+}
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+PACKED = (b"\x1f\x8b", b"BZh91AY", b"\xfd7zXZ")  # as tar archives may be
 
 
-def batches(file: SourceFile, format: str, columns: list[str], errors: RowErrors) -> Iterator[Batch]:
+def batches(
+    file: SourceFile, format: str, columns: list[str], errors: RowErrors, writing: Writing = PLAIN
+) -> Iterator[Batch]:
     """The file's rows with the wanted columns, in order; a trailing `*` in a column's name stands for all that match.
 
     Raises:
-        UserError: a missing column (with those found), or a file that can't be read as what it is said to be.
+        UserError: a missing column (with those found), or a file that can't be read as what it is said to be, or that
+            ends before a row, a member or the file itself is complete.
     """
-    with _unreadable(errors.set_name, file.name):
+    with _unreadable(errors.set_name, file.name, writing.encoding):
         if format == "parquet":
             yield from _parquet(file, columns, errors)
             return
-        for name, stream in _streams(file):
-            read = {"jsonl": json_lines, "json": json_array, "csv": csv_rows}[format]
-            yield from read(stream, name, columns, errors, FIRST_BYTES if file.beginning else BATCH_BYTES)
+        read = {"jsonl": json_lines, "json": json_document, "csv": csv_rows}[format]
+        for name, stream in _streams(file, errors.set_name):
+            text = io.BufferedReader(cast(io.RawIOBase, stream), 2**16)
+            expected = () if writing.encoding == PLAIN.encoding else UTF_16  # which are letters elsewhere
+            _refuse_other_kinds(text.peek(HEAD), name, errors.set_name, expected)
+            utf8 = in_utf8(text, writing.encoding, name, errors.set_name)
+            yield from read(utf8, name, columns, errors, writing, FIRST_BYTES if file.beginning else BATCH_BYTES)
+
+
+def _refuse_other_kinds(head: bytes, file: str, set_name: str, expected: Collection[bytes] = ()) -> None:
+    """Raise UserError for a file that by its first bytes is something else than text, or than what is expected."""
+    for beginning, (kind, remedy) in FIRST_BYTES_OF.items():
+        if beginning not in expected and (head.startswith(beginning) or head.lower().startswith(beginning)):
+            raise UserError(f"{set_name}: it is {kind}", where=file, remedy=remedy.format(name=set_name))
+
+
+@contextmanager
+def _opened(file: SourceFile, set_name: str, expected: Collection[bytes] = ()) -> Iterator[IO[bytes]]:
+    """The file's bytes, unpacked where its name says that they are packed by gzip."""
+    packed = file.name.endswith((".gz", ".tgz"))
+    with file.open() as stream:
+        _refuse_other_kinds(stream.read(HEAD), file.name, set_name, (*expected, b"\x1f\x8b") if packed else expected)
+        stream.seek(0)
+        if not packed:
+            yield stream
+            return
+        with gzip.open(stream) as content:
+            yield cast(IO[bytes], content)
 
 
 def _parquet(file: SourceFile, columns: list[str], errors: RowErrors) -> Iterator[Batch]:
-    with file.open() as stream, pq.ParquetFile(stream, pre_buffer=False, buffer_size=BUFFER) as parquet:
-        found = [(field.name, str(field.type)) for field in parquet.schema_arrow]
-        chosen = wanted_columns(columns, found, errors.set_name, file.name)
-        row = 1
-        rows = FIRST_ROWS if file.beginning else _batch_rows(parquet)
-        for part in parquet.iter_batches(rows, columns=chosen, use_threads=False):
-            part.validate(full=True)  # texts that are not UTF-8 would crash what reads them
-            yield Batch(pa.Table.from_batches([part]).select(chosen), file.name, row)
-            row += part.num_rows
+    with _opened(file, errors.set_name, [b"PAR1\x15"]) as stream:
+        with pq.ParquetFile(stream, pre_buffer=False, buffer_size=BUFFER) as parquet:
+            found = [(field.name, str(field.type)) for field in parquet.schema_arrow]
+            chosen = wanted_columns(columns, found, errors.set_name, file.name)
+            row = 1
+            rows = FIRST_ROWS if file.beginning else _batch_rows(parquet)
+            for part in parquet.iter_batches(rows, columns=chosen, use_threads=False):
+                part.validate(full=True)  # texts that are not UTF-8 would crash what reads them
+                yield Batch(pa.Table.from_batches([part]).select(chosen), file.name, range(row, row + part.num_rows))
+                row += part.num_rows
+            if chosen and row - 1 != parquet.metadata.num_rows:
+                raise pa.ArrowInvalid(f"{row - 1} rows in it, and {parquet.metadata.num_rows} by its footer")
 
 
 def _batch_rows(parquet: pq.ParquetFile) -> int:
@@ -63,31 +113,41 @@ def _batch_rows(parquet: pq.ParquetFile) -> int:
     return max(1, min(BATCH_ROWS, BATCH_BYTES * meta.num_rows // max(size, 1)))
 
 
-def _streams(file: SourceFile) -> Iterator[tuple[str, IO[bytes]]]:
+def _streams(file: SourceFile, set_name: str) -> Iterator[tuple[str, IO[bytes]]]:
     """(name, bytes) of the file, or of the members of the tar archive that match its pattern."""
     if file.member is None:
-        with file.open() as stream:
+        with _opened(file, set_name, UTF_16) as stream:
             yield file.name, stream
         return
     found = False
-    with file.open() as stream, _opened(stream) as archive:
-        for entry in archive:
-            if entry.isfile() and fnmatch.fnmatchcase(entry.name, file.member):
-                found = True
-                yield f"{file.name}::{entry.name}", cast(IO[bytes], archive.extractfile(entry))
+    with _opened(file, set_name, PACKED) as stream:
+        with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_WholeArchive) as archive:
+            for entry in archive:
+                if entry.isfile() and is_chosen(entry.name, file.member):
+                    found = True
+                    yield f"{file.name}::{entry.name}", cast(IO[bytes], archive.extractfile(entry))
+        while stream.read(BUFFER):  # to the checksum at the end
+            pass
     if not found:
         raise UserError(f"no member {file.member}", where=file.name, remedy="mend the pattern after :: in files")
 
 
-def _opened(stream: IO[bytes]) -> tarfile.TarFile:
-    try:
-        return tarfile.open(fileobj=stream, mode="r|*")
-    except TypeError as error:  # what the library makes of a gzip header that is cut off
-        raise tarfile.ReadError("its header is cut off") from error
+class _WholeArchive(tarfile.TarInfo):
+    """Members of an archive up to its end mark: the library takes a damaged or missing header for the end."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> Self:
+        """The next member."""
+        try:
+            return super().fromtarfile(tarfile)
+        except EOFHeaderError:
+            raise
+        except HeaderError as error:
+            raise ReadError(f"the archive is damaged or cut off: {error}") from error
 
 
 @contextmanager
-def _unreadable(set_name: str, file: str) -> Iterator[None]:
+def _unreadable(set_name: str, file: str, encoding: str) -> Iterator[None]:
     """Errors of damaged files as one line, with the row where the library names it."""
     remedy = "the file is damaged or cut off: get it again, or mend data.sources." + set_name + ".format"
     try:
@@ -97,8 +157,9 @@ def _unreadable(set_name: str, file: str) -> Iterator[None]:
     except EOFError as error:
         raise UserError(f"{set_name}: the compressed file is cut off", where=file, remedy=remedy) from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{set_name}: invalid UTF-8", where=file, remedy=remedy) from error
-    except (gzip.BadGzipFile, zlib.error, tarfile.TarError, csv.Error, pa.ArrowException, OSError) as error:
+        what = f"{set_name}: invalid {encoding}: {error.reason}"
+        raise UserError(what, where=file, remedy=f"mend the file, {encoding_hint(set_name)}") from error
+    except (gzip.BadGzipFile, zlib.error, tarfile.TarError, pa.ArrowException, OSError) as error:
         found = re.search(r"[Rr]ow #?(\d+)", str(error))
         where = f"{file}, row {found[1]}" if found else file
         first = first_line(error)

@@ -1,217 +1,318 @@
-"""Json lines and json arrays as Arrow tables; every bad row is named by its number."""
+"""Json lines and json documents as Arrow tables, by one decoder and one set of rules; bad rows go by their number."""
 
-import fnmatch
 import io
 import json
 import math
-from collections.abc import Iterable, Iterator
-from itertools import islice
+import re
+from collections.abc import Iterator
 from typing import IO, Any, BinaryIO, cast
 
 import pyarrow as pa
-import pyarrow.json
 
-from data.sources.batch import BATCH_BYTES, LONGEST_ROW, Batch, OptionalColumn, RowErrors, too_long, wanted_columns
+from data.sources.batch import (
+    LONGEST_ROW,
+    SHOWN_COLUMNS,
+    Batch,
+    OptionalColumn,
+    RowErrors,
+    names_like,
+    too_long,
+    wanted_columns,
+)
+from data.sources.lines import Writing, bad_encoding, text_lines
 from pipeline.core.errors import UserError
 
-NEWLINE = b"\n"
 TAIL = 16  # characters at the end of a text that may be the beginning of a word or an escape
-TOO_DEEP = "broken json: nested too deeply"
+NO_OBJECT = "broken json: not an object"
 STRING_LIST = pa.list_(pa.string())
-ARRAY_ROWS, ARRAY_CHARACTERS = 1024, 2**20  # of a json array, decoded at once
+DOCUMENT_ROWS, DOCUMENT_CHARACTERS = 1024, 2**20  # of a json document, decoded at once
+WHITESPACE = re.compile(r"[ \t\r\n]*")
+DOCUMENT = re.compile(r'[\[{\s]+("[^"]*"\s*:\s*[\[{]?\s*)?')  # the first of a document's many lines
+BY_ROWS = "write it as an array of objects, as pandas' to_json(orient='records') does"
 
 
-def json_lines(
-    stream: IO[bytes], file: str, columns: list[str], errors: RowErrors, block: int = BATCH_BYTES
-) -> Iterator[Batch]:
-    """One object a line."""
-    row, chosen, rest = 1, list[str](), b""
-    while True:
-        content = stream.read(block)
-        lines, rest = _whole_lines(rest + content, last=not content)
-        if len(rest) > LONGEST_ROW:
-            raise too_long(errors.set_name, f"{file}, row {row + lines.count(NEWLINE)}")
-        if lines.strip():
-            chosen = _chosen(_objects(lines), chosen, file, columns, errors)
-            kinds = _schema(chosen, _list_columns(_objects(lines), chosen))
-            table = _parsed_lines(lines, kinds)
-            if table is None:
-                table = _line_by_line(lines, file, row, kinds, errors)
-            yield Batch(table, file, row)
-        row += lines.count(NEWLINE)
-        if not content:
+class _Ambiguous(dict[str, Any]):
+    """An object of which a key stands twice."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    return content if len(content) == len(pairs) else _Ambiguous(content)
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_object)
+
+
+class _Rows:
+    """Decoded rows as columns: those wanted, each of texts or of lists of texts, as its first value is."""
+
+    def __init__(self, file: str, columns: list[str], errors: RowErrors) -> None:
+        self.file, self.columns, self.errors = file, columns, errors
+        self.patterns: list[str] = [
+            column for column in columns if isinstance(column, OptionalColumn)
+        ]  # may come with any row
+        self.kinds: dict[str, type | None] = {}  # by column: str, list, or None as long as no row has a value
+        self.seen: set[str] = set()
+        self.rows: list[list[Any]] = []
+        self.numbers: list[int] = []
+
+    def add(self, number: int, content: Any, *, escapes: bool = True) -> None:
+        """Keep the row, or report why it is a bad one; without escapes its texts hold no half of a character."""
+        if type(content) is not dict:
+            return self.bad("a key stands twice" if isinstance(content, _Ambiguous) else NO_OBJECT, number)
+        if not self.seen or (self.patterns and not self.seen.issuperset(content)):
+            self._look_at_names(content)
+        row = []
+        for name, kind in self.kinds.items():
+            value = content.get(name)
+            if value is not None and (type(value) is not str or kind is not str or escapes):
+                if kind is None:
+                    kind = self.kinds[name] = list if type(value) is list else str
+                if kind is str and type(value) in (int, float, bool) and math.isfinite(value):
+                    value = json.dumps(value)
+                if problem := _problem(value, kind):
+                    return self.bad(f"{problem} in column {name}", number)
+            row.append(value)
+        self.rows.append(row)
+        self.numbers.append(number)
+
+    def bad(self, reason: str, number: int) -> None:
+        """Report the row as a bad one."""
+        self.errors.bad(reason, f"{self.file}, row {number}")
+
+    def _look_at_names(self, content: dict[str, Any]) -> None:
+        columns = self.patterns if self.seen else self.columns
+        for name in wanted_columns(columns, _types(content), self.errors.set_name, self.file):
+            if name not in self.kinds:
+                self.kinds[name] = None
+                for row in self.rows:
+                    row.append(None)
+        self.seen.update(content)
+
+    def batches(self) -> Iterator[Batch]:
+        """What was kept since the last call, as one batch; none where that is nothing."""
+        if not self.rows:
             return
+        types = [STRING_LIST if kind is list else pa.string() for kind in self.kinds.values()]
+        columns = [pa.array(values, kind) for values, kind in zip(zip(*self.rows, strict=True), types, strict=True)]
+        yield Batch(pa.table(dict(zip(self.kinds, columns, strict=True))), self.file, self.numbers)
+        self.rows, self.numbers = [], []
 
 
-def _whole_lines(content: bytes, *, last: bool) -> tuple[bytes, bytes]:
-    if last:
-        return (content if content.endswith(b"\n") or not content else content + b"\n"), b""
-    end = content.rfind(b"\n") + 1
-    return content[:end], content[end:]
+def _types(content: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(name, type(value).__name__) for name, value in content.items()]
 
 
-def _objects(lines: bytes) -> Iterator[dict[str, Any]]:
-    """The objects among the lines, whatever else there is."""
-    for line in lines.splitlines():
-        try:
-            content = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(content, dict):
-            yield content
-
-
-def _chosen(
-    objects: Iterable[dict[str, Any]], known: list[str], file: str, columns: list[str], errors: RowErrors
-) -> list[str]:
-    """The wanted columns: `known` of earlier objects, or those of the first; what is optional may come with any."""
-    objects = iter(objects)
-    if not known:
-        if (first := next(objects, None)) is None:
-            return [column for column in columns if "*" not in column]
-        found = [(name, type(value).__name__) for name, value in first.items()]
-        known = wanted_columns(columns, found, errors.set_name, file)
-    optional = [column for column in columns if isinstance(column, OptionalColumn)]
-    known = known + [column for column in optional if "*" not in column and column not in known]
-    for pattern in (column for column in optional if "*" in column):
-        matches = {name: None for content in objects for name in content if fnmatch.fnmatchcase(name, pattern)}
-        known += [name for name in matches if name not in known]
-    return known
-
-
-def _list_columns(objects: Iterable[dict[str, Any]], columns: list[str]) -> set[str]:
-    """Which columns hold lists of texts, by the first objects that have something in them."""
-    known: dict[str, bool] = {}
-    for content in objects:
-        found = {name: isinstance(content[name], list) for name in columns if content.get(name) is not None}
-        known = found | known
-        if len(known) == len(columns):
-            break
-    return {name for name, is_list in known.items() if is_list}
-
-
-def _schema(columns: list[str], lists: set[str]) -> pa.Schema:
-    return pa.schema([(column, STRING_LIST if column in lists else pa.string()) for column in columns])
-
-
-def _parsed_lines(lines: bytes, kinds: pa.Schema) -> pa.Table | None:
-    """The lines as a table, or None where Arrow refuses any of them."""
-    read = pa.json.ReadOptions(use_threads=False, block_size=len(lines) + 1)
-    parse = pa.json.ParseOptions(explicit_schema=kinds, unexpected_field_behavior="ignore")
-    try:
-        lines.decode()
-        return pa.json.read_json(io.BytesIO(lines), read, parse).select(kinds.names)
-    except (pa.ArrowInvalid, UnicodeDecodeError):
-        return None
-
-
-def _line_by_line(lines: bytes, file: str, row: int, kinds: pa.Schema, errors: RowErrors) -> pa.Table:
-    """Each line on its own, to name the bad ones by their number."""
-    rows = []
-    for number, line in enumerate(lines.split(b"\n")[:-1], start=row):
-        if not line.strip():
-            continue
-        try:
-            content = json.loads(line.decode())
-            if not isinstance(content, dict):
-                raise ValueError("not an object")
-        except UnicodeDecodeError as error:
-            errors.bad(f"invalid UTF-8: {error.reason} at byte {error.start}", f"{file}, row {number}")
-        except ValueError as error:
-            errors.bad(f"broken json: {error}", f"{file}, row {number}")
-        except RecursionError:
-            errors.bad(TOO_DEEP, f"{file}, row {number}")
-        else:
-            if (kept := _typed(content, kinds, f"{file}, row {number}", errors)) is not None:
-                rows.append(kept)
-    return pa.Table.from_pylist(rows, kinds)
-
-
-def _typed(content: dict[str, Any], kinds: pa.Schema, where: str, errors: RowErrors) -> dict[str, Any] | None:
-    """The wanted fields, numbers and truth values as texts; None where one has a wrong type."""
-    kept: dict[str, Any] = {}
-    for field in kinds:
-        value = content.get(field.name)
-        if problem := _unwritable(value):
-            errors.bad(f"{problem} in column {field.name}", where)
-            return None
-        if isinstance(value, int | float) and field.type != STRING_LIST:
-            value = json.dumps(value)
-        fits = _is_texts(value) if field.type == STRING_LIST else isinstance(value, str)
-        if value is not None and not fits:
-            errors.bad(f"wrong type {type(value).__name__} in column {field.name}", where)
-            return None
-        kept[field.name] = value
-    return kept
-
-
-def _unwritable(value: Any) -> str | None:
-    """What json lets pass and no table holds: NaN and infinity, and halves of characters."""
+def _problem(value: Any, kind: type) -> str | None:
+    """What is wrong with a value of a column of this kind: its type, a number that is none, half a character."""
     if isinstance(value, float) and not math.isfinite(value):
         return f"{value} instead of a text"
-    for text in value if isinstance(value, list) else [value]:
-        if isinstance(text, str) and any("\ud800" <= character <= "\udfff" for character in text):
-            return "half of a surrogate pair"
+    if type(value) is not kind:
+        return f"wrong type {'dict' if isinstance(value, dict) else type(value).__name__}"
+    for item in cast(list[Any], value) if kind is list else [value]:
+        if type(item) is str:
+            try:
+                item.encode()
+            except UnicodeEncodeError:
+                return "half of a surrogate pair"
+        elif item is not None:
+            return f"wrong type {type(item).__name__} in a list"
     return None
 
 
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(item is None or isinstance(item, str) for item in value)
-
-
-def json_array(
-    stream: IO[bytes], file: str, columns: list[str], errors: RowErrors, block: int = BATCH_BYTES
+def json_lines(
+    stream: IO[bytes], file: str, columns: list[str], errors: RowErrors, writing: Writing, block: int
 ) -> Iterator[Batch]:
-    """One array of objects, decoded object by object."""
-    chosen: list[str] = []
-
-    def wanted() -> Iterator[dict[str, Any]]:
-        for content in _array_items(stream, file, errors):
-            chosen[:] = _chosen([content], chosen, file, columns, errors)
-            yield {name: content[name] for name in chosen if name in content}
-
-    row, items = 1, wanted()
-    while objects := list(islice(items, ARRAY_ROWS)):
-        kinds = _schema(chosen, _list_columns(objects, chosen))
-        numbered = enumerate(objects, start=row)
-        rows = [_typed(content, kinds, f"{file}, row {number}", errors) for number, content in numbered]
-        if kept := [content for content in rows if content is not None]:
-            yield Batch(pa.Table.from_pylist(kept, kinds), file, row)
-        row += len(objects)
-
-
-def _array_items(stream: IO[bytes], file: str, errors: RowErrors) -> Iterator[dict[str, Any]]:
-    """The objects of a json array, decoded as their characters come in."""
-    decoder, row, at = json.JSONDecoder(), 0, 0
-    characters = io.TextIOWrapper(cast(BinaryIO, stream), encoding="utf-8-sig")
-    text = characters.read(ARRAY_CHARACTERS).lstrip()
-    if not text.startswith("["):
-        raise UserError(f"{errors.set_name}: no json array", where=file, remedy="set format to jsonl")
-    text = text[1:]
-    while True:
-        at = _after_separators(text, at)
-        try:
-            content, at = decoder.raw_decode(text, at)
-        except (ValueError, RecursionError) as error:
-            left = len(text) - at
-            more = characters.read(max(ARRAY_CHARACTERS, left)) if _may_go_on(error, text) else ""
-            if more and left < LONGEST_ROW:  # twice as much each time: what is long is not decoded again and again
-                text, at = text[at:] + more, 0
+    """One object a line; lines without anything are left out."""
+    rows, before = _Rows(file, columns, errors), 0
+    for lines in text_lines(stream, file, errors.set_name, block):
+        for number, line in enumerate(lines, start=before + 1):
+            if isinstance(line, UnicodeDecodeError):
+                bad_encoding(line, writing.encoding, f"{file}, row {number}", errors)
                 continue
-            if text[at:].strip() == "]":
+            line = line.strip(" \t\r\ufeff")  # with the mark that begins a file which was appended to another
+            if not line:
+                continue
+            try:
+                content = DECODER.decode(line)
+            except (ValueError, RecursionError) as error:
+                if not rows.seen and DOCUMENT.fullmatch(line):
+                    raise _document(file, errors.set_name) from error
+                rows.bad(f"broken json: {_reason(error, line)}", number)
+                continue
+            if not rows.seen and _is_document(content, columns):
+                raise _document(file, errors.set_name)
+            rows.add(number, content, escapes="\\u" in line)
+        before += len(lines)
+        yield from rows.batches()
+
+
+def _document(file: str, set_name: str) -> UserError:
+    remedy = f"set data.sources.{set_name}.format to json"
+    return UserError(f"{set_name}: no json lines but one document", where=file, remedy=remedy)
+
+
+def _is_document(content: Any, columns: list[str]) -> bool:
+    """Whether a line holds rows instead of being one."""
+    if _has_wanted(content, columns) or not isinstance(content, dict | list):
+        return False
+    parts = content.values() if isinstance(content, dict) else content
+    return any(_has_wanted(part[0] if isinstance(part, list) and part else part, columns) for part in parts)
+
+
+def _has_wanted(content: Any, columns: list[str]) -> bool:
+    return isinstance(content, dict) and any(names_like(column, content) for column in columns)
+
+
+def json_document(
+    stream: IO[bytes], file: str, columns: list[str], errors: RowErrors, writing: Writing, block: int
+) -> Iterator[Batch]:
+    """Rows of one json document: an array of objects, such an array in an object, or an object of objects."""
+    rows = _Rows(file, columns, errors)
+    for number, content in enumerate(_document_rows(_JsonText(stream, file, errors), columns), start=1):
+        rows.add(number, content)
+        if len(rows.rows) == DOCUMENT_ROWS:
+            yield from rows.batches()
+    yield from rows.batches()
+
+
+def _document_rows(text: "_JsonText", columns: list[str]) -> Iterator[Any]:
+    opening = text.next()
+    if opening == "[":
+        yield from text.items()
+    elif opening == "{":
+        yield from _object_rows(text, columns)
+    else:
+        raise text.refused("no json", f"set data.sources.{text.errors.set_name}.format to what it is")
+    if text.next():
+        raise text.broken("something follows its end")
+
+
+def _object_rows(text: "_JsonText", columns: list[str]) -> Iterator[Any]:
+    """Rows of an object: one of its values is an array of rows, or each of its values is a row."""
+    place: str | None = None  # where the rows are: the key of the array, or "" for the values themselves
+    others: dict[str, tuple[str, Any]] = {}  # the other parts by key: how each begins, and its first value
+    for key in text.members():
+        opening = text.next()
+        values = text.items() if opening == "[" else iter([text.value()])
+        first = next(values, None)
+        if place == "" or _has_wanted(first, columns):
+            here = key if opening == "[" else ""
+            if place not in (None, here) or (
+                place is None and here == "" and "{" in (part[0] for part in others.values())
+            ):
+                raise text.refused(f"rows stand in {key!r} and elsewhere", BY_ROWS)
+            place = here
+            yield first
+        elif len(others) < SHOWN_COLUMNS or _has_wanted({key: None}, columns):
+            others[key] = opening, first
+        for value in values:
+            if place == key:
+                yield value
+    if place is None:
+        raise _no_rows(text, others, columns)
+
+
+def _no_rows(text: "_JsonText", others: dict[str, tuple[str, Any]], columns: list[str]) -> UserError:
+    """What a document without rows is, and what to do about it."""
+    wanted = [begin for key, (begin, _) in others.items() if _has_wanted({key: None}, columns)]
+    if text.next() or any(begin not in "[{" for begin in wanted):
+        return text.refused("no json document but lines", f"set data.sources.{text.errors.set_name}.format to jsonl")
+    if wanted:
+        return text.refused("the table stands by columns", BY_ROWS)
+    for _, first in others.values():
+        if isinstance(first, dict):
+            wanted_columns(columns, _types(first), text.errors.set_name, text.file)
+    return text.refused(f"no rows in it, only {', '.join(others) or 'nothing'}", BY_ROWS)
+
+
+class _JsonText:
+    """A json document, taken apart value by value as its characters come in."""
+
+    def __init__(self, stream: IO[bytes], file: str, errors: RowErrors) -> None:
+        self.characters = io.TextIOWrapper(cast(BinaryIO, stream), encoding="utf-8-sig")
+        self.file, self.errors = file, errors
+        self.text, self.at, self.row = "", 0, 0
+
+    def next(self) -> str:
+        """The next character that is no whitespace, which is not taken yet; nothing at the end."""
+        while True:
+            match = WHITESPACE.match(self.text, self.at)
+            self.at = match.end() if match else self.at
+            if self.at < len(self.text) or not self._more(DOCUMENT_CHARACTERS):
+                return self.text[self.at : self.at + 1]
+
+    def _more(self, characters: int) -> bool:
+        more = self.characters.read(characters)
+        self.text, self.at = self.text[self.at :] + more, 0
+        return bool(more)
+
+    def take(self, *allowed: str) -> str:
+        """Take the next character, which must be one of these."""
+        found = self.next()
+        if not found or found not in allowed:
+            raise self.broken(f"{found!r} in the place of {' or '.join(allowed)}" if found else "cut off")
+        self.at += 1
+        return found
+
+    def value(self) -> Any:
+        """Take the next value."""
+        self.next()
+        while True:
+            try:
+                value, end = DECODER.raw_decode(self.text, self.at)
+                if end < len(self.text) or not self._more(DOCUMENT_CHARACTERS):  # a number may go on
+                    self.at = end
+                    return value
+            except (ValueError, RecursionError) as error:
+                left = len(self.text) - self.at
+                if not _may_go_on(error, self.text) or not self._more(max(DOCUMENT_CHARACTERS, left)):
+                    raise self.broken(_reason(error, self.text)) from error
+                if left > LONGEST_ROW:  # twice as much each time: what is long is not decoded again and again
+                    raise too_long(self.errors.set_name, f"{self.file}, row {self.row + 1}") from None
+
+    def items(self) -> Iterator[Any]:
+        """Take an array, value by value."""
+        self.take("[")
+        if self.next() == "]":
+            self.take("]")
+            return
+        while True:
+            yield self.value()
+            self.row += 1
+            if self.take(",", "]") == "]":
                 return
-            if more:
-                raise too_long(errors.set_name, f"{file}, row {row + 1}") from None
-            raise UserError(
-                f"{errors.set_name}: {TOO_DEEP if isinstance(error, RecursionError) else 'broken json'}",
-                where=f"{file}, row {row + 1}",
-                remedy="mend the file or get it again",
-            ) from error
-        row += 1
-        if not isinstance(content, dict):
-            errors.bad("not an object", f"{file}, row {row}")
-            continue
-        yield content
+
+    def members(self) -> Iterator[str]:
+        """Take an object, key by key; whoever asks for the next key has taken the value."""
+        self.take("{")
+        if self.next() == "}":
+            self.take("}")
+            return
+        while True:
+            key = self.value()
+            if not isinstance(key, str):
+                raise self.broken("a key that is no text")
+            self.take(":")
+            yield key
+            if self.take(",", "}") == "}":
+                return
+
+    def refused(self, what: str, remedy: str) -> UserError:
+        """The error of a document in a form that is not read."""
+        return UserError(f"{self.errors.set_name}: {what}", where=self.file, remedy=remedy)
+
+    def broken(self, reason: str) -> UserError:
+        """The error of a document that is damaged, also where bad rows are skipped: nothing says where the next is."""
+        what, where = f"{self.errors.set_name}: broken json: {reason}", f"{self.file}, row {self.row + 1}"
+        return UserError(what, where=where, remedy="mend the file or get it again")
+
+
+def _reason(error: Exception, text: str) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        ended = error.msg.startswith("Unterminated") or error.pos >= len(text.rstrip())
+        return "cut off" if ended else error.msg
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
 def _may_go_on(error: Exception, text: str) -> bool:
@@ -219,9 +320,3 @@ def _may_go_on(error: Exception, text: str) -> bool:
     if not isinstance(error, json.JSONDecodeError):
         return False
     return error.msg.startswith("Unterminated") or error.pos >= len(text) - TAIL
-
-
-def _after_separators(text: str, at: int) -> int:
-    while at < len(text) and text[at] in " \t\r\n,":
-        at += 1
-    return at

@@ -1,16 +1,25 @@
 """Rows of a source as a frame of roles: types checked, labels mapped, nulls and bad rows refused or counted."""
 
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
 from itertools import islice
 
 import polars as pl
 import pyarrow.types as kinds
 
 from configs.schema.data import NEGATIVE_ROLES, NO_TEXTS, ROLES, SourceConfig
-from data.sources.batch import BATCH_ROWS, Batch, OptionalColumn, RowErrors, is_list, is_list_of_texts, is_text
+from data.sources.batch import (
+    BATCH_ROWS,
+    Batch,
+    OptionalColumn,
+    RowErrors,
+    is_list,
+    is_list_of_texts,
+    is_text,
+    names_like,
+)
 from data.sources.files import Located, PairReader
 from data.sources.formats import batches
+from data.sources.lines import Writing
 from pipeline.core.console import log
 from pipeline.core.errors import UserError
 
@@ -44,7 +53,7 @@ def role_frames(
     found = not negatives
     number, values = 0, {column: set[str]() for column in source.where}
     for file in rows.files:
-        for batch in batches(file, source.format, columns, errors):
+        for batch in batches(file, source.format, columns, errors, writing(source)):
             frame = _roles(batch, source, errors).with_columns(
                 pl.int_range(number, number + batch.table.num_rows).alias("row")
             )
@@ -65,9 +74,14 @@ def _reader_frames(reader: PairReader) -> Iterator[pl.DataFrame]:
         yield pl.DataFrame(some, schema={"anchor": pl.String, "positive": pl.String}, orient="row")
 
 
+def writing(source: SourceConfig) -> Writing:
+    """How the source's files are written."""
+    return Writing(source.encoding, source.separator, source.quotes)
+
+
 def _found(source: SourceConfig, located: Located, errors: RowErrors) -> str:
     """The file, its columns with types, and the lengths of the first row's texts: what one needs to set columns."""
-    for batch in batches(located.files[0], source.format, ["*"], errors):
+    for batch in batches(located.files[0], source.format, ["*"], errors, writing(source)):
         first = batch.table.slice(0, 1).to_pylist()[0]
         parts = [
             f"{field.name}: {field.type}, {len(str(first[field.name]))} characters" for field in batch.table.schema
@@ -116,7 +130,7 @@ def _lists(batch: Batch, role: str, column: str, errors: RowErrors) -> pl.Series
 
     A row without any has an empty list.
     """
-    names = [name for name in batch.table.column_names if fnmatchcase(name, column)]
+    names = names_like(column, batch.table.column_names)
     none = pl.Series(role, [[]], dtype=pl.List(pl.String))
     if not names:
         return none.new_from_index(0, batch.table.num_rows)

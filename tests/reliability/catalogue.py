@@ -85,10 +85,10 @@ SOURCES = {
         r"nan instead of a text in column q.*row 10",
         faults.source("r.jsonl", LINES + b'{"q": NaN, "a": "\\ud800"}\n'),
     ),
-    "json lines in UTF-16": data("invalid UTF-8.*row 1", faults.source("r.jsonl", LINES.decode().encode("utf-16"))),
+    "json lines in UTF-16": data("encoding to utf-16", faults.source("r.jsonl", LINES.decode().encode("utf-16"))),
     "numbers of 5000 digits": data("5000 digits", faults.source("r.jsonl", b'{"q": ' + b"9" * 5000 + b', "a": "b"}\n')),
     "zeros in the middle": data("broken json.*row 10", faults.source("r.jsonl", LINES + bytes(100) + b"\n" + LINES)),
-    "parquet said to be json lines": data("invalid UTF-8", faults.source("r.parquet", faults.parquet())),
+    "parquet said to be json lines": data("format to parquet", faults.source("r.parquet", faults.parquet())),
     "json lines said to be parquet": data("magic bytes", faults.source("r.jsonl", LINES, format="parquet")),
     "json lines said to be csv": data("no column q", faults.source("r.jsonl", LINES, format="csv")),
     "json lines said to be an array": data("set format to jsonl", faults.source("r.jsonl", LINES, format="json")),
@@ -100,9 +100,9 @@ SOURCES = {
         "2 columns are called q", faults.source("r.csv", "q,q,a\nвопрос,вопрос,ответ\n".encode(), format="csv")
     ),
     "a csv with a quote left open": data(
-        "CSV parse error.*row 1", faults.source("r.csv", b'q,a\n"open,b\nc,d\n', format="csv")
+        "a quote is never closed.*row 1", faults.source("r.csv", b'q,a\n"open,b\nc,d\n', format="csv")
     ),
-    "a csv with a header alone": data("Empty CSV", faults.source("r.csv", b"q,a\n", format="csv")),
+    "a csv with a header alone": data("the set is empty", faults.source("r.csv", b"q,a\n", format="csv")),
     "an empty folder": data("no such file.*data.sources.mine.path", faults.source("r", lambda path: path.mkdir())),
     "a link to nowhere": data("no such file", faults.source("r.jsonl", lambda path: path.symlink_to("/nowhere"))),
     "a reader that is no reader": data(
