@@ -215,7 +215,7 @@ def test_an_archive_that_is_cut_off_anywhere_says_so(end: float, packed: bool, s
         if whole:
             assert sum(batch.table.num_rows for batch in read) == 2 * len(ROWS)
             continue
-        with pytest.raises(UserError, match="cut off|unexpected end"):
+        with pytest.raises(UserError, match=r"cut off|unexpected end"):
             list(read)
 
 
