@@ -240,3 +240,23 @@ def test_impossible_settings_of_a_text_file_are_refused(key: str, value: str, me
     source = SourceConfig(title="x", side="symmetric", path="x")
     setattr(source, key, value)
     assert [(name, message in problem) for name, problem in source.problems()] == [(key, True)]
+
+
+def test_a_parquet_file_gives_all_rows_of_its_footer_or_is_refused(tmp_path: Path) -> None:
+    file, count, refused = io.BytesIO(), 37, 0
+    pq.write_table(pa.table({"title": [f"вопрос {n}" for n in range(count)]}), file)
+    content, path = file.getvalue(), tmp_path / "a.parquet"
+    written, forged = (
+        bytes([0x16, 2 * count]),
+        bytes([0x16, 2 * 30]),
+    )  # thrift: a field of 64 bits, and 30 for its value
+    for place in range(len(content)):
+        if content.startswith(written, place):
+            path.write_bytes(content[:place] + forged + content[place + 2 :])
+            read = batches(SourceFile(path, "a.parquet"), "parquet", ["title"], RowErrors("mine", skip=True))
+            try:
+                assert sum(batch.table.num_rows for batch in read) == count
+            except UserError as error:
+                assert "30" in error.line and "37" in error.line and "by its footer (a.parquet)" in error.line
+                refused += 1
+    assert refused == 2  # the numbers of the file and of its row group
