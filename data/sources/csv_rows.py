@@ -101,7 +101,7 @@ class _Csv:
                     taken += [] if following is None else [following]
                     if not isinstance(following, str):
                         return "a quote is never closed"
-                    line, size = following, size + len(following)
+                    line, size = following, size + len(following) + 1
                     if size > LONGEST_ROW:
                         raise too_long(self.errors.set_name, self.where)
                     text, end = _up_to_quote(line, 0)

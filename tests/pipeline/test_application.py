@@ -1,14 +1,17 @@
 """Signals, logs and full disks around a command: one line each, and the right exit status."""
 
 import os
+import shlex
 import signal
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 
-from pipeline.application import LAUNCHED
+from pipeline.application import LAUNCHED, _config_error
 from tests.support.runs import run_main, start
 
 
@@ -86,3 +89,49 @@ def test_a_reader_that_has_seen_enough_is_no_error(asked: str) -> None:
     process.stdout.close()
     assert process.stderr.read() == ""
     assert process.wait(timeout=60) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "quoted"),
+    [
+        (["run=опыт"], """'run="опыт"'"""),
+        (["run=мой", "первый", "прогон", "seed=7"], """'run="мой первый прогон"'"""),
+        (["data=distinct", "mirror=my", "folder/№1", "~data.sources.rcb"], """'mirror="my folder/№1"'"""),
+        (["mirror=a=b"], """'mirror="a=b"'"""),
+        (["mirror=данные (1)/[новые].d"], """'mirror="данные (1)/[новые].d"'"""),
+        (['mirror=книга "Мы"\\'], """'mirror="книга \\"Мы\\"\\\\"'"""),
+        (
+            ["data.sources.gazeta.files=[а б.jsonl,train.jsonl]"],
+            """'data.sources.gazeta.files=["а б.jsonl","train.jsonl"]'""",
+        ),
+        (["data.sources.gazeta.columns={title: имя}"], """'data.sources.gazeta.columns={title: "имя"}'"""),
+    ],
+)
+def test_an_override_that_is_no_plain_word_is_shown_in_quotes(
+    arguments: list[str], quoted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["run", *arguments])
+    with pytest.raises(HydraException) as raised:
+        OverridesParser.create().parse_overrides(arguments)
+    line = _config_error(raised.value).line
+    assert line.startswith("error: can't parse ") and line.endswith(f"; quote the value: {quoted}")
+    [given] = shlex.split(quoted)  # as the shell gives it to the command
+    value = OverridesParser.create().parse_override(given).value()
+    if isinstance(value, str):
+        assert f"{given.partition('=')[0]}={value}" in line
+
+
+def test_a_key_that_can_t_be_one_is_named() -> None:
+    with pytest.raises(HydraException) as raised:
+        OverridesParser.create().parse_overrides(["ключ=1"])
+    assert "can't parse the override ключ=1" in _config_error(raised.value).line
+
+
+def test_an_override_in_quotes_arrives_as_it_was_typed(tmp_path: Path) -> None:
+    folder = tmp_path / "мои прогоны = новые"
+    process = start_application("print(config.runs)", tmp_path, f'runs="{folder}"')
+    assert process.communicate(timeout=60) == (f"{folder}\n", "")
+    process = start_application("print(config.runs)", tmp_path, f"runs={folder}")
+    assert process.communicate(timeout=60)[1] == (
+        f"error: can't parse runs={folder} (command line); quote the value: 'runs=\"{folder}\"'\n"
+    )

@@ -16,6 +16,7 @@ from data.sources.batch import RowErrors
 from data.sources.files import SourceFile, locate
 from data.sources.formats import batches
 from data.sources.rows import role_frames
+from pipeline.core.errors import UserError
 
 ROWS = [
     {"id": n, "title": f"Заголовок «{n}», с запятой", "text": f'Строка {n}\nвторая "строка"', "more": "x"}
@@ -119,3 +120,143 @@ def negatives_of(path: Path) -> list[list[str]]:
     source = SourceConfig("x", "symmetric", path=str(path), construction="triplets", columns=columns)
     frames = role_frames(source, locate("x", source, None), RowErrors("x"))
     return [row for frame in frames for row in frame["negative"].to_list()]
+
+
+HIDDEN = [".hidden.jsonl", ".ipynb_checkpoints/a-checkpoint.jsonl", "b/.cache/a.jsonl", "__MACOSX/a.jsonl", "a.jsonl~"]
+
+
+def test_hidden_files_and_copies_of_a_folder_are_no_data(tmp_path: Path) -> None:
+    for name in (*HIDDEN, "b/a.jsonl", "a.jsonl"):
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / name).write_bytes(json_lines())
+    local = SourceConfig(title="x", side="asymmetric", path=str(tmp_path / "set"), format="jsonl")
+    mirrored = SourceConfig(title="x", side="asymmetric", hub="set", files=["*.jsonl"], format="jsonl")
+    for source in (local, mirrored):
+        assert [file.name for file in locate("mine", source, str(tmp_path)).files] == ["a.jsonl", "b/a.jsonl"]
+    named = SourceConfig(title="x", side="asymmetric", hub="set", files=[HIDDEN[0]], format="jsonl")
+    assert [file.name for file in locate("mine", named, str(tmp_path)).files] == HIDDEN[:1]
+
+
+@pytest.mark.parametrize("name", ["rows[1].jsonl", "rows*.jsonl", "строки?.jsonl"])
+def test_a_path_is_a_name_first_and_a_pattern_second(name: str, tmp_path: Path) -> None:
+    for other in (name, name.translate(str.maketrans("[*?", "111", "]"))):
+        (tmp_path / "set").mkdir(exist_ok=True)
+        (tmp_path / "set" / other).write_bytes(json_lines())
+    local = SourceConfig(title="x", side="asymmetric", path=str(tmp_path / "set" / name), format="jsonl")
+    mirrored = SourceConfig(title="x", side="asymmetric", hub="set", files=[name], format="jsonl")
+    for source in (local, mirrored):
+        assert [file.name for file in locate("mine", source, str(tmp_path)).files] == [name]
+
+
+def test_a_column_is_a_name_first_and_a_pattern_second(tmp_path: Path) -> None:
+    pq.write_table(
+        pa.table({"text [ru]": ["да"], "text r": ["нет"], "n*": ["раз"], "n1": ["два"]}), tmp_path / "a.parquet"
+    )
+    columns = ["text [ru]", "n*"]
+    [batch] = batches(SourceFile(tmp_path / "a.parquet", "a"), "parquet", columns, RowErrors("mine"))
+    assert batch.table.to_pylist() == [{"text [ru]": "да", "n*": "раз"}]
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+OTHER_KINDS = {
+    "git-lfs pointer": POINTER,
+    "set data.sources.mine.format to parquet": b"PAR1\x15\x04\x15",
+    "a name that ends in .gz": gzip.compress(POINTER),
+    "packed by bzip2": b"BZh91AY&SY",
+    "zip archive": b"PK\x03\x04\x14\x00",
+    "set data.sources.mine.encoding to utf-16": "вопрос".encode("utf-16"),
+    "a web page": b"<!DOCTYPE html>\n<html>",
+}
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv"])
+@pytest.mark.parametrize("message", OTHER_KINDS)
+def test_a_file_that_is_something_else_is_called_that(message: str, kind: str, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(OTHER_KINDS[message])
+    with pytest.raises(UserError, match=message):
+        list(batches(SourceFile(tmp_path / "a", "a"), kind, ["title"], RowErrors("mine", skip=True)))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "member"),
+    [("a.parquet", "parquet", None), ("a.jsonl.gz", "jsonl", None), ("a.tar.gz", "jsonl", "*")],
+)
+def test_a_git_lfs_pointer_in_the_place_of_a_binary_file_is_called_one(
+    name: str, kind: str, member: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(POINTER)
+    with pytest.raises(UserError, match=r"mine: it is a git-lfs pointer and not the file \(.*\); .*git lfs pull"):
+        list(batches(SourceFile(tmp_path / name, name, member), kind, ["title"], RowErrors("mine")))
+
+
+def archive(*members: tuple[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as made:
+        for name, content in members:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            made.addfile(entry, io.BytesIO(content))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    "end", [0.3, 1.0, 1.5, 2.0], ids=["in a member", "between members", "in the second", "before the mark"]
+)
+@pytest.mark.parametrize("skip", [False, True])
+def test_an_archive_that_is_cut_off_anywhere_says_so(end: float, packed: bool, skip: bool, tmp_path: Path) -> None:
+    content = archive(("a.jsonl", json_lines()), ("._a.jsonl", b"\0"), ("b.jsonl", json_lines()))
+    member = 512 + -(-len(json_lines()) // 512) * 512
+    cut = content[: int(end * member) + 1024 * (end > 1)]
+    path = tmp_path / ("a.tar.gz" if packed else "a.tar")
+    for whole, text in ((True, content), (False, cut)):
+        path.write_bytes(gzip.compress(text) if packed else text)
+        read = batches(SourceFile(path, path.name, "*.jsonl"), "jsonl", ["title"], RowErrors("mine", skip))
+        if whole:
+            assert sum(batch.table.num_rows for batch in read) == 2 * len(ROWS)
+            continue
+        with pytest.raises(UserError, match=r"cut off|unexpected end"):
+            list(read)
+
+
+def test_a_checksum_behind_an_archive_is_compared(tmp_path: Path) -> None:
+    content = bytearray(gzip.compress(archive(("a.jsonl", json_lines()))))
+    content[-6] ^= 1
+    (tmp_path / "a.tar.gz").write_bytes(content)
+    with pytest.raises(UserError, match="CRC check failed"):
+        list(batches(SourceFile(tmp_path / "a.tar.gz", "a.tar.gz", "*"), "jsonl", ["title"], RowErrors("mine")))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("encoding", "cp12510", "must be one that Python has"),
+        ("encoding", "base64", "must be one that Python has"),
+        ("delimiter", ";;", "must be one character or tab"),
+        ("delimiter", '"', "must be one character or tab"),
+    ],
+)
+def test_impossible_settings_of_a_text_file_are_refused(key: str, value: str, message: str) -> None:
+    source = SourceConfig(title="x", side="symmetric", path="x")
+    setattr(source, key, value)
+    assert [(name, message in problem) for name, problem in source.problems()] == [(key, True)]
+
+
+def test_a_parquet_file_gives_all_rows_of_its_footer_or_is_refused(tmp_path: Path) -> None:
+    file, count, refused = io.BytesIO(), 37, 0
+    pq.write_table(pa.table({"title": [f"вопрос {n}" for n in range(count)]}), file)
+    content, path = file.getvalue(), tmp_path / "a.parquet"
+    written, forged = (
+        bytes([0x16, 2 * count]),
+        bytes([0x16, 2 * 30]),
+    )  # thrift: a field of 64 bits, and 30 for its value
+    for place in range(len(content)):
+        if content.startswith(written, place):
+            path.write_bytes(content[:place] + forged + content[place + 2 :])
+            read = batches(SourceFile(path, "a.parquet"), "parquet", ["title"], RowErrors("mine", skip=True))
+            try:
+                assert sum(batch.table.num_rows for batch in read) == count
+            except UserError as error:
+                assert "30" in error.line and "37" in error.line and "by its footer (a.parquet)" in error.line
+                refused += 1
+    assert refused == 2  # the numbers of the file and of its row group

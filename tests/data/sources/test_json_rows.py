@@ -1,0 +1,187 @@
+"""Json lines and json documents: one set of rules, whatever else stands in the file."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.sources.batch import RowErrors
+from data.sources.files import SourceFile
+from data.sources.formats import batches
+from pipeline.core.errors import UserError
+
+GOOD = {"q": "Где живут пингвины?", "a": ["В Антарктиде.", "На южных островах."]}
+ODD_LINES = [
+    "",
+    " \t",
+    "[1, 2]",
+    "null",
+    '{"q": "обрыв", "a": ["да"',
+    '{"q": "дважды", "a": [], "q": "раз"}',
+    '{"q": "половина \\ud83d", "a": []}',
+    '{"q": "целый \\ud83d\\ude00", "a": []}',
+    '{"q": NaN, "a": []}',
+    '{"q": -Infinity, "a": []}',
+    '{"q": "чужое", "a": [], "z": NaN}',
+    '{"q": "лишнее", "a": []} x',
+    '{"q": "два", "a": []}{"q": "в строке", "a": []}',
+    '{"q": {"глубже": 1}, "a": []}',
+    '{"q": "числа", "a": [1]}',
+    '{"q": "не список", "a": "да"}',
+    '{"q": null, "a": null}',
+    '{"q": "без ответа"}',
+    '{"a": ["без вопроса"]}',
+    '{"q": "сырой\ttab", "a": []}',
+    '{"q": "большое", "a": [], "z": 1' + "0" * 400 + "}",
+    '\ufeff{"q": "с меткой", "a": []}',
+    '{"q": "возврат", "a": []}\r',
+]
+rows_of_json = st.one_of(
+    st.sampled_from(ODD_LINES),
+    st.fixed_dictionaries({"q": st.none() | st.text(max_size=9), "a": st.lists(st.text(max_size=5), max_size=2)}).map(
+        lambda row: json.dumps(row, ensure_ascii=False)
+    ),
+)
+
+
+def read(path: Path, format: str = "jsonl", skip: bool = True, columns: tuple[str, ...] = ("q", "a")) -> Any:
+    """(number, row) of each right row, and the bad ones by their reason."""
+    errors, found = RowErrors("mine", skip), list[Any]()
+    for batch in batches(SourceFile(path, path.name), format, list(columns), errors):
+        found += zip(batch.numbers, batch.table.to_pylist(), strict=True)
+    return found, errors.counts
+
+
+def error_of(path: Path, format: str = "jsonl") -> str | None:
+    """The line that reading the file ends in."""
+    try:
+        read(path, format, skip=False)
+    except UserError as error:
+        return error.line
+    return None
+
+
+@settings(max_examples=150, deadline=None)
+@given(lines=st.lists(rows_of_json, max_size=8), block=st.sampled_from([40, 2**20]), bom=st.booleans())
+def test_a_number_in_a_column_of_texts_changes_nothing_for_the_other_rows(
+    lines: list[str], block: int, bom: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "rows.jsonl"
+    results = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("data.sources.formats.BATCH_BYTES", block)
+        for last in ({**GOOD, "q": "12"}, {**GOOD, "q": 12}):
+            first = json.dumps(GOOD)
+            text = "\ufeff" * bom + "\n".join([first, *lines, json.dumps(last)])
+            path.write_text(text, encoding="utf-8", newline="")
+            results.append((read(path), error_of(path)))
+    assert results[0] == results[1]
+    (found, bad), error = results[0]
+    assert found[0] == (1, GOOD) and found[-1] == (len(lines) + 2, {**GOOD, "q": "12"})
+    assert len(found) + sum(bad.values()) + sum(not line.strip(" \t") for line in lines) == len(lines) + 2
+    assert (error is None) == (not bad)
+
+
+def test_each_odd_line_is_right_or_has_its_reason(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join([json.dumps(GOOD), *ODD_LINES]), encoding="utf-8", newline="")
+    found, bad = read(path)
+    assert [row["q"] for _, row in found] == [
+        GOOD["q"], "целый 😀", "чужое", None, "без ответа", None, "большое", "с меткой", "возврат",
+    ]  # fmt: skip
+    assert bad == {
+        "broken json: not an object": 2,
+        "broken json: cut off": 1,
+        "a key stands twice": 1,
+        "half of a surrogate pair in column q": 1,
+        "nan instead of a text in column q": 1,
+        "-inf instead of a text in column q": 1,
+        "broken json: Extra data": 2,
+        "wrong type dict in column q": 1,
+        "wrong type int in a list in column a": 1,
+        "wrong type str in column a": 1,
+        "broken json: Invalid control character at": 1,
+    }
+
+
+@pytest.mark.parametrize("format", ["jsonl", "json"])
+def test_lines_and_arrays_of_the_same_rows_have_the_same_bad_ones(format: str, tmp_path: Path) -> None:
+    lines = [json.dumps(GOOD), *(line for line in ODD_LINES if line.strip("\ufeff\r \t")[-1:] in ("}", "]", "l"))]
+    lines = [
+        line.strip("\ufeff\r") for line in lines if "}{" not in line and "сырой" not in line and line[-2:] != '"да"'
+    ]
+    lines = [line for line in lines if not line.endswith('["да"')]
+    path = tmp_path / "rows"
+    path.write_text("\n".join(lines) if format == "jsonl" else f"[{', '.join(lines)}]", encoding="utf-8")
+    found, bad = read(path, format)
+    assert len(found) == 9 and sum(bad.values()) == len(lines) - 9 == 9
+
+
+def test_the_row_after_others_that_are_left_out_keeps_its_number(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join([json.dumps(GOOD), "", "[]", json.dumps(GOOD), ""]), encoding="utf-8")
+    [batch] = batches(SourceFile(path, "rows.jsonl"), "jsonl", ["q", "a"], RowErrors("mine", skip=True))
+    assert batch.row(1) == "rows.jsonl, row 4"
+
+
+ROWS = [{"q": f"Вопрос {n}?", "a": f"Ответ {n}."} for n in range(3)]
+DOCUMENTS = {
+    "an array": ROWS,
+    "data": {"version": 2, "data": ROWS, "errors": []},
+    "data after its description": {"meta": {"rows": 3}, "train": ROWS},
+    "rows by key": {str(n): row for n, row in enumerate(ROWS)},
+}
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+@pytest.mark.parametrize("characters", [1, 7, 2**20])
+def test_rows_of_a_document_are_found(
+    name: str, characters: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("data.sources.json_rows.DOCUMENT_CHARACTERS", characters)
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(DOCUMENTS[name], ensure_ascii=False, indent=1), encoding="utf-8")
+    assert read(path, "json") == (list(enumerate(ROWS, start=1)), {})
+
+
+BY_COLUMNS = "the table stands by columns (rows); write it as an array of objects"
+
+
+@pytest.mark.parametrize(
+    ("format", "content", "message"),
+    [
+        ("json", {"q": ["а", "б"], "a": ["в", "г"]}, BY_COLUMNS),
+        ("json", {"q": {"0": "а"}, "a": {"0": "б"}}, BY_COLUMNS),
+        ("json", {"columns": ["q", "a"], "data": [["а", "б"]]}, "no rows in it, only columns, data (rows); write it"),
+        ("json", {"data": ROWS, "test": ROWS}, "rows stand in 'test' and elsewhere"),
+        ("json", {"0": {"q": "а", "a": "б"}, "1": "в"}, "broken json: not an object (rows, row 2)"),
+        ("json", {"data": [{"question": "а"}]}, "no column q (rows); columns found: question: str"),
+        ("json", ROWS[0], "no json document but lines (rows); set data.sources.mine.format to jsonl"),
+        ("json", '[{"q": "а", "a": "б"} {"q": "в"}]', "broken json: '{' in the place of , or ] (rows, row 2)"),
+        ("json", '[{"q": "а", "a": "б"}] []', "something follows its end"),
+        ("json", '[{"q": "а", "a": "б"}, {"q": "в', "broken json: cut off (rows, row 2)"),
+        ("json", '{"0": {"q": "а", "a": "б"}, "1": {"q": "в', "broken json: cut off"),
+        ("jsonl", ROWS, "no json lines but one document (rows); set data.sources.mine.format to json"),
+        ("jsonl", {"data": ROWS}, "no json lines but one document"),
+        ("jsonl", {"0": ROWS[0]}, "no json lines but one document"),
+        ("jsonl", '{\n "data": [\n', "no json lines but one document"),
+        ("jsonl", '[\n {"q": 1},\n', "no json lines but one document"),
+        ("jsonl", '["а", "б"]\n', "broken json: not an object (rows, row 1)"),
+    ],
+)
+def test_a_document_in_another_form_is_refused_with_the_right_advice(
+    format: str, content: Any, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "rows"
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    assert message in str(error_of(path, format))
+
+
+def test_the_cases_of_the_shared_folder(shared_data: Path) -> None:
+    for name, format in (("bom_int.jsonl", "jsonl"), ("dict_of_rows.json", "json")):
+        found, bad = read(shared_data.parent / "cases" / name, format, columns=("query", "pos", "neg"))
+        assert [number for number, _ in found] == list(range(1, 13)) and bad == {}
+        assert found[0][1]["query"] == "Как называется столица Франции?"
