@@ -248,7 +248,7 @@ def closing_metrics(trainer: PlannedTrainer, report: dict[str, Any]) -> dict[str
         "steps": trainer.state.global_step,
         "rows": report["rows_seen"],
         "tokens": report["tokens"],
-        "padding_share": report["padding_share"],
+        "padding_share": 0.0 if is_packed(trainer.model) else report["padding_share"],
         "loss": losses[-1] if losses else None,
         **scores,
     }
