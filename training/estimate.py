@@ -24,6 +24,7 @@ from data.ledger import expected
 from pipeline.core.artefact import is_complete
 from pipeline.core.console import quiet, show_table
 from pipeline.core.errors import UserError
+from pipeline.core.packed import LEAST_CAPABILITY
 from pipeline.core.precision import PACKED, autocast_type
 from training.batch_plan import Integers, batch_rows, plan_batches, wanted_batches
 from training.batches import PIECES, ends_within, text_lengths, warn_of_small_steps
@@ -148,6 +149,8 @@ class Devices:
 
     def packs(self, config: Config, side: SideConfig) -> bool:
         """Whether texts will be packed."""
+        if torch.cuda.is_available() and torch.cuda.get_device_capability() < LEAST_CAPABILITY:
+            return False
         return self.gpu and self.half and not side.dropout and config.base.attention in ("auto", PACKED)
 
     def hours(self, work: "Work", shape: Shape) -> float:
@@ -175,6 +178,8 @@ def devices_of(config: Config) -> Devices:
         return Devices(number, said, True, half, rate, 80 * 10**9, 2e12, 1e11, 45 * 5e-6)
     half_type = autocast_type(config.precision)
     half = half_type is not None
+    if here and not half:
+        torch.set_float32_matmul_precision("high")  # TF32, as in training
     share = 0.4 if here else 0.125  # of the peak: assumed for a GPU; on two cores with AMX what the demo's base reaches
     rate = given if isinstance(given, float | int) else share * measured_teraflops(half_type or torch.float32)
     memory = torch.cuda.get_device_properties(0).total_memory if here else 0

@@ -255,8 +255,8 @@ def closing_metrics(trainer: PlannedTrainer, report: dict[str, Any]) -> dict[str
         "steps": trainer.state.global_step,
         "rows": report["rows_seen"],
         "tokens": report["tokens"],
-        "padding_share": report["padding_share"],
-        "precision": "bf16" if trainer.args.bf16 else "fp32",
+        "padding_share": 0.0 if is_packed(trainer.model) else report["padding_share"],
+        "precision": "bf16" if trainer.args.bf16 else "fp16" if trainer.args.fp16 else "fp32",
         "loss": losses[-1] if losses else None,
         **scores,
     }

@@ -264,11 +264,11 @@ def test_every_split_into_kept_graphs_and_cached_ones_has_the_same_gradient(
     whole, labels = features_of(item, batch, ALL_IN_ONE, 0.3)
     features, labels = features_of(item, batch, sum(part["input_ids"].numel() for part in whole) - 1, 0.3)
     number = len(features)
-    found = {}
+    found, model = {}, tiny_model(dropout=0.2)
     for kept in itertools.product((False, True), repeat=number):
         monkeypatch.setattr(losses, "kept_graphs", lambda sizes, most, kept=kept: list(kept))
-        model = tiny_model(dropout=0.2)
         torch.manual_seed(5)
+        model.zero_grad()
         planned_loss(model, ALL_IN_ONE)(features, labels).backward()
         found[kept] = gradients(model)
     reference = found.pop((True,) * number)

@@ -1,0 +1,59 @@
+"""Where a batch is cut into mini-batches, padded or packed."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.support.planned_sets import rows, tiny_model
+from training.batches import MiniBatches, ends_within, packed_ends, with_padding
+from training.memory import Budget
+from training.sets import _ids
+
+LENGTHS = np.array([2, 3, 3, 5, 8, 8, 9, 20])  # 58 tokens
+
+
+def test_packed_texts_fill_mini_batches_in_their_order() -> None:
+    assert packed_ends(LENGTHS, 58) == [8]
+    assert packed_ends(LENGTHS, 21) == [5, 7, 8]
+    assert packed_ends(LENGTHS, 4) == [1, 2, 3, 4, 5, 6, 7, 8]  # one longer text makes its own
+
+
+def test_a_batch_that_fits_is_one_packed_mini_batch_and_a_larger_one_has_four_in_a_budget() -> None:
+    assert ends_within(LENGTHS, Budget(58, 96), packed=True) == [8]
+    assert ends_within(LENGTHS, Budget(57, 96), packed=True) == packed_ends(LENGTHS, 14)
+
+
+@pytest.mark.parametrize("most", [4 * 20, 160, 200])
+def test_padded_mini_batches_fit_the_budget_together_or_a_fourth_of_it_each(most: int) -> None:
+    ends = ends_within(LENGTHS, Budget(most, 4))
+    sizes = [with_padding(LENGTHS[start:end], [end - start]) for start, end in zip([0, *ends], ends, strict=False)]
+    assert sum(sizes) == with_padding(LENGTHS, ends)
+    assert sum(sizes) <= most or max(sizes) <= max(most // 4, LENGTHS[-1])
+
+
+def test_packed_and_padded_mini_batches_hold_the_same_texts() -> None:
+    batch = [{"texts": [[5] * 3, [6] * 7], "score": 1.0, "angle_weight": 0.0}]
+    batch += [{"texts": [[7] * 5, [6] * 7], "score": 1.0, "angle_weight": 0.0}]  # one text twice
+    padded, packed = (MiniBatches(1, Budget(1000, 1000), first)(batch) for first in (None, 2))
+    assert padded["text_0_input_ids"].shape == (3, 7)
+    assert packed["text_0_input_ids"].tolist() == [[5] * 3 + [7] * 5 + [6] * 7]
+    assert packed["text_0_cu_seq_lens_q"].tolist() == [0, 3, 8, 15] and "text_0_attention_mask" not in packed
+    assert padded["label"]["tokens"] == packed["label"]["tokens"] == 15
+    assert torch.equal(padded["label"]["position"], packed["label"]["position"])
+    assert packed["label"]["position"].tolist() == [[0, 2], [1, 2]]
+
+
+def test_each_distinct_text_is_tokenised_once() -> None:
+    tokenizer, seen = tiny_model().tokenizer, []
+
+    def counted(texts: list[str], **options: Any) -> Any:
+        seen.append(len(texts))
+        return tokenizer(texts, **options)
+
+    texts = [row["anchor"] for row in rows(5)]
+    counting: Any = counted
+    found = _ids(counting, "query: ", texts * 100, 16)
+    assert seen == [5]
+    assert found == tokenizer([f"query: {text}" for text in texts * 100], truncation=True, max_length=16)["input_ids"]
