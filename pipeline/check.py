@@ -1,6 +1,7 @@
 """`make check`: every source looked at without being prepared, the disk and the devices; all failures at once."""
 
 import dataclasses
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from huggingface_hub import HfApi
 
-from configs.schema.config import Config
+from configs.schema.config import SIDES, Config
 from configs.schema.data import OWN_MODELS, HubFiles, SourceConfig
 from data.fingerprints import miner_on_hub
 from data.sources.batch import RowErrors
@@ -18,7 +19,9 @@ from pipeline.application import hydra_application
 from pipeline.core.console import progress, show_table
 from pipeline.core.errors import UserError
 from pipeline.core.hub import Revision, hub_errors, mirrored, readable_revision
-from pipeline.core.precision import training_precision
+from pipeline.core.precision import autocast_type, training_precision
+from training.estimate import shape_of, side_memory
+from training.memory import planned_budget
 
 ROOM = 4  # times the sources' size: download, prepared pairs, spilled groups
 
@@ -134,7 +137,27 @@ def machine(config: Config, bytes_: int) -> list[tuple[str, str, UserError | Non
         findings.append(("precision", precision + tf32, None))
     except UserError as error:
         findings.append(("precision", config.precision, error))
-    return findings
+    sides = [name for name in SIDES if name in config.stages]
+    return [*findings, memory(config, sides)] if sides and not count else findings
+
+
+def memory(config: Config, sides: list[str]) -> tuple[str, str, UserError | None]:
+    """(what, finding, problem) of what training takes on a CPU beside what there is."""
+    try:
+        shape = shape_of([config.folder("init"), config.folder("base")], config.base)
+    except UserError:
+        return "memory", "not known before init is made", None
+    half = autocast_type(config.precision) is not None
+    budgets = {name: planned_budget(config.side(name)).tokens for name in sides}
+    needs = {name: sum(side_memory(config, name, shape, budgets[name], half).values()) for name in sides}
+    side = max(sides, key=lambda name: needs[name])
+    need = needs[side]
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    said = f"{side} takes up to {_gigabytes(need)}, {_gigabytes(there)} here"
+    if need < there:
+        return "memory", said, None
+    remedy = "lower it: batches beyond it are embedded twice"
+    return "memory", said, UserError(said, where=f"config key training.{side}.mini_batch_tokens", remedy=remedy)
 
 
 def check(config: Config) -> None:

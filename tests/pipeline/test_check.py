@@ -1,5 +1,7 @@
 """The pre-flight on local files: every source looked at, every failure shown."""
 
+import re
+
 import pytest
 
 from pipeline.check import check, look, machine
@@ -26,10 +28,19 @@ def test_all_failures_are_shown_at_once(capsys: pytest.CaptureFixture[str]) -> N
     config = composed("data.sources.terra.columns.label=gold", "data.sources.gazeta.files=[none.jsonl]")
     config.data.sources["ru_hnp"].dev_files = ["none.parquet"]
     failed = "terra: no column gold; ru_hnp: no file none.parquet; gazeta: no file none.jsonl"
-    with pytest.raises(UserError, match=rf"3 of 11 checks failed \({failed}\)"):
+    with pytest.raises(UserError, match=rf"3 of 12 checks failed \({failed}\)"):
         check(config)
     shown = capsys.readouterr().out
     assert "FAILED" in shown and "columns found: premise: string" in " ".join(shown.split())
+
+
+def test_training_that_takes_more_memory_than_there_is_is_found_before_anything_is_made() -> None:
+    config = composed("profile=demo")
+    ((found, problem),) = ((found, problem) for what, found, problem in machine(config, 0) if what == "memory")
+    assert re.fullmatch(r"asymmetric takes up to [5-9]\.\d GB, \d+\.\d GB here", found) and problem is None
+    config.training.asymmetric.batch_size = config.training.asymmetric.mini_batch_tokens = 10**8
+    problems = {what: problem for what, _, problem in machine(config, 0)}
+    assert problems["memory"] and "mini_batch_tokens" in problems["memory"].line
 
 
 def test_machines_that_can_t_share_out_a_batch_are_found_before_anything_is_made() -> None:

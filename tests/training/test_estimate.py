@@ -29,6 +29,7 @@ from training.estimate import (
     measured_teraflops,
     memory_bytes,
     shape_of,
+    side_memory,
     training_operations,
     work_of,
 )
@@ -54,6 +55,42 @@ def test_the_known_shape_of_bge_m3_has_its_parameters() -> None:
     assert KNOWN["BAAI/bge-m3"].parameters == 567_754_752 - 1_049_600  # all but the pooler
     memory = memory_bytes(KNOWN["BAAI/bge-m3"], 1000, half=True)
     assert memory["parameters"] + memory["gradients"] + memory["optimizer"] == 16 * KNOWN["BAAI/bge-m3"].parameters
+
+
+def test_attention_scores_and_a_batch_s_size_are_counted_as_training_keeps_them() -> None:
+    model = load_model(tiny_base(), "eager", SideConfig(anchor_length=32, positive_length=32)).train()
+    shape = shape_of([tiny_base()], BaseConfig())
+    ids = torch.randint(4, 100, (50, 24))
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.shape[-2:] == (24, 24):
+            kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    mask = torch.ones_like(ids)
+    mask[0, 20:] = 0
+    for bfloat16, size in ((False, 4), (True, 2)):
+        kept.clear()
+        features = {"input_ids": ids, "attention_mask": mask}
+        with (
+            torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+            torch.autocast("cpu", torch.bfloat16, enabled=bfloat16),
+        ):
+            alive = model(features)
+        scores = memory_bytes(shape, 50 * 24, bfloat16, eager_length=24)["attention scores"]
+        assert sum(kept.values()) == scores == 50 * 24 * 24 * size * shape.heads * shape.layers
+        del alive
+
+
+def test_the_memory_of_a_side_is_bounded_by_its_budget_and_by_its_largest_batch() -> None:
+    config, shape = composed("profile=demo"), KNOWN["intfloat/multilingual-e5-small"]
+    most = side_memory(config, "asymmetric", shape, 16384, half=False)
+    longer = side_memory(config, "asymmetric", shape, 16384, half=False, tokens=10**9)
+    assert most == longer  # 64 rows of three texts of 96 tokens are over it
+    half = side_memory(config, "asymmetric", shape, 16384, half=False, tokens=8192)
+    assert half["activations"] == most["activations"] // 2 and half["optimizer"] == most["optimizer"]
+    assert sum(side_memory(config, "symmetric", shape, 16384, half=False).values()) < sum(most.values())  # 32 rows
 
 
 def test_an_unknown_shape_is_refused() -> None:
@@ -85,7 +122,7 @@ def test_packed_work_has_no_padding_and_one_forward_pass_a_step(tmp_path: Path) 
 
 
 def test_hours_count_operations_launches_the_optimizer_and_the_gradients_way() -> None:
-    shape, gpus = Shape(2, 4, 8, 10, 6), Devices(4, "", True, True, 1.0, 10**9, 1e3, 1e4, 1e-3)
+    shape, gpus = Shape(2, 4, 8, 10, 6, 1), Devices(4, "", True, True, 1.0, 10**9, 1e3, 1e4, 1e-3)
     work = Work("", 10, 80, 100, 100, 36e12, passes=10, largest=10, cached_batches=0)
     step = 7 * 4 * shape.parameters / 1e3 + 2 * 0.75 * 4 * shape.parameters / 1e4
     assert gpus.hours(work, shape) == pytest.approx((9 + 10 * step) / 3600)

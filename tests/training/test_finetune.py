@@ -206,6 +206,24 @@ def test_attention_keeps_its_scores_only_for_short_texts_on_a_cpu(monkeypatch: p
     assert precision.attention_implementation("torch_varlen", 8192) == "sdpa"  # for texts that are padded
 
 
+def test_eager_attention_weighs_alike_and_keeps_half_with_the_mask_in_16_bit(trained: Config) -> None:
+    folder, side = trained.folder("init"), SideConfig(anchor_length=32, positive_length=32)
+    narrow, wide = load_model(folder, "eager", side), load_model(folder, "eager", side)
+    wide[0].model.encoder._forward_pre_hooks.clear()
+    mask = torch.ones(6, 20, dtype=torch.int64)
+    mask[1, 4:] = mask[3, 11:] = 0
+    features = {"input_ids": torch.randint(4, 100, (6, 20)), "attention_mask": mask}
+    found, gradients = [], []
+    for model in (narrow, wide):
+        with torch.autocast("cpu", torch.bfloat16):
+            vectors = model(dict(features))["sentence_embedding"]
+        (vectors.float() ** 3).sum().backward()
+        found.append(vectors)
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    assert torch.equal(*found)
+    assert (gradients[0] - gradients[1]).norm() < 0.02 * gradients[1].norm()
+
+
 def test_a_single_set_s_long_texts_are_among_a_side_s_lengths() -> None:
     side = SideConfig(sets={"mldr": SetConfig(positive_length=2048), "rcb": SetConfig()})
     lengths = {"anchor_length": 512, "positive_length": 512, "sets.mldr.positive_length": 2048}

@@ -1,0 +1,36 @@
+"""What a process keeps of freed memory while it trains on a CPU."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.runs import REPOSITORY
+
+MEGABYTE = 2**20
+PROGRAM = """
+import torch
+from transformers import TrainerControl, TrainerState
+from pipeline.core.precision import keep_freed_memory, kept_memory
+from training.callbacks import KeptMemory
+
+keep_freed_memory()
+for most in (500, 50):
+    callback, kept = KeptMemory(most * 2**20), []
+    callback.on_train_begin(None, TrainerState(), TrainerControl())
+    torch.ones(200 * 2**18).sum()
+    kept.append(kept_memory() - callback.before)
+    callback.on_step_end(None, TrainerState(), TrainerControl())
+    kept.append(kept_memory() - callback.before)
+    print(*kept)
+    callback.most = 0
+    callback.on_step_end(None, TrainerState(), TrainerControl())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone keeps freed memory so")
+def test_freed_memory_is_kept_up_to_a_bound() -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    (freed, below), (also, returned) = (map(int, line.split()) for line in done.stdout.splitlines())
+    assert freed > 150 * MEGABYTE and also > 150 * MEGABYTE
+    assert below > 150 * MEGABYTE and returned < 50 * MEGABYTE
