@@ -25,6 +25,7 @@ from pipeline.application import CONFIGS
 from pipeline.chain import CHAIN
 from pipeline.stage import run_stage
 from tests.support.planned_sets import features_of, gradients, planned_loss, prepared_run, rows, tiny_model, tokenised
+from tests.support.small_bases import tiny_base
 from training import sets
 from training.batch_plan import GlobalBatch, plan_batches
 
@@ -114,6 +115,7 @@ def all_gradients(folder: Path, rank: int = 0, world: int = 1) -> dict[str, torc
 def run_rank(rank: int, world: int, folder: str) -> None:
     """Join the group, and let rank 0 keep the averaged gradients."""
     torch.set_num_threads(1)
+    tiny_base()  # made before joining: in a group transformers saves a model on rank 0 alone
     dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=world)
     assert dist.get_world_size() == world
     result = all_gradients(Path(folder) / f"rank{rank}", rank, world)
