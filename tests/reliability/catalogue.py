@@ -91,7 +91,7 @@ SOURCES = {
     "parquet said to be json lines": data("format to parquet", faults.source("r.parquet", faults.parquet())),
     "json lines said to be parquet": data("magic bytes", faults.source("r.jsonl", LINES, format="parquet")),
     "json lines said to be csv": data("no column q", faults.source("r.jsonl", LINES, format="csv")),
-    "json lines said to be an array": data("set format to jsonl", faults.source("r.jsonl", LINES, format="json")),
+    "json lines said to be an array": data("format to jsonl", faults.source("r.jsonl", LINES, format="json")),
     "parquet texts that are not UTF-8": data(
         "Invalid UTF8.*r.parquet",
         faults.source("r.parquet", faults.parquet(q=faults.broken_utf8), format="parquet"),
