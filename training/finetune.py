@@ -32,7 +32,7 @@ from training.model_files import choose_attention, load_model, save_model
 from training.sets import PreparedSets, prepare_sets
 from training.trainer import PlannedTrainer, last_checkpoint
 
-KEPT = 1.2  # times the activations of the largest batch
+KEPT = 1.4  # times the activations of the largest batch: less is given back, and fetched again, every third step
 
 
 @quiet()
