@@ -251,7 +251,7 @@ def _suites(run: RunRecord) -> list[dict[str, Any]]:
 
 def _differences(run: RunRecord) -> list[list[str]]:
     return [
-        [d.task, d.metric, f"{d.difference:+.3f}", f"{d.ci_low:+.3f} to {d.ci_high:+.3f}", show.p_value(d.p_holm)]
+        [d.task, d.metric, f"{d.difference:+.3f}", show.interval(d), show.p_value(d.p_holm)]
         for d in _against_reference(run)
     ]
 

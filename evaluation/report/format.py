@@ -76,8 +76,14 @@ def change(before: Score, after: Score, found: Difference | None) -> str:
     words = f"{before.score:.3f} → {after.score:.3f}"
     if found is None:
         return words
-    told = f"{after.score - before.score:+.3f}, 95 % interval {found.ci_low:+.3f} to {found.ci_high:+.3f}"
+    told = f"{after.score - before.score:+.3f}, 95 % interval {interval(found)}"
     return Markup("{}<small>{}</small>").format(words, told.replace("-", "−"))
+
+
+def interval(found: Difference) -> str:
+    """The bounds of a difference; a dash where its items are no sample."""
+    bounded = math.isfinite(found.ci_low + found.ci_high)
+    return f"{found.ci_low:+.3f} to {found.ci_high:+.3f}" if bounded else DASH
 
 
 def row_head(name: str, *remarks: str) -> Markup:

@@ -72,7 +72,7 @@ def test_the_command_takes_words_among_overrides_and_refuses_unknown_ones_in_one
 def test_all_of_them_are_told_once_with_groups_and_files(shown: Callable[[str], str]) -> None:
     out = shown("")
     assert "  training.joint.*: as training.symmetric.*" in out and "training.joint.warmup:" not in out
-    assert "  profile: bge_m3, demo, e5_small" in out
+    assert "  profile: bge_m3, bge_m3_ours, demo, e5_small" in out
 
 
 def test_tasks_have_names_before_anything_is_made(demo: Config) -> None:

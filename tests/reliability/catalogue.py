@@ -44,7 +44,7 @@ CONFIG = {
     "a mirror that does not exist": config(r"/no/such/folder.*\(config key mirror\)", "mirror=/no/such/folder"),
     "an override without a value": config("seed", "seed"),
     "null where a value is needed": config("config key seed", "seed=null"),
-    "a bracket that is not closed": config(r"can't parse the override seed=\[1", "seed=[1"),
+    "a bracket that is not closed": config(r"can't parse seed=\[1", "seed=[1"),
     "an unknown option": config("unrecognized arguments: --nonsense", "--nonsense"),
     "an interpolation of nothing": config("'nonsense' not found", "seed=${nonsense}"),
     "an environment variable that is not set": config("NO_SUCH_VARIABLE", "run=${oc.env:NO_SUCH_VARIABLE}"),

@@ -123,7 +123,7 @@ def test_packed_work_has_no_padding_and_one_forward_pass_a_step(tmp_path: Path) 
 
 def test_hours_count_operations_launches_the_optimizer_and_the_gradients_way() -> None:
     shape, gpus = Shape(2, 4, 8, 10, 6, 1), Devices(4, "", True, True, 1.0, 10**9, 1e3, 1e4, 1e-3)
-    work = Work("", 10, 80, 100, 100, 36e12, passes=10, largest=10, cached_batches=0)
+    work = Work("", 10, 80, 100, 100, 36e12, passes=10, largest=10, cached_batches=0, seen={})
     step = 7 * 4 * shape.parameters / 1e3 + 2 * 0.75 * 4 * shape.parameters / 1e4
     assert gpus.hours(work, shape) == pytest.approx((9 + 10 * step) / 3600)
     launched = replace(work, operations=0.0, passes=1000)
@@ -178,10 +178,9 @@ def test_an_estimate_s_work_is_that_of_its_rows() -> None:
 
 
 def test_the_faithful_profile_shows_each_question_of_mr_tydi_a_hundred_times_and_ours_does_not() -> None:
-    works = {
-        profile: work_of(composed(f"profile={profile}"), "asymmetric", KNOWN["BAAI/bge-m3"], 8)
-        for profile in ("bge_m3", "bge_m3_ours")
-    }
+    configs = {profile: composed(f"profile={profile}") for profile in ("bge_m3", "bge_m3_ours")}
+    shape = KNOWN["BAAI/bge-m3"]
+    works = {name: work_of(config, "asymmetric", shape, devices_of(config)) for name, config in configs.items()}
     shown = {name: work.seen["mr_tydi"] for name, work in works.items()}
     assert shown["bge_m3"].anchors == shown["bge_m3_ours"].anchors == 5_366
     assert shown["bge_m3"].batches / works["bge_m3"].batches == pytest.approx(536_600 / 1_326_175, rel=1e-3)

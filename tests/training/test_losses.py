@@ -212,7 +212,7 @@ def test_the_gradient_s_share_is_that_of_the_weighted_norms() -> None:
     loss = planned_loss(torch.nn.Identity(), ALL_IN_ONE)
     place = torch.arange(48).reshape(16, 3)
     labels = {"position": place, "score": torch.full((16,), torch.nan), "angle_weight": 0.3}
-    loss.calculate_loss([[texts]], labels).backward()
+    loss._of_embeddings([texts], labels).backward()
     rows = texts.detach()[place].requires_grad_()
     scores, usable = labels["score"], torch.ones(16, dtype=torch.bool)
     (angular,) = torch.autograd.grad(angle_loss(*angle_pairs(rows, scores), scale=20.0), rows)
@@ -272,7 +272,7 @@ def test_every_split_into_kept_graphs_and_cached_ones_has_the_same_gradient(
         planned_loss(model, ALL_IN_ONE)(features, labels).backward()
         found[kept] = gradients(model)
     reference = found.pop((True,) * number)
-    assert 4 <= number <= 7 and reference.norm() > 0
+    assert 4 <= number <= 8 and reference.norm() > 0
     assert max(difference(reference, gradient) for gradient in found.values()) <= 1e-5
 
 

@@ -60,7 +60,7 @@ def test_the_pre_flight_shows_all_failures_at_once(hub: str, home: Path) -> None
     ]
     done = command("pipeline.check", hub, home, *wrong)
     assert done.status == 2
-    assert done.err.splitlines()[-1].startswith("error: 3 of 8 checks failed (")
+    assert done.err.splitlines()[-1].startswith("error: 3 of 9 checks failed (")
     for message in ("terra: no such repository or revision", "gazeta: no file none.jsonl", "ru_wanli: no column gold"):
         assert message in done.err
 

@@ -298,7 +298,7 @@ def test_the_merge_s_weights_and_scores_have_names_of_their_own_and_a_gain_looks
     head = " ".join([*columns, "dev asymmetric", "guard: gain +, loss − allowed"])
     text = visible(page)
     assert text.count(head) == 2  # what was compared, and every candidate
-    assert "search * 0.5000 0.2500 0.2500 0.6500 0.6000 0.7000 −0.0040 yes" in text
+    assert "search * 0.5000 0.2500 0.2500 0.6500 0.6000 0.7000 −0.0040 (−0.0110 to +0.0020) yes" in text
 
 
 def test_the_guard_s_interval_stands_beside_its_gain_and_no_guard_is_called_that(tmp_path: Path) -> None:

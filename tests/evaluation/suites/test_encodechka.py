@@ -74,7 +74,7 @@ def subset(encodechka_data: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="session")
 def model(make_model: MakeModel) -> Path:
-    return make_model(seed=2, hidden=64, pooling="cls")
+    return make_model(seed=1, hidden=64, pooling="cls")  # one whose NLI is not decided by rounding
 
 
 @dataclass(frozen=True)
