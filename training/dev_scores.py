@@ -98,7 +98,7 @@ class Evaluators:
         """By set all metrics of its evaluator, under the model's present weights."""
         if not self.ids:
             return {}
-        embedder = Embedder(model.eval(), token_budget=self.token_budget, precision=self.precision)
+        embedder = Embedder(model.eval(), token_budget=self.token_budget, precision=self.precision, told=False)
         vectors: Any = Vectors(self.places, torch.from_numpy(embedder.encode(self.ids)))
         return {name: evaluator(vectors) for name, evaluator in self.evaluators.items()}
 

@@ -101,6 +101,7 @@ class Embedder:
         token_budget: padded tokens in a pass; None: by the device.
         precision: bf16 runs the encoder under autocast. One whose weights are bfloat16 already needs none.
         cache: where `embed` looks first; None: nothing is remembered between calls.
+        told: whether the encoding of many texts is shown.
     """
 
     def __init__(
@@ -110,8 +111,9 @@ class Embedder:
         token_budget: int | None = None,
         precision: str = "fp32",
         cache: EmbeddingCache | None = None,
+        told: bool = True,
     ) -> None:
-        self.model, self.precision, self.cache = model, precision, cache
+        self.model, self.precision, self.cache, self.told = model, precision, cache, told
         limits = [limit for limit in (max_length, model.max_seq_length) if limit and limit != float("inf")]
         self.max_length = min(limits, default=None)
         self.token_budget = token_budget or (CPU_TOKENS if model.device.type == "cpu" else GPU_TOKENS)
@@ -193,7 +195,8 @@ class Embedder:
 
     def _batches(self, ids: Sequence[list[int]]) -> Iterable[list[int]]:
         batches = list(length_batches([len(row) for row in ids], self.token_budget))
-        return progress(batches, f"encoding {len(ids)} texts") if len(batches) >= VISIBLE_BATCHES else batches
+        shown = self.told and len(batches) >= VISIBLE_BATCHES
+        return progress(batches, f"encoding {len(ids)} texts") if shown else batches
 
     def _features(self, ids: list[list[int]], prompt: str = "") -> Features:
         """The input of the model's first module for one batch."""
