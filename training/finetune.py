@@ -110,9 +110,8 @@ def make_trainer(
         model.tokenizer.pad_token_id, planned_budget(side), first_position_of(model) if is_packed(model) else None
     )
     if arguments.device.type == "cuda":
-        collate = dataclasses.replace(
-            collate, budget=budget_on_gpu(model.to(arguments.device), side, collate.features, half)
-        )
+        budget = budget_on_gpu(model.to(arguments.device), side, collate.features, half, f"training.{stage.name}")
+        collate = dataclasses.replace(collate, budget=budget)
     trainer = PlannedTrainer(
         model=model,
         args=arguments,
@@ -136,6 +135,7 @@ def make_trainer(
         batches=plan.batches,
         dev_batches=dev_batches,
         run_digest=hashlib.sha256(f"{stage.fingerprint} {plan.digest}".encode()).hexdigest(),
+        key=f"training.{stage.name}",
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)

@@ -45,11 +45,14 @@ def budget_on_gpu(
     side: SideConfig,
     features: Callable[[Sequence[Sequence[int]]], dict[str, Any]],
     half: torch.dtype | None,
+    key: str,
 ) -> Budget:
-    """The side's own numbers, or what suits the GPU of `model` where they are auto."""
+    """The numbers of the side whose settings stand under `key`, or what suits the GPU of `model` where they are auto."""
     tokens, overhead = side.mini_batch_tokens, side.mini_batch_overhead
     return Budget(
-        tokens if isinstance(tokens, int) else measured_tokens(model, features, max(side.lengths().values()), half),
+        tokens
+        if isinstance(tokens, int)
+        else measured_tokens(model, features, max(side.lengths().values()), half, key),
         overhead if isinstance(overhead, int) else GPU_OVERHEAD,
     )
 
@@ -59,6 +62,7 @@ def measured_tokens(
     features: Callable[[Sequence[Sequence[int]]], dict[str, Any]],
     longest: int,
     half: torch.dtype | None,
+    key: str,
 ) -> int:
     """Tokens whose activations fit the GPU of `model` beside the training's state, on the fullest rank.
 
@@ -67,7 +71,7 @@ def measured_tokens(
     """
     device, peaks, sizes = model.device, [], []
     text = [int(model.tokenizer.sep_token_id)] * longest
-    with memory_explained():
+    with memory_explained(key):
         for number in (max(1, PROBED // longest), 2 * max(1, PROBED // longest)):
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
@@ -86,7 +90,7 @@ def measured_tokens(
         fits = int(least.item())
     if fits < longest:
         what = f"a text of {longest} tokens and the training's state don't fit the GPU's memory"
-        raise UserError(what, where="config key training.<side>", remedy="shorten anchor_length and positive_length")
+        raise UserError(what, where=f"config key {key}", remedy="shorten anchor_length and positive_length")
     log.info("%.2f MB of activations a token: %d tokens at once", a_token / 1e6, fits)
     return fits
 
@@ -115,12 +119,12 @@ def probe(model: SentenceTransformer, features: dict[str, Any], half: torch.dtyp
 
 
 @contextlib.contextmanager
-def memory_explained(tokens: int | None = None) -> Iterator[None]:
-    """A device that is out of memory, as one line; `tokens` were to be in it at once."""
+def memory_explained(key: str, tokens: int | None = None) -> Iterator[None]:
+    """A device that is out of memory, as one line; `tokens` were to be in it at once, by the side under `key`."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         half = max(tokens // 2 // STEP * STEP, STEP) if tokens else PROBED // 2
         what = "the device's memory is full" + (f" with {tokens} tokens at once" if tokens else "")
         remedy = f"set mini_batch_tokens={half}, or end what else is on the device"
-        raise UserError(what, where="config key training.<side>.mini_batch_tokens", remedy=remedy) from error
+        raise UserError(what, where=f"config key {key}.mini_batch_tokens", remedy=remedy) from error

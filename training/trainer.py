@@ -51,6 +51,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
         batches: the global batches of the run, one an optimizer step.
         dev_batches: dev set -> the batches on which its loss is measured.
         run_digest: what the checkpoints belong to; others are refused.
+        key: where the side's settings stand, for errors.
     """
 
     def __init__(
@@ -59,9 +60,10 @@ class PlannedTrainer(SentenceTransformerTrainer):
         batches: Sequence[GlobalBatch],
         dev_batches: dict[str, list[GlobalBatch]],
         run_digest: str,
+        key: str,
         **kwargs: Any,
     ) -> None:
-        self.batches, self.dev_batches, self.run_digest = batches, dev_batches, run_digest
+        self.batches, self.dev_batches, self.run_digest, self.key = batches, dev_batches, run_digest, key
         super().__init__(*args, **kwargs)
 
     def preprocess_dataset(self, dataset: Any = None, dataset_name: str | None = None) -> Any:
@@ -113,7 +115,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         assert isinstance(self.loss, PlannedLoss)
-        with memory_explained(self.loss.mini_batch_num_tokens):
+        with memory_explained(self.key, self.loss.mini_batch_num_tokens):
             return super().training_step(*args, **kwargs)
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
