@@ -47,12 +47,10 @@ def budget_on_gpu(
     half: torch.dtype | None,
     key: str,
 ) -> Budget:
-    """The numbers of the side whose settings stand under `key`, or what suits the GPU of `model` where they are auto."""
-    tokens, overhead = side.mini_batch_tokens, side.mini_batch_overhead
+    """The side's own numbers, or what suits the GPU of `model` where they are auto; `key` is the side's, for errors."""
+    tokens, overhead, longest = side.mini_batch_tokens, side.mini_batch_overhead, max(side.lengths().values())
     return Budget(
-        tokens
-        if isinstance(tokens, int)
-        else measured_tokens(model, features, max(side.lengths().values()), half, key),
+        tokens if isinstance(tokens, int) else measured_tokens(model, features, longest, half, key),
         overhead if isinstance(overhead, int) else GPU_OVERHEAD,
     )
 

@@ -42,9 +42,7 @@ def test_a_full_device_is_one_line_that_says_what_to_set(tmp_path: Path, monkeyp
 
     config = prepared_run(tmp_path, {"symmetric/pairs": rows(32)}, max_steps=1, mini_batch_tokens=8192)
     monkeypatch.setattr("training.losses.contrastive_loss", full)
-    with pytest.raises(
-        UserError, match=r"full with 8192 tokens.*training.symmetric.*set mini_batch_tokens=4096"
-    ):
+    with pytest.raises(UserError, match=r"full with 8192 tokens.*training.symmetric.*set mini_batch_tokens=4096"):
         run_stage(CHAIN["symmetric"], config)
     with pytest.raises(UserError, match="set mini_batch_tokens=2048"), memory_explained("training.joint"):
         full()
