@@ -16,6 +16,7 @@ from evaluation.significance import Plan, bootstrap_p_value, holm, interval, rep
 from pipeline.core.seeding import generator
 
 REFERENCES = ("base", "joint")  # the arms that every other is compared with
+RETRIEVAL = "ndcg_at_10"  # taken where a task has it, as dev scores and guards do; elsewhere its main metric
 Outcomes = Mapping[tuple[str, int], Mapping[str, Outcome]]  # (arm, seed) -> `<suite>/<task>` -> what the model did
 
 
@@ -72,9 +73,11 @@ def _scored(key: str, outcomes: Outcomes, arms: Sequence[str], seeds: Sequence[i
     same_items(found, key)
     suite, _, task = key.partition("/")
     models, shape = list(found.values()), (len(arms), len(seeds))
-    scores = np.array([outcome.measures[0].score for outcome in models]).reshape(shape)
-    values = replicates(0, models, plan, suite, task).reshape(*shape, -1)
-    return _Task(suite, task, models[0].measures[0].metric, scores, values)
+    metrics = [measure.metric for measure in models[0].measures]
+    taken = metrics.index(RETRIEVAL) if RETRIEVAL in metrics else 0
+    scores = np.array([outcome.measures[taken].score for outcome in models]).reshape(shape)
+    values = replicates(taken, models, plan, suite, task).reshape(*shape, -1)
+    return _Task(suite, task, metrics[taken], scores, values)
 
 
 def _means(tasks: Sequence[_Task], suite: str) -> Iterator[_Task]:
