@@ -1,4 +1,4 @@
-"""What a study leaves when its last job has ended: study.csv, study.md for the README, and one page with a picture."""
+"""What a study leaves when its last job has ended: study.csv, study.md and study.svg for the README, and one page."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,6 +16,7 @@ from evaluation.report.format import DASH
 from evaluation.report.page import render
 from evaluation.significance import Plan
 from evaluation.study.comparison import REFERENCES, ArmScore, compare_arms
+from evaluation.study.picture import draw_differences
 from pipeline.core.artefact import Manifest, read_manifest
 from pipeline.core.console import log
 from pipeline.core.errors import UserError
@@ -23,6 +24,7 @@ from pipeline.core.errors import UserError
 HEADLINE = "Mean S"  # of encodechka
 DEV = "dev"  # suite of the rows that an arm may be chosen by
 RESAMPLES = 2000
+ALPHA = 0.05  # of differences in bold, after Holm's correction
 SEED = "training.seed"  # what the sweep calls it: data and init are the same for all
 
 
@@ -51,13 +53,14 @@ def _of_all_seeds(jobs: Mapping[tuple[str, int], Path]) -> dict[tuple[str, int],
 
 
 def write_study(folder: Path, jobs: Mapping[tuple[str, int], Path]) -> list[ArmScore]:
-    """Compare the runs of all arms and seeds, and write the table, its Markdown and the page below `folder`."""
+    """Compare the runs of all arms and seeds, and write the table, its Markdown, picture and page below `folder`."""
     manifests = {key: _evaluated(run) for key, run in jobs.items()}
     outcomes = {key: _outcomes(run / "evaluate", manifests[key]) for key, run in jobs.items()}
     confidence = next(iter(manifests.values())).config["evaluation"]["confidence"]
     rows = [*_dev_rows(jobs), *compare_arms(outcomes, Plan(RESAMPLES, confidence))]
     ArmScore.write(folder / "study.csv", rows)
     (folder / "study.md").write_text(markdown(rows), encoding="utf-8")
+    draw_differences(folder / "study.svg", rows)
     page = render(f"Study of {len({arm for arm, _ in jobs})} arms", "Study", [], sections(rows), folder.as_posix())
     (folder / "index.html").write_text(page, encoding="utf-8")
     log.info("study: %s", folder / "index.html")
@@ -99,7 +102,11 @@ MEASURED = {"guard_loss": "ndcg_at_10"}
 
 
 def markdown(rows: Sequence[ArmScore]) -> str:
-    """The table for the README: a row an arm, a column a headline score, its difference from the base below it."""
+    """The table for the README: a row an arm, a column a headline score.
+
+    Dev scores and the base's scores stand as they are, the others as differences from the base, in bold where they
+    are certain after Holm's correction.
+    """
     arms, columns = list(dict.fromkeys(row.arm for row in rows)), headline(rows)
     known = {(row.arm, row.against, row.suite, row.task): row for row in rows}
     lines = ["| arm | " + " | ".join(task for _, task in columns) + " |", "|---" * (len(columns) + 1) + "|"]
@@ -117,13 +124,10 @@ def headline(rows: Sequence[ArmScore]) -> list[tuple[str, str]]:
 
 
 def _cell(score: ArmScore | None, difference: ArmScore | None) -> str:
-    if score is None:
-        return DASH
-    text = f"{score.score:.3f}" + (f" ± {score.spread:.3f}" if score.spread == score.spread else "")
-    if difference is None:
-        return text
-    told = f"{signed(difference.score, 3)} ({signed(difference.ci_low, 3)} to {signed(difference.ci_high, 3)})"
-    return f"{text}, {told}"
+    if difference is not None:
+        text = signed(difference.score, 3)
+        return f"**{text}**" if difference.p_holm <= ALPHA else text
+    return DASH if score is None else f"{score.score:.3f}"
 
 
 def sections(rows: Sequence[ArmScore]) -> list[Section]:

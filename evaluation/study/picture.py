@@ -1,0 +1,37 @@
+"""The study in one picture: what each arm gains on one suite's mean, and what it does to retrieval."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from evaluation.study.comparison import REFERENCES, RETRIEVAL, ArmScore
+
+
+def draw_differences(path: Path, rows: Sequence[ArmScore]) -> None:
+    """Write an SVG: a point an arm, at its differences from the base; bars are their intervals.
+
+    To the right, the first suite's mean over tasks that is no retrieval; upwards, the retrieval set where the arm is
+    worst, as one lost is not made good by another. Draws nothing where the rows have not both.
+    """
+    against = [row for row in rows if row.against == REFERENCES[0]]
+    means = {row.arm: row for row in reversed(against) if row.metric == "mean"}
+    worst = {row.arm: row for row in sorted(against, key=lambda row: -row.score) if row.metric == RETRIEVAL}
+    if not (arms := [arm for arm in means if arm in worst]):
+        return
+    matplotlib.rcParams["svg.hashsalt"] = "study"  # the same picture gives the same bytes
+    axes = (figure := Figure(figsize=(7.5, 5.5), layout="constrained")).subplots()
+    axes.axhline(0, color="0.7", linewidth=0.8)
+    axes.axvline(0, color="0.7", linewidth=0.8)
+    for arm in sorted(arms):
+        x, y = means[arm], worst[arm]
+        bars = {
+            "xerr": [[x.score - x.ci_low], [x.ci_high - x.score]],
+            "yerr": [[y.score - y.ci_low], [y.ci_high - y.score]],
+        }
+        axes.errorbar(x.score, y.score, fmt="o", markersize=4, linewidth=0.7, **bars)
+        axes.annotate(arm.replace("_", " "), (x.score, y.score), textcoords="offset points", xytext=(5, 5), fontsize=8)
+    axes.set_xlabel(f"{means[arms[0]].suite}, {means[arms[0]].task}: difference from the base")
+    axes.set_ylabel("nDCG@10 of the held-out set that loses most: difference from the base")
+    figure.savefig(path, format="svg", metadata={"Date": None})
