@@ -28,12 +28,12 @@ from evaluation.encoder import Encoder
 from evaluation.models import ScoredModel, chain_model, head_folders, heads_fingerprint
 from evaluation.outcome import SCORE_VERSION
 from evaluation.significance import whole
-from evaluation.suites.heads import Heads, read_heads
 from evaluation.suites.task import Task
 from pipeline.core.artefact import StageFolder, result_settings
 from pipeline.core.console import log
 from pipeline.core.embedding import EmbeddingCache
 from pipeline.core.errors import UserError
+from pipeline.core.heads import Heads, read_heads
 
 AGREEMENT = 1e-6  # of a score and of the statistic that its interval is made by
 

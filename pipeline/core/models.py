@@ -43,6 +43,11 @@ TRIAL = ("Река", PROBE)  # of different lengths, so that one of them is padd
 PADDING_TOLERANCE = 1e-4  # relative to the largest number of the embeddings
 
 
+def has_heads(folder: Path) -> bool:
+    """Whether bge-m3's two heads lie in the folder."""
+    return all((folder / name).is_file() for name in HEADS)
+
+
 def load_folder(
     folder: Path, device: str | None = None, remedy: str = REMEDY, finite: bool = True, **model_kwargs: Any
 ) -> "SentenceTransformer":
