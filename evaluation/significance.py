@@ -165,14 +165,11 @@ def permutation_p_value(position: int, one: Outcome, other: Outcome, plan: Plan,
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down correction; missing values (NaN) stay and don't count (Holm 1979)."""
-    values = np.asarray(p_values, dtype=np.float64)
-    corrected_values = values.copy()
-    order = [index for index in np.argsort(values, kind="stable") if np.isfinite(values[index])]
-    largest = 0.0
-    for rank, index in enumerate(order):
-        largest = max(largest, min(1.0, values[index] * (len(order) - rank)))
-        corrected_values[index] = largest
-    return [float(value) for value in corrected_values]
+    values = np.array(p_values, dtype=np.float64)
+    order = np.argsort(values, kind="stable")[: np.isfinite(values).sum()]  # NaN comes last
+    steps = values[order] * np.arange(len(order), 0, -1)
+    values[order] = np.minimum(1.0, np.maximum.accumulate(steps))
+    return values.tolist()
 
 
 def corrected(differences: Iterable[Difference]) -> list[Difference]:
@@ -325,12 +322,7 @@ def mean_of_experiments(counts: Counts, draw: Draw, values: np.ndarray) -> np.nd
 
 def pearson(counts: Counts, draw: Draw, predictions: np.ndarray, gold: np.ndarray) -> np.ndarray:
     """Pearson correlation of predictions [n] and gold [n]."""
-    shape = counts.shape
-    return _weighted_correlation(
-        counts,
-        np.broadcast_to(predictions.astype(np.float64), shape),
-        np.broadcast_to(gold.astype(np.float64), shape),
-    )
+    return _weighted_correlation(counts, predictions.astype(np.float64), gold.astype(np.float64))
 
 
 def spearman(counts: Counts, draw: Draw, predictions: np.ndarray, gold: np.ndarray) -> np.ndarray:

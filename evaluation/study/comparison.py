@@ -50,8 +50,7 @@ class _Task:
 def compare_arms(outcomes: Outcomes, plan: Plan) -> list[ArmScore]:
     """Scores of all arms, then their differences from each reference arm; only tasks that all arms have.
 
-    Raises:
-        UserError: an arm was scored on other items.
+    Raises UserError: an arm was scored on other items.
     """
     arms = list(dict.fromkeys(arm for arm, _ in outcomes))
     seeds = sorted({seed for _, seed in outcomes})

@@ -23,6 +23,7 @@ from pipeline.core.errors import UserError
 HEADLINE = "Mean S"  # of encodechka
 DEV = "dev"  # suite of the rows that an arm may be chosen by
 RESAMPLES = 2000
+MEASURED = {"guard_loss": "ndcg_at_10"}  # metrics of the merge stage that are no score
 SEED = "training.seed"  # what the sweep calls it: data and init are the same for all
 
 
@@ -93,9 +94,6 @@ def _dev_rows(jobs: Mapping[tuple[str, int], Path]) -> list[ArmScore]:
                  float(np.std(values, ddof=1)) if len(values) > 1 else nan, nan, nan, nan)
         for (arm, name), values in found.items() if values
     ]  # fmt: skip
-
-
-MEASURED = {"guard_loss": "ndcg_at_10"}
 
 
 def markdown(rows: Sequence[ArmScore]) -> str:
