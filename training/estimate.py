@@ -142,13 +142,11 @@ class Devices:
 
     def budget(self, side: SideConfig, shape: Shape) -> Budget:
         """How a side's batches will be cut; on a GPU by the cost model, where training measures."""
-        planned = planned_budget(side)
         if not self.gpu:
-            return planned
-        overhead = GPU_OVERHEAD if side.mini_batch_overhead == "auto" else planned.overhead
+            return planned_budget(side)
         room = self.memory * (1 - SPARE) - shape.parameters * (4 + STATE + BUCKETS * (self.number > 1))
         fitting = max(int(room / activation_bytes(shape, self.half)) // STEP * STEP, max(side.lengths().values()))
-        return Budget(fitting if side.mini_batch_tokens == "auto" else planned.tokens, overhead)
+        return planned_budget(side, lambda: fitting, GPU_OVERHEAD)
 
     def packs(self, config: Config, side: SideConfig) -> bool:
         """Whether texts will be packed."""

@@ -36,8 +36,7 @@ def count_pieces(
     A text is counted once for a language, however often it stands in the corpora: a passage that is the negative of a
     hundred queries says no more about the language than one of a single query.
 
-    Raises:
-        UserError: a corpus without texts, a language without any, or what reading a corpus raises.
+    Raises UserError: a corpus without texts, a language without any, or what reading a corpus raises.
     """
     counters: dict[str, DistinctTexts] = {}
     texts: dict[str, int] = {}

@@ -67,8 +67,7 @@ def select(
     The special tokens and one piece with the minimum score always stay. The score of an unknown character is the
     minimum minus 10, so without that piece the segmentation of texts with unknown characters could change.
 
-    Raises:
-        UserError: `max_size` has no room for what must stay.
+    Raises UserError: `max_size` has no room for what must stay.
     """
     specials = np.array(sorted(tokenizer.special_ids.values()), dtype=np.int64)
     if config.rule == "notebook":
