@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ class UserError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions are pickled by position when they cross a process; these arguments are keywords.
-        return _rebuild, (self.what, self.where, self.remedy)
+        return partial(UserError, where=self.where, remedy=self.remedy), (self.what,)
 
     @property
     def line(self) -> str:
@@ -130,7 +131,3 @@ def _disk_error(error: BaseException | None) -> BaseException | None:
             return error
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return None
-
-
-def _rebuild(what: str, where: str, remedy: str) -> UserError:
-    return UserError(what, where=where, remedy=remedy)

@@ -55,10 +55,9 @@ def load_folder(
 
     `device` None takes the fastest. A folder without modules gets those that the library gives it, with a warning.
 
-    Raises:
-        UserError: files that can't be read or don't fit each other, code that is not the library's, missing weights
-            (transformers would draw them at random), settings that only the library's `encode` could use, with
-            `finite` a tensor with NaN or infinity.
+    Raises UserError: files that can't be read or don't fit each other, code that is not the library's, missing weights
+    (transformers would draw them at random), settings that only the library's `encode` could use, with `finite` a
+    tensor with NaN or infinity.
     """
     import torch
     from safetensors import SafetensorError
