@@ -23,8 +23,7 @@ class Blend:
         attention: transformers' name of the attention implementation.
         token_budget: padded tokens in a pass; None: by the device.
 
-    Raises:
-        UserError: a tensor that holds NaN or infinity.
+    Raises UserError: a tensor that holds NaN or infinity.
     """
 
     def __init__(

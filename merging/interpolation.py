@@ -41,9 +41,8 @@ def interpolate(models: Mapping[str, Path], weights: Mapping[str, float], target
         target: an existing folder.
         dtype: float32, bfloat16 or float16.
 
-    Raises:
-        UserError: other weights; tensors that differ in name, shape or kind; whole-number tensors that differ;
-            a number that is not finite (with model and tensor), or one that `dtype` can't hold.
+    Raises UserError: other weights; tensors that differ in name, shape or kind; whole-number tensors that differ; a
+    number that is not finite (with model and tensor), or one that `dtype` can't hold.
     """
     require_weights(weights, list(models))
     with ExitStack() as stack:
