@@ -164,8 +164,11 @@ def write_dev(stage: Path, folder: Path, names: list[str]) -> dict[str, int]:
     """
     places = {name: stage / "candidates" / f"{name}.parquet" for name in names}
     candidates = {name: pl.DataFrame(pq.read_table(place)) for name, place in places.items() if place.exists()}
-    trained = _trained(candidates.values(), (stage / "keys" / f"{name}.parquet" for name in names))
-    rows: dict[str, int] = {}
+    texts = np.unique(np.concatenate([np.empty(0, np.uint64), *map(pair_texts, candidates.values())]))
+    found = np.zeros(len(texts), bool)
+    for name in names:  # one set's keys are in memory at a time
+        found |= contained(texts, read_keys(stage / "keys" / f"{name}.parquet"))
+    trained, rows = texts[found], dict[str, int]()
     for name, frame in candidates.items():
         dev = without_trained_negatives(apart_from(frame, trained)[0], trained)
         if len(dev):
@@ -173,13 +176,3 @@ def write_dev(stage: Path, folder: Path, names: list[str]) -> dict[str, int]:
             with PairWriter(folder / "dev" / f"{name}.parquet", "score" in dev.columns) as writer:
                 writer.write(dev)
     return rows
-
-
-def _trained(candidates: Iterable[pl.DataFrame], keys: Iterable[Path]) -> Hashes:
-    """Sorted keys of the candidates' texts that any set trains on; one set's keys are in memory at a time."""
-    asked = [pair_texts(frame) for frame in candidates]
-    texts = np.unique(np.concatenate(asked)) if asked else np.empty(0, np.uint64)
-    found = np.zeros(len(texts), bool)
-    for path in keys:
-        found |= contained(texts, read_keys(path))
-    return texts[found]

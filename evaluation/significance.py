@@ -13,6 +13,7 @@ only, no spread) gives NaN.
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from itertools import combinations
 
 import numpy as np
@@ -36,11 +37,6 @@ class Plan:
     resamples: int = 10_000
     confidence: float = 0.95
     seed: int = 42
-
-    @property
-    def tails(self) -> list[float]:
-        """The two percentiles that bound an interval."""
-        return [50 * (1 - self.confidence), 50 * (1 + self.confidence)]
 
 
 @dataclass(frozen=True)
@@ -105,7 +101,8 @@ def replicates(position: int, outcomes: Sequence[Outcome], plan: Plan, *names: s
     items, second = generator(plan.seed, "bootstrap", *stream), generator(plan.seed, "experiments", *names)
     parts = []
     for rows in _chunks(plan.resamples, outcomes[0].items):
-        counts, draw = _counts(items, rows, n)[:, index], _drawn_once(second, rows)
+        counts = _counts(items, rows, n)[:, index]
+        draw = cache(partial(_counts, second, rows))  # of a second dimension once, so that all models get the same
         parts.append([statistic(outcome.measures[position], outcome, counts, draw) for outcome in outcomes])
     return np.concatenate([np.asarray(part) for part in parts], axis=1)
 
@@ -131,7 +128,7 @@ def interval(values: np.ndarray, plan: Plan) -> tuple[float, float]:
     defined = values[np.isfinite(values)]
     if not len(defined):
         return float("nan"), float("nan")
-    low, high = np.percentile(defined, plan.tails)
+    low, high = np.percentile(defined, [50 * (1 - plan.confidence), 50 * (1 + plan.confidence)])
     return float(low), float(high)
 
 
@@ -255,18 +252,6 @@ def _counts(rng: np.random.Generator, rows: int, n: int) -> np.ndarray:
     """How often each of n items is drawn in n draws with replacement [rows, n], float64."""
     drawn = rng.integers(0, n, size=(rows, n)) + np.arange(rows)[:, None] * n
     return np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)
-
-
-def _drawn_once(rng: np.random.Generator, rows: int) -> Draw:
-    """Counts of a second dimension, drawn when first asked for, so that all models get the same."""
-    drawn: dict[int, np.ndarray] = {}
-
-    def draw(size: int) -> np.ndarray:
-        if size not in drawn:
-            drawn[size] = _counts(rng, rows, size)
-        return drawn[size]
-
-    return draw
 
 
 def _item_weights(outcome: Outcome) -> np.ndarray:

@@ -35,7 +35,8 @@ def require_compatible(models: Mapping[str, Path]) -> None:
         for what, read in (("transformer config", _config), ("modules", _modules), ("prompts", _prompts)):
             ours, theirs = (_readable(read, what, each) for each in (base, folder))
             if ours != theirs:
-                detail = _first_difference(ours, theirs)
+                key = next(key for key in [*ours, *theirs] if ours.get(key) != theirs.get(key))
+                detail = f"{key} is {theirs.get(key)} instead of {ours.get(key)}"
                 raise UserError(
                     f"the {what} of {name} and {base_name} differ: {detail}",
                     where=str(folder),
@@ -149,11 +150,6 @@ def _same_numbers(one: Path, other: Path) -> bool:
         return True
     ours, theirs = (torch.load(path, map_location="cpu", weights_only=True) for path in (one, other))
     return ours.keys() == theirs.keys() and all(ours[key].equal(theirs[key]) for key in ours)
-
-
-def _first_difference(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
-    key = next(key for key in [*ours, *theirs] if ours.get(key) != theirs.get(key))
-    return f"{key} is {theirs.get(key)} instead of {ours.get(key)}"
 
 
 def _json(path: Path) -> Any:

@@ -106,11 +106,16 @@ def _read_ahead(
     A piece's numbers are valid until the next one is asked for: two sets of buffers serve the whole file.
     """
     base = next(iter(models.values()))
+    pieces = (
+        Piece(name, first, min(PIECE_ITEMS, stored.items - first), stored.is_floating)
+        for name, stored in base.tensors.items()
+        for first in range(0, stored.items, PIECE_ITEMS)
+    )
     counting = {name: model for name, model in models.items() if weights[name]}
     buffers = [{name: bytearray(PIECE_ITEMS * WIDEST) for name in models} for _ in range(2)]
     with ThreadPoolExecutor(max_workers=1) as reader:
         waiting: tuple[Piece, Future[dict[str, torch.Tensor]]] | None = None
-        for turn, piece in enumerate(_plan(base)):
+        for turn, piece in enumerate(pieces):
             needed = counting if piece.is_floating else models
             following = reader.submit(_read, piece, needed, buffers[turn % 2])
             if waiting:
@@ -118,12 +123,6 @@ def _read_ahead(
             waiting = piece, following
         if waiting:
             yield waiting[0], waiting[1].result()
-
-
-def _plan(base: Checkpoint) -> Iterator[Piece]:
-    for name, stored in base.tensors.items():
-        for first in range(0, stored.items, PIECE_ITEMS):
-            yield Piece(name, first, min(PIECE_ITEMS, stored.items - first), stored.is_floating)
 
 
 def _read(piece: Piece, models: Mapping[str, Checkpoint], buffers: Mapping[str, bytearray]) -> dict[str, torch.Tensor]:

@@ -15,7 +15,7 @@ def lock(config: Config) -> None:
     """Write the lock file and show what is new in it; raises UserError where the Hub does not answer."""
     wanted = sorted({item for item in hub_revisions(config) if not COMMIT.fullmatch(item.revision)})
     before, commits = read_lock(), {}
-    for item in progress(wanted, "asking the Hub", len(wanted)):
+    for item in progress(wanted, "asking the Hub"):
         with hub_errors(item.hub, f"{item.hub} at {item.revision}", "its hub and revision in configs"):
             commits[item] = commit_on_hub(item)
     write_lock(commits)

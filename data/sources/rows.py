@@ -19,7 +19,6 @@ from data.sources.batch import (
 )
 from data.sources.files import Located, PairReader
 from data.sources.formats import batches
-from data.sources.lines import Writing
 from pipeline.core.console import log
 from pipeline.core.errors import UserError
 
@@ -34,8 +33,7 @@ def role_frames(
 
     With `complete=False` the caller stops early, so that values of `where` may not have come yet.
 
-    Raises:
-        UserError: an unset role, a missing column, a wrong type, a null text, an unknown label.
+    Raises UserError: an unset role, a missing column, a wrong type, a null text, an unknown label.
     """
     if not isinstance(rows, Located):
         yield from _reader_frames(rows)
@@ -53,7 +51,7 @@ def role_frames(
     found = not negatives
     number, values = 0, {column: set[str]() for column in source.where}
     for file in rows.files:
-        for batch in batches(file, source.format, columns, errors, writing(source)):
+        for batch in batches(file, source.format, columns, errors, source):
             frame = _roles(batch, source, errors).with_columns(
                 pl.int_range(number, number + batch.table.num_rows).alias("row")
             )
@@ -74,14 +72,9 @@ def _reader_frames(reader: PairReader) -> Iterator[pl.DataFrame]:
         yield pl.DataFrame(some, schema={"anchor": pl.String, "positive": pl.String}, orient="row")
 
 
-def writing(source: SourceConfig) -> Writing:
-    """How the source's files are written."""
-    return Writing(source.encoding, source.separator, source.quotes)
-
-
 def _found(source: SourceConfig, located: Located, errors: RowErrors) -> str:
     """The file, its columns with types, and the lengths of the first row's texts: what one needs to set columns."""
-    for batch in batches(located.files[0], source.format, ["*"], errors, writing(source)):
+    for batch in batches(located.files[0], source.format, ["*"], errors, source):
         first = batch.table.slice(0, 1).to_pylist()[0]
         parts = [
             f"{field.name}: {field.type}, {len(str(first[field.name]))} characters" for field in batch.table.schema

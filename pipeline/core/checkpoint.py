@@ -112,8 +112,15 @@ class Checkpoint:
         self.tensors: dict[str, StoredTensor] = {}
         self.metadata: dict[str, str] = {}
         self._files: dict[Path, BinaryIO] = {}
-        for file in weight_files(folder):
-            self._read_header(file)
+        for path in weight_files(folder):
+            header, data_start = read_header(path)
+            self.metadata |= header.pop("__metadata__", {})
+            for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+                if entry["dtype"] not in ITEM_BYTES:
+                    what = f"tensor {name} has dtype {entry['dtype']}"
+                    raise UserError(what, where=str(path), remedy="save the model as float32, bfloat16 or float16")
+                start = data_start + entry["data_offsets"][0]
+                self.tensors[name] = StoredTensor(path, entry["dtype"], tuple(entry["shape"]), start)
 
     def __enter__(self) -> Self:
         return self
@@ -149,16 +156,6 @@ class Checkpoint:
         if path not in self._files:
             self._files[path] = path.open("rb", buffering=0)
         return self._files[path]
-
-    def _read_header(self, path: Path) -> None:
-        header, data_start = read_header(path)
-        self.metadata |= header.pop("__metadata__", {})
-        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-            if entry["dtype"] not in ITEM_BYTES:
-                what = f"tensor {name} has dtype {entry['dtype']}"
-                raise UserError(what, where=str(path), remedy="save the model as float32, bfloat16 or float16")
-            start = data_start + entry["data_offsets"][0]
-            self.tensors[name] = StoredTensor(path, entry["dtype"], tuple(entry["shape"]), start)
 
 
 def weight_files(folder: Path) -> list[Path]:

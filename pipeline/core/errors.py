@@ -22,7 +22,8 @@ PATTERNS = (
 
 def redacted(value: Any) -> Any:
     """The value with every secret in its texts replaced: known patterns, and values of variables such as HF_TOKEN."""
-    return _redacted(value, _variables())
+    secrets = {secret for name, secret in os.environ.items() if NAMES.search(name) and len(secret) >= SHORTEST}
+    return _redacted(value, sorted(secrets, key=len, reverse=True))
 
 
 def _redacted(value: Any, variables: list[str]) -> Any:
@@ -44,11 +45,6 @@ class RedactingFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return redacted(super().format(record))
-
-
-def _variables() -> list[str]:
-    values = {value for name, value in os.environ.items() if NAMES.search(name) and len(value) >= SHORTEST}
-    return sorted(values, key=len, reverse=True)
 
 
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}

@@ -76,7 +76,11 @@ def make_from_hub(config: BaseConfig, folder: Path, mirror: str | None) -> dict[
     encoder = model[0].model
     assert isinstance(encoder, PreTrainedModel)
     made = {"source": name, "revision": revision, **write_encoder(encoder, place, folder)}
-    write_tokenizer_file(tokenizer, folder / TOKENIZER)
+    document = json.loads(tokenizer.path.read_text(encoding="utf-8"))
+    if document.get("truncation") or document.get("padding"):
+        tokenizer.write(folder / TOKENIZER, np.arange(tokenizer.size))  # without these two
+    else:
+        shutil.copyfile(tokenizer.path, folder / TOKENIZER)
     for file in OPTIONAL:
         if found := next((part / file for part in (place, source) if (part / file).is_file()), None):
             shutil.copyfile(found, folder / file)
@@ -192,15 +196,6 @@ def write_encoder(encoder: PreTrainedModel, place: Path, folder: Path) -> dict[s
     else:
         write_json(folder / "config.json", plain)
     return made
-
-
-def write_tokenizer_file(tokenizer: TokenizerFile, target: Path) -> None:
-    """Copy `tokenizer.json`, or write it without the truncation and padding that it asks for."""
-    document = json.loads(tokenizer.path.read_text(encoding="utf-8"))
-    if document.get("truncation") or document.get("padding"):
-        tokenizer.write(target, np.arange(tokenizer.size))
-    else:
-        shutil.copyfile(tokenizer.path, target)
 
 
 def hidden_size(folder: Path) -> int:

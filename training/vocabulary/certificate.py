@@ -185,7 +185,7 @@ def compare_corpora(
     """
     found, most = {}, config.certified_texts
     examples = -(-config.hidden_state_texts // len(corpora))
-    for corpus in progress(corpora, "comparing segmentations", total=len(corpora)):
+    for corpus in progress(corpora, "comparing segmentations"):
         step = 1 if most is None else -(-texts[corpus.name] // most)
         every = islice((text for _, batch in corpus.texts() for text in batch), 0, None, step)
         found[corpus.name] = comparison.agreement(every, examples)

@@ -10,11 +10,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from configs.schema.config import Config
+from configs.schema.data import HubFiles
 from configs.schema.init import BY_SCRIPT, CorpusConfig, InitConfig
 from data.sources.batch import is_list, is_text
+from data.sources.files import from_hub
 from pipeline.core.artefact import file_sha256
 from pipeline.core.errors import UserError
-from pipeline.core.hub import Revision, hub_errors, locked_commit, readable_revision
+from pipeline.core.hub import Revision, locked_commit
 
 ROWS = 4096  # rows of a parquet file in memory at once
 PAIR_COLUMNS = ("anchor", "positive", "negatives")
@@ -143,21 +145,9 @@ def _find(name: str, config: CorpusConfig, data: Path, mirror: str | None) -> Co
         if not files:
             raise UserError("there are no prepared pairs", where=str(data), remedy="make them first: make data")
         return Corpus(name, config, tuple(files), "stage data")
-    return _find_hub(name, config, mirror)
-
-
-def _find_hub(name: str, config: CorpusConfig, mirror: str | None) -> Corpus:
-    from huggingface_hub import hf_hub_download
-
-    assert config.hub is not None
+    hub = str(config.hub)
     if mirror:
-        files = local_files(name, [str(Path(mirror) / config.hub / inside) for inside in config.files])
+        files = local_files(name, [str(Path(mirror) / hub / inside) for inside in config.files])
         return Corpus(name, config, tuple(files), f"mirror {config.revision}")
-    where = f"{config.hub} at {config.revision}"
-    with hub_errors(f"corpus {name}", where, f"init.corpora.{name}"):
-        revision = readable_revision(Revision("dataset", config.hub, config.revision))
-        files = [
-            Path(hf_hub_download(config.hub, inside, repo_type="dataset", revision=revision)) for inside in config.files
-        ]
-    commit = files[0].parts[-1 - len(Path(config.files[0]).parts)]  # .../snapshots/<commit>/<path inside>
-    return Corpus(name, config, tuple(files), commit)
+    located = from_hub(f"corpus {name}", HubFiles(hub, config.revision, config.files), f"init.corpora.{name}")
+    return Corpus(name, config, tuple(file.path for file in located.files), located.revision)
