@@ -102,16 +102,14 @@ def _typed(batch: Batch, role: str, column: str, errors: RowErrors) -> pl.Series
     wanted_type = pl.List(pl.String) if role in LIST_ROLES and is_list(kind) else pl.String()
     if batch.table[column].null_count == batch.table.num_rows:  # such a column has no type of its own
         return pl.Series(role, [None], wanted_type).new_from_index(0, batch.table.num_rows)
-    text = is_text(kind) or kinds.is_null(kind)
+    fits, wanted = is_text(kind) or kinds.is_null(kind), "text"
     if is_list(kind) and role in LIST_ROLES:
         fits, wanted = is_list_of_texts(kind) or kinds.is_null(kind.value_type), "a list of texts"
     elif role in ANY_ROLES:
-        fits, wanted = text or kinds.is_integer(kind), "text or a whole number"
+        fits, wanted = fits or kinds.is_integer(kind), "text or a whole number"
     elif role == "score":
         number = kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_decimal(kind)
-        fits, wanted = text or number, "a number"
-    else:
-        fits, wanted = text, "text"
+        fits, wanted = fits or number, "a number"
     if not fits:
         remedy = f"{role} needs {wanted}: mend data.sources.{errors.set_name}.columns or the file"
         raise UserError(f"{errors.set_name}: wrong type {kind} in column {column}", where=batch.file, remedy=remedy)

@@ -23,7 +23,7 @@ from pipeline.core.errors import UserError
 HEADLINE = "Mean S"  # of encodechka
 DEV = "dev"  # suite of the rows that an arm may be chosen by
 RESAMPLES = 2000
-MEASURED = {"guard_loss": "ndcg_at_10"}  # metrics of the merge stage that are no score
+MEASURED = {"guard_loss": "ndcg_at_10"}  # the metric of a figure of the merge stage that is no score
 SEED = "training.seed"  # what the sweep calls it: data and init are the same for all
 
 
