@@ -18,17 +18,17 @@ TEXTS = 2000
 SEED = 42
 TOKENS = 128
 COLUMNS = {
-    "stsb_dev.csv": ("sentence1", "sentence2"),
-    "para_gold.csv": ("text_1", "text_2"),
-    "xnli_ru.csv": ("sentence1", "sentence2"),
-    "SentiRuEval2016_small_train.csv": ("text",),
-    "SentiRuEval2016_small_test.csv": ("text",),
-    "toxic_train.csv": ("text",),
-    "toxic_test.csv": ("text",),
-    "inappropriate_train.csv": ("text",),
-    "inappropriate_test.csv": ("text",),
-    "intents_train.csv": ("answer", "text"),
-    "intents_test.csv": ("text",),
+    "stsb_dev": ("sentence1", "sentence2"),
+    "para_gold": ("text_1", "text_2"),
+    "xnli_ru": ("sentence1", "sentence2"),
+    "SentiRuEval2016_small_train": ("text",),
+    "SentiRuEval2016_small_test": ("text",),
+    "toxic_train": ("text",),
+    "toxic_test": ("text",),
+    "inappropriate_train": ("text",),
+    "inappropriate_test": ("text",),
+    "intents_train": ("answer", "text"),
+    "intents_test": ("text",),
 }
 
 
@@ -39,7 +39,7 @@ def sample_texts() -> list[str]:
 
     folder = os.environ.get("ENCODECHKA_DATA_PATH") or str(SHARED / "encodechka")
     files = DataFiles(folder, Path("runs/cache/encodechka"))
-    texts = sorted({row[column] for name, columns in COLUMNS.items() for row in files.csv(name) for column in columns})
+    texts = sorted({row[column] for name, columns in COLUMNS.items() for row in files.rows(name) for column in columns})
     chosen = generator(SEED, "benchmark", "encodechka").choice(len(texts), size=TEXTS, replace=False)
     return [texts[index] for index in chosen]
 

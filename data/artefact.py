@@ -57,6 +57,14 @@ class PairSet:
         """The set without rows whose score says that they are no pair."""
         return self.take(row for row, score in enumerate(self.scores) if score >= 1)
 
+    def answers(self) -> dict[str, dict[str, None]]:
+        """The positives of each anchor, both in their order."""
+        found: dict[str, dict[str, None]] = {}
+        positive = self.positive_rows()
+        for anchor, text in zip(positive.anchors, positive.positives, strict=True):
+            found.setdefault(anchor, {})[text] = None
+        return found
+
     def passages(self) -> Iterator[str]:
         """Positives, then negatives."""
         yield from self.positives
@@ -90,8 +98,7 @@ def read_pair_set(path: Path, side: str) -> PairSet:
 def read_dev_sets(data: Path, side: str = ALL_SIDES) -> list[PairSet]:
     """The dev rows of the sets that the training side `side` reads, in the order of `set_files`; may be none.
 
-    Raises:
-        UserError: dev rows of a set that no side trains on, a file in another layout.
+    Raises UserError: dev rows of a set that no side trains on, a file in another layout.
     """
     sides = {path.stem: of for of, path in set_files(data, ALL_SIDES)}
     files = {path.stem: path for path in sorted((data / "dev").glob("*.parquet"))}
@@ -103,8 +110,7 @@ def read_dev_sets(data: Path, side: str = ALL_SIDES) -> list[PairSet]:
 def read_held_out_set(data: Path, name: str, side: str) -> PairSet:
     """A set that was never trained on, read as one of the data side `side`, whose prompts it takes.
 
-    Raises:
-        UserError: a set that the data stage did not hold out, one that a side trains on, one without positives.
+    Raises UserError: a set that the data stage did not hold out, one that a side trains on, one without positives.
     """
     path = data / "heldout" / f"{name}.parquet"
     if not path.is_file():

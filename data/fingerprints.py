@@ -22,12 +22,8 @@ def data_states(config: Config) -> dict[str, str]:
     """Fingerprints of each source's files, and of the model that mines, by the names that the manifest gives them."""
     sources = config.data.all_sources
     found = {_key(name): digest(source_state(name, source, config.mirror)) for name, source in sources.items()}
-    return found | ({MINING: digest(mining_state(config))} if miner_is_foreign(config) else {})
-
-
-def miner_is_foreign(config: Config) -> bool:
-    """Whether a set is mined by a model that is none of the run's own."""
-    return config.data.mines and config.data.mining.model not in OWN_MODELS
+    is_foreign = config.data.mines and config.data.mining.model not in OWN_MODELS
+    return found | ({MINING: digest(mining_state(config))} if is_foreign else {})
 
 
 def mining_settings(config: Config) -> dict[str, Any]:

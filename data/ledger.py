@@ -103,28 +103,20 @@ def _beside_the_card(lines: list[dict[str, Any]]) -> bool:
 
 def markdown(lines: list[dict[str, Any]], sums: dict[str, Any], evaluations: dict[str, Any]) -> str:
     """The ledger for people: one table, then the reasons set by set."""
-    parts = ["# Data ledger\n", _table(lines, sums)]
-    if _beside_the_card(lines):
-        parts.append(_totals_in_words(sums))
-    parts += [_paragraph(line) for line in lines]
-    parts.append(_evaluations(lines, evaluations))
-    return "\n".join(parts)
-
-
-def _table(lines: list[dict[str, Any]], sums: dict[str, Any]) -> str:
     columns, rows = table(lines)
     rows.append(["**all training sets**", "", *(sums[count] for count in columns[2:-1]), ""])
     rule = ["---", "---", *["---:"] * len(columns[2:-1]), "---"]
     cells = [[_cell(value) for value in row] for row in rows]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [columns, rule, *cells]) + "\n"
-
-
-def _totals_in_words(sums: dict[str, Any]) -> str:
-    return (
-        f"The card's total is {CARD_PAIRS:,} positive and {CARD_NEGATIVES:,} negative pairs; built here: "
-        f"{sums['built']:,} pairs. Negatives of the sets whose negatives the card counts: "
-        f"{sums['negatives_the_card_counts']:,}; of the others: {sums['negatives_it_leaves_out']:,}.\n"
-    )
+    parts = ["# Data ledger\n", *("| " + " | ".join(row) + " |" for row in [columns, rule, *cells]), ""]
+    if _beside_the_card(lines):
+        parts.append(
+            f"The card's total is {CARD_PAIRS:,} positive and {CARD_NEGATIVES:,} negative pairs; built here: "
+            f"{sums['built']:,} pairs. Negatives of the sets whose negatives the card counts: "
+            f"{sums['negatives_the_card_counts']:,}; of the others: {sums['negatives_it_leaves_out']:,}.\n"
+        )
+    parts += [_paragraph(line) for line in lines]
+    parts.append(_evaluations(lines, evaluations))
+    return "\n".join(parts)
 
 
 def _paragraph(line: dict[str, Any]) -> str:

@@ -53,42 +53,30 @@ def mine(path: Path, name: str, config: Config) -> dict[str, Any]:
         `samples`: some rows as mined, and `model` and `revision` of what mined.
     """
     settings, side = config.data.mining, config.data.all_sources[name].side
-    folder, revision, contents = _model(config)
     pairs = pl.concat(read_frames(path))
-    positive = pairs["score"].fill_null(1.0).to_numpy() >= 1 if "score" in pairs.columns else np.ones(len(pairs), bool)
-    asked = pairs.filter(pl.Series(positive))
-    passages = {text: place for place, text in enumerate(pairs["positive"].unique(maintain_order=True))}
-    precision = "bf16" if uses_bfloat16(config.precision) else "fp32"
-    with quiet():
-        model = load_folder(folder, remedy="mend data.mining.model").eval()
-    embedder = Embedder(
-        model,
-        mining_length(config, side),
-        config.token_budget,
-        precision,
-        EmbeddingCache(Path(config.runs, "cache", "mining", f"{contents}-{precision}")),
-    )
+    positive = pairs["score"].fill_null(1.0) >= 1 if "score" in pairs.columns else pairs["anchor"].is_not_null()
+    asked, texts = pairs.filter(positive), pairs["positive"].unique(maintain_order=True).to_list()
+    anchors, place = asked["anchor"].to_list(), {text: number for number, text in enumerate(texts)}
+    known: dict[str, set[int]] = defaultdict(set)  # all that stands beside an anchor, and its own text
+    for anchor, text in pairs.select("anchor", "positive").iter_rows():
+        known[anchor] |= {place[text], place.get(anchor, place[text])}
+    embedder, revision = _embedder(config, side)
     query = embedder.prompt(QUERY) if settings.query_prompt is None else settings.query_prompt
     document = embedder.prompt(QUERY if side == "symmetric" else DOCUMENT)
     document = document if settings.passage_prompt is None else settings.passage_prompt
-    anchors = asked["anchor"].to_list()
-    known: dict[str, set[int]] = defaultdict(set)  # all that stands beside an anchor, and its own text
-    for anchor, text in pairs.select("anchor", "positive").iter_rows():
-        known[anchor] |= {passages[text], passages.get(anchor, passages[text])}
-    encode(embedder, {query: anchors, document: list(passages)}, name)
+    encode(embedder, {query: anchors, document: texts}, name)
     found = hard_negatives(
-        torch.from_numpy(embedder.embed(anchors, query)).to(model.device),
-        torch.from_numpy(embedder.embed(list(passages), document)).to(model.device),
-        [passages[text] for text in asked["positive"]],
+        torch.from_numpy(embedder.embed(anchors, query)).to(embedder.model.device),
+        torch.from_numpy(embedder.embed(texts, document)).to(embedder.model.device),
+        [place[text] for text in asked["positive"]],
         [sorted(known[anchor]) for anchor in anchors],
         settings,
     )
-    texts = list(passages)
-    lists = iter([[texts[place] for place in places] for places in found.negatives])
+    lists = iter([[texts[number] for number in numbers] for numbers in found.negatives])
     column = pl.Series("negatives", [next(lists) if row else [] for row in positive], dtype=pl.List(pl.String))
     _rewrite(path, pairs.with_columns(column))
     _warn_of_gaps(name, found)
-    shown = asked.with_columns(column.filter(pl.Series(positive))).filter(pl.col("negatives").list.len() > 0)
+    shown = asked.with_columns(column.filter(positive)).filter(pl.col("negatives").list.len() > 0)
     return {
         "negatives": sum(map(len, found.negatives)),
         "pairs_without": found.without,
@@ -153,6 +141,16 @@ def encode(embedder: Embedder, texts: Mapping[str, Sequence[str]], name: str) ->
         if left := len(new) - len(done):
             minutes = (time.monotonic() - started) / len(done) * left / 60
             log.info("%s: %d of %d texts encoded for mining, %.1f minutes to go", name, len(done), len(new), minutes)
+
+
+def _embedder(config: Config, side: str) -> tuple[Embedder, str]:
+    """What mines a set of this side, and where its model stood."""
+    folder, revision, contents = _model(config)
+    precision = "bf16" if uses_bfloat16(config.precision) else "fp32"
+    with quiet():
+        model = load_folder(folder, remedy="mend data.mining.model").eval()
+    cache = EmbeddingCache(Path(config.runs, "cache", "mining", f"{contents}-{precision}"))
+    return Embedder(model, mining_length(config, side), config.token_budget, precision, cache), revision
 
 
 def _model(config: Config) -> tuple[Path, str, str]:

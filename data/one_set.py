@@ -174,11 +174,9 @@ class OneSet:
         if self.source.max_rows is None:
             yield from frames
             return
-        sample = sampling.Sample(self.source.max_rows, self.config.seed)
-        for pairs in frames:
-            sample.offer(pairs)
-        self.counts.sampled_out = sample.left_out
-        yield from sample.frames()
+        pairs, self.counts.sampled_out = sampling.sample(frames, self.source.max_rows, self.config.seed)
+        if pairs is not None:
+            yield pairs
 
     # kept pairs -> files
 

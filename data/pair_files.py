@@ -43,10 +43,9 @@ def read_pairs(path: Path) -> pa.Table:
         table.validate(full=True)  # also that texts are UTF-8
     except (OSError, pa.ArrowException) as error:
         raise UserError("not a parquet file", where=str(path), remedy=remedy) from error
-    missing = [name for name, _ in SCHEMA if name not in table.column_names]
-    if missing:
-        raise UserError(f"column {missing[0]} is missing", where=str(path), remedy=remedy)
     for name, holds in {"anchor": is_text, "positive": is_text, "negatives": is_list_of_texts}.items():
+        if name not in table.column_names:
+            raise UserError(f"column {name} is missing", where=str(path), remedy=remedy)
         if not holds(kind := table.schema.field(name).type):
             raise UserError(f"column {name} holds {kind}, not text", where=str(path), remedy=remedy)
     if not len(table):

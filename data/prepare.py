@@ -14,7 +14,6 @@ from data.fingerprints import VERSION, set_fingerprint
 from data.one_set import NO_KEYS, OneSet
 from data.pair_files import read_keys
 from data.pairs.decontamination import BENCHMARKS, CHECKED, SAMPLES, Decontamination
-from data.pairs.hashing import Hashes
 from data.sampling import write_dev
 from data.sources.files import NotSupplied
 from pipeline.core.artefact import StageFolder, digest, file_sha256, read_manifest, write_json
@@ -27,19 +26,17 @@ FEW_DEV_ROWS = 50
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     """Make what is missing of the sets, then dev rows and ledger; raises the first UserError once all were tried."""
     sets, data = _Sets(config, stage), config.data
-    held_out = [
-        sets.held_out_line(name, source)
-        for name, source in progress(data.held_out.items(), "held-out sets", len(data.held_out))
-    ]
+    held_out = [sets.held_out_line(*item) for item in progress(data.held_out.items(), "held-out sets")]
     lines, failures = [], []
-    for name, source in progress(data.sources.items(), "training sets", len(data.sources)):
+    for name, source in progress(data.sources.items(), "training sets"):
         try:
             lines.append(sets.training_line(name, source))
         except UserError as error:
             log.error("%s", error.line)
             failures.append(error)
     if failures:
-        raise _together(failures)
+        first, more = failures[0], f" [and {len(failures) - 1} more, above]" if len(failures) > 1 else ""
+        raise UserError(f"{first.what}{more}", where=first.where, remedy=first.remedy)
     dev = sets.dev_rows()
     for line in lines:
         line["dev"] = dev.get(line["name"], 0)
@@ -55,13 +52,6 @@ def _warn_of_few(lines: list[dict[str, Any]]) -> None:
         log.warning(
             "under %d dev rows, so their scores say and weigh little: %s (%s)", FEW_DEV_ROWS, ", ".join(few), advice
         )
-
-
-def _together(failures: list[UserError]) -> UserError:
-    first = failures[0]
-    if len(failures) == 1:
-        return first
-    return UserError(f"{first.what} [and {len(failures) - 1} more, above]", where=first.where, remedy=first.remedy)
 
 
 class _Sets:
@@ -92,7 +82,9 @@ class _Sets:
 
         def make(folder: Path) -> dict[str, Any]:
             same_side = [other for other in earlier if self.config.data.sources[other].side == source.side]
-            return OneSet(name, self.config, self.decontamination, self._pairs_of(same_side)).write_training(folder)
+            keys = [read_keys(self.stage.path / "pair_keys" / f"{other}.parquet") for other in same_side]
+            pairs = np.unique(np.concatenate([NO_KEYS, *keys]))
+            return OneSet(name, self.config, self.decontamination, pairs).write_training(folder)
 
         try:
             made = self.stage.unit(name, fingerprint, make)
@@ -100,11 +92,6 @@ class _Sets:
             return ledger.skipped(name, source, error.what.removeprefix(f"{name}: "))
         self.training[name] = fingerprint
         return ledger.entry(name, source, made)
-
-    def _pairs_of(self, names: list[str]) -> Hashes:
-        """Sorted keys of the sets' pairs."""
-        keys = [read_keys(self.stage.path / "pair_keys" / f"{name}.parquet") for name in names]
-        return np.unique(np.concatenate(keys)) if keys else NO_KEYS
 
     @cached_property
     def decontamination(self) -> Decontamination:

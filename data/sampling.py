@@ -1,7 +1,6 @@
 """Which pairs of a set are used: a seeded sample where `max_rows` bounds it, and dev rows that training never sees."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -19,38 +18,25 @@ from data.pairs.hashing import Hashes, combined, contained, fraction, text_hashe
 SALT = 0x5A17  # apart from the keys that choose dev rows
 
 
-class Sample:
-    """The `size` pairs with the smallest seeded keys, in their own order; at most three times as many in memory."""
+def sample(frames: Iterable[pl.DataFrame], size: int, seed: int) -> tuple[pl.DataFrame | None, int]:
+    """The `size` pairs with the smallest seeded keys, in their own order, and how many others there are.
 
-    def __init__(self, size: int, seed: int) -> None:
-        self.size, self.seed = size, seed ^ SALT
-        self.offered = 0
-        self.held: list[pl.DataFrame] = []
-
-    @property
-    def left_out(self) -> int:
-        """Pairs offered that are not in the sample."""
-        return max(0, self.offered - self.size)
-
-    def offer(self, pairs: pl.DataFrame) -> None:
-        """Let the pairs take part."""
-        keys = combined(text_hashes(pairs["anchor"], self.seed), text_hashes(pairs["positive"], self.seed))
-        places = pl.Series("place", np.arange(self.offered, self.offered + len(pairs)))
-        self.offered += len(pairs)
-        self.held.append(pairs.with_columns(pl.Series("key", keys), places))
-        if sum(map(len, self.held)) > 3 * self.size:
-            self.held = [detached(self._smallest())]
-
-    def _smallest(self) -> pl.DataFrame:
-        return pl.concat(self.held).sort("key", "place").head(self.size)
-
-    def frames(self) -> Iterator[pl.DataFrame]:
-        """The sample."""
-        if self.held:
-            yield self._smallest().sort("place").drop("key", "place")
+    At most three times as many are in memory.
+    """
+    offered, held, seed = 0, list[pl.DataFrame](), seed ^ SALT
+    for pairs in frames:
+        keys = combined(text_hashes(pairs["anchor"], seed), text_hashes(pairs["positive"], seed))
+        places = pl.Series("place", np.arange(offered, offered + len(pairs)))
+        offered += len(pairs)
+        held.append(pairs.with_columns(pl.Series("key", keys), places))
+        if sum(map(len, held)) > 3 * size:
+            held = [detached(pl.concat(held).sort("key", "place").head(size))]
+    if not held:
+        return None, 0
+    smallest = pl.concat(held).sort("key", "place").head(size)
+    return smallest.sort("place").drop("key", "place"), max(0, offered - size)
 
 
-@dataclass
 class DevSlice:
     """Holds back the anchors with the smallest seeded keys, while a set streams by.
 
@@ -58,14 +44,10 @@ class DevSlice:
     both. At most twice the wanted anchors are in memory; the bound on the key falls as more arrive.
     """
 
-    config: DevConfig
-    seed: int
-    bound: float = field(init=False)
-    frames: list[pl.DataFrame] = field(default_factory=list)
-    anchors: int = 0
-
-    def __post_init__(self) -> None:
-        self.bound = self.config.share if self.config.anchors else 0.0
+    def __init__(self, config: DevConfig, seed: int) -> None:
+        self.config, self.seed = config, seed
+        self.bound = config.share if config.anchors else 0.0
+        self.frames: list[pl.DataFrame] = []
 
     def hold_back(self, pairs: pl.DataFrame) -> pl.DataFrame:
         """Take candidates out of `pairs`; returns the rest, together with candidates that are none any more."""
@@ -164,8 +146,11 @@ def write_dev(stage: Path, folder: Path, names: list[str]) -> dict[str, int]:
     """
     places = {name: stage / "candidates" / f"{name}.parquet" for name in names}
     candidates = {name: pl.DataFrame(pq.read_table(place)) for name, place in places.items() if place.exists()}
-    trained = _trained(candidates.values(), (stage / "keys" / f"{name}.parquet" for name in names))
-    rows: dict[str, int] = {}
+    texts = np.unique(np.concatenate([np.empty(0, np.uint64), *map(pair_texts, candidates.values())]))
+    found = np.zeros(len(texts), bool)
+    for name in names:  # one set's keys are in memory at a time
+        found |= contained(texts, read_keys(stage / "keys" / f"{name}.parquet"))
+    trained, rows = texts[found], dict[str, int]()
     for name, frame in candidates.items():
         dev = without_trained_negatives(apart_from(frame, trained)[0], trained)
         if len(dev):
@@ -173,13 +158,3 @@ def write_dev(stage: Path, folder: Path, names: list[str]) -> dict[str, int]:
             with PairWriter(folder / "dev" / f"{name}.parquet", "score" in dev.columns) as writer:
                 writer.write(dev)
     return rows
-
-
-def _trained(candidates: Iterable[pl.DataFrame], keys: Iterable[Path]) -> Hashes:
-    """Sorted keys of the candidates' texts that any set trains on; one set's keys are in memory at a time."""
-    asked = [pair_texts(frame) for frame in candidates]
-    texts = np.unique(np.concatenate(asked)) if asked else np.empty(0, np.uint64)
-    found = np.zeros(len(texts), bool)
-    for path in keys:
-        found |= contained(texts, read_keys(path))
-    return texts[found]

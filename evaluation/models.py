@@ -12,7 +12,7 @@ from pipeline.core.artefact import file_sha256, files_under, read_manifest
 from pipeline.core.console import log
 from pipeline.core.errors import UserError
 from pipeline.core.hub import Revision, mirrored
-from pipeline.core.models import HEADS, fetched
+from pipeline.core.models import HEADS, fetched, has_heads
 
 NOT_THE_MODEL = {"manifest.json", "certificate.json", "README.md", ".gitattributes", "model_card.md"}
 WEIGHTS = ("*.safetensors", "*.bin")
@@ -100,11 +100,6 @@ def head_folders(config: Config, model: Path) -> list[Path]:
     """Where a model's sparse and multi-vector heads are looked for, in order."""
     given = [Path(config.evaluation.heads)] if config.evaluation.heads else []
     return [model, *given, config.folder("base")]
-
-
-def has_heads(folder: Path) -> bool:
-    """Whether bge-m3's two heads lie in the folder."""
-    return all((folder / name).is_file() for name in HEADS)
 
 
 def heads_fingerprint(folders: list[Path]) -> str | None:

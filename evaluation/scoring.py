@@ -12,7 +12,6 @@ import logging
 import logging.handlers
 import math
 import multiprocessing
-import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -28,12 +27,13 @@ from evaluation.encoder import Encoder
 from evaluation.models import ScoredModel, chain_model, head_folders, heads_fingerprint
 from evaluation.outcome import SCORE_VERSION
 from evaluation.significance import whole
-from evaluation.suites.heads import Heads, read_heads
 from evaluation.suites.task import Task
 from pipeline.core.artefact import StageFolder, result_settings
 from pipeline.core.console import log
 from pipeline.core.embedding import EmbeddingCache
 from pipeline.core.errors import UserError
+from pipeline.core.heads import Heads, read_heads
+from pipeline.core.machine import cores
 
 AGREEMENT = 1e-6  # of a score and of the statistic that its interval is made by
 
@@ -93,7 +93,7 @@ class Scorer:
     @property
     def workers(self) -> int:
         """Processes for classifiers."""
-        return self.settings.workers or max(1, (os.cpu_count() or 1) // max(1, len(self.settings.devices)))
+        return self.settings.workers or max(1, cores() // max(1, len(self.settings.devices)))
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -212,7 +212,7 @@ def _start(lines: Any, processes: int) -> None:
     root.handlers, root.level = [logging.handlers.QueueHandler(lines)], logging.INFO
     for noisy in ("accelerate", "datasets", "httpx", "mteb", "sentence_transformers", "torch", "transformers"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+    torch.set_num_threads(max(1, cores() // processes))
 
 
 def _nowhere(line: dict[str, Any]) -> None:

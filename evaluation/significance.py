@@ -13,6 +13,7 @@ only, no spread) gives NaN.
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from itertools import combinations
 
 import numpy as np
@@ -36,11 +37,6 @@ class Plan:
     resamples: int = 10_000
     confidence: float = 0.95
     seed: int = 42
-
-    @property
-    def tails(self) -> list[float]:
-        """The two percentiles that bound an interval."""
-        return [50 * (1 - self.confidence), 50 * (1 + self.confidence)]
 
 
 @dataclass(frozen=True)
@@ -105,7 +101,8 @@ def replicates(position: int, outcomes: Sequence[Outcome], plan: Plan, *names: s
     items, second = generator(plan.seed, "bootstrap", *stream), generator(plan.seed, "experiments", *names)
     parts = []
     for rows in _chunks(plan.resamples, outcomes[0].items):
-        counts, draw = _counts(items, rows, n)[:, index], _drawn_once(second, rows)
+        counts = _counts(items, rows, n)[:, index]
+        draw = cache(partial(_counts, second, rows))  # of a second dimension once, so that all models get the same
         parts.append([statistic(outcome.measures[position], outcome, counts, draw) for outcome in outcomes])
     return np.concatenate([np.asarray(part) for part in parts], axis=1)
 
@@ -131,7 +128,7 @@ def interval(values: np.ndarray, plan: Plan) -> tuple[float, float]:
     defined = values[np.isfinite(values)]
     if not len(defined):
         return float("nan"), float("nan")
-    low, high = np.percentile(defined, plan.tails)
+    low, high = np.percentile(defined, [50 * (1 - plan.confidence), 50 * (1 + plan.confidence)])
     return float(low), float(high)
 
 
@@ -165,14 +162,11 @@ def permutation_p_value(position: int, one: Outcome, other: Outcome, plan: Plan,
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down correction; missing values (NaN) stay and don't count (Holm 1979)."""
-    values = np.asarray(p_values, dtype=np.float64)
-    corrected_values = values.copy()
-    order = [index for index in np.argsort(values, kind="stable") if np.isfinite(values[index])]
-    largest = 0.0
-    for rank, index in enumerate(order):
-        largest = max(largest, min(1.0, values[index] * (len(order) - rank)))
-        corrected_values[index] = largest
-    return [float(value) for value in corrected_values]
+    values = np.array(p_values, dtype=np.float64)
+    order = np.argsort(values, kind="stable")[: np.isfinite(values).sum()]  # NaN comes last
+    steps = values[order] * np.arange(len(order), 0, -1)
+    values[order] = np.minimum(1.0, np.maximum.accumulate(steps))
+    return values.tolist()
 
 
 def corrected(differences: Iterable[Difference]) -> list[Difference]:
@@ -260,18 +254,6 @@ def _counts(rng: np.random.Generator, rows: int, n: int) -> np.ndarray:
     return np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)
 
 
-def _drawn_once(rng: np.random.Generator, rows: int) -> Draw:
-    """Counts of a second dimension, drawn when first asked for, so that all models get the same."""
-    drawn: dict[int, np.ndarray] = {}
-
-    def draw(size: int) -> np.ndarray:
-        if size not in drawn:
-            drawn[size] = _counts(rng, rows, size)
-        return drawn[size]
-
-    return draw
-
-
 def _item_weights(outcome: Outcome) -> np.ndarray:
     """[items] weights of a mean over items that is the mean over the parts' means."""
     labels = outcome.columns.get(PART)
@@ -325,12 +307,7 @@ def mean_of_experiments(counts: Counts, draw: Draw, values: np.ndarray) -> np.nd
 
 def pearson(counts: Counts, draw: Draw, predictions: np.ndarray, gold: np.ndarray) -> np.ndarray:
     """Pearson correlation of predictions [n] and gold [n]."""
-    shape = counts.shape
-    return _weighted_correlation(
-        counts,
-        np.broadcast_to(predictions.astype(np.float64), shape),
-        np.broadcast_to(gold.astype(np.float64), shape),
-    )
+    return _weighted_correlation(counts, predictions.astype(np.float64), gold.astype(np.float64))
 
 
 def spearman(counts: Counts, draw: Draw, predictions: np.ndarray, gold: np.ndarray) -> np.ndarray:

@@ -23,8 +23,7 @@ class Blend:
         attention: transformers' name of the attention implementation.
         token_budget: padded tokens in a pass; None: by the device.
 
-    Raises:
-        UserError: a tensor that holds NaN or infinity.
+    Raises UserError: a tensor that holds NaN or infinity.
     """
 
     def __init__(
@@ -39,7 +38,8 @@ class Blend:
         self.model = load(base, attention)
         self.start = floating(self.model)
         _require_finite(base_name, self.start)
-        _give_own_memory(self.model)
+        for tensor in (*self.model.parameters(), *self.model.buffers()):
+            tensor.data = tensor.data.clone()  # no map of the file, of which the first write to each page costs a fault
         self.working = floating(self.model)
         self.changed = {name: self._changed(name, folder) for name, folder in others}
 
@@ -80,12 +80,6 @@ def floating(model: Any) -> State:
             seen.add(tensor.data_ptr())
             tensors[key] = tensor
     return tensors
-
-
-def _give_own_memory(model: Any) -> None:
-    """Tensors are loaded as maps of the file: the first write to each of their pages would cost a page fault."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        tensor.data = tensor.data.clone()
 
 
 def _require_finite(name: str, state: State) -> None:

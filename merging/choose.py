@@ -1,11 +1,10 @@
 """Which weights are taken: every method of choosing them, scored beside the models on the same dev rows.
 
-To add a method, write a function under `@method` and add its name to configs/schema/merging.py.
+To add a method, write a function, put it into METHODS, and add its name to configs/schema/merging.py.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from data.artefact import PairSet, read_dev_sets, read_held_out_set, require_uns
 from merging.blend import Blend, State, floating
 from merging.lm_cocktail import Cocktail, cocktail_of, few_shot_examples
 from merging.mergekit import mergekit_merge, require_mergekit
-from merging.search import SIMPLEX, Candidate, Region, Scorer, best_of_grid, beyond, grid
+from merging.search import SIMPLEX, Candidate, Region, Scorer, best_of_grid, beyond
 from pipeline.core.console import log, progress
 from pipeline.core.errors import UserError
 from pipeline.core.precision import attention_implementation, uses_bfloat16
@@ -44,40 +43,21 @@ class Choice:
 
     def search(self, region: Region, origin: str) -> Candidate | None:
         """The best candidate of a region that the guard doesn't reject; says why there is none."""
-        score, settings, names = partial(self.scorer.score, origin=origin), self.settings, self.blend.names
-        best = best_of_grid(region, names, settings.grid_step, settings.refinements, score, origin)
-        if best is None and any(grid(region, len(names) - 1, Fraction(settings.grid_step).limit_denominator(1000))):
-            log.warning("merge: the guard allows no %s candidate", origin)
-        elif best is None:
-            what = "merge: there is no %s candidate: no multiple of merging.grid_step=%g lies within its bounds"
-            log.warning(what, origin, settings.grid_step)
-        return best
+        score, settings = partial(self.scorer.score, origin=origin), self.settings
+        return best_of_grid(region, self.blend.names, settings.grid_step, settings.refinements, score, origin)
 
 
-Method = Callable[[Choice], Candidate | None]
-METHODS: dict[str, Method] = {}
-
-
-def method(function: Method) -> Method:
-    """A method of choosing weights, called as its function is; None where the guard allows no candidate."""
-    METHODS[function.__name__] = function
-    return function
-
-
-@method
 def uniform(choice: Choice) -> Candidate:
     """Every model counts the same."""
     names = choice.blend.names
     return choice.scorer.score(dict.fromkeys(names, 1 / len(names)), "uniform")
 
 
-@method
 def fixed(choice: Choice) -> Candidate:
     """The configured weights."""
     return choice.scorer.score(fixed_weights(choice.settings), "fixed")
 
 
-@method
 def lm_cocktail(choice: Choice) -> Candidate:
     """LM-Cocktail's weights from a few dev examples a set."""
     settings, seed, model = choice.settings, choice.config.seed, choice.blend.model
@@ -89,7 +69,6 @@ def lm_cocktail(choice: Choice) -> Candidate:
     return choice.scorer.score(choice.cocktail.weights, "lm_cocktail")
 
 
-@method
 def search(choice: Choice) -> Candidate | None:
     """The best dev score under the guard; with `extrapolate` also beyond the simplex."""
     found = [choice.search(SIMPLEX, "search")]
@@ -98,10 +77,15 @@ def search(choice: Choice) -> Candidate | None:
     return max((one for one in found if one), key=lambda candidate: candidate.dev, default=None)
 
 
-@method
 def extrapolated(choice: Choice) -> Candidate | None:
     """The best dev score under the guard beyond the simplex."""
     return choice.search(beyond(choice.settings.extrapolation_limit), "extrapolated")
+
+
+# By name what chooses weights; None where the guard allows no candidate.
+METHODS: dict[str, Callable[[Choice], Candidate | None]] = {
+    function.__name__: function for function in (uniform, fixed, lm_cocktail, search, extrapolated)
+}
 
 
 @dataclass
@@ -124,9 +108,8 @@ class Comparison:
 def compare(config: Config, models: Mapping[str, Path], data: Path) -> Comparison:
     """Score the models and every configured method of weighing them; the configured method's weights are chosen.
 
-    Raises:
-        UserError: no dev rows, dev or guard rows that are trained on, guard sets that are not there, a model with
-            NaN or infinity.
+    Raises UserError: no dev rows, dev or guard rows that are trained on, guard sets that are not there, a model with
+    NaN or infinity.
     """
     settings = config.merging
     if not settings.score:

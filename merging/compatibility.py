@@ -12,7 +12,7 @@ from merging.interpolation import interpolate, require_same_tensors
 from pipeline.core.artefact import MANIFEST, file_sha256
 from pipeline.core.checkpoint import INDEX, WEIGHTS, Checkpoint
 from pipeline.core.errors import UserError, first_line
-from pipeline.core.models import HEADS, PROBE, RAISED_BY_FILES, read_tokenizer
+from pipeline.core.models import HEADS, MODULES, PROBE, RAISED_BY_FILES, listed_modules, read_tokenizer
 
 NOT_CARRIED = {MANIFEST, "certificate.json", "README.md"}  # they describe the base, not the merged model
 VOCABULARY = "vocabulary"  # the map from the base's token ids, which sparse vectors need
@@ -27,15 +27,16 @@ def require_compatible(models: Mapping[str, Path]) -> None:
     """
     (base_name, base), *others = models.items()
     for name, folder in models.items():
-        if not (folder / "modules.json").is_file():
-            what = f"{name} is not a sentence-transformers model: modules.json is missing"
+        if not listed_modules(folder):
+            what = f"{name} is not a sentence-transformers model: {MODULES} is missing"
             raise UserError(what, where=str(folder), remedy=f"make {name} again")
     for name, folder in others:
         _require_same_tokenizer(base_name, base, name, folder)
         for what, read in (("transformer config", _config), ("modules", _modules), ("prompts", _prompts)):
             ours, theirs = (_readable(read, what, each) for each in (base, folder))
             if ours != theirs:
-                detail = _first_difference(ours, theirs)
+                key = next(key for key in [*ours, *theirs] if ours.get(key) != theirs.get(key))
+                detail = f"{key} is {theirs.get(key)} instead of {ours.get(key)}"
                 raise UserError(
                     f"the {what} of {name} and {base_name} differ: {detail}",
                     where=str(folder),
@@ -51,8 +52,7 @@ def _readable(read: Callable[[Path], dict[str, Any]], what: str, folder: Path) -
     try:
         return read(folder)
     except RAISED_BY_FILES as error:
-        first = first_line(error)
-        what = f"can't read the {what}: {first}"
+        what = f"can't read the {what}: {first_line(error)}"
         raise UserError(what, where=str(folder), remedy="make the model again") from error
 
 
@@ -71,7 +71,7 @@ def carry_over(base: Path, target: Path, dtype: str) -> None:
     for path in sorted(base.iterdir()):
         if path.is_file() and path.name not in skipped:
             shutil.copyfile(path, target / path.name)
-    for part in {*_module_folders(base), VOCABULARY} - {""}:
+    for part in {*(path for _, path in listed_modules(base)), VOCABULARY} - {""}:
         if (base / part).is_dir():
             shutil.copytree(base / part, target / part, ignore=shutil.ignore_patterns("*.safetensors", INDEX))
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
@@ -82,11 +82,8 @@ def carry_over(base: Path, target: Path, dtype: str) -> None:
 
 def weight_folders(base: Path) -> list[str]:
     """Where a model folder holds weights: its root, and modules such as Dense."""
-    return [part for part in _module_folders(base) if any((base / part / name).is_file() for name in (WEIGHTS, INDEX))]
-
-
-def _module_folders(folder: Path) -> list[str]:
-    return [module["path"] for module in _json(folder / "modules.json")]
+    parts = [path for _, path in listed_modules(base)]
+    return [part for part in parts if any((base / part / name).is_file() for name in (WEIGHTS, INDEX))]
 
 
 def _require_same_tokenizer(base_name: str, base: Path, name: str, folder: Path) -> None:
@@ -121,7 +118,7 @@ def _modules(folder: Path) -> dict[str, Any]:
     from sentence_transformers.util import import_from_string
 
     modules = {}
-    for number, entry in enumerate(_json(folder / "modules.json")):
+    for number, entry in enumerate(_json(folder / MODULES)):
         kind = entry["type"].rsplit(".", 1)[-1]
         settings = {}
         if number and (folder / entry["path"]).is_dir() and entry["type"].startswith("sentence_transformers."):
@@ -155,13 +152,5 @@ def _same_numbers(one: Path, other: Path) -> bool:
     return ours.keys() == theirs.keys() and all(ours[key].equal(theirs[key]) for key in ours)
 
 
-def _first_difference(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
-    key = next(key for key in [*ours, *theirs] if ours.get(key) != theirs.get(key))
-    return f"{key} is {theirs.get(key)} instead of {ours.get(key)}"
-
-
 def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"not JSON: {error}", where=str(path), remedy="make the model again") from None
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -41,9 +41,8 @@ def interpolate(models: Mapping[str, Path], weights: Mapping[str, float], target
         target: an existing folder.
         dtype: float32, bfloat16 or float16.
 
-    Raises:
-        UserError: other weights; tensors that differ in name, shape or kind; whole-number tensors that differ;
-            a number that is not finite (with model and tensor), or one that `dtype` can't hold.
+    Raises UserError: other weights; tensors that differ in name, shape or kind; whole-number tensors that differ; a
+    number that is not finite (with model and tensor), or one that `dtype` can't hold.
     """
     require_weights(weights, list(models))
     with ExitStack() as stack:
@@ -54,7 +53,7 @@ def interpolate(models: Mapping[str, Path], weights: Mapping[str, float], target
         file = stack.enter_context(EagerFile(target / WEIGHTS))
         write_header(file.file, {name: stored.shape for name, stored in base.tensors.items()}, codes, base.metadata)
         for piece, parts in _read_ahead(opened, weights):
-            mixed = _mix(piece, parts, weights) if piece.is_floating else _identical(piece, parts)
+            mixed = _mix(parts, weights) if piece.is_floating else _identical(piece, parts)
             narrowed = mixed.to(getattr(torch, dtype)) if piece.is_floating else mixed
             _require_finite(piece, narrowed, parts)
             file.write(narrowed.view(torch.uint8).numpy().data)
@@ -107,11 +106,16 @@ def _read_ahead(
     A piece's numbers are valid until the next one is asked for: two sets of buffers serve the whole file.
     """
     base = next(iter(models.values()))
+    pieces = (
+        Piece(name, first, min(PIECE_ITEMS, stored.items - first), stored.is_floating)
+        for name, stored in base.tensors.items()
+        for first in range(0, stored.items, PIECE_ITEMS)
+    )
     counting = {name: model for name, model in models.items() if weights[name]}
     buffers = [{name: bytearray(PIECE_ITEMS * WIDEST) for name in models} for _ in range(2)]
     with ThreadPoolExecutor(max_workers=1) as reader:
         waiting: tuple[Piece, Future[dict[str, torch.Tensor]]] | None = None
-        for turn, piece in enumerate(_plan(base)):
+        for turn, piece in enumerate(pieces):
             needed = counting if piece.is_floating else models
             following = reader.submit(_read, piece, needed, buffers[turn % 2])
             if waiting:
@@ -119,12 +123,6 @@ def _read_ahead(
             waiting = piece, following
         if waiting:
             yield waiting[0], waiting[1].result()
-
-
-def _plan(base: Checkpoint) -> Iterator[Piece]:
-    for name, stored in base.tensors.items():
-        for first in range(0, stored.items, PIECE_ITEMS):
-            yield Piece(name, first, min(PIECE_ITEMS, stored.items - first), stored.is_floating)
 
 
 def _read(piece: Piece, models: Mapping[str, Checkpoint], buffers: Mapping[str, bytearray]) -> dict[str, torch.Tensor]:
@@ -137,7 +135,7 @@ def _read(piece: Piece, models: Mapping[str, Checkpoint], buffers: Mapping[str, 
     return parts
 
 
-def _mix(piece: Piece, parts: Mapping[str, torch.Tensor], weights: Mapping[str, float]) -> torch.Tensor:
+def _mix(parts: Mapping[str, torch.Tensor], weights: Mapping[str, float]) -> torch.Tensor:
     """The weighted sum in float32; shape (items,)."""
     reference, *others = parts
     start = parts[reference].float()

@@ -108,18 +108,16 @@ def few_shot_examples(
 
 
 def _rows_with_negatives(
-    pairs: PairSet, count: int, others: Sequence[str], seed: int
+    pairs: PairSet, count: int, passages: Sequence[str], seed: int
 ) -> Iterator[tuple[str, str, list[str]]]:
     """(anchor, positive, more negatives than needed) of at most `count` rows."""
-    positive = pairs.positive_rows()
-    answers: dict[str, set[str]] = {}
-    for anchor, text in zip(positive.anchors, positive.positives, strict=True):
-        answers.setdefault(anchor, {anchor}).add(text)
-    chosen, numbers = sample(positive, count, seed), generator(seed, "merge", "negatives", pairs.name)
-    pools = [list(dict.fromkeys(pairs.passages())), list(dict.fromkeys(others))]
+    answers, chosen = pairs.answers(), sample(pairs.positive_rows(), count, seed)
+    numbers = generator(seed, "merge", "negatives", pairs.name)
+    pools = [list(dict.fromkeys(pairs.passages())), list(dict.fromkeys(passages))]
     for anchor, text, own in zip(chosen.anchors, chosen.positives, chosen.negatives, strict=True):
         drawn = [pool[place] for pool in pools for place in numbers.permutation(len(pool))[:POOL_DRAWS]]
-        yield anchor, text, [other for other in dict.fromkeys([*own, *drawn]) if other not in answers[anchor]]
+        others = dict.fromkeys([*own, *drawn])
+        yield anchor, text, [other for other in others if other != anchor and other not in answers[anchor]]
 
 
 def sample(pairs: PairSet, count: int, seed: int) -> PairSet:

@@ -38,7 +38,10 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
 def write_findings(comparison: Comparison, settings: MergingConfig, stage: StageFolder) -> None:
     """Write weights.json, search.csv and, where candidates were scored, simplex.svg."""
     write_json(stage.path / "weights.json", _findings(comparison, settings))
-    rows = [{**candidate.row(), "compared_as": _names(comparison, candidate)} for candidate in comparison.candidates]
+    rows = []
+    for candidate in comparison.candidates:
+        names = [name for name, other in comparison.compared.items() if other is candidate]
+        rows.append({**candidate.row(), "compared_as": " ".join(names)})
     columns = list(dict.fromkeys(key for row in rows for key in row)) or ["origin"]
     with stage.replacing("search.csv") as path, path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
@@ -100,7 +103,3 @@ def _findings(comparison: Comparison, settings: MergingConfig) -> dict[str, Any]
             for name, candidate in comparison.compared.items()
         }
     return found
-
-
-def _names(comparison: Comparison, candidate: Any) -> str:
-    return " ".join(name for name, other in comparison.compared.items() if other is candidate)

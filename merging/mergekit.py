@@ -38,8 +38,7 @@ def mergekit_merge(models: Mapping[str, Path], method: str, parameters: Mapping[
         parameters: the method's own, such as `density`; what is missing has mergekit's defaults.
         seed: for methods that drop weights at random.
 
-    Raises:
-        UserError: mergekit refuses the number of models or a parameter.
+    Raises UserError: mergekit refuses the number of models or a parameter.
     """
     base, *others = (str(folder) for folder in models.values())
     with torch.random.fork_rng(devices=[]):

@@ -11,8 +11,7 @@ from pipeline.core.errors import UserError
 def merged_models(config: Config) -> dict[str, Path]:
     """The folders of `merging.models` by name, the base first; another run's model is called `<run>-<stage>`.
 
-    Raises:
-        UserError: a path or pattern that no folder fits, a model that is named twice, fewer than two models.
+    Raises UserError: a path or pattern that no folder fits, a model that is named twice, fewer than two models.
     """
     found: dict[str, Path] = {}
     for wanted in config.merging.models:
@@ -28,6 +27,15 @@ def merged_models(config: Config) -> dict[str, Path]:
     if len(found) < 2:
         raise _wrong(f"a merge takes two models or more, not {len(found)}", ", ".join(config.merging.models))
     return found
+
+
+def require_held_out(config: Config) -> None:
+    """Raise UserError for a guard or report set that data will not hold out."""
+    known = config.data.held_out
+    for key in ("guard_sources", "report_sources"):
+        if unknown := [name for name in getattr(config.merging, key) if name not in known]:
+            remedy = f"name sets of data.held_out: {', '.join(known) or 'it has none'}"
+            raise UserError(f"set {unknown[0]} is not held out", where=f"config key merging.{key}", remedy=remedy)
 
 
 def merged_states(config: Config) -> dict[str, str]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.stats import bootstrap
 
 from merging.blend import Blend, State
-from pipeline.core.console import progress
+from pipeline.core.console import log, progress
 from pipeline.core.seeding import generator
 from training.dev_scores import DevScore, DevScores, Evaluators
 
@@ -188,7 +188,7 @@ def best_of_grid(
     score: Callable[[dict[str, float]], Candidate],
     what: str = "search",
 ) -> Candidate | None:
-    """The best candidate of a refined grid over `region` that the guard doesn't reject, or None if there is none.
+    """The best candidate of a refined grid over `region` that the guard doesn't reject, or None, with the reason.
 
     Args:
         models: names, the base first.
@@ -200,15 +200,20 @@ def best_of_grid(
     first = list(grid(region, len(models) - 1, width))
     tried = {point: score(weights_of(point, models)) for point in progress(first, f"{what}: {len(first)} candidates")}
     for _ in range(refinements):
-        best = _best(tried)
-        if best is None:
+        if (best := _best(tried)) is None:
             break
         width /= 2
         around = [point for point in neighbours(best, region, width) if point not in tried]
         for point in progress(around, f"{what}: {len(around)} candidates around the best"):
             tried[point] = score(weights_of(point, models))
-    best = _best(tried)
-    return None if best is None else tried[best]
+    if (best := _best(tried)) is not None:
+        return tried[best]
+    if first:
+        log.warning("merge: the guard allows no %s candidate", what)
+    else:
+        bounds = "merge: there is no %s candidate: no multiple of merging.grid_step=%g lies within its bounds"
+        log.warning(bounds, what, step)
+    return None
 
 
 def weights_of(point: Point, models: Sequence[str]) -> dict[str, float]:

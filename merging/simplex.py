@@ -10,6 +10,7 @@ from matplotlib import pyplot
 from merging.search import Candidate
 
 MARKERS = {"uniform": "s", "lm_cocktail": "D", "fixed": "P", "search": "*", "extrapolated": "X"}
+RING: dict[str, Any] = {"facecolors": "none", "edgecolors": "crimson", "linewidths": 1.4, "s": 220, "zorder": 3}
 
 
 def draw_simplex(
@@ -25,25 +26,17 @@ def draw_simplex(
     blends = [candidate for candidate in candidates if candidate.weights is not None]
     figure, axes = pyplot.subplots(figsize=(5.6, 4.6), layout="constrained")
     names = list(models[1:3])
-    places = [_place(candidate, names) for candidate in blends]
     scores = [candidate.dev for candidate in blends]
-    scale: dict[str, Any] = {"cmap": "viridis", "vmin": min(scores), "vmax": max(scores)}
-    for marker, rejected in (("o", False), ("x", True)):
-        shown = [number for number, candidate in enumerate(blends) if (candidate.allowed is False) == rejected]
-        if shown:
-            xs, ys = zip(*(places[number] for number in shown), strict=True)
-            label = "rejected by the guard" if rejected else "candidate"
-            dots = axes.scatter(
-                xs, ys, c=[scores[n] for n in shown], marker=marker, s=70, label=label, zorder=2, **scale
-            )
+    scale: dict[str, Any] = {"cmap": "viridis", "vmin": min(scores), "vmax": max(scores), "s": 70, "zorder": 2}
+    for marker, label, rejected in (("o", "candidate", False), ("x", "rejected by the guard", True)):
+        if shown := [candidate for candidate in blends if (candidate.allowed is False) == rejected]:
+            xs, ys = zip(*(_place(candidate, names) for candidate in shown), strict=True)
+            dots = axes.scatter(xs, ys, c=[one.dev for one in shown], marker=marker, label=label, **scale)
     figure.colorbar(dots, ax=axes, label="dev score")
     for name, candidate in compared.items():
         if name not in models and candidate.weights is not None:
             x, y = _place(candidate, names)
-            style: dict[str, Any] = {"facecolors": "none", "edgecolors": "crimson", "linewidths": 1.4}
-            axes.scatter(
-                [x], [y], marker=MARKERS.get(name, "o"), s=220, label=name.replace("_", " "), zorder=3, **style
-            )
+            axes.scatter([x], [y], marker=MARKERS.get(name, "o"), label=name.replace("_", " "), **RING)
     if len(names) == 2:
         axes.plot([0, 1, 0, 0], [0, 0, 1, 0], color="0.6", linewidth=1, zorder=1)
         axes.set_aspect("equal")

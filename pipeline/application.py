@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -56,9 +57,11 @@ def checked(config: DictConfig) -> Config:
 
 def hydra_application(job: Callable[[Config], Any]) -> Callable[[], None]:
     """The command-line entry of `job`; exits with 0, with 2 on a user error, with 128 + n on signal n."""
+    return partial(_command, job)
 
-    errors: list[UserError] = []
-    started: list[DictConfig] = []  # configs that Hydra got through with, their folders and logs in place
+
+def _command(job: Callable[[Config], Any]) -> None:
+    errors, started = list[UserError](), list[DictConfig]()  # configs whose folders and logs Hydra has put in place
 
     @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")
     def run_job(config: DictConfig) -> str | None:
@@ -66,59 +69,53 @@ def hydra_application(job: Callable[[Config], Any]) -> Callable[[], None]:
         try:
             with disk_errors_explained(Path(config.runs)):
                 job(checked(config))
-        except UserError as error:  # kept from Hydra, which would print lines of its own; a sweep goes on
-            return _failed(error, errors)
-        except OmegaConfBaseException as error:
-            return _failed(_config_error(error), errors)
+        except (UserError, OmegaConfBaseException) as error:  # kept from Hydra, which would print lines of its own
+            return _failed(_explained(error), errors)
         except (Died, Exception) as error:  # a crash ends a run as it is, but not the other jobs of a sweep
             if HydraConfig.get().mode != RunMode.MULTIRUN:
                 raise
             return _crashed(error)
         return None
 
-    def main() -> None:
-        errors.clear()
-        started.clear()
-        os.environ["HYDRA_FULL_ERROR"] = "1"  # errors of the config come out as they are
-        if not console.is_terminal:
-            os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' bars; plain lines tell the rest
-        logging.raiseExceptions = False  # a line for which the disk has no room is lost, without a traceback
-        _end_on_signals()
-        if LAUNCHED in os.environ:
-            threading.Thread(target=_stop_with_launcher, daemon=True).start()
-        if LAUNCHED not in os.environ:  # else the command that launched has named the log after the stage
-            specification = sys.modules["__main__"].__spec__
-            os.environ["PIPELINE_JOB"] = specification.name.split(".")[-1] if specification else "run"
-        if not is_main_process():
-            sys.argv += ["hydra/job_logging=none", "hydra/hydra_logging=none"]
-        try:
-            _refuse_unknown_options()
-            run_job()
-            sys.stdout.flush()
-        except UserError as error:
-            errors.append(error)
-        except (HydraException, OmegaConfBaseException) as error:
-            errors.append(_config_error(error))
-        except (OSError, ValueError, TypeError, RecursionError, YAMLError) as error:
-            if started:
-                raise
-            if isinstance(error, BrokenPipeError):  # whoever read the output, such as `head`, has seen enough
-                console.on_broken_pipe()
-            errors.append(_unreadable(error))
-        except Stopped:
-            if is_main_process() and LAUNCHED not in os.environ:  # where it is, the command that launched says so
-                print("stopped; the same command goes on from here", file=sys.stderr, flush=True)
+    _make_ready()
+    try:
+        _refuse_unknown_options()
+        run_job()
+        sys.stdout.flush()
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        errors.append(_explained(error))
+    except (OSError, ValueError, TypeError, RecursionError, YAMLError) as error:
+        if started:
             raise
-        if errors:
-            sys.stdout.flush()
-            print("\n".join(error.line for error in errors), file=sys.stderr, flush=True)
-            sys.exit(2)
+        errors.append(_unreadable(error))
+    except Stopped:
+        if is_main_process() and LAUNCHED not in os.environ:  # where it is, the command that launched says so
+            print("stopped; the same command goes on from here", file=sys.stderr, flush=True)
+        raise
+    if errors:
+        sys.stdout.flush()
+        print("\n".join(error.line for error in errors), file=sys.stderr, flush=True)
+        sys.exit(2)
 
-    return main
+
+def _make_ready() -> None:
+    """Settings of the process: what of its libraries is seen, how signals end it, what its log is called."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors of the config come out as they are
+    if not console.is_terminal:
+        os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' bars; plain lines tell the rest
+    logging.raiseExceptions = False  # a line for which the disk has no room is lost, without a traceback
+    _end_on_signals()
+    if LAUNCHED in os.environ:  # by a command that has named the log after the stage
+        threading.Thread(target=_stop_with_launcher, daemon=True).start()
+    else:
+        specification = sys.modules["__main__"].__spec__
+        os.environ["PIPELINE_JOB"] = specification.name.split(".")[-1] if specification else "run"
+    if not is_main_process():
+        sys.argv += ["hydra/job_logging=none", "hydra/hydra_logging=none"]
 
 
 def _failed(error: UserError, errors: list[UserError]) -> str | None:
-    """Keep the error for the end; a job of a sweep, perhaps on another machine, returns it to `SweepTable`."""
+    """Keep the error for the end; a job of a sweep, which goes on, returns it to `SweepTable`."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return error.line
     errors.append(error)
@@ -165,6 +162,10 @@ def _stop_with_launcher() -> None:
     reader.register(2, 0)  # for errors alone, which are always reported
     reader.poll()
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _explained(error: Exception) -> UserError:
+    return error if isinstance(error, UserError) else _config_error(error)
 
 
 def _config_error(error: Exception) -> UserError:
@@ -237,6 +238,8 @@ def _in_quotes(text: str) -> str:
 
 def _unreadable(error: Exception) -> UserError:
     """What Hydra lets through before the job begins: folders that can't be made, files that are not YAML."""
+    if isinstance(error, BrokenPipeError):  # whoever read the output, such as `head`, has seen enough
+        console.on_broken_pipe()
     system = error if isinstance(error, OSError) else error.__cause__  # logging wraps what a handler ran into
     if isinstance(system, OSError):
         what, where = f"can't write the logs: {system.strerror}", str(system.filename)

@@ -163,7 +163,7 @@ def memory(config: Config, sides: list[str]) -> tuple[str, str, UserError | None
 def check(config: Config) -> None:
     """Show the tables; raises UserError when anything failed, after everything was looked at."""
     sources = config.data.all_sources
-    looks = [look(name, source, config.mirror) for name, source in progress(sources.items(), "sources", len(sources))]
+    looks = [look(name, source, config.mirror) for name, source in progress(sources.items(), "sources")]
     columns = ["source", "revision", "MB", "access", "licence", "first rows"]
     show_table("sources", columns, [_row(seen) for seen in looks])
     findings = miner(config) + machine(config, sum(seen.bytes or 0 for seen in looks))

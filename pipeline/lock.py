@@ -1,7 +1,6 @@
 """`make lock`: asks the Hub for the commits of all that a profile reads there, and writes them to the lock file."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from configs.schema.config import Config
 from data.fingerprints import miner_on_hub
@@ -9,13 +8,14 @@ from evaluation.models import hub_model
 from pipeline.application import hydra_application
 from pipeline.core.console import progress, show_table
 from pipeline.core.hub import COMMIT, Revision, commit_on_hub, hub_errors, lock_file, read_lock, write_lock
+from training.bases.sources import local_folder
 
 
 def lock(config: Config) -> None:
     """Write the lock file and show what is new in it; raises UserError where the Hub does not answer."""
     wanted = sorted({item for item in hub_revisions(config) if not COMMIT.fullmatch(item.revision)})
     before, commits = read_lock(), {}
-    for item in progress(wanted, "asking the Hub", len(wanted)):
+    for item in progress(wanted, "asking the Hub"):
         with hub_errors(item.hub, f"{item.hub} at {item.revision}", "its hub and revision in configs"):
             commits[item] = commit_on_hub(item)
     write_lock(commits)
@@ -33,8 +33,8 @@ def hub_revisions(config: Config) -> Iterator[Revision]:
         if source.hub and not source.path and not source.local_only:
             yield Revision("dataset", source.hub, source.revision)
             yield from (Revision("dataset", part.hub, part.revision) for part in source.also)
-    if config.base.kind == "hub" and config.base.hub and not Path(config.base.hub).expanduser().is_dir():
-        yield Revision("model", config.base.hub, config.base.revision)
+    if config.base.kind == "hub" and not local_folder(config.base, mirror=None):
+        yield Revision("model", str(config.base.hub), config.base.revision)
     miner = miner_on_hub(config.data.mining) if config.data.mines else None
     scored = (hub_model(wanted) for wanted in config.evaluation.models)
     yield from (asked for asked in (miner, *scored) if asked)

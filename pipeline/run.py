@@ -9,6 +9,7 @@ from collections.abc import Collection
 from contextlib import ExitStack
 
 from configs.schema.config import Config
+from merging.models import require_held_out
 from pipeline.application import LAUNCHED, hydra_application
 from pipeline.chain import CHAIN
 from pipeline.core.console import log
@@ -22,6 +23,8 @@ def run(config: Config) -> None:
     """Run the configured stages in order; what is done already is not made again."""
     for name in config.stages:
         CHAIN[name].settings(config)  # what can't be is refused before anything is made
+    if "merge" in config.stages:
+        require_held_out(config)
     asked = in_order(config)
     if is_launched():
         return _run_beside_ranks(asked, config)

@@ -96,15 +96,11 @@ def named(key: str, words: str) -> str | None:
     return whole if whole.startswith(words) else None
 
 
-def value_at(config: Config, key: str) -> Any:
-    """What the composed config has at a key; MISSING where it has none, as for a place of any name."""
-    value: Any = config
+def value_at(values: Any, key: str) -> Any:
+    """What the composed config's `values` have at a key; MISSING where they have none, as for a place of any name."""
     for part in key.split("."):
-        if dataclasses.is_dataclass(value):
-            value = getattr(value, part)
-        else:
-            value = value.get(part, MISSING) if isinstance(value, dict) else MISSING
-    return value
+        values = values.get(part, MISSING) if isinstance(values, dict) else MISSING
+    return values
 
 
 def in_yaml(value: Any) -> str:
@@ -118,10 +114,10 @@ def in_yaml(value: Any) -> str:
     return "to be given" if value == MISSING else str(value) or '""'
 
 
-def lines_of(each: Setting, config: Config) -> Iterator[str]:
+def lines_of(each: Setting, values: dict[str, Any]) -> Iterator[str]:
     """What is told of one setting: what it may be, what it is without a config and in this one, and what it means."""
-    value = value_at(config, each.key)
-    here = "" if value in (MISSING, each.default) else f", in profile {config.profile} {in_yaml(value)}"
+    value = value_at(values, each.key)
+    here = "" if value in (MISSING, each.default) else f", in profile {values['profile']} {in_yaml(value)}"
     bounds = f", {each.bounds}" if each.bounds else ""
     yield f"  {each.key}: {each.type}{bounds}; default {in_yaml(each.default)}{here}"
     yield f"      {each.meaning}"
@@ -150,10 +146,10 @@ def show(words: str, config: Config) -> None:
     found = begin or [each for each in settings if words in each.key]
     if not found:
         raise UserError("no setting is called so", where=f"KEY={words}", remedy="make settings lists all of them")
-    lines, told = [], dict[str, str]()
+    lines, told, values = [], dict[str, str](), dataclasses.asdict(config)
     for (about, prefix), some in itertools.groupby(found, lambda each: (each.part, each.key.rpartition(".")[0])):
         if words or told.setdefault(about, prefix) == prefix:
-            lines += [f"\n{about}", *(line for each in some for line in lines_of(each, config))]
+            lines += [f"\n{about}", *(line for each in some for line in lines_of(each, values))]
         else:
             lines.append(f"\n  {prefix}.*: as {told[about]}.*")
     if not words:

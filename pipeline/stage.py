@@ -92,7 +92,12 @@ def run_stage(stage: Stage, config: Config) -> Manifest:
             artefact.remove(folder.path / UNITS)
         folder.resuming = _share(resuming, config.timeout(stage.name)) if stage.on_ranks else resuming
         log.info("%s: %s %s%s", stage.name, "resuming" if folder.resuming else "making", folder.path, why)
-        return _build(stage, config, folder, manifest)
+        with tracked(config, folder, manifest) as folder.track:
+            _make(stage, config, folder, manifest)
+        artefact.remove(_previous(folder.path))
+    rows = [(name, value) for name, value in manifest.metrics.items() if isinstance(value, str | int | float)]
+    show_table(f"{stage.name}: {folder.path}, {manifest.seconds:.1f} s", ["what", "value"], rows)
+    return manifest
 
 
 def is_up_to_date(stage: Stage, config: Config) -> bool:
@@ -217,15 +222,6 @@ def _begin(stage: Stage, path: Path, manifest: Manifest) -> bool:
         artefact.remove(leftover)
     manifest.write(path)
     return resuming
-
-
-def _build(stage: Stage, config: Config, folder: StageFolder, manifest: Manifest) -> Manifest:
-    with tracked(config, folder, manifest) as folder.track:
-        _make(stage, config, folder, manifest)
-    artefact.remove(_previous(folder.path))
-    rows = [(name, value) for name, value in manifest.metrics.items() if isinstance(value, str | int | float)]
-    show_table(f"{stage.name}: {folder.path}, {manifest.seconds:.1f} s", ["what", "value"], rows)
-    return manifest
 
 
 def _make(stage: Stage, config: Config, folder: StageFolder, manifest: Manifest) -> None:

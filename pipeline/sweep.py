@@ -54,10 +54,10 @@ class SweepTable(Callback):
         results = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob(f"*/{RESULT}")]
         results.sort(key=lambda result: (result["score"] is None, -(result["score"] or 0.0), result["job"]))
         shared = set.intersection(*(set(r["overrides"]) for r in results)) if len(results) > 1 else set()
-        swept = [" ".join(item for item in r["overrides"] if item not in shared) for r in results]
-        rows = [
-            [overrides, r["run"], r["score"], r["error"] or ""] for overrides, r in zip(swept, results, strict=True)
-        ]
+        rows = []
+        for r in results:
+            swept = " ".join(item for item in r["overrides"] if item not in shared)
+            rows.append([swept, r["run"], r["score"], r["error"] or ""])
         columns = ["overrides", "run", config.objective, "error"]
         with (folder / "sweep.csv").open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([columns, *rows])

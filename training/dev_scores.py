@@ -30,6 +30,8 @@ from pipeline.core.embedding import Embedder
 from training.model_files import Prompts, prompts_of
 
 DEPTH = 10  # of nDCG
+CUTOFFS: dict[str, Any] = {"ndcg_at_k": [DEPTH], "mrr_at_k": [DEPTH], "map_at_k": [DEPTH]}
+CUTOFFS |= {"accuracy_at_k": [1], "precision_recall_at_k": [1]}
 
 
 class Retrieval(InformationRetrievalEvaluator):
@@ -85,11 +87,8 @@ class Evaluators:
         bfloat16: bool = False,
         token_budget: int | None = None,
     ) -> None:
-        self.evaluators, self.precision, self.token_budget = (
-            dict(evaluators),
-            "bf16" if bfloat16 else "fp32",
-            token_budget,
-        )
+        self.evaluators, self.token_budget = dict(evaluators), token_budget
+        self.precision = "bf16" if bfloat16 else "fp32"
         texts = list(dict.fromkeys(text for evaluator in evaluators.values() for text in _texts(evaluator)))
         self.places = {text: place for place, text in enumerate(texts)}
         self.ids = Embedder(model, max_length).tokenise(texts) if texts else []
@@ -206,11 +205,7 @@ def retrieval(
         most_queries: take only so many anchors, the first ones.
         most_passages: take only so many passages; the answers are never left out.
     """
-    answers: dict[str, dict[str, None]] = {}
-    positive = pairs.positive_rows()
-    for anchor, text in zip(positive.anchors, positive.positives, strict=True):
-        answers.setdefault(anchor, {})[text] = None
-    answers = dict(islice(answers.items(), most_queries))
+    answers = dict(islice(pairs.answers().items(), most_queries))
     right = dict.fromkeys(text for texts in answers.values() for text in texts)
     most = None if most_passages is None else max(most_passages, len(right))
     place = {text: number for number, text in enumerate(islice(dict.fromkeys([*right, *passages]), most))}
@@ -228,12 +223,8 @@ def retrieval(
         {str(row): {str(place[text]) for text in texts} for row, texts in enumerate(answers.values())},
         corpus_chunk_size=len(place),  # so that `cosine` gets the whole corpus
         score_functions={"cosine": cosine},
-        mrr_at_k=[DEPTH],
-        ndcg_at_k=[DEPTH],
-        accuracy_at_k=[1],
-        precision_recall_at_k=[1],
-        map_at_k=[DEPTH],
         write_csv=False,
+        **CUTOFFS,
     )
 
 

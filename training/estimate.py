@@ -26,7 +26,7 @@ from pipeline.core.console import quiet, show_table
 from pipeline.core.errors import UserError
 from pipeline.core.packed import LEAST_CAPABILITY
 from pipeline.core.precision import PACKED, attention_implementation, autocast_type
-from training.batch_plan import Integers, batch_rows, plan_batches, wanted_batches
+from training.batch_plan import batch_rows, plan_batches, wanted_batches
 from training.batches import PIECES, ends_within, text_lengths, warn_of_small_steps
 from training.losses import kept_graphs
 from training.memory import BUCKETS, GPU_OVERHEAD, SPARE, STATE, STEP, Budget, planned_budget
@@ -142,13 +142,11 @@ class Devices:
 
     def budget(self, side: SideConfig, shape: Shape) -> Budget:
         """How a side's batches will be cut; on a GPU by the cost model, where training measures."""
-        planned = planned_budget(side)
         if not self.gpu:
-            return planned
-        overhead = GPU_OVERHEAD if side.mini_batch_overhead == "auto" else planned.overhead
+            return planned_budget(side)
         room = self.memory * (1 - SPARE) - shape.parameters * (4 + STATE + BUCKETS * (self.number > 1))
         fitting = max(int(room / activation_bytes(shape, self.half)) // STEP * STEP, max(side.lengths().values()))
-        return Budget(fitting if side.mini_batch_tokens == "auto" else planned.tokens, overhead)
+        return planned_budget(side, lambda: fitting, GPU_OVERHEAD)
 
     def packs(self, config: Config, side: SideConfig) -> bool:
         """Whether texts will be packed."""
@@ -277,7 +275,9 @@ def work_of(config: Config, name: str, shape: Shape, devices: Devices) -> Work:
     seen = {key: Seen(0, 0, len(np.unique(item.rows.anchors))) for key, item in sets.items()}
     for batch in batches:
         lengths = text_lengths(sets[batch.set], batch.slice(0, devices.number))  # the other ranks have about the same
-        sizes = mini_batch_sizes(lengths, ends_within(lengths, budget, packed), packed)
+        ends = ends_within(lengths, budget, packed)
+        parts = [lengths[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+        sizes = [int(part.sum()) if packed else len(part) * int(part[-1]) for part in parts]  # tokens, with padding
         kept = kept_graphs(sizes, budget.tokens)
         again = sum(size for size, keep in zip(sizes, kept, strict=True) if not keep)
         mean_square, ranks = float((lengths**2).sum()) / lengths.sum(), devices.number
@@ -386,12 +386,6 @@ def shape_of(folders: list[Path], base: BaseConfig) -> Shape:
 def shrunk(shape: Shape) -> Shape:
     """XLM-R's shape with the vocabulary that init is expected to leave."""
     return dataclasses.replace(shape, vocabulary=SHRUNK) if shape.vocabulary in XLM_R else shape
-
-
-def mini_batch_sizes(lengths: Integers, ends: list[int], packed: bool) -> list[int]:
-    """Tokens of each mini-batch, with its padding if it has any."""
-    parts = [lengths[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
-    return [int(part.sum()) if packed else len(part) * int(part[-1]) for part in parts]
 
 
 def training_operations(shape: Shape, tokens: int, mean_square_length: float, passes: float) -> float:

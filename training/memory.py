@@ -32,12 +32,15 @@ class Budget:
     overhead: int  # what a further mini-batch costs, in tokens
 
 
-def planned_budget(side: SideConfig) -> Budget:
-    """The side's own numbers, and a CPU's where they are auto; the same on every machine."""
+def planned_budget(
+    side: SideConfig, fitting: Callable[[], int] = lambda: CPU_TOKENS, further: int = CPU_OVERHEAD
+) -> Budget:
+    """The side's own numbers; where they are auto, tokens that are `fitting` and the cost of a `further` mini-batch.
+
+    By default these are a CPU's, the same on every machine.
+    """
     tokens, overhead = side.mini_batch_tokens, side.mini_batch_overhead
-    return Budget(
-        tokens if isinstance(tokens, int) else CPU_TOKENS, overhead if isinstance(overhead, int) else CPU_OVERHEAD
-    )
+    return Budget(tokens if isinstance(tokens, int) else fitting(), overhead if isinstance(overhead, int) else further)
 
 
 def budget_on_gpu(
@@ -48,11 +51,8 @@ def budget_on_gpu(
     key: str,
 ) -> Budget:
     """The side's own numbers, or what suits the GPU of `model` where they are auto; `key` is the side's, for errors."""
-    tokens, overhead, longest = side.mini_batch_tokens, side.mini_batch_overhead, max(side.lengths().values())
-    return Budget(
-        tokens if isinstance(tokens, int) else measured_tokens(model, features, longest, half, key),
-        overhead if isinstance(overhead, int) else GPU_OVERHEAD,
-    )
+    longest = max(side.lengths().values())
+    return planned_budget(side, lambda: measured_tokens(model, features, longest, half, key), GPU_OVERHEAD)
 
 
 def measured_tokens(

@@ -184,13 +184,14 @@ class CleaningConfig:
     duplicates: str = setting("inside", choices=("inside", "between", "never"))
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        if self.script != "none" and not _is_script(self.script):
+        if self.script != "none" and not is_script(self.script):
             yield "script", f"must be none or the name of a Unicode script, such as Greek, not {self.script}"
         if self.min_characters > self.max_characters:
             yield "min_characters", f"must be at most max_characters ({self.max_characters})"
 
 
-def _is_script(name: str) -> bool:
+def is_script(name: str) -> bool:
+    """Whether Unicode has a script of this name."""
     try:
         return bool(regex.compile(rf"\p{{Script={name}}}"))
     except regex.error:

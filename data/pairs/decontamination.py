@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import pyarrow.parquet as pq
 from datasketch import MinHash, MinHashLSH
 
 from configs.schema.data import DecontaminationConfig
@@ -40,16 +39,11 @@ class TextIndex:
     @classmethod
     def of(cls, named: dict[str, pl.Series]) -> "TextIndex":
         """The index of the texts under each name; a text under several names keeps the first."""
-        forms = pl.concat(
-            [
-                pl.DataFrame(
-                    {"form": comparable(texts), "name": [name] * len(texts)},
-                    schema={"form": pl.String, "name": pl.String},
-                )
-                for name, texts in named.items()
-            ]
-            or [pl.DataFrame(schema={"form": pl.String, "name": pl.String})]
+        none = pl.DataFrame(schema={"form": pl.String, "name": pl.String})
+        parts = (
+            pl.DataFrame({"form": comparable(texts)}).with_columns(name=pl.lit(name)) for name, texts in named.items()
         )
+        forms = pl.concat([none, *parts])
         forms = forms.filter(pl.col("form").str.len_chars() > 0).unique("form", keep="first", maintain_order=True)
         keys = text_hashes(forms["form"])
         order = np.argsort(keys, kind="stable")
@@ -86,15 +80,12 @@ class NearIndex:
         self.known: dict[int, tuple[str, frozenset[bytes]]] = {}
         self.longest = 0.0
         for name, texts in named:
-            for form in comparable(texts).unique(maintain_order=True).to_list():
-                if len(form) >= SHORTEST:
-                    self._add(name, form)
-
-    def _add(self, name: str, form: str) -> None:
-        shingles = _shingles(form)
-        self.search.insert(len(self.known), _signature(shingles))
-        self.known[len(self.known)] = name, shingles
-        self.longest = max(self.longest, LONGER * len(form))
+            forms = comparable(texts).unique(maintain_order=True)
+            for form in forms.filter(forms.str.len_chars() >= SHORTEST):
+                shingles = _shingles(form)
+                self.search.insert(len(self.known), _signature(shingles))
+                self.known[len(self.known)] = name, shingles
+                self.longest = max(self.longest, LONGER * len(form))
 
     def find(self, texts: pl.Series) -> pl.Series:
         """For each text the name of an evaluation text it nearly equals, or null."""
@@ -102,18 +93,12 @@ class NearIndex:
         likely = lengths.is_between(SHORTEST, max(self.longest, SHORTEST)).arg_true()
         names: list[str | None] = [None] * len(texts)
         for place, form in zip(likely.to_list(), comparable(texts.gather(likely)).to_list(), strict=True):
-            names[place] = self._match(form)
+            if len(form) >= SHORTEST:
+                shingles = _shingles(form)
+                found = (self.known[candidate] for candidate in sorted(self.search.query(_signature(shingles))))
+                near = (name for name, own in found if len(shingles & own) >= self.threshold * len(shingles | own))
+                names[place] = next(near, None)
         return pl.Series(texts.name, names, pl.String)
-
-    def _match(self, form: str) -> str | None:
-        if len(form) < SHORTEST or not self.known:
-            return None
-        shingles = _shingles(form)
-        for candidate in sorted(self.search.query(_signature(shingles))):
-            name, others = self.known[candidate]
-            if len(shingles & others) >= self.threshold * len(shingles | others):
-                return name
-        return None
 
 
 def _shingles(form: str) -> frozenset[bytes]:
@@ -138,7 +123,11 @@ class Decontamination:
     @classmethod
     def loaded(cls, settings: DecontaminationConfig, held_out: dict[str, Path], benchmarks: Path) -> "Decontamination":
         """With the texts of held-out sets (name -> file) and of the artefact `benchmarks`."""
-        forbidden = _held_out_texts(held_out) | _texts(benchmarks / SAMPLES, "evaluation sample")
+        held_out_texts = {
+            f"held out: {name}": pl.concat(pl.read_parquet(path, columns=["anchor", "positive"]).get_columns())
+            for name, path in held_out.items()
+        }
+        forbidden = held_out_texts | _texts(benchmarks / SAMPLES, "evaluation sample")
         texts = _texts(benchmarks / BENCHMARKS, "evaluation")
         near = NearIndex(texts.items(), settings.threshold) if settings.near_duplicates and texts else None
         return cls(TextIndex.of(forbidden), TextIndex.of(texts), near, settings.mode == "remove")
@@ -161,16 +150,6 @@ class Decontamination:
             return found
         unknown = found.is_null().arg_true()
         return found.scatter(unknown, "near " + self.near.find(texts.gather(unknown)))
-
-
-def _held_out_texts(files: dict[str, Path]) -> dict[str, pl.Series]:
-    """Anchors and positives of held-out sets, by the name that the ledger gives to a find."""
-    named: dict[str, pl.Series] = {}
-    for name, path in files.items():
-        table = pq.read_table(path, columns=["anchor", "positive"])
-        columns = [pl.Series(pl.from_arrow(table[column])) for column in ("anchor", "positive")]
-        named[f"held out: {name}"] = pl.concat(columns)
-    return named
 
 
 def _texts(path: Path, kind: str) -> dict[str, pl.Series]:

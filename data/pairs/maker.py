@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from configs.schema.data import CleaningConfig, SourceConfig
+from configs.schema.data import NO_TEXTS, CleaningConfig, SourceConfig
 from data.pairs.cleaning import (
     EQUAL,
     Changes,
@@ -27,9 +27,8 @@ from data.pairs.constructions import (
 )
 from data.pairs.decontamination import Decontamination
 from data.pairs.hashing import Hashes, combined, text_hashes
+from data.sources.rows import LIST_ROLES
 
-TEXT_ROLES = ("anchor", "positive", "title", "text", "summary", "premise", "hypothesis", "query")
-LIST_ROLES = ("negative", "pos", "neg")
 WRONG_NEGATIVES = "negatives, empty or equal to the positive"
 WRONG_ROWS = "rows of a negative that is empty or equal to the positive"
 NO_NEGATIVE = "no negative that can be used"
@@ -70,7 +69,7 @@ class PairMaker:
         changes = Changes()
         if self.source.construction == "chat":
             frame = turns(frame)
-        texts = [frame[name] for name in frame.columns if name in (*TEXT_ROLES, *LIST_ROLES)]
+        texts = [frame[name] for name in frame.columns if name not in ("row", *NO_TEXTS)]
         return frame.with_columns(self._normalised(column, changes) for column in texts), changes
 
     def _normalised(self, column: pl.Series, changes: Changes) -> pl.Series:
@@ -89,31 +88,26 @@ class PairMaker:
         """Pairs of rows whose texts are normalised; where the construction needs groups, these are complete."""
         candidates = self.construction(frame, self.source).with_columns(given=pl.col("negatives").list.len())
         alone = first_choices(candidates, self.source)
-        if self.source.construction == "paraphrase_groups":
-            frame, reported = self._clean_texts(frame)
+        if self.source.construction == "paraphrase_groups":  # of single texts, with the form by which they differ
+            frame = frame.filter(text_reasons(frame["text"], self.cleaning, self.source).is_null())
+            reasons, reported = self.decontamination.find(frame.select(anchor="text", positive=pl.lit("")))
+            frame = frame.filter(reasons.is_null())
+            frame = frame.with_columns(form=comparable(frame["text"]))
             clean = self.construction(frame, self.source).with_columns(given=0)
         else:
-            clean, reported = self._clean(candidates)
+            clean = candidates.filter(drop_reasons(candidates, self.cleaning, self.source).is_null())
+            clean = without_wrong_negatives(clean, self.cleaning.min_characters)
+            reasons, reported = self.decontamination.find(clean)
+            clean = clean.filter(reasons.is_null())
         taken = first_choices(clean, self.source)
         positive = alone.select(IS_POSITIVE).to_series()
         rows = self._rows(alone["given"])
         pairs = with_chosen_negatives(taken.select(*PAIRS), self.source, self.seed)
+        keys = combined(text_hashes(pairs["anchor"]), text_hashes(pairs["positive"]))
+        if self.source.negatives_as_rows:
+            keys = combined(keys, text_hashes(pairs["negatives"].list.first()))
         built, scored = (int(rows.filter(part).sum()) for part in (positive, ~positive))
-        return PairBatch(pairs, built, scored, self._dropped(alone, taken), reported, self._keys(pairs))
-
-    def _clean(self, candidates: pl.DataFrame) -> tuple[pl.DataFrame, Counter[str]]:
-        """The candidates that nothing is wrong with, their negatives too; and the benchmarks that were found."""
-        clean = candidates.filter(drop_reasons(candidates, self.cleaning, self.source).is_null())
-        clean = without_wrong_negatives(clean, self.cleaning.min_characters)
-        reasons, reported = self.decontamination.find(clean)
-        return clean.filter(reasons.is_null()), reported
-
-    def _clean_texts(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, Counter[str]]:
-        """The same for rows of single texts, with the form by which texts are different."""
-        frame = frame.filter(text_reasons(frame["text"], self.cleaning, self.source).is_null())
-        reasons, reported = self.decontamination.find(frame.select(anchor="text", positive=pl.lit("")))
-        frame = frame.filter(reasons.is_null())
-        return frame.with_columns(form=comparable(frame["text"])), reported
+        return PairBatch(pairs, built, scored, self._dropped(alone, taken), reported, keys)
 
     def _rows(self, negatives: pl.Series) -> pl.Series:
         """How many rows pairs with so many negatives give."""
@@ -135,9 +129,3 @@ class PairMaker:
         if self.source.negatives_as_rows:
             return dropped + Counter({WRONG_ROWS: int((self._rows(given) - self._rows(left)).sum())})
         return dropped + Counter({WRONG_NEGATIVES: int((given - left).sum())})
-
-    def _keys(self, pairs: pl.DataFrame) -> Hashes:
-        keys = combined(text_hashes(pairs["anchor"]), text_hashes(pairs["positive"]))
-        if self.source.negatives_as_rows:
-            keys = combined(keys, text_hashes(pairs["negatives"].list.first()))
-        return keys

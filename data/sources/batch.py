@@ -65,8 +65,7 @@ def names_like(pattern: str, names: Iterable[str]) -> list[str]:
 def wanted_columns(columns: list[str], found: Sequence[tuple[str, str]], set_name: str, file: str) -> list[str]:
     """The columns with patterns resolved; `found` are (name, type) of the file's columns.
 
-    Raises:
-        UserError: a column is missing, or stands in the file twice, so that nobody knows which is meant.
+    Raises UserError: a column is missing, or stands in the file twice, so that nobody knows which is meant.
     """
     counts = Counter(name for name, _ in found)
     chosen: list[str] = []

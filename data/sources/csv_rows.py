@@ -12,8 +12,9 @@ from typing import IO
 
 import pyarrow as pa
 
+from configs.schema.data import SourceConfig
 from data.sources.batch import LONGEST_ROW, Batch, OptionalColumn, RowErrors, names_like, too_long, wanted_columns
-from data.sources.lines import Line, Writing, bad_encoding, text_lines
+from data.sources.lines import Line, bad_encoding, text_lines
 from pipeline.core.errors import UserError
 
 DELIMITERS = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}  # those in use, as a config names them
@@ -55,9 +56,9 @@ class _Lines:
 class _Csv:
     """Rows of fields out of lines; the first one is the header."""
 
-    def __init__(self, lines: _Lines, file: str, errors: RowErrors, writing: Writing) -> None:
-        self.lines, self.file, self.errors, self.writing = lines, file, errors, writing
-        self.delimiter = delimiter = writing.delimiter
+    def __init__(self, lines: _Lines, file: str, errors: RowErrors, source: SourceConfig) -> None:
+        self.lines, self.file, self.errors, self.source = lines, file, errors, source
+        self.delimiter = delimiter = source.separator
         self.row = -1  # number of the row that was read last
         self.width = 0  # fields of a row
         mark = re.escape(delimiter)  # between the fields of rows: not before a space, as in texts, nor inside a number
@@ -73,8 +74,8 @@ class _Csv:
         for line in self.lines:
             self.row += line != ""
             if isinstance(line, UnicodeDecodeError):
-                bad_encoding(line, self.writing.encoding, self.where, self.errors)
-            elif '"' in line and self.writing.quotes:
+                bad_encoding(line, self.source.encoding, self.where, self.errors)
+            elif '"' in line and self.source.quotes:
                 begun, taken = self.lines.number, list[Line]()
                 fields = self._quoted(line, taken)
                 if not isinstance(fields, str):
@@ -131,15 +132,16 @@ def _up_to_quote(line: str, at: int) -> tuple[str, int]:
 
 
 def csv_rows(
-    stream: IO[bytes], file: str, columns: list[str], errors: RowErrors, writing: Writing, block: int
+    stream: IO[bytes], file: str, columns: list[str], errors: RowErrors, source: SourceConfig, block: int
 ) -> Iterator[Batch]:
     """Rows with quoted line breaks; an empty field without quotes is null."""
-    lines = _Lines(_without_returns(text_lines(stream, file, errors.set_name, block)))
-    csv = _Csv(lines, file, RowErrors(errors.set_name), writing)
+    blocks = text_lines(stream, file, errors.set_name, block)
+    lines = _Lines([ln.removesuffix("\r") if isinstance(ln, str) else ln for ln in some] for some in blocks)
+    csv = _Csv(lines, file, RowErrors(errors.set_name), source)
     rows = csv.rows()
     lines.fill()
     if lines.block and isinstance(lines.block[0], str):
-        _refuse_header(lines.block[0], file, columns, errors.set_name, writing)
+        _refuse_header(lines.block[0], file, columns, errors.set_name, source)
     names = [name or "" for name in next(rows, [])]
     if not names:
         return
@@ -165,12 +167,7 @@ def csv_rows(
         yield batch()
 
 
-def _without_returns(blocks: Iterator[list[Line]]) -> Iterator[list[Line]]:
-    for lines in blocks:
-        yield [line.removesuffix("\r") if isinstance(line, str) else line for line in lines]
-
-
-def _refuse_header(header: str, file: str, columns: list[str], set_name: str, writing: Writing) -> None:
+def _refuse_header(header: str, file: str, columns: list[str], set_name: str, source: SourceConfig) -> None:
     """Raise UserError for a header that another delimiter takes apart, or a file that is one line."""
     key = f"data.sources.{set_name}.delimiter"
     if "\r" in header:
@@ -179,11 +176,11 @@ def _refuse_header(header: str, file: str, columns: list[str], set_name: str, wr
     def names(delimiter: str) -> list[str]:
         return [name.strip(' "') for name in header.split(delimiter)]
 
-    own, required = names(writing.delimiter), [name for name in columns if not isinstance(name, OptionalColumn)]
+    own, required = names(source.separator), [name for name in columns if not isinstance(name, OptionalColumn)]
     if len(own) > 1 and all(names_like(name, own) for name in required):
         return
     for other, called in DELIMITERS.items():
         found = names(other)
-        if len(found) > 1 and other != writing.delimiter and all(names_like(name, found) for name in required):
-            what = f"{set_name}: the header is separated by {called}, not {DELIMITERS.get(writing.delimiter, 'that')}"
+        if len(found) > 1 and other != source.separator and all(names_like(name, found) for name in required):
+            what = f"{set_name}: the header is separated by {called}, not {DELIMITERS.get(source.separator, 'that')}"
             raise UserError(what, where=file, remedy=f"set {key} to {called}")

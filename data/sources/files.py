@@ -69,7 +69,10 @@ def locate(name: str, source: SourceConfig, mirror: str | None, *, dev: bool = F
     if source.local_only and not (mirror and (Path(mirror) / source.hub).is_dir()):
         remedy = f"put it into the mirror as {source.hub}, or set data.sources.{name}.path"
         raise NotSupplied(f"{name}: {source.access}; file not supplied", where=source.hub, remedy=remedy)
-    located = [_mirrored(name, part, Path(mirror)) if mirror is not None else _from_hub(name, part) for part in parts]
+    if mirror is not None:
+        located = [_mirrored(name, part, Path(mirror)) for part in parts]
+    else:
+        located = [from_hub(name, part, f"data.sources.{name}") for part in parts]
     revisions = dict.fromkeys(part.revision for part in located)
     return Located(tuple(file for part in located for file in part.files), ", ".join(revisions))
 
@@ -125,11 +128,12 @@ def matching(name: str, patterns: list[str], names: list[str], where: str) -> li
     return chosen
 
 
-def _from_hub(name: str, part: HubFiles) -> Located:
+def from_hub(name: str, part: HubFiles, key: str) -> Located:
+    """The files in the Hub's cache, downloaded where needed; `key` is the config key that an error names."""
     from huggingface_hub import HfApi, hf_hub_download
 
     where = f"{part.hub} at {part.revision}"
-    with hub_errors(name, where, f"data.sources.{name}"):
+    with hub_errors(name, where, key):
         revision = readable_revision(Revision("dataset", part.hub, part.revision))
         if any(WILD.search(pattern.partition("::")[0]) for pattern in part.files):
             names = HfApi().list_repo_files(part.hub, revision=revision, repo_type="dataset")

@@ -13,13 +13,15 @@ from typing import IO, Self, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from configs.schema.data import SourceConfig
 from data.sources.batch import BATCH_BYTES, BATCH_ROWS, Batch, RowErrors, wanted_columns
 from data.sources.csv_rows import csv_rows
 from data.sources.files import SourceFile, is_chosen
 from data.sources.json_rows import json_document, json_lines
-from data.sources.lines import PLAIN, Writing, encoding_hint, in_utf8
+from data.sources.lines import UTF_8, encoding_hint, in_utf8
 from pipeline.core.errors import UserError, first_line
 
+PLAIN = SourceConfig()  # in UTF-8, with commas and quotes
 FIRST_ROWS, FIRST_BYTES = 100, 2**18  # what is read where only the beginning is wanted
 BUFFER = 2**20  # of a parquet column; whole column chunks would take as much memory as the file pleases
 HEAD = 40  # bytes that tell what a file is
@@ -43,25 +45,24 @@ PACKED = (b"\x1f\x8b", b"BZh91AY", b"\xfd7zXZ")  # as tar archives may be
 
 
 def batches(
-    file: SourceFile, format: str, columns: list[str], errors: RowErrors, writing: Writing = PLAIN
+    file: SourceFile, format: str, columns: list[str], errors: RowErrors, source: SourceConfig = PLAIN
 ) -> Iterator[Batch]:
     """The file's rows with the wanted columns, in order; a trailing `*` in a column's name stands for all that match.
 
-    Raises:
-        UserError: a missing column (with those found), or a file that can't be read as what it is said to be, or that
-            ends before a row, a member or the file itself is complete.
+    Raises UserError: a missing column (with those found), or a file that can't be read as what it is said to be, or
+    that ends before a row, a member or the file itself is complete.
     """
-    with _unreadable(errors.set_name, file.name, writing.encoding):
+    with _unreadable(errors.set_name, file.name, source.encoding):
         if format == "parquet":
             yield from _parquet(file, columns, errors)
             return
         read = {"jsonl": json_lines, "json": json_document, "csv": csv_rows}[format]
         for name, stream in _streams(file, errors.set_name):
             text = io.BufferedReader(cast(io.RawIOBase, stream), 2**16)
-            expected = () if writing.encoding == PLAIN.encoding else UTF_16  # which are letters elsewhere
+            expected = () if source.encoding == UTF_8 else UTF_16  # which are letters elsewhere
             _refuse_other_kinds(text.peek(HEAD), name, errors.set_name, expected)
-            utf8 = in_utf8(text, writing.encoding, name, errors.set_name)
-            yield from read(utf8, name, columns, errors, writing, FIRST_BYTES if file.beginning else BATCH_BYTES)
+            utf8 = in_utf8(text, source.encoding, name, errors.set_name)
+            yield from read(utf8, name, columns, errors, source, FIRST_BYTES if file.beginning else BATCH_BYTES)
 
 
 def _refuse_other_kinds(head: bytes, file: str, set_name: str, expected: Collection[bytes] = ()) -> None:

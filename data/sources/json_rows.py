@@ -9,6 +9,7 @@ from typing import IO, Any, BinaryIO, cast
 
 import pyarrow as pa
 
+from configs.schema.data import SourceConfig
 from data.sources.batch import (
     LONGEST_ROW,
     SHOWN_COLUMNS,
@@ -19,7 +20,7 @@ from data.sources.batch import (
     too_long,
     wanted_columns,
 )
-from data.sources.lines import Writing, bad_encoding, text_lines
+from data.sources.lines import bad_encoding, text_lines
 from pipeline.core.errors import UserError
 
 TAIL = 16  # characters at the end of a text that may be the beginning of a word or an escape
@@ -121,14 +122,14 @@ def _problem(value: Any, kind: type) -> str | None:
 
 
 def json_lines(
-    stream: IO[bytes], file: str, columns: list[str], errors: RowErrors, writing: Writing, block: int
+    stream: IO[bytes], file: str, columns: list[str], errors: RowErrors, source: SourceConfig, block: int
 ) -> Iterator[Batch]:
     """One object a line; lines without anything are left out."""
     rows, before = _Rows(file, columns, errors), 0
     for lines in text_lines(stream, file, errors.set_name, block):
         for number, line in enumerate(lines, start=before + 1):
             if isinstance(line, UnicodeDecodeError):
-                bad_encoding(line, writing.encoding, f"{file}, row {number}", errors)
+                bad_encoding(line, source.encoding, f"{file}, row {number}", errors)
                 continue
             line = line.strip(" \t\r\ufeff")  # with the mark that begins a file which was appended to another
             if not line:
@@ -165,27 +166,20 @@ def _has_wanted(content: Any, columns: list[str]) -> bool:
 
 
 def json_document(
-    stream: IO[bytes], file: str, columns: list[str], errors: RowErrors, writing: Writing, block: int
+    stream: IO[bytes], file: str, columns: list[str], errors: RowErrors, source: SourceConfig, block: int
 ) -> Iterator[Batch]:
     """Rows of one json document: an array of objects, such an array in an object, or an object of objects."""
-    rows = _Rows(file, columns, errors)
-    for number, content in enumerate(_document_rows(_JsonText(stream, file, errors), columns), start=1):
+    rows, text = _Rows(file, columns, errors), _JsonText(stream, file, errors)
+    opening = text.next()
+    if opening not in ("[", "{"):
+        raise text.refused("no json", f"set data.sources.{errors.set_name}.format to what it is")
+    for number, content in enumerate(text.items() if opening == "[" else _object_rows(text, columns), start=1):
         rows.add(number, content)
         if len(rows.rows) == DOCUMENT_ROWS:
             yield from rows.batches()
-    yield from rows.batches()
-
-
-def _document_rows(text: "_JsonText", columns: list[str]) -> Iterator[Any]:
-    opening = text.next()
-    if opening == "[":
-        yield from text.items()
-    elif opening == "{":
-        yield from _object_rows(text, columns)
-    else:
-        raise text.refused("no json", f"set data.sources.{text.errors.set_name}.format to what it is")
     if text.next():
         raise text.broken("something follows its end")
+    yield from rows.batches()
 
 
 def _object_rows(text: "_JsonText", columns: list[str]) -> Iterator[Any]:
@@ -265,8 +259,10 @@ class _JsonText:
                     self.at = end
                     return value
             except (ValueError, RecursionError) as error:
-                left = len(self.text) - self.at
-                if not _may_go_on(error, self.text) or not self._more(max(DOCUMENT_CHARACTERS, left)):
+                left, may_go_on = len(self.text) - self.at, False
+                if isinstance(error, json.JSONDecodeError):  # a text that is wrong before its end is not read on
+                    may_go_on = error.msg.startswith("Unterminated") or error.pos >= len(self.text) - TAIL
+                if not may_go_on or not self._more(max(DOCUMENT_CHARACTERS, left)):
                     raise self.broken(_reason(error, self.text)) from error
                 if left > LONGEST_ROW:  # twice as much each time: what is long is not decoded again and again
                     raise too_long(self.errors.set_name, f"{self.file}, row {self.row + 1}") from None
@@ -313,10 +309,3 @@ def _reason(error: Exception, text: str) -> str:
         ended = error.msg.startswith("Unterminated") or error.pos >= len(text.rstrip())
         return "cut off" if ended else error.msg
     return "nested too deeply" if isinstance(error, RecursionError) else str(error)
-
-
-def _may_go_on(error: Exception, text: str) -> bool:
-    """Whether the text may have failed for want of its end: a text that is wrong before it is not read on."""
-    if not isinstance(error, json.JSONDecodeError):
-        return False
-    return error.msg.startswith("Unterminated") or error.pos >= len(text) - TAIL

@@ -3,7 +3,6 @@
 import codecs
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import IO, Any, cast
 
 from data.sources.batch import LONGEST_ROW, RowErrors, too_long
@@ -12,18 +11,6 @@ from pipeline.core.errors import UserError
 UTF_8 = "utf-8"
 PROOF = 4  # bytes of longer characters; so many right ones in a row are no other encoding by chance
 Line = str | UnicodeDecodeError
-
-
-@dataclass(frozen=True)
-class Writing:
-    """How a source's text files are written, as its settings say."""
-
-    encoding: str = UTF_8
-    delimiter: str = ","  # of csv
-    quotes: bool = True  # of csv: fields may stand in "
-
-
-PLAIN = Writing()
 
 
 class _Transcoded(io.RawIOBase):

@@ -19,7 +19,6 @@ from data.sources.batch import (
 )
 from data.sources.files import Located, PairReader
 from data.sources.formats import batches
-from data.sources.lines import Writing
 from pipeline.core.console import log
 from pipeline.core.errors import UserError
 
@@ -34,8 +33,7 @@ def role_frames(
 
     With `complete=False` the caller stops early, so that values of `where` may not have come yet.
 
-    Raises:
-        UserError: an unset role, a missing column, a wrong type, a null text, an unknown label.
+    Raises UserError: an unset role, a missing column, a wrong type, a null text, an unknown label.
     """
     if not isinstance(rows, Located):
         yield from _reader_frames(rows)
@@ -53,7 +51,7 @@ def role_frames(
     found = not negatives
     number, values = 0, {column: set[str]() for column in source.where}
     for file in rows.files:
-        for batch in batches(file, source.format, columns, errors, writing(source)):
+        for batch in batches(file, source.format, columns, errors, source):
             frame = _roles(batch, source, errors).with_columns(
                 pl.int_range(number, number + batch.table.num_rows).alias("row")
             )
@@ -74,14 +72,9 @@ def _reader_frames(reader: PairReader) -> Iterator[pl.DataFrame]:
         yield pl.DataFrame(some, schema={"anchor": pl.String, "positive": pl.String}, orient="row")
 
 
-def writing(source: SourceConfig) -> Writing:
-    """How the source's files are written."""
-    return Writing(source.encoding, source.separator, source.quotes)
-
-
 def _found(source: SourceConfig, located: Located, errors: RowErrors) -> str:
     """The file, its columns with types, and the lengths of the first row's texts: what one needs to set columns."""
-    for batch in batches(located.files[0], source.format, ["*"], errors, writing(source)):
+    for batch in batches(located.files[0], source.format, ["*"], errors, source):
         first = batch.table.slice(0, 1).to_pylist()[0]
         parts = [
             f"{field.name}: {field.type}, {len(str(first[field.name]))} characters" for field in batch.table.schema
@@ -109,16 +102,14 @@ def _typed(batch: Batch, role: str, column: str, errors: RowErrors) -> pl.Series
     wanted_type = pl.List(pl.String) if role in LIST_ROLES and is_list(kind) else pl.String()
     if batch.table[column].null_count == batch.table.num_rows:  # such a column has no type of its own
         return pl.Series(role, [None], wanted_type).new_from_index(0, batch.table.num_rows)
-    text = is_text(kind) or kinds.is_null(kind)
+    fits, wanted = is_text(kind) or kinds.is_null(kind), "text"
     if is_list(kind) and role in LIST_ROLES:
         fits, wanted = is_list_of_texts(kind) or kinds.is_null(kind.value_type), "a list of texts"
     elif role in ANY_ROLES:
-        fits, wanted = text or kinds.is_integer(kind), "text or a whole number"
+        fits, wanted = fits or kinds.is_integer(kind), "text or a whole number"
     elif role == "score":
         number = kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_decimal(kind)
-        fits, wanted = text or number, "a number"
-    else:
-        fits, wanted = text, "text"
+        fits, wanted = fits or number, "a number"
     if not fits:
         remedy = f"{role} needs {wanted}: mend data.sources.{errors.set_name}.columns or the file"
         raise UserError(f"{errors.set_name}: wrong type {kind} in column {column}", where=batch.file, remedy=remedy)

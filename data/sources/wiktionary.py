@@ -109,14 +109,10 @@ def senses() -> tuple[Sense, ...]:
         rows = connection.execute("SELECT synset_id, lemma, definition FROM synsets ORDER BY rowid").fetchall()
     finally:
         connection.close()
-    return tuple(sense for row in rows if (sense := _sense(*row)) is not None)
-
-
-def _sense(synset: int, lemma: str, entry: str) -> Sense | None:
-    """The row as a Sense; `entry` is lemma~ru~lemma~ru~wiki source~id~id."""
-    source = entry.split("~", 4)[4].rsplit("~", 2)[0]
-    definition, examples = parse(source)
-    return Sense(synset, lemma.strip(), definition, examples) if definition else None
+    parsed = (  # an entry is lemma~ru~lemma~ru~wiki source~id~id
+        Sense(synset, lemma.strip(), *parse(entry.split("~", 4)[4].rsplit("~", 2)[0])) for synset, lemma, entry in rows
+    )
+    return tuple(sense for sense in parsed if sense.definition)
 
 
 def parse(source: str) -> tuple[str, tuple[str, ...]]:
@@ -184,10 +180,6 @@ class WiktionaryReader:
             raise UserError(f"unknown split {split}", where="reader_options.split", remedy=f"choose one of {names}")
         self.split = split
         self.revision = f"{PACKAGE} {package_version()}"
-
-    def pairs(self) -> Iterator[tuple[str, str]]:
-        """(anchor, positive) of the split's terms."""
-        raise NotImplementedError
 
 
 class TermDefinitions(WiktionaryReader):

@@ -1,6 +1,5 @@
 """The page's parts about what came out: scores, differences, the published card's tables and claims."""
 
-import math
 from collections.abc import Sequence
 
 from markupsafe import Markup
@@ -58,7 +57,7 @@ def scores(run: RunRecord) -> Section:
 
 def _forest(run: RunRecord, model: str, against: str) -> Picture:
     """The differences between two models on each task's own score."""
-    found = [d for d in run.differences if (d.model, d.against) == (model, against) and d.main and _bounded(d)]
+    found = [d for d in run.differences if (d.model, d.against) == (model, against) and d.main and show.has_interval(d)]
     rows = [Interval(d.task.replace("_", " "), d.difference, d.ci_low, d.ci_high) for d in found]
     words = f"{model} minus {against}"
     listed = "; ".join(f"{row.label} {signed(row.value, 3)}" for row in rows)
@@ -66,15 +65,11 @@ def _forest(run: RunRecord, model: str, against: str) -> Picture:
     return Picture(svg, f"{words.capitalize()}, with 95 % intervals; grey where the interval holds zero.")
 
 
-def _bounded(difference: Difference) -> bool:
-    return math.isfinite(difference.ci_low) and math.isfinite(difference.ci_high)
-
-
 def _differences(run: RunRecord) -> Table:
     """comparison.csv in full."""
     rows = []
     for d in run.differences:
-        interval = f"{signed(d.ci_low, 4)} to {signed(d.ci_high, 4)}" if _bounded(d) else show.DASH
+        interval = show.interval(d, 4).replace("-", "−")
         where = [d.task, d.suite, d.metric, d.model, d.against, signed(d.difference, 4), interval]
         rows.append([*where, show.p_value(d.p_value), show.p_value(d.p_holm), d.test])
     names = ("task", "suite", "metric", "model", "against", "difference", "95 % interval")

@@ -48,8 +48,7 @@ def line_chart(
     The y axis spans at least `least_range`, so that a change of nothing doesn't look like one. `marked` are points of
     the lines, which get a ring.
     """
-    lines = [Line(line.name, line.colour, [p for p in line.points if math.isfinite(p[1])]) for line in lines]
-    binned = [_bins(line.points) for line in lines]
+    binned = [_bins([point for point in line.points if math.isfinite(point[1])]) for line in lines]
     flat = [point for bins in binned for point in bins]
     if not flat:
         return Markup()

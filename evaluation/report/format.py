@@ -68,7 +68,7 @@ def score(found: Score | None, frame: str = SMALL_BELOW) -> str:
     if found is None or not math.isfinite(found.score):
         return DASH
     value, low, high = (f"{number:.3f}" for number in (found.score, found.ci_low, found.ci_high))
-    return frame.format(value, low, high) if math.isfinite(found.ci_low + found.ci_high) else value
+    return frame.format(value, low, high) if has_interval(found) else value
 
 
 def change(before: Score, after: Score, found: Difference | None) -> str:
@@ -80,10 +80,14 @@ def change(before: Score, after: Score, found: Difference | None) -> str:
     return Markup("{}<small>{}</small>").format(words, told.replace("-", "−"))
 
 
-def interval(found: Difference) -> str:
+def interval(found: Difference, digits: int = 3) -> str:
     """The bounds of a difference; a dash where its items are no sample."""
-    bounded = math.isfinite(found.ci_low + found.ci_high)
-    return f"{found.ci_low:+.3f} to {found.ci_high:+.3f}" if bounded else DASH
+    return f"{found.ci_low:+.{digits}f} to {found.ci_high:+.{digits}f}" if has_interval(found) else DASH
+
+
+def has_interval(found: Score | Difference) -> bool:
+    """Whether its items are a sample."""
+    return math.isfinite(found.ci_low + found.ci_high)
 
 
 def row_head(name: str, *remarks: str) -> Markup:

@@ -51,21 +51,17 @@ class _Task:
 def compare_arms(outcomes: Outcomes, plan: Plan) -> list[ArmScore]:
     """Scores of all arms, then their differences from each reference arm; only tasks that all arms have.
 
-    Raises:
-        UserError: an arm was scored on other items.
+    Raises UserError: an arm was scored on other items.
     """
     arms = list(dict.fromkeys(arm for arm, _ in outcomes))
     seeds = sorted({seed for _, seed in outcomes})
-    tasks = [_scored(key, outcomes, arms, seeds, plan) for key in _shared(outcomes)]
+    first, *others = outcomes.values()
+    shared = [key for key in first if all(key in other for other in others)]
+    tasks = [_scored(key, outcomes, arms, seeds, plan) for key in shared]
     tasks += [mean for suite in dict.fromkeys(task.suite for task in tasks) for mean in _means(tasks, suite)]
     drawn = generator(plan.seed, "study", "seeds").integers(0, len(seeds), (plan.resamples, len(seeds)))
     rows = [row for task in tasks for row in _rows(task, arms, drawn, plan)]
     return sorted(rows, key=lambda row: row.against != "")
-
-
-def _shared(outcomes: Outcomes) -> list[str]:
-    first, *others = outcomes.values()
-    return [key for key in first if all(key in other for other in others)]
 
 
 def _scored(key: str, outcomes: Outcomes, arms: Sequence[str], seeds: Sequence[int], plan: Plan) -> _Task:

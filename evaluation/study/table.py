@@ -25,6 +25,7 @@ HEADLINE = "Mean S"  # of encodechka
 DEV = "dev"  # suite of the rows that an arm may be chosen by
 RESAMPLES = 2000
 ALPHA = 0.05  # of differences in bold, after Holm's correction
+MEASURED = {"guard_loss": "ndcg_at_10"}  # the metric of a figure of the merge stage that is no score
 SEED = "training.seed"  # what the sweep calls it: data and init are the same for all
 
 
@@ -96,9 +97,6 @@ def _dev_rows(jobs: Mapping[tuple[str, int], Path]) -> list[ArmScore]:
                  float(np.std(values, ddof=1)) if len(values) > 1 else nan, nan, nan, nan)
         for (arm, name), values in found.items() if values
     ]  # fmt: skip
-
-
-MEASURED = {"guard_loss": "ndcg_at_10"}
 
 
 def markdown(rows: Sequence[ArmScore]) -> str:

@@ -9,9 +9,10 @@ import torch
 from evaluation.encoder import Encoder
 from evaluation.outcome import Measure, Outcome
 from evaluation.scoring import Scorer
-from evaluation.suites.heads import Heads, check_width, unused_ids
+from evaluation.suites.heads import check_width, unused_ids
 from evaluation.suites.sample_files import read_samples, sample_digests
 from evaluation.suites.task import Task
+from pipeline.core.heads import Heads
 
 FILES = ("sts", "long_documents")
 

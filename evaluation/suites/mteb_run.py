@@ -27,12 +27,13 @@ from configs.schema.config import Config
 from evaluation.encoder import Encoder
 from evaluation.outcome import SCORE_VERSION, Outcome
 from evaluation.scoring import Scorer
-from evaluation.suites.heads import Heads, sparse_vectors, token_vectors
+from evaluation.suites.heads import sparse_vectors, token_vectors
 from evaluation.suites.mteb_outcome import Part, keep_query_scores, mteb_outcome, parts_of_task
 from evaluation.suites.task import Task
 from pipeline.core.artefact import PARTIAL, files_under, remove, replacing
 from pipeline.core.console import quiet
 from pipeline.core.errors import UserError, first_line
+from pipeline.core.heads import Heads
 
 LOADED = 1024  # texts that mteb's loaders read at once; what is encoded at once is our encoder's matter
 CORPUS_CHUNK = 50_000  # documents whose token vectors are held at once

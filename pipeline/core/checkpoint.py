@@ -4,7 +4,7 @@ import errno
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,8 +104,7 @@ class Checkpoint:
     Tensors that share memory are stored once; a name that the file's metadata maps to a stored one
     (`safetensors.torch.save_model` does that) is found through it.
 
-    Raises:
-        UserError: no safetensors file, a missing shard, a file that is not whole, or an unknown dtype.
+    Raises UserError: no safetensors file, a missing shard, a file that is not whole, or an unknown dtype.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -113,8 +112,15 @@ class Checkpoint:
         self.tensors: dict[str, StoredTensor] = {}
         self.metadata: dict[str, str] = {}
         self._files: dict[Path, BinaryIO] = {}
-        for file in weight_files(folder):
-            self._read_header(file)
+        for path in weight_files(folder):
+            header, data_start = read_header(path)
+            self.metadata |= header.pop("__metadata__", {})
+            for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+                if entry["dtype"] not in ITEM_BYTES:
+                    what = f"tensor {name} has dtype {entry['dtype']}"
+                    raise UserError(what, where=str(path), remedy="save the model as float32, bfloat16 or float16")
+                start = data_start + entry["data_offsets"][0]
+                self.tensors[name] = StoredTensor(path, entry["dtype"], tuple(entry["shape"]), start)
 
     def __enter__(self) -> Self:
         return self
@@ -150,16 +156,6 @@ class Checkpoint:
         if path not in self._files:
             self._files[path] = path.open("rb", buffering=0)
         return self._files[path]
-
-    def _read_header(self, path: Path) -> None:
-        header, data_start = read_header(path)
-        self.metadata |= header.pop("__metadata__", {})
-        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-            if entry["dtype"] not in ITEM_BYTES:
-                what = f"tensor {name} has dtype {entry['dtype']}"
-                raise UserError(what, where=str(path), remedy="save the model as float32, bfloat16 or float16")
-            start = data_start + entry["data_offsets"][0]
-            self.tensors[name] = StoredTensor(path, entry["dtype"], tuple(entry["shape"]), start)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -205,19 +201,13 @@ def write_header(
 ) -> None:
     """Write the header of a safetensors file whose tensors follow without gaps in the order of `shapes`."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
-    for name, begin, end in _offsets(shapes, codes):
-        header[name] = {"dtype": codes[name], "shape": list(shapes[name]), "data_offsets": [begin, end]}
+    end = 0
+    for name, shape in shapes.items():
+        begin, end = end, end + math.prod(shape) * ITEM_BYTES[codes[name]]
+        header[name] = {"dtype": codes[name], "shape": list(shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % ALIGNMENT)
     file.write(len(text).to_bytes(8, "little") + text)
-
-
-def _offsets(shapes: Mapping[str, tuple[int, ...]], codes: Mapping[str, str]) -> Iterator[tuple[str, int, int]]:
-    begin = 0
-    for name, shape in shapes.items():
-        end = begin + math.prod(shape) * ITEM_BYTES[codes[name]]
-        yield name, begin, end
-        begin = end
 
 
 def _broken(path: Path, why: str) -> UserError:

@@ -22,21 +22,15 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def _make_console() -> Console:
-    made = Console(highlight=False, quiet=not is_main_process(), soft_wrap=False)
-    if not made.is_terminal:
-        # Without a terminal rich assumes 80 columns, too narrow for the closing tables in a log file.
-        made = Console(highlight=False, quiet=not is_main_process(), width=140)
-    return made
+console = Console(highlight=False, quiet=not is_main_process())
+if not console.is_terminal:  # where rich assumes 80 columns, too narrow for the closing tables in a log file
+    console.width = 140
 
 
-console = _make_console()
-
-
-def progress(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
+def progress(items: Iterable[Item], what: str) -> Iterator[Item]:
     """Iterate over `items` with a progress bar on a terminal and one plain log line elsewhere."""
     if console.is_terminal and is_main_process():
-        yield from track(items, description=what, total=total, console=console, transient=True)
+        yield from track(items, description=what, console=console, transient=True)
         return
     if is_main_process():
         log.info("%s …", what)

@@ -22,16 +22,19 @@ from pipeline.core.errors import UserError
 
 CPU_TOKENS, GPU_TOKENS = 512, 65536  # padded tokens in a pass; on a CPU activations should stay in its cache
 VISIBLE_BATCHES = 64  # from here on a bar is shown
+MOST_BYTES = 4 * 2**30  # of remembered vectors in memory: a million texts at width 1,024
 QUERY, DOCUMENT = "query", "document"  # roles of a text
 PROMPTS = {QUERY: ("query",), DOCUMENT: ("document", "passage", "corpus")}  # role -> what its prompt may be called
 
 Features = dict[str, Any]
 Vectors = dict[str, np.ndarray]  # name -> [texts, width]
-Pool = Callable[[Features], dict[str, torch.Tensor]]  # of a batch's float32 token embeddings
 
 
 class EmbeddingCache:
-    """Vectors by kind and text. `folder` belongs to one model fingerprint and precision; None keeps nothing on disk."""
+    """Vectors by kind and text. `folder` belongs to one model fingerprint and precision; None keeps nothing on disk.
+
+    What memory holds beyond MOST_BYTES is forgotten before the next texts; a folder gives it again.
+    """
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
@@ -40,6 +43,9 @@ class EmbeddingCache:
 
     def missing(self, kind: str, texts: Sequence[str]) -> list[str]:
         """The distinct texts of `texts` that have no vectors of this kind, in order."""
+        blocks = (block for kinds in self._vectors.values() for named in kinds.values() for block in named)
+        if sum(block.nbytes for block in blocks) > MOST_BYTES:
+            self._rows, self._vectors = {}, {}
         if kind not in self._rows:
             self._load(kind)
         known = self._rows[kind]

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ PATTERNS = (
 
 def redacted(value: Any) -> Any:
     """The value with every secret in its texts replaced: known patterns, and values of variables such as HF_TOKEN."""
-    return _redacted(value, _variables())
+    secrets = {secret for name, secret in os.environ.items() if NAMES.search(name) and len(secret) >= SHORTEST}
+    return _redacted(value, sorted(secrets, key=len, reverse=True))
 
 
 def _redacted(value: Any, variables: list[str]) -> Any:
@@ -45,11 +47,6 @@ class RedactingFormatter(logging.Formatter):
         return redacted(super().format(record))
 
 
-def _variables() -> list[str]:
-    values = {value for name, value in os.environ.items() if NAMES.search(name) and len(value) >= SHORTEST}
-    return sorted(values, key=len, reverse=True)
-
-
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
 # The same out of libraries that write by themselves: safetensors, tokenizers and polars; torch, in two ways.
 DISK_WORDS = ("No space left on device", "Read-only file system", "PytorchStreamWriter failed", "unexpected pos")
@@ -70,7 +67,7 @@ class UserError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions are pickled by position when they cross a process; these arguments are keywords.
-        return _rebuild, (self.what, self.where, self.remedy)
+        return partial(UserError, where=self.where, remedy=self.remedy), (self.what,)
 
     @property
     def line(self) -> str:
@@ -130,7 +127,3 @@ def _disk_error(error: BaseException | None) -> BaseException | None:
             return error
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return None
-
-
-def _rebuild(what: str, where: str, remedy: str) -> UserError:
-    return UserError(what, where=where, remedy=remedy)

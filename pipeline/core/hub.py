@@ -18,8 +18,6 @@ from pipeline.core.artefact import replacing
 from pipeline.core.console import log
 from pipeline.core.errors import UserError, first_line
 
-UNREACHABLE = "the Hub can't be reached", "check the network, or set mirror=<folder in the Hub's layout>"
-
 
 @contextmanager
 def hub_errors(name: str, where: str, key: str) -> Iterator[None]:
@@ -36,28 +34,19 @@ def hub_errors(name: str, where: str, key: str) -> Iterator[None]:
     try:
         yield
     except (errors.HFValidationError, errors.EntryNotFoundError, httpx.HTTPError, ConnectionError) as error:
-        what, remedy = _explained(error, key)
+        what, remedy = "the Hub can't be reached", "check the network, or set mirror=<folder in the Hub's layout>"
+        match error:
+            case errors.HFValidationError():
+                what, remedy = "neither a folder nor a Hub id", f"mend {key}"
+            case errors.GatedRepoError():
+                what, remedy = "access must be asked for", "accept the terms on its page and log in with hf auth login"
+            case errors.RepositoryNotFoundError() | errors.RevisionNotFoundError():
+                what, remedy = "no such repository or revision on the Hub", f"mend {key}, or log in if it is private"
+            case errors.EntryNotFoundError() if not isinstance(error, errors.LocalEntryNotFoundError):
+                what, remedy = f"no such file: {first_line(error)}", f"mend {key}"
+            case errors.HfHubHTTPError():
+                what, remedy = first_line(error), "check your access, or run again later"
         raise UserError(f"{name}: {what}", where=where, remedy=remedy) from error
-
-
-def _explained(error: Exception, key: str) -> tuple[str, str]:
-    """What is wrong, and what to do about it."""
-    from huggingface_hub import errors
-
-    match error:
-        case errors.HFValidationError():
-            return "neither a folder nor a Hub id", f"mend {key}"
-        case errors.GatedRepoError():
-            return "access must be asked for", "accept the terms on its page and log in with hf auth login"
-        case errors.RepositoryNotFoundError() | errors.RevisionNotFoundError():
-            return "no such repository or revision on the Hub", f"mend {key}, or log in if it is private"
-        case errors.LocalEntryNotFoundError():
-            return UNREACHABLE
-        case errors.EntryNotFoundError():
-            return f"no such file: {first_line(error)}", f"mend {key}"
-        case errors.HfHubHTTPError():
-            return first_line(error), "check your access, or run again later"
-    return UNREACHABLE
 
 
 COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -43,6 +43,11 @@ TRIAL = ("Река", PROBE)  # of different lengths, so that one of them is padd
 PADDING_TOLERANCE = 1e-4  # relative to the largest number of the embeddings
 
 
+def has_heads(folder: Path) -> bool:
+    """Whether bge-m3's two heads lie in the folder."""
+    return all((folder / name).is_file() for name in HEADS)
+
+
 def load_folder(
     folder: Path, device: str | None = None, remedy: str = REMEDY, finite: bool = True, **model_kwargs: Any
 ) -> "SentenceTransformer":
@@ -50,10 +55,9 @@ def load_folder(
 
     `device` None takes the fastest. A folder without modules gets those that the library gives it, with a warning.
 
-    Raises:
-        UserError: files that can't be read or don't fit each other, code that is not the library's, missing weights
-            (transformers would draw them at random), settings that only the library's `encode` could use, with
-            `finite` a tensor with NaN or infinity.
+    Raises UserError: files that can't be read or don't fit each other, code that is not the library's, missing weights
+    (transformers would draw them at random), settings that only the library's `encode` could use, with `finite` a
+    tensor with NaN or infinity.
     """
     import torch
     from safetensors import SafetensorError

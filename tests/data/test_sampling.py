@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from configs.schema.data import DevConfig
 from data.pairs.hashing import SeenHashes, contained, text_hashes
-from data.sampling import DevSlice, Sample, apart_from, pair_texts, whole_groups, without_trained_negatives
+from data.sampling import DevSlice, apart_from, pair_texts, sample, whole_groups, without_trained_negatives
 
 SCHEMA = {"anchor": pl.String, "positive": pl.String, "negatives": pl.List(pl.String)}
 
@@ -101,10 +101,9 @@ def test_a_sample_is_the_same_for_any_batches_and_keeps_the_order() -> None:
     pairs = numbered(5000)
     samples = []
     for batch in (13, 5000):
-        sample = Sample(100, seed=1)
-        for part in pairs.iter_slices(batch):
-            sample.offer(part)
-        samples.append(pl.concat(sample.frames()))
-    assert samples[0].equals(samples[1]) and len(samples[0]) == 100 and sample.left_out == 4900
+        chosen, others = sample(pairs.iter_slices(batch), 100, seed=1)
+        assert chosen is not None and others == 4900
+        samples.append(chosen)
+    assert samples[0].equals(samples[1]) and len(samples[0]) == 100
     places = [int(text[1:]) for text in samples[0]["positive"]]
     assert places == sorted(places) and 2000 < np.mean(places) < 3000

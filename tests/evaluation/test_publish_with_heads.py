@@ -12,7 +12,8 @@ import torch
 
 from configs.schema.init import BaseConfig
 from evaluation.encoder import Encoder
-from evaluation.suites.heads import read_heads, sparse_vectors, token_vectors
+from evaluation.suites.heads import sparse_vectors, token_vectors
+from pipeline.core.heads import read_heads
 from pipeline.core.models import HEADS
 from tests.support.flag_embedding import encoded
 from tests.support.runs import make

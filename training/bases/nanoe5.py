@@ -64,8 +64,7 @@ def read_model(path: Path) -> tuple[Header, dict[str, Array]]:
 
     Takes memory in proportion to the file's size, whatever lengths stand in it.
 
-    Raises:
-        UserError: not a file of this format, cut off, with lengths that don't fit, or numbers that are not finite.
+    Raises UserError: not a file of this format, cut off, with lengths that don't fit, or numbers that are not finite.
     """
     data = np.fromfile(path, dtype=np.uint8)
     if data[:4].tobytes() != b"E5S1":

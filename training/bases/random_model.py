@@ -27,8 +27,7 @@ WEIGHT_DEVIATION = 0.2  # at the usual 0.02 two layers give every text nearly th
 def make_random(config: BaseConfig, folder: Path, seed: int, samples: Path) -> dict[str, Any]:
     """Write the base into `folder`; the bytes depend on the config, the seed and the samples' texts alone.
 
-    Raises:
-        UserError: there are no texts in the samples.
+    Raises UserError: there are no texts in the samples.
     """
     proto = train_pieces(sample_texts(samples), config.vocabulary - 2)
     (folder / "sentencepiece.bpe.model").write_bytes(proto)

@@ -26,6 +26,10 @@ TEXTS = 4096  # segmented together
 DROPPED = -1  # where an id has no successor
 LONGEST = 128  # tokens of a text whose hidden states are compared, where the model takes as many
 BATCH = 16  # texts whose hidden states are compared together
+CHECKED = (  # figures of a corpus
+    *("compared", "covered", "coverage", "mismatches", "pieces_before", "pieces_after"),
+    *("unknown_characters_before", "unknown_characters_after"),
+)
 
 GUARANTEE = (
     "A text is segmented by the shrunk tokenizer exactly as by the original one if and only if the original uses "
@@ -51,15 +55,14 @@ def certify(
 ) -> dict[str, Any]:
     """Compare the base, with its tokenizer `before`, and the shrunk folder; returns what `certificate.json` says.
 
-    Raises:
-        RuntimeError: a covered text is segmented in another way, or its hidden states differ: the theorem rules it out.
+    Raises RuntimeError where a covered text is segmented in another way, or its hidden states differ.
     """
     after = read_tokenizer(shrunk / "tokenizer.json")
     new_ids = successors(selection.kept, tokenizer.size)
     comparison = Comparison(before, after, new_ids, tokenizer.unknown_id)
     agreements = compare_corpora(config.init, corpora, comparison, counts.texts)
-    sources = {corpus.name: corpus.source for corpus in corpora}
-    examples = [text for agreement in agreements.values() for text in agreement.examples]
+    found = [text for agreement in agreements.values() for text in agreement.examples]
+    examples = found[: config.init.hidden_state_texts]
     return {
         "guarantee": GUARANTEE,
         **dataclasses.asdict(sizes),
@@ -72,24 +75,22 @@ def certify(
         "kept_by_reason": selection.reasons,
         "languages": language_shares(counts.occurrences, selection.kept),
         "other_scripts": language_shares({OTHER: counts.others}, selection.kept)[OTHER],
-        "checked": {
-            name: {
-                "source": sources.get(name, "local file"),
-                "texts": counts.texts.get(name, agreement.texts),
-                "compared": agreement.texts,
-                "covered": agreement.covered,
-                "coverage": agreement.coverage,
-                "mismatches": agreement.mismatches,
-                "pieces_before": agreement.pieces_before,
-                "pieces_after": agreement.pieces_after,
-                "unknown_characters_before": agreement.unknown_characters_before,
-                "unknown_characters_after": agreement.unknown_characters_after,
-            }
-            for name, agreement in agreements.items()
-        },
-        "hidden_states": compare_hidden_states(
-            base, shrunk, examples[: config.init.hidden_state_texts], config.base.max_length
-        ),
+        "checked": checked(agreements, {corpus.name: corpus.source for corpus in corpora}, counts.texts),
+        "hidden_states": compare_hidden_states(base, shrunk, examples, config.base.max_length),
+    }
+
+
+def checked(
+    agreements: Mapping[str, "Agreement"], sources: Mapping[str, str], texts: Mapping[str, int]
+) -> dict[str, dict[str, Any]]:
+    """The figures of each corpus, and of each further file."""
+    return {
+        name: {
+            "source": sources.get(name, "local file"),
+            "texts": texts.get(name, agreement.compared),
+            **{figure: getattr(agreement, figure) for figure in CHECKED},
+        }
+        for name, agreement in agreements.items()
     }
 
 
@@ -117,7 +118,7 @@ def language_shares(occurrences: Mapping[str, Ids], kept: Ids) -> dict[str, dict
 class Agreement:
     """How the two tokenizers agree on the texts of one corpus."""
 
-    texts: int = 0  # texts compared
+    compared: int = 0  # texts
     covered: int = 0  # texts of which the original uses kept pieces only
     mismatches: int = 0  # covered texts with other ids than the original's, renumbered: the guarantee says 0
     pieces_before: int = 0
@@ -129,7 +130,7 @@ class Agreement:
     @property
     def coverage(self) -> float:
         """Share of the texts that are covered."""
-        return self.covered / max(self.texts, 1)
+        return self.covered / max(self.compared, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +147,7 @@ class Comparison:
         found, rest = Agreement(), iter(texts)
         while batch := list(islice(rest, TEXTS)):
             before, after = _ids(self.before, batch), _ids(self.after, batch)
-            found.texts += len(batch)
+            found.compared += len(batch)
             found.pieces_before += sum(map(len, before))
             found.pieces_after += sum(map(len, after))
             for text, old, new in zip(batch, before, after, strict=True):
@@ -180,12 +181,11 @@ def compare_corpora(
 ) -> dict[str, Agreement]:
     """Compare every corpus (an even sample of its `texts`) and the further files that the config names.
 
-    Raises:
-        RuntimeError: a covered text is segmented in another way.
+    Raises RuntimeError: a covered text is segmented in another way.
     """
     found, most = {}, config.certified_texts
     examples = -(-config.hidden_state_texts // len(corpora))
-    for corpus in progress(corpora, "comparing segmentations", total=len(corpora)):
+    for corpus in progress(corpora, "comparing segmentations"):
         step = 1 if most is None else -(-texts[corpus.name] // most)
         every = islice((text for _, batch in corpus.texts() for text in batch), 0, None, step)
         found[corpus.name] = comparison.agreement(every, examples)
@@ -203,8 +203,7 @@ def compare_hidden_states(base: Path, shrunk: Path, texts: list[str], max_length
     Returns:
         texts, tokens, whether all numbers are bitwise equal, and the largest difference.
 
-    Raises:
-        RuntimeError: hidden states differ.
+    Raises RuntimeError: hidden states differ.
     """
     if not texts:
         return None

@@ -1,22 +1,25 @@
 """The texts whose pieces are counted, and on which the certificate is made."""
 
 import glob
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import pyarrow
-import pyarrow.parquet
-from pyarrow import types
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from configs.schema.config import Config
+from configs.schema.data import HubFiles
 from configs.schema.init import BY_SCRIPT, CorpusConfig, InitConfig
+from data.sources.batch import is_list, is_text
+from data.sources.files import from_hub
 from pipeline.core.artefact import file_sha256
 from pipeline.core.errors import UserError
-from pipeline.core.hub import Revision, hub_errors, locked_commit, readable_revision
+from pipeline.core.hub import Revision, locked_commit
 
 ROWS = 4096  # rows of a parquet file in memory at once
+PAIR_COLUMNS = ("anchor", "positive", "negatives")
 
 
 @dataclass(frozen=True)
@@ -31,41 +34,22 @@ class Corpus:
     def texts(self) -> Iterator[tuple[str, list[str]]]:
         """(language or `script`, texts) in batches, always in the same order.
 
-        Raises:
-            UserError: a file that is not UTF-8 or not parquet, or a missing column.
+        Raises UserError: a file that is not UTF-8 or not parquet, or a missing column.
         """
-        if self.config.kind == "text":
-            for path in self.files:
+        columns = dict.fromkeys(PAIR_COLUMNS, self.config.language)
+        if self.config.kind == "hub":
+            columns = self.config.columns
+        for path in self.files:
+            if self.config.kind == "text":
                 yield from ((self.config.language, lines) for lines in text_lines(path))
-        elif self.config.kind == "pairs":
-            for path in self.files:
-                for rows in parquet_batches(path, ["anchor", "positive", "negatives"]):
-                    yield self.config.language, [text for column in rows for text in flat(column)]
-        else:
-            for path in self.files:
-                yield from self._columns(path)
-
-    def _columns(self, path: Path) -> Iterator[tuple[str, list[str]]]:
-        outer = list(dict.fromkeys(name.partition(".")[0] for name in self.config.columns))
-        for rows in parquet_batches(path, outer):
-            for name, language in self.config.columns.items():
-                first, _, inner = name.partition(".")
-                column = rows[outer.index(first)]
-                yield language, flat(column if not inner else [_inside(item, inner, name, path) for item in column])
-
-
-def _inside(struct: Any, inner: str, column: str, path: Path) -> Any:
-    if struct is None or (isinstance(struct, dict) and inner in struct):
-        return struct and struct[inner]
-    there = ", ".join(struct) if isinstance(struct, dict) else "no fields"
-    raise UserError(f"no column {column}", where=str(path), remedy=f"mend init.corpora; there are {there}")
+            else:
+                yield from parquet_texts(path, columns)
 
 
 def find_corpora(config: InitConfig, languages: list[str], data: Path, mirror: str | None) -> list[Corpus]:
     """The configured corpora with their files; `data` is the folder of stage data.
 
-    Raises:
-        UserError: files that don't exist, or a language that no corpus serves.
+    Raises UserError: files that don't exist, or a language that no corpus serves.
     """
     for language in languages:
         if not any({language, BY_SCRIPT} & corpus.languages for corpus in config.corpora.values()):
@@ -117,47 +101,38 @@ def text_lines(path: Path) -> Iterator[list[str]]:
         yield lines
 
 
-def parquet_batches(path: Path, columns: list[str]) -> Iterator[list[list[Any]]]:
-    """The columns' values in batches of rows; raises UserError on a missing column or a file that is not parquet."""
+def parquet_texts(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[str, list[str]]]:
+    """(language, texts) of columns of texts or of lists of texts, `a.b` inside a struct, in batches; without nulls.
+
+    Raises UserError on a file that is not parquet, or where a column is missing or holds something else.
+    """
     try:
-        file = pyarrow.parquet.ParquetFile(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"not a parquet file: {error}", where=str(path), remedy="make or download it again") from None
-    with file:
-        missing = [column for column in columns if column not in file.schema_arrow.names]
-        if missing:
-            there = ", ".join(file.schema_arrow.names)
-            what = f"no column {', '.join(missing)}"
-            raise UserError(what, where=str(path), remedy=f"mend init.corpora; columns there: {there}")
-        for column in columns:
-            if not _holds_texts(kind := file.schema_arrow.field(column).type):
-                what = f"column {column} holds {kind}, not text"
-                raise UserError(what, where=str(path), remedy="mend init.corpora or the file")
-        try:
-            for batch in file.iter_batches(ROWS, columns=columns):
+        with pq.ParquetFile(path) as file:
+            there = file.schema_arrow.empty_table().flatten().schema
+            for name in columns:
+                if name not in there.names:
+                    remedy = f"mend init.corpora; columns there: {', '.join(there.names)}"
+                    raise UserError(f"no column {name}", where=str(path), remedy=remedy)
+                if not _holds_texts(kind := there.field(name).type):
+                    what = f"column {name} holds {kind}, not text"
+                    raise UserError(what, where=str(path), remedy="mend init.corpora or the file")
+            for batch in file.iter_batches(ROWS, columns=list(columns)):
                 batch.validate(full=True)  # also that texts are UTF-8
-                yield [batch.column(column).to_pylist() for column in columns]
-        except (pyarrow.ArrowException, OSError) as error:
-            what = f"the file is damaged: {error}"
-            raise UserError(what, where=str(path), remedy="make or download it again") from None
+                rows = pa.Table.from_batches([batch]).flatten()
+                yield from ((language, _texts(rows[name])) for name, language in columns.items())
+    except (pa.ArrowException, OSError) as error:
+        what = f"not a parquet file, or a damaged one: {error}"
+        raise UserError(what, where=str(path), remedy="make or download it again") from None
 
 
-def _holds_texts(kind: Any) -> bool:
-    """Whether a column's type is text, or lists or structs of something; a struct's fields are looked at by name."""
-    if types.is_list(kind) or types.is_large_list(kind):
-        return _holds_texts(kind.value_type)
-    return types.is_string(kind) or types.is_large_string(kind) or types.is_struct(kind) or types.is_null(kind)
+def _holds_texts(kind: pa.DataType) -> bool:
+    return _holds_texts(kind.value_type) if is_list(kind) else is_text(kind) or pa.types.is_null(kind)
 
 
-def flat(values: Iterable[Any]) -> list[str]:
-    """The texts in a column of strings or of lists of strings; nulls are left out."""
-    texts: list[str] = []
-    for value in values:
-        if isinstance(value, str):
-            texts.append(value)
-        elif isinstance(value, list):
-            texts += flat(value)
-    return texts
+def _texts(column: pa.ChunkedArray) -> list[str]:
+    while is_list(column.type):
+        column = pc.list_flatten(column)
+    return column.drop_null().to_pylist()
 
 
 def _find(name: str, config: CorpusConfig, data: Path, mirror: str | None) -> Corpus:
@@ -170,21 +145,9 @@ def _find(name: str, config: CorpusConfig, data: Path, mirror: str | None) -> Co
         if not files:
             raise UserError("there are no prepared pairs", where=str(data), remedy="make them first: make data")
         return Corpus(name, config, tuple(files), "stage data")
-    return _find_hub(name, config, mirror)
-
-
-def _find_hub(name: str, config: CorpusConfig, mirror: str | None) -> Corpus:
-    from huggingface_hub import hf_hub_download
-
-    assert config.hub is not None
+    hub = str(config.hub)
     if mirror:
-        files = local_files(name, [str(Path(mirror) / config.hub / inside) for inside in config.files])
+        files = local_files(name, [str(Path(mirror) / hub / inside) for inside in config.files])
         return Corpus(name, config, tuple(files), f"mirror {config.revision}")
-    where = f"{config.hub} at {config.revision}"
-    with hub_errors(f"corpus {name}", where, f"init.corpora.{name}"):
-        revision = readable_revision(Revision("dataset", config.hub, config.revision))
-        files = [
-            Path(hf_hub_download(config.hub, inside, repo_type="dataset", revision=revision)) for inside in config.files
-        ]
-    commit = files[0].parts[-1 - len(Path(config.files[0]).parts)]  # .../snapshots/<commit>/<path inside>
-    return Corpus(name, config, tuple(files), commit)
+    located = from_hub(f"corpus {name}", HubFiles(hub, config.revision, config.files), f"init.corpora.{name}")
+    return Corpus(name, config, tuple(file.path for file in located.files), located.revision)

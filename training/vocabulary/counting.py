@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,9 @@ ENCODED = 8192  # joined texts segmented together
 LOCAL_NORMALIZERS = ("Precompiled", "Strip", "NFKC", "NFC", "Lowercase")
 SPACE_RUNS = ({"Regex": " {2,}"}, {"Regex": " +"})
 METASPACE = "▁"
+PREPENDED = "\u0d4e"  # letters with Grapheme_Cluster_Break=Prepend; the others lie beyond the first plane
 Counts = npt.NDArray[np.int64]
+WORDS = {"word": polars.String, "count": polars.Int64}  # the columns of counted words
 
 
 class WordCounter:
@@ -62,14 +64,9 @@ class WordCounter:
     def words(self) -> polars.DataFrame:
         """Columns word and count: what stands between two safe spaces, each distinct word once."""
         if not self._counted:
-            return self.no_words()
+            return polars.DataFrame(schema=WORDS)
         counted = polars.concat(self._counted).with_columns(polars.col("count").cast(polars.Int64))
         return counted.group_by("word").sum()
-
-    @staticmethod
-    def no_words() -> polars.DataFrame:
-        """The empty table of words."""
-        return polars.DataFrame(schema={"word": polars.String, "count": polars.Int64})
 
     def _are_plain(self, texts: polars.Series) -> polars.Series:
         """Which texts have only spaces that are safe to cut at."""
@@ -100,26 +97,18 @@ def piece_counts(tokenizer: Tokenizer, words: polars.DataFrame, whole: Mapping[s
 
     Words of equal count are segmented in one text, joined by spaces.
     """
-    joined, weights = joined_words(words)
-    texts = [*joined, *whole]
-    weights = [*weights, *whole.values()]
+    place = polars.int_range(polars.len()).over("count") // JOINED
+    joined = words.with_columns(place.alias("place")).group_by("count", "place").agg(polars.col("word").str.join(" "))
+    texts, weights = [*joined["word"], *whole], [*joined["count"], *whole.values()]
     counts = np.zeros(size, dtype=np.int64)
     for start in range(0, len(texts), ENCODED):
         encodings = tokenizer.encode_batch_fast(texts[start : start + ENCODED], add_special_tokens=False)
-        _add_weighted(counts, [encoding.ids for encoding in encodings], weights[start : start + ENCODED])
+        ids = [encoding.ids for encoding in encodings]
+        # Weights as float64 are exact below 2**53, far above any count of words.
+        repeated = np.repeat(np.array(weights[start : start + ENCODED], dtype=np.float64), list(map(len, ids)))
+        flat = np.fromiter(chain.from_iterable(ids), np.int64, len(repeated))
+        counts += np.bincount(flat, weights=repeated, minlength=size).astype(np.int64)
     return counts
-
-
-def joined_words(words: polars.DataFrame) -> tuple[list[str], list[int]]:
-    """Texts of at most `JOINED` words of equal count, and their counts."""
-    place = polars.int_range(polars.len()).over("count") // JOINED
-    groups = words.with_columns(place.alias("place")).group_by("count", "place").agg(polars.col("word").str.join(" "))
-    return groups["word"].to_list(), groups["count"].to_list()
-
-
-def end_tokens(tokenizer: Tokenizer) -> list[int]:
-    """Ids of the special tokens that each text gets, such as `<s>` and `</s>`."""
-    return list(tokenizer.encode("").ids)
 
 
 def added_tokens(tokenizer: Tokenizer) -> list[str]:
@@ -160,14 +149,8 @@ def _is_safe(character: str, normalizer: Any) -> bool:
     if unicodedata.category(character)[0] not in "LNPS" or character in PREPENDED or character == METASPACE:
         return False
     after = normalizer.normalize_str(character) if normalizer else character
-    return bool(after) and METASPACE not in after and not any(_is_loose(each) for each in after)
-
-
-def _is_loose(character: str) -> bool:
-    return character.isspace() or unicodedata.category(character)[0] in "MCZ"
-
-
-PREPENDED = "\u0d4e"  # letters with Grapheme_Cluster_Break=Prepend; the others lie beyond the first plane
+    loose = (each.isspace() or unicodedata.category(each)[0] in "MCZ" for each in after)
+    return bool(after) and METASPACE not in after and not any(loose)
 
 
 def _is_local(normalizer: dict[str, Any]) -> bool:
@@ -193,11 +176,3 @@ def _without_model(tokenizer: Tokenizer) -> str:
     shell.pre_tokenizer = tokenizer.pre_tokenizer
     shell.add_tokens(list(tokenizer.get_added_tokens_decoder().values()))
     return shell.to_str()
-
-
-def _add_weighted(counts: Counts, ids: list[list[int]], weights: list[int]) -> None:
-    lengths = [len(each) for each in ids]
-    flat = np.fromiter((token for each in ids for token in each), dtype=np.int64, count=sum(lengths))
-    # Weights as float64 are exact below 2**53, far above any count of words.
-    repeated = np.repeat(np.array(weights, dtype=np.float64), lengths)
-    counts += np.bincount(flat, weights=repeated, minlength=len(counts)).astype(np.int64)

@@ -13,7 +13,7 @@ from data.pairs.hashing import SeenHashes, text_hashes
 from pipeline.core.console import progress
 from pipeline.core.errors import UserError
 from training.vocabulary.corpora import Corpus
-from training.vocabulary.counting import Counts, WordCounter, end_tokens, piece_counts
+from training.vocabulary.counting import WORDS, Counts, WordCounter, piece_counts
 from training.vocabulary.selection import OTHER, scripts_of
 
 FOREIGN = r"[\p{L}--[\p{Common}\p{Inherited}]]"  # asked of words without a letter of the languages' scripts
@@ -36,12 +36,11 @@ def count_pieces(
     A text is counted once for a language, however often it stands in the corpora: a passage that is the negative of a
     hundred queries says no more about the language than one of a single query.
 
-    Raises:
-        UserError: a corpus without texts, a language without any, or what reading a corpus raises.
+    Raises UserError: a corpus without texts, a language without any, or what reading a corpus raises.
     """
     counters: dict[str, DistinctTexts] = {}
     texts: dict[str, int] = {}
-    for corpus in progress(corpora, "counting words", total=len(corpora)):
+    for corpus in progress(corpora, "counting words"):
         texts[corpus.name] = _count_words(corpus, tokenizer, languages, counters)
         if not texts[corpus.name]:
             where = f"{corpus.name}: {', '.join(map(str, corpus.files[:3]))}"
@@ -57,7 +56,7 @@ def count_pieces(
                 f"no text of language {language} in the corpora", where="config key languages", remedy=remedy
             )
         occurrences[language] = piece_counts(tokenizer, words, whole, size)
-        for token in end_tokens(tokenizer):
+        for token in tokenizer.encode("").ids:  # the special tokens that each text gets, such as <s> and </s>
             occurrences[language][token] += ends
     return LanguageCounts(occurrences, others, texts)
 
@@ -107,8 +106,7 @@ def _by_language(
             words.append(own.words())
             whole.update(own.whole)
             ends += own.texts
-        together = polars.concat(words) if words else WordCounter.no_words()
-        yield language, together, whole, ends
+        yield language, polars.concat([polars.DataFrame(schema=WORDS), *words]), whole, ends
     if mixed:
         yield OTHER, *parts[OTHER], 0
 
@@ -119,10 +117,7 @@ def _by_script(counter: WordCounter, scripts: Mapping[str, str]) -> dict[str, tu
     Languages of one script share its words: each counts them all. Words without letters go with the first language's,
     those with letters of other scripts alone to OTHER.
     """
-    whole = polars.DataFrame(
-        {"word": list(counter.whole), "count": list(counter.whole.values())},
-        schema={"word": polars.String, "count": polars.Int64},
-    )
+    whole = polars.DataFrame(list(counter.whole.items()), schema=WORDS, orient="row")
     found = polars.coalesce(
         *(polars.when(polars.col("word").str.contains(rf"\p{{{script}}}")).then(polars.lit(script))
           for script in dict.fromkeys(scripts.values())),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import regex
 
+from configs.schema.data import is_script
 from configs.schema.init import InitConfig
 from pipeline.core.errors import UserError
 from training.vocabulary.tokenizer_file import Ids, TokenizerFile
@@ -67,8 +68,7 @@ def select(
     The special tokens and one piece with the minimum score always stay. The score of an unknown character is the
     minimum minus 10, so without that piece the segmentation of texts with unknown characters could change.
 
-    Raises:
-        UserError: `max_size` has no room for what must stay.
+    Raises UserError: `max_size` has no room for what must stay.
     """
     specials = np.array(sorted(tokenizer.special_ids.values()), dtype=np.int64)
     if config.rule == "notebook":
@@ -159,11 +159,9 @@ def scripts_of(languages: Iterable[str], further: Iterable[str] = ()) -> list[st
             raise UserError(f"the script of language {language} is not known", where=where, remedy=remedy)
         scripts += SCRIPTS.get(language, [])
     for script in further:
-        try:
-            regex.compile(rf"\p{{Script={script}}}")
-        except regex.error:
+        if not is_script(script):
             remedy = "use the name of a Unicode script, such as Cyrillic, Latin or Greek"
-            raise UserError(f"no such script: {script}", where="config key init.scripts", remedy=remedy) from None
+            raise UserError(f"no such script: {script}", where="config key init.scripts", remedy=remedy)
         scripts.append(script)
     return list(dict.fromkeys(scripts))
 

@@ -40,8 +40,7 @@ class Sizes:
 def shrink(base: Path, target: Path, tokenizer: TokenizerFile, kept: Ids) -> Sizes:
     """Write the base with only the ids `kept` (ascending) into the folder `target`.
 
-    Raises:
-        UserError: a special token is not kept, or the base's files disagree with each other.
+    Raises UserError: a special token is not kept, or the base's files disagree with each other.
     """
     if dropped := [text for text, place in tokenizer.special_ids.items() if place not in kept]:
         what = f"the selection would drop the special tokens {', '.join(dropped)}"
@@ -70,8 +69,7 @@ def shrink(base: Path, target: Path, tokenizer: TokenizerFile, kept: Ids) -> Siz
 def embedding_rows(weights: Checkpoint, ids: int) -> int:
     """Rows of the word embedding, checked against the tokenizer's number of ids.
 
-    Raises:
-        UserError: no word embedding, fewer rows than ids, or more than padding explains.
+    Raises UserError: no word embedding, fewer rows than ids, or more than padding explains.
     """
     names = [name for name in weights.tensors if name.endswith(EMBEDDING)]
     if len(names) != 1:

@@ -42,8 +42,7 @@ class TokenizerFile:
     def read(cls, path: Path) -> "TokenizerFile":
         """Read and check the file.
 
-        Raises:
-            UserError: no such file, not JSON, not a Unigram model, or without one of XLM-R's special tokens.
+        Raises UserError: no such file, not JSON, not a Unigram model, or without one of XLM-R's special tokens.
         """
         try:
             with _no_collection():
@@ -153,9 +152,8 @@ def _with_numbers(value: Any) -> Any:
 def shrink_sentencepiece(path: Path, target: Path, tokenizer: TokenizerFile, kept: Ids) -> None:
     """Write `sentencepiece.bpe.model` with the kept pieces; its normaliser and its trainer's settings stay as they are.
 
-    Raises:
-        UserError: not a SentencePiece file, user-defined pieces (their score depends on the whole vocabulary), or
-            pieces that differ from those of `tokenizer.json`.
+    Raises UserError: not a SentencePiece file, user-defined pieces (their score depends on the whole vocabulary), or
+    pieces that differ from those of `tokenizer.json`.
     """
     try:
         model = ModelProto.FromString(path.read_bytes())

@@ -40,14 +40,10 @@ class DataFiles:
         self.download = folder is None
         self._checked: set[str] = set()
 
-    def csv(self, name: str) -> list[dict[str, str]]:
-        """Rows of a CSV file."""
-        with self.path(name).open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
-
     def rows(self, name: str) -> list[dict[str, str]]:
         """Rows of a CSV file by its name without ending."""
-        return self.csv(f"{name}.csv")
+        with self.path(f"{name}.csv").open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
 
     def json(self, name: str) -> Any:
         """Contents of a JSON file."""

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configs.schema.data import SourceConfig
 from data.sources.batch import RowErrors
 from data.sources.files import SourceFile
 from data.sources.formats import batches
-from data.sources.lines import Writing
 from pipeline.core.errors import UserError
 
 PAIRS = [(f"вопрос {n}", f"ответ {n}") for n in range(20)]
@@ -22,7 +22,7 @@ LINES = [f"{question},{answer}\n" for question, answer in PAIRS]
 def read(path: Path, skip: bool = False, columns: tuple[str, ...] = ("q", "a"), **writing: Any) -> Any:
     """(number, fields) of each right row, and the bad ones by their reason."""
     errors, found = RowErrors("mine", skip), list[Any]()
-    for batch in batches(SourceFile(path, "rows.csv"), "csv", list(columns), errors, Writing(**writing)):
+    for batch in batches(SourceFile(path, "rows.csv"), "csv", list(columns), errors, SourceConfig(**writing)):
         rows = (tuple(row.values()) for row in batch.table.to_pylist())
         found += zip(batch.numbers, rows, strict=True)
     return found, errors.counts

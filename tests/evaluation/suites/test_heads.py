@@ -11,11 +11,12 @@ from configs.schema.evaluation import MtebTaskConfig, SuiteConfig
 from evaluation.encoder import Encoder
 from evaluation.outcome import Outcome
 from evaluation.suites.drift import drift_outcome, text_vectors
-from evaluation.suites.heads import Heads, read_heads, sparse_vectors, token_vectors
+from evaluation.suites.heads import sparse_vectors, token_vectors
 from evaluation.suites.mteb_run import DenseEncoder, MultiVectorHead, SparseHead, run_task
 from evaluation.suites.mteb_tasks import hub_task
 from evaluation.suites.sample_files import read_samples
 from pipeline.core.errors import UserError
+from pipeline.core.heads import Heads, read_heads
 from pipeline.core.models import HEADS
 from tests.evaluation.conftest import MakeModel
 from training.vocabulary.shrinking import shrink

@@ -134,3 +134,16 @@ def test_after_a_bfloat16_encoder_everything_is_float32(model: SentenceTransform
     assert ours.dtype == np.float32 and seen and set(seen) == {torch.float32}
     np.testing.assert_allclose(np.linalg.norm(ours, axis=1), 1, atol=1e-6)  # 1e-3 where bfloat16 is scaled
     assert 0 < np.abs(ours - whole).max() < 0.05
+
+
+@pytest.mark.parametrize(("on_disk", "again"), [(False, 3), (True, 0)])
+def test_vectors_beyond_the_bound_are_forgotten_and_come_again(
+    model: SentenceTransformer, on_disk: bool, again: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.core.embedding.MOST_BYTES", 0)
+    embedder, seen = Embedder(model, cache=EmbeddingCache(tmp_path if on_disk else None)), passes(model)
+    first = embedder.embed(TEXTS)
+    assert sum(seen) == 4  # of five texts one stands twice
+    seen.clear()
+    np.testing.assert_allclose(embedder.embed(TEXTS[:3]), first[:3], atol=1e-6)
+    assert sum(seen) == again

@@ -11,9 +11,10 @@ from safetensors.torch import load_file
 
 from evaluation.encoder import Encoder
 from evaluation.suites.drift import text_vectors
-from evaluation.suites.heads import Heads, sparse_vectors
+from evaluation.suites.heads import sparse_vectors
 from pipeline.core.embedding import DOCUMENT, QUERY
 from pipeline.core.errors import UserError
+from pipeline.core.heads import Heads
 from pipeline.core.models import fetched, load_folder, read_tokenizer
 from tests.support.hub import COMMIT, in_place_of_the_hub, local_hub
 from tests.support.small_bases import tiny_base
