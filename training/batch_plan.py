@@ -12,6 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,7 +74,7 @@ class BatchPlan:
 
     def write(self, path: Path) -> None:
         """Write the plan for `read_plan`."""
-        columns = {
+        columns: dict[str, Any] = {
             "sets": np.array([batch.set for batch in self.batches]),
             "shapes": np.array([batch.negatives.shape for batch in self.batches]),
             "rows": np.concatenate([batch.rows for batch in self.batches]),
