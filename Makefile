@@ -48,8 +48,8 @@ reproduce: $(READY) ## The whole chain of PROFILE
 $(STAGES): $(READY)
 	@$(BIN)/python -m pipeline.run stages=[$@] $(OVERRIDES)
 
-check: $(READY) ## Pre-flight: every source, disk, devices and precision in one table; trains nothing
-	@$(BIN)/python -m pipeline.check $(OVERRIDES)
+check: $(READY) ## Pre-flight: every source, disk, devices and precision in one table; TRIAL=1: 20 training steps instead
+	@$(BIN)/python -m pipeline.$(if $(TRIAL),trial,check) $(OVERRIDES)
 
 lock: $(READY) ## Pin what PROFILE reads from the Hub to today's commits: configs/source/revisions.lock
 	@$(BIN)/python -m pipeline.lock $(OVERRIDES)

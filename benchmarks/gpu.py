@@ -1,4 +1,5 @@
-"""`make bench NAME=gpu`: training and encoding on one GPU, against sentence-transformers and the device's own peak.
+"""`make bench NAME=gpu`: training and encoding on one GPU, against sentence-transformers, FlagEmbedding where it is
+installed, and the device's own peak.
 
 A random encoder of the shape of USER-bge-m3, and random words whose numbers of tokens are those of the card's sets, so
 nothing is fetched: the asymmetric mix with one negative a row, and symmetric pairs of short texts. The sides take
@@ -8,6 +9,7 @@ shape of no interest, for the test.
 
 import argparse
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -15,15 +17,15 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu_sides import SHAPES, write_base, write_rows
+from benchmarks.gpu_sides import KINDS, SHAPES, write_inputs
 from benchmarks.measurement import Side, measure, row, write
+from benchmarks.peers import FOLDER, peer_environment
 from pipeline.core.console import show_table
 from pipeline.core.errors import UserError
 from pipeline.core.packed import LEAST_CAPABILITY, varlen_attn
 
 MINUTES, ROUNDS = 8.0, 3
-PEER = "sentence-transformers"
-KINDS = ("asymmetric", "symmetric")
+PEER, FLAG = "sentence-transformers", "FlagEmbedding"
 
 
 def main() -> None:
@@ -51,9 +53,7 @@ def what_lacks() -> str | None:
 def measured(scratch: Path, shape: str) -> list[dict[str, Any]]:
     """All rows; raises UserError where packed and padded texts differ."""
     until = time.monotonic() + 60 * MINUTES
-    base = write_base(scratch / "base", shape)
-    for kind in KINDS:
-        write_rows(scratch / kind, kind, shape)
+    base = write_inputs(scratch, shape)
     checks = run("same", base=str(base), shape=shape)
     require_same(checks)
     sides = {
@@ -65,6 +65,7 @@ def measured(scratch: Path, shape: str) -> list[dict[str, Any]]:
             *((("packed, compiled", "train_ours", {"packed": True, "compiled": True}),) if shape == "gpu" else ()),
             ("bare step", "train_bare", {}),
             (PEER, "train_sentence_transformers", {}),
+            *((FLAG, "train_flagembedding", {}),) * has_flagembedding(),
         )
     }
     sides |= {
@@ -109,6 +110,9 @@ def rows_of(kind: str, medians: dict[str, dict[str, float]], peak: float) -> lis
     ours = medians[f"{kind} packed"]
     versus = {name: medians[f"{kind} {name}"] for name in ("padded", "bare step", PEER)}
     names = [("sentence_transformers", PEER), ("padded", "padded")]
+    if flag := medians.get(f"{kind} {FLAG}"):
+        versus[FLAG] = flag
+        names.append(("flagembedding", FLAG))
     if compiled := medians.get(f"{kind} packed, compiled"):
         versus["compiled"] = compiled
         names.append(("compiled", "compiled"))
@@ -127,9 +131,16 @@ def rows_of(kind: str, medians: dict[str, dict[str, float]], peak: float) -> lis
     ]  # fmt: skip
 
 
+def has_flagembedding() -> bool:
+    """Whether that peer is installed: here, or in the folder that `make bench NAME=training` puts it into."""
+    return bool(find_spec("FlagEmbedding")) or (FOLDER / "flagembedding").is_dir()
+
+
 def run(function: str, **arguments: Any) -> dict[str, float]:
     """What a function of `benchmarks.gpu_sides` returns from a fresh process."""
-    return measure(Side(f"benchmarks.gpu_sides:{function}", arguments)).result
+    peer = function == "train_flagembedding" and not find_spec("FlagEmbedding")
+    environment = peer_environment("flagembedding") if peer else {}
+    return measure(Side(f"benchmarks.gpu_sides:{function}", arguments, environment=environment)).result
 
 
 def require_same(checks: dict[str, float]) -> None:

@@ -12,13 +12,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from transformers import TrainerCallback
 
+from configs.schema.init import BaseConfig
 from pipeline.core.console import quiet
 from pipeline.core.machine import peak_memory
+from training.estimate import Shape, measured_teraflops, shape_of, training_operations
+from training.synthetic import write_base, write_rows
 
 TEMPERATURE, LENGTH = 0.02, 512
 # Tokens of a row's texts, after the card's sets (configs/source), and the share of such rows; texts vary around them.
@@ -32,16 +34,16 @@ KINDS: dict[str, list[tuple[tuple[int, ...], float]]] = {
 class Measures:
     """The sizes of one run of the benchmark."""
 
-    width: int
-    layers: int
-    heads: int
-    vocabulary: int
+    shape: Shape
     batch: int
     warm: int  # steps before the clock starts
     steps: int
 
 
-SHAPES = {"gpu": Measures(1024, 24, 16, 46_166, 256, 4, 12), "small": Measures(32, 2, 4, 500, 8, 1, 2)}
+SHAPES = {
+    "gpu": Measures(Shape(24, 1024, 4096, 46_166, 8194, 16), 256, 4, 12),
+    "small": Measures(Shape(2, 32, 128, 500, 8194, 4), 8, 1, 2),
+}
 
 
 class Clock(TrainerCallback):
@@ -62,68 +64,21 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
-def write_base(folder: Path, shape: str) -> Path:
-    """A random XLM-RoBERTa whose tokenizer has one piece a word: w0, w1, ..."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import XLMRobertaConfig, XLMRobertaModel
-
-    from configs.schema.init import BaseConfig
-    from training.bases.folder import write_modules, write_tokenizer_config
-
-    measures = SHAPES[shape]
-    torch.manual_seed(0)
-    config = XLMRobertaConfig(
-        vocab_size=measures.vocabulary,
-        max_position_embeddings=8194,
-        type_vocab_size=1,
-        layer_norm_eps=1e-5,
-        hidden_size=measures.width,
-        intermediate_size=4 * measures.width,
-        num_hidden_layers=measures.layers,
-        num_attention_heads=measures.heads,
-    )
-    XLMRobertaModel(config).save_pretrained(folder)
-    special = ["<s>", "<pad>", "</s>", "<unk>"]
-    words = {word: index for index, word in enumerate([*special, *(f"w{i}" for i in range(measures.vocabulary - 5))])}
-    tokenizer = Tokenizer(models.WordLevel({**words, "<mask>": len(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.post_processor = processors.TemplateProcessing("<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
-    tokenizer.add_special_tokens([*special, "<mask>"])
-    tokenizer.save(str(folder / "tokenizer.json"))
-    write_tokenizer_config(folder, 8192)
-    write_modules(folder, BaseConfig(max_length=8192), measures.width)
-    return folder
-
-
-def write_rows(folder: Path, kind: str, shape: str) -> None:
-    """As many rows as the steps take and as many again, as the data artefact has them."""
-    measures, random = SHAPES[shape], np.random.default_rng(1)
-    number = 2 * measures.batch * (measures.warm + measures.steps)
-    sizes, shares = zip(*KINDS[kind], strict=True)
-
-    def text(tokens: int) -> str:
-        length = int(np.clip(random.lognormal(np.log(tokens), 0.4), 4, LENGTH)) - 2
-        return " ".join(f"w{word}" for word in random.integers(0, measures.vocabulary - 5, length))
-
-    texts = [[text(tokens) for tokens in sizes[index]] for index in random.choice(len(sizes), number, p=shares)]
-    table = pa.table(
-        {
-            "anchor": pa.array([row[0] for row in texts], pa.string()),
-            "positive": pa.array([row[1] for row in texts], pa.string()),
-            "negatives": pa.array([row[2:] for row in texts], pa.list_(pa.string())),
-            "score": pa.array([None] * number, pa.float32()),
-        }
-    )
-    path = folder / kind / "pairs.parquet"
-    path.parent.mkdir(parents=True)
-    pq.write_table(table, path)
+def write_inputs(folder: Path, shape: str) -> Path:
+    """The random base, and beside it for each kind as many rows as the steps take and as many again."""
+    measures, random = SHAPES[shape], np.random.default_rng(0)
+    base = folder / "base"
+    write_base(base, measures.shape, BaseConfig(max_length=8192))
+    for kind, sizes in KINDS.items():
+        lengths, shares = zip(*sizes, strict=True)
+        chosen = random.choice(len(lengths), 2 * measures.batch * (measures.warm + measures.steps), p=shares)
+        rows = [lengths[index] for index in chosen]
+        write_rows(folder / kind / kind / "pairs.parquet", rows, LENGTH, measures.shape)
+    return base
 
 
 def _operations(base: str, lengths: Any) -> float:
     """Of a training step on texts of these lengths, without their padding."""
-    from configs.schema.init import BaseConfig
-    from training.estimate import shape_of, training_operations
-
     lengths = np.asarray(lengths, dtype=np.float64)
     mean_square = float((lengths**2).sum() / lengths.sum())
     return training_operations(shape_of([Path(base)], BaseConfig()), int(lengths.sum()), mean_square, passes=3)
@@ -139,7 +94,6 @@ def _figures(pairs: float, operations: float, seconds: float, loss: float) -> di
 def train_ours(base: str, data: str, shape: str, packed: bool = False, compiled: bool = False) -> dict[str, float]:
     """Our trainer, with texts packed or padded; packed and not compiled is what `base.attention=auto` does."""
     from configs.schema.config import Config
-    from configs.schema.init import BaseConfig
     from configs.schema.training import SideConfig, TrainingConfig
     from pipeline.core.artefact import StageFolder
     from pipeline.core.packed import use_packed
@@ -228,6 +182,28 @@ def train_sentence_transformers(base: str, data: str, shape: str) -> dict[str, f
             callbacks=[clock],
         )
         trainer.train()
+    return _of_library(base, rows, measures, clock, trainer)
+
+
+@quiet()
+def train_flagembedding(base: str, data: str, shape: str) -> dict[str, float]:
+    """Its encoder-only trainer, as `benchmarks.training_flagembedding` sets it up."""
+    from benchmarks.training_flagembedding import make_trainer, write_pairs
+
+    measures, rows = SHAPES[shape], list(_texts(data))
+    steps, prompts = measures.warm + measures.steps, {"anchor": "", "positive": ""}
+    with TemporaryDirectory() as folder:
+        pairs = Path(folder) / "pairs.jsonl"
+        write_pairs(pairs, rows)
+        sizes = steps, measures.batch, LENGTH, TEMPERATURE
+        trainer = make_trainer(folder, base, str(pairs), prompts, *sizes, negatives=len(rows[0]) - 2)
+        trainer.add_callback(clock := Clock(measures))
+        trainer.train()
+    return _of_library(base, rows, measures, clock, trainer)
+
+
+def _of_library(base: str, rows: list[list[str]], measures: Measures, clock: Clock, trainer: Any) -> dict[str, float]:
+    """The figures of a trainer that takes rows by chance: their share of all rows' operations."""
     words = [len(text.split()) + 2 for row in rows for text in row]
     share = measures.batch * measures.steps / len(rows)
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
@@ -253,7 +229,7 @@ def train_bare(base: str, data: str, shape: str) -> dict[str, float]:
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
-    ids = torch.randint(5, measures.vocabulary - 1, (number, width), device=device)
+    ids = torch.randint(5, measures.shape.vocabulary - 1, (number, width), device=device)
     started = 0.0
     for step in range(measures.warm + measures.steps):
         if step == measures.warm:
@@ -325,12 +301,11 @@ def same(base: str, shape: str) -> dict[str, float]:
     from pipeline.core.models import load_folder
     from pipeline.core.packed import first_position_of, pack, use_packed
     from training.batches import MiniBatches
-    from training.estimate import measured_teraflops
     from training.memory import Budget
 
     random, model = np.random.default_rng(2), load_folder(Path(base)).eval()
     texts = [
-        random.integers(5, SHAPES[shape].vocabulary - 1, length).tolist()
+        random.integers(5, SHAPES[shape].shape.vocabulary - 1, length).tolist()
         for length in sorted([1, 7, 40, 200, 511, 512])
     ]
     features = MiniBatches(model.tokenizer.pad_token_id, Budget(10**6, 0)).features(texts)

@@ -15,9 +15,10 @@ PEERS = {
     "flagembedding": ("FlagEmbedding==1.4.2", "peft==0.21.2"),
     "mergekit": ("mergekit==0.1.5", "immutables==0.21", "peft==0.21.2"),
 }
+FOLDER = Path("runs/bench/peers")
 
 
-def peer_environment(name: str, folder: Path = Path("runs/bench/peers")) -> dict[str, str]:
+def peer_environment(name: str, folder: Path = FOLDER) -> dict[str, str]:
     """The environment variables under which a fresh process finds the peer; its packages are installed once.
 
     Raises UserError where pip can't install them.

@@ -19,6 +19,7 @@ from benchmarks.measurement import Side, alternate, row, write
 from benchmarks.peers import peer_environment
 from benchmarks.real_texts import SHARED
 from benchmarks.start import demo_init
+from benchmarks.training_flagembedding import write_pairs as write_flagembedding_pairs
 from benchmarks.training_sides import BATCH_SIZE, LENGTH, STEPS, TEMPERATURE, padding
 from data.sources.wiktionary import SameSense, TermUsages
 from pipeline.core.console import show_table
@@ -101,9 +102,7 @@ def measure(side: str, init: Path, scratch: Path, rounds: int) -> list[dict[str,
 def flagembedding_side(library: dict[str, Any], path: Path) -> Side:
     """The peer's side; it reads its own format."""
     table = pq.read_table(library["pairs"]).to_pylist()
-    lines = [{"query": entry["anchor"], "pos": [entry["positive"]], "neg": []} for entry in table]
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    path.write_text(text, encoding="utf-8")
+    write_flagembedding_pairs(path, [(entry["anchor"], entry["positive"]) for entry in table])
     sizes = {"steps": STEPS, "batch_size": BATCH_SIZE, "length": LENGTH, "temperature": TEMPERATURE}
     function = "benchmarks.training_flagembedding:train_flagembedding"
     return Side(function, {**library, "pairs": str(path), **sizes}, environment=peer_environment("flagembedding"))

@@ -56,11 +56,12 @@ def padding(init: str, data: str, side: str) -> dict[str, Any]:
         ours = np.sum([padded_tokens(item, batch, settings) for batch in plan.batches], axis=0)
         rows = np.concatenate([batch.rows for batch in plan.batches])
         shuffled = np.random.default_rng(0).permutation(rows).reshape(STEPS, BATCH_SIZE)
-        columns = item.anchor_lengths[shuffled], item.positive_lengths[shuffled]
+        anchors, positives = (numbers[shuffled] for numbers in (item.rows.anchors, item.rows.positives))
+        columns = item.anchors.lengths[anchors], item.passages.lengths[positives]
         wide = sum(int(lengths.max(axis=1).sum()) * BATCH_SIZE for lengths in columns)
         return {
             "rows": rows.tolist(),
-            "planned": item.tokens.num_rows,
+            "planned": len(item),
             "ours": float(1 - ours[0] / ours[1]),
             "theirs": float(1 - ours[0] / wide),
         }

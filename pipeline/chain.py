@@ -105,7 +105,7 @@ def readme_of_merge(config: Config) -> list[Path]:
 def side(name: str) -> Stage:
     """One side's training; under `accelerate launch` each process takes its slice of every planned global batch."""
     return Stage(
-        name, 4, "training.finetune:build", on_ranks=True,
+        name, 4, "training.finetune:build", on_ranks=True, prepare="training.finetune:prepare",
         needs=lambda c: ["data", c.side(name).start],
         settings=lambda c: {"side": c.side(name), "arguments": c.training.arguments, "seed": c.training.seed,
                             "dev": dev_settings(c), "precision": c.precision, "attention": c.base.attention,

@@ -20,15 +20,20 @@ SAVING = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "3600"}
 
 
 def launch(stage: str, config: Config) -> None:
-    """Run `python -m pipeline.run stages=[stage]` under accelerate, with this process's overrides.
-
-    Raises UserError with the child's own line where the child ended in one; on another failure, Died.
-    """
+    """Run `python -m pipeline.run stages=[stage]` under accelerate, with this process's overrides."""
     run = f"run='{config.run}'"  # a sweep names runs by itself, by overrides, so their `=` and `,` need quotes
     chosen = [*HydraConfig.get().overrides.task, run, f"stages=[{stage}]"]
     command = [*launch_command(config), "-m", "pipeline.run", *chosen]
     paths = [str(CONFIGS.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = SAVING | os.environ | {"PYTHONPATH": os.pathsep.join(paths), LAUNCHED: "1", "PIPELINE_JOB": stage}
+    run_command(command, environment, stage, Path(config.runs) / config.run / "logs" / f"{stage}.log")
+
+
+def run_command(command: list[str], environment: dict[str, str], name: str, log: Path) -> None:
+    """Run a command of the pipeline that writes to this log, and stop it where this process is stopped.
+
+    Raises UserError with its own line where it ended in one; on another failure, Died.
+    """
     # In a group of its own: Ctrl-C reaches this process alone, which stops the launcher and a single rank together.
     with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, start_new_session=True) as process:
         assert process.stderr is not None
@@ -43,8 +48,7 @@ def launch(stage: str, config: Config) -> None:
         raise UserError.from_line(line)
     if process.returncode:
         status = process.returncode if process.returncode > 0 else 128 - process.returncode
-        log = Path(config.runs) / config.run / "logs" / f"{stage}.log"
-        raise Died(stage, status, str(log))
+        raise Died(name, status, str(log))
 
 
 def launch_command(config: Config) -> list[str]:

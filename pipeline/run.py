@@ -15,7 +15,7 @@ from pipeline.chain import CHAIN
 from pipeline.core.console import log
 from pipeline.core.errors import UserError
 from pipeline.launch import launch
-from pipeline.stage import Stage, is_finished, is_up_to_date, locked, run_stage
+from pipeline.stage import Stage, is_finished, is_up_to_date, locked, prepare_ranks, run_stage
 from pipeline.sweep import sweep_lock
 
 
@@ -69,6 +69,7 @@ def _make(stage: Stage, config: Config) -> None:
         if not stage.on_ranks or config.launch.config == "none":
             run_stage(stage, config)
         elif not is_up_to_date(stage, config):  # validated here, before any rank starts
+            prepare_ranks(stage, config)
             launch(stage.name, config)
 
 

@@ -36,6 +36,7 @@ class Stage:
     in_place: bool = False  # made of units that survive a changed config
     assist: str | None = None  # works on its units beside the machine that builds it, where several are launched
     on_ranks: bool = False  # built by all processes of `accelerate launch` together
+    prepare: str | None = None  # what one process does for all of them, before they start
     verified: int | None = None  # inputs' files of up to so many bytes are compared by sha256 before; None: all
     extra_outputs: Callable[[Config], list[Path]] = lambda config: []  # files that it writes outside its folder
 
@@ -105,6 +106,14 @@ def is_up_to_date(stage: Stage, config: Config) -> bool:
     folder, _ = planned(stage, config)
     with locked(folder.path, wait=config.is_one_of_many):
         return _standing(stage, config, folder) is not None
+
+
+def prepare_ranks(stage: Stage, config: Config) -> None:
+    """What ranks will read, made before they start: without a limit of time, and with all cores."""
+    folder, _ = planned(stage, config)
+    _verify(stage, folder)
+    if stage.prepare:
+        imported(stage.prepare)(config, folder)
 
 
 def is_finished(stage: Stage, config: Config) -> bool:

@@ -8,13 +8,17 @@ one global batch; ranks take equal slices of it, so nothing here depends on the 
 import dataclasses
 import hashlib
 import itertools
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from configs.schema.training import SideConfig
+from pipeline.core.artefact import replacing
 from pipeline.core.errors import UserError
 from pipeline.core.seeding import generator
 
@@ -67,6 +71,29 @@ class BatchPlan:
             digest.update(f"{batch.set}:{batch.negatives.shape}".encode())
             digest.update(batch.rows.tobytes() + batch.negatives.tobytes())
         return digest.hexdigest()
+
+    def write(self, path: Path) -> None:
+        """Write the plan for `read_plan`."""
+        columns: dict[str, Any] = {
+            "sets": np.array([batch.set for batch in self.batches]),
+            "shapes": np.array([batch.negatives.shape for batch in self.batches]),
+            "rows": np.concatenate([batch.rows for batch in self.batches]),
+            "negatives": np.concatenate([batch.negatives.ravel() for batch in self.batches]),
+            "left_out": np.array(json.dumps(self.left_out)),
+        }
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **columns)
+
+
+def read_plan(path: Path) -> BatchPlan:
+    """The plan that was written."""
+    with np.load(path) as file:
+        shapes = file["shapes"]
+        rows = np.split(file["rows"], np.cumsum(shapes[:, 0])[:-1])
+        negatives = np.split(file["negatives"], np.cumsum(shapes.prod(axis=1))[:-1])
+        parts = zip(file["sets"].tolist(), rows, negatives, shapes, strict=True)
+        batches = [GlobalBatch(name, own, taken.reshape(shape)) for name, own, taken, shape in parts]
+        return BatchPlan(batches, json.loads(str(file["left_out"])))
 
 
 def plan_batches(sets: Sequence[SetRows], side: SideConfig, seed: int, key: str = "training") -> BatchPlan:

@@ -26,21 +26,22 @@ class PlannedRows(torch.utils.data.Dataset[Any]):
         self.angle_weight = angle_weight
 
     def __len__(self) -> int:
-        return sum(len(item.tokens) for item in self.sets.values())
+        return sum(len(item) for item in self.sets.values())
 
     def __getitems__(self, batch: GlobalBatch) -> list[dict[str, Any]]:
         """One dict a row: `texts`, the token ids of anchor, positive and chosen negatives, and `score`."""
-        item = self.sets[batch.set]
-        rows = item.tokens[batch.rows.tolist()]
-        weight = self.angle_weight if item.rows.angle else 0.0
-        columns = rows["anchor"], rows["positive"], rows["negatives"], rows["score"], batch.negatives.tolist()
+        item, rows = self.sets[batch.set], self.sets[batch.set].rows
+        weight = self.angle_weight if rows.angle else 0.0
         return [
             {
-                "texts": [anchor, positive, *(negatives[index] for index in chosen)],
-                "score": float("nan") if score is None else score,
+                "texts": [
+                    item.anchors[rows.anchors[row]],
+                    *(item.passages[text] for text in (rows.positives[row], *rows.negatives[row][chosen])),
+                ],
+                "score": float(rows.scores[row]),
                 "angle_weight": weight,
             }
-            for anchor, positive, negatives, score, chosen in zip(*columns, strict=True)
+            for row, chosen in zip(batch.rows.tolist(), batch.negatives, strict=True)
         ]
 
 
@@ -184,9 +185,8 @@ def padded_tokens(item: TokenisedSet, batch: GlobalBatch, side: SideConfig) -> t
 
 def text_lengths(item: TokenisedSet, batch: GlobalBatch) -> Integers:
     """The lengths of all texts of a batch, in tokens, sorted."""
-    negatives = [
-        item.negative_lengths[row][chosen]
-        for row, chosen in zip(batch.rows.tolist(), batch.negatives, strict=True)
-        if len(chosen)
-    ]
-    return np.sort(np.concatenate([item.anchor_lengths[batch.rows], item.positive_lengths[batch.rows], *negatives]))
+    rows = item.rows
+    chosen = zip(batch.rows.tolist(), batch.negatives, strict=True)
+    passages = [rows.positives[batch.rows], *(rows.negatives[row][columns] for row, columns in chosen)]
+    lengths = item.anchors.lengths[rows.anchors[batch.rows]], item.passages.lengths[np.concatenate(passages)]
+    return np.sort(np.concatenate(lengths))

@@ -13,7 +13,7 @@ from transformers.trainer_callback import ProgressCallback
 
 from pipeline.core.artefact import replacing
 from pipeline.core.console import log
-from pipeline.core.precision import kept_memory, return_kept_memory
+from pipeline.core.precision import kept_memory, resident_memory, return_kept_memory
 from training.batch_plan import GlobalBatch
 
 
@@ -161,11 +161,17 @@ class KeptMemory(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.before = kept_memory()
+        self.before, self.within = kept_memory(), 0
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if kept_memory() - self.before > self.most:
+        resident = resident_memory()
+        if resident <= self.within:
+            return  # as much is allocated after every step, so as much may be resident as was found to be right
+        kept = kept_memory() - self.before
+        if kept > self.most:
             return_kept_memory()
+        else:
+            self.within = resident + self.most - kept
 
 
 class StepBar(ProgressCallback):

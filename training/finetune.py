@@ -2,11 +2,14 @@
 
 import dataclasses
 import hashlib
+import json
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -15,13 +18,13 @@ from configs.schema.config import Config
 from configs.schema.training import SideConfig
 from data.artefact import read_dev_sets
 from pipeline.core.artefact import StageFolder, remove, retired, write_json
-from pipeline.core.console import console, log, quiet
+from pipeline.core.console import console, is_main_process, log, quiet
 from pipeline.core.errors import Stopped, UserError
 from pipeline.core.machine import joined_ranks
 from pipeline.core.packed import first_position_of, is_packed
 from pipeline.core.precision import autocast_type, keep_freed_memory, training_precision, uses_bfloat16
 from pipeline.core.seeding import derived_seed
-from training.batch_plan import BatchPlan, GlobalBatch, SetRows, plan_batches
+from training.batch_plan import BatchPlan, GlobalBatch, SetRows, plan_batches, read_plan
 from training.batches import MiniBatches, PlannedRows, plan_report, warn_of_small_steps
 from training.callbacks import Checkpoints, KeptMemory, MetricsLog, Preemption, StepBar, StepLines
 from training.dev_scores import DevScores
@@ -51,15 +54,11 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
         keep_freed_memory()
     elif half is None:
         torch.set_float32_matmul_precision("high")  # TF32
-    key = f"training.{stage.name}"
     start = config.model_folder(side.start)
-    model = load_model(start, config.base.attention, side, key)
+    model = load_model(start, config.base.attention, side, f"training.{stage.name}")
     choose_attention(model, config.base, half is not None, side.dropout)
-    checkpoints = stage.path / "checkpoints"
-    sets = prepare_sets(stage.name, side, model, stage.input("data"), checkpoints / "tokens")
-    plan = plan_batches([item.rows for item in sets.train.values()], side, config.training_seed, key)
-    report = plan_report(plan, sets.train, side)
-    check_angle(report, stage.name, side)
+    checkpoints, prepared = stage.path / "checkpoints", _prepared_folder(stage)
+    sets, plan, report = prepare(config, stage, model)
     if process.device.type == "cuda":
         warn_of_small_steps(stage.name, report["tokens"], report["batches"], process.num_processes)
     if process.is_main_process:
@@ -83,8 +82,43 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
         with stage.replacing("model") as folder:
             save_model(model, start, folder)
         remove(checkpoints.rename(retired(checkpoints)))  # a kill meanwhile leaves no half checkpoint to go on from
+        remove(prepared)
     process.wait_for_everyone()
     return metrics
+
+
+@quiet()
+def prepare(
+    config: Config, stage: StageFolder, model: SentenceTransformer | None = None
+) -> tuple[PreparedSets, BatchPlan, dict[str, Any]]:
+    """What all ranks read: the side's sets as tokens, its plan, and the plan's report.
+
+    Made once, and kept until the side is trained: by the command that launches ranks, before they start, or else by
+    rank 0. The others wait for it as long as it takes, whatever the limit of time for the operations of their group.
+    """
+    side, folder, key = config.side(stage.name), _prepared_folder(stage), f"training.{stage.name}"
+    model = model or load_model(config.model_folder(side.start), config.base.attention, side, key)
+    data, written = stage.input("data"), folder / "plan.json"
+    if is_main_process():
+        for other in set(folder.parent.glob(f"{stage.name}-*")) - {folder}:
+            remove(other)  # of other settings
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "lock"):  # several machines' commands may be at it
+            if not written.exists():
+                sets = prepare_sets(stage.name, side, model, data, folder)
+                plan = plan_batches([item.rows for item in sets.train.values()], side, config.training_seed, key)
+                report = plan_report(plan, sets.train, side)
+                check_angle(report, stage.name, side)
+                plan.write(folder / "plan.npz")
+                write_json(written, report)
+    while not written.exists():
+        time.sleep(0.5)
+    report = json.loads(written.read_text(encoding="utf-8"))
+    return prepare_sets(stage.name, side, model, data, folder), read_plan(folder / "plan.npz"), report
+
+
+def _prepared_folder(stage: StageFolder) -> Path:
+    return stage.path.parent / ".prepared" / f"{stage.name}-{stage.fingerprint[:16]}"
 
 
 def make_trainer(

@@ -1,35 +1,45 @@
 """All sets of one side: read, and tokenised once and ahead."""
 
 import dataclasses
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, Features, List, Value
-from filelock import FileLock
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from transformers import PreTrainedTokenizerBase
 
 from configs.schema.training import SetConfig, SideConfig
 from data.artefact import OWN_SIZE, Share, set_files, shares
 from data.pair_files import read_pairs
-from pipeline.core.console import log
+from pipeline.core.artefact import replacing
+from pipeline.core.console import log, progress
 from pipeline.core.errors import UserError
 from training.batch_plan import Integers, SetRows
 from training.model_files import Prompts, prompts_of
 
-TOKENS = Features(
-    {
-        "anchor": List(Value("int32")),
-        "positive": List(Value("int32")),
-        "negatives": List(List(Value("int32"))),
-        "score": Value("float32"),
-    }
-)
-COLUMNS = ("anchor", "positive", "negatives")
 SMALL = 100  # rows; sets below it share a line of the log
+AT_ONCE = 8192  # texts given to the tokenizer, which works on them with all cores
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts:
+    """Token ids of distinct texts, on disk, by the texts' numbers in `SetRows`."""
+
+    ids: NDArray[np.int32]  # of all texts, one behind the other
+    ends: Integers  # (numbers + 1,) text n is ids[ends[n] : ends[n + 1]]
+
+    def __getitem__(self, number: int) -> list[int]:
+        return self.ids[self.ends[number] : self.ends[number + 1]].tolist()
+
+    @cached_property
+    def lengths(self) -> Integers:
+        """(numbers,) tokens; 0 for a text of the set that stands in other columns alone."""
+        return np.diff(self.ends)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +47,11 @@ class TokenisedSet:
     """One set, ready to be planned and trained on."""
 
     rows: SetRows
-    tokens: Dataset  # columns of TOKENS, on disk
-    anchor_lengths: Integers
-    positive_lengths: Integers
-    negative_lengths: list[Integers]
+    anchors: Texts
+    passages: Texts  # positives and negatives
+
+    def __len__(self) -> int:
+        return len(self.rows.anchors)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +63,10 @@ class PreparedSets:
 
 
 def prepare_sets(name: str, side: SideConfig, model: SentenceTransformer, data: Path, cache: Path) -> PreparedSets:
-    """Tokenise the sets of the side `name`; raises UserError where there are none, or the config names unknown ones."""
-    datasets.disable_progress_bars()  # lines are logged instead: one a set, and one for all small ones
+    """The sets of the side `name`, tokenised unless `cache` has them.
+
+    Raises UserError where there are none, or the config names unknown ones.
+    """
     found = set_files(data, name)
     for unknown in side.sets.keys() - {path.stem for _, path in found}:
         raise UserError(
@@ -67,6 +80,7 @@ def prepare_sets(name: str, side: SideConfig, model: SentenceTransformer, data: 
             "there are no pairs to train on", where=f"{data}/{name}", remedy="add sources of this side to data"
         )
     prepared, share, tokenizer = PreparedSets({}, {}), shares(data), model.tokenizer
+    new = [path.stem for _, path in wanted if not _record(cache / "train", path.stem).is_file()]
     for of, path in wanted:
         prompts = prompts_of(model, of)
         angle = of == "symmetric" and side.angle_weight > 0
@@ -75,12 +89,16 @@ def prepare_sets(name: str, side: SideConfig, model: SentenceTransformer, data: 
         dev = data / "dev" / path.name
         if dev.is_file():
             prepared.dev[path.stem] = tokenised_set(dev, tokenizer, prompts, side, angle, cache / "dev")
-        if (rows := len(train.tokens)) >= SMALL:
-            held_out = f" and {len(prepared.dev[path.stem].tokens):,} dev rows" if dev.is_file() else ""
-            log.info("%s: %s rows%s tokenised", path.stem, f"{rows:,}", held_out)
-    if small := sum(len(one.tokens) < SMALL for one in prepared.train.values()):
+        if path.stem in new and len(train) >= SMALL:
+            held_out = f" and {len(prepared.dev[path.stem]):,} dev rows" if dev.is_file() else ""
+            log.info("%s: %s rows%s tokenised", path.stem, f"{len(train):,}", held_out)
+    if small := sum(len(prepared.train[name]) < SMALL for name in new):
         log.info("%d set%s under %d rows tokenised", small, "s" * (small > 1), SMALL)
     return prepared
+
+
+def _record(cache: Path, name: str) -> Path:
+    return cache / f"{name}.npz"
 
 
 def tokenised_set(
@@ -92,97 +110,89 @@ def tokenised_set(
     cache: Path,
     share: Share = OWN_SIZE,
 ) -> TokenisedSet:
-    """Read and tokenise one set; the token ids are kept in `cache` and taken from there the next time.
+    """Read and tokenise one set, each distinct text once; the result is kept in `cache` and read there the next time.
 
-    Of several ranks one tokenises. The others wait for its lock, for which there is no limit of time, as there is for
-    the operations of their group.
+    Where prompt and length are the same, anchors are among the passages.
     """
     name = path.stem
     own = side.sets.get(name, SetConfig())
-    lengths = own.anchor_length or side.anchor_length, own.positive_length or side.positive_length
-    table = read_pairs(path)
-
-    def to_tokens(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        flat = [text for texts in batch["negatives"] for text in texts or []]
-        ends = np.cumsum([len(texts or []) for texts in batch["negatives"]])[:-1]
-        ids = _ids(tokenizer, prompts.positive, [*batch["positive"], *flat], lengths[1])
-        negatives = np.array([*ids[len(batch["positive"]) :], None], dtype=object)[:-1]
-        return {
-            "anchor": _ids(tokenizer, prompts.anchor, batch["anchor"], lengths[0]),
-            "positive": ids[: len(batch["positive"])],
-            "negatives": [list(part) for part in np.split(negatives, ends)],
-            "score": batch["score"],
-        }
-
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache / f"{name}.lock"):
-        tokens = Dataset(table).map(
-            to_tokens,
-            batched=True,
-            features=TOKENS,
-            cache_file_name=str(cache / f"{name}.arrow"),
-            new_fingerprint=f"tokens-{name}-{lengths[0]}-{lengths[1]}",
-        )
-    return _tokenised(table, tokens, side, own, name, angle, share)
+    anchors = prompts.anchor, own.anchor_length or side.anchor_length
+    passages = prompts.positive, own.positive_length or side.positive_length
+    record = _record(cache, name)
+    if not record.is_file():
+        texts, columns = _numbered(read_pairs(path))
+        asked = columns["positives"], columns["negatives"], columns["anchors"]
+        roles = {"passages": (passages, asked[:2]), "anchors": (anchors, asked[2:])}
+        if anchors == passages:
+            roles = {"passages": (passages, asked)}
+        cache.mkdir(parents=True, exist_ok=True)
+        for role, ((prompt, length), numbers) in roles.items():
+            wanted = np.unique(np.concatenate(numbers))
+            columns[f"{role}_ends"] = _tokenise(texts, wanted, tokenizer, prompt, length, cache / f"{name}.{role}")
+        with replacing(record) as temporary, temporary.open("wb") as file:
+            np.savez(file, **columns)
+    with np.load(record) as file:
+        columns = dict(file)
+    found = {
+        role: Texts(np.memmap(cache / f"{name}.{role}", np.int32, mode="r"), columns[f"{role}_ends"])
+        for role in ("passages", "anchors")
+        if f"{role}_ends" in columns
+    }
+    return _tokenised(name, columns, found.get("anchors", found["passages"]), found["passages"], side, angle, share)
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, prompt: str, texts: list[str], length: int) -> list[list[int]]:
-    if not texts:
-        return []
-    distinct = list(dict.fromkeys(texts))  # mined sets repeat a positive for each of its negatives
-    prompted = [prompt + text for text in distinct] if prompt else distinct
-    found = tokenizer(prompted, truncation=True, max_length=length, return_attention_mask=False)["input_ids"]
-    ids = dict(zip(distinct, found, strict=True))
-    return [ids[text] for text in texts]
+def _numbered(table: pa.Table) -> tuple[pa.Array, dict[str, Any]]:
+    """The distinct texts of all columns, and the columns: numbers of texts, counts of negatives, and scores."""
+    lists = table["negatives"].combine_chunks()
+    texts = {"anchors": table["anchor"], "positives": table["positive"], "negatives": lists.flatten()}
+    arrays = [array.cast(pa.large_string()) for column in texts.values() for array in _arrays(column)]
+    encoded = pa.chunked_array(arrays, pa.large_string()).combine_chunks().dictionary_encode()
+    numbers = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    parts = np.split(numbers, np.cumsum([len(column) for column in texts.values()])[:-1])
+    columns: dict[str, Any] = dict(zip(texts, parts, strict=True))
+    columns["counts"] = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+    columns["scores"] = table["score"].to_numpy().astype(np.float32)
+    return encoded.dictionary, columns
+
+
+def _arrays(column: pa.Array | pa.ChunkedArray) -> list[pa.Array]:
+    return column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+
+
+def _tokenise(
+    texts: pa.Array, wanted: Integers, tokenizer: PreTrainedTokenizerBase, prompt: str, length: int, path: Path
+) -> Integers:
+    """Write the token ids of the texts with the `wanted` numbers, which rise; returns `Texts.ends`."""
+    lengths = np.zeros(len(texts), dtype=np.int64)
+    parts = [wanted[start : start + AT_ONCE] for start in range(0, len(wanted), AT_ONCE)]
+    with path.open("wb") as file:
+        for part in progress(parts, f"tokenising {path.name}", len(parts)) if len(parts) > 1 else parts:
+            prompted = [prompt + text for text in texts.take(pa.array(part)).to_pylist()]
+            ids = tokenizer(prompted, truncation=True, max_length=length, return_attention_mask=False)["input_ids"]
+            lengths[part] = [len(text) for text in ids]
+            np.fromiter(chain.from_iterable(ids), np.int32).tofile(file)
+    return np.concatenate([[0], np.cumsum(lengths)])
 
 
 def _tokenised(
-    table: pa.Table, tokens: Dataset, side: SideConfig, own: SetConfig, name: str, angle: bool, share: Share
+    name: str, columns: dict[str, Any], anchors: Texts, passages: Texts, side: SideConfig, angle: bool, share: Share
 ) -> TokenisedSet:
-    arrow = tokens.data.table
-    anchor_lengths, positive_lengths = (_lengths(arrow[column]) for column in COLUMNS[:2])
-    negatives = arrow["negatives"].combine_chunks()
-    flat_lengths = _lengths(negatives.flatten())
-    ends = np.cumsum(_lengths(negatives))[:-1]
-    negative_lengths = np.split(flat_lengths, ends)
+    own, counts = side.sets.get(name, SetConfig()), columns["counts"]
     most = side.negatives if own.negatives is None else own.negatives
-    longest = np.maximum(anchor_lengths, positive_lengths)
+    longest = np.maximum(anchors.lengths[columns["anchors"]], passages.lengths[columns["positives"]])
     if most:
-        longest = np.maximum(longest, [part.max(initial=0) for part in negative_lengths])
-    anchors, positives, texts = _identities(table)
+        of_row = np.repeat(np.arange(len(counts)), counts)
+        np.maximum.at(longest, of_row, passages.lengths[columns["negatives"]])
     rows = SetRows(
         name=name,
-        anchors=anchors,
-        positives=positives,
-        negatives=np.split(texts, ends),
+        anchors=columns["anchors"],
+        positives=columns["positives"],
+        negatives=np.split(columns["negatives"], np.cumsum(counts)[:-1]),
         lengths=longest,
-        scores=table["score"].to_numpy().astype(np.float32),
+        scores=columns["scores"],
         most_negatives=most,
         weight=own.weight * share.weight,
         repeat=share.repeat,
         angle=angle,
     )
-    return TokenisedSet(rows, tokens, anchor_lengths, positive_lengths, negative_lengths)
-
-
-def _lengths(column: pa.Array | pa.ChunkedArray) -> Integers:
-    return (
-        column.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
-        if isinstance(column, pa.Array)
-        else np.concatenate([_lengths(chunk) for chunk in column.chunks] or [np.zeros(0, np.int64)])
-    )
-
-
-def _identities(table: pa.Table) -> tuple[Integers, Integers, Integers]:
-    """Numbers for the texts of all columns, equal for equal texts: anchors, positives, negatives in a row."""
-    columns = [table["anchor"], table["positive"], table["negatives"].combine_chunks().flatten()]
-    sizes = [len(column) for column in columns]
-    arrays = [array.cast(pa.large_string()) for column in columns for array in _arrays(column)]
-    encoded = pa.chunked_array(arrays, pa.large_string()).combine_chunks().dictionary_encode()
-    indices = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    anchors, positives, negatives = np.split(indices, np.cumsum(sizes)[:-1])
-    return anchors, positives, negatives
-
-
-def _arrays(column: pa.Array | pa.ChunkedArray) -> list[pa.Array]:
-    return column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    return TokenisedSet(rows, anchors, passages)

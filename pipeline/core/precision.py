@@ -83,16 +83,25 @@ class _Heap(ctypes.Structure):
     _fields_: ClassVar = [(name, ctypes.c_size_t) for name in _names.split()]
 
 
+def resident_memory() -> int:
+    """Bytes of this process in memory; 0 where the system doesn't say."""
+    with contextlib.suppress(OSError):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
 def kept_memory() -> int:
-    """Resident bytes that are not allocated: what is kept of freed memory, and code and the like; 0 without glibc."""
+    """Resident bytes that are not allocated: what is kept of freed memory, and code and the like; 0 without glibc.
+
+    glibc goes through all that it keeps to count it, which takes milliseconds.
+    """
     try:
-        resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         libc = ctypes.CDLL("libc.so.6")
         libc.mallinfo2.restype = _Heap
         heap = libc.mallinfo2()
     except (OSError, AttributeError):  # another system, or a glibc before 2.33
         return 0
-    return max(0, resident - heap.uordblks - heap.hblkhd)
+    return max(0, resident_memory() - heap.uordblks - heap.hblkhd)
 
 
 def return_kept_memory() -> None:

@@ -39,7 +39,7 @@ ROWS = {"scored": {"negatives": 0, "scored": True}, "triplets": {"negatives": 1,
 def start(folder: Path, processes: int, **side: Any) -> subprocess.Popen[bytes]:
     """Train the symmetric side of the run in `folder` in fresh processes.
 
-    There, each call of the tokenizer takes as many seconds longer as the environment's TOKENISING says.
+    There, tokenising a set takes as many seconds longer as the environment's TOKENISING says.
     """
     module = ["-m", "tests.support.training_process", str(folder), str(processes), json.dumps(side)]
     launcher = ["-m", "accelerate.commands.launch", "--config_file", str(CPU), "--quiet"]
@@ -77,8 +77,8 @@ def stop_at(folder: Path, processes: int, step: int, how: signal.Signals, **side
 def main(folder: str, processes: str, side: str) -> None:
     assert int(os.environ.get("WORLD_SIZE", "1")) == int(processes)
     config = prepared_run(Path(folder), {}, **json.loads(side))
-    ids, seconds = sets._ids, float(os.environ.get("TOKENISING", 0))
-    sets._ids = lambda *args: (time.sleep(seconds), ids(*args))[1]
+    tokenise, seconds = sets._tokenise, float(os.environ.get("TOKENISING", 0))
+    sets._tokenise = lambda *args: (time.sleep(seconds), tokenise(*args))[1]
     manifest = run_stage(CHAIN["symmetric"], config)
     assert PartialState().num_processes == int(processes)
     if dist.is_initialized():

@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from configs.schema.training import SideConfig
 from pipeline.core.errors import UserError
-from training.batch_plan import BatchPlan, GlobalBatch, SetRows, has_angle, plan_batches
+from training.batch_plan import BatchPlan, GlobalBatch, SetRows, has_angle, plan_batches, read_plan
 
 SIDE = SideConfig(batch_size=32, batch_multiple=8, bucket_batches=4)
 
@@ -47,6 +48,14 @@ def test_rows_of_a_batch_share_no_text_that_would_be_a_false_negative() -> None:
             assert positive not in anchors[:i] + anchors[i + 1 :]
             for j, chosen in enumerate(batch.negatives):
                 assert i == j or positive not in rows.negatives[batch.rows[j]][chosen]
+
+
+def test_a_plan_that_was_written_is_read_as_it_was(tmp_path: Path) -> None:
+    planned = plan(set_rows("one", 500, negatives=3), set_rows("two", 300, texts=90, seed=1))
+    planned.write(tmp_path / "plan.npz")
+    found = read_plan(tmp_path / "plan.npz")
+    assert found.digest == planned.digest and found.left_out == planned.left_out
+    assert any(batch.negatives.shape[1] for batch in found.batches)
 
 
 def test_a_batch_has_one_set_and_one_number_of_negatives() -> None:

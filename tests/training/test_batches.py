@@ -1,15 +1,11 @@
 """Where a batch is cut into mini-batches, padded or packed."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 
-from tests.support.planned_sets import rows, tiny_model
 from training.batches import MiniBatches, ends_within, packed_ends, with_padding
 from training.memory import Budget
-from training.sets import _ids
 
 LENGTHS = np.array([2, 3, 3, 5, 8, 8, 9, 20])  # 58 tokens
 
@@ -43,17 +39,3 @@ def test_packed_and_padded_mini_batches_hold_the_same_texts() -> None:
     assert padded["label"]["tokens"] == packed["label"]["tokens"] == 15
     assert torch.equal(padded["label"]["position"], packed["label"]["position"])
     assert packed["label"]["position"].tolist() == [[0, 2], [1, 2]]
-
-
-def test_each_distinct_text_is_tokenised_once() -> None:
-    tokenizer, seen = tiny_model().tokenizer, []
-
-    def counted(texts: list[str], **options: Any) -> Any:
-        seen.append(len(texts))
-        return tokenizer(texts, **options)
-
-    texts = [row["anchor"] for row in rows(5)]
-    counting: Any = counted
-    found = _ids(counting, "query: ", texts * 100, 16)
-    assert seen == [5]
-    assert found == tokenizer([f"query: {text}" for text in texts * 100], truncation=True, max_length=16)["input_ids"]

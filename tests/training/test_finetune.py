@@ -17,7 +17,7 @@ from data.artefact import read_dev_sets
 from pipeline.chain import CHAIN
 from pipeline.core import precision
 from pipeline.core.errors import UserError
-from pipeline.stage import run_stage
+from pipeline.stage import prepare_ranks, run_stage
 from tests.support.planned_sets import prepared_run, rows
 from training.dev_scores import DevScores
 from training.finetune import check_devices, check_processes
@@ -266,6 +266,24 @@ def test_a_side_stopped_after_its_last_step_logs_its_dev_scores_once(
     assert [json.loads(line)["step"] for line in lines] == [0, 1, 2, 3]
     assert ["dev_score" in line for line in lines] == [True, False, False, True]
     assert "step 0 of 3: dev score 0." in caplog.text and "step 3 of 3: dev score 0." in caplog.text
+
+
+def test_ranks_only_read_what_was_prepared_before_they_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def again(*arguments: object) -> None:
+        raise AssertionError("made a second time")
+
+    symmetric, runs = CHAIN["symmetric"], [prepared_run(tmp_path / name, SETS, max_steps=3) for name in ("one", "two")]
+    run_stage(symmetric, runs[0])
+    prepare_ranks(symmetric, runs[1])
+    for name in ("training.sets._tokenise", "training.finetune.plan_batches", "training.finetune.plan_report"):
+        monkeypatch.setattr(name, again)
+    monkeypatch.setattr("training.finetune.plan_dev", lambda *arguments: {})
+    run_stage(symmetric, runs[1])
+    files = [
+        [config.folder("symmetric") / name for config in runs] for name in ("plan.json", "model/model.safetensors")
+    ]
+    assert all(one.read_bytes() == other.read_bytes() for one, other in files)
+    assert not list((tmp_path / "two").rglob("plan.npz"))  # nobody needs it any more
 
 
 def test_all_small_sets_share_a_line_of_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,18 +1,23 @@
 """What training leaves of a model: new weights of every module, under the names that init has."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import load_file
 
 from configs.schema.init import BaseConfig
 from configs.schema.training import SideConfig
 from merging.compatibility import require_compatible, write_model
+from pipeline.core.errors import UserError
 from pipeline.core.models import load_folder
+from pipeline.core.packed import use_packed
+from tests.support.small_bases import tiny_base
 from tests.support.zoo import TEXTS, animal
 from training.bases.hub import make_from_hub
-from training.model_files import load_model, save_model
+from training.model_files import choose_attention, load_model, save_model
 from training.vocabulary.shrinking import shrink
 from training.vocabulary.tokenizer_file import TokenizerFile
 
@@ -58,3 +63,25 @@ def test_a_masked_language_model_goes_from_base_to_merge(tmp_path: Path) -> None
     require_compatible(models)
     write_model(models, {"init": 0.5, "symmetric": 0.5}, merged, "float32")
     assert np.isfinite(load_folder(merged, "cpu").encode(TEXTS)).all()
+
+
+def test_packed_attention_in_32_bit_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_model(tiny_base(), "auto", SIDE)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (9, 0))
+    with pytest.raises(UserError) as error:
+        choose_attention(model, BaseConfig(attention="torch_varlen"), half=False, dropout=0.0)
+    assert error.value.line == (
+        "error: torch_varlen needs precision bf16 or fp16 (config key base.attention); use base.attention=auto"
+    )
+
+
+@pytest.mark.skipif(find_spec("triton") is not None, reason="triton is installed")
+def test_compilation_without_its_backend_is_refused_in_one_line() -> None:
+    model = load_model(tiny_base(), "auto", SIDE)
+    use_packed(model)
+    with pytest.raises(UserError) as error:
+        choose_attention(model, BaseConfig(attention="sdpa", compile=True), half=True, dropout=0.0)
+    assert error.value.line == (
+        "error: compilation needs the package triton (config key base.compile); use base.compile=false"
+    )

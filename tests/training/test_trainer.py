@@ -77,8 +77,8 @@ def test_tokenising_may_take_longer_than_the_ranks_wait_for_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared_run(tmp_path, {"symmetric/pairs": rows(32)})
-    monkeypatch.setenv("TOKENISING", "18")  # seconds a column
-    assert finish(tmp_path, 2, max_steps=2, arguments={"ddp_timeout": 25})
+    monkeypatch.setenv("TOKENISING", "25")  # seconds
+    assert finish(tmp_path, 2, max_steps=2, arguments={"ddp_timeout": 15})
 
 
 @pytest.mark.slow

@@ -1,0 +1,117 @@
+"""`make check TRIAL=1`: some real training steps at the profile's shape on the devices at hand, before a long run.
+
+A random base of the base's shape is trained on random words, texts as long as the sources say theirs are: nothing is
+fetched, and no artefact is needed or touched. All else is as in the run: ranks, precision, attention, batches.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.core.hydra_config import HydraConfig
+
+from configs.schema.config import SIDES, Config
+from pipeline.application import hydra_application
+from pipeline.core.artefact import Manifest, read_manifest
+from pipeline.core.console import quiet, show_table
+from pipeline.core.errors import UserError
+from pipeline.core.precision import autocast_type
+from pipeline.launch import run_command
+from training.estimate import (
+    SetEstimate,
+    Shape,
+    assumed_rows,
+    estimates,
+    measured_teraflops,
+    shape_of,
+    training_operations,
+)
+from training.synthetic import write_base, write_rows
+
+STEPS, LOGGED = 20, 5  # of these, the first so many are warm-up
+
+
+def trial(config: Config) -> None:
+    """Run the steps of every side that the config's stages name, and print what they say of the whole run."""
+    sides = [name for name in SIDES if name in config.stages]
+    if not sides:
+        raise UserError("no side is to be trained", where="config key stages", remedy="put symmetric into it")
+    if config.launch.nodes > 1:
+        raise UserError("a trial is one machine's", where="config key launch.nodes", remedy="leave NODES out")
+    shape = shape_of([config.folder("init"), config.folder("base")], config.base)
+    sets = {name: estimates(config, name) for name in sides}
+    Path(config.runs).mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="trial-", dir=config.runs) as folder:
+        place = Path(folder) / "trial"
+        for stage in ("data", "init"):
+            (place / stage).mkdir(parents=True)
+            Manifest(stage, "complete", "of a trial", {}, {}).write(place / stage)
+        with quiet():
+            write_base(place / "init", shape, config.base)
+        command = [sys.executable, "-m", "pipeline.run", *HydraConfig.get().overrides.task, "tracking=none"]
+        command += [f"runs={folder}", "run=trial"]
+        for name in sides:
+            one = [*command, f"stages=[{name}]", *_prepared(config, name, sets[name], shape, place / "data")]
+            run_command(one, dict(os.environ), name, place / "logs/run.log")
+        peak = measured_teraflops(autocast_type(config.precision) or torch.float32)
+        found = [_found(config, name, sets[name], shape, place / name, peak) for name in sides]
+    title = f"{STEPS} steps on {_devices(config)}; the matrix product of one reaches {peak:.3g} TFLOP/s"
+    show_table(title, ["", *sides], [[what, *(column[what] for column in found)] for what in found[0]])
+
+
+def _devices(config: Config) -> str:
+    return f"{_gpus(config)} x {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "the CPU"
+
+
+def _gpus(config: Config) -> int:
+    """How many GPUs the ranks have; 1 for a CPU, which they share."""
+    return (config.launch.processes or torch.cuda.device_count()) if torch.cuda.is_available() else 1
+
+
+def _prepared(config: Config, name: str, sets: list[SetEstimate], shape: Shape, data: Path) -> list[str]:
+    """Write rows for the steps, in the shares that the sets' rows have in the run; returns the side's overrides."""
+    side = config.side(name)
+    _, rows = assumed_rows(sets, side)
+    chosen = np.random.default_rng(0).choice(len(sets), STEPS * side.batch_size, p=np.array(rows) / sum(rows))
+    texts = [[length for role in sets[index].texts.values() for length in role] for index in chosen]
+    longest = max(side.lengths().values())
+    of = SIDES[name][0]
+    write_rows(data / of / f"{name}.parquet", texts, longest, shape, labels=of == "symmetric" and side.angle_weight > 0)
+    values = {"start": "init", "max_steps": STEPS, "logging_steps": LOGGED, "checkpoint_steps": 10 * STEPS}
+    values |= {"dev_steps": "null", "anchor_length": longest, "positive_length": longest}
+    values["negatives"] = max(len(item.texts["negatives"]) for item in sets)
+    own = [f"~training.{name}.sets.{key}" for key in side.sets]  # these sets are not there
+    return [*own, *(f"training.{name}.{key}={value}" for key, value in values.items())]
+
+
+def _found(config: Config, name: str, sets: list[SetEstimate], shape: Shape, made: Path, peak: float) -> dict[str, Any]:
+    """What the steps say of the whole run."""
+    side, manifest = config.side(name), read_manifest(made)
+    assert manifest is not None
+    lines = [json.loads(line) for line in (made / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    rate = median(line["tokens_per_second"] for line in lines if line["step"] > LOGGED)
+    steps, rows = assumed_rows(sets, side)
+    tokens = sum(number * item.tokens for number, item in zip(rows, sets, strict=True))
+    squares = sum(number * item.squares for number, item in zip(rows, sets, strict=True))
+    teraflops = training_operations(shape, 1, squares / tokens, passes=3) * rate / 1e12
+    memory = manifest.peak_gpu_bytes or manifest.peak_rss_bytes
+    return {
+        "tokens a second": round(rate),
+        "share of the peak": teraflops / peak / _gpus(config),
+        "peak memory of a device": f"{memory / 2**30:.1f} GiB",
+        "steps of the run": steps,
+        "tokens of the run": round(tokens),
+        "hours of the run": f"{tokens / rate / 3600:.2g}",
+    }
+
+
+main = hydra_application(trial)
+
+if __name__ == "__main__":
+    main()

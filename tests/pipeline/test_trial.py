@@ -1,0 +1,33 @@
+"""Some steps before a long run: what they say of it, and that nothing is left of them."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.support.prepared_data import composed
+from tests.support.runs import run_main
+from training.estimate import estimates
+
+
+def test_some_steps_at_the_profile_s_shape_tell_speed_memory_and_hours_and_leave_nothing(tmp_path: Path) -> None:
+    overrides = ["profile=tiny", "stages=[symmetric]", "launch.config=none", f"runs={tmp_path}"]
+    ended = run_main(*overrides, module="pipeline.trial")
+    assert ended.status == 0, ended.err
+    told = dict(re.findall(r"^ *(\S.*?\S)  +(\S+(?: GiB)?) *$", ended.out, re.MULTILINE))
+    rate, tokens = (float(told[f"tokens {of}"].replace(",", "")) for of in ("a second", "of the run"))
+    config = composed(*overrides)
+    sets = estimates(config, "symmetric")
+    a_row = sum(item.pairs * item.tokens for item in sets) / sum(item.pairs for item in sets)
+    assert tokens == pytest.approx(config.training.symmetric.max_steps * 16 * a_row, rel=0.01)
+    assert float(told["hours of the run"]) == pytest.approx(tokens / rate / 3600, rel=0.06)
+    assert 0 < float(told["share of the peak"]) < 1 and told["peak memory of a device"].endswith("GiB")
+    assert not list(tmp_path.glob("trial-*"))
+
+
+@pytest.mark.parametrize(
+    ("override", "what"), [("stages=[data]", "no side is to be trained"), ("launch.nodes=2", "one machine's")]
+)
+def test_what_can_t_be_tried_is_refused(override: str, what: str, tmp_path: Path) -> None:
+    ended = run_main("profile=tiny", f"runs={tmp_path}", override, module="pipeline.trial")
+    assert ended.status == 2 and what in ended.err

@@ -1,0 +1,52 @@
+"""A set's texts as tokens: those of each row, and each distinct text once."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs.schema.training import SideConfig
+from tests.support.planned_sets import tiny_model, write_set
+from training import sets
+from training.batch_plan import GlobalBatch
+from training.batches import PlannedRows, text_lengths
+from training.model_files import Prompts
+from training.sets import tokenised_set
+
+RIVER, TOWN, WINTER = "Река течёт к морю через весь город.", "Город стоит на реке.", "Зимой в лесу тихо."
+ROWS = [
+    {"anchor": "Где стоит город?", "positive": TOWN, "negatives": [WINTER, RIVER], "score": None},
+    {"anchor": RIVER, "positive": WINTER, "negatives": [], "score": 0.5},
+    {"anchor": "Что бывает зимой?", "positive": WINTER, "negatives": [TOWN], "score": None},
+]
+
+
+@pytest.mark.parametrize("prompts", [Prompts("запрос: ", ""), Prompts("текст: ", "текст: ")])
+def test_rows_have_the_tokens_of_their_texts_and_each_distinct_text_is_tokenised_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prompts: Prompts
+) -> None:
+    monkeypatch.setattr(sets, "AT_ONCE", 2)  # texts: more parts than one
+    tokenizer, side = tiny_model().tokenizer, SideConfig(anchor_length=12, positive_length=12, negatives=2)
+    path = write_set(tmp_path / "city.parquet", ROWS * 50)
+
+    def tokens(prompt: str, text: str) -> list[int]:
+        return tokenizer(prompt + text, truncation=True, max_length=12)["input_ids"]
+
+    for _ in range(2):  # made, and read
+        item = tokenised_set(path, tokenizer, prompts, side, angle=False, cache=tmp_path / "tokens")
+        batch = GlobalBatch("city", np.array([75, 76]), np.zeros((2, 0), np.int64))
+        found = PlannedRows([item], 0.0).__getitems__(batch)
+        found += PlannedRows([item], 0.0).__getitems__(GlobalBatch("city", np.array([3]), np.array([[1]])))
+        for row, given, taken in zip(found, (ROWS[0], ROWS[1], ROWS[0]), ([], [], [1]), strict=True):
+            passages = [given["positive"], *(given["negatives"][index] for index in taken)]
+            expected = [tokens(prompts.anchor, given["anchor"]), *(tokens(prompts.positive, text) for text in passages)]
+            assert row["texts"] == expected
+        assert np.isnan(found[0]["score"]) and found[1]["score"] == 0.5
+        lengths = [len(text) for row in found[:2] for text in row["texts"]]
+        assert text_lengths(item, batch).tolist() == sorted(lengths)
+        texts = [*found[0]["texts"], *(tokens(prompts.positive, text) for text in ROWS[0]["negatives"])]
+        assert item.rows.lengths[0] == max(map(len, texts))
+    distinct = {(prompts.anchor, row["anchor"]) for row in ROWS}
+    distinct |= {(prompts.positive, text) for row in ROWS for text in (row["positive"], *row["negatives"])}
+    kept = {id(texts.ids): len(texts.ids) for texts in (item.anchors, item.passages)}
+    assert sum(kept.values()) == sum(len(tokens(*text)) for text in distinct)

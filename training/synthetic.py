@@ -1,0 +1,74 @@
+"""A random model of any shape and rows of random words: what a step costs depends on nothing else."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import XLMRobertaConfig, XLMRobertaModel
+
+from configs.schema.init import BaseConfig
+from training.bases.folder import write_modules, write_tokenizer_config
+from training.estimate import Shape
+
+SPECIAL, LAST = ("<s>", "<pad>", "</s>", "<unk>"), "<mask>"
+SPREAD = 0.4  # of the lengths' logarithms around that of their mean
+
+
+def write_base(folder: Path, shape: Shape, base: BaseConfig) -> None:
+    """A random XLM-RoBERTa of this shape, whose tokenizer has one piece a word: w0, w1, ...
+
+    Positions, pooling and prompts are the base's.
+    """
+    config = XLMRobertaConfig(
+        vocab_size=shape.vocabulary,
+        max_position_embeddings=base.max_length + 2,
+        type_vocab_size=1,
+        layer_norm_eps=1e-5,
+        hidden_size=shape.width,
+        intermediate_size=shape.inner,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        XLMRobertaModel(config).save_pretrained(folder)
+    pieces = [*SPECIAL, *(f"w{word}" for word in range(words(shape))), LAST]
+    tokenizer = Tokenizer(models.WordLevel({piece: index for index, piece in enumerate(pieces)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+    tokenizer.add_special_tokens([*SPECIAL, LAST])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    write_tokenizer_config(folder, base.max_length)
+    write_modules(folder, base, shape.width)
+
+
+def words(shape: Shape) -> int:
+    """How many words the tokenizer of `write_base` knows."""
+    return shape.vocabulary - len(SPECIAL) - 1
+
+
+def write_rows(path: Path, rows: Sequence[Sequence[float]], longest: int, shape: Shape, labels: bool = False) -> None:
+    """A set of pairs. A row is the mean tokens of its anchor, positive and negatives, the special ones included.
+
+    With `labels` every other pair has the score 0.5, so that AnglE has something to order.
+    """
+    random = np.random.default_rng(1)
+
+    def text(tokens: float) -> str:
+        length = int(np.clip(random.lognormal(np.log(tokens), SPREAD), 4, longest)) - 2
+        return " ".join(f"w{word}" for word in random.integers(0, words(shape), length))
+
+    texts = [[text(tokens) for tokens in row] for row in rows]
+    scores = [0.5 if labels and index % 2 else None for index in range(len(rows))]
+    columns = {
+        "anchor": pa.array([row[0] for row in texts], pa.string()),
+        "positive": pa.array([row[1] for row in texts], pa.string()),
+        "negatives": pa.array([row[2:] for row in texts], pa.list_(pa.string())),
+        "score": pa.array(scores, pa.float32()),
+    }
+    path.parent.mkdir(parents=True)
+    pq.write_table(pa.table(columns), path)
