@@ -1,8 +1,8 @@
 """The chain on one page: what each stage is made from, which settings change it, and who builds it.
 
     benchmarks ── data ─┬─ init ─┬─ symmetric ───┐
-                        │        ├─ asymmetric ──┼─ merge ── evaluate ─┬─ report ── publish
-              base ─────┘        └─ (joint) ─────┘                     └─ (calibrate)
+                        │        ├─ asymmetric ──┼─ merge ── heads ── evaluate ─┬─ report ── publish
+              base ─────┘        └─ (joint) ─────┘                              └─ (calibrate)
 
 Where negatives are mined by the run's own base, data needs it too.
 
@@ -142,6 +142,12 @@ CHAIN = {stage.name: stage for stage in [
         needs=lambda c: [*(name for name in c.merging.models if name in STAGES), "data"],
         reads=merged_states,
         settings=lambda c: {"merging": c.merging, "dev": dev_settings(c),
+                            "precision": c.precision, "attention": c.base.attention},
+    ),
+    Stage(
+        "heads", 1, "training.heads.fit:build", on_ranks=True, prepare="training.finetune:prepare",
+        needs=lambda c: ["merge", "data"],
+        settings=lambda c: {"heads": c.training.heads, "arguments": c.training.arguments, "seed": c.training.seed,
                             "precision": c.precision, "attention": c.base.attention},
     ),
     Stage(

@@ -9,7 +9,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util.distributed import get_world_size
 
-from configs.schema.training import SideConfig
+from configs.schema.training import PlannedConfig
 from pipeline.core.console import log
 from pipeline.core.errors import UserError
 
@@ -33,7 +33,7 @@ class Budget:
 
 
 def planned_budget(
-    side: SideConfig, fitting: Callable[[], int] = lambda: CPU_TOKENS, further: int = CPU_OVERHEAD
+    side: PlannedConfig, fitting: Callable[[], int] = lambda: CPU_TOKENS, further: int = CPU_OVERHEAD
 ) -> Budget:
     """The side's own numbers; where they are auto, tokens that are `fitting` and the cost of a `further` mini-batch.
 
@@ -45,7 +45,7 @@ def planned_budget(
 
 def budget_on_gpu(
     model: SentenceTransformer,
-    side: SideConfig,
+    side: PlannedConfig,
     features: Callable[[Sequence[Sequence[int]]], dict[str, Any]],
     half: torch.dtype | None,
     key: str,

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from transformers import PreTrainedTokenizerBase
 
-from configs.schema.training import SetConfig, SideConfig
+from configs.schema.config import TRAINED
+from configs.schema.training import PlannedConfig, SetConfig, SideConfig
 from data.artefact import OWN_SIZE, Share, set_files, shares
 from data.pair_files import read_pairs
 from pipeline.core.artefact import replacing
@@ -62,7 +63,7 @@ class PreparedSets:
     dev: dict[str, TokenisedSet]
 
 
-def prepare_sets(name: str, side: SideConfig, model: SentenceTransformer, data: Path, cache: Path) -> PreparedSets:
+def prepare_sets(name: str, side: PlannedConfig, model: SentenceTransformer, data: Path, cache: Path) -> PreparedSets:
     """The sets of the side `name`, tokenised unless `cache` has them.
 
     Raises UserError where there are none, or the config names unknown ones.
@@ -77,13 +78,15 @@ def prepare_sets(name: str, side: SideConfig, model: SentenceTransformer, data: 
     wanted = [(of, path) for of, path in found if path.stem not in side.sets or side.sets[path.stem].weight > 0]
     if not wanted:
         raise UserError(
-            "there are no pairs to train on", where=f"{data}/{name}", remedy="add sources of this side to data"
+            "there are no pairs to train on",
+            where=f"{data}/{'/, '.join(TRAINED[name])}",
+            remedy="add sources of this side to data",
         )
     prepared, share, tokenizer = PreparedSets({}, {}), shares(data), model.tokenizer
     new = [path.stem for _, path in wanted if not _record(cache / "train", path.stem).is_file()]
     for of, path in wanted:
         prompts = prompts_of(model, of)
-        angle = of == "symmetric" and side.angle_weight > 0
+        angle = of == "symmetric" and isinstance(side, SideConfig) and side.angle_weight > 0
         train = tokenised_set(path, tokenizer, prompts, side, angle, cache / "train", share.get(path.stem, OWN_SIZE))
         prepared.train[path.stem] = train
         dev = data / "dev" / path.name
@@ -105,7 +108,7 @@ def tokenised_set(
     path: Path,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Prompts,
-    side: SideConfig,
+    side: PlannedConfig,
     angle: bool,
     cache: Path,
     share: Share = OWN_SIZE,
@@ -175,7 +178,7 @@ def _tokenise(
 
 
 def _tokenised(
-    name: str, columns: dict[str, Any], anchors: Texts, passages: Texts, side: SideConfig, angle: bool, share: Share
+    name: str, columns: dict[str, Any], anchors: Texts, passages: Texts, side: PlannedConfig, angle: bool, share: Share
 ) -> TokenisedSet:
     own, counts = side.sets.get(name, SetConfig()), columns["counts"]
     most = side.negatives if own.negatives is None else own.negatives
