@@ -1,11 +1,13 @@
 """The stage `evaluate`: every model on every task of the configured suites, with error bars and paired comparisons."""
 
+from collections.abc import Callable
 from typing import Any
 
 from configs.schema.config import Config
+from configs.schema.evaluation import SuiteConfig
 from evaluation.models import scored_models
 from evaluation.scoring import Scorer, devices_of, score_unit, score_units, unit_name
-from evaluation.suites import mteb_tasks, retrieval, samples
+from evaluation.suites import mteb_tasks, retrieval, samples, vectors
 from evaluation.suites.encodechka import tasks as encodechka
 from evaluation.suites.task import Task
 from evaluation.tables import show_scores, write_tables
@@ -17,6 +19,13 @@ TASKS = {  # kind of suite -> what gives its tasks
     "samples": samples.tasks,
     "encodechka": encodechka.tasks,
     "mteb": mteb_tasks.tasks,
+    "vectors": vectors.tasks,
+}
+
+# Of suites that need the stage data to read their tasks.
+NAMES_BEFORE_DATA: dict[str, Callable[[SuiteConfig], list[str]]] = {
+    "retrieval": lambda suite: list(suite.sets),
+    "vectors": vectors.task_names,
 }
 
 
@@ -75,10 +84,10 @@ def chosen_tasks(config: Config, stage: StageFolder) -> list[Task]:
 
 def task_names(config: Config) -> dict[str, list[str]]:
     """The tasks of every suite that can be asked for, made or not."""
-    nowhere = StageFolder("evaluate", config.folder("evaluate"), "", {})
+    nowhere, from_data = StageFolder("evaluate", config.folder("evaluate"), "", {}), NAMES_BEFORE_DATA
     return {
-        name: list(suite.sets)
-        if suite.kind == "retrieval"
+        name: from_data[suite.kind](suite)
+        if suite.kind in from_data
         else [task.name for task in TASKS[suite.kind](name, config, nowhere)]
         for name, suite in config.evaluation.suite.items()
     }

@@ -15,6 +15,7 @@ from pipeline.core.hub import Revision, mirrored
 from pipeline.core.models import HEADS, fetched, has_heads
 
 NOT_THE_MODEL = {"manifest.json", "certificate.json", "README.md", ".gitattributes", "model_card.md"}
+EXPORT_FOLDERS = ("onnx", "openvino", "static")  # of a published model: other forms of it
 WEIGHTS = ("*.safetensors", "*.bin")
 
 
@@ -123,7 +124,7 @@ def folder_fingerprint(folder: Path) -> str:
 def is_of_the_model(path: str) -> bool:
     """Whether a file of a model folder can change its embeddings."""
     parts = Path(path).parts
-    return parts[-1] not in NOT_THE_MODEL and parts[0] not in ("vocabulary", "onnx", "openvino", "imgs")
+    return parts[-1] not in NOT_THE_MODEL and parts[0] not in ("vocabulary", "imgs", *EXPORT_FOLDERS)
 
 
 def _fingerprint(digests: dict[str, str]) -> str:

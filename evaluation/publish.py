@@ -1,8 +1,9 @@
 """The stage `publish`: the merged model's folder for the Hub, and its upload.
 
-The folder `publish/` of the run gets all that goes up: `model/` (weights, tokenizer, modules, heads and id map where
-there are any, card, licence, and under `provenance/` the artefacts that the card's figures come from) and `results/`,
-scores in the layout in which mteb takes submissions. By default that is all; with `dry_run=false` `model/` is uploaded.
+The folder `publish/` of the run gets all that goes up: `model/` (weights, tokenizer, modules, heads, id map and
+exports where there are any, card, licence, and under `provenance/` the artefacts that the card's figures come from) and
+`results/`, scores in the layout in which mteb takes submissions. By default that is all; with `dry_run=false` `model/`
+is uploaded.
 """
 
 import json
@@ -16,8 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFound
 from transformers import AutoModel
 
 from configs.schema.config import SIDES, Config
-from evaluation.models import chain_model, read_model_facts
-from evaluation.onnx_export import export_onnx
+from evaluation.models import EXPORT_FOLDERS, chain_model, read_model_facts
 from evaluation.report.card import render_card
 from evaluation.report.hub_metadata import OPEN, licence, terms
 from evaluation.report.record import RunRecord, outdated_inputs, read_run
@@ -32,12 +32,14 @@ SOURCES = {  # stage -> the files that the card's figures come from
     "init": ["certificate.json"],
     **{side: ["plan.json"] for side in SIDES},
     "merge": ["weights.json", "search.csv"],
+    "export": [],
     "evaluate": ["scores.csv", "comparison.csv"],
     "report": ["claims.csv"],
 }
 LICENCE = Path(__file__).resolve().parents[1] / "LICENSE"
 NO_LICENCE = "No one licence covers this model. The terms of the sets that it was trained on rule out some uses:"
-REPLACED = ["*.safetensors", "onnx/*", "provenance/*"]  # of an earlier upload, where this one has no such file
+# Of an earlier upload, where this one has no such file.
+REPLACED = ["*.safetensors", *(f"{folder}/*" for folder in EXPORT_FOLDERS), "provenance/*"]
 TOLERANCE = 1e-5  # between the embeddings of the two libraries
 
 
@@ -62,8 +64,10 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
         write_provenance(run, config, folder / "provenance")
         with quiet():
             difference = largest_difference(folder)
-            if settings.onnx:
-                export_onnx(folder)
+        if "export" in stage.inputs:
+            for name in EXPORT_FOLDERS:
+                if (stage.input("export") / name).is_dir():
+                    link_tree(stage.input("export") / name, folder / name)
     with stage.replacing("results") as folder:
         folder.mkdir()
         tasks = write_results(run, config, folder, settings.repo or f"local/{config.run}")
@@ -84,7 +88,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
 def require_one_piece(stage: StageFolder) -> None:
     """Raise UserError where the merge, or what is said of it, was made from artefacts that were made anew since."""
     manifests = {name: manifest for name in stage.inputs if (manifest := read_manifest(stage.input(name)))}
-    for name in (*manifests["merge"].inputs, "merge", "evaluate", "report"):
+    for name in (*manifests["merge"].inputs, "merge", "export", "evaluate", "report"):
         if earlier := outdated_inputs(name, manifests):
             what = f"{name} is of an earlier {' and '.join(earlier)}"
             remedy = "bring it up to date: make reproduce"

@@ -186,20 +186,29 @@ def corrected(differences: Iterable[Difference]) -> list[Difference]:
 
 
 def measured(
-    position: int, outcomes: dict[str, Outcome], seconds: Sequence[float], plan: Plan, suite: str, task: str
+    position: int,
+    outcomes: dict[str, Outcome],
+    seconds: Sequence[float],
+    plan: Plan,
+    suite: str,
+    task: str,
+    permuted: bool = True,
 ) -> Measured:
-    """All models on the measure at `position` of a task; a test by permutation where its statistic allows one."""
+    """All models on the measure at `position` of a task; a test by permutation where its statistic allows one.
+
+    Without `permuted` the test is by the bootstrap, whose resamples are drawn anyway.
+    """
     found = list(outcomes.values())
     measure, scores = found[0].measures[position], np.array([outcome.measures[position].score for outcome in found])
-    pairs = combinations(range(len(found)), 2) if measure.statistic in EXCHANGEABLE else ()
-    permuted = {
+    pairs = combinations(range(len(found)), 2) if permuted and measure.statistic in EXCHANGEABLE else ()
+    p_values = {
         (one, two): permutation_p_value(position, found[two], found[one], plan, suite, task) for one, two in pairs
     }
     fixed, (texts, _, stream) = measure.statistic == FIXED, _sampled(found[0], suite, task)
     return Measured(
         suite, task, measure.metric, list(outcomes), scores,
         np.tile(scores[:, None], plan.resamples) if fixed else replicates(position, found, plan, suite, task),
-        0 if fixed else texts, np.array(seconds), position == 0, permuted, fixed, stream,
+        0 if fixed else texts, np.array(seconds), position == 0, p_values, fixed, stream,
     )  # fmt: skip
 
 

@@ -1,7 +1,10 @@
 """scores.csv and comparison.csv out of the predictions of all models, and the table that is shown."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from configs.schema.config import Config
 from evaluation.outcome import read_outcome
@@ -30,8 +33,9 @@ def write_tables(config: Config, stage: StageFolder, tasks: Sequence[Task], resu
     rows.sort(key=lambda row: order.get(row.model, len(order)))
     with stage.replacing("scores.csv") as path:
         Score.write(path, rows)
+    compared = [*found, *_against(scored, found)]
     with stage.replacing("comparison.csv") as path:
-        Difference.write(path, corrected(row for part in found for row in part.differences(plan)))
+        Difference.write(path, corrected(row for part in compared for row in part.differences(plan)))
     return rows
 
 
@@ -41,7 +45,30 @@ def _measured(task: Task, results: Results, stage: StageFolder, plan: Plan) -> l
     outcomes = {model: read_outcome(stage.path / result["predictions"]) for model, result in made.items()}
     same_items(outcomes, task.key)
     seconds, metrics = [result["seconds"] for result in made.values()], next(iter(outcomes.values())).measures
-    return [measured(place, outcomes, seconds, plan, task.suite, task.name) for place in range(len(metrics))]
+    permuted = task.against is None  # forms of vectors are many, and are compared with full ones by the bootstrap
+    return [measured(place, outcomes, seconds, plan, task.suite, task.name, permuted) for place in range(len(metrics))]
+
+
+def _against(tasks: Sequence[Task], parts: Sequence[Measured]) -> Iterator[Measured]:
+    """Each model on a task beside itself on the task that this one is compared with.
+
+    The two are over items of the same names, and so have the same resamples.
+    """
+    known = {(part.suite, part.task, part.metric): part for part in parts}
+    wanted = {(task.suite, task.name): task.against for task in tasks}
+    for part in parts:
+        other = known.get((part.suite, wanted.get((part.suite, part.task)) or "", part.metric))
+        if other is None:
+            continue
+        for model in (model for model in part.models if model in other.models):
+            pair = [(other, other.models.index(model)), (part, part.models.index(model))]
+            yield replace(
+                part,
+                models=[f"{model} on {other.task}", model],
+                scores=np.array([of.scores[place] for of, place in pair]),
+                replicates=np.stack([of.replicates[place] for of, place in pair]),
+                permuted={},
+            )
 
 
 def _means(suite: str, kind: str, parts: Sequence[Measured], dense: Collection[str]) -> dict[str, list[Measured]]:

@@ -1,8 +1,8 @@
 """The chain on one page: what each stage is made from, which settings change it, and who builds it.
 
-    benchmarks ── data ─┬─ init ─┬─ symmetric ───┐
-                        │        ├─ asymmetric ──┼─ merge ── heads ── evaluate ─┬─ report ── publish
-              base ─────┘        └─ (joint) ─────┘                              └─ (calibrate)
+    benchmarks ── data ─┬─ init ─┬─ symmetric ───┐         ┌─ (export)
+                        │        ├─ asymmetric ──┼─ merge ─┴─ heads ── evaluate ─┬─ report ── publish
+              base ─────┘        └─ (joint) ─────┘                               └─ (calibrate)
 
 Where negatives are mined by the run's own base, data needs it too.
 
@@ -24,7 +24,7 @@ from evaluation.models import heads_fingerprint, scored_models
 from evaluation.published import calibrated_name
 from evaluation.report.record import REPORTED
 from merging.models import merged_states
-from pipeline.core.artefact import file_sha256, is_complete, read_manifest
+from pipeline.core.artefact import file_sha256, is_complete, read_manifest, result_settings
 from pipeline.stage import Stage
 from training.bases.sources import base_state
 from training.vocabulary.corpora import corpus_states
@@ -38,9 +38,11 @@ def made(config: Config, names: Iterable[str]) -> list[str]:
 
 
 def benchmark_settings(config: Config) -> dict[str, Any]:
-    """The suites whose texts are looked for, and where their data come from."""
+    """The suites whose texts are looked for, by what tells their texts, and where their data come from."""
     chosen = config.data.checked_suites
-    suites = {name: config.evaluation.suite.get(name) for name in chosen}
+    suites = {name: result_settings(config.evaluation.suite.get(name)) for name in chosen}
+    for suite in filter(None, suites.values()):
+        del suite["dimensions"], suite["precisions"]  # of vectors
     places = {"encodechka": config.evaluation.encodechka_folder, "mirror": config.mirror} if chosen else {}
     return {"suites": suites, **places}
 
@@ -71,7 +73,7 @@ def evaluate_settings(config: Config) -> dict[str, Any]:
 
 def evaluate_needs(config: Config) -> list[str]:
     """The chain's models as far as they are made, and data where a suite reads its held-out sets."""
-    held_out = any(config.evaluation.suite[name].kind == "retrieval" for name in config.evaluation.suites)
+    held_out = any(config.evaluation.suite[name].kind in ("retrieval", "vectors") for name in config.evaluation.suites)
     return ["data"] * held_out + made(config, config.evaluation.chain)
 
 
@@ -151,6 +153,11 @@ CHAIN = {stage.name: stage for stage in [
                             "precision": c.precision, "attention": c.base.attention},
     ),
     Stage(
+        "export", 1, "evaluation.export.build:build",
+        needs=lambda c: ["merge"] + ["data"] * ("openvino-int8" in c.export.formats),
+        settings=lambda c: {"export": c.export},
+    ),
+    Stage(
         "evaluate", 4, "evaluation.evaluate:build", in_place=True, assist="evaluation.evaluate:assist",
         needs=evaluate_needs,
         reads=evaluate_reads,
@@ -164,7 +171,7 @@ CHAIN = {stage.name: stage for stage in [
     ),
     Stage(
         "publish", 3, "evaluation.publish:build",
-        needs=lambda c: ["data", "init", "merge", "evaluate", *made(c, [*SIDES, "report"])],
+        needs=lambda c: ["data", "init", "merge", "evaluate", *made(c, [*SIDES, "export", "report"])],
         settings=lambda c: {"publish": c.evaluation.publish, "languages": c.languages},
     ),
     Stage(

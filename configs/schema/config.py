@@ -7,7 +7,7 @@ from pathlib import Path
 from omegaconf import MISSING
 
 from configs.schema.data import DATA_SIDES, DataConfig
-from configs.schema.evaluation import EvaluationConfig
+from configs.schema.evaluation import EvaluationConfig, ExportConfig
 from configs.schema.init import BaseConfig, InitConfig
 from configs.schema.merging import MergingConfig
 from configs.schema.rules import setting
@@ -16,8 +16,11 @@ from configs.schema.training import PlannedConfig, SideConfig, TrainingConfig
 # What can be trained -> the sides of the data that it reads.
 SIDES = {side: (side,) for side in DATA_SIDES} | {"joint": DATA_SIDES}
 TRAINED = SIDES | {"heads": ("asymmetric",)}  # the stages that train in planned batches
-STAGES = ("base", "benchmarks", "data", "init", *SIDES, "merge", "heads", "evaluate", "report", "publish", "calibrate")
-ON_REQUEST = ("base", "benchmarks", "joint", "publish", "calibrate")  # made where a stage needs them, or asked for
+STAGES = (
+    "base", "benchmarks", "data", "init", *SIDES, "merge", "heads", "export", "evaluate", "report", "publish", "calibrate",
+)  # fmt: skip
+# Made where a stage needs them, or asked for.
+ON_REQUEST = ("base", "benchmarks", "joint", "export", "publish", "calibrate")
 
 
 @dataclass
@@ -67,6 +70,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     merging: MergingConfig = field(default_factory=MergingConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def problems(self) -> Iterator[tuple[str, str]]:

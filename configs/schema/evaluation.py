@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from configs.schema.data import DATA_SIDES
 from configs.schema.rules import setting
 
+EXPORTS = ("onnx", "onnx-int8", "openvino-int8", "static")
 CHAIN_MODELS = ("base", "init", *DATA_SIDES, "merge")
 
 
@@ -23,9 +24,12 @@ class MtebTaskConfig:
 class SuiteConfig:
     """A set of tasks that is scored together; `kind` says which of the other fields count."""
 
-    # retrieval: held-out sets of stage data; samples: the bundled ones.
-    kind: str = setting("mteb", choices=("retrieval", "samples", "encodechka", "mteb"))
-    sets: dict[str, str] = setting({}, name=True)  # retrieval: task -> set under data/heldout
+    # retrieval: held-out sets of stage data; samples: the bundled ones; vectors: held-out sets and the bundled STS with
+    # embeddings that are cut and quantised.
+    kind: str = setting("mteb", choices=("retrieval", "samples", "encodechka", "mteb", "vectors"))
+    sets: dict[str, str] = setting({}, name=True)  # retrieval, vectors: task -> set under data/heldout
+    dimensions: list[int] = setting([], least=1)  # vectors: how many are kept, beside all
+    precisions: list[str] = setting([], choices=("int8", "binary"))  # vectors: of a dimension, beside float32
     # encodechka: leaderboard (best of the pooled variants), or model (its own pooling).
     protocol: str = setting("leaderboard", choices=("leaderboard", "model"))
     benchmark: str | None = None  # mteb: name of a benchmark whose tasks are taken, such as MTEB(rus, v1.1)
@@ -50,6 +54,17 @@ class ReportConfig:
 
 
 @dataclass
+class ExportConfig:
+    """In which other forms the merged model is written: each is checked against torch, and goes up with the model."""
+
+    formats: list[str] = setting(["onnx", "onnx-int8"], choices=EXPORTS)  # their packages are the extra "export"
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if not self.formats or len(set(self.formats)) < len(self.formats):
+            yield "formats", "must name at least one, and none twice"
+
+
+@dataclass
 class PublishConfig:
     """Where the merged model goes, and what its card says that no artefact knows."""
 
@@ -58,7 +73,6 @@ class PublishConfig:
     dry_run: bool = True  # write the folder and show it; false: upload it too
     # Of the model, as the Hub spells it; null: apache-2.0, or other with a list where training sets restrict its use.
     licence: str | None = None
-    onnx: bool = False  # also export to ONNX and check that against torch (extra "onnx")
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if not self.dry_run and not self.repo:

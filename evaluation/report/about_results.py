@@ -42,6 +42,8 @@ def scores(run: RunRecord) -> Section:
     words = "Scores lie between 0 and 1; the range under a score is its 95 % confidence interval."
     blocks: list[Block] = [Text(words)]
     for table in run.suite_tables():
+        if not run.compares_models(table.suite):
+            continue
         rows = [
             [show.row_head(task, metric, f"{show.count(items)} items"), *map(show.score, cells)]
             for task, metric, items, cells in table.rows
@@ -58,6 +60,7 @@ def scores(run: RunRecord) -> Section:
 def _forest(run: RunRecord, model: str, against: str) -> Picture:
     """The differences between two models on each task's own score."""
     found = [d for d in run.differences if (d.model, d.against) == (model, against) and d.main and show.has_interval(d)]
+    found = [d for d in found if run.compares_models(d.suite)]
     rows = [Interval(d.task.replace("_", " "), d.difference, d.ci_low, d.ci_high) for d in found]
     words = f"{model} minus {against}"
     listed = "; ".join(f"{row.label} {signed(row.value, 3)}" for row in rows)

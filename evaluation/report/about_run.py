@@ -10,7 +10,7 @@ from evaluation.report import format as show
 from evaluation.report.blocks import Block, Code, Facts, Folded, Group, Section, Steps, Table, Text, absent
 from evaluation.report.record import RunRecord
 
-GROUPS = (("data",), ("init",), tuple(SIDES), ("merge",), ("evaluate",))
+GROUPS = (("data",), ("init",), tuple(SIDES), ("merge",), ("export", "evaluate"))
 HEADLINES = (  # (suite, task, metric, words), the first that was measured is shown
     ("encodechka", "Mean S", "mean", "encodechka, mean of sentence tasks"),
     ("wiktionary", "term_to_definition", "recall_at_1", "R@1, term to definition"),

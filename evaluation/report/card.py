@@ -7,6 +7,8 @@ import jinja2
 
 from configs.schema.config import SIDES, Config
 from configs.schema.merging import MERGEKIT_METHODS
+from evaluation.export import cost
+from evaluation.export.formats import FORMATS
 from evaluation.models import ModelFacts, read_model_facts
 from evaluation.report import format as show
 from evaluation.report.hub_metadata import front_matter, licence
@@ -35,6 +37,7 @@ GIVES = {
     "init": "parameters and vocabulary (`init/certificate.json`)",
     **{side: f"its weights (`{side}/model`)" for side in SIDES},
     "merge": "merge weights (`merge/weights.json`), size and pooling (`merge/model`)",
+    "export": "the exports' files, speeds and agreement (`export/manifest.json`)",
     "evaluate": "scores and differences (`evaluate/scores.csv`, `evaluate/comparison.csv`)",
 }
 
@@ -51,7 +54,9 @@ def render_card(run: RunRecord, config: Config, model_id: str) -> str:
         keep_trailing_newline=True,
     )
     template = templates.get_template("card.md.j2")
-    text = template.render(name=name, model_id=model_id, run=run, model=facts, card=_contents(run, config, facts))
+    folder = config.folder("export").as_posix() if model_id == run.model_folder("merge").as_posix() else model_id
+    told = {"name": name, "model_id": model_id, "folder": folder, "on_hub": model_id == config.evaluation.publish.repo}
+    text = template.render(**told, run=run, model=facts, card=_contents(run, config, facts))
     return f"---\n{front_matter(run, config, name)}\n---\n\n{text}"
 
 
@@ -76,6 +81,11 @@ def _contents(run: RunRecord, config: Config, facts: ModelFacts) -> dict[str, An
         "benchmarks": _benchmarks(run),
         "found": _found(run),
         "suites": _suites(run),
+        "cost": cost.table(run, IN_BRACKETS),
+        "cost_words": cost.words(run),
+        "exports": {name: FORMATS[name].line for name in cost.exported(run)},
+        "graph": next((FORMATS[name].line for name in ("onnx-int8", "onnx") if name in cost.exported(run)), None),
+        "dimensions": cost.fewer_dimensions(run),
         "scored_in": (run.config_of("evaluate").get("evaluation") or {}).get("precision"),
         "reference": run.reference,
         "differences": _differences(run),
@@ -239,7 +249,7 @@ def _found(run: RunRecord) -> list[list[str]]:
 
 def _suites(run: RunRecord) -> list[dict[str, Any]]:
     suites = []
-    for table in run.suite_tables():
+    for table in filter(lambda table: run.compares_models(table.suite), run.suite_tables()):
         rows = [
             [task, metric, show.count(items), *(show.score(cell, IN_BRACKETS) for cell in cells)]
             for task, metric, items, cells in table.rows
@@ -258,7 +268,8 @@ def _differences(run: RunRecord) -> list[list[str]]:
 
 def _against_reference(run: RunRecord) -> list[Difference]:
     """The merge's differences from the base (or init) on each task's own score."""
-    return [d for d in run.differences if (d.model, d.against) == ("merge", run.reference) and d.main]
+    found = [d for d in run.differences if (d.model, d.against) == ("merge", run.reference) and d.main]
+    return [d for d in found if run.compares_models(d.suite)]
 
 
 def _limits(run: RunRecord, facts: ModelFacts) -> list[str]:

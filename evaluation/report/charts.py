@@ -42,11 +42,12 @@ def line_chart(
     describe: str,
     least_range: float = 0.0,
     marked: Sequence[tuple[float, float]] = (),
+    powers: bool = False,
 ) -> Markup:
     """Lines over a shared x axis; the range of each bin of a long series is drawn as a band behind it.
 
     The y axis spans at least `least_range`, so that a change of nothing doesn't look like one. `marked` are points of
-    the lines, which get a ring.
+    the lines, which get a ring. With `powers` x is a logarithm to base 2, and the axis names what it is of.
     """
     binned = [_bins([point for point in line.points if math.isfinite(point[1])]) for line in lines]
     flat = [point for bins in binned for point in bins]
@@ -60,7 +61,7 @@ def line_chart(
     left = max(LEFT, 22 + LETTER * max(map(len, y_labels)))
     x_scale = _Scale(min(p.x for p in flat), max(p.x for p in flat), left, WIDTH - RIGHT)
     y_scale = _Scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
-    parts = list(_grid(x_scale, y_scale, dict(zip(y_ticks, y_labels, strict=True)), x_label, y_label))
+    parts = list(_grid(x_scale, y_scale, dict(zip(y_ticks, y_labels, strict=True)), x_label, y_label, powers))
     for line, bins in zip(lines, binned, strict=True):
         upper = [(x_scale(p.x), y_scale(p.high)) for p in bins]
         lower = [(x_scale(p.x), y_scale(p.low)) for p in reversed(bins)]
@@ -157,7 +158,9 @@ class _Scale:
         return self.start + share * (self.end - self.start)
 
 
-def _grid(x: _Scale, y: _Scale, y_ticks: Mapping[float, str], x_label: str, y_label: str) -> Iterable[str]:
+def _grid(
+    x: _Scale, y: _Scale, y_ticks: Mapping[float, str], x_label: str, y_label: str, powers: bool = False
+) -> Iterable[str]:
     left, right = x.start, x.end
     for mark, label in y_ticks.items():
         yield f'<line class="grid" x1="{left:g}" x2="{right}" y1="{y(mark):.1f}" y2="{y(mark):.1f}"/>'
@@ -166,7 +169,8 @@ def _grid(x: _Scale, y: _Scale, y_ticks: Mapping[float, str], x_label: str, y_la
     yield f'<line class="axis" x1="{left:g}" x2="{right}" y1="{bottom}" y2="{bottom}"/>'
     for mark in ticks(x.low, x.high, 5):
         if x.low <= mark <= x.high:
-            yield f'<text x="{x(mark):.1f}" y="{bottom + 15}" text-anchor="middle">{mark:,.6g}</text>'
+            label = f"{2**mark if powers else mark:,.6g}"
+            yield f'<text x="{x(mark):.1f}" y="{bottom + 15}" text-anchor="middle">{label}</text>'
     yield f'<text x="{(left + right) / 2:g}" y="{HEIGHT - 4}" text-anchor="middle">{escape(x_label)}</text>'
     turned = f"translate(11 {(TOP + bottom) / 2}) rotate(-90)"
     yield f'<text transform="{turned}" text-anchor="middle">{escape(y_label)}</text>'

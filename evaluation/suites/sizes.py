@@ -28,7 +28,7 @@ class SuiteSize:
 def suite_size(name: str, config: Config, max_length: int) -> SuiteSize | None:
     """The size of a suite whose texts are cut at `max_length` tokens; None of held-out sets, which data has to make."""
     suite = config.evaluation.suite[name]
-    if suite.kind == "retrieval":
+    if suite.kind in ("retrieval", "vectors"):
         return None
     if suite.kind == "encodechka":
         texts, tokens = ENCODECHKA

@@ -19,6 +19,7 @@ class Task(ABC):
     """One task of a suite; `settings` holds what its scores depend on beside the model."""
 
     needs_heads = False  # bge-m3's sparse and multi-vector heads
+    against: str | None = None  # a task of the same suite over the same items, with which it is compared model by model
 
     def __init__(self, suite: str, name: str, settings: Any) -> None:
         self.suite, self.name, self.settings = suite, name, settings

@@ -28,7 +28,7 @@ RAISED_BY_FILES = (
 # What is read of a Hub model's repository; torch's files only where it has no others.
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*_linear.pt"]
 TORCH_FILES = "pytorch_model*.bin"
-OTHER_RUNTIMES = ["onnx/*", "openvino/*"]
+OTHER_RUNTIMES = ["onnx/*", "openvino/*", "static/*"]
 MODULES = "modules.json"
 USUAL = ("Transformer", "StaticEmbedding", "Pooling", "Normalize")  # modules that fit each other
 HEADS = ("sparse_linear.pt", "colbert_linear.pt")  # bge-m3's sparse and multi-vector outputs

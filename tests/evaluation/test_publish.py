@@ -1,8 +1,8 @@
 """Publishing: the folder loads, says where its figures come from, and goes up as one commit."""
 
 import dataclasses
-import importlib.util
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard, constants
 
 from configs.schema.config import Config
 from configs.schema.evaluation import PublishConfig
-from evaluation.onnx_export import export_onnx
+from evaluation.models import is_of_the_model
 from evaluation.publish import largest_difference, upload
 from pipeline.chain import CHAIN
 from pipeline.core.artefact import read_manifest
@@ -20,7 +20,7 @@ from pipeline.core.errors import UserError
 from pipeline.stage import run_stage
 from tests.support.hub import TOKEN, LocalHub, local_hub
 from tests.support.runs import run_main
-from tests.support.sample_run import write_run
+from tests.support.sample_run import finish, write_run
 from tests.support.small_bases import tiny_model
 
 TEXTS = ["Река замерзает в ноябре.", "Рецепт борща"]
@@ -49,20 +49,6 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         yield running
-
-
-@pytest.mark.slow
-def test_an_onnx_export_gives_the_hidden_states_of_torch(tmp_path: Path) -> None:
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package, reason="the ONNX export is an extra")
-    folder = tiny_model(tmp_path / "model")
-    assert export_onnx(folder) < 1e-5 and (folder / "onnx" / "model.onnx").is_file()
-
-
-def test_an_onnx_export_without_its_packages_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="exporting to ONNX needs onnx, onnxscript, onnxruntime"):
-        export_onnx(tmp_path)
 
 
 def uploading(config: Config, **changes: Any) -> Config:
@@ -124,6 +110,22 @@ def test_scores_of_an_earlier_merge_are_not_published(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"evaluate is of an earlier merge .*make reproduce"):
         run_stage(CHAIN["publish"], config)
     assert not (config.folder("publish") / "model").exists()
+
+
+def test_exports_go_up_with_the_model_they_were_made_from_and_with_no_other(config: Config, tmp_path: Path) -> None:
+    shutil.copytree(config.runs, tmp_path / "runs")
+    own = dataclasses.replace(config, runs=str(tmp_path / "runs"), force=True)
+    (own.folder("export") / "onnx").mkdir(parents=True)
+    (own.folder("export") / "onnx" / "model.onnx").write_bytes(b"graph")
+    finish(own, "export", {})
+    run_stage(CHAIN["publish"], own)
+    assert (own.folder("publish") / "model" / "onnx" / "model.onnx").read_bytes() == b"graph"
+    assert not is_of_the_model("onnx/model.onnx") and not is_of_the_model("static/model.safetensors")
+    manifest = read_manifest(own.folder("export"))
+    assert manifest
+    dataclasses.replace(manifest, inputs={"merge": "f" * 64}).write(own.folder("export"))
+    with pytest.raises(UserError, match="export is of an earlier merge"):
+        run_stage(CHAIN["publish"], own)
 
 
 def test_a_dry_run_shows_the_files_and_uploads_nothing(

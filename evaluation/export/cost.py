@@ -1,0 +1,109 @@
+"""What the model costs in its smaller forms: bytes a vector, quality, texts a second, files; for page and card."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from evaluation.export.formats import FORMATS
+from evaluation.report import format as show
+from evaluation.report.blocks import Block, Folded, Group, Picture, Section, Table, Text
+from evaluation.report.charts import Line, line_chart
+from evaluation.report.record import RunRecord
+from evaluation.results import Difference, Score
+
+COLOURS = {"float32": "var(--merge)", "int8": "var(--accent)", "binary": "var(--symmetric)"}
+BYTES, RATE, SPEED = "bytes a vector", "texts a second", "texts per second"  # the last one in the manifest
+MEASURED = ("cosine mean", "cosine min", "correlation of pairs' cosines")  # of exports, as their stage calls them
+VECTORS = (
+    "The merged model's vectors are cut to their first dimensions and scaled to length 1 again; documents are stored "
+    "in 8 bits or one bit a dimension; queries stay float32. A score has its 95 % interval, and a change from full "
+    "vectors its p-value (bootstrap, Holm)."
+)
+EXPORTS = (
+    "An export's cosines are those with torch's vectors of the bundled samples, the correlation that of the cosines of "
+    "their pairs; speeds are of one pass over these texts on a CPU."
+)
+
+
+def cost(run: RunRecord) -> list[Section]:
+    """The page's part, if anything was measured: table, a picture for each task, all models' scores by form."""
+    rows = table(run, show.SMALL_BELOW)
+    if not rows:
+        return []
+    pictures = [_picture(run, of) for of in dict.fromkeys(note["of"] for *_, note in _stored(run))]
+    blocks: list[Block] = [Text(words(run)), Table("What smaller forms cost", rows[0], rows[1:])]
+    blocks.append(Group("pictures", pictures))
+    for found in run.suite_tables():
+        if not run.compares_models(found.suite):
+            cells = [[task, *map(show.score, scores)] for task, _, _, scores in found.rows]
+            blocks.append(Folded("All models by form", Table(f"Suite {found.suite}", ["task", *found.models], cells)))
+    return [Section("cost", "What it costs", blocks)]
+
+
+def words(run: RunRecord) -> str:
+    """How to read the table."""
+    return " ".join([VECTORS] * any(True for _ in _stored(run)) + [EXPORTS] * bool(exported(run)))
+
+
+def exported(run: RunRecord) -> list[str]:
+    """The formats that the stage export made."""
+    return [name for name in FORMATS if f"{name} bytes" in _exports(run)]
+
+
+def fewer_dimensions(run: RunRecord) -> int | None:
+    """The most dimensions, below all, of which it was measured what they cost."""
+    counts = sorted({note["dimensions"] for *_, note in _stored(run)})
+    return counts[-2] if len(counts) > 1 else None
+
+
+def table(run: RunRecord, frame: str) -> list[list[str]]:
+    """Its head, then a row for each form of the vectors and each export; empty where there is neither.
+
+    `frame` puts a score and its interval together.
+    """
+    rows: dict[str, dict[str, str]] = {}
+    for score, change, form, note in _stored(run):
+        row = rows.setdefault(form, {BYTES: show.count(note["bytes"])})
+        row[f"{note['of']}, {score.metric}"] = show.score(score, frame)
+        if change:
+            row[f"{note['of']}, change"] = f"{change.difference:+.3f} (p {show.p_value(change.p_holm)})"
+    told = _exports(run)
+    for name in ("torch", *exported(run)) if exported(run) else ():
+        row = rows.setdefault(name, {})
+        row |= {BYTES: show.count(told.get(f"{name} {BYTES}")), RATE: show.number(told[f"{name} {SPEED}"])}
+        row |= {"file, bytes": show.count(told.get(f"{name} bytes"))}
+        row |= {measure: show.number(told.get(f"{name} {measure}")) for measure in MEASURED}
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    filled = [[name, *(row.get(column, show.DASH) for column in columns)] for name, row in rows.items()]
+    return [["form", *columns], *filled] if rows else []
+
+
+def _stored(run: RunRecord) -> Iterator[tuple[Score, Difference | None, str, dict[str, Any]]]:
+    """The merge's scores in each form: score, difference from full vectors, the form in words, and its facts."""
+    for score in run.scores:
+        note = run.notes.get(f"{score.suite}/{score.task}", {}).get("stored")
+        if note and score.model == "merge":
+            change = run.difference("merge", f"merge on {note['full']}", score.suite, score.task)
+            yield score, change, f"{show.count(note['dimensions'])} dimensions, {note['precision']}", note
+
+
+def _exports(run: RunRecord) -> dict[str, Any]:
+    """The metrics of the stage export, where its files are of this merge."""
+    made = run.stages.get("export")
+    return made.manifest.metrics if made and made.manifest and made.complete and not run.outdated("export") else {}
+
+
+def _picture(run: RunRecord, of: str) -> Picture:
+    """Quality against bytes on one task: a line a precision."""
+    found = [(score, note) for score, _, _, note in _stored(run) if note["of"] == of]
+    lines = []
+    for precision, colour in COLOURS.items():
+        of_it = [(math.log2(note["bytes"]), score.score) for score, note in found if note["precision"] == precision]
+        points = sorted(of_it)
+        lines += [Line(precision, colour, points)] if points else []
+    metric = found[0][0].metric
+    listed = "; ".join(f"{note['bytes']} bytes {score.score:.3f}" for score, note in found)
+    describe = f"{metric} on {of} against bytes a vector: {listed}"
+    svg = line_chart(lines, x_label=BYTES, y_label=metric, describe=describe, powers=True)
+    caption = f"{metric} on {of} against bytes a vector. "
+    return Picture(svg, caption + show.key([(line.name, line.colour) for line in lines]))

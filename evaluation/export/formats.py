@@ -1,0 +1,40 @@
+"""The forms in which a model can go out: where each lies in its folder, what it needs, and the line that loads it."""
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Format:
+    """One form; `least` bounds the mean cosine with torch's embeddings, of a static model the pairs' correlation."""
+
+    place: str
+    packages: tuple[str, ...]
+    line: str  # of Python, with a {folder}
+    least: float
+
+
+def _graph(place: str, line: str, packages: tuple[str, ...], least: float) -> Format:
+    return Format(place, ("onnx", "onnxscript", *packages), line % f"{{folder}}/{place}", least)
+
+
+ONNX = 'onnxruntime.InferenceSession("%s")'
+FORMATS = {
+    "onnx": _graph("onnx/model.onnx", ONNX, ("onnxruntime",), 0.9999),
+    "onnx-int8": _graph("onnx/model_int8.onnx", ONNX, ("onnxruntime",), 0.95),
+    "openvino-int8": _graph(
+        "openvino/openvino_model_int8.xml", 'openvino.compile_model("%s", "CPU")', ("openvino", "nncf"), 0.95
+    ),
+    "static": Format("static", ("model2vec", "skeletoken"), 'SentenceTransformer("{folder}/static")', 0.5),
+}
+
+
+def require_packages(formats: Sequence[str]) -> None:
+    """Raise UserError where a format's packages are not installed."""
+    wanted = dict.fromkeys(package for name in formats for package in FORMATS[name].packages)
+    if missing := [name for name in wanted if importlib.util.find_spec(name) is None]:
+        remedy = f"pip install {' '.join(missing)}, or leave out the formats that need them"
+        raise UserError(f"exporting needs {', '.join(missing)}", where="config key export.formats", remedy=remedy)

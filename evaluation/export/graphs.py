@@ -1,0 +1,115 @@
+"""How each form is made and run again: graphs hold pooling and scaling too, and give whole embeddings.
+
+sentence-transformers' own exports go through optimum, whose releases want older transformers than the library itself.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+from pipeline.core.embedding import Embedder, Features
+from pipeline.core.models import load_folder
+
+INPUTS = ("input_ids", "attention_mask")
+OUTPUT = "sentence_embedding"
+ONE_FILE = 1.9e9  # bytes of weights that fit into a graph's own file, of at most 2 GiB
+Run = Callable[[dict[str, np.ndarray]], np.ndarray]  # inputs [texts, tokens] -> embeddings [texts, dimension]
+
+
+class Embedding(torch.nn.Module):
+    """The model as one graph: token ids and mask [texts, tokens] give embeddings [texts, dimension]."""
+
+    def __init__(self, model: SentenceTransformer) -> None:
+        super().__init__()
+        first: Any = model[0]
+        self.encoder, self.rest = first.model, torch.nn.ModuleList(list(model)[1:])
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        features = {"token_embeddings": hidden, "attention_mask": attention_mask}
+        for module in self.rest:
+            features = module(features)
+        return features[OUTPUT]
+
+
+def write_onnx(folder: Path, target: Path) -> None:
+    """The model of `folder` by torch's own exporter; numbers of texts and tokens are free."""
+    model = load_folder(folder, "cpu", attn_implementation="eager").eval()
+    batch = model.tokenizer(["Река замерзает в ноябре.", "Рецепт борща"], padding=True, return_tensors="pt")
+    free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence", max=model.max_seq_length)}
+    torch.onnx.export(
+        Embedding(model).eval(),
+        tuple(batch[name] for name in INPUTS),
+        str(target),
+        input_names=list(INPUTS),
+        output_names=[OUTPUT],
+        dynamic_shapes=dict.fromkeys(INPUTS, free),
+        dynamo=True,
+        external_data=sum(weights.nbytes for weights in model.parameters()) > ONE_FILE,
+        verbose=False,
+    )
+
+
+def write_onnx_int8(graph: Path, target: Path) -> None:
+    """8-bit weights, activations quantised as they come; 7 bits of them are used, else older processors overflow."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantize_dynamic(graph, target, weight_type=QuantType.QInt8, per_channel=True, reduce_range=True)
+
+
+def write_openvino_int8(graph: Path, target: Path, batches: Sequence[dict[str, np.ndarray]]) -> None:
+    """8-bit weights and activations, whose ranges are those on `batches` of texts."""
+    import nncf
+    import openvino
+
+    model, count = openvino.convert_model(graph), len(batches)
+    made = nncf.quantize(model, nncf.Dataset(batches), model_type=nncf.ModelType.TRANSFORMER, subset_size=count)
+    openvino.save_model(made, target, compress_to_fp16=False)
+
+
+def write_static(folder: Path, target: Path) -> None:
+    """A table of vectors, one a piece, whose mean is a text's embedding: no layers, and no prompts."""
+    table = StaticEmbedding.from_distillation(str(folder), device="cpu")
+    SentenceTransformer(modules=[table], device="cpu").save(str(target), create_model_card=False)
+
+
+class GraphEmbedder(Embedder):
+    """The model's tokenizer and batches, with a graph in the place of its modules."""
+
+    def __init__(self, model: SentenceTransformer, run: Run, **settings: Any) -> None:
+        super().__init__(model, **settings)
+        self.run = run
+
+    def pooled(self, features: Features) -> torch.Tensor:
+        return torch.from_numpy(self.run({name: features[name].numpy() for name in INPUTS}))
+
+
+def onnx_run(path: Path, threads: int) -> Run:
+    """A graph in ONNX Runtime on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda inputs: session.run([OUTPUT], inputs)[0]
+
+
+def openvino_run(path: Path, threads: int) -> Run:
+    """A graph in OpenVINO on the CPU."""
+    import openvino
+
+    compiled = openvino.compile_model(path, "CPU", {"INFERENCE_NUM_THREADS": threads})
+    return lambda inputs: compiled(inputs)[0]
+
+
+def load_format(name: str, place: Path, model: SentenceTransformer, **settings: Any) -> Embedder:
+    """A made form at `place`; `model` is the one it was made from, `settings` are Embedder's."""
+    if name == "static":
+        return Embedder(load_folder(place, "cpu"), **settings)
+    run = openvino_run if name.startswith("openvino") else onnx_run
+    return GraphEmbedder(model, run(place, torch.get_num_threads()), **settings)

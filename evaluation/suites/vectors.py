@@ -1,0 +1,172 @@
+"""What smaller vectors cost: the model's embeddings cut to fewer dimensions, and stored in 8 bits or 1 bit of each.
+
+Each text is encoded once; every form is made from that. What is stored are documents (of a pair of sentences the second
+one); queries are cut too, but stay float32, as when a quantised index is searched and its best hits are rescored.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sentence_transformers.util import quantize_embeddings
+
+from configs.schema.config import Config
+from configs.schema.evaluation import SuiteConfig
+from data.artefact import ALL_SIDES, PairSet, read_dev_sets, read_pair_set, set_files
+from evaluation.outcome import ITEM, Outcome
+from evaluation.scoring import Scorer
+from evaluation.suites.encodechka.predictors import similarity_task
+from evaluation.suites.retrieval import RetrievalSet, read_retrieval_set, retrieval_outcome
+from evaluation.suites.sample_files import read_samples, sample_digests
+from evaluation.suites.task import Task
+from pipeline.core.artefact import StageFolder, file_sha256
+from pipeline.core.embedding import DOCUMENT, QUERY, digest
+from pipeline.core.errors import UserError
+
+CALIBRATION = 500  # texts of the mixture whose extremes bound the 256 steps of int8
+FLOAT, INT8, BINARY = "float32", "int8", "binary"
+BITS = {FLOAT: 32, INT8: 8, BINARY: 1}  # of a dimension
+METRIC = "ndcg_at_10"  # of retrieval
+STS = "sts"  # the bundled pairs of sentences
+
+
+@dataclass(frozen=True)
+class Form:
+    """A way to store vectors: their first `dimensions` (None: all), scaled to length 1, in a precision."""
+
+    dimensions: int | None = None
+    precision: str = FLOAT
+
+    @property
+    def name(self) -> str:
+        """Such as full, 256, int8, 256-int8."""
+        kept = [str(self.dimensions)] * (self.dimensions is not None) + [self.precision] * (self.precision != FLOAT)
+        return "-".join(kept) or "full"
+
+    def bytes_of(self, width: int) -> int:
+        """Bytes of one stored vector of a model with `width` dimensions."""
+        return math.ceil((self.dimensions or width) * BITS[self.precision] / 8)
+
+    def cut(self, vectors: np.ndarray) -> np.ndarray:
+        """[texts, width] to [texts, dimensions], of length 1."""
+        kept = vectors[:, : self.dimensions]
+        return kept / np.maximum(np.linalg.norm(kept, axis=1, keepdims=True), 1e-12)
+
+    def stored(self, vectors: np.ndarray, calibration: np.ndarray | None) -> np.ndarray:
+        """What an index holds of vectors [texts, width], decoded [texts, dimensions], of length 1.
+
+        Of int8 a code stands for the middle of its step; `calibration` [texts, width] gives each dimension's range.
+        """
+        kept = self.cut(vectors)
+        if self.precision == INT8:
+            assert calibration is not None
+            low, high = (bound(self.cut(calibration), axis=0) for bound in (np.min, np.max))
+            codes = quantize_embeddings(kept, "int8", ranges=np.stack([low, high]))
+            kept = low + (np.asarray(codes, np.float32) + 128.5) * (high - low) / 255
+        elif self.precision == BINARY:
+            bits = np.unpackbits(np.asarray(quantize_embeddings(kept, "ubinary")), axis=1, count=kept.shape[1])
+            kept = bits * np.float32(2) - 1
+        return Form().cut(kept)
+
+
+def tasks(suite: str, config: Config, stage: StageFolder) -> list[Task]:
+    """Every held-out set and the bundled pairs, in every form."""
+    settings, data = config.evaluation.suite[suite], stage.input("data")
+    calibration = calibration_texts(data) if INT8 in settings.precisions else []
+    held_out = {name: data / "heldout" / f"{of}.parquet" for name, of in settings.sets.items()}
+    found: list[Task] = []
+    for name, path in held_out.items():
+        read, contents = read_retrieval_set(path), file_sha256(path)
+        found += [StoredRetrieval(read, suite, name, contents, form, calibration) for form in forms(settings)]
+    return [*found, *(StoredPairs(suite, STS, sample_digests(STS), form, calibration) for form in forms(settings))]
+
+
+def forms(settings: SuiteConfig) -> list[Form]:
+    """Full vectors first, then all others."""
+    return [Form(cut, kind) for kind, cut in product([FLOAT, *settings.precisions], [None, *settings.dimensions])]
+
+
+def task_names(settings: SuiteConfig) -> list[str]:
+    """What the tasks of a suite are called."""
+    return [f"{name}-{form.name}" for name in (*settings.sets, STS) for form in forms(settings)]
+
+
+def calibration_texts(data: Path, most: int = CALIBRATION) -> list[str]:
+    """Dev texts of the mixture, and training texts where these are few, spread over its sets; never held-out ones."""
+    found = _spread(read_dev_sets(data), most)
+    if len(found) < most:
+        found += _spread([read_pair_set(path, of) for of, path in set_files(data, ALL_SIDES)], most)
+    return found[:most]
+
+
+def _spread(sets: Sequence[PairSet], most: int) -> list[str]:
+    return [text for pairs in sets for text in pairs.spread(math.ceil(most / len(sets))).positives]
+
+
+class StoredTask(Task):
+    """A task in one form of the vectors, compared with the same in full."""
+
+    def __init__(self, suite: str, of: str, contents: Any, form: Form, calibration: Sequence[str]) -> None:
+        self.of, self.form = of, form
+        self.calibration = list(calibration) if form.precision == INT8 else []
+        super().__init__(suite, f"{of}-{form.name}", [contents, form.name, digest("\n".join(self.calibration))])
+        self.against = None if form == Form() else f"{of}-{Form().name}"
+
+    def vectors(
+        self, scorer: Scorer, queries: Sequence[str], stored: Sequence[str], role: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Queries as they are compared, and texts in `role` as an index holds them.
+
+        Raises UserError where the model has fewer dimensions than the form.
+        """
+        width, most = scorer.encoder.model.get_embedding_dimension() or 0, self.form.dimensions or 0
+        if most > width:
+            where = f"config key evaluation.suite.{self.suite}.dimensions"
+            raise UserError(
+                f"{scorer.model.name} has {width} dimensions, not {most}", where=where, remedy="ask for fewer"
+            )
+        embed = scorer.encoder.sentences
+        calibration = embed(self.calibration, role) if self.calibration else None
+        return self.form.cut(embed(queries, QUERY)), self.form.stored(embed(stored, role), calibration)
+
+    def told(self, outcome: Outcome, scorer: Scorer, items: Sequence[str]) -> Outcome:
+        """The outcome with what the vectors weigh, and with named items, which pair it with the other forms."""
+        width, form = scorer.encoder.model.get_embedding_dimension() or 0, self.form
+        outcome.notes["stored"] = {
+            "of": self.of,
+            "full": f"{self.of}-{Form().name}",
+            "dimensions": form.dimensions or width,
+            "precision": form.precision,
+            "bytes": form.bytes_of(width),
+        }
+        outcome.columns[ITEM] = np.array([digest(item) for item in items], dtype=object)
+        return outcome
+
+
+class StoredRetrieval(StoredTask):
+    """nDCG@10 on a held-out set."""
+
+    def __init__(self, data: RetrievalSet, *described: Any) -> None:
+        super().__init__(*described)
+        self.data = data
+
+    def score(self, scorer: Scorer) -> Outcome:
+        vectors = self.vectors(scorer, self.data.queries, self.data.candidates, DOCUMENT)
+        outcome = retrieval_outcome(self.data, *vectors, scorer.encoder.model.similarity)
+        main = tuple(measure for measure in outcome.measures if measure.metric == METRIC)
+        return self.told(Outcome({METRIC: outcome.columns[METRIC]}, main, outcome.notes), scorer, self.data.queries)
+
+
+class StoredPairs(StoredTask):
+    """Spearman's correlation of cosines and grades."""
+
+    def score(self, scorer: Scorer) -> Outcome:
+        rows = read_samples(STS)
+        one, other = ([row[key] for row in rows] for key in ("sentence1", "sentence2"))
+        first, second = self.vectors(scorer, one, other, QUERY)
+        outcome = similarity_task({"own": first}, {"own": second}, np.array([row["score"] for row in rows]))
+        return self.told(outcome, scorer, [f"{a}\0{b}" for a, b in zip(one, other, strict=True)])

@@ -1,0 +1,129 @@
+"""The stage `export`: what it makes gives torch's embeddings, and what does not is refused."""
+
+import importlib
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from configs.schema.config import Config
+from data.pair_files import PairWriter
+from evaluation.export.build import agreement, require_agreement, timed, write_format
+from evaluation.export.formats import FORMATS
+from pipeline.chain import CHAIN
+from pipeline.core.artefact import read_manifest
+from pipeline.core.embedding import Embedder
+from pipeline.core.errors import UserError
+from pipeline.core.seeding import generator
+from pipeline.stage import run_stage
+from tests.evaluation.conftest import MakeModel
+from tests.support.runs import run_main
+from tests.support.sample_run import write_run
+
+TERMS = {"ледоход": "движение льда весной", "омут": "глубокую яму на дне реки", "жерех": "речную рыбу"}
+TEXTS = ["Пароход идёт вверх по реке.", "Чайник", "Осенью птицы улетают на юг, а зимой в саду тихо."]
+
+
+@pytest.fixture(scope="module")
+def samples(model_folder: Path) -> np.ndarray:
+    return timed(Embedder(SentenceTransformer(str(model_folder), device="cpu")))[0]
+
+
+def test_embeddings_of_the_samples_stand_in_pairs(model_folder: Path, samples: np.ndarray) -> None:
+    model = SentenceTransformer(str(model_folder), device="cpu")
+    first = model.encode_query(["Мальчик гоняет мяч во дворе.", "Во дворе мальчик гоняет мяч."])
+    np.testing.assert_allclose(samples[:2], first, atol=1e-5)
+
+
+def test_the_same_embeddings_agree_and_lengths_don_t_count(samples: np.ndarray) -> None:
+    told = agreement(3 * samples, samples)
+    assert told["cosine mean"] == pytest.approx(1) and told["cosine min"] == pytest.approx(1)
+    assert told["correlation of pairs' cosines"] == pytest.approx(1)
+
+
+def test_vectors_of_another_width_have_no_cosine_and_a_rotation_keeps_the_pairs_(samples: np.ndarray) -> None:
+    width = samples.shape[1]
+    turned = samples @ np.linalg.qr(generator(1, "turn").normal(size=(width, width)))[0]
+    wide = np.hstack([turned, np.zeros((len(turned), 3))])
+    told = agreement(wide, samples)
+    assert "cosine mean" not in told and told["correlation of pairs' cosines"] == pytest.approx(1, abs=1e-4)
+    assert told["bytes a vector"] == 4 * (width + 3) and agreement(turned, samples)["cosine mean"] < 0.5
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_is_too_far_from_torch_is_refused(name: str, samples: np.ndarray, tmp_path: Path) -> None:
+    require_agreement(name, agreement(samples, samples), tmp_path)
+    noise = generator(1, "noise").normal(size=samples.shape)
+    with pytest.raises(UserError, match=f"the export {name} is too far from torch"):
+        require_agreement(name, agreement(noise, samples), tmp_path)
+
+
+def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = write_run(tmp_path / "runs")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"exporting needs onnx, onnxscript, onnxruntime .*pip install onnx"):
+        run_stage(CHAIN["export"], config)
+
+
+@pytest.mark.parametrize("formats", ["[onnx,onnx]", "[]", "[onnx,tflite]"])
+def test_formats_that_make_no_sense_are_refused_at_the_start(formats: str, tmp_path: Path) -> None:
+    ended = run_main("profile=tiny", f"runs={tmp_path}", "stages=[export]", f"export.formats={formats}")
+    assert ended.status == 2 and ended.err.count("\n") == 1 and "export.formats" in ended.err
+
+
+def load_by_the_card_s_line(config: Config, name: str, model: SentenceTransformer) -> np.ndarray:
+    """Embeddings of TEXTS by the libraries alone, as somebody does who has only the files."""
+    loaded = eval(FORMATS[name].line.format(folder=config.folder("export")), _libraries(name))
+    batch = model.tokenizer([model.prompts["query"] + text for text in TEXTS], padding=True, return_tensors="np")
+    inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
+    return loaded.run(None, inputs)[0] if name.startswith("onnx") else loaded(inputs)[0]
+
+
+def _libraries(name: str) -> dict[str, object]:
+    module = {"onnx": "onnxruntime", "openvino": "openvino"}.get(name.partition("-")[0])
+    return {module: importlib.import_module(module)} if module else {"SentenceTransformer": SentenceTransformer}
+
+
+def write_dev_texts(path: Path) -> None:
+    rows = [(f"Что такое {word}?", f"Словом «{word}» называют {of}.", []) for word, of in TERMS.items()]
+    schema = {"anchor": pl.String, "positive": pl.String, "negatives": pl.List(pl.String)}
+    path.parent.mkdir()
+    with PairWriter(path, scored=False) as file:
+        file.write(pl.DataFrame(rows, schema=schema, orient="row"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in FORMATS if name != "static"])
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_an_export_gives_the_embeddings_of_torch(
+    name: str, pooling: str, make_model: MakeModel, tmp_path: Path
+) -> None:
+    for package in FORMATS[name].packages:
+        pytest.importorskip(package, reason="the extra export")
+    folder = make_model(pooling=pooling)
+    config = write_run(tmp_path / "runs", folder)
+    for part in ("asymmetric", "dev"):
+        write_dev_texts(config.folder("data") / part / "terms.parquet")
+    config.export.formats = [name]
+    run_stage(CHAIN["export"], config)
+    manifest, model = read_manifest(config.folder("export")), SentenceTransformer(str(folder), device="cpu")
+    assert manifest and manifest.metrics[f"{name} bytes"] > 0
+    found, theirs = load_by_the_card_s_line(config, name, model), model.encode_query(TEXTS)
+    least = 0.99999 if name == "onnx" else 0.9
+    assert (found * theirs).sum(axis=1).min() > least and manifest.metrics[f"{name} cosine min"] <= 1 + 1e-6
+
+
+@pytest.mark.slow
+def test_static_embeddings_are_those_of_single_words_without_layers(model_folder: Path, tmp_path: Path) -> None:
+    for package in FORMATS["static"].packages:
+        pytest.importorskip(package, reason="the extra export")
+    original = Embedder(SentenceTransformer(str(model_folder), device="cpu"))
+    write_format("static", model_folder, tmp_path, original, None)
+    loaded = eval(FORMATS["static"].line.format(folder=tmp_path), {"SentenceTransformer": SentenceTransformer})
+    one, other, both = loaded.encode(["чайник", "река", "чайник река"])
+    pieces = [len(loaded.tokenize([text])["input_ids"]) for text in ("чайник", "река")]
+    np.testing.assert_allclose(both * sum(pieces), one * pieces[0] + other * pieces[1], atol=1e-4)
+    assert np.linalg.norm(one - other) > 1e-3
