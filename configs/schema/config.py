@@ -16,9 +16,8 @@ from configs.schema.training import PlannedConfig, SideConfig, TrainingConfig
 # What can be trained -> the sides of the data that it reads.
 SIDES = {side: (side,) for side in DATA_SIDES} | {"joint": DATA_SIDES}
 TRAINED = SIDES | {"heads": ("asymmetric",)}  # the stages that train in planned batches
-STAGES = (
-    "base", "benchmarks", "data", "init", *SIDES, "merge", "heads", "export", "evaluate", "report", "publish", "calibrate",
-)  # fmt: skip
+MADE = ("merge", "heads", "export", "evaluate", "report", "publish", "calibrate")  # of what the sides left
+STAGES = ("base", "benchmarks", "data", "init", *SIDES, *MADE)
 # Made where a stage needs them, or asked for.
 ON_REQUEST = ("base", "benchmarks", "joint", "export", "publish", "calibrate")
 
