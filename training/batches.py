@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from configs.schema.training import PlannedConfig
+from configs.schema.training import PlannedConfig, SideConfig
 from pipeline.core.console import log
 from pipeline.core.packed import pack
 from training.batch_plan import BatchPlan, GlobalBatch, Integers, has_angle
@@ -15,6 +15,9 @@ from training.memory import Budget, planned_budget
 from training.sets import TokenisedSet
 
 FEWEST_TOKENS = 8_000  # of a rank in a step, below which a GPU is mostly idle
+# Of the study (configs/sweep/study.yaml): the shortest side, the rates that gained on dev rows (1e-4 for the symmetric
+# and 2e-4 for the asymmetric side gained less), its model's parameters, and up to how many they are taken to hold.
+FEWEST_STEPS, TRIED_RATES, STUDIED, MOST_PARAMETERS = 60, (1e-5, 5e-5), 28e6, 120e6
 PIECES = 4  # mini-batches in a budget, where a batch needs more than one: then most of the budget can be filled
 
 
@@ -175,6 +178,19 @@ def warn_of_small_steps(side: str, tokens: int, batches: int, ranks: int) -> Non
     if each < FEWEST_TOKENS:
         what = "%s: %d tokens a rank and step, fewer than %d keep a GPU busy: raise training.%s.batch_size"
         log.warning(what + ", with its learning_rate, or take fewer GPUs", side, each, FEWEST_TOKENS, side)
+
+
+def warn_of_untried(side: str, settings: SideConfig, steps: int, parameters: int) -> None:
+    """Say where a run is shorter than those of the study (README), or has a rate that nobody here has tried."""
+    if steps < FEWEST_STEPS:
+        what = (
+            "%s: %d steps, fewer than the %d with which sides got better in the study: more epochs, or smaller batches"
+        )
+        log.warning(what, side, steps, FEWEST_STEPS)
+    lowest, highest = TRIED_RATES
+    if parameters > MOST_PARAMETERS or not lowest <= settings.learning_rate <= highest:
+        what = "%s: the study tried learning rates from %g to %g, on %d million parameters; %g is untried here"
+        log.warning(what + " (SWEEP=learning_rate)", side, lowest, highest, STUDIED / 1e6, settings.learning_rate)
 
 
 def padded_tokens(item: TokenisedSet, batch: GlobalBatch, side: PlannedConfig) -> tuple[int, int]:

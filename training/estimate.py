@@ -27,7 +27,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.packed import LEAST_CAPABILITY
 from pipeline.core.precision import PACKED, attention_implementation, autocast_type
 from training.batch_plan import batch_rows, plan_batches, wanted_batches
-from training.batches import PIECES, ends_within, text_lengths, warn_of_small_steps
+from training.batches import PIECES, ends_within, text_lengths, warn_of_small_steps, warn_of_untried
 from training.losses import kept_graphs
 from training.memory import BUCKETS, GPU_OVERHEAD, SPARE, STATE, STEP, Budget, planned_budget
 from training.model_files import load_model
@@ -228,8 +228,9 @@ def show_estimate(config: Config) -> None:
     show_table(f"Work, with {devices.number} device(s): {devices.said}", ["", *works], cells)
     title = "Sets in the batches: how often each distinct anchor is seen in the run"
     show_table(title, ["set", "side", "batches", "share", "rows", "anchors", "times"], _seen_rows(works))
-    if devices.gpu:
-        for name, work in works.items():
+    for name, work in works.items():
+        warn_of_untried(name, config.side(name), work.batches, shape.parameters)
+        if devices.gpu:
             warn_of_small_steps(name, work.tokens, work.batches, devices.number)
     if assumptions := list(_assumption_rows(works)):
         title = "Assumed: pairs, mean tokens of a row's texts, cut at the side's limits"

@@ -18,7 +18,7 @@ from pipeline.core.errors import UserError
 from tests.support.planned_sets import prepared_run, rows
 from tests.support.runs import run_command, run_main
 from tests.support.small_bases import tiny_base
-from training.batches import warn_of_small_steps
+from training.batches import warn_of_small_steps, warn_of_untried
 from training.estimate import (
     KNOWN,
     Devices,
@@ -207,6 +207,17 @@ def test_few_tokens_a_rank_and_step_are_named(caplog: pytest.LogCaptureFixture) 
     warn_of_small_steps("symmetric", tokens=11_360 * 10, batches=10, ranks=16)
     (record,) = caplog.records
     assert record.getMessage().startswith("symmetric: 710 tokens a rank and step, fewer than 8000 keep a GPU busy")
+
+
+def test_too_few_steps_and_rates_that_nobody_tried_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    warn_of_untried("symmetric", SideConfig(learning_rate=3e-5), steps=60, parameters=28_000_000)
+    assert not caplog.records
+    warn_of_untried("symmetric", SideConfig(learning_rate=1e-4), steps=59, parameters=28_000_000)
+    steps, rate = [record.getMessage() for record in caplog.records]
+    assert steps.startswith("symmetric: 59 steps, fewer than the 60")
+    assert rate.endswith("from 1e-05 to 5e-05, on 28 million parameters; 0.0001 is untried here (SWEEP=learning_rate)")
+    warn_of_untried("asymmetric", SideConfig(learning_rate=1e-5), steps=5000, parameters=359_026_688)
+    assert caplog.records[-1].getMessage().startswith("asymmetric: the study tried learning rates")
 
 
 def test_a_source_without_assumed_lengths_counts_as_long_as_allowed() -> None:
