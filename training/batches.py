@@ -184,7 +184,7 @@ def warn_of_untried(side: str, settings: SideConfig, steps: int, parameters: int
     """Say where a run is shorter than those of the study (README), or has a rate that nobody here has tried."""
     if steps < FEWEST_STEPS:
         what = (
-            "%s: %d steps, fewer than the %d with which sides got better in the study: more epochs, or smaller batches"
+            "%s: %d steps, fewer than the %d that gained in the study (README): more epochs, or smaller batches"
         )
         log.warning(what, side, steps, FEWEST_STEPS)
     lowest, highest = TRIED_RATES
