@@ -21,6 +21,7 @@ class Drift(Task):
     """How far the heads' outputs on the bundled texts are from the base's."""
 
     needs_heads = True
+    in_mean = False
 
     def __init__(self, suite: str) -> None:
         super().__init__(suite, "drift", sample_digests(*FILES))

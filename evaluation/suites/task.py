@@ -19,6 +19,8 @@ class Task(ABC):
     """One task of a suite; `settings` holds what its scores depend on beside the model."""
 
     needs_heads = False  # bge-m3's sparse and multi-vector heads
+    takes_heads = False  # where the model has them
+    in_mean = True  # of its suite
 
     def __init__(self, suite: str, name: str, settings: Any) -> None:
         self.suite, self.name, self.settings = suite, name, settings
