@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 OVERRIDES = profile=$(PROFILE) run=$(RUN) launch.nodes=$(NODES) $(if $(GPUS),launch.processes=$(GPUS)) $(ARGS)
-STAGES := base benchmarks data init symmetric asymmetric joint merge evaluate report
+STAGES := base benchmarks data init symmetric asymmetric joint merge heads evaluate report
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo reproduce $(STAGES) check lock licences plan settings sweep calibrate publish bench test test-slow torture lint

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from configs.schema.config import SIDES
+from configs.schema.config import TRAINED
 from data.pair_files import read_pairs
 from pipeline.core.errors import UserError
 
@@ -76,7 +76,7 @@ OWN_SIZE = Share()  # of a set that the ledger says nothing about
 
 def set_files(data: Path, side: str) -> list[tuple[str, Path]]:
     """The data side and file of each set that the training side `side` reads, in a fixed order."""
-    return [(of, path) for of in SIDES[side] for path in sorted((data / of).glob("*.parquet"))]
+    return [(of, path) for of in TRAINED[side] for path in sorted((data / of).glob("*.parquet"))]
 
 
 def read_pair_set(path: Path, side: str) -> PairSet:
@@ -97,7 +97,7 @@ def read_dev_sets(data: Path, side: str = ALL_SIDES) -> list[PairSet]:
     files = {path.stem: path for path in sorted((data / "dev").glob("*.parquet"))}
     for name in files.keys() - sides.keys():
         raise UserError(f"dev set {name} belongs to no training set", where=str(files[name]), remedy=REMEDY)
-    return [read_pair_set(files[name], of) for name, of in sides.items() if name in files and of in SIDES[side]]
+    return [read_pair_set(files[name], of) for name, of in sides.items() if name in files and of in TRAINED[side]]
 
 
 def read_held_out_set(data: Path, name: str, side: str) -> PairSet:

@@ -6,7 +6,6 @@ scores in the layout in which mteb takes submissions. By default that is all; wi
 """
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from evaluation.report.card import render_card
 from evaluation.report.hub_metadata import OPEN, licence, terms
 from evaluation.report.record import RunRecord, outdated_inputs, read_run
 from evaluation.suites.mteb_run import results_folder
-from pipeline.core.artefact import StageFolder, files_under, read_manifest, write_json
+from pipeline.core.artefact import StageFolder, files_under, link_tree, read_manifest, write_json
 from pipeline.core.console import console, log, quiet, show_table
 from pipeline.core.errors import UserError
 from pipeline.core.models import load_folder
@@ -90,18 +89,6 @@ def require_one_piece(stage: StageFolder) -> None:
             what = f"{name} is of an earlier {' and '.join(earlier)}"
             remedy = "bring it up to date: make reproduce"
             raise UserError(what, where=str(stage.input(name)), remedy=remedy)
-
-
-def link_tree(source: Path, target: Path) -> None:
-    """A copy of a folder without its README.md, by hard links where the file system has them."""
-
-    def link(path: str, place: str) -> None:
-        try:
-            os.link(path, place)
-        except OSError:
-            shutil.copy2(path, place)
-
-    shutil.copytree(source, target, copy_function=link, ignore=shutil.ignore_patterns("README.md"))
 
 
 def write_provenance(run: RunRecord, config: Config, folder: Path) -> None:

@@ -145,6 +145,12 @@ CHAIN = {stage.name: stage for stage in [
                             "precision": c.precision, "attention": c.base.attention},
     ),
     Stage(
+        "heads", 1, "training.heads.fit:build", on_ranks=True,
+        needs=lambda c: ["merge", "data"],
+        settings=lambda c: {"heads": c.training.heads, "arguments": c.training.arguments, "seed": c.training.seed,
+                            "precision": c.precision, "attention": c.base.attention},
+    ),
+    Stage(
         "evaluate", 4, "evaluation.evaluate:build", in_place=True, assist="evaluation.evaluate:assist",
         needs=evaluate_needs,
         reads=evaluate_reads,

@@ -44,7 +44,8 @@ def in_order(config: Config) -> list[str]:
         order[name] = None
 
     for name in config.stages:
-        place(name)
+        if name != "heads" or config.training.heads.kind != "none":
+            place(name)
     return list(order)
 
 

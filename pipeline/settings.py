@@ -40,7 +40,8 @@ class Setting:
 
 def settings_of(part: Any, prefix: str = "") -> Iterator[Setting]:
     """The settings of a dataclass of the config, then those of the dataclasses below it."""
-    about, meanings, below = str(inspect.getdoc(part)), comments(part), []
+    about, below = str(inspect.getdoc(part)), []
+    meanings = {name: said for kind in reversed(part.__mro__[:-1]) for name, said in comments(kind).items()}
     for field in dataclasses.fields(part):
         key, kinds = prefix + field.name, (field.type, *get_args(field.type))
         inner = next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from configs.schema.training import SideConfig
+from configs.schema.training import PlannedConfig
 from pipeline.core.errors import UserError
 from pipeline.core.seeding import generator
 
@@ -69,7 +69,7 @@ class BatchPlan:
         return digest.hexdigest()
 
 
-def plan_batches(sets: Sequence[SetRows], side: SideConfig, seed: int, key: str = "training") -> BatchPlan:
+def plan_batches(sets: Sequence[SetRows], side: PlannedConfig, seed: int, key: str = "training") -> BatchPlan:
     """Plan a whole run from sizes, epochs and mixing of the side, whose config key is `key`.
 
     Raises UserError where a set has no batch to give.
@@ -118,14 +118,14 @@ def has_angle(rows: SetRows, batch: GlobalBatch) -> bool:
     return rows.angle and len(labels | ({0.0} if batch.negatives.shape[1] else set())) > 1
 
 
-def _stream(rows: SetRows, side: SideConfig, seed: int, first: list[GlobalBatch]) -> Iterator[GlobalBatch]:
+def _stream(rows: SetRows, side: PlannedConfig, seed: int, first: list[GlobalBatch]) -> Iterator[GlobalBatch]:
     """A set's batches, epoch after epoch."""
     yield from first
     for epoch in itertools.count(1):
         yield from _epoch(rows, side, seed, epoch, Counter())
 
 
-def batch_rows(side: SideConfig, longest: float, negatives: int) -> int:
+def batch_rows(side: PlannedConfig, longest: float, negatives: int) -> int:
     """Rows of a full batch of rows with so many negatives, whose longest text has so many tokens."""
     if side.batch_tokens is None:
         return side.batch_size
@@ -134,7 +134,7 @@ def batch_rows(side: SideConfig, longest: float, negatives: int) -> int:
 
 
 def wanted_batches(
-    available: Mapping[str, float], weights: Mapping[str, float], side: SideConfig
+    available: Mapping[str, float], weights: Mapping[str, float], side: PlannedConfig
 ) -> tuple[int, dict[str, float]]:
     """The steps of a run, and how many of them each set should have, of the batches that one epoch of it gives."""
     steps = side.max_steps or max(1, round(side.epochs * sum(available.values())))
@@ -143,7 +143,7 @@ def wanted_batches(
     return steps, {name: steps * share / sum(shares.values()) for name, share in shares.items()}
 
 
-def _quotas(available: Mapping[str, int], weights: Mapping[str, float], side: SideConfig) -> dict[str, int]:
+def _quotas(available: Mapping[str, int], weights: Mapping[str, float], side: PlannedConfig) -> dict[str, int]:
     """How many batches each set gives: its share of the steps by largest remainder, and at least one."""
     steps, wanted = wanted_batches(available, weights, side)
     quotas = {name: max(1, int(value)) for name, value in wanted.items()}
@@ -153,7 +153,7 @@ def _quotas(available: Mapping[str, int], weights: Mapping[str, float], side: Si
     return quotas
 
 
-def _order(quotas: dict[str, int], side: SideConfig, seed: int) -> list[str]:
+def _order(quotas: dict[str, int], side: PlannedConfig, seed: int) -> list[str]:
     """The sets in the order of their batches: each spread evenly over the run, shifted by chance within its share.
 
     What is beyond `max_steps` goes from the end, but a set's only batch stays while others have more.
@@ -174,7 +174,7 @@ def _order(quotas: dict[str, int], side: SideConfig, seed: int) -> list[str]:
     return order[::-1][: side.max_steps]
 
 
-def _epoch(rows: SetRows, side: SideConfig, seed: int, epoch: int, left_out: Counter[str]) -> list[GlobalBatch]:
+def _epoch(rows: SetRows, side: PlannedConfig, seed: int, epoch: int, left_out: Counter[str]) -> list[GlobalBatch]:
     """One pass over a set, its batches in random order; `left_out` counts the rows that no batch took."""
     random = generator(seed, "plan", rows.name, str(epoch))
     taken = np.minimum([len(texts) for texts in rows.negatives], rows.most_negatives)
@@ -197,7 +197,7 @@ def _fill(
     rows: SetRows,
     group: Integers,
     chosen: dict[int, Integers],
-    side: SideConfig,
+    side: PlannedConfig,
     random: np.random.Generator,
     left_out: Counter[str],
 ) -> Iterator[list[int]]:
@@ -229,7 +229,7 @@ def _fill(
     left_out["repeated text"] += len(waiting)
 
 
-def _size(lengths: Integers, negatives: int, side: SideConfig) -> int:
+def _size(lengths: Integers, negatives: int, side: PlannedConfig) -> int:
     """Rows of the batches of a bucket that begins with the first of these rising lengths."""
     size = side.batch_size
     while True:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from configs.schema.training import SideConfig
+from configs.schema.training import PlannedConfig
 from pipeline.core.console import log
 from pipeline.core.packed import pack
 from training.batch_plan import BatchPlan, GlobalBatch, Integers, has_angle
@@ -136,7 +136,7 @@ def mini_batch_ends(lengths: Integers, most_tokens: int, overhead: int) -> list[
     return ends[::-1]
 
 
-def plan_report(plan: BatchPlan, sets: dict[str, TokenisedSet], side: SideConfig) -> dict[str, Any]:
+def plan_report(plan: BatchPlan, sets: dict[str, TokenisedSet], side: PlannedConfig) -> dict[str, Any]:
     """plan.json: batches, rows, tokens and padding, in all and a set; nothing in it depends on the machine.
 
     Padding, and the tokens of the largest batch, are those of one process without packing, with the side's budget, or a
@@ -176,7 +176,7 @@ def warn_of_small_steps(side: str, tokens: int, batches: int, ranks: int) -> Non
         log.warning(what + ", with its learning_rate, or take fewer GPUs", side, each, FEWEST_TOKENS, side)
 
 
-def padded_tokens(item: TokenisedSet, batch: GlobalBatch, side: SideConfig) -> tuple[int, int]:
+def padded_tokens(item: TokenisedSet, batch: GlobalBatch, side: PlannedConfig) -> tuple[int, int]:
     """Tokens of a batch without and with padding, each text counted once a row."""
     lengths = text_lengths(item, batch)
     return int(lengths.sum()), with_padding(lengths, ends_within(lengths, planned_budget(side)))

@@ -9,7 +9,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util.distributed import get_world_size
 
-from configs.schema.training import SideConfig
+from configs.schema.training import PlannedConfig
 from pipeline.core.console import log
 from pipeline.core.errors import UserError
 
@@ -32,7 +32,7 @@ class Budget:
     overhead: int  # what a further mini-batch costs, in tokens
 
 
-def planned_budget(side: SideConfig) -> Budget:
+def planned_budget(side: PlannedConfig) -> Budget:
     """The side's own numbers, and a CPU's where they are auto; the same on every machine."""
     tokens, overhead = side.mini_batch_tokens, side.mini_batch_overhead
     return Budget(
@@ -42,7 +42,7 @@ def planned_budget(side: SideConfig) -> Budget:
 
 def budget_on_gpu(
     model: SentenceTransformer,
-    side: SideConfig,
+    side: PlannedConfig,
     features: Callable[[Sequence[Sequence[int]]], dict[str, Any]],
     half: torch.dtype | None,
     key: str,

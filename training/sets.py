@@ -12,7 +12,8 @@ from filelock import FileLock
 from sentence_transformers import SentenceTransformer
 from transformers import PreTrainedTokenizerBase
 
-from configs.schema.training import SetConfig, SideConfig
+from configs.schema.config import TRAINED
+from configs.schema.training import PlannedConfig, SetConfig, SideConfig
 from data.artefact import OWN_SIZE, Share, set_files, shares
 from data.pair_files import read_pairs
 from pipeline.core.console import log
@@ -51,7 +52,7 @@ class PreparedSets:
     dev: dict[str, TokenisedSet]
 
 
-def prepare_sets(name: str, side: SideConfig, model: SentenceTransformer, data: Path, cache: Path) -> PreparedSets:
+def prepare_sets(name: str, side: PlannedConfig, model: SentenceTransformer, data: Path, cache: Path) -> PreparedSets:
     """Tokenise the sets of the side `name`; raises UserError where there are none, or the config names unknown ones."""
     datasets.disable_progress_bars()  # lines are logged instead: one a set, and one for all small ones
     found = set_files(data, name)
@@ -64,12 +65,14 @@ def prepare_sets(name: str, side: SideConfig, model: SentenceTransformer, data: 
     wanted = [(of, path) for of, path in found if path.stem not in side.sets or side.sets[path.stem].weight > 0]
     if not wanted:
         raise UserError(
-            "there are no pairs to train on", where=f"{data}/{name}", remedy="add sources of this side to data"
+            "there are no pairs to train on",
+            where=f"{data}/{'/, '.join(TRAINED[name])}",
+            remedy="add sources of this side to data",
         )
     prepared, share, tokenizer = PreparedSets({}, {}), shares(data), model.tokenizer
     for of, path in wanted:
         prompts = prompts_of(model, of)
-        angle = of == "symmetric" and side.angle_weight > 0
+        angle = of == "symmetric" and isinstance(side, SideConfig) and side.angle_weight > 0
         train = tokenised_set(path, tokenizer, prompts, side, angle, cache / "train", share.get(path.stem, OWN_SIZE))
         prepared.train[path.stem] = train
         dev = data / "dev" / path.name
@@ -87,7 +90,7 @@ def tokenised_set(
     path: Path,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Prompts,
-    side: SideConfig,
+    side: PlannedConfig,
     angle: bool,
     cache: Path,
     share: Share = OWN_SIZE,
@@ -137,7 +140,7 @@ def _ids(tokenizer: PreTrainedTokenizerBase, prompt: str, texts: list[str], leng
 
 
 def _tokenised(
-    table: pa.Table, tokens: Dataset, side: SideConfig, own: SetConfig, name: str, angle: bool, share: Share
+    table: pa.Table, tokens: Dataset, side: PlannedConfig, own: SetConfig, name: str, angle: bool, share: Share
 ) -> TokenisedSet:
     arrow = tokens.data.table
     anchor_lengths, positive_lengths = (_lengths(arrow[column]) for column in COLUMNS[:2])

@@ -11,11 +11,12 @@ from configs.schema.evaluation import EvaluationConfig
 from configs.schema.init import BaseConfig, InitConfig
 from configs.schema.merging import MergingConfig
 from configs.schema.rules import setting
-from configs.schema.training import SideConfig, TrainingConfig
+from configs.schema.training import PlannedConfig, SideConfig, TrainingConfig
 
 # What can be trained -> the sides of the data that it reads.
 SIDES = {side: (side,) for side in DATA_SIDES} | {"joint": DATA_SIDES}
-STAGES = ("base", "benchmarks", "data", "init", *SIDES, "merge", "evaluate", "report", "publish", "calibrate")
+TRAINED = SIDES | {"heads": ("asymmetric",)}  # the stages that train in planned batches
+STAGES = ("base", "benchmarks", "data", "init", *SIDES, "merge", "heads", "evaluate", "report", "publish", "calibrate")
 ON_REQUEST = ("base", "benchmarks", "joint", "publish", "calibrate")  # made where a stage needs them, or asked for
 
 
@@ -79,14 +80,14 @@ class Config:
         processes = self.launch.processes or 1
         for side in self.sides_not_for(processes):
             yield f"training.{side}.batch_multiple", f"must be a multiple of the {processes} processes"
-        for side in SIDES:
+        for side in TRAINED:
             if not isinstance(seconds := self.timeout(side), int | float) or seconds <= 0:
                 yield f"training.{side}.arguments.ddp_timeout", f"must be a number of seconds, not {seconds}"
 
     def sides_not_for(self, processes: int) -> list[str]:
-        """The sides to be trained whose smallest batch so many processes can't share out evenly."""
-        sides = [name for name in SIDES if name in self.stages]
-        return [name for name in sides if self.side(name).batch_multiple % processes]
+        """The stages that train whose smallest batch so many processes can't share out evenly."""
+        trained = [name for name in TRAINED if name in self.stages]
+        return [name for name in trained if self.planned(name).batch_multiple % processes]
 
     def side(self, name: str) -> SideConfig:
         """The settings of one side's training."""
@@ -94,14 +95,20 @@ class Config:
         assert isinstance(side, SideConfig)
         return side
 
+    def planned(self, name: str) -> PlannedConfig:
+        """The settings of the training of a side or of the heads."""
+        planned = getattr(self.training, name)
+        assert isinstance(planned, PlannedConfig)
+        return planned
+
     @property
     def training_seed(self) -> int:
-        """The seed of the sides' training."""
+        """The seed of all training."""
         return self.seed if self.training.seed is None else self.training.seed
 
-    def timeout(self, side: str) -> float:
-        """Seconds that one operation of a side's ranks may take; as long as by default in the library's arguments."""
-        return {"ddp_timeout": 1800, **self.training.arguments, **self.side(side).arguments}["ddp_timeout"]
+    def timeout(self, stage: str) -> float:
+        """Seconds that one operation of a stage's ranks may take; as long as by default in the library's arguments."""
+        return {"ddp_timeout": 1800, **self.training.arguments, **self.planned(stage).arguments}["ddp_timeout"]
 
     def folder(self, stage: str) -> Path:
         """The artefact folder of a stage: of this run, or of the base, which the runs share."""

@@ -21,17 +21,15 @@ class SetConfig:
 
 
 @dataclass
-class SideConfig:
-    """One fine-tuning run. Where a value comes from stands beside it in configs/training/<side>.yaml."""
+class PlannedConfig:
+    """What every training run has: its steps and its planned batches."""
 
-    start: str = setting("init", choices=("init", *DATA_SIDES))  # the model of this run that training goes on from
     learning_rate: float = setting(1e-5, above=0)  # the highest, after warm-up
     warmup: float = setting(0.1, least=0, below=1)  # share of the steps
     # What comes after warm-up.
     schedule: str = setting("linear", choices=("linear", "cosine", "constant_with_warmup", "constant"))
     weight_decay: float = setting(0.01, least=0)  # of AdamW
     max_grad_norm: float = setting(1.0, least=0)  # longer gradients are scaled down to it; 0: never
-    dropout: float = setting(0.0, least=0, below=1)  # of the encoder while it trains; the saved config keeps the base's
     epochs: float = setting(1.0, above=0)  # passes over the data; the mixing decides how often each set is seen
     max_steps: int | None = setting(None, least=1)  # ends the run earlier (or later) than epochs
 
@@ -51,13 +49,7 @@ class SideConfig:
     sets: dict[str, SetConfig] = setting({})  # exceptions, by name of set
 
     temperature: float = setting(0.02, above=0)  # of the contrastive loss: similarities are divided by it
-    directions: list[str] = setting(["query_to_doc"], choices=DIRECTIONS)  # what the softmax runs over
-    false_negative_margin: float | None = None  # leave out candidates within it of the positive; null: keep all
-    angle_weight: float = setting(0.0, least=0)  # of AnglE beside the contrastive loss; 0 switches it off
-    angle_scale: float = setting(20.0, above=0)  # of AnglE: angles are multiplied by it
 
-    dev_steps: int | None = setting(None, least=1)  # steps between dev evaluations; null: only at the end
-    keep_best: bool = True  # save the weights with the best mean dev score (needs dev_steps)
     checkpoint_steps: int = setting(500, least=1, result=False)  # steps between checkpoints
     logging_steps: int = setting(1, least=1, result=False)  # steps a line of metrics.jsonl
     # Tokens, with padding, whose activations are in memory at once; what is beyond is embedded twice. auto: on a GPU
@@ -68,14 +60,12 @@ class SideConfig:
     arguments: dict[str, Any] = setting({})  # any other SentenceTransformerTrainingArguments
 
     def lengths(self) -> dict[str, int]:
-        """All limits in tokens, those of single sets included, by their config keys below the side's."""
+        """All limits in tokens, those of single sets included, by their config keys below the run's."""
         names = ("anchor_length", "positive_length")
         own = {f"sets.{key}.{name}": getattr(item, name) for key, item in self.sets.items() for name in names}
         return {name: getattr(self, name) for name in names} | {key: value for key, value in own.items() if value}
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        if "query_to_doc" not in self.directions:
-            yield "directions", "must contain query_to_doc"
         if self.batch_size % self.batch_multiple:
             yield "batch_size", f"must be a multiple of batch_multiple ({self.batch_multiple})"
         longest = max(self.lengths().values())
@@ -84,13 +74,42 @@ class SideConfig:
 
 
 @dataclass
+class SideConfig(PlannedConfig):
+    """One fine-tuning run. Where a value comes from stands beside it in configs/training/<side>.yaml."""
+
+    start: str = setting("init", choices=("init", *DATA_SIDES))  # the model of this run that training goes on from
+    dropout: float = setting(0.0, least=0, below=1)  # of the encoder while it trains; the saved config keeps the base's
+    directions: list[str] = setting(["query_to_doc"], choices=DIRECTIONS)  # what the softmax runs over
+    false_negative_margin: float | None = None  # leave out candidates within it of the positive; null: keep all
+    angle_weight: float = setting(0.0, least=0)  # of AnglE beside the contrastive loss; 0 switches it off
+    angle_scale: float = setting(20.0, above=0)  # of AnglE: angles are multiplied by it
+
+    dev_steps: int | None = setting(None, least=1)  # steps between dev evaluations; null: only at the end
+    keep_best: bool = True  # save the weights with the best mean dev score (needs dev_steps)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if "query_to_doc" not in self.directions:
+            yield "directions", "must contain query_to_doc"
+        yield from super().problems()
+
+
+@dataclass
+class HeadsConfig(PlannedConfig):
+    """Fitting sparse and multi-vector heads on the asymmetric sets. Where a value comes from: configs/heads."""
+
+    # frozen: on the merged encoder as it is; none: the stage is left out.
+    kind: str = setting("frozen", choices=("frozen", "none"))
+
+
+@dataclass
 class TrainingConfig:
-    """The three ways of fine-tuning."""
+    """The three ways of fine-tuning, and the heads."""
 
     symmetric: SideConfig = field(default_factory=SideConfig)
     asymmetric: SideConfig = field(default_factory=SideConfig)
     joint: SideConfig = field(default_factory=SideConfig)  # all sets in one run: the baseline for split and merge
-    arguments: dict[str, Any] = setting({})  # of all sides; a side's own win
+    heads: HeadsConfig = field(default_factory=HeadsConfig)  # after the merge
+    arguments: dict[str, Any] = setting({})  # of all of them; a run's own win
     seed: int | None = setting(None, least=0)  # of the order of batches and of dropout; null: the run's
     # A device's sustained 10^12 operations a second, from which `make plan` gets hours. auto: a share of what its
     # matrix product reaches.

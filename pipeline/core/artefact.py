@@ -148,6 +148,18 @@ def replacing(target: Path) -> Iterator[Path]:
         raise
 
 
+def link_tree(source: Path, target: Path) -> None:
+    """A copy of a folder without its README.md, by hard links where the file system has them."""
+
+    def link(path: str, place: str) -> None:
+        try:
+            os.link(path, place)
+        except OSError:
+            shutil.copy2(path, place)
+
+    shutil.copytree(source, target, copy_function=link, ignore=shutil.ignore_patterns("README.md"))
+
+
 def retired(target: Path) -> Path:
     """Where a folder goes that another one replaces, to be removed."""
     return target.with_name(f"{target.name}.old{PARTIAL}")

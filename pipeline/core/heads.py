@@ -6,15 +6,18 @@ Multi-vector: every token but the first one is projected and scaled to length 1;
 """
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from pipeline.core.artefact import digest, file_sha256, write_json
 from pipeline.core.errors import UserError, first_line
-from pipeline.core.models import HEADS, RAISED_BY_FILES, has_heads
+from pipeline.core.models import HEADS, RAISED_BY_FILES, TORCH_FILES, transformer_folder
 
 SPARSE_FILE, MULTI_VECTOR_FILE = HEADS
+FITTED = "heads.json"  # beside heads that this pipeline fitted: the fingerprint of the encoder
 
 
 @dataclass(frozen=True)
@@ -34,18 +37,58 @@ class Heads:
         return torch.nn.functional.normalize(_applied(self.multi_vector, hidden), dim=-1)
 
 
-def read_heads(*folders: Path) -> Heads:
-    """The heads of the first of `folders` that has both; raises UserError where none has, or where they don't fit."""
-    for folder in folders:
-        if has_heads(folder):
-            contents = [(folder / name).read_bytes() for name in HEADS]
-            fingerprint = hashlib.sha256(b"".join(contents)).hexdigest()
-            return Heads(_linear(folder / SPARSE_FILE), _linear(folder / MULTI_VECTOR_FILE), fingerprint)
+def read_heads(encoder: Path, *others: Path) -> Heads:
+    """The heads for the model in the folder `encoder`: its own, or those of the first of the other folders with any.
+
+    Raises UserError where there are none, where one file lies without the other (with which FlagEmbedding starts both
+    anew, saying next to nothing), and where they are of another hidden size or were fitted to another encoder.
+    """
+    for folder in (encoder, *others):
+        found = [name for name in HEADS if (folder / name).is_file()]
+        if len(found) == 1:
+            what = f"{found[0]} without {next(name for name in HEADS if name not in found)}"
+            raise UserError(what, where=str(folder), remedy="bring the other one too, or remove this one")
+        if found:
+            return _heads_of(folder, encoder)
     raise UserError(
         f"no sparse and multi-vector heads ({SPARSE_FILE}, {MULTI_VECTOR_FILE})",
-        where=", ".join(str(folder) for folder in folders),
-        remedy="set evaluation.heads to a folder that has them, such as the base's",
+        where=", ".join(str(folder) for folder in (encoder, *others)),
+        remedy="make heads, or set evaluation.heads to a folder that has them, such as the base's",
     )
+
+
+def write_heads(folder: Path, sparse: torch.nn.Linear, multi_vector: torch.nn.Linear) -> None:
+    """Write heads into the model folder to whose encoder they were fitted, in FlagEmbedding's layout."""
+    for name, layer in zip(HEADS, (sparse, multi_vector), strict=True):
+        (folder / name).unlink(missing_ok=True)  # it may be a link to another model's file
+        torch.save({key: value.detach().cpu().clone() for key, value in layer.state_dict().items()}, folder / name)
+    write_json(folder / FITTED, {"encoder": encoder_fingerprint(folder)})
+
+
+def encoder_fingerprint(folder: Path) -> str:
+    """A sha256 over the weights of a model folder's encoder."""
+    place = transformer_folder(folder)
+    files = sorted(file for pattern in ("*.safetensors", TORCH_FILES) for file in place.glob(pattern))
+    return digest({file.name: file_sha256(file) for file in files})
+
+
+def _heads_of(folder: Path, encoder: Path) -> Heads:
+    sparse, multi_vector = (_linear(folder / name) for name in HEADS)
+    fingerprint = hashlib.sha256(b"".join((folder / name).read_bytes() for name in HEADS)).hexdigest()
+    place, remedy = str(folder), "take the heads of this model's own base, or fit them anew: make heads"
+    config = transformer_folder(encoder) / "config.json"
+    hidden = json.loads(config.read_text(encoding="utf-8")).get("hidden_size") if config.is_file() else None
+    sizes = {sparse.in_features, multi_vector.in_features}
+    if sizes != {hidden or sparse.in_features}:
+        what = f"heads for width {' and '.join(map(str, sorted(sizes)))}, but the encoder has {hidden}"
+        raise UserError(what, where=place, remedy=remedy)
+    if (folder / FITTED).is_file():
+        fitted_to = json.loads((folder / FITTED).read_text(encoding="utf-8")).get("encoder")
+        if fitted_to != encoder_fingerprint(encoder):
+            raise UserError(
+                f"the heads were fitted to another encoder than that of {encoder}", where=place, remedy=remedy
+            )
+    return Heads(sparse, multi_vector, fingerprint)
 
 
 def _applied(layer: torch.nn.Linear, hidden: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from pipeline.application import CONFIGS, composed
 
 PROFILES = sorted(path.stem for path in (CONFIGS / "profile").glob("*.yaml"))
-GROUPS = ["base", "init", "data", "merging", "evaluation", "tracking"]
+GROUPS = ["base", "init", "data", "heads", "merging", "evaluation", "tracking"]
 CHOICES = [f"{group}={path.stem}" for group in GROUPS for path in sorted((CONFIGS / group).glob("*.yaml"))]
 SIDES = [f"training@training.symmetric={path.stem}" for path in sorted((CONFIGS / "training").glob("*.yaml"))]
 

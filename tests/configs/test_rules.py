@@ -68,7 +68,7 @@ def inside(field: dataclasses.Field, value: Any) -> Any:
 def test_a_rule_is_kept_to_its_bounds(
     part: Any, field: dataclasses.Field, rule: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(part, "problems", raising=False)  # the rules alone
+    monkeypatch.setattr(part, "problems", lambda part: (), raising=False)  # the rules alone
 
     def refused(value: Any) -> bool:
         return any(key.split(".")[0] == field.name for key, _ in problems(part(**{field.name: value})))

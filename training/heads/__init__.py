@@ -1,0 +1,1 @@
+"""Sparse and multi-vector heads, fitted to an encoder that stays as it is."""
