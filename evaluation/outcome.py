@@ -65,7 +65,8 @@ def joined(parts: Mapping[str, Outcome]) -> Outcome:
         own = {name for measure in part.measures for name in measure.columns}
         columns |= {prefix + name if name in own else name: values for name, values in part.columns.items()}
         measures += [
-            replace(measure, by=by, columns=tuple(prefix + name for name in measure.columns)) for measure in part.measures
+            replace(measure, by=by, columns=tuple(prefix + name for name in measure.columns))
+            for measure in part.measures
         ]
         notes |= part.notes
     return Outcome(columns, tuple(measures), notes)

@@ -9,7 +9,6 @@ from scipy.sparse import csr_array, vstack
 
 from evaluation.encoder import Encoder
 from pipeline.core.embedding import DOCUMENT, QUERY, require_finite
-from pipeline.core.errors import UserError
 from pipeline.core.heads import Heads
 
 DENSE, SPARSE, MULTI_VECTOR = MODES = ("dense", "sparse", "multi_vector")
@@ -37,7 +36,6 @@ def vectors_of(
     encoder: Encoder, heads: Heads, texts: Sequence[str], prompt: str = ""
 ) -> Iterator[tuple[list[int], Vectors]]:
     """The texts in batches of similar length, with their indices; raises UserError where a vector is not finite."""
-    check_width(encoder, heads)
     unused = torch.tensor(unused_ids(encoder))
     for batch, features in encoder.token_batches(encoder.tokenise(texts, prompt), prompt):
         hidden, mask, ids = features["token_embeddings"], features["attention_mask"].bool(), features["input_ids"]
@@ -65,10 +63,10 @@ def sparse_vectors(encoder: Encoder, heads: Heads, texts: Sequence[str], prompt:
 
 
 def token_vectors(encoder: Encoder, heads: Heads, texts: Sequence[str], prompt: str = "") -> list[torch.Tensor]:
-    """Unit vectors (tokens, width) of every text's tokens but the first one, on the model's device."""
+    """Unit vectors (tokens, width) of every text's tokens but the first one, float32, on the CPU."""
     found: dict[int, torch.Tensor] = {}
     for batch, vectors in vectors_of(encoder, heads, texts, prompt):
-        found.update(zip(batch, vectors.of_texts(), strict=True))
+        found.update(zip(batch, (own.cpu() for own in vectors.of_texts()), strict=True))
     return [found[index] for index in range(len(texts))]
 
 
@@ -82,6 +80,7 @@ class ModeScores:
     bytes: dict[str, float]  # of a candidate by mode, in the mean: numbers of 32 bits, and as many for a sparse id
 
 
+@torch.inference_mode()
 def mode_scores(encoder: Encoder, heads: Heads, queries: Sequence[str], candidates: Sequence[str]) -> ModeScores:
     """Similarity of dense vectors as the model has it, dot product of sparse ones, and MaxSim a token of the query.
 
@@ -94,34 +93,35 @@ def mode_scores(encoder: Encoder, heads: Heads, queries: Sequence[str], candidat
     place = np.argsort(order)
     dense = np.concatenate([found.dense for found in asked])[place]
     sparse = csr_array(vstack([found.sparse for found in asked]))[place]
-    tokens = [vectors for found in asked for vectors in found.of_texts()]
+    tokens = torch.cat([found.tokens[found.mask] for found in asked])
+    counts = torch.cat([found.mask.sum(1) for found in asked])
     scores = {mode: np.empty((len(queries), len(candidates)), np.float32) for mode in MODES}
     active, lengths = np.zeros(len(candidates)), np.zeros(len(candidates))
     for batch, found in vectors_of(encoder, heads, candidates, encoder.prompt(DOCUMENT)):
         scores[DENSE][:, batch] = encoder.model.similarity(dense, found.dense).cpu().numpy()
         scores[SPARSE][:, batch] = (sparse @ found.sparse.T).toarray()
-        scores[MULTI_VECTOR][:, batch] = maxsim(tokens, found)[place]
+        scores[MULTI_VECTOR][:, batch] = maxsim(tokens, counts, found)[place]
         active[batch], lengths[batch] = np.diff(found.sparse.indptr), found.mask.sum(1).cpu()
     empty = (np.diff(sparse.indptr) == 0).sum() + (active == 0).sum()
-    width = tokens[0].shape[1]
-    sizes = {DENSE: 4.0 * dense.shape[1], SPARSE: 8 * active.mean(), MULTI_VECTOR: 4 * width * lengths.mean()}
+    sizes = {DENSE: 4.0 * dense.shape[1], SPARSE: 8 * active.mean(), MULTI_VECTOR: 4 * tokens.shape[1] * lengths.mean()}
     return ModeScores(scores, float(empty / (len(queries) + len(candidates))), float(active.mean()), sizes)
 
 
-def maxsim(queries: Sequence[torch.Tensor], found: Vectors) -> np.ndarray:
-    """MaxSim by the number of the query's tokens [queries, texts], of token vectors [tokens, width] of each query.
+def maxsim(tokens: torch.Tensor, counts: torch.Tensor, found: Vectors) -> np.ndarray:
+    """MaxSim by the number of the query's tokens [queries, texts].
+
+    `tokens` [tokens, width] are those of all queries, one after another, `counts` [queries] how many each has.
 
     The same as sentence-transformers' `maxsim(length_normalize=True)` in half of its time, as short queries are not
     padded to the length of long ones.
     """
     texts, longest, width = found.tokens.shape
-    flat, owner = torch.cat(list(queries)), torch.repeat_interleave(torch.tensor([len(query) for query in queries]))
-    owner, flat_texts = owner.to(flat.device), found.tokens.reshape(-1, width).T
-    sums = flat.new_zeros(len(queries), texts)
-    for part, owners in zip(*(x.split(max(1, MOST_SIMILARITIES // (texts * longest))) for x in (flat, owner)), strict=True):
-        best = (part @ flat_texts).view(len(part), texts, longest).masked_fill_(~found.mask, -torch.inf).amax(2)
-        sums.index_add_(0, owners, best)
-    return (sums / torch.bincount(owner)[:, None]).cpu().numpy()
+    owner, sums = torch.repeat_interleave(counts), tokens.new_zeros(len(counts), texts)
+    rows = max(1, MOST_SIMILARITIES // (texts * longest))
+    for part, owners in zip(tokens.split(rows), owner.split(rows), strict=True):
+        pairs = (part @ found.tokens.reshape(-1, width).T).view(len(part), texts, longest)
+        sums.index_add_(0, owners, pairs.masked_fill_(~found.mask, -torch.inf).amax(2))
+    return (sums / counts[:, None]).cpu().numpy()
 
 
 def weighted(scores: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
@@ -130,18 +130,8 @@ def weighted(scores: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarr
 
 
 def unused_ids(encoder: Encoder) -> list[int]:
-    """Ids of <s>, </s>, <pad> and <unk>, whose sparse weights are zero."""
-    tokenizer = encoder.tokenizer
+    """Ids of <s>, </s>, <pad> and <unk>, whose sparse weights are zero; raises UserError without hidden states."""
+    tokenizer, vocabulary = encoder.tokenizer, encoder.config.vocab_size
     ids = {tokenizer.cls_token_id, tokenizer.eos_token_id, tokenizer.sep_token_id}
-    return sorted((ids | {tokenizer.pad_token_id, tokenizer.unk_token_id}) - {None})
-
-
-def check_width(encoder: Encoder, heads: Heads) -> None:
-    """Raise UserError where the encoder has no hidden states, or ones of another width than the heads."""
-    hidden = encoder.config.hidden_size
-    if heads.sparse.in_features != hidden or heads.multi_vector.in_features != hidden:
-        raise UserError(
-            f"heads for width {heads.sparse.in_features}, but the encoder has {hidden}",
-            where=str(encoder.folder),
-            remedy="give the heads of this model's own base in evaluation.heads",
-        )
+    ids |= {tokenizer.pad_token_id, tokenizer.unk_token_id}
+    return sorted(number for number in ids if number is not None and number < vocabulary)

@@ -14,10 +14,9 @@ import torch
 
 from pipeline.core.artefact import digest, file_sha256, write_json
 from pipeline.core.errors import UserError, first_line
-from pipeline.core.models import HEADS, RAISED_BY_FILES, TORCH_FILES, transformer_folder
+from pipeline.core.models import FITTED, HEADS, RAISED_BY_FILES, TORCH_FILES, transformer_folder
 
 SPARSE_FILE, MULTI_VECTOR_FILE = HEADS
-FITTED = "heads.json"  # beside heads that this pipeline fitted: the fingerprint of the encoder
 
 
 @dataclass(frozen=True)

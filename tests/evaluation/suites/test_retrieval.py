@@ -108,3 +108,64 @@ def test_queries_and_documents_take_their_own_prompts(embedder: Encoder, tmp_pat
 def test_a_missing_set_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no such held-out set \(.*terms.parquet\)"):
         read_retrieval_set(tmp_path / "terms.parquet")
+
+
+@pytest.fixture(scope="module")
+def with_heads(make_model: MakeModel) -> Path:
+    """A random model with prompts and heads, whose sparse weights are partly zero."""
+    folder = make_model(seed=11, folder=None, pooling="mean")
+    torch.manual_seed(7)
+    write_heads(folder, torch.nn.Linear(32, 1), torch.nn.Linear(32, 24))
+    return folder
+
+
+def stage_of(folder: Path, dev: list[tuple[str, str]] = PAIRS) -> StageFolder:
+    """The folder of evaluate beside one of data with a held-out set, a training set and dev rows of it."""
+    for place, rows in (("heldout/terms", PAIRS), ("asymmetric/words", [("изба", "деревянный дом")]), ("dev/words", dev)):
+        path = folder / "data" / f"{place}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path, rows)
+    return StageFolder("evaluate", folder / "evaluate", "f" * 48, {"data": folder / "data"})
+
+
+@pytest.fixture
+def outcome(with_heads: Path, tmp_path: Path) -> Outcome:
+    config = make_config(tmp_path, "evaluation.suites=[held_out]")
+    config.evaluation.suite["held_out"] = SuiteConfig(kind="retrieval", sets={"terms": "terms"})
+    (task,) = tasks("held_out", config, stage_of(tmp_path))
+    with Scorer(ScoredModel("ours", with_heads, "f"), config, "cpu") as scorer:
+        return task.score(scorer)
+
+
+def by_hand(folder: Path) -> dict[str, np.ndarray]:
+    """Scores [queries, candidates] in each mode, text by text and token by token, as FlagEmbedding's formulas say."""
+    tokenizer, encoder = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    sparse_head, token_head = (torch.load(folder / name, weights_only=True) for name in HEADS)
+
+    def encoded(text: str) -> tuple[np.ndarray, dict[int, float], np.ndarray]:
+        batch = tokenizer(text, return_tensors="pt")
+        with torch.no_grad():
+            hidden = encoder(**batch).last_hidden_state[0]
+        words: dict[int, float] = {}
+        for token, weight in zip(batch["input_ids"][0].tolist(), hidden @ sparse_head["weight"][0], strict=True):
+            if token not in tokenizer.all_special_ids:
+                words[token] = max(words.get(token, 0.0), float(weight + sparse_head["bias"][0]))
+        tokens = hidden[1:] @ token_head["weight"].T + token_head["bias"]
+        dense = hidden.mean(0)
+        return (dense / dense.norm()).numpy(), words, (tokens / tokens.norm(dim=1, keepdim=True)).numpy()
+
+    queries = [encoded(f"query: {text}") for text in dict.fromkeys(anchor for anchor, _ in PAIRS)]
+    candidates = [encoded(f"passage: {text}") for text in dict.fromkeys(positive for _, positive in PAIRS)]
+    pairs = [[(query, candidate) for candidate in candidates] for query in queries]
+    return {
+        "dense": np.array([[q[0] @ c[0] for q, c in row] for row in pairs]),
+        "sparse": np.array([[sum(w * c[1].get(t, 0.0) for t, w in q[1].items()) for q, c in row] for row in pairs]),
+        "multi_vector": np.array([[(q[2] @ c[2].T).max(axis=1).mean() for q, c in row] for row in pairs]),
+    }
+
+
+def test_modes_are_scored_by_the_formulas_token_by_token(with_heads: Path) -> None:
+    data = retrieval_set(PairSet("terms", "asymmetric", *zip(*PAIRS, strict=True), [[]] * 6, [1.0] * 6))  # type: ignore[arg-type]
+    found = mode_scores(Encoder(with_heads, device="cpu", token_budget=64), read_heads(with_heads), *data_texts(data))
+    for mode, scores in by_hand(with_heads).items():
+        np.testing.assert_allclose(found.scores[mode], scores, atol=1e-5)
