@@ -1,8 +1,8 @@
 """The chain on one page: what each stage is made from, which settings change it, and who builds it.
 
     benchmarks ── data ─┬─ init ─┬─ symmetric ───┐
-                        │        ├─ asymmetric ──┼─ merge ── evaluate ─┬─ report ── publish
-              base ─────┘        └─ (joint) ─────┘                     └─ (calibrate)
+                        │        ├─ asymmetric ──┼─ merge ── heads ── evaluate ─┬─ report ── publish
+              base ─────┘        └─ (joint) ─────┘                              └─ (calibrate)
 
 Where negatives are mined by the run's own base, data needs it too.
 

@@ -16,11 +16,17 @@ from pipeline.core.console import log
 from pipeline.core.precision import kept_memory, return_kept_memory
 from training.batch_plan import GlobalBatch
 
+PARTS = (
+    *("contrastive", "angle", "angle_gradient_share"),  # of a side's loss
+    *("ensemble", "sparse", "multi_vector", "distillation", "all_zero"),  # of the heads'
+)
+
 
 class MetricsLog(TrainerCallback):
     """Keeps metrics.jsonl, one line a step that is logged or evaluated, on rank 0.
 
-    A line has step and, where it is logged, loss, its parts, AnglE's share of the two gradients' norms at embeddings,
+    A line has step and, where it is logged, loss, its parts, AnglE's share of the two gradients' norms at embeddings or
+    the share of texts whose sparse vector is all zero,
     grad_norm, learning_rate, tokens_per_second, padding_share and set (null where the line covers several steps), and
     where the weights are evaluated, dev scores and dev losses.
     Step 0 is the model that training begins with. A resumed run first drops the lines after its checkpoint.
@@ -58,7 +64,7 @@ class MetricsLog(TrainerCallback):
             line: dict[str, Any] = {
                 "step": state.global_step,
                 "loss": logs["loss"],
-                **{name: logs[name] for name in ("contrastive", "angle", "angle_gradient_share") if name in logs},
+                **{name: logs[name] for name in PARTS if name in logs},
                 **{name: logs[name] for name in ("grad_norm", "learning_rate")},
                 "tokens_per_second": round(tokens / (now - self.since), 1),
                 "padding_share": logs["padding_share"],

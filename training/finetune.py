@@ -3,16 +3,18 @@
 import dataclasses
 import hashlib
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from configs.schema.config import Config
-from configs.schema.training import SideConfig
+from configs.schema.training import PlannedConfig, SideConfig
 from data.artefact import read_dev_sets
 from pipeline.core.artefact import StageFolder, remove, retired, write_json
 from pipeline.core.console import console, log, quiet
@@ -42,49 +44,73 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     Writes model/, plan.json and metrics.jsonl, and keeps checkpoints/ until then. Under `accelerate launch` each
     process takes its slice of every planned global batch; the result is the same.
     """
-    side = config.side(stage.name)
-    half = autocast_type(config.precision)
-    process = joined_ranks(config.timeout(stage.name))
-    check_processes(process.num_processes, stage.name, side)
-    check_devices(torch.cuda.device_count(), process.num_processes, config.launch.processes)
-    if process.device.type == "cpu":
-        keep_freed_memory()
-    elif half is None:
-        torch.set_float32_matmul_precision("high")  # TF32
-    key = f"training.{stage.name}"
+    side, half = config.side(stage.name), autocast_type(config.precision)
+    process = join_ranks(config, stage)
     start = config.model_folder(side.start)
-    model = load_model(start, config.base.attention, side, key)
+    model = load_model(start, config.base.attention, side, f"training.{stage.name}")
     choose_attention(model, config.base, half is not None, side.dropout)
-    checkpoints = stage.path / "checkpoints"
-    sets = prepare_sets(stage.name, side, model, stage.input("data"), checkpoints / "tokens")
-    plan = plan_batches([item.rows for item in sets.train.values()], side, config.training_seed, key)
-    report = plan_report(plan, sets.train, side)
+    sets, plan, report = plan_run(config, stage, model)
     check_angle(report, stage.name, side)
-    if process.device.type == "cuda":
-        warn_of_small_steps(stage.name, report["tokens"], report["batches"], process.num_processes)
-    if process.is_main_process:
-        write_json(stage.path / "plan.json", report)
     trainer = make_trainer(config, stage, model, sets, plan, uses_bfloat16(config.precision))
     if process.device.type == "cpu":
         shape, most = shape_of([start], config.base), planned_budget(side).tokens
         tokens = report["largest_batch"] // process.num_processes
         memory = side_memory(config, stage.name, shape, most, half is not None, tokens=tokens)
         trainer.add_callback(KeptMemory(round(KEPT * (memory["activations"] + memory["attention scores"]))))
+    train(config, stage, trainer)
+    metrics = closing_metrics(trainer, report)
+    finish(stage, lambda folder: save_model(model, start, folder))
+    return metrics
+
+
+def join_ranks(config: Config, stage: StageFolder) -> PartialState:
+    """This process among the ranks of a stage that trains; raises UserError where they don't fit the settings."""
+    process = joined_ranks(config.timeout(stage.name))
+    check_processes(process.num_processes, stage.name, config.planned(stage.name))
+    check_devices(torch.cuda.device_count(), process.num_processes, config.launch.processes)
+    if process.device.type == "cpu":
+        keep_freed_memory()
+    elif autocast_type(config.precision) is None:
+        torch.set_float32_matmul_precision("high")  # TF32
+    return process
+
+
+def plan_run(
+    config: Config, stage: StageFolder, model: SentenceTransformer
+) -> tuple[PreparedSets, BatchPlan, dict[str, Any]]:
+    """The stage's sets as tokens, its plan, and what plan.json, which is written, says of it."""
+    settings, key, process = config.planned(stage.name), f"training.{stage.name}", PartialState()
+    sets = prepare_sets(stage.name, settings, model, stage.input("data"), stage.path / "checkpoints" / "tokens")
+    plan = plan_batches([item.rows for item in sets.train.values()], settings, config.training_seed, key)
+    report = plan_report(plan, sets.train, settings)
+    if process.device.type == "cuda":
+        warn_of_small_steps(stage.name, report["tokens"], report["batches"], process.num_processes)
+    if process.is_main_process:
+        write_json(stage.path / "plan.json", report)
+    return sets, plan, report
+
+
+def train(config: Config, stage: StageFolder, trainer: PlannedTrainer) -> None:
+    """All batches of the plan, from the last checkpoint on where the stage is taken up; raises Stopped on SIGTERM."""
+    checkpoints = stage.path / "checkpoints"
     resume = last_checkpoint(checkpoints, trainer.run_digest) if stage.resuming else None
-    torch.manual_seed(derived_seed(config.training_seed, "dropout", str(process.process_index)))
+    torch.manual_seed(derived_seed(config.training_seed, "dropout", str(trainer.args.process_index)))
     trainer.args.eval_on_start = resume is None and trainer.evaluator is not None  # what training begins with
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    if trainer.state.global_step < len(plan.batches):
+    if trainer.state.global_step < len(trainer.batches):
         log.info("stopped at step %d; the same command goes on from there", trainer.state.global_step)
         raise Stopped(signal.SIGTERM)
-    metrics = closing_metrics(trainer, report)
+
+
+def finish(stage: StageFolder, write: Callable[[Path], None]) -> None:
+    """Have rank 0 `write` the folder model/, and remove the checkpoints."""
+    process, checkpoints = PartialState(), stage.path / "checkpoints"
     process.wait_for_everyone()
     if process.is_main_process:
         with stage.replacing("model") as folder:
-            save_model(model, start, folder)
+            write(folder)
         remove(checkpoints.rename(retired(checkpoints)))  # a kill meanwhile leaves no half checkpoint to go on from
     process.wait_for_everyone()
-    return metrics
 
 
 def make_trainer(
@@ -112,7 +138,11 @@ def make_trainer(
     if arguments.device.type == "cuda":
         budget = budget_on_gpu(model.to(arguments.device), side, collate.features, half, f"training.{stage.name}")
         collate = dataclasses.replace(collate, budget=budget)
-    trainer = PlannedTrainer(
+    return assembled(
+        PlannedTrainer,
+        config,
+        stage,
+        plan,
         model=model,
         args=arguments,
         train_dataset=PlannedRows(sets.train.values(), side.angle_weight),
@@ -127,13 +157,22 @@ def make_trainer(
         ),
         evaluator=scores if scores.sides else None,
         data_collator=collate,
+        dev_batches=dev_batches,
+    )
+
+
+def assembled(
+    kind: type[PlannedTrainer], config: Config, stage: StageFolder, plan: BatchPlan, **parts: Any
+) -> PlannedTrainer:
+    """A trainer of these parts with what every stage that trains has: its plan, callbacks and progress."""
+    trainer = kind(
+        **parts,
         callbacks=[
             MetricsLog(stage.path / "metrics.jsonl", plan.batches, stage.track),
-            Checkpoints(side.checkpoint_steps),
+            Checkpoints(config.planned(stage.name).checkpoint_steps),
             Preemption(),
         ],
         batches=plan.batches,
-        dev_batches=dev_batches,
         run_digest=hashlib.sha256(f"{stage.fingerprint} {plan.digest}".encode()).hexdigest(),
         key=f"training.{stage.name}",
     )
@@ -146,9 +185,10 @@ def make_trainer(
 def training_arguments(
     config: Config, name: str, checkpoints: Path, steps: int, bfloat16: bool, has_dev: bool
 ) -> SentenceTransformerTrainingArguments:
-    """The library's arguments from the side's config; `arguments` of the config override what is not the plan's."""
-    side = config.side(name)
-    evaluated = has_dev and side.dev_steps is not None
+    """The library's arguments from the stage's config; `arguments` of the config override what is not the plan's."""
+    side, dev_steps, keep_best = config.planned(name), None, False
+    if has_dev and isinstance(side, SideConfig):
+        dev_steps, keep_best = side.dev_steps, side.dev_steps is not None and side.keep_best
     values: dict[str, Any] = {
         "output_dir": str(checkpoints),
         "max_steps": steps,
@@ -165,12 +205,12 @@ def training_arguments(
         "logging_steps": side.logging_steps,
         "logging_nan_inf_filter": False,
         "save_strategy": "steps",
-        "save_steps": side.dev_steps if evaluated and side.keep_best else side.checkpoint_steps,
+        "save_steps": dev_steps if keep_best else side.checkpoint_steps,
         "save_total_limit": 2,
-        "eval_strategy": "steps" if evaluated else "no",
-        "eval_steps": side.dev_steps if evaluated else None,
-        "load_best_model_at_end": evaluated and side.keep_best,
-        "metric_for_best_model": "score" if evaluated and side.keep_best else None,
+        "eval_strategy": "steps" if dev_steps else "no",
+        "eval_steps": dev_steps,
+        "load_best_model_at_end": keep_best,
+        "metric_for_best_model": "score" if keep_best else None,
         "greater_is_better": True,
         "ddp_find_unused_parameters": False,
         "report_to": [],  # the tracker gets the lines of metrics.jsonl
@@ -218,7 +258,7 @@ def plan_dev(sets: list[SetRows], side: SideConfig) -> dict[str, list[GlobalBatc
     return planned
 
 
-def check_processes(processes: int, name: str, side: SideConfig) -> None:
+def check_processes(processes: int, name: str, side: PlannedConfig) -> None:
     """Raise UserError where the smallest batch can't be shared out evenly."""
     if side.batch_multiple % processes:
         raise UserError(

@@ -93,7 +93,17 @@ def contrastive_loss(
     return F.cross_entropy(torch.cat(logits, dim=1), rows, reduction="sum") / usable.sum().clamp(min=1)
 
 
-class PlannedLoss(nn.Module):
+class BatchLoss(nn.Module):
+    """What the trainer asks of a loss: `model`, `parts` to be logged, and the mini-batches' budget in tokens."""
+
+    def __init__(self, model: nn.Module, temperature: float, mini_batch_num_tokens: int) -> None:
+        super().__init__()
+        self.model, self.temperature = model, temperature
+        self.mini_batch_num_tokens = mini_batch_num_tokens
+        self.parts: dict[str, Tensor] = {}  # of the last batch; averaged over the ranks they are the global values
+
+
+class PlannedLoss(BatchLoss):
     """`contrastive + angle_weight * AnglE` of a rank's slice of a global batch.
 
     The texts of all columns come as mini-batches of similar length (`training.batches.MiniBatches`), so columns
@@ -112,12 +122,9 @@ class PlannedLoss(nn.Module):
         false_negative_margin: float | None,
         mini_batch_num_tokens: int,
     ) -> None:
-        super().__init__()
-        self.model = model
-        self.temperature, self.angle_scale = temperature, angle_scale
+        super().__init__(model, temperature, mini_batch_num_tokens)
+        self.angle_scale = angle_scale
         self.directions, self.margin = tuple(directions), false_negative_margin
-        self.mini_batch_num_tokens = mini_batch_num_tokens
-        self.parts: dict[str, Tensor] = {}  # of the last batch; averaged over the ranks they are the global values
 
     def forward(self, features: Iterable[dict[str, Tensor]], labels: dict[str, Any]) -> Tensor:
         """The loss of this rank's rows.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from configs.schema.init import BaseConfig
-from configs.schema.training import SideConfig
+from configs.schema.training import PlannedConfig, SideConfig
 from pipeline.core.checkpoint import WEIGHTS
 from pipeline.core.console import log
 from pipeline.core.errors import UserError
@@ -32,7 +32,7 @@ class Prompts:
     positive: str
 
 
-def load_model(folder: Path, attention: str, side: SideConfig, key: str = "training") -> SentenceTransformer:
+def load_model(folder: Path, attention: str, side: PlannedConfig, key: str = "training") -> SentenceTransformer:
     """The model with float32 weights, the dropout of the side with this config key, and its unused pooler frozen.
 
     Raises UserError where it can't be loaded, or a length of the side is beyond the model's.
@@ -55,7 +55,7 @@ def load_model(folder: Path, attention: str, side: SideConfig, key: str = "train
     _check_prompts(model, folder)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
-            module.p = side.dropout
+            module.p = side.dropout if isinstance(side, SideConfig) else 0.0
     # No gradient reaches the pooler of a model with CLS or mean pooling, at which DistributedDataParallel would stop.
     pooler = getattr(encoder_of(model), "pooler", None)
     if pooler is not None:

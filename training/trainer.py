@@ -20,7 +20,7 @@ from pipeline.core.errors import UserError, first_line
 from pipeline.core.models import RAISED_BY_FILES
 from training.batch_plan import GlobalBatch
 from training.batches import PlannedRows
-from training.losses import PlannedLoss
+from training.losses import BatchLoss
 from training.memory import memory_explained
 
 MARK = "complete.json"  # in a checkpoint folder whose files are all written
@@ -105,7 +105,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
         tokens = inputs["label"]["tokens"]
         loss = super().compute_loss(model, inputs, *args, **kwargs)
         self.last_loss = loss[0].detach() if isinstance(loss, tuple) else loss.detach()
-        assert isinstance(self.loss, PlannedLoss) and isinstance(self.train_dataset, PlannedRows)
+        assert isinstance(self.loss, BatchLoss) and isinstance(self.train_dataset, PlannedRows)
         parts = self.loss.parts
         if self.train_dataset.angle_weight > 0:  # also of sets without: the library logs a part from its first value on
             nothing = torch.zeros_like(self.last_loss)
@@ -114,7 +114,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
         return loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        assert isinstance(self.loss, PlannedLoss)
+        assert isinstance(self.loss, BatchLoss)
         with memory_explained(self.key, self.loss.mini_batch_num_tokens):
             return super().training_step(*args, **kwargs)
 
@@ -149,20 +149,20 @@ class PlannedTrainer(SentenceTransformerTrainer):
         self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, checkpoint_path: str) -> None:  # type: ignore[override]
-        with _readable(checkpoint_path):
+        with readable(checkpoint_path):
             super()._load_from_checkpoint(checkpoint_path)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with _readable(checkpoint):
+        with readable(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        with _readable(checkpoint):
+        with readable(checkpoint):
             super()._load_rng_state(checkpoint)
 
 
 @contextlib.contextmanager
-def _readable(checkpoint: str | None) -> Iterator[None]:
+def readable(checkpoint: str | None) -> Iterator[None]:
     """Whatever a checkpoint's damaged or foreign files lead to, as one line; nothing of them is ever executed."""
     try:
         yield
@@ -185,7 +185,7 @@ def last_checkpoint(folder: Path, run_digest: str) -> Path | None:
     latest = max(marks, key=lambda mark: int(mark.parent.name.split("-")[1]), default=None)
     if latest is None:
         return None
-    with _readable(str(latest.parent)):
+    with readable(str(latest.parent)):
         belongs_to = json.loads(latest.read_text(encoding="utf-8"))["run"]
     if belongs_to != run_digest:
         raise UserError(
@@ -193,6 +193,6 @@ def last_checkpoint(folder: Path, run_digest: str) -> Path | None:
             where=str(latest.parent),
             remedy=f"go back to what it was made with, or remove {folder}",
         )
-    with _readable(str(latest.parent)):
+    with readable(str(latest.parent)):
         TrainerState.load_from_json(str(latest.parent / TRAINER_STATE_NAME))
     return latest.parent

@@ -9,6 +9,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -62,6 +63,12 @@ def write_heads(folder: Path, sparse: torch.nn.Linear, multi_vector: torch.nn.Li
         (folder / name).unlink(missing_ok=True)  # it may be a link to another model's file
         torch.save({key: value.detach().cpu().clone() for key, value in layer.state_dict().items()}, folder / name)
     write_json(folder / FITTED, {"encoder": encoder_fingerprint(folder)})
+
+
+def unused_ids(tokenizer: Any) -> list[int]:
+    """Ids of <s>, </s>, <pad> and <unk>, or what a family calls them, whose sparse weights are zero."""
+    ids = {tokenizer.cls_token_id, tokenizer.eos_token_id, tokenizer.sep_token_id}
+    return sorted((ids | {tokenizer.pad_token_id, tokenizer.unk_token_id}) - {None})
 
 
 def encoder_fingerprint(folder: Path) -> str:

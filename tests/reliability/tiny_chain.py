@@ -17,7 +17,19 @@ from pipeline.core.artefact import PARTIAL, file_sha256, files_under, is_whole, 
 from tests.support import runs
 from tests.support.runs import REPOSITORY, Ended, finish
 
-STAGES = ["benchmarks", "data", "base", "init", "symmetric", "asymmetric", "joint", "merge", "evaluate", "report"]
+STAGES = [
+    "benchmarks",
+    "data",
+    "base",
+    "init",
+    "symmetric",
+    "asymmetric",
+    "joint",
+    "merge",
+    "heads",
+    "evaluate",
+    "report",
+]
 MEASURED = {"seconds", "tokens_per_second"}  # differ from run to run
 
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from itertools import product
 from pathlib import Path
@@ -28,6 +29,8 @@ from tests.support.planned_sets import features_of, gradients, planned_loss, pre
 from tests.support.small_bases import tiny_base
 from training import sets
 from training.batch_plan import GlobalBatch, plan_batches
+from training.heads.fit import first_heads
+from training.heads.loss import HeadLayers, HeadsLoss
 
 CPU = CONFIGS / "accelerate" / "cpu.yaml"
 ONE_BATCH = SideConfig(batch_size=16, batch_multiple=8, bucket_batches=4, max_steps=1)
@@ -112,13 +115,34 @@ def all_gradients(folder: Path, rank: int = 0, world: int = 1) -> dict[str, torc
     return found
 
 
-def run_rank(rank: int, world: int, folder: str) -> None:
+def heads_loss(temperature: float = 0.05) -> HeadsLoss:
+    """The heads' loss on the tiny base, with new heads."""
+    model = tiny_model().requires_grad_(False)
+    model.add_module("heads", HeadLayers(*first_heads(tiny_base(), 32, seed=7)))
+    return HeadsLoss(model, temperature, ALL_IN_ONE)
+
+
+def heads_gradients(folder: Path, rank: int = 0, world: int = 1) -> dict[str, torch.Tensor]:
+    """The heads' gradient of one planned batch, from this rank's slice, by kind of rows."""
+    found = {}
+    for kind, negatives in {"pairs": 0, "triplets": 2}.items():
+        item = tokenised(folder / kind, rows(16, negatives=negatives), negatives=negatives)
+        batch = plan_batches([item.rows], ONE_BATCH, seed=7).batches[0].slice(rank, world)
+        loss = heads_loss()
+        if world > 1:
+            loss.model = DistributedDataParallel(loss.model, broadcast_buffers=False)
+        loss(*features_of(item, batch, CACHED, 0.0)).backward()
+        found[kind] = gradients(loss.heads)
+    return found
+
+
+def run_rank(rank: int, world: int, folder: str, work: Callable[..., dict[str, torch.Tensor]] = all_gradients) -> None:
     """Join the group, and let rank 0 keep the averaged gradients."""
     torch.set_num_threads(1)
     tiny_base()  # made before joining: in a group transformers saves a model on rank 0 alone
     dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=world)
     assert dist.get_world_size() == world
-    result = all_gradients(Path(folder) / f"rank{rank}", rank, world)
+    result = work(Path(folder) / f"rank{rank}", rank, world)
     if rank == 0:
         torch.save(result, Path(folder) / "gradients.pt")
     dist.barrier()

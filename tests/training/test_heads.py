@@ -1,0 +1,152 @@
+"""The stage `heads`: what it leaves behind, that it goes on where it was stopped, and what it refuses."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from configs.schema.config import Config
+from configs.schema.training import HeadsConfig
+from pipeline.chain import CHAIN
+from pipeline.core.artefact import Manifest
+from pipeline.core.errors import UserError
+from pipeline.core.heads import FITTED, read_heads
+from pipeline.core.models import HEADS
+from pipeline.run import in_order
+from pipeline.stage import run_stage
+from tests.support.planned_sets import prepared_run, rows
+from tests.support.small_bases import tiny_base, tiny_model
+from training.heads.fit import first_heads
+from training.heads.loss import HeadsLoss
+
+SETS = {"asymmetric/questions": rows(80, seed=3, negatives=2), "asymmetric/pairs": rows(64, seed=4)}
+
+
+def ready(folder: Path, sets: dict[str, Any] = SETS, **heads: Any) -> Config:
+    """A run that lacks nothing but its heads."""
+    config = prepared_run(folder, sets)
+    shutil.copytree(tiny_base(), config.model_folder("merge"), dirs_exist_ok=True)
+    Manifest("merge", "complete", "merge of a test", {}, {}).write(config.folder("merge"))
+    values = {"batch_size": 16, "anchor_length": 32, "positive_length": 32, "learning_rate": 1e-2, "max_steps": 12}
+    config.training.heads = HeadsConfig(**{**values, **heads})
+    return config
+
+
+def head_files(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in (*HEADS, FITTED)}
+
+
+def lines(config: Config) -> list[dict[str, Any]]:
+    text = (config.folder("heads") / "metrics.jsonl").read_text(encoding="utf-8")
+    return [{k: v for k, v in json.loads(line).items() if k != "tokens_per_second"} for line in text.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    config = ready(tmp_path_factory.mktemp("heads"))
+    run_stage(CHAIN["heads"], config)
+    return config
+
+
+def test_the_model_is_the_merge_with_heads_that_were_fitted_to_it(fitted: Config) -> None:
+    merge, model = fitted.model_folder("merge"), fitted.model_folder("heads")
+    names = {path.relative_to(merge).as_posix() for path in merge.rglob("*") if path.is_file()}
+    assert {path.relative_to(model).as_posix() for path in model.rglob("*") if path.is_file()} == {
+        *names, *HEADS, FITTED,
+    }  # fmt: skip
+    assert all((merge / name).read_bytes() == (model / name).read_bytes() for name in names)
+    for name, shape in zip(HEADS, ((1, 32), (32, 32)), strict=True):
+        state = torch.load(model / name, weights_only=True)
+        assert {key: tuple(value.shape) for key, value in state.items()} == {"weight": shape, "bias": shape[:1]}
+    assert not (fitted.folder("heads") / "checkpoints").exists()
+
+
+def test_losses_of_all_modes_fall_and_no_sparse_vector_is_zero(fitted: Config) -> None:
+    said = lines(fitted)
+    assert [line["step"] for line in said] == list(range(1, 13))
+    for name in ("loss", "ensemble", "sparse", "multi_vector"):
+        begin, end = (sum(line[name] for line in part) / 4 for part in (said[:4], said[-4:]))
+        assert end < begin, name
+    assert all(line["all_zero"] == 0 for line in said)
+
+
+def test_a_stopped_run_goes_on_to_the_same_bytes(
+    fitted: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, forward, steps = ready(tmp_path, checkpoint_steps=3), HeadsLoss.forward, list[int]()
+
+    def stopped(self: HeadsLoss, *args: Any) -> torch.Tensor:
+        steps.append(1)
+        if len(steps) == 8:
+            raise KeyboardInterrupt
+        return forward(self, *args)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(HeadsLoss, "forward", stopped)
+        run_stage(CHAIN["heads"], config)
+    checkpoints = config.folder("heads") / "checkpoints"
+    last = checkpoints / "checkpoint-6"
+    assert sum(file.stat().st_size for file in last.rglob("*")) < 100_000  # without the encoder
+    with monkeypatch.context() as patched:
+        patched.setattr(HeadsLoss, "forward", lambda *args: steps.append(1) or forward(*args))
+        run_stage(CHAIN["heads"], config)
+    assert len(steps) == 8 + 6
+    assert head_files(config.model_folder("heads")) == head_files(fitted.model_folder("heads"))
+    assert lines(config) == lines(fitted)
+
+
+def test_carried_heads_are_where_fitting_starts_and_stay_with_the_merge(tmp_path: Path) -> None:
+    config = ready(tmp_path, learning_rate=1e-12, max_steps=1)
+    merge = config.model_folder("merge")
+    for name, layer in zip(HEADS, (torch.nn.Linear(32, 1), torch.nn.Linear(32, 24)), strict=True):
+        torch.save({key: value.half() for key, value in layer.state_dict().items()}, merge / name)
+    before = {name: (merge / name).read_bytes() for name in HEADS}
+    run_stage(CHAIN["heads"], config)
+    ours, carried = read_heads(config.model_folder("heads")), read_heads(merge)
+    for one, other in ((ours.sparse, carried.sparse), (ours.multi_vector, carried.multi_vector)):
+        assert torch.allclose(one.weight, other.weight, atol=1e-6)
+    assert before == {name: (merge / name).read_bytes() for name in HEADS}
+
+
+def test_new_heads_come_from_the_seed(tmp_path: Path) -> None:
+    one, same, other = (first_heads(tmp_path, 8, seed) for seed in (1, 1, 2))
+    assert torch.equal(one[1].weight, same[1].weight) and not torch.equal(one[1].weight, other[1].weight)
+
+
+def refused(config: Config, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        run_stage(CHAIN["heads"], config)
+    assert "\n" not in error.value.line
+    assert not config.model_folder("heads").exists()
+
+
+def test_a_run_without_asymmetric_sets_is_refused(tmp_path: Path) -> None:
+    refused(ready(tmp_path, {"symmetric/pairs": rows(32)}), "there are no pairs to train on .*data/asymmetric")
+
+
+def test_carried_heads_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    config = ready(tmp_path)
+    merge = config.model_folder("merge")
+    torch.save(torch.nn.Linear(32, 1).state_dict(), merge / HEADS[0])
+    refused(config, f"{HEADS[0]} without {HEADS[1]}")
+    torch.save(torch.nn.Linear(24, 24).state_dict(), merge / HEADS[1])
+    refused(config, "heads for width 24 and 32, but the encoder has 32")
+
+
+def test_heads_of_another_encoder_are_refused(fitted: Config, tmp_path: Path) -> None:
+    model, other = fitted.model_folder("heads"), tiny_model(tmp_path / "other", hidden=32)
+    assert read_heads(model).sparse.in_features == read_heads(fitted.model_folder("merge"), model).sparse.in_features
+    with pytest.raises(UserError, match="fitted to another encoder"):
+        read_heads(other, model)
+    for name in (*HEADS, FITTED):
+        shutil.copyfile(model / name, other / name)
+    with pytest.raises(UserError, match="fitted to another encoder"):
+        read_heads(other)
+
+
+def test_a_run_without_heads_leaves_the_stage_out(tmp_path: Path) -> None:
+    config = ready(tmp_path, kind="none")
+    assert "heads" in config.stages and "heads" not in in_order(config)

@@ -1,0 +1,143 @@
+"""The heads' loss against loops over tokens, on two processes, and with packed texts."""
+
+import math
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.core.packed import first_position_of, use_packed
+from tests.support.planned_sets import difference, gradients, rows, tokenised
+from tests.support.training_process import ONE_BATCH, heads_gradients, heads_loss, run_rank
+from training.batch_plan import plan_batches
+from training.batches import MiniBatches, PlannedRows
+from training.heads.loss import FrozenTexts, HeadsLoss
+from training.memory import Budget
+
+TEMPERATURE = 0.05
+SPECIAL = {0, 1, 2, 3}  # <s>, <pad>, </s>, <unk> of XLM-R
+
+
+@pytest.fixture
+def loss() -> HeadsLoss:
+    loss = heads_loss(TEMPERATURE)
+    torch.nn.init.normal_(loss.heads.sparse.weight, generator=torch.Generator().manual_seed(1))  # some tokens weigh 0
+    return loss
+
+
+def texts(number: int, seed: int) -> FrozenTexts:
+    """Random hidden states of texts of 3 to 9 tokens, few ids, so that texts share them and have some twice."""
+    random = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(3, 10, (number, 1), generator=random)
+    ids = torch.randint(2, 12, (number, 9), generator=random)
+    ids[:, 0] = 0
+    hidden = torch.randn(number, 9, 32, generator=random)
+    dense = torch.nn.functional.normalize(torch.randn(number, 8, generator=random), dim=-1)
+    return FrozenTexts(hidden, ids, torch.arange(9) < lengths, dense)
+
+
+def brute_sparse(loss: HeadsLoss, of: FrozenTexts, row: int) -> dict[int, Tensor]:
+    """Token id -> the greatest weight of its tokens, by the formula of recipe and paper."""
+    found: dict[int, list[Tensor]] = defaultdict(lambda: [torch.zeros(())])
+    for token, hidden, real in zip(of.ids[row].tolist(), of.hidden[row], of.mask[row], strict=True):
+        if real and token not in SPECIAL:
+            found[token].append((loss.heads.sparse.weight[0] * hidden).sum() + loss.heads.sparse.bias[0])
+    return {token: torch.stack(weights).max() for token, weights in found.items()}
+
+
+def brute_vectors(loss: HeadsLoss, of: FrozenTexts, row: int) -> list[Tensor]:
+    made = [loss.heads.multi_vector.weight @ h + loss.heads.multi_vector.bias for h in of.hidden[row][of.mask[row]]]
+    return [vector / vector.norm() for vector in made[1:]]
+
+
+def brute_scores(loss: HeadsLoss, queries: FrozenTexts, passages: FrozenTexts) -> dict[str, Tensor]:
+    found: dict[str, list[Tensor]] = {"dense": [], "sparse": [], "multi_vector": []}
+    for q in range(len(queries.ids)):
+        for p in range(len(passages.ids)):
+            found["dense"].append((queries.dense[q] * passages.dense[p]).sum())
+            one, other = brute_sparse(loss, queries, q), brute_sparse(loss, passages, p)
+            shared = [one[token] * other[token] for token in one.keys() & other.keys()]
+            found["sparse"].append(sum(shared, torch.zeros(())))
+            vectors, others = brute_vectors(loss, queries, q), brute_vectors(loss, passages, p)
+            best = [torch.stack([vector @ other for other in others]).max() for vector in vectors]
+            found["multi_vector"].append(sum(best, torch.zeros(())) / len(best))
+    shape = len(queries.ids), len(passages.ids)
+    return {name: torch.stack(of).reshape(shape) / TEMPERATURE for name, of in found.items()}
+
+
+def brute_loss(scores: dict[str, Tensor], targets: list[int]) -> Tensor:
+    """The paper's sums, one exponential at a time, without the terms of the dense score alone."""
+    ensemble = scores["dense"] + 0.3 * scores["sparse"] + scores["multi_vector"]
+
+    def log_probability(of: Tensor, row: int, column: int) -> Tensor:
+        return of[row, column] - torch.stack([score.exp() for score in of[row]]).sum().log()
+
+    contrastive, distilled = torch.zeros(()), torch.zeros(())
+    weights = ((ensemble, 1.0), (scores["sparse"], 0.1), (scores["multi_vector"], 1.0))
+    for row, target in enumerate(targets):
+        for of, weight in weights:
+            contrastive = contrastive - weight * log_probability(of, row, target) / 4
+        for of, weight in weights[1:]:
+            for column in range(ensemble.shape[1]):
+                teacher = math.exp(log_probability(ensemble, row, column).item())
+                distilled = distilled - weight * teacher * log_probability(of, row, column) / 3
+    return (contrastive + distilled) / 2 / len(targets)
+
+
+def test_scores_loss_and_gradient_are_those_of_loops_over_tokens(loss: HeadsLoss) -> None:
+    queries, passages, targets = texts(4, seed=1), texts(8, seed=2), [0, 2, 4, 6]
+    dense, scores = loss.scores(queries, passages)
+    expected = brute_scores(loss, queries, passages)
+    for name, of in {"dense": dense, **scores}.items():
+        assert torch.allclose(of, expected[name], atol=1e-4), name
+        assert of.std() > 0.1
+    found = loss._loss(dense, scores, torch.tensor(targets))
+    wanted = brute_loss(expected, targets)
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-5)
+    parameters = list(loss.heads.parameters())
+    ours, theirs = (torch.autograd.grad(of, parameters) for of in (found, wanted))
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.norm() > 0 and difference(other, one) <= 1e-4
+
+
+def test_texts_without_any_weight_are_counted(loss: HeadsLoss) -> None:
+    loss.scores(texts(4, seed=1), texts(8, seed=2))
+    assert loss.parts["all_zero"] < 0.5
+    torch.nn.init.zeros_(loss.heads.sparse.weight)
+    torch.nn.init.constant_(loss.heads.sparse.bias, -1.0)
+    loss.scores(texts(4, seed=1), texts(8, seed=2))
+    assert loss.parts["all_zero"] == 1
+
+
+def test_the_gradient_is_the_same_on_two_processes(tmp_path: Path) -> None:
+    one = heads_gradients(tmp_path / "one")
+    torch.multiprocessing.spawn(run_rank, args=(2, str(tmp_path), heads_gradients), nprocs=2)
+    two = torch.load(tmp_path / "gradients.pt", weights_only=True)
+    assert set(one) == set(two) == {"pairs", "triplets"}
+    for kind, gradient in one.items():
+        assert gradient.norm() > 0 and difference(gradient, two[kind]) <= 1e-5
+
+
+def test_only_the_heads_get_a_gradient_and_packed_texts_the_same_one(tmp_path: Path) -> None:
+    item = tokenised(tmp_path, rows(16, negatives=1))
+    batch = plan_batches([item.rows], ONE_BATCH, seed=7).batches[0]
+    found = []
+    for packed in (False, True):
+        loss = heads_loss(TEMPERATURE)
+        if packed:
+            use_packed(loss.model)
+        collate = MiniBatches(1, Budget(200, overhead=8), first_position_of(loss.model) if packed else None)
+        collated = collate(PlannedRows([item], 0.0).__getitems__(batch))
+        labels, parts = collated.pop("label"), defaultdict[str, dict[str, Tensor]](dict)
+        for name, value in collated.items():
+            _, number, key = name.split("_", 2)
+            parts[number][key] = value
+        assert len(parts) > 1
+        loss(parts.values(), labels).backward()
+        assert {name for name, parameter in loss.named_parameters() if parameter.grad is not None} == {
+            f"model.heads.{head}.{part}" for head in ("sparse", "multi_vector") for part in ("weight", "bias")
+        }
+        found.append(gradients(loss))
+    assert difference(*found) <= 1e-5
