@@ -8,7 +8,6 @@ import bm25s
 import numpy as np
 import Stemmer
 
-BM25 = "bm25"
 WORD = re.compile(r"\w+")
 
 

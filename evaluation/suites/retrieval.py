@@ -16,6 +16,7 @@ from configs.schema.config import Config
 from data.artefact import PairSet, read_dev_sets, read_pair_set
 from evaluation.encoder import Encoder
 from evaluation.outcome import Measure, Outcome, joined
+from evaluation.results import ACTIVE_IDS, BM25, BYTES, ZERO_SHARE
 from evaluation.scoring import Scorer
 from evaluation.significance import FIXED
 from evaluation.suites.heads import (
@@ -28,7 +29,7 @@ from evaluation.suites.heads import (
     mode_scores,
     weighted,
 )
-from evaluation.suites.lexical import BM25, lexical_scores, lexical_version
+from evaluation.suites.lexical import lexical_scores, lexical_version
 from evaluation.suites.task import Task
 from pipeline.core.artefact import StageFolder, file_sha256
 from pipeline.core.embedding import DOCUMENT, QUERY
@@ -42,7 +43,6 @@ METRICS = ("recall_at_1", "mrr_at_10", "ndcg_at_10")
 FITTED = "hybrid_fitted"
 DEV_ROWS = 200  # of a set, at most, on which weights are fitted
 STEPS = 10  # of each weight, from 0 to 1
-ZERO_SHARE, ACTIVE_IDS, BYTES = SIZES = ("zero_share", "active_ids", "bytes_per_passage")
 
 
 def tasks(suite: str, config: Config, stage: StageFolder) -> list[Task]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from datasets import Dataset
@@ -16,10 +17,10 @@ from evaluation.suites.mteb_run import DenseEncoder, MultiVectorHead, SparseHead
 from evaluation.suites.mteb_tasks import hub_task
 from evaluation.suites.sample_files import read_samples
 from pipeline.core.errors import UserError
-from pipeline.core.heads import Heads, read_heads
+from pipeline.core.heads import Heads, read_heads, translated
 from pipeline.core.models import HEADS
 from tests.evaluation.conftest import MakeModel
-from training.vocabulary.shrinking import shrink
+from training.vocabulary.shrinking import shrink, write_id_map
 from training.vocabulary.tokenizer_file import TokenizerFile
 
 DOCUMENTS = [row["document"][:400] for row in read_samples("long_documents")]
@@ -44,7 +45,9 @@ def init(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("init")
     tokenizer = Encoder(base).tokenizer
     kept = {token for text in TEXTS for token in tokenizer(text)["input_ids"]} | set(tokenizer.all_special_ids)
-    shrink(base, folder, TokenizerFile.read(base / "tokenizer.json"), np.array(sorted(kept)))
+    pieces, tokens = TokenizerFile.read(base / "tokenizer.json"), np.array(sorted(kept))
+    shrink(base, folder, pieces, tokens)
+    write_id_map(folder / "vocabulary" / "id_map.parquet", pieces, tokens, {})
     return folder
 
 
@@ -145,6 +148,22 @@ def test_sparse_vectors_without_any_weight_are_counted(loaded: dict[str, tuple[E
     torch.nn.init.constant_(dead.bias, -1)
     outcome = drift_outcome(encoder, Heads(dead, heads.multi_vector, "dead"), encoder, heads, TEXTS[:5])
     assert outcome.measures[0].score == 1
+
+
+def kept_ids(init: Path) -> set[int]:
+    return set(pl.read_parquet(init / "vocabulary" / "id_map.parquet")["old_id"])
+
+
+def test_sparse_vectors_of_the_base_are_translated_into_the_ids_of_init(
+    loaded: dict[str, tuple[Encoder, Heads]], init: Path
+) -> None:
+    vectors = {name: sparse_vectors(*model, DOCUMENTS[:5]).toarray() for name, model in loaded.items()}
+    for theirs, ours in zip(vectors["base"], vectors["init"], strict=True):
+        weights = {int(piece): theirs[piece] for piece in np.flatnonzero(theirs)}
+        found = translated(weights, init / "vocabulary" / "id_map.parquet")
+        assert found == {int(piece): pytest.approx(ours[piece], abs=1e-5) for piece in np.flatnonzero(ours)}
+    gone = set(range(loaded["base"][0].config.vocab_size)) - kept_ids(init)
+    assert gone and translated(dict.fromkeys(gone, 1.0), init / "vocabulary" / "id_map.parquet") == {}
 
 
 def test_a_model_without_heads_and_broken_heads_are_one_line(base: Path, model_folder: Path, tmp_path: Path) -> None:
