@@ -76,7 +76,7 @@ def test_heads_get_an_example_and_a_limit_of_their_own(tmp_path: Path) -> None:
     for name in ("sparse_linear.pt", "colbert_linear.pt"):
         (model / name).write_bytes(b"weights")
     text = card_of(write_run(tmp_path / "runs", model))
-    assert len(code_blocks(text)) == 3 and "BGEM3FlagModel" in code_blocks(text)[2]
+    assert len(code_blocks(text)) == 4 and "BGEM3FlagModel" in code_blocks(text)[2]
     assert "were not trained again" in text and "Dense vectors only" not in text
 
 
