@@ -19,16 +19,7 @@ from evaluation.outcome import Measure, Outcome, joined
 from evaluation.results import ACTIVE_IDS, BM25, BYTES, ZERO_SHARE
 from evaluation.scoring import Scorer
 from evaluation.significance import FIXED
-from evaluation.suites.heads import (
-    DENSE,
-    HYBRID,
-    MODES,
-    SPARSE,
-    WEIGHTS,
-    ModeScores,
-    mode_scores,
-    weighted,
-)
+from evaluation.suites.heads import DENSE, HYBRID, MODES, SPARSE, WEIGHTS, ModeScores, mode_scores, weighted
 from evaluation.suites.lexical import lexical_scores, lexical_version
 from evaluation.suites.task import Task
 from pipeline.core.artefact import StageFolder, file_sha256
@@ -38,8 +29,6 @@ from pipeline.core.errors import UserError
 DEPTH = 10  # of MRR and nDCG
 CHUNK = 1024  # queries scored at once
 METRICS = ("recall_at_1", "mrr_at_10", "ndcg_at_10")
-
-
 FITTED = "hybrid_fitted"
 DEV_ROWS = 200  # of a set, at most, on which weights are fitted
 STEPS = 10  # of each weight, from 0 to 1
@@ -70,8 +59,7 @@ class HeldOutRetrieval(Task):
     def score(self, scorer: Scorer) -> Outcome:
         data, heads = self.data, scorer.own_heads
         if self.lexical is None:  # the same for all models
-            scores = lexical_scores(data.queries, data.candidates, self.languages)
-            self.lexical = outcome_of(data, scores)
+            self.lexical = outcome_of(data, lexical_scores(data.queries, data.candidates, self.languages))
         if heads is None:
             return joined({"{}": score_retrieval(data, scorer.encoder), BM25: self.lexical})
         found, fitted = mode_scores(scorer.encoder, heads, data.queries, data.candidates), self.weights.of(scorer)
@@ -104,9 +92,10 @@ class HybridWeights:
 
     def of(self, scorer: Scorer) -> tuple[float, ...] | None:
         """Weights of the scorer's model, which sum to 1, by the mean nDCG@10 of right pairs; None without dev rows."""
-        heads, key = scorer.own_heads, scorer.key
+        heads = scorer.own_heads
         if not self.sets or heads is None:
             return None
+        key = f"{scorer.key}-{heads.fingerprint}"
         if key not in self.fitted:
             found = [mode_scores(scorer.encoder, heads, data.queries, data.candidates).scores for data in self.sets]
             grid = [(a, b, STEPS - a - b) for a, b in product(range(STEPS + 1), repeat=2) if a + b <= STEPS]
