@@ -50,7 +50,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
                 except UserError as error:
                     errors[name] = error
     written = write_tables(config, stage, tasks, results)
-    show_scores(written, [model.name for model in models])
+    show_scores(written)
     if errors:
         first = next(errors[name] for model in models for task in tasks if (name := unit_name(model, task)) in errors)
         what = f"{len(errors)} of {len(models) * len(tasks)} scores failed: {first.what}"

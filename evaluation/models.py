@@ -12,9 +12,9 @@ from pipeline.core.artefact import file_sha256, files_under, read_manifest
 from pipeline.core.console import log
 from pipeline.core.errors import UserError
 from pipeline.core.hub import Revision, mirrored
-from pipeline.core.models import HEADS, fetched, has_heads
+from pipeline.core.models import FITTED, HEADS, fetched, has_heads
 
-NOT_THE_MODEL = {"manifest.json", "certificate.json", "README.md", ".gitattributes", "model_card.md"}
+NOT_THE_MODEL = {"manifest.json", "certificate.json", "README.md", ".gitattributes", "model_card.md", *HEADS, FITTED}
 EXPORT_FOLDERS = ("onnx", "openvino", "static")  # of a published model: other forms of it
 WEIGHTS = ("*.safetensors", "*.bin")
 
@@ -25,7 +25,7 @@ class ScoredModel:
 
     name: str
     folder: Path
-    fingerprint: str  # of weights, tokenizer, pooling and prompts; not of where they lie
+    fingerprint: str  # of weights, tokenizer, pooling and prompts; neither of heads nor of where they lie
     artefact: Path | None = None  # the artefact it is part of, where it is this run's
     revision: str | None = None  # the commit, where it is from the Hub
 
@@ -51,9 +51,17 @@ def scored_models(config: Config) -> list[ScoredModel]:
     return models
 
 
+def final_stage(config: Config) -> str:
+    """The stage that leaves the run's final model: heads, where they were fitted to this merge, else merge."""
+    heads, merge = (read_manifest(config.folder(name)) for name in ("heads", "merge"))
+    fitted = heads and merge and heads.status == "complete" and heads.inputs.get("merge") == merge.fingerprint
+    return "heads" if fitted else "merge"
+
+
 def chain_model(config: Config, name: str) -> ScoredModel | None:
-    """A model of this run, or None while it is not complete."""
-    stage, folder = config.folder(name), config.model_folder(name)
+    """A model of this run, or None while it is not complete; merge is the final one, with the heads fitted to it."""
+    made_by = final_stage(config) if name == "merge" else name
+    stage, folder = config.folder(made_by), config.model_folder(made_by)
     manifest = read_manifest(stage)
     if manifest is None and name == "base" and (folder / "modules.json").is_file():
         return ScoredModel(name, folder, folder_fingerprint(folder))
@@ -97,10 +105,14 @@ def hub_model(wanted: str) -> Revision | None:
     return Revision("model", name, revision or "main")
 
 
+def own_head_folders(config: Config, model: Path) -> list[Path]:
+    """Where sparse and multi-vector heads are looked for that somebody made for this model, in order."""
+    return [model, *([Path(config.evaluation.heads)] if config.evaluation.heads else [])]
+
+
 def head_folders(config: Config, model: Path) -> list[Path]:
-    """Where a model's sparse and multi-vector heads are looked for, in order."""
-    given = [Path(config.evaluation.heads)] if config.evaluation.heads else []
-    return [model, *given, config.folder("base")]
+    """Where a model's heads are looked for by tasks that need them, in order."""
+    return [*own_head_folders(config, model), config.folder("base")]
 
 
 def heads_fingerprint(folders: list[Path]) -> str | None:
@@ -122,7 +134,7 @@ def folder_fingerprint(folder: Path) -> str:
 
 
 def is_of_the_model(path: str) -> bool:
-    """Whether a file of a model folder can change its embeddings."""
+    """Whether a file of a model folder can change its dense embeddings."""
     parts = Path(path).parts
     return parts[-1] not in NOT_THE_MODEL and parts[0] not in ("vocabulary", "imgs", *EXPORT_FOLDERS)
 

@@ -1,7 +1,8 @@
 """What one model did on one task: per-item columns, and the metrics that are computed from them."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,15 @@ ITEM = "item"
 class Measure:
     """A metric of a task and how it follows from the per-item columns.
 
-    `statistic` names a function of `evaluation.significance`; `columns` are its arguments in order.
+    `statistic` names a function of `evaluation.significance`; `columns` are its arguments in order. `by` says whose
+    score it is: the model's ({}), the model's in one of its modes ({}.sparse), or nobody's (bm25).
     """
 
     metric: str
     score: float
     statistic: str
     columns: tuple[str, ...]
+    by: str = "{}"
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,25 @@ class Outcome:
         table = pa.table(arrays).replace_schema_metadata({"outcome": json.dumps(told, ensure_ascii=False)})
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, path)
+
+
+def joined(parts: Mapping[str, Outcome]) -> Outcome:
+    """One outcome out of those of several modes over the same items, by whose scores they are (`Measure.by`).
+
+    The first one's columns keep their names; columns that say what the items are stand once.
+    """
+    columns: dict[str, np.ndarray] = {}
+    measures, notes = list[Measure](), dict[str, Any]()
+    for place, (by, part) in enumerate(parts.items()):
+        prefix = "" if place == 0 else f"{by.removeprefix('{}.')}:"
+        own = {name for measure in part.measures for name in measure.columns}
+        columns |= {prefix + name if name in own else name: values for name, values in part.columns.items()}
+        measures += [
+            replace(measure, by=by, columns=tuple(prefix + name for name in measure.columns))
+            for measure in part.measures
+        ]
+        notes |= part.notes
+    return Outcome(columns, tuple(measures), notes)
 
 
 def read_outcome(path: Path) -> Outcome:

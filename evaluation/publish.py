@@ -32,6 +32,7 @@ SOURCES = {  # stage -> the files that the card's figures come from
     "init": ["certificate.json"],
     **{side: ["plan.json"] for side in SIDES},
     "merge": ["weights.json", "search.csv"],
+    "heads": ["plan.json"],
     "export": [],
     "evaluate": ["scores.csv", "comparison.csv"],
     "report": ["claims.csv"],
@@ -88,7 +89,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
 def require_one_piece(stage: StageFolder) -> None:
     """Raise UserError where the merge, or what is said of it, was made from artefacts that were made anew since."""
     manifests = {name: manifest for name in stage.inputs if (manifest := read_manifest(stage.input(name)))}
-    for name in (*manifests["merge"].inputs, "merge", "export", "evaluate", "report"):
+    for name in (*manifests["merge"].inputs, "merge", "heads", "export", "evaluate", "report"):
         if earlier := outdated_inputs(name, manifests):
             what = f"{name} is of an earlier {' and '.join(earlier)}"
             remedy = "bring it up to date: make reproduce"

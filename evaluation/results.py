@@ -9,6 +9,14 @@ from typing import Any, Self
 from pipeline.core.errors import UserError
 
 MEAN = "mean"  # metric of the rows that average a suite's tasks
+BM25 = "bm25"  # in the place of a model
+MODES = ("sparse", "multi_vector", "hybrid", "hybrid_fitted")  # what stands behind a model's name where it isn't dense
+ZERO_SHARE, ACTIVE_IDS, BYTES = SIZES = ("zero_share", "active_ids", "bytes_per_passage")  # metrics that are no scores
+
+
+def dense(model: str) -> bool:
+    """Whether a row of the tables is of a model's dense vectors."""
+    return model != BM25 and model.rpartition(".")[2] not in MODES
 
 
 class TableRow:

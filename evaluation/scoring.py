@@ -24,7 +24,7 @@ import torch
 
 from configs.schema.config import Config
 from evaluation.encoder import Encoder
-from evaluation.models import ScoredModel, chain_model, head_folders, heads_fingerprint
+from evaluation.models import ScoredModel, chain_model, head_folders, heads_fingerprint, own_head_folders
 from evaluation.outcome import SCORE_VERSION
 from evaluation.significance import whole
 from evaluation.suites.task import Task
@@ -34,6 +34,7 @@ from pipeline.core.embedding import EmbeddingCache
 from pipeline.core.errors import UserError
 from pipeline.core.heads import Heads, read_heads
 from pipeline.core.machine import cores
+from pipeline.core.models import HEADS
 
 AGREEMENT = 1e-6  # of a score and of the statistic that its interval is made by
 
@@ -51,7 +52,7 @@ class Scorer:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        for kept in ("encoder", "heads", "base"):
+        for kept in ("encoder", "heads", "own_heads", "base"):
             self.__dict__.pop(kept, None)
         gc.collect()  # transformers' models hold themselves in cycles
         torch.cuda.empty_cache()
@@ -113,6 +114,12 @@ class Scorer:
         return read_heads(*head_folders(self.config, self.model.folder))
 
     @cached_property
+    def own_heads(self) -> Heads | None:
+        """The model's own heads or those that are configured, None where there are none."""
+        folders = own_head_folders(self.config, self.model.folder)
+        return read_heads(*folders) if any((folder / name).is_file() for folder in folders for name in HEADS) else None
+
+    @cached_property
     def base(self) -> "Scorer":
         """The same of this run's base; raises UserError where it is not made."""
         if model := chain_model(self.config, "base"):
@@ -170,14 +177,16 @@ def unit_name(model: ScoredModel, task: Task) -> str:
 
 def unit_fingerprint(model: ScoredModel, task: Task, config: Config) -> str:
     """What one score depends on: the model's contents, the task's settings and data, and the precision."""
-    heads = heads_fingerprint(head_folders(config, model.folder)) if task.needs_heads else None
+    folders = head_folders(config, model.folder) if task.needs_heads else []
+    if task.takes_heads:
+        folders = own_head_folders(config, model.folder)
     content = [
         SCORE_VERSION,
         model.fingerprint,
         task.key,
         result_settings(task.settings),
         config.evaluation.precision,
-        heads,
+        heads_fingerprint(folders),
     ]
     return hashlib.sha256(json.dumps(content, ensure_ascii=False, default=str).encode()).hexdigest()
 

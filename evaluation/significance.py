@@ -41,7 +41,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Measured:
-    """All models' scores by one metric of a task, or of a mean over tasks."""
+    """All models' scores by one metric of a task, or of a mean over tasks; a model in each of its modes is one."""
 
     suite: str
     task: str
@@ -52,7 +52,8 @@ class Measured:
     items: int
     seconds: np.ndarray  # [models]
     main: bool
-    permuted: dict[tuple[int, int], float] = field(default_factory=dict)  # p-values of pairs of models, one < other
+    pairs: list[tuple[int, int]]  # of models that are compared, the earlier one first
+    permuted: dict[tuple[int, int], float] = field(default_factory=dict)  # p-values of pairs
     fixed: bool = False  # the replicates are the scores themselves, since there are no items
     stream: tuple[str, ...] = ()  # the same of two tasks over the same texts
 
@@ -67,9 +68,9 @@ class Measured:
         ]  # fmt: skip
 
     def differences(self, plan: Plan) -> list[Difference]:
-        """Every later model minus every earlier one."""
+        """The later model of each pair minus the earlier one."""
         found = []
-        for earlier, later in combinations(range(len(self.models)), 2):
+        for earlier, later in self.pairs:
             values = self.replicates[later] - self.replicates[earlier]
             if self.fixed:
                 test, p_value = "none", float("nan")
@@ -139,25 +140,28 @@ def bootstrap_p_value(differences: np.ndarray) -> float:
     return min(1.0, 2 * (side + 1) / (len(defined) + 1))
 
 
-def permutation_p_value(position: int, one: Outcome, other: Outcome, plan: Plan, *names: str) -> float:
-    """Two-sided: how often swapping the two models' results on random items gives so large a difference.
+def permutation_p_values(
+    position: int, pairs: Sequence[tuple[Outcome, Outcome]], plan: Plan, *names: str
+) -> list[float]:
+    """Two-sided, of each pair: how often swapping two models' results on random items gives so large a difference.
 
     The difference is that of the metric on the two sets of swapped items; for means that is a sign flip of the
-    items' differences. Only for measures whose statistic is in EXCHANGEABLE.
+    items' differences. Only for measures whose statistic is in EXCHANGEABLE. All pairs are over the same items, which
+    are swapped for all of them alike.
     """
-    measure, rng = one.measures[position], generator(plan.seed, "permutation", *names)
-    n, index, _ = _sampled(one, *names)
-    ones = [one.columns[name].astype(np.float64) for name in measure.columns]
-    others = [other.columns[name].astype(np.float64) for name in measure.columns]
-    weights = _item_weights(one)
-    observed = abs(_swapped_difference(measure.statistic, ones, others, np.zeros((1, one.items)), weights)[0])
-    at_least = 0
-    for rows in _chunks(plan.resamples, one.items):
+    if not pairs:
+        return []
+    first = pairs[0][0]
+    measure, rng = first.measures[position], generator(plan.seed, "permutation", *names)
+    n, index, _ = _sampled(first, *names)
+    differences = _swapped_differences(measure, pairs, _item_weights(first))
+    observed = np.abs(differences(np.zeros((1, first.items)))[0])
+    at_least = np.zeros(len(pairs), dtype=np.int64)
+    for rows in _chunks(plan.resamples, first.items):
         bits = rng.integers(0, 256, size=(rows, -(-n // 8)), dtype=np.uint8)
         swaps = np.unpackbits(bits, axis=1, count=n)[:, index].astype(np.float64)
-        differences = _swapped_difference(measure.statistic, ones, others, swaps, weights)
-        at_least += int((np.abs(differences) >= observed - 1e-12).sum())
-    return (at_least + 1) / (plan.resamples + 1)
+        at_least += (np.abs(differences(swaps)) >= observed - 1e-12).sum(axis=0)
+    return [(int(count) + 1) / (plan.resamples + 1) for count in at_least]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -192,23 +196,25 @@ def measured(
     plan: Plan,
     suite: str,
     task: str,
+    main: bool = True,
     permuted: bool = True,
+    compared: Callable[[str, str], bool] = lambda one, other: True,
 ) -> Measured:
     """All models on the measure at `position` of a task; a test by permutation where its statistic allows one.
 
-    Without `permuted` the test is by the bootstrap, whose resamples are drawn anyway.
+    `main` says whether it is the task's own score, and `compared` which models are compared. Without `permuted` the
+    test is by the bootstrap, whose resamples are drawn anyway.
     """
-    found = list(outcomes.values())
+    names, found = list(outcomes), list(outcomes.values())
     measure, scores = found[0].measures[position], np.array([outcome.measures[position].score for outcome in found])
-    pairs = combinations(range(len(found)), 2) if permuted and measure.statistic in EXCHANGEABLE else ()
-    p_values = {
-        (one, two): permutation_p_value(position, found[two], found[one], plan, suite, task) for one, two in pairs
-    }
+    pairs = [(one, two) for one, two in combinations(range(len(found)), 2) if compared(names[one], names[two])]
+    tested = pairs if permuted and measure.statistic in EXCHANGEABLE else []
+    p_values = permutation_p_values(position, [(found[two], found[one]) for one, two in tested], plan, suite, task)
     fixed, (texts, _, stream) = measure.statistic == FIXED, _sampled(found[0], suite, task)
     return Measured(
-        suite, task, measure.metric, list(outcomes), scores,
+        suite, task, measure.metric, names, scores,
         np.tile(scores[:, None], plan.resamples) if fixed else replicates(position, found, plan, suite, task),
-        0 if fixed else texts, np.array(seconds), position == 0, p_values, fixed, stream,
+        0 if fixed else texts, np.array(seconds), main, pairs, dict(zip(tested, p_values, strict=True)), fixed, stream,
     )  # fmt: skip
 
 
@@ -218,7 +224,9 @@ def mean_over_tasks(name: str, parts: Sequence[Measured]) -> Measured:
     Items are resampled within their task: together with those of tasks over the same texts, independently of others.
     A task without items counts with its score as it is.
     """
-    models = [model for model in parts[0].models if all(model in part.models for part in parts)]
+    first = parts[0].models
+    models = [model for model in first if all(model in part.models for part in parts)]
+    places = {first.index(model): place for place, model in enumerate(models)}
     pairs = [(part, [part.models.index(model) for model in models]) for part in parts]
     return Measured(
         parts[0].suite,
@@ -230,6 +238,7 @@ def mean_over_tasks(name: str, parts: Sequence[Measured]) -> Measured:
         sum({part.stream: part.items for part in parts}.values()),
         np.sum([part.seconds[index] for part, index in pairs], axis=0),
         main=True,
+        pairs=[(places[one], places[two]) for one, two in parts[0].pairs if {one, two} <= places.keys()],
     )
 
 
@@ -272,18 +281,29 @@ def _item_weights(outcome: Outcome) -> np.ndarray:
     return 1 / (len(sizes) * sizes[part])
 
 
-def _swapped_difference(
-    kind: str, ones: list[np.ndarray], others: list[np.ndarray], swaps: np.ndarray, weights: np.ndarray
-) -> np.ndarray:
-    """Differences [rows] of the metric after swapping items where `swaps` [rows, n] is 1."""
-    if kind != "macro_f1":
-        difference = ones[0] - others[0]
-        per_item = difference if difference.ndim == 1 else difference.mean(axis=1)
-        return (1 - 2 * swaps) @ (per_item * weights)
-    moved = [swaps @ (other - one) for one, other in zip(ones, others, strict=True)]
-    first = [one.sum(axis=0) + move for one, move in zip(ones, moved, strict=True)]
-    second = [other.sum(axis=0) - move for other, move in zip(others, moved, strict=True)]
-    return _f1(*first) - _f1(*second)
+def _swapped_differences(
+    measure: Measure, pairs: Sequence[tuple[Outcome, Outcome]], weights: np.ndarray
+) -> Callable[[np.ndarray], np.ndarray]:
+    """What gives the pairs' differences [rows, pairs] of the metric after swapping items where [rows, n] is 1."""
+    columns = [
+        tuple([outcome.columns[name].astype(np.float64) for name in measure.columns] for outcome in pair)
+        for pair in pairs
+    ]
+    if measure.statistic != "macro_f1":
+        items = [one[0] - other[0] for one, other in columns]
+        per_item = np.stack([item if item.ndim == 1 else item.mean(axis=1) for item in items], axis=1)
+        return lambda swaps: (1 - 2 * swaps) @ (per_item * weights[:, None])
+
+    def of_f1(swaps: np.ndarray) -> np.ndarray:
+        found = []
+        for ones, others in columns:
+            moved = [swaps @ (other - one) for one, other in zip(ones, others, strict=True)]
+            first = [one.sum(axis=0) + move for one, move in zip(ones, moved, strict=True)]
+            second = [other.sum(axis=0) - move for other, move in zip(others, moved, strict=True)]
+            found.append(_f1(*first) - _f1(*second))
+        return np.stack(found, axis=1)
+
+    return of_f1
 
 
 def _f1(hits: np.ndarray, predicted: np.ndarray, gold: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from configs.schema.config import Config
-from evaluation.outcome import read_outcome
+from evaluation.outcome import Outcome, read_outcome
 from evaluation.published import CARD_MTEB, CARD_SUITE, ENCODECHKA_MEANS, parts_of
 from evaluation.results import Difference, Score
 from evaluation.significance import Measured, Plan, corrected, mean_over_tasks, measured, same_items
@@ -23,14 +23,14 @@ def write_tables(config: Config, stage: StageFolder, tasks: Sequence[Task], resu
     plan = Plan(config.evaluation.resamples, config.evaluation.confidence, config.seed)
     scored = [task for task in tasks if task.key in results]
     found = [part for task in progress(scored, "resampling") for part in _measured(task, results, stage, plan)]
-    dense = {task.key for task in scored if not task.needs_heads}
+    averaged = {task.key for task in scored if task.in_mean}
     for suite in dict.fromkeys(task.suite for task in scored):
         parts = [part for part in found if part.suite == suite]
-        means = _means(suite, config.evaluation.suite[suite].kind, parts, dense)
-        found += [mean_over_tasks(name, averaged) for name, averaged in means.items()]
+        means = _means(suite, config.evaluation.suite[suite].kind, parts, averaged)
+        found += [mean_over_tasks(name, of) for name, of in means.items()]
     order = {model: position for position, model in enumerate(config.evaluation.chain)}
     rows = [row for part in found for row in part.rows(plan)]
-    rows.sort(key=lambda row: order.get(row.model, len(order)))
+    rows.sort(key=lambda row: order.get(row.model, order.get(row.model.rpartition(".")[0], len(order))))
     with stage.replacing("scores.csv") as path:
         Score.write(path, rows)
     compared = [*found, *_against(scored, found)]
@@ -40,13 +40,36 @@ def write_tables(config: Config, stage: StageFolder, tasks: Sequence[Task], resu
 
 
 def _measured(task: Task, results: Results, stage: StageFolder, plan: Plan) -> list[Measured]:
-    """A task's metrics, the main one first."""
+    """A task's metrics, the main one first; a model has a row for each of its modes.
+
+    Compared are models in the same mode, the modes of one model, and all with what has no model.
+    """
     made = results[task.key]
     outcomes = {model: read_outcome(stage.path / result["predictions"]) for model, result in made.items()}
     same_items(outcomes, task.key)
-    seconds, metrics = [result["seconds"] for result in made.values()], next(iter(outcomes.values())).measures
+    metrics: dict[str, dict[str, Outcome]] = {}
+    owners: dict[str, tuple[str, str]] = {}
+    for model, outcome in outcomes.items():
+        for measure in outcome.measures:
+            name = measure.by.format(model)
+            owner = owners.setdefault(name, (model, measure.by))
+            if owner[0] == model:
+                metrics.setdefault(measure.metric, {})[name] = replace(outcome, measures=(measure,))
+
+    def of_no_model(name: str) -> bool:
+        return name == owners[name][1]
+
+    def compared(one: str, other: str) -> bool:
+        shared = any(mine == theirs for mine, theirs in zip(owners[one], owners[other], strict=True))
+        return shared or of_no_model(one) or of_no_model(other)
+
+    found = []
     permuted = task.against is None  # forms of vectors are many, and are compared with full ones by the bootstrap
-    return [measured(place, outcomes, seconds, plan, task.suite, task.name, permuted) for place in range(len(metrics))]
+    for place, systems in enumerate(metrics.values()):
+        ordered = dict(sorted(systems.items(), key=lambda system: not of_no_model(system[0])))  # others minus it
+        seconds = [float("nan") if of_no_model(name) else made[owners[name][0]]["seconds"] for name in ordered]
+        found.append(measured(0, ordered, seconds, plan, task.suite, task.name, place == 0, permuted, compared))
+    return found
 
 
 def _against(tasks: Sequence[Task], parts: Sequence[Measured]) -> Iterator[Measured]:
@@ -67,28 +90,30 @@ def _against(tasks: Sequence[Task], parts: Sequence[Measured]) -> Iterator[Measu
                 models=[f"{model} on {other.task}", model],
                 scores=np.array([of.scores[place] for of, place in pair]),
                 replicates=np.stack([of.replicates[place] for of, place in pair]),
+                pairs=[(0, 1)],
                 permuted={},
             )
 
 
-def _means(suite: str, kind: str, parts: Sequence[Measured], dense: Collection[str]) -> dict[str, list[Measured]]:
+def _means(suite: str, kind: str, parts: Sequence[Measured], averaged: Collection[str]) -> dict[str, list[Measured]]:
     """What each of the suite's means is the mean of; a mean of which a task was not scored is left out."""
     known = {(part.task, part.metric): part for part in parts}
-    own = [part for part in parts if part.main and f"{suite}/{part.task}" in dense]
+    own = [part for part in parts if part.main and f"{suite}/{part.task}" in averaged]
     means = {"Mean": own} if kind == "mteb" and len(own) > 1 else {}
     fixed = ENCODECHKA_MEANS if kind == "encodechka" else CARD_MTEB if suite == CARD_SUITE else {}
     for name, row in fixed.items():
-        if averaged := parts_of(row, lambda task, metric: known.get((task, metric))):
-            means[name] = averaged
+        if of := parts_of(row, lambda task, metric: known.get((task, metric))):
+            means[name] = of
     return means
 
 
-def show_scores(rows: Sequence[Score], models: Sequence[str]) -> None:
+def show_scores(rows: Sequence[Score]) -> None:
     """The closing tables, one a suite: a row a model, a column a task's score with half its interval's width."""
     columns = list(dict.fromkeys((row.suite, row.task, row.metric) for row in rows))
     cells = {(row.model, row.suite, row.task, row.metric): _with_bars(row) for row in rows}
     for suite in dict.fromkeys(column[0] for column in columns):
         heads = [column for column in columns if column[0] == suite]
+        models = dict.fromkeys(row.model for row in rows if row.suite == suite)
         lines = [[model, *(cells.get((model, *head)) for head in heads)] for model in models]
         show_table(f"scores on {suite}", ["model", *(f"{task}\n{metric}" for _, task, metric in heads)], lines)
 

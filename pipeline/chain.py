@@ -20,7 +20,7 @@ from typing import Any
 from configs.schema.config import SIDES, STAGES, Config
 from configs.schema.data import OWN_MODELS
 from data.fingerprints import data_states, mining_settings
-from evaluation.models import heads_fingerprint, scored_models
+from evaluation.models import final_stage, heads_fingerprint, scored_models
 from evaluation.published import calibrated_name
 from evaluation.report.record import REPORTED
 from merging.models import merged_states
@@ -72,14 +72,19 @@ def evaluate_settings(config: Config) -> dict[str, Any]:
 
 
 def evaluate_needs(config: Config) -> list[str]:
-    """The chain's models as far as they are made, and data where a suite reads its held-out sets."""
+    """The chain's models as far as they are made, the final one for merge, and data for held-out sets."""
     held_out = any(config.evaluation.suite[name].kind in ("retrieval", "vectors") for name in config.evaluation.suites)
-    return ["data"] * held_out + made(config, config.evaluation.chain)
+    chosen = [final_stage(config) if name == "merge" else name for name in config.evaluation.chain]
+    return ["data"] * held_out + made(config, chosen)
 
 
 def evaluate_reads(config: Config) -> dict[str, str]:
-    """The contents of the models that are no artefacts of this run."""
-    return {model.name: model.fingerprint for model in scored_models(config) if model.artefact is None}
+    """The contents of the models that are no artefacts of this run, and of their heads."""
+    return {
+        model.name: " ".join(filter(None, (model.fingerprint, heads_fingerprint([model.folder]))))
+        for model in scored_models(config)
+        if model.artefact is None
+    }
 
 
 def report_settings(config: Config) -> dict[str, Any]:
@@ -98,9 +103,9 @@ def report_reads(config: Config) -> dict[str, str]:
 
 
 def readme_of_merge(config: Config) -> list[Path]:
-    """The report writes it into the merge's folder, where it goes when the merge is made anew."""
-    merge = config.folder("merge")
-    return [merge / "model" / "README.md"] if is_complete(merge) else []
+    """The report writes it into the final model's folder, where it goes when that is made anew."""
+    final = config.folder(final_stage(config))
+    return [final / "model" / "README.md"] if is_complete(final) else []
 
 
 # fmt: off
@@ -158,20 +163,20 @@ CHAIN = {stage.name: stage for stage in [
         settings=lambda c: {"export": c.export},
     ),
     Stage(
-        "evaluate", 4, "evaluation.evaluate:build", in_place=True, assist="evaluation.evaluate:assist",
+        "evaluate", 5, "evaluation.evaluate:build", in_place=True, assist="evaluation.evaluate:assist",
         needs=evaluate_needs,
         reads=evaluate_reads,
         settings=evaluate_settings,
     ),
     Stage(
-        "report", 4, "evaluation.report.build:build", verified=2**24, extra_outputs=readme_of_merge,
+        "report", 5, "evaluation.report.build:build", verified=2**24, extra_outputs=readme_of_merge,
         needs=lambda c: made(c, REPORTED),
         reads=report_reads,
         settings=report_settings,
     ),
     Stage(
-        "publish", 3, "evaluation.publish:build",
-        needs=lambda c: ["data", "init", "merge", "evaluate", *made(c, [*SIDES, "export", "report"])],
+        "publish", 4, "evaluation.publish:build",
+        needs=lambda c: ["data", "init", "merge", "evaluate", *made(c, [*SIDES, "heads", "export", "report"])],
         settings=lambda c: {"publish": c.evaluation.publish, "languages": c.languages},
     ),
     Stage(

@@ -183,9 +183,7 @@ def warn_of_small_steps(side: str, tokens: int, batches: int, ranks: int) -> Non
 def warn_of_untried(side: str, settings: SideConfig, steps: int, parameters: int) -> None:
     """Say where a run is shorter than those of the study (README), or has a rate that nobody here has tried."""
     if steps < FEWEST_STEPS:
-        what = (
-            "%s: %d steps, fewer than the %d that gained in the study (README): more epochs, or smaller batches"
-        )
+        what = "%s: %d steps, fewer than the %d that gained in the study (README): more epochs, or smaller batches"
         log.warning(what, side, steps, FEWEST_STEPS)
     lowest, highest = TRIED_RATES
     if parameters > MOST_PARAMETERS or not lowest <= settings.learning_rate <= highest:

@@ -35,8 +35,8 @@ class SuiteConfig:
     benchmark: str | None = None  # mteb: name of a benchmark whose tasks are taken, such as MTEB(rus, v1.1)
     languages: list[str] = setting([])  # mteb: subsets of multilingual tasks, such as rus
     tasks: dict[str, MtebTaskConfig] = setting({})  # mteb: tasks, or exceptions of the benchmark's
-    # mteb: what is scored of retrieval tasks.
-    representations: list[str] = setting(["dense"], choices=("dense", "sparse", "multi_vector"))
+    # mteb: in which modes retrieval tasks are scored; all but dense need heads, and hybrid is their weighted sum.
+    representations: list[str] = setting(["dense"], choices=("dense", "sparse", "multi_vector", "hybrid"))
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.kind == "retrieval" and not self.sets:

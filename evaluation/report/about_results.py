@@ -18,8 +18,8 @@ from evaluation.report import format as show
 from evaluation.report.blocks import Block, Folded, Group, Heading, Picture, Section, Table, Text, absent
 from evaluation.report.charts import Interval, forest_plot, signed
 from evaluation.report.claims import VERDICTS, Claim
-from evaluation.report.record import MODELS, RunRecord
-from evaluation.results import Difference, Score
+from evaluation.report.record import MODELS, ModeTable, RunRecord
+from evaluation.results import SIZES, Difference, Score
 
 FORESTS = ("base", "symmetric", "asymmetric")  # what the merge is set against; init in the place of a base unscored
 CLAIM_GROUPS = {
@@ -49,12 +49,23 @@ def scores(run: RunRecord) -> Section:
             for task, metric, items, cells in table.rows
         ]
         blocks.append(Table(f"Suite {table.suite}", ["task", *table.models], rows))
+    blocks += [_modes(table) for table in run.mode_tables()]
     if run.differences:
         forests = [_forest(run, "merge", run.reference if other == "base" else other) for other in FORESTS]
         forests.append(_forest(run, "init", "base"))
         all_of_them = Folded(f"All {len(run.differences)} paired differences", _differences(run))
         blocks += [Heading("Differences between models"), Group("pictures wide", forests), all_of_them]
     return Section("scores", "Scores", blocks)
+
+
+def _modes(table: ModeTable) -> Table:
+    """Every way to search on one task, and what a passage's vectors take."""
+    rows = [
+        [row.name, *map(show.score, row.scores), show.gain(row.gain), *map(show.amount, row.sizes)]
+        for row in table.rows
+    ]
+    columns = ["model and mode", *table.metrics, f"{table.metrics[-1]} − dense", *SIZES]
+    return Table(f"Ways to search: {table.task} of {table.suite}", columns, rows)
 
 
 def _forest(run: RunRecord, model: str, against: str) -> Picture:

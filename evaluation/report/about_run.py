@@ -10,7 +10,7 @@ from evaluation.report import format as show
 from evaluation.report.blocks import Block, Code, Facts, Folded, Group, Section, Steps, Table, Text, absent
 from evaluation.report.record import RunRecord
 
-GROUPS = (("data",), ("init",), tuple(SIDES), ("merge",), ("export", "evaluate"))
+GROUPS = (("data",), ("init",), tuple(SIDES), ("merge",), ("heads",), ("export", "evaluate"))
 HEADLINES = (  # (suite, task, metric, words), the first that was measured is shown
     ("encodechka", "Mean S", "mean", "encodechka, mean of sentence tasks"),
     ("wiktionary", "term_to_definition", "recall_at_1", "R@1, term to definition"),
@@ -70,6 +70,7 @@ def _headline(run: RunRecord) -> list[tuple[str, Any]]:
 def chain(run: RunRecord) -> Section:
     """The picture of the chain, what each stage took, and what a reader must know before believing the figures."""
     groups = [[(name, _mark(run, name), run.status(name)) for name in names if name in run.stages] for names in GROUPS]
+    groups = [group for group in groups if group]
     columns = ["stage", "time", "peak memory", "size on disk", "what came out", "fingerprint"]
     stages = Table("Stages, what they made and what it took", columns, _stage_rows(run))
     return Section("chain", "The chain", [Steps(groups), stages, *(Text(note, "caution") for note in _notes(run))])

@@ -13,7 +13,7 @@ from evaluation.models import ModelFacts, read_model_facts
 from evaluation.report import format as show
 from evaluation.report.hub_metadata import front_matter, licence
 from evaluation.report.record import RunRecord
-from evaluation.results import Difference
+from evaluation.results import BM25, SIZES, Difference
 from pipeline.core.artefact import replacing
 from pipeline.core.console import log
 
@@ -37,6 +37,7 @@ GIVES = {
     "init": "parameters and vocabulary (`init/certificate.json`)",
     **{side: f"its weights (`{side}/model`)" for side in SIDES},
     "merge": "merge weights (`merge/weights.json`), size and pooling (`merge/model`)",
+    "heads": "sparse and multi-vector heads (`heads/model`)",
     "export": "the exports' files, speeds and agreement (`export/manifest.json`)",
     "evaluate": "scores and differences (`evaluate/scores.csv`, `evaluate/comparison.csv`)",
 }
@@ -61,10 +62,10 @@ def render_card(run: RunRecord, config: Config, model_id: str) -> str:
 
 
 def write_readme(run: RunRecord, text: str) -> None:
-    """Put the card beside the merged weights as README.md, unless the merge's own manifest accounts for one."""
-    manifest = run.stages["merge"].manifest
+    """Put the card beside the final model as README.md, unless its stage's own manifest accounts for one."""
+    manifest = run.stages[run.final].manifest
     if manifest and "model/README.md" in manifest.outputs:
-        log.warning("report: merge/model/README.md belongs to the merge and is left as it is")
+        log.warning("report: %s/model/README.md belongs to the stage and is left as it is", run.final)
         return
     with replacing(run.model_folder("merge") / "README.md") as path:
         path.write_text(text, encoding="utf-8")
@@ -86,6 +87,7 @@ def _contents(run: RunRecord, config: Config, facts: ModelFacts) -> dict[str, An
         "exports": {name: FORMATS[name].line for name in cost.exported(run)},
         "graph": next((FORMATS[name].line for name in ("onnx-int8", "onnx") if name in cost.exported(run)), None),
         "dimensions": cost.fewer_dimensions(run),
+        "modes": _modes(run),
         "scored_in": (run.config_of("evaluate").get("evaluation") or {}).get("precision"),
         "reference": run.reference,
         "differences": _differences(run),
@@ -259,6 +261,21 @@ def _suites(run: RunRecord) -> list[dict[str, Any]]:
     return suites
 
 
+def _modes(run: RunRecord) -> list[dict[str, Any]]:
+    """A table a task of every way to search, of the final model and of those without one."""
+    tables = []
+    for table in run.mode_tables():
+        columns = ["model and mode", *table.metrics, f"{table.metrics[-1]} − dense", *SIZES]
+        rows = [
+            [row.name, *(show.score(cell, IN_BRACKETS) for cell in row.scores), show.gain(row.gain),
+             *map(show.amount, row.sizes)]
+            for row in table.rows
+            if row.name in (run.reference, "merge", BM25) or row.name.startswith("merge.")
+        ]  # fmt: skip
+        tables.append({"name": f"{table.task} of {table.suite}", "columns": columns, "rows": rows})
+    return tables
+
+
 def _differences(run: RunRecord) -> list[list[str]]:
     return [
         [d.task, d.metric, f"{d.difference:+.3f}", show.interval(d), show.p_value(d.p_holm)]
@@ -274,8 +291,10 @@ def _against_reference(run: RunRecord) -> list[Difference]:
 
 def _limits(run: RunRecord, facts: ModelFacts) -> list[str]:
     limits = [f"The vocabulary was cut for {_languages(run)}; what the model does with others was not measured."]
-    if facts.heads:
+    if facts.heads and run.final == "merge":
         limits.append("The sparse and multi-vector heads are the base's own and were not trained again.")
+    elif facts.heads:
+        limits.append("The sparse and multi-vector heads were fitted to the merged encoder, on the asymmetric sets.")
     else:
         limits.append("Dense vectors only: the base has no sparse and multi-vector heads.")
     if run.restricted_sets:

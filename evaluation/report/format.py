@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from evaluation.results import Difference, Score
+from evaluation.results import ZERO_SHARE, Difference, Score
 
 DASH = "–"
 SMALL_BELOW = Markup("{}<small>{} to {}</small>")
@@ -88,6 +88,18 @@ def interval(found: Difference, digits: int = 3) -> str:
 def has_interval(found: Score | Difference) -> bool:
     """Whether its items are a sample."""
     return math.isfinite(found.ci_low + found.ci_high)
+
+
+def gain(found: Difference | None) -> str:
+    """A difference with its interval."""
+    return DASH if found is None else f"{found.difference:+.3f} ({interval(found)})"
+
+
+def amount(found: Score | None) -> str:
+    """A metric that is no score: a share, or a count of ids or bytes."""
+    if found is None:
+        return DASH
+    return f"{found.score:.3f}" if found.metric == ZERO_SHARE else count(round(found.score))
 
 
 def row_head(name: str, *remarks: str) -> Markup:

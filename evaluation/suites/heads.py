@@ -1,57 +1,137 @@
-"""Texts through the heads of `pipeline.core.heads`: their sparse vectors and their multi-vectors."""
+"""Texts through an encoder and the heads of `pipeline.core.heads`: each is read once, and gives three vectors."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
+from scipy.sparse import csr_array, vstack
 
 from evaluation.encoder import Encoder
-from pipeline.core.embedding import require_finite
-from pipeline.core.errors import UserError
+from pipeline.core.embedding import DOCUMENT, QUERY, require_finite
 from pipeline.core.heads import Heads
 
+DENSE, SPARSE, MULTI_VECTOR = MODES = ("dense", "sparse", "multi_vector")
+HYBRID = "hybrid"
+WEIGHTS = (1.0, 0.3, 1.0)  # of the modes' scores in the hybrid's: those of bge-m3's training
+MOST_SIMILARITIES = 1 << 24  # of pairs of tokens that are held at once
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Some texts in all modes, float32: arrays on the CPU, tensors on the model's device."""
+
+    dense: np.ndarray  # [texts, width]
+    sparse: csr_array  # [texts, vocabulary], weights above 0
+    tokens: torch.Tensor  # [texts, tokens, width of the head], of length 1; without the first token
+    mask: torch.Tensor  # [texts, tokens], whether there is such a token
+
+    def of_texts(self) -> list[torch.Tensor]:
+        """Each text's own token vectors [tokens, width]."""
+        return [vectors[kept] for vectors, kept in zip(self.tokens, self.mask, strict=True)]
+
 
 @torch.inference_mode()
-def sparse_vectors(encoder: Encoder, heads: Heads, texts: Sequence[str], prompt: str = "") -> torch.Tensor:
-    """Weights of all pieces as a sparse tensor (texts, vocabulary), float32, on the model's device."""
-    check_width(encoder, heads)
-    shape, unused, found = (len(texts), encoder.config.vocab_size), unused_ids(encoder), []
-    for batch, features in encoder.token_batches(encoder.tokenise(texts, prompt)):
-        weights = heads.weights(features["token_embeddings"]) * features["attention_mask"]
-        made = weights.new_zeros(len(batch), shape[1])
-        made.scatter_reduce_(1, features["input_ids"], weights, reduce="amax")
-        made[:, unused] = 0
-        rows, pieces = made.nonzero(as_tuple=True)
-        found.append((torch.tensor(batch, device=made.device)[rows], pieces, made[rows, pieces]))
-    rows, pieces, values = (torch.cat(parts) for parts in zip(*found, strict=True))
-    require_finite([values.cpu()], encoder.model)
-    return torch.sparse_coo_tensor(torch.stack([rows, pieces]), values, shape).coalesce()
+def vectors_of(
+    encoder: Encoder, heads: Heads, texts: Sequence[str], prompt: str = ""
+) -> Iterator[tuple[list[int], Vectors]]:
+    """The texts in batches of similar length, with their indices; raises UserError where a vector is not finite."""
+    unused = torch.tensor(unused_ids(encoder))
+    for batch, features in encoder.token_batches(encoder.tokenise(texts, prompt), prompt):
+        hidden, mask, ids = features["token_embeddings"], features["attention_mask"].bool(), features["input_ids"]
+        weights = heads.weights(hidden) * (mask & ~torch.isin(ids, unused.to(ids.device)))
+        dense, tokens = encoder.pool(features).cpu().numpy(), heads.vectors(hidden)[:, 1:]
+        found = Vectors(dense, pooled(ids, weights, encoder.config.vocab_size), tokens, mask[:, 1:])
+        require_finite([dense, found.sparse.data, tokens[found.mask].cpu()], encoder.model)
+        yield batch, found
 
 
-@torch.inference_mode()
+def pooled(ids: torch.Tensor, weights: torch.Tensor, vocabulary: int) -> csr_array:
+    """The largest weight [texts, vocabulary] of each id, from ids and weights [texts, tokens]."""
+    rows = torch.arange(len(ids), device=ids.device)[:, None]
+    places, index = torch.unique(rows * vocabulary + ids, return_inverse=True)
+    largest = weights.new_zeros(len(places)).scatter_reduce_(0, index.flatten(), weights.flatten(), "amax")
+    places, largest = places[largest != 0].cpu().numpy(), largest[largest != 0].cpu().numpy()
+    return csr_array((largest, (places // vocabulary, places % vocabulary)), (len(ids), vocabulary))
+
+
+def sparse_vectors(encoder: Encoder, heads: Heads, texts: Sequence[str], prompt: str = "") -> csr_array:
+    """Weights of all pieces (texts, vocabulary)."""
+    batches = list(vectors_of(encoder, heads, texts, prompt))
+    order = np.argsort([index for batch, _ in batches for index in batch])
+    return csr_array(vstack([found.sparse for _, found in batches]))[order]
+
+
 def token_vectors(encoder: Encoder, heads: Heads, texts: Sequence[str], prompt: str = "") -> list[torch.Tensor]:
     """Unit vectors (tokens, width) of every text's tokens but the first one, float32, on the CPU."""
-    check_width(encoder, heads)
-    ids, found = encoder.tokenise(texts, prompt), dict[int, torch.Tensor]()
-    for batch, features in encoder.token_batches(ids):
-        vectors = heads.vectors(features["token_embeddings"]).cpu()
-        found.update({index: vectors[row, 1 : len(ids[index])].clone() for row, index in enumerate(batch)})
-    require_finite(found.values(), encoder.model)
+    found: dict[int, torch.Tensor] = {}
+    for batch, vectors in vectors_of(encoder, heads, texts, prompt):
+        found.update(zip(batch, (own.cpu() for own in vectors.of_texts()), strict=True))
     return [found[index] for index in range(len(texts))]
 
 
+@dataclass(frozen=True)
+class ModeScores:
+    """All queries against all candidates in each mode, and how large the candidates' vectors are."""
+
+    scores: dict[str, np.ndarray]  # by mode [queries, candidates], float32
+    zero_share: float  # of queries and candidates whose sparse vector has no weight
+    active_ids: float  # weights of a candidate's sparse vector, in the mean
+    bytes: dict[str, float]  # of a candidate by mode, in the mean: numbers of 32 bits, and as many for a sparse id
+
+
+@torch.inference_mode()
+def mode_scores(encoder: Encoder, heads: Heads, queries: Sequence[str], candidates: Sequence[str]) -> ModeScores:
+    """Similarity of dense vectors as the model has it, dot product of sparse ones, and MaxSim a token of the query.
+
+    Candidates are scored batch by batch as they are encoded, so that their token vectors are never held together.
+    """
+    order, asked = [], list[Vectors]()
+    for batch, found in vectors_of(encoder, heads, queries, encoder.prompt(QUERY)):
+        order += batch
+        asked.append(found)
+    place = np.argsort(order)
+    dense = np.concatenate([found.dense for found in asked])[place]
+    sparse = csr_array(vstack([found.sparse for found in asked]))[place]
+    tokens = torch.cat([found.tokens[found.mask] for found in asked])
+    counts = torch.cat([found.mask.sum(1) for found in asked])
+    scores = {mode: np.empty((len(queries), len(candidates)), np.float32) for mode in MODES}
+    active, lengths = np.zeros(len(candidates)), np.zeros(len(candidates))
+    for batch, found in vectors_of(encoder, heads, candidates, encoder.prompt(DOCUMENT)):
+        scores[DENSE][:, batch] = encoder.model.similarity(dense, found.dense).cpu().numpy()
+        scores[SPARSE][:, batch] = (sparse @ found.sparse.T).toarray()
+        scores[MULTI_VECTOR][:, batch] = maxsim(tokens, counts, found)[place]
+        active[batch], lengths[batch] = np.diff(found.sparse.indptr), found.mask.sum(1).cpu()
+    empty = (np.diff(sparse.indptr) == 0).sum() + (active == 0).sum()
+    sizes = {DENSE: 4.0 * dense.shape[1], SPARSE: 8 * active.mean(), MULTI_VECTOR: 4 * tokens.shape[1] * lengths.mean()}
+    return ModeScores(scores, float(empty / (len(queries) + len(candidates))), float(active.mean()), sizes)
+
+
+def maxsim(tokens: torch.Tensor, counts: torch.Tensor, found: Vectors) -> np.ndarray:
+    """MaxSim by the number of the query's tokens [queries, texts].
+
+    `tokens` [tokens, width] are those of all queries, one after another, `counts` [queries] how many each has.
+
+    The same as sentence-transformers' `maxsim(length_normalize=True)` in half of its time, as short queries are not
+    padded to the length of long ones.
+    """
+    texts, longest, width = found.tokens.shape
+    owner, sums = torch.repeat_interleave(counts), tokens.new_zeros(len(counts), texts)
+    rows = max(1, MOST_SIMILARITIES // (texts * longest))
+    for part, owners in zip(tokens.split(rows), owner.split(rows), strict=True):
+        pairs = (part @ found.tokens.reshape(-1, width).T).view(len(part), texts, longest)
+        sums.index_add_(0, owners, pairs.masked_fill_(~found.mask, -torch.inf).amax(2))
+    return (sums / counts[:, None]).cpu().numpy()
+
+
+def weighted(scores: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
+    """The hybrid's scores: the weighted sum of the modes'."""
+    return sum(np.float32(weight) * part for weight, part in zip(weights, scores, strict=True))
+
+
 def unused_ids(encoder: Encoder) -> list[int]:
-    """Ids of <s>, </s>, <pad> and <unk>, whose sparse weights are zero."""
-    tokenizer = encoder.tokenizer
+    """Ids of <s>, </s>, <pad> and <unk>, whose sparse weights are zero; raises UserError without hidden states."""
+    tokenizer, vocabulary = encoder.tokenizer, encoder.config.vocab_size
     ids = {tokenizer.cls_token_id, tokenizer.eos_token_id, tokenizer.sep_token_id}
-    return sorted((ids | {tokenizer.pad_token_id, tokenizer.unk_token_id}) - {None})
-
-
-def check_width(encoder: Encoder, heads: Heads) -> None:
-    """Raise UserError where the encoder has no hidden states, or ones of another width than the heads."""
-    hidden = encoder.config.hidden_size
-    if heads.sparse.in_features != hidden or heads.multi_vector.in_features != hidden:
-        raise UserError(
-            f"heads for width {heads.sparse.in_features}, but the encoder has {hidden}",
-            where=str(encoder.folder),
-            remedy="give the heads of this model's own base in evaluation.heads",
-        )
+    ids |= {tokenizer.pad_token_id, tokenizer.unk_token_id}
+    return sorted(number for number in ids if number is not None and number < vocabulary)

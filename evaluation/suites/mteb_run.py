@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -11,23 +11,27 @@ from types import SimpleNamespace
 from typing import Any
 
 import mteb
+import numpy as np
+import torch
 from filelock import FileLock
 from mteb.abstasks import AbsTask, AbsTaskRetrieval
 from mteb.cache import ResultCache
 from mteb.models import ModelMeta
 from mteb.models.abs_encoder import AbsEncoder, get_prompt_name
+from mteb.models.hybrid_wrappers import HybridSearch
 from mteb.models.sentence_transformer_wrapper import (
     MultiVectorWrapper,
     SentenceTransformerEncoderWrapper,
     SparseEncoderWrapper,
 )
-from sentence_transformers.util import dot_score, maxsim
+from sentence_transformers.util import dot_score
+from sentence_transformers.util.similarity import mean_maxsim
 
 from configs.schema.config import Config
 from evaluation.encoder import Encoder
-from evaluation.outcome import SCORE_VERSION, Outcome
+from evaluation.outcome import SCORE_VERSION, Outcome, joined
 from evaluation.scoring import Scorer
-from evaluation.suites.heads import sparse_vectors, token_vectors
+from evaluation.suites.heads import DENSE, HYBRID, MULTI_VECTOR, SPARSE, WEIGHTS, sparse_vectors, token_vectors
 from evaluation.suites.mteb_outcome import Part, keep_query_scores, mteb_outcome, parts_of_task
 from evaluation.suites.task import Task
 from pipeline.core.artefact import PARTIAL, files_under, remove, replacing
@@ -40,18 +44,25 @@ CORPUS_CHUNK = 50_000  # documents whose token vectors are held at once
 
 
 class MtebTask(Task):
-    """A task of mteb's, by one of the model's representations: dense, sparse or multi_vector."""
+    """A task of mteb's, in each of some modes: dense, sparse, multi_vector, hybrid."""
 
     def __init__(
-        self, suite: str, name: str, settings: Any, task: AbsTask, metrics: list[str], representation: str = "dense"
+        self, suite: str, name: str, settings: Any, task: AbsTask, metrics: list[str], modes: Sequence[str] = (DENSE,)
     ) -> None:
         super().__init__(suite, name, settings)
-        self.task, self.metrics, self.representation = task, metrics, representation
-        self.needs_heads = representation != "dense"
+        self.task, self.metrics, self.modes = task, metrics, modes
+        self.needs_heads = set(modes) != {DENSE}
 
     def score(self, scorer: Scorer) -> Outcome:
-        model = mteb_encoder(scorer, self.representation)
-        return run_task(model, self.task, self.metrics, results_folder(scorer.config))
+        folder = results_folder(scorer.config)
+        return joined(
+            {
+                "{}" if mode == DENSE else f"{{}}.{mode}": run_task(
+                    mteb_encoder(scorer, mode), self.task, self.metrics, folder
+                )
+                for mode in self.modes
+            }
+        )
 
 
 def results_folder(config: Config) -> Path:
@@ -149,12 +160,14 @@ def _explained(name: str) -> Iterator[None]:
         raise UserError(what, where=f"task {name}", remedy="leave it out or mend its data") from error
 
 
-def mteb_encoder(scorer: Scorer, representation: str) -> Any:
-    """The model for mteb, named by its contents."""
-    if representation == "dense":
-        return DenseEncoder(scorer.encoder, scorer.key)
-    kind = {"sparse": SparseHead, "multi_vector": MultiVectorHead}[representation]
-    return kind(scorer.encoder, scorer.key, scorer.heads)
+def mteb_encoder(scorer: Scorer, mode: str) -> Any:
+    """The model in one of its modes for mteb, named by its contents."""
+    encoder, key = scorer.encoder, scorer.key
+    if mode == DENSE:
+        return DenseEncoder(encoder, key)
+    if mode == HYBRID:
+        return hybrid_search(encoder, key, scorer.heads)
+    return {SPARSE: SparseHead, MULTI_VECTOR: MultiVectorHead}[mode](encoder, key, scorer.heads)
 
 
 class DenseEncoder(SentenceTransformerEncoderWrapper):
@@ -185,15 +198,17 @@ class SparseHead(SparseEncoderWrapper):
     def encode(self, inputs: Any, *, task_metadata: Any, prompt_type: Any = None, **kwargs: Any) -> Any:
         """A sparse tensor [texts, vocabulary]."""
         prompt = prompt_for(self.encoder, task_metadata, prompt_type)
-        return sparse_vectors(self.encoder, self.heads, texts_of(inputs), prompt)
+        found = sparse_vectors(self.encoder, self.heads, texts_of(inputs), prompt).tocoo()
+        made = torch.sparse_coo_tensor(np.stack(found.coords), found.data, found.shape)
+        return made.coalesce().to(self.encoder.model.device)
 
 
 class MultiVectorHead(MultiVectorWrapper):
-    """The model's token vectors for mteb, which sums MaxSim in float32."""
+    """The model's token vectors for mteb, which sums MaxSim in float32; scores are a token of the query."""
 
     def __init__(self, encoder: Encoder, fingerprint: str, heads: Heads) -> None:
         self.encoder, self.heads, self.corpus_chunk_size = encoder, heads, CORPUS_CHUNK
-        self.model: Any = SimpleNamespace(similarity=maxsim, device=encoder.model.device)
+        self.model: Any = SimpleNamespace(similarity=mean_maxsim, device=encoder.model.device)
         revision = f"{fingerprint}-multi_vector-{heads.fingerprint[:16]}"
         self.mteb_model_meta = named_meta(ModelMeta.create_empty(), revision)
 
@@ -201,6 +216,24 @@ class MultiVectorHead(MultiVectorWrapper):
         """A tensor [tokens, width] for each text."""
         prompt = prompt_for(self.encoder, task_metadata, prompt_type)
         return token_vectors(self.encoder, self.heads, texts_of(inputs), prompt)
+
+
+def hybrid_search(encoder: Encoder, fingerprint: str, heads: Heads) -> HybridSearch:
+    """The weighted sum of the three modes' scores; a document that is not among a mode's best gets 0 of it."""
+
+    def summed(scores: Sequence[Mapping[str, float]], weights: Sequence[float]) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for mode, weight in zip(scores, weights, strict=True):
+            for document, score in mode.items():
+                found[document] = found.get(document, 0.0) + weight * score
+        return found
+
+    modes: list[Any] = [DenseEncoder(encoder, fingerprint)]
+    modes += [kind(encoder, fingerprint, heads) for kind in (SparseHead, MultiVectorHead)]
+    search = HybridSearch(modes, WEIGHTS, fusion_strategy=summed)
+    revision = f"{fingerprint}-hybrid-{heads.fingerprint[:16]}"
+    search.mteb_model_meta = named_meta(search.mteb_model_meta, revision)
+    return search
 
 
 def texts_of(inputs: Any) -> list[str]:

@@ -17,18 +17,17 @@ from pipeline.core.errors import UserError
 
 
 def tasks(suite: str, config: Config, stage: StageFolder) -> list[Task]:
-    """A suite's tasks by each of its representations, and the heads' drift where they are used.
+    """A suite's tasks, and the heads' drift where they are used.
 
     Raises UserError for an unknown benchmark, task, split or subset.
     """
     settings = config.evaluation.suite[suite]
     found: list[Task] = []
     for name, special in suite_tasks(settings).items():
-        for kind in settings.representations:
-            task = hub_task(name, settings, special, config.mirror)
-            depends_on = {"task": special, "languages": settings.languages, "data": task.metadata.dataset}
-            full_name = name if kind == "dense" else f"{name}.{kind}"
-            found.append(MtebTask(suite, full_name, depends_on, task, special.metrics, kind))
+        task, modes = hub_task(name, settings, special, config.mirror), settings.representations
+        depends_on = {"task": special, "languages": settings.languages, "data": task.metadata.dataset}
+        depends_on |= {"modes": modes} if modes != ["dense"] else {}
+        found.append(MtebTask(suite, name, depends_on, task, special.metrics, modes))
     return [*found, Drift(suite)] if set(settings.representations) - {"dense"} else found
 
 

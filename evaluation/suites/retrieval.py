@@ -1,17 +1,26 @@
-"""Retrieval on held-out pairs: the anchor asks, the positives of all rows are the candidates."""
+"""Retrieval on held-out pairs: the anchor asks, the positives of all rows are the candidates.
 
-from collections.abc import Callable, Iterator
+Scored are the model's dense vectors and BM25, and where the model has heads each of its modes and their weighted sum,
+with bge-m3's weights and with those that are best on dev rows.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from configs.schema.config import Config
-from data.artefact import read_pair_set
+from data.artefact import PairSet, read_dev_sets, read_pair_set
 from evaluation.encoder import Encoder
-from evaluation.outcome import Measure, Outcome
+from evaluation.outcome import Measure, Outcome, joined
+from evaluation.results import ACTIVE_IDS, BM25, BYTES, ZERO_SHARE
 from evaluation.scoring import Scorer
+from evaluation.significance import FIXED
+from evaluation.suites.heads import DENSE, HYBRID, MODES, SPARSE, WEIGHTS, ModeScores, mode_scores, weighted
+from evaluation.suites.lexical import lexical_scores, lexical_version
 from evaluation.suites.task import Task
 from pipeline.core.artefact import StageFolder, file_sha256
 from pipeline.core.embedding import DOCUMENT, QUERY
@@ -20,23 +29,90 @@ from pipeline.core.errors import UserError
 DEPTH = 10  # of MRR and nDCG
 CHUNK = 1024  # queries scored at once
 METRICS = ("recall_at_1", "mrr_at_10", "ndcg_at_10")
+FITTED = "hybrid_fitted"
+DEV_ROWS = 200  # of a set, at most, on which weights are fitted
+STEPS = 10  # of each weight, from 0 to 1
 
 
 def tasks(suite: str, config: Config, stage: StageFolder) -> list[Task]:
     """A task for each held-out set; raises UserError where one is missing or malformed."""
-    folder, sets = stage.input("data") / "heldout", config.evaluation.suite[suite].sets
-    return [HeldOutRetrieval(suite, name, folder / f"{held_out}.parquet") for name, held_out in sets.items()]
+    data, sets = stage.input("data"), config.evaluation.suite[suite].sets
+    weights = HybridWeights(read_dev_sets(data, "asymmetric"))
+    return [
+        HeldOutRetrieval(suite, name, data / "heldout" / f"{held_out}.parquet", weights, config.languages)
+        for name, held_out in sets.items()
+    ]
 
 
 class HeldOutRetrieval(Task):
     """Retrieval on one held-out set of the stage data."""
 
-    def __init__(self, suite: str, name: str, path: Path) -> None:
-        self.data = read_retrieval_set(path)
-        super().__init__(suite, name, file_sha256(path))
+    takes_heads = True
+
+    def __init__(
+        self, suite: str, name: str, path: Path, weights: "HybridWeights", languages: Sequence[str] = ()
+    ) -> None:
+        self.data, self.weights, self.languages = read_retrieval_set(path), weights, languages
+        self.lexical: Outcome | None = None
+        super().__init__(suite, name, [file_sha256(path), weights.fingerprint, lexical_version(), list(languages)])
 
     def score(self, scorer: Scorer) -> Outcome:
-        return score_retrieval(self.data, scorer.encoder)
+        data, heads = self.data, scorer.own_heads
+        if self.lexical is None:  # the same for all models
+            self.lexical = outcome_of(data, lexical_scores(data.queries, data.candidates, self.languages))
+        if heads is None:
+            return joined({"{}": score_retrieval(data, scorer.encoder), BM25: self.lexical})
+        found, fitted = mode_scores(scorer.encoder, heads, data.queries, data.candidates), self.weights.of(scorer)
+        scores = [found.scores[mode] for mode in MODES]
+        parts = {mode: outcome_of(data, found.scores[mode], **sizes(found, mode)) for mode in MODES}
+        parts[HYBRID] = outcome_of(data, weighted(scores, WEIGHTS), **sizes(found, HYBRID))
+        notes = {}
+        if fitted:
+            parts[FITTED] = outcome_of(data, weighted(scores, fitted), **sizes(found, HYBRID))
+            notes = {"fitted weights": dict(zip(MODES, fitted, strict=True))}
+        named = {"{}" if mode == DENSE else f"{{}}.{mode}": part for mode, part in parts.items()}
+        whole = joined(named | {BM25: self.lexical})
+        return Outcome(whole.columns, whole.measures, whole.notes | notes)
+
+
+def sizes(found: ModeScores, mode: str) -> dict[str, float]:
+    """What a passage's vectors of one mode take, and of sparse ones how many weights there are."""
+    size = {BYTES: found.bytes[mode] if mode != HYBRID else sum(found.bytes.values())}
+    return size | ({ZERO_SHARE: found.zero_share, ACTIVE_IDS: found.active_ids} if mode == SPARSE else {})
+
+
+class HybridWeights:
+    """Which weights of the modes are best on the dev rows of the asymmetric sets."""
+
+    def __init__(self, dev: Sequence[PairSet]) -> None:
+        rows = [pairs.positive_rows().spread(DEV_ROWS) for pairs in dev]
+        self.sets = [retrieval_set(pairs) for pairs in rows if len(pairs)]
+        self.fingerprint = hashlib.sha256(repr(self.sets).encode()).hexdigest()
+        self.fitted: dict[str, tuple[float, ...]] = {}  # by model
+
+    def of(self, scorer: Scorer) -> tuple[float, ...] | None:
+        """Weights of the scorer's model, which sum to 1, by the mean nDCG@10 of right pairs; None without dev rows."""
+        heads = scorer.own_heads
+        if not self.sets or heads is None:
+            return None
+        key = f"{scorer.key}-{heads.fingerprint}"
+        if key not in self.fitted:
+            found = [mode_scores(scorer.encoder, heads, data.queries, data.candidates).scores for data in self.sets]
+            grid = [(a, b, STEPS - a - b) for a, b in product(range(STEPS + 1), repeat=2) if a + b <= STEPS]
+            tried = [tuple(part / STEPS for part in parts) for parts in grid]
+            self.fitted[key] = max(tried, key=lambda weights: self._gained(found, weights))
+        return self.fitted[key]
+
+    def _gained(self, found: Sequence[dict[str, np.ndarray]], weights: Sequence[float]) -> float:
+        """Mean over the sets' right pairs of 1 / log2(rank + 1), 0 beyond rank 10."""
+        gains = []
+        for data, scores in zip(self.sets, found, strict=True):
+            hybrid = weighted([scores[mode] for mode in MODES], weights)
+            for row, right in zip(hybrid, data.relevant, strict=True):
+                wrong = np.delete(row, right)
+                ranks = (wrong >= row[right][:, None]).sum(axis=1)
+                gains.append(np.where(ranks < DEPTH, 1 / np.log2(ranks + 2), 0).mean())
+        return float(np.mean(gains))
 
 
 @dataclass(frozen=True)
@@ -58,7 +134,11 @@ def read_retrieval_set(path: Path) -> RetrievalSet:
     if not path.is_file():
         remedy = "name sets of data.held_out in the suite's sets, and make data"
         raise UserError("no such held-out set", where=str(path), remedy=remedy)
-    pairs = read_pair_set(path, "asymmetric")  # queries and documents, with their own prompts
+    return retrieval_set(read_pair_set(path, "asymmetric"))  # queries and documents, with their own prompts
+
+
+def retrieval_set(pairs: PairSet) -> RetrievalSet:
+    """The queries, candidates and right answers of rows (anchor, positive)."""
     queries, candidates = dict[str, set[int]](), dict[str, int]()
     for anchor, positive, score in zip(pairs.anchors, pairs.positives, pairs.scores, strict=True):
         candidate = candidates.setdefault(positive, len(candidates))
@@ -70,34 +150,35 @@ def read_retrieval_set(path: Path) -> RetrievalSet:
 def score_retrieval(data: RetrievalSet, encoder: Encoder) -> Outcome:
     """Recall@1, MRR@10 and nDCG@10 a query, by the similarity that the model says, of its own embeddings."""
     queries, candidates = encoder.sentences(data.queries, QUERY), encoder.sentences(data.candidates, DOCUMENT)
-    return retrieval_outcome(data, queries, candidates, encoder.model.similarity)
+    return outcome_of(data, lambda rows: encoder.model.similarity(queries[rows], candidates).cpu().numpy())
 
 
-def retrieval_outcome(
-    data: RetrievalSet, queries: np.ndarray, candidates: np.ndarray, similarity: Callable[..., torch.Tensor]
-) -> Outcome:
-    """The same of given vectors [queries, width] and [candidates, width]."""
-    ranks = list(_ranks(queries, candidates, data.relevant, similarity))
+def outcome_of(data: RetrievalSet, scores: np.ndarray | Callable[[slice], np.ndarray], **constants: float) -> Outcome:
+    """The outcome of scores [queries, candidates], or of what gives those of some queries.
+
+    `constants` are metrics that are no mean over queries: they have neither interval nor test.
+    """
+    ranks = list(_ranks(scores if callable(scores) else scores.__getitem__, data.relevant))
     columns: dict[str, np.ndarray] = {
         "recall_at_1": np.array([float(found[0] == 0) for found in ranks]),
         "mrr_at_10": np.array([1 / (found[0] + 1) if found[0] < DEPTH else 0.0 for found in ranks]),
         "ndcg_at_10": np.array([_ndcg(found) for found in ranks]),
+        **{name: np.full(len(ranks), value) for name, value in constants.items()},
     }
-    measures = tuple(Measure(name, float(columns[name].mean()), "mean", (name,)) for name in METRICS)
+    measures = [Measure(name, float(columns[name].mean()), "mean", (name,)) for name in METRICS]
+    measures += [Measure(name, float(value), FIXED, (name,)) for name, value in constants.items()]
     columns["query"] = np.array(data.queries, dtype=object)
-    return Outcome(columns, measures, {"candidates": len(candidates)})
+    return Outcome(columns, tuple(measures), {"candidates": len(data.candidates)})
 
 
-def _ranks(
-    queries: np.ndarray, candidates: np.ndarray, relevant: list[list[int]], similarity: Callable[..., torch.Tensor]
-) -> Iterator[list[int]]:
+def _ranks(scores: Callable[[slice], np.ndarray], relevant: list[list[int]]) -> Iterator[list[int]]:
     """For each query the ranks from 0 of its right candidates, best first; wrong ones with an equal score go before.
 
     A model that gives all texts one vector thus gets nothing.
     """
-    for start in range(0, len(queries), CHUNK):
-        scores = similarity(queries[start : start + CHUNK], candidates).numpy()
-        for row, right in zip(scores, relevant[start : start + CHUNK], strict=True):
+    for start in range(0, len(relevant), CHUNK):
+        rows = slice(start, start + CHUNK)
+        for row, right in zip(scores(rows), relevant[rows], strict=True):
             found = np.sort(row[right])[::-1]
             wrong = np.delete(row, right)
             yield [int((wrong >= score).sum()) + position for position, score in enumerate(found)]

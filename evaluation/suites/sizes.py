@@ -40,7 +40,7 @@ def suite_size(name: str, config: Config, max_length: int) -> SuiteSize | None:
     for task, special in suite_tasks(suite).items():
         if task not in config.evaluation.without and task in (config.evaluation.tasks or [task]):
             counted = list(_counted(hub_task(task, suite, special, None)))
-            found += counted * len(suite.representations)
+            found += counted * sum(3 if mode == "hybrid" else 1 for mode in suite.representations)
             unknown += [] if counted else [task]
     return _summed(found, max_length, tuple(unknown))
 

@@ -20,6 +20,8 @@ class Task(ABC):
 
     needs_heads = False  # bge-m3's sparse and multi-vector heads
     against: str | None = None  # a task of the same suite over the same items, with which it is compared model by model
+    takes_heads = False  # where the model has them
+    in_mean = True  # of its suite
 
     def __init__(self, suite: str, name: str, settings: Any) -> None:
         self.suite, self.name, self.settings = suite, name, settings

@@ -20,7 +20,7 @@ from data.artefact import ALL_SIDES, PairSet, read_dev_sets, read_pair_set, set_
 from evaluation.outcome import ITEM, Outcome
 from evaluation.scoring import Scorer
 from evaluation.suites.encodechka.predictors import similarity_task
-from evaluation.suites.retrieval import RetrievalSet, read_retrieval_set, retrieval_outcome
+from evaluation.suites.retrieval import RetrievalSet, outcome_of, read_retrieval_set
 from evaluation.suites.sample_files import read_samples, sample_digests
 from evaluation.suites.task import Task
 from pipeline.core.artefact import StageFolder, file_sha256
@@ -155,8 +155,9 @@ class StoredRetrieval(StoredTask):
         self.data = data
 
     def score(self, scorer: Scorer) -> Outcome:
-        vectors = self.vectors(scorer, self.data.queries, self.data.candidates, DOCUMENT)
-        outcome = retrieval_outcome(self.data, *vectors, scorer.encoder.model.similarity)
+        queries, stored = self.vectors(scorer, self.data.queries, self.data.candidates, DOCUMENT)
+        similarity = scorer.encoder.model.similarity
+        outcome = outcome_of(self.data, lambda rows: similarity(queries[rows], stored).cpu().numpy())
         main = tuple(measure for measure in outcome.measures if measure.metric == METRIC)
         return self.told(Outcome({METRIC: outcome.columns[METRIC]}, main, outcome.notes), scorer, self.data.queries)
 

@@ -180,7 +180,10 @@ class Embedder:
 
     def pooled(self, features: Features) -> torch.Tensor:
         """Embeddings of one padded batch, shape (texts, dimension), float32, on the model's device."""
-        features = self.hidden(features)
+        return self.pool(self.hidden(features))
+
+    def pool(self, features: Features) -> torch.Tensor:
+        """Embeddings (texts, dimension) of what `hidden` gave."""
         with self._autocast(False):
             for module in list(self.model)[1:]:
                 features = module(features)
@@ -194,10 +197,10 @@ class Embedder:
         return {k: v.float() if _is_tensor(v) and v.is_floating_point() else v for k, v in made.items()}
 
     @torch.inference_mode()
-    def token_batches(self, ids: Sequence[list[int]]) -> Iterator[tuple[list[int], Features]]:
+    def token_batches(self, ids: Sequence[list[int]], prompt: str = "") -> Iterator[tuple[list[int], Features]]:
         """What the encoder makes of batches of similar length, longest first, with the texts' indices."""
         for batch in self._batches(ids):
-            yield batch, self.hidden(self._features([ids[index] for index in batch]))
+            yield batch, self.hidden(self._features([ids[index] for index in batch], prompt))
 
     def _batches(self, ids: Sequence[list[int]]) -> Iterable[list[int]]:
         batches = list(length_batches([len(row) for row in ids], self.token_budget))

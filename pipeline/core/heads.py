@@ -7,18 +7,19 @@ Multi-vector: every token but the first one is projected and scaled to length 1;
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import torch
 
 from pipeline.core.artefact import digest, file_sha256, write_json
 from pipeline.core.errors import UserError, first_line
-from pipeline.core.models import HEADS, RAISED_BY_FILES, TORCH_FILES, transformer_folder
+from pipeline.core.models import FITTED, HEADS, RAISED_BY_FILES, TORCH_FILES, transformer_folder
 
 SPARSE_FILE, MULTI_VECTOR_FILE = HEADS
-FITTED = "heads.json"  # beside heads that this pipeline fitted: the fingerprint of the encoder
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,17 @@ def read_heads(encoder: Path, *others: Path) -> Heads:
         where=", ".join(str(folder) for folder in (encoder, *others)),
         remedy="make heads, or set evaluation.heads to a folder that has them, such as the base's",
     )
+
+
+def translated(weights: Mapping[int, float], id_map: Path) -> dict[int, float]:
+    """A sparse vector of the base in the ids of the model with the smaller vocabulary, by its `id_map.parquet`.
+
+    Weights by id, as FlagEmbedding gives them; those of pieces that were not kept are left out. An index of the base's
+    sparse vectors thus serves queries of the smaller model, as far as texts are cut into kept pieces.
+    """
+    columns = pq.read_table(id_map, columns=["old_id", "new_id"]).to_pydict()
+    new = dict(zip(columns["old_id"], columns["new_id"], strict=True))
+    return {new[int(piece)]: weight for piece, weight in weights.items() if int(piece) in new}
 
 
 def write_heads(folder: Path, sparse: torch.nn.Linear, multi_vector: torch.nn.Linear) -> None:

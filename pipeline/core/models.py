@@ -32,6 +32,7 @@ OTHER_RUNTIMES = ["onnx/*", "openvino/*", "static/*"]
 MODULES = "modules.json"
 USUAL = ("Transformer", "StaticEmbedding", "Pooling", "Normalize")  # modules that fit each other
 HEADS = ("sparse_linear.pt", "colbert_linear.pt")  # bge-m3's sparse and multi-vector outputs
+FITTED = "heads.json"  # beside heads that this pipeline fitted: the fingerprint of the encoder
 # What stages leave in a model's folder beside the model.
 NOT_THE_MODEL = ("manifest.json", "certificate.json", "README.md", "vocabulary", "units")
 REMEDY = "give a sentence-transformers folder, or make the model again"

@@ -9,18 +9,21 @@ from threading import Thread
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from configs.schema.config import Config
 from evaluation.evaluate import chosen_tasks
 from evaluation.models import ScoredModel, folder_fingerprint, scored_models
 from evaluation.outcome import Measure, Outcome
+from evaluation.report.record import read_run
 from evaluation.scoring import Scorer, unit_fingerprint
 from evaluation.suites.task import Task
 from pipeline.application import composed
 from pipeline.chain import CHAIN
 from pipeline.core.artefact import UNITS, Manifest, StageFolder, is_complete, read_manifest
 from pipeline.core.errors import UserError
+from pipeline.core.heads import write_heads
 from pipeline.stage import locked, planned, run_stage
 from tests.evaluation.conftest import MakeModel
 from tests.support.runs import read_csv
@@ -168,6 +171,43 @@ def test_the_chains_models_are_taken_as_far_as_they_are_complete(models: dict[st
     Manifest("merge", "running", "unfinished", {}, {}).write(config.folder("merge"))
     assert [model.name for model in scored_models(config)] == ["base", "init"]
     assert CHAIN["evaluate"].needs(config) == ["base", "init"]
+
+
+def test_merge_is_scored_with_the_heads_that_were_fitted_to_it_and_with_no_others(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    config = make_config(tmp_path, "evaluation.chain=[merge]")
+    for name, inputs in (("merge", {}), ("heads", {"merge": "fingerprint of merge"})):
+        shutil.copytree(models["first"], config.folder(name) / "model")
+        Manifest(name, "complete", f"fingerprint of {name}", inputs, {}).write(config.folder(name))
+    (model,) = scored_models(config)
+    assert (model.name, model.folder) == ("merge", config.folder("heads") / "model")
+    assert CHAIN["evaluate"].needs(config) == ["heads"]
+    assert read_run(config.folder("merge").parent).model_folder("merge") == model.folder
+    Manifest("merge", "complete", "made anew", {}, {}).write(config.folder("merge"))
+    (model,) = scored_models(config)
+    assert model.folder == config.folder("merge") / "model" and CHAIN["evaluate"].needs(config) == ["merge"]
+    assert read_run(config.folder("merge").parent).model_folder("merge") == model.folder
+
+
+class Scored(Task):
+    def score(self, scorer: Scorer) -> Outcome:
+        raise NotImplementedError
+
+
+def test_heads_change_no_dense_score_and_their_own(models: dict[str, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(models["first"], tmp_path / "model"))
+    config = make_config(tmp_path / "runs", f"evaluation.models=[{folder}]")
+    dense, both = Scored("suite", "task", {}), Scored("suite", "task", {})
+    both.takes_heads = True
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        write_heads(folder, torch.nn.Linear(32, 1), torch.nn.Linear(32, 24))
+        (model,) = scored_models(config)
+        found.append([unit_fingerprint(model, task, config) for task in (dense, both)])
+        found[-1].append(CHAIN["evaluate"].reads(config)[model.name])
+    assert [one == other for one, other in zip(*found, strict=True)] == [True, False, False]
 
 
 def test_the_same_stage_of_several_runs_can_be_compared(models: dict[str, Path], tmp_path: Path) -> None:

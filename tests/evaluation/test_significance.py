@@ -22,7 +22,7 @@ from evaluation.significance import (
     mean_over_tasks,
     measured,
     mid_ranks,
-    permutation_p_value,
+    permutation_p_values,
     replicates,
     roc_auc,
     spearman,
@@ -124,7 +124,7 @@ def test_pairing_narrows_the_interval() -> None:
 def test_the_permutation_test_agrees_with_scipy() -> None:
     outcomes = two_models(np.random.default_rng(8), 60, 0.3)
     base, merge = outcomes["base"], outcomes["merge"]
-    ours = permutation_p_value(0, merge, base, Plan(20_000), "suite", "task")
+    ours = permutation_p_values(0, [(merge, base)], Plan(20_000), "suite", "task")[0]
     theirs = permutation_test(
         (merge.columns["correct"].astype(float), base.columns["correct"].astype(float)),
         lambda x, y, axis: np.mean(x - y, axis=axis),
@@ -143,9 +143,9 @@ def test_swapped_texts_give_the_macro_f1_of_swapped_texts() -> None:
     for share in (0.5, 0.8):
         hits = rng.binomial(gold, share)
         models.append(outcome("macro_f1", hits=hits, predicted=hits + rng.integers(0, 3, gold.shape), gold=gold))
-    p_value = permutation_p_value(0, models[1], models[0], Plan(2000), "suite", "task")
+    p_value = permutation_p_values(0, [(models[1], models[0])], Plan(2000), "suite", "task")[0]
     assert p_value < 0.01
-    assert permutation_p_value(0, models[0], models[0], Plan(200), "suite", "task") == 1
+    assert permutation_p_values(0, [(models[0], models[0])], Plan(200), "suite", "task") == [1]
 
 
 def test_the_bootstrap_p_value_counts_the_smaller_side() -> None:
@@ -175,7 +175,7 @@ def test_a_task_in_parts_scores_the_mean_of_its_parts() -> None:
     two = Outcome({"value": values, "part": parts}, (Measure("m", 0.5, "mean", ("value",)),))
     assert np.allclose(replicates(0, [two], Plan(100), "parts"), 0.5)
     flipped = Outcome({"value": 1 - values, "part": parts}, two.measures)
-    assert permutation_p_value(0, two, flipped, Plan(200), "parts") == 1
+    assert permutation_p_values(0, [(two, flipped)], Plan(200), "parts") == [1]
 
 
 def test_replicates_depend_on_the_seed_and_the_task_alone() -> None:

@@ -1,4 +1,4 @@
-"""FlagEmbedding's embeddings by a model, in a fresh process: `-m tests.support.flag_embedding <folder> <text>`."""
+"""FlagEmbedding's embeddings by a model, in a fresh process: `-m … <folder> <pooling> <text>`."""
 
 import json
 import os
@@ -10,20 +10,20 @@ from typing import Any
 HEADS = ("sparse_linear", "colbert_linear")
 
 
-def encoded(folder: Path, texts: list[str], environment: dict[str, str]) -> dict[str, Any]:
+def encoded(folder: Path, texts: list[str], environment: dict[str, str], pooling: str = "cls") -> dict[str, Any]:
     """The dense, sparse and multi-vector embeddings of the texts, and whether the folder's heads were loaded."""
-    command = [sys.executable, "-m", "tests.support.flag_embedding", str(folder), *texts]
+    command = [sys.executable, "-m", "tests.support.flag_embedding", str(folder), pooling, *texts]
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=os.environ | environment)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def main(folder: str, *texts: str) -> None:
+def main(folder: str, pooling: str, *texts: str) -> None:
     import torch
     from FlagEmbedding import BGEM3FlagModel
 
-    model = BGEM3FlagModel(folder, use_fp16=False, devices="cpu")
+    model = BGEM3FlagModel(folder, pooling_method=pooling, use_fp16=False, devices="cpu")
     found = model.encode(list(texts), return_dense=True, return_sparse=True, return_colbert_vecs=True)
     loaded = {name: getattr(model.model, name).state_dict() for name in HEADS}
     stored = {name: torch.load(f"{folder}/{name}.pt", weights_only=True) for name in HEADS}

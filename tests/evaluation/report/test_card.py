@@ -5,6 +5,7 @@ import functools
 import json
 import operator
 import re
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from huggingface_hub import ModelCard
 from configs.schema.config import Config
 from evaluation.models import read_model_facts
 from evaluation.report.card import render_card
+from evaluation.report.hub_metadata import eval_results
+from evaluation.report.page import render_page
 from evaluation.report.record import read_run
-from evaluation.results import Difference
+from evaluation.results import Difference, Score
 from tests.support.facts import read_by_the_hub, require_figures_of_artefacts
 from tests.support.sample_run import SAMPLE_SCORES, write_run
 from tests.support.small_bases import tiny_model
@@ -76,7 +79,7 @@ def test_heads_get_an_example_and_a_limit_of_their_own(tmp_path: Path) -> None:
     for name in ("sparse_linear.pt", "colbert_linear.pt"):
         (model / name).write_bytes(b"weights")
     text = card_of(write_run(tmp_path / "runs", model))
-    assert len(code_blocks(text)) == 3 and "BGEM3FlagModel" in code_blocks(text)[2]
+    assert len(code_blocks(text)) == 4 and "BGEM3FlagModel" in code_blocks(text)[2]
     assert "were not trained again" in text and "Dense vectors only" not in text
 
 
@@ -263,3 +266,21 @@ def test_facts_of_a_model_folder() -> None:
     assert (facts.architecture, facts.dimension, facts.layers) == ("xlm-roberta", 16, 2)
     assert (facts.pooling, facts.normalize, facts.max_length, facts.prompts) == ("mean", True, 64, PROMPTS)
     assert not facts.heads
+
+
+def test_every_way_to_search_stands_in_one_table_of_the_card_and_the_page(config: Config) -> None:
+    run, place = read_run(config.folder("report").parent), ("own", "questions")
+    for name, score in (("merge", 0.5), ("merge.sparse", 0.4), ("merge.hybrid", 0.56), ("bm25", 0.3)):
+        run.scores.append(Score(name, *place, "ndcg_at_10", score, score - 0.01, score + 0.01, 40, 1.0))
+    facts = {"zero_share": 0.025, "active_ids": 12.6, "bytes_per_passage": 100.8}
+    run.scores += [Score("merge.sparse", *place, name, value, nan, nan, 0, 1.0) for name, value in facts.items()]
+    gain = (0.06, 0.02, 0.1, 0.01, 0.02, "permutation", 40, False)
+    run.differences.append(Difference("merge.hybrid", "merge", *place, "ndcg_at_10", *gain))
+    text = render_card(run, config, "organisation/name")
+    assert "| merge.hybrid | 0.560 [0.550, 0.570] | +0.060 (+0.020 to +0.100) | – | – | – |" in text
+    assert "| merge.sparse | 0.400 [0.390, 0.410] | – | 0.025 | 13 | 101 |" in text
+    assert "| bm25 | 0.300 [0.290, 0.310] | – | – | – | – |" in text
+    assert "questions | ndcg_at_10 | 40 | 0.500" in text and text.count("merge.hybrid") == 1  # not among the models
+    page = render_page(run, [])
+    assert "Ways to search: questions of own" in page and "+0.060 (+0.020 to +0.100)" in page
+    assert not {"zero_share", "active_ids"} & {result.metric_type for result in eval_results(run)}

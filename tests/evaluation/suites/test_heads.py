@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from datasets import Dataset
@@ -12,20 +13,20 @@ from evaluation.encoder import Encoder
 from evaluation.outcome import Outcome
 from evaluation.suites.drift import drift_outcome, text_vectors
 from evaluation.suites.heads import sparse_vectors, token_vectors
-from evaluation.suites.mteb_run import DenseEncoder, MultiVectorHead, SparseHead, run_task
+from evaluation.suites.mteb_run import DenseEncoder, MultiVectorHead, SparseHead, hybrid_search, run_task
 from evaluation.suites.mteb_tasks import hub_task
 from evaluation.suites.sample_files import read_samples
 from pipeline.core.errors import UserError
-from pipeline.core.heads import Heads, read_heads
+from pipeline.core.heads import Heads, read_heads, translated
 from pipeline.core.models import HEADS
 from tests.evaluation.conftest import MakeModel
-from training.vocabulary.shrinking import shrink
+from training.vocabulary.shrinking import shrink, write_id_map
 from training.vocabulary.tokenizer_file import TokenizerFile
 
 DOCUMENTS = [row["document"][:400] for row in read_samples("long_documents")]
 QUERIES = [text[30:120] for text in DOCUMENTS]
 TEXTS = [*QUERIES, *DOCUMENTS, *(row["sentence1"] for row in read_samples("sts"))]
-KINDS = ("dense", "sparse", "multi_vector")
+KINDS = ("dense", "sparse", "multi_vector", "hybrid")
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,9 @@ def init(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("init")
     tokenizer = Encoder(base).tokenizer
     kept = {token for text in TEXTS for token in tokenizer(text)["input_ids"]} | set(tokenizer.all_special_ids)
-    shrink(base, folder, TokenizerFile.read(base / "tokenizer.json"), np.array(sorted(kept)))
+    pieces, tokens = TokenizerFile.read(base / "tokenizer.json"), np.array(sorted(kept))
+    shrink(base, folder, pieces, tokens)
+    write_id_map(folder / "vocabulary" / "id_map.parquet", pieces, tokens, {})
     return folder
 
 
@@ -63,9 +66,9 @@ def retrieval(kind: str, model: tuple[Encoder, Heads], name: str, folder: Path) 
         "top_ranked": None,
     }
     task.dataset, task.data_loaded = {"default": {"test": test}}, True
-    head = {"sparse": SparseHead, "multi_vector": MultiVectorHead}.get(kind)
-    encoder = head(encoder, name, heads) if head else DenseEncoder(encoder, name)
-    return run_task(encoder, task, ["ndcg_at_10", "recall_at_100"], folder)
+    kinds = {"sparse": SparseHead, "multi_vector": MultiVectorHead, "hybrid": hybrid_search}
+    model = kinds[kind](encoder, name, heads) if kind in kinds else DenseEncoder(encoder, name)
+    return run_task(model, task, ["ndcg_at_10", "recall_at_100"], folder)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -78,15 +81,15 @@ def test_retrieval_through_mteb_is_the_same_after_init_on_covered_text(
     assert before.measures[0].score > 0.2
 
 
-def test_the_three_kinds_do_not_share_a_cached_result(loaded: dict[str, tuple[Encoder, Heads]], tmp_path: Path) -> None:
+def test_the_kinds_do_not_share_a_cached_result(loaded: dict[str, tuple[Encoder, Heads]], tmp_path: Path) -> None:
     scores = {retrieval(kind, loaded["base"], "base", tmp_path).measures[0].score for kind in KINDS}
-    assert len(scores) == 3
-    assert len(list((tmp_path / "results").rglob("RuBQRetrieval.json"))) == 3
+    assert len(scores) == 4
+    assert len(list((tmp_path / "results").rglob("RuBQRetrieval.json"))) == 4
 
 
 def test_sparse_scores_are_the_formula_token_by_token(loaded: dict[str, tuple[Encoder, Heads]]) -> None:
     encoder, heads = loaded["base"]
-    vectors = sparse_vectors(encoder, heads, DOCUMENTS[:3]).to_dense()
+    vectors = sparse_vectors(encoder, heads, DOCUMENTS[:3]).toarray()
     tokenizer, state = encoder.tokenizer, heads.sparse.state_dict()
     unused = {tokenizer.cls_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id}
     for text, vector in zip(DOCUMENTS[:3], vectors, strict=True):
@@ -147,6 +150,22 @@ def test_sparse_vectors_without_any_weight_are_counted(loaded: dict[str, tuple[E
     assert outcome.measures[0].score == 1
 
 
+def kept_ids(init: Path) -> set[int]:
+    return set(pl.read_parquet(init / "vocabulary" / "id_map.parquet")["old_id"])
+
+
+def test_sparse_vectors_of_the_base_are_translated_into_the_ids_of_init(
+    loaded: dict[str, tuple[Encoder, Heads]], init: Path
+) -> None:
+    vectors = {name: sparse_vectors(*model, DOCUMENTS[:5]).toarray() for name, model in loaded.items()}
+    for theirs, ours in zip(vectors["base"], vectors["init"], strict=True):
+        weights = {int(piece): theirs[piece] for piece in np.flatnonzero(theirs)}
+        found = translated(weights, init / "vocabulary" / "id_map.parquet")
+        assert found == {int(piece): pytest.approx(ours[piece], abs=1e-5) for piece in np.flatnonzero(ours)}
+    gone = set(range(loaded["base"][0].config.vocab_size)) - kept_ids(init)
+    assert gone and translated(dict.fromkeys(gone, 1.0), init / "vocabulary" / "id_map.parquet") == {}
+
+
 def test_a_model_without_heads_and_broken_heads_are_one_line(base: Path, model_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no sparse and multi-vector heads"):
         read_heads(model_folder)
@@ -154,7 +173,3 @@ def test_a_model_without_heads_and_broken_heads_are_one_line(base: Path, model_f
         torch.save({"weight": torch.zeros(3)}, tmp_path / name)
     with pytest.raises(UserError, match="not the weights of a linear layer"):
         read_heads(tmp_path)
-    torch.save(torch.nn.Linear(8, 1).state_dict(), tmp_path / HEADS[0])
-    torch.save(torch.nn.Linear(8, 8).state_dict(), tmp_path / HEADS[1])
-    with pytest.raises(UserError, match="heads for width 8, but the encoder has 32"):
-        sparse_vectors(Encoder(base), read_heads(tmp_path), TEXTS)

@@ -8,13 +8,30 @@ import numpy as np
 import polars as pl
 import pytest
 import pytrec_eval
+import torch
 from sentence_transformers.util import cos_sim, dot_score, euclidean_sim
+from transformers import AutoModel, AutoTokenizer
 
+from configs.schema.config import Config
+from configs.schema.evaluation import SuiteConfig
 from data.pair_files import PairWriter
 from evaluation.encoder import Encoder
-from evaluation.suites.retrieval import RetrievalSet, read_retrieval_set, score_retrieval
+from evaluation.models import ScoredModel
+from evaluation.outcome import Outcome
+from evaluation.results import Difference, Score
+from evaluation.scoring import Scorer
+from evaluation.suites.heads import WEIGHTS, mode_scores, weighted
+from evaluation.suites.lexical import lexical_scores
+from evaluation.suites.retrieval import RetrievalSet, outcome_of, read_retrieval_set, score_retrieval, tasks
+from evaluation.suites.task import Task
+from evaluation.tables import write_tables
+from pipeline.core.artefact import StageFolder
 from pipeline.core.embedding import DOCUMENT, QUERY
 from pipeline.core.errors import UserError
+from pipeline.core.heads import read_heads, write_heads
+from pipeline.core.models import HEADS
+from tests.evaluation.conftest import MakeModel
+from tests.evaluation.test_evaluate import make_config
 
 SCHEMA = {"anchor": pl.String, "positive": pl.String, "negatives": pl.List(pl.String)}
 PAIRS = [
@@ -108,3 +125,125 @@ def test_queries_and_documents_take_their_own_prompts(embedder: Encoder, tmp_pat
 def test_a_missing_set_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no such held-out set \(.*terms.parquet\)"):
         read_retrieval_set(tmp_path / "terms.parquet")
+
+
+@pytest.fixture(scope="module")
+def with_heads(make_model: MakeModel) -> Path:
+    """A random model with prompts and heads, whose sparse weights are partly zero."""
+    folder = make_model(seed=11, pooling="mean")
+    torch.manual_seed(7)
+    write_heads(folder, torch.nn.Linear(32, 1), torch.nn.Linear(32, 24))
+    return folder
+
+
+def stage_of(folder: Path, dev: list[tuple[str, str]] = PAIRS) -> StageFolder:
+    """The folder of evaluate beside one of data with a held-out set, a training set and dev rows of it."""
+    for place, rows in (
+        ("heldout/terms", PAIRS),
+        ("asymmetric/words", [("изба", "деревянный дом")]),
+        ("dev/words", dev),
+    ):
+        path = folder / "data" / f"{place}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path, rows)
+    return StageFolder("evaluate", folder / "evaluate", "f" * 48, {"data": folder / "data"})
+
+
+def by_hand(folder: Path) -> dict[str, np.ndarray]:
+    """Scores [queries, candidates] in each mode, text by text and token by token, as FlagEmbedding's formulas say."""
+    tokenizer, encoder = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    sparse_head, token_head = (torch.load(folder / name, weights_only=True) for name in HEADS)
+
+    def encoded(text: str) -> tuple[np.ndarray, dict[int, float], np.ndarray]:
+        batch = tokenizer(text, return_tensors="pt")
+        with torch.no_grad():
+            hidden = encoder(**batch).last_hidden_state[0]
+        words: dict[int, float] = {}
+        for token, weight in zip(batch["input_ids"][0].tolist(), hidden @ sparse_head["weight"][0], strict=True):
+            if token not in tokenizer.all_special_ids:
+                words[token] = max(words.get(token, 0.0), float(weight + sparse_head["bias"][0]))
+        tokens = hidden[1:] @ token_head["weight"].T + token_head["bias"]
+        dense = hidden.mean(0)
+        return (dense / dense.norm()).numpy(), words, (tokens / tokens.norm(dim=1, keepdim=True)).numpy()
+
+    queries = [encoded(f"query: {text}") for text in dict.fromkeys(anchor for anchor, _ in PAIRS)]
+    candidates = [encoded(f"passage: {text}") for text in dict.fromkeys(positive for _, positive in PAIRS)]
+    pairs = [[(query, candidate) for candidate in candidates] for query in queries]
+    return {
+        "dense": np.array([[q[0] @ c[0] for q, c in row] for row in pairs]),
+        "sparse": np.array([[sum(w * c[1].get(t, 0.0) for t, w in q[1].items()) for q, c in row] for row in pairs]),
+        "multi_vector": np.array([[(q[2] @ c[2].T).max(axis=1).mean() for q, c in row] for row in pairs]),
+    }
+
+
+def scored(folder: Path, stage: StageFolder, where: Path) -> tuple[Outcome, Task, Config]:
+    config = make_config(where, "evaluation.suites=[held_out]", "evaluation.resamples=200")
+    config.evaluation.suite["held_out"] = SuiteConfig(kind="retrieval", sets={"terms": "terms"})
+    (task,) = tasks("held_out", config, stage)
+    with Scorer(ScoredModel("merge", folder, "f"), config, "cpu") as scorer:
+        return task.score(scorer), task, config
+
+
+def test_modes_and_their_sum_are_scored_by_the_formulas_token_by_token(with_heads: Path, tmp_path: Path) -> None:
+    stage = stage_of(tmp_path)
+    data = read_retrieval_set(tmp_path / "data" / "heldout" / "terms.parquet")
+    hand = by_hand(with_heads)
+    found = mode_scores(Encoder(with_heads, token_budget=64), read_heads(with_heads), data.queries, data.candidates)
+    for mode, scores in hand.items():
+        np.testing.assert_allclose(found.scores[mode], scores, atol=1e-5)
+    assert found.bytes["dense"] == 4 * 32 and found.bytes["sparse"] == 8 * found.active_ids
+    outcome, _, _ = scored(with_heads, stage, tmp_path)
+    summed = outcome_of(data, hand["dense"] + 0.3 * hand["sparse"] + hand["multi_vector"])
+    for name in ("recall_at_1", "mrr_at_10", "ndcg_at_10"):
+        np.testing.assert_array_equal(outcome.columns[f"hybrid:{name}"], summed.columns[name])
+
+
+def test_weights_are_fitted_on_dev_rows_and_on_no_held_out_row(with_heads: Path, tmp_path: Path) -> None:
+    """The dev rows say that the query wants what the sparse head finds; held-out rows that change move no weight."""
+    stage = stage_of(tmp_path)
+    outcome, _, _ = scored(with_heads, stage, tmp_path)
+    weights = outcome.notes["fitted weights"]
+    dev = read_retrieval_set(tmp_path / "data" / "dev" / "words.parquet")
+    found = mode_scores(Encoder(with_heads), read_heads(with_heads), dev.queries, dev.candidates).scores
+
+    def ndcg(*weights: float) -> float:
+        return outcome_of(dev, weighted(list(found.values()), weights)).columns["ndcg_at_10"].mean()
+
+    assert sum(weights.values()) == pytest.approx(1)
+    assert ndcg(*weights.values()) >= max(ndcg(*WEIGHTS), ndcg(1, 0, 0), ndcg(0, 1, 0), ndcg(0, 0, 1)) - 0.1
+    write(tmp_path / "data" / "heldout" / "terms.parquet", [("изба", "маяк"), ("суп", "музей")])
+    assert scored(with_heads, stage, tmp_path)[0].notes["fitted weights"] == weights
+
+
+def test_the_tables_set_modes_against_dense_and_bm25(with_heads: Path, tmp_path: Path) -> None:
+    outcome, task, config = scored(with_heads, stage_of(tmp_path), tmp_path)
+    outcome.write(tmp_path / "ours.parquet")
+    stage = StageFolder("evaluate", tmp_path, "f" * 48, {})
+    write_tables(config, stage, [task], {task.key: {"merge": {"predictions": "ours.parquet", "seconds": 1.0}}})
+    scores = {(row.model, row.metric): row for row in Score.read(tmp_path / "scores.csv")}
+    names = ["merge", "merge.sparse", "merge.multi_vector", "merge.hybrid", "merge.hybrid_fitted", "bm25"]
+    assert list(dict.fromkeys(model for model, _ in scores)) == names
+    assert {metric for model, metric in scores if model == "merge.sparse"} >= {"zero_share", "active_ids"}
+    assert scores["merge.multi_vector", "bytes_per_passage"].score > scores["merge", "bytes_per_passage"].score
+    rows = [row for row in Difference.read(tmp_path / "comparison.csv") if row.metric == "ndcg_at_10"]
+    assert {row.against for row in rows if row.model == "merge.hybrid"} == {*names[:3], "bm25"}
+    (row,) = [row for row in rows if (row.model, row.against) == ("merge.hybrid", "merge")]
+    assert row.test == "permutation" and np.isfinite([row.ci_low, row.ci_high, row.p_value]).all()
+    difference = outcome.columns["hybrid:ndcg_at_10"].mean() - outcome.columns["ndcg_at_10"].mean()
+    assert row.difference == pytest.approx(difference, abs=1e-6)
+
+
+def test_a_model_without_heads_is_scored_by_dense_vectors_and_beside_bm25(embedder: Encoder, tmp_path: Path) -> None:
+    outcome, _, _ = scored(embedder.folder, stage_of(tmp_path), tmp_path)
+    assert {measure.by for measure in outcome.measures} == {"{}", "bm25"}
+
+
+def test_bm25_is_lucenes_over_stems_and_queries_of_unknown_words_find_nothing() -> None:
+    texts = ["Башня маяка", "суп из свёклы и капусты", "музеи и башни, башни"]
+    scores = lexical_scores(["башнями", "аэродром", "СУП"], texts, ["kk", "ru"])
+    stems, n = [["башн", "маяк"], ["суп", "из", "свекл", "и", "капуст"], ["муз", "и", "башн", "башн"]], 3
+    mean = sum(map(len, stems)) / n
+    idf = np.log(1 + (n - 2 + 0.5) / (2 + 0.5))
+    expected = [idf * tf / (tf + 1.5 * (0.25 + 0.75 * len(s) / mean)) for s in stems for tf in [s.count("башн")]]
+    np.testing.assert_allclose(scores[0], expected, rtol=1e-5)
+    assert not scores[1].any() and scores[2].argmax() == 1
