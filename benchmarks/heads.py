@@ -13,8 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.gpu_sides import SHAPES, write_base
+from benchmarks.gpu_sides import SHAPES
 from benchmarks.measurement import Side, alternate, row, write
+from configs.schema.init import BaseConfig
+from training.synthetic import words, write_base
 
 PAIRS, LENGTH, GIGABYTE = 1000, 256, 1e9
 
@@ -29,8 +31,9 @@ def main() -> None:
     options = parser.parse_args()
     shutil.rmtree(options.folder, ignore_errors=True)
     try:
-        write_base(options.folder / "bench" / "merge" / "model", options.shape)
-        write_pairs(options.folder / "bench" / "data" / "asymmetric", options.pairs, SHAPES[options.shape].vocabulary)
+        shape = SHAPES[options.shape].shape
+        write_base(options.folder / "bench" / "merge" / "model", shape, BaseConfig(max_length=8192))
+        write_pairs(options.folder / "bench" / "data" / "asymmetric", options.pairs, words(shape))
         sides = [Side(f"benchmarks.heads:{name}", {"runs": str(options.folder)}) for name in ("fit", "encode")]
         ours, theirs = alternate(*sides, rounds=options.rounds)
         what = f"fitting heads, one epoch of {options.pairs} pairs of {LENGTH} tokens"
@@ -48,8 +51,8 @@ def main() -> None:
 def write_pairs(folder: Path, number: int, vocabulary: int) -> None:
     """One set of pairs of random words, as the data artefact has it."""
     random = np.random.default_rng(1)
-    words = random.integers(0, vocabulary - 5, (2, number, LENGTH - 2))
-    anchors, positives = ([" ".join(f"w{word}" for word in text) for text in texts] for texts in words)
+    chosen = random.integers(0, vocabulary, (2, number, LENGTH - 2))
+    anchors, positives = ([" ".join(f"w{word}" for word in text) for text in texts] for texts in chosen)
     nothing = {
         "negatives": pa.array([[]] * number, pa.list_(pa.string())),
         "score": pa.array([None] * number, pa.float32()),

@@ -26,11 +26,8 @@ def draw_differences(path: Path, rows: Sequence[ArmScore]) -> None:
     axes.axvline(0, color="0.7", linewidth=0.8)
     for arm in sorted(arms):
         x, y = means[arm], worst[arm]
-        bars = {
-            "xerr": [[x.score - x.ci_low], [x.ci_high - x.score]],
-            "yerr": [[y.score - y.ci_low], [y.ci_high - y.score]],
-        }
-        axes.errorbar(x.score, y.score, fmt="o", markersize=4, linewidth=0.7, **bars)
+        across, up = [[x.score - x.ci_low], [x.ci_high - x.score]], [[y.score - y.ci_low], [y.ci_high - y.score]]
+        axes.errorbar(x.score, y.score, xerr=across, yerr=up, fmt="o", markersize=4, linewidth=0.7)
         axes.annotate(arm.replace("_", " "), (x.score, y.score), textcoords="offset points", xytext=(5, 5), fontsize=8)
     axes.set_xlabel(f"{means[arms[0]].suite}, {means[arms[0]].task}: difference from the base")
     axes.set_ylabel("nDCG@10 of the held-out set that loses most: difference from the base")
