@@ -15,6 +15,7 @@ from evaluation.suites.task import Task
 from pipeline.core.artefact import StageFolder
 from pipeline.core.console import progress, show_table
 
+WIDE = 10  # scores that a line of a table holds at most
 Results = dict[str, dict[str, dict[str, Any]]]  # task's key -> model -> what Scorer.score returned
 
 
@@ -108,12 +109,22 @@ def _means(suite: str, kind: str, parts: Sequence[Measured], averaged: Collectio
 
 
 def show_scores(rows: Sequence[Score]) -> None:
-    """The closing tables, one a suite: a row a model, a column a task's score with half its interval's width."""
+    """The closing tables, one a suite: a row a model, a column a task's score with half its interval's width.
+
+    Where a suite has many tasks, each has a row.
+    """
     columns = list(dict.fromkeys((row.suite, row.task, row.metric) for row in rows))
     cells = {(row.model, row.suite, row.task, row.metric): _with_bars(row) for row in rows}
     for suite in dict.fromkeys(column[0] for column in columns):
         heads = [column for column in columns if column[0] == suite]
-        models = dict.fromkeys(row.model for row in rows if row.suite == suite)
+        models = list(dict.fromkeys(row.model for row in rows if row.suite == suite))
+        if len(heads) > WIDE:
+            lines = [
+                [task, metric, *(cells.get((model, suite, task, metric)) for model in models)]
+                for _, task, metric in heads
+            ]
+            show_table(f"scores on {suite}", ["task", "metric", *models], lines)
+            continue
         lines = [[model, *(cells.get((model, *head)) for head in heads)] for model in models]
         show_table(f"scores on {suite}", ["model", *(f"{task}\n{metric}" for _, task, metric in heads)], lines)
 

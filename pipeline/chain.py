@@ -19,6 +19,7 @@ from typing import Any
 
 from configs.schema.config import SIDES, STAGES, Config
 from configs.schema.data import OWN_MODELS
+from configs.schema.evaluation import SuiteConfig
 from data.fingerprints import data_states, mining_settings
 from evaluation.models import final_stage, heads_fingerprint, scored_models
 from evaluation.published import calibrated_name
@@ -38,13 +39,17 @@ def made(config: Config, names: Iterable[str]) -> list[str]:
 
 
 def benchmark_settings(config: Config) -> dict[str, Any]:
-    """The suites whose texts are looked for, by what tells their texts, and where their data come from."""
+    """The suites whose texts are looked for, and where their data come from."""
     chosen = config.data.checked_suites
-    suites = {name: result_settings(config.evaluation.suite.get(name)) for name in chosen}
-    for suite in filter(None, suites.values()):
-        del suite["dimensions"], suite["precisions"]  # of vectors
+    suites = {name: suite_settings(config.evaluation.suite.get(name)) for name in chosen}
     places = {"encodechka": config.evaluation.encodechka_folder, "mirror": config.mirror} if chosen else {}
     return {"suites": suites, **places}
+
+
+def suite_settings(suite: SuiteConfig | None) -> dict[str, Any] | None:
+    """What a suite's tasks depend on; the forms of vectors only where it scores these."""
+    others = () if suite is None or suite.kind == "vectors" else ("dimensions", "precisions")
+    return suite and {name: value for name, value in result_settings(suite).items() if name not in others}
 
 
 def benchmark_reads(config: Config) -> dict[str, str]:
@@ -67,8 +72,10 @@ def evaluate_settings(config: Config) -> dict[str, Any]:
     """Of the suites only those that are run; where mteb reads; the contents of heads that are given."""
     chosen, heads = {name: config.evaluation.suite[name] for name in config.evaluation.suites}, config.evaluation.heads
     mirror = {"mirror": config.mirror} if any(suite.kind == "mteb" for suite in chosen.values()) else {}
+    suites = {name: suite_settings(suite) for name, suite in chosen.items()}
     given = heads_fingerprint([Path(heads)]) if heads else None
-    return {"evaluation": replace(config.evaluation, suite=chosen, models=[], heads=given), **mirror}
+    evaluation = result_settings(replace(config.evaluation, models=[], heads=given))
+    return {"evaluation": evaluation | {"suite": suites}, **mirror}
 
 
 def evaluate_needs(config: Config) -> list[str]:

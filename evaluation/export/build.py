@@ -28,7 +28,6 @@ from pipeline.core.errors import UserError
 from pipeline.core.models import load_folder
 
 LENGTH = 512  # tokens at which the texts here are cut
-CALIBRATION = 300  # texts that give OpenVINO its ranges; its tools take so many by default
 
 
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
@@ -45,7 +44,9 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
         raise UserError(what, where=str(folder), remedy="use it as it is: it is as small as an export")
     original = Embedder(model, max_length=LENGTH)
     reference, rate = timed(original)
-    metrics: dict[str, Any] = {"texts": len(reference), "torch texts per second": rate}
+    size = sum(weights.nbytes for weights in model.parameters())
+    metrics: dict[str, Any] = {"texts": len(reference), "torch texts per second": rate, "torch bytes": size}
+    metrics["torch bytes a vector"] = 4 * reference.shape[1]
     for name in config.export.formats:
         log.info("export: %s", name)
         place = stage.path / FORMATS[name].place
@@ -130,7 +131,7 @@ def require_agreement(name: str, told: dict[str, float], place: Path) -> None:
 
 def calibration(embedder: Embedder, data: Path) -> list[dict[str, np.ndarray]]:
     """Texts of the mixture as inputs of one text each."""
-    rows = embedder.tokenise(calibration_texts(data, CALIBRATION), embedder.prompt(DOCUMENT))
+    rows = embedder.tokenise(calibration_texts(data, DOCUMENT), embedder.prompt(DOCUMENT))
     return [dict(zip(INPUTS, (np.array([row]), np.ones((1, len(row)), np.int64)), strict=True)) for row in rows]
 
 

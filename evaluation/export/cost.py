@@ -12,7 +12,7 @@ from evaluation.report.record import RunRecord
 from evaluation.results import Difference, Score
 
 COLOURS = {"float32": "var(--merge)", "int8": "var(--accent)", "binary": "var(--symmetric)"}
-BYTES, RATE, SPEED = "bytes a vector", "texts a second", "texts per second"  # the last one in the manifest
+BYTES, RATE = "bytes a vector", "texts a second"
 MEASURED = ("cosine mean", "cosine min", "correlation of pairs' cosines")  # of exports, as their stage calls them
 VECTORS = (
     "The merged model's vectors are cut to their first dimensions and scaled to length 1 again; documents are stored "
@@ -64,15 +64,14 @@ def table(run: RunRecord, frame: str) -> list[list[str]]:
     rows: dict[str, dict[str, str]] = {}
     for score, change, form, note in _stored(run):
         row = rows.setdefault(form, {BYTES: show.count(note["bytes"])})
-        row[f"{note['of']}, {score.metric}"] = show.score(score, frame)
-        if change:
-            row[f"{note['of']}, change"] = f"{change.difference:+.3f} (p {show.p_value(change.p_holm)})"
-    told = _exports(run)
-    for name in ("torch", *exported(run)) if exported(run) else ():
-        row = rows.setdefault(name, {})
-        row |= {BYTES: show.count(told.get(f"{name} {BYTES}")), RATE: show.number(told[f"{name} {SPEED}"])}
-        row |= {"file, bytes": show.count(told.get(f"{name} bytes"))}
-        row |= {measure: show.number(told.get(f"{name} {measure}")) for measure in MEASURED}
+        told = f"{change.difference:+.3f} (p {show.p_value(change.p_holm)})" if change else show.DASH
+        row |= {f"{note['of']}, {score.metric}": show.score(score, frame), f"{note['of']}, change": told}
+    metrics = _exports(run)
+    for name in ("torch", *exported(run)) if metrics else ():
+        counts = {BYTES: BYTES, RATE: "texts per second", "file, bytes": "bytes"}
+        row = {column: show.count(metrics.get(f"{name} {key}")) for column, key in counts.items()}
+        found = {measure: metrics.get(f"{name} {measure}") for measure in MEASURED}
+        rows[name] = row | {measure: f"{value:.4f}" for measure, value in found.items() if value is not None}
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     filled = [[name, *(row.get(column, show.DASH) for column in columns)] for name, row in rows.items()]
     return [["form", *columns], *filled] if rows else []

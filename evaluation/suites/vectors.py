@@ -27,7 +27,7 @@ from pipeline.core.artefact import StageFolder, file_sha256
 from pipeline.core.embedding import DOCUMENT, QUERY, digest
 from pipeline.core.errors import UserError
 
-CALIBRATION = 500  # texts of the mixture whose extremes bound the 256 steps of int8
+CALIBRATION = 300  # texts of the mixture whose extremes bound the 256 steps of int8
 FLOAT, INT8, BINARY = "float32", "int8", "binary"
 BITS = {FLOAT: 32, INT8: 8, BINARY: 1}  # of a dimension
 METRIC = "ndcg_at_10"  # of retrieval
@@ -76,13 +76,14 @@ class Form:
 def tasks(suite: str, config: Config, stage: StageFolder) -> list[Task]:
     """Every held-out set and the bundled pairs, in every form."""
     settings, data = config.evaluation.suite[suite], stage.input("data")
-    calibration = calibration_texts(data) if INT8 in settings.precisions else []
     held_out = {name: data / "heldout" / f"{of}.parquet" for name, of in settings.sets.items()}
+    roles = (QUERY, DOCUMENT)
+    ranges = {role: calibration_texts(data, role) if INT8 in settings.precisions else [] for role in roles}
     found: list[Task] = []
     for name, path in held_out.items():
         read, contents = read_retrieval_set(path), file_sha256(path)
-        found += [StoredRetrieval(read, suite, name, contents, form, calibration) for form in forms(settings)]
-    return [*found, *(StoredPairs(suite, STS, sample_digests(STS), form, calibration) for form in forms(settings))]
+        found += [StoredRetrieval(read, suite, name, contents, form, ranges[DOCUMENT]) for form in forms(settings)]
+    return [*found, *(StoredPairs(suite, STS, sample_digests(STS), form, ranges[QUERY]) for form in forms(settings))]
 
 
 def forms(settings: SuiteConfig) -> list[Form]:
@@ -95,16 +96,17 @@ def task_names(settings: SuiteConfig) -> list[str]:
     return [f"{name}-{form.name}" for name in (*settings.sets, STS) for form in forms(settings)]
 
 
-def calibration_texts(data: Path, most: int = CALIBRATION) -> list[str]:
-    """Dev texts of the mixture, and training texts where these are few, spread over its sets; never held-out ones."""
-    found = _spread(read_dev_sets(data), most)
-    if len(found) < most:
-        found += _spread([read_pair_set(path, of) for of, path in set_files(data, ALL_SIDES)], most)
-    return found[:most]
+def calibration_texts(data: Path, role: str) -> list[str]:
+    """Anchors or positives of dev rows, and of training rows where these are few, spread over the mixture's sets."""
+    found = _spread(read_dev_sets(data), role)
+    if len(found) < CALIBRATION:
+        found += _spread([read_pair_set(path, of) for of, path in set_files(data, ALL_SIDES)], role)
+    return found[:CALIBRATION]
 
 
-def _spread(sets: Sequence[PairSet], most: int) -> list[str]:
-    return [text for pairs in sets for text in pairs.spread(math.ceil(most / len(sets))).positives]
+def _spread(sets: Sequence[PairSet], role: str) -> list[str]:
+    chosen = [pairs.spread(math.ceil(CALIBRATION / len(sets))) for pairs in sets]
+    return [text for pairs in chosen for text in (pairs.anchors if role == QUERY else pairs.positives)]
 
 
 class StoredTask(Task):

@@ -79,3 +79,4 @@ def test_tasks_have_names_before_anything_is_made(demo: Config) -> None:
     names = task_names(demo)
     assert names["encodechka"] == ["STS", "PI", "NLI", "SA", "TI", "IA", "IC", "ICX", "NE1", "NE2"]
     assert names["wiktionary"] == ["term_to_definition"] and len(names["card_30"]) == 30
+    assert names["vectors"][:2] == ["term_to_definition-full", "term_to_definition-256"] and len(names["vectors"]) == 24

@@ -8,10 +8,11 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import quantize_embeddings
 
 from configs.schema.config import Config
-from data.artefact import read_held_out_set
+from data.artefact import read_dev_sets, read_held_out_set
 from evaluation.outcome import read_outcome
 from evaluation.scoring import Scorer
 from evaluation.suites.vectors import BINARY, FLOAT, INT8, Form, calibration_texts
+from pipeline.core.embedding import DOCUMENT, QUERY
 from pipeline.core.errors import UserError
 from pipeline.core.seeding import generator
 from pipeline.run import make
@@ -131,8 +132,11 @@ def test_texts_are_encoded_once_for_all_forms(scored: Config, monkeypatch: pytes
 
 def test_ranges_come_from_dev_texts_and_none_from_held_out_ones(scored: Config) -> None:
     data = scored.folder("data")
-    texts, held_out = calibration_texts(data), read_held_out_set(data, "panorama", "asymmetric")
-    assert 50 < len(texts) <= 500 and not {*texts} & {*held_out.positives}
+    held_out, dev = read_held_out_set(data, "panorama", "asymmetric"), read_dev_sets(data)
+    for role, column in ((QUERY, "anchors"), (DOCUMENT, "positives")):
+        texts = calibration_texts(data, role)
+        assert 50 < len(texts) <= 300 and not {*texts} & {*getattr(held_out, column)}
+        assert {*texts} >= {text for pairs in dev for text in getattr(pairs, column)}  # so few are they here
 
 
 def test_more_dimensions_than_the_model_has_are_refused(scored: Config) -> None:
