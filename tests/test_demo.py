@@ -16,7 +16,7 @@ from tests.support.runs import Ended, make, read_csv
 
 pytestmark = pytest.mark.slow
 
-STAGES = {"data", "init", "symmetric", "asymmetric", "merge", "evaluate", "report"}
+STAGES = {"data", "init", "symmetric", "asymmetric", "merge", "heads", "evaluate", "report"}
 HEADLINE = ("term_to_definition", "recall_at_1")
 TEXTS = ["query: Когда замерзает река?", "passage: Лёд на реке встаёт в ноябре."]
 

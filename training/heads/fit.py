@@ -1,5 +1,6 @@
 """The stage `heads`: sparse and multi-vector heads for the merged model, whose encoder stays as it is."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,13 @@ from torch import nn
 from configs.schema.config import Config
 from pipeline.core.artefact import StageFolder, link_tree
 from pipeline.core.console import quiet
-from pipeline.core.embedding import GPU_TOKENS
+from pipeline.core.embedding import CPU_TOKENS, GPU_TOKENS
 from pipeline.core.heads import read_heads, write_heads
 from pipeline.core.models import HEADS
 from pipeline.core.packed import first_position_of, is_packed
 from pipeline.core.precision import autocast_type, uses_bfloat16
 from pipeline.core.seeding import derived_seed
-from training.batches import MiniBatches, PlannedRows
+from training.batches import PIECES, MiniBatches, PlannedRows
 from training.finetune import assembled, closing_metrics, finish, join_ranks, plan_run, train, training_arguments
 from training.heads.loss import HeadLayers, HeadsLoss
 from training.memory import GPU_OVERHEAD, Budget, planned_budget
@@ -59,7 +60,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     model.add_module("heads", heads)
     sets, plan, report = plan_run(config, stage, model)
     bfloat16 = uses_bfloat16(config.precision)
-    budget = planned_budget(settings) if process.device.type == "cpu" else Budget(GPU_TOKENS, GPU_OVERHEAD)
+    budget = encoding_budget(config, process.device.type)
     trainer = assembled(
         HeadsTrainer,
         config,
@@ -85,6 +86,17 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     metrics = closing_metrics(trainer, report)
     finish(stage, write)
     return metrics
+
+
+def encoding_budget(config: Config, device: str) -> Budget:
+    """How a batch is cut where no activations are kept: into passes as everywhere that texts are embedded."""
+    settings, on_cpu = config.training.heads, device == "cpu"
+    budget = planned_budget(settings)
+    if settings.mini_batch_tokens == "auto":
+        budget = replace(budget, tokens=PIECES * (config.token_budget or (CPU_TOKENS if on_cpu else GPU_TOKENS)))
+    if settings.mini_batch_overhead == "auto" and not on_cpu:
+        budget = replace(budget, overhead=GPU_OVERHEAD)
+    return budget
 
 
 def first_heads(folder: Path, hidden: int, seed: int) -> tuple[nn.Linear, nn.Linear]:

@@ -1,0 +1,89 @@
+"""What the stage `heads` costs: `make bench NAME=heads`, a random model of bge-m3's shape with the smaller vocabulary.
+
+Heads are fitted to 1,000 pairs of texts of 256 tokens, once over them, beside a pass of the encoder over the same 2,000
+texts. Both sides load the model and tokenise; times leave out imports.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.gpu_sides import SHAPES, write_base
+from benchmarks.measurement import Side, alternate, row, write
+
+PAIRS, LENGTH, GIGABYTE = 1000, 256, 1e9
+
+
+def main() -> None:
+    """Make model and pairs, measure, write `runs/bench/heads.json`, remove them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, default=Path("runs/bench/heads"), help="scratch space: 4 GB")
+    parser.add_argument("--shape", choices=SHAPES, default="gpu")
+    parser.add_argument("--pairs", type=int, default=PAIRS)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    shutil.rmtree(options.folder, ignore_errors=True)
+    try:
+        write_base(options.folder / "bench" / "merge" / "model", options.shape)
+        write_pairs(options.folder / "bench" / "data" / "asymmetric", options.pairs, SHAPES[options.shape].vocabulary)
+        sides = [Side(f"benchmarks.heads:{name}", {"runs": str(options.folder)}) for name in ("fit", "encode")]
+        ours, theirs = alternate(*sides, rounds=options.rounds)
+        what = f"fitting heads, one epoch of {options.pairs} pairs of {LENGTH} tokens"
+        memory = ours.peak_bytes / GIGABYTE, theirs.peak_bytes / GIGABYTE
+        peer = "one encoding pass"
+        rows = [
+            row("heads_time", what, "s", ours.seconds, peer, theirs.seconds, "lower"),
+            row("heads_memory", f"peak resident memory of {what}", "GB", memory[0], peer, memory[1], "lower"),
+        ]
+        write("heads", rows)
+    finally:
+        shutil.rmtree(options.folder, ignore_errors=True)
+
+
+def write_pairs(folder: Path, number: int, vocabulary: int) -> None:
+    """One set of pairs of random words, as the data artefact has it."""
+    random = np.random.default_rng(1)
+    words = random.integers(0, vocabulary - 5, (2, number, LENGTH - 2))
+    anchors, positives = ([" ".join(f"w{word}" for word in text) for text in texts] for texts in words)
+    nothing = {
+        "negatives": pa.array([[]] * number, pa.list_(pa.string())),
+        "score": pa.array([None] * number, pa.float32()),
+    }
+    folder.mkdir(parents=True)
+    pq.write_table(pa.table({"anchor": anchors, "positive": positives, **nothing}), folder / "pairs.parquet")
+
+
+def fit(runs: str) -> None:
+    """The stage on a run that lacks nothing but its heads; in folder `bench` of `runs`."""
+    from configs.schema.config import Config
+    from pipeline.chain import CHAIN
+    from pipeline.core.artefact import Manifest
+    from pipeline.stage import run_stage
+
+    config = Config(profile="bench", run="bench", runs=runs, force=True)
+    config.training.heads.batch_size = 64
+    for name in ("merge", "data"):
+        Manifest(name, "complete", name, {}, {}).write(config.folder(name))
+    run_stage(CHAIN["heads"], config)
+
+
+def encode(runs: str) -> None:
+    """All texts of the pairs through the encoder, as every stage encodes texts."""
+    from pipeline.core.embedding import Embedder
+    from pipeline.core.models import load_folder
+    from pipeline.core.precision import training_precision
+
+    table: Any = pq.read_table(Path(runs, "bench/data/asymmetric/pairs.parquet")).to_pydict()
+    embedder = Embedder(
+        load_folder(Path(runs, "bench/merge/model")), max_length=512, precision=training_precision("auto")
+    )
+    embedder.encode(embedder.tokenise([*table["anchor"], *table["positive"]]))
+
+
+if __name__ == "__main__":
+    main()
