@@ -22,7 +22,13 @@ from pipeline.core.console import console, is_main_process, log, quiet
 from pipeline.core.errors import Stopped, UserError
 from pipeline.core.machine import joined_ranks
 from pipeline.core.packed import first_position_of, is_packed
-from pipeline.core.precision import autocast_type, keep_freed_memory, training_precision, uses_bfloat16
+from pipeline.core.precision import (
+    PACKED,
+    autocast_type,
+    keep_freed_memory,
+    training_precision,
+    uses_bfloat16,
+)
 from pipeline.core.seeding import derived_seed
 from training.batch_plan import BatchPlan, GlobalBatch, SetRows, plan_batches, read_plan
 from training.batches import MiniBatches, PlannedRows, plan_report, warn_of_small_steps
@@ -97,7 +103,13 @@ def prepare(
     rank 0. The others wait for it as long as it takes, whatever the limit of time for the operations of their group.
     """
     side, folder, key = config.side(stage.name), _prepared_folder(stage), f"training.{stage.name}"
-    model = model or load_model(config.model_folder(side.start), config.base.attention, side, key)
+    if model is None:  # what ranks would refuse is refused before the long work
+        processes = config.launch.processes or max(torch.cuda.device_count(), 1) * config.launch.nodes
+        check_processes(processes, stage.name, side)
+        half = autocast_type(config.precision) is not None
+        model = load_model(config.model_folder(side.start), config.base.attention, side, key)
+        if config.base.attention == PACKED or config.base.compile:
+            choose_attention(model, config.base, half, side.dropout)
     data, written = stage.input("data"), folder / "plan.json"
     if is_main_process():
         for other in set(folder.parent.glob(f"{stage.name}-*")) - {folder}:
