@@ -22,13 +22,7 @@ from pipeline.core.console import console, is_main_process, log, quiet
 from pipeline.core.errors import Stopped, UserError
 from pipeline.core.machine import joined_ranks
 from pipeline.core.packed import first_position_of, is_packed
-from pipeline.core.precision import (
-    PACKED,
-    autocast_type,
-    keep_freed_memory,
-    training_precision,
-    uses_bfloat16,
-)
+from pipeline.core.precision import PACKED, autocast_type, keep_freed_memory, training_precision, uses_bfloat16
 from pipeline.core.seeding import derived_seed
 from training.batch_plan import BatchPlan, GlobalBatch, SetRows, plan_batches, read_plan
 from training.batches import MiniBatches, PlannedRows, plan_report, warn_of_small_steps
