@@ -24,7 +24,7 @@ from pipeline.core.console import console, is_main_process, log, quiet
 from pipeline.core.errors import Stopped, UserError
 from pipeline.core.machine import joined_ranks
 from pipeline.core.packed import first_position_of, is_packed
-from pipeline.core.precision import autocast_type, keep_freed_memory, training_precision, uses_bfloat16
+from pipeline.core.precision import PACKED, autocast_type, keep_freed_memory, training_precision, uses_bfloat16
 from pipeline.core.seeding import derived_seed
 from training.batch_plan import BatchPlan, GlobalBatch, SetRows, plan_batches, read_plan
 from training.batches import MiniBatches, PlannedRows, plan_report, warn_of_small_steps
@@ -124,8 +124,13 @@ def prepare(
     rank 0. The others wait for it as long as it takes, whatever the limit of time for the operations of their group.
     """
     settings, folder, key = config.planned(stage.name), _prepared_folder(stage), f"training.{stage.name}"
-    start = settings.start if isinstance(settings, SideConfig) else "merge"
-    model = model or load_model(config.model_folder(start), config.base.attention, settings, key)
+    start, dropout = (settings.start, settings.dropout) if isinstance(settings, SideConfig) else ("merge", 0.0)
+    if model is None:  # what ranks would refuse is refused before the long work
+        processes = config.launch.processes or max(torch.cuda.device_count(), 1) * config.launch.nodes
+        check_processes(processes, stage.name, settings)
+        model = load_model(config.model_folder(start), config.base.attention, settings, key)
+        if config.base.attention == PACKED or config.base.compile:
+            choose_attention(model, config.base, autocast_type(config.precision) is not None, dropout)
     data, written = stage.input("data"), folder / "plan.json"
     if is_main_process():
         for other in set(folder.parent.glob(f"{stage.name}-*")) - {folder}:

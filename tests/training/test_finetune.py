@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -284,6 +285,24 @@ def test_ranks_only_read_what_was_prepared_before_they_start(tmp_path: Path, mon
     ]
     assert all(one.read_bytes() == other.read_bytes() for one, other in files)
     assert not list((tmp_path / "two").rglob("plan.npz"))  # nobody needs it any more
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value", "message"),
+    [
+        ("launch", "processes", 3, "3 processes don't divide"),
+        ("base", "attention", "torch_varlen", "torch_varlen needs"),
+        ("base", "compile", True, "compilation needs"),
+    ],
+)
+def test_what_ranks_would_refuse_is_refused_before_texts_are_tokenised(
+    tmp_path: Path, section: str, name: str, value: object, message: str
+) -> None:
+    config = prepared_run(tmp_path, {"symmetric/pairs": rows(32)})
+    setattr(config, section, replace(getattr(config, section), **{name: value}))
+    with pytest.raises(UserError, match=message):
+        prepare_ranks(CHAIN["symmetric"], config)
+    assert not (tmp_path / "one/.prepared").exists()
 
 
 def test_all_small_sets_share_a_line_of_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
