@@ -9,7 +9,7 @@ import numpy as np
 from configs.schema.config import Config
 from evaluation.outcome import Outcome, read_outcome
 from evaluation.published import CARD_MTEB, CARD_SUITE, ENCODECHKA_MEANS, parts_of
-from evaluation.results import Difference, Score
+from evaluation.results import BM25, Difference, Score
 from evaluation.significance import Measured, Plan, corrected, mean_over_tasks, measured, same_items
 from evaluation.suites.task import Task
 from pipeline.core.artefact import StageFolder
@@ -29,9 +29,10 @@ def write_tables(config: Config, stage: StageFolder, tasks: Sequence[Task], resu
         parts = [part for part in found if part.suite == suite]
         means = _means(suite, config.evaluation.suite[suite].kind, parts, averaged)
         found += [mean_over_tasks(name, of) for name, of in means.items()]
-    order = {model: position for position, model in enumerate(config.evaluation.chain)}
+    last = len(config.evaluation.chain)
+    order = {model: position for position, model in enumerate(config.evaluation.chain)} | {BM25: last + 1}
     rows = [row for part in found for row in part.rows(plan)]
-    rows.sort(key=lambda row: order.get(row.model, order.get(row.model.rpartition(".")[0], len(order))))
+    rows.sort(key=lambda row: order.get(row.model, order.get(row.model.rpartition(".")[0], last)))
     with stage.replacing("scores.csv") as path:
         Score.write(path, rows)
     compared = [*found, *_against(scored, found)]

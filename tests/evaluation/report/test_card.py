@@ -273,7 +273,7 @@ def test_every_way_to_search_stands_in_one_table_of_the_card_and_the_page(config
     for name, score in (("merge", 0.5), ("merge.sparse", 0.4), ("merge.hybrid", 0.56), ("bm25", 0.3)):
         run.scores.append(Score(name, *place, "ndcg_at_10", score, score - 0.01, score + 0.01, 40, 1.0))
     facts = {"zero_share": 0.025, "active_ids": 12.6, "bytes_per_passage": 100.8}
-    run.scores += [Score("merge.sparse", *place, name, value, nan, nan, 0, 1.0) for name, value in facts.items()]
+    run.scores.extend(Score("merge.sparse", *place, name, value, nan, nan, 0, 1.0) for name, value in facts.items())
     gain = (0.06, 0.02, 0.1, 0.01, 0.02, "permutation", 40, False)
     run.differences.append(Difference("merge.hybrid", "merge", *place, "ndcg_at_10", *gain))
     text = render_card(run, config, "organisation/name")

@@ -47,6 +47,7 @@ def init(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     kept = {token for text in TEXTS for token in tokenizer(text)["input_ids"]} | set(tokenizer.all_special_ids)
     pieces, tokens = TokenizerFile.read(base / "tokenizer.json"), np.array(sorted(kept))
     shrink(base, folder, pieces, tokens)
+    (folder / "vocabulary").mkdir()
     write_id_map(folder / "vocabulary" / "id_map.parquet", pieces, tokens, {})
     return folder
 
