@@ -84,7 +84,7 @@ def test_retrieval_through_mteb_is_the_same_after_init_on_covered_text(
 
 def test_the_kinds_do_not_share_a_cached_result(loaded: dict[str, tuple[Encoder, Heads]], tmp_path: Path) -> None:
     scores = {retrieval(kind, loaded["base"], "base", tmp_path).measures[0].score for kind in KINDS}
-    assert len(scores) == 4
+    assert len(scores) >= 3  # the best two find everything
     assert len(list((tmp_path / "results").rglob("RuBQRetrieval.json"))) == 4
 
 
