@@ -48,8 +48,10 @@ def benchmark_settings(config: Config) -> dict[str, Any]:
 
 def suite_settings(suite: SuiteConfig | None) -> dict[str, Any] | None:
     """What a suite's tasks depend on; the forms of vectors only where it scores these."""
-    others = () if suite is None or suite.kind == "vectors" else ("dimensions", "precisions")
-    return suite and {name: value for name, value in result_settings(suite).items() if name not in others}
+    if suite is None:
+        return None
+    others = () if suite.kind == "vectors" else ("dimensions", "precisions")
+    return {name: value for name, value in result_settings(suite).items() if name not in others}
 
 
 def benchmark_reads(config: Config) -> dict[str, str]:

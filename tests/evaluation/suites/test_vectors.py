@@ -12,6 +12,8 @@ from data.artefact import read_dev_sets, read_held_out_set
 from evaluation.outcome import read_outcome
 from evaluation.scoring import Scorer
 from evaluation.suites.vectors import BINARY, FLOAT, INT8, Form, calibration_texts
+from pipeline.application import composed
+from pipeline.chain import CHAIN
 from pipeline.core.embedding import DOCUMENT, QUERY
 from pipeline.core.errors import UserError
 from pipeline.core.seeding import generator
@@ -147,3 +149,13 @@ def test_more_dimensions_than_the_model_has_are_refused(scored: Config) -> None:
     make("data", config)
     with pytest.raises(UserError, match=r"first has 32 dimensions, not 64 \(config key evaluation.suite.vectors.dim"):
         make("evaluate", config)
+
+
+def test_suites_that_score_no_vectors_know_nothing_of_their_forms() -> None:
+    evaluate, benchmarks = (
+        CHAIN[stage].settings(composed("profile=bge_m3_ours", "evaluation.suites=[card_30,vectors]"))
+        for stage in ("evaluate", "benchmarks")
+    )
+    suites = evaluate["evaluation"]["suite"]
+    assert "dimensions" in suites["vectors"] and "dimensions" not in suites["card_30"]
+    assert "dimensions" not in benchmarks["suites"]["card_30"]  # or every set would be prepared anew
