@@ -10,7 +10,7 @@ import pytest
 from tests.support.runs import copied, make, remove_stage, run_main
 
 SIDES = ["symmetric", "asymmetric"]
-STAGES = ["data", "init", *SIDES, "merge", "evaluate", "report"]
+STAGES = ["data", "init", *SIDES, "merge", "heads", "evaluate", "report"]
 TEXTS = ["Река замерзает в ноябре.", "Когда открыли первый музей?", "Рецепт борща"]
 
 

@@ -45,5 +45,7 @@ def test_training_that_takes_more_memory_than_there_is_is_found_before_anything_
 
 def test_machines_that_can_t_share_out_a_batch_are_found_before_anything_is_made() -> None:
     found = {what: problem for what, _, problem in machine(composed("launch.nodes=3"), 0)}
-    assert found["devices"] and found["devices"].what.startswith("batches of symmetric and asymmetric can't be shared")
+    assert found["devices"] and found["devices"].what.startswith(
+        "batches of symmetric and asymmetric and heads can't be"
+    )
     assert {what: problem for what, _, problem in machine(composed("launch.processes=4"), 0)}["devices"] is None

@@ -240,6 +240,13 @@ MERGE = {
     "one model alone": Case("merge", "at least two", overrides=("merging.models=[init]",)),
 }  # fmt: skip
 
+HEADS = {
+    "a merge with a bit turned": Case(
+        "heads", faults.DAMAGED, faults.edited("merge/model/model.safetensors", faults.one_bit)
+    ),
+    "a set that has no heads to fit": Case("heads", "paris", overrides=("+training.heads.sets.paris.weight=2",)),
+}
+
 EVALUATION = {
     "held-out pairs with a bit turned": Case(
         "evaluate", faults.DAMAGED, faults.edited("data/heldout/panorama.parquet", faults.one_bit), FEW
@@ -305,4 +312,4 @@ REPORT = {
     ),
 }
 
-CATALOGUE = CONFIG | SOURCES | INIT | TRAINING | MERGE | EVALUATION | REPORT
+CATALOGUE = CONFIG | SOURCES | INIT | TRAINING | MERGE | HEADS | EVALUATION | REPORT
