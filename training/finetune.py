@@ -117,14 +117,7 @@ def make_trainer(
         args=arguments,
         train_dataset=PlannedRows(sets.train.values(), side.angle_weight),
         eval_dataset=rows or None,
-        loss=PlannedLoss(
-            model,
-            side.temperature,
-            side.angle_scale,
-            side.directions,
-            side.false_negative_margin,
-            collate.budget.tokens,
-        ),
+        loss=PlannedLoss(model, side, collate.budget.tokens),
         evaluator=scores if scores.sides else None,
         data_collator=collate,
         callbacks=[

@@ -35,7 +35,7 @@ class Prompts:
 def load_model(folder: Path, attention: str, side: SideConfig, key: str = "training") -> SentenceTransformer:
     """The model with float32 weights, the dropout of the side with this config key, and its unused pooler frozen.
 
-    Raises UserError where it can't be loaded, or a length of the side is beyond the model's.
+    Raises UserError where it can't be loaded, or a length or dimension of the side is beyond the model's.
     """
     remedy = "make init again, or mend base.attention"
     lengths = side.lengths()
@@ -49,6 +49,7 @@ def load_model(folder: Path, attention: str, side: SideConfig, key: str = "train
                 where=f"config key {key}.{name}",
                 remedy=f"use at most {most}",
             )
+    _check_dimensions(side.dimensions, model.get_embedding_dimension() or 0, key)
     if implementation == "eager":
         encoder: Any = encoder_of(model)
         encoder.encoder.register_forward_pre_hook(_with_narrow_mask, with_kwargs=True)
@@ -61,6 +62,15 @@ def load_model(folder: Path, attention: str, side: SideConfig, key: str = "train
     if pooler is not None:
         pooler.requires_grad_(False)
     return model
+
+
+def _check_dimensions(dimensions: list[int], width: int, key: str) -> None:
+    """Raise UserError where a vector has fewer numbers; warn where the losses never see a whole one."""
+    if dimensions and max(dimensions) > width:
+        what = f"{max(dimensions)} dimensions are more than the base's {width}"
+        raise UserError(what, where=f"config key {key}.dimensions", remedy=f"use at most {width}")
+    if dimensions and width not in dimensions:
+        log.warning("%s.dimensions lack the model's own %d: whole vectors are not trained", key, width)
 
 
 def choose_attention(model: SentenceTransformer, base: BaseConfig, half: bool, dropout: float) -> None:

@@ -108,15 +108,22 @@ class PlannedTrainer(SentenceTransformerTrainer):
         assert isinstance(self.loss, PlannedLoss) and isinstance(self.train_dataset, PlannedRows)
         parts = self.loss.parts
         if self.train_dataset.angle_weight > 0:  # also of sets without: the library logs a part from its first value on
-            nothing = torch.zeros_like(self.last_loss)
-            parts = {"angle": nothing, "angle_gradient_share": nothing, **parts}
+            parts = {"angle": torch.zeros_like(self.last_loss), **parts}
         self.track_loss_components({**parts, "tokens": tokens, "padding_share": 1 - tokens / padded})
         return loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        assert isinstance(self.loss, PlannedLoss)
+        assert isinstance(self.loss, PlannedLoss) and isinstance(self.train_dataset, PlannedRows)
+        is_logged = (self.state.global_step + 1) % self.state.logging_steps == 0
+        self.loss.measures = is_logged and self.train_dataset.angle_weight > 0
         with memory_explained(self.key, self.loss.mini_batch_num_tokens):
             return super().training_step(*args, **kwargs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        assert isinstance(self.loss, PlannedLoss)
+        if "loss" in logs and self.loss.angle_gradient_share is not None:
+            logs = {**logs, "angle_gradient_share": self.loss.angle_gradient_share.item()}
+        super().log(logs, start_time)
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)

@@ -55,6 +55,10 @@ class SideConfig:
     false_negative_margin: float | None = None  # leave out candidates within it of the positive; null: keep all
     angle_weight: float = setting(0.0, least=0)  # of AnglE beside the contrastive loss; 0 switches it off
     angle_scale: float = setting(20.0, above=0)  # of AnglE: angles are multiplied by it
+    # The losses are computed on so many of a vector's first numbers, once for each of these, and added up, so that a
+    # vector can be cut there (Matryoshka, arXiv:2205.13147). Empty: on whole vectors alone.
+    dimensions: list[int] = setting([], least=1, later=True)
+    dimension_weights: list[float] = setting([], least=0, later=True)  # of their losses, in order; empty: 1 each
 
     dev_steps: int | None = setting(None, least=1)  # steps between dev evaluations; null: only at the end
     keep_best: bool = True  # save the weights with the best mean dev score (needs dev_steps)
@@ -73,7 +77,18 @@ class SideConfig:
         own = {f"sets.{key}.{name}": getattr(item, name) for key, item in self.sets.items() for name in names}
         return {name: getattr(self, name) for name in names} | {key: value for key, value in own.items() if value}
 
+    @property
+    def weight_of_dimension(self) -> dict[int | None, float]:
+        """The weight of each width on which the losses are computed; None is the whole vector."""
+        if not self.dimensions:
+            return {None: 1.0}
+        return dict(zip(self.dimensions, self.dimension_weights or [1.0] * len(self.dimensions), strict=True))
+
     def problems(self) -> Iterator[tuple[str, str]]:
+        if self.dimension_weights and len(self.dimension_weights) != len(self.dimensions):
+            yield "dimension_weights", f"must be as many as dimensions ({len(self.dimensions)}), or none"
+        if self.angle_weight and (odd := [width for width in self.dimensions if width % 2]):
+            yield "dimensions", f"must be even for AnglE, which reads a vector's halves; {odd[0]} is odd"
         if "query_to_doc" not in self.directions:
             yield "directions", "must contain query_to_doc"
         if self.batch_size % self.batch_multiple:

@@ -80,8 +80,7 @@ def tiny_model(dropout: float = 0.0) -> SentenceTransformer:
 
 def planned_loss(model: torch.nn.Module, budget: int, **settings: Any) -> PlannedLoss:
     """The loss with the given mini-batch budget in tokens."""
-    values = {"temperature": 0.05, "angle_scale": 20.0, "directions": ["query_to_doc"], "false_negative_margin": None}
-    return PlannedLoss(model, **{**values, **settings}, mini_batch_num_tokens=budget)
+    return PlannedLoss(model, SideConfig(**{"temperature": 0.05, **settings}), budget)
 
 
 def features_of(

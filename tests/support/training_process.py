@@ -32,7 +32,11 @@ from training.batch_plan import GlobalBatch, plan_batches
 CPU = CONFIGS / "accelerate" / "cpu.yaml"
 ONE_BATCH = SideConfig(batch_size=16, batch_multiple=8, bucket_batches=4, max_steps=1)
 ALL_IN_ONE, CACHED = 10**6, 60  # mini-batch budgets in tokens
-CASES = {"contrastive": 0.0, "combined": 0.3}  # angle weights; AnglE's own gradient is their difference
+CASES: dict[str, tuple[float, dict[str, Any]]] = {  # angle weight and further settings
+    "contrastive": (0.0, {}),
+    "combined": (0.3, {}),  # AnglE's own gradient is the difference
+    "dimensions": (0.3, {"dimensions": [32, 16, 8], "dimension_weights": [1.0, 0.5, 2.0]}),
+}
 ROWS = {"scored": {"negatives": 0, "scored": True}, "triplets": {"negatives": 1, "scored": False}}
 
 
@@ -89,26 +93,28 @@ def main(folder: str, processes: str, side: str) -> None:
 
 
 def gradient(
-    folder: Path, kind: str, angle_weight: float, budget: int, rank: int, world: int
+    folder: Path, kind: str, case: str, budget: int, rank: int, world: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The gradient of one planned batch, from this rank's slice, and AnglE's logged share of it."""
     item = tokenised(folder / kind, rows(16, **ROWS[kind]), angle=True)
     batch: GlobalBatch = plan_batches([item.rows], ONE_BATCH, seed=7).batches[0].slice(rank, world)
     model: torch.nn.Module = tiny_model()
     wrapped = DistributedDataParallel(model, broadcast_buffers=False) if world > 1 else model
+    angle_weight, settings = CASES[case]
     features, labels = features_of(item, batch, budget, angle_weight)
-    loss = planned_loss(wrapped, budget)
+    loss = planned_loss(wrapped, budget, **settings)
     loss(features, labels).backward()
-    return gradients(model), loss.parts.get("angle_gradient_share", torch.zeros(()))
+    assert loss.angle_gradient_share is not None
+    return gradients(model), loss.angle_gradient_share
 
 
 def all_gradients(folder: Path, rank: int = 0, world: int = 1) -> dict[str, torch.Tensor]:
     """Gradients of every kind of rows, loss and budget, and AnglE's logged shares as `<kind> share <budget>`."""
     budgets = {"whole": ALL_IN_ONE, "cached": CACHED}
     found: dict[str, torch.Tensor] = {}
-    for kind, (case, weight), (name, budget) in product(ROWS, CASES.items(), budgets.items()):
-        found[f"{kind} {case} {name}"], share = gradient(folder, kind, weight, budget, rank, world)
-        found |= {f"{kind} share {name}": share} if weight else {}
+    for kind, case, (name, budget) in product(ROWS, CASES, budgets.items()):
+        found[f"{kind} {case} {name}"], share = gradient(folder, kind, case, budget, rank, world)
+        found |= {f"{kind} share {name}": share} if case == "combined" else {}
     return found
 
 

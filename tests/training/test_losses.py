@@ -8,7 +8,12 @@ from statistics import fmean
 
 import pytest
 import torch
-from sentence_transformers.sentence_transformer.losses import AnglELoss, CachedMultipleNegativesRankingLoss
+from sentence_transformers.sentence_transformer.losses import (
+    AnglELoss,
+    CachedMultipleNegativesRankingLoss,
+    MatryoshkaLoss,
+    MultipleNegativesRankingLoss,
+)
 from sentence_transformers.util import pairwise_angle_sim
 from torch import Tensor
 
@@ -21,9 +26,10 @@ from tests.support.planned_sets import (
     tiny_model,
     tokenised,
 )
-from tests.support.training_process import ALL_IN_ONE, CACHED, ONE_BATCH, ROWS, all_gradients, run_rank
+from tests.support.training_process import ALL_IN_ONE, CACHED, CASES, ONE_BATCH, ROWS, all_gradients, run_rank
 from training import losses
-from training.batch_plan import plan_batches
+from training.batch_plan import GlobalBatch, plan_batches
+from training.batches import PlannedRows
 from training.losses import (
     angle_loss,
     angle_pairs,
@@ -32,6 +38,7 @@ from training.losses import (
     kept_graphs,
     pairwise_angle,
 )
+from training.sets import TokenisedSet
 
 EVERYTHING = ["query_to_doc", "doc_to_query", "query_to_query", "doc_to_doc"]
 
@@ -175,7 +182,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str
 
 
 @pytest.mark.parametrize("kind", ROWS)
-@pytest.mark.parametrize("case", ["contrastive", "angle", "combined"])
+@pytest.mark.parametrize("case", ["angle", *CASES])
 def test_the_gradient_is_the_same_on_two_processes_and_with_caching(
     one_process: dict[str, Tensor], two_processes: dict[str, Tensor], kind: str, case: str
 ) -> None:
@@ -201,6 +208,37 @@ def test_angles_share_of_the_gradient_is_the_same_on_two_processes_and_with_cach
         assert run[f"{kind} share {budget}"] == pytest.approx(share.item(), rel=1e-5)
 
 
+def columns_of(item: TokenisedSet, batch: GlobalBatch) -> list[list[list[int]]]:
+    """The token ids of the batch's anchors, positives and negatives."""
+    texts = [row["texts"] for row in PlannedRows([item], 0.0).__getitems__(batch)]
+    return [list(column) for column in zip(*texts, strict=True)]
+
+
+def padded(*columns: list[list[int]]) -> list[dict[str, Tensor]]:
+    """The columns as the library's trainer hands them to a loss."""
+    pad = tiny_model().tokenizer.pad
+    return [dict(pad({"input_ids": column}, return_tensors="pt")) for column in columns]
+
+
+@pytest.mark.parametrize("budget", [ALL_IN_ONE, CACHED])
+def test_dimensions_are_the_librarys_matryoshka_over_both_losses(tmp_path: Path, budget: int) -> None:
+    item = tokenised(tmp_path, rows(16, negatives=1), angle=True)
+    batch = plan_batches([item.rows], ONE_BATCH, seed=7).batches[0]
+    dimensions, weights, (peer, ours) = [32, 16, 8], [1.0, 0.5, 2.0], (tiny_model(), tiny_model())
+    ranking = MatryoshkaLoss(peer, MultipleNegativesRankingLoss(peer, scale=20.0), dimensions, weights)
+    angle = MatryoshkaLoss(peer, AnglELoss(peer, scale=20.0), dimensions, weights)
+    anchors, positives, negatives = columns_of(item, batch)
+    expected = ranking(padded(anchors, positives, negatives), torch.zeros(0))
+    labels = torch.tensor([1.0] * 16 + [0.0] * 16)
+    expected = expected + 0.3 * angle(padded(anchors * 2, positives + negatives), labels)
+    expected.backward()
+    loss = planned_loss(ours, budget, dimensions=dimensions, dimension_weights=weights)
+    value = loss(*features_of(item, batch, budget, 0.3))
+    value.backward()
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert difference(gradients(peer), gradients(ours)) <= 1e-5
+
+
 def triplets(rows: int, seed: int = 0) -> Tensor:
     """Anchors, near positives and far negatives, as training leaves nearly all of them, (rows, 3, 256)."""
     anchors, one, two = torch.randn(3, rows, 256, generator=torch.Generator().manual_seed(seed))
@@ -218,7 +256,8 @@ def test_the_gradient_s_share_is_that_of_the_weighted_norms() -> None:
     (angular,) = torch.autograd.grad(angle_loss(*angle_pairs(rows, scores), scale=20.0), rows)
     (contrastive,) = torch.autograd.grad(contrastive_loss(rows, usable, 0.05), rows)
     expected = 0.3 * angular.norm() / (contrastive.norm() + 0.3 * angular.norm())
-    assert loss.parts["angle_gradient_share"].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert loss.angle_gradient_share is not None
+    assert loss.angle_gradient_share.item() == pytest.approx(expected.item(), rel=1e-5)
     assert texts.grad is not None and torch.allclose(texts.grad[place], contrastive + 0.3 * angular, atol=1e-7)
 
 
