@@ -29,18 +29,23 @@ class PlannedRows(torch.utils.data.Dataset[Any]):
         return sum(len(item.tokens) for item in self.sets.values())
 
     def __getitems__(self, batch: GlobalBatch) -> list[dict[str, Any]]:
-        """One dict a row: `texts`, the token ids of anchor, positive and chosen negatives, and `score`."""
+        """One dict a row: `texts`, the token ids of anchor, positive and chosen negatives, `score`, and `others`.
+
+        The last are other models' vectors of the texts, (2 + negatives, width), by role.
+        """
         item = self.sets[batch.set]
         rows = item.tokens[batch.rows.tolist()]
         weight = self.angle_weight if item.rows.angle else 0.0
         columns = rows["anchor"], rows["positive"], rows["negatives"], rows["score"], batch.negatives.tolist()
+        others = {role: vectors.of(item.rows, batch) for role, vectors in item.others.items()}
         return [
             {
                 "texts": [anchor, positive, *(negatives[index] for index in chosen)],
                 "score": float("nan") if score is None else score,
                 "angle_weight": weight,
+                "others": {role: vectors[place] for role, vectors in others.items()},
             }
-            for anchor, positive, negatives, score, chosen in zip(*columns, strict=True)
+            for place, (anchor, positive, negatives, score, chosen) in enumerate(zip(*columns, strict=True))
         ]
 
 
@@ -73,6 +78,7 @@ class MiniBatches:
             "score": torch.tensor([row["score"] for row in rows], dtype=torch.float32),
             "tokens": torch.tensor(float(lengths.sum())),
             "angle_weight": rows[0]["angle_weight"],
+            **{role: torch.from_numpy(np.stack([row["others"][role] for row in rows])) for role in rows[0]["others"]},
         }
         return batch
 

@@ -58,7 +58,11 @@ class MetricsLog(TrainerCallback):
             line: dict[str, Any] = {
                 "step": state.global_step,
                 "loss": logs["loss"],
-                **{name: logs[name] for name in ("contrastive", "angle", "angle_gradient_share") if name in logs},
+                **{
+                    name: logs[name]
+                    for name in ("contrastive", "angle", "distillation", "angle_gradient_share")
+                    if name in logs
+                },
                 **{name: logs[name] for name in ("grad_norm", "learning_rate")},
                 "tokens_per_second": round(tokens / (now - self.since), 1),
                 "padding_share": logs["padding_share"],

@@ -28,8 +28,9 @@ from training.dev_scores import DevScores
 from training.estimate import shape_of, side_memory
 from training.losses import PlannedLoss
 from training.memory import budget_on_gpu, planned_budget
-from training.model_files import choose_attention, load_model, save_model
+from training.model_files import choose_attention, encoder_of, load_model, merge_adapter, save_model
 from training.sets import PreparedSets, prepare_sets
+from training.text_vectors import other_models
 from training.trainer import PlannedTrainer, last_checkpoint
 
 KEPT = 1.4  # times the activations of the largest batch: less is given back, and fetched again, every third step
@@ -53,10 +54,13 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
         torch.set_float32_matmul_precision("high")  # TF32
     key = f"training.{stage.name}"
     start = config.model_folder(side.start)
+    torch.manual_seed(derived_seed(config.training_seed, "adapter"))
     model = load_model(start, config.base.attention, side, key)
     choose_attention(model, config.base, half is not None, side.dropout)
     checkpoints = stage.path / "checkpoints"
-    sets = prepare_sets(stage.name, side, model, stage.input("data"), checkpoints / "tokens")
+    others = other_models(config, stage.name)
+    sets = prepare_sets(stage.name, side, model, stage.input("data"), checkpoints / "tokens", others)
+    del others  # which are loaded
     plan = plan_batches([item.rows for item in sets.train.values()], side, config.training_seed, key)
     report = plan_report(plan, sets.train, side)
     check_angle(report, stage.name, side)
@@ -77,6 +81,8 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     if trainer.state.global_step < len(plan.batches):
         log.info("stopped at step %d; the same command goes on from there", trainer.state.global_step)
         raise Stopped(signal.SIGTERM)
+    if side.adapter.rank is not None:
+        merge_adapter(encoder_of(model))
     metrics = closing_metrics(trainer, report)
     process.wait_for_everyone()
     if process.is_main_process:

@@ -1,8 +1,9 @@
-"""The training loss: contrastive and AnglE from one set of embeddings, the same for any number of processes.
+"""The training loss: contrastive, AnglE and distillation from one set of embeddings, for any number of processes.
 
 All is computed on the global batch. Embeddings are gathered from all ranks with gradient, whose backward pass sums
 over the ranks; DistributedDataParallel then averages. So a rank's loss is `world` times its share of a sum over local
-queries (contrastive), or the whole term (AnglE), and the averaged gradient is that of one process with the whole batch.
+queries (contrastive, distillation), or the whole term (AnglE), and the averaged gradient is that of one process with
+the whole batch.
 """
 
 from collections.abc import Iterable, Sequence
@@ -140,7 +141,7 @@ def _no_candidates(columns: int, usable: Tensor, rows: Tensor, directions: Seque
 
 
 class PlannedLoss(nn.Module):
-    """`contrastive + angle_weight * AnglE` of a rank's slice of a global batch, summed over the side's dimensions.
+    """Contrastive loss plus weighted AnglE and distillation of a rank's slice, summed over the side's dimensions.
 
     The texts of all columns come as mini-batches of similar length (`training.batches.MiniBatches`), so columns
     of different length are never padded to each other. A batch that fits into `mini_batch_num_tokens` is embedded
@@ -160,7 +161,8 @@ class PlannedLoss(nn.Module):
         """The loss of this rank's rows.
 
         `labels` holds `position` (rows, 2 + negatives), where each text stands in the concatenated mini-batches,
-        `score` (rows,), NaN where there is none, and `angle_weight`.
+        `score` (rows,), NaN where there is none, `angle_weight`, and where there are such models `guide` and `teacher`,
+        their vectors of the texts (rows, 2 + negatives, width).
         """
         features = list(features)
         kept = kept_graphs([part["input_ids"].numel() for part in features], self.mini_batch_num_tokens)
@@ -217,16 +219,25 @@ class PlannedLoss(nn.Module):
         embeddings, scores = gathered(local), gathered(labels["score"])
         own = slice(get_rank() * len(local), (get_rank() + 1) * len(local))
         usable = scores.isnan() | (scores == 1)
-        weights = {"contrastive": 1.0, "angle": labels["angle_weight"]}
+        guide, teacher = (gathered(labels[role]) if role in labels else None for role in ("guide", "teacher"))
+        margin = 0.0 if guide is not None and side.false_negative_margin is None else side.false_negative_margin
+        relative = side.false_negative_margin_kind == "relative"
+        if side.teacher == "self":
+            teacher = embeddings.detach()
+        weights = {"contrastive": 1.0, "angle": labels["angle_weight"], "distillation": side.teacher_weight}
         totals: dict[str, Tensor] = {}
         for width, share in side.weight_of_dimension.items():
             texts = embeddings[..., :width]
-            contrastive = contrastive_loss(
-                texts, usable, side.temperature, side.directions, side.false_negative_margin, own
-            )
-            terms = {"contrastive": world * contrastive}
+            terms = {
+                "contrastive": world
+                * contrastive_loss(texts, usable, side.temperature, side.directions, margin, own, guide, relative)
+            }
             if weights["angle"] > 0:
                 terms["angle"] = angle_loss(*angle_pairs(texts, scores), scale=side.angle_scale)
+            if teacher is not None:
+                temperature = side.teacher_temperature
+                distilled = distillation_loss(texts, teacher, usable, temperature, side.directions, own)
+                terms["distillation"] = world * distilled
             totals = {name: totals.get(name, 0.0) + share * term for name, term in terms.items()}
         self.parts = {name: total.detach() for name, total in totals.items()}
         if self.measures and local.requires_grad:

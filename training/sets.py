@@ -1,7 +1,9 @@
 """All sets of one side: read, and tokenised once and ahead."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import datasets
@@ -19,6 +21,7 @@ from pipeline.core.console import log
 from pipeline.core.errors import UserError
 from training.batch_plan import Integers, SetRows
 from training.model_files import Prompts, prompts_of
+from training.text_vectors import OtherModel, TextVectors
 
 TOKENS = Features(
     {
@@ -41,6 +44,7 @@ class TokenisedSet:
     anchor_lengths: Integers
     positive_lengths: Integers
     negative_lengths: list[Integers]
+    others: dict[str, TextVectors] = dataclasses.field(default_factory=dict)  # by role: guide, teacher
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +55,18 @@ class PreparedSets:
     dev: dict[str, TokenisedSet]
 
 
-def prepare_sets(name: str, side: SideConfig, model: SentenceTransformer, data: Path, cache: Path) -> PreparedSets:
-    """Tokenise the sets of the side `name`; raises UserError where there are none, or the config names unknown ones."""
+def prepare_sets(
+    name: str,
+    side: SideConfig,
+    model: SentenceTransformer,
+    data: Path,
+    cache: Path,
+    others: Mapping[str, OtherModel] = MappingProxyType({}),
+) -> PreparedSets:
+    """Tokenise the sets of the side `name`, and let the `others`, by role, embed their texts.
+
+    Raises UserError where there are no sets, or the config names unknown ones.
+    """
     datasets.disable_progress_bars()  # lines are logged instead: one a set, and one for all small ones
     found = set_files(data, name)
     for unknown in side.sets.keys() - {path.stem for _, path in found}:
@@ -71,10 +85,11 @@ def prepare_sets(name: str, side: SideConfig, model: SentenceTransformer, data: 
         prompts = prompts_of(model, of)
         angle = of == "symmetric" and side.angle_weight > 0
         train = tokenised_set(path, tokenizer, prompts, side, angle, cache / "train", share.get(path.stem, OWN_SIZE))
-        prepared.train[path.stem] = train
+        prepared.train[path.stem] = _with_vectors(train, path, of, side, cache / "train", others)
         dev = data / "dev" / path.name
         if dev.is_file():
-            prepared.dev[path.stem] = tokenised_set(dev, tokenizer, prompts, side, angle, cache / "dev")
+            tokens = tokenised_set(dev, tokenizer, prompts, side, angle, cache / "dev")
+            prepared.dev[path.stem] = _with_vectors(tokens, dev, of, side, cache / "dev", others)
         if (rows := len(train.tokens)) >= SMALL:
             held_out = f" and {len(prepared.dev[path.stem].tokens):,} dev rows" if dev.is_file() else ""
             log.info("%s: %s rows%s tokenised", path.stem, f"{rows:,}", held_out)
@@ -98,8 +113,7 @@ def tokenised_set(
     the operations of their group.
     """
     name = path.stem
-    own = side.sets.get(name, SetConfig())
-    lengths = own.anchor_length or side.anchor_length, own.positive_length or side.positive_length
+    own, lengths = side.sets.get(name, SetConfig()), _most_tokens(side, name)
     table = read_pairs(path)
 
     def to_tokens(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -124,6 +138,24 @@ def tokenised_set(
             new_fingerprint=f"tokens-{name}-{lengths[0]}-{lengths[1]}",
         )
     return _tokenised(table, tokens, side, own, name, angle, share)
+
+
+def _most_tokens(side: SideConfig, name: str) -> tuple[int, int]:
+    """Of a set's anchors, and of its positives and negatives."""
+    own = side.sets.get(name, SetConfig())
+    return own.anchor_length or side.anchor_length, own.positive_length or side.positive_length
+
+
+def _with_vectors(
+    item: TokenisedSet, pairs: Path, of: str, side: SideConfig, cache: Path, others: Mapping[str, OtherModel]
+) -> TokenisedSet:
+    """The set with the `others`' vectors of its texts, which are cut at the same number of the other's tokens."""
+    name = item.rows.name
+    length = max(_most_tokens(side, name))
+    found = {
+        role: one.vectors(pairs, item.rows, of, length, cache / f"{name}.{role}.npy") for role, one in others.items()
+    }
+    return dataclasses.replace(item, others=found)
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, prompt: str, texts: list[str], length: int) -> list[list[int]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformerTrainer
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
@@ -24,6 +25,7 @@ from training.losses import PlannedLoss
 from training.memory import memory_explained
 
 MARK = "complete.json"  # in a checkpoint folder whose files are all written
+ADAPTER = "adapter.safetensors"  # there, in the place of a model whose other weights stay what they were
 
 
 def _outlive_sigterm(worker: int) -> None:
@@ -140,7 +142,13 @@ class PlannedTrainer(SentenceTransformerTrainer):
         return norm
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        self.model.save_pretrained(str(output_dir), create_model_card=False)
+        assert isinstance(self.loss, PlannedLoss)
+        if self.loss.side.adapter.rank is None:
+            self.model.save_pretrained(str(output_dir), create_model_card=False)
+        else:
+            Path(str(output_dir)).mkdir(parents=True, exist_ok=True)
+            trained = {name: weight.detach() for name, weight in self.model.named_parameters() if weight.requires_grad}
+            save_file(trained, Path(str(output_dir)) / ADAPTER)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
@@ -157,7 +165,10 @@ class PlannedTrainer(SentenceTransformerTrainer):
 
     def _load_from_checkpoint(self, checkpoint_path: str) -> None:  # type: ignore[override]
         with _readable(checkpoint_path):
-            super()._load_from_checkpoint(checkpoint_path)
+            if (adapter := Path(checkpoint_path) / ADAPTER).is_file():
+                self.model.load_state_dict(load_file(adapter), strict=False)
+            else:
+                super()._load_from_checkpoint(checkpoint_path)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with _readable(checkpoint):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import timedelta
 from itertools import product
 from pathlib import Path
@@ -20,11 +21,20 @@ import torch.distributed as dist
 from accelerate import PartialState
 from torch.nn.parallel import DistributedDataParallel
 
-from configs.schema.training import SideConfig
+from configs.schema.training import DIRECTIONS, SideConfig
 from pipeline.application import CONFIGS
 from pipeline.chain import CHAIN
 from pipeline.stage import run_stage
-from tests.support.planned_sets import features_of, gradients, planned_loss, prepared_run, rows, tiny_model, tokenised
+from tests.support.planned_sets import (
+    features_of,
+    gradients,
+    planned_loss,
+    prepared_run,
+    random_vectors,
+    rows,
+    tiny_model,
+    tokenised,
+)
 from tests.support.small_bases import tiny_base
 from training import sets
 from training.batch_plan import GlobalBatch, plan_batches
@@ -35,6 +45,9 @@ ALL_IN_ONE, CACHED = 10**6, 60  # mini-batch budgets in tokens
 CASES: dict[str, tuple[float, dict[str, Any]]] = {  # angle weight and further settings
     "contrastive": (0.0, {}),
     "combined": (0.3, {}),  # AnglE's own gradient is the difference
+    "guide": (0.0, {"guide": "init", "false_negative_margin": 0.1}),
+    "teacher": (0.0, {"teacher": "init", "teacher_weight": 2.0}),
+    "everything": (0.3, {"dimensions": [32, 16], "guide": "init", "teacher": "init", "directions": list(DIRECTIONS)}),
     "dimensions": (0.3, {"dimensions": [32, 16, 8], "dimension_weights": [1.0, 0.5, 2.0]}),
 }
 ROWS = {"scored": {"negatives": 0, "scored": True}, "triplets": {"negatives": 1, "scored": False}}
@@ -101,6 +114,8 @@ def gradient(
     model: torch.nn.Module = tiny_model()
     wrapped = DistributedDataParallel(model, broadcast_buffers=False) if world > 1 else model
     angle_weight, settings = CASES[case]
+    roles = SideConfig(**settings).other_models
+    item = replace(item, others={role: random_vectors(item, seed=len(role)) for role in roles})
     features, labels = features_of(item, batch, budget, angle_weight)
     loss = planned_loss(wrapped, budget, **settings)
     loss(features, labels).backward()

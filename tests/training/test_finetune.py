@@ -12,7 +12,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from configs.schema.config import Config
-from configs.schema.training import SetConfig, SideConfig
+from configs.schema.training import AdapterConfig, SetConfig, SideConfig
 from data.artefact import read_dev_sets
 from pipeline.chain import CHAIN
 from pipeline.core import precision
@@ -167,6 +167,12 @@ def test_a_length_beyond_the_bases_positions_is_refused(tmp_path: Path) -> None:
 
 def test_a_dimension_beyond_the_bases_is_refused(tmp_path: Path) -> None:
     refused(tmp_path, "33 dimensions are more than the base's 32 .*symmetric.dimensions", dimensions=[33, 16])
+
+
+def test_an_adapter_for_layers_that_are_not_there_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    message = "no linear layer of the base is called q_proj .*symmetric.adapter.targets: choose among dense, key, query"
+    refused(tmp_path, message, adapter=AdapterConfig(rank=4, targets=["q_proj"]))
 
 
 def test_unknown_sets_are_refused(tmp_path: Path) -> None:
