@@ -126,7 +126,7 @@ def maxsim(tokens: torch.Tensor, counts: torch.Tensor, found: Vectors) -> np.nda
 
 def weighted(scores: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
     """The hybrid's scores: the weighted sum of the modes'."""
-    return sum(np.float32(weight) * part for weight, part in zip(weights, scores, strict=True))
+    return np.sum([np.float32(weight) * part for weight, part in zip(weights, scores, strict=True)], axis=0)
 
 
 def unused_ids(encoder: Encoder) -> list[int]:
