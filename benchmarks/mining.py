@@ -20,7 +20,7 @@ from benchmarks.training import real_pairs, wiktionary_pairs
 
 PEER = "sentence-transformers"
 SET, LENGTH = "wiktionary_definitions", 256  # an asymmetric set of the demo, whose rows the pairs stand for; tokens
-NEAREST = {"range_min": 3, "range_max": 100}  # ranks of the candidates
+NEAREST: dict[str, Any] = {"range_min": 3, "range_max": 100}  # ranks of the candidates
 EQUAL = 0.99  # share of pairs with the same negative in float32; sums of another order tie the others
 
 

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -437,9 +438,10 @@ def trained_parameters(shape: Shape, side: SideConfig, key: str = "training") ->
     """All parameters, or those of the side's adapter, which is added to an encoder of this shape without weights."""
     if side.adapter.rank is None:
         return shape.parameters
-    sizes = {"hidden_size": shape.width, "intermediate_size": shape.inner, "num_attention_heads": shape.heads}
+    sizes: dict[str, Any] = {"hidden_size": shape.width, "intermediate_size": shape.inner}
+    sizes |= {"num_attention_heads": shape.heads, "num_hidden_layers": shape.layers}
     with torch.device("meta"):
-        encoder = XLMRobertaModel(XLMRobertaConfig(num_hidden_layers=shape.layers, **sizes))
+        encoder = XLMRobertaModel(XLMRobertaConfig(**sizes))
         add_adapter(encoder, side.adapter, f"{key}.adapter")
     return sum(weight.numel() for weight in encoder.parameters() if weight.requires_grad)
 

@@ -51,8 +51,8 @@ def pooled(ids: torch.Tensor, weights: torch.Tensor, vocabulary: int) -> csr_arr
     rows = torch.arange(len(ids), device=ids.device)[:, None]
     places, index = torch.unique(rows * vocabulary + ids, return_inverse=True)
     largest = weights.new_zeros(len(places)).scatter_reduce_(0, index.flatten(), weights.flatten(), "amax")
-    places, largest = places[largest != 0].cpu().numpy(), largest[largest != 0].cpu().numpy()
-    return csr_array((largest, (places // vocabulary, places % vocabulary)), (len(ids), vocabulary))
+    place, weight = places[largest != 0].cpu().numpy(), largest[largest != 0].cpu().numpy()
+    return csr_array((weight, (place // vocabulary, place % vocabulary)), (len(ids), vocabulary))
 
 
 def sparse_vectors(encoder: Encoder, heads: Heads, texts: Sequence[str], prompt: str = "") -> csr_array:

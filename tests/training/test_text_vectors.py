@@ -10,7 +10,7 @@ from sentence_transformers import SentenceTransformer
 from configs.schema.training import SideConfig
 from pipeline.chain import CHAIN
 from pipeline.core.errors import UserError
-from pipeline.stage import run_stage
+from pipeline.stage import prepare_ranks, run_stage
 from tests.support import small_bases
 from tests.support.planned_sets import prepared_run, rows, tokenised
 from training.batch_plan import GlobalBatch
@@ -54,11 +54,19 @@ def test_another_run_finds_them_kept(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert found[0][0] > 0 == found[1][0] and found[0][1] == found[1][1]
 
 
-def test_a_run_with_guide_and_teacher_says_what_they_were(tmp_path: Path) -> None:
+def test_a_run_with_guide_and_teacher_says_what_they_were_and_opens_them_before_ranks_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     teacher = str(small_bases.tiny_model(seed=7, hidden=24, max_length=64))
     sets = {"symmetric/pairs": rows(48, seed=1), "dev/pairs": rows(16, seed=2)}
     config = prepared_run(tmp_path, sets, max_steps=3, guide="init", teacher=teacher, teacher_weight=0.5)
-    run_stage(CHAIN["symmetric"], config)
+    opened = []
+    for work in (prepare_ranks, run_stage):
+        caplog.clear()
+        with caplog.at_level("INFO", "pipeline"):
+            work(CHAIN["symmetric"], config)
+        opened.append([role for role in ("guide", "teacher") if f"training.symmetric.{role}: " in caplog.text])
+    assert opened == [["guide", "teacher"], []]
     folder = config.folder("symmetric")
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert all(
