@@ -17,8 +17,8 @@ from pipeline.core.precision import kept_memory, resident_memory, return_kept_me
 from training.batch_plan import GlobalBatch
 
 PARTS = (
-    *("contrastive", "angle", "distillation", "angle_gradient_share"),  # of a side's loss
-    *("ensemble", "sparse", "multi_vector", "all_zero"),  # of the heads', beside distillation
+    *("contrastive", "angle", "angle_gradient_share"),  # of a side's loss
+    *("ensemble", "sparse", "multi_vector", "distillation", "all_zero"),  # of the heads'; a side's has the 4th too
 )
 
 
