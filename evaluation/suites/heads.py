@@ -51,8 +51,9 @@ def pooled(ids: torch.Tensor, weights: torch.Tensor, vocabulary: int) -> csr_arr
     rows = torch.arange(len(ids), device=ids.device)[:, None]
     places, index = torch.unique(rows * vocabulary + ids, return_inverse=True)
     largest = weights.new_zeros(len(places)).scatter_reduce_(0, index.flatten(), weights.flatten(), "amax")
-    place, weight = places[largest != 0].cpu().numpy(), largest[largest != 0].cpu().numpy()
-    return csr_array((weight, (place // vocabulary, place % vocabulary)), (len(ids), vocabulary))
+    kept = largest != 0
+    found, values = places[kept].cpu().numpy(), largest[kept].cpu().numpy()
+    return csr_array((values, (found // vocabulary, found % vocabulary)), (len(ids), vocabulary))
 
 
 def sparse_vectors(encoder: Encoder, heads: Heads, texts: Sequence[str], prompt: str = "") -> csr_array:
@@ -103,7 +104,8 @@ def mode_scores(encoder: Encoder, heads: Heads, queries: Sequence[str], candidat
         scores[MULTI_VECTOR][:, batch] = maxsim(tokens, counts, found)[place]
         active[batch], lengths[batch] = np.diff(found.sparse.indptr), found.mask.sum(1).cpu()
     empty = (np.diff(sparse.indptr) == 0).sum() + (active == 0).sum()
-    sizes = {DENSE: 4.0 * dense.shape[1], SPARSE: 8 * active.mean(), MULTI_VECTOR: 4 * tokens.shape[1] * lengths.mean()}
+    sizes = {DENSE: 4.0 * dense.shape[1], SPARSE: 8 * float(active.mean())}
+    sizes[MULTI_VECTOR] = 4 * tokens.shape[1] * float(lengths.mean())
     return ModeScores(scores, float(empty / (len(queries) + len(candidates))), float(active.mean()), sizes)
 
 
@@ -126,7 +128,10 @@ def maxsim(tokens: torch.Tensor, counts: torch.Tensor, found: Vectors) -> np.nda
 
 def weighted(scores: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
     """The hybrid's scores: the weighted sum of the modes'."""
-    return np.sum([np.float32(weight) * part for weight, part in zip(weights, scores, strict=True)], axis=0)
+    found = np.zeros_like(scores[0])
+    for weight, part in zip(weights, scores, strict=True):
+        found += np.float32(weight) * part
+    return found
 
 
 def unused_ids(encoder: Encoder) -> list[int]:

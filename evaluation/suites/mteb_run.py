@@ -199,7 +199,8 @@ class SparseHead(SparseEncoderWrapper):
         """A sparse tensor [texts, vocabulary]."""
         prompt = prompt_for(self.encoder, task_metadata, prompt_type)
         found = sparse_vectors(self.encoder, self.heads, texts_of(inputs), prompt).tocoo()
-        made = torch.sparse_coo_tensor(torch.from_numpy(np.stack(found.coords)), found.data, found.shape)
+        places, values = torch.from_numpy(np.stack(found.coords)), torch.from_numpy(found.data)
+        made = torch.sparse_coo_tensor(places, values, found.shape)
         return made.coalesce().to(self.encoder.model.device)
 
 

@@ -172,7 +172,7 @@ def test_a_dimension_beyond_the_bases_is_refused(tmp_path: Path) -> None:
 
 def test_an_adapter_for_layers_that_are_not_there_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("peft")
-    message = "no linear layer of the base is called q_proj .*symmetric.adapter.targets: choose among dense, key, query"
+    message = "no linear layer of the base is called q_proj .*symmetric.adapter.targets.; choose among dense, key, "
     refused(tmp_path, message, adapter=AdapterConfig(rank=4, targets=["q_proj"]))
 
 
