@@ -102,7 +102,7 @@ def train_bare(init: str, data: str, side: str) -> float:
         budget = planned_budget(settings)
         collate = MiniBatches(model.tokenizer.pad_token_id, budget)
         batches = [collate(rows.__getitems__(batch)) for batch in plan.batches]
-    loss = PlannedLoss(model, TEMPERATURE, 20.0, ["query_to_doc"], None, budget.tokens)
+    loss = PlannedLoss(model, settings, budget.tokens)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-5, weight_decay=0.01, fused=True)
     model.train()

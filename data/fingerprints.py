@@ -7,7 +7,7 @@ from typing import Any
 import xxhash
 
 from configs.schema.config import Config
-from configs.schema.data import OWN_MODELS, HubFiles, MiningConfig, SourceConfig, unit_settings
+from configs.schema.data import OWN_MODELS, HubFiles, SourceConfig, unit_settings
 from data.sources.files import Located, locate, open_reader
 from pipeline.core.artefact import digest, file_sha256, files_under, result_settings
 from pipeline.core.errors import UserError
@@ -83,16 +83,23 @@ def _files_state(located: Located) -> list[Any]:
 
 
 def mining_state(config: Config) -> list[Any]:
-    """A model that mines and is none of the run's own: contents of a folder, revision of a Hub id."""
-    settings, asked = config.data.mining, miner_on_hub(config.data.mining)
-    folder = mirrored(asked.hub, config.mirror) if asked else Path(settings.model)
+    """A model that mines and is none of the run's own."""
+    return model_state(config.data.mining.wanted, config.mirror)
+
+
+def model_state(wanted: str, mirror: str | None) -> list[Any]:
+    """A model that is none of the run's own: contents of a folder, revision of a Hub id."""
+    asked = model_on_hub(wanted)
+    folder = mirrored(asked.hub, mirror) if asked else Path(wanted)
     if folder:
         return [[path.relative_to(folder).as_posix(), file_sha256(path)] for path in files_under(folder)]
-    return [settings.model, settings.revision, *lock_state([asked] if asked else [])]
+    name, _, revision = wanted.partition("@")
+    return [name, revision or None, *lock_state([asked] if asked else [])]
 
 
-def miner_on_hub(config: MiningConfig) -> Revision | None:
-    """What is asked of the Hub; None where the model is the run's own or a folder."""
-    if config.model in OWN_MODELS or Path(config.model).is_dir():
+def model_on_hub(wanted: str) -> Revision | None:
+    """What `<Hub id>` or `<Hub id>@<revision>` asks for; None where the model is the run's own or a folder."""
+    if wanted in OWN_MODELS or Path(wanted).is_dir():
         return None
-    return Revision("model", config.model, config.revision or "main")
+    name, _, revision = wanted.partition("@")
+    return Revision("model", name, revision or "main")

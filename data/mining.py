@@ -1,9 +1,8 @@
 """Hard negatives for sets that have none: passages of the set that a model finds near an anchor, but not too near."""
 
 import math
-import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,19 +13,14 @@ import torch
 from torch import Tensor
 
 from configs.schema.config import Config
-from configs.schema.data import OWN_MODELS, MiningConfig
-from data.fingerprints import miner_on_hub, mining_length, mining_state
+from configs.schema.data import MiningConfig
+from data.encoders import encode, open_encoder
+from data.fingerprints import mining_length
 from data.pair_files import ROWS_AT_ONCE, PairWriter, read_frames
-from pipeline.core.artefact import digest, read_manifest
-from pipeline.core.console import log, quiet
-from pipeline.core.embedding import DOCUMENT, QUERY, Embedder, EmbeddingCache
-from pipeline.core.hub import mirrored
-from pipeline.core.models import fetched, load_folder
-from pipeline.core.precision import uses_bfloat16
+from pipeline.core.console import log
+from pipeline.core.embedding import DOCUMENT, QUERY
 
 SAMPLES = 5  # mined rows that the ledger shows
-PROBE = 256  # texts whose encoding is timed first
-PARTS = 20  # in which the others are encoded and kept
 MOST_COSINES = 2**26  # in memory at once
 TOO_MANY_WITHOUT = 0.2  # share of the rows
 
@@ -53,6 +47,7 @@ def mine(path: Path, name: str, config: Config) -> dict[str, Any]:
         `samples`: some rows as mined, and `model` and `revision` of what mined.
     """
     settings, side = config.data.mining, config.data.all_sources[name].side
+    encoder = open_encoder(config, settings.wanted, "data.mining.model")
     pairs = pl.concat(read_frames(path))
     positive = pairs["score"].fill_null(1.0) >= 1 if "score" in pairs.columns else pairs["anchor"].is_not_null()
     asked, texts = pairs.filter(positive), pairs["positive"].unique(maintain_order=True).to_list()
@@ -60,14 +55,14 @@ def mine(path: Path, name: str, config: Config) -> dict[str, Any]:
     known: dict[str, set[int]] = defaultdict(set)  # all that stands beside an anchor, and its own text
     for anchor, text in pairs.select("anchor", "positive").iter_rows():
         known[anchor] |= {place[text], place.get(anchor, place[text])}
-    embedder, revision = _embedder(config, side)
+    embedder = encoder.embedder(mining_length(config, side))
     query = embedder.prompt(QUERY) if settings.query_prompt is None else settings.query_prompt
     document = embedder.prompt(QUERY if side == "symmetric" else DOCUMENT)
     document = document if settings.passage_prompt is None else settings.passage_prompt
-    encode(embedder, {query: anchors, document: texts}, name)
+    encode(embedder, [(query, anchors), (document, texts)], name, "mining")
     found = hard_negatives(
-        torch.from_numpy(embedder.embed(anchors, query)).to(embedder.model.device),
-        torch.from_numpy(embedder.embed(texts, document)).to(embedder.model.device),
+        torch.from_numpy(embedder.embed(anchors, query)).to(encoder.model.device),
+        torch.from_numpy(embedder.embed(texts, document)).to(encoder.model.device),
         [place[text] for text in asked["positive"]],
         [sorted(known[anchor]) for anchor in anchors],
         settings,
@@ -83,7 +78,7 @@ def mine(path: Path, name: str, config: Config) -> dict[str, Any]:
         "false_negatives": found.too_near / max(found.looked_at, 1),
         "samples": _samples(shown),
         "model": settings.model,
-        "revision": revision,
+        "revision": encoder.revision,
     }
 
 
@@ -126,46 +121,6 @@ def hard_negatives(
         looked_at += int(candidates.sum())
         too_near += int((candidates & ~allowed).sum())
     return Mined(negatives, looked_at, too_near)
-
-
-def encode(embedder: Embedder, texts: Mapping[str, Sequence[str]], name: str) -> None:
-    """Give the embedder's cache the embeddings of texts by prompt, part by part; a small one first tells the time."""
-    new = [(prompt, text) for prompt, some in texts.items() for text in embedder.missing(some, prompt)]
-    stride = max(1, len(new) // PROBE)
-    parts = [new[::stride][:PROBE], *(new[place::PARTS] for place in range(PARTS))]
-    started, done = time.monotonic(), set[tuple[str, str]]()
-    for part in parts:
-        for prompt in texts:
-            embedder.embed([text for of, text in part if of == prompt and (of, text) not in done], prompt)
-        done.update(part)
-        if left := len(new) - len(done):
-            minutes = (time.monotonic() - started) / len(done) * left / 60
-            log.info("%s: %d of %d texts encoded for mining, %.1f minutes to go", name, len(done), len(new), minutes)
-
-
-def _embedder(config: Config, side: str) -> tuple[Embedder, str]:
-    """What mines a set of this side, and where its model stood."""
-    folder, revision, contents = _model(config)
-    precision = "bf16" if uses_bfloat16(config.precision) else "fp32"
-    with quiet():
-        model = load_folder(folder, remedy="mend data.mining.model").eval()
-    cache = EmbeddingCache(Path(config.runs, "cache", "mining", f"{contents}-{precision}"))
-    return Embedder(model, mining_length(config, side), config.token_budget, precision, cache), revision
-
-
-def _model(config: Config) -> tuple[Path, str, str]:
-    """The folder of the model that mines, where it stood (an artefact, a commit, a mirror, a folder), and its key."""
-    settings, asked = config.data.mining, miner_on_hub(config.data.mining)
-    if settings.model in OWN_MODELS:
-        manifest = read_manifest(config.folder(settings.model))
-        assert manifest is not None  # an input of the stage
-        return config.model_folder(settings.model), f"this run's, {manifest.fingerprint[:12]}", manifest.fingerprint
-    if asked is None:
-        return Path(settings.model), "local folder", digest(mining_state(config))
-    if inside := mirrored(asked.hub, config.mirror):
-        return inside, f"mirror of {asked.revision}", digest(mining_state(config))
-    folder = fetched(asked.hub, asked.revision, "data.mining.model")
-    return folder, folder.name, folder.name
 
 
 def _warn_of_gaps(name: str, found: Mined) -> None:

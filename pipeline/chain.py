@@ -20,12 +20,12 @@ from typing import Any
 from configs.schema.config import SIDES, STAGES, Config
 from configs.schema.data import OWN_MODELS
 from configs.schema.evaluation import SuiteConfig
-from data.fingerprints import data_states, mining_settings
+from data.fingerprints import data_states, mining_settings, model_state
 from evaluation.models import final_stage, heads_fingerprint, scored_models
 from evaluation.published import calibrated_name
 from evaluation.report.record import REPORTED
 from merging.models import merged_states
-from pipeline.core.artefact import file_sha256, is_complete, read_manifest, result_settings
+from pipeline.core.artefact import digest, file_sha256, is_complete, read_manifest, result_settings
 from pipeline.stage import Stage
 from training.bases.sources import base_state
 from training.vocabulary.corpora import corpus_states
@@ -63,6 +63,19 @@ def benchmark_reads(config: Config) -> dict[str, str]:
 def own_miner(config: Config) -> list[str]:
     """The model of this run that mines negatives, where one does."""
     return [config.data.mining.model] if config.data.mines and config.data.mining.model in OWN_MODELS else []
+
+
+def side_needs(config: Config, name: str) -> list[str]:
+    """Data, the model that training goes on from, and those of this run that guide or teach."""
+    side = config.side(name)
+    own = [model for model in side.other_models.values() if model in OWN_MODELS]
+    return list(dict.fromkeys(["data", side.start, *own]))
+
+
+def side_reads(config: Config, name: str) -> dict[str, str]:
+    """The contents of a guide or teacher that is none of the run's own."""
+    others = {role: model for role, model in config.side(name).other_models.items() if model not in OWN_MODELS}
+    return {role: digest(model_state(model, config.mirror)) for role, model in others.items()}
 
 
 def dev_settings(config: Config) -> dict[str, int]:
@@ -122,7 +135,8 @@ def side(name: str) -> Stage:
     """One side's training; under `accelerate launch` each process takes its slice of every planned global batch."""
     return Stage(
         name, 4, "training.finetune:build", on_ranks=True, prepare="training.finetune:prepare",
-        needs=lambda c: ["data", c.side(name).start],
+        needs=lambda c: side_needs(c, name),
+        reads=lambda c: side_reads(c, name),
         settings=lambda c: {"side": c.side(name), "arguments": c.training.arguments, "seed": c.training.seed,
                             "dev": dev_settings(c), "precision": c.precision, "attention": c.base.attention,
                             "compile": c.base.compile},

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from huggingface_hub import HfApi
 
 from configs.schema.config import SIDES, Config
 from configs.schema.data import OWN_MODELS, HubFiles, SourceConfig
-from data.fingerprints import miner_on_hub
+from data.fingerprints import model_on_hub
 from data.sources.batch import RowErrors
 from data.sources.files import HubFile, Located, NotSupplied, locate, matching, open_reader
 from data.sources.rows import role_frames
@@ -94,22 +95,20 @@ def _on_hub(name: str, part: HubFiles, seen: Look) -> Located:
     return Located(tuple(files), commit)
 
 
-def miner(config: Config) -> list[tuple[str, str, UserError | None]]:
-    """(what, finding, problem) of the model that mines negatives, where one does."""
-    settings = config.data.mining
-    if not config.data.mines:
-        return []
-    asked = miner_on_hub(settings)
-    found = "this run's" if settings.model in OWN_MODELS else "local folder"
-    try:
-        if asked and mirrored(asked.hub, config.mirror):
-            found = f"mirror of {asked.revision}"
-        elif asked:
-            with hub_errors("data.mining.model", f"{asked.hub} at {asked.revision}", "data.mining.model"):
-                found = f"commit {HfApi().model_info(asked.hub, revision=readable_revision(asked)).sha}"
-    except UserError as error:
-        return [(f"mining by {settings.model}", "FAILED", error)]
-    return [(f"mining by {settings.model}", found, None)]
+def other_models(config: Config) -> Iterator[tuple[str, str, UserError | None]]:
+    """(what, finding, problem) of each model that mines, guides or teaches."""
+    for key, wanted in config.other_models().items():
+        asked = model_on_hub(wanted)
+        found, problem = "this run's" if wanted in OWN_MODELS else "local folder", None
+        try:
+            if asked and mirrored(asked.hub, config.mirror):
+                found = f"mirror of {asked.revision}"
+            elif asked:
+                with hub_errors(key, f"{asked.hub} at {asked.revision}", key):
+                    found = f"commit {HfApi().model_info(asked.hub, revision=readable_revision(asked)).sha}"
+        except UserError as error:
+            found, problem = "FAILED", error
+        yield f"{key}: {wanted}", found, problem
 
 
 def machine(config: Config, bytes_: int) -> list[tuple[str, str, UserError | None]]:
@@ -166,7 +165,7 @@ def check(config: Config) -> None:
     looks = [look(name, source, config.mirror) for name, source in progress(sources.items(), "sources")]
     columns = ["source", "revision", "MB", "access", "licence", "first rows"]
     show_table("sources", columns, [_row(seen) for seen in looks])
-    findings = miner(config) + machine(config, sum(seen.bytes or 0 for seen in looks))
+    findings = [*other_models(config), *machine(config, sum(seen.bytes or 0 for seen in looks))]
     show_table("machine", ["what", "found"], [(what, found) for what, found, _ in findings])
     problems = [seen.problem for seen in looks] + [problem for _, _, problem in findings]
     failed = [problem for problem in problems if problem is not None]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from configs.schema.config import Config
-from data.fingerprints import miner_on_hub
+from data.fingerprints import model_on_hub
 from evaluation.models import hub_model
 from pipeline.application import hydra_application
 from pipeline.core.console import progress, show_table
@@ -35,9 +35,9 @@ def hub_revisions(config: Config) -> Iterator[Revision]:
             yield from (Revision("dataset", part.hub, part.revision) for part in source.also)
     if config.base.kind == "hub" and not local_folder(config.base, mirror=None):
         yield Revision("model", str(config.base.hub), config.base.revision)
-    miner = miner_on_hub(config.data.mining) if config.data.mines else None
+    others = (model_on_hub(wanted) for wanted in config.other_models().values())
     scored = (hub_model(wanted) for wanted in config.evaluation.models)
-    yield from (asked for asked in (miner, *scored) if asked)
+    yield from (asked for asked in (*others, *scored) if asked)
     for corpus in config.init.corpora.values():
         if corpus.kind == "hub" and corpus.hub:
             yield Revision("dataset", corpus.hub, corpus.revision)

@@ -32,9 +32,13 @@ class PlannedRows(torch.utils.data.Dataset[Any]):
         return sum(len(item) for item in self.sets.values())
 
     def __getitems__(self, batch: GlobalBatch) -> list[dict[str, Any]]:
-        """One dict a row: `texts`, the token ids of anchor, positive and chosen negatives, and `score`."""
+        """One dict a row: `texts`, the token ids of anchor, positive and chosen negatives, `score`, and `others`.
+
+        The last are other models' vectors of the texts, (2 + negatives, width), by role.
+        """
         item, rows = self.sets[batch.set], self.sets[batch.set].rows
         weight = self.angle_weight if rows.angle else 0.0
+        others = {role: vectors.of(rows, batch) for role, vectors in item.others.items()}
         return [
             {
                 "texts": [
@@ -43,8 +47,9 @@ class PlannedRows(torch.utils.data.Dataset[Any]):
                 ],
                 "score": float(rows.scores[row]),
                 "angle_weight": weight,
+                "others": {role: vectors[place] for role, vectors in others.items()},
             }
-            for row, chosen in zip(batch.rows.tolist(), batch.negatives, strict=True)
+            for place, (row, chosen) in enumerate(zip(batch.rows.tolist(), batch.negatives, strict=True))
         ]
 
 
@@ -77,6 +82,7 @@ class MiniBatches:
             "score": torch.tensor([row["score"] for row in rows], dtype=torch.float32),
             "tokens": torch.tensor(float(lengths.sum())),
             "angle_weight": rows[0]["angle_weight"],
+            **{role: torch.from_numpy(np.stack([row["others"][role] for row in rows])) for role in rows[0]["others"]},
         }
         return batch
 

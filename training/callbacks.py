@@ -18,17 +18,17 @@ from training.batch_plan import GlobalBatch
 
 PARTS = (
     *("contrastive", "angle", "angle_gradient_share"),  # of a side's loss
-    *("ensemble", "sparse", "multi_vector", "distillation", "all_zero"),  # of the heads'
+    *("ensemble", "sparse", "multi_vector", "distillation", "all_zero"),  # of the heads'; a side's has the 4th too
 )
 
 
 class MetricsLog(TrainerCallback):
     """Keeps metrics.jsonl, one line a step that is logged or evaluated, on rank 0.
 
-    A line has step and, where it is logged, loss, its parts, AnglE's share of the two gradients' norms at embeddings or
-    the share of texts whose sparse vector is all zero,
-    grad_norm, learning_rate, tokens_per_second, padding_share and set (null where the line covers several steps), and
-    where the weights are evaluated, dev scores and dev losses.
+    A line has step and, where it is logged, loss, its parts, AnglE's share of the two gradients' norms at the step's
+    embeddings or the share of texts whose sparse vector is all zero, grad_norm, learning_rate, tokens_per_second,
+    padding_share and set (null where the line covers several steps), and where the weights are evaluated, dev scores
+    and dev losses.
     Step 0 is the model that training begins with. A resumed run first drops the lines after its checkpoint.
     `track` gets what comes as it comes.
     """

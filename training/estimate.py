@@ -11,9 +11,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
+from transformers import XLMRobertaConfig, XLMRobertaModel
 
 from configs.schema.config import SIDES, Config
 from configs.schema.data import SourceConfig
@@ -30,7 +32,7 @@ from training.batch_plan import batch_rows, plan_batches, wanted_batches
 from training.batches import PIECES, ends_within, text_lengths, warn_of_small_steps, warn_of_untried
 from training.losses import kept_graphs
 from training.memory import BUCKETS, GPU_OVERHEAD, SPARE, STATE, STEP, Budget, planned_budget
-from training.model_files import load_model
+from training.model_files import add_adapter, load_model
 from training.sets import prepare_sets
 
 GIB = 2**30
@@ -144,7 +146,8 @@ class Devices:
         """How a side's batches will be cut; on a GPU by the cost model, where training measures."""
         if not self.gpu:
             return planned_budget(side)
-        room = self.memory * (1 - SPARE) - shape.parameters * (4 + STATE + BUCKETS * (self.number > 1))
+        state = trained_parameters(shape, side) * (STATE + BUCKETS * (self.number > 1))
+        room = self.memory * (1 - SPARE) - 4 * shape.parameters - state
         fitting = max(int(room / activation_bytes(shape, self.half)) // STEP * STEP, max(side.lengths().values()))
         return planned_budget(side, lambda: fitting, GPU_OVERHEAD)
 
@@ -426,20 +429,37 @@ def side_memory(
         texts = side.anchor_length + (1 + side.negatives) * side.positive_length
         tokens = side.batch_size * texts // (config.launch.processes or 1)
     eager = not gpu and attention_implementation(config.base.attention, longest) == "eager"
-    parts = memory_bytes(shape, min(tokens, most), half, longest * eager)
+    trained = trained_parameters(shape, side, f"training.{name}")
+    parts = memory_bytes(shape, min(tokens, most), half, longest * eager, trained)
     return parts | ({} if gpu else {"libraries and tokens": LIBRARIES})
 
 
-def memory_bytes(shape: Shape, tokens: int, half: bool, eager_length: int = 0) -> dict[str, int]:
+def trained_parameters(shape: Shape, side: SideConfig, key: str = "training") -> int:
+    """All parameters, or those of the side's adapter, which is added to an encoder of this shape without weights."""
+    if side.adapter.rank is None:
+        return shape.parameters
+    sizes: dict[str, Any] = {"hidden_size": shape.width, "intermediate_size": shape.inner}
+    sizes |= {"num_attention_heads": shape.heads, "num_hidden_layers": shape.layers}
+    with torch.device("meta"):
+        encoder = XLMRobertaModel(XLMRobertaConfig(**sizes))
+        add_adapter(encoder, side.adapter, f"{key}.adapter")
+    return sum(weight.numel() for weight in encoder.parameters() if weight.requires_grad)
+
+
+def memory_bytes(
+    shape: Shape, tokens: int, half: bool, eager_length: int = 0, trained: int | None = None
+) -> dict[str, int]:
     """Bytes on one device: weights, gradients, AdamW's two moments, and the activations of so many tokens.
 
-    `eager_length` is the length of the texts whose attention scores are kept.
+    `eager_length` is the length of the texts whose attention scores are kept, `trained` the number of parameters that
+    have gradient and moments; None: all.
     """
+    trained = shape.parameters if trained is None else trained
     scores = shape.layers * shape.heads * eager_length * (2 if half else 4)
     return {
         "parameters": 4 * shape.parameters,
-        "gradients": 4 * shape.parameters,
-        "optimizer": 8 * shape.parameters,
+        "gradients": 4 * trained,
+        "optimizer": 8 * trained,
         "activations": tokens * activation_bytes(shape, half),
         "attention scores": tokens * scores,
     }

@@ -1,6 +1,7 @@
 """One fine-tuning run, from prepared sets to a saved model."""
 
 import dataclasses
+import gc
 import hashlib
 import json
 import signal
@@ -33,8 +34,9 @@ from training.dev_scores import DevScores
 from training.estimate import shape_of, side_memory
 from training.losses import PlannedLoss
 from training.memory import budget_on_gpu, planned_budget
-from training.model_files import choose_attention, load_model, save_model
+from training.model_files import choose_attention, encoder_of, load_model, merge_adapter, save_model
 from training.sets import PreparedSets, prepare_sets
+from training.text_vectors import other_models
 from training.trainer import PlannedTrainer, last_checkpoint
 
 KEPT = 1.4  # times the activations of the largest batch: less is given back, and fetched again, every third step
@@ -50,6 +52,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     side, half = config.side(stage.name), autocast_type(config.precision)
     process = join_ranks(config, stage)
     start = config.model_folder(side.start)
+    torch.manual_seed(derived_seed(config.training_seed, "adapter"))
     model = load_model(start, config.base.attention, side, f"training.{stage.name}")
     choose_attention(model, config.base, half is not None, side.dropout)
     sets, plan, report = plan_run(config, stage, model)
@@ -60,6 +63,8 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
         memory = side_memory(config, stage.name, shape, most, half is not None, tokens=tokens)
         trainer.add_callback(KeptMemory(round(KEPT * (memory["activations"] + memory["attention scores"]))))
     train(config, stage, trainer)
+    if side.adapter.rank is not None:
+        merge_adapter(encoder_of(model))
     metrics = closing_metrics(trainer, report)
     finish(stage, lambda folder: save_model(model, start, folder))
     return metrics
@@ -118,7 +123,7 @@ def finish(stage: StageFolder, write: Callable[[Path], None]) -> None:
 def prepare(
     config: Config, stage: StageFolder, model: SentenceTransformer | None = None
 ) -> tuple[PreparedSets, BatchPlan, dict[str, Any]]:
-    """What all ranks read: the stage's sets as tokens, its plan, and the plan's report.
+    """What all ranks read: the stage's sets as tokens and other models' vectors, its plan, and the plan's report.
 
     Made once, and kept until the stage is made: by the command that launches ranks, before they start, or else by
     rank 0. The others wait for it as long as it takes, whatever the limit of time for the operations of their group.
@@ -138,7 +143,9 @@ def prepare(
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "lock"):  # several machines' commands may be at it
             if not written.exists():
-                sets = prepare_sets(stage.name, settings, model, data, folder)
+                sets = prepare_sets(stage.name, settings, model, data, folder, other_models(config, stage.name))
+                gc.collect()  # other models, which hold themselves in cycles
+                torch.cuda.empty_cache()
                 plan = plan_batches([item.rows for item in sets.train.values()], settings, config.training_seed, key)
                 report = plan_report(plan, sets.train, settings)
                 if isinstance(settings, SideConfig):
@@ -148,7 +155,8 @@ def prepare(
     while not written.exists():
         time.sleep(0.5)
     report = json.loads(written.read_text(encoding="utf-8"))
-    return prepare_sets(stage.name, settings, model, data, folder), read_plan(folder / "plan.npz"), report
+    sets = prepare_sets(stage.name, settings, model, data, folder, other_models(config, stage.name))
+    return sets, read_plan(folder / "plan.npz"), report
 
 
 def _prepared_folder(stage: StageFolder) -> Path:
@@ -189,14 +197,7 @@ def make_trainer(
         args=arguments,
         train_dataset=PlannedRows(sets.train.values(), side.angle_weight),
         eval_dataset=rows or None,
-        loss=PlannedLoss(
-            model,
-            side.temperature,
-            side.angle_scale,
-            side.directions,
-            side.false_negative_margin,
-            collate.budget.tokens,
-        ),
+        loss=PlannedLoss(model, side, collate.budget.tokens),
         evaluator=scores if scores.sides else None,
         data_collator=collate,
         dev_batches=dev_batches,

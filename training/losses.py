@@ -1,8 +1,9 @@
-"""The training loss: contrastive and AnglE from one set of embeddings, the same for any number of processes.
+"""The training loss: contrastive, AnglE and distillation from one set of embeddings, for any number of processes.
 
-Both are computed on the global batch. Embeddings are gathered from all ranks with gradient, whose backward pass sums
+All is computed on the global batch. Embeddings are gathered from all ranks with gradient, whose backward pass sums
 over the ranks; DistributedDataParallel then averages. So a rank's loss is `world` times its share of a sum over local
-queries (contrastive), or the whole term (AnglE), and the averaged gradient is that of one process with the whole batch.
+queries (contrastive, distillation), or the whole term (AnglE), and the averaged gradient is that of one process with
+the whole batch.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,6 +17,8 @@ from sentence_transformers.util import all_gather_with_grad, get_rank
 from sentence_transformers.util.distributed import get_world_size
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from configs.schema.training import SideConfig
 
 
 def pairwise_angle(first: Tensor, second: Tensor) -> Tensor:
@@ -55,6 +58,8 @@ def contrastive_loss(
     directions: Sequence[str] = ("query_to_doc",),
     margin: float | None = None,
     queries: slice = slice(None),
+    guide: Tensor | None = None,
+    relative: bool = False,
 ) -> Tensor:
     """Sum over `queries` of the cross-entropy of the own positive, divided by the number of usable rows; a scalar.
 
@@ -68,29 +73,71 @@ def contrastive_loss(
         margin: leave out other rows' texts whose similarity is above that of the own positive minus this margin,
             as probable false negatives; None keeps all.
         queries: the rows whose cross-entropy is summed.
+        guide: (rows, 2 + negatives, any width): another model's embeddings, whose similarities then decide, and over
+            the row's own negatives too (GISTEmbed, arXiv:2402.16829).
+        relative: the margin is a share of the positive's similarity.
     """
-    texts = F.normalize(embeddings, dim=-1)
-    anchors, positives = texts[:, 0], texts[:, 1]
-    indices = torch.arange(len(texts), device=texts.device)
-    rows = indices[queries][usable[queries]]
-    own_row = rows[:, None] == indices
-    anchor, positive = anchors[rows], positives[rows]
-    others = {
-        "doc_to_query": (positive, anchors, False),
-        "query_to_query": (anchor, anchors, True),
-        "doc_to_doc": (positive, positives, True),
-    }
-    blocks = [(anchor, positives, False), *((anchor, column, False) for column in texts[:, 2:].unbind(1))]
-    blocks += [others[name] for name in directions if name in others]
-    limit = (anchor * positive).sum(dim=-1, keepdim=True) - (margin or 0.0)
-    logits = []
-    for left, right, without_own in blocks:
-        similarity = left @ right.T
-        hidden = own_row | ~usable if without_own else (~usable).expand_as(similarity)
-        if margin is not None:
-            hidden = hidden | (~own_row & (similarity > limit))
-        logits.append(similarity.masked_fill(hidden, float("-inf")) / temperature)
-    return F.cross_entropy(torch.cat(logits, dim=1), rows, reduction="sum") / usable.sum().clamp(min=1)
+    rows = _own(usable, queries)
+    cosines = _cosines(embeddings, rows, directions)
+    hidden = _no_candidates(embeddings.shape[1], usable, rows, directions)
+    if margin is not None:
+        judged = cosines.detach() if guide is None else _cosines(guide, rows, directions)
+        positive = judged.gather(1, rows[:, None])
+        own = rows[:, None] == torch.arange(len(usable), device=rows.device)
+        spared = [own & (guide is None or one + other == 1) for one, other in _blocks(embeddings.shape[1], directions)]
+        limit = positive - margin * (positive.abs() if relative else 1.0)
+        hidden = hidden | ((judged > limit) & ~torch.cat(spared, dim=1))
+    logits = cosines.masked_fill(hidden, float("-inf")) / temperature
+    return F.cross_entropy(logits, rows, reduction="sum") / usable.sum().clamp(min=1)
+
+
+def distillation_loss(
+    embeddings: Tensor,
+    teacher: Tensor,
+    usable: Tensor,
+    temperature: float,
+    directions: Sequence[str] = ("query_to_doc",),
+    queries: slice = slice(None),
+) -> Tensor:
+    """Sum over `queries` of KL(teacher | student), divided by the number of usable rows; a scalar.
+
+    Both distributions are the softmax of cosines, divided by `temperature`, over the candidates of `contrastive_loss`
+    (arXiv:2010.11386, section 3). `teacher` is (rows, 2 + negatives, any width); the other arguments are those of
+    `contrastive_loss`. The usual factor temperature ** 2 is left out: then the gradient is (q - p) / temperature, as
+    that of the contrastive loss is, and a weight means the same at every temperature.
+    """
+    rows = _own(usable, queries)
+    hidden = _no_candidates(embeddings.shape[1], usable, rows, directions)
+    student, wanted = (
+        (_cosines(texts, rows, directions) / temperature).masked_fill(hidden, float("-inf")).log_softmax(dim=1)
+        for texts in (embeddings, teacher)
+    )
+    divergence = F.kl_div(student.masked_fill(hidden, 0.0), wanted.exp(), reduction="sum")  # 0 * -inf is no number
+    return divergence / usable.sum().clamp(min=1)
+
+
+def _own(usable: Tensor, queries: slice) -> Tensor:
+    """The usable rows among `queries`."""
+    return torch.arange(len(usable), device=usable.device)[queries][usable[queries]]
+
+
+def _blocks(columns: int, directions: Sequence[str]) -> list[tuple[int, int]]:
+    """Which column of the own row is compared with which column of all rows; 0 anchors, 1 positives, then negatives."""
+    others = {"doc_to_query": (1, 0), "query_to_query": (0, 0), "doc_to_doc": (1, 1)}
+    return [(0, column) for column in range(1, columns)] + [others[name] for name in directions if name in others]
+
+
+def _cosines(embeddings: Tensor, rows: Tensor, directions: Sequence[str]) -> Tensor:
+    """Of each of `rows` with its candidates, block by block; (rows, candidates), the positive at the row's number."""
+    columns = F.normalize(embeddings, dim=-1).unbind(1)
+    own = columns[0][rows], columns[1][rows]
+    return torch.cat([own[one] @ columns[other].T for one, other in _blocks(len(columns), directions)], dim=1)
+
+
+def _no_candidates(columns: int, usable: Tensor, rows: Tensor, directions: Sequence[str]) -> Tensor:
+    """Which of `_cosines` are of rows that are not usable, or of a text with itself."""
+    itself = rows[:, None] == torch.arange(len(usable), device=rows.device)
+    return torch.cat([~usable | (itself & (one == other)) for one, other in _blocks(columns, directions)], dim=1)
 
 
 class BatchLoss(nn.Module):
@@ -104,7 +151,7 @@ class BatchLoss(nn.Module):
 
 
 class PlannedLoss(BatchLoss):
-    """`contrastive + angle_weight * AnglE` of a rank's slice of a global batch.
+    """Contrastive loss plus weighted AnglE and distillation of a rank's slice, summed over the side's dimensions.
 
     The texts of all columns come as mini-batches of similar length (`training.batches.MiniBatches`), so columns
     of different length are never padded to each other. A batch that fits into `mini_batch_num_tokens` is embedded
@@ -113,24 +160,18 @@ class PlannedLoss(BatchLoss):
     to their embeddings is known. The gradient is the same.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        temperature: float,
-        angle_scale: float,
-        directions: Sequence[str],
-        false_negative_margin: float | None,
-        mini_batch_num_tokens: int,
-    ) -> None:
-        super().__init__(model, temperature, mini_batch_num_tokens)
-        self.angle_scale = angle_scale
-        self.directions, self.margin = tuple(directions), false_negative_margin
+    def __init__(self, model: nn.Module, side: SideConfig, mini_batch_num_tokens: int) -> None:
+        super().__init__(model, side.temperature, mini_batch_num_tokens)
+        self.side = side
+        self.measures = True  # whether `angle_gradient_share`, which takes two more passes over the losses, is wanted
+        self.angle_gradient_share: Tensor | None = None  # of the last batch for which it was, the same on every rank
 
     def forward(self, features: Iterable[dict[str, Tensor]], labels: dict[str, Any]) -> Tensor:
         """The loss of this rank's rows.
 
         `labels` holds `position` (rows, 2 + negatives), where each text stands in the concatenated mini-batches,
-        `score` (rows,), NaN where there is none, and `angle_weight`.
+        `score` (rows,), NaN where there is none, `angle_weight`, and where there are such models `guide` and `teacher`,
+        their vectors of the texts (rows, 2 + negatives, width).
         """
         features = list(features)
         kept = kept_graphs([part["input_ids"].numel() for part in features], self.mini_batch_num_tokens)
@@ -178,26 +219,43 @@ class PlannedLoss(BatchLoss):
         """The loss from the embeddings of the mini-batches, in float32 also under autocast."""
         with torch.autocast(embeddings[0].device.type, enabled=False):
             texts = torch.cat(embeddings)
-            return self._loss(texts[labels["position"]], labels["score"], labels["angle_weight"])
+            return self._loss(texts[labels["position"]], labels)
 
-    def _loss(self, local: Tensor, local_scores: Tensor, angle_weight: float) -> Tensor:
-        world, rank = get_world_size(), get_rank()
-        embeddings, scores = local, local_scores
-        if world > 1:
-            embeddings, scores = all_gather_with_grad(local), all_gather_with_grad(local_scores)
-        own = slice(rank * len(local), (rank + 1) * len(local))
+    def _loss(self, local: Tensor, labels: dict[str, Any]) -> Tensor:
+        """The weighted sum of all terms, each summed over the side's dimensions."""
+        world, side = get_world_size(), self.side
+        gathered = all_gather_with_grad if world > 1 else (lambda own: own)
+        embeddings, scores = gathered(local), gathered(labels["score"])
+        own = slice(get_rank() * len(local), (get_rank() + 1) * len(local))
         usable = scores.isnan() | (scores == 1)
-        loss = world * contrastive_loss(embeddings, usable, self.temperature, self.directions, self.margin, queries=own)
-        self.parts = {"contrastive": loss.detach()}
-        if angle_weight > 0:
-            angle = angle_loss(*angle_pairs(embeddings, scores), scale=self.angle_scale)
-            self.parts["angle"] = angle.detach()
-            if local.requires_grad:
-                contrastive, angular = gradient_norms((loss, angle), local)
-                share = angle_weight * angular / (contrastive + angle_weight * angular).clamp(min=1e-30)
-                self.parts["angle_gradient_share"] = share
-            loss = loss + angle_weight * angle
-        return loss
+        guide, teacher = (gathered(labels[role]) if role in labels else None for role in ("guide", "teacher"))
+        margin = 0.0 if guide is not None and side.false_negative_margin is None else side.false_negative_margin
+        relative = side.false_negative_margin_kind == "relative"
+        if side.teacher == "self":
+            teacher = embeddings.detach()
+        weights = {"contrastive": 1.0, "angle": labels["angle_weight"], "distillation": side.teacher_weight}
+        totals: dict[str, Tensor] = {}
+        for width, share in side.weight_of_dimension.items():
+            texts = embeddings[..., :width]
+            terms = {
+                "contrastive": world
+                * contrastive_loss(texts, usable, side.temperature, side.directions, margin, own, guide, relative)
+            }
+            if weights["angle"] > 0:
+                terms["angle"] = angle_loss(*angle_pairs(texts, scores), scale=side.angle_scale)
+            if teacher is not None:
+                temperature = side.teacher_temperature
+                distilled = distillation_loss(texts, teacher, usable, temperature, side.directions, own)
+                terms["distillation"] = world * distilled
+            totals = {name: totals.get(name, 0.0) + share * term for name, term in terms.items()}
+        self.parts = {name: total.detach() for name, total in totals.items()}
+        if self.measures and local.requires_grad:
+            self.angle_gradient_share = torch.zeros(())
+            if "angle" in totals:
+                norm, angular = gradient_norms((totals["contrastive"], totals["angle"]), local)
+                angular = weights["angle"] * angular
+                self.angle_gradient_share = angular / (norm + angular).clamp(min=1e-30)
+        return sum((weights[name] * total for name, total in totals.items()), start=torch.zeros(()))
 
 
 def gradient_norms(losses: Sequence[Tensor], local: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from configs.schema.init import BaseConfig
-from configs.schema.training import PlannedConfig, SideConfig
+from configs.schema.training import AdapterConfig, PlannedConfig, SideConfig
 from pipeline.core.checkpoint import WEIGHTS
 from pipeline.core.console import log
 from pipeline.core.errors import UserError
@@ -33,9 +33,9 @@ class Prompts:
 
 
 def load_model(folder: Path, attention: str, side: PlannedConfig, key: str = "training") -> SentenceTransformer:
-    """The model with float32 weights, the dropout of the side with this config key, and its unused pooler frozen.
+    """The model with float32 weights, dropout and adapter of the side with this config key, its unused pooler frozen.
 
-    Raises UserError where it can't be loaded, or a length of the side is beyond the model's.
+    Raises UserError where it can't be loaded, or a length or dimension of the side is beyond the model's.
     """
     remedy = "make init again, or mend base.attention"
     lengths = side.lengths()
@@ -49,6 +49,8 @@ def load_model(folder: Path, attention: str, side: PlannedConfig, key: str = "tr
                 where=f"config key {key}.{name}",
                 remedy=f"use at most {most}",
             )
+    if isinstance(side, SideConfig):
+        _check_dimensions(side.dimensions, model.get_embedding_dimension() or 0, key)
     if implementation == "eager":
         encoder: Any = encoder_of(model)
         encoder.encoder.register_forward_pre_hook(_with_narrow_mask, with_kwargs=True)
@@ -60,7 +62,51 @@ def load_model(folder: Path, attention: str, side: PlannedConfig, key: str = "tr
     pooler = getattr(encoder_of(model), "pooler", None)
     if pooler is not None:
         pooler.requires_grad_(False)
+    if isinstance(side, SideConfig) and side.adapter.rank is not None:
+        add_adapter(encoder_of(model), side.adapter, f"{key}.adapter")
     return model
+
+
+def _check_dimensions(dimensions: list[int], width: int, key: str) -> None:
+    """Raise UserError where a vector has fewer numbers; warn where the losses never see a whole one."""
+    if dimensions and max(dimensions) > width:
+        what = f"{max(dimensions)} dimensions are more than the base's {width}"
+        raise UserError(what, where=f"config key {key}.dimensions", remedy=f"use at most {width}")
+    if dimensions and width not in dimensions:
+        log.warning("%s.dimensions lack the model's own %d: whole vectors are not trained", key, width)
+
+
+def add_adapter(encoder: PreTrainedModel, adapter: AdapterConfig, key: str) -> None:
+    """Freeze the encoder, and give its linear layers the side's adapter; `key` is the config's.
+
+    The adapter's product is zero at first. Raises UserError where peft is not installed, or no layer has such a name.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        what, remedy = "an adapter takes the package peft", "install it: pip install peft"
+        raise UserError(what, where=f"config key {key}.rank", remedy=remedy) from error
+    inside: Any = getattr(encoder, "encoder", encoder)  # not the pooler, which no gradient reaches
+    encoder.requires_grad_(False)
+    names = {name.rpartition(".")[2] for name, module in inside.named_modules() if isinstance(module, nn.Linear)}
+    config = LoraConfig(r=adapter.rank, lora_alpha=adapter.alpha, target_modules=list(adapter.targets))
+    try:
+        inject_adapter_in_model(config, inside)
+    except ValueError as error:
+        what = f"no linear layer of the base is called {' or '.join(adapter.targets) or 'nothing'}"
+        remedy = f"choose among {', '.join(sorted(names))}"
+        raise UserError(what, where=f"config key {key}.targets", remedy=remedy) from error
+
+
+def merge_adapter(encoder: PreTrainedModel) -> None:
+    """Add the adapter's product to the weights, and take it away: the encoder is as `add_adapter` found it."""
+    from peft.tuners.lora import LoraLayer
+
+    for name, layer in list(encoder.named_modules()):
+        if isinstance(layer, LoraLayer):
+            layer.merge()  # type: ignore[operator]
+            parent, _, own = name.rpartition(".")
+            setattr(encoder.get_submodule(parent), own, layer.get_base_layer())
 
 
 def choose_attention(model: SentenceTransformer, base: BaseConfig, half: bool, dropout: float) -> None:

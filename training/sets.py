@@ -1,9 +1,11 @@
 """All sets of one side: read, and tokenised once and ahead."""
 
 import dataclasses
+from collections.abc import Mapping
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from pipeline.core.console import log, progress
 from pipeline.core.errors import UserError
 from training.batch_plan import Integers, SetRows
 from training.model_files import Prompts, prompts_of
+from training.text_vectors import OtherModel, TextVectors
 
 SMALL = 100  # rows; sets below it share a line of the log
 AT_ONCE = 8192  # texts given to the tokenizer, which works on them with all cores
@@ -50,6 +53,7 @@ class TokenisedSet:
     rows: SetRows
     anchors: Texts
     passages: Texts  # positives and negatives
+    others: dict[str, TextVectors] = dataclasses.field(default_factory=dict)  # by role: guide, teacher
 
     def __len__(self) -> int:
         return len(self.rows.anchors)
@@ -63,10 +67,17 @@ class PreparedSets:
     dev: dict[str, TokenisedSet]
 
 
-def prepare_sets(name: str, side: PlannedConfig, model: SentenceTransformer, data: Path, cache: Path) -> PreparedSets:
-    """The sets of the side `name`, tokenised unless `cache` has them.
+def prepare_sets(
+    name: str,
+    side: PlannedConfig,
+    model: SentenceTransformer,
+    data: Path,
+    cache: Path,
+    others: Mapping[str, OtherModel] = MappingProxyType({}),
+) -> PreparedSets:
+    """The sets of the side `name`: tokens, and the vectors of the `others`, by role, made unless `cache` has them.
 
-    Raises UserError where there are none, or the config names unknown ones.
+    Raises UserError where there are no sets, or the config names unknown ones.
     """
     found = set_files(data, name)
     for unknown in side.sets.keys() - {path.stem for _, path in found}:
@@ -88,10 +99,11 @@ def prepare_sets(name: str, side: PlannedConfig, model: SentenceTransformer, dat
         prompts = prompts_of(model, of)
         angle = of == "symmetric" and isinstance(side, SideConfig) and side.angle_weight > 0
         train = tokenised_set(path, tokenizer, prompts, side, angle, cache / "train", share.get(path.stem, OWN_SIZE))
-        prepared.train[path.stem] = train
+        prepared.train[path.stem] = with_vectors(train, path, of, side, cache / "train", others)
         dev = data / "dev" / path.name
         if dev.is_file():
-            prepared.dev[path.stem] = tokenised_set(dev, tokenizer, prompts, side, angle, cache / "dev")
+            tokens = tokenised_set(dev, tokenizer, prompts, side, angle, cache / "dev")
+            prepared.dev[path.stem] = with_vectors(tokens, dev, of, side, cache / "dev", others)
         if path.stem in new and len(train) >= SMALL:
             held_out = f" and {len(prepared.dev[path.stem]):,} dev rows" if dev.is_file() else ""
             log.info("%s: %s rows%s tokenised", path.stem, f"{len(train):,}", held_out)
@@ -118,9 +130,8 @@ def tokenised_set(
     Where prompt and length are the same, anchors are among the passages.
     """
     name = path.stem
-    own = side.sets.get(name, SetConfig())
-    anchors = prompts.anchor, own.anchor_length or side.anchor_length
-    passages = prompts.positive, own.positive_length or side.positive_length
+    lengths = _most_tokens(side, name)
+    anchors, passages = (prompts.anchor, lengths[0]), (prompts.positive, lengths[1])
     record = _record(cache, name)
     if not record.is_file():
         texts, columns = _numbered(read_pairs(path))
@@ -142,6 +153,26 @@ def tokenised_set(
         if f"{role}_ends" in columns
     }
     return _tokenised(name, columns, found.get("anchors", found["passages"]), found["passages"], side, angle, share)
+
+
+def _most_tokens(side: PlannedConfig, name: str) -> tuple[int, int]:
+    """Of a set's anchors, and of its positives and negatives."""
+    own = side.sets.get(name, SetConfig())
+    return own.anchor_length or side.anchor_length, own.positive_length or side.positive_length
+
+
+def with_vectors(
+    item: TokenisedSet, pairs: Path, of: str, side: PlannedConfig, cache: Path, others: Mapping[str, OtherModel]
+) -> TokenisedSet:
+    """The set with the `others`' vectors of its texts, which are cut at the same number of the other's tokens."""
+    name, found = item.rows.name, {}
+    for role, other in others.items():
+        file = cache / f"{name}.{role}.npy"
+        if not file.is_file():
+            texts, _ = _numbered(read_pairs(pairs))
+            other.write_vectors(file, texts, item.rows, of, max(_most_tokens(side, name)))
+        found[role] = TextVectors.read(file, item.rows)
+    return dataclasses.replace(item, others=found)
 
 
 def _numbered(table: pa.Table) -> tuple[pa.Array, dict[str, Any]]:

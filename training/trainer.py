@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformerTrainer
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
@@ -20,10 +21,11 @@ from pipeline.core.errors import UserError, first_line
 from pipeline.core.models import RAISED_BY_FILES
 from training.batch_plan import GlobalBatch
 from training.batches import PlannedRows
-from training.losses import BatchLoss
+from training.losses import BatchLoss, PlannedLoss
 from training.memory import memory_explained
 
 MARK = "complete.json"  # in a checkpoint folder whose files are all written
+ADAPTER = "adapter.safetensors"  # there, in the place of a model whose other weights stay what they were
 
 
 def _outlive_sigterm(worker: int) -> None:
@@ -108,15 +110,23 @@ class PlannedTrainer(SentenceTransformerTrainer):
         assert isinstance(self.loss, BatchLoss) and isinstance(self.train_dataset, PlannedRows)
         parts = self.loss.parts
         if self.train_dataset.angle_weight > 0:  # also of sets without: the library logs a part from its first value on
-            nothing = torch.zeros_like(self.last_loss)
-            parts = {"angle": nothing, "angle_gradient_share": nothing, **parts}
+            parts = {"angle": torch.zeros_like(self.last_loss), **parts}
         self.track_loss_components({**parts, "tokens": tokens, "padding_share": 1 - tokens / padded})
         return loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        assert isinstance(self.loss, BatchLoss)
+        assert isinstance(self.loss, BatchLoss) and isinstance(self.train_dataset, PlannedRows)
+        if isinstance(self.loss, PlannedLoss):
+            is_logged = (self.state.global_step + 1) % self.state.logging_steps == 0
+            self.loss.measures = is_logged and self.train_dataset.angle_weight > 0
         with memory_explained(self.key, self.loss.mini_batch_num_tokens):
             return super().training_step(*args, **kwargs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        share = self.loss.angle_gradient_share if isinstance(self.loss, PlannedLoss) else None
+        if "loss" in logs and share is not None:
+            logs = {**logs, "angle_gradient_share": share.item()}
+        super().log(logs, start_time)
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)
@@ -133,7 +143,13 @@ class PlannedTrainer(SentenceTransformerTrainer):
         return norm
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        self.model.save_pretrained(str(output_dir), create_model_card=False)
+        assert isinstance(self.loss, PlannedLoss)
+        if self.loss.side.adapter.rank is None:
+            self.model.save_pretrained(str(output_dir), create_model_card=False)
+        else:
+            Path(str(output_dir)).mkdir(parents=True, exist_ok=True)
+            trained = {name: weight.detach() for name, weight in self.model.named_parameters() if weight.requires_grad}
+            save_file(trained, Path(str(output_dir)) / ADAPTER)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
@@ -150,7 +166,10 @@ class PlannedTrainer(SentenceTransformerTrainer):
 
     def _load_from_checkpoint(self, checkpoint_path: str) -> None:  # type: ignore[override]
         with readable(checkpoint_path):
-            super()._load_from_checkpoint(checkpoint_path)
+            if (adapter := Path(checkpoint_path) / ADAPTER).is_file():
+                self.model.load_state_dict(load_file(adapter), strict=False)
+            else:
+                super()._load_from_checkpoint(checkpoint_path)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with readable(checkpoint):

@@ -87,6 +87,14 @@ class Config:
             if not isinstance(seconds := self.timeout(side), int | float) or seconds <= 0:
                 yield f"training.{side}.arguments.ddp_timeout", f"must be a number of seconds, not {seconds}"
 
+    def other_models(self) -> dict[str, str]:
+        """What mines, guides or teaches where these stages are made, by config key."""
+        found = {"data.mining.model": self.data.mining.wanted} if self.data.mines else {}
+        for name in SIDES:
+            wanted = self.side(name).other_models if name in self.stages else {}
+            found |= {f"training.{name}.{role}": model for role, model in wanted.items()}
+        return found
+
     def sides_not_for(self, processes: int) -> list[str]:
         """The stages that train whose smallest batch so many processes can't share out evenly."""
         trained = [name for name in TRAINED if name in self.stages]

@@ -235,6 +235,11 @@ class MiningConfig:
     query_prompt: str | None = None  # put before anchors; null: the model's own
     passage_prompt: str | None = None  # put before passages; null: the model's own
 
+    @property
+    def wanted(self) -> str:
+        """What mines, a Hub id with its revision."""
+        return f"{self.model}@{self.revision}" if self.revision else self.model
+
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.range_min >= self.range_max:
             yield "range_min", f"must be below range_max ({self.range_max})"

@@ -30,12 +30,13 @@ class Rule(TypedDict, total=False):
     name: bool  # becomes a file or folder, as do the keys of a dictionary with this rule
 
 
-def setting(default: T, *, result: bool = True, unit: bool = True, **rule: Unpack[Rule]) -> T:
+def setting(default: T, *, result: bool = True, unit: bool = True, later: bool = False, **rule: Unpack[Rule]) -> T:
     """A field of a config with its rule; a list or dictionary as default is copied for every instance.
 
-    `result=False` keeps the field out of its stage's fingerprint, `unit=False` out of that of its source's rows.
+    `result=False` keeps the field out of its stage's fingerprint, `unit=False` out of that of its source's rows;
+    `later=True` does the former while it has its default: what was made before there was the option stays finished.
     """
-    metadata = {"rule": rule, "result": result, "unit": unit}
+    metadata = {"rule": rule, "result": result, "unit": unit} | ({"unless": default} if later else {})
     if isinstance(default, list | dict):
         return dataclasses.field(default_factory=lambda: copy.deepcopy(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)

@@ -21,6 +21,15 @@ class SetConfig:
 
 
 @dataclass
+class AdapterConfig:
+    """Small matrices that train in the place of the weights (LoRA, arXiv:2106.09685); whole weights are saved."""
+
+    rank: int | None = setting(None, least=1)  # of the matrices; null: all weights train
+    alpha: int = setting(16, least=1)  # their product counts alpha / rank times
+    targets: list[str] = setting(["query", "key", "value", "dense"])  # ends of the names of linear layers that get them
+
+
+@dataclass
 class PlannedConfig:
     """What every training run has: its steps and its planned batches."""
 
@@ -81,14 +90,51 @@ class SideConfig(PlannedConfig):
     start: str = setting("init", choices=("init", *DATA_SIDES))  # the model of this run that training goes on from
     dropout: float = setting(0.0, least=0, below=1)  # of the encoder while it trains; the saved config keeps the base's
     directions: list[str] = setting(["query_to_doc"], choices=DIRECTIONS)  # what the softmax runs over
-    false_negative_margin: float | None = None  # leave out candidates within it of the positive; null: keep all
+    # Leave out candidates within it of the positive, as probable false negatives; null: keep all, or 0 with a guide.
+    false_negative_margin: float | None = None
+    # A similarity, or a share of the positive's.
+    false_negative_margin_kind: str = setting("absolute", choices=("absolute", "relative"), later=True)
+    # Whose similarities tell false negatives (GISTEmbed, arXiv:2402.16829): base or init, this run's, a folder, or
+    # `<Hub id>` or `<Hub id>@<revision>`; any tokenizer will do. null: the model's own, as it trains.
+    guide: str | None = setting(None, later=True)
+    # Whose similarities in the batch are to be learned, beside the contrastive loss; named as a guide is. self: with
+    # dimensions, whole vectors teach the shorter ones.
+    teacher: str | None = setting(None, later=True)
+    teacher_weight: float = setting(1.0, above=0, later=True)  # of its Kullback-Leibler divergence
+    # Its and the student's similarities are divided by it.
+    teacher_temperature: float = setting(0.02, above=0, later=True)
     angle_weight: float = setting(0.0, least=0)  # of AnglE beside the contrastive loss; 0 switches it off
     angle_scale: float = setting(20.0, above=0)  # of AnglE: angles are multiplied by it
+    # The losses are computed on so many of a vector's first numbers, once for each of these, and added up, so that a
+    # vector can be cut there (Matryoshka, arXiv:2205.13147). Empty: on whole vectors alone.
+    dimensions: list[int] = setting([], least=1, later=True)
+    dimension_weights: list[float] = setting([], least=0, later=True)  # of their losses, in order; empty: 1 each
+    # For a small GPU.
+    adapter: AdapterConfig = field(default_factory=AdapterConfig, metadata={"unless": AdapterConfig()})
 
     dev_steps: int | None = setting(None, least=1)  # steps between dev evaluations; null: only at the end
     keep_best: bool = True  # save the weights with the best mean dev score (needs dev_steps)
 
+    @property
+    def other_models(self) -> dict[str, str]:
+        """Those whose vectors training reads, by role."""
+        wanted = {"guide": self.guide, "teacher": self.teacher if self.teacher != "self" else None}
+        return {role: model for role, model in wanted.items() if model is not None}
+
+    @property
+    def weight_of_dimension(self) -> dict[int | None, float]:
+        """The weight of each width on which the losses are computed; None is the whole vector."""
+        if not self.dimensions:
+            return {None: 1.0}
+        return dict(zip(self.dimensions, self.dimension_weights or [1.0] * len(self.dimensions), strict=True))
+
     def problems(self) -> Iterator[tuple[str, str]]:
+        if self.dimension_weights and len(self.dimension_weights) != len(self.dimensions):
+            yield "dimension_weights", f"must be as many as dimensions ({len(self.dimensions)}), or none"
+        if self.angle_weight and (odd := [width for width in self.dimensions if width % 2]):
+            yield "dimensions", f"must be even for AnglE, which reads a vector's halves; {odd[0]} is odd"
+        if self.teacher == "self" and not self.dimensions:
+            yield "teacher", "can't be self without dimensions: whole vectors have nothing to teach themselves"
         if "query_to_doc" not in self.directions:
             yield "directions", "must contain query_to_doc"
         yield from super().problems()

@@ -88,9 +88,13 @@ def digest(content: Any) -> str:
 
 
 def result_settings(value: Any) -> Any:
-    """Plain values of a config, without the fields marked `metadata={"result": False}`."""
+    """Plain values of a config, without the fields marked `metadata={"result": False}` or at their value `unless`."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        kept = [field for field in dataclasses.fields(value) if field.metadata.get("result", True)]
+        kept = [
+            field
+            for field in dataclasses.fields(value)
+            if field.metadata.get("result", True) and getattr(value, field.name) != field.metadata.get("unless", ...)
+        ]
         return {field.name: result_settings(getattr(value, field.name)) for field in kept}
     if isinstance(value, dict):
         return {str(key): result_settings(item) for key, item in value.items()}

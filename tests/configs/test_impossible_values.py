@@ -61,6 +61,12 @@ NO_TIME = TrainingConfig(arguments={"ddp_timeout": "soon"})
         (SideConfig(mixing="random"), "mixing", "must be one of proportional"),
         (SideConfig(directions=["doc_to_doc"]), "directions", "must contain query_to_doc"),
         (SideConfig(dropout=1.0), "dropout", "at least 0 and below 1"),
+        (
+            SideConfig(dimensions=[64, 32], dimension_weights=[1.0]),
+            "dimension_weights",
+            "must be as many as dimensions",
+        ),
+        (SideConfig(dimensions=[64, 33], angle_weight=0.1), "dimensions", "must be even for AnglE"),
         (SideConfig(epochs=-1.0), "epochs", "above 0"),
         (SideConfig(anchor_length=2), "anchor_length", "at least 4"),
         (

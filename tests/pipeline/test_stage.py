@@ -12,8 +12,9 @@ import pytest
 from filelock import FileLock
 
 from configs.schema.config import Config
+from configs.schema.training import SideConfig
 from pipeline.core import artefact
-from pipeline.core.artefact import PARTIAL, UNITS, StageFolder, read_manifest, replacing
+from pipeline.core.artefact import PARTIAL, UNITS, StageFolder, read_manifest, replacing, result_settings
 from pipeline.core.errors import UserError
 from pipeline.stage import Stage, run_stage
 
@@ -41,6 +42,13 @@ def failing(config: Config, stage: StageFolder) -> dict[str, object]:
         folder.mkdir()
         (folder / "weights.txt").write_text("half")
         raise UserError("no good", where="here", remedy="mend it")
+
+
+def test_an_option_that_is_off_is_in_no_fingerprint() -> None:
+    """So that what was made before there was the option stays finished."""
+    before = result_settings(SideConfig())
+    assert "temperature" in before and "dimensions" not in before
+    assert result_settings(SideConfig(dimensions=[8])) == before | {"dimensions": [8]}
 
 
 def test_a_complete_artefact_has_a_manifest_with_every_output(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from configs.schema.config import Config
-from configs.schema.training import SideConfig, TrainingConfig
+from configs.schema.training import AdapterConfig, SideConfig, TrainingConfig
 from pipeline.core.artefact import Manifest
 from tests.support.small_bases import TINY, config, tiny_base
 from training.batch_plan import GlobalBatch
@@ -21,6 +21,7 @@ from training.losses import PlannedLoss
 from training.memory import Budget
 from training.model_files import Prompts, load_model
 from training.sets import TokenisedSet, tokenised_set
+from training.text_vectors import TextVectors
 
 SCHEMA = pa.schema(
     [("anchor", pa.string()), ("positive", pa.string()), ("negatives", pa.list_(pa.string())), ("score", pa.float32())]
@@ -53,6 +54,8 @@ def prepared_run(folder: Path, sets: dict[str, list[dict[str, Any]]], **side: An
     """A run whose data and init stages are complete; `sets` maps `<side or dev>/<set>` to rows."""
     made = config(folder, TINY, precision="fp32")
     values = {"batch_size": 16, "anchor_length": 32, "positive_length": 32, "learning_rate": 1e-3, **side}
+    if isinstance(values.get("adapter"), dict):  # from the command line of a test's process
+        values["adapter"] = AdapterConfig(**values["adapter"])
     made.training = TrainingConfig(SideConfig(**values), SideConfig(**values), SideConfig(**values))
     for name, content in sets.items():
         write_set(made.folder("data") / f"{name}.parquet", content)
@@ -72,6 +75,15 @@ def tokenised(folder: Path, content: list[dict[str, Any]], angle: bool = False, 
     return tokenised_set(path, tokenizer, Prompts("", ""), settings, angle, folder / "tokens")
 
 
+def random_vectors(item: TokenisedSet, width: int = 12, seed: int = 3) -> TextVectors:
+    """Another model's vectors of the set's texts, of no model at all."""
+    texts = 1 + max(
+        numbers.max(initial=0) for numbers in (item.rows.anchors, item.rows.positives, *item.rows.negatives)
+    )
+    vectors = np.random.default_rng(seed).standard_normal((2 * texts, width), np.float32)
+    return TextVectors(np.arange(2 * texts), int(texts), vectors)
+
+
 def tiny_model(dropout: float = 0.0) -> SentenceTransformer:
     """The tiny base in training mode."""
     model = load_model(tiny_base(), "auto", SideConfig(anchor_length=32, positive_length=32, dropout=dropout))
@@ -80,8 +92,7 @@ def tiny_model(dropout: float = 0.0) -> SentenceTransformer:
 
 def planned_loss(model: torch.nn.Module, budget: int, **settings: Any) -> PlannedLoss:
     """The loss with the given mini-batch budget in tokens."""
-    values = {"temperature": 0.05, "angle_scale": 20.0, "directions": ["query_to_doc"], "false_negative_margin": None}
-    return PlannedLoss(model, **{**values, **settings}, mini_batch_num_tokens=budget)
+    return PlannedLoss(model, SideConfig(**{"temperature": 0.05, **settings}), budget)
 
 
 def features_of(

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from itertools import product
 from pathlib import Path
@@ -21,11 +22,20 @@ import torch.distributed as dist
 from accelerate import PartialState
 from torch.nn.parallel import DistributedDataParallel
 
-from configs.schema.training import SideConfig
+from configs.schema.training import DIRECTIONS, SideConfig
 from pipeline.application import CONFIGS
 from pipeline.chain import CHAIN
 from pipeline.stage import run_stage
-from tests.support.planned_sets import features_of, gradients, planned_loss, prepared_run, rows, tiny_model, tokenised
+from tests.support.planned_sets import (
+    features_of,
+    gradients,
+    planned_loss,
+    prepared_run,
+    random_vectors,
+    rows,
+    tiny_model,
+    tokenised,
+)
 from tests.support.small_bases import tiny_base
 from training import sets
 from training.batch_plan import GlobalBatch, plan_batches
@@ -35,7 +45,14 @@ from training.heads.loss import HeadLayers, HeadsLoss
 CPU = CONFIGS / "accelerate" / "cpu.yaml"
 ONE_BATCH = SideConfig(batch_size=16, batch_multiple=8, bucket_batches=4, max_steps=1)
 ALL_IN_ONE, CACHED = 10**6, 60  # mini-batch budgets in tokens
-CASES = {"contrastive": 0.0, "combined": 0.3}  # angle weights; AnglE's own gradient is their difference
+CASES: dict[str, tuple[float, dict[str, Any]]] = {  # angle weight and further settings
+    "contrastive": (0.0, {}),
+    "combined": (0.3, {}),  # AnglE's own gradient is the difference
+    "guide": (0.0, {"guide": "init", "false_negative_margin": 0.1}),
+    "teacher": (0.0, {"teacher": "init", "teacher_weight": 2.0}),
+    "everything": (0.3, {"dimensions": [32, 16], "guide": "init", "teacher": "init", "directions": list(DIRECTIONS)}),
+    "dimensions": (0.3, {"dimensions": [32, 16, 8], "dimension_weights": [1.0, 0.5, 2.0]}),
+}
 ROWS = {"scored": {"negatives": 0, "scored": True}, "triplets": {"negatives": 1, "scored": False}}
 
 
@@ -92,26 +109,30 @@ def main(folder: str, processes: str, side: str) -> None:
 
 
 def gradient(
-    folder: Path, kind: str, angle_weight: float, budget: int, rank: int, world: int
+    folder: Path, kind: str, case: str, budget: int, rank: int, world: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The gradient of one planned batch, from this rank's slice, and AnglE's logged share of it."""
     item = tokenised(folder / kind, rows(16, **ROWS[kind]), angle=True)
     batch: GlobalBatch = plan_batches([item.rows], ONE_BATCH, seed=7).batches[0].slice(rank, world)
     model: torch.nn.Module = tiny_model()
     wrapped = DistributedDataParallel(model, broadcast_buffers=False) if world > 1 else model
+    angle_weight, settings = CASES[case]
+    roles = SideConfig(**settings).other_models
+    item = replace(item, others={role: random_vectors(item, seed=len(role)) for role in roles})
     features, labels = features_of(item, batch, budget, angle_weight)
-    loss = planned_loss(wrapped, budget)
+    loss = planned_loss(wrapped, budget, **settings)
     loss(features, labels).backward()
-    return gradients(model), loss.parts.get("angle_gradient_share", torch.zeros(()))
+    assert loss.angle_gradient_share is not None
+    return gradients(model), loss.angle_gradient_share
 
 
 def all_gradients(folder: Path, rank: int = 0, world: int = 1) -> dict[str, torch.Tensor]:
     """Gradients of every kind of rows, loss and budget, and AnglE's logged shares as `<kind> share <budget>`."""
     budgets = {"whole": ALL_IN_ONE, "cached": CACHED}
     found: dict[str, torch.Tensor] = {}
-    for kind, (case, weight), (name, budget) in product(ROWS, CASES.items(), budgets.items()):
-        found[f"{kind} {case} {name}"], share = gradient(folder, kind, weight, budget, rank, world)
-        found |= {f"{kind} share {name}": share} if weight else {}
+    for kind, case, (name, budget) in product(ROWS, CASES, budgets.items()):
+        found[f"{kind} {case} {name}"], share = gradient(folder, kind, case, budget, rank, world)
+        found |= {f"{kind} share {name}": share} if case == "combined" else {}
     return found
 
 

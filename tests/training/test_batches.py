@@ -30,8 +30,8 @@ def test_padded_mini_batches_fit_the_budget_together_or_a_fourth_of_it_each(most
 
 
 def test_packed_and_padded_mini_batches_hold_the_same_texts() -> None:
-    batch = [{"texts": [[5] * 3, [6] * 7], "score": 1.0, "angle_weight": 0.0}]
-    batch += [{"texts": [[7] * 5, [6] * 7], "score": 1.0, "angle_weight": 0.0}]  # one text twice
+    batch = [{"texts": [[5] * 3, [6] * 7], "score": 1.0, "angle_weight": 0.0, "others": {}}]
+    batch += [{"texts": [[7] * 5, [6] * 7], "score": 1.0, "angle_weight": 0.0, "others": {}}]  # one text twice
     padded, packed = (MiniBatches(1, Budget(1000, 1000), first)(batch) for first in (None, 2))
     assert padded["text_0_input_ids"].shape == (3, 7)
     assert packed["text_0_input_ids"].tolist() == [[5] * 3 + [7] * 5 + [6] * 7]

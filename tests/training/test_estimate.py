@@ -11,7 +11,7 @@ from transformers import AutoModel
 
 from configs.schema.data import unit_settings
 from configs.schema.init import BaseConfig
-from configs.schema.training import SideConfig
+from configs.schema.training import AdapterConfig, SideConfig
 from pipeline.application import composed
 from pipeline.core.artefact import result_settings
 from pipeline.core.errors import UserError
@@ -30,6 +30,7 @@ from training.estimate import (
     memory_bytes,
     shape_of,
     side_memory,
+    trained_parameters,
     training_operations,
     work_of,
 )
@@ -49,6 +50,18 @@ def test_parameters_are_those_that_train() -> None:
     model = load_model(tiny_base(), "auto", SideConfig(anchor_length=32, positive_length=32))
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     assert shape_of([tiny_base()], BaseConfig()).parameters == trained
+
+
+def test_of_an_adapter_only_its_own_parameters_have_gradients_and_moments() -> None:
+    pytest.importorskip("peft")
+    side = SideConfig(anchor_length=32, positive_length=32, adapter=AdapterConfig(rank=4, targets=["value", "dense"]))
+    model, shape = load_model(tiny_base(), "auto", side), shape_of([tiny_base()], BaseConfig())
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert trained_parameters(shape, side) == trained < shape.parameters / 3
+    bge_m3 = KNOWN["BAAI/bge-m3"]
+    assert trained_parameters(bge_m3, SideConfig(adapter=AdapterConfig(rank=8, targets=["query"]))) == 24 * 8 * 2 * 1024
+    memory = memory_bytes(shape, 1000, half=True, trained=trained)
+    assert memory["parameters"] + memory["gradients"] + memory["optimizer"] == 4 * shape.parameters + 12 * trained
 
 
 def test_the_known_shape_of_bge_m3_has_its_parameters() -> None:

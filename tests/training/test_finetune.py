@@ -13,13 +13,14 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from configs.schema.config import Config
-from configs.schema.training import SetConfig, SideConfig
+from configs.schema.training import AdapterConfig, SetConfig, SideConfig
 from data.artefact import read_dev_sets
 from pipeline.chain import CHAIN
 from pipeline.core import precision
 from pipeline.core.errors import UserError
 from pipeline.stage import prepare_ranks, run_stage
 from tests.support.planned_sets import prepared_run, rows
+from training import losses
 from training.dev_scores import DevScores
 from training.finetune import check_devices, check_processes
 from training.model_files import load_model
@@ -97,6 +98,18 @@ def test_metrics_have_a_line_a_step_and_dev_scores_at_the_start_and_on_schedule(
     assert all(scored <= set(line) for line in dev)
 
 
+def test_angles_share_is_computed_for_the_lines_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    times, norms = [], losses.gradient_norms
+    monkeypatch.setattr(losses, "gradient_norms", lambda *args: (times.append(1), norms(*args))[1])
+    sets = {"symmetric/scored": SETS["symmetric/scored"]}
+    config = prepared_run(tmp_path, sets, max_steps=6, logging_steps=3, angle_weight=0.1)
+    run_stage(CHAIN["symmetric"], config)
+    text = (config.folder("symmetric") / "metrics.jsonl").read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in text.splitlines() if "loss" in line]
+    assert [line["step"] for line in lines] == [3, 6] and len(times) == 2
+    assert all(0 < line["angle_gradient_share"] < 1 for line in lines)
+
+
 def test_the_score_at_step_0_is_that_of_init(trained: Config) -> None:
     init = SentenceTransformer(str(trained.folder("init")), device="cpu")
     sets = [pairs.spread(trained.training.dev_rows) for pairs in read_dev_sets(trained.folder("data"))]
@@ -151,6 +164,16 @@ def test_a_length_beyond_the_bases_positions_is_refused(tmp_path: Path) -> None:
     config.training.symmetric.sets = {"pairs": SetConfig(anchor_length=100)}
     with pytest.raises(UserError, match=r"sets\.pairs\.anchor_length"):
         run_stage(CHAIN["symmetric"], config)
+
+
+def test_a_dimension_beyond_the_bases_is_refused(tmp_path: Path) -> None:
+    refused(tmp_path, "33 dimensions are more than the base's 32 .*symmetric.dimensions", dimensions=[33, 16])
+
+
+def test_an_adapter_for_layers_that_are_not_there_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    message = "no linear layer of the base is called q_proj .*symmetric.adapter.targets.; choose among dense, key, "
+    refused(tmp_path, message, adapter=AdapterConfig(rank=4, targets=["q_proj"]))
 
 
 def test_unknown_sets_are_refused(tmp_path: Path) -> None:

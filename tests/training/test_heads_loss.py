@@ -23,7 +23,9 @@ SPECIAL = {0, 1, 2, 3}  # <s>, <pad>, </s>, <unk> of XLM-R
 @pytest.fixture
 def loss() -> HeadsLoss:
     loss = heads_loss(TEMPERATURE)
-    torch.nn.init.normal_(loss.heads.sparse.weight, std=0.1, generator=torch.Generator().manual_seed(1))  # some tokens weigh 0
+    torch.nn.init.normal_(
+        loss.heads.sparse.weight, std=0.1, generator=torch.Generator().manual_seed(1)
+    )  # some tokens weigh 0
     return loss
 
 
@@ -72,7 +74,7 @@ def brute_loss(scores: dict[str, Tensor], targets: list[int]) -> Tensor:
     ensemble = scores["dense"] + 0.3 * scores["sparse"] + scores["multi_vector"]
 
     def log_probability(of: Tensor, row: int, column: int) -> Tensor:
-        return of[row, column] - torch.stack([score.double().exp() for score in of[row]]).sum().log()
+        return of[row, column] - torch.stack([score.exp() for score in of[row]]).sum().log()
 
     contrastive, distilled = torch.zeros(()), torch.zeros(())
     weights = ((ensemble, 1.0), (scores["sparse"], 0.1), (scores["multi_vector"], 1.0))

@@ -1,37 +1,55 @@
 """The losses against the formulas in float64, the library's own, and themselves on two processes."""
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from sentence_transformers.sentence_transformer.losses import AnglELoss, CachedMultipleNegativesRankingLoss
-from sentence_transformers.util import pairwise_angle_sim
+from sentence_transformers.sentence_transformer.losses import (
+    AnglELoss,
+    CachedGISTEmbedLoss,
+    CachedMultipleNegativesRankingLoss,
+    DistillKLDivLoss,
+    MatryoshkaLoss,
+    MultipleNegativesRankingLoss,
+)
+from sentence_transformers.util import cos_sim, pairwise_angle_sim, pairwise_cos_sim
 from torch import Tensor
 
+from configs.schema.training import SideConfig
+from pipeline.core.models import load_folder
+from tests.support import small_bases
 from tests.support.planned_sets import (
     difference,
     features_of,
     gradients,
     planned_loss,
+    prepared_run,
     rows,
     tiny_model,
     tokenised,
 )
-from tests.support.training_process import ALL_IN_ONE, CACHED, ONE_BATCH, ROWS, all_gradients, run_rank
+from tests.support.training_process import ALL_IN_ONE, CACHED, CASES, ONE_BATCH, ROWS, all_gradients, run_rank
 from training import losses
-from training.batch_plan import plan_batches
+from training.batch_plan import GlobalBatch, plan_batches
+from training.batches import PlannedRows
 from training.losses import (
     angle_loss,
     angle_pairs,
     contrastive_loss,
+    distillation_loss,
     gradient_norms,
     kept_graphs,
     pairwise_angle,
 )
+from training.sets import TokenisedSet, with_vectors
+from training.text_vectors import OtherModel
 
 EVERYTHING = ["query_to_doc", "doc_to_query", "query_to_query", "doc_to_doc"]
 
@@ -175,7 +193,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str
 
 
 @pytest.mark.parametrize("kind", ROWS)
-@pytest.mark.parametrize("case", ["contrastive", "angle", "combined"])
+@pytest.mark.parametrize("case", ["angle", *CASES])
 def test_the_gradient_is_the_same_on_two_processes_and_with_caching(
     one_process: dict[str, Tensor], two_processes: dict[str, Tensor], kind: str, case: str
 ) -> None:
@@ -201,6 +219,116 @@ def test_angles_share_of_the_gradient_is_the_same_on_two_processes_and_with_cach
         assert run[f"{kind} share {budget}"] == pytest.approx(share.item(), rel=1e-5)
 
 
+def columns_of(item: TokenisedSet, batch: GlobalBatch) -> list[list[list[int]]]:
+    """The token ids of the batch's anchors, positives and negatives."""
+    texts = [row["texts"] for row in PlannedRows([item], 0.0).__getitems__(batch)]
+    return [list(column) for column in zip(*texts, strict=True)]
+
+
+def padded(*columns: list[list[int]]) -> list[dict[str, Tensor]]:
+    """The columns as the library's trainer hands them to a loss."""
+    pad = tiny_model().tokenizer.pad
+    return [dict(pad({"input_ids": column}, return_tensors="pt")) for column in columns]
+
+
+@pytest.mark.parametrize("budget", [ALL_IN_ONE, CACHED])
+def test_dimensions_are_the_librarys_matryoshka_over_both_losses(tmp_path: Path, budget: int) -> None:
+    item = tokenised(tmp_path, rows(16, negatives=1), angle=True)
+    batch = plan_batches([item.rows], ONE_BATCH, seed=7).batches[0]
+    dimensions, weights, (peer, ours) = [32, 16, 8], [1.0, 0.5, 2.0], (tiny_model(), tiny_model())
+    ranking = MatryoshkaLoss(peer, MultipleNegativesRankingLoss(peer, scale=20.0), dimensions, weights)
+    angle = MatryoshkaLoss(peer, AnglELoss(peer, scale=20.0), dimensions, weights)
+    anchors, positives, negatives = columns_of(item, batch)
+    expected = ranking(padded(anchors, positives, negatives), torch.zeros(0))
+    labels = torch.tensor([1.0] * 16 + [0.0] * 16)
+    expected = expected + 0.3 * angle(padded(anchors * 2, positives + negatives), labels)
+    expected.backward()
+    loss = planned_loss(ours, budget, dimensions=dimensions, dimension_weights=weights)
+    value = loss(*features_of(item, batch, budget, 0.3))
+    value.backward()
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert difference(gradients(peer), gradients(ours)) <= 1e-5
+
+
+@pytest.mark.parametrize(("kind", "margin"), [("absolute", 0.0), ("absolute", 0.2), ("relative", 0.3)])
+@pytest.mark.parametrize("directions", [EVERYTHING[:1], [EVERYTHING[0], *EVERYTHING[2:]]])
+def test_a_guide_masks_as_the_librarys_does(
+    embeddings: Tensor, kind: str, margin: float, directions: list[str]
+) -> None:
+    """Also a row's own negatives, and its anchor and positive among the others of their kind."""
+    guide = embeddings.mean(dim=1, keepdim=True) + 0.8 * embeddings.flip(-1)[..., :12].repeat(1, 1, 2)[..., :16]
+    both = len(directions) > 1
+    peer = CachedGISTEmbedLoss(
+        tiny_model(),
+        tiny_model(),
+        0.05,
+        margin_strategy=kind,
+        margin=margin,
+        contrast_anchors=both,
+        contrast_positives=both,
+    )
+    columns = [[[column] for column in vectors.unbind(1)] for vectors in (embeddings, guide)]
+    usable = torch.ones(6, dtype=torch.bool)
+    arguments: dict[str, Any] = {"margin": margin, "relative": kind == "relative"}
+    found = contrastive_loss(embeddings, usable, 0.05, directions, guide=guide, **arguments)
+    assert float(found) == pytest.approx(float(peer.calculate_loss(*columns)), rel=1e-9)
+    assert float(found) < float(contrastive_loss(embeddings, usable, 0.05, directions))
+    assert float(found) != float(contrastive_loss(embeddings, usable, 0.05, directions, **arguments))
+
+
+@pytest.mark.parametrize("base", [{"vocabulary": 1200}, {"vocabulary": 400, "hidden": 24}])
+def test_a_guided_step_is_the_librarys_whatever_the_guides_tokenizer(tmp_path: Path, base: dict[str, int]) -> None:
+    lengths = {"anchor_length": 64, "positive_length": 64}
+    item = tokenised(tmp_path, rows(16, negatives=1), **lengths)
+    guide = small_bases.tiny_model(seed=7, max_length=64, **base)
+    other = OtherModel(prepared_run(tmp_path, {}), str(guide), "training.symmetric.guide")
+    item = with_vectors(item, tmp_path / "set.parquet", "symmetric", SideConfig(), tmp_path, {"guide": other})
+    batch = plan_batches([item.rows], ONE_BATCH, seed=7).batches[0]
+    found, model = [], tiny_model()
+    peer = CachedGISTEmbedLoss(model, load_folder(guide, "cpu"), 0.05, contrast_anchors=False, contrast_positives=False)
+    words = peer.model.tokenizer  # it has no decoder: what the library's guide would read is in pieces
+
+    def texts_of(rows: Tensor, **options: Any) -> list[str]:
+        pieces = (words.decode(row, skip_special_tokens=True) for row in rows)
+        return [text.replace(" ", "").replace("▁", " ").strip() for text in pieces]
+
+    peer.tokenizer = SimpleNamespace(batch_decode=texts_of)  # type: ignore[assignment]
+    for loss, arguments in (
+        (peer, (padded(*columns_of(item, batch)), torch.zeros(0))),
+        (planned_loss(model, CACHED, guide="init"), features_of(item, batch, CACHED, 0.0)),
+        (planned_loss(model, CACHED), features_of(dataclasses.replace(item, others={}), batch, CACHED, 0.0)),
+    ):
+        model.zero_grad()
+        value = loss(*arguments)
+        value.backward()
+        found.append((value.item(), gradients(model)))
+    (expected, reference), (ours, gradient), (unguided, _) = found
+    assert ours == pytest.approx(expected, rel=1e-5) and difference(reference, gradient) <= 1e-5
+    assert unguided > 1.01 * ours
+
+
+def test_distillation_is_the_librarys_over_all_texts_of_the_batch(embeddings: Tensor) -> None:
+    teacher = embeddings[..., :10].cumsum(dim=0)
+    candidates = [row for column in embeddings[:, 1:].unbind(1) for row in column]
+    wanted = torch.cat([cos_sim(teacher[:, 0], column) for column in teacher[:, 1:].unbind(1)], dim=1)
+    peer = DistillKLDivLoss(tiny_model(), pairwise_cos_sim, temperature=0.1)
+    columns = [embeddings[:, 0], *(row.expand(6, -1) for row in candidates)]
+    expected = peer.compute_loss_from_embeddings(columns, wanted) / 0.1**2
+    usable = torch.ones(6, dtype=torch.bool)
+    assert float(distillation_loss(embeddings, teacher, usable, 0.1)) == pytest.approx(float(expected), rel=1e-9)
+    own = embeddings.clone().requires_grad_()
+    distillation_loss(own, 3 * embeddings, usable, 0.1, EVERYTHING).backward()
+    assert own.grad is not None and own.grad.abs().max() < 1e-12  # it teaches what it does already
+
+
+def test_whole_vectors_teach_the_shorter_ones_and_not_themselves(embeddings: Tensor) -> None:
+    loss = planned_loss(torch.nn.Identity(), ALL_IN_ONE, dimensions=[16, 8], teacher="self", teacher_temperature=0.1)
+    labels = {"position": torch.arange(24).reshape(6, 4), "score": torch.full((6,), torch.nan), "angle_weight": 0.0}
+    loss._of_embeddings([embeddings.flatten(0, 1)], labels)
+    expected = distillation_loss(embeddings[..., :8], embeddings, torch.ones(6, dtype=torch.bool), 0.1)
+    assert float(loss.parts["distillation"]) == pytest.approx(float(expected), rel=1e-9)
+
+
 def triplets(rows: int, seed: int = 0) -> Tensor:
     """Anchors, near positives and far negatives, as training leaves nearly all of them, (rows, 3, 256)."""
     anchors, one, two = torch.randn(3, rows, 256, generator=torch.Generator().manual_seed(seed))
@@ -218,7 +346,8 @@ def test_the_gradient_s_share_is_that_of_the_weighted_norms() -> None:
     (angular,) = torch.autograd.grad(angle_loss(*angle_pairs(rows, scores), scale=20.0), rows)
     (contrastive,) = torch.autograd.grad(contrastive_loss(rows, usable, 0.05), rows)
     expected = 0.3 * angular.norm() / (contrastive.norm() + 0.3 * angular.norm())
-    assert loss.parts["angle_gradient_share"].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert loss.angle_gradient_share is not None
+    assert loss.angle_gradient_share.item() == pytest.approx(expected.item(), rel=1e-5)
     assert texts.grad is not None and torch.allclose(texts.grad[place], contrastive + 0.3 * angular, atol=1e-7)
 
 

@@ -1,5 +1,6 @@
 """What training leaves of a model: new weights of every module, under the names that init has."""
 
+import dataclasses
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from configs.schema.init import BaseConfig
-from configs.schema.training import SideConfig
+from configs.schema.training import AdapterConfig, SideConfig
 from merging.compatibility import require_compatible, write_model
 from pipeline.core.errors import UserError
 from pipeline.core.models import load_folder
@@ -17,7 +18,7 @@ from pipeline.core.packed import use_packed
 from tests.support.small_bases import tiny_base
 from tests.support.zoo import TEXTS, animal
 from training.bases.hub import make_from_hub
-from training.model_files import choose_attention, load_model, save_model
+from training.model_files import choose_attention, encoder_of, load_model, merge_adapter, save_model
 from training.vocabulary.shrinking import shrink
 from training.vocabulary.tokenizer_file import TokenizerFile
 
@@ -45,6 +46,31 @@ def test_a_module_behind_the_transformer_is_saved_with_its_trained_weights(tmp_p
     names = [{path.relative_to(each) for path in each.rglob("*")} for each in (init, folder)]
     assert names[0] == names[1]
     require_compatible({"init": init, "symmetric": folder})
+
+
+def test_an_adapter_is_saved_as_whole_weights(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    init, adapter = tiny_base(), AdapterConfig(rank=3, alpha=6, targets=["query", "dense"])
+    model = load_model(init, "auto", dataclasses.replace(SIDE, adapter=adapter))
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            assert parameter.requires_grad == ("lora_" in name) and not ("lora_" in name and "pooler" in name)
+            if parameter.requires_grad:
+                parameter += 0.05 * torch.randn_like(parameter)
+    query = model[0].model.encoder.layer[0].attention.self.query
+    product = 2 * query.lora_B["default"].weight @ query.lora_A["default"].weight
+    expected = model.encode(TEXTS)
+    merge_adapter(encoder_of(model))
+    save_model(model, init, tmp_path / "side")
+    np.testing.assert_allclose(load_folder(tmp_path / "side", "cpu").encode(TEXTS), expected, atol=1e-6)
+    before, after = (load_file(folder / "model.safetensors") for folder in (init, tmp_path / "side"))
+    name = "encoder.layer.0.attention.self.query.weight"
+    torch.testing.assert_close(after[name], before[name] + product.detach(), atol=1e-6, rtol=0)
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert before.keys() == after.keys()
+    assert {name.rpartition(".")[2] for name in moved} == {"weight"} and len(moved) == 2 * 4
+    require_compatible({"init": init, "symmetric": tmp_path / "side"})
 
 
 def test_a_masked_language_model_goes_from_base_to_merge(tmp_path: Path) -> None:

@@ -23,6 +23,12 @@ SETS = {
     "symmetric/scored": rows(100, seed=2, scored=True),
     "symmetric/triplets": rows(64, seed=3, negatives=2),
 }
+OPTIONS = {
+    "dimensions": [32, 8],
+    "guide": "init",
+    "teacher": "init",
+    "adapter": {"rank": 2, "targets": ["query", "value"]},
+}
 LONG = {"max_steps": 40, "checkpoint_steps": 4, "dropout": 0.1, "angle_weight": 0.1}
 
 
@@ -35,9 +41,16 @@ def without_rates(entries: list[dict[str, float]]) -> list[dict[str, float]]:
     return [{key: value for key, value in line.items() if key != "tokens_per_second"} for line in entries]
 
 
-@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_run_killed_at_any_step_ends_in_the_same_bytes(tmp_path: Path, processes: int) -> None:
-    whole, killed, scored = tmp_path / "whole", tmp_path / "killed", LONG | {"dev_steps": 10}
+@pytest.mark.parametrize(
+    ("processes", "options"),
+    [(1, {}), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((2, {}), (1, OPTIONS), (2, OPTIONS)))],
+)
+def test_a_run_killed_at_any_step_ends_in_the_same_bytes(
+    tmp_path: Path, processes: int, options: dict[str, Any]
+) -> None:
+    if options:
+        pytest.importorskip("peft")
+    whole, killed, scored = tmp_path / "whole", tmp_path / "killed", LONG | {"dev_steps": 10} | options
     for folder in (whole, killed):
         prepared_run(folder, {**SETS, "dev/pairs": rows(16, seed=9), "dev/scored": rows(16, seed=8, scored=True)})
     expected = finish(whole, processes, **scored)
@@ -82,10 +95,11 @@ def test_tokenising_may_take_longer_than_the_ranks_wait_for_each_other(
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_model_of_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [{}, {name: OPTIONS[name] for name in ("dimensions", "guide", "teacher")}])
+def test_two_processes_train_the_model_of_one(tmp_path: Path, options: dict[str, Any]) -> None:
     from safetensors.torch import load
 
-    side = {"max_steps": 6, "angle_weight": 0.1, "learning_rate": 1e-4}
+    side = {"max_steps": 6, "angle_weight": 0.1, "learning_rate": 1e-4, **options}
     for name in ("one", "two"):
         prepared_run(tmp_path / name, SETS)
     first, second = load(finish(tmp_path / "one", 1, **side)), load(finish(tmp_path / "two", 2, **side))

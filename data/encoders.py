@@ -1,0 +1,81 @@
+"""Models beside the one that trains, which mine, guide or teach: their vectors of texts, kept for all runs."""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sentence_transformers import SentenceTransformer
+
+from configs.schema.config import Config
+from configs.schema.data import OWN_MODELS
+from data.fingerprints import model_on_hub, model_state
+from pipeline.core.artefact import digest, read_manifest
+from pipeline.core.console import log, quiet
+from pipeline.core.embedding import Embedder, EmbeddingCache
+from pipeline.core.hub import mirrored
+from pipeline.core.models import fetched, load_folder
+from pipeline.core.precision import uses_bfloat16
+
+PROBE = 256  # texts whose encoding is timed first
+PARTS = 20  # in which the others are encoded and kept
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A loaded model, in the precision that training would use."""
+
+    model: SentenceTransformer
+    revision: str  # where it stood: an artefact, a commit, a mirror, a folder
+    kept: Path  # where its vectors are kept, whatever they are made for
+    precision: str
+    token_budget: int | None
+
+    def embedder(self, max_length: int) -> Embedder:
+        """What embeds texts of so many tokens, and looks first at what is kept."""
+        return Embedder(self.model, max_length, self.token_budget, self.precision, EmbeddingCache(self.kept))
+
+
+def open_encoder(config: Config, wanted: str, key: str) -> Encoder:
+    """One of the run's `OWN_MODELS`, a folder, or a Hub id with an optional `@<revision>`.
+
+    Raises UserError where it can't be had, with the config `key` that names it.
+    """
+    folder, revision, contents = _place(config, wanted, key)
+    precision = "bf16" if uses_bfloat16(config.precision) else "fp32"
+    with quiet():
+        model = load_folder(folder, remedy=f"mend {key}").eval()
+    kept = Path(config.runs, "cache", "embeddings", f"{contents}-{precision}")
+    return Encoder(model, revision, kept, precision, config.token_budget)
+
+
+def _place(config: Config, wanted: str, key: str) -> tuple[Path, str, str]:
+    """The model's folder, where it stood, and its fingerprint."""
+    if wanted in OWN_MODELS:
+        manifest = read_manifest(config.folder(wanted))
+        assert manifest is not None  # an input of the stage
+        return config.model_folder(wanted), f"this run's, {manifest.fingerprint[:12]}", manifest.fingerprint
+    asked = model_on_hub(wanted)
+    if asked is None:
+        return Path(wanted), "local folder", digest(model_state(wanted, config.mirror))
+    if inside := mirrored(asked.hub, config.mirror):
+        return inside, f"mirror of {asked.revision}", digest(model_state(wanted, config.mirror))
+    folder = fetched(asked.hub, asked.revision, key)
+    return folder, folder.name, folder.name
+
+
+def encode(embedder: Embedder, texts: Iterable[tuple[str, Sequence[str]]], name: str, purpose: str) -> None:
+    """Give the embedder's cache the vectors of (prompt, texts), part by part; a small one first tells the time."""
+    new = list(dict.fromkeys((prompt, text) for prompt, some in texts for text in embedder.missing(some, prompt)))
+    prompts = dict.fromkeys(prompt for prompt, _ in new)
+    stride = max(1, len(new) // PROBE)
+    parts = [new[::stride][:PROBE], *(new[place::PARTS] for place in range(PARTS))]
+    started, done = time.monotonic(), set[tuple[str, str]]()
+    for part in parts:
+        for prompt in prompts:
+            embedder.embed([text for of, text in part if of == prompt and (of, text) not in done], prompt)
+        done.update(part)
+        if left := len(new) - len(done):
+            minutes = (time.monotonic() - started) / len(done) * left / 60
+            said = "%s: %d of %d texts encoded for %s, %.1f minutes to go"
+            log.info(said, name, len(done), len(new), purpose, minutes)

@@ -1,0 +1,86 @@
+"""What other models make of a side's texts: a guide against false negatives, a teacher.
+
+Their vectors are made once, when the side's sets are prepared, and kept beside the tokens; a step reads those of its
+rows.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from configs.schema.config import Config
+from configs.schema.training import SideConfig
+from data.encoders import Encoder, encode, open_encoder
+from pipeline.core.artefact import replacing
+from pipeline.core.console import log
+from pipeline.core.embedding import DOCUMENT, QUERY
+from training.batch_plan import GlobalBatch, Integers, SetRows
+
+
+@dataclass(frozen=True)
+class TextVectors:
+    """Another model's vectors of one set's texts."""
+
+    keys: Integers  # (texts,) rising: an anchor's number in `SetRows`, a passage's plus `passages`
+    passages: int
+    vectors: np.ndarray  # (texts, width) float32, on disk
+
+    @classmethod
+    def read(cls, file: Path, rows: SetRows) -> "TextVectors":
+        """Those of the set that `OtherModel.write_vectors` has written."""
+        return cls(*_keys(rows), np.load(file, mmap_mode="r"))
+
+    def of(self, rows: SetRows, batch: GlobalBatch) -> np.ndarray:
+        """Those of a batch's anchors, positives and chosen negatives, shape (rows, 2 + negatives, width)."""
+        places = zip(batch.rows.tolist(), batch.negatives, strict=True)
+        negatives = np.stack([rows.negatives[row][chosen] for row, chosen in places])
+        passages = np.column_stack([rows.positives[batch.rows], negatives]) + self.passages
+        keys = np.column_stack([rows.anchors[batch.rows], passages])
+        return np.asarray(self.vectors[np.searchsorted(self.keys, keys)])
+
+
+class OtherModel:
+    """A guide or teacher; it is opened only where a set lacks its vectors.
+
+    Args:
+        wanted: base or init, a folder or a Hub id. Its tokenizer may be another: it reads texts.
+        key: where the config names it.
+    """
+
+    def __init__(self, config: Config, wanted: str, key: str) -> None:
+        self.config, self.wanted, self.key = config, wanted, key
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The model, and where its vectors are kept for other runs."""
+        opened = open_encoder(self.config, self.wanted, self.key)
+        log.info("%s: %s (%s)", self.key, self.wanted, opened.revision)
+        return opened
+
+    def write_vectors(self, file: Path, texts: pa.Array, rows: SetRows, side: str, length: int) -> None:
+        """Those of a set of this data `side`, whose texts, by their numbers in `rows`, are cut at `length` tokens."""
+        keys, passages = _keys(rows)
+        found, anchors = texts.take(pa.array(keys % passages)).to_pylist(), int(np.searchsorted(keys, passages))
+        embedder = self.encoder.embedder(length)
+        query, document = embedder.prompt(QUERY), embedder.prompt(QUERY if side == "symmetric" else DOCUMENT)
+        parts = [(query, found[:anchors]), (document, found[anchors:])]
+        encode(embedder, parts, rows.name, self.key)
+        with replacing(file) as path, path.open("wb") as out:
+            np.save(out, np.concatenate([embedder.embed(some, prompt) for prompt, some in parts]))
+
+
+def _keys(rows: SetRows) -> tuple[Integers, int]:
+    """Of all texts that a batch of these rows may have, and what a passage's number is raised by."""
+    passages = [rows.positives, *(rows.negatives if rows.most_negatives else ())]
+    first = 1 + max(int(numbers.max(initial=0)) for numbers in (rows.anchors, *passages))
+    return np.unique(np.concatenate([rows.anchors, *(numbers + first for numbers in passages)])), first
+
+
+def other_models(config: Config, name: str) -> dict[str, OtherModel]:
+    """Guide and teacher of a stage that trains, as far as it has them."""
+    settings = config.planned(name)
+    wanted = settings.other_models if isinstance(settings, SideConfig) else {}
+    return {role: OtherModel(config, model, f"training.{name}.{role}") for role, model in wanted.items()}
