@@ -39,7 +39,7 @@ def test_the_commands_before_training_run_as_they_stand(tmp_path: Path) -> None:
         done = run_main(*words, *SMALL, f"runs={tmp_path}", module=module)
         assert done.status == 0, done.err
         said[module] = done.out
-    assert "mining by base" in said["pipeline.check"]
+    assert "data.mining.model: base" in said["pipeline.check"]
     sets = {line["name"]: line for line in json.loads((tmp_path / "own/data/ledger.json").read_text())["sets"]}
     questions, scored, held_out = sets["questions"], sets["scored"], sets["test_questions"]
     assert (questions["raw"], held_out["train"], scored["kept"]) == (48, 8, 48)
