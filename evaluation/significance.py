@@ -152,9 +152,9 @@ def permutation_p_values(
     if not pairs:
         return []
     first = pairs[0][0]
-    measure, rng = first.measures[position], generator(plan.seed, "permutation", *names)
+    rng = generator(plan.seed, "permutation", *names)
     n, index, _ = _sampled(first, *names)
-    differences = _swapped_differences(measure, pairs, _item_weights(first))
+    differences = _swapped_differences(position, pairs, _item_weights(first))
     observed = np.abs(differences(np.zeros((1, first.items)))[0])
     at_least = np.zeros(len(pairs), dtype=np.int64)
     for rows in _chunks(plan.resamples, first.items):
@@ -282,14 +282,14 @@ def _item_weights(outcome: Outcome) -> np.ndarray:
 
 
 def _swapped_differences(
-    measure: Measure, pairs: Sequence[tuple[Outcome, Outcome]], weights: np.ndarray
+    position: int, pairs: Sequence[tuple[Outcome, Outcome]], weights: np.ndarray
 ) -> Callable[[np.ndarray], np.ndarray]:
     """What gives the pairs' differences [rows, pairs] of the metric after swapping items where [rows, n] is 1."""
-    columns = [
-        tuple([outcome.columns[name].astype(np.float64) for name in measure.columns] for outcome in pair)
+    columns = [  # each outcome's own: modes of a model share an outcome, in which every mode has columns
+        tuple([of.columns[name].astype(np.float64) for name in of.measures[position].columns] for of in pair)
         for pair in pairs
     ]
-    if measure.statistic != "macro_f1":
+    if pairs[0][0].measures[position].statistic != "macro_f1":
         items = [one[0] - other[0] for one, other in columns]
         per_item = np.stack([item if item.ndim == 1 else item.mean(axis=1) for item in items], axis=1)
         return lambda swaps: (1 - 2 * swaps) @ (per_item * weights[:, None])

@@ -1,5 +1,6 @@
 """Metrics of resampled items are the libraries'; intervals cover; differences are found where there are some."""
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from scipy.stats import false_discovery_control, norm, pearsonr, permutation_test, rankdata, spearmanr
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from evaluation.outcome import Measure, Outcome
+from evaluation.outcome import Measure, Outcome, joined
 from evaluation.results import Difference
 from evaluation.significance import (
     FIXED,
@@ -312,3 +313,13 @@ def test_what_has_no_items_has_neither_interval_nor_test_and_stays_as_it_is_in_a
     mean = mean_over_tasks("Mean", [found, other])
     assert mean.scores == pytest.approx((found.scores + other.scores) / 2)
     np.testing.assert_allclose(mean.replicates, (found.scores[:, None] + other.replicates) / 2)
+
+
+def test_modes_of_one_outcome_are_swapped_by_their_own_columns() -> None:
+    random = np.random.default_rng(0)
+    values = random.random(400)
+    parts = {name: Outcome({"score": column}, (Measure("score", float(column.mean()), "mean", ("score",)),))
+             for name, column in (("{}", values), ("{}.hybrid", values + 0.1))}  # fmt: skip
+    whole = joined(parts)
+    dense, hybrid = (dataclasses.replace(whole, measures=(measure,)) for measure in whole.measures)
+    assert permutation_p_values(0, [(hybrid, dense)], Plan(2000), "suite", "task") == [1 / 2001]
