@@ -91,8 +91,8 @@ class EvaluationConfig:
     without: list[str] = setting([])  # these tasks of the suites are left out
     chain: list[str] = setting(list(CHAIN_MODELS), choices=CHAIN_MODELS)  # this run's models, as far as they are made
     models: list[str] = setting([])  # further ones: folders, or Hub ids, with @<revision> if wanted
-    # Of the encoder; pooling and scores are always float32. On two cores with AMX bf16 takes half of the time, and
-    # changes no encodechka score of the demo's base by more than 0.002.
+    # Of the encoder; pooling and scores are always float32. On two cores with native bfloat16 that takes half of the
+    # time, and changes no encodechka score of the demo's base by more than 0.002.
     precision: str = setting("fp32", choices=("fp32", "bf16"))
     resamples: int = setting(10_000, least=100)  # of the bootstrap and of the permutation test
     confidence: float = setting(0.95, least=0.5, below=1)  # of the intervals
