@@ -10,7 +10,8 @@ from pipeline.core.errors import UserError
 
 MEAN = "mean"  # metric of the rows that average a suite's tasks
 BM25 = "bm25"  # in the place of a model
-MODES = ("sparse", "multi_vector", "hybrid", "hybrid_fitted")  # what stands behind a model's name where it isn't dense
+HYBRID, HYBRID_FITTED = "hybrid", "hybrid_fitted"
+MODES = ("sparse", "multi_vector", HYBRID, HYBRID_FITTED)  # what stands behind a model's name where it isn't dense
 ZERO_SHARE, ACTIVE_IDS, BYTES = SIZES = ("zero_share", "active_ids", "bytes_per_passage")  # metrics that are no scores
 
 

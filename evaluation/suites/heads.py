@@ -8,12 +8,12 @@ import torch
 from scipy.sparse import csr_array, vstack
 
 from evaluation.encoder import Encoder
+from pipeline.core import heads as layers
 from pipeline.core.embedding import DOCUMENT, QUERY, require_finite
-from pipeline.core.heads import Heads
+from pipeline.core.heads import IN_HYBRID, Heads
 
-DENSE, SPARSE, MULTI_VECTOR = MODES = ("dense", "sparse", "multi_vector")
-HYBRID = "hybrid"
-WEIGHTS = (1.0, 0.3, 1.0)  # of the modes' scores in the hybrid's: those of bge-m3's training
+DENSE, SPARSE, MULTI_VECTOR = MODES = tuple(IN_HYBRID)
+WEIGHTS = tuple(IN_HYBRID.values())
 MOST_SIMILARITIES = 1 << 24  # of pairs of tokens that are held at once
 
 
@@ -135,8 +135,6 @@ def weighted(scores: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarr
 
 
 def unused_ids(encoder: Encoder) -> list[int]:
-    """Ids of <s>, </s>, <pad> and <unk>, whose sparse weights are zero; raises UserError without hidden states."""
-    tokenizer, vocabulary = encoder.tokenizer, encoder.config.vocab_size
-    ids = {tokenizer.cls_token_id, tokenizer.eos_token_id, tokenizer.sep_token_id}
-    ids |= {tokenizer.pad_token_id, tokenizer.unk_token_id}
-    return sorted(number for number in ids if number is not None and number < vocabulary)
+    """Ids of special tokens, whose sparse weights are zero; raises UserError where there are no hidden states."""
+    vocabulary = encoder.config.vocab_size
+    return [number for number in layers.unused_ids(encoder.tokenizer) if number < vocabulary]

@@ -30,8 +30,9 @@ from sentence_transformers.util.similarity import mean_maxsim
 from configs.schema.config import Config
 from evaluation.encoder import Encoder
 from evaluation.outcome import SCORE_VERSION, Outcome, joined
+from evaluation.results import HYBRID
 from evaluation.scoring import Scorer
-from evaluation.suites.heads import DENSE, HYBRID, MULTI_VECTOR, SPARSE, WEIGHTS, sparse_vectors, token_vectors
+from evaluation.suites.heads import DENSE, MULTI_VECTOR, SPARSE, WEIGHTS, sparse_vectors, token_vectors
 from evaluation.suites.mteb_outcome import Part, keep_query_scores, mteb_outcome, parts_of_task
 from evaluation.suites.task import Task
 from pipeline.core.artefact import PARTIAL, files_under, remove, replacing

@@ -16,10 +16,10 @@ from configs.schema.config import Config
 from data.artefact import PairSet, read_dev_sets, read_pair_set
 from evaluation.encoder import Encoder
 from evaluation.outcome import Measure, Outcome, joined
-from evaluation.results import ACTIVE_IDS, BM25, BYTES, ZERO_SHARE
+from evaluation.results import ACTIVE_IDS, BM25, BYTES, HYBRID, HYBRID_FITTED, ZERO_SHARE
 from evaluation.scoring import Scorer
 from evaluation.significance import FIXED
-from evaluation.suites.heads import DENSE, HYBRID, MODES, SPARSE, WEIGHTS, ModeScores, mode_scores, weighted
+from evaluation.suites.heads import DENSE, MODES, SPARSE, WEIGHTS, ModeScores, mode_scores, weighted
 from evaluation.suites.lexical import lexical_scores, lexical_version
 from evaluation.suites.task import Task
 from pipeline.core.artefact import StageFolder, file_sha256
@@ -29,7 +29,6 @@ from pipeline.core.errors import UserError
 DEPTH = 10  # of MRR and nDCG
 CHUNK = 1024  # queries scored at once
 METRICS = ("recall_at_1", "mrr_at_10", "ndcg_at_10")
-FITTED = "hybrid_fitted"
 DEV_ROWS = 200  # of a set, at most, on which weights are fitted
 STEPS = 10  # of each weight, from 0 to 1
 
@@ -68,7 +67,7 @@ class HeldOutRetrieval(Task):
         parts[HYBRID] = outcome_of(data, weighted(scores, WEIGHTS), **sizes(found, HYBRID))
         notes = {}
         if fitted:
-            parts[FITTED] = outcome_of(data, weighted(scores, fitted), **sizes(found, HYBRID))
+            parts[HYBRID_FITTED] = outcome_of(data, weighted(scores, fitted), **sizes(found, HYBRID))
             notes = {"fitted weights": dict(zip(MODES, fitted, strict=True))}
         named = {"{}" if mode == DENSE else f"{{}}.{mode}": part for mode, part in parts.items()}
         whole = joined(named | {BM25: self.lexical})

@@ -19,10 +19,9 @@ from sentence_transformers.util.similarity import maxsim
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from pipeline.core.heads import unused_ids
+from pipeline.core.heads import IN_HYBRID, unused_ids
 from training.losses import BatchLoss
 
-IN_ENSEMBLE = {"sparse": 0.3, "multi_vector": 1.0}  # beside 1 for the dense score
 IN_LOSS = {"sparse": 0.1, "multi_vector": 1.0}
 CHUNK = 2**24  # numbers in a piece of MaxSim's work: 64 MB in float32
 
@@ -123,9 +122,7 @@ class HeadsLoss(BatchLoss):
         return vectors[:, 1:], texts.mask[:, 1:]
 
     def _loss(self, dense: Tensor, scores: dict[str, Tensor], targets: Tensor) -> Tensor:
-        ensemble = (
-            dense + IN_ENSEMBLE["sparse"] * scores["sparse"] + IN_ENSEMBLE["multi_vector"] * scores["multi_vector"]
-        )
+        ensemble = dense + IN_HYBRID["sparse"] * scores["sparse"] + IN_HYBRID["multi_vector"] * scores["multi_vector"]
         teacher = ensemble.detach().softmax(dim=-1)
         contrastive = {name: F.cross_entropy(of, targets) for name, of in {"ensemble": ensemble, **scores}.items()}
         distilled = {name: F.cross_entropy(of, teacher) for name, of in scores.items()}
