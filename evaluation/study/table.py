@@ -15,7 +15,7 @@ from evaluation.report.charts import Interval, forest_plot, signed
 from evaluation.report.format import DASH
 from evaluation.report.page import render
 from evaluation.significance import Plan
-from evaluation.study.comparison import REFERENCES, ArmScore, compare_arms
+from evaluation.study.comparison import REFERENCES, RETRIEVAL, ArmScore, compare_arms
 from evaluation.study.picture import draw_differences
 from pipeline.core.artefact import Manifest, read_manifest
 from pipeline.core.console import log
@@ -25,7 +25,10 @@ HEADLINE = "Mean S"  # of encodechka
 DEV = "dev"  # suite of the rows that an arm may be chosen by
 RESAMPLES = 2000
 ALPHA = 0.05  # of differences in bold, after Holm's correction
-MEASURED = {"guard_loss": "ndcg_at_10"}  # the metric of a figure of the merge stage that is no score
+GUARDS = "guards"  # the guard set that loses most against init
+# Of the merge stage's figures; a loss on the guards counts downwards, as all differences do.
+DEV_FIGURES = {"dev": ("dev", 1), "dev_symmetric": ("symmetric dev", 1), "dev_asymmetric": ("asymmetric dev", 1),
+               "guard_loss": (GUARDS, -1)}  # fmt: skip
 SEED = "training.seed"  # what the sweep calls it: data and init are the same for all
 
 
@@ -88,12 +91,12 @@ def _dev_rows(jobs: Mapping[tuple[str, int], Path]) -> list[ArmScore]:
     found: dict[tuple[str, str], list[float]] = {}
     for (arm, _), run in jobs.items():
         manifest = read_manifest(run / "merge")
-        for name, value in (manifest.metrics if manifest else {}).items():
-            if name in (DEV, "guard_loss") or name.startswith(f"{DEV}_"):
-                found.setdefault((arm, name), []).extend([] if value is None else [float(value)])
+        for figure, (name, sign) in DEV_FIGURES.items():
+            value = manifest.metrics.get(figure) if manifest else None
+            found.setdefault((arm, name), []).extend([] if value is None else [sign * float(value)])
     nan = float("nan")
     return [
-        ArmScore(arm, "", DEV, name, MEASURED.get(name, "score"), len(values), float(np.mean(values)),
+        ArmScore(arm, "", DEV, name, RETRIEVAL if name == GUARDS else "score", len(values), float(np.mean(values)),
                  float(np.std(values, ddof=1)) if len(values) > 1 else nan, nan, nan, nan)
         for (arm, name), values in found.items() if values
     ]  # fmt: skip
@@ -125,7 +128,9 @@ def _cell(score: ArmScore | None, difference: ArmScore | None) -> str:
     if difference is not None:
         text = signed(difference.score, 3)
         return f"**{text}**" if difference.p_holm <= ALPHA else text
-    return DASH if score is None else f"{score.score:.3f}"
+    if score is None:
+        return DASH
+    return signed(score.score, 3) if score.task == GUARDS else f"{score.score:.3f}"
 
 
 def sections(rows: Sequence[ArmScore]) -> list[Section]:

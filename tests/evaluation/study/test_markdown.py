@@ -16,6 +16,7 @@ def row(arm: str, against: str, task: str, score: float, p: float = NAN) -> ArmS
 
 ROWS = [
     ArmScore("merge", "", "dev", "dev", "score", 3, 0.7123, 0.001, NAN, NAN, NAN),
+    ArmScore("merge", "", "dev", "guards", "ndcg_at_10", 3, 0.012, 0.001, NAN, NAN, NAN),
     *(row(arm, "", task, 0.8) for arm in ("base", "merge") for task in ("Mean S", "news", "terms")),
     row("merge", "base", "Mean S", 0.0214, p=0.01),
     row("merge", "base", "news", -0.0031, p=0.2),
@@ -25,9 +26,9 @@ ROWS = [
 
 def test_the_table_shows_differences_from_the_base_and_in_bold_those_that_are_certain() -> None:
     lines = markdown(ROWS).splitlines()
-    assert lines[0] == "| arm | dev | Mean S | news | terms |"
-    assert lines[2] == "| merge | 0.712 | **+0.021** | −0.003 | +0.100 |"
-    assert lines[3] == "| base | – | 0.800 | 0.800 | 0.800 |"
+    assert lines[0] == "| arm | dev | guards | Mean S | news | terms |"
+    assert lines[2] == "| merge | 0.712 | +0.012 | **+0.021** | −0.003 | +0.100 |"
+    assert lines[3] == "| base | – | – | 0.800 | 0.800 | 0.800 |"
 
 
 def test_the_picture_places_an_arm_by_its_mean_and_the_retrieval_set_that_it_loses_most(tmp_path: Path) -> None:
