@@ -8,6 +8,8 @@ from matplotlib.figure import Figure
 
 from evaluation.study.comparison import REFERENCES, RETRIEVAL, ArmScore
 
+LINE, LABEL = 9, 110  # points: height and most of the width of an arm's name
+
 
 def draw_differences(path: Path, rows: Sequence[ArmScore]) -> None:
     """Write an SVG: a point an arm, at its differences from the base; bars are their intervals.
@@ -28,7 +30,20 @@ def draw_differences(path: Path, rows: Sequence[ArmScore]) -> None:
         x, y = means[arm], worst[arm]
         across, up = [[x.score - x.ci_low], [x.ci_high - x.score]], [[y.score - y.ci_low], [y.ci_high - y.score]]
         axes.errorbar(x.score, y.score, xerr=across, yerr=up, fmt="o", markersize=4, linewidth=0.7)
-        axes.annotate(arm.replace("_", " "), (x.score, y.score), textcoords="offset points", xytext=(5, 5), fontsize=8)
+    axes.margins(x=0.15)
+    figure.draw_without_rendering()  # from here on the scales stay
+    taken: list[tuple[float, float]] = []
+    for arm in sorted(arms):
+        point = means[arm].score, worst[arm].score
+        across, up = axes.transData.transform(point) * 72 / figure.dpi
+        rise = next(rise for rise in range(4, 1000, LINE) if all(_apart(across, up + rise, *one) for one in taken))
+        taken.append((across, up + rise))
+        axes.annotate(arm.replace("_", " "), point, textcoords="offset points", xytext=(5, rise), fontsize=8)
     axes.set_xlabel(f"{means[arms[0]].suite}, {means[arms[0]].task}: difference from the base")
     axes.set_ylabel("nDCG@10 of the held-out set that loses most: difference from the base")
     figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def _apart(x: float, y: float, other_x: float, other_y: float) -> bool:
+    """Whether names that begin there don't cover each other."""
+    return abs(x - other_x) >= LABEL or abs(y - other_y) >= LINE
