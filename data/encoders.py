@@ -9,12 +9,12 @@ from sentence_transformers import SentenceTransformer
 
 from configs.schema.config import Config
 from configs.schema.data import OWN_MODELS
-from data.fingerprints import model_on_hub, model_state
+from data.fingerprints import model_state
 from pipeline.core.artefact import digest, read_manifest
 from pipeline.core.console import log, quiet
 from pipeline.core.embedding import Embedder, EmbeddingCache
-from pipeline.core.hub import mirrored
-from pipeline.core.models import fetched, load_folder
+from pipeline.core.hub import local_model
+from pipeline.core.models import load_folder, located
 from pipeline.core.precision import uses_bfloat16
 
 PROBE = 256  # texts whose encoding is timed first
@@ -55,13 +55,8 @@ def _place(config: Config, wanted: str, key: str) -> tuple[Path, str, str]:
         manifest = read_manifest(config.folder(wanted))
         assert manifest is not None  # an input of the stage
         return config.model_folder(wanted), f"this run's, {manifest.fingerprint[:12]}", manifest.fingerprint
-    asked = model_on_hub(wanted)
-    if asked is None:
-        return Path(wanted), "local folder", digest(model_state(wanted, config.mirror))
-    if inside := mirrored(asked.hub, config.mirror):
-        return inside, f"mirror of {asked.revision}", digest(model_state(wanted, config.mirror))
-    folder = fetched(asked.hub, asked.revision, key)
-    return folder, folder.name, folder.name
+    folder, stood = located(wanted, config.mirror, key)
+    return folder, stood, digest(model_state(wanted, config.mirror)) if local_model(wanted, config.mirror) else stood
 
 
 def encode(embedder: Embedder, texts: Iterable[tuple[str, Sequence[str]]], name: str, purpose: str) -> None:

@@ -1,7 +1,6 @@
 """What the pairs are made from, as states that differ where the pairs might; asked whenever a command starts."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import xxhash
@@ -9,9 +8,9 @@ import xxhash
 from configs.schema.config import Config
 from configs.schema.data import OWN_MODELS, HubFiles, SourceConfig, unit_settings
 from data.sources.files import Located, locate, open_reader
-from pipeline.core.artefact import digest, file_sha256, files_under, result_settings
+from pipeline.core.artefact import digest, folder_state, result_settings
 from pipeline.core.errors import UserError
-from pipeline.core.hub import Revision, lock_state, mirrored
+from pipeline.core.hub import Revision, hub_model, local_model, lock_state
 
 VERSION = 4  # of the rows that come out of a source for the same config
 HASHED_BYTES = 32 * 2**20
@@ -23,7 +22,7 @@ def data_states(config: Config) -> dict[str, str]:
     sources = config.data.all_sources
     found = {_key(name): digest(source_state(name, source, config.mirror)) for name, source in sources.items()}
     is_foreign = config.data.mines and config.data.mining.model not in OWN_MODELS
-    return found | ({MINING: digest(mining_state(config))} if is_foreign else {})
+    return found | ({MINING: digest(model_state(config.data.mining.wanted, config.mirror))} if is_foreign else {})
 
 
 def mining_settings(config: Config) -> dict[str, Any]:
@@ -82,24 +81,9 @@ def _files_state(located: Located) -> list[Any]:
     return state
 
 
-def mining_state(config: Config) -> list[Any]:
-    """A model that mines and is none of the run's own."""
-    return model_state(config.data.mining.wanted, config.mirror)
-
-
 def model_state(wanted: str, mirror: str | None) -> list[Any]:
     """A model that is none of the run's own: contents of a folder, revision of a Hub id."""
-    asked = model_on_hub(wanted)
-    folder = mirrored(asked.hub, mirror) if asked else Path(wanted)
-    if folder:
-        return [[path.relative_to(folder).as_posix(), file_sha256(path)] for path in files_under(folder)]
-    name, _, revision = wanted.partition("@")
+    if folder := local_model(wanted, mirror):
+        return folder_state(folder)
+    asked, (name, _, revision) = hub_model(wanted), wanted.partition("@")
     return [name, revision or None, *lock_state([asked] if asked else [])]
-
-
-def model_on_hub(wanted: str) -> Revision | None:
-    """What `<Hub id>` or `<Hub id>@<revision>` asks for; None where the model is the run's own or a folder."""
-    if wanted in OWN_MODELS or Path(wanted).is_dir():
-        return None
-    name, _, revision = wanted.partition("@")
-    return Revision("model", name, revision or "main")

@@ -18,7 +18,7 @@ from data.encoders import encode, open_encoder
 from data.fingerprints import mining_length
 from data.pair_files import ROWS_AT_ONCE, PairWriter, read_frames
 from pipeline.core.console import log
-from pipeline.core.embedding import DOCUMENT, QUERY
+from pipeline.core.embedding import DOCUMENT, QUERY, Embedder
 
 SAMPLES = 5  # mined rows that the ledger shows
 MOST_COSINES = 2**26  # in memory at once
@@ -56,9 +56,7 @@ def mine(path: Path, name: str, config: Config) -> dict[str, Any]:
     for anchor, text in pairs.select("anchor", "positive").iter_rows():
         known[anchor] |= {place[text], place.get(anchor, place[text])}
     embedder = encoder.embedder(mining_length(config, side))
-    query = embedder.prompt(QUERY) if settings.query_prompt is None else settings.query_prompt
-    document = embedder.prompt(QUERY if side == "symmetric" else DOCUMENT)
-    document = document if settings.passage_prompt is None else settings.passage_prompt
+    query, document = _prompts(settings, embedder, side)
     encode(embedder, [(query, anchors), (document, texts)], name, "mining")
     found = hard_negatives(
         torch.from_numpy(embedder.embed(anchors, query)).to(encoder.model.device),
@@ -80,6 +78,14 @@ def mine(path: Path, name: str, config: Config) -> dict[str, Any]:
         "model": settings.model,
         "revision": encoder.revision,
     }
+
+
+def _prompts(settings: MiningConfig, embedder: Embedder, side: str) -> tuple[str, str]:
+    """What stands before anchors and before passages: what is configured, else the model's own."""
+    own = embedder.prompt(QUERY), embedder.prompt(QUERY if side == "symmetric" else DOCUMENT)
+    given = settings.query_prompt, settings.passage_prompt
+    query, document = (model if ours is None else ours for ours, model in zip(given, own, strict=True))
+    return query, document
 
 
 def hard_negatives(

@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import connected_components
 
 from configs.schema.data import DevConfig
 from data.pair_files import PairWriter, detached, read_keys
-from data.pairs.cleaning import regrouped
+from data.pairs.cleaning import flat_negatives, with_negatives
 from data.pairs.hashing import Hashes, combined, contained, fraction, text_hashes
 
 SALT = 0x5A17  # apart from the keys that choose dev rows
@@ -122,20 +122,13 @@ def shares(pairs: pl.DataFrame, texts: Hashes) -> NDArray[np.bool_]:
 
 def without_trained_negatives(dev: pl.DataFrame, texts: Hashes) -> pl.DataFrame:
     """Dev rows without the negatives that occur in training."""
-    counts = dev["negatives"].list.len().to_numpy()
-    if counts.sum() == 0:
-        return dev
-    flat = dev["negatives"].filter(pl.Series(counts > 0)).list.explode()
-    kept = ~contained(text_hashes(flat), texts)
-    rows = np.repeat(np.arange(len(dev)), counts)
-    lists = regrouped(flat.filter(pl.Series(kept)), np.bincount(rows[kept], minlength=len(dev)))
-    return dev.with_columns(lists.alias("negatives"))
+    negatives, rows = flat_negatives(dev)
+    return with_negatives(dev, negatives, rows, ~contained(text_hashes(negatives), texts)) if len(negatives) else dev
 
 
 def pair_texts(pairs: pl.DataFrame) -> Hashes:
     """Sorted distinct keys of all anchors, positives and negatives."""
-    counts = pairs["negatives"].list.len()
-    columns = [pairs["anchor"], pairs["positive"], pairs["negatives"].filter(counts > 0).list.explode()]
+    columns = [pairs["anchor"], pairs["positive"], flat_negatives(pairs)[0]]
     return np.unique(np.concatenate([text_hashes(column) for column in columns]))
 
 

@@ -11,10 +11,10 @@ from configs.schema.config import Config
 from pipeline.core.artefact import file_sha256, files_under, read_manifest
 from pipeline.core.console import log
 from pipeline.core.errors import UserError
-from pipeline.core.hub import Revision, mirrored
-from pipeline.core.models import FITTED, HEADS, fetched, has_heads
+from pipeline.core.hub import hub_model
+from pipeline.core.models import HEADS, HEADS_RECORD, has_heads, located
 
-NOT_THE_MODEL = {"manifest.json", "certificate.json", "README.md", ".gitattributes", "model_card.md", *HEADS, FITTED}
+NOT_THE_MODEL = {"manifest.json", "certificate.json", "README.md", ".gitattributes", *HEADS, HEADS_RECORD}
 EXPORT_FOLDERS = ("onnx", "openvino", "static")  # of a published model: other forms of it
 WEIGHTS = ("*.safetensors", "*.bin")
 
@@ -83,26 +83,16 @@ def further_model(wanted: str, mirror: str | None, taken: Collection[str] = ()) 
 
     A folder is called by the shortest end of its path that is not taken: another run's merge is `<run>/merge`.
     """
-    if asked := hub_model(wanted):
-        if inside := mirrored(asked.hub, mirror):
-            return ScoredModel(asked.hub, inside, folder_fingerprint(inside), revision=f"mirror of {asked.revision}")
-        folder = fetched(asked.hub, asked.revision, "evaluation.models")
-        return ScoredModel(asked.hub, folder, folder_fingerprint(folder), revision=folder.name)
-    folder = Path(wanted).expanduser()
+    asked = hub_model(wanted)
+    if asked and (wanted.startswith((".", "/", "~")) or wanted.count("/") > 1):
+        raise UserError("there is no such model folder", where=wanted, remedy="mend evaluation.models")
+    folder, stood = located(wanted, mirror, "evaluation.models")
+    if asked:
+        return ScoredModel(asked.hub, folder, folder_fingerprint(folder), revision=stood)
     parts = folder.resolve().parts[1:]
     parts = parts[:-1] if parts[-1] == "model" else parts
     ends = ["/".join(parts[-count:]) for count in range(1, len(parts) + 1)]
     return ScoredModel(next((end for end in ends if end not in taken), ends[-1]), folder, folder_fingerprint(folder))
-
-
-def hub_model(wanted: str) -> Revision | None:
-    """What an entry of `evaluation.models` asks of the Hub, None for a folder; raises UserError for one not there."""
-    if Path(wanted).expanduser().is_dir():
-        return None
-    if wanted.startswith((".", "/", "~")) or wanted.count("/") > 1:
-        raise UserError("there is no such model folder", where=wanted, remedy="mend evaluation.models")
-    name, _, revision = wanted.partition("@")
-    return Revision("model", name, revision or "main")
 
 
 def own_head_folders(config: Config, model: Path) -> list[Path]:

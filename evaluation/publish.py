@@ -50,19 +50,13 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     Raises UserError where the artefacts are not of one piece, or the two libraries don't agree on its embeddings.
     """
     require_one_piece(stage)
-    run, settings = read_run(config.folder("merge").parent), config.evaluation.publish
+    run, settings = read_run(config.run_folder), config.evaluation.publish
     model_id = settings.repo or (stage.path / "model").as_posix()
     if restricted := terms(run):
         what = "publish: licence %s; the terms of training sets rule out some uses, and may bind the model: %s"
         log.warning(what, licence(run, config), restricted)
     with stage.replacing("model") as folder:
-        link_tree(run.model_folder("merge"), folder)
-        (folder / "README.md").write_text(render_card(run, config, model_id), encoding="utf-8")
-        if licence(run, config) == OPEN:
-            shutil.copyfile(LICENCE, folder / "LICENSE")
-        elif licence(run, config) == "other":
-            (folder / "LICENSE").write_text(f"{NO_LICENCE}\n\n{restricted}\n", encoding="utf-8")
-        write_provenance(run, config, folder / "provenance")
+        write_model(run, config, folder, model_id)
         with quiet():
             difference = largest_difference(folder)
         if "export" in stage.inputs:
@@ -94,6 +88,17 @@ def require_one_piece(stage: StageFolder) -> None:
             what = f"{name} is of an earlier {' and '.join(earlier)}"
             remedy = "bring it up to date: make reproduce"
             raise UserError(what, where=str(stage.input(name)), remedy=remedy)
+
+
+def write_model(run: RunRecord, config: Config, folder: Path, model_id: str) -> None:
+    """The final model with its card, its licence and what the card's figures come from."""
+    link_tree(run.model_folder("merge"), folder)
+    (folder / "README.md").write_text(render_card(run, config, model_id), encoding="utf-8")
+    if licence(run, config) == OPEN:
+        shutil.copyfile(LICENCE, folder / "LICENSE")
+    elif licence(run, config) == "other":
+        (folder / "LICENSE").write_text(f"{NO_LICENCE}\n\n{terms(run)}\n", encoding="utf-8")
+    write_provenance(run, config, folder / "provenance")
 
 
 def write_provenance(run: RunRecord, config: Config, folder: Path) -> None:

@@ -143,7 +143,7 @@ def score_units(
     """
     devices = devices_of(config)
     if len(devices) == 1:
-        return _on_one(config, stage, models, find(config, stage), devices[0], first)
+        return _on_one(config, stage, models, find, devices[0], first)
     context = multiprocessing.get_context("spawn")  # a fork of a process that has used CUDA can't use it
     lines = context.Queue()
     listener = logging.handlers.QueueListener(lines, *logging.getLogger().handlers, respect_handler_level=True)
@@ -152,14 +152,11 @@ def score_units(
     listener.start()
     try:
         with ProcessPoolExecutor(len(devices), context, _start, (lines, len(devices))) as pool:
-            share = partial(_in_process, config, portable, models, find)
+            share = partial(_on_one, config, portable, models, find)
             return {name: error for found in pool.map(share, devices, shares) for name, error in found.items()}
     except BrokenProcessPool:
-        where, remedy = (
-            ", ".join(devices),
-            "give it more memory, or set a smaller token_budget; what was scored is kept",
-        )
-        raise UserError("a process that scored models was killed", where=where, remedy=remedy) from None
+        remedy = "give it more memory, or set a smaller token_budget; what was scored is kept"
+        raise UserError("a process that scored models was killed", where=", ".join(devices), remedy=remedy) from None
     finally:
         listener.stop()
 
@@ -192,10 +189,10 @@ def unit_fingerprint(model: ScoredModel, task: Task, config: Config) -> str:
 
 
 def _on_one(
-    config: Config, stage: StageFolder, models: Sequence[ScoredModel], tasks: Sequence[Task], device: str, first: int
+    config: Config, stage: StageFolder, models: Sequence[ScoredModel], find: Find, device: str, first: int
 ) -> Errors:
     """Score what is free on one device; it holds one model at a time."""
-    errors: Errors = {}
+    tasks, errors = find(config, stage), Errors()
     for model in [*models[first:], *models[:first]]:
         with Scorer(model, config, device) as scorer:
             for task in tasks:
@@ -207,12 +204,6 @@ def _on_one(
                     except UserError as error:
                         errors[unit_name(model, task)] = error
     return errors
-
-
-def _in_process(
-    config: Config, stage: StageFolder, models: Sequence[ScoredModel], find: Find, device: str, first: int
-) -> Errors:
-    return _on_one(config, stage, models, find(config, stage), device, first)
 
 
 def _start(lines: Any, processes: int) -> None:

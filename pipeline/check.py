@@ -12,16 +12,15 @@ from huggingface_hub import HfApi
 
 from configs.schema.config import SIDES, Config
 from configs.schema.data import OWN_MODELS, HubFiles, SourceConfig
-from data.fingerprints import model_on_hub
 from data.sources.batch import RowErrors
 from data.sources.files import HubFile, Located, NotSupplied, locate, matching, open_reader
 from data.sources.rows import role_frames
 from pipeline.application import hydra_application
 from pipeline.core.console import progress, show_table
 from pipeline.core.errors import UserError
-from pipeline.core.hub import Revision, hub_errors, mirrored, readable_revision
+from pipeline.core.hub import Revision, hub_errors, hub_model, local_model, readable_revision
 from pipeline.core.precision import autocast_type, training_precision
-from training.estimate import shape_of, side_memory
+from training.estimate import shape_of_run, side_memory
 from training.memory import planned_budget
 
 ROOM = 4  # times the sources' size: download, prepared pairs, spilled groups
@@ -98,10 +97,10 @@ def _on_hub(name: str, part: HubFiles, seen: Look) -> Located:
 def other_models(config: Config) -> Iterator[tuple[str, str, UserError | None]]:
     """(what, finding, problem) of each model that mines, guides or teaches."""
     for key, wanted in config.other_models().items():
-        asked = model_on_hub(wanted)
+        asked = None if wanted in OWN_MODELS else hub_model(wanted)
         found, problem = "this run's" if wanted in OWN_MODELS else "local folder", None
         try:
-            if asked and mirrored(asked.hub, config.mirror):
+            if asked and local_model(wanted, config.mirror):
                 found = f"mirror of {asked.revision}"
             elif asked:
                 with hub_errors(key, f"{asked.hub} at {asked.revision}", key):
@@ -143,7 +142,7 @@ def machine(config: Config, bytes_: int) -> list[tuple[str, str, UserError | Non
 def memory(config: Config, sides: list[str]) -> tuple[str, str, UserError | None]:
     """(what, finding, problem) of what training takes on a CPU beside what there is."""
     try:
-        shape = shape_of([config.folder("init"), config.folder("base")], config.base)
+        shape = shape_of_run(config)
     except UserError:
         return "memory", "not known before init is made", None
     half = autocast_type(config.precision) is not None

@@ -26,7 +26,7 @@ def launch(stage: str, config: Config) -> None:
     command = [*launch_command(config), "-m", "pipeline.run", *chosen]
     paths = [str(CONFIGS.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = SAVING | os.environ | {"PYTHONPATH": os.pathsep.join(paths), LAUNCHED: "1", "PIPELINE_JOB": stage}
-    run_command(command, environment, stage, Path(config.runs) / config.run / "logs" / f"{stage}.log")
+    run_command(command, environment, stage, config.run_folder / "logs" / f"{stage}.log")
 
 
 def run_command(command: list[str], environment: dict[str, str], name: str, log: Path) -> None:

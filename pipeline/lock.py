@@ -3,12 +3,10 @@
 from collections.abc import Iterator
 
 from configs.schema.config import Config
-from data.fingerprints import model_on_hub
-from evaluation.models import hub_model
+from configs.schema.data import OWN_MODELS
 from pipeline.application import hydra_application
 from pipeline.core.console import progress, show_table
-from pipeline.core.hub import COMMIT, Revision, commit_on_hub, hub_errors, lock_file, read_lock, write_lock
-from training.bases.sources import local_folder
+from pipeline.core.hub import COMMIT, Revision, commit_on_hub, hub_errors, hub_model, lock_file, read_lock, write_lock
 
 
 def lock(config: Config) -> None:
@@ -33,11 +31,10 @@ def hub_revisions(config: Config) -> Iterator[Revision]:
         if source.hub and not source.path and not source.local_only:
             yield Revision("dataset", source.hub, source.revision)
             yield from (Revision("dataset", part.hub, part.revision) for part in source.also)
-    if config.base.kind == "hub" and not local_folder(config.base, mirror=None):
-        yield Revision("model", str(config.base.hub), config.base.revision)
-    others = (model_on_hub(wanted) for wanted in config.other_models().values())
-    scored = (hub_model(wanted) for wanted in config.evaluation.models)
-    yield from (asked for asked in (*others, *scored) if asked)
+    if config.base.kind == "hub" and (asked := hub_model(str(config.base.hub), config.base.revision)):
+        yield asked
+    others = [wanted for wanted in config.other_models().values() if wanted not in OWN_MODELS]
+    yield from filter(None, map(hub_model, [*others, *config.evaluation.models]))
     for corpus in config.init.corpora.values():
         if corpus.kind == "hub" and corpus.hub:
             yield Revision("dataset", corpus.hub, corpus.revision)

@@ -3,7 +3,7 @@
 from configs.schema.config import Config
 from pipeline.application import hydra_application
 from pipeline.core.console import show_table
-from training.estimate import devices_of, shape_of, show_estimate, training_operations
+from training.estimate import devices_of, shape_of_run, show_estimate, training_operations
 
 
 def show(config: Config) -> None:
@@ -15,9 +15,9 @@ def show(config: Config) -> None:
 
 def show_scoring(config: Config) -> None:
     """Print what the models read in each suite, and the hours that reading takes on all devices."""
-    from evaluation.suites.sizes import suite_size
+    from evaluation.suites.sizes import suite_size  # with mteb, which takes seconds
 
-    shape = shape_of([config.folder("init"), config.folder("base")], config.base)
+    shape = shape_of_run(config)
     models = len(config.evaluation.chain) + len(config.evaluation.models)
     device, rows = devices_of(config), list[list[object]]()
     devices = len(config.evaluation.devices) or device.number

@@ -9,7 +9,6 @@ import hashlib
 import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from configs.schema.config import Config
@@ -68,7 +67,7 @@ def _started(library: Any, config: Config, folder: StageFolder, manifest: Manife
     if config.tracking.kind == "wandb":
         arguments |= {
             "job_type": manifest.stage,
-            "dir": Path(config.runs) / config.run,  # also of the base, which the runs share
+            "dir": config.run_folder,  # also of the base, which the runs share
             # A stage that goes on after a kill goes on in its run.
             "id": hashlib.sha256(f"{name} {manifest.fingerprint}".encode()).hexdigest()[:16],
             "resume": "allow" if folder.resuming else None,

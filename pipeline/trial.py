@@ -29,7 +29,7 @@ from training.estimate import (
     assumed_rows,
     estimates,
     measured_teraflops,
-    shape_of,
+    shape_of_run,
     training_operations,
 )
 from training.synthetic import write_base, write_rows
@@ -44,7 +44,7 @@ def trial(config: Config) -> None:
         raise UserError("no side is to be trained", where="config key stages", remedy="put symmetric into it")
     if config.launch.nodes > 1:
         raise UserError("a trial is one machine's", where="config key launch.nodes", remedy="leave NODES out")
-    shape = shape_of([config.folder("init"), config.folder("base")], config.base)
+    shape = shape_of_run(config)
     sets = {name: estimates(config, name) for name in sides}
     Path(config.runs).mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="trial-", dir=config.runs) as folder:

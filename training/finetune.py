@@ -21,7 +21,7 @@ from configs.schema.config import Config
 from configs.schema.training import PlannedConfig, SideConfig
 from data.artefact import read_dev_sets
 from pipeline.core.artefact import StageFolder, remove, retired, write_json
-from pipeline.core.console import console, is_main_process, log, quiet
+from pipeline.core.console import console, log, quiet
 from pipeline.core.errors import Stopped, UserError
 from pipeline.core.machine import joined_ranks
 from pipeline.core.packed import first_position_of, is_packed
@@ -39,6 +39,7 @@ from training.sets import PreparedSets, prepare_sets
 from training.text_vectors import other_models
 from training.trainer import PlannedTrainer, last_checkpoint
 
+REPORT = "plan.json"  # the plan in numbers; the last file of what is prepared
 KEPT = 1.4  # times the activations of the largest batch: less is given back, and fetched again, every third step
 
 
@@ -85,14 +86,24 @@ def join_ranks(config: Config, stage: StageFolder) -> PartialState:
 def plan_run(
     config: Config, stage: StageFolder, model: SentenceTransformer
 ) -> tuple[PreparedSets, BatchPlan, dict[str, Any]]:
-    """The stage's sets as tokens, its plan, and what plan.json, which is written, says of it."""
-    sets, plan, report = prepare(config, stage, model)
-    process = PartialState()
+    """The stage's sets as tokens, its plan, and what plan.json, which is written, says of it.
+
+    Rank 0 makes what no command has prepared. The others wait for it as long as it takes, whatever the limit of time
+    for the operations of their group.
+    """
+    folder, process = _prepared_folder(stage), PartialState()
+    if process.is_main_process:
+        _prepare(config, stage, model)
+    while not (folder / REPORT).exists():
+        time.sleep(0.5)
+    report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+    others = other_models(config, stage.name)
+    sets = prepare_sets(stage.name, config.planned(stage.name), model, stage.input("data"), folder, others)
     if process.device.type == "cuda":
         warn_of_small_steps(stage.name, report["tokens"], report["batches"], process.num_processes)
     if process.is_main_process:
-        write_json(stage.path / "plan.json", report)
-    return sets, plan, report
+        write_json(stage.path / REPORT, report)
+    return sets, read_plan(folder / "plan.npz"), report
 
 
 def train(config: Config, stage: StageFolder, trainer: PlannedTrainer) -> None:
@@ -120,43 +131,43 @@ def finish(stage: StageFolder, write: Callable[[Path], None]) -> None:
 
 
 @quiet()
-def prepare(
-    config: Config, stage: StageFolder, model: SentenceTransformer | None = None
-) -> tuple[PreparedSets, BatchPlan, dict[str, Any]]:
-    """What all ranks read: the stage's sets as tokens and other models' vectors, its plan, and the plan's report.
+def prepare(config: Config, stage: StageFolder) -> None:
+    """What ranks will read, made by the command that launches them; what they would refuse is refused before."""
+    settings, key = config.planned(stage.name), f"training.{stage.name}"
+    start, dropout = (settings.start, settings.dropout) if isinstance(settings, SideConfig) else ("merge", 0.0)
+    processes = config.launch.processes or max(torch.cuda.device_count(), 1) * config.launch.nodes
+    check_processes(processes, stage.name, settings)
+    if (_prepared_folder(stage) / REPORT).exists():
+        return
+    model = load_model(config.model_folder(start), config.base.attention, settings, key, weights=False)
+    if config.base.attention == PACKED or config.base.compile:
+        choose_attention(model, config.base, autocast_type(config.precision) is not None, dropout)
+    _prepare(config, stage, model)
 
-    Made once, and kept until the stage is made: by the command that launches ranks, before they start, or else by
-    rank 0. The others wait for it as long as it takes, whatever the limit of time for the operations of their group.
+
+def _prepare(config: Config, stage: StageFolder, model: SentenceTransformer) -> None:
+    """Write the sets as tokens and other models' vectors, the plan, and its report: once, kept until the stage is made.
+
+    Of the model tokenizer and prompts are taken.
     """
     settings, folder, key = config.planned(stage.name), _prepared_folder(stage), f"training.{stage.name}"
-    start, dropout = (settings.start, settings.dropout) if isinstance(settings, SideConfig) else ("merge", 0.0)
-    if model is None:  # what ranks would refuse is refused before the long work
-        processes = config.launch.processes or max(torch.cuda.device_count(), 1) * config.launch.nodes
-        check_processes(processes, stage.name, settings)
-        model = load_model(config.model_folder(start), config.base.attention, settings, key)
-        if config.base.attention == PACKED or config.base.compile:
-            choose_attention(model, config.base, autocast_type(config.precision) is not None, dropout)
-    data, written = stage.input("data"), folder / "plan.json"
-    if is_main_process():
-        for other in set(folder.parent.glob(f"{stage.name}-*")) - {folder}:
-            remove(other)  # of other settings
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "lock"):  # several machines' commands may be at it
-            if not written.exists():
-                sets = prepare_sets(stage.name, settings, model, data, folder, other_models(config, stage.name))
-                gc.collect()  # other models, which hold themselves in cycles
-                torch.cuda.empty_cache()
-                plan = plan_batches([item.rows for item in sets.train.values()], settings, config.training_seed, key)
-                report = plan_report(plan, sets.train, settings)
-                if isinstance(settings, SideConfig):
-                    check_angle(report, stage.name, settings)
-                plan.write(folder / "plan.npz")
-                write_json(written, report)
-    while not written.exists():
-        time.sleep(0.5)
-    report = json.loads(written.read_text(encoding="utf-8"))
-    sets = prepare_sets(stage.name, settings, model, data, folder, other_models(config, stage.name))
-    return sets, read_plan(folder / "plan.npz"), report
+    for other in set(folder.parent.glob(f"{stage.name}-*")) - {folder}:
+        remove(other)  # of other settings
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"):  # several machines' commands may be at it
+        if (folder / REPORT).exists():
+            return
+        data, others = stage.input("data"), other_models(config, stage.name)
+        sets = prepare_sets(stage.name, settings, model, data, folder, others).train
+        others.clear()
+        gc.collect()  # other models, which hold themselves in cycles
+        torch.cuda.empty_cache()
+        plan = plan_batches([item.rows for item in sets.values()], settings, config.training_seed, key)
+        report = plan_report(plan, sets, settings)
+        if isinstance(settings, SideConfig):
+            check_angle(report, stage.name, settings)
+        plan.write(folder / "plan.npz")
+        write_json(folder / REPORT, report)
 
 
 def _prepared_folder(stage: StageFolder) -> Path:

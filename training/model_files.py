@@ -32,15 +32,19 @@ class Prompts:
     positive: str
 
 
-def load_model(folder: Path, attention: str, side: PlannedConfig, key: str = "training") -> SentenceTransformer:
+def load_model(
+    folder: Path, attention: str, side: PlannedConfig, key: str = "training", weights: bool = True
+) -> SentenceTransformer:
     """The model with float32 weights, dropout and adapter of the side with this config key, its unused pooler frozen.
 
-    Raises UserError where it can't be loaded, or a length or dimension of the side is beyond the model's.
+    Without `weights` none are read: shapes, tokenizer and prompts are there. Raises UserError where it can't be loaded,
+    or a length or dimension of the side is beyond the model's.
     """
     remedy = "make init again, or mend base.attention"
     lengths = side.lengths()
     implementation = attention_implementation(attention, max(lengths.values()))
-    model = load_folder(folder, "cpu", remedy=remedy, attn_implementation=implementation)
+    options: dict[str, Any] = {} if weights else {"device_map": "meta", "finite": False}
+    model = load_folder(folder, "cpu", remedy=remedy, attn_implementation=implementation, **options)
     most = model.max_seq_length or 0
     for name, length in lengths.items():
         if length > most:

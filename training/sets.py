@@ -199,7 +199,7 @@ def _tokenise(
     """Write the token ids of the texts with the `wanted` numbers, which rise; returns `Texts.ends`."""
     lengths = np.zeros(len(texts), dtype=np.int64)
     parts = [wanted[start : start + AT_ONCE] for start in range(0, len(wanted), AT_ONCE)]
-    with path.open("wb") as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         for part in progress(parts, f"tokenising {path.name}") if len(parts) > 1 else parts:
             prompted = [prompt + text for text in texts.take(pa.array(part)).to_pylist()]
             ids = tokenizer(prompted, truncation=True, max_length=length, return_attention_mask=False)["input_ids"]

@@ -1,20 +1,21 @@
 """A random model of any shape and rows of random words: what a step costs depends on nothing else."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import XLMRobertaConfig, XLMRobertaModel
 
 from configs.schema.init import BaseConfig
 from training.bases.folder import write_modules, write_tokenizer_config
+from training.bases.random_model import model_config, random_model
 from training.estimate import Shape
 
 SPECIAL, LAST = ("<s>", "<pad>", "</s>", "<unk>"), "<mask>"
+SMALL = 0.02  # standard deviation of the weights: many layers of larger ones overflow half precision
 SPREAD = 0.4  # of the lengths' logarithms around that of their mean
 
 
@@ -23,19 +24,9 @@ def write_base(folder: Path, shape: Shape, base: BaseConfig) -> None:
 
     Positions, pooling and prompts are the base's.
     """
-    config = XLMRobertaConfig(
-        vocab_size=shape.vocabulary,
-        max_position_embeddings=base.max_length + 2,
-        type_vocab_size=1,
-        layer_norm_eps=1e-5,
-        hidden_size=shape.width,
-        intermediate_size=shape.inner,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        XLMRobertaModel(config).save_pretrained(folder)
+    config = model_config(replace(base, hidden=shape.width, layers=shape.layers), shape.vocabulary)
+    config.num_attention_heads, config.intermediate_size, config.initializer_range = shape.heads, shape.inner, SMALL
+    random_model(config, seed=0).save_pretrained(folder)
     pieces = [*SPECIAL, *(f"w{word}" for word in range(words(shape))), LAST]
     tokenizer = Tokenizer(models.WordLevel({piece: index for index, piece in enumerate(pieces)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

@@ -121,9 +121,14 @@ class Config:
         """Seconds that one operation of a stage's ranks may take; as long as by default in the library's arguments."""
         return {"ddp_timeout": 1800, **self.training.arguments, **self.planned(stage).arguments}["ddp_timeout"]
 
+    @property
+    def run_folder(self) -> Path:
+        """The folder that holds this run's artefacts."""
+        return Path(self.runs) / self.run
+
     def folder(self, stage: str) -> Path:
         """The artefact folder of a stage: of this run, or of the base, which the runs share."""
-        return Path(self.runs) / "bases" / self.base.name if stage == "base" else Path(self.runs) / self.run / stage
+        return Path(self.runs) / "bases" / self.base.name if stage == "base" else self.run_folder / stage
 
     def model_folder(self, stage: str) -> Path:
         """The sentence-transformers folder that a stage leaves."""

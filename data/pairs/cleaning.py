@@ -245,18 +245,23 @@ def other_script(texts: pl.Series, script: str, least: float, min_letters: int) 
 
 def without_wrong_negatives(pairs: pl.DataFrame, min_characters: int) -> pl.DataFrame:
     """The pairs without negatives that are empty or equal to the row's anchor or positive."""
-    counts = pairs["negatives"].list.len()
-    if counts.sum() == 0:
-        return pairs
-    rows = np.repeat(np.arange(len(pairs)), counts.to_numpy())
-    negatives = pairs["negatives"].filter(counts > 0).list.explode()
+    negatives, rows = flat_negatives(pairs)
     wrong = (negatives.str.len_chars() < min_characters).to_numpy().copy()
-    for column in ("anchor", "positive"):
+    for column in ("anchor", "positive") if len(negatives) else ():
         wrong |= _equal(negatives, pairs[column].gather(rows)).to_numpy()
-    if not wrong.any():
-        return pairs
-    kept = regrouped(negatives.filter(pl.Series(~wrong)), np.bincount(rows[~wrong], minlength=len(pairs)))
-    return pairs.with_columns(kept.alias("negatives"))
+    return with_negatives(pairs, negatives, rows, ~wrong) if wrong.any() else pairs
+
+
+def flat_negatives(pairs: pl.DataFrame) -> tuple[pl.Series, np.ndarray]:
+    """The negatives of all pairs, one behind the other, and the row that each belongs to."""
+    counts = pairs["negatives"].list.len().to_numpy()
+    return pairs["negatives"].filter(pl.Series(counts > 0)).list.explode(), np.repeat(np.arange(len(pairs)), counts)
+
+
+def with_negatives(pairs: pl.DataFrame, negatives: pl.Series, rows: np.ndarray, kept: np.ndarray) -> pl.DataFrame:
+    """The pairs with those of their `flat_negatives` that are kept."""
+    lists = regrouped(negatives.filter(pl.Series(kept)), np.bincount(rows[kept], minlength=len(pairs)))
+    return pairs.with_columns(lists.alias("negatives"))
 
 
 def regrouped(values: pl.Series, lengths: np.ndarray) -> pl.Series:

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from configs.schema.data import SourceConfig
-from data.pairs.cleaning import regrouped
+from data.pairs.cleaning import flat_negatives, with_negatives
 from data.pairs.hashing import combined, text_hashes
 
 PAIRS = ("anchor", "positive", "negatives", "score")
@@ -139,24 +139,21 @@ def with_chosen_negatives(made: pl.DataFrame, source: SourceConfig, seed: int) -
     if source.construction == "nli":
         made = made.with_columns(pl.col("negatives").list.head(1))
     elif source.max_negatives is not None:
-        made = made.with_columns(_sampled(made, source.max_negatives, seed))
+        made = _sampled(made, source.max_negatives, seed)
     if source.negatives_as_rows:
         made = made.explode("negatives", empty_as_null=True).with_columns(pl.concat_list("negatives").list.drop_nulls())
     return made
 
 
-def _sampled(made: pl.DataFrame, most: int, seed: int) -> pl.Series:
-    """The `most` negatives of each row whose keys are smallest, in their own order."""
-    counts = made["negatives"].list.len().to_numpy()
-    rows = np.repeat(np.arange(len(made)), counts)
-    places = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+def _sampled(made: pl.DataFrame, most: int, seed: int) -> pl.DataFrame:
+    """With the `most` negatives of each row whose keys are smallest, in their own order."""
+    negatives, rows = flat_negatives(made)
+    places = np.arange(len(rows)) - np.searchsorted(rows, rows)  # in the row's list
     row_keys = combined(text_hashes(made["anchor"], seed), text_hashes(made["positive"], seed))
     keys = combined(row_keys[rows], places.astype(np.uint64))
     ranks = np.empty(len(rows), np.int64)
     ranks[np.lexsort([keys, rows])] = places
-    flat = made["negatives"].filter(pl.Series(counts > 0)).list.explode()
-    kept = ranks < most
-    return regrouped(flat.filter(pl.Series(kept)), np.bincount(rows[kept], minlength=len(made))).alias("negatives")
+    return with_negatives(made, negatives, rows, ranks < most)
 
 
 CONSTRUCTIONS: dict[str, Construction] = {

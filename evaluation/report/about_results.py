@@ -1,6 +1,7 @@
 """The page's parts about what came out: scores, differences, the published card's tables and claims."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from markupsafe import Markup
 
@@ -18,8 +19,8 @@ from evaluation.report import format as show
 from evaluation.report.blocks import Block, Folded, Group, Heading, Picture, Section, Table, Text, absent
 from evaluation.report.charts import Interval, forest_plot, signed
 from evaluation.report.claims import VERDICTS, Claim
-from evaluation.report.record import MODELS, ModeTable, RunRecord
-from evaluation.results import SIZES, Difference, Score
+from evaluation.report.record import MODELS, RunRecord
+from evaluation.results import SIZES, Difference, Score, dense
 
 FORESTS = ("base", "symmetric", "asymmetric")  # what the merge is set against; init in the place of a base unscored
 CLAIM_GROUPS = {
@@ -49,7 +50,8 @@ def scores(run: RunRecord) -> Section:
             for task, metric, items, cells in table.rows
         ]
         blocks.append(Table(f"Suite {table.suite}", ["task", *table.models], rows))
-    blocks += [_modes(table) for table in run.mode_tables()]
+    modes = ways_to_search(run, show.SMALL_BELOW)
+    blocks += [Table(f"Ways to search: {task}", *table) for task, table in modes.items()]
     if run.differences:
         forests = [_forest(run, "merge", run.reference if other == "base" else other) for other in FORESTS]
         forests.append(_forest(run, "init", "base"))
@@ -58,14 +60,25 @@ def scores(run: RunRecord) -> Section:
     return Section("scores", "Scores", blocks)
 
 
-def _modes(table: ModeTable) -> Table:
-    """Every way to search on one task, and what a passage's vectors take."""
-    rows = [
-        [row.name, *map(show.score, row.scores), show.gain(row.gain), *map(show.amount, row.sizes)]
-        for row in table.rows
-    ]
-    columns = ["model and mode", *table.metrics, f"{table.metrics[-1]} − dense", *SIZES]
-    return Table(f"Ways to search: {table.task} of {table.suite}", columns, rows)
+def ways_to_search(run: RunRecord, frame: str) -> dict[str, tuple[list[str], list[list[Any]]]]:
+    """By task on which there are others than dense vectors: columns, and a row for each way to search.
+
+    A row has scores, put together with their intervals by `frame`, the gain over the model's dense vectors by the last
+    metric, and what a passage's vectors take.
+    """
+    tables = {}
+    for suite, task in dict.fromkeys((s.suite, s.task) for s in run.scores if not dense(s.model)):
+        found = {(s.model, s.metric): s for s in run.scores if (s.suite, s.task) == (suite, task)}
+        metrics = [name for name in dict.fromkeys(metric for _, metric in found) if name not in SIZES]
+        last = metrics[-1]
+        gains = {(d.model, d.against): d for d in run.differences if (d.suite, d.task, d.metric) == (suite, task, last)}
+        rows = []
+        for name in dict.fromkeys(model for model, _ in found):
+            scored = [show.score(found.get((name, metric)), frame) for metric in metrics]
+            gain = show.gain(gains.get((name, name.rpartition(".")[0])))
+            rows.append([name, *scored, gain, *(show.amount(found.get((name, size))) for size in SIZES)])
+        tables[f"{task} of {suite}"] = (["model and mode", *metrics, f"{last} − dense", *SIZES], rows)
+    return tables
 
 
 def _forest(run: RunRecord, model: str, against: str) -> Picture:

@@ -19,7 +19,7 @@ from pipeline.core.errors import redacted
 
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     """Write index.html, model_card.md (also as the merged model's README.md) and, where there are any, claims.csv."""
-    run = read_run(config.folder("report").parent, redacted(asdict(config)))
+    run = read_run(config.run_folder, redacted(asdict(config)))
     if not stage.inputs:
         log.warning("report: nothing has been run yet, and the page says so")
     merged = run.stages["merge"].complete

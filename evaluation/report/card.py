@@ -11,9 +11,10 @@ from evaluation.export import cost
 from evaluation.export.formats import FORMATS
 from evaluation.models import ModelFacts, read_model_facts
 from evaluation.report import format as show
+from evaluation.report.about_results import ways_to_search
 from evaluation.report.hub_metadata import front_matter, licence
 from evaluation.report.record import RunRecord
-from evaluation.results import BM25, SIZES, Difference
+from evaluation.results import BM25, MODES, Difference
 from pipeline.core.artefact import replacing
 from pipeline.core.console import log
 
@@ -263,17 +264,11 @@ def _suites(run: RunRecord) -> list[dict[str, Any]]:
 
 def _modes(run: RunRecord) -> list[dict[str, Any]]:
     """A table a task of every way to search, of the final model and of those without one."""
-    tables = []
-    for table in run.mode_tables():
-        columns = ["model and mode", *table.metrics, f"{table.metrics[-1]} − dense", *SIZES]
-        rows = [
-            [row.name, *(show.score(cell, IN_BRACKETS) for cell in row.scores), show.gain(row.gain),
-             *map(show.amount, row.sizes)]
-            for row in table.rows
-            if row.name in (run.reference, "merge", BM25) or row.name.startswith("merge.")
-        ]  # fmt: skip
-        tables.append({"name": f"{table.task} of {table.suite}", "columns": columns, "rows": rows})
-    return tables
+    shown = {run.reference, "merge", BM25, *(f"merge.{mode}" for mode in MODES)}
+    return [
+        {"name": task, "columns": columns, "rows": [row for row in rows if row[0] in shown]}
+        for task, (columns, rows) in ways_to_search(run, IN_BRACKETS).items()
+    ]
 
 
 def _differences(run: RunRecord) -> list[list[str]]:

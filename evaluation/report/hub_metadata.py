@@ -75,7 +75,7 @@ def _eval_result(score: Score, run: RunRecord) -> EvalResult:
 
 def _part(run: RunRecord, score: Score) -> dict[str, Any]:
     """Subset and split of a score; of a mean over several, what these share, and all of them."""
-    parts = run.parts.get(f"{score.suite}/{score.task}", [])
+    parts = list(run.notes.get(f"{score.suite}/{score.task}", {}).get("parts") or [])  # subset/split
     subsets, splits = ({part.split("/")[place] for part in parts} for place in (0, 1))
     shared = {"dataset_config": subsets, "dataset_split": splits}
     found: dict[str, Any] = {name: next(iter(values)) for name, values in shared.items() if len(values) == 1}

@@ -52,26 +52,6 @@ class SuiteTable:
 
 
 @dataclass(frozen=True)
-class ModeRow:
-    """One way to search: its scores, what a passage takes (SIZES), and what it gains over the model's dense vectors."""
-
-    name: str
-    scores: list[Score | None]
-    sizes: list[Score | None]
-    gain: Difference | None = None
-
-
-@dataclass(frozen=True)
-class ModeTable:
-    """A retrieval task by every way to search; gains are by the last metric."""
-
-    suite: str
-    task: str
-    metrics: list[str]
-    rows: list[ModeRow]
-
-
-@dataclass(frozen=True)
 class RunRecord:
     """All artefacts of one run."""
 
@@ -88,11 +68,6 @@ class RunRecord:
     scores: list[Score] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
     notes: dict[str, dict[str, Any]] = field(default_factory=dict)  # of the merge's scores, by suite/task
-
-    @property
-    def parts(self) -> dict[str, list[str]]:
-        """Which subsets and splits (subset/split) a task's score is the mean of, by suite/task."""
-        return {name: list(notes.get("parts") or []) for name, notes in self.notes.items()}
 
     @property
     def config(self) -> dict[str, Any]:
@@ -244,21 +219,6 @@ class RunRecord:
                 for (task, metric), items in lines.items()
             ]
             tables.append(SuiteTable(suite, models, rows))
-        return tables
-
-    def mode_tables(self) -> list[ModeTable]:
-        """Tasks on which models were scored in other modes than the dense one, or beside BM25."""
-        tables = []
-        for suite, task in dict.fromkeys((s.suite, s.task) for s in self.scores if not dense(s.model)):
-            found = [s for s in self.scores if (s.suite, s.task) == (suite, task)]
-            metrics = list(dict.fromkeys(s.metric for s in found if s.metric not in SIZES))
-            rows = []
-            for name in dict.fromkeys(s.model for s in found):
-                cells = {s.metric: s for s in found if s.model == name}
-                wanted = (name, name.rpartition(".")[0], suite, task, metrics[-1])
-                gain = [d for d in self.differences if (d.model, d.against, d.suite, d.task, d.metric) == wanted]
-                rows.append(ModeRow(name, [cells.get(m) for m in metrics], [cells.get(m) for m in SIZES], *gain))
-            tables.append(ModeTable(suite, task, metrics, rows))
         return tables
 
 

@@ -107,9 +107,8 @@ class HybridWeights:
         gains = []
         for data, scores in zip(self.sets, found, strict=True):
             hybrid = weighted([scores[mode] for mode in MODES], weights)
-            for row, right in zip(hybrid, data.relevant, strict=True):
-                wrong = np.delete(row, right)
-                ranks = (wrong >= row[right][:, None]).sum(axis=1)
+            for found_ranks in _ranks(hybrid.__getitem__, data.relevant):
+                ranks = np.array(found_ranks) - np.arange(len(found_ranks))  # without the other right ones above it
                 gains.append(np.where(ranks < DEPTH, 1 / np.log2(ranks + 2), 0).mean())
         return float(np.mean(gains))
 

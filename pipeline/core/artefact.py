@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,19 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of `folder`, or None where there is none that can be read."""
+    """The manifest of `folder`, or None where there is none that can be read. Nobody changes what this gives."""
+    path = folder / MANIFEST
     try:
-        return Manifest(**json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+        stat = path.stat()
+        return _manifest(path, stat.st_ino, stat.st_mtime_ns, stat.st_size)
     except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):  # ValueError: neither UTF-8 nor JSON
         return None
+
+
+@lru_cache(maxsize=64)
+def _manifest(path: Path, *state: int) -> Manifest:
+    """Parsed once for each state of the file, which is only ever replaced: a command asks for the same ones often."""
+    return Manifest(**json.loads(path.read_text(encoding="utf-8")))
 
 
 def is_complete(folder: Path) -> bool:
@@ -119,6 +128,11 @@ def describe_outputs(folder: Path, paths: list[Path]) -> dict[str, dict[str, Any
 def files_under(folder: Path) -> list[Path]:
     """All files below `folder` in a fixed order."""
     return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def folder_state(folder: Path) -> list[list[str]]:
+    """Path and sha256 of every file below `folder`, for a fingerprint."""
+    return [[path.relative_to(folder).as_posix(), file_sha256(path)] for path in files_under(folder)]
 
 
 def remove(path: Path) -> None:

@@ -17,7 +17,7 @@ import torch
 
 from pipeline.core.artefact import digest, file_sha256, write_json
 from pipeline.core.errors import UserError, first_line
-from pipeline.core.models import FITTED, HEADS, RAISED_BY_FILES, TORCH_FILES, transformer_folder
+from pipeline.core.models import HEADS, HEADS_RECORD, RAISED_BY_FILES, TORCH_FILES, transformer_folder
 
 SPARSE_FILE, MULTI_VECTOR_FILE = HEADS
 IN_HYBRID = {"dense": 1.0, "sparse": 0.3, "multi_vector": 1.0}  # weights of the modes' scores, as bge-m3 was trained
@@ -76,7 +76,7 @@ def write_heads(folder: Path, sparse: torch.nn.Linear, multi_vector: torch.nn.Li
     for name, layer in zip(HEADS, (sparse, multi_vector), strict=True):
         (folder / name).unlink(missing_ok=True)  # it may be a link to another model's file
         torch.save({key: value.detach().cpu().clone() for key, value in layer.state_dict().items()}, folder / name)
-    write_json(folder / FITTED, {"encoder": encoder_fingerprint(folder)})
+    write_json(folder / HEADS_RECORD, {"encoder": encoder_fingerprint(folder)})
 
 
 def unused_ids(tokenizer: Any) -> list[int]:
@@ -102,8 +102,8 @@ def _heads_of(folder: Path, encoder: Path) -> Heads:
     if sizes != {hidden or sparse.in_features}:
         what = f"heads for width {' and '.join(map(str, sorted(sizes)))}, but the encoder has {hidden}"
         raise UserError(what, where=place, remedy=remedy)
-    if (folder / FITTED).is_file():
-        fitted_to = json.loads((folder / FITTED).read_text(encoding="utf-8")).get("encoder")
+    if (folder / HEADS_RECORD).is_file():
+        fitted_to = json.loads((folder / HEADS_RECORD).read_text(encoding="utf-8")).get("encoder")
         if fitted_to != encoder_fingerprint(encoder):
             raise UserError(
                 f"the heads were fitted to another encoder than that of {encoder}", where=place, remedy=remedy

@@ -142,7 +142,17 @@ def lock_state(revisions: Iterable[Revision]) -> list[str]:
     return [commit for item in revisions if (commit := locked_commit(item))]
 
 
-def mirrored(hub: str, mirror: str | None) -> Path | None:
-    """The model's folder in the mirror, which is looked into before the Hub; None where it has none."""
-    folder = Path(mirror, hub) if mirror else None
+def hub_model(wanted: str, revision: str = "main") -> Revision | None:
+    """What a model's name, `<Hub id>` or `<Hub id>@<revision>`, asks of the Hub; None where it names a folder."""
+    if Path(wanted).expanduser().is_dir():
+        return None
+    hub, _, own = wanted.partition("@")
+    return Revision("model", hub, own or revision)
+
+
+def local_model(wanted: str, mirror: str | None) -> Path | None:
+    """The folder that a model's name means here: itself, or the mirror's; None where only the Hub may have it."""
+    if (asked := hub_model(wanted)) is None:
+        return Path(wanted).expanduser()
+    folder = Path(mirror, asked.hub) if mirror else None
     return folder if folder and folder.is_dir() else None

@@ -12,7 +12,7 @@ from zipfile import is_zipfile
 
 from pipeline.core.console import log
 from pipeline.core.errors import UserError, first_line
-from pipeline.core.hub import Revision, hub_errors, readable_revision
+from pipeline.core.hub import Revision, hub_errors, hub_model, local_model, readable_revision
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -32,7 +32,7 @@ OTHER_RUNTIMES = ["onnx/*", "openvino/*", "static/*"]
 MODULES = "modules.json"
 USUAL = ("Transformer", "StaticEmbedding", "Pooling", "Normalize")  # modules that fit each other
 HEADS = ("sparse_linear.pt", "colbert_linear.pt")  # bge-m3's sparse and multi-vector outputs
-FITTED = "heads.json"  # beside heads that this pipeline fitted: the fingerprint of the encoder
+HEADS_RECORD = "heads.json"  # beside heads that this pipeline fitted: the fingerprint of their encoder
 # What stages leave in a model's folder beside the model.
 NOT_THE_MODEL = ("manifest.json", "certificate.json", "README.md", "vocabulary", "units")
 REMEDY = "give a sentence-transformers folder, or make the model again"
@@ -150,6 +150,20 @@ def _unused_setting(model: "SentenceTransformer") -> str | None:
     if "message" in first.modality_config:
         return "modality_config in sentence_bert_config.json wants messages"
     return next((f"{key} in sentence_bert_config.json" for key in UNUSED if getattr(first, key)), None)
+
+
+def located(wanted: str, mirror: str | None, key: str, revision: str = "main") -> tuple[Path, str]:
+    """The folder of a model that is none of the run's own, and where it stood.
+
+    A name is that of a folder, else of one in the mirror, else a Hub id, with an optional `@<revision>`; of the Hub the
+    commit is said. Raises UserError where there is none; `key` is the config key that names the model.
+    """
+    asked, folder = hub_model(wanted, revision), local_model(wanted, mirror)
+    if folder:
+        return folder, f"mirror of {asked.revision}" if asked else "local folder"
+    assert asked
+    folder = fetched(asked.hub, asked.revision, key)
+    return folder, folder.name
 
 
 def fetched(hub: str, revision: str, key: str) -> Path:

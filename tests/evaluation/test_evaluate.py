@@ -117,7 +117,8 @@ def test_a_second_machine_scores_units_of_the_stage_that_the_first_one_holds(
         unit = folder.path / UNITS / "first--samples--mteb_sts.json"
         while second.is_alive() and not unit.exists():
             time.sleep(0.05)
-        made = unit.read_bytes()
+        with folder.claim("first/samples/mteb_sts"):  # until it is made: before, its record says what it will own
+            made = unit.read_bytes()
         time.sleep(0.5)
         assert second.is_alive() and not (folder.path / "scores.csv").exists()
         assert [path.name for path in (folder.path / UNITS).iterdir()] == [unit.name]  # not what the first one holds

@@ -14,7 +14,7 @@ from filelock import FileLock
 from configs.schema.config import Config
 from configs.schema.training import SideConfig
 from pipeline.core import artefact
-from pipeline.core.artefact import PARTIAL, UNITS, StageFolder, read_manifest, replacing, result_settings
+from pipeline.core.artefact import PARTIAL, UNITS, Manifest, StageFolder, read_manifest, replacing, result_settings
 from pipeline.core.errors import UserError
 from pipeline.stage import Stage, run_stage
 
@@ -49,6 +49,13 @@ def test_an_option_that_is_off_is_in_no_fingerprint() -> None:
     before = result_settings(SideConfig())
     assert "temperature" in before and "dimensions" not in before
     assert result_settings(SideConfig(dimensions=[8])) == before | {"dimensions": [8]}
+
+
+def test_a_manifest_is_parsed_once_and_anew_where_it_was_replaced(tmp_path: Path) -> None:
+    for fingerprint in ("one", "two"):  # of one length, written in one moment
+        Manifest("merge", "complete", fingerprint, {}, {}).write(tmp_path)
+        found = read_manifest(tmp_path)
+        assert found and found.fingerprint == fingerprint and read_manifest(tmp_path) is found
 
 
 def test_a_complete_artefact_has_a_manifest_with_every_output(tmp_path: Path) -> None:

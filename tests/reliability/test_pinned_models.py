@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data.fingerprints import mining_state
+from data.fingerprints import model_state
 from evaluation.models import further_model
 from pipeline.core.hub import Revision, write_lock
 from tests.data.sources.test_hub import SETS, command
@@ -99,6 +99,6 @@ def test_another_mining_model_is_another_input_of_the_data(lock: Path, mirror: P
     (mirror / "someone/miner/README.md").write_text("changed")
     assert CHAIN["data"].reads(config)["mining model"] != before
     config.mirror = None
-    unlocked = mining_state(config)
+    unlocked = model_state(config.data.mining.wanted, None)
     write_lock({Revision("model", "someone/miner", "main"): COMMIT})
-    assert mining_state(config) == [*unlocked, COMMIT]
+    assert model_state(config.data.mining.wanted, None) == [*unlocked, COMMIT]

@@ -234,7 +234,7 @@ HUB = BaseConfig(name="hub", kind="hub", hub="someone/model", revision="abc", ma
 def test_a_base_from_a_mirror_has_the_files_it_needs_and_our_modules(mirror: Path, tmp_path: Path) -> None:
     folder = tmp_path / "base"
     folder.mkdir()
-    assert make_from_hub(HUB, folder, str(mirror)) == {"source": "someone/model", "revision": "mirror abc"}
+    assert make_from_hub(HUB, folder, str(mirror)) == {"source": "someone/model", "revision": "mirror of abc"}
     expected = contents(tiny_base()) | {"colbert_linear.pt": b"head"}
     assert contents(folder) == expected
 
@@ -459,7 +459,7 @@ def test_folder_hub_and_mirror_give_the_same_base(tmp_path: Path, monkeypatch: p
             (tmp_path / place).mkdir()
             made[place] = make_from_hub(replace(base, hub=hub_id), tmp_path / place, root)
     assert contents(tmp_path / "hub") == contents(tmp_path / "mirror") == contents(tmp_path / "folder")
-    assert [each["revision"] for each in made.values()] == [COMMIT, "mirror main", "local folder"]
+    assert [each["revision"] for each in made.values()] == [COMMIT, "mirror of main", "local folder"]
 
 
 def test_a_changed_folder_is_another_base(tmp_path: Path) -> None:

@@ -301,6 +301,9 @@ def test_ranks_only_read_what_was_prepared_before_they_start(tmp_path: Path, mon
     prepare_ranks(symmetric, runs[1])
     for name in ("training.sets._tokenise", "training.finetune.plan_batches", "training.finetune.plan_report"):
         monkeypatch.setattr(name, again)
+    with monkeypatch.context() as patched:
+        patched.setattr("training.finetune.load_model", again)
+        prepare_ranks(symmetric, runs[1])  # the command again, after a kill
     monkeypatch.setattr("training.finetune.plan_dev", lambda *arguments: {})
     run_stage(symmetric, runs[1])
     files = [
@@ -308,6 +311,15 @@ def test_ranks_only_read_what_was_prepared_before_they_start(tmp_path: Path, mon
     ]
     assert all(one.read_bytes() == other.read_bytes() for one, other in files)
     assert not list((tmp_path / "two").rglob("plan.npz"))  # nobody needs it any more
+
+
+def test_a_model_without_weights_has_the_tokens_and_prompts_of_the_whole_one(trained: Config) -> None:
+    whole, empty = (
+        load_model(trained.folder("init"), "auto", trained.side("joint"), weights=weights) for weights in (True, False)
+    )
+    assert {weight.device.type for weight in empty.parameters()} == {"meta"}
+    assert empty.prompts == whole.prompts and empty.get_embedding_dimension() == whole.get_embedding_dimension()
+    assert empty.tokenizer("зимняя река")["input_ids"] == whole.tokenizer("зимняя река")["input_ids"]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from configs.schema.training import HeadsConfig
 from pipeline.chain import CHAIN
 from pipeline.core.artefact import Manifest
 from pipeline.core.errors import UserError
-from pipeline.core.heads import FITTED, read_heads
+from pipeline.core.heads import HEADS_RECORD, read_heads
 from pipeline.core.models import HEADS
 from pipeline.run import in_order
 from pipeline.stage import run_stage
@@ -36,7 +36,7 @@ def ready(folder: Path, sets: dict[str, Any] = SETS, **heads: Any) -> Config:
 
 
 def head_files(folder: Path) -> dict[str, bytes]:
-    return {name: (folder / name).read_bytes() for name in (*HEADS, FITTED)}
+    return {name: (folder / name).read_bytes() for name in (*HEADS, HEADS_RECORD)}
 
 
 def lines(config: Config) -> list[dict[str, Any]]:
@@ -55,7 +55,7 @@ def test_the_model_is_the_merge_with_heads_that_were_fitted_to_it(fitted: Config
     merge, model = fitted.model_folder("merge"), fitted.model_folder("heads")
     names = {path.relative_to(merge).as_posix() for path in merge.rglob("*") if path.is_file()}
     assert {path.relative_to(model).as_posix() for path in model.rglob("*") if path.is_file()} == {
-        *names, *HEADS, FITTED,
+        *names, *HEADS, HEADS_RECORD,
     }  # fmt: skip
     assert all((merge / name).read_bytes() == (model / name).read_bytes() for name in names)
     for name, shape in zip(HEADS, ((1, 32), (32, 32)), strict=True):
@@ -143,7 +143,7 @@ def test_heads_of_another_encoder_are_refused(fitted: Config, tmp_path: Path) ->
     assert read_heads(model).sparse.in_features == read_heads(fitted.model_folder("merge"), model).sparse.in_features
     with pytest.raises(UserError, match="fitted to another encoder"):
         read_heads(other, model)
-    for name in (*HEADS, FITTED):
+    for name in (*HEADS, HEADS_RECORD):
         shutil.copyfile(model / name, other / name)
     with pytest.raises(UserError, match="fitted to another encoder"):
         read_heads(other)

@@ -22,20 +22,19 @@ from pipeline.core.checkpoint import INDEX, SHARDS, WEIGHTS
 from pipeline.core.console import log, quiet
 from pipeline.core.embedding import PROMPTS
 from pipeline.core.errors import UserError
-from pipeline.core.hub import mirrored
+from pipeline.core.hub import local_model
 from pipeline.core.models import (
     HEADS,
     MODULES,
     PROBE,
     TORCH_FILES,
-    fetched,
     listed_modules,
+    located,
     read_tokenizer,
     stored_names,
     transformer_folder,
 )
 from training.bases.folder import named_by, opened, write_modules, write_tokenizer_config
-from training.bases.sources import local_folder
 from training.vocabulary.tokenizer_file import TokenizerFile
 
 TOKENIZER = "tokenizer.json"
@@ -59,8 +58,10 @@ def make_from_hub(config: BaseConfig, folder: Path, mirror: str | None) -> dict[
     Raises UserError: no network, no such model, revision or file, a model that can't be loaded, or one that the config
     describes otherwise than its own files do.
     """
-    source, revision = located(config, mirror)
     name = str(config.hub)
+    if mirror and local_model(name, mirror) is None:
+        raise UserError("the mirror has no such model", where=f"{mirror}/{name}", remedy="add it, or unset mirror")
+    source, revision = located(name, mirror, "base.hub", config.revision)
     with named_by(name, source):
         modules = listed_modules(source)
     place = transformer_folder(source)
@@ -87,17 +88,6 @@ def make_from_hub(config: BaseConfig, folder: Path, mirror: str | None) -> dict[
     write_tokenizer_config(folder, config.max_length)
     write_modules(folder, config, width, model.prompts, model.default_prompt_name)
     return made
-
-
-def located(config: BaseConfig, mirror: str | None) -> tuple[Path, str]:
-    """The folder of the model's files, and where they stood: a local folder, the mirror, or a commit of the Hub."""
-    hub = str(config.hub)
-    if folder := local_folder(config, mirror):
-        return folder, f"mirror {config.revision}" if folder == mirrored(hub, mirror) else "local folder"
-    if mirror:
-        raise UserError("the mirror has no such model", where=f"{mirror}/{hub}", remedy="add it, or unset mirror")
-    snapshot = fetched(hub, config.revision, "base.hub")
-    return snapshot, snapshot.name
 
 
 def unusable_files(modules: Sequence[tuple[str, str]], place: Path) -> Iterator[tuple[str, str]]:

