@@ -351,7 +351,7 @@ def averaged_steps(side: SideConfig, steps: int, name: str) -> list[int]:
 
 
 def take_mean(trainer: PlannedTrainer, files: list[Path]) -> dict[str, Any]:
-    """Give the model the mean of these weights, unless the best is to be kept and a single evaluation's score higher.
+    """Give the model the mean of these weights, unless the best is to be kept and one evaluation scored higher.
 
     Returns what the manifest says: which were taken, and both dev scores where there are dev rows.
     """

@@ -115,7 +115,7 @@ class SideConfig(PlannedConfig):
     dev_steps: int | None = setting(None, least=1)  # steps between dev evaluations; null: only at the end
     keep_best: bool = True  # save the weights with the best mean dev score (needs dev_steps)
     # Save the mean of the weights at the last so many evaluations (a soup, arXiv:2203.05482); with keep_best only where
-    # no single evaluation's score higher. null: none is made.
+    # no single evaluation scored higher. Of an adapter, its matrices are averaged. null: none is made.
     average: int | None = setting(None, least=2, later=True)
 
     @property
