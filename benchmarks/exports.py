@@ -4,15 +4,15 @@ Texts are definitions of the demo's held-out terms, in batches of similar length
 both sides. The packages are the extra "export"; a format whose packages are missing is left out.
 """
 
+import argparse
 import importlib.util
 import time
 from pathlib import Path
 
 from benchmarks.measurement import Side, alternate, measure, row, write
-from benchmarks.start import demo_config, demo_init
+from benchmarks.start import demo_init
 from evaluation.export.formats import FORMATS, require_packages
 
-TEXTS = 2000
 TORCH = "torch"
 
 
@@ -27,7 +27,7 @@ def make(folder: str, target: str, data: str, names: list[str]) -> None:
         write_format(name, Path(folder), Path(target), original, Path(data))
 
 
-def encode(folder: str, target: str, data: str, name: str, texts: int = TEXTS) -> float:
+def encode(folder: str, target: str, data: str, name: str, texts: int) -> float:
     """Seconds for embeddings of the texts by one form."""
     from evaluation.export.graphs import load_format
     from evaluation.suites.retrieval import read_retrieval_set
@@ -45,25 +45,28 @@ def encode(folder: str, target: str, data: str, name: str, texts: int = TEXTS) -
     return time.perf_counter() - started
 
 
-def main(texts: int = TEXTS, rounds: int = 3) -> None:
+def main() -> None:
     """Make the forms, measure all sides alternately and write runs/bench/exports.json."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, help="a run's folder with data and init; default: the demo's")
+    parser.add_argument("--texts", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    run = options.run or demo_init().parent
     there = [name for name, found in FORMATS.items() if all(map(importlib.util.find_spec, found.packages))]
     require_packages(there or list(FORMATS))
-    places = {"folder": str(demo_init()), "target": "runs/bench/exports", "data": str(demo_config().folder("data"))}
+    places = {"folder": str(run / "init"), "target": "runs/bench/exports", "data": str(run / "data")}
     measure(Side("benchmarks.exports:make", {**places, "names": there}))
-    sides = [Side("benchmarks.exports:encode", {**places, "name": name, "texts": texts}) for name in (TORCH, *there)]
-    reference, *others = alternate(*sides, rounds=rounds)
-    rows = []
-    for name, ours in zip(there, others, strict=True):
-        key, rates = name.replace("-", "_"), (texts / ours.seconds, texts / reference.seconds)
-        rows.append(
-            row(f"{key}_rate_vs_torch", f"encoding, {name}", "texts/s", rates[0], "torch fp32", rates[1], "higher")
-        )
-        memory = ours.peak_bytes / 2**20, reference.peak_bytes / 2**20
-        rows.append(
-            row(f"{key}_memory_vs_torch", f"peak memory, {name}", "MiB", memory[0], "torch fp32", memory[1], "lower")
-        )
-    write("exports", rows)
+    arguments = {**places, "texts": options.texts}
+    sides = [Side("benchmarks.exports:encode", {**arguments, "name": name}) for name in (TORCH, *there)]
+    reference, *rates = [options.texts / run.seconds for run in alternate(*sides, rounds=options.rounds)]
+    write(
+        "exports",
+        [
+            row(f"{name.replace('-', '_')}_rate_vs_torch", name, "texts/s", rate, "torch fp32", reference, "higher")
+            for name, rate in zip(there, rates, strict=True)
+        ],
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """`make bench NAME=training`: our trainer against those of sentence-transformers and FlagEmbedding, and the bare step.
 
 The demo's base after init is trained on real texts of natural length: news headlines (symmetric) and software
-documentation (asymmetric), or, where the real data are not at hand, pairs of the Wiktionary.
+documentation (asymmetric), or, where the real data are not at hand, pairs of the Wiktionary. What shorter dimensions
+cost a step is measured with it, and at bge-m3's shape from the loss alone, as the encoder does the same.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from benchmarks.measurement import Side, alternate, row, write
 from benchmarks.peers import peer_environment
@@ -21,10 +23,15 @@ from benchmarks.real_texts import SHARED
 from benchmarks.start import demo_init
 from benchmarks.training_flagembedding import write_pairs as write_flagembedding_pairs
 from benchmarks.training_sides import BATCH_SIZE, LENGTH, STEPS, TEMPERATURE, padding
+from configs.schema.init import BaseConfig
 from data.sources.wiktionary import SameSense, TermUsages
 from pipeline.core.console import show_table
+from pipeline.core.precision import uses_bfloat16
+from training.estimate import KNOWN, Shape, measured_teraflops, shape_of, training_operations
 
-ANGLE = "ours with AnglE"
+ANGLE, DIMENSIONS = "ours with AnglE", "ours with dimensions"
+LARGE = KNOWN["BAAI/bge-m3"]
+ROW, ROWS = 44, 256  # tokens of a symmetric row on average (`make plan PROFILE=bge_m3`), rows of a batch
 PEER, FLAG = "sentence-transformers", "FlagEmbedding"
 REAL = {
     "symmetric": ("paraphraser.jsonl", "text_1", "text_2"),
@@ -45,6 +52,7 @@ def main() -> None:
     with TemporaryDirectory(prefix="bench-training-") as scratch:
         for side in PROMPTS:
             rows += measure(side, init, Path(scratch), options.rounds)
+    rows.append(dimensions_of_large(options.rounds))
     write("training", rows)
 
 
@@ -69,6 +77,7 @@ def measure(side: str, init: Path, scratch: Path, rounds: int) -> list[dict[str,
             f"{module}:train_sentence_transformers", {**library, "keep_memory": True, "in_order": True}
         ),
         FLAG: flagembedding_side(library, scratch / f"{side}_pairs.jsonl"),
+        DIMENSIONS: Side(f"{module}:train_ours", {**arguments, "dimensions": shorter(shape_of([init], BaseConfig()))}),
     }
     if side == "symmetric":  # every other row counts as unlike, so that AnglE has something to order
         write_pairs(side, scratch / "angle", score=[1.0, 0.0] * (len(table) // 2) + [1.0] * (len(table) % 2))
@@ -93,10 +102,30 @@ def measure(side: str, init: Path, scratch: Path, rounds: int) -> list[dict[str,
         row(f"padding_share_{side}", share, "share", planned["ours"], PEER, planned["theirs"], "lower"),
         row(f"time_vs_bare_step_{side}", what, "s", ours.seconds, "bare step", bare.seconds, "lower"),
         row(memory, peak, "bytes", ours.peak_bytes, PEER, theirs.peak_bytes, "lower"),
+        row(f"dimensions_time_{side}", what, "s", runs[DIMENSIONS].seconds, "ours without", ours.seconds, "lower"),
     ]
     if ANGLE in runs:
         rows.append(row("angle_time", what, "s", runs[ANGLE].seconds, "ours without AnglE", ours.seconds, "lower"))
     return rows
+
+
+def shorter(shape: Shape) -> list[int]:
+    """The width and four halves of it."""
+    return [shape.width // 2**times for times in range(5)]
+
+
+def dimensions_of_large(rounds: int) -> dict[str, Any]:
+    """A step at bge-m3's shape with dimensions and without, contrastive and AnglE: the encoder's operations at the
+    machine's whole measured rate, which it never reaches, and the processor's seconds for the loss.
+    """
+    function = "benchmarks.training_sides:of_embeddings"
+    settings: dict[str, Any] = {"width": LARGE.width, "rows": ROWS, "angle_weight": 1.0}
+    sides = [Side(function, settings), Side(function, {**settings, "dimensions": shorter(LARGE)})]
+    plain, cut = (run.seconds for run in alternate(*sides, rounds=rounds))
+    peak = measured_teraflops(torch.bfloat16 if uses_bfloat16("auto") else torch.float32)
+    encoder = training_operations(LARGE, ROWS * ROW, ROW / 3, passes=3) / peak / 1e12
+    what = f"a step of {ROWS} symmetric rows at bge-m3's shape, {plain:.3f} and {cut:.3f} s of it the loss"
+    return row("dimensions_time_bge_m3", what, "s", encoder + cut, "without", encoder + plain, "lower")
 
 
 def flagembedding_side(library: dict[str, Any], path: Path) -> Side:

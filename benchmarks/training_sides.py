@@ -16,8 +16,8 @@ from pipeline.core.console import quiet
 STEPS, BATCH_SIZE, LENGTH, TEMPERATURE = 16, 32, 256, 0.02
 
 
-def _planned(init: str, data: str, side: str, cache: str, angle_weight: float = 0.0) -> tuple[Any, ...]:
-    """Config, model, prepared sets and the plan over the whole set."""
+def _planned(init: str, data: str, side: str, cache: str, **options: Any) -> tuple[Any, ...]:
+    """Config, model, prepared sets and the plan over the whole set, with `options` of the side."""
     from configs.schema.config import Config
     from configs.schema.training import SideConfig, TrainingConfig
     from training.batch_plan import BatchPlan, plan_batches
@@ -32,7 +32,7 @@ def _planned(init: str, data: str, side: str, cache: str, angle_weight: float = 
         mini_batch_tokens=BATCH_SIZE * 2 * LENGTH,
         checkpoint_steps=10**6,
         temperature=TEMPERATURE,
-        angle_weight=angle_weight,
+        **options,
     )
     config = Config(profile="demo", run="bench")
     config.training = TrainingConfig(settings, settings, settings)
@@ -68,7 +68,7 @@ def padding(init: str, data: str, side: str) -> dict[str, Any]:
 
 
 @quiet()
-def train_ours(init: str, data: str, side: str, angle_weight: float = 0.0) -> float:
+def train_ours(init: str, data: str, side: str, **options: Any) -> float:
     """Our trainer on the planned steps."""
     from pipeline.core.artefact import StageFolder
     from pipeline.core.precision import keep_freed_memory, uses_bfloat16
@@ -76,7 +76,7 @@ def train_ours(init: str, data: str, side: str, angle_weight: float = 0.0) -> fl
 
     keep_freed_memory()
     with TemporaryDirectory() as cache:
-        config, model, sets, plan = _planned(init, data, side, cache, angle_weight)
+        config, model, sets, plan = _planned(init, data, side, cache, **options)
         stage = StageFolder(side, Path(cache), "bench", {})
         sets.dev.clear()
         trainer = make_trainer(config, stage, model, sets, plan, uses_bfloat16("auto"))
@@ -122,6 +122,25 @@ def train_bare(init: str, data: str, side: str) -> float:
         optimizer.step()
         optimizer.zero_grad()
     return time.perf_counter() - started
+
+
+def of_embeddings(width: int, rows: int, repeats: int = 20, **options: Any) -> float:
+    """The loss of so many triplets' embeddings and its gradient, as symmetric sets have them; processor seconds."""
+    from configs.schema.training import SideConfig
+    from training.losses import PlannedLoss
+
+    torch.manual_seed(1)
+    texts = torch.randn(3 * rows, width, requires_grad=True)
+    part = {"input_ids": torch.zeros(3 * rows, 1), "sentence_embedding": texts}
+    labels = {"position": torch.arange(3 * rows).view(rows, 3), "score": torch.full((rows,), torch.nan)}
+    side = SideConfig(temperature=TEMPERATURE, **options)
+    loss = PlannedLoss(torch.nn.Identity(), side, mini_batch_num_tokens=10**6)
+    loss.measures = False
+    for repeat in range(repeats + 1):
+        if repeat == 1:  # the first call makes buffers
+            started = time.process_time()
+        loss([part], labels | {"angle_weight": side.angle_weight}).backward()
+    return (time.process_time() - started) / repeats
 
 
 @quiet()

@@ -1,5 +1,6 @@
 """Models beside the one that trains, which mine, guide or teach: their vectors of texts, kept for all runs."""
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from pipeline.core.models import load_folder, located
 from pipeline.core.precision import uses_bfloat16
 
 PROBE = 256  # texts whose encoding is timed first
-PARTS = 20  # in which the others are encoded and kept
+PARTS = 20  # at most, in which the others are encoded and kept: to keep one waits for the disk
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,13 @@ def encode(embedder: Embedder, texts: Iterable[tuple[str, Sequence[str]]], name:
     """Give the embedder's cache the vectors of (prompt, texts), part by part; a small one first tells the time."""
     new = list(dict.fromkeys((prompt, text) for prompt, some in texts for text in embedder.missing(some, prompt)))
     prompts = dict.fromkeys(prompt for prompt, _ in new)
-    stride = max(1, len(new) // PROBE)
-    parts = [new[::stride][:PROBE], *(new[place::PARTS] for place in range(PARTS))]
+    number = min(PARTS, math.ceil(len(new) / PROBE))
+    parts = [new[:: math.ceil(len(new) / PROBE) or 1], *(new[place::number] for place in range(number))]
     started, done = time.monotonic(), set[tuple[str, str]]()
     for part in parts:
         for prompt in prompts:
-            embedder.embed([text for of, text in part if of == prompt and (of, text) not in done], prompt)
+            if some := [text for of, text in part if of == prompt and (of, text) not in done]:
+                embedder.embed(some, prompt)
         done.update(part)
         if left := len(new) - len(done):
             minutes = (time.monotonic() - started) / len(done) * left / 60

@@ -57,14 +57,16 @@ def mine(path: Path, name: str, config: Config) -> dict[str, Any]:
         known[anchor] |= {place[text], place.get(anchor, place[text])}
     embedder = encoder.embedder(mining_length(config, side))
     query, document = _prompts(settings, embedder, side)
-    encode(embedder, [(query, anchors), (document, texts)], name, "mining")
-    found = hard_negatives(
-        torch.from_numpy(embedder.embed(anchors, query)).to(encoder.model.device),
-        torch.from_numpy(embedder.embed(texts, document)).to(encoder.model.device),
-        [place[text] for text in asked["positive"]],
-        [sorted(known[anchor]) for anchor in anchors],
-        settings,
-    )
+    found = Mined([], looked_at=0, too_near=0)
+    if anchors:
+        encode(embedder, [(query, anchors), (document, texts)], name, "mining")
+        found = hard_negatives(
+            torch.from_numpy(embedder.embed(anchors, query)).to(encoder.model.device),
+            torch.from_numpy(embedder.embed(texts, document)).to(encoder.model.device),
+            [place[text] for text in asked["positive"]],
+            [sorted(known[anchor]) for anchor in anchors],
+            settings,
+        )
     lists = iter([[texts[number] for number in numbers] for numbers in found.negatives])
     column = pl.Series("negatives", [next(lists) if row else [] for row in positive], dtype=pl.List(pl.String))
     _rewrite(path, pairs.with_columns(column))
@@ -131,6 +133,8 @@ def hard_negatives(
 
 def _warn_of_gaps(name: str, found: Mined) -> None:
     rows = len(found.negatives)
+    if not rows:
+        log.warning("%s: no row is a positive pair, so there are no mined negatives", name)
     if found.without > TOO_MANY_WITHOUT * rows:
         what = "%s: %d of %d rows have no mined negative (%.0f %%)"
         advice = "; a smaller data.mining.margin or range_min, or a larger range_max, gives more"

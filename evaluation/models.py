@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from configs.schema.config import Config
-from pipeline.core.artefact import file_sha256, files_under, read_manifest
+from pipeline.core.artefact import Manifest, file_sha256, files_under, read_manifest
 from pipeline.core.console import log
 from pipeline.core.errors import UserError
 from pipeline.core.hub import hub_model
@@ -53,7 +53,13 @@ def scored_models(config: Config) -> list[ScoredModel]:
 
 def final_stage(config: Config) -> str:
     """The stage that leaves the run's final model: heads, where they were fitted to this merge, else merge."""
-    heads, merge = (read_manifest(config.folder(name)) for name in ("heads", "merge"))
+    found = {name: read_manifest(config.folder(name)) for name in ("merge", "heads")}
+    return final_of({name: manifest for name, manifest in found.items() if manifest})
+
+
+def final_of(manifests: Mapping[str, Manifest]) -> str:
+    """The stage of the run's final model, by the manifests of its stages."""
+    heads, merge = manifests.get("heads"), manifests.get("merge")
     fitted = heads and merge and heads.status == "complete" and heads.inputs.get("merge") == merge.fingerprint
     return "heads" if fitted else "merge"
 

@@ -1,7 +1,7 @@
 """The chain on one page: what each stage is made from, which settings change it, and who builds it.
 
-    benchmarks ── data ─┬─ init ─┬─ symmetric ───┐         ┌─ (export)
-                        │        ├─ asymmetric ──┼─ merge ─┴─ heads ── evaluate ─┬─ report ── publish
+    benchmarks ── data ─┬─ init ─┬─ symmetric ───┐                  ┌─ (export)
+                        │        ├─ asymmetric ──┼─ merge ── heads ─┴─ evaluate ─┬─ report ── publish
               base ─────┘        └─ (joint) ─────┘                               └─ (calibrate)
 
 Where negatives are mined by the run's own base, data needs it too.
@@ -182,7 +182,7 @@ CHAIN = {stage.name: stage for stage in [
     ),
     Stage(
         "export", 1, "evaluation.export.build:build",
-        needs=lambda c: ["merge"] + ["data"] * ("openvino-int8" in c.export.formats),
+        needs=lambda c: [final_stage(c)] + ["data"] * ("openvino-int8" in c.export.formats),
         settings=lambda c: {"export": c.export},
     ),
     Stage(

@@ -26,6 +26,7 @@ from pipeline.launch import run_command
 from training.estimate import (
     SetEstimate,
     Shape,
+    adapter_parameters,
     assumed_rows,
     estimates,
     measured_teraflops,
@@ -99,7 +100,8 @@ def _found(config: Config, name: str, sets: list[SetEstimate], shape: Shape, mad
     steps, rows = assumed_rows(sets, side)
     tokens = sum(number * item.tokens for number, item in zip(rows, sets, strict=True))
     squares = sum(number * item.squares for number, item in zip(rows, sets, strict=True))
-    teraflops = training_operations(shape, 1, squares / tokens, passes=3) * rate / 1e12
+    adapter = adapter_parameters(shape, side, f"training.{name}")
+    teraflops = training_operations(shape, 1, squares / tokens, 3, adapter) * rate / 1e12
     memory = manifest.peak_gpu_bytes or manifest.peak_rss_bytes
     return {
         "tokens a second": round(rate),

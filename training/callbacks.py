@@ -3,11 +3,12 @@
 import json
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from safetensors.torch import save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
 
@@ -15,6 +16,7 @@ from pipeline.core.artefact import replacing
 from pipeline.core.console import log
 from pipeline.core.precision import kept_memory, resident_memory, return_kept_memory
 from training.batch_plan import GlobalBatch
+from training.model_files import trained_weights
 
 PARTS = (
     *("contrastive", "angle", "angle_gradient_share"),  # of a side's loss
@@ -153,6 +155,23 @@ class Checkpoints(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         control.should_save |= state.global_step % self.steps == 0
+
+
+class Snapshots(TrainerCallback):
+    """Keeps the trained weights of these steps, each as `<step>.safetensors` of a folder, on rank 0.
+
+    They are written before their step's checkpoint, so a run that goes on from one has all that came before.
+    """
+
+    def __init__(self, folder: Path, steps: Collection[int]) -> None:
+        self.files = {step: folder / f"{step}.safetensors" for step in steps}
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        if state.global_step in self.files and state.is_world_process_zero:
+            with replacing(self.files[state.global_step]) as path:
+                save_file(trained_weights(model), path)
 
 
 class KeptMemory(TrainerCallback):

@@ -37,6 +37,9 @@ from training.sets import prepare_sets
 
 GIB = 2**30
 LIBRARIES = 760_000_000  # bytes of a process on a CPU before its first step, measured with torch 2.13
+# Of activations and attention scores once more: freed memory that a CPU's process keeps, and its gaps. Nine runs of 28
+# and 34 million parameters in bf16, with 2,600 to 13,900 tokens at once, took 1.9 to 2.5 times these at their peak.
+FREED = 1.0
 PER_LAYER = 34  # bytes of activations a token, layer and unit of width in 16 bit (arXiv:2205.05198, section 4.1)
 RESIDUALS = 8  # of those, more: both residual streams stay in 32 bit under autocast
 XLM_R, SHRUNK = (250_002, 250_037), 46_166  # pieces of XLM-R (and of E5), and of bge-m3_en_ru, which was made of it
@@ -125,6 +128,7 @@ class Work:
     largest: int  # tokens of a device's share of the largest batch, with padding where that is known
     cached_batches: int  # of which some texts are embedded twice
     seen: dict[str, Seen]  # by set
+    adapter: int | None = None  # parameters of the side's adapter, which train alone; None: all train
     assumed: list[SetEstimate] = dataclasses.field(default_factory=list)  # what an estimate rests on
 
 
@@ -160,11 +164,11 @@ class Devices:
     def hours(self, work: "Work", shape: Shape) -> float:
         """Of a run: its operations, or the launches of its kernels, and what every step takes beside them.
 
-        AdamW reads and writes 7 times the weights' bytes; a ring passes 2 (n - 1) / n of the gradients' bytes.
+        AdamW reads and writes 7 times the trained weights' bytes; a ring passes 2 (n - 1) / n of the gradients' bytes.
         """
         compute = work.operations / (self.teraflops * 1e12 * self.number)
         launches = work.passes * shape.layers * self.launch
-        gradients = 4 * shape.parameters
+        gradients = 4 * (shape.parameters if work.adapter is None else work.adapter)
         a_step = 7 * gradients / self.bandwidth + 2 * (1 - 1 / self.number) * gradients / self.network
         return (max(compute, launches) + work.batches * a_step) / 3600
 
@@ -275,7 +279,7 @@ def work_of(config: Config, name: str, shape: Shape, devices: Devices) -> Work:
     batches = plan_batches([item.rows for item in sets.values()], side, config.training_seed, key).batches
     budget, packed = devices.budget(side, shape), devices.packs(config, side)
     tokens = padded = cached = passes = largest = 0
-    operations = 0.0
+    operations, adapter = 0.0, adapter_parameters(shape, side, key)
     seen = {key: Seen(0, 0, len(np.unique(item.rows.anchors))) for key, item in sets.items()}
     for batch in batches:
         lengths = text_lengths(sets[batch.set], batch.slice(0, devices.number))  # the other ranks have about the same
@@ -285,15 +289,15 @@ def work_of(config: Config, name: str, shape: Shape, devices: Devices) -> Work:
         kept = kept_graphs(sizes, budget.tokens)
         again = sum(size for size, keep in zip(sizes, kept, strict=True) if not keep)
         mean_square, ranks = float((lengths**2).sum()) / lengths.sum(), devices.number
-        operations += ranks * training_operations(shape, sum(sizes), mean_square, 3)
-        operations += ranks * training_operations(shape, again, mean_square, 1)
+        operations += ranks * training_operations(shape, sum(sizes), mean_square, 3, adapter)
+        operations += ranks * training_operations(shape, again, mean_square, 1, adapter)
         tokens, padded = tokens + ranks * int(lengths.sum()), padded + ranks * sum(sizes)
         cached, passes = cached + (again > 0), passes + len(sizes) + kept.count(False)
         largest = max(largest, sum(sizes))
         seen[batch.set] += Seen(1, len(batch.rows), 0)
     rows = sum(len(batch.rows) for batch in batches)
     numbers = (tokens, padded, operations, passes, largest, cached)
-    return Work("the planned batches", len(batches), rows, *numbers, seen)
+    return Work("the planned batches", len(batches), rows, *numbers, seen, adapter)
 
 
 def _estimated(config: Config, name: str, shape: Shape, devices: Devices) -> Work:
@@ -301,7 +305,7 @@ def _estimated(config: Config, name: str, shape: Shape, devices: Devices) -> Wor
     side, sets = config.side(name), estimates(config, name)
     batches, rows_of_item = assumed_rows(sets, side)
     seen: dict[str, Seen] = {}
-    budget = devices.budget(side, shape).tokens
+    budget, adapter = devices.budget(side, shape).tokens, adapter_parameters(shape, side, f"training.{name}")
     tokens = cached = operations = passes = largest = 0.0
     for item, rows in zip(sets, rows_of_item, strict=True):
         own = Seen(rows / item.batch_rows(side), rows, item.anchors)
@@ -309,13 +313,14 @@ def _estimated(config: Config, name: str, shape: Shape, devices: Devices) -> Wor
         a_device = item.batch_rows(side) * item.tokens / devices.number
         again = max(0.0, 1 - budget / a_device)  # of the texts, which are embedded twice
         pieces = 1 if not again else a_device / (budget / PIECES) * (1 + again)
-        operations += training_operations(shape, round(rows * item.tokens), item.squares / item.tokens, 3 + again)
+        mean_square = item.squares / item.tokens
+        operations += training_operations(shape, round(rows * item.tokens), mean_square, 3 + again, adapter)
         tokens, cached = tokens + rows * item.tokens, cached + (again > 0) * own.batches
         passes, largest = passes + pieces * own.batches, max(largest, a_device)
     rows_seen = round(sum(own.rows for own in seen.values()))
     padded = round(tokens) if devices.packs(config, side) else None
     numbers = (round(tokens), padded, operations, passes, round(largest), round(cached))
-    return Work("assumed sizes and lengths", batches, rows_seen, *numbers, seen, sets)
+    return Work("assumed sizes and lengths", batches, rows_seen, *numbers, seen, adapter, sets)
 
 
 def assumed_rows(sets: list[SetEstimate], side: SideConfig) -> tuple[int, list[float]]:
@@ -404,15 +409,20 @@ def shrunk(shape: Shape) -> Shape:
     return dataclasses.replace(shape, vocabulary=SHRUNK) if shape.vocabulary in XLM_R else shape
 
 
-def training_operations(shape: Shape, tokens: int, mean_square_length: float, passes: float) -> float:
+def training_operations(
+    shape: Shape, tokens: int, mean_square_length: float, passes: float, adapter: int | None = None
+) -> float:
     """Floating-point operations to train on so many tokens (with padding).
 
     A multiplication with a weight takes 2; scores and weighted sums of attention take 4 * length * width a token and
-    layer. The backward pass costs two forward ones: `passes` is 3, and 1 more where gradient caching embeds twice.
-    `mean_square_length` is the sum of squared lengths divided by the number of tokens.
+    layer. The backward pass costs two forward ones (arXiv:2001.08361, section 2.1), for the gradients of inputs and of
+    weights: `passes` is 3, and 1 more where gradient caching embeds twice. `mean_square_length` is the sum of squared
+    lengths divided by the number of tokens. Where an `adapter` of so many parameters trains, the gradients of the other
+    weights are not computed.
     """
-    attention = 4 * mean_square_length * shape.width * shape.layers
-    return passes * tokens * (2 * shape.encoder + attention)
+    weights, attention = 2 * shape.encoder, 4 * mean_square_length * shape.width * shape.layers
+    frozen = weights if adapter is not None and passes >= 3 else 0
+    return tokens * (passes * (weights + attention + 2 * (adapter or 0)) - frozen)
 
 
 def activation_bytes(shape: Shape, half: bool) -> int:
@@ -436,13 +446,20 @@ def side_memory(
     eager = not gpu and attention_implementation(config.base.attention, longest) == "eager"
     trained = trained_parameters(shape, side, f"training.{name}")
     parts = memory_bytes(shape, min(tokens, most), half, longest * eager, trained)
-    return parts | ({} if gpu else {"libraries and tokens": LIBRARIES})
+    freed = round(FREED * (parts["activations"] + parts["attention scores"]))
+    return parts | ({} if gpu else {"freed and kept": freed, "libraries and tokens": LIBRARIES})
 
 
 def trained_parameters(shape: Shape, side: SideConfig, key: str = "training") -> int:
-    """All parameters, or those of the side's adapter, which is added to an encoder of this shape without weights."""
+    """All parameters, or those of the side's adapter."""
+    adapter = adapter_parameters(shape, side, key)
+    return shape.parameters if adapter is None else adapter
+
+
+def adapter_parameters(shape: Shape, side: SideConfig, key: str = "training") -> int | None:
+    """Those of the side's adapter, which is added to an encoder of this shape without weights; None: it has none."""
     if side.adapter.rank is None:
-        return shape.parameters
+        return None
     sizes: dict[str, Any] = {"hidden_size": shape.width, "intermediate_size": shape.inner}
     sizes |= {"num_attention_heads": shape.heads, "num_hidden_layers": shape.layers}
     with torch.device("meta"):

@@ -29,15 +29,15 @@ from pipeline.core.precision import PACKED, autocast_type, keep_freed_memory, tr
 from pipeline.core.seeding import derived_seed
 from training.batch_plan import BatchPlan, GlobalBatch, SetRows, plan_batches, read_plan
 from training.batches import MiniBatches, PlannedRows, plan_report, warn_of_small_steps
-from training.callbacks import Checkpoints, KeptMemory, MetricsLog, Preemption, StepBar, StepLines
+from training.callbacks import Checkpoints, KeptMemory, MetricsLog, Preemption, Snapshots, StepBar, StepLines
 from training.dev_scores import DevScores
 from training.estimate import shape_of, side_memory
 from training.losses import PlannedLoss
 from training.memory import budget_on_gpu, planned_budget
-from training.model_files import choose_attention, encoder_of, load_model, merge_adapter, save_model
+from training.model_files import choose_attention, encoder_of, load_mean, load_model, merge_adapter, save_model
 from training.sets import PreparedSets, prepare_sets
 from training.text_vectors import other_models
-from training.trainer import PlannedTrainer, last_checkpoint
+from training.trainer import PlannedTrainer, last_checkpoint, readable
 
 REPORT = "plan.json"  # the plan in numbers; the last file of what is prepared
 KEPT = 1.4  # times the activations of the largest batch: less is given back, and fetched again, every third step
@@ -63,10 +63,13 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
         tokens = report["largest_batch"] // process.num_processes
         memory = side_memory(config, stage.name, shape, most, half is not None, tokens=tokens)
         trainer.add_callback(KeptMemory(round(KEPT * (memory["activations"] + memory["attention scores"]))))
+    snapshots = Snapshots(stage.path / "checkpoints" / "averaged", averaged_steps(side, len(plan.batches), stage.name))
+    trainer.add_callback(snapshots)
     train(config, stage, trainer)
+    averaged = take_mean(trainer, [*snapshots.files.values()]) if snapshots.files else {}
     if side.adapter.rank is not None:
         merge_adapter(encoder_of(model))
-    metrics = closing_metrics(trainer, report)
+    metrics = closing_metrics(trainer, report) | averaged
     finish(stage, lambda folder: save_model(model, start, folder))
     return metrics
 
@@ -166,6 +169,7 @@ def _prepare(config: Config, stage: StageFolder, model: SentenceTransformer) -> 
         report = plan_report(plan, sets, settings)
         if isinstance(settings, SideConfig):
             check_angle(report, stage.name, settings)
+            averaged_steps(settings, len(plan.batches), stage.name)
         plan.write(folder / "plan.npz")
         write_json(folder / REPORT, report)
 
@@ -343,12 +347,52 @@ def check_angle(report: dict[str, Any], name: str, side: SideConfig) -> None:
         )
 
 
+def averaged_steps(side: SideConfig, steps: int, name: str) -> list[int]:
+    """The steps of the last evaluations whose weights are averaged; raises UserError where there are not so many."""
+    if side.average is None or side.dev_steps is None:
+        return []
+    evaluated = sorted({*range(side.dev_steps, steps + 1, side.dev_steps), steps})
+    if len(evaluated) < side.average:
+        raise UserError(
+            f"{steps} steps have {len(evaluated)} evaluation(s), one every {side.dev_steps} steps",
+            where=f"config key training.{name}.average",
+            remedy="lower it, or dev_steps",
+        )
+    return evaluated[-side.average :]
+
+
+def take_mean(trainer: PlannedTrainer, files: list[Path]) -> dict[str, Any]:
+    """Give the model the mean of these weights, unless the best is to be kept and one evaluation scored higher.
+
+    Returns what the manifest says: which were taken, and both dev scores where there are dev rows.
+    """
+    trainer.remove_callback(MetricsLog)  # the curves have the last step's scores already, and the mean has no step
+    trainer.accelerator.wait_for_everyone()
+    with readable(trainer.args.output_dir):
+        load_mean(trainer.model, files)
+    mean, single = dev_metrics(trainer).get("eval_score"), trainer.state.best_metric
+    if mean is None:
+        return {"weights": "mean"}
+    scores = {"mean_dev_score": mean} | ({} if single is None else {"best_dev_score": single})
+    is_worse = trainer.args.load_best_model_at_end and single is not None and single > mean
+    if is_worse:
+        trainer._load_best_model()
+    said = "" if single is None else f", the best evaluation's {single:.4f}"
+    log.info("dev score of the mean of %d evaluations' weights: %.4f%s", len(files), mean, said)
+    return {"weights": "best" if is_worse else "mean", **scores}
+
+
+def dev_metrics(trainer: PlannedTrainer) -> dict[str, float]:
+    """Dev scores and losses of the model's weights; none without dev rows."""
+    trainer.is_in_train = True  # or the library would score all dev sets once for each of them
+    return trainer.evaluate() if trainer.evaluator is not None else {}
+
+
 def closing_metrics(trainer: PlannedTrainer, report: dict[str, Any]) -> dict[str, Any]:
     """What the manifest says: sizes, speed, the last loss, and dev scores of the saved weights."""
-    trainer.is_in_train = True  # or the library would score all dev sets once for each of them
     if trainer.state.best_model_checkpoint:
         trainer.remove_callback(MetricsLog)  # the curves have these weights' scores already, at their own step
-    dev = trainer.evaluate() if trainer.evaluator is not None else {}
+    dev = dev_metrics(trainer)
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     scores = {
         f"dev_{key.removeprefix('eval_')}": value for key, value in dev.items() if key.endswith(("_score", "_loss"))

@@ -2,12 +2,15 @@
 
 import dataclasses
 import shutil
+from collections.abc import Sequence
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Module
 from sentence_transformers.sentence_transformer.modules import Pooling
@@ -153,6 +156,19 @@ def encoder_of(model: SentenceTransformer) -> PreTrainedModel:
     encoder = model[0].model
     assert isinstance(encoder, PreTrainedModel)
     return encoder
+
+
+def trained_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The model's own tensors that training changes, by name."""
+    return {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def load_mean(model: nn.Module, files: Sequence[Path]) -> None:
+    """Give the model the mean of the trained weights in safetensors files; of an adapter, that of its matrices."""
+    with ExitStack() as stack:
+        opened = [stack.enter_context(safe_open(file, "pt")) for file in files]
+        for name, weight in trained_weights(model).items():
+            weight.copy_(torch.stack([file.get_tensor(name) for file in opened]).mean(0))
 
 
 def _check_prompts(model: SentenceTransformer, folder: Path) -> None:

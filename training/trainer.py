@@ -23,6 +23,7 @@ from training.batch_plan import GlobalBatch
 from training.batches import PlannedRows
 from training.losses import BatchLoss, PlannedLoss
 from training.memory import memory_explained
+from training.model_files import trained_weights
 
 MARK = "complete.json"  # in a checkpoint folder whose files are all written
 ADAPTER = "adapter.safetensors"  # there, in the place of a model whose other weights stay what they were
@@ -148,8 +149,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
             self.model.save_pretrained(str(output_dir), create_model_card=False)
         else:
             Path(str(output_dir)).mkdir(parents=True, exist_ok=True)
-            trained = {name: weight.detach() for name, weight in self.model.named_parameters() if weight.requires_grad}
-            save_file(trained, Path(str(output_dir)) / ADAPTER)
+            save_file(trained_weights(self.model), Path(str(output_dir)) / ADAPTER)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"

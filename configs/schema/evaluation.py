@@ -55,7 +55,7 @@ class ReportConfig:
 
 @dataclass
 class ExportConfig:
-    """In which other forms the merged model is written: each is checked against torch, and goes up with the model."""
+    """In which other forms the final model is written: each is checked against torch, and goes up with the model."""
 
     formats: list[str] = setting(["onnx", "onnx-int8"], choices=EXPORTS)  # their packages are the extra "export"
 

@@ -114,6 +114,9 @@ class SideConfig(PlannedConfig):
 
     dev_steps: int | None = setting(None, least=1)  # steps between dev evaluations; null: only at the end
     keep_best: bool = True  # save the weights with the best mean dev score (needs dev_steps)
+    # Save the mean of the weights at the last so many evaluations (a soup, arXiv:2203.05482); with keep_best only where
+    # no single evaluation scored higher. Of an adapter, its matrices are averaged. null: none is made.
+    average: int | None = setting(None, least=2, later=True)
 
     @property
     def other_models(self) -> dict[str, str]:
@@ -135,6 +138,8 @@ class SideConfig(PlannedConfig):
             yield "dimensions", f"must be even for AnglE, which reads a vector's halves; {odd[0]} is odd"
         if self.teacher == "self" and not self.dimensions:
             yield "teacher", "can't be self without dimensions: whole vectors have nothing to teach themselves"
+        if self.average and not self.dev_steps:
+            yield "average", "needs dev_steps: it is of the weights at the last evaluations"
         if "query_to_doc" not in self.directions:
             yield "directions", "must contain query_to_doc"
         yield from super().problems()

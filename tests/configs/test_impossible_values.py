@@ -67,6 +67,8 @@ NO_TIME = TrainingConfig(arguments={"ddp_timeout": "soon"})
             "must be as many as dimensions",
         ),
         (SideConfig(dimensions=[64, 33], angle_weight=0.1), "dimensions", "must be even for AnglE"),
+        (SideConfig(average=3), "average", "needs dev_steps"),
+        (SideConfig(average=1, dev_steps=10), "average", "must be at least 2"),
         (SideConfig(epochs=-1.0), "epochs", "above 0"),
         (SideConfig(anchor_length=2), "anchor_length", "at least 4"),
         (

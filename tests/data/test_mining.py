@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.schema.data import MiningConfig
-from data.mining import Mined, hard_negatives
+from data.mining import Mined, hard_negatives, mine
 from pipeline import application
 from pipeline.check import other_models
 from pipeline.core.errors import UserError
@@ -166,6 +166,18 @@ def test_rows_whose_score_says_that_they_are_no_pair_get_no_negative(embedder: P
     pairs = run_config(config, tmp_path).pairs("symmetric", "terra")
     assert 0 < (pairs["score"] < 1).sum() < len(pairs)
     assert (pairs["negatives"].list.len() > 0).to_list() == (pairs["score"] == 1).to_list()
+
+
+def test_a_set_without_positive_pairs_gets_none_and_the_log_says_so(
+    embedder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = composed(f"data.mining.model={embedder}", f"runs={tmp_path}")
+    rows = {"anchor": ["река", "лес"], "positive": ["гора", "море"], "negatives": [[], []], "score": [0.1, 0.4]}
+    schema = {"anchor": pl.String, "positive": pl.String, "negatives": pl.List(pl.String), "score": pl.Float32}
+    pl.DataFrame(rows, schema=schema).write_parquet(tmp_path / "terra.parquet")
+    assert mine(tmp_path / "terra.parquet", "terra", config)["negatives"] == 0
+    assert "terra: no row is a positive pair" in caplog.text
+    assert pl.read_parquet(tmp_path / "terra.parquet")["negatives"].to_list() == [[], []]
 
 
 def test_a_model_that_is_not_there_is_one_line(tmp_path: Path) -> None:

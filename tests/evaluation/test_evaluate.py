@@ -16,7 +16,7 @@ from configs.schema.config import Config
 from evaluation.evaluate import chosen_tasks
 from evaluation.models import ScoredModel, folder_fingerprint, scored_models
 from evaluation.outcome import Measure, Outcome
-from evaluation.report.record import read_run
+from evaluation.report.record import outdated_inputs, read_run
 from evaluation.scoring import Scorer, unit_fingerprint
 from evaluation.suites.task import Task
 from pipeline.application import composed
@@ -183,12 +183,24 @@ def test_merge_is_scored_with_the_heads_that_were_fitted_to_it_and_with_no_other
         Manifest(name, "complete", f"fingerprint of {name}", inputs, {}).write(config.folder(name))
     (model,) = scored_models(config)
     assert (model.name, model.folder) == ("merge", config.folder("heads") / "model")
-    assert CHAIN["evaluate"].needs(config) == ["heads"]
+    assert CHAIN["evaluate"].needs(config) == ["heads"] == CHAIN["export"].needs(config)
     assert read_run(config.folder("merge").parent).model_folder("merge") == model.folder
     Manifest("merge", "complete", "made anew", {}, {}).write(config.folder("merge"))
     (model,) = scored_models(config)
     assert model.folder == config.folder("merge") / "model" and CHAIN["evaluate"].needs(config) == ["merge"]
     assert read_run(config.folder("merge").parent).model_folder("merge") == model.folder
+
+
+@pytest.mark.parametrize("name", ["export", "evaluate"])
+def test_what_was_made_of_merge_before_heads_were_fitted_is_of_an_earlier_model(name: str) -> None:
+    of_merge, of_heads = {"merge": "merge 1"}, {"heads": "heads 1"}
+    found = {"merge": Manifest("merge", "complete", "merge 1", {}, {})}
+    found[name] = Manifest(name, "complete", "of merge", of_merge, {})
+    assert outdated_inputs(name, found) == []
+    found["heads"] = Manifest("heads", "complete", "heads 1", of_merge, {})
+    assert outdated_inputs(name, found) == ["heads"]
+    found[name] = Manifest(name, "complete", "of heads", of_heads, {})
+    assert outdated_inputs(name, found) == []
 
 
 class Scored(Task):

@@ -46,6 +46,34 @@ def test_operations_are_those_that_torch_counts() -> None:
     assert counter.get_total_flops() == expected
 
 
+def test_beside_an_adapter_operations_are_those_that_torch_counts() -> None:
+    pytest.importorskip("peft")
+    side = SideConfig(anchor_length=32, positive_length=32, adapter=AdapterConfig(rank=4))
+    model, shape = load_model(tiny_base(), "eager", side).train(), shape_of([tiny_base()], BaseConfig())
+    ids = torch.randint(4, 100, (5, 24))
+    with FlopCounterMode(display=False) as counter:
+        model({"input_ids": ids, "attention_mask": torch.ones_like(ids)})["token_embeddings"].sum().backward()
+    # The first layer's queries, keys and values come from frozen embeddings, which need no gradient.
+    unneeded = 5 * 24 * 3 * 2 * (shape.width**2 + 4 * shape.width)
+    pooler = 5 * 2 * shape.width**2  # of a text; it runs, though nothing reads it
+    expected = training_operations(shape, 5 * 24, 24.0, 3, trained_parameters(shape, side))
+    assert counter.get_total_flops() == expected - unneeded + pooler
+
+
+def test_the_plan_of_a_side_with_an_adapter_has_fewer_hours() -> None:
+    pytest.importorskip("peft")
+    options = ["profile=bge_m3", "training.teraflops=100", "launch.processes=8"]
+    shape, hours, operations = KNOWN["BAAI/bge-m3"], [], []
+    for adapter in ([], ["training.symmetric.adapter.rank=16"]):
+        config = composed(*options, *adapter)
+        gpus = devices_of(config)
+        work = work_of(config, "symmetric", shape, gpus)
+        hours.append(gpus.hours(work, shape))
+        operations.append(work.operations)
+    assert 2 / 3 < operations[1] / operations[0] < 0.71  # two thirds and the adapter's own
+    assert hours[1] < operations[1] / operations[0] * hours[0]  # small gradients go round, and have small moments
+
+
 def test_parameters_are_those_that_train() -> None:
     model = load_model(tiny_base(), "auto", SideConfig(anchor_length=32, positive_length=32))
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -104,6 +132,17 @@ def test_the_memory_of_a_side_is_bounded_by_its_budget_and_by_its_largest_batch(
     half = side_memory(config, "asymmetric", shape, 16384, half=False, tokens=8192)
     assert half["activations"] == most["activations"] // 2 and half["optimizer"] == most["optimizer"]
     assert sum(side_memory(config, "symmetric", shape, 16384, half=False).values()) < sum(most.values())  # 32 rows
+
+
+@pytest.mark.parametrize(("tokens", "peak"), [(7_800, 4.83e9), (13_812, 7.64e9)])
+def test_the_memory_of_a_side_on_a_cpu_is_what_runs_have_taken(
+    tokens: int, peak: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    config = composed("profile=study")  # on two cores, of which the manifests said peak_rss_bytes
+    shape = Shape(layers=12, width=384, inner=1536, vocabulary=31_489, positions=512, heads=12)
+    told = side_memory(config, "asymmetric", shape, 16384, half=True, tokens=tokens)
+    assert sum(told.values()) == pytest.approx(peak, rel=0.05)
 
 
 def test_an_unknown_shape_is_refused() -> None:

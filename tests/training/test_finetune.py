@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import polars
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
 from configs.schema.config import Config
@@ -277,19 +279,68 @@ def test_a_side_stopped_after_its_last_step_logs_its_dev_scores_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-
-    def stopped(*arguments: object) -> None:
-        raise KeyboardInterrupt
-
     config = prepared_run(tmp_path, SETS, max_steps=3, checkpoint_steps=3)
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr("training.finetune.save_model", stopped)
-        run_stage(CHAIN["joint"], config)
+    stopped_before_saving(config, monkeypatch)
     run_stage(CHAIN["joint"], config)
     lines = (config.folder("joint") / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["step"] for line in lines] == [0, 1, 2, 3]
     assert ["dev_score" in line for line in lines] == [True, False, False, True]
     assert "step 0 of 3: dev score 0." in caplog.text and "step 3 of 3: dev score 0." in caplog.text
+
+
+@pytest.mark.parametrize("keep_best", [False, True])
+def test_the_mean_of_the_last_evaluations_is_saved_also_by_a_run_taken_up_between_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_best: bool
+) -> None:
+    options = {"max_steps": 5, "dev_steps": 2, "checkpoint_steps": 4, "average": 2, "keep_best": keep_best}
+    config = prepared_run(tmp_path, SETS, **options, arguments={"save_total_limit": 5})
+    checkpoints = stopped_before_saving(config, monkeypatch) / "checkpoints"
+    last = [load_file(checkpoints / f"checkpoint-{step}/model.safetensors") for step in (4, 5)]
+    shutil.rmtree(checkpoints / "checkpoint-5")
+    metrics = run_stage(CHAIN["joint"], config).metrics
+    saved = load_file(config.folder("joint") / "model/model.safetensors")
+    if metrics["weights"] == "best":  # chance, with a model that knows nothing
+        assert keep_best and metrics["dev_score"] == metrics["best_dev_score"] > metrics["mean_dev_score"]
+    else:
+        assert metrics["dev_score"] == metrics["mean_dev_score"]
+        assert not keep_best or metrics["mean_dev_score"] >= metrics["best_dev_score"]
+        for name, weight in saved.items():
+            np.testing.assert_allclose(weight, np.mean([one[name] for one in last], axis=0), rtol=1e-6, atol=1e-9)
+        assert any((weight != last[1][name]).any() for name, weight in saved.items())
+    assert [line["step"] for line in entries(config) if "dev_score" in line] == [0, 2, 4, 5]
+    init = SentenceTransformer(str(config.folder("joint") / "model"), device="cpu")
+    assert DevScores(read_dev_sets(config.folder("data")), init, 64)(init)["score"] == pytest.approx(
+        metrics["dev_score"], abs=1e-6
+    )
+
+
+def test_a_mean_that_scores_below_the_best_evaluation_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = prepared_run(tmp_path, SETS, max_steps=4, dev_steps=2, average=2)
+    checkpoints = stopped_before_saving(config, monkeypatch) / "checkpoints"
+    for path in (checkpoints / "averaged").iterdir():
+        save_file({name: 0 * weight for name, weight in load_file(path).items()}, path)
+    metrics = run_stage(CHAIN["joint"], config).metrics
+    assert metrics["weights"] == "best" and metrics["mean_dev_score"] < metrics["best_dev_score"]
+    assert metrics["dev_score"] == metrics["best_dev_score"]
+
+
+def stopped_before_saving(config: Config, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a joint run that ended after its last step."""
+
+    def stopped(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("training.finetune.save_model", stopped)
+        run_stage(CHAIN["joint"], config)
+    return config.folder("joint")
+
+
+def test_a_mean_of_more_evaluations_than_there_are_is_refused(tmp_path: Path) -> None:
+    message = r"5 steps have 3 evaluation\(s\), one every 2 steps .*symmetric.average"
+    refused(tmp_path, message, max_steps=5, dev_steps=2, average=4)
 
 
 def test_ranks_only_read_what_was_prepared_before_they_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

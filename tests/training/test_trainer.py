@@ -29,6 +29,8 @@ OPTIONS = {
     "teacher": "init",
     "adapter": {"rank": 2, "targets": ["query", "value"]},
 }
+MEAN = {"average": 3, "keep_best": False}
+SLOW = ((2, {}), (2, MEAN), (1, OPTIONS), (2, OPTIONS))
 LONG = {"max_steps": 40, "checkpoint_steps": 4, "dropout": 0.1, "angle_weight": 0.1}
 
 
@@ -43,7 +45,7 @@ def without_rates(entries: list[dict[str, float]]) -> list[dict[str, float]]:
 
 @pytest.mark.parametrize(
     ("processes", "options"),
-    [(1, {}), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((2, {}), (1, OPTIONS), (2, OPTIONS)))],
+    [(1, {}), *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)],
 )
 def test_a_run_killed_at_any_step_ends_in_the_same_bytes(
     tmp_path: Path, processes: int, options: dict[str, Any]
