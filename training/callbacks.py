@@ -19,6 +19,7 @@ from training.batch_plan import GlobalBatch
 PARTS = (
     *("contrastive", "angle", "angle_gradient_share"),  # of a side's loss
     *("ensemble", "sparse", "multi_vector", "distillation", "all_zero"),  # of the heads'; a side's has the 4th too
+    "self_distillation",  # of a side with heads
 )
 
 
