@@ -19,11 +19,12 @@ VOCABULARY = "vocabulary"  # the map from the base's token ids, which sparse vec
 PROVENANCE = {"architectures", "transformers_version", "torch_dtype", "dtype"}  # may differ in config.json
 
 
-def require_compatible(models: Mapping[str, Path]) -> None:
+def require_compatible(models: Mapping[str, Path], heads_differ: bool = False) -> None:
     """Raise UserError unless the folders differ in nothing but the numbers of their weights.
 
     Compared with the first model: vocabulary and tokenizer, transformer config, the sentence-transformers modules
-    and their settings, prompts, the heads where a model has them, and the names and shapes of all tensors.
+    and their settings, prompts, the heads where a model has them, and the names and shapes of all tensors. Heads that
+    are to be merged too may `heads_differ`.
     """
     (base_name, base), *others = models.items()
     for name, folder in models.items():
@@ -42,7 +43,8 @@ def require_compatible(models: Mapping[str, Path]) -> None:
                     where=str(folder),
                     remedy="merge only models trained from the same init model",
                 )
-        _require_same_heads(base_name, base, name, folder)
+        if not heads_differ:
+            _require_same_heads(base_name, base, name, folder)
     for part in weight_folders(base):
         opened = {name: Checkpoint(folder / part) for name, folder in models.items()}
         require_same_tensors(opened)
@@ -136,13 +138,13 @@ def _prompts(folder: Path) -> dict[str, Any]:
 
 
 def _require_same_heads(base_name: str, base: Path, name: str, folder: Path) -> None:
-    """A model may lack the heads, which no loss here trains; where it has them they must be the base's."""
+    """A model may lack the heads, which were not trained with it; where it has them they must be the base's."""
     for head in HEADS:
         if not (folder / head).is_file():
             continue
         if not (base / head).is_file() or not _same_numbers(base / head, folder / head):
             what = f"the head {head} of {name} is not that of {base_name}"
-            raise UserError(what, where=str(folder), remedy="heads are carried over, not merged: remove or restore it")
+            raise UserError(what, where=str(folder), remedy="merge heads too, by heads=joint, or restore it")
 
 
 def _same_numbers(one: Path, other: Path) -> bool:

@@ -53,7 +53,7 @@ def interpolate(models: Mapping[str, Path], weights: Mapping[str, float], target
         file = stack.enter_context(EagerFile(target / WEIGHTS))
         write_header(file.file, {name: stored.shape for name, stored in base.tensors.items()}, codes, base.metadata)
         for piece, parts in _read_ahead(opened, weights):
-            mixed = _mix(parts, weights) if piece.is_floating else _identical(piece, parts)
+            mixed = weighted_sum(parts, weights) if piece.is_floating else _identical(piece, parts)
             narrowed = mixed.to(getattr(torch, dtype)) if piece.is_floating else mixed
             _require_finite(piece, narrowed, parts)
             file.write(narrowed.view(torch.uint8).numpy().data)
@@ -135,8 +135,8 @@ def _read(piece: Piece, models: Mapping[str, Checkpoint], buffers: Mapping[str, 
     return parts
 
 
-def _mix(parts: Mapping[str, torch.Tensor], weights: Mapping[str, float]) -> torch.Tensor:
-    """The weighted sum in float32; shape (items,)."""
+def weighted_sum(parts: Mapping[str, torch.Tensor], weights: Mapping[str, float]) -> torch.Tensor:
+    """Of one tensor of the models with a weight, in float32 and of its shape."""
     reference, *others = parts
     start = parts[reference].float()
     mixed = start.clone() if others else start

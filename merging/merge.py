@@ -8,6 +8,7 @@ from configs.schema.config import Config
 from configs.schema.merging import MergingConfig
 from merging.choose import Comparison, compare
 from merging.compatibility import require_compatible, write_model
+from merging.heads import trained_heads, write_merged_heads
 from merging.mergekit import mergekit_merge, write_mergekit_model
 from merging.models import merged_models
 from merging.simplex import draw_simplex
@@ -22,11 +23,15 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     models = merged_models(config)
     settings = replace(config.merging, models=list(models))
     config = replace(config, merging=settings)
-    require_compatible(models)
+    joint = config.training.heads.kind == "joint"
+    require_compatible(models, heads_differ=joint)
+    heads = trained_heads(models, config.seed) if joint else None
     comparison = compare(config, models, stage.input("data"))
     with stage.replacing("model") as target:
         if comparison.weights is not None:
             write_model(models, comparison.weights, target, settings.dtype)
+            if heads:
+                write_merged_heads(heads, comparison.weights, target)
         else:
             merged = mergekit_merge(models, settings.method, settings.parameters.get(settings.method, {}), config.seed)
             write_mergekit_model(merged, models[settings.models[0]], target, settings.dtype)

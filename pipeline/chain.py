@@ -83,6 +83,12 @@ def dev_settings(config: Config) -> dict[str, int]:
     return {"rows": config.training.dev_rows, "length": config.training.dev_length}
 
 
+def heads_settings(config: Config) -> dict[str, Any]:
+    """What sides and merge heed of heads that are trained along; nothing where they aren't."""
+    heads = config.training.heads
+    return {"heads": heads.learning_rate} if heads.kind == "joint" else {}
+
+
 def evaluate_settings(config: Config) -> dict[str, Any]:
     """Of the suites only those that are run; where mteb reads; the contents of heads that are given."""
     chosen, heads = {name: config.evaluation.suite[name] for name in config.evaluation.suites}, config.evaluation.heads
@@ -139,7 +145,7 @@ def side(name: str) -> Stage:
         reads=lambda c: side_reads(c, name),
         settings=lambda c: {"side": c.side(name), "arguments": c.training.arguments, "seed": c.training.seed,
                             "dev": dev_settings(c), "precision": c.precision, "attention": c.base.attention,
-                            "compile": c.base.compile},
+                            "compile": c.base.compile} | heads_settings(c),
     )
 
 
@@ -172,7 +178,7 @@ CHAIN = {stage.name: stage for stage in [
         needs=lambda c: [*(name for name in c.merging.models if name in STAGES), "data"],
         reads=merged_states,
         settings=lambda c: {"merging": c.merging, "dev": dev_settings(c),
-                            "precision": c.precision, "attention": c.base.attention},
+                            "precision": c.precision, "attention": c.base.attention} | heads_settings(c),
     ),
     Stage(
         "heads", 1, "training.heads.fit:build", on_ranks=True, prepare="training.finetune:prepare",
@@ -199,7 +205,8 @@ CHAIN = {stage.name: stage for stage in [
     ),
     Stage(
         "publish", 4, "evaluation.publish:build",
-        needs=lambda c: ["data", "init", "merge", "evaluate", *made(c, [*SIDES, "heads", "export", "report"])],
+        needs=lambda c: ["data", "init", "merge", "evaluate", *made(c, [*SIDES, "export", "report"]),
+                         *made(c, ["heads"] * (c.training.heads.kind != "joint"))],
         settings=lambda c: {"publish": c.evaluation.publish, "languages": c.languages},
     ),
     Stage(

@@ -47,7 +47,7 @@ def in_order(config: Config) -> list[str]:
         order[name] = None
 
     for name in config.stages:
-        if name != "heads" or config.training.heads.kind != "none":
+        if name != "heads" or config.training.heads.kind == "frozen":
             place(name)
     return list(order)
 

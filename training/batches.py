@@ -9,9 +9,10 @@ import torch
 
 from configs.schema.training import PlannedConfig, SideConfig
 from pipeline.core.console import log
+from pipeline.core.embedding import CPU_TOKENS, GPU_TOKENS
 from pipeline.core.packed import pack
 from training.batch_plan import BatchPlan, GlobalBatch, Integers, has_angle
-from training.memory import Budget, planned_budget
+from training.memory import GPU_OVERHEAD, Budget, planned_budget
 from training.sets import TokenisedSet
 
 FEWEST_TOKENS = 8_000  # of a rank in a step, below which a GPU is mostly idle
@@ -51,6 +52,16 @@ class PlannedRows(torch.utils.data.Dataset[Any]):
             }
             for place, (row, chosen) in enumerate(zip(batch.rows.tolist(), batch.negatives, strict=True))
         ]
+
+
+def encoding_budget(settings: PlannedConfig, token_budget: int | None, on_gpu: bool) -> Budget:
+    """How a batch is cut where no activations are kept: into passes as everywhere that texts are embedded."""
+    budget = planned_budget(settings)
+    if settings.mini_batch_tokens == "auto":
+        budget = dataclasses.replace(budget, tokens=PIECES * (token_budget or (GPU_TOKENS if on_gpu else CPU_TOKENS)))
+    if settings.mini_batch_overhead == "auto" and on_gpu:
+        budget = dataclasses.replace(budget, overhead=GPU_OVERHEAD)
+    return budget
 
 
 @dataclasses.dataclass(frozen=True)

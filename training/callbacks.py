@@ -21,6 +21,7 @@ from training.model_files import trained_weights
 PARTS = (
     *("contrastive", "angle", "angle_gradient_share"),  # of a side's loss
     *("ensemble", "sparse", "multi_vector", "distillation", "all_zero"),  # of the heads'; a side's has the 4th too
+    "self_distillation",  # of a side with heads
 )
 
 

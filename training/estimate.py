@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from transformers import XLMRobertaConfig, XLMRobertaModel
 
-from configs.schema.config import SIDES, Config
+from configs.schema.config import SIDES, TRAINED, Config
 from configs.schema.data import SourceConfig
 from configs.schema.init import BaseConfig
-from configs.schema.training import SetConfig, SideConfig
+from configs.schema.training import HeadsConfig, PlannedConfig, SetConfig, SideConfig
 from data.artefact import rows_of_sets
 from data.ledger import expected
 from pipeline.core.artefact import is_complete
@@ -29,7 +29,15 @@ from pipeline.core.errors import UserError
 from pipeline.core.packed import LEAST_CAPABILITY
 from pipeline.core.precision import PACKED, attention_implementation, autocast_type
 from training.batch_plan import batch_rows, plan_batches, wanted_batches
-from training.batches import PIECES, ends_within, text_lengths, warn_of_small_steps, warn_of_untried
+from training.batches import (
+    PIECES,
+    encoding_budget,
+    ends_within,
+    text_lengths,
+    warn_of_small_steps,
+    warn_of_untried,
+)
+from training.heads.loss import KEPT
 from training.losses import kept_graphs
 from training.memory import BUCKETS, GPU_OVERHEAD, SPARE, STATE, STEP, Budget, planned_budget
 from training.model_files import add_adapter, load_model
@@ -86,7 +94,7 @@ class SetEstimate:
     texts: dict[str, list[float]]  # role -> tokens of a row's texts of that role
     assumed: bool  # False: the source file says nothing of lengths, so texts are as long as the side allows
 
-    def batch_rows(self, side: SideConfig) -> int:
+    def batch_rows(self, side: PlannedConfig) -> int:
         """Rows of a batch."""
         longest = max(length for lengths in self.texts.values() for length in lengths)
         return batch_rows(side, longest, len(self.texts["negatives"]))
@@ -128,7 +136,7 @@ class Work:
     largest: int  # tokens of a device's share of the largest batch, with padding where that is known
     cached_batches: int  # of which some texts are embedded twice
     seen: dict[str, Seen]  # by set
-    adapter: int | None = None  # parameters of the side's adapter, which train alone; None: all train
+    trained: int  # parameters that are
     assumed: list[SetEstimate] = dataclasses.field(default_factory=list)  # what an estimate rests on
 
 
@@ -146,8 +154,10 @@ class Devices:
     network: float  # bytes a second that a rank's gradients go round with
     launch: float  # seconds a layer and forward pass, its backward pass included: about 45 kernels on a GPU
 
-    def budget(self, side: SideConfig, shape: Shape) -> Budget:
-        """How a side's batches will be cut; on a GPU by the cost model, where training measures."""
+    def budget(self, side: PlannedConfig, shape: Shape, token_budget: int | None = None) -> Budget:
+        """How a run's batches will be cut; on a GPU by the cost model, where training measures."""
+        if isinstance(side, HeadsConfig):
+            return encoding_budget(side, token_budget, self.gpu)
         if not self.gpu:
             return planned_budget(side)
         state = trained_parameters(shape, side) * (STATE + BUCKETS * (self.number > 1))
@@ -155,11 +165,12 @@ class Devices:
         fitting = max(int(room / activation_bytes(shape, self.half)) // STEP * STEP, max(side.lengths().values()))
         return planned_budget(side, lambda: fitting, GPU_OVERHEAD)
 
-    def packs(self, config: Config, side: SideConfig) -> bool:
+    def packs(self, config: Config, side: PlannedConfig) -> bool:
         """Whether texts will be packed."""
         if torch.cuda.is_available() and torch.cuda.get_device_capability() < LEAST_CAPABILITY:
             return False
-        return self.gpu and self.half and not side.dropout and config.base.attention in ("auto", PACKED)
+        dropout = side.dropout if isinstance(side, SideConfig) else 0.0
+        return self.gpu and self.half and not dropout and config.base.attention in ("auto", PACKED)
 
     def hours(self, work: "Work", shape: Shape) -> float:
         """Of a run: its operations, or the launches of its kernels, and what every step takes beside them.
@@ -168,7 +179,7 @@ class Devices:
         """
         compute = work.operations / (self.teraflops * 1e12 * self.number)
         launches = work.passes * shape.layers * self.launch
-        gradients = 4 * (shape.parameters if work.adapter is None else work.adapter)
+        gradients = 4 * work.trained
         a_step = 7 * gradients / self.bandwidth + 2 * (1 - 1 / self.number) * gradients / self.network
         return (max(compute, launches) + work.batches * a_step) / 3600
 
@@ -214,8 +225,9 @@ def measured_teraflops(kind: torch.dtype, seconds: float = 1.0) -> float:
 
 
 def show_estimate(config: Config) -> None:
-    """Print the work and the cost of every side that the config's stages name."""
+    """Print the work and the cost of every training that the config's stages name."""
     sides: list[str] = [name for name in SIDES if name in config.stages]
+    sides += ["heads"] * ("heads" in config.stages and config.training.heads.kind == "frozen")
     shape = shape_of_run(config)
     devices = devices_of(config)
     works = {name: work_of(config, name, shape, devices) for name in sides}
@@ -236,15 +248,16 @@ def show_estimate(config: Config) -> None:
     title = "Sets in the batches: how often each distinct anchor is seen in the run"
     show_table(title, ["set", "side", "batches", "share", "rows", "anchors", "times"], _seen_rows(works))
     for name, work in works.items():
-        warn_of_untried(name, config.side(name), work.batches, shape.parameters)
+        if name in SIDES:
+            warn_of_untried(name, config.side(name), work.batches, shape.parameters)
         if devices.gpu:
             warn_of_small_steps(name, work.tokens, work.batches, devices.number)
     if assumptions := list(_assumption_rows(works)):
         title = "Assumed: pairs, mean tokens of a row's texts, cut at the side's limits"
         show_table(title, ["set", "side", "pairs", "anchor", "positive", "negatives", ""], assumptions)
     memory = [
-        side_memory(config, name, shape, devices.budget(config.side(name), shape).tokens, devices.half, devices.gpu,
-                    works[name].largest)
+        side_memory(config, name, shape, devices.budget(config.planned(name), shape, config.token_budget).tokens,
+                    devices.half, devices.gpu, works[name].largest)
         for name in sides
     ]  # fmt: skip
     cells = [[part, *(f"{side[part] / GIB:.2f} GiB" for side in memory)] for part in next(iter(memory), {})]
@@ -271,13 +284,14 @@ def work_of(config: Config, name: str, shape: Shape, devices: Devices) -> Work:
     """The work of the batches as training will plan them, or an estimate where data and init are not made."""
     if not (is_complete(config.folder("data")) and is_complete(config.folder("init"))):
         return _estimated(config, name, shape, devices)
-    side = config.side(name)
+    side = config.planned(name)
     with quiet(), TemporaryDirectory() as cache:
         model = load_model(config.folder("init"), config.base.attention, side, f"training.{name}")
         sets = prepare_sets(name, side, model, config.folder("data"), Path(cache)).train
     key = f"training.{name}"
     batches = plan_batches([item.rows for item in sets.values()], side, config.training_seed, key).batches
-    budget, packed = devices.budget(side, shape), devices.packs(config, side)
+    budget, packed = devices.budget(side, shape, config.token_budget), devices.packs(config, side)
+    trains = isinstance(side, SideConfig)  # heads alone take the encoder's forward pass
     tokens = padded = cached = passes = largest = 0
     operations, adapter = 0.0, adapter_parameters(shape, side, key)
     seen = {key: Seen(0, 0, len(np.unique(item.rows.anchors))) for key, item in sets.items()}
@@ -286,10 +300,10 @@ def work_of(config: Config, name: str, shape: Shape, devices: Devices) -> Work:
         ends = ends_within(lengths, budget, packed)
         parts = [lengths[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
         sizes = [int(part.sum()) if packed else len(part) * int(part[-1]) for part in parts]  # tokens, with padding
-        kept = kept_graphs(sizes, budget.tokens)
+        kept = kept_graphs(sizes, budget.tokens) if trains else [True] * len(sizes)
         again = sum(size for size, keep in zip(sizes, kept, strict=True) if not keep)
         mean_square, ranks = float((lengths**2).sum()) / lengths.sum(), devices.number
-        operations += ranks * training_operations(shape, sum(sizes), mean_square, 3, adapter)
+        operations += ranks * training_operations(shape, sum(sizes), mean_square, 3 if trains else 1, adapter)
         operations += ranks * training_operations(shape, again, mean_square, 1, adapter)
         tokens, padded = tokens + ranks * int(lengths.sum()), padded + ranks * sum(sizes)
         cached, passes = cached + (again > 0), passes + len(sizes) + kept.count(False)
@@ -297,33 +311,37 @@ def work_of(config: Config, name: str, shape: Shape, devices: Devices) -> Work:
         seen[batch.set] += Seen(1, len(batch.rows), 0)
     rows = sum(len(batch.rows) for batch in batches)
     numbers = (tokens, padded, operations, passes, largest, cached)
-    return Work("the planned batches", len(batches), rows, *numbers, seen, adapter)
+    return Work("the planned batches", len(batches), rows, *numbers, seen, trained_parameters(shape, side, key))
 
 
 def _estimated(config: Config, name: str, shape: Shape, devices: Devices) -> Work:
     """The work of sets of the assumed sizes and lengths; padding is not known before the texts are."""
-    side, sets = config.side(name), estimates(config, name)
+    side, sets = config.planned(name), estimates(config, name)
+    trains = isinstance(side, SideConfig)
     batches, rows_of_item = assumed_rows(sets, side)
     seen: dict[str, Seen] = {}
-    budget, adapter = devices.budget(side, shape).tokens, adapter_parameters(shape, side, f"training.{name}")
+    budget = devices.budget(side, shape, config.token_budget).tokens
+    adapter = adapter_parameters(shape, side, f"training.{name}")
     tokens = cached = operations = passes = largest = 0.0
     for item, rows in zip(sets, rows_of_item, strict=True):
         own = Seen(rows / item.batch_rows(side), rows, item.anchors)
         seen[item.name] = dataclasses.replace(seen[item.name] + own, anchors=item.anchors) if item.name in seen else own
         a_device = item.batch_rows(side) * item.tokens / devices.number
-        again = max(0.0, 1 - budget / a_device)  # of the texts, which are embedded twice
-        pieces = 1 if not again else a_device / (budget / PIECES) * (1 + again)
-        mean_square = item.squares / item.tokens
-        operations += training_operations(shape, round(rows * item.tokens), mean_square, 3 + again, adapter)
+        over = max(0.0, 1 - budget / a_device)
+        again = over if trains else 0.0  # of the texts, which are embedded twice
+        pieces = 1 if not over else a_device / (budget / PIECES) * (1 + again)
+        of_rows = round(rows * item.tokens), item.squares / item.tokens
+        operations += training_operations(shape, *of_rows, (3 if trains else 1) + again, adapter)
         tokens, cached = tokens + rows * item.tokens, cached + (again > 0) * own.batches
         passes, largest = passes + pieces * own.batches, max(largest, a_device)
     rows_seen = round(sum(own.rows for own in seen.values()))
     padded = round(tokens) if devices.packs(config, side) else None
     numbers = (round(tokens), padded, operations, passes, round(largest), round(cached))
-    return Work("assumed sizes and lengths", batches, rows_seen, *numbers, seen, adapter, sets)
+    trained = trained_parameters(shape, side, f"training.{name}")
+    return Work("assumed sizes and lengths", batches, rows_seen, *numbers, seen, trained, sets)
 
 
-def assumed_rows(sets: list[SetEstimate], side: SideConfig) -> tuple[int, list[float]]:
+def assumed_rows(sets: list[SetEstimate], side: PlannedConfig) -> tuple[int, list[float]]:
     """The steps of a run, and the rows that it sees of each of these."""
     available: dict[str, float] = defaultdict(float)
     for item in sets:
@@ -334,8 +352,8 @@ def assumed_rows(sets: list[SetEstimate], side: SideConfig) -> tuple[int, list[f
 
 def estimates(config: Config, name: str) -> list[SetEstimate]:
     """The sets of a side; raises UserError where the size of none is known."""
-    sources = {key: source for key, source in config.data.sources.items() if name in (source.side, "joint")}
-    side, mined = config.side(name), config.data.mining.negatives
+    sources = {key: source for key, source in config.data.sources.items() if source.side in TRAINED[name]}
+    side, mined = config.planned(name), config.data.mining.negatives
     made = rows_of_sets(config.folder("data")) if is_complete(config.folder("data")) else {}
     found = [item for key, source in sources.items() for item in _estimates(key, source, side, mined, made)]
     if not found:
@@ -344,7 +362,7 @@ def estimates(config: Config, name: str) -> list[SetEstimate]:
 
 
 def _estimates(
-    name: str, source: SourceConfig, side: SideConfig, mined: int, made: Mapping[str, int]
+    name: str, source: SourceConfig, side: PlannedConfig, mined: int, made: Mapping[str, int]
 ) -> Iterator[SetEstimate]:
     """None for a set that is left out or of unknown size; one for each kind of positive otherwise.
 
@@ -439,10 +457,13 @@ def side_memory(
         most: tokens whose activations are in memory at once.
         tokens: of a device's share of the largest batch, with padding; None: all its texts are as long as allowed.
     """
-    side, longest = config.side(name), max(config.side(name).lengths().values())
+    side, longest = config.planned(name), max(config.planned(name).lengths().values())
     if tokens is None:
         texts = side.anchor_length + (1 + side.negatives) * side.positive_length
         tokens = side.batch_size * texts // (config.launch.processes or 1)
+    if isinstance(side, HeadsConfig):
+        parts = heads_memory(shape, tokens, min(tokens, most), half)
+        return parts | ({} if gpu else {"freed and kept": 0, "libraries and tokens": LIBRARIES})
     eager = not gpu and attention_implementation(config.base.attention, longest) == "eager"
     trained = trained_parameters(shape, side, f"training.{name}")
     parts = memory_bytes(shape, min(tokens, most), half, longest * eager, trained)
@@ -450,14 +471,36 @@ def side_memory(
     return parts | ({} if gpu else {"freed and kept": freed, "libraries and tokens": LIBRARIES})
 
 
-def trained_parameters(shape: Shape, side: SideConfig, key: str = "training") -> int:
-    """All parameters, or those of the side's adapter."""
+def heads_memory(shape: Shape, tokens: int, at_once: int, half: bool) -> dict[str, int]:
+    """Bytes on one device of fitting heads to an encoder that stays as it is, by the names of `memory_bytes`.
+
+    Of all tokens of a batch there are, in 32 bit, the hidden states as they come, those of queries and passages, their
+    vectors and the same of length 1, and at most so many similarities of their pairs as are kept. Of the encoder one
+    layer's activations are there, for the tokens of a pass.
+    """
+    trained = trained_parameters(shape, HeadsConfig())
+    a_layer = activation_bytes(shape, half) // shape.layers
+    return {
+        "parameters": 4 * (shape.parameters + trained),
+        "gradients": 4 * trained,
+        "optimizer": 8 * trained,
+        "activations": 4 * 4 * tokens * shape.width + 4 * KEPT + at_once // PIECES * a_layer,
+        "attention scores": 0,
+    }
+
+
+def trained_parameters(shape: Shape, side: PlannedConfig, key: str = "training") -> int:
+    """All parameters, or those of heads or of the side's adapter."""
+    if not isinstance(side, SideConfig):
+        return shape.width * (shape.width + 1) + shape.width + 1
     adapter = adapter_parameters(shape, side, key)
     return shape.parameters if adapter is None else adapter
 
 
-def adapter_parameters(shape: Shape, side: SideConfig, key: str = "training") -> int | None:
+def adapter_parameters(shape: Shape, side: PlannedConfig, key: str = "training") -> int | None:
     """Those of the side's adapter, which is added to an encoder of this shape without weights; None: it has none."""
+    if not isinstance(side, SideConfig):
+        return None
     if side.adapter.rank is None:
         return None
     sizes: dict[str, Any] = {"hidden_size": shape.width, "intermediate_size": shape.inner}

@@ -23,6 +23,7 @@ from data.artefact import read_dev_sets
 from pipeline.core.artefact import StageFolder, remove, retired, write_json
 from pipeline.core.console import console, log, quiet
 from pipeline.core.errors import Stopped, UserError
+from pipeline.core.heads import write_heads
 from pipeline.core.machine import joined_ranks
 from pipeline.core.packed import first_position_of, is_packed
 from pipeline.core.precision import PACKED, autocast_type, keep_freed_memory, training_precision, uses_bfloat16
@@ -32,6 +33,8 @@ from training.batches import MiniBatches, PlannedRows, plan_report, warn_of_smal
 from training.callbacks import Checkpoints, KeptMemory, MetricsLog, Preemption, Snapshots, StepBar, StepLines
 from training.dev_scores import DevScores
 from training.estimate import shape_of, side_memory
+from training.heads.layers import HeadLayers, add_heads
+from training.heads.loss import JointLoss
 from training.losses import PlannedLoss
 from training.memory import budget_on_gpu, planned_budget
 from training.model_files import choose_attention, encoder_of, load_mean, load_model, merge_adapter, save_model
@@ -56,6 +59,8 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     torch.manual_seed(derived_seed(config.training_seed, "adapter"))
     model = load_model(start, config.base.attention, side, f"training.{stage.name}")
     choose_attention(model, config.base, half is not None, side.dropout)
+    if config.training.heads.kind == "joint":
+        add_heads(model, start, encoder_of(model).config.hidden_size, config.seed)
     sets, plan, report = plan_run(config, stage, model)
     trainer = make_trainer(config, stage, model, sets, plan, uses_bfloat16(config.precision))
     if process.device.type == "cpu":
@@ -70,7 +75,16 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     if side.adapter.rank is not None:
         merge_adapter(encoder_of(model))
     metrics = closing_metrics(trainer, report) | averaged
-    finish(stage, lambda folder: save_model(model, start, folder))
+
+    def write(folder: Path) -> None:
+        heads = model[-1]
+        if isinstance(heads, HeadLayers):
+            model.pop(-1)
+        save_model(model, start, folder)
+        if isinstance(heads, HeadLayers):
+            write_heads(folder, heads.sparse, heads.multi_vector)
+
+    finish(stage, write)
     return metrics
 
 
@@ -203,6 +217,7 @@ def make_trainer(
     if arguments.device.type == "cuda":
         budget = budget_on_gpu(model.to(arguments.device), side, collate.features, half, f"training.{stage.name}")
         collate = dataclasses.replace(collate, budget=budget)
+    has_heads = isinstance(model[-1], HeadLayers)
     return assembled(
         PlannedTrainer,
         config,
@@ -212,7 +227,7 @@ def make_trainer(
         args=arguments,
         train_dataset=PlannedRows(sets.train.values(), side.angle_weight),
         eval_dataset=rows or None,
-        loss=PlannedLoss(model, side, collate.budget.tokens),
+        loss=(JointLoss if has_heads else PlannedLoss)(model, side, collate.budget.tokens),
         evaluator=scores if scores.sides else None,
         data_collator=collate,
         dev_batches=dev_batches,
@@ -245,6 +260,9 @@ def training_arguments(
 ) -> SentenceTransformerTrainingArguments:
     """The library's arguments from the stage's config; `arguments` of the config override what is not the plan's."""
     side, dev_steps, keep_best = config.planned(name), None, False
+    own_rates: dict[str, float] = {}
+    if isinstance(side, SideConfig) and config.training.heads.kind == "joint":
+        own_rates[r"\.heads\."] = config.training.heads.learning_rate
     if has_dev and isinstance(side, SideConfig):
         dev_steps, keep_best = side.dev_steps, side.dev_steps is not None and side.keep_best
     values: dict[str, Any] = {
@@ -252,6 +270,7 @@ def training_arguments(
         "max_steps": steps,
         "per_device_train_batch_size": side.batch_size,
         "learning_rate": side.learning_rate,
+        "learning_rate_mapping": own_rates,
         "warmup_steps": round(side.warmup * steps),
         "lr_scheduler_type": side.schedule,
         "weight_decay": side.weight_decay,

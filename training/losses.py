@@ -8,6 +8,7 @@ the whole batch.
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -78,6 +79,24 @@ def contrastive_loss(
         relative: the margin is a share of the positive's similarity.
     """
     rows = _own(usable, queries)
+    cosines, hidden = candidates(embeddings, usable, rows, directions, margin, guide, relative)
+    logits = cosines.masked_fill(hidden, float("-inf")) / temperature
+    return F.cross_entropy(logits, rows, reduction="sum") / usable.sum().clamp(min=1)
+
+
+def candidates(
+    embeddings: Tensor,
+    usable: Tensor,
+    rows: Tensor,
+    directions: Sequence[str],
+    margin: float | None = None,
+    guide: Tensor | None = None,
+    relative: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """The cosines of `contrastive_loss`, of each of `rows` with its candidates, and which of these it leaves out.
+
+    Both are (rows, candidates): first the positives of all rows, then their first negatives, and so on.
+    """
     cosines = _cosines(embeddings, rows, directions)
     hidden = _no_candidates(embeddings.shape[1], usable, rows, directions)
     if margin is not None:
@@ -87,8 +106,7 @@ def contrastive_loss(
         spared = [own & (guide is None or one + other == 1) for one, other in _blocks(embeddings.shape[1], directions)]
         limit = positive - margin * (positive.abs() if relative else 1.0)
         hidden = hidden | ((judged > limit) & ~torch.cat(spared, dim=1))
-    logits = cosines.masked_fill(hidden, float("-inf")) / temperature
-    return F.cross_entropy(logits, rows, reduction="sum") / usable.sum().clamp(min=1)
+    return cosines, hidden
 
 
 def distillation_loss(
@@ -138,6 +156,22 @@ def _no_candidates(columns: int, usable: Tensor, rows: Tensor, directions: Seque
     """Which of `_cosines` are of rows that are not usable, or of a text with itself."""
     itself = rows[:, None] == torch.arange(len(usable), device=rows.device)
     return torch.cat([~usable | (itself & (one == other)) for one, other in _blocks(columns, directions)], dim=1)
+
+
+@dataclass(frozen=True)
+class GlobalRows:
+    """The global batch, of whose rows a rank embedded its own."""
+
+    embeddings: Tensor  # (rows, 2 + negatives, dim)
+    scores: Tensor  # (rows,), NaN where there is none
+    own: slice
+    guide: Tensor | None = None  # other models' vectors, (rows, 2 + negatives, any width)
+    teacher: Tensor | None = None
+
+    @property
+    def usable(self) -> Tensor:
+        """(rows,) bool: those whose positive is one."""
+        return self.scores.isnan() | (self.scores == 1)
 
 
 class BatchLoss(nn.Module):
@@ -218,34 +252,42 @@ class PlannedLoss(BatchLoss):
     def _of_embeddings(self, embeddings: list[Tensor], labels: dict[str, Any]) -> Tensor:
         """The loss from the embeddings of the mini-batches, in float32 also under autocast."""
         with torch.autocast(embeddings[0].device.type, enabled=False):
-            texts = torch.cat(embeddings)
-            return self._loss(texts[labels["position"]], labels)
+            local = torch.cat(embeddings)[labels["position"]]
+            return self._loss(local, self._everyone(local, labels), labels["angle_weight"])
 
-    def _loss(self, local: Tensor, labels: dict[str, Any]) -> Tensor:
-        """The weighted sum of all terms, each summed over the side's dimensions."""
-        world, side = get_world_size(), self.side
-        gathered = all_gather_with_grad if world > 1 else (lambda own: own)
-        embeddings, scores = gathered(local), gathered(labels["score"])
-        own = slice(get_rank() * len(local), (get_rank() + 1) * len(local))
-        usable = scores.isnan() | (scores == 1)
+    def _everyone(self, local: Tensor, labels: dict[str, Any]) -> GlobalRows:
+        """The rows of all ranks."""
+        gathered = all_gather_with_grad if get_world_size() > 1 else (lambda own: own)
+        embeddings = gathered(local)
         guide, teacher = (gathered(labels[role]) if role in labels else None for role in ("guide", "teacher"))
-        margin = 0.0 if guide is not None and side.false_negative_margin is None else side.false_negative_margin
-        relative = side.false_negative_margin_kind == "relative"
-        if side.teacher == "self":
+        if self.side.teacher == "self":
             teacher = embeddings.detach()
-        weights = {"contrastive": 1.0, "angle": labels["angle_weight"], "distillation": side.teacher_weight}
+        own = slice(get_rank() * len(local), (get_rank() + 1) * len(local))
+        return GlobalRows(embeddings, gathered(labels["score"]), own, guide, teacher)
+
+    def _margin(self, guide: Tensor | None) -> tuple[float | None, Tensor | None, bool]:
+        """What tells false negatives: margin, the guide's vectors, and whether the margin is relative."""
+        side = self.side
+        margin = 0.0 if guide is not None and side.false_negative_margin is None else side.false_negative_margin
+        return margin, guide, side.false_negative_margin_kind == "relative"
+
+    def _loss(self, local: Tensor, everyone: GlobalRows, angle_weight: float) -> Tensor:
+        """The weighted sum of all terms, each summed over the side's dimensions; `local` are this rank's embeddings."""
+        world, side, usable, teacher = get_world_size(), self.side, everyone.usable, everyone.teacher
+        weights = {"contrastive": 1.0, "angle": angle_weight, "distillation": side.teacher_weight}
         totals: dict[str, Tensor] = {}
         for width, share in side.weight_of_dimension.items():
-            texts = embeddings[..., :width]
-            terms = {
-                "contrastive": world
-                * contrastive_loss(texts, usable, side.temperature, side.directions, margin, own, guide, relative)
-            }
+            texts = everyone.embeddings[..., :width]
+            margin, guide, relative = self._margin(everyone.guide)
+            contrastive = contrastive_loss(
+                texts, usable, side.temperature, side.directions, margin, everyone.own, guide, relative
+            )
+            terms = {"contrastive": world * contrastive}
             if weights["angle"] > 0:
-                terms["angle"] = angle_loss(*angle_pairs(texts, scores), scale=side.angle_scale)
+                terms["angle"] = angle_loss(*angle_pairs(texts, everyone.scores), scale=side.angle_scale)
             if teacher is not None:
                 temperature = side.teacher_temperature
-                distilled = distillation_loss(texts, teacher, usable, temperature, side.directions, own)
+                distilled = distillation_loss(texts, teacher, usable, temperature, side.directions, everyone.own)
                 terms["distillation"] = world * distilled
             totals = {name: totals.get(name, 0.0) + share * term for name, term in terms.items()}
         self.parts = {name: total.detach() for name, total in totals.items()}

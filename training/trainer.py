@@ -21,12 +21,13 @@ from pipeline.core.errors import UserError, first_line
 from pipeline.core.models import RAISED_BY_FILES
 from training.batch_plan import GlobalBatch
 from training.batches import PlannedRows
+from training.heads.layers import HeadLayers
 from training.losses import BatchLoss, PlannedLoss
 from training.memory import memory_explained
 from training.model_files import trained_weights
 
 MARK = "complete.json"  # in a checkpoint folder whose files are all written
-ADAPTER = "adapter.safetensors"  # there, in the place of a model whose other weights stay what they were
+TRAINED = "trained.safetensors"  # there, in the place of a model that has heads, or of which an adapter alone trains
 
 
 def _outlive_sigterm(worker: int) -> None:
@@ -144,12 +145,12 @@ class PlannedTrainer(SentenceTransformerTrainer):
         return norm
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        assert isinstance(self.loss, PlannedLoss)
-        if self.loss.side.adapter.rank is None:
-            self.model.save_pretrained(str(output_dir), create_model_card=False)
-        else:
+        has_adapter = isinstance(self.loss, PlannedLoss) and self.loss.side.adapter.rank is not None
+        if has_adapter or isinstance(self.model[-1], HeadLayers):
             Path(str(output_dir)).mkdir(parents=True, exist_ok=True)
-            save_file(trained_weights(self.model), Path(str(output_dir)) / ADAPTER)
+            save_file(trained_weights(self.model), Path(str(output_dir)) / TRAINED)
+        else:
+            self.model.save_pretrained(str(output_dir), create_model_card=False)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
@@ -166,8 +167,8 @@ class PlannedTrainer(SentenceTransformerTrainer):
 
     def _load_from_checkpoint(self, checkpoint_path: str) -> None:  # type: ignore[override]
         with readable(checkpoint_path):
-            if (adapter := Path(checkpoint_path) / ADAPTER).is_file():
-                self.model.load_state_dict(load_file(adapter), strict=False)
+            if (trained := Path(checkpoint_path) / TRAINED).is_file():
+                self.model.load_state_dict(load_file(trained), strict=False)
             else:
                 super()._load_from_checkpoint(checkpoint_path)
 

@@ -9,7 +9,7 @@ from omegaconf import MISSING
 from configs.schema.data import DATA_SIDES, DataConfig
 from configs.schema.evaluation import EvaluationConfig, ExportConfig
 from configs.schema.init import BaseConfig, InitConfig
-from configs.schema.merging import MergingConfig
+from configs.schema.merging import MERGEKIT_METHODS, MergingConfig
 from configs.schema.rules import setting
 from configs.schema.training import PlannedConfig, SideConfig, TrainingConfig
 
@@ -80,6 +80,9 @@ class Config:
             yield "data.mining.model", "can't be init, whose corpora count the pairs that mining completes; take base"
         if self.mirror is not None and not Path(self.mirror).is_dir():
             yield "mirror", f"the folder {self.mirror} does not exist"
+        if self.training.heads.kind == "joint" and self.merging.method in MERGEKIT_METHODS:
+            method = self.merging.method
+            yield "merging.method", f"can't be {method} with heads=joint: it gives no weights by which to merge heads"
         processes = self.launch.processes or 1
         for side in self.sides_not_for(processes):
             yield f"training.{side}.batch_multiple", f"must be a multiple of the {processes} processes"

@@ -147,10 +147,12 @@ class SideConfig(PlannedConfig):
 
 @dataclass
 class HeadsConfig(PlannedConfig):
-    """Fitting sparse and multi-vector heads on the asymmetric sets. Where a value comes from: configs/heads."""
+    """Sparse and multi-vector heads, fitted on the asymmetric sets. Where a value comes from: configs/heads."""
 
-    # frozen: on the merged encoder as it is; none: the stage is left out.
-    kind: str = setting("frozen", choices=("frozen", "none"))
+    # frozen: on the merged encoder as it is. joint: there is no such stage; the sides train heads along with their
+    # encoders, at this learning_rate and on the side's own batches, and the merge weighs them as it does encoders.
+    # none: there are no heads but the base's.
+    kind: str = setting("frozen", choices=("frozen", "joint", "none"))
 
 
 @dataclass

@@ -17,6 +17,7 @@ from evaluation.report.record import RunRecord
 from evaluation.results import BM25, MODES, Difference
 from pipeline.core.artefact import replacing
 from pipeline.core.console import log
+from pipeline.core.models import HEADS_RECORD
 
 AVERAGED = "The models were averaged with the weights below"
 CHOSEN = {  # method -> how the weights came about
@@ -286,7 +287,9 @@ def _against_reference(run: RunRecord) -> list[Difference]:
 
 def _limits(run: RunRecord, facts: ModelFacts) -> list[str]:
     limits = [f"The vocabulary was cut for {_languages(run)}; what the model does with others was not measured."]
-    if facts.heads and run.final == "merge":
+    if run.final == "merge" and (run.model_folder("merge") / HEADS_RECORD).is_file():
+        limits.append("The sparse and multi-vector heads were trained with the sides' encoders, and merged with them.")
+    elif facts.heads and run.final == "merge":
         limits.append("The sparse and multi-vector heads are the base's own and were not trained again.")
     elif facts.heads:
         limits.append("The sparse and multi-vector heads were fitted to the merged encoder, on the asymmetric sets.")

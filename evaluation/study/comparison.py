@@ -15,7 +15,7 @@ from evaluation.results import MEAN, TableRow
 from evaluation.significance import Plan, bootstrap_p_value, holm, interval, replicates, same_items
 from pipeline.core.seeding import generator
 
-REFERENCES = ("base", "joint")  # the arms that every other is compared with
+REFERENCES = ("base", "joint", "heads_frozen")  # the arms that every other is compared with
 RETRIEVAL = "ndcg_at_10"  # taken where a task has it, as dev scores and guards do; elsewhere its main metric
 Outcomes = Mapping[tuple[str, int], Mapping[str, Outcome]]  # (arm, seed) -> `<suite>/<task>` -> what the model did
 

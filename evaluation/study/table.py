@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +80,21 @@ def _evaluated(run: Path) -> Manifest:
 
 
 def _outcomes(stage: Path, manifest: Manifest) -> dict[str, Outcome]:
-    """What the arm's model did, by `<suite>/<task>`: the one model that its config has scored."""
+    """What the model did that the config has scored, by `<suite>/<task>`; a further mode has its ending there."""
     (model,) = manifest.config["evaluation"]["chain"]
     folder = stage / "predictions" / model
     paths = sorted(folder.glob("*/*.parquet"))
-    return {path.relative_to(folder).with_suffix("").as_posix(): read_outcome(path) for path in paths}
+    found = {path.relative_to(folder).with_suffix("").as_posix(): read_outcome(path) for path in paths}
+    return {key + mode: own for key, outcome in found.items() for mode, own in by_mode(outcome).items()}
+
+
+def by_mode(outcome: Outcome) -> dict[str, Outcome]:
+    """The model's own measures, and those of its other modes by their endings, such as `.sparse`."""
+    modes = {by: by.removeprefix("{}") for by in (measure.by for measure in outcome.measures) if by.startswith("{}")}
+    return {
+        mode: replace(outcome, measures=tuple(measure for measure in outcome.measures if measure.by == by))
+        for by, mode in modes.items()
+    }
 
 
 def _dev_rows(jobs: Mapping[tuple[str, int], Path]) -> list[ArmScore]:

@@ -68,7 +68,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(4)
     tokens = json.loads((folder / "config.json").read_text())["vocab_size"]
     BertModel(BertConfig(vocab_size=tokens, pad_token_id=1, **size)).save_pretrained(folder)
-    write_heads(folder, torch.nn.Linear(WIDTH, 1), torch.nn.Linear(WIDTH, 24))
+    write_heads(folder, torch.nn.Linear(WIDTH, 1), torch.nn.Linear(WIDTH, WIDTH))  # FlagEmbedding takes no other width
     return folder
 
 

@@ -39,8 +39,8 @@ from tests.support.planned_sets import (
 from tests.support.small_bases import tiny_base
 from training import sets
 from training.batch_plan import GlobalBatch, plan_batches
-from training.heads.fit import first_heads
-from training.heads.loss import HeadLayers, HeadsLoss
+from training.heads.layers import add_heads
+from training.heads.loss import HeadsLoss, JointLoss
 
 CPU = CONFIGS / "accelerate" / "cpu.yaml"
 ONE_BATCH = SideConfig(batch_size=16, batch_multiple=8, bucket_batches=4, max_steps=1)
@@ -139,21 +139,38 @@ def all_gradients(folder: Path, rank: int = 0, world: int = 1) -> dict[str, torc
 def heads_loss(temperature: float = 0.05) -> HeadsLoss:
     """The heads' loss on the tiny base, with new heads."""
     model = tiny_model().requires_grad_(False)
-    model.add_module("heads", HeadLayers(*first_heads(tiny_base(), 32, seed=7)))
+    add_heads(model, tiny_base(), 32, seed=7)
     return HeadsLoss(model, temperature, ALL_IN_ONE)
 
 
+def joint_loss(budget: int, **side: Any) -> JointLoss:
+    """The loss of a side that trains the tiny base with new heads, of which not all sparse weights are equal."""
+    model = tiny_model()
+    heads = add_heads(model, tiny_base(), 32, seed=7)
+    torch.nn.init.normal_(heads.sparse.weight, std=0.05, generator=torch.Generator().manual_seed(1))
+    return JointLoss(model, SideConfig(**{"temperature": 0.05, **side}), budget)
+
+
 def heads_gradients(folder: Path, rank: int = 0, world: int = 1) -> dict[str, torch.Tensor]:
-    """The heads' gradient of one planned batch, from this rank's slice, by kind of rows."""
+    """The gradient of one planned batch from this rank's slice: of frozen heads, and of a side that trains with its
+    heads, with all graphs kept and with caching, by kind of rows."""
     found = {}
-    for kind, negatives in {"pairs": 0, "triplets": 2}.items():
-        item = tokenised(folder / kind, rows(16, negatives=negatives), negatives=negatives)
+    kinds: dict[str, dict[str, Any]] = {"pairs": {}, "triplets": {"negatives": 2}, "scored": {"scored": True}}
+    for kind, content in kinds.items():
+        item = tokenised(folder / kind, rows(16, **content), angle=True, negatives=2)
         batch = plan_batches([item.rows], ONE_BATCH, seed=7).batches[0].slice(rank, world)
-        loss = heads_loss()
-        if world > 1:
-            loss.model = DistributedDataParallel(loss.model, broadcast_buffers=False)
-        loss(*features_of(item, batch, CACHED, 0.0)).backward()
-        found[kind] = gradients(loss.heads)
+        losses: dict[str, tuple[HeadsLoss | JointLoss, int]] = {
+            "whole": (joint_loss(ALL_IN_ONE, false_negative_margin=0.0), ALL_IN_ONE),
+            "cached": (joint_loss(CACHED, false_negative_margin=0.0), CACHED),
+        }
+        if kind != "scored":
+            losses["frozen"] = heads_loss(), CACHED
+        for name, (loss, budget) in losses.items():
+            model = loss.model
+            if world > 1:
+                loss.model = DistributedDataParallel(model, broadcast_buffers=False)
+            loss(*features_of(item, batch, budget, 0.3 * (name != "frozen"))).backward()
+            found[f"{kind} {name}"] = gradients(model)
     return found
 
 

@@ -11,7 +11,7 @@ from transformers import AutoModel
 
 from configs.schema.data import unit_settings
 from configs.schema.init import BaseConfig
-from configs.schema.training import AdapterConfig, SideConfig
+from configs.schema.training import AdapterConfig, HeadsConfig, SideConfig
 from pipeline.application import composed
 from pipeline.core.artefact import result_settings
 from pipeline.core.errors import UserError
@@ -34,6 +34,7 @@ from training.estimate import (
     training_operations,
     work_of,
 )
+from training.heads.layers import first_heads
 from training.model_files import load_model
 
 
@@ -173,9 +174,26 @@ def test_packed_work_has_no_padding_and_one_forward_pass_a_step(tmp_path: Path) 
     assert (work.passes, work.cached_batches) == (work.batches, 0)
 
 
+def test_fitting_heads_takes_one_pass_and_trains_two_layers(tmp_path: Path) -> None:
+    config = prepared_run(tmp_path, {"asymmetric/one": rows(100, negatives=1), "symmetric/two": rows(30, seed=1)})
+    config.training.heads = HeadsConfig(batch_size=16, anchor_length=32, positive_length=32)
+    shape, devices = shape_of([tiny_base()], config.base), devices_of(config)
+    work = work_of(config, "heads", shape, devices)
+    side = work_of(config, "asymmetric", shape, devices)
+    assert (work.batches, work.rows, work.tokens, work.cached_batches) == (6, 96, side.tokens, 0)
+    assert training_operations(shape, work.tokens, 0.0, passes=1) < work.operations < side.operations / 2
+    layers = first_heads(tmp_path, shape.width, seed=1)
+    trained = trained_parameters(shape, config.training.heads)
+    assert trained == work.trained == sum(weight.numel() for layer in layers for weight in layer.parameters())
+    assert devices.hours(work, shape) < devices.hours(side, shape)
+    memory = side_memory(config, "heads", shape, 16384, half=False, tokens=work.largest)
+    assert memory.keys() == side_memory(config, "asymmetric", shape, 16384, half=False).keys()
+    assert memory["gradients"] == 4 * trained and memory["parameters"] == 4 * (shape.parameters + trained)
+
+
 def test_hours_count_operations_launches_the_optimizer_and_the_gradients_way() -> None:
     shape, gpus = Shape(2, 4, 8, 10, 6, 1), Devices(4, "", True, True, 1.0, 10**9, 1e3, 1e4, 1e-3)
-    work = Work("", 10, 80, 100, 100, 36e12, passes=10, largest=10, cached_batches=0, seen={})
+    work = Work("", 10, 80, 100, 100, 36e12, passes=10, largest=10, cached_batches=0, seen={}, trained=shape.parameters)
     step = 7 * 4 * shape.parameters / 1e3 + 2 * 0.75 * 4 * shape.parameters / 1e4
     assert gpus.hours(work, shape) == pytest.approx((9 + 10 * step) / 3600)
     launched = replace(work, operations=0.0, passes=1000)

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
 
-from configs.schema.config import Config
+from configs.schema.config import SIDES, Config
 from configs.schema.training import HeadsConfig
 from pipeline.chain import CHAIN
 from pipeline.core.artefact import Manifest
@@ -19,8 +20,8 @@ from pipeline.run import in_order
 from pipeline.stage import run_stage
 from tests.support.planned_sets import prepared_run, rows
 from tests.support.small_bases import tiny_base, tiny_model
-from training.heads.fit import first_heads
-from training.heads.loss import HeadsLoss
+from training.heads.layers import first_heads
+from training.heads.loss import HeadsLoss, JointLoss
 
 SETS = {"asymmetric/questions": rows(80, seed=3, negatives=2), "asymmetric/pairs": rows(64, seed=4)}
 
@@ -149,6 +150,66 @@ def test_heads_of_another_encoder_are_refused(fitted: Config, tmp_path: Path) ->
         read_heads(other)
 
 
-def test_a_run_without_heads_leaves_the_stage_out(tmp_path: Path) -> None:
-    config = ready(tmp_path, kind="none")
+@pytest.mark.parametrize("kind", ["none", "joint"])
+def test_a_run_without_the_stage_leaves_it_out(tmp_path: Path, kind: str) -> None:
+    config = ready(tmp_path, kind=kind)
     assert "heads" in config.stages and "heads" not in in_order(config)
+
+
+def ready_side(folder: Path, kind: str = "joint") -> Config:
+    """A run whose symmetric side trains with dev scores, keeping the best weights."""
+    sets = {"symmetric/pairs": rows(48, seed=5), "symmetric/triplets": rows(48, seed=6, negatives=1)}
+    side = {"max_steps": 8, "dev_steps": 2, "checkpoint_steps": 2, "angle_weight": 0.3, "mini_batch_tokens": 64}
+    config = prepared_run(folder, sets | {"dev/pairs": rows(12, seed=7)}, **side)
+    config.training.heads = HeadsConfig(kind=kind, learning_rate=1e-2)
+    return config
+
+
+@pytest.fixture(scope="module")
+def joint(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    config = ready_side(tmp_path_factory.mktemp("joint"))
+    run_stage(CHAIN["symmetric"], config)
+    return config
+
+
+def test_a_side_leaves_the_heads_that_it_trained_with_its_encoder(joint: Config) -> None:
+    init, model = joint.folder("init"), joint.model_folder("symmetric")
+    names = {path.relative_to(init).as_posix() for path in init.rglob("*") if path.is_file()} - {"manifest.json"}
+    assert {path.relative_to(model).as_posix() for path in model.rglob("*") if path.is_file()} >= {*HEADS, HEADS_RECORD}
+    assert {path.relative_to(model).as_posix() for path in model.rglob("*") if path.is_file()} <= {
+        *names, *HEADS, HEADS_RECORD,
+    }  # fmt: skip
+    first, found = first_heads(init, 32, joint.seed), read_heads(model)  # reading them compares the encoder
+    for one, other in zip(first, (found.sparse, found.multi_vector), strict=True):
+        moved = (one.weight - other.weight).abs().max()
+        assert 1e-3 < moved < 0.1  # at the heads' own rate: with the side's, 1e-3, at most 8e-3
+    assert (found.sparse.weight - first[0].weight).abs().max() > 8e-3
+    assert (model / "model.safetensors").read_bytes() != (init / "model.safetensors").read_bytes()
+    SentenceTransformer(str(model), device="cpu").encode("Лёд встаёт в ноябре.")
+
+
+def test_a_side_stopped_with_heads_goes_on_to_the_same_bytes(
+    joint: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, forward, steps = ready_side(tmp_path), JointLoss.forward, list[int]()
+
+    def stopped(self: JointLoss, *args: Any) -> torch.Tensor:
+        steps.append(1)
+        if len(steps) == 6:
+            raise KeyboardInterrupt
+        return forward(self, *args)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(JointLoss, "forward", stopped)
+        run_stage(CHAIN["symmetric"], config)
+    run_stage(CHAIN["symmetric"], config)
+    for name in ("model.safetensors", *HEADS, HEADS_RECORD):
+        ours, theirs = (of.model_folder("symmetric") / name for of in (config, joint))
+        assert ours.read_bytes() == theirs.read_bytes(), name
+
+
+def test_heads_that_a_side_trains_are_in_the_fingerprints_of_sides_and_merge_alone(joint: Config) -> None:
+    without = ready_side(Path(joint.runs), "none")
+    stages = [stage for name, stage in CHAIN.items() if name != "calibrate"]  # which takes another config
+    changed = {stage.name for stage in stages if stage.settings(joint) != stage.settings(without)}
+    assert changed == {*SIDES, "merge", "heads"}

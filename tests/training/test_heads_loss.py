@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
+import training.heads.loss
 from pipeline.core.packed import first_position_of, use_packed
-from tests.support.planned_sets import difference, gradients, rows, tokenised
-from tests.support.training_process import ONE_BATCH, heads_gradients, heads_loss, run_rank
+from tests.support.planned_sets import difference, features_of, gradients, rows, tokenised
+from tests.support.training_process import ONE_BATCH, heads_gradients, heads_loss, joint_loss, run_rank
 from training.batch_plan import plan_batches
 from training.batches import MiniBatches, PlannedRows
-from training.heads.loss import FrozenTexts, HeadsLoss
+from training.heads.loss import HeadsLoss, JointLoss, PaddedTexts, bge_m3_loss, chosen, mean_maxsim
+from training.losses import PlannedLoss
 from training.memory import Budget
 
 TEMPERATURE = 0.05
@@ -29,7 +31,7 @@ def loss() -> HeadsLoss:
     return loss
 
 
-def texts(number: int, seed: int) -> FrozenTexts:
+def texts(number: int, seed: int) -> PaddedTexts:
     """Random hidden states of texts of 3 to 9 tokens, few ids, so that texts share them and have some twice."""
     random = torch.Generator().manual_seed(seed)
     lengths = torch.randint(3, 10, (number, 1), generator=random)
@@ -37,24 +39,24 @@ def texts(number: int, seed: int) -> FrozenTexts:
     ids[:, 0] = 0
     hidden = torch.randn(number, 9, 32, generator=random)
     dense = torch.nn.functional.normalize(torch.randn(number, 8, generator=random), dim=-1)
-    return FrozenTexts(hidden, ids, torch.arange(9) < lengths, dense)
+    return PaddedTexts(hidden, ids, torch.arange(9) < lengths, dense)
 
 
-def brute_sparse(loss: HeadsLoss, of: FrozenTexts, row: int) -> dict[int, Tensor]:
+def brute_sparse(loss: HeadsLoss | JointLoss, of: PaddedTexts, row: int) -> dict[int, Tensor]:
     """Token id -> the greatest weight of its tokens, by the formula of recipe and paper."""
     found: dict[int, list[Tensor]] = defaultdict(lambda: [torch.zeros(())])
-    for token, hidden, real in zip(of.ids[row].tolist(), of.hidden[row], of.mask[row], strict=True):
+    for token, hidden, real in zip(of.ids[row].tolist(), of.tokens[row], of.mask[row], strict=True):
         if real and token not in SPECIAL:
             found[token].append((loss.heads.sparse.weight[0] * hidden).sum() + loss.heads.sparse.bias[0])
     return {token: torch.stack(weights).max() for token, weights in found.items()}
 
 
-def brute_vectors(loss: HeadsLoss, of: FrozenTexts, row: int) -> list[Tensor]:
-    made = [loss.heads.multi_vector.weight @ h + loss.heads.multi_vector.bias for h in of.hidden[row][of.mask[row]]]
+def brute_vectors(loss: HeadsLoss | JointLoss, of: PaddedTexts, row: int) -> list[Tensor]:
+    made = [loss.heads.multi_vector.weight @ h + loss.heads.multi_vector.bias for h in of.tokens[row][of.mask[row]]]
     return [vector / vector.norm() for vector in made[1:]]
 
 
-def brute_scores(loss: HeadsLoss, queries: FrozenTexts, passages: FrozenTexts) -> dict[str, Tensor]:
+def brute_scores(loss: HeadsLoss | JointLoss, queries: PaddedTexts, passages: PaddedTexts) -> dict[str, Tensor]:
     found: dict[str, list[Tensor]] = {"dense": [], "sparse": [], "multi_vector": []}
     for q in range(len(queries.ids)):
         for p in range(len(passages.ids)):
@@ -95,7 +97,7 @@ def test_scores_loss_and_gradient_are_those_of_loops_over_tokens(loss: HeadsLoss
     for name, of in {"dense": dense, **scores}.items():
         assert torch.allclose(of, expected[name], atol=1e-4), name
         assert of.std() > 0.1
-    found = loss._loss(dense, scores, torch.tensor(targets))
+    found = bge_m3_loss(dense, scores, torch.tensor(targets))[0]
     wanted = brute_loss(expected, targets)
     assert found.item() == pytest.approx(wanted.item(), rel=1e-5)
     parameters = list(loss.heads.parameters())
@@ -113,13 +115,78 @@ def test_texts_without_any_weight_are_counted(loss: HeadsLoss) -> None:
     assert loss.parts["all_zero"] == 1
 
 
+@pytest.mark.parametrize("margin", [None, 0.0])
+def test_a_side_with_heads_learns_bge_m3s_loss_from_right_pairs(tmp_path: Path, margin: float | None) -> None:
+    """By loops, from the encoder's hidden states; rows with a score below 1 are no queries and no candidates."""
+    item = tokenised(tmp_path, rows(16, negatives=1), angle=True)
+    batch = plan_batches([item.rows], ONE_BATCH, seed=7).batches[0]
+    joint = joint_loss(10**6, temperature=TEMPERATURE, false_negative_margin=margin)
+    features, labels = features_of(item, batch, 10**6, 0.3)
+    labels["score"][::2] = torch.tensor([0.0, 0.5] * 4)
+    found = joint(features, labels)
+    parts = joint.parts
+
+    encoded = []
+    for part in features:
+        made = joint.model(dict(part))
+        dense = torch.nn.functional.normalize(made["sentence_embedding"], dim=-1)
+        for text, ids, vector, mask in zip(
+            made["token_embeddings"], part["input_ids"], dense, part["attention_mask"].bool(), strict=True
+        ):
+            encoded.append((text[mask], ids[mask], vector))
+    right_pairs = labels["position"][1::2]
+    queries, passages = (chosen(encoded, at.flatten()) for at in (right_pairs[:, 0], right_pairs[:, 1:]))
+    scores = brute_scores(joint, queries, passages)
+    cosines, right = scores["dense"].detach() * TEMPERATURE, 2 * torch.arange(8)
+    if margin is not None:
+        left_out = cosines > cosines.gather(1, right[:, None]) - margin
+        left_out[torch.arange(8), right] = left_out[torch.arange(8), right + 1] = False  # the row's own texts
+        assert 0 < left_out.sum() < left_out.numel() - 16
+        scores = {name: of.masked_fill(left_out, -1e4) for name, of in scores.items()}
+    plain = PlannedLoss(joint.model, joint.side, 10**6)
+    own = plain(features, labels)
+    ensemble = (scores["dense"] + 0.3 * scores["sparse"] + scores["multi_vector"]).detach().softmax(dim=1)
+    distilled = -(ensemble * scores["dense"].log_softmax(dim=1)).sum(dim=1).mean()
+    wanted = brute_loss(scores, right.tolist()) + (own / 4 + distilled / 3) / 2
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-5)
+    assert {"contrastive", "angle", "ensemble", "sparse", "multi_vector", "self_distillation"} <= parts.keys()
+    assert parts["contrastive"] == plain.parts["contrastive"]
+    weights = [weight for weight in joint.model.parameters() if weight.requires_grad]
+    ours, theirs = (torch.autograd.grad(of, weights) for of in (found, wanted))
+    assert difference(*(torch.cat([of.double().flatten() for of in all_]) for all_ in (theirs, ours))) <= 1e-4
+
+
+def test_a_batch_without_right_pairs_teaches_the_heads_nothing(tmp_path: Path) -> None:
+    item = tokenised(tmp_path, rows(16), angle=True)
+    joint = joint_loss(10**6)
+    features, labels = features_of(item, plan_batches([item.rows], ONE_BATCH, seed=7).batches[0], 10**6, 0.3)
+    labels["score"][:] = torch.tensor([0.0, 0.5] * 8)
+    joint(features, labels).backward()
+    assert all(weight.grad is not None and not weight.grad.any() for weight in joint.heads.parameters())
+    assert gradients(joint.model).norm() > 0  # AnglE's
+
+
+def test_maxsim_in_bounded_memory_has_the_same_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other, found = texts(5, seed=1), texts(7, seed=2), list[Tensor]()
+    for kept in (2**28, 9 * 7 * 9 * 2):  # two queries at a time
+        monkeypatch.setattr(training.heads.loss, "KEPT", kept)
+        a, b = (of.tokens.clone().requires_grad_() for of in (one, other))
+        scores = mean_maxsim(a, b, one.mask, other.mask)
+        found.append(
+            torch.cat([of.flatten() for of in (scores.detach(), *torch.autograd.grad(scores.sin().sum(), (a, b)))])
+        )
+    assert difference(*found) <= 1e-6
+
+
 def test_the_gradient_is_the_same_on_two_processes(tmp_path: Path) -> None:
     one = heads_gradients(tmp_path / "one")
     torch.multiprocessing.spawn(run_rank, args=(2, str(tmp_path), heads_gradients), nprocs=2)
     two = torch.load(tmp_path / "gradients.pt", weights_only=True)
-    assert set(one) == set(two) == {"pairs", "triplets"}
+    assert one.keys() == two.keys() and len(one) == 8
     for kind, gradient in one.items():
         assert gradient.norm() > 0 and difference(gradient, two[kind]) <= 1e-5
+    for kind in ("pairs", "triplets", "scored"):
+        assert difference(one[f"{kind} whole"], one[f"{kind} cached"]) <= 1e-5
 
 
 def test_only_the_heads_get_a_gradient_and_packed_texts_the_same_one(tmp_path: Path) -> None:

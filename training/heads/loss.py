@@ -1,78 +1,64 @@
-"""The loss of sparse and multi-vector heads on an encoder that stays as it is.
+"""The losses of sparse and multi-vector heads: BGE-M3's (arXiv:2402.03216, section 3.3).
 
-Of each text the encoder runs once, without a graph; all heads take its hidden states. Ranks gather the passages'
-hidden states, which need no gradient, and score their own queries against the passages of the whole global batch. So
-each has the whole gradient of its queries' loss, and the mean over the ranks is the gradient of one process.
+`HeadsLoss` is that of heads on an encoder that stays as it is. Of each text the encoder runs once, without a graph; all
+heads take its hidden states. Ranks gather the passages' hidden states, which need no gradient, and score their own
+queries against the passages of the whole global batch. So each has the whole gradient of its queries' loss, and the
+mean over the ranks is the gradient of one process.
+
+`JointLoss` is that of a side whose encoder learns with its heads. Ranks gather what the heads make of the passages,
+with its gradient.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Module
 from sentence_transformers.util import all_gather, all_gather_padded, get_rank
 from sentence_transformers.util.distributed import get_world_size
 from sentence_transformers.util.similarity import maxsim
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from torch.utils.checkpoint import checkpoint
 
+from configs.schema.training import SideConfig
 from pipeline.core.heads import IN_HYBRID, unused_ids
-from training.losses import BatchLoss
+from training.heads.layers import HeadLayers
+from training.losses import BatchLoss, GlobalRows, PlannedLoss, candidates
 
-IN_LOSS = {"sparse": 0.1, "multi_vector": 1.0}
+IN_LOSS = {"dense": 1.0, "sparse": 0.1, "multi_vector": 1.0}
 CHUNK = 2**24  # numbers in a piece of MaxSim's work: 64 MB in float32
-
-
-class HeadLayers(Module):
-    """Both heads as the last module of a model, for the trainer's sake: it passes on what it gets."""
-
-    def __init__(self, sparse: nn.Linear, multi_vector: nn.Linear) -> None:
-        super().__init__()
-        self.sparse, self.multi_vector = sparse.requires_grad_(), multi_vector.requires_grad_()
-
-    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        return features
-
-    def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
-        self.save_torch_weights(output_path)
+KEPT = 2**28  # similarities of tokens, 1 GB, that are kept for the backward pass; of more all are computed twice
+HIDDEN = -1e9  # the score of what is no candidate: unlike infinity it may be multiplied by a probability of 0
 
 
 @dataclass(frozen=True)
-class FrozenTexts:
+class PaddedTexts:
     """What the encoder makes of texts, padded to the longest."""
 
-    hidden: Tensor  # (texts, tokens, width)
+    tokens: Tensor  # (texts, tokens, width), hidden states or what the heads make of them
     ids: Tensor  # (texts, tokens)
     mask: Tensor  # (texts, tokens) bool; False for padding
     dense: Tensor  # (texts, dimension), of length 1
 
-    def on_all_ranks(self) -> "FrozenTexts":
-        """Those of all ranks, in rank order."""
+    def on_all_ranks(self, with_grad: bool = False) -> "PaddedTexts":
+        """Those of all ranks, in rank order; `with_grad` takes the gradient of `tokens` back to their rank."""
         if get_world_size() == 1:
             return self
-        hidden, mask = all_gather_padded(self.hidden, self.mask)
+        tokens, mask = all_gather_padded(self.tokens, self.mask, with_grad)
         ids, _ = all_gather_padded(self.ids[:, :, None], self.mask)
-        return FrozenTexts(hidden, ids[:, :, 0], mask, all_gather(self.dense))
+        return PaddedTexts(tokens, ids[:, :, 0], mask, all_gather(self.dense))
 
 
 class HeadsLoss(BatchLoss):
-    """The mean of the contrastive loss and of self-distillation, as BGE-M3 has it (arXiv:2402.03216, section 3.3).
-
-    With s = s_dense + 0.3 s_sparse + s_multi, all divided by the temperature, and cross-entropies CE over all passages
-    of the global batch: L = (CE(s) + 0.1 CE(s_sparse) + CE(s_multi)) / 4, and with softmax(s) as a target without
-    gradient L' = (0.1 CE'(s_sparse) + CE'(s_multi)) / 3; the loss is (L + L') / 2. The dense score's own terms are
-    constant here, and left out.
-    """
+    """`bge_m3_loss` of heads alone: the dense score's own terms are constant, and left out."""
 
     def __init__(self, model: SentenceTransformer, temperature: float, mini_batch_num_tokens: int) -> None:
         super().__init__(model, temperature, mini_batch_num_tokens)
-        heads = model[-1]
-        assert isinstance(heads, HeadLayers)
-        self.heads = heads
-        self.unused = unused_ids(model.tokenizer)
+        self.heads, self.unused = heads_of(model), unused_ids(model.tokenizer)
 
     def forward(self, features: Iterable[dict[str, Tensor]], labels: dict[str, Any]) -> Tensor:
         """The loss of this rank's rows; `labels` holds `position` (rows, 2 + negatives) as for `PlannedLoss`."""
@@ -83,7 +69,9 @@ class HeadsLoss(BatchLoss):
         rows, group = position.shape[0], position.shape[1] - 1
         targets = (get_rank() * rows + torch.arange(rows, device=position.device)) * group
         with torch.autocast(position.device.type, enabled=False):
-            return self._loss(*self.scores(queries, passages), targets)
+            loss, parts = bge_m3_loss(*self.scores(queries, passages), targets)
+        self.parts |= parts
+        return loss
 
     def _encoded(self, features: Iterable[dict[str, Tensor]]) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Hidden states (tokens, width), ids (tokens,) and dense vector of each text of the mini-batches."""
@@ -91,56 +79,163 @@ class HeadsLoss(BatchLoss):
         for part in features:
             made = self.model(dict(part))
             dense = F.normalize(made["sentence_embedding"].float(), dim=-1)
-            hidden, ids = made["token_embeddings"].float(), part["input_ids"]
-            if "cu_seq_lens_q" in part:  # packed texts
-                lengths = part["cu_seq_lens_q"].diff().tolist()
-                texts += zip(hidden[0].split(lengths), ids[0].split(lengths), dense, strict=True)
-            else:
-                lengths = part["attention_mask"].sum(dim=1).tolist()
-                texts += ((h[:n], i[:n], d) for h, i, d, n in zip(hidden, ids, dense, lengths, strict=True))
+            hidden, ids = (of_texts(of, part) for of in (made["token_embeddings"].float(), part["input_ids"]))
+            texts += zip(hidden, ids, dense, strict=True)
         return texts
 
-    def scores(self, queries: FrozenTexts, passages: FrozenTexts) -> tuple[Tensor, dict[str, Tensor]]:
+    def scores(self, queries: PaddedTexts, passages: PaddedTexts) -> tuple[Tensor, dict[str, Tensor]]:
         """Dense scores, and those of both heads by name, each (queries, passages), divided by the temperature."""
         dense = queries.dense @ passages.dense.T
-        weights, of_passages = self._weights(queries), self._weights(passages)
-        self.parts["all_zero"] = 1 - torch.cat([of.any(dim=1) for of in (weights, of_passages)]).float().mean()
-        sparse = sparse_scores(queries.ids, weights, passages.ids, of_passages)
-        (a, a_mask), (b, b_mask) = self._vectors(queries), self._vectors(passages)
-        multi_vector = maxsim(a, b, a_mask, b_mask, chunk_elements=CHUNK, length_normalize=True)
-        scores = {"sparse": sparse, "multi_vector": multi_vector}
+        outputs = [(self.heads.weights(of.tokens), self.heads.vectors(of.tokens)) for of in (queries, passages)]
+        scores, self.parts["all_zero"] = head_scores((queries, passages), outputs, self.unused)
         return dense / self.temperature, {name: of / self.temperature for name, of in scores.items()}
 
-    def _weights(self, texts: FrozenTexts) -> Tensor:
-        """(texts, tokens), at least 0, and 0 for padding and special tokens."""
-        special = torch.isin(texts.ids, torch.tensor(self.unused, device=texts.ids.device))
-        return torch.relu(self.heads.sparse(texts.hidden)).squeeze(-1) * (texts.mask & ~special)
 
-    def _vectors(self, texts: FrozenTexts) -> tuple[Tensor, Tensor]:
-        """Unit vectors (texts, tokens, width), and which of them count: those of all tokens but the first one."""
-        vectors = F.normalize(self.heads.multi_vector(texts.hidden), dim=-1)
-        return vectors[:, 1:], texts.mask[:, 1:]
+class JointLoss(PlannedLoss):
+    """`bge_m3_loss` of an encoder with its heads, where the side's own loss takes the dense score's place.
 
-    def _loss(self, dense: Tensor, scores: dict[str, Tensor], targets: Tensor) -> Tensor:
-        ensemble = dense + IN_HYBRID["sparse"] * scores["sparse"] + IN_HYBRID["multi_vector"] * scores["multi_vector"]
-        teacher = ensemble.detach().softmax(dim=-1)
-        contrastive = {name: F.cross_entropy(of, targets) for name, of in {"ensemble": ensemble, **scores}.items()}
-        distilled = {name: F.cross_entropy(of, teacher) for name, of in scores.items()}
-        distillation = (
-            IN_LOSS["sparse"] * distilled["sparse"] + IN_LOSS["multi_vector"] * distilled["multi_vector"]
-        ) / 3
-        weighed = [contrastive["ensemble"], *(IN_LOSS[name] * contrastive[name] for name in scores)]
-        parts = {**contrastive, "distillation": distillation}
-        self.parts |= {name: part.detach() for name, part in parts.items()}
-        return (torch.stack(weighed).sum() / 4 + distillation) / 2
+    AnglE, a teacher and further dimensions thus stay with dense vectors, and weigh as much beside their contrastive
+    loss as without heads. The heads learn from the same rows, with the same passages left out as false negatives.
+    """
+
+    def __init__(self, model: SentenceTransformer, side: SideConfig, mini_batch_num_tokens: int) -> None:
+        super().__init__(model, side, mini_batch_num_tokens)
+        self.heads, self.unused = heads_of(model), unused_ids(model.tokenizer)
+        self.dimension = model.get_embedding_dimension()
+
+    def forward(self, features: Iterable[dict[str, Tensor]], labels: dict[str, Any]) -> Tensor:
+        """As that of `PlannedLoss`."""
+        features = list(features)
+        ids = [text for part in features for text in of_texts(part["input_ids"], part)]
+        return super().forward(features, {**labels, "ids": ids})
+
+    def _embed(self, part: dict[str, Tensor]) -> Tensor:
+        """Of each text its dense vector, and behind it the sparse weight and the vector of each token."""
+        made = self.model(dict(part))
+        dense = made["sentence_embedding"].float()
+        with torch.autocast(dense.device.type, enabled=False):
+            hidden = pad_sequence([*of_texts(made["token_embeddings"].float(), part)], True)
+            tokens = torch.cat([self.heads.weights(hidden)[..., None], self.heads.vectors(hidden)], dim=-1)
+        return torch.cat([dense, tokens.flatten(1)], dim=1)
+
+    def _of_embeddings(self, embeddings: list[Tensor], labels: dict[str, Any]) -> Tensor:
+        width, position = 1 + self.heads.multi_vector.out_features, labels["position"]
+        dense = torch.cat([part[:, : self.dimension] for part in embeddings])
+        tokens = [text.view(-1, width) for part in embeddings for text in part[:, self.dimension :]]
+        texts = [(of[: len(ids)], ids, own) for of, ids, own in zip(tokens, labels["ids"], dense, strict=True)]
+        queries = chosen(texts, position[:, 0])
+        passages = chosen(texts, position[:, 1:].flatten()).on_all_ranks(with_grad=True)
+        with torch.autocast(dense.device.type, enabled=False):
+            local = dense[position]
+            everyone = self._everyone(local, labels)
+            own = self._loss(local, everyone, labels["angle_weight"])
+            outputs = [(of.tokens[..., 0], of.tokens[..., 1:]) for of in (queries, passages)]
+            scores, all_zero = head_scores((queries, passages), outputs, self.unused)
+            loss, parts = self._of_scores(scores, everyone, own)
+        self.parts |= {"self_distillation": parts.pop("distillation"), **parts, "all_zero": all_zero}
+        return loss
+
+    def _of_scores(
+        self, heads: dict[str, Tensor], everyone: GlobalRows, own: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss and its parts from the heads' scores (queries, passages) and the dense vectors' `own` loss.
+
+        Rows that are no queries weigh nothing, and keep their candidates: a softmax over none would be no number.
+        """
+        embeddings, usable = everyone.embeddings, everyone.usable
+        rows = torch.arange(len(usable), device=usable.device)[everyone.own]
+        cosines, hidden = candidates(embeddings, usable, rows, ("query_to_doc",), *self._margin(everyone.guide))
+        by_column = {name: of.unflatten(1, (len(usable), -1)).mT.flatten(1) for name, of in heads.items()}
+        hidden, scores = hidden & usable[rows][:, None], {"dense": cosines, **by_column}
+        scores = {name: (of / self.temperature).masked_fill(hidden, HIDDEN) for name, of in scores.items()}
+        shares = get_world_size() * usable[rows] / usable.sum().clamp(min=1)
+
+        def mean(logits: Tensor, target: Tensor) -> Tensor:
+            return (F.cross_entropy(logits, target, reduction="none") * shares).sum()
+
+        return bge_m3_loss(scores.pop("dense"), scores, rows, mean, own)
 
 
-def chosen(texts: Sequence[tuple[Tensor, Tensor, Tensor]], places: Tensor) -> FrozenTexts:
+def bge_m3_loss(
+    dense: Tensor,
+    scores: dict[str, Tensor],
+    targets: Tensor,
+    mean: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    own: Tensor | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The mean of the contrastive loss and of self-distillation (arXiv:2402.03216, section 3.3), and its parts.
+
+    With s = s_dense + 0.3 s_sparse + s_multi, all divided by the temperature, and cross-entropies CE over all passages
+    of the global batch: L = (own + CE(s) + 0.1 CE(s_sparse) + CE(s_multi)) / 4, and with softmax(s) as a target without
+    gradient L' = (CE'(s_dense) + 0.1 CE'(s_sparse) + CE'(s_multi)) / 3; the loss is (L + L') / 2.
+
+    Args:
+        dense, scores: of the dense vectors and of both heads by name, (queries, passages).
+        targets: (queries,), the passage of each.
+        mean: the mean cross-entropy over the queries, from scores and either targets or probabilities.
+        own: the loss of the dense vectors alone; None where they don't learn, which leaves out CE'(s_dense) too.
+    """
+    ensemble = dense + IN_HYBRID["sparse"] * scores["sparse"] + IN_HYBRID["multi_vector"] * scores["multi_vector"]
+    teacher = ensemble.detach().softmax(dim=-1)
+    contrastive = {name: mean(of, targets) for name, of in {"ensemble": ensemble, **scores}.items()}
+    students = scores if own is None else {**scores, "dense": dense}
+    distillation = torch.stack([IN_LOSS[name] * mean(of, teacher) for name, of in students.items()]).sum() / 3
+    weighed = [contrastive["ensemble"], *(IN_LOSS[name] * contrastive[name] for name in scores)]
+    weighed += [] if own is None else [own]
+    parts = {name: part.detach() for name, part in {**contrastive, "distillation": distillation}.items()}
+    return (torch.stack(weighed).sum() / 4 + distillation) / 2, parts
+
+
+def head_scores(
+    texts: Sequence[PaddedTexts], outputs: Sequence[tuple[Tensor, Tensor]], unused: Sequence[int]
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Both heads' scores (queries, passages) by name, and the share of the texts without any sparse weight.
+
+    `texts` are queries and passages, `outputs` the sparse weights (texts, tokens) and unit vectors (texts, tokens,
+    width) of all their tokens. The ids in `unused` weigh nothing, and the first token has no vector.
+    """
+    special = torch.tensor(unused, device=texts[0].ids.device)
+    weights = [of * (own.mask & ~torch.isin(own.ids, special)) for own, (of, _) in zip(texts, outputs, strict=True)]
+    all_zero = 1 - torch.cat([of.any(dim=1) for of in weights]).float().mean()
+    queries, passages = texts
+    (_, a), (_, b) = outputs
+    return {
+        "sparse": sparse_scores(queries.ids, weights[0], passages.ids, weights[1]),
+        "multi_vector": mean_maxsim(a[:, 1:], b[:, 1:], queries.mask[:, 1:], passages.mask[:, 1:]),
+    }, all_zero
+
+
+def mean_maxsim(a: Tensor, b: Tensor, a_mask: Tensor, b_mask: Tensor) -> Tensor:
+    """The library's MaxSim by the number of the query's tokens, (queries, passages), in bounded memory."""
+    score = partial(maxsim, chunk_elements=CHUNK, length_normalize=True)
+    most = max(1, KEPT // (a.shape[1] * b.shape[0] * b.shape[1]))
+    if len(a) <= most:
+        return score(a, b, a_mask, b_mask)
+    parts = zip(a.split(most), a_mask.split(most), strict=True)
+    again = partial(checkpoint, score, use_reentrant=False, preserve_rng_state=False)
+    return torch.cat([again(queries, b, mask, b_mask) for queries, mask in parts])
+
+
+def heads_of(model: SentenceTransformer) -> HeadLayers:
+    """The heads that `add_heads` gave the model."""
+    heads = model[-1]
+    assert isinstance(heads, HeadLayers)
+    return heads
+
+
+def of_texts(tokens: Tensor, part: dict[str, Tensor]) -> Sequence[Tensor]:
+    """What a mini-batch has of its tokens, (texts, tokens, ...) or packed, text by text without padding."""
+    if "cu_seq_lens_q" in part:
+        return tokens[0].split(part["cu_seq_lens_q"].diff().tolist())
+    return [own[:length] for own, length in zip(tokens, part["attention_mask"].sum(dim=1).tolist(), strict=True)]
+
+
+def chosen(texts: Sequence[tuple[Tensor, Tensor, Tensor]], places: Tensor) -> PaddedTexts:
     """The texts at these places, padded to the longest of them."""
-    hidden, ids, dense = zip(*(texts[place] for place in places.tolist()), strict=True)
+    tokens, ids, dense = zip(*(texts[place] for place in places.tolist()), strict=True)
     lengths = torch.tensor([len(of) for of in ids], device=places.device)
     mask = torch.arange(int(lengths.max()), device=places.device) < lengths[:, None]
-    return FrozenTexts(pad_sequence([*hidden], True), pad_sequence([*ids], True), mask, torch.stack(dense))
+    return PaddedTexts(pad_sequence([*tokens], True), pad_sequence([*ids], True), mask, torch.stack(dense))
 
 
 def sparse_scores(ids: Tensor, weights: Tensor, other_ids: Tensor, other_weights: Tensor) -> Tensor:

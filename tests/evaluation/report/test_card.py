@@ -81,6 +81,9 @@ def test_heads_get_an_example_and_a_limit_of_their_own(tmp_path: Path) -> None:
     text = card_of(write_run(tmp_path / "runs", model))
     assert len(code_blocks(text)) == 4 and "BGEM3FlagModel" in code_blocks(text)[2]
     assert "were not trained again" in text and "Dense vectors only" not in text
+    (model / "heads.json").write_text("{}", encoding="utf-8")
+    text = card_of(write_run(tmp_path / "joint", model))
+    assert "were trained with the sides' encoders" in text and "were not trained again" not in text
 
 
 def test_every_figure_of_the_card_stands_in_an_artefact(card: str, config: Config) -> None:

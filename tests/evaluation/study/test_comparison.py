@@ -8,6 +8,7 @@ import pytest
 from evaluation.outcome import Measure, Outcome
 from evaluation.significance import Plan
 from evaluation.study.comparison import ArmScore, compare_arms
+from evaluation.study.table import by_mode
 from pipeline.core.errors import UserError
 
 PLAN = Plan(resamples=4000, seed=7)
@@ -100,6 +101,21 @@ def test_other_items_are_refused() -> None:
     found["arm", 2] = {"own/task": outcome(np.ones(ITEMS - 1))}
     with pytest.raises(UserError, match=r"different items"):
         compare_arms(found, PLAN)
+
+
+def test_each_mode_of_a_model_is_a_task_of_its_own_and_what_has_no_model_is_none() -> None:
+    names = ("{}", "{}.sparse", "bm25")
+    measures = tuple(
+        Measure(metric, place + 0.5, "mean", ("value",), by)
+        for place, by in enumerate(names)
+        for metric in ("ndcg_at_10", "recall_at_1")
+    )
+    found = by_mode(Outcome({"value": np.full(4, 0.5)}, measures))
+    assert {mode: [m.metric for m in own.measures] for mode, own in found.items()} == {
+        "": ["ndcg_at_10", "recall_at_1"],
+        ".sparse": ["ndcg_at_10", "recall_at_1"],
+    }
+    assert [own.measures[0].score for own in found.values()] == [0.5, 1.5]
 
 
 def test_the_table_reads_back_what_it_wrote(tmp_path: Path) -> None:

@@ -28,3 +28,17 @@ def test_a_study_of_the_tiny_chain_ends_in_a_row_an_arm(tmp_path: Path) -> None:
         f"| {arm}" for arm in ["joint", "sequential", "merge_search", "soup", "base"]
     ]
     assert "<svg" in (folder / "index.html").read_text(encoding="utf-8")
+
+
+def test_both_ways_to_train_heads_are_compared_in_every_way_to_search(tmp_path: Path) -> None:
+    command = ["--multirun", "sweep=heads", "profile=tiny", f"runs={tmp_path}", "training.seed=1,2"]
+    ended = finish(start(*command, "evaluation.suites=[held_out]"))
+    assert ended.status == 0, ended.err
+    rows = ArmScore.read(tmp_path / "sweep" / "heads" / "study.csv")
+    modes = {"", ".sparse", ".multi_vector", ".hybrid", ".hybrid_fitted"}
+    for arm, against in (("heads_frozen", ""), ("heads_joint", ""), ("heads_joint", "heads_frozen")):
+        found = {row.task for row in rows if (row.arm, row.against, row.suite) == (arm, against, "held_out")}
+        assert found >= {f"panorama{mode}" for mode in modes}
+    merges = [tmp_path / f"tiny-heads_{kind}-1" / "merge" / "model" / "heads.json" for kind in ("frozen", "joint")]
+    assert [path.is_file() for path in merges] == [False, True]
+    assert not (tmp_path / "tiny-heads_joint-1" / "heads").exists()

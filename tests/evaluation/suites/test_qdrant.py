@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from evaluation.encoder import Encoder
-from evaluation.suites.heads import WEIGHTS, Vectors, mode_scores, vectors_of, weighted
+from evaluation.suites.heads import SPARSE, WEIGHTS, Vectors, mode_scores, vectors_of, weighted
 from pipeline.core.embedding import DOCUMENT, QUERY
 from pipeline.core.heads import read_heads, write_heads
 from tests.evaluation.conftest import MakeModel
@@ -44,11 +44,14 @@ def test_a_hybrid_query_ranks_as_ours(repository: Path, make_model: MakeModel) -
     readme = (repository / "README.md").read_text(encoding="utf-8")
     (example,) = [block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "qdrant" in block]
     own = encoder.config
-    hybrid = weighted(list(mode_scores(encoder, heads, QUESTIONS, PASSAGES).scores.values()), WEIGHTS)
+    modes = mode_scores(encoder, heads, QUESTIONS, PASSAGES).scores
+    hybrid = weighted(list(modes.values()), WEIGHTS)
     assert len(PASSAGES) == len(set(PASSAGES)) == 200 and own.hidden_size == 32
-    for question, scores in zip(encoded(QUESTIONS, QUERY), hybrid, strict=True):
+    for question, scores, sparse in zip(encoded(QUESTIONS, QUERY), hybrid, modes[SPARSE], strict=True):
         names: dict[str, Any] = {"passages": encoded(PASSAGES, DOCUMENT), "question": question}
         exec(example, names)
         points = names["found"].points
         np.testing.assert_allclose([point.score for point in points], np.sort(scores)[::-1][:10], atol=1e-4)
         assert [point.id for point in points] == np.argsort(-scores, kind="stable")[:10].tolist()
+        alone = [point.score for point in names["one_way"].points]
+        np.testing.assert_allclose(alone, np.sort(sparse)[::-1][:10], atol=1e-4)
