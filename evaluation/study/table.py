@@ -119,7 +119,7 @@ def markdown(rows: Sequence[ArmScore]) -> str:
     Dev scores and the base's scores stand as they are, the others as differences from the base, in bold where they
     are certain after Holm's correction.
     """
-    arms, columns = list(dict.fromkeys(row.arm for row in rows)), headline(rows)
+    arms, columns = list(dict.fromkeys(row.arm for row in rows if row.suite != DEV)), headline(rows)
     known = {(row.arm, row.against, row.suite, row.task): row for row in rows}
     lines = ["| arm | " + " | ".join(task for _, task in columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for arm in arms:

@@ -27,8 +27,8 @@ ROWS = [
 def test_the_table_shows_differences_from_the_base_and_in_bold_those_that_are_certain() -> None:
     lines = markdown(ROWS).splitlines()
     assert lines[0] == "| arm | dev | guards | Mean S | news | terms |"
-    assert lines[2] == "| merge | 0.712 | +0.012 | **+0.021** | −0.003 | +0.100 |"
-    assert lines[3] == "| base | – | – | 0.800 | 0.800 | 0.800 |"
+    assert lines[3] == "| merge | 0.712 | +0.012 | **+0.021** | −0.003 | +0.100 |"
+    assert lines[2] == "| base | – | – | 0.800 | 0.800 | 0.800 |"
 
 
 def test_the_picture_places_an_arm_by_its_mean_and_the_retrieval_set_that_it_loses_most(tmp_path: Path) -> None:

@@ -24,9 +24,7 @@ def test_a_study_of_the_tiny_chain_ends_in_a_row_an_arm(tmp_path: Path) -> None:
     scores = {(row.arm, row.task): row.score for row in rows if not row.against}
     assert differences["joint", "panorama"] == pytest.approx(scores["joint", "panorama"] - scores["base", "panorama"])
     table = (folder / "study.md").read_text(encoding="utf-8").splitlines()
-    assert [line.split(" | ")[0] for line in table[2:]] == [
-        f"| {arm}" for arm in ["joint", "sequential", "merge_search", "soup", "base"]
-    ]
+    assert [line.split(" | ")[0] for line in table[2:]] == [f"| {arm}" for arm in ARMS.split(",")]
     assert "<svg" in (folder / "index.html").read_text(encoding="utf-8")
 
 
