@@ -1,1 +1,1 @@
-"""Sparse and multi-vector heads, fitted to an encoder that stays as it is."""
+"""Sparse and multi-vector heads, fitted to an encoder that stays as it is: open `fit.py` first."""
