@@ -25,9 +25,7 @@ setup: $(READY) ## Make .venv from requirements.lock
 	@$(BIN)/python -m pipeline.core.machine
 
 # $(READY) is a copy of the lock that was installed: other contents of the lock install anew, another date does not.
-# An empty one, as earlier versions left it, counts while it is newer than the lock.
-EARLIER := [ ! -s $(READY) ] && [ $(READY) -nt requirements.lock ]
-ifneq ($(shell cmp -s requirements.lock $(READY) || { $(EARLIER); } || echo differs),)
+ifneq ($(shell cmp -s requirements.lock $(READY) || echo differs),)
 .PHONY: $(READY)
 endif
 

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,35 +42,22 @@ def _texts(content: Any) -> Iterator[str]:
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     """Write the bundled samples' texts, the suites' test texts, and which of these could not be had, and why."""
     samples = {file.stem: list(_texts(read_samples(file.stem))) for file in sorted(FOLDER.glob("*.jsonl"))}
-    missing: dict[str, str] = {}
-    tests = {task: sorted(texts) for task, texts in _benchmark_texts(config, missing)}
-    for name, texts in ((SAMPLES, samples), (BENCHMARKS, tests)):
+    tests, missing = dict[str, list[str]](), dict[str, str]()
+    for suite in config.data.checked_suites:
+        if suite == "encodechka":
+            found = _encodechka_texts(config.evaluation.encodechka_folder, missing)
+        else:
+            found = _mteb_texts(suite, config, missing, tests)
+        tests |= {task: sorted(texts) for task, texts in found}
+    for name, by_task in ((SAMPLES, samples), (BENCHMARKS, tests)):
+        rows = [(task, text) for task, texts in by_task.items() for text in texts]
         with stage.replacing(name) as path:
-            _frame(texts).write_parquet(path)
+            pl.DataFrame(rows, schema={"task": pl.String, "text": pl.String}, orient="row").write_parquet(path)
     checked = {task: len(texts) for task, texts in tests.items()}
     write_json(stage.path / CHECKED, {"checked": checked, "not_checked": missing})
     if missing:
         log.warning("decontamination: %d evaluations not checked: %s", len(missing), ", ".join(missing))
     return {"tasks": len(checked), "texts": sum(checked.values()), "not checked": len(missing)}
-
-
-def _frame(texts: dict[str, list[str]]) -> pl.DataFrame:
-    rows = {
-        "task": [task for task, some in texts.items() for _ in some],
-        "text": [t for some in texts.values() for t in some],
-    }
-    return pl.DataFrame(rows, schema={"task": pl.String, "text": pl.String})
-
-
-def _benchmark_texts(config: Config, missing: dict[str, str]) -> Iterator[tuple[str, set[str]]]:
-    done: set[str] = set()
-    for suite in config.data.checked_suites:
-        if suite == "encodechka":
-            yield from _encodechka_texts(config.evaluation.encodechka_folder, missing)
-            continue
-        for task, texts in _mteb_texts(suite, config, missing, done):
-            done.add(task)
-            yield task, texts
 
 
 def _encodechka_texts(folder: str | None, missing: dict[str, str]) -> Iterator[tuple[str, set[str]]]:
@@ -90,7 +77,9 @@ def _encodechka_texts(folder: str | None, missing: dict[str, str]) -> Iterator[t
             yield f"encodechka {path.stem}", {row[column] for row in rows for column in columns if row.get(column)}
 
 
-def _mteb_texts(suite: str, config: Config, missing: dict[str, str], done: set[str]) -> Iterator[tuple[str, set[str]]]:
+def _mteb_texts(
+    suite: str, config: Config, missing: dict[str, str], done: Collection[str]
+) -> Iterator[tuple[str, set[str]]]:
     """(task, test texts) of a suite of evaluation; where one task's data can't be had, the next is tried."""
     from evaluation.suites.mteb_tasks import hub_task, suite_tasks  # mteb takes seconds to import; most runs check none
 

@@ -19,6 +19,7 @@ from itertools import combinations
 import numpy as np
 
 from evaluation.outcome import ITEM, PART, Measure, Outcome
+from evaluation.published import Rows, parts_of
 from evaluation.results import MEAN, Difference, Score
 from pipeline.core.errors import UserError
 from pipeline.core.seeding import generator
@@ -240,6 +241,14 @@ def mean_over_tasks(name: str, parts: Sequence[Measured]) -> Measured:
         main=True,
         pairs=[(places[one], places[two]) for one, two in parts[0].pairs if {one, two} <= places.keys()],
     )
+
+
+def means_of(rows: Rows, parts: Sequence[Measured]) -> Iterator[Measured]:
+    """The named means over some tasks of a suite; one of which a task was not scored is left out."""
+    known = {(part.task, part.metric): part for part in parts}
+    for name, row in rows.items():
+        if found := parts_of(row, lambda task, metric: known.get((task, metric))):
+            yield mean_over_tasks(name, found)
 
 
 def same_items(outcomes: dict[str, Outcome], where: str) -> None:

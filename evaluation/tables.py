@@ -1,6 +1,6 @@
 """scores.csv and comparison.csv out of the predictions of all models, and the table that is shown."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,9 +8,9 @@ import numpy as np
 
 from configs.schema.config import Config
 from evaluation.outcome import Outcome, read_outcome
-from evaluation.published import CARD_MTEB, CARD_SUITE, ENCODECHKA_MEANS, parts_of
+from evaluation.published import CARD_MTEB, CARD_SUITE, ENCODECHKA_MEANS
 from evaluation.results import BM25, Difference, Score
-from evaluation.significance import Measured, Plan, corrected, mean_over_tasks, measured, same_items
+from evaluation.significance import Measured, Plan, corrected, mean_over_tasks, means_of, measured, same_items
 from evaluation.suites.task import Task
 from pipeline.core.artefact import StageFolder
 from pipeline.core.console import progress, show_table
@@ -26,9 +26,11 @@ def write_tables(config: Config, stage: StageFolder, tasks: Sequence[Task], resu
     found = [part for task in progress(scored, "resampling") for part in _measured(task, results, stage, plan)]
     averaged = {task.key for task in scored if task.in_mean}
     for suite in dict.fromkeys(task.suite for task in scored):
-        parts = [part for part in found if part.suite == suite]
-        means = _means(suite, config.evaluation.suite[suite].kind, parts, averaged)
-        found += [mean_over_tasks(name, of) for name, of in means.items()]
+        parts, kind = [part for part in found if part.suite == suite], config.evaluation.suite[suite].kind
+        own = [part for part in parts if part.main and f"{suite}/{part.task}" in averaged]
+        found += [mean_over_tasks("Mean", own)] if kind == "mteb" and len(own) > 1 else []
+        fixed = ENCODECHKA_MEANS if kind == "encodechka" else CARD_MTEB if suite == CARD_SUITE else {}
+        found += means_of(fixed, parts)
     last = len(config.evaluation.chain)
     order = {model: position for position, model in enumerate(config.evaluation.chain)} | {BM25: last + 1}
     rows = [row for part in found for row in part.rows(plan)]
@@ -95,18 +97,6 @@ def _against(tasks: Sequence[Task], parts: Sequence[Measured]) -> Iterator[Measu
                 pairs=[(0, 1)],
                 permuted={},
             )
-
-
-def _means(suite: str, kind: str, parts: Sequence[Measured], averaged: Collection[str]) -> dict[str, list[Measured]]:
-    """What each of the suite's means is the mean of; a mean of which a task was not scored is left out."""
-    known = {(part.task, part.metric): part for part in parts}
-    own = [part for part in parts if part.main and f"{suite}/{part.task}" in averaged]
-    means = {"Mean": own} if kind == "mteb" and len(own) > 1 else {}
-    fixed = ENCODECHKA_MEANS if kind == "encodechka" else CARD_MTEB if suite == CARD_SUITE else {}
-    for name, row in fixed.items():
-        if of := parts_of(row, lambda task, metric: known.get((task, metric))):
-            means[name] = of
-    return means
 
 
 def show_scores(rows: Sequence[Score]) -> None:

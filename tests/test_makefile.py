@@ -53,15 +53,6 @@ def test_the_environment_is_made_again_when_the_lock_s_contents_change(checkout:
     assert installs(checkout) == 0
 
 
-def test_an_environment_of_an_earlier_version_counts_by_its_date(checkout: Path) -> None:
-    installs(checkout)
-    (checkout / ".venv" / "ready").write_text("")
-    os.utime(checkout / "requirements.lock", (1, 1))
-    assert installs(checkout) == 0
-    os.utime(checkout / "requirements.lock", (4e9, 4e9))
-    assert installs(checkout) == 2
-
-
 def test_an_environment_that_is_a_link_is_ignored_by_git(checkout: Path) -> None:
     (checkout / "elsewhere").mkdir()
     (checkout / ".venv").symlink_to("elsewhere")

@@ -295,8 +295,14 @@ def training_arguments(
         "dataloader_num_workers": 2 if torch.cuda.is_available() else 0,
     }
     extra = {**config.training.arguments, **side.arguments}
+    return _library_arguments(values, extra, f"config key training.{name}.arguments")
+
+
+def _library_arguments(
+    values: dict[str, Any], extra: dict[str, Any], place: str
+) -> SentenceTransformerTrainingArguments:
+    """The values, overridden by the `extra` ones; raises UserError for what can't be among these."""
     fixed = {"max_steps", "num_train_epochs", "gradient_accumulation_steps", "output_dir", "bf16", "fp16", "seed"}
-    place = f"config key training.{name}.arguments"
     for key in sorted(fixed & extra.keys()):
         raise UserError(f"{key} is not free", where=f"{place}.{key}", remedy="remove it")
     numbers = {field.name for field in dataclasses.fields(SentenceTransformerTrainingArguments) if _is_number(field)}

@@ -79,20 +79,7 @@ def prepare_sets(
 
     Raises UserError where there are no sets, or the config names unknown ones.
     """
-    found = set_files(data, name)
-    for unknown in side.sets.keys() - {path.stem for _, path in found}:
-        raise UserError(
-            f"no set of this side is called {unknown}",
-            where=f"config key training.{name}.sets.{unknown}",
-            remedy=f"choose among {', '.join(path.stem for _, path in found) or 'the sets of data.sources'}",
-        )
-    wanted = [(of, path) for of, path in found if path.stem not in side.sets or side.sets[path.stem].weight > 0]
-    if not wanted:
-        raise UserError(
-            "there are no pairs to train on",
-            where=f"{data}/{'/, '.join(TRAINED[name])}",
-            remedy="add sources of this side to data",
-        )
+    wanted = _wanted_sets(name, side, data)
     prepared, share, tokenizer = PreparedSets({}, {}), shares(data), model.tokenizer
     new = [path.stem for _, path in wanted if not _record(cache / "train", path.stem).is_file()]
     for of, path in wanted:
@@ -110,6 +97,22 @@ def prepare_sets(
     if small := sum(len(prepared.train[name]) < SMALL for name in new):
         log.info("%d set%s under %d rows tokenised", small, "s" * (small > 1), SMALL)
     return prepared
+
+
+def _wanted_sets(name: str, side: PlannedConfig, data: Path) -> list[tuple[str, Path]]:
+    """The data side and file of each set that the side `name` trains on."""
+    found = set_files(data, name)
+    for unknown in side.sets.keys() - {path.stem for _, path in found}:
+        raise UserError(
+            f"no set of this side is called {unknown}",
+            where=f"config key training.{name}.sets.{unknown}",
+            remedy=f"choose among {', '.join(path.stem for _, path in found) or 'the sets of data.sources'}",
+        )
+    wanted = [(of, path) for of, path in found if path.stem not in side.sets or side.sets[path.stem].weight > 0]
+    if not wanted:
+        where, remedy = f"{data}/{'/, '.join(TRAINED[name])}", "add sources of this side to data"
+        raise UserError("there are no pairs to train on", where=where, remedy=remedy)
+    return wanted
 
 
 def _record(cache: Path, name: str) -> Path:

@@ -189,14 +189,9 @@ def readable(checkpoint: str | None) -> Iterator[None]:
     except (*RAISED_BY_FILES, SafetensorError) as error:
         if checkpoint is None:
             raise
-        raise _damaged(error, checkpoint) from error
-
-
-def _damaged(error: Exception, checkpoint: str) -> UserError:
-    first = first_line(error).partition(". ")[0]
-    what = f"the checkpoint can't be read: {first}"
-    remedy = "remove it: training goes on from the checkpoint before it, or from the start"
-    return UserError(what, where=checkpoint, remedy=remedy)
+        what = f"the checkpoint can't be read: {first_line(error).partition('. ')[0]}"
+        remedy = "remove it: training goes on from the checkpoint before it, or from the start"
+        raise UserError(what, where=checkpoint, remedy=remedy) from error
 
 
 def last_checkpoint(folder: Path, run_digest: str) -> Path | None:

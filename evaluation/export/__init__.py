@@ -1,1 +1,1 @@
-"""The finished model in other forms: one graph for ONNX Runtime and OpenVINO, 8 bit of it, and static embeddings."""
+"""The finished model in other forms, for ONNX Runtime, OpenVINO or tiny devices: open `build.py` first."""

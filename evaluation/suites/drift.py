@@ -12,6 +12,7 @@ from evaluation.scoring import Scorer
 from evaluation.suites.heads import unused_ids
 from evaluation.suites.sample_files import read_samples, sample_digests
 from evaluation.suites.task import Task
+from pipeline.core.embedding import unit
 from pipeline.core.heads import Heads
 
 FILES = ("sts", "long_documents")
@@ -50,7 +51,7 @@ def drift_outcome(model: Encoder, heads: Heads, base: Encoder, base_heads: Heads
     The latter two are taken on the texts that both models cut into the same pieces.
     """
     ours, theirs = text_vectors(model, heads, texts), text_vectors(base, base_heads, texts)
-    dense = 1 - np.einsum("ij,ij->i", _unit(model.sentences(texts)), _unit(base.sentences(texts)))
+    dense = 1 - np.einsum("ij,ij->i", unit(model.sentences(texts)), unit(base.sentences(texts)))
     same = np.array([one.pieces == other.pieces for one, other in zip(ours, theirs, strict=True)])
     pairs = [pair for pair, kept in zip(zip(ours, theirs, strict=True), same, strict=True) if kept]
     sparse = [_distance(one.weights, other.weights) for one, other in pairs]
@@ -90,11 +91,7 @@ def text_vectors(encoder: Encoder, heads: Heads, texts: Sequence[str]) -> list[T
 
 def _distance(one: np.ndarray, other: np.ndarray) -> float:
     """1 - cosine; two vectors of zeros are equal."""
-    return 0.0 if not one.any() and not other.any() else 1 - float(_unit(one) @ _unit(other))
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    return 0.0 if not one.any() and not other.any() else 1 - float(unit(one) @ unit(other))
 
 
 def _where(chosen: np.ndarray, values: list[float]) -> np.ndarray:

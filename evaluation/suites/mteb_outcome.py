@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from mteb.abstasks import AbsTask, AbsTaskRetrieval
 from sklearn.preprocessing import MultiLabelBinarizer
 
 from evaluation.outcome import ITEM, PART, Measure, Outcome
-from evaluation.significance import FIXED, STATISTICS
+from evaluation.significance import FIXED, whole
 from pipeline.core.embedding import digest
 from pipeline.core.errors import UserError
 
@@ -109,11 +109,7 @@ def mteb_outcome(metadata: Any, parts: Sequence[Part], metrics: Sequence[str]) -
         names = tuple(name if name == "gold" else f"{metric}:{name}" for name in per_part[0])
         for position, name in enumerate(names):
             columns[name] = np.concatenate([list(found.values())[position] for found in per_part])
-        score = float(np.mean([_exactly(statistic, found) for found in per_part]))
-        if abs(score - rounded) > ROUNDING:
-            what = f"the items give {metric} {score:.6f}, but mteb says {rounded:.6f}"
-            raise UserError(what, where=f"task {metadata.name}", remedy="leave it out: this is a defect here")
-        measures.append(Measure(metric, score, statistic, names))
+        measures.append(Measure(metric, rounded, statistic, names))
         lengths = [len(next(iter(found.values()))) for found in per_part]
     labels = [f"{part.subset}/{part.split}" for part in parts]
     columns[PART] = np.repeat(np.array(labels, dtype=object), lengths)
@@ -121,13 +117,14 @@ def mteb_outcome(metadata: Any, parts: Sequence[Part], metrics: Sequence[str]) -
     if len(named) == sum(lengths):  # else the values are of draws, not of items
         columns[ITEM] = np.array(named, dtype=object)
     by_part = {label: part.scores["main_score"] for label, part in zip(labels, parts, strict=True)}
-    return Outcome(columns, tuple(measures), {"parts": by_part})
-
-
-def _exactly(statistic: str, columns: dict[str, np.ndarray]) -> float:
-    """The metric from the items: mteb rounds what it keeps, so a cached score would differ from a fresh one."""
-    counts = np.ones((1, len(next(iter(columns.values())))))
-    return float(STATISTICS[statistic](counts, lambda size: np.ones((1, size)), *columns.values())[0])
+    made = Outcome(columns, tuple(measures), {"parts": by_part})
+    # From the items: mteb rounds what it keeps, so a cached score would differ from a fresh one.
+    exact = [replace(measure, score=whole(measure, made)) for measure in measures]
+    for measure, theirs in zip(exact, measures, strict=True):
+        if abs(measure.score - theirs.score) > ROUNDING:
+            what = f"the items give {measure.metric} {measure.score:.6f}, but mteb says {theirs.score:.6f}"
+            raise UserError(what, where=f"task {metadata.name}", remedy="leave it out: this is a defect here")
+    return replace(made, measures=tuple(exact))
 
 
 def _items(kind: str, metric: str, parts: Sequence[Part]) -> tuple[str, list[dict[str, np.ndarray]]]:

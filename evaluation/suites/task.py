@@ -1,7 +1,7 @@
 """What a task is: one class, which says how a model is scored on it.
 
-To add one, write a subclass with `score` in the file of its suite, and let that file's `tasks` give it; `retrieval.py`
-is the shortest example. Texts become vectors by `scorer.encoder.sentences`. A `Measure` names its score, and the
+To add one, write a subclass with `score` in the file of its suite, and let that file's `tasks` give it; `drift.py`
+is a short example. Texts become vectors by `scorer.encoder.sentences`. A `Measure` names its score, and the
 function in `significance.STATISTICS` that gives the same score from the columns. Code is not seen by fingerprints:
 force=true scores again while you try, and a higher SCORE_VERSION in outcome.py does so for everybody else.
 """

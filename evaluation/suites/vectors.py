@@ -24,7 +24,7 @@ from evaluation.suites.retrieval import RetrievalSet, outcome_of, read_retrieval
 from evaluation.suites.sample_files import read_samples, sample_digests
 from evaluation.suites.task import Task
 from pipeline.core.artefact import StageFolder, file_sha256
-from pipeline.core.embedding import DOCUMENT, QUERY, digest
+from pipeline.core.embedding import DOCUMENT, QUERY, digest, unit
 from pipeline.core.errors import UserError
 
 CALIBRATION = 300  # texts of the mixture whose extremes bound the 256 steps of int8
@@ -53,8 +53,7 @@ class Form:
 
     def cut(self, vectors: np.ndarray) -> np.ndarray:
         """[texts, width] to [texts, dimensions], of length 1."""
-        kept = vectors[:, : self.dimensions]
-        return kept / np.maximum(np.linalg.norm(kept, axis=1, keepdims=True), 1e-12)
+        return unit(vectors[:, : self.dimensions])
 
     def stored(self, vectors: np.ndarray, calibration: np.ndarray | None) -> np.ndarray:
         """What an index holds of vectors [texts, width], decoded [texts, dimensions], of length 1.

@@ -230,6 +230,11 @@ def require_finite(arrays: Iterable[Any], model: SentenceTransformer) -> None:
         raise UserError("the model's embeddings hold NaN or infinity", where=where, remedy=remedy)
 
 
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """The vectors [..., width], each scaled to length 1; zeros stay."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+
+
 def length_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
     """Indices in batches, longest texts first, each batch at most `budget` tokens after padding (or one text)."""
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))

@@ -139,7 +139,7 @@ def _find(name: str, config: CorpusConfig, data: Path, mirror: str | None) -> Co
     if config.kind == "text":
         return Corpus(name, config, tuple(local_files(name, config.files)), "local files")
     if config.kind == "pairs":
-        from data.artefact import ALL_SIDES, set_files
+        from data.artefact import ALL_SIDES, set_files  # with polars, which deciding what to make does without
 
         files = [path for _, path in set_files(data, ALL_SIDES)]
         if not files:

@@ -18,6 +18,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from threadpoolctl import threadpool_limits
 
 from evaluation.outcome import Measure, Outcome
+from pipeline.core.embedding import unit
 
 Variants = dict[str, np.ndarray]  # variant -> vectors [texts, width]
 
@@ -36,11 +37,7 @@ class Candidate:
 
 def normalised_too(variants: Variants) -> Variants:
     """Each variant, and each scaled to length 1 under the name `<variant>_norm`."""
-    unit = {
-        f"{name}_norm": vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        for name, vectors in variants.items()
-    }
-    return variants | unit
+    return variants | {f"{name}_norm": unit(vectors) for name, vectors in variants.items()}
 
 
 def similarity_task(first: Variants, second: Variants, gold: np.ndarray) -> Outcome:
