@@ -59,8 +59,9 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     torch.manual_seed(derived_seed(config.training_seed, "adapter"))
     model = load_model(start, config.base.attention, side, f"training.{stage.name}")
     choose_attention(model, config.base, half is not None, side.dropout)
+    heads = None
     if config.training.heads.kind == "joint":
-        add_heads(model, start, encoder_of(model).config.hidden_size, config.seed)
+        heads = add_heads(model, start, encoder_of(model).config.hidden_size, config.seed)
     sets, plan, report = plan_run(config, stage, model)
     trainer = make_trainer(config, stage, model, sets, plan, uses_bfloat16(config.precision))
     if process.device.type == "cpu":
@@ -77,11 +78,10 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     metrics = closing_metrics(trainer, report) | averaged
 
     def write(folder: Path) -> None:
-        heads = model[-1]
-        if isinstance(heads, HeadLayers):
+        if heads:
             model.pop(-1)
         save_model(model, start, folder)
-        if isinstance(heads, HeadLayers):
+        if heads:
             write_heads(folder, heads.sparse, heads.multi_vector)
 
     finish(stage, write)
