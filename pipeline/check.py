@@ -147,12 +147,13 @@ def memory(config: Config, sides: list[str]) -> tuple[str, str, UserError | None
         return "memory", "not known before init is made", None
     half = autocast_type(config.precision) is not None
     budgets = {name: planned_budget(config.side(name)).tokens for name in sides}
-    needs = {name: sum(side_memory(config, name, shape, budgets[name], half).values()) for name in sides}
-    side = max(sides, key=lambda name: needs[name])
-    need = needs[side]
+    parts = {name: side_memory(config, name, shape, budgets[name], half) for name in sides}
+    side = max(sides, key=lambda name: sum(parts[name].values()))
+    most = sum(parts[side].values())
+    least = most - parts[side]["freed and kept"]  # of which a process keeps what there is room for
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    said = f"{side} takes up to {_gigabytes(need)}, {_gigabytes(there)} here"
-    if need < there:
+    said = f"{side} takes {least / 1e9:.1f} to {_gigabytes(most)}, {_gigabytes(there)} here"
+    if least < there:
         return "memory", said, None
     remedy = "lower it: batches beyond it are embedded twice"
     return "memory", said, UserError(said, where=f"config key training.{side}.mini_batch_tokens", remedy=remedy)
