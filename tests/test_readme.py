@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from evaluation.study.comparison import ArmScore
+from evaluation.study.table import markdown
 from pipeline.application import CONFIGS, composed
 from pipeline.settings import show
 from tests.support.small_bases import tiny_model
@@ -139,3 +141,10 @@ def test_the_commands_that_need_no_gpu_and_no_hub_run(tmp_path: Path, repository
     assert (tmp_path / "tiny" / "report" / "index.html").is_file()
     assert (tmp_path / "tiny" / "publish" / "model" / "README.md").is_file()
     assert len((tmp_path / "sweep" / "learning_rate" / "sweep.csv").read_text().splitlines()) == 4
+
+
+def test_the_study_s_table_is_that_of_its_figures() -> None:
+    folder = CONFIGS.parent / "evaluation" / "study"
+    rows = ArmScore.read(folder / "study.csv")
+    assert markdown(rows) in README
+    assert {row.arm for row in rows} <= {path.stem for path in (CONFIGS / "arm").glob("*.yaml")}
