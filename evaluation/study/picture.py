@@ -26,19 +26,22 @@ def draw_differences(path: Path, rows: Sequence[ArmScore]) -> None:
     axes = (figure := Figure(figsize=(7.5, 5.5), layout="constrained")).subplots()
     axes.axhline(0, color="0.7", linewidth=0.8)
     axes.axvline(0, color="0.7", linewidth=0.8)
+    colours = {}
     for arm in sorted(arms):
         x, y = means[arm], worst[arm]
         across, up = [[x.score - x.ci_low], [x.ci_high - x.score]], [[y.score - y.ci_low], [y.ci_high - y.score]]
-        axes.errorbar(x.score, y.score, xerr=across, yerr=up, fmt="o", markersize=4, linewidth=0.7)
+        point = axes.errorbar(x.score, y.score, xerr=across, yerr=up, fmt="o", markersize=4, linewidth=0.7)
+        colours[arm] = point[0].get_color()
     axes.margins(x=0.15)
     figure.draw_without_rendering()  # from here on the scales stay
     taken: list[tuple[float, float]] = []
     for arm in sorted(arms):
-        point = means[arm].score, worst[arm].score
-        across, up = axes.transData.transform(point) * 72 / figure.dpi
+        place = means[arm].score, worst[arm].score
+        across, up = axes.transData.transform(place) * 72 / figure.dpi
         rise = next(rise for rise in range(4, 1000, LINE) if all(_apart(across, up + rise, *one) for one in taken))
         taken.append((across, up + rise))
-        axes.annotate(arm.replace("_", " "), point, textcoords="offset points", xytext=(5, rise), fontsize=8)
+        name, style = arm.replace("_", " "), {"fontsize": 8, "color": colours[arm]}
+        axes.annotate(name, place, textcoords="offset points", xytext=(5, rise), **style)
     axes.set_xlabel(f"{means[arms[0]].suite}, {means[arms[0]].task}: difference from the base")
     axes.set_ylabel("nDCG@10 of the held-out set that loses most: difference from the base")
     figure.savefig(path, format="svg", metadata={"Date": None})
