@@ -64,8 +64,9 @@ def encode(embedder: Embedder, texts: Iterable[tuple[str, Sequence[str]]], name:
     """Give the embedder's cache the vectors of (prompt, texts), part by part; a small one first tells the time."""
     new = list(dict.fromkeys((prompt, text) for prompt, some in texts for text in embedder.missing(some, prompt)))
     prompts = dict.fromkeys(prompt for prompt, _ in new)
-    number = min(PARTS, math.ceil(len(new) / PROBE))
-    parts = [new[:: math.ceil(len(new) / PROBE) or 1], *(new[place::number] for place in range(number))]
+    stride = math.ceil(len(new) / PROBE)
+    number = min(PARTS, stride)
+    parts = [new[:: stride or 1], *(new[place::number] for place in range(number))]
     started, done = time.monotonic(), set[tuple[str, str]]()
     for part in parts:
         for prompt in prompts:

@@ -286,7 +286,7 @@ def work_of(config: Config, name: str, shape: Shape, devices: Devices) -> Work:
         return _estimated(config, name, shape, devices)
     side = config.planned(name)
     with quiet(), TemporaryDirectory() as cache:
-        model = load_model(config.folder("init"), config.base.attention, side, f"training.{name}")
+        model = load_model(config.folder("init"), config.base.attention, side, f"training.{name}", weights=False)
         sets = prepare_sets(name, side, model, config.folder("data"), Path(cache)).train
     key = f"training.{name}"
     batches = plan_batches([item.rows for item in sets.values()], side, config.training_seed, key).batches

@@ -59,9 +59,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     torch.manual_seed(derived_seed(config.training_seed, "adapter"))
     model = load_model(start, config.base.attention, side, f"training.{stage.name}")
     choose_attention(model, config.base, half is not None, side.dropout)
-    heads = None
-    if config.training.heads.kind == "joint":
-        heads = add_heads(model, start, encoder_of(model).config.hidden_size, config.seed)
+    heads = add_heads(model, start, config.seed) if config.training.heads.kind == "joint" else None
     sets, plan, report = plan_run(config, stage, model)
     trainer = make_trainer(config, stage, model, sets, plan, uses_bfloat16(config.precision))
     if process.device.type == "cpu":

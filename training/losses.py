@@ -275,10 +275,10 @@ class PlannedLoss(BatchLoss):
         """The weighted sum of all terms, each summed over the side's dimensions; `local` are this rank's embeddings."""
         world, side, usable, teacher = get_world_size(), self.side, everyone.usable, everyone.teacher
         weights = {"contrastive": 1.0, "angle": angle_weight, "distillation": side.teacher_weight}
+        margin, guide, relative = self._margin(everyone.guide)
         totals: dict[str, Tensor] = {}
         for width, share in side.weight_of_dimension.items():
             texts = everyone.embeddings[..., :width]
-            margin, guide, relative = self._margin(everyone.guide)
             contrastive = contrastive_loss(
                 texts, usable, side.temperature, side.directions, margin, everyone.own, guide, relative
             )

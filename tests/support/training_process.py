@@ -139,14 +139,14 @@ def all_gradients(folder: Path, rank: int = 0, world: int = 1) -> dict[str, torc
 def heads_loss(temperature: float = 0.05) -> HeadsLoss:
     """The heads' loss on the tiny base, with new heads."""
     model = tiny_model().requires_grad_(False)
-    add_heads(model, tiny_base(), 32, seed=7)
+    add_heads(model, tiny_base(), seed=7)
     return HeadsLoss(model, temperature, ALL_IN_ONE)
 
 
 def joint_loss(budget: int, **side: Any) -> JointLoss:
     """The loss of a side that trains the tiny base with new heads, of which not all sparse weights are equal."""
     model = tiny_model()
-    heads = add_heads(model, tiny_base(), 32, seed=7)
+    heads = add_heads(model, tiny_base(), seed=7)
     torch.nn.init.normal_(heads.sparse.weight, std=0.05, generator=torch.Generator().manual_seed(1))
     return JointLoss(model, SideConfig(**{"temperature": 0.05, **side}), budget)
 

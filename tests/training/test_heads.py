@@ -40,6 +40,10 @@ def head_files(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in (*HEADS, HEADS_RECORD)}
 
 
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
 def lines(config: Config) -> list[dict[str, Any]]:
     text = (config.folder("heads") / "metrics.jsonl").read_text(encoding="utf-8")
     return [{k: v for k, v in json.loads(line).items() if k != "tokens_per_second"} for line in text.splitlines()]
@@ -54,10 +58,8 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Config:
 
 def test_the_model_is_the_merge_with_heads_that_were_fitted_to_it(fitted: Config) -> None:
     merge, model = fitted.model_folder("merge"), fitted.model_folder("heads")
-    names = {path.relative_to(merge).as_posix() for path in merge.rglob("*") if path.is_file()}
-    assert {path.relative_to(model).as_posix() for path in model.rglob("*") if path.is_file()} == {
-        *names, *HEADS, HEADS_RECORD,
-    }  # fmt: skip
+    names = files(merge)
+    assert files(model) == {*names, *HEADS, HEADS_RECORD}
     assert all((merge / name).read_bytes() == (model / name).read_bytes() for name in names)
     for name, shape in zip(HEADS, ((1, 32), (32, 32)), strict=True):
         state = torch.load(model / name, weights_only=True)
@@ -174,11 +176,9 @@ def joint(tmp_path_factory: pytest.TempPathFactory) -> Config:
 
 def test_a_side_leaves_the_heads_that_it_trained_with_its_encoder(joint: Config) -> None:
     init, model = joint.folder("init"), joint.model_folder("symmetric")
-    names = {path.relative_to(init).as_posix() for path in init.rglob("*") if path.is_file()} - {"manifest.json"}
-    assert {path.relative_to(model).as_posix() for path in model.rglob("*") if path.is_file()} >= {*HEADS, HEADS_RECORD}
-    assert {path.relative_to(model).as_posix() for path in model.rglob("*") if path.is_file()} <= {
-        *names, *HEADS, HEADS_RECORD,
-    }  # fmt: skip
+    names = files(init) - {"manifest.json"}
+    assert files(model) >= {*HEADS, HEADS_RECORD}
+    assert files(model) <= {*names, *HEADS, HEADS_RECORD}
     first, found = first_heads(init, 32, joint.seed), read_heads(model)  # reading them compares the encoder
     for one, other in zip(first, (found.sparse, found.multi_vector), strict=True):
         moved = (one.weight - other.weight).abs().max()

@@ -13,7 +13,7 @@ from training.batches import MiniBatches, PlannedRows, encoding_budget
 from training.finetune import assembled, closing_metrics, finish, join_ranks, plan_run, train, training_arguments
 from training.heads.layers import add_heads
 from training.heads.loss import HeadsLoss
-from training.model_files import choose_attention, encoder_of, load_model
+from training.model_files import choose_attention, load_model
 from training.trainer import PlannedTrainer
 
 
@@ -28,7 +28,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     process = join_ranks(config, stage)
     model = load_model(start, config.base.attention, settings, f"training.{stage.name}").requires_grad_(False)
     choose_attention(model, config.base, autocast_type(config.precision) is not None, dropout=0.0)
-    heads = add_heads(model, start, encoder_of(model).config.hidden_size, config.training_seed)
+    heads = add_heads(model, start, config.training_seed)
     sets, plan, report = plan_run(config, stage, model)
     bfloat16 = uses_bfloat16(config.precision)
     budget = encoding_budget(settings, config.token_budget, process.device.type != "cpu")

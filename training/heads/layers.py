@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pipeline.core.heads import read_heads
 from pipeline.core.models import HEADS
 from pipeline.core.seeding import derived_seed
+from training.model_files import encoder_of
 
 FIRST_WEIGHT = 0.2  # of every token: about the size of those in the example of bge-m3's model card
 
@@ -38,9 +39,9 @@ class HeadLayers(Module):
         return F.normalize(self.multi_vector(hidden), dim=-1)
 
 
-def add_heads(model: SentenceTransformer, folder: Path, hidden: int, seed: int) -> HeadLayers:
-    """Give the model, which was loaded from the folder and is `hidden` wide, its `first_heads` as its last module."""
-    heads = HeadLayers(*first_heads(folder, hidden, seed))
+def add_heads(model: SentenceTransformer, folder: Path, seed: int) -> HeadLayers:
+    """Give the model, which was loaded from the folder, its `first_heads` as its last module."""
+    heads = HeadLayers(*first_heads(folder, encoder_of(model).config.hidden_size, seed))
     model.add_module("heads", heads)
     return heads
 
