@@ -1,7 +1,7 @@
 """`make bench NAME=waiting`: training steps alone and beside a busy process, by how OpenMP's threads wait.
 
-The pipeline has them sleep (`OMP_WAIT_POLICY=passive` in `pipeline/__init__.py`); libgomp's own way is to spin 300,000
-times first.
+Threads that sleep at once (`OMP_WAIT_POLICY=passive`) leave the cores to other work; libgomp's own way is to spin
+300,000 times first. Alone, sleeping costs too much for a default; `make check` proposes it where the cores are busy.
 """
 
 import argparse

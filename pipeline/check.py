@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ from pipeline.application import hydra_application
 from pipeline.core.console import progress, show_table
 from pipeline.core.errors import UserError
 from pipeline.core.hub import Revision, hub_errors, hub_model, local_model, readable_revision
+from pipeline.core.machine import cores
 from pipeline.core.precision import autocast_type, training_precision
 from training.estimate import shape_of_run, side_memory
 from training.memory import planned_budget
 
+BUSY = 0.5  # load of other work from which threads had better sleep while they wait (`make bench NAME=waiting`)
 ROOM = 4  # times the sources' size: download, prepared pairs, spilled groups
 
 
@@ -128,7 +130,8 @@ def machine(config: Config, bytes_: int) -> list[tuple[str, str, UserError | Non
         what = f"batches of {' and '.join(sides)} can't be shared out to {processes} processes"
         remedy = "make batch_multiple a multiple of them, or set launch.processes"
         problem = UserError(what, where=f"config key training.{sides[0]}.batch_multiple", remedy=remedy)
-    findings.append(("devices", f"{count} x {', '.join(names)}" if count else "CPU only", problem))
+    devices = f"{count} x {', '.join(names)}" if count else processor(os.getloadavg()[0], os.environ)
+    findings.append(("devices", devices, problem))
     try:
         precision = training_precision(config.precision)
         tf32 = " (matrix products in TF32)" if precision == "fp32" and count else ""
@@ -137,6 +140,13 @@ def machine(config: Config, bytes_: int) -> list[tuple[str, str, UserError | Non
         findings.append(("precision", config.precision, error))
     sides = [name for name in SIDES if name in config.stages]
     return [*findings, memory(config, sides)] if sides and not count else findings
+
+
+def processor(load: float, environment: Mapping[str, str]) -> str:
+    """What training on the CPU shares it with: beside other work, threads that spin while they wait are slow."""
+    if load < BUSY or environment.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
+        return "CPU only"
+    return f"CPU only, {load:.1f} of {cores()} cores busy: OMP_WAIT_POLICY=passive trains faster beside other work"
 
 
 def memory(config: Config, sides: list[str]) -> tuple[str, str, UserError | None]:

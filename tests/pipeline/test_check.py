@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from pipeline.check import check, look, machine
+from pipeline.check import check, look, machine, processor
 from pipeline.core.errors import UserError
 from tests.support.prepared_data import composed
 from tests.support.runs import REPOSITORY
@@ -49,3 +49,8 @@ def test_machines_that_can_t_share_out_a_batch_are_found_before_anything_is_made
         "batches of symmetric and asymmetric and heads can't be"
     )
     assert {what: problem for what, _, problem in machine(composed("launch.processes=4"), 0)}["devices"] is None
+
+
+def test_a_busy_processor_is_named_with_what_helps_there() -> None:
+    assert "1.5 of" in processor(1.5, {}) and "OMP_WAIT_POLICY=passive" in processor(1.5, {})
+    assert processor(1.5, {"OMP_WAIT_POLICY": "passive"}) == processor(0.1, {}) == "CPU only"
