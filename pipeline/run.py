@@ -47,7 +47,9 @@ def in_order(config: Config) -> list[str]:
         order[name] = None
 
     for name in config.stages:
-        if name != "heads" or config.training.heads.kind == "frozen":
+        if name == "heads" and config.training.heads.kind != "frozen":
+            log.info("heads are not fitted to the merged model: heads=%s", config.training.heads.kind)
+        else:
             place(name)
     return list(order)
 
