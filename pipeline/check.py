@@ -20,7 +20,7 @@ from pipeline.core.console import progress, show_table
 from pipeline.core.errors import UserError
 from pipeline.core.hub import Revision, hub_errors, hub_model, local_model, readable_revision
 from pipeline.core.precision import autocast_type, training_precision
-from training.estimate import shape_of_run, side_memory
+from training.cost_model import shape_of_run, side_memory
 from training.memory import planned_budget
 
 ROOM = 4  # times the sources' size: download, prepared pairs, spilled groups

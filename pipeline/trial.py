@@ -23,17 +23,9 @@ from pipeline.core.console import quiet, show_table
 from pipeline.core.errors import UserError
 from pipeline.core.precision import autocast_type
 from pipeline.launch import run_command
-from training.estimate import (
-    SetEstimate,
-    Shape,
-    adapter_parameters,
-    assumed_rows,
-    estimates,
-    measured_teraflops,
-    shape_of_run,
-    training_operations,
-)
-from training.synthetic import write_base, write_rows
+from training.bases.synthetic import write_base, write_rows
+from training.cost_model import Shape, measured_teraflops, shape_of_run, trained_parameters, training_operations
+from training.workload import SetEstimate, assumed_rows, estimates
 
 STEPS, LOGGED = 20, 5  # of these, the first so many are warm-up
 
@@ -100,7 +92,7 @@ def _found(config: Config, name: str, sets: list[SetEstimate], shape: Shape, mad
     steps, rows = assumed_rows(sets, side)
     tokens = sum(number * item.tokens for number, item in zip(rows, sets, strict=True))
     squares = sum(number * item.squares for number, item in zip(rows, sets, strict=True))
-    adapter = adapter_parameters(shape, side, f"training.{name}")
+    adapter = trained_parameters(shape, side, f"training.{name}") if side.adapter.rank else None
     teraflops = training_operations(shape, 1, squares / tokens, 3, adapter) * rate / 1e12
     memory = manifest.peak_gpu_bytes or manifest.peak_rss_bytes
     return {

@@ -31,8 +31,8 @@ from pipeline.core.seeding import derived_seed
 from training.batch_plan import BatchPlan, GlobalBatch, SetRows, plan_batches, read_plan
 from training.batches import MiniBatches, PlannedRows, plan_report, warn_of_small_steps
 from training.callbacks import Checkpoints, KeptMemory, MetricsLog, Preemption, Snapshots, StepBar, StepLines
+from training.cost_model import shape_of, side_memory
 from training.dev_scores import DevScores
-from training.estimate import shape_of, side_memory
 from training.heads.layers import HeadLayers, add_heads
 from training.heads.loss import JointLoss
 from training.losses import PlannedLoss
@@ -43,7 +43,7 @@ from training.text_vectors import other_models
 from training.trainer import PlannedTrainer, last_checkpoint, readable
 
 REPORT = "plan.json"  # the plan in numbers; the last file of what is prepared
-KEPT = 1.4  # times the activations of the largest batch: less is given back, and fetched again, every third step
+KEPT_SHARE = 1.4  # times the activations of the largest batch: less is given back, and fetched again, every third step
 
 
 @quiet()
@@ -63,10 +63,10 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     sets, plan, report = plan_run(config, stage, model)
     trainer = make_trainer(config, stage, model, sets, plan, uses_bfloat16(config.precision))
     if process.device.type == "cpu":
-        shape, most = shape_of([start], config.base), planned_budget(side).tokens
+        shape, most = shape_of(start), planned_budget(side).tokens
         tokens = report["largest_batch"] // process.num_processes
         memory = side_memory(config, stage.name, shape, most, half is not None, tokens=tokens)
-        trainer.add_callback(KeptMemory(round(KEPT * (memory["activations"] + memory["attention scores"]))))
+        trainer.add_callback(KeptMemory(round(KEPT_SHARE * (memory["activations"] + memory["attention scores"]))))
     snapshots = Snapshots(stage.path / "checkpoints" / "averaged", averaged_steps(side, len(plan.batches), stage.name))
     trainer.add_callback(snapshots)
     train(config, stage, trainer)
