@@ -22,7 +22,7 @@ import torch
 from benchmarks.gpu_sides import SHAPES
 from benchmarks.measurement import Side, alternate, row, write
 from configs.schema.init import BaseConfig
-from pipeline.core.models import HEADS
+from pipeline.core.model_folder import HEADS
 from training.bases.random_model import make_random
 from training.bases.synthetic import words, write_base
 

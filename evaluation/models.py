@@ -12,7 +12,7 @@ from pipeline.core.artefact import Manifest, file_sha256, files_under, read_mani
 from pipeline.core.console import log
 from pipeline.core.errors import UserError
 from pipeline.core.hub import hub_model
-from pipeline.core.models import HEADS, HEADS_RECORD, has_heads, located
+from pipeline.core.model_folder import HEADS, HEADS_RECORD, has_heads, located
 
 NOT_THE_MODEL = {"manifest.json", "certificate.json", "README.md", ".gitattributes", *HEADS, HEADS_RECORD}
 EXPORT_FOLDERS = ("onnx", "openvino", "static")  # of a published model: other forms of it

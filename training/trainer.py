@@ -18,7 +18,7 @@ from transformers.trainer_callback import TrainerState
 
 from pipeline.core.artefact import remove, write_json
 from pipeline.core.errors import UserError, first_line
-from pipeline.core.models import RAISED_BY_FILES
+from pipeline.core.model_folder import RAISED_BY_FILES
 from training.batch_plan import GlobalBatch
 from training.batches import PlannedRows
 from training.heads.layers import HeadLayers

@@ -7,7 +7,7 @@ import numpy as np
 from configs.schema.config import Config
 from pipeline.core.artefact import StageFolder, write_json
 from pipeline.core.console import log
-from pipeline.core.models import read_tokenizer
+from pipeline.core.model_folder import read_tokenizer
 from training.vocabulary.certificate import certify
 from training.vocabulary.corpora import find_corpora
 from training.vocabulary.language_counts import count_pieces

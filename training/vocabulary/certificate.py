@@ -15,7 +15,7 @@ from transformers import AutoModel
 from configs.schema.config import Config
 from configs.schema.init import InitConfig
 from pipeline.core.console import progress, quiet
-from pipeline.core.models import read_tokenizer
+from pipeline.core.model_folder import read_tokenizer
 from training.vocabulary.corpora import Corpus, local_files, text_lines
 from training.vocabulary.language_counts import LanguageCounts
 from training.vocabulary.selection import OTHER, Selection

@@ -15,7 +15,7 @@ import pyarrow.parquet
 from pipeline.core.artefact import PARTIAL, write_json
 from pipeline.core.checkpoint import INDEX, SHARDS, WEIGHTS, Checkpoint, EagerFile, write_header
 from pipeline.core.errors import UserError
-from pipeline.core.models import NOT_THE_MODEL
+from pipeline.core.model_folder import NOT_THE_MODEL
 from training.vocabulary.tokenizer_file import Ids, TokenizerFile, shrink_sentencepiece
 
 SENTENCEPIECE = "sentencepiece.bpe.model"
