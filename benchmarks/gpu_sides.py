@@ -120,7 +120,7 @@ def train_ours(base: str, data: str, shape: str, packed: bool = False, compiled:
         plan = plan_batches([item.rows for item in sets.train.values()], side, config.seed)
         plan = BatchPlan(plan.batches[: measures.warm + measures.steps], plan.left_out)
         stage = StageFolder(kind, Path(cache), "bench", {})
-        trainer = make_trainer(config, stage, model, sets, plan, bfloat16)
+        trainer = make_trainer(config, stage, model, sets, plan)
         trainer.args.save_strategy = "no"
         clock = Clock(measures)
         trainer.add_callback(clock)

@@ -54,12 +54,9 @@ def trial(config: Config) -> None:
             run_command(one, dict(os.environ), name, place / "logs/run.log")
         peak = measured_teraflops(autocast_type(config.precision) or torch.float32)
         found = [_found(config, name, sets[name], shape, place / name, peak) for name in sides]
-    title = f"{STEPS} steps on {_devices(config)}; the matrix product of one reaches {peak:.3g} TFLOP/s"
+    devices = f"{_gpus(config)} x {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "the CPU"
+    title = f"{STEPS} steps on {devices}; the matrix product of one reaches {peak:.3g} TFLOP/s"
     show_table(title, ["", *sides], [[what, *(column[what] for column in found)] for what in found[0]])
-
-
-def _devices(config: Config) -> str:
-    return f"{_gpus(config)} x {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "the CPU"
 
 
 def _gpus(config: Config) -> int:

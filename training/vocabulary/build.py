@@ -18,7 +18,7 @@ from training.vocabulary.tokenizer_file import TokenizerFile
 
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     """Count, select, shrink, certify; returns what the manifest and the closing table say."""
-    base = stage.input("base")
+    base = stage.inputs["base"]
     tokenizer = TokenizerFile.read(base / "tokenizer.json")
     before = read_tokenizer(base / "tokenizer.json")
     corpora = find_corpora(config.init, config.languages, config.folder("data"), config.mirror)
