@@ -19,8 +19,8 @@ from transformers import TrainerCallback
 from configs.schema.init import BaseConfig
 from pipeline.core.console import quiet
 from pipeline.core.machine import peak_memory
-from training.estimate import Shape, measured_teraflops, shape_of, training_operations
-from training.synthetic import write_base, write_rows
+from training.bases.synthetic import write_base, write_rows
+from training.cost_model import Shape, measured_teraflops, shape_of, training_operations
 
 TEMPERATURE, LENGTH = 0.02, 512
 # Tokens of a row's texts, after the card's sets (configs/source), and the share of such rows; texts vary around them.
@@ -81,7 +81,7 @@ def _operations(base: str, lengths: Any) -> float:
     """Of a training step on texts of these lengths, without their padding."""
     lengths = np.asarray(lengths, dtype=np.float64)
     mean_square = float((lengths**2).sum() / lengths.sum())
-    return training_operations(shape_of([Path(base)], BaseConfig()), int(lengths.sum()), mean_square, passes=3)
+    return training_operations(shape_of(Path(base)), int(lengths.sum()), mean_square, passes=3)
 
 
 def _figures(pairs: float, operations: float, seconds: float, loss: float) -> dict[str, float]:
@@ -120,7 +120,7 @@ def train_ours(base: str, data: str, shape: str, packed: bool = False, compiled:
         plan = plan_batches([item.rows for item in sets.train.values()], side, config.seed)
         plan = BatchPlan(plan.batches[: measures.warm + measures.steps], plan.left_out)
         stage = StageFolder(kind, Path(cache), "bench", {})
-        trainer = make_trainer(config, stage, model, sets, plan, bfloat16)
+        trainer = make_trainer(config, stage, model, sets, plan)
         trainer.args.save_strategy = "no"
         clock = Clock(measures)
         trainer.add_callback(clock)

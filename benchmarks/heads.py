@@ -22,9 +22,9 @@ import torch
 from benchmarks.gpu_sides import SHAPES
 from benchmarks.measurement import Side, alternate, row, write
 from configs.schema.init import BaseConfig
-from pipeline.core.models import HEADS
+from pipeline.core.model_folder import HEADS
 from training.bases.random_model import make_random
-from training.synthetic import words, write_base
+from training.bases.synthetic import words, write_base
 
 PAIRS, LENGTH, GIGABYTE = 1000, 256, 1e9
 

@@ -23,11 +23,10 @@ from benchmarks.real_texts import SHARED
 from benchmarks.start import demo_init
 from benchmarks.training_flagembedding import write_pairs as write_flagembedding_pairs
 from benchmarks.training_sides import BATCH_SIZE, LENGTH, STEPS, TEMPERATURE, padding
-from configs.schema.init import BaseConfig
 from data.sources.wiktionary import SameSense, TermUsages
 from pipeline.core.console import show_table
 from pipeline.core.precision import uses_bfloat16
-from training.estimate import KNOWN, Shape, measured_teraflops, shape_of, training_operations
+from training.cost_model import KNOWN, Shape, measured_teraflops, shape_of, training_operations
 
 ANGLE, DIMENSIONS = "ours with AnglE", "ours with dimensions"
 LARGE = KNOWN["BAAI/bge-m3"]
@@ -77,7 +76,7 @@ def measure(side: str, init: Path, scratch: Path, rounds: int) -> list[dict[str,
             f"{module}:train_sentence_transformers", {**library, "keep_memory": True, "in_order": True}
         ),
         FLAG: flagembedding_side(library, scratch / f"{side}_pairs.jsonl"),
-        DIMENSIONS: Side(f"{module}:train_ours", {**arguments, "dimensions": shorter(shape_of([init], BaseConfig()))}),
+        DIMENSIONS: Side(f"{module}:train_ours", {**arguments, "dimensions": shorter(shape_of(init))}),
     }
     if side == "symmetric":  # every other row counts as unlike, so that AnglE has something to order
         write_pairs(side, scratch / "angle", score=[1.0, 0.0] * (len(table) // 2) + [1.0] * (len(table) % 2))

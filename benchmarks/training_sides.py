@@ -71,7 +71,7 @@ def padding(init: str, data: str, side: str) -> dict[str, Any]:
 def train_ours(init: str, data: str, side: str, **options: Any) -> float:
     """Our trainer on the planned steps."""
     from pipeline.core.artefact import StageFolder
-    from pipeline.core.precision import keep_freed_memory, uses_bfloat16
+    from pipeline.core.precision import keep_freed_memory
     from training.finetune import make_trainer
 
     keep_freed_memory()
@@ -79,7 +79,7 @@ def train_ours(init: str, data: str, side: str, **options: Any) -> float:
         config, model, sets, plan = _planned(init, data, side, cache, **options)
         stage = StageFolder(side, Path(cache), "bench", {})
         sets.dev.clear()
-        trainer = make_trainer(config, stage, model, sets, plan, uses_bfloat16("auto"))
+        trainer = make_trainer(config, stage, model, sets, plan)
         trainer.args.save_strategy = "no"
         started = time.perf_counter()
         trainer.train()

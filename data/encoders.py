@@ -15,7 +15,8 @@ from pipeline.core.artefact import digest, read_manifest
 from pipeline.core.console import log, quiet
 from pipeline.core.embedding import Embedder, EmbeddingCache
 from pipeline.core.hub import local_model
-from pipeline.core.models import load_folder, located
+from pipeline.core.model_folder import located
+from pipeline.core.models import load_folder
 from pipeline.core.precision import uses_bfloat16
 
 PROBE = 256  # texts whose encoding is timed first

@@ -62,7 +62,7 @@ class _Sets:
         manifest = read_manifest(stage.path)
         assert manifest is not None  # written before a stage is built
         self.states = manifest.inputs
-        self.benchmarks = stage.input("benchmarks")
+        self.benchmarks = stage.inputs["benchmarks"]
         self.benchmark_texts = digest([file_sha256(self.benchmarks / name) for name in (BENCHMARKS, SAMPLES)])
         self.held_out: dict[str, str] = {}  # fingerprints by name
         self.training: dict[str, str] = {}

@@ -44,7 +44,7 @@ class Row(TableRow):
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     """Print every difference and write calibration.csv; raises UserError when one is out of tolerance."""
     name = calibrated_name(config.evaluation)
-    rows = list(compared(Score.read(stage.input("evaluate") / "scores.csv"), name))
+    rows = list(compared(Score.read(stage.inputs["evaluate"] / "scores.csv"), name))
     show(name, rows)
     with stage.replacing("calibration.csv") as path:
         Row.write(path, rows)

@@ -11,7 +11,8 @@ import torch
 from pipeline.core.console import quiet
 from pipeline.core.embedding import QUERY, Embedder, EmbeddingCache, Features, Vectors, require_finite
 from pipeline.core.errors import UserError
-from pipeline.core.models import load_folder, most_tokens, stored_names, transformer_folder
+from pipeline.core.model_folder import transformer_folder
+from pipeline.core.models import load_folder, most_tokens, stored_names
 
 LEADERBOARD_TOKENS = 128  # at which encodechka's reference code cuts texts
 

@@ -12,7 +12,7 @@ from pipeline.core.artefact import Manifest, file_sha256, files_under, read_mani
 from pipeline.core.console import log
 from pipeline.core.errors import UserError
 from pipeline.core.hub import hub_model
-from pipeline.core.models import HEADS, HEADS_RECORD, has_heads, located
+from pipeline.core.model_folder import HEADS, HEADS_RECORD, has_heads, located
 
 NOT_THE_MODEL = {"manifest.json", "certificate.json", "README.md", ".gitattributes", *HEADS, HEADS_RECORD}
 EXPORT_FOLDERS = ("onnx", "openvino", "static")  # of a published model: other forms of it
@@ -143,7 +143,6 @@ def _fingerprint(digests: dict[str, str]) -> str:
 class ModelFacts:
     """Size, pooling and prompts of a model folder."""
 
-    architecture: str  # model_type of transformers
     dimension: int  # of an embedding
     layers: int
     vocabulary: int
@@ -162,7 +161,6 @@ def read_model_facts(folder: Path) -> ModelFacts:
     settings = _json(folder / "config_sentence_transformers.json")
     limit = _json(folder / "sentence_bert_config.json").get("max_seq_length")
     return ModelFacts(
-        architecture=config["model_type"],
         dimension=config["hidden_size"],
         layers=config["num_hidden_layers"],
         vocabulary=config["vocab_size"],

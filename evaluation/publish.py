@@ -61,8 +61,8 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
             difference = largest_difference(folder)
         if "export" in stage.inputs:
             for name in EXPORT_FOLDERS:
-                if (stage.input("export") / name).is_dir():
-                    link_tree(stage.input("export") / name, folder / name)
+                if (stage.inputs["export"] / name).is_dir():
+                    link_tree(stage.inputs["export"] / name, folder / name)
     with stage.replacing("results") as folder:
         folder.mkdir()
         tasks = write_results(run, config, folder, settings.repo or f"local/{config.run}")
@@ -82,12 +82,12 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
 
 def require_one_piece(stage: StageFolder) -> None:
     """Raise UserError where the merge, or what is said of it, was made from artefacts that were made anew since."""
-    manifests = {name: manifest for name in stage.inputs if (manifest := read_manifest(stage.input(name)))}
+    manifests = {name: manifest for name in stage.inputs if (manifest := read_manifest(stage.inputs[name]))}
     for name in (*manifests["merge"].inputs, "merge", "heads", "export", "evaluate", "report"):
         if earlier := outdated_inputs(name, manifests):
             what = f"{name} is of an earlier {' and '.join(earlier)}"
             remedy = "bring it up to date: make reproduce"
-            raise UserError(what, where=str(stage.input(name)), remedy=remedy)
+            raise UserError(what, where=str(stage.inputs[name]), remedy=remedy)
 
 
 def write_model(run: RunRecord, config: Config, folder: Path, model_id: str) -> None:
@@ -128,7 +128,7 @@ def write_results(run: RunRecord, config: Config, folder: Path, name: str) -> in
     if model is None:
         return 0
     key = f"{model.fingerprint}-{config.evaluation.precision}"
-    known = mteb_tasks(run)
+    known = {score.task for score in run.scores if run.suite_kind(score.suite) == "mteb"}
     files = [path for path in sorted(results_folder(config).glob(f"results/*/{key}/*.json")) if path.stem in known]
     target = folder / name.replace("/", "__") / model.fingerprint[:40]
     for path in files:
@@ -139,11 +139,6 @@ def write_results(run: RunRecord, config: Config, folder: Path, name: str) -> in
         meta |= {"name": name, "revision": model.fingerprint[:40]}
         (target / "model_meta.json").write_text(json.dumps(meta, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return len(files)
-
-
-def mteb_tasks(run: RunRecord) -> set[str]:
-    """Tasks of the run's scores that belong to suites of mteb."""
-    return {score.task for score in run.scores if run.suite_kind(score.suite) == "mteb"}
 
 
 def largest_difference(folder: Path) -> float:

@@ -34,7 +34,7 @@ from pipeline.core.embedding import EmbeddingCache
 from pipeline.core.errors import UserError
 from pipeline.core.heads import Heads, read_heads
 from pipeline.core.machine import cores
-from pipeline.core.models import HEADS
+from pipeline.core.model_folder import HEADS
 
 AGREEMENT = 1e-6  # of a score and of the statistic that its interval is made by
 

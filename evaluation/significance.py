@@ -380,10 +380,7 @@ def macro_f1(counts: Counts, draw: Draw, hits: np.ndarray, predicted: np.ndarray
 
     A tag without any word gives 0, as in scikit-learn.
     """
-    together = counts @ (predicted + gold).astype(np.float64)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        f1 = np.where(together > 0, 2 * (counts @ hits.astype(np.float64)) / together, 0.0)
-    return f1.mean(axis=1)
+    return _f1(*(counts @ column.astype(np.float64) for column in (hits, predicted, gold)))
 
 
 STATISTICS: dict[str, Callable[..., np.ndarray]] = {

@@ -12,7 +12,7 @@ from merging.interpolation import interpolate, require_same_tensors
 from pipeline.core.artefact import MANIFEST, file_sha256
 from pipeline.core.checkpoint import INDEX, WEIGHTS, Checkpoint
 from pipeline.core.errors import UserError, first_line
-from pipeline.core.models import HEADS, MODULES, PROBE, RAISED_BY_FILES, listed_modules, read_tokenizer
+from pipeline.core.model_folder import HEADS, MODULES, PROBE, RAISED_BY_FILES, listed_modules, read_tokenizer
 
 NOT_CARRIED = {MANIFEST, "certificate.json", "README.md"}  # they describe the base, not the merged model
 VOCABULARY = "vocabulary"  # the map from the base's token ids, which sparse vectors need

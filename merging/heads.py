@@ -1,14 +1,13 @@
 """Sparse and multi-vector heads that sides trained with their encoders: merged by the very weights of the encoders."""
 
 import copy
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from merging.interpolation import weighted_sum
 from pipeline.core.errors import UserError
-from pipeline.core.heads import write_heads
-from pipeline.core.models import has_heads
+from pipeline.core.heads import read_heads, write_heads
+from pipeline.core.model_folder import has_heads
 from training.heads.layers import HeadLayers, first_heads
 
 
@@ -22,8 +21,10 @@ def trained_heads(models: Mapping[str, Path], seed: int) -> dict[str, HeadLayers
         if not has_heads(other):
             what, remedy = f"{name} has no heads to be merged", "train it with heads=joint, or merge with heads=frozen"
             raise UserError(what, where=str(other), remedy=remedy)
-    hidden = json.loads((folder / "config.json").read_text(encoding="utf-8"))["hidden_size"]
-    found = {name: HeadLayers(*first_heads(other, hidden, seed)) for name, other in models.items()}
+    trained = {name: read_heads(other) for name, other in others}
+    of_base = first_heads(folder, next(iter(trained.values())).sparse.in_features, seed)
+    found = {base: HeadLayers(*of_base)}
+    found |= {name: HeadLayers(heads.sparse, heads.multi_vector) for name, heads in trained.items()}
     widths = {name: heads.multi_vector.out_features for name, heads in found.items()}
     for name, width in widths.items():
         if width != widths[base]:

@@ -26,7 +26,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     joint = config.training.heads.kind == "joint"
     require_compatible(models, heads_differ=joint)
     heads = trained_heads(models, config.seed) if joint else None
-    comparison = compare(config, models, stage.input("data"))
+    comparison = compare(config, models, stage.inputs["data"])
     with stage.replacing("model") as target:
         if comparison.weights is not None:
             write_model(models, comparison.weights, target, settings.dtype)

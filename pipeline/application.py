@@ -70,7 +70,9 @@ def _command(job: Callable[[Config], Any]) -> None:
             with disk_errors_explained(Path(config.runs)):
                 job(checked(config))
         except (UserError, OmegaConfBaseException) as error:  # kept from Hydra, which would print lines of its own
-            return _failed(_explained(error), errors)
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                return _explained(error).line  # for `SweepTable`: the other jobs go on
+            errors.append(_explained(error))
         except (Died, Exception) as error:  # a crash ends a run as it is, but not the other jobs of a sweep
             if HydraConfig.get().mode != RunMode.MULTIRUN:
                 raise
@@ -112,14 +114,6 @@ def _make_ready() -> None:
         os.environ["PIPELINE_JOB"] = specification.name.split(".")[-1] if specification else "run"
     if not is_main_process():
         sys.argv += ["hydra/job_logging=none", "hydra/hydra_logging=none"]
-
-
-def _failed(error: UserError, errors: list[UserError]) -> str | None:
-    """Keep the error for the end; a job of a sweep, which goes on, returns it to `SweepTable`."""
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
-        return error.line
-    errors.append(error)
-    return None
 
 
 def _crashed(error: BaseException) -> str:
@@ -165,11 +159,9 @@ def _stop_with_launcher() -> None:
 
 
 def _explained(error: Exception) -> UserError:
-    return error if isinstance(error, UserError) else _config_error(error)
-
-
-def _config_error(error: Exception) -> UserError:
     """Hydra's and OmegaConf's reports of several lines as one error; the innermost cause says most."""
+    if isinstance(error, UserError):
+        return error
     lines = [line.strip() for line in f"{error}\n{error.__cause__ or ''}".splitlines()]
     key = next((line.partition(": ")[2] for line in lines if line.startswith("full_key: ")), None)
     first, second = lines[0].rstrip(".:"), lines[1] if lines[0].endswith(":") else str(error.__cause__ or "")

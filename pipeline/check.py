@@ -5,7 +5,6 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub import HfApi
@@ -21,7 +20,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.hub import Revision, hub_errors, hub_model, local_model, readable_revision
 from pipeline.core.machine import cores
 from pipeline.core.precision import autocast_type, training_precision
-from training.estimate import shape_of_run, side_memory
+from training.cost_model import shape_of_run, side_memory
 from training.memory import planned_budget
 
 BUSY = 0.5  # load of other work from which threads had better sleep while they wait (`make bench NAME=waiting`)
@@ -174,22 +173,20 @@ def check(config: Config) -> None:
     sources = config.data.all_sources
     looks = [look(name, source, config.mirror) for name, source in progress(sources.items(), "sources")]
     columns = ["source", "revision", "MB", "access", "licence", "first rows"]
-    show_table("sources", columns, [_row(seen) for seen in looks])
+    rows: list[tuple[object, ...]] = [
+        (seen.name, seen.revision, None if seen.bytes is None else f"{seen.bytes / 1e6:,.1f}", seen.access,
+         seen.licence, "FAILED" if seen.problem else seen.first_rows)
+        for seen in looks
+    ]  # fmt: skip
+    show_table("sources", columns, rows)
     findings = [*other_models(config), *machine(config, sum(seen.bytes or 0 for seen in looks))]
     show_table("machine", ["what", "found"], [(what, found) for what, found, _ in findings])
     problems = [seen.problem for seen in looks] + [problem for _, _, problem in findings]
     failed = [problem for problem in problems if problem is not None]
     if failed:
-        rows = [(error.what, error.where, error.remedy) for error in failed]
-        show_table("failures", ["what", "where", "remedy"], rows)
+        show_table("failures", ["what", "where", "remedy"], [(of.what, of.where, of.remedy) for of in failed])
         what = f"{len(failed)} of {len(looks) + len(findings)} checks failed"
         raise UserError(what, where="; ".join(error.what for error in failed), remedy="see the table above")
-
-
-def _row(seen: Look) -> tuple[Any, ...]:
-    size = None if seen.bytes is None else round(seen.bytes / 1e6, 1)
-    size_text = "–" if size is None else f"{size:,}"
-    return seen.name, seen.revision, size_text, seen.access, seen.licence, "FAILED" if seen.problem else seen.first_rows
 
 
 def _gigabytes(size: int) -> str:

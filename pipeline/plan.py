@@ -1,16 +1,78 @@
 """`make plan`: what training and evaluation would do and cost, without doing it."""
 
-from configs.schema.config import Config
+from collections.abc import Callable, Iterator
+
+from configs.schema.config import SIDES, Config
 from pipeline.application import hydra_application
 from pipeline.core.console import show_table
-from training.estimate import devices_of, shape_of_run, show_estimate, training_operations
+from training.batches import warn_of_small_steps, warn_of_untried
+from training.cost_model import devices_of, shape_of_run, side_memory, training_operations
+from training.workload import Work, work_of
+
+GIB = 2**30
 
 
 def show(config: Config) -> None:
     """Print the work and the cost of what the config's stages name."""
-    show_estimate(config)
+    show_training(config)
     if "evaluate" in config.stages:
         show_scoring(config)
+
+
+def show_training(config: Config) -> None:
+    """Print the work and the cost of every training that the config's stages name."""
+    sides: list[str] = [name for name in SIDES if name in config.stages]
+    sides += ["heads"] * ("heads" in config.stages and config.training.heads.kind == "frozen")
+    shape = shape_of_run(config)
+    devices = devices_of(config)
+    works = {name: work_of(config, name, shape, devices) for name in sides}
+    rows: list[tuple[str, Callable[[Work], object]]] = [
+        ("numbers from", lambda work: work.source),
+        ("batches (steps)", lambda work: work.batches),
+        ("rows", lambda work: work.rows),
+        ("tokens", lambda work: work.tokens),
+        ("padding share", lambda work: work.padded and 1 - work.tokens / work.padded),
+        ("tokens a device and step", lambda work: round(work.tokens / work.batches / devices.number)),
+        ("forward passes a step", lambda work: f"{work.passes / work.batches:.2f}"),
+        ("batches with gradient caching", lambda work: work.cached_batches),
+        ("operations", lambda work: f"{work.operations:.2e}"),
+        (f"hours at {devices.teraflops:.3g} TFLOP/s", lambda work: f"{work.hours(devices, shape):.2g}"),
+    ]
+    cells = [[what, *(number(work) for work in works.values())] for what, number in rows]
+    show_table(f"Work, with {devices.number} device(s): {devices.said}", ["", *works], cells)
+    title = "Sets in the batches: how often each distinct anchor is seen in the run"
+    show_table(title, ["set", "side", "batches", "share", "rows", "anchors", "times"], _seen_rows(works))
+    for name, work in works.items():
+        if name in SIDES:
+            warn_of_untried(name, config.side(name), work.batches, shape.parameters)
+        if devices.gpu:
+            warn_of_small_steps(name, work.tokens, work.batches, devices.number)
+    if assumptions := list(_assumption_rows(works)):
+        title = "Assumed: pairs, mean tokens of a row's texts, cut at the side's limits"
+        show_table(title, ["set", "side", "pairs", "anchor", "positive", "negatives", ""], assumptions)
+    memory = [
+        side_memory(config, name, shape, devices.budget(config.planned(name), shape, config.token_budget).tokens,
+                    devices.half, devices.gpu, works[name].largest)
+        for name in sides
+    ]  # fmt: skip
+    cells = [[part, *(f"{side[part] / GIB:.2f} GiB" for side in memory)] for part in next(iter(memory), {})]
+    cells.append(["in all", *(f"{sum(side.values()) / GIB:.2f} GiB" for side in memory)])
+    show_table(f"Memory of one device ({shape.parameters:,} parameters)", ["", *sides], cells)
+
+
+def _seen_rows(works: dict[str, Work]) -> Iterator[list[object]]:
+    for side, work in works.items():
+        for name, seen in sorted(work.seen.items(), key=lambda item: -item[1].batches):
+            share, times = f"{seen.batches / work.batches:.1%}", f"{seen.rows / seen.anchors:.1f}"
+            yield [name, side, round(seen.batches), share, round(seen.rows), seen.anchors, times]
+
+
+def _assumption_rows(works: dict[str, Work]) -> Iterator[list[object]]:
+    for name, work in works.items():
+        for item in work.assumed:
+            lengths = [sum(item.texts[role]) or None for role in ("anchor", "positive", "negatives")]
+            shown = [length if length is None else round(length) for length in lengths]
+            yield [item.name, name, item.pairs, *shown, "" if item.assumed else "as long as allowed"]
 
 
 def show_scoring(config: Config) -> None:

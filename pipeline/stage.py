@@ -40,15 +40,11 @@ class Stage:
     verified: int | None = None  # inputs' files of up to so many bytes are compared by sha256 before; None: all
     extra_outputs: Callable[[Config], list[Path]] = lambda config: []  # files that it writes outside its folder
 
-    def make(self, config: Config, folder: StageFolder) -> dict[str, Any]:
-        """Call the builder."""
-        if callable(self.build):
-            return self.build(config, folder)
-        return imported(self.build)(config, folder)
 
-
-def imported(name: str) -> Any:
-    """The function `module:function`."""
+def imported(name: str | Builder) -> Builder:
+    """The function `module:function`, or the function itself."""
+    if callable(name):
+        return name
     module, _, function = name.partition(":")
     return getattr(importlib.import_module(module), function)
 
@@ -57,9 +53,9 @@ def planned(stage: Stage, config: Config) -> tuple[StageFolder, Manifest]:
     """The stage's folder and the manifest it starts with; raises UserError where an input is not complete."""
     inputs = {name: config.folder(name) for name in stage.needs(config)}
     needed = {name: _input_fingerprint(stage, name, folder) for name, folder in inputs.items()}
-    settings = {"settings": stage.settings(config), "seed": config.seed}
-    fingerprints = {**needed, **stage.reads(config)}
-    fingerprint = artefact.fingerprint(stage.name, stage.version, settings, fingerprints)
+    settings = artefact.result_settings({"settings": stage.settings(config), "seed": config.seed})
+    fingerprints, made_by = {**needed, **stage.reads(config)}, {"stage": stage.name, "version": stage.version}
+    fingerprint = artefact.digest({**made_by, "settings": settings, "inputs": fingerprints})
     manifest = Manifest(stage.name, "running", fingerprint, fingerprints, dataclasses.asdict(config))
     manifest.version = stage.version
     return StageFolder(stage.name, config.folder(stage.name), fingerprint, inputs), manifest
@@ -239,7 +235,7 @@ def _make(stage: Stage, config: Config, folder: StageFolder, manifest: Manifest)
     machine.commit()  # of the code at the start
     try:
         try:
-            manifest.metrics = stage.make(config, folder)
+            manifest.metrics = imported(stage.build)(config, folder)
         finally:
             _require_same_inputs(folder, manifest)
         folder.remove_untouched_units()
@@ -272,7 +268,7 @@ def _follow(stage: Stage, config: Config, folder: StageFolder) -> Manifest:
     if done and not config.force:
         return done
     folder.resuming = _share(False, config.timeout(stage.name))
-    stage.make(config, folder)
+    imported(stage.build)(config, folder)
     return Manifest(stage.name, "complete", folder.fingerprint, {}, {})
 
 

@@ -46,8 +46,15 @@ class SweepTable(Callback):
             path.unlink()  # of an earlier sweep of this name, which may have had other jobs
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        if config.hydra.mode == RunMode.MULTIRUN and job_return.status == JobStatus.COMPLETED:
-            write_json(Path(config.hydra.runtime.output_dir) / RESULT, job_result(config, job_return.return_value))
+        """Leave the job's overrides, and its objective out of the manifest of a stage."""
+        if config.hydra.mode != RunMode.MULTIRUN or job_return.status != JobStatus.COMPLETED:
+            return
+        stage, _, metric = config.objective.partition(".")
+        manifest, error = read_manifest(Path(config.runs) / config.run / stage), job_return.return_value
+        score = manifest.metrics.get(metric) if manifest and not error else None
+        told = {"overrides": redacted(list(config.hydra.overrides.task)), "score": score, "error": error}
+        result = {"job": config.hydra.job.num, "run": config.run, **told}
+        write_json(Path(config.hydra.runtime.output_dir) / RESULT, result)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
@@ -68,15 +75,6 @@ class SweepTable(Callback):
             sys.stdout.flush()
             print("\n".join(failed), file=sys.stderr, flush=True)
             sys.exit(2)
-
-
-def job_result(config: DictConfig, error: str | None) -> dict[str, Any]:
-    """A job's overrides, and its objective out of the manifest of a stage."""
-    stage, _, metric = config.objective.partition(".")
-    manifest = read_manifest(Path(config.runs) / config.run / stage)
-    score = manifest.metrics.get(metric) if manifest and not error else None
-    overrides = redacted(list(config.hydra.overrides.task))
-    return {"job": config.hydra.job.num, "run": config.run, "overrides": overrides, "score": score, "error": error}
 
 
 @contextmanager

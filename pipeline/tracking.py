@@ -22,16 +22,21 @@ Track = Callable[[dict[str, Any]], None]  # takes one line of metrics.jsonl
 @contextmanager
 def tracked(config: Config, folder: StageFolder, manifest: Manifest) -> Iterator[Track]:
     """Track the stage that the block makes; raises UserError where the tracker is not installed or can't start."""
-    if config.tracking.kind == "none":
+    kind = config.tracking.kind
+    if kind == "none":
         yield lambda line: None
         return
-    library = _library(config.tracking.kind)
+    try:
+        library = importlib.import_module(kind)
+    except ImportError as error:
+        where, remedy = "config key tracking.kind", f"pip install {kind}, or tracking=none"
+        raise UserError(f"{kind} can't be imported: {error}", where=where, remedy=remedy) from error
     run = _started(library, config, folder, manifest)
     done = False
     try:
         yield lambda line: run.log(_numbers(line), step=line["step"])
         if metrics := _numbers(manifest.metrics):  # of the stage as a whole: no more points on its curves
-            run.summary.update(metrics) if config.tracking.kind == "wandb" else run.log(metrics)
+            run.summary.update(metrics) if kind == "wandb" else run.log(metrics)
         artefact = library.Artifact(
             link(manifest.stage, manifest.fingerprint), manifest.stage, metadata=_links(manifest)
         )
@@ -39,20 +44,12 @@ def tracked(config: Config, folder: StageFolder, manifest: Manifest) -> Iterator
         run.log_artifact(artefact)
         done = True
     finally:
-        library.finish(**({"exit_code": int(not done)} if config.tracking.kind == "wandb" else {}))
+        library.finish(**({"exit_code": int(not done)} if kind == "wandb" else {}))
 
 
 def link(name: str, fingerprint: str) -> str:
     """What the artefact of a stage is called in the tracker."""
     return f"{name}-{fingerprint[:16]}"
-
-
-def _library(kind: str) -> Any:
-    try:
-        return importlib.import_module(kind)
-    except ImportError as error:
-        where, remedy = "config key tracking.kind", f"pip install {kind}, or tracking=none"
-        raise UserError(f"{kind} can't be imported: {error}", where=where, remedy=remedy) from error
 
 
 def _started(library: Any, config: Config, folder: StageFolder, manifest: Manifest) -> Any:

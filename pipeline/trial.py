@@ -23,17 +23,9 @@ from pipeline.core.console import quiet, show_table
 from pipeline.core.errors import UserError
 from pipeline.core.precision import autocast_type
 from pipeline.launch import run_command
-from training.estimate import (
-    SetEstimate,
-    Shape,
-    adapter_parameters,
-    assumed_rows,
-    estimates,
-    measured_teraflops,
-    shape_of_run,
-    training_operations,
-)
-from training.synthetic import write_base, write_rows
+from training.bases.synthetic import write_base, write_rows
+from training.cost_model import Shape, measured_teraflops, shape_of_run, trained_parameters, training_operations
+from training.workload import SetEstimate, assumed_rows, estimates
 
 STEPS, LOGGED = 20, 5  # of these, the first so many are warm-up
 
@@ -62,12 +54,9 @@ def trial(config: Config) -> None:
             run_command(one, dict(os.environ), name, place / "logs/run.log")
         peak = measured_teraflops(autocast_type(config.precision) or torch.float32)
         found = [_found(config, name, sets[name], shape, place / name, peak) for name in sides]
-    title = f"{STEPS} steps on {_devices(config)}; the matrix product of one reaches {peak:.3g} TFLOP/s"
+    devices = f"{_gpus(config)} x {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "the CPU"
+    title = f"{STEPS} steps on {devices}; the matrix product of one reaches {peak:.3g} TFLOP/s"
     show_table(title, ["", *sides], [[what, *(column[what] for column in found)] for what in found[0]])
-
-
-def _devices(config: Config) -> str:
-    return f"{_gpus(config)} x {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "the CPU"
 
 
 def _gpus(config: Config) -> int:
@@ -100,7 +89,7 @@ def _found(config: Config, name: str, sets: list[SetEstimate], shape: Shape, mad
     steps, rows = assumed_rows(sets, side)
     tokens = sum(number * item.tokens for number, item in zip(rows, sets, strict=True))
     squares = sum(number * item.squares for number, item in zip(rows, sets, strict=True))
-    adapter = adapter_parameters(shape, side, f"training.{name}")
+    adapter = trained_parameters(shape, side, f"training.{name}") if side.adapter.rank else None
     teraflops = training_operations(shape, 1, squares / tokens, 3, adapter) * rate / 1e12
     memory = manifest.peak_gpu_bytes or manifest.peak_rss_bytes
     return {

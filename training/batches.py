@@ -1,6 +1,7 @@
 """The rows of a planned batch as mini-batches of texts of similar length, and the plan's batches in numbers."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -163,29 +164,27 @@ def plan_report(plan: BatchPlan, sets: dict[str, TokenisedSet], side: PlannedCon
     Padding, and the tokens of the largest batch, are those of one process without packing, with the side's budget, or a
     CPU's where that is auto.
     """
-    per_set: dict[str, dict[str, Any]] = {
-        name: {"rows": len(item.rows.anchors), "left_out": plan.left_out[name], "batches": 0, "rows_seen": 0}
-        | {"tokens": 0, "padded_tokens": 0, "angle_batches": 0}
+    largest, counts = 0, {name: Counter[str]() for name in sets}
+    for batch in plan.batches:
+        item = sets[batch.set]
+        tokens, padded = padded_tokens(item, batch, side)
+        seen = {"batches": 1, "rows_seen": len(batch.rows), "tokens": tokens, "padded_tokens": padded}
+        counts[batch.set].update(seen | {"angle_batches": int(has_angle(item.rows, batch))})
+        largest = max(largest, padded)
+
+    def figures(counted: Counter[str]) -> dict[str, Any]:
+        padded, batches = counted["padded_tokens"], counted["batches"]
+        return {
+            **{name: counted[name] for name in ("batches", "rows_seen", "tokens")},
+            "padding_share": round(1 - counted["tokens"] / padded, 4) if padded else 0.0,
+            "angle_share": round(counted["angle_batches"] / max(batches, 1), 4),
+        }
+
+    per_set = {
+        name: {"rows": len(item.rows.anchors), "left_out": plan.left_out[name], **figures(counts[name])}
         for name, item in sets.items()
     }
-    largest = 0
-    for batch in plan.batches:
-        entry, item = per_set[batch.set], sets[batch.set]
-        tokens, padded = padded_tokens(item, batch, side)
-        entry["batches"] += 1
-        entry["rows_seen"] += len(batch.rows)
-        entry["tokens"] += tokens
-        entry["padded_tokens"] += padded
-        largest = max(largest, padded)
-        entry["angle_batches"] += has_angle(item.rows, batch)
-    totals = {
-        key: sum(entry[key] for entry in per_set.values())
-        for key in ("batches", "rows_seen", "tokens", "padded_tokens", "angle_batches")
-    }
-    for entry in [totals, *per_set.values()]:
-        padded = entry.pop("padded_tokens")
-        entry["padding_share"] = round(1 - entry["tokens"] / padded, 4) if padded else 0.0
-        entry["angle_share"] = round(entry.pop("angle_batches") / max(entry["batches"], 1), 4)
+    totals = figures(sum(counts.values(), Counter()))
     return {"digest": plan.digest, "batch_size": side.batch_size, "largest_batch": largest, **totals, "sets": per_set}
 
 

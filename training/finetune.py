@@ -7,6 +7,7 @@ import json
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,24 +27,24 @@ from pipeline.core.errors import Stopped, UserError
 from pipeline.core.heads import write_heads
 from pipeline.core.machine import joined_ranks
 from pipeline.core.packed import first_position_of, is_packed
-from pipeline.core.precision import PACKED, autocast_type, keep_freed_memory, training_precision, uses_bfloat16
+from pipeline.core.precision import PACKED, autocast_type, keep_freed_memory, training_precision
 from pipeline.core.seeding import derived_seed
 from training.batch_plan import BatchPlan, GlobalBatch, SetRows, plan_batches, read_plan
 from training.batches import MiniBatches, PlannedRows, plan_report, warn_of_small_steps
 from training.callbacks import Checkpoints, KeptMemory, MetricsLog, Preemption, Snapshots, StepBar, StepLines
+from training.cost_model import shape_of, side_memory
 from training.dev_scores import DevScores
-from training.estimate import shape_of, side_memory
 from training.heads.layers import HeadLayers, add_heads
 from training.heads.loss import JointLoss
 from training.losses import PlannedLoss
-from training.memory import budget_on_gpu, planned_budget
+from training.memory import GPU_OVERHEAD, measured_tokens, planned_budget
 from training.model_files import choose_attention, encoder_of, load_mean, load_model, merge_adapter, save_model
 from training.sets import PreparedSets, prepare_sets
 from training.text_vectors import other_models
 from training.trainer import PlannedTrainer, last_checkpoint, readable
 
 REPORT = "plan.json"  # the plan in numbers; the last file of what is prepared
-KEPT = 1.4  # times the activations of the largest batch: less is given back, and fetched again, every third step
+KEPT_SHARE = 1.4  # times the activations of the largest batch: less is given back, and fetched again, every third step
 
 
 @quiet()
@@ -61,12 +62,12 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     choose_attention(model, config.base, half is not None, side.dropout)
     heads = add_heads(model, start, config.seed) if config.training.heads.kind == "joint" else None
     sets, plan, report = plan_run(config, stage, model)
-    trainer = make_trainer(config, stage, model, sets, plan, uses_bfloat16(config.precision))
+    trainer = make_trainer(config, stage, model, sets, plan)
     if process.device.type == "cpu":
-        shape, most = shape_of([start], config.base), planned_budget(side).tokens
+        shape, most = shape_of(start), planned_budget(side).tokens
         tokens = report["largest_batch"] // process.num_processes
         memory = side_memory(config, stage.name, shape, most, half is not None, tokens=tokens)
-        trainer.add_callback(KeptMemory(round(KEPT * (memory["activations"] + memory["attention scores"]))))
+        trainer.add_callback(KeptMemory(round(KEPT_SHARE * (memory["activations"] + memory["attention scores"]))))
     snapshots = Snapshots(stage.path / "checkpoints" / "averaged", averaged_steps(side, len(plan.batches), stage.name))
     trainer.add_callback(snapshots)
     train(config, stage, trainer)
@@ -113,7 +114,7 @@ def plan_run(
         time.sleep(0.5)
     report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
     others = other_models(config, stage.name)
-    sets = prepare_sets(stage.name, config.planned(stage.name), model, stage.input("data"), folder, others)
+    sets = prepare_sets(stage.name, config.planned(stage.name), model, stage.inputs["data"], folder, others)
     if process.device.type == "cuda":
         warn_of_small_steps(stage.name, report["tokens"], report["batches"], process.num_processes)
     if process.is_main_process:
@@ -172,7 +173,7 @@ def _prepare(config: Config, stage: StageFolder, model: SentenceTransformer) -> 
     with FileLock(folder / "lock"):  # several machines' commands may be at it
         if (folder / REPORT).exists():
             return
-        data, others = stage.input("data"), other_models(config, stage.name)
+        data, others = stage.inputs["data"], other_models(config, stage.name)
         sets = prepare_sets(stage.name, settings, model, data, folder, others).train
         others.clear()
         gc.collect()  # other models, which hold themselves in cycles
@@ -191,30 +192,26 @@ def _prepared_folder(stage: StageFolder) -> Path:
 
 
 def make_trainer(
-    config: Config,
-    stage: StageFolder,
-    model: SentenceTransformer,
-    sets: PreparedSets,
-    plan: BatchPlan,
-    bfloat16: bool,
+    config: Config, stage: StageFolder, model: SentenceTransformer, sets: PreparedSets, plan: BatchPlan
 ) -> PlannedTrainer:
     """The trainer of one side, with its loss, dev scores and callbacks."""
     side = config.side(stage.name)
     dev_batches = plan_dev([item.rows for item in sets.dev.values()], side)
     rows = {name: PlannedRows([sets.dev[name]], side.angle_weight) for name in dev_batches}
-    texts = read_dev_sets(stage.input("data"), stage.name) if sets.dev else []
+    texts = read_dev_sets(stage.inputs["data"], stage.name) if sets.dev else []
     texts = [pairs.spread(config.training.dev_rows) for pairs in texts]
-    scores = DevScores(texts, model, config.training.dev_length, bfloat16, config.token_budget)
     half = autocast_type(config.precision)
+    scores = DevScores(texts, model, config.training.dev_length, half == torch.bfloat16, config.token_budget)
     arguments = training_arguments(
-        config, stage.name, stage.path / "checkpoints", len(plan.batches), bfloat16, bool(scores.sides)
+        config, stage.name, stage.path / "checkpoints", len(plan.batches), bool(scores.sides)
     )
     collate = MiniBatches(
         model.tokenizer.pad_token_id, planned_budget(side), first_position_of(model) if is_packed(model) else None
     )
     if arguments.device.type == "cuda":
-        budget = budget_on_gpu(model.to(arguments.device), side, collate.features, half, f"training.{stage.name}")
-        collate = dataclasses.replace(collate, budget=budget)
+        model.to(arguments.device)
+        measured = partial(measured_tokens, model, collate.features, side, half, f"training.{stage.name}")
+        collate = dataclasses.replace(collate, budget=planned_budget(side, measured, GPU_OVERHEAD))
     has_heads = isinstance(model[-1], HeadLayers)
     return assembled(
         PlannedTrainer,
@@ -254,10 +251,10 @@ def assembled(
 
 
 def training_arguments(
-    config: Config, name: str, checkpoints: Path, steps: int, bfloat16: bool, has_dev: bool
+    config: Config, name: str, checkpoints: Path, steps: int, has_dev: bool
 ) -> SentenceTransformerTrainingArguments:
     """The library's arguments from the stage's config; `arguments` of the config override what is not the plan's."""
-    side, dev_steps, keep_best = config.planned(name), None, False
+    side, precision, dev_steps, keep_best = config.planned(name), training_precision(config.precision), None, False
     own_rates: dict[str, float] = {}
     if isinstance(side, SideConfig) and config.training.heads.kind == "joint":
         own_rates[r"\.heads\."] = config.training.heads.learning_rate
@@ -275,8 +272,8 @@ def training_arguments(
         "max_grad_norm": side.max_grad_norm,
         "seed": config.training_seed % 2**32,
         "use_cpu": not torch.cuda.is_available(),
-        "bf16": bfloat16,
-        "fp16": training_precision(config.precision) == "fp16",
+        "bf16": precision == "bf16",
+        "fp16": precision == "fp16",
         "logging_steps": side.logging_steps,
         "logging_nan_inf_filter": False,
         "save_strategy": "steps",

@@ -43,31 +43,20 @@ def planned_budget(
     return Budget(tokens if isinstance(tokens, int) else fitting(), overhead if isinstance(overhead, int) else further)
 
 
-def budget_on_gpu(
-    model: SentenceTransformer,
-    side: PlannedConfig,
-    features: Callable[[Sequence[Sequence[int]]], dict[str, Any]],
-    half: torch.dtype | None,
-    key: str,
-) -> Budget:
-    """The side's own numbers, or what suits the GPU of `model` where they are auto; `key` is the side's, for errors."""
-    longest = max(side.lengths().values())
-    return planned_budget(side, lambda: measured_tokens(model, features, longest, half, key), GPU_OVERHEAD)
-
-
 def measured_tokens(
     model: SentenceTransformer,
     features: Callable[[Sequence[Sequence[int]]], dict[str, Any]],
-    longest: int,
+    side: PlannedConfig,
     half: torch.dtype | None,
     key: str,
 ) -> int:
     """Tokens whose activations fit the GPU of `model` beside the training's state, on the fullest rank.
 
-    Two probing steps on texts of `longest` tokens, one with twice as many texts, give the bytes a token takes and
-    those that every step takes. `features` makes a mini-batch, `half` is autocast's type (None: float32).
+    Two probing steps on the side's longest texts, one with twice as many texts, give the bytes a token takes and
+    those that every step takes. `features` makes a mini-batch, `half` is autocast's type (None: float32), `key` is the
+    side's, for errors.
     """
-    device, peaks, sizes = model.device, [], []
+    device, peaks, sizes, longest = model.device, [], [], max(side.lengths().values())
     text = [int(model.tokenizer.sep_token_id)] * longest
     with memory_explained(key):
         for number in (max(1, PROBED // longest), 2 * max(1, PROBED // longest)):

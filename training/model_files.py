@@ -22,7 +22,8 @@ from configs.schema.training import AdapterConfig, PlannedConfig, SideConfig
 from pipeline.core.checkpoint import WEIGHTS
 from pipeline.core.console import log
 from pipeline.core.errors import UserError
-from pipeline.core.models import NOT_THE_MODEL, listed_modules, load_folder, stored_names
+from pipeline.core.model_folder import NOT_THE_MODEL, listed_modules
+from pipeline.core.models import load_folder, stored_names
 from pipeline.core.packed import is_packed, use_packed, why_not_packed
 from pipeline.core.precision import PACKED, attention_implementation
 

@@ -81,7 +81,7 @@ def prepare_sets(
     """
     wanted = _wanted_sets(name, side, data)
     prepared, share, tokenizer = PreparedSets({}, {}), shares(data), model.tokenizer
-    new = [path.stem for _, path in wanted if not _record(cache / "train", path.stem).is_file()]
+    new = [path.stem for _, path in wanted if not (cache / f"train/{path.stem}.npz").is_file()]
     for of, path in wanted:
         prompts = prompts_of(model, of)
         angle = of == "symmetric" and isinstance(side, SideConfig) and side.angle_weight > 0
@@ -115,10 +115,6 @@ def _wanted_sets(name: str, side: PlannedConfig, data: Path) -> list[tuple[str, 
     return wanted
 
 
-def _record(cache: Path, name: str) -> Path:
-    return cache / f"{name}.npz"
-
-
 def tokenised_set(
     path: Path,
     tokenizer: PreTrainedTokenizerBase,
@@ -135,7 +131,7 @@ def tokenised_set(
     name = path.stem
     lengths = _most_tokens(side, name)
     anchors, passages = (prompts.anchor, lengths[0]), (prompts.positive, lengths[1])
-    record = _record(cache, name)
+    record = cache / f"{name}.npz"
     if not record.is_file():
         texts, columns = _numbered(read_pairs(path))
         asked = columns["positives"], columns["negatives"], columns["anchors"]
@@ -181,8 +177,9 @@ def with_vectors(
 def _numbered(table: pa.Table) -> tuple[pa.Array, dict[str, Any]]:
     """The distinct texts of all columns, and the columns: numbers of texts, counts of negatives, and scores."""
     lists = table["negatives"].combine_chunks()
-    texts = {"anchors": table["anchor"], "positives": table["positive"], "negatives": lists.flatten()}
-    arrays = [array.cast(pa.large_string()) for column in texts.values() for array in _arrays(column)]
+    negatives = pa.chunked_array([lists.flatten()])
+    texts = {"anchors": table["anchor"], "positives": table["positive"], "negatives": negatives}
+    arrays = [array.cast(pa.large_string()) for column in texts.values() for array in column.chunks]
     encoded = pa.chunked_array(arrays, pa.large_string()).combine_chunks().dictionary_encode()
     numbers = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
     parts = np.split(numbers, np.cumsum([len(column) for column in texts.values()])[:-1])
@@ -190,10 +187,6 @@ def _numbered(table: pa.Table) -> tuple[pa.Array, dict[str, Any]]:
     columns["counts"] = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
     columns["scores"] = table["score"].to_numpy().astype(np.float32)
     return encoded.dictionary, columns
-
-
-def _arrays(column: pa.Array | pa.ChunkedArray) -> list[pa.Array]:
-    return column.chunks if isinstance(column, pa.ChunkedArray) else [column]
 
 
 def _tokenise(

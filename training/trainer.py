@@ -12,13 +12,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformerTrainer
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader
+from torch.utils.data import DataLoader
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 
 from pipeline.core.artefact import remove, write_json
 from pipeline.core.errors import UserError, first_line
-from pipeline.core.models import RAISED_BY_FILES
+from pipeline.core.model_folder import RAISED_BY_FILES
 from training.batch_plan import GlobalBatch
 from training.batches import PlannedRows
 from training.heads.layers import HeadLayers
@@ -33,19 +33,6 @@ TRAINED = "trained.safetensors"  # there, in the place of a model that has heads
 def _outlive_sigterm(worker: int) -> None:
     """For a worker of the data loader: SIGTERM reaches it beside its rank, which needs it until its checkpoint."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-
-class PlannedBatchSampler(BatchSampler):
-    """Yields one rank's slice of each planned global batch; Accelerate must not shard it again."""
-
-    def __init__(self, batches: Sequence[GlobalBatch], rank: int, world: int) -> None:
-        self.batches, self.rank, self.world = batches, rank, world
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[Any]:
-        return (batch.slice(self.rank, self.world) for batch in self.batches)
 
 
 class PlannedTrainer(SentenceTransformerTrainer):
@@ -86,17 +73,14 @@ class PlannedTrainer(SentenceTransformerTrainer):
         return self._planned(self.eval_dataset[eval_dataset], self.dev_batches[eval_dataset])
 
     def _planned(self, rows: Any, batches: Sequence[GlobalBatch]) -> DataLoader:
-        # Not prepared by Accelerate: the sampler knows its rank.
-        sampler = PlannedBatchSampler(batches, self.args.process_index, self.args.world_size)
-        workers = self.args.dataloader_num_workers
-        pinned = self.args.dataloader_pin_memory and self.args.device.type == "cuda"
-        return DataLoader(
+        own: Any = [batch.slice(self.args.process_index, self.args.world_size) for batch in batches]
+        return DataLoader(  # not prepared by Accelerate, which would share out these slices once more
             rows,
-            batch_sampler=sampler,
+            batch_sampler=own,
             collate_fn=self.data_collator,
-            num_workers=workers,
+            num_workers=self.args.dataloader_num_workers,
             worker_init_fn=_outlive_sigterm,
-            pin_memory=pinned,
+            pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
         )
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> Any:

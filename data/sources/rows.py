@@ -36,7 +36,9 @@ def role_frames(
     Raises UserError: an unset role, a missing column, a wrong type, a null text, an unknown label.
     """
     if not isinstance(rows, Located):
-        yield from _reader_frames(rows)
+        pairs = rows.pairs()
+        while some := list(islice(pairs, BATCH_ROWS)):
+            yield pl.DataFrame(some, schema={"anchor": pl.String, "positive": pl.String}, orient="row")
         return
     if missing := source.missing_roles():
         keys = ", ".join(f"data.sources.{errors.set_name}.columns.{role}" for role in missing)
@@ -63,13 +65,6 @@ def role_frames(
         log.warning("%s: no row has a negative in %s", errors.set_name, ", ".join(negatives.values()))
     if complete:
         _refuse_absent_values(source, values, errors)
-
-
-def _reader_frames(reader: PairReader) -> Iterator[pl.DataFrame]:
-    """The reader's pairs as frames of the roles anchor and positive."""
-    pairs = reader.pairs()
-    while some := list(islice(pairs, BATCH_ROWS)):
-        yield pl.DataFrame(some, schema={"anchor": pl.String, "positive": pl.String}, orient="row")
 
 
 def _found(source: SourceConfig, located: Located, errors: RowErrors) -> str:

@@ -10,6 +10,7 @@ import re
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
@@ -104,11 +105,8 @@ def connect() -> sqlite3.Connection:
 @lru_cache(maxsize=1)
 def senses() -> tuple[Sense, ...]:
     """All senses with a definition, in the order of the database."""
-    connection = connect()
-    try:
+    with closing(connect()) as connection:
         rows = connection.execute("SELECT synset_id, lemma, definition FROM synsets ORDER BY rowid").fetchall()
-    finally:
-        connection.close()
     parsed = (  # an entry is lemma~ru~lemma~ru~wiki source~id~id
         Sense(synset, lemma.strip(), *parse(entry.split("~", 4)[4].rsplit("~", 2)[0])) for synset, lemma, entry in rows
     )

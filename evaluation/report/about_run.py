@@ -69,17 +69,15 @@ def _headline(run: RunRecord) -> list[tuple[str, Any]]:
 
 def chain(run: RunRecord) -> Section:
     """The picture of the chain, what each stage took, and what a reader must know before believing the figures."""
-    groups = [[(name, _mark(run, name), run.status(name)) for name in names if name in run.stages] for names in GROUPS]
+    marks = {  # the CSS class of a stage's state
+        name: "outdated" if stage.complete and run.outdated(name) else stage.status.replace(" ", "-")
+        for name, stage in run.stages.items()
+    }
+    groups = [[(name, marks[name], run.status(name)) for name in names if name in marks] for names in GROUPS]
     groups = [group for group in groups if group]
     columns = ["stage", "time", "peak memory", "size on disk", "what came out", "fingerprint"]
     stages = Table("Stages, what they made and what it took", columns, _stage_rows(run))
     return Section("chain", "The chain", [Steps(groups), stages, *(Text(note, "caution") for note in _notes(run))])
-
-
-def _mark(run: RunRecord, name: str) -> str:
-    """The CSS class of a stage's state."""
-    stage = run.stages[name]
-    return "outdated" if stage.complete and run.outdated(name) else stage.status.replace(" ", "-")
 
 
 def _stage_rows(run: RunRecord) -> list[list[Any]]:

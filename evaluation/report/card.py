@@ -17,7 +17,7 @@ from evaluation.report.record import RunRecord
 from evaluation.results import BM25, MODES, Difference
 from pipeline.core.artefact import replacing
 from pipeline.core.console import log
-from pipeline.core.models import HEADS_RECORD
+from pipeline.core.model_folder import HEADS_RECORD
 
 AVERAGED = "The models were averaged with the weights below"
 CHOSEN = {  # method -> how the weights came about

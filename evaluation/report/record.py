@@ -3,7 +3,7 @@
 import csv
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -245,19 +245,26 @@ def read_run(folder: Path, planned: dict[str, Any] | None = None) -> RunRecord:
     """
     stages = {name: StageRecord(name, folder / name, read_manifest(folder / name)) for name in REPORTED}
     done = {name for name, stage in stages.items() if stage.complete}
-    sides = [side for side in SIDES if side in done]
-    merge, evaluate = folder / "merge", folder / "evaluate"
+
+    def text(stage: str, file: str) -> str:
+        path = folder / stage / file
+        return path.read_text(encoding="utf-8") if stage in done and path.is_file() else ""
+
+    def content(stage: str, file: str) -> dict[str, Any] | None:
+        return json.loads(text(stage, file) or "null")
+
+    evaluate, lines = folder / "evaluate", {side: text(side, "metrics.jsonl").splitlines() for side in SIDES}
     return RunRecord(
         folder=folder,
         stages={name: stage for name, stage in stages.items() if stage.manifest or name not in OPTIONAL},
         planned=planned or {},
-        ledger=_json(folder / "data" / "ledger.json") if "data" in done else None,
-        certificate=_json(folder / "init" / "certificate.json") if "init" in done else None,
-        plans={side: plan for side in sides if (plan := _json(folder / side / "plan.json"))},
-        curves={side: list(_lines(folder / side / "metrics.jsonl")) for side in sides},
-        weights=_json(merge / "weights.json") if "merge" in done else None,
-        search=_rows(merge / "search.csv") if "merge" in done else [],
-        simplex=_text(merge / "simplex.svg") if "merge" in done else None,
+        ledger=content("data", "ledger.json"),
+        certificate=content("init", "certificate.json"),
+        plans={side: plan for side in SIDES if (plan := content(side, "plan.json"))},
+        curves={side: [json.loads(line) for line in lines[side] if line.strip()] for side in SIDES if side in done},
+        weights=content("merge", "weights.json"),
+        search=list(csv.DictReader(text("merge", "search.csv").splitlines())),
+        simplex=text("merge", "simplex.svg") or None,
         scores=Score.read(evaluate / "scores.csv") if "evaluate" in done else [],
         differences=Difference.read(evaluate / "comparison.csv") if "evaluate" in done else [],
         notes=_notes(evaluate) if "evaluate" in done else {},
@@ -269,25 +276,5 @@ def _notes(evaluate: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for place in sorted((evaluate / UNITS).glob("merge--*--*.json")):
         _, suite, task = place.stem.split("--", 2)
-        found[f"{suite}/{task}"] = (_json(place) or {}).get("result", {}).get("notes", {})
+        found[f"{suite}/{task}"] = json.loads(place.read_text(encoding="utf-8"))["result"].get("notes", {})
     return found
-
-
-def _text(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8") if path.is_file() else None
-
-
-def _json(path: Path) -> dict[str, Any] | None:
-    text = _text(path)
-    return json.loads(text) if text else None
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    for line in (_text(path) or "").splitlines():
-        if line.strip():
-            yield json.loads(line)
-
-
-def _rows(path: Path) -> list[Row]:
-    text = _text(path)
-    return list(csv.DictReader(text.splitlines())) if text else []

@@ -38,15 +38,11 @@ def draw_differences(path: Path, rows: Sequence[ArmScore]) -> None:
     for arm in sorted(arms):
         place = means[arm].score, worst[arm].score
         across, up = axes.transData.transform(place) * 72 / figure.dpi
-        rise = next(rise for rise in range(4, 1000, LINE) if all(_apart(across, up + rise, *one) for one in taken))
+        near = [y for x, y in taken if abs(across - x) < LABEL]  # names that this one may not cover
+        rise = next(rise for rise in range(4, 1000, LINE) if all(abs(up + rise - y) >= LINE for y in near))
         taken.append((across, up + rise))
         name, style = arm.replace("_", " "), {"fontsize": 8, "color": colours[arm]}
         axes.annotate(name, place, textcoords="offset points", xytext=(5, rise), **style)
     axes.set_xlabel(f"{means[arms[0]].suite}, {means[arms[0]].task}: difference from the base")
     axes.set_ylabel("nDCG@10 of the held-out set that loses most: difference from the base")
     figure.savefig(path, format="svg", metadata={"Date": None})
-
-
-def _apart(x: float, y: float, other_x: float, other_y: float) -> bool:
-    """Whether names that begin there don't cover each other."""
-    return abs(x - other_x) >= LABEL or abs(y - other_y) >= LINE

@@ -1,7 +1,7 @@
 """From mteb's results and predictions to per-item columns."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -105,7 +105,7 @@ def mteb_outcome(metadata: Any, parts: Sequence[Part], metrics: Sequence[str]) -
     measures, lengths = [], list[int]()
     for metric in metrics or [metadata.main_score]:
         rounded = float(np.mean([part.scores[metric] for part in parts]))
-        statistic, per_part = _items(metadata.type, metric, parts)
+        statistic, per_part = _statistic(metadata.type, metric), [_items(metadata.type, metric, part) for part in parts]
         names = tuple(name if name == "gold" else f"{metric}:{name}" for name in per_part[0])
         for position, name in enumerate(names):
             columns[name] = np.concatenate([list(found.values())[position] for found in per_part])
@@ -127,25 +127,39 @@ def mteb_outcome(metadata: Any, parts: Sequence[Part], metrics: Sequence[str]) -
     return replace(made, measures=tuple(exact))
 
 
-def _items(kind: str, metric: str, parts: Sequence[Part]) -> tuple[str, list[dict[str, np.ndarray]]]:
-    """The statistic that a metric is, and its arguments for each part."""
+def _statistic(kind: str, metric: str) -> str:
+    """What function of the items a metric is."""
+    if kind in ("Classification", "MultilabelClassification"):
+        return "mean_of_experiments" if metric == "accuracy" else FIXED
+    if kind == "STS":
+        return metric.rpartition("_")[2]
+    return {"Retrieval": "mean", "Reranking": "mean", "Clustering": FIXED}.get(kind, "average_precision")
+
+
+def _items(kind: str, metric: str, part: Part) -> dict[str, np.ndarray]:
+    """The arguments of that function for a part.
+
+    Of pairs these are the similarities that the metric is of; `max_ap` means the best of all similarities.
+    """
     if kind in ("Retrieval", "Reranking"):
-        return "mean", [{"value": _query_values(part, metric)} for part in parts]
+        name, _, depth = metric.rpartition("_at_")
+        key = f"{TREC_NAMES[name]}_{depth}"
+        return {"value": np.array([scores[key] for _, scores in sorted(part.predictions.items())])}
     if kind in ("Classification", "MultilabelClassification"):
         if metric == "accuracy":
-            return "mean_of_experiments", [{"correct": _correct(part)} for part in parts]
-        return FIXED, [_experiments(part, metric) for part in parts]
+            return {"correct": _correct(part)}
+        return {"value": np.array([scores[metric] for scores in part.scores["scores_per_experiment"]])}
     if kind == "Clustering":
-        return FIXED, [{"value": _bootstraps(part, metric)} for part in parts]
-    function: Callable[[Part, str], dict[str, np.ndarray]] = _sts if kind == "STS" else _pairs
-    statistic = metric.rpartition("_")[2] if kind == "STS" else "average_precision"
-    return statistic, [function(part, metric) for part in parts]
-
-
-def _query_values(part: Part, metric: str) -> np.ndarray:
-    name, _, depth = metric.rpartition("_at_")
-    key = f"{TREC_NAMES[name]}_{depth}"
-    return np.array([part.predictions[query][key] for query in sorted(part.predictions)])
+        levels = part.scores["v_measures" if metric == "v_measure" else f"{metric}_scores"]
+        return {"value": np.concatenate([np.asarray(values, dtype=np.float64) for values in levels.values()])}
+    prefix = metric.rpartition("_")[0] or "similarity"
+    if prefix == "max":
+        prefix = max(PAIR_SIMILARITIES, key=lambda name: part.scores.get(f"{name}_ap", -1.0))
+    key, sign = PAIR_SIMILARITIES[prefix]
+    predicted = np.asarray(part.predictions[key], dtype=np.float64)
+    if kind == "STS":
+        return {"prediction": predicted, "gold": np.asarray(part.gold, dtype=np.float64)}
+    return {"prediction": sign * predicted, "gold": np.asarray(part.gold, dtype=np.int64)}
 
 
 def _correct(part: Part) -> np.ndarray:
@@ -155,33 +169,3 @@ def _correct(part: Part) -> np.ndarray:
         gold = MultiLabelBinarizer().fit_transform(part.gold)
         return (predicted == gold[None]).all(axis=2).T.astype(np.float64)
     return (predicted == np.asarray(part.gold)[None]).T.astype(np.float64)
-
-
-def _experiments(part: Part, metric: str) -> dict[str, np.ndarray]:
-    return {"value": np.array([scores[metric] for scores in part.scores["scores_per_experiment"]])}
-
-
-def _bootstraps(part: Part, metric: str) -> np.ndarray:
-    levels = part.scores["v_measures" if metric == "v_measure" else f"{metric}_scores"]
-    return np.concatenate([np.asarray(values, dtype=np.float64) for values in levels.values()])
-
-
-def _sts(part: Part, metric: str) -> dict[str, np.ndarray]:
-    prefix = metric.rpartition("_")[0] or "similarity"
-    key, _ = PAIR_SIMILARITIES[prefix]
-    return {
-        "prediction": np.asarray(part.predictions[key], dtype=np.float64),
-        "gold": np.asarray(part.gold, dtype=np.float64),
-    }
-
-
-def _pairs(part: Part, metric: str) -> dict[str, np.ndarray]:
-    """Similarities whose average precision the metric is; `max_ap` means the best of all similarities."""
-    prefix = metric.removesuffix("_ap")
-    if prefix == "max":
-        prefix = max(PAIR_SIMILARITIES, key=lambda name: part.scores.get(f"{name}_ap", -1.0))
-    key, sign = PAIR_SIMILARITIES[prefix]
-    return {
-        "prediction": sign * np.asarray(part.predictions[key], dtype=np.float64),
-        "gold": np.asarray(part.gold, dtype=np.int64),
-    }

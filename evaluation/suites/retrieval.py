@@ -35,7 +35,7 @@ STEPS = 10  # of each weight, from 0 to 1
 
 def tasks(suite: str, config: Config, stage: StageFolder) -> list[Task]:
     """A task for each held-out set; raises UserError where one is missing or malformed."""
-    data, sets = stage.input("data"), config.evaluation.suite[suite].sets
+    data, sets = stage.inputs["data"], config.evaluation.suite[suite].sets
     weights = HybridWeights(read_dev_sets(data, "asymmetric"))
     return [
         HeldOutRetrieval(suite, name, data / "heldout" / f"{held_out}.parquet", weights, config.languages)

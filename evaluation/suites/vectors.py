@@ -74,7 +74,7 @@ class Form:
 
 def tasks(suite: str, config: Config, stage: StageFolder) -> list[Task]:
     """Every held-out set and the bundled pairs, in every form."""
-    settings, data = config.evaluation.suite[suite], stage.input("data")
+    settings, data = config.evaluation.suite[suite], stage.inputs["data"]
     held_out = {name: data / "heldout" / f"{of}.parquet" for name, of in settings.sets.items()}
     roles = (QUERY, DOCUMENT)
     ranges = {role: calibration_texts(data, role) if INT8 in settings.precisions else [] for role in roles}

@@ -86,11 +86,6 @@ def changed_file(folder: Path, outputs: dict[str, dict[str, Any]], most_bytes: i
     return None
 
 
-def fingerprint(stage: str, version: int, settings: Any, inputs: dict[str, str]) -> str:
-    """A sha256 over everything that changes a stage's result."""
-    return digest({"stage": stage, "version": version, "settings": result_settings(settings), "inputs": inputs})
-
-
 def digest(content: Any) -> str:
     """A sha256 of JSON-able content."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
@@ -209,14 +204,10 @@ class StageFolder:
     name: str
     path: Path
     fingerprint: str
-    inputs: Mapping[str, Path]
+    inputs: Mapping[str, Path]  # the folders of complete artefacts
     resuming: bool = False  # an unfinished attempt with the same fingerprint left its files here
     track: Callable[[dict[str, Any]], None] = lambda line: None  # sends a line of metrics.jsonl to the tracker
     records: set[Path] = dataclasses.field(default_factory=set)  # of the units that belong to this attempt
-
-    def input(self, name: str) -> Path:
-        """The folder of a complete input artefact."""
-        return self.inputs[name]
 
     def replacing(self, relative: str) -> AbstractContextManager[Path]:
         """A temporary path that becomes `<stage>/<relative>` when the block ends without an error."""

@@ -27,10 +27,10 @@ if not console.is_terminal:  # where rich assumes 80 columns, too narrow for the
     console.width = 140
 
 
-def progress(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
+def progress(items: Iterable[Item], what: str) -> Iterator[Item]:
     """Iterate over `items` with a progress bar on a terminal and one plain log line elsewhere."""
     if console.is_terminal and is_main_process():
-        yield from track(items, description=what, total=total, console=console, transient=True)
+        yield from track(items, description=what, console=console, transient=True)
         return
     if is_main_process():
         log.info("%s …", what)

@@ -17,7 +17,7 @@ import torch
 
 from pipeline.core.artefact import digest, file_sha256, write_json
 from pipeline.core.errors import UserError, first_line
-from pipeline.core.models import HEADS, HEADS_RECORD, RAISED_BY_FILES, TORCH_FILES, transformer_folder
+from pipeline.core.model_folder import HEADS, HEADS_RECORD, RAISED_BY_FILES, TORCH_FILES, transformer_folder
 
 SPARSE_FILE, MULTI_VECTOR_FILE = HEADS
 IN_HYBRID = {"dense": 1.0, "sparse": 0.3, "multi_vector": 1.0}  # weights of the modes' scores, as bge-m3 was trained

@@ -1,57 +1,37 @@
-"""Opening models and tokenizers, which nothing else does.
+"""Opening models, which nothing else does.
 
 A model gives what `SentenceTransformer(folder).encode` gives, or is one line that names what can't be had of it.
 """
 
-import json
 import re
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 from zipfile import is_zipfile
+
+import torch
+from safetensors import SafetensorError, safe_open
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Transformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from pipeline.core.console import log
 from pipeline.core.errors import UserError, first_line
-from pipeline.core.hub import Revision, hub_errors, hub_model, local_model, readable_revision
-
-if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
-    from tokenizers import Tokenizer
+from pipeline.core.model_folder import MODULES, PROBE, RAISED_BY_FILES, REMEDY, TORCH_FILES, transformer_folder
 
 # Families whose parameters are called in memory as in the file; of others the library converts names.
 PLAIN_NAMES = ("bert", "roberta", "camembert", "xlm-roberta")
-# What the libraries raise over a file's contents or a device; torch the last one, over a file with more than tensors.
-RAISED_BY_FILES = (
-    OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ImportError, AssertionError,
-    UnpicklingError, EOFError,
-)  # fmt: skip
-# What is read of a Hub model's repository; torch's files only where it has no others.
-HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*_linear.pt"]
-TORCH_FILES = "pytorch_model*.bin"
-OTHER_RUNTIMES = ["onnx/*", "openvino/*", "static/*"]
-MODULES = "modules.json"
 USUAL = ("Transformer", "StaticEmbedding", "Pooling", "Normalize")  # modules that fit each other
-HEADS = ("sparse_linear.pt", "colbert_linear.pt")  # bge-m3's sparse and multi-vector outputs
-HEADS_RECORD = "heads.json"  # beside heads that this pipeline fitted: the fingerprint of their encoder
-# What stages leave in a model's folder beside the model.
-NOT_THE_MODEL = ("manifest.json", "certificate.json", "README.md", "vocabulary", "units")
-REMEDY = "give a sentence-transformers folder, or make the model again"
 # Settings of sentence_bert_config.json under which texts become other tokens than by a call of the tokenizer.
 UNUSED = ("processing_kwargs", "query_length", "document_length", "query_expansion")
-PROBE = "Съешь ещё этих мягких французских булок, да выпей чаю №1: “quick” brown fox."
 FIRST_DAYS = re.compile(r"(?<=LayerNorm\.)(gamma|beta)$")
 TRIAL = ("Река", PROBE)  # of different lengths, so that one of them is padded
 PADDING_TOLERANCE = 1e-4  # relative to the largest number of the embeddings
 
 
-def has_heads(folder: Path) -> bool:
-    """Whether bge-m3's two heads lie in the folder."""
-    return all((folder / name).is_file() for name in HEADS)
-
-
 def load_folder(
     folder: Path, device: str | None = None, remedy: str = REMEDY, finite: bool = True, **model_kwargs: Any
-) -> "SentenceTransformer":
+) -> SentenceTransformer:
     """The sentence-transformers model of a local folder, in float32, without remote code; it pads on the right.
 
     `device` None takes the fastest. A folder without modules gets those that the library gives it, with a warning.
@@ -60,10 +40,6 @@ def load_folder(
     (transformers would draw them at random), settings that only the library's `encode` could use, with `finite` a
     tensor with NaN or infinity.
     """
-    import torch
-    from safetensors import SafetensorError
-    from sentence_transformers import SentenceTransformer
-
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     kwargs = {"dtype": torch.float32, **model_kwargs}
     try:
@@ -88,23 +64,7 @@ def load_folder(
     return model
 
 
-def read_tokenizer(path: Path) -> "Tokenizer":
-    """The tokenizer of a `tokenizer.json` without the truncation and padding that its file asks for.
-
-    Both belong to a call, and many published files hold those of whoever saved them. Raises UserError.
-    """
-    from tokenizers import Tokenizer
-
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises a bare Exception for a missing or malformed file
-        raise UserError(f"can't read the tokenizer: {error}", where=str(path), remedy="make the model again") from None
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
-
-
-def _settle(model: "SentenceTransformer", folder: Path) -> None:
+def _settle(model: SentenceTransformer, folder: Path) -> None:
     """Let the model cut texts where its positions end, and pad on the right, as far as no embedding changes.
 
     Raises UserError where more tokens are let in than there are positions, where a text's embedding depends on the
@@ -137,11 +97,8 @@ def _settle(model: "SentenceTransformer", folder: Path) -> None:
         model.tokenizer.padding_side = "right"
 
 
-def _unused_setting(model: "SentenceTransformer") -> str | None:
+def _unused_setting(model: SentenceTransformer) -> str | None:
     """What of the folder would have no effect outside the library's own `encode`; None where there is nothing."""
-    from sentence_transformers.base.modules import Transformer
-    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-
     first: Any = model[0]
     if type(first) is StaticEmbedding:
         return None
@@ -152,63 +109,7 @@ def _unused_setting(model: "SentenceTransformer") -> str | None:
     return next((f"{key} in sentence_bert_config.json" for key in UNUSED if getattr(first, key)), None)
 
 
-def located(wanted: str, mirror: str | None, key: str, revision: str = "main") -> tuple[Path, str]:
-    """The folder of a model that is none of the run's own, and where it stood.
-
-    A name is that of a folder, else of one in the mirror, else a Hub id, with an optional `@<revision>`; of the Hub the
-    commit is said. Raises UserError where there is none; `key` is the config key that names the model.
-    """
-    asked, folder = hub_model(wanted, revision), local_model(wanted, mirror)
-    if folder:
-        return folder, f"mirror of {asked.revision}" if asked else "local folder"
-    assert asked
-    folder = fetched(asked.hub, asked.revision, key)
-    return folder, folder.name
-
-
-def fetched(hub: str, revision: str, key: str) -> Path:
-    """The snapshot of a Hub model in the local cache, downloaded where needed; the folder's name is its commit.
-
-    Raises UserError where there is none to be had; `key` is the config key that names the model.
-    """
-    from huggingface_hub import snapshot_download
-
-    with hub_errors(key, f"{hub} at {revision}", key):
-        commit = readable_revision(Revision("model", hub, revision))
-        files = Path(snapshot_download(hub, revision=commit, allow_patterns=HUB_FILES, ignore_patterns=OTHER_RUNTIMES))
-        has_better = {path.parent.relative_to(files).as_posix() for path in files.rglob("*.safetensors")}
-        useless = [TORCH_FILES if place == "." else f"{place}/{TORCH_FILES}" for place in has_better]
-        ignored = [*OTHER_RUNTIMES, *useless]
-        snapshot_download(hub, revision=commit, allow_patterns=f"*{TORCH_FILES}", ignore_patterns=ignored)
-    log.info("%s at commit %s", hub, files.name)
-    return files
-
-
-def listed_modules(folder: Path) -> list[tuple[str, str]]:
-    """(class, relative folder) of each module of a model folder, none where it lists none.
-
-    Raises UserError where the list can't be read, or leads out of the folder.
-    """
-    if not (folder / MODULES).is_file():
-        return []
-    try:
-        entries = json.loads((folder / MODULES).read_text(encoding="utf-8"))
-        found = [(entry["type"].rpartition(".")[2], entry["path"]) for entry in entries]
-        if not found or any(Path(path).is_absolute() or ".." in Path(path).parts for _, path in found):
-            raise ValueError("it lists no modules of this folder")
-    except RAISED_BY_FILES as error:
-        what = f"can't read {MODULES}: {first_line(error)}"
-        raise UserError(what, where=str(folder), remedy=REMEDY) from error
-    return found
-
-
-def transformer_folder(folder: Path) -> Path:
-    """Where the encoder's files lie: the model's folder itself, or one inside such as the old `0_Transformer`."""
-    modules = listed_modules(folder)
-    return folder / modules[0][1] if modules else folder
-
-
-def most_tokens(model: "SentenceTransformer") -> int | None:
+def most_tokens(model: SentenceTransformer) -> int | None:
     """Tokens for which the encoder has positions, or None where its family is not known to have a table of them."""
     config = getattr(getattr(model[0], "model", None), "config", None)
     if config is None or config.model_type not in PLAIN_NAMES:
@@ -216,7 +117,7 @@ def most_tokens(model: "SentenceTransformer") -> int | None:
     return config.max_position_embeddings - (0 if config.model_type == "bert" else 2)
 
 
-def missing_weights(model: "SentenceTransformer", folder: Path) -> list[str]:
+def missing_weights(model: SentenceTransformer, folder: Path) -> list[str]:
     """Parameters of the encoder that the folder's weight files don't hold, an unused pooler's apart."""
     encoder: Any = getattr(model[0], "model", None)
     stored = stored_names(transformer_folder(folder))
@@ -231,9 +132,6 @@ def stored_names(folder: Path) -> set[str]:
 
     LayerNorm's are called weight and bias also where the file is of BERT's first days.
     """
-    import torch
-    from safetensors import safe_open
-
     names: set[str] = set()
     for file in folder.glob("*.safetensors"):
         with safe_open(file, "pt") as tensors:

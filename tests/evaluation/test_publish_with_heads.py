@@ -16,7 +16,7 @@ from configs.schema.init import BaseConfig
 from evaluation.encoder import Encoder
 from evaluation.suites.heads import sparse_vectors, token_vectors
 from pipeline.core.heads import read_heads, write_heads
-from pipeline.core.models import HEADS
+from pipeline.core.model_folder import HEADS
 from tests.support.flag_embedding import encoded
 from tests.support.runs import make
 from tests.support.small_bases import tiny_model

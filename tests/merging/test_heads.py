@@ -15,7 +15,7 @@ from pipeline.application import composed
 from pipeline.chain import CHAIN
 from pipeline.core.errors import UserError
 from pipeline.core.heads import read_heads, write_heads
-from pipeline.core.models import HEADS
+from pipeline.core.model_folder import HEADS
 from pipeline.stage import run_stage
 from tests.merging.test_merge import TEXTS, config
 from training.heads.layers import first_heads

@@ -11,7 +11,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from pipeline.application import LAUNCHED, _config_error
+from pipeline.application import LAUNCHED, _explained
 from tests.support.runs import run_main, start
 
 
@@ -113,7 +113,7 @@ def test_an_override_that_is_no_plain_word_is_shown_in_quotes(
     monkeypatch.setattr("sys.argv", ["run", *arguments])
     with pytest.raises(HydraException) as raised:
         OverridesParser.create().parse_overrides(arguments)
-    line = _config_error(raised.value).line
+    line = _explained(raised.value).line
     assert line.startswith("error: can't parse ") and line.endswith(f"; quote the value: {quoted}")
     [given] = shlex.split(quoted)  # as the shell gives it to the command
     value = OverridesParser.create().parse_override(given).value()
@@ -124,7 +124,7 @@ def test_an_override_that_is_no_plain_word_is_shown_in_quotes(
 def test_a_key_that_can_t_be_one_is_named() -> None:
     with pytest.raises(HydraException) as raised:
         OverridesParser.create().parse_overrides(["ключ=1"])
-    assert "can't parse the override ключ=1" in _config_error(raised.value).line
+    assert "can't parse the override ключ=1" in _explained(raised.value).line
 
 
 def test_an_override_in_quotes_arrives_as_it_was_typed(tmp_path: Path) -> None:

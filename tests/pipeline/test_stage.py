@@ -263,8 +263,8 @@ def test_what_a_kill_left_beside_or_deep_inside_an_artefact_goes(tmp_path: Path)
 @pytest.mark.parametrize("failure", [None, FileNotFoundError("vocabulary")])
 def test_an_input_that_is_made_anew_while_it_is_read_is_named(tmp_path: Path, failure: Exception | None) -> None:
     def build(config: Config, stage: StageFolder) -> dict[str, object]:
-        manifest = read_manifest(stage.input("init"))
-        dataclasses.replace(manifest, status="running").write(stage.input("init"))
+        manifest = read_manifest(stage.inputs["init"])
+        dataclasses.replace(manifest, status="running").write(stage.inputs["init"])
         if failure:
             raise failure
         return {}

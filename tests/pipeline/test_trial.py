@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.prepared_data import composed
 from tests.support.runs import run_main
-from training.estimate import estimates
+from training.workload import estimates
 
 
 def test_some_steps_at_the_profile_s_shape_tell_speed_memory_and_hours_and_leave_nothing(tmp_path: Path) -> None:

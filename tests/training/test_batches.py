@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from training.batches import MiniBatches, ends_within, packed_ends, with_padding
+from configs.schema.training import SideConfig
+from training.batches import MiniBatches, ends_within, packed_ends, warn_of_small_steps, warn_of_untried, with_padding
 from training.memory import Budget
 
 LENGTHS = np.array([2, 3, 3, 5, 8, 8, 9, 20])  # 58 tokens
@@ -39,3 +40,22 @@ def test_packed_and_padded_mini_batches_hold_the_same_texts() -> None:
     assert padded["label"]["tokens"] == packed["label"]["tokens"] == 15
     assert torch.equal(padded["label"]["position"], packed["label"]["position"])
     assert packed["label"]["position"].tolist() == [[0, 2], [1, 2]]
+
+
+def test_few_tokens_a_rank_and_step_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    warn_of_small_steps("symmetric", tokens=90_000 * 10, batches=10, ranks=8)
+    assert not caplog.records
+    warn_of_small_steps("symmetric", tokens=11_360 * 10, batches=10, ranks=16)
+    (record,) = caplog.records
+    assert record.getMessage().startswith("symmetric: 710 tokens a rank and step, fewer than 8000 keep a GPU busy")
+
+
+def test_too_few_steps_and_rates_that_nobody_tried_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    warn_of_untried("symmetric", SideConfig(learning_rate=3e-5), steps=60, parameters=28_000_000)
+    assert not caplog.records
+    warn_of_untried("symmetric", SideConfig(learning_rate=1e-4), steps=59, parameters=28_000_000)
+    steps, rate = [record.getMessage() for record in caplog.records]
+    assert steps.startswith("symmetric: 59 steps, fewer than the 60")
+    assert rate.endswith("from 1e-05 to 5e-05, on 28 million parameters; 0.0001 is untried here (SWEEP=learning_rate)")
+    warn_of_untried("asymmetric", SideConfig(learning_rate=1e-5), steps=5000, parameters=359_026_688)
+    assert caplog.records[-1].getMessage().startswith("asymmetric: the study tried learning rates")

@@ -15,7 +15,7 @@ from pipeline.chain import CHAIN
 from pipeline.core.artefact import Manifest
 from pipeline.core.errors import UserError
 from pipeline.core.heads import HEADS_RECORD, read_heads
-from pipeline.core.models import HEADS
+from pipeline.core.model_folder import HEADS
 from pipeline.run import in_order
 from pipeline.stage import run_stage
 from tests.support.planned_sets import prepared_run, rows

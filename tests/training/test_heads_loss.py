@@ -169,7 +169,7 @@ def test_a_batch_without_right_pairs_teaches_the_heads_nothing(tmp_path: Path) -
 def test_maxsim_in_bounded_memory_has_the_same_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     one, other, found = texts(5, seed=1), texts(7, seed=2), list[Tensor]()
     for kept in (2**28, 9 * 7 * 9 * 2):  # two queries at a time
-        monkeypatch.setattr(training.heads.loss, "KEPT", kept)
+        monkeypatch.setattr(training.heads.loss, "KEPT_SIMILARITIES", kept)
         a, b = (of.tokens.clone().requires_grad_() for of in (one, other))
         scores = mean_maxsim(a, b, one.mask, other.mask)
         given = torch.autograd.grad(scores.sin().sum(), (a, b))

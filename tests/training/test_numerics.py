@@ -33,7 +33,7 @@ def test_a_gradient_that_is_not_finite_stops_at_its_step_and_names_the_rows(tmp_
     model = load_model(config.folder("init"), "eager", side)
     sets = prepare_sets("symmetric", side, model, config.folder("data"), tmp_path / "tokens")
     plan = plan_batches([item.rows for item in sets.train.values()], side, config.seed)
-    trainer = make_trainer(config, stage, model, sets, plan, False)
+    trainer = make_trainer(config, stage, model, sets, plan)
 
     def plant(parameter: torch.Tensor) -> None:
         if trainer.state.global_step == 1 and parameter.grad is not None:
@@ -60,7 +60,7 @@ def test_packed_texts_train_the_model_of_padded_ones(tmp_path: Path, budget: int
             use_packed(model)
         sets = prepare_sets("symmetric", side, model, config.folder("data"), tmp_path / f"{packed}/tokens")
         plan = plan_batches([item.rows for item in sets.train.values()], side, config.seed)
-        trainer = make_trainer(config, stage, model, sets, plan, False)
+        trainer = make_trainer(config, stage, model, sets, plan)
         kept = [weight for name, weight in model.named_parameters() if "key.bias" not in name]  # that is rounding alone
         start = torch.cat([weight.detach().flatten() for weight in kept])
         trainer.train()

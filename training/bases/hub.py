@@ -23,7 +23,7 @@ from pipeline.core.console import log, quiet
 from pipeline.core.embedding import PROMPTS
 from pipeline.core.errors import UserError
 from pipeline.core.hub import local_model
-from pipeline.core.models import (
+from pipeline.core.model_folder import (
     HEADS,
     MODULES,
     PROBE,
@@ -31,9 +31,9 @@ from pipeline.core.models import (
     listed_modules,
     located,
     read_tokenizer,
-    stored_names,
     transformer_folder,
 )
+from pipeline.core.models import stored_names
 from training.bases.folder import named_by, opened, write_modules, write_tokenizer_config
 from training.vocabulary.tokenizer_file import TokenizerFile
 

@@ -8,7 +8,7 @@ from pipeline.core.artefact import StageFolder, link_tree
 from pipeline.core.console import quiet
 from pipeline.core.heads import write_heads
 from pipeline.core.packed import first_position_of, is_packed
-from pipeline.core.precision import autocast_type, uses_bfloat16
+from pipeline.core.precision import autocast_type
 from training.batches import MiniBatches, PlannedRows, encoding_budget
 from training.finetune import assembled, closing_metrics, finish, join_ranks, plan_run, train, training_arguments
 from training.heads.layers import add_heads
@@ -30,7 +30,6 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     choose_attention(model, config.base, autocast_type(config.precision) is not None, dropout=0.0)
     heads = add_heads(model, start, config.training_seed)
     sets, plan, report = plan_run(config, stage, model)
-    bfloat16 = uses_bfloat16(config.precision)
     budget = encoding_budget(settings, config.token_budget, process.device.type != "cpu")
     trainer = assembled(
         PlannedTrainer,
@@ -38,9 +37,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
         stage,
         plan,
         model=model,
-        args=training_arguments(
-            config, stage.name, stage.path / "checkpoints", len(plan.batches), bfloat16, has_dev=False
-        ),
+        args=training_arguments(config, stage.name, stage.path / "checkpoints", len(plan.batches), has_dev=False),
         train_dataset=PlannedRows(sets.train.values(), angle_weight=0.0),
         loss=HeadsLoss(model, settings.temperature, budget.tokens),
         data_collator=MiniBatches(

@@ -10,7 +10,7 @@ from sentence_transformers.base.modules import Module
 from torch import Tensor, nn
 
 from pipeline.core.heads import read_heads
-from pipeline.core.models import HEADS
+from pipeline.core.model_folder import HEADS
 from pipeline.core.seeding import derived_seed
 from training.model_files import encoder_of
 

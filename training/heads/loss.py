@@ -31,7 +31,9 @@ from training.losses import BatchLoss, GlobalRows, PlannedLoss, candidates
 
 IN_LOSS = {"dense": 1.0, "sparse": 0.1, "multi_vector": 1.0}
 CHUNK = 2**24  # numbers in a piece of MaxSim's work: 64 MB in float32
-KEPT = 2**28  # similarities of tokens, 1 GB, that are kept for the backward pass; of more all are computed twice
+KEPT_SIMILARITIES = (
+    2**28
+)  # similarities of tokens, 1 GB, that are kept for the backward pass; of more all are computed twice
 HIDDEN = -1e9  # the score of what is no candidate: unlike infinity it may be multiplied by a probability of 0
 
 
@@ -208,7 +210,7 @@ def head_scores(
 def mean_maxsim(a: Tensor, b: Tensor, a_mask: Tensor, b_mask: Tensor) -> Tensor:
     """The library's MaxSim by the number of the query's tokens, (queries, passages), in bounded memory."""
     score = partial(maxsim, chunk_elements=CHUNK, length_normalize=True)
-    most = max(1, KEPT // (a.shape[1] * b.shape[0] * b.shape[1]))
+    most = max(1, KEPT_SIMILARITIES // (a.shape[1] * b.shape[0] * b.shape[1]))
     if len(a) <= most:
         return score(a, b, a_mask, b_mask)
     parts = zip(a.split(most), a_mask.split(most), strict=True)

@@ -7,7 +7,7 @@ import numpy as np
 from configs.schema.config import Config
 from pipeline.core.artefact import StageFolder, write_json
 from pipeline.core.console import log
-from pipeline.core.models import read_tokenizer
+from pipeline.core.model_folder import read_tokenizer
 from training.vocabulary.certificate import certify
 from training.vocabulary.corpora import find_corpora
 from training.vocabulary.language_counts import count_pieces
@@ -18,7 +18,7 @@ from training.vocabulary.tokenizer_file import TokenizerFile
 
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     """Count, select, shrink, certify; returns what the manifest and the closing table say."""
-    base = stage.input("base")
+    base = stage.inputs["base"]
     tokenizer = TokenizerFile.read(base / "tokenizer.json")
     before = read_tokenizer(base / "tokenizer.json")
     corpora = find_corpora(config.init, config.languages, config.folder("data"), config.mirror)

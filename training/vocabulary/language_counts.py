@@ -41,7 +41,13 @@ def count_pieces(
     counters: dict[str, DistinctTexts] = {}
     texts: dict[str, int] = {}
     for corpus in progress(corpora, "counting words"):
-        texts[corpus.name] = _count_words(corpus, tokenizer, languages, counters)
+        texts[corpus.name] = 0
+        for language, batch in corpus.texts():
+            texts[corpus.name] += len(batch)
+            if language not in counters and language in (*languages, BY_SCRIPT):
+                counters[language] = DistinctTexts(tokenizer)
+            if language in counters:
+                counters[language].add(batch)
         if not texts[corpus.name]:
             where = f"{corpus.name}: {', '.join(map(str, corpus.files[:3]))}"
             raise UserError("a corpus has no texts", where=where, remedy="mend init.corpora or the file")
@@ -71,18 +77,6 @@ class DistinctTexts(WordCounter):
     def add(self, texts: Iterable[str]) -> None:
         column = polars.Series("text", texts, dtype=polars.String)
         super().add(column.filter(polars.Series(self._seen.add_new(text_hashes(column)))))
-
-
-def _count_words(corpus: Corpus, tokenizer: Tokenizer, languages: list[str], counters: dict[str, DistinctTexts]) -> int:
-    """Add the corpus' words to the counters of its languages; returns its number of texts."""
-    number = 0
-    for language, batch in corpus.texts():
-        number += len(batch)
-        if language not in counters and language in (*languages, BY_SCRIPT):
-            counters[language] = DistinctTexts(tokenizer)
-        if language in counters:
-            counters[language].add(batch)
-    return number
 
 
 def _by_language(

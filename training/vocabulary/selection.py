@@ -71,30 +71,21 @@ def select(
     Raises UserError: `max_size` has no room for what must stay.
     """
     specials = np.array(sorted(tokenizer.special_ids.values()), dtype=np.int64)
-    if config.rule == "notebook":
-        groups = {"frequent": notebook_ids(counts, config)}
-        must = {"special": specials, "needed": needed}
+    must, frequent = {"special": specials, "needed": needed}, frequent_ids(counts, config)
+    if config.rule == "notebook":  # as bge-m3_en_ru has it: of low ids all that were seen
+        low = [np.flatnonzero(count[: LOW_IDS + 1]) for count in counts.values()]
+        frequent = np.unique(np.concatenate([frequent, *low]))
     else:
-        must = {"special": specials, "needed": needed, "characters": character_ids(tokenizer, config, languages)}
-        groups = {"frequent": frequent_ids(counts, config)}
-    kept = np.unique(np.concatenate([*must.values(), *groups.values()]))
+        must["characters"] = character_ids(tokenizer, config, languages)
+    kept = np.unique(np.concatenate([*must.values(), frequent]))
     pinned = pinned_id(tokenizer, kept)
     must["pinned"] = np.array([pinned])
     fixed = np.unique(np.concatenate(list(must.values())))
     kept = np.union1d(kept, fixed)
     if config.max_size is not None and len(kept) > config.max_size:
         kept = cut(kept, fixed, counts, config.max_size)
-    sizes = {reason: len(ids) for reason, ids in (must | groups).items()}
+    sizes = {reason: len(ids) for reason, ids in (must | {"frequent": frequent}).items()}
     return Selection(kept, pinned, sizes)
-
-
-def notebook_ids(counts: Mapping[str, Ids], config: InitConfig) -> Ids:
-    """The rule of bge-m3_en_ru: often enough in one language, or seen at all with an id of at most 100."""
-    seen = [
-        np.flatnonzero((count >= _least(language, config)) | ((count > 0) & (np.arange(len(count)) <= LOW_IDS)))
-        for language, count in counts.items()
-    ]
-    return np.unique(np.concatenate(seen))
 
 
 def frequent_ids(counts: Mapping[str, Ids], config: InitConfig) -> Ids:

@@ -15,7 +15,7 @@ import pyarrow.parquet
 from pipeline.core.artefact import PARTIAL, write_json
 from pipeline.core.checkpoint import INDEX, SHARDS, WEIGHTS, Checkpoint, EagerFile, write_header
 from pipeline.core.errors import UserError
-from pipeline.core.models import NOT_THE_MODEL
+from pipeline.core.model_folder import NOT_THE_MODEL
 from training.vocabulary.tokenizer_file import Ids, TokenizerFile, shrink_sentencepiece
 
 SENTENCEPIECE = "sentencepiece.bpe.model"
@@ -58,7 +58,8 @@ def shrink(base: Path, target: Path, tokenizer: TokenizerFile, kept: Ids) -> Siz
         tokenizer.write(target / "tokenizer.json", kept)
         if (base / SENTENCEPIECE).is_file():
             shrink_sentencepiece(base / SENTENCEPIECE, target / SENTENCEPIECE, tokenizer, kept)
-    edits = {"config.json": _config, "tokenizer_config.json": _tokenizer_config, "added_tokens.json": _added_tokens}
+    edits: dict[str, Any] = {"config.json": _config, "tokenizer_config.json": _tokenizer_config}
+    edits["added_tokens.json"] = lambda content, new_ids: {text: new_ids[old] for text, old in content.items()}
     for name, edit in edits.items():
         if (base / name).is_file():
             write_json(target / name, edit(json.loads((base / name).read_text(encoding="utf-8")), new_ids))
@@ -152,7 +153,3 @@ def _tokenizer_config(content: dict[str, Any], new_ids: Mapping[int, int]) -> di
     if decoder is None:
         return content
     return {**content, "added_tokens_decoder": {str(new_ids[int(old)]): token for old, token in decoder.items()}}
-
-
-def _added_tokens(content: dict[str, int], new_ids: Mapping[int, int]) -> dict[str, int]:
-    return {text: new_ids[old] for text, old in content.items()}

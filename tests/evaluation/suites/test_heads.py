@@ -18,7 +18,7 @@ from evaluation.suites.mteb_tasks import hub_task
 from evaluation.suites.sample_files import read_samples
 from pipeline.core.errors import UserError
 from pipeline.core.heads import Heads, read_heads, translated
-from pipeline.core.models import HEADS
+from pipeline.core.model_folder import HEADS
 from tests.evaluation.conftest import MakeModel
 from training.vocabulary.shrinking import shrink, write_id_map
 from training.vocabulary.tokenizer_file import TokenizerFile

@@ -29,7 +29,7 @@ from pipeline.core.artefact import StageFolder
 from pipeline.core.embedding import DOCUMENT, QUERY
 from pipeline.core.errors import UserError
 from pipeline.core.heads import read_heads, write_heads
-from pipeline.core.models import HEADS
+from pipeline.core.model_folder import HEADS
 from tests.evaluation.conftest import MakeModel
 from tests.evaluation.test_evaluate import make_config
 

@@ -15,7 +15,8 @@ from evaluation.suites.heads import sparse_vectors
 from pipeline.core.embedding import DOCUMENT, QUERY
 from pipeline.core.errors import UserError
 from pipeline.core.heads import Heads
-from pipeline.core.models import fetched, load_folder, read_tokenizer
+from pipeline.core.model_folder import fetched, read_tokenizer
+from pipeline.core.models import load_folder
 from tests.support.hub import COMMIT, in_place_of_the_hub, local_hub
 from tests.support.small_bases import tiny_base
 from tests.support.zoo import TEXTS, ZOO, animal, edit, expected
@@ -117,14 +118,14 @@ def opens_a_tokenizer(call: ast.Call) -> bool:
     return name.rpartition(".")[2] in LIBRARY_MODELS and bool(call.args)
 
 
-def test_one_place_opens_tokenizers(repository: Path) -> None:
+def test_two_places_open_tokenizers_one_alone_and_one_with_their_models(repository: Path) -> None:
     found = set()
     for package in ("configs", "data", "evaluation", "merging", "pipeline", "training"):
         for path in (repository / package).rglob("*.py"):
             calls = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
             if any(map(opens_a_tokenizer, calls)):
                 found.add(path.relative_to(repository).as_posix())
-    assert found == {"pipeline/core/models.py"}
+    assert found == {"pipeline/core/model_folder.py", "pipeline/core/models.py"}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from configs.schema.init import BaseConfig
 from training.bases.folder import write_modules, write_tokenizer_config
 from training.bases.random_model import model_config, random_model
-from training.estimate import Shape
+from training.cost_model import Shape
 
 SPECIAL, LAST = ("<s>", "<pad>", "</s>", "<unk>"), "<mask>"
 SMALL = 0.02  # standard deviation of the weights: many layers of larger ones overflow half precision

@@ -1,0 +1,23 @@
+"""`make plan`, as a command."""
+
+import os
+from pathlib import Path
+
+from tests.support.runs import run_command, run_main
+
+
+def test_the_command_prints_its_assumptions_before_anything_is_made(tmp_path: Path) -> None:
+    settings, module = ["profile=bge_m3", f"runs={tmp_path}"], "pipeline.plan"
+    no_hub = os.environ | {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
+    done = run_command(*settings, "training.teraflops=200", module=module, env=no_hub)
+    assert done.status == 0, done.err
+    for text in ("assumed sizes", "hours at 200 TFLOP/s", "padding share", "activations", "357,977,088", "Assumed:"):
+        assert text in done.out
+    seen, assumed = (line.split() for line in done.out.splitlines() if line.split()[:1] == ["ru_hnp"])
+    assert seen == ["ru_hnp", "symmetric", "244", "54.7%", "500,494", "100,000", "5.0"]
+    assert assumed == ["ru_hnp", "symmetric", "500,000", "18", "18", "18"]
+    (row,) = (line.split() for line in done.out.splitlines() if line.split()[:1] == ["card_30"])
+    assert int(row[1].replace(",", "")) > 800_000 and float(row[3]) > 0.1  # texts, tokens, hours
+    refused = run_main(*settings, "training.teraflops=0", module=module)
+    assert refused.status == 2
+    assert refused.err.startswith("error: ") and refused.err.count("\n") == 1

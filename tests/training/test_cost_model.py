@@ -1,0 +1,141 @@
+"""The arithmetic of operations, parameters and memory against the real model."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModel
+
+from configs.schema.training import AdapterConfig, SideConfig
+from pipeline.application import composed
+from pipeline.core.errors import UserError
+from tests.support.small_bases import tiny_base
+from training.cost_model import (
+    KNOWN,
+    Devices,
+    Shape,
+    measured_teraflops,
+    memory_bytes,
+    shape_of,
+    shape_of_run,
+    side_memory,
+    trained_parameters,
+    training_operations,
+)
+from training.model_files import load_model
+
+
+def test_operations_are_those_that_torch_counts() -> None:
+    model = AutoModel.from_pretrained(tiny_base(), attn_implementation="eager", add_pooling_layer=False)
+    ids = torch.randint(4, 100, (5, 24))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    expected = training_operations(shape_of(tiny_base()), 5 * 24, 24.0, passes=1)
+    assert counter.get_total_flops() == expected
+
+
+def test_beside_an_adapter_operations_are_those_that_torch_counts() -> None:
+    pytest.importorskip("peft")
+    side = SideConfig(anchor_length=32, positive_length=32, adapter=AdapterConfig(rank=4))
+    model, shape = load_model(tiny_base(), "eager", side).train(), shape_of(tiny_base())
+    ids = torch.randint(4, 100, (5, 24))
+    with FlopCounterMode(display=False) as counter:
+        model({"input_ids": ids, "attention_mask": torch.ones_like(ids)})["token_embeddings"].sum().backward()
+    # The first layer's queries, keys and values come from frozen embeddings, which need no gradient.
+    unneeded = 5 * 24 * 3 * 2 * (shape.width**2 + 4 * shape.width)
+    pooler = 5 * 2 * shape.width**2  # of a text; it runs, though nothing reads it
+    expected = training_operations(shape, 5 * 24, 24.0, 3, trained_parameters(shape, side))
+    assert counter.get_total_flops() == expected - unneeded + pooler
+
+
+def test_parameters_are_those_that_train() -> None:
+    model = load_model(tiny_base(), "auto", SideConfig(anchor_length=32, positive_length=32))
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert shape_of(tiny_base()).parameters == trained
+
+
+def test_of_an_adapter_only_its_own_parameters_have_gradients_and_moments() -> None:
+    pytest.importorskip("peft")
+    side = SideConfig(anchor_length=32, positive_length=32, adapter=AdapterConfig(rank=4, targets=["value", "dense"]))
+    model, shape = load_model(tiny_base(), "auto", side), shape_of(tiny_base())
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert trained_parameters(shape, side) == trained < shape.parameters / 3
+    bge_m3 = KNOWN["BAAI/bge-m3"]
+    assert trained_parameters(bge_m3, SideConfig(adapter=AdapterConfig(rank=8, targets=["query"]))) == 24 * 8 * 2 * 1024
+    memory = memory_bytes(shape, 1000, half=True, trained=trained)
+    assert memory["parameters"] + memory["gradients"] + memory["optimizer"] == 4 * shape.parameters + 12 * trained
+
+
+def test_the_known_shape_of_bge_m3_has_its_parameters() -> None:
+    assert KNOWN["BAAI/bge-m3"].parameters == 567_754_752 - 1_049_600  # all but the pooler
+    memory = memory_bytes(KNOWN["BAAI/bge-m3"], 1000, half=True)
+    assert memory["parameters"] + memory["gradients"] + memory["optimizer"] == 16 * KNOWN["BAAI/bge-m3"].parameters
+
+
+def test_attention_scores_and_a_batch_s_size_are_counted_as_training_keeps_them() -> None:
+    model = load_model(tiny_base(), "eager", SideConfig(anchor_length=32, positive_length=32)).train()
+    shape = shape_of(tiny_base())
+    ids = torch.randint(4, 100, (50, 24))
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.shape[-2:] == (24, 24):
+            kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    mask = torch.ones_like(ids)
+    mask[0, 20:] = 0
+    for bfloat16, size in ((False, 4), (True, 2)):
+        kept.clear()
+        features = {"input_ids": ids, "attention_mask": mask}
+        with (
+            torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+            torch.autocast("cpu", torch.bfloat16, enabled=bfloat16),
+        ):
+            alive = model(features)
+        scores = memory_bytes(shape, 50 * 24, bfloat16, eager_length=24)["attention scores"]
+        assert sum(kept.values()) == scores == 50 * 24 * 24 * size * shape.heads * shape.layers
+        del alive
+
+
+def test_the_memory_of_a_side_is_bounded_by_its_budget_and_by_its_largest_batch() -> None:
+    config, shape = composed("profile=demo"), KNOWN["intfloat/multilingual-e5-small"]
+    most = side_memory(config, "asymmetric", shape, 16384, half=False)
+    longer = side_memory(config, "asymmetric", shape, 16384, half=False, tokens=10**9)
+    assert most == longer  # 64 rows of three texts of 96 tokens are over it
+    half = side_memory(config, "asymmetric", shape, 16384, half=False, tokens=8192)
+    assert half["activations"] == most["activations"] // 2 and half["optimizer"] == most["optimizer"]
+    assert sum(side_memory(config, "symmetric", shape, 16384, half=False).values()) < sum(most.values())  # 32 rows
+
+
+@pytest.mark.parametrize(("tokens", "peak"), [(7_800, 4.83e9), (13_812, 7.64e9)])
+def test_the_memory_of_a_side_on_a_cpu_is_what_runs_have_taken(
+    tokens: int, peak: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    config = composed("profile=study")  # on two cores, of which the manifests said peak_rss_bytes
+    shape = Shape(layers=12, width=384, inner=1536, vocabulary=31_489, positions=512, heads=12)
+    told = side_memory(config, "asymmetric", shape, 16384, half=True, tokens=tokens)
+    assert sum(told.values()) == pytest.approx(peak, rel=0.05)
+
+
+def test_an_unknown_shape_is_refused(tmp_path: Path) -> None:
+    config = composed("profile=tiny", "base.name=other", "base.kind=hub", "base.hub=some/model", f"runs={tmp_path}")
+    with pytest.raises(UserError, match="shape isn't known"):
+        shape_of_run(config)
+
+
+def test_a_gpu_s_budget_is_what_its_memory_leaves() -> None:
+    shape, side = KNOWN["BAAI/bge-m3"], SideConfig()
+    gpus = Devices(8, "", True, True, 320.0, 80 * 10**9, 2e12, 1e11, 2e-4)
+    tokens = gpus.budget(side, shape).tokens
+    used = memory_bytes(shape, tokens, half=True)
+    assert 0.9 * 80e9 < sum(used.values()) + 4 * shape.parameters <= 0.95 * 80e9
+    assert gpus.budget(SideConfig(mini_batch_tokens=4096), shape).tokens == 4096
+    assert replace(gpus, gpu=False).budget(side, shape).tokens == 16384
+
+
+def test_the_measured_rate_is_one_of_this_machine() -> None:
+    assert 1e-3 < measured_teraflops(torch.float32, seconds=0.1) < 1e4

