@@ -62,7 +62,7 @@ class PlannedConfig:
     checkpoint_steps: int = setting(500, least=1, result=False)  # steps between checkpoints
     logging_steps: int = setting(1, least=1, result=False)  # steps a line of metrics.jsonl
     # Tokens, with padding, whose activations are in memory at once; what is beyond is embedded twice. auto: on a GPU
-    # what fits, measured before the first step; on a CPU 16,384. Heads keep no activations: with auto a pass of theirs
+    # what fits, measured before the first step; on a CPU 8,192. Heads keep no activations: with auto a pass of theirs
     # has the tokens of token_budget.
     mini_batch_tokens: int | str = setting("auto", choices=("auto",), least=1, result=False)
     # What one more mini-batch costs, in tokens; packed texts need no such number. auto: by the device.

@@ -134,7 +134,7 @@ def test_a_gpu_s_budget_is_what_its_memory_leaves() -> None:
     used = memory_bytes(shape, tokens, half=True)
     assert 0.9 * 80e9 < sum(used.values()) + 4 * shape.parameters <= 0.95 * 80e9
     assert gpus.budget(SideConfig(mini_batch_tokens=4096), shape).tokens == 4096
-    assert replace(gpus, gpu=False).budget(side, shape).tokens == 16384
+    assert replace(gpus, gpu=False).budget(side, shape).tokens == 8192
 
 
 def test_the_measured_rate_is_one_of_this_machine() -> None:

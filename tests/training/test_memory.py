@@ -15,7 +15,7 @@ from training.memory import Budget, memory_explained, planned_budget, probe, tok
 
 
 def test_auto_is_a_cpu_s_budget_until_a_gpu_is_measured() -> None:
-    assert planned_budget(SideConfig()) == Budget(16384, 96)
+    assert planned_budget(SideConfig()) == Budget(8192, 96)
     assert planned_budget(SideConfig(mini_batch_tokens=2048, mini_batch_overhead=0)) == Budget(2048, 0)
 
 
