@@ -39,7 +39,7 @@ def sample_texts() -> list[str]:
 
     folder = os.environ.get("ENCODECHKA_DATA_PATH") or str(SHARED / "encodechka")
     files = DataFiles(folder, Path("runs/cache/encodechka"))
-    texts = sorted({row[column] for name, columns in COLUMNS.items() for row in files.rows(name) for column in columns})
+    texts = sorted({row[column] for name, columns in COLUMNS.items() for row in files(name) for column in columns})
     chosen = generator(SEED, "benchmark", "encodechka").choice(len(texts), size=TEXTS, replace=False)
     return [texts[index] for index in chosen]
 

@@ -6,7 +6,6 @@ heldout/<set>.parquet   sets that no side trains on
 ledger.json             the account of every set, its weight and repeat among it
 """
 
-import json
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 
 from configs.schema.config import TRAINED
 from data.pair_files import read_pairs
+from pipeline.core.artefact import read_json
 from pipeline.core.errors import UserError
 
 ALL_SIDES = "joint"  # the training side that reads every side of the data
@@ -152,7 +152,7 @@ def shares(data: Path) -> dict[str, Share]:
     if not ledger.is_file():
         return {}
     try:
-        sets = json.loads(ledger.read_text(encoding="utf-8"))["sets"]
+        sets = read_json(ledger)["sets"]
         found = {entry["name"]: Share(float(entry.get("weight", 1)), int(entry.get("repeat", 1))) for entry in sets}
         if not all(0 < share.weight < math.inf and share.repeat > 0 for share in found.values()):
             raise ValueError("a weight or repeat that is not above 0")

@@ -20,7 +20,7 @@ MINING = "mining model"
 def data_states(config: Config) -> dict[str, str]:
     """Fingerprints of each source's files, and of the model that mines, by the names that the manifest gives them."""
     sources = config.data.all_sources
-    found = {_key(name): digest(source_state(name, source, config.mirror)) for name, source in sources.items()}
+    found = {f"source:{name}": digest(source_state(name, source, config.mirror)) for name, source in sources.items()}
     is_foreign = config.data.mines and config.data.mining.model not in OWN_MODELS
     return found | ({MINING: digest(model_state(config.data.mining.wanted, config.mirror))} if is_foreign else {})
 
@@ -48,11 +48,7 @@ def set_fingerprint(name: str, config: Config, states: Mapping[str, str], *compa
     settings = [unit_settings(source), data.cleaning, data.decontamination, data.dev, data.on_bad_row, config.seed]
     by = states.get(data.mining.model if data.mining.model in OWN_MODELS else MINING)
     mining = [data.mining, by, mining_settings(config)] if source.negatives == "mine" else []
-    return digest([VERSION, *map(result_settings, settings + mining), states[_key(name)], *compared_with])
-
-
-def _key(name: str) -> str:
-    return f"source:{name}"
+    return digest([VERSION, *map(result_settings, settings + mining), states[f"source:{name}"], *compared_with])
 
 
 def source_state(name: str, source: SourceConfig, mirror: str | None) -> list[Any]:

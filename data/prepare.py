@@ -1,6 +1,5 @@
 """The data stage: every source of the mixture from its rows to pairs, dev rows and the ledger."""
 
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from data.pair_files import read_keys
 from data.pairs.decontamination import BENCHMARKS, CHECKED, SAMPLES, Decontamination
 from data.sampling import write_dev
 from data.sources.files import NotSupplied
-from pipeline.core.artefact import StageFolder, digest, file_sha256, read_manifest, write_json
+from pipeline.core.artefact import StageFolder, digest, file_sha256, read_json, read_manifest, write_json
 from pipeline.core.console import log, progress, show_table
 from pipeline.core.errors import UserError, redacted
 
@@ -41,7 +40,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     for line in lines:
         line["dev"] = dev.get(line["name"], 0)
     _warn_of_few(lines)
-    evaluations = json.loads((sets.benchmarks / CHECKED).read_text(encoding="utf-8"))
+    evaluations = read_json(sets.benchmarks / CHECKED)
     return _finish(stage, lines + held_out, evaluations)
 
 

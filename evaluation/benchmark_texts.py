@@ -1,7 +1,6 @@
 """The stage `benchmarks`: what must not be trained on, by task: the bundled samples, and the benchmarks' test texts."""
 
 import csv
-import json
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import polars as pl
 from configs.schema.config import Config
 from data.pairs.decontamination import BENCHMARKS, CHECKED, SAMPLES
 from evaluation.suites.sample_files import FOLDER, read_samples
-from pipeline.core.artefact import StageFolder, write_json
+from pipeline.core.artefact import StageFolder, read_json, write_json
 from pipeline.core.console import log
 from pipeline.core.errors import first_line
 
@@ -69,7 +68,7 @@ def _encodechka_texts(folder: str | None, missing: dict[str, str]) -> Iterator[t
         if not path.is_file():
             missing[f"encodechka {path.stem}"] = f"no file {path}"
         elif path.suffix == ".json":
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
             yield f"encodechka {path.stem}", set(content[columns[0]])
         else:
             with path.open(encoding="utf-8", newline="") as file:

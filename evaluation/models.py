@@ -1,14 +1,12 @@
 """Which models are scored, the run's own, folders and Hub ids, by the contents of their folders; and what these say."""
 
 import hashlib
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from configs.schema.config import Config
-from pipeline.core.artefact import Manifest, file_sha256, files_under, read_manifest
+from pipeline.core.artefact import Manifest, file_sha256, files_under, read_json, read_manifest
 from pipeline.core.console import log
 from pipeline.core.errors import UserError
 from pipeline.core.hub import hub_model
@@ -155,11 +153,11 @@ class ModelFacts:
 
 def read_model_facts(folder: Path) -> ModelFacts:
     """Facts of a folder as the stages write it; raises OSError where a file of it is missing."""
-    config = _json(folder / "config.json")
-    modules = [entry["type"].rpartition(".")[2] for entry in _json(folder / "modules.json")]
-    pooling = _json(folder / "1_Pooling" / "config.json")
-    settings = _json(folder / "config_sentence_transformers.json")
-    limit = _json(folder / "sentence_bert_config.json").get("max_seq_length")
+    config = read_json(folder / "config.json")
+    modules = [entry["type"].rpartition(".")[2] for entry in read_json(folder / "modules.json")]
+    pooling = read_json(folder / "1_Pooling" / "config.json")
+    settings = read_json(folder / "config_sentence_transformers.json")
+    limit = read_json(folder / "sentence_bert_config.json").get("max_seq_length")
     return ModelFacts(
         dimension=config["hidden_size"],
         layers=config["num_hidden_layers"],
@@ -170,7 +168,3 @@ def read_model_facts(folder: Path) -> ModelFacts:
         prompts={name: text for name, text in (settings.get("prompts") or {}).items() if text},
         heads=has_heads(folder),
     )
-
-
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))

@@ -22,7 +22,7 @@ from evaluation.report.card import render_card
 from evaluation.report.hub_metadata import OPEN, licence, terms
 from evaluation.report.record import RunRecord, outdated_inputs, read_run
 from evaluation.suites.mteb_run import results_folder
-from pipeline.core.artefact import StageFolder, files_under, link_tree, read_manifest, write_json
+from pipeline.core.artefact import StageFolder, files_under, link_tree, read_json, read_manifest, write_json
 from pipeline.core.console import console, log, quiet, show_table
 from pipeline.core.errors import UserError
 from pipeline.core.models import load_folder
@@ -135,7 +135,7 @@ def write_results(run: RunRecord, config: Config, folder: Path, name: str) -> in
         target.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target / path.name)
     if files:
-        meta = json.loads((files[0].parent / "model_meta.json").read_text(encoding="utf-8"))
+        meta = read_json(files[0].parent / "model_meta.json")
         meta |= {"name": name, "revision": model.fingerprint[:40]}
         (target / "model_meta.json").write_text(json.dumps(meta, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return len(files)

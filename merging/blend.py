@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from merging.interpolation import not_finite, require_weights
+from merging.interpolation import require_weights
 from pipeline.core.models import load_folder
 
 State = dict[str, torch.Tensor]
@@ -35,9 +35,8 @@ class Blend:
     ) -> None:
         (base_name, base), *others = models.items()
         self.names, self.bfloat16, self.token_budget = list(models), bfloat16, token_budget
-        self.model = load(base, attention)
+        self.model = load(base, attention, remedy=f"make {base_name} again")
         self.start = floating(self.model)
-        _require_finite(base_name, self.start)
         for tensor in (*self.model.parameters(), *self.model.buffers()):
             tensor.data = tensor.data.clone()  # no map of the file, of which the first write to each page costs a fault
         self.working = floating(self.model)
@@ -45,8 +44,7 @@ class Blend:
 
     def _changed(self, name: str, folder: Path) -> State:
         """The model's tensors that differ from the base's."""
-        theirs = floating(load(folder))
-        _require_finite(name, theirs)
+        theirs = floating(load(folder, remedy=f"make {name} again"))
         return {key: tensor for key, tensor in theirs.items() if not tensor.equal(self.start[key])}
 
     @torch.no_grad()
@@ -66,9 +64,9 @@ class Blend:
             tensor.copy_(state[key])
 
 
-def load(folder: Path, attention: str = "sdpa") -> Any:
+def load(folder: Path, attention: str = "sdpa", **options: Any) -> Any:
     """The sentence-transformers model of a folder, in float32, in evaluation mode, on the fastest device."""
-    return load_folder(folder, finite=False, attn_implementation=attention).eval()
+    return load_folder(folder, attn_implementation=attention, **options).eval()
 
 
 def floating(model: Any) -> State:
@@ -80,9 +78,3 @@ def floating(model: Any) -> State:
             seen.add(tensor.data_ptr())
             tensors[key] = tensor
     return tensors
-
-
-def _require_finite(name: str, state: State) -> None:
-    for key, tensor in state.items():
-        if not tensor.isfinite().all():
-            raise not_finite(name, key)

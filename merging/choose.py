@@ -74,7 +74,7 @@ def search(choice: Choice) -> Candidate | None:
     found = [choice.search(SIMPLEX, "search")]
     if choice.settings.extrapolate:
         found.append(extrapolated(choice))
-    return max((one for one in found if one), key=lambda candidate: candidate.dev, default=None)
+    return max((one for one in found if one), key=lambda candidate: candidate.dev.score, default=None)
 
 
 def extrapolated(choice: Choice) -> Candidate | None:
@@ -224,7 +224,7 @@ def warn_of_the_guard(choice: Choice, compared: Mapping[str, Candidate]) -> None
 
 def warn_of_saturation(models: Sequence[Candidate]) -> None:
     """Name the dev sets that tell no models apart, since all of them solve these."""
-    found = [model.scores.by_set for model in models]
+    found = [model.dev.by_set for model in models]
     sets = [name for name in found[0] if min(scores[name] for scores in found) >= SATURATED]
     if sets:
         what = "merge: dev sets that tell no models apart, since all score at least %s: %s"

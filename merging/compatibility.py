@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from merging.interpolation import interpolate, require_same_tensors
-from pipeline.core.artefact import MANIFEST, file_sha256
+from pipeline.core.artefact import MANIFEST, file_sha256, read_json
 from pipeline.core.checkpoint import INDEX, WEIGHTS, Checkpoint
 from pipeline.core.errors import UserError, first_line
 from pipeline.core.model_folder import HEADS, MODULES, PROBE, RAISED_BY_FILES, listed_modules, read_tokenizer
@@ -76,7 +76,7 @@ def carry_over(base: Path, target: Path, dtype: str) -> None:
     for part in {*(path for _, path in listed_modules(base)), VOCABULARY} - {""}:
         if (base / part).is_dir():
             shutil.copytree(base / part, target / part, ignore=shutil.ignore_patterns("*.safetensors", INDEX))
-    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    config = read_json(base / "config.json")
     config.pop("torch_dtype", None)
     text = json.dumps(config | {"dtype": dtype}, ensure_ascii=False, indent=2)
     (target / "config.json").write_text(text + "\n", encoding="utf-8")
@@ -120,7 +120,7 @@ def _modules(folder: Path) -> dict[str, Any]:
     from sentence_transformers.util import import_from_string
 
     modules = {}
-    for number, entry in enumerate(_json(folder / MODULES)):
+    for number, entry in enumerate(read_json(folder / MODULES)):
         kind = entry["type"].rsplit(".", 1)[-1]
         settings = {}
         if number and (folder / entry["path"]).is_dir() and entry["type"].startswith("sentence_transformers."):
@@ -132,7 +132,7 @@ def _modules(folder: Path) -> dict[str, Any]:
 
 def _prompts(folder: Path) -> dict[str, Any]:
     path = folder / "config_sentence_transformers.json"
-    config = _json(path) if path.is_file() else {}
+    config = read_json(path) if path.is_file() else {}
     prompts = {key: value for key, value in (config.get("prompts") or {}).items() if value}
     return {"prompts": prompts, "default": config.get("default_prompt_name")}
 
@@ -152,7 +152,3 @@ def _same_numbers(one: Path, other: Path) -> bool:
         return True
     ours, theirs = (torch.load(path, map_location="cpu", weights_only=True) for path in (one, other))
     return ours.keys() == theirs.keys() and all(ours[key].equal(theirs[key]) for key in ours)
-
-
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))

@@ -158,14 +158,8 @@ def _identical(piece: Piece, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
 def _require_finite(piece: Piece, mixed: torch.Tensor, parts: Mapping[str, torch.Tensor]) -> None:
     if not piece.is_floating or math.isfinite(mixed.sum(dtype=torch.float32).item()) or mixed.isfinite().all():
         return  # the sum is one cheap pass; it may overflow where every number is finite
-    culprits = [name for name, part in parts.items() if not part.isfinite().all()]
-    if culprits:
-        raise not_finite(culprits[0], piece.tensor)
+    for name in (name for name, part in parts.items() if not part.isfinite().all()):
+        what = f"tensor {piece.tensor} of model {name} holds NaN or infinity"
+        raise UserError(what, where="models to merge", remedy=f"make {name} again: its training has diverged")
     what = f"merged tensor {piece.tensor} exceeds the range of {mixed.dtype}"
     raise UserError(what, where="merging.dtype", remedy="use float32 or bfloat16")
-
-
-def not_finite(model: str, tensor: str) -> UserError:
-    """The error of a model that holds NaN or infinity."""
-    what = f"tensor {tensor} of model {model} holds NaN or infinity"
-    return UserError(what, where="models to merge", remedy=f"make {model} again: its training has diverged")

@@ -61,13 +61,13 @@ def show_comparison(comparison: Comparison, settings: MergingConfig) -> None:
     """Print the models and the ways of weighing them beside each other."""
     if not comparison.compared:
         return
-    sides = list(next(iter(comparison.compared.values())).sides)
+    sides = list(next(iter(comparison.compared.values())).dev.sides)
     held_out = [key for key in next(iter(comparison.reported.values()), {}) if key.endswith("recall_at_1")]
     rows = []
     for name, candidate in comparison.compared.items():
         weights = [candidate.weights[model] if candidate.weights else None for model in settings.models]
         gain = candidate.guard_loss.as_gain if candidate.guard_loss else None
-        scores = [candidate.dev, *(candidate.sides[side] for side in sides), gain]
+        scores = [candidate.dev.score, *(candidate.dev.sides[side] for side in sides), gain]
         reported = [comparison.reported[name][key] for key in held_out]
         taken = f"{name} *" if name == comparison.method else name
         rows.append([taken, *weights, *scores, VERDICTS[candidate.allowed], *reported])
@@ -81,10 +81,10 @@ def metrics(comparison: Comparison) -> dict[str, Any]:
     weights = {f"weight_{name}": weight for name, weight in (comparison.weights or {}).items()}
     scores: dict[str, Any] = {}
     if chosen := comparison.chosen:
-        scores = {"dev": chosen.dev, **{f"dev_{side}": score for side, score in chosen.sides.items()}}
+        scores = {"dev": chosen.dev.score, **{f"dev_{side}": score for side, score in chosen.dev.sides.items()}}
         loss = chosen.guard_loss
         scores["guard_loss"] = loss.mean if loss else None
-        scores["dev_under_guard"] = None if chosen.allowed is False else chosen.dev
+        scores["dev_under_guard"] = None if chosen.allowed is False else chosen.dev.score
     return {"method": comparison.method, **weights, **scores, "candidates": len(comparison.candidates)}
 
 

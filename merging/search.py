@@ -58,20 +58,10 @@ class Candidate:
 
     origin: str  # what proposed it first: a model's name, uniform, fixed, lm_cocktail, search, extrapolated, ...
     weights: dict[str, float] | None  # by model; None where the result is no weighted sum
-    scores: DevScore
+    dev: DevScore  # whose `score` a search maximises
     guard: dict[str, float]  # nDCG@10 by guard set
     losses: dict[str, Loss]  # by guard set
     allowed: bool | None  # by the guard; None: nothing guards
-
-    @property
-    def sides(self) -> dict[str, float]:
-        """The dev score of each side."""
-        return self.scores.sides
-
-    @property
-    def dev(self) -> float:
-        """The dev score: what a search maximises."""
-        return self.scores.score
 
     @property
     def guard_loss(self) -> Loss | None:
@@ -84,8 +74,8 @@ class Candidate:
         loss = self.guard_loss
         deciding = {"guard_loss": loss and loss.mean, "guard_loss_low": loss and loss.low}
         deciding |= {"guard_loss_high": loss and loss.high, "allowed": self.allowed}
-        scores = {"dev": self.dev, **self.sides, **deciding}
-        sets = {f"dev/{name}": score for name, score in self.scores.by_set.items()}
+        scores = {"dev": self.dev.score, **self.dev.sides, **deciding}
+        sets = {f"dev/{name}": score for name, score in self.dev.by_set.items()}
         for name, score in self.guard.items():
             sets |= {f"guard/{name}": score, f"guard/{name}/loss": self.losses[name].mean}
             sets |= {f"guard/{name}/loss_low": self.losses[name].low, f"guard/{name}/loss_high": self.losses[name].high}
@@ -225,4 +215,4 @@ def weights_of(point: Point, models: Sequence[str]) -> dict[str, float]:
 def _best(tried: dict[Point, Candidate]) -> Point | None:
     """The point with the highest dev score that isn't rejected; of equal ones, the one nearest to the base."""
     allowed = [point for point, candidate in tried.items() if candidate.allowed is not False]
-    return max(allowed, key=lambda point: (tried[point].dev, -sum(point)), default=None)
+    return max(allowed, key=lambda point: (tried[point].dev.score, -sum(point)), default=None)

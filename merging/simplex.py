@@ -26,12 +26,12 @@ def draw_simplex(
     blends = [candidate for candidate in candidates if candidate.weights is not None]
     figure, axes = pyplot.subplots(figsize=(5.6, 4.6), layout="constrained")
     names = list(models[1:3])
-    scores = [candidate.dev for candidate in blends]
+    scores = [candidate.dev.score for candidate in blends]
     scale: dict[str, Any] = {"cmap": "viridis", "vmin": min(scores), "vmax": max(scores), "s": 70, "zorder": 2}
     for marker, label, rejected in (("o", "candidate", False), ("x", "rejected by the guard", True)):
         if shown := [candidate for candidate in blends if (candidate.allowed is False) == rejected]:
             xs, ys = zip(*(_place(candidate, names) for candidate in shown), strict=True)
-            dots = axes.scatter(xs, ys, c=[one.dev for one in shown], marker=marker, label=label, **scale)
+            dots = axes.scatter(xs, ys, c=[one.dev.score for one in shown], marker=marker, label=label, **scale)
     figure.colorbar(dots, ax=axes, label="dev score")
     for name, candidate in compared.items():
         if name not in models and candidate.weights is not None:
@@ -51,4 +51,4 @@ def draw_simplex(
 def _place(candidate: Candidate, names: Sequence[str]) -> tuple[float, float]:
     assert candidate.weights is not None
     first = candidate.weights[names[0]]
-    return (first, candidate.weights[names[1]]) if len(names) == 2 else (first, candidate.dev)
+    return (first, candidate.weights[names[1]]) if len(names) == 2 else (first, candidate.dev.score)

@@ -106,7 +106,9 @@ def _make_ready() -> None:
     if not console.is_terminal:
         os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' bars; plain lines tell the rest
     logging.raiseExceptions = False  # a line for which the disk has no room is lost, without a traceback
-    _end_on_signals()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as SIGINT is in background jobs
+            signal.signal(number, _stop)
     if LAUNCHED in os.environ:  # by a command that has named the log after the stage
         threading.Thread(target=_stop_with_launcher, daemon=True).start()
     else:
@@ -139,15 +141,8 @@ def _refuse_unknown_options() -> None:
     parser.parse_args()
 
 
-def _end_on_signals() -> None:
-    """Make SIGTERM and SIGINT raise Stopped, unless they are ignored (as SIGINT is in background jobs)."""
-
-    def stop(number: int, _: object) -> None:
-        raise Stopped(number)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, stop)
+def _stop(number: int, _: object) -> None:
+    raise Stopped(number)
 
 
 def _stop_with_launcher() -> None:

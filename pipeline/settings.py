@@ -124,13 +124,6 @@ def lines_of(each: Setting, values: dict[str, Any]) -> Iterator[str]:
     yield f"      {each.meaning}"
 
 
-def groups() -> Iterator[str]:
-    """The config's groups and the files that can be chosen of each."""
-    for folder in sorted({path.parent for path in CONFIGS.glob("**/*.yaml")} - {CONFIGS}):
-        files = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
-        yield f"  {folder.relative_to(CONFIGS)}: {files}"
-
-
 def task_lines(config: Config) -> Iterator[str]:
     """The tasks of every suite that can be asked for."""
     from evaluation.evaluate import task_names  # with mteb, which takes seconds
@@ -154,7 +147,10 @@ def show(words: str, config: Config) -> None:
         else:
             lines.append(f"\n  {prefix}.*: as {told[about]}.*")
     if not words:
-        lines += ["\nGroups: data=capped takes configs/data/capped.yaml.", *groups()]
+        lines.append("\nGroups: data=capped takes configs/data/capped.yaml.")
+        for folder in sorted({path.parent for path in CONFIGS.glob("**/*.yaml")} - {CONFIGS}):
+            files = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+            lines.append(f"  {folder.relative_to(CONFIGS)}: {files}")
         lines += [f"\nThe names of tasks: make settings KEY={TASKS}"]
     elif any(each.key == TASKS for each in found):
         lines += ["\nTasks by suite", *task_lines(config)]

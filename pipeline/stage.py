@@ -65,9 +65,8 @@ def finished(path: Path, fingerprint: str) -> Manifest | None:
     """The manifest of a complete and whole artefact with this fingerprint, else None."""
     for folder in (path, _previous(path)):
         manifest = read_manifest(folder)
-        if manifest is None or (manifest.status, manifest.fingerprint) != ("complete", fingerprint):
-            continue
-        if artefact.is_whole(folder, manifest.outputs):
+        is_asked = manifest and (manifest.status, manifest.fingerprint) == ("complete", fingerprint)
+        if manifest and is_asked and artefact.is_whole(folder, manifest.outputs):
             return manifest
     return None
 

@@ -5,7 +5,6 @@ what they tell each other stands in files.
 """
 
 import csv
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from configs.schema.config import Config
-from pipeline.core.artefact import read_manifest, write_json
+from pipeline.core.artefact import read_json, read_manifest, write_json
 from pipeline.core.console import console, show_table
 from pipeline.core.errors import UserError, redacted
 from pipeline.stage import Stage, planned
@@ -58,7 +57,7 @@ class SweepTable(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
-        results = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob(f"*/{RESULT}")]
+        results = [read_json(path) for path in folder.glob(f"*/{RESULT}")]
         results.sort(key=lambda result: (result["score"] is None, -(result["score"] or 0.0), result["job"]))
         shared = set.intersection(*(set(r["overrides"]) for r in results)) if len(results) > 1 else set()
         rows = []

@@ -13,7 +13,7 @@ from pipeline.core.console import log
 from pipeline.core.embedding import CPU_TOKENS, GPU_TOKENS
 from pipeline.core.packed import pack
 from training.batch_plan import BatchPlan, GlobalBatch, Integers, has_angle
-from training.memory import GPU_OVERHEAD, Budget, planned_budget
+from training.memory import CPU_OVERHEAD, GPU_OVERHEAD, Budget, planned_budget
 from training.sets import TokenisedSet
 
 FEWEST_TOKENS = 8_000  # of a rank in a step, below which a GPU is mostly idle
@@ -57,12 +57,8 @@ class PlannedRows(torch.utils.data.Dataset[Any]):
 
 def encoding_budget(settings: PlannedConfig, token_budget: int | None, on_gpu: bool) -> Budget:
     """How a batch is cut where no activations are kept: into passes as everywhere that texts are embedded."""
-    budget = planned_budget(settings)
-    if settings.mini_batch_tokens == "auto":
-        budget = dataclasses.replace(budget, tokens=PIECES * (token_budget or (GPU_TOKENS if on_gpu else CPU_TOKENS)))
-    if settings.mini_batch_overhead == "auto" and on_gpu:
-        budget = dataclasses.replace(budget, overhead=GPU_OVERHEAD)
-    return budget
+    tokens = PIECES * (token_budget or (GPU_TOKENS if on_gpu else CPU_TOKENS))
+    return planned_budget(settings, lambda: tokens, GPU_OVERHEAD if on_gpu else CPU_OVERHEAD)
 
 
 @dataclasses.dataclass(frozen=True)

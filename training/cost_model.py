@@ -1,7 +1,6 @@
 """What training costs: operations, memory and hours, from the shape of the model and what the devices can do."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from transformers import XLMRobertaConfig, XLMRobertaModel
 
 from configs.schema.config import Config
 from configs.schema.training import HeadsConfig, PlannedConfig, SideConfig
+from pipeline.core.artefact import read_json
 from pipeline.core.errors import UserError
 from pipeline.core.packed import LEAST_CAPABILITY
 from pipeline.core.precision import PACKED, attention_implementation, autocast_type
@@ -60,7 +60,7 @@ KNOWN = {  # as their config.json on the Hub says, for a plan before anything is
 
 def shape_of(folder: Path) -> Shape:
     """The shape of the model in a folder."""
-    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    values = read_json(folder / "config.json")
     size = ("num_hidden_layers", "hidden_size", "intermediate_size")
     tables = ("vocab_size", "max_position_embeddings", "num_attention_heads")
     return Shape(*(values[name] for name in size + tables))

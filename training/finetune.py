@@ -3,7 +3,6 @@
 import dataclasses
 import gc
 import hashlib
-import json
 import signal
 import time
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from configs.schema.config import Config
 from configs.schema.training import PlannedConfig, SideConfig
 from data.artefact import read_dev_sets
-from pipeline.core.artefact import StageFolder, remove, retired, write_json
+from pipeline.core.artefact import StageFolder, read_json, remove, retired, write_json
 from pipeline.core.console import console, log, quiet
 from pipeline.core.errors import Stopped, UserError
 from pipeline.core.heads import write_heads
@@ -112,7 +111,7 @@ def plan_run(
         _prepare(config, stage, model)
     while not (folder / REPORT).exists():
         time.sleep(0.5)
-    report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+    report = read_json(folder / REPORT)
     others = other_models(config, stage.name)
     sets = prepare_sets(stage.name, config.planned(stage.name), model, stage.inputs["data"], folder, others)
     if process.device.type == "cuda":
@@ -214,7 +213,6 @@ def make_trainer(
         collate = dataclasses.replace(collate, budget=planned_budget(side, measured, GPU_OVERHEAD))
     has_heads = isinstance(model[-1], HeadLayers)
     return assembled(
-        PlannedTrainer,
         config,
         stage,
         plan,
@@ -229,11 +227,9 @@ def make_trainer(
     )
 
 
-def assembled(
-    kind: type[PlannedTrainer], config: Config, stage: StageFolder, plan: BatchPlan, **parts: Any
-) -> PlannedTrainer:
+def assembled(config: Config, stage: StageFolder, plan: BatchPlan, **parts: Any) -> PlannedTrainer:
     """A trainer of these parts with what every stage that trains has: its plan, callbacks and progress."""
-    trainer = kind(
+    trainer = PlannedTrainer(
         **parts,
         callbacks=[
             MetricsLog(stage.path / "metrics.jsonl", plan.batches, stage.track),
@@ -300,7 +296,8 @@ def _library_arguments(
     fixed = {"max_steps", "num_train_epochs", "gradient_accumulation_steps", "output_dir", "bf16", "fp16", "seed"}
     for key in sorted(fixed & extra.keys()):
         raise UserError(f"{key} is not free", where=f"{place}.{key}", remedy="remove it")
-    numbers = {field.name for field in dataclasses.fields(SentenceTransformerTrainingArguments) if _is_number(field)}
+    known = dataclasses.fields(SentenceTransformerTrainingArguments)
+    numbers = {field.name for field in known if isinstance(field.default, int | float) and field.type in (int, float)}
     for key in sorted(numbers & {key for key, value in extra.items() if isinstance(value, str)}):
         what = f"{key} must be a number, not {extra[key]}"
         raise UserError(what, where=f"{place}.{key}", remedy="write it as 0.001")
@@ -317,10 +314,6 @@ def _library_arguments(
         raise UserError(what, where=f"{place}.report_to", remedy=remedy)
     made._n_gpu = min(made.n_gpu, 1)  # one process, one GPU: never nn.DataParallel
     return made
-
-
-def _is_number(field: "dataclasses.Field[Any]") -> bool:
-    return isinstance(field.default, int | float) and field.type in (int, float)
 
 
 def plan_dev(sets: list[SetRows], side: SideConfig) -> dict[str, list[GlobalBatch]]:

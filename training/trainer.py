@@ -1,7 +1,6 @@
 """What sentence-transformers' trainer lacks: planned batches, marked checkpoints, a stop at non-finite numbers."""
 
 import contextlib
-import json
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch.utils.data import DataLoader
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 
-from pipeline.core.artefact import remove, write_json
+from pipeline.core.artefact import read_json, remove, write_json
 from pipeline.core.errors import UserError, first_line
 from pipeline.core.model_folder import RAISED_BY_FILES
 from training.batch_plan import GlobalBatch
@@ -185,7 +184,7 @@ def last_checkpoint(folder: Path, run_digest: str) -> Path | None:
     if latest is None:
         return None
     with readable(str(latest.parent)):
-        belongs_to = json.loads(latest.read_text(encoding="utf-8"))["run"]
+        belongs_to = read_json(latest)["run"]
     if belongs_to != run_digest:
         raise UserError(
             "the checkpoint belongs to another configuration or other data",

@@ -161,11 +161,6 @@ class SourceConfig:
         """Labels of the rows that are kept with a score beside the entailments."""
         return self.scores if self.scored_rows else {}
 
-    def missing_roles(self) -> list[str]:
-        """Roles of the construction without a configured column."""
-        needed, _ = ROLES[self.construction]
-        return [role for role in needed if not self.columns.get(role)]
-
 
 @dataclass
 class CleaningConfig:

@@ -40,7 +40,8 @@ def role_frames(
         while some := list(islice(pairs, BATCH_ROWS)):
             yield pl.DataFrame(some, schema={"anchor": pl.String, "positive": pl.String}, orient="row")
         return
-    if missing := source.missing_roles():
+    needed_roles, _ = ROLES[source.construction]
+    if missing := [role for role in needed_roles if not source.columns.get(role)]:
         keys = ", ".join(f"data.sources.{errors.set_name}.columns.{role}" for role in missing)
         raise UserError(
             f"{errors.set_name}: columns not configured",

@@ -88,8 +88,7 @@ def _stored(run: RunRecord) -> Iterator[tuple[Score, Difference | None, str, dic
 
 def _exports(run: RunRecord) -> dict[str, Any]:
     """The metrics of the stage export, where its files are of this merge."""
-    made = run.stages.get("export")
-    return made.manifest.metrics if made and made.manifest and made.complete and not run.outdated("export") else {}
+    return run.made["export"].metrics if "export" in run.complete and not run.outdated("export") else {}
 
 
 def _picture(run: RunRecord, of: str) -> Picture:

@@ -89,27 +89,19 @@ class GraphEmbedder(Embedder):
         return torch.from_numpy(self.run({name: features[name].numpy() for name in INPUTS}))
 
 
-def onnx_run(path: Path, threads: int) -> Run:
-    """A graph in ONNX Runtime on the CPU."""
+def load_format(name: str, place: Path, model: SentenceTransformer, **settings: Any) -> Embedder:
+    """A made form at `place`, on the CPU; `model` is the one it was made from, `settings` are Embedder's."""
+    if name == "static":
+        return Embedder(load_folder(place, "cpu"), **settings)
+    threads = torch.get_num_threads()
+    if name.startswith("openvino"):
+        import openvino
+
+        compiled = openvino.compile_model(place, "CPU", {"INFERENCE_NUM_THREADS": threads})
+        return GraphEmbedder(model, lambda inputs: compiled(inputs)[0], **settings)
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda inputs: session.run([OUTPUT], inputs)[0]
-
-
-def openvino_run(path: Path, threads: int) -> Run:
-    """A graph in OpenVINO on the CPU."""
-    import openvino
-
-    compiled = openvino.compile_model(path, "CPU", {"INFERENCE_NUM_THREADS": threads})
-    return lambda inputs: compiled(inputs)[0]
-
-
-def load_format(name: str, place: Path, model: SentenceTransformer, **settings: Any) -> Embedder:
-    """A made form at `place`; `model` is the one it was made from, `settings` are Embedder's."""
-    if name == "static":
-        return Embedder(load_folder(place, "cpu"), **settings)
-    run = openvino_run if name.startswith("openvino") else onnx_run
-    return GraphEmbedder(model, run(place, torch.get_num_threads()), **settings)
+    session = onnxruntime.InferenceSession(place, options, providers=["CPUExecutionProvider"])
+    return GraphEmbedder(model, lambda inputs: session.run([OUTPUT], inputs)[0], **settings)

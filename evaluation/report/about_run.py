@@ -8,7 +8,7 @@ import yaml
 from configs.schema.config import SIDES
 from evaluation.report import format as show
 from evaluation.report.blocks import Block, Code, Facts, Folded, Group, Section, Steps, Table, Text, absent
-from evaluation.report.record import RunRecord
+from evaluation.report.record import HELD_OUT, RunRecord
 
 GROUPS = (("data",), ("init",), tuple(SIDES), ("merge",), ("heads",), ("export", "evaluate"))
 HEADLINES = (  # (suite, task, metric, words), the first that was measured is shown
@@ -63,15 +63,15 @@ def _headline(run: RunRecord) -> list[tuple[str, Any]]:
             told = show.change(before, after, found if found and found.metric == metric else None)
             facts.append((f"{words}, {run.reference} → merge", told))
             break
-    seconds = [stage.manifest.seconds for stage in run.stages.values() if stage.manifest]
+    seconds = [made.seconds for made in run.made.values()]
     return [*facts, ("Time of all stages", show.duration(sum(seconds)))] if seconds else facts
 
 
 def chain(run: RunRecord) -> Section:
     """The picture of the chain, what each stage took, and what a reader must know before believing the figures."""
     marks = {  # the CSS class of a stage's state
-        name: "outdated" if stage.complete and run.outdated(name) else stage.status.replace(" ", "-")
-        for name, stage in run.stages.items()
+        name: "outdated" if name in run.complete and run.outdated(name) else run.status(name).replace(" ", "-")
+        for name in run.stages
     }
     groups = [[(name, marks[name], run.status(name)) for name in names if name in marks] for names in GROUPS]
     groups = [group for group in groups if group]
@@ -81,18 +81,17 @@ def chain(run: RunRecord) -> Section:
 
 
 def _stage_rows(run: RunRecord) -> list[list[Any]]:
-    longest = max((stage.manifest.seconds for stage in run.stages.values() if stage.manifest), default=0.0)
+    longest = max((made.seconds for made in run.made.values()), default=0.0)
     rows = []
-    for stage in run.stages.values():
-        made = stage.manifest
+    for name, made in run.stages.items():
         if made is None:
-            rows.append([show.row_head(stage.name, "not run"), *[show.DASH] * 5])
+            rows.append([show.row_head(name, "not run"), *[show.DASH] * 5])
             continue
         disk = sum(entry["bytes"] for entry in made.outputs.values())
         took = show.bar(show.duration(made.seconds), made.seconds, longest)
-        told = [(name, value) for name, value in made.metrics.items() if isinstance(value, str | int | float)]
-        figures = "; ".join(f"{_words(name)} {show.number(value)}" for name, value in told[:FIGURES])
-        head, memory = show.row_head(stage.name, run.status(stage.name)), show.size(made.peak_rss_bytes or None)
+        told = [(what, value) for what, value in made.metrics.items() if isinstance(value, str | int | float)]
+        figures = "; ".join(f"{_words(what)} {show.number(value)}" for what, value in told[:FIGURES])
+        head, memory = show.row_head(name, run.status(name)), show.size(made.peak_rss_bytes or None)
         if made.peak_gpu_bytes:
             memory = show.row_head(memory, f"GPU {show.size(made.peak_gpu_bytes)}")
         rows.append([head, took, memory, show.size(disk), show.long(figures), show.fingerprint(made.fingerprint)])
@@ -101,10 +100,10 @@ def _stage_rows(run: RunRecord) -> list[list[Any]]:
 
 def _notes(run: RunRecord) -> Iterator[str]:
     """Failed stages, and parts of different runs."""
-    for stage in run.stages.values():
-        if stage.manifest and stage.status == "failed":
-            yield f"Stage {stage.name} failed: {stage.manifest.error}"
-    stale = {stage.name: run.outdated(stage.name) for stage in run.stages.values() if stage.complete}
+    for name, made in run.made.items():
+        if made.status == "failed":
+            yield f"Stage {name} failed: {made.error}"
+    stale = {name: run.outdated(name) for name in run.made if name in run.complete}
     parts = [f"{name} (of an earlier {' and '.join(inputs)})" for name, inputs in stale.items() if inputs]
     if parts:
         yield f"The stages below are not of one piece: {', '.join(parts)}. make reproduce brings them up to date."
@@ -116,7 +115,9 @@ def data(run: RunRecord) -> Section:
         return Section("data", "Data", [absent("data")])
     sets, totals = run.ledger.get("sets", []), run.ledger.get("totals") or {}
     held_out = [
-        [_title(entry), show.count(entry.get("built")), show.count(entry.get("kept"))] for entry in run.held_out_sets
+        [_title(entry), show.count(entry.get("built")), show.count(entry.get("kept"))]
+        for entry in sets
+        if entry["side"] == HELD_OUT
     ]
     card, counted, last = (["card"], "the card counts, ", "verdict") if run.about_the_card else ([], "", "remark")
     shown = [name for name in TOTALS if totals.get(name) is not None and (card or name not in BESIDE_THE_CARD)]
@@ -219,15 +220,14 @@ def _words(name: str) -> str:
 def environment(run: RunRecord) -> Section:
     """Where each stage ran, with which versions and which config."""
     rows, packages = [], dict[str, list[str]]()
-    for stage in run.stages.values():
-        here = stage.manifest.environment if stage.manifest else {}
-        if here:
-            gpu = ", driver ".join(str(here[name]) for name in ("gpu", "gpu_driver") if here.get(name))
-            values = [str(here.get(name, show.DASH)) for name in ("python", "cores", "processes")]
+    for name, made in run.made.items():
+        if here := made.environment:
+            gpu = ", driver ".join(str(here[what]) for what in ("gpu", "gpu_driver") if here.get(what))
+            values = [str(here.get(what, show.DASH)) for what in ("python", "cores", "processes")]
             machine = [show.long(str(here.get("platform", show.DASH))), *values, show.long(gpu)]
-            rows.append([stage.name, *machine, show.fingerprint(here.get("commit"))])
-            versions = ", ".join(f"{name} {version}" for name, version in (here.get("packages") or {}).items())
-            packages.setdefault(versions, []).append(stage.name)
+            rows.append([name, *machine, show.fingerprint(here.get("commit"))])
+            versions = ", ".join(f"{package} {version}" for package, version in (here.get("packages") or {}).items())
+            packages.setdefault(versions, []).append(name)
     columns = ["stage", "machine", "Python", "cores", "processes", "GPU", "commit of the code"]
     blocks: list[Block] = [Table("Machine of each stage, and the code", columns, rows) if rows else absent("data")]
     used = [[", ".join(stages), show.long(versions)] for versions, stages in packages.items()]

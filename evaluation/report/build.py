@@ -22,7 +22,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     run = read_run(config.run_folder, redacted(asdict(config)))
     if not stage.inputs:
         log.warning("report: nothing has been run yet, and the page says so")
-    merged = run.stages["merge"].complete
+    merged = "merge" in run.complete
     settings = config.evaluation.report
     claims = []
     if run.about_the_card:
@@ -37,5 +37,4 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
             path.write_text(text, encoding="utf-8")
     verdicts = VERDICTS if claims else ()
     counts = {f"claims {verdict}": sum(claim.verdict == verdict for claim in claims) for verdict in verdicts}
-    complete = sum(part.complete for part in run.stages.values())
-    return {"stages": f"{complete} of {len(run.stages)} complete", **counts}
+    return {"stages": f"{len(run.complete)} of {len(run.stages)} complete", **counts}

@@ -65,7 +65,7 @@ def render_card(run: RunRecord, config: Config, model_id: str) -> str:
 
 def write_readme(run: RunRecord, text: str) -> None:
     """Put the card beside the final model as README.md, unless its stage's own manifest accounts for one."""
-    manifest = run.stages[run.final].manifest
+    manifest = run.made.get(run.final)
     if manifest and "model/README.md" in manifest.outputs:
         log.warning("report: %s/model/README.md belongs to the stage and is left as it is", run.final)
         return
@@ -141,7 +141,8 @@ def _steps(run: RunRecord) -> list[str]:
     for side in _merged(run):
         if plan := run.plans.get(side):
             seen = f"{show.count(plan.get('batches'))} batches, {show.count(plan.get('rows_seen'))} rows"
-            steps.append(f"One copy was fine-tuned on {PAIRS[side]} with {_loss(run, side)}: {seen}.")
+            losses = "contrastive loss" + (" and AnglE" if _side(run, side).get("angle_weight") else "")
+            steps.append(f"One copy was fine-tuned on {PAIRS[side]} with {losses}: {seen}.")
     if run.weights:
         method = str(run.weights.get("method"))
         named = method.replace("_", " ")
@@ -160,10 +161,6 @@ def _side(run: RunRecord, side: str) -> dict[str, Any]:
     return (run.config_of(side).get("training") or {}).get(side) or {}
 
 
-def _loss(run: RunRecord, side: str) -> str:
-    return "contrastive loss" + (" and AnglE" if _side(run, side).get("angle_weight") else "")
-
-
 def _training(run: RunRecord) -> list[list[str]]:
     """A table of how each merged side was trained, its head first."""
     sides = [side for side in _merged(run) if side in run.plans]
@@ -173,7 +170,7 @@ def _training(run: RunRecord) -> list[list[str]]:
 
 def _trained(run: RunRecord, side: str) -> dict[str, str]:
     """What one side was trained with, by name."""
-    made, settings, config = run.stages[side].manifest, _side(run, side), run.config_of(side)
+    made, settings, config = run.made.get(side), _side(run, side), run.config_of(side)
     precision = made.metrics.get("precision") if made else None
     angle = f"{settings['angle_weight']:g}, scale {settings['angle_scale']:g}" if settings["angle_weight"] else "off"
     return {
@@ -316,20 +313,19 @@ def _licence(run: RunRecord, config: Config) -> str:
 
 def _provenance(run: RunRecord) -> list[list[str]]:
     rows = []
-    for stage in run.stages.values():
-        made = stage.manifest
+    for name, made in run.stages.items():
         there = made.environment if made else {}
         commit, _, changed = str(there.get("commit") or "").partition("-")
         code = f"`{commit[:12]}`{', changed' if changed else ''}" if commit else show.DASH
         fingerprint, machine = (f"`{made.fingerprint[:12]}`", _hardware(there)) if made else (show.DASH, show.DASH)
-        rows.append([stage.name, run.status(stage.name), fingerprint, code, machine, GIVES[stage.name]])
+        rows.append([name, run.status(name), fingerprint, code, machine, GIVES[name]])
     return rows
 
 
 def _packages(run: RunRecord) -> str:
     """Versions of the packages; of one that changed between stages, all."""
     found: dict[str, dict[str, None]] = {}
-    for stage in run.stages.values():
-        for name, version in ((stage.manifest.environment if stage.manifest else {}).get("packages") or {}).items():
+    for made in run.made.values():
+        for name, version in (made.environment.get("packages") or {}).items():
             found.setdefault(name, {})[version] = None
     return ", ".join(f"{name} {' and '.join(versions)}" for name, versions in found.items())

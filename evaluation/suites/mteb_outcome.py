@@ -12,6 +12,7 @@ from sklearn.preprocessing import MultiLabelBinarizer
 
 from evaluation.outcome import ITEM, PART, Measure, Outcome
 from evaluation.significance import FIXED, whole
+from pipeline.core.artefact import read_json
 from pipeline.core.embedding import digest
 from pipeline.core.errors import UserError
 
@@ -68,12 +69,12 @@ def parts_of_task(task: AbsTask, scores: Mapping[str, list[Any]], folder: Path) 
             if subset not in task.hf_subsets:
                 continue
             if isinstance(task, AbsTaskRetrieval):
-                found = json.loads(query_scores_path(folder, subset, split).read_text(encoding="utf-8"))
+                found = read_json(query_scores_path(folder, subset, split))
                 yield Part(
                     subset, split, entry, found, [], [f"{task.metadata.name} {query}" for query in sorted(found)]
                 )
                 continue
-            predictions = json.loads((folder / task.prediction_file_name).read_text(encoding="utf-8"))
+            predictions = read_json(folder / task.prediction_file_name)
             sets: Any = task.dataset
             data = sets[subset][split] if subset in sets else sets[split]
             yield Part(subset, split, entry, predictions[subset][split], *_labelled(task.metadata, data))

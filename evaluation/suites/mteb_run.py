@@ -35,7 +35,7 @@ from evaluation.scoring import Scorer
 from evaluation.suites.heads import DENSE, MULTI_VECTOR, SPARSE, WEIGHTS, sparse_vectors, token_vectors
 from evaluation.suites.mteb_outcome import Part, keep_query_scores, mteb_outcome, parts_of_task
 from evaluation.suites.task import Task
-from pipeline.core.artefact import PARTIAL, files_under, remove, replacing
+from pipeline.core.artefact import PARTIAL, files_under, read_json, remove, replacing
 from pipeline.core.console import quiet
 from pipeline.core.errors import UserError, first_line
 from pipeline.core.heads import Heads
@@ -140,7 +140,7 @@ def _evaluated(model: Any, task: AbsTask, folder: Path, kept: Path) -> list[Part
 
 def _read(kept: Path) -> list[Part] | None:
     try:
-        return [Part(**part) for part in json.loads(kept.read_text(encoding="utf-8"))]
+        return [Part(**part) for part in read_json(kept)]
     except (OSError, ValueError, TypeError):
         return None
 

@@ -50,7 +50,9 @@ def hub_task(name: str, suite: SuiteConfig, config: MtebTaskConfig, mirror: str 
     Raises UserError for an unknown task, split or subset.
     """
     try:
-        task = _benchmark_task(name, suite) or mteb.get_task(
+        # A benchmark's own objects carry its choice of subsets and splits.
+        own = mteb.get_benchmark(suite.benchmark).tasks if suite.benchmark else []
+        task = next((task for task in own if task.metadata.name == name), None) or mteb.get_task(
             name,
             languages=suite.languages or None,
             hf_subsets=config.subsets or None,
@@ -66,13 +68,6 @@ def hub_task(name: str, suite: SuiteConfig, config: MtebTaskConfig, mirror: str 
     if mirror:
         _read_from(task, Path(mirror))
     return task
-
-
-def _benchmark_task(name: str, suite: SuiteConfig) -> AbsTask | None:
-    """The benchmark's own object, which carries its choice of subsets and splits."""
-    if suite.benchmark is None:
-        return None
-    return next((task for task in mteb.get_benchmark(suite.benchmark).tasks if task.metadata.name == name), None)
 
 
 def _read_from(task: AbsTask, mirror: Path) -> None:

@@ -137,12 +137,9 @@ def read_retrieval_set(path: Path) -> RetrievalSet:
 
 def retrieval_set(pairs: PairSet) -> RetrievalSet:
     """The queries, candidates and right answers of rows (anchor, positive)."""
-    queries, candidates = dict[str, set[int]](), dict[str, int]()
-    for anchor, positive, score in zip(pairs.anchors, pairs.positives, pairs.scores, strict=True):
-        candidate = candidates.setdefault(positive, len(candidates))
-        if score == 1:
-            queries.setdefault(anchor, set()).add(candidate)
-    return RetrievalSet(list(queries), list(candidates), [sorted(found) for found in queries.values()])
+    answers, place = pairs.answers(), {text: number for number, text in enumerate(dict.fromkeys(pairs.positives))}
+    relevant = [sorted(place[text] for text in texts) for texts in answers.values()]
+    return RetrievalSet(list(answers), list(place), relevant)
 
 
 def score_retrieval(data: RetrievalSet, encoder: Encoder) -> Outcome:

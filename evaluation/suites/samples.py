@@ -15,7 +15,7 @@ from configs.schema.config import Config
 from evaluation.suites.encodechka.predictors import accuracy_task, similarity_task
 from evaluation.suites.encodechka.tasks import EncodechkaTask, classified, paired
 from evaluation.suites.mteb_run import MtebTask
-from evaluation.suites.sample_files import SampleFiles, read_samples, sample_digests
+from evaluation.suites.sample_files import read_samples, sample_digests
 from evaluation.suites.task import Task
 from pipeline.core.artefact import StageFolder
 
@@ -23,7 +23,7 @@ from pipeline.core.artefact import StageFolder
 def tasks(suite: str, config: Config, stage: StageFolder) -> list[Task]:
     """encodechka's kinds of tasks, by the model's own embeddings, then mteb's."""
     ours = [
-        EncodechkaTask(suite, name, sample_digests(*files), score, SampleFiles(), "model")
+        EncodechkaTask(suite, name, sample_digests(*files), score, read_samples, "model")
         for name, (score, files) in ENCODECHKA_SAMPLES.items()
     ]
     theirs = [MtebTask(suite, name, sample_digests(*task.files), task(), []) for name, task in MTEB_SAMPLES.items()]

@@ -56,7 +56,7 @@ def read_manifest(folder: Path) -> Manifest | None:
 @lru_cache(maxsize=64)
 def _manifest(path: Path, *state: int) -> Manifest:
     """Parsed once for each state of the file, which is only ever replaced: a command asks for the same ones often."""
-    return Manifest(**json.loads(path.read_text(encoding="utf-8")))
+    return Manifest(**read_json(path))
 
 
 def is_complete(folder: Path) -> bool:
@@ -187,6 +187,11 @@ def synchronise(path: Path) -> None:
         os.close(descriptor)
 
 
+def read_json(path: Path) -> Any:
+    """The content of a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically, in a form that people can read."""
     with replacing(path) as temporary:
@@ -289,6 +294,6 @@ class StageFolder:
 
 def _read_record(place: Path) -> dict[str, Any]:
     try:
-        return json.loads(place.read_text(encoding="utf-8"))
+        return read_json(place)
     except (OSError, json.JSONDecodeError):
         return {"fingerprint": None, "outputs": {}, "result": {}}

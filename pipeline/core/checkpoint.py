@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Self
 
 from safetensors import SafetensorError, safe_open
 
+from pipeline.core.artefact import read_json
 from pipeline.core.errors import UserError
 
 WEIGHTS = "model.safetensors"
@@ -172,7 +173,7 @@ def weight_files(folder: Path) -> list[Path]:
 def _shards(index: Path) -> list[str]:
     """Names of the shards, which lie beside their index."""
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(read_json(index)["weight_map"].values()))
         outside = [name for name in names if Path(name).name != name]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise _broken(index, f"{type(error).__name__} in its index") from None

@@ -6,7 +6,6 @@ Multi-vector: every token but the first one is projected and scaled to length 1;
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import torch
 
-from pipeline.core.artefact import digest, file_sha256, write_json
+from pipeline.core.artefact import digest, file_sha256, read_json, write_json
 from pipeline.core.errors import UserError, first_line
 from pipeline.core.model_folder import HEADS, HEADS_RECORD, RAISED_BY_FILES, TORCH_FILES, transformer_folder
 
@@ -97,13 +96,13 @@ def _heads_of(folder: Path, encoder: Path) -> Heads:
     fingerprint = hashlib.sha256(b"".join((folder / name).read_bytes() for name in HEADS)).hexdigest()
     place, remedy = str(folder), "take the heads of this model's own base, or fit them anew: make heads"
     config = transformer_folder(encoder) / "config.json"
-    hidden = json.loads(config.read_text(encoding="utf-8")).get("hidden_size") if config.is_file() else None
+    hidden = read_json(config).get("hidden_size") if config.is_file() else None
     sizes = {sparse.in_features, multi_vector.in_features}
     if sizes != {hidden or sparse.in_features}:
         what = f"heads for width {' and '.join(map(str, sorted(sizes)))}, but the encoder has {hidden}"
         raise UserError(what, where=place, remedy=remedy)
     if (folder / HEADS_RECORD).is_file():
-        fitted_to = json.loads((folder / HEADS_RECORD).read_text(encoding="utf-8")).get("encoder")
+        fitted_to = read_json(folder / HEADS_RECORD).get("encoder")
         if fitted_to != encoder_fingerprint(encoder):
             raise UserError(
                 f"the heads were fitted to another encoder than that of {encoder}", where=place, remedy=remedy

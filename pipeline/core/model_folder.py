@@ -1,11 +1,11 @@
 """Folders of models: what lies in one, its tokenizer, and where it is to be had; the model itself is not opened."""
 
-import json
 from pathlib import Path
 from pickle import UnpicklingError
 
 from tokenizers import Tokenizer
 
+from pipeline.core.artefact import read_json
 from pipeline.core.console import log
 from pipeline.core.errors import UserError, first_line
 from pipeline.core.hub import Revision, hub_errors, hub_model, local_model, readable_revision
@@ -87,7 +87,7 @@ def listed_modules(folder: Path) -> list[tuple[str, str]]:
     if not (folder / MODULES).is_file():
         return []
     try:
-        entries = json.loads((folder / MODULES).read_text(encoding="utf-8"))
+        entries = read_json(folder / MODULES)
         found = [(entry["type"].rpartition(".")[2], entry["path"]) for entry in entries]
         if not found or any(Path(path).is_absolute() or ".." in Path(path).parts for _, path in found):
             raise ValueError("it lists no modules of this folder")

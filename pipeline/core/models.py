@@ -47,7 +47,10 @@ def load_folder(
             str(folder), device=device, model_kwargs=kwargs, trust_remote_code=False, local_files_only=True
         )
     except (*RAISED_BY_FILES, SafetensorError) as error:
-        raise _unloadable(error, folder, remedy) from error
+        is_damage = isinstance(error, UnpicklingError | EOFError) or "PytorchStreamReader" in str(error)
+        damaged = "a weight file is damaged, or holds more than tensors"  # torch says in five lines how to run its code
+        what = f"the model can't be loaded: {damaged if is_damage else first_line(error)}"
+        raise UserError(what, where=str(folder), remedy=remedy) from error
     if not model.module_kwargs:
         why = "is no dense model" if (folder / MODULES).is_file() else f"has no {MODULES}"
         how = getattr(model[-1], "pooling_mode", "nothing")
@@ -139,10 +142,3 @@ def stored_names(folder: Path) -> set[str]:
     for file in () if names else folder.glob(TORCH_FILES):
         names.update(torch.load(file, map_location="meta", weights_only=True, mmap=is_zipfile(file)))
     return {FIRST_DAYS.sub(lambda end: {"gamma": "weight", "beta": "bias"}[end[0]], name) for name in names}
-
-
-def _unloadable(error: Exception, folder: Path, remedy: str) -> UserError:
-    damaged = "a weight file is damaged, or holds more than tensors"  # torch says in five lines how to run its code
-    is_damage = isinstance(error, UnpicklingError | EOFError) or "PytorchStreamReader" in str(error)
-    reason = damaged if is_damage else first_line(error)
-    return UserError(f"the model can't be loaded: {reason}", where=str(folder), remedy=remedy)

@@ -17,7 +17,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import PreTrainedModel
 
 from configs.schema.init import BaseConfig
-from pipeline.core.artefact import write_json
+from pipeline.core.artefact import read_json, write_json
 from pipeline.core.checkpoint import INDEX, SHARDS, WEIGHTS
 from pipeline.core.console import log, quiet
 from pipeline.core.embedding import PROMPTS
@@ -77,7 +77,7 @@ def make_from_hub(config: BaseConfig, folder: Path, mirror: str | None) -> dict[
     encoder = model[0].model
     assert isinstance(encoder, PreTrainedModel)
     made = {"source": name, "revision": revision, **write_encoder(encoder, place, folder)}
-    document = json.loads(tokenizer.path.read_text(encoding="utf-8"))
+    document = read_json(tokenizer.path)
     if document.get("truncation") or document.get("padding"):
         tokenizer.write(folder / TOKENIZER, np.arange(tokenizer.size))  # without these two
     else:
@@ -163,7 +163,7 @@ def write_encoder(encoder: PreTrainedModel, place: Path, folder: Path) -> dict[s
     """
     stored, tensors = stored_names(place), encoder.state_dict()
     without_pooler = {name for name in tensors if not name.startswith("pooler.")}
-    config = json.loads((place / "config.json").read_text(encoding="utf-8"))
+    config = read_json(place / "config.json")
     plain = config | {"architectures": [type(encoder).__name__]}
     made: dict[str, Any] = {}
     if without_pooler <= stored <= tensors.keys() and any(place.glob("*.safetensors")):
@@ -191,7 +191,7 @@ def write_encoder(encoder: PreTrainedModel, place: Path, folder: Path) -> dict[s
 def hidden_size(folder: Path) -> int:
     """The width of the model's vectors; raises UserError on a config that doesn't say it."""
     try:
-        return int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["hidden_size"])
+        return int(read_json(folder / "config.json")["hidden_size"])
     except (json.JSONDecodeError, KeyError, ValueError) as error:
         where = str(folder / "config.json")
         raise UserError("no hidden_size in the model's config", where=where, remedy="choose another base") from error

@@ -14,7 +14,6 @@ from training.finetune import assembled, closing_metrics, finish, join_ranks, pl
 from training.heads.layers import add_heads
 from training.heads.loss import HeadsLoss
 from training.model_files import choose_attention, load_model
-from training.trainer import PlannedTrainer
 
 
 @quiet()
@@ -32,7 +31,6 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     sets, plan, report = plan_run(config, stage, model)
     budget = encoding_budget(settings, config.token_budget, process.device.type != "cpu")
     trainer = assembled(
-        PlannedTrainer,
         config,
         stage,
         plan,

@@ -1,6 +1,5 @@
 """The shrunk folder: every file of a base, edited where it depends on the vocabulary, copied where it does not."""
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from pipeline.core.artefact import PARTIAL, write_json
+from pipeline.core.artefact import PARTIAL, read_json, write_json
 from pipeline.core.checkpoint import INDEX, SHARDS, WEIGHTS, Checkpoint, EagerFile, write_header
 from pipeline.core.errors import UserError
 from pipeline.core.model_folder import NOT_THE_MODEL
@@ -62,7 +61,7 @@ def shrink(base: Path, target: Path, tokenizer: TokenizerFile, kept: Ids) -> Siz
     edits["added_tokens.json"] = lambda content, new_ids: {text: new_ids[old] for text, old in content.items()}
     for name, edit in edits.items():
         if (base / name).is_file():
-            write_json(target / name, edit(json.loads((base / name).read_text(encoding="utf-8")), new_ids))
+            write_json(target / name, edit(read_json(base / name), new_ids))
     _copy_others(base, target, {"tokenizer.json", SENTENCEPIECE, *edits})
     return sizes
 

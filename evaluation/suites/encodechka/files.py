@@ -40,14 +40,11 @@ class DataFiles:
         self.download = folder is None
         self._checked: set[str] = set()
 
-    def rows(self, name: str) -> list[dict[str, str]]:
-        """Rows of a CSV file by its name without ending."""
-        with self.path(f"{name}.csv").open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
-
-    def json(self, name: str) -> Any:
-        """Contents of a JSON file."""
-        return json.loads(self.path(name).read_text(encoding="utf-8"))
+    def __call__(self, name: str) -> Any:
+        """Contents of a JSON file, or the rows of a CSV file by its name without ending."""
+        path = self.path(name if name.endswith(".json") else f"{name}.csv")
+        with path.open(encoding="utf-8", newline="") as file:
+            return json.load(file) if path.suffix == ".json" else list(csv.DictReader(file))
 
     def path(self, name: str) -> Path:
         """A checked file; raises UserError where it is missing, other than the benchmark's, or can't be downloaded."""

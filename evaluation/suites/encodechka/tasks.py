@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -34,17 +34,10 @@ def tasks(suite: str, config: Config, stage: StageFolder) -> list[Task]:
     return [EncodechkaTask(suite, name, settings, score, files, protocol) for name, score in TASKS.items()]
 
 
-class Files(Protocol):
-    """Where a task's rows come from."""
-
-    def rows(self, name: str) -> list[dict[str, Any]]:
-        """Rows of a table, by the name of its file without ending."""
-
-
 class EncodechkaTask(Task):
     """A task that encodechka's code scores, over its own files or others of their kind."""
 
-    def __init__(self, suite: str, name: str, settings: Any, score: "Run", files: Files, protocol: str) -> None:
+    def __init__(self, suite: str, name: str, settings: Any, score: "Run", files: "Files", protocol: str) -> None:
         super().__init__(suite, name, settings)
         self.run, self.files, self.protocol = score, files, protocol
 
@@ -67,6 +60,7 @@ class Vectors:
         return {"own": self.encoder.sentences(texts)}
 
 
+Files = Callable[[str], Any]  # a file's rows by its name
 Run = Callable[[Files, Vectors], Outcome]
 Label = Callable[[Any], Any]
 
@@ -75,7 +69,7 @@ def paired(score: Callable[..., Outcome], file: str, first: str, second: str, go
     """A score of the similarities of two columns' texts against gold labels."""
 
     def run(files: Files, vectors: Vectors) -> Outcome:
-        rows = files.rows(file)
+        rows = files(file)
         one, two = (vectors.sentences([row[column] for row in rows]) for column in (first, second))
         return score(one, two, _labels(rows, gold, kind))
 
@@ -86,7 +80,7 @@ def classified(score: Callable[..., Outcome], stem: str, label: str, kind: Label
     """A classifier that is fitted on `<stem>_train` and scored on `<stem>_test`."""
 
     def run(files: Files, vectors: Vectors) -> Outcome:
-        train, test = files.rows(f"{stem}_train"), files.rows(f"{stem}_test")
+        train, test = files(f"{stem}_train"), files(f"{stem}_test")
         texts = [row["text"] for row in test]
         outcome = score(
             vectors.sentences([row[train_text] for row in train]),
@@ -104,8 +98,8 @@ def classified(score: Callable[..., Outcome], stem: str, label: str, kind: Label
 def entities(file: str) -> Run:
     """Tags of named entities from vectors of words."""
 
-    def run(files: Any, vectors: Vectors) -> Outcome:
-        data = files.json(file)
+    def run(files: Files, vectors: Vectors) -> Outcome:
+        data = files(file)
         return entity_task(data["texts"], data["labels"], vectors.encoder.words)
 
     return run

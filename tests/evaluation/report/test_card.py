@@ -155,7 +155,7 @@ def test_a_fact_of_the_card_changes_with_its_artefact(
 
 def test_the_front_matter_has_the_languages_that_the_vocabulary_was_cut_for(config: Config) -> None:
     run = read_run(config.folder("report").parent)
-    made = run.stages["init"].manifest
+    made = run.stages["init"]
     assert made
     made.config["languages"] = ["kk", "ru"]
     assert ModelCard(render_card(run, config, "a/b")).data.language == ["kk", "ru"]
@@ -164,7 +164,7 @@ def test_the_front_matter_has_the_languages_that_the_vocabulary_was_cut_for(conf
 @pytest.mark.parametrize("mode", ["report", "remove"])
 def test_benchmark_texts_that_stayed_in_training_are_named(mode: str, config: Config) -> None:
     run = read_run(config.folder("report").parent)
-    made = run.stages["data"].manifest
+    made = run.stages["data"]
     assert made and run.ledger
     assert "The pairs were compared with no benchmark's texts." in render_card(run, config, "a/b")
     made.config["data"]["decontamination"]["mode"] = mode
@@ -229,7 +229,7 @@ def test_a_model_trained_on_all_sets_at_once_is_called_that(config: Config, card
 
 def test_a_side_s_loss_is_the_one_that_it_was_trained_with(config: Config) -> None:
     run = read_run(config.folder("report").parent)
-    manifest = run.stages["symmetric"].manifest
+    manifest = run.stages["symmetric"]
     assert manifest and not run.config["training"]["symmetric"]["angle_weight"]  # of the command that evaluated
     manifest.config["training"]["symmetric"]["angle_weight"] = 0.5
     assert "One copy was fine-tuned on symmetric pairs with contrastive loss and AnglE:" in render_card(
@@ -240,7 +240,7 @@ def test_a_side_s_loss_is_the_one_that_it_was_trained_with(config: Config) -> No
 def test_scores_of_an_earlier_merge_are_called_that(config: Config) -> None:
     run = read_run(config.folder("report").parent)
     assert "| evaluate | complete |" in render_card(run, config, "organisation/name")
-    manifest = run.stages["merge"].manifest
+    manifest = run.stages["merge"]
     assert manifest
     manifest.fingerprint = "f" * 64
     assert "| evaluate | of an earlier merge |" in render_card(run, config, "organisation/name")

@@ -11,7 +11,7 @@ import yaml
 from configs.schema.config import Config
 from evaluation.published import CARD_MTEB
 from evaluation.report.claims import CLAIMS, COLUMNS, Claim, check_claims, claims_csv
-from evaluation.report.record import RunRecord, StageRecord, read_run
+from evaluation.report.record import RunRecord, read_run
 from evaluation.results import Score
 from pipeline.application import composed
 from pipeline.chain import CHAIN
@@ -24,7 +24,7 @@ CARD_TOTAL, CARD_NEGATIVES = 2_240_961, 792_644
 
 
 def claim(card: str, ours: float | None, tolerance: str = "0") -> Claim:
-    return Claim("mteb/x", "x", card, ours, tolerance, "", "")
+    return Claim("mteb/x", "x", card, ours, tolerance, "")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def checked(config: Config) -> dict[str, Claim]:
 
 
 def scored(scores: dict[tuple[str, str, str], float]) -> RunRecord:
-    stages = {name: StageRecord(name, Path(name), None) for name in ("data", "init", "merge", "evaluate")}
+    stages = dict.fromkeys(("data", "init", "merge", "evaluate"))
     made = [Score("merge", *names, value, nan, nan, 1, 0.0) for names, value in scores.items()]
     return RunRecord(Path("run"), stages, scores=made)
 

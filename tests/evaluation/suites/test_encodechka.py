@@ -170,7 +170,7 @@ def test_the_first_word_never_gets_a_tag_and_the_first_entity_wins() -> None:
 def test_the_folder_comes_from_the_environment(encodechka_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENCODECHKA_DATA_PATH", str(encodechka_data))
     folder = EvaluationConfig().encodechka_folder
-    assert len(DataFiles(folder, Path("nowhere")).rows("stsb_dev")) == 1500
+    assert len(DataFiles(folder, Path("nowhere"))("stsb_dev")) == 1500
 
 
 @pytest.mark.real_data
@@ -179,11 +179,11 @@ def test_a_file_that_is_not_the_benchmarks_is_one_line(encodechka_data: Path, tm
     with (tmp_path / "toxic_test.csv").open("a") as file:
         file.write("1,ещё одна строка,[],0\n")
     with pytest.raises(UserError, match=r"toxic_test\.csv differs from the benchmark's file \(sha256\)"):
-        DataFiles(str(tmp_path), tmp_path).rows("toxic_test")
+        DataFiles(str(tmp_path), tmp_path)("toxic_test")
 
 
 def test_no_network_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("evaluation.suites.encodechka.files.ADDRESS", "http://127.0.0.1:9")  # nobody listens there
     with pytest.raises(UserError, match=r"stsb_dev\.csv can't be downloaded"):
-        DataFiles(None, tmp_path / "cache").rows("stsb_dev")
+        DataFiles(None, tmp_path / "cache")("stsb_dev")
     assert not list(tmp_path.rglob("*.csv"))
