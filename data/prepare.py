@@ -101,15 +101,11 @@ class _Sets:
 
     def dev_rows(self) -> dict[str, int]:
         """Write the dev rows that occur in no other set's training; returns how many each set has."""
-        made = self.stage.unit(
+        return self.stage.unit(
             "dev",
             digest([VERSION, self.training]),
             lambda folder: write_dev(self.stage.path, folder, list(self.training)),
         )
-        for stale in set((self.stage.path / "dev").glob("*.parquet")):
-            if stale.stem not in made:
-                stale.unlink()
-        return made
 
 
 def _finish(stage: StageFolder, lines: list[dict[str, Any]], evaluations: dict[str, Any]) -> dict[str, Any]:
