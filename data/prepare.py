@@ -26,6 +26,15 @@ FEW_DEV_ROWS = 50
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     """Make what is missing of the sets, then dev rows and ledger; raises the first UserError once all were tried."""
     sets, data = _Sets(config, stage), config.data
+    evaluations = json.loads((sets.benchmarks / CHECKED).read_text(encoding="utf-8"))
+    if missing := evaluations["not_checked"]:
+        log.warning(
+            "decontamination: %d evaluations not checked: %s (reasons in %s; tried again by make benchmarks "
+            "ARGS=force=true, then make data)",
+            len(missing),
+            ", ".join(missing),
+            sets.benchmarks / CHECKED,
+        )
     held_out = [sets.held_out_line(*item) for item in progress(data.held_out.items(), "held-out sets")]
     lines, failures = [], []
     for name, source in progress(data.sources.items(), "training sets"):
@@ -41,7 +50,6 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     for line in lines:
         line["dev"] = dev.get(line["name"], 0)
     _warn_of_few(lines)
-    evaluations = json.loads((sets.benchmarks / CHECKED).read_text(encoding="utf-8"))
     return _finish(stage, lines + held_out, evaluations)
 
 
