@@ -1,6 +1,5 @@
 """The stage `benchmarks`: what must not be trained on, by task: the bundled samples, and the benchmarks' test texts."""
 
-import csv
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,10 @@ import polars as pl
 
 from configs.schema.config import Config
 from data.pairs.decontamination import BENCHMARKS, CHECKED, SAMPLES
+from evaluation.suites.encodechka.files import DataFiles
 from evaluation.suites.sample_files import FOLDER, read_samples
-from pipeline.core.artefact import StageFolder, read_json, write_json
-from pipeline.core.console import log
-from pipeline.core.errors import first_line
+from pipeline.core.artefact import StageFolder, write_json
+from pipeline.core.errors import UserError, first_line
 
 ENCODECHKA = {  # file -> columns with test texts; train files are no benchmark
     "stsb_dev.csv": ("sentence1", "sentence2"),
@@ -44,7 +43,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     tests, missing = dict[str, list[str]](), dict[str, str]()
     for suite in config.data.checked_suites:
         if suite == "encodechka":
-            found = _encodechka_texts(config.evaluation.encodechka_folder, missing)
+            found = _encodechka_texts(config, missing)
         else:
             found = _mteb_texts(suite, config, missing, tests)
         tests |= {task: sorted(texts) for task, texts in found}
@@ -54,26 +53,30 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
             pl.DataFrame(rows, schema={"task": pl.String, "text": pl.String}, orient="row").write_parquet(path)
     checked = {task: len(texts) for task, texts in tests.items()}
     write_json(stage.path / CHECKED, {"checked": checked, "not_checked": missing})
-    if missing:
-        log.warning("decontamination: %d evaluations not checked: %s", len(missing), ", ".join(missing))
     return {"tasks": len(checked), "texts": sum(checked.values()), "not checked": len(missing)}
 
 
-def _encodechka_texts(folder: str | None, missing: dict[str, str]) -> Iterator[tuple[str, set[str]]]:
-    if folder is None:
-        missing["encodechka"] = "evaluation.encodechka names no folder of its data files"
-        return
+def _encodechka_texts(config: Config, missing: dict[str, str]) -> Iterator[tuple[str, set[str]]]:
+    """(file, test texts) of encodechka, out of the folder or the cache that the stage evaluate reads it from."""
+    files = DataFiles(config.evaluation.encodechka_folder, Path(config.runs, "cache", "encodechka"))
+    unreachable: str | None = None
     for name, columns in ENCODECHKA.items():
-        path = Path(folder) / name
-        if not path.is_file():
-            missing[f"encodechka {path.stem}"] = f"no file {path}"
-        elif path.suffix == ".json":
-            content = read_json(path)
-            yield f"encodechka {path.stem}", set(content[columns[0]])
+        file = Path(name)
+        task = f"encodechka {file.stem}"
+        if unreachable:
+            missing[task] = unreachable
+            continue
+        try:
+            if file.suffix == ".json":
+                texts = set(files.json(file.stem)[columns[0]])
+            else:
+                texts = {row[column] for row in files.rows(file.stem) for column in columns if row[column]}
+        except UserError as error:
+            missing[task] = f"{error.what} ({error.where})"
+            if files.download and not (files.folder / name).is_file():
+                unreachable = missing[task]
         else:
-            with path.open(encoding="utf-8", newline="") as file:
-                rows = list(csv.DictReader(file))
-            yield f"encodechka {path.stem}", {row[column] for row in rows for column in columns if row.get(column)}
+            yield task, texts
 
 
 def _mteb_texts(

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from configs.schema.config import Config
 from pipeline.core import artefact, machine
-from pipeline.core.artefact import UNITS, Manifest, StageFolder, read_manifest
+from pipeline.core.artefact import Manifest, StageFolder, read_manifest
 from pipeline.core.console import is_main_process, log, show_table
 from pipeline.core.errors import UserError, disk_errors_explained
 from pipeline.tracking import tracked
@@ -85,7 +85,7 @@ def run_stage(stage: Stage, config: Config) -> Manifest:
         why = _why_anew(folder.path, manifest)
         resuming = _begin(stage, folder.path, manifest)
         if config.force:
-            artefact.remove(folder.path / UNITS)
+            folder.forget_units()
         folder.resuming = _share(resuming, config.timeout(stage.name)) if stage.on_ranks else resuming
         log.info("%s: %s %s%s", stage.name, "resuming" if folder.resuming else "making", folder.path, why)
         with tracked(config, folder, manifest) as folder.track:

@@ -257,6 +257,8 @@ class DataConfig:
     def problems(self) -> Iterator[tuple[str, str]]:
         for name in self.sources.keys() & self.held_out.keys():
             yield "held_out", f"{name} is also a training source"
+        for name in self.sources.keys() & {"dev", *(f"heldout-{name}" for name in self.held_out)}:
+            yield "sources", f"{name} is what the pipeline calls files of its own; give the set another name"
 
     @property
     def all_sources(self) -> dict[str, SourceConfig]:

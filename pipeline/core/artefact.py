@@ -282,6 +282,11 @@ class StageFolder:
         write_json(place, {"fingerprint": fingerprint, "outputs": outputs, "result": result})
         return result
 
+    def forget_units(self) -> None:
+        """Have every unit made anew; what it owns stays on record, to be removed where none is made in its place."""
+        for place in (self.path / UNITS).glob("*.json"):
+            write_json(place, _read_record(place) | {"fingerprint": None})
+
     def remove_untouched_units(self) -> None:
         """Drop what units of an earlier config left behind."""
         places = set((self.path / UNITS).glob("*.json"))

@@ -50,6 +50,8 @@ NO_TIME = TrainingConfig(arguments={"ddp_timeout": "soon"})
         (SourceConfig(**HUB, construction="query_pos_neg", prepend={"anchor": "x"}), "prepend", "anchor is no text of"),
         (SourceConfig("A", "symmetric", reader="a.B", dev_files=["x"]), "dev_files", "a reader gives"),
         (DataConfig({"a": SourceConfig(**HUB)}, {"a": SourceConfig(**HUB)}), "held_out", "a is also a training source"),
+        (DataConfig({"dev": SourceConfig(**HUB)}), "sources", "dev is what the pipeline calls files of its own"),
+        (DataConfig({"heldout-b": SourceConfig(**HUB)}, {"b": SourceConfig(**HUB)}), "sources", "heldout-b is what"),
         (DataConfig(on_bad_row="ignore"), "on_bad_row", "must be one of error, skip"),
         (DevConfig(share=2.0), "share", "must be at least 0 and below 1"),
         (CleaningConfig(script="English"), "script", "must be none or the name of a Unicode script"),

@@ -312,9 +312,10 @@ def test_finished_sets_survive_a_failing_one(tmp_path: Path) -> None:
     assert made == {"terra", "ru_wanli", "ru_hnp", "tapaco", "mr_tydi"}
 
 
-def test_a_set_taken_out_of_the_mixture_leaves_the_artefact(tmp_path: Path) -> None:
+@pytest.mark.parametrize("force", ["false", "true"])
+def test_a_set_taken_out_of_the_mixture_leaves_the_artefact(tmp_path: Path, force: str) -> None:
     run(tmp_path)
-    prepared = run(tmp_path, "~data.sources.ru_hnp", "data.sources.terra.repeat=2")
+    prepared = run(tmp_path, "~data.sources.ru_hnp", "data.sources.terra.repeat=2", f"force={force}")
     assert "ru_hnp" not in prepared.train() and not (prepared.folder / "dev" / "ru_hnp.parquet").exists()
     assert prepared.ledger["terra"]["repeat"] == 2
 

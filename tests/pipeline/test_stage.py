@@ -13,7 +13,6 @@ from filelock import FileLock
 
 from configs.schema.config import Config
 from configs.schema.training import SideConfig
-from pipeline.core import artefact
 from pipeline.core.artefact import PARTIAL, UNITS, Manifest, StageFolder, read_manifest, replacing, result_settings
 from pipeline.core.errors import UserError
 from pipeline.stage import Stage, run_stage
@@ -211,19 +210,18 @@ def test_a_unit_made_anew_keeps_no_file_of_its_former_self(tmp_path: Path) -> No
     assert manifest.outputs.keys() == {"after", f"{UNITS}/rcb.json"}
 
 
-def test_units_are_dropped_only_once_the_artefact_counts_as_unfinished(
+def test_units_are_forgotten_only_once_the_artefact_counts_as_unfinished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, states = make_config(tmp_path), []
     run_stage(unit_stage({"rcb": "1"}, []), config)
-    remove = artefact.remove
+    forget = StageFolder.forget_units
 
-    def watched(path: Path) -> None:
-        if path.name == UNITS:
-            states.append(read_manifest(path.parent).status)
-        remove(path)
+    def watched(stage: StageFolder) -> None:
+        states.append(read_manifest(stage.path).status)
+        forget(stage)
 
-    monkeypatch.setattr(artefact, "remove", watched)
+    monkeypatch.setattr(StageFolder, "forget_units", watched)
     run_stage(unit_stage({"rcb": "1"}, []), dataclasses.replace(config, force=True))
     assert states == ["running"]
 
@@ -277,11 +275,21 @@ def test_an_input_that_is_made_anew_while_it_is_read_is_named(tmp_path: Path, fa
     assert read_manifest(tmp_path / "test/merge").status == "failed"
 
 
-def test_force_makes_units_again(tmp_path: Path) -> None:
+def test_force_makes_units_again_and_removes_those_that_are_not_asked_for_any_more(tmp_path: Path) -> None:
     made = list[str]()
-    run_stage(unit_stage({"rcb": "1"}, made), make_config(tmp_path))
+    run_stage(unit_stage({"rcb": "1", "terra": "1"}, made), make_config(tmp_path))
     run_stage(unit_stage({"rcb": "1"}, made), make_config(tmp_path, force=True))
-    assert made == ["rcb", "rcb"]
+    assert made == ["rcb", "terra", "rcb"]
+    assert [path.name for path in (tmp_path / "test/data/sets").iterdir()] == ["rcb"]
+
+
+def test_a_forced_run_that_failed_goes_on_without_force(tmp_path: Path) -> None:
+    made = list[str]()
+    run_stage(unit_stage({"rcb": "1", "terra": "1"}, made), make_config(tmp_path))
+    with pytest.raises(UserError):
+        run_stage(unit_stage({"rcb": "1", "gazeta": "broken", "terra": "1"}, made), make_config(tmp_path, force=True))
+    run_stage(unit_stage({"rcb": "1", "terra": "1"}, made), make_config(tmp_path))
+    assert made == ["rcb", "terra", "rcb", "gazeta", "terra"]
 
 
 @pytest.mark.parametrize(

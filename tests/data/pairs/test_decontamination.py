@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from data.pairs.cleaning import comparable
 from data.pairs.decontamination import NearIndex, TextIndex
 from evaluation.benchmark_texts import task_texts
+from evaluation.suites.encodechka.files import SHA256
+from pipeline.core.artefact import file_sha256
 from tests.support.prepared_data import composed, run_config
 
 SENTENCE = "Мужчина в красной куртке играет на гитаре возле большого городского фонтана."
@@ -73,15 +75,15 @@ def test_only_test_splits_and_texts_of_a_task_count() -> None:
 
 
 @pytest.fixture
-def planted(tmp_path: Path) -> Any:
+def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A config whose only set holds copies of evaluation texts, and whose suite is one task out of a mirror."""
     mirror, encodechka = tmp_path / "mirror", tmp_path / "encodechka"
     folder = mirror / "ai-forever" / "ru-stsbenchmark-sts"
     folder.mkdir(parents=True)
     encodechka.mkdir()
-    (encodechka / "para_gold.csv").write_text(
-        "text_1,text_2,class\nЗаголовок первый здесь,Заголовок второй,1\n", encoding="utf-8"
-    )
+    gold = encodechka / "para_gold.csv"
+    gold.write_text("text_1,text_2,class\nЗаголовок первый здесь,Заголовок второй,1\n", encoding="utf-8")
+    monkeypatch.setitem(SHA256, gold.name, file_sha256(gold))
     row = {"sentence1": SENTENCE, "sentence2": "Кошка спит на подоконнике.", "score": 1.0}
     for split in ("train", "validation", "test"):
         text = {"sentence1": f"{split} {SENTENCE}", "sentence2": "x", "score": 0.0} if split != "test" else row
