@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -72,10 +73,11 @@ class EmbeddingCache:
         return {name: blocks[name][0][index] for name in names}
 
     def _keep(self, kind: str, keys: Sequence[str], vectors: Vectors) -> None:
-        known = self._rows.setdefault(kind, {})
-        known.update({key: len(known) + position for position, key in enumerate(keys)})
+        known, kept = self._rows.setdefault(kind, {}), self._vectors.setdefault(kind, {})
+        first = sum(map(len, next(iter(kept.values()), [])))  # not len(known): two runs' files may share texts
+        known.update({key: first + position for position, key in enumerate(keys)})
         for name, block in vectors.items():
-            self._vectors.setdefault(kind, {}).setdefault(name, []).append(block)
+            kept.setdefault(name, []).append(block)
 
     def _place(self, kind: str) -> Path:
         assert self.folder is not None
@@ -88,9 +90,13 @@ class EmbeddingCache:
         self._place(kind).mkdir(parents=True, exist_ok=True)
         (self._place(kind) / "kind.json").write_text(json.dumps(kind))
         for file in sorted(self._place(kind).glob("*.npz")):
-            with np.load(file, allow_pickle=False) as stored:
-                names = [name for name in stored.files if name != "keys"]
-                self._keep(kind, [str(key) for key in stored["keys"]], {name: stored[name] for name in names})
+            try:
+                with np.load(file, allow_pickle=False) as stored:
+                    vectors = dict(stored)
+                keys = [str(key) for key in vectors.pop("keys")]
+            except (OSError, ValueError, EOFError, KeyError, BadZipFile):
+                continue  # damaged or not ours: its texts are encoded again
+            self._keep(kind, keys, vectors)
 
 
 def digest(text: str) -> str:

@@ -1,5 +1,6 @@
 """Embeddings are the library's own, whatever the batches, each text encoded once, float32 after the encoder."""
 
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -108,6 +109,32 @@ def test_runs_that_fill_one_cache_at_once_lose_nothing(tmp_path: Path) -> None:
     assert kept.missing("kind", [text for batch in texts for text in batch]) == []
     rows = kept.rows("kind", [batch[0] for batch in texts], ["sentence"])["sentence"]
     assert rows[:, 0].tolist() == [number // 2 for number in range(48)]
+
+
+def test_files_of_two_runs_that_share_texts_give_each_text_its_own_vector(tmp_path: Path) -> None:
+    texts = ["изба", "амбар", "мельница", "колодец"]
+    vectors = np.arange(8).reshape(4, 2)
+    runs = {chosen: EmbeddingCache(tmp_path) for chosen in itertools.combinations(range(4), 2)}
+    for run in runs.values():
+        assert run.missing("kind", texts) == texts  # before any of them has written
+    for chosen, run in runs.items():
+        run.add("kind", [texts[index] for index in chosen], {"own": vectors[list(chosen)]})
+    read = EmbeddingCache(tmp_path)
+    assert read.missing("kind", texts) == []
+    np.testing.assert_array_equal(read.rows("kind", texts, ["own"])["own"], vectors)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"not an archive"])
+def test_a_damaged_file_s_texts_are_encoded_again(content: bytes, tmp_path: Path) -> None:
+    for texts, value in ((["изба", "амбар"], 1), (["колодец"], 2)):
+        written = EmbeddingCache(tmp_path)
+        written.add("kind", written.missing("kind", texts), {"own": np.full((len(texts), 2), value)})
+    (damaged,) = (file for file in tmp_path.rglob("*.npz") if len(np.load(file)["keys"]) == 1)
+    damaged.write_bytes(content)
+    damaged.with_suffix(".npz.partial").write_bytes(content)
+    read = EmbeddingCache(tmp_path)
+    assert read.missing("kind", ["изба", "колодец", "амбар"]) == ["колодец"]
+    np.testing.assert_array_equal(read.rows("kind", ["амбар"], ["own"])["own"], [[1, 1]])
 
 
 def test_batches_hold_all_texts_within_the_budget() -> None:
