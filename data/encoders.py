@@ -43,22 +43,20 @@ def open_encoder(config: Config, wanted: str, key: str) -> Encoder:
 
     Raises UserError where it can't be had, with the config `key` that names it.
     """
-    folder, revision, contents = _place(config, wanted, key)
+    if wanted in OWN_MODELS:
+        manifest = read_manifest(config.folder(wanted))
+        assert manifest is not None  # an input of the stage
+        folder, contents = config.model_folder(wanted), manifest.fingerprint
+        revision = f"this run's, {contents[:12]}"
+    else:
+        folder, revision = located(wanted, config.mirror, key)
+        is_here = local_model(wanted, config.mirror) is not None
+        contents = digest(model_state(wanted, config.mirror)) if is_here else revision
     precision = "bf16" if uses_bfloat16(config.precision) else "fp32"
     with quiet():
         model = load_folder(folder, remedy=f"mend {key}").eval()
     kept = Path(config.runs, "cache", "embeddings", f"{contents}-{precision}")
     return Encoder(model, revision, kept, precision, config.token_budget)
-
-
-def _place(config: Config, wanted: str, key: str) -> tuple[Path, str, str]:
-    """The model's folder, where it stood, and its fingerprint."""
-    if wanted in OWN_MODELS:
-        manifest = read_manifest(config.folder(wanted))
-        assert manifest is not None  # an input of the stage
-        return config.model_folder(wanted), f"this run's, {manifest.fingerprint[:12]}", manifest.fingerprint
-    folder, stood = located(wanted, config.mirror, key)
-    return folder, stood, digest(model_state(wanted, config.mirror)) if local_model(wanted, config.mirror) else stood
 
 
 def encode(embedder: Embedder, texts: Iterable[tuple[str, Sequence[str]]], name: str, purpose: str) -> None:

@@ -1,5 +1,6 @@
 """The page's parts about what was run: summary, chain, dataset ledger, vocabulary certificate, environment."""
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,11 +41,10 @@ def _made_of(run: RunRecord) -> str:
     parts = [f"Profile {run.config.get('profile', '?')}: {run.base_name}"]
     if sizes := run.certified("vocabulary"):
         parts.append(f"with its vocabulary cut to {show.count(sizes[1])} ids")
-    pairs: dict[str, int] = {}
+    pairs = Counter[str]()
     for entry in run.training_sets:
-        pairs[entry["side"]] = pairs.get(entry["side"], 0) + (entry.get("train") or 0)
-    if any(pairs.values()):
-        told = [f"{show.count(rows)} {side} pairs" for side, rows in pairs.items() if rows]
+        pairs[entry["side"]] += entry.get("train") or 0
+    if told := [f"{show.count(rows)} {side} pairs" for side, rows in pairs.items() if rows]:
         parts.append("tuned on " + " and ".join(told))
     if run.weights:
         parts.append(f"merged by {str(run.weights.get('method', '?')).replace('_', ' ')}")

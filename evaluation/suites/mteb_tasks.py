@@ -65,16 +65,9 @@ def hub_task(name: str, suite: SuiteConfig, config: MtebTaskConfig, mirror: str 
         task._eval_splits = list(config.splits)
     for split in set(task.eval_splits) - set(task.metadata.eval_splits):
         raise UserError(f"the task has no split {split}", where=name, remedy="mend the suite's splits")
-    if mirror:
-        _read_from(task, Path(mirror))
-    return task
-
-
-def _read_from(task: AbsTask, mirror: Path) -> None:
-    """Let the task read the mirror's folder of its data set; the revision is then that of the folder's contents."""
-    folder = mirror / task.metadata.dataset["path"]
-    if folder.is_dir():
-        contents = json.dumps(describe_outputs(folder, files_under(folder)))
+    if mirror and (folder := Path(mirror, task.metadata.dataset["path"])).is_dir():
+        contents = json.dumps(describe_outputs(folder, files_under(folder)))  # whose digest is the revision then
         revision = hashlib.sha256(contents.encode()).hexdigest()
         dataset = {**task.metadata.dataset, "path": str(folder), "revision": revision}
         task.metadata = task.metadata.model_copy(update={"dataset": dataset})
+    return task
