@@ -13,7 +13,6 @@ from filelock import FileLock
 
 from configs.schema.config import Config
 from configs.schema.training import SideConfig
-from pipeline.core import artefact
 from pipeline.core.artefact import PARTIAL, UNITS, Manifest, StageFolder, read_manifest, replacing, result_settings
 from pipeline.core.errors import UserError
 from pipeline.stage import Stage, run_stage
