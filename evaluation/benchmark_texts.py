@@ -82,7 +82,13 @@ def _encodechka_texts(config: Config, missing: dict[str, str]) -> Iterator[tuple
 def _mteb_texts(
     suite: str, config: Config, missing: dict[str, str], done: Collection[str]
 ) -> Iterator[tuple[str, set[str]]]:
-    """(task, test texts) of a suite of evaluation; where one task's data can't be had, the next is tried."""
+    """(task, test texts) of a suite of evaluation; where one task's data can't be had, the next is tried.
+
+    Without a network only those in the mirror are.
+    """
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.utils import httpx  # whichever of the two clients is in use
+
     from evaluation.suites.mteb_tasks import hub_task, suite_tasks  # mteb takes seconds to import; most runs check none
 
     settings = config.evaluation.suite[suite]
@@ -98,9 +104,11 @@ def _mteb_texts(
         try:
             task.load_data()
             yield name, set(task_texts(task))
-        except (ConnectionError, OSError) as error:
-            unreachable = missing[name] = f"its data can't be had: {first_line(error)[:200]}"
-        except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        except (ConnectionError, TimeoutError, httpx.TransportError) as error:
+            unreachable = missing[name] = f"the Hub can't be reached: {first_line(error)[:200]}"
+        except OSError as error:  # this task's alone: no such repository, no access, no such file
+            missing[name] = f"its data can't be had: {first_line(error)[:200]}"
+        except (DatasetsError, ValueError, KeyError, TypeError, RuntimeError) as error:
             missing[name] = f"mteb can't read its data: {first_line(error)[:200]}"
 
 

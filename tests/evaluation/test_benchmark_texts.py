@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from configs.schema.config import Config
+from configs.schema.evaluation import MtebTaskConfig, SuiteConfig
 from evaluation.suites.encodechka import files
 from pipeline.core.artefact import file_sha256
 from pipeline.run import make
@@ -25,9 +27,9 @@ def encodechka(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return file.parents[1]
 
 
-def account(runs: Path, *overrides: str) -> dict[str, dict[str, Any]]:
+def account(config: Config, runs: Path) -> dict[str, dict[str, Any]]:
     """What the stage benchmarks says of the evaluations after it was made."""
-    config = composed(f"runs={runs}", "run=test", *overrides)
+    config.runs, config.run = str(runs), "test"
     make("benchmarks", config)
     return json.loads((config.folder("benchmarks") / "checked.json").read_text(encoding="utf-8"))
 
@@ -38,6 +40,21 @@ def test_encodechka_is_read_where_evaluate_reads_it(
 ) -> None:
     monkeypatch.setattr(files, "ADDRESS", (encodechka / "data").as_uri())
     given = [f"evaluation.encodechka={encodechka}"] if place == "folder" else []
-    found = account(tmp_path / "runs", "data.decontamination.suites=[encodechka]", *given)
+    found = account(composed("data.decontamination.suites=[encodechka]", *given), tmp_path / "runs")
     assert found["checked"] == {"encodechka stsb_dev": 2}
     assert len(found["not_checked"]) == 8
+
+
+def test_what_is_wrong_with_one_task_s_data_is_one_line_and_hides_no_other_task(tmp_path: Path) -> None:
+    tasks = {"RuSTSBenchmarkSTS": "ai-forever/ru-stsbenchmark-sts", "RUParaPhraserSTS": "merionum/ru_paraphraser"}
+    empty, broken = (tmp_path / "mirror" / folder for folder in tasks.values())
+    empty.mkdir(parents=True)
+    broken.mkdir(parents=True)
+    (broken / "test.jsonl").write_text("{")
+    config = composed(f"mirror={tmp_path}/mirror")
+    config.data.decontamination.suites = ["few"]
+    config.evaluation.suite["few"] = SuiteConfig(tasks={name: MtebTaskConfig() for name in (*tasks, "TERRa")})
+    reasons = account(config, tmp_path / "runs")["not_checked"]
+    assert "doesn't contain any data files" in reasons["RuSTSBenchmarkSTS"]
+    assert reasons["RUParaPhraserSTS"].startswith("mteb can't read its data: ")
+    assert reasons["TERRa"].startswith("the Hub can't be reached: Couldn't reach 'mteb/TERRa'")
