@@ -68,9 +68,9 @@ def _encodechka_texts(config: Config, missing: dict[str, str]) -> Iterator[tuple
             continue
         try:
             if file.suffix == ".json":
-                texts = set(files.json(file.stem)[columns[0]])
+                texts = set(files(name)[columns[0]])
             else:
-                texts = {row[column] for row in files.rows(file.stem) for column in columns if row[column]}
+                texts = {row[column] for row in files(file.stem) for column in columns if row[column]}
         except UserError as error:
             missing[task] = f"{error.what} ({error.where})"
             if files.download and not (files.folder / name).is_file():
