@@ -110,7 +110,7 @@ def outputs(place: Path, stage: str) -> dict[str, Any]:
     folder = place / folder_of(stage)
     found = {path.relative_to(place).as_posix(): content(path) for path in files_under(folder) if _is_output(path)}
     if stage == "report":
-        card = "runs/tiny/merge/model/README.md"  # the report puts it beside the weights
+        card = "runs/tiny/heads/model/README.md"  # the report puts it beside the weights
         found[card] = file_sha256(place / card)
     return found
 
