@@ -125,9 +125,10 @@ def _evaluated(model: Any, task: AbsTask, folder: Path, kept: Path) -> list[Part
                 co2_tracker=False,
             ).task_results[0]
             parts = list(parts_of_task(task, result.scores, scratch))
-        for file in files_under(scratch / "results"):
-            with replacing(folder / file.relative_to(scratch)) as target:
-                shutil.copyfile(file, target)
+        with FileLock(kept.parent / ".lock"):  # each task of the model has its model_meta.json too
+            for file in files_under(scratch / "results"):
+                with replacing(folder / file.relative_to(scratch)) as target:
+                    shutil.copyfile(file, target)
     finally:
         remove(scratch)
     with replacing(kept) as target:
