@@ -226,6 +226,14 @@ def test_other_data_of_the_same_name_are_scored_anew(model: DenseEncoder, tmp_pa
     assert found.measures == run_task(model, other, ["cosine_spearman"], tmp_path / "new cache").measures
 
 
+def test_data_that_can_t_be_built_are_one_line_with_the_cause(model: DenseEncoder, tmp_path: Path) -> None:
+    task = similarity_in(tmp_path / "mirror", 30)
+    (file,) = tmp_path.rglob("test.jsonl")
+    file.write_bytes(file.read_bytes()[:-40])  # as a download that broke leaves it
+    with pytest.raises(UserError, match=r"data can't be had: .*JSON.*task RuSTSBenchmarkSTS"):
+        run_task(model, task, ["cosine_spearman"], tmp_path)
+
+
 def test_retrieval_data_come_from_the_mirror(model: DenseEncoder, tmp_path: Path) -> None:
     folder = mirrored(tmp_path / "mirror", mteb.get_task("RuBQRetrieval"))
     pool, _ = sentences(30)
