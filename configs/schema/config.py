@@ -83,6 +83,9 @@ class Config:
         if self.training.heads.kind == "joint" and self.merging.method in MERGEKIT_METHODS:
             method = self.merging.method
             yield "merging.method", f"can't be {method} with heads=joint: it gives no weights by which to merge heads"
+        if self.force and self.launch.nodes > 1 and (alone := [name for name in self.stages if name not in TRAINED]):
+            why = f"{self.launch.nodes} machines would each make {alone[0]} anew while the others read it"
+            yield "force", f"{why}; force it on one first, with launch.nodes=1"
         processes = self.launch.processes or 1
         for side in self.sides_not_for(processes):
             yield f"training.{side}.batch_multiple", f"must be a multiple of the {processes} processes"

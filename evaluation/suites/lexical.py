@@ -12,15 +12,21 @@ WORD = re.compile(r"\w+")
 
 
 def lexical_scores(queries: Sequence[str], candidates: Sequence[str], languages: Sequence[str]) -> np.ndarray:
-    """BM25 (Lucene's, k1 1.5, b 0.75) of all queries and candidates [queries, candidates], float32."""
+    """BM25 (Lucene's, k1 1.5, b 0.75) of all queries and candidates [queries, candidates], float32.
+
+    Zero where no candidate has a word, of which bm25s can make no index.
+    """
     stem = stemmer(languages)
 
     def words(text: str) -> list[str]:
         found = WORD.findall(text.lower())
         return stem.stemWords(found) if stem else found
 
+    found = [words(text) for text in candidates]
+    if not any(found):
+        return np.zeros((len(queries), len(candidates)), np.float32)
     index = bm25s.BM25(k1=1.5, b=0.75, method="lucene")
-    index.index([words(text) for text in candidates], show_progress=False)
+    index.index(found, show_progress=False)
     return np.stack([index.get_scores_from_ids(index.get_tokens_ids(words(text))) for text in queries])
 
 

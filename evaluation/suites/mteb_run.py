@@ -13,6 +13,7 @@ from typing import Any
 import mteb
 import numpy as np
 import torch
+from datasets.exceptions import DatasetGenerationError, DatasetsError
 from filelock import FileLock
 from mteb.abstasks import AbsTask, AbsTaskRetrieval
 from mteb.cache import ResultCache
@@ -125,9 +126,10 @@ def _evaluated(model: Any, task: AbsTask, folder: Path, kept: Path) -> list[Part
                 co2_tracker=False,
             ).task_results[0]
             parts = list(parts_of_task(task, result.scores, scratch))
-        for file in files_under(scratch / "results"):
-            with replacing(folder / file.relative_to(scratch)) as target:
-                shutil.copyfile(file, target)
+        with FileLock(kept.parent / ".lock"):  # each task of the model has its model_meta.json too
+            for file in files_under(scratch / "results"):
+                with replacing(folder / file.relative_to(scratch)) as target:
+                    shutil.copyfile(file, target)
     finally:
         remove(scratch)
     with replacing(kept) as target:
@@ -152,8 +154,9 @@ def _explained(name: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (ConnectionError, OSError) as error:
-        what = f"the task's data can't be had: {first_line(error)}"
+    except (OSError, DatasetsError) as error:
+        cause = error.__cause__ if isinstance(error, DatasetGenerationError) else None  # which says nothing itself
+        what = f"the task's data can't be had: {first_line(cause or error)}"
         remedy = "connect to the Hub, or put the data set into mirror=<folder>/<data set id>"
         raise UserError(what, where=f"task {name}", remedy=remedy) from error
     except (ValueError, TypeError, KeyError, RuntimeError) as error:

@@ -127,12 +127,16 @@ def read_retrieval_set(path: Path) -> RetrievalSet:
 
     A row whose score is not 1 gives a candidate that is right for no anchor.
 
-    Raises UserError where the file is missing or malformed.
+    Raises UserError where the file is missing or malformed, or no anchor has a right candidate.
     """
     if not path.is_file():
         remedy = "name sets of data.held_out in the suite's sets, and make data"
         raise UserError("no such held-out set", where=str(path), remedy=remedy)
-    return retrieval_set(read_pair_set(path, "asymmetric"))  # queries and documents, with their own prompts
+    data = retrieval_set(read_pair_set(path, "asymmetric"))  # queries and documents, with their own prompts
+    if not data.queries:
+        remedy = "take it out of the suite's sets, or mend its scores and make data"
+        raise UserError("no row of this held-out set has the score 1", where=str(path), remedy=remedy)
+    return data
 
 
 def retrieval_set(pairs: PairSet) -> RetrievalSet:

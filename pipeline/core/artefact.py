@@ -140,7 +140,10 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """A temporary path for a file or folder that takes `target`'s place when the block ends without an error."""
+    """A temporary path for a file or folder that takes `target`'s place when the block ends without an error.
+
+    Its name is fixed, so that the next attempt clears what a kill left: processes that share a target hold a lock.
+    """
     temporary = target.with_name(target.name + PARTIAL)
     target.parent.mkdir(parents=True, exist_ok=True)
     remove(temporary)

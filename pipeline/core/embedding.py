@@ -196,10 +196,18 @@ class Embedder:
         return features["sentence_embedding"][:, : self.model.truncate_dim].float()
 
     def hidden(self, features: Features) -> Features:
-        """What the encoder makes of one padded batch, such as token_embeddings (texts, tokens, width), in float32."""
+        """What the encoder makes of one padded batch, such as token_embeddings (texts, tokens, width), in float32.
+
+        Raises UserError where the device's memory is full.
+        """
         moved = {key: value.to(self.model.device) if _is_tensor(value) else value for key, value in features.items()}
-        with self._autocast(True):
-            made = self.model[0](moved)
+        try:
+            with self._autocast(True):
+                made = self.model[0](moved)
+        except torch.OutOfMemoryError as error:
+            what = f"the device's memory is full with {self.token_budget} tokens at once"
+            remedy = f"set token_budget={max(self.token_budget // 2, 1)}, or end what else is on the device"
+            raise UserError(what, where="config key token_budget", remedy=remedy) from error
         return {k: v.float() if _is_tensor(v) and v.is_floating_point() else v for k, v in made.items()}
 
     @torch.inference_mode()

@@ -47,6 +47,14 @@ def test_processes_that_can_t_be_shared_out_evenly_are_refused() -> None:
     composed("profile=tiny", "launch.processes=6", "stages=[data,merge]")
 
 
+def test_what_each_machine_would_make_anew_is_not_forced_on_several() -> None:
+    several = ["profile=tiny", "launch.nodes=2", "force=true"]
+    with pytest.raises(UserError, match=r"2 machines would each make data anew .*launch\.nodes=1.*force"):
+        composed(*several, "stages=[symmetric,data]")
+    composed(*several, "stages=[symmetric,asymmetric]")  # their ranks make them together
+    composed(*several[::2], "stages=[data]")
+
+
 ASKED = {  # how GPUs are asked for -> the variables that SLURM sets then
     "--gpus-per-node=8": {"SLURM_GPUS_PER_NODE": "8", "SLURM_GPUS_ON_NODE": "8"},
     "--gpus-per-node=h100:8": {"SLURM_GPUS_PER_NODE": "h100:8", "SLURM_GPUS_ON_NODE": "8"},

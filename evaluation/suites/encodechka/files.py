@@ -1,11 +1,13 @@
 """encodechka's data files: from a local folder, or downloaded once from its repository at a pinned commit."""
 
 import csv
+import http.client
 import json
-import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from pipeline.core.artefact import file_sha256, replacing
 from pipeline.core.errors import UserError
@@ -58,7 +60,10 @@ class DataFiles:
                     where=str(self.folder),
                     remedy=f"copy encodechka_eval/data of avidale/encodechka at {COMMIT[:7]} there",
                 )
-            _download(name, path)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.folder / ".lock"):  # processes of several devices and runs ask for it at once
+                if not path.is_file():
+                    _download(name, path)
         if name not in self._checked and file_sha256(path) != SHA256[name]:
             raise UserError(
                 f"{name} differs from the benchmark's file (sha256)",
@@ -73,7 +78,7 @@ def _download(name: str, path: Path) -> None:
     try:
         with urllib.request.urlopen(f"{ADDRESS}/{name}", timeout=SECONDS_TO_WAIT) as response:
             content = response.read()
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+    except (OSError, http.client.HTTPException) as error:
         raise UserError(
             f"encodechka's {name} can't be downloaded: {getattr(error, 'reason', error)}",
             where=ADDRESS,

@@ -1,11 +1,17 @@
 """encodechka's tasks equal a slow reference path, and read nothing but the benchmark's own files."""
 
 import csv
+import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -24,6 +30,7 @@ from tests.evaluation.conftest import MakeModel
 from tests.support.slow_encodechka import SLOW, SlowModel, WordsByName, rows, stacked, tags
 
 ROWS = 160  # of each CSV file in the quick comparison
+FILE = "текст\nУ реки стоит мельница.\n".encode()  # a small one, in the place of a benchmark's
 TEXTS = {"factru.json": 40, "rudrec.json": 240}
 LABELS = {
     "para_gold.csv": "class",
@@ -187,3 +194,46 @@ def test_no_network_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch: 
     with pytest.raises(UserError, match=r"stsb_dev\.csv can't be downloaded"):
         DataFiles(None, tmp_path / "cache")("stsb_dev")
     assert not list(tmp_path.rglob("*.csv"))
+
+
+class Slow(BaseHTTPRequestHandler):
+    """Serves one small file, and cuts off what is called rudrec.json."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        time.sleep(0.2)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(FILE) + self.path.endswith("rudrec.json")))
+        self.end_headers()
+        self.wfile.write(FILE)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def slow_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        monkeypatch.setattr(
+            "evaluation.suites.encodechka.files.ADDRESS", f"http://127.0.0.1:{server.server_address[1]}"
+        )
+        monkeypatch.setitem(SHA256, "stsb_dev.csv", hashlib.sha256(FILE).hexdigest())
+        yield
+        server.shutdown()
+
+
+def test_processes_that_need_a_file_at_once_download_it_once(slow_server: None, tmp_path: Path) -> None:
+    Slow.asked.clear()
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda _: DataFiles(None, tmp_path / "cache").rows("stsb_dev"), range(6)))
+    assert found == [[{"текст": "У реки стоит мельница."}]] * 6
+    assert Slow.asked == ["/stsb_dev.csv"]
+
+
+def test_a_download_that_breaks_is_one_line_and_leaves_nothing(slow_server: None, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"rudrec\.json can't be downloaded: IncompleteRead"):
+        DataFiles(None, tmp_path / "cache").json("rudrec.json")
+    assert not list(tmp_path.rglob("*rudrec*"))

@@ -1,7 +1,10 @@
 """Tasks of mteb: cached by contents, resumed, read from a mirror, with per-item results that give mteb's scores."""
 
+import contextlib
 import json
 import multiprocessing
+import shutil
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -144,8 +147,8 @@ def test_kept_scores_serve_other_metrics_too(model: DenseEncoder, tmp_path: Path
     assert [measure.metric for measure in found.measures] == ["recall_at_100", "map_at_10"]
 
 
-def score_in(model_folder: Path, cache: Path) -> None:
-    run_task(encoder(model_folder), task_of_type("Retrieval"), [], cache)
+def score_in(model_folder: Path, cache: Path, task: Callable[[], AbsTask] = lambda: task_of_type("Retrieval")) -> None:
+    run_task(encoder(model_folder), task(), [], cache)
 
 
 def test_two_runs_that_score_one_model_at_once_leave_each_other_s_files(model_folder: Path, tmp_path: Path) -> None:
@@ -158,6 +161,29 @@ def test_two_runs_that_score_one_model_at_once_leave_each_other_s_files(model_fo
     assert [run.exitcode for run in runs] == [0, 0, 0]
     assert not [path for path in tmp_path.rglob("*") if path.name.endswith(PARTIAL)]
     assert len(list((tmp_path / "parts").rglob("*.json"))) == 1
+
+
+def test_two_devices_that_score_one_model_on_two_tasks_keep_both(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = multiprocessing.get_context("fork")
+    both, copy = context.Barrier(2), shutil.copyfile
+
+    def met(source: Path, target: Path) -> None:
+        copy(source, target)
+        if source.name == "model_meta.json":  # of the model: the two have it in common
+            with contextlib.suppress(threading.BrokenBarrierError):
+                both.wait(2)
+
+    monkeypatch.setattr(shutil, "copyfile", met)
+    chosen = [MTEB_SAMPLES[name] for name in ("mteb_sts", "mteb_pairs")]
+    runs = [context.Process(target=score_in, args=(model_folder, tmp_path, task)) for task in chosen]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join(60)
+    assert [run.exitcode for run in runs] == [0, 0]
+    assert len(list((tmp_path / "parts").rglob("*.json"))) == 2
 
 
 def test_a_killed_run_leaves_nothing_that_looks_finished(model_folder: Path, tmp_path: Path) -> None:
@@ -198,6 +224,14 @@ def test_other_data_of_the_same_name_are_scored_anew(model: DenseEncoder, tmp_pa
     run_task(model, one, ["cosine_spearman"], tmp_path / "cache")
     found = run_task(model, other, ["cosine_spearman"], tmp_path / "cache")
     assert found.measures == run_task(model, other, ["cosine_spearman"], tmp_path / "new cache").measures
+
+
+def test_data_that_can_t_be_built_are_one_line_with_the_cause(model: DenseEncoder, tmp_path: Path) -> None:
+    task = similarity_in(tmp_path / "mirror", 30)
+    (file,) = tmp_path.rglob("test.jsonl")
+    file.write_bytes(file.read_bytes()[:-40])  # as a download that broke leaves it
+    with pytest.raises(UserError, match=r"data can't be had: .*JSON.*task RuSTSBenchmarkSTS"):
+        run_task(model, task, ["cosine_spearman"], tmp_path)
 
 
 def test_retrieval_data_come_from_the_mirror(model: DenseEncoder, tmp_path: Path) -> None:

@@ -127,6 +127,14 @@ def test_a_missing_set_is_one_line(tmp_path: Path) -> None:
         read_retrieval_set(tmp_path / "terms.parquet")
 
 
+def test_a_set_without_a_right_candidate_is_one_line(tmp_path: Path) -> None:
+    with PairWriter(tmp_path / "nli.parquet", scored=True) as file:
+        rows = [("шёл дождь", "было сухо", [], 0.0)]
+        file.write(pl.DataFrame(rows, schema={**SCHEMA, "score": pl.Float32}, orient="row"))
+    with pytest.raises(UserError, match=r"no row of this held-out set has the score 1 \(.*nli.parquet\)"):
+        read_retrieval_set(tmp_path / "nli.parquet")
+
+
 @pytest.fixture(scope="module")
 def with_heads(make_model: MakeModel) -> Path:
     """A random model with prompts and heads, whose sparse weights are partly zero."""
@@ -247,3 +255,11 @@ def test_bm25_is_lucenes_over_stems_and_queries_of_unknown_words_find_nothing() 
     expected = [idf * tf / (tf + 1.5 * (0.25 + 0.75 * len(s) / mean)) for s in stems for tf in [s.count("башн")]]
     np.testing.assert_allclose(scores[0], expected, rtol=1e-5)
     assert not scores[1].any() and scores[2].argmax() == 1
+
+
+def test_among_candidates_without_a_word_bm25_finds_nothing() -> None:
+    data = RetrievalSet(["маяк", "?"], ["…", "!!!", "—"], [[0], [1, 2]])
+    scores = lexical_scores(data.queries, data.candidates, ["ru"])
+    assert scores.shape == (2, 3) and not scores.any()
+    assert outcome_of(data, scores).measures[0].score == 0  # of recall@1: ties are lost
+    np.testing.assert_array_equal(lexical_scores(["?"], ["маяк", "…"], ["ru"]), [[0, 0]])

@@ -11,6 +11,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling
 
 from pipeline.core.embedding import DOCUMENT, QUERY, Embedder, EmbeddingCache, length_batches
+from pipeline.core.errors import UserError
 from pipeline.core.models import load_folder
 from tests.support.small_bases import tiny_model
 
@@ -161,6 +162,18 @@ def test_after_a_bfloat16_encoder_everything_is_float32(model: SentenceTransform
     assert ours.dtype == np.float32 and seen and set(seen) == {torch.float32}
     np.testing.assert_allclose(np.linalg.norm(ours, axis=1), 1, atol=1e-6)  # 1e-3 where bfloat16 is scaled
     assert 0 < np.abs(ours - whole).max() < 0.05
+
+
+def test_a_full_device_is_one_line_that_says_what_to_set(model: SentenceTransformer) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    hook = model[0].register_forward_pre_hook(full)
+    try:
+        with pytest.raises(UserError, match=r"full with 8192 tokens.*key token_budget.*set token_budget=4096"):
+            Embedder(model, token_budget=8192).embed(TEXTS)
+    finally:
+        hook.remove()
 
 
 @pytest.mark.parametrize(("on_disk", "again"), [(False, 3), (True, 0)])
