@@ -167,10 +167,19 @@ class PlannedTrainer(SentenceTransformerTrainer):
 
     def _load_from_checkpoint(self, checkpoint_path: str) -> None:  # type: ignore[override]
         with readable(checkpoint_path):
-            if (trained := Path(checkpoint_path) / TRAINED).is_file():
-                self.model.load_state_dict(load_file(trained), strict=False)
-            else:
-                super()._load_from_checkpoint(checkpoint_path)
+            self._load_weights(checkpoint_path)
+
+    def _load_best_model(self) -> None:
+        # The library's own logs an error where it can't be read, and leaves the last weights.
+        best = str(self.state.best_model_checkpoint)
+        with readable(best, f"remove {self.args.output_dir}: training then starts anew"):  # no other has these weights
+            self._load_weights(best)
+
+    def _load_weights(self, checkpoint: str) -> None:
+        if (trained := Path(checkpoint) / TRAINED).is_file():
+            self.model.load_state_dict(load_file(trained), strict=False)
+        else:
+            super()._load_from_checkpoint(checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with readable(checkpoint):
@@ -182,7 +191,10 @@ class PlannedTrainer(SentenceTransformerTrainer):
 
 
 @contextlib.contextmanager
-def readable(checkpoint: str | None) -> Iterator[None]:
+def readable(
+    checkpoint: str | None,
+    remedy: str = "remove it: training goes on from the checkpoint before it, or from the start",
+) -> Iterator[None]:
     """Whatever a checkpoint's damaged or foreign files lead to, as one line; nothing of them is ever executed."""
     try:
         yield
@@ -190,7 +202,6 @@ def readable(checkpoint: str | None) -> Iterator[None]:
         if checkpoint is None:
             raise
         what = f"the checkpoint can't be read: {first_line(error).partition('. ')[0]}"
-        remedy = "remove it: training goes on from the checkpoint before it, or from the start"
         raise UserError(what, where=checkpoint, remedy=remedy) from error
 
 

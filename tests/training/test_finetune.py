@@ -326,6 +326,23 @@ def test_a_mean_that_scores_below_the_best_evaluation_is_not_taken(
     assert metrics["dev_score"] == metrics["best_dev_score"]
 
 
+def test_best_weights_that_can_t_be_read_are_not_replaced_by_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = prepared_run(tmp_path, SETS, max_steps=4, dev_steps=2)
+    checkpoints = stopped_before_saving(config, monkeypatch) / "checkpoints"
+    best, state = checkpoints / "checkpoint-2", checkpoints / "checkpoint-4/trainer_state.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"best_model_checkpoint": str(best)}))
+    weights = best / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(
+        UserError, match=r"can't be read: .*checkpoint-2\); remove .*/checkpoints: training then starts"
+    ):
+        run_stage(CHAIN["joint"], config)
+    shutil.rmtree(checkpoints)
+    assert run_stage(CHAIN["joint"], config).status == "complete"
+
+
 def stopped_before_saving(config: Config, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a joint run that ended after its last step."""
 
