@@ -108,7 +108,8 @@ def plan_run(
     """
     folder, process = _prepared_folder(stage), PartialState()
     if process.is_main_process:
-        _prepare(config, stage, model)
+        alone = config.launch.config == "none" and process.num_processes == 1  # no command has called `prepare`
+        _prepare(config, stage, model, anew=config.force and alone)
     while not (folder / REPORT).exists():
         time.sleep(0.5)
     report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
@@ -152,24 +153,26 @@ def prepare(config: Config, stage: StageFolder) -> None:
     start, dropout = (settings.start, settings.dropout) if isinstance(settings, SideConfig) else ("merge", 0.0)
     processes = config.launch.processes or max(torch.cuda.device_count(), 1) * config.launch.nodes
     check_processes(processes, stage.name, settings)
-    if (_prepared_folder(stage) / REPORT).exists():
+    if (_prepared_folder(stage) / REPORT).exists() and not config.force:
         return
     model = load_model(config.model_folder(start), config.base.attention, settings, key, weights=False)
     if config.base.attention == PACKED or config.base.compile:
         choose_attention(model, config.base, autocast_type(config.precision) is not None, dropout)
-    _prepare(config, stage, model)
+    _prepare(config, stage, model, anew=config.force)
 
 
-def _prepare(config: Config, stage: StageFolder, model: SentenceTransformer) -> None:
+def _prepare(config: Config, stage: StageFolder, model: SentenceTransformer, anew: bool) -> None:
     """Write the sets as tokens and other models' vectors, the plan, and its report: once, kept until the stage is made.
 
-    Of the model tokenizer and prompts are taken.
+    Of the model tokenizer and prompts are taken. `anew`: what is there, of an attempt that failed, is removed.
     """
     settings, folder, key = config.planned(stage.name), _prepared_folder(stage), f"training.{stage.name}"
     for other in set(folder.parent.glob(f"{stage.name}-*")) - {folder}:
         remove(other)  # of other settings
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):  # several machines' commands may be at it
+        for earlier in set(folder.iterdir()) - {folder / "lock"} if anew else ():
+            remove(earlier)
         if (folder / REPORT).exists():
             return
         data, others = stage.input("data"), other_models(config, stage.name)

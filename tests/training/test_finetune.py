@@ -381,6 +381,25 @@ def test_ranks_only_read_what_was_prepared_before_they_start(tmp_path: Path, mon
     assert not list((tmp_path / "two").rglob("plan.npz"))  # nobody needs it any more
 
 
+def test_forced_work_is_prepared_anew(tmp_path: Path) -> None:
+    config = prepared_run(tmp_path, {"symmetric/pairs": rows(32)}, max_steps=2)
+    forced = replace(config, force=True)
+    prepare_ranks(CHAIN["symmetric"], config)
+    (folder,) = (tmp_path / "one/.prepared").iterdir()
+    made = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert {"plan.json", "plan.npz", "pairs.npz", "pairs.passages"} <= {path.name for path in made}
+    for path in made:
+        path.write_bytes(b"of other code")
+    prepare_ranks(CHAIN["symmetric"], config)
+    assert (folder / "plan.json").read_bytes() == b"of other code"
+    prepare_ranks(CHAIN["symmetric"], forced)
+    assert (folder / "plan.json").read_bytes() == made[folder / "plan.json"]
+    for name in ("plan.npz", "train/pairs.passages"):
+        assert (folder / name).read_bytes() == made[folder / name]
+    (folder / "plan.json").write_bytes(b"of other code")
+    run_stage(CHAIN["symmetric"], replace(forced, launch=replace(config.launch, config="none")))  # no command prepares
+
+
 def test_a_model_without_weights_has_the_tokens_and_prompts_of_the_whole_one(trained: Config) -> None:
     whole, empty = (
         load_model(trained.folder("init"), "auto", trained.side("joint"), weights=weights) for weights in (True, False)
