@@ -58,7 +58,8 @@ def encoding_budget(settings: PlannedConfig, token_budget: int | None, on_gpu: b
     """How a batch is cut where no activations are kept: into passes as everywhere that texts are embedded."""
     budget = planned_budget(settings)
     if settings.mini_batch_tokens == "auto":
-        budget = dataclasses.replace(budget, tokens=PIECES * (token_budget or (GPU_TOKENS if on_gpu else CPU_TOKENS)))
+        tokens = PIECES * (token_budget or (GPU_TOKENS if on_gpu else CPU_TOKENS))
+        budget = dataclasses.replace(budget, tokens=tokens, whole=not on_gpu)
     if settings.mini_batch_overhead == "auto" and on_gpu:
         budget = dataclasses.replace(budget, overhead=GPU_OVERHEAD)
     return budget
@@ -111,14 +112,14 @@ class MiniBatches:
 
 def ends_within(lengths: Integers, budget: Budget, packed: bool = False) -> list[int]:
     """Where to cut texts sorted by rising length: into mini-batches that fit the budget together, or `PIECES` of which
-    fit it."""
+    fit it; always the latter where the budget isn't for `whole` batches."""
 
     def ends(most_tokens: int) -> list[int]:
         return packed_ends(lengths, most_tokens) if packed else mini_batch_ends(lengths, most_tokens, budget.overhead)
 
     found = ends(budget.tokens)
     fits = (int(lengths.sum()) if packed else with_padding(lengths, found)) <= budget.tokens
-    return found if fits else ends(budget.tokens // PIECES)
+    return found if fits and budget.whole else ends(budget.tokens // PIECES)
 
 
 def with_padding(lengths: Integers, ends: Sequence[int]) -> int:

@@ -30,6 +30,7 @@ class Budget:
 
     tokens: int  # with padding, whose activations are in memory at once
     overhead: int  # what a further mini-batch costs, in tokens
+    whole: bool = True  # whether a batch that fits is cut for its padding alone
 
 
 def planned_budget(

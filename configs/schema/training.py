@@ -63,7 +63,7 @@ class PlannedConfig:
     logging_steps: int = setting(1, least=1, result=False)  # steps a line of metrics.jsonl
     # Tokens, with padding, whose activations are in memory at once; what is beyond is embedded twice. auto: on a GPU
     # what fits, measured before the first step; on a CPU 16,384. Heads keep no activations: with auto a pass of theirs
-    # has the tokens of token_budget.
+    # has at most the tokens of token_budget; on a CPU a batch of up to four times as many may be one.
     mini_batch_tokens: int | str = setting("auto", choices=("auto",), least=1, result=False)
     # What one more mini-batch costs, in tokens; packed texts need no such number. auto: by the device.
     mini_batch_overhead: int | str = setting("auto", choices=("auto",), least=0, result=False)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from training.batches import MiniBatches, ends_within, packed_ends, with_padding
+from configs.schema.training import HeadsConfig, SideConfig
+from training.batches import MiniBatches, encoding_budget, ends_within, packed_ends, warn_of_untried, with_padding
 from training.memory import Budget
 
 LENGTHS = np.array([2, 3, 3, 5, 8, 8, 9, 20])  # 58 tokens
@@ -19,6 +20,16 @@ def test_packed_texts_fill_mini_batches_in_their_order() -> None:
 def test_a_batch_that_fits_is_one_packed_mini_batch_and_a_larger_one_has_four_in_a_budget() -> None:
     assert ends_within(LENGTHS, Budget(58, 96), packed=True) == [8]
     assert ends_within(LENGTHS, Budget(57, 96), packed=True) == packed_ends(LENGTHS, 14)
+
+
+def test_on_a_gpu_a_pass_of_heads_has_the_tokens_that_are_asked_for_also_where_four_of_them_hold_the_batch() -> None:
+    lengths = np.full(2000, 100)
+    on_gpu, on_cpu = (encoding_budget(HeadsConfig(), None, gpu) for gpu in (True, False))
+    assert ends_within(lengths, on_gpu, packed=True) == [655, 1310, 1965, 2000]  # 65,536 tokens
+    assert ends_within(lengths, encoding_budget(HeadsConfig(), 100_000, True), packed=True) == [1000, 2000]
+    assert ends_within(lengths[:15], on_cpu) == [15]
+    asked = encoding_budget(HeadsConfig(mini_batch_tokens=200_000), None, True)
+    assert ends_within(lengths, asked, packed=True) == [2000]
 
 
 @pytest.mark.parametrize("most", [4 * 20, 160, 200])
