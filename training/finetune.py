@@ -29,12 +29,12 @@ from pipeline.core.packed import first_position_of, is_packed
 from pipeline.core.precision import PACKED, autocast_type, keep_freed_memory, training_precision, uses_bfloat16
 from pipeline.core.seeding import derived_seed
 from training.batch_plan import BatchPlan, GlobalBatch, SetRows, plan_batches, read_plan
-from training.batches import MiniBatches, PlannedRows, plan_report, warn_of_small_steps
+from training.batches import MiniBatches, PlannedRows, plan_report, text_lengths, warn_of_small_steps
 from training.callbacks import Checkpoints, KeptMemory, MetricsLog, Preemption, Snapshots, StepBar, StepLines
 from training.dev_scores import DevScores
 from training.estimate import shape_of, side_memory
 from training.heads.layers import HeadLayers, add_heads
-from training.heads.loss import JointLoss
+from training.heads.loss import JointLoss, heads_of, held_bytes
 from training.losses import PlannedLoss
 from training.memory import budget_on_gpu, planned_budget
 from training.model_files import choose_attention, encoder_of, load_mean, load_model, merge_adapter, save_model
@@ -215,10 +215,14 @@ def make_trainer(
     collate = MiniBatches(
         model.tokenizer.pad_token_id, planned_budget(side), first_position_of(model) if is_packed(model) else None
     )
-    if arguments.device.type == "cuda":
-        budget = budget_on_gpu(model.to(arguments.device), side, collate.features, half, f"training.{stage.name}")
-        collate = dataclasses.replace(collate, budget=budget)
     has_heads = isinstance(model[-1], HeadLayers)
+    if arguments.device.type == "cuda":
+        held = 0
+        for batch in plan.batches if has_heads else ():
+            lengths, width = text_lengths(sets.train[batch.set], batch), heads_of(model).multi_vector.out_features
+            held = max(held, held_bytes(lengths, len(batch.rows), width, arguments.world_size))
+        budget = budget_on_gpu(model.to(arguments.device), side, collate.features, half, f"training.{stage.name}", held)
+        collate = dataclasses.replace(collate, budget=budget)
     return assembled(
         PlannedTrainer,
         config,

@@ -121,7 +121,8 @@ class PlannedTrainer(SentenceTransformerTrainer):
         if isinstance(self.loss, PlannedLoss):
             is_logged = (self.state.global_step + 1) % self.state.logging_steps == 0
             self.loss.measures = is_logged and self.train_dataset.angle_weight > 0
-        with memory_explained(self.key, self.loss.mini_batch_num_tokens):
+        has_heads = isinstance(self.model[-1], HeadLayers)
+        with memory_explained(self.key, self.loss.mini_batch_num_tokens, has_heads):
             return super().training_step(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
