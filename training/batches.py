@@ -1,6 +1,7 @@
 """The rows of a planned batch as mini-batches of texts of similar length, and the plan's batches in numbers."""
 
 import dataclasses
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -199,10 +200,14 @@ def warn_of_small_steps(side: str, tokens: int, batches: int, ranks: int) -> Non
 
 
 def warn_of_untried(side: str, settings: SideConfig, steps: int, parameters: int) -> None:
-    """Say where a run is shorter than those of the study (README), or has a rate that nobody here has tried."""
+    """Say where a run is shorter than those of the study (README), is scored too seldom for keep_best, or has a rate
+    that nobody here has tried."""
     if steps < FEWEST_STEPS:
         what = "%s: %d steps, fewer than the %d that gained in the study (README): more epochs, or smaller batches"
         log.warning(what, side, steps, FEWEST_STEPS)
+    if settings.keep_best and settings.dev_steps and steps < 2 * settings.dev_steps:
+        what = "%s: %d steps have %d evaluation(s) for keep_best to choose from: lower training.%s.dev_steps (%d)"
+        log.warning(what, side, steps, math.ceil(steps / settings.dev_steps), side, settings.dev_steps)
     lowest, highest = TRIED_RATES
     if parameters > MOST_PARAMETERS or not lowest <= settings.learning_rate <= highest:
         what = "%s: the study tried learning rates from %g to %g, on %d million parameters; %g is untried here"

@@ -50,3 +50,15 @@ def test_packed_and_padded_mini_batches_hold_the_same_texts() -> None:
     assert padded["label"]["tokens"] == packed["label"]["tokens"] == 15
     assert torch.equal(padded["label"]["position"], packed["label"]["position"])
     assert packed["label"]["position"].tolist() == [[0, 2], [1, 2]]
+
+
+def test_a_run_that_is_scored_too_seldom_to_keep_the_best_of_its_weights_is_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for side in (SideConfig(dev_steps=223), SideConfig(dev_steps=500, keep_best=False), SideConfig()):
+        warn_of_untried("symmetric", side, steps=447, parameters=28_000_000)
+    assert not caplog.records
+    for dev_steps, evaluations in ((224, 2), (447, 1), (500, 1)):
+        warn_of_untried("symmetric", SideConfig(dev_steps=dev_steps), steps=447, parameters=28_000_000)
+        said = f"symmetric: 447 steps have {evaluations} evaluation(s) for keep_best to choose from"
+        assert caplog.records.pop().getMessage() == f"{said}: lower training.symmetric.dev_steps ({dev_steps})"
