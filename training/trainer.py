@@ -141,7 +141,8 @@ class PlannedTrainer(SentenceTransformerTrainer):
             raise UserError(
                 f"loss {self.last_loss.item():g}, gradient norm {float(norm):g} at step {self.state.global_step + 1}",
                 where=f"set {batch.set}, rows {' '.join(map(str, batch.rows.tolist()))}",
-                remedy="look at these rows, lower the learning rate, or use precision=fp32",
+                remedy=f"look at these rows of data/<side>/{batch.set}.parquet, counted from 0, "
+                "lower the learning rate, or use precision=fp32",
             )
         return norm
 
