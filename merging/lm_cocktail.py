@@ -18,6 +18,7 @@ from LM_Cocktail.utils import compute_weights, embedder_loss, preprocess_data_fo
 from data.artefact import PairSet
 from merging.blend import Blend
 from pipeline.core.embedding import Embedder
+from pipeline.core.errors import UserError
 from pipeline.core.seeding import derived_seed, generator
 from training.model_files import Prompts
 
@@ -54,6 +55,7 @@ class PooledVectors(torch.nn.Module):
 
     def load_state_dict(self, weights: Mapping[str, float], *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
         """Set the blend."""
+        torch.clear_autocast_cache()  # of the weights before
         self.blends[0].set(weights)
         self.weights = tuple(weights.values())
 
@@ -69,13 +71,20 @@ class PooledVectors(torch.nn.Module):
 def cocktail_of(
     blend: Blend, examples: Sequence[Example], temperature: float, batch_size: int, max_length: int, seed: int
 ) -> Cocktail:
-    """LM-Cocktail's weights for the blend's models on these examples, all with equally many negatives."""
+    """LM-Cocktail's weights for the blend's models on these examples, all with equally many negatives.
+
+    Raises UserError where there is no example.
+    """
+    if not examples:
+        remedy = "hold such rows out, or leave lm_cocktail out of merging.compare and merging.method"
+        raise UserError("no dev row is a positive pair, from which LM-Cocktail learns", where="data/dev", remedy=remedy)
     module = PooledVectors(blend)
     pure = {model: {name: float(name == model) for name in blend.names} for model in blend.names}
     negatives = len(examples[0]["neg"])
     settings = {"batch_size": batch_size, "max_input_length": max_length, "neg_number": negatives}
     data, tokenizer = list(examples), blend.model.tokenizer
-    with _seeded(seed):
+    # A context around all passes keeps the weights that they cast; it is off, so the package's sums stay in float32.
+    with _seeded(seed), torch.autocast(blend.model.device.type, enabled=False):
         weights = compute_weights(module, tokenizer, list(pure.values()), "encoder", data, temperature, **settings)
     with _seeded(seed):
         batches = preprocess_data_for_embedder(data, tokenizer, blend.model.device, **settings)

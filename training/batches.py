@@ -1,6 +1,7 @@
 """The rows of a planned batch as mini-batches of texts of similar length, and the plan's batches in numbers."""
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -58,7 +59,8 @@ class PlannedRows(torch.utils.data.Dataset[Any]):
 def encoding_budget(settings: PlannedConfig, token_budget: int | None, on_gpu: bool) -> Budget:
     """How a batch is cut where no activations are kept: into passes as everywhere that texts are embedded."""
     tokens = PIECES * (token_budget or (GPU_TOKENS if on_gpu else CPU_TOKENS))
-    return planned_budget(settings, lambda: tokens, GPU_OVERHEAD if on_gpu else CPU_OVERHEAD)
+    budget = planned_budget(settings, lambda: tokens, GPU_OVERHEAD if on_gpu else CPU_OVERHEAD)
+    return dataclasses.replace(budget, whole=settings.mini_batch_tokens != "auto" or not on_gpu)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,14 +110,14 @@ class MiniBatches:
 
 def ends_within(lengths: Integers, budget: Budget, packed: bool = False) -> list[int]:
     """Where to cut texts sorted by rising length: into mini-batches that fit the budget together, or `PIECES` of which
-    fit it."""
+    fit it; always the latter where the budget isn't for `whole` batches."""
 
     def ends(most_tokens: int) -> list[int]:
         return packed_ends(lengths, most_tokens) if packed else mini_batch_ends(lengths, most_tokens, budget.overhead)
 
     found = ends(budget.tokens)
     fits = (int(lengths.sum()) if packed else with_padding(lengths, found)) <= budget.tokens
-    return found if fits else ends(budget.tokens // PIECES)
+    return found if fits and budget.whole else ends(budget.tokens // PIECES)
 
 
 def with_padding(lengths: Integers, ends: Sequence[int]) -> int:
@@ -193,10 +195,14 @@ def warn_of_small_steps(side: str, tokens: int, batches: int, ranks: int) -> Non
 
 
 def warn_of_untried(side: str, settings: SideConfig, steps: int, parameters: int) -> None:
-    """Say where a run is shorter than those of the study (README), or has a rate that nobody here has tried."""
+    """Say where a run is shorter than those of the study (README), is scored too seldom for keep_best, or has a rate
+    that nobody here has tried."""
     if steps < FEWEST_STEPS:
         what = "%s: %d steps, fewer than the %d that gained in the study (README): more epochs, or smaller batches"
         log.warning(what, side, steps, FEWEST_STEPS)
+    if settings.keep_best and settings.dev_steps and steps < 2 * settings.dev_steps:
+        what = "%s: %d steps have %d evaluation(s) for keep_best to choose from: lower training.%s.dev_steps (%d)"
+        log.warning(what, side, steps, math.ceil(steps / settings.dev_steps), side, settings.dev_steps)
     lowest, highest = TRIED_RATES
     if parameters > MOST_PARAMETERS or not lowest <= settings.learning_rate <= highest:
         what = "%s: the study tried learning rates from %g to %g, on %d million parameters; %g is untried here"

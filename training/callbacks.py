@@ -118,7 +118,7 @@ def _step(line: str) -> float:
 class Preemption(TrainerCallback):
     """On SIGTERM to any rank, all ranks save a checkpoint after the same step and stop.
 
-    On a GPU they look every 10 steps: each look waits for the device.
+    Several look together at every step, which waits for the device, as the look at the gradient's norm before it does.
     """
 
     def __init__(self) -> None:
@@ -133,12 +133,10 @@ class Preemption(TrainerCallback):
         self.asked = True
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if args.device.type == "cuda" and state.global_step % 10:
-            return
-        asked = torch.tensor(int(self.asked), device=args.device)
         if args.world_size > 1:
+            asked = torch.tensor(int(self.asked), device=args.device)
             torch.distributed.all_reduce(asked, op=torch.distributed.ReduceOp.MAX)
-        self.asked = bool(asked.item())
+            self.asked = bool(asked.item())
         if self.asked and state.global_step < state.max_steps:
             control.should_save = control.should_training_stop = True
 

@@ -29,12 +29,12 @@ from pipeline.core.packed import first_position_of, is_packed
 from pipeline.core.precision import PACKED, autocast_type, keep_freed_memory, training_precision
 from pipeline.core.seeding import derived_seed
 from training.batch_plan import BatchPlan, GlobalBatch, SetRows, plan_batches, read_plan
-from training.batches import MiniBatches, PlannedRows, plan_report, warn_of_small_steps
+from training.batches import MiniBatches, PlannedRows, plan_report, text_lengths, warn_of_small_steps
 from training.callbacks import Checkpoints, KeptMemory, MetricsLog, Preemption, Snapshots, StepBar, StepLines
 from training.cost_model import shape_of, side_memory
 from training.dev_scores import DevScores
 from training.heads.layers import HeadLayers, add_heads
-from training.heads.loss import JointLoss
+from training.heads.loss import JointLoss, heads_of, held_bytes
 from training.losses import PlannedLoss
 from training.memory import GPU_OVERHEAD, measured_tokens, planned_budget
 from training.model_files import choose_attention, encoder_of, load_mean, load_model, merge_adapter, save_model
@@ -108,7 +108,8 @@ def plan_run(
     """
     folder, process = _prepared_folder(stage), PartialState()
     if process.is_main_process:
-        _prepare(config, stage, model)
+        alone = config.launch.config == "none" and process.num_processes == 1  # no command has called `prepare`
+        _prepare(config, stage, model, anew=config.force and alone)
     while not (folder / REPORT).exists():
         time.sleep(0.5)
     report = read_json(folder / REPORT)
@@ -152,24 +153,26 @@ def prepare(config: Config, stage: StageFolder) -> None:
     start, dropout = (settings.start, settings.dropout) if isinstance(settings, SideConfig) else ("merge", 0.0)
     processes = config.launch.processes or max(torch.cuda.device_count(), 1) * config.launch.nodes
     check_processes(processes, stage.name, settings)
-    if (_prepared_folder(stage) / REPORT).exists():
+    if (_prepared_folder(stage) / REPORT).exists() and not config.force:
         return
     model = load_model(config.model_folder(start), config.base.attention, settings, key, weights=False)
     if config.base.attention == PACKED or config.base.compile:
         choose_attention(model, config.base, autocast_type(config.precision) is not None, dropout)
-    _prepare(config, stage, model)
+    _prepare(config, stage, model, anew=config.force)
 
 
-def _prepare(config: Config, stage: StageFolder, model: SentenceTransformer) -> None:
+def _prepare(config: Config, stage: StageFolder, model: SentenceTransformer, anew: bool) -> None:
     """Write the sets as tokens and other models' vectors, the plan, and its report: once, kept until the stage is made.
 
-    Of the model tokenizer and prompts are taken.
+    Of the model tokenizer and prompts are taken. `anew`: what is there, of an attempt that failed, is removed.
     """
     settings, folder, key = config.planned(stage.name), _prepared_folder(stage), f"training.{stage.name}"
     for other in set(folder.parent.glob(f"{stage.name}-*")) - {folder}:
         remove(other)  # of other settings
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):  # several machines' commands may be at it
+        for earlier in set(folder.iterdir()) - {folder / "lock"} if anew else ():
+            remove(earlier)
         if (folder / REPORT).exists():
             return
         data, others = stage.inputs["data"], other_models(config, stage.name)
@@ -207,11 +210,15 @@ def make_trainer(
     collate = MiniBatches(
         model.tokenizer.pad_token_id, planned_budget(side), first_position_of(model) if is_packed(model) else None
     )
-    if arguments.device.type == "cuda":
-        model.to(arguments.device)
-        measured = partial(measured_tokens, model, collate.features, side, half, f"training.{stage.name}")
-        collate = dataclasses.replace(collate, budget=planned_budget(side, measured, GPU_OVERHEAD))
     has_heads = isinstance(model[-1], HeadLayers)
+    if arguments.device.type == "cuda":
+        held = 0
+        for batch in plan.batches if has_heads else ():
+            lengths, width = text_lengths(sets.train[batch.set], batch), heads_of(model).multi_vector.out_features
+            held = max(held, held_bytes(lengths, len(batch.rows), width, arguments.world_size))
+        model.to(arguments.device)
+        measured = partial(measured_tokens, model, collate.features, side, half, f"training.{stage.name}", held)
+        collate = dataclasses.replace(collate, budget=planned_budget(side, measured, GPU_OVERHEAD))
     return assembled(
         config,
         stage,

@@ -303,7 +303,8 @@ class PlannedLoss(BatchLoss):
 def gradient_norms(losses: Sequence[Tensor], local: Tensor) -> Tensor:
     """The norm of each loss's gradient with respect to the global batch's embeddings; shape (losses,), no gradient.
 
-    `local` (rows, texts, dim) are those of this rank. The encoder takes no part, so this costs next to nothing.
+    `local` (rows, texts, dim) are those of this rank. The encoder takes no part, so this costs next to nothing. On
+    several ranks each norm is as many times that of one, since the ranks' gradients are yet to be averaged.
     """
     gradients = [torch.autograd.grad(loss, local, retain_graph=True)[0] for loss in losses]
     squares = torch.stack([gradient.square().sum() for gradient in gradients])

@@ -31,6 +31,7 @@ class Budget:
 
     tokens: int  # with padding, whose activations are in memory at once
     overhead: int  # what a further mini-batch costs, in tokens
+    whole: bool = True  # whether a batch that fits is cut for its padding alone
 
 
 def planned_budget(
@@ -50,12 +51,13 @@ def measured_tokens(
     side: PlannedConfig,
     half: torch.dtype | None,
     key: str,
+    held: int = 0,
 ) -> int:
     """Tokens whose activations fit the GPU of `model` beside the training's state, on the fullest rank.
 
     Two probing steps on the side's longest texts, one with twice as many texts, give the bytes a token takes and
     those that every step takes. `features` makes a mini-batch, `half` is autocast's type (None: float32), `key` is the
-    side's, for errors.
+    side's, for errors, and `held` are the bytes that heads which train along hold of a whole batch.
     """
     device, peaks, sizes, longest = model.device, [], [], max(side.lengths().values())
     text = [int(model.tokenizer.sep_token_id)] * longest
@@ -71,14 +73,16 @@ def measured_tokens(
     free, total = torch.cuda.mem_get_info(device)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     state = trained * (STATE + BUCKETS * (get_world_size() > 1))
-    a_token, fits = tokens_that_fit(sizes, peaks, int(free - state - SPARE * total), trained)
+    a_token, fits = tokens_that_fit(sizes, peaks, int(free - state - SPARE * total) - held, trained)
     if get_world_size() > 1:
         least = torch.tensor(fits, device=device)
         torch.distributed.all_reduce(least, op=torch.distributed.ReduceOp.MIN)
         fits = int(least.item())
     if fits < longest:
-        what = f"a text of {longest} tokens and the training's state don't fit the GPU's memory"
-        raise UserError(what, where=f"config key {key}", remedy="shorten anchor_length and positive_length")
+        heads = f", {held / 1e9:.1f} GB that the heads hold of a batch" if held else ""
+        what = f"a text of {longest} tokens{heads} and the training's state don't fit the GPU's memory"
+        remedy = f"{'lower batch_tokens or batch_size, or ' if held else ''}shorten anchor_length and positive_length"
+        raise UserError(what, where=f"config key {key}", remedy=remedy)
     log.info("%.2f MB of activations a token: %d tokens at once", a_token / 1e6, fits)
     return fits
 
@@ -107,12 +111,16 @@ def probe(model: SentenceTransformer, features: dict[str, Any], half: torch.dtyp
 
 
 @contextlib.contextmanager
-def memory_explained(key: str, tokens: int | None = None) -> Iterator[None]:
-    """A device that is out of memory, as one line; `tokens` were to be in it at once, by the side under `key`."""
+def memory_explained(key: str, tokens: int | None = None, heads: bool = False) -> Iterator[None]:
+    """A device that is out of memory, as one line; `tokens` were to be in it at once, by the side under `key`.
+
+    `heads` are trained, which hold something of every token of a batch.
+    """
     try:
         yield
     except torch.OutOfMemoryError as error:
         half = max(tokens // 2 // STEP * STEP, STEP) if tokens else PROBED // 2
         what = "the device's memory is full" + (f" with {tokens} tokens at once" if tokens else "")
-        remedy = f"set mini_batch_tokens={half}, or end what else is on the device"
+        smaller = "lower batch_tokens or batch_size, " if heads else ""
+        remedy = f"{smaller}set mini_batch_tokens={half}, or end what else is on the device"
         raise UserError(what, where=f"config key {key}.mini_batch_tokens", remedy=remedy) from error

@@ -104,7 +104,8 @@ class PlannedTrainer(SentenceTransformerTrainer):
         if isinstance(self.loss, PlannedLoss):
             is_logged = (self.state.global_step + 1) % self.state.logging_steps == 0
             self.loss.measures = is_logged and self.train_dataset.angle_weight > 0
-        with memory_explained(self.key, self.loss.mini_batch_num_tokens):
+        has_heads = isinstance(self.model[-1], HeadLayers)
+        with memory_explained(self.key, self.loss.mini_batch_num_tokens, has_heads):
             return super().training_step(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -123,7 +124,8 @@ class PlannedTrainer(SentenceTransformerTrainer):
             raise UserError(
                 f"loss {self.last_loss.item():g}, gradient norm {float(norm):g} at step {self.state.global_step + 1}",
                 where=f"set {batch.set}, rows {' '.join(map(str, batch.rows.tolist()))}",
-                remedy="look at these rows, lower the learning rate, or use precision=fp32",
+                remedy=f"look at these rows of data/<side>/{batch.set}.parquet, counted from 0, "
+                "lower the learning rate, or use precision=fp32",
             )
         return norm
 
@@ -150,10 +152,19 @@ class PlannedTrainer(SentenceTransformerTrainer):
 
     def _load_from_checkpoint(self, checkpoint_path: str) -> None:  # type: ignore[override]
         with readable(checkpoint_path):
-            if (trained := Path(checkpoint_path) / TRAINED).is_file():
-                self.model.load_state_dict(load_file(trained), strict=False)
-            else:
-                super()._load_from_checkpoint(checkpoint_path)
+            self._load_weights(checkpoint_path)
+
+    def _load_best_model(self) -> None:
+        # The library's own logs an error where it can't be read, and leaves the last weights.
+        best = str(self.state.best_model_checkpoint)
+        with readable(best, f"remove {self.args.output_dir}: training then starts anew"):  # no other has these weights
+            self._load_weights(best)
+
+    def _load_weights(self, checkpoint: str) -> None:
+        if (trained := Path(checkpoint) / TRAINED).is_file():
+            self.model.load_state_dict(load_file(trained), strict=False)
+        else:
+            super()._load_from_checkpoint(checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with readable(checkpoint):
@@ -165,7 +176,10 @@ class PlannedTrainer(SentenceTransformerTrainer):
 
 
 @contextlib.contextmanager
-def readable(checkpoint: str | None) -> Iterator[None]:
+def readable(
+    checkpoint: str | None,
+    remedy: str = "remove it: training goes on from the checkpoint before it, or from the start",
+) -> Iterator[None]:
     """Whatever a checkpoint's damaged or foreign files lead to, as one line; nothing of them is ever executed."""
     try:
         yield
@@ -173,7 +187,6 @@ def readable(checkpoint: str | None) -> Iterator[None]:
         if checkpoint is None:
             raise
         what = f"the checkpoint can't be read: {first_line(error).partition('. ')[0]}"
-        remedy = "remove it: training goes on from the checkpoint before it, or from the start"
         raise UserError(what, where=checkpoint, remedy=remedy) from error
 
 

@@ -60,10 +60,12 @@ class PlannedConfig:
     temperature: float = setting(0.02, above=0)  # of the contrastive loss: similarities are divided by it
 
     checkpoint_steps: int = setting(500, least=1, result=False)  # steps between checkpoints
-    logging_steps: int = setting(1, least=1, result=False)  # steps a line of metrics.jsonl
+    # Steps a line of metrics.jsonl. Where it is more than 1, a run that is taken up from a step between two lines has
+    # another line there, of fewer steps; the model is the same.
+    logging_steps: int = setting(1, least=1, result=False)
     # Tokens, with padding, whose activations are in memory at once; what is beyond is embedded twice. auto: on a GPU
     # what fits, measured before the first step; on a CPU 8,192. Heads keep no activations: with auto a pass of theirs
-    # has the tokens of token_budget.
+    # has at most the tokens of token_budget; on a CPU a batch of up to four times as many may be one.
     mini_batch_tokens: int | str = setting("auto", choices=("auto",), least=1, result=False)
     # What one more mini-batch costs, in tokens; packed texts need no such number. auto: by the device.
     mini_batch_overhead: int | str = setting("auto", choices=("auto",), least=0, result=False)

@@ -1,14 +1,18 @@
 """Our LM-Cocktail weights against the package called directly, where its conditions hold, and where they do not."""
 
 import random
+from collections import Counter
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from data.artefact import PairSet, read_dev_sets
 from merging.blend import Blend
-from merging.lm_cocktail import cocktail_of, few_shot_examples
+from merging.lm_cocktail import PooledVectors, _seeded, cocktail_of, few_shot_examples
+from pipeline.core.errors import UserError
 from tests.merging.conftest import make_model, perturb
 from training.model_files import Prompts, prompts_of
 
@@ -54,6 +58,40 @@ def test_a_mean_pooled_model_is_judged_by_its_own_vector(data: Path, tmp_path: P
             target = torch.arange(len(batch)) * 8
             losses.append(torch.nn.functional.cross_entropy(queries @ texts.T / 0.05, target))
         assert ours.losses[name] == pytest.approx(float(torch.stack(losses).mean()), rel=1e-4)
+
+
+def test_in_16_bit_each_weight_is_cast_once_a_model_and_the_losses_are_those_of_single_passes(
+    models: dict[str, Path], data: Path
+) -> None:
+    from LM_Cocktail.utils import embedder_loss, preprocess_data_for_embedder
+
+    class Casts(TorchDispatchMode):
+        counted: ClassVar = Counter[int]()
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is torch.ops.aten._to_copy.default and args[0].data_ptr() in weights:
+                self.counted[args[0].data_ptr()] += 1
+            return func(*args, **(kwargs or {}))
+
+    examples = few_shot_examples(read_dev_sets(data), 5, 7, NO_PROMPTS, seed=5)
+    blend = Blend(models, bfloat16=True)
+    weights = {tensor.data_ptr() for tensor in blend.working.values()}
+    with Casts():
+        ours = cocktail_of(blend, examples, temperature=1.0, **SETTINGS)
+    assert len(Casts.counted) > 8 and set(Casts.counted.values()) == {len(models)}
+    with _seeded(SETTINGS["seed"]):
+        batches = preprocess_data_for_embedder(examples, blend.model.tokenizer, "cpu", 2, 64, 7)
+    for name in models:
+        module = PooledVectors(Blend(models, bfloat16=True))
+        module.load_state_dict({other: float(other == name) for other in models})
+        assert embedder_loss(module, batches) == ours.losses[name]
+
+
+def test_no_example_is_one_line_that_says_what_to_do(models: dict[str, Path]) -> None:
+    scored = PairSet("scored", "symmetric", ["а", "б"], ["1", "2"], [[], []], [0.2, 0.8])
+    examples = few_shot_examples([scored], 5, 7, NO_PROMPTS, seed=5)
+    with pytest.raises(UserError, match=r"no dev row is a positive pair.*; hold such rows out, or leave lm_cocktail"):
+        cocktail_of(Blend(models), examples, temperature=5.0, **SETTINGS)
 
 
 def test_lower_temperatures_tell_the_models_apart(models: dict[str, Path], data: Path) -> None:

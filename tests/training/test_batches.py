@@ -4,8 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from configs.schema.training import SideConfig
-from training.batches import MiniBatches, ends_within, packed_ends, warn_of_small_steps, warn_of_untried, with_padding
+from configs.schema.training import HeadsConfig, SideConfig
+from training.batches import (
+    MiniBatches,
+    encoding_budget,
+    ends_within,
+    packed_ends,
+    warn_of_small_steps,
+    warn_of_untried,
+    with_padding,
+)
 from training.memory import Budget
 
 LENGTHS = np.array([2, 3, 3, 5, 8, 8, 9, 20])  # 58 tokens
@@ -20,6 +28,16 @@ def test_packed_texts_fill_mini_batches_in_their_order() -> None:
 def test_a_batch_that_fits_is_one_packed_mini_batch_and_a_larger_one_has_four_in_a_budget() -> None:
     assert ends_within(LENGTHS, Budget(58, 96), packed=True) == [8]
     assert ends_within(LENGTHS, Budget(57, 96), packed=True) == packed_ends(LENGTHS, 14)
+
+
+def test_on_a_gpu_a_pass_of_heads_has_the_tokens_that_are_asked_for_also_where_four_of_them_hold_the_batch() -> None:
+    lengths = np.full(2000, 100)
+    on_gpu, on_cpu = (encoding_budget(HeadsConfig(), None, gpu) for gpu in (True, False))
+    assert ends_within(lengths, on_gpu, packed=True) == [655, 1310, 1965, 2000]  # 65,536 tokens
+    assert ends_within(lengths, encoding_budget(HeadsConfig(), 100_000, True), packed=True) == [1000, 2000]
+    assert ends_within(lengths[:15], on_cpu) == [15]
+    asked = encoding_budget(HeadsConfig(mini_batch_tokens=200_000), None, True)
+    assert ends_within(lengths, asked, packed=True) == [2000]
 
 
 @pytest.mark.parametrize("most", [4 * 20, 160, 200])
@@ -59,3 +77,15 @@ def test_too_few_steps_and_rates_that_nobody_tried_are_named(caplog: pytest.LogC
     assert rate.endswith("from 1e-05 to 5e-05, on 28 million parameters; 0.0001 is untried here (SWEEP=learning_rate)")
     warn_of_untried("asymmetric", SideConfig(learning_rate=1e-5), steps=5000, parameters=359_026_688)
     assert caplog.records[-1].getMessage().startswith("asymmetric: the study tried learning rates")
+
+
+def test_a_run_that_is_scored_too_seldom_to_keep_the_best_of_its_weights_is_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for side in (SideConfig(dev_steps=223), SideConfig(dev_steps=500, keep_best=False), SideConfig()):
+        warn_of_untried("symmetric", side, steps=447, parameters=28_000_000)
+    assert not caplog.records
+    for dev_steps, evaluations in ((224, 2), (447, 1), (500, 1)):
+        warn_of_untried("symmetric", SideConfig(dev_steps=dev_steps), steps=447, parameters=28_000_000)
+        said = f"symmetric: 447 steps have {evaluations} evaluation(s) for keep_best to choose from"
+        assert caplog.records.pop().getMessage() == f"{said}: lower training.symmetric.dev_steps ({dev_steps})"

@@ -326,6 +326,23 @@ def test_a_mean_that_scores_below_the_best_evaluation_is_not_taken(
     assert metrics["dev_score"] == metrics["best_dev_score"]
 
 
+def test_best_weights_that_can_t_be_read_are_not_replaced_by_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = prepared_run(tmp_path, SETS, max_steps=4, dev_steps=2)
+    checkpoints = stopped_before_saving(config, monkeypatch) / "checkpoints"
+    best, state = checkpoints / "checkpoint-2", checkpoints / "checkpoint-4/trainer_state.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"best_model_checkpoint": str(best)}))
+    weights = best / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(
+        UserError, match=r"can't be read: .*checkpoint-2\); remove .*/checkpoints: training then starts"
+    ):
+        run_stage(CHAIN["joint"], config)
+    shutil.rmtree(checkpoints)
+    assert run_stage(CHAIN["joint"], config).status == "complete"
+
+
 def stopped_before_saving(config: Config, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a joint run that ended after its last step."""
 
@@ -362,6 +379,25 @@ def test_ranks_only_read_what_was_prepared_before_they_start(tmp_path: Path, mon
     ]
     assert all(one.read_bytes() == other.read_bytes() for one, other in files)
     assert not list((tmp_path / "two").rglob("plan.npz"))  # nobody needs it any more
+
+
+def test_forced_work_is_prepared_anew(tmp_path: Path) -> None:
+    config = prepared_run(tmp_path, {"symmetric/pairs": rows(32)}, max_steps=2)
+    forced = replace(config, force=True)
+    prepare_ranks(CHAIN["symmetric"], config)
+    (folder,) = (tmp_path / "one/.prepared").iterdir()
+    made = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert {"plan.json", "plan.npz", "pairs.npz", "pairs.passages"} <= {path.name for path in made}
+    for path in made:
+        path.write_bytes(b"of other code")
+    prepare_ranks(CHAIN["symmetric"], config)
+    assert (folder / "plan.json").read_bytes() == b"of other code"
+    prepare_ranks(CHAIN["symmetric"], forced)
+    assert (folder / "plan.json").read_bytes() == made[folder / "plan.json"]
+    for name in ("plan.npz", "train/pairs.passages"):
+        assert (folder / name).read_bytes() == made[folder / name]
+    (folder / "plan.json").write_bytes(b"of other code")
+    run_stage(CHAIN["symmetric"], replace(forced, launch=replace(config.launch, config="none")))  # no command prepares
 
 
 def test_a_model_without_weights_has_the_tokens_and_prompts_of_the_whole_one(trained: Config) -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,7 +12,8 @@ from pipeline.core.errors import UserError
 from pipeline.stage import run_stage
 from tests.support.planned_sets import prepared_run, rows, tiny_model
 from training.batches import MiniBatches
-from training.memory import Budget, memory_explained, planned_budget, probe, tokens_that_fit
+from training.heads.loss import held_bytes
+from training.memory import Budget, measured_tokens, memory_explained, planned_budget, probe, tokens_that_fit
 
 
 def test_auto_is_a_cpu_s_budget_until_a_gpu_is_measured() -> None:
@@ -26,6 +28,31 @@ def test_the_tokens_that_fit_come_from_two_probing_steps() -> None:
     assert a_token == 1000
     assert tokens == 20_000 // 256 * 256
     assert tokens_that_fit([4096, 8192], peaks, room=10_000, trained=250)[1] == 0
+
+
+def test_heads_hold_four_copies_of_a_batch_and_on_several_ranks_two_of_its_passages() -> None:
+    lengths = np.array([3, 5, 5, 8])  # two rows of an anchor and a positive, each padded to 8 tokens
+    kept = 4 * 2**28
+    assert held_bytes(lengths, rows=2, width=1024, world=1) - kept == 4 * 1025 * (4 * 4 * 8)
+    assert held_bytes(lengths, rows=2, width=1024, world=2) - kept == 4 * 1025 * (4 * 2 * 8 + 2 * 2 * 8)
+
+
+def test_what_heads_hold_of_a_batch_is_no_room_for_activations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU that tells of itself what a GPU of 10 GB would, with 9 GB free and 1 MB a token."""
+    model, peaks = tiny_model(), iter([1e6 * 4096, 1e6 * 8192] * 3)
+    side = SideConfig(anchor_length=32, positive_length=32)
+    trained, features = sum(weight.numel() for weight in model.parameters()), MiniBatches(1, Budget(1, 1)).features
+    for name in ("empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda *device: None)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: next(peaks))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (9e9 + 12 * trained, 10e9))
+    alone, along = (measured_tokens(model, features, side, None, "side", int(held)) for held in (0, 5e9))
+    assert (alone, along) == (8500 // 256 * 256, 3500 // 256 * 256)
+    with pytest.raises(
+        UserError, match=r"32 tokens, 9.0 GB that the heads hold.*; lower batch_tokens or batch_size, or"
+    ):
+        measured_tokens(model, features, side, None, "side", int(9e9))
 
 
 def test_a_probing_step_leaves_no_gradient_and_no_trace_in_the_random_numbers() -> None:
@@ -44,5 +71,7 @@ def test_a_full_device_is_one_line_that_says_what_to_set(tmp_path: Path, monkeyp
     monkeypatch.setattr("training.losses.contrastive_loss", full)
     with pytest.raises(UserError, match=r"full with 8192 tokens.*training.symmetric.*set mini_batch_tokens=4096"):
         run_stage(CHAIN["symmetric"], config)
-    with pytest.raises(UserError, match="set mini_batch_tokens=2048"), memory_explained("training.joint"):
+    with pytest.raises(UserError, match="; set mini_batch_tokens=2048"), memory_explained("training.joint"):
+        full()
+    with pytest.raises(UserError, match="; lower batch_tokens or batch_size, set"), memory_explained("a", heads=True):
         full()

@@ -5,16 +5,19 @@ import os
 import random
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from transformers import TrainerControl, TrainerState
 
 from pipeline.chain import CHAIN
 from pipeline.core.errors import UserError
 from pipeline.stage import run_stage
 from tests.support.planned_sets import planned_loss, prepared_run, rows, tiny_model
 from tests.support.training_process import finish, stop_at
+from training.callbacks import Preemption
 from training.finetune import training_arguments
 from training.trainer import MARK, last_checkpoint
 
@@ -73,6 +76,22 @@ def test_checkpoints_are_as_frequent_as_asked_where_the_best_weights_are_kept(tm
     with pytest.raises(UserError, match=r"at step [2-9] "):  # such a rate ends in numbers that are not finite
         run_stage(CHAIN["symmetric"], config)
     assert list((tmp_path / "one/symmetric/checkpoints").glob(f"checkpoint-*/{MARK}"))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_sigterm_is_seen_after_the_step_in_which_it_comes(device: str) -> None:
+    state, control = TrainerState(global_step=7, max_steps=20), TrainerControl()
+    arguments: Any = SimpleNamespace(device=torch.device(device), world_size=1)
+    preemption = Preemption()
+    preemption.on_train_begin(arguments, state, control)
+    try:
+        preemption.on_step_end(arguments, state, control)
+        assert not control.should_save
+        os.kill(os.getpid(), signal.SIGTERM)
+        preemption.on_step_end(arguments, state, control)
+        assert control.should_save and control.should_training_stop
+    finally:
+        preemption.on_train_end(arguments, state, control)
 
 
 @pytest.mark.slow
@@ -166,7 +185,8 @@ def test_a_kill_while_the_last_checkpoints_are_removed_leaves_none_that_is_half_
 
 def test_a_loss_that_is_not_finite_stops_with_step_set_and_rows(tmp_path: Path) -> None:
     config = prepared_run(tmp_path, SETS, max_steps=6, learning_rate=1e30, warmup=0.0, max_grad_norm=0.0)
-    with pytest.raises(UserError, match=r"at step [2-6] \(set \w+, rows \d+ \d+"):
+    named = r"at step [2-6] \(set (\w+), rows \d+ \d+.*these rows of data/<side>/\1\.parquet, counted from 0"
+    with pytest.raises(UserError, match=named):
         run_stage(CHAIN["symmetric"], config)
     assert not (tmp_path / "one/symmetric/model").exists()
 

@@ -26,6 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 from configs.schema.training import SideConfig
 from pipeline.core.heads import IN_HYBRID, unused_ids
+from training.batch_plan import Integers
 from training.heads.layers import HeadLayers
 from training.losses import BatchLoss, GlobalRows, PlannedLoss, candidates
 
@@ -156,6 +157,21 @@ class JointLoss(PlannedLoss):
             return (F.cross_entropy(logits, target, reduction="none") * shares).sum()
 
         return bge_m3_loss(scores.pop("dense"), scores, rows, mean, own)
+
+
+def held_bytes(lengths: Integers, rows: int, width: int, world: int) -> int:
+    """Bytes that `JointLoss` holds on a rank of a global batch, beside the activations of the mini-batches at once.
+
+    In float32, 1 + `width` numbers of every token, texts padded to the longest: what the mini-batches gave, its copy by
+    texts, and both gradients; on several ranks the passages of all of them, and their gradient; and similarities.
+
+    Args:
+        lengths: of all texts of the batch, `rows` anchors among them, in tokens.
+        width: of the multi-vector head.
+    """
+    longest = int(lengths.max())
+    tokens = 4 * len(lengths) * longest // world + 2 * (len(lengths) - rows) * longest * (world > 1)
+    return 4 * (1 + width) * tokens + 4 * KEPT_SIMILARITIES
 
 
 def bge_m3_loss(
