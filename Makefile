@@ -11,6 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 OVERRIDES = profile=$(PROFILE) run=$(RUN) launch.nodes=$(NODES) $(if $(GPUS),launch.processes=$(GPUS)) $(ARGS)
+BENCHMARKS := data evaluation exports gpu heads init merging mining training waiting
 STAGES := base benchmarks data init symmetric asymmetric joint merge heads export evaluate report
 
 .DEFAULT_GOAL := help
@@ -32,6 +33,7 @@ endif
 # torch brings its own (CPU or GPU) libraries; everything else is exactly what the lock says.
 $(READY):
 	@echo "Installing the packages of requirements.lock into $(VENV), once ..."
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 is needed: make $(MAKECMDGOALS) PYTHON=python3.11")'
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock torch
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
@@ -64,6 +66,7 @@ plan: $(READY) ## What training would do: batches, tokens, padding, FLOPs, memor
 	@$(BIN)/python -m pipeline.plan $(OVERRIDES)
 
 sweep: $(READY) ## A sweep from configs/sweep: make sweep SWEEP=merge_weights
+	@$(if $(SWEEP),,$(error which one? make sweep SWEEP=<one of: $(basename $(notdir $(wildcard configs/sweep/*.yaml)))>))
 	@$(BIN)/python -m pipeline.run --multirun sweep=$(SWEEP) profile=$(PROFILE) $(if $(GPUS),launch.processes=$(GPUS)) $(if $(filter command line,$(origin RUN)),'run=$(RUN)-$${hydra:job.override_dirname}') $(ARGS)
 
 calibrate: $(READY) ## Score a published model beside its published figures: make calibrate MODEL=<hub id or folder>
@@ -73,6 +76,7 @@ publish: $(READY) ## The merged model's folder for the Hub: make publish REPO=<i
 	@$(BIN)/python -m pipeline.run stages=[publish] $(OVERRIDES) $(if $(REPO),evaluation.publish.repo=$(REPO))
 
 bench: $(READY) ## Us against the peers: make bench NAME=init
+	@$(if $(NAME),,$(error which one? make bench NAME=<one of: $(BENCHMARKS)>))
 	@$(BIN)/python -m benchmarks.$(NAME) $(ARGS)
 
 test: $(READY) ## The fast tests, with the whole chain on profile tiny

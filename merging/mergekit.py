@@ -1,6 +1,6 @@
 """Merges that are no weighted sum (TIES, DARE, SLERP, model stock, …): sentence-transformers' merge over mergekit.
 
-mergekit is an optional extra (LGPL-3.0): `pip install "sentence-transformers[merge]"`. All models are in memory.
+mergekit is an optional extra (LGPL-3.0): the package mergekit. All models are in memory.
 """
 
 import importlib.util
@@ -14,7 +14,7 @@ from sentence_transformers import SentenceTransformer
 
 from configs.schema.merging import MERGEKIT_METHODS
 from merging.compatibility import carry_over, weight_folders
-from pipeline.core.errors import UserError
+from pipeline.core.errors import INSTALL, UserError
 from pipeline.core.models import stored_names
 from pipeline.core.seeding import derived_seed
 
@@ -25,8 +25,7 @@ def require_mergekit(methods: Iterable[str]) -> None:
     """Raise UserError if one of the methods is mergekit's and mergekit is not installed."""
     needing = [method for method in methods if method in MERGEKIT_METHODS]
     if needing and not importlib.util.find_spec("mergekit"):
-        remedy = 'pip install "sentence-transformers[merge]"'
-        raise UserError(f"{needing[0]} needs mergekit", where="merging", remedy=remedy)
+        raise UserError(f"{needing[0]} needs mergekit", where="merging", remedy=f"{INSTALL} mergekit")
 
 
 def mergekit_merge(models: Mapping[str, Path], method: str, parameters: Mapping[str, float], seed: int) -> Any:

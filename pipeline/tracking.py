@@ -14,7 +14,7 @@ from typing import Any
 from configs.schema.config import Config
 from pipeline.core.artefact import MANIFEST, Manifest, StageFolder
 from pipeline.core.console import log
-from pipeline.core.errors import UserError, first_line, redacted
+from pipeline.core.errors import INSTALL, UserError, first_line, redacted
 
 Track = Callable[[dict[str, Any]], None]  # takes one line of metrics.jsonl
 
@@ -29,7 +29,7 @@ def tracked(config: Config, folder: StageFolder, manifest: Manifest) -> Iterator
     try:
         library = importlib.import_module(kind)
     except ImportError as error:
-        where, remedy = "config key tracking.kind", f"pip install {kind}, or tracking=none"
+        where, remedy = "config key tracking.kind", f"{INSTALL} {kind}, or tracking=none"
         raise UserError(f"{kind} can't be imported: {error}", where=where, remedy=remedy) from error
     run = _started(library, config, folder, manifest)
     done = False

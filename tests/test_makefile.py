@@ -59,3 +59,18 @@ def test_an_environment_that_is_a_link_is_ignored_by_git(checkout: Path) -> None
     subprocess.run(["git", "init", "--quiet"], cwd=checkout, check=True)
     seen = subprocess.run(["git", "status", "--short"], cwd=checkout, check=True, capture_output=True, text=True).stdout
     assert "Makefile" in seen and ".venv" not in seen
+
+
+def test_a_python_that_is_too_old_is_one_line_that_says_which_to_name(checkout: Path) -> None:
+    (checkout / "python3").write_text(
+        "#!/bin/sh\n[ \"$1\" = -c ] || exit 9\necho 'Python 3.11 is needed' >&2\nexit 1\n"
+    )
+    done = subprocess.run(["make", "setup", "PYTHON=./python3"], cwd=checkout, capture_output=True, text=True)
+    assert done.returncode != 0 and "Python 3.11 is needed" in done.stderr and not (checkout / ".venv").exists()
+
+
+@pytest.mark.parametrize(("target", "key", "one"), [("bench", "NAME", "merging"), ("sweep", "SWEEP", "study")])
+def test_a_target_that_needs_a_name_says_which_there_are(repository: Path, target: str, key: str, one: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    done = subprocess.run(["make", "-n", target], cwd=repository, env=environment, capture_output=True, text=True)
+    assert done.returncode != 0 and f"make {target} {key}=<one of: " in done.stderr and one in done.stderr

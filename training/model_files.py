@@ -21,7 +21,7 @@ from configs.schema.init import BaseConfig
 from configs.schema.training import AdapterConfig, PlannedConfig, SideConfig
 from pipeline.core.checkpoint import WEIGHTS
 from pipeline.core.console import log
-from pipeline.core.errors import UserError
+from pipeline.core.errors import INSTALL, UserError
 from pipeline.core.model_folder import NOT_THE_MODEL, listed_modules
 from pipeline.core.models import load_folder, stored_names
 from pipeline.core.packed import is_packed, use_packed, why_not_packed
@@ -92,7 +92,7 @@ def add_adapter(encoder: PreTrainedModel, adapter: AdapterConfig, key: str) -> N
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
-        what, remedy = "an adapter takes the package peft", "install it: pip install peft"
+        what, remedy = "an adapter takes the package peft", f"{INSTALL} peft"
         raise UserError(what, where=f"config key {key}.rank", remedy=remedy) from error
     inside: Any = getattr(encoder, "encoder", encoder)  # not the pooler, which no gradient reaches
     encoder.requires_grad_(False)

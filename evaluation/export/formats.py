@@ -4,7 +4,7 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.core.errors import UserError
+from pipeline.core.errors import INSTALL, UserError
 
 
 @dataclass(frozen=True)
@@ -36,5 +36,5 @@ def require_packages(formats: Sequence[str]) -> None:
     """Raise UserError where a format's packages are not installed."""
     wanted = dict.fromkeys(package for name in formats for package in FORMATS[name].packages)
     if missing := [name for name in wanted if importlib.util.find_spec(name) is None]:
-        remedy = f"pip install {' '.join(missing)}, or leave out the formats that need them"
+        remedy = f"{INSTALL} {' '.join(missing)}, or leave out the formats that need them"
         raise UserError(f"exporting needs {', '.join(missing)}", where="config key export.formats", remedy=remedy)

@@ -4,12 +4,14 @@ import errno
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+INSTALL = f"{sys.executable} -m pip install"  # for remedies: into the environment that lacks the package
 HIDDEN = "***"
 NAMES = re.compile(r"(^|_)(TOKEN|API_KEY|ACCESS_KEY|SECRET|PASSWORD)$")  # of environment variables
 SHORTEST = 8  # characters of such a variable's value; shorter ones would blank out ordinary words

@@ -31,7 +31,7 @@ def track(kind: str, tmp_path: Path) -> None:
 
 def test_a_tracker_that_is_not_installed_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "trackio", None)
-    with pytest.raises(UserError, match=r"trackio can't be imported: .*; pip install trackio, or tracking=none"):
+    with pytest.raises(UserError, match=r"trackio can't be imported: .*; .* -m pip install trackio, or tracking=none"):
         track("trackio", tmp_path)
 
 
