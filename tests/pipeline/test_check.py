@@ -37,7 +37,7 @@ def test_all_failures_are_shown_at_once(capsys: pytest.CaptureFixture[str]) -> N
 def test_training_that_takes_more_memory_than_there_is_is_found_before_anything_is_made() -> None:
     config = composed("profile=demo")
     ((found, problem),) = ((found, problem) for what, found, problem in machine(config, 0) if what == "memory")
-    assert re.fullmatch(r"asymmetric takes \d+\.\d to \d+\.\d GB, \d+\.\d GB here", found) and problem is None
+    assert re.fullmatch(r"\w+ takes \d+\.\d to \d+\.\d GB, \d+\.\d GB here", found) and problem is None
     config.training.asymmetric.batch_size = config.training.asymmetric.mini_batch_tokens = 10**8
     problems = {what: problem for what, _, problem in machine(config, 0)}
     assert problems["memory"] and "mini_batch_tokens" in problems["memory"].line

@@ -228,12 +228,12 @@ def slow_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_processes_that_need_a_file_at_once_download_it_once(slow_server: None, tmp_path: Path) -> None:
     Slow.asked.clear()
     with ThreadPoolExecutor(6) as pool:
-        found = list(pool.map(lambda _: DataFiles(None, tmp_path / "cache").rows("stsb_dev"), range(6)))
+        found = list(pool.map(lambda _: DataFiles(None, tmp_path / "cache")("stsb_dev"), range(6)))
     assert found == [[{"текст": "У реки стоит мельница."}]] * 6
     assert Slow.asked == ["/stsb_dev.csv"]
 
 
 def test_a_download_that_breaks_is_one_line_and_leaves_nothing(slow_server: None, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"rudrec\.json can't be downloaded: IncompleteRead"):
-        DataFiles(None, tmp_path / "cache").json("rudrec.json")
+        DataFiles(None, tmp_path / "cache")("rudrec.json")
     assert not list(tmp_path.rglob("*rudrec*"))
