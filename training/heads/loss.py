@@ -32,9 +32,7 @@ from training.losses import BatchLoss, GlobalRows, PlannedLoss, candidates
 
 IN_LOSS = {"dense": 1.0, "sparse": 0.1, "multi_vector": 1.0}
 CHUNK = 2**24  # numbers in a piece of MaxSim's work: 64 MB in float32
-KEPT_SIMILARITIES = (
-    2**28
-)  # similarities of tokens, 1 GB, that are kept for the backward pass; of more all are computed twice
+KEPT_SIMILARITIES = 2**28  # of tokens, 1 GB, are kept for the backward pass; where there are more, all are made twice
 HIDDEN = -1e9  # the score of what is no candidate: unlike infinity it may be multiplied by a probability of 0
 
 
