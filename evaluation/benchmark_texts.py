@@ -8,7 +8,7 @@ import polars as pl
 
 from configs.schema.config import Config
 from data.pairs.decontamination import BENCHMARKS, CHECKED, SAMPLES
-from evaluation.suites.encodechka.files import DataFiles
+from evaluation.suites.encodechka.files import data_files
 from evaluation.suites.sample_files import FOLDER, read_samples
 from pipeline.core.artefact import StageFolder, write_json
 from pipeline.core.errors import UserError, first_line
@@ -58,25 +58,24 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
 
 def _encodechka_texts(config: Config, missing: dict[str, str]) -> Iterator[tuple[str, set[str]]]:
     """(file, test texts) of encodechka, out of the folder or the cache that the stage evaluate reads it from."""
-    files = DataFiles(config.evaluation.encodechka_folder, Path(config.runs, "cache", "encodechka"))
+    files = data_files(config)
     unreachable: str | None = None
     for name, columns in ENCODECHKA.items():
-        file = Path(name)
-        task = f"encodechka {file.stem}"
+        task = f"encodechka {Path(name).stem}"
         if unreachable:
             missing[task] = unreachable
             continue
         try:
-            if file.suffix == ".json":
-                texts = set(files(name)[columns[0]])
-            else:
-                texts = {row[column] for row in files(file.stem) for column in columns if row[column]}
+            content = files(name)
         except UserError as error:
             missing[task] = f"{error.what} ({error.where})"
             if files.download and not (files.folder / name).is_file():
                 unreachable = missing[task]
         else:
-            yield task, texts
+            if isinstance(content, dict):
+                yield task, set(content[columns[0]])
+            else:
+                yield task, {row[column] for row in content for column in columns if row[column]}
 
 
 def _mteb_texts(

@@ -158,8 +158,9 @@ def _identical(piece: Piece, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
 def _require_finite(piece: Piece, mixed: torch.Tensor, parts: Mapping[str, torch.Tensor]) -> None:
     if not piece.is_floating or math.isfinite(mixed.sum(dtype=torch.float32).item()) or mixed.isfinite().all():
         return  # the sum is one cheap pass; it may overflow where every number is finite
-    for name in (name for name, part in parts.items() if not part.isfinite().all()):
-        what = f"tensor {piece.tensor} of model {name} holds NaN or infinity"
-        raise UserError(what, where="models to merge", remedy=f"make {name} again: its training has diverged")
+    culprit = next((name for name, part in parts.items() if not part.isfinite().all()), None)
+    if culprit is not None:
+        what = f"tensor {piece.tensor} of model {culprit} holds NaN or infinity"
+        raise UserError(what, where="models to merge", remedy=f"make {culprit} again: its training has diverged")
     what = f"merged tensor {piece.tensor} exceeds the range of {mixed.dtype}"
     raise UserError(what, where="merging.dtype", remedy="use float32 or bfloat16")

@@ -6,7 +6,6 @@ import hashlib
 import signal
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -212,12 +211,12 @@ def make_trainer(
     )
     has_heads = isinstance(model[-1], HeadLayers)
     if arguments.device.type == "cuda":
-        held = 0
-        for batch in plan.batches if has_heads else ():
-            lengths, width = text_lengths(sets.train[batch.set], batch), heads_of(model).multi_vector.out_features
-            held = max(held, held_bytes(lengths, len(batch.rows), width, arguments.world_size))
         model.to(arguments.device)
-        measured = partial(measured_tokens, model, collate.features, side, half, f"training.{stage.name}", held)
+
+        def measured() -> int:
+            held = _held_by_heads(heads_of(model), sets, plan, arguments.world_size) if has_heads else 0
+            return measured_tokens(model, collate.features, side, half, f"training.{stage.name}", held)
+
         collate = dataclasses.replace(collate, budget=planned_budget(side, measured, GPU_OVERHEAD))
     return assembled(
         config,
@@ -232,6 +231,13 @@ def make_trainer(
         data_collator=collate,
         dev_batches=dev_batches,
     )
+
+
+def _held_by_heads(heads: HeadLayers, sets: PreparedSets, plan: BatchPlan, world: int) -> int:
+    """Bytes that heads which train along hold of the batch of which it is most."""
+    width = heads.multi_vector.out_features
+    batches = ((text_lengths(sets.train[batch.set], batch), len(batch.rows)) for batch in plan.batches)
+    return max(held_bytes(lengths, rows, width, world) for lengths, rows in batches)
 
 
 def assembled(config: Config, stage: StageFolder, plan: BatchPlan, **parts: Any) -> PlannedTrainer:

@@ -61,7 +61,6 @@ def certify(
     new_ids = successors(selection.kept, tokenizer.size)
     comparison = Comparison(before, after, new_ids, tokenizer.unknown_id)
     agreements = compare_corpora(config.init, corpora, comparison, counts.texts)
-    sources = {corpus.name: corpus.source for corpus in corpora}
     found = [text for agreement in agreements.values() for text in agreement.examples]
     examples = found[: config.init.hidden_state_texts]
     return {
@@ -76,15 +75,22 @@ def certify(
         "kept_by_reason": selection.reasons,
         "languages": language_shares(counts.occurrences, selection.kept),
         "other_scripts": language_shares({OTHER: counts.others}, selection.kept)[OTHER],
-        "checked": {
-            name: {
-                "source": sources.get(name, "local file"),
-                "texts": counts.texts.get(name, agreement.compared),
-                **{figure: getattr(agreement, figure) for figure in CHECKED},
-            }
-            for name, agreement in agreements.items()
-        },
+        "checked": checked(agreements, {corpus.name: corpus.source for corpus in corpora}, counts.texts),
         "hidden_states": compare_hidden_states(base, shrunk, examples, config.base.max_length),
+    }
+
+
+def checked(
+    agreements: Mapping[str, "Agreement"], sources: Mapping[str, str], texts: Mapping[str, int]
+) -> dict[str, dict[str, Any]]:
+    """The figures of each corpus, and of each further file."""
+    return {
+        name: {
+            "source": sources.get(name, "local file"),
+            "texts": texts.get(name, agreement.compared),
+            **{figure: getattr(agreement, figure) for figure in CHECKED},
+        }
+        for name, agreement in agreements.items()
     }
 
 

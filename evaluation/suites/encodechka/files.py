@@ -9,6 +9,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from configs.schema.config import Config
 from pipeline.core.artefact import file_sha256, replacing
 from pipeline.core.errors import UserError
 
@@ -43,8 +44,8 @@ class DataFiles:
         self._checked: set[str] = set()
 
     def __call__(self, name: str) -> Any:
-        """Contents of a JSON file, or the rows of a CSV file by its name without ending."""
-        path = self.path(name if name.endswith(".json") else f"{name}.csv")
+        """Contents of a JSON file, or the rows of a CSV file, of which the ending may be left out."""
+        path = self.path(name if Path(name).suffix else f"{name}.csv")
         with path.open(encoding="utf-8", newline="") as file:
             return json.load(file) if path.suffix == ".json" else list(csv.DictReader(file))
 
@@ -72,6 +73,11 @@ class DataFiles:
             )
         self._checked.add(name)
         return path
+
+
+def data_files(config: Config) -> DataFiles:
+    """The run's: out of the folder that the config or $ENCODECHKA_DATA_PATH names, else of the runs' cache."""
+    return DataFiles(config.evaluation.encodechka_folder, Path(config.runs, "cache", "encodechka"))
 
 
 def _download(name: str, path: Path) -> None:

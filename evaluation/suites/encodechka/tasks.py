@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from configs.schema.config import Config
 from evaluation.encoder import Encoder
 from evaluation.outcome import ITEM, Outcome
 from evaluation.scoring import Scorer
-from evaluation.suites.encodechka.files import COMMIT, DataFiles
+from evaluation.suites.encodechka.files import COMMIT, data_files
 from evaluation.suites.encodechka.predictors import (
     Variants,
     accuracy_task,
@@ -28,7 +27,7 @@ from pipeline.core.embedding import digest
 
 def tasks(suite: str, config: Config, stage: StageFolder) -> list[Task]:
     """The ten tasks; their data are looked for when they are scored."""
-    files = DataFiles(config.evaluation.encodechka_folder, Path(config.runs, "cache", "encodechka"))
+    files = data_files(config)
     protocol = config.evaluation.suite[suite].protocol
     settings = {"data": COMMIT, "protocol": protocol}
     return [EncodechkaTask(suite, name, settings, score, files, protocol) for name, score in TASKS.items()]
