@@ -29,7 +29,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     if missing := evaluations["not_checked"]:
         log.warning(
             "decontamination: %d evaluations not checked: %s (reasons in %s; tried again by make benchmarks "
-            "ARGS=force=true, then make data ARGS=force=true)",
+            "ARGS=force=true; data and what is made of it follow where more is reached)",
             len(missing),
             ", ".join(missing),
             sets.benchmarks / CHECKED,

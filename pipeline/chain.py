@@ -60,6 +60,13 @@ def benchmark_reads(config: Config) -> dict[str, str]:
     return {f"sample:{file.name}": file_sha256(file) for file in sorted(SAMPLES.glob("*.jsonl"))} | mteb
 
 
+def data_reads(config: Config) -> dict[str, str]:
+    """The sets' files and versions; how many evaluations could be checked, where a later try may reach more."""
+    found = read_manifest(config.folder("benchmarks"))
+    is_partial = found is not None and found.metrics.get("not checked")
+    return data_states(config) | ({"evaluations checked": digest(found.metrics)} if found and is_partial else {})
+
+
 def own_miner(config: Config) -> list[str]:
     """The model of this run that mines negatives, where one does."""
     return [config.data.mining.model] if config.data.mines and config.data.mining.model in OWN_MODELS else []
@@ -163,7 +170,7 @@ CHAIN = {stage.name: stage for stage in [
     Stage(
         "data", 4, "data.prepare:build", in_place=True,
         needs=lambda c: ["benchmarks", *own_miner(c)],
-        reads=data_states,
+        reads=data_reads,
         settings=lambda c: {"data": c.data, "mining": mining_settings(c)},
     ),
     Stage(

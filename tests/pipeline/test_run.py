@@ -8,10 +8,10 @@ import pytest
 
 from configs.schema.config import SIDES, STAGES, Config
 from pipeline.chain import CHAIN
-from pipeline.core.artefact import read_manifest
+from pipeline.core.artefact import Manifest, read_manifest
 from pipeline.core.errors import UserError
 from pipeline.run import is_launched, make, run
-from pipeline.stage import run_stage
+from pipeline.stage import planned, run_stage
 from tests.support.runs import run_main
 
 
@@ -31,6 +31,20 @@ def test_what_a_stage_implies_is_made_first_and_said_but_not_forced(tmp_path: Pa
     second = run_main(*common)
     assert "data: making" in second.out and "benchmarks" not in second.out
     assert made and read_manifest(tmp_path / "tiny" / "benchmarks") == made
+
+
+def test_evaluations_that_a_later_try_reaches_make_the_data_anew(tmp_path: Path) -> None:
+    config = Config(profile="tiny", run="test", runs=str(tmp_path))
+
+    def fingerprint_of_data(checked: int, missing: int) -> str:
+        metrics = {"tasks": checked, "texts": 10 * checked, "not checked": missing}
+        Manifest("benchmarks", "complete", "same", {}, {}, metrics=metrics).write(config.folder("benchmarks"))
+        return planned(CHAIN["data"], config)[0].fingerprint
+
+    (tmp_path / "test" / "benchmarks").mkdir(parents=True)
+    whole = fingerprint_of_data(checked=9, missing=0)
+    assert len({whole, fingerprint_of_data(checked=7, missing=2), fingerprint_of_data(checked=8, missing=1)}) == 3
+    assert fingerprint_of_data(checked=9, missing=0) == whole
 
 
 @pytest.mark.parametrize("name", sorted({"LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"}))
