@@ -62,7 +62,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
         if "export" in stage.inputs:
             for name in EXPORT_FOLDERS:
                 if (stage.inputs["export"] / name).is_dir():
-                    link_tree(stage.inputs["export"] / name, folder / name)
+                    link_tree(stage.inputs["export"] / name, folder / name, without="README.md")
     with stage.replacing("results") as folder:
         folder.mkdir()
         tasks = write_results(run, config, folder, settings.repo or f"local/{config.run}")
@@ -92,7 +92,7 @@ def require_one_piece(stage: StageFolder) -> None:
 
 def write_model(run: RunRecord, config: Config, folder: Path, model_id: str) -> None:
     """The final model with its card, its licence and what the card's figures come from."""
-    link_tree(run.model_folder("merge"), folder)
+    link_tree(run.model_folder("merge"), folder, without="README.md")
     (folder / "README.md").write_text(render_card(run, config, model_id), encoding="utf-8")
     if licence(run, config) == OPEN:
         shutil.copyfile(LICENCE, folder / "LICENSE")

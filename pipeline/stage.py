@@ -3,7 +3,6 @@
 import dataclasses
 import importlib
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -159,7 +158,7 @@ def _borrowed(path: Path, fingerprint: str) -> Manifest | None:
         done = finished(other, fingerprint) if other != path else None
         if done and read_manifest(other) == done:
             with artefact.replacing(path) as temporary:
-                shutil.copytree(other, temporary, copy_function=os.link)
+                artefact.link_tree(other, temporary)
             return done
     return None
 

@@ -164,8 +164,8 @@ def replacing(target: Path) -> Iterator[Path]:
         raise
 
 
-def link_tree(source: Path, target: Path) -> None:
-    """A copy of a folder without its README.md, by hard links where the file system has them."""
+def link_tree(source: Path, target: Path, without: str = "") -> None:
+    """A copy of a folder without the files of a name, by hard links where the file system has them."""
 
     def link(path: str, place: str) -> None:
         try:
@@ -173,7 +173,7 @@ def link_tree(source: Path, target: Path) -> None:
         except OSError:
             shutil.copy2(path, place)
 
-    shutil.copytree(source, target, copy_function=link, ignore=shutil.ignore_patterns("README.md"))
+    shutil.copytree(source, target, copy_function=link, ignore=shutil.ignore_patterns(without))
 
 
 def retired(target: Path) -> Path:

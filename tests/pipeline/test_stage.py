@@ -322,7 +322,15 @@ def test_the_manifest_holds_the_resolved_config(tmp_path: Path) -> None:
     assert written["config"]["seed"] == 42 and "symmetric" in written["config"]["training"]
 
 
-def test_a_finished_stage_of_another_run_is_borrowed_when_asked(tmp_path: Path) -> None:
+@pytest.mark.parametrize("hard_links", [True, False])
+def test_a_finished_stage_of_another_run_is_borrowed_when_asked(
+    hard_links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: str) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    if not hard_links:
+        monkeypatch.setattr("os.link", refused)
     first = run_stage(stage_writing("abc"), make_config(tmp_path, run="one"))
     with pytest.raises(UserError, match="no good"):
         run_stage(stage_writing("abc", build=failing), make_config(tmp_path, run="two"))

@@ -46,7 +46,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     train(config, stage, trainer)
 
     def write(folder: Path) -> None:
-        link_tree(start, folder)
+        link_tree(start, folder, without="README.md")
         write_heads(folder, heads.sparse, heads.multi_vector)
 
     metrics = closing_metrics(trainer, report)
