@@ -75,7 +75,7 @@ def measured(scratch: Path, shape: str) -> list[dict[str, Any]]:
             "data": str(scratch / "asymmetric"),
             "shape": shape,
         }
-        for name, function in (("packed", "encode_ours"), (PEER, "encode_sentence_transformers"))
+        for name, function in (("ours", "encode_ours"), (PEER, "encode_sentence_transformers"))
     }
     found: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
     for _ in range(ROUNDS if shape == "gpu" else 1):
@@ -88,7 +88,7 @@ def measured(scratch: Path, shape: str) -> list[dict[str, Any]]:
     medians = {name: {key: median(one[key] for one in runs) for key in runs[0]} for name, runs in found.items()}
     columns = ["per_second", "teraflops", "gigabytes", "loss"]
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    title = f"{device}: peak {checks['peak']:.0f} TFLOP/s, medians of {len(found['encoding packed'])} rounds"
+    title = f"{device}: peak {checks['peak']:.0f} TFLOP/s, medians of {len(found['encoding ours'])} rounds"
     shown = [[name, *(values.get(column) for column in columns)] for name, values in medians.items()]
     show_table(title, ["", "pairs or texts a second", "TFLOP/s", "peak GB", "loss"], shown)
     return [entry for kind in KINDS for entry in rows_of(kind, medians, checks["peak"])] + [
@@ -96,7 +96,7 @@ def measured(scratch: Path, shape: str) -> list[dict[str, Any]]:
             "gpu_texts_per_second_vs_sentence_transformers",
             "encoding passages",
             "texts/s",
-            medians["encoding packed"]["per_second"],
+            medians["encoding ours"]["per_second"],
             PEER,
             medians[f"encoding {PEER}"]["per_second"],
             "higher",

@@ -253,27 +253,17 @@ def _passages(data: str, shape: str) -> list[str]:
 
 @quiet()
 def encode_ours(base: str, data: str, shape: str) -> dict[str, float]:
-    """Packed texts in order of length, 65,536 tokens at once; tokenising is timed too."""
+    """As the stages encode texts in bfloat16; tokenising is timed too."""
+    from pipeline.core.embedding import Embedder
     from pipeline.core.models import load_folder
-    from pipeline.core.packed import first_position_of, pack, use_packed
-    from training.batches import packed_ends
 
-    texts, model = _passages(data, shape), load_folder(Path(base)).eval()
-    use_packed(model)
-    with torch.inference_mode(), torch.autocast(model.device.type, torch.bfloat16):
-        for timed in (False, True):
-            wait()
-            started = time.perf_counter()
-            ids = model.tokenizer(texts if timed else texts[:64], truncation=True, max_length=LENGTH)["input_ids"]
-            ids.sort(key=len)
-            start = 0
-            for end in packed_ends(np.array([len(text) for text in ids]), 65536):
-                packed = pack(ids[start:end], first_position_of(model))
-                inputs = {
-                    key: value.to(model.device) if hasattr(value, "to") else value for key, value in packed.items()
-                }
-                model(inputs)["sentence_embedding"].float().cpu()
-                start = end
+    texts = _passages(data, shape)
+    embedder = Embedder(load_folder(Path(base)).eval(), LENGTH, precision="bf16", told=False)
+    embedder.encode(embedder.tokenise(texts[:64]))
+    wait()
+    started = time.perf_counter()
+    ids = embedder.tokenise(texts)
+    embedder.encode(ids)
     seconds = time.perf_counter() - started
     return _figures(len(texts), _operations(base, [len(text) for text in ids]) / 3, seconds, 0.0)
 

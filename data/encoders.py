@@ -17,7 +17,7 @@ from pipeline.core.embedding import Embedder, EmbeddingCache
 from pipeline.core.hub import local_model
 from pipeline.core.model_folder import located
 from pipeline.core.models import load_folder
-from pipeline.core.precision import uses_bfloat16
+from pipeline.core.precision import training_precision
 
 PROBE = 256  # texts whose encoding is timed first
 PARTS = 20  # at most, in which the others are encoded and kept: to keep one waits for the disk
@@ -52,7 +52,7 @@ def open_encoder(config: Config, wanted: str, key: str) -> Encoder:
         folder, revision = located(wanted, config.mirror, key)
         is_here = local_model(wanted, config.mirror) is not None
         contents = digest(model_state(wanted, config.mirror)) if is_here else revision
-    precision = "bf16" if uses_bfloat16(config.precision) else "fp32"
+    precision = training_precision(config.precision)
     with quiet():
         model = load_folder(folder, remedy=f"mend {key}").eval()
     kept = Path(config.runs, "cache", "embeddings", f"{contents}-{precision}")

@@ -192,6 +192,8 @@ def _on_one(
     config: Config, stage: StageFolder, models: Sequence[ScoredModel], find: Find, device: str, first: int
 ) -> Errors:
     """Score what is free on one device; it holds one model at a time."""
+    if device.startswith("cuda"):
+        torch.set_float32_matmul_precision("high")  # TF32, as in training
     tasks, errors = find(config, stage), Errors()
     for model in [*models[first:], *models[:first]]:
         with Scorer(model, config, device) as scorer:

@@ -19,7 +19,7 @@ class Blend:
 
     Args:
         models: compatible model folders by name (`require_compatible`), the base θ₀ first.
-        bfloat16: whether texts are embedded under bfloat16 autocast; weights and vectors are float32 all the same.
+        precision: in which texts are embedded, by autocast; weights and vectors are float32 all the same.
         attention: transformers' name of the attention implementation.
         token_budget: padded tokens in a pass; None: by the device.
 
@@ -29,12 +29,12 @@ class Blend:
     def __init__(
         self,
         models: Mapping[str, Path],
-        bfloat16: bool = False,
+        precision: str = "fp32",
         attention: str = "sdpa",
         token_budget: int | None = None,
     ) -> None:
         (base_name, base), *others = models.items()
-        self.names, self.bfloat16, self.token_budget = list(models), bfloat16, token_budget
+        self.names, self.precision, self.token_budget = list(models), precision, token_budget
         self.model = load(base, attention, remedy=f"make {base_name} again")
         self.start = floating(self.model)
         for tensor in (*self.model.parameters(), *self.model.buffers()):

@@ -18,7 +18,7 @@ from merging.mergekit import mergekit_merge, require_mergekit
 from merging.search import SIMPLEX, Candidate, Region, Scorer, best_of_grid, beyond
 from pipeline.core.console import log, progress
 from pipeline.core.errors import UserError
-from pipeline.core.precision import attention_implementation, uses_bfloat16
+from pipeline.core.precision import attention_implementation, training_precision
 from pipeline.core.seeding import generator
 from training.dev_scores import DevScores, Evaluators, retrieval
 from training.model_files import prompts_of
@@ -121,7 +121,7 @@ def compare(config: Config, models: Mapping[str, Path], data: Path) -> Compariso
     guard_sets = read_held_out_sets(config, data, settings.guard_sources)
     report_sets = read_held_out_sets(config, data, settings.report_sources)
     require_unseen([*sets, *guard_sets, *report_sets], data)
-    blend = Blend(models, uses_bfloat16(config.precision), attention_of(config), config.token_budget)
+    blend = Blend(models, training_precision(config.precision), attention_of(config), config.token_budget)
     limits = settings.guard_queries, settings.guard_candidates
     guard = held_out_evaluators(guard_sets, blend, config.training.dev_length, *limits)
     for pairs in guard_sets:
@@ -168,7 +168,7 @@ def attention_of(config: Config) -> str:
 def dev_scores(config: Config, sets: Sequence[PairSet], blend: Blend) -> DevScores:
     """The dev score that also training keeps checkpoints by."""
     rows = [pairs.spread(config.training.dev_rows) for pairs in sets]
-    scores = DevScores(rows, blend.model, config.training.dev_length, blend.bfloat16, blend.token_budget)
+    scores = DevScores(rows, blend.model, config.training.dev_length, blend.precision, blend.token_budget)
     if not scores.sides:
         remedy = "hold out dev rows with positive pairs"
         raise UserError("no dev set has a positive pair", where="data/dev", remedy=remedy)
@@ -183,7 +183,7 @@ def held_out_evaluators(
         pairs.name: retrieval(pairs, prompts_of(blend.model, pairs.side), pairs.passages(), queries, passages)
         for pairs in sets
     }
-    return Evaluators(evaluators, blend.model, max_length, blend.bfloat16, blend.token_budget)
+    return Evaluators(evaluators, blend.model, max_length, blend.precision, blend.token_budget)
 
 
 def scored_methods(choice: Choice) -> dict[str, Candidate]:

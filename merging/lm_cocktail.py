@@ -49,7 +49,7 @@ class PooledVectors(torch.nn.Module):
     def __init__(self, blend: Blend) -> None:
         super().__init__()
         # A list keeps the model out of this module's own parameters, which the package would move between devices.
-        self.blends, self.embedders = [blend], [Embedder(blend.model, precision="bf16" if blend.bfloat16 else "fp32")]
+        self.blends, self.embedders = [blend], [Embedder(blend.model, precision=blend.precision)]
         self.vectors: dict[Any, torch.Tensor] = {}
         self.weights: tuple[float, ...] = ()
 

@@ -14,9 +14,13 @@ from pipeline.application import CONFIGS, LAUNCHED
 from pipeline.core.errors import Died, UserError
 from pipeline.core.machine import cores
 
-# Seconds between SIGTERM and SIGKILL for ranks that finish a step and save a checkpoint; torchrun's own 30 are too few.
-# SLURM sends SIGTERM to every process of a job, torchrun's agent among them, and ends itself what takes too long.
-SAVING = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "3600"}
+DEFAULTS = {
+    # Seconds between SIGTERM and SIGKILL for ranks that finish a step and save a checkpoint; torchrun's own 30 are too
+    # few. SLURM sends SIGTERM to every process of a job, torchrun's agent among them, and ends what takes too long.
+    "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "3600",
+    # Every batch has other lengths: blocks of fixed sizes would leave gaps in a GPU's memory.
+    "PYTORCH_ALLOC_CONF": "expandable_segments:True",
+}
 
 
 def launch(stage: str, config: Config) -> None:
@@ -25,7 +29,7 @@ def launch(stage: str, config: Config) -> None:
     chosen = [*HydraConfig.get().overrides.task, run, f"stages=[{stage}]"]
     command = [*launch_command(config), "-m", "pipeline.run", *chosen]
     paths = [str(CONFIGS.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = SAVING | os.environ | {"PYTHONPATH": os.pathsep.join(paths), LAUNCHED: "1", "PIPELINE_JOB": stage}
+    environment = DEFAULTS | os.environ | {"PYTHONPATH": os.pathsep.join(paths), LAUNCHED: "1", "PIPELINE_JOB": stage}
     run_command(command, environment, stage, config.run_folder / "logs" / f"{stage}.log")
 
 

@@ -4,15 +4,17 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from configs.schema.training import PlannedConfig, SideConfig
 from pipeline.core.console import log
 from pipeline.core.embedding import CPU_TOKENS, GPU_TOKENS
-from pipeline.core.packed import pack
+from pipeline.core.packed import packed
 from training.batch_plan import BatchPlan, GlobalBatch, Integers, has_angle
 from training.memory import CPU_OVERHEAD, GPU_OVERHEAD, Budget, planned_budget
 from training.sets import TokenisedSet
@@ -67,7 +69,8 @@ def encoding_budget(settings: PlannedConfig, token_budget: int | None, on_gpu: b
 class MiniBatches:
     """Collates rows: their texts, each once, sorted by length and cut into mini-batches.
 
-    These are packed, or padded to their own width.
+    These are packed, or padded to their own width. What passes between processes and to a GPU is `gathered`: the
+    tokens in one piece. A tensor a mini-batch would take a file descriptor each, of which a system may give 1,024.
     """
 
     pad_id: int
@@ -75,37 +78,54 @@ class MiniBatches:
     first_position: int | None = None  # of packed texts (`pipeline.core.packed`); None: texts are padded
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """The model's input for each mini-batch, named text_<number>_<input>, and the labels of the loss."""
+        return self.spread(self.gathered(rows))
+
+    def gathered(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Labels, and the texts' tokens behind one another, with the end of each mini-batch in texts and in tokens."""
         places: dict[tuple[int, ...], int] = {}
         positions = [[places.setdefault(tuple(text), len(places)) for text in row["texts"]] for row in rows]
         texts = list(places)
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         lengths = np.array([len(texts[index]) for index in order])
-        batch: dict[str, Any] = {}
-        start = 0
-        for number, end in enumerate(ends_within(lengths, self.budget, packed=self.first_position is not None)):
-            part = self.features([texts[index] for index in order[start:end]])
-            batch |= {f"text_{number}_{key}": value for key, value in part.items()}
-            start = end
+        ends = ends_within(lengths, self.budget, packed=self.first_position is not None)
         rank_of = np.argsort(order)
-        batch["label"] = {
+        label = {
             "position": torch.from_numpy(rank_of[np.array(positions)]),
             "score": torch.tensor([row["score"] for row in rows], dtype=torch.float32),
             "tokens": torch.tensor(float(lengths.sum())),
             "angle_weight": rows[0]["angle_weight"],
             **{role: torch.from_numpy(np.stack([row["others"][role] for row in rows])) for role in rows[0]["others"]},
         }
-        return batch
+        flat = np.fromiter(chain.from_iterable(texts[index] for index in order), np.int32, int(lengths.sum()))
+        return {
+            "label": label,  # first, as the trainer takes the size of a batch from the first tensor: rows
+            "tokens": torch.from_numpy(flat),
+            "lengths": torch.from_numpy(lengths),
+            "ends": list(zip(ends, lengths.cumsum()[np.array(ends) - 1].tolist(), strict=True)),
+            "longest": lengths[np.array(ends) - 1].tolist(),
+        }
+
+    def spread(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """What `gathered` gave as the model's input for each mini-batch, on the tokens' device, beside the labels."""
+        inputs, text, token = {"label": batch["label"]}, 0, 0
+        for number, ((next_text, next_token), longest) in enumerate(zip(batch["ends"], batch["longest"], strict=True)):
+            part = self._features(batch["tokens"][token:next_token], batch["lengths"][text:next_text], longest)
+            inputs |= {f"text_{number}_{key}": value for key, value in part.items()}
+            text, token = next_text, next_token
+        return inputs
 
     def features(self, texts: Sequence[Sequence[int]]) -> dict[str, Any]:
-        """The model's input for one mini-batch; without packing the last text must be the longest."""
+        """The model's input for one mini-batch."""
+        lengths = [len(text) for text in texts]
+        return self._features(torch.tensor([*chain.from_iterable(texts)]), torch.tensor(lengths), max(lengths))
+
+    def _features(self, tokens: Tensor, lengths: Tensor, longest: int) -> dict[str, Any]:
         if self.first_position is not None:
-            return pack(texts, self.first_position)
-        ids = np.full((len(texts), len(texts[-1])), self.pad_id, dtype=np.int64)
-        mask = np.zeros_like(ids)
-        for row, text in enumerate(texts):
-            ids[row, : len(text)] = text
-            mask[row, : len(text)] = 1
-        return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+            return packed(tokens, lengths, longest, self.first_position)
+        mask = torch.arange(longest, device=tokens.device) < lengths[:, None]
+        ids = torch.full(mask.shape, self.pad_id, device=tokens.device).masked_scatter(mask, tokens.long())
+        return {"input_ids": ids, "attention_mask": mask.long()}
 
 
 def ends_within(lengths: Integers, budget: Budget, packed: bool = False) -> list[int]:

@@ -75,7 +75,7 @@ class Evaluators:
         evaluators: of retrieval or of pairs, by name of set; their texts have their prompts before them.
         model: one of the models to come, which all have its tokenizer.
         max_length: tokens at which texts are cut (or at the model's own limit, if that is smaller).
-        bfloat16: whether texts are encoded under bfloat16 autocast; vectors are float32 all the same.
+        precision: in which texts are encoded, by autocast; vectors are float32 all the same.
         token_budget: padded tokens in a pass; None: by the device.
     """
 
@@ -84,11 +84,10 @@ class Evaluators:
         evaluators: Mapping[str, Evaluator],
         model: SentenceTransformer,
         max_length: int,
-        bfloat16: bool = False,
+        precision: str = "fp32",
         token_budget: int | None = None,
     ) -> None:
-        self.evaluators, self.token_budget = dict(evaluators), token_budget
-        self.precision = "bf16" if bfloat16 else "fp32"
+        self.evaluators, self.precision, self.token_budget = dict(evaluators), precision, token_budget
         texts = list(dict.fromkeys(text for evaluator in evaluators.values() for text in _texts(evaluator)))
         self.places = {text: place for place, text in enumerate(texts)}
         self.ids = Embedder(model, max_length).tokenise(texts) if texts else []
@@ -144,7 +143,7 @@ class DevScores(BaseEvaluator):
         sets: Sequence[PairSet],
         model: SentenceTransformer,
         max_length: int,
-        bfloat16: bool = False,
+        precision: str = "fp32",
         token_budget: int | None = None,
     ) -> None:
         super().__init__()
@@ -154,7 +153,7 @@ class DevScores(BaseEvaluator):
         for side in dict.fromkeys(pairs.side for pairs in sets):
             evaluators = dev_evaluators([pairs for pairs in sets if pairs.side == side], prompts_of(model, side))
             if evaluators:
-                self.sides[side] = Evaluators(evaluators, model, max_length, bfloat16, token_budget)
+                self.sides[side] = Evaluators(evaluators, model, max_length, precision, token_budget)
 
     def of(self, model: SentenceTransformer) -> DevScore:
         """What the model is worth under its present weights."""

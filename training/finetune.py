@@ -201,8 +201,8 @@ def make_trainer(
     rows = {name: PlannedRows([sets.dev[name]], side.angle_weight) for name in dev_batches}
     texts = read_dev_sets(stage.inputs["data"], stage.name) if sets.dev else []
     texts = [pairs.spread(config.training.dev_rows) for pairs in texts]
-    half = autocast_type(config.precision)
-    scores = DevScores(texts, model, config.training.dev_length, half == torch.bfloat16, config.token_budget)
+    precision = training_precision(config.precision)
+    scores = DevScores(texts, model, config.training.dev_length, precision, config.token_budget)
     arguments = training_arguments(
         config, stage.name, stage.path / "checkpoints", len(plan.batches), bool(scores.sides)
     )
@@ -215,7 +215,9 @@ def make_trainer(
 
         def measured() -> int:
             held = _held_by_heads(heads_of(model), sets, plan, arguments.world_size) if has_heads else 0
-            return measured_tokens(model, collate.features, side, half, f"training.{stage.name}", held)
+            return measured_tokens(
+                model, collate.features, side, autocast_type(config.precision), f"training.{stage.name}", held
+            )
 
         collate = dataclasses.replace(collate, budget=planned_budget(side, measured, GPU_OVERHEAD))
     return assembled(

@@ -63,6 +63,7 @@ def measured_tokens(
     device, peaks, sizes, longest = model.device, [], [], max(side.lengths().values())
     text = [int(model.tokenizer.sep_token_id)] * longest
     with memory_explained(key):
+        probe(model, features([text]), half)  # what the first pass alone allocates for good, such as workspaces
         for number in (max(1, PROBED // longest), 2 * max(1, PROBED // longest)):
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
@@ -73,7 +74,7 @@ def measured_tokens(
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    state = trained * (STATE + BUCKETS * (get_world_size() > 1))
+    state = trained * (STATE + BUCKETS * torch.distributed.is_initialized())  # of a single rank too
     a_token, fits = tokens_that_fit(sizes, peaks, int(free - state - SPARE * total) - held, trained)
     if get_world_size() > 1:
         least = torch.tensor(fits, device=device)

@@ -76,11 +76,14 @@ class PlannedTrainer(SentenceTransformerTrainer):
         return DataLoader(  # not prepared by Accelerate, which would share out these slices once more
             rows,
             batch_sampler=own,
-            collate_fn=self.data_collator,
-            num_workers=self.args.dataloader_num_workers,
+            collate_fn=self.data_collator.gathered,
+            num_workers=self.args.dataloader_num_workers if batches is self.batches else 0,  # dev sets are small
             worker_init_fn=_outlive_sigterm,
             pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
         )
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        return self.data_collator.spread(super()._prepare_inputs(inputs))
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> Any:
         # One context around all mini-batches: weights are cast once a step instead of once a mini-batch.

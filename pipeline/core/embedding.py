@@ -20,6 +20,8 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from pipeline.core.artefact import replacing
 from pipeline.core.console import progress
 from pipeline.core.errors import UserError
+from pipeline.core.packed import first_position_of, is_packed, pack, use_packed, why_not_packed
+from pipeline.core.precision import AUTOCAST
 
 CPU_TOKENS, GPU_TOKENS = 512, 65536  # padded tokens in a pass; on a CPU activations should stay in its cache
 VISIBLE_BATCHES = 64  # from here on a bar is shown
@@ -111,7 +113,7 @@ class Embedder:
         model: is only read; its weights may change between calls, if `cache` is not used after that.
         max_length: tokens at which texts are cut, or at the model's own limit, if that is smaller.
         token_budget: padded tokens in a pass; None: by the device.
-        precision: bf16 runs the encoder under autocast. One whose weights are bfloat16 already needs none.
+        precision: bf16 and fp16 run the encoder under autocast. One whose weights are in 16 bit already needs none.
         cache: where `embed` looks first; None: nothing is remembered between calls.
         told: whether the encoding of many texts is shown.
     """
@@ -125,10 +127,16 @@ class Embedder:
         cache: EmbeddingCache | None = None,
         told: bool = True,
     ) -> None:
-        self.model, self.precision, self.cache, self.told = model, precision, cache, told
+        self.model, self.cache, self.told = model, cache, told
         limits = [limit for limit in (max_length, model.max_seq_length) if limit and limit != float("inf")]
         self.max_length = min(limits, default=None)
         self.token_budget = token_budget or (CPU_TOKENS if model.device.type == "cpu" else GPU_TOKENS)
+        self.half = AUTOCAST.get(precision)
+        in_half = self.half is not None or model.dtype in AUTOCAST.values()
+        if model.device.type == "cuda" and why_not_packed(model, in_half, dropout=0.0) is None:
+            use_packed(model)
+        # A model that was made to pack elsewhere may be asked for float32 here, for which the GPU has no kernel.
+        self.packs = is_packed(model) and (in_half or model.device.type == "cpu")
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # else it warns where processes are started later
 
     @property
@@ -172,20 +180,21 @@ class Embedder:
             return [encoding.ids for encoding in self.tokenizer.encode_batch(full, add_special_tokens=False)]
         return self.tokenizer(full, truncation=True, max_length=max_length or self.max_length)["input_ids"]
 
-    @torch.inference_mode()
+    @torch.no_grad()  # in inference mode autocast would convert the weights for each batch
     def encode(self, ids: Sequence[list[int]], prompt: str = "") -> np.ndarray:
         """Embeddings of tokenised texts, shape (texts, dimension), float32; `prompt` for poolings that leave it out."""
         vectors: np.ndarray | None = None
         with self._autocast(True):  # around all batches, so that the weights are converted once
             for batch in self._batches(ids):
-                pooled = self.pooled(self._features([ids[index] for index in batch], prompt)).cpu().numpy()
+                texts = [ids[index] for index in batch]
+                pooled = self.pooled(self._features(texts, prompt, self.packs)).cpu().numpy()
                 if vectors is None:
                     vectors = np.empty((len(ids), pooled.shape[1]), np.float32)
                 vectors[batch] = pooled
         return np.zeros((0, self.model.get_embedding_dimension() or 0), np.float32) if vectors is None else vectors
 
     def pooled(self, features: Features) -> torch.Tensor:
-        """Embeddings of one padded batch, shape (texts, dimension), float32, on the model's device."""
+        """Embeddings of one batch, shape (texts, dimension), float32, on the model's device."""
         return self.pool(self.hidden(features))
 
     def pool(self, features: Features) -> torch.Tensor:
@@ -196,7 +205,7 @@ class Embedder:
         return features["sentence_embedding"][:, : self.model.truncate_dim].float()
 
     def hidden(self, features: Features) -> Features:
-        """What the encoder makes of one padded batch, such as token_embeddings (texts, tokens, width), in float32.
+        """What the encoder makes of one batch, such as token_embeddings (texts, tokens, width) if padded, in float32.
 
         Raises UserError where the device's memory is full.
         """
@@ -221,19 +230,22 @@ class Embedder:
         shown = self.told and len(batches) >= VISIBLE_BATCHES
         return progress(batches, f"encoding {len(ids)} texts") if shown else batches
 
-    def _features(self, ids: list[list[int]], prompt: str = "") -> Features:
+    def _features(self, ids: list[list[int]], prompt: str, packed: bool = False) -> Features:
         """The input of the model's first module for one batch."""
         if isinstance(self.model[0], StaticEmbedding):
             flat = torch.tensor([token for row in ids for token in row], dtype=torch.long)
             return {"input_ids": flat, "offsets": torch.tensor(np.cumsum([0, *map(len, ids[:-1])]))}
-        features = dict(self.tokenizer.pad({"input_ids": ids}, return_tensors="pt"))
+        if packed:
+            features = pack(ids, first_position_of(self.model))
+        else:
+            features = dict(self.tokenizer.pad({"input_ids": ids}, return_tensors="pt"))
         if prompt:
             own = self.tokenizer(prompt)["input_ids"]
             features["prompt_length"] = len(own) - (own[-1] in self.tokenizer.all_special_ids)
         return features
 
     def _autocast(self, enabled: bool) -> torch.autocast:
-        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=enabled and self.precision == "bf16")
+        return torch.autocast(self.model.device.type, self.half, enabled=enabled and self.half is not None)
 
 
 def require_finite(arrays: Iterable[Any], model: SentenceTransformer) -> None:

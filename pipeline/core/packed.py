@@ -1,12 +1,12 @@
 """Packed texts: a batch as one row of token ids, each text behind the last, with attention inside each text alone.
 
-There is no padding to compute and no mask to look at. `pack` makes the model's input, sentence-transformers' pooling
+There is no padding to compute and no mask to look at. `packed` makes the model's input, sentence-transformers' pooling
 understands it, and `PACKED` is the name under which transformers finds the attention. A model with that attention
 takes padded texts too, as with `sdpa`.
 """
 
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import chain
 from typing import Any
 
 import torch
@@ -28,23 +28,32 @@ except ImportError:  # a torch before 2.10
 LEAST_CAPABILITY = (8, 0)  # of a GPU for which torch has the kernel
 
 
-def pack(texts: Sequence[Sequence[int]], first_position: int) -> dict[str, Any]:
-    """The model's input for token ids of texts: rows of shape (1, tokens), and where each text begins and ends.
+def packed(tokens: Tensor, lengths: Tensor, longest: int, first_position: int) -> dict[str, Any]:
+    """The model's input: rows of shape (1, tokens), and where each text begins and ends, all on the tokens' device.
 
-    `first_position` is the number of a text's first position (`first_position_of`). The names are those of
-    transformers' DataCollatorWithFlattening, which pooling looks for.
+    `tokens` are the ids of texts behind one another, `lengths` those of the texts, int64, and `first_position` is the
+    number of a text's first position (`first_position_of`). The names are those of transformers'
+    DataCollatorWithFlattening, which pooling looks for. Nothing here waits for the device.
     """
-    lengths = [len(text) for text in texts]
-    ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+    ends = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
+    text = torch.arange(len(lengths), device=tokens.device).repeat_interleave(lengths, output_size=len(tokens))
+    places = torch.arange(len(tokens), device=tokens.device) - ends[text]
+    limits = ends.int()
     return {
-        "input_ids": torch.tensor([[token for text in texts for token in text]]),
-        "position_ids": torch.cat([torch.arange(length) for length in lengths])[None] + first_position,
-        "seq_idx": torch.repeat_interleave(torch.arange(len(texts)), torch.tensor(lengths))[None],
-        "cu_seq_lens_q": ends,
-        "cu_seq_lens_k": ends,
-        "max_length_q": max(lengths),
-        "max_length_k": max(lengths),
+        "input_ids": tokens.long()[None],
+        "position_ids": places[None] + first_position,
+        "seq_idx": text[None],
+        "cu_seq_lens_q": limits,
+        "cu_seq_lens_k": limits,
+        "max_length_q": longest,
+        "max_length_k": longest,
     }
+
+
+def pack(texts: Sequence[Sequence[int]], first_position: int) -> dict[str, Any]:
+    """`packed` of texts that are lists of ids, on the CPU."""
+    lengths = [len(text) for text in texts]
+    return packed(torch.tensor([*chain.from_iterable(texts)]), torch.tensor(lengths), max(lengths), first_position)
 
 
 def first_position_of(model: SentenceTransformer) -> int:
@@ -79,7 +88,7 @@ def why_not_packed(model: SentenceTransformer, half: bool, dropout: float) -> st
     if torch.cuda.get_device_capability() < LEAST_CAPABILITY:
         return "a GPU of compute capability 8.0 or more"
     if varlen_attn is None:
-        return "torch 2.10 or later"
+        return "torch 2.11 or later"
     if not half:
         return "precision bf16 or fp16"
     return "dropout=0" if dropout else None

@@ -11,6 +11,7 @@ import torch
 from pipeline.core.errors import UserError
 
 MOST_EAGER_TOKENS = 256
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 PACKED = "torch_varlen"  # attention inside packed texts; the libraries would fetch a kernel for a name with "flash"
 
 
@@ -40,7 +41,7 @@ def training_precision(precision: str) -> str:
 
 def autocast_type(precision: str) -> torch.dtype | None:
     """The type in which the encoder multiplies while it trains; None for float32."""
-    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(training_precision(precision))
+    return AUTOCAST.get(training_precision(precision))
 
 
 def uses_bfloat16(precision: str) -> bool:

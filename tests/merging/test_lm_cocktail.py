@@ -74,7 +74,7 @@ def test_in_16_bit_each_weight_is_cast_once_a_model_and_the_losses_are_those_of_
             return func(*args, **(kwargs or {}))
 
     examples = few_shot_examples(read_dev_sets(data), 5, 7, NO_PROMPTS, seed=5)
-    blend = Blend(models, bfloat16=True)
+    blend = Blend(models, precision="bf16")
     weights = {tensor.data_ptr() for tensor in blend.working.values()}
     with Casts():
         ours = cocktail_of(blend, examples, temperature=1.0, **SETTINGS)
@@ -82,7 +82,7 @@ def test_in_16_bit_each_weight_is_cast_once_a_model_and_the_losses_are_those_of_
     with _seeded(SETTINGS["seed"]):
         batches = preprocess_data_for_embedder(examples, blend.model.tokenizer, "cpu", 2, 64, 7)
     for name in models:
-        module = PooledVectors(Blend(models, bfloat16=True))
+        module = PooledVectors(Blend(models, precision="bf16"))
         module.load_state_dict({other: float(other == name) for other in models})
         assert embedder_loss(module, batches) == ours.losses[name]
 

@@ -161,7 +161,7 @@ def test_thousands_of_mutants_in_bounded_memory_and_time(name: str, tmp_path: Pa
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=repository, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert 0 < int(done.stdout) <= MANY
+    assert 0 < int(done.stdout.split()[-1]) <= MANY  # libraries may print before
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Embeddings are the library's own, whatever the batches, each text encoded once, float32 after the encoder."""
 
+import copy
 import itertools
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,7 @@ from sentence_transformers.sentence_transformer.modules import Dense, Normalize,
 from pipeline.core.embedding import DOCUMENT, QUERY, Embedder, EmbeddingCache, length_batches
 from pipeline.core.errors import UserError
 from pipeline.core.models import load_folder
+from pipeline.core.packed import use_packed
 from tests.support.small_bases import tiny_model
 
 TEXTS = ["Река замерзает.", "Когда открыли первый музей в этом городе?", "  Рецепт борща ", "Да", "Река замерзает."]
@@ -41,6 +43,19 @@ def test_embeddings_are_the_library_s_whatever_the_batches(model: SentenceTransf
     for role in (QUERY, DOCUMENT):
         theirs = model.encode([*TEXTS, LONG], prompt_name=role)
         np.testing.assert_allclose(embedder.embed([*TEXTS, LONG], embedder.prompt(role)), theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize("include_prompt", [True, False])
+def test_a_packed_model_gives_the_embeddings_of_padded_texts(model: SentenceTransformer, include_prompt: bool) -> None:
+    pooling = Pooling(model.get_embedding_dimension(), pooling_mode="mean", include_prompt=include_prompt)
+    padded = SentenceTransformer(modules=[model[0], pooling, Normalize()], device="cpu")
+    packed = copy.deepcopy(padded)
+    use_packed(packed)
+    theirs = padded.encode([*TEXTS, LONG], prompt="query: ")
+    embedder = Embedder(packed, token_budget=200)
+    seen = passes(packed)
+    np.testing.assert_allclose(embedder.embed([*TEXTS, LONG], "query: "), theirs, atol=1e-6)
+    assert seen == [1, 1], "each pass is one row, of several texts"
 
 
 def test_texts_are_cut_at_the_smaller_limit(model: SentenceTransformer) -> None:
