@@ -75,7 +75,7 @@ calibrate: $(READY) ## Score a published model beside its published figures: mak
 publish: $(READY) ## The merged model's folder for the Hub: make publish REPO=<id>; uploads with evaluation.publish.dry_run=false
 	@$(BIN)/python -m pipeline.run stages=[publish] $(OVERRIDES) $(if $(REPO),evaluation.publish.repo=$(REPO))
 
-bench: $(READY) ## Us against the peers: make bench NAME=init
+bench: $(READY) ## Speed beside other libraries: make bench NAME=init
 	@$(if $(NAME),,$(error which one? make bench NAME=<one of: $(BENCHMARKS)>))
 	@$(BIN)/python -m benchmarks.$(NAME) $(ARGS)
 

@@ -1,4 +1,4 @@
-"""What a study leaves when its last job has ended: study.csv, study.md and study.svg for the README, and one page."""
+"""What a study leaves when its last job has ended: study.csv, study.md and study.svg for its README, and one page."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -106,7 +106,7 @@ def _dev_rows(jobs: Mapping[tuple[str, int], Path]) -> list[ArmScore]:
 
 
 def markdown(rows: Sequence[ArmScore]) -> str:
-    """The table for the README: a row an arm, a column a headline score.
+    """The table for its README: a row an arm, a column a headline score.
 
     Dev scores and the base's scores stand as they are, the others as differences from the base, in bold where they
     are certain after Holm's correction.
