@@ -107,7 +107,8 @@ def prepare_ranks(stage: Stage, config: Config) -> None:
     folder, _ = planned(stage, config)
     _verify(stage, folder)
     if stage.prepare:
-        imported(stage.prepare)(config, folder)
+        with disk_errors_explained(folder.path):
+            imported(stage.prepare)(config, folder)
 
 
 def is_finished(stage: Stage, config: Config) -> bool:
@@ -266,7 +267,8 @@ def _follow(stage: Stage, config: Config, folder: StageFolder) -> Manifest:
     if done and not config.force:
         return done
     folder.resuming = _share(False, config.timeout(stage.name))
-    imported(stage.build)(config, folder)
+    with disk_errors_explained(folder.path):
+        imported(stage.build)(config, folder)
     return Manifest(stage.name, "complete", folder.fingerprint, {}, {})
 
 

@@ -50,8 +50,12 @@ class RedactingFormatter(logging.Formatter):
 
 
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
-# The same out of libraries that write by themselves: safetensors, tokenizers and polars; torch, in two ways.
-DISK_WORDS = ("No space left on device", "Read-only file system", "PytorchStreamWriter failed", "unexpected pos")
+# The same out of libraries that write by themselves: safetensors, tokenizers and polars; numpy; torch, in three ways,
+# the last of them where another rank's failure took the checkpoint's folder away.
+DISK_WORDS = (
+    *("No space left on device", "Read-only file system", " requested and "),
+    *("PytorchStreamWriter failed", "unexpected pos", "Parent directory"),
+)
 
 
 class UserError(Exception):
