@@ -23,7 +23,7 @@ from configs.schema.evaluation import SuiteConfig
 from data.fingerprints import data_states, mining_settings, model_state
 from evaluation.models import final_stage, heads_fingerprint, scored_models
 from evaluation.published import calibrated_name
-from evaluation.report.record import REPORTED
+from evaluation.report.record import reported
 from merging.models import merged_states
 from pipeline.core.artefact import digest, file_sha256, is_complete, read_manifest, result_settings
 from pipeline.stage import Stage
@@ -129,7 +129,7 @@ def report_settings(config: Config) -> dict[str, Any]:
 
 def report_reads(config: Config) -> dict[str, str]:
     """The state of what was begun and is not complete, so that a change of it makes the page anew."""
-    manifests = {name: read_manifest(config.folder(name)) for name in REPORTED}
+    manifests = {name: read_manifest(config.folder(name)) for name in reported(config.training.heads.kind)}
     return {
         name: f"{found.status} {found.fingerprint}"
         for name, found in manifests.items()
@@ -206,14 +206,14 @@ CHAIN = {stage.name: stage for stage in [
     ),
     Stage(
         "report", 5, "evaluation.report.build:build", verified=2**24, extra_outputs=readme_of_merge,
-        needs=lambda c: made(c, REPORTED),
+        needs=lambda c: made(c, reported(c.training.heads.kind)),
         reads=report_reads,
         settings=report_settings,
     ),
     Stage(
         "publish", 4, "evaluation.publish:build",
         needs=lambda c: ["data", "init", "merge", "evaluate", *made(c, [*SIDES, "export", "report"]),
-                         *made(c, ["heads"] * (c.training.heads.kind != "joint"))],
+                         *made(c, ["heads"] * (c.training.heads.kind == "frozen"))],
         settings=lambda c: {"publish": c.evaluation.publish, "languages": c.languages},
     ),
     Stage(

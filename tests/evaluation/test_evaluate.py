@@ -185,6 +185,13 @@ def test_merge_is_scored_with_the_heads_that_were_fitted_to_it_and_with_no_other
     assert (model.name, model.folder) == ("merge", config.folder("heads") / "model")
     assert CHAIN["evaluate"].needs(config) == ["heads"] == CHAIN["export"].needs(config)
     assert read_run(config.folder("merge").parent).model_folder("merge") == model.folder
+    config.training.heads.kind = "none"
+    (model,) = scored_models(config)
+    assert model.folder == config.folder("merge") / "model"
+    assert CHAIN["evaluate"].needs(config) == ["merge"] == CHAIN["export"].needs(config)
+    assert "heads" not in CHAIN["publish"].needs(config) + CHAIN["report"].needs(config)
+    assert read_run(config.run_folder, dataclasses.asdict(config)).model_folder("merge") == model.folder
+    config.training.heads.kind = "frozen"
     Manifest("merge", "complete", "made anew", {}, {}).write(config.folder("merge"))
     (model,) = scored_models(config)
     assert model.folder == config.folder("merge") / "model" and CHAIN["evaluate"].needs(config) == ["merge"]
@@ -201,6 +208,7 @@ def test_what_was_made_of_merge_before_heads_were_fitted_is_of_an_earlier_model(
     assert outdated_inputs(name, found) == ["heads"]
     found[name] = Manifest(name, "complete", "of heads", of_heads, {})
     assert outdated_inputs(name, found) == []
+    assert outdated_inputs(name, {one: of for one, of in found.items() if one != "heads"}) == ["merge"]  # heads=none
 
 
 class Scored(Task):

@@ -12,11 +12,13 @@ from huggingface_hub import ModelCard, constants
 
 from configs.schema.config import Config
 from configs.schema.evaluation import PublishConfig
+from configs.schema.training import HeadsConfig, TrainingConfig
 from evaluation.models import is_of_the_model
 from evaluation.publish import largest_difference, upload
 from pipeline.chain import CHAIN
 from pipeline.core.artefact import read_manifest
 from pipeline.core.errors import UserError
+from pipeline.core.model_folder import HEADS, has_heads
 from pipeline.stage import run_stage
 from tests.support.hub import TOKEN, LocalHub, local_hub
 from tests.support.runs import run_main
@@ -86,6 +88,21 @@ def test_provenance_names_every_stage_and_what_it_was_made_from(config: Config, 
     for name, entry in stages.items():
         manifest = read_manifest(config.folder(name))
         assert manifest and (entry["fingerprint"], entry["inputs"]) == (manifest.fingerprint, manifest.inputs)
+
+
+def test_heads_of_an_earlier_command_are_no_part_of_a_model_without(config: Config, tmp_path: Path) -> None:
+    shutil.copytree(config.runs, tmp_path / "runs")
+    own = dataclasses.replace(
+        config, runs=str(tmp_path / "runs"), training=TrainingConfig(heads=HeadsConfig(kind="none"))
+    )
+    shutil.copytree(own.folder("merge") / "model", own.folder("heads") / "model")
+    for name in HEADS:
+        (own.folder("heads") / "model" / name).write_bytes(b"weights")
+    finish(own, "heads", {})
+    run_stage(CHAIN["publish"], own)
+    folder = own.folder("publish") / "model"
+    assert "heads" not in json.loads((folder / "provenance" / "stages.json").read_text())
+    assert not has_heads(folder) and "Dense vectors only" in (folder / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_folder_whose_modules_disagree_with_its_weights_is_refused(tmp_path: Path) -> None:
