@@ -93,6 +93,7 @@ def _contents(run: RunRecord, config: Config, facts: ModelFacts) -> dict[str, An
         "scored_in": (run.config_of("evaluate").get("evaluation") or {}).get("precision"),
         "reference": run.reference,
         "differences": _differences(run),
+        "heads": _heads(run),
         "limits": _limits(run, facts),
         "licence": _licence(run, config),
         "provenance": _provenance(run),
@@ -282,14 +283,19 @@ def _against_reference(run: RunRecord) -> list[Difference]:
     return [d for d in found if run.compares_models(d.suite)]
 
 
+def _heads(run: RunRecord) -> str:
+    """What became of the final model's heads, where it has any."""
+    if run.final == "heads":
+        return "were fitted to the merged encoder, on the asymmetric sets"
+    if (run.model_folder("merge") / HEADS_RECORD).is_file():
+        return "were trained with the sides' encoders and merged with them"
+    return "are the base's own and were not trained again"
+
+
 def _limits(run: RunRecord, facts: ModelFacts) -> list[str]:
     limits = [f"The vocabulary was cut for {_languages(run)}; what the model does with others was not measured."]
-    if run.final == "merge" and (run.model_folder("merge") / HEADS_RECORD).is_file():
-        limits.append("The sparse and multi-vector heads were trained with the sides' encoders, and merged with them.")
-    elif facts.heads and run.final == "merge":
-        limits.append("The sparse and multi-vector heads are the base's own and were not trained again.")
-    elif facts.heads:
-        limits.append("The sparse and multi-vector heads were fitted to the merged encoder, on the asymmetric sets.")
+    if facts.heads:
+        limits.append(f"The sparse and multi-vector heads {_heads(run)}.")
     else:
         limits.append("Dense vectors only: the base has no sparse and multi-vector heads.")
     if run.restricted_sets:

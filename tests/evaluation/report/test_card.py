@@ -5,6 +5,7 @@ import functools
 import json
 import operator
 import re
+import shutil
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from evaluation.report.page import render_page
 from evaluation.report.record import read_run
 from evaluation.results import Difference, Score
 from tests.support.facts import read_by_the_hub, require_figures_of_artefacts
-from tests.support.sample_run import SAMPLE_SCORES, write_run
+from tests.support.sample_run import SAMPLE_SCORES, finish, write_run
 from tests.support.small_bases import tiny_model
 
 PROMPTS = {"query": "query: ", "document": "passage: "}
@@ -74,16 +75,21 @@ def test_a_model_with_prompts_says_how_to_use_them(with_prompts: str) -> None:
     assert 'embed(["passage: Лёд' in with_prompts and "mask.sum(dim=1)" in with_prompts
 
 
-def test_heads_get_an_example_and_a_limit_of_their_own(tmp_path: Path) -> None:
+def test_heads_get_an_example_and_their_origin_is_said_twice_alike(tmp_path: Path) -> None:
     model = tiny_model(tmp_path / "model")
     for name in ("sparse_linear.pt", "colbert_linear.pt"):
         (model / name).write_bytes(b"weights")
-    text = card_of(write_run(tmp_path / "runs", model))
+    config = write_run(tmp_path / "runs", model)
+    text = card_of(config)
     assert len(code_blocks(text)) == 4 and "BGEM3FlagModel" in code_blocks(text)[2]
-    assert "were not trained again" in text and "Dense vectors only" not in text
+    assert text.count("are the base's own and were not trained again") == 2 and "Dense vectors only" not in text
+    shutil.copytree(model, config.folder("heads") / "model")
+    finish(config, "heads", {})
+    text = card_of(config)
+    assert text.count("were fitted to the merged encoder") == 2 and "trained again" not in text
     (model / "heads.json").write_text("{}", encoding="utf-8")
     text = card_of(write_run(tmp_path / "joint", model))
-    assert "were trained with the sides' encoders" in text and "were not trained again" not in text
+    assert text.count("were trained with the sides' encoders") == 2 and "trained again" not in text
 
 
 def test_every_figure_of_the_card_stands_in_an_artefact(card: str, config: Config) -> None:
