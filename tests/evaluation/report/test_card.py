@@ -1,5 +1,6 @@
 """The model card: its code runs, its figures stand in artefacts, its front matter is what the Hub expects."""
 
+import copy
 import dataclasses
 import functools
 import json
@@ -131,6 +132,15 @@ FACTS = [  # what is changed in the manifest of which stage, and what the card s
     ("symmetric", "config.training.symmetric.anchor_length", 96, "| tokens of an anchor, at most | 96 | 512 |"),
     ("symmetric", "metrics.precision", "bf16", "| precision | bf16 | auto |"),
     ("asymmetric", "config.seed", 7, "| seed | 42 | 7 |"),
+    ("asymmetric", "config.training.seed", 7, "| seed | 42 | 7 |"),
+    ("asymmetric", "config.training.asymmetric.guide", "init", "| guide | – | init |"),
+    ("symmetric", "config.training.symmetric.teacher", "base", "| teacher | base | – |"),
+    ("symmetric", "config.training.symmetric.dimensions", [12, 8], "| dimensions | 12, 8 | – |"),
+    ("symmetric", "config.training.symmetric.average", 3, "| average | 3 | – |"),
+    ("symmetric", "config.training.symmetric.adapter.rank", 8, "| adapter | rank 8; alpha 16; targets query, key,"),
+    ("symmetric", "config.training.symmetric.start", "asymmetric", "| start | – | asymmetric |"),
+    ("symmetric", "config.training.symmetric.start", "asymmetric", "A copy of asymmetric was fine-tuned on symmetric"),
+    ("asymmetric", "config.training.heads.kind", "joint", "| heads trained along | – | learning rate 1e-05 |"),
     ("symmetric", "environment.cores", 64, "| hardware | CPU, 64 cores | CPU, 2 cores |"),
     ("asymmetric", "environment.gpu", "NVIDIA H100 80GB HBM3", "1 × NVIDIA H100 80GB HBM3, driver unknown |"),
     ("data", "environment.commit", "abcdef" * 6 + "0123-dirty", "| `abcdefabcdef`, changed | CPU, 2 cores |"),
@@ -222,15 +232,43 @@ def test_the_base_and_its_relation_are_named(config: Config) -> None:
 
 
 def test_a_model_trained_on_all_sets_at_once_is_called_that(config: Config, card: str) -> None:
-    assert "fine-tuning two copies on symmetric and on asymmetric pairs, and merging them." in card
     assert "One copy was fine-tuned on asymmetric pairs with contrastive loss:" in card
     run = read_run(config.folder("report").parent)
     weights = {"method": "fixed", "models": ["init", "joint"], "weights": {"init": 0.0, "joint": 1.0}}
     trained = {"joint": run.stages["symmetric"]}, {"joint": run.plans["symmetric"]}
     joint = dataclasses.replace(run, stages=run.stages | trained[0], plans=run.plans | trained[1], weights=weights)
     text = render_card(joint, config, "a/b")
-    assert "and fine-tuning it on symmetric and asymmetric pairs together." in text
+    assert "by shrinking its vocabulary, and fine-tuning it on pairs of both kinds." in text
     assert "One copy was fine-tuned on pairs of both kinds" in text and "on asymmetric pairs with" not in text
+
+
+@pytest.mark.parametrize(
+    ("weights", "told"),
+    [
+        ({"symmetric": 0.5, "asymmetric": 0.5}, "one copy on symmetric pairs and one copy on asymmetric pairs"),
+        ({"symmetric": 0.5, "asymmetric": 0.5}, "on asymmetric pairs, and merging them."),
+        ({"init": 0.0, "asymmetric": 1.0}, "by shrinking its vocabulary, and fine-tuning it on asymmetric pairs."),
+        ({"init": 0.5, "symmetric": 0.5}, "fine-tuning it on symmetric pairs, and merging it with the shrunk base."),
+        ({"one-merge": 0.5, "two-merge": 0.5}, "Made from tiny by merging 2 models of other runs."),
+        ({"init": 0.3, "one-merge": 0.7}, "vocabulary, and merging the shrunk base with a model of another run."),
+        (None, "on asymmetric pairs, and merging them with the shrunk base."),
+    ],
+)  # fmt: skip
+def test_the_summary_is_of_what_was_merged(weights: dict[str, float] | None, told: str, config: Config) -> None:
+    run = read_run(config.folder("report").parent)
+    found = {"method": "fixed", "models": list(weights or ["init", "symmetric", "asymmetric"]), "weights": weights}
+    assert told in render_card(dataclasses.replace(run, weights=found), config, "a/b")
+
+
+def test_a_model_of_two_trainings_in_a_row_is_called_that(config: Config) -> None:
+    run = copy.deepcopy(read_run(config.folder("report").parent))
+    made = run.stages["symmetric"]
+    assert made
+    made.config["training"]["symmetric"]["start"] = "asymmetric"
+    weights = {"method": "fixed", "models": ["init", "symmetric"], "weights": {"init": 0.0, "symmetric": 1.0}}
+    text = render_card(dataclasses.replace(run, weights=weights), config, "a/b")
+    assert "vocabulary, and fine-tuning it on asymmetric pairs and then on symmetric pairs." in text
+    assert "2. One copy was fine-tuned on asymmetric pairs" in text and "|  | asymmetric | symmetric |" in text
 
 
 def test_a_side_s_loss_is_the_one_that_it_was_trained_with(config: Config) -> None:
