@@ -316,10 +316,14 @@ def _suites(run: RunRecord) -> list[dict[str, Any]]:
 def _modes(run: RunRecord) -> list[dict[str, Any]]:
     """A table a task of every way to search, of the final model and of those without one."""
     shown = {run.reference, "merge", BM25, *(f"merge.{mode}" for mode in MODES)}
-    return [
-        {"name": task, "columns": columns, "rows": [row for row in rows if row[0] in shown]}
-        for task, (columns, rows) in ways_to_search(run, IN_BRACKETS).items()
-    ]
+    notes = {" of ".join(reversed(place.split("/", 1))): found for place, found in run.notes.items()}
+    tables = []
+    for task, (columns, rows) in ways_to_search(run, IN_BRACKETS).items():
+        fitted = notes.get(task, {}).get("fitted weights", {})
+        weights = ", ".join(f"{weight:g} {mode.replace('_', '-')}" for mode, weight in fitted.items())
+        rows = [row for row in rows if row[0] in shown]
+        tables.append({"name": task, "columns": columns, "rows": rows, "weights": weights})
+    return tables
 
 
 def _differences(run: RunRecord) -> list[list[str]]:

@@ -317,6 +317,7 @@ def test_facts_of_a_model_folder() -> None:
 
 def test_every_way_to_search_stands_in_one_table_of_the_card_and_the_page(config: Config) -> None:
     run, place = read_run(config.folder("report").parent), ("own", "questions")
+    run.notes["own/questions"] = {"fitted weights": {"dense": 0.3, "sparse": 0.0, "multi_vector": 0.7}}
     for name, score in (("merge", 0.5), ("merge.sparse", 0.4), ("merge.hybrid", 0.56), ("bm25", 0.3)):
         run.scores.append(Score(name, *place, "ndcg_at_10", score, score - 0.01, score + 0.01, 40, 1.0))
     facts = {"zero_share": 0.025, "active_ids": 12.6, "bytes_per_passage": 100.8}
@@ -327,6 +328,7 @@ def test_every_way_to_search_stands_in_one_table_of_the_card_and_the_page(config
     assert "| merge.hybrid | 0.560 [0.550, 0.570] | +0.060 (+0.020 to +0.100) | – | – | – |" in text
     assert "| merge.sparse | 0.400 [0.390, 0.410] | – | 0.025 | 13 | 101 |" in text
     assert "| bm25 | 0.300 [0.290, 0.310] | – | – | – | – |" in text
+    assert "has weights that are best on dev rows, 0.3 dense, 0 sparse, 0.7 multi-vector. Bytes" in text
     assert "questions | ndcg_at_10 | 40 | 0.500" in text and text.count("merge.hybrid") == 1  # not among the models
     page = render_page(run, [])
     assert "Ways to search: questions of own" in page and "+0.060 (+0.020 to +0.100)" in page
