@@ -84,6 +84,11 @@ def test_heads_get_an_example_and_their_origin_is_said_twice_alike(tmp_path: Pat
     text = card_of(config)
     assert len(code_blocks(text)) == 4 and "BGEM3FlagModel" in code_blocks(text)[2]
     assert text.count("are the base's own and were not trained again") == 2 and "Dense vectors only" not in text
+    assert f'torch.load("{config.folder("merge")}/model/colbert_linear.pt"' in text and "hf download" not in text
+    config.evaluation.publish.repo = "organisation/name"
+    published = card_of(config, "organisation/name")
+    assert "so (in the folder of `hf download organisation/name --local-dir .`):" in published
+    assert 'torch.load("./colbert_linear.pt"' in published
     shutil.copytree(model, config.folder("heads") / "model")
     finish(config, "heads", {})
     text = card_of(config)
