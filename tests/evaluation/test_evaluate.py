@@ -1,6 +1,7 @@
 """The stage: scores, predictions and comparison of several models; resumed, repeatable, and safe from bad input."""
 
 import dataclasses
+import importlib.metadata
 import shutil
 import time
 import weakref
@@ -161,6 +162,23 @@ def test_another_mirror_makes_scores_of_mteb_s_tasks_anew_and_no_others(suite: s
         CHAIN["evaluate"].settings(composed(*overrides, f"mirror={mirror}")) for mirror in ("data/samples", ".")
     )
     assert (one != other) == anew
+
+
+@pytest.mark.parametrize(("suite", "anew"), [("samples", False), ("held_out", True)])
+def test_other_languages_make_scores_anew_where_bm25_takes_their_stems(suite: str, anew: bool) -> None:
+    overrides = ["profile=tiny", f"evaluation.suites=[{suite}]"]
+    one, other = (CHAIN["evaluate"].settings(composed(*overrides, f"languages=[{code}]")) for code in ("ru", "kk"))
+    assert (one != other) == anew
+
+
+@pytest.mark.parametrize(("suite", "anew"), [("samples", True), ("card_30", True), ("encodechka", False)])
+def test_another_release_of_mteb_makes_scores_anew_where_it_gives_them(
+    suite: str, anew: bool, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(tmp_path, f"evaluation.models=[{models['first']}]", f"evaluation.suites=[{suite}]")
+    before = CHAIN["evaluate"].reads(config)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.0.0")
+    assert (CHAIN["evaluate"].reads(config) != before) == anew
 
 
 def test_the_chains_models_are_taken_as_far_as_they_are_complete(models: dict[str, Path], tmp_path: Path) -> None:
