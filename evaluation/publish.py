@@ -97,10 +97,10 @@ def write_model(run: RunRecord, config: Config, folder: Path, model_id: str) -> 
     """The final model with its card and its licence."""
     link_tree(run.model_folder("merge"), folder, without="README.md")
     (folder / "README.md").write_text(render_card(run, config, model_id), encoding="utf-8")
-    if licence(run, config) == OPEN:
-        shutil.copyfile(LICENCE, folder / "LICENSE")
-    elif licence(run, config) == "other":
-        (folder / "LICENSE").write_text(f"{NO_LICENCE}\n\n{terms(run)}\n", encoding="utf-8")
+    texts = {OPEN: LICENCE.read_text(encoding="utf-8"), "other": f"{NO_LICENCE}\n\n{terms(run)}\n"}
+    if text := texts.get(licence(run, config)):
+        (folder / "LICENSE").unlink(missing_ok=True)  # a link to the merge's own
+        (folder / "LICENSE").write_text(text, encoding="utf-8")
 
 
 def write_provenance(made: Mapping[str, Path], folder: Path) -> None:

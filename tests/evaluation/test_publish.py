@@ -145,6 +145,17 @@ def test_exports_go_up_with_the_model_they_were_made_from_and_with_no_other(conf
         run_stage(CHAIN["publish"], own)
 
 
+@pytest.mark.parametrize("licence", [None, "apache-2.0"])
+def test_a_licence_of_the_merge_s_own_stays_as_it_is(licence: str | None, tmp_path: Path) -> None:
+    model = tiny_model(tmp_path / "model")
+    (model / "LICENSE").write_text("the base's", encoding="utf-8")
+    config = write_run(tmp_path / "runs", model)
+    config.evaluation.publish.licence = licence
+    run_stage(CHAIN["publish"], config)
+    merge, published = (config.folder(stage) / "model" / "LICENSE" for stage in ("merge", "publish"))
+    assert merge.read_text(encoding="utf-8") == "the base's" != published.read_text(encoding="utf-8")
+
+
 def test_a_dry_run_shows_the_files_and_uploads_nothing(
     config: Config, hub: LocalHub, capsys: pytest.CaptureFixture[str]
 ) -> None:
