@@ -254,7 +254,7 @@ def test_a_model_trained_on_all_sets_at_once_is_called_that(config: Config, card
         ({"symmetric": 0.5, "asymmetric": 0.5}, "on asymmetric pairs, and merging them."),
         ({"init": 0.0, "asymmetric": 1.0}, "by shrinking its vocabulary, and fine-tuning it on asymmetric pairs."),
         ({"init": 0.5, "symmetric": 0.5}, "fine-tuning it on symmetric pairs, and merging it with the shrunk base."),
-        ({"one-merge": 0.5, "two-merge": 0.5}, "Made from tiny by merging 2 models of other runs."),
+        ({"one-merge": 0.5, "two-merge": 0.5}, " by merging 2 models of other runs."),
         ({"init": 0.3, "one-merge": 0.7}, "vocabulary, and merging the shrunk base with a model of another run."),
         (None, "on asymmetric pairs, and merging them with the shrunk base."),
     ],
