@@ -55,6 +55,8 @@ def mine(path: Path, name: str, config: Config) -> dict[str, Any]:
     known: dict[str, set[int]] = defaultdict(set)  # all that stands beside an anchor, and its own text
     for anchor, text in pairs.select("anchor", "positive").iter_rows():
         known[anchor] |= {place[text], place.get(anchor, place[text])}
+        if side == "symmetric" and anchor in place:  # the pair says the same the other way round
+            known[text].add(place[anchor])
     embedder = encoder.embedder(mining_length(config, side))
     query, document = _prompts(settings, embedder, side)
     found = Mined([], looked_at=0, too_near=0)

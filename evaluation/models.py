@@ -50,8 +50,9 @@ def scored_models(config: Config) -> list[ScoredModel]:
 
 
 def final_stage(config: Config) -> str:
-    """The stage that leaves the run's final model: heads, where they were fitted to this merge, else merge."""
-    found = {name: read_manifest(config.folder(name)) for name in ("merge", "heads")}
+    """The stage that leaves the run's final model: heads, where they are asked for and fitted to it, else merge."""
+    names = ["merge", "heads"] if config.training.heads.kind == "frozen" else ["merge"]
+    found = {name: read_manifest(config.folder(name)) for name in names}
     return final_of({name: manifest for name, manifest in found.items() if manifest})
 
 

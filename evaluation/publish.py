@@ -8,6 +8,8 @@ is uploaded.
 
 import json
 import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +52,14 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     Raises UserError where the artefacts are not of one piece, or the two libraries don't agree on its embeddings.
     """
     require_one_piece(stage)
-    run, settings = read_run(config.run_folder), config.evaluation.publish
+    run, settings = read_run(config.run_folder, asdict(config)), config.evaluation.publish
     model_id = settings.repo or (stage.path / "model").as_posix()
     if restricted := terms(run):
         what = "publish: licence %s; the terms of training sets rule out some uses, and may bind the model: %s"
         log.warning(what, licence(run, config), restricted)
     with stage.replacing("model") as folder:
         write_model(run, config, folder, model_id)
+        write_provenance(stage.inputs, folder / "provenance")
         with quiet():
             difference = largest_difference(folder)
         if "export" in stage.inputs:
@@ -91,29 +94,27 @@ def require_one_piece(stage: StageFolder) -> None:
 
 
 def write_model(run: RunRecord, config: Config, folder: Path, model_id: str) -> None:
-    """The final model with its card, its licence and what the card's figures come from."""
+    """The final model with its card and its licence."""
     link_tree(run.model_folder("merge"), folder, without="README.md")
     (folder / "README.md").write_text(render_card(run, config, model_id), encoding="utf-8")
-    if licence(run, config) == OPEN:
-        shutil.copyfile(LICENCE, folder / "LICENSE")
-    elif licence(run, config) == "other":
-        (folder / "LICENSE").write_text(f"{NO_LICENCE}\n\n{terms(run)}\n", encoding="utf-8")
-    write_provenance(run, config, folder / "provenance")
+    texts = {OPEN: LICENCE.read_text(encoding="utf-8"), "other": f"{NO_LICENCE}\n\n{terms(run)}\n"}
+    if text := texts.get(licence(run, config)):
+        (folder / "LICENSE").unlink(missing_ok=True)  # a link to the merge's own
+        (folder / "LICENSE").write_text(text, encoding="utf-8")
 
 
-def write_provenance(run: RunRecord, config: Config, folder: Path) -> None:
+def write_provenance(made: Mapping[str, Path], folder: Path) -> None:
     """Copy what the card's figures come from, and say which stage made it, from what, on which machine."""
     stages = {}
     for name, files in SOURCES.items():
-        manifest = read_manifest(config.folder(name))
-        if manifest is None or manifest.status != "complete":
+        if name not in made or not (manifest := read_manifest(made[name])):
             continue
         kept = ("fingerprint", "inputs", "metrics", "environment", "seconds", "peak_rss_bytes", "peak_gpu_bytes")
         stages[name] = {key: getattr(manifest, key) for key in kept}
         for file in files:
-            if (config.folder(name) / file).is_file():
+            if (made[name] / file).is_file():
                 (folder / name).mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(config.folder(name) / file, folder / name / file)
+                shutil.copyfile(made[name] / file, folder / name / file)
     write_json(folder / "stages.json", stages)
 
 

@@ -10,7 +10,7 @@ from merging.choose import Comparison, compare
 from merging.compatibility import require_compatible, write_model
 from merging.heads import trained_heads, write_merged_heads
 from merging.mergekit import mergekit_merge, write_mergekit_model
-from merging.models import merged_models
+from merging.models import merged_models, merged_weights
 from merging.simplex import draw_simplex
 from pipeline.core.artefact import StageFolder, write_json
 from pipeline.core.console import show_table
@@ -21,7 +21,7 @@ VERDICTS = {True: "yes", False: "no", None: "not guarded"}
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     """Choose weights, write the model and how it was chosen; returns the metrics of the choice."""
     models = merged_models(config)
-    settings = replace(config.merging, models=list(models))
+    settings = replace(config.merging, models=list(models), weights=merged_weights(config))
     config = replace(config, merging=settings)
     joint = config.training.heads.kind == "joint"
     require_compatible(models, heads_differ=joint)

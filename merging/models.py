@@ -11,9 +11,21 @@ from pipeline.core.errors import UserError
 def merged_models(config: Config) -> dict[str, Path]:
     """The folders of `merging.models` by name, the base first; another run's model is called `<run>-<stage>`.
 
-    Raises UserError: a path or pattern that no folder fits, a model that is named twice, fewer than two models.
+    Raises UserError: a path or pattern that no folder fits, a model that is named twice, fewer than two models, one
+    weight for several.
     """
-    found: dict[str, Path] = {}
+    return {name: folder for name, (_, folder) in _found(config).items()}
+
+
+def merged_weights(config: Config) -> dict[str, float]:
+    """The given weights by the same names; raises UserError as `merged_models` does."""
+    given = config.merging.weights
+    return {name: given[wanted] for name, (wanted, _) in _found(config).items() if wanted in given}
+
+
+def _found(config: Config) -> dict[str, tuple[str, Path]]:
+    """By name what `merging.models` says for a model, and its folder."""
+    found: dict[str, tuple[str, Path]] = {}
     for wanted in config.merging.models:
         is_stage = wanted in STAGES
         folders = [config.model_folder(wanted)] if is_stage else sorted(map(Path, glob(str(Path(wanted).expanduser()))))
@@ -21,7 +33,9 @@ def merged_models(config: Config) -> dict[str, Path]:
             name = wanted if is_stage else "-".join(folder.parts[: -1 if folder.name == "model" else None][-2:])
             if name in found:
                 raise _wrong(f"two merged models are called {name}", wanted)
-            found[name] = folder
+            found[name] = wanted, folder
+        if len(folders) > 1 and wanted in config.merging.weights:
+            raise _wrong(f"one weight is given for {len(folders)} models", wanted)
         if not folders:
             raise _wrong("there is no such model folder", wanted)
     if len(found) < 2:

@@ -23,7 +23,7 @@ from configs.schema.evaluation import SuiteConfig
 from data.fingerprints import data_states, mining_settings, model_state
 from evaluation.models import final_stage, heads_fingerprint, scored_models
 from evaluation.published import calibrated_name
-from evaluation.report.record import REPORTED
+from evaluation.report.record import reported
 from merging.models import merged_states
 from pipeline.core.artefact import digest, file_sha256, is_complete, read_manifest, result_settings
 from pipeline.stage import Stage
@@ -56,8 +56,13 @@ def suite_settings(suite: SuiteConfig | None) -> dict[str, Any] | None:
 
 def benchmark_reads(config: Config) -> dict[str, str]:
     """The bundled samples; revisions of mteb's data come with its version."""
-    mteb = {"package:mteb": importlib.metadata.version("mteb")} if config.data.checked_suites else {}
-    return {f"sample:{file.name}": file_sha256(file) for file in sorted(SAMPLES.glob("*.jsonl"))} | mteb
+    samples = {f"sample:{file.name}": file_sha256(file) for file in sorted(SAMPLES.glob("*.jsonl"))}
+    return samples | mteb_version(bool(config.data.checked_suites))
+
+
+def mteb_version(is_used: bool) -> dict[str, str]:
+    """The release of mteb, whose tasks, data and scores differ from one to the next, where a stage uses it."""
+    return {"package:mteb": importlib.metadata.version("mteb")} if is_used else {}
 
 
 def data_reads(config: Config) -> dict[str, str]:
@@ -97,13 +102,15 @@ def heads_settings(config: Config) -> dict[str, Any]:
 
 
 def evaluate_settings(config: Config) -> dict[str, Any]:
-    """Of the suites only those that are run; where mteb reads; the contents of heads that are given."""
+    """Of the suites only those that are run; where mteb reads; whose stems BM25 takes; contents of given heads."""
     chosen, heads = {name: config.evaluation.suite[name] for name in config.evaluation.suites}, config.evaluation.heads
-    mirror = {"mirror": config.mirror} if any(suite.kind == "mteb" for suite in chosen.values()) else {}
+    kinds = {suite.kind for suite in chosen.values()}
+    mirror = {"mirror": config.mirror} if "mteb" in kinds else {}
+    languages = {"languages": config.languages} if "retrieval" in kinds else {}
     suites = {name: suite_settings(suite) for name, suite in chosen.items()}
     given = heads_fingerprint([Path(heads)]) if heads else None
     evaluation = result_settings(replace(config.evaluation, models=[], heads=given))
-    return {"evaluation": evaluation | {"suite": suites}, **mirror}
+    return {"evaluation": evaluation | {"suite": suites}, **mirror, **languages}
 
 
 def evaluate_needs(config: Config) -> list[str]:
@@ -114,12 +121,13 @@ def evaluate_needs(config: Config) -> list[str]:
 
 
 def evaluate_reads(config: Config) -> dict[str, str]:
-    """The contents of the models that are no artefacts of this run, and of their heads."""
+    """The contents of the models that are no artefacts of this run, and of their heads; mteb, where it scores."""
+    by_mteb = any(config.evaluation.suite[name].kind in ("mteb", "samples") for name in config.evaluation.suites)
     return {
         model.name: " ".join(filter(None, (model.fingerprint, heads_fingerprint([model.folder]))))
         for model in scored_models(config)
         if model.artefact is None
-    }
+    } | mteb_version(by_mteb)
 
 
 def report_settings(config: Config) -> dict[str, Any]:
@@ -129,7 +137,7 @@ def report_settings(config: Config) -> dict[str, Any]:
 
 def report_reads(config: Config) -> dict[str, str]:
     """The state of what was begun and is not complete, so that a change of it makes the page anew."""
-    manifests = {name: read_manifest(config.folder(name)) for name in REPORTED}
+    manifests = {name: read_manifest(config.folder(name)) for name in reported(config.training.heads.kind)}
     return {
         name: f"{found.status} {found.fingerprint}"
         for name, found in manifests.items()
@@ -199,21 +207,21 @@ CHAIN = {stage.name: stage for stage in [
         settings=lambda c: {"export": c.export},
     ),
     Stage(
-        "evaluate", 5, "evaluation.evaluate:build", in_place=True, assist="evaluation.evaluate:assist",
+        "evaluate", 6, "evaluation.evaluate:build", in_place=True, assist="evaluation.evaluate:assist",
         needs=evaluate_needs,
         reads=evaluate_reads,
         settings=evaluate_settings,
     ),
     Stage(
-        "report", 5, "evaluation.report.build:build", verified=2**24, extra_outputs=readme_of_merge,
-        needs=lambda c: made(c, REPORTED),
+        "report", 6, "evaluation.report.build:build", verified=2**24, extra_outputs=readme_of_merge,
+        needs=lambda c: made(c, reported(c.training.heads.kind)),
         reads=report_reads,
         settings=report_settings,
     ),
     Stage(
-        "publish", 4, "evaluation.publish:build",
+        "publish", 5, "evaluation.publish:build",
         needs=lambda c: ["data", "init", "merge", "evaluate", *made(c, [*SIDES, "export", "report"]),
-                         *made(c, ["heads"] * (c.training.heads.kind != "joint"))],
+                         *made(c, ["heads"] * (c.training.heads.kind == "frozen"))],
         settings=lambda c: {"publish": c.evaluation.publish, "languages": c.languages},
     ),
     Stage(

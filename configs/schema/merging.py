@@ -19,7 +19,7 @@ class MergingConfig:
     models: list[str] = setting(["init", "symmetric", "asymmetric"])
     # Scored beside the choice.
     compare: list[str] = setting(["uniform", "lm_cocktail", "search", "extrapolated"], choices=METHOD_NAMES)
-    weights: dict[str, float] = setting({})  # of method fixed, by model
+    weights: dict[str, float] = setting({})  # of method fixed, by model as `models` names it
     extrapolate: bool = False  # the other models' weights may exceed 1; the base gets 1 minus their sum
     # Of the merged weights; the sum itself is always float32.
     dtype: str = setting("float32", choices=("float32", "bfloat16", "float16"))

@@ -48,11 +48,14 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     size = sum(weights.nbytes for weights in model.parameters())
     metrics: dict[str, Any] = {"texts": len(reference), "torch texts per second": rate, "torch bytes": size}
     metrics["torch bytes a vector"] = 4 * reference.shape[1]
+    graph = None  # of this attempt: an earlier one may have left a part of its own
     for name in config.export.formats:
         log.info("export: %s", name)
         place = stage.path / FORMATS[name].place
         with silent():
-            write_format(name, folder, stage.path, original, stage.inputs.get("data"))
+            with stage.scratch() as scratch:
+                write_format(name, folder, scratch, original, stage.inputs.get("data"), graph)
+            graph = place if name == "onnx" else graph
             found, rate = timed(load_format(name, place, model, max_length=LENGTH))
         told = {**agreement(found, reference), "texts per second": rate, "bytes": weight(place)}
         require_agreement(name, told, place)
@@ -71,10 +74,12 @@ def silent() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-def write_format(name: str, folder: Path, target: Path, original: Embedder, data: Path | None) -> None:
+def write_format(
+    name: str, folder: Path, target: Path, original: Embedder, data: Path | None, graph: Path | None = None
+) -> None:
     """One form of the model in `folder`, at its place below `target`; `data` give OpenVINO its ranges.
 
-    What is in 8 bit is made from the plain graph, which is taken from `target` if it is there.
+    What is in 8 bit is made from the plain graph, which is made for it where there is none yet.
     """
     place = target / FORMATS[name].place
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +90,7 @@ def write_format(name: str, folder: Path, target: Path, original: Embedder, data
         graphs.write_onnx(folder, place)
         return
     with TemporaryDirectory(dir=target) as scratch:
-        if not (graph := target / FORMATS["onnx"].place).is_file():
+        if graph is None:
             graph = Path(scratch, "model.onnx")
             graphs.write_onnx(folder, graph)
         if name == "onnx-int8":

@@ -1,12 +1,14 @@
 """The merged model's card: front matter for the Hub, how to use it, and figures that all come from artefacts."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from configs.schema.config import SIDES, Config
+from configs.schema.config import SIDES, STAGES, Config
 from configs.schema.merging import MERGEKIT_METHODS
+from configs.schema.training import PlannedConfig, SideConfig
 from evaluation.export import cost
 from evaluation.export.formats import FORMATS
 from evaluation.models import ModelFacts, read_model_facts
@@ -32,6 +34,9 @@ KINDS = {  # kind of suite -> what its tasks are
     "mteb": "Tasks of [MTEB](https://github.com/embeddings-benchmark/mteb), scored here.",
 }
 PAIRS = {"symmetric": "symmetric pairs", "asymmetric": "asymmetric pairs", "joint": "pairs of both kinds"}
+# A side's own options, beside AnglE's, which has its row, with what they are where nobody sets them.
+OWN = asdict(SideConfig()).keys() - asdict(PlannedConfig()).keys() - {"angle_weight", "angle_scale"}
+OPTIONS = {name: value for name, value in asdict(SideConfig()).items() if name in OWN}
 IN_BRACKETS = "{} [{}, {}]"  # a score and its interval
 HERE = Path(__file__).resolve().parent
 GIVES = {
@@ -93,6 +98,7 @@ def _contents(run: RunRecord, config: Config, facts: ModelFacts) -> dict[str, An
         "scored_in": (run.config_of("evaluate").get("evaluation") or {}).get("precision"),
         "reference": run.reference,
         "differences": _differences(run),
+        "heads": _heads(run),
         "limits": _limits(run, facts),
         "licence": _licence(run, config),
         "provenance": _provenance(run),
@@ -101,13 +107,27 @@ def _contents(run: RunRecord, config: Config, facts: ModelFacts) -> dict[str, An
 
 
 def _summary(run: RunRecord) -> str:
-    tuned = "fine-tuning two copies on symmetric and on asymmetric pairs, and merging them"
-    if "joint" in _merged(run):
-        tuned = "and fine-tuning it on symmetric and asymmetric pairs together"
-    return (
-        f"Embeds texts in {_languages(run)} for search, similarity, classification and clustering. "
-        f"Made from {run.base_name} by shrinking its vocabulary, {tuned}."
-    )
+    weights = (run.weights or {}).get("weights") or {}
+    taken = [name for name in _merged(run) if weights.get(name, 1)]
+    sides, others = [name for name in taken if name in SIDES], [name for name in taken if name not in STAGES]
+    ways = [" and then on ".join(PAIRS[step] for step in _course(run, side)) for side in sides]
+    tuned = f"it on {ways[0]}" if len(ways) == 1 else " and ".join(f"one copy on {way}" for way in ways)
+    merged = {
+        "it": len(sides) == 1,
+        "them": len(sides) > 1,
+        "the shrunk base": "init" in taken,
+        "a model of another run": len(others) == 1,
+        f"{len(others)} models of other runs": len(others) > 1,
+    }
+    told = {
+        "shrinking its vocabulary": others != taken,
+        f"fine-tuning {tuned}": sides,
+        f"merging {' with '.join(name for name, there in merged.items() if there)}": len(taken) > 1 or others,
+    }
+    *first, last = [part for part, there in told.items() if there] or ["nothing"]
+    by = ", ".join([*first, f"and {last}"]) if first else last
+    purpose = f"Embeds texts in {_languages(run)} for search, similarity, classification and clustering."
+    return f"{purpose} Made from {run.base_name} by {by}."
 
 
 def _languages(run: RunRecord) -> str:
@@ -138,11 +158,12 @@ def _steps(run: RunRecord) -> list[str]:
     sizes = run.certified("vocabulary")
     cut = f" from {show.count(sizes[0])} to {show.count(sizes[1])} ids" if sizes else ""
     steps = [f"The vocabulary of {run.base_name} was cut{cut} for {_languages(run)}; rows that stay are exact copies."]
-    for side in _merged(run):
-        if plan := run.plans.get(side):
-            seen = f"{show.count(plan.get('batches'))} batches, {show.count(plan.get('rows_seen'))} rows"
-            losses = "contrastive loss" + (" and AnglE" if _side(run, side).get("angle_weight") else "")
-            steps.append(f"One copy was fine-tuned on {PAIRS[side]} with {losses}: {seen}.")
+    for side in _sides(run):
+        plan, start = run.plans[side], _start(run, side)
+        copy = "One copy" if start == "init" else f"A copy of {start}"
+        seen = f"{show.count(plan.get('batches'))} batches, {show.count(plan.get('rows_seen'))} rows"
+        losses = "contrastive loss" + (" and AnglE" if _side(run, side).get("angle_weight") else "")
+        steps.append(f"{copy} was fine-tuned on {PAIRS[side]} with {losses}: {seen}.")
     if run.weights:
         method = str(run.weights.get("method"))
         named = method.replace("_", " ")
@@ -161,11 +182,29 @@ def _side(run: RunRecord, side: str) -> dict[str, Any]:
     return (run.config_of(side).get("training") or {}).get(side) or {}
 
 
+def _start(run: RunRecord, side: str) -> str:
+    """The model that a side's training went on from."""
+    return str(_side(run, side).get("start") or "init")
+
+
+def _course(run: RunRecord, side: str) -> list[str]:
+    """The sides that were trained one after another, up to this one."""
+    start = _start(run, side)
+    return [*([] if start == "init" else _course(run, start)), side]
+
+
+def _sides(run: RunRecord) -> list[str]:
+    """The merged sides, each after those that it went on from, as far as their plans stand."""
+    steps = [step for name in _merged(run) if name in SIDES for step in _course(run, name)]
+    return [step for step in dict.fromkeys(steps) if step in run.plans]
+
+
 def _training(run: RunRecord) -> list[list[str]]:
-    """A table of how each merged side was trained, its head first."""
-    sides = [side for side in _merged(run) if side in run.plans]
-    columns = [_trained(run, side) for side in sides]
-    return [["", *sides], *([name, *(column[name] for column in columns)] for name in (columns or [{}])[0])]
+    """A table of how each side was trained, its head first, with the options that one of them has set."""
+    sides = _sides(run)
+    columns = [_trained(run, side) | _options(run, side) for side in sides]
+    unset = {name: show.DASH for column in columns for name in column}
+    return [["", *sides], *([name, *((unset | column)[name] for column in columns)] for name in unset)]
 
 
 def _trained(run: RunRecord, side: str) -> dict[str, str]:
@@ -186,9 +225,23 @@ def _trained(run: RunRecord, side: str) -> dict[str, str]:
         "temperature": f"{settings['temperature']:g}",
         "AnglE weight": angle,
         "precision": str(precision or config.get("precision")),
-        "seed": str(config.get("seed")),
+        "seed": str(config["seed"] if (own := config["training"].get("seed")) is None else own),
         "hardware": _hardware(made.environment if made else {}),
     }
+
+
+def _options(run: RunRecord, side: str) -> dict[str, str]:
+    """What a side has set beside, by name; heads, where it trained them along."""
+    settings, heads = _side(run, side), (run.config_of(side).get("training") or {}).get("heads") or {}
+    told = {"heads trained along": f"learning rate {heads['learning_rate']:g}"} if heads.get("kind") == "joint" else {}
+    found = {name: settings.get(name, unset) for name, unset in OPTIONS.items()}
+    return told | {name.replace("_", " "): _told(value) for name, value in found.items() if value != OPTIONS[name]}
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{name} {_told(item)}" for name, item in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _length(settings: dict[str, Any], name: str) -> str:
@@ -263,10 +316,14 @@ def _suites(run: RunRecord) -> list[dict[str, Any]]:
 def _modes(run: RunRecord) -> list[dict[str, Any]]:
     """A table a task of every way to search, of the final model and of those without one."""
     shown = {run.reference, "merge", BM25, *(f"merge.{mode}" for mode in MODES)}
-    return [
-        {"name": task, "columns": columns, "rows": [row for row in rows if row[0] in shown]}
-        for task, (columns, rows) in ways_to_search(run, IN_BRACKETS).items()
-    ]
+    notes = {" of ".join(reversed(place.split("/", 1))): found for place, found in run.notes.items()}
+    tables = []
+    for task, (columns, rows) in ways_to_search(run, IN_BRACKETS).items():
+        fitted = notes.get(task, {}).get("fitted weights", {})
+        weights = ", ".join(f"{weight:g} {mode.replace('_', '-')}" for mode, weight in fitted.items())
+        rows = [row for row in rows if row[0] in shown]
+        tables.append({"name": task, "columns": columns, "rows": rows, "weights": weights})
+    return tables
 
 
 def _differences(run: RunRecord) -> list[list[str]]:
@@ -282,14 +339,19 @@ def _against_reference(run: RunRecord) -> list[Difference]:
     return [d for d in found if run.compares_models(d.suite)]
 
 
+def _heads(run: RunRecord) -> str:
+    """What became of the final model's heads, where it has any."""
+    if run.final == "heads":
+        return "were fitted to the merged encoder, on the asymmetric sets"
+    if (run.model_folder("merge") / HEADS_RECORD).is_file():
+        return "were trained with the sides' encoders and merged with them"
+    return "are the base's own and were not trained again"
+
+
 def _limits(run: RunRecord, facts: ModelFacts) -> list[str]:
     limits = [f"The vocabulary was cut for {_languages(run)}; what the model does with others was not measured."]
-    if run.final == "merge" and (run.model_folder("merge") / HEADS_RECORD).is_file():
-        limits.append("The sparse and multi-vector heads were trained with the sides' encoders, and merged with them.")
-    elif facts.heads and run.final == "merge":
-        limits.append("The sparse and multi-vector heads are the base's own and were not trained again.")
-    elif facts.heads:
-        limits.append("The sparse and multi-vector heads were fitted to the merged encoder, on the asymmetric sets.")
+    if facts.heads:
+        limits.append(f"The sparse and multi-vector heads {_heads(run)}.")
     else:
         limits.append("Dense vectors only: the base has no sparse and multi-vector heads.")
     if run.restricted_sets:

@@ -211,20 +211,27 @@ class RunRecord:
 def outdated_inputs(name: str, manifests: Mapping[str, Manifest]) -> list[str]:
     """Inputs of a stage that have been made anew, otherwise, since the stage ran; those without manifest apart.
 
-    Heads, where a stage that reads the final model ran before they were fitted.
+    The final model, where a stage that reads it read another one: before heads were fitted, or with such ones.
     """
     used = manifests[name].inputs if name in manifests else {}
-    before_heads = name in OF_FINAL and "merge" in used and final_of(manifests) == "heads"
+    read, final = {"merge", "heads"} & used.keys(), final_of(manifests)
+    another = [final] if name in OF_FINAL and read and final not in read else []
     anew = [other for other, value in used.items() if other in manifests and manifests[other].fingerprint != value]
-    return anew + ["heads"] * before_heads
+    return [*anew, *another]
+
+
+def reported(heads: str) -> list[str]:
+    """The stages that a record is of: heads, by their kind, only where they are fitted to the merge."""
+    return [name for name in REPORTED if name != "heads" or heads == "frozen"]
 
 
 def read_run(folder: Path, planned: dict[str, Any] | None = None) -> RunRecord:
     """Everything that stands under `runs/<run>`; only complete stages contribute contents.
 
-    `planned` is the config of a run of which nothing stands yet.
+    `planned` is the config of the command that reads it.
     """
-    stages = {name: read_manifest(folder / name) for name in REPORTED}
+    heads = planned["training"]["heads"]["kind"] if planned else "frozen"
+    stages = {name: read_manifest(folder / name) for name in reported(heads)}
     done = {name for name, manifest in stages.items() if manifest and manifest.status == "complete"}
 
     def text(stage: str, file: str) -> str:

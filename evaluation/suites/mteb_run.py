@@ -51,7 +51,7 @@ class MtebTask(Task):
     def __init__(
         self, suite: str, name: str, settings: Any, task: AbsTask, metrics: list[str], modes: Sequence[str] = (DENSE,)
     ) -> None:
-        super().__init__(suite, name, settings)
+        super().__init__(suite, name, [settings, version("mteb")])
         self.task, self.metrics, self.modes = task, metrics, modes
         self.needs_heads = set(modes) != {DENSE}
 

@@ -5,6 +5,7 @@ with bge-m3's weights and with those that are best on dev rows.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -86,11 +87,14 @@ class HybridWeights:
     def __init__(self, dev: Sequence[PairSet]) -> None:
         rows = [pairs.positive_rows().spread(DEV_ROWS) for pairs in dev]
         self.sets = [retrieval_set(pairs) for pairs in rows if len(pairs)]
-        self.fingerprint = hashlib.sha256(repr(self.sets).encode()).hexdigest()
+        self.fingerprint = hashlib.sha256(repr((WEIGHTS, self.sets)).encode()).hexdigest()
         self.fitted: dict[str, tuple[float, ...]] = {}  # by model
 
     def of(self, scorer: Scorer) -> tuple[float, ...] | None:
-        """Weights of the scorer's model, which sum to 1, by the mean nDCG@10 of right pairs; None without dev rows."""
+        """Weights of the scorer's model, which sum to 1, by the mean nDCG@10 of right pairs; None without dev rows.
+
+        Of equals it is the one nearest to bge-m3's.
+        """
         heads = scorer.own_heads
         if not self.sets or heads is None:
             return None
@@ -99,7 +103,8 @@ class HybridWeights:
             found = [mode_scores(scorer.encoder, heads, data.queries, data.candidates).scores for data in self.sets]
             grid = [(a, b, STEPS - a - b) for a, b in product(range(STEPS + 1), repeat=2) if a + b <= STEPS]
             tried = [tuple(part / STEPS for part in parts) for parts in grid]
-            self.fitted[key] = max(tried, key=lambda weights: self._gained(found, weights))
+            fixed = [weight / sum(WEIGHTS) for weight in WEIGHTS]
+            self.fitted[key] = max(tried, key=lambda each: (self._gained(found, each), -math.dist(each, fixed)))
         return self.fitted[key]
 
     def _gained(self, found: Sequence[dict[str, np.ndarray]], weights: Sequence[float]) -> float:

@@ -168,6 +168,20 @@ def test_rows_whose_score_says_that_they_are_no_pair_get_no_negative(embedder: P
     assert (pairs["negatives"].list.len() > 0).to_list() == (pairs["score"] == 1).to_list()
 
 
+@pytest.mark.parametrize(("name", "both_ways"), [("terra", True), ("gazeta", False)])
+def test_a_pair_of_a_symmetric_set_is_known_from_both_its_texts(
+    name: str, both_ways: bool, embedder: Path, tmp_path: Path
+) -> None:
+    """(река, лес) is a pair, and река a positive elsewhere: of the three passages only гора may be лес's negative."""
+    config = composed(f"data.mining.model={embedder}", f"runs={tmp_path}")
+    config.data.mining.margin, config.data.mining.range_min, config.data.mining.negatives = None, 0, 3
+    rows = {"anchor": ["река", "лес", "море"], "positive": ["лес", "гора", "река"], "negatives": [[], [], []]}
+    pl.DataFrame(rows, schema_overrides={"negatives": pl.List(pl.String)}).write_parquet(tmp_path / "set.parquet")
+    mine(tmp_path / "set.parquet", name, config)
+    negatives = pl.read_parquet(tmp_path / "set.parquet")["negatives"].to_list()
+    assert [set(found) for found in negatives] == [{"гора"}, set() if both_ways else {"река"}, {"лес", "гора"}]
+
+
 def test_a_set_without_positive_pairs_gets_none_and_the_log_says_so(
     embedder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,6 +1,7 @@
 """The stage: scores, predictions and comparison of several models; resumed, repeatable, and safe from bad input."""
 
 import dataclasses
+import importlib.metadata
 import shutil
 import time
 import weakref
@@ -163,6 +164,23 @@ def test_another_mirror_makes_scores_of_mteb_s_tasks_anew_and_no_others(suite: s
     assert (one != other) == anew
 
 
+@pytest.mark.parametrize(("suite", "anew"), [("samples", False), ("held_out", True)])
+def test_other_languages_make_scores_anew_where_bm25_takes_their_stems(suite: str, anew: bool) -> None:
+    overrides = ["profile=tiny", f"evaluation.suites=[{suite}]"]
+    one, other = (CHAIN["evaluate"].settings(composed(*overrides, f"languages=[{code}]")) for code in ("ru", "kk"))
+    assert (one != other) == anew
+
+
+@pytest.mark.parametrize(("suite", "anew"), [("samples", True), ("card_30", True), ("encodechka", False)])
+def test_another_release_of_mteb_makes_scores_anew_where_it_gives_them(
+    suite: str, anew: bool, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(tmp_path, f"evaluation.models=[{models['first']}]", f"evaluation.suites=[{suite}]")
+    before = CHAIN["evaluate"].reads(config)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.0.0")
+    assert (CHAIN["evaluate"].reads(config) != before) == anew
+
+
 def test_the_chains_models_are_taken_as_far_as_they_are_complete(models: dict[str, Path], tmp_path: Path) -> None:
     config = make_config(tmp_path, "evaluation.chain=[base,init,symmetric,merge]")
     for name, folder in (("base", config.folder("base")), ("init", config.folder("init"))):
@@ -185,6 +203,13 @@ def test_merge_is_scored_with_the_heads_that_were_fitted_to_it_and_with_no_other
     assert (model.name, model.folder) == ("merge", config.folder("heads") / "model")
     assert CHAIN["evaluate"].needs(config) == ["heads"] == CHAIN["export"].needs(config)
     assert read_run(config.folder("merge").parent).model_folder("merge") == model.folder
+    config.training.heads.kind = "none"
+    (model,) = scored_models(config)
+    assert model.folder == config.folder("merge") / "model"
+    assert CHAIN["evaluate"].needs(config) == ["merge"] == CHAIN["export"].needs(config)
+    assert "heads" not in CHAIN["publish"].needs(config) + CHAIN["report"].needs(config)
+    assert read_run(config.run_folder, dataclasses.asdict(config)).model_folder("merge") == model.folder
+    config.training.heads.kind = "frozen"
     Manifest("merge", "complete", "made anew", {}, {}).write(config.folder("merge"))
     (model,) = scored_models(config)
     assert model.folder == config.folder("merge") / "model" and CHAIN["evaluate"].needs(config) == ["merge"]
@@ -201,6 +226,7 @@ def test_what_was_made_of_merge_before_heads_were_fitted_is_of_an_earlier_model(
     assert outdated_inputs(name, found) == ["heads"]
     found[name] = Manifest(name, "complete", "of heads", of_heads, {})
     assert outdated_inputs(name, found) == []
+    assert outdated_inputs(name, {one: of for one, of in found.items() if one != "heads"}) == ["merge"]  # heads=none
 
 
 class Scored(Task):

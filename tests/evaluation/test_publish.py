@@ -12,11 +12,13 @@ from huggingface_hub import ModelCard, constants
 
 from configs.schema.config import Config
 from configs.schema.evaluation import PublishConfig
+from configs.schema.training import HeadsConfig, TrainingConfig
 from evaluation.models import is_of_the_model
 from evaluation.publish import largest_difference, upload
 from pipeline.chain import CHAIN
 from pipeline.core.artefact import read_manifest
 from pipeline.core.errors import UserError
+from pipeline.core.model_folder import HEADS, has_heads
 from pipeline.stage import run_stage
 from tests.support.hub import TOKEN, LocalHub, local_hub
 from tests.support.runs import run_main
@@ -88,6 +90,21 @@ def test_provenance_names_every_stage_and_what_it_was_made_from(config: Config, 
         assert manifest and (entry["fingerprint"], entry["inputs"]) == (manifest.fingerprint, manifest.inputs)
 
 
+def test_heads_of_an_earlier_command_are_no_part_of_a_model_without(config: Config, tmp_path: Path) -> None:
+    shutil.copytree(config.runs, tmp_path / "runs")
+    own = dataclasses.replace(
+        config, runs=str(tmp_path / "runs"), training=TrainingConfig(heads=HeadsConfig(kind="none"))
+    )
+    shutil.copytree(own.folder("merge") / "model", own.folder("heads") / "model")
+    for name in HEADS:
+        (own.folder("heads") / "model" / name).write_bytes(b"weights")
+    finish(own, "heads", {})
+    run_stage(CHAIN["publish"], own)
+    folder = own.folder("publish") / "model"
+    assert "heads" not in json.loads((folder / "provenance" / "stages.json").read_text())
+    assert not has_heads(folder) and "Dense vectors only" in (folder / "README.md").read_text(encoding="utf-8")
+
+
 def test_a_folder_whose_modules_disagree_with_its_weights_is_refused(tmp_path: Path) -> None:
     folder = tiny_model(tmp_path / "model")
     pooling = folder / "1_Pooling" / "config.json"
@@ -126,6 +143,17 @@ def test_exports_go_up_with_the_model_they_were_made_from_and_with_no_other(conf
     dataclasses.replace(manifest, inputs={"merge": "f" * 64}).write(own.folder("export"))
     with pytest.raises(UserError, match="export is of an earlier merge"):
         run_stage(CHAIN["publish"], own)
+
+
+@pytest.mark.parametrize("licence", [None, "apache-2.0"])
+def test_a_licence_of_the_merge_s_own_stays_as_it_is(licence: str | None, tmp_path: Path) -> None:
+    model = tiny_model(tmp_path / "model")
+    (model / "LICENSE").write_text("the base's", encoding="utf-8")
+    config = write_run(tmp_path / "runs", model)
+    config.evaluation.publish.licence = licence
+    run_stage(CHAIN["publish"], config)
+    merge, published = (config.folder(stage) / "model" / "LICENSE" for stage in ("merge", "publish"))
+    assert merge.read_text(encoding="utf-8") == "the base's" != published.read_text(encoding="utf-8")
 
 
 def test_a_dry_run_shows_the_files_and_uploads_nothing(

@@ -110,6 +110,17 @@ def test_extrapolated_weights_take_the_rest_from_the_base(run_folder: Path) -> N
     assert found == pytest.approx({"init": -0.5, **weights})
 
 
+@pytest.mark.parametrize(("extrapolate", "weights"), [(True, {}), (False, {"init": 0.3})])
+def test_weights_are_given_by_the_path_that_names_a_model(
+    extrapolate: bool, weights: dict[str, float], run_folder: Path
+) -> None:
+    other = shutil.copytree(run_folder / "symmetric" / "model", run_folder.parent / "a" / "merge" / "model")
+    given = {"models": ["init", str(other)], "weights": {str(other): 0.7} | weights, "extrapolate": extrapolate}
+    run_stage(CHAIN["merge"], config(run_folder, method="fixed", compare=[], score=False, **given))
+    found = json.loads((run_folder / "merge/weights.json").read_text())["weights"]
+    assert found == pytest.approx({"init": 0.3, "a-merge": 0.7})
+
+
 def no_dev_rows(run: Path) -> None:
     shutil.rmtree(run / "data/dev")
 

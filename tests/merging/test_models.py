@@ -43,6 +43,17 @@ def test_what_can_not_be_merged_is_named(names: list[str], words: str, tmp_path:
         models(tmp_path, *(name.format(tmp_path) for name in names))
 
 
+def test_one_weight_is_not_shared_out_over_the_models_of_a_pattern(tmp_path: Path) -> None:
+    for run in ("one", "other"):
+        model(tmp_path / run / "merge" / "model")
+    pattern = f"{tmp_path}/*/merge/model"
+    config = composed("profile=tiny", f"merging.models=[init,{pattern}]")
+    config.merging.weights = {"init": 0.5, pattern: 0.5}
+    with pytest.raises(UserError, match=r"one weight is given for 2 models") as caught:
+        merged_states(config)  # asked before anything is made
+    assert pattern in caught.value.line and "\n" not in caught.value.line
+
+
 def test_the_merge_is_made_anew_where_another_run_s_model_has_changed(tmp_path: Path) -> None:
     folder = model(tmp_path / "one" / "merge" / "model")
     config = composed("profile=tiny", f"runs={tmp_path}", f"merging.models=[init,{folder}]")

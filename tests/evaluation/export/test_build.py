@@ -11,14 +11,15 @@ from sentence_transformers import SentenceTransformer
 
 from configs.schema.config import Config
 from data.pair_files import PairWriter
+from evaluation.export import graphs
 from evaluation.export.build import agreement, require_agreement, timed, write_format
 from evaluation.export.formats import FORMATS
 from pipeline.chain import CHAIN
-from pipeline.core.artefact import read_manifest
+from pipeline.core.artefact import PARTIAL, files_under, read_manifest
 from pipeline.core.embedding import Embedder
 from pipeline.core.errors import UserError
 from pipeline.core.seeding import generator
-from pipeline.stage import run_stage
+from pipeline.stage import planned, run_stage
 from tests.evaluation.conftest import MakeModel
 from tests.support.runs import run_main
 from tests.support.sample_run import write_run
@@ -114,6 +115,31 @@ def test_an_export_gives_the_embeddings_of_torch(
     found, theirs = load_by_the_card_s_line(config, name, model), model.encode_query(TEXTS)
     least = 0.99999 if name == "onnx" else 0.9
     assert (found * theirs).sum(axis=1).min() > least and manifest.metrics[f"{name} cosine min"] <= 1 + 1e-6
+
+
+@pytest.mark.slow
+def test_what_a_kill_left_is_neither_read_nor_kept(
+    make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in FORMATS["onnx"].packages:
+        pytest.importorskip(package, reason="the extra export")
+    config, seen = write_run(tmp_path / "runs", make_model()), list[Path]()
+    config.export.formats, original = ["onnx-int8", "onnx"], graphs.write_onnx_int8
+    folder, manifest = planned(CHAIN["export"], config)
+    (folder.path / "onnx").mkdir(parents=True)
+    (folder.path / "onnx" / "model.onnx").write_bytes(b"the first half of a graph")
+    manifest.write(folder.path)  # which says running
+    before = set(files_under(folder.path))
+
+    def write(graph: Path, target: Path) -> None:
+        original(graph, target)
+        seen.extend(set(files_under(folder.path)) - before)
+
+    monkeypatch.setattr(graphs, "write_onnx_int8", write)
+    made = run_stage(CHAIN["export"], config)
+    assert len(seen) == 2  # graph and form; _begin clears such folders
+    assert all(path.relative_to(folder.path).parts[0].endswith(PARTIAL) for path in seen)
+    assert set(made.outputs) == {"onnx/model.onnx", "onnx/model_int8.onnx"}
 
 
 @pytest.mark.slow

@@ -125,7 +125,10 @@ def index(card: str) -> list[object]:
 def test_a_published_card_loads_the_files_of_its_own_repository(config: Config, run: RunRecord) -> None:
     config.evaluation.publish.repo = "organisation/name"
     card = render_card(run, config, "organisation/name")
-    assert "hf download organisation/name" in card and 'InferenceSession("./onnx/model_int8.onnx")' in card
+    assert (
+        "it (in the folder of `hf download organisation/name --local-dir .`):" in card
+        and 'InferenceSession("./onnx/model_int8.onnx")' in card
+    )
 
 
 def test_without_forms_and_exports_nothing_is_said_of_them(tmp_path: Path) -> None:

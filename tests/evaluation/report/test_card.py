@@ -1,10 +1,12 @@
 """The model card: its code runs, its figures stand in artefacts, its front matter is what the Hub expects."""
 
+import copy
 import dataclasses
 import functools
 import json
 import operator
 import re
+import shutil
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from evaluation.report.page import render_page
 from evaluation.report.record import read_run
 from evaluation.results import Difference, Score
 from tests.support.facts import read_by_the_hub, require_figures_of_artefacts
-from tests.support.sample_run import SAMPLE_SCORES, write_run
+from tests.support.sample_run import SAMPLE_SCORES, finish, write_run
 from tests.support.small_bases import tiny_model
 
 PROMPTS = {"query": "query: ", "document": "passage: "}
@@ -74,16 +76,26 @@ def test_a_model_with_prompts_says_how_to_use_them(with_prompts: str) -> None:
     assert 'embed(["passage: Лёд' in with_prompts and "mask.sum(dim=1)" in with_prompts
 
 
-def test_heads_get_an_example_and_a_limit_of_their_own(tmp_path: Path) -> None:
+def test_heads_get_an_example_and_their_origin_is_said_twice_alike(tmp_path: Path) -> None:
     model = tiny_model(tmp_path / "model")
     for name in ("sparse_linear.pt", "colbert_linear.pt"):
         (model / name).write_bytes(b"weights")
-    text = card_of(write_run(tmp_path / "runs", model))
+    config = write_run(tmp_path / "runs", model)
+    text = card_of(config)
     assert len(code_blocks(text)) == 4 and "BGEM3FlagModel" in code_blocks(text)[2]
-    assert "were not trained again" in text and "Dense vectors only" not in text
+    assert text.count("are the base's own and were not trained again") == 2 and "Dense vectors only" not in text
+    assert f'torch.load("{config.folder("merge")}/model/colbert_linear.pt"' in text and "hf download" not in text
+    config.evaluation.publish.repo = "organisation/name"
+    published = card_of(config, "organisation/name")
+    assert "so (in the folder of `hf download organisation/name --local-dir .`):" in published
+    assert 'torch.load("./colbert_linear.pt"' in published
+    shutil.copytree(model, config.folder("heads") / "model")
+    finish(config, "heads", {})
+    text = card_of(config)
+    assert text.count("were fitted to the merged encoder") == 2 and "trained again" not in text
     (model / "heads.json").write_text("{}", encoding="utf-8")
     text = card_of(write_run(tmp_path / "joint", model))
-    assert "were trained with the sides' encoders" in text and "were not trained again" not in text
+    assert text.count("were trained with the sides' encoders") == 2 and "trained again" not in text
 
 
 def test_every_figure_of_the_card_stands_in_an_artefact(card: str, config: Config) -> None:
@@ -125,6 +137,15 @@ FACTS = [  # what is changed in the manifest of which stage, and what the card s
     ("symmetric", "config.training.symmetric.anchor_length", 96, "| tokens of an anchor, at most | 96 | 512 |"),
     ("symmetric", "metrics.precision", "bf16", "| precision | bf16 | auto |"),
     ("asymmetric", "config.seed", 7, "| seed | 42 | 7 |"),
+    ("asymmetric", "config.training.seed", 7, "| seed | 42 | 7 |"),
+    ("asymmetric", "config.training.asymmetric.guide", "init", "| guide | – | init |"),
+    ("symmetric", "config.training.symmetric.teacher", "base", "| teacher | base | – |"),
+    ("symmetric", "config.training.symmetric.dimensions", [12, 8], "| dimensions | 12, 8 | – |"),
+    ("symmetric", "config.training.symmetric.average", 3, "| average | 3 | – |"),
+    ("symmetric", "config.training.symmetric.adapter.rank", 8, "| adapter | rank 8; alpha 16; targets query, key,"),
+    ("symmetric", "config.training.symmetric.start", "asymmetric", "| start | – | asymmetric |"),
+    ("symmetric", "config.training.symmetric.start", "asymmetric", "A copy of asymmetric was fine-tuned on symmetric"),
+    ("asymmetric", "config.training.heads.kind", "joint", "| heads trained along | – | learning rate 1e-05 |"),
     ("symmetric", "environment.cores", 64, "| hardware | CPU, 64 cores | CPU, 2 cores |"),
     ("asymmetric", "environment.gpu", "NVIDIA H100 80GB HBM3", "1 × NVIDIA H100 80GB HBM3, driver unknown |"),
     ("data", "environment.commit", "abcdef" * 6 + "0123-dirty", "| `abcdefabcdef`, changed | CPU, 2 cores |"),
@@ -216,15 +237,43 @@ def test_the_base_and_its_relation_are_named(config: Config) -> None:
 
 
 def test_a_model_trained_on_all_sets_at_once_is_called_that(config: Config, card: str) -> None:
-    assert "fine-tuning two copies on symmetric and on asymmetric pairs, and merging them." in card
     assert "One copy was fine-tuned on asymmetric pairs with contrastive loss:" in card
     run = read_run(config.folder("report").parent)
     weights = {"method": "fixed", "models": ["init", "joint"], "weights": {"init": 0.0, "joint": 1.0}}
     trained = {"joint": run.stages["symmetric"]}, {"joint": run.plans["symmetric"]}
     joint = dataclasses.replace(run, stages=run.stages | trained[0], plans=run.plans | trained[1], weights=weights)
     text = render_card(joint, config, "a/b")
-    assert "and fine-tuning it on symmetric and asymmetric pairs together." in text
+    assert "by shrinking its vocabulary, and fine-tuning it on pairs of both kinds." in text
     assert "One copy was fine-tuned on pairs of both kinds" in text and "on asymmetric pairs with" not in text
+
+
+@pytest.mark.parametrize(
+    ("weights", "told"),
+    [
+        ({"symmetric": 0.5, "asymmetric": 0.5}, "one copy on symmetric pairs and one copy on asymmetric pairs"),
+        ({"symmetric": 0.5, "asymmetric": 0.5}, "on asymmetric pairs, and merging them."),
+        ({"init": 0.0, "asymmetric": 1.0}, "by shrinking its vocabulary, and fine-tuning it on asymmetric pairs."),
+        ({"init": 0.5, "symmetric": 0.5}, "fine-tuning it on symmetric pairs, and merging it with the shrunk base."),
+        ({"one-merge": 0.5, "two-merge": 0.5}, " by merging 2 models of other runs."),
+        ({"init": 0.3, "one-merge": 0.7}, "vocabulary, and merging the shrunk base with a model of another run."),
+        (None, "on asymmetric pairs, and merging them with the shrunk base."),
+    ],
+)  # fmt: skip
+def test_the_summary_is_of_what_was_merged(weights: dict[str, float] | None, told: str, config: Config) -> None:
+    run = read_run(config.folder("report").parent)
+    found = {"method": "fixed", "models": list(weights or ["init", "symmetric", "asymmetric"]), "weights": weights}
+    assert told in render_card(dataclasses.replace(run, weights=found), config, "a/b")
+
+
+def test_a_model_of_two_trainings_in_a_row_is_called_that(config: Config) -> None:
+    run = copy.deepcopy(read_run(config.folder("report").parent))
+    made = run.stages["symmetric"]
+    assert made
+    made.config["training"]["symmetric"]["start"] = "asymmetric"
+    weights = {"method": "fixed", "models": ["init", "symmetric"], "weights": {"init": 0.0, "symmetric": 1.0}}
+    text = render_card(dataclasses.replace(run, weights=weights), config, "a/b")
+    assert "vocabulary, and fine-tuning it on asymmetric pairs and then on symmetric pairs." in text
+    assert "2. One copy was fine-tuned on asymmetric pairs" in text and "|  | asymmetric | symmetric |" in text
 
 
 def test_a_side_s_loss_is_the_one_that_it_was_trained_with(config: Config) -> None:
@@ -273,6 +322,7 @@ def test_facts_of_a_model_folder() -> None:
 
 def test_every_way_to_search_stands_in_one_table_of_the_card_and_the_page(config: Config) -> None:
     run, place = read_run(config.folder("report").parent), ("own", "questions")
+    run.notes["own/questions"] = {"fitted weights": {"dense": 0.3, "sparse": 0.0, "multi_vector": 0.7}}
     for name, score in (("merge", 0.5), ("merge.sparse", 0.4), ("merge.hybrid", 0.56), ("bm25", 0.3)):
         run.scores.append(Score(name, *place, "ndcg_at_10", score, score - 0.01, score + 0.01, 40, 1.0))
     facts = {"zero_share": 0.025, "active_ids": 12.6, "bytes_per_passage": 100.8}
@@ -283,6 +333,7 @@ def test_every_way_to_search_stands_in_one_table_of_the_card_and_the_page(config
     assert "| merge.hybrid | 0.560 [0.550, 0.570] | +0.060 (+0.020 to +0.100) | – | – | – |" in text
     assert "| merge.sparse | 0.400 [0.390, 0.410] | – | 0.025 | 13 | 101 |" in text
     assert "| bm25 | 0.300 [0.290, 0.310] | – | – | – | – |" in text
+    assert "has weights that are best on dev rows, 0.3 dense, 0 sparse, 0.7 multi-vector. Bytes" in text
     assert "questions | ndcg_at_10 | 40 | 0.500" in text and text.count("merge.hybrid") == 1  # not among the models
     page = render_page(run, [])
     assert "Ways to search: questions of own" in page and "+0.060 (+0.020 to +0.100)" in page

@@ -223,6 +223,15 @@ def test_weights_are_fitted_on_dev_rows_and_on_no_held_out_row(with_heads: Path,
     assert scored(with_heads, stage, tmp_path)[0].notes["fitted weights"] == weights
 
 
+def test_of_weights_that_are_equally_good_the_ones_nearest_to_the_fixed_ones_are_taken(
+    with_heads: Path, tmp_path: Path
+) -> None:
+    """One dev pair is found by any weights; 1 : 0.3 : 1 is 0.43, 0.13 and 0.43 of their sum."""
+    outcome, _, _ = scored(with_heads, stage_of(tmp_path, dev=[("изба", "деревянный дом")]), tmp_path)
+    weights = outcome.notes["fitted weights"]
+    assert weights["sparse"] == 0.1 and {weights["dense"], weights["multi_vector"]} == {0.4, 0.5}
+
+
 def test_the_tables_set_modes_against_dense_and_bm25(with_heads: Path, tmp_path: Path) -> None:
     outcome, task, config = scored(with_heads, stage_of(tmp_path), tmp_path)
     outcome.write(tmp_path / "ours.parquet")
