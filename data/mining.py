@@ -14,7 +14,7 @@ from torch import Tensor
 
 from configs.schema.config import Config
 from configs.schema.data import MiningConfig
-from data.encoders import encode, open_encoder
+from data.encoders import open_encoder
 from data.fingerprints import mining_length
 from data.pair_files import ROWS_AT_ONCE, PairWriter, read_frames
 from pipeline.core.console import log
@@ -59,7 +59,7 @@ def mine(path: Path, name: str, config: Config) -> dict[str, Any]:
     query, document = _prompts(settings, embedder, side)
     found = Mined([], looked_at=0, too_near=0)
     if anchors:
-        encode(embedder, [(query, anchors), (document, texts)], name, "mining")
+        log.info("%s: mining negatives for %d anchors among %d passages", name, len(anchors), len(texts))
         found = hard_negatives(
             torch.from_numpy(embedder.embed(anchors, query)).to(encoder.model.device),
             torch.from_numpy(embedder.embed(texts, document)).to(encoder.model.device),

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from configs.schema.config import Config
 from configs.schema.training import SideConfig
-from data.encoders import Encoder, encode, open_encoder
+from data.encoders import Encoder, open_encoder
 from pipeline.core.artefact import replacing
 from pipeline.core.console import log
 from pipeline.core.embedding import DOCUMENT, QUERY
@@ -66,10 +66,9 @@ class OtherModel:
         found, anchors = texts.take(pa.array(keys % passages)).to_pylist(), int(np.searchsorted(keys, passages))
         embedder = self.encoder.embedder(length)
         query, document = embedder.prompt(QUERY), embedder.prompt(QUERY if side == "symmetric" else DOCUMENT)
-        parts = [(query, found[:anchors]), (document, found[anchors:])]
-        encode(embedder, parts, rows.name, self.key)
+        vectors = embedder.embed(found[:anchors], query), embedder.embed(found[anchors:], document)
         with replacing(file) as path, path.open("wb") as out:
-            np.save(out, np.concatenate([embedder.embed(some, prompt) for prompt, some in parts]))
+            np.save(out, np.concatenate(vectors))
 
 
 def _keys(rows: SetRows) -> tuple[Integers, int]:

@@ -4,6 +4,7 @@ Whatever the encoder computes in, its outputs are float32 before they are pooled
 """
 
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,6 +24,7 @@ from pipeline.core.errors import UserError
 
 CPU_TOKENS, GPU_TOKENS = 512, 65536  # padded tokens in a pass; on a CPU activations should stay in its cache
 VISIBLE_BATCHES = 64  # from here on a bar is shown
+KEPT_AT_ONCE = 128  # characters for each token of a pass, so some tens of passes: to keep one waits for the disk
 MOST_BYTES = 4 * 2**30  # of remembered vectors in memory: a million texts at width 1,024
 QUERY, DOCUMENT = "query", "document"  # roles of a text
 PROMPTS = {QUERY: ("query",), DOCUMENT: ("document", "passage", "corpus")}  # role -> what its prompt may be called
@@ -145,24 +147,23 @@ class Embedder:
     def embed(self, texts: Sequence[str], prompt: str = "") -> np.ndarray:
         """The model's own embeddings, shape (texts, dimension), float32; raises UserError where one is not finite."""
         make = lambda new: {"own": self.encode(self.tokenise(new, prompt), prompt)}  # noqa: E731
-        return self.lookup(texts, self._own(prompt), ["own"], make)["own"]
-
-    def missing(self, texts: Sequence[str], prompt: str = "") -> list[str]:
-        """The distinct texts that `embed` would have to encode."""
-        return (self.cache or EmbeddingCache()).missing(self._own(prompt), texts)
-
-    def _own(self, prompt: str) -> str:
-        return f"own {self.max_length} {prompt!r}"
+        return self.lookup(texts, f"own {self.max_length} {prompt!r}", ["own"], make)["own"]
 
     def lookup(
         self, texts: Sequence[str], kind: str, names: Sequence[str], make: Callable[[list[str]], Vectors]
     ) -> Vectors:
-        """Vectors of `texts` by name: `make` gives those of the distinct texts that the cache lacks."""
+        """Vectors of `texts` by name: `make` gives those of the distinct texts that the cache lacks.
+
+        What goes to disk is made and kept part by part, so that little is lost where the process ends.
+        """
         cache = self.cache or EmbeddingCache()
-        if missing := cache.missing(kind, texts):
-            made = make(missing)
+        missing = cache.missing(kind, texts)
+        ends, most = itertools.accumulate(map(len, missing)), KEPT_AT_ONCE * self.token_budget
+        parts = [list(part) for _, part in itertools.groupby(missing, lambda _: cache.folder and next(ends) // most)]
+        for part in progress(parts, f"encoding {len(missing)} texts") if self.told and len(parts) > 1 else parts:
+            made = make(part)
             require_finite(made.values(), self.model)
-            cache.add(kind, missing, made)
+            cache.add(kind, part, made)
         return cache.rows(kind, texts, names)
 
     def tokenise(self, texts: Sequence[str], prompt: str = "", max_length: int | None = None) -> list[list[int]]:
