@@ -16,7 +16,7 @@ from configs.schema.training import SideConfig
 from data.encoders import Encoder, open_encoder
 from pipeline.core.artefact import replacing
 from pipeline.core.console import log
-from pipeline.core.embedding import DOCUMENT, QUERY
+from pipeline.core.embedding import prompts_of
 from training.batch_plan import GlobalBatch, Integers, SetRows
 
 
@@ -64,9 +64,8 @@ class OtherModel:
         """Those of a set of this data `side`, whose texts, by their numbers in `rows`, are cut at `length` tokens."""
         keys, passages = _keys(rows)
         found, anchors = texts.take(pa.array(keys % passages)).to_pylist(), int(np.searchsorted(keys, passages))
-        embedder = self.encoder.embedder(length)
-        query, document = embedder.prompt(QUERY), embedder.prompt(QUERY if side == "symmetric" else DOCUMENT)
-        vectors = embedder.embed(found[:anchors], query), embedder.embed(found[anchors:], document)
+        embedder, prompts = self.encoder.embedder(length), prompts_of(self.encoder.model, side)
+        vectors = embedder.embed(found[:anchors], prompts.anchor), embedder.embed(found[anchors:], prompts.positive)
         with replacing(file) as path, path.open("wb") as out:
             np.save(out, np.concatenate(vectors))
 

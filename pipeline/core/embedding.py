@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -140,9 +141,7 @@ class Embedder:
 
     def prompt(self, role: str | None) -> str:
         """What the model wants before texts in the role query or document, or in none."""
-        found = [self.model.prompts[name] for name in PROMPTS.get(role or "", ()) if name in self.model.prompts]
-        default = self.model.prompts.get(self.model.default_prompt_name or "")
-        return next(filter(None, found), "") if found else default or ""
+        return _prompt(self.model, role)
 
     def embed(self, texts: Sequence[str], prompt: str = "") -> np.ndarray:
         """The model's own embeddings, shape (texts, dimension), float32; raises UserError where one is not finite."""
@@ -235,6 +234,25 @@ class Embedder:
 
     def _autocast(self, enabled: bool) -> torch.autocast:
         return torch.autocast(self.model.device.type, torch.bfloat16, enabled=enabled and self.precision == "bf16")
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What stands before a set's texts."""
+
+    anchor: str
+    positive: str
+
+
+def prompts_of(model: SentenceTransformer, data_side: str) -> Prompts:
+    """Symmetric sets take the model's query prompt on both sides, asymmetric ones query and document."""
+    return Prompts(_prompt(model, QUERY), _prompt(model, QUERY if data_side == "symmetric" else DOCUMENT))
+
+
+def _prompt(model: SentenceTransformer, role: str | None) -> str:
+    found = [model.prompts[name] for name in PROMPTS.get(role or "", ()) if name in model.prompts]
+    default = model.prompts.get(model.default_prompt_name or "")
+    return next(filter(None, found), "") if found else default or ""
 
 
 def require_finite(arrays: Iterable[Any], model: SentenceTransformer) -> None:
