@@ -18,7 +18,7 @@ from pipeline.core.precision import uses_bfloat16
 
 
 @dataclass(frozen=True)
-class Encoder:
+class OpenedEncoder:
     """A loaded model, in the precision that training would use."""
 
     model: SentenceTransformer
@@ -32,7 +32,7 @@ class Encoder:
         return Embedder(self.model, max_length, self.token_budget, self.precision, EmbeddingCache(self.kept))
 
 
-def open_encoder(config: Config, wanted: str, key: str) -> Encoder:
+def open_encoder(config: Config, wanted: str, key: str) -> OpenedEncoder:
     """One of the run's `OWN_MODELS`, a folder, or a Hub id with an optional `@<revision>`.
 
     Raises UserError where it can't be had, with the config `key` that names it.
@@ -50,4 +50,4 @@ def open_encoder(config: Config, wanted: str, key: str) -> Encoder:
     with quiet():
         model = load_folder(folder, remedy=f"mend {key}").eval()
     kept = Path(config.runs, "cache", "embeddings", f"{contents}-{precision}")
-    return Encoder(model, revision, kept, precision, config.token_budget)
+    return OpenedEncoder(model, revision, kept, precision, config.token_budget)

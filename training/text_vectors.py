@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from configs.schema.config import Config
 from configs.schema.training import SideConfig
-from data.encoders import Encoder, open_encoder
+from data.encoders import OpenedEncoder, open_encoder
 from pipeline.core.artefact import replacing
 from pipeline.core.console import log
 from pipeline.core.embedding import prompts_of
@@ -54,7 +54,7 @@ class OtherModel:
         self.config, self.wanted, self.key = config, wanted, key
 
     @cached_property
-    def encoder(self) -> Encoder:
+    def encoder(self) -> OpenedEncoder:
         """The model, and where its vectors are kept for other runs."""
         opened = open_encoder(self.config, self.wanted, self.key)
         log.info("%s: %s (%s)", self.key, self.wanted, opened.revision)
