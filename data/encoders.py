@@ -1,8 +1,5 @@
 """Models beside the one that trains, which mine, guide or teach: their vectors of texts, kept for all runs."""
 
-import math
-import time
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,19 +9,16 @@ from configs.schema.config import Config
 from configs.schema.data import OWN_MODELS
 from data.fingerprints import model_state
 from pipeline.core.artefact import digest, read_manifest
-from pipeline.core.console import log, quiet
+from pipeline.core.console import quiet
 from pipeline.core.embedding import Embedder, EmbeddingCache
 from pipeline.core.hub import local_model
 from pipeline.core.model_folder import located
 from pipeline.core.models import load_folder
 from pipeline.core.precision import training_precision
 
-PROBE = 256  # texts whose encoding is timed first
-PARTS = 20  # at most, in which the others are encoded and kept: to keep one waits for the disk
-
 
 @dataclass(frozen=True)
-class Encoder:
+class OpenedEncoder:
     """A loaded model, in the precision that training would use."""
 
     model: SentenceTransformer
@@ -38,7 +32,7 @@ class Encoder:
         return Embedder(self.model, max_length, self.token_budget, self.precision, EmbeddingCache(self.kept))
 
 
-def open_encoder(config: Config, wanted: str, key: str) -> Encoder:
+def open_encoder(config: Config, wanted: str, key: str) -> OpenedEncoder:
     """One of the run's `OWN_MODELS`, a folder, or a Hub id with an optional `@<revision>`.
 
     Raises UserError where it can't be had, with the config `key` that names it.
@@ -56,23 +50,4 @@ def open_encoder(config: Config, wanted: str, key: str) -> Encoder:
     with quiet():
         model = load_folder(folder, remedy=f"mend {key}").eval()
     kept = Path(config.runs, "cache", "embeddings", f"{contents}-{precision}")
-    return Encoder(model, revision, kept, precision, config.token_budget)
-
-
-def encode(embedder: Embedder, texts: Iterable[tuple[str, Sequence[str]]], name: str, purpose: str) -> None:
-    """Give the embedder's cache the vectors of (prompt, texts), part by part; a small one first tells the time."""
-    new = list(dict.fromkeys((prompt, text) for prompt, some in texts for text in embedder.missing(some, prompt)))
-    prompts = dict.fromkeys(prompt for prompt, _ in new)
-    stride = math.ceil(len(new) / PROBE)
-    number = min(PARTS, stride)
-    parts = [new[:: stride or 1], *(new[place::number] for place in range(number))]
-    started, done = time.monotonic(), set[tuple[str, str]]()
-    for part in parts:
-        for prompt in prompts:
-            if some := [text for of, text in part if of == prompt and (of, text) not in done]:
-                embedder.embed(some, prompt)
-        done.update(part)
-        if left := len(new) - len(done):
-            minutes = (time.monotonic() - started) / len(done) * left / 60
-            said = "%s: %d of %d texts encoded for %s, %.1f minutes to go"
-            log.info(said, name, len(done), len(new), purpose, minutes)
+    return OpenedEncoder(model, revision, kept, precision, config.token_budget)

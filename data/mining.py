@@ -14,11 +14,11 @@ from torch import Tensor
 
 from configs.schema.config import Config
 from configs.schema.data import MiningConfig
-from data.encoders import encode, open_encoder
+from data.encoders import open_encoder
 from data.fingerprints import mining_length
 from data.pair_files import ROWS_AT_ONCE, PairWriter, read_frames
 from pipeline.core.console import log
-from pipeline.core.embedding import DOCUMENT, QUERY, Embedder
+from pipeline.core.embedding import prompts_of
 
 SAMPLES = 5  # mined rows that the ledger shows
 MOST_COSINES = 2**26  # in memory at once
@@ -57,11 +57,12 @@ def mine(path: Path, name: str, config: Config) -> dict[str, Any]:
         known[anchor] |= {place[text], place.get(anchor, place[text])}
         if side == "symmetric" and anchor in place:  # the pair says the same the other way round
             known[text].add(place[anchor])
-    embedder = encoder.embedder(mining_length(config, side))
-    query, document = _prompts(settings, embedder, side)
+    embedder, prompts = encoder.embedder(mining_length(config, side)), prompts_of(encoder.model, side)
+    query = prompts.anchor if settings.query_prompt is None else settings.query_prompt
+    document = prompts.positive if settings.passage_prompt is None else settings.passage_prompt
     found = Mined([], looked_at=0, too_near=0)
     if anchors:
-        encode(embedder, [(query, anchors), (document, texts)], name, "mining")
+        log.info("%s: mining negatives for %d anchors among %d passages", name, len(anchors), len(texts))
         found = hard_negatives(
             torch.from_numpy(embedder.embed(anchors, query)).to(encoder.model.device),
             torch.from_numpy(embedder.embed(texts, document)).to(encoder.model.device),
@@ -82,14 +83,6 @@ def mine(path: Path, name: str, config: Config) -> dict[str, Any]:
         "model": settings.model,
         "revision": encoder.revision,
     }
-
-
-def _prompts(settings: MiningConfig, embedder: Embedder, side: str) -> tuple[str, str]:
-    """What stands before anchors and before passages: what is configured, else the model's own."""
-    own = embedder.prompt(QUERY), embedder.prompt(QUERY if side == "symmetric" else DOCUMENT)
-    given = settings.query_prompt, settings.passage_prompt
-    query, document = (model if ours is None else ours for ours, model in zip(given, own, strict=True))
-    return query, document
 
 
 def hard_negatives(

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from transformers import AutoModel
 
 from configs.schema.config import SIDES, Config
@@ -27,6 +26,7 @@ from evaluation.suites.mteb_run import results_folder
 from pipeline.core.artefact import StageFolder, files_under, link_tree, read_json, read_manifest, write_json
 from pipeline.core.console import console, log, quiet, show_table
 from pipeline.core.errors import UserError
+from pipeline.core.hub import hub_errors
 from pipeline.core.models import load_folder
 
 SOURCES = {  # stage -> the files that the card's figures come from
@@ -170,16 +170,8 @@ def upload(folder: Path, repo: str, private: bool) -> str:
     Raises UserError where the Hub can't be reached or refuses.
     """
     api, message = HfApi(), "Merged model with its card and the provenance of every figure"
-    try:
+    with hub_errors("publish", repo, "evaluation.publish.repo", "then run again"):
         api.create_repo(repo, private=private, exist_ok=True)
         return api.upload_folder(
             repo_id=repo, folder_path=folder, commit_message=message, delete_patterns=REPLACED
         ).commit_url
-    except LocalTokenNotFoundError as error:
-        raise UserError("no Hub token", where=repo, remedy="log in with hf auth login") from error
-    except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else "?"
-        remedy = "log in with hf auth login as somebody who may write there"
-        raise UserError(f"the Hub refuses with status {status}", where=repo, remedy=remedy) from error
-    except (OfflineModeIsEnabled, HTTPError, ConnectionError) as error:
-        raise UserError("the Hub can't be reached", where=repo, remedy="check the network, then run again") from error

@@ -17,11 +17,11 @@ from merging.lm_cocktail import Cocktail, cocktail_of, few_shot_examples
 from merging.mergekit import mergekit_merge, require_mergekit
 from merging.search import SIMPLEX, Candidate, Region, Scorer, best_of_grid, beyond
 from pipeline.core.console import log, progress
+from pipeline.core.embedding import prompts_of
 from pipeline.core.errors import UserError
 from pipeline.core.precision import attention_implementation, training_precision
 from pipeline.core.seeding import generator
 from training.dev_scores import DevScores, Evaluators, retrieval
-from training.model_files import prompts_of
 
 SATURATED = 0.999
 

@@ -17,10 +17,9 @@ from LM_Cocktail.utils import compute_weights, embedder_loss, preprocess_data_fo
 
 from data.artefact import PairSet
 from merging.blend import Blend
-from pipeline.core.embedding import Embedder
+from pipeline.core.embedding import Embedder, Prompts
 from pipeline.core.errors import UserError
 from pipeline.core.seeding import derived_seed, generator
-from training.model_files import Prompts
 
 POOL_DRAWS = 100  # passages drawn for an example from its set, and from its side; some may be its own answers
 Example = dict[str, Any]  # {"query": text, "pos": [text], "neg": [texts]}

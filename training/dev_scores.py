@@ -26,8 +26,7 @@ from sentence_transformers.util import cos_sim
 from torch import Tensor
 
 from data.artefact import PairSet
-from pipeline.core.embedding import Embedder
-from training.model_files import Prompts, prompts_of
+from pipeline.core.embedding import Embedder, Prompts, prompts_of
 
 DEPTH = 10  # of nDCG
 CUTOFFS: dict[str, Any] = {"ndcg_at_k": [DEPTH], "mrr_at_k": [DEPTH], "map_at_k": [DEPTH]}

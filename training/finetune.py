@@ -22,7 +22,7 @@ from data.artefact import read_dev_sets
 from pipeline.core.artefact import StageFolder, read_json, remove, retired, write_json
 from pipeline.core.console import console, log, quiet
 from pipeline.core.errors import Stopped, UserError
-from pipeline.core.heads import write_heads
+from pipeline.core.heads import Heads, write_heads
 from pipeline.core.machine import joined_ranks
 from pipeline.core.packed import first_position_of, is_packed
 from pipeline.core.precision import PACKED, autocast_type, keep_freed_memory, training_precision
@@ -32,7 +32,7 @@ from training.batches import MiniBatches, PlannedRows, plan_report, text_lengths
 from training.callbacks import Checkpoints, KeptMemory, MetricsLog, Preemption, Snapshots, StepBar, StepLines
 from training.cost_model import shape_of, side_memory
 from training.dev_scores import DevScores
-from training.heads.layers import HeadLayers, add_heads
+from training.heads.layers import add_heads
 from training.heads.loss import JointLoss, heads_of, held_bytes
 from training.losses import PlannedLoss
 from training.memory import GPU_OVERHEAD, measured_tokens, planned_budget
@@ -79,7 +79,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
             model.pop(-1)
         save_model(model, start, folder)
         if heads:
-            write_heads(folder, heads.sparse, heads.multi_vector)
+            write_heads(folder, heads)
 
     finish(stage, write)
     return metrics
@@ -209,7 +209,7 @@ def make_trainer(
     collate = MiniBatches(
         model.tokenizer.pad_token_id, planned_budget(side), first_position_of(model) if is_packed(model) else None
     )
-    has_heads = isinstance(model[-1], HeadLayers)
+    has_heads = isinstance(model[-1], Heads)
     if arguments.device.type == "cuda":
         model.to(arguments.device)
 
@@ -235,7 +235,7 @@ def make_trainer(
     )
 
 
-def _held_by_heads(heads: HeadLayers, sets: PreparedSets, plan: BatchPlan, world: int) -> int:
+def _held_by_heads(heads: Heads, sets: PreparedSets, plan: BatchPlan, world: int) -> int:
     """Bytes that heads which train along hold of the batch of which it is most."""
     width = heads.multi_vector.out_features
     batches = ((text_lengths(sets.train[batch.set], batch), len(batch.rows)) for batch in plan.batches)

@@ -1,6 +1,5 @@
 """The init model in, the fine-tuned model out, with everything of the folder that is not a weight kept as it is."""
 
-import dataclasses
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -26,14 +25,6 @@ from pipeline.core.model_folder import NOT_THE_MODEL, listed_modules
 from pipeline.core.models import load_folder, stored_names
 from pipeline.core.packed import is_packed, use_packed, why_not_packed
 from pipeline.core.precision import PACKED, attention_implementation
-
-
-@dataclasses.dataclass(frozen=True)
-class Prompts:
-    """What stands before a set's texts; symmetric sets have the query prompt on both sides."""
-
-    anchor: str
-    positive: str
 
 
 def load_model(
@@ -180,13 +171,6 @@ def _check_prompts(model: SentenceTransformer, folder: Path) -> None:
             where=str(folder),
             remedy="set include_prompt to true in 1_Pooling/config.json of the base",
         )
-
-
-def prompts_of(model: SentenceTransformer, data_side: str) -> Prompts:
-    """Symmetric sets take the query prompt on both sides, asymmetric ones query and document."""
-    query = model.prompts.get("query") or ""
-    document = model.prompts.get("document") or ""
-    return Prompts(query, query if data_side == "symmetric" else document)
 
 
 def save_model(model: SentenceTransformer, init: Path, folder: Path) -> None:

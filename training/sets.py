@@ -21,9 +21,9 @@ from data.artefact import OWN_SIZE, Share, set_files, shares
 from data.pair_files import read_pairs
 from pipeline.core.artefact import replacing
 from pipeline.core.console import log, progress
+from pipeline.core.embedding import Prompts, prompts_of
 from pipeline.core.errors import UserError
 from training.batch_plan import Integers, SetRows
-from training.model_files import Prompts, prompts_of
 from training.text_vectors import OtherModel, TextVectors
 
 SMALL = 100  # rows; sets below it share a line of the log

@@ -13,10 +13,10 @@ import pyarrow as pa
 
 from configs.schema.config import Config
 from configs.schema.training import SideConfig
-from data.encoders import Encoder, encode, open_encoder
+from data.encoders import OpenedEncoder, open_encoder
 from pipeline.core.artefact import replacing
 from pipeline.core.console import log
-from pipeline.core.embedding import DOCUMENT, QUERY
+from pipeline.core.embedding import prompts_of
 from training.batch_plan import GlobalBatch, Integers, SetRows
 
 
@@ -54,7 +54,7 @@ class OtherModel:
         self.config, self.wanted, self.key = config, wanted, key
 
     @cached_property
-    def encoder(self) -> Encoder:
+    def encoder(self) -> OpenedEncoder:
         """The model, and where its vectors are kept for other runs."""
         opened = open_encoder(self.config, self.wanted, self.key)
         log.info("%s: %s (%s)", self.key, self.wanted, opened.revision)
@@ -64,12 +64,10 @@ class OtherModel:
         """Those of a set of this data `side`, whose texts, by their numbers in `rows`, are cut at `length` tokens."""
         keys, passages = _keys(rows)
         found, anchors = texts.take(pa.array(keys % passages)).to_pylist(), int(np.searchsorted(keys, passages))
-        embedder = self.encoder.embedder(length)
-        query, document = embedder.prompt(QUERY), embedder.prompt(QUERY if side == "symmetric" else DOCUMENT)
-        parts = [(query, found[:anchors]), (document, found[anchors:])]
-        encode(embedder, parts, rows.name, self.key)
+        embedder, prompts = self.encoder.embedder(length), prompts_of(self.encoder.model, side)
+        vectors = embedder.embed(found[:anchors], prompts.anchor), embedder.embed(found[anchors:], prompts.positive)
         with replacing(file) as path, path.open("wb") as out:
-            np.save(out, np.concatenate([embedder.embed(some, prompt) for prompt, some in parts]))
+            np.save(out, np.concatenate(vectors))
 
 
 def _keys(rows: SetRows) -> tuple[Integers, int]:

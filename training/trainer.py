@@ -17,10 +17,10 @@ from transformers.trainer_callback import TrainerState
 
 from pipeline.core.artefact import read_json, remove, write_json
 from pipeline.core.errors import UserError, first_line
+from pipeline.core.heads import Heads
 from pipeline.core.model_folder import RAISED_BY_FILES
 from training.batch_plan import GlobalBatch
 from training.batches import PlannedRows
-from training.heads.layers import HeadLayers
 from training.losses import BatchLoss, PlannedLoss
 from training.memory import memory_explained
 from training.model_files import trained_weights
@@ -107,7 +107,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
         if isinstance(self.loss, PlannedLoss):
             is_logged = (self.state.global_step + 1) % self.state.logging_steps == 0
             self.loss.measures = is_logged and self.train_dataset.angle_weight > 0
-        has_heads = isinstance(self.model[-1], HeadLayers)
+        has_heads = isinstance(self.model[-1], Heads)
         with memory_explained(self.key, self.loss.mini_batch_num_tokens, has_heads):
             return super().training_step(*args, **kwargs)
 
@@ -134,7 +134,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         has_adapter = isinstance(self.loss, PlannedLoss) and self.loss.side.adapter.rank is not None
-        if has_adapter or isinstance(self.model[-1], HeadLayers):
+        if has_adapter or isinstance(self.model[-1], Heads):
             Path(str(output_dir)).mkdir(parents=True, exist_ok=True)
             save_file(trained_weights(self.model), Path(str(output_dir)) / TRAINED)
         else:

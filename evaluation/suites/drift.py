@@ -78,6 +78,7 @@ def drift_outcome(model: Encoder, heads: Heads, base: Encoder, base_heads: Heads
 def text_vectors(encoder: Encoder, heads: Heads, texts: Sequence[str]) -> list[TextVectors]:
     """Sparse weights and multi-vectors of every token after the first one, without a prompt."""
     ids, unused, found = encoder.tokenise(texts), unused_ids(encoder), dict[int, TextVectors]()
+    heads = heads.to(encoder.model.device)
     for batch, features in encoder.token_batches(ids):
         hidden = features["token_embeddings"]
         weights, vectors = heads.weights(hidden).cpu().numpy(), heads.vectors(hidden).cpu().numpy()

@@ -36,7 +36,7 @@ def vectors_of(
     encoder: Encoder, heads: Heads, texts: Sequence[str], prompt: str = ""
 ) -> Iterator[tuple[list[int], Vectors]]:
     """The texts in batches of similar length, with their indices; raises UserError where a vector is not finite."""
-    unused = torch.tensor(unused_ids(encoder))
+    unused, heads = torch.tensor(unused_ids(encoder)), heads.to(encoder.model.device)
     for batch, features in encoder.token_batches(encoder.tokenise(texts, prompt), prompt):
         hidden, mask, ids = features["token_embeddings"], features["attention_mask"].bool(), features["input_ids"]
         weights = heads.weights(hidden) * (mask & ~torch.isin(ids, unused.to(ids.device)))

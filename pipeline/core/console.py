@@ -2,8 +2,9 @@
 
 import logging
 import os
+import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -13,6 +14,8 @@ from rich.progress import track
 from rich.table import Table
 
 Item = TypeVar("Item")
+
+TOLD_EVERY = 60  # seconds
 
 log = logging.getLogger("pipeline")
 
@@ -27,14 +30,22 @@ if not console.is_terminal:  # where rich assumes 80 columns, too narrow for the
     console.width = 140
 
 
-def progress(items: Iterable[Item], what: str) -> Iterator[Item]:
-    """Iterate over `items` with a progress bar on a terminal and one plain log line elsewhere."""
+def progress(items: Collection[Item], what: str) -> Iterator[Item]:
+    """Iterate over `items` with a progress bar on a terminal, elsewhere with plain log lines: one, and one a minute."""
     if console.is_terminal and is_main_process():
         yield from track(items, description=what, console=console, transient=True)
         return
-    if is_main_process():
-        log.info("%s …", what)
-    yield from items
+    if not is_main_process():
+        yield from items
+        return
+    log.info("%s …", what)
+    started = told = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - told >= TOLD_EVERY and done < len(items):
+            minutes, told = (now - started) / done * (len(items) - done) / 60, now
+            log.info("%s: %d of %d, %.1f minutes to go", what, done, len(items), minutes)
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

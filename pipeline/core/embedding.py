@@ -4,9 +4,11 @@ Whatever the encoder computes in, its outputs are float32 before they are pooled
 """
 
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -25,6 +27,7 @@ from pipeline.core.precision import AUTOCAST
 
 CPU_TOKENS, GPU_TOKENS = 512, 65536  # padded tokens in a pass; on a CPU activations should stay in its cache
 VISIBLE_BATCHES = 64  # from here on a bar is shown
+KEPT_AT_ONCE = 128  # characters for each token of a pass, so some tens of passes: to keep one waits for the disk
 MOST_BYTES = 4 * 2**30  # of remembered vectors in memory: a million texts at width 1,024
 QUERY, DOCUMENT = "query", "document"  # roles of a text
 PROMPTS = {QUERY: ("query",), DOCUMENT: ("document", "passage", "corpus")}  # role -> what its prompt may be called
@@ -146,31 +149,28 @@ class Embedder:
 
     def prompt(self, role: str | None) -> str:
         """What the model wants before texts in the role query or document, or in none."""
-        found = [self.model.prompts[name] for name in PROMPTS.get(role or "", ()) if name in self.model.prompts]
-        default = self.model.prompts.get(self.model.default_prompt_name or "")
-        return next(filter(None, found), "") if found else default or ""
+        return _prompt(self.model, role)
 
     def embed(self, texts: Sequence[str], prompt: str = "") -> np.ndarray:
         """The model's own embeddings, shape (texts, dimension), float32; raises UserError where one is not finite."""
         make = lambda new: {"own": self.encode(self.tokenise(new, prompt), prompt)}  # noqa: E731
-        return self.lookup(texts, self._own(prompt), ["own"], make)["own"]
-
-    def missing(self, texts: Sequence[str], prompt: str = "") -> list[str]:
-        """The distinct texts that `embed` would have to encode."""
-        return (self.cache or EmbeddingCache()).missing(self._own(prompt), texts)
-
-    def _own(self, prompt: str) -> str:
-        return f"own {self.max_length} {prompt!r}"
+        return self.lookup(texts, f"own {self.max_length} {prompt!r}", ["own"], make)["own"]
 
     def lookup(
         self, texts: Sequence[str], kind: str, names: Sequence[str], make: Callable[[list[str]], Vectors]
     ) -> Vectors:
-        """Vectors of `texts` by name: `make` gives those of the distinct texts that the cache lacks."""
+        """Vectors of `texts` by name: `make` gives those of the distinct texts that the cache lacks.
+
+        What goes to disk is made and kept part by part, so that little is lost where the process ends.
+        """
         cache = self.cache or EmbeddingCache()
-        if missing := cache.missing(kind, texts):
-            made = make(missing)
+        missing = cache.missing(kind, texts)
+        ends, most = itertools.accumulate(map(len, missing)), KEPT_AT_ONCE * self.token_budget
+        parts = [list(part) for _, part in itertools.groupby(missing, lambda _: cache.folder and next(ends) // most)]
+        for part in progress(parts, f"encoding {len(missing)} texts") if self.told and len(parts) > 1 else parts:
+            made = make(part)
             require_finite(made.values(), self.model)
-            cache.add(kind, missing, made)
+            cache.add(kind, part, made)
         return cache.rows(kind, texts, names)
 
     def tokenise(self, texts: Sequence[str], prompt: str = "", max_length: int | None = None) -> list[list[int]]:
@@ -246,6 +246,25 @@ class Embedder:
 
     def _autocast(self, enabled: bool) -> torch.autocast:
         return torch.autocast(self.model.device.type, self.half, enabled=enabled and self.half is not None)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What stands before a set's texts."""
+
+    anchor: str
+    positive: str
+
+
+def prompts_of(model: SentenceTransformer, data_side: str) -> Prompts:
+    """Symmetric sets take the model's query prompt on both sides, asymmetric ones query and document."""
+    return Prompts(_prompt(model, QUERY), _prompt(model, QUERY if data_side == "symmetric" else DOCUMENT))
+
+
+def _prompt(model: SentenceTransformer, role: str | None) -> str:
+    found = [model.prompts[name] for name in PROMPTS.get(role or "", ()) if name in model.prompts]
+    default = model.prompts.get(model.default_prompt_name or "")
+    return next(filter(None, found), "") if found else default or ""
 
 
 def require_finite(arrays: Iterable[Any], model: SentenceTransformer) -> None:

@@ -7,7 +7,6 @@ Multi-vector: every token but the first one is projected and scaled to length 1;
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +21,26 @@ SPARSE_FILE, MULTI_VECTOR_FILE = HEADS
 IN_HYBRID = {"dense": 1.0, "sparse": 0.3, "multi_vector": 1.0}  # weights of the modes' scores, as bge-m3 was trained
 
 
-@dataclass(frozen=True)
-class Heads:
-    """Two linear layers on the last hidden state: [1, hidden] and [width, hidden], with their biases."""
+class Heads(torch.nn.Module):
+    """Two linear layers on the last hidden state: [1, hidden] and [width, hidden], with their biases.
 
-    sparse: torch.nn.Linear
-    multi_vector: torch.nn.Linear
-    fingerprint: str
+    As the last module of a model that trains they pass on what they get. `fingerprint` is that of their files.
+    """
+
+    def __init__(self, sparse: torch.nn.Linear, multi_vector: torch.nn.Linear, fingerprint: str = "") -> None:
+        super().__init__()
+        self.sparse, self.multi_vector, self.fingerprint = sparse, multi_vector, fingerprint
+
+    def forward(self, features: dict[str, Any]) -> dict[str, Any]:
+        return features
 
     def weights(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Sparse weights (texts, tokens) of hidden states (texts, tokens, hidden), which may be on any device."""
-        return torch.relu(_applied(self.sparse, hidden)).squeeze(-1)
+        """Sparse weights (..., tokens), at least 0, of hidden states (..., tokens, hidden)."""
+        return torch.relu(self.sparse(hidden)).squeeze(-1)
 
     def vectors(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Unit vectors (texts, tokens, width) of hidden states (texts, tokens, hidden), which may be on any device."""
-        return torch.nn.functional.normalize(_applied(self.multi_vector, hidden), dim=-1)
+        """Unit vectors (..., tokens, width) of hidden states (..., tokens, hidden)."""
+        return torch.nn.functional.normalize(self.multi_vector(hidden), dim=-1)
 
 
 def read_heads(encoder: Path, *others: Path) -> Heads:
@@ -70,9 +74,9 @@ def translated(weights: Mapping[int, float], id_map: Path) -> dict[int, float]:
     return {new[int(piece)]: weight for piece, weight in weights.items() if int(piece) in new}
 
 
-def write_heads(folder: Path, sparse: torch.nn.Linear, multi_vector: torch.nn.Linear) -> None:
+def write_heads(folder: Path, heads: Heads) -> None:
     """Write heads into the model folder to whose encoder they were fitted, in FlagEmbedding's layout."""
-    for name, layer in zip(HEADS, (sparse, multi_vector), strict=True):
+    for name, layer in zip(HEADS, (heads.sparse, heads.multi_vector), strict=True):
         (folder / name).unlink(missing_ok=True)  # it may be a link to another model's file
         torch.save({key: value.detach().cpu().clone() for key, value in layer.state_dict().items()}, folder / name)
     write_json(folder / HEADS_RECORD, {"encoder": encoder_fingerprint(folder)})
@@ -108,11 +112,6 @@ def _heads_of(folder: Path, encoder: Path) -> Heads:
                 f"the heads were fitted to another encoder than that of {encoder}", where=place, remedy=remedy
             )
     return Heads(sparse, multi_vector, fingerprint)
-
-
-def _applied(layer: torch.nn.Linear, hidden: torch.Tensor) -> torch.Tensor:
-    """The layer where the hidden states are; itself it stays where it is, as models on other devices use it too."""
-    return torch.nn.functional.linear(hidden, layer.weight.to(hidden.device), layer.bias.to(hidden.device))
 
 
 def _linear(path: Path) -> torch.nn.Linear:

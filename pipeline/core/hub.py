@@ -18,26 +18,31 @@ from pipeline.core.artefact import replacing
 from pipeline.core.console import log
 from pipeline.core.errors import UserError, first_line
 
+MIRROR = "or set mirror=<folder in the Hub's layout>"
+
 
 @contextmanager
-def hub_errors(name: str, where: str, key: str) -> Iterator[None]:
-    """Raise UserError for what the Hub refuses while the block reads from it.
+def hub_errors(name: str, where: str, key: str, otherwise: str = MIRROR) -> Iterator[None]:
+    """Raise UserError for what the Hub refuses while the block reads from it or writes to it.
 
-    `name` is what the user calls that which is read, `where` a Hub id and its revision, `key` the config key to mend.
-    Other errors, such as those of a full disk, pass.
+    `name` is what the user calls that which is read, `where` a Hub id and its revision, `key` the config key to mend,
+    `otherwise` what to do instead where the network is not there. Other errors, such as those of a full disk, pass.
     """
     from huggingface_hub import errors
     from huggingface_hub.utils import httpx  # whichever of the two clients is in use
 
+    own = errors.HFValidationError, errors.EntryNotFoundError, errors.LocalTokenNotFoundError
     for client in ("httpx", "httpx2"):  # they log every request
         logging.getLogger(client).setLevel(logging.WARNING)
     try:
         yield
-    except (errors.HFValidationError, errors.EntryNotFoundError, httpx.HTTPError, ConnectionError) as error:
-        what, remedy = "the Hub can't be reached", "check the network, or set mirror=<folder in the Hub's layout>"
+    except (*own, httpx.HTTPError, ConnectionError) as error:
+        what, remedy = "the Hub can't be reached", f"check the network, {otherwise}"
         match error:
             case errors.HFValidationError():
                 what, remedy = "neither a folder nor a Hub id", f"mend {key}"
+            case errors.LocalTokenNotFoundError():
+                what, remedy = "no Hub token", "log in with hf auth login"
             case errors.GatedRepoError():
                 what, remedy = "access must be asked for", "accept the terms on its page and log in with hf auth login"
             case errors.RepositoryNotFoundError() | errors.RevisionNotFoundError():
@@ -45,7 +50,7 @@ def hub_errors(name: str, where: str, key: str) -> Iterator[None]:
             case errors.EntryNotFoundError() if not isinstance(error, errors.LocalEntryNotFoundError):
                 what, remedy = f"no such file: {first_line(error)}", f"mend {key}"
             case errors.HfHubHTTPError():
-                what, remedy = first_line(error), "check your access, or run again later"
+                what, remedy = first_line(error), "check your access by hf auth login, or run again later"
         raise UserError(f"{name}: {what}", where=where, remedy=remedy) from error
 
 

@@ -24,7 +24,7 @@ from pipeline.application import composed
 from pipeline.chain import CHAIN
 from pipeline.core.artefact import UNITS, Manifest, StageFolder, is_complete, read_manifest
 from pipeline.core.errors import UserError
-from pipeline.core.heads import write_heads
+from pipeline.core.heads import Heads, write_heads
 from pipeline.stage import locked, planned, run_stage
 from tests.evaluation.conftest import MakeModel
 from tests.support.runs import read_csv
@@ -242,7 +242,7 @@ def test_heads_change_no_dense_score_and_their_own(models: dict[str, Path], tmp_
     found = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        write_heads(folder, torch.nn.Linear(32, 1), torch.nn.Linear(32, 24))
+        write_heads(folder, Heads(torch.nn.Linear(32, 1), torch.nn.Linear(32, 24)))
         (model,) = scored_models(config)
         found.append([unit_fingerprint(model, task, config) for task in (dense, both)])
         found[-1].append(CHAIN["evaluate"].reads(config)[model.name])

@@ -208,10 +208,12 @@ def test_an_upload_leaves_no_export_of_an_earlier_model(tmp_path: Path, hub: Loc
 
 def test_a_refused_upload_says_why(tmp_path: Path, hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    with pytest.raises(UserError, match=r"the Hub refuses with status 40[14]"):
+    with pytest.raises(UserError, match=r"publish: .*40[14].*check your access"):
         upload(tmp_path, "organisation/name", private=True)
+    with pytest.raises(UserError, match=r"publish: neither a folder nor a Hub id .*mend evaluation\.publish\.repo"):
+        upload(tmp_path, "organisation/two words", private=True)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(UserError, match="the Hub can't be reached"):
+    with pytest.raises(UserError, match=r"publish: the Hub can't be reached .*check the network, then run again"):
         upload(tmp_path, "organisation/name", private=True)
 
 

@@ -15,7 +15,7 @@ from transformers import BertConfig, BertModel
 from configs.schema.init import BaseConfig
 from evaluation.encoder import Encoder
 from evaluation.suites.heads import sparse_vectors, token_vectors
-from pipeline.core.heads import read_heads, write_heads
+from pipeline.core.heads import Heads, read_heads, write_heads
 from pipeline.core.model_folder import HEADS
 from tests.support.flag_embedding import encoded
 from tests.support.runs import make
@@ -68,7 +68,8 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(4)
     tokens = json.loads((folder / "config.json").read_text())["vocab_size"]
     BertModel(BertConfig(vocab_size=tokens, pad_token_id=1, **size)).save_pretrained(folder)
-    write_heads(folder, torch.nn.Linear(WIDTH, 1), torch.nn.Linear(WIDTH, WIDTH))  # FlagEmbedding takes no other width
+    heads = Heads(torch.nn.Linear(WIDTH, 1), torch.nn.Linear(WIDTH, WIDTH))  # FlagEmbedding takes no other width
+    write_heads(folder, heads)
     return folder
 
 

@@ -14,7 +14,7 @@ from evaluation.suites.heads import mode_scores
 from pipeline.application import composed
 from pipeline.chain import CHAIN
 from pipeline.core.errors import UserError
-from pipeline.core.heads import read_heads, write_heads
+from pipeline.core.heads import Heads, read_heads, write_heads
 from pipeline.core.model_folder import HEADS
 from pipeline.stage import run_stage
 from tests.merging.test_merge import TEXTS, config
@@ -31,7 +31,7 @@ def joint_config(run: Path, **merging: object) -> Config:
 
 def give_heads(run: Path, side: str, width: int = 32) -> None:
     torch.manual_seed(len(side))
-    write_heads(run / side / "model", torch.nn.Linear(32, 1), torch.nn.Linear(32, width))
+    write_heads(run / side / "model", Heads(torch.nn.Linear(32, 1), torch.nn.Linear(32, width)))
 
 
 @pytest.fixture
@@ -49,9 +49,9 @@ def test_the_merge_weighs_heads_as_it_weighs_encoders(run: Path) -> None:
     found = read_heads(folder)  # which compares the encoder with the one in heads.json
     parents = {name: read_heads(run / name / "model") for name in ("symmetric", "asymmetric")}
     first = first_heads(run / "init", 32, made.seed)
-    for layer, start in zip(("sparse", "multi_vector"), first, strict=True):
+    for layer in ("sparse", "multi_vector"):
         for part in ("weight", "bias"):
-            expected = WEIGHTS["init"] * getattr(start, part).double()
+            expected = WEIGHTS["init"] * getattr(getattr(first, layer), part).double()
             expected += sum(WEIGHTS[name] * getattr(getattr(parents[name], layer), part).double() for name in parents)
             assert (getattr(getattr(found, layer), part) - expected).abs().max() < 1e-6
     assert final_stage(made) == "merge"

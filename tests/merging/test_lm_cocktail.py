@@ -12,9 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from data.artefact import PairSet, read_dev_sets
 from merging.blend import Blend
 from merging.lm_cocktail import PooledVectors, _seeded, cocktail_of, few_shot_examples
+from pipeline.core.embedding import Prompts, prompts_of
 from pipeline.core.errors import UserError
 from tests.merging.conftest import make_model, perturb
-from training.model_files import Prompts, prompts_of
 
 NO_PROMPTS = dict.fromkeys(("symmetric", "asymmetric"), Prompts("", ""))
 SETTINGS = {"batch_size": 2, "max_length": 64, "seed": 5}

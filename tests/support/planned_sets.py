@@ -14,12 +14,13 @@ from sentence_transformers import SentenceTransformer
 from configs.schema.config import Config
 from configs.schema.training import AdapterConfig, SideConfig, TrainingConfig
 from pipeline.core.artefact import Manifest
+from pipeline.core.embedding import Prompts
 from tests.support.small_bases import TINY, config, tiny_base
 from training.batch_plan import GlobalBatch
 from training.batches import MiniBatches, PlannedRows
 from training.losses import PlannedLoss
 from training.memory import Budget
-from training.model_files import Prompts, load_model
+from training.model_files import load_model
 from training.sets import TokenisedSet, tokenised_set
 from training.text_vectors import TextVectors
 

@@ -11,12 +11,12 @@ from sklearn.metrics import ndcg_score
 
 from data.artefact import PairSet
 from pipeline.chain import CHAIN
+from pipeline.core.embedding import Prompts
 from pipeline.core.models import load_folder
 from pipeline.stage import run_stage
 from tests.support.planned_sets import prepared_run, rows
 from tests.support.small_bases import tiny_base
 from training.dev_scores import DevScores, Evaluators, Vectors, dev_evaluators, retrieval, similarity
-from training.model_files import Prompts
 
 PROMPTS = Prompts("query: ", "passage: ")
 PAIRS = PairSet(

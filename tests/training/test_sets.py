@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from configs.schema.training import SideConfig
+from pipeline.core.embedding import Prompts
 from tests.support.planned_sets import tiny_model, write_set
 from training import sets
 from training.batch_plan import GlobalBatch
 from training.batches import PlannedRows, text_lengths
-from training.model_files import Prompts
 from training.sets import tokenised_set
 
 RIVER, TOWN, WINTER = "Река течёт к морю через весь город.", "Город стоит на реке.", "Зимой в лесу тихо."

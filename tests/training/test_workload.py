@@ -71,9 +71,9 @@ def test_fitting_heads_takes_one_pass_and_trains_two_layers(tmp_path: Path) -> N
     side = work_of(config, "asymmetric", shape, devices)
     assert (work.batches, work.rows, work.tokens, work.cached_batches) == (6, 96, side.tokens, 0)
     assert training_operations(shape, work.tokens, 0.0, passes=1) < work.operations < side.operations / 2
-    layers = first_heads(tmp_path, shape.width, seed=1)
+    heads = first_heads(tmp_path, shape.width, seed=1)
     trained = trained_parameters(shape, config.training.heads)
-    assert trained == work.trained == sum(weight.numel() for layer in layers for weight in layer.parameters())
+    assert trained == work.trained == sum(weight.numel() for weight in heads.parameters())
     assert work.hours(devices, shape) < side.hours(devices, shape)
     memory = side_memory(config, "heads", shape, 16384, half=False, tokens=work.largest)
     assert memory.keys() == side_memory(config, "asymmetric", shape, 16384, half=False).keys()

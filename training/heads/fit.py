@@ -47,7 +47,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
 
     def write(folder: Path) -> None:
         link_tree(start, folder, without="README.md")
-        write_heads(folder, heads.sparse, heads.multi_vector)
+        write_heads(folder, heads)
 
     metrics = closing_metrics(trainer, report)
     finish(stage, write)

@@ -25,9 +25,8 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
 from configs.schema.training import SideConfig
-from pipeline.core.heads import IN_HYBRID, unused_ids
+from pipeline.core.heads import IN_HYBRID, Heads, unused_ids
 from training.batch_plan import Integers
-from training.heads.layers import HeadLayers
 from training.losses import BatchLoss, GlobalRows, PlannedLoss, candidates
 
 IN_LOSS = {"dense": 1.0, "sparse": 0.1, "multi_vector": 1.0}
@@ -232,10 +231,10 @@ def mean_maxsim(a: Tensor, b: Tensor, a_mask: Tensor, b_mask: Tensor) -> Tensor:
     return torch.cat([again(queries, b, mask, b_mask) for queries, mask in parts])
 
 
-def heads_of(model: SentenceTransformer) -> HeadLayers:
+def heads_of(model: SentenceTransformer) -> Heads:
     """The heads that `add_heads` gave the model."""
     heads = model[-1]
-    assert isinstance(heads, HeadLayers)
+    assert isinstance(heads, Heads)
     return heads
 
 

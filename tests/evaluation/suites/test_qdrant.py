@@ -11,7 +11,7 @@ import torch
 from evaluation.encoder import Encoder
 from evaluation.suites.heads import SPARSE, WEIGHTS, Vectors, mode_scores, vectors_of, weighted
 from pipeline.core.embedding import DOCUMENT, QUERY
-from pipeline.core.heads import read_heads, write_heads
+from pipeline.core.heads import Heads, read_heads, write_heads
 from tests.evaluation.conftest import MakeModel
 
 pytest.importorskip("qdrant_client", reason="the extra qdrant is not installed")
@@ -33,7 +33,7 @@ def told(vectors: Vectors, row: int) -> tuple[list[float], dict[int, float], lis
 def test_a_hybrid_query_ranks_as_ours(repository: Path, make_model: MakeModel) -> None:
     folder = make_model(seed=13, pooling="mean")
     torch.manual_seed(5)
-    write_heads(folder, torch.nn.Linear(32, 1), torch.nn.Linear(32, 24))
+    write_heads(folder, Heads(torch.nn.Linear(32, 1), torch.nn.Linear(32, 24)))
     encoder, heads = Encoder(folder, device="cpu"), read_heads(folder)
 
     def encoded(texts: list[str], role: str) -> list[tuple[Any, ...]]:

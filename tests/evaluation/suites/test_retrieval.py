@@ -28,7 +28,7 @@ from evaluation.tables import write_tables
 from pipeline.core.artefact import StageFolder
 from pipeline.core.embedding import DOCUMENT, QUERY
 from pipeline.core.errors import UserError
-from pipeline.core.heads import read_heads, write_heads
+from pipeline.core.heads import Heads, read_heads, write_heads
 from pipeline.core.model_folder import HEADS
 from tests.evaluation.conftest import MakeModel
 from tests.evaluation.test_evaluate import make_config
@@ -140,7 +140,7 @@ def with_heads(make_model: MakeModel) -> Path:
     """A random model with prompts and heads, whose sparse weights are partly zero."""
     folder = make_model(seed=11, pooling="mean")
     torch.manual_seed(7)
-    write_heads(folder, torch.nn.Linear(32, 1), torch.nn.Linear(32, 24))
+    write_heads(folder, Heads(torch.nn.Linear(32, 1), torch.nn.Linear(32, 24)))
     return folder
 
 

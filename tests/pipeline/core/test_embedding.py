@@ -111,6 +111,24 @@ def test_embeddings_stay_on_disk_for_the_next_run(model: SentenceTransformer, tm
     assert sum(seen) == 12  # another length is another embedding
 
 
+def test_an_encoding_that_is_stopped_goes_on_from_what_was_kept(model: SentenceTransformer, tmp_path: Path) -> None:
+    texts, seen = [f"Река замёрзла {number:03}" for number in range(1000)], passes(model)  # of 17 characters
+
+    def stop(*_: object) -> None:
+        if sum(seen) > 600:
+            raise KeyboardInterrupt
+
+    hook = model[0].register_forward_pre_hook(stop)
+    with pytest.raises(KeyboardInterrupt):
+        Embedder(model, token_budget=64, cache=EmbeddingCache(tmp_path)).embed(texts)
+    hook.remove()
+    seen.clear()
+    found = Embedder(model, token_budget=64, cache=EmbeddingCache(tmp_path)).embed(texts)
+    assert sum(seen) == 1000 - (128 * 64 - 1) // 17
+    assert len(list(tmp_path.rglob("*.npz"))) == 3  # each is waited for until the disk has it
+    np.testing.assert_allclose(found, Embedder(model).embed(texts), atol=1e-6)
+
+
 def test_runs_that_fill_one_cache_at_once_lose_nothing(tmp_path: Path) -> None:
     caches = [EmbeddingCache(tmp_path) for _ in range(4)]
     texts = [[f"{number // 2} {part}" for part in range(3)] for number in range(48)]  # each is added twice
