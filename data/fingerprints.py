@@ -1,6 +1,7 @@
 """What the pairs are made from, as states that differ where the pairs might; asked whenever a command starts."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import xxhash
@@ -68,14 +69,17 @@ def source_state(name: str, source: SourceConfig, mirror: str | None) -> list[An
 
 
 def _files_state(located: Located) -> list[Any]:
-    """Contents of small files, so that a fresh checkout changes nothing; size and time of change of large ones."""
-    state: list[Any] = [located.revision]
-    for file in located.files:
-        stat = file.path.stat()
-        small = stat.st_size <= HASHED_BYTES
-        content = [xxhash.xxh3_128_hexdigest(file.path.read_bytes())] if small else [stat.st_size, stat.st_mtime_ns]
-        state.append([file.name, *content])
-    return state
+    return [located.revision, *([file.name, *file_state(file.path, _xxh3)] for file in located.files)]
+
+
+def _xxh3(path: Path) -> str:
+    return xxhash.xxh3_128_hexdigest(path.read_bytes())
+
+
+def file_state(path: Path, hashed: Callable[[Path], str]) -> list[Any]:
+    """Contents of a small file, so that a fresh checkout changes nothing; size and time of change of a large one."""
+    stat = path.stat()
+    return [hashed(path)] if stat.st_size <= HASHED_BYTES else [stat.st_size, stat.st_mtime_ns]
 
 
 def model_state(wanted: str, mirror: str | None) -> list[Any]:

@@ -24,7 +24,7 @@ import torch
 
 from configs.schema.config import Config
 from evaluation.encoder import Encoder
-from evaluation.models import ScoredModel, chain_model, head_folders, heads_fingerprint, own_head_folders
+from evaluation.models import ScoredModel, head_folders, heads_fingerprint, own_head_folders
 from evaluation.outcome import SCORE_VERSION
 from evaluation.significance import whole
 from evaluation.suites.task import Task
@@ -52,7 +52,7 @@ class Scorer:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        for kept in ("encoder", "heads", "own_heads", "base"):
+        for kept in ("encoder", "heads", "own_heads"):
             self.__dict__.pop(kept, None)
         gc.collect()  # transformers' models hold themselves in cycles
         torch.cuda.empty_cache()
@@ -118,14 +118,6 @@ class Scorer:
         """The model's own heads or those that are configured, None where there are none."""
         folders = own_head_folders(self.config, self.model.folder)
         return read_heads(*folders) if any((folder / name).is_file() for folder in folders for name in HEADS) else None
-
-    @cached_property
-    def base(self) -> "Scorer":
-        """The same of this run's base; raises UserError where it is not made."""
-        if model := chain_model(self.config, "base"):
-            return Scorer(model, self.config, self.device)
-        place = str(self.config.folder("base"))
-        raise UserError("drift is measured against the base", where=place, remedy="make init")
 
 
 def devices_of(config: Config) -> list[str]:

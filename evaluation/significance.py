@@ -330,12 +330,6 @@ def mean_of_draws(counts: Counts, draw: Draw, values: np.ndarray) -> np.ndarray:
     return np.full(len(counts), values.mean())
 
 
-def mean_where(counts: Counts, draw: Draw, values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Mean of per-item values [n] over the items that are chosen [n] (0 or 1)."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (counts @ (values * chosen).astype(np.float64)) / (counts @ chosen.astype(np.float64))
-
-
 def mean_of_experiments(counts: Counts, draw: Draw, values: np.ndarray) -> np.ndarray:
     """Mean of values [n, experiments]; items and experiments are both resampled, as both are samples."""
     per_experiment = counts @ values.astype(np.float64) / counts.sum(axis=1, keepdims=True)
@@ -388,7 +382,6 @@ STATISTICS: dict[str, Callable[..., np.ndarray]] = {
     for function in (
         mean,
         mean_of_draws,
-        mean_where,
         mean_of_experiments,
         pearson,
         spearman,

@@ -24,10 +24,9 @@ def write_tables(config: Config, stage: StageFolder, tasks: Sequence[Task], resu
     plan = Plan(config.evaluation.resamples, config.evaluation.confidence, config.seed)
     scored = [task for task in tasks if task.key in results]
     found = [part for task in progress(scored, "resampling") for part in _measured(task, results, stage, plan)]
-    averaged = {task.key for task in scored if task.in_mean}
     for suite in dict.fromkeys(task.suite for task in scored):
         parts, kind = [part for part in found if part.suite == suite], config.evaluation.suite[suite].kind
-        own = [part for part in parts if part.main and f"{suite}/{part.task}" in averaged]
+        own = [part for part in parts if part.main]
         found += [mean_over_tasks("Mean", own)] if kind == "mteb" and len(own) > 1 else []
         fixed = ENCODECHKA_MEANS if kind == "encodechka" else CARD_MTEB if suite == CARD_SUITE else {}
         found += means_of(fixed, parts)

@@ -5,7 +5,6 @@ import logging
 import os
 import re
 import select
-import shlex
 import signal
 import sys
 import threading
@@ -18,7 +17,6 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -31,6 +29,7 @@ from pipeline.core.console import console, is_main_process, log
 from pipeline.core.errors import Died, Stopped, UserError, disk_errors_explained, first_line
 
 CONFIG_REMEDY = "compare with configs/ or the output of --cfg job"
+QUOTED = r"""quote a value that is no plain word: 'runs="new (1)"', and ARGS="'runs=\"new (1)\"'" for make"""
 LAUNCHED = "PIPELINE_LAUNCHED"  # in the environment of ranks whose stderr `pipeline.launch` reads
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -161,14 +160,9 @@ def _explained(error: Exception) -> UserError:
     key = next((line.partition(": ")[2] for line in lines if line.startswith("full_key: ")), None)
     first, second = lines[0].rstrip(".:"), lines[1] if lines[0].endswith(":") else str(error.__cause__ or "")
     if override := getattr(error, "override", None):
-        typed = _as_typed(override, sys.argv[1:])
-        if quoted := _quoted(typed):
-            return UserError(f"can't parse {typed}", where="command line", remedy=f"quote the value: {quoted}")
-        first = f"can't parse the override {override}: {first}"
+        return UserError(f"can't parse {override}: {first}", where="command line", remedy=QUOTED)
     if ambiguous := re.fullmatch(r"Ambiguous value for argument '(.*)'", first):
-        remedy = (
-            f"quote a value with commas: {_quoted(ambiguous[1])}, put a list into [], or add --multirun for a sweep"
-        )
+        remedy = f"{QUOTED}; put a list into [], or add --multirun for a sweep"
         return UserError(f"can't tell what {ambiguous[1]} is", where="command line", remedy=remedy)
     inner = second.splitlines()[0] if second else ""
     what = f"{first}: {inner}" if inner and inner not in first else first
@@ -176,51 +170,6 @@ def _explained(error: Exception) -> UserError:
     if isinstance(error, MissingConfigException) and error.options:
         remedy = f"choose one of {', '.join(error.options)}"
     return UserError(what, where=f"config key {key}" if key else "config", remedy=remedy)
-
-
-def _as_typed(override: str, arguments: list[str]) -> str:
-    """The override with the words that the shell cut off at spaces: arguments without a `=` beside it."""
-
-    def is_rest(word: str) -> bool:
-        return "=" not in word and not word.startswith(("-", "~"))
-
-    if override not in arguments:
-        return override
-    begin = end = arguments.index(override)
-    while begin > 0 and is_rest(arguments[begin]):
-        begin -= 1
-    while end + 1 < len(arguments) and is_rest(arguments[end + 1]):
-        end += 1
-    return " ".join(arguments[begin : end + 1])
-
-
-def _quoted(override: str) -> str | None:
-    """The override with its value in quotes, item by item in a list or dictionary, and all of it quoted for a shell.
-
-    None where that would not help: the fault is in the key, or the brackets don't match.
-    """
-    key, _, value = override.partition("=")
-    forms = [_in_quotes(value)]
-    if value[:1] + value[-1:] == "[]":
-        forms.insert(0, f"[{','.join(map(_in_quotes, value[1:-1].split(',')))}]")
-    if value[:1] + value[-1:] == "{}":
-        items = (item.partition(":") for item in value[1:-1].split(","))
-        forms.insert(0, "{" + ",".join(f"{name.strip()}: {_in_quotes(text)}" for name, _, text in items) + "}")
-    for form in forms:
-        try:
-            OverridesParser.create().parse_override(f"{key}={form}")
-        except HydraException:
-            continue
-        return shlex.quote(f"{key}={form}")
-    return None
-
-
-def _in_quotes(text: str) -> str:
-    text = text.strip()
-    if len(text) > 1 and text[0] in "'\"" and text[0] == text[-1]:
-        return text
-    escaped = re.sub(r'(\\*)(?="|$)', r"\1\1", text).replace('"', '\\"')  # only before a quote is a backslash one
-    return f'"{escaped}"'
 
 
 def _unreadable(error: Exception) -> UserError:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 from safetensors.torch import save_file
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 from transformers.trainer_callback import ProgressCallback
 
 from pipeline.core.artefact import replacing
@@ -42,9 +42,7 @@ class MetricsLog(TrainerCallback):
         self.path, self.batches, self.track = path, batches, track
         self.last: dict[str, Any] = {}  # the file's last line
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.since, self.at = time.monotonic(), state.global_step
         if state.is_world_process_zero:
             lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines() if self.path.exists() else []
@@ -52,15 +50,7 @@ class MetricsLog(TrainerCallback):
             self.last = json.loads(kept[-1]) if kept else {}
             self._rewrite(kept)
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        assert logs is not None
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if "loss" in logs:
             now = time.monotonic()
             tokens = logs["tokens"] * (state.global_step - self.at) * args.world_size
@@ -82,7 +72,7 @@ class MetricsLog(TrainerCallback):
         }:
             self._write({"step": state.global_step, **dev}, state)
 
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.since = time.monotonic()
 
     def _write(self, line: dict[str, Any], state: TrainerState) -> None:
@@ -124,15 +114,13 @@ class Preemption(TrainerCallback):
     def __init__(self) -> None:
         self.asked = False
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.previous = signal.signal(signal.SIGTERM, self._ask)
 
     def _ask(self, *_: Any) -> None:
         self.asked = True
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if args.world_size > 1:
             asked = torch.tensor(int(self.asked), device=args.device)
             torch.distributed.all_reduce(asked, op=torch.distributed.ReduceOp.MAX)
@@ -140,9 +128,7 @@ class Preemption(TrainerCallback):
         if self.asked and state.global_step < state.max_steps:
             control.should_save = control.should_training_stop = True
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         signal.signal(signal.SIGTERM, self.previous)
 
 
@@ -152,7 +138,7 @@ class Checkpoints(TrainerCallback):
     def __init__(self, steps: int) -> None:
         self.steps = steps
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         control.should_save |= state.global_step % self.steps == 0
 
 
@@ -165,9 +151,7 @@ class Snapshots(TrainerCallback):
     def __init__(self, folder: Path, steps: Collection[int]) -> None:
         self.files = {step: folder / f"{step}.safetensors" for step in steps}
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if state.global_step in self.files and state.is_world_process_zero:
             with replacing(self.files[state.global_step]) as path:
                 save_file(trained_weights(model), path)
@@ -182,12 +166,10 @@ class KeptMemory(TrainerCallback):
     def __init__(self, most: int) -> None:
         self.most = most
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.before, self.within = kept_memory(), 0
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         resident = resident_memory()
         if resident <= self.within:
             return  # as much is allocated after every step, so as much may be resident as was found to be right
@@ -216,14 +198,7 @@ class StepBar(ProgressCallback):
 class StepLines(TrainerCallback):
     """Where there is no terminal: about ten lines a run, and one an evaluation."""
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         every = max(1, state.max_steps // 10)
         if not logs or not state.is_world_process_zero:
             return

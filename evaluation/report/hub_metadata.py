@@ -83,7 +83,7 @@ def _part(run: RunRecord, score: Score) -> dict[str, Any]:
 
 
 def _mteb_metadata(task: str) -> Any:
-    """What mteb says of a task; None for what it has no task of: means over tasks, the heads' outputs, their drift."""
+    """What mteb says of a task; None for what it has no task of: means over tasks, the heads' outputs."""
     import mteb  # takes seconds, for which a report without mteb's suites need not wait
 
     try:

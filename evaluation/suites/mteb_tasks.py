@@ -9,7 +9,6 @@ from mteb.abstasks import AbsTask
 
 from configs.schema.config import Config
 from configs.schema.evaluation import MtebTaskConfig, SuiteConfig
-from evaluation.suites.drift import Drift
 from evaluation.suites.mteb_run import MtebTask
 from evaluation.suites.task import Task
 from pipeline.core.artefact import StageFolder, describe_outputs, files_under
@@ -17,10 +16,7 @@ from pipeline.core.errors import UserError
 
 
 def tasks(suite: str, config: Config, stage: StageFolder) -> list[Task]:
-    """A suite's tasks, and the heads' drift where they are used.
-
-    Raises UserError for an unknown benchmark, task, split or subset.
-    """
+    """A suite's tasks; raises UserError for an unknown benchmark, task, split or subset."""
     settings = config.evaluation.suite[suite]
     found: list[Task] = []
     for name, special in suite_tasks(settings).items():
@@ -28,7 +24,7 @@ def tasks(suite: str, config: Config, stage: StageFolder) -> list[Task]:
         depends_on = {"task": special, "languages": settings.languages, "data": task.metadata.dataset}
         depends_on |= {"modes": modes} if modes != ["dense"] else {}
         found.append(MtebTask(suite, name, depends_on, task, special.metrics, modes))
-    return [*found, Drift(suite)] if set(settings.representations) - {"dense"} else found
+    return found
 
 
 def suite_tasks(suite: SuiteConfig) -> dict[str, MtebTaskConfig]:

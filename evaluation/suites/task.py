@@ -1,8 +1,8 @@
 """What a task is: one class, which says how a model is scored on it.
 
-To add one, write a subclass with `score` in the file of its suite, and let that file's `tasks` give it; `drift.py`
-is a short example. Texts become vectors by `scorer.encoder.sentences`. A `Measure` names its score, and the
-function in `significance.STATISTICS` that gives the same score from the columns. Code is not seen by fingerprints:
+To add one, write a subclass with `score` in the file of its suite, and let that file's `tasks` give it; `StoredPairs`
+in vectors.py is a short example. Texts become vectors by `scorer.encoder.sentences`. A `Measure` names its score, and
+the function in `significance.STATISTICS` that gives the same score from the columns. Code is not seen by fingerprints:
 force=true scores again while you try, and a higher SCORE_VERSION in outcome.py does so for everybody else.
 """
 
@@ -21,7 +21,6 @@ class Task(ABC):
     needs_heads = False  # bge-m3's sparse and multi-vector heads
     against: str | None = None  # a task of the same suite over the same items, with which it is compared model by model
     takes_heads = False  # where the model has them
-    in_mean = True  # of its suite
 
     def __init__(self, suite: str, name: str, settings: Any) -> None:
         self.suite, self.name, self.settings = suite, name, settings

