@@ -20,7 +20,7 @@ from pipeline.core.errors import UserError, first_line
 from pipeline.core.heads import Heads
 from pipeline.core.model_folder import RAISED_BY_FILES
 from training.batch_plan import GlobalBatch
-from training.batches import PlannedRows
+from training.batches import MiniBatches, PlannedRows
 from training.losses import BatchLoss, PlannedLoss
 from training.memory import memory_explained
 from training.model_files import trained_weights
@@ -72,6 +72,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
         return self._planned(self.eval_dataset[eval_dataset], self.dev_batches[eval_dataset])
 
     def _planned(self, rows: Any, batches: Sequence[GlobalBatch]) -> DataLoader:
+        assert isinstance(self.data_collator, MiniBatches)
         own: Any = [batch.slice(self.args.process_index, self.args.world_size) for batch in batches]
         return DataLoader(  # not prepared by Accelerate, which would share out these slices once more
             rows,
@@ -83,6 +84,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
         )
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        assert isinstance(self.data_collator, MiniBatches)
         return self.data_collator.spread(super()._prepare_inputs(inputs))
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> Any:
