@@ -16,7 +16,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RUN = "tiny"
-PATIENCE = 600  # seconds until a command counts as hanging
+PATIENCE = 1800  # seconds until a command counts as hanging; the demo takes eleven minutes of two cores
 
 
 @dataclass(frozen=True)
