@@ -93,14 +93,16 @@ def _forest(run: RunRecord, model: str, against: str) -> Picture:
 
 
 def _differences(run: RunRecord) -> Table:
-    """comparison.csv in full."""
+    """comparison.csv without sizes, as wide as the page: which test gave a p-value stands in the file."""
     rows = []
-    for d in run.differences:
+    for d in (d for d in run.differences if d.metric not in SIZES):
         interval = show.interval(d, 4).replace("-", "−")
-        where = [d.task, d.suite, d.metric, d.model, d.against, signed(d.difference, 4), interval]
-        rows.append([*where, show.p_value(d.p_value), show.p_value(d.p_holm), d.test])
+        other, _, form = d.against.partition(" on ")  # a form of vectors is compared with that of the whole ones
+        against = f"{other}, {form.rpartition('-')[2]}" if form else other
+        where = [d.task, d.suite, d.metric, d.model, against, signed(d.difference, 4), interval]
+        rows.append([*where, show.p_value(d.p_value), show.p_value(d.p_holm)])
     names = ("task", "suite", "metric", "model", "against", "difference", "95 % interval")
-    columns = [*names, "p", "p, Holm-corrected", "test"]
+    columns = [*names, "p", "p (Holm)"]
     return Table("Paired differences with 95 % intervals and corrected p-values", columns, rows)
 
 
