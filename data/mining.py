@@ -52,11 +52,7 @@ def mine(path: Path, name: str, config: Config) -> dict[str, Any]:
     positive = pairs["score"].fill_null(1.0) >= 1 if "score" in pairs.columns else pairs["anchor"].is_not_null()
     asked, texts = pairs.filter(positive), pairs["positive"].unique(maintain_order=True).to_list()
     anchors, place = asked["anchor"].to_list(), {text: number for number, text in enumerate(texts)}
-    known: dict[str, set[int]] = defaultdict(set)  # all that stands beside an anchor, and its own text
-    for anchor, text in pairs.select("anchor", "positive").iter_rows():
-        known[anchor] |= {place[text], place.get(anchor, place[text])}
-        if side == "symmetric" and anchor in place:  # the pair says the same the other way round
-            known[text].add(place[anchor])
+    known = known_texts(pairs, place, both_ways=side == "symmetric")
     embedder, prompts = encoder.embedder(mining_length(config, side)), prompts_of(encoder.model, side)
     query = prompts.anchor if settings.query_prompt is None else settings.query_prompt
     document = prompts.positive if settings.passage_prompt is None else settings.passage_prompt
@@ -83,6 +79,16 @@ def mine(path: Path, name: str, config: Config) -> dict[str, Any]:
         "model": settings.model,
         "revision": encoder.revision,
     }
+
+
+def known_texts(pairs: pl.DataFrame, place: dict[str, int], both_ways: bool) -> dict[str, set[int]]:
+    """By anchor the places of all that stands beside it, and of its own text; `both_ways`: a pair has no direction."""
+    known: dict[str, set[int]] = defaultdict(set)
+    for anchor, text in pairs.select("anchor", "positive").iter_rows():
+        known[anchor] |= {place[text], place.get(anchor, place[text])}
+        if both_ways and anchor in place:
+            known[text].add(place[anchor])
+    return known
 
 
 def hard_negatives(
