@@ -97,7 +97,7 @@ def train_ours(base: str, data: str, shape: str, packed: bool = False, compiled:
     from configs.schema.training import SideConfig, TrainingConfig
     from pipeline.core.artefact import StageFolder
     from pipeline.core.packed import use_packed
-    from pipeline.core.precision import PACKED, uses_bfloat16
+    from pipeline.core.precision import PACKED, training_precision
     from training.batch_plan import BatchPlan, plan_batches
     from training.batches import text_lengths
     from training.finetune import make_trainer
@@ -109,7 +109,7 @@ def train_ours(base: str, data: str, shape: str, packed: bool = False, compiled:
         batch_size=measures.batch, checkpoint_steps=10**6, temperature=TEMPERATURE, logging_steps=measures.steps // 2
     )
     config = Config(profile="bench", run="bench", training=TrainingConfig(side, side, side))
-    bfloat16 = uses_bfloat16("auto")
+    bfloat16 = training_precision("auto") == "bf16"
     with TemporaryDirectory() as cache:
         model = load_model(Path(base), "sdpa", side)
         if packed and torch.cuda.is_available():
@@ -150,7 +150,7 @@ def train_sentence_transformers(base: str, data: str, shape: str) -> dict[str, f
     from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
     from sentence_transformers.sentence_transformer.training_args import BatchSamplers
 
-    from pipeline.core.precision import uses_bfloat16
+    from pipeline.core.precision import training_precision
 
     measures = SHAPES[shape]
     steps = measures.warm + measures.steps
@@ -165,7 +165,7 @@ def train_sentence_transformers(base: str, data: str, shape: str) -> dict[str, f
             per_device_train_batch_size=measures.batch,
             learning_rate=1e-5,
             warmup_steps=0.1,
-            bf16=uses_bfloat16("auto"),
+            bf16=training_precision("auto") == "bf16",
             use_cpu=not torch.cuda.is_available(),
             batch_sampler=BatchSamplers.NO_DUPLICATES,
             save_strategy="no",
@@ -215,7 +215,7 @@ def train_bare(base: str, data: str, shape: str) -> dict[str, float]:
     """Forward pass, backward pass and optimizer on tokens of one fixed shape: nothing to pad, mask, sort or gather."""
     from transformers import AutoModel
 
-    from pipeline.core.precision import uses_bfloat16
+    from pipeline.core.precision import training_precision
 
     measures = SHAPES[shape]
     lengths = np.array([len(text.split()) + 2 for row in _texts(data) for text in row])
@@ -235,7 +235,7 @@ def train_bare(base: str, data: str, shape: str) -> dict[str, float]:
         if step == measures.warm:
             wait()
             started = time.perf_counter()
-        with torch.autocast(device, torch.bfloat16, enabled=uses_bfloat16("auto")):
+        with torch.autocast(device, torch.bfloat16, enabled=training_precision("auto") == "bf16"):
             loss = model(input_ids=ids).last_hidden_state[:, 0].float().square().mean()
         loss.backward()
         optimizer.step()

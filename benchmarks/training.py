@@ -25,7 +25,7 @@ from benchmarks.training_flagembedding import write_pairs as write_flagembedding
 from benchmarks.training_sides import BATCH_SIZE, LENGTH, STEPS, TEMPERATURE, padding
 from data.sources.wiktionary import SameSense, TermUsages
 from pipeline.core.console import show_table
-from pipeline.core.precision import uses_bfloat16
+from pipeline.core.precision import training_precision
 from training.cost_model import KNOWN, Shape, measured_teraflops, shape_of, training_operations
 
 ANGLE, DIMENSIONS = "ours with AnglE", "ours with dimensions"
@@ -121,7 +121,7 @@ def dimensions_of_large(rounds: int) -> dict[str, Any]:
     settings: dict[str, Any] = {"width": LARGE.width, "rows": ROWS, "angle_weight": 1.0}
     sides = [Side(function, settings), Side(function, {**settings, "dimensions": shorter(LARGE)})]
     plain, cut = (run.seconds for run in alternate(*sides, rounds=rounds))
-    peak = measured_teraflops(torch.bfloat16 if uses_bfloat16("auto") else torch.float32)
+    peak = measured_teraflops(torch.bfloat16 if training_precision("auto") == "bf16" else torch.float32)
     encoder = training_operations(LARGE, ROWS * ROW, ROW / 3, passes=3) / peak / 1e12
     what = f"a step of {ROWS} symmetric rows at bge-m3's shape, {plain:.3f} and {cut:.3f} s of it the loss"
     return row("dimensions_time_bge_m3", what, "s", encoder + cut, "without", encoder + plain, "lower")

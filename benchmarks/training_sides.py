@@ -89,7 +89,7 @@ def train_ours(init: str, data: str, side: str, **options: Any) -> float:
 @quiet()
 def train_bare(init: str, data: str, side: str) -> float:
     """Forward, backward, clipping and optimizer on the tensors that our trainer gets, and nothing else."""
-    from pipeline.core.precision import keep_freed_memory, uses_bfloat16
+    from pipeline.core.precision import keep_freed_memory, training_precision
     from training.batches import MiniBatches, PlannedRows
     from training.losses import PlannedLoss
     from training.memory import planned_budget
@@ -115,7 +115,7 @@ def train_bare(init: str, data: str, side: str) -> float:
     ]
     started = time.perf_counter()
     for batch, features in zip(batches, parts, strict=True):
-        with torch.autocast("cpu", torch.bfloat16, enabled=uses_bfloat16("auto")):
+        with torch.autocast("cpu", torch.bfloat16, enabled=training_precision("auto") == "bf16"):
             value = loss(features, batch["label"])
         value.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -162,7 +162,7 @@ def train_sentence_transformers(
     from sentence_transformers.sentence_transformer.training_args import BatchSamplers
     from torch.utils.data import SequentialSampler
 
-    from pipeline.core.precision import keep_freed_memory, uses_bfloat16
+    from pipeline.core.precision import keep_freed_memory, training_precision
 
     def planned_order(dataset: Any, batch_size: int, drop_last: bool, **kwargs: Any) -> DefaultBatchSampler:
         return DefaultBatchSampler(SequentialSampler(dataset), batch_size, drop_last)
@@ -178,7 +178,7 @@ def train_sentence_transformers(
             per_device_train_batch_size=BATCH_SIZE,
             learning_rate=1e-5,
             warmup_steps=0.1,
-            bf16=uses_bfloat16("auto"),
+            bf16=training_precision("auto") == "bf16",
             use_cpu=True,
             batch_sampler=planned_order if in_order else BatchSamplers.NO_DUPLICATES,
             prompts=prompts,

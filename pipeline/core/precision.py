@@ -44,11 +44,6 @@ def autocast_type(precision: str) -> torch.dtype | None:
     return AUTOCAST.get(training_precision(precision))
 
 
-def uses_bfloat16(precision: str) -> bool:
-    """Whether training runs under bfloat16 autocast."""
-    return training_precision(precision) == "bf16"
-
-
 def attention_implementation(attention: str, longest: int) -> str:
     """The name that transformers knows: `attention` itself, or what `auto` stands for.
 

@@ -196,11 +196,11 @@ def test_processes_that_do_not_divide_the_multiple_are_refused() -> None:
 
 def test_bf16_is_refused_where_the_device_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "native_bfloat16", lambda: False)
-    assert precision.uses_bfloat16("auto") is False
+    assert precision.training_precision("auto") != "bf16"
     with pytest.raises(UserError, match="no native bfloat16"):
-        precision.uses_bfloat16("bf16")
+        precision.training_precision("bf16")
     monkeypatch.setattr(precision, "native_bfloat16", lambda: True)
-    assert precision.uses_bfloat16("auto") and not precision.uses_bfloat16("fp32")
+    assert precision.training_precision("auto") == "bf16" != precision.training_precision("fp32")
 
 
 def test_a_gpu_without_bf16_trains_in_fp16_and_a_cpu_never_does(monkeypatch: pytest.MonkeyPatch) -> None:
