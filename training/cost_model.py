@@ -13,7 +13,7 @@ from configs.schema.training import HeadsConfig, PlannedConfig, SideConfig
 from pipeline.core.artefact import read_json
 from pipeline.core.errors import UserError
 from pipeline.core.packed import LEAST_CAPABILITY
-from pipeline.core.precision import PACKED, attention_implementation, autocast_type
+from pipeline.core.precision import NARROW_FROM, PACKED, attention_implementation, autocast_type
 from training.batches import PIECES, encoding_budget
 from training.heads.loss import KEPT_SIMILARITIES
 from training.memory import BUCKETS, GPU_OVERHEAD, SPARE, STATE, STEP, Budget, planned_budget
@@ -239,7 +239,8 @@ def memory_bytes(
     have gradient and moments; None: all.
     """
     trained = shape.parameters if trained is None else trained
-    scores = shape.layers * shape.heads * eager_length * (2 if half else 4)
+    a_score = 4 if not half else 2 if eager_length >= NARROW_FROM else 6  # of short texts in 32 bit, and rounded
+    scores = shape.layers * shape.heads * eager_length * a_score
     return {
         "parameters": 4 * shape.parameters,
         "gradients": 4 * trained,

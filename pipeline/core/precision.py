@@ -11,6 +11,9 @@ import torch
 from pipeline.core.errors import UserError
 
 MOST_EAGER_TOKENS = 256
+# Tokens from which eager attention's scores are softmaxed in 16 bit on a CPU. Shorter rows take up to five times as
+# long as in 32 bit with torch 2.13 (31 tokens: 3.7 and 0.7 ms), longer ones about half.
+NARROW_FROM = 96
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 PACKED = "torch_varlen"  # attention inside packed texts; the libraries would fetch a kernel for a name with "flash"
 

@@ -11,7 +11,8 @@ from transformers import AutoModel
 from configs.schema.training import AdapterConfig, SideConfig
 from pipeline.application import composed
 from pipeline.core.errors import UserError
-from tests.support.small_bases import tiny_base
+from pipeline.core.precision import NARROW_FROM
+from tests.support.small_bases import tiny_base, tiny_model
 from training.cost_model import (
     KNOWN,
     Devices,
@@ -75,28 +76,28 @@ def test_the_known_shape_of_bge_m3_has_its_parameters() -> None:
 
 
 def test_attention_scores_and_a_batch_s_size_are_counted_as_training_keeps_them() -> None:
-    model = load_model(tiny_base(), "eager", SideConfig(anchor_length=32, positive_length=32)).train()
-    shape = shape_of(tiny_base())
-    ids = torch.randint(4, 100, (50, 24))
+    model = load_model(tiny_model(), "eager", SideConfig(anchor_length=32, positive_length=32)).train()
+    shape = shape_of(tiny_model())
     kept: dict[int, int] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.shape[-2:] == (24, 24):
+        if tensor.shape[-2:] == (length, length):
             kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
         return tensor
 
-    mask = torch.ones_like(ids)
-    mask[0, 20:] = 0
-    for bfloat16, size in ((False, 4), (True, 2)):
+    for length, bfloat16, size in ((24, False, 4), (24, True, 6), (NARROW_FROM, True, 2)):
         kept.clear()
+        ids = torch.randint(4, 100, (50, length))
+        mask = torch.ones_like(ids)
+        mask[0, 20:] = 0
         features = {"input_ids": ids, "attention_mask": mask}
         with (
             torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
             torch.autocast("cpu", torch.bfloat16, enabled=bfloat16),
         ):
             alive = model(features)
-        scores = memory_bytes(shape, 50 * 24, bfloat16, eager_length=24)["attention scores"]
-        assert sum(kept.values()) == scores == 50 * 24 * 24 * size * shape.heads * shape.layers
+        scores = memory_bytes(shape, 50 * length, bfloat16, eager_length=length)["attention scores"]
+        assert sum(kept.values()) == scores == 50 * length * length * size * shape.heads * shape.layers
         del alive
 
 

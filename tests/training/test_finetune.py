@@ -22,6 +22,7 @@ from pipeline.core import precision
 from pipeline.core.errors import UserError
 from pipeline.stage import prepare_ranks, run_stage
 from tests.support.planned_sets import prepared_run, rows
+from tests.support.small_bases import tiny_model
 from training import losses
 from training.dev_scores import DevScores
 from training.finetune import check_devices, check_processes
@@ -232,13 +233,13 @@ def test_attention_keeps_its_scores_only_for_short_texts_on_a_cpu(monkeypatch: p
     assert precision.attention_implementation("torch_varlen", 8192) == "sdpa"  # for texts that are padded
 
 
-def test_eager_attention_weighs_alike_and_keeps_half_with_the_mask_in_16_bit(trained: Config) -> None:
-    folder, side = trained.folder("init"), SideConfig(anchor_length=32, positive_length=32)
+def test_eager_attention_weighs_alike_with_the_mask_in_16_bit() -> None:
+    folder, side = tiny_model(), SideConfig(anchor_length=32, positive_length=32)
     narrow, wide = load_model(folder, "eager", side), load_model(folder, "eager", side)
     wide[0].model.encoder._forward_pre_hooks.clear()
-    mask = torch.ones(6, 20, dtype=torch.int64)
+    mask = torch.ones(6, precision.NARROW_FROM, dtype=torch.int64)
     mask[1, 4:] = mask[3, 11:] = 0
-    features = {"input_ids": torch.randint(4, 100, (6, 20)), "attention_mask": mask}
+    features = {"input_ids": torch.randint(4, 100, (6, precision.NARROW_FROM)), "attention_mask": mask}
     found, gradients = [], []
     for model in (narrow, wide):
         with torch.autocast("cpu", torch.bfloat16):
