@@ -5,8 +5,10 @@ the texts without padding, peak memory in GB of the GPU, and the last loss.
 """
 
 import dataclasses
+import math
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,7 +22,7 @@ from configs.schema.init import BaseConfig
 from pipeline.core.console import quiet
 from pipeline.core.machine import peak_memory
 from training.bases.synthetic import write_base, write_rows
-from training.cost_model import Shape, measured_teraflops, shape_of, training_operations
+from training.cost_model import Shape, activation_bytes, measured_teraflops, shape_of, training_operations
 
 TEMPERATURE, LENGTH = 0.02, 512
 # Tokens of a row's texts, after the card's sets (configs/source), and the share of such rows; texts vary around them.
@@ -140,7 +142,10 @@ def _texts(data: str) -> Iterator[list[str]]:
 
 @quiet()
 def train_sentence_transformers(base: str, data: str, shape: str) -> dict[str, float]:
-    """The library's trainer with its cached loss, as its documentation sets it up; attention is SDPA's."""
+    """The library's trainer with its cached loss, as its documentation sets it up.
+
+    It flattens texts with flash-attn, where that is installed; else attention is SDPA's.
+    """
     from datasets import Dataset
     from sentence_transformers import (
         SentenceTransformer,
@@ -152,11 +157,13 @@ def train_sentence_transformers(base: str, data: str, shape: str) -> dict[str, f
 
     from pipeline.core.precision import training_precision
 
-    measures = SHAPES[shape]
+    measures, half = SHAPES[shape], training_precision("auto") == "bf16"
     steps = measures.warm + measures.steps
     rows = list(_texts(data))
     columns = dict(zip(("anchor", "positive", "negative"), zip(*rows, strict=True), strict=False))
-    model = SentenceTransformer(base, device="cuda" if torch.cuda.is_available() else "cpu")
+    flattens = half and torch.cuda.is_available() and find_spec("flash_attn")
+    attention = {"attn_implementation": "flash_attention_2"} if flattens else {}
+    model = SentenceTransformer(base, device="cuda" if torch.cuda.is_available() else "cpu", model_kwargs=attention)
     model.max_seq_length = LENGTH
     with TemporaryDirectory() as folder:
         arguments = SentenceTransformerTrainingArguments(
@@ -165,7 +172,7 @@ def train_sentence_transformers(base: str, data: str, shape: str) -> dict[str, f
             per_device_train_batch_size=measures.batch,
             learning_rate=1e-5,
             warmup_steps=0.1,
-            bf16=training_precision("auto") == "bf16",
+            bf16=half,
             use_cpu=not torch.cuda.is_available(),
             batch_sampler=BatchSamplers.NO_DUPLICATES,
             save_strategy="no",
@@ -212,7 +219,10 @@ def _of_library(base: str, rows: list[list[str]], measures: Measures, clock: Clo
 
 @quiet()
 def train_bare(base: str, data: str, shape: str) -> dict[str, float]:
-    """Forward pass, backward pass and optimizer on tokens of one fixed shape: nothing to pad, mask, sort or gather."""
+    """Forward pass, backward pass and optimizer on tokens of one fixed shape: nothing to pad, mask, sort or gather.
+
+    The batch is in as many parts as the device's memory makes necessary.
+    """
     from transformers import AutoModel
 
     from pipeline.core.precision import training_precision
@@ -228,16 +238,20 @@ def train_bare(base: str, data: str, shape: str) -> dict[str, float]:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+    optimizer, parts = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True), 1
+    if torch.cuda.is_available():
+        room = 0.8 * torch.cuda.mem_get_info()[0] - 12 * measures.shape.parameters  # gradients, AdamW's moments
+        parts = math.ceil(number * width * activation_bytes(measures.shape, half=True) / room)
     ids = torch.randint(5, measures.shape.vocabulary - 1, (number, width), device=device)
     started = 0.0
     for step in range(measures.warm + measures.steps):
         if step == measures.warm:
             wait()
             started = time.perf_counter()
-        with torch.autocast(device, torch.bfloat16, enabled=training_precision("auto") == "bf16"):
-            loss = model(input_ids=ids).last_hidden_state[:, 0].float().square().mean()
-        loss.backward()
+        for part in ids.chunk(parts):
+            with torch.autocast(device, torch.bfloat16, enabled=training_precision("auto") == "bf16"):
+                loss = model(input_ids=part).last_hidden_state[:, 0].float().square().mean()
+            loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     wait()

@@ -39,10 +39,13 @@ class Measured:
     result: Any
 
 
-def measure(side: Side) -> Measured:
-    """Run one side once in a fresh process; raises RuntimeError with its output when it fails."""
+def measure(side: Side, timeout: float | None = None) -> Measured:
+    """Run one side once in a fresh process.
+
+    Raises RuntimeError with its output when it fails, and subprocess.TimeoutExpired after `timeout` seconds.
+    """
     command = [side.python, "-m", "benchmarks.measurement", side.function, json.dumps(side.arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | side.environment)
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | side.environment, timeout=timeout)
     lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
     if done.returncode or not lines:
         raise RuntimeError(f"{side.function} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
@@ -50,15 +53,22 @@ def measure(side: Side) -> Measured:
 
 
 def alternate(*sides: Side, rounds: int = 3) -> list[Measured]:
-    """Median seconds and memory of each side over `rounds` alternating runs (with the last run's result)."""
-    runs = [[measure(side) for side in sides] for _ in range(rounds)]
+    """Median seconds and memory of each side over `rounds` alternating runs (with the last run's result).
+
+    Each round begins with another side: what ran before slows a run down, or not.
+    """
+    runs: list[list[Measured]] = [[] for _ in sides]
+    for turn in range(rounds):
+        for place in range(len(sides)):
+            number = (turn + place) % len(sides)
+            runs[number].append(measure(sides[number]))
     return [
         Measured(
-            statistics.median(run.seconds for run in column),
-            int(statistics.median(run.peak_bytes for run in column)),
-            column[-1].result,
+            statistics.median(run.seconds for run in of_side),
+            int(statistics.median(run.peak_bytes for run in of_side)),
+            of_side[-1].result,
         )
-        for column in zip(*runs, strict=True)
+        for of_side in runs
     ]
 
 

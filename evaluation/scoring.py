@@ -12,6 +12,7 @@ import logging
 import logging.handlers
 import math
 import multiprocessing
+import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from configs.schema.config import Config
 from evaluation.encoder import Encoder
@@ -31,7 +33,7 @@ from evaluation.suites.task import Task
 from pipeline.core.artefact import StageFolder, result_settings
 from pipeline.core.console import log
 from pipeline.core.embedding import EmbeddingCache
-from pipeline.core.errors import UserError
+from pipeline.core.errors import Stopped, UserError
 from pipeline.core.heads import Heads, read_heads
 from pipeline.core.machine import cores
 from pipeline.core.model_folder import HEADS
@@ -94,7 +96,7 @@ class Scorer:
     @property
     def workers(self) -> int:
         """Processes for classifiers."""
-        return self.settings.workers or max(1, cores() // max(1, len(self.settings.devices)))
+        return self.settings.workers or max(1, cores() // len(devices_of(self.config)))
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -145,7 +147,12 @@ def score_units(
     try:
         with ProcessPoolExecutor(len(devices), context, _start, (lines, len(devices))) as pool:
             share = partial(_on_one, config, portable, models, find)
-            return {name: error for found in pool.map(share, devices, shares) for name, error in found.items()}
+            try:
+                return {name: error for found in pool.map(share, devices, shares) for name, error in found.items()}
+            except (Stopped, KeyboardInterrupt):  # the pool would wait until they have scored everything
+                for child in multiprocessing.active_children():
+                    child.terminate()
+                raise
     except BrokenProcessPool:
         remedy = "give it more memory, or set a smaller token_budget; what was scored is kept"
         raise UserError("a process that scored models was killed", where=", ".join(devices), remedy=remedy) from None
@@ -206,7 +213,10 @@ def _start(lines: Any, processes: int) -> None:
     root.handlers, root.level = [logging.handlers.QueueHandler(lines)], logging.INFO
     for noisy in ("accelerate", "datasets", "httpx", "mteb", "sentence_transformers", "torch", "transformers"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    torch.set_num_threads(max(1, cores() // processes))
+    threads = max(1, cores() // processes)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # of libraries that are loaded later, as scikit-learn is
+    threadpool_limits(threads)
+    torch.set_num_threads(threads)
 
 
 def _nowhere(line: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ from configs.schema.config import Config
 from configs.schema.rules import problems
 from pipeline.core.console import console, is_main_process, log
 from pipeline.core.errors import Died, Stopped, UserError, disk_errors_explained, first_line
+from pipeline.core.machine import ALLOCATOR
 
 CONFIG_REMEDY = "compare with configs/ or the output of --cfg job"
 QUOTED = r"""quote a value that is no plain word: 'runs="new (1)"', and ARGS="'runs=\"new (1)\"'" for make"""
@@ -104,6 +105,7 @@ def _make_ready() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors of the config come out as they are
     if not console.is_terminal:
         os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' bars; plain lines tell the rest
+    os.environ.setdefault(*ALLOCATOR)
     logging.raiseExceptions = False  # a line for which the disk has no room is lost, without a traceback
     for number in (signal.SIGTERM, signal.SIGINT):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as SIGINT is in background jobs

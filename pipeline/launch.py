@@ -18,8 +18,6 @@ DEFAULTS = {
     # Seconds between SIGTERM and SIGKILL for ranks that finish a step and save a checkpoint; torchrun's own 30 are too
     # few. SLURM sends SIGTERM to every process of a job, torchrun's agent among them, and ends what takes too long.
     "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "3600",
-    # Every batch has other lengths: blocks of fixed sizes would leave gaps in a GPU's memory.
-    "PYTORCH_ALLOC_CONF": "expandable_segments:True",
 }
 
 

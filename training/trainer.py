@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformerTrainer
@@ -85,7 +86,8 @@ class PlannedTrainer(SentenceTransformerTrainer):
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         assert isinstance(self.data_collator, MiniBatches)
-        return self.data_collator.spread(super()._prepare_inputs(inputs))
+        on_device = send_to_device(inputs, self.args.device, non_blocking=True)  # the library's own way waits for each
+        return self.data_collator.spread(on_device)
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> Any:
         # One context around all mini-batches: weights are cast once a step instead of once a mini-batch.
@@ -121,7 +123,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)
-        if not (torch.isfinite(self.last_loss) and torch.isfinite(torch.as_tensor(norm))):
+        if not (torch.isfinite(self.last_loss) & torch.isfinite(torch.as_tensor(norm))):  # a GPU is waited for once
             scaler = self.accelerator.scaler
             if scaler is not None and scaler.get_scale() > 1 and torch.isfinite(self.last_loss):
                 return norm  # beyond float16: the scaler leaves the step out, and tries the next with half its factor

@@ -21,6 +21,9 @@ PACKAGES = (  # what computes or decides what is computed
     *("numpy", "scipy", "scikit-learn"),
 )
 ROOT = Path(__file__).resolve().parents[2]
+# A variable that torch reads when it first uses a GPU: every batch has other lengths, and blocks of fixed sizes would
+# leave gaps in the memory.
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 
 def reset_peak_memory() -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.gpu import main, measured
+from benchmarks.gpu import main, measured, require_same_loss, rows_of
+from pipeline.core.errors import UserError
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
@@ -16,6 +17,20 @@ def test_without_a_gpu_it_says_so_in_one_line(
     monkeypatch.setattr(sys, "argv", ["gpu"])
     main()
     assert capsys.readouterr().out == "nothing to measure: no GPU is here\n"
+
+
+def test_a_side_that_failed_has_no_rows_and_a_loss_apart_from_the_padded_one_is_an_error() -> None:
+    packed = {"per_second": 540.0, "teraflops": 360.0, "gigabytes": 60.0, "loss": 2.0}
+    medians = {"symmetric packed": packed, "symmetric padded": {**packed, "per_second": 270.0, "loss": 2.01}}
+    rows = rows_of("symmetric", medians, peak=800.0)
+    ratios = {row["key"]: row["ratio"] for row in rows}
+    padded = "gpu_pairs_per_second_vs_padded_symmetric"
+    assert ratios == {padded: 2, "gpu_share_of_peak_symmetric": 0.45, "gpu_loss_symmetric": pytest.approx(2 / 2.01)}
+    require_same_loss(rows)
+    medians["symmetric padded"]["loss"] = 2.1
+    with pytest.raises(UserError, match=r"the loss of packed texts is 2, of padded ones 2\.1"):
+        require_same_loss(rows_of("symmetric", medians, peak=800.0))
+    assert not rows_of("asymmetric", medians, peak=800.0)
 
 
 @pytest.mark.slow

@@ -2,11 +2,14 @@
 
 import dataclasses
 import importlib.metadata
+import multiprocessing
+import os
 import shutil
+import signal
 import time
 import weakref
 from pathlib import Path
-from threading import Thread
+from threading import Thread, main_thread
 
 import numpy as np
 import pytest
@@ -18,12 +21,12 @@ from evaluation.evaluate import chosen_tasks
 from evaluation.models import ScoredModel, folder_fingerprint, scored_models
 from evaluation.outcome import Measure, Outcome
 from evaluation.report.record import outdated_inputs, read_run
-from evaluation.scoring import Scorer, unit_fingerprint
+from evaluation.scoring import Scorer, score_units, unit_fingerprint
 from evaluation.suites.task import Task
 from pipeline.application import composed
 from pipeline.chain import CHAIN
 from pipeline.core.artefact import UNITS, Manifest, StageFolder, is_complete, read_manifest
-from pipeline.core.errors import UserError
+from pipeline.core.errors import Stopped, UserError
 from pipeline.core.heads import Heads, write_heads
 from pipeline.stage import locked, planned, run_stage
 from tests.evaluation.conftest import MakeModel
@@ -99,6 +102,34 @@ def test_two_devices_share_the_units_and_give_the_bytes_of_one(
     shared = dataclasses.replace(scored, runs=str(tmp_path), evaluation=settings)
     run_stage(CHAIN["evaluate"], shared)
     assert without_seconds(shared.folder("evaluate")) == without_seconds(scored.folder("evaluate"))
+
+
+def sleeping(config: Config, stage: StageFolder) -> list[Task]:
+    """What a process of a device asks for its tasks, and waits for."""
+    (Path(config.runs) / f"{os.getpid()}").touch()
+    time.sleep(600)
+    return []
+
+
+def test_a_stop_ends_the_processes_of_all_devices(tmp_path: Path) -> None:
+    config, model = make_config(tmp_path, "evaluation.devices=[cpu,cpu]"), ScoredModel("first", tmp_path, "contents")
+
+    def stop_when_both_are_at_work() -> None:
+        while len(list(tmp_path.iterdir())) < 2:
+            time.sleep(0.05)
+        signal.pthread_kill(main_thread().ident or 0, signal.SIGTERM)
+
+    def stopped(number: int, frame: object) -> None:
+        raise Stopped(number)
+
+    before = signal.signal(signal.SIGTERM, stopped)
+    try:
+        Thread(target=stop_when_both_are_at_work, daemon=True).start()
+        with pytest.raises(Stopped):
+            score_units(config, StageFolder("evaluate", tmp_path, "made", {}), [model], sleeping)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not multiprocessing.active_children()
 
 
 def test_a_second_machine_scores_units_of_the_stage_that_the_first_one_holds(

@@ -20,12 +20,13 @@ SPREAD = 0.4  # of the lengths' logarithms around that of their mean
 
 
 def write_base(folder: Path, shape: Shape, base: BaseConfig) -> None:
-    """A random XLM-RoBERTa of this shape, whose tokenizer has one piece a word: w0, w1, ...
+    """A random XLM-RoBERTa of this shape without dropout, whose tokenizer has one piece a word: w0, w1, ...
 
     Positions, pooling and prompts are the base's.
     """
     config = model_config(replace(base, hidden=shape.width, layers=shape.layers), shape.vocabulary)
     config.num_attention_heads, config.intermediate_size, config.initializer_range = shape.heads, shape.inner, SMALL
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
     random_model(config, seed=0).save_pretrained(folder)
     pieces = [*SPECIAL, *(f"w{word}" for word in range(words(shape))), LAST]
     tokenizer = Tokenizer(models.WordLevel({piece: index for index, piece in enumerate(pieces)}, unk_token="<unk>"))

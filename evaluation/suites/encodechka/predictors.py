@@ -115,7 +115,7 @@ def _in_parallel(
         with threadpool_limits(1):
             return [function(*given) for given in arguments]
     with parallel_config("loky", inner_max_num_threads=1):
-        return list(Parallel(n_jobs=workers)(delayed(function)(*given) for given in arguments))
+        return list(Parallel(n_jobs=min(workers, len(arguments)))(delayed(function)(*given) for given in arguments))
 
 
 def _best(candidates: list[Candidate], metric: str, statistic: str, columns: tuple[str, ...]) -> Outcome:
