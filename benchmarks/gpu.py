@@ -86,10 +86,12 @@ def measured(scratch: Path, shape: str) -> list[dict[str, Any]]:
             if left < LEAST or (turn and name not in found):
                 continue
             try:
-                found.setdefault(name, []).append(run(function, left, base=str(base), shape=shape, **more))
+                result = run(function, left, base=str(base), shape=shape, **more)
             except (RuntimeError, subprocess.TimeoutExpired) as error:
                 print(f"{name} failed: {str(error).splitlines()[-1]}")
-    medians = {name: {key: median(one[key] for one in runs) for key in runs[0]} for name, runs in found.items() if runs}
+            else:
+                found.setdefault(name, []).append(result)
+    medians = {name: {key: median(one[key] for one in runs) for key in runs[0]} for name, runs in found.items()}
     columns = ["per_second", "teraflops", "gigabytes", "loss"]
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     title = f"{device}: peak {checks['peak']:.0f} TFLOP/s, medians of the rounds"

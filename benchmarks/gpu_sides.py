@@ -235,9 +235,6 @@ def train_bare(base: str, data: str, shape: str) -> dict[str, float]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = AutoModel.from_pretrained(base, dtype=torch.float32, add_pooling_layer=False, attn_implementation="sdpa")
     model = model.to(device).train()
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
     optimizer, parts = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True), 1
     if torch.cuda.is_available():
         room = 0.8 * torch.cuda.mem_get_info()[0] - 12 * measures.shape.parameters  # gradients, AdamW's moments
