@@ -145,15 +145,18 @@ def run(function: str, timeout: float | None = None, **arguments: Any) -> dict[s
 def require_same(checks: dict[str, float]) -> None:
     """Raise UserError where packed texts have other embeddings than padded ones."""
     if checks["least_cosine"] < 0.9999 or checks["from_float32"] > 1e-3:
-        what = f"packed and padded texts differ: {checks}"
-        raise UserError(what, where="benchmarks/gpu_sides.py", remedy="don't train with base.attention=torch_varlen")
+        raise differing(f"packed and padded texts differ: {checks}")
 
 
 def require_same_loss(rows: list[dict[str, Any]]) -> None:
     """Raise UserError where a training on packed texts ended in another loss than one on padded texts."""
     if apart := [entry for entry in rows if entry["key"].startswith("gpu_loss") and abs(entry["ratio"] - 1) > 0.02]:
-        what = f"the loss of packed texts is {apart[0]['ours']:g}, of padded ones {apart[0]['theirs']:g}"
-        raise UserError(what, where="benchmarks/gpu_sides.py", remedy="don't train with base.attention=torch_varlen")
+        raise differing(f"the loss of packed texts is {apart[0]['ours']:g}, of padded ones {apart[0]['theirs']:g}")
+
+
+def differing(what: str) -> UserError:
+    """That packed texts are not what padded ones are."""
+    return UserError(what, where="benchmarks/gpu_sides.py", remedy="don't train with base.attention=torch_varlen")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from transformers import TrainerCallback
 from configs.schema.init import BaseConfig
 from pipeline.core.console import quiet
 from pipeline.core.machine import peak_memory
+from pipeline.core.precision import training_precision
 from training.bases.synthetic import write_base, write_rows
 from training.cost_model import Shape, activation_bytes, measured_teraflops, shape_of, training_operations
 
@@ -99,7 +100,7 @@ def train_ours(base: str, data: str, shape: str, packed: bool = False, compiled:
     from configs.schema.training import SideConfig, TrainingConfig
     from pipeline.core.artefact import StageFolder
     from pipeline.core.packed import use_packed
-    from pipeline.core.precision import PACKED, training_precision
+    from pipeline.core.precision import PACKED
     from training.batch_plan import BatchPlan, plan_batches
     from training.batches import text_lengths
     from training.finetune import make_trainer
@@ -154,8 +155,6 @@ def train_sentence_transformers(base: str, data: str, shape: str) -> dict[str, f
     )
     from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
     from sentence_transformers.sentence_transformer.training_args import BatchSamplers
-
-    from pipeline.core.precision import training_precision
 
     measures, half = SHAPES[shape], training_precision("auto") == "bf16"
     steps = measures.warm + measures.steps
@@ -225,14 +224,12 @@ def train_bare(base: str, data: str, shape: str) -> dict[str, float]:
     """
     from transformers import AutoModel
 
-    from pipeline.core.precision import training_precision
-
     measures = SHAPES[shape]
     lengths = np.array([len(text.split()) + 2 for row in _texts(data) for text in row])
     rows = sum(1 for _ in _texts(data))
     width = int((lengths**2).sum() / lengths.sum())  # so that attention costs what it costs in the texts
     number = max(1, round(lengths.sum() / rows * measures.batch / width))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device, half = "cuda" if torch.cuda.is_available() else "cpu", training_precision("auto") == "bf16"
     model = AutoModel.from_pretrained(base, dtype=torch.float32, add_pooling_layer=False, attn_implementation="sdpa")
     model = model.to(device).train()
     optimizer, parts = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True), 1
@@ -246,7 +243,7 @@ def train_bare(base: str, data: str, shape: str) -> dict[str, float]:
             wait()
             started = time.perf_counter()
         for part in ids.chunk(parts):
-            with torch.autocast(device, torch.bfloat16, enabled=training_precision("auto") == "bf16"):
+            with torch.autocast(device, torch.bfloat16, enabled=half):
                 loss = model(input_ids=part).last_hidden_state[:, 0].float().square().mean()
             loss.backward()
         optimizer.step()

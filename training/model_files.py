@@ -135,8 +135,8 @@ def choose_attention(model: SentenceTransformer, base: BaseConfig, half: bool, d
 def _with_narrow_mask(layers: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
     """The mask in autocast's type, as eager attention's scores are: in 32 bit it would widen them, for each layer.
 
-    What attention weighs by is the same, since softmax adds up in 32 bit and its result is rounded in any case. Shorter
-    texts keep the wide mask: torch's softmax of a short row in 16 bit takes up to five times as long as in 32.
+    What attention weighs by is the same, since softmax adds up in 32 bit and its result is rounded in any case. Texts
+    under `NARROW_FROM` keep the wide mask.
     """
     mask = kwargs.get("attention_mask")
     if not isinstance(mask, Tensor) or mask.shape[-1] < NARROW_FROM:
