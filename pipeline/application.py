@@ -8,6 +8,7 @@ import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ from pipeline.core.machine import ALLOCATOR
 CONFIG_REMEDY = "compare with configs/ or the output of --cfg job"
 QUOTED = r"""quote a value that is no plain word: 'runs="new (1)"', and ARGS="'runs=\"new (1)\"'" for make"""
 LAUNCHED = "PIPELINE_LAUNCHED"  # in the environment of ranks whose stderr `pipeline.launch` reads
+PATIENCE = 30  # seconds in which a stopped rank that trains no more has to end
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 ConfigStore.instance().store(name="schema", node=Config)
@@ -111,7 +113,11 @@ def _make_ready() -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as SIGINT is in background jobs
             signal.signal(number, _stop)
     if LAUNCHED in os.environ:  # by a command that has named the log after the stage
-        threading.Thread(target=_stop_with_launcher, daemon=True).start()
+        asked, asking = os.pipe()
+        os.set_blocking(asking, False)
+        signal.set_wakeup_fd(asking)
+        os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # its signals are not this process's
+        threading.Thread(target=_end_in_time, args=[asked], daemon=True).start()
     else:
         specification = sys.modules["__main__"].__spec__
         os.environ["PIPELINE_JOB"] = specification.name.split(".")[-1] if specification else "run"
@@ -146,12 +152,21 @@ def _stop(number: int, _: object) -> None:
     raise Stopped(number)
 
 
-def _stop_with_launcher() -> None:
-    """Stop this rank as SIGTERM does once nobody reads its stderr: the command that launched it was killed."""
+def _end_in_time(asked: int) -> None:
+    """End this rank where a signal, of which `asked` tells, does not, and where the command that launched it is gone.
+
+    Then nobody reads its stderr, and it is stopped as by SIGTERM. No signal ends a rank that waits for the others in an
+    operation of its group: Python looks at signals between operations, and one who was stopped never joins.
+    """
     reader = select.poll()
     reader.register(2, 0)  # for errors alone, which are always reported
-    reader.poll()
-    os.kill(os.getpid(), signal.SIGTERM)
+    reader.register(asked, select.POLLIN)
+    if any(descriptor == 2 for descriptor, _ in reader.poll()):
+        os.kill(os.getpid(), signal.SIGTERM)
+    while True:
+        time.sleep(PATIENCE)
+        if signal.getsignal(signal.SIGTERM) is _stop:  # else it saves a checkpoint
+            os._exit(128 + signal.SIGTERM)
 
 
 def _explained(error: Exception) -> UserError:

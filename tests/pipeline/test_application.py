@@ -19,7 +19,7 @@ from tests.support.runs import run_main, start
 def start_application(job: str, runs: Path, *overrides: str) -> subprocess.Popen[str]:
     """A command of which `job` is the work, an expression of Python."""
     code = (
-        "import logging, os, signal, time; from pipeline.application import hydra_application\n"
+        "import logging, multiprocessing, os, signal, sys, time; from pipeline.application import hydra_application\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background\n"
         f"hydra_application(lambda config: {job})()"
     )
@@ -50,6 +50,29 @@ def test_a_rank_whose_launching_command_is_gone_stops(tmp_path: Path, monkeypatc
     assert process.stdout and process.stderr and process.stdout.readline() == "begun\n"
     process.stderr.close()
     assert process.wait(timeout=30) == 128 + signal.SIGTERM
+
+
+IMPATIENT = "setattr(sys.modules['pipeline.application'], 'PATIENCE', 0.5)"
+
+
+def test_a_stopped_rank_ends_though_it_waits_for_one_that_never_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(os.environ, LAUNCHED, "1")
+    store = "__import__('torch').distributed.TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False)"  # its wait is in C++
+    process = start_application(f"({IMPATIENT}, print('begun', flush=True), {store}.get('never'))", tmp_path)
+    assert process.stdout and process.stdout.readline() == "begun\n"
+    process.terminate()
+    assert process.wait(timeout=30) == 128 + signal.SIGTERM
+
+
+def test_a_rank_goes_on_after_its_own_worker_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, LAUNCHED, "1")
+    worker = "(worker := multiprocessing.get_context('fork').Process(target=time.sleep, args=[60]))"
+    stopped = "worker.start(), time.sleep(0.2), worker.terminate(), worker.join(), time.sleep(2)"
+    process = start_application(f"({IMPATIENT}, {worker}, {stopped}, print(worker.exitcode))", tmp_path)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and said.strip()
 
 
 def test_a_full_disk_outside_of_any_stage_is_one_line(tmp_path: Path) -> None:
