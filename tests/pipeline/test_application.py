@@ -59,8 +59,9 @@ def test_a_stopped_rank_ends_though_it_waits_for_one_that_never_comes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(os.environ, LAUNCHED, "1")
-    store = "__import__('torch').distributed.TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False)"  # its wait is in C++
-    process = start_application(f"({IMPATIENT}, print('begun', flush=True), {store}.get('never'))", tmp_path)
+    store = "__import__('torch').distributed.TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False)"
+    waits = f"{store}.get('never')"  # in C++, as in an operation of all ranks
+    process = start_application(f"({IMPATIENT}, print('begun', flush=True), {waits})", tmp_path)
     assert process.stdout and process.stdout.readline() == "begun\n"
     process.terminate()
     assert process.wait(timeout=30) == 128 + signal.SIGTERM
