@@ -4,8 +4,7 @@ installed, and the device's own peak.
 A random encoder of the shape of USER-bge-m3, and random words whose numbers of tokens are those of the card's sets, so
 nothing is fetched: the asymmetric mix with one negative a row, and symmetric pairs of short texts. The sides take
 turns, each in a fresh process, the most telling ones first, until three rounds are done or the time is up; one that
-fails, or for which no time is left, is left out. `--small` runs the same on a CPU at a shape of no interest, for the
-test.
+fails, or for which no time is left, is named. `--small` runs the same on a CPU at a shape of no interest, for the test.
 """
 
 import argparse
@@ -97,6 +96,8 @@ def measured(scratch: Path, shape: str) -> list[dict[str, Any]]:
     title = f"{device}: peak {checks['peak']:.0f} TFLOP/s, medians of the rounds"
     shown = [[name, len(found[name]), *(values[column] for column in columns)] for name, values in medians.items()]
     show_table(title, ["", "rounds", "pairs or texts a second", "TFLOP/s", "peak GB", "loss"], shown)
+    if missing := [name for name in sides if name not in found]:
+        print(f"not measured, since it failed or no time was left: {'; '.join(missing)}")
     rows = [entry for kind in KINDS for entry in rows_of(kind, medians, checks["peak"])]
     ours, theirs = (medians.get(f"encoding {name}") for name in ("ours", PEER))
     if ours and theirs:
