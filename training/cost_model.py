@@ -20,8 +20,9 @@ from training.memory import BUCKETS, GPU_OVERHEAD, SPARE, STATE, STEP, Budget, p
 from training.model_files import add_adapter
 
 LIBRARIES = 760_000_000  # bytes of a process on a CPU before its first step, measured with torch 2.13
-# Of activations and attention scores once more: freed memory that a CPU's process keeps, and its gaps. Nine runs of 28
-# and 34 million parameters in bf16, with 2,600 to 13,900 tokens at once, took 1.9 to 2.5 times these at their peak.
+# Of activations and attention scores once more: freed memory that a CPU's process keeps, and its gaps. Thirteen runs of
+# 28 and 34 million parameters in bf16, with 2,600 to 13,900 tokens at once, took 1.9 to 2.5 times these at their peak,
+# also where texts under NARROW_FROM tokens, of which more is kept, were trained beside longer ones.
 FREED = 1.0
 PER_LAYER = 34  # bytes of activations a token, layer and unit of width in 16 bit (arXiv:2205.05198, section 4.1)
 RESIDUALS = 8  # of those, more: both residual streams stay in 32 bit under autocast
