@@ -1,22 +1,25 @@
 """Arms of a study over seeds: each one's mean and spread, and its differences from the reference arms.
 
-A resample draws seeds and, inside each task, items, both with replacement and the same ones for all arms: an interval
-covers what another seed and other test items would change (a hierarchical bootstrap; Davison and Hinkley 1997, 3.8).
+An interval covers what other seeds and other test items would change. Items are resampled, the same ones for all arms;
+seeds are too few for that, so their part is the variance of their mean, and Student's t allows for how badly so few
+tell it (Welch's degrees of freedom; Satterthwaite 1946). Where all seeds gave one model, as for a soup of them, the
+interval is over items alone.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy import stats
 
 from evaluation.outcome import Outcome
 from evaluation.published import ENCODECHKA_MEANS
 from evaluation.results import TableRow
-from evaluation.significance import Measured, Plan, bootstrap_p_value, holm, interval, means_of, measured, same_items
-from pipeline.core.seeding import generator
+from evaluation.significance import Measured, Plan, holm, means_of, measured, same_items
 
 REFERENCES = ("base", "joint", "heads_frozen")  # the arms that every other is compared with
 RETRIEVAL = "ndcg_at_10"  # taken where a task has it, as dev scores and guards do; elsewhere its main metric
+TINY = np.finfo(np.float64).tiny
 Outcomes = Mapping[tuple[str, int], Mapping[str, Outcome]]  # (arm, seed) -> `<suite>/<task>` -> what the model did
 
 
@@ -50,8 +53,7 @@ def compare_arms(outcomes: Outcomes, plan: Plan) -> list[ArmScore]:
     tasks = [_scored(key, {name: found[key] for name, found in models.items()}, plan) for key in shared]
     for suite in dict.fromkeys(task.suite for task in tasks):
         tasks += means_of(ENCODECHKA_MEANS, [task for task in tasks if task.suite == suite])
-    drawn = generator(plan.seed, "study", "seeds").integers(0, len(seeds), (plan.resamples, len(seeds)))
-    rows = [row for task in tasks for row in _rows(task, arms, drawn, plan)]
+    rows = [row for task in tasks for row in _rows(task, arms, plan)]
     return sorted(rows, key=lambda row: row.against != "")
 
 
@@ -63,25 +65,35 @@ def _scored(key: str, outcomes: dict[str, Outcome], plan: Plan) -> Measured:
     return measured(taken, outcomes, [0.0] * len(outcomes), plan, suite, task, compared=lambda one, other: False)
 
 
-def _rows(task: Measured, arms: Sequence[str], drawn: np.ndarray, plan: Plan) -> Iterator[ArmScore]:
+def _rows(task: Measured, arms: Sequence[str], plan: Plan) -> Iterator[ArmScore]:
     """The rows of one task, whose models are all seeds of the first arm, then those of the next one."""
-    every, by_arm = np.arange(len(drawn))[:, None], task.scores.reshape(len(arms), -1)  # [arms, seeds]
-    replicates = task.replicates.reshape(*by_arm.shape, -1)
-    resampled = np.stack([own.T[every, drawn].mean(axis=1) for own in replicates])  # [arms, resamples]
+    by_arm = task.scores.reshape(len(arms), -1)  # [arms, seeds]
+    resampled = task.replicates.reshape(*by_arm.shape, -1).mean(axis=1)  # [arms, resamples]
     for arm, scores, values in zip(arms, by_arm, resampled, strict=True):
         yield _row(task, arm, "", scores, values, plan)
     for against in (name for name in REFERENCES if name in arms):
         other = arms.index(against)
-        rows, p_values = [], []
-        for place in (place for place in range(len(arms)) if place != other):
-            scores, values = by_arm[place] - by_arm[other], resampled[place] - resampled[other]
-            rows.append(_row(task, arms[place], against, scores, values, plan))
-            p_values.append(bootstrap_p_value(values))
-        yield from (replace(row, p_holm=p) for row, p in zip(rows, holm(p_values), strict=True))
+        rows = [
+            _row(task, arms[place], against, by_arm[place] - by_arm[other], resampled[place] - resampled[other], plan)
+            for place in range(len(arms))
+            if place != other
+        ]
+        yield from (replace(row, p_holm=p) for row, p in zip(rows, holm([row.p_holm for row in rows]), strict=True))
 
 
 def _row(task: Measured, arm: str, against: str, scores: np.ndarray, values: np.ndarray, plan: Plan) -> ArmScore:
-    spread = float(scores.std(ddof=1)) if len(scores) > 1 else float("nan")
-    low, high = interval(values, plan)
+    """A row with its interval, and for a difference the p-value before Holm's correction.
+
+    `scores` are those of the seeds, `values` [resamples] their mean on resampled items.
+    """
     seeds, mean = len(scores), float(scores.mean())
-    return ArmScore(arm, against, task.suite, task.task, task.metric, seeds, mean, spread, low, high, float("nan"))
+    spread = float(scores.std(ddof=1)) if seeds > 1 else float("nan")
+    of_seeds = np.nan_to_num(spread) ** 2 / seeds
+    variance = np.nanvar(values) + of_seeds
+    degrees = (seeds - 1) * (variance / of_seeds) ** 2 if of_seeds else np.inf
+    error, t = np.sqrt(variance), stats.t(degrees)
+    half = float(error * t.ppf((1 + plan.confidence) / 2))
+    p_value = 2 * float(t.sf(abs(mean) / max(error, TINY))) if against else float("nan")
+    return ArmScore(
+        arm, against, task.suite, task.task, task.metric, seeds, mean, spread, mean - half, mean + half, p_value
+    )

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from evaluation.outcome import Measure, Outcome
 from evaluation.significance import Plan
@@ -50,26 +51,39 @@ def test_differences_are_paired_so_that_difficulty_shared_by_all_arms_leaves_the
     assert difference.ci_low > 0 and difference.p_holm < 0.01
 
 
-def test_the_interval_covers_what_another_seed_would_change() -> None:
-    """Seeds that differ by far more than items do: nearly all of the interval's width is theirs."""
-    steady = np.full(ITEMS, 0.5)
+def test_where_items_agree_a_difference_is_student_s_over_the_seeds() -> None:
+    steady, shifts = np.full(ITEMS, 0.5), (0, 3, 6)
     found = {("base", seed): {"own/task": outcome(steady)} for seed in SEEDS}
-    found |= {
-        ("arm", seed): {"own/task": outcome(steady + shift)} for seed, shift in zip(SEEDS, (0, 3, 6), strict=True)
-    }
+    found |= {("arm", seed): {"own/task": outcome(steady + shift)} for seed, shift in zip(SEEDS, shifts, strict=True)}
     difference = row(compare_arms(found, PLAN), "arm", "base")
-    assert difference.score == pytest.approx(3)
-    means = [np.mean([a, b, c]) for a in (0, 3, 6) for b in (0, 3, 6) for c in (0, 3, 6)]  # all 27 draws
-    expected = np.percentile(means, [2.5, 97.5], method="inverted_cdf")
-    assert [difference.ci_low, difference.ci_high] == pytest.approx(expected, abs=1e-9)
+    expected = stats.ttest_1samp(shifts, 0)
+    low, high = expected.confidence_interval(0.95)
+    assert (difference.score, difference.p_holm) == (pytest.approx(3), pytest.approx(expected.pvalue))
+    assert (difference.ci_low, difference.ci_high) == (pytest.approx(low), pytest.approx(high))
 
 
-def test_without_any_difference_the_interval_holds_zero() -> None:
-    covered = []
-    for seed in range(40):
-        difference = row(compare_arms(arms(seed, base=0.0, arm=0.0), Plan(500, seed=seed)), "arm", "base")
-        covered.append(difference.ci_low <= 0 <= difference.ci_high)
-    assert np.mean(covered) > 0.75  # three seeds alone resample to a narrow interval
+@pytest.mark.parametrize("of_seeds", [0.0, 0.02, 0.1])  # beside items' 0.3 / sqrt(300) = 0.017
+def test_95_percent_of_intervals_hold_the_truth_and_5_percent_of_equal_arms_differ(of_seeds: float) -> None:
+    rng, trials = np.random.default_rng(11), 300
+    held, certain = 0, 0
+    for trial in range(trials):
+        found = {("base", seed): {"own/task": outcome(np.zeros(ITEMS))} for seed in SEEDS}
+        items = rng.normal(0, 0.3, ITEMS)
+        found |= {("arm", seed): {"own/task": outcome(items + rng.normal(0, of_seeds))} for seed in SEEDS}
+        difference = row(compare_arms(found, Plan(200, seed=trial)), "arm", "base")
+        held += difference.ci_low <= 0 <= difference.ci_high
+        certain += difference.p_holm <= 0.05
+    assert held == trials - certain
+    assert 0.02 <= certain / trials <= 0.085
+
+
+def test_what_is_one_model_for_all_seeds_has_the_interval_of_items_alone() -> None:
+    rng = np.random.default_rng(5)
+    one = outcome(rng.normal(0.5, 0.3, ITEMS))
+    found = {("base", seed): {"own/task": one} for seed in SEEDS}
+    base = row(compare_arms(found, PLAN), "base")
+    half = 1.96 * one.columns["value"].std() / np.sqrt(ITEMS)
+    assert base.spread == 0 and (base.ci_high - base.ci_low) / 2 == pytest.approx(half, rel=0.05)
 
 
 def test_p_values_are_corrected_over_the_arms() -> None:
