@@ -10,7 +10,7 @@ import numpy as np
 from mteb.abstasks import AbsTask, AbsTaskRetrieval
 from sklearn.preprocessing import MultiLabelBinarizer
 
-from evaluation.outcome import ITEM, PART, Measure, Outcome
+from evaluation.outcome import ITEM, PART, Measure, Outcome, items_of_pairs
 from evaluation.significance import FIXED, whole
 from pipeline.core.artefact import read_json
 from pipeline.core.embedding import digest
@@ -87,17 +87,13 @@ def _labelled(metadata: Any, data: Any) -> tuple[list[Any], list[str]]:
     if metadata.type in ("Classification", "MultilabelClassification"):
         return list(data["label"]), [digest(text) for text in data["text"]]
     if metadata.type == "STS":
-        return list(data["score"]), _names_of_pairs(data)
+        return list(data["score"]), [*items_of_pairs(data["sentence1"], data["sentence2"])]
     pairs = data[0] if len(data) == 1 else data
     gold = list(pairs["labels"])
     if metadata.name in {*PAIRS_OF, *PAIRS_OF.values()}:
         name = PAIRS_OF.get(metadata.name, metadata.name)
         return gold, [f"{name} {place} {label}" for place, label in enumerate(gold)]
-    return gold, _names_of_pairs(pairs)
-
-
-def _names_of_pairs(data: Any) -> list[str]:
-    return [digest(f"{one}\0{other}") for one, other in zip(data["sentence1"], data["sentence2"], strict=True)]
+    return gold, [*items_of_pairs(pairs["sentence1"], pairs["sentence2"])]
 
 
 def mteb_outcome(metadata: Any, parts: Sequence[Part], metrics: Sequence[str]) -> Outcome:

@@ -8,7 +8,7 @@ import numpy as np
 
 from configs.schema.config import Config
 from evaluation.encoder import Encoder
-from evaluation.outcome import ITEM, Outcome
+from evaluation.outcome import ITEM, Outcome, items_of_pairs
 from evaluation.scoring import Scorer
 from evaluation.suites.encodechka.files import COMMIT, data_files
 from evaluation.suites.encodechka.predictors import (
@@ -69,8 +69,10 @@ def paired(score: Callable[..., Outcome], file: str, first: str, second: str, go
 
     def run(files: Files, vectors: Vectors) -> Outcome:
         rows = files(file)
-        one, two = (vectors.sentences([row[column] for row in rows]) for column in (first, second))
-        return score(one, two, _labels(rows, gold, kind))
+        texts = [[row[column] for row in rows] for column in (first, second)]
+        outcome = score(*map(vectors.sentences, texts), _labels(rows, gold, kind))
+        outcome.columns[ITEM] = items_of_pairs(*texts)
+        return outcome
 
     return run
 
