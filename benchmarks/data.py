@@ -5,7 +5,6 @@ At a tenth of the card's size both sides alternate; at full size ours runs once,
 """
 
 import argparse
-import json
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -16,18 +15,21 @@ from benchmarks.measurement import Side, alternate, measure, row, write
 from configs.schema.config import Config
 from configs.schema.data import SourceConfig
 from pipeline.application import composed
+from pipeline.core.artefact import read_json
 
 PEER = "datasets.map/filter, batched, num_proc=2"
 GUARDS = ("sberquad", "wiktionary_guard_terms")
 SETS_ALONE = ("data.decontamination.suites=[]", *(f"~data.held_out.{name}" for name in GUARDS))
 
 
-def ours(mirror: str, runs: str) -> dict[str, Any]:
+def ours(mirror: str, scratch: str) -> dict[str, Any]:
     """Prepare mixture card from the mirror; returns raw rows, and pairs built by set."""
     from pipeline.run import run
 
-    run(card_config(f"mirror={mirror}", f"runs={runs}", "run=bench", "stages=[data]"))
-    return ledger_counts(Path(runs) / "bench" / "data" / "ledger.json")
+    with tempfile.TemporaryDirectory(dir=scratch) as runs:
+        run(card_config(f"mirror={mirror}", f"runs={runs}", "run=bench", "stages=[data]"))
+        sets = read_json(Path(runs) / "bench" / "data" / "ledger.json")["sets"]
+    return {"rows": sum(line["raw"] for line in sets), "built": {line["name"]: line["built"] for line in sets}}
 
 
 def card_config(*overrides: str) -> Config:
@@ -41,17 +43,12 @@ def card_differences(sources: Mapping[str, SourceConfig], built: Mapping[str, in
     return {name: (built[name], count) for name, count in wanted.items() if built[name] != count}
 
 
-def ledger_counts(path: Path) -> dict[str, Any]:
-    """Raw rows and built pairs of every set."""
-    sets = json.loads(path.read_text(encoding="utf-8"))["sets"]
-    return {"rows": sum(line["raw"] for line in sets), "built": {line["name"]: line["built"] for line in sets}}
-
-
-def theirs(mirror: str, folder: str) -> dict[str, Any]:
+def theirs(mirror: str, scratch: str) -> dict[str, Any]:
     """The same sets with `datasets`."""
     from benchmarks.data_with_datasets import prepare_all
 
-    return prepare_all(Path(mirror), Path(folder))
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        return prepare_all(Path(mirror), Path(folder))
 
 
 def make_mirror(folder: str, share: float) -> None:
@@ -79,47 +76,26 @@ def comparison(scratch: Path, rounds: int, full_share: float) -> list[dict[str, 
     tenth, full = str(scratch / "tenth"), str(scratch / "full")
     measure(Side("benchmarks.data:make_mirror", {"folder": tenth, "share": 0.1 * full_share}))
     sides = [
-        Side("benchmarks.data:_fresh_ours", {"mirror": tenth, "scratch": str(scratch)}),
-        Side("benchmarks.data:_fresh_theirs", {"mirror": tenth, "scratch": str(scratch)}),
+        Side("benchmarks.data:ours", {"mirror": tenth, "scratch": str(scratch)}),
+        Side("benchmarks.data:theirs", {"mirror": tenth, "scratch": str(scratch)}),
     ]
     small, peer = alternate(*sides, rounds=rounds)
     compare_built(small.result["built"], peer.result["built"])
     shutil.rmtree(tenth)
     measure(Side("benchmarks.data:make_mirror", {"folder": full, "share": full_share}))
-    large = measure(Side("benchmarks.data:_fresh_ours", {"mirror": full, "scratch": str(scratch)}))
+    large = measure(Side("benchmarks.data:ours", {"mirror": full, "scratch": str(scratch)}))
     print(f"full size: {large.result['rows']:,} rows in {large.seconds:.0f} s", flush=True)
     if full_share == 1 and (different := card_differences(card_config().data.sources, large.result["built"])):
         raise RuntimeError(f"built at full size (ours, expected): {different}")
     rates = small.result["rows"] / small.seconds, peer.result["rows"] / peer.seconds
     gigabytes = [run.peak_bytes / 2**30 for run in (small, peer, large)]
+    tenth_of = "raw rows prepared a second, a tenth of the card's size"
+    peaks = "peak memory: ours at full size, theirs at a tenth"
+    growth = "our peak memory at full size over our peak at a tenth"
     return [
-        row(
-            "rows_per_second_vs_datasets",
-            "raw rows prepared a second, a tenth of the card's size",
-            "rows/s",
-            rates[0],
-            PEER,
-            rates[1],
-            "higher",
-        ),
-        row(
-            "peak_gb_vs_datasets",
-            "peak memory: ours at full size, theirs at a tenth",
-            "GiB",
-            gigabytes[2],
-            PEER,
-            gigabytes[1],
-            "lower",
-        ),
-        row(
-            "memory_growth_full_vs_tenth",
-            "our peak memory at full size over our peak at a tenth",
-            "GiB",
-            gigabytes[2],
-            "ours at a tenth",
-            gigabytes[0],
-            "lower",
-        ),
+        row("rows_per_second_vs_datasets", tenth_of, "rows/s", rates[0], PEER, rates[1], "higher"),
+        row("peak_gb_vs_datasets", peaks, "GiB", gigabytes[2], PEER, gigabytes[1], "lower"),
+        row("memory_growth_full_vs_tenth", growth, "GiB", gigabytes[2], "ours at a tenth", gigabytes[0], "lower"),
     ]
 
 
@@ -128,16 +104,6 @@ def compare_built(mine: dict[str, int], peers: dict[str, int]) -> None:
     different = {name: (mine[name], peers.get(name)) for name in mine if mine[name] != peers.get(name)}
     if different:
         raise RuntimeError(f"the two sides built different pairs (ours, theirs): {different}")
-
-
-def _fresh_ours(mirror: str, scratch: str) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(dir=scratch) as runs:
-        return ours(mirror, runs)
-
-
-def _fresh_theirs(mirror: str, scratch: str) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        return theirs(mirror, folder)
 
 
 if __name__ == "__main__":

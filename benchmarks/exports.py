@@ -37,7 +37,7 @@ def encode(folder: str, target: str, data: str, name: str, texts: int) -> float:
     model = load_folder(Path(folder), "cpu").eval()
     original = Embedder(model)
     embedder = original if name == TORCH else load_format(name, Path(target, FORMATS[name].place), model)
-    candidates = read_retrieval_set(Path(data, "heldout", "wiktionary_terms.parquet")).candidates[:texts]
+    candidates = read_retrieval_set(Path(data), "wiktionary_terms").candidates[:texts]
     ids = embedder.tokenise(candidates, original.prompt(DOCUMENT) if name != "static" else "")
     embedder.encode(ids[:8])
     started = time.perf_counter()

@@ -148,13 +148,10 @@ def train_sentence_transformers(base: str, data: str, shape: str) -> dict[str, f
     It flattens texts with flash-attn, where that is installed; else attention is SDPA's.
     """
     from datasets import Dataset
-    from sentence_transformers import (
-        SentenceTransformer,
-        SentenceTransformerTrainer,
-        SentenceTransformerTrainingArguments,
-    )
+    from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
-    from sentence_transformers.sentence_transformer.training_args import BatchSamplers
+
+    from benchmarks.training_sides import library_trainer
 
     measures, half = SHAPES[shape], training_precision("auto") == "bf16"
     steps = measures.warm + measures.steps
@@ -165,28 +162,10 @@ def train_sentence_transformers(base: str, data: str, shape: str) -> dict[str, f
     model = SentenceTransformer(base, device="cuda" if torch.cuda.is_available() else "cpu", model_kwargs=attention)
     model.max_seq_length = LENGTH
     with TemporaryDirectory() as folder:
-        arguments = SentenceTransformerTrainingArguments(
-            output_dir=folder,
-            max_steps=steps,
-            per_device_train_batch_size=measures.batch,
-            learning_rate=1e-5,
-            warmup_steps=0.1,
-            bf16=half,
-            use_cpu=not torch.cuda.is_available(),
-            batch_sampler=BatchSamplers.NO_DUPLICATES,
-            save_strategy="no",
-            logging_steps=measures.steps // 2,
-            report_to=[],
-            disable_tqdm=True,
-        )
-        clock = Clock(measures)
-        trainer = SentenceTransformerTrainer(
-            model=model,
-            args=arguments,
-            train_dataset=Dataset.from_dict(columns),
-            loss=CachedMultipleNegativesRankingLoss(model, scale=1 / TEMPERATURE, mini_batch_size=64),
-            callbacks=[clock],
-        )
+        loss = CachedMultipleNegativesRankingLoss(model, scale=1 / TEMPERATURE, mini_batch_size=64)
+        sizes, own = (steps, measures.batch), {"logging_steps": measures.steps // 2}
+        trainer = library_trainer(folder, model, Dataset.from_dict(columns), loss, *sizes, **own)
+        trainer.add_callback(clock := Clock(measures))
         trainer.train()
     return _of_library(base, rows, measures, clock, trainer)
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.measurement import Side, alternate, row, write
+from benchmarks.measurement import Side, alternate, row, timed, write
 from benchmarks.real_texts import real_texts
 from pipeline.core.artefact import files_under, synchronise
 
@@ -133,18 +133,16 @@ def shrink_side(base: str, kept: str, target: str) -> float:
     from training.vocabulary.shrinking import shrink
     from training.vocabulary.tokenizer_file import TokenizerFile
 
-    folder = fresh(target)
-    started = time.perf_counter()
-    shrink(Path(base), folder, TokenizerFile.read(Path(base) / "tokenizer.json"), np.load(kept))
-    return synchronised(folder, started)
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        shrink(Path(base), folder, TokenizerFile.read(Path(base) / "tokenizer.json"), np.load(kept))
+
+    return timed(make, Path(target))
 
 
 def copy_side(source: str, target: str) -> float:
     """Reading and writing as many bytes as must be read and written: a copy of the shrunk folder."""
-    folder = fresh(target)
-    started = time.perf_counter()
-    shutil.copytree(source, folder, dirs_exist_ok=True)
-    return synchronised(folder, started)
+    return timed(lambda folder: shutil.copytree(source, folder), Path(target))
 
 
 def transformers_side(base: str, kept: str, target: str, tokenizer_files: bool = True) -> float:
@@ -154,27 +152,27 @@ def transformers_side(base: str, kept: str, target: str, tokenizer_files: bool =
     from tokenizers import Tokenizer
     from transformers import XLMRobertaModel, XLMRobertaTokenizer  # the Auto classes would import them when they load
 
-    folder = fresh(target)
-    started = time.perf_counter()
-    ids = np.load(kept)
-    model = XLMRobertaModel.from_pretrained(base, dtype=torch.float32)
-    rows = model.get_input_embeddings().weight.data[torch.from_numpy(ids)]
-    model.set_input_embeddings(torch.nn.Embedding(len(rows), rows.shape[1], padding_idx=1, _weight=rows))
-    model.config.vocab_size = len(rows)
-    model.save_pretrained(folder)
-    if tokenizer_files:
-        tokenizer = XLMRobertaTokenizer.from_pretrained(base)
-        parts = json.loads(tokenizer.backend_tokenizer.to_str())
-        parts["model"]["vocab"] = [parts["model"]["vocab"][index] for index in ids]
-        parts["added_tokens"][-1]["id"] = len(ids) - 1  # the mask
-        tokenizer._tokenizer = Tokenizer.from_str(json.dumps(parts))
-        tokenizer.save_pretrained(folder)
-        pieces = ModelProto.FromString((Path(base) / "sentencepiece.bpe.model").read_bytes())
-        chosen = [pieces.pieces[index] for index in (0, 1, 2, *(ids[4:-1] - 1))]  # one less: no padding piece
-        del pieces.pieces[:]
-        pieces.pieces.extend(chosen)
-        (folder / "sentencepiece.bpe.model").write_bytes(pieces.SerializeToString())
-    return synchronised(folder, started)
+    def make(folder: Path) -> None:
+        ids = np.load(kept)
+        model = XLMRobertaModel.from_pretrained(base, dtype=torch.float32)
+        rows = model.get_input_embeddings().weight.data[torch.from_numpy(ids)]
+        model.set_input_embeddings(torch.nn.Embedding(len(rows), rows.shape[1], padding_idx=1, _weight=rows))
+        model.config.vocab_size = len(rows)
+        model.save_pretrained(folder)
+        if tokenizer_files:
+            tokenizer = XLMRobertaTokenizer.from_pretrained(base)
+            parts = json.loads(tokenizer.backend_tokenizer.to_str())
+            parts["model"]["vocab"] = [parts["model"]["vocab"][index] for index in ids]
+            parts["added_tokens"][-1]["id"] = len(ids) - 1  # the mask
+            tokenizer._tokenizer = Tokenizer.from_str(json.dumps(parts))
+            tokenizer.save_pretrained(folder)
+            pieces = ModelProto.FromString((Path(base) / "sentencepiece.bpe.model").read_bytes())
+            chosen = [pieces.pieces[index] for index in (0, 1, 2, *(ids[4:-1] - 1))]  # one less: no padding piece
+            del pieces.pieces[:]
+            pieces.pieces.extend(chosen)
+            (folder / "sentencepiece.bpe.model").write_bytes(pieces.SerializeToString())
+
+    return timed(make, Path(target))
 
 
 def count_by_words(texts: str, counts: str) -> float:
@@ -212,22 +210,6 @@ def load(texts: str) -> tuple[list[str], Any]:
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     loaded = json.loads(Path(texts).read_text(encoding="utf-8"))
     return loaded, Tokenizer.from_file(str(true_tokenizer()))
-
-
-def fresh(target: str) -> Path:
-    """A new, empty folder; what an earlier run left there is removed before the clock starts."""
-    folder = Path(target)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    os.sync()
-    return folder
-
-
-def synchronised(folder: Path, started: float) -> float:
-    """Seconds since `started`, once all files of the folder are on the disk."""
-    for path in files_under(folder):
-        synchronise(path)
-    return time.perf_counter() - started
 
 
 if __name__ == "__main__":

@@ -4,13 +4,16 @@ import dataclasses
 import importlib
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.artefact import files_under, synchronise
 from pipeline.core.console import show_table
 from pipeline.core.machine import peak_memory
 
@@ -88,6 +91,17 @@ def write(name: str, rows: list[dict[str, Any]], runs: Path = Path("runs")) -> P
     columns = ["key", "unit", "ours", "peer", "theirs", "ratio", "better"]
     show_table(f"benchmark {name} → {path}", columns, [[entry[c] for c in columns] for entry in rows])
     return path
+
+
+def timed(make: Callable[[Path], Any], target: Path) -> float:
+    """Seconds until `make` has filled a fresh `target` and all of it is on the disk."""
+    shutil.rmtree(target, ignore_errors=True)
+    os.sync()
+    started = time.perf_counter()
+    make(target)
+    for path in files_under(target):
+        synchronise(path)
+    return time.perf_counter() - started
 
 
 def _run_side(function: str, arguments: str) -> None:

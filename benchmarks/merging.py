@@ -8,20 +8,16 @@ saves: writing the interpolated model, loading it again and scoring that.
 import argparse
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measurement import Side, alternate, row, write
+from benchmarks.measurement import Side, alternate, row, timed, write
 from benchmarks.peers import peer_environment
-from pipeline.core.artefact import files_under, synchronise
 
 NAMES = ("init", "symmetric", "asymmetric")
 WEIGHTS = (0.2, 0.45, 0.35)
-SIZE: dict[str, Any] = {"vocab_size": 46166, "hidden_size": 1024, "num_hidden_layers": 24, "intermediate_size": 4096}
-PARAMETERS = 359_026_688
 TOLERANCE = 1e-6
-WORDS = ["кот", "пёс", "дом", "лес", "река", "море", "снег", "дождь", "хлеб", "соль", "книга", "письмо", "город"]
+SHAPE = (24, 1024, 4096, 46_166, 8194, 16)  # USER-bge-m3's; 359 M parameters
 GIGABYTE = 1e9
 
 
@@ -79,48 +75,22 @@ def make_models(folder: Path) -> None:
     """Three sentence-transformers folders: a random model, and two with noise added."""
     import torch
     from safetensors.torch import load_file, save_file
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.base.modules import Transformer
-    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
-    from transformers import XLMRobertaConfig, XLMRobertaModel
 
-    base, plain = folder / NAMES[0], folder / "transformer"
-    make_tokenizer(plain)
-    config = XLMRobertaConfig(**SIZE, num_attention_heads=16, max_position_embeddings=8194, type_vocab_size=1)
-    torch.manual_seed(0)
-    model = XLMRobertaModel(config)
-    assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS
-    model.save_pretrained(plain)
-    modules = [Transformer(str(plain), max_seq_length=512), Pooling(SIZE["hidden_size"], "cls"), Normalize()]
-    SentenceTransformer(modules=modules, device="cpu").save(str(base))
-    shutil.rmtree(plain)
+    from configs.schema.init import BaseConfig
+    from training.bases.synthetic import write_base
+    from training.cost_model import Shape
+
+    write_base(folder / NAMES[0], Shape(*SHAPE), BaseConfig(max_length=8192))
+    tensors = load_file(folder / NAMES[0] / "model.safetensors")
     for name in NAMES[1:]:
-        shutil.copytree(base, folder / name)
-        tensors = load_file(base / "model.safetensors")
+        shutil.copytree(folder / NAMES[0], folder / name)
         noisy = {key: tensor + 1e-3 * torch.randn_like(tensor) for key, tensor in tensors.items()}
         save_file(noisy, folder / name / "model.safetensors", metadata={"format": "pt"})
 
 
-def make_tokenizer(folder: Path) -> None:
-    """A small Unigram tokenizer, whose ids all lie in the model's vocabulary."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    special = ["<s>", "<pad>", "</s>", "<unk>"]
-    pieces = [(piece, 0.0) for piece in special] + [(f"▁{word}", -3.0) for word in WORDS]
-    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=3))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
-    )
-    names = dict(zip(("bos_token", "pad_token", "eos_token", "unk_token"), special, strict=True))
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, cls_token="<s>", sep_token="</s>", **names)
-    wrapped.save_pretrained(folder)
-
-
 def texts() -> list[str]:
     """What a candidate embeds."""
-    return [f"{first} {second}" for first in WORDS[:8] for second in WORDS[8:12]]
+    return [f"w{first} w{second}" for first in range(8) for second in range(8, 12)]
 
 
 def merge_streamed(folder: str) -> float:
@@ -195,16 +165,6 @@ def score_reloaded(folder: str) -> float:
 def inputs(folder: str) -> dict[str, Path]:
     """The model folders by name."""
     return {name: Path(folder) / name for name in NAMES}
-
-
-def timed(make: Callable[[Path], Any], target: Path) -> float:
-    """Seconds until `make` has filled a fresh `target` and all of it is on the disk."""
-    shutil.rmtree(target, ignore_errors=True)
-    started = time.perf_counter()
-    make(target)
-    for path in files_under(target):
-        synchronise(path)
-    return time.perf_counter() - started
 
 
 def largest_difference(folder: Path) -> float:

@@ -18,16 +18,10 @@ def real_texts() -> list[str]:
     Raises:
         UserError: the folder of real data is not there.
     """
-    require_shared()
-    return list(dict.fromkeys(text for text in (*wiktionary(), *shared_texts()) if text.strip()))
-
-
-def require_shared() -> Path:
-    """The folder of real data; raises UserError where it is not there."""
     if not SHARED.is_dir():
         remedy = "set the environment variable USER_SHARED_DATA to its folder"
         raise UserError("no real data for this benchmark", where=str(SHARED), remedy=remedy)
-    return SHARED
+    return list(dict.fromkeys(text for text in (*wiktionary(), *shared_texts()) if text.strip()))
 
 
 def wiktionary() -> Iterator[str]:

@@ -6,7 +6,6 @@ construction can be checked at full size without the real files.
 
 import csv
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,50 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 SYLLABLES = [
-    "ка",
-    "ло",
-    "ми",
-    "ра",
-    "се",
-    "ту",
-    "по",
-    "ве",
-    "на",
-    "ди",
-    "го",
-    "ру",
-    "ша",
-    "че",
-    "ло",
-    "бы",
-    "зи",
-    "не",
-    "та",
-    "ко",
-    "сво",
-    "при",
-    "раз",
-    "под",
-    "пере",
-    "вы",
-    "ста",
-    "жи",
-    "мо",
-    "ли",
-    "ны",
-    "ние",
-    "ть",
-    "ся",
-    "ми",
-    "ого",
-    "ей",
-    "ами",
-    "ться",
-    "лось",
-    "ость",
-    "ский",
-    "ная",
-]
+    "ка", "ло", "ми", "ра", "се", "ту", "по", "ве", "на", "ди", "го", "ру", "ша", "че", "ло",
+    "бы", "зи", "не", "та", "ко", "сво", "при", "раз", "под", "пере", "вы", "ста", "жи", "мо",
+    "ли", "ны", "ние", "ть", "ся", "ми", "ого", "ей", "ами", "ться", "лось", "ость", "ский", "ная",
+]  # fmt: skip
 POOL_CHARACTERS = 4_000_000
 ROWS_AT_ONCE = 5_000
 
@@ -77,10 +36,6 @@ class Texts:
         )
         self.pool = "".join(parts)
         self.number = 0
-
-    def one(self, length: float) -> str:
-        """A new text of about `length` characters."""
-        return self.many(1, length)[0]
 
     def many(self, count: int, length: float) -> list[str]:
         """`count` different texts; one in a hundred has markup or stray spaces."""
@@ -354,7 +309,3 @@ class Mirror:
             "Milana/russian_keywords/russian_keywords_dataset.csv",
             self._columns(self.size(16_461), keywords=90, title=80, text=11_000),
         )
-
-
-if __name__ == "__main__":
-    Mirror(Path(sys.argv[1]), float(sys.argv[2])).write()

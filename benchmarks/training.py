@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import pyarrow as pa
+import polars as pl
 import pyarrow.parquet as pq
 import torch
 
@@ -23,6 +23,7 @@ from benchmarks.real_texts import SHARED
 from benchmarks.start import demo_init
 from benchmarks.training_flagembedding import write_pairs as write_flagembedding_pairs
 from benchmarks.training_sides import BATCH_SIZE, LENGTH, STEPS, TEMPERATURE, padding
+from data.pair_files import PairWriter
 from data.sources.wiktionary import SameSense, TermUsages
 from pipeline.core.console import show_table
 from pipeline.core.precision import training_precision
@@ -62,7 +63,7 @@ def measure(side: str, init: Path, scratch: Path, rounds: int) -> list[dict[str,
     arguments = {"init": str(init), "data": str(data), "side": side}
     planned = padding(**arguments)
     pairs = scratch / f"{side}_pairs.parquet"
-    pq.write_table(table.select(["anchor", "positive"]).take(planned["rows"]), pairs)
+    table.select("anchor", "positive")[planned["rows"]].write_parquet(pairs)
     prompts = json.loads((init / "config_sentence_transformers.json").read_text())["prompts"]
     columns = dict(zip(("anchor", "positive"), (prompts[name] for name in PROMPTS[side]), strict=True))
     library = {"init": str(init), "pairs": str(pairs), "prompts": columns}
@@ -136,20 +137,13 @@ def flagembedding_side(library: dict[str, Any], path: Path) -> Side:
     return Side(function, {**library, "pairs": str(path), **sizes}, environment=peer_environment("flagembedding"))
 
 
-def write_pairs(side: str, folder: Path, **columns: list[float]) -> pa.Table:
+def write_pairs(side: str, folder: Path, **columns: list[float]) -> pl.DataFrame:
     """All real pairs of a side, as the data artefact has them."""
     pairs = list(dict.fromkeys(real_pairs(side) if SHARED.is_dir() else wiktionary_pairs(side)))
-    table = pa.table(
-        {
-            "anchor": pa.array([pair[0] for pair in pairs], pa.string()),
-            "positive": pa.array([pair[1] for pair in pairs], pa.string()),
-            "negatives": pa.array([[] for _ in pairs], pa.list_(pa.string())),
-            **{name: pa.array(values, pa.float32()) for name, values in columns.items()},
-        }
-    )
-    path = folder / side / "pairs.parquet"
-    path.parent.mkdir(parents=True)
-    pq.write_table(table, path)
+    anchors, positives = zip(*pairs, strict=True)
+    table = pl.DataFrame({"anchor": anchors, "positive": positives, "negatives": [[]] * len(pairs), **columns})
+    with PairWriter(folder / side / "pairs.parquet", scored=bool(columns)) as file:
+        file.write(table)
     return table
 
 

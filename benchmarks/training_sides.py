@@ -152,17 +152,12 @@ def train_sentence_transformers(
     With `keep_memory` glibc keeps what is freed, as ours has it; with `in_order` the batches are those of our plan.
     """
     from datasets import Dataset
-    from sentence_transformers import (
-        SentenceTransformer,
-        SentenceTransformerTrainer,
-        SentenceTransformerTrainingArguments,
-    )
+    from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.sampler import DefaultBatchSampler
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
-    from sentence_transformers.sentence_transformer.training_args import BatchSamplers
     from torch.utils.data import SequentialSampler
 
-    from pipeline.core.precision import keep_freed_memory, training_precision
+    from pipeline.core.precision import keep_freed_memory
 
     def planned_order(dataset: Any, batch_size: int, drop_last: bool, **kwargs: Any) -> DefaultBatchSampler:
         return DefaultBatchSampler(SequentialSampler(dataset), batch_size, drop_last)
@@ -171,27 +166,34 @@ def train_sentence_transformers(
         keep_freed_memory()
     model = SentenceTransformer(init, device="cpu")
     model.max_seq_length = LENGTH
+    loss = MultipleNegativesRankingLoss(model, scale=1 / TEMPERATURE)
+    own: dict[str, Any] = {"prompts": prompts, "use_cpu": True}
+    own |= {"batch_sampler": planned_order} if in_order else {}
     with TemporaryDirectory() as folder:
-        arguments = SentenceTransformerTrainingArguments(
-            output_dir=folder,
-            max_steps=STEPS,
-            per_device_train_batch_size=BATCH_SIZE,
-            learning_rate=1e-5,
-            warmup_steps=0.1,
-            bf16=training_precision("auto") == "bf16",
-            use_cpu=True,
-            batch_sampler=planned_order if in_order else BatchSamplers.NO_DUPLICATES,
-            prompts=prompts,
-            save_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-        )
-        trainer = SentenceTransformerTrainer(
-            model=model,
-            args=arguments,
-            train_dataset=Dataset.from_parquet(pairs, cache_dir=folder),
-            loss=MultipleNegativesRankingLoss(model, scale=1 / TEMPERATURE),
-        )
+        rows = Dataset.from_parquet(pairs, cache_dir=folder)
+        trainer = library_trainer(folder, model, rows, loss, STEPS, BATCH_SIZE, **own)
         started = time.perf_counter()
         trainer.train()
         return time.perf_counter() - started
+
+
+def library_trainer(folder: str, model: Any, rows: Any, loss: Any, steps: int, batch_size: int, **settings: Any) -> Any:
+    """The library's trainer as its documentation sets it up for in-batch negatives, but for what `settings` say."""
+    from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+    from sentence_transformers.sentence_transformer.training_args import BatchSamplers
+
+    from pipeline.core.precision import training_precision
+
+    usual: dict[str, Any] = {
+        "use_cpu": not torch.cuda.is_available(),
+        "bf16": training_precision("auto") == "bf16",
+        "batch_sampler": BatchSamplers.NO_DUPLICATES,
+        "learning_rate": 1e-5,
+        "warmup_steps": 0.1,
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+    }
+    sizes: dict[str, Any] = {"max_steps": steps, "per_device_train_batch_size": batch_size}
+    arguments = SentenceTransformerTrainingArguments(folder, **sizes, **(usual | settings))
+    return SentenceTransformerTrainer(model=model, args=arguments, train_dataset=rows, loss=loss)

@@ -107,14 +107,19 @@ def read_dev_sets(data: Path, side: str = ALL_SIDES) -> list[PairSet]:
     return [read_pair_set(files[name], of) for name, of in sides.items() if name in files and of in TRAINED[side]]
 
 
+def held_out_file(data: Path, name: str) -> Path:
+    """Where the rows of a held-out set stand."""
+    return data / "heldout" / f"{name}.parquet"
+
+
 def read_held_out_set(data: Path, name: str, side: str) -> PairSet:
     """A set that was never trained on, read as one of the data side `side`, whose prompts it takes.
 
     Raises UserError: a set that the data stage did not hold out, one that a side trains on, one without positives.
     """
-    path = data / "heldout" / f"{name}.parquet"
+    path = held_out_file(data, name)
     if not path.is_file():
-        remedy = "name sets of data.held_out in merging.guard_sources and report_sources"
+        remedy = "name sets of data.held_out, and make data"
         raise UserError(f"set {name} is not held out", where=str(path), remedy=remedy)
     if any(trained.name == path.name for _, trained in set_files(data, ALL_SIDES)):
         remedy = "guard and report with sets that no side trains on"

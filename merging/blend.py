@@ -35,7 +35,7 @@ class Blend:
     ) -> None:
         (base_name, base), *others = models.items()
         self.names, self.precision, self.token_budget = list(models), precision, token_budget
-        self.model = load(base, attention, remedy=f"make {base_name} again")
+        self.model = load_folder(base, attn_implementation=attention, remedy=f"make {base_name} again").eval()
         self.start = floating(self.model)
         for tensor in (*self.model.parameters(), *self.model.buffers()):
             tensor.data = tensor.data.clone()  # no map of the file, of which the first write to each page costs a fault
@@ -44,7 +44,7 @@ class Blend:
 
     def _changed(self, name: str, folder: Path) -> State:
         """The model's tensors that differ from the base's."""
-        theirs = floating(load(folder, remedy=f"make {name} again"))
+        theirs = floating(load_folder(folder, remedy=f"make {name} again"))
         return {key: tensor for key, tensor in theirs.items() if not tensor.equal(self.start[key])}
 
     @torch.no_grad()
@@ -62,11 +62,6 @@ class Blend:
         """Take on the floating tensors of `state`, which may be no blend at all."""
         for key, tensor in self.working.items():
             tensor.copy_(state[key])
-
-
-def load(folder: Path, attention: str = "sdpa", **options: Any) -> Any:
-    """The sentence-transformers model of a folder, in float32, in evaluation mode, on the fastest device."""
-    return load_folder(folder, attn_implementation=attention, **options).eval()
 
 
 def floating(model: Any) -> State:

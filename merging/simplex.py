@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from matplotlib import pyplot
+from matplotlib.figure import Figure
 
 from merging.search import Candidate
 
@@ -21,10 +21,9 @@ def draw_simplex(
     A candidate that the guard rejects is drawn as a cross. With one model after the base, the dev score is the
     vertical axis instead.
     """
-    matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "simplex"  # the same picture gives the same bytes
     blends = [candidate for candidate in candidates if candidate.weights is not None]
-    figure, axes = pyplot.subplots(figsize=(5.6, 4.6), layout="constrained")
+    axes = (figure := Figure(figsize=(5.6, 4.6), layout="constrained")).subplots()
     names = list(models[1:3])
     scores = [candidate.dev.score for candidate in blends]
     scale: dict[str, Any] = {"cmap": "viridis", "vmin": min(scores), "vmax": max(scores), "s": 70, "zorder": 2}
@@ -45,7 +44,6 @@ def draw_simplex(
     axes.set_title(f"The rest up to 1 is {models[0]}", fontsize=10)
     axes.legend(fontsize=8, frameon=False, markerscale=0.6)
     figure.savefig(target, format="svg", metadata={"Date": None})
-    pyplot.close(figure)
 
 
 def _place(candidate: Candidate, names: Sequence[str]) -> tuple[float, float]:

@@ -24,13 +24,12 @@ from data.fingerprints import data_states, mining_settings, model_state
 from evaluation.models import final_stage, heads_fingerprint, scored_models
 from evaluation.published import calibrated_name
 from evaluation.report.record import reported
+from evaluation.suites.sample_files import FOLDER
 from merging.models import merged_states
 from pipeline.core.artefact import digest, file_sha256, is_complete, read_manifest, result_settings
 from pipeline.stage import Stage
 from training.bases.sources import base_state
 from training.vocabulary.corpora import corpus_states
-
-SAMPLES = Path(__file__).resolve().parent.parent / "evaluation" / "samples"
 
 
 def made(config: Config, names: Iterable[str]) -> list[str]:
@@ -56,7 +55,7 @@ def suite_settings(suite: SuiteConfig | None) -> dict[str, Any] | None:
 
 def benchmark_reads(config: Config) -> dict[str, str]:
     """The bundled samples; revisions of mteb's data come with its version."""
-    samples = {f"sample:{file.name}": file_sha256(file) for file in sorted(SAMPLES.glob("*.jsonl"))}
+    samples = {f"sample:{file.name}": file_sha256(file) for file in sorted(FOLDER.glob("*.jsonl"))}
     return samples | mteb_version(bool(config.data.checked_suites))
 
 

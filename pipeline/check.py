@@ -123,8 +123,7 @@ def machine(config: Config, bytes_: int) -> list[tuple[str, str, UserError | Non
     findings = [("disk", f"{_gigabytes(free)} free, sources {_gigabytes(bytes_)}", problem)]
     count = torch.cuda.device_count()
     names = sorted({torch.cuda.get_device_name(number) for number in range(count)})
-    processes = config.launch.processes or max(count, 1) * config.launch.nodes
-    problem = None
+    processes, problem = config.ranks(count), None
     if sides := config.sides_not_for(processes):
         what = f"batches of {' and '.join(sides)} can't be shared out to {processes} processes"
         remedy = "make batch_multiple a multiple of them, or set launch.processes"

@@ -23,7 +23,8 @@ DEFAULTS = {
 
 def launch(stage: str, config: Config) -> None:
     """Run `python -m pipeline.run stages=[stage]` under accelerate, with this process's overrides."""
-    run = f"run='{config.run}'"  # a sweep names runs by itself, by overrides, so their `=` and `,` need quotes
+    # A sweep names runs by itself, by overrides, so their `=` and `,` need quotes.
+    run = "run='{}'".format(config.run.replace("'", r"\'"))
     chosen = [*HydraConfig.get().overrides.task, run, f"stages=[{stage}]"]
     command = [*launch_command(config), "-m", "pipeline.run", *chosen]
     paths = [str(CONFIGS.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -61,7 +62,7 @@ def launch_command(config: Config) -> list[str]:
 
         devices = torch.cuda.device_count()
         name = "nodes" if config.launch.nodes > 1 else ("cpu", "gpu")[devices] if devices < 2 else "gpus"
-        processes = processes or max(devices, 1) * config.launch.nodes
+        processes = config.ranks(devices)
     file = CONFIGS / "accelerate" / f"{name}.yaml"
     if not file.is_file():
         known = ", ".join(sorted(path.stem for path in file.parent.glob("*.yaml")))

@@ -1,14 +1,10 @@
 """`make settings`: every setting with type, default, bounds and meaning, as the schema's own lines say them."""
 
-import ast
 import dataclasses
 import inspect
-import io
 import itertools
 import re
 import sys
-import textwrap
-import tokenize
 from collections.abc import Iterator
 from functools import partial
 from types import NoneType, UnionType
@@ -59,20 +55,13 @@ def settings_of(part: Any, prefix: str = "") -> Iterator[Setting]:
 
 def comments(part: Any) -> dict[str, str]:
     """What the comment above a field and the one at its end say of it, by field."""
-    source = textwrap.dedent(inspect.getsource(part))
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    said = {token.start[0]: token for token in tokens if token.type == tokenize.COMMENT}
-    (definition,) = ast.parse(source).body
-    assert isinstance(definition, ast.ClassDef)
-    found = {}
-    for node in (node for node in definition.body if isinstance(node, ast.AnnAssign)):
-        first = node.lineno
-        while first - 1 in said and said[first - 1].line.lstrip().startswith("#"):
-            first -= 1
-        lines = [
-            said[line].string.lstrip("# ") for line in range(first, (node.end_lineno or first) + 1) if line in said
-        ]
-        found[ast.unparse(node.target)] = " ".join(lines)
+    found, said = dict[str, str](), list[str]()
+    for line in inspect.getsource(part).splitlines():
+        code, _, comment = line.partition("# ")
+        said += [comment] if comment else []
+        if field := re.match(r"    (\w+): ", code):
+            found[field[1]] = " ".join(said)
+        said = [] if code.strip() else said
     return found
 
 

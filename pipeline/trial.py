@@ -48,7 +48,7 @@ def trial(config: Config) -> None:
         with quiet():
             write_base(place / "init", shape, config.base)
         command = [sys.executable, "-m", "pipeline.run", *HydraConfig.get().overrides.task, "tracking=none"]
-        command += [f"runs={folder}", "run=trial"]
+        command += [f"runs='{folder}'", "run=trial"]
         for name in sides:
             one = [*command, f"stages=[{name}]", *_prepared(config, name, sets[name], shape, place / "data")]
             run_command(one, dict(os.environ), name, place / "logs/run.log")

@@ -125,7 +125,7 @@ class Devices:
 def devices_of(config: Config) -> Devices:
     """The devices at hand; GPUs are assumed where none is, and ranks are asked for or the base is one of the Hub."""
     here = torch.cuda.is_available()
-    number = config.launch.processes or max(torch.cuda.device_count(), 1)
+    number = config.ranks(torch.cuda.device_count())
     given = config.training.teraflops
     if not here and (config.launch.processes or config.base.kind == "hub"):
         half = config.precision != "fp32"

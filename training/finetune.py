@@ -150,8 +150,7 @@ def prepare(config: Config, stage: StageFolder) -> None:
     """What ranks will read, made by the command that launches them; what they would refuse is refused before."""
     settings, key = config.planned(stage.name), f"training.{stage.name}"
     start, dropout = (settings.start, settings.dropout) if isinstance(settings, SideConfig) else ("merge", 0.0)
-    processes = config.launch.processes or max(torch.cuda.device_count(), 1) * config.launch.nodes
-    check_processes(processes, stage.name, settings)
+    check_processes(config.ranks(torch.cuda.device_count()), stage.name, settings)
     if (_prepared_folder(stage) / REPORT).exists() and not config.force:
         return
     model = load_model(config.model_folder(start), config.base.attention, settings, key, weights=False)
@@ -203,9 +202,7 @@ def make_trainer(
     texts = [pairs.spread(config.training.dev_rows) for pairs in texts]
     precision = training_precision(config.precision)
     scores = DevScores(texts, model, config.training.dev_length, precision, config.token_budget)
-    arguments = training_arguments(
-        config, stage.name, stage.path / "checkpoints", len(plan.batches), bool(scores.sides)
-    )
+    arguments = training_arguments(config, stage, len(plan.batches), bool(scores.sides))
     collate = MiniBatches(
         model.tokenizer.pad_token_id, planned_budget(side), first_position_of(model) if is_packed(model) else None
     )
@@ -262,17 +259,18 @@ def assembled(config: Config, stage: StageFolder, plan: BatchPlan, **parts: Any)
 
 
 def training_arguments(
-    config: Config, name: str, checkpoints: Path, steps: int, has_dev: bool
+    config: Config, stage: StageFolder, steps: int, has_dev: bool
 ) -> SentenceTransformerTrainingArguments:
     """The library's arguments from the stage's config; `arguments` of the config override what is not the plan's."""
-    side, precision, dev_steps, keep_best = config.planned(name), training_precision(config.precision), None, False
+    side, precision = config.planned(stage.name), training_precision(config.precision)
+    dev_steps, keep_best = None, False
     own_rates: dict[str, float] = {}
     if isinstance(side, SideConfig) and config.training.heads.kind == "joint":
         own_rates[r"\.heads\."] = config.training.heads.learning_rate
     if has_dev and isinstance(side, SideConfig):
         dev_steps, keep_best = side.dev_steps, side.dev_steps is not None and side.keep_best
     values: dict[str, Any] = {
-        "output_dir": str(checkpoints),
+        "output_dir": str(stage.path / "checkpoints"),
         "max_steps": steps,
         "per_device_train_batch_size": side.batch_size,
         "learning_rate": side.learning_rate,
@@ -301,7 +299,7 @@ def training_arguments(
         "dataloader_num_workers": 2 if torch.cuda.is_available() else 0,
     }
     extra = {**config.training.arguments, **side.arguments}
-    return _library_arguments(values, extra, f"config key training.{name}.arguments")
+    return _library_arguments(values, extra, f"config key training.{stage.name}.arguments")
 
 
 def _library_arguments(

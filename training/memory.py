@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util.distributed import get_world_size
 
@@ -103,11 +104,10 @@ def tokens_that_fit(sizes: Sequence[int], peaks: Sequence[int], room: int, train
 def probe(model: SentenceTransformer, features: dict[str, Any], half: torch.dtype | None) -> None:
     """A forward and a backward pass that leave no gradient and no trace in the random numbers."""
     device = model.device
-    inputs = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in features.items()}
     model.train()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         with torch.autocast(device.type, half, enabled=half is not None):
-            embeddings = model(inputs)["sentence_embedding"].float()
+            embeddings = model(send_to_device(features, device))["sentence_embedding"].float()
         embeddings.square().sum().backward()
     model.zero_grad(set_to_none=True)
 

@@ -118,6 +118,10 @@ class Config:
         assert isinstance(planned, PlannedConfig)
         return planned
 
+    def ranks(self, devices: int) -> int:
+        """Processes that train, on all machines, where each has so many GPUs."""
+        return self.launch.processes or max(devices, 1) * self.launch.nodes
+
     @property
     def training_seed(self) -> int:
         """The seed of all training."""

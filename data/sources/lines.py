@@ -1,6 +1,7 @@
 """Bytes as lines of text: what is no UTF-8 is brought to it, and a line that can't be decoded stands as its error."""
 
 import codecs
+import contextlib
 import io
 from collections.abc import Iterator
 from typing import IO, Any, cast
@@ -13,45 +14,32 @@ PROOF = 4  # bytes of longer characters; so many right ones in a row are no othe
 Line = str | UnicodeDecodeError
 
 
-class _Transcoded(io.RawIOBase):
-    """A stream of another encoding in UTF-8; its wrong bytes are wrong in UTF-8 too."""
+class _Transcoded(io.BufferedIOBase):
+    """Text in UTF-8; bytes that were wrong in its own encoding are wrong in UTF-8 too."""
 
-    def __init__(self, stream: IO[bytes], encoding: str, file: str, set_name: str) -> None:
-        self.stream, self.ready, self.begun = stream, b"", False
-        self.file, self.set_name = file, set_name
-        self.decoder = codecs.getincrementaldecoder(encoding)("surrogateescape")
+    def __init__(self, text: io.TextIOWrapper) -> None:
+        self.text = text
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:
-        chunk = b"more"
-        while chunk and not self.ready:
-            chunk = self.stream.read(len(buffer))
-            if not self.begun:
-                self._refuse_utf8(chunk)
-            self.begun = True
-            self.ready = self.decoder.decode(chunk, final=not chunk).encode(errors="surrogateescape")
-        size = min(len(buffer), len(self.ready))
-        buffer[:size], self.ready = self.ready[:size], self.ready[size:]
-        return size
+    def read(self, size: int | None = -1, /) -> bytes:
+        return self.text.read(size).encode(errors="surrogateescape")
 
-    def _refuse_utf8(self, chunk: bytes) -> None:
-        """Such a file would come out as nonsense, and nothing else would tell."""
-        try:
-            characters = len(codecs.getincrementaldecoder(UTF_8)().decode(chunk))
-        except UnicodeDecodeError:
-            return
-        if len(chunk) - characters >= PROOF:
-            what = f"{self.set_name}: the file is in UTF-8"
-            raise UserError(what, where=self.file, remedy=f"take data.sources.{self.set_name}.encoding out")
+    read1 = read
 
 
-def in_utf8(stream: IO[bytes], encoding: str, file: str, set_name: str) -> IO[bytes]:
-    """The stream's text in UTF-8."""
+def in_utf8(stream: "io.BufferedReader[Any]", encoding: str, file: str, set_name: str) -> IO[bytes]:
+    """The stream's text in UTF-8; raises UserError where it is so already, as it would come out as nonsense."""
     if codecs.lookup(encoding).name in (UTF_8, "utf-8-sig"):
         return stream
-    return cast(IO[bytes], io.BufferedReader(_Transcoded(stream, encoding, file, set_name), 2**16))
+    head = stream.peek()
+    with contextlib.suppress(UnicodeDecodeError):
+        if len(head) - len(codecs.getincrementaldecoder(UTF_8)().decode(head)) >= PROOF:
+            what, remedy = f"{set_name}: the file is in UTF-8", f"take data.sources.{set_name}.encoding out"
+            raise UserError(what, where=file, remedy=remedy)
+    text = io.TextIOWrapper(stream, encoding, "surrogateescape", newline="")
+    return cast(IO[bytes], _Transcoded(text))
 
 
 def text_lines(stream: IO[bytes], file: str, set_name: str, block: int) -> Iterator[list[Line]]:

@@ -7,12 +7,12 @@ from dataclasses import asdict
 from typing import Any
 
 from configs.schema.config import Config
-from evaluation.report.card import render_card, write_readme
+from evaluation.report.card import render_card
 from evaluation.report.claims import VERDICTS, check_claims, claims_csv
 from evaluation.report.page import render_page
 from evaluation.report.record import read_run
 from evaluation.report.usage_example import usage_similarities
-from pipeline.core.artefact import StageFolder
+from pipeline.core.artefact import StageFolder, replacing
 from pipeline.core.console import log
 from pipeline.core.errors import redacted
 
@@ -31,7 +31,8 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     outputs = {"index.html": render_page(run, claims)} | ({"claims.csv": claims_csv(claims)} if claims else {})
     if merged:
         outputs["model_card.md"] = render_card(run, config, model_id=run.model_folder("merge").as_posix())
-        write_readme(run, outputs["model_card.md"])
+        with replacing(run.model_folder("merge") / "README.md") as path:
+            path.write_text(outputs["model_card.md"], encoding="utf-8")
     for name, text in outputs.items():
         with stage.replacing(name) as path:
             path.write_text(text, encoding="utf-8")

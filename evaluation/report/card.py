@@ -17,8 +17,6 @@ from evaluation.report.about_results import ways_to_search
 from evaluation.report.hub_metadata import front_matter, licence
 from evaluation.report.record import RunRecord
 from evaluation.results import BM25, MODES, Difference
-from pipeline.core.artefact import replacing
-from pipeline.core.console import log
 from pipeline.core.model_folder import HEADS_RECORD
 
 AVERAGED = "The models were averaged with the weights below"
@@ -66,16 +64,6 @@ def render_card(run: RunRecord, config: Config, model_id: str) -> str:
     told = {"name": name, "model_id": model_id, "folder": folder, "on_hub": model_id == config.evaluation.publish.repo}
     text = template.render(**told, run=run, model=facts, card=_contents(run, config, facts))
     return f"---\n{front_matter(run, config, name)}\n---\n\n{text}"
-
-
-def write_readme(run: RunRecord, text: str) -> None:
-    """Put the card beside the final model as README.md, unless its stage's own manifest accounts for one."""
-    manifest = run.made.get(run.final)
-    if manifest and "model/README.md" in manifest.outputs:
-        log.warning("report: %s/model/README.md belongs to the stage and is left as it is", run.final)
-        return
-    with replacing(run.model_folder("merge") / "README.md") as path:
-        path.write_text(text, encoding="utf-8")
 
 
 def _contents(run: RunRecord, config: Config, facts: ModelFacts) -> dict[str, Any]:

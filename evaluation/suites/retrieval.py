@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from configs.schema.config import Config
-from data.artefact import PairSet, read_dev_sets, read_pair_set
+from data.artefact import PairSet, held_out_file, read_dev_sets, read_held_out_set
 from evaluation.encoder import Encoder
 from evaluation.outcome import Measure, Outcome, joined
 from evaluation.results import ACTIVE_IDS, BM25, BYTES, HYBRID, HYBRID_FITTED, ZERO_SHARE
@@ -25,7 +25,6 @@ from evaluation.suites.lexical import lexical_scores, lexical_version
 from evaluation.suites.task import Task
 from pipeline.core.artefact import StageFolder, file_sha256
 from pipeline.core.embedding import DOCUMENT, QUERY
-from pipeline.core.errors import UserError
 
 DEPTH = 10  # of MRR and nDCG
 CHUNK = 1024  # queries scored at once
@@ -38,10 +37,7 @@ def tasks(suite: str, config: Config, stage: StageFolder) -> list[Task]:
     """A task for each held-out set; raises UserError where one is missing or malformed."""
     data, sets = stage.inputs["data"], config.evaluation.suite[suite].sets
     weights = HybridWeights(read_dev_sets(data, "asymmetric"))
-    return [
-        HeldOutRetrieval(suite, name, data / "heldout" / f"{held_out}.parquet", weights, config.languages)
-        for name, held_out in sets.items()
-    ]
+    return [HeldOutRetrieval(suite, name, data, of, weights, config.languages) for name, of in sets.items()]
 
 
 class HeldOutRetrieval(Task):
@@ -50,11 +46,12 @@ class HeldOutRetrieval(Task):
     takes_heads = True
 
     def __init__(
-        self, suite: str, name: str, path: Path, weights: "HybridWeights", languages: Sequence[str] = ()
+        self, suite: str, name: str, data: Path, of: str, weights: "HybridWeights", languages: Sequence[str]
     ) -> None:
-        self.data, self.weights, self.languages = read_retrieval_set(path), weights, languages
+        self.data, self.weights, self.languages = read_retrieval_set(data, of), weights, languages
         self.lexical: Outcome | None = None
-        super().__init__(suite, name, [file_sha256(path), weights.fingerprint, lexical_version(), list(languages)])
+        contents = file_sha256(held_out_file(data, of))
+        super().__init__(suite, name, [contents, weights.fingerprint, lexical_version(), list(languages)])
 
     def score(self, scorer: Scorer) -> Outcome:
         data, heads = self.data, scorer.own_heads
@@ -127,21 +124,13 @@ class RetrievalSet:
     relevant: list[list[int]]
 
 
-def read_retrieval_set(path: Path) -> RetrievalSet:
-    """Rows (anchor, positive) of a held-out set; an anchor with several positives has several right candidates.
+def read_retrieval_set(data: Path, name: str) -> RetrievalSet:
+    """A held-out set of the data artefact, whose texts take the prompts of queries and documents.
 
-    A row whose score is not 1 gives a candidate that is right for no anchor.
-
-    Raises UserError where the file is missing or malformed, or no anchor has a right candidate.
+    An anchor with several positives has several right candidates; a row whose score is not 1 gives a candidate that is
+    right for no anchor. Raises UserError as `read_held_out_set` does.
     """
-    if not path.is_file():
-        remedy = "name sets of data.held_out in the suite's sets, and make data"
-        raise UserError("no such held-out set", where=str(path), remedy=remedy)
-    data = retrieval_set(read_pair_set(path, "asymmetric"))  # queries and documents, with their own prompts
-    if not data.queries:
-        remedy = "take it out of the suite's sets, or mend its scores and make data"
-        raise UserError("no row of this held-out set has the score 1", where=str(path), remedy=remedy)
-    return data
+    return retrieval_set(read_held_out_set(data, name, "asymmetric"))
 
 
 def retrieval_set(pairs: PairSet) -> RetrievalSet:

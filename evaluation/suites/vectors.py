@@ -16,7 +16,7 @@ from sentence_transformers.util import quantize_embeddings
 
 from configs.schema.config import Config
 from configs.schema.evaluation import SuiteConfig
-from data.artefact import ALL_SIDES, PairSet, read_dev_sets, read_pair_set, set_files
+from data.artefact import ALL_SIDES, PairSet, held_out_file, read_dev_sets, read_pair_set, set_files
 from evaluation.outcome import ITEM, Outcome
 from evaluation.scoring import Scorer
 from evaluation.suites.encodechka.predictors import similarity_task
@@ -75,12 +75,11 @@ class Form:
 def tasks(suite: str, config: Config, stage: StageFolder) -> list[Task]:
     """Every held-out set and the bundled pairs, in every form."""
     settings, data = config.evaluation.suite[suite], stage.inputs["data"]
-    held_out = {name: data / "heldout" / f"{of}.parquet" for name, of in settings.sets.items()}
     roles = (QUERY, DOCUMENT)
     ranges = {role: calibration_texts(data, role) if INT8 in settings.precisions else [] for role in roles}
     found: list[Task] = []
-    for name, path in held_out.items():
-        read, contents = read_retrieval_set(path), file_sha256(path)
+    for name, of in settings.sets.items():
+        read, contents = read_retrieval_set(data, of), file_sha256(held_out_file(data, of))
         found += [StoredRetrieval(read, suite, name, contents, form, ranges[DOCUMENT]) for form in forms(settings)]
     return [*found, *(StoredPairs(suite, STS, sample_digests(STS), form, ranges[QUERY]) for form in forms(settings))]
 

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -246,13 +246,10 @@ class StageFolder:
         place = self.path.parent / ".locks" / f"{self.path.name}--{unit.replace('/', '--')}.lock"
         place.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(place)
+        with suppress(Timeout):
+            lock.acquire(blocking=wait)
         try:
-            lock.acquire(timeout=-1 if wait else 0)
-        except Timeout:
-            yield False
-            return
-        try:
-            yield True
+            yield lock.is_locked
         finally:
             lock.release()
 

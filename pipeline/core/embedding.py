@@ -15,6 +15,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from accelerate.utils import convert_to_fp32, send_to_device
 from filelock import FileLock
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
@@ -209,7 +210,7 @@ class Embedder:
 
         Raises UserError where the device's memory is full.
         """
-        moved = {key: value.to(self.model.device) if _is_tensor(value) else value for key, value in features.items()}
+        moved = send_to_device(features, self.model.device)
         try:
             with self._autocast(True):
                 made = self.model[0](moved)
@@ -217,7 +218,7 @@ class Embedder:
             what = f"the device's memory is full with {self.token_budget} tokens at once"
             remedy = f"set token_budget={max(self.token_budget // 2, 1)}, or end what else is on the device"
             raise UserError(what, where="config key token_budget", remedy=remedy) from error
-        return {k: v.float() if _is_tensor(v) and v.is_floating_point() else v for k, v in made.items()}
+        return convert_to_fp32(made)
 
     @torch.inference_mode()
     def token_batches(self, ids: Sequence[list[int]], prompt: str = "") -> Iterator[tuple[list[int], Features]]:
@@ -288,7 +289,3 @@ def length_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
         size = max(1, budget // max(1, lengths[order[start]]))
         yield order[start : start + size]
         start += size
-
-
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, torch.Tensor)

@@ -17,7 +17,6 @@ from pipeline.core.artefact import digest, file_sha256, read_json, write_json
 from pipeline.core.errors import UserError, first_line
 from pipeline.core.model_folder import HEADS, HEADS_RECORD, RAISED_BY_FILES, TORCH_FILES, transformer_folder
 
-SPARSE_FILE, MULTI_VECTOR_FILE = HEADS
 IN_HYBRID = {"dense": 1.0, "sparse": 0.3, "multi_vector": 1.0}  # weights of the modes' scores, as bge-m3 was trained
 
 
@@ -57,7 +56,7 @@ def read_heads(encoder: Path, *others: Path) -> Heads:
         if found:
             return _heads_of(folder, encoder)
     raise UserError(
-        f"no sparse and multi-vector heads ({SPARSE_FILE}, {MULTI_VECTOR_FILE})",
+        f"no sparse and multi-vector heads ({', '.join(HEADS)})",
         where=", ".join(str(folder) for folder in (encoder, *others)),
         remedy="make heads, or set evaluation.heads to a folder that has them, such as the base's",
     )

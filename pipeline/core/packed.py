@@ -88,7 +88,7 @@ def why_not_packed(model: SentenceTransformer, half: bool, dropout: float) -> st
     if torch.cuda.get_device_capability() < LEAST_CAPABILITY:
         return "a GPU of compute capability 8.0 or more"
     if varlen_attn is None:
-        return "torch 2.11 or later"
+        return "torch 2.10 or later"
     if not half:
         return "precision bf16 or fp16"
     return "dropout=0" if dropout else None

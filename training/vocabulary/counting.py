@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer
 
 JOINED = 64  # words in one text given to the tokenizer: fewer calls, and still enough texts for all cores
 TEXTS = 50_000  # texts split together
@@ -118,11 +118,10 @@ def added_tokens(tokenizer: Tokenizer) -> list[str]:
 
 def cuts_at_spaces(tokenizer: Tokenizer) -> bool:
     """Whether the tokenizer is known never to look across a space between two safe characters."""
-    document = json.loads(_without_model(tokenizer))
-    parts = _parts(document["normalizer"], "normalizers")
-    if not all(_is_local(part) for part in parts) or any(token["normalized"] for token in document["added_tokens"]):
+    parts, cutters = _parts(tokenizer.normalizer, "normalizers"), _parts(tokenizer.pre_tokenizer, "pretokenizers")
+    added = tokenizer.get_added_tokens_decoder().values()
+    if not all(_is_local(part) for part in parts) or any(token.normalized for token in added):
         return False
-    cutters = _parts(document["pre_tokenizer"], "pretokenizers")
     if [cutter["type"] for cutter in cutters] not in (["Metaspace"], ["WhitespaceSplit", "Metaspace"]):
         return False
     return cutters[-1].get("prepend_scheme", "always") in ("always", "first") and cutters[-1].get("split", True)
@@ -159,20 +158,10 @@ def _is_local(normalizer: dict[str, Any]) -> bool:
     return normalizer["type"] in LOCAL_NORMALIZERS
 
 
-def _parts(step: dict[str, Any] | None, name: str) -> list[dict[str, Any]]:
-    """The steps of a (possibly nested) sequence."""
-    if step is None:
-        return []
-    if step["type"] != "Sequence":
-        return [step]
-    return [part for inner in step[name] for part in _parts(inner, name)]
+def _parts(step: Any, name: str) -> list[dict[str, Any]]:
+    """The steps of a normaliser or pre-tokeniser, which may be a (nested) sequence of them, as its file has them."""
 
+    def flat(inner: dict[str, Any]) -> list[dict[str, Any]]:
+        return [part for each in inner[name] for part in flat(each)] if inner["type"] == "Sequence" else [inner]
 
-def _without_model(tokenizer: Tokenizer) -> str:
-    """The tokenizer's description with an empty model, which is small."""
-    shell = Tokenizer(models.Unigram())
-    if tokenizer.normalizer:
-        shell.normalizer = tokenizer.normalizer
-    shell.pre_tokenizer = tokenizer.pre_tokenizer
-    shell.add_tokens(list(tokenizer.get_added_tokens_decoder().values()))
-    return shell.to_str()
+    return flat(json.loads(step.__getstate__())) if step else []

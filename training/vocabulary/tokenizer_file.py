@@ -2,10 +2,8 @@
 
 import gc
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -25,10 +23,6 @@ NO_PIECES = '"vocab": []'  # stands for the pieces while the rest is written; qu
 Ids = npt.NDArray[np.int64]
 
 
-class _Number(str):
-    """A number of the file as it is written there, so that scores are never rounded or reformatted."""
-
-
 @dataclass(frozen=True)
 class TokenizerFile:
     """A Unigram tokenizer as its file has it; a piece's id is its place."""
@@ -36,7 +30,7 @@ class TokenizerFile:
     path: Path
     document: dict[str, Any]  # everything but the pieces, and without truncation and padding, which belong to a call
     pieces: list[str]
-    score_texts: list[str]  # the scores, written as in the file
+    scores: npt.NDArray[np.float64]  # log probabilities of the pieces
 
     @classmethod
     def read(cls, path: Path) -> "TokenizerFile":
@@ -45,8 +39,8 @@ class TokenizerFile:
         Raises UserError: no such file, not JSON, not a Unigram model, or without one of XLM-R's special tokens.
         """
         try:
-            with _no_collection():
-                made = cls._parsed(path, json.loads(path.read_bytes().decode("utf-8"), parse_float=_Number))
+            gc.disable()  # among 250,000 new lists it would look for cycles, in vain, for most of the time
+            made = cls._parsed(path, json.loads(path.read_bytes().decode("utf-8")))
             if not np.isfinite(made.scores).all() or not 0 <= made.unknown_id < made.size:
                 raise ValueError("a score that is not finite, or an unknown piece beyond the others")
             missing = [token for token in REQUIRED if token not in made.special_ids]
@@ -55,6 +49,8 @@ class TokenizerFile:
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             what = f"not a tokenizer file: {error}"
             raise UserError(what, where=str(path), remedy="make or download the base again") from None
+        finally:
+            gc.enable()
         if missing:
             what = f"the tokenizer lacks the special tokens {', '.join(missing)}"
             raise UserError(what, where=str(path), remedy=OTHER_BASE)
@@ -67,14 +63,9 @@ class TokenizerFile:
         if kind != "Unigram" or model.get("unk_id") is None:
             what = f"the base's tokenizer is not Unigram but {kind}"
             raise UserError(what, where=str(path), remedy=OTHER_BASE)
-        vocabulary, model["vocab"] = model["vocab"], []
-        pieces, scores = [piece for piece, _ in vocabulary], [str(score) for _, score in vocabulary]
-        return cls(path, _with_numbers({**document, "truncation": None, "padding": None}), pieces, scores)
-
-    @cached_property
-    def scores(self) -> npt.NDArray[np.float64]:
-        """Log probabilities of the pieces."""
-        return np.array(self.score_texts, dtype=np.float64)
+        pieces, scores = zip(*model["vocab"], strict=True)
+        model["vocab"] = []
+        return cls(path, {**document, "truncation": None, "padding": None}, list(pieces), np.array(scores, np.float64))
 
     @property
     def size(self) -> int:
@@ -104,22 +95,10 @@ class TokenizerFile:
         new_ids = {int(old): new for new, old in enumerate(kept)}
         text = json.dumps(_renumbered(self.document, new_ids), ensure_ascii=False, indent=1)
         entry = json.JSONEncoder(ensure_ascii=False).encode
-        rows = (f"[{entry(self.pieces[old])},{self.score_texts[old]}]" for old in kept if old < len(self.pieces))
+        rows = (f"[{entry(self.pieces[old])},{float(self.scores[old])!r}]" for old in kept if old < len(self.pieces))
         head, found, tail = text.rpartition(NO_PIECES)
         assert found
         path.write_text(f'{head}"vocab": [\n' + ",\n".join(rows) + f"\n]{tail}\n", encoding="utf-8")
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """No garbage collection: among 250,000 new lists it would look for cycles, in vain, for most of the time."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def _renumbered(document: dict[str, Any], new_ids: Mapping[int, int]) -> dict[str, Any]:
@@ -136,17 +115,6 @@ def _renumbered(document: dict[str, Any], new_ids: Mapping[int, int]) -> dict[st
             if name in part:
                 part[name][1] = new_ids[part[name][1]]
     return changed
-
-
-def _with_numbers(value: Any) -> Any:
-    """The value with the numbers outside the vocabulary as numbers again."""
-    if isinstance(value, _Number):
-        return float(value)
-    if isinstance(value, dict):
-        return {key: _with_numbers(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_with_numbers(item) for item in value]
-    return value
 
 
 def shrink_sentencepiece(path: Path, target: Path, tokenizer: TokenizerFile, kept: Ids) -> None:

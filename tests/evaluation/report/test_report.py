@@ -241,15 +241,6 @@ def test_a_card_that_went_with_a_merge_made_anew_is_written_again(tmp_path: Path
     assert is_up_to_date(CHAIN["report"], config)
 
 
-def test_a_readme_that_the_merge_accounts_for_is_left_alone(tmp_path: Path) -> None:
-    config = write_run(tmp_path)
-    readme = config.folder("merge") / "model" / "README.md"
-    readme.write_text("the merge's own", encoding="utf-8")
-    finish(config, "merge", {})
-    run_stage(CHAIN["report"], config)
-    assert readme.read_text(encoding="utf-8") == "the merge's own"
-
-
 def test_a_run_of_own_data_is_not_held_against_the_published_card(tmp_path: Path) -> None:
     config = write_run(tmp_path)
     ledger = config.folder("data") / "ledger.json"

@@ -14,6 +14,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from configs.schema.config import Config
 from configs.schema.evaluation import SuiteConfig
+from data.artefact import read_pair_set
 from data.pair_files import PairWriter
 from evaluation.encoder import Encoder
 from evaluation.models import ScoredModel
@@ -22,7 +23,14 @@ from evaluation.results import Difference, Score
 from evaluation.scoring import Scorer
 from evaluation.suites.heads import WEIGHTS, mode_scores, weighted
 from evaluation.suites.lexical import lexical_scores
-from evaluation.suites.retrieval import RetrievalSet, outcome_of, read_retrieval_set, score_retrieval, tasks
+from evaluation.suites.retrieval import (
+    RetrievalSet,
+    outcome_of,
+    read_retrieval_set,
+    retrieval_set,
+    score_retrieval,
+    tasks,
+)
 from evaluation.suites.task import Task
 from evaluation.tables import write_tables
 from pipeline.core.artefact import StageFolder
@@ -62,7 +70,8 @@ class Fixed:
 
 
 def test_a_term_has_all_its_definitions_and_a_definition_stands_once(tmp_path: Path) -> None:
-    data = read_retrieval_set(write(tmp_path / "terms.parquet", PAIRS))
+    write(tmp_path / "heldout" / "terms.parquet", PAIRS)
+    data = read_retrieval_set(tmp_path, "terms")
     assert data.queries == ["маяк", "борщ", "музей", "поезд", "состав"]
     assert len(data.candidates) == 5
     assert data.relevant == [[0], [1, 3], [2], [4], [4]]
@@ -71,9 +80,9 @@ def test_a_term_has_all_its_definitions_and_a_definition_stands_once(tmp_path: P
 def test_a_row_with_another_label_gives_a_wrong_candidate(tmp_path: Path) -> None:
     rows = [("шёл дождь", "было мокро", [], 1.0), ("шёл дождь", "было сухо", [], 0.0), ("жара", "было тепло", [], 0.5)]
     schema = {**SCHEMA, "score": pl.Float32}
-    with PairWriter(tmp_path / "nli.parquet", scored=True) as file:
+    with PairWriter(tmp_path / "heldout" / "nli.parquet", scored=True) as file:
         file.write(pl.DataFrame(rows, schema=schema, orient="row"))
-    data = read_retrieval_set(tmp_path / "nli.parquet")
+    data = read_retrieval_set(tmp_path, "nli")
     assert (data.queries, data.relevant, len(data.candidates)) == (["шёл дождь"], [[0]], 3)
 
 
@@ -113,7 +122,8 @@ def test_vectors_are_compared_as_the_model_says() -> None:
 
 
 def test_queries_and_documents_take_their_own_prompts(embedder: Encoder, tmp_path: Path) -> None:
-    data = read_retrieval_set(write(tmp_path / "terms.parquet", PAIRS))
+    write(tmp_path / "heldout" / "terms.parquet", PAIRS)
+    data = read_retrieval_set(tmp_path, "terms")
     outcome = score_retrieval(data, embedder)
     vectors = [embedder.sentences(data.queries, QUERY), embedder.sentences(data.candidates, DOCUMENT)]
     assert not np.allclose(embedder.sentences(data.queries, DOCUMENT), vectors[0])
@@ -123,16 +133,16 @@ def test_queries_and_documents_take_their_own_prompts(embedder: Encoder, tmp_pat
 
 
 def test_a_missing_set_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no such held-out set \(.*terms.parquet\)"):
-        read_retrieval_set(tmp_path / "terms.parquet")
+    with pytest.raises(UserError, match=r"set terms is not held out \(.*terms.parquet\)"):
+        read_retrieval_set(tmp_path, "terms")
 
 
 def test_a_set_without_a_right_candidate_is_one_line(tmp_path: Path) -> None:
-    with PairWriter(tmp_path / "nli.parquet", scored=True) as file:
+    with PairWriter(tmp_path / "heldout" / "nli.parquet", scored=True) as file:
         rows = [("шёл дождь", "было сухо", [], 0.0)]
         file.write(pl.DataFrame(rows, schema={**SCHEMA, "score": pl.Float32}, orient="row"))
-    with pytest.raises(UserError, match=r"no row of this held-out set has the score 1 \(.*nli.parquet\)"):
-        read_retrieval_set(tmp_path / "nli.parquet")
+    with pytest.raises(UserError, match=r"set nli has no positive pair \(.*nli.parquet\)"):
+        read_retrieval_set(tmp_path, "nli")
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +204,7 @@ def scored(folder: Path, stage: StageFolder, where: Path) -> tuple[Outcome, Task
 
 def test_modes_and_their_sum_are_scored_by_the_formulas_token_by_token(with_heads: Path, tmp_path: Path) -> None:
     stage = stage_of(tmp_path)
-    data = read_retrieval_set(tmp_path / "data" / "heldout" / "terms.parquet")
+    data = read_retrieval_set(tmp_path / "data", "terms")
     hand = by_hand(with_heads)
     found = mode_scores(Encoder(with_heads, token_budget=64), read_heads(with_heads), data.queries, data.candidates)
     for mode, scores in hand.items():
@@ -211,7 +221,7 @@ def test_weights_are_fitted_on_dev_rows_and_on_no_held_out_row(with_heads: Path,
     stage = stage_of(tmp_path)
     outcome, _, _ = scored(with_heads, stage, tmp_path)
     weights = outcome.notes["fitted weights"]
-    dev = read_retrieval_set(tmp_path / "data" / "dev" / "words.parquet")
+    dev = retrieval_set(read_pair_set(tmp_path / "data" / "dev" / "words.parquet", "asymmetric"))
     found = mode_scores(Encoder(with_heads), read_heads(with_heads), dev.queries, dev.candidates).scores
 
     def ndcg(*weights: float) -> float:
