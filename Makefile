@@ -10,7 +10,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
-OVERRIDES = profile=$(PROFILE) run=$(RUN) launch.nodes=$(NODES) $(if $(GPUS),launch.processes=$(GPUS)) $(ARGS)
+OVERRIDES = profile=$(PROFILE) 'run=$(RUN)' launch.nodes=$(NODES) $(if $(GPUS),launch.processes=$(GPUS)) $(ARGS)
 BENCHMARKS := data evaluation exports gpu heads init merging mining training waiting
 STAGES := base benchmarks data init symmetric asymmetric joint merge heads export evaluate report
 

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from configs.schema.config import Config
 from configs.schema.data import MiningConfig
@@ -60,7 +61,7 @@ def mine(path: Path, name: str, config: Config) -> dict[str, Any]:
     if anchors:
         log.info("%s: mining negatives for %d anchors among %d passages", name, len(anchors), len(texts))
         found = hard_negatives(
-            torch.from_numpy(embedder.embed(anchors, query)).to(encoder.model.device),
+            torch.from_numpy(embedder.embed(anchors, query)),
             torch.from_numpy(embedder.embed(texts, document)).to(encoder.model.device),
             [place[text] for text in asked["positive"]],
             [sorted(known[anchor]) for anchor in anchors],
@@ -106,18 +107,18 @@ def hard_negatives(
 
     Args:
         anchors: (pairs, dimension).
-        passages: (passages, dimension).
+        passages: (passages, dimension), on the device that computes.
         positives: the place of each pair's positive.
         known: the places that are no negatives of each pair, the positive's among them.
     """
-    anchors, passages = (torch.nn.functional.normalize(vectors, dim=1) for vectors in (anchors, passages))
+    passages = normalize(passages, dim=1)
     first = min(settings.range_min, max(0, len(passages) - settings.negatives - 1))
     last = min(settings.range_max, len(passages))
     negatives: list[list[int]] = []
     looked_at = too_near = 0
     step = max(1, MOST_COSINES // len(passages))
     for start in range(0, len(anchors), step):
-        cosines = anchors[start : start + step] @ passages.T
+        cosines = normalize(anchors[start : start + step].to(passages.device), dim=1) @ passages.T
         own = cosines[torch.arange(len(cosines)), torch.tensor(positives[start : start + step])]
         limit = torch.full_like(own, math.inf) if settings.margin is None else own - settings.margin * cosines.std(1)
         rows = [row for row, places in enumerate(known[start : start + step]) for _ in places]

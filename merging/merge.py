@@ -1,8 +1,11 @@
 """The stage `merge`: one model of the base and the trained sides, and the files that say how it was made."""
 
 import csv
+import gc
 from dataclasses import replace
 from typing import Any
+
+import torch
 
 from configs.schema.config import Config
 from configs.schema.merging import MergingConfig
@@ -27,6 +30,8 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     require_compatible(models, heads_differ=joint)
     heads = trained_heads(models, config.seed) if joint else None
     comparison = compare(config, models, stage.inputs["data"])
+    gc.collect()  # the blend, whose model holds itself in cycles: evaluate's processes need the device
+    torch.cuda.empty_cache()
     with stage.replacing("model") as target:
         if comparison.weights is not None:
             write_model(models, comparison.weights, target, settings.dtype)

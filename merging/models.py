@@ -43,15 +43,6 @@ def _found(config: Config) -> dict[str, tuple[str, Path]]:
     return found
 
 
-def require_held_out(config: Config) -> None:
-    """Raise UserError for a guard or report set that data will not hold out."""
-    known = config.data.held_out
-    for key in ("guard_sources", "report_sources"):
-        if unknown := [name for name in getattr(config.merging, key) if name not in known]:
-            remedy = f"name sets of data.held_out: {', '.join(known) or 'it has none'}"
-            raise UserError(f"set {unknown[0]} is not held out", where=f"config key merging.{key}", remedy=remedy)
-
-
 def merged_states(config: Config) -> dict[str, str]:
     """Fingerprints of the merged models that are not of this run: of their artefact, else of their files."""
     others = {name: folder for name, folder in merged_models(config).items() if name not in STAGES}

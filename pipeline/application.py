@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from configs.schema.config import Config
+from configs.schema.config import STAGES, Config
 from configs.schema.rules import problems
 from pipeline.core.console import console, is_main_process, log
 from pipeline.core.errors import Died, Stopped, UserError, disk_errors_explained, first_line
@@ -34,6 +34,7 @@ CONFIG_REMEDY = "compare with configs/ or the output of --cfg job"
 QUOTED = r"""quote a value that is no plain word: 'runs="new (1)"', and ARGS="'runs=\"new (1)\"'" for make"""
 LAUNCHED = "PIPELINE_LAUNCHED"  # in the environment of ranks whose stderr `pipeline.launch` reads
 PATIENCE = 30  # seconds in which a stopped rank that trains no more has to end
+TARGETS = (*STAGES, "reproduce", "check", "plan")  # of the Makefile, where errors name them
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 ConfigStore.instance().store(name="schema", node=Config)
@@ -98,7 +99,8 @@ def _command(job: Callable[[Config], Any]) -> None:
         raise
     if errors:
         sys.stdout.flush()
-        print("\n".join(error.line for error in errors), file=sys.stderr, flush=True)
+        lines = "\n".join(error.line for error in errors)
+        print(_for_this_run(lines, started[0]) if started else lines, file=sys.stderr, flush=True)
         sys.exit(2)
 
 
@@ -123,6 +125,13 @@ def _make_ready() -> None:
         os.environ["PIPELINE_JOB"] = specification.name.split(".")[-1] if specification else "run"
     if not is_main_process():
         sys.argv += ["hydra/job_logging=none", "hydra/hydra_logging=none"]
+
+
+def _for_this_run(lines: str, config: DictConfig) -> str:
+    """With what the make targets in them need to make this run and not the demo."""
+    profile, run = config.profile, config.run
+    of = f" PROFILE={profile}" * (profile != "demo") + f" RUN={run}" * (run != profile)
+    return re.sub(rf"\bmake ({'|'.join(TARGETS)})(?![\w=]| PROFILE=| RUN=)", rf"make \1{of}", lines)
 
 
 def _crashed(error: BaseException) -> str:

@@ -20,6 +20,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.hub import Revision, hub_errors, hub_model, local_model, readable_revision
 from pipeline.core.machine import cores
 from pipeline.core.precision import autocast_type, training_precision
+from pipeline.run import require_sets
 from training.cost_model import shape_of_run, side_memory
 from training.memory import planned_budget
 
@@ -93,6 +94,14 @@ def _on_hub(name: str, part: HubFiles, seen: Look) -> Located:
     commit = str(info.sha)
     files = (HubFile(Path(inside), inside, member, True, part.hub, commit) for inside, member in chosen)
     return Located(tuple(files), commit)
+
+
+def missing_sets(config: Config) -> Iterator[tuple[str, str, UserError | None]]:
+    """(what, finding, problem) of a set that a stage would ask for in vain."""
+    try:
+        require_sets(config)
+    except UserError as error:
+        yield "sets", "FAILED", error
 
 
 def other_models(config: Config) -> Iterator[tuple[str, str, UserError | None]]:
@@ -178,7 +187,7 @@ def check(config: Config) -> None:
         for seen in looks
     ]  # fmt: skip
     show_table("sources", columns, rows)
-    findings = [*other_models(config), *machine(config, sum(seen.bytes or 0 for seen in looks))]
+    findings = [*missing_sets(config), *other_models(config), *machine(config, sum(seen.bytes or 0 for seen in looks))]
     show_table("machine", ["what", "found"], [(what, found) for what, found, _ in findings])
     problems = [seen.problem for seen in looks] + [problem for _, _, problem in findings]
     failed = [problem for problem in problems if problem is not None]

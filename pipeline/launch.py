@@ -1,6 +1,8 @@
 """Training as a sub-process of `accelerate launch`, which owns everything distributed."""
 
+import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -19,6 +21,7 @@ DEFAULTS = {
     # few. SLURM sends SIGTERM to every process of a job, torchrun's agent among them, and ends what takes too long.
     "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "3600",
 }
+PATIENCE = 60  # seconds in which ranks have to end beside one that has failed, for which they may wait without end
 
 
 def launch(stage: str, config: Config) -> None:
@@ -47,6 +50,9 @@ def run_command(command: list[str], environment: dict[str, str], name: str, log:
             while os.read(process.stderr.fileno(), 65536):
                 pass  # until the last rank has ended: it may be saving a checkpoint
             raise
+        if line:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # who has not ended waits for the one that failed
     if line:
         raise UserError.from_line(line)
     if process.returncode:
@@ -98,11 +104,16 @@ def rendezvous(nodes: int) -> list[str]:
 
 
 def relay(stream: IO[bytes]) -> str | None:
-    """Pass a child's stderr on as it comes; returns its `error:` line, and drops what launchers print after it."""
+    """Pass a child's stderr on as it comes; returns its `error:` line, and drops what launchers print after it.
+
+    Once an error was seen, it ends with the stream or after `PATIENCE` seconds of silence.
+    """
     signal.siginterrupt(signal.SIGINT, True)  # polars lets reads go on after a Ctrl-C: until the training has ended
     seen = b"\n"  # what may still turn out to be the start of an error line, or the line itself once found
     found = False
-    while chunk := os.read(stream.fileno(), 65536):
+    while not found or select.select([stream], [], [], PATIENCE)[0]:
+        if not (chunk := os.read(stream.fileno(), 65536)):
+            break
         seen += chunk
         start = -1 if found else seen.find(b"\nerror: ")
         if start >= 0:

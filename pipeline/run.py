@@ -5,11 +5,10 @@ Also what `accelerate launch` starts: `accelerate launch … -m pipeline.run pro
 
 import dataclasses
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import ExitStack
 
-from configs.schema.config import Config
-from merging.models import require_held_out
+from configs.schema.config import TRAINED, Config
 from pipeline.application import LAUNCHED, hydra_application
 from pipeline.chain import CHAIN
 from pipeline.core.console import log
@@ -23,8 +22,7 @@ def run(config: Config) -> None:
     """Run the configured stages in order; what is done already is not made again."""
     for name in config.stages:
         CHAIN[name].settings(config)  # what can't be is refused before anything is made
-    if "merge" in config.stages:
-        require_held_out(config)
+    require_sets(config)
     asked = in_order(config)
     if is_launched():
         return _run_beside_ranks(asked, config)
@@ -34,6 +32,26 @@ def run(config: Config) -> None:
                 held.enter_context(locked(config.folder(name), purpose=".command"))
         for name in asked:
             make(name, config, asked)
+
+
+def require_sets(config: Config) -> None:
+    """Raise UserError for a set that a wanted stage asks for by name or by side, and that data will not have."""
+    merging, evaluation, named = config.merging, config.evaluation, dict[str, Iterable[str]]()
+    if "merge" in config.stages:
+        named |= {f"merging.{key}": getattr(merging, key) for key in ("guard_sources", "report_sources")}
+    if "evaluate" in config.stages:
+        scored = {f"evaluation.suite.{name}.sets": evaluation.suite[name] for name in evaluation.suites}
+        named |= {key: suite.sets.values() for key, suite in scored.items() if suite.kind in ("retrieval", "vectors")}
+    for key, sets in named.items():
+        if unknown := [name for name in sets if name not in config.data.held_out]:
+            remedy = f"name sets of data.held_out: {', '.join(config.data.held_out) or 'it has none'}"
+            raise UserError(f"set {unknown[0]} is not held out", where=f"config key {key}", remedy=remedy)
+    sides = {source.side for source in config.data.sources.values()}
+    for name in [name for name in TRAINED if name in config.stages and name != "heads"]:
+        if sides and sides.isdisjoint(TRAINED[name]):
+            what, remedy = f"there are no pairs to train the stage {name} on", "add sources of this side"
+            remedy += ", or train the other one alone: arm=asymmetric" if name == "symmetric" else ""
+            raise UserError(what, where="config key data.sources", remedy=remedy)
 
 
 def in_order(config: Config) -> list[str]:

@@ -1,11 +1,13 @@
 """The environment is made once and again when the lock's contents change; git sees neither it nor a link to it."""
 
 import os
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 PYTHON = """#!/bin/sh
 mkdir -p .venv/bin
@@ -51,6 +53,15 @@ def test_the_environment_is_made_again_when_the_lock_s_contents_change(checkout:
     os.utime(lock, (1, 1))
     assert installs(checkout) == 2
     assert installs(checkout) == 0
+
+
+@pytest.mark.parametrize("run", ["опыт", "ru+en, (2)"])
+def test_a_run_may_have_any_name_in_quotes(run: str, repository: Path) -> None:
+    asked = ["make", "-n", "data", f'RUN="{run}"']
+    made = subprocess.run(asked, cwd=repository, capture_output=True, text=True, check=True)
+    (command,) = [line for line in made.stdout.splitlines() if "pipeline.run" in line]
+    parsed = OverridesParser.create().parse_overrides(shlex.split(command)[3:])
+    assert {one.key_or_group: one.value() for one in parsed}["run"] == run
 
 
 def test_an_environment_that_is_a_link_is_ignored_by_git(checkout: Path) -> None:

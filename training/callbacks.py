@@ -1,6 +1,7 @@
 """What happens beside the training steps: metrics.jsonl, progress, and a clean end on SIGTERM."""
 
 import json
+import math
 import signal
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -58,7 +59,8 @@ class MetricsLog(TrainerCallback):
                 "step": state.global_step,
                 "loss": logs["loss"],
                 **{name: logs[name] for name in PARTS if name in logs},
-                **{name: logs[name] for name in ("grad_norm", "learning_rate")},
+                "grad_norm": logs["grad_norm"] if math.isfinite(logs["grad_norm"]) else None,  # fp16 tries large scales
+                "learning_rate": logs["learning_rate"],
                 "tokens_per_second": round(tokens / (now - self.since), 1),
                 "padding_share": logs["padding_share"],
                 "set": self.batches[state.global_step - 1].set if state.global_step == self.at + 1 else None,

@@ -76,6 +76,20 @@ def test_a_rank_goes_on_after_its_own_worker_was_stopped(tmp_path: Path, monkeyp
     assert process.returncode == 0 and said.strip()
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ([], "make it first: make data PROFILE=tiny, or everything: make reproduce PROFILE=tiny"),
+        (["run=second"], "make data PROFILE=tiny RUN=second, or everything: make reproduce PROFILE=tiny RUN=second"),
+        (["profile=demo"], "make it first: make data, or everything: make reproduce\n"),
+    ],
+)
+def test_the_make_targets_that_an_error_names_make_this_run(overrides: list[str], said: str, tmp_path: Path) -> None:
+    given = ["profile=tiny", *overrides][-2 if overrides == ["run=second"] else -1 :]
+    ended = run_main(*given, f"runs={tmp_path}", "stages=[symmetric]", "launch.config=none")
+    assert ended.status == 2 and said in ended.err
+
+
 def test_a_full_disk_outside_of_any_stage_is_one_line(tmp_path: Path) -> None:
     full = "__import__('pathlib').Path('/dev/full').write_text('x')"
     process = start_application(full, tmp_path)

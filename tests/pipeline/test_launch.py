@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from configs.schema.config import Config, LaunchConfig
+from pipeline import launch
 from pipeline.core.errors import UserError
 from pipeline.launch import launch_command, relay
 from tests.support.runs import finish, remove_stage, start
@@ -37,6 +38,15 @@ def test_an_error_line_is_caught_and_the_launchers_traceback_is_dropped(capfd: p
 def test_what_is_no_error_line_passes_through(capfd: pytest.CaptureFixture[str]) -> None:
     line, passed_on = relayed("import sys; sys.stderr.write('a warning, no error: here\\n' * 3000)", capfd)
     assert line is None and passed_on == "a warning, no error: here\n" * 3000
+
+
+def test_ranks_that_wait_for_one_that_failed_are_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "PATIENCE", 0.5)
+    failing = "import os, time; os.write(2, b'error: no memory (rank 1); lower it\\n'); time.sleep(60)"
+    started = time.monotonic()
+    with pytest.raises(UserError, match="no memory"):
+        launch.run_command([sys.executable, "-c", failing], dict(os.environ), "symmetric", tmp_path / "log")
+    assert time.monotonic() - started < 30
 
 
 def test_an_error_round_trips_through_its_line() -> None:

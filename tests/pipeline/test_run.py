@@ -68,14 +68,16 @@ def test_a_stage_that_is_not_asked_for_is_not_made(tmp_path: Path) -> None:
     ("overrides", "named"),
     [
         (["stages=[data,calibrate]"], "calibration takes one model"),
-        (["stages=[data,merge]", "merging.guard_sources=[panorama,no]"], "set no is not held out (config key merging."),
+        (["~data.held_out.test_questions"], "set test_questions is not held out (config key evaluation.suite.own."),
+        (["~data.sources.scored"], "there are no pairs to train the stage symmetric on (config key data.sources); add"),
+        (["stages=[data,merge]", "merging.guard_sources=[test_questions,no]"], "set no is not held out (config key m"),
         (["stages=[data,merge]", "merging.report_sources=[no]"], "set no is not held out (config key merging.report_"),
     ],
 )
 def test_an_impossible_stage_is_refused_before_anything_is_made(
     tmp_path: Path, overrides: list[str], named: str
 ) -> None:
-    ended = run_main("profile=tiny", f"runs={tmp_path}", *overrides)
+    ended = run_main("profile=own", f"runs={tmp_path}", *overrides)
     assert ended.status == 2 and named in ended.err
     assert not any(tmp_path.rglob("manifest.json"))
 
