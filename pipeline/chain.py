@@ -154,7 +154,7 @@ def readme_of_merge(config: Config) -> list[Path]:
 def side(name: str) -> Stage:
     """One side's training; under `accelerate launch` each process takes its slice of every planned global batch."""
     return Stage(
-        name, 4, "training.finetune:build", on_ranks=True, prepare="training.finetune:prepare",
+        name, 5, "training.finetune:build", on_ranks=True, prepare="training.finetune:prepare",
         needs=lambda c: side_needs(c, name),
         reads=lambda c: side_reads(c, name),
         settings=lambda c: {"side": c.side(name), "arguments": c.training.arguments, "seed": c.training.seed,
@@ -175,7 +175,7 @@ CHAIN = {stage.name: stage for stage in [
         settings=benchmark_settings,
     ),
     Stage(
-        "data", 4, "data.prepare:build", in_place=True,
+        "data", 5, "data.prepare:build", in_place=True,
         needs=lambda c: ["benchmarks", *own_miner(c)],
         reads=data_reads,
         settings=lambda c: {"data": c.data, "mining": mining_settings(c)},
@@ -195,7 +195,7 @@ CHAIN = {stage.name: stage for stage in [
                             "precision": c.precision, "attention": c.base.attention} | heads_settings(c),
     ),
     Stage(
-        "heads", 1, "training.heads.fit:build", on_ranks=True, prepare="training.finetune:prepare",
+        "heads", 2, "training.heads.fit:build", on_ranks=True, prepare="training.finetune:prepare",
         needs=lambda c: ["merge", "data"],
         settings=lambda c: {"heads": c.training.heads, "arguments": c.training.arguments, "seed": c.training.seed,
                             "precision": c.precision, "attention": c.base.attention},

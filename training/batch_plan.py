@@ -272,21 +272,17 @@ class _OpenBatch:
     """A batch that still takes rows, and the texts in it."""
 
     rows: list[int] = dataclasses.field(default_factory=list)
-    anchors: set[int] = dataclasses.field(default_factory=set)
-    positives: set[int] = dataclasses.field(default_factory=set)
-    negatives: set[int] = dataclasses.field(default_factory=set)
+    pairs: set[int] = dataclasses.field(default_factory=set)  # texts that are an anchor or a positive
+    texts: set[int] = dataclasses.field(default_factory=set)  # these and negatives
 
     def takes(self, anchor: int, positive: int, negatives: set[int]) -> bool:
-        """Whether no text of the row stands where it would be a false negative."""
-        repeated = anchor in self.anchors or anchor in self.positives or positive in self.anchors
-        wrong = positive in self.positives or positive in self.negatives
-        return not repeated and not wrong and negatives.isdisjoint(self.positives)
+        """Whether no text of the row stands where it would be a false negative; only negatives may stand twice."""
+        return anchor not in self.texts and positive not in self.texts and negatives.isdisjoint(self.pairs)
 
     def add(self, row: int, anchor: int, positive: int, negatives: set[int]) -> None:
         self.rows.append(row)
-        self.anchors.add(anchor)
-        self.positives.add(positive)
-        self.negatives |= negatives
+        self.pairs |= {anchor, positive}
+        self.texts |= {anchor, positive, *negatives}
 
 
 def _place(

@@ -10,7 +10,7 @@ import polars as pl
 from datasketch import MinHash, MinHashLSH
 
 from configs.schema.data import DecontaminationConfig
-from data.pairs.cleaning import comparable, no_reason
+from data.pairs.cleaning import comparable, flat_negatives, no_reason, with_negatives
 from data.pairs.hashing import Hashes, contained, text_hashes
 
 HEAD, KEY = 256, 48  # characters read of a text, and of its comparable form, before the whole text is compared
@@ -143,6 +143,18 @@ class Decontamination:
             if self.removes:
                 reasons = reasons.zip_with(reasons.is_not_null(), found)
         return reasons, reported
+
+    def without_known_negatives(self, pairs: pl.DataFrame) -> tuple[pl.DataFrame, Counter[str]]:
+        """The pairs without the negatives for which `find` would drop a pair; and the benchmarks found.
+
+        To push a text that is scored away from questions is to train on it, too.
+        """
+        negatives, rows = flat_negatives(pairs)
+        found = self._in_benchmarks(negatives)
+        unwanted = self.forbidden.find(negatives).is_not_null() | (found.is_not_null() & self.removes)
+        if unwanted.any():
+            pairs = with_negatives(pairs, negatives, rows, ~unwanted.to_numpy())
+        return pairs, Counter(found.drop_nulls().to_list())
 
     def _in_benchmarks(self, texts: pl.Series) -> pl.Series:
         found = self.benchmarks.find(texts)

@@ -44,10 +44,10 @@ def test_rows_of_a_batch_share_no_text_that_would_be_a_false_negative() -> None:
         anchors, positives = rows.anchors[batch.rows].tolist(), rows.positives[batch.rows].tolist()
         assert len(set(anchors)) == len(anchors)
         assert len(set(positives)) == len(positives)
-        for i, positive in enumerate(positives):
-            assert positive not in anchors[:i] + anchors[i + 1 :]
+        for i, pair in enumerate(zip(anchors, positives, strict=True)):
+            assert set(pair).isdisjoint(anchors[:i] + anchors[i + 1 :])
             for j, chosen in enumerate(batch.negatives):
-                assert i == j or positive not in rows.negatives[batch.rows[j]][chosen]
+                assert i == j or set(pair).isdisjoint(rows.negatives[batch.rows[j]][chosen].tolist())
 
 
 def test_a_plan_that_was_written_is_read_as_it_was(tmp_path: Path) -> None:

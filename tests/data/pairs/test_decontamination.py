@@ -1,6 +1,7 @@
 """Evaluation texts planted among training pairs are found and named; passages of a corpus alone are not."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -139,3 +140,25 @@ def test_near_duplicates_are_removed_when_asked_and_only_reported_in_mode_report
     assert sum(reported.ledger["planted"]["reported"].values()) == 4
     planted.data.decontamination.mode = "off"
     assert run_config(planted, tmp_path / "off").ledger["planted"]["reported"] == {}
+
+
+@pytest.mark.parametrize("mode", ["remove", "report"])
+def test_a_negative_out_of_an_evaluation_leaves_its_pair_and_one_out_of_a_held_out_set_always(
+    mode: str, planted: Any, tmp_path: Path
+) -> None:
+    held_out, other = "Отложенный ответ о погоде", "Обычный неверный ответ"
+    row = {"question": "Шестой вопрос?", "answer": "Верный ответ", "wrong": [SENTENCE, held_out, other]}
+    planted.data.sources["planted"].path = str(tmp_path / "wrong.jsonl")
+    (tmp_path / "wrong.jsonl").write_text(json.dumps(row, ensure_ascii=False), encoding="utf-8")
+    source = planted.data.sources["planted"]
+    source.construction, source.columns = "query_pos_neg", {"query": "question", "pos": "answer", "neg": "wrong"}
+    planted.data.decontamination.mode = mode
+    kept_out = {"question": "Отложенный вопрос?", "answer": held_out}
+    (tmp_path / "held.jsonl").write_text(json.dumps(kept_out, ensure_ascii=False), encoding="utf-8")
+    asked = {"anchor": "question", "positive": "answer"}
+    own = {"path": str(tmp_path / "held.jsonl"), "construction": "pairs", "columns": asked}
+    planted.data.held_out = {"later": replace(source, **own)}
+    prepared = run_config(planted, tmp_path / "runs")
+    kept = [SENTENCE, other] if mode == "report" else [other]
+    assert prepared.train()["planted"]["negatives"].to_list() == [kept]
+    assert prepared.ledger["planted"]["reported"] == {"evaluation: RuSTSBenchmarkSTS": 1}
