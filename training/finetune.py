@@ -418,9 +418,9 @@ def closing_metrics(trainer: PlannedTrainer, report: dict[str, Any]) -> dict[str
     """What the manifest says: sizes, speed, the last loss, and dev scores of the saved weights."""
     if trainer.state.best_model_checkpoint:
         trainer.remove_callback(MetricsLog)  # the curves have these weights' scores already, at their own step
-    trainer.remove_callback(StepLines)  # these weights may be another step's
+        trainer.remove_callback(StepLines)
     dev = dev_metrics(trainer)
-    if "eval_score" in dev:
+    if trainer.state.best_model_checkpoint:
         log.info("dev score of the saved weights: %.4f", dev["eval_score"])
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     scores = {
