@@ -44,7 +44,8 @@ class CorpusConfig:
 
     kind: str = setting("pairs", choices=("pairs", "text", "hub"))  # pairs: of stage data; text: one text a line
     language: str = BY_SCRIPT  # a language code, or script: a word counts for languages of its script
-    files: list[str] = setting([])  # text: paths or patterns; hub: parquet paths inside it
+    # text: paths or patterns; hub: parquet paths inside it; pairs: patterns inside data, none for all training sets.
+    files: list[str] = setting([])
     hub: str | None = None  # data set id on the Hub
     revision: str = "main"  # commit, tag or branch of `hub`
     columns: dict[str, str] = setting({})  # hub: column (a.b inside a struct) -> language

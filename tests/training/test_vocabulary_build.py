@@ -71,6 +71,27 @@ def test_the_certificate_says_what_was_compared(tiny_run: Config) -> None:
     assert share["pieces_kept"] < share["pieces"] and 0.9 < share["occurrences_kept"] < 1
 
 
+@pytest.mark.parametrize("files", [[], ["heldout/*.parquet"]])
+def test_texts_that_were_not_counted_tell_how_much_of_the_vocabulary_is_missing(
+    files: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = config(tmp_path)
+    counted, others = samples()[:30], samples()[30:330]
+    write_pairs(made, counted)
+    (made.folder("data") / "heldout").mkdir()
+    columns = {"anchor": others[::2], "positive": others[1::2], "negatives": [[]] * 150}
+    pyarrow.parquet.write_table(pyarrow.table(columns), made.folder("data") / "heldout/others.parquet")
+    if files:
+        made.init.corpora["others"] = CorpusConfig(kind="pairs", files=files)
+    make("init", made)
+    before, after = (Tokenizer.from_file(str(made.folder(name) / "tokenizer.json")) for name in ("base", "init"))
+    pieces = [piece for text in before.encode_batch(others) for piece in text.tokens]
+    share = float(np.mean([piece in after.get_vocab() for piece in pieces]))
+    told = json.loads((made.folder("init") / "manifest.json").read_text(encoding="utf-8"))["metrics"]
+    assert told["pieces kept of dev and held-out sets"] == pytest.approx(share)
+    assert (share == 1) == bool(files) and ("count more texts" in caplog.text) != bool(files)
+
+
 def test_the_id_map_lists_every_id_that_stays_specials_included(tiny_run: Config) -> None:
     rows = pyarrow.parquet.read_table(tiny_run.folder("init") / "vocabulary/id_map.parquet").to_pylist()
     assert [row["piece"] for row in rows[:4]] == ["<s>", "<pad>", "</s>", "<unk>"]

@@ -1,19 +1,25 @@
 """The stage `init`: the base model with a smaller vocabulary, and a certificate of what stays the same."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from configs.schema.config import Config
 from pipeline.core.artefact import StageFolder, write_json
 from pipeline.core.console import log
 from pipeline.core.model_folder import read_tokenizer
 from training.vocabulary.certificate import certify
-from training.vocabulary.corpora import find_corpora
+from training.vocabulary.corpora import find_corpora, unseen_sets
 from training.vocabulary.language_counts import count_pieces
 from training.vocabulary.selection import OTHER, select
 from training.vocabulary.shrinking import shrink, write_id_map
-from training.vocabulary.tokenizer_file import TokenizerFile
+from training.vocabulary.tokenizer_file import Ids, TokenizerFile
+
+# Share of the pieces of dev and held-out sets. 99 % stay in the demo, whose init scores as its base; 61 % where the
+# training texts of data/example alone are counted, and nDCG@10 on its held-out questions falls from 0.94 to 0.77.
+ENOUGH = 0.95
 
 
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
@@ -26,6 +32,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     prompts = before.encode_batch([prompt for prompt in config.base.prompts.values() if prompt])
     needed = np.unique(np.array([token for prompt in prompts for token in prompt.ids], dtype=np.int64))
     selection = select(tokenizer, {**counts.occurrences, OTHER: counts.others}, config.init, config.languages, needed)
+    stay = warn_of_lost_pieces(config.folder("data"), before, selection.kept) if config.init.counts_pairs else None
     with stage.scratch() as scratch:
         (scratch / "vocabulary").mkdir()
         sizes = shrink(base, scratch, tokenizer, selection.kept)
@@ -40,7 +47,20 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
         "vocabulary after": sizes.vocabulary_after,
         "parameters before": sizes.parameters_before,
         "parameters after": sizes.parameters_after,
+        **({} if stay is None else {"pieces kept of dev and held-out sets": stay}),
         "texts compared": sum(entry["compared"] for entry in checked),
         "texts covered": sum(entry["covered"] for entry in checked),
         "mismatches among covered texts": sum(entry["mismatches"] for entry in checked),
     }
+
+
+def warn_of_lost_pieces(data: Path, tokenizer: Tokenizer, kept: Ids) -> float | None:
+    """The share of the pieces of a dev or held-out set that stay, the mean over the sets; warns where it is small."""
+    sets = [tokenizer.encode_batch_fast(texts) for texts in unseen_sets(data)]
+    shares = [np.isin([token for text in texts for token in text.ids], kept).mean() for texts in sets if texts]
+    if not shares:
+        return None
+    if (share := float(np.mean(shares))) < ENOUGH:
+        what = "only %.0f %% of the pieces of dev and held-out sets stay: others are embedded worse than by the base"
+        log.warning(what + "; count more texts, by init=opus or a corpus of kind text in init.corpora", 100 * share)
+    return share

@@ -58,6 +58,12 @@ def find_corpora(config: InitConfig, languages: list[str], data: Path, mirror: s
     return [_find(name, corpus, data, mirror) for name, corpus in config.corpora.items()]
 
 
+def unseen_sets(data: Path) -> Iterator[list[str]]:
+    """The anchors and positives of each dev and held-out set."""
+    for path in sorted([*(data / "dev").glob("*.parquet"), *(data / "heldout").glob("*.parquet")]):
+        yield [text for _, texts in parquet_texts(path, dict.fromkeys(PAIR_COLUMNS[:2], BY_SCRIPT)) for text in texts]
+
+
 def corpus_states(config: Config) -> dict[str, str]:
     """Fingerprints of the local files that are counted or certified, and the locked commits of those on the Hub."""
     files, found = local_files("certify", config.init.certify), {}
@@ -142,6 +148,8 @@ def _find(name: str, config: CorpusConfig, data: Path, mirror: str | None) -> Co
         from data.artefact import ALL_SIDES, set_files  # with polars, which deciding what to make does without
 
         files = [path for _, path in set_files(data, ALL_SIDES)]
+        if config.files:
+            files = local_files(name, [str(data / inside) for inside in config.files])
         if not files:
             raise UserError("there are no prepared pairs", where=str(data), remedy="make them first: make data")
         return Corpus(name, config, tuple(files), "stage data")
