@@ -38,6 +38,8 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="a tiny shape on a CPU; its figures mean nothing")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     options = parser.parse_args()
+    # Else the peers would take all GPUs of the machine, by nn.DataParallel.
+    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     if not options.small and (lacking := what_lacks()):
         print(f"nothing to measure: {lacking}")
         return

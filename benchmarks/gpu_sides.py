@@ -143,13 +143,16 @@ def _texts(data: str) -> Iterator[list[str]]:
 
 @quiet()
 def train_sentence_transformers(base: str, data: str, shape: str) -> dict[str, float]:
-    """The library's trainer with its cached loss, as its documentation sets it up.
+    """The library's trainer with its cached loss, as its documentation sets it up, and short pairs with its plain one.
 
     It flattens texts with flash-attn, where that is installed; else attention is SDPA's.
     """
     from datasets import Dataset
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
+    from sentence_transformers.sentence_transformer.losses import (
+        CachedMultipleNegativesRankingLoss,
+        MultipleNegativesRankingLoss,
+    )
 
     from benchmarks.training_sides import library_trainer
 
@@ -162,7 +165,10 @@ def train_sentence_transformers(base: str, data: str, shape: str) -> dict[str, f
     model = SentenceTransformer(base, device="cuda" if torch.cuda.is_available() else "cpu", model_kwargs=attention)
     model.max_seq_length = LENGTH
     with TemporaryDirectory() as folder:
-        loss = CachedMultipleNegativesRankingLoss(model, scale=1 / TEMPERATURE, mini_batch_size=64)
+        texts = max(1, int(min(64, _room(measures.shape) / (LENGTH * activation_bytes(measures.shape, half=True)))))
+        loss: torch.nn.Module = MultipleNegativesRankingLoss(model, scale=1 / TEMPERATURE)
+        if Path(data).name == "asymmetric":
+            loss = CachedMultipleNegativesRankingLoss(model, scale=1 / TEMPERATURE, mini_batch_size=texts)
         sizes, own = (steps, measures.batch), {"logging_steps": measures.steps // 2}
         trainer = library_trainer(folder, model, Dataset.from_dict(columns), loss, *sizes, **own)
         trainer.add_callback(clock := Clock(measures))
@@ -195,6 +201,11 @@ def _of_library(base: str, rows: list[list[str]], measures: Measures, clock: Clo
     return _figures(measures.batch * measures.steps, share * _operations(base, words), clock.seconds, losses[-1])
 
 
+def _room(shape: Shape) -> float:
+    """Bytes for activations on the device, the model's weights being there, gradients and AdamW's moments to come."""
+    return 0.8 * torch.cuda.mem_get_info()[0] - 12 * shape.parameters if torch.cuda.is_available() else math.inf
+
+
 @quiet()
 def train_bare(base: str, data: str, shape: str) -> dict[str, float]:
     """Forward pass, backward pass and optimizer on tokens of one fixed shape: nothing to pad, mask, sort or gather.
@@ -211,10 +222,9 @@ def train_bare(base: str, data: str, shape: str) -> dict[str, float]:
     device, half = "cuda" if torch.cuda.is_available() else "cpu", training_precision("auto") == "bf16"
     model = AutoModel.from_pretrained(base, dtype=torch.float32, add_pooling_layer=False, attn_implementation="sdpa")
     model = model.to(device).train()
-    optimizer, parts = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True), 1
-    if torch.cuda.is_available():
-        room = 0.8 * torch.cuda.mem_get_info()[0] - 12 * measures.shape.parameters  # gradients, AdamW's moments
-        parts = math.ceil(number * width * activation_bytes(measures.shape, half=True) / room)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+    taken = number * width * activation_bytes(measures.shape, half=True)
+    parts = max(1, math.ceil(taken / _room(measures.shape)))
     ids = torch.randint(5, measures.shape.vocabulary - 1, (number, width), device=device)
     started = 0.0
     for step in range(measures.warm + measures.steps):

@@ -33,6 +33,7 @@ from pipeline.core.machine import ALLOCATOR
 CONFIG_REMEDY = "compare with configs/ or the output of --cfg job"
 QUOTED = r"""quote a value that is no plain word: 'runs="new (1)"', and ARGS="'runs=\"new (1)\"'" for make"""
 LAUNCHED = "PIPELINE_LAUNCHED"  # in the environment of ranks whose stderr `pipeline.launch` reads
+STOPS = {signal.SIGTERM, signal.SIGINT}
 PATIENCE = 30  # seconds in which a stopped rank that trains no more has to end
 TARGETS = (*STAGES, "reproduce", "check", "plan")  # of the Makefile, where errors name them
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -111,7 +112,7 @@ def _make_ready() -> None:
         os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' bars; plain lines tell the rest
     os.environ.setdefault(*ALLOCATOR)
     logging.raiseExceptions = False  # a line for which the disk has no room is lost, without a traceback
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOPS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as SIGINT is in background jobs
             signal.signal(number, _stop)
     if LAUNCHED in os.environ:  # by a command that has named the log after the stage
@@ -127,11 +128,18 @@ def _make_ready() -> None:
         sys.argv += ["hydra/job_logging=none", "hydra/hydra_logging=none"]
 
 
+def quoted(value: str) -> str:
+    """As Hydra takes any text."""
+    return "'{}'".format(value.replace("'", r"\'"))
+
+
 def _for_this_run(lines: str, config: DictConfig) -> str:
     """With what the make targets in them need to make this run and not the demo."""
     profile, run = config.profile, config.run
-    of = f" PROFILE={profile}" * (profile != "demo") + f" RUN={run}" * (run != profile)
-    return re.sub(rf"\bmake ({'|'.join(TARGETS)})(?![\w=]| PROFILE=| RUN=)", rf"make \1{of}", lines)
+    name = run if re.fullmatch(r"[\w.+-]+", run, re.ASCII) else f"""'"{run}"'"""
+    of = f" PROFILE={profile}" * (profile != "demo") + f" RUN={name}" * (run != profile)
+    pattern = rf"\bmake ({'|'.join(TARGETS)})(?![\w=]| PROFILE=| RUN=| anew)"
+    return re.sub(pattern, lambda found: found[0] + of, lines)
 
 
 def _crashed(error: BaseException) -> str:
@@ -170,7 +178,10 @@ def _end_in_time(asked: int) -> None:
     reader = select.poll()
     reader.register(2, 0)  # for errors alone, which are always reported
     reader.register(asked, select.POLLIN)
-    if any(descriptor == 2 for descriptor, _ in reader.poll()):
+    while not (gone := any(descriptor == 2 for descriptor, _ in reader.poll())):
+        if not STOPS.isdisjoint(os.read(asked, 512)):  # the end of a loader's worker, SIGCHLD, is told too
+            break
+    if gone:
         os.kill(os.getpid(), signal.SIGTERM)
     while True:
         time.sleep(PATIENCE)

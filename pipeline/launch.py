@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 from typing import IO
 
+import psutil
 from hydra.core.hydra_config import HydraConfig
 
 from configs.schema.config import Config
-from pipeline.application import CONFIGS, LAUNCHED
+from pipeline.application import CONFIGS, LAUNCHED, quoted
 from pipeline.core.errors import Died, UserError
 from pipeline.core.machine import cores
 
@@ -26,8 +27,7 @@ PATIENCE = 60  # seconds in which ranks have to end beside one that has failed, 
 
 def launch(stage: str, config: Config) -> None:
     """Run `python -m pipeline.run stages=[stage]` under accelerate, with this process's overrides."""
-    # A sweep names runs by itself, by overrides, so their `=` and `,` need quotes.
-    run = "run='{}'".format(config.run.replace("'", r"\'"))
+    run = f"run={quoted(config.run)}"  # a sweep names runs by itself, by overrides, so their `=` and `,` need quotes
     chosen = [*HydraConfig.get().overrides.task, run, f"stages=[{stage}]"]
     command = [*launch_command(config), "-m", "pipeline.run", *chosen]
     paths = [str(CONFIGS.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -51,13 +51,20 @@ def run_command(command: list[str], environment: dict[str, str], name: str, log:
                 pass  # until the last rank has ended: it may be saving a checkpoint
             raise
         if line:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # who has not ended waits for the one that failed
+            _kill(process.pid)  # who has not ended waits for the one that failed
     if line:
         raise UserError.from_line(line)
     if process.returncode:
         status = process.returncode if process.returncode > 0 else 128 - process.returncode
         raise Died(name, status, str(log))
+
+
+def _kill(launcher: int) -> None:
+    """End a launcher and its ranks, which torchrun starts in sessions of their own."""
+    with contextlib.suppress(psutil.Error):
+        for one in (*psutil.Process(launcher).children(recursive=True), psutil.Process(launcher)):
+            with contextlib.suppress(psutil.Error):
+                one.kill()
 
 
 def launch_command(config: Config) -> list[str]:
@@ -100,6 +107,7 @@ def rendezvous(nodes: int) -> list[str]:
         *("--num_machines", str(nodes), "--machine_rank", os.environ.get("NODE_RANK", "0")),
         *("--main_process_ip", os.environ["MASTER_ADDR"]),
         *("--main_process_port", os.environ.get("MASTER_PORT", "29500")),
+        *("--rdzv_conf", "read_timeout=600"),  # seconds for which a machine that is early waits for the first one
     ]
 
 

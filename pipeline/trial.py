@@ -17,7 +17,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 
 from configs.schema.config import SIDES, Config
-from pipeline.application import hydra_application
+from pipeline.application import hydra_application, quoted
 from pipeline.core.artefact import Manifest, read_manifest
 from pipeline.core.console import quiet, show_table
 from pipeline.core.errors import UserError
@@ -48,7 +48,7 @@ def trial(config: Config) -> None:
         with quiet():
             write_base(place / "init", shape, config.base)
         command = [sys.executable, "-m", "pipeline.run", *HydraConfig.get().overrides.task, "tracking=none"]
-        command += [f"runs='{folder}'", "run=trial"]
+        command += [f"runs={quoted(str(folder))}", "run=trial"]
         for name in sides:
             one = [*command, f"stages=[{name}]", *_prepared(config, name, sets[name], shape, place / "data")]
             run_command(one, dict(os.environ), name, place / "logs/run.log")
@@ -74,7 +74,7 @@ def _prepared(config: Config, name: str, sets: list[SetEstimate], shape: Shape, 
     of = SIDES[name][0]
     write_rows(data / of / f"{name}.parquet", texts, longest, shape, labels=of == "symmetric" and side.angle_weight > 0)
     values = {"start": "init", "max_steps": STEPS, "logging_steps": LOGGED, "checkpoint_steps": 10 * STEPS}
-    values |= {"dev_steps": "null", "anchor_length": longest, "positive_length": longest}
+    values |= {"dev_steps": "null", "average": "null", "anchor_length": longest, "positive_length": longest}
     values["negatives"] = max(len(item.texts["negatives"]) for item in sets)
     own = [f"~training.{name}.sets.{key}" for key in side.sets]  # these sets are not there
     return [*own, *(f"training.{name}.{key}={value}" for key, value in values.items())]

@@ -30,7 +30,7 @@ class _Transcoded(io.BufferedIOBase):
 
 
 def in_utf8(stream: "io.BufferedReader[Any]", encoding: str, file: str, set_name: str) -> IO[bytes]:
-    """The stream's text in UTF-8; raises UserError where it is so already, as it would come out as nonsense."""
+    """The stream's text in UTF-8; raises UserError where its beginning is so already, as it would become nonsense."""
     if codecs.lookup(encoding).name in (UTF_8, "utf-8-sig"):
         return stream
     head = stream.peek()

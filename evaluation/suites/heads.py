@@ -42,7 +42,7 @@ def vectors_of(
         weights = heads.weights(hidden) * (mask & ~torch.isin(ids, unused.to(ids.device)))
         dense, tokens = encoder.pool(features).cpu().numpy(), heads.vectors(hidden)[:, 1:]
         found = Vectors(dense, pooled(ids, weights, encoder.config.vocab_size), tokens, mask[:, 1:])
-        require_finite([dense, found.sparse.data, tokens[found.mask].cpu()], encoder.model)
+        require_finite([dense, found.sparse.data, tokens[found.mask].sum(0).cpu()], encoder.model)
         yield batch, found
 
 
@@ -120,8 +120,9 @@ def maxsim(tokens: torch.Tensor, counts: torch.Tensor, found: Vectors) -> np.nda
     texts, longest, width = found.tokens.shape
     owner, sums = torch.repeat_interleave(counts), tokens.new_zeros(len(counts), texts)
     rows = max(1, MOST_SIMILARITIES // (texts * longest))
+    passages = found.tokens.reshape(-1, width).T  # a copy
     for part, owners in zip(tokens.split(rows), owner.split(rows), strict=True):
-        pairs = (part @ found.tokens.reshape(-1, width).T).view(len(part), texts, longest)
+        pairs = (part @ passages).view(len(part), texts, longest)
         sums.index_add_(0, owners, pairs.masked_fill_(~found.mask, -torch.inf).amax(2))
     return (sums / counts[:, None]).cpu().numpy()
 

@@ -60,9 +60,10 @@ def test_a_stopped_rank_ends_though_it_waits_for_one_that_never_comes(
 ) -> None:
     monkeypatch.setitem(os.environ, LAUNCHED, "1")
     store = "__import__('torch').distributed.TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False)"
-    waits = f"{store}.get('never')"  # in C++, as in an operation of all ranks
-    process = start_application(f"({IMPATIENT}, print('begun', flush=True), {waits})", tmp_path)
+    waits = f"(store := {store}), print('begun', flush=True), store.get('never')"  # in C++, as in an operation of all
+    process = start_application(f"({IMPATIENT}, {waits})", tmp_path)
     assert process.stdout and process.stdout.readline() == "begun\n"
+    time.sleep(0.5)  # until it waits: before, Python's own handler would end it
     process.terminate()
     assert process.wait(timeout=30) == 128 + signal.SIGTERM
 
@@ -70,8 +71,9 @@ def test_a_stopped_rank_ends_though_it_waits_for_one_that_never_comes(
 def test_a_rank_goes_on_after_its_own_worker_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, LAUNCHED, "1")
     worker = "(worker := multiprocessing.get_context('fork').Process(target=time.sleep, args=[60]))"
+    told = "signal.signal(signal.SIGCHLD, lambda *_: None)"  # of its end, as torch's loaders are
     stopped = "worker.start(), time.sleep(0.2), worker.terminate(), worker.join(), time.sleep(2)"
-    process = start_application(f"({IMPATIENT}, {worker}, {stopped}, print(worker.exitcode))", tmp_path)
+    process = start_application(f"({IMPATIENT}, {told}, {worker}, {stopped}, print(worker.exitcode))", tmp_path)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 0 and said.strip()
 

@@ -42,11 +42,20 @@ def test_what_is_no_error_line_passes_through(capfd: pytest.CaptureFixture[str])
 
 def test_ranks_that_wait_for_one_that_failed_are_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "PATIENCE", 0.5)
-    failing = "import os, time; os.write(2, b'error: no memory (rank 1); lower it\\n'); time.sleep(60)"
+    failing = """if True:
+        import os, subprocess, sys, time
+        rank = subprocess.Popen(["sleep", "60"], start_new_session=True)  # as torchrun starts them
+        open(sys.argv[1], "w").write(str(rank.pid))
+        os.write(2, b"error: no memory (rank 1); lower it\\n")
+        rank.wait()
+    """
     started = time.monotonic()
     with pytest.raises(UserError, match="no memory"):
-        launch.run_command([sys.executable, "-c", failing], dict(os.environ), "symmetric", tmp_path / "log")
+        command = [sys.executable, "-c", failing, str(tmp_path / "rank")]
+        launch.run_command(command, dict(os.environ), "symmetric", tmp_path / "log")
     assert time.monotonic() - started < 30
+    rank = int((tmp_path / "rank").read_text())
+    assert not psutil.pid_exists(rank) or psutil.Process(rank).status() == psutil.STATUS_ZOMBIE
 
 
 def test_an_error_round_trips_through_its_line() -> None:
