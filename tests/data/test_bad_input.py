@@ -76,12 +76,6 @@ def test_an_unknown_label_is_named_or_counted(tmp_path: Path, one_set: OneSet) -
         (
             "rows.jsonl",
             LINES[0],
-            {"columns": {"anchor": "title", "positive": "answer"}},
-            r"mine: no column title \(rows.jsonl\); columns found: question: str, answer: str",
-        ),
-        (
-            "rows.jsonl",
-            LINES[0],
             {"columns": {"anchor": "question"}},
             r"columns not configured \(rows.jsonl; columns found: question: string, 15 characters.*columns.positive",
         ),
@@ -93,24 +87,6 @@ def test_an_unknown_label_is_named_or_counted(tmp_path: Path, one_set: OneSet) -
         ),
         ("rows.jsonl.gz", b"no gzip at all", {}, r"mine: can't be read: Not a gzipped file"),
         ("rows.parquet", b"PAR1 cut off", {"format": "parquet"}, r"mine: can't be read.*rows.parquet"),
-        (
-            "rows.csv",
-            b"question,answer\na,b\nc,d,e\n",
-            {"format": "csv"},
-            r"wrong number of fields .*row 2: 3 for 2 columns\)",
-        ),
-        (
-            "rows.csv",
-            "question,answer\nа,б\n".encode() + b"\xff\xfe,d\n",
-            {"format": "csv"},
-            r"invalid UTF-8.*row 2, byte 1\).*encoding",
-        ),
-        (
-            "rows.json",
-            b"[" + b",".join(LINES)[:-9],
-            {"format": "json"},
-            r"mine: broken json: cut off \(rows.json, row 5\)",
-        ),
     ],
 )
 def test_a_bad_file_ends_in_one_line(

@@ -36,9 +36,7 @@ def check(case: Case, run: Path, ended: Ended) -> None:
     assert unfinished == []
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if case.slow else ()) for name, case in CATALOGUE.items()]
-)
+@pytest.mark.parametrize("name", CATALOGUE)
 def test_bad_input_is_one_line_and_leaves_nothing(name: str, run_folder: Path) -> None:
     case = CATALOGUE[name]
     overrides = prepared(case, run_folder)
