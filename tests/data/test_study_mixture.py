@@ -13,6 +13,14 @@ from tests.support.runs import make
 pytestmark = pytest.mark.slow
 
 
+@pytest.fixture(scope="module")
+def data(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished data stage of profile study."""
+    runs = tmp_path_factory.mktemp("runs")
+    make("profile=study", f"data.folder={shared_data}", f"runs={runs}", "stages=[data]")
+    return runs / "study" / "data"
+
+
 def texts_of(value: object) -> Iterator[str]:
     if isinstance(value, str):
         yield value
@@ -37,9 +45,8 @@ def normalised(text: str) -> str:
     return " ".join(text.lower().split())
 
 
-def test_no_text_of_encodechka_is_trained_on(shared_data: Path, tmp_path: Path) -> None:
-    make("profile=study", f"data.folder={shared_data}", f"runs={tmp_path}", "stages=[data]")
-    data, forbidden = tmp_path / "study" / "data", encodechka_texts(shared_data / "encodechka")
+def test_no_text_of_encodechka_is_trained_on(shared_data: Path, data: Path) -> None:
+    forbidden = encodechka_texts(shared_data / "encodechka")
     assert len(forbidden) > 20_000
     files = [*data.glob("symmetric/*.parquet"), *data.glob("asymmetric/*.parquet")]
     assert len(files) == 9
@@ -49,9 +56,7 @@ def test_no_text_of_encodechka_is_trained_on(shared_data: Path, tmp_path: Path) 
         assert not trained & forbidden, file.name
 
 
-def test_held_out_texts_are_in_no_training_row(shared_data: Path, tmp_path: Path) -> None:
-    make("profile=study", f"data.folder={shared_data}", f"runs={tmp_path}", "stages=[data]")
-    data = tmp_path / "study" / "data"
+def test_held_out_texts_are_in_no_training_row(data: Path) -> None:
     held_out = {
         text
         for file in data.glob("heldout/*.parquet")
