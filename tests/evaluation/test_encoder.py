@@ -4,31 +4,14 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer
 
 from evaluation.encoder import Encoder
-from pipeline.core.embedding import DOCUMENT, QUERY
-from pipeline.core.errors import UserError
-from tests.evaluation.conftest import MakeModel
 
 TEXTS = ["Река замерзает.", "Когда открыли первый музей в этом городе?", "  Рецепт борща ", "Да", "Река замерзает."]
 LONG = "Длинный рассказ о том, как смотритель маяка чинил механизм. " * 40
-
-
-@pytest.mark.parametrize(("role", "prompt"), [(QUERY, "query"), (DOCUMENT, "document")])
-def test_sentences_are_what_sentence_transformers_gives(
-    embedder: Encoder, model_folder: Path, role: str, prompt: str
-) -> None:
-    theirs = SentenceTransformer(str(model_folder), device="cpu").encode([*TEXTS, LONG], prompt_name=prompt)
-    np.testing.assert_allclose(embedder.sentences([*TEXTS, LONG], role), theirs, atol=1e-6)
-
-
-def test_prompts_come_from_the_model_folder(embedder: Encoder) -> None:
-    assert [embedder.prompt(role) for role in (QUERY, DOCUMENT)] == ["query: ", "passage: "]
 
 
 def test_variants_are_the_pooled_last_hidden_state_text_by_text(embedder: Encoder, model_folder: Path) -> None:
@@ -67,19 +50,3 @@ def test_bf16_changes_embeddings_a_little_and_gives_float32(model_folder: Path, 
     ours = Encoder(model_folder, precision="bf16").sentences(TEXTS)
     difference = np.abs(ours - embedder.sentences(TEXTS)).max()
     assert ours.dtype == np.float32 and 0 < difference < 0.05
-
-
-def test_nan_in_the_weights_is_one_line(make_model: MakeModel, tmp_path: Path) -> None:
-    folder = make_model(seed=3, folder=tmp_path / "broken")
-    tensors = load_file(folder / "model.safetensors")
-    name = next(name for name in tensors if "LayerNorm.weight" in name)
-    tensors[name].fill_(float("nan"))
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match=r"NaN or infinity.*broken"):
-        Encoder(folder).sentences(TEXTS)
-
-
-def test_a_folder_that_is_no_model_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(UserError, match="can't be loaded"):
-        Encoder(tmp_path)

@@ -10,7 +10,7 @@ from configs.schema.config import SIDES, STAGES, Config
 from pipeline.chain import CHAIN
 from pipeline.core.artefact import Manifest, read_manifest
 from pipeline.core.errors import UserError
-from pipeline.run import is_launched, make, run
+from pipeline.run import is_launched, run
 from pipeline.stage import planned, run_stage
 from tests.support.runs import run_main
 
@@ -57,11 +57,6 @@ def test_under_accelerate_launch_only_training_runs(name: str, monkeypatch: pyte
     with pytest.raises(UserError, match="symmetric needs the artefact data, which is not there"):
         run(dataclasses.replace(config, stages=[*SIDES]))
     assert not os.listdir(tmp_path)
-
-
-def test_a_stage_that_is_not_asked_for_is_not_made(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="merge needs the artefact init, which is not there"):
-        make("merge", Config(profile="tiny", run="test", runs=str(tmp_path)))
 
 
 @pytest.mark.parametrize(

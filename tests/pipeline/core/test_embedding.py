@@ -62,33 +62,12 @@ def test_texts_are_cut_at_the_smaller_limit(model: SentenceTransformer) -> None:
     assert [max(map(len, Embedder(model, limit).tokenise([LONG]))) for limit in (8, None, 4000)] == [8, 128, 128]
 
 
-def test_a_prompt_is_left_out_of_the_mean_where_the_pooling_says_so(model: SentenceTransformer) -> None:
-    pooling = Pooling(model.get_embedding_dimension(), pooling_mode="mean", include_prompt=False)
-    without = SentenceTransformer(modules=[model[0], pooling], device="cpu")
-    theirs = without.encode(TEXTS, prompt="query: ")
-    assert np.abs(theirs - model.encode(TEXTS, prompt="query: ")).max() > 0.01
-    np.testing.assert_allclose(Embedder(without).embed(TEXTS, "query: "), theirs, atol=1e-6)
-
-
 def test_a_default_prompt_stands_where_no_role_has_its_own(model: SentenceTransformer) -> None:
     other = SentenceTransformer(
         modules=list(model), device="cpu", prompts={"task": "task: "}, default_prompt_name="task"
     )
     assert Embedder(other).prompt(None) == "task: "
     np.testing.assert_allclose(Embedder(other).embed(TEXTS, "task: "), other.encode(TEXTS), atol=1e-6)
-
-
-def test_static_embeddings_are_the_library_s_too() -> None:
-    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from tokenizers.pre_tokenizers import Whitespace
-
-    words = {word: place for place, word in enumerate(["[UNK]", *sorted({w for text in TEXTS for w in text.split()})])}
-    tokenizer = Tokenizer(WordLevel(words, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = Whitespace()
-    static = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=8)], device="cpu")
-    np.testing.assert_allclose(Embedder(static, token_budget=8).embed(TEXTS), static.encode(TEXTS), atol=1e-6)
 
 
 def test_every_distinct_text_is_encoded_once(model: SentenceTransformer) -> None:
