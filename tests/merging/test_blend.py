@@ -11,6 +11,8 @@ from merging.blend import Blend, floating
 from merging.compatibility import write_model
 from pipeline.core.errors import UserError
 from pipeline.core.models import load_folder as load
+from tests.reliability.faults import number_at
+from tests.support.runs import put
 
 WEIGHTS = {"init": -0.1, "symmetric": 0.6, "asymmetric": 0.5}
 
@@ -64,9 +66,7 @@ def test_half_precision_models_are_blended_in_float32(models: dict[str, Path], t
 
 def test_a_model_with_nan_is_named(copies: dict[str, Path]) -> None:
     path = copies["asymmetric"] / "model.safetensors"
-    tensors = load_file(path)
-    tensors["pooler.dense.bias"][0] = float("nan")
-    save_file(tensors, path, metadata={"format": "pt"})
+    put(path, number_at("pooler.dense.bias", float("nan"))(path.read_bytes()))
     with pytest.raises(UserError, match=r"dense.bias holds NaN or infinity .*; make asymmetric again"):
         Blend(copies)
 

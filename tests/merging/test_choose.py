@@ -1,6 +1,5 @@
 """One dev score: what a side's training logs is what the merge gives it as a candidate."""
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from pipeline.core.artefact import read_manifest
 from pipeline.stage import run_stage
 from tests.merging.test_merge import config
 from tests.support.planned_sets import prepared_run, rows
+from tests.support.runs import read_csv
 
 SETS = {
     "symmetric/pairs": rows(64, seed=1),
@@ -46,8 +46,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Config:
 
 
 def candidates(config: Config) -> dict[str, dict[str, str]]:
-    with (config.folder("merge") / "search.csv").open(encoding="utf-8") as file:
-        return {row["origin"]: row for row in csv.DictReader(file)}
+    return {row["origin"]: row for row in read_csv(config.folder("merge") / "search.csv")}
 
 
 @pytest.mark.parametrize("side", SIDES)

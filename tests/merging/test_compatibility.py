@@ -10,10 +10,7 @@ import torch
 from merging.compatibility import carry_over, require_compatible, write_model
 from pipeline.core.errors import UserError
 from tests.merging.conftest import make_model, perturb
-
-
-def edit_json(path: Path, **changes: object) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+from tests.support.zoo import edit
 
 
 def other_vocabulary(models: dict[str, Path]) -> None:
@@ -37,7 +34,7 @@ def other_scores(models: dict[str, Path]) -> None:
 
 
 def other_pooling(models: dict[str, Path]) -> None:
-    edit_json(models["symmetric"] / "1_Pooling/config.json", pooling_mode="mean")
+    edit(models["symmetric"] / "1_Pooling/config.json", pooling_mode="mean")
 
 
 def no_normalisation(models: dict[str, Path]) -> None:
@@ -46,11 +43,11 @@ def no_normalisation(models: dict[str, Path]) -> None:
 
 
 def other_prompts(models: dict[str, Path]) -> None:
-    edit_json(models["symmetric"] / "config_sentence_transformers.json", prompts={"query": "query: "})
+    edit(models["symmetric"] / "config_sentence_transformers.json", prompts={"query": "query: "})
 
 
 def other_layers(models: dict[str, Path]) -> None:
-    edit_json(models["symmetric"] / "config.json", layer_norm_eps=1e-5)
+    edit(models["symmetric"] / "config.json", layer_norm_eps=1e-5)
 
 
 def no_modules(models: dict[str, Path]) -> None:

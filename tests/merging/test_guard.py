@@ -1,6 +1,5 @@
 """The guard on a model that really forgot: trained hard on one narrow set, whose dev rows only praise it for that."""
 
-import csv
 import json
 import shutil
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from pipeline.core.artefact import Manifest, read_manifest
 from pipeline.core.errors import UserError
 from pipeline.stage import run_stage
 from tests.merging.conftest import COLOURS, WORDS, make_model, perturb
+from tests.support.runs import read_csv
 from training.dev_scores import DevScore
 
 SCHEMA = {"anchor": polars.String, "positive": polars.String, "negatives": polars.List(polars.String)}
@@ -99,8 +99,7 @@ def merged(
     run_stage(
         CHAIN["merge"], Config(profile="tiny", run=copy.name, runs=str(copy.parent), precision="fp32", merging=merging)
     )
-    with (copy / "merge/search.csv").open(encoding="utf-8") as file:
-        return json.loads((copy / "merge/weights.json").read_text(encoding="utf-8")), list(csv.DictReader(file))
+    return json.loads((copy / "merge/weights.json").read_text("utf-8")), read_csv(copy / "merge/search.csv")
 
 
 def test_without_a_guard_the_search_takes_what_forgot(forgetful_run: Path, tmp_path: Path) -> None:

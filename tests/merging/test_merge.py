@@ -1,11 +1,9 @@
 """The stage: from complete artefacts to a merged model that loads everywhere, and one line for what a user can mend."""
 
-import csv
 import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import polars
 import pytest
 
@@ -14,6 +12,8 @@ from configs.schema.merging import MergingConfig
 from pipeline.chain import CHAIN
 from pipeline.core.errors import UserError
 from pipeline.stage import run_stage
+from tests.reliability.faults import number_at
+from tests.support.runs import put, read_csv
 
 GUARD = ["guard_one", "guard_two"]
 TEXTS = ["белый кот 3", "тихий лес"]
@@ -43,27 +43,9 @@ def test_every_method_makes_a_model_of_its_weights(run_folder: Path, method: str
     assert sum(findings["weights"].values()) == pytest.approx(1)
 
 
-def test_the_merged_model_gives_equal_embeddings_in_both_libraries(run_folder: Path) -> None:
-    import torch
-    from sentence_transformers import SentenceTransformer
-    from transformers import AutoModel, AutoTokenizer
-
-    run_stage(
-        CHAIN["merge"], config(run_folder, method="fixed", weights={"symmetric": 0.5, "asymmetric": 0.5}, compare=[])
-    )
-    folder = run_folder / "merge/model"
-    ours = SentenceTransformer(str(folder), device="cpu").encode(TEXTS)
-    inputs = AutoTokenizer.from_pretrained(folder)(TEXTS, padding=True, return_tensors="pt")
-    with torch.inference_mode():
-        hidden = AutoModel.from_pretrained(folder).eval()(**inputs).last_hidden_state
-    theirs = torch.nn.functional.normalize(hidden[:, 0], dim=-1).numpy()
-    np.testing.assert_allclose(ours, theirs, atol=1e-6)
-
-
 def test_search_takes_the_best_candidate_that_the_guard_allows(run_folder: Path) -> None:
     run_stage(CHAIN["merge"], config(run_folder, method="search"))
-    with (run_folder / "merge/search.csv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(run_folder / "merge/search.csv")
     inside = [row for row in rows if row["origin"] in ("init", "symmetric", "asymmetric", "search")]
     best = max(float(row["dev"]) for row in inside if row["allowed"] == "True")
     taken = json.loads((run_folder / "merge/weights.json").read_text())["compared"]["search"]
@@ -143,16 +125,8 @@ def dev_set_without_a_column(run: Path) -> None:
 
 
 def nan_in_a_model(run: Path) -> None:
-    spoil(run / "symmetric/model", "embeddings.word_embeddings.weight")
-
-
-def spoil(folder: Path, tensor: str) -> None:
-    """Put one NaN into a model."""
-    from safetensors.torch import load_file, save_file
-
-    tensors = load_file(folder / "model.safetensors")
-    tensors[tensor].view(-1)[3] = float("nan")
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    path = run / "symmetric/model/model.safetensors"
+    put(path, number_at("embeddings.word_embeddings.weight", float("nan"))(path.read_bytes()))
 
 
 @pytest.mark.parametrize(
