@@ -2,9 +2,12 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import polars
 import pytest
+
+from tests.support.small_bases import tiny_model
 
 WORDS = ["кот", "пёс", "дом", "лес", "река", "море", "снег", "дождь", "хлеб", "соль"]
 WORDS += ["книга", "письмо", "город", "поле", "гора", "мост", "окно", "дверь", "стол", "лампа"]
@@ -12,59 +15,9 @@ COLOURS = ["белый", "чёрный", "синий", "старый", "новы
 MODELS = ("init", "symmetric", "asymmetric")
 
 
-def make_tokenizer(folder: Path, size: int) -> int:
-    """A Unigram tokenizer with XLM-RoBERTa's special tokens; returns the size of its vocabulary."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.Unigram())
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.decoder = decoders.Metaspace()
-    special = ["<s>", "<pad>", "</s>", "<unk>"]
-    trainer = trainers.UnigramTrainer(vocab_size=size, special_tokens=special, unk_token="<unk>", show_progress=False)
-    tokenizer.train_from_iterator([f"{colour} {word} query passage:" for colour in COLOURS for word in WORDS], trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
-    )
-    names = dict(zip(("bos_token", "pad_token", "eos_token", "unk_token"), special, strict=True))
-    wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, cls_token="<s>", sep_token="</s>", model_max_length=64, **names
-    )
-    wrapped.save_pretrained(folder)
-    return len(wrapped)
-
-
-def make_model(
-    folder: Path, pooling: str = "cls", prompts: dict[str, str] | None = None, vocabulary: int = 120
-) -> Path:
+def make_model(folder: Path, pooling: str = "cls", vocabulary: int = 400, **base: Any) -> Path:
     """A random two-layer XLM-RoBERTa as a sentence-transformers folder."""
-    import torch
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.base.modules import Transformer
-    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
-    from transformers import XLMRobertaConfig, XLMRobertaModel
-
-    transformer = folder.with_name(folder.name + "-transformer")
-    size = make_tokenizer(transformer, vocabulary)
-    config = XLMRobertaConfig(
-        vocab_size=size,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=66,
-        pad_token_id=1,
-        type_vocab_size=1,
-        initializer_range=0.2,
-    )
-    torch.manual_seed(0)
-    XLMRobertaModel(config).save_pretrained(transformer)
-    modules = [Transformer(str(transformer)), Pooling(32, pooling), Normalize()]
-    model = SentenceTransformer(modules=modules, prompts=prompts or {}, device="cpu")
-    model.default_prompt_name = "query" if prompts else None
-    model.save(str(folder))
-    shutil.rmtree(transformer)
-    return folder
+    return tiny_model(folder, vocabulary=vocabulary, hidden=32, max_length=64, pooling=pooling, **base)
 
 
 def perturb(source: Path, target: Path, seed: int, scale: float = 0.05, dtype: str = "float32") -> Path:

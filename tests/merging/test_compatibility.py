@@ -15,7 +15,7 @@ from tests.support.zoo import edit
 
 def other_vocabulary(models: dict[str, Path]) -> None:
     shutil.rmtree(models["symmetric"])
-    make_model(models["symmetric"], vocabulary=40)
+    make_model(models["symmetric"], vocabulary=300)
 
 
 def other_ids(models: dict[str, Path]) -> None:
@@ -47,7 +47,7 @@ def other_prompts(models: dict[str, Path]) -> None:
 
 
 def other_layers(models: dict[str, Path]) -> None:
-    edit(models["symmetric"] / "config.json", layer_norm_eps=1e-5)
+    edit(models["symmetric"] / "config.json", layer_norm_eps=1e-6)
 
 
 def no_modules(models: dict[str, Path]) -> None:
@@ -66,13 +66,13 @@ def other_head(models: dict[str, Path]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (other_vocabulary, "pieces in init, 40 in symmetric; the base must be the init model"),
+        (other_vocabulary, "pieces in init, 300 in symmetric; the base must be the init model"),
         (other_ids, "init and symmetric give other ids to the same pieces; the base must be the init model"),
         (other_scores, "the tokenizers of init and symmetric differ"),
         (other_pooling, "the modules of symmetric and init differ: module 1"),
         (no_normalisation, "the modules of symmetric and init differ: module 2"),
         (other_prompts, "the prompts of symmetric and init differ"),
-        (other_layers, "the transformer config of symmetric and init differ: layer_norm_eps is 1e-05 instead of 1e-12"),
+        (other_layers, "the transformer config of symmetric and init differ: layer_norm_eps is 1e-06 instead of 1e-05"),
         (no_modules, "symmetric is not a sentence-transformers model"),
         (broken_tokenizer, "can't read the tokenizer"),
         (other_head, "the head sparse_linear.pt of symmetric is not that of init"),

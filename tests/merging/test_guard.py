@@ -23,6 +23,7 @@ from pipeline.stage import run_stage
 from tests.merging.conftest import COLOURS, WORDS, make_model, perturb
 from tests.support.runs import read_csv
 from training.dev_scores import DevScore
+from training.model_files import save_model
 
 SCHEMA = {"anchor": polars.String, "positive": polars.String, "negatives": polars.List(polars.String)}
 TRAINED, HELD_OUT = WORDS[:16], WORDS[16:]
@@ -54,7 +55,7 @@ def train_hard(source: Path, target: Path) -> Path:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    model.save(str(target))
+    save_model(model, source, target)
     return target
 
 
