@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.runs import REPOSITORY, read_csv, run_main
+from tests.support.runs import REPOSITORY, read_csv, read_metrics, run_main
 
 SMALL = ["base=tiny", "precision=fp32", "launch.config=none"]
 SMALL += [f"training@training.{side}={side}_tiny" for side in ("symmetric", "asymmetric")]
@@ -54,6 +54,6 @@ def test_the_whole_walk_through_ends_in_a_scored_merge(tmp_path: Path) -> None:
     scores = read_csv(tmp_path / "own/evaluate/scores.csv")
     models = {row["model"] for row in scores if row["task"] == "test_questions"}
     assert {"base", "init", "symmetric", "asymmetric", "merge", "merge.hybrid", "bm25"} <= models
-    curves = [json.loads(line) for line in (tmp_path / "own/symmetric/metrics.jsonl").read_text().splitlines()]
+    curves = read_metrics(tmp_path / "own/symmetric")
     assert curves[0]["step"] == 0 and "dev_scored_score" in curves[0]
     assert (tmp_path / "own/report/index.html").is_file()

@@ -21,7 +21,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.model_folder import HEADS, has_heads
 from pipeline.stage import run_stage
 from tests.support.hub import TOKEN, LocalHub, local_hub
-from tests.support.runs import run_main
+from tests.support.runs import file_names, run_main
 from tests.support.sample_run import finish, write_run
 from tests.support.small_bases import tiny_model
 
@@ -69,15 +69,8 @@ def test_the_folder_loads_in_both_libraries_with_the_merge_s_embeddings(config: 
 
 
 def test_all_of_the_merged_model_goes_up_with_card_licence_and_provenance(config: Config, published: Path) -> None:
-    files = {
-        path.relative_to(published / "model").as_posix() for path in (published / "model").rglob("*") if path.is_file()
-    }
-    merged = {
-        path.relative_to(config.folder("merge") / "model").as_posix()
-        for path in (config.folder("merge") / "model").rglob("*")
-        if path.is_file()
-    }
-    assert merged <= files
+    files = file_names(published / "model")
+    assert file_names(config.folder("merge") / "model") <= files
     assert {"README.md", "LICENSE", "vocabulary/id_map.parquet", "provenance/stages.json"} <= files
     assert {"provenance/data/ledger.json", "provenance/evaluate/scores.csv", "provenance/merge/weights.json"} <= files
 
@@ -185,10 +178,8 @@ def test_an_upload_is_one_commit_with_every_file(config: Config, hub: LocalHub) 
     )
     assert len(hub.commits) == 1
     folder = config.folder("publish") / "model"
-    local = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    assert {path: len(content) for path, content in hub.files["organisation/name"].items()} == {
-        path: place.stat().st_size for path, place in local.items()
-    }
+    local = {name: (folder / name).read_bytes() for name in file_names(folder)}
+    assert hub.files["organisation/name"] == local
     card = ModelCard((folder / "README.md").read_text(encoding="utf-8"))
     assert card.data.model_name == "name" and 'SentenceTransformer("organisation/name")' in card.text
 

@@ -1,8 +1,6 @@
 """One dev score: what a side's training logs is what the merge gives it as a candidate."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import polars
 import pytest
@@ -16,7 +14,7 @@ from pipeline.core.artefact import read_manifest
 from pipeline.stage import run_stage
 from tests.merging.test_merge import config
 from tests.support.planned_sets import prepared_run, rows
-from tests.support.runs import read_csv
+from tests.support.runs import read_csv, read_metrics
 
 SETS = {
     "symmetric/pairs": rows(64, seed=1),
@@ -51,8 +49,7 @@ def candidates(config: Config) -> dict[str, dict[str, str]]:
 
 @pytest.mark.parametrize("side", SIDES)
 def test_a_sides_last_dev_score_is_its_score_as_a_candidate(trained: Config, side: str) -> None:
-    lines = (trained.folder(side) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    logged: dict[str, Any] = [line for line in map(json.loads, lines) if "dev_score" in line][-1]
+    logged = [line for line in read_metrics(trained.folder(side)) if "dev_score" in line][-1]
     row = candidates(trained)[side]
     assert logged["step"] == 6
     assert float(row["dev" if side == "joint" else side]) == logged["dev_score"]

@@ -71,18 +71,6 @@ def test_a_complete_artefact_is_not_made_again(tmp_path: Path) -> None:
     assert run_stage(stage_writing("abc", build=failing), make_config(tmp_path)).status == "complete"
 
 
-@pytest.mark.parametrize("change", [{"version": 2}, {"settings": lambda config: {"text": "other"}}])
-def test_a_changed_version_or_setting_makes_it_again(tmp_path: Path, change: dict[str, object]) -> None:
-    first = run_stage(stage_writing("abc"), make_config(tmp_path))
-    assert run_stage(stage_writing("abc", **change), make_config(tmp_path)).fingerprint != first.fingerprint
-
-
-def test_force_makes_it_again(tmp_path: Path) -> None:
-    run_stage(stage_writing("abc"), make_config(tmp_path))
-    with pytest.raises(UserError, match="no good"):
-        run_stage(stage_writing("abc", build=failing), make_config(tmp_path, force=True))
-
-
 def test_a_missing_output_makes_it_again(tmp_path: Path) -> None:
     run_stage(stage_writing("abc"), make_config(tmp_path))
     (tmp_path / "test/merge/model/weights.txt").unlink()

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import importlib
 import io
+import json
 import logging
 import os
 import shutil
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RUN = "tiny"
@@ -137,3 +139,13 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     """The rows of a table that a stage left."""
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def read_metrics(stage: Path) -> list[dict[str, Any]]:
+    """The lines that a training stage logged."""
+    return [json.loads(line) for line in (stage / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def file_names(folder: Path) -> set[str]:
+    """All files below the folder, by their paths in it."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}

@@ -1,6 +1,5 @@
 """The stage `heads`: what it leaves behind, that it goes on where it was stopped, and what it refuses."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from pipeline.core.model_folder import HEADS
 from pipeline.run import in_order
 from pipeline.stage import run_stage
 from tests.support.planned_sets import prepared_run, rows
+from tests.support.runs import file_names, read_metrics
 from tests.support.small_bases import tiny_base, tiny_model
 from training.heads.layers import first_heads
 from training.heads.loss import HeadsLoss, JointLoss
@@ -40,13 +40,9 @@ def head_files(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in (*HEADS, HEADS_RECORD)}
 
 
-def files(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-
-
 def lines(config: Config) -> list[dict[str, Any]]:
-    text = (config.folder("heads") / "metrics.jsonl").read_text(encoding="utf-8")
-    return [{k: v for k, v in json.loads(line).items() if k != "tokens_per_second"} for line in text.splitlines()]
+    said = read_metrics(config.folder("heads"))
+    return [{key: value for key, value in line.items() if key != "tokens_per_second"} for line in said]
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +54,8 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Config:
 
 def test_the_model_is_the_merge_with_heads_that_were_fitted_to_it(fitted: Config) -> None:
     merge, model = fitted.model_folder("merge"), fitted.model_folder("heads")
-    names = files(merge)
-    assert files(model) == {*names, *HEADS, HEADS_RECORD}
+    names = file_names(merge)
+    assert file_names(model) == {*names, *HEADS, HEADS_RECORD}
     assert all((merge / name).read_bytes() == (model / name).read_bytes() for name in names)
     for name, shape in zip(HEADS, ((1, 32), (32, 32)), strict=True):
         state = torch.load(model / name, weights_only=True)
@@ -177,9 +173,9 @@ def joint(tmp_path_factory: pytest.TempPathFactory) -> Config:
 
 def test_a_side_leaves_the_heads_that_it_trained_with_its_encoder(joint: Config) -> None:
     init, model = joint.folder("init"), joint.model_folder("symmetric")
-    names = files(init) - {"manifest.json"}
-    assert files(model) >= {*HEADS, HEADS_RECORD}
-    assert files(model) <= {*names, *HEADS, HEADS_RECORD}
+    names = file_names(init) - {"manifest.json"}
+    assert file_names(model) >= {*HEADS, HEADS_RECORD}
+    assert file_names(model) <= {*names, *HEADS, HEADS_RECORD}
     first, found = first_heads(init, 32, joint.seed), read_heads(model)  # reading them compares the encoder
     for one, other in ((first.sparse, found.sparse), (first.multi_vector, found.multi_vector)):
         moved = (one.weight - other.weight).abs().max()

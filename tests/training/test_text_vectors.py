@@ -13,6 +13,7 @@ from pipeline.core.errors import UserError
 from pipeline.stage import prepare_ranks, run_stage
 from tests.support import small_bases
 from tests.support.planned_sets import prepared_run, rows, tokenised
+from tests.support.runs import read_metrics
 from training.batch_plan import GlobalBatch
 from training.sets import with_vectors
 from training.text_vectors import OtherModel
@@ -65,7 +66,7 @@ def test_a_run_with_guide_and_teacher_says_what_they_were_and_opens_them_before_
         opened.append([role for role in ("guide", "teacher") if f"training.symmetric.{role}: " in caplog.text])
     assert opened == [["guide", "teacher"], []]
     folder = config.folder("symmetric")
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = read_metrics(folder)
     assert all(
         line["loss"] == pytest.approx(line["contrastive"] + 0.5 * line["distillation"], abs=2e-4) for line in lines[1:]
     )

@@ -17,6 +17,7 @@ from pipeline.core.artefact import StageFolder
 from pipeline.core.errors import UserError
 from pipeline.stage import run_stage
 from tests.support.planned_sets import planned_loss, prepared_run, rows, tiny_model
+from tests.support.runs import read_metrics
 from tests.support.training_process import finish, stop_at
 from training.callbacks import Preemption
 from training.finetune import training_arguments
@@ -39,8 +40,7 @@ LONG = {"max_steps": 40, "checkpoint_steps": 4, "dropout": 0.1, "angle_weight": 
 
 
 def lines(folder: Path) -> list[dict[str, float]]:
-    text = (folder / "one/symmetric/metrics.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+    return read_metrics(folder / "one/symmetric")
 
 
 def without_rates(entries: list[dict[str, float]]) -> list[dict[str, float]]:

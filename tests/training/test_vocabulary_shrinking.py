@@ -92,23 +92,6 @@ def test_both_tokenizer_files_give_the_same_ids(base: Path) -> None:
         assert [index + 1 if index else 3 for index in indices] == tokenizer.encode(text).ids[1:-1]
 
 
-def test_the_shrunk_folder_loads_everywhere(base: Path) -> None:
-    import torch
-    from sentence_transformers import SentenceTransformer
-    from transformers import AutoModel, AutoTokenizer
-
-    target, _ = shrunk(base)
-    tokenizer = AutoTokenizer.from_pretrained(target)
-    assert len(tokenizer) == len(KEPT) and tokenizer.mask_token_id == len(KEPT) - 1
-    model = AutoModel.from_pretrained(target, dtype=torch.float32).eval()
-    assert model.get_input_embeddings().weight.shape == (len(KEPT), 32)
-    batch = tokenizer(["дом", "река замерзает"], padding=True, return_tensors="pt")
-    with torch.no_grad():
-        pooled = torch.nn.functional.normalize(model(**batch).last_hidden_state[:, 0])
-    embeddings = SentenceTransformer(str(target), device="cpu").encode(["дом", "река замерзает"])
-    np.testing.assert_allclose(embeddings, pooled.numpy(), atol=1e-6)
-
-
 @pytest.mark.parametrize("dropped", [0, 1, 2, 3, -1])
 def test_dropping_a_special_token_is_an_error(base: Path, dropped: int) -> None:
     specials = [0, 1, 2, 3, 1199]
