@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -42,7 +43,8 @@ from pipeline.core.errors import UserError, first_line
 from pipeline.core.heads import Heads
 
 LOADED = 1024  # texts that mteb's loaders read at once; what is encoded at once is our encoder's matter
-CORPUS_CHUNK = 50_000  # documents whose token vectors are held at once
+HELD_TOKENS = 2_000_000  # of documents, whose vectors are in memory at once: 8 GB at 1,024 numbers each
+A_TOKEN = 3  # characters, at least
 
 
 class MtebTask(Task):
@@ -212,10 +214,17 @@ class MultiVectorHead(MultiVectorWrapper):
     """The model's token vectors for mteb, which sums MaxSim in float32; scores are a token of the query."""
 
     def __init__(self, encoder: Encoder, fingerprint: str, heads: Heads) -> None:
-        self.encoder, self.heads, self.corpus_chunk_size = encoder, heads, CORPUS_CHUNK
+        self.encoder, self.heads = encoder, heads
         self.model: Any = SimpleNamespace(similarity=mean_maxsim, device=encoder.model.device)
         revision = f"{fingerprint}-multi_vector-{heads.fingerprint[:16]}"
         self.mteb_model_meta = named_meta(ModelMeta.create_empty(), revision)
+
+    def index(self, corpus: Any, **kwargs: Any) -> None:
+        """Keep the corpus, of which so many documents are encoded and scored at once as have `HELD_TOKENS`."""
+        most = self.encoder.model.max_seq_length or math.inf
+        tokens = sum(min(len(text) / A_TOKEN + 2, most) for text in corpus["text"])
+        self.corpus_chunk_size = max(1, int(HELD_TOKENS * len(corpus) / tokens))
+        super().index(corpus, **kwargs)
 
     def _encode(self, inputs: Any, *, task_metadata: Any, prompt_type: Any = None, **kwargs: Any) -> Any:
         """A tensor [tokens, width] for each text."""

@@ -81,6 +81,25 @@ def test_retrieval_through_mteb_is_the_same_after_init_on_covered_text(
     assert before.measures[0].score > 0.2
 
 
+@pytest.mark.parametrize("kind", ["multi_vector", "hybrid"])
+def test_a_corpus_whose_tokens_are_too_many_for_the_memory_is_scored_in_parts(
+    kind: str, loaded: dict[str, tuple[Encoder, Heads]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = retrieval(kind, loaded["base"], "whole", tmp_path)
+    monkeypatch.setattr("evaluation.suites.mteb_run.HELD_TOKENS", 3 * 130)  # of documents of 128 tokens
+    at_once: list[int] = []
+    encoded = MultiVectorHead._encode
+    monkeypatch.setattr(MultiVectorHead, "_encode", lambda *args, **options: noted(encoded(*args, **options)))
+
+    def noted(vectors: list[torch.Tensor]) -> list[torch.Tensor]:
+        at_once.append(sum(map(len, vectors)))
+        return vectors
+
+    parts = retrieval(kind, loaded["base"], "parts", tmp_path)
+    assert parts.measures[0].score == pytest.approx(whole.measures[0].score)
+    assert len(at_once) >= 1 + len(DOCUMENTS) / 3 and max(at_once[1:]) <= 3 * 130
+
+
 def test_the_kinds_do_not_share_a_cached_result(loaded: dict[str, tuple[Encoder, Heads]], tmp_path: Path) -> None:
     scores = {retrieval(kind, loaded["base"], "base", tmp_path).measures[0].score for kind in KINDS}
     assert len(scores) >= 3  # the best two find everything
