@@ -17,7 +17,6 @@ from benchmarks.peers import peer_environment
 NAMES = ("init", "symmetric", "asymmetric")
 WEIGHTS = (0.2, 0.45, 0.35)
 TOLERANCE = 1e-6
-SHAPE = (24, 1024, 4096, 46_166, 8194, 16)  # USER-bge-m3's; 359 M parameters
 GIGABYTE = 1e9
 
 
@@ -76,11 +75,11 @@ def make_models(folder: Path) -> None:
     import torch
     from safetensors.torch import load_file, save_file
 
+    from benchmarks.gpu_sides import SHAPES
     from configs.schema.init import BaseConfig
     from training.bases.synthetic import write_base
-    from training.cost_model import Shape
 
-    write_base(folder / NAMES[0], Shape(*SHAPE), BaseConfig(max_length=8192))
+    write_base(folder / NAMES[0], SHAPES["gpu"].shape, BaseConfig(max_length=8192))
     tensors = load_file(folder / NAMES[0] / "model.safetensors")
     for name in NAMES[1:]:
         shutil.copytree(folder / NAMES[0], folder / name)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -84,10 +85,7 @@ def whole_groups(dev: pl.DataFrame, trained: Iterable[pl.DataFrame], seed: int) 
     """
     frames = [dev.select("anchor", "positive"), *(frame.select("anchor", "positive") for frame in trained)]
     anchors, positives = (np.concatenate([text_hashes(frame[side]) for frame in frames]) for side in frames[0].columns)
-    texts, places = np.unique(np.concatenate([anchors, positives]), return_inverse=True)
-    first, second = np.split(places, 2)
-    edges = coo_array((np.ones(len(first), bool), (first, second)), shape=(len(texts), len(texts)))
-    group = connected_components(edges, directed=False)[1][first]
+    group = linked(anchors, positives)
     sizes = np.bincount(group[np.unique(anchors, return_index=True)[1]])
     room, staying = dev["anchor"].n_unique(), []
     for each in dict.fromkeys(group[np.argsort(text_hashes(dev["anchor"], seed), kind="stable")].tolist()):
@@ -96,6 +94,14 @@ def whole_groups(dev: pl.DataFrame, trained: Iterable[pl.DataFrame], seed: int) 
             room -= sizes[each]
     ends = np.cumsum([len(frame) for frame in frames])[:-1]
     return tuple(np.split(np.isin(group, staying), ends))
+
+
+def linked(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.int32]:
+    """A number for each pair [pairs], the same where pairs share a text (or its hash), directly or over other pairs."""
+    texts, places = np.unique(np.concatenate([first, second]), return_inverse=True)
+    one, other = np.split(places, 2)
+    edges = coo_array((np.ones(len(one), bool), (one, other)), shape=(len(texts), len(texts)))
+    return connected_components(edges, directed=False)[1][one]
 
 
 def apart_from(dev: pl.DataFrame, texts: Hashes) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -1,7 +1,7 @@
 """What one model did on one task: per-item columns, and the metrics that are computed from them."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,26 +9,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-
-from pipeline.core.embedding import digest
 
 SCORE_VERSION = 3  # of what a model did on a task: raised when scores or items change
 PART = "part"  # column that says which part of a task an item belongs to; a metric is the mean over the parts
 # Column that names an item's text: items of one name, in one task or in two, are resampled together. In tasks on pairs
 # a name stands for all pairs that share a text, directly or over other pairs.
 ITEM = "item"
-
-
-def items_of_pairs(first: Sequence[str], second: Sequence[str]) -> np.ndarray:
-    """The column ITEM of a task on pairs of texts [pairs]: of a group of them, the digest of its smallest text."""
-    texts, places = np.unique(np.array([*first, *second], dtype=object), return_inverse=True)
-    one, other = np.split(places, 2)
-    links = coo_array((np.ones(len(one), bool), (one, other)), shape=(len(texts), len(texts)))
-    group = connected_components(links, directed=False)[1]
-    smallest = np.unique(group, return_index=True)[1]
-    return np.array([digest(text) for text in texts[smallest]], dtype=object)[group[one]]
 
 
 @dataclass(frozen=True)

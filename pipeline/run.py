@@ -8,7 +8,7 @@ import os
 from collections.abc import Collection, Iterable
 from contextlib import ExitStack
 
-from configs.schema.config import TRAINED, Config
+from configs.schema.config import SIDES, Config
 from pipeline.application import LAUNCHED, hydra_application
 from pipeline.chain import CHAIN
 from pipeline.core.console import log
@@ -47,8 +47,8 @@ def require_sets(config: Config) -> None:
             remedy = f"name sets of data.held_out: {', '.join(config.data.held_out) or 'it has none'}"
             raise UserError(f"set {unknown[0]} is not held out", where=f"config key {key}", remedy=remedy)
     sides = {source.side for source in config.data.sources.values()}
-    for name in [name for name in TRAINED if name in config.stages and name != "heads"]:
-        if sides and sides.isdisjoint(TRAINED[name]):
+    for name, read in SIDES.items():
+        if name in config.stages and sides and sides.isdisjoint(read):
             what, remedy = f"there are no pairs to train the stage {name} on", "add sources of this side"
             remedy += ", or train the other one alone: arm=asymmetric" if name == "symmetric" else ""
             raise UserError(what, where="config key data.sources", remedy=remedy)

@@ -10,8 +10,9 @@ import numpy as np
 from mteb.abstasks import AbsTask, AbsTaskRetrieval
 from sklearn.preprocessing import MultiLabelBinarizer
 
-from evaluation.outcome import ITEM, PART, Measure, Outcome, items_of_pairs
+from evaluation.outcome import ITEM, PART, Measure, Outcome
 from evaluation.significance import FIXED, whole
+from evaluation.suites.text_pairs import items_of_pairs
 from pipeline.core.artefact import read_json
 from pipeline.core.embedding import digest
 from pipeline.core.errors import UserError

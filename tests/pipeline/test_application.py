@@ -12,7 +12,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from pipeline.application import LAUNCHED, QUOTED, _explained
+from pipeline.application import LAUNCHED, QUOTED, _explained, quoted
 from tests.support.runs import run_main, start
 
 
@@ -81,14 +81,16 @@ def test_a_rank_goes_on_after_its_own_worker_was_stopped(tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        ([], "make it first: make data PROFILE=tiny, or everything: make reproduce PROFILE=tiny"),
-        (["run=second"], "make data PROFILE=tiny RUN=second, or everything: make reproduce PROFILE=tiny RUN=second"),
+        (["profile=tiny"], "make it first: make data PROFILE=tiny, or everything: make reproduce PROFILE=tiny"),
+        (
+            ["profile=tiny", "run=second"],
+            "make data PROFILE=tiny RUN=second, or everything: make reproduce PROFILE=tiny RUN=second",
+        ),
         (["profile=demo"], "make it first: make data, or everything: make reproduce\n"),
     ],
 )
 def test_the_make_targets_that_an_error_names_make_this_run(overrides: list[str], said: str, tmp_path: Path) -> None:
-    given = ["profile=tiny", *overrides][-2 if overrides == ["run=second"] else -1 :]
-    ended = run_main(*given, f"runs={tmp_path}", "stages=[symmetric]", "launch.config=none")
+    ended = run_main(*overrides, f"runs={tmp_path}", "stages=[symmetric]", "launch.config=none")
     assert ended.status == 2 and said in ended.err
 
 
@@ -114,6 +116,12 @@ def test_the_log_is_rotated(tmp_path: Path) -> None:
     logs = sorted((tmp_path / "tiny/logs").iterdir())
     assert [path.name for path in logs] == ["run.log", "run.log.1", "run.log.2", "run.log.3"], said
     assert all(path.stat().st_size <= 300 for path in logs)
+
+
+@pytest.mark.parametrize("text", ["it's", "ru+en, (2)", "опыт=1"])
+def test_a_quoted_text_is_what_hydra_reads(text: str) -> None:
+    [override] = OverridesParser.create().parse_overrides([f"run={quoted(text)}"])
+    assert override.value() == text
 
 
 @pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])

@@ -40,6 +40,10 @@ def test_the_plan_of_a_side_with_an_adapter_has_fewer_hours() -> None:
     assert hours[1] < operations[1] / operations[0] * hours[0]  # small gradients go round, and have small moments
 
 
+def test_the_plan_counts_the_gpus_of_all_machines() -> None:
+    assert devices_of(composed("profile=bge_m3", "launch.nodes=2")).number == 2 * max(torch.cuda.device_count(), 1)
+
+
 def test_work_is_that_of_the_planned_batches(tmp_path: Path) -> None:
     sets = {"asymmetric/one": rows(100, negatives=1), "asymmetric/two": rows(30, seed=1)}
     config = prepared_run(tmp_path, sets, mini_batch_tokens=128)

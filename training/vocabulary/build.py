@@ -11,7 +11,7 @@ from pipeline.core.artefact import StageFolder, write_json
 from pipeline.core.console import log
 from pipeline.core.model_folder import read_tokenizer
 from training.vocabulary.certificate import certify
-from training.vocabulary.corpora import find_corpora, unseen_sets
+from training.vocabulary.corpora import find_corpora, held_back_sets
 from training.vocabulary.language_counts import count_pieces
 from training.vocabulary.selection import OTHER, select
 from training.vocabulary.shrinking import shrink, write_id_map
@@ -56,8 +56,11 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
 
 def warn_of_lost_pieces(data: Path, tokenizer: Tokenizer, kept: Ids) -> float | None:
     """The share of the pieces of a dev or held-out set that stay, the mean over the sets; warns where it is small."""
-    sets = [tokenizer.encode_batch_fast(texts) for texts in unseen_sets(data)]
-    shares = [np.isin([token for text in texts for token in text.ids], kept).mean() for texts in sets if texts]
+    shares = []
+    for batches in held_back_sets(data):
+        texts = (text for batch in batches for text in tokenizer.encode_batch_fast(batch))
+        ids = np.fromiter((token for text in texts for token in text.ids), np.int64)
+        shares += [np.isin(ids, kept).mean()] if len(ids) else []
     if not shares:
         return None
     if (share := float(np.mean(shares))) < ENOUGH:

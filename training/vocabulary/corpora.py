@@ -58,10 +58,10 @@ def find_corpora(config: InitConfig, languages: list[str], data: Path, mirror: s
     return [_find(name, corpus, data, mirror) for name, corpus in config.corpora.items()]
 
 
-def unseen_sets(data: Path) -> Iterator[list[str]]:
-    """The anchors and positives of each dev and held-out set."""
+def held_back_sets(data: Path) -> Iterator[Iterator[list[str]]]:
+    """The anchors and positives of each dev and held-out set, in batches."""
     for path in sorted([*(data / "dev").glob("*.parquet"), *(data / "heldout").glob("*.parquet")]):
-        yield [text for _, texts in parquet_texts(path, dict.fromkeys(PAIR_COLUMNS[:2], BY_SCRIPT)) for text in texts]
+        yield (texts for _, texts in parquet_texts(path, dict.fromkeys(PAIR_COLUMNS[:2], BY_SCRIPT)))
 
 
 def corpus_states(config: Config) -> dict[str, str]:

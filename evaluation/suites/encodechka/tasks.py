@@ -8,7 +8,7 @@ import numpy as np
 
 from configs.schema.config import Config
 from evaluation.encoder import Encoder
-from evaluation.outcome import ITEM, Outcome, items_of_pairs
+from evaluation.outcome import ITEM, Outcome
 from evaluation.scoring import Scorer
 from evaluation.suites.encodechka.files import COMMIT, data_files
 from evaluation.suites.encodechka.predictors import (
@@ -21,6 +21,7 @@ from evaluation.suites.encodechka.predictors import (
 )
 from evaluation.suites.encodechka.words import entity_task
 from evaluation.suites.task import Task
+from evaluation.suites.text_pairs import items_of_pairs
 from pipeline.core.artefact import StageFolder
 from pipeline.core.embedding import digest
 

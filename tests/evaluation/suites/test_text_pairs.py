@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from evaluation.outcome import items_of_pairs
+from evaluation.suites.text_pairs import items_of_pairs
 
 
 def test_pairs_that_share_a_text_directly_or_over_other_pairs_are_one_item() -> None:
