@@ -76,7 +76,7 @@ publish: $(READY) ## The merged model's folder for the Hub: make publish REPO=<i
 	@$(BIN)/python -m pipeline.run stages=[publish] $(OVERRIDES) $(if $(REPO),evaluation.publish.repo=$(REPO))
 
 bench: $(READY) ## Speed beside other libraries: make bench NAME=init
-	@$(if $(NAME),,$(error which one? make bench NAME=<one of: $(BENCHMARKS)>))
+	@$(if $(filter $(BENCHMARKS),$(NAME)),,$(error which one? make bench NAME=<one of: $(BENCHMARKS)>))
 	@$(BIN)/python -m benchmarks.$(NAME) $(ARGS)
 
 test: $(READY) ## The fast tests, with the whole chain on profile tiny

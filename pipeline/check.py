@@ -43,20 +43,22 @@ class Look:
 
 def look(name: str, source: SourceConfig, mirror: str | None) -> Look:
     """Revision, size, licence, gate and first rows of a source; a failure stands in `problem`."""
-    seen = Look(name, licence=source.licence, access=source.access)
-    frame = None
+    seen, rows = Look(name, licence=source.licence, access=source.access), 0
     try:
         if source.reader:
             reader = open_reader(name, source)
             seen.revision = reader.revision
-            frame = next(role_frames(source, reader, RowErrors(name)), None)
+            rows = len(next(role_frames(source, reader, RowErrors(name)), ()))
         else:
             located = _locate(name, source, mirror, seen)
             with hub_errors(name, str(source.hub), f"data.sources.{name}"):
                 for file in located.files:
                     only = Located((file,), located.revision)
-                    frame = next(role_frames(source, only, RowErrors(name), complete=False), None)
-        seen.first_rows = f"{len(frame)} rows read" if frame is not None else "empty"
+                    rows += len(next(role_frames(source, only, RowErrors(name), complete=False), ()))
+        seen.first_rows = f"{rows} rows read"
+        if not rows:
+            remedy = f"mend data.sources.{name} or take it out of the mixture"
+            seen.problem = UserError("the set is empty", where=name, remedy=remedy)
     except NotSupplied:
         seen.first_rows = "not supplied: will be skipped"
     except UserError as error:

@@ -209,7 +209,8 @@ def _values(name: str, value: dict[str, Any]) -> Table:
     else:
         rows = [{"": _words(key), "value": item} for key, item in value.items() if not isinstance(item, dict)]
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    cells = [[show.number(row.get(column)) for column in columns] for row in rows]
+    looks = {column: show.share if column == "occurrences_kept" else show.number for column in columns}
+    cells = [[look(row.get(column)) for column, look in looks.items()] for row in rows]
     return Table(_words(name).capitalize(), [_words(column) for column in columns], cells)
 
 

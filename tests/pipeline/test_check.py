@@ -1,6 +1,7 @@
 """The pre-flight on local files: every source looked at, every failure shown."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -19,9 +20,17 @@ def test_every_bundled_set_passes() -> None:
         assert seen.bytes and seen.revision.startswith("mirror of") and seen.first_rows.endswith("rows read")
 
 
-def test_a_set_that_must_be_supplied_is_no_failure(tmp_path) -> None:
+def test_a_set_that_must_be_supplied_is_no_failure(tmp_path: Path) -> None:
     seen = look("mednli", composed("data=card").data.sources["mednli"], str(tmp_path))
     assert seen.problem is None and "will be skipped" in seen.first_rows
+
+
+def test_a_set_without_rows_is_found(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("question,answer,split\n", encoding="utf-8")
+    mine = composed("profile=own").data.sources["questions"]
+    mine.path, mine.files, mine.format = str(tmp_path / "rows.csv"), [], "csv"
+    seen = look("questions", mine, None)
+    assert seen.problem and seen.problem.what == "the set is empty"
 
 
 def test_all_failures_are_shown_at_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,8 +39,8 @@ SCRIPTS = {
     "ko": ["Hangul", "Han"],
     "ja": ["Hiragana", "Katakana", "Han"],
 }
-# Digits, punctuation and symbols that belong to no script, and the marks that combine with any.
-COMMON = r"[[\p{N}\p{P}\p{S}]&&\p{Script=Common}]|\p{Script=Inherited}"
+# Digits, punctuation, symbols, soft hyphens and the like belong to no script, and some marks combine with any.
+COMMON = r"\p{Script=Common}|\p{Script=Inherited}"
 
 
 @dataclass(frozen=True)
