@@ -3,6 +3,7 @@
 import dataclasses
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -89,6 +90,28 @@ def test_a_masked_language_model_goes_from_base_to_merge(tmp_path: Path) -> None
     require_compatible(models)
     write_model(models, {"init": 0.5, "symmetric": 0.5}, merged, "float32")
     assert np.isfinite(load_folder(merged, "cpu").encode(TEXTS)).all()
+
+
+def test_hidden_states_are_converted_once_a_layer_and_embeddings_stay_equal() -> None:
+    embeddings, kept = [], []
+    plain, trains = load_folder(tiny_base(), "cpu"), load_model(tiny_base(), "sdpa", SIDE)
+    cast(Any, encoder_of(plain)).pooler.requires_grad_(False)  # as load_model has it
+    for model in (plain, trains):
+        storages: dict[int, torch.UntypedStorage] = {}
+
+        def keep(tensor: torch.Tensor, storages: dict[int, torch.UntypedStorage] = storages) -> torch.Tensor:
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+            return tensor
+
+        features = model.tokenizer(TEXTS, padding=True, truncation=True, max_length=64, return_tensors="pt")
+        saved = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+        with saved, torch.autocast("cpu", torch.bfloat16):
+            embeddings.append(model(dict(features))["sentence_embedding"])
+        kept.append(sum(storage.nbytes() for storage in storages.values()))
+    config = encoder_of(plain).config
+    assert torch.equal(*embeddings)
+    copy = 2 * features["input_ids"].numel() * config.hidden_size * config.num_hidden_layers
+    assert kept[0] - kept[1] == 2 * copy
 
 
 def test_packed_attention_in_32_bit_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
