@@ -48,7 +48,7 @@ reproduce: $(READY) ## The whole chain of PROFILE
 $(STAGES): $(READY)
 	@$(BIN)/python -m pipeline.run stages=[$@] $(OVERRIDES)
 
-check: $(READY) ## Pre-flight: every source, disk, devices and precision in one table; TRIAL=1: 20 training steps instead
+check: $(READY) ## Look at every source, disk and devices before a run; TRIAL=1: 20 training steps instead
 	@$(BIN)/python -m pipeline.$(if $(TRIAL),trial,check) $(OVERRIDES)
 
 lock: $(READY) ## Pin what PROFILE reads from the Hub to today's commits: configs/source/revisions.lock
@@ -62,7 +62,7 @@ licences: $(READY) ## Licences of all installed packages: runs/licences.csv
 settings: $(READY) ## Every setting with type, default, bounds and meaning: make settings KEY=data.mining
 	@$(BIN)/python -m pipeline.settings $(KEY) $(OVERRIDES)
 
-plan: $(READY) ## What training would do: batches, tokens, padding, FLOPs, memory, hours
+plan: $(READY) ## What training and scoring would take: batches, tokens, padding, FLOPs, memory, hours
 	@$(BIN)/python -m pipeline.plan $(OVERRIDES)
 
 sweep: $(READY) ## A sweep from configs/sweep: make sweep SWEEP=merge_weights
@@ -72,7 +72,7 @@ sweep: $(READY) ## A sweep from configs/sweep: make sweep SWEEP=merge_weights
 calibrate: $(READY) ## Score a published model beside its published figures: make calibrate MODEL=<hub id or folder>
 	@$(BIN)/python -m pipeline.run stages=[evaluate,calibrate] profile=$(PROFILE) run=calibration evaluation=calibration "evaluation.models=[$(MODEL)]" $(ARGS)
 
-publish: $(READY) ## The merged model's folder for the Hub: make publish REPO=<id>; uploads with evaluation.publish.dry_run=false
+publish: $(READY) ## The merged model's folder for the Hub: make publish REPO=<id>; uploads with ARGS=evaluation.publish.dry_run=false
 	@$(BIN)/python -m pipeline.run stages=[publish] $(OVERRIDES) $(if $(REPO),evaluation.publish.repo=$(REPO))
 
 bench: $(READY) ## Speed beside other libraries: make bench NAME=init
@@ -85,7 +85,7 @@ test: $(READY) ## The fast tests, with the whole chain on profile tiny
 test-slow: $(READY) ## The slow tests
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
-torture: $(READY) ## Kill every stage of profile tiny at random moments and compare (runs/torture.json); fill its disk; crowd it
+torture: $(READY) ## Kill every stage of profile tiny at random moments, then full disks and competing runs; 20 minutes
 	@$(BIN)/python -m tests.reliability.torture $(ARGS)
 	@$(BIN)/python -m pytest -m slow tests/reliability
 

@@ -76,7 +76,7 @@ class Scorer:
             from_items = whole(measure, outcome)
             if abs(from_items - measure.score) > AGREEMENT:
                 what = f"{measure.metric} is {measure.score:.6f}, but its items give {from_items:.6f}"
-                remedy = "leave the task out: this is a defect here"
+                remedy = "leave the task out: this is a bug in this repository"
                 raise UserError(what, where=f"model {self.model.name}, task {task.key}", remedy=remedy)
         path = Path("predictions", self.model.name, f"{task.key}.parquet")
         outcome.write(folder / path)

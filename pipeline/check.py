@@ -137,7 +137,7 @@ def machine(config: Config, bytes_: int) -> list[tuple[str, str, UserError | Non
     processes, problem = config.ranks(count), None
     if sides := config.sides_not_for(processes):
         what = f"batches of {' and '.join(sides)} can't be shared out to {processes} processes"
-        remedy = "make batch_multiple a multiple of them, or set launch.processes"
+        remedy = f"make batch_multiple a multiple of {processes}, or set launch.processes"
         problem = UserError(what, where=f"config key training.{sides[0]}.batch_multiple", remedy=remedy)
     devices = f"{count} x {', '.join(names)}" if count else processor(os.getloadavg()[0], os.environ)
     findings.append(("devices", devices, problem))
@@ -174,8 +174,8 @@ def memory(config: Config, sides: list[str]) -> tuple[str, str, UserError | None
     said = f"{side} takes {least / 1e9:.1f} to {_gigabytes(most)}, {_gigabytes(there)} here"
     if least < there:
         return "memory", said, None
-    remedy = "lower it: batches beyond it are embedded twice"
-    return "memory", said, UserError(said, where=f"config key training.{side}.mini_batch_tokens", remedy=remedy)
+    what, remedy = f"too little memory: {said}", "lower it: larger batches then go through gradient caching"
+    return "memory", said, UserError(what, where=f"config key training.{side}.mini_batch_tokens", remedy=remedy)
 
 
 def check(config: Config) -> None:

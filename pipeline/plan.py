@@ -35,7 +35,7 @@ def show_training(config: Config) -> None:
         ("tokens a device and step", lambda work: round(work.tokens / work.batches / devices.number)),
         ("forward passes a step", lambda work: f"{work.passes / work.batches:.2f}"),
         ("batches with gradient caching", lambda work: work.cached_batches),
-        ("operations", lambda work: f"{work.operations:.2e}"),
+        ("FLOPs", lambda work: f"{work.operations:.2e}"),
         (f"hours at {devices.teraflops:.3g} TFLOP/s", lambda work: f"{work.hours(devices, shape):.2g}"),
     ]
     cells = [[what, *(number(work) for work in works.values())] for what, number in rows]
@@ -72,7 +72,7 @@ def _assumption_rows(works: dict[str, Work]) -> Iterator[list[object]]:
         for item in work.assumed:
             lengths = [sum(item.texts[role]) or None for role in ("anchor", "positive", "negatives")]
             shown = [length if length is None else round(length) for length in lengths]
-            yield [item.name, name, item.pairs, *shown, "" if item.assumed else "as long as allowed"]
+            yield [item.name, name, item.pairs, *shown, "" if item.assumed else "lengths unknown: the limits"]
 
 
 def show_scoring(config: Config) -> None:
@@ -87,7 +87,7 @@ def show_scoring(config: Config) -> None:
     for suite in config.evaluation.suites:
         size = suite_size(suite, config, config.base.max_length)
         if size is None:
-            rows.append([suite, None, None, None, "as many as data holds out"])
+            rows.append([suite, None, None, None, "not known before make data"])
             continue
         operations = models * training_operations(shape, round(size.tokens), size.squares / size.tokens, passes=1)
         unknown = f"without {', '.join(size.unknown)}" if size.unknown else ""

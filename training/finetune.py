@@ -308,7 +308,7 @@ def _library_arguments(
     """The values, overridden by the `extra` ones; raises UserError for what can't be among these."""
     fixed = {"max_steps", "num_train_epochs", "gradient_accumulation_steps", "output_dir", "bf16", "fp16", "seed"}
     for key in sorted(fixed & extra.keys()):
-        raise UserError(f"{key} is not free", where=f"{place}.{key}", remedy="remove it")
+        raise UserError(f"{key} is set by the pipeline", where=f"{place}.{key}", remedy="remove it")
     known = dataclasses.fields(SentenceTransformerTrainingArguments)
     numbers = {field.name for field in known if isinstance(field.default, int | float) and field.type in (int, float)}
     for key in sorted(numbers & {key for key, value in extra.items() if isinstance(value, str)}):

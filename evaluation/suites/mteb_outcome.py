@@ -121,7 +121,7 @@ def mteb_outcome(metadata: Any, parts: Sequence[Part], metrics: Sequence[str]) -
     for measure, theirs in zip(exact, measures, strict=True):
         if abs(measure.score - theirs.score) > ROUNDING:
             what = f"the items give {measure.metric} {measure.score:.6f}, but mteb says {theirs.score:.6f}"
-            raise UserError(what, where=f"task {metadata.name}", remedy="leave it out: this is a defect here")
+            raise UserError(what, where=f"task {metadata.name}", remedy="leave it out: a bug in this repository")
     return replace(made, measures=tuple(exact))
 
 
