@@ -34,8 +34,8 @@ from training.cost_model import shape_of, side_memory
 from training.dev_scores import DevScores
 from training.heads.layers import add_heads
 from training.heads.loss import JointLoss, heads_of, held_bytes
-from training.losses import PlannedLoss
-from training.memory import GPU_OVERHEAD, measured_tokens, planned_budget
+from training.losses import BatchLoss, PlannedLoss
+from training.memory import GPU_OVERHEAD, measured_tokens, memory_explained, planned_budget
 from training.model_files import choose_attention, encoder_of, load_mean, load_model, merge_adapter, save_model
 from training.sets import PreparedSets, prepare_sets
 from training.text_vectors import other_models
@@ -127,7 +127,10 @@ def train(config: Config, stage: StageFolder, trainer: PlannedTrainer) -> None:
     resume = last_checkpoint(checkpoints, trainer.run_digest) if stage.resuming else None
     torch.manual_seed(derived_seed(config.training_seed, "dropout", str(trainer.args.process_index)))
     trainer.args.eval_on_start = resume is None and trainer.evaluator is not None  # what training begins with
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    assert isinstance(trainer.loss, BatchLoss)
+    tokens, has_heads = trainer.loss.mini_batch_num_tokens, isinstance(trainer.model[-1], Heads)
+    with memory_explained(f"training.{stage.name}", tokens, has_heads):  # steps, the optimizer's state and dev losses
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if trainer.state.global_step < len(trainer.batches):
         log.info("stopped at step %d; the same command goes on from there", trainer.state.global_step)
         raise Stopped(signal.SIGTERM)
@@ -250,7 +253,6 @@ def assembled(config: Config, stage: StageFolder, plan: BatchPlan, **parts: Any)
         ],
         batches=plan.batches,
         run_digest=hashlib.sha256(f"{stage.fingerprint} {plan.digest}".encode()).hexdigest(),
-        key=f"training.{stage.name}",
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
@@ -308,7 +310,7 @@ def _library_arguments(
     """The values, overridden by the `extra` ones; raises UserError for what can't be among these."""
     fixed = {"max_steps", "num_train_epochs", "gradient_accumulation_steps", "output_dir", "bf16", "fp16", "seed"}
     for key in sorted(fixed & extra.keys()):
-        raise UserError(f"{key} is set by the pipeline", where=f"{place}.{key}", remedy="remove it")
+        raise UserError(f"{key} is not free: the pipeline sets it", where=f"{place}.{key}", remedy="remove it")
     known = dataclasses.fields(SentenceTransformerTrainingArguments)
     numbers = {field.name for field in known if isinstance(field.default, int | float) and field.type in (int, float)}
     for key in sorted(numbers & {key for key, value in extra.items() if isinstance(value, str)}):

@@ -23,7 +23,6 @@ from pipeline.core.model_folder import RAISED_BY_FILES
 from training.batch_plan import GlobalBatch
 from training.batches import MiniBatches, PlannedRows
 from training.losses import BatchLoss, PlannedLoss
-from training.memory import memory_explained
 from training.model_files import trained_weights
 
 MARK = "complete.json"  # in a checkpoint folder whose files are all written
@@ -42,7 +41,6 @@ class PlannedTrainer(SentenceTransformerTrainer):
         batches: the global batches of the run, one an optimizer step.
         dev_batches: dev set -> the batches on which its loss is measured.
         run_digest: what the checkpoints belong to; others are refused.
-        key: where the side's settings stand, for errors.
     """
 
     def __init__(
@@ -51,10 +49,9 @@ class PlannedTrainer(SentenceTransformerTrainer):
         batches: Sequence[GlobalBatch],
         dev_batches: dict[str, list[GlobalBatch]],
         run_digest: str,
-        key: str,
         **kwargs: Any,
     ) -> None:
-        self.batches, self.dev_batches, self.run_digest, self.key = batches, dev_batches, run_digest, key
+        self.batches, self.dev_batches, self.run_digest = batches, dev_batches, run_digest
         super().__init__(*args, **kwargs)
 
     def preprocess_dataset(self, dataset: Any = None, dataset_name: str | None = None) -> Any:
@@ -107,13 +104,11 @@ class PlannedTrainer(SentenceTransformerTrainer):
         return loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        assert isinstance(self.loss, BatchLoss) and isinstance(self.train_dataset, PlannedRows)
         if isinstance(self.loss, PlannedLoss):
+            assert isinstance(self.train_dataset, PlannedRows)
             is_logged = (self.state.global_step + 1) % self.state.logging_steps == 0
             self.loss.measures = is_logged and self.train_dataset.angle_weight > 0
-        has_heads = isinstance(self.model[-1], Heads)
-        with memory_explained(self.key, self.loss.mini_batch_num_tokens, has_heads):
-            return super().training_step(*args, **kwargs)
+        return super().training_step(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         share = self.loss.angle_gradient_share if isinstance(self.loss, PlannedLoss) else None

@@ -63,12 +63,15 @@ def test_a_probing_step_leaves_no_gradient_and_no_trace_in_the_random_numbers() 
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_a_full_device_is_one_line_that_says_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("place", ["training.losses.contrastive_loss", "torch.optim.AdamW.step"])
+def test_a_full_device_is_one_line_that_says_what_to_set(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*arguments: object, **options: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     config = prepared_run(tmp_path, {"symmetric/pairs": rows(32)}, max_steps=1, mini_batch_tokens=8192)
-    monkeypatch.setattr("training.losses.contrastive_loss", full)
+    monkeypatch.setattr(place, full)
     with pytest.raises(UserError, match=r"full with 8192 tokens.*training.symmetric.*set mini_batch_tokens=4096"):
         run_stage(CHAIN["symmetric"], config)
     with pytest.raises(UserError, match="; set mini_batch_tokens=2048"), memory_explained("training.joint"):
