@@ -88,7 +88,7 @@ def _stored(run: RunRecord) -> Iterator[tuple[Score, Difference | None, str, dic
 
 def _exports(run: RunRecord) -> dict[str, Any]:
     """The metrics of the stage export, where its files are of this merge."""
-    return run.made["export"].metrics if "export" in run.complete and not run.outdated("export") else {}
+    return run.made["export"].metrics if run.status("export") == "complete" else {}
 
 
 def _picture(run: RunRecord, of: str) -> Picture:
