@@ -42,7 +42,9 @@ def cost(run: RunRecord) -> list[Section]:
 
 def words(run: RunRecord) -> str:
     """How to read the table."""
-    return " ".join([VECTORS] * any(True for _ in _stored(run)) + [EXPORTS] * bool(exported(run)))
+    parts = [VECTORS] if any(_stored(run)) else []
+    parts += [EXPORTS] if exported(run) else []
+    return " ".join(parts)
 
 
 def exported(run: RunRecord) -> list[str]:
