@@ -178,6 +178,11 @@ class RunRecord:
         wanted = (model, against, suite, task, True)
         return next((d for d in self.differences if (d.model, d.against, d.suite, d.task, d.main) == wanted), None)
 
+    def main_differences(self, model: str, against: str) -> list[Difference]:
+        """Those of two models on each task's own score, in the suites that say how good models are."""
+        found = [d for d in self.differences if (d.model, d.against) == (model, against) and d.main]
+        return [d for d in found if self.compares_models(d.suite)]
+
     def scored(self, model: str, suite: str, task: str, metric: str) -> Score | None:
         """A line of scores.csv, or None where there is none."""
         wanted = (model, suite, task, metric)
