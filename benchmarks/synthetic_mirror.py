@@ -60,9 +60,9 @@ class Texts:
 class Mirror:
     """Writes the sets below `folder`, each at `share` of its rows."""
 
-    def __init__(self, folder: Path, share: float, seed: int = 7) -> None:
+    def __init__(self, folder: Path, share: float) -> None:
         self.folder, self.share = folder, share
-        self.texts = Texts(seed)
+        self.texts = Texts(seed=7)
 
     def size(self, rows: int) -> int:
         """`rows` of the real set at this mirror's share."""

@@ -24,8 +24,8 @@ def share(part: float | None, whole: float | None = 1.0) -> str:
     return DASH if part is None or not whole else f"{100 * part / whole:.1f} %"
 
 
-def number(value: Any, digits: int = 4) -> str:
-    """A measured number: whole ones with separators, others with `digits` significant digits."""
+def number(value: Any) -> str:
+    """A measured number: whole ones with separators, others with four significant digits."""
     if value is None or value == "":
         return DASH
     if isinstance(value, bool):
@@ -35,7 +35,7 @@ def number(value: Any, digits: int = 4) -> str:
     if isinstance(value, int) or (isinstance(value, float) and value.is_integer() and abs(value) >= 1):
         return f"{int(value):,}"
     if isinstance(value, float):
-        return f"{value:.{digits}g}".replace("-", "−")
+        return f"{value:.4g}".replace("-", "−")
     return str(value)
 
 
@@ -99,7 +99,7 @@ def amount(found: Score | None) -> str:
     """A metric that is no score: a share, or a count of ids or bytes."""
     if found is None:
         return DASH
-    return f"{found.score:.3f}" if found.metric == ZERO_SHARE else count(round(found.score))
+    return f"{found.score:.3f}" if found.metric == ZERO_SHARE else count(found.score)
 
 
 def row_head(name: str, *remarks: str) -> Markup:
