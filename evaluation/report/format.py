@@ -39,10 +39,8 @@ def number(value: Any) -> str:
     return str(value)
 
 
-def duration(seconds: float | None) -> str:
+def duration(seconds: float) -> str:
     """12.3 s, 4 min 05 s, 3 h 20 min."""
-    if seconds is None:
-        return DASH
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -57,8 +55,8 @@ def size(amount: float | None) -> str:
     return f"{amount / 1e9:.2f} GB" if amount >= 1e9 else f"{amount / 1e6:.1f} MB"
 
 
-def p_value(value: float | None) -> str:
-    if value is None or math.isnan(value):
+def p_value(value: float) -> str:
+    if math.isnan(value):
         return DASH
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
