@@ -14,6 +14,7 @@ from typing import Any
 from benchmarks.measurement import Side, alternate, measure, row, write
 from configs.schema.config import Config
 from configs.schema.data import SourceConfig
+from data.ledger import expected
 from pipeline.application import composed
 from pipeline.core.artefact import read_json
 
@@ -39,7 +40,7 @@ def card_config(*overrides: str) -> Config:
 
 def card_differences(sources: Mapping[str, SourceConfig], built: Mapping[str, int]) -> dict[str, tuple[int, int]]:
     """Sets of which neither the card's count nor the one that is known to differ was built: (built, expected)."""
-    wanted = {name: source.card.expected or source.card.pairs or 0 for name, source in sources.items()}
+    wanted = {name: expected(source) or 0 for name, source in sources.items()}
     return {name: (built[name], count) for name, count in wanted.items() if built[name] != count}
 
 

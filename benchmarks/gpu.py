@@ -65,14 +65,16 @@ def measured(scratch: Path, shape: str) -> list[dict[str, Any]]:
     base = write_inputs(scratch, shape)
     checks = run("same", base=str(base), shape=shape)
     require_same(checks)
-    trained = (
+    trained: list[tuple[str, str, dict[str, bool]]] = [
         ("packed", "train_ours", {"packed": True}),
         (PEER, "train_sentence_transformers", {}),
         ("bare step", "train_bare", {}),
         ("padded", "train_ours", {}),
-        *((("packed, compiled", "train_ours", {"packed": True, "compiled": True}),) if shape == "gpu" else ()),
-        *((FLAG, "train_flagembedding", {}),) * has_flagembedding(),
-    )
+    ]
+    if shape == "gpu":
+        trained.append(("packed, compiled", "train_ours", {"packed": True, "compiled": True}))
+    if has_flagembedding():
+        trained.append((FLAG, "train_flagembedding", {}))
     encoded = (("ours", "encode_ours"), (PEER, "encode_sentence_transformers"))
     sides = {
         f"{kind} {name}": (function, {"data": str(scratch / kind), **more})

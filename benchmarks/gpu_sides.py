@@ -215,10 +215,10 @@ def train_bare(base: str, data: str, shape: str) -> dict[str, float]:
     from transformers import AutoModel
 
     measures = SHAPES[shape]
-    lengths = np.array([len(text.split()) + 2 for row in _texts(data) for text in row])
-    rows = sum(1 for _ in _texts(data))
+    rows = list(_texts(data))
+    lengths = np.array([len(text.split()) + 2 for row in rows for text in row])
     width = int((lengths**2).sum() / lengths.sum())  # so that attention costs what it costs in the texts
-    number = max(1, round(lengths.sum() / rows * measures.batch / width))
+    number = max(1, round(lengths.sum() / len(rows) * measures.batch / width))
     device, half = "cuda" if torch.cuda.is_available() else "cpu", training_precision("auto") == "bf16"
     model = AutoModel.from_pretrained(base, dtype=torch.float32, add_pooling_layer=False, attn_implementation="sdpa")
     model = model.to(device).train()

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.artefact import files_under, synchronise
+from pipeline.core.artefact import files_under, synchronise, write_json
 from pipeline.core.console import show_table
 from pipeline.core.machine import peak_memory
 
@@ -86,8 +86,7 @@ def row(key: str, what: str, unit: str, ours: float, peer: str, theirs: float, b
 def write(name: str, rows: list[dict[str, Any]], runs: Path = Path("runs")) -> Path:
     """Write `runs/bench/<name>.json` and print the ratios."""
     path = runs / "bench" / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    write_json(path, rows)
     columns = ["key", "unit", "ours", "peer", "theirs", "ratio", "better"]
     show_table(f"benchmark {name} → {path}", columns, [[entry[c] for c in columns] for entry in rows])
     return path

@@ -4,12 +4,11 @@ Label counts, groups and repeated anchors follow what is known of the real sets,
 construction can be checked at full size without the real files.
 """
 
-import csv
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -61,9 +60,9 @@ class Texts:
 class Mirror:
     """Writes the sets below `folder`, each at `share` of its rows."""
 
-    def __init__(self, folder: Path, share: float, seed: int = 7) -> None:
+    def __init__(self, folder: Path, share: float) -> None:
         self.folder, self.share = folder, share
-        self.texts = Texts(seed)
+        self.texts = Texts(seed=7)
 
     def size(self, rows: int) -> int:
         """`rows` of the real set at this mirror's share."""
@@ -71,50 +70,42 @@ class Mirror:
 
     def write(self) -> None:
         """All 21 sets."""
-        for make in (
-            self.allnli,
-            self.mednli,
-            self.rcb,
-            self.terra,
-            self.tapaco,
-            self.ru_wanli,
-            self.ru_hnp,
-            self.retrieval,
-            self.articles,
-            self.two_columns,
-        ):
-            make()
+        self.allnli()
+        self.mednli()
+        self.rcb()
+        self.terra()
+        self.tapaco()
+        self.ru_wanli()
+        self.ru_hnp()
+        self.retrieval()
+        self.articles()
+        self.two_columns()
 
     # writing
 
-    def _parquet(self, path: str, chunks: Iterator[dict[str, list]]) -> None:
+    def _place(self, path: str) -> Path:
         place = self.folder / path
         place.parent.mkdir(parents=True, exist_ok=True)
+        return place
+
+    def _parquet(self, path: str, chunks: Iterator[dict[str, list]]) -> None:
         writer = None
         for chunk in chunks:
             table = pa.table(chunk)
-            writer = writer or pq.ParquetWriter(place, table.schema, compression="snappy")
+            writer = writer or pq.ParquetWriter(self._place(path), table.schema, compression="snappy")
             writer.write_table(table, row_group_size=1000)
         if writer:
             writer.close()
 
     def _jsonl(self, path: str, chunks: Iterator[dict[str, list]]) -> None:
-        place = self.folder / path
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with place.open("w", encoding="utf-8") as file:
+        with self._place(path).open("wb") as file:
             for chunk in chunks:
-                for row in zip(*chunk.values(), strict=True):
-                    file.write(json.dumps(dict(zip(chunk, row, strict=True)), ensure_ascii=False) + "\n")
+                pl.DataFrame(chunk).write_ndjson(file)
 
     def _csv(self, path: str, chunks: Iterator[dict[str, list]]) -> None:
-        place = self.folder / path
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with place.open("w", encoding="utf-8", newline="") as file:
-            rows = csv.writer(file)
+        with self._place(path).open("wb") as file:
             for number, chunk in enumerate(chunks):
-                if number == 0:
-                    rows.writerow(chunk)
-                rows.writerows(zip(*chunk.values(), strict=True))
+                pl.DataFrame(chunk).write_csv(file, include_header=number == 0)
 
     def _columns(self, rows: int, **lengths: float) -> Iterator[dict[str, list]]:
         """Chunks of text columns with the given mean lengths."""

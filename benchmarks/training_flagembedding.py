@@ -8,12 +8,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 
-def train_flagembedding(
-    init: str, pairs: str, prompts: dict[str, str], steps: int, batch_size: int, length: int, temperature: float
-) -> float:
-    """Seconds of the steps on a CPU."""
+def train_flagembedding(**settings: Any) -> float:
+    """Seconds of the steps of `make_trainer` on a CPU."""
     with TemporaryDirectory() as folder:
-        trainer = make_trainer(folder, init, pairs, prompts, steps, batch_size, length, temperature)
+        trainer = make_trainer(folder, **settings)
         started = time.perf_counter()
         trainer.train()
         return time.perf_counter() - started

@@ -88,12 +88,12 @@ def totals(lines: list[dict[str, Any]]) -> dict[str, Any]:
 
 def table(lines: list[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
     """Columns and rows of the sets; what the published card says only where a set is one of the card's."""
-    shown = [count for count in COUNTS if count != "card" or _beside_the_card(lines)]
-    status = {NOT_ON_CARD: None} if not _beside_the_card(lines) else {}
-    rows = [
-        [line["title"], line["side"], *(line[count] for count in shown), status.get(line["status"], line["status"])]
-        for line in lines
-    ]
+    on_card = _beside_the_card(lines)
+    shown = [count for count in COUNTS if count != "card" or on_card]
+    rows = []
+    for line in lines:
+        status = line["status"] if on_card or line["status"] != NOT_ON_CARD else None
+        rows.append([line["title"], line["side"], *(line[count] for count in shown), status])
     return ["set", "side", *shown, "status"], rows
 
 
@@ -148,9 +148,8 @@ def _paragraph(line: dict[str, Any]) -> str:
         )
         for row in mined["samples"]:
             facts.append(f"- {_short(row['anchor'])}")
-            facts += [
-                f"    - {what}: {_short(row[key])}" for key, what in (("positive", "positive"), ("negative", "mined"))
-            ]
+            facts.append(f"    - positive: {_short(row['positive'])}")
+            facts.append(f"    - mined: {_short(row['negative'])}")
     if line["note"]:
         facts.append(line["note"])
     return f"## {line['title']}\n\n" + "\n".join(facts) + "\n"

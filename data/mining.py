@@ -67,8 +67,10 @@ def mine(path: Path, name: str, config: Config) -> dict[str, Any]:
             [sorted(known[anchor]) for anchor in anchors],
             settings,
         )
-    lists = iter([[texts[number] for number in numbers] for numbers in found.negatives])
-    column = pl.Series("negatives", [next(lists) if row else [] for row in positive], dtype=pl.List(pl.String))
+    negatives: list[list[str]] = [[]] * len(pairs)
+    for row, numbers in zip(positive.arg_true(), found.negatives, strict=True):
+        negatives[row] = [texts[number] for number in numbers]
+    column = pl.Series("negatives", negatives, dtype=pl.List(pl.String))
     _rewrite(path, pairs.with_columns(column))
     _warn_of_gaps(name, found)
     shown = asked.with_columns(column.filter(positive)).filter(pl.col("negatives").list.len() > 0)

@@ -17,7 +17,7 @@ from data.pair_files import PairWriter, read_frames, write_keys
 from data.pairs.cleaning import Changes
 from data.pairs.constructions import GROUPED
 from data.pairs.decontamination import Decontamination
-from data.pairs.hashing import Hashes, SeenHashes, contained, fraction, text_hashes
+from data.pairs.hashing import NO_KEYS, Hashes, SeenHashes, contained, fraction, text_hashes
 from data.pairs.maker import PairBatch, PairMaker
 from data.pairs.streams import grouped, ordered_map
 from data.sources.batch import RowErrors
@@ -29,7 +29,6 @@ DUPLICATE, DUPLICATE_ELSEWHERE = "duplicate", "duplicate of another set"
 OUTSIDE = "outside the slice"
 SLICING = 0x51CE  # apart from the keys of samples and dev rows
 EMPTY_IN_GROUP = "empty text in a group"
-NO_KEYS: Hashes = np.empty(0, np.uint64)
 
 
 class OneSet:
@@ -191,7 +190,7 @@ class OneSet:
             self.counts.negatives += int(pairs["negatives"].list.len().sum())
 
     def _trained_keys(self) -> Hashes:
-        self.trained = [np.unique(np.concatenate(self.trained))] if self.trained else [NO_KEYS]
+        self.trained = [np.unique(np.concatenate([NO_KEYS, *self.trained]))]
         return self.trained[0]
 
     def _official_dev(self, rows: Located, spill: Path) -> pl.DataFrame | None:

@@ -10,9 +10,10 @@ from configs.schema.config import Config
 from configs.schema.data import SourceConfig
 from data import ledger
 from data.fingerprints import VERSION, set_fingerprint
-from data.one_set import NO_KEYS, OneSet
+from data.one_set import OneSet
 from data.pair_files import read_keys
 from data.pairs.decontamination import BENCHMARKS, CHECKED, SAMPLES, Decontamination
+from data.pairs.hashing import NO_KEYS
 from data.sampling import write_dev
 from data.sources.files import NotSupplied
 from pipeline.core.artefact import StageFolder, digest, file_sha256, read_json, read_manifest, write_json

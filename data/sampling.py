@@ -14,7 +14,7 @@ from scipy.sparse.csgraph import connected_components
 from configs.schema.data import DevConfig
 from data.pair_files import PairWriter, detached, read_keys
 from data.pairs.cleaning import flat_negatives, with_negatives
-from data.pairs.hashing import Hashes, combined, contained, fraction, text_hashes
+from data.pairs.hashing import NO_KEYS, Hashes, combined, contained, fraction, text_hashes
 
 SALT = 0x5A17  # apart from the keys that choose dev rows
 
@@ -145,7 +145,7 @@ def write_dev(stage: Path, folder: Path, names: list[str]) -> dict[str, int]:
     """
     places = {name: stage / "candidates" / f"{name}.parquet" for name in names}
     candidates = {name: pl.DataFrame(pq.read_table(place)) for name, place in places.items() if place.exists()}
-    texts = np.unique(np.concatenate([np.empty(0, np.uint64), *map(pair_texts, candidates.values())]))
+    texts = np.unique(np.concatenate([NO_KEYS, *map(pair_texts, candidates.values())]))
     found = np.zeros(len(texts), bool)
     for name in names:  # one set's keys are in memory at a time
         found |= contained(texts, read_keys(stage / "keys" / f"{name}.parquet"))

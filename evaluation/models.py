@@ -124,8 +124,8 @@ def folder_fingerprint(folder: Path) -> str:
             where=str(folder),
             remedy="give a sentence-transformers or transformers model folder",
         )
-    digests = {path.relative_to(folder).as_posix(): path for path in files_under(folder)}
-    return _fingerprint({name: file_sha256(path) for name, path in digests.items() if is_of_the_model(name)})
+    names = [path.relative_to(folder).as_posix() for path in files_under(folder)]
+    return _fingerprint({name: file_sha256(folder / name) for name in names if is_of_the_model(name)})
 
 
 def is_of_the_model(path: str) -> bool:

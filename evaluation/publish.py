@@ -6,7 +6,6 @@ exports where there are any, card, licence, and under `provenance/` the artefact
 is uploaded.
 """
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -137,8 +136,7 @@ def write_results(run: RunRecord, config: Config, folder: Path, name: str) -> in
         shutil.copyfile(path, target / path.name)
     if files:
         meta = read_json(files[0].parent / "model_meta.json")
-        meta |= {"name": name, "revision": model.fingerprint[:40]}
-        (target / "model_meta.json").write_text(json.dumps(meta, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(target / "model_meta.json", meta | {"name": name, "revision": model.fingerprint[:40]})
     return len(files)
 
 

@@ -157,9 +157,13 @@ def published_name(wanted: str) -> str:
 
 def parts_of(row: Sequence[Part], find: Callable[[str, str], Found | None]) -> list[Found] | None:
     """What `find` gives for each (task, metric) of a row; None while it gives nothing for one of its tasks."""
-    found = [next((f for metric in metrics if (f := find(task, metric)) is not None), None) for task, metrics in row]
-    known = [part for part in found if part is not None]
-    return known if len(known) == len(found) else None
+    parts = []
+    for task, metrics in row:
+        found = next((part for metric in metrics if (part := find(task, metric)) is not None), None)
+        if found is None:
+            return None
+        parts.append(found)
+    return parts
 
 
 def mean_of(row: Sequence[Part], score: Callable[[str, str], float | None]) -> float | None:

@@ -379,16 +379,7 @@ def macro_f1(counts: Counts, draw: Draw, hits: np.ndarray, predicted: np.ndarray
 
 STATISTICS: dict[str, Callable[..., np.ndarray]] = {
     function.__name__: function
-    for function in (
-        mean,
-        mean_of_draws,
-        mean_of_experiments,
-        pearson,
-        spearman,
-        roc_auc,
-        average_precision,
-        macro_f1,
-    )
+    for function in (mean, mean_of_draws, mean_of_experiments, pearson, spearman, roc_auc, average_precision, macro_f1)
 }
 
 

@@ -82,7 +82,7 @@ def _problem_of_value(value: Any, rule: Mapping[str, Any]) -> str | None:
         return None if value in rule["choices"] else f"must be {in_words(rule)}{or_null}, not {value}"
     if all(BOUNDS[name][0](value, bound) for name, bound in bounds.items()):
         return None
-    return f"must be {in_words({name: bounds[name] for name in bounds})}{or_null}"
+    return f"must be {in_words(bounds)}{or_null}"
 
 
 def in_words(rule: Mapping[str, Any]) -> str:

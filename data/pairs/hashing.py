@@ -8,13 +8,14 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 Hashes = NDArray[np.uint64]
+NO_KEYS: Hashes = np.empty(0, np.uint64)
 
 
 def text_hashes(texts: pl.Series, seed: int = 0) -> Hashes:
     """xxh3-64 of each text's UTF-8 bytes, read straight from the column's buffer. Null counts as empty."""
     array = texts.to_arrow()
     if len(array) == 0:
-        return np.empty(0, np.uint64)
+        return NO_KEYS
     _, offsets, content = array.buffers()
     bounds = np.frombuffer(offsets, np.int64, len(array) + 1, array.offset * 8).tolist()
     view = memoryview(content) if content is not None else memoryview(b"")
@@ -56,7 +57,7 @@ class SeenHashes:
     @property
     def sorted(self) -> Hashes:
         """All keys, ascending."""
-        return np.sort(np.concatenate(self.runs)) if self.runs else np.empty(0, np.uint64)
+        return np.sort(np.concatenate([NO_KEYS, *self.runs]))
 
 
 def contained(hashes: Hashes, ordered: Hashes) -> NDArray[np.bool_]:

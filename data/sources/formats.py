@@ -65,7 +65,7 @@ def batches(
             yield from read(utf8, name, columns, errors, source, FIRST_BYTES if file.beginning else BATCH_BYTES)
 
 
-def _refuse_other_kinds(head: bytes, file: str, set_name: str, expected: Collection[bytes] = ()) -> None:
+def _refuse_other_kinds(head: bytes, file: str, set_name: str, expected: Collection[bytes]) -> None:
     """Raise UserError for a file that by its first bytes is something else than text, or than what is expected."""
     for beginning, (kind, remedy) in FIRST_BYTES_OF.items():
         if beginning not in expected and (head.startswith(beginning) or head.lower().startswith(beginning)):
@@ -73,7 +73,7 @@ def _refuse_other_kinds(head: bytes, file: str, set_name: str, expected: Collect
 
 
 @contextmanager
-def _opened(file: SourceFile, set_name: str, expected: Collection[bytes] = ()) -> Iterator[IO[bytes]]:
+def _opened(file: SourceFile, set_name: str, expected: Collection[bytes]) -> Iterator[IO[bytes]]:
     """The file's bytes, unpacked where its name says that they are packed by gzip."""
     packed = file.name.endswith((".gz", ".tgz"))
     with file.open() as stream:

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 
@@ -102,7 +102,7 @@ def connect() -> sqlite3.Connection:
     return sqlite3.connect(f"file:{database()}?mode=ro&immutable=1", uri=True)
 
 
-@lru_cache(maxsize=1)
+@cache
 def senses() -> tuple[Sense, ...]:
     """All senses with a definition, in the order of the database."""
     with closing(connect()) as connection:
@@ -161,7 +161,7 @@ def _of_split(split: str) -> Iterator[Sense]:
             yield sense
 
 
-@lru_cache(maxsize=1)
+@cache
 def _terms_per_definition() -> dict[str, int]:
     terms: dict[str, set[str]] = defaultdict(set)
     for sense in senses():

@@ -42,7 +42,9 @@ def cost(run: RunRecord) -> list[Section]:
 
 def words(run: RunRecord) -> str:
     """How to read the table."""
-    return " ".join([VECTORS] * any(True for _ in _stored(run)) + [EXPORTS] * bool(exported(run)))
+    parts = [VECTORS] if any(_stored(run)) else []
+    parts += [EXPORTS] if exported(run) else []
+    return " ".join(parts)
 
 
 def exported(run: RunRecord) -> list[str]:
@@ -88,7 +90,7 @@ def _stored(run: RunRecord) -> Iterator[tuple[Score, Difference | None, str, dic
 
 def _exports(run: RunRecord) -> dict[str, Any]:
     """The metrics of the stage export, where its files are of this merge."""
-    return run.made["export"].metrics if "export" in run.complete and not run.outdated("export") else {}
+    return run.made["export"].metrics if run.status("export") == "complete" else {}
 
 
 def _picture(run: RunRecord, of: str) -> Picture:

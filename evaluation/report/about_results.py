@@ -83,8 +83,7 @@ def ways_to_search(run: RunRecord, frame: str) -> dict[str, tuple[list[str], lis
 
 def _forest(run: RunRecord, model: str, against: str) -> Picture:
     """The differences between two models on each task's own score."""
-    found = [d for d in run.differences if (d.model, d.against) == (model, against) and d.main and show.has_interval(d)]
-    found = [d for d in found if run.compares_models(d.suite)]
+    found = [d for d in run.main_differences(model, against) if show.has_interval(d)]
     rows = [Interval(d.task.replace("_", " "), d.difference, d.ci_low, d.ci_high) for d in found]
     words = f"{model} minus {against}"
     listed = "; ".join(f"{row.label} {signed(row.value, 3)}" for row in rows)

@@ -70,8 +70,7 @@ def _headline(run: RunRecord) -> list[tuple[str, Any]]:
 def chain(run: RunRecord) -> Section:
     """The picture of the chain, what each stage took, and what a reader must know before believing the figures."""
     marks = {  # the CSS class of a stage's state
-        name: "outdated" if name in run.complete and run.outdated(name) else run.status(name).replace(" ", "-")
-        for name in run.stages
+        name: "outdated" if run.outdated(name) else run.status(name).replace(" ", "-") for name in run.stages
     }
     groups = [[(name, marks[name], run.status(name)) for name in names if name in marks] for names in GROUPS]
     groups = [group for group in groups if group]
@@ -103,8 +102,7 @@ def _notes(run: RunRecord) -> Iterator[str]:
     for name, made in run.made.items():
         if made.status == "failed":
             yield f"Stage {name} failed: {made.error}"
-    stale = {name: run.outdated(name) for name in run.made if name in run.complete}
-    parts = [f"{name} (of an earlier {' and '.join(inputs)})" for name, inputs in stale.items() if inputs]
+    parts = [f"{name} ({run.status(name)})" for name in run.made if run.outdated(name)]
     if parts:
         yield f"The stages below are not of one piece: {', '.join(parts)}. make reproduce brings them up to date."
 

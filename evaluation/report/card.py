@@ -16,7 +16,7 @@ from evaluation.report import format as show
 from evaluation.report.about_results import ways_to_search
 from evaluation.report.hub_metadata import front_matter, licence
 from evaluation.report.record import RunRecord
-from evaluation.results import BM25, MODES, Difference
+from evaluation.results import BM25, MODES
 from pipeline.core.model_folder import HEADS_RECORD
 
 AVERAGED = "The models were averaged with the weights below"
@@ -317,14 +317,8 @@ def _modes(run: RunRecord) -> list[dict[str, Any]]:
 def _differences(run: RunRecord) -> list[list[str]]:
     return [
         [d.task, d.metric, f"{d.difference:+.3f}", show.interval(d), show.p_value(d.p_holm)]
-        for d in _against_reference(run)
+        for d in run.main_differences("merge", run.reference)
     ]
-
-
-def _against_reference(run: RunRecord) -> list[Difference]:
-    """The merge's differences from the base (or init) on each task's own score."""
-    found = [d for d in run.differences if (d.model, d.against) == ("merge", run.reference) and d.main]
-    return [d for d in found if run.compares_models(d.suite)]
 
 
 def _heads(run: RunRecord) -> str:
@@ -347,7 +341,7 @@ def _limits(run: RunRecord, facts: ModelFacts) -> list[str]:
     if tasks := sorted({task for _, task, _ in _found(run)}):
         limits.append(f"Test texts of {', '.join(tasks)} were trained on, so that scores there may be too good.")
     limits.append("Texts that contain pieces outside the kept vocabulary are split otherwise than by the base.")
-    if worse := [d.task for d in _against_reference(run) if d.ci_high < 0]:
+    if worse := [d.task for d in run.main_differences("merge", run.reference) if d.ci_high < 0]:
         limits.append(f"Worse than {run.reference}, beyond the confidence interval, on: {', '.join(worse)}.")
     return limits
 

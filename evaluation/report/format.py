@@ -24,8 +24,8 @@ def share(part: float | None, whole: float | None = 1.0) -> str:
     return DASH if part is None or not whole else f"{100 * part / whole:.1f} %"
 
 
-def number(value: Any, digits: int = 4) -> str:
-    """A measured number: whole ones with separators, others with `digits` significant digits."""
+def number(value: Any) -> str:
+    """A measured number: whole ones with separators, others with four significant digits."""
     if value is None or value == "":
         return DASH
     if isinstance(value, bool):
@@ -35,14 +35,12 @@ def number(value: Any, digits: int = 4) -> str:
     if isinstance(value, int) or (isinstance(value, float) and value.is_integer() and abs(value) >= 1):
         return f"{int(value):,}"
     if isinstance(value, float):
-        return f"{value:.{digits}g}".replace("-", "−")
+        return f"{value:.4g}".replace("-", "−")
     return str(value)
 
 
-def duration(seconds: float | None) -> str:
+def duration(seconds: float) -> str:
     """12.3 s, 4 min 05 s, 3 h 20 min."""
-    if seconds is None:
-        return DASH
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -57,8 +55,8 @@ def size(amount: float | None) -> str:
     return f"{amount / 1e9:.2f} GB" if amount >= 1e9 else f"{amount / 1e6:.1f} MB"
 
 
-def p_value(value: float | None) -> str:
-    if value is None or math.isnan(value):
+def p_value(value: float) -> str:
+    if math.isnan(value):
         return DASH
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
@@ -99,7 +97,7 @@ def amount(found: Score | None) -> str:
     """A metric that is no score: a share, or a count of ids or bytes."""
     if found is None:
         return DASH
-    return f"{found.score:.3f}" if found.metric == ZERO_SHARE else count(round(found.score))
+    return f"{found.score:.3f}" if found.metric == ZERO_SHARE else count(found.score)
 
 
 def row_head(name: str, *remarks: str) -> Markup:

@@ -165,18 +165,23 @@ class RunRecord:
 
     def status(self, name: str) -> str:
         """complete, running, failed or not run; or of which inputs that have been made anew since."""
-        outdated = self.outdated(name) if name in self.complete else []
-        status = self.made[name].status if name in self.made else "not run"
-        return f"of an earlier {' and '.join(outdated)}" if outdated else status
+        if outdated := self.outdated(name):
+            return f"of an earlier {' and '.join(outdated)}"
+        return self.made[name].status if name in self.made else "not run"
 
     def outdated(self, name: str) -> list[str]:
-        """Inputs of a stage that have been made anew, otherwise, since the stage ran."""
-        return outdated_inputs(name, self.made)
+        """Inputs of a complete stage that have been made anew, otherwise, since the stage ran."""
+        return outdated_inputs(name, self.made) if name in self.complete else []
 
     def difference(self, model: str, against: str, suite: str, task: str) -> Difference | None:
         """The paired comparison of two models on a task's own score."""
         wanted = (model, against, suite, task, True)
         return next((d for d in self.differences if (d.model, d.against, d.suite, d.task, d.main) == wanted), None)
+
+    def main_differences(self, model: str, against: str) -> list[Difference]:
+        """Those of two models on each task's own score, in the suites that say how good models are."""
+        found = [d for d in self.differences if (d.model, d.against) == (model, against) and d.main]
+        return [d for d in found if self.compares_models(d.suite)]
 
     def scored(self, model: str, suite: str, task: str, metric: str) -> Score | None:
         """A line of scores.csv, or None where there is none."""

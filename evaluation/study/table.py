@@ -9,7 +9,7 @@ import numpy as np
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from evaluation.outcome import Outcome, read_outcome
+from evaluation.outcome import Measure, Outcome, read_outcome
 from evaluation.report.blocks import Block, Picture, Section, Table
 from evaluation.report.charts import Interval, forest_plot, signed
 from evaluation.report.format import DASH
@@ -82,11 +82,11 @@ def _outcomes(stage: Path, manifest: Manifest) -> dict[str, Outcome]:
 
 def by_mode(outcome: Outcome) -> dict[str, Outcome]:
     """The model's own measures, and those of its other modes by their endings, such as `.sparse`."""
-    modes = {by: by.removeprefix("{}") for by in (measure.by for measure in outcome.measures) if by.startswith("{}")}
-    return {
-        mode: replace(outcome, measures=tuple(measure for measure in outcome.measures if measure.by == by))
-        for by, mode in modes.items()
-    }
+    modes: dict[str, list[Measure]] = {}
+    for measure in outcome.measures:
+        if measure.by.startswith("{}"):
+            modes.setdefault(measure.by.removeprefix("{}"), []).append(measure)
+    return {mode: replace(outcome, measures=tuple(own)) for mode, own in modes.items()}
 
 
 def _dev_rows(jobs: Mapping[tuple[str, int], Path]) -> list[ArmScore]:
@@ -95,13 +95,13 @@ def _dev_rows(jobs: Mapping[tuple[str, int], Path]) -> list[ArmScore]:
     for (arm, _), run in jobs.items():
         manifest = read_manifest(run / "merge")
         for figure, (name, sign) in DEV_FIGURES.items():
-            value = manifest.metrics.get(figure) if manifest else None
-            found.setdefault((arm, name), []).extend([] if value is None else [sign * float(value)])
+            if manifest and (value := manifest.metrics.get(figure)) is not None:
+                found.setdefault((arm, name), []).append(sign * float(value))
     nan = float("nan")
     return [
         ArmScore(arm, "", DEV, name, RETRIEVAL if name == GUARDS else "score", len(values), float(np.mean(values)),
                  float(np.std(values, ddof=1)) if len(values) > 1 else nan, nan, nan, nan)
-        for (arm, name), values in found.items() if values
+        for (arm, name), values in found.items()
     ]  # fmt: skip
 
 

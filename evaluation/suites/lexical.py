@@ -1,14 +1,12 @@
 """BM25 over words, the search without a model that every other one has to beat: bm25s with Snowball's stems."""
 
-import re
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 
 import bm25s
 import numpy as np
 import Stemmer
-
-WORD = re.compile(r"\w+")
 
 
 def lexical_scores(queries: Sequence[str], candidates: Sequence[str], languages: Sequence[str]) -> np.ndarray:
@@ -16,18 +14,14 @@ def lexical_scores(queries: Sequence[str], candidates: Sequence[str], languages:
 
     Zero where no candidate has a word, of which bm25s can make no index.
     """
-    stem = stemmer(languages)
-
-    def words(text: str) -> list[str]:
-        found = WORD.findall(text.lower())
-        return stem.stemWords(found) if stem else found
-
-    found = [words(text) for text in candidates]
+    plain = {"stopwords": None, "return_ids": False, "show_progress": False}
+    words = partial(bm25s.tokenize, token_pattern=r"\w+", stemmer=stemmer(languages), **plain)
+    found = words(candidates)
     if not any(found):
         return np.zeros((len(queries), len(candidates)), np.float32)
     index = bm25s.BM25(k1=1.5, b=0.75, method="lucene")
     index.index(found, show_progress=False)
-    return np.stack([index.get_scores_from_ids(index.get_tokens_ids(words(text))) for text in queries])
+    return np.stack([index.get_scores_from_ids(index.get_tokens_ids(asked)) for asked in words(queries)])
 
 
 def stemmer(languages: Sequence[str]) -> "Stemmer.Stemmer | None":

@@ -58,15 +58,11 @@ class MtebTask(Task):
         self.needs_heads = set(modes) != {DENSE}
 
     def score(self, scorer: Scorer) -> Outcome:
-        folder = results_folder(scorer.config)
-        return joined(
-            {
-                "{}" if mode == DENSE else f"{{}}.{mode}": run_task(
-                    mteb_encoder(scorer, mode), self.task, self.metrics, folder
-                )
-                for mode in self.modes
-            }
-        )
+        folder, outcomes = results_folder(scorer.config), {}
+        for mode in self.modes:
+            by = "{}" if mode == DENSE else f"{{}}.{mode}"
+            outcomes[by] = run_task(mteb_encoder(scorer, mode), self.task, self.metrics, folder)
+        return joined(outcomes)
 
 
 def results_folder(config: Config) -> Path:

@@ -63,13 +63,11 @@ class HeldOutRetrieval(Task):
         scores = [found.scores[mode] for mode in MODES]
         parts = {mode: outcome_of(data, found.scores[mode], **sizes(found, mode)) for mode in MODES}
         parts[HYBRID] = outcome_of(data, weighted(scores, WEIGHTS), **sizes(found, HYBRID))
-        notes = {}
         if fitted:
             parts[HYBRID_FITTED] = outcome_of(data, weighted(scores, fitted), **sizes(found, HYBRID))
-            notes = {"fitted weights": dict(zip(MODES, fitted, strict=True))}
+            parts[HYBRID_FITTED].notes["fitted weights"] = dict(zip(MODES, fitted, strict=True))
         named = {"{}" if mode == DENSE else f"{{}}.{mode}": part for mode, part in parts.items()}
-        whole = joined(named | {BM25: self.lexical})
-        return Outcome(whole.columns, whole.measures, whole.notes | notes)
+        return joined(named | {BM25: self.lexical})
 
 
 def sizes(found: ModeScores, mode: str) -> dict[str, float]:

@@ -44,8 +44,9 @@ class Form:
     @property
     def name(self) -> str:
         """Such as full, 256, int8, 256-int8."""
-        kept = [str(self.dimensions)] * (self.dimensions is not None) + [self.precision] * (self.precision != FLOAT)
-        return "-".join(kept) or "full"
+        parts = [] if self.dimensions is None else [str(self.dimensions)]
+        parts += [] if self.precision == FLOAT else [self.precision]
+        return "-".join(parts) or "full"
 
     def bytes_of(self, width: int) -> int:
         """Bytes of one stored vector of a model with `width` dimensions."""
@@ -63,7 +64,8 @@ class Form:
         kept = self.cut(vectors)
         if self.precision == INT8:
             assert calibration is not None
-            low, high = (bound(self.cut(calibration), axis=0) for bound in (np.min, np.max))
+            ranged = self.cut(calibration)
+            low, high = ranged.min(axis=0), ranged.max(axis=0)
             codes = quantize_embeddings(kept, "int8", ranges=np.stack([low, high]))
             kept = low + (np.asarray(codes, np.float32) + 128.5) * (high - low) / 255
         elif self.precision == BINARY:
