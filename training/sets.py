@@ -129,8 +129,8 @@ def tokenised_set(
     Where prompt and length are the same, anchors are among the passages.
     """
     name = path.stem
-    lengths = _most_tokens(side, name)
-    anchors, passages = (prompts.anchor, lengths[0]), (prompts.positive, lengths[1])
+    anchor_length, positive_length, _ = side.limits_of(name)
+    anchors, passages = (prompts.anchor, anchor_length), (prompts.positive, positive_length)
     record = cache / f"{name}.npz"
     if not record.is_file():
         texts, columns = _numbered(read_pairs(path))
@@ -154,12 +154,6 @@ def tokenised_set(
     return _tokenised(name, columns, found.get("anchors", found["passages"]), found["passages"], side, angle, share)
 
 
-def _most_tokens(side: PlannedConfig, name: str) -> tuple[int, int]:
-    """Of a set's anchors, and of its positives and negatives."""
-    own = side.sets.get(name, SetConfig())
-    return own.anchor_length or side.anchor_length, own.positive_length or side.positive_length
-
-
 def with_vectors(
     item: TokenisedSet, pairs: Path, of: str, side: PlannedConfig, cache: Path, others: Mapping[str, OtherModel]
 ) -> TokenisedSet:
@@ -169,7 +163,7 @@ def with_vectors(
         file = cache / f"{name}.{role}.npy"
         if not file.is_file():
             texts, _ = _numbered(read_pairs(pairs))
-            other.write_vectors(file, texts, item.rows, of, max(_most_tokens(side, name)))
+            other.write_vectors(file, texts, item.rows, of, max(side.limits_of(name)[:2]))
         found[role] = TextVectors.read(file, item.rows)
     return dataclasses.replace(item, others=found)
 
@@ -208,7 +202,7 @@ def _tokenised(
     name: str, columns: dict[str, Any], anchors: Texts, passages: Texts, side: PlannedConfig, angle: bool, share: Share
 ) -> TokenisedSet:
     own, counts = side.sets.get(name, SetConfig()), columns["counts"]
-    most = side.negatives if own.negatives is None else own.negatives
+    _, _, most = side.limits_of(name)
     longest = np.maximum(anchors.lengths[columns["anchors"]], passages.lengths[columns["positives"]])
     if most:
         of_row = np.repeat(np.arange(len(counts)), counts)

@@ -189,12 +189,8 @@ def _estimates(
     pairs = made.get(name) or min(filter(None, (expected(source), source.max_rows)), default=0)
     if not pairs or not of_set.weight:
         return
-    limits = {
-        "anchor": of_set.anchor_length or side.anchor_length,
-        "positive": of_set.positive_length or side.positive_length,
-    }
-    most = side.negatives if of_set.negatives is None else of_set.negatives
-    kinds = source.tokens.get("positive") or [limits["positive"]]
+    anchor_length, positive_length, most = side.limits_of(name)
+    kinds = source.tokens.get("positive") or [positive_length]
     negative_kinds, negatives = source.tokens.get("negative"), 0
     if source.negatives == "mine":
         negative_kinds, negatives = kinds, min(most, mined)
@@ -202,9 +198,9 @@ def _estimates(
         negatives = min(most, source.max_negatives or most)
     for kind in kinds:
         texts = {
-            "anchor": [_mean_cut(source.tokens.get("anchor"), limits["anchor"])],
-            "positive": [float(min(kind, limits["positive"]))],
-            "negatives": [_mean_cut(negative_kinds, limits["positive"])] * negatives,
+            "anchor": [_mean_cut(source.tokens.get("anchor"), anchor_length)],
+            "positive": [float(min(kind, positive_length))],
+            "negatives": [_mean_cut(negative_kinds, positive_length)] * negatives,
         }
         each, anchors = source.repeat * pairs // len(kinds), min(source.anchors or pairs, pairs)
         yield SetEstimate(name, each, anchors, source.weight * of_set.weight, texts, bool(source.tokens))

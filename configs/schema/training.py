@@ -77,6 +77,12 @@ class PlannedConfig:
         own = {f"sets.{key}.{name}": getattr(item, name) for key, item in self.sets.items() for name in names}
         return {name: getattr(self, name) for name in names} | {key: value for key, value in own.items() if value}
 
+    def limits_of(self, name: str) -> tuple[int, int, int]:
+        """Most tokens of a set's anchors, and of its positives and negatives; most negatives taken from its rows."""
+        own = self.sets.get(name, SetConfig())
+        negatives = self.negatives if own.negatives is None else own.negatives
+        return own.anchor_length or self.anchor_length, own.positive_length or self.positive_length, negatives
+
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.batch_size % self.batch_multiple:
             yield "batch_size", f"must be a multiple of batch_multiple ({self.batch_multiple})"
