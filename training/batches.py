@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -142,8 +142,7 @@ def ends_within(lengths: Integers, budget: Budget, packed: bool = False) -> list
 
 def with_padding(lengths: Integers, ends: Sequence[int]) -> int:
     """Tokens of mini-batches that are padded to their longest text, the last one."""
-    starts = [0, *ends[:-1]]
-    return sum((end - start) * int(lengths[end - 1]) for start, end in zip(starts, ends, strict=True))
+    return sum((end - start) * int(lengths[end - 1]) for start, end in pairwise([0, *ends]))
 
 
 def packed_ends(lengths: Integers, most_tokens: int) -> list[int]:
