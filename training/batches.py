@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from configs.schema.training import PlannedConfig, SideConfig
 from pipeline.core.console import log
 from pipeline.core.embedding import CPU_TOKENS, GPU_TOKENS
-from pipeline.core.packed import packed
+from pipeline.core.packed import first_position_of, is_packed, packed
 from training.batch_plan import BatchPlan, GlobalBatch, Integers, has_angle
 from training.memory import CPU_OVERHEAD, GPU_OVERHEAD, Budget, planned_budget
 from training.sets import TokenisedSet
@@ -76,6 +77,11 @@ class MiniBatches:
     pad_id: int
     budget: Budget
     first_position: int | None = None  # of packed texts (`pipeline.core.packed`); None: texts are padded
+
+    @classmethod
+    def of(cls, model: SentenceTransformer, budget: Budget) -> "MiniBatches":
+        """As the model takes them: packed where it attends inside packed texts."""
+        return cls(model.tokenizer.pad_token_id, budget, first_position_of(model) if is_packed(model) else None)
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """The model's input for each mini-batch, named text_<number>_<input>, and the labels of the loss."""

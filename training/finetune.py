@@ -24,7 +24,7 @@ from pipeline.core.console import console, log, quiet
 from pipeline.core.errors import Stopped, UserError
 from pipeline.core.heads import Heads, write_heads
 from pipeline.core.machine import joined_ranks
-from pipeline.core.packed import first_position_of, is_packed
+from pipeline.core.packed import is_packed
 from pipeline.core.precision import PACKED, autocast_type, keep_freed_memory, training_precision
 from pipeline.core.seeding import derived_seed
 from training.batch_plan import BatchPlan, GlobalBatch, SetRows, plan_batches, read_plan
@@ -203,9 +203,7 @@ def make_trainer(
     precision = training_precision(config.precision)
     scores = DevScores(texts, model, config.training.dev_length, precision, config.token_budget)
     arguments = training_arguments(config, stage, len(plan.batches), bool(scores.sides))
-    collate = MiniBatches(
-        model.tokenizer.pad_token_id, planned_budget(side), first_position_of(model) if is_packed(model) else None
-    )
+    collate = MiniBatches.of(model, planned_budget(side))
     has_heads = isinstance(model[-1], Heads)
     if arguments.device.type == "cuda":
         model.to(arguments.device)
