@@ -165,6 +165,12 @@ class DevScores(BaseEvaluator):
         return {f"{name}_score": score for name, score in found.by_set.items()} | {"score": found.score}
 
 
+def dev_figures(logs: Mapping[str, Any]) -> dict[str, Any]:
+    """Dev scores and dev losses among what the library tells of an evaluation, as this pipeline calls them."""
+    names = [name for name in logs if name.startswith("eval_") and name.endswith(("_loss", "_score"))]
+    return {f"dev_{name.removeprefix('eval_')}": logs[name] for name in names}
+
+
 def dev_evaluators(sets: Sequence[PairSet], prompts: Prompts) -> dict[str, Evaluator]:
     """The evaluator of each of one side's sets; a set has none where no row is a positive and all have one score."""
     passages = list(dict.fromkeys(text for pairs in sets for text in pairs.passages()))

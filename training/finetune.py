@@ -31,7 +31,7 @@ from training.batch_plan import BatchPlan, GlobalBatch, SetRows, plan_batches, r
 from training.batches import MiniBatches, PlannedRows, plan_report, text_lengths, warn_of_small_steps
 from training.callbacks import Checkpoints, KeptMemory, MetricsLog, Preemption, Snapshots, StepBar, StepLines
 from training.cost_model import shape_of, side_memory
-from training.dev_scores import DevScores
+from training.dev_scores import DevScores, dev_figures
 from training.heads.layers import add_heads
 from training.heads.loss import JointLoss, heads_of, held_bytes
 from training.losses import PlannedLoss
@@ -421,9 +421,6 @@ def closing_metrics(trainer: PlannedTrainer, report: dict[str, Any]) -> dict[str
     if trainer.state.best_model_checkpoint:
         log.info("dev score of the saved weights: %.4f", dev["eval_score"])
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
-    scores = {
-        f"dev_{key.removeprefix('eval_')}": value for key, value in dev.items() if key.endswith(("_score", "_loss"))
-    }
     return {
         "steps": trainer.state.global_step,
         "rows": report["rows_seen"],
@@ -431,5 +428,5 @@ def closing_metrics(trainer: PlannedTrainer, report: dict[str, Any]) -> dict[str
         "padding_share": 0.0 if is_packed(trainer.model) else report["padding_share"],
         "precision": "bf16" if trainer.args.bf16 else "fp16" if trainer.args.fp16 else "fp32",
         "loss": losses[-1] if losses else None,
-        **scores,
+        **dev_figures(dev),
     }
