@@ -118,8 +118,7 @@ class Devices:
         """Whether texts will be packed."""
         if torch.cuda.is_available() and torch.cuda.get_device_capability() < LEAST_CAPABILITY:
             return False
-        dropout = side.dropout if isinstance(side, SideConfig) else 0.0
-        return self.gpu and self.half and not dropout and config.base.attention in ("auto", PACKED)
+        return self.gpu and self.half and not side.dropout and config.base.attention in ("auto", PACKED)
 
 
 def devices_of(config: Config) -> Devices:

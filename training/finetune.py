@@ -149,13 +149,12 @@ def finish(stage: StageFolder, write: Callable[[Path], None]) -> None:
 def prepare(config: Config, stage: StageFolder) -> None:
     """What ranks will read, made by the command that launches them; what they would refuse is refused before."""
     settings, key = config.planned(stage.name), f"training.{stage.name}"
-    start, dropout = (settings.start, settings.dropout) if isinstance(settings, SideConfig) else ("merge", 0.0)
     check_processes(config.ranks(torch.cuda.device_count()), stage.name, settings)
     if (_prepared_folder(stage) / REPORT).exists() and not config.force:
         return
-    model = load_model(config.model_folder(start), config.base.attention, settings, key, weights=False)
+    model = load_model(config.model_folder(settings.start), config.base.attention, settings, key, weights=False)
     if config.base.attention == PACKED or config.base.compile:
-        choose_attention(model, config.base, autocast_type(config.precision) is not None, dropout)
+        choose_attention(model, config.base, autocast_type(config.precision) is not None, settings.dropout)
     _prepare(config, stage, model, anew=config.force)
 
 

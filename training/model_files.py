@@ -56,12 +56,12 @@ def load_model(
     _check_prompts(model, folder)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
-            module.p = side.dropout if isinstance(side, SideConfig) else 0.0
+            module.p = side.dropout
     # No gradient reaches the pooler of a model with CLS or mean pooling, at which DistributedDataParallel would stop.
     pooler = getattr(encoder_of(model), "pooler", None)
     if pooler is not None:
         pooler.requires_grad_(False)
-    if isinstance(side, SideConfig) and side.adapter.rank is not None:
+    if side.adapter.rank is not None:
         add_adapter(encoder_of(model), side.adapter, f"{key}.adapter")
     return model
 

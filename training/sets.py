@@ -16,7 +16,7 @@ from sentence_transformers import SentenceTransformer
 from transformers import PreTrainedTokenizerBase
 
 from configs.schema.config import TRAINED
-from configs.schema.training import PlannedConfig, SetConfig, SideConfig
+from configs.schema.training import PlannedConfig, SetConfig
 from data.artefact import OWN_SIZE, Share, set_files, shares
 from data.pair_files import read_pairs
 from pipeline.core.artefact import replacing
@@ -84,7 +84,7 @@ def prepare_sets(
     new = [path.stem for _, path in wanted if not (cache / f"train/{path.stem}.npz").is_file()]
     for of, path in wanted:
         prompts = prompts_of(model, of)
-        angle = of == "symmetric" and isinstance(side, SideConfig) and side.angle_weight > 0
+        angle = of == "symmetric" and side.angle_weight > 0
         train = tokenised_set(path, tokenizer, prompts, side, angle, cache / "train", share.get(path.stem, OWN_SIZE))
         prepared.train[path.stem] = with_vectors(train, path, of, side, cache / "train", others)
         dev = data / "dev" / path.name

@@ -111,7 +111,7 @@ def work_of(config: Config, name: str, shape: Shape, devices: Devices) -> Work:
     trains = isinstance(side, SideConfig)  # heads alone take the encoder's forward pass
     tokens = padded = cached = passes = largest = 0
     operations, trained = 0.0, trained_parameters(shape, side, key)
-    adapter = trained if isinstance(side, SideConfig) and side.adapter.rank else None
+    adapter = trained if side.adapter.rank else None
     seen = {key: Seen(len(np.unique(item.rows.anchors))) for key, item in sets.items()}
     for batch in batches:
         lengths = text_lengths(sets[batch.set], batch.slice(0, devices.number))  # the other ranks have about the same
@@ -140,7 +140,7 @@ def _estimated(config: Config, name: str, shape: Shape, devices: Devices) -> Wor
     seen: dict[str, Seen] = {}
     budget = devices.budget(side, shape, config.token_budget).tokens
     trained = trained_parameters(shape, side, f"training.{name}")
-    adapter = trained if isinstance(side, SideConfig) and side.adapter.rank else None
+    adapter = trained if side.adapter.rank else None
     tokens = cached = operations = passes = largest = 0.0
     for item, rows in zip(sets, rows_of_item, strict=True):
         own_batches = rows / item.batch_rows(side)

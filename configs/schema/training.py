@@ -71,6 +71,9 @@ class PlannedConfig:
     mini_batch_overhead: int | str = setting("auto", choices=("auto",), least=0, result=False)
     arguments: dict[str, Any] = setting({})  # any other SentenceTransformerTrainingArguments
 
+    # No fields: what sides alone can set, as it is for heads, which train on the merge and leave its encoder as it is.
+    start, dropout, angle_weight, adapter = "merge", 0.0, 0.0, AdapterConfig()
+
     def lengths(self) -> dict[str, int]:
         """All limits in tokens, those of single sets included, by their config keys below the run's."""
         names = ("anchor_length", "positive_length")
