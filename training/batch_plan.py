@@ -39,6 +39,12 @@ class SetRows:
     repeat: int  # passes over the set in one epoch
     angle: bool  # whether AnglE applies to the set
 
+    def passages_of(self, batch: "GlobalBatch") -> Integers:
+        """(rows, 1 + negatives): the positives of a batch of the set, and its chosen negatives."""
+        chosen = zip(batch.rows.tolist(), batch.negatives, strict=True)
+        negatives = np.stack([self.negatives[row][places] for row, places in chosen])
+        return np.column_stack([self.positives[batch.rows], negatives])
+
 
 @dataclasses.dataclass(frozen=True)
 class GlobalBatch:

@@ -47,15 +47,12 @@ class PlannedRows(torch.utils.data.Dataset[Any]):
         others = {role: vectors.of(rows, batch) for role, vectors in item.others.items()}
         return [
             {
-                "texts": [
-                    item.anchors[rows.anchors[row]],
-                    *(item.passages[text] for text in (rows.positives[row], *rows.negatives[row][chosen])),
-                ],
+                "texts": [item.anchors[rows.anchors[row]], *(item.passages[text] for text in passages)],
                 "score": float(rows.scores[row]),
                 "angle_weight": weight,
                 "others": {role: vectors[place] for role, vectors in others.items()},
             }
-            for place, (row, chosen) in enumerate(zip(batch.rows.tolist(), batch.negatives, strict=True))
+            for place, (row, passages) in enumerate(zip(batch.rows.tolist(), rows.passages_of(batch), strict=True))
         ]
 
 
@@ -242,8 +239,6 @@ def padded_tokens(item: TokenisedSet, batch: GlobalBatch, side: PlannedConfig) -
 
 def text_lengths(item: TokenisedSet, batch: GlobalBatch) -> Integers:
     """The lengths of all texts of a batch, in tokens, sorted."""
-    rows = item.rows
-    chosen = zip(batch.rows.tolist(), batch.negatives, strict=True)
-    passages = [rows.positives[batch.rows], *(rows.negatives[row][columns] for row, columns in chosen)]
-    lengths = item.anchors.lengths[rows.anchors[batch.rows]], item.passages.lengths[np.concatenate(passages)]
-    return np.sort(np.concatenate(lengths))
+    anchors = item.anchors.lengths[item.rows.anchors[batch.rows]]
+    passages = item.passages.lengths[item.rows.passages_of(batch)]
+    return np.sort(np.concatenate([anchors, passages.ravel()]))
