@@ -59,7 +59,7 @@ class PlannedRows(torch.utils.data.Dataset[Any]):
 def encoding_budget(settings: PlannedConfig, token_budget: int | None, on_gpu: bool) -> Budget:
     """How a batch is cut where no activations are kept: into passes as everywhere that texts are embedded."""
     tokens = PIECES * (token_budget or (GPU_TOKENS if on_gpu else CPU_TOKENS))
-    budget = planned_budget(settings, lambda: tokens, GPU_OVERHEAD if on_gpu else CPU_OVERHEAD)
+    budget = planned_budget(settings, tokens, GPU_OVERHEAD if on_gpu else CPU_OVERHEAD)
     return dataclasses.replace(budget, whole=settings.mini_batch_tokens != "auto" or not on_gpu)
 
 

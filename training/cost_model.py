@@ -112,7 +112,7 @@ class Devices:
         state = trained_parameters(shape, side) * (STATE + BUCKETS * (self.number > 1))
         room = self.memory * (1 - SPARE) - 4 * shape.parameters - state
         fitting = max(int(room / activation_bytes(shape, self.half)) // STEP * STEP, max(side.lengths().values()))
-        return planned_budget(side, lambda: fitting, GPU_OVERHEAD)
+        return planned_budget(side, fitting, GPU_OVERHEAD)
 
     def packs(self, config: Config, side: PlannedConfig) -> bool:
         """Whether texts will be packed."""

@@ -206,14 +206,12 @@ def make_trainer(
     has_heads = isinstance(model[-1], Heads)
     if arguments.device.type == "cuda":
         model.to(arguments.device)
-
-        def measured() -> int:
+        tokens = side.mini_batch_tokens
+        if isinstance(tokens, str):  # auto
             held = _held_by_heads(heads_of(model), sets, plan, arguments.world_size) if has_heads else 0
-            return measured_tokens(
-                model, collate.features, side, autocast_type(config.precision), f"training.{stage.name}", held
-            )
-
-        collate = dataclasses.replace(collate, budget=planned_budget(side, measured, GPU_OVERHEAD))
+            half, key = autocast_type(config.precision), f"training.{stage.name}"
+            tokens = measured_tokens(model, collate.features, side, half, key, held)
+        collate = dataclasses.replace(collate, budget=planned_budget(side, tokens, GPU_OVERHEAD))
     return assembled(
         config,
         stage,

@@ -36,15 +36,13 @@ class Budget:
     whole: bool = True  # whether a batch that fits is cut for its padding alone
 
 
-def planned_budget(
-    side: PlannedConfig, fitting: Callable[[], int] = lambda: AT_ONCE_ON_CPU, further: int = CPU_OVERHEAD
-) -> Budget:
+def planned_budget(side: PlannedConfig, fitting: int = AT_ONCE_ON_CPU, further: int = CPU_OVERHEAD) -> Budget:
     """The side's own numbers; where they are auto, tokens that are `fitting` and the cost of a `further` mini-batch.
 
     By default these are a CPU's, the same on every machine.
     """
     tokens, overhead = side.mini_batch_tokens, side.mini_batch_overhead
-    return Budget(tokens if isinstance(tokens, int) else fitting(), overhead if isinstance(overhead, int) else further)
+    return Budget(tokens if isinstance(tokens, int) else fitting, overhead if isinstance(overhead, int) else further)
 
 
 def measured_tokens(
