@@ -59,7 +59,7 @@ def measured_tokens(
     those that every step takes. `features` makes a mini-batch, `half` is autocast's type (None: float32), `key` is the
     side's, for errors, and `held` are the bytes that heads which train along hold of a whole batch.
     """
-    device, peaks, sizes, longest = model.device, [], [], max(side.lengths().values())
+    device, peaks, sizes, longest = model.device, [], [], side.longest
     text = [int(model.tokenizer.sep_token_id)] * longest
     with memory_explained(key):
         probe(model, features([text]), half)  # what the first pass alone allocates for good, such as workspaces

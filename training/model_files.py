@@ -36,12 +36,11 @@ def load_model(
     or a length or dimension of the side is beyond the model's.
     """
     remedy = "make init again, or mend base.attention"
-    lengths = side.lengths()
-    implementation = attention_implementation(attention, max(lengths.values()))
+    implementation = attention_implementation(attention, side.longest)
     options: dict[str, Any] = {} if weights else {"device_map": "meta", "finite": False}
     model = load_folder(folder, "cpu", remedy=remedy, attn_implementation=implementation, **options)
     most = model.max_seq_length or 0
-    for name, length in lengths.items():
+    for name, length in side.lengths().items():
         if length > most:
             raise UserError(
                 f"{length} tokens are more than the base's {most}",

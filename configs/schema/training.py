@@ -80,6 +80,11 @@ class PlannedConfig:
         own = {f"sets.{key}.{name}": getattr(item, name) for key, item in self.sets.items() for name in names}
         return {name: getattr(self, name) for name in names} | {key: value for key, value in own.items() if value}
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text that is let in."""
+        return max(self.lengths().values())
+
     def limits_of(self, name: str) -> tuple[int, int, int]:
         """Most tokens of a set's anchors, and of its positives and negatives; most negatives taken from its rows."""
         own = self.sets.get(name, SetConfig())
@@ -89,9 +94,8 @@ class PlannedConfig:
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.batch_size % self.batch_multiple:
             yield "batch_size", f"must be a multiple of batch_multiple ({self.batch_multiple})"
-        longest = max(self.lengths().values())
-        if isinstance(self.mini_batch_tokens, int) and self.mini_batch_tokens < longest:
-            yield "mini_batch_tokens", f"must be auto or at least {longest}, the longest text that is let in"
+        if isinstance(self.mini_batch_tokens, int) and self.mini_batch_tokens < self.longest:
+            yield "mini_batch_tokens", f"must be auto or at least {self.longest}, the longest text that is let in"
 
 
 @dataclass
