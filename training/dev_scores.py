@@ -121,7 +121,7 @@ class DevScore:
     @property
     def sides(self) -> dict[str, float]:
         """The score of each side."""
-        return {side: fmean(found.values(), map(self.rows.__getitem__, found)) for side, found in self.sets.items()}
+        return {side: fmean(found.values(), [self.rows[name] for name in found]) for side, found in self.sets.items()}
 
     @property
     def score(self) -> float:
