@@ -191,13 +191,13 @@ def side_memory(
         texts = side.anchor_length + (1 + side.negatives) * side.positive_length
         tokens = side.batch_size * texts // (config.launch.processes or 1)
     if isinstance(side, HeadsConfig):
-        parts = heads_memory(shape, tokens, min(tokens, most), half)
-        return parts | ({} if gpu else {"freed and kept": 0, "libraries and tokens": LIBRARIES})
-    eager = not gpu and attention_implementation(config.base.attention, side.longest) == "eager"
-    trained = trained_parameters(shape, side, f"training.{name}")
-    parts = memory_bytes(shape, min(tokens, most), half, side.longest * eager, trained)
-    freed = round(FREED * (parts["activations"] + parts["attention scores"]))
-    return parts | ({} if gpu else {"freed and kept": freed, "libraries and tokens": LIBRARIES})
+        parts, freed = heads_memory(shape, tokens, min(tokens, most), half), 0
+    else:
+        eager = not gpu and attention_implementation(config.base.attention, side.longest) == "eager"
+        trained = trained_parameters(shape, side, f"training.{name}")
+        parts = memory_bytes(shape, min(tokens, most), half, side.longest * eager, trained)
+        freed = round(FREED * (parts["activations"] + parts["attention scores"]))
+    return parts if gpu else parts | {"freed and kept": freed, "libraries and tokens": LIBRARIES}
 
 
 def heads_memory(shape: Shape, tokens: int, at_once: int, half: bool) -> dict[str, int]:
