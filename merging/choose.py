@@ -161,8 +161,8 @@ def read_held_out_sets(config: Config, data: Path, names: Sequence[str]) -> list
 def attention_of(config: Config) -> str:
     """The attention implementation that the merged sides were trained, and thus scored, with."""
     trained = [config.side(name) for name in config.merging.models if name in SIDES]
-    longest = max((length for side in trained for length in side.lengths().values()), default=0)
-    return attention_implementation(config.base.attention, longest or config.training.dev_length)
+    longest = max((side.longest for side in trained), default=config.training.dev_length)
+    return attention_implementation(config.base.attention, longest)
 
 
 def dev_scores(config: Config, sets: Sequence[PairSet], blend: Blend) -> DevScores:

@@ -60,7 +60,6 @@ def _readable(read: Callable[[Path], dict[str, Any]], what: str, folder: Path) -
 
 def write_model(models: Mapping[str, Path], weights: Mapping[str, float], target: Path, dtype: str) -> None:
     """Write the sentence-transformers folder `target`: merged weights, all else from the first of `models`."""
-    target.mkdir(parents=True, exist_ok=True)
     base = next(iter(models.values()))
     carry_over(base, target, dtype)
     for part in weight_folders(base):
@@ -68,7 +67,8 @@ def write_model(models: Mapping[str, Path], weights: Mapping[str, float], target
 
 
 def carry_over(base: Path, target: Path, dtype: str) -> None:
-    """Copy to `target` all of the model folder `base` but its weights; the config gets the merged `dtype`."""
+    """Copy to the folder `target` all of the model `base` but its weights; the config gets the merged `dtype`."""
+    target.mkdir(parents=True, exist_ok=True)
     skipped = NOT_CARRIED | {file.name for file in base.glob("*.safetensors")} | {INDEX}
     for path in sorted(base.iterdir()):
         if path.is_file() and path.name not in skipped:

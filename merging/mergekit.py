@@ -58,7 +58,6 @@ def mergekit_merge(models: Mapping[str, Path], method: str, parameters: Mapping[
 
 def write_mergekit_model(merged: Any, base: Path, target: Path, dtype: str) -> None:
     """Write the folder `target`: the merged model's weights in `dtype`, all else from the folder `base`."""
-    target.mkdir(parents=True, exist_ok=True)
     carry_over(base, target, dtype)
     scratch = target / "weights"
     if not any(name.startswith("pooler.") for name in stored_names(base)):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -136,14 +136,15 @@ def allowed_by(losses: Mapping[str, Loss], limit: float | None) -> bool | None:
     return not any(loss.sure and loss.mean > limit for loss in losses.values())
 
 
-class Region(NamedTuple):
+@dataclass(frozen=True)
+class Region:
     """Where the weights of the models after the base may lie: each at least 0, their sum within bounds."""
 
     least: Fraction  # exclusive, unless 0
     most: Fraction  # inclusive
 
-    def __contains__(self, point: object) -> bool:
-        assert isinstance(point, tuple)
+    def holds(self, point: Point) -> bool:
+        """Whether the point lies in it."""
         total = sum(point)
         return all(weight >= 0 for weight in point) and total <= self.most and (total > self.least or not self.least)
 
@@ -159,14 +160,14 @@ def beyond(limit: float) -> Region:
 def grid(region: Region, dimensions: int, step: Fraction) -> Iterator[Point]:
     """All points of the region whose weights are multiples of `step`."""
     levels = [step * count for count in range(int(region.most / step) + 1)]
-    yield from (point for point in product(levels, repeat=dimensions) if point in region)
+    return filter(region.holds, product(levels, repeat=dimensions))
 
 
 def neighbours(point: Point, region: Region, step: Fraction) -> Iterator[Point]:
     """The points of the region one step away: a weight taken from or given to the base, or moved between models."""
     for moves in product((-1, 0, 1), repeat=len(point)):
         moved = tuple(weight + step * move for weight, move in zip(point, moves, strict=True))
-        if any(moves) and abs(sum(moves)) <= 1 and moved in region:
+        if any(moves) and abs(sum(moves)) <= 1 and region.holds(moved):
             yield moved
 
 

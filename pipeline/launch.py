@@ -17,11 +17,9 @@ from pipeline.application import CONFIGS, LAUNCHED, quoted
 from pipeline.core.errors import Died, UserError
 from pipeline.core.machine import cores
 
-DEFAULTS = {
-    # Seconds between SIGTERM and SIGKILL for ranks that finish a step and save a checkpoint; torchrun's own 30 are too
-    # few. SLURM sends SIGTERM to every process of a job, torchrun's agent among them, and ends what takes too long.
-    "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "3600",
-}
+# Seconds between SIGTERM and SIGKILL for ranks that finish a step and save a checkpoint; torchrun's own 30 are too few.
+# SLURM sends SIGTERM to every process of a job, torchrun's agent among them, and ends what takes too long.
+SHUTDOWN = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "3600"}
 PATIENCE = 60  # seconds in which ranks have to end beside one that has failed, for which they may wait without end
 
 
@@ -31,7 +29,7 @@ def launch(stage: str, config: Config) -> None:
     chosen = [*HydraConfig.get().overrides.task, run, f"stages=[{stage}]"]
     command = [*launch_command(config), "-m", "pipeline.run", *chosen]
     paths = [str(CONFIGS.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = DEFAULTS | os.environ | {"PYTHONPATH": os.pathsep.join(paths), LAUNCHED: "1", "PIPELINE_JOB": stage}
+    environment = SHUTDOWN | os.environ | {"PYTHONPATH": os.pathsep.join(paths), LAUNCHED: "1", "PIPELINE_JOB": stage}
     run_command(command, environment, stage, config.run_folder / "logs" / f"{stage}.log")
 
 

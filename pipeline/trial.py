@@ -70,7 +70,7 @@ def _prepared(config: Config, name: str, sets: list[SetEstimate], shape: Shape, 
     _, rows = assumed_rows(sets, side)
     chosen = np.random.default_rng(0).choice(len(sets), STEPS * side.batch_size, p=np.array(rows) / sum(rows))
     texts = [[length for role in sets[index].texts.values() for length in role] for index in chosen]
-    longest = max(side.lengths().values())
+    longest = side.longest
     of = SIDES[name][0]
     write_rows(data / of / f"{name}.parquet", texts, longest, shape, labels=of == "symmetric" and side.angle_weight > 0)
     values = {"start": "init", "max_steps": STEPS, "logging_steps": LOGGED, "checkpoint_steps": 10 * STEPS}

@@ -12,7 +12,6 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +38,12 @@ class SetRows:
     weight: float  # multiplies the set's share of the batches
     repeat: int  # passes over the set in one epoch
     angle: bool  # whether AnglE applies to the set
+
+    def passages_of(self, batch: "GlobalBatch") -> Integers:
+        """(rows, 1 + negatives): the positives of a batch of the set, and its chosen negatives."""
+        chosen = zip(batch.rows.tolist(), batch.negatives, strict=True)
+        negatives = np.stack([self.negatives[row][places] for row, places in chosen])
+        return np.column_stack([self.positives[batch.rows], negatives])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,15 +79,15 @@ class BatchPlan:
 
     def write(self, path: Path) -> None:
         """Write the plan for `read_plan`."""
-        columns: dict[str, Any] = {
-            "sets": np.array([batch.set for batch in self.batches]),
-            "shapes": np.array([batch.negatives.shape for batch in self.batches]),
-            "rows": np.concatenate([batch.rows for batch in self.batches]),
-            "negatives": np.concatenate([batch.negatives.ravel() for batch in self.batches]),
-            "left_out": np.array(json.dumps(self.left_out)),
-        }
         with replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **columns)
+            np.savez(
+                file,
+                sets=np.array([batch.set for batch in self.batches]),
+                shapes=np.array([batch.negatives.shape for batch in self.batches]),
+                rows=np.concatenate([batch.rows for batch in self.batches]),
+                negatives=np.concatenate([batch.negatives.ravel() for batch in self.batches]),
+                left_out=np.array(json.dumps(self.left_out)),
+            )
 
 
 def read_plan(path: Path) -> BatchPlan:
@@ -190,12 +195,12 @@ def _order(quotas: dict[str, int], side: PlannedConfig, seed: int) -> list[str]:
         shift = generator(seed, "plan", "order", name).random(quota)
         shift *= side.mixing != "round_robin"
         places += [((index + shift[index]) / quota, name) for index in range(quota)]
-    order: list[str] = []
+    order, left = list[str](), dict(quotas)
     beyond = len(places) - (side.max_steps or len(places))
     for _, name in sorted(places, reverse=True):
-        if beyond > 0 and quotas[name] > 1:
+        if beyond > 0 and left[name] > 1:
             beyond -= 1
-            quotas = quotas | {name: quotas[name] - 1}
+            left[name] -= 1
         else:
             order.append(name)
     return order[::-1][: side.max_steps]

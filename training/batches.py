@@ -4,17 +4,18 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
 import torch
+from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from configs.schema.training import PlannedConfig, SideConfig
 from pipeline.core.console import log
 from pipeline.core.embedding import CPU_TOKENS, GPU_TOKENS
-from pipeline.core.packed import packed
+from pipeline.core.packed import first_position_of, is_packed, packed
 from training.batch_plan import BatchPlan, GlobalBatch, Integers, has_angle
 from training.memory import CPU_OVERHEAD, GPU_OVERHEAD, Budget, planned_budget
 from training.sets import TokenisedSet
@@ -46,22 +47,19 @@ class PlannedRows(torch.utils.data.Dataset[Any]):
         others = {role: vectors.of(rows, batch) for role, vectors in item.others.items()}
         return [
             {
-                "texts": [
-                    item.anchors[rows.anchors[row]],
-                    *(item.passages[text] for text in (rows.positives[row], *rows.negatives[row][chosen])),
-                ],
+                "texts": [item.anchors[rows.anchors[row]], *(item.passages[text] for text in passages)],
                 "score": float(rows.scores[row]),
                 "angle_weight": weight,
                 "others": {role: vectors[place] for role, vectors in others.items()},
             }
-            for place, (row, chosen) in enumerate(zip(batch.rows.tolist(), batch.negatives, strict=True))
+            for place, (row, passages) in enumerate(zip(batch.rows.tolist(), rows.passages_of(batch), strict=True))
         ]
 
 
 def encoding_budget(settings: PlannedConfig, token_budget: int | None, on_gpu: bool) -> Budget:
     """How a batch is cut where no activations are kept: into passes as everywhere that texts are embedded."""
     tokens = PIECES * (token_budget or (GPU_TOKENS if on_gpu else CPU_TOKENS))
-    budget = planned_budget(settings, lambda: tokens, GPU_OVERHEAD if on_gpu else CPU_OVERHEAD)
+    budget = planned_budget(settings, tokens, GPU_OVERHEAD if on_gpu else CPU_OVERHEAD)
     return dataclasses.replace(budget, whole=settings.mini_batch_tokens != "auto" or not on_gpu)
 
 
@@ -76,6 +74,11 @@ class MiniBatches:
     pad_id: int
     budget: Budget
     first_position: int | None = None  # of packed texts (`pipeline.core.packed`); None: texts are padded
+
+    @classmethod
+    def of(cls, model: SentenceTransformer, budget: Budget) -> "MiniBatches":
+        """As the model takes them: packed where it attends inside packed texts."""
+        return cls(model.tokenizer.pad_token_id, budget, first_position_of(model) if is_packed(model) else None)
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """The model's input for each mini-batch, named text_<number>_<input>, and the labels of the loss."""
@@ -142,8 +145,7 @@ def ends_within(lengths: Integers, budget: Budget, packed: bool = False) -> list
 
 def with_padding(lengths: Integers, ends: Sequence[int]) -> int:
     """Tokens of mini-batches that are padded to their longest text, the last one."""
-    starts = [0, *ends[:-1]]
-    return sum((end - start) * int(lengths[end - 1]) for start, end in zip(starts, ends, strict=True))
+    return sum((end - start) * int(lengths[end - 1]) for start, end in pairwise([0, *ends]))
 
 
 def packed_ends(lengths: Integers, most_tokens: int) -> list[int]:
@@ -237,8 +239,6 @@ def padded_tokens(item: TokenisedSet, batch: GlobalBatch, side: PlannedConfig) -
 
 def text_lengths(item: TokenisedSet, batch: GlobalBatch) -> Integers:
     """The lengths of all texts of a batch, in tokens, sorted."""
-    rows = item.rows
-    chosen = zip(batch.rows.tolist(), batch.negatives, strict=True)
-    passages = [rows.positives[batch.rows], *(rows.negatives[row][columns] for row, columns in chosen)]
-    lengths = item.anchors.lengths[rows.anchors[batch.rows]], item.passages.lengths[np.concatenate(passages)]
-    return np.sort(np.concatenate(lengths))
+    anchors = item.anchors.lengths[item.rows.anchors[batch.rows]]
+    passages = item.passages.lengths[item.rows.passages_of(batch)]
+    return np.sort(np.concatenate([anchors, passages.ravel()]))

@@ -17,6 +17,7 @@ from pipeline.core.artefact import replacing
 from pipeline.core.console import log
 from pipeline.core.precision import kept_memory, resident_memory, return_kept_memory
 from training.batch_plan import GlobalBatch
+from training.dev_scores import dev_figures
 from training.model_files import trained_weights
 
 PARTS = (
@@ -37,9 +38,7 @@ class MetricsLog(TrainerCallback):
     `track` gets what comes as it comes.
     """
 
-    def __init__(
-        self, path: Path, batches: Sequence[GlobalBatch], track: Callable[[dict[str, Any]], None] = lambda line: None
-    ) -> None:
+    def __init__(self, path: Path, batches: Sequence[GlobalBatch], track: Callable[[dict[str, Any]], None]) -> None:
         self.path, self.batches, self.track = path, batches, track
         self.last: dict[str, Any] = {}  # the file's last line
 
@@ -67,11 +66,7 @@ class MetricsLog(TrainerCallback):
             }
             self.since, self.at = now, state.global_step
             self._write(line, state)
-        elif dev := {
-            f"dev_{name.removeprefix('eval_')}": value
-            for name, value in logs.items()
-            if name.startswith("eval_") and name.endswith(("_loss", "_score"))
-        }:
+        elif dev := dev_figures(logs):
             self._write({"step": state.global_step, **dev}, state)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

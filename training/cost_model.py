@@ -111,15 +111,14 @@ class Devices:
             return planned_budget(side)
         state = trained_parameters(shape, side) * (STATE + BUCKETS * (self.number > 1))
         room = self.memory * (1 - SPARE) - 4 * shape.parameters - state
-        fitting = max(int(room / activation_bytes(shape, self.half)) // STEP * STEP, max(side.lengths().values()))
-        return planned_budget(side, lambda: fitting, GPU_OVERHEAD)
+        fitting = max(int(room / activation_bytes(shape, self.half)) // STEP * STEP, side.longest)
+        return planned_budget(side, fitting, GPU_OVERHEAD)
 
     def packs(self, config: Config, side: PlannedConfig) -> bool:
         """Whether texts will be packed."""
         if torch.cuda.is_available() and torch.cuda.get_device_capability() < LEAST_CAPABILITY:
             return False
-        dropout = side.dropout if isinstance(side, SideConfig) else 0.0
-        return self.gpu and self.half and not dropout and config.base.attention in ("auto", PACKED)
+        return self.gpu and self.half and not side.dropout and config.base.attention in ("auto", PACKED)
 
 
 def devices_of(config: Config) -> Devices:
@@ -187,18 +186,18 @@ def side_memory(
         most: tokens whose activations are in memory at once.
         tokens: of a device's share of the largest batch, with padding; None: all its texts are as long as allowed.
     """
-    side, longest = config.planned(name), max(config.planned(name).lengths().values())
+    side = config.planned(name)
     if tokens is None:
         texts = side.anchor_length + (1 + side.negatives) * side.positive_length
         tokens = side.batch_size * texts // (config.launch.processes or 1)
     if isinstance(side, HeadsConfig):
-        parts = heads_memory(shape, tokens, min(tokens, most), half)
-        return parts | ({} if gpu else {"freed and kept": 0, "libraries and tokens": LIBRARIES})
-    eager = not gpu and attention_implementation(config.base.attention, longest) == "eager"
-    trained = trained_parameters(shape, side, f"training.{name}")
-    parts = memory_bytes(shape, min(tokens, most), half, longest * eager, trained)
-    freed = round(FREED * (parts["activations"] + parts["attention scores"]))
-    return parts | ({} if gpu else {"freed and kept": freed, "libraries and tokens": LIBRARIES})
+        parts, freed = heads_memory(shape, tokens, min(tokens, most), half), 0
+    else:
+        eager = not gpu and attention_implementation(config.base.attention, side.longest) == "eager"
+        trained = trained_parameters(shape, side, f"training.{name}")
+        parts = memory_bytes(shape, min(tokens, most), half, side.longest * eager, trained)
+        freed = round(FREED * (parts["activations"] + parts["attention scores"]))
+    return parts if gpu else parts | {"freed and kept": freed, "libraries and tokens": LIBRARIES}
 
 
 def heads_memory(shape: Shape, tokens: int, at_once: int, half: bool) -> dict[str, int]:

@@ -121,7 +121,7 @@ class DevScore:
     @property
     def sides(self) -> dict[str, float]:
         """The score of each side."""
-        return {side: fmean(found.values(), map(self.rows.__getitem__, found)) for side, found in self.sets.items()}
+        return {side: fmean(found.values(), [self.rows[name] for name in found]) for side, found in self.sets.items()}
 
     @property
     def score(self) -> float:
@@ -163,6 +163,12 @@ class DevScores(BaseEvaluator):
     ) -> dict[str, float]:
         found = self.of(model)
         return {f"{name}_score": score for name, score in found.by_set.items()} | {"score": found.score}
+
+
+def dev_figures(logs: Mapping[str, Any]) -> dict[str, Any]:
+    """Dev scores and dev losses among what the library tells of an evaluation, as this pipeline calls them."""
+    names = [name for name in logs if name.startswith("eval_") and name.endswith(("_loss", "_score"))]
+    return {f"dev_{name.removeprefix('eval_')}": logs[name] for name in names}
 
 
 def dev_evaluators(sets: Sequence[PairSet], prompts: Prompts) -> dict[str, Evaluator]:

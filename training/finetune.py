@@ -24,14 +24,14 @@ from pipeline.core.console import console, log, quiet
 from pipeline.core.errors import Stopped, UserError
 from pipeline.core.heads import Heads, write_heads
 from pipeline.core.machine import joined_ranks
-from pipeline.core.packed import first_position_of, is_packed
+from pipeline.core.packed import is_packed
 from pipeline.core.precision import PACKED, autocast_type, keep_freed_memory, training_precision
 from pipeline.core.seeding import derived_seed
 from training.batch_plan import BatchPlan, GlobalBatch, SetRows, plan_batches, read_plan
 from training.batches import MiniBatches, PlannedRows, plan_report, text_lengths, warn_of_small_steps
 from training.callbacks import Checkpoints, KeptMemory, MetricsLog, Preemption, Snapshots, StepBar, StepLines
 from training.cost_model import shape_of, side_memory
-from training.dev_scores import DevScores
+from training.dev_scores import DevScores, dev_figures
 from training.heads.layers import add_heads
 from training.heads.loss import JointLoss, heads_of, held_bytes
 from training.losses import BatchLoss, PlannedLoss
@@ -152,13 +152,12 @@ def finish(stage: StageFolder, write: Callable[[Path], None]) -> None:
 def prepare(config: Config, stage: StageFolder) -> None:
     """What ranks will read, made by the command that launches them; what they would refuse is refused before."""
     settings, key = config.planned(stage.name), f"training.{stage.name}"
-    start, dropout = (settings.start, settings.dropout) if isinstance(settings, SideConfig) else ("merge", 0.0)
     check_processes(config.ranks(torch.cuda.device_count()), stage.name, settings)
     if (_prepared_folder(stage) / REPORT).exists() and not config.force:
         return
-    model = load_model(config.model_folder(start), config.base.attention, settings, key, weights=False)
+    model = load_model(config.model_folder(settings.start), config.base.attention, settings, key, weights=False)
     if config.base.attention == PACKED or config.base.compile:
-        choose_attention(model, config.base, autocast_type(config.precision) is not None, dropout)
+        choose_attention(model, config.base, autocast_type(config.precision) is not None, settings.dropout)
     _prepare(config, stage, model, anew=config.force)
 
 
@@ -206,20 +205,16 @@ def make_trainer(
     precision = training_precision(config.precision)
     scores = DevScores(texts, model, config.training.dev_length, precision, config.token_budget)
     arguments = training_arguments(config, stage, len(plan.batches), bool(scores.sides))
-    collate = MiniBatches(
-        model.tokenizer.pad_token_id, planned_budget(side), first_position_of(model) if is_packed(model) else None
-    )
+    collate = MiniBatches.of(model, planned_budget(side))
     has_heads = isinstance(model[-1], Heads)
     if arguments.device.type == "cuda":
         model.to(arguments.device)
-
-        def measured() -> int:
+        tokens = side.mini_batch_tokens
+        if isinstance(tokens, str):  # auto
             held = _held_by_heads(heads_of(model), sets, plan, arguments.world_size) if has_heads else 0
-            return measured_tokens(
-                model, collate.features, side, autocast_type(config.precision), f"training.{stage.name}", held
-            )
-
-        collate = dataclasses.replace(collate, budget=planned_budget(side, measured, GPU_OVERHEAD))
+            half, key = autocast_type(config.precision), f"training.{stage.name}"
+            tokens = measured_tokens(model, collate.features, side, half, key, held)
+        collate = dataclasses.replace(collate, budget=planned_budget(side, tokens, GPU_OVERHEAD))
     return assembled(
         config,
         stage,
@@ -425,9 +420,6 @@ def closing_metrics(trainer: PlannedTrainer, report: dict[str, Any]) -> dict[str
     if trainer.state.best_model_checkpoint:
         log.info("dev score of the saved weights: %.4f", dev["eval_score"])
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
-    scores = {
-        f"dev_{key.removeprefix('eval_')}": value for key, value in dev.items() if key.endswith(("_score", "_loss"))
-    }
     return {
         "steps": trainer.state.global_step,
         "rows": report["rows_seen"],
@@ -435,5 +427,5 @@ def closing_metrics(trainer: PlannedTrainer, report: dict[str, Any]) -> dict[str
         "padding_share": 0.0 if is_packed(trainer.model) else report["padding_share"],
         "precision": "bf16" if trainer.args.bf16 else "fp16" if trainer.args.fp16 else "fp32",
         "loss": losses[-1] if losses else None,
-        **scores,
+        **dev_figures(dev),
     }

@@ -36,15 +36,13 @@ class Budget:
     whole: bool = True  # whether a batch that fits is cut for its padding alone
 
 
-def planned_budget(
-    side: PlannedConfig, fitting: Callable[[], int] = lambda: AT_ONCE_ON_CPU, further: int = CPU_OVERHEAD
-) -> Budget:
+def planned_budget(side: PlannedConfig, fitting: int = AT_ONCE_ON_CPU, further: int = CPU_OVERHEAD) -> Budget:
     """The side's own numbers; where they are auto, tokens that are `fitting` and the cost of a `further` mini-batch.
 
     By default these are a CPU's, the same on every machine.
     """
     tokens, overhead = side.mini_batch_tokens, side.mini_batch_overhead
-    return Budget(tokens if isinstance(tokens, int) else fitting(), overhead if isinstance(overhead, int) else further)
+    return Budget(tokens if isinstance(tokens, int) else fitting, overhead if isinstance(overhead, int) else further)
 
 
 def measured_tokens(
@@ -61,7 +59,7 @@ def measured_tokens(
     those that every step takes. `features` makes a mini-batch, `half` is autocast's type (None: float32), `key` is the
     side's, for errors, and `held` are the bytes that heads which train along hold of a whole batch.
     """
-    device, peaks, sizes, longest = model.device, [], [], max(side.lengths().values())
+    device, peaks, sizes, longest = model.device, [], [], side.longest
     text = [int(model.tokenizer.sep_token_id)] * longest
     with memory_explained(key):
         probe(model, features([text]), half)  # what the first pass alone allocates for good, such as workspaces

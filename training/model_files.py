@@ -36,12 +36,11 @@ def load_model(
     or a length or dimension of the side is beyond the model's.
     """
     remedy = "make init again, or mend base.attention"
-    lengths = side.lengths()
-    implementation = attention_implementation(attention, max(lengths.values()))
+    implementation = attention_implementation(attention, side.longest)
     options: dict[str, Any] = {} if weights else {"device_map": "meta", "finite": False}
     model = load_folder(folder, "cpu", remedy=remedy, attn_implementation=implementation, **options)
     most = model.max_seq_length or 0
-    for name, length in lengths.items():
+    for name, length in side.lengths().items():
         if length > most:
             raise UserError(
                 f"{length} tokens are more than the base's {most}",
@@ -59,12 +58,12 @@ def load_model(
     _check_prompts(model, folder)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
-            module.p = side.dropout if isinstance(side, SideConfig) else 0.0
+            module.p = side.dropout
     # No gradient reaches the pooler of a model with CLS or mean pooling, at which DistributedDataParallel would stop.
     pooler = getattr(encoder_of(model), "pooler", None)
     if pooler is not None:
         pooler.requires_grad_(False)
-    if isinstance(side, SideConfig) and side.adapter.rank is not None:
+    if side.adapter.rank is not None:
         add_adapter(encoder_of(model), side.adapter, f"{key}.adapter")
     return model
 

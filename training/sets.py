@@ -16,7 +16,7 @@ from sentence_transformers import SentenceTransformer
 from transformers import PreTrainedTokenizerBase
 
 from configs.schema.config import TRAINED
-from configs.schema.training import PlannedConfig, SetConfig, SideConfig
+from configs.schema.training import PlannedConfig, SetConfig
 from data.artefact import OWN_SIZE, Share, set_files, shares
 from data.pair_files import read_pairs
 from pipeline.core.artefact import replacing
@@ -84,7 +84,7 @@ def prepare_sets(
     new = [path.stem for _, path in wanted if not (cache / f"train/{path.stem}.npz").is_file()]
     for of, path in wanted:
         prompts = prompts_of(model, of)
-        angle = of == "symmetric" and isinstance(side, SideConfig) and side.angle_weight > 0
+        angle = of == "symmetric" and side.angle_weight > 0
         train = tokenised_set(path, tokenizer, prompts, side, angle, cache / "train", share.get(path.stem, OWN_SIZE))
         prepared.train[path.stem] = with_vectors(train, path, of, side, cache / "train", others)
         dev = data / "dev" / path.name
@@ -129,8 +129,8 @@ def tokenised_set(
     Where prompt and length are the same, anchors are among the passages.
     """
     name = path.stem
-    lengths = _most_tokens(side, name)
-    anchors, passages = (prompts.anchor, lengths[0]), (prompts.positive, lengths[1])
+    anchor_length, positive_length, _ = side.limits_of(name)
+    anchors, passages = (prompts.anchor, anchor_length), (prompts.positive, positive_length)
     record = cache / f"{name}.npz"
     if not record.is_file():
         texts, columns = _numbered(read_pairs(path))
@@ -154,12 +154,6 @@ def tokenised_set(
     return _tokenised(name, columns, found.get("anchors", found["passages"]), found["passages"], side, angle, share)
 
 
-def _most_tokens(side: PlannedConfig, name: str) -> tuple[int, int]:
-    """Of a set's anchors, and of its positives and negatives."""
-    own = side.sets.get(name, SetConfig())
-    return own.anchor_length or side.anchor_length, own.positive_length or side.positive_length
-
-
 def with_vectors(
     item: TokenisedSet, pairs: Path, of: str, side: PlannedConfig, cache: Path, others: Mapping[str, OtherModel]
 ) -> TokenisedSet:
@@ -169,7 +163,7 @@ def with_vectors(
         file = cache / f"{name}.{role}.npy"
         if not file.is_file():
             texts, _ = _numbered(read_pairs(pairs))
-            other.write_vectors(file, texts, item.rows, of, max(_most_tokens(side, name)))
+            other.write_vectors(file, texts, item.rows, of, max(side.limits_of(name)[:2]))
         found[role] = TextVectors.read(file, item.rows)
     return dataclasses.replace(item, others=found)
 
@@ -208,7 +202,7 @@ def _tokenised(
     name: str, columns: dict[str, Any], anchors: Texts, passages: Texts, side: PlannedConfig, angle: bool, share: Share
 ) -> TokenisedSet:
     own, counts = side.sets.get(name, SetConfig()), columns["counts"]
-    most = side.negatives if own.negatives is None else own.negatives
+    _, _, most = side.limits_of(name)
     longest = np.maximum(anchors.lengths[columns["anchors"]], passages.lengths[columns["positives"]])
     if most:
         of_row = np.repeat(np.arange(len(counts)), counts)

@@ -35,10 +35,7 @@ class TextVectors:
 
     def of(self, rows: SetRows, batch: GlobalBatch) -> np.ndarray:
         """Those of a batch's anchors, positives and chosen negatives, shape (rows, 2 + negatives, width)."""
-        places = zip(batch.rows.tolist(), batch.negatives, strict=True)
-        negatives = np.stack([rows.negatives[row][chosen] for row, chosen in places])
-        passages = np.column_stack([rows.positives[batch.rows], negatives]) + self.passages
-        keys = np.column_stack([rows.anchors[batch.rows], passages])
+        keys = np.column_stack([rows.anchors[batch.rows], rows.passages_of(batch) + self.passages])
         return np.asarray(self.vectors[np.searchsorted(self.keys, keys)])
 
 

@@ -186,10 +186,8 @@ def readable(
     try:
         yield
     except (*RAISED_BY_FILES, SafetensorError) as error:
-        if checkpoint is None:
-            raise
         what = f"the checkpoint can't be read: {first_line(error).partition('. ')[0]}"
-        raise UserError(what, where=checkpoint, remedy=remedy) from error
+        raise UserError(what, where=str(checkpoint), remedy=remedy) from error
 
 
 def last_checkpoint(folder: Path, run_digest: str) -> Path | None:

@@ -55,16 +55,17 @@ class SetEstimate:
         return sum(length**2 for lengths in self.texts.values() for length in lengths)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Seen:
-    """What a set has of a run."""
+    """What a set has of a run, counted up."""
 
-    batches: float
-    rows: float
     anchors: int  # distinct ones
+    batches: float = 0
+    rows: float = 0
 
-    def __add__(self, other: "Seen") -> "Seen":
-        return Seen(self.batches + other.batches, self.rows + other.rows, self.anchors + other.anchors)
+    def add(self, batches: float, rows: float) -> None:
+        self.batches += batches
+        self.rows += rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,12 +111,12 @@ def work_of(config: Config, name: str, shape: Shape, devices: Devices) -> Work:
     trains = isinstance(side, SideConfig)  # heads alone take the encoder's forward pass
     tokens = padded = cached = passes = largest = 0
     operations, trained = 0.0, trained_parameters(shape, side, key)
-    adapter = trained if isinstance(side, SideConfig) and side.adapter.rank else None
-    seen = {key: Seen(0, 0, len(np.unique(item.rows.anchors))) for key, item in sets.items()}
+    adapter = trained if side.adapter.rank else None
+    seen = {key: Seen(len(np.unique(item.rows.anchors))) for key, item in sets.items()}
     for batch in batches:
         lengths = text_lengths(sets[batch.set], batch.slice(0, devices.number))  # the other ranks have about the same
         ends = ends_within(lengths, budget, packed)
-        parts = [lengths[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+        parts = np.split(lengths, ends[:-1])
         sizes = [int(part.sum()) if packed else len(part) * int(part[-1]) for part in parts]  # tokens, with padding
         kept = kept_graphs(sizes, budget.tokens) if trains else [True] * len(sizes)
         again = sum(size for size, keep in zip(sizes, kept, strict=True) if not keep)
@@ -125,7 +126,7 @@ def work_of(config: Config, name: str, shape: Shape, devices: Devices) -> Work:
         tokens, padded = tokens + ranks * int(lengths.sum()), padded + ranks * sum(sizes)
         cached, passes = cached + (again > 0), passes + len(sizes) + kept.count(False)
         largest = max(largest, sum(sizes))
-        seen[batch.set] += Seen(1, len(batch.rows), 0)
+        seen[batch.set].add(1, len(batch.rows))
     rows = sum(len(batch.rows) for batch in batches)
     numbers = (tokens, padded, operations, passes, largest, cached)
     return Work("the planned batches", len(batches), rows, *numbers, seen, trained)
@@ -139,19 +140,19 @@ def _estimated(config: Config, name: str, shape: Shape, devices: Devices) -> Wor
     seen: dict[str, Seen] = {}
     budget = devices.budget(side, shape, config.token_budget).tokens
     trained = trained_parameters(shape, side, f"training.{name}")
-    adapter = trained if isinstance(side, SideConfig) and side.adapter.rank else None
+    adapter = trained if side.adapter.rank else None
     tokens = cached = operations = passes = largest = 0.0
     for item, rows in zip(sets, rows_of_item, strict=True):
-        own = Seen(rows / item.batch_rows(side), rows, item.anchors)
-        seen[item.name] = dataclasses.replace(seen[item.name] + own, anchors=item.anchors) if item.name in seen else own
+        own_batches = rows / item.batch_rows(side)
+        seen.setdefault(item.name, Seen(item.anchors)).add(own_batches, rows)
         a_device = item.batch_rows(side) * item.tokens / devices.number
         over = max(0.0, 1 - budget / a_device)
         again = over if trains else 0.0  # of the texts, which are embedded twice
         pieces = 1 if not over else a_device / (budget / PIECES) * (1 + again)
         of_rows = round(rows * item.tokens), item.squares / item.tokens
         operations += training_operations(shape, *of_rows, (3 if trains else 1) + again, adapter)
-        tokens, cached = tokens + rows * item.tokens, cached + (again > 0) * own.batches
-        passes, largest = passes + pieces * own.batches, max(largest, a_device)
+        tokens, cached = tokens + rows * item.tokens, cached + (again > 0) * own_batches
+        passes, largest = passes + pieces * own_batches, max(largest, a_device)
     rows_seen = round(sum(own.rows for own in seen.values()))
     padded = round(tokens) if devices.packs(config, side) else None
     numbers = (round(tokens), padded, operations, passes, round(largest), round(cached))
@@ -189,12 +190,8 @@ def _estimates(
     pairs = made.get(name) or min(filter(None, (expected(source), source.max_rows)), default=0)
     if not pairs or not of_set.weight:
         return
-    limits = {
-        "anchor": of_set.anchor_length or side.anchor_length,
-        "positive": of_set.positive_length or side.positive_length,
-    }
-    most = side.negatives if of_set.negatives is None else of_set.negatives
-    kinds = source.tokens.get("positive") or [limits["positive"]]
+    anchor_length, positive_length, most = side.limits_of(name)
+    kinds = source.tokens.get("positive") or [positive_length]
     negative_kinds, negatives = source.tokens.get("negative"), 0
     if source.negatives == "mine":
         negative_kinds, negatives = kinds, min(most, mined)
@@ -202,9 +199,9 @@ def _estimates(
         negatives = min(most, source.max_negatives or most)
     for kind in kinds:
         texts = {
-            "anchor": [_mean_cut(source.tokens.get("anchor"), limits["anchor"])],
-            "positive": [float(min(kind, limits["positive"]))],
-            "negatives": [_mean_cut(negative_kinds, limits["positive"])] * negatives,
+            "anchor": [_mean_cut(source.tokens.get("anchor"), anchor_length)],
+            "positive": [float(min(kind, positive_length))],
+            "negatives": [_mean_cut(negative_kinds, positive_length)] * negatives,
         }
         each, anchors = source.repeat * pairs // len(kinds), min(source.anchors or pairs, pairs)
         yield SetEstimate(name, each, anchors, source.weight * of_set.weight, texts, bool(source.tokens))

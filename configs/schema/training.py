@@ -71,18 +71,31 @@ class PlannedConfig:
     mini_batch_overhead: int | str = setting("auto", choices=("auto",), least=0, result=False)
     arguments: dict[str, Any] = setting({})  # any other SentenceTransformerTrainingArguments
 
+    # No fields: what sides alone can set, as it is for heads, which train on the merge and leave its encoder as it is.
+    start, dropout, angle_weight, adapter = "merge", 0.0, 0.0, AdapterConfig()
+
     def lengths(self) -> dict[str, int]:
         """All limits in tokens, those of single sets included, by their config keys below the run's."""
         names = ("anchor_length", "positive_length")
         own = {f"sets.{key}.{name}": getattr(item, name) for key, item in self.sets.items() for name in names}
         return {name: getattr(self, name) for name in names} | {key: value for key, value in own.items() if value}
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text that is let in."""
+        return max(self.lengths().values())
+
+    def limits_of(self, name: str) -> tuple[int, int, int]:
+        """Most tokens of a set's anchors, and of its positives and negatives; most negatives taken from its rows."""
+        own = self.sets.get(name, SetConfig())
+        negatives = self.negatives if own.negatives is None else own.negatives
+        return own.anchor_length or self.anchor_length, own.positive_length or self.positive_length, negatives
+
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.batch_size % self.batch_multiple:
             yield "batch_size", f"must be a multiple of batch_multiple ({self.batch_multiple})"
-        longest = max(self.lengths().values())
-        if isinstance(self.mini_batch_tokens, int) and self.mini_batch_tokens < longest:
-            yield "mini_batch_tokens", f"must be auto or at least {longest}, the longest text that is let in"
+        if isinstance(self.mini_batch_tokens, int) and self.mini_batch_tokens < self.longest:
+            yield "mini_batch_tokens", f"must be auto or at least {self.longest}, the longest text that is let in"
 
 
 @dataclass

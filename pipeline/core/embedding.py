@@ -4,7 +4,6 @@ Whatever the encoder computes in, its outputs are float32 before they are pooled
 """
 
 import hashlib
-import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -166,8 +165,12 @@ class Embedder:
         """
         cache = self.cache or EmbeddingCache()
         missing = cache.missing(kind, texts)
-        ends, most = itertools.accumulate(map(len, missing)), KEPT_AT_ONCE * self.token_budget
-        parts = [list(part) for _, part in itertools.groupby(missing, lambda _: cache.folder and next(ends) // most)]
+        most, characters = KEPT_AT_ONCE * self.token_budget, 0
+        numbered: dict[int, list[str]] = {}
+        for text in missing:
+            characters += len(text)
+            numbered.setdefault(characters // most if cache.folder else 0, []).append(text)
+        parts = numbered.values()
         for part in progress(parts, f"encoding {len(missing)} texts") if self.told and len(parts) > 1 else parts:
             made = make(part)
             require_finite(made.values(), self.model)

@@ -2,10 +2,9 @@
 
 import contextlib
 import ctypes
-import os
-from pathlib import Path
 from typing import ClassVar
 
+import psutil
 import torch
 
 from pipeline.core.errors import UserError
@@ -83,10 +82,8 @@ class _Heap(ctypes.Structure):
 
 
 def resident_memory() -> int:
-    """Bytes of this process in memory; 0 where the system doesn't say."""
-    with contextlib.suppress(OSError):
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    return 0
+    """Bytes of this process in memory."""
+    return psutil.Process().memory_info().rss
 
 
 def kept_memory() -> int:

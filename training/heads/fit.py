@@ -7,7 +7,6 @@ from configs.schema.config import Config
 from pipeline.core.artefact import StageFolder, link_tree
 from pipeline.core.console import quiet
 from pipeline.core.heads import write_heads
-from pipeline.core.packed import first_position_of, is_packed
 from pipeline.core.precision import autocast_type
 from training.batches import MiniBatches, PlannedRows, encoding_budget
 from training.finetune import assembled, closing_metrics, finish, join_ranks, plan_run, train, training_arguments
@@ -38,9 +37,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
         args=training_arguments(config, stage, len(plan.batches), has_dev=False),
         train_dataset=PlannedRows(sets.train.values(), angle_weight=0.0),
         loss=HeadsLoss(model, settings.temperature, budget.tokens),
-        data_collator=MiniBatches(
-            model.tokenizer.pad_token_id, budget, first_position_of(model) if is_packed(model) else None
-        ),
+        data_collator=MiniBatches.of(model, budget),
         dev_batches={},
     )
     train(config, stage, trainer)

@@ -210,7 +210,7 @@ def compare_hidden_states(base: Path, shrunk: Path, texts: list[str], max_length
     (before, tokens), (after, _) = (
         _hidden_states(folder, texts, min(LONGEST, max_length)) for folder in (base, shrunk)
     )
-    same = all(bool((one == other).all()) for one, other in zip(before, after, strict=True))
+    same = all(map(torch.equal, before, after))
     largest = max(float((one - other).abs().max()) for one, other in zip(before, after, strict=True))
     if not same:
         raise RuntimeError(f"hidden states of covered texts differ by up to {largest}")

@@ -51,12 +51,9 @@ def count_pieces(
         if not texts[corpus.name]:
             where = f"{corpus.name}: {', '.join(map(str, corpus.files[:3]))}"
             raise UserError("a corpus has no texts", where=where, remedy="mend init.corpora or the file")
-    occurrences, others = {}, np.zeros(size, dtype=np.int64)
+    occurrences = {OTHER: np.zeros(size, dtype=np.int64)}
     for language, words, whole, ends in _by_language(counters, languages, scripts):
-        if language == OTHER:
-            others = piece_counts(tokenizer, words, whole, size)
-            continue
-        if not len(words) and not whole:
+        if language != OTHER and not len(words) and not whole:
             remedy = "add a corpus for it under init.corpora, or take it out of languages"
             raise UserError(
                 f"no text of language {language} in the corpora", where="config key languages", remedy=remedy
@@ -64,7 +61,7 @@ def count_pieces(
         occurrences[language] = piece_counts(tokenizer, words, whole, size)
         for token in tokenizer.encode("").ids:  # the special tokens that each text gets, such as <s> and </s>
             occurrences[language][token] += ends
-    return LanguageCounts(occurrences, others, texts)
+    return LanguageCounts(occurrences, others=occurrences.pop(OTHER), texts=texts)
 
 
 class DistinctTexts(WordCounter):
