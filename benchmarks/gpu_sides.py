@@ -23,7 +23,7 @@ from pipeline.core.console import quiet
 from pipeline.core.machine import peak_memory
 from pipeline.core.precision import training_precision
 from training.bases.synthetic import write_base, write_rows
-from training.cost_model import Shape, activation_bytes, measured_teraflops, shape_of, training_operations
+from training.cost_model import Shape, activation_bytes, measured_teraflops, shape_of, training_flops
 
 TEMPERATURE, LENGTH = 0.02, 512
 # Tokens of a row's texts, after the card's sets (configs/source), and the share of such rows; texts vary around them.
@@ -84,7 +84,7 @@ def _operations(base: str, lengths: Any) -> float:
     """Of a training step on texts of these lengths, without their padding."""
     lengths = np.asarray(lengths, dtype=np.float64)
     mean_square = float((lengths**2).sum() / lengths.sum())
-    return training_operations(shape_of(Path(base)), int(lengths.sum()), mean_square, passes=3)
+    return training_flops(shape_of(Path(base)), int(lengths.sum()), mean_square, passes=3)
 
 
 def _figures(pairs: float, operations: float, seconds: float, loss: float) -> dict[str, float]:
@@ -255,7 +255,7 @@ def encode_ours(base: str, data: str, shape: str) -> dict[str, float]:
     from pipeline.core.models import load_folder
 
     texts = _passages(data, shape)
-    embedder = Embedder(load_folder(Path(base)).eval(), LENGTH, precision="bf16", told=False)
+    embedder = Embedder(load_folder(Path(base)).eval(), LENGTH, precision="bf16", show_progress_bar=False)
     embedder.encode(embedder.tokenise(texts[:64]))
     wait()
     started = time.perf_counter()
@@ -287,7 +287,7 @@ def same(base: str, shape: str) -> dict[str, float]:
     and the peak of the device's matrix product, 10^12 operations a second."""
     from pipeline.core.models import load_folder
     from pipeline.core.packed import first_position_of, pack, use_packed
-    from training.batches import MiniBatches
+    from training.batches import MiniBatchCollator
     from training.memory import Budget
 
     random, model = np.random.default_rng(2), load_folder(Path(base)).eval()
@@ -295,7 +295,7 @@ def same(base: str, shape: str) -> dict[str, float]:
         random.integers(5, SHAPES[shape].shape.vocabulary - 1, length).tolist()
         for length in sorted([1, 7, 40, 200, 511, 512])
     ]
-    features = MiniBatches(model.tokenizer.pad_token_id, Budget(10**6, 0)).features(texts)
+    features = MiniBatchCollator(model.tokenizer.pad_token_id, Budget(10**6, 0)).features(texts)
 
     def embedded(inputs: dict[str, Any], half: bool) -> torch.Tensor:
         moved = {key: value.to(model.device) if hasattr(value, "to") else value for key, value in inputs.items()}

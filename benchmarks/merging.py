@@ -135,12 +135,12 @@ def score_in_memory(folder: str) -> float:
     """Seconds of one candidate, as the search scores it."""
     from data.artefact import PairSet
     from merging.blend import Blend
-    from training.dev_scores import DevScores
+    from training.dev_scores import DevEvaluator
 
     blend = Blend(inputs(folder))
     anchors, positives = texts()[::2], texts()[1::2]
     pairs = PairSet("pairs", "symmetric", anchors, positives, [[]] * len(anchors), [1.0] * len(anchors))
-    scores = DevScores([pairs], blend.model, max_length=64)
+    scores = DevEvaluator([pairs], blend.model, max_length=64)
     started = time.perf_counter()
     blend.set(dict(zip(NAMES, WEIGHTS, strict=True)))
     scores(blend.model)

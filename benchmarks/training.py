@@ -27,7 +27,7 @@ from data.pair_files import PairWriter
 from data.sources.wiktionary import SameSense, TermUsages
 from pipeline.core.console import show_table
 from pipeline.core.precision import training_precision
-from training.cost_model import KNOWN, Shape, measured_teraflops, shape_of, training_operations
+from training.cost_model import KNOWN, Shape, measured_teraflops, shape_of, training_flops
 
 ANGLE, DIMENSIONS = "ours with AnglE", "ours with dimensions"
 LARGE = KNOWN["BAAI/bge-m3"]
@@ -111,7 +111,7 @@ def measure(side: str, init: Path, scratch: Path, rounds: int) -> list[dict[str,
 
 def shorter(shape: Shape) -> list[int]:
     """The width and four halves of it."""
-    return [shape.width // 2**times for times in range(5)]
+    return [shape.hidden_size // 2**times for times in range(5)]
 
 
 def dimensions_of_large(rounds: int) -> dict[str, Any]:
@@ -119,11 +119,11 @@ def dimensions_of_large(rounds: int) -> dict[str, Any]:
     machine's whole measured rate, which it never reaches, and the processor's seconds for the loss.
     """
     function = "benchmarks.training_sides:of_embeddings"
-    settings: dict[str, Any] = {"width": LARGE.width, "rows": ROWS, "angle_weight": 1.0}
+    settings: dict[str, Any] = {"width": LARGE.hidden_size, "rows": ROWS, "angle_weight": 1.0}
     sides = [Side(function, settings), Side(function, {**settings, "dimensions": shorter(LARGE)})]
     plain, cut = (run.seconds for run in alternate(*sides, rounds=rounds))
     peak = measured_teraflops(torch.bfloat16 if training_precision("auto") == "bf16" else torch.float32)
-    encoder = training_operations(LARGE, ROWS * ROW, ROW / 3, passes=3) / peak / 1e12
+    encoder = training_flops(LARGE, ROWS * ROW, ROW / 3, passes=3) / peak / 1e12
     what = f"a step of {ROWS} symmetric rows at bge-m3's shape, {plain:.3f} and {cut:.3f} s of it the loss"
     return row("dimensions_time_bge_m3", what, "s", encoder + cut, "without", encoder + plain, "lower")
 

@@ -90,7 +90,7 @@ def train_ours(init: str, data: str, side: str, **options: Any) -> float:
 def train_bare(init: str, data: str, side: str) -> float:
     """Forward, backward, clipping and optimizer on the tensors that our trainer gets, and nothing else."""
     from pipeline.core.precision import keep_freed_memory, training_precision
-    from training.batches import MiniBatches, PlannedRows
+    from training.batches import MiniBatchCollator, PlannedDataset
     from training.losses import PlannedLoss
     from training.memory import planned_budget
 
@@ -98,9 +98,9 @@ def train_bare(init: str, data: str, side: str) -> float:
     with TemporaryDirectory() as cache:
         config, model, sets, plan = _planned(init, data, side, cache)
         settings = config.side(side)
-        rows = PlannedRows(sets.train.values(), 0.0)
+        rows = PlannedDataset(sets.train.values(), 0.0)
         budget = planned_budget(settings)
-        collate = MiniBatches(model.tokenizer.pad_token_id, budget)
+        collate = MiniBatchCollator(model.tokenizer.pad_token_id, budget)
         batches = [collate(rows.__getitems__(batch)) for batch in plan.batches]
     loss = PlannedLoss(model, settings, budget.tokens)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -72,19 +72,19 @@ class PairSet:
 
 
 @dataclass(frozen=True)
-class Share:
+class MixtureWeight:
     """A set's part of the batches, as its source says."""
 
     weight: float = 1.0
     repeat: int = 1
 
 
-OWN_SIZE = Share()  # of a set that the ledger says nothing about
+UNWEIGHTED = MixtureWeight()  # of a set that the ledger says nothing about
 
 
 def set_files(data: Path, side: str) -> list[tuple[str, Path]]:
     """The data side and file of each set that the training side `side` reads, in a fixed order."""
-    return [(of, path) for of in TRAINED[side] for path in sorted((data / of).glob("*.parquet"))]
+    return [(data_side, path) for data_side in TRAINED[side] for path in sorted((data / data_side).glob("*.parquet"))]
 
 
 def read_pair_set(path: Path, side: str) -> PairSet:
@@ -100,11 +100,15 @@ def read_dev_sets(data: Path, side: str = ALL_SIDES) -> list[PairSet]:
 
     Raises UserError: dev rows of a set that no side trains on, a file in another layout.
     """
-    sides = {path.stem: of for of, path in set_files(data, ALL_SIDES)}
+    sides = {path.stem: data_side for data_side, path in set_files(data, ALL_SIDES)}
     files = {path.stem: path for path in sorted((data / "dev").glob("*.parquet"))}
     for name in files.keys() - sides.keys():
         raise UserError(f"dev set {name} belongs to no training set", where=str(files[name]), remedy=REMEDY)
-    return [read_pair_set(files[name], of) for name, of in sides.items() if name in files and of in TRAINED[side]]
+    return [
+        read_pair_set(files[name], data_side)
+        for name, data_side in sides.items()
+        if name in files and data_side in TRAINED[side]
+    ]
 
 
 def held_out_file(data: Path, name: str) -> Path:
@@ -151,14 +155,16 @@ def rows_of_sets(data: Path) -> dict[str, int]:
     return {path.stem: pq.read_metadata(path).num_rows for _, path in set_files(data, ALL_SIDES)}
 
 
-def shares(data: Path) -> dict[str, Share]:
+def read_mixture_weights(data: Path) -> dict[str, MixtureWeight]:
     """What the ledger says about the sets' shares of the batches; raises UserError where it can't be read."""
     ledger = data / "ledger.json"
     if not ledger.is_file():
         return {}
     try:
         sets = read_json(ledger)["sets"]
-        found = {entry["name"]: Share(float(entry.get("weight", 1)), int(entry.get("repeat", 1))) for entry in sets}
+        found = {
+            entry["name"]: MixtureWeight(float(entry.get("weight", 1)), int(entry.get("repeat", 1))) for entry in sets
+        }
         if not all(0 < share.weight < math.inf and share.repeat > 0 for share in found.values()):
             raise ValueError("a weight or repeat that is not above 0")
     except (ValueError, LookupError, TypeError, AttributeError) as error:

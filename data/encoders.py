@@ -8,11 +8,11 @@ from sentence_transformers import SentenceTransformer
 from configs.schema.config import Config
 from configs.schema.data import OWN_MODELS
 from data.fingerprints import model_state
-from pipeline.core.artefact import digest, read_manifest
+from pipeline.core.artefact import json_sha256, read_manifest
 from pipeline.core.console import quiet
 from pipeline.core.embedding import Embedder, EmbeddingCache
 from pipeline.core.hub import local_model
-from pipeline.core.model_folder import located
+from pipeline.core.model_folder import resolve_model
 from pipeline.core.models import load_folder
 from pipeline.core.precision import training_precision
 
@@ -43,9 +43,9 @@ def open_encoder(config: Config, wanted: str, key: str) -> OpenedEncoder:
         folder, contents = config.model_folder(wanted), manifest.fingerprint
         revision = f"this run's, {contents[:12]}"
     else:
-        folder, revision = located(wanted, config.mirror, key)
+        folder, revision = resolve_model(wanted, config.mirror, key)
         is_here = local_model(wanted, config.mirror) is not None
-        contents = digest(model_state(wanted, config.mirror)) if is_here else revision
+        contents = json_sha256(model_state(wanted, config.mirror)) if is_here else revision
     precision = training_precision(config.precision)
     with quiet():
         model = load_folder(folder, remedy=f"mend {key}").eval()

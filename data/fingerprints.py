@@ -9,7 +9,7 @@ import xxhash
 from configs.schema.config import Config
 from configs.schema.data import OWN_MODELS, HubFiles, SourceConfig, unit_settings
 from data.sources.files import Located, locate, open_reader
-from pipeline.core.artefact import digest, folder_state, result_settings
+from pipeline.core.artefact import folder_state, json_sha256, result_settings
 from pipeline.core.errors import UserError
 from pipeline.core.hub import Revision, hub_model, local_model, lock_state
 
@@ -21,9 +21,11 @@ MINING = "mining model"
 def data_states(config: Config) -> dict[str, str]:
     """Fingerprints of each source's files, and of the model that mines, by the names that the manifest gives them."""
     sources = config.data.all_sources
-    found = {f"source:{name}": digest(source_state(name, source, config.mirror)) for name, source in sources.items()}
+    found = {
+        f"source:{name}": json_sha256(source_state(name, source, config.mirror)) for name, source in sources.items()
+    }
     is_foreign = config.data.mines and config.data.mining.model not in OWN_MODELS
-    return found | ({MINING: digest(model_state(config.data.mining.wanted, config.mirror))} if is_foreign else {})
+    return found | ({MINING: json_sha256(model_state(config.data.mining.wanted, config.mirror))} if is_foreign else {})
 
 
 def mining_settings(config: Config) -> dict[str, Any]:
@@ -50,7 +52,7 @@ def set_fingerprint(name: str, config: Config, states: Mapping[str, str], *compa
     settings = [unit_settings(source), data.cleaning, data.decontamination, data.dev, data.on_bad_row, config.seed]
     by = states.get(data.mining.model if data.mining.model in OWN_MODELS else MINING)
     mining = [data.mining, by, mining_settings(config)] if source.negatives == "mine" else []
-    return digest([VERSION, *map(result_settings, settings + mining), states[f"source:{name}"], *compared_with])
+    return json_sha256([VERSION, *map(result_settings, settings + mining), states[f"source:{name}"], *compared_with])
 
 
 def source_state(name: str, source: SourceConfig, mirror: str | None) -> list[Any]:

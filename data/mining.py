@@ -110,8 +110,8 @@ def hard_negatives(
     Args:
         anchors: (pairs, dimension).
         passages: (passages, dimension), on the device that computes.
-        positives: the place of each pair's positive.
-        known: the places that are no negatives of each pair, the positive's among them.
+        positives: for each pair the index of its positive in `passages`.
+        known: for each pair the indices of passages that can't be its negatives, its positive's among them.
     """
     passages = normalize(passages, dim=1)
     first = min(settings.range_min, max(0, len(passages) - settings.negatives - 1))

@@ -10,13 +10,13 @@ from configs.schema.config import Config
 from configs.schema.data import SourceConfig
 from data import ledger
 from data.fingerprints import VERSION, set_fingerprint
-from data.one_set import OneSet
 from data.pair_files import read_keys
 from data.pairs.decontamination import BENCHMARKS, CHECKED, SAMPLES, Decontamination
 from data.pairs.hashing import NO_KEYS
 from data.sampling import write_dev
+from data.set_builder import SetBuilder
 from data.sources.files import NotSupplied
-from pipeline.core.artefact import StageFolder, digest, file_sha256, read_json, read_manifest, write_json
+from pipeline.core.artefact import StageFolder, file_sha256, json_sha256, read_json, read_manifest, write_json
 from pipeline.core.console import log, progress, show_table
 from pipeline.core.errors import UserError, redacted
 
@@ -71,14 +71,14 @@ class _Sets:
         assert manifest is not None  # written before a stage is built
         self.states = manifest.inputs
         self.benchmarks = stage.inputs["benchmarks"]
-        self.benchmark_texts = digest([file_sha256(self.benchmarks / name) for name in (BENCHMARKS, SAMPLES)])
+        self.benchmark_texts = json_sha256([file_sha256(self.benchmarks / name) for name in (BENCHMARKS, SAMPLES)])
         self.held_out: dict[str, str] = {}  # fingerprints by name
         self.training: dict[str, str] = {}
 
     def held_out_line(self, name: str, source: SourceConfig) -> dict[str, Any]:
         """The ledger line of a set that is never trained on, which is made unless it is there."""
         self.held_out[name] = set_fingerprint(name, self.config, self.states)
-        one_set = OneSet(name, self.config, Decontamination())
+        one_set = SetBuilder(name, self.config, Decontamination())
         made = self.stage.unit(f"heldout-{name}", self.held_out[name], one_set.write_held_out)
         return ledger.entry(name, source, made) | {"side": "held_out", "status": "held out"}
 
@@ -92,7 +92,7 @@ class _Sets:
             same_side = [other for other in earlier if self.config.data.sources[other].side == source.side]
             keys = [read_keys(self.stage.path / "pair_keys" / f"{other}.parquet") for other in same_side]
             pairs = np.unique(np.concatenate([NO_KEYS, *keys]))
-            return OneSet(name, self.config, self.decontamination, pairs).write_training(folder)
+            return SetBuilder(name, self.config, self.decontamination, pairs).write_training(folder)
 
         try:
             made = self.stage.unit(name, fingerprint, make)
@@ -111,7 +111,7 @@ class _Sets:
         """Write the dev rows that occur in no other set's training; returns how many each set has."""
         return self.stage.unit(
             "dev",
-            digest([VERSION, self.training]),
+            json_sha256([VERSION, self.training]),
             lambda folder: write_dev(self.stage.path, folder, list(self.training)),
         )
 

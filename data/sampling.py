@@ -80,8 +80,9 @@ class DevSlice:
 def whole_groups(dev: pl.DataFrame, trained: Iterable[pl.DataFrame], seed: int) -> tuple[NDArray[np.bool_], ...]:
     """Masks: which dev candidates stay, then which rows of each frame of `trained` join them.
 
-    Rows that share an anchor or a positive, directly or over other rows, are a group, which is held back whole or not
-    at all. Those of the candidates' groups with the smallest keys stay that have no more anchors than there were.
+    Rows that share an anchor or a positive, directly or through other rows, are a group, which is held back whole or
+    not at all. The candidates' groups are visited by their smallest keys, and each is taken that still fits: together
+    they have no more anchors than the candidates had.
     """
     frames = [dev.select("anchor", "positive"), *(frame.select("anchor", "positive") for frame in trained)]
     anchors, positives = (np.concatenate([text_hashes(frame[side]) for frame in frames]) for side in frames[0].columns)
@@ -112,7 +113,7 @@ def apart_from(dev: pl.DataFrame, texts: Hashes) -> tuple[pl.DataFrame, pl.DataF
     """
     back = dev.clear()
     while True:
-        shared = shares(dev, texts)
+        shared = overlap_mask(dev, texts)
         if not shared.any():
             return dev, back
         anchors = dev.filter(pl.Series(shared))["anchor"].unique()
@@ -121,7 +122,7 @@ def apart_from(dev: pl.DataFrame, texts: Hashes) -> tuple[pl.DataFrame, pl.DataF
         texts = np.union1d(texts, pair_texts(back))
 
 
-def shares(pairs: pl.DataFrame, texts: Hashes) -> NDArray[np.bool_]:
+def overlap_mask(pairs: pl.DataFrame, texts: Hashes) -> NDArray[np.bool_]:
     """Which rows have an anchor or a positive among the sorted keys of texts."""
     return contained(text_hashes(pairs["anchor"]), texts) | contained(text_hashes(pairs["positive"]), texts)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from configs.schema.config import Config
-from evaluation.published import SOURCES, calibrated_name, published_figure, published_figures
+from evaluation.published_scores import SOURCES, calibrated_name, published_figure, published_figures
 from evaluation.results import Score, TableRow
 from pipeline.core.artefact import StageFolder
 from pipeline.core.console import console, show_table

@@ -10,10 +10,9 @@ from pipeline.core.artefact import Manifest, file_sha256, files_under, read_json
 from pipeline.core.console import log
 from pipeline.core.errors import UserError
 from pipeline.core.hub import hub_model
-from pipeline.core.model_folder import HEADS, HEADS_RECORD, has_heads, located
+from pipeline.core.model_folder import EXPORT_FOLDERS, HEADS, HEADS_RECORD, has_heads, resolve_model
 
-NOT_THE_MODEL = {"manifest.json", "certificate.json", "README.md", ".gitattributes", *HEADS, HEADS_RECORD}
-EXPORT_FOLDERS = ("onnx", "openvino", "static")  # of a published model: other forms of it
+NOT_FINGERPRINTED = {"manifest.json", "certificate.json", "README.md", ".gitattributes", *HEADS, HEADS_RECORD}
 WEIGHTS = ("*.safetensors", "*.bin")
 
 
@@ -91,7 +90,7 @@ def further_model(wanted: str, mirror: str | None, taken: Collection[str] = ()) 
     asked = hub_model(wanted)
     if asked and (wanted.startswith((".", "/", "~")) or wanted.count("/") > 1):
         raise UserError("there is no such model folder", where=wanted, remedy="mend evaluation.models")
-    folder, stood = located(wanted, mirror, "evaluation.models")
+    folder, stood = resolve_model(wanted, mirror, "evaluation.models")
     if asked:
         return ScoredModel(asked.hub, folder, folder_fingerprint(folder), revision=stood)
     parts = folder.resolve().parts[1:]
@@ -131,7 +130,7 @@ def folder_fingerprint(folder: Path) -> str:
 def is_of_the_model(path: str) -> bool:
     """Whether a file of a model folder can change its dense embeddings."""
     parts = Path(path).parts
-    return parts[-1] not in NOT_THE_MODEL and parts[0] not in ("vocabulary", "imgs", *EXPORT_FOLDERS)
+    return parts[-1] not in NOT_FINGERPRINTED and parts[0] not in ("vocabulary", "imgs", *EXPORT_FOLDERS)
 
 
 def _fingerprint(digests: dict[str, str]) -> str:

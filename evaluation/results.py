@@ -11,13 +11,13 @@ from pipeline.core.errors import UserError
 MEAN = "mean"  # metric of the rows that average a suite's tasks
 BM25 = "bm25"  # in the place of a model
 HYBRID, HYBRID_FITTED = "hybrid", "hybrid_fitted"
-MODES = ("sparse", "multi_vector", HYBRID, HYBRID_FITTED)  # what stands behind a model's name where it isn't dense
+EXTRA_MODES = ("sparse", "multi_vector", HYBRID, HYBRID_FITTED)  # what stands behind the name of a model
 ZERO_SHARE, ACTIVE_IDS, BYTES = SIZES = ("zero_share", "active_ids", "bytes_per_passage")  # metrics that are no scores
 
 
 def dense(model: str) -> bool:
     """Whether a row of the tables is of a model's dense vectors."""
-    return model != BM25 and model.rpartition(".")[2] not in MODES
+    return model != BM25 and model.rpartition(".")[2] not in EXTRA_MODES
 
 
 class TableRow:

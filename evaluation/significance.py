@@ -19,7 +19,7 @@ from itertools import combinations
 import numpy as np
 
 from evaluation.outcome import ITEM, PART, Measure, Outcome
-from evaluation.published import Rows, parts_of
+from evaluation.published_scores import Rows, parts_of
 from evaluation.results import MEAN, Difference, Score
 from pipeline.core.errors import UserError
 from pipeline.core.seeding import generator
@@ -32,7 +32,7 @@ Draw = Callable[[int], Counts]  # size of a second dimension -> its own counts, 
 
 
 @dataclass(frozen=True)
-class Plan:
+class Resampling:
     """How much is resampled, and from which seed."""
 
     resamples: int = 10_000
@@ -58,17 +58,17 @@ class Measured:
     fixed: bool = False  # the replicates are the scores themselves, since there are no items
     stream: tuple[str, ...] = ()  # the same of two tasks over the same texts
 
-    def rows(self, plan: Plan) -> list[Score]:
+    def rows(self, resampling: Resampling) -> list[Score]:
         """A row a model, with its interval."""
         return [
             Score(
-                model, self.suite, self.task, self.metric, float(score), *self._interval(own, plan), self.items,
+                model, self.suite, self.task, self.metric, float(score), *self._interval(own, resampling), self.items,
                 float(took),
             )
             for model, score, own, took in zip(self.models, self.scores, self.replicates, self.seconds, strict=True)
         ]  # fmt: skip
 
-    def differences(self, plan: Plan) -> list[Difference]:
+    def differences(self, resampling: Resampling) -> list[Difference]:
         """The later model of each pair minus the earlier one."""
         found = []
         for earlier, later in self.pairs:
@@ -82,27 +82,27 @@ class Measured:
             difference = float(self.scores[later] - self.scores[earlier])
             found.append(Difference(
                 self.models[later], self.models[earlier], self.suite, self.task, self.metric, difference,
-                *self._interval(values, plan), p_value, float("nan"), test, self.items, self.main,
+                *self._interval(values, resampling), p_value, float("nan"), test, self.items, self.main,
             ))  # fmt: skip
         return found
 
-    def _interval(self, values: np.ndarray, plan: Plan) -> tuple[float, float]:
-        return (float("nan"), float("nan")) if self.fixed else interval(values, plan)
+    def _interval(self, values: np.ndarray, resampling: Resampling) -> tuple[float, float]:
+        return (float("nan"), float("nan")) if self.fixed else interval(values, resampling)
 
 
-def replicates(position: int, outcomes: Sequence[Outcome], plan: Plan, *names: str) -> np.ndarray:
+def replicates(position: int, outcomes: Sequence[Outcome], resampling: Resampling, *names: str) -> np.ndarray:
     """A metric on bootstrap resamples of the items [models, resamples], the same resamples for all models.
 
     Args:
         position: which measure of each outcome.
         outcomes: one a model, over the same items.
-        plan: number of resamples and seed.
+        resampling: number of resamples and seed.
         names: suite and task, which choose the stream of random numbers; of items with names these choose it.
     """
     n, index, stream = _sampled(outcomes[0], *names)
-    items, second = generator(plan.seed, "bootstrap", *stream), generator(plan.seed, "experiments", *names)
+    items, second = generator(resampling.seed, "bootstrap", *stream), generator(resampling.seed, "experiments", *names)
     parts = []
-    for rows in _chunks(plan.resamples, outcomes[0].items):
+    for rows in _chunks(resampling.resamples, outcomes[0].items):
         counts = _counts(items, rows, n)[:, index]
         draw = cache(partial(_counts, second, rows))  # of a second dimension once, so that all models get the same
         parts.append([statistic(outcome.measures[position], outcome, counts, draw) for outcome in outcomes])
@@ -125,12 +125,12 @@ def whole(measure: Measure, outcome: Outcome) -> float:
     return float(statistic(measure, outcome, np.ones((1, outcome.items)), lambda size: np.ones((1, size)))[0])
 
 
-def interval(values: np.ndarray, plan: Plan) -> tuple[float, float]:
+def interval(values: np.ndarray, resampling: Resampling) -> tuple[float, float]:
     """Percentile interval of bootstrap replicates; resamples without a value are left out."""
     defined = values[np.isfinite(values)]
     if not len(defined):
         return float("nan"), float("nan")
-    low, high = np.percentile(defined, [50 * (1 - plan.confidence), 50 * (1 + plan.confidence)])
+    low, high = np.percentile(defined, [50 * (1 - resampling.confidence), 50 * (1 + resampling.confidence)])
     return float(low), float(high)
 
 
@@ -142,7 +142,7 @@ def bootstrap_p_value(differences: np.ndarray) -> float:
 
 
 def permutation_p_values(
-    position: int, pairs: Sequence[tuple[Outcome, Outcome]], plan: Plan, *names: str
+    position: int, pairs: Sequence[tuple[Outcome, Outcome]], resampling: Resampling, *names: str
 ) -> list[float]:
     """Two-sided, of each pair: how often swapping two models' results on random items gives so large a difference.
 
@@ -153,16 +153,16 @@ def permutation_p_values(
     if not pairs:
         return []
     first = pairs[0][0]
-    rng = generator(plan.seed, "permutation", *names)
+    rng = generator(resampling.seed, "permutation", *names)
     n, index, _ = _sampled(first, *names)
     differences = _swapped_differences(position, pairs, _item_weights(first))
     observed = np.abs(differences(np.zeros((1, first.items)))[0])
     at_least = np.zeros(len(pairs), dtype=np.int64)
-    for rows in _chunks(plan.resamples, first.items):
+    for rows in _chunks(resampling.resamples, first.items):
         bits = rng.integers(0, 256, size=(rows, -(-n // 8)), dtype=np.uint8)
         swaps = np.unpackbits(bits, axis=1, count=n)[:, index].astype(np.float64)
         at_least += (np.abs(differences(swaps)) >= observed - 1e-12).sum(axis=0)
-    return [(int(count) + 1) / (plan.resamples + 1) for count in at_least]
+    return [(int(count) + 1) / (resampling.resamples + 1) for count in at_least]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -194,7 +194,7 @@ def measured(
     position: int,
     outcomes: dict[str, Outcome],
     seconds: Sequence[float],
-    plan: Plan,
+    resampling: Resampling,
     suite: str,
     task: str,
     main: bool = True,
@@ -210,11 +210,15 @@ def measured(
     measure, scores = found[0].measures[position], np.array([outcome.measures[position].score for outcome in found])
     pairs = [(one, two) for one, two in combinations(range(len(found)), 2) if compared(names[one], names[two])]
     tested = pairs if permuted and measure.statistic in EXCHANGEABLE else []
-    p_values = permutation_p_values(position, [(found[two], found[one]) for one, two in tested], plan, suite, task)
+    p_values = permutation_p_values(
+        position, [(found[two], found[one]) for one, two in tested], resampling, suite, task
+    )
     fixed, (texts, _, stream) = measure.statistic == FIXED, _sampled(found[0], suite, task)
     return Measured(
         suite, task, measure.metric, names, scores,
-        np.tile(scores[:, None], plan.resamples) if fixed else replicates(position, found, plan, suite, task),
+        np.tile(scores[:, None], resampling.resamples) if fixed else replicates(
+            position, found, resampling, suite, task
+        ),
         0 if fixed else texts, np.array(seconds), main, pairs, dict(zip(tested, p_values, strict=True)), fixed, stream,
     )  # fmt: skip
 
@@ -251,7 +255,7 @@ def means_of(rows: Rows, parts: Sequence[Measured]) -> Iterator[Measured]:
             yield mean_over_tasks(name, found)
 
 
-def same_items(outcomes: dict[str, Outcome], where: str) -> None:
+def require_same_items(outcomes: dict[str, Outcome], where: str) -> None:
     """Raise UserError unless all outcomes are over equally many items, which pairing needs."""
     if len({outcome.items for outcome in outcomes.values()}) > 1:
         counts = ", ".join(f"{name} {outcome.items}" for name, outcome in outcomes.items())

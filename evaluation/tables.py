@@ -8,9 +8,17 @@ import numpy as np
 
 from configs.schema.config import Config
 from evaluation.outcome import Outcome, read_outcome
-from evaluation.published import CARD_MTEB, CARD_SUITE, ENCODECHKA_MEANS
+from evaluation.published_scores import CARD_MTEB, CARD_SUITE, ENCODECHKA_MEANS
 from evaluation.results import BM25, Difference, Score
-from evaluation.significance import Measured, Plan, corrected, mean_over_tasks, means_of, measured, same_items
+from evaluation.significance import (
+    Measured,
+    Resampling,
+    corrected,
+    mean_over_tasks,
+    means_of,
+    measured,
+    require_same_items,
+)
 from evaluation.suites.task import Task
 from pipeline.core.artefact import StageFolder
 from pipeline.core.console import progress, show_table
@@ -21,9 +29,9 @@ Results = dict[str, dict[str, dict[str, Any]]]  # task's key -> model -> what Sc
 
 def write_tables(config: Config, stage: StageFolder, tasks: Sequence[Task], results: Results) -> list[Score]:
     """Write scores.csv and comparison.csv over all tasks that were scored; returns the rows of scores.csv."""
-    plan = Plan(config.evaluation.resamples, config.evaluation.confidence, config.seed)
+    resampling = Resampling(config.evaluation.resamples, config.evaluation.confidence, config.seed)
     scored = [task for task in tasks if task.key in results]
-    found = [part for task in progress(scored, "resampling") for part in _measured(task, results, stage, plan)]
+    found = [part for task in progress(scored, "resampling") for part in _measured(task, results, stage, resampling)]
     for suite in dict.fromkeys(task.suite for task in scored):
         parts, kind = [part for part in found if part.suite == suite], config.evaluation.suite[suite].kind
         own = [part for part in parts if part.main]
@@ -32,24 +40,24 @@ def write_tables(config: Config, stage: StageFolder, tasks: Sequence[Task], resu
         found += means_of(fixed, parts)
     last = len(config.evaluation.chain)
     order = {model: position for position, model in enumerate(config.evaluation.chain)} | {BM25: last + 1}
-    rows = [row for part in found for row in part.rows(plan)]
+    rows = [row for part in found for row in part.rows(resampling)]
     rows.sort(key=lambda row: order.get(row.model, order.get(row.model.rpartition(".")[0], last)))
     with stage.replacing("scores.csv") as path:
         Score.write(path, rows)
     compared = [*found, *_against(scored, found)]
     with stage.replacing("comparison.csv") as path:
-        Difference.write(path, corrected(row for part in compared for row in part.differences(plan)))
+        Difference.write(path, corrected(row for part in compared for row in part.differences(resampling)))
     return rows
 
 
-def _measured(task: Task, results: Results, stage: StageFolder, plan: Plan) -> list[Measured]:
+def _measured(task: Task, results: Results, stage: StageFolder, resampling: Resampling) -> list[Measured]:
     """A task's metrics, the main one first; a model has a row for each of its modes.
 
     Compared are models in the same mode, the modes of one model, and all with what has no model.
     """
     made = results[task.key]
     outcomes = {model: read_outcome(stage.path / result["predictions"]) for model, result in made.items()}
-    same_items(outcomes, task.key)
+    require_same_items(outcomes, task.key)
     metrics: dict[str, dict[str, Outcome]] = {}
     owners: dict[str, tuple[str, str]] = {}
     for model, outcome in outcomes.items():
@@ -71,7 +79,7 @@ def _measured(task: Task, results: Results, stage: StageFolder, plan: Plan) -> l
     for place, systems in enumerate(metrics.values()):
         ordered = dict(sorted(systems.items(), key=lambda system: not of_no_model(system[0])))  # others minus it
         seconds = [float("nan") if of_no_model(name) else made[owners[name][0]]["seconds"] for name in ordered]
-        found.append(measured(0, ordered, seconds, plan, task.suite, task.name, place == 0, permuted, compared))
+        found.append(measured(0, ordered, seconds, resampling, task.suite, task.name, place == 0, permuted, compared))
     return found
 
 

@@ -21,7 +21,7 @@ from pipeline.core.embedding import prompts_of
 from pipeline.core.errors import UserError
 from pipeline.core.precision import attention_implementation, training_precision
 from pipeline.core.seeding import generator
-from training.dev_scores import DevScores, Evaluators, retrieval
+from training.dev_scores import DevEvaluator, Evaluators, retrieval_evaluator
 
 SATURATED = 0.999
 
@@ -165,10 +165,10 @@ def attention_of(config: Config) -> str:
     return attention_implementation(config.base.attention, longest)
 
 
-def dev_scores(config: Config, sets: Sequence[PairSet], blend: Blend) -> DevScores:
+def dev_scores(config: Config, sets: Sequence[PairSet], blend: Blend) -> DevEvaluator:
     """The dev score that also training keeps checkpoints by."""
     rows = [pairs.spread(config.training.dev_rows) for pairs in sets]
-    scores = DevScores(rows, blend.model, config.training.dev_length, blend.precision, blend.token_budget)
+    scores = DevEvaluator(rows, blend.model, config.training.dev_length, blend.precision, blend.token_budget)
     if not scores.sides:
         remedy = "hold out dev rows with positive pairs"
         raise UserError("no dev set has a positive pair", where="data/dev", remedy=remedy)
@@ -180,7 +180,7 @@ def held_out_evaluators(
 ) -> Evaluators:
     """Retrieval of each set's anchors, at most so many, among its own passages."""
     evaluators = {
-        pairs.name: retrieval(pairs, prompts_of(blend.model, pairs.side), pairs.passages(), queries, passages)
+        pairs.name: retrieval_evaluator(pairs, prompts_of(blend.model, pairs.side), pairs.passages(), queries, passages)
         for pairs in sets
     }
     return Evaluators(evaluators, blend.model, max_length, blend.precision, blend.token_budget)
@@ -216,7 +216,7 @@ def warn_of_the_guard(choice: Choice, compared: Mapping[str, Candidate]) -> None
     if chosen.allowed is False:
         what = "merge: %s loses %s nDCG@10 on a guard set, more than merging.guard=%s"
         log.warning(what, method, chosen.guard_loss, limit)
-    for name, loss in chosen.losses.items() if chosen.allowed else ():
+    for name, loss in chosen.guard_losses.items() if chosen.allowed else ():
         if limit is not None and loss.high > limit:
             what = "merge: %s may lose more than merging.guard=%s on guard set %s, whose queries say no more than %s"
             log.warning(what, method, limit, name, loss)

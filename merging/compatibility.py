@@ -10,9 +10,9 @@ import torch
 
 from merging.interpolation import interpolate, require_same_tensors
 from pipeline.core.artefact import MANIFEST, file_sha256, read_json
-from pipeline.core.checkpoint import INDEX, WEIGHTS, Checkpoint
 from pipeline.core.errors import UserError, first_line
 from pipeline.core.model_folder import HEADS, MODULES, PROBE, RAISED_BY_FILES, listed_modules, read_tokenizer
+from pipeline.core.safetensors_io import INDEX, WEIGHTS, SafetensorsReader
 
 NOT_CARRIED = {MANIFEST, "certificate.json", "README.md"}  # they describe the base, not the merged model
 VOCABULARY = "vocabulary"  # the map from the base's token ids, which sparse vectors need
@@ -46,7 +46,7 @@ def require_compatible(models: Mapping[str, Path], heads_differ: bool = False) -
         if not heads_differ:
             _require_same_heads(base_name, base, name, folder)
     for part in weight_folders(base):
-        opened = {name: Checkpoint(folder / part) for name, folder in models.items()}
+        opened = {name: SafetensorsReader(folder / part) for name, folder in models.items()}
         require_same_tensors(opened)
 
 

@@ -14,16 +14,16 @@ from pathlib import Path
 
 import torch
 
-from pipeline.core.checkpoint import CODES, FLOATING, WEIGHTS, WHOLE, Checkpoint, EagerFile, write_header
 from pipeline.core.errors import UserError
+from pipeline.core.safetensors_io import CODES, FLOATING, WEIGHTS, WHOLE, EagerFile, SafetensorsReader, write_header
 
-PIECE_ITEMS = 1 << 21  # read at once from each model: 8 MB in float32, so memory is small and the caches help
+SLICE_ITEMS = 1 << 21  # read at once from each model: 8 MB in float32, so memory is small and the caches help
 WIDEST = 8  # bytes of the widest number
 SUM_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
-class Piece:
+class TensorSlice:
     """A run of one tensor's items, the same in every model."""
 
     tensor: str
@@ -46,16 +46,16 @@ def interpolate(models: Mapping[str, Path], weights: Mapping[str, float], target
     """
     require_weights(weights, list(models))
     with ExitStack() as stack:
-        opened = {name: stack.enter_context(Checkpoint(folder)) for name, folder in models.items()}
+        opened = {name: stack.enter_context(SafetensorsReader(folder)) for name, folder in models.items()}
         require_same_tensors(opened)
         base = next(iter(opened.values()))
         codes = {name: CODES[dtype] if stored.is_floating else stored.code for name, stored in base.tensors.items()}
         file = stack.enter_context(EagerFile(target / WEIGHTS))
         write_header(file.file, {name: stored.shape for name, stored in base.tensors.items()}, codes, base.metadata)
-        for piece, parts in _read_ahead(opened, weights):
-            mixed = weighted_sum(parts, weights) if piece.is_floating else _identical(piece, parts)
-            narrowed = mixed.to(getattr(torch, dtype)) if piece.is_floating else mixed
-            _require_finite(piece, narrowed, parts)
+        for tensor_slice, parts in _read_ahead(opened, weights):
+            mixed = weighted_sum(parts, weights) if tensor_slice.is_floating else _identical(tensor_slice, parts)
+            narrowed = mixed.to(getattr(torch, dtype)) if tensor_slice.is_floating else mixed
+            _require_finite(tensor_slice, narrowed, parts)
             file.write(narrowed.view(torch.uint8).numpy().data)
 
 
@@ -69,7 +69,7 @@ def require_weights(weights: Mapping[str, float], names: Sequence[str]) -> None:
         raise UserError(f"they sum to {total:g} instead of 1", where="merge weights", remedy="scale them to a sum of 1")
 
 
-def require_same_tensors(models: Mapping[str, Checkpoint]) -> None:
+def require_same_tensors(models: Mapping[str, SafetensorsReader]) -> None:
     """Raise UserError unless all checkpoints have tensors of the same names, shapes and kind of number."""
     (base_name, base), *others = models.items()
     for name, other in others:
@@ -94,43 +94,45 @@ def _listed(tensors: list[str]) -> str:
     return f"tensor {', '.join(tensors[:3])}{rest}"
 
 
-def _unlike(what: str, other: Checkpoint) -> UserError:
+def _unlike(what: str, other: SafetensorsReader) -> UserError:
     return UserError(what, where=str(other.folder), remedy="merge only models trained from the same init model")
 
 
 def _read_ahead(
-    models: Mapping[str, Checkpoint], weights: Mapping[str, float]
-) -> Iterator[tuple[Piece, dict[str, torch.Tensor]]]:
+    models: Mapping[str, SafetensorsReader], weights: Mapping[str, float]
+) -> Iterator[tuple[TensorSlice, dict[str, torch.Tensor]]]:
     """Every piece with its numbers in the models that count, while a thread already reads the next one.
 
     A piece's numbers are valid until the next one is asked for: two sets of buffers serve the whole file.
     """
     base = next(iter(models.values()))
-    pieces = (
-        Piece(name, first, min(PIECE_ITEMS, stored.items - first), stored.is_floating)
+    tensor_slices = (
+        TensorSlice(name, first, min(SLICE_ITEMS, stored.items - first), stored.is_floating)
         for name, stored in base.tensors.items()
-        for first in range(0, stored.items, PIECE_ITEMS)
+        for first in range(0, stored.items, SLICE_ITEMS)
     )
     counting = {name: model for name, model in models.items() if weights[name]}
-    buffers = [{name: bytearray(PIECE_ITEMS * WIDEST) for name in models} for _ in range(2)]
+    buffers = [{name: bytearray(SLICE_ITEMS * WIDEST) for name in models} for _ in range(2)]
     with ThreadPoolExecutor(max_workers=1) as reader:
-        waiting: tuple[Piece, Future[dict[str, torch.Tensor]]] | None = None
-        for turn, piece in enumerate(pieces):
-            needed = counting if piece.is_floating else models
-            following = reader.submit(_read, piece, needed, buffers[turn % 2])
+        waiting: tuple[TensorSlice, Future[dict[str, torch.Tensor]]] | None = None
+        for turn, tensor_slice in enumerate(tensor_slices):
+            needed = counting if tensor_slice.is_floating else models
+            following = reader.submit(_read, tensor_slice, needed, buffers[turn % 2])
             if waiting:
                 yield waiting[0], waiting[1].result()
-            waiting = piece, following
+            waiting = tensor_slice, following
         if waiting:
             yield waiting[0], waiting[1].result()
 
 
-def _read(piece: Piece, models: Mapping[str, Checkpoint], buffers: Mapping[str, bytearray]) -> dict[str, torch.Tensor]:
+def _read(
+    tensor_slice: TensorSlice, models: Mapping[str, SafetensorsReader], buffers: Mapping[str, bytearray]
+) -> dict[str, torch.Tensor]:
     parts = {}
     for name, model in models.items():
-        stored = model.find(piece.tensor)
+        stored = model.find(tensor_slice.tensor)
         assert stored is not None
-        numbers = model.read(stored, piece.first, piece.count, buffers[name])
+        numbers = model.read(stored, tensor_slice.first, tensor_slice.count, buffers[name])
         parts[name] = torch.frombuffer(numbers, dtype=getattr(torch, (FLOATING | WHOLE)[stored.code]))
     return parts
 
@@ -145,22 +147,22 @@ def weighted_sum(parts: Mapping[str, torch.Tensor], weights: Mapping[str, float]
     return mixed
 
 
-def _identical(piece: Piece, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def _identical(tensor_slice: TensorSlice, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """A tensor of whole numbers, which has no average: it must be the same in all models."""
     (base_name, base), *others = parts.items()
     for name, part in others:
         if not part.equal(base.to(part.dtype)):
-            what = f"whole-number tensor {piece.tensor} differs between {base_name} and {name}"
+            what = f"whole-number tensor {tensor_slice.tensor} differs between {base_name} and {name}"
             raise UserError(what, where="models to merge", remedy="merge only models trained from the same init model")
     return base
 
 
-def _require_finite(piece: Piece, mixed: torch.Tensor, parts: Mapping[str, torch.Tensor]) -> None:
-    if not piece.is_floating or math.isfinite(mixed.sum(dtype=torch.float32).item()) or mixed.isfinite().all():
+def _require_finite(tensor_slice: TensorSlice, mixed: torch.Tensor, parts: Mapping[str, torch.Tensor]) -> None:
+    if not tensor_slice.is_floating or math.isfinite(mixed.sum(dtype=torch.float32).item()) or mixed.isfinite().all():
         return  # the sum is one cheap pass; it may overflow where every number is finite
     culprit = next((name for name, part in parts.items() if not part.isfinite().all()), None)
     if culprit is not None:
-        what = f"tensor {piece.tensor} of model {culprit} holds NaN or infinity"
+        what = f"tensor {tensor_slice.tensor} of model {culprit} holds NaN or infinity"
         raise UserError(what, where="models to merge", remedy=f"make {culprit} again: its training has diverged")
-    what = f"merged tensor {piece.tensor} exceeds the range of {mixed.dtype}"
+    what = f"merged tensor {tensor_slice.tensor} exceeds the range of {mixed.dtype}"
     raise UserError(what, where="merging.dtype", remedy="use float32 or bfloat16")

@@ -4,7 +4,7 @@ from glob import glob
 from pathlib import Path
 
 from configs.schema.config import STAGES, Config
-from pipeline.core.artefact import digest, folder_state, read_manifest
+from pipeline.core.artefact import folder_state, json_sha256, read_manifest
 from pipeline.core.errors import UserError
 
 
@@ -53,7 +53,7 @@ def _state(folder: Path) -> str:
     manifest = read_manifest(folder) or read_manifest(folder.parent)
     if manifest and manifest.status == "complete":
         return manifest.fingerprint
-    return digest(folder_state(folder))
+    return json_sha256(folder_state(folder))
 
 
 def _wrong(what: str, where: str) -> UserError:

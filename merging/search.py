@@ -23,7 +23,7 @@ from scipy.stats import bootstrap
 from merging.blend import Blend, State
 from pipeline.core.console import log, progress
 from pipeline.core.seeding import generator
-from training.dev_scores import DevScore, DevScores, Evaluators
+from training.dev_scores import DevEvaluator, DevScore, Evaluators
 
 Point = tuple[Fraction, ...]
 CONFIDENCE = 0.95  # of the guard's intervals
@@ -31,7 +31,7 @@ BATCH = 1000  # resamples in memory at once
 
 
 @dataclass(frozen=True)
-class Loss:
+class GuardLoss:
     """nDCG@10 lost on a guard set against the base, as a mean over its queries; below 0 where the set gains."""
 
     mean: float
@@ -40,7 +40,7 @@ class Loss:
 
     @property
     def sure(self) -> bool:
-        """Whether the queries tell the loss from none."""
+        """Whether the loss is significant: its whole interval is above 0."""
         return self.low > 0
 
     def __str__(self) -> str:
@@ -60,13 +60,13 @@ class Candidate:
     weights: dict[str, float] | None  # by model; None where the result is no weighted sum
     dev: DevScore  # whose `score` a search maximises
     guard: dict[str, float]  # nDCG@10 by guard set
-    losses: dict[str, Loss]  # by guard set
+    guard_losses: dict[str, GuardLoss]  # by guard set
     allowed: bool | None  # by the guard; None: nothing guards
 
     @property
-    def guard_loss(self) -> Loss | None:
+    def guard_loss(self) -> GuardLoss | None:
         """The loss that decides: the largest sure one, or the largest; None without guard sets."""
-        return max(self.losses.values(), key=lambda loss: (loss.sure, loss.mean), default=None)
+        return max(self.guard_losses.values(), key=lambda loss: (loss.sure, loss.mean), default=None)
 
     def row(self) -> dict[str, Any]:
         """One line of search.csv; cells of a guard that isn't there are empty."""
@@ -77,8 +77,11 @@ class Candidate:
         scores = {"dev": self.dev.score, **self.dev.sides, **deciding}
         sets = {f"dev/{name}": score for name, score in self.dev.by_set.items()}
         for name, score in self.guard.items():
-            sets |= {f"guard/{name}": score, f"guard/{name}/loss": self.losses[name].mean}
-            sets |= {f"guard/{name}/loss_low": self.losses[name].low, f"guard/{name}/loss_high": self.losses[name].high}
+            sets |= {f"guard/{name}": score, f"guard/{name}/loss": self.guard_losses[name].mean}
+            sets |= {
+                f"guard/{name}/loss_low": self.guard_losses[name].low,
+                f"guard/{name}/loss_high": self.guard_losses[name].high,
+            }
         return {"origin": self.origin, **weights, **scores, **sets}
 
 
@@ -89,7 +92,7 @@ class Scorer:
     resampled queries, which are the same ones for every candidate.
     """
 
-    def __init__(self, blend: Blend, dev: DevScores, guard: Evaluators, limit: float | None, seed: int) -> None:
+    def __init__(self, blend: Blend, dev: DevEvaluator, guard: Evaluators, limit: float | None, seed: int) -> None:
         self.blend, self.dev, self.guard, self.limit, self.seed = blend, dev, guard, limit, seed
         self.candidates: list[Candidate] = []
         self._base: dict[str, NDArray[np.float64]] = {}  # nDCG@10 of each query of the guard sets
@@ -111,25 +114,25 @@ class Scorer:
     def _measured(self, origin: str, weights: dict[str, float] | None) -> Candidate:
         found = self.guard.by_query(self.blend.model)
         self._base = self._base or found
-        losses = {name: paired_loss(self._base[name], found[name], self.seed, name) for name in found}
+        losses = {name: paired_guard_loss(self._base[name], found[name], self.seed, name) for name in found}
         guard = {name: float(scores.mean()) for name, scores in found.items()}
-        dev = self.dev.of(self.blend.model)
+        dev = self.dev.score_model(self.blend.model)
         candidate = Candidate(origin, weights, dev, guard, losses, allowed_by(losses, self.limit))
         self.candidates.append(candidate)
         return candidate
 
 
-def paired_loss(base: NDArray[np.float64], scores: NDArray[np.float64], seed: int, name: str) -> Loss:
+def paired_guard_loss(base: NDArray[np.float64], scores: NDArray[np.float64], seed: int, name: str) -> GuardLoss:
     """What is lost on the set `name`, from the scores of the same queries, at least two, by the base and another."""
     lost = base - scores
     random = generator(seed, "merge", "guard", "bootstrap", name)
     found = bootstrap(
         (lost,), np.mean, method="percentile", confidence_level=CONFIDENCE, batch=BATCH, rng=random
     ).confidence_interval
-    return Loss(float(lost.mean()), float(found.low), float(found.high))
+    return GuardLoss(float(lost.mean()), float(found.low), float(found.high))
 
 
-def allowed_by(losses: Mapping[str, Loss], limit: float | None) -> bool | None:
+def allowed_by(losses: Mapping[str, GuardLoss], limit: float | None) -> bool | None:
     """Whether a guard allows these losses: none is sure and above the limit; None without a guard."""
     if limit is None or not losses:
         return None

@@ -22,11 +22,11 @@ from configs.schema.data import OWN_MODELS
 from configs.schema.evaluation import SuiteConfig
 from data.fingerprints import data_states, mining_settings, model_state
 from evaluation.models import final_stage, heads_fingerprint, scored_models
-from evaluation.published import calibrated_name
+from evaluation.published_scores import calibrated_name
 from evaluation.report.record import reported
 from evaluation.suites.sample_files import FOLDER
 from merging.models import merged_states
-from pipeline.core.artefact import digest, file_sha256, is_complete, read_manifest, result_settings
+from pipeline.core.artefact import file_sha256, is_complete, json_sha256, read_manifest, result_settings
 from pipeline.stage import Stage
 from training.bases.sources import base_state
 from training.vocabulary.corpora import corpus_states
@@ -68,7 +68,7 @@ def data_reads(config: Config) -> dict[str, str]:
     """The sets' files and versions; how many evaluations could be checked, where a later try may reach more."""
     found = read_manifest(config.folder("benchmarks"))
     is_partial = found is not None and found.metrics.get("not checked")
-    return data_states(config) | ({"evaluations checked": digest(found.metrics)} if found and is_partial else {})
+    return data_states(config) | ({"evaluations checked": json_sha256(found.metrics)} if found and is_partial else {})
 
 
 def own_miner(config: Config) -> list[str]:
@@ -79,14 +79,14 @@ def own_miner(config: Config) -> list[str]:
 def side_needs(config: Config, name: str) -> list[str]:
     """Data, the model that training goes on from, and those of this run that guide or teach."""
     side = config.side(name)
-    own = [model for model in side.other_models.values() if model in OWN_MODELS]
+    own = [model for model in side.auxiliary_models.values() if model in OWN_MODELS]
     return list(dict.fromkeys(["data", side.start, *own]))
 
 
 def side_reads(config: Config, name: str) -> dict[str, str]:
     """The contents of a guide or teacher that is none of the run's own."""
-    others = {role: model for role, model in config.side(name).other_models.items() if model not in OWN_MODELS}
-    return {role: digest(model_state(model, config.mirror)) for role, model in others.items()}
+    others = {role: model for role, model in config.side(name).auxiliary_models.items() if model not in OWN_MODELS}
+    return {role: json_sha256(model_state(model, config.mirror)) for role, model in others.items()}
 
 
 def dev_settings(config: Config) -> dict[str, int]:

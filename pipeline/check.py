@@ -19,7 +19,7 @@ from pipeline.core.console import progress, show_table
 from pipeline.core.errors import UserError
 from pipeline.core.hub import Revision, hub_errors, hub_model, local_model, readable_revision
 from pipeline.core.machine import cores
-from pipeline.core.precision import autocast_type, training_precision
+from pipeline.core.precision import autocast_dtype, training_precision
 from pipeline.run import require_sets
 from training.cost_model import shape_of_run, side_memory
 from training.memory import planned_budget
@@ -106,9 +106,9 @@ def missing_sets(config: Config) -> Iterator[tuple[str, str, UserError | None]]:
         yield "sets", "FAILED", error
 
 
-def other_models(config: Config) -> Iterator[tuple[str, str, UserError | None]]:
+def check_auxiliary_models(config: Config) -> Iterator[tuple[str, str, UserError | None]]:
     """(what, finding, problem) of each model that mines, guides or teaches."""
-    for key, wanted in config.other_models().items():
+    for key, wanted in config.auxiliary_models_by_key().items():
         asked = None if wanted in OWN_MODELS else hub_model(wanted)
         found, problem = "this run's" if wanted in OWN_MODELS else "local folder", None
         try:
@@ -164,7 +164,7 @@ def memory(config: Config, sides: list[str]) -> tuple[str, str, UserError | None
         shape = shape_of_run(config)
     except UserError:
         return "memory", "not known before init is made", None
-    half = autocast_type(config.precision) is not None
+    half = autocast_dtype(config.precision) is not None
     budgets = {name: planned_budget(config.side(name)).tokens for name in sides}
     parts = {name: side_memory(config, name, shape, budgets[name], half) for name in sides}
     side = max(sides, key=lambda name: sum(parts[name].values()))
@@ -189,7 +189,11 @@ def check(config: Config) -> None:
         for seen in looks
     ]  # fmt: skip
     show_table("sources", columns, rows)
-    findings = [*missing_sets(config), *other_models(config), *machine(config, sum(seen.bytes or 0 for seen in looks))]
+    findings = [
+        *missing_sets(config),
+        *check_auxiliary_models(config),
+        *machine(config, sum(seen.bytes or 0 for seen in looks)),
+    ]
     show_table("machine", ["what", "found"], [(what, found) for what, found, _ in findings])
     problems = [seen.problem for seen in looks] + [problem for _, _, problem in findings]
     failed = [problem for problem in problems if problem is not None]

@@ -33,7 +33,7 @@ def hub_revisions(config: Config) -> Iterator[Revision]:
             yield from (Revision("dataset", part.hub, part.revision) for part in source.also)
     if config.base.kind == "hub" and (asked := hub_model(str(config.base.hub), config.base.revision)):
         yield asked
-    others = [wanted for wanted in config.other_models().values() if wanted not in OWN_MODELS]
+    others = [wanted for wanted in config.auxiliary_models_by_key().values() if wanted not in OWN_MODELS]
     yield from filter(None, map(hub_model, [*others, *config.evaluation.models]))
     for corpus in config.init.corpora.values():
         if corpus.kind == "hub" and corpus.hub:

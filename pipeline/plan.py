@@ -6,7 +6,7 @@ from configs.schema.config import SIDES, Config
 from pipeline.application import hydra_application
 from pipeline.core.console import show_table
 from training.batches import warn_of_small_steps, warn_of_untried
-from training.cost_model import devices_of, shape_of_run, side_memory, training_operations
+from training.cost_model import devices_of, shape_of_run, side_memory, training_flops
 from training.workload import Work, work_of
 
 GIB = 2**30
@@ -35,11 +35,11 @@ def show_training(config: Config) -> None:
         ("tokens a device and step", lambda work: round(work.tokens / work.batches / devices.number)),
         ("forward passes a step", lambda work: f"{work.passes / work.batches:.2f}"),
         ("batches with gradient caching", lambda work: work.cached_batches),
-        ("FLOPs", lambda work: f"{work.operations:.2e}"),
+        ("FLOPs", lambda work: f"{work.flops:.2e}"),
         (f"hours at {devices.teraflops:.3g} TFLOP/s", lambda work: f"{work.hours(devices, shape):.2g}"),
     ]
     cells = [[what, *(number(work) for work in works.values())] for what, number in rows]
-    show_table(f"Work, with {devices.number} device(s): {devices.said}", ["", *works], cells)
+    show_table(f"Work, with {devices.number} device(s): {devices.description}", ["", *works], cells)
     title = "Sets in the batches: how often each distinct anchor is seen in the run"
     show_table(title, ["set", "side", "batches", "share", "rows", "anchors", "times"], _seen_rows(works))
     for name, work in works.items():
@@ -89,7 +89,7 @@ def show_scoring(config: Config) -> None:
         if size is None:
             rows.append([suite, None, None, None, "not known before make data"])
             continue
-        operations = models * training_operations(shape, round(size.tokens), size.squares / size.tokens, passes=1)
+        operations = models * training_flops(shape, round(size.tokens), size.squares / size.tokens, passes=1)
         unknown = f"without {', '.join(size.unknown)}" if size.unknown else ""
         rows.append([suite, size.texts, round(size.tokens), f"{operations / rate / 3600:.2g}", unknown])
     title = f"Scoring {models} models with {devices} device(s): texts and tokens that each of them reads"

@@ -54,7 +54,7 @@ def planned(stage: Stage, config: Config) -> tuple[StageFolder, Manifest]:
     needed = {name: _input_fingerprint(stage, name, folder) for name, folder in inputs.items()}
     settings = artefact.result_settings({"settings": stage.settings(config), "seed": config.seed})
     fingerprints, made_by = {**needed, **stage.reads(config)}, {"stage": stage.name, "version": stage.version}
-    fingerprint = artefact.digest({**made_by, "settings": settings, "inputs": fingerprints})
+    fingerprint = artefact.json_sha256({**made_by, "settings": settings, "inputs": fingerprints})
     manifest = Manifest(stage.name, "running", fingerprint, fingerprints, dataclasses.asdict(config))
     manifest.version = stage.version
     return StageFolder(stage.name, config.folder(stage.name), fingerprint, inputs), manifest

@@ -21,10 +21,10 @@ from pipeline.application import hydra_application, quoted
 from pipeline.core.artefact import Manifest, read_manifest
 from pipeline.core.console import quiet, show_table
 from pipeline.core.errors import UserError
-from pipeline.core.precision import autocast_type
+from pipeline.core.precision import autocast_dtype
 from pipeline.launch import run_command
 from training.bases.synthetic import write_base, write_rows
-from training.cost_model import Shape, measured_teraflops, shape_of_run, trained_parameters, training_operations
+from training.cost_model import Shape, measured_teraflops, shape_of_run, trained_parameters, training_flops
 from training.workload import SetEstimate, assumed_rows, estimates
 
 STEPS, LOGGED = 20, 5  # of these, the first so many are warm-up
@@ -52,7 +52,7 @@ def trial(config: Config) -> None:
         for name in sides:
             one = [*command, f"stages=[{name}]", *_prepared(config, name, sets[name], shape, place / "data")]
             run_command(one, dict(os.environ), name, place / "logs/run.log")
-        peak = measured_teraflops(autocast_type(config.precision) or torch.float32)
+        peak = measured_teraflops(autocast_dtype(config.precision) or torch.float32)
         found = [_found(config, name, sets[name], shape, place / name, peak) for name in sides]
     devices = f"{_gpus(config)} x {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "the CPU"
     title = f"{STEPS} steps on {devices}; the matrix product of one reaches {peak:.3g} TFLOP/s"
@@ -90,7 +90,7 @@ def _found(config: Config, name: str, sets: list[SetEstimate], shape: Shape, mad
     tokens = sum(number * item.tokens for number, item in zip(rows, sets, strict=True))
     squares = sum(number * item.squares for number, item in zip(rows, sets, strict=True))
     adapter = trained_parameters(shape, side, f"training.{name}") if side.adapter.rank else None
-    teraflops = training_operations(shape, 1, squares / tokens, 3, adapter) * rate / 1e12
+    teraflops = training_flops(shape, 1, squares / tokens, 3, adapter) * rate / 1e12
     memory = manifest.peak_gpu_bytes or manifest.peak_rss_bytes
     return {
         "tokens a second": round(rate),

@@ -34,7 +34,7 @@ class SetRows:
     negatives: list[Integers]  # per row, any number
     lengths: Integers  # (rows,) tokens of the row's longest text
     scores: NDArray[np.float32]  # (rows,) NaN: no score
-    most_negatives: int  # taken from a row
+    max_negatives: int  # taken from a row
     weight: float  # multiplies the set's share of the batches
     repeat: int  # passes over the set in one epoch
     angle: bool  # whether AnglE applies to the set
@@ -54,9 +54,9 @@ class GlobalBatch:
     rows: Integers  # (rows,) in the set
     negatives: Integers  # (rows, negatives): which of each row's negatives are taken
 
-    def slice(self, rank: int, world: int) -> "GlobalBatch":
-        """The rows of one of `world` processes, in rank order."""
-        size = len(self.rows) // world
+    def slice(self, rank: int, world_size: int) -> "GlobalBatch":
+        """The rows of one of `world_size` processesesses, in rank order."""
+        size = len(self.rows) // world_size
         own = slice(rank * size, (rank + 1) * size)
         return GlobalBatch(self.set, self.rows[own], self.negatives[own])
 
@@ -209,7 +209,7 @@ def _order(quotas: dict[str, int], side: PlannedConfig, seed: int) -> list[str]:
 def _epoch(rows: SetRows, side: PlannedConfig, seed: int, epoch: int, left_out: Counter[str]) -> list[GlobalBatch]:
     """One pass over a set, its batches in random order; `left_out` counts the rows that no batch took."""
     random = generator(seed, "plan", rows.name, str(epoch))
-    taken = np.minimum([len(texts) for texts in rows.negatives], rows.most_negatives)
+    taken = np.minimum([len(texts) for texts in rows.negatives], rows.max_negatives)
     useful = np.isnan(rows.scores) | (rows.scores == 1) | rows.angle
     left_out["score below 1 without AnglE"] += int((~useful).sum())
     batches: list[GlobalBatch] = []

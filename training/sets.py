@@ -17,21 +17,21 @@ from transformers import PreTrainedTokenizerBase
 
 from configs.schema.config import TRAINED
 from configs.schema.training import PlannedConfig, SetConfig
-from data.artefact import OWN_SIZE, Share, set_files, shares
+from data.artefact import UNWEIGHTED, MixtureWeight, read_mixture_weights, set_files
 from data.pair_files import read_pairs
 from pipeline.core.artefact import replacing
 from pipeline.core.console import log, progress
 from pipeline.core.embedding import Prompts, prompts_of
 from pipeline.core.errors import UserError
 from training.batch_plan import Integers, SetRows
-from training.text_vectors import OtherModel, TextVectors
+from training.text_vectors import AuxiliaryModel, TextVectors
 
 SMALL = 100  # rows; sets below it share a line of the log
 AT_ONCE = 8192  # texts given to the tokenizer, which works on them with all cores
 
 
 @dataclasses.dataclass(frozen=True)
-class Texts:
+class TokenIds:
     """Token ids of distinct texts, on disk, by the texts' numbers in `SetRows`."""
 
     ids: NDArray[np.int32]  # of all texts, one behind the other
@@ -51,8 +51,8 @@ class TokenisedSet:
     """One set, ready to be planned and trained on."""
 
     rows: SetRows
-    anchors: Texts
-    passages: Texts  # positives and negatives
+    anchors: TokenIds
+    passages: TokenIds  # positives and negatives
     others: dict[str, TextVectors] = dataclasses.field(default_factory=dict)  # by role: guide, teacher
 
     def __len__(self) -> int:
@@ -73,24 +73,24 @@ def prepare_sets(
     model: SentenceTransformer,
     data: Path,
     cache: Path,
-    others: Mapping[str, OtherModel] = MappingProxyType({}),
+    others: Mapping[str, AuxiliaryModel] = MappingProxyType({}),
 ) -> PreparedSets:
     """The sets of the side `name`: tokens, and the vectors of the `others`, by role, made unless `cache` has them.
 
     Raises UserError where there are no sets, or the config names unknown ones.
     """
     wanted = _wanted_sets(name, side, data)
-    prepared, share, tokenizer = PreparedSets({}, {}), shares(data), model.tokenizer
+    prepared, share, tokenizer = PreparedSets({}, {}), read_mixture_weights(data), model.tokenizer
     new = [path.stem for _, path in wanted if not (cache / f"train/{path.stem}.npz").is_file()]
-    for of, path in wanted:
-        prompts = prompts_of(model, of)
-        angle = of == "symmetric" and side.angle_weight > 0
-        train = tokenised_set(path, tokenizer, prompts, side, angle, cache / "train", share.get(path.stem, OWN_SIZE))
-        prepared.train[path.stem] = with_vectors(train, path, of, side, cache / "train", others)
+    for data_side, path in wanted:
+        prompts = prompts_of(model, data_side)
+        angle = data_side == "symmetric" and side.angle_weight > 0
+        train = tokenised_set(path, tokenizer, prompts, side, angle, cache / "train", share.get(path.stem, UNWEIGHTED))
+        prepared.train[path.stem] = with_vectors(train, path, data_side, side, cache / "train", others)
         dev = data / "dev" / path.name
         if dev.is_file():
             tokens = tokenised_set(dev, tokenizer, prompts, side, angle, cache / "dev")
-            prepared.dev[path.stem] = with_vectors(tokens, dev, of, side, cache / "dev", others)
+            prepared.dev[path.stem] = with_vectors(tokens, dev, data_side, side, cache / "dev", others)
         if path.stem in new and len(train) >= SMALL:
             held_out = f" and {len(prepared.dev[path.stem]):,} dev rows" if dev.is_file() else ""
             log.info("%s: %s rows%s tokenised", path.stem, f"{len(train):,}", held_out)
@@ -108,7 +108,9 @@ def _wanted_sets(name: str, side: PlannedConfig, data: Path) -> list[tuple[str, 
             where=f"config key training.{name}.sets.{unknown}",
             remedy=f"choose among {', '.join(path.stem for _, path in found) or 'the sets of data.sources'}",
         )
-    wanted = [(of, path) for of, path in found if path.stem not in side.sets or side.sets[path.stem].weight > 0]
+    wanted = [
+        (data_side, path) for data_side, path in found if path.stem not in side.sets or side.sets[path.stem].weight > 0
+    ]
     if not wanted:
         where, remedy = f"{data}/{'/, '.join(TRAINED[name])}", "add sources of this side to data"
         raise UserError("there are no pairs to train on", where=where, remedy=remedy)
@@ -122,7 +124,7 @@ def tokenised_set(
     side: PlannedConfig,
     angle: bool,
     cache: Path,
-    share: Share = OWN_SIZE,
+    share: MixtureWeight = UNWEIGHTED,
 ) -> TokenisedSet:
     """Read and tokenise one set, each distinct text once; the result is kept in `cache` and read there the next time.
 
@@ -147,7 +149,7 @@ def tokenised_set(
     with np.load(record) as file:
         columns = dict(file)
     found = {
-        role: Texts(np.memmap(cache / f"{name}.{role}", np.int32, mode="r"), columns[f"{role}_ends"])
+        role: TokenIds(np.memmap(cache / f"{name}.{role}", np.int32, mode="r"), columns[f"{role}_ends"])
         for role in ("passages", "anchors")
         if f"{role}_ends" in columns
     }
@@ -155,7 +157,12 @@ def tokenised_set(
 
 
 def with_vectors(
-    item: TokenisedSet, pairs: Path, of: str, side: PlannedConfig, cache: Path, others: Mapping[str, OtherModel]
+    item: TokenisedSet,
+    pairs: Path,
+    data_side: str,
+    side: PlannedConfig,
+    cache: Path,
+    others: Mapping[str, AuxiliaryModel],
 ) -> TokenisedSet:
     """The set with the `others`' vectors of its texts, which are cut at the same number of the other's tokens."""
     name, found = item.rows.name, {}
@@ -163,7 +170,7 @@ def with_vectors(
         file = cache / f"{name}.{role}.npy"
         if not file.is_file():
             texts, _ = _numbered(read_pairs(pairs))
-            other.write_vectors(file, texts, item.rows, of, max(side.limits_of(name)[:2]))
+            other.write_vectors(file, texts, item.rows, data_side, max(side.limits_of(name)[:2]))
         found[role] = TextVectors.read(file, item.rows)
     return dataclasses.replace(item, others=found)
 
@@ -199,7 +206,13 @@ def _tokenise(
 
 
 def _tokenised(
-    name: str, columns: dict[str, Any], anchors: Texts, passages: Texts, side: PlannedConfig, angle: bool, share: Share
+    name: str,
+    columns: dict[str, Any],
+    anchors: TokenIds,
+    passages: TokenIds,
+    side: PlannedConfig,
+    angle: bool,
+    share: MixtureWeight,
 ) -> TokenisedSet:
     own, counts = side.sets.get(name, SetConfig()), columns["counts"]
     _, _, most = side.limits_of(name)
@@ -214,7 +227,7 @@ def _tokenised(
         negatives=np.split(columns["negatives"], np.cumsum(counts)[:-1]),
         lengths=longest,
         scores=columns["scores"],
-        most_negatives=most,
+        max_negatives=most,
         weight=own.weight * share.weight,
         repeat=share.repeat,
         angle=angle,

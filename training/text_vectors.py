@@ -30,7 +30,7 @@ class TextVectors:
 
     @classmethod
     def read(cls, file: Path, rows: SetRows) -> "TextVectors":
-        """Those of the set that `OtherModel.write_vectors` has written."""
+        """Those of the set that `AuxiliaryModel.write_vectors` has written."""
         return cls(*_keys(rows), np.load(file, mmap_mode="r"))
 
     def of(self, rows: SetRows, batch: GlobalBatch) -> np.ndarray:
@@ -39,7 +39,7 @@ class TextVectors:
         return np.asarray(self.vectors[np.searchsorted(self.keys, keys)])
 
 
-class OtherModel:
+class AuxiliaryModel:
     """A guide or teacher; it is opened only where a set lacks its vectors.
 
     Args:
@@ -69,13 +69,13 @@ class OtherModel:
 
 def _keys(rows: SetRows) -> tuple[Integers, int]:
     """Of all texts that a batch of these rows may have, and what a passage's number is raised by."""
-    passages = [rows.positives, *(rows.negatives if rows.most_negatives else ())]
+    passages = [rows.positives, *(rows.negatives if rows.max_negatives else ())]
     first = 1 + max(int(numbers.max(initial=0)) for numbers in (rows.anchors, *passages))
     return np.unique(np.concatenate([rows.anchors, *(numbers + first for numbers in passages)])), first
 
 
-def other_models(config: Config, name: str) -> dict[str, OtherModel]:
+def auxiliary_models_of(config: Config, name: str) -> dict[str, AuxiliaryModel]:
     """Guide and teacher of a stage that trains, as far as it has them."""
     settings = config.planned(name)
-    wanted = settings.other_models if isinstance(settings, SideConfig) else {}
-    return {role: OtherModel(config, model, f"training.{name}.{role}") for role, model in wanted.items()}
+    wanted = settings.auxiliary_models if isinstance(settings, SideConfig) else {}
+    return {role: AuxiliaryModel(config, model, f"training.{name}.{role}") for role, model in wanted.items()}

@@ -21,7 +21,7 @@ from pipeline.core.errors import UserError, first_line
 from pipeline.core.heads import Heads
 from pipeline.core.model_folder import RAISED_BY_FILES
 from training.batch_plan import GlobalBatch
-from training.batches import MiniBatches, PlannedRows
+from training.batches import MiniBatchCollator, PlannedDataset
 from training.losses import BatchLoss, PlannedLoss
 from training.model_files import trained_weights
 
@@ -35,7 +35,7 @@ def _outlive_sigterm(worker: int) -> None:
 
 
 class PlannedTrainer(SentenceTransformerTrainer):
-    """Trains on planned global batches; `train_dataset` and `eval_dataset` are `training.batches.PlannedRows`.
+    """Trains on planned global batches; `train_dataset` and `eval_dataset` are `training.batches.PlannedDataset`.
 
     Args:
         batches: the global batches of the run, one an optimizer step.
@@ -70,21 +70,21 @@ class PlannedTrainer(SentenceTransformerTrainer):
         return self._planned(self.eval_dataset[eval_dataset], self.dev_batches[eval_dataset])
 
     def _planned(self, rows: Any, batches: Sequence[GlobalBatch]) -> DataLoader:
-        assert isinstance(self.data_collator, MiniBatches)
+        assert isinstance(self.data_collator, MiniBatchCollator)
         own: Any = [batch.slice(self.args.process_index, self.args.world_size) for batch in batches]
         return DataLoader(  # not prepared by Accelerate, which would share out these slices once more
             rows,
             batch_sampler=own,
-            collate_fn=self.data_collator.gathered,
+            collate_fn=self.data_collator.collate,
             num_workers=self.args.dataloader_num_workers if batches is self.batches else 0,  # dev sets are small
             worker_init_fn=_outlive_sigterm,
             pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
         )
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        assert isinstance(self.data_collator, MiniBatches)
+        assert isinstance(self.data_collator, MiniBatchCollator)
         on_device = send_to_device(inputs, self.args.device, non_blocking=True)  # the library's own way waits for each
-        return self.data_collator.spread(on_device)
+        return self.data_collator.to_model_inputs(on_device)
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> Any:
         # One context around all mini-batches: weights are cast once a step instead of once a mini-batch.
@@ -96,7 +96,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
         tokens = inputs["label"]["tokens"]
         loss = super().compute_loss(model, inputs, *args, **kwargs)
         self.last_loss = loss[0].detach() if isinstance(loss, tuple) else loss.detach()
-        assert isinstance(self.loss, BatchLoss) and isinstance(self.train_dataset, PlannedRows)
+        assert isinstance(self.loss, BatchLoss) and isinstance(self.train_dataset, PlannedDataset)
         parts = self.loss.parts
         if self.train_dataset.angle_weight > 0:  # also of sets without: the library logs a part from its first value on
             parts = {"angle": torch.zeros_like(self.last_loss), **parts}
@@ -105,7 +105,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         if isinstance(self.loss, PlannedLoss):
-            assert isinstance(self.train_dataset, PlannedRows)
+            assert isinstance(self.train_dataset, PlannedDataset)
             is_logged = (self.state.global_step + 1) % self.state.logging_steps == 0
             self.loss.measures = is_logged and self.train_dataset.angle_weight > 0
         return super().training_step(*args, **kwargs)

@@ -21,8 +21,8 @@ from pipeline.core.artefact import is_complete
 from pipeline.core.console import quiet
 from pipeline.core.errors import UserError
 from training.batch_plan import batch_rows, plan_batches, wanted_batches
-from training.batches import PIECES, ends_within, text_lengths
-from training.cost_model import Devices, Shape, trained_parameters, training_operations
+from training.batches import MINI_BATCHES_PER_BUDGET, ends_within, text_lengths
+from training.cost_model import Devices, Shape, trained_parameters, training_flops
 from training.losses import kept_graphs
 from training.model_files import load_model
 from training.sets import prepare_sets
@@ -77,7 +77,7 @@ class Work:
     rows: int
     tokens: int
     padded: int | None  # tokens with padding; None: not known
-    operations: float
+    flops: float
     passes: float  # forward passes of a device, those for gradient caching included
     largest: int  # tokens of a device's share of the largest batch, with padding where that is known
     cached_batches: int  # of which some texts are embedded twice
@@ -90,7 +90,7 @@ class Work:
 
         AdamW reads and writes 7 times the trained weights' bytes; a ring passes 2 (n - 1) / n of the gradients' bytes.
         """
-        compute = self.operations / (devices.teraflops * 1e12 * devices.number)
+        compute = self.flops / (devices.teraflops * 1e12 * devices.number)
         launches = self.passes * shape.layers * devices.launch
         gradients = 4 * self.trained
         a_step = 7 * gradients / devices.bandwidth + 2 * (1 - 1 / devices.number) * gradients / devices.network
@@ -121,8 +121,8 @@ def work_of(config: Config, name: str, shape: Shape, devices: Devices) -> Work:
         kept = kept_graphs(sizes, budget.tokens) if trains else [True] * len(sizes)
         again = sum(size for size, keep in zip(sizes, kept, strict=True) if not keep)
         mean_square, ranks = float((lengths**2).sum()) / lengths.sum(), devices.number
-        operations += ranks * training_operations(shape, sum(sizes), mean_square, 3 if trains else 1, adapter)
-        operations += ranks * training_operations(shape, again, mean_square, 1, adapter)
+        operations += ranks * training_flops(shape, sum(sizes), mean_square, 3 if trains else 1, adapter)
+        operations += ranks * training_flops(shape, again, mean_square, 1, adapter)
         tokens, padded = tokens + ranks * int(lengths.sum()), padded + ranks * sum(sizes)
         cached, passes = cached + (again > 0), passes + len(sizes) + kept.count(False)
         largest = max(largest, sum(sizes))
@@ -148,9 +148,9 @@ def _estimated(config: Config, name: str, shape: Shape, devices: Devices) -> Wor
         a_device = item.batch_rows(side) * item.tokens / devices.number
         over = max(0.0, 1 - budget / a_device)
         again = over if trains else 0.0  # of the texts, which are embedded twice
-        pieces = 1 if not over else a_device / (budget / PIECES) * (1 + again)
+        pieces = 1 if not over else a_device / (budget / MINI_BATCHES_PER_BUDGET) * (1 + again)
         of_rows = round(rows * item.tokens), item.squares / item.tokens
-        operations += training_operations(shape, *of_rows, (3 if trains else 1) + again, adapter)
+        operations += training_flops(shape, *of_rows, (3 if trains else 1) + again, adapter)
         tokens, cached = tokens + rows * item.tokens, cached + (again > 0) * own_batches
         passes, largest = passes + pieces * own_batches, max(largest, a_device)
     rows_seen = round(sum(own.rows for own in seen.values()))

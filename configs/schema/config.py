@@ -93,11 +93,11 @@ class Config:
             if not isinstance(seconds := self.timeout(side), int | float) or seconds <= 0:
                 yield f"training.{side}.arguments.ddp_timeout", f"must be a number of seconds, not {seconds}"
 
-    def other_models(self) -> dict[str, str]:
+    def auxiliary_models_by_key(self) -> dict[str, str]:
         """What mines, guides or teaches where these stages are made, by config key."""
         found = {"data.mining.model": self.data.mining.wanted} if self.data.mines else {}
         for name in SIDES:
-            wanted = self.side(name).other_models if name in self.stages else {}
+            wanted = self.side(name).auxiliary_models if name in self.stages else {}
             found |= {f"training.{name}.{role}": model for role, model in wanted.items()}
         return found
 

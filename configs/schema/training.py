@@ -134,7 +134,7 @@ class SideConfig(PlannedConfig):
     average: int | None = setting(None, least=2, later=True)
 
     @property
-    def other_models(self) -> dict[str, str]:
+    def auxiliary_models(self) -> dict[str, str]:
         """Those whose vectors training reads, by role."""
         wanted = {"guide": self.guide, "teacher": self.teacher if self.teacher != "self" else None}
         return {role: model for role, model in wanted.items() if model is not None}

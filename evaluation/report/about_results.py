@@ -6,7 +6,7 @@ from typing import Any
 from markupsafe import Markup
 
 from configs.schema.config import SIDES
-from evaluation.published import (
+from evaluation.published_scores import (
     CARD_TABLES,
     PUBLISHED_MODEL,
     CardTable,

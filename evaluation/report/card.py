@@ -16,7 +16,7 @@ from evaluation.report import format as show
 from evaluation.report.about_results import ways_to_search
 from evaluation.report.hub_metadata import front_matter, licence
 from evaluation.report.record import RunRecord
-from evaluation.results import BM25, MODES
+from evaluation.results import BM25, EXTRA_MODES
 from pipeline.core.model_folder import HEADS_RECORD
 
 AVERAGED = "The models were averaged with the weights below"
@@ -303,7 +303,7 @@ def _suites(run: RunRecord) -> list[dict[str, Any]]:
 
 def _modes(run: RunRecord) -> list[dict[str, Any]]:
     """A table a task of every way to search, of the final model and of those without one."""
-    shown = {run.reference, "merge", BM25, *(f"merge.{mode}" for mode in MODES)}
+    shown = {run.reference, "merge", BM25, *(f"merge.{mode}" for mode in EXTRA_MODES)}
     notes = {" of ".join(reversed(place.split("/", 1))): found for place, found in run.notes.items()}
     tables = []
     for task, (columns, rows) in ways_to_search(run, IN_BRACKETS).items():

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evaluation.models import read_model_facts
-from evaluation.published import AVERAGED, CARD_SUITE, CARD_TABLES, GROUPS, PUBLISHED_BASE
+from evaluation.published_scores import AVERAGED, CARD_SUITE, CARD_TABLES, GROUPS, PUBLISHED_BASE
 from evaluation.report.record import RunRecord
 
 CLAIMS = Path(__file__).with_name("claims.csv")

@@ -10,7 +10,7 @@ from typing import Any
 
 from configs.schema.config import SIDES, STAGES
 from evaluation.models import final_of
-from evaluation.published import PUBLISHED_BASE, PUBLISHED_MODEL, CardTable
+from evaluation.published_scores import PUBLISHED_BASE, PUBLISHED_MODEL, CardTable
 from evaluation.results import SIZES, Difference, Score, dense
 from pipeline.core.artefact import UNITS, Manifest, read_json, read_manifest
 

@@ -13,9 +13,9 @@ import numpy as np
 from scipy import stats
 
 from evaluation.outcome import Outcome
-from evaluation.published import ENCODECHKA_MEANS
+from evaluation.published_scores import ENCODECHKA_MEANS
 from evaluation.results import TableRow
-from evaluation.significance import Measured, Plan, holm, means_of, measured, same_items
+from evaluation.significance import Measured, Resampling, holm, means_of, measured, require_same_items
 
 REFERENCES = ("base", "joint", "heads_frozen")  # the arms that every other is compared with
 RETRIEVAL = "ndcg_at_10"  # taken where a task has it, as dev scores and guards do; elsewhere its main metric
@@ -40,7 +40,7 @@ class ArmScore(TableRow):
     p_holm: float  # of a difference, corrected over the arms
 
 
-def compare_arms(outcomes: Outcomes, plan: Plan) -> list[ArmScore]:
+def compare_arms(outcomes: Outcomes, resampling: Resampling) -> list[ArmScore]:
     """Scores of all arms, then their differences from each reference arm; only tasks that all arms have.
 
     Raises UserError: an arm was scored on other items.
@@ -50,38 +50,47 @@ def compare_arms(outcomes: Outcomes, plan: Plan) -> list[ArmScore]:
     first, *others = outcomes.values()
     shared = [key for key in first if all(key in other for other in others)]
     models = {f"{arm}, seed {seed}": outcomes[arm, seed] for arm in arms for seed in seeds}
-    tasks = [_scored(key, {name: found[key] for name, found in models.items()}, plan) for key in shared]
+    tasks = [_scored(key, {name: found[key] for name, found in models.items()}, resampling) for key in shared]
     for suite in dict.fromkeys(task.suite for task in tasks):
         tasks += means_of(ENCODECHKA_MEANS, [task for task in tasks if task.suite == suite])
-    rows = [row for task in tasks for row in _rows(task, arms, plan)]
+    rows = [row for task in tasks for row in _rows(task, arms, resampling)]
     return sorted(rows, key=lambda row: row.against != "")
 
 
-def _scored(key: str, outcomes: dict[str, Outcome], plan: Plan) -> Measured:
-    same_items(outcomes, key)
+def _scored(key: str, outcomes: dict[str, Outcome], resampling: Resampling) -> Measured:
+    require_same_items(outcomes, key)
     suite, _, task = key.partition("/")
     metrics = [measure.metric for measure in next(iter(outcomes.values())).measures]
     taken = metrics.index(RETRIEVAL) if RETRIEVAL in metrics else 0
-    return measured(taken, outcomes, [0.0] * len(outcomes), plan, suite, task, compared=lambda one, other: False)
+    return measured(taken, outcomes, [0.0] * len(outcomes), resampling, suite, task, compared=lambda one, other: False)
 
 
-def _rows(task: Measured, arms: Sequence[str], plan: Plan) -> Iterator[ArmScore]:
+def _rows(task: Measured, arms: Sequence[str], resampling: Resampling) -> Iterator[ArmScore]:
     """The rows of one task, whose models are all seeds of the first arm, then those of the next one."""
     by_arm = task.scores.reshape(len(arms), -1)  # [arms, seeds]
     resampled = task.replicates.reshape(*by_arm.shape, -1).mean(axis=1)  # [arms, resamples]
     for arm, scores, values in zip(arms, by_arm, resampled, strict=True):
-        yield _row(task, arm, "", scores, values, plan)
+        yield _row(task, arm, "", scores, values, resampling)
     for against in (name for name in REFERENCES if name in arms):
         other = arms.index(against)
         rows = [
-            _row(task, arms[place], against, by_arm[place] - by_arm[other], resampled[place] - resampled[other], plan)
+            _row(
+                task,
+                arms[place],
+                against,
+                by_arm[place] - by_arm[other],
+                resampled[place] - resampled[other],
+                resampling,
+            )
             for place in range(len(arms))
             if place != other
         ]
         yield from (replace(row, p_holm=p) for row, p in zip(rows, holm([row.p_holm for row in rows]), strict=True))
 
 
-def _row(task: Measured, arm: str, against: str, scores: np.ndarray, values: np.ndarray, plan: Plan) -> ArmScore:
+def _row(
+    task: Measured, arm: str, against: str, scores: np.ndarray, values: np.ndarray, resampling: Resampling
+) -> ArmScore:
     """A row with its interval, and for a difference the p-value before Holm's correction.
 
     `scores` are those of the seeds, `values` [resamples] their mean on resampled items.
@@ -92,7 +101,7 @@ def _row(task: Measured, arm: str, against: str, scores: np.ndarray, values: np.
     variance = np.nanvar(values) + of_seeds
     degrees = (seeds - 1) * (variance / of_seeds) ** 2 if of_seeds else np.inf
     error, t = np.sqrt(variance), stats.t(degrees)
-    half = float(error * t.ppf((1 + plan.confidence) / 2))
+    half = float(error * t.ppf((1 + resampling.confidence) / 2))
     p_value = 2 * float(t.sf(abs(mean) / max(error, TINY))) if against else float("nan")
     return ArmScore(
         arm, against, task.suite, task.task, task.metric, seeds, mean, spread, mean - half, mean + half, p_value

@@ -14,7 +14,7 @@ from evaluation.report.blocks import Block, Picture, Section, Table
 from evaluation.report.charts import Interval, forest_plot, signed
 from evaluation.report.format import DASH
 from evaluation.report.page import render
-from evaluation.significance import Plan
+from evaluation.significance import Resampling
 from evaluation.study.comparison import REFERENCES, RETRIEVAL, ArmScore, compare_arms
 from evaluation.study.picture import draw_differences
 from pipeline.core.artefact import Manifest, read_json, read_manifest
@@ -54,7 +54,7 @@ def write_study(folder: Path, jobs: Mapping[tuple[str, int], Path]) -> list[ArmS
     manifests = {key: _evaluated(run) for key, run in jobs.items()}
     outcomes = {key: _outcomes(run / "evaluate", manifests[key]) for key, run in jobs.items()}
     confidence = next(iter(manifests.values())).config["evaluation"]["confidence"]
-    rows = [*_dev_rows(jobs), *compare_arms(outcomes, Plan(RESAMPLES, confidence))]
+    rows = [*_dev_rows(jobs), *compare_arms(outcomes, Resampling(RESAMPLES, confidence))]
     ArmScore.write(folder / "study.csv", rows)
     (folder / "study.md").write_text(markdown(rows), encoding="utf-8")
     draw_differences(folder / "study.svg", rows)

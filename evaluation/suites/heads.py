@@ -10,15 +10,15 @@ from scipy.sparse import csr_array, vstack
 from evaluation.encoder import Encoder
 from pipeline.core import heads as layers
 from pipeline.core.embedding import DOCUMENT, QUERY, require_finite
-from pipeline.core.heads import IN_HYBRID, Heads
+from pipeline.core.heads import HYBRID_WEIGHTS, Heads
 
-DENSE, SPARSE, MULTI_VECTOR = MODES = tuple(IN_HYBRID)
-WEIGHTS = tuple(IN_HYBRID.values())
+DENSE, SPARSE, MULTI_VECTOR = VECTOR_MODES = tuple(HYBRID_WEIGHTS)
+WEIGHTS = tuple(HYBRID_WEIGHTS.values())
 MOST_SIMILARITIES = 1 << 24  # of pairs of tokens that are held at once
 
 
 @dataclass(frozen=True)
-class Vectors:
+class HeadOutputs:
     """Some texts in all modes, float32: arrays on the CPU, tensors on the model's device."""
 
     dense: np.ndarray  # [texts, width]
@@ -34,14 +34,14 @@ class Vectors:
 @torch.inference_mode()
 def vectors_of(
     encoder: Encoder, heads: Heads, texts: Sequence[str], prompt: str = ""
-) -> Iterator[tuple[list[int], Vectors]]:
+) -> Iterator[tuple[list[int], HeadOutputs]]:
     """The texts in batches of similar length, with their indices; raises UserError where a vector is not finite."""
     unused, heads = torch.tensor(unused_ids(encoder)), heads.to(encoder.model.device)
     for batch, features in encoder.token_batches(encoder.tokenise(texts, prompt), prompt):
         hidden, mask, ids = features["token_embeddings"], features["attention_mask"].bool(), features["input_ids"]
         weights = heads.weights(hidden) * (mask & ~torch.isin(ids, unused.to(ids.device)))
         dense, tokens = encoder.pool(features).cpu().numpy(), heads.vectors(hidden)[:, 1:]
-        found = Vectors(dense, pooled(ids, weights, encoder.config.vocab_size), tokens, mask[:, 1:])
+        found = HeadOutputs(dense, pooled(ids, weights, encoder.config.vocab_size), tokens, mask[:, 1:])
         require_finite([dense, found.sparse.data, tokens[found.mask].sum(0).cpu()], encoder.model)
         yield batch, found
 
@@ -87,7 +87,7 @@ def mode_scores(encoder: Encoder, heads: Heads, queries: Sequence[str], candidat
 
     Candidates are scored batch by batch as they are encoded, so that their token vectors are never held together.
     """
-    order, asked = [], list[Vectors]()
+    order, asked = [], list[HeadOutputs]()
     for batch, found in vectors_of(encoder, heads, queries, encoder.prompt(QUERY)):
         order += batch
         asked.append(found)
@@ -96,7 +96,7 @@ def mode_scores(encoder: Encoder, heads: Heads, queries: Sequence[str], candidat
     sparse = csr_array(vstack([found.sparse for found in asked]))[place]
     tokens = torch.cat([found.tokens[found.mask] for found in asked])
     counts = torch.cat([found.mask.sum(1) for found in asked])
-    scores = {mode: np.empty((len(queries), len(candidates)), np.float32) for mode in MODES}
+    scores = {mode: np.empty((len(queries), len(candidates)), np.float32) for mode in VECTOR_MODES}
     active, lengths = np.zeros(len(candidates)), np.zeros(len(candidates))
     for batch, found in vectors_of(encoder, heads, candidates, encoder.prompt(DOCUMENT)):
         scores[DENSE][:, batch] = encoder.model.similarity(dense, found.dense).cpu().numpy()
@@ -109,7 +109,7 @@ def mode_scores(encoder: Encoder, heads: Heads, queries: Sequence[str], candidat
     return ModeScores(scores, float(empty / (len(queries) + len(candidates))), float(active.mean()), sizes)
 
 
-def maxsim(tokens: torch.Tensor, counts: torch.Tensor, found: Vectors) -> np.ndarray:
+def maxsim(tokens: torch.Tensor, counts: torch.Tensor, found: HeadOutputs) -> np.ndarray:
     """MaxSim by the number of the query's tokens [queries, texts].
 
     `tokens` [tokens, width] are those of all queries, one after another, `counts` [queries] how many each has.

@@ -14,7 +14,7 @@ from evaluation.outcome import ITEM, PART, Measure, Outcome
 from evaluation.significance import FIXED, whole
 from evaluation.suites.text_pairs import items_of_pairs
 from pipeline.core.artefact import read_json
-from pipeline.core.embedding import digest
+from pipeline.core.embedding import text_key
 from pipeline.core.errors import UserError
 
 PAIR_SIMILARITIES = {  # prefix of mteb's metric -> its key among the predictions, and whether larger is nearer
@@ -86,7 +86,7 @@ def _labelled(metadata: Any, data: Any) -> tuple[list[Any], list[str]]:
     if metadata.type == "Clustering":
         return [], []
     if metadata.type in ("Classification", "MultilabelClassification"):
-        return list(data["label"]), [digest(text) for text in data["text"]]
+        return list(data["label"]), [text_key(text) for text in data["text"]]
     if metadata.type == "STS":
         return list(data["score"]), [*items_of_pairs(data["sentence1"], data["sentence2"])]
     pairs = data[0] if len(data) == 1 else data

@@ -20,7 +20,7 @@ from evaluation.outcome import Measure, Outcome, joined
 from evaluation.results import ACTIVE_IDS, BM25, BYTES, HYBRID, HYBRID_FITTED, ZERO_SHARE
 from evaluation.scoring import Scorer
 from evaluation.significance import FIXED
-from evaluation.suites.heads import DENSE, MODES, SPARSE, WEIGHTS, ModeScores, mode_scores, weighted
+from evaluation.suites.heads import DENSE, SPARSE, VECTOR_MODES, WEIGHTS, ModeScores, mode_scores, weighted
 from evaluation.suites.lexical import lexical_scores, lexical_version
 from evaluation.suites.task import Task
 from pipeline.core.artefact import StageFolder, file_sha256
@@ -37,7 +37,10 @@ def tasks(suite: str, config: Config, stage: StageFolder) -> list[Task]:
     """A task for each held-out set; raises UserError where one is missing or malformed."""
     data, sets = stage.inputs["data"], config.evaluation.suite[suite].sets
     weights = HybridWeights(read_dev_sets(data, "asymmetric"))
-    return [HeldOutRetrieval(suite, name, data, of, weights, config.languages) for name, of in sets.items()]
+    return [
+        HeldOutRetrieval(suite, name, data, held_out_name, weights, config.languages)
+        for name, held_out_name in sets.items()
+    ]
 
 
 class HeldOutRetrieval(Task):
@@ -46,11 +49,11 @@ class HeldOutRetrieval(Task):
     takes_heads = True
 
     def __init__(
-        self, suite: str, name: str, data: Path, of: str, weights: "HybridWeights", languages: Sequence[str]
+        self, suite: str, name: str, data: Path, held_out_name: str, weights: "HybridWeights", languages: Sequence[str]
     ) -> None:
-        self.data, self.weights, self.languages = read_retrieval_set(data, of), weights, languages
+        self.data, self.weights, self.languages = read_retrieval_set(data, held_out_name), weights, languages
         self.lexical: Outcome | None = None
-        contents = file_sha256(held_out_file(data, of))
+        contents = file_sha256(held_out_file(data, held_out_name))
         super().__init__(suite, name, [contents, weights.fingerprint, lexical_version(), list(languages)])
 
     def score(self, scorer: Scorer) -> Outcome:
@@ -60,12 +63,12 @@ class HeldOutRetrieval(Task):
         if heads is None:
             return joined({"{}": score_retrieval(data, scorer.encoder), BM25: self.lexical})
         found, fitted = mode_scores(scorer.encoder, heads, data.queries, data.candidates), self.weights.of(scorer)
-        scores = [found.scores[mode] for mode in MODES]
-        parts = {mode: outcome_of(data, found.scores[mode], **sizes(found, mode)) for mode in MODES}
+        scores = [found.scores[mode] for mode in VECTOR_MODES]
+        parts = {mode: outcome_of(data, found.scores[mode], **sizes(found, mode)) for mode in VECTOR_MODES}
         parts[HYBRID] = outcome_of(data, weighted(scores, WEIGHTS), **sizes(found, HYBRID))
         if fitted:
             parts[HYBRID_FITTED] = outcome_of(data, weighted(scores, fitted), **sizes(found, HYBRID))
-            parts[HYBRID_FITTED].notes["fitted weights"] = dict(zip(MODES, fitted, strict=True))
+            parts[HYBRID_FITTED].notes["fitted weights"] = dict(zip(VECTOR_MODES, fitted, strict=True))
         named = {"{}" if mode == DENSE else f"{{}}.{mode}": part for mode, part in parts.items()}
         return joined(named | {BM25: self.lexical})
 
@@ -106,7 +109,7 @@ class HybridWeights:
         """Mean over the sets' right pairs of 1 / log2(rank + 1), 0 beyond rank 10."""
         gains = []
         for data, scores in zip(self.sets, found, strict=True):
-            hybrid = weighted([scores[mode] for mode in MODES], weights)
+            hybrid = weighted([scores[mode] for mode in VECTOR_MODES], weights)
             for found_ranks in _ranks(hybrid.__getitem__, data.relevant):
                 ranks = np.array(found_ranks) - np.arange(len(found_ranks))  # without the other right ones above it
                 gains.append(np.where(ranks < DEPTH, 1 / np.log2(ranks + 2), 0).mean())

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data.sampling import linked
-from pipeline.core.embedding import digest
+from pipeline.core.embedding import text_key
 
 
 def items_of_pairs(first: Sequence[str], second: Sequence[str]) -> np.ndarray:
@@ -14,5 +14,5 @@ def items_of_pairs(first: Sequence[str], second: Sequence[str]) -> np.ndarray:
     smallest: dict[int, str] = {}
     for group, *pair in zip(groups, first, second, strict=True):
         smallest[group] = min(smallest.get(group, pair[0]), *pair)
-    names = {group: digest(text) for group, text in smallest.items()}
+    names = {group: text_key(text) for group, text in smallest.items()}
     return np.array([names[group] for group in groups], dtype=object)

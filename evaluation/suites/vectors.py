@@ -24,7 +24,7 @@ from evaluation.suites.retrieval import RetrievalSet, outcome_of, read_retrieval
 from evaluation.suites.sample_files import read_samples, sample_digests
 from evaluation.suites.task import Task
 from pipeline.core.artefact import StageFolder, file_sha256
-from pipeline.core.embedding import DOCUMENT, QUERY, digest, unit
+from pipeline.core.embedding import DOCUMENT, QUERY, l2_normalize, text_key
 from pipeline.core.errors import UserError
 
 CALIBRATION = 300  # texts of the mixture whose extremes bound the 256 steps of int8
@@ -54,7 +54,7 @@ class Form:
 
     def cut(self, vectors: np.ndarray) -> np.ndarray:
         """[texts, width] to [texts, dimensions], of length 1."""
-        return unit(vectors[:, : self.dimensions])
+        return l2_normalize(vectors[:, : self.dimensions])
 
     def stored(self, vectors: np.ndarray, calibration: np.ndarray | None) -> np.ndarray:
         """What an index holds of vectors [texts, width], decoded [texts, dimensions], of length 1.
@@ -80,8 +80,8 @@ def tasks(suite: str, config: Config, stage: StageFolder) -> list[Task]:
     roles = (QUERY, DOCUMENT)
     ranges = {role: calibration_texts(data, role) if INT8 in settings.precisions else [] for role in roles}
     found: list[Task] = []
-    for name, of in settings.sets.items():
-        read, contents = read_retrieval_set(data, of), file_sha256(held_out_file(data, of))
+    for name, held_out_name in settings.sets.items():
+        read, contents = read_retrieval_set(data, held_out_name), file_sha256(held_out_file(data, held_out_name))
         found += [StoredRetrieval(read, suite, name, contents, form, ranges[DOCUMENT]) for form in forms(settings)]
     return [*found, *(StoredPairs(suite, STS, sample_digests(STS), form, ranges[QUERY]) for form in forms(settings))]
 
@@ -100,7 +100,7 @@ def calibration_texts(data: Path, role: str) -> list[str]:
     """Anchors or positives of dev rows, and of training rows where these are few, spread over the mixture's sets."""
     found = _spread(read_dev_sets(data), role)
     if len(found) < CALIBRATION:
-        found += _spread([read_pair_set(path, of) for of, path in set_files(data, ALL_SIDES)], role)
+        found += _spread([read_pair_set(path, data_side) for data_side, path in set_files(data, ALL_SIDES)], role)
     return found[:CALIBRATION]
 
 
@@ -112,11 +112,13 @@ def _spread(sets: Sequence[PairSet], role: str) -> list[str]:
 class StoredTask(Task):
     """A task in one form of the vectors, compared with the same in full."""
 
-    def __init__(self, suite: str, of: str, contents: Any, form: Form, calibration: Sequence[str]) -> None:
-        self.of, self.form = of, form
+    def __init__(self, suite: str, data_name: str, contents: Any, form: Form, calibration: Sequence[str]) -> None:
+        self.data_name, self.form = data_name, form
         self.calibration = list(calibration) if form.precision == INT8 else []
-        super().__init__(suite, f"{of}-{form.name}", [contents, form.name, digest("\n".join(self.calibration))])
-        self.against = None if form == Form() else f"{of}-{Form().name}"
+        super().__init__(
+            suite, f"{data_name}-{form.name}", [contents, form.name, text_key("\n".join(self.calibration))]
+        )
+        self.against = None if form == Form() else f"{data_name}-{Form().name}"
 
     def vectors(
         self, scorer: Scorer, queries: Sequence[str], stored: Sequence[str], role: str
@@ -139,13 +141,13 @@ class StoredTask(Task):
         """The outcome with what the vectors weigh, and with named items, which pair it with the other forms."""
         width, form = scorer.encoder.model.get_embedding_dimension() or 0, self.form
         outcome.notes["stored"] = {
-            "of": self.of,
-            "full": f"{self.of}-{Form().name}",
+            "of": self.data_name,
+            "full": f"{self.data_name}-{Form().name}",
             "dimensions": form.dimensions or width,
             "precision": form.precision,
             "bytes": form.bytes_of(width),
         }
-        outcome.columns[ITEM] = np.array([digest(item) for item in items], dtype=object)
+        outcome.columns[ITEM] = np.array([text_key(item) for item in items], dtype=object)
         return outcome
 
 

@@ -73,20 +73,20 @@ def is_whole(folder: Path, outputs: dict[str, dict[str, Any]]) -> bool:
         return False
 
 
-def changed_file(folder: Path, outputs: dict[str, dict[str, Any]], most_bytes: int | None = None) -> str | None:
+def changed_file(folder: Path, outputs: dict[str, dict[str, Any]], max_bytes: int | None = None) -> str | None:
     """The first recorded output that is gone or holds other bytes than when it was recorded, or None.
 
-    Files of more than `most_bytes` are compared by their size alone.
+    Files of more than `max_bytes` are compared by their size alone.
     """
     for path, entry in outputs.items():
         if not is_whole(folder, {path: entry}):
             return path
-        if (most_bytes is None or entry["bytes"] <= most_bytes) and file_sha256(folder / path) != entry["sha256"]:
+        if (max_bytes is None or entry["bytes"] <= max_bytes) and file_sha256(folder / path) != entry["sha256"]:
             return path
     return None
 
 
-def digest(content: Any) -> str:
+def json_sha256(content: Any) -> str:
     """A sha256 of JSON-able content."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 

@@ -37,7 +37,9 @@ Vectors = dict[str, np.ndarray]  # name -> [texts, width]
 
 
 class EmbeddingCache:
-    """Vectors by kind and text. `folder` belongs to one model fingerprint and precision; None keeps nothing on disk.
+    """Embeddings by kind (which output, prompt and length, in one string) and text, in memory and in `folder`.
+
+    A folder belongs to one model fingerprint and precision; None keeps nothing on disk.
 
     What memory holds beyond MOST_BYTES is forgotten before the next texts; a folder gives it again.
     """
@@ -55,22 +57,22 @@ class EmbeddingCache:
         if kind not in self._rows:
             self._load(kind)
         known = self._rows[kind]
-        return [text for text in dict.fromkeys(texts) if digest(text) not in known]
+        return [text for text in dict.fromkeys(texts) if text_key(text) not in known]
 
     def add(self, kind: str, texts: Sequence[str], vectors: Vectors) -> None:
         """Keep vectors [texts, width], by name, of distinct texts that were missing."""
-        keys = [digest(text) for text in texts]
+        keys = [text_key(text) for text in texts]
         self._keep(kind, keys, vectors)
         if self.folder:
             place = self._place(kind)
-            target = place / f"{digest(' '.join(keys))}.npz"
+            target = place / f"{text_key(' '.join(keys))}.npz"
             # Runs share the folder, and two that lack the same texts write the same file.
             with FileLock(place / ".lock"), replacing(target) as path, path.open("wb") as file:
                 np.savez(file, allow_pickle=False, **{"keys": np.array(keys), **vectors})
 
     def rows(self, kind: str, texts: Sequence[str], names: Sequence[str]) -> Vectors:
         """Vectors [texts, width] by name, in the order of `texts`, which must all be known."""
-        index = [self._rows[kind][digest(text)] for text in texts]
+        index = [self._rows[kind][text_key(text)] for text in texts]
         blocks = self._vectors[kind]
         for name in names:
             if len(blocks[name]) > 1:
@@ -104,13 +106,13 @@ class EmbeddingCache:
             self._keep(kind, keys, vectors)
 
 
-def digest(text: str) -> str:
+def text_key(text: str) -> str:
     """A text's key: 128 bits of its sha256."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 class Embedder:
-    """A sentence-transformers model as what gives embeddings.
+    """Embeds texts with a sentence-transformers model: each distinct text once, in batches of similar length.
 
     Args:
         model: is only read; its weights may change between calls, if `cache` is not used after that.
@@ -118,7 +120,7 @@ class Embedder:
         token_budget: padded tokens in a pass; None: by the device.
         precision: bf16 and fp16 run the encoder under autocast. One whose weights are in 16 bit already needs none.
         cache: where `embed` looks first; None: nothing is remembered between calls.
-        told: whether the encoding of many texts is shown.
+        show_progress_bar: whether the encoding of many texts is shown.
     """
 
     def __init__(
@@ -128,14 +130,14 @@ class Embedder:
         token_budget: int | None = None,
         precision: str = "fp32",
         cache: EmbeddingCache | None = None,
-        told: bool = True,
+        show_progress_bar: bool = True,
     ) -> None:
-        self.model, self.cache, self.told = model, cache, told
+        self.model, self.cache, self.show_progress_bar = model, cache, show_progress_bar
         limits = [limit for limit in (max_length, model.max_seq_length) if limit and limit != float("inf")]
         self.max_length = min(limits, default=None)
         self.token_budget = token_budget or (CPU_TOKENS if model.device.type == "cpu" else GPU_TOKENS)
-        self.half = AUTOCAST.get(precision)
-        in_half = self.half is not None or model.dtype in AUTOCAST.values()
+        self.autocast_dtype = AUTOCAST.get(precision)
+        in_half = self.autocast_dtype is not None or model.dtype in AUTOCAST.values()
         if model.device.type == "cuda" and why_not_packed(model, in_half, dropout=0.0) is None:
             use_packed(model)
         # A model that was made to pack elsewhere may be asked for float32 here, for which the GPU has no kernel.
@@ -171,14 +173,19 @@ class Embedder:
             characters += len(text)
             numbered.setdefault(characters // most if cache.folder else 0, []).append(text)
         parts = numbered.values()
-        for part in progress(parts, f"encoding {len(missing)} texts") if self.told and len(parts) > 1 else parts:
+        for part in (
+            progress(parts, f"encoding {len(missing)} texts") if self.show_progress_bar and len(parts) > 1 else parts
+        ):
             made = make(part)
             require_finite(made.values(), self.model)
             cache.add(kind, part, made)
         return cache.rows(kind, texts, names)
 
     def tokenise(self, texts: Sequence[str], prompt: str = "", max_length: int | None = None) -> list[list[int]]:
-        """Ids of the prompt and each text, cut at `max_length`, by default the embedder's."""
+        """Token ids of prompt + text, special tokens included, cut at `max_length` tokens (default: the embedder's).
+
+        A static model's ids have no special tokens and are not cut.
+        """
         full = [prompt + text for text in texts]
         if isinstance(self.model[0], StaticEmbedding):
             return [encoding.ids for encoding in self.tokenizer.encode_batch(full, add_special_tokens=False)]
@@ -209,7 +216,8 @@ class Embedder:
         return features["sentence_embedding"][:, : self.model.truncate_dim].float()
 
     def hidden(self, features: Features) -> Features:
-        """What the encoder makes of one batch, such as token_embeddings (texts, tokens, width) if padded, in float32.
+        """The encoder's outputs for one batch in float32, such as token_embeddings: (texts, tokens, width) where texts
+        are padded, (1, all tokens, width) where they are packed.
 
         Raises UserError where the device's memory is full.
         """
@@ -225,13 +233,13 @@ class Embedder:
 
     @torch.inference_mode()
     def token_batches(self, ids: Sequence[list[int]], prompt: str = "") -> Iterator[tuple[list[int], Features]]:
-        """What the encoder makes of batches of similar length, longest first, with the texts' indices."""
+        """Yield (indices of the texts, the encoder's outputs) for padded batches of similar length, longest first."""
         for batch in self._batches(ids):
             yield batch, self.hidden(self._features([ids[index] for index in batch], prompt))
 
     def _batches(self, ids: Sequence[list[int]]) -> Iterable[list[int]]:
         batches = list(length_batches([len(row) for row in ids], self.token_budget))
-        shown = self.told and len(batches) >= VISIBLE_BATCHES
+        shown = self.show_progress_bar and len(batches) >= VISIBLE_BATCHES
         return progress(batches, f"encoding {len(ids)} texts") if shown else batches
 
     def _features(self, ids: list[list[int]], prompt: str, packed: bool = False) -> Features:
@@ -249,7 +257,9 @@ class Embedder:
         return features
 
     def _autocast(self, enabled: bool) -> torch.autocast:
-        return torch.autocast(self.model.device.type, self.half, enabled=enabled and self.half is not None)
+        return torch.autocast(
+            self.model.device.type, self.autocast_dtype, enabled=enabled and self.autocast_dtype is not None
+        )
 
 
 @dataclass(frozen=True)
@@ -279,7 +289,7 @@ def require_finite(arrays: Iterable[Any], model: SentenceTransformer) -> None:
         raise UserError("the model's embeddings hold NaN or infinity", where=where, remedy=remedy)
 
 
-def unit(vectors: np.ndarray) -> np.ndarray:
+def l2_normalize(vectors: np.ndarray) -> np.ndarray:
     """The vectors [..., width], each scaled to length 1; zeros stay."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 

@@ -13,11 +13,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import torch
 
-from pipeline.core.artefact import digest, file_sha256, read_json, write_json
+from pipeline.core.artefact import file_sha256, json_sha256, read_json, write_json
 from pipeline.core.errors import UserError, first_line
 from pipeline.core.model_folder import HEADS, HEADS_RECORD, RAISED_BY_FILES, TORCH_FILES, transformer_folder
 
-IN_HYBRID = {"dense": 1.0, "sparse": 0.3, "multi_vector": 1.0}  # weights of the modes' scores, as bge-m3 was trained
+HYBRID_WEIGHTS = {"dense": 1.0, "sparse": 0.3, "multi_vector": 1.0}  # of the modes' scores, as bge-m3 was trained
 
 
 class Heads(torch.nn.Module):
@@ -91,7 +91,7 @@ def encoder_fingerprint(folder: Path) -> str:
     """A sha256 over the weights of a model folder's encoder."""
     place = transformer_folder(folder)
     files = sorted(file for pattern in ("*.safetensors", TORCH_FILES) for file in place.glob(pattern))
-    return digest({file.name: file_sha256(file) for file in files})
+    return json_sha256({file.name: file_sha256(file) for file in files})
 
 
 def _heads_of(folder: Path, encoder: Path) -> Heads:

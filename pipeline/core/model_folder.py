@@ -18,12 +18,13 @@ RAISED_BY_FILES = (
 # What is read of a Hub model's repository; torch's files only where it has no others.
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*_linear.pt"]
 TORCH_FILES = "pytorch_model*.bin"
-OTHER_RUNTIMES = ["onnx/*", "openvino/*", "static/*"]
+EXPORT_FOLDERS = ("onnx", "openvino", "static")  # of a published model: other forms of it
+EXPORT_PATTERNS = [f"{folder}/*" for folder in EXPORT_FOLDERS]
 MODULES = "modules.json"
 HEADS = ("sparse_linear.pt", "colbert_linear.pt")  # bge-m3's sparse and multi-vector outputs
 HEADS_RECORD = "heads.json"  # beside heads that this pipeline fitted: the fingerprint of their encoder
 # What stages leave in a model's folder beside the model.
-NOT_THE_MODEL = ("manifest.json", "certificate.json", "README.md", "vocabulary", "units")
+STAGE_FILES = ("manifest.json", "certificate.json", "README.md", "vocabulary", "units")
 REMEDY = "give a sentence-transformers folder, or make the model again"
 PROBE = "Съешь ещё этих мягких французских булок, да выпей чаю №1: “quick” brown fox."
 
@@ -47,7 +48,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
     return tokenizer
 
 
-def located(wanted: str, mirror: str | None, key: str, revision: str = "main") -> tuple[Path, str]:
+def resolve_model(wanted: str, mirror: str | None, key: str, revision: str = "main") -> tuple[Path, str]:
     """The folder of a model that is none of the run's own, and where it stood.
 
     A name is that of a folder, else of one in the mirror, else a Hub id, with an optional `@<revision>`; of the Hub the
@@ -57,11 +58,11 @@ def located(wanted: str, mirror: str | None, key: str, revision: str = "main") -
     if folder:
         return folder, f"mirror of {asked.revision}" if asked else "local folder"
     assert asked
-    folder = fetched(asked.hub, asked.revision, key)
+    folder = download_model(asked.hub, asked.revision, key)
     return folder, folder.name
 
 
-def fetched(hub: str, revision: str, key: str) -> Path:
+def download_model(hub: str, revision: str, key: str) -> Path:
     """The snapshot of a Hub model in the local cache, downloaded where needed; the folder's name is its commit.
 
     Raises UserError where there is none to be had; `key` is the config key that names the model.
@@ -70,10 +71,10 @@ def fetched(hub: str, revision: str, key: str) -> Path:
 
     with hub_errors(key, f"{hub} at {revision}", key):
         commit = readable_revision(Revision("model", hub, revision))
-        files = Path(snapshot_download(hub, revision=commit, allow_patterns=HUB_FILES, ignore_patterns=OTHER_RUNTIMES))
+        files = Path(snapshot_download(hub, revision=commit, allow_patterns=HUB_FILES, ignore_patterns=EXPORT_PATTERNS))
         has_better = {path.parent.relative_to(files).as_posix() for path in files.rglob("*.safetensors")}
         useless = [TORCH_FILES if place == "." else f"{place}/{TORCH_FILES}" for place in has_better]
-        ignored = [*OTHER_RUNTIMES, *useless]
+        ignored = [*EXPORT_PATTERNS, *useless]
         snapshot_download(hub, revision=commit, allow_patterns=f"*{TORCH_FILES}", ignore_patterns=ignored)
     log.info("%s at commit %s", hub, files.name)
     return files

@@ -57,7 +57,7 @@ def pack(texts: Sequence[Sequence[int]], first_position: int) -> dict[str, Any]:
 
 
 def first_position_of(model: SentenceTransformer) -> int:
-    """0, or with XLM-R's table of positions, which counts from the padding token's id, 2."""
+    """Position id of a text's first token: 0, but 2 with XLM-R, which counts from the padding token's id (1) plus 1."""
     module: Any = model[0]
     return module._infer_flatten_position_offset()
 
@@ -69,7 +69,7 @@ def is_packed(model: SentenceTransformer) -> bool:
 
 
 def use_packed(model: SentenceTransformer) -> None:
-    """Make the model attend inside packed texts; padded ones go on as they went."""
+    """Switch the model to attention inside packed texts; padded batches still work, as with sdpa."""
     module: Any = model[0]
     module.model.set_attn_implementation(PACKED)
 

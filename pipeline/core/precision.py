@@ -41,7 +41,7 @@ def training_precision(precision: str) -> str:
     return "bf16" if native_bfloat16() else "fp16" if torch.cuda.is_available() else "fp32"
 
 
-def autocast_type(precision: str) -> torch.dtype | None:
+def autocast_dtype(precision: str) -> torch.dtype | None:
     """The type in which the encoder multiplies while it trains; None for float32."""
     return AUTOCAST.get(training_precision(precision))
 

@@ -6,14 +6,14 @@ import polars as pl
 import pytest
 
 from data.artefact import (
+    MixtureWeight,
     PairSet,
-    Share,
     read_dev_sets,
     read_held_out_set,
+    read_mixture_weights,
     read_pair_set,
     require_unseen,
     set_files,
-    shares,
 )
 from pipeline.core.errors import UserError
 
@@ -100,13 +100,13 @@ def test_a_dev_text_in_any_training_column_is_refused(data: Path, text: str, col
 
 
 def test_shares_come_from_the_ledger(data: Path) -> None:
-    assert shares(data) == {}
+    assert read_mixture_weights(data) == {}
     (data / "ledger.json").write_text('{"sets": [{"name": "pairs", "weight": 0.5}, {"name": "more", "repeat": 2}]}')
-    assert shares(data) == {"pairs": Share(0.5), "more": Share(repeat=2)}
+    assert read_mixture_weights(data) == {"pairs": MixtureWeight(0.5), "more": MixtureWeight(repeat=2)}
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"sets": [{}]}', '{"sets": [{"name": "pairs", "weight": 0}]}'])
 def test_a_ledger_that_cannot_be_read_is_refused(data: Path, content: str) -> None:
     (data / "ledger.json").write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match="can't read how often sets are seen"):
-        shares(data)
+        read_mixture_weights(data)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from configs.schema.data import MiningConfig
 from data.mining import Mined, hard_negatives, mine
 from pipeline import application
-from pipeline.check import other_models
+from pipeline.check import check_auxiliary_models
 from pipeline.core.errors import UserError
 from pipeline.run import in_order
 from tests.support.prepared_data import Prepared, composed, run_config
@@ -155,7 +155,9 @@ def test_init_may_mine_where_it_counts_other_texts_and_stands_before_data_then()
     config = application.composed(*mine, "init=notebook")
     assert in_order(config)[:2] == ["init", "data"]
     assert in_order(application.composed("profile=tiny"))[:2] == ["data", "init"]
-    assert [(what, found) for what, found, _ in other_models(config)] == [("data.mining.model: init", "this run's")]
+    assert [(what, found) for what, found, _ in check_auxiliary_models(config)] == [
+        ("data.mining.model: init", "this run's")
+    ]
 
 
 def test_rows_whose_score_says_that_they_are_no_pair_get_no_negative(embedder: Path, tmp_path: Path) -> None:
@@ -201,7 +203,7 @@ def test_a_model_that_is_not_there_is_one_line(tmp_path: Path) -> None:
 
 def test_a_mining_model_on_a_hub_that_is_not_there_fails_the_check(tmp_path: Path) -> None:
     config = composed("data.sources.gazeta.negatives=mine", "data.mining.model=someone/miner")
-    ((what, found, problem),) = other_models(config)
+    ((what, found, problem),) = check_auxiliary_models(config)
     assert (what, found) == ("data.mining.model: someone/miner", "FAILED")
     assert problem and "data.mining.model: the Hub can't be reached" in problem.line
 

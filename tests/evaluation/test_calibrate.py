@@ -5,7 +5,7 @@ from math import nan
 import pytest
 
 from evaluation.calibrate import Row, compared, show, tolerance
-from evaluation.published import published_name, published_rows
+from evaluation.published_scores import published_name, published_rows
 from evaluation.results import Score
 from pipeline.core.errors import UserError
 

@@ -13,7 +13,7 @@ from evaluation.results import Difference
 from evaluation.significance import (
     FIXED,
     STATISTICS,
-    Plan,
+    Resampling,
     bootstrap_p_value,
     corrected,
     holm,
@@ -45,14 +45,14 @@ def two_models(rng: np.random.Generator, n: int, gain: float) -> dict[str, Outco
     return {"base": outcome("mean", correct=right[0]), "merge": outcome("mean", correct=right[1])}
 
 
-def rows_of(outcomes: dict[str, Outcome], plan: Plan) -> Difference:
+def rows_of(outcomes: dict[str, Outcome], plan: Resampling) -> Difference:
     return measured(0, outcomes, [0.0, 0.0], plan, "suite", "task").differences(plan)[0]
 
 
 def coverage(statistic: str, draw: Draw, truth: float, n: int, runs: int) -> float:
     rng, inside = np.random.default_rng(11), 0
     for run in range(runs):
-        plan = Plan(resamples=400, seed=run)
+        plan = Resampling(resamples=400, seed=run)
         low, high = interval(replicates(0, [outcome(statistic, **draw(rng, n))], plan, "coverage")[0], plan)
         inside += low <= truth <= high
     return inside / runs
@@ -83,7 +83,7 @@ def test_95_percent_intervals_cover_the_truth_in_93_to_97_percent(statistic: str
 
 
 def test_intervals_of_a_difference_cover_it() -> None:
-    rng, inside, runs, plan = np.random.default_rng(3), 0, 1000, Plan(resamples=400)
+    rng, inside, runs, plan = np.random.default_rng(3), 0, 1000, Resampling(resamples=400)
     hard = np.random.default_rng(0).normal(size=2_000_000)
     truth = float(np.mean(norm.cdf(hard + 0.2)) - np.mean(norm.cdf(hard)))
     for _ in range(runs):
@@ -96,25 +96,25 @@ def test_intervals_of_a_difference_cover_it() -> None:
 
 def test_a_known_difference_is_found() -> None:
     truth = norm.cdf(0.5 / np.sqrt(2)) - 0.5  # of a standard normal item plus 0.5, under a normal link
-    row = rows_of(two_models(np.random.default_rng(1), 20_000, 0.5), Plan(2000))
+    row = rows_of(two_models(np.random.default_rng(1), 20_000, 0.5), Resampling(2000))
     assert 0 < row.ci_low < truth < row.ci_high and row.p_value < 0.01
     assert row.difference == pytest.approx(truth, abs=0.015)
 
 
 def test_no_difference_is_found_too_often_where_there_is_none() -> None:
-    rng, plan = np.random.default_rng(2), Plan(200)
+    rng, plan = np.random.default_rng(2), Resampling(200)
     found = [rows_of(two_models(rng, 200, 0.0), plan).p_value <= 0.05 for _ in range(400)]
     assert 0.02 <= np.mean(found) <= 0.08
 
 
 def test_the_same_model_twice_differs_by_nothing() -> None:
     one = two_models(np.random.default_rng(4), 300, 0.0)["base"]
-    row = rows_of({"base": one, "merge": one}, Plan(500))
+    row = rows_of({"base": one, "merge": one}, Resampling(500))
     assert (row.difference, row.ci_low, row.ci_high, row.p_value) == (0, 0, 0, 1)
 
 
 def test_pairing_narrows_the_interval() -> None:
-    rng, plan = np.random.default_rng(6), Plan(1000)
+    rng, plan = np.random.default_rng(6), Resampling(1000)
     hard = rng.random(500)
     outcomes = {name: outcome("mean", value=hard + rng.normal(0, 0.01, 500)) for name in ("base", "merge")}
     base, merge = replicates(0, list(outcomes.values()), plan, "pairing")
@@ -125,7 +125,7 @@ def test_pairing_narrows_the_interval() -> None:
 def test_the_permutation_test_agrees_with_scipy() -> None:
     outcomes = two_models(np.random.default_rng(8), 60, 0.3)
     base, merge = outcomes["base"], outcomes["merge"]
-    ours = permutation_p_values(0, [(merge, base)], Plan(20_000), "suite", "task")[0]
+    ours = permutation_p_values(0, [(merge, base)], Resampling(20_000), "suite", "task")[0]
     theirs = permutation_test(
         (merge.columns["correct"].astype(float), base.columns["correct"].astype(float)),
         lambda x, y, axis: np.mean(x - y, axis=axis),
@@ -144,9 +144,9 @@ def test_swapped_texts_give_the_macro_f1_of_swapped_texts() -> None:
     for share in (0.5, 0.8):
         hits = rng.binomial(gold, share)
         models.append(outcome("macro_f1", hits=hits, predicted=hits + rng.integers(0, 3, gold.shape), gold=gold))
-    p_value = permutation_p_values(0, [(models[1], models[0])], Plan(2000), "suite", "task")[0]
+    p_value = permutation_p_values(0, [(models[1], models[0])], Resampling(2000), "suite", "task")[0]
     assert p_value < 0.01
-    assert permutation_p_values(0, [(models[0], models[0])], Plan(200), "suite", "task") == [1]
+    assert permutation_p_values(0, [(models[0], models[0])], Resampling(200), "suite", "task") == [1]
 
 
 def test_the_bootstrap_p_value_counts_the_smaller_side() -> None:
@@ -174,16 +174,16 @@ def test_a_task_in_parts_scores_the_mean_of_its_parts() -> None:
     values = np.array([1.0] * 10 + [0.0] * 30)
     parts = np.array(["dev"] * 10 + ["test"] * 30, dtype=object)
     two = Outcome({"value": values, "part": parts}, (Measure("m", 0.5, "mean", ("value",)),))
-    assert np.allclose(replicates(0, [two], Plan(100), "parts"), 0.5)
+    assert np.allclose(replicates(0, [two], Resampling(100), "parts"), 0.5)
     flipped = Outcome({"value": 1 - values, "part": parts}, two.measures)
-    assert permutation_p_values(0, [(two, flipped)], Plan(200), "parts") == [1]
+    assert permutation_p_values(0, [(two, flipped)], Resampling(200), "parts") == [1]
 
 
 def test_replicates_depend_on_the_seed_and_the_task_alone() -> None:
     one = two_models(np.random.default_rng(4), 300, 0.0)["base"]
-    first = replicates(0, [one], Plan(200), "suite", "task")
-    assert (first == replicates(0, [one, one], Plan(200), "suite", "task")[1]).all()
-    assert (first != replicates(0, [one], Plan(200), "suite", "other")).any()
+    first = replicates(0, [one], Resampling(200), "suite", "task")
+    assert (first == replicates(0, [one, one], Resampling(200), "suite", "task")[1]).all()
+    assert (first != replicates(0, [one], Resampling(200), "suite", "other")).any()
 
 
 ITEMS = 40
@@ -268,7 +268,7 @@ def test_two_tasks_over_the_same_texts_are_resampled_together_and_no_others() ->
     names, order, values = [f"text {n}" for n in range(80)], RNG.permutation(80), RNG.random(80)
     one, other = named(values, names), named(values[order], [names[n] for n in order])
     elsewhere = named(values, [f"other {n}" for n in range(80)])
-    plan = Plan(500)
+    plan = Resampling(500)
     parts = {
         task: measured(0, {"model": found}, [0.0], plan, "suite", task)
         for task, found in {"intents": one, "scenarios": other, "else": elsewhere}.items()
@@ -283,7 +283,7 @@ def test_two_tasks_over_the_same_texts_are_resampled_together_and_no_others() ->
 
 
 def test_parts_over_the_same_texts_are_no_more_evidence_than_one() -> None:
-    names, plan = [f"question {n}" for n in range(60)], Plan(2000)
+    names, plan = [f"question {n}" for n in range(60)], Resampling(2000)
     rng = np.random.default_rng(7)
     base = rng.random(60)
     change = rng.normal(0, 0.4, 60)
@@ -303,7 +303,7 @@ def test_parts_over_the_same_texts_are_no_more_evidence_than_one() -> None:
 
 
 def test_what_has_no_items_has_neither_interval_nor_test_and_stays_as_it_is_in_a_mean() -> None:
-    plan = Plan(500)
+    plan = Resampling(500)
     clustering = {name: outcome(FIXED, value=RNG.random(10)) for name in ("base", "merge")}
     found = measured(0, clustering, [0.0, 0.0], plan, "suite", "clustering")
     assert all(np.isnan([row.ci_low, row.ci_high]).all() and row.items == 0 for row in found.rows(plan))
@@ -322,4 +322,4 @@ def test_modes_of_one_outcome_are_swapped_by_their_own_columns() -> None:
              for name, column in (("{}", values), ("{}.hybrid", values + 0.1))}  # fmt: skip
     whole = joined(parts)
     dense, hybrid = (dataclasses.replace(whole, measures=(measure,)) for measure in whole.measures)
-    assert permutation_p_values(0, [(hybrid, dense)], Plan(2000), "suite", "task") == [1 / 2001]
+    assert permutation_p_values(0, [(hybrid, dense)], Resampling(2000), "suite", "task") == [1 / 2001]

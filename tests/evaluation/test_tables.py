@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evaluation.outcome import Measure, Outcome
-from evaluation.published import CARD_MTEB, CARD_SUITE, GROUPS
+from evaluation.published_scores import CARD_MTEB, CARD_SUITE, GROUPS
 from evaluation.results import Difference, Score
 from evaluation.scoring import Scorer
 from evaluation.significance import STATISTICS

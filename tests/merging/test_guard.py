@@ -13,9 +13,9 @@ import pytest
 from configs.schema.config import Config
 from configs.schema.merging import MergingConfig
 from evaluation.outcome import Measure, Outcome
-from evaluation.significance import Plan, interval, replicates
+from evaluation.significance import Resampling, interval, replicates
 from merging.choose import read_held_out_sets
-from merging.search import Candidate, Loss, allowed_by, paired_loss
+from merging.search import Candidate, GuardLoss, allowed_by, paired_guard_loss
 from pipeline.chain import CHAIN
 from pipeline.core.artefact import Manifest, read_manifest
 from pipeline.core.errors import UserError
@@ -127,11 +127,11 @@ def test_the_guard_rejects_the_model_that_forgot(
 def test_a_loss_of_few_queries_is_no_ground_to_reject() -> None:
     """Nineteen of 26 queries stay as they are, four lose and three gain: the point estimate is above the limit."""
     changes = np.array([0.0] * 19 + [0.4] * 4 + [-0.3] * 3)
-    few = paired_loss(changes, np.zeros(26), seed=1, name="one")
+    few = paired_guard_loss(changes, np.zeros(26), seed=1, name="one")
     assert few.mean == pytest.approx(0.7 / 26)
     assert few.low < 0 < 0.02 < few.mean < few.high
     assert allowed_by({"one": few}, 0.02) is True
-    many = paired_loss(np.tile(changes, 200), np.zeros(26 * 200), seed=1, name="one")
+    many = paired_guard_loss(np.tile(changes, 200), np.zeros(26 * 200), seed=1, name="one")
     assert many.mean == pytest.approx(few.mean) and many.high - many.low < (few.high - few.low) / 10
     assert allowed_by({"one": many}, 0.02) is False  # the same loss over 200 times the queries is one
 
@@ -141,20 +141,24 @@ def test_the_interval_is_that_of_the_evaluation() -> None:
     numbers = np.random.default_rng(0)
     base, scores = numbers.random(400), numbers.random(400)
     columns: dict[str, np.ndarray] = {"lost": base - scores}
-    plan = Plan(resamples=10_000)
+    plan = Resampling(resamples=10_000)
     outcome = Outcome(columns, (Measure("lost", 0.0, "mean", ("lost",)),))
     theirs = interval(replicates(0, [outcome], plan, "suite", "task")[0], plan)
-    ours = paired_loss(base, scores, seed=1, name="one")
+    ours = paired_guard_loss(base, scores, seed=1, name="one")
     assert (ours.low, ours.high) == pytest.approx(theirs, abs=2e-3)
 
 
 def test_an_unchanged_model_loses_nothing() -> None:
     same = np.array([1.0, 0.5, 0.0, 0.63])
-    assert paired_loss(same, same, seed=1, name="one") == Loss(0.0, 0.0, 0.0)
+    assert paired_guard_loss(same, same, seed=1, name="one") == GuardLoss(0.0, 0.0, 0.0)
 
 
 def test_the_set_that_decides_is_the_one_that_surely_loses_most() -> None:
-    losses = {"noisy": Loss(0.05, -0.02, 0.12), "sure": Loss(0.03, 0.025, 0.035), "small": Loss(0.01, 0.005, 0.015)}
+    losses = {
+        "noisy": GuardLoss(0.05, -0.02, 0.12),
+        "sure": GuardLoss(0.03, 0.025, 0.035),
+        "small": GuardLoss(0.01, 0.005, 0.015),
+    }
     candidate = Candidate("search", None, DevScore({}, {}), {}, losses, None)
     assert candidate.guard_loss == losses["sure"]
     assert allowed_by(losses, 0.02) is False

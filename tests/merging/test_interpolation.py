@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from merging import interpolation
 from merging.interpolation import interpolate
-from pipeline.core.checkpoint import Checkpoint
 from pipeline.core.errors import UserError
+from pipeline.core.safetensors_io import SafetensorsReader
 from tests.merging.conftest import perturb
 
 WEIGHTS = {"init": 0.25, "symmetric": 0.35, "asymmetric": 0.4}
@@ -262,7 +262,7 @@ def test_a_dtype_that_is_no_plain_number_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_that_shrinks_while_it_is_read_is_noticed(copies: dict[str, Path]) -> None:
-    with Checkpoint(copies["init"]) as checkpoint:
+    with SafetensorsReader(copies["init"]) as checkpoint:
         entry = max(checkpoint.tensors.values(), key=lambda tensor: tensor.start)
         shutil.copy(copies["init"] / "modules.json", copies["init"] / "model.safetensors")
         with pytest.raises(UserError, match="it ends too early"):

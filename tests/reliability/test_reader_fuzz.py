@@ -71,10 +71,10 @@ def read_corpus(path: Path) -> None:
 
 
 def read_weights(path: Path) -> None:
-    from pipeline.core.checkpoint import ITEM_BYTES, Checkpoint
+    from pipeline.core.safetensors_io import ITEM_BYTES, SafetensorsReader
 
     path.replace(path.with_name("model.safetensors"))
-    with Checkpoint(path.parent) as weights:
+    with SafetensorsReader(path.parent) as weights:
         for tensor in weights.tensors.values():
             weights.read(tensor, 0, tensor.items, bytearray(tensor.items * ITEM_BYTES[tensor.code]))
 

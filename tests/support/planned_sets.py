@@ -17,7 +17,7 @@ from pipeline.core.artefact import Manifest
 from pipeline.core.embedding import Prompts
 from tests.support.small_bases import TINY, config, tiny_base
 from training.batch_plan import GlobalBatch
-from training.batches import MiniBatches, PlannedRows
+from training.batches import MiniBatchCollator, PlannedDataset
 from training.losses import PlannedLoss
 from training.memory import Budget
 from training.model_files import load_model
@@ -100,7 +100,9 @@ def features_of(
     item: TokenisedSet, batch: GlobalBatch, budget: int, angle_weight: float
 ) -> tuple[list[dict[str, torch.Tensor]], dict[str, Any]]:
     """Model inputs and labels of a batch, as the trainer hands them to the loss."""
-    collated = MiniBatches(1, Budget(budget, overhead=8))(PlannedRows([item], angle_weight).__getitems__(batch))
+    collated = MiniBatchCollator(1, Budget(budget, overhead=8))(
+        PlannedDataset([item], angle_weight).__getitems__(batch)
+    )
     return list(_parts(collated)), collated["label"]
 
 

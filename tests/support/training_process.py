@@ -117,7 +117,7 @@ def gradient(
     model: torch.nn.Module = tiny_model()
     wrapped = DistributedDataParallel(model, broadcast_buffers=False) if world > 1 else model
     angle_weight, settings = CASES[case]
-    roles = SideConfig(**settings).other_models
+    roles = SideConfig(**settings).auxiliary_models
     item = replace(item, others={role: random_vectors(item, seed=len(role)) for role in roles})
     features, labels = features_of(item, batch, budget, angle_weight)
     loss = planned_loss(wrapped, budget, **settings)

@@ -27,7 +27,7 @@ def set_rows(
         negatives=[random.integers(0, 4 * size, index % (negatives + 1)) for index in range(size)],
         lengths=random.integers(4, 200, size),
         scores=np.full(size, np.nan, np.float32),
-        most_negatives=negatives,
+        max_negatives=negatives,
         weight=weight,
         repeat=1,
         angle=False,
@@ -61,7 +61,7 @@ def test_a_plan_that_was_written_is_read_as_it_was(tmp_path: Path) -> None:
 def test_a_batch_has_one_set_and_one_number_of_negatives() -> None:
     sets = {rows.name: rows for rows in (set_rows("one", 500, negatives=3), set_rows("two", 300, seed=1))}
     for batch in plan(*sets.values()).batches:
-        most = sets[batch.set].most_negatives
+        most = sets[batch.set].max_negatives
         assert batch.negatives.shape == (len(batch.rows), batch.negatives.shape[1])
         available = {min(most, len(sets[batch.set].negatives[row])) for row in batch.rows}
         assert available == {batch.negatives.shape[1]}

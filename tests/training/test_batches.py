@@ -6,7 +6,7 @@ import torch
 
 from configs.schema.training import HeadsConfig, SideConfig
 from training.batches import (
-    MiniBatches,
+    MiniBatchCollator,
     encoding_budget,
     ends_within,
     packed_ends,
@@ -51,7 +51,7 @@ def test_padded_mini_batches_fit_the_budget_together_or_a_fourth_of_it_each(most
 def test_packed_and_padded_mini_batches_hold_the_same_texts() -> None:
     batch = [{"texts": [[5] * 3, [6] * 7], "score": 1.0, "angle_weight": 0.0, "others": {}}]
     batch += [{"texts": [[7] * 5, [6] * 7], "score": 1.0, "angle_weight": 0.0, "others": {}}]  # one text twice
-    padded, packed = (MiniBatches(1, Budget(1000, 1000), first)(batch) for first in (None, 2))
+    padded, packed = (MiniBatchCollator(1, Budget(1000, 1000), first)(batch) for first in (None, 2))
     assert padded["text_0_input_ids"].shape == (3, 7)
     assert packed["text_0_input_ids"].tolist() == [[5] * 3 + [7] * 5 + [6] * 7]
     assert packed["text_0_cu_seq_lens_q"].tolist() == [0, 3, 8, 15] and "text_0_attention_mask" not in packed

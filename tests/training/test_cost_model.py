@@ -23,7 +23,7 @@ from training.cost_model import (
     shape_of_run,
     side_memory,
     trained_parameters,
-    training_operations,
+    training_flops,
 )
 from training.memory import planned_budget
 from training.model_files import load_model
@@ -34,7 +34,7 @@ def test_operations_are_those_that_torch_counts() -> None:
     ids = torch.randint(4, 100, (5, 24))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(input_ids=ids, attention_mask=torch.ones_like(ids))
-    expected = training_operations(shape_of(tiny_base()), 5 * 24, 24.0, passes=1)
+    expected = training_flops(shape_of(tiny_base()), 5 * 24, 24.0, passes=1)
     assert counter.get_total_flops() == expected
 
 
@@ -46,9 +46,9 @@ def test_beside_an_adapter_operations_are_those_that_torch_counts() -> None:
     with FlopCounterMode(display=False) as counter:
         model({"input_ids": ids, "attention_mask": torch.ones_like(ids)})["token_embeddings"].sum().backward()
     # The first layer's queries, keys and values come from frozen embeddings, which need no gradient.
-    unneeded = 5 * 24 * 3 * 2 * (shape.width**2 + 4 * shape.width)
-    pooler = 5 * 2 * shape.width**2  # of a text; it runs, though nothing reads it
-    expected = training_operations(shape, 5 * 24, 24.0, 3, trained_parameters(shape, side))
+    unneeded = 5 * 24 * 3 * 2 * (shape.hidden_size**2 + 4 * shape.hidden_size)
+    pooler = 5 * 2 * shape.hidden_size**2  # of a text; it runs, though nothing reads it
+    expected = training_flops(shape, 5 * 24, 24.0, 3, trained_parameters(shape, side))
     assert counter.get_total_flops() == expected - unneeded + pooler
 
 
@@ -121,7 +121,7 @@ def test_the_memory_of_a_side_on_a_cpu_is_what_runs_have_taken(
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     config = composed(f"profile={profile}")  # on two cores, of which the manifests said peak_rss_bytes
-    shape = Shape(layers=12, width=384, inner=1536, vocabulary=vocabulary, positions=512, heads=12)
+    shape = Shape(layers=12, hidden_size=384, intermediate_size=1536, vocabulary=vocabulary, positions=512, heads=12)
     most = planned_budget(config.training.asymmetric).tokens
     told = side_memory(config, "asymmetric", shape, most, half=True, tokens=tokens)
     assert sum(told.values()) == pytest.approx(peak, rel=0.1)

@@ -16,7 +16,14 @@ from pipeline.core.models import load_folder
 from pipeline.stage import run_stage
 from tests.support.planned_sets import prepared_run, rows
 from tests.support.small_bases import tiny_base
-from training.dev_scores import DevScores, Evaluators, Vectors, dev_evaluators, retrieval, similarity
+from training.dev_scores import (
+    DevEvaluator,
+    Evaluators,
+    PrecomputedEmbeddings,
+    dev_evaluators,
+    retrieval_evaluator,
+    similarity_evaluator,
+)
 
 PROMPTS = Prompts("query: ", "passage: ")
 PAIRS = PairSet(
@@ -49,27 +56,27 @@ def test_a_set_of_pairs_is_found_among_all_passages_of_its_side(model: SentenceT
     passages = [*first.passages(), *second.passages()]
     queries, corpus = encoded(model, first.anchors), encoded(model, passages)
     relevant = np.eye(len(first), len(passages))
-    found = DevScores([first, second], model, 64).of(model).sets
+    found = DevEvaluator([first, second], model, 64).score_model(model).sets
     assert found["asymmetric"]["first"] == pytest.approx(ndcg_score(relevant, queries @ corpus.T, k=10), abs=1e-6)
-    alone = DevScores([first], model, 64).of(model).sets
+    alone = DevEvaluator([first], model, 64).score_model(model).sets
     assert alone["asymmetric"]["first"] > found["asymmetric"]["first"]
 
 
 def test_a_set_of_different_scores_is_judged_by_their_correlation(model: SentenceTransformer) -> None:
     pairs = random_set("scored", "symmetric", 3, scored=True)
     cosines = (encoded(model, pairs.anchors) * encoded(model, pairs.positives)).sum(axis=1)
-    found = DevScores([pairs], model, 64)(model)
+    found = DevEvaluator([pairs], model, 64)(model)
     assert found["scored_score"] == pytest.approx(spearmanr(pairs.scores, cosines).statistic, abs=1e-6)
 
 
 def test_the_score_is_the_mean_over_the_sides_of_their_sets_weighed_by_rows(model: SentenceTransformer) -> None:
     sets = [random_set("one", "symmetric", 1), random_set("two", "symmetric", 2), random_set("three", "asymmetric", 3)]
     sets[1] = sets[1].take(range(10))
-    found = DevScores(sets, model, 64)(model)
+    found = DevEvaluator(sets, model, 64)(model)
     symmetric = (40 * found["one_score"] + 10 * found["two_score"]) / 50
     assert found["one_score"] != found["two_score"]
     assert found["score"] == pytest.approx((symmetric + found["three_score"]) / 2)
-    assert found["three_score"] == DevScores(sets[2:], model, 64)(model)["score"]  # the other side has no part in it
+    assert found["three_score"] == DevEvaluator(sets[2:], model, 64)(model)["score"]  # the other side has no part in it
 
 
 def test_a_set_that_measures_nothing_has_no_score() -> None:
@@ -83,42 +90,46 @@ def test_equal_cosines_are_no_correlation(model: SentenceTransformer) -> None:
         flat = load_folder(tiny_base(), "cpu")
         for parameter in flat.parameters():
             parameter.zero_()
-    assert DevScores([pairs], flat, 64)(flat)["score"] == 0
+    assert DevEvaluator([pairs], flat, 64)(flat)["score"] == 0
 
 
 def test_texts_have_their_prompts(model: SentenceTransformer) -> None:
-    task = retrieval(PAIRS, PROMPTS, PAIRS.passages())
+    task = retrieval_evaluator(PAIRS, PROMPTS, PAIRS.passages())
     assert task.queries == ["query: кот", "query: лес"]  # not of the row that is no pair
     assert task.corpus == [f"passage: {text}" for text in ("пёс", "мост", "кот", "город", "хлеб", "соль", "окно")]
     assert task.relevant_docs == {"0": {"0", "1"}, "1": {"2"}}
-    pairs = similarity(PAIRS, PROMPTS)
+    pairs = similarity_evaluator(PAIRS, PROMPTS)
     assert (pairs.sentences1[2], pairs.sentences2[2]) == ("query: дом", "passage: город")
 
 
 def test_a_query_does_not_find_itself() -> None:
     pairs = PairSet("pairs", "symmetric", ["кот"], ["дом"], [["кот"]], [1.0])
-    task = retrieval(pairs, Prompts("", ""), pairs.passages())
-    vectors: object = Vectors({"кот": 0, "дом": 1}, torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    task = retrieval_evaluator(pairs, Prompts("", ""), pairs.passages())
+    vectors: object = PrecomputedEmbeddings({"кот": 0, "дом": 1}, torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
     assert task(vectors)["cosine_ndcg@10"] == 1.0  # type: ignore[arg-type]
 
 
 def test_what_a_query_is_worth_is_what_the_library_averages(model: SentenceTransformer) -> None:
-    evaluators = Evaluators({"pairs": retrieval(PAIRS, PROMPTS, [*PAIRS.passages(), "мост", "город"])}, model, 64)
+    evaluators = Evaluators(
+        {"pairs": retrieval_evaluator(PAIRS, PROMPTS, [*PAIRS.passages(), "мост", "город"])}, model, 64
+    )
     by_query, scores = evaluators.by_query(model)["pairs"], evaluators.scores(model)["pairs"]
     assert by_query.shape == (2,)
     assert by_query.mean() == scores
 
 
 def test_a_limit_on_passages_keeps_every_answer() -> None:
-    assert len(retrieval(PAIRS, PROMPTS, PAIRS.passages(), most_passages=4).corpus) == 4
-    assert len(retrieval(PAIRS, PROMPTS, PAIRS.passages(), most_passages=1).corpus) == 3  # the answers of all queries
-    assert len(retrieval(PAIRS, PROMPTS, PAIRS.passages(), most_queries=1).queries) == 1
+    assert len(retrieval_evaluator(PAIRS, PROMPTS, PAIRS.passages(), max_passages=4).corpus) == 4
+    assert (
+        len(retrieval_evaluator(PAIRS, PROMPTS, PAIRS.passages(), max_passages=1).corpus) == 3
+    )  # the answers of all queries
+    assert len(retrieval_evaluator(PAIRS, PROMPTS, PAIRS.passages(), max_queries=1).queries) == 1
 
 
 def test_vectors_equal_the_librarys_encode_and_equal_texts_are_encoded_once(model: SentenceTransformer) -> None:
-    evaluators = Evaluators({"pairs": similarity(PAIRS, Prompts("", ""))}, model, 64)
+    evaluators = Evaluators({"pairs": similarity_evaluator(PAIRS, Prompts("", ""))}, model, 64)
     assert sorted(evaluators.places) == ["город", "дом", "кот", "лес", "мост", "пёс"]
-    seen: list[Vectors] = []
+    seen: list[PrecomputedEmbeddings] = []
     evaluators.evaluators["pairs"] = lambda vectors: seen.append(vectors) or {}  # type: ignore[assignment]
     evaluators.metrics(model)
     np.testing.assert_allclose(seen[0].encode(["город", "кот"]), model.encode(["город", "кот"]), atol=1e-6)
@@ -128,7 +139,7 @@ def test_texts_are_cut_at_the_smaller_of_both_limits(model: SentenceTransformer)
     pairs = PairSet("pairs", "symmetric", ["река " * 200], ["море"], [[]], [1.0])
 
     def width(limit: int) -> int:
-        return max(map(len, DevScores([pairs], model, limit).sides["symmetric"].ids))
+        return max(map(len, DevEvaluator([pairs], model, limit).sides["symmetric"].ids))
 
     assert width(8) == 8
     assert width(1000) == model.max_seq_length

@@ -25,7 +25,7 @@ from tests.support.planned_sets import prepared_run, rows
 from tests.support.runs import file_names, read_metrics
 from tests.support.small_bases import tiny_model
 from training import losses
-from training.dev_scores import DevScores
+from training.dev_scores import DevEvaluator
 from training.finetune import check_devices, check_processes
 from training.model_files import load_model
 from training.sets import prepare_sets
@@ -105,7 +105,7 @@ def test_angles_share_is_computed_for_the_lines_alone(tmp_path: Path, monkeypatc
 def test_the_score_at_step_0_is_that_of_init(trained: Config) -> None:
     init = SentenceTransformer(str(trained.folder("init")), device="cpu")
     sets = [pairs.spread(trained.training.dev_rows) for pairs in read_dev_sets(trained.folder("data"))]
-    first = DevScores(sets, init, trained.training.dev_length)(init)
+    first = DevEvaluator(sets, init, trained.training.dev_length)(init)
     assert {f"dev_{name}": pytest.approx(value) for name, value in first.items()}.items() <= entries(trained)[0].items()
 
 
@@ -197,7 +197,7 @@ def test_a_gpu_without_bf16_trains_in_fp16_and_a_cpu_never_does(monkeypatch: pyt
     monkeypatch.setattr(precision, "native_bfloat16", lambda: False)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert precision.training_precision("auto") == "fp16"
-    assert precision.autocast_type("auto") == torch.float16
+    assert precision.autocast_dtype("auto") == torch.float16
     assert precision.training_precision("fp32") == "fp32"
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert precision.training_precision("auto") == "fp32"
@@ -299,7 +299,7 @@ def test_the_mean_of_the_last_evaluations_is_saved_also_by_a_run_taken_up_betwee
         assert any((weight != last[1][name]).any() for name, weight in saved.items())
     assert [line["step"] for line in entries(config) if "dev_score" in line] == [0, 2, 4, 5]
     init = SentenceTransformer(str(config.folder("joint") / "model"), device="cpu")
-    assert DevScores(read_dev_sets(config.folder("data")), init, 64)(init)["score"] == pytest.approx(
+    assert DevEvaluator(read_dev_sets(config.folder("data")), init, 64)(init)["score"] == pytest.approx(
         metrics["dev_score"], abs=1e-6
     )
 

@@ -13,8 +13,8 @@ from pipeline.core.packed import first_position_of, use_packed
 from tests.support.planned_sets import difference, features_of, gradients, rows, tokenised
 from tests.support.training_process import ONE_BATCH, heads_gradients, heads_loss, joint_loss, run_rank
 from training.batch_plan import plan_batches
-from training.batches import MiniBatches, PlannedRows
-from training.heads.loss import HeadsLoss, JointLoss, PaddedTexts, bge_m3_loss, chosen, mean_maxsim
+from training.batches import MiniBatchCollator, PlannedDataset
+from training.heads.loss import HeadsLoss, JointLoss, PaddedTexts, bge_m3_loss, mean_maxsim, pad_selected
 from training.losses import PlannedLoss
 from training.memory import Budget
 
@@ -135,7 +135,7 @@ def test_a_side_with_heads_learns_bge_m3s_loss_from_right_pairs(tmp_path: Path, 
         ):
             encoded.append((text[mask], ids[mask], vector))
     right_pairs = labels["position"][1::2]
-    queries, passages = (chosen(encoded, at.flatten()) for at in (right_pairs[:, 0], right_pairs[:, 1:]))
+    queries, passages = (pad_selected(encoded, at.flatten()) for at in (right_pairs[:, 0], right_pairs[:, 1:]))
     scores = brute_scores(joint, queries, passages)
     cosines, right = scores["dense"].detach() * TEMPERATURE, 2 * torch.arange(8)
     if margin is not None:
@@ -196,8 +196,8 @@ def test_only_the_heads_get_a_gradient_and_packed_texts_the_same_one(tmp_path: P
         loss = heads_loss(TEMPERATURE)
         if packed:
             use_packed(loss.model)
-        collate = MiniBatches(1, Budget(200, overhead=8), first_position_of(loss.model) if packed else None)
-        collated = collate(PlannedRows([item], 0.0).__getitems__(batch))
+        collate = MiniBatchCollator(1, Budget(200, overhead=8), first_position_of(loss.model) if packed else None)
+        collated = collate(PlannedDataset([item], 0.0).__getitems__(batch))
         labels, parts = collated.pop("label"), defaultdict[str, dict[str, Tensor]](dict)
         for name, value in collated.items():
             _, number, key = name.split("_", 2)

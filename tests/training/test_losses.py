@@ -38,7 +38,7 @@ from tests.support.planned_sets import (
 from tests.support.training_process import ALL_IN_ONE, CACHED, CASES, ONE_BATCH, ROWS, all_gradients, run_rank
 from training import losses
 from training.batch_plan import GlobalBatch, plan_batches
-from training.batches import PlannedRows
+from training.batches import PlannedDataset
 from training.losses import (
     angle_loss,
     angle_pairs,
@@ -49,7 +49,7 @@ from training.losses import (
     pairwise_angle,
 )
 from training.sets import TokenisedSet, with_vectors
-from training.text_vectors import OtherModel
+from training.text_vectors import AuxiliaryModel
 
 EVERYTHING = ["query_to_doc", "doc_to_query", "query_to_query", "doc_to_doc"]
 
@@ -221,7 +221,7 @@ def test_angles_share_of_the_gradient_is_the_same_on_two_processes_and_with_cach
 
 def columns_of(item: TokenisedSet, batch: GlobalBatch) -> list[list[list[int]]]:
     """The token ids of the batch's anchors, positives and negatives."""
-    texts = [row["texts"] for row in PlannedRows([item], 0.0).__getitems__(batch)]
+    texts = [row["texts"] for row in PlannedDataset([item], 0.0).__getitems__(batch)]
     return [list(column) for column in zip(*texts, strict=True)]
 
 
@@ -281,7 +281,7 @@ def test_a_guided_step_is_the_librarys_whatever_the_guides_tokenizer(tmp_path: P
     lengths = {"anchor_length": 64, "positive_length": 64}
     item = tokenised(tmp_path, rows(16, negatives=1), **lengths)
     guide = small_bases.tiny_model(seed=7, max_length=64, **base)
-    other = OtherModel(prepared_run(tmp_path, {}), str(guide), "training.symmetric.guide")
+    other = AuxiliaryModel(prepared_run(tmp_path, {}), str(guide), "training.symmetric.guide")
     item = with_vectors(item, tmp_path / "set.parquet", "symmetric", SideConfig(), tmp_path, {"guide": other})
     batch = plan_batches([item.rows], ONE_BATCH, seed=7).batches[0]
     found, model = [], tiny_model()

@@ -11,7 +11,7 @@ from pipeline.chain import CHAIN
 from pipeline.core.errors import UserError
 from pipeline.stage import run_stage
 from tests.support.planned_sets import prepared_run, rows, tiny_model
-from training.batches import MiniBatches
+from training.batches import MiniBatchCollator
 from training.heads.loss import held_bytes
 from training.memory import Budget, measured_tokens, memory_explained, planned_budget, probe, tokens_that_fit
 
@@ -33,15 +33,18 @@ def test_the_tokens_that_fit_come_from_two_probing_steps() -> None:
 def test_heads_hold_four_copies_of_a_batch_and_on_several_ranks_two_of_its_passages() -> None:
     lengths = np.array([3, 5, 5, 8])  # two rows of an anchor and a positive, each padded to 8 tokens
     kept = 4 * 2**28
-    assert held_bytes(lengths, rows=2, width=1024, world=1) - kept == 4 * 1025 * (4 * 4 * 8)
-    assert held_bytes(lengths, rows=2, width=1024, world=2) - kept == 4 * 1025 * (4 * 2 * 8 + 2 * 2 * 8)
+    assert held_bytes(lengths, rows=2, width=1024, world_size=1) - kept == 4 * 1025 * (4 * 4 * 8)
+    assert held_bytes(lengths, rows=2, width=1024, world_size=2) - kept == 4 * 1025 * (4 * 2 * 8 + 2 * 2 * 8)
 
 
 def test_what_heads_hold_of_a_batch_is_no_room_for_activations(monkeypatch: pytest.MonkeyPatch) -> None:
     """A CPU that tells of itself what a GPU of 10 GB would, with 9 GB free and 1 MB a token."""
     model, peaks = tiny_model(), iter([1e6 * 4096, 1e6 * 8192] * 3)
     side = SideConfig(anchor_length=32, positive_length=32)
-    trained, features = sum(weight.numel() for weight in model.parameters()), MiniBatches(1, Budget(1, 1)).features
+    trained, features = (
+        sum(weight.numel() for weight in model.parameters()),
+        MiniBatchCollator(1, Budget(1, 1)).features,
+    )
     for name in ("empty_cache", "reset_peak_memory_stats"):
         monkeypatch.setattr(torch.cuda, name, lambda *device: None)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
@@ -58,7 +61,7 @@ def test_what_heads_hold_of_a_batch_is_no_room_for_activations(monkeypatch: pyte
 def test_a_probing_step_leaves_no_gradient_and_no_trace_in_the_random_numbers() -> None:
     model = tiny_model(dropout=0.2)
     before = torch.get_rng_state()
-    probe(model, MiniBatches(1, Budget(1000, 8)).features([[5] * 7, [5] * 9]), torch.bfloat16)
+    probe(model, MiniBatchCollator(1, Budget(1000, 8)).features([[5] * 7, [5] * 9]), torch.bfloat16)
     assert torch.equal(torch.get_rng_state(), before)
     assert all(parameter.grad is None for parameter in model.parameters())
 

@@ -10,7 +10,7 @@ from pipeline.core.embedding import Prompts
 from tests.support.planned_sets import tiny_model, write_set
 from training import sets
 from training.batch_plan import GlobalBatch
-from training.batches import PlannedRows, text_lengths
+from training.batches import PlannedDataset, text_lengths
 from training.sets import tokenised_set
 
 RIVER, TOWN, WINTER = "Река течёт к морю через весь город.", "Город стоит на реке.", "Зимой в лесу тихо."
@@ -35,8 +35,8 @@ def test_rows_have_the_tokens_of_their_texts_and_each_distinct_text_is_tokenised
     for _ in range(2):  # made, and read
         item = tokenised_set(path, tokenizer, prompts, side, angle=False, cache=tmp_path / "tokens")
         batch = GlobalBatch("city", np.array([75, 76]), np.zeros((2, 0), np.int64))
-        found = PlannedRows([item], 0.0).__getitems__(batch)
-        found += PlannedRows([item], 0.0).__getitems__(GlobalBatch("city", np.array([3]), np.array([[1]])))
+        found = PlannedDataset([item], 0.0).__getitems__(batch)
+        found += PlannedDataset([item], 0.0).__getitems__(GlobalBatch("city", np.array([3]), np.array([[1]])))
         for row, given, taken in zip(found, (ROWS[0], ROWS[1], ROWS[0]), ([], [], [1]), strict=True):
             passages = [given["positive"], *(given["negatives"][index] for index in taken)]
             expected = [tokens(prompts.anchor, given["anchor"]), *(tokens(prompts.positive, text) for text in passages)]

@@ -20,7 +20,7 @@ from training.cost_model import (
     shape_of,
     side_memory,
     trained_parameters,
-    training_operations,
+    training_flops,
 )
 from training.heads.layers import first_heads
 from training.workload import Work, estimates, work_of
@@ -35,7 +35,7 @@ def test_the_plan_of_a_side_with_an_adapter_has_fewer_hours() -> None:
         gpus = devices_of(config)
         work = work_of(config, "symmetric", shape, gpus)
         hours.append(work.hours(gpus, shape))
-        operations.append(work.operations)
+        operations.append(work.flops)
     assert 2 / 3 < operations[1] / operations[0] < 0.71  # two thirds and the adapter's own
     assert hours[1] < operations[1] / operations[0] * hours[0]  # small gradients go round, and have small moments
 
@@ -53,8 +53,8 @@ def test_work_is_that_of_the_planned_batches(tmp_path: Path) -> None:
     assert work.tokens <= work.padded <= 1.5 * work.tokens
     assert work.cached_batches == work.batches
     assert work.largest > 128 and work.passes > 4 * work.batches
-    uncached = training_operations(shape, work.padded, 0.0, passes=3)
-    assert uncached < work.operations < 4 / 3 * training_operations(shape, work.padded, 32.0**2, passes=3)
+    uncached = training_flops(shape, work.padded, 0.0, passes=3)
+    assert uncached < work.flops < 4 / 3 * training_flops(shape, work.padded, 32.0**2, passes=3)
     assert {name: (seen.batches, seen.rows) for name, seen in work.seen.items()} == {"one": (6, 96), "two": (2, 24)}
     assert work.seen["one"].anchors <= 100
 
@@ -74,8 +74,8 @@ def test_fitting_heads_takes_one_pass_and_trains_two_layers(tmp_path: Path) -> N
     work = work_of(config, "heads", shape, devices)
     side = work_of(config, "asymmetric", shape, devices)
     assert (work.batches, work.rows, work.tokens, work.cached_batches) == (6, 96, side.tokens, 0)
-    assert training_operations(shape, work.tokens, 0.0, passes=1) < work.operations < side.operations / 2
-    heads = first_heads(tmp_path, shape.width, seed=1)
+    assert training_flops(shape, work.tokens, 0.0, passes=1) < work.flops < side.flops / 2
+    heads = first_heads(tmp_path, shape.hidden_size, seed=1)
     trained = trained_parameters(shape, config.training.heads)
     assert trained == work.trained == sum(weight.numel() for weight in heads.parameters())
     assert work.hours(devices, shape) < side.hours(devices, shape)
@@ -89,7 +89,7 @@ def test_hours_count_operations_launches_the_optimizer_and_the_gradients_way() -
     work = Work("", 10, 80, 100, 100, 36e12, passes=10, largest=10, cached_batches=0, seen={}, trained=shape.parameters)
     step = 7 * 4 * shape.parameters / 1e3 + 2 * 0.75 * 4 * shape.parameters / 1e4
     assert work.hours(gpus, shape) == pytest.approx((9 + 10 * step) / 3600)
-    launched = replace(work, operations=0.0, passes=1000)
+    launched = replace(work, flops=0.0, passes=1000)
     assert launched.hours(gpus, shape) == pytest.approx((1000 * 2 * 1e-3 + 10 * step) / 3600)
 
 
@@ -122,8 +122,8 @@ def test_an_estimate_s_work_is_that_of_its_rows() -> None:
     padded = work.tokens if not torch.cuda.is_available() else work.padded  # a GPU is assumed, which packs
     assert (work.batches, work.rows, work.padded, work.cached_batches) == (100, rows, padded, 0)
     assert work.tokens == pytest.approx(rows * a_row, rel=1e-6)
-    least = training_operations(shape, work.tokens, 0.0, passes=3)
-    assert least < work.operations < 1.01 * least  # short texts cost little attention
+    least = training_flops(shape, work.tokens, 0.0, passes=3)
+    assert least < work.flops < 1.01 * least  # short texts cost little attention
 
 
 def test_the_faithful_profile_shows_each_question_of_mr_tydi_a_hundred_times_and_ours_does_not() -> None:

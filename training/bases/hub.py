@@ -18,7 +18,6 @@ from transformers import PreTrainedModel
 
 from configs.schema.init import BaseConfig
 from pipeline.core.artefact import read_json, write_json
-from pipeline.core.checkpoint import INDEX, SHARDS, WEIGHTS
 from pipeline.core.console import log, quiet
 from pipeline.core.embedding import PROMPTS
 from pipeline.core.errors import UserError
@@ -29,11 +28,12 @@ from pipeline.core.model_folder import (
     PROBE,
     TORCH_FILES,
     listed_modules,
-    located,
     read_tokenizer,
+    resolve_model,
     transformer_folder,
 )
 from pipeline.core.models import stored_names
+from pipeline.core.safetensors_io import INDEX, SHARDS, WEIGHTS
 from training.bases.folder import named_by, opened, write_modules, write_tokenizer_config
 from training.vocabulary.tokenizer_file import TokenizerFile
 
@@ -61,7 +61,7 @@ def make_from_hub(config: BaseConfig, folder: Path, mirror: str | None) -> dict[
     name = str(config.hub)
     if mirror and local_model(name, mirror) is None:
         raise UserError("the mirror has no such model", where=f"{mirror}/{name}", remedy="add it, or unset mirror")
-    source, revision = located(name, mirror, "base.hub", config.revision)
+    source, revision = resolve_model(name, mirror, "base.hub", config.revision)
     with named_by(name, source):
         modules = listed_modules(source)
     place = transformer_folder(source)

@@ -24,8 +24,12 @@ def write_base(folder: Path, shape: Shape, base: BaseConfig) -> None:
 
     Positions, pooling and prompts are the base's.
     """
-    config = model_config(replace(base, hidden=shape.width, layers=shape.layers), shape.vocabulary)
-    config.num_attention_heads, config.intermediate_size, config.initializer_range = shape.heads, shape.inner, SMALL
+    config = model_config(replace(base, hidden=shape.hidden_size, layers=shape.layers), shape.vocabulary)
+    config.num_attention_heads, config.intermediate_size, config.initializer_range = (
+        shape.heads,
+        shape.intermediate_size,
+        SMALL,
+    )
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
     random_model(config, seed=0).save_pretrained(folder)
     pieces = [*SPECIAL, *(f"w{word}" for word in range(words(shape))), LAST]
@@ -35,7 +39,7 @@ def write_base(folder: Path, shape: Shape, base: BaseConfig) -> None:
     tokenizer.add_special_tokens([*SPECIAL, LAST])
     tokenizer.save(str(folder / "tokenizer.json"))
     write_tokenizer_config(folder, base.max_length)
-    write_modules(folder, base, shape.width)
+    write_modules(folder, base, shape.hidden_size)
 
 
 def words(shape: Shape) -> int:

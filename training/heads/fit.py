@@ -7,8 +7,8 @@ from configs.schema.config import Config
 from pipeline.core.artefact import StageFolder, link_tree
 from pipeline.core.console import quiet
 from pipeline.core.heads import write_heads
-from pipeline.core.precision import autocast_type
-from training.batches import MiniBatches, PlannedRows, encoding_budget
+from pipeline.core.precision import autocast_dtype
+from training.batches import MiniBatchCollator, PlannedDataset, encoding_budget
 from training.finetune import assembled, closing_metrics, finish, join_ranks, plan_run, train, training_arguments
 from training.heads.layers import add_heads
 from training.heads.loss import HeadsLoss
@@ -25,7 +25,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     settings, start = config.training.heads, config.model_folder("merge")
     process = join_ranks(config, stage)
     model = load_model(start, config.base.attention, settings, f"training.{stage.name}").requires_grad_(False)
-    choose_attention(model, config.base, autocast_type(config.precision) is not None, dropout=0.0)
+    choose_attention(model, config.base, autocast_dtype(config.precision) is not None, dropout=0.0)
     heads = add_heads(model, start, config.training_seed)
     sets, plan, report = plan_run(config, stage, model)
     budget = encoding_budget(settings, config.token_budget, process.device.type != "cpu")
@@ -35,9 +35,9 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
         plan,
         model=model,
         args=training_arguments(config, stage, len(plan.batches), has_dev=False),
-        train_dataset=PlannedRows(sets.train.values(), angle_weight=0.0),
+        train_dataset=PlannedDataset(sets.train.values(), angle_weight=0.0),
         loss=HeadsLoss(model, settings.temperature, budget.tokens),
-        data_collator=MiniBatches.of(model, budget),
+        data_collator=MiniBatchCollator.of(model, budget),
         dev_batches={},
     )
     train(config, stage, trainer)

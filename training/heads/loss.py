@@ -25,14 +25,14 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
 from configs.schema.training import SideConfig
-from pipeline.core.heads import IN_HYBRID, Heads, unused_ids
+from pipeline.core.heads import HYBRID_WEIGHTS, Heads, unused_ids
 from training.batch_plan import Integers
 from training.losses import BatchLoss, GlobalRows, PlannedLoss, candidates
 
-IN_LOSS = {"dense": 1.0, "sparse": 0.1, "multi_vector": 1.0}
+LOSS_WEIGHTS = {"dense": 1.0, "sparse": 0.1, "multi_vector": 1.0}
 CHUNK = 2**24  # numbers in a piece of MaxSim's work: 64 MB in float32
 KEPT_SIMILARITIES = 2**28  # of tokens, 1 GB, are kept for the backward pass; where there are more, all are made twice
-HIDDEN = -1e9  # the score of what is no candidate: unlike infinity it may be multiplied by a probability of 0
+MASKED_SCORE = -1e9  # the score of what is no candidate: unlike infinity it may be multiplied by a probability of 0
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ class HeadsLoss(BatchLoss):
         """The loss of this rank's rows; `labels` holds `position` (rows, 2 + negatives) as for `PlannedLoss`."""
         position = labels["position"]
         encoded = self._encoded(features)
-        queries = chosen(encoded, position[:, 0])
-        passages = chosen(encoded, position[:, 1:].flatten()).on_all_ranks()
+        queries = pad_selected(encoded, position[:, 0])
+        passages = pad_selected(encoded, position[:, 1:].flatten()).on_all_ranks()
         rows, group = position.shape[0], position.shape[1] - 1
         targets = (get_rank() * rows + torch.arange(rows, device=position.device)) * group
         with torch.autocast(position.device.type, enabled=False):
@@ -79,16 +79,18 @@ class HeadsLoss(BatchLoss):
         for part in features:
             made = self.model(dict(part))
             dense = F.normalize(made["sentence_embedding"].float(), dim=-1)
-            hidden, ids = (of_texts(of, part) for of in (made["token_embeddings"].float(), part["input_ids"]))
+            hidden, ids = (unpad(output, part) for output in (made["token_embeddings"].float(), part["input_ids"]))
             texts += zip(hidden, ids, dense, strict=True)
         return texts
 
     def scores(self, queries: PaddedTexts, passages: PaddedTexts) -> tuple[Tensor, dict[str, Tensor]]:
         """Dense scores, and those of both heads by name, each (queries, passages), divided by the temperature."""
         dense = queries.dense @ passages.dense.T
-        outputs = [(self.heads.weights(of.tokens), self.heads.vectors(of.tokens)) for of in (queries, passages)]
+        outputs = [
+            (self.heads.weights(texts.tokens), self.heads.vectors(texts.tokens)) for texts in (queries, passages)
+        ]
         scores, self.parts["all_zero"] = head_scores((queries, passages), outputs, self.unused)
-        return dense / self.temperature, {name: of / self.temperature for name, of in scores.items()}
+        return dense / self.temperature, {name: score / self.temperature for name, score in scores.items()}
 
 
 class JointLoss(PlannedLoss):
@@ -106,7 +108,7 @@ class JointLoss(PlannedLoss):
     def forward(self, features: Iterable[dict[str, Tensor]], labels: dict[str, Any]) -> Tensor:
         """As that of `PlannedLoss`."""
         features = list(features)
-        ids = [text for part in features for text in of_texts(part["input_ids"], part)]
+        ids = [text for part in features for text in unpad(part["input_ids"], part)]
         return super().forward(features, {**labels, "ids": ids})
 
     def _embed(self, part: dict[str, Tensor]) -> Tensor:
@@ -114,7 +116,7 @@ class JointLoss(PlannedLoss):
         made = self.model(dict(part))
         dense = made["sentence_embedding"].float()
         with torch.autocast(dense.device.type, enabled=False):
-            hidden = pad_sequence([*of_texts(made["token_embeddings"].float(), part)], True)
+            hidden = pad_sequence([*unpad(made["token_embeddings"].float(), part)], True)
             tokens = torch.cat([self.heads.weights(hidden)[..., None], self.heads.vectors(hidden)], dim=-1)
         return torch.cat([dense, tokens.flatten(1)], dim=1)
 
@@ -122,52 +124,59 @@ class JointLoss(PlannedLoss):
         width, position = 1 + self.heads.multi_vector.out_features, labels["position"]
         dense = torch.cat([part[:, : self.dimension] for part in embeddings])
         tokens = [text.view(-1, width) for part in embeddings for text in part[:, self.dimension :]]
-        texts = [(of[: len(ids)], ids, own) for of, ids, own in zip(tokens, labels["ids"], dense, strict=True)]
-        queries = chosen(texts, position[:, 0])
-        passages = chosen(texts, position[:, 1:].flatten()).on_all_ranks(with_grad=True)
+        texts = [
+            (features[: len(ids)], ids, own) for features, ids, own in zip(tokens, labels["ids"], dense, strict=True)
+        ]
+        queries = pad_selected(texts, position[:, 0])
+        passages = pad_selected(texts, position[:, 1:].flatten()).on_all_ranks(with_grad=True)
         with torch.autocast(dense.device.type, enabled=False):
             local = dense[position]
-            everyone = self._everyone(local, labels)
-            own = self._loss(local, everyone, labels["angle_weight"])
-            outputs = [(of.tokens[..., 0], of.tokens[..., 1:]) for of in (queries, passages)]
+            global_rows = self._gather_rows(local, labels)
+            own = self._loss(local, global_rows, labels["angle_weight"])
+            outputs = [(texts.tokens[..., 0], texts.tokens[..., 1:]) for texts in (queries, passages)]
             scores, all_zero = head_scores((queries, passages), outputs, self.unused)
-            loss, parts = self._of_scores(scores, everyone, own)
+            loss, parts = self._of_scores(scores, global_rows, own)
         self.parts |= {"self_distillation": parts.pop("distillation"), **parts, "all_zero": all_zero}
         return loss
 
     def _of_scores(
-        self, heads: dict[str, Tensor], everyone: GlobalRows, own: Tensor
+        self, heads: dict[str, Tensor], global_rows: GlobalRows, dense_loss: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss and its parts from the heads' scores (queries, passages) and the dense vectors' `own` loss.
+        """The loss and its parts from the heads' scores (queries, passages) and the `dense_loss`.
 
         Rows that are no queries weigh nothing, and keep their candidates: a softmax over none would be no number.
         """
-        embeddings, usable = everyone.embeddings, everyone.usable
-        rows = torch.arange(len(usable), device=usable.device)[everyone.own]
-        cosines, hidden = candidates(embeddings, usable, rows, ("query_to_doc",), *self._margin(everyone.guide))
-        by_column = {name: of.unflatten(1, (len(usable), -1)).mT.flatten(1) for name, of in heads.items()}
-        hidden, scores = hidden & usable[rows][:, None], {"dense": cosines, **by_column}
-        scores = {name: (of / self.temperature).masked_fill(hidden, HIDDEN) for name, of in scores.items()}
+        embeddings, usable = global_rows.embeddings, global_rows.usable
+        rows = torch.arange(len(usable), device=usable.device)[global_rows.local]
+        cosines, excluded = candidates(embeddings, usable, rows, ("query_to_doc",), *self._margin(global_rows.guide))
+        by_column = {name: score.unflatten(1, (len(usable), -1)).mT.flatten(1) for name, score in heads.items()}
+        excluded, scores = excluded & usable[rows][:, None], {"dense": cosines, **by_column}
+        scores = {
+            name: (score / self.temperature).masked_fill(excluded, MASKED_SCORE) for name, score in scores.items()
+        }
         shares = get_world_size() * usable[rows] / usable.sum().clamp(min=1)
 
         def mean(logits: Tensor, target: Tensor) -> Tensor:
             return (F.cross_entropy(logits, target, reduction="none") * shares).sum()
 
-        return bge_m3_loss(scores.pop("dense"), scores, rows, mean, own)
+        return bge_m3_loss(scores.pop("dense"), scores, rows, mean, dense_loss)
 
 
-def held_bytes(lengths: Integers, rows: int, width: int, world: int) -> int:
-    """Bytes that `JointLoss` holds on a rank of a global batch, beside the activations of the mini-batches at once.
+def held_bytes(lengths: Integers, rows: int, width: int, world_size: int) -> int:
+    """Bytes that `JointLoss` holds on one rank for a global batch, on top of the encoder's activations.
 
-    In float32, 1 + `width` numbers of every token, texts padded to the longest: what the mini-batches gave, its copy by
-    texts, and both gradients; on several ranks the passages of all of them, and their gradient; and similarities.
+    For every token, texts padded to the longest, 1 + `width` float32 numbers, four times: the heads' outputs by
+    mini-batch and by text, and the gradients of both. With several ranks also the gathered passages and their gradient.
+    Then the similarities that are kept.
 
     Args:
-        lengths: of all texts of the batch, `rows` anchors among them, in tokens.
-        width: of the multi-vector head.
+        lengths: (texts,) tokens of every text of the global batch.
+        rows: how many of the texts are anchors.
+        width: output dimension of the multi-vector head.
+        world_size: number of ranks.
     """
     longest = int(lengths.max())
-    tokens = 4 * len(lengths) * longest // world + 2 * (len(lengths) - rows) * longest * (world > 1)
+    tokens = 4 * len(lengths) * longest // world_size + 2 * (len(lengths) - rows) * longest * (world_size > 1)
     return 4 * (1 + width) * tokens + 4 * KEPT_SIMILARITIES
 
 
@@ -176,27 +185,31 @@ def bge_m3_loss(
     scores: dict[str, Tensor],
     targets: Tensor,
     mean: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
-    own: Tensor | None = None,
+    dense_loss: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The mean of the contrastive loss and of self-distillation (arXiv:2402.03216, section 3.3), and its parts.
 
     With s = s_dense + 0.3 s_sparse + s_multi, all divided by the temperature, and cross-entropies CE over all passages
-    of the global batch: L = (own + CE(s) + 0.1 CE(s_sparse) + CE(s_multi)) / 4, and with softmax(s) as a target without
-    gradient L' = (CE'(s_dense) + 0.1 CE'(s_sparse) + CE'(s_multi)) / 3; the loss is (L + L') / 2.
+    of the global batch: L = (dense_loss + CE(s) + 0.1 CE(s_sparse) + CE(s_multi)) / 4, and with softmax(s) as a target
+    without gradient L' = (CE'(s_dense) + 0.1 CE'(s_sparse) + CE'(s_multi)) / 3; the loss is (L + L') / 2.
 
     Args:
         dense, scores: of the dense vectors and of both heads by name, (queries, passages).
         targets: (queries,), the passage of each.
         mean: the mean cross-entropy over the queries, from scores and either targets or probabilities.
-        own: the loss of the dense vectors alone; None where they don't learn, which leaves out CE'(s_dense) too.
+        dense_loss: that of the dense vectors alone; None where they don't learn, which leaves out CE'(s_dense) too.
     """
-    ensemble = dense + IN_HYBRID["sparse"] * scores["sparse"] + IN_HYBRID["multi_vector"] * scores["multi_vector"]
+    ensemble = (
+        dense + HYBRID_WEIGHTS["sparse"] * scores["sparse"] + HYBRID_WEIGHTS["multi_vector"] * scores["multi_vector"]
+    )
     teacher = ensemble.detach().softmax(dim=-1)
-    contrastive = {name: mean(of, targets) for name, of in {"ensemble": ensemble, **scores}.items()}
-    students = scores if own is None else {**scores, "dense": dense}
-    distillation = torch.stack([IN_LOSS[name] * mean(of, teacher) for name, of in students.items()]).sum() / 3
-    weighed = [contrastive["ensemble"], *(IN_LOSS[name] * contrastive[name] for name in scores)]
-    weighed += [] if own is None else [own]
+    contrastive = {name: mean(score, targets) for name, score in {"ensemble": ensemble, **scores}.items()}
+    students = scores if dense_loss is None else {**scores, "dense": dense}
+    distillation = (
+        torch.stack([LOSS_WEIGHTS[name] * mean(score, teacher) for name, score in students.items()]).sum() / 3
+    )
+    weighed = [contrastive["ensemble"], *(LOSS_WEIGHTS[name] * contrastive[name] for name in scores)]
+    weighed += [] if dense_loss is None else [dense_loss]
     parts = {name: part.detach() for name, part in {**contrastive, "distillation": distillation}.items()}
     return (torch.stack(weighed).sum() / 4 + distillation) / 2, parts
 
@@ -210,8 +223,10 @@ def head_scores(
     width) of all their tokens. The ids in `unused` weigh nothing, and the first token has no vector.
     """
     special = torch.tensor(unused, device=texts[0].ids.device)
-    weights = [of * (own.mask & ~torch.isin(own.ids, special)) for own, (of, _) in zip(texts, outputs, strict=True)]
-    all_zero = 1 - torch.cat([of.any(dim=1) for of in weights]).float().mean()
+    weights = [
+        weight * (own.mask & ~torch.isin(own.ids, special)) for own, (weight, _) in zip(texts, outputs, strict=True)
+    ]
+    all_zero = 1 - torch.cat([weight.any(dim=1) for weight in weights]).float().mean()
     queries, passages = texts
     (_, a), (_, b) = outputs
     return {
@@ -221,7 +236,11 @@ def head_scores(
 
 
 def mean_maxsim(a: Tensor, b: Tensor, a_mask: Tensor, b_mask: Tensor) -> Tensor:
-    """The library's MaxSim by the number of the query's tokens, (queries, passages), in bounded memory."""
+    """MaxSim divided by the number of the query's tokens, (queries, passages), in bounded memory.
+
+    `a` (queries, tokens, width) and `b` (passages, tokens, width), masks (…, tokens) bool. Where more than
+    KEPT_SIMILARITIES would be kept for the backward pass, it computes them again.
+    """
     score = partial(maxsim, chunk_elements=CHUNK, length_normalize=True)
     most = max(1, KEPT_SIMILARITIES // (a.shape[1] * b.shape[0] * b.shape[1]))
     if len(a) <= most:
@@ -238,23 +257,23 @@ def heads_of(model: SentenceTransformer) -> Heads:
     return heads
 
 
-def of_texts(tokens: Tensor, part: dict[str, Tensor]) -> Sequence[Tensor]:
-    """What a mini-batch has of its tokens, (texts, tokens, ...) or packed, text by text without padding."""
+def unpad(tokens: Tensor, part: dict[str, Tensor]) -> Sequence[Tensor]:
+    """Unpad `tokens`, (texts, tokens, ...) or packed (1, all tokens, ...): one tensor (its tokens, ...) a text."""
     if "cu_seq_lens_q" in part:
         return tokens[0].split(part["cu_seq_lens_q"].diff().tolist())
     return [own[:length] for own, length in zip(tokens, part["attention_mask"].sum(dim=1).tolist(), strict=True)]
 
 
-def chosen(texts: Sequence[tuple[Tensor, Tensor, Tensor]], places: Tensor) -> PaddedTexts:
-    """The texts at these places, padded to the longest of them."""
+def pad_selected(texts: Sequence[tuple[Tensor, Tensor, Tensor]], places: Tensor) -> PaddedTexts:
+    """The texts at the indices `places` (n,), padded to the longest; a text is (token features, token ids, dense)."""
     tokens, ids, dense = zip(*(texts[place] for place in places.tolist()), strict=True)
-    lengths = torch.tensor([len(of) for of in ids], device=places.device)
+    lengths = torch.tensor([len(text_ids) for text_ids in ids], device=places.device)
     mask = torch.arange(int(lengths.max()), device=places.device) < lengths[:, None]
     return PaddedTexts(pad_sequence([*tokens], True), pad_sequence([*ids], True), mask, torch.stack(dense))
 
 
 def sparse_scores(ids: Tensor, weights: Tensor, other_ids: Tensor, other_weights: Tensor) -> Tensor:
-    """Dot products (texts, other texts) of the vectors whose entry at an id is the maximum of its tokens' weights.
+    """Dot products (texts, other texts) of sparse vectors, whose entry at an id is the largest weight of its tokens.
 
     All arguments are (texts, tokens). Only the ids of the first texts get a column, not the vocabulary.
     """

@@ -12,13 +12,13 @@ import pyarrow
 import pyarrow.parquet
 
 from pipeline.core.artefact import PARTIAL, read_json, write_json
-from pipeline.core.checkpoint import INDEX, SHARDS, WEIGHTS, Checkpoint, EagerFile, write_header
 from pipeline.core.errors import UserError
-from pipeline.core.model_folder import NOT_THE_MODEL
+from pipeline.core.model_folder import STAGE_FILES
+from pipeline.core.safetensors_io import INDEX, SHARDS, WEIGHTS, EagerFile, SafetensorsReader, write_header
 from training.vocabulary.tokenizer_file import Ids, TokenizerFile, shrink_sentencepiece
 
 SENTENCEPIECE = "sentencepiece.bpe.model"
-NOT_COPIED = (WEIGHTS, SHARDS, INDEX, f"*{PARTIAL}", *NOT_THE_MODEL)
+NOT_COPIED = (WEIGHTS, SHARDS, INDEX, f"*{PARTIAL}", *STAGE_FILES)
 ID_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "cls_token_id", "mask_token_id")
 PADDING_ROWS = 128  # an embedding may have fewer than so many rows beyond the tokenizer's ids
 EMBEDDING = "embeddings.word_embeddings.weight"  # the end of its name; the only tensor with a row for each id
@@ -45,7 +45,7 @@ def shrink(base: Path, target: Path, tokenizer: TokenizerFile, kept: Ids) -> Siz
         what = f"the selection would drop the special tokens {', '.join(dropped)}"
         raise UserError(what, where=str(tokenizer.path), remedy="keep all special tokens")
     new_ids = {int(old): new for new, old in enumerate(kept)}
-    with Checkpoint(base) as weights, EagerFile(target / WEIGHTS) as file:
+    with SafetensorsReader(base) as weights, EagerFile(target / WEIGHTS) as file:
         rows = embedding_rows(weights, tokenizer.size)
         before = {name: tensor.shape for name, tensor in weights.tensors.items()}
         after = shrink_weights(weights, kept, rows, file)
@@ -66,7 +66,7 @@ def shrink(base: Path, target: Path, tokenizer: TokenizerFile, kept: Ids) -> Siz
     return sizes
 
 
-def embedding_rows(weights: Checkpoint, ids: int) -> int:
+def embedding_rows(weights: SafetensorsReader, ids: int) -> int:
     """Rows of the word embedding, checked against the tokenizer's number of ids.
 
     Raises UserError: no word embedding, fewer rows than ids, or more than padding explains.
@@ -82,7 +82,7 @@ def embedding_rows(weights: Checkpoint, ids: int) -> int:
     return rows
 
 
-def shrink_weights(weights: Checkpoint, kept: Ids, rows: int, target: EagerFile) -> dict[str, tuple[int, ...]]:
+def shrink_weights(weights: SafetensorsReader, kept: Ids, rows: int, target: EagerFile) -> dict[str, tuple[int, ...]]:
     """Write the file `target` (safetensors): the rows `kept` of the word embedding, all else bit by bit.
 
     Only what stays is read, and the kernel copies it where it can: no tensor is in memory. Returns the new shapes.
@@ -102,7 +102,7 @@ def shrink_weights(weights: Checkpoint, kept: Ids, rows: int, target: EagerFile)
     return shapes
 
 
-def parameters(weights: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> int:
+def parameters(weights: SafetensorsReader, shapes: Mapping[str, tuple[int, ...]]) -> int:
     """Number of parameters in tensors of these shapes; buffers of whole numbers don't count."""
     floating = (name for name, tensor in weights.tensors.items() if tensor.is_floating)
     return sum(int(np.prod(shapes[name], dtype=np.int64)) for name in floating)

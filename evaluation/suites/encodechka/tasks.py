@@ -23,7 +23,7 @@ from evaluation.suites.encodechka.words import entity_task
 from evaluation.suites.task import Task
 from evaluation.suites.text_pairs import items_of_pairs
 from pipeline.core.artefact import StageFolder
-from pipeline.core.embedding import digest
+from pipeline.core.embedding import text_key
 
 
 def tasks(suite: str, config: Config, stage: StageFolder) -> list[Task]:
@@ -42,11 +42,11 @@ class EncodechkaTask(Task):
         self.run, self.files, self.protocol = score, files, protocol
 
     def score(self, scorer: Scorer) -> Outcome:
-        return self.run(self.files, Vectors(scorer.encoder, self.protocol, scorer.workers))
+        return self.run(self.files, EncodechkaVectors(scorer.encoder, self.protocol, scorer.workers))
 
 
 @dataclass(frozen=True)
-class Vectors:
+class EncodechkaVectors:
     """What the protocol takes of a model: candidates of sentence vectors, and word vectors."""
 
     encoder: Encoder
@@ -61,14 +61,14 @@ class Vectors:
 
 
 Files = Callable[[str], Any]  # a file's rows by its name
-Run = Callable[[Files, Vectors], Outcome]
+Run = Callable[[Files, EncodechkaVectors], Outcome]
 Label = Callable[[Any], Any]
 
 
 def paired(score: Callable[..., Outcome], file: str, first: str, second: str, gold: str, kind: Label) -> Run:
     """A score of the similarities of two columns' texts against gold labels."""
 
-    def run(files: Files, vectors: Vectors) -> Outcome:
+    def run(files: Files, vectors: EncodechkaVectors) -> Outcome:
         rows = files(file)
         texts = [[row[column] for row in rows] for column in (first, second)]
         outcome = score(*map(vectors.sentences, texts), _labels(rows, gold, kind))
@@ -81,7 +81,7 @@ def paired(score: Callable[..., Outcome], file: str, first: str, second: str, go
 def classified(score: Callable[..., Outcome], stem: str, label: str, kind: Label, train_text: str = "text") -> Run:
     """A classifier that is fitted on `<stem>_train` and scored on `<stem>_test`."""
 
-    def run(files: Files, vectors: Vectors) -> Outcome:
+    def run(files: Files, vectors: EncodechkaVectors) -> Outcome:
         train, test = files(f"{stem}_train"), files(f"{stem}_test")
         texts = [row["text"] for row in test]
         outcome = score(
@@ -91,7 +91,7 @@ def classified(score: Callable[..., Outcome], stem: str, label: str, kind: Label
             _labels(test, label, kind),
             vectors.workers,
         )
-        outcome.columns[ITEM] = np.array([digest(text) for text in texts], dtype=object)
+        outcome.columns[ITEM] = np.array([text_key(text) for text in texts], dtype=object)
         return outcome
 
     return run
@@ -100,7 +100,7 @@ def classified(score: Callable[..., Outcome], stem: str, label: str, kind: Label
 def entities(file: str) -> Run:
     """Tags of named entities from vectors of words."""
 
-    def run(files: Files, vectors: Vectors) -> Outcome:
+    def run(files: Files, vectors: EncodechkaVectors) -> Outcome:
         data = files(file)
         return entity_task(data["texts"], data["labels"], vectors.encoder.words)
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from configs.schema.config import Config
-from evaluation.published import CARD_MTEB
+from evaluation.published_scores import CARD_MTEB
 from evaluation.report.claims import CLAIMS, COLUMNS, Claim, check_claims, claims_csv
 from evaluation.report.record import RunRecord, read_run
 from evaluation.results import Score

@@ -7,12 +7,12 @@ import pytest
 from scipy import stats
 
 from evaluation.outcome import Measure, Outcome
-from evaluation.significance import Plan
+from evaluation.significance import Resampling
 from evaluation.study.comparison import ArmScore, compare_arms
 from evaluation.study.table import by_mode
 from pipeline.core.errors import UserError
 
-PLAN = Plan(resamples=4000, seed=7)
+PLAN = Resampling(resamples=4000, seed=7)
 SEEDS, ITEMS = (1, 2, 3), 300
 
 
@@ -70,7 +70,7 @@ def test_95_percent_of_intervals_hold_the_truth_and_5_percent_of_equal_arms_diff
         found = {("base", seed): {"own/task": outcome(np.zeros(ITEMS))} for seed in SEEDS}
         items = rng.normal(0, 0.3, ITEMS)
         found |= {("arm", seed): {"own/task": outcome(items + rng.normal(0, of_seeds))} for seed in SEEDS}
-        difference = row(compare_arms(found, Plan(200, seed=trial)), "arm", "base")
+        difference = row(compare_arms(found, Resampling(200, seed=trial)), "arm", "base")
         held += difference.ci_low <= 0 <= difference.ci_high
         certain += difference.p_holm <= 0.05
     assert held == trials - certain

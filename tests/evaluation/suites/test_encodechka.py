@@ -23,7 +23,7 @@ from evaluation.encoder import Encoder
 from evaluation.significance import STATISTICS
 from evaluation.suites.encodechka.files import SHA256, DataFiles
 from evaluation.suites.encodechka.predictors import inference_task
-from evaluation.suites.encodechka.tasks import TASKS, Vectors
+from evaluation.suites.encodechka.tasks import TASKS, EncodechkaVectors
 from evaluation.suites.encodechka.words import tagged_words
 from pipeline.core.errors import UserError
 from tests.evaluation.conftest import MakeModel
@@ -85,7 +85,7 @@ def model(make_model: MakeModel) -> Path:
 
 
 @dataclass(frozen=True)
-class OneSet(Vectors):
+class OneSet(EncodechkaVectors):
     """The slow path's vectors, so that both sides predict from the same numbers."""
 
     slow: SlowModel = field(kw_only=True)
@@ -122,14 +122,14 @@ def test_every_whole_task_equals_the_slow_path(task: str, model: Path, encodechk
     files, slow = DataFiles(str(encodechka_data), encodechka_data), SlowModel(model)
     expected = SLOW[task](slow, encodechka_data)
     assert TASKS[task](files, one_set(slow)).measures[0].score == pytest.approx(expected, abs=1e-3)
-    batched = TASKS[task](files, Vectors(Encoder(model), "leaderboard", workers=2))
+    batched = TASKS[task](files, EncodechkaVectors(Encoder(model), "leaderboard", workers=2))
     assert batched.measures[0].score == pytest.approx(expected, abs=2e-3)  # batches change the last digits
 
 
 @pytest.mark.real_data
 @pytest.mark.parametrize("task", ["STS", "TI", "IC", "NE2"])
 def test_the_score_follows_from_the_items(task: str, model: Path, subset: Path) -> None:
-    outcome = TASKS[task](UncheckedFiles(str(subset), subset), Vectors(Encoder(model), "leaderboard"))
+    outcome = TASKS[task](UncheckedFiles(str(subset), subset), EncodechkaVectors(Encoder(model), "leaderboard"))
     measure = outcome.measures[0]
     ones, columns = np.ones((1, outcome.items)), [outcome.columns[name] for name in measure.columns]
     again = STATISTICS[measure.statistic](ones, lambda size: np.ones((1, size)), *columns)
@@ -153,8 +153,8 @@ def test_inference_is_three_folds_of_logistic_regression_on_the_dot_product_alon
 @pytest.mark.real_data
 def test_the_model_protocol_takes_the_models_own_vectors(model: Path, subset: Path) -> None:
     files = UncheckedFiles(str(subset), subset)
-    best = TASKS["STS"](files, Vectors(Encoder(model), "leaderboard")).notes
-    own = TASKS["STS"](files, Vectors(Encoder(model), "model")).notes
+    best = TASKS["STS"](files, EncodechkaVectors(Encoder(model), "leaderboard")).notes
+    own = TASKS["STS"](files, EncodechkaVectors(Encoder(model), "model")).notes
     assert set(best["candidates"]) == {f"{kind}{norm}" for kind in ("cls", "mean", "pooler") for norm in ("", "_norm")}
     assert set(own["candidates"]) == {"own"}
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from evaluation.encoder import Encoder
-from evaluation.suites.heads import SPARSE, WEIGHTS, Vectors, mode_scores, vectors_of, weighted
+from evaluation.suites.heads import SPARSE, WEIGHTS, HeadOutputs, mode_scores, vectors_of, weighted
 from pipeline.core.embedding import DOCUMENT, QUERY
 from pipeline.core.heads import Heads, read_heads, write_heads
 from tests.evaluation.conftest import MakeModel
@@ -23,7 +23,7 @@ PASSAGES = [f"{who.capitalize()} {did} {where}." for who in WHO for did in DID f
 QUESTIONS = ["Кто чинит лодку у реки?", "Где врач читает письмо?", "Что делает сторож под мостом?"]
 
 
-def told(vectors: Vectors, row: int) -> tuple[list[float], dict[int, float], list[list[float]]]:
+def told(vectors: HeadOutputs, row: int) -> tuple[list[float], dict[int, float], list[list[float]]]:
     """A text's vectors as the README's example has them: dense, sparse by id, and one for each token."""
     sparse = vectors.sparse[[row]]
     words = dict(zip(sparse.indices.tolist(), sparse.data.tolist(), strict=True))

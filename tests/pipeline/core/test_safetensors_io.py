@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from pipeline.core import checkpoint
-from pipeline.core.checkpoint import BUFFER, WEIGHTS, Checkpoint, EagerFile
+from pipeline.core import safetensors_io as checkpoint
 from pipeline.core.errors import UserError
+from pipeline.core.safetensors_io import BUFFER, WEIGHTS, EagerFile, SafetensorsReader
 
 NUMBERS = np.random.default_rng(0).bytes(3 * BUFFER + 5)
 
@@ -54,7 +54,7 @@ def test_a_copy_past_the_end_says_how_much_there_was(source: Path, tmp_path: Pat
 
 def test_weights_that_lost_their_end_are_one_line(tmp_path: Path) -> None:
     save_file({"weight": np.ones(100, np.float32)}, tmp_path / WEIGHTS)
-    with Checkpoint(tmp_path) as weights, EagerFile(tmp_path / "target") as target:
+    with SafetensorsReader(tmp_path) as weights, EagerFile(tmp_path / "target") as target:
         os.truncate(tmp_path / WEIGHTS, (tmp_path / WEIGHTS).stat().st_size - 8)
         with pytest.raises(UserError, match=r"not a whole safetensors file: it ends too early"):
             weights.copy(weights.tensors["weight"], 0, 100, target)

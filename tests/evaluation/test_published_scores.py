@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from evaluation.published import (
+from evaluation.published_scores import (
     AVERAGE,
     CARD_ENCODECHKA,
     CARD_MTEB,

@@ -31,7 +31,7 @@ SLICING = 0x51CE  # apart from the keys of samples and dev rows
 EMPTY_IN_GROUP = "empty text in a group"
 
 
-class OneSet:
+class SetBuilder:
     """One set of the mixture, to be prepared once: its settings, what was counted, and the keys of what was seen."""
 
     def __init__(
@@ -65,7 +65,7 @@ class OneSet:
             dev, mixed = None, False
             if candidates is not None:
                 self.counts.dev_candidates = len(candidates)
-                mixed = not official and bool(sampling.shares(candidates, self._trained_keys()).any())
+                mixed = not official and bool(sampling.overlap_mask(candidates, self._trained_keys()).any())
                 dev = None if mixed else self._dev(candidates, writer, official=official)
         if candidates is not None and mixed:
             dev = self._dev_of_groups(candidates, writer.path)
@@ -194,7 +194,7 @@ class OneSet:
         return self.trained[0]
 
     def _official_dev(self, rows: Located, spill: Path) -> pl.DataFrame | None:
-        other = OneSet(self.name, self.config, self.decontamination, self.earlier_pairs)
+        other = SetBuilder(self.name, self.config, self.decontamination, self.earlier_pairs)
         frames = list(other._kept(rows, spill))
         return pl.concat(frames) if frames else None
 

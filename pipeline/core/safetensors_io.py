@@ -99,7 +99,7 @@ class StoredTensor:
         return self.code in FLOATING
 
 
-class Checkpoint:
+class SafetensorsReader:
     """The tensors of a folder with `model.safetensors` or its shards, by name, in the order of the files.
 
     Tensors that share memory are stored once; a name that the file's metadata maps to a stored one
