@@ -78,8 +78,8 @@ class _Sets:
     def held_out_line(self, name: str, source: SourceConfig) -> dict[str, Any]:
         """The ledger line of a set that is never trained on, which is made unless it is there."""
         self.held_out[name] = set_fingerprint(name, self.config, self.states)
-        one_set = SetBuilder(name, self.config, Decontamination())
-        made = self.stage.unit(f"heldout-{name}", self.held_out[name], one_set.write_held_out)
+        builder = SetBuilder(name, self.config, Decontamination())
+        made = self.stage.unit(f"heldout-{name}", self.held_out[name], builder.write_held_out)
         return ledger.entry(name, source, made) | {"side": "held_out", "status": "held out"}
 
     def training_line(self, name: str, source: SourceConfig) -> dict[str, Any]:

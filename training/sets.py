@@ -193,7 +193,7 @@ def _numbered(table: pa.Table) -> tuple[pa.Array, dict[str, Any]]:
 def _tokenise(
     texts: pa.Array, wanted: Integers, tokenizer: PreTrainedTokenizerBase, prompt: str, length: int, path: Path
 ) -> Integers:
-    """Write the token ids of the texts with the `wanted` numbers, which rise; returns `Texts.ends`."""
+    """Write the token ids of the texts with the `wanted` numbers, which rise; returns `TokenIds.ends`."""
     lengths = np.zeros(len(texts), dtype=np.int64)
     parts = [wanted[start : start + AT_ONCE] for start in range(0, len(wanted), AT_ONCE)]
     with replacing(path) as temporary, temporary.open("wb") as file:

@@ -54,9 +54,9 @@ def test_equals_sentence_transformers(models: dict[str, Path], tmp_path: Path) -
     assert largest_difference(merged(models, WEIGHTS, tmp_path), peer[0].model.state_dict()) <= 1e-6
 
 
-def test_pieces_do_not_show(models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slices_do_not_show(models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = merged(models, WEIGHTS, tmp_path / "whole")
-    monkeypatch.setattr(interpolation, "PIECE_ITEMS", 37)
+    monkeypatch.setattr(interpolation, "SLICE_ITEMS", 37)
     assert largest_difference(merged(models, WEIGHTS, tmp_path / "pieces"), whole) <= 1e-7
 
 
