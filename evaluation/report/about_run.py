@@ -205,11 +205,15 @@ def _values(name: str, value: dict[str, Any]) -> Table:
     if all(isinstance(item, dict) for item in value.values()):
         rows = [{"": key, **item} for key, item in value.items()]
     else:
-        rows = [{"": _words(key), "value": item} for key, item in value.items() if not isinstance(item, dict)]
+        flat = {key: item for key, item in value.items() if not isinstance(item, dict)}
+        rows = [{"": _words(key), "value": _figure(key, item)} for key, item in flat.items()]
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    looks = {column: show.share if column == "occurrences_kept" else show.number for column in columns}
-    cells = [[look(row.get(column)) for column, look in looks.items()] for row in rows]
+    cells = [[_figure(column, row.get(column)) for column in columns] for row in rows]
     return Table(_words(name).capitalize(), [_words(column) for column in columns], cells)
+
+
+def _figure(name: str, value: Any) -> str:
+    return show.share(value) if name == "occurrences_kept" else show.number(value)
 
 
 def _words(name: str) -> str:

@@ -126,6 +126,7 @@ def init(folder: Path) -> dict[str, Any]:
         "parameters_before": 96_000,
         "parameters_after": 70_384,
         "pinned": {"piece": "ъ", "score": -20.36, "old_id": 1999, "new_id": 399},
+        "languages": {"ru": {"pieces": 390, "pieces_kept": 380, "occurrences": 9000, "occurrences_kept": 1.0}},
         "checked": {"pairs": {"source": "stage data", "texts": 12_000, "covered": 11_912, "coverage": 0.9927}},
         "hidden_states": {"texts": 64, "tokens": 905, "bitwise_equal": True, "largest_difference": 0.0},
     }

@@ -65,7 +65,8 @@ def test_the_page_tells_what_the_artefacts_say(whole: Config, page: str) -> None
     for stage in ("data", "init", "merge", "evaluate"):
         manifest = read_manifest(whole.folder(stage))
         assert manifest and manifest.fingerprint[:10] in text
-    for figure in ("2,000", "400", "70,384", "11,912", "512,345", "3.1 %", "4 min 01 s", "1.24 GB"):
+    sizes = ("2,000", "400", "70,384", "11,912", "390 380 9,000 100.0 %")
+    for figure in (*sizes, "512,345", "3.1 %", "4 min 01 s", "1.24 GB"):
         assert figure in text, figure
     headline = "R@1, term to definition, base → merge 0.300 → 0.340 +0.040, 95 % interval +0.027 to +0.053"
     for score in (
