@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from configs.schema.config import TRAINED
+from configs.schema.config import SIDES_READ
 from data.pair_files import read_pairs
 from pipeline.core.artefact import read_json
 from pipeline.core.errors import UserError
@@ -84,7 +84,9 @@ UNWEIGHTED = MixtureWeight()  # of a set that the ledger says nothing about
 
 def set_files(data: Path, side: str) -> list[tuple[str, Path]]:
     """The data side and file of each set that the training side `side` reads, in a fixed order."""
-    return [(data_side, path) for data_side in TRAINED[side] for path in sorted((data / data_side).glob("*.parquet"))]
+    return [
+        (data_side, path) for data_side in SIDES_READ[side] for path in sorted((data / data_side).glob("*.parquet"))
+    ]
 
 
 def read_pair_set(path: Path, side: str) -> PairSet:
@@ -107,7 +109,7 @@ def read_dev_sets(data: Path, side: str = ALL_SIDES) -> list[PairSet]:
     return [
         read_pair_set(files[name], data_side)
         for name, data_side in sides.items()
-        if name in files and data_side in TRAINED[side]
+        if name in files and data_side in SIDES_READ[side]
     ]
 
 

@@ -13,7 +13,7 @@ NOT_ON_CARD = "not on the card"
 
 
 @dataclass
-class Counts:
+class SetCounts:
     """What the ledger says about one set."""
 
     raw: int = 0
@@ -58,7 +58,7 @@ def entry(name: str, source: SourceConfig, counts: dict[str, Any]) -> dict[str, 
 
 def skipped(name: str, source: SourceConfig, reason: str) -> dict[str, Any]:
     """The line of a set that could not be read and need not be."""
-    return entry(name, source, vars(Counts()) | {"revision": ""}) | {"status": f"skipped: {reason}"}
+    return entry(name, source, vars(SetCounts()) | {"revision": ""}) | {"status": f"skipped: {reason}"}
 
 
 def expected(source: SourceConfig) -> int | None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from configs.schema.config import Config
 from data import sampling
-from data.ledger import Counts
+from data.ledger import SetCounts
 from data.pair_files import PairWriter, read_frames, write_keys
 from data.pairs.cleaning import Changes
 from data.pairs.constructions import GROUPED
@@ -45,7 +45,7 @@ class SetBuilder:
         self.dev = self.data.dev if own is None else replace(self.data.dev, anchors=own)
         self.maker = PairMaker(self.source, self.data.cleaning, config.seed, decontamination)
         self.errors = RowErrors(name, self.data.on_bad_row == "skip")
-        self.counts, self.changes = Counts(bad_rows=self.errors.counts), Changes()
+        self.counts, self.changes = SetCounts(bad_rows=self.errors.counts), Changes()
         self.seen = SeenHashes()
         self.trained: list[Hashes] = []  # keys of all texts written for training
 

@@ -15,7 +15,7 @@ from data.artefact import PairSet, read_dev_sets, read_held_out_set, require_uns
 from merging.blend import Blend, State, floating
 from merging.lm_cocktail import Cocktail, cocktail_of, few_shot_examples
 from merging.mergekit import mergekit_merge, require_mergekit
-from merging.search import SIMPLEX, Candidate, Region, Scorer, best_of_grid, beyond
+from merging.search import SIMPLEX, Candidate, CandidateScorer, Region, best_of_grid, beyond
 from pipeline.core.console import log, progress
 from pipeline.core.embedding import prompts_of
 from pipeline.core.errors import UserError
@@ -34,7 +34,7 @@ class Choice:
     models: Mapping[str, Path]
     blend: Blend
     sets: list[PairSet]  # all dev rows
-    scorer: Scorer
+    scorer: CandidateScorer
     cocktail: Cocktail | None = None
 
     @property
@@ -128,7 +128,7 @@ def compare(config: Config, models: Mapping[str, Path], data: Path) -> Compariso
         if len(set(pairs.positive_rows().anchors)) < 2:
             what, remedy = f"set {pairs.name} has one query, which has no interval", "name another set"
             raise UserError(what, where="merging.guard_sources", remedy=remedy)
-    scorer = Scorer(blend, dev_scores(config, sets, blend), guard, settings.guard, config.seed)
+    scorer = CandidateScorer(blend, dev_scores(config, sets, blend), guard, settings.guard, config.seed)
     choice = Choice(config, models, blend, sets, scorer)
     compared = scored_methods(choice)
     chosen = compared[settings.method]

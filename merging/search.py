@@ -85,7 +85,7 @@ class Candidate:
         return {"origin": self.origin, **weights, **scores, **sets}
 
 
-class Scorer:
+class CandidateScorer:
     """Scores candidates in memory and keeps all of them; the same weights are scored once, and the base first.
 
     `limit` is the nDCG@10 that a candidate may lose on any one guard set (None: all of it); `seed` that of the

@@ -51,7 +51,7 @@ def show_training(config: Config) -> None:
         title = "Assumed: pairs, mean tokens of a row's texts, cut at the side's limits"
         show_table(title, ["set", "side", "pairs", "anchor", "positive", "negatives", ""], assumptions)
     memory = [
-        side_memory(config, name, shape, devices.budget(config.planned(name), shape, config.token_budget).tokens,
+        side_memory(config, name, shape, devices.budget(config.training_of(name), shape, config.token_budget).tokens,
                     devices.half, devices.gpu, works[name].largest)
         for name in sides
     ]  # fmt: skip

@@ -48,7 +48,7 @@ def imported(name: str | Builder) -> Builder:
     return getattr(importlib.import_module(module), function)
 
 
-def planned(stage: Stage, config: Config) -> tuple[StageFolder, Manifest]:
+def folder_and_manifest(stage: Stage, config: Config) -> tuple[StageFolder, Manifest]:
     """The stage's folder and the manifest it starts with; raises UserError where an input is not complete."""
     inputs = {name: config.folder(name) for name in stage.needs(config)}
     needed = {name: _input_fingerprint(stage, name, folder) for name, folder in inputs.items()}
@@ -72,7 +72,7 @@ def finished(path: Path, fingerprint: str) -> Manifest | None:
 
 def run_stage(stage: Stage, config: Config) -> Manifest:
     """Make the stage's artefact unless it is there; raises UserError for what the user can mend."""
-    folder, manifest = planned(stage, config)
+    folder, manifest = folder_and_manifest(stage, config)
     if not is_main_process():
         return _follow(stage, config, folder)
     if stage.assist and config.is_one_of_many:
@@ -97,14 +97,14 @@ def run_stage(stage: Stage, config: Config) -> Manifest:
 
 def is_up_to_date(stage: Stage, config: Config) -> bool:
     """Whether `run_stage` would make nothing; raises UserError where it would refuse to start."""
-    folder, _ = planned(stage, config)
+    folder, _ = folder_and_manifest(stage, config)
     with locked(folder.path, wait=config.is_one_of_many):
         return _standing(stage, config, folder) is not None
 
 
 def prepare_ranks(stage: Stage, config: Config) -> None:
     """What ranks will read, made before they start: without a limit of time, and with all cores."""
-    folder, _ = planned(stage, config)
+    folder, _ = folder_and_manifest(stage, config)
     _verify(stage, folder)
     if stage.prepare:
         with disk_errors_explained(folder.path):
@@ -113,7 +113,7 @@ def prepare_ranks(stage: Stage, config: Config) -> None:
 
 def is_finished(stage: Stage, config: Config) -> bool:
     """Whether a whole artefact stands for what is asked; looked up without the lock, as several runs share a base."""
-    folder, _ = planned(stage, config)
+    folder, _ = folder_and_manifest(stage, config)
     return finished(folder.path, folder.fingerprint) is not None
 
 

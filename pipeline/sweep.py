@@ -21,7 +21,7 @@ from configs.schema.config import Config
 from pipeline.core.artefact import read_json, read_manifest, write_json
 from pipeline.core.console import console, show_table
 from pipeline.core.errors import UserError, redacted
-from pipeline.stage import Stage, planned
+from pipeline.stage import Stage, folder_and_manifest
 
 RESULT = "result.json"
 
@@ -82,7 +82,7 @@ def sweep_lock(stage: Stage, config: Config) -> Iterator[None]:
     if not config.borrow:
         yield
         return
-    folder, _ = planned(stage, config)
+    folder, _ = folder_and_manifest(stage, config)
     locks = Path(config.runs) / ".locks"
     locks.mkdir(parents=True, exist_ok=True)
     with FileLock(locks / f"{folder.fingerprint[:32]}.lock"):

@@ -16,7 +16,15 @@ from pipeline.core.packed import LEAST_CAPABILITY
 from pipeline.core.precision import NARROW_FROM, PACKED, attention_implementation, autocast_dtype
 from training.batches import MINI_BATCHES_PER_BUDGET, encoding_budget
 from training.heads.loss import KEPT_SIMILARITIES
-from training.memory import BUCKETS, GPU_OVERHEAD, SPARE, STATE, STEP, Budget, planned_budget
+from training.memory import (
+    BUDGET_MULTIPLE,
+    DDP_BUCKET_BYTES,
+    GPU_OVERHEAD,
+    RESERVED_SHARE,
+    STATE_BYTES,
+    Budget,
+    planned_budget,
+)
 from training.model_files import add_adapter
 
 LIBRARIES = 760_000_000  # bytes of a process on a CPU before its first step, measured with torch 2.13
@@ -109,9 +117,9 @@ class Devices:
             return encoding_budget(side, token_budget, self.gpu)
         if not self.gpu:
             return planned_budget(side)
-        state = trained_parameters(shape, side) * (STATE + BUCKETS * (self.number > 1))
-        room = self.memory * (1 - SPARE) - 4 * shape.parameters - state
-        fitting = max(int(room / activation_bytes(shape, self.half)) // STEP * STEP, side.longest)
+        state = trained_parameters(shape, side) * (STATE_BYTES + DDP_BUCKET_BYTES * (self.number > 1))
+        room = self.memory * (1 - RESERVED_SHARE) - 4 * shape.parameters - state
+        fitting = max(int(room / activation_bytes(shape, self.half)) // BUDGET_MULTIPLE * BUDGET_MULTIPLE, side.longest)
         return planned_budget(side, fitting, GPU_OVERHEAD)
 
     def packs(self, config: Config, side: PlannedConfig) -> bool:
@@ -187,7 +195,7 @@ def side_memory(
         most: tokens whose activations are in memory at once.
         tokens: of a device's share of the largest batch, with padding; None: all its texts are as long as allowed.
     """
-    side = config.planned(name)
+    side = config.training_of(name)
     if tokens is None:
         texts = side.anchor_length + (1 + side.negatives) * side.positive_length
         tokens = side.batch_size * texts // (config.launch.processes or 1)

@@ -88,8 +88,8 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
 def join_ranks(config: Config, stage: StageFolder) -> PartialState:
     """This process among the ranks of a stage that trains; raises UserError where they don't fit the settings."""
     process = joined_ranks(config.timeout(stage.name))
-    check_processes(process.num_processes, stage.name, config.planned(stage.name))
-    check_devices(torch.cuda.device_count(), process.num_processes, config.launch.processes)
+    require_even_shares(process.num_processes, stage.name, config.training_of(stage.name))
+    require_launcher(torch.cuda.device_count(), process.num_processes, config.launch.processes)
     if process.device.type == "cpu":
         keep_freed_memory()
     elif autocast_dtype(config.precision) is None:
@@ -113,7 +113,7 @@ def plan_run(
         time.sleep(0.5)
     report = read_json(folder / REPORT)
     others = auxiliary_models_of(config, stage.name)
-    sets = prepare_sets(stage.name, config.planned(stage.name), model, stage.inputs["data"], folder, others)
+    sets = prepare_sets(stage.name, config.training_of(stage.name), model, stage.inputs["data"], folder, others)
     if process.device.type == "cuda":
         warn_of_small_steps(stage.name, report["tokens"], report["batches"], process.num_processes)
     if process.is_main_process:
@@ -151,8 +151,8 @@ def finish(stage: StageFolder, write: Callable[[Path], None]) -> None:
 @quiet()
 def prepare(config: Config, stage: StageFolder) -> None:
     """Prepare, in the command that launches the ranks, what all of them read; raises UserError for what they would."""
-    settings, key = config.planned(stage.name), f"training.{stage.name}"
-    check_processes(config.ranks(torch.cuda.device_count()), stage.name, settings)
+    settings, key = config.training_of(stage.name), f"training.{stage.name}"
+    require_even_shares(config.ranks(torch.cuda.device_count()), stage.name, settings)
     if (_prepared_folder(stage) / REPORT).exists() and not config.force:
         return
     model = load_model(config.model_folder(settings.start), config.base.attention, settings, key, weights=False)
@@ -166,7 +166,7 @@ def _prepare(config: Config, stage: StageFolder, model: SentenceTransformer, ane
 
     Of the model tokenizer and prompts are taken. `anew`: what is there, of an attempt that failed, is removed.
     """
-    settings, folder, key = config.planned(stage.name), _prepared_folder(stage), f"training.{stage.name}"
+    settings, folder, key = config.training_of(stage.name), _prepared_folder(stage), f"training.{stage.name}"
     for other in set(folder.parent.glob(f"{stage.name}-*")) - {folder}:
         remove(other)  # of other settings
     folder.mkdir(parents=True, exist_ok=True)
@@ -183,7 +183,7 @@ def _prepare(config: Config, stage: StageFolder, model: SentenceTransformer, ane
         plan = plan_batches([item.rows for item in sets.values()], settings, config.training_seed, key)
         report = plan_report(plan, sets, settings)
         if isinstance(settings, SideConfig):
-            check_angle(report, stage.name, settings)
+            require_angle_batches(report, stage.name, settings)
             averaged_steps(settings, len(plan.batches), stage.name)
         plan.write(folder / "plan.npz")
         write_json(folder / REPORT, report)
@@ -243,7 +243,7 @@ def assembled(config: Config, stage: StageFolder, plan: BatchPlan, **parts: Any)
         **parts,
         callbacks=[
             MetricsLog(stage.path / "metrics.jsonl", plan.batches, stage.track),
-            Checkpoints(config.planned(stage.name).checkpoint_steps),
+            Checkpoints(config.training_of(stage.name).checkpoint_steps),
             Preemption(),
         ],
         batches=plan.batches,
@@ -259,7 +259,7 @@ def training_arguments(
     config: Config, stage: StageFolder, steps: int, has_dev: bool
 ) -> SentenceTransformerTrainingArguments:
     """The library's arguments from the stage's config; `arguments` of the config override what is not the plan's."""
-    side, precision = config.planned(stage.name), training_precision(config.precision)
+    side, precision = config.training_of(stage.name), training_precision(config.precision)
     dev_steps, keep_best = None, False
     own_rates: dict[str, float] = {}
     if isinstance(side, SideConfig) and config.training.heads.kind == "joint":
@@ -339,7 +339,7 @@ def plan_dev(sets: list[SetRows], side: SideConfig) -> dict[str, list[GlobalBatc
     return planned
 
 
-def check_processes(processes: int, name: str, side: PlannedConfig) -> None:
+def require_even_shares(processes: int, name: str, side: PlannedConfig) -> None:
     """Raise UserError where the smallest batch can't be shared out evenly."""
     if side.batch_multiple % processes:
         raise UserError(
@@ -349,7 +349,7 @@ def check_processes(processes: int, name: str, side: PlannedConfig) -> None:
         )
 
 
-def check_devices(devices: int, processes: int, asked: int | None) -> None:
+def require_launcher(devices: int, processes: int, asked: int | None) -> None:
     """Raise UserError where one process without a launcher finds several GPUs and nobody `asked` for one process."""
     if devices > 1 and processes == 1 and asked != 1:
         start = f"accelerate launch --num_processes {devices} -m pipeline.run"
@@ -360,7 +360,7 @@ def check_devices(devices: int, processes: int, asked: int | None) -> None:
         )
 
 
-def check_angle(report: dict[str, Any], name: str, side: SideConfig) -> None:
+def require_angle_batches(report: dict[str, Any], name: str, side: SideConfig) -> None:
     """Raise UserError where AnglE is asked for and no batch has pairs with different labels."""
     if side.angle_weight > 0 and report["angle_share"] == 0:
         raise UserError(

@@ -21,10 +21,10 @@ AT_ONCE_ON_CPU = 8192
 # launches of 24 layers' kernels, forwards and backwards, at 5 microseconds each beside 100,000 tokens a second.
 CPU_OVERHEAD, GPU_OVERHEAD = 96, 512
 PROBED = 4096  # tokens of the first probe; the second has twice as many
-STATE = 12  # bytes a trained parameter of gradient and AdamW's two moments; the weights are on the device already
-BUCKETS = 4  # and of DistributedDataParallel's copy of the gradient
-SPARE = 0.05  # share of the device's memory that is left free: fragments, the loss, dev scores
-STEP = 256  # budgets are multiples of it
+STATE_BYTES = 12  # bytes a trained parameter of gradient and AdamW's two moments; the weights are on the device already
+DDP_BUCKET_BYTES = 4  # and of DistributedDataParallel's copy of the gradient
+RESERVED_SHARE = 0.05  # share of the device's memory that is left free: fragments, the loss, dev scores
+BUDGET_MULTIPLE = 256  # budgets are multiples of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +75,8 @@ def measured_tokens(
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    state = trained * (STATE + BUCKETS * torch.distributed.is_initialized())  # of a single rank too
-    a_token, fits = tokens_that_fit(sizes, peaks, int(free - state - SPARE * total) - held, trained)
+    state = trained * (STATE_BYTES + DDP_BUCKET_BYTES * torch.distributed.is_initialized())  # of a single rank too
+    a_token, fits = tokens_that_fit(sizes, peaks, int(free - state - RESERVED_SHARE * total) - held, trained)
     if get_world_size() > 1:
         least = torch.tensor(fits, device=device)
         torch.distributed.all_reduce(least, op=torch.distributed.ReduceOp.MIN)
@@ -98,7 +98,7 @@ def tokens_that_fit(sizes: Sequence[int], peaks: Sequence[int], room: int, train
     """
     a_token = max((peaks[1] - peaks[0]) / (sizes[1] - sizes[0]), 1.0)
     constant = max(peaks[0] - a_token * sizes[0] - 4 * trained, 0.0)
-    return a_token, max(int((room - constant) / a_token), 0) // STEP * STEP
+    return a_token, max(int((room - constant) / a_token), 0) // BUDGET_MULTIPLE * BUDGET_MULTIPLE
 
 
 def probe(model: SentenceTransformer, features: dict[str, Any], autocast_dtype: torch.dtype | None) -> None:
@@ -122,7 +122,7 @@ def memory_explained(key: str, tokens: int | None = None, heads: bool = False) -
     try:
         yield
     except torch.OutOfMemoryError as error:
-        half = max(tokens // 2 // STEP * STEP, STEP) if tokens else PROBED // 2
+        half = max(tokens // 2 // BUDGET_MULTIPLE * BUDGET_MULTIPLE, BUDGET_MULTIPLE) if tokens else PROBED // 2
         what = "the device's memory is full" + (f" with {tokens} tokens at once" if tokens else "")
         smaller = "lower batch_tokens or batch_size, " if heads else ""
         remedy = f"{smaller}set mini_batch_tokens={half}, or end what else is on the device"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from transformers import PreTrainedTokenizerBase
 
-from configs.schema.config import TRAINED
+from configs.schema.config import SIDES_READ
 from configs.schema.training import PlannedConfig, SetConfig
 from data.artefact import UNWEIGHTED, MixtureWeight, read_mixture_weights, set_files
 from data.pair_files import read_pairs
@@ -112,7 +112,7 @@ def _wanted_sets(name: str, side: PlannedConfig, data: Path) -> list[tuple[str, 
         (data_side, path) for data_side, path in found if path.stem not in side.sets or side.sets[path.stem].weight > 0
     ]
     if not wanted:
-        where, remedy = f"{data}/{'/, '.join(TRAINED[name])}", "add sources of this side to data"
+        where, remedy = f"{data}/{'/, '.join(SIDES_READ[name])}", "add sources of this side to data"
         raise UserError("there are no pairs to train on", where=where, remedy=remedy)
     return wanted
 

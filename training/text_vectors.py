@@ -76,6 +76,6 @@ def _keys(rows: SetRows) -> tuple[Integers, int]:
 
 def auxiliary_models_of(config: Config, name: str) -> dict[str, AuxiliaryModel]:
     """Guide and teacher of a stage that trains, as far as it has them."""
-    settings = config.planned(name)
+    settings = config.training_of(name)
     wanted = settings.auxiliary_models if isinstance(settings, SideConfig) else {}
     return {role: AuxiliaryModel(config, model, f"training.{name}.{role}") for role, model in wanted.items()}

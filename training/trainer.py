@@ -26,7 +26,7 @@ from training.losses import BatchLoss, PlannedLoss
 from training.model_files import trained_weights
 
 MARK = "complete.json"  # in a checkpoint folder whose files are all written
-TRAINED = "trained.safetensors"  # there, in the place of a model that has heads, or of which an adapter alone trains
+TRAINED_WEIGHTS = "trained.safetensors"  # there, in place of a model that has heads, or of which only an adapter trains
 
 
 def _outlive_sigterm(worker: int) -> None:
@@ -135,7 +135,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
         has_adapter = isinstance(self.loss, PlannedLoss) and self.loss.side.adapter.rank is not None
         if has_adapter or isinstance(self.model[-1], Heads):
             Path(str(output_dir)).mkdir(parents=True, exist_ok=True)
-            save_file(trained_weights(self.model), Path(str(output_dir)) / TRAINED)
+            save_file(trained_weights(self.model), Path(str(output_dir)) / TRAINED_WEIGHTS)
         else:
             self.model.save_pretrained(str(output_dir), create_model_card=False)
 
@@ -163,7 +163,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
             self._load_weights(best)
 
     def _load_weights(self, checkpoint: str) -> None:
-        if (trained := Path(checkpoint) / TRAINED).is_file():
+        if (trained := Path(checkpoint) / TRAINED_WEIGHTS).is_file():
             self.model.load_state_dict(load_file(trained), strict=False)
         else:
             super()._load_from_checkpoint(checkpoint)

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from configs.schema.config import TRAINED, Config
+from configs.schema.config import SIDES_READ, Config
 from configs.schema.data import SourceConfig
 from configs.schema.training import PlannedConfig, SetConfig, SideConfig
 from data.artefact import rows_of_sets
@@ -101,7 +101,7 @@ def work_of(config: Config, name: str, shape: Shape, devices: Devices) -> Work:
     """The work of the batches as training will plan them, or an estimate where data and init are not made."""
     if not (is_complete(config.folder("data")) and is_complete(config.folder("init"))):
         return _estimated(config, name, shape, devices)
-    side = config.planned(name)
+    side = config.training_of(name)
     with quiet(), TemporaryDirectory() as cache:
         model = load_model(config.folder("init"), config.base.attention, side, f"training.{name}", weights=False)
         sets = prepare_sets(name, side, model, config.folder("data"), Path(cache)).train
@@ -134,7 +134,7 @@ def work_of(config: Config, name: str, shape: Shape, devices: Devices) -> Work:
 
 def _estimated(config: Config, name: str, shape: Shape, devices: Devices) -> Work:
     """The work of sets of the assumed sizes and lengths; padding is not known before the texts are."""
-    side, sets = config.planned(name), estimates(config, name)
+    side, sets = config.training_of(name), estimates(config, name)
     trains = isinstance(side, SideConfig)
     batches, rows_of_item = assumed_rows(sets, side)
     seen: dict[str, Seen] = {}
@@ -170,8 +170,8 @@ def assumed_rows(sets: list[SetEstimate], side: PlannedConfig) -> tuple[int, lis
 
 def estimates(config: Config, name: str) -> list[SetEstimate]:
     """The sets of a side; raises UserError where the size of none is known."""
-    sources = {key: source for key, source in config.data.sources.items() if source.side in TRAINED[name]}
-    side, mined = config.planned(name), config.data.mining.negatives
+    sources = {key: source for key, source in config.data.sources.items() if source.side in SIDES_READ[name]}
+    side, mined = config.training_of(name), config.data.mining.negatives
     made = rows_of_sets(config.folder("data")) if is_complete(config.folder("data")) else {}
     found = [item for key, source in sources.items() for item in _estimates(key, source, side, mined, made)]
     if not found:

@@ -15,7 +15,7 @@ from configs.schema.training import PlannedConfig, SideConfig, TrainingConfig
 
 # What can be trained -> the sides of the data that it reads.
 SIDES = {side: (side,) for side in DATA_SIDES} | {"joint": DATA_SIDES}
-TRAINED = SIDES | {"heads": ("asymmetric",)}  # the stages that train in planned batches
+SIDES_READ = SIDES | {"heads": ("asymmetric",)}  # the same of all stages that train in planned batches
 MADE = ("merge", "heads", "export", "evaluate", "report", "publish", "calibrate")  # of what the sides left
 STAGES = ("base", "benchmarks", "data", "init", *SIDES, *MADE)
 # Made where a stage needs them, or asked for.
@@ -83,13 +83,13 @@ class Config:
         if self.training.heads.kind == "joint" and self.merging.method in MERGEKIT_METHODS:
             method = self.merging.method
             yield "merging.method", f"can't be {method} with heads=joint: it gives no weights by which to merge heads"
-        if self.force and self.launch.nodes > 1 and (alone := [name for name in self.stages if name not in TRAINED]):
+        if self.force and self.launch.nodes > 1 and (alone := [name for name in self.stages if name not in SIDES_READ]):
             why = f"{self.launch.nodes} machines would each make {alone[0]} anew while the others read it"
             yield "force", f"{why}; force it on one first, with launch.nodes=1"
         processes = self.launch.processes or 1
         for side in self.sides_not_for(processes):
             yield f"training.{side}.batch_multiple", f"must be a multiple of the {processes} processes"
-        for side in TRAINED:
+        for side in SIDES_READ:
             if not isinstance(seconds := self.timeout(side), int | float) or seconds <= 0:
                 yield f"training.{side}.arguments.ddp_timeout", f"must be a number of seconds, not {seconds}"
 
@@ -103,8 +103,8 @@ class Config:
 
     def sides_not_for(self, processes: int) -> list[str]:
         """The stages that train whose smallest batch so many processes can't share out evenly."""
-        trained = [name for name in TRAINED if name in self.stages]
-        return [name for name in trained if self.planned(name).batch_multiple % processes]
+        trained = [name for name in SIDES_READ if name in self.stages]
+        return [name for name in trained if self.training_of(name).batch_multiple % processes]
 
     def side(self, name: str) -> SideConfig:
         """The settings of one side's training."""
@@ -112,11 +112,11 @@ class Config:
         assert isinstance(side, SideConfig)
         return side
 
-    def planned(self, name: str) -> PlannedConfig:
+    def training_of(self, name: str) -> PlannedConfig:
         """The settings of the training of a side or of the heads."""
-        planned = getattr(self.training, name)
-        assert isinstance(planned, PlannedConfig)
-        return planned
+        settings = getattr(self.training, name)
+        assert isinstance(settings, PlannedConfig)
+        return settings
 
     def ranks(self, devices: int) -> int:
         """Processes that train, on all machines, where each has so many GPUs."""
@@ -129,7 +129,7 @@ class Config:
 
     def timeout(self, stage: str) -> float:
         """Seconds that one operation of a stage's ranks may take; as long as by default in the library's arguments."""
-        return {"ddp_timeout": 1800, **self.training.arguments, **self.planned(stage).arguments}["ddp_timeout"]
+        return {"ddp_timeout": 1800, **self.training.arguments, **self.training_of(stage).arguments}["ddp_timeout"]
 
     @property
     def run_folder(self) -> Path:

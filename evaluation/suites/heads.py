@@ -36,7 +36,7 @@ def vectors_of(
     encoder: Encoder, heads: Heads, texts: Sequence[str], prompt: str = ""
 ) -> Iterator[tuple[list[int], HeadOutputs]]:
     """The texts in batches of similar length, with their indices; raises UserError where a vector is not finite."""
-    unused, heads = torch.tensor(unused_ids(encoder)), heads.to(encoder.model.device)
+    unused, heads = torch.tensor(special_ids(encoder)), heads.to(encoder.model.device)
     for batch, features in encoder.token_batches(encoder.tokenise(texts, prompt), prompt):
         hidden, mask, ids = features["token_embeddings"], features["attention_mask"].bool(), features["input_ids"]
         weights = heads.weights(hidden) * (mask & ~torch.isin(ids, unused.to(ids.device)))
@@ -135,7 +135,7 @@ def weighted(scores: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarr
     return found
 
 
-def unused_ids(encoder: Encoder) -> list[int]:
+def special_ids(encoder: Encoder) -> list[int]:
     """Ids of special tokens, whose sparse weights are zero; raises UserError where there are no hidden states."""
     vocabulary = encoder.config.vocab_size
     return [number for number in layers.unused_ids(encoder.tokenizer) if number < vocabulary]

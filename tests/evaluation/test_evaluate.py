@@ -28,7 +28,7 @@ from pipeline.chain import CHAIN
 from pipeline.core.artefact import UNITS, Manifest, StageFolder, is_complete, read_manifest
 from pipeline.core.errors import Stopped, UserError
 from pipeline.core.heads import Heads, write_heads
-from pipeline.stage import locked, planned, run_stage
+from pipeline.stage import folder_and_manifest, locked, run_stage
 from tests.evaluation.conftest import MakeModel
 from tests.reliability.faults import number_at
 from tests.support.runs import put, read_csv
@@ -139,7 +139,7 @@ def test_a_second_machine_scores_units_of_the_stage_that_the_first_one_holds(
     config = make_config(
         tmp_path, f"evaluation.models=[{models['first']}]", "evaluation.tasks=[sts,mteb_sts]", "launch.nodes=2"
     )
-    folder, manifest = planned(CHAIN["evaluate"], config)
+    folder, manifest = folder_and_manifest(CHAIN["evaluate"], config)
     folder.path.mkdir(parents=True)
     second = Thread(target=run_stage, args=(CHAIN["evaluate"], config))
     with locked(folder.path), folder.claim("first/samples/sts"):

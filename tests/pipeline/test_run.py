@@ -11,7 +11,7 @@ from pipeline.chain import CHAIN
 from pipeline.core.artefact import Manifest, read_manifest
 from pipeline.core.errors import UserError
 from pipeline.run import is_launched, run
-from pipeline.stage import planned, run_stage
+from pipeline.stage import folder_and_manifest, run_stage
 from tests.support.runs import run_main
 
 
@@ -39,7 +39,7 @@ def test_evaluations_that_a_later_try_reaches_make_the_data_anew(tmp_path: Path)
     def fingerprint_of_data(checked: int, missing: int) -> str:
         metrics = {"tasks": checked, "texts": 10 * checked, "not checked": missing}
         Manifest("benchmarks", "complete", "same", {}, {}, metrics=metrics).write(config.folder("benchmarks"))
-        return planned(CHAIN["data"], config)[0].fingerprint
+        return folder_and_manifest(CHAIN["data"], config)[0].fingerprint
 
     (tmp_path / "test" / "benchmarks").mkdir(parents=True)
     whole = fingerprint_of_data(checked=9, missing=0)

@@ -26,7 +26,7 @@ from tests.support.runs import file_names, read_metrics
 from tests.support.small_bases import tiny_model
 from training import losses
 from training.dev_scores import DevEvaluator
-from training.finetune import check_devices, check_processes
+from training.finetune import require_even_shares, require_launcher
 from training.model_files import load_model
 from training.sets import prepare_sets
 
@@ -181,7 +181,7 @@ def test_angle_without_different_labels_is_refused(tmp_path: Path) -> None:
 
 def test_processes_that_do_not_divide_the_multiple_are_refused() -> None:
     with pytest.raises(UserError, match="3 processes don't divide batch_multiple=8"):
-        check_processes(3, "symmetric", SideConfig())
+        require_even_shares(3, "symmetric", SideConfig())
 
 
 def test_bf16_is_refused_where_the_device_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,9 +207,9 @@ def test_a_gpu_without_bf16_trains_in_fp16_and_a_cpu_never_does(monkeypatch: pyt
 
 def test_several_gpus_with_one_process_are_refused_unless_one_was_asked_for() -> None:
     with pytest.raises(UserError, match=r"8 GPUs, but only one process.*accelerate launch --num_processes 8"):
-        check_devices(8, processes=1, asked=None)
+        require_launcher(8, processes=1, asked=None)
     for devices, processes, asked in ((8, 8, None), (8, 1, 1), (1, 1, None), (0, 2, 2)):
-        check_devices(devices, processes, asked)
+        require_launcher(devices, processes, asked)
 
 
 def test_attention_keeps_its_scores_only_for_short_texts_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

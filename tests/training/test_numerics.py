@@ -13,7 +13,7 @@ from configs.schema.config import Config
 from pipeline.chain import CHAIN
 from pipeline.core.errors import UserError
 from pipeline.core.packed import use_packed
-from pipeline.stage import planned, run_stage
+from pipeline.stage import folder_and_manifest, run_stage
 from tests.support.planned_sets import prepared_run, rows
 from training.batch_plan import plan_batches
 from training.finetune import make_trainer
@@ -28,7 +28,7 @@ SIDE = {"max_steps": 3, "angle_weight": 0.1, "learning_rate": 1e-3}
 def test_a_gradient_that_is_not_finite_stops_at_its_step_and_names_the_rows(tmp_path: Path, value: float) -> None:
     PartialState(cpu=True)
     config = prepared_run(tmp_path, SETS, **SIDE)
-    stage, side = planned(CHAIN["symmetric"], config)[0], config.training.symmetric
+    stage, side = folder_and_manifest(CHAIN["symmetric"], config)[0], config.training.symmetric
     stage.path.mkdir(parents=True)
     model = load_model(config.folder("init"), "eager", side)
     sets = prepare_sets("symmetric", side, model, config.folder("data"), tmp_path / "tokens")
@@ -53,7 +53,7 @@ def test_packed_texts_train_the_model_of_padded_ones(tmp_path: Path, budget: int
         config = prepared_run(tmp_path / str(packed), {**SETS, "dev/pairs": rows(32, seed=5)}, **SIDE, dev_steps=3)
         side = replace(config.training.symmetric, mini_batch_tokens=budget)
         config.training.symmetric = side
-        stage = planned(CHAIN["symmetric"], config)[0]
+        stage = folder_and_manifest(CHAIN["symmetric"], config)[0]
         stage.path.mkdir(parents=True)
         model = load_model(config.folder("init"), "sdpa", side)
         if packed:

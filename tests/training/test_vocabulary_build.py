@@ -210,7 +210,7 @@ def test_a_base_whose_tokenizer_cuts_and_pads_is_compared_on_whole_texts(tmp_pat
 def test_no_covered_text_of_wiktionary_is_segmented_in_another_way(tmp_path: Path) -> None:
     """150,000 real texts on the true tokenizer; the vocabulary is counted on a tenth of them."""
     from data.sources.wiktionary import senses
-    from training.vocabulary.certificate import Comparison, successors
+    from training.vocabulary.certificate import TokenizerComparison, successors
     from training.vocabulary.counting import WordCounter, piece_counts
     from training.vocabulary.selection import select
     from training.vocabulary.tokenizer_file import TokenizerFile
@@ -224,7 +224,7 @@ def test_no_covered_text_of_wiktionary_is_segmented_in_another_way(tmp_path: Pat
     tokenizer.write(tmp_path / "tokenizer.json", selection.kept)
     after = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     new_ids = successors(selection.kept, tokenizer.size)
-    found = Comparison(before, after, new_ids, tokenizer.unknown_id).agreement(texts)
+    found = TokenizerComparison(before, after, new_ids, tokenizer.unknown_id).agreement(texts)
     print(f"{found.compared} texts, {found.coverage:.4f} covered, {found.mismatches} mismatches")
     assert found.compared == 150_000 and found.mismatches == 0
     assert 0.5 < found.coverage < 1

@@ -13,7 +13,7 @@ from sentencepiece import SentencePieceProcessor
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 from tokenizers import Tokenizer
 
-from training.vocabulary.certificate import DROPPED, Comparison, successors
+from training.vocabulary.certificate import DROPPED, TokenizerComparison, successors
 from training.vocabulary.selection import pinned_id
 from training.vocabulary.tokenizer_file import TokenizerFile, shrink_sentencepiece
 
@@ -132,7 +132,7 @@ def test_without_the_piece_of_minimum_score_a_covered_text_changes(tmp_path: Pat
     tokenizer, kept = shrunk(COUNTEREXAMPLE, frozenset(COUNTEREXAMPLE) - {"z"}, tmp_path, pin)
     before = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     after = Tokenizer.from_file(str(tmp_path / "small.json"))
-    comparison = Comparison(before, after, successors(kept, tokenizer.size), tokenizer.unknown_id)
+    comparison = TokenizerComparison(before, after, successors(kept, tokenizer.size), tokenizer.unknown_id)
     found = comparison.agreement(["abc"])
     assert (found.covered, found.mismatches) == (1, mismatches)
     assert after.encode("abc").tokens[1:] == (["ab", "c"] if pin else ["a", "bc"])

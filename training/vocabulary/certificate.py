@@ -59,7 +59,7 @@ def certify(
     """
     after = read_tokenizer(shrunk / "tokenizer.json")
     new_ids = successors(selection.kept, tokenizer.size)
-    comparison = Comparison(before, after, new_ids, tokenizer.unknown_id)
+    comparison = TokenizerComparison(before, after, new_ids, tokenizer.unknown_id)
     agreements = compare_corpora(config.init, corpora, comparison, counts.texts)
     found = [text for agreement in agreements.values() for text in agreement.examples]
     examples = found[: config.init.hidden_state_texts]
@@ -134,7 +134,7 @@ class Agreement:
 
 
 @dataclasses.dataclass(frozen=True)
-class Comparison:
+class TokenizerComparison:
     """Compares texts segmented by the original and by the shrunk tokenizer, one by one."""
 
     before: Tokenizer
@@ -177,7 +177,7 @@ def _ids(tokenizer: Tokenizer, texts: list[str]) -> list[Ids]:
 
 
 def compare_corpora(
-    config: InitConfig, corpora: list[Corpus], comparison: Comparison, texts: Mapping[str, int]
+    config: InitConfig, corpora: list[Corpus], comparison: TokenizerComparison, texts: Mapping[str, int]
 ) -> dict[str, Agreement]:
     """Compare every corpus (an even sample of its `texts`) and the further files that the config names.
 

@@ -26,7 +26,7 @@ LOCAL_NORMALIZERS = ("Precompiled", "Strip", "NFKC", "NFC", "Lowercase")
 SPACE_RUNS = ({"Regex": " {2,}"}, {"Regex": " +"})
 METASPACE = "▁"
 PREPENDED = "\u0d4e"  # letters with Grapheme_Cluster_Break=Prepend; the others lie beyond the first plane
-Counts = npt.NDArray[np.int64]
+PieceCounts = npt.NDArray[np.int64]
 WORDS = {"word": polars.String, "count": polars.Int64}  # the columns of counted words
 
 
@@ -92,7 +92,7 @@ class WordCounter:
         return words
 
 
-def piece_counts(tokenizer: Tokenizer, words: polars.DataFrame, whole: Mapping[str, int], size: int) -> Counts:
+def piece_counts(tokenizer: Tokenizer, words: polars.DataFrame, whole: Mapping[str, int], size: int) -> PieceCounts:
     """How often each id occurs in these words, special tokens of the texts' ends left out; shape [size].
 
     Words of equal count are segmented in one text, joined by spaces.

@@ -13,7 +13,7 @@ from data.pairs.hashing import SeenHashes, text_hashes
 from pipeline.core.console import progress
 from pipeline.core.errors import UserError
 from training.vocabulary.corpora import Corpus
-from training.vocabulary.counting import WORDS, Counts, WordCounter, piece_counts
+from training.vocabulary.counting import WORDS, PieceCounts, WordCounter, piece_counts
 from training.vocabulary.selection import OTHER, scripts_of
 
 FOREIGN = r"[\p{L}--[\p{Common}\p{Inherited}]]"  # asked of words without a letter of the languages' scripts
@@ -23,8 +23,8 @@ FOREIGN = r"[\p{L}--[\p{Common}\p{Inherited}]]"  # asked of words without a lett
 class LanguageCounts:
     """What counting found."""
 
-    occurrences: dict[str, Counts]  # language -> how often each id occurs, special tokens of the ends included
-    others: Counts  # the same of words in scripts of none of the languages
+    occurrences: dict[str, PieceCounts]  # language -> how often each id occurs, special tokens of the ends included
+    others: PieceCounts  # the same of words in scripts of none of the languages
     texts: dict[str, int]  # corpus -> texts, also those that were counted before
 
 

@@ -27,7 +27,7 @@ PARALLEL_FROM = 500_000  # numbers in a training matrix; below, processes cost m
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Variant:
     """One variant (and classifier): its score and per-item columns."""
 
     name: str
@@ -46,7 +46,7 @@ def similarity_task(first: Variants, second: Variants, gold: np.ndarray) -> Outc
     for name in first:
         predictions = _dots(first[name], second[name])
         columns = {"prediction": predictions, "gold": gold}
-        candidates.append(Candidate(name, float(spearmanr(predictions, gold).statistic), columns))
+        candidates.append(Variant(name, float(spearmanr(predictions, gold).statistic), columns))
     return _best(candidates, "spearman", "spearman", ("prediction", "gold"))
 
 
@@ -82,7 +82,7 @@ def auc_task(
     """Area under the ROC curve of logistic regression's probability of label 1 (TI, IA)."""
     fitted = _in_parallel(_probability, [(train[name], train_labels, test[name]) for name in train], train, workers)
     candidates = [
-        Candidate(name, float(roc_auc_score(test_labels, p)), {"prediction": p, "gold": test_labels.astype(np.int64)})
+        Variant(name, float(roc_auc_score(test_labels, p)), {"prediction": p, "gold": test_labels.astype(np.int64)})
         for name, p in zip(train, fitted, strict=True)
     ]
     return _best(candidates, "roc_auc", "roc_auc", ("prediction", "gold"))
@@ -92,9 +92,9 @@ def _dots(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.einsum("ij,ij->i", first, second)
 
 
-def _accuracy(name: str, predicted: np.ndarray, labels: np.ndarray) -> Candidate:
+def _accuracy(name: str, predicted: np.ndarray, labels: np.ndarray) -> Variant:
     columns = {"predicted": predicted.astype(str), "gold": labels.astype(str), "correct": predicted == labels}
-    return Candidate(name, float(accuracy_score(labels, predicted)), columns)
+    return Variant(name, float(accuracy_score(labels, predicted)), columns)
 
 
 def _predict(kind: str, train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarray:
@@ -118,7 +118,7 @@ def _in_parallel(
         return list(Parallel(n_jobs=min(workers, len(arguments)))(delayed(function)(*given) for given in arguments))
 
 
-def _best(candidates: list[Candidate], metric: str, statistic: str, columns: tuple[str, ...]) -> Outcome:
+def _best(candidates: list[Variant], metric: str, statistic: str, columns: tuple[str, ...]) -> Outcome:
     best = max(candidates, key=lambda candidate: candidate.score)
     notes = {"best": best.name, "candidates": {candidate.name: candidate.score for candidate in candidates}}
     return Outcome(best.columns, (Measure(metric, best.score, statistic, columns),), notes)

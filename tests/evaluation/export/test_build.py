@@ -19,7 +19,7 @@ from pipeline.core.artefact import PARTIAL, files_under, read_manifest
 from pipeline.core.embedding import Embedder
 from pipeline.core.errors import UserError
 from pipeline.core.seeding import generator
-from pipeline.stage import planned, run_stage
+from pipeline.stage import folder_and_manifest, run_stage
 from tests.evaluation.conftest import MakeModel
 from tests.support.runs import run_main
 from tests.support.sample_run import write_run
@@ -125,7 +125,7 @@ def test_what_a_kill_left_is_neither_read_nor_kept(
         pytest.importorskip(package, reason="the extra export")
     config, seen = write_run(tmp_path / "runs", make_model()), list[Path]()
     config.export.formats, original = ["onnx-int8", "onnx"], graphs.write_onnx_int8
-    folder, manifest = planned(CHAIN["export"], config)
+    folder, manifest = folder_and_manifest(CHAIN["export"], config)
     (folder.path / "onnx").mkdir(parents=True)
     (folder.path / "onnx" / "model.onnx").write_bytes(b"the first half of a graph")
     manifest.write(folder.path)  # which says running
