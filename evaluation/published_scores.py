@@ -150,7 +150,7 @@ def published_name(wanted: str) -> str:
             return name
     raise UserError(
         f"no published scores of {wanted}",
-        where="config key evaluation.published_scores",
+        where="config key evaluation.published",
         remedy=f"name the published model that it is: {', '.join(names)}",
     )
 

@@ -128,7 +128,7 @@ def compare(config: Config, models: Mapping[str, Path], data: Path) -> Compariso
         if len(set(pairs.positive_rows().anchors)) < 2:
             what, remedy = f"set {pairs.name} has one query, which has no interval", "name another set"
             raise UserError(what, where="merging.guard_sources", remedy=remedy)
-    scorer = CandidateScorer(blend, dev_scores(config, sets, blend), guard, settings.guard, config.seed)
+    scorer = CandidateScorer(blend, dev_evaluator(config, sets, blend), guard, settings.guard, config.seed)
     choice = Choice(config, models, blend, sets, scorer)
     compared = scored_methods(choice)
     chosen = compared[settings.method]
@@ -165,14 +165,14 @@ def attention_of(config: Config) -> str:
     return attention_implementation(config.base.attention, longest)
 
 
-def dev_scores(config: Config, sets: Sequence[PairSet], blend: Blend) -> DevEvaluator:
+def dev_evaluator(config: Config, sets: Sequence[PairSet], blend: Blend) -> DevEvaluator:
     """The dev score that also training keeps checkpoints by."""
     rows = [pairs.spread(config.training.dev_rows) for pairs in sets]
-    scores = DevEvaluator(rows, blend.model, config.training.dev_length, blend.precision, blend.token_budget)
-    if not scores.sides:
+    evaluator = DevEvaluator(rows, blend.model, config.training.dev_length, blend.precision, blend.token_budget)
+    if not evaluator.sides:
         remedy = "hold out dev rows with positive pairs"
         raise UserError("no dev set has a positive pair", where="data/dev", remedy=remedy)
-    return scores
+    return evaluator
 
 
 def held_out_evaluators(
@@ -215,7 +215,7 @@ def warn_of_the_guard(choice: Choice, compared: Mapping[str, Candidate]) -> None
     chosen = compared[method]
     if chosen.allowed is False:
         what = "merge: %s loses %s nDCG@10 on a guard set, more than merging.guard=%s"
-        log.warning(what, method, chosen.guard_loss, limit)
+        log.warning(what, method, chosen.deciding_loss, limit)
     for name, loss in chosen.guard_losses.items() if chosen.allowed else ():
         if limit is not None and loss.high > limit:
             what = "merge: %s may lose more than merging.guard=%s on guard set %s, whose queries say no more than %s"

@@ -101,9 +101,9 @@ def _unlike(what: str, other: SafetensorsReader) -> UserError:
 def _read_ahead(
     models: Mapping[str, SafetensorsReader], weights: Mapping[str, float]
 ) -> Iterator[tuple[TensorSlice, dict[str, torch.Tensor]]]:
-    """Every piece with its numbers in the models that count, while a thread already reads the next one.
+    """Every slice with its numbers in the models that count, while a thread already reads the next one.
 
-    A piece's numbers are valid until the next one is asked for: two sets of buffers serve the whole file.
+    A slice's numbers are valid until the next one is asked for: two sets of buffers serve the whole file.
     """
     base = next(iter(models.values()))
     tensor_slices = (

@@ -71,7 +71,7 @@ def show_comparison(comparison: Comparison, settings: MergingConfig) -> None:
     rows = []
     for name, candidate in comparison.compared.items():
         weights = [candidate.weights[model] if candidate.weights else None for model in settings.models]
-        gain = candidate.guard_loss.as_gain if candidate.guard_loss else None
+        gain = candidate.deciding_loss.as_gain if candidate.deciding_loss else None
         scores = [candidate.dev.score, *(candidate.dev.sides[side] for side in sides), gain]
         reported = [comparison.reported[name][key] for key in held_out]
         taken = f"{name} *" if name == comparison.method else name
@@ -87,7 +87,7 @@ def metrics(comparison: Comparison) -> dict[str, Any]:
     scores: dict[str, Any] = {}
     if chosen := comparison.chosen:
         scores = {"dev": chosen.dev.score, **{f"dev_{side}": score for side, score in chosen.dev.sides.items()}}
-        loss = chosen.guard_loss
+        loss = chosen.deciding_loss
         scores["guard_loss"] = loss.mean if loss else None
         scores["dev_under_guard"] = None if chosen.allowed is False else chosen.dev.score
     return {"method": comparison.method, **weights, **scores, "candidates": len(comparison.candidates)}

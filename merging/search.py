@@ -64,24 +64,22 @@ class Candidate:
     allowed: bool | None  # by the guard; None: nothing guards
 
     @property
-    def guard_loss(self) -> GuardLoss | None:
+    def deciding_loss(self) -> GuardLoss | None:
         """The loss that decides: the largest sure one, or the largest; None without guard sets."""
         return max(self.guard_losses.values(), key=lambda loss: (loss.sure, loss.mean), default=None)
 
     def row(self) -> dict[str, Any]:
         """One line of search.csv; cells of a guard that isn't there are empty."""
         weights = {f"weight_{name}": weight for name, weight in (self.weights or {}).items()}
-        loss = self.guard_loss
+        loss = self.deciding_loss
         deciding = {"guard_loss": loss and loss.mean, "guard_loss_low": loss and loss.low}
         deciding |= {"guard_loss_high": loss and loss.high, "allowed": self.allowed}
         scores = {"dev": self.dev.score, **self.dev.sides, **deciding}
         sets = {f"dev/{name}": score for name, score in self.dev.by_set.items()}
         for name, score in self.guard.items():
-            sets |= {f"guard/{name}": score, f"guard/{name}/loss": self.guard_losses[name].mean}
-            sets |= {
-                f"guard/{name}/loss_low": self.guard_losses[name].low,
-                f"guard/{name}/loss_high": self.guard_losses[name].high,
-            }
+            loss = self.guard_losses[name]
+            sets |= {f"guard/{name}": score, f"guard/{name}/loss": loss.mean}
+            sets |= {f"guard/{name}/loss_low": loss.low, f"guard/{name}/loss_high": loss.high}
         return {"origin": self.origin, **weights, **scores, **sets}
 
 

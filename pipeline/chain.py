@@ -212,7 +212,7 @@ CHAIN = {stage.name: stage for stage in [
         settings=evaluate_settings,
     ),
     Stage(
-        "report", 6, "evaluation.report.build:build", verified=2**24, extra_outputs=readme_of_merge,
+        "report", 7, "evaluation.report.build:build", verified=2**24, extra_outputs=readme_of_merge,
         needs=lambda c: made(c, reported(c.training.heads.kind)),
         reads=report_reads,
         settings=report_settings,

@@ -1,10 +1,12 @@
 """`make check`: every source looked at without being prepared, the disk and the devices; all failures at once."""
 
 import dataclasses
+import itertools
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import HfApi
@@ -43,22 +45,22 @@ class Look:
 
 def look(name: str, source: SourceConfig, mirror: str | None) -> Look:
     """Revision, size, licence, gate and first rows of a source; a failure stands in `problem`."""
-    seen, rows = Look(name, licence=source.licence, access=source.access), 0
+    seen, frames = Look(name, licence=source.licence, access=source.access), list[Any]()
     try:
         if source.reader:
             reader = open_reader(name, source)
             seen.revision = reader.revision
-            rows = len(next(role_frames(source, reader, RowErrors(name)), ()))
+            frames += itertools.islice(role_frames(source, reader, RowErrors(name)), 1)
         else:
             located = _locate(name, source, mirror, seen)
             with hub_errors(name, str(source.hub), f"data.sources.{name}"):
                 for file in located.files:
                     only = Located((file,), located.revision)
-                    rows += len(next(role_frames(source, only, RowErrors(name), complete=False), ()))
-        seen.first_rows = f"{rows} rows read"
-        if not rows:
-            remedy = f"mend data.sources.{name} or take it out of the mixture"
-            seen.problem = UserError("the set is empty", where=name, remedy=remedy)
+                    frames += itertools.islice(role_frames(source, only, RowErrors(name), complete=False), 1)
+        seen.first_rows = f"{sum(map(len, frames))} rows read"  # that `where` selects, of the beginning
+        if not frames:
+            where, remedy = str(source.path or source.hub), f"mend data.sources.{name} or take it out of the mixture"
+            seen.problem = UserError(f"{name}: the set is empty", where=where, remedy=remedy)
     except NotSupplied:
         seen.first_rows = "not supplied: will be skipped"
     except UserError as error:

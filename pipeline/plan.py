@@ -89,9 +89,9 @@ def show_scoring(config: Config) -> None:
         if size is None:
             rows.append([suite, None, None, None, "not known before make data"])
             continue
-        operations = models * training_flops(shape, round(size.tokens), size.squares / size.tokens, passes=1)
+        flops = models * training_flops(shape, round(size.tokens), size.squares / size.tokens, passes=1)
         unknown = f"without {', '.join(size.unknown)}" if size.unknown else ""
-        rows.append([suite, size.texts, round(size.tokens), f"{operations / rate / 3600:.2g}", unknown])
+        rows.append([suite, size.texts, round(size.tokens), f"{flops / rate / 3600:.2g}", unknown])
     title = f"Scoring {models} models with {devices} device(s): texts and tokens that each of them reads"
     show_table(title, ["suite", "texts", "tokens", f"hours in all at {device.teraflops:.3g} TFLOP/s", ""], rows)
 

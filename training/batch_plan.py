@@ -55,7 +55,7 @@ class GlobalBatch:
     negatives: Integers  # (rows, negatives): which of each row's negatives are taken
 
     def slice(self, rank: int, world_size: int) -> "GlobalBatch":
-        """The rows of one of `world_size` processesesses, in rank order."""
+        """The rows of one of `world_size` processes, in rank order."""
         size = len(self.rows) // world_size
         own = slice(rank * size, (rank + 1) * size)
         return GlobalBatch(self.set, self.rows[own], self.negatives[own])

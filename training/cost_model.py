@@ -30,7 +30,8 @@ from training.model_files import add_adapter
 LIBRARIES = 760_000_000  # bytes of a process on a CPU before its first step, measured with torch 2.13
 # Of activations and attention scores once more: freed memory that a CPU's process keeps, and its gaps. Thirteen runs of
 # 28 and 34 million parameters in bf16, with 2,600 to 13,900 tokens at once, took 1.9 to 2.5 times these at their peak,
-# also where texts under NARROW_FROM tokens, of which more is kept, were trained beside longer ones.
+# also where texts under NARROW_FROM tokens, of which more is kept, were trained beside longer ones. (Most were before
+# `_converted_once` in model_files.py; with it two took 3 to 6 % less than is told here.)
 FREED = 1.0
 PER_LAYER = 34  # bytes of activations a token, layer and unit of width in 16 bit (arXiv:2205.05198, section 4.1)
 RESIDUALS = 8  # of those, more: both residual streams stay in 32 bit under autocast
@@ -138,8 +139,10 @@ def devices_of(config: Config) -> Devices:
         half = config.precision != "fp32"
         peak = 800.0 if half else 400.0
         rate = given if isinstance(given, float | int) else 0.4 * peak
-        said = f"no GPU here; assumed: H100 with 80 GB, {'bf16' if half else 'fp32 (TF32)'}, {rate:g} TFLOP/s sustained"
-        return Devices(number, said, True, half, rate, 80 * 10**9, 2e12, 1e11, 45 * 5e-6)
+        description = (
+            f"no GPU here; assumed: H100 with 80 GB, {'bf16' if half else 'fp32 (TF32)'}, {rate:g} TFLOP/s sustained"
+        )
+        return Devices(number, description, True, half, rate, 80 * 10**9, 2e12, 1e11, 45 * 5e-6)
     half_type = autocast_dtype(config.precision)
     half = half_type is not None
     # Of the peak: assumed for a GPU; on two cores, with AMX and without, what the demo's base reaches.
@@ -149,9 +152,9 @@ def devices_of(config: Config) -> Devices:
     memory = torch.cuda.get_device_properties(0).total_memory if here else 0
     name = torch.cuda.get_device_name(0) if here else "CPU"
     origin = "as given" if isinstance(given, float | int) else f"{share:g} of its measured peak"
-    said = f"{name}, {'16' if half else '32'} bit, {rate:.3g} TFLOP/s sustained ({origin})"
+    description = f"{name}, {'16' if half else '32'} bit, {rate:.3g} TFLOP/s sustained ({origin})"
     rates = (2e12, 1e11, 45 * 5e-6) if here else (1e10, 1e9, 0.0)
-    return Devices(number, said, here, half, rate, memory, *rates)
+    return Devices(number, description, here, half, rate, memory, *rates)
 
 
 def measured_teraflops(kind: torch.dtype, seconds: float = 1.0) -> float:

@@ -203,8 +203,8 @@ def make_trainer(
     texts = read_dev_sets(stage.inputs["data"], stage.name) if sets.dev else []
     texts = [pairs.spread(config.training.dev_rows) for pairs in texts]
     precision = training_precision(config.precision)
-    scores = DevEvaluator(texts, model, config.training.dev_length, precision, config.token_budget)
-    arguments = training_arguments(config, stage, len(plan.batches), bool(scores.sides))
+    evaluator = DevEvaluator(texts, model, config.training.dev_length, precision, config.token_budget)
+    arguments = training_arguments(config, stage, len(plan.batches), bool(evaluator.sides))
     collate = MiniBatchCollator.of(model, planned_budget(side))
     has_heads = isinstance(model[-1], Heads)
     if arguments.device.type == "cuda":
@@ -224,7 +224,7 @@ def make_trainer(
         train_dataset=PlannedDataset(sets.train.values(), side.angle_weight),
         eval_dataset=rows or None,
         loss=(JointLoss if has_heads else PlannedLoss)(model, side, collate.budget.tokens),
-        evaluator=scores if scores.sides else None,
+        evaluator=evaluator if evaluator.sides else None,
         data_collator=collate,
         dev_batches=dev_batches,
     )
@@ -304,6 +304,7 @@ def _library_arguments(
 ) -> SentenceTransformerTrainingArguments:
     """The values, overridden by the `extra` ones; raises UserError for what can't be among these."""
     fixed = {"max_steps", "num_train_epochs", "gradient_accumulation_steps", "output_dir", "bf16", "fp16", "seed"}
+    fixed |= {"auto_find_batch_size"}  # it would train anew from where memory ran out
     for key in sorted(fixed & extra.keys()):
         raise UserError(f"{key} is not free: the pipeline sets it", where=f"{place}.{key}", remedy="remove it")
     known = dataclasses.fields(SentenceTransformerTrainingArguments)

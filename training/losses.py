@@ -164,11 +164,11 @@ def _no_candidates(columns: int, usable: Tensor, rows: Tensor, directions: Seque
 
 @dataclass(frozen=True)
 class GlobalRows:
-    """The rows of the global batch, gathered from all ranks; `local` is the slice that this rank embedded."""
+    """The rows of the global batch, gathered from all ranks; `local_slice` is the slice that this rank embedded."""
 
     embeddings: Tensor  # (rows, 2 + negatives, dim)
     scores: Tensor  # (rows,), NaN where there is none
-    local: slice
+    local_slice: slice
     guide: Tensor | None = None  # other models' vectors, (rows, 2 + negatives, any width)
     teacher: Tensor | None = None
 
@@ -284,14 +284,16 @@ class PlannedLoss(BatchLoss):
         for width, share in side.weight_of_dimension.items():
             texts = global_rows.embeddings[..., :width]
             contrastive = contrastive_loss(
-                texts, usable, side.temperature, side.directions, margin, global_rows.local, guide, relative
+                texts, usable, side.temperature, side.directions, margin, global_rows.local_slice, guide, relative
             )
             terms = {"contrastive": world_size * contrastive}
             if weights["angle"] > 0:
                 terms["angle"] = angle_loss(*angle_pairs(texts, global_rows.scores), scale=side.angle_scale)
             if teacher is not None:
                 temperature = side.teacher_temperature
-                distilled = distillation_loss(texts, teacher, usable, temperature, side.directions, global_rows.local)
+                distilled = distillation_loss(
+                    texts, teacher, usable, temperature, side.directions, global_rows.local_slice
+                )
                 terms["distillation"] = world_size * distilled
             totals = {name: totals.get(name, 0.0) + share * term for name, term in terms.items()}
         self.parts = {name: total.detach() for name, total in totals.items()}

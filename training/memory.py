@@ -37,7 +37,7 @@ class Budget:
 
 
 def planned_budget(side: PlannedConfig, fitting: int = AT_ONCE_ON_CPU, further: int = CPU_OVERHEAD) -> Budget:
-    """The side's mini_batch_tokens and mini_batch_overhead; where one is auto, `fitting()` or `further`, in tokens.
+    """The side's mini_batch_tokens and mini_batch_overhead; where one is auto, `fitting` or `further`, both in tokens.
 
     By default these are a CPU's, the same on every machine.
     """
@@ -49,27 +49,25 @@ def measured_tokens(
     model: SentenceTransformer,
     features: Callable[[Sequence[Sequence[int]]], dict[str, Any]],
     side: PlannedConfig,
-    autocast_dtype: torch.dtype | None,
+    dtype: torch.dtype | None,
     key: str,
     held: int = 0,
 ) -> int:
     """Tokens whose activations fit the GPU of `model` beside the training's state, on the fullest rank.
 
     Two probing steps on the side's longest texts, one with twice as many texts, give the bytes a token takes and
-    those that every step takes. `features` makes a mini-batch, `autocast_dtype` None means float32, `key` is the
+    those that every step takes. `features` makes a mini-batch, `dtype` None means float32, `key` is the
     side's, for errors, and `held` are the bytes that heads which train along hold of a whole batch.
     """
     device, peaks, sizes, longest = model.device, [], [], side.longest
     text = [int(model.tokenizer.sep_token_id)] * longest
     with memory_explained(key):
-        probe(
-            model, features([text]), autocast_dtype
-        )  # what the first pass alone allocates for good, such as workspaces
+        probe(model, features([text]), dtype)  # what the first pass alone allocates for good, such as workspaces
         for number in (max(1, PROBED // longest), 2 * max(1, PROBED // longest)):
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
             before = torch.cuda.memory_allocated(device)
-            probe(model, features([text] * number), autocast_dtype)
+            probe(model, features([text] * number), dtype)
             peaks.append(torch.cuda.max_memory_allocated(device) - before)
             sizes.append(number * longest)
     torch.cuda.empty_cache()
@@ -101,12 +99,12 @@ def tokens_that_fit(sizes: Sequence[int], peaks: Sequence[int], room: int, train
     return a_token, max(int((room - constant) / a_token), 0) // BUDGET_MULTIPLE * BUDGET_MULTIPLE
 
 
-def probe(model: SentenceTransformer, features: dict[str, Any], autocast_dtype: torch.dtype | None) -> None:
+def probe(model: SentenceTransformer, features: dict[str, Any], dtype: torch.dtype | None) -> None:
     """A forward and a backward pass that leave no gradient and no trace in the random numbers."""
     device = model.device
     model.train()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        with torch.autocast(device.type, autocast_dtype, enabled=autocast_dtype is not None):
+        with torch.autocast(device.type, dtype, enabled=dtype is not None):
             embeddings = model(send_to_device(features, device))["sentence_embedding"].float()
         embeddings.square().sum().backward()
     model.zero_grad(set_to_none=True)

@@ -52,7 +52,7 @@ def load_model(
     encoder: Any = encoder_of(model)
     if implementation == "eager":
         encoder.encoder.register_forward_pre_hook(_with_narrow_mask, with_kwargs=True)
-    for module in encoder.modules():
+    for module in encoder.modules() if side.adapter.rank is None else ():  # peft converts back to 32 bit
         if all(isinstance(getattr(module, name, None), nn.Linear) for name in ("query", "key", "value")):
             module.register_forward_pre_hook(_converted_once)
     _check_prompts(model, folder)
@@ -151,7 +151,8 @@ def _with_narrow_mask(layers: nn.Module, args: tuple[Any, ...], kwargs: dict[str
 def _converted_once(attention: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """Hidden states in autocast's type; else query, key and value each convert them, and keep a copy for backward.
 
-    On two cores a step of a small encoder takes 3 % less time, its activations 9 % less memory.
+    Outputs are equal; the three gradients are added in 16 bit. On two cores a step of a small encoder takes 3 % less
+    time, its activations 9 % less memory.
     """
     hidden, *others = args
     device = hidden.device.type

@@ -185,6 +185,8 @@ def readable(
     """Whatever a checkpoint's damaged or foreign files lead to, as one line; nothing of them is ever executed."""
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise  # a RuntimeError too, but `memory_explained` says what to do
     except (*RAISED_BY_FILES, SafetensorError) as error:
         what = f"the checkpoint can't be read: {first_line(error).partition('. ')[0]}"
         raise UserError(what, where=str(checkpoint), remedy=remedy) from error

@@ -110,7 +110,7 @@ def work_of(config: Config, name: str, shape: Shape, devices: Devices) -> Work:
     budget, packed = devices.budget(side, shape, config.token_budget), devices.packs(config, side)
     trains = isinstance(side, SideConfig)  # heads alone take the encoder's forward pass
     tokens = padded = cached = passes = largest = 0
-    operations, trained = 0.0, trained_parameters(shape, side, key)
+    flops, trained = 0.0, trained_parameters(shape, side, key)
     adapter = trained if side.adapter.rank else None
     seen = {key: Seen(len(np.unique(item.rows.anchors))) for key, item in sets.items()}
     for batch in batches:
@@ -121,14 +121,14 @@ def work_of(config: Config, name: str, shape: Shape, devices: Devices) -> Work:
         kept = kept_graphs(sizes, budget.tokens) if trains else [True] * len(sizes)
         again = sum(size for size, keep in zip(sizes, kept, strict=True) if not keep)
         mean_square, ranks = float((lengths**2).sum()) / lengths.sum(), devices.number
-        operations += ranks * training_flops(shape, sum(sizes), mean_square, 3 if trains else 1, adapter)
-        operations += ranks * training_flops(shape, again, mean_square, 1, adapter)
+        flops += ranks * training_flops(shape, sum(sizes), mean_square, 3 if trains else 1, adapter)
+        flops += ranks * training_flops(shape, again, mean_square, 1, adapter)
         tokens, padded = tokens + ranks * int(lengths.sum()), padded + ranks * sum(sizes)
         cached, passes = cached + (again > 0), passes + len(sizes) + kept.count(False)
         largest = max(largest, sum(sizes))
         seen[batch.set].add(1, len(batch.rows))
     rows = sum(len(batch.rows) for batch in batches)
-    numbers = (tokens, padded, operations, passes, largest, cached)
+    numbers = (tokens, padded, flops, passes, largest, cached)
     return Work("the planned batches", len(batches), rows, *numbers, seen, trained)
 
 
@@ -141,7 +141,7 @@ def _estimated(config: Config, name: str, shape: Shape, devices: Devices) -> Wor
     budget = devices.budget(side, shape, config.token_budget).tokens
     trained = trained_parameters(shape, side, f"training.{name}")
     adapter = trained if side.adapter.rank else None
-    tokens = cached = operations = passes = largest = 0.0
+    tokens = cached = flops = passes = largest = 0.0
     for item, rows in zip(sets, rows_of_item, strict=True):
         own_batches = rows / item.batch_rows(side)
         seen.setdefault(item.name, Seen(item.anchors)).add(own_batches, rows)
@@ -150,12 +150,12 @@ def _estimated(config: Config, name: str, shape: Shape, devices: Devices) -> Wor
         again = over if trains else 0.0  # of the texts, which are embedded twice
         pieces = 1 if not over else a_device / (budget / MINI_BATCHES_PER_BUDGET) * (1 + again)
         of_rows = round(rows * item.tokens), item.squares / item.tokens
-        operations += training_flops(shape, *of_rows, (3 if trains else 1) + again, adapter)
+        flops += training_flops(shape, *of_rows, (3 if trains else 1) + again, adapter)
         tokens, cached = tokens + rows * item.tokens, cached + (again > 0) * own_batches
         passes, largest = passes + pieces * own_batches, max(largest, a_device)
     rows_seen = round(sum(own.rows for own in seen.values()))
     padded = round(tokens) if devices.packs(config, side) else None
-    numbers = (round(tokens), padded, operations, passes, round(largest), round(cached))
+    numbers = (round(tokens), padded, flops, passes, round(largest), round(cached))
     return Work("assumed sizes and lengths", batches, rows_seen, *numbers, seen, trained, sets)
 
 

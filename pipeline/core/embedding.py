@@ -112,7 +112,7 @@ def text_key(text: str) -> str:
 
 
 class Embedder:
-    """Embeds texts with a sentence-transformers model: each distinct text once, in batches of similar length.
+    """Embeds texts with a sentence-transformers model in batches of similar length; `embed` takes each text once.
 
     Args:
         model: is only read; its weights may change between calls, if `cache` is not used after that.
@@ -136,8 +136,8 @@ class Embedder:
         limits = [limit for limit in (max_length, model.max_seq_length) if limit and limit != float("inf")]
         self.max_length = min(limits, default=None)
         self.token_budget = token_budget or (CPU_TOKENS if model.device.type == "cpu" else GPU_TOKENS)
-        self.autocast_dtype = AUTOCAST.get(precision)
-        in_half = self.autocast_dtype is not None or model.dtype in AUTOCAST.values()
+        self.dtype = AUTOCAST.get(precision)
+        in_half = self.dtype is not None or model.dtype in AUTOCAST.values()
         if model.device.type == "cuda" and why_not_packed(model, in_half, dropout=0.0) is None:
             use_packed(model)
         # A model that was made to pack elsewhere may be asked for float32 here, for which the GPU has no kernel.
@@ -173,9 +173,8 @@ class Embedder:
             characters += len(text)
             numbered.setdefault(characters // most if cache.folder else 0, []).append(text)
         parts = numbered.values()
-        for part in (
-            progress(parts, f"encoding {len(missing)} texts") if self.show_progress_bar and len(parts) > 1 else parts
-        ):
+        shown = self.show_progress_bar and len(parts) > 1
+        for part in progress(parts, f"encoding {len(missing)} texts") if shown else parts:
             made = make(part)
             require_finite(made.values(), self.model)
             cache.add(kind, part, made)
@@ -257,9 +256,7 @@ class Embedder:
         return features
 
     def _autocast(self, enabled: bool) -> torch.autocast:
-        return torch.autocast(
-            self.model.device.type, self.autocast_dtype, enabled=enabled and self.autocast_dtype is not None
-        )
+        return torch.autocast(self.model.device.type, self.dtype, enabled=enabled and self.dtype is not None)
 
 
 @dataclass(frozen=True)

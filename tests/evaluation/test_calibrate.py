@@ -39,7 +39,7 @@ def test_every_suite_of_the_card_has_published_figures_of_both_models(suite: str
 
 def test_a_published_model_is_named_in_full_or_by_its_last_part() -> None:
     assert published_name("deepvk/USER-bge-m3") == published_name("USER-bge-m3") == "deepvk/USER-bge-m3"
-    with pytest.raises(UserError, match=r"no published scores of my-model.*BAAI/bge-m3"):
+    with pytest.raises(UserError, match=r"my-model \(config key evaluation.published\).*BAAI/bge-m3"):
         published_name("my-model")
 
 

@@ -30,7 +30,16 @@ def test_a_set_without_rows_is_found(tmp_path: Path) -> None:
     mine = composed("profile=own").data.sources["questions"]
     mine.path, mine.files, mine.format = str(tmp_path / "rows.csv"), [], "csv"
     seen = look("questions", mine, None)
-    assert seen.problem and seen.problem.what == "the set is empty"
+    assert seen.problem and seen.problem.what == "questions: the set is empty"
+
+
+def test_a_set_whose_first_rows_are_another_set_s_is_no_failure(tmp_path: Path) -> None:
+    lines = [f'{{"question": "{"вопрос " * 20}", "answer": "ответ", "split": "train"}}'] * 2500
+    (tmp_path / "rows.jsonl").write_text("\n".join([*lines, lines[0].replace("train", "test")]), encoding="utf-8")
+    mine = composed("profile=own").data.held_out["test_questions"]
+    mine.path, mine.files = str(tmp_path / "rows.jsonl"), []
+    seen = look("test_questions", mine, None)
+    assert mine.where == {"split": ["test"]} and seen.first_rows == "0 rows read" and seen.problem is None
 
 
 def test_all_failures_are_shown_at_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,7 +62,7 @@ def test_a_full_or_read_only_disk_is_one_line_and_the_run_goes_on_with_room(
     place = Path(shutil.copytree(places[stage], disk.folder / "place"))
     disk.close_for_writing()
     refused(place, reference, stage, ranks)
-    needed = size_of(reference / folder_of(stage))
+    needed = size_of(reference / folder_of(stage), places[stage])
     for part in FILLED:
         disk.resize(ROOMY)
         shutil.rmtree(place)  # what an attempt before has left, such as a checkpoint, would make room when it goes
@@ -89,7 +89,8 @@ def refused(place: Path, reference: Path, stage: str, ranks: int) -> None:
     assert [name for name in tiny_chain.leftovers(place) if name.endswith(".lock")] == []
 
 
-def size_of(folder: Path) -> int:
-    """Bytes of whole pages, without files that are linked from an earlier stage's artefact."""
-    states = [path.stat() for path in folder.rglob("*") if path.is_file()]
-    return sum(-(-state.st_size // PAGE) * PAGE for state in states if state.st_nlink == 1)
+def size_of(folder: Path, before: Path) -> int:
+    """Bytes of whole pages, without files that the place had `before`: these are linked from an earlier artefact."""
+    earlier = {path.read_bytes() for path in before.rglob("*") if path.is_file()}
+    contents = (path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    return sum(-(-len(content) // PAGE) * PAGE for content in contents if content not in earlier)

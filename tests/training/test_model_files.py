@@ -93,7 +93,7 @@ def test_a_masked_language_model_goes_from_base_to_merge(tmp_path: Path) -> None
 
 
 def test_hidden_states_are_converted_once_a_layer_and_embeddings_stay_equal() -> None:
-    embeddings, kept = [], []
+    embeddings, kept, gradients = [], [], []
     plain, trains = load_folder(tiny_base(), "cpu"), load_model(tiny_base(), "sdpa", SIDE)
     cast(Any, encoder_of(plain)).pooler.requires_grad_(False)  # as load_model has it
     for model in (plain, trains):
@@ -108,10 +108,14 @@ def test_hidden_states_are_converted_once_a_layer_and_embeddings_stay_equal() ->
         with saved, torch.autocast("cpu", torch.bfloat16):
             embeddings.append(model(dict(features))["sentence_embedding"])
         kept.append(sum(storage.nbytes() for storage in storages.values()))
+        embeddings[-1].float().square().sum().backward()
+        weights = [weight for name, weight in encoder_of(model).named_parameters() if "pooler" not in name]
+        gradients.append(torch.cat([weight.grad.flatten() for weight in weights if weight.grad is not None]))
     config = encoder_of(plain).config
     assert torch.equal(*embeddings)
     copy = 2 * features["input_ids"].numel() * config.hidden_size * config.num_hidden_layers
     assert kept[0] - kept[1] == 2 * copy
+    assert 0 < (gradients[0] - gradients[1]).norm() < 0.02 * gradients[0].norm()
 
 
 def test_packed_attention_in_32_bit_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

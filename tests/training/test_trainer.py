@@ -21,7 +21,7 @@ from tests.support.runs import read_metrics
 from tests.support.training_process import finish, stop_at
 from training.callbacks import Preemption
 from training.finetune import training_arguments
-from training.trainer import MARK, last_checkpoint
+from training.trainer import MARK, last_checkpoint, readable
 
 SETS = {
     "symmetric/pairs": rows(160, seed=1),
@@ -205,6 +205,7 @@ def test_any_argument_of_the_library_passes_through(tmp_path: Path) -> None:
     [
         ({"adam_beta3": 1}, "adam_beta3"),
         ({"gradient_accumulation_steps": 4}, "not free"),
+        ({"auto_find_batch_size": True}, "not free"),
         ({"report_to": "nonsense"}, "no tracker nonsense is installed"),
         ({"report_to": ["wandb", "mlflow"]}, "no tracker mlflow is installed"),
     ],
@@ -213,6 +214,11 @@ def test_wrong_arguments_are_refused(tmp_path: Path, arguments: dict[str, Any], 
     config = prepared_run(tmp_path, {}, arguments=arguments)
     with pytest.raises(UserError, match=message):
         training_arguments(config, StageFolder("symmetric", tmp_path, "", {}), 10, has_dev=False)
+
+
+def test_a_full_device_is_no_damaged_checkpoint() -> None:
+    with pytest.raises(torch.OutOfMemoryError), readable("checkpoint-1"):
+        raise torch.OutOfMemoryError("CUDA out of memory")
 
 
 def test_every_trained_parameter_gets_a_gradient_and_the_pooler_none() -> None:

@@ -25,11 +25,8 @@ def write_base(folder: Path, shape: Shape, base: BaseConfig) -> None:
     Positions, pooling and prompts are the base's.
     """
     config = model_config(replace(base, hidden=shape.hidden_size, layers=shape.layers), shape.vocabulary)
-    config.num_attention_heads, config.intermediate_size, config.initializer_range = (
-        shape.heads,
-        shape.intermediate_size,
-        SMALL,
-    )
+    config.num_attention_heads, config.intermediate_size = shape.heads, shape.intermediate_size
+    config.initializer_range = SMALL
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
     random_model(config, seed=0).save_pretrained(folder)
     pieces = [*SPECIAL, *(f"w{word}" for word in range(words(shape))), LAST]

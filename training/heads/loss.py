@@ -147,7 +147,7 @@ class JointLoss(PlannedLoss):
         Rows that are no queries weigh nothing, and keep their candidates: a softmax over none would be no number.
         """
         embeddings, usable = global_rows.embeddings, global_rows.usable
-        rows = torch.arange(len(usable), device=usable.device)[global_rows.local]
+        rows = torch.arange(len(usable), device=usable.device)[global_rows.local_slice]
         cosines, excluded = candidates(embeddings, usable, rows, ("query_to_doc",), *self._margin(global_rows.guide))
         by_column = {name: score.unflatten(1, (len(usable), -1)).mT.flatten(1) for name, score in heads.items()}
         excluded, scores = excluded & usable[rows][:, None], {"dense": cosines, **by_column}
