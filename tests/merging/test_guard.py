@@ -160,7 +160,7 @@ def test_the_set_that_decides_is_the_one_that_surely_loses_most() -> None:
         "small": GuardLoss(0.01, 0.005, 0.015),
     }
     candidate = Candidate("search", None, DevScore({}, {}), {}, losses, None)
-    assert candidate.guard_loss == losses["sure"]
+    assert candidate.deciding_loss == losses["sure"]
     assert allowed_by(losses, 0.02) is False
     assert allowed_by(losses, 0.03) is True
 
