@@ -59,7 +59,8 @@ def look(name: str, source: SourceConfig, mirror: str | None) -> Look:
                     frames += itertools.islice(role_frames(source, only, RowErrors(name), complete=False), 1)
         seen.first_rows = f"{sum(map(len, frames))} rows read"  # that `where` selects, of the beginning
         if not frames:
-            where, remedy = str(source.path or source.hub), f"mend data.sources.{name} or take it out of the mixture"
+            where = str(source.path or source.hub or source.reader)
+            remedy = f"mend data.sources.{name} or take it out of the mixture"
             seen.problem = UserError(f"{name}: the set is empty", where=where, remedy=remedy)
     except NotSupplied:
         seen.first_rows = "not supplied: will be skipped"
