@@ -52,8 +52,9 @@ def load_model(
     encoder: Any = encoder_of(model)
     if implementation == "eager":
         encoder.encoder.register_forward_pre_hook(_with_narrow_mask, with_kwargs=True)
-    for module in encoder.modules() if side.adapter.rank is None else ():  # peft converts back to 32 bit
-        if all(isinstance(getattr(module, name, None), nn.Linear) for name in ("query", "key", "value")):
+    for module in encoder.modules():
+        linear = {name for name, child in module.named_children() if isinstance(child, nn.Linear)}
+        if linear == {"query", "key", "value"}:  # not ALBERT's, which adds its input to what attention gives
             module.register_forward_pre_hook(_converted_once)
     _check_prompts(model, folder)
     for module in model.modules():
@@ -84,6 +85,7 @@ def add_adapter(encoder: PreTrainedModel, adapter: AdapterConfig, key: str) -> N
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
+        from peft.tuners.lora import LoraLayer
     except ImportError as error:
         what, remedy = "an adapter takes the package peft", f"{INSTALL} peft"
         raise UserError(what, where=f"config key {key}.rank", remedy=remedy) from error
@@ -97,6 +99,9 @@ def add_adapter(encoder: PreTrainedModel, adapter: AdapterConfig, key: str) -> N
         what = f"no linear layer of the base is called {' or '.join(adapter.targets) or 'nothing'}"
         remedy = f"choose among {', '.join(sorted(names))}"
         raise UserError(what, where=f"config key {key}.targets", remedy=remedy) from error
+    for layer in inside.modules():
+        if isinstance(layer, LoraLayer):
+            layer.cast_input_dtype_enabled = False  # autocast converts back what peft would convert to 32 bit
 
 
 def merge_adapter(encoder: PreTrainedModel) -> None:

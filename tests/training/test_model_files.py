@@ -74,6 +74,29 @@ def test_an_adapter_is_saved_as_whole_weights(tmp_path: Path) -> None:
     require_compatible({"init": init, "symmetric": tmp_path / "side"})
 
 
+def test_an_adapter_s_input_stays_in_16_bit_with_the_same_output() -> None:
+    pytest.importorskip("peft")
+    seen: list[torch.dtype] = []
+    side = dataclasses.replace(SIDE, adapter=AdapterConfig(rank=3, targets=["query", "dense"]))
+    model, embeddings = load_model(tiny_base(), "sdpa", side), []
+    adapted = [module for module in model.modules() if hasattr(module, "cast_input_dtype_enabled")]
+    for module in adapted:
+        cast(Any, module).lora_A["default"].register_forward_hook(lambda _, given, out: seen.append(given[0].dtype))
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in filter(lambda each: each.requires_grad, model.parameters()):
+            parameter += 0.05 * torch.randn_like(parameter)
+    for by_peft in (False, True):
+        for module in adapted if by_peft else ():
+            cast(Any, module).cast_input_dtype_enabled = True  # as it is by default
+        with torch.autocast("cpu", torch.bfloat16):
+            features = model.tokenizer(TEXTS, padding=True, truncation=True, max_length=64, return_tensors="pt")
+            embeddings.append(model(dict(features))["sentence_embedding"])
+    assert torch.equal(*embeddings)
+    ours, theirs = seen[: len(adapted)], seen[len(adapted) :]
+    assert set(theirs) == {torch.float32} and torch.bfloat16 in ours
+
+
 def test_a_masked_language_model_goes_from_base_to_merge(tmp_path: Path) -> None:
     base, init, side, merged = (tmp_path / name for name in ("base", "init", "side", "merged"))
     config = BaseConfig(kind="hub", hub=str(animal("masked language model")), max_length=64)
