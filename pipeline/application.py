@@ -9,7 +9,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -71,7 +72,7 @@ def _command(job: Callable[[Config], Any]) -> None:
     def run_job(config: DictConfig) -> str | None:
         started.append(config)
         try:
-            with disk_errors_explained(Path(config.runs)):
+            with _stop_kept(), disk_errors_explained(Path(config.runs)):
                 job(checked(config))
         except (UserError, OmegaConfBaseException) as error:  # kept from Hydra, which would print lines of its own
             if HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -165,8 +166,23 @@ def _refuse_unknown_options() -> None:
     parser.parse_args()
 
 
+_asked = list[int]()  # numbers of the signals that came
+
+
 def _stop(number: int, _: object) -> None:
+    _asked.append(number)
     raise Stopped(number)
+
+
+@contextmanager
+def _stop_kept() -> Iterator[None]:
+    """`Stopped` again where a library, such as pydantic while it is imported, has made another error of it."""
+    try:
+        yield
+    except (Died, Exception) as error:
+        if _asked:
+            raise Stopped(_asked[0]) from error
+        raise
 
 
 def _end_in_time(asked: int) -> None:

@@ -320,7 +320,8 @@ def _library_arguments(
             where=place,
             remedy="use arguments of SentenceTransformerTrainingArguments",
         ) from error
-    for tracker in {str(tracker) for tracker in made.report_to or ()} - {*get_available_reporting_integrations()}:
+    trackers = {str(tracker) for tracker in made.report_to or ()}
+    for tracker in trackers - {*get_available_reporting_integrations()} if trackers else ():  # it imports all there are
         what, remedy = f"no tracker {tracker} is installed", "install it, or use tracking=wandb"
         raise UserError(what, where=f"{place}.report_to", remedy=remedy)
     made._n_gpu = min(made.n_gpu, 1)  # one process, one GPU: never nn.DataParallel

@@ -33,6 +33,13 @@ def test_a_signal_ends_a_command_with_one_line_and_its_status(number: signal.Sig
     assert (process.returncode, said) == (128 + number, "stopped; the same command goes on from here\n")
 
 
+def test_a_signal_of_which_a_library_made_another_error_ends_a_command_all_the_same(tmp_path: Path) -> None:
+    made_another = "exec('try: os.kill(os.getpid(), 15), time.sleep(60)\\nexcept BaseException: raise ValueError')"
+    process = start_application(made_another, tmp_path)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (128 + signal.SIGTERM, "stopped; the same command goes on from here\n")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_command_that_waits_for_its_training(number: signal.Signals, tmp_path: Path) -> None:
     silent = "__import__('pipeline.launch').launch.relay(open(os.pipe()[0], 'rb'))"
