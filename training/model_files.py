@@ -49,23 +49,18 @@ def load_model(
             )
     if isinstance(side, SideConfig):
         _check_dimensions(side.dimensions, model.get_embedding_dimension() or 0, key)
-    encoder: Any = encoder_of(model)
-    if implementation == "eager":
-        encoder.encoder.register_forward_pre_hook(_with_narrow_mask, with_kwargs=True)
-    for module in encoder.modules():
-        linear = {name for name, child in module.named_children() if isinstance(child, nn.Linear)}
-        if linear == {"query", "key", "value"}:  # not ALBERT's, which adds its input to what attention gives
-            module.register_forward_pre_hook(_converted_once)
+    encoder = encoder_of(model)
+    _spare_conversions(encoder, implementation)
     _check_prompts(model, folder)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = side.dropout
     # No gradient reaches the pooler of a model with CLS or mean pooling, at which DistributedDataParallel would stop.
-    pooler = getattr(encoder_of(model), "pooler", None)
+    pooler = getattr(encoder, "pooler", None)
     if pooler is not None:
         pooler.requires_grad_(False)
     if side.adapter.rank is not None:
-        add_adapter(encoder_of(model), side.adapter, f"{key}.adapter")
+        add_adapter(encoder, side.adapter, f"{key}.adapter")
     return model
 
 
@@ -137,6 +132,16 @@ def choose_attention(model: SentenceTransformer, base: BaseConfig, half: bool, d
         encoder: Any = encoder_of(model)
         for layer in encoder.encoder.layer:
             layer.compile(dynamic=True)  # in place: parameters keep their names
+
+
+def _spare_conversions(encoder: Any, attention: str) -> None:
+    """Have each layer's attention take mask and hidden states in autocast's type, where autocast is on."""
+    if attention == "eager":
+        encoder.encoder.register_forward_pre_hook(_with_narrow_mask, with_kwargs=True)
+    for module in encoder.modules():
+        linear = {name for name, child in module.named_children() if isinstance(child, nn.Linear)}
+        if linear == {"query", "key", "value"}:  # not ALBERT's, which adds its input to what attention gives
+            module.register_forward_pre_hook(_converted_once)
 
 
 def _with_narrow_mask(layers: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
