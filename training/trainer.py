@@ -1,7 +1,9 @@
 """What sentence-transformers' trainer lacks: planned batches, marked checkpoints, a stop at non-finite numbers."""
 
 import contextlib
+import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,8 +32,19 @@ TRAINED_WEIGHTS = "trained.safetensors"  # there, in place of a model that has h
 
 
 def _outlive_sigterm(worker: int) -> None:
-    """For a worker of the data loader: SIGTERM reaches it beside its rank, which needs it until its checkpoint."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """For a worker of the data loader: of all SIGTERM it obeys its rank's alone.
+
+    A scheduler's reaches it beside its rank, which needs it until its checkpoint; the rank's own ends it where the rank
+    ends in an error, and waits for it.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(rank: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != rank:
+        pass
+    os._exit(0)
 
 
 class PlannedTrainer(SentenceTransformerTrainer):

@@ -1,9 +1,12 @@
 """Training runs that are killed, stopped, resumed and fed with what can't be learned from."""
 
 import json
+import multiprocessing
 import os
 import random
 import signal
+import subprocess
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +24,7 @@ from tests.support.runs import read_metrics
 from tests.support.training_process import finish, stop_at
 from training.callbacks import Preemption
 from training.finetune import training_arguments
-from training.trainer import MARK, last_checkpoint, readable
+from training.trainer import MARK, _outlive_sigterm, last_checkpoint, readable
 
 SETS = {
     "symmetric/pairs": rows(160, seed=1),
@@ -93,6 +96,25 @@ def test_sigterm_is_seen_after_the_step_in_which_it_comes(device: str) -> None:
         assert control.should_save and control.should_training_stop
     finally:
         preemption.on_train_end(arguments, state, control)
+
+
+def test_a_worker_of_the_loader_obeys_sigterm_of_its_rank_alone() -> None:
+    def work() -> None:
+        _outlive_sigterm(0)
+        ready.set()
+        time.sleep(60)
+
+    fork = multiprocessing.get_context("fork")
+    ready = fork.Event()
+    worker = fork.Process(target=work, daemon=True)
+    worker.start()
+    assert ready.wait(10)
+    subprocess.run(["kill", str(worker.pid)], check=True)  # as a scheduler does to all processes of a job
+    worker.join(0.5)
+    assert worker.is_alive()
+    worker.terminate()  # as multiprocessing does at the exit of a rank that failed, and then waits
+    worker.join(10)
+    assert worker.exitcode == 0
 
 
 @pytest.mark.slow
