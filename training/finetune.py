@@ -42,7 +42,7 @@ from training.text_vectors import auxiliary_models_of
 from training.trainer import PlannedTrainer, last_checkpoint, readable
 
 REPORT = "plan.json"  # the plan in numbers; the last file of what is prepared
-KEPT_SHARE = 1.4  # times the activations of the largest batch: less is given back, and fetched again, every third step
+KEPT_SHARE = 1.6  # times the activations of the largest batch: less is given back, and fetched again, every third step
 
 
 @quiet()

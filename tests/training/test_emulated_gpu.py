@@ -1,0 +1,59 @@
+"""The path of a GPU on an emulated one: what runs there, on which device its tensors are, and how often it waits."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.core.artefact import read_manifest
+from tests.support import emulated_gpu
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler"),
+    pytest.mark.skipif(torch.cuda.is_available(), reason="a real GPU is here"),
+]
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return emulated_gpu.build(tmp_path_factory.mktemp("emulated_gpu"))
+
+
+def run(library: Path, run_folder: Path, stages: str, *overrides: str) -> dict[str, int]:
+    """Make stages of the copied chain; returns how often training steps waited for the device."""
+    where = [f"runs={run_folder.parent}", "run=tiny", "launch.config=none", f"stages=[{stages}]"]
+    ended, waits = emulated_gpu.run(library, run_folder, "profile=tiny", *where, *overrides)
+    assert ended.status == 0, ended.err
+    return waits
+
+
+def test_every_stage_runs_on_a_gpu_and_training_packs_its_texts(library: Path, run_folder: Path) -> None:
+    run(library, run_folder, "symmetric,asymmetric,merge,heads,evaluate", "precision=bf16")
+    for stage in ("symmetric", "asymmetric", "heads"):
+        manifest = read_manifest(run_folder / stage)
+        assert manifest and manifest.metrics["padding_share"] == 0, stage
+
+
+def test_a_step_waits_for_the_gpu_three_times(library: Path, run_folder: Path) -> None:
+    waits = run(library, run_folder, "symmetric", "precision=bf16", "training.symmetric.logging_steps=100")
+    steps = 8
+    assert {name: number for name, number in waits.items() if number > 1} == {
+        "training/losses.py _own": steps,  # how many rows have a positive
+        "training/losses.py angle_loss": steps,  # how many pairs of rows are in order
+        "training/trainer.py _get_grad_norm": steps,  # whether loss and gradient are finite
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["training.joint.mini_batch_tokens=64", "training.joint.dropout=0.1"],
+        ["heads=joint", "training.joint.mini_batch_tokens=256"],
+        ["training.joint.guide=init", "training.joint.teacher=self", "training.joint.dimensions=[32,16]"],
+    ],
+)
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
+def test_every_option_runs_on_a_gpu(library: Path, run_folder: Path, overrides: list[str], precision: str) -> None:
+    run(library, run_folder, "joint", f"precision={precision}", *overrides)
