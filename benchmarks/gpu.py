@@ -25,7 +25,7 @@ from benchmarks.peers import FOLDER, peer_environment
 from pipeline.core.console import show_table
 from pipeline.core.errors import UserError
 from pipeline.core.machine import ALLOCATOR
-from pipeline.core.packed import LEAST_CAPABILITY, varlen_attn
+from pipeline.core.packed import LEAST_CAPABILITY
 
 MINUTES, ROUNDS = 8.0, 3
 LEAST = 40  # seconds in which a side may be done
@@ -54,9 +54,8 @@ def what_lacks() -> str | None:
     """What this benchmark needs and doesn't find."""
     if not torch.cuda.is_available():
         return "no GPU is here"
-    if torch.cuda.get_device_capability() < LEAST_CAPABILITY:
-        return "the GPU is older than compute capability 8.0"
-    return "this torch has no varlen_attn (2.10 and later do)" if varlen_attn is None else None
+    too_old = torch.cuda.get_device_capability() < LEAST_CAPABILITY
+    return "the GPU is older than compute capability 8.0" if too_old else None
 
 
 def measured(scratch: Path, shape: str) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,15 @@ import torch
 from merging.interpolation import interpolate, require_same_tensors
 from pipeline.core.artefact import MANIFEST, file_sha256, read_json
 from pipeline.core.errors import UserError, first_line
-from pipeline.core.model_folder import HEADS, MODULES, PROBE, RAISED_BY_FILES, listed_modules, read_tokenizer
+from pipeline.core.model_folder import (
+    HEADS,
+    MODULES,
+    PROBE,
+    RAISED_BY_FILES,
+    listed_modules,
+    read_tokenizer,
+    write_dtype,
+)
 from pipeline.core.safetensors_io import INDEX, WEIGHTS, SafetensorsReader
 
 NOT_CARRIED = {MANIFEST, "certificate.json", "README.md"}  # they describe the base, not the merged model
@@ -76,10 +85,7 @@ def carry_over(base: Path, target: Path, dtype: str) -> None:
     for part in {*(path for _, path in listed_modules(base)), VOCABULARY} - {""}:
         if (base / part).is_dir():
             shutil.copytree(base / part, target / part, ignore=shutil.ignore_patterns("*.safetensors", INDEX))
-    config = read_json(base / "config.json")
-    config.pop("torch_dtype", None)
-    text = json.dumps(config | {"dtype": dtype}, ensure_ascii=False, indent=2)
-    (target / "config.json").write_text(text + "\n", encoding="utf-8")
+    write_dtype(target, dtype)
 
 
 def weight_folders(base: Path) -> list[str]:
@@ -150,5 +156,6 @@ def _require_same_heads(base_name: str, base: Path, name: str, folder: Path) -> 
 def _same_numbers(one: Path, other: Path) -> bool:
     if file_sha256(one) == file_sha256(other):
         return True
-    ours, theirs = (torch.load(path, map_location="cpu", weights_only=True) for path in (one, other))
+    read = partial(torch.load, map_location="cpu", weights_only=True)
+    ours, theirs = (_readable(read, f"head {path.name}", path) for path in (one, other))
     return ours.keys() == theirs.keys() and all(ours[key].equal(theirs[key]) for key in ours)

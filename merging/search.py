@@ -188,7 +188,7 @@ def best_of_grid(
         score: scores weights by model name.
         what: the search's name for its progress bar.
     """
-    width = Fraction(step).limit_denominator(1000)
+    width = Fraction(1, round(1 / step))  # which divides 1
     first = list(grid(region, len(models) - 1, width))
     tried = {point: score(weights_of(point, models)) for point in progress(first, f"{what}: {len(first)} candidates")}
     for _ in range(refinements):

@@ -179,7 +179,8 @@ def _quotas(available: Mapping[str, int], weights: Mapping[str, float], side: Pl
     """How many batches each set gives: its share of the steps by largest remainder, and at least one."""
     steps, wanted = wanted_batches(available, weights, side)
     quotas = {name: max(1, int(value)) for name, value in wanted.items()}
-    by_remainder = sorted(wanted, key=lambda name: (int(wanted[name]) - wanted[name], name))
+    rounded_down = [name for name, value in wanted.items() if value >= 1]
+    by_remainder = sorted(rounded_down, key=lambda name: (int(wanted[name]) - wanted[name], name))
     for name in by_remainder[: max(0, steps - sum(quotas.values()))]:
         quotas[name] += 1
     return quotas

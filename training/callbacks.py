@@ -136,6 +136,10 @@ class Checkpoints(TrainerCallback):
     def __init__(self, steps: int) -> None:
         self.steps = steps
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.best_global_step:  # beside the others, wherever the folder was when it was written
+            state.best_model_checkpoint = str(Path(args.output_dir, f"checkpoint-{state.best_global_step}"))
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         control.should_save |= state.global_step % self.steps == 0
 

@@ -24,7 +24,6 @@ from pipeline.core.console import console, log, quiet
 from pipeline.core.errors import Stopped, UserError
 from pipeline.core.heads import Heads, write_heads
 from pipeline.core.machine import joined_ranks
-from pipeline.core.packed import is_packed
 from pipeline.core.precision import PACKED, autocast_dtype, keep_freed_memory, training_precision
 from pipeline.core.seeding import derived_seed
 from training.batch_plan import BatchPlan, GlobalBatch, SetRows, plan_batches, read_plan
@@ -423,11 +422,12 @@ def closing_metrics(trainer: PlannedTrainer, report: dict[str, Any]) -> dict[str
     if trainer.state.best_model_checkpoint:
         log.info("dev score of the saved weights: %.4f", dev["eval_score"])
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    assert isinstance(trainer.data_collator, MiniBatchCollator)
     return {
         "steps": trainer.state.global_step,
         "rows": report["rows_seen"],
         "tokens": report["tokens"],
-        "padding_share": 0.0 if is_packed(trainer.model) else report["padding_share"],
+        "padding_share": report["padding_share"] if trainer.data_collator.first_position is None else 0.0,
         "precision": "bf16" if trainer.args.bf16 else "fp16" if trainer.args.fp16 else "fp32",
         "loss": losses[-1] if losses else None,
         **dev_figures(dev),

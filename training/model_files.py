@@ -20,7 +20,7 @@ from configs.schema.init import BaseConfig
 from configs.schema.training import AdapterConfig, PlannedConfig, SideConfig
 from pipeline.core.console import log
 from pipeline.core.errors import INSTALL, UserError
-from pipeline.core.model_folder import STAGE_FILES, listed_modules
+from pipeline.core.model_folder import STAGE_FILES, listed_modules, write_dtype
 from pipeline.core.models import load_folder, stored_names
 from pipeline.core.packed import is_packed, use_packed, why_not_packed
 from pipeline.core.precision import NARROW_FROM, PACKED, attention_implementation
@@ -205,6 +205,7 @@ def save_model(model: SentenceTransformer, init: Path, folder: Path) -> None:
     A pooler that `init` lacks was made up by transformers, and stays out.
     """
     shutil.copytree(init, folder, ignore=shutil.ignore_patterns(*STAGE_FILES))
+    write_dtype(folder, "float32")
     encoder, stored = encoder_of(model), stored_names(init)
     made_up = {name for name in encoder.state_dict() if name.startswith("pooler.") and name not in stored}
     with TemporaryDirectory(dir=folder) as scratch:

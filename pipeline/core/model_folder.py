@@ -5,7 +5,7 @@ from pickle import UnpicklingError
 
 from tokenizers import Tokenizer
 
-from pipeline.core.artefact import read_json
+from pipeline.core.artefact import read_json, write_json
 from pipeline.core.console import log
 from pipeline.core.errors import UserError, first_line
 from pipeline.core.hub import Revision, hub_errors, hub_model, local_model, readable_revision
@@ -32,6 +32,14 @@ PROBE = "Съешь ещё этих мягких французских було
 def has_heads(folder: Path) -> bool:
     """Whether bge-m3's two heads lie in the folder."""
     return all((folder / name).is_file() for name in HEADS)
+
+
+def write_dtype(folder: Path, dtype: str) -> None:
+    """Have config.json say that weights are in `dtype`, such as float32: transformers loads them in what it says."""
+    config = read_json(folder / "config.json")
+    of_old = config.pop("torch_dtype", None)  # transformers' name before its version 5
+    if config.get("dtype", of_old) != dtype:
+        write_json(folder / "config.json", config | {"dtype": dtype})
 
 
 def read_tokenizer(path: Path) -> Tokenizer:

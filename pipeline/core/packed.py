@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -20,12 +21,8 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from pipeline.core.models import PLAIN_NAMES
 from pipeline.core.precision import PACKED
 
-try:
-    from torch.nn.attention.varlen import varlen_attn
-except ImportError:  # a torch before 2.10
-    varlen_attn = None  # type: ignore[assignment]
-
 LEAST_CAPABILITY = (8, 0)  # of a GPU for which torch has the kernel
+WIDTHS = range(8, 257, 8)  # of a head, for which there is a kernel
 
 
 def packed(tokens: Tensor, lengths: Tensor, longest: int, first_position: int) -> dict[str, Any]:
@@ -75,11 +72,11 @@ def use_packed(model: SentenceTransformer) -> None:
 
 
 def why_not_packed(model: SentenceTransformer, half: bool, dropout: float) -> str | None:
-    """What packed attention lacks here, or None where it can run: a GPU, 16-bit numbers and no dropout.
+    """What packed attention lacks here, or None where it can run, such as a GPU, 16-bit numbers, or no dropout.
 
     `half` says whether the encoder computes in bfloat16 or float16.
     """
-    encoder = getattr(model[0], "model", None)
+    encoder: Any = getattr(model[0], "model", None)
     family = encoder.config.model_type if isinstance(encoder, PreTrainedModel) else type(model[0]).__name__
     if family not in PLAIN_NAMES:
         return f"a base of one of the families {', '.join(PLAIN_NAMES)}, not {family}"
@@ -87,11 +84,13 @@ def why_not_packed(model: SentenceTransformer, half: bool, dropout: float) -> st
         return "a GPU"
     if torch.cuda.get_device_capability() < LEAST_CAPABILITY:
         return "a GPU of compute capability 8.0 or more"
-    if varlen_attn is None:
-        return "torch 2.10 or later"
+    if encoder.config.hidden_size // encoder.config.num_attention_heads not in WIDTHS:
+        return "a base whose heads' width is a multiple of 8, up to 256"
     if not half:
         return "precision bf16 or fp16"
-    return "dropout=0" if dropout else None
+    if dropout:
+        return "dropout=0"
+    return None if encoder.config._attn_implementation in ("sdpa", PACKED) else "attention sdpa"
 
 
 def _attention(

@@ -64,6 +64,12 @@ def other_head(models: dict[str, Path]) -> None:
         torch.save({"weight": torch.full((1, 4), float(number))}, folder / "sparse_linear.pt")
 
 
+def broken_head(models: dict[str, Path]) -> None:
+    other_head(models)
+    head = models["symmetric"] / "sparse_linear.pt"
+    head.write_bytes(head.read_bytes()[:200])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -76,6 +82,7 @@ def other_head(models: dict[str, Path]) -> None:
         (other_layers, "the transformer config of symmetric and init differ: layer_norm_eps is 1e-06 instead of 1e-05"),
         (no_modules, "symmetric is not a sentence-transformers model"),
         (broken_tokenizer, "can't read the tokenizer"),
+        (broken_head, "can't read the head sparse_linear.pt"),
         (other_head, "the head sparse_linear.pt of symmetric is not that of init"),
     ],
 )

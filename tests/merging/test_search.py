@@ -89,6 +89,17 @@ def test_two_models_are_searched_along_a_line() -> None:
     assert len(tried) <= 5 + 2 + 2
 
 
+def test_a_small_step_is_taken_as_asked() -> None:
+    tried: list[float] = []
+
+    def score(weights: dict[str, float]) -> Candidate:
+        tried.append(weights["other"])
+        return Candidate("search", weights, DevScore({"symmetric": {"set": 0.0}}, {"set": 1}), {}, {}, None)
+
+    best_of_grid(SIMPLEX, ("base", "other"), 0.0005, 0, score)
+    assert len(tried) == 2001 and tried[1] == pytest.approx(0.0005)
+
+
 def test_the_base_has_the_rest() -> None:
     point = (Fraction(1, 3), Fraction(1, 6))
     assert weights_of(point, MODELS) == pytest.approx({"init": 0.5, "symmetric": 1 / 3, "asymmetric": 1 / 6})

@@ -133,6 +133,12 @@ def test_small_sets_stay_in_when_steps_are_few() -> None:
     assert len(plan(*sets, max_steps=5).batches) == 5
 
 
+def test_a_set_that_is_rounded_up_to_its_one_batch_gets_no_second_by_its_remainder() -> None:
+    sets = [set_rows("small", 9 * 32), set_rows("b", 46 * 32, seed=1), set_rows("c", 45 * 32, seed=2)]
+    of_set = Counter(batch.set for batch in plan(*sets, max_steps=10).batches)
+    assert of_set == {"small": 1, "b": 5, "c": 4}
+
+
 @pytest.mark.parametrize("world", [1, 2, 4, 8])
 def test_slices_of_the_ranks_are_the_global_batch_in_order(world: int) -> None:
     for batch in plan(set_rows("one", 500, negatives=2), set_rows("two", 60, seed=1)).batches:

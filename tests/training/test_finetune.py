@@ -322,7 +322,7 @@ def test_best_weights_that_can_t_be_read_are_not_replaced_by_the_last(
     config = prepared_run(tmp_path, SETS, max_steps=4, dev_steps=2)
     checkpoints = stopped_before_saving(config, monkeypatch) / "checkpoints"
     best, state = checkpoints / "checkpoint-2", checkpoints / "checkpoint-4/trainer_state.json"
-    state.write_text(json.dumps(json.loads(state.read_text()) | {"best_model_checkpoint": str(best)}))
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"best_global_step": 2}))
     weights = best / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(
@@ -331,6 +331,22 @@ def test_best_weights_that_can_t_be_read_are_not_replaced_by_the_last(
         run_stage(CHAIN["joint"], config)
     shutil.rmtree(checkpoints)
     assert run_stage(CHAIN["joint"], config).status == "complete"
+
+
+def test_the_best_weights_are_found_also_where_the_runs_folder_was_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"max_steps": 4, "dev_steps": 2}
+    checkpoints = stopped_before_saving(prepared_run(tmp_path / "a", SETS, **options), monkeypatch) / "checkpoints"
+    best, state = checkpoints / "checkpoint-2", checkpoints / "checkpoint-4/trainer_state.json"
+    chosen = {"best_global_step": 2, "best_model_checkpoint": str(best)}
+    state.write_text(json.dumps(json.loads(state.read_text()) | chosen))
+    expected = load_file(best / "model.safetensors")
+    (tmp_path / "a").rename(tmp_path / "b")
+    config = prepared_run(tmp_path / "b", {}, **options)
+    run_stage(CHAIN["joint"], config)
+    saved = load_file(config.folder("joint") / "model/model.safetensors")
+    assert all((saved[name] == weight).all() for name, weight in expected.items())
 
 
 def stopped_before_saving(config: Config, monkeypatch: pytest.MonkeyPatch) -> Path:

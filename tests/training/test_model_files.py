@@ -1,6 +1,7 @@
 """What training leaves of a model: new weights of every module, under the names that init has."""
 
 import dataclasses
+import json
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModel
 
 from configs.schema.init import BaseConfig
 from configs.schema.training import AdapterConfig, SideConfig
@@ -16,7 +18,7 @@ from merging.compatibility import require_compatible, write_model
 from pipeline.core.errors import UserError
 from pipeline.core.models import load_folder
 from pipeline.core.packed import use_packed
-from tests.support.small_bases import tiny_base
+from tests.support.small_bases import tiny_base, tiny_model
 from tests.support.zoo import TEXTS, animal
 from training.bases.hub import make_from_hub
 from training.model_files import choose_attention, encoder_of, load_model, merge_adapter, save_model
@@ -47,6 +49,15 @@ def test_a_module_behind_the_transformer_is_saved_with_its_trained_weights(tmp_p
     names = [{path.relative_to(each) for path in each.rglob("*")} for each in (init, folder)]
     assert names[0] == names[1]
     require_compatible({"init": init, "symmetric": folder})
+
+
+def test_the_side_of_a_base_in_16_bit_is_loaded_in_32(tmp_path: Path) -> None:
+    init = tiny_model(tmp_path / "init")
+    config = json.loads((init / "config.json").read_text()) | {"dtype": "float16"}
+    (init / "config.json").write_text(json.dumps(config))
+    folder = trained(init, tmp_path / "side")
+    assert AutoModel.from_pretrained(folder).dtype == torch.float32
+    assert json.loads((folder / "config.json").read_text()) == config | {"dtype": "float32"}
 
 
 def test_an_adapter_is_saved_as_whole_weights(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from tests.support.runs import read_metrics
 from tests.support.training_process import finish, stop_at
 from training.callbacks import Preemption
 from training.finetune import training_arguments
-from training.trainer import MARK, _outlive_sigterm, last_checkpoint, readable
+from training.trainer import MARK, PlannedTrainer, _outlive_sigterm, last_checkpoint, readable
 
 SETS = {
     "symmetric/pairs": rows(160, seed=1),
@@ -236,6 +236,15 @@ def test_wrong_arguments_are_refused(tmp_path: Path, arguments: dict[str, Any], 
     config = prepared_run(tmp_path, {}, arguments=arguments)
     with pytest.raises(UserError, match=message):
         training_arguments(config, StageFolder("symmetric", tmp_path, "", {}), 10, has_dev=False)
+
+
+def test_a_damaged_scaler_is_a_damaged_checkpoint(tmp_path: Path) -> None:
+    torch.save({"scale": 1.0}, tmp_path / "scaler.pt")
+    (tmp_path / "scaler.pt").write_bytes((tmp_path / "scaler.pt").read_bytes()[:200])
+    trainer: Any = object.__new__(PlannedTrainer)
+    trainer.accelerator = SimpleNamespace(scaler=torch.amp.GradScaler("cpu"))
+    with pytest.raises(UserError, match="the checkpoint can't be read"):
+        trainer._load_scaler(str(tmp_path))
 
 
 def test_a_full_device_is_no_damaged_checkpoint() -> None:

@@ -127,7 +127,12 @@ def test_what_packed_attention_lacks_is_said(monkeypatch: pytest.MonkeyPatch) ->
         assert why_not_packed(model, half=True, dropout=0.0) == "a GPU"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    assert why_not_packed(model, half=True, dropout=0.0) == "attention sdpa"  # the model's own is eager
+    use_packed(model)
     assert why_not_packed(model, half=True, dropout=0.0) is None
+    with monkeypatch.context() as patched:
+        patched.setattr(model[0].model.config, "num_attention_heads", 16)
+        assert "multiple of 8" in str(why_not_packed(model, half=True, dropout=0.0))
     assert why_not_packed(model, half=False, dropout=0.0) == "precision bf16 or fp16"
     assert why_not_packed(model, half=True, dropout=0.1) == "dropout=0"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
