@@ -19,7 +19,7 @@ STAGES := base benchmarks data init symmetric asymmetric joint merge heads expor
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+( [a-z-]+)*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-22s %s\n", $$1, $$2}'
-	@echo "  make <stage>             One stage of: $(STAGES)"
+	@echo "  make <stage>                One stage of: $(STAGES)"
 	@echo "Variables: PROFILE=$(PROFILE) RUN=$(RUN) GPUS=<ranks> NODES=$(NODES) ARGS='<Hydra overrides>'"
 
 setup: $(READY) ## Make .venv from requirements.lock

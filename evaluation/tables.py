@@ -116,15 +116,18 @@ def show_scores(rows: Sequence[Score]) -> None:
     for suite in dict.fromkeys(column[0] for column in columns):
         heads = [column for column in columns if column[0] == suite]
         models = list(dict.fromkeys(row.model for row in rows if row.suite == suite))
-        if len(heads) > WIDE:
+        tasks = list(dict.fromkeys(task for _, task, _ in heads))
+        if len(heads) > WIDE and len(heads) == len(tasks):
             lines = [
                 [task, metric, *(cells.get((model, suite, task, metric)) for model in models)]
                 for _, task, metric in heads
             ]
             show_table(f"scores on {suite}", ["task", "metric", *models], lines)
             continue
-        lines = [[model, *(cells.get((model, *head)) for head in heads)] for model in models]
-        show_table(f"scores on {suite}", ["model", *(f"{task}\n{metric}" for _, task, metric in heads)], lines)
+        for part in [[task] for task in tasks] if len(heads) > WIDE else [tasks]:
+            shown = [head for head in heads if head[1] in part]
+            lines = [[model, *(cells.get((model, *head)) for head in shown)] for model in models]
+            show_table(f"scores on {suite}", ["model", *(f"{task}\n{metric}" for _, task, metric in shown)], lines)
 
 
 def _with_bars(row: Score) -> str:

@@ -73,6 +73,7 @@ def _command(job: Callable[[Config], Any]) -> None:
         started.append(config)
         try:
             with _stop_kept(), disk_errors_explained(Path(config.runs)):
+                _require_own_name(config)
                 job(checked(config))
         except (UserError, OmegaConfBaseException) as error:  # kept from Hydra, which would print lines of its own
             if HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -129,6 +130,14 @@ def _make_ready() -> None:
         sys.argv += ["hydra/job_logging=none", "hydra/hydra_logging=none"]
 
 
+def _require_own_name(config: DictConfig) -> None:
+    """Raise UserError where the chosen profile is a copy that still goes by the name of another one."""
+    chosen = HydraConfig.get().runtime.choices["profile"]
+    if config.profile != chosen:
+        where, remedy = f"configs/profile/{chosen}.yaml", f"write profile: {chosen}"
+        raise UserError(f"the profile calls itself {config.profile}", where=where, remedy=remedy)
+
+
 def quoted(value: str) -> str:
     """As Hydra takes any text."""
     return "'{}'".format(value.replace("'", r"\'"))
@@ -139,7 +148,9 @@ def _for_this_run(lines: str, config: DictConfig) -> str:
     profile, run = config.profile, config.run
     name = run if re.fullmatch(r"[\w.+-]+", run, re.ASCII) else f"""'"{run}"'"""
     of = f" PROFILE={profile}" * (profile != "demo") + f" RUN={name}" * (run != profile)
-    pattern = rf"\bmake ({'|'.join(TARGETS)})(?![\w=]| PROFILE=| RUN=| anew)"
+    from_make = ("profile=", "run=", "runs=", "stages=", "launch.")  # the rest came by ARGS, and is needed as well
+    of += " ARGS=<as here>" * any("=" in word and not word.startswith(from_make) for word in sys.argv[1:])
+    pattern = rf"\bmake ({'|'.join(TARGETS)})(?![\w=]| PROFILE=| RUN=| ARGS=| anew)"
     return re.sub(pattern, lambda found: found[0] + of, lines)
 
 

@@ -110,9 +110,13 @@ def missing_sets(config: Config) -> Iterator[tuple[str, str, UserError | None]]:
 
 
 def check_auxiliary_models(config: Config) -> Iterator[tuple[str, str, UserError | None]]:
-    """(what, finding, problem) of each model that mines, guides or teaches."""
-    for key, wanted in config.auxiliary_models_by_key().items():
-        asked = None if wanted in OWN_MODELS else hub_model(wanted)
+    """(what, finding, problem) of the base, where it is a folder or on the Hub, and of each model that mines, guides or
+    teaches.
+    """
+    base = {"base.hub": str(config.base.hub)} if config.base.kind == "hub" else {}
+    for key, wanted in (base | config.auxiliary_models_by_key()).items():
+        revision = config.base.revision if key in base else "main"
+        asked = None if wanted in OWN_MODELS else hub_model(wanted, revision)
         found, problem = "this run's" if wanted in OWN_MODELS else "local folder", None
         try:
             if asked and local_model(wanted, config.mirror):

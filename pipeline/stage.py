@@ -5,7 +5,7 @@ import importlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from configs.schema.config import Config
 from pipeline.core import artefact, machine
-from pipeline.core.artefact import Manifest, StageFolder, read_manifest
+from pipeline.core.artefact import Manifest, StageFolder, is_complete, read_manifest
 from pipeline.core.console import is_main_process, log, show_table
 from pipeline.core.errors import UserError, disk_errors_explained
 from pipeline.tracking import tracked
@@ -117,6 +117,13 @@ def is_finished(stage: Stage, config: Config) -> bool:
     return finished(folder.path, folder.fingerprint) is not None
 
 
+def is_of_other_settings(stage: Stage, config: Config) -> bool:
+    """Whether a complete artefact stands at the stage's place that is not what the config asks for."""
+    with suppress(UserError):  # an input of its own is gone
+        return is_complete(config.folder(stage.name)) and not is_finished(stage, config)
+    return False
+
+
 def _standing(stage: Stage, config: Config, folder: StageFolder) -> Manifest | None:
     """The finished artefact at its place: there already, put back, or linked from another run."""
     path = folder.path
@@ -137,8 +144,10 @@ def _standing(stage: Stage, config: Config, folder: StageFolder) -> Manifest | N
 def _why_anew(path: Path, new: Manifest) -> str:
     """Why a complete artefact does not stand for what is asked, in words; empty where there is none."""
     old = read_manifest(path)
-    if old is None or old.status != "complete" or old.fingerprint == new.fingerprint:
+    if old is None or old.status != "complete":
         return ""
+    if old.fingerprint == new.fingerprint:
+        return "" if artefact.is_whole(path, old.outputs) else " anew: a file of it was changed, cut off or lost"
     if old.version is None:
         return " anew: an earlier version of the pipeline made it"
     if old.version != new.version:

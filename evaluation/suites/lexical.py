@@ -1,5 +1,6 @@
 """BM25 over words, the search without a model that every other one has to beat: bm25s with Snowball's stems."""
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
@@ -7,6 +8,8 @@ from importlib.metadata import version
 import bm25s
 import numpy as np
 import Stemmer
+
+logging.getLogger("bm25s").setLevel(logging.WARNING)  # it asks for DEBUG itself when it is imported
 
 
 def lexical_scores(queries: Sequence[str], candidates: Sequence[str], languages: Sequence[str]) -> np.ndarray:

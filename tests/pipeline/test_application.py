@@ -12,7 +12,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from pipeline.application import LAUNCHED, QUOTED, _explained, quoted
+from pipeline.application import CONFIGS, LAUNCHED, QUOTED, _explained, quoted
 from tests.support.runs import run_main, start
 
 
@@ -171,3 +171,12 @@ def test_an_override_in_quotes_arrives_as_it_was_typed(tmp_path: Path) -> None:
     said = process.communicate(timeout=60)[1]
     assert said.startswith(f"error: can't parse runs={folder}: ") and said.endswith(f"; {QUOTED}\n")
     assert (said.count("\n"), process.returncode) == (1, 2)
+
+
+def test_a_copied_profile_that_keeps_the_old_name_is_refused(tmp_path: Path) -> None:
+    copy = tmp_path / "profile" / "copied.yaml"
+    copy.parent.mkdir()
+    copy.write_bytes((CONFIGS / "profile" / "tiny.yaml").read_bytes())
+    ended = run_main("profile=copied", f"hydra.searchpath=['file://{tmp_path}']", f"runs={tmp_path}", "stages=[report]")
+    assert (ended.status, ended.out) == (2, "")
+    assert "error: the profile calls itself tiny (configs/profile/copied.yaml); write profile: copied" in ended.err

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.check import check, look, machine, processor
+from pipeline.check import check, check_auxiliary_models, look, machine, processor
 from pipeline.core.errors import UserError
 from tests.support.prepared_data import composed
 from tests.support.runs import REPOSITORY
@@ -72,3 +72,9 @@ def test_machines_that_can_t_share_out_a_batch_are_found_before_anything_is_made
 def test_a_busy_processor_is_named_with_what_helps_there() -> None:
     assert "1.5 of" in processor(1.5, {}) and "OMP_WAIT_POLICY=passive" in processor(1.5, {})
     assert processor(1.5, {"OMP_WAIT_POLICY": "passive"}) == processor(0.1, {}) == "CPU only"
+
+
+def test_a_base_that_is_not_there_is_found_before_anything_is_made(tmp_path: Path) -> None:
+    config = composed("base=e5_small", f"base.hub={tmp_path / 'nowhere'}")
+    ((found, problem),) = [row[1:] for row in check_auxiliary_models(config)]
+    assert found == "FAILED" and problem and problem.what == "base.hub: neither a folder nor a Hub id"

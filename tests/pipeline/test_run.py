@@ -93,3 +93,23 @@ def test_why_a_stage_is_made_anew_is_said(tmp_path: Path, caplog: pytest.LogCapt
         with caplog.at_level("INFO", logger="pipeline"):
             run_stage(dataclasses.replace(stage, **change), config)
         assert f"anew: {said}" in caplog.text
+
+
+def test_that_a_file_of_a_stage_was_changed_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = Config(profile="tiny", run="test", runs=str(tmp_path))
+    write = lambda config, folder: {"bytes": (folder.path / "made.txt").write_text("made")}  # noqa: E731
+    stage = dataclasses.replace(CHAIN["base"], build=write, reads=lambda config: {})
+    run_stage(stage, config)
+    (config.folder("base") / "made.txt").write_text("mended")
+    with caplog.at_level("INFO", logger="pipeline"):
+        run_stage(stage, config)
+    assert "anew: a file of it was changed, cut off or lost" in caplog.text
+
+
+def test_an_input_of_other_settings_is_named_before_it_is_read(tmp_path: Path) -> None:
+    common = ["profile=tiny", f"runs={tmp_path}"]
+    run_main(*common, "stages=[data]")
+    assert "as made before" not in run_main(*common, "stages=[init]").out
+    other = run_main(*common, "stages=[init]", "data.sources.tapaco.max_rows=5")
+    assert "init reads data as made before, by other settings than these: make reproduce" in other.out
+    assert "init: up to date" in other.out
