@@ -28,6 +28,12 @@ def run(library: Path, run_folder: Path, stages: str, *overrides: str) -> dict[s
     return waits
 
 
+def test_the_emulated_gpu_refuses_tensors_of_the_cpu(library: Path) -> None:
+    both = "torch.ones(2, device='cuda') + torch.ones(2)"
+    ended = emulated_gpu.run_code(library, f"import torch; device.switch_on(); {both}")
+    assert ended.status == 1 and "expected all tensors to be on the same device" in ended.err
+
+
 def test_every_stage_runs_on_a_gpu_and_training_packs_its_texts(library: Path, run_folder: Path) -> None:
     run(library, run_folder, "symmetric,asymmetric,merge,heads,evaluate", "precision=bf16")
     for stage in ("symmetric", "asymmetric", "heads"):

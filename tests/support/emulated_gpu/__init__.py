@@ -1,0 +1,41 @@
+"""A GPU in name, where there is none: tensors that say cuda:0, and keep their numbers on the CPU.
+
+`run` runs a command of the pipeline with it. Such a tensor meets no CPU tensor except where CUDA allows it; attention
+of packed texts asks for what its kernel asks for; and what in a training step would wait for a real device is counted,
+by the function of ours that asked for it. All kernels are the CPU's, so neither times nor memory mean anything, and
+there is no second GPU.
+"""
+
+import json
+import os
+import subprocess
+import sysconfig
+from pathlib import Path
+
+from tests.support.runs import REPOSITORY, Ended, finish, start
+
+LIBRARY, WAITS_FILE = "EMULATED_GPU", "waits.json"
+
+
+def build(folder: Path) -> Path:
+    """The library that `run` needs, from device.cpp; takes a C++ compiler."""
+    torch, library = Path(sysconfig.get_paths()["purelib"]) / "torch", folder / "emulated_gpu.so"
+    flags = ["-std=c++20", "-shared", "-fPIC", f"-I{torch}/include", f"-L{torch}/lib", f"-Wl,-rpath,{torch}/lib"]
+    source = Path(__file__).with_name("device.cpp")
+    subprocess.run(["c++", *flags, str(source), "-ltorch_cpu", "-lc10", "-o", str(library)], check=True)
+    return library
+
+
+def run(library: Path, folder: Path, *overrides: str) -> tuple[Ended, dict[str, int]]:
+    """`python -m pipeline.run overrides` on the emulated GPU; also how often training steps waited for it.
+
+    Waits are counted by `file function` of ours. `folder` is for what the command leaves about them.
+    """
+    ended = run_code(library, f"device.run_pipeline({str(folder / WAITS_FILE)!r})", *overrides)
+    return ended, json.loads((folder / WAITS_FILE).read_text())
+
+
+def run_code(library: Path, code: str, *arguments: str) -> Ended:
+    """Run Python code in which `device` is the emulated GPU's module."""
+    environment = os.environ | {LIBRARY: str(library), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    return finish(start(*arguments, code=f"from tests.support.emulated_gpu import device; {code}", env=environment))

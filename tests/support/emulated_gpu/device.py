@@ -1,0 +1,204 @@
+"""The emulated GPU itself, for a process that has not imported torch yet."""
+
+import ctypes
+import itertools
+import json
+import os
+import sys
+import traceback
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from tests.support.emulated_gpu import LIBRARY
+from tests.support.runs import REPOSITORY
+
+ctypes.CDLL(os.environ[LIBRARY], ctypes.RTLD_GLOBAL)  # torch asks for it once, when it is imported
+
+import torch  # noqa: E402
+import torch.nn.attention.varlen  # noqa: E402
+from torch import Tensor  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing  # noqa: E402
+from torch.utils._pytree import tree_leaves, tree_map  # noqa: E402
+
+ANSWERS: dict[str, Any] = {  # of functions of torch.cuda
+    "is_available": True,
+    "is_initialized": True,
+    "is_bf16_supported": True,
+    "device_count": 1,
+    "current_device": 0,
+    "get_device_capability": (9, 0),
+    "get_device_name": "emulated",
+    "mem_get_info": (70 * 10**9, 80 * 10**9),
+    "memory_allocated": 0,
+    "get_rng_state_all": [],
+    "_exchange_device": 0,
+    "_maybe_exchange_device": 0,
+    **dict.fromkeys(("_lazy_init", "set_device", "empty_cache", "reset_peak_memory_stats", "synchronize")),
+    **dict.fromkeys(("manual_seed", "manual_seed_all", "set_rng_state", "set_rng_state_all")),
+}
+
+aten, packed = torch.ops.aten, torch.ops.torch_attn
+COPIES = (aten.copy_.default, aten._to_copy.default)
+INDEXING = (aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default)
+WAITING = (aten._local_scalar_dense.default, aten.nonzero.default, aten._unique2.default, aten.equal.default)
+waits = Counter[str]()
+
+
+def wait() -> None:
+    """Count one of a training step, for the innermost function of ours."""
+    stack = traceback.extract_stack()
+    called = {frame.name for frame in stack}
+    if "_run_epoch" in called and "_maybe_log_save_evaluate" not in called:  # the library's
+        ours = [frame for frame in stack if _is_product(frame.filename)]
+        waits[f"{Path(ours[-1].filename).relative_to(REPOSITORY)} {ours[-1].name}"] += 1
+
+
+def _is_product(file: str) -> bool:
+    inside = Path(file).is_relative_to(REPOSITORY)
+    return inside and Path(file).relative_to(REPOSITORY).parts[0] not in (".venv", "tests")
+
+
+class Cuda(Tensor):
+    """A tensor on the device; `held` has its numbers."""
+
+    held: Tensor
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @staticmethod
+    def __new__(cls, held: Tensor) -> "Cuda":
+        options = {"dtype": held.dtype, "device": torch.device("cuda:0")}
+        made = Tensor._make_wrapper_subclass(
+            cls, held.size(), strides=held.stride(), storage_offset=held.storage_offset(), **options
+        )
+        made.held = held
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return dispatched(function, args, kwargs or {})
+
+    def tolist(self) -> Any:
+        wait()
+        return self.held.tolist()
+
+    def storage(self) -> Any:  # safetensors asks whether two share it
+        return self.held.storage()
+
+    def untyped_storage(self) -> Any:
+        return self.held.untyped_storage()
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+
+class Device(TorchDispatchMode):
+    """Sees operations without a tensor of the device among their arguments, which may make one."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return dispatched(function, args, kwargs or {})
+
+
+def dispatched(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """The operation, by the CPU."""
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    ours = [tensor for tensor in tensors if isinstance(tensor, Cuda)]
+    device = torch.device(kwargs["device"]) if kwargs.get("device") is not None else None
+    to_gpu = device is not None and device.type == "cuda"
+    if not ours and not to_gpu:
+        return function(*args, **kwargs)
+    if "_has_compatible_shallow_copy_type" in str(function):
+        return False
+    if function is packed._varlen_attn.default:
+        return tuple(map(Cuda, attention(*args)))
+    if function is packed._varlen_attn_backward.default:
+        return tuple(map(Cuda, attention_backward(*args)))
+    _look(function, args, kwargs, to_gpu if device else None)
+    inner = {name: value for name, value in kwargs.items() if name != "pin_memory"}
+    if to_gpu:
+        inner["device"] = torch.device("cpu")
+    args_held, inner = tree_map(_held, (args, inner))
+    made = function(*args_held, **inner)
+    if device is not None and not to_gpu:  # to the CPU
+        return made.clone() if made is args_held[0] else made
+    if function is aten.copy_.default and not isinstance(args[0], Cuda):
+        return made
+    made = tree_map(lambda one: Cuda(one) if isinstance(one, Tensor) else one, made)
+    return return_and_correct_aliasing(function, args, kwargs, made) if ours else made
+
+
+def _held(one: Any) -> Any:
+    return one.held if isinstance(one, Cuda) else one
+
+
+def _look(function: Any, args: Any, kwargs: dict[str, Any], to_gpu: bool | None) -> None:
+    """Count the operation if it waits for the device; raise RuntimeError where it mixes devices."""
+    indices = [leaf for leaf in tree_leaves(args[1:2]) if isinstance(leaf, Tensor)] if function in INDEXING else []
+    crosses = function is aten.copy_.default and isinstance(args[0], Cuda) != isinstance(args[1], Cuda)
+    crosses |= function is aten._to_copy.default and to_gpu is not None and isinstance(args[0], Cuda) != to_gpu
+    blocks = not (kwargs.get("non_blocking") or (function is aten.copy_.default and args[2:3] == (True,)))
+    selects = any(index.dtype == torch.bool or not isinstance(index, Cuda) for index in indices)
+    if function in WAITING or selects or (crosses and blocks):
+        wait()
+    others = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.dim() > 0]
+    others = [leaf for leaf in others if not isinstance(leaf, Cuda) and not any(leaf is one for one in indices)]
+    if others and function not in COPIES and any(isinstance(leaf, Cuda) for leaf in tree_leaves((args, kwargs))):
+        raise RuntimeError(f"{function}: expected all tensors to be on the same device, found cuda:0 and cpu")
+
+
+def attention(query: Cuda, key: Cuda, value: Cuda, ends: Cuda, ends_k: Cuda, longest: int, *_: Any) -> Any:
+    """Attention inside each text, (tokens, heads, width), under the conditions of flash attention's kernel."""
+    lengths = ends.held.diff().tolist()
+    assert query.dtype in (torch.float16, torch.bfloat16) and ends.dtype == torch.int32
+    assert query.shape[-1] % 8 == 0 and all(one.stride(-1) == 1 for one in (query, key, value))
+    assert max(lengths) <= longest and sum(lengths) == len(query) and ends_k is ends
+    made = []
+    for q, k, v in zip(*(one.held.float().split(lengths) for one in (query, key, value)), strict=True):
+        made.append(_weights(q, k) @ v.transpose(0, 1))
+    out = torch.cat([one.transpose(0, 1) for one in made]).to(query.dtype)
+    return out, torch.zeros(query.shape[1], len(query)), torch.zeros(2, dtype=torch.uint64)
+
+
+def _weights(query: Tensor, key: Tensor) -> Tensor:
+    scores = query.transpose(0, 1) @ key.transpose(0, 1).mT
+    return (scores * query.shape[-1] ** -0.5).softmax(-1)
+
+
+def attention_backward(grad: Cuda, query: Cuda, key: Cuda, value: Cuda, out: Cuda, lse: Cuda, ends: Cuda, *_: Any):
+    """The gradients of query, key and value."""
+    lengths, made = ends.held.diff().tolist(), list[list[Tensor]]()
+    for parts in zip(*(one.held.float().split(lengths) for one in (query, key, value, grad)), strict=True):
+        weights = _weights(*parts[:2])
+        q, k, v, g = (one.transpose(0, 1) for one in parts)
+        by_weights = g @ v.mT
+        by_scores = weights * (by_weights - (by_weights * weights).sum(-1, keepdim=True)) * q.shape[-1] ** -0.5
+        made.append([one.transpose(0, 1) for one in (by_scores @ k, by_scores.mT @ q, weights.mT @ g)])
+    return [torch.cat(list(one)).to(query.dtype) for one in zip(*made, strict=True)]
+
+
+def switch_on() -> None:
+    """Let this process have the device, for good."""
+    for name, answer in ANSWERS.items():
+        setattr(torch.cuda, name, lambda *_, answer=answer, **__: answer)
+    for module in (torch.cuda, torch.cuda.random):
+        module.get_rng_state = lambda *_: torch.get_rng_state()
+    taken = itertools.count(10**9, 10**7)  # more with each pass, as probing expects
+    torch.cuda.max_memory_allocated = lambda *_: next(taken)
+    torch.cuda.amp.common.amp_definitely_not_available = lambda: False
+    torch.inference_mode = lambda mode=True: torch.no_grad()  # wrapped tensors don't work there
+    Tensor.pin_memory = lambda self, *_: self
+    torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device="cuda") goes through `Device`
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    Device().__enter__()
+
+
+def run_pipeline(waits_file: str) -> None:
+    """Run the pipeline's command on the device."""
+    switch_on()
+    from pipeline.run import main
+
+    sys.argv[0] = "pipeline.run"
+    try:
+        main()
+    finally:
+        Path(waits_file).write_text(json.dumps(waits))
