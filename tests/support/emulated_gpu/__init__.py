@@ -37,5 +37,9 @@ def run(library: Path, folder: Path, *overrides: str) -> tuple[Ended, dict[str, 
 
 def run_code(library: Path, code: str, *arguments: str) -> Ended:
     """Run Python code in which `device` is the emulated GPU's module."""
-    environment = os.environ | {LIBRARY: str(library), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    environment = os.environ | {
+        LIBRARY: str(library),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")])),
+    }
     return finish(start(*arguments, code=f"from tests.support.emulated_gpu import device; {code}", env=environment))
