@@ -111,6 +111,7 @@ NO_TIME = TrainingConfig(arguments={"ddp_timeout": "soon"})
         (MergingConfig(extrapolation_limit=0.9), "extrapolation_limit", "at least 1 and at most 3"),
         (MergingConfig(examples_per_set=0), "examples_per_set", "at least 1"),
         (SuiteConfig(), "tasks", "needs tasks or a benchmark"),
+        (SuiteConfig(**SUITE, languages=["rus"]), "languages", "must be empty beside a benchmark"),
         (SuiteConfig(kind="retrieval"), "sets", "at least one held-out set"),
         (SuiteConfig(**SUITE, sets={"a": "../b"}), "sets.a", "plain name"),
         (PublishConfig(repo="name"), "repo", "must be organisation/name"),

@@ -280,11 +280,20 @@ def test_no_network_and_no_mirror_is_one_line(model: DenseEncoder, tmp_path: Pat
     [
         ("TERRRa", MtebTaskConfig(), "no such task"),
         ("TERRa", MtebTaskConfig(splits=["train"]), "no split train"),
+        ("MassiveIntentClassification", MtebTaskConfig(subsets=["ru", "xx"]), "no subset xx"),
     ],
 )
-def test_an_unknown_task_or_split_is_one_line(name: str, config: MtebTaskConfig, message: str) -> None:
+def test_an_unknown_task_split_or_subset_is_one_line(name: str, config: MtebTaskConfig, message: str) -> None:
     with pytest.raises(UserError, match=message):
         hub_task(name, SuiteConfig(), config, None)
+
+
+def test_an_exception_of_a_benchmark_s_task_counts_in_its_suite_and_in_no_other() -> None:
+    name, suite = "MassiveIntentClassification", SuiteConfig(benchmark="MTEB(rus, v1.1)")
+    special = hub_task(name, suite, MtebTaskConfig(subsets=["en"], splits=["validation"]), None)
+    assert (list(special.hf_subsets), list(special.eval_splits)) == (["en"], ["validation"])
+    task = hub_task(name, suite, MtebTaskConfig(), None)
+    assert (list(task.hf_subsets), list(task.eval_splits)) == (["ru"], ["validation", "test"])
 
 
 def test_an_unknown_benchmark_is_one_line() -> None:
