@@ -83,6 +83,32 @@ def test_items_give_mtebs_own_score(kind: str, model: DenseEncoder, tmp_path: Pa
         np.testing.assert_array_equal(again.columns[name], values)
 
 
+@pytest.mark.parametrize(
+    ("kind", "metric"),
+    [
+        ("Classification", "f2"),
+        ("Classification", "ap"),  # mteb gives None where there are more than two classes
+        ("Clustering", "v_measure_std"),
+        ("PairClassification", "max_f1"),
+        ("Retrieval", "mrr_at_10"),
+        ("Retrieval", "ndcg_at_7"),
+        ("STS", "cosine_kendall"),
+        ("STS", "languages"),
+        ("STS", "main_score"),
+    ],
+)
+def test_a_metric_that_mteb_does_not_give_item_by_item_is_one_line(
+    kind: str, metric: str, model: DenseEncoder, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=rf"mteb gives no {metric} item by item \(task .*mend the task's metrics"):
+        run_task(model, task_of_type(kind), [metric], tmp_path)
+
+
+def test_metrics_of_texts_and_of_draws_don_t_go_together(model: DenseEncoder, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="f1 is not of the items that accuracy is of"):
+        run_task(model, task_of_type("Classification"), ["accuracy", "f1"], tmp_path)
+
+
 def test_symmetric_tasks_take_the_query_prompt_and_retrieval_both(
     model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
