@@ -224,6 +224,12 @@ def test_bundled_samples_are_not_called_the_real_sets(card: str) -> None:
     assert "d0rj/gsm8k-ru" not in (ModelCard(card).data.datasets or [])
 
 
+def test_samples_are_told_by_the_mirror_that_data_was_made_with(config: Config, card: str) -> None:
+    run = read_run(config.folder("report").parent)
+    run.config["mirror"] = "/elsewhere"  # of the last stage
+    assert render_card(run, config, "a/b").count("sample of the pipeline's") == card.count("sample of the pipeline's")
+
+
 def test_the_base_and_its_relation_are_named(config: Config) -> None:
     run = read_run(config.folder("report").parent)
     run.config["base"]["hub"] = "BAAI/bge-m3"
