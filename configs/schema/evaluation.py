@@ -41,6 +41,12 @@ class SuiteConfig:
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.kind == "retrieval" and not self.sets:
             yield "sets", "must name at least one held-out set"
+        # What is named twice would be tested twice, and all p-values corrected for it.
+        for name in ("dimensions", "precisions", "representations"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                yield name, "must name none twice"
+        if not self.representations:
+            yield "representations", "must name at least one"
         if self.kind == "mteb" and not self.tasks and not self.benchmark:
             yield "tasks", "a suite of mteb needs tasks or a benchmark"
         if self.benchmark and self.languages:
