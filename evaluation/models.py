@@ -100,8 +100,17 @@ def further_model(wanted: str, mirror: str | None, taken: Collection[str] = ()) 
 
 
 def own_head_folders(config: Config, model: Path) -> list[Path]:
-    """Where sparse and multi-vector heads are looked for that somebody made for this model, in order."""
-    return [model, *([Path(config.evaluation.heads)] if config.evaluation.heads else [])]
+    """Where sparse and multi-vector heads are looked for that somebody made for this model, in order.
+
+    Raises UserError where `evaluation.heads` names a folder without any.
+    """
+    if not config.evaluation.heads:
+        return [model]
+    given = Path(config.evaluation.heads)
+    if not any((given / name).is_file() for name in HEADS):
+        what = f"no sparse and multi-vector heads ({', '.join(HEADS)})"
+        raise UserError(what, where=str(given), remedy="mend evaluation.heads")
+    return [model, given]
 
 
 def head_folders(config: Config, model: Path) -> list[Path]:

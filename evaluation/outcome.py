@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from evaluation.results import BM25
+
 SCORE_VERSION = 3  # of what a model did on a task: raised when scores or items change
 PART = "part"  # column that says which part of a task an item belongs to; a metric is the mean over the parts
 # Column that names an item's text: items of one name, in one task or in two, are resampled together. In tasks on pairs
@@ -55,14 +57,15 @@ class Outcome:
 
 
 def joined(parts: Mapping[str, Outcome]) -> Outcome:
-    """One outcome out of those of several modes over the same items, by whose scores they are (`Measure.by`).
+    """One outcome out of those of several modes over the same items, such as dense, sparse and bm25 (see `Measure`).
 
     The first one's columns keep their names; columns that say what the items are stand once.
     """
     columns: dict[str, np.ndarray] = {}
     measures, notes = list[Measure](), dict[str, Any]()
-    for place, (by, part) in enumerate(parts.items()):
-        prefix = "" if place == 0 else f"{by.removeprefix('{}.')}:"
+    for place, (mode, part) in enumerate(parts.items()):
+        prefix = "" if place == 0 else f"{mode}:"
+        by = {"dense": "{}", BM25: BM25}.get(mode, f"{{}}.{mode}")
         own = {name for measure in part.measures for name in measure.columns}
         columns |= {prefix + name if name in own else name: values for name, values in part.columns.items()}
         measures += [

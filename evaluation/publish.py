@@ -26,6 +26,7 @@ from pipeline.core.artefact import StageFolder, files_under, link_tree, read_jso
 from pipeline.core.console import console, log, quiet, show_table
 from pipeline.core.errors import UserError
 from pipeline.core.hub import hub_errors
+from pipeline.core.model_folder import EXPORT_PATTERNS, HEADS, HEADS_RECORD
 from pipeline.core.models import load_folder
 
 SOURCES = {  # stage -> the files that the card's figures come from
@@ -40,8 +41,8 @@ SOURCES = {  # stage -> the files that the card's figures come from
 }
 LICENCE = Path(__file__).resolve().parents[1] / "LICENSE"
 NO_LICENCE = "No one licence covers this model. The terms of the sets that it was trained on rule out some uses:"
-# Of an earlier upload, where this one has no such file.
-REPLACED = ["*.safetensors", *(f"{folder}/*" for folder in EXPORT_FOLDERS), "provenance/*"]
+# Of an earlier upload, where this one has no such file; a LICENSE may have been added there by hand.
+REPLACED = ["*.safetensors", *HEADS, HEADS_RECORD, *EXPORT_PATTERNS, "provenance/*"]
 TOLERANCE = 1e-5  # between the embeddings of the two libraries
 
 

@@ -27,11 +27,11 @@ from threadpoolctl import threadpool_limits
 from configs.schema.config import Config
 from evaluation.encoder import Encoder
 from evaluation.models import ScoredModel, head_folders, heads_fingerprint, own_head_folders
-from evaluation.outcome import SCORE_VERSION
+from evaluation.outcome import SCORE_VERSION, Outcome
 from evaluation.significance import whole
 from evaluation.suites.task import Task
 from pipeline.core.artefact import StageFolder, result_settings
-from pipeline.core.console import log
+from pipeline.core.console import TOLD_EVERY, log
 from pipeline.core.embedding import EmbeddingCache
 from pipeline.core.errors import Stopped, UserError
 from pipeline.core.heads import Heads, read_heads
@@ -49,6 +49,7 @@ class Scorer:
 
     def __init__(self, model: ScoredModel, config: Config, device: str | None = None) -> None:
         self.model, self.config, self.settings, self.device = model, config, config.evaluation, device
+        self.begun: set[str] = set()  # suites
 
     def __enter__(self) -> Self:
         return self
@@ -64,10 +65,7 @@ class Scorer:
 
         Raises UserError for a score that is NaN or infinite.
         """
-        log.info("evaluate: %s on %s", self.model.name, task.key)
-        started = time.monotonic()
-        outcome = task.score(self)
-        seconds = time.monotonic() - started
+        outcome, seconds = self._told(task)
         if undefined := [measure.metric for measure in outcome.measures if not math.isfinite(measure.score)]:
             where = f"model {self.model.name}, task {task.key}"
             remedy = "see whether its embeddings differ from text to text"
@@ -87,6 +85,18 @@ class Scorer:
             "measures": [dataclasses.asdict(measure) for measure in outcome.measures],
             "notes": outcome.notes,
         }
+
+    def _told(self, task: Task) -> tuple[Outcome, float]:
+        """What the model did, and its seconds: a line says which suite is begun, and one which task took minutes."""
+        if task.suite not in self.begun:
+            self.begun.add(task.suite)
+            log.info("evaluate: %s on %s", self.model.name, task.suite)
+        started = time.monotonic()
+        outcome = task.score(self)
+        seconds = time.monotonic() - started
+        if seconds > TOLD_EVERY:
+            log.info("evaluate: %s on %s took %.1f minutes", self.model.name, task.key, seconds / 60)
+        return outcome, seconds
 
     @property
     def key(self) -> str:

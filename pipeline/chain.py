@@ -206,19 +206,19 @@ CHAIN = {stage.name: stage for stage in [
         settings=lambda c: {"export": c.export},
     ),
     Stage(
-        "evaluate", 7, "evaluation.evaluate:build", in_place=True, assist="evaluation.evaluate:assist",
+        "evaluate", 8, "evaluation.evaluate:build", in_place=True, assist="evaluation.evaluate:assist",
         needs=evaluate_needs,
         reads=evaluate_reads,
         settings=evaluate_settings,
     ),
     Stage(
-        "report", 7, "evaluation.report.build:build", verified=2**24, extra_outputs=readme_of_merge,
+        "report", 8, "evaluation.report.build:build", verified=2**24, extra_outputs=readme_of_merge,
         needs=lambda c: made(c, reported(c.training.heads.kind)),
         reads=report_reads,
         settings=report_settings,
     ),
     Stage(
-        "publish", 5, "evaluation.publish:build",
+        "publish", 6, "evaluation.publish:build",
         needs=lambda c: ["data", "init", "merge", "evaluate", *made(c, [*SIDES, "export", "report"]),
                          *made(c, ["heads"] * (c.training.heads.kind == "frozen"))],
         settings=lambda c: {"publish": c.evaluation.publish, "languages": c.languages},

@@ -33,7 +33,7 @@ class SuiteConfig:
     # encodechka: leaderboard (best of the pooled variants), or model (its own pooling).
     protocol: str = setting("leaderboard", choices=("leaderboard", "model"))
     benchmark: str | None = None  # mteb: name of a benchmark whose tasks are taken, such as MTEB(rus, v1.1)
-    languages: list[str] = setting([])  # mteb: subsets of multilingual tasks, such as rus
+    languages: list[str] = setting([])  # mteb, without a benchmark: subsets of multilingual tasks, such as rus
     tasks: dict[str, MtebTaskConfig] = setting({})  # mteb: tasks, or exceptions of the benchmark's
     # mteb: in which modes retrieval tasks are scored; all but dense need heads, and hybrid is their weighted sum.
     representations: list[str] = setting(["dense"], choices=("dense", "sparse", "multi_vector", "hybrid"))
@@ -41,8 +41,16 @@ class SuiteConfig:
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.kind == "retrieval" and not self.sets:
             yield "sets", "must name at least one held-out set"
+        # What is named twice would be tested twice, and all p-values corrected for it.
+        for name in ("dimensions", "precisions", "representations"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                yield name, "must name none twice"
+        if not self.representations:
+            yield "representations", "must name at least one"
         if self.kind == "mteb" and not self.tasks and not self.benchmark:
             yield "tasks", "a suite of mteb needs tasks or a benchmark"
+        if self.benchmark and self.languages:
+            yield "languages", "must be empty beside a benchmark, which has its own; subsets stand under tasks"
 
 
 @dataclass

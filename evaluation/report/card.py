@@ -1,6 +1,8 @@
 """The merged model's card: front matter for the Hub, how to use it, and figures that all come from artefacts."""
 
-from dataclasses import asdict
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,9 @@ GIVES = {
 def render_card(run: RunRecord, config: Config, model_id: str) -> str:
     """The card as Markdown with front matter; `model_id` (a Hub id or a folder) is what its examples load."""
     facts = read_model_facts(run.model_folder("merge"))
+    # As they stand between the quotes of Python's texts: a prompt may hold quotes and line breaks.
+    quoted = {kind: json.dumps(text, ensure_ascii=False)[1:-1] for kind, text in facts.prompts.items()}
+    facts = replace(facts, prompts=quoted)
     name = model_id.rpartition("/")[2] if model_id.count("/") == 1 else f"{run.folder.name}-merge"
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
@@ -59,11 +64,18 @@ def render_card(run: RunRecord, config: Config, model_id: str) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    templates.filters["table_row"] = _table_row
     template = templates.get_template("card.md.j2")
     folder = config.folder("export").as_posix() if model_id == run.model_folder("merge").as_posix() else model_id
     told = {"name": name, "model_id": model_id, "folder": folder, "on_hub": model_id == config.evaluation.publish.repo}
     text = template.render(**told, run=run, model=facts, card=_contents(run, config, facts))
     return f"---\n{front_matter(run, config, name)}\n---\n\n{text}"
+
+
+def _table_row(cells: Iterable[str]) -> str:
+    """A line of a Markdown table; what would end a cell or the line stands as `\\|` and as a blank."""
+    told = (" ".join(cell.splitlines()).replace("|", "\\|") for cell in cells)
+    return f"| {' | '.join(told)} |"
 
 
 def _contents(run: RunRecord, config: Config, facts: ModelFacts) -> dict[str, Any]:
@@ -258,7 +270,7 @@ def _sets(run: RunRecord) -> list[list[str]]:
                 source = f"sample of the pipeline's repository, in the layout of {entry.get('source')}"
                 licence = "Apache-2.0, written for the pipeline"
             rows.append([title, entry["side"], source, *counts, licence])
-    return [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    return rows
 
 
 def _benchmarks(run: RunRecord) -> str:

@@ -118,6 +118,11 @@ class RunRecord:
         """What the others are measured against: the base, or init where the base was not scored."""
         return "init" if self.scores and not any(score.model == "base" for score in self.scores) else "base"
 
+    @property
+    def confidence(self) -> str:
+        """That of the scores' intervals, such as 95 %."""
+        return f"{100 * self.config_of('evaluate')['evaluation']['confidence']:g} %"
+
     def config_of(self, stage: str) -> dict[str, Any]:
         """The config with which a stage was made, as a later one may have been run with other settings."""
         return self.made[stage].config if stage in self.made else self.config
@@ -135,7 +140,7 @@ class RunRecord:
 
     def bundled(self, entry: dict[str, Any]) -> bool:
         """Whether a set's rows are samples of this repository in the upstream layout, not the set itself."""
-        mirror = self.config.get("mirror")
+        mirror = self.config_of("data").get("mirror")
         return mirror is not None and Path(mirror).parts[-2:] == SAMPLES and "mirror" in str(entry.get("revision"))
 
     def suite_kind(self, suite: str) -> str:

@@ -100,15 +100,18 @@ def _labelled(metadata: Any, data: Any) -> tuple[list[Any], list[str]]:
 def mteb_outcome(metadata: Any, parts: Sequence[Part], metrics: Sequence[str]) -> Outcome:
     """Columns and measures of all parts of a task; a metric is the mean of its values on the parts, as mteb has it."""
     columns: dict[str, np.ndarray] = {}
-    measures, lengths = [], list[int]()
+    measures, lengths = list[Measure](), list[int]()
     for metric in metrics or [metadata.main_score]:
-        rounded = float(np.mean([part.scores[metric] for part in parts]))
-        statistic, per_part = _statistic(metadata.type, metric), [_items(metadata.type, metric, part) for part in parts]
+        rounded, statistic, per_part = _of_metric(metadata, metric, parts)
+        sizes = [len(next(iter(found.values()))) for found in per_part]
+        if measures and sizes != lengths:
+            what = f"{metric} is not of the items that {measures[0].metric} is of"
+            raise UserError(what, where=f"task {metadata.name}", remedy="score it in a suite of its own")
+        lengths = sizes
         names = tuple(name if name == "gold" else f"{metric}:{name}" for name in per_part[0])
         for position, name in enumerate(names):
             columns[name] = np.concatenate([list(found.values())[position] for found in per_part])
         measures.append(Measure(metric, rounded, statistic, names))
-        lengths = [len(next(iter(found.values()))) for found in per_part]
     labels = [f"{part.subset}/{part.split}" for part in parts]
     columns[PART] = np.repeat(np.array(labels, dtype=object), lengths)
     named = [name for part in parts for name in part.items]
@@ -125,17 +128,32 @@ def mteb_outcome(metadata: Any, parts: Sequence[Part], metrics: Sequence[str]) -
     return replace(made, measures=tuple(exact))
 
 
+def _of_metric(metadata: Any, metric: str, parts: Sequence[Part]) -> tuple[float, str, list[dict[str, np.ndarray]]]:
+    """mteb's score, what function of the items it is, and that function's arguments for each part.
+
+    Raises UserError for a metric that mteb does not give, or not by item.
+    """
+    try:
+        rounded = float(np.mean([part.scores[metric] for part in parts]))
+        return rounded, _statistic(metadata.type, metric), [_items(metadata.type, metric, part) for part in parts]
+    except (KeyError, TypeError):
+        what = f"mteb gives no {metric} item by item"
+        raise UserError(what, where=f"task {metadata.name}", remedy="mend the task's metrics in its suite") from None
+
+
 def _statistic(kind: str, metric: str) -> str:
-    """What function of the items a metric is."""
+    """What function of the items a metric is; KeyError where it is none."""
     if kind in ("Classification", "MultilabelClassification"):
         return "mean_of_experiments" if metric == "accuracy" else FIXED
     if kind == "STS":
         return metric.rpartition("_")[2]
-    return {"Retrieval": "mean", "Reranking": "mean", "Clustering": FIXED}.get(kind, "average_precision")
+    if kind == "PairClassification" and metric.rpartition("_")[2] == "ap":  # the others depend on a threshold
+        return "average_precision"
+    return {"Retrieval": "mean", "Reranking": "mean", "Clustering": FIXED}[kind]
 
 
 def _items(kind: str, metric: str, part: Part) -> dict[str, np.ndarray]:
-    """The arguments of that function for a part.
+    """The arguments of that function for a part; KeyError or TypeError where mteb gives none.
 
     Of pairs these are the similarities that the metric is of; `max_ap` means the best of all similarities.
     """
@@ -146,7 +164,7 @@ def _items(kind: str, metric: str, part: Part) -> dict[str, np.ndarray]:
     if kind in ("Classification", "MultilabelClassification"):
         if metric == "accuracy":
             return {"correct": _correct(part)}
-        return {"value": np.array([scores[metric] for scores in part.scores["scores_per_experiment"]])}
+        return {"value": np.array([float(scores[metric]) for scores in part.scores["scores_per_experiment"]])}
     if kind == "Clustering":
         levels = part.scores["v_measures" if metric == "v_measure" else f"{metric}_scores"]
         return {"value": np.concatenate([np.asarray(values, dtype=np.float64) for values in levels.values()])}

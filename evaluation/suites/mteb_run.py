@@ -58,11 +58,9 @@ class MtebTask(Task):
         self.needs_heads = set(modes) != {DENSE}
 
     def score(self, scorer: Scorer) -> Outcome:
-        folder, outcomes = results_folder(scorer.config), {}
-        for mode in self.modes:
-            by = "{}" if mode == DENSE else f"{{}}.{mode}"
-            outcomes[by] = run_task(mteb_encoder(scorer, mode), self.task, self.metrics, folder)
-        return joined(outcomes)
+        folder = results_folder(scorer.config)
+        parts = {mode: run_task(mteb_encoder(scorer, mode), self.task, self.metrics, folder) for mode in self.modes}
+        return joined(parts)
 
 
 def results_folder(config: Config) -> Path:

@@ -9,7 +9,7 @@ from mteb.abstasks import AbsTask
 
 from configs.schema.config import Config
 from configs.schema.evaluation import MtebTaskConfig, SuiteConfig
-from evaluation.suites.mteb_run import MtebTask
+from evaluation.suites.mteb_run import MtebTask, renewed
 from evaluation.suites.task import Task
 from pipeline.core.artefact import StageFolder, describe_outputs, files_under
 from pipeline.core.errors import UserError
@@ -21,8 +21,8 @@ def tasks(suite: str, config: Config, stage: StageFolder) -> list[Task]:
     found: list[Task] = []
     for name, special in suite_tasks(settings).items():
         task, modes = hub_task(name, settings, special, config.mirror), settings.representations
-        depends_on = {"task": special, "languages": settings.languages, "data": task.metadata.dataset}
-        depends_on |= {"modes": modes} if modes != ["dense"] else {}
+        chosen = {"splits": list(task.eval_splits), "subsets": list(task.hf_subsets), "metrics": special.metrics}
+        depends_on = {**chosen, "data": task.metadata.dataset, **({"modes": modes} if modes != ["dense"] else {})}
         found.append(MtebTask(suite, name, depends_on, task, special.metrics, modes))
     return found
 
@@ -46,14 +46,11 @@ def hub_task(name: str, suite: SuiteConfig, config: MtebTaskConfig, mirror: str 
     Raises UserError for an unknown task, split or subset.
     """
     try:
-        # A benchmark's own objects carry its choice of subsets and splits.
+        # A benchmark's own objects carry its choice of subsets and splits; mteb gives the same ones to all who ask.
         own = mteb.get_benchmark(suite.benchmark).tasks if suite.benchmark else []
-        task = next((task for task in own if task.metadata.name == name), None) or mteb.get_task(
-            name,
-            languages=suite.languages or None,
-            hf_subsets=config.subsets or None,
-            eval_splits=config.splits or None,
-        )
+        listed = next((task for task in own if task.metadata.name == name), None)
+        task = renewed(listed) if listed else mteb.get_task(name)
+        task.filter_languages(suite.languages or None, hf_subsets=config.subsets or task.hf_subsets)
     except (KeyError, ValueError) as error:
         what = str(error).strip("'\"").splitlines()[0]
         raise UserError(f"mteb has no such task: {what}", where=name, remedy="mend the suite's tasks") from None
@@ -61,6 +58,8 @@ def hub_task(name: str, suite: SuiteConfig, config: MtebTaskConfig, mirror: str 
         task._eval_splits = list(config.splits)
     for split in set(task.eval_splits) - set(task.metadata.eval_splits):
         raise UserError(f"the task has no split {split}", where=name, remedy="mend the suite's splits")
+    for subset in set(config.subsets) - set(task.hf_subsets):
+        raise UserError(f"the task has no subset {subset}", where=name, remedy="mend the suite's subsets")
     if mirror and (folder := Path(mirror, task.metadata.dataset["path"])).is_dir():
         contents = json.dumps(describe_outputs(folder, files_under(folder)))  # whose digest is the revision then
         revision = hashlib.sha256(contents.encode()).hexdigest()

@@ -61,7 +61,7 @@ class HeldOutRetrieval(Task):
         if self.lexical is None:  # the same for all models
             self.lexical = outcome_of(data, lexical_scores(data.queries, data.candidates, self.languages))
         if heads is None:
-            return joined({"{}": score_retrieval(data, scorer.encoder), BM25: self.lexical})
+            return joined({DENSE: score_retrieval(data, scorer.encoder), BM25: self.lexical})
         found, fitted = mode_scores(scorer.encoder, heads, data.queries, data.candidates), self.weights.of(scorer)
         scores = [found.scores[mode] for mode in VECTOR_MODES]
         parts = {mode: outcome_of(data, found.scores[mode], **sizes(found, mode)) for mode in VECTOR_MODES}
@@ -69,8 +69,7 @@ class HeldOutRetrieval(Task):
         if fitted:
             parts[HYBRID_FITTED] = outcome_of(data, weighted(scores, fitted), **sizes(found, HYBRID))
             parts[HYBRID_FITTED].notes["fitted weights"] = dict(zip(VECTOR_MODES, fitted, strict=True))
-        named = {"{}" if mode == DENSE else f"{{}}.{mode}": part for mode, part in parts.items()}
-        return joined(named | {BM25: self.lexical})
+        return joined(parts | {BM25: self.lexical})
 
 
 def sizes(found: ModeScores, mode: str) -> dict[str, float]:

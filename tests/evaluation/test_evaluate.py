@@ -10,6 +10,7 @@ import time
 import weakref
 from pathlib import Path
 from threading import Thread, main_thread
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -281,6 +282,16 @@ def test_heads_change_no_dense_score_and_their_own(models: dict[str, Path], tmp_
     assert [one == other for one, other in zip(*found, strict=True)] == [True, False, False]
 
 
+def test_heads_that_are_asked_for_and_not_there_are_one_line(models: dict[str, Path], tmp_path: Path) -> None:
+    config = make_config(tmp_path, f"evaluation.models=[{models['first']}]", "evaluation.heads=nowhere")
+    (model,) = scored_models(config)
+    task = Scored("suite", "task", {})
+    assert unit_fingerprint(model, task, config)  # which needs none
+    task.takes_heads = True
+    with pytest.raises(UserError, match=r"no sparse and multi-vector heads .* \(nowhere\); mend evaluation\.heads"):
+        unit_fingerprint(model, task, config)
+
+
 def test_the_same_stage_of_several_runs_can_be_compared(models: dict[str, Path], tmp_path: Path) -> None:
     runs = [Path(shutil.copytree(models["first"], tmp_path / run / "merge" / "model")) for run in ("a", "b", "c")]
     config = make_config(tmp_path, f"evaluation.models=[{','.join(map(str, runs))}]")
@@ -333,6 +344,26 @@ def test_a_score_that_its_items_do_not_give_is_a_defect(models: dict[str, Path],
     (model,) = scored_models(make_config(tmp_path, f"evaluation.models=[{models['first']}]"))
     with pytest.raises(UserError, match=r"accuracy is 0.750002, but its items give 0.750000 \(model first"):
         Scorer(model, make_config(tmp_path)).score(Wrong("suite", "wrong", {}), tmp_path)
+
+
+def test_a_suite_is_told_once_a_model_and_a_task_where_it_took_minutes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Instant(Task):
+        def score(self, scorer: Scorer) -> Outcome:
+            return Outcome({"correct": np.ones(4)}, (Measure("accuracy", 1.0, "mean", ("correct",)),))
+
+    clock = iter([0.0, 3.0, 3.0, 123.0, 123.0, 130.0])
+    monkeypatch.setattr("evaluation.scoring.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    with caplog.at_level("INFO", "pipeline"):
+        scorer = Scorer(ScoredModel("first", tmp_path, "contents"), make_config(tmp_path))
+        for key in ("one/a", "one/b", "other/a"):
+            scorer.score(Instant(*key.split("/"), {}), tmp_path)
+    assert caplog.messages == [
+        "evaluate: first on one",
+        "evaluate: first on one/b took 2.0 minutes",
+        "evaluate: first on other",
+    ]
 
 
 @pytest.mark.parametrize("devices", ["[cpu]", pytest.param("[cpu,cpu]", marks=pytest.mark.slow)])

@@ -18,7 +18,7 @@ from evaluation.publish import largest_difference, upload
 from pipeline.chain import CHAIN
 from pipeline.core.artefact import read_manifest
 from pipeline.core.errors import UserError
-from pipeline.core.model_folder import HEADS, has_heads
+from pipeline.core.model_folder import HEADS, HEADS_RECORD, has_heads
 from pipeline.stage import run_stage
 from tests.support.hub import TOKEN, LocalHub, local_hub
 from tests.support.runs import file_names, run_main
@@ -184,16 +184,18 @@ def test_an_upload_is_one_commit_with_every_file(config: Config, hub: LocalHub) 
     assert card.data.model_name == "name" and 'SentenceTransformer("organisation/name")' in card.text
 
 
-def test_an_upload_leaves_no_export_of_an_earlier_model(tmp_path: Path, hub: LocalHub) -> None:
+def test_an_upload_leaves_neither_export_nor_heads_of_an_earlier_model(tmp_path: Path, hub: LocalHub) -> None:
     (tmp_path / "onnx").mkdir()
-    for name in ("model.safetensors", "onnx/model.onnx"):
+    gone, by_hand = ("onnx/model.onnx", *HEADS, HEADS_RECORD), ("picture.png", "LICENSE")
+    for name in ("model.safetensors", *gone):
         (tmp_path / name).write_bytes(b"first")
     upload(tmp_path, "organisation/name", private=True)
-    hub.files["organisation/name"]["picture.png"] = b"added by hand"
-    (tmp_path / "onnx" / "model.onnx").unlink()
+    hub.files["organisation/name"] |= dict.fromkeys(by_hand, b"added by hand")
+    for name in gone:
+        (tmp_path / name).unlink()
     (tmp_path / "model.safetensors").write_bytes(b"second")
     upload(tmp_path, "organisation/name", private=True)
-    left = {"model.safetensors": b"second", "picture.png": b"added by hand"}
+    left = {"model.safetensors": b"second"} | dict.fromkeys(by_hand, b"added by hand")
     assert hub.files["organisation/name"] == left and len(hub.commits) == 2
 
 

@@ -319,7 +319,7 @@ def test_modes_of_one_outcome_are_swapped_by_their_own_columns() -> None:
     random = np.random.default_rng(0)
     values = random.random(400)
     parts = {name: Outcome({"score": column}, (Measure("score", float(column.mean()), "mean", ("score",)),))
-             for name, column in (("{}", values), ("{}.hybrid", values + 0.1))}  # fmt: skip
+             for name, column in (("dense", values), ("hybrid", values + 0.1))}  # fmt: skip
     whole = joined(parts)
     dense, hybrid = (dataclasses.replace(whole, measures=(measure,)) for measure in whole.measures)
     assert permutation_p_values(0, [(hybrid, dense)], Resampling(2000), "suite", "task") == [1 / 2001]

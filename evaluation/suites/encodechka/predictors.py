@@ -119,6 +119,6 @@ def _in_parallel(
 
 
 def _best(candidates: list[Variant], metric: str, statistic: str, columns: tuple[str, ...]) -> Outcome:
-    best = max(candidates, key=lambda candidate: candidate.score)
+    best = max(candidates, key=lambda candidate: np.nan_to_num(candidate.score, nan=-np.inf))
     notes = {"best": best.name, "candidates": {candidate.name: candidate.score for candidate in candidates}}
     return Outcome(best.columns, (Measure(metric, best.score, statistic, columns),), notes)

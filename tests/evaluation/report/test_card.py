@@ -1,5 +1,6 @@
 """The model card: its code runs, its figures stand in artefacts, its front matter is what the Hub expects."""
 
+import ast
 import copy
 import dataclasses
 import functools
@@ -21,6 +22,7 @@ from evaluation.report.hub_metadata import eval_results
 from evaluation.report.page import render_page
 from evaluation.report.record import read_run
 from evaluation.results import Difference, Score
+from pipeline.core.model_folder import HEADS
 from tests.support.facts import read_by_the_hub, require_figures_of_artefacts
 from tests.support.sample_run import SAMPLE_SCORES, finish, write_run
 from tests.support.small_bases import tiny_model
@@ -76,9 +78,28 @@ def test_a_model_with_prompts_says_how_to_use_them(with_prompts: str) -> None:
     assert 'embed(["passage: Лёд' in with_prompts and "mask.sum(dim=1)" in with_prompts
 
 
+def test_every_example_is_python_whatever_is_in_the_prompts(tmp_path: Path) -> None:
+    prompts = {"query": 'Say "what",\nthen \\why: ', "document": "d\n"}
+    model = tiny_model(tmp_path / "model", pooling="mean", prompts=prompts)
+    for name in HEADS:
+        (model / name).write_bytes(b"weights")
+    config = write_run(tmp_path / "runs", model)
+    finish(config, "export", {"onnx bytes": 1})
+    blocks = code_blocks(card_of(config))
+    assert len(blocks) == 5
+    for block in blocks:
+        compile(block, "<model card>", "exec")
+    assert sum(node.value.startswith(prompts["query"]) for node in texts_of("\n".join(blocks))) == 4
+
+
+def texts_of(code: str) -> list[ast.Constant]:
+    found = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)]
+    return [node for node in found if isinstance(node.value, str)]
+
+
 def test_heads_get_an_example_and_their_origin_is_said_twice_alike(tmp_path: Path) -> None:
     model = tiny_model(tmp_path / "model")
-    for name in ("sparse_linear.pt", "colbert_linear.pt"):
+    for name in HEADS:
         (model / name).write_bytes(b"weights")
     config = write_run(tmp_path / "runs", model)
     text = card_of(config)
@@ -201,6 +222,19 @@ def test_benchmark_texts_that_stayed_in_training_are_named(mode: str, config: Co
     assert all((words in text) == (mode == "report") for words in stayed)
 
 
+def test_no_table_is_broken_by_what_stands_in_its_cells(config: Config) -> None:
+    run = copy.deepcopy(read_run(config.folder("report").parent))
+    made = run.stages["data"]
+    assert made
+    made.config["data"]["decontamination"]["mode"] = "report"
+    run.training_sets[0] |= {"title": "a | b", "licence": "MIT\nand more", "reported": {"evaluation: c|d": 3}}
+    text = render_card(run, config, "a/b")
+    assert "| a \\| b | symmetric |" in text and "| 1,319 | MIT and more |\n" in text
+    assert "| a \\| b | c\\|d | 3 |" in text
+    for table in re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1, table
+
+
 @pytest.mark.parametrize(
     "terms",
     ["CC-BY-NC-SA-4.0", "cc-by-nc-4.0", "unknown; for non-commercial, personal use only", "other, research only"],
@@ -222,6 +256,12 @@ def test_bundled_samples_are_not_called_the_real_sets(card: str) -> None:
     assert "sample of the pipeline's repository, in the layout of d0rj/gsm8k-ru | 7,473 |" in card
     assert "Apache-2.0, written for the pipeline" in card
     assert "d0rj/gsm8k-ru" not in (ModelCard(card).data.datasets or [])
+
+
+def test_samples_are_told_by_the_mirror_that_data_was_made_with(config: Config, card: str) -> None:
+    run = copy.deepcopy(read_run(config.folder("report").parent))
+    run.config["mirror"] = "/elsewhere"  # of the last stage
+    assert render_card(run, config, "a/b").count("sample of the pipeline's") == card.count("sample of the pipeline's")
 
 
 def test_the_base_and_its_relation_are_named(config: Config) -> None:

@@ -22,7 +22,7 @@ from configs.schema.evaluation import EvaluationConfig
 from evaluation.encoder import Encoder
 from evaluation.significance import STATISTICS
 from evaluation.suites.encodechka.files import SHA256, DataFiles
-from evaluation.suites.encodechka.predictors import inference_task
+from evaluation.suites.encodechka.predictors import inference_task, similarity_task
 from evaluation.suites.encodechka.tasks import TASKS, EncodechkaVectors
 from evaluation.suites.encodechka.words import tagged_words
 from pipeline.core.errors import UserError
@@ -148,6 +148,13 @@ def test_inference_is_three_folds_of_logistic_regression_on_the_dot_product_alon
         right[test] = fitted.predict(wanted[test, None]) == labels[test]
     np.testing.assert_array_equal(outcome.columns["correct"], right)
     assert outcome.measures[0].score == right.mean() > 0.6
+
+
+@pytest.mark.filterwarnings("ignore:An input array is constant")
+def test_a_variant_that_has_no_score_is_not_the_best() -> None:
+    other, same = np.random.default_rng(0).random((20, 4)), np.ones((20, 4))
+    found = similarity_task({"cls": same, "mean": other}, {"cls": same, "mean": other[::-1]}, np.arange(20.0))
+    assert found.notes["best"] == "mean" and np.isnan(found.notes["candidates"]["cls"])
 
 
 @pytest.mark.real_data

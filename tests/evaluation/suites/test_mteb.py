@@ -83,6 +83,32 @@ def test_items_give_mtebs_own_score(kind: str, model: DenseEncoder, tmp_path: Pa
         np.testing.assert_array_equal(again.columns[name], values)
 
 
+@pytest.mark.parametrize(
+    ("kind", "metric"),
+    [
+        ("Classification", "f2"),
+        ("Classification", "ap"),  # mteb gives None where there are more than two classes
+        ("Clustering", "v_measure_std"),
+        ("PairClassification", "max_f1"),
+        ("Retrieval", "mrr_at_10"),
+        ("Retrieval", "ndcg_at_7"),
+        ("STS", "cosine_kendall"),
+        ("STS", "languages"),
+        ("STS", "main_score"),
+    ],
+)
+def test_a_metric_that_mteb_does_not_give_item_by_item_is_one_line(
+    kind: str, metric: str, model: DenseEncoder, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=rf"mteb gives no {metric} item by item \(task .*mend the task's metrics"):
+        run_task(model, task_of_type(kind), [metric], tmp_path)
+
+
+def test_metrics_of_texts_and_of_draws_don_t_go_together(model: DenseEncoder, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="f1 is not of the items that accuracy is of"):
+        run_task(model, task_of_type("Classification"), ["accuracy", "f1"], tmp_path)
+
+
 def test_symmetric_tasks_take_the_query_prompt_and_retrieval_both(
     model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -280,11 +306,20 @@ def test_no_network_and_no_mirror_is_one_line(model: DenseEncoder, tmp_path: Pat
     [
         ("TERRRa", MtebTaskConfig(), "no such task"),
         ("TERRa", MtebTaskConfig(splits=["train"]), "no split train"),
+        ("MassiveIntentClassification", MtebTaskConfig(subsets=["ru", "xx"]), "no subset xx"),
     ],
 )
-def test_an_unknown_task_or_split_is_one_line(name: str, config: MtebTaskConfig, message: str) -> None:
+def test_an_unknown_task_split_or_subset_is_one_line(name: str, config: MtebTaskConfig, message: str) -> None:
     with pytest.raises(UserError, match=message):
         hub_task(name, SuiteConfig(), config, None)
+
+
+def test_an_exception_of_a_benchmark_s_task_counts_in_its_suite_and_in_no_other() -> None:
+    name, suite = "MassiveIntentClassification", SuiteConfig(benchmark="MTEB(rus, v1.1)")
+    special = hub_task(name, suite, MtebTaskConfig(subsets=["en"], splits=["validation"]), None)
+    assert (list(special.hf_subsets), list(special.eval_splits)) == (["en"], ["validation"])
+    task = hub_task(name, suite, MtebTaskConfig(), None)
+    assert (list(task.hf_subsets), list(task.eval_splits)) == (["ru"], ["validation", "test"])
 
 
 def test_an_unknown_benchmark_is_one_line() -> None:
