@@ -1,6 +1,7 @@
 """The data stage on the bundled samples: counts, splits, held-out texts, determinism and what is made again."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import polars as pl
 import pytest
 
 from configs.schema.data import SourceConfig
+from data.artefact import rows_of_sets
 from data.pairs.cleaning import comparable
 from pipeline.core.errors import UserError
 from tests.data.conftest import OneSet
@@ -330,6 +332,18 @@ def test_sets_that_people_must_supply_are_skipped_visibly(tmp_path: Path) -> Non
     line = prepared.ledger["mednli"]
     assert line["status"].startswith("skipped: credentialed access") and line["built"] == 0 and line["card"] == 3699
     assert "mednli" not in prepared.train()
+
+
+def test_a_set_that_is_no_longer_supplied_leaves_the_artefact(tmp_path: Path) -> None:
+    config = composed("+source@data.sources.mednli=mednli")
+    mirror = shutil.copytree(REPOSITORY / "data" / "samples", tmp_path / "mirror")
+    config.mirror, config.data.held_out = str(mirror), {}
+    config.data.sources = {name: config.data.sources[name] for name in ("mednli", "terra")}
+    assert "mednli" in run_config(config, tmp_path / "runs").train()
+    shutil.rmtree(mirror / "physionet")
+    later = run_config(config, tmp_path / "runs")
+    assert later.ledger["mednli"]["status"].startswith("skipped") and set(later.train()) == {"terra"}
+    assert sum(rows_of_sets(later.folder).values()) == later.account["totals"]["train"]
 
 
 def test_a_sample_of_a_set_does_not_depend_on_its_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
