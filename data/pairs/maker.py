@@ -76,14 +76,10 @@ class PairMaker:
     def _normalised(self, column: pl.Series, changes: Changes) -> pl.Series:
         if column.name in LIST_ROLES:
             lengths = column.list.len()
-            flat = self._normalised_texts(column.filter(lengths > 0).list.explode(), changes)
+            texts = column.filter(lengths > 0).list.explode()
+            flat = normalised(texts, self.cleaning, self.strip_markup, changes)
             return regrouped(flat, lengths.to_numpy()).alias(column.name)
-        return self._normalised_texts(column, changes)
-
-    def _normalised_texts(self, texts: pl.Series, changes: Changes) -> pl.Series:
-        texts = normalised(texts, self.cleaning, self.strip_markup, changes)
-        before = self.source.prepend.get(texts.name)
-        return texts.zip_with(texts == "", before + texts) if before else texts  # an empty text is dropped later
+        return normalised(column, self.cleaning, self.strip_markup, changes)
 
     def from_normalised(self, frame: pl.DataFrame) -> PairBatch:
         """Pairs of rows whose texts are normalised; where the construction needs groups, these are complete."""

@@ -47,7 +47,6 @@ NO_TIME = TrainingConfig(arguments={"ddp_timeout": "soon"})
         (SourceConfig(**NLI, labels={"0": "yes"}), "labels.0", "must be one of entailment"),
         (SourceConfig(**HUB, weight=0.0), "weight", "must be above 0"),
         (SourceConfig(**NLI, labels={"0": "neutral"}, columns={"title": "x"}), "columns", "title is no role of nli"),
-        (SourceConfig(**HUB, construction="query_pos_neg", prepend={"anchor": "x"}), "prepend", "anchor is no text of"),
         (SourceConfig("A", "symmetric", reader="a.B", dev_files=["x"]), "dev_files", "a reader gives"),
         (DataConfig({"a": SourceConfig(**HUB)}, {"a": SourceConfig(**HUB)}), "held_out", "a is also a training source"),
         (DataConfig({"dev": SourceConfig(**HUB)}), "sources", "dev is what the pipeline calls files of its own"),
