@@ -48,6 +48,12 @@ class PairBatch:
     changes: Changes = field(default_factory=Changes)
 
 
+def pair_keys(pairs: pl.DataFrame, source: SourceConfig) -> Hashes:
+    """A key for each row, which duplicates have in common."""
+    keys = combined(text_hashes(pairs["anchor"]), text_hashes(pairs["positive"]))
+    return combined(keys, text_hashes(pairs["negatives"].list.first())) if source.negatives_as_rows else keys
+
+
 class PairMaker:
     """Makes and cleans the pairs of one source."""
 
@@ -101,11 +107,8 @@ class PairMaker:
         positive = alone.select(IS_POSITIVE).to_series()
         rows = self._rows(alone["given"])
         pairs = with_chosen_negatives(taken.select(*PAIRS), self.source, self.seed)
-        keys = combined(text_hashes(pairs["anchor"]), text_hashes(pairs["positive"]))
-        if self.source.negatives_as_rows:
-            keys = combined(keys, text_hashes(pairs["negatives"].list.first()))
         built, scored = (int(rows.filter(part).sum()) for part in (positive, ~positive))
-        return PairBatch(pairs, built, scored, self._dropped(alone, taken), reported, keys)
+        return PairBatch(pairs, built, scored, self._dropped(alone, taken), reported, pair_keys(pairs, self.source))
 
     def _rows(self, negatives: pl.Series) -> pl.Series:
         """How many rows pairs with so many negatives give."""

@@ -3,7 +3,9 @@
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -211,6 +213,15 @@ def test_a_local_set_may_have_a_local_file_of_dev_rows(tmp_path: Path, one_set: 
         one_set(tmp_path / "train.jsonl", columns=columns, dev_files=["nowhere"])
 
 
+def test_a_row_of_dev_files_that_is_trained_on_takes_no_others_along(tmp_path: Path, one_set: OneSet) -> None:
+    rows = [("вопрос", "ответ"), ("вопрос", "иной ответ"), ("другой вопрос", "иной ответ")]
+    for name, some in (("train", rows[:1]), ("dev", rows[1:])):
+        pl.DataFrame(some, schema=["q", "a"], orient="row").write_ndjson(tmp_path / f"{name}.jsonl")
+    columns, dev_files = {"anchor": "q", "positive": "a"}, [str(tmp_path / "dev.jsonl")]
+    prepared = one_set(tmp_path / "train.jsonl", "data.dev.anchors=9", columns=columns, dev_files=dev_files)
+    assert prepared.pairs("dev", "mine")["anchor"].to_list() == ["другой вопрос"]
+
+
 def test_a_set_whose_texts_stand_in_several_pairs_has_dev_rows_as_any_other(
     tmp_path: Path, one_set: OneSet, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -380,6 +391,19 @@ def test_duplicates_between_sets_are_dropped_on_request(tmp_path: Path) -> None:
     assert kept.ledger["second"]["kept"] == kept.ledger["first"]["kept"]
     with pytest.raises(UserError, match="second: no usable pair"):
         run(tmp_path / "dropped", *twins, "data.cleaning.duplicates=between")
+
+
+@pytest.mark.parametrize("part", [{"slice": [0.0, 0.5]}, {"max_rows": 20}])
+def test_a_set_that_takes_a_part_leaves_the_rest_to_the_sets_behind_it(part: dict[str, Any], tmp_path: Path) -> None:
+    rows = pl.DataFrame({"anchor": [f"вопрос {n}" for n in range(60)], "positive": [f"ответ {n}" for n in range(60)]})
+    rows.write_ndjson(tmp_path / "rows.jsonl")
+    columns = {"anchor": "anchor", "positive": "positive"}
+    source = SourceConfig("x", "asymmetric", path=str(tmp_path / "rows.jsonl"), format="jsonl", columns=columns)
+    config = composed("data.cleaning.duplicates=between", "data.dev.anchors=3")
+    config.data.sources, config.data.held_out = {"first": replace(source, **part), "second": source}, {}
+    prepared = run_config(config, tmp_path / "runs")
+    held = [*prepared.train().values(), prepared.pairs("dev", "first"), prepared.pairs("dev", "second")]
+    assert pl.concat(held).select("anchor", "positive").sort("anchor").equals(rows.sort("anchor"))
 
 
 def test_a_set_after_a_failed_one_is_made_where_duplicates_between_sets_are_dropped(tmp_path: Path) -> None:
