@@ -201,6 +201,7 @@ class SetBuilder:
     def _official_dev(self, rows: Located, spill: Path) -> pl.DataFrame | None:
         other = SetBuilder(self.name, self.config, self.decontamination, self.earlier_pairs)
         frames = list(other._kept(rows, spill))
+        self.counts.bad_rows.update((f"dev files: {reason}", count) for reason, count in other.counts.bad_rows.items())
         return pl.concat(frames) if frames else None
 
     def _dev_of_groups(self, candidates: pl.DataFrame, path: Path) -> pl.DataFrame:

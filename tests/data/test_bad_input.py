@@ -48,6 +48,17 @@ def test_a_bad_line_of_json_is_named_or_counted(line: bytes, message: str, tmp_p
     assert sum(ledger["bad_rows"].values()) == 1 and ledger["train"] == 4
 
 
+def test_bad_rows_of_dev_files_are_counted_as_such(tmp_path: Path, one_set: OneSet) -> None:
+    path = write(tmp_path / "rows.jsonl", with_row_three(b"{}"))
+    dev = write(tmp_path / "dev.jsonl", b'{"question": "a", "answer": null}\n[]\n')
+    ledger = one_set(path, "data.on_bad_row=skip", columns=COLUMNS, dev_files=[str(dev)]).ledger["mine"]
+    assert ledger["bad_rows"] == {
+        "null in column question": 1,
+        "dev files: null in column answer": 1,
+        "dev files: broken json: not an object": 1,
+    }
+
+
 def test_a_bad_row_of_csv_is_counted_when_asked(tmp_path: Path, one_set: OneSet) -> None:
     rows = ["question,answer", "Первый вопрос,Первый ответ", "лишнее,поле,тут", '"Второй\nвопрос","Второй, ответ"']
     path = write(tmp_path / "rows.csv", "\n".join(rows).encode() + b"\n\xff\xfe,d\n\xff,d,e\n")
