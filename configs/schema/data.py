@@ -74,7 +74,8 @@ class SourceConfig:
     nulls: str = setting("error", choices=("error", "drop"))
     construction: str = setting("pairs", choices=ROLES)  # how rows become pairs
     labels: dict[str, str] = setting({}, choices=LABELS)  # nli: the file's label -> the label's name
-    scores: dict[str, float] = setting({}, keys=LABELS)  # nli: labels kept as rows with this score
+    # nli: other labels than entailment, kept as rows with this score beside its rows, which have 1
+    scores: dict[str, float] = setting({}, keys=LABELS[1:], least=0, below=1)
     # scored_pairs: least and greatest score there can be; rows get 0 to 1, and the contrastive loss takes those with 1.
     score_range: list[float] | None = None
     scored_rows: bool = True  # false: leave out the rows that `scores` or `score_range` keep beside the positives

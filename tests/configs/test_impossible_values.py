@@ -34,6 +34,8 @@ NO_TIME = TrainingConfig(arguments={"ddp_timeout": "soon"})
         (SourceConfig(**HUB, columns={"anchor": "a*"}), "columns", "anchor must be one column"),
         (SourceConfig(**NLI), "labels", "must map the file's labels"),
         (SourceConfig(**NLI, labels={"0": "neutral"}, scores={"yes": 0.5}), "scores", "not yes"),
+        (SourceConfig(**NLI, labels={"0": "neutral"}, scores={"entailment": 0.5}), "scores", "not entailment"),
+        (SourceConfig(**NLI, labels={"0": "neutral"}, scores={"neutral": 1.0}), "scores.neutral", "and below 1"),
         (SourceConfig(**NLI, labels={"0": "neutral"}, negative_label="yes"), "negative_label", "or null, not yes"),
         (SourceConfig(title="A", side="left"), "side", "must be one of symmetric, asymmetric"),
         (SourceConfig(**HUB, construction="scored_pairs"), "score_range", "the least and the greatest score"),
