@@ -54,6 +54,11 @@ def comparable(text: str) -> str:
     return NOT_WORD.sub(" ", text.lower().replace("ё", "е")).strip()
 
 
+def identity(text: str) -> str:
+    """What equality of texts is judged on: their comparable form, and of signs alone the text itself."""
+    return comparable(text) or text
+
+
 def other_script(text: str) -> bool:
     """Whether too few of the first letters are Cyrillic."""
     letters = len(LETTERS.findall(text[:HEAD]))
@@ -66,7 +71,7 @@ def is_kept(anchor: str, positive: str) -> bool:
     if lengths[0] < 2 or lengths[1] > 100_000 or other_script(anchor) or other_script(positive):
         return False
     likely = lengths[1] - lengths[0] <= lengths[0] // 4 + 16
-    return not (likely and comparable(anchor) == comparable(positive))
+    return not (likely and identity(anchor) == identity(positive))
 
 
 def clean(rows: Rows) -> Rows:
@@ -74,9 +79,9 @@ def clean(rows: Rows) -> Rows:
     anchors, positives = [list(map(normalised, rows[name])) for name in ("anchor", "positive")]
     negatives = []
     for anchor, positive, texts in zip(anchors, positives, rows["negatives"], strict=True):
-        wrong = {comparable(anchor), comparable(positive)} if texts else set()
+        wrong = {identity(anchor), identity(positive)} if texts else set()
         mended = map(normalised, texts)
-        negatives.append([text for text in mended if len(text) >= 2 and comparable(text[:1000]) not in wrong])
+        negatives.append([text for text in mended if len(text) >= 2 and identity(text[:1000]) not in wrong])
     return {"anchor": anchors, "positive": positives, "negatives": negatives}
 
 

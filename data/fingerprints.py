@@ -13,7 +13,7 @@ from pipeline.core.artefact import folder_state, json_sha256, result_settings
 from pipeline.core.errors import UserError
 from pipeline.core.hub import Revision, hub_model, local_model, lock_state
 
-VERSION = 4  # of the rows that come out of a source for the same config
+VERSION = 5  # of the rows that come out of a source for the same config
 HASHED_BYTES = 32 * 2**20
 MINING = "mining model"
 

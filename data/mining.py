@@ -116,13 +116,13 @@ def hard_negatives(
     passages = normalize(passages, dim=1)
     first = min(settings.range_min, max(0, len(passages) - settings.negatives - 1))
     last = min(settings.range_max, len(passages))
-    negatives: list[list[int]] = []
-    looked_at = too_near = 0
+    negatives, looked_at, too_near = list[list[int]](), 0, 0
     step = max(1, MOST_COSINES // len(passages))
     for start in range(0, len(anchors), step):
         cosines = normalize(anchors[start : start + step].to(passages.device), dim=1) @ passages.T
         own = cosines[torch.arange(len(cosines)), torch.tensor(positives[start : start + step])]
-        limit = torch.full_like(own, math.inf) if settings.margin is None else own - settings.margin * cosines.std(1)
+        spread = cosines.std(1, correction=min(1, len(passages) - 1))  # of one passage 0, where torch would warn
+        limit = torch.full_like(own, math.inf) if settings.margin is None else own - settings.margin * spread
         rows = [row for row, places in enumerate(known[start : start + step]) for _ in places]
         cosines[rows, [place for places in known[start : start + step] for place in places]] = -math.inf
         near, places = cosines.topk(last, dim=1)

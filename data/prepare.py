@@ -106,7 +106,7 @@ class _Sets:
     def decontamination(self) -> Decontamination:
         """What training sets are compared with; loaded when the first one is made."""
         held_out = {name: self.stage.path / "heldout" / f"{name}.parquet" for name in self.held_out}
-        return Decontamination.loaded(self.config.data.decontamination, held_out, self.benchmarks)
+        return Decontamination.loaded(self.config.data, held_out, self.benchmarks)
 
     def dev_rows(self) -> dict[str, int]:
         """Write the dev rows that occur in no other set's training; returns how many each set has."""

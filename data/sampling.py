@@ -105,11 +105,11 @@ def linked(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.int32]:
     return connected_components(edges, directed=False)[1][one]
 
 
-def apart_from(dev: pl.DataFrame, texts: Hashes) -> tuple[pl.DataFrame, pl.DataFrame]:
+def apart_from(dev: pl.DataFrame, texts: Hashes, *, joins: bool = True) -> tuple[pl.DataFrame, pl.DataFrame]:
     """(dev rows of anchors that share nothing with the sorted keys of trained texts, the other rows).
 
-    All rows of an anchor stay together. The rows that go back to training may share a text with those that stay, so
-    the test is repeated until nothing changes.
+    All rows of an anchor stay together. Where the other rows go back to training (`joins`), they may share a text with
+    those that stay, so the test is repeated until nothing changes.
     """
     back = dev.clear()
     while True:
@@ -119,6 +119,8 @@ def apart_from(dev: pl.DataFrame, texts: Hashes) -> tuple[pl.DataFrame, pl.DataF
         anchors = dev.filter(pl.Series(shared))["anchor"].unique()
         going = dev["anchor"].is_in(anchors.implode())
         back, dev = pl.concat([back, dev.filter(going)]), dev.filter(~going)
+        if not joins:
+            return dev, back
         texts = np.union1d(texts, pair_texts(back))
 
 
@@ -152,7 +154,7 @@ def write_dev(stage: Path, folder: Path, names: list[str]) -> dict[str, int]:
         found |= contained(texts, read_keys(stage / "keys" / f"{name}.parquet"))
     trained, rows = texts[found], dict[str, int]()
     for name, frame in candidates.items():
-        dev = without_trained_negatives(apart_from(frame, trained)[0], trained)
+        dev = without_trained_negatives(apart_from(frame, trained, joins=False)[0], trained)
         if len(dev):
             rows[name] = len(dev)
             with PairWriter(folder / "dev" / f"{name}.parquet", "score" in dev.columns) as writer:

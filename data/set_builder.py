@@ -18,7 +18,7 @@ from data.pairs.cleaning import Changes
 from data.pairs.constructions import GROUPED
 from data.pairs.decontamination import Decontamination
 from data.pairs.hashing import NO_KEYS, Hashes, SeenHashes, contained, fraction, text_hashes
-from data.pairs.maker import PairBatch, PairMaker
+from data.pairs.maker import PairBatch, PairMaker, pair_keys
 from data.pairs.streams import grouped, ordered_map
 from data.sources.batch import RowErrors
 from data.sources.files import Located, PairReader, locate, open_reader
@@ -72,6 +72,8 @@ class SetBuilder:
         no_positive = self.counts.built == 0 and self.source.construction != "scored_pairs"  # labels mixed up, perhaps
         if no_positive or self.counts.train == 0:
             raise self._nothing_usable()
+        if self.data.cleaning.duplicates == "between":
+            write_keys(folder / "pair_keys" / f"{self.name}.parquet", self._held_pairs(writer.path, dev))
         if self.source.negatives == "mine":
             from data.mining import mine  # with torch, which a mixture without mined negatives does not wait for
 
@@ -82,8 +84,6 @@ class SetBuilder:
             with self._writer(folder / "candidates") as writer:
                 writer.write(dev)
         write_keys(folder / "keys" / f"{self.name}.parquet", self._trained_keys())
-        if self.data.cleaning.duplicates == "between":
-            write_keys(folder / "pair_keys" / f"{self.name}.parquet", self.seen.sorted)
         pa.default_memory_pool().release_unused()  # before the next set
         return self._account(rows.revision)
 
@@ -193,9 +193,15 @@ class SetBuilder:
         self.trained = [np.unique(np.concatenate([NO_KEYS, *self.trained]))]
         return self.trained[0]
 
+    def _held_pairs(self, path: Path, dev: pl.DataFrame | None) -> Hashes:
+        """Sorted keys of the pairs in the set's file and dev rows, without what a slice or sample left out."""
+        frames = itertools.chain(read_frames(path), [] if dev is None else [dev])
+        return np.unique(np.concatenate([pair_keys(frame, self.source) for frame in frames]))
+
     def _official_dev(self, rows: Located, spill: Path) -> pl.DataFrame | None:
         other = SetBuilder(self.name, self.config, self.decontamination, self.earlier_pairs)
         frames = list(other._kept(rows, spill))
+        self.counts.bad_rows.update((f"dev files: {reason}", count) for reason, count in other.counts.bad_rows.items())
         return pl.concat(frames) if frames else None
 
     def _dev_of_groups(self, candidates: pl.DataFrame, path: Path) -> pl.DataFrame:
@@ -217,7 +223,7 @@ class SetBuilder:
 
     def _dev(self, candidates: pl.DataFrame, writer: PairWriter, *, official: bool) -> pl.DataFrame:
         """The dev rows that share no text with training; others of a slice are trained on after all."""
-        dev, back = sampling.apart_from(candidates, self._trained_keys())
+        dev, back = sampling.apart_from(candidates, self._trained_keys(), joins=not official)
         once = dev.unique(["anchor", "positive"], keep="first", maintain_order=True)
         if not official:
             self._write(writer, back)

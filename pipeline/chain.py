@@ -175,7 +175,7 @@ CHAIN = {stage.name: stage for stage in [
         settings=benchmark_settings,
     ),
     Stage(
-        "data", 5, "data.prepare:build", in_place=True,
+        "data", 6, "data.prepare:build", in_place=True,
         needs=lambda c: ["benchmarks", *own_miner(c)],
         reads=data_reads,
         settings=lambda c: {"data": c.data, "mining": mining_settings(c)},

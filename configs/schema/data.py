@@ -74,7 +74,8 @@ class SourceConfig:
     nulls: str = setting("error", choices=("error", "drop"))
     construction: str = setting("pairs", choices=ROLES)  # how rows become pairs
     labels: dict[str, str] = setting({}, choices=LABELS)  # nli: the file's label -> the label's name
-    scores: dict[str, float] = setting({}, keys=LABELS)  # nli: labels kept as rows with this score
+    # nli: other labels than entailment, kept as rows with this score beside its rows, which have 1
+    scores: dict[str, float] = setting({}, keys=LABELS[1:], least=0, below=1)
     # scored_pairs: least and greatest score there can be; rows get 0 to 1, and the contrastive loss takes those with 1.
     score_range: list[float] | None = None
     scored_rows: bool = True  # false: leave out the rows that `scores` or `score_range` keep beside the positives
@@ -90,7 +91,6 @@ class SourceConfig:
     negatives: str = setting("given", choices=("given", "none", "mine"))
     max_negatives: int | None = setting(None, least=1)  # of those given, so many are kept, chosen by the seed
     negatives_as_rows: bool = False  # one row for each negative instead of one row with all
-    prepend: dict[str, str] = setting({})  # role -> text put before it
     # [from, to) of 0 to 1: only pairs whose anchor falls there, by a hash of its text that no seed changes.
     slice: list[float] = setting([], least=0, most=1)
     dev_anchors: int | None = setting(None, least=0)  # held out of training, instead of the number under dev
@@ -131,9 +131,6 @@ class SourceConfig:
         roles = [role for kind in ROLES[self.construction] for role in kind]
         for role in self.columns.keys() - set(roles):
             yield "columns", f"{role} is no role of {self.construction} ({', '.join(roles)})"
-        texts = ["anchor", "positive"] if self.construction == "chat" else [r for r in roles if r not in NO_TEXTS]
-        for role in self.prepend.keys() - set(texts):
-            yield "prepend", f"{role} is no text of {self.construction} ({', '.join(texts)})"
         for role, column in [*self.columns.items(), *(("where", column) for column in self.where)]:
             if "*" in column and role != "negative":
                 yield "columns", f"{role} must be one column, not {column}; only negatives take a pattern"

@@ -15,7 +15,13 @@ from configs.schema.data import CleaningConfig, SourceConfig
 
 # A text without any of these is clean as it stands, which is true of nearly all: one scan instead of six.
 SPACES = r"[^\S \n]|\s\s|^\s|\s$"
-SUSPECT = rf"[\p{{M}}[\p{{Cc}}--\n]\p{{Cf}}\p{{Co}}&<\u{{2126}}\u{{212A}}\u{{212B}}\u{{FFFD}}]|{SPACES}"
+# What NFC changes beside combining marks: vowels and ends of Hangul, and characters that are written as others.
+COMPOSED = (
+    r"\u{374}\u{37E}\u{387}\u{958}-\u{95F}\u{9DC}-\u{9DF}\u{A33}-\u{A36}\u{A59}-\u{A5E}\u{B5C}\u{B5D}\u{F43}-\u{F69}"
+    r"\u{1160}-\u{11FF}\u{1F71}-\u{1FFD}\u{2126}\u{212A}\u{212B}\u{2329}\u{232A}\u{2ADC}\u{F900}-\u{FB4E}"
+    r"\u{1D15E}-\u{1D1C0}\u{2F800}-\u{2FA1D}"
+)
+SUSPECT = rf"[\p{{M}}[\p{{Cc}}--\n]\p{{Cf}}\p{{Co}}&<\u{{FFFD}}{COMPOSED}]|{SPACES}"
 # Markup is a comment, or a tag of HTML with nothing but attributes in it: `a <b и c> d` and `x<y` are no tags.
 ATTRIBUTE = (
     r"""\s+(?:[a-z_:@][\w:.@-]*\s*=\s*(?:"[^"]*"|'[^']*'|[^\s"'<>`]+)|allowfullscreen|async|autoplay|checked|compact|"""
@@ -205,12 +211,14 @@ def no_reason(rows: int) -> pl.Series:
 
 
 def _equal(first: pl.Series, second: pl.Series) -> pl.Series:
-    """Equality but for case, punctuation and spaces; the costly form only where lengths allow it."""
+    """Equality but for case, punctuation and spaces, if there is more; the costly form only where lengths allow it."""
     lengths = [texts.str.len_bytes().cast(pl.Int64) for texts in (first, second)]
     likely = ((lengths[0] - lengths[1]).abs() <= lengths[0] // 4 + 16).arg_true()
     equal = np.zeros(len(first), bool)
     if len(likely):
-        equal[likely.to_numpy()] = (comparable(first.gather(likely)) == comparable(second.gather(likely))).to_numpy()
+        first, second = first.gather(likely), second.gather(likely)
+        form = comparable(first)
+        equal[likely.to_numpy()] = ((form == comparable(second)) & ((form != "") | (first == second))).to_numpy()
     return pl.Series(equal)
 
 

@@ -95,7 +95,7 @@ def nli(rows: pl.DataFrame, source: SourceConfig) -> pl.DataFrame:
         pl.lit(1.0 if source.has_scores else None, dtype=pl.Float32).alias("score"),
         (pl.col("row").min().over("group") if source.pairs_per_group == "one" else pl.col("row")).alias("choice"),
     )
-    scored = rows.filter(pl.col("label").is_in(list(source.kept_scores.keys() - {"entailment"})))
+    scored = rows.filter(pl.col("label").is_in(list(source.kept_scores)))
     scores = pl.col("label").replace_strict(source.kept_scores, default=None, return_dtype=pl.Float32).alias("score")
     scored = scored.with_columns(NO_NEGATIVES, scores, pl.col("row").alias("choice"))
     names = {"premise": "anchor", "hypothesis": "positive"}

@@ -9,8 +9,8 @@ import numpy as np
 import polars as pl
 from datasketch import MinHash, MinHashLSH
 
-from configs.schema.data import DecontaminationConfig
-from data.pairs.cleaning import comparable, flat_negatives, no_reason, with_negatives
+from configs.schema.data import CleaningConfig, DataConfig
+from data.pairs.cleaning import Changes, comparable, flat_negatives, no_reason, normalised, with_negatives
 from data.pairs.hashing import Hashes, contained, text_hashes
 
 HEAD, KEY = 256, 48  # characters read of a text, and of its comparable form, before the whole text is compared
@@ -121,14 +121,14 @@ class Decontamination:
     removes: bool = True  # whether pairs with a benchmark's text are dropped, or reported alone
 
     @classmethod
-    def loaded(cls, settings: DecontaminationConfig, held_out: dict[str, Path], benchmarks: Path) -> "Decontamination":
+    def loaded(cls, data: DataConfig, held_out: dict[str, Path], benchmarks: Path) -> "Decontamination":
         """With the texts of held-out sets (name -> file) and of the artefact `benchmarks`."""
         held_out_texts = {
             f"held out: {name}": pl.concat(pl.read_parquet(path, columns=["anchor", "positive"]).get_columns())
             for name, path in held_out.items()
         }
-        forbidden = held_out_texts | _texts(benchmarks / SAMPLES, "evaluation sample")
-        texts = _texts(benchmarks / BENCHMARKS, "evaluation")
+        forbidden = held_out_texts | _texts(benchmarks / SAMPLES, "evaluation sample", data.cleaning)
+        texts, settings = _texts(benchmarks / BENCHMARKS, "evaluation", data.cleaning), data.decontamination
         near = NearIndex(texts.items(), settings.threshold) if settings.near_duplicates and texts else None
         return cls(TextIndex.of(forbidden), TextIndex.of(texts), near, settings.mode == "remove")
 
@@ -164,7 +164,14 @@ class Decontamination:
         return found.scatter(unknown, "near " + self.near.find(texts.gather(unknown)))
 
 
-def _texts(path: Path, kind: str) -> dict[str, pl.Series]:
-    """Texts of the artefact `benchmarks` by task, under the names that the ledger gives to a find."""
-    parts = pl.read_parquet(path).partition_by("task", as_dict=True, maintain_order=True)
+def _texts(path: Path, kind: str, cleaning: CleaningConfig) -> dict[str, pl.Series]:
+    """Texts of the artefact `benchmarks` by task, under the names that the ledger gives to a find.
+
+    As they are, and as cleaning leaves them in a training set: once, and twice where a set was cleaned before.
+    """
+    found = pl.read_parquet(path)
+    once = normalised(found["text"], cleaning, strip_markup=True, changes=Changes())
+    twice = normalised(once, cleaning, strip_markup=True, changes=Changes())
+    forms = pl.concat([found, found.with_columns(once), found.with_columns(twice)])
+    parts = forms.partition_by("task", as_dict=True, maintain_order=True)
     return {f"{kind}: {task}": part["text"] for (task,), part in parts.items()}

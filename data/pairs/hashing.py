@@ -54,11 +54,6 @@ class SeenHashes:
             self.runs[-2:] = [np.sort(np.concatenate(self.runs[-2:]))]
         return new
 
-    @property
-    def sorted(self) -> Hashes:
-        """All keys, ascending."""
-        return np.sort(np.concatenate([NO_KEYS, *self.runs]))
-
 
 def contained(hashes: Hashes, ordered: Hashes) -> NDArray[np.bool_]:
     """Which of `hashes` occur in the sorted array `ordered`."""

@@ -48,6 +48,12 @@ class PairBatch:
     changes: Changes = field(default_factory=Changes)
 
 
+def pair_keys(pairs: pl.DataFrame, source: SourceConfig) -> Hashes:
+    """A key for each row, which duplicates have in common."""
+    keys = combined(text_hashes(pairs["anchor"]), text_hashes(pairs["positive"]))
+    return combined(keys, text_hashes(pairs["negatives"].list.first())) if source.negatives_as_rows else keys
+
+
 class PairMaker:
     """Makes and cleans the pairs of one source."""
 
@@ -76,14 +82,10 @@ class PairMaker:
     def _normalised(self, column: pl.Series, changes: Changes) -> pl.Series:
         if column.name in LIST_ROLES:
             lengths = column.list.len()
-            flat = self._normalised_texts(column.filter(lengths > 0).list.explode(), changes)
+            texts = column.filter(lengths > 0).list.explode()
+            flat = normalised(texts, self.cleaning, self.strip_markup, changes)
             return regrouped(flat, lengths.to_numpy()).alias(column.name)
-        return self._normalised_texts(column, changes)
-
-    def _normalised_texts(self, texts: pl.Series, changes: Changes) -> pl.Series:
-        texts = normalised(texts, self.cleaning, self.strip_markup, changes)
-        before = self.source.prepend.get(texts.name)
-        return texts.zip_with(texts == "", before + texts) if before else texts  # an empty text is dropped later
+        return normalised(column, self.cleaning, self.strip_markup, changes)
 
     def from_normalised(self, frame: pl.DataFrame) -> PairBatch:
         """Pairs of rows whose texts are normalised; where the construction needs groups, these are complete."""
@@ -105,11 +107,8 @@ class PairMaker:
         positive = alone.select(IS_POSITIVE).to_series()
         rows = self._rows(alone["given"])
         pairs = with_chosen_negatives(taken.select(*PAIRS), self.source, self.seed)
-        keys = combined(text_hashes(pairs["anchor"]), text_hashes(pairs["positive"]))
-        if self.source.negatives_as_rows:
-            keys = combined(keys, text_hashes(pairs["negatives"].list.first()))
         built, scored = (int(rows.filter(part).sum()) for part in (positive, ~positive))
-        return PairBatch(pairs, built, scored, self._dropped(alone, taken), reported, keys)
+        return PairBatch(pairs, built, scored, self._dropped(alone, taken), reported, pair_keys(pairs, self.source))
 
     def _rows(self, negatives: pl.Series) -> pl.Series:
         """How many rows pairs with so many negatives give."""

@@ -62,7 +62,7 @@ def locate(name: str, source: SourceConfig, mirror: str | None, *, dev: bool = F
     if source.path and not (dev and source.hub):
         key, places = ("dev_files", source.dev_files) if dev else ("path", [source.path])
         files = [file for place in places for file in _local_files(f"data.sources.{name}.{key}", name, place)]
-        return Located(tuple(files), f"local {redacted(source.path)}")
+        return Located(tuple(dict.fromkeys(files)), f"local {redacted(source.path)}")
     assert source.hub is not None
     first = HubFiles(source.hub, source.revision, source.dev_files if dev else source.files)
     parts = [first] if dev else [first, *source.also]
@@ -115,7 +115,7 @@ def is_chosen(name: str, pattern: str) -> bool:
 
 
 def matching(name: str, patterns: list[str], names: list[str], where: str) -> list[tuple[str, str | None]]:
-    """(file, member pattern) for every pattern; raises UserError where one matches nothing."""
+    """(file, member pattern), each once, for every pattern; raises UserError where one matches nothing."""
     chosen: list[tuple[str, str | None]] = []
     for pattern in patterns:
         outer, _, member = pattern.partition("::")
@@ -125,7 +125,7 @@ def matching(name: str, patterns: list[str], names: list[str], where: str) -> li
             remedy = f"mend files or dev_files of data.sources.{name}; files there: {there}"
             raise UserError(f"{name}: no file {outer}", where=where, remedy=remedy)
         chosen += [(match, member or None) for match in matches]
-    return chosen
+    return list(dict.fromkeys(chosen))
 
 
 def from_hub(name: str, part: HubFiles, key: str) -> Located:

@@ -69,10 +69,13 @@ class _Rows:
             if value is not None and (type(value) is not str or kind is not str or escapes):
                 if kind is None:
                     kind = self.kinds[name] = list if type(value) is list else str
-                if kind is str and type(value) in (int, float, bool) and math.isfinite(value):
+                if kind is str and (type(value) in (int, bool) or (type(value) is float and math.isfinite(value))):
                     value = json.dumps(value)
                 if problem := _problem(value, kind):
-                    return self.bad(f"{problem} in column {name}", number)
+                    if self.columns != ["*"]:
+                        return self.bad(f"{problem} in column {name}", number)
+                    shown = json.dumps(value)  # no role is known yet: to say what is there, anything will do
+                    value = [shown] if kind is list else shown
             row.append(value)
         self.rows.append(row)
         self.numbers.append(number)

@@ -75,7 +75,8 @@ def _line(line: bytes) -> Line:
 def bad_encoding(error: UnicodeDecodeError, encoding: str, where: str, errors: RowErrors) -> None:
     """Count a line that can't be decoded, or raise UserError, which names the setting."""
     name = "UTF-8" if encoding == UTF_8 else encoding
-    errors.bad(f"invalid {name}", f"{where}, byte {error.start + 1}", hint=encoding_hint(errors.set_name))
+    place = len(error.object[: error.start].decode()) + 1  # no byte of the file, which may be in another encoding
+    errors.bad(f"invalid {name}", f"{where}, character {place}", hint=encoding_hint(errors.set_name))
 
 
 def encoding_hint(set_name: str) -> str:

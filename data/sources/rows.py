@@ -89,8 +89,17 @@ def _roles(batch: Batch, source: SourceConfig, errors: RowErrors) -> pl.DataFram
         else:
             series[role] = _typed(batch, role, column, errors)
     for column in source.where:
-        series[f"where {column}"] = pl.Series(pl.from_arrow(batch.table[column])).cast(pl.String)
+        series[f"where {column}"] = _as_text(batch, column, errors)
     return pl.DataFrame(series)
+
+
+def _as_text(batch: Batch, column: str, errors: RowErrors) -> pl.Series:
+    try:
+        return pl.Series(pl.from_arrow(batch.table[column])).cast(pl.String)
+    except pl.exceptions.PolarsError:
+        what = f"{errors.set_name}: can't choose by column {column}, of {batch.table.schema.field(column).type}"
+        remedy = f"mend data.sources.{errors.set_name}.where"
+        raise UserError(what, where=batch.file, remedy=remedy) from None
 
 
 def _typed(batch: Batch, role: str, column: str, errors: RowErrors) -> pl.Series:
@@ -122,8 +131,9 @@ def _lists(batch: Batch, role: str, column: str, errors: RowErrors) -> pl.Series
     if not names:
         return none.new_from_index(0, batch.table.num_rows)
     columns = [_typed(batch, role, name, errors).alias(name) for name in names]
-    if len(columns) == 1 and columns[0].dtype == pl.List(pl.String):
-        return columns[0].alias(role).fill_null(none)
+    columns = [some.fill_null(none) if some.dtype == none.dtype else some for some in columns]
+    if len(columns) == 1 and columns[0].dtype == none.dtype:
+        return columns[0].alias(role)
     return pl.DataFrame(columns).select(pl.concat_list(names).list.drop_nulls().alias(role))[role]
 
 
@@ -147,10 +157,10 @@ def _refuse_absent_values(source: SourceConfig, values: dict[str, set[str]], err
 def _checked(frame: pl.DataFrame, batch: Batch, source: SourceConfig, errors: RowErrors, first: int) -> pl.DataFrame:
     """Without rows that lack a value or have a wrong one; what `nulls: drop` allows becomes an empty text."""
 
-    def without(frame: pl.DataFrame, bad: pl.Series, reason: str) -> pl.DataFrame:
+    def without(frame: pl.DataFrame, bad: pl.Series, reason: str, shown: str = "") -> pl.DataFrame:
         if not bad.any():
             return frame
-        errors.bad(reason, batch.row(frame["row"].filter(bad)[0] - first), int(bad.sum()))
+        errors.bad(reason, batch.row(frame["row"].filter(bad)[0] - first) + shown, int(bad.sum()))
         return frame.filter(~bad)
 
     for role, column in source.columns.items():
@@ -170,7 +180,8 @@ def _checked(frame: pl.DataFrame, batch: Batch, source: SourceConfig, errors: Ro
     if source.construction == "nli":
         names = frame["label"].replace_strict(source.labels, default=None, return_dtype=pl.String).alias("label")
         unknown, known = ", ".join(frame["label"].filter(names.is_null()).head(1)), ", ".join(source.labels)
-        frame = without(frame.with_columns(names), names.is_null(), f"unknown label {unknown} (known: {known})")
+        reason = f"unknown label (known: {known})"  # one for all of them: rows are counted by it
+        frame = without(frame.with_columns(names), names.is_null(), reason, f": {unknown}")
     if source.construction == "scored_pairs":
         assert source.score_range is not None
         least, most = source.score_range

@@ -260,9 +260,9 @@ class StageFolder:
         a JSON-able result, which is what this call returns now and whenever the unit is taken over.
         """
         place = self.path / UNITS / f"{name.replace('/', '--')}.json"
-        self.records.add(place)
         record = _read_record(place)
         if record["fingerprint"] == fingerprint and is_whole(self.path, record["outputs"]):
+            self.records.add(place)
             return record["result"]
         scratch = self.path / f".{place.stem}{PARTIAL}"
         remove(scratch)
@@ -280,6 +280,7 @@ class StageFolder:
         finally:
             remove(scratch)
         write_json(place, {"fingerprint": fingerprint, "outputs": outputs, "result": result})
+        self.records.add(place)  # not before: what could not be made leaves nothing behind
         return result
 
     def forget_units(self) -> None:

@@ -48,6 +48,17 @@ def test_a_bad_line_of_json_is_named_or_counted(line: bytes, message: str, tmp_p
     assert sum(ledger["bad_rows"].values()) == 1 and ledger["train"] == 4
 
 
+def test_bad_rows_of_dev_files_are_counted_as_such(tmp_path: Path, one_set: OneSet) -> None:
+    path = write(tmp_path / "rows.jsonl", with_row_three(b"{}"))
+    dev = write(tmp_path / "dev.jsonl", b'{"question": "a", "answer": null}\n[]\n')
+    ledger = one_set(path, "data.on_bad_row=skip", columns=COLUMNS, dev_files=[str(dev)]).ledger["mine"]
+    assert ledger["bad_rows"] == {
+        "null in column question": 1,
+        "dev files: null in column answer": 1,
+        "dev files: broken json: not an object": 1,
+    }
+
+
 def test_a_bad_row_of_csv_is_counted_when_asked(tmp_path: Path, one_set: OneSet) -> None:
     rows = ["question,answer", "Первый вопрос,Первый ответ", "лишнее,поле,тут", '"Второй\nвопрос","Второй, ответ"']
     path = write(tmp_path / "rows.csv", "\n".join(rows).encode() + b"\n\xff\xfe,d\n\xff,d,e\n")
@@ -60,12 +71,14 @@ def test_a_bad_row_of_csv_is_counted_when_asked(tmp_path: Path, one_set: OneSet)
 
 
 def test_an_unknown_label_is_named_or_counted(tmp_path: Path, one_set: OneSet) -> None:
-    rows = [{**row, "label": "entailment" if n != 2 else "maybe"} for n, row in enumerate(ROWS)]
+    labels = ["entailment", "entailment", "maybe", "entailment", "perhaps"]
+    rows = [{**row, "label": label} for row, label in zip(ROWS, labels, strict=True)]
     path = write(tmp_path / "rows.jsonl", b"\n".join(json.dumps(row).encode() for row in rows))
     source = {**NLI, "labels": {"entailment": "entailment"}}
-    with pytest.raises(UserError, match=r"mine: unknown label maybe \(known: entailment\).*row 3"):
+    with pytest.raises(UserError, match=r"mine: unknown label \(known: entailment\).*row 3: maybe"):
         one_set(path, **source)
-    assert one_set(path, "data.on_bad_row=skip", **source).ledger["mine"]["train"] == 4
+    ledger = one_set(path, "data.on_bad_row=skip", **source).ledger["mine"]
+    assert ledger["train"] == 3 and ledger["bad_rows"] == {"unknown label (known: entailment)": 2}
 
 
 @pytest.mark.parametrize(
@@ -78,6 +91,12 @@ def test_an_unknown_label_is_named_or_counted(tmp_path: Path, one_set: OneSet) -
             LINES[0],
             {"columns": {"anchor": "question"}},
             r"columns not configured \(rows.jsonl; columns found: question: string, 15 characters.*columns.positive",
+        ),
+        (
+            "rows.jsonl",
+            b'{"question": {"text": "a"}, "answer": [["b"]], "other": "c"}\n{"question": "a", "answer": ["b"]}\n',
+            {"columns": {"anchor": "question"}},
+            r"columns found: question: string, 13.*; answer: list<item: string>.*; other: string, 1 char",
         ),
         (
             "rows.jsonl.gz",
@@ -135,6 +154,21 @@ def test_a_value_of_where_that_no_row_has_is_an_error(tmp_path: Path, one_set: O
     path = write(tmp_path / "rows.jsonl", b"\n".join(LINES))
     with pytest.raises(UserError, match=r"no row has snli \(column question\); values there: Вопрос номер 1"):
         one_set(path, columns=COLUMNS, where={"question": ["snli"]})
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([["snli"]]),
+        pa.array([b"\xff"]),
+        pa.array([1], pa.duration("s")),
+        pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int64())),
+    ],
+)
+def test_a_column_that_where_cannot_choose_by_is_named(column: pa.Array, tmp_path: Path, one_set: OneSet) -> None:
+    pq.write_table(pa.table({"question": ["Вопрос"], "answer": ["Ответ"], "kind": column}), tmp_path / "rows.parquet")
+    with pytest.raises(UserError, match=r"mine: can't choose by column kind, of .*rows.parquet.*mend .*mine.where"):
+        one_set(tmp_path / "rows.parquet", format="parquet", columns=COLUMNS, where={"kind": ["snli"]})
 
 
 def test_unknown_options_of_a_reader_are_named() -> None:

@@ -55,6 +55,7 @@ def mined(
     return run_config(config, folder)
 
 
+@pytest.mark.filterwarnings("error:std")
 def test_mining_that_finds_nothing_says_so(embedder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     prepared = mined(embedder, tmp_path, max_rows=1)
     assert prepared.ledger["gazeta"]["negatives"] == 0

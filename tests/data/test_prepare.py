@@ -1,13 +1,17 @@
 """The data stage on the bundled samples: counts, splits, held-out texts, determinism and what is made again."""
 
 import json
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
 from configs.schema.data import SourceConfig
+from data.artefact import rows_of_sets
 from data.pairs.cleaning import comparable
 from pipeline.core.errors import UserError
 from tests.data.conftest import OneSet
@@ -209,6 +213,15 @@ def test_a_local_set_may_have_a_local_file_of_dev_rows(tmp_path: Path, one_set: 
         one_set(tmp_path / "train.jsonl", columns=columns, dev_files=["nowhere"])
 
 
+def test_a_row_of_dev_files_that_is_trained_on_takes_no_others_along(tmp_path: Path, one_set: OneSet) -> None:
+    rows = [("вопрос", "ответ"), ("вопрос", "иной ответ"), ("другой вопрос", "иной ответ")]
+    for name, some in (("train", rows[:1]), ("dev", rows[1:])):
+        pl.DataFrame(some, schema=["q", "a"], orient="row").write_ndjson(tmp_path / f"{name}.jsonl")
+    columns, dev_files = {"anchor": "q", "positive": "a"}, [str(tmp_path / "dev.jsonl")]
+    prepared = one_set(tmp_path / "train.jsonl", "data.dev.anchors=9", columns=columns, dev_files=dev_files)
+    assert prepared.pairs("dev", "mine")["anchor"].to_list() == ["другой вопрос"]
+
+
 def test_a_set_whose_texts_stand_in_several_pairs_has_dev_rows_as_any_other(
     tmp_path: Path, one_set: OneSet, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -332,6 +345,18 @@ def test_sets_that_people_must_supply_are_skipped_visibly(tmp_path: Path) -> Non
     assert "mednli" not in prepared.train()
 
 
+def test_a_set_that_is_no_longer_supplied_leaves_the_artefact(tmp_path: Path) -> None:
+    config = composed("+source@data.sources.mednli=mednli")
+    mirror = shutil.copytree(REPOSITORY / "data" / "samples", tmp_path / "mirror")
+    config.mirror, config.data.held_out = str(mirror), {}
+    config.data.sources = {name: config.data.sources[name] for name in ("mednli", "terra")}
+    assert "mednli" in run_config(config, tmp_path / "runs").train()
+    shutil.rmtree(mirror / "physionet")
+    later = run_config(config, tmp_path / "runs")
+    assert later.ledger["mednli"]["status"].startswith("skipped") and set(later.train()) == {"terra"}
+    assert sum(rows_of_sets(later.folder).values()) == later.account["totals"]["train"]
+
+
 def test_a_sample_of_a_set_does_not_depend_on_its_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = [override for override in ONLY_TERRA if not override.endswith("ru_hnp")] + [
         "data.sources.ru_hnp.max_rows=40"
@@ -366,6 +391,19 @@ def test_duplicates_between_sets_are_dropped_on_request(tmp_path: Path) -> None:
     assert kept.ledger["second"]["kept"] == kept.ledger["first"]["kept"]
     with pytest.raises(UserError, match="second: no usable pair"):
         run(tmp_path / "dropped", *twins, "data.cleaning.duplicates=between")
+
+
+@pytest.mark.parametrize("part", [{"slice": [0.0, 0.5]}, {"max_rows": 20}])
+def test_a_set_that_takes_a_part_leaves_the_rest_to_the_sets_behind_it(part: dict[str, Any], tmp_path: Path) -> None:
+    rows = pl.DataFrame({"anchor": [f"вопрос {n}" for n in range(60)], "positive": [f"ответ {n}" for n in range(60)]})
+    rows.write_ndjson(tmp_path / "rows.jsonl")
+    columns = {"anchor": "anchor", "positive": "positive"}
+    source = SourceConfig("x", "asymmetric", path=str(tmp_path / "rows.jsonl"), format="jsonl", columns=columns)
+    config = composed("data.cleaning.duplicates=between", "data.dev.anchors=3")
+    config.data.sources, config.data.held_out = {"first": replace(source, **part), "second": source}, {}
+    prepared = run_config(config, tmp_path / "runs")
+    held = [*prepared.train().values(), prepared.pairs("dev", "first"), prepared.pairs("dev", "second")]
+    assert pl.concat(held).select("anchor", "positive").sort("anchor").equals(rows.sort("anchor"))
 
 
 def test_a_set_after_a_failed_one_is_made_where_duplicates_between_sets_are_dropped(tmp_path: Path) -> None:

@@ -1,13 +1,22 @@
 """Dev slices and samples: chosen by text and seed alone, apart from what is trained on."""
 
+from pathlib import Path
+
 import numpy as np
 import polars as pl
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from configs.schema.data import DevConfig
-from data.pairs.hashing import SeenHashes, contained, text_hashes
-from data.sampling import DevSlice, apart_from, pair_texts, sample, whole_groups, without_trained_negatives
+from data.pair_files import PairWriter, write_keys
+from data.pairs.hashing import NO_KEYS, text_hashes
+from data.sampling import (
+    DevSlice,
+    apart_from,
+    pair_texts,
+    sample,
+    whole_groups,
+    without_trained_negatives,
+    write_dev,
+)
 
 SCHEMA = {"anchor": pl.String, "positive": pl.String, "negatives": pl.List(pl.String)}
 
@@ -57,6 +66,15 @@ def test_rows_that_share_a_text_with_training_go_back_and_take_others_along() ->
     assert kept["anchor"].to_list() == ["a", "c"]  # d goes; b shares p4 with it and goes too
 
 
+def test_dev_rows_that_another_set_trains_on_take_no_others_along(tmp_path: Path) -> None:
+    with PairWriter(tmp_path / "candidates/one.parquet", scored=False) as writer:
+        writer.write(frame([("a", "b", []), ("b", "c", []), ("c", "d", []), ("a", "e", [])]))
+    write_keys(tmp_path / "keys/one.parquet", NO_KEYS)
+    write_keys(tmp_path / "keys/other.parquet", pair_texts(frame([("e", "x", [])])))
+    assert write_dev(tmp_path, tmp_path, ["one", "other"]) == {"one": 2}
+    assert pl.read_parquet(tmp_path / "dev/one.parquet")["anchor"].to_list() == ["b", "c"]
+
+
 def test_rows_that_share_texts_are_held_back_together_in_groups_for_which_there_is_room() -> None:
     dev = frame([("a", "b", []), ("k", "l", []), ("y", "z", [])])
     chain = frame([("b", "c", []), ("d", "c", [])])  # of a: with it three anchors
@@ -74,18 +92,6 @@ def test_trained_negatives_leave_dev_rows() -> None:
         [],
         [],
     ]
-
-
-@given(st.lists(st.lists(st.integers(0, 30), max_size=12), max_size=8))
-@settings(max_examples=80, deadline=None)
-def test_seen_keys_behave_as_a_set(batches: list[list[int]]) -> None:
-    seen, known = SeenHashes(), set[int]()
-    for batch in batches:
-        new = seen.add_new(np.array(batch, np.uint64))
-        for key, is_new in zip(batch, new, strict=True):
-            assert is_new == (key not in known)
-            known.add(key)
-    assert contained(np.array(sorted(known), np.uint64), seen.sorted).all()
 
 
 def test_keys_are_xxh3_of_the_texts_bytes() -> None:

@@ -1,5 +1,6 @@
 """Cleaning on whole columns against the same rules in plain Python, text by text."""
 
+import sys
 import unicodedata
 
 import polars as pl
@@ -96,6 +97,12 @@ def test_unicode_forms(form: str) -> None:
     assert found == [unicodedata.normalize(form, text) for text in texts]
 
 
+def test_what_has_another_composed_form_gets_it() -> None:
+    texts = [text for text in map(chr, range(sys.maxunicode)) if not unicodedata.is_normalized("NFC", text)]
+    texts.append(unicodedata.normalize("NFD", "한국어 문장"))
+    assert cleaned(texts) == [oracle.normalised(text) for text in texts]
+
+
 def test_markup_and_cutting_are_settings() -> None:
     text = ["<p>Длинный  текст</p>"]
     assert cleaned(text, strip_markup=False) == ["<p>Длинный текст</p>"]
@@ -179,6 +186,12 @@ def test_every_reason_to_drop_a_pair() -> None:
     assert drop_reasons(frame, CLEANING, SOURCE).to_list() == list(rows)
     foreign = SourceConfig(title="x", side="symmetric", min_script_share=0.0)
     assert drop_reasons(pairs([("Вопрос", english, [])]), CLEANING, foreign).to_list() == [None]
+
+
+def test_texts_without_letters_and_digits_are_equal_only_as_they_are() -> None:
+    frame = pairs([("Что?!", "…!", []), ("?!", "…!", []), ("?!", "?!", []), (" — ", "—", ["!!", "— "])])
+    assert drop_reasons(frame[:3], CLEANING, SOURCE).to_list() == [None, None, "anchor equals positive"]
+    assert without_wrong_negatives(frame, 1)["negatives"].to_list()[3] == ["!!", "— "]
 
 
 def test_short_foreign_titles_and_mixed_texts_pass() -> None:

@@ -5,10 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.schema.data import CleaningConfig, SourceConfig
+from configs.schema.data import SourceConfig
 from data.pairs.constructions import CONSTRUCTIONS, first_choices, turns, with_chosen_negatives
-from data.pairs.decontamination import Decontamination
-from data.pairs.maker import PairMaker
 
 LABELS = ["entailment", "neutral", "contradiction"]
 
@@ -146,11 +144,3 @@ def test_paraphrase_groups_give_their_first_two_different_texts() -> None:
 )
 def test_chat_markup_is_split_into_its_first_turn(text: str, turn: tuple[str, str]) -> None:
     assert turns(pl.DataFrame({"text": [text]})).row(0) == turn
-
-
-def test_a_text_is_prepended_to_all_texts_of_its_role_but_empty_ones() -> None:
-    source = SourceConfig("x", "symmetric", construction="triplets", prepend={"positive": "P: ", "negative": "N: "})
-    maker = PairMaker(source, CleaningConfig(), 42, Decontamination())
-    rows = {"anchor": ["a", "b"], "positive": ["p", None], "negative": [["n", ""], ["m"]]}
-    found, _ = maker.normalised(pl.DataFrame(rows))
-    assert found.rows() == [("a", "P: p", ["N: n", ""]), ("b", "", ["N: m"])]

@@ -12,8 +12,9 @@ from datasets import Dataset, DatasetDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.pairs.cleaning import comparable
-from data.pairs.decontamination import NearIndex, TextIndex
+from configs.schema.data import CleaningConfig, DataConfig
+from data.pairs.cleaning import Changes, comparable, normalised
+from data.pairs.decontamination import BENCHMARKS, SAMPLES, Decontamination, NearIndex, TextIndex
 from evaluation.benchmark_texts import task_texts
 from evaluation.suites.encodechka.files import SHA256
 from pipeline.core.artefact import file_sha256
@@ -48,6 +49,22 @@ def test_near_duplicates_are_found_and_other_texts_are_not() -> None:
         "Мужчина",
     ]
     assert index.find(pl.Series(asked)).to_list() == ["task", "task", "task", None, None]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Компания &amp;laquo;Ветер&amp;raquo; открылась", "сло\u00adво и де\u00adло", "<b>Жирный</b> текст"],
+)
+def test_an_evaluation_text_that_cleaning_changes_is_found_as_it_is_and_cleaned(text: str, tmp_path: Path) -> None:
+    for name, texts in ((BENCHMARKS, [text]), (SAMPLES, [])):
+        columns = {"task": ["sts"] * len(texts), "text": texts}
+        pl.DataFrame(columns, schema={"task": pl.String, "text": pl.String}).write_parquet(tmp_path / name)
+    forms = [text]
+    for _ in range(2):
+        forms += normalised(pl.Series(forms[-1:]), CleaningConfig(), True, Changes()).to_list()
+    compared = Decontamination.loaded(DataConfig(), {}, tmp_path)
+    found, _ = compared.find(pl.DataFrame({"anchor": forms, "positive": ["Ответ"] * 3}))
+    assert found.to_list() == ["evaluation: sts"] * 3
 
 
 def retrieval_task() -> Any:

@@ -16,4 +16,3 @@ def test_a_key_is_new_once_whatever_the_batches(batches: list[list[int]]) -> Non
             expected.append(key not in known)
             known.add(key)
         assert seen.add_new(np.array(batch, np.uint64)).tolist() == expected
-    assert seen.sorted.tolist() == sorted(known)

@@ -109,9 +109,12 @@ def test_another_delimiter_and_encoding(encoding: str, delimiter: str, called: s
 def test_bytes_of_another_encoding_below_an_english_header_are_bad_rows(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_bytes(b"q,a\n" + "да,нет\nno,yes\n".encode("cp1251"))
-    with pytest.raises(UserError, match=r"invalid UTF-8 \(rows.csv, row 1, byte 1\).*mine.encoding .* cp1251"):
+    with pytest.raises(UserError, match=r"invalid UTF-8 \(rows.csv, row 1, character 1\).*mine.encoding .* cp1251"):
         read(path)
     assert read(path, skip=True) == ([(2, ("no", "yes"))], {"invalid UTF-8": 1})
+    path.write_bytes("q,a\nда,нет".encode("cp1251") + b"\x98\n")
+    with pytest.raises(UserError, match=r"invalid cp1251 \(rows.csv, row 1, character 7\)"):
+        read(path, encoding="cp1251")
 
 
 @pytest.mark.parametrize(

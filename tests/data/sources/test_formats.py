@@ -102,6 +102,17 @@ def test_a_local_folder_or_pattern_is_read_in_the_order_of_names(tmp_path: Path)
         assert [file.name for file in locate("mine", source, None).files] == ["a.jsonl", "b.jsonl"]
 
 
+def test_a_file_that_two_patterns_match_is_read_once(tmp_path: Path) -> None:
+    for name in ("a-1.jsonl", "a-2.jsonl", "b-1.jsonl"):
+        (tmp_path / name).write_bytes(json_lines())
+    patterns = ["a-*.jsonl", "*-1.jsonl"]
+    mirrored = SourceConfig("x", "symmetric", hub=tmp_path.name, files=patterns)
+    local = SourceConfig("x", "symmetric", path="x", dev_files=[f"{tmp_path}/{pattern}" for pattern in patterns])
+    for source, dev in ((mirrored, False), (local, True)):
+        found = locate("mine", source, str(tmp_path.parent), dev=dev).files
+        assert [file.name for file in found] == ["a-1.jsonl", "a-2.jsonl", "b-1.jsonl"]
+
+
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string()], ids=str)
 def test_one_column_of_negatives_may_hold_texts_of_either_type_of_arrow(kind: pa.DataType, tmp_path: Path) -> None:
     columns = {"anchor": ["a", "b"], "positive": ["p", "q"], "negative": ["n", None]}

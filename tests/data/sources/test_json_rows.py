@@ -85,6 +85,14 @@ def test_a_number_in_a_column_of_texts_changes_nothing_for_the_other_rows(
     assert (error is None) == (not bad)
 
 
+@pytest.mark.parametrize("format", ["jsonl", "json"])
+def test_a_huge_number_is_a_text(format: str, tmp_path: Path) -> None:
+    path, number = tmp_path / "rows", 10**400
+    row = json.dumps({"q": number, "a": ["гугол"]})
+    path.write_text(row if format == "jsonl" else f"[{row}]", encoding="utf-8")
+    assert read(path, format) == ([(1, {"q": str(number), "a": ["гугол"]})], {})
+
+
 def test_each_odd_line_is_right_or_has_its_reason(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join([json.dumps(GOOD), *ODD_LINES]), encoding="utf-8", newline="")

@@ -98,6 +98,14 @@ def test_a_row_of_json_may_have_what_the_first_one_is_without(kind: str, tmp_pat
     assert [(row["pos"], row["neg"]) for row in found] == [(["б"], []), (["г", "д"], ["е"])]
 
 
+def test_a_pattern_may_match_several_columns_of_lists(tmp_path: Path) -> None:
+    rows = [{"q": "а", "p": "б", "n1": ["в"], "n2": ["г", "д"]}, {"q": "е", "p": "ж", "n1": None, "n2": ["з"]}]
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    found, _ = read(path, "jsonl", {"anchor": "q", "positive": "p", "negative": "n*"}, construction="triplets")
+    assert [row["negative"] for row in found] == [["в", "г", "д"], ["з"]]
+
+
 def test_a_row_without_positives_is_a_bad_row_and_one_text_is_a_list_of_one(tmp_path: Path) -> None:
     lists = pa.array([["один", "два"], [], None], pa.list_(pa.string()))
     pq.write_table(pa.table({"q": QUESTIONS, "p": lists}), tmp_path / "a.parquet")
