@@ -154,7 +154,7 @@ def readme_of_merge(config: Config) -> list[Path]:
 def side(name: str) -> Stage:
     """One side's training; under `accelerate launch` each process takes its slice of every planned global batch."""
     return Stage(
-        name, 6, "training.finetune:build", on_ranks=True, prepare="training.finetune:prepare",
+        name, 7, "training.finetune:build", on_ranks=True, prepare="training.finetune:prepare",
         needs=lambda c: side_needs(c, name),
         reads=lambda c: side_reads(c, name),
         settings=lambda c: {"side": c.side(name), "arguments": c.training.arguments, "seed": c.training.seed,

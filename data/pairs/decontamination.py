@@ -172,6 +172,6 @@ def _texts(path: Path, kind: str, cleaning: CleaningConfig) -> dict[str, pl.Seri
     found = pl.read_parquet(path)
     once = normalised(found["text"], cleaning, strip_markup=True, changes=Changes())
     twice = normalised(once, cleaning, strip_markup=True, changes=Changes())
-    forms = pl.concat([found, found.with_columns(once), found.with_columns(twice)])
+    forms = pl.concat([found, found.with_columns(once), found.with_columns(twice)]).unique(maintain_order=True)
     parts = forms.partition_by("task", as_dict=True, maintain_order=True)
     return {f"{kind}: {task}": part["text"] for (task,), part in parts.items()}
