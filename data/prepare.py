@@ -41,9 +41,8 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
         try:
             lines.append(sets.training_line(name, source))
         except UserError as error:
+            log.error("%s", error.line)
             failures.append(error)
-    for failure in failures[1:]:
-        log.error("%s", failure.line)
     if failures:
         first, more = failures[0], f" [and {len(failures) - 1} more, above]" if len(failures) > 1 else ""
         raise UserError(f"{first.what}{more}", where=first.where, remedy=first.remedy)

@@ -109,7 +109,7 @@ def _against(tasks: Sequence[Task], parts: Sequence[Measured]) -> Iterator[Measu
 def show_scores(rows: Sequence[Score]) -> None:
     """The closing tables, one a suite: a row a model, a column a task's score with half its interval's width.
 
-    Where a suite has many tasks, each has a row.
+    Where a suite has many tasks of one metric each, a task has a row; where some have more, each has its table.
     """
     columns = list(dict.fromkeys((row.suite, row.task, row.metric) for row in rows))
     cells = {(row.model, row.suite, row.task, row.metric): _with_bars(row) for row in rows}
@@ -127,7 +127,8 @@ def show_scores(rows: Sequence[Score]) -> None:
         for part in [[task] for task in tasks] if len(heads) > WIDE else [tasks]:
             shown = [head for head in heads if head[1] in part]
             lines = [[model, *(cells.get((model, *head)) for head in shown)] for model in models]
-            show_table(f"scores on {suite}", ["model", *(f"{task}\n{metric}" for _, task, metric in shown)], lines)
+            title = f"scores on {suite}" if part == tasks else f"scores on {suite}, {part[0]}"
+            show_table(title, ["model", *(f"{task}\n{metric}" for _, task, metric in shown)], lines)
 
 
 def _with_bars(row: Score) -> str:

@@ -134,8 +134,8 @@ def _require_own_name(config: DictConfig) -> None:
     """Raise UserError where the chosen profile is a copy that still goes by the name of another one."""
     chosen = HydraConfig.get().runtime.choices["profile"]
     if config.profile != chosen:
-        where, remedy = f"configs/profile/{chosen}.yaml", f"write profile: {chosen}"
-        raise UserError(f"the profile calls itself {config.profile}", where=where, remedy=remedy)
+        what, remedy = f"the profile {chosen} calls itself {config.profile}", f"write profile: {chosen} into its file"
+        raise UserError(what, where="config key profile", remedy=remedy)
 
 
 def quoted(value: str) -> str:
@@ -148,9 +148,7 @@ def _for_this_run(lines: str, config: DictConfig) -> str:
     profile, run = config.profile, config.run
     name = run if re.fullmatch(r"[\w.+-]+", run, re.ASCII) else f"""'"{run}"'"""
     of = f" PROFILE={profile}" * (profile != "demo") + f" RUN={name}" * (run != profile)
-    from_make = ("profile=", "run=", "runs=", "stages=", "launch.")  # the rest came by ARGS, and is needed as well
-    of += " ARGS=<as here>" * any("=" in word and not word.startswith(from_make) for word in sys.argv[1:])
-    pattern = rf"\bmake ({'|'.join(TARGETS)})(?![\w=]| PROFILE=| RUN=| ARGS=| anew)"
+    pattern = rf"\bmake ({'|'.join(TARGETS)})(?![\w=]| PROFILE=| RUN=| anew)"
     return re.sub(pattern, lambda found: found[0] + of, lines)
 
 

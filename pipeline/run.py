@@ -14,7 +14,7 @@ from pipeline.chain import CHAIN
 from pipeline.core.console import log
 from pipeline.core.errors import UserError
 from pipeline.launch import launch
-from pipeline.stage import Stage, is_finished, is_of_other_settings, is_up_to_date, locked, prepare_ranks, run_stage
+from pipeline.stage import Stage, is_finished, is_up_to_date, locked, prepare_ranks, run_stage
 from pipeline.sweep import sweep_lock
 
 
@@ -78,13 +78,10 @@ def make(name: str, config: Config, asked: Collection[str] = ()) -> None:
     `force` remakes only what is asked for.
     """
     stage, patient = CHAIN[name], dataclasses.replace(config, force=False)
-    others = [CHAIN[other] for other in stage.needs(config) if other not in asked]
-    for needed in others:
+    for needed in (CHAIN[other] for other in stage.needs(config) if other not in asked):
         if needed.implied and not is_finished(needed, patient):
             log.info("%s needs %s, which is made first", name, needed.name)
             _make(needed, patient)
-    if stale := [needed.name for needed in others if is_of_other_settings(needed, patient)]:
-        log.warning("%s reads %s as made before, by other settings than these: make reproduce", name, ", ".join(stale))
     _make(stage, config)
 
 

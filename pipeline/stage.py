@@ -5,7 +5,7 @@ import importlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from configs.schema.config import Config
 from pipeline.core import artefact, machine
-from pipeline.core.artefact import Manifest, StageFolder, is_complete, read_manifest
+from pipeline.core.artefact import Manifest, StageFolder, read_manifest
 from pipeline.core.console import is_main_process, log, show_table
 from pipeline.core.errors import UserError, disk_errors_explained
 from pipeline.tracking import tracked
@@ -115,13 +115,6 @@ def is_finished(stage: Stage, config: Config) -> bool:
     """Whether a whole artefact stands for what is asked; looked up without the lock, as several runs share a base."""
     folder, _ = folder_and_manifest(stage, config)
     return finished(folder.path, folder.fingerprint) is not None
-
-
-def is_of_other_settings(stage: Stage, config: Config) -> bool:
-    """Whether a complete artefact stands at the stage's place that is not what the config asks for."""
-    with suppress(UserError):  # an input of its own is gone
-        return is_complete(config.folder(stage.name)) and not is_finished(stage, config)
-    return False
 
 
 def _standing(stage: Stage, config: Config, folder: StageFolder) -> Manifest | None:

@@ -224,7 +224,7 @@ def heads_memory(shape: Shape, tokens: int, at_once: int, half: bool) -> dict[st
     trained = trained_parameters(shape, HeadsConfig())
     a_layer = activation_bytes(dataclasses.replace(shape, layers=1), half)
     return {
-        "parameters": _weights(shape, half) + 4 * trained,
+        "parameters": 4 * (shape.parameters + trained),
         "gradients": 4 * trained,
         "optimizer": 8 * trained,
         "activations": 4 * 4 * tokens * shape.hidden_size

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,10 +33,10 @@ TRAINED_WEIGHTS = "trained.safetensors"  # there, in place of a model that has h
 
 
 def _outlive_sigterm(worker: int) -> None:
-    """For a worker of the data loader: of all SIGTERM it obeys its rank's alone.
+    """For a worker of the data loader, a fork of its rank: it obeys only the SIGTERM that its rank sends.
 
-    A scheduler's reaches it beside its rank, which needs it until its checkpoint; the rank's own ends it where the rank
-    ends in an error, and waits for it.
+    A scheduler's reaches it beside its rank, which needs it until its checkpoint. The rank's own comes where the rank
+    ends in an error; the rank then waits for its workers.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
@@ -85,13 +86,15 @@ class PlannedTrainer(SentenceTransformerTrainer):
     def _planned(self, rows: Any, batches: Sequence[GlobalBatch]) -> DataLoader:
         assert isinstance(self.data_collator, MiniBatchCollator)
         own: Any = [batch.slice(self.args.process_index, self.args.world_size) for batch in batches]
+        workers = self.args.dataloader_num_workers if batches is self.batches else 0  # dev sets are small
+        on_linux: dict[str, Any] = {"multiprocessing_context": "fork", "worker_init_fn": _outlive_sigterm}
         return DataLoader(  # not prepared by Accelerate, which would share out these slices once more
             rows,
             batch_sampler=own,
             collate_fn=self.data_collator.collate,
-            num_workers=self.args.dataloader_num_workers if batches is self.batches else 0,  # dev sets are small
-            worker_init_fn=_outlive_sigterm,
+            num_workers=workers,
             pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
+            **(on_linux if workers and sys.platform == "linux" else {}),
         )
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:

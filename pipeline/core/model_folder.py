@@ -37,8 +37,9 @@ def has_heads(folder: Path) -> bool:
 def write_dtype(folder: Path, dtype: str) -> None:
     """Have config.json say that weights are in `dtype`, such as float32: transformers loads them in what it says."""
     config = read_json(folder / "config.json")
-    of_old = config.pop("torch_dtype", None)  # transformers' name before its version 5
-    if config.get("dtype", of_old) != dtype:
+    said = {config.get(name) for name in ("dtype", "torch_dtype")} - {None}  # the second until transformers 5
+    if said != {dtype}:
+        config.pop("torch_dtype", None)
         write_json(folder / "config.json", config | {"dtype": dtype})
 
 

@@ -179,4 +179,4 @@ def test_a_copied_profile_that_keeps_the_old_name_is_refused(tmp_path: Path) -> 
     copy.write_bytes((CONFIGS / "profile" / "tiny.yaml").read_bytes())
     ended = run_main("profile=copied", f"hydra.searchpath=['file://{tmp_path}']", f"runs={tmp_path}", "stages=[report]")
     assert (ended.status, ended.out) == (2, "")
-    assert "error: the profile calls itself tiny (configs/profile/copied.yaml); write profile: copied" in ended.err
+    assert "error: the profile copied calls itself tiny (config key profile); write profile: copied into" in ended.err

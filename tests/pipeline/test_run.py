@@ -104,12 +104,3 @@ def test_that_a_file_of_a_stage_was_changed_is_said(tmp_path: Path, caplog: pyte
     with caplog.at_level("INFO", logger="pipeline"):
         run_stage(stage, config)
     assert "anew: a file of it was changed, cut off or lost" in caplog.text
-
-
-def test_an_input_of_other_settings_is_named_before_it_is_read(tmp_path: Path) -> None:
-    common = ["profile=tiny", f"runs={tmp_path}"]
-    run_main(*common, "stages=[data]")
-    assert "as made before" not in run_main(*common, "stages=[init]").out
-    other = run_main(*common, "stages=[init]", "data.sources.tapaco.max_rows=5")
-    assert "init reads data as made before, by other settings than these: make reproduce" in other.out
-    assert "init: up to date" in other.out

@@ -41,7 +41,10 @@ ANSWERS: dict[str, Any] = {  # of functions of torch.cuda
 aten, packed = torch.ops.aten, torch.ops.torch_attn
 COPIES = (aten.copy_.default, aten._to_copy.default)
 INDEXING = (aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default)
-WAITING = (aten._local_scalar_dense.default, aten.nonzero.default, aten._unique2.default, aten.equal.default)
+WAITING = (  # for numbers, or for the size of what they make
+    *(aten._local_scalar_dense.default, aten.equal.default, aten.nonzero.default, aten.masked_select.default),
+    *(aten._unique2.default, aten.unique_consecutive.default, aten.bincount.default),
+)
 waits = Counter[str]()
 
 
@@ -138,7 +141,8 @@ def _look(function: Any, args: Any, kwargs: dict[str, Any], to_gpu: bool | None)
     crosses |= function is aten._to_copy.default and to_gpu is not None and isinstance(args[0], Cuda) != to_gpu
     blocks = not (kwargs.get("non_blocking") or (function is aten.copy_.default and args[2:3] == (True,)))
     selects = any(index.dtype == torch.bool or not isinstance(index, Cuda) for index in indices)
-    if function in WAITING or selects or (crosses and blocks):
+    repeats = function is aten.repeat_interleave.Tensor and kwargs.get("output_size") is None
+    if function in WAITING or selects or repeats or (crosses and blocks):
         wait()
     others = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.dim() > 0]
     others = [leaf for leaf in others if not isinstance(leaf, Cuda) and not any(leaf is one for one in indices)]
