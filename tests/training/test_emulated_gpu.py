@@ -28,20 +28,19 @@ def run(library: Path, run_folder: Path, stages: str, *overrides: str) -> dict[s
     return waits
 
 
+def padding(stage: Path) -> float:
+    manifest = read_manifest(stage)
+    assert manifest is not None
+    return float(manifest.metrics["padding_share"])
+
+
 def test_the_emulated_gpu_refuses_tensors_of_the_cpu(library: Path) -> None:
     both = "torch.ones(2, device='cuda') + torch.ones(2)"
     ended = emulated_gpu.run_code(library, f"import torch; device.switch_on(); {both}")
     assert ended.status == 1 and "expected all tensors to be on the same device" in ended.err
 
 
-def test_every_stage_runs_on_a_gpu_and_training_packs_its_texts(library: Path, run_folder: Path) -> None:
-    run(library, run_folder, "symmetric,asymmetric,merge,heads,evaluate", "precision=bf16")
-    for stage in ("symmetric", "asymmetric", "heads"):
-        manifest = read_manifest(run_folder / stage)
-        assert manifest and manifest.metrics["padding_share"] == 0, stage
-
-
-def test_a_step_waits_for_the_gpu_three_times(library: Path, run_folder: Path) -> None:
+def test_a_step_on_packed_texts_waits_for_the_gpu_three_times(library: Path, run_folder: Path) -> None:
     waits = run(library, run_folder, "symmetric", "precision=bf16", "training.symmetric.logging_steps=100")
     steps = 8
     assert {name: number for name, number in waits.items() if number > 1} == {
@@ -49,6 +48,17 @@ def test_a_step_waits_for_the_gpu_three_times(library: Path, run_folder: Path) -
         "training/losses.py angle_loss": steps,  # how many pairs of rows are in order
         "training/trainer.py _get_grad_norm": steps,  # whether loss and gradient are finite
     }
+    assert padding(run_folder / "symmetric") == 0
+
+
+def test_models_are_scored_on_a_gpu(library: Path, run_folder: Path) -> None:
+    run(library, run_folder, "evaluate", "precision=bf16")
+
+
+@pytest.mark.slow
+def test_every_training_runs_on_a_gpu(library: Path, run_folder: Path) -> None:
+    run(library, run_folder, "symmetric,asymmetric,merge,heads,evaluate,report", "precision=bf16")
+    assert [padding(run_folder / stage) for stage in ("symmetric", "asymmetric", "heads")] == [0, 0, 0]
 
 
 @pytest.mark.slow
