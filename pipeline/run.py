@@ -13,6 +13,7 @@ from pipeline.application import LAUNCHED, hydra_application
 from pipeline.chain import CHAIN
 from pipeline.core.console import log
 from pipeline.core.errors import UserError
+from pipeline.core.machine import leave_ranks
 from pipeline.launch import launch
 from pipeline.stage import Stage, is_finished, is_up_to_date, locked, prepare_ranks, run_stage
 from pipeline.sweep import sweep_lock
@@ -107,6 +108,7 @@ def _run_beside_ranks(asked: list[str], config: Config) -> None:
             raise UserError(f"accelerate launch can't make {name}", where="config key stages", remedy=remedy)
     for name in asked:
         run_stage(CHAIN[name], config)
+    leave_ranks()
 
 
 main = hydra_application(run)

@@ -107,6 +107,14 @@ def joined_ranks(timeout: float) -> "PartialState":
     return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(seconds=timeout))
 
 
+def leave_ranks() -> None:
+    """End this process's group of ranks; its threads might abort the process at exit, after all work is done."""
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def torch_build() -> str:
     """Which build of torch is installed, with a warning where a GPU would stay unused."""
     import torch
