@@ -21,6 +21,8 @@ from pipeline.core.machine import cores
 # SLURM sends SIGTERM to every process of a job, torchrun's agent among them, and ends what takes too long.
 SHUTDOWN = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "3600"}
 PATIENCE = 60  # seconds in which ranks have to end beside one that has failed, for which they may wait without end
+ERROR = b"\nerror: "
+ENDING = b" closing signal SIGTERM"  # torchrun to the ranks beside one that has crashed
 
 
 def launch(stage: str, config: Config) -> None:
@@ -48,8 +50,7 @@ def run_command(command: list[str], environment: dict[str, str], name: str, log:
             while os.read(process.stderr.fileno(), 65536):
                 pass  # until the last rank has ended: it may be saving a checkpoint
             raise
-        if line:
-            _kill(process.pid)  # who has not ended waits for the one that failed
+        _kill(process.pid)  # who has not ended waits for the one that failed
     if line:
         raise UserError.from_line(line)
     if process.returncode:
@@ -112,20 +113,21 @@ def rendezvous(nodes: int) -> list[str]:
 def relay(stream: IO[bytes]) -> str | None:
     """Pass a child's stderr on as it comes; returns its `error:` line, and drops what launchers print after it.
 
-    Once an error was seen, it ends with the stream or after `PATIENCE` seconds of silence.
+    It ends with the stream or, once a rank has failed, after `PATIENCE` seconds of silence.
     """
     signal.siginterrupt(signal.SIGINT, True)  # polars lets reads go on after a Ctrl-C: until the training has ended
     seen = b"\n"  # what may still turn out to be the start of an error line, or the line itself once found
-    found = False
-    while not found or select.select([stream], [], [], PATIENCE)[0]:
+    found = failed = False
+    while not failed or select.select([stream], [], [], PATIENCE)[0]:
         if not (chunk := os.read(stream.fileno(), 65536)):
             break
         seen += chunk
-        start = -1 if found else seen.find(b"\nerror: ")
+        start = -1 if found else seen.find(ERROR)
+        failed = failed or start >= 0 or ENDING in seen
         if start >= 0:
             found, seen = True, seen[start + 1 :]
         elif not found:
             sys.stderr.buffer.write(chunk)
             sys.stderr.flush()
-            seen = seen[-len(b"\nerror: ") :]
+            seen = seen[-len(ENDING) :]
     return seen.split(b"\n")[0].decode(errors="replace") if found else None

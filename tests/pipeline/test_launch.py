@@ -14,7 +14,7 @@ import pytest
 
 from configs.schema.config import Config, LaunchConfig
 from pipeline import launch
-from pipeline.core.errors import UserError
+from pipeline.core.errors import Died, UserError
 from pipeline.launch import launch_command, relay
 from tests.support.runs import finish, remove_stage, start
 
@@ -40,18 +40,27 @@ def test_what_is_no_error_line_passes_through(capfd: pytest.CaptureFixture[str])
     assert line is None and passed_on == "a warning, no error: here\n" * 3000
 
 
-def test_ranks_that_wait_for_one_that_failed_are_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("said", "error", "message"),
+    [
+        ("error: no memory (rank 1); lower it", UserError, "no memory"),
+        ("W api.py:1028] Sending process 7 closing signal SIGTERM", Died, "137"),  # torchrun, after a crash
+    ],
+)
+def test_ranks_that_wait_for_one_that_failed_are_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, error: type[BaseException], message: str
+) -> None:
     monkeypatch.setattr(launch, "PATIENCE", 0.5)
     failing = """if True:
         import os, subprocess, sys, time
         rank = subprocess.Popen(["sleep", "60"], start_new_session=True)  # as torchrun starts them
         open(sys.argv[1], "w").write(str(rank.pid))
-        os.write(2, b"error: no memory (rank 1); lower it\\n")
+        os.write(2, sys.argv[2].encode() + b"\\n")
         rank.wait()
     """
     started = time.monotonic()
-    with pytest.raises(UserError, match="no memory"):
-        command = [sys.executable, "-c", failing, str(tmp_path / "rank")]
+    with pytest.raises(error, match=message):
+        command = [sys.executable, "-c", failing, str(tmp_path / "rank"), said]
         launch.run_command(command, dict(os.environ), "symmetric", tmp_path / "log")
     assert time.monotonic() - started < 30
     rank = int((tmp_path / "rank").read_text())
