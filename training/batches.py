@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import chain, pairwise
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 from configs.schema.training import PlannedConfig, SideConfig
 from pipeline.core.console import log
 from pipeline.core.embedding import CPU_TOKENS, GPU_TOKENS
-from pipeline.core.packed import first_position_of, is_packed, packed
+from pipeline.core.packed import concatenated, first_position_of, is_packed, packed
 from training.batch_plan import BatchPlan, GlobalBatch, Integers, has_angle
 from training.memory import CPU_OVERHEAD, GPU_OVERHEAD, Budget, planned_budget
 from training.sets import TokenisedSet
@@ -104,10 +104,9 @@ class MiniBatchCollator:
             "angle_weight": rows[0]["angle_weight"],
             **{role: torch.from_numpy(np.stack([row["others"][role] for row in rows])) for role in rows[0]["others"]},
         }
-        flat = np.fromiter(chain.from_iterable(texts[index] for index in order), np.int32, int(lengths.sum()))
         return {
             "label": label,  # first, as the trainer takes the size of a batch from the first tensor: rows
-            "tokens": torch.from_numpy(flat),
+            "tokens": concatenated([texts[index] for index in order]),
             "lengths": torch.from_numpy(lengths),
             "ends": list(zip(ends, lengths.cumsum()[np.array(ends) - 1].tolist(), strict=True)),
             "longest": lengths[np.array(ends) - 1].tolist(),
@@ -125,7 +124,7 @@ class MiniBatchCollator:
     def features(self, texts: Sequence[Sequence[int]]) -> dict[str, Any]:
         """The model's input for one mini-batch."""
         lengths = [len(text) for text in texts]
-        return self._features(torch.tensor([*chain.from_iterable(texts)]), torch.tensor(lengths), max(lengths))
+        return self._features(concatenated(texts), torch.tensor(lengths), max(lengths))
 
     def _features(self, tokens: Tensor, lengths: Tensor, longest: int) -> dict[str, Any]:
         if self.first_position is not None:

@@ -22,7 +22,7 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from pipeline.core.artefact import replacing
 from pipeline.core.console import progress
 from pipeline.core.errors import UserError
-from pipeline.core.packed import first_position_of, is_packed, pack, use_packed, why_not_packed
+from pipeline.core.packed import concatenated, first_position_of, is_packed, pack, use_packed, why_not_packed
 from pipeline.core.precision import AUTOCAST
 
 CPU_TOKENS, GPU_TOKENS = 512, 65536  # padded tokens in a pass; on a CPU activations should stay in its cache
@@ -244,8 +244,7 @@ class Embedder:
     def _features(self, ids: list[list[int]], prompt: str, packed: bool = False) -> Features:
         """The input of the model's first module for one batch."""
         if isinstance(self.model[0], StaticEmbedding):
-            flat = torch.tensor([token for row in ids for token in row], dtype=torch.long)
-            return {"input_ids": flat, "offsets": torch.tensor(np.cumsum([0, *map(len, ids[:-1])]))}
+            return {"input_ids": concatenated(ids).long(), "offsets": torch.tensor(np.cumsum([0, *map(len, ids[:-1])]))}
         if packed:
             features = pack(ids, first_position_of(self.model))
         else:
