@@ -24,7 +24,11 @@ SOURCES = {  # our suite -> published suites, the first that has the figure coun
     "rus_v1_1": ("mteb-rus-v1.1", "mteb-rus-v1"),
 }
 METRICS = {"map": "map_at_1000"}  # names that mteb has changed since
-TASKS = {"Mean (Task)": "Mean", "BelebeleRetrieval (mean of 3 pairs)": "BelebeleRetrieval"}
+TASKS = {
+    "Mean (Task)": "Mean",
+    "BelebeleRetrieval (mean of 3 pairs)": "BelebeleRetrieval",
+    "STSBenchmarkMultilingualSTS (mean of dev and test)": "STSBenchmarkMultilingualSTS",
+}
 MEANS = ("Mean", "Mean S", "Mean S+W")
 Figures = dict[tuple[str, str, str], tuple[float, str]]  # (suite, task, metric) -> score and source
 
@@ -127,8 +131,13 @@ def published_figures(name: str) -> Figures:
 
 
 def published_figure(figures: Figures, suite: str, task: str, metric: str) -> tuple[float, str] | None:
-    """The figure, with its source, for a row of scores.csv; means over tasks have no metric."""
-    keys = ((source, task, "" if task in MEANS else metric) for source in SOURCES.get(suite, ()))
+    """The figure, with its source, for a row of scores.csv.
+
+    Means over tasks have no metric; those of a further published suite are over other tasks than ours.
+    """
+    is_mean = task in MEANS
+    sources = SOURCES.get(suite, ())[: 1 if is_mean else None]
+    keys = ((source, task, "" if is_mean else metric) for source in sources)
     return next((figures[key] for key in keys if key in figures), None)
 
 

@@ -1,12 +1,15 @@
 """Calibration sets our figures beside the published ones."""
 
 from math import nan
+from pathlib import Path
 
 import pytest
 
-from evaluation.calibrate import Row, compared, show, tolerance
+from evaluation.calibrate import Row, build, compared, show, tolerance
 from evaluation.published_scores import published_name, published_rows
 from evaluation.results import Score
+from pipeline.application import composed
+from pipeline.core.artefact import StageFolder
 from pipeline.core.errors import UserError
 
 
@@ -28,6 +31,23 @@ def test_figures_find_their_published_counterparts() -> None:
     assert set(rows) == {(suite, task) for suite, tasks in found.items() for task in tasks}
     assert rows["encodechka", "STS"].published == 0.86 and rows["encodechka", "STS"].within
     assert rows["encodechka", "Mean S"].difference == pytest.approx(-0.087) and not rows["encodechka", "Mean S"].within
+
+
+def test_a_figure_over_other_splits_or_tasks_is_no_counterpart() -> None:
+    of_two_splits = score("card_30", "STSBenchmarkMultilingualSTS", "cosine_spearman", (0.823892 + 0.7927) / 2)
+    of_30_tasks, of_23_tasks = score("card_30", "Mean", "mean", 0.6893), score("rus_v1_1", "Mean", "mean", 0.6164)
+    rows = list(compared([of_two_splits, of_30_tasks, of_23_tasks], "BAAI/bge-m3"))
+    assert [(row.suite, row.task) for row in rows] == [("card_30", of_two_splits.task), ("rus_v1_1", "Mean")]
+    assert all(row.within for row in rows)
+
+
+@pytest.mark.parametrize(("chosen", "figures"), [([], 2), (["evaluation.without=[STS22]"], 1)])
+def test_the_mean_of_fewer_tasks_is_not_compared(chosen: list[str], figures: int, tmp_path: Path) -> None:
+    model = "evaluation.models=[BAAI/bge-m3]"
+    config = composed("profile=tiny", "evaluation=calibration", model, *chosen)
+    rows = [score("rus_v1_1", "TERRa", "max_ap", 0.606), score("rus_v1_1", "Mean", "mean", 0.6164)]
+    Score.write(tmp_path / "scores.csv", rows)
+    assert build(config, StageFolder("calibrate", tmp_path, "", {"evaluate": tmp_path}))["figures"] == figures
 
 
 @pytest.mark.parametrize("suite", ["encodechka", "card_30", "rus_v1_1"])
