@@ -25,7 +25,9 @@ from pipeline.core.errors import UserError
 from pipeline.core.seeding import generator
 
 CHUNK = 4_000_000  # entries of a matrix of counts that are held at once
-EXCHANGEABLE = ("mean", "mean_of_experiments", "macro_f1")  # an item's values of two models may be swapped
+# An item's values of two models may be swapped. Not where one classifier of a model judged all items of an experiment:
+# a lucky draw of its training texts would count as evidence of every item.
+EXCHANGEABLE = ("mean", "macro_f1")
 FIXED = "mean_of_draws"  # over no items: neither an interval nor a test
 Counts = np.ndarray  # [resamples, n]
 Draw = Callable[[int], Counts]  # size of a second dimension -> its own counts, one row a resample
@@ -303,8 +305,7 @@ def _swapped_differences(
         for pair in pairs
     ]
     if pairs[0][0].measures[position].statistic != "macro_f1":
-        items = [one[0] - other[0] for one, other in columns]
-        per_item = np.stack([item if item.ndim == 1 else item.mean(axis=1) for item in items], axis=1)
+        per_item = np.stack([one[0] - other[0] for one, other in columns], axis=1)
         return lambda swaps: (1 - 2 * swaps) @ (per_item * weights[:, None])
 
     def of_f1(swaps: np.ndarray) -> np.ndarray:

@@ -251,6 +251,13 @@ def test_experiments_are_resampled_as_well_as_items() -> None:
         assert value == pytest.approx(copies(weights, copies(counts, values).T).mean())
 
 
+def test_lucky_draws_of_training_texts_are_no_evidence_of_every_item() -> None:
+    draws = np.array([[1, 1, 1, 1, 1, 1, 1, 0, 0, 0], [0, 0, 0, 0, 1, 1, 1, 1, 1, 0]], dtype=float)
+    models = {name: outcome("mean_of_experiments", correct=np.tile(draws[n], (200, 1))) for n, name in enumerate("ab")}
+    (found,) = measured(0, models, [0.0, 0.0], Resampling(1000), "suite", "task").differences(Resampling(1000))
+    assert found.test == "bootstrap" and found.ci_low < 0 < found.ci_high and found.p_value > 0.2
+
+
 def test_a_resample_without_both_classes_has_no_value() -> None:
     only_first = np.zeros((1, ITEMS))
     only_first[0, np.flatnonzero(LABELS == 1)] = 1
