@@ -32,8 +32,8 @@ def mining_settings(config: Config) -> dict[str, Any]:
     """What mined negatives depend on beside the settings of the data."""
     sides = {source.side for source in config.data.sources.values() if source.negatives == "mine"}
     lengths = {side: mining_length(config, side) for side in sorted(sides)}
-    both_ways = {"known": "both ways"} if "symmetric" in sides else {}  # of pairs; was from anchor to positive alone
-    return {"lengths": lengths, "precision": config.precision, **both_ways} if sides else {}
+    known = "by form, of symmetric sets both ways"  # which texts beside an anchor are no negatives of it
+    return {"lengths": lengths, "precision": config.precision, "known": known} if sides else {}
 
 
 def mining_length(config: Config, side: str) -> int:

@@ -18,6 +18,7 @@ from configs.schema.data import MiningConfig
 from data.encoders import open_encoder
 from data.fingerprints import mining_length
 from data.pair_files import ROWS_AT_ONCE, PairWriter, read_frames
+from data.pairs.cleaning import comparable
 from pipeline.core.console import log
 from pipeline.core.embedding import prompts_of
 
@@ -53,7 +54,7 @@ def mine(path: Path, name: str, config: Config) -> dict[str, Any]:
     positive = pairs["score"].fill_null(1.0) >= 1 if "score" in pairs.columns else pairs["anchor"].is_not_null()
     asked, texts = pairs.filter(positive), pairs["positive"].unique(maintain_order=True).to_list()
     anchors, place = asked["anchor"].to_list(), {text: number for number, text in enumerate(texts)}
-    known = known_texts(pairs, place, both_ways=side == "symmetric")
+    known = known_texts(pairs, texts, both_ways=side == "symmetric")
     embedder, prompts = encoder.embedder(mining_length(config, side)), prompts_of(encoder.model, side)
     query = prompts.anchor if settings.query_prompt is None else settings.query_prompt
     document = prompts.positive if settings.passage_prompt is None else settings.passage_prompt
@@ -64,7 +65,7 @@ def mine(path: Path, name: str, config: Config) -> dict[str, Any]:
             torch.from_numpy(embedder.embed(anchors, query)),
             torch.from_numpy(embedder.embed(texts, document)).to(encoder.model.device),
             [place[text] for text in asked["positive"]],
-            [sorted(known[anchor]) for anchor in anchors],
+            [sorted(known[form]) for form in comparable(asked["anchor"])],
             settings,
         )
     negatives: list[list[str]] = [[]] * len(pairs)
@@ -84,13 +85,18 @@ def mine(path: Path, name: str, config: Config) -> dict[str, Any]:
     }
 
 
-def known_texts(pairs: pl.DataFrame, place: dict[str, int], both_ways: bool) -> dict[str, set[int]]:
-    """By anchor the places of all that stands beside it, and of its own text; `both_ways`: a pair has no direction."""
-    known: dict[str, set[int]] = defaultdict(set)
-    for anchor, text in pairs.select("anchor", "positive").iter_rows():
-        known[anchor] |= {place[text], place.get(anchor, place[text])}
-        if both_ways and anchor in place:
-            known[text].add(place[anchor])
+def known_texts(pairs: pl.DataFrame, texts: list[str], both_ways: bool) -> dict[str, set[int]]:
+    """By the form of an anchor the places of all texts that stand beside it, and of its own one.
+
+    Of one form are texts that cleaning takes for equal. `both_ways`: a pair has no direction.
+    """
+    places, known = defaultdict[str, list[int]](list), defaultdict[str, set[int]](set)
+    for number, form in enumerate(comparable(pl.Series(texts))):
+        places[form].append(number)
+    for anchor, text in zip(comparable(pairs["anchor"]), comparable(pairs["positive"]), strict=True):
+        known[anchor].update(places[text], places.get(anchor, ()))
+        if both_ways:
+            known[text].update(places.get(anchor, ()))
     return known
 
 

@@ -185,6 +185,15 @@ def test_a_pair_of_a_symmetric_set_is_known_from_both_its_texts(
     assert [set(found) for found in negatives] == [{"гора"}, set() if both_ways else {"река"}, {"лес", "гора"}]
 
 
+def test_an_answer_to_the_same_question_in_other_letters_is_no_negative(embedder: Path, tmp_path: Path) -> None:
+    config = composed(f"data.mining.model={embedder}", f"runs={tmp_path}")
+    config.data.mining.margin, config.data.mining.range_min, config.data.mining.negatives = None, 0, 4
+    rows = {"anchor": ["Ёлка", "елка?", "море"], "positive": ["лес", "гора", "Лес!"], "negatives": [[], [], []]}
+    pl.DataFrame(rows, schema_overrides={"negatives": pl.List(pl.String)}).write_parquet(tmp_path / "set.parquet")
+    mine(tmp_path / "set.parquet", "gazeta", config)
+    assert pl.read_parquet(tmp_path / "set.parquet")["negatives"].to_list() == [[], [], ["гора"]]
+
+
 def test_a_set_without_positive_pairs_gets_none_and_the_log_says_so(
     embedder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
