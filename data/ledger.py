@@ -10,6 +10,8 @@ CARD_PAIRS, CARD_NEGATIVES = 2_240_961, 792_644
 SHOWN_CHARACTERS = 200  # of a sample
 COUNTS = ("raw", "card", "built", "kept", "train", "dev", "negatives")
 NOT_ON_CARD = "not on the card"
+# Among the reasons for dropping, the one that counts negatives, not rows; those of benchmarks are among them.
+WRONG_NEGATIVES = "negatives, empty or equal to the positive"
 
 
 @dataclass
@@ -18,7 +20,7 @@ class SetCounts:
 
     raw: int = 0
     built: int = 0
-    scored: int = 0  # rows kept with a score below 1
+    scored: int = 0  # rows that the construction gives beside them, with a score below 1
     kept: int = 0
     train: int = 0
     dev: int = 0

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from configs.schema.data import NO_TEXTS, CleaningConfig, SourceConfig
+from data.ledger import WRONG_NEGATIVES
 from data.pairs.cleaning import (
     EQUAL,
     Changes,
@@ -29,8 +30,7 @@ from data.pairs.decontamination import Decontamination
 from data.pairs.hashing import Hashes, combined, text_hashes
 from data.sources.rows import LIST_ROLES
 
-# What the ledger calls negatives that are left out; those out of held-out sets and benchmarks are among them.
-WRONG_NEGATIVES = "negatives, empty or equal to the positive"
+# What the ledger calls negatives that are left out where each is a row; those of benchmarks are among them.
 WRONG_ROWS = "rows of a negative that is empty or equal to the positive"
 NO_NEGATIVE = "no negative that can be used"
 

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from configs.schema.config import SIDES
+from data.ledger import WRONG_NEGATIVES
 from evaluation.report import format as show
 from evaluation.report.blocks import Block, Code, Facts, Folded, Group, Section, Steps, Table, Text, absent
 from evaluation.report.record import HELD_OUT, RunRecord
@@ -128,7 +129,7 @@ def data(run: RunRecord) -> Section:
             _ledger_rows(run),
         ),
         Table("Held out of training", ["set", "built", "kept"], held_out),
-        Folded("Rows dropped, by reason", _dropped(sets)),
+        Folded("Rows and negatives dropped, by reason", _dropped(sets)),
         Folded("Sources and licences", _sources(sets)),
     ]
     return Section("data", "Data", blocks)
@@ -142,7 +143,7 @@ def _ledger_rows(run: RunRecord) -> list[list[Any]]:
         card = ["card"] if run.about_the_card else []
         counts = [show.count(entry.get(name)) for name in (*card, "built", "scored", "kept")]
         train = show.bar(show.count(entry.get("train")), entry.get("train") or 0, most)
-        dropped = sum((entry.get("dropped") or {}).values())
+        dropped = sum(rows for reason, rows in (entry.get("dropped") or {}).items() if reason != WRONG_NEGATIVES)
         rest = [show.count(entry.get("dev")), show.count(dropped), show.count(entry.get("negatives"))]
         status = str(entry["status"])
         told = status if run.about_the_card or status.startswith("skipped") else ""
@@ -168,7 +169,7 @@ def _dropped(sets: list[dict[str, Any]]) -> Table:
     rows = [
         [_title(entry), *(show.count(entry["dropped"].get(reason) or None) for reason in reasons)] for entry in sets
     ]
-    return Table("Rows dropped, by reason", ["set", *map(_words, reasons)], rows)
+    return Table("Rows and negatives dropped, by reason", ["set", *map(_words, reasons)], rows)
 
 
 def _title(entry: dict[str, Any]) -> str:
