@@ -218,9 +218,7 @@ class Mirror:
             "label": [row[2] for row in made],
         }
         self._parquet("deepvk/ru-WANLI/data/train.parquet", iter([chunk]))
-        self._parquet(
-            "deepvk/ru-WANLI/data/validation.parquet", iter([{name: column[:30] for name, column in chunk.items()}])
-        )
+        self._parquet("deepvk/ru-WANLI/data/val.parquet", iter([{name: column[:30] for name, column in chunk.items()}]))
 
     def ru_hnp(self) -> None:
         """100,000 sentences with five positives and five negatives each."""

@@ -65,3 +65,10 @@ def test_the_reproduction_has_guards_that_nothing_trains_on(data: str) -> None:
         guard = config.data.held_out[name]
         assert guard.hub not in hubs and (guard.hub or guard.reader)
         assert guard.side == "asymmetric"
+
+
+def test_official_dev_files_have_the_names_that_the_hub_has_them_by() -> None:
+    """No mirror can show a wrong one: it would be wrong there too. Both sets call their validation split val."""
+    sources = composed("profile=bge_m3").data.sources
+    named = {source.hub: source.dev_files for source in sources.values() if source.dev_files}
+    assert named == {"deepvk/ru-WANLI": ["data/val.parquet"], "deepvk/ru-HNP": ["val.parquet"]}
