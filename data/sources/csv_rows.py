@@ -61,8 +61,8 @@ class _Csv:
         self.delimiter = delimiter = source.separator
         self.row = -1  # number of the row that was read last
         self.width = 0  # fields of a row
-        mark = re.escape(delimiter)  # between the fields of rows: not before a space, as in texts, nor inside a number
-        self.between = re.compile(rf"{mark}(?!\s)(?!(?<=\d{mark})\d)")
+        mark = re.escape(delimiter)  # between fields: not before a space or a line's end, as in texts, nor in a number
+        self.between = re.compile(rf"{mark}(?!\s|$)(?!(?<=\d{mark})\d)")
 
     @property
     def where(self) -> str:

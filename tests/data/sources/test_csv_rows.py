@@ -76,10 +76,11 @@ def test_a_quote_that_stays_open_costs_one_row(closed: str, tmp_path: Path) -> N
 def test_long_texts_of_many_lines_are_no_open_quotes(tmp_path: Path) -> None:
     poem = "Мороз и солнце, день чудесный\nЕще ты дремлешь, друг прелестный\n" * 50
     recipe = "Масло 0,5 кг\nМука 1,5 кг\nСоль 0,1 кг\nСахар 0,2 кг"
+    listed = "масло,\nмука,\nсоль,\nсахар,\nвода"
     path = tmp_path / "rows.csv"
     with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([("q", "a"), ("стихи", poem), ("рецепт", recipe)])
-    assert [row for _, row in read(path)[0]] == [("стихи", poem), ("рецепт", recipe)]
+        csv.writer(file).writerows([("q", "a"), ("стихи", poem), ("рецепт", recipe), ("список", listed)])
+    assert [row for _, row in read(path)[0]] == [("стихи", poem), ("рецепт", recipe), ("список", listed)]
 
 
 def test_quotes_may_be_texts(tmp_path: Path) -> None:
