@@ -206,13 +206,13 @@ CHAIN = {stage.name: stage for stage in [
         settings=lambda c: {"export": c.export},
     ),
     Stage(
-        "evaluate", 8, "evaluation.evaluate:build", in_place=True, assist="evaluation.evaluate:assist",
+        "evaluate", 9, "evaluation.evaluate:build", in_place=True, assist="evaluation.evaluate:assist",
         needs=evaluate_needs,
         reads=evaluate_reads,
         settings=evaluate_settings,
     ),
     Stage(
-        "report", 8, "evaluation.report.build:build", verified=2**24, extra_outputs=readme_of_merge,
+        "report", 9, "evaluation.report.build:build", verified=2**24, extra_outputs=readme_of_merge,
         needs=lambda c: made(c, reported(c.training.heads.kind)),
         reads=report_reads,
         settings=report_settings,
@@ -224,7 +224,7 @@ CHAIN = {stage.name: stage for stage in [
         settings=lambda c: {"publish": c.evaluation.publish, "languages": c.languages},
     ),
     Stage(
-        "calibrate", 1, "evaluation.calibrate:build",
+        "calibrate", 2, "evaluation.calibrate:build",
         needs=lambda c: ["evaluate"],
         settings=lambda c: calibrated_name(c.evaluation),
     ),
