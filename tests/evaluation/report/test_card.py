@@ -51,6 +51,12 @@ def with_prompts(tmp_path_factory: pytest.TempPathFactory) -> str:
     return card_of(write_run(tmp_path_factory.mktemp("prompts"), model))
 
 
+@pytest.fixture(scope="module")
+def of_any_length(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The card of a model whose vectors are not scaled."""
+    return card_of(write_run(tmp_path_factory.mktemp("length"), tiny_model(pooling="mean", normalize=False)))
+
+
 def code_blocks(card: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", card, re.DOTALL)
 
@@ -61,15 +67,15 @@ def scores_of(block: str) -> Any:
     return names["scores"]
 
 
-@pytest.mark.parametrize("kind", ["card", "with_prompts"])
-def test_the_examples_run_and_agree(kind: str, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize("kind", ["card", "with_prompts", "of_any_length"])
+def test_the_examples_run_and_agree_on_cosines(kind: str, request: pytest.FixtureRequest) -> None:
     import numpy as np
 
     text = request.getfixturevalue(kind)
     blocks = code_blocks(text)
     assert len(blocks) == 2
     first, second = (np.asarray(scores_of(block)) for block in blocks)
-    assert first.shape == (2, 2) and abs(first[0, 0]) > 1e-3
+    assert first.shape == (2, 2) and abs(first[0, 0]) > 1e-3 and np.abs(first).max() <= 1 + 1e-6
     np.testing.assert_allclose(first, second, atol=1e-5)
 
 
