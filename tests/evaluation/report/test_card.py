@@ -16,12 +16,15 @@ import pytest
 from huggingface_hub import ModelCard
 
 from configs.schema.config import Config
+from evaluation.encoder import Encoder
 from evaluation.models import read_model_facts
 from evaluation.report.card import render_card
 from evaluation.report.hub_metadata import eval_results
 from evaluation.report.page import render_page
 from evaluation.report.record import read_run
 from evaluation.results import Difference, Score
+from evaluation.suites.heads import token_vectors
+from pipeline.core.heads import Heads, read_heads, write_heads
 from pipeline.core.model_folder import HEADS
 from tests.support.facts import read_by_the_hub, require_figures_of_artefacts
 from tests.support.sample_run import SAMPLE_SCORES, finish, write_run
@@ -95,7 +98,7 @@ def test_every_example_is_python_whatever_is_in_the_prompts(tmp_path: Path) -> N
     assert len(blocks) == 5
     for block in blocks:
         compile(block, "<model card>", "exec")
-    assert sum(node.value.startswith(prompts["query"]) for node in texts_of("\n".join(blocks))) == 4
+    assert sum(node.value.startswith(prompts["query"]) for node in texts_of("\n".join(blocks))) == 5
 
 
 def texts_of(code: str) -> list[ast.Constant]:
@@ -123,6 +126,21 @@ def test_heads_get_an_example_and_their_origin_is_said_twice_alike(tmp_path: Pat
     (model / "heads.json").write_text("{}", encoding="utf-8")
     text = card_of(write_run(tmp_path / "joint", model))
     assert text.count("were trained with the sides' encoders") == 2 and "trained again" not in text
+
+
+def test_the_multi_vector_example_takes_the_model_s_prompts(tmp_path: Path) -> None:
+    import numpy as np
+    import torch
+
+    model = tiny_model(tmp_path / "model", prompts=PROMPTS)
+    write_heads(model, Heads(torch.nn.Linear(16, 1), torch.nn.Linear(16, 16)))
+    (example,) = [code for code in code_blocks(card_of(write_run(tmp_path / "runs", model))) if "MultiVector" in code]
+    names: dict[str, Any] = {}
+    exec(example, names)
+    encoder, heads, texts = Encoder(model, device="cpu"), read_heads(model), ["Река", "Рецепт борща"]
+    for kind, encode in (("query", names["model"].encode_query), ("document", names["model"].encode_document)):
+        for ours, theirs in zip(token_vectors(encoder, heads, texts, PROMPTS[kind]), encode(texts), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 def test_every_figure_of_the_card_stands_in_an_artefact(card: str, config: Config) -> None:
