@@ -46,9 +46,10 @@ def terms(run: RunRecord) -> str:
 
 
 def hub_data_sets(run: RunRecord) -> list[str]:
-    """Hub ids of the sets that were trained on, without those of which only bundled samples were."""
+    """Hub ids of the sets that were trained on, without those of which only local files or bundled samples were."""
     sets = [entry for entry in run.training_sets if entry.get("train") and not run.bundled(entry)]
-    return sorted({entry["source"] for entry in sets if _is_hub_id(str(entry.get("source")))})
+    there = [entry["source"] for entry in sets if not str(entry["revision"]).startswith("local ")]
+    return sorted({source for source in there if "/" in source})  # others are readers
 
 
 def eval_results(run: RunRecord) -> list[EvalResult]:
@@ -90,8 +91,3 @@ def _mteb_metadata(task: str) -> Any:
         return mteb.get_task(task).metadata
     except KeyError:
         return None
-
-
-def _is_hub_id(source: str) -> bool:
-    owner, _, name = source.partition("/")
-    return bool(owner) and bool(name) and "/" not in name and "." not in owner and not source.startswith("~")

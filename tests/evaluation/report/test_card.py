@@ -282,6 +282,12 @@ def test_bundled_samples_are_not_called_the_real_sets(card: str) -> None:
     assert "d0rj/gsm8k-ru" not in (ModelCard(card).data.datasets or [])
 
 
+def test_a_file_of_one_s_own_is_no_data_set_of_the_hub(config: Config) -> None:
+    run = copy.deepcopy(read_run(config.folder("report").parent))
+    run.training_sets[0] |= {"source": "mine/pairs.jsonl", "revision": "local mine/pairs.jsonl"}
+    assert ModelCard(render_card(run, config, "a/b")).data.datasets == ["IlyaGusev/gazeta"]
+
+
 def test_samples_are_told_by_the_mirror_that_data_was_made_with(config: Config, card: str) -> None:
     run = copy.deepcopy(read_run(config.folder("report").parent))
     run.config["mirror"] = "/elsewhere"  # of the last stage
