@@ -51,6 +51,6 @@ def _card(settings: ReportConfig, mirror: str | None) -> Path | None:
         return place if place.is_file() else None
     try:
         return Path(hf_hub_download(settings.card, "README.md", revision=settings.revision))
-    except (HTTPError, OSError) as error:
+    except (HTTPError, OSError, ValueError) as error:  # the last one of what is no Hub id
         log.warning("report: the card of %s can't be read: %s", settings.card, first_line(error))
         return None

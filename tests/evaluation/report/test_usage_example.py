@@ -60,6 +60,9 @@ def test_the_report_compares_them_with_the_card(mirror: Path, tmp_path: Path) ->
     assert all(-1 <= float(row["ours"]) <= 1 and row["verdict"] in ("equal", "close", "differs") for row in rows)
 
 
-def test_without_a_network_the_example_is_not_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert usage_similarities(tmp_path, ReportConfig(card="organisation/no-such-model"), None) == {}
-    assert "the card of organisation/no-such-model can't be read" in caplog.text
+@pytest.mark.parametrize("card", ["organisation/no-such-model", "no/hub/id"])
+def test_where_the_card_can_t_be_had_the_example_is_not_run(
+    card: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert usage_similarities(tmp_path, ReportConfig(card=card), None) == {}
+    assert f"the card of {card} can't be read" in caplog.text
