@@ -8,9 +8,8 @@ import torch
 from scipy.sparse import csr_array, vstack
 
 from evaluation.encoder import Encoder
-from pipeline.core import heads as layers
 from pipeline.core.embedding import DOCUMENT, QUERY, require_finite
-from pipeline.core.heads import HYBRID_WEIGHTS, Heads
+from pipeline.core.heads import HYBRID_WEIGHTS, Heads, unused_ids
 
 DENSE, SPARSE, MULTI_VECTOR = VECTOR_MODES = tuple(HYBRID_WEIGHTS)
 WEIGHTS = tuple(HYBRID_WEIGHTS.values())
@@ -35,13 +34,17 @@ class HeadOutputs:
 def vectors_of(
     encoder: Encoder, heads: Heads, texts: Sequence[str], prompt: str = ""
 ) -> Iterator[tuple[list[int], HeadOutputs]]:
-    """The texts in batches of similar length, with their indices; raises UserError where a vector is not finite."""
-    unused, heads = torch.tensor(special_ids(encoder)), heads.to(encoder.model.device)
+    """The texts in batches of similar length, with their indices.
+
+    Raises UserError where there are no hidden states, or a vector is not finite.
+    """
+    vocabulary, heads = encoder.config.vocab_size, heads.to(encoder.model.device)
+    unused = torch.tensor(unused_ids(encoder.tokenizer), device=encoder.model.device)
     for batch, features in encoder.token_batches(encoder.tokenise(texts, prompt), prompt):
         hidden, mask, ids = features["token_embeddings"], features["attention_mask"].bool(), features["input_ids"]
-        weights = heads.weights(hidden) * (mask & ~torch.isin(ids, unused.to(ids.device)))
+        weights = heads.weights(hidden) * (mask & ~torch.isin(ids, unused))
         dense, tokens = encoder.pool(features).cpu().numpy(), heads.vectors(hidden)[:, 1:]
-        found = HeadOutputs(dense, pooled(ids, weights, encoder.config.vocab_size), tokens, mask[:, 1:])
+        found = HeadOutputs(dense, pooled(ids, weights, vocabulary), tokens, mask[:, 1:])
         require_finite([dense, found.sparse.data, tokens[found.mask].sum(0).cpu()], encoder.model)
         yield batch, found
 
@@ -133,9 +136,3 @@ def weighted(scores: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarr
     for weight, part in zip(weights, scores, strict=True):
         found += np.float32(weight) * part
     return found
-
-
-def special_ids(encoder: Encoder) -> list[int]:
-    """Ids of special tokens, whose sparse weights are zero; raises UserError where there are no hidden states."""
-    vocabulary = encoder.config.vocab_size
-    return [number for number in layers.unused_ids(encoder.tokenizer) if number < vocabulary]
