@@ -98,6 +98,8 @@ def _heads_of(folder: Path, encoder: Path) -> Heads:
     sparse, multi_vector = (_linear(folder / name) for name in HEADS)
     fingerprint = hashlib.sha256(b"".join((folder / name).read_bytes() for name in HEADS)).hexdigest()
     place, remedy = str(folder), "take the heads of this model's own base, or fit them anew: make heads"
+    if sparse.out_features != 1:
+        raise UserError(f"{HEADS[0]} gives {sparse.out_features} weights a token, not one", where=place, remedy=remedy)
     config = transformer_folder(encoder) / "config.json"
     hidden = read_json(config).get("hidden_size") if config.is_file() else None
     sizes = {sparse.in_features, multi_vector.in_features}

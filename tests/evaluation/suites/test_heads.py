@@ -170,3 +170,7 @@ def test_a_model_without_heads_and_broken_heads_are_one_line(base: Path, model_f
         torch.save({"weight": torch.zeros(3)}, tmp_path / name)
     with pytest.raises(UserError, match="not the weights of a linear layer"):
         read_heads(tmp_path)
+    for name in HEADS:
+        torch.save(torch.nn.Linear(32, 24).state_dict(), tmp_path / name)
+    with pytest.raises(UserError, match="gives 24 weights a token"):
+        read_heads(tmp_path)
