@@ -97,7 +97,8 @@ def write_model(run: RunRecord, config: Config, folder: Path, model_id: str) -> 
     """The final model with its card and its licence."""
     link_tree(run.model_folder("merge"), folder, without="README.md")
     (folder / "README.md").write_text(render_card(run, config, model_id), encoding="utf-8")
-    texts = {OPEN: LICENCE.read_text(encoding="utf-8"), "other": f"{NO_LICENCE}\n\n{terms(run)}\n"}
+    listed = terms(run)
+    texts = {OPEN: LICENCE.read_text(encoding="utf-8"), "other": listed and f"{NO_LICENCE}\n\n{listed}\n"}
     if text := texts.get(licence(run, config)):
         (folder / "LICENSE").unlink(missing_ok=True)  # a link to the merge's own
         (folder / "LICENSE").write_text(text, encoding="utf-8")

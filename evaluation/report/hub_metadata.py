@@ -17,11 +17,12 @@ TERMS = "terms-of-the-training-sets"  # what the licence `other` is called
 def front_matter(run: RunRecord, config: Config, name: str) -> str:
     """YAML by huggingface_hub's ModelCardData."""
     base, results, chosen = run.base_id, eval_results(run), licence(run, config)
+    listed = chosen == "other" and bool(run.restricted_sets)  # in the file LICENSE
     data = ModelCardData(
         language=run.languages,
         license=chosen,
-        license_name=TERMS if chosen == "other" else None,
-        license_link="LICENSE" if chosen == "other" else None,
+        license_name=TERMS if listed else None,
+        license_link="LICENSE" if listed else None,
         library_name="sentence-transformers",
         pipeline_tag="sentence-similarity",
         tags=["sentence-transformers", "sentence-similarity", "feature-extraction", "merge"],

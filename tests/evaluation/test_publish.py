@@ -14,7 +14,8 @@ from configs.schema.config import Config
 from configs.schema.evaluation import PublishConfig
 from configs.schema.training import HeadsConfig, TrainingConfig
 from evaluation.models import is_of_the_model
-from evaluation.publish import largest_difference, upload
+from evaluation.publish import largest_difference, upload, write_model
+from evaluation.report.record import read_run
 from pipeline.chain import CHAIN
 from pipeline.core.artefact import read_manifest
 from pipeline.core.errors import UserError
@@ -168,6 +169,19 @@ def test_terms_that_restrict_the_model_are_said_before_it_goes_up(
     folder = config.folder("publish") / "model"
     assert "Gazeta: CC-BY-NC-SA-4.0" in (folder / "LICENSE").read_text(encoding="utf-8")
     assert ModelCard((folder / "README.md").read_text(encoding="utf-8")).data.license == "other"
+
+
+def test_another_licence_where_no_set_restricts_the_model_is_not_put_down_to_sets(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = read_run(config.run_folder)
+    monkeypatch.setattr(type(run), "restricted_sets", [])
+    own = dataclasses.replace(
+        config, evaluation=dataclasses.replace(config.evaluation, publish=PublishConfig(licence="other"))
+    )
+    write_model(run, own, tmp_path / "model", "a/b")
+    data = ModelCard((tmp_path / "model" / "README.md").read_text(encoding="utf-8")).data
+    assert (data.license, data.license_name) == ("other", None) and not (tmp_path / "model" / "LICENSE").exists()
 
 
 def test_an_upload_is_one_commit_with_every_file(config: Config, hub: LocalHub) -> None:
