@@ -87,6 +87,16 @@ def test_a_model_with_prompts_says_how_to_use_them(with_prompts: str) -> None:
     assert 'embed(["passage: Лёд' in with_prompts and "mask.sum(dim=1)" in with_prompts
 
 
+def test_a_base_s_prompts_for_other_tasks_are_not_said_to_stand_before_queries_and_documents(tmp_path: Path) -> None:
+    model = tiny_model(tmp_path / "model", prompts=PROMPTS)
+    settings = model / "config_sentence_transformers.json"
+    content = json.loads(settings.read_text())
+    content["prompts"]["STS"] = "clustering: "
+    settings.write_text(json.dumps(content))
+    text = card_of(write_run(tmp_path / "runs", model))
+    assert '`"query: "` (query), `"passage: "` (document).' in text and "clustering: " not in text
+
+
 def test_every_example_is_python_whatever_is_in_the_prompts(tmp_path: Path) -> None:
     prompts = {"query": 'Say "what",\nthen \\why: ', "document": "d\n"}
     model = tiny_model(tmp_path / "model", pooling="mean", prompts=prompts)
