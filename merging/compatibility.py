@@ -21,9 +21,10 @@ from pipeline.core.model_folder import (
     read_tokenizer,
     write_dtype,
 )
-from pipeline.core.safetensors_io import INDEX, WEIGHTS, SafetensorsReader
+from pipeline.core.safetensors_io import SafetensorsReader
 
 NOT_CARRIED = {MANIFEST, "certificate.json", "README.md"}  # they describe the base, not the merged model
+WEIGHT_FILES = ("*.safetensors*", "pytorch_model*")  # shards and their indices too; torch's own are refused
 VOCABULARY = "vocabulary"  # the map from the base's token ids, which sparse vectors need
 PROVENANCE = {"architectures", "transformers_version", "torch_dtype", "dtype"}  # may differ in config.json
 
@@ -78,20 +79,21 @@ def write_model(models: Mapping[str, Path], weights: Mapping[str, float], target
 def carry_over(base: Path, target: Path, dtype: str) -> None:
     """Copy to the folder `target` all of the model `base` but its weights; the config gets the merged `dtype`."""
     target.mkdir(parents=True, exist_ok=True)
-    skipped = NOT_CARRIED | {file.name for file in base.glob("*.safetensors")} | {INDEX}
+    left_out = shutil.ignore_patterns(*WEIGHT_FILES)
+    skipped = NOT_CARRIED | left_out(str(base), [path.name for path in base.iterdir()])
     for path in sorted(base.iterdir()):
         if path.is_file() and path.name not in skipped:
             shutil.copyfile(path, target / path.name)
     for part in {*(path for _, path in listed_modules(base)), VOCABULARY} - {""}:
         if (base / part).is_dir():
-            shutil.copytree(base / part, target / part, ignore=shutil.ignore_patterns("*.safetensors", INDEX))
+            shutil.copytree(base / part, target / part, ignore=left_out)
     write_dtype(target, dtype)
 
 
 def weight_folders(base: Path) -> list[str]:
     """Where a model folder holds weights: its root, and modules such as Dense."""
     parts = [path for _, path in listed_modules(base)]
-    return [part for part in parts if any((base / part / name).is_file() for name in (WEIGHTS, INDEX))]
+    return [part for part in parts if any(path for name in WEIGHT_FILES for path in (base / part).glob(name))]
 
 
 def _require_same_tokenizer(base_name: str, base: Path, name: str, folder: Path) -> None:

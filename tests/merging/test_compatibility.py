@@ -144,19 +144,46 @@ def test_what_describes_the_base_alone_is_not_carried_over(copies: dict[str, Pat
     assert json.loads((target / "config.json").read_text(encoding="utf-8"))["dtype"] == "bfloat16"
 
 
-def test_a_dense_module_is_merged_like_the_transformer(tmp_path: Path) -> None:
+def with_dense(folder: Path) -> dict[str, Path]:
+    """Two models with a Dense behind their transformers, the second one with other weights in both."""
     from safetensors.torch import load_file, save_file
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Dense
 
-    model = SentenceTransformer(str(make_model(tmp_path / "plain")), device="cpu")
+    model = SentenceTransformer(str(make_model(folder / "plain")), device="cpu")
     model.append(Dense(32, 8))
-    model.save(str(tmp_path / "init"))
-    folders = {"init": tmp_path / "init", "other": perturb(tmp_path / "init", tmp_path / "other", 1)}
+    model.save(str(folder / "init"))
+    folders = {"init": folder / "init", "other": perturb(folder / "init", folder / "other", 1)}
     dense = load_file(folders["other"] / "3_Dense/model.safetensors")
     save_file({name: tensor + 1 for name, tensor in dense.items()}, folders["other"] / "3_Dense/model.safetensors")
+    return folders
+
+
+def test_a_dense_module_is_merged_like_the_transformer(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+    from sentence_transformers import SentenceTransformer
+
+    folders = with_dense(tmp_path)
+    dense = load_file(folders["init"] / "3_Dense/model.safetensors")
     require_compatible(folders)
     write_model(folders, {"init": 0.75, "other": 0.25}, tmp_path / "merged", "float32")
     merged = load_file(tmp_path / "merged/3_Dense/model.safetensors")
     assert all(torch.allclose(merged[name], dense[name] + 0.25) for name in dense)
     assert SentenceTransformer(str(tmp_path / "merged"), device="cpu").encode(["дом"]).shape == (1, 8)
+
+
+@pytest.mark.parametrize("part", ["", "3_Dense"])
+def test_weights_in_torch_s_own_files_are_refused_and_never_carried_over(part: str, tmp_path: Path) -> None:
+    """They would not be merged: the first model's would stand in the merged folder, whatever its weight."""
+    from safetensors.torch import load_file
+
+    folders = with_dense(tmp_path)
+    for folder in folders.values():
+        torch.save(load_file(folder / part / "model.safetensors"), folder / part / "pytorch_model.bin")
+    require_compatible(folders)
+    write_model(folders, {"init": 0.75, "other": 0.25}, tmp_path / "merged", "float32")
+    assert not [name for name in file_names(tmp_path / "merged") if "pytorch_model" in name]
+    for folder in folders.values():
+        (folder / part / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"no weights in safetensors .*init.*save the model as safetensors"):
+        require_compatible(folders)
