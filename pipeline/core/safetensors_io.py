@@ -17,7 +17,6 @@ from pipeline.core.errors import UserError
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-SHARDS = "model-*.safetensors"
 FLOATING = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 WHOLE = {"I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool"}
 CODES = {name: code for code, name in FLOATING.items()}
@@ -160,9 +159,13 @@ class SafetensorsReader:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model folder: one, or the shards that its index names."""
+    """The safetensors files of a model folder: one, or the shards that its index names; of both, as transformers, one.
+
+    An index outlives its shards where a model was once saved in parts and then as a whole.
+    """
     index = folder / INDEX
-    paths = [folder / shard for shard in _shards(index)] if index.is_file() else [folder / WEIGHTS]
+    is_sharded = index.is_file() and not (folder / WEIGHTS).is_file()
+    paths = [folder / shard for shard in _shards(index)] if is_sharded else [folder / WEIGHTS]
     for path in paths:
         if not path.is_file():
             remedy = "save the model as safetensors; a folder that a stage made: remove it and run again"

@@ -132,6 +132,23 @@ def test_shards_are_read_as_one_model(models: dict[str, Path], tmp_path: Path) -
     assert largest_difference(ours, merged(models, WEIGHTS, tmp_path / "whole")) == 0
 
 
+@pytest.mark.parametrize("shards_too", [True, False])
+def test_what_an_earlier_save_in_shards_left_does_not_count(
+    shards_too: bool, models: dict[str, Path], copies: dict[str, Path], tmp_path: Path
+) -> None:
+    from transformers import AutoModel
+
+    folder, tensors = copies["symmetric"], load_file(models["symmetric"] / "model.safetensors")
+    if shards_too:
+        old = {name: tensor + 1 for name, tensor in tensors.items()}
+        save_file(old, folder / "model-00001-of-00001.safetensors", metadata={"format": "pt"})
+    index = {"metadata": {}, "weight_map": dict.fromkeys(tensors, "model-00001-of-00001.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    assert largest_difference(AutoModel.from_pretrained(folder).state_dict(), tensors) == 0
+    ours = merged(copies, WEIGHTS, tmp_path / "merged")
+    assert largest_difference(ours, merged(models, WEIGHTS, tmp_path / "whole")) == 0
+
+
 def test_whole_numbers_are_taken_over_where_they_agree(tmp_path: Path) -> None:
     tensors = {"steps": torch.arange(5), "weight": torch.ones(3)}
     models = {name: stored(tmp_path / name, tensors) for name in WEIGHTS}
@@ -248,6 +265,7 @@ def test_a_pickled_checkpoint_is_refused(copies: dict[str, Path], tmp_path: Path
 
 def test_a_missing_shard_is_refused(copies: dict[str, Path], tmp_path: Path) -> None:
     folder = copies["symmetric"]
+    (folder / "model.safetensors").unlink()
     index = {"weight_map": {"embeddings.word_embeddings.weight": "model-00001-of-00002.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
     with pytest.raises(UserError, match="model-00001-of-00002"):

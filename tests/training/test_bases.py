@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from configs.schema.init import BaseConfig
 from pipeline.chain import CHAIN
@@ -232,6 +232,27 @@ def test_torch_s_own_file_becomes_the_same_safetensors(mirror: Path, tmp_path: P
     assert make_from_hub(HUB, folder, str(mirror))["weights"] == "written as XLMRobertaModel"
     assert contents(folder).keys() == contents(tiny_base()).keys() | {"colbert_linear.pt"}
     assert same_tensors(folder, tiny_base())
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_files_that_transformers_reads_are_taken(whole: bool, mirror: Path, tmp_path: Path) -> None:
+    """Shards under the names of their index; none where the model lies there as a whole, saved later."""
+    model, folder = mirror / "someone/model", tmp_path / "base"
+    tensors = load_file(model / "model.safetensors")
+    names = sorted(tensors)
+    shards = {"one.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    for file, held in shards.items():
+        save_file({name: tensors[name] + whole for name in held}, model / file, metadata={"format": "pt"})
+    index = {"metadata": {}, "weight_map": {name: file for file, held in shards.items() for name in held}}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+    if not whole:
+        (model / "model.safetensors").unlink()
+    folder.mkdir()
+    assert "weights" not in make_from_hub(HUB, folder, str(mirror))
+    expected = {"model.safetensors"} if whole else {*shards, "model.safetensors.index.json"}
+    assert {path.name for path in folder.glob("*.safetensors*")} == expected
+    read = {name: tensor for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()}
+    assert all(torch.equal(read[name], tensor) for name, tensor in tensors.items())
 
 
 NO_STATE: dict[str, object] = {

@@ -33,7 +33,7 @@ from pipeline.core.model_folder import (
     transformer_folder,
 )
 from pipeline.core.models import stored_names
-from pipeline.core.safetensors_io import INDEX, SHARDS, WEIGHTS
+from pipeline.core.safetensors_io import INDEX, WEIGHTS, weight_files
 from training.bases.folder import named_by, opened, write_modules, write_tokenizer_config
 from training.vocabulary.tokenizer_file import TokenizerFile
 
@@ -166,9 +166,10 @@ def write_encoder(encoder: PreTrainedModel, place: Path, folder: Path) -> dict[s
     plain = config | {"architectures": [type(encoder).__name__]}
     made: dict[str, Any] = {}
     if without_pooler <= stored <= tensors.keys() and any(place.glob("*.safetensors")):
-        for file in (place / WEIGHTS, place / INDEX, *place.glob(SHARDS)):
-            if file.is_file():
-                shutil.copyfile(file, folder / file.name)
+        for file in weight_files(place):
+            shutil.copyfile(file, folder / file.name)
+        if not (folder / WEIGHTS).is_file():
+            shutil.copyfile(place / INDEX, folder / INDEX)
     else:
         own = {name.removeprefix(f"{encoder.base_model_prefix}.") for name in stored}
         kept = {name: tensors[name] for name in tensors if name in without_pooler or name in own}

@@ -14,11 +14,11 @@ import pyarrow.parquet
 from pipeline.core.artefact import PARTIAL, read_json, write_json
 from pipeline.core.errors import UserError
 from pipeline.core.model_folder import STAGE_FILES
-from pipeline.core.safetensors_io import INDEX, SHARDS, WEIGHTS, EagerFile, SafetensorsReader, write_header
+from pipeline.core.safetensors_io import INDEX, WEIGHTS, EagerFile, SafetensorsReader, write_header
 from training.vocabulary.tokenizer_file import Ids, TokenizerFile, shrink_sentencepiece
 
 SENTENCEPIECE = "sentencepiece.bpe.model"
-NOT_COPIED = (WEIGHTS, SHARDS, INDEX, f"*{PARTIAL}", *STAGE_FILES)
+NOT_COPIED = ("*.safetensors", INDEX, f"*{PARTIAL}", *STAGE_FILES)
 ID_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "cls_token_id", "mask_token_id")
 PADDING_ROWS = 128  # an embedding may have fewer than so many rows beyond the tokenizer's ids
 EMBEDDING = "embeddings.word_embeddings.weight"  # the end of its name; the only tensor with a row for each id
