@@ -26,7 +26,8 @@ from pipeline.core.safetensors_io import SafetensorsReader
 NOT_CARRIED = {MANIFEST, "certificate.json", "README.md"}  # they describe the base, not the merged model
 WEIGHT_FILES = ("*.safetensors*", "pytorch_model*")  # shards and their indices too; torch's own are refused
 VOCABULARY = "vocabulary"  # the map from the base's token ids, which sparse vectors need
-PROVENANCE = {"architectures", "transformers_version", "torch_dtype", "dtype"}  # may differ in config.json
+# May differ in config.json. An encoder has no cache; sentence-transformers notes that it wants none in what it saves.
+PROVENANCE = {"architectures", "transformers_version", "torch_dtype", "dtype", "use_cache"}
 
 
 def require_compatible(models: Mapping[str, Path], heads_differ: bool = False) -> None:

@@ -109,6 +109,15 @@ def test_files_of_older_library_versions_count_as_equal(copies: dict[str, Path])
     require_compatible(copies)
 
 
+def test_a_model_as_the_library_saves_it_counts_as_equal(copies: dict[str, Path]) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(copies["symmetric"]), device="cpu")
+    shutil.rmtree(copies["symmetric"])
+    model.save(str(copies["symmetric"]))
+    require_compatible(copies)
+
+
 def test_padding_and_truncation_left_in_a_tokenizer_do_not_count(copies: dict[str, Path]) -> None:
     from tokenizers import Tokenizer
 
