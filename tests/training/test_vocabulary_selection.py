@@ -63,6 +63,19 @@ def test_the_pinned_piece_is_one_that_stays_anyway_where_there_is_one() -> None:
     assert selection.pinned == lowest[0] and selection.pinned in selection.kept
 
 
+def test_what_stands_before_the_padding_stays(tmp_path: Path) -> None:
+    """As CamemBERT's unused <s>NOTUSED: without it <pad> would move, and a RoBERTa's positions with it."""
+    document = json.loads((tiny_base() / "tokenizer.json").read_text(encoding="utf-8"))
+    pieces = document["model"]["vocab"]
+    pieces[0], pieces[50] = ["<s>NOTUSED", 0.0], pieces[0]
+    document["added_tokens"][0]["id"] = 50
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
+    tokenizer = TokenizerFile.read(tmp_path / "tokenizer.json")
+    nothing = {"ru": np.zeros(tokenizer.size, dtype=np.int64)}
+    selection = select(tokenizer, nothing, InitConfig(rule="notebook"), ["ru"], NOTHING)
+    assert selection.kept[:5].tolist() == [0, 1, 2, 3, 50]
+
+
 def test_closure_keeps_all_single_characters_of_the_scripts() -> None:
     tokenizer = TokenizerFile.read(true_tokenizer())
     occurrences = {"ru": np.zeros(tokenizer.size, dtype=np.int64)}

@@ -70,7 +70,8 @@ def select(
 
     Raises UserError: `max_size` has no room for what must stay.
     """
-    specials = np.array(sorted(tokenizer.special_ids.values()), dtype=np.int64)
+    below_pad = range(tokenizer.special_ids["<pad>"])  # RoBERTa counts positions from that id, so it may not move
+    specials = np.array(sorted({*below_pad, *tokenizer.special_ids.values()}), dtype=np.int64)
     must, frequent = {"special": specials, "needed": needed}, frequent_ids(counts, config)
     if config.rule == "notebook":  # as bge-m3_en_ru has it: of low ids all that were seen
         low = [np.flatnonzero(count[: LOW_IDS + 1]) for count in counts.values()]
