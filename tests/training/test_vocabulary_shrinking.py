@@ -20,17 +20,13 @@ KEPT = np.array([*range(4), *range(4, 1100, 3), 1198, 1199], dtype=np.int64)
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
-    """The tiny base with heads, and with the settings that other versions of transformers write."""
+    """The tiny base with heads and a manifest."""
     import torch
 
     folder = tmp_path / "base"
     shutil.copytree(tiny_base(), folder)
     for name in ("sparse_linear.pt", "colbert_linear.pt"):
         torch.save({"weight": torch.ones(1, 32), "bias": torch.zeros(1)}, folder / name)
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
-    settings["added_tokens_decoder"] = {"0": {"content": "<s>"}, "1199": {"content": "<mask>"}}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    (folder / "added_tokens.json").write_text(json.dumps({"<mask>": 1199}))
     (folder / "manifest.json").write_text("{}")
     return folder
 
@@ -64,9 +60,6 @@ def test_ids_are_renumbered_wherever_they_are_written(base: Path) -> None:
     last = len(KEPT) - 1
     config = json.loads((target / "config.json").read_text())
     assert config["vocab_size"] == len(KEPT) and (config["pad_token_id"], config["eos_token_id"]) == (1, 2)
-    settings = json.loads((target / "tokenizer_config.json").read_text())
-    assert settings["added_tokens_decoder"] == {"0": {"content": "<s>"}, str(last): {"content": "<mask>"}}
-    assert json.loads((target / "added_tokens.json").read_text()) == {"<mask>": last}
     tokenizer = TokenizerFile.read(target / "tokenizer.json")
     assert tokenizer.special_ids == {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "<mask>": last}
 
@@ -74,7 +67,13 @@ def test_ids_are_renumbered_wherever_they_are_written(base: Path) -> None:
 def test_modules_and_heads_come_along_and_the_manifest_does_not(base: Path) -> None:
     target, _ = shrunk(base)
     names = ("modules.json", "1_Pooling/config.json", "2_Normalize/config.json", "sentence_bert_config.json")
-    for name in (*names, "config_sentence_transformers.json", "sparse_linear.pt", "colbert_linear.pt"):
+    for name in (
+        *names,
+        "config_sentence_transformers.json",
+        "tokenizer_config.json",
+        "sparse_linear.pt",
+        "colbert_linear.pt",
+    ):
         assert (target / name).read_bytes() == (base / name).read_bytes()
     assert not (target / "manifest.json").exists()
 

@@ -57,12 +57,8 @@ def shrink(base: Path, target: Path, tokenizer: TokenizerFile, kept: Ids) -> Siz
         tokenizer.write(target / "tokenizer.json", kept)
         if (base / SENTENCEPIECE).is_file():
             shrink_sentencepiece(base / SENTENCEPIECE, target / SENTENCEPIECE, tokenizer, kept)
-    edits: dict[str, Any] = {"config.json": _config, "tokenizer_config.json": _tokenizer_config}
-    edits["added_tokens.json"] = lambda content, new_ids: {text: new_ids[old] for text, old in content.items()}
-    for name, edit in edits.items():
-        if (base / name).is_file():
-            write_json(target / name, edit(read_json(base / name), new_ids))
-    _copy_others(base, target, {"tokenizer.json", SENTENCEPIECE, *edits})
+    write_json(target / "config.json", _config(read_json(base / "config.json"), new_ids))
+    _copy_others(base, target, {"tokenizer.json", SENTENCEPIECE, "config.json"})
     return sizes
 
 
@@ -145,10 +141,3 @@ def _copy_others(base: Path, target: Path, edited: set[str]) -> None:
 def _config(content: dict[str, Any], new_ids: Mapping[int, int]) -> dict[str, Any]:
     renumbered = {key: new_ids[content[key]] for key in ID_KEYS if content.get(key) is not None}
     return {**content, **renumbered, "vocab_size": len(new_ids)}
-
-
-def _tokenizer_config(content: dict[str, Any], new_ids: Mapping[int, int]) -> dict[str, Any]:
-    decoder = content.get("added_tokens_decoder")
-    if decoder is None:
-        return content
-    return {**content, "added_tokens_decoder": {str(new_ids[int(old)]): token for old, token in decoder.items()}}
