@@ -188,7 +188,7 @@ CHAIN = {stage.name: stage for stage in [
     ),
     *map(side, SIDES),
     Stage(
-        "merge", 3, "merging.merge:build",
+        "merge", 4, "merging.merge:build",
         needs=lambda c: [*(name for name in c.merging.models if name in STAGES), "data"],
         reads=merged_states,
         settings=lambda c: {"merging": c.merging, "dev": dev_settings(c),
