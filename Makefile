@@ -35,8 +35,8 @@ $(READY):
 	@echo "Installing the packages of requirements.lock into $(VENV), once ..."
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 is needed: make $(MAKECMDGOALS) PYTHON=python3.11")'
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock torch
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock torch
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
 	@cp requirements.lock $@
 
 demo: $(READY) ## The whole chain on a small model and a dictionary, in minutes on two CPU cores
@@ -56,8 +56,8 @@ lock: $(READY) ## Pin what PROFILE reads from the Hub to today's commits: config
 
 licences: $(READY) ## Licences of all installed packages: runs/licences.csv
 	@mkdir -p runs
-	@$(BIN)/pip-licenses --format=csv --with-urls --output-file=runs/licences.csv
-	@$(BIN)/pip-licenses --summary
+	@$(BIN)/python -m piplicenses --format=csv --with-urls --output-file=runs/licences.csv
+	@$(BIN)/python -m piplicenses --summary
 
 settings: $(READY) ## Every setting with type, default, bounds and meaning: make settings KEY=data.mining
 	@$(BIN)/python -m pipeline.settings $(KEY) $(OVERRIDES)

@@ -22,7 +22,7 @@ README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encodi
 COMMANDS = ("make", "accelerate", "sbatch", ".venv/bin/python", "python", "pip", "trackio", "wandb")
 NOT_COMMANDS = ("sources", "│", "└", "runs/<run>", "configs/schema ←")  # the first words of figures in blocks
 NO_CONFIG = {"pytest", "pipeline.core.machine", "ruff", "mypy", "venv", "pip"}  # modules without our config
-OTHER_PROGRAMS = {"mkdir", "pip", "pip-licenses", "trackio", "wandb"}
+OTHER_PROGRAMS = {"mkdir", "pip", "trackio", "wandb"}
 PROMPTS = {"query": "query: ", "document": "passage: "}
 
 
