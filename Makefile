@@ -15,6 +15,7 @@ BENCHMARKS := data evaluation exports gpu heads init merging mining training wai
 STAGES := base benchmarks data init symmetric asymmetric joint merge heads export evaluate report
 
 .DEFAULT_GOAL := help
+.NOTPARALLEL:  # a stage that is named after another one reads what that makes
 .PHONY: help setup demo reproduce $(STAGES) check lock licences plan settings sweep calibrate publish bench test test-slow torture lint
 
 help: ## Show this list

@@ -53,6 +53,14 @@ def test_the_environment_is_made_again_when_the_lock_s_contents_change(checkout:
     assert installs(checkout) == 0
 
 
+def test_stages_are_made_one_after_the_other_whatever_make_is_told(checkout: Path) -> None:
+    installs(checkout)
+    (checkout / ".venv/bin/python").write_text("#!/bin/sh\necho begin >> calls\nsleep 0.2\necho end >> calls\n")
+    (checkout / "calls").unlink()
+    subprocess.run(["make", "-j2", "data", "init"], cwd=checkout, check=True, capture_output=True)
+    assert (checkout / "calls").read_text().split() == ["begin", "end"] * 2
+
+
 @pytest.mark.parametrize("run", ["опыт", "ru+en, (2)"])
 def test_a_run_may_have_any_name_in_quotes(run: str, repository: Path) -> None:
     asked = ["make", "-n", "data", f'RUN="{run}"']
