@@ -21,8 +21,8 @@ log = logging.getLogger("pipeline")
 
 
 def is_main_process() -> bool:
-    """Whether this process is rank 0 (or the only one)."""
-    return int(os.environ.get("RANK", "0")) == 0
+    """Whether this process is rank 0 (or the only one); a cluster's RANK without LOCAL_RANK numbers machines."""
+    return "LOCAL_RANK" not in os.environ or int(os.environ.get("RANK", "0")) == 0
 
 
 console = Console(highlight=False, quiet=not is_main_process())

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.core.console import console, progress
+from pipeline.core.console import console, is_main_process, progress
 
 
 def test_a_log_file_tells_how_far_and_how_long(
@@ -16,3 +16,22 @@ def test_a_log_file_tells_how_far_and_how_long(
     with caplog.at_level("INFO", "pipeline"):
         assert list(progress("абвг", "reading")) == ["а", "б", "в", "г"]
     assert caplog.messages == ["reading …", "reading: 2 of 4, 1.5 minutes to go"]  # at most one line a minute
+
+
+@pytest.mark.parametrize(
+    ("said", "is_main"),
+    [
+        ({}, True),
+        ({"RANK": "0", "LOCAL_RANK": "0"}, True),
+        ({"RANK": "8", "LOCAL_RANK": "0"}, False),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, True),  # of a machine, by who started it
+    ],
+)
+def test_only_a_launcher_s_rank_makes_a_process_silent(
+    said: dict[str, str], is_main: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    assert is_main_process() == is_main
