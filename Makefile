@@ -10,7 +10,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
-OVERRIDES = profile=$(PROFILE) 'run=$(RUN)' launch.nodes=$(NODES) $(if $(GPUS),launch.processes=$(GPUS)) $(ARGS)
+# In quotes for Hydra, which takes 1.10 for 1.1 and 2026_11_29 for 20261129; RUN may have them already.
+run_override = 'run="$(subst ",,$(1))"'
+OVERRIDES = profile=$(PROFILE) $(call run_override,$(RUN)) launch.nodes=$(NODES) $(if $(GPUS),launch.processes=$(GPUS)) $(ARGS)
 BENCHMARKS := data evaluation exports gpu heads init merging mining training waiting
 STAGES := base benchmarks data init symmetric asymmetric joint merge heads export evaluate report
 
@@ -41,7 +43,7 @@ $(READY):
 	@cp requirements.lock $@
 
 demo: $(READY) ## The whole chain on a small model and a dictionary, in minutes on two CPU cores
-	@$(BIN)/python -m pipeline.run profile=demo run=$(if $(filter file,$(origin RUN)),demo,$(RUN)) $(ARGS)
+	@$(BIN)/python -m pipeline.run profile=demo $(call run_override,$(if $(filter file,$(origin RUN)),demo,$(RUN))) $(ARGS)
 
 reproduce: $(READY) ## The whole chain of PROFILE
 	@$(BIN)/python -m pipeline.run $(OVERRIDES)
@@ -68,7 +70,7 @@ plan: $(READY) ## What training and scoring would take: batches, tokens, padding
 
 sweep: $(READY) ## A sweep from configs/sweep: make sweep SWEEP=merge_weights
 	@$(if $(SWEEP),,$(error which one? make sweep SWEEP=<one of: $(basename $(notdir $(wildcard configs/sweep/*.yaml)))>))
-	@$(BIN)/python -m pipeline.run --multirun sweep=$(SWEEP) profile=$(PROFILE) $(if $(GPUS),launch.processes=$(GPUS)) $(if $(filter command line,$(origin RUN)),'run=$(RUN)-$${hydra:job.override_dirname}') $(ARGS)
+	@$(BIN)/python -m pipeline.run --multirun sweep=$(SWEEP) profile=$(PROFILE) $(if $(GPUS),launch.processes=$(GPUS)) $(if $(filter command line,$(origin RUN)),$(call run_override,$(RUN)-$${hydra:job.override_dirname})) $(ARGS)
 
 calibrate: $(READY) ## Score a published model beside its published figures: make calibrate MODEL=<hub id or folder>
 	@$(BIN)/python -m pipeline.run stages=[evaluate,calibrate] profile=$(PROFILE) run=calibration evaluation=calibration "evaluation.models=[$(MODEL)]" $(ARGS)

@@ -61,9 +61,11 @@ def test_stages_are_made_one_after_the_other_whatever_make_is_told(checkout: Pat
     assert (checkout / "calls").read_text().split() == ["begin", "end"] * 2
 
 
-@pytest.mark.parametrize("run", ["опыт", "ru+en, (2)"])
-def test_a_run_may_have_any_name_in_quotes(run: str, repository: Path) -> None:
-    asked = ["make", "-n", "data", f'RUN="{run}"']
+@pytest.mark.parametrize("target", ["data", "demo"])
+@pytest.mark.parametrize("run", ["опыт", "ru+en, (2)", "1.10", "2026_11_29", "true"])  # the last ones are no numbers
+@pytest.mark.parametrize("mark", ["", '"'])
+def test_a_run_may_have_any_name(target: str, run: str, mark: str, repository: Path) -> None:
+    asked = ["make", "-n", target, f"RUN={mark}{run}{mark}"]
     made = subprocess.run(asked, cwd=repository, capture_output=True, text=True, check=True)
     (command,) = [line for line in made.stdout.splitlines() if "pipeline.run" in line]
     parsed = OverridesParser.create().parse_overrides(shlex.split(command)[3:])
