@@ -49,8 +49,9 @@ class SweepTable(Callback):
         if config.hydra.mode != RunMode.MULTIRUN or job_return.status != JobStatus.COMPLETED:
             return
         stage, _, metric = config.objective.partition(".")
-        manifest, error = read_manifest(Path(config.runs) / config.run / stage), job_return.return_value
-        score = manifest.metrics.get(metric) if manifest and not error else None
+        error = job_return.return_value
+        manifest = None if error else read_manifest(Path(config.runs) / config.run / stage)
+        score = manifest.metrics.get(metric) if manifest else None
         told = {"overrides": redacted(list(config.hydra.overrides.task)), "score": score, "error": error}
         result = {"job": config.hydra.job.num, "run": config.run, **told}
         write_json(Path(config.hydra.runtime.output_dir) / RESULT, result)

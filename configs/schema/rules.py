@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import math
 import operator
+import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from types import NoneType
@@ -16,6 +17,7 @@ BOUNDS = {
     "below": (operator.lt, "below"),
     "most": (operator.le, "at most"),
 }
+LONGEST = 255  # bytes of a folder's name
 
 
 class Rule(TypedDict, total=False):
@@ -75,7 +77,7 @@ def _problem_of_value(value: Any, rule: Mapping[str, Any]) -> str | None:
     if isinstance(value, float) and not math.isfinite(value):
         return f"must be a finite number, not {value}"
     or_null = ", or null" if rule.get("null") else ""
-    if rule.get("name") and (value in ("", "..") or Path(value).name != value or "\0" in value):
+    if rule.get("name") and not _is_name(value):
         return f"{value!r} must be {in_words(rule)}"
     bounds = {name: rule[name] for name in BOUNDS if name in rule}
     if "choices" in rule and (isinstance(value, str) or not bounds):
@@ -85,10 +87,15 @@ def _problem_of_value(value: Any, rule: Mapping[str, Any]) -> str | None:
     return f"must be {in_words(bounds)}{or_null}"
 
 
+def _is_name(value: str) -> bool:
+    plain = value not in ("", "..") and Path(value).name == value and "\0" not in value
+    return plain and len(os.fsencode(value)) <= LONGEST
+
+
 def in_words(rule: Mapping[str, Any]) -> str:
     """What a rule asks of a value, as `at least 0 and below 1` or `auto or at least 1`; empty where there is none."""
     if rule.get("name"):
-        return "a plain name, as of a file or folder"
+        return f"a plain name, as of a file or folder, of up to {LONGEST} bytes"
     said = " and ".join(f"{words} {rule[name]}" for name, (_, words) in BOUNDS.items() if name in rule)
     if "choices" not in rule:
         return said

@@ -100,6 +100,13 @@ def test_a_failed_job_is_a_row_with_its_error_and_the_exit_status(launcher: str,
     assert len(table(tmp_path)) == 2  # nothing is left of the job that failed
 
 
+def test_a_job_whose_run_has_too_long_a_name_is_a_row_too(tmp_path: Path) -> None:
+    rates = "training.symmetric.learning_rate=1e-4,2e-4"
+    ended = finish(start(tmp_path, rates, "stages=[base]", f"run={'r' * 300}"))
+    assert ended.status == 2 and ended.err.count("of up to 255 bytes (config key run)") == 2
+    assert len(table(tmp_path)) == 2
+
+
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_a_job_whose_training_is_killed_is_a_row_and_the_others_go_on(launcher: str, tmp_path: Path) -> None:
     overrides = ["training.symmetric.learning_rate=1e-4,1e-3", f"hydra/launcher={launcher}", "launch.config=cpu"]
