@@ -148,7 +148,7 @@ def show(words: str, config: Config) -> None:
 
 def main() -> None:
     """`python -m pipeline.settings [beginning of a key] [overrides]`."""
-    words = [word for word in sys.argv[1:] if re.fullmatch(r"[\w.<>]+", word)]
+    words = [word for word in sys.argv[1:] if re.fullmatch(r"[\w.<>][\w.<>-]*", word)]
     sys.argv = [word for word in sys.argv if word not in words]
     hydra_application(partial(show, " ".join(words)))()
 

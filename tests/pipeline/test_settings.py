@@ -70,6 +70,11 @@ def test_the_command_takes_words_among_overrides_and_refuses_unknown_ones_in_one
     assert refused.err == "error: no setting is called so (KEY=no_such_thing); make settings lists all of them\n"
 
 
+def test_a_name_in_a_key_may_have_a_hyphen(tmp_path: Path) -> None:
+    told = run_main("data.sources.my-set.side", "profile=demo", f"runs={tmp_path}", module="pipeline.settings")
+    assert told.status == 0 and "data.sources.my-set.side: str" in told.out
+
+
 def test_all_of_them_are_told_once_with_groups_and_files(shown: Callable[[str], str]) -> None:
     out = shown("")
     assert "  training.joint.*: as training.symmetric.*" in out and "training.joint.warmup:" not in out
