@@ -304,6 +304,7 @@ def _library_arguments(
     """The values, overridden by the `extra` ones; raises UserError for what can't be among these."""
     fixed = {"max_steps", "num_train_epochs", "gradient_accumulation_steps", "output_dir", "bf16", "fp16", "seed"}
     fixed |= {"auto_find_batch_size"}  # it would train anew from where memory ran out
+    fixed |= {"ignore_data_skip", "save_only_model"}  # a run taken up from a checkpoint would end in another model
     fixed |= {"eval_strategy", "eval_steps", "save_strategy", "save_steps"}  # the best weights are to have a checkpoint
     for key in sorted(fixed & extra.keys()):
         raise UserError(f"{key} is not free: the pipeline sets it", where=f"{place}.{key}", remedy="remove it")

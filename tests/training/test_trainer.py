@@ -231,6 +231,8 @@ def test_any_argument_of_the_library_passes_through(tmp_path: Path) -> None:
         ({"gradient_accumulation_steps": 4}, "not free"),
         ({"auto_find_batch_size": True}, "not free"),
         ({"eval_steps": 1}, "not free"),
+        ({"ignore_data_skip": True}, "not free"),
+        ({"save_only_model": True}, "not free"),
         ({"report_to": "nonsense"}, "no tracker nonsense is installed"),
         ({"report_to": ["wandb", "mlflow"]}, "no tracker mlflow is installed"),
     ],
