@@ -1,6 +1,7 @@
 """The batch plan: what may stand in a batch, what is left out, and that nothing depends on the number of processes."""
 
 import dataclasses
+import itertools
 from collections import Counter
 from pathlib import Path
 
@@ -9,7 +10,17 @@ import pytest
 
 from configs.schema.training import SideConfig
 from pipeline.core.errors import UserError
-from training.batch_plan import BatchPlan, GlobalBatch, SetRows, has_angle, plan_batches, read_plan
+from training.batch_plan import (
+    BatchPlan,
+    GlobalBatch,
+    SetRows,
+    batch_rows,
+    has_angle,
+    has_contrast,
+    plan_batches,
+    read_plan,
+    wanted_batches,
+)
 
 SIDE = SideConfig(batch_size=32, batch_multiple=8, bucket_batches=4)
 
@@ -58,9 +69,19 @@ def test_a_plan_that_was_written_is_read_as_it_was(tmp_path: Path) -> None:
     assert any(batch.negatives.shape[1] for batch in found.batches)
 
 
+def test_another_set_row_or_negative_is_another_digest() -> None:
+    batch = GlobalBatch("one", np.arange(4), np.zeros((4, 1), np.int64))
+    others = [{"set": "two"}, {"rows": np.arange(4)[::-1]}, {"negatives": np.ones((4, 1), np.int64)}]
+    batches = [batch, *(dataclasses.replace(batch, **other) for other in others)]
+    assert len({BatchPlan([each], {}).digest for each in batches}) == 4
+
+
 def test_a_batch_has_one_set_and_one_number_of_negatives() -> None:
-    sets = {rows.name: rows for rows in (set_rows("one", 500, negatives=3), set_rows("two", 300, seed=1))}
-    for batch in plan(*sets.values()).batches:
+    some = dataclasses.replace(set_rows("one", 500, negatives=3), max_negatives=2)
+    sets = {rows.name: rows for rows in (some, set_rows("two", 300, seed=1))}
+    batches = plan(*sets.values()).batches
+    assert any(2 in batch.negatives for batch in batches)  # not always the first two
+    for batch in batches:
         most = sets[batch.set].max_negatives
         assert batch.negatives.shape == (len(batch.rows), batch.negatives.shape[1])
         available = {min(most, len(sets[batch.set].negatives[row])) for row in batch.rows}
@@ -72,7 +93,10 @@ def test_a_batch_has_one_set_and_one_number_of_negatives() -> None:
 
 def test_rows_of_a_batch_are_of_similar_length() -> None:
     rows = set_rows("pairs", 32 * 40)
-    spreads = [int(np.ptp(rows.lengths[batch.rows])) for batch in plan(rows).batches]
+    batches = plan(rows).batches
+    spreads = [int(np.ptp(rows.lengths[batch.rows])) for batch in batches]
+    means = [rows.lengths[batch.rows].mean() for batch in batches]
+    assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.5  # long ones don't all come last
     assert max(spreads) <= 40  # of 196: a bucket is a tenth of the rows
     assert np.ptp(rows.lengths) > 190
 
@@ -88,6 +112,13 @@ def test_long_texts_make_smaller_batches(negatives: int) -> None:
     assert sizes[32] and sizes[8] and len(sizes) > 2
     taken = [row for batch in planned.batches for row in batch.rows.tolist()]
     assert len(taken) == len(set(taken)) == len(rows.anchors) - sum(planned.left_out["pairs"].values())
+
+
+def test_a_full_batch_holds_what_fits_its_budget_in_whole_multiples() -> None:
+    side = dataclasses.replace(SIDE, batch_tokens=2048)
+    rows = [batch_rows(side, longest, negatives) for longest, negatives in ((32, 0), (32, 1), (32, 3), (43, 1), (1, 0))]
+    assert rows == [32, 32, 16, 16, 32]
+    assert batch_rows(side, 1000, 3) == 8  # texts that fit nowhere come by as few as may be
 
 
 def test_a_budget_that_no_batch_reaches_changes_nothing() -> None:
@@ -155,14 +186,27 @@ def test_the_plan_is_a_function_of_the_seed() -> None:
     of_one = [batch.rows.tolist() for batch in plan(*sets).batches if batch.set == "one"]
     alone = [batch.rows.tolist() for batch in plan(sets[0]).batches]
     assert of_one == alone  # another set shifts nothing in this one
+    twin = plan(dataclasses.replace(sets[0], name="twin"))
+    assert [batch.rows.tolist() for batch in twin.batches] != alone
 
 
 def test_further_epochs_make_other_batches_of_the_same_rows() -> None:
-    batches = plan(set_rows("one", 320), epochs=2.0).batches
+    rows = dataclasses.replace(set_rows("one", 320), lengths=np.arange(1, 321))  # chance alone makes other batches
+    batches = plan(rows, epochs=2.0).batches
     first, second = batches[:10], batches[10:]
     seen = [sorted(np.concatenate([batch.rows for batch in part]).tolist()) for part in (first, second)]
     assert seen[0] == seen[1] == list(range(320))
-    assert {tuple(batch.rows) for batch in first}.isdisjoint(tuple(batch.rows) for batch in second)
+    assert {frozenset(batch.rows) for batch in first}.isdisjoint(frozenset(batch.rows) for batch in second)
+
+
+def test_rows_of_one_length_meet_whatever_their_places() -> None:
+    rows = dataclasses.replace(set_rows("one", 320), lengths=np.full(320, 9))
+    assert all(np.ptp(batch.rows) > 128 for batch in plan(rows).batches)  # places in the set: more than a bucket's
+
+
+def test_steps_are_the_epochs_batches_rounded_and_at_least_one() -> None:
+    for epochs, steps in ((1.0, 10), (0.26, 3), (2.44, 24), (0.01, 1)):
+        assert wanted_batches({"a": 10}, {"a": 1.0}, dataclasses.replace(SIDE, epochs=epochs))[0] == steps
 
 
 @pytest.mark.parametrize(
@@ -174,6 +218,8 @@ def test_sets_are_mixed_by_their_share(mixing: str, expected: dict[str, int]) ->
     assert Counter(batch.set for batch in batches) == expected
     quarter = Counter(batch.set for batch in batches[:25])
     assert all(abs(quarter[name] - count / 4) <= 2 for name, count in expected.items())  # evenly over the run
+    in_turn = all(one.set != next_one.set for one, next_one in itertools.pairwise(batches))
+    assert in_turn == (mixing == "round_robin")
 
 
 def test_a_repeated_set_is_seen_so_often_in_one_epoch() -> None:
@@ -200,13 +246,32 @@ def test_scores_below_one_need_angle() -> None:
     batches = plan(angled).batches
     assert sum(len(batch.rows) for batch in batches) == 320
     assert all(has_angle(angled, batch) for batch in batches)
+    rows.scores[rows.scores == 1.0] = 0.25
+    assert sum(len(batch.rows) for batch in plan(angled).batches) == 320  # AnglE needs no positive
 
 
 def test_a_batch_of_one_label_has_no_angle() -> None:
     rows = dataclasses.replace(set_rows("pairs", 64, negatives=1), angle=True)
     everything = np.arange(64)
     assert not has_angle(rows, GlobalBatch("pairs", everything, np.zeros((64, 0), np.int64)))
-    assert has_angle(rows, GlobalBatch("pairs", everything, np.zeros((64, 1), np.int64)))
+    with_negatives = GlobalBatch("pairs", everything, np.zeros((64, 1), np.int64))
+    assert has_angle(rows, with_negatives) and not has_angle(dataclasses.replace(rows, angle=False), with_negatives)
+
+
+@pytest.mark.parametrize(
+    ("scores", "negatives", "expected"),
+    [
+        ([np.nan, 1.0, 0.5], 0, True),
+        ([1.0, 0.5, 0.5], 0, False),  # its positive alone
+        ([1.0, 0.5, 0.5], 1, True),
+        ([0.5, 0.5, 0.5], 1, False),
+    ],
+)
+def test_the_contrastive_loss_needs_two_positives_or_one_with_a_negative(
+    scores: list[float], negatives: int, expected: bool
+) -> None:
+    rows = dataclasses.replace(set_rows("scored", 3), scores=np.array(scores, np.float32))
+    assert has_contrast(rows, GlobalBatch("scored", np.arange(3), np.zeros((3, negatives), np.int64))) == expected
 
 
 def test_batches_with_nothing_to_tell_apart_are_left_out() -> None:
