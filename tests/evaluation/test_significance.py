@@ -9,7 +9,7 @@ from scipy.stats import false_discovery_control, norm, pearsonr, permutation_tes
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from evaluation.outcome import Measure, Outcome, joined
-from evaluation.results import Difference
+from evaluation.results import MEAN, Difference
 from evaluation.significance import (
     FIXED,
     STATISTICS,
@@ -97,7 +97,7 @@ def test_intervals_of_a_difference_cover_it() -> None:
 def test_a_known_difference_is_found() -> None:
     truth = norm.cdf(0.5 / np.sqrt(2)) - 0.5  # of a standard normal item plus 0.5, under a normal link
     row = rows_of(two_models(np.random.default_rng(1), 20_000, 0.5), Resampling(2000))
-    assert 0 < row.ci_low < truth < row.ci_high and row.p_value < 0.01
+    assert 0 < row.ci_low < truth < row.ci_high and row.p_value < 0.01 and row.test == "permutation"
     assert row.difference == pytest.approx(truth, abs=0.015)
 
 
@@ -154,20 +154,32 @@ def test_the_bootstrap_p_value_counts_the_smaller_side() -> None:
     assert bootstrap_p_value(np.zeros(99)) == 1
 
 
+def test_resamples_without_a_value_count_for_nothing() -> None:
+    values, plan = np.linspace(-1.0, 9.0, 101), Resampling()
+    with_gaps = np.concatenate([values, np.full(50, np.nan)])
+    assert interval(with_gaps, plan) == interval(values, plan)
+    assert bootstrap_p_value(with_gaps) == bootstrap_p_value(values) < 1
+    assert np.isnan(interval(np.full(9, np.nan), plan)).all()
+
+
 def test_holm_is_the_step_down_procedure() -> None:
     # Holm 1979's rule by hand, and never below Benjamini and Hochberg's.
     values = [0.01, 0.04, 0.03, 0.005, float("nan")]
     assert holm(values)[:4] == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert np.isnan(holm(values)[4])
+    assert holm([0.9, 0.3, 0.6]) == pytest.approx([1, 0.9, 1])  # a probability
     assert (np.array(holm(values)[:4]) >= false_discovery_control(values[:4]) - 1e-12).all()
 
 
 def test_holm_corrects_over_the_tasks_of_a_suite_for_each_pair() -> None:
-    def row(task: str, p_value: float, against: str = "base", main: bool = True) -> Difference:
-        return Difference("merge", against, "suite", task, "accuracy", 0, 0, 0, p_value, np.nan, "permutation", 9, main)
+    def row(
+        task: str, p_value: float, against: str = "base", main: bool = True, metric: str = "accuracy"
+    ) -> Difference:
+        return Difference("merge", against, "suite", task, metric, 0, 0, 0, p_value, np.nan, "permutation", 9, main)
 
     rows = [row("a", 0.01), row("b", 0.02), row("a", 0.03, "init"), row("a", 0.04, main=False)]
-    assert [found.p_holm for found in corrected(rows)] == [0.02, 0.02, 0.03, 0.04]
+    rows.append(row("Mean", 0.05, metric=MEAN))
+    assert [found.p_holm for found in corrected(rows)] == [0.02, 0.02, 0.03, 0.04, 0.05]
 
 
 def test_a_task_in_parts_scores_the_mean_of_its_parts() -> None:
@@ -249,6 +261,9 @@ def test_experiments_are_resampled_as_well_as_items() -> None:
     ours = mean_of_experiments(COUNTS, lambda size: second, values)
     for counts, weights, value in zip(COUNTS, second, ours, strict=True):
         assert value == pytest.approx(copies(weights, copies(counts, values).T).mean())
+    same = outcome("mean_of_experiments", value=values)
+    one, other = replicates(0, [same, same], Resampling(50), "suite", "task")
+    assert (one == other).all()  # models get the same experiments, too
 
 
 def test_lucky_draws_of_training_texts_are_no_evidence_of_every_item() -> None:
@@ -299,6 +314,7 @@ def test_parts_over_the_same_texts_are_no_more_evidence_than_one() -> None:
 
     def p_and_width(names: list[str], *models: np.ndarray, **more: np.ndarray) -> tuple[float, float]:
         row = rows_of({name: named(v, names, **more) for name, v in zip("ab", models, strict=True)}, plan)
+        assert row.items == len(set(names))
         return row.p_value, row.ci_high - row.ci_low
 
     once = p_and_width(names, base, merge)
@@ -307,6 +323,29 @@ def test_parts_over_the_same_texts_are_no_more_evidence_than_one() -> None:
     apart = p_and_width([*names, *(f"{name} again" for name in names)], *doubled, part=directions)
     assert twice == pytest.approx(once, abs=0.02)
     assert apart[0] < once[0] - 0.02 and apart[1] < 0.8 * once[1]
+
+
+def test_a_mean_compares_the_models_that_have_all_its_tasks() -> None:
+    plan = Resampling(100)
+    tasks = {"one": {name: outcome("mean", value=RNG.random(30)) for name in "abc"}}
+    tasks["other"] = {name: outcome("mean", value=RNG.random(30)) for name in "ca"}
+    parts = [measured(0, outcomes, [0.0] * len(outcomes), plan, "suite", task) for task, outcomes in tasks.items()]
+    (row,) = mean_over_tasks("Mean", parts).differences(plan)
+    assert (row.model, row.against) == ("c", "a")
+    gains = [found["c"].measures[0].score - found["a"].measures[0].score for found in tasks.values()]
+    assert row.difference == pytest.approx(np.mean(gains))
+
+
+def test_the_bootstrap_tests_where_items_can_t_be_swapped_or_no_permutation_is_wanted() -> None:
+    plan = Resampling(100)
+    ranked = {name: outcome("spearman", prediction=RNG.random(30), gold=RNG.random(30)) for name in "ab"}
+    assert rows_of(ranked, plan).test == "bootstrap"
+    means = {name: outcome("mean", value=RNG.random(30)) for name in "abc"}
+    found = measured(
+        0, means, [0.0] * 3, plan, "suite", "task", permuted=False, compared=lambda one, other: other == "c"
+    )
+    rows = found.differences(plan)
+    assert [(row.model, row.against, row.test) for row in rows] == [("c", "a", "bootstrap"), ("c", "b", "bootstrap")]
 
 
 def test_what_has_no_items_has_neither_interval_nor_test_and_stays_as_it_is_in_a_mean() -> None:
