@@ -90,6 +90,10 @@ def test_comparable_form_and_script_agree_with_plain_python(texts: list[str]) ->
     assert other_script(column, "Cyrillic", 0.4, 20).to_list() == [oracle.other_script(text) for text in texts]
 
 
+def test_a_text_that_is_not_there_is_empty() -> None:
+    assert normalised(pl.Series([None, "да"]), CLEANING, True, Changes()).to_list() == ["", "да"]
+
+
 @pytest.mark.parametrize("form", ["NFC", "NFKC"])
 def test_unicode_forms(form: str) -> None:
     texts = ["ﬁn И\u0306од x²", "\u212b"]
@@ -132,7 +136,8 @@ MENDED = {
     "мяг\u00adкий сло\u200dво сло\u200cво \u2060вместе\ufeff": "мягкий слово слово вместе",
     "\u202eсправа налево\u202c": "справа налево",
     "нуль\x00байт": "нуль байт",
-    "\x1b[31mцвет\x1b[0m": "цвет",
+    "\x1b[31mдвух\x1b[1mцветный\x1b[0m": "двухцветный",
+    "\u200d👨 и 👩\u200d": "👨 и 👩",
     "страница\x0cстраница\u2028строка": "страница\nстраница\nстрока",
     "и&#774; ёлка": "й ёлка",
 }
@@ -165,6 +170,8 @@ def test_changes_are_counted_by_rule_with_examples_that_show_them() -> None:
     only = Changes()
     normalised(pl.Series(texts[:1] + texts[:5]), CLEANING, True, only)
     assert [before[6] for _, before, _ in only.chosen()] == ["0", "1", "2"]
+    normalised(pl.Series(texts[:2]), CLEANING, True, only)
+    assert only.by_rule() == {"entities": 8}
 
 
 def pairs(rows: list[tuple[str, str, list[str]]]) -> pl.DataFrame:
@@ -184,6 +191,14 @@ def test_every_reason_to_drop_a_pair() -> None:
     }
     frame = pairs([(*texts, []) for texts in rows.values()])
     assert drop_reasons(frame, CLEANING, SOURCE).to_list() == list(rows)
+    more: dict[tuple[str, str], str | None] = {
+        ("Вопрос", "д" * 100_000): None,
+        ("а", "А"): "too short",  # before it is equal
+        ("Да", "«Да!»"): "anchor equals positive",
+        ("слово " * 50, "слово, " * 50): "anchor equals positive",
+        (english, "Ответ"): "other script",
+    }
+    assert drop_reasons(pairs([(*texts, []) for texts in more]), CLEANING, SOURCE).to_list() == list(more.values())
     foreign = SourceConfig(title="x", side="symmetric", min_script_share=0.0)
     assert drop_reasons(pairs([("Вопрос", english, [])]), CLEANING, foreign).to_list() == [None]
 
@@ -197,10 +212,17 @@ def test_texts_without_letters_and_digits_are_equal_only_as_they_are() -> None:
 def test_short_foreign_titles_and_mixed_texts_pass() -> None:
     texts = pl.Series(["iPhone 15 Pro", "Компания Microsoft выпустила новую версию Windows 12"])
     assert other_script(texts, "Cyrillic", 0.4, 20).to_list() == [False, False]
+    bounds = pl.Series(["x" * 20, "x" * 19, "д" * 8 + "x" * 12, "д" * 200 + "x" * 900])  # a text's beginning decides
+    assert other_script(bounds, "Cyrillic", 0.4, 20).to_list() == [True, False, False, False]
 
 
 def test_negatives_that_equal_the_pair_are_dropped() -> None:
     frame = pairs(
-        [("Вопрос", "Ответ", ["ответ!", "Другое", "", "вопрос?"]), ("Иное", "Да", []), ("Ещё", "Нет", ["Да"])]
+        [
+            ("Вопрос", "Ответ", ["ответ!", "Другое", "", "вопрос?"]),
+            ("Иное", "Да", []),
+            ("Ещё", "Нет", ["Да"]),
+            ("Пять", "Шесть", []),
+        ]
     )
-    assert without_wrong_negatives(frame, 2)["negatives"].to_list() == [["Другое"], [], ["Да"]]
+    assert without_wrong_negatives(frame, 2)["negatives"].to_list() == [["Другое"], [], ["Да"], []]
