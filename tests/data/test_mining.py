@@ -126,6 +126,20 @@ def test_a_model_whose_cosines_lie_closer_together_mines_the_same(
     assert found(*narrow) == found(anchors, passages)
 
 
+@pytest.mark.parametrize(
+    ("first", "last", "expected"),
+    [(0, 9, [2, 4]), (2, 9, [1, 3]), (2, 3, [1]), (8, 9, [1, 3])],  # in the last case too few have that rank
+)
+def test_candidates_are_those_of_the_ranks_asked_for_or_the_farthest(
+    first: int, last: int, expected: list[int]
+) -> None:
+    angles = torch.tensor([0.1, 1.2, 0.3, 1.4, 0.6])  # of the positive and four others with the anchor
+    passages = torch.stack([angles.cos(), angles.sin()], dim=1) * torch.arange(1, 6)[:, None]
+    settings = MiningConfig(range_min=first, range_max=last, negatives=2, margin=None)
+    found = hard_negatives(torch.tensor([[2.0, 0.0]]), passages, [0], [[0]], settings)
+    assert found.negatives == [expected]
+
+
 def test_another_margin_encodes_nothing_anew(embedder: Path, tmp_path: Path) -> None:
     def kept() -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for path in (tmp_path / "cache/embeddings").rglob("*.npz")}
@@ -192,6 +206,28 @@ def test_an_answer_to_the_same_question_in_other_letters_is_no_negative(embedder
     pl.DataFrame(rows, schema_overrides={"negatives": pl.List(pl.String)}).write_parquet(tmp_path / "set.parquet")
     mine(tmp_path / "set.parquet", "gazeta", config)
     assert pl.read_parquet(tmp_path / "set.parquet")["negatives"].to_list() == [[], [], ["гора"]]
+
+
+def test_prompts_that_are_set_stand_before_anchors_and_passages(embedder: Path, tmp_path: Path) -> None:
+    """They find what texts do that begin with them."""
+    path = Path(__file__).parents[2] / "data/samples/IlyaGusev/gazeta/gazeta_train.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[:12]]
+    prompt = rows[0]["text"][:40] + " "
+
+    def found(before_anchor: str, before_passage: str, **prompts: str) -> list[str]:
+        config = composed(f"data.mining.model={embedder}", f"runs={tmp_path}")
+        config.data.mining.margin, config.data.mining.range_min = None, 0
+        for name, value in prompts.items():
+            setattr(config.data.mining, name, value)
+        pairs = [(before_anchor + row["title"], before_passage + row["text"][:30], []) for row in rows]
+        schema = {"anchor": pl.String, "positive": pl.String, "negatives": pl.List(pl.String)}
+        pl.DataFrame(pairs, schema=schema, orient="row").write_parquet(tmp_path / "set.parquet")
+        mine(tmp_path / "set.parquet", "gazeta", config)
+        negatives = pl.read_parquet(tmp_path / "set.parquet")["negatives"].to_list()
+        return [text.removeprefix(before_passage) for texts in negatives for text in texts]
+
+    assert found(prompt, "") == found("", "", query_prompt=prompt) != found("", "")
+    assert found("", prompt) == found("", "", passage_prompt=prompt) != found("", "")
 
 
 def test_a_set_without_positive_pairs_gets_none_and_the_log_says_so(
