@@ -1,5 +1,8 @@
 """Where a batch is cut into mini-batches, padded or packed."""
 
+import itertools
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,7 @@ from training.batches import (
     MiniBatchCollator,
     encoding_budget,
     ends_within,
+    mini_batch_ends,
     packed_ends,
     warn_of_small_steps,
     warn_of_untried,
@@ -58,6 +62,36 @@ def test_packed_and_padded_mini_batches_hold_the_same_texts() -> None:
     assert padded["label"]["tokens"] == packed["label"]["tokens"] == 15
     assert torch.equal(padded["label"]["position"], packed["label"]["position"])
     assert packed["label"]["position"].tolist() == [[0, 2], [1, 2]]
+
+
+@pytest.mark.parametrize("first_position", [None, 2])
+def test_the_loss_finds_every_text_at_its_position_among_mini_batches(first_position: int | None) -> None:
+    random, pad = np.random.default_rng(0), 1
+    texts = [[random.integers(5, 99, random.integers(1, 12)).tolist() for _ in range(3)] for _ in range(9)]
+    rows = [{"texts": own, "score": 1.0, "angle_weight": 0.0, "others": {}} for own in texts]
+    inputs = MiniBatchCollator(pad, Budget(60, 4), first_position)(rows)
+    found: list[list[int]] = []
+    number = sum(name.endswith("_input_ids") for name in inputs)
+    for ids, part in ((inputs[f"text_{each}_input_ids"], f"text_{each}_") for each in range(number)):
+        if first_position is None:
+            mask = inputs[f"{part}attention_mask"].bool()
+            assert (ids[~mask] == pad).all() and mask[-1].all()  # as wide as its longest text
+            found += [own[real].tolist() for own, real in zip(ids, mask, strict=True)]
+        else:
+            found += [own.tolist() for own in ids[0].split(inputs[f"{part}cu_seq_lens_q"].diff().tolist())]
+    assert number > 4 and [len(text) for text in found] == sorted(map(len, found))
+    assert [[found[place] for place in row] for row in inputs["label"]["position"].tolist()] == texts
+
+
+@pytest.mark.parametrize(("most", "overhead"), [(1000, 6), (1000, 0), (1000, 50), (24, 6), (7, 6)])
+def test_padded_mini_batches_are_the_cheapest_of_all_cuts(most: int, overhead: int) -> None:
+    def cost(ends: tuple[int, ...]) -> float:
+        parts = [LENGTHS[start:end] for start, end in itertools.pairwise((0, *ends))]
+        allowed = all(len(part) == 1 or len(part) * part[-1] <= most for part in parts)
+        return sum(len(part) * part[-1] + overhead for part in parts) if allowed else math.inf
+
+    cuts = [(*inner, 8) for number in range(8) for inner in itertools.combinations(range(1, 8), number)]
+    assert cost(tuple(mini_batch_ends(LENGTHS, most, overhead))) == min(map(cost, cuts)) < math.inf
 
 
 def test_few_tokens_a_rank_and_step_are_named(caplog: pytest.LogCaptureFixture) -> None:
