@@ -26,10 +26,10 @@ def merged(models: dict[str, Path], weights: dict[str, float], folder: Path, dty
     return load_file(folder / "model.safetensors")
 
 
-def stored(folder: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> Path:
+def stored(folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
     """A folder with these tensors as its checkpoint."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / "model.safetensors", metadata=metadata or {"format": "pt"})
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 
@@ -61,10 +61,13 @@ def test_slices_do_not_show(models: dict[str, Path], tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("only", list(BASE))
-def test_one_model_with_weight_one_comes_out_bit_by_bit(models: dict[str, Path], tmp_path: Path, only: str) -> None:
+def test_one_model_with_weight_one_comes_out_bit_by_bit(tmp_path: Path, only: str) -> None:
+    """Of models so far apart that adding a difference to another one would round."""
+    random = torch.Generator().manual_seed(1)
+    tensors = {name: torch.randn(99, generator=random) for name in BASE}
+    models = {name: stored(tmp_path / name, {"weight": tensor}) for name, tensor in tensors.items()}
     weights = {name: float(name == only) for name in models}
-    ours, theirs = merged(models, weights, tmp_path), load_file(models[only] / "model.safetensors")
-    assert all(ours[name].equal(theirs[name]) for name in theirs)
+    assert merged(models, weights, tmp_path / "merged")["weight"].equal(tensors[only])
 
 
 def test_any_mixture_of_equal_models_is_that_model_bit_by_bit(models: dict[str, Path], tmp_path: Path) -> None:
@@ -152,13 +155,15 @@ def test_what_an_earlier_save_in_shards_left_does_not_count(
 def test_whole_numbers_are_taken_over_where_they_agree(tmp_path: Path) -> None:
     tensors = {"steps": torch.arange(5), "weight": torch.ones(3)}
     models = {name: stored(tmp_path / name, tensors) for name in WEIGHTS}
+    stored(models["symmetric"], tensors | {"steps": torch.arange(5, dtype=torch.int32)})
     assert merged(models, WEIGHTS, tmp_path / "merged")["steps"].equal(torch.arange(5))
 
 
-def test_whole_numbers_that_differ_have_no_average(tmp_path: Path) -> None:
+@pytest.mark.parametrize("weights", [WEIGHTS, BASE])
+def test_whole_numbers_that_differ_have_no_average(tmp_path: Path, weights: dict[str, float]) -> None:
     models = {name: stored(tmp_path / name, {"steps": torch.arange(5) + (name == "init")}) for name in WEIGHTS}
     with pytest.raises(UserError, match="whole-number tensor steps differs between init and symmetric"):
-        merged(models, WEIGHTS, tmp_path / "merged")
+        merged(models, weights, tmp_path / "merged")
 
 
 def test_a_tensor_under_two_names_is_merged_once_and_keeps_both(tmp_path: Path) -> None:
@@ -182,6 +187,8 @@ def test_a_tensor_under_two_names_is_merged_once_and_keeps_both(tmp_path: Path) 
     fresh = Tied(9.0)
     load_model(fresh, tmp_path / "merged/model.safetensors")
     torch.testing.assert_close(fresh.two.weight, torch.full((2, 2), 0.35 + 3 * 0.4))
+    with SafetensorsReader(tmp_path / "merged") as file:
+        assert file.find("one.weight") == file.find("two.weight") is not None
 
 
 def test_the_file_is_read_by_the_library_with_metadata_and_alignment(models: dict[str, Path], tmp_path: Path) -> None:
