@@ -1,6 +1,7 @@
 """The dev score against scikit-learn and scipy, and what may not change it."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from pipeline.chain import CHAIN
 from pipeline.core.embedding import Prompts
 from pipeline.core.models import load_folder
 from pipeline.stage import run_stage
-from tests.support.planned_sets import prepared_run, rows
+from tests.support.planned_sets import prepared_run, rows, tiny_model
 from tests.support.small_bases import tiny_base
 from training.dev_scores import (
     DevEvaluator,
@@ -107,6 +108,8 @@ def test_a_query_does_not_find_itself() -> None:
     task = retrieval_evaluator(pairs, Prompts("", ""), pairs.passages())
     vectors: object = PrecomputedEmbeddings({"кот": 0, "дом": 1}, torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
     assert task(vectors)["cosine_ndcg@10"] == 1.0  # type: ignore[arg-type]
+    itself = PairSet("pairs", "symmetric", ["кот"], ["кот"], [["дом"]], [1.0])  # unless it is the answer
+    assert retrieval_evaluator(itself, Prompts("", ""), ["кот", "дом"])(vectors)["cosine_ndcg@10"] == 1.0  # type: ignore[arg-type]
 
 
 def test_what_a_query_is_worth_is_what_the_library_averages(model: SentenceTransformer) -> None:
@@ -128,11 +131,29 @@ def test_a_limit_on_passages_keeps_every_answer() -> None:
 
 def test_vectors_equal_the_librarys_encode_and_equal_texts_are_encoded_once(model: SentenceTransformer) -> None:
     evaluators = Evaluators({"pairs": similarity_evaluator(PAIRS, Prompts("", ""))}, model, 64)
-    assert sorted(evaluators.places) == ["город", "дом", "кот", "лес", "мост", "пёс"]
+    assert sorted(evaluators.places) == ["город", "дом", "кот", "лес", "мост", "пёс"] and len(evaluators.ids) == 6
     seen: list[PrecomputedEmbeddings] = []
     evaluators.evaluators["pairs"] = lambda vectors: seen.append(vectors) or {}  # type: ignore[assignment]
     evaluators.metrics(model)
     np.testing.assert_allclose(seen[0].encode(["город", "кот"]), model.encode(["город", "кот"]), atol=1e-6)
+
+
+def test_texts_of_each_side_have_the_model_s_prompts_for_it(model: SentenceTransformer) -> None:
+    prompted = SentenceTransformer(modules=list(model), device="cpu", prompts={"query": "q: ", "passage": "p: "})
+    sets = [random_set(side, side, 1) for side in ("symmetric", "asymmetric")]
+    found = DevEvaluator(sets, prompted, 64).sides
+    texts: list[Any] = [found[side].evaluators[side] for side in ("symmetric", "asymmetric")]
+    assert {text[:3] for text in (*texts[0].queries, *texts[0].corpus, *texts[1].queries)} == {"q: "}
+    assert {text[:3] for text in texts[1].corpus} == {"p: "}
+
+
+def test_weights_are_scored_without_dropout_in_the_precision_asked_for() -> None:
+    model, sets = tiny_model(dropout=0.5), [random_set("scored", "symmetric", 3, scored=True)]
+    whole, again, half = (
+        DevEvaluator(sets, model, 64, precision).sides["symmetric"].metrics(model.train())["scored"]["pearson_cosine"]
+        for precision in ("fp32", "fp32", "bf16")
+    )
+    assert whole == again != half == pytest.approx(whole, abs=0.05)
 
 
 def test_texts_are_cut_at_the_smaller_of_both_limits(model: SentenceTransformer) -> None:
