@@ -150,7 +150,8 @@ def test_the_interval_is_that_of_the_evaluation() -> None:
 
 def test_an_unchanged_model_loses_nothing() -> None:
     same = np.array([1.0, 0.5, 0.0, 0.63])
-    assert paired_guard_loss(same, same, seed=1, name="one") == GuardLoss(0.0, 0.0, 0.0)
+    found = paired_guard_loss(same, same, seed=1, name="one")
+    assert found == GuardLoss(0.0, 0.0, 0.0) and not found.sure
 
 
 def test_the_set_that_decides_is_the_one_that_surely_loses_most() -> None:
@@ -161,6 +162,7 @@ def test_the_set_that_decides_is_the_one_that_surely_loses_most() -> None:
     }
     candidate = Candidate("search", None, DevScore({}, {}), {}, losses, None)
     assert candidate.deciding_loss == losses["sure"]
+    assert losses["sure"].as_gain == "-0.0300 (-0.0350 to -0.0250)"
     assert allowed_by(losses, 0.02) is False
     assert allowed_by(losses, 0.03) is True
 

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from fractions import Fraction
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from merging.search import SIMPLEX, Candidate, best_of_grid, beyond, grid, neighbours, weights_of
+from merging.search import SIMPLEX, Candidate, CandidateScorer, best_of_grid, beyond, grid, neighbours, weights_of
 from training.dev_scores import DevScore
 
 MODELS = ("init", "symmetric", "asymmetric")
@@ -98,6 +100,18 @@ def test_a_small_step_is_taken_as_asked() -> None:
 
     best_of_grid(SIMPLEX, ("base", "other"), 0.0005, 0, score)
     assert len(tried) == 2001 and tried[1] == pytest.approx(0.0005)
+
+
+def test_the_same_weights_are_scored_once_and_a_near_candidate_is_another() -> None:
+    blended: list[dict[str, float]] = []
+    blend: Any = SimpleNamespace(names=("base", "other"), model=None, set=blended.append)
+    dev: Any = SimpleNamespace(score_model=lambda model: DevScore({"symmetric": {"set": 0.5}}, {"set": 1}))
+    guard: Any = SimpleNamespace(by_query=lambda model: {})
+    found = CandidateScorer(blend, dev, guard, limit=None, seed=1)
+    half = found.score({"base": 0.5, "other": 0.5}, "uniform")
+    assert found.score({"base": 1 - 0.1 * 5, "other": 0.1 + 0.4}, "search") is half and half.origin == "uniform"
+    near = found.score({"base": 0.5125, "other": 0.4875}, "search")
+    assert near is not half and found.candidates == [half, near] and len(blended) == 2
 
 
 def test_the_base_has_the_rest() -> None:
