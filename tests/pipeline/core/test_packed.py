@@ -94,10 +94,11 @@ def test_each_text_begins_at_the_family_s_first_position(family: str, first: int
     table.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0][0].tolist()))
     model(padded(texts_of([4])))
     use_packed(model)
-    model(pack(texts_of([4, 1, 3]), first_position_of(model)))
+    features = pack(texts_of([1, 4, 3]), first_position_of(model))
+    model(features)
     one = list(range(first, first + 4))
-    assert [positions[:4] for positions in seen] == [one, one]
-    assert seen[1] == [*one, *one[:1], *one[:3]]
+    assert seen[0] == one and seen[1] == [*one[:1], *one, *one[:3]]
+    assert features["max_length_q"] == features["max_length_k"] == 4  # which the GPU's kernel reads
 
 
 def test_a_text_sees_nothing_of_its_neighbours() -> None:
@@ -126,8 +127,10 @@ def test_what_packed_attention_lacks_is_said(monkeypatch: pytest.MonkeyPatch) ->
     if not torch.cuda.is_available():
         assert why_not_packed(model, half=True, dropout=0.0) == "a GPU"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
     assert why_not_packed(model, half=True, dropout=0.0) == "attention sdpa"  # the model's own is eager
+    model[0].model.set_attn_implementation("sdpa")
+    assert why_not_packed(model, half=True, dropout=0.0) is None and not is_packed(model)
     use_packed(model)
     assert why_not_packed(model, half=True, dropout=0.0) is None
     with monkeypatch.context() as patched:
