@@ -159,7 +159,12 @@ def test_rows_below_score_one_are_neither_queries_nor_candidates(embeddings: Ten
     usable = torch.tensor([True, False, True, True, False, True])
     expected = brute_contrastive(embeddings, [0, 2, 3, 5], 0.05, ["query_to_doc"])
     assert float(contrastive_loss(embeddings, usable, 0.05)) == pytest.approx(expected, rel=1e-12)
-    assert float(contrastive_loss(embeddings, torch.zeros(6, dtype=torch.bool), 0.05)) == 0.0
+    none = torch.zeros(6, dtype=torch.bool)
+    assert float(contrastive_loss(embeddings, none, 0.05)) == 0.0
+    assert float(distillation_loss(embeddings, embeddings.flip(0), none, 0.05)) == 0.0
+    some, taught = embeddings[usable], embeddings.flip(-1)
+    expected = float(distillation_loss(some, taught[usable], torch.ones(4, dtype=torch.bool), 0.05))
+    assert float(distillation_loss(embeddings, taught, usable, 0.05)) == pytest.approx(expected, rel=1e-12)
 
 
 def test_the_margin_leaves_out_candidates_closer_than_the_positive() -> None:
