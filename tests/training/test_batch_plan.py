@@ -137,6 +137,12 @@ def test_an_epoch_takes_every_row_once_but_for_what_it_counts() -> None:
     assert sizes == {32: 31, 8: 1}
 
 
+def test_a_negative_may_stand_in_a_batch_more_than_once() -> None:
+    rows = dataclasses.replace(set_rows("pairs", 64), negatives=[np.array([999])] * 64, max_negatives=1)
+    planned = plan(rows)
+    assert len(planned.batches) == 2 and not sum(planned.left_out["pairs"].values())
+
+
 def test_a_row_of_many_repeats_is_left_out_and_counted() -> None:
     rows = dataclasses.replace(set_rows("pairs", 64), anchors=np.zeros(64, np.int64))
     with pytest.raises(UserError, match="set pairs"):
