@@ -88,6 +88,22 @@ def test_a_failed_remake_keeps_the_earlier_artefact_and_going_back_restores_it(t
     assert run_stage(stage_writing("abc", build=failing), make_config(tmp_path)) == first
 
 
+def test_a_missing_output_outside_the_folder_makes_it_again(tmp_path: Path) -> None:
+    outside = tmp_path / "outside.txt"
+    stage = stage_writing("abc", extra_outputs=lambda config: [outside])
+    outside.touch()
+    run_stage(stage, make_config(tmp_path))
+    assert run_stage(dataclasses.replace(stage, build=failing), make_config(tmp_path)).status == "complete"
+    outside.unlink()
+    with pytest.raises(UserError, match="no good"):
+        run_stage(dataclasses.replace(stage, build=failing), make_config(tmp_path))
+
+
+def test_another_seed_makes_another_artefact(tmp_path: Path) -> None:
+    first, same, other = (run_stage(stage_writing("abc"), make_config(tmp_path, seed=seed)) for seed in (1, 1, 2))
+    assert first.fingerprint == same.fingerprint != other.fingerprint
+
+
 def test_an_input_that_is_not_complete_is_named(tmp_path: Path) -> None:
     stage = stage_writing("abc", needs=lambda config: ["init"])
     with pytest.raises(UserError, match=r"needs the artefact init, which is not there.*make init"):
@@ -103,6 +119,22 @@ def test_a_changed_input_makes_the_stages_after_it_again(tmp_path: Path) -> None
         run_stage(dataclasses.replace(before, settings=lambda config, text=text: text), config)
         fingerprints.append(run_stage(after, config).fingerprint)
     assert fingerprints[0] != fingerprints[1]
+
+
+@pytest.mark.parametrize(("verified", "refused"), [(None, True), (3, True), (2, False)])
+def test_an_input_of_which_a_file_was_edited_is_refused_but_for_large_ones(
+    tmp_path: Path, verified: int | None, refused: bool
+) -> None:
+    """The edited file has three bytes as before."""
+    config = make_config(tmp_path)
+    run_stage(dataclasses.replace(stage_writing("abc"), name="init"), config)
+    (tmp_path / "test/init/model/weights.txt").write_text("xyz")
+    reader = stage_writing("abc", needs=lambda config: ["init"], verified=verified)
+    if refused:
+        with pytest.raises(UserError, match=r"merge needs init, of which a file was changed.*model/weights.txt\)"):
+            run_stage(reader, config)
+    else:
+        assert run_stage(reader, config).status == "complete"
 
 
 def test_a_second_writer_stops_with_an_error(tmp_path: Path) -> None:
