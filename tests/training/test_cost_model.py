@@ -8,11 +8,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel
 
+from configs.schema.config import Config
 from configs.schema.training import AdapterConfig, SideConfig
 from pipeline.application import composed
 from pipeline.core.errors import UserError
 from pipeline.core.precision import NARROW_FROM
 from tests.support.small_bases import tiny_base, tiny_model
+from training.bases.random_model import model_config
 from training.cost_model import (
     KNOWN,
     Devices,
@@ -115,6 +117,10 @@ def test_the_memory_of_a_side_is_bounded_by_its_budget_and_by_its_largest_batch(
     half = side_memory(config, "asymmetric", shape, 16384, half=False, tokens=8192)
     assert half["activations"] == most["activations"] // 2 and half["optimizer"] == most["optimizer"]
     assert sum(side_memory(config, "symmetric", shape, 16384, half=False).values()) < sum(most.values())  # 32 rows
+    batch = []
+    for config.launch.processes in (1, 2):
+        batch.append(side_memory(config, "asymmetric", shape, 10**9, half=False)["activations"])
+    assert batch[0] == 2 * batch[1] > most["activations"]  # ranks share a batch
 
 
 @pytest.mark.parametrize(
@@ -138,12 +144,42 @@ def test_an_unknown_shape_is_refused(tmp_path: Path) -> None:
         shape_of_run(config)
 
 
+def test_a_shape_is_known_before_its_model_is_made(tmp_path: Path) -> None:
+    tiny = composed("profile=tiny", f"runs={tmp_path}")
+    made = model_config(tiny.base, tiny.base.vocabulary)
+    sizes = made.num_hidden_layers, made.hidden_size, made.intermediate_size
+    tables = made.vocab_size, made.max_position_embeddings, made.num_attention_heads
+    assert shape_of_run(tiny) == Shape(*sizes, *tables)
+    on_hub = replace(tiny, base=replace(tiny.base, name="m3", kind="hub", hub="BAAI/bge-m3"))
+    assert shape_of_run(on_hub) == replace(KNOWN["BAAI/bge-m3"], vocabulary=46_166)
+    made.vocab_size = 100_000  # of no XLM-R, so nothing says what it shrinks to
+    made.save_pretrained(on_hub.folder("base"))
+    assert shape_of_run(on_hub) == replace(Shape(*sizes, *tables), vocabulary=100_000)
+
+
+def test_texts_are_packed_on_a_gpu_in_16_bit_without_dropout_where_attention_is_left_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    gpus, side, config = (
+        Devices(8, "", True, True, 320.0, 80 * 10**9, 2e12, 1e11, 2e-4),
+        SideConfig(dropout=0.0),
+        Config(),
+    )
+    assert gpus.packs(config, side)
+    assert not replace(gpus, gpu=False).packs(config, side) and not replace(gpus, half=False).packs(config, side)
+    assert not gpus.packs(config, replace(side, dropout=0.1))
+    assert not gpus.packs(replace(config, base=replace(config.base, attention="sdpa")), side)
+
+
 def test_a_gpu_s_budget_is_what_its_memory_leaves() -> None:
     shape, side = KNOWN["BAAI/bge-m3"], SideConfig()
     gpus = Devices(8, "", True, True, 320.0, 80 * 10**9, 2e12, 1e11, 2e-4)
     tokens = gpus.budget(side, shape).tokens
     used = memory_bytes(shape, tokens, half=True)
     assert 0.9 * 80e9 < sum(used.values()) + 4 * shape.parameters <= 0.95 * 80e9
+    assert replace(gpus, memory=10**9).budget(side, shape).tokens >= side.longest  # one text, come what may
+    assert replace(gpus, number=1).budget(side, shape).tokens > tokens  # it has no gradients to exchange
     assert gpus.budget(SideConfig(mini_batch_tokens=4096), shape).tokens == 4096
     assert replace(gpus, gpu=False).budget(side, shape).tokens == 8192
 
