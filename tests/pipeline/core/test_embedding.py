@@ -1,6 +1,7 @@
 """Embeddings are the library's own, whatever the batches, each text encoded once, float32 after the encoder."""
 
 import copy
+import io
 import itertools
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -137,7 +138,15 @@ def test_files_of_two_runs_that_share_texts_give_each_text_its_own_vector(tmp_pa
     np.testing.assert_array_equal(read.rows("kind", texts, ["own"])["own"], vectors)
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"not an archive"])
+def archive(**arrays: np.ndarray) -> bytes:
+    np.savez(file := io.BytesIO(), allow_pickle=False, **arrays)
+    return file.getvalue()
+
+
+NOT_OURS = archive(own=np.ones((1, 2)))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"not an archive", NOT_OURS])
 def test_a_damaged_file_s_texts_are_encoded_again(content: bytes, tmp_path: Path) -> None:
     for texts, value in ((["изба", "амбар"], 1), (["колодец"], 2)):
         written = EmbeddingCache(tmp_path)
