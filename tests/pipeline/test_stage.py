@@ -86,6 +86,8 @@ def test_a_failed_remake_keeps_the_earlier_artefact_and_going_back_restores_it(t
     assert failed and failed.status == "failed" and failed.error == "error: no good (here); mend it"
     assert not list((tmp_path / "test").rglob(f"*{PARTIAL}"))
     assert run_stage(stage_writing("abc", build=failing), make_config(tmp_path)) == first
+    assert read_manifest(tmp_path / "test/merge") == first
+    assert (tmp_path / "test/merge/model/weights.txt").read_text() == "abc"
 
 
 def test_a_missing_output_outside_the_folder_makes_it_again(tmp_path: Path) -> None:
@@ -107,6 +109,10 @@ def test_another_seed_makes_another_artefact(tmp_path: Path) -> None:
 def test_an_input_that_is_not_complete_is_named(tmp_path: Path) -> None:
     stage = stage_writing("abc", needs=lambda config: ["init"])
     with pytest.raises(UserError, match=r"needs the artefact init, which is not there.*make init"):
+        run_stage(stage, make_config(tmp_path))
+    with pytest.raises(UserError, match="no good"):
+        run_stage(dataclasses.replace(stage_writing("one", build=failing), name="init"), make_config(tmp_path))
+    with pytest.raises(UserError, match=r"needs the artefact init, which is failed"):
         run_stage(stage, make_config(tmp_path))
 
 
@@ -171,6 +177,25 @@ def test_a_killed_attempt_is_resumed_and_its_lock_does_not_stay(tmp_path: Path) 
     assert seen == [True]
 
 
+def test_only_an_unfinished_attempt_at_the_same_is_taken_up(tmp_path: Path) -> None:
+    config, seen = make_config(tmp_path), []
+
+    def build(config: Config, stage: StageFolder) -> dict[str, object]:
+        seen.append((stage.resuming, [path.name for path in stage.path.iterdir()]))
+        return write_text("abc")(config, stage)
+
+    def stopped(config: Config, stage: StageFolder) -> dict[str, object]:
+        (stage.path / "checkpoint").touch()
+        raise UserError("no good", where="here", remedy="mend it")
+
+    with pytest.raises(UserError):
+        run_stage(stage_writing("xyz", build=stopped), config)
+    run_stage(stage_writing("abc", build=build), config)  # other settings
+    (tmp_path / "test/merge/model/weights.txt").unlink()
+    run_stage(stage_writing("abc", build=build), config)  # complete, but for a lost file
+    assert seen == [(False, ["manifest.json"])] * 2
+
+
 def unit_stage(versions: dict[str, str], made: list[str]) -> Stage:
     def build(config: Config, stage: StageFolder) -> dict[str, object]:
         for name, version in versions.items():
@@ -214,7 +239,7 @@ def test_units_stopped_between_their_files_leave_none_behind_in_another_config(
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(shutil, "move", stopped)
         run_stage(dataclasses.replace(unit_stage({}, []), build=two_files), make_config(tmp_path))
-    assert (tmp_path / "test/data/a").exists()
+    assert (tmp_path / "test/data/a").exists() and read_manifest(tmp_path / "test/data").status == "failed"
     run_stage(unit_stage({"rcb": "1"}, []), make_config(tmp_path))
     assert not (tmp_path / "test/data/a").exists()
 
@@ -275,14 +300,18 @@ def test_what_a_kill_left_beside_or_deep_inside_an_artefact_goes(tmp_path: Path)
     for leftover in leftovers:
         leftover.mkdir(parents=True)
     run_stage(stage_writing("xyz"), config)
+    leftovers.append(tmp_path / "test/merge.previous")
     assert [leftover for leftover in leftovers if leftover.exists()] == []
 
 
 @pytest.mark.parametrize("failure", [None, FileNotFoundError("vocabulary")])
-def test_an_input_that_is_made_anew_while_it_is_read_is_named(tmp_path: Path, failure: Exception | None) -> None:
+@pytest.mark.parametrize("change", [{"status": "running"}, {"fingerprint": "of another state"}])
+def test_an_input_that_is_made_anew_while_it_is_read_is_named(
+    tmp_path: Path, failure: Exception | None, change: dict[str, str]
+) -> None:
     def build(config: Config, stage: StageFolder) -> dict[str, object]:
         manifest = read_manifest(stage.inputs["init"])
-        dataclasses.replace(manifest, status="running").write(stage.inputs["init"])
+        dataclasses.replace(manifest, **change).write(stage.inputs["init"])
         if failure:
             raise failure
         return {}
@@ -290,7 +319,8 @@ def test_an_input_that_is_made_anew_while_it_is_read_is_named(tmp_path: Path, fa
     config = make_config(tmp_path)
     run_stage(dataclasses.replace(stage_writing("one"), name="init"), config)
     reader = stage_writing("abc", needs=lambda config: ["init"], build=build)
-    with pytest.raises(UserError, match="init was made anew while merge read it, and is running now"):
+    now = change.get("status", "complete")
+    with pytest.raises(UserError, match=f"init was made anew while merge read it, and is {now} now"):
         run_stage(reader, config)
     assert read_manifest(tmp_path / "test/merge").status == "failed"
 
