@@ -158,8 +158,7 @@ def _why_anew(path: Path, new: Manifest) -> str:
 def _borrowed(path: Path, fingerprint: str) -> Manifest | None:
     """The same artefact of another run, linked into this one: files are only ever replaced, never changed in place."""
     for other in sorted(path.parent.parent.glob(f"*/{path.name}")):
-        done = finished(other, fingerprint) if other != path else None
-        if done and read_manifest(other) == done:
+        if (done := finished(other, fingerprint)) and read_manifest(other) == done:
             with artefact.replacing(path) as temporary:
                 artefact.link_tree(other, temporary)
             return done
