@@ -39,6 +39,12 @@ def test_a_head_of_punctuation_hides_nothing() -> None:
     assert index.find(pl.Series(["!" * 400 + SENTENCE, SENTENCE * 2])).to_list() == ["task", None]
 
 
+def test_a_text_of_two_evaluations_has_the_first_one_s_name() -> None:
+    names = "one", "two", "three"
+    index = TextIndex.of({name: pl.Series([SENTENCE, f"Только {name}"]) for name in names})
+    assert index.find(pl.Series([SENTENCE, *(f"только {name}" for name in names)])).to_list() == ["one", *names]
+
+
 def test_near_duplicates_are_found_and_other_texts_are_not() -> None:
     index = NearIndex([("task", pl.Series([SENTENCE]))], threshold=0.7)
     asked = [
