@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import shutil
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,16 @@ from filelock import FileLock
 
 from configs.schema.config import Config
 from configs.schema.training import SideConfig
-from pipeline.core.artefact import PARTIAL, UNITS, Manifest, StageFolder, read_manifest, replacing, result_settings
+from pipeline.core.artefact import (
+    PARTIAL,
+    UNITS,
+    Manifest,
+    StageFolder,
+    json_sha256,
+    read_manifest,
+    replacing,
+    result_settings,
+)
 from pipeline.core.errors import UserError
 from pipeline.stage import Stage, run_stage
 
@@ -50,6 +61,23 @@ def test_an_option_that_is_off_is_in_no_fingerprint() -> None:
     assert result_settings(SideConfig(dimensions=[8])) == before | {"dimensions": [8]}
 
 
+@dataclasses.dataclass
+class Settings:
+    weight: int = 2
+    shown: bool = dataclasses.field(default=True, metadata={"result": False})
+
+
+def test_a_fingerprint_is_of_what_changes_the_result_in_any_order() -> None:
+    assert result_settings({"side": [Settings()]}) == {"side": [{"weight": 2}]}
+    assert json_sha256({"a": 1, "b": 2}) == json_sha256({"b": 2, "a": 1}) != json_sha256({"a": 2, "b": 1})
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff", b"[]", b'{"of": "another program"}'])
+def test_a_manifest_that_can_t_be_read_is_none(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_bytes(content)
+    assert read_manifest(tmp_path) is None
+
+
 def test_a_manifest_is_parsed_once_and_anew_where_it_was_replaced(tmp_path: Path) -> None:
     for fingerprint in ("one", "two"):  # of one length, written in one moment
         Manifest("merge", "complete", fingerprint, {}, {}).write(tmp_path)
@@ -71,9 +99,10 @@ def test_a_complete_artefact_is_not_made_again(tmp_path: Path) -> None:
     assert run_stage(stage_writing("abc", build=failing), make_config(tmp_path)).status == "complete"
 
 
-def test_a_missing_output_makes_it_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("abcd")])
+def test_a_missing_output_or_one_that_grew_makes_it_again(damage: Callable[[Path], None], tmp_path: Path) -> None:
     run_stage(stage_writing("abc"), make_config(tmp_path))
-    (tmp_path / "test/merge/model/weights.txt").unlink()
+    damage(tmp_path / "test/merge/model/weights.txt")
     run_stage(stage_writing("abc"), make_config(tmp_path))
     assert (tmp_path / "test/merge/model/weights.txt").read_text() == "abc"
 
@@ -127,14 +156,15 @@ def test_a_changed_input_makes_the_stages_after_it_again(tmp_path: Path) -> None
     assert fingerprints[0] != fingerprints[1]
 
 
-@pytest.mark.parametrize(("verified", "refused"), [(None, True), (3, True), (2, False)])
-def test_an_input_of_which_a_file_was_edited_is_refused_but_for_large_ones(
-    tmp_path: Path, verified: int | None, refused: bool
+@pytest.mark.parametrize(
+    ("edited", "verified", "refused"), [("xyz", None, True), ("xyz", 3, True), ("xyz", 2, False), ("wxyz", 2, True)]
+)
+def test_an_input_of_which_a_file_was_edited_is_refused_but_for_large_ones_of_the_same_size(
+    tmp_path: Path, edited: str, verified: int | None, refused: bool
 ) -> None:
-    """The edited file has three bytes as before."""
     config = make_config(tmp_path)
     run_stage(dataclasses.replace(stage_writing("abc"), name="init"), config)
-    (tmp_path / "test/init/model/weights.txt").write_text("xyz")
+    (tmp_path / "test/init/model/weights.txt").write_text(edited)
     reader = stage_writing("abc", needs=lambda config: ["init"], verified=verified)
     if refused:
         with pytest.raises(UserError, match=r"merge needs init, of which a file was changed.*model/weights.txt\)"):
@@ -286,6 +316,29 @@ def test_a_folder_that_is_replaced_is_never_seen_half_removed(tmp_path: Path, mo
                 (folder / name).touch()
     assert seen <= {(), ("a", "b", "c"), ("d", "e")}
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_what_a_kill_left_of_a_temporary_folder_is_in_nobody_s_way(tmp_path: Path) -> None:
+    (tmp_path / f"model{PARTIAL}").mkdir()
+    (tmp_path / f"model{PARTIAL}/half").touch()
+    with replacing(tmp_path / "model") as folder:
+        folder.mkdir()
+    assert list(tmp_path.rglob("*")) == [tmp_path / "model"]
+
+
+def test_a_model_s_config_comes_last_and_nothing_of_a_model_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, moved, replace = StageFolder("merge", tmp_path, "f", {}), list[str](), os.replace
+    monkeypatch.setattr(os, "replace", lambda old, new: moved.append(Path(new).name) or replace(old, new))
+    for error in (KeyboardInterrupt, None):
+        with pytest.raises(error) if error else nullcontext(), stage.scratch() as folder:
+            for name in ("a", "config.json", "weights"):
+                (folder / name).touch()
+            if error:
+                raise error
+        assert moved == ([] if error else ["a", "weights", "config.json"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(moved)
 
 
 def test_what_a_kill_left_beside_or_deep_inside_an_artefact_goes(tmp_path: Path) -> None:
