@@ -1,5 +1,6 @@
 """A set's texts as tokens: those of each row, and each distinct text once."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,10 @@ def test_rows_have_the_tokens_of_their_texts_and_each_distinct_text_is_tokenised
     for _ in range(2):  # made, and read
         item = tokenised_set(path, tokenizer, prompts, side, angle=False, cache=tmp_path / "tokens")
         batch = GlobalBatch("city", np.array([75, 76]), np.zeros((2, 0), np.int64))
-        found = PlannedDataset([item], 0.0).__getitems__(batch)
+        found = PlannedDataset([item], 0.3).__getitems__(batch)
+        angled = dataclasses.replace(item, rows=dataclasses.replace(item.rows, angle=True))
+        weights = [rows["angle_weight"] for rows in (found[0], PlannedDataset([angled], 0.3).__getitems__(batch)[0])]
+        assert weights == [0.0, 0.3]  # AnglE is for the sets that it applies to
         found += PlannedDataset([item], 0.0).__getitems__(GlobalBatch("city", np.array([3]), np.array([[1]])))
         for row, given, taken in zip(found, (ROWS[0], ROWS[1], ROWS[0]), ([], [], [1]), strict=True):
             passages = [given["positive"], *(given["negatives"][index] for index in taken)]
