@@ -97,7 +97,6 @@ class Comparison:
     compared: dict[str, Candidate] = field(default_factory=dict)  # the models, then the methods, by name
     candidates: list[Candidate] = field(default_factory=list)  # all that were scored, in order
     cocktail: Cocktail | None = None
-    reported: dict[str, dict[str, float]] = field(default_factory=dict)  # by name: "set/measure" on report sources
 
     @property
     def chosen(self) -> Candidate | None:
@@ -119,11 +118,9 @@ def compare(config: Config, models: Mapping[str, Path], data: Path) -> Compariso
         remedy = "have the data stage hold out dev rows, or use merging=uniform"
         raise UserError("no dev data to choose merge weights on", where=str(data / "dev"), remedy=remedy)
     guard_sets = read_held_out_sets(config, data, settings.guard_sources)
-    report_sets = read_held_out_sets(config, data, settings.report_sources)
-    require_unseen([*sets, *guard_sets, *report_sets], data)
+    require_unseen([*sets, *guard_sets], data)
     blend = Blend(models, training_precision(config.precision), attention_of(config), config.token_budget)
-    limits = settings.guard_queries, settings.guard_candidates
-    guard = held_out_evaluators(guard_sets, blend, config.training.dev_length, *limits)
+    guard = guard_evaluators(config, guard_sets, blend)
     for pairs in guard_sets:
         if len(set(pairs.positive_rows().anchors)) < 2:
             what, remedy = f"set {pairs.name} has one query, which has no interval", "name another set"
@@ -132,11 +129,7 @@ def compare(config: Config, models: Mapping[str, Path], data: Path) -> Compariso
     choice = Choice(config, models, blend, sets, scorer)
     compared = scored_methods(choice)
     chosen = compared[settings.method]
-    comparison = Comparison(settings.method, chosen.weights, compared, choice.scorer.candidates, choice.cocktail)
-    if report_sets:
-        evaluators = held_out_evaluators(report_sets, blend, config.training.dev_length)
-        comparison.reported = reported(choice, compared, evaluators)
-    return comparison
+    return Comparison(settings.method, chosen.weights, compared, choice.scorer.candidates, choice.cocktail)
 
 
 def fixed_weights(settings: MergingConfig) -> dict[str, float]:
@@ -175,15 +168,14 @@ def dev_evaluator(config: Config, sets: Sequence[PairSet], blend: Blend) -> DevE
     return evaluator
 
 
-def held_out_evaluators(
-    sets: Sequence[PairSet], blend: Blend, max_length: int, queries: int | None = None, passages: int | None = None
-) -> Evaluators:
-    """Retrieval of each set's anchors, at most so many, among its own passages."""
+def guard_evaluators(config: Config, sets: Sequence[PairSet], blend: Blend) -> Evaluators:
+    """Retrieval of each guard set's anchors among its own passages, as far as the limits allow."""
+    limits = config.merging.guard_queries, config.merging.guard_candidates
     evaluators = {
-        pairs.name: retrieval_evaluator(pairs, prompts_of(blend.model, pairs.side), pairs.passages(), queries, passages)
+        pairs.name: retrieval_evaluator(pairs, prompts_of(blend.model, pairs.side), pairs.passages(), *limits)
         for pairs in sets
     }
-    return Evaluators(evaluators, blend.model, max_length, blend.precision, blend.token_budget)
+    return Evaluators(evaluators, blend.model, config.training.dev_length, blend.precision, blend.token_budget)
 
 
 def scored_methods(choice: Choice) -> dict[str, Candidate]:
@@ -236,17 +228,3 @@ def mergekit_state(choice: Choice, name: str) -> State:
     parameters = choice.settings.parameters.get(name, {})
     merged: Any = mergekit_merge(choice.models, name, parameters, choice.config.seed)
     return floating(merged)
-
-
-def reported(choice: Choice, compared: Mapping[str, Candidate], evaluators: Evaluators) -> dict[str, dict[str, float]]:
-    """By compared name, what the merge is worth on sets that played no part in the choice."""
-    scores: dict[str, dict[str, float]] = {}
-    for name, candidate in progress(list(compared.items()), "scoring held-out sets"):
-        if candidate.weights is not None:
-            choice.blend.set(candidate.weights)
-        else:
-            choice.blend.set_state(mergekit_state(choice, name))
-        found = evaluators.metrics(choice.blend.model)
-        scores[name] = {f"{set_}/recall_at_1": metrics["cosine_accuracy@1"] for set_, metrics in found.items()}
-        scores[name] |= {f"{set_}/ndcg_at_10": metrics["cosine_ndcg@10"] for set_, metrics in found.items()}
-    return scores

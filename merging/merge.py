@@ -67,17 +67,15 @@ def show_comparison(comparison: Comparison, settings: MergingConfig) -> None:
     if not comparison.compared:
         return
     sides = list(next(iter(comparison.compared.values())).dev.sides)
-    held_out = [key for key in next(iter(comparison.reported.values()), {}) if key.endswith("recall_at_1")]
     rows = []
     for name, candidate in comparison.compared.items():
         weights = [candidate.weights[model] if candidate.weights else None for model in settings.models]
         gain = candidate.deciding_loss.as_gain if candidate.deciding_loss else None
         scores = [candidate.dev.score, *(candidate.dev.sides[side] for side in sides), gain]
-        reported = [comparison.reported[name][key] for key in held_out]
         taken = f"{name} *" if name == comparison.method else name
-        rows.append([taken, *weights, *scores, VERDICTS[candidate.allowed], *reported])
+        rows.append([taken, *weights, *scores, VERDICTS[candidate.allowed]])
     heads = [*(f"weight of {name}" for name in settings.models), "dev", *(f"dev {side}" for side in sides)]
-    columns = ["merge (* taken)", *heads, "guard: gain +, loss -", "allowed", *held_out]
+    columns = ["merge (* taken)", *heads, "guard: gain +, loss -", "allowed"]
     show_table("merges on dev rows", columns, rows)
 
 
@@ -107,9 +105,5 @@ def _findings(comparison: Comparison, settings: MergingConfig) -> dict[str, Any]
         found["weights_by_temperature"] = {f"{value:g}": cocktail.weights_at(value) for value in temperatures}
     if comparison.compared:
         found["guard"] = {"limit": settings.guard, "sets": settings.guard_sources}
-        found["compared"] = {
-            name: candidate.row()
-            | {f"held_out/{key}": score for key, score in comparison.reported.get(name, {}).items()}
-            for name, candidate in comparison.compared.items()
-        }
+        found["compared"] = {name: candidate.row() for name, candidate in comparison.compared.items()}
     return found

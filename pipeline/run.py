@@ -37,9 +37,9 @@ def run(config: Config) -> None:
 
 def require_sets(config: Config) -> None:
     """Raise UserError for a set that a wanted stage asks for by name or by side, and that data will not have."""
-    merging, evaluation, named = config.merging, config.evaluation, dict[str, Iterable[str]]()
+    evaluation, named = config.evaluation, dict[str, Iterable[str]]()
     if "merge" in config.stages:
-        named |= {f"merging.{key}": getattr(merging, key) for key in ("guard_sources", "report_sources")}
+        named["merging.guard_sources"] = config.merging.guard_sources
     if "evaluate" in config.stages:
         scored = {f"evaluation.suite.{name}.sets": evaluation.suite[name] for name in evaluation.suites}
         named |= {key: suite.sets.values() for key, suite in scored.items() if suite.kind in ("retrieval", "vectors")}

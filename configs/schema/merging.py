@@ -39,7 +39,6 @@ class MergingConfig:
     guard_sources: list[str] = setting([])  # sets of data.held_out, at least two
     guard_queries: int | None = setting(None, least=2)  # most queries of a guard set; null: all, narrower intervals
     guard_candidates: int = setting(1000, least=2)  # passages of each guard set, the answers included
-    report_sources: list[str] = setting([])  # sets of data.held_out, shown but never chosen by
     parameters: dict[str, dict[str, float]] = setting({})  # mergekit's, as ties: {density: 0.5}
     score: bool = True  # false: a fixed merge without dev rows (compare must be empty)
 

@@ -184,7 +184,7 @@ class TrainingConfig:
     # matrix product reaches.
     teraflops: float | int | str = setting("auto", choices=("auto",), above=0)
     dev_rows: int = setting(200, least=1)  # most rows of a dev set that are scored, while training and when merging
-    dev_length: int = setting(256, least=4)  # tokens at which dev, guard and report texts are cut
+    dev_length: int = setting(256, least=4)  # tokens at which dev and guard texts are cut
 
     def problems(self) -> Iterator[tuple[str, str]]:
         one, other = DATA_SIDES

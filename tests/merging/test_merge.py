@@ -73,18 +73,6 @@ def test_a_merge_without_scoring_needs_no_dev_rows(run_folder: Path) -> None:
     assert base.exists()
 
 
-def test_held_out_figures_are_reported_without_a_part_in_the_choice(run_folder: Path) -> None:
-    def findings(**merging: object) -> dict:
-        run_stage(CHAIN["merge"], config(run_folder, method="search", guard_sources=GUARD, **merging))
-        return json.loads((run_folder / "merge/weights.json").read_text(encoding="utf-8"))
-
-    plain, reported = findings(), findings(report_sources=["guard_one"])
-    assert plain["weights"] == reported["weights"]
-    for name, row in reported["compared"].items():
-        assert row["held_out/guard_one/ndcg_at_10"] == pytest.approx(row["guard/guard_one"]), name
-        assert 0 <= row["held_out/guard_one/recall_at_1"] <= row["held_out/guard_one/ndcg_at_10"]
-
-
 def test_extrapolated_weights_take_the_rest_from_the_base(run_folder: Path) -> None:
     weights = {"symmetric": 0.8, "asymmetric": 0.7}
     run_stage(CHAIN["merge"], config(run_folder, method="fixed", weights=weights, extrapolate=True, compare=[]))

@@ -66,7 +66,6 @@ def test_under_accelerate_launch_only_training_runs(name: str, monkeypatch: pyte
         (["~data.held_out.test_questions"], "set test_questions is not held out (config key evaluation.suite.own."),
         (["~data.sources.scored"], "there are no pairs to train the stage symmetric on (config key data.sources); add"),
         (["stages=[data,merge]", "merging.guard_sources=[test_questions,no]"], "set no is not held out (config key m"),
-        (["stages=[data,merge]", "merging.report_sources=[no]"], "set no is not held out (config key merging.report_"),
     ],
 )
 def test_an_impossible_stage_is_refused_before_anything_is_made(
