@@ -99,25 +99,6 @@ def further_model(wanted: str, mirror: str | None, taken: Collection[str] = ()) 
     return ScoredModel(next((end for end in ends if end not in taken), ends[-1]), folder, folder_fingerprint(folder))
 
 
-def own_head_folders(config: Config, model: Path) -> list[Path]:
-    """Where sparse and multi-vector heads are looked for that somebody made for this model, in order.
-
-    Raises UserError where `evaluation.heads` names a folder without any.
-    """
-    if not config.evaluation.heads:
-        return [model]
-    given = Path(config.evaluation.heads)
-    if not any((given / name).is_file() for name in HEADS):
-        what = f"no sparse and multi-vector heads ({', '.join(HEADS)})"
-        raise UserError(what, where=str(given), remedy="mend evaluation.heads")
-    return [model, given]
-
-
-def head_folders(config: Config, model: Path) -> list[Path]:
-    """Where a model's heads are looked for by tasks that need them, in order."""
-    return [*own_head_folders(config, model), config.folder("base")]
-
-
 def heads_fingerprint(folders: list[Path]) -> str | None:
     """sha256 of the heads that would be taken from `folders`, or None where there are none."""
     found = next(filter(has_heads, folders), None)

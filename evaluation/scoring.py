@@ -26,7 +26,7 @@ from threadpoolctl import threadpool_limits
 
 from configs.schema.config import Config
 from evaluation.encoder import Encoder
-from evaluation.models import ScoredModel, head_folders, heads_fingerprint, own_head_folders
+from evaluation.models import ScoredModel, heads_fingerprint
 from evaluation.outcome import SCORE_VERSION, Outcome
 from evaluation.significance import whole
 from evaluation.suites.task import Task
@@ -122,14 +122,14 @@ class Scorer:
 
     @cached_property
     def heads(self) -> Heads:
-        """bge-m3's two heads: the model's own, or those that are configured, or the base's."""
-        return read_heads(*head_folders(self.config, self.model.folder))
+        """bge-m3's two heads: the model's own, or the base's."""
+        return read_heads(self.model.folder, self.config.folder("base"))
 
     @cached_property
     def own_heads(self) -> Heads | None:
-        """The model's own heads or those that are configured, None where there are none."""
-        folders = own_head_folders(self.config, self.model.folder)
-        return read_heads(*folders) if any((folder / name).is_file() for folder in folders for name in HEADS) else None
+        """The model's own heads, None where there are none."""
+        folder = self.model.folder
+        return read_heads(folder) if any((folder / name).is_file() for name in HEADS) else None
 
 
 def devices_of(config: Config) -> list[str]:
@@ -183,9 +183,8 @@ def unit_name(model: ScoredModel, task: Task) -> str:
 
 def unit_fingerprint(model: ScoredModel, task: Task, config: Config) -> str:
     """What one score depends on: the model's contents, the task's settings and data, and the precision."""
-    folders = head_folders(config, model.folder) if task.needs_heads else []
-    if task.takes_heads:
-        folders = own_head_folders(config, model.folder)
+    folders = [model.folder] if task.needs_heads or task.takes_heads else []
+    folders += [config.folder("base")] if task.needs_heads else []
     content = [
         SCORE_VERSION,
         model.fingerprint,

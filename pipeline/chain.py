@@ -101,14 +101,13 @@ def heads_settings(config: Config) -> dict[str, Any]:
 
 
 def evaluate_settings(config: Config) -> dict[str, Any]:
-    """Of the suites only those that are run; where mteb reads; whose stems BM25 takes; contents of given heads."""
-    chosen, heads = {name: config.evaluation.suite[name] for name in config.evaluation.suites}, config.evaluation.heads
+    """Of the suites only those that are run; where mteb reads; whose stems BM25 takes."""
+    chosen = {name: config.evaluation.suite[name] for name in config.evaluation.suites}
     kinds = {suite.kind for suite in chosen.values()}
     mirror = {"mirror": config.mirror} if "mteb" in kinds else {}
     languages = {"languages": config.languages} if "retrieval" in kinds else {}
     suites = {name: suite_settings(suite) for name, suite in chosen.items()}
-    given = heads_fingerprint([Path(heads)]) if heads else None
-    evaluation = result_settings(replace(config.evaluation, models=[], heads=given))
+    evaluation = result_settings(replace(config.evaluation, models=[]))
     return {"evaluation": evaluation | {"suite": suites}, **mirror, **languages}
 
 

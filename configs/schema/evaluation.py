@@ -106,7 +106,6 @@ class EvaluationConfig:
     confidence: float = setting(0.95, least=0.5, below=1)  # of the intervals
     encodechka: str | None = None  # folder of its data files; null: $ENCODECHKA_DATA_PATH, else downloaded once
     published: str | None = setting(None, result=False)  # calibration: whose figures are compared
-    heads: str | None = None  # folder with sparse_linear.pt and colbert_linear.pt for models without their own
     embeddings: str | None = setting(None, result=False)  # folder that keeps embeddings
     # Models and tasks are shared out over them; empty: every GPU of the machine, else its CPU.
     devices: list[str] = setting([], result=False)

@@ -58,7 +58,7 @@ def read_heads(encoder: Path, *others: Path) -> Heads:
     raise UserError(
         f"no sparse and multi-vector heads ({', '.join(HEADS)})",
         where=", ".join(str(folder) for folder in (encoder, *others)),
-        remedy="make heads, or set evaluation.heads to a folder that has them, such as the base's",
+        remedy="make heads, or bring both files into the folder",
     )
 
 

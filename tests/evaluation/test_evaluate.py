@@ -281,16 +281,6 @@ def test_heads_change_no_dense_score_and_their_own(models: dict[str, Path], tmp_
     assert [one == other for one, other in zip(*found, strict=True)] == [True, False, False]
 
 
-def test_heads_that_are_asked_for_and_not_there_are_one_line(models: dict[str, Path], tmp_path: Path) -> None:
-    config = make_config(tmp_path, f"evaluation.models=[{models['first']}]", "evaluation.heads=nowhere")
-    (model,) = scored_models(config)
-    task = Scored("suite", "task", {})
-    assert unit_fingerprint(model, task, config)  # which needs none
-    task.takes_heads = True
-    with pytest.raises(UserError, match=r"no sparse and multi-vector heads .* \(nowhere\); mend evaluation\.heads"):
-        unit_fingerprint(model, task, config)
-
-
 def test_the_same_stage_of_several_runs_can_be_compared(models: dict[str, Path], tmp_path: Path) -> None:
     runs = [Path(shutil.copytree(models["first"], tmp_path / run / "merge" / "model")) for run in ("a", "b", "c")]
     config = make_config(tmp_path, f"evaluation.models=[{','.join(map(str, runs))}]")
