@@ -12,7 +12,6 @@ import torch
 from safetensors import safe_open
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Module
-from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -51,7 +50,6 @@ def load_model(
         _check_dimensions(side.dimensions, model.get_embedding_dimension() or 0, key)
     encoder = encoder_of(model)
     _spare_conversions(encoder, implementation)
-    _check_prompts(model, folder)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = side.dropout
@@ -187,16 +185,6 @@ def load_mean(model: nn.Module, files: Sequence[Path]) -> None:
         opened = [stack.enter_context(safe_open(file, "pt")) for file in files]
         for name, weight in trained_weights(model).items():
             weight.copy_(torch.stack([file.get_tensor(name) for file in opened]).mean(0))
-
-
-def _check_prompts(model: SentenceTransformer, folder: Path) -> None:
-    excluded = any(isinstance(module, Pooling) and not module.include_prompt for module in model)
-    if excluded and any(model.prompts.values()):
-        raise UserError(
-            "pooling leaves the prompt out, which training doesn't support",
-            where=str(folder),
-            remedy="set include_prompt to true in 1_Pooling/config.json of the base",
-        )
 
 
 def save_model(model: SentenceTransformer, init: Path, folder: Path) -> None:

@@ -91,14 +91,6 @@ def test_both_tokenizer_files_give_the_same_ids(base: Path) -> None:
         assert [index + 1 if index else 3 for index in indices] == tokenizer.encode(text).ids[1:-1]
 
 
-@pytest.mark.parametrize("dropped", [0, 1, 2, 3, -1])
-def test_dropping_a_special_token_is_an_error(base: Path, dropped: int) -> None:
-    specials = [0, 1, 2, 3, 1199]
-    specials.pop(dropped)
-    with pytest.raises(UserError, match=r"would drop the special tokens <"):
-        shrunk(base, np.array([*specials, 50]))
-
-
 def test_a_base_that_an_earlier_version_left_as_torch_s_file_is_to_be_made_again(base: Path) -> None:
     (base / "model.safetensors").rename(base / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"no weights in safetensors.*a folder that a stage made: remove it"):

@@ -37,13 +37,10 @@ class Sizes:
 
 
 def shrink(base: Path, target: Path, tokenizer: TokenizerFile, kept: Ids) -> Sizes:
-    """Write the base with only the ids `kept` (ascending) into the folder `target`.
+    """Write the base with only the ids `kept` (ascending, all special tokens among them) into the folder `target`.
 
-    Raises UserError: a special token is not kept, or the base's files disagree with each other.
+    Raises UserError where the base's files disagree with each other.
     """
-    if dropped := [text for text, place in tokenizer.special_ids.items() if place not in kept]:
-        what = f"the selection would drop the special tokens {', '.join(dropped)}"
-        raise UserError(what, where=str(tokenizer.path), remedy="keep all special tokens")
     new_ids = {int(old): new for new, old in enumerate(kept)}
     with SafetensorsReader(base) as weights, EagerFile(target / WEIGHTS) as file:
         rows = embedding_rows(weights, tokenizer.size)
