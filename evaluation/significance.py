@@ -24,6 +24,7 @@ from evaluation.results import MEAN, Difference, Score
 from pipeline.core.errors import UserError
 from pipeline.core.seeding import generator
 
+CONFIDENCE = 0.95  # of the intervals
 CHUNK = 4_000_000  # entries of a matrix of counts that are held at once
 # An item's values of two models may be swapped. Not where one classifier of a model judged all items of an experiment:
 # a lucky draw of its training texts would count as evidence of every item.
@@ -38,7 +39,6 @@ class Resampling:
     """How much is resampled, and from which seed."""
 
     resamples: int = 10_000
-    confidence: float = 0.95
     seed: int = 42
 
 
@@ -60,17 +60,17 @@ class Measured:
     fixed: bool = False  # the replicates are the scores themselves, since there are no items
     stream: tuple[str, ...] = ()  # the same of two tasks over the same texts
 
-    def rows(self, resampling: Resampling) -> list[Score]:
+    def rows(self) -> list[Score]:
         """A row a model, with its interval."""
         return [
             Score(
-                model, self.suite, self.task, self.metric, float(score), *self._interval(own, resampling), self.items,
+                model, self.suite, self.task, self.metric, float(score), *self._interval(own), self.items,
                 float(took),
             )
             for model, score, own, took in zip(self.models, self.scores, self.replicates, self.seconds, strict=True)
         ]  # fmt: skip
 
-    def differences(self, resampling: Resampling) -> list[Difference]:
+    def differences(self) -> list[Difference]:
         """The later model of each pair minus the earlier one."""
         found = []
         for earlier, later in self.pairs:
@@ -84,12 +84,12 @@ class Measured:
             difference = float(self.scores[later] - self.scores[earlier])
             found.append(Difference(
                 self.models[later], self.models[earlier], self.suite, self.task, self.metric, difference,
-                *self._interval(values, resampling), p_value, float("nan"), test, self.items, self.main,
+                *self._interval(values), p_value, float("nan"), test, self.items, self.main,
             ))  # fmt: skip
         return found
 
-    def _interval(self, values: np.ndarray, resampling: Resampling) -> tuple[float, float]:
-        return (float("nan"), float("nan")) if self.fixed else interval(values, resampling)
+    def _interval(self, values: np.ndarray) -> tuple[float, float]:
+        return (float("nan"), float("nan")) if self.fixed else interval(values)
 
 
 def replicates(position: int, outcomes: Sequence[Outcome], resampling: Resampling, *names: str) -> np.ndarray:
@@ -127,12 +127,12 @@ def whole(measure: Measure, outcome: Outcome) -> float:
     return float(statistic(measure, outcome, np.ones((1, outcome.items)), lambda size: np.ones((1, size)))[0])
 
 
-def interval(values: np.ndarray, resampling: Resampling) -> tuple[float, float]:
+def interval(values: np.ndarray) -> tuple[float, float]:
     """Percentile interval of bootstrap replicates; resamples without a value are left out."""
     defined = values[np.isfinite(values)]
     if not len(defined):
         return float("nan"), float("nan")
-    low, high = np.percentile(defined, [50 * (1 - resampling.confidence), 50 * (1 + resampling.confidence)])
+    low, high = np.percentile(defined, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
     return float(low), float(high)
 
 

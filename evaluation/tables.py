@@ -29,7 +29,7 @@ Results = dict[str, dict[str, dict[str, Any]]]  # task's key -> model -> what Sc
 
 def write_tables(config: Config, stage: StageFolder, tasks: Sequence[Task], results: Results) -> list[Score]:
     """Write scores.csv and comparison.csv over all tasks that were scored; returns the rows of scores.csv."""
-    resampling = Resampling(config.evaluation.resamples, config.evaluation.confidence, config.seed)
+    resampling = Resampling(config.evaluation.resamples, config.seed)
     scored = [task for task in tasks if task.key in results]
     found = [part for task in progress(scored, "resampling") for part in _measured(task, results, stage, resampling)]
     for suite in dict.fromkeys(task.suite for task in scored):
@@ -40,13 +40,13 @@ def write_tables(config: Config, stage: StageFolder, tasks: Sequence[Task], resu
         found += means_of(fixed, parts)
     last = len(config.evaluation.chain)
     order = {model: position for position, model in enumerate(config.evaluation.chain)} | {BM25: last + 1}
-    rows = [row for part in found for row in part.rows(resampling)]
+    rows = [row for part in found for row in part.rows()]
     rows.sort(key=lambda row: order.get(row.model, order.get(row.model.rpartition(".")[0], last)))
     with stage.replacing("scores.csv") as path:
         Score.write(path, rows)
     compared = [*found, *_against(scored, found)]
     with stage.replacing("comparison.csv") as path:
-        Difference.write(path, corrected(row for part in compared for row in part.differences(resampling)))
+        Difference.write(path, corrected(row for part in compared for row in part.differences()))
     return rows
 
 

@@ -103,7 +103,6 @@ class EvaluationConfig:
     # time, and changes no encodechka score of the demo's base by more than 0.002.
     precision: str = setting("fp32", choices=("fp32", "bf16"))
     resamples: int = setting(10_000, least=100)  # of the bootstrap and of the permutation test
-    confidence: float = setting(0.95, least=0.5, below=1)  # of the intervals
     encodechka: str | None = None  # folder of its data files; null: $ENCODECHKA_DATA_PATH, else downloaded once
     published: str | None = setting(None, result=False)  # calibration: whose figures are compared
     embeddings: str | None = setting(None, result=False)  # folder that keeps embeddings

@@ -16,7 +16,7 @@ BYTES, RATE = "bytes a vector", "texts a second"
 MEASURED = ("cosine mean", "cosine min", "correlation of pairs' cosines")  # of exports, as their stage calls them
 VECTORS = (
     "The merged model's vectors are cut to their first dimensions and scaled to length 1 again; documents are stored "
-    "in 8 bits or one bit a dimension; queries stay float32. A score has its {} interval, and a change from full "
+    "in 8 bits or one bit a dimension; queries stay float32. A score has its 95 % interval, and a change from full "
     "vectors its p-value (bootstrap, Holm)."
 )
 EXPORTS = (
@@ -42,7 +42,7 @@ def cost(run: RunRecord) -> list[Section]:
 
 def words(run: RunRecord) -> str:
     """How to read the table."""
-    parts = [VECTORS.format(run.confidence)] if any(_stored(run)) else []
+    parts = [VECTORS] if any(_stored(run)) else []
     parts += [EXPORTS] if exported(run) else []
     return " ".join(parts)
 

@@ -40,7 +40,7 @@ def scores(run: RunRecord) -> Section:
     """A table for each suite (a task, its metric and number of items head a row of models), and the differences."""
     if not run.scores:
         return Section("scores", "Scores", [absent("evaluate")])
-    words = f"Scores lie between 0 and 1; the range under a score is its {run.confidence} confidence interval."
+    words = "Scores lie between 0 and 1; the range under a score is its 95 % confidence interval."
     blocks: list[Block] = [Text(words)]
     for table in run.suite_tables():
         if not run.compares_models(table.suite):
@@ -85,7 +85,7 @@ def _forest(run: RunRecord, model: str, against: str) -> Picture:
     """The differences between two models on each task's own score."""
     found = [d for d in run.main_differences(model, against) if show.has_interval(d)]
     rows = [Interval(d.task.replace("_", " "), d.difference, d.ci_low, d.ci_high) for d in found]
-    words, intervals = f"{model} minus {against}", f"with {run.confidence} intervals"
+    words, intervals = f"{model} minus {against}", "with 95 % intervals"
     listed = "; ".join(f"{row.label} {signed(row.value, 3)}" for row in rows)
     svg = forest_plot(rows, x_label="difference", describe=f"{words}, {intervals}: {listed}")
     return Picture(svg, f"{words.capitalize()}, {intervals}; grey where the interval holds zero.")
@@ -100,9 +100,9 @@ def _differences(run: RunRecord) -> Table:
         against = f"{other}, {form.rpartition('-')[2]}" if form else other
         where = [d.task, d.suite, d.metric, d.model, against, signed(d.difference, 4), interval]
         rows.append([*where, show.p_value(d.p_value), show.p_value(d.p_holm)])
-    names = ("task", "suite", "metric", "model", "against", "difference", f"{run.confidence} interval")
+    names = ("task", "suite", "metric", "model", "against", "difference", "95 % interval")
     columns = [*names, "p", "p (Holm)"]
-    return Table(f"Paired differences with {run.confidence} intervals and corrected p-values", columns, rows)
+    return Table("Paired differences with 95 % intervals and corrected p-values", columns, rows)
 
 
 def published_card(run: RunRecord, claims: Sequence[Claim]) -> Section:
@@ -112,7 +112,7 @@ def published_card(run: RunRecord, claims: Sequence[Claim]) -> Section:
     words = (
         Markup("The two score tables of {}, row by row, beside this run. ").format(address)
         + f"A direction holds when our merge moves from our {run.reference} as the card's model moves from its base; "
-        f"it is within noise where the {run.confidence} interval of our difference holds zero."
+        "it is within noise where the 95 % interval of our difference holds zero."
     )
     inferred = (
         "The card names neither its 30 data sets nor their metrics: both are inferred, and for STS and retrieval two "

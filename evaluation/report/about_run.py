@@ -61,7 +61,7 @@ def _headline(run: RunRecord) -> list[tuple[str, Any]]:
         before, after = (run.scored(model, suite, task, metric) for model in (run.reference, "merge"))
         if before and after:
             found = run.difference("merge", run.reference, suite, task)
-            told = show.change(before, after, found if found and found.metric == metric else None, run.confidence)
+            told = show.change(before, after, found if found and found.metric == metric else None)
             facts.append((f"{words}, {run.reference} → merge", told))
             break
     seconds = [made.seconds for made in run.made.values()]

@@ -69,12 +69,12 @@ def score(found: Score | None, frame: str = SMALL_BELOW) -> str:
     return frame.format(value, low, high) if has_interval(found) else value
 
 
-def change(before: Score, after: Score, found: Difference | None, confidence: str) -> str:
+def change(before: Score, after: Score, found: Difference | None) -> str:
     """Two scores, with the interval of their difference below them."""
     words = f"{before.score:.3f} → {after.score:.3f}"
     if found is None:
         return words
-    told = f"{after.score - before.score:+.3f}, {confidence} interval {interval(found)}"
+    told = f"{after.score - before.score:+.3f}, 95 % interval {interval(found)}"
     return Markup("{}<small>{}</small>").format(words, told.replace("-", "−"))
 
 

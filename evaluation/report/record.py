@@ -122,11 +122,6 @@ class RunRecord:
         """What the others are measured against: the base, or init where the base was not scored."""
         return "init" if self.scores and not any(score.model == "base" for score in self.scores) else "base"
 
-    @property
-    def confidence(self) -> str:
-        """That of the scores' intervals, such as 95 %."""
-        return f"{100 * self.config_of('evaluate')['evaluation']['confidence']:g} %"
-
     def config_of(self, stage: str) -> dict[str, Any]:
         """The config with which a stage was made, as a later one may have been run with other settings."""
         return self.made[stage].config if stage in self.made else self.config

@@ -15,7 +15,7 @@ from scipy import stats
 from evaluation.outcome import Outcome
 from evaluation.published_scores import ENCODECHKA_MEANS
 from evaluation.results import TableRow
-from evaluation.significance import Measured, Resampling, holm, means_of, measured, require_same_items
+from evaluation.significance import CONFIDENCE, Measured, Resampling, holm, means_of, measured, require_same_items
 
 REFERENCES = ("base", "joint", "heads_frozen")  # the arms that every other is compared with
 RETRIEVAL = "ndcg_at_10"  # taken where a task has it, as dev scores and guards do; elsewhere its main metric
@@ -53,7 +53,7 @@ def compare_arms(outcomes: Outcomes, resampling: Resampling) -> list[ArmScore]:
     tasks = [_scored(key, {name: found[key] for name, found in models.items()}, resampling) for key in shared]
     for suite in dict.fromkeys(task.suite for task in tasks):
         tasks += means_of(ENCODECHKA_MEANS, [task for task in tasks if task.suite == suite])
-    rows = [row for task in tasks for row in _rows(task, arms, resampling)]
+    rows = [row for task in tasks for row in _rows(task, arms)]
     return sorted(rows, key=lambda row: row.against != "")
 
 
@@ -65,32 +65,23 @@ def _scored(key: str, outcomes: dict[str, Outcome], resampling: Resampling) -> M
     return measured(taken, outcomes, [0.0] * len(outcomes), resampling, suite, task, compared=lambda one, other: False)
 
 
-def _rows(task: Measured, arms: Sequence[str], resampling: Resampling) -> Iterator[ArmScore]:
+def _rows(task: Measured, arms: Sequence[str]) -> Iterator[ArmScore]:
     """The rows of one task, whose models are all seeds of the first arm, then those of the next one."""
     by_arm = task.scores.reshape(len(arms), -1)  # [arms, seeds]
     resampled = task.replicates.reshape(*by_arm.shape, -1).mean(axis=1)  # [arms, resamples]
     for arm, scores, values in zip(arms, by_arm, resampled, strict=True):
-        yield _row(task, arm, "", scores, values, resampling)
+        yield _row(task, arm, "", scores, values)
     for against in (name for name in REFERENCES if name in arms):
         other = arms.index(against)
         rows = [
-            _row(
-                task,
-                arms[place],
-                against,
-                by_arm[place] - by_arm[other],
-                resampled[place] - resampled[other],
-                resampling,
-            )
-            for place in range(len(arms))
+            _row(task, arm, against, by_arm[place] - by_arm[other], resampled[place] - resampled[other])
+            for place, arm in enumerate(arms)
             if place != other
         ]
         yield from (replace(row, p_holm=p) for row, p in zip(rows, holm([row.p_holm for row in rows]), strict=True))
 
 
-def _row(
-    task: Measured, arm: str, against: str, scores: np.ndarray, values: np.ndarray, resampling: Resampling
-) -> ArmScore:
+def _row(task: Measured, arm: str, against: str, scores: np.ndarray, values: np.ndarray) -> ArmScore:
     """A row with its interval, and for a difference the p-value before Holm's correction.
 
     `scores` are those of the seeds, `values` [resamples] their mean on resampled items.
@@ -101,7 +92,7 @@ def _row(
     variance = np.nanvar(values) + of_seeds
     degrees = (seeds - 1) * (variance / of_seeds) ** 2 if of_seeds else np.inf
     error, t = np.sqrt(variance), stats.t(degrees)
-    half = float(error * t.ppf((1 + resampling.confidence) / 2))
+    half = float(error * t.ppf((1 + CONFIDENCE) / 2))
     p_value = 2 * float(t.sf(abs(mean) / max(error, TINY))) if against else float("nan")
     return ArmScore(
         arm, against, task.suite, task.task, task.metric, seeds, mean, spread, mean - half, mean + half, p_value

@@ -17,7 +17,7 @@ from evaluation.report.page import render
 from evaluation.significance import Resampling
 from evaluation.study.comparison import REFERENCES, RETRIEVAL, ArmScore, compare_arms
 from evaluation.study.picture import draw_differences
-from pipeline.core.artefact import Manifest, read_json, read_manifest
+from pipeline.core.artefact import read_json, read_manifest
 from pipeline.core.console import log
 from pipeline.core.errors import UserError
 
@@ -51,10 +51,8 @@ class Study(Callback):
 
 def write_study(folder: Path, jobs: Mapping[tuple[str, int], Path]) -> list[ArmScore]:
     """Compare the runs of all arms and seeds, and write the table, its Markdown, picture and page below `folder`."""
-    manifests = {key: _evaluated(run) for key, run in jobs.items()}
-    outcomes = {key: _outcomes(run / "evaluate", manifests[key]) for key, run in jobs.items()}
-    confidence = next(iter(manifests.values())).config["evaluation"]["confidence"]
-    rows = [*_dev_rows(jobs), *compare_arms(outcomes, Resampling(RESAMPLES, confidence))]
+    outcomes = {key: _outcomes(run / "evaluate") for key, run in jobs.items()}
+    rows = [*_dev_rows(jobs), *compare_arms(outcomes, Resampling(RESAMPLES))]
     ArmScore.write(folder / "study.csv", rows)
     (folder / "study.md").write_text(markdown(rows), encoding="utf-8")
     draw_differences(folder / "study.svg", rows)
@@ -64,15 +62,11 @@ def write_study(folder: Path, jobs: Mapping[tuple[str, int], Path]) -> list[ArmS
     return rows
 
 
-def _evaluated(run: Path) -> Manifest:
-    manifest = read_manifest(run / "evaluate")
-    if manifest is None or manifest.status != "complete":
-        raise UserError("an arm is not evaluated", where=str(run / "evaluate"), remedy="run the sweep again")
-    return manifest
-
-
-def _outcomes(stage: Path, manifest: Manifest) -> dict[str, Outcome]:
+def _outcomes(stage: Path) -> dict[str, Outcome]:
     """What the model did that the config has scored, by `<suite>/<task>`; a further mode has its ending there."""
+    manifest = read_manifest(stage)
+    if manifest is None or manifest.status != "complete":
+        raise UserError("an arm is not evaluated", where=str(stage), remedy="run the sweep again")
     (model,) = manifest.config["evaluation"]["chain"]
     folder = stage / "predictions" / model
     paths = sorted(folder.glob("*/*.parquet"))

@@ -46,14 +46,14 @@ def two_models(rng: np.random.Generator, n: int, gain: float) -> dict[str, Outco
 
 
 def rows_of(outcomes: dict[str, Outcome], plan: Resampling) -> Difference:
-    return measured(0, outcomes, [0.0, 0.0], plan, "suite", "task").differences(plan)[0]
+    return measured(0, outcomes, [0.0, 0.0], plan, "suite", "task").differences()[0]
 
 
 def coverage(statistic: str, draw: Draw, truth: float, n: int, runs: int) -> float:
     rng, inside = np.random.default_rng(11), 0
     for run in range(runs):
         plan = Resampling(resamples=400, seed=run)
-        low, high = interval(replicates(0, [outcome(statistic, **draw(rng, n))], plan, "coverage")[0], plan)
+        low, high = interval(replicates(0, [outcome(statistic, **draw(rng, n))], plan, "coverage")[0])
         inside += low <= truth <= high
     return inside / runs
 
@@ -89,7 +89,7 @@ def test_intervals_of_a_difference_cover_it() -> None:
     for _ in range(runs):
         outcomes = two_models(rng, 300, 0.2)
         base, merge = replicates(0, list(outcomes.values()), plan, "difference")
-        low, high = interval(merge - base, plan)
+        low, high = interval(merge - base)
         inside += low <= truth <= high
     assert 0.93 <= inside / runs <= 0.97
 
@@ -299,7 +299,7 @@ def test_two_tasks_over_the_same_texts_are_resampled_together_and_no_others() ->
     assert abs(np.corrcoef(parts["intents"].replicates[0], parts["else"].replicates[0])[0, 1]) < 0.2
     together = mean_over_tasks("Mean", [parts["intents"], parts["scenarios"]])
     apart = mean_over_tasks("Mean", [parts["intents"], parts["else"]])
-    widths = [row.ci_high - row.ci_low for mean in (parts["intents"], together, apart) for row in mean.rows(plan)]
+    widths = [row.ci_high - row.ci_low for mean in (parts["intents"], together, apart) for row in mean.rows()]
     assert widths[1] == pytest.approx(widths[0]) and widths[2] < 0.85 * widths[0]
     assert (together.items, apart.items) == (80, 160)
 
@@ -352,8 +352,8 @@ def test_what_has_no_items_has_neither_interval_nor_test_and_stays_as_it_is_in_a
     plan = Resampling(500)
     clustering = {name: outcome(FIXED, value=RNG.random(10)) for name in ("base", "merge")}
     found = measured(0, clustering, [0.0, 0.0], plan, "suite", "clustering")
-    assert all(np.isnan([row.ci_low, row.ci_high]).all() and row.items == 0 for row in found.rows(plan))
-    (row,) = found.differences(plan)
+    assert all(np.isnan([row.ci_low, row.ci_high]).all() and row.items == 0 for row in found.rows())
+    (row,) = found.differences()
     assert row.test == "none" and np.isnan([row.ci_low, row.ci_high, row.p_value]).all()
     other = measured(0, two_models(RNG, 200, 0.2), [0.0, 0.0], plan, "suite", "classification")
     mean = mean_over_tasks("Mean", [found, other])

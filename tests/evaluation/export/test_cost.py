@@ -66,7 +66,6 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     runs = tmp_path_factory.mktemp("cost")
     config = write_run(runs)
     config.evaluation.suite["vectors"] = SuiteConfig(kind="vectors", dimensions=[128, 64])
-    config.evaluation.confidence = 0.9
     add_forms(config)
     add_export(config)
     return config
@@ -98,7 +97,7 @@ def test_the_page_has_the_table_the_picture_and_no_forms_among_the_models_scores
     (picture,) = re.findall(r'aria-label="(ndcg_at_10 on terms against bytes a vector: [^"]*)"', page)
     assert "512 bytes 0.441" in picture
     scores = page.partition('id="scores"')[2].partition('id="cost"')[0]
-    assert "A score has its 90 % interval" in page
+    assert "A score has its 95 % interval" in page
     assert "term_to_definition" in scores and "terms-128" not in scores.partition("All ")[0]
 
 

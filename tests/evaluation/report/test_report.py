@@ -80,16 +80,6 @@ def test_the_page_tells_what_the_artefacts_say(whole: Config, page: str) -> None
         assert score in text, score
 
 
-def test_page_and_card_say_the_confidence_that_the_intervals_were_made_with(tmp_path: Path) -> None:
-    config = write_run(tmp_path)
-    config.evaluation.confidence = 0.9
-    finish(config, "evaluate", {})
-    config.evaluation.confidence = 0.99  # of a later command
-    text, card = reported(config), (config.folder("report") / "model_card.md").read_text(encoding="utf-8")
-    for told in (text, card):
-        assert "90 %" in told and "95 %" not in told and "99 %" not in told
-
-
 def test_the_card_s_tables_stand_beside_the_run_s_models_with_the_direction(page: str) -> None:
     text = visible(page)
     ours = {task: " ".join(interval(task, model) for model in SHOWN) for task in ("STS", "TI")}
