@@ -1,8 +1,11 @@
 """The stage `merge`: one model of the base and the trained sides, and the files that say how it was made."""
 
+import copy
 import csv
 import gc
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,12 +14,16 @@ from configs.schema.config import Config
 from configs.schema.merging import MergingConfig
 from merging.choose import Comparison, compare
 from merging.compatibility import require_compatible, write_model
-from merging.heads import trained_heads, write_merged_heads
+from merging.interpolation import weighted_sum
 from merging.mergekit import mergekit_merge, write_mergekit_model
 from merging.models import merged_models, merged_weights
 from merging.simplex import draw_simplex
 from pipeline.core.artefact import StageFolder, write_json
 from pipeline.core.console import show_table
+from pipeline.core.errors import UserError
+from pipeline.core.heads import Heads, read_heads, write_heads
+from pipeline.core.model_folder import has_heads
+from training.heads.layers import first_heads
 
 VERDICTS = {True: "yes", False: "no", None: "not guarded"}
 
@@ -43,6 +50,37 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     write_findings(comparison, settings, stage)
     show_comparison(comparison, settings)
     return metrics(comparison)
+
+
+def trained_heads(models: Mapping[str, Path], seed: int) -> dict[str, Heads]:
+    """The heads of every model by name; where the first, the base, has none, those that sides start from.
+
+    Raises UserError where a trained model has none, or heads of another encoder or width.
+    """
+    (base, folder), *others = models.items()
+    for name, other in others:
+        if not has_heads(other):
+            what, remedy = f"{name} has no heads to be merged", "train it with heads=joint, or merge with heads=frozen"
+            raise UserError(what, where=str(other), remedy=remedy)
+    trained = {name: read_heads(other) for name, other in others}
+    found = {base: first_heads(folder, next(iter(trained.values())).sparse.in_features, seed), **trained}
+    widths = {name: heads.multi_vector.out_features for name, heads in found.items()}
+    for name, width in widths.items():
+        if width != widths[base]:
+            what = f"the multi-vector head of {name} is {width} wide, and {widths[base]} that of {base}"
+            raise UserError(what, where=str(models[name]), remedy="merge only models trained from the same init model")
+    return found
+
+
+def write_merged_heads(heads: Mapping[str, Heads], weights: Mapping[str, float], target: Path) -> None:
+    """Write the weighted sum of the models' heads into the merged model's folder, whose encoder is there."""
+    states = {name: model.state_dict() for name, model in heads.items() if weights[name]}
+    merged = copy.deepcopy(next(iter(heads.values())))
+    keys = merged.state_dict()
+    merged.load_state_dict(
+        {key: weighted_sum({name: state[key] for name, state in states.items()}, weights) for key in keys}
+    )
+    write_heads(target, merged)
 
 
 def write_findings(comparison: Comparison, settings: MergingConfig, stage: StageFolder) -> None:

@@ -5,13 +5,18 @@ with bge-m3's weights and with those that are best on dev rows.
 """
 
 import hashlib
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 
+import bm25s
 import numpy as np
+import Stemmer
 
 from configs.schema.config import Config
 from data.artefact import PairSet, held_out_file, read_dev_sets, read_held_out_set
@@ -21,10 +26,11 @@ from evaluation.results import ACTIVE_IDS, BM25, BYTES, HYBRID, HYBRID_FITTED, Z
 from evaluation.scoring import Scorer
 from evaluation.significance import FIXED
 from evaluation.suites.heads import DENSE, SPARSE, VECTOR_MODES, WEIGHTS, ModeScores, mode_scores, weighted
-from evaluation.suites.lexical import lexical_scores, lexical_version
 from evaluation.suites.task import Task
 from pipeline.core.artefact import StageFolder, file_sha256
 from pipeline.core.embedding import DOCUMENT, QUERY
+
+logging.getLogger("bm25s").setLevel(logging.WARNING)  # it asks for DEBUG itself when it is imported
 
 DEPTH = 10  # of MRR and nDCG
 CHUNK = 1024  # queries scored at once
@@ -181,3 +187,33 @@ def _ndcg(ranks: list[int]) -> float:
     """nDCG@10 for right candidates of equal gain at these ranks (from 0)."""
     gained = sum(1 / np.log2(rank + 2) for rank in ranks if rank < DEPTH)
     return float(gained / sum(1 / np.log2(position + 2) for position in range(min(len(ranks), DEPTH))))
+
+
+def lexical_scores(queries: Sequence[str], candidates: Sequence[str], languages: Sequence[str]) -> np.ndarray:
+    """BM25 (Lucene's, k1 1.5, b 0.75) of all queries and candidates [queries, candidates], float32.
+
+    Zero where no candidate has a word, of which bm25s can make no index.
+    """
+    plain = {"stopwords": None, "return_ids": False, "show_progress": False}
+    words = partial(bm25s.tokenize, token_pattern=r"\w+", stemmer=stemmer(languages), **plain)
+    found = words(candidates)
+    if not any(found):
+        return np.zeros((len(queries), len(candidates)), np.float32)
+    index = bm25s.BM25(k1=1.5, b=0.75, method="lucene")
+    index.index(found, show_progress=False)
+    return np.stack([index.get_scores_from_ids(index.get_tokens_ids(asked)) for asked in words(queries)])
+
+
+def stemmer(languages: Sequence[str]) -> "Stemmer.Stemmer | None":
+    """Snowball's for the first language that it knows; words in another script stay as they are."""
+    for code in languages:
+        try:
+            return Stemmer.Stemmer(code)
+        except KeyError:
+            continue
+    return None
+
+
+def lexical_version() -> str:
+    """Versions of the packages, on which scores depend."""
+    return f"bm25s {version('bm25s')}, PyStemmer {version('PyStemmer')}"

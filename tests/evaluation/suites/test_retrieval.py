@@ -22,9 +22,9 @@ from evaluation.outcome import Outcome
 from evaluation.results import Difference, Score
 from evaluation.scoring import Scorer
 from evaluation.suites.heads import WEIGHTS, mode_scores, weighted
-from evaluation.suites.lexical import lexical_scores
 from evaluation.suites.retrieval import (
     RetrievalSet,
+    lexical_scores,
     outcome_of,
     read_retrieval_set,
     retrieval_set,
