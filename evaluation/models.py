@@ -1,12 +1,11 @@
 """Which models are scored, the run's own, folders and Hub ids, by the contents of their folders; and what these say."""
 
-import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from configs.schema.config import Config
-from pipeline.core.artefact import Manifest, file_sha256, files_under, read_json, read_manifest
+from pipeline.core.artefact import Manifest, file_sha256, files_under, json_sha256, read_json, read_manifest
 from pipeline.core.console import log
 from pipeline.core.errors import UserError
 from pipeline.core.hub import hub_model
@@ -79,7 +78,7 @@ def chain_model(config: Config, name: str) -> ScoredModel | None:
         for path, entry in manifest.outputs.items()
         if path.startswith(prefix) and is_of_the_model(path.removeprefix(prefix))
     }
-    return ScoredModel(name, folder, _fingerprint(digests), stage)
+    return ScoredModel(name, folder, json_sha256(digests), stage)
 
 
 def further_model(wanted: str, mirror: str | None, taken: Collection[str] = ()) -> ScoredModel:
@@ -102,7 +101,7 @@ def further_model(wanted: str, mirror: str | None, taken: Collection[str] = ()) 
 def heads_fingerprint(folders: list[Path]) -> str | None:
     """sha256 of the heads that would be taken from `folders`, or None where there are none."""
     found = next(filter(has_heads, folders), None)
-    return _fingerprint({name: file_sha256(found / name) for name in HEADS}) if found else None
+    return json_sha256({name: file_sha256(found / name) for name in HEADS}) if found else None
 
 
 def folder_fingerprint(folder: Path) -> str:
@@ -114,17 +113,13 @@ def folder_fingerprint(folder: Path) -> str:
             remedy="give a sentence-transformers or transformers model folder",
         )
     names = [path.relative_to(folder).as_posix() for path in files_under(folder)]
-    return _fingerprint({name: file_sha256(folder / name) for name in names if is_of_the_model(name)})
+    return json_sha256({name: file_sha256(folder / name) for name in names if is_of_the_model(name)})
 
 
 def is_of_the_model(path: str) -> bool:
     """Whether a file of a model folder can change its dense embeddings."""
     parts = Path(path).parts
     return parts[-1] not in NOT_FINGERPRINTED and parts[0] not in ("vocabulary", "imgs", *EXPORT_FOLDERS)
-
-
-def _fingerprint(digests: dict[str, str]) -> str:
-    return hashlib.sha256(repr(sorted(digests.items())).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,6 @@ that nobody holds, and leaves its record.
 
 import dataclasses
 import gc
-import hashlib
-import json
 import logging
 import logging.handlers
 import math
@@ -30,7 +28,7 @@ from evaluation.models import ScoredModel, heads_fingerprint
 from evaluation.outcome import SCORE_VERSION, Outcome
 from evaluation.significance import whole
 from evaluation.suites.task import Task
-from pipeline.core.artefact import StageFolder, result_settings
+from pipeline.core.artefact import StageFolder, json_sha256, result_settings
 from pipeline.core.console import TOLD_EVERY, log
 from pipeline.core.embedding import EmbeddingCache
 from pipeline.core.errors import Stopped, UserError
@@ -185,15 +183,8 @@ def unit_fingerprint(model: ScoredModel, task: Task, config: Config) -> str:
     """What one score depends on: the model's contents, the task's settings and data, and the precision."""
     folders = [model.folder] if task.needs_heads or task.takes_heads else []
     folders += [config.folder("base")] if task.needs_heads else []
-    content = [
-        SCORE_VERSION,
-        model.fingerprint,
-        task.key,
-        result_settings(task.settings),
-        config.evaluation.precision,
-        heads_fingerprint(folders),
-    ]
-    return hashlib.sha256(json.dumps(content, ensure_ascii=False, default=str).encode()).hexdigest()
+    of_task = [task.key, result_settings(task.settings), heads_fingerprint(folders)]
+    return json_sha256([SCORE_VERSION, model.fingerprint, config.evaluation.precision, *of_task])
 
 
 def _on_one(

@@ -1,6 +1,5 @@
 """Running tasks of mteb: each model by a task object of its own, kept by the model's contents, item by item."""
 
-import hashlib
 import json
 import math
 import shutil
@@ -37,7 +36,7 @@ from evaluation.scoring import Scorer
 from evaluation.suites.heads import DENSE, MULTI_VECTOR, SPARSE, WEIGHTS, sparse_vectors, token_vectors
 from evaluation.suites.mteb_outcome import Part, keep_query_scores, mteb_outcome, parts_of_task
 from evaluation.suites.task import Task
-from pipeline.core.artefact import PARTIAL, files_under, read_json, remove, replacing
+from pipeline.core.artefact import PARTIAL, files_under, json_sha256, read_json, remove, replacing
 from pipeline.core.console import quiet
 from pipeline.core.errors import UserError, first_line
 from pipeline.core.heads import Heads
@@ -81,7 +80,7 @@ def run_task(model: Any, task: AbsTask, metrics: list[str], folder: Path) -> Out
         UserError: the task's data can't be had, or mteb can't evaluate the task.
     """
     chosen = [SCORE_VERSION, task.metadata.dataset, list(task.eval_splits), list(task.hf_subsets)]
-    key = hashlib.sha256(json.dumps(chosen, default=str).encode()).hexdigest()[:16]
+    key = json_sha256(chosen)[:16]
     kept = folder / "parts" / model.mteb_model_meta.revision / f"{task.metadata.name}--{key}.json"
     kept.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{kept}.lock"):  # another run may score the same model: this one waits, and takes its scores

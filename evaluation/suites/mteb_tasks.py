@@ -1,7 +1,5 @@
 """Suites of mteb: the tasks that mteb lists, alone or by benchmark, restricted to what a suite asks for."""
 
-import hashlib
-import json
 from pathlib import Path
 
 import mteb
@@ -11,7 +9,7 @@ from configs.schema.config import Config
 from configs.schema.evaluation import MtebTaskConfig, SuiteConfig
 from evaluation.suites.mteb_run import MtebTask, renewed
 from evaluation.suites.task import Task
-from pipeline.core.artefact import StageFolder, describe_outputs, files_under
+from pipeline.core.artefact import StageFolder, folder_state, json_sha256
 from pipeline.core.errors import UserError
 
 
@@ -61,8 +59,6 @@ def hub_task(name: str, suite: SuiteConfig, config: MtebTaskConfig, mirror: str 
     for subset in set(config.subsets) - set(task.hf_subsets):
         raise UserError(f"the task has no subset {subset}", where=name, remedy="mend the suite's subsets")
     if mirror and (folder := Path(mirror, task.metadata.dataset["path"])).is_dir():
-        contents = json.dumps(describe_outputs(folder, files_under(folder)))  # whose digest is the revision then
-        revision = hashlib.sha256(contents.encode()).hexdigest()
-        dataset = {**task.metadata.dataset, "path": str(folder), "revision": revision}
+        dataset = {**task.metadata.dataset, "path": str(folder), "revision": json_sha256(folder_state(folder))}
         task.metadata = task.metadata.model_copy(update={"dataset": dataset})
     return task
