@@ -42,7 +42,8 @@ class WordCounter:
         self.whole: Counter[str] = Counter()
         self.texts = 0
         self._counted: list[polars.DataFrame] = []
-        self._literals = added_tokens(tokenizer)
+        # Texts of the added tokens, which are cut out of a text before anything else.
+        self._literals = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
         self._safe = safe_characters(tokenizer) if cuts_at_spaces(tokenizer) else ""
         if self._safe:
             self._safe_space = re.compile(f"(?<=[{self._safe}]) (?=[{self._safe}])")
@@ -109,11 +110,6 @@ def piece_counts(tokenizer: Tokenizer, words: polars.DataFrame, whole: Mapping[s
         flat = np.fromiter(chain.from_iterable(ids), np.int64, len(repeated))
         counts += np.bincount(flat, weights=repeated, minlength=size).astype(np.int64)
     return counts
-
-
-def added_tokens(tokenizer: Tokenizer) -> list[str]:
-    """Texts of the added tokens, which are cut out of a text before anything else."""
-    return [token.content for token in tokenizer.get_added_tokens_decoder().values()]
 
 
 def cuts_at_spaces(tokenizer: Tokenizer) -> bool:

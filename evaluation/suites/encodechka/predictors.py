@@ -18,7 +18,6 @@ from sklearn.neighbors import KNeighborsClassifier
 from threadpoolctl import threadpool_limits
 
 from evaluation.outcome import Measure, Outcome
-from pipeline.core.embedding import l2_normalize
 
 Variants = dict[str, np.ndarray]  # variant -> vectors [texts, width]
 
@@ -33,11 +32,6 @@ class Variant:
     name: str
     score: float
     columns: dict[str, np.ndarray]
-
-
-def normalised_too(variants: Variants) -> Variants:
-    """Each variant, and each scaled to length 1 under the name `<variant>_norm`."""
-    return variants | {f"{name}_norm": l2_normalize(vectors) for name, vectors in variants.items()}
 
 
 def similarity_task(first: Variants, second: Variants, gold: np.ndarray) -> Outcome:

@@ -16,14 +16,13 @@ from evaluation.suites.encodechka.predictors import (
     accuracy_task,
     auc_task,
     inference_task,
-    normalised_too,
     similarity_task,
 )
 from evaluation.suites.encodechka.words import entity_task
 from evaluation.suites.task import Task
 from evaluation.suites.text_pairs import items_of_pairs
 from pipeline.core.artefact import StageFolder
-from pipeline.core.embedding import text_key
+from pipeline.core.embedding import l2_normalize, text_key
 
 
 def tasks(suite: str, config: Config, stage: StageFolder) -> list[Task]:
@@ -56,7 +55,8 @@ class EncodechkaVectors:
     def sentences(self, texts: Sequence[str]) -> Variants:
         """Every pooled variant, raw and of length 1; or the model's own embedding with its query prompt."""
         if self.protocol == "leaderboard":
-            return normalised_too(self.encoder.variants(texts))
+            raw = self.encoder.variants(texts)
+            return raw | {f"{name}_norm": l2_normalize(vectors) for name, vectors in raw.items()}
         return {"own": self.encoder.sentences(texts)}
 
 
