@@ -35,7 +35,7 @@ class PlannedConfig:
 
     learning_rate: float = setting(1e-5, above=0)  # the highest, after warm-up
     warmup: float = setting(0.1, least=0, below=1)  # share of the steps
-    # What comes after warm-up.
+    # What comes after warm-up; `constant` has none.
     schedule: str = setting("linear", choices=("linear", "cosine", "constant_with_warmup", "constant"))
     weight_decay: float = setting(0.01, least=0)  # of AdamW
     max_grad_norm: float = setting(1.0, least=0)  # longer gradients are scaled down to it; 0: never
