@@ -155,11 +155,11 @@ def test_the_bootstrap_p_value_counts_the_smaller_side() -> None:
 
 
 def test_resamples_without_a_value_count_for_nothing() -> None:
-    values, plan = np.linspace(-1.0, 9.0, 101), Resampling()
+    values = np.linspace(-1.0, 9.0, 101)
     with_gaps = np.concatenate([values, np.full(50, np.nan)])
-    assert interval(with_gaps, plan) == interval(values, plan)
+    assert interval(with_gaps) == interval(values)
     assert bootstrap_p_value(with_gaps) == bootstrap_p_value(values) < 1
-    assert np.isnan(interval(np.full(9, np.nan), plan)).all()
+    assert np.isnan(interval(np.full(9, np.nan))).all()
 
 
 def test_holm_is_the_step_down_procedure() -> None:
@@ -269,7 +269,7 @@ def test_experiments_are_resampled_as_well_as_items() -> None:
 def test_lucky_draws_of_training_texts_are_no_evidence_of_every_item() -> None:
     draws = np.array([[1, 1, 1, 1, 1, 1, 1, 0, 0, 0], [0, 0, 0, 0, 1, 1, 1, 1, 1, 0]], dtype=float)
     models = {name: outcome("mean_of_experiments", correct=np.tile(draws[n], (200, 1))) for n, name in enumerate("ab")}
-    (found,) = measured(0, models, [0.0, 0.0], Resampling(1000), "suite", "task").differences(Resampling(1000))
+    (found,) = measured(0, models, [0.0, 0.0], Resampling(1000), "suite", "task").differences()
     assert found.test == "bootstrap" and found.ci_low < 0 < found.ci_high and found.p_value > 0.2
 
 
@@ -330,7 +330,7 @@ def test_a_mean_compares_the_models_that_have_all_its_tasks() -> None:
     tasks = {"one": {name: outcome("mean", value=RNG.random(30)) for name in "abc"}}
     tasks["other"] = {name: outcome("mean", value=RNG.random(30)) for name in "ca"}
     parts = [measured(0, outcomes, [0.0] * len(outcomes), plan, "suite", task) for task, outcomes in tasks.items()]
-    (row,) = mean_over_tasks("Mean", parts).differences(plan)
+    (row,) = mean_over_tasks("Mean", parts).differences()
     assert (row.model, row.against) == ("c", "a")
     gains = [found["c"].measures[0].score - found["a"].measures[0].score for found in tasks.values()]
     assert row.difference == pytest.approx(np.mean(gains))
@@ -344,7 +344,7 @@ def test_the_bootstrap_tests_where_items_can_t_be_swapped_or_no_permutation_is_w
     found = measured(
         0, means, [0.0] * 3, plan, "suite", "task", permuted=False, compared=lambda one, other: other == "c"
     )
-    rows = found.differences(plan)
+    rows = found.differences()
     assert [(row.model, row.against, row.test) for row in rows] == [("c", "a", "bootstrap"), ("c", "b", "bootstrap")]
 
 
