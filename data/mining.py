@@ -19,6 +19,7 @@ from data.encoders import open_encoder
 from data.fingerprints import mining_length
 from data.pair_files import ROWS_AT_ONCE, PairWriter, read_frames
 from data.pairs.cleaning import comparable
+from data.pairs.hashing import text_hashes
 from pipeline.core.console import log
 from pipeline.core.embedding import prompts_of
 
@@ -65,7 +66,7 @@ def mine(path: Path, name: str, config: Config) -> dict[str, Any]:
             torch.from_numpy(embedder.embed(anchors, query)),
             torch.from_numpy(embedder.embed(texts, document)).to(encoder.model.device),
             [place[text] for text in asked["positive"]],
-            [sorted(known[form]) for form in comparable(asked["anchor"])],
+            [sorted(known[form]) for form in forms(asked["anchor"])],
             settings,
         )
     negatives: list[list[str]] = [[]] * len(pairs)
@@ -85,19 +86,24 @@ def mine(path: Path, name: str, config: Config) -> dict[str, Any]:
     }
 
 
-def known_texts(pairs: pl.DataFrame, texts: list[str], both_ways: bool) -> dict[str, set[int]]:
+def known_texts(pairs: pl.DataFrame, texts: list[str], both_ways: bool) -> dict[int, set[int]]:
     """By the form of an anchor the places of all texts that stand beside it, and of its own one.
 
-    Of one form are texts that cleaning takes for equal. `both_ways`: a pair has no direction.
+    `both_ways`: a pair has no direction.
     """
-    places, known = defaultdict[str, list[int]](list), defaultdict[str, set[int]](set)
-    for number, form in enumerate(comparable(pl.Series(texts))):
+    places, known = defaultdict[int, list[int]](list), defaultdict[int, set[int]](set)
+    for number, form in enumerate(forms(pl.Series(texts))):
         places[form].append(number)
-    for anchor, text in zip(comparable(pairs["anchor"]), comparable(pairs["positive"]), strict=True):
+    for anchor, text in zip(forms(pairs["anchor"]), forms(pairs["positive"]), strict=True):
         known[anchor].update(places[text], places.get(anchor, ()))
-        if both_ways:
-            known[text].update(places.get(anchor, ()))
+        if both_ways and anchor in places:
+            known[text].update(places[anchor])
     return known
+
+
+def forms(texts: pl.Series) -> list[int]:
+    """Keys, as a set of a million pairs has gigabytes of texts; the same of texts that cleaning takes for equal."""
+    return text_hashes(comparable(texts)).tolist()
 
 
 def hard_negatives(
