@@ -91,8 +91,9 @@ def prepare_sets(
             tokens = tokenised_set(dev, tokenizer, prompts, side, angle, cache / "dev")
             prepared.dev[path.stem] = with_vectors(tokens, dev, data_side, side, cache / "dev", others)
     if new:
-        rows, dev_rows = (sum(map(len, sets.values())) for sets in (prepared.train, prepared.dev))
-        log.info("%s: %d sets tokenised, %s rows and %s dev rows", name, len(new), f"{rows:,}", f"{dev_rows:,}")
+        rows, held = (sum(len(sets[each]) for each in new if each in sets) for sets in (prepared.train, prepared.dev))
+        told = f"{len(new)} of {len(wanted)} sets tokenised, {rows:,} rows and {held:,} dev rows"
+        log.info("%s: %s", name, told)
     return prepared
 
 
