@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -275,7 +274,7 @@ def _follow(stage: Stage, config: Config, folder: StageFolder) -> Manifest:
 
 def _share(resuming: bool, timeout: float) -> bool:
     """Rank 0's answer on every rank, once rank 0 has made the folder ready."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if machine.ranks() == 1:
         return resuming
     from accelerate.utils import broadcast_object_list
 

@@ -60,6 +60,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def ranks() -> int:
+    """How many processes make a stage together; a cluster's WORLD_SIZE without LOCAL_RANK counts machines."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
+
+
 def environment() -> dict[str, Any]:
     """Versions, code and machine, for the manifest; never part of a fingerprint."""
     versions = {}
@@ -71,7 +76,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cores": cores(),
-        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "processes": ranks(),
         "gpu": cuda.get_device_name() if cuda else None,
         "gpu_driver": _said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if cuda else None,
         "commit": commit(),

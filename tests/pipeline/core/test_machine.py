@@ -42,6 +42,16 @@ def test_a_process_on_cpu_names_no_gpu() -> None:
     assert (found["gpu"], found["gpu_driver"], machine.peak_gpu_memory()) == (None, None, None)
 
 
+@pytest.mark.parametrize(("launcher", "processes"), [({"LOCAL_RANK": "0"}, 2), ({}, 1)])
+def test_only_a_launcher_s_processes_are_counted(
+    launcher: dict[str, str], processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    for name, value in {"WORLD_SIZE": "2", **launcher}.items():  # an operator of a cluster counts machines
+        monkeypatch.setenv(name, value)
+    assert machine.environment()["processes"] == processes
+
+
 def test_versions_of_what_computes_are_named() -> None:
     packages = machine.environment()["packages"]
     for name in ("torch", "numpy", "scipy", "scikit-learn", "tokenizers"):
