@@ -18,6 +18,7 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from pipeline.core.console import log
 from pipeline.core.errors import UserError, first_line
 from pipeline.core.model_folder import MODULES, PROBE, RAISED_BY_FILES, REMEDY, TORCH_FILES, transformer_folder
+from pipeline.core.safetensors_io import WEIGHTS
 
 # Families whose parameters are called in memory as in the file; of others the library converts names.
 PLAIN_NAMES = ("bert", "roberta", "camembert", "xlm-roberta")
@@ -136,7 +137,8 @@ def stored_names(folder: Path) -> set[str]:
     LayerNorm's are called weight and bias also where the file is of BERT's first days.
     """
     names: set[str] = set()
-    for file in folder.glob("*.safetensors"):
+    whole = [folder / WEIGHTS] if (folder / WEIGHTS).is_file() else []  # beside which an earlier save's parts may lie
+    for file in whole or folder.glob("*.safetensors"):
         with safe_open(file, "pt") as tensors:
             names.update(tensors.keys())
     for file in () if names else folder.glob(TORCH_FILES):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from evaluation.encoder import Encoder
 from evaluation.suites.heads import sparse_vectors, token_vectors
@@ -133,3 +133,14 @@ def test_two_places_open_tokenizers_one_alone_and_one_with_their_models(reposito
 def test_the_search_knows_what_opens_a_tokenizer(line: str) -> None:
     (call,) = [node for node in ast.walk(ast.parse(line)) if isinstance(node, ast.Call)]
     assert opens_a_tokenizer(call)
+
+
+def test_parts_of_an_earlier_save_don_t_stand_in_for_a_tensor_that_the_model_lacks(tmp_path: Path) -> None:
+    """transformers reads the whole file alone, and would make up the tensor at random."""
+    shutil.copytree(tiny_base(), tmp_path, dirs_exist_ok=True)
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file(tensors, tmp_path / "model-00001-of-00001.safetensors", metadata={"format": "pt"})
+    tensors.pop("encoder.layer.0.output.dense.weight")
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"the weights lack the tensor encoder\.layer\.0\.output\.dense\.weight"):
+        load_folder(tmp_path, device="cpu")
