@@ -70,7 +70,7 @@ plan: $(READY) ## What training and scoring would take: batches, tokens, padding
 
 sweep: $(READY) ## A sweep from configs/sweep: make sweep SWEEP=merge_weights
 	@$(if $(SWEEP),,$(error which one? make sweep SWEEP=<one of: $(basename $(notdir $(wildcard configs/sweep/*.yaml)))>))
-	@$(BIN)/python -m pipeline.run --multirun sweep=$(SWEEP) profile=$(PROFILE) $(if $(GPUS),launch.processes=$(GPUS)) $(if $(filter command line,$(origin RUN)),$(call run_override,$(RUN)-$${hydra:job.override_dirname})) $(ARGS)
+	@$(BIN)/python -m pipeline.run --multirun sweep=$(SWEEP) profile=$(PROFILE) $(if $(GPUS),launch.processes=$(GPUS)) $(if $(filter command line,$(origin RUN)),$(call run_override,$(RUN)-$${swept:})) $(ARGS)
 
 calibrate: $(READY) ## Score a published model beside its published figures: make calibrate MODEL=<hub id or folder>
 	@$(BIN)/python -m pipeline.run stages=[evaluate,calibrate] profile=$(PROFILE) run=calibration evaluation=calibration "evaluation.models=[$(MODEL)]" $(ARGS)

@@ -40,6 +40,8 @@ TARGETS = (*STAGES, "reproduce", "check", "plan")  # of the Makefile, where erro
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 ConfigStore.instance().store(name="schema", node=Config)
+# By its overrides a run of a sweep is named, and a name has no slash, as folders and Hub ids among the overrides do.
+OmegaConf.register_new_resolver("swept", lambda: HydraConfig.get().job.override_dirname.replace("/", "_"))
 
 
 def composed(*overrides: str) -> Config:

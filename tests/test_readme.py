@@ -92,7 +92,7 @@ def test_a_command_of_readme_composes(command: str) -> None:
 
 def test_the_jobs_of_a_sweep_with_a_name_of_its_own_are_runs_of_their_own() -> None:
     (words,) = expanded("make sweep SWEEP=learning_rate RUN=mine")
-    assert 'run="mine-${hydra:job.override_dirname}"' in words
+    assert 'run="mine-${swept:}"' in words
 
 
 def test_a_sweep_takes_the_given_gpus() -> None:

@@ -173,6 +173,14 @@ def test_an_override_in_quotes_arrives_as_it_was_typed(tmp_path: Path) -> None:
     assert (said.count("\n"), process.returncode) == (1, 2)
 
 
+def test_the_runs_of_a_sweep_over_folders_and_hub_ids_have_names_without_slashes(tmp_path: Path) -> None:
+    guides = "training.symmetric.guide=some/model,/a/b"
+    process = start_application("print(config.run)", tmp_path, "sweep=learning_rate", "seed=7", guides, "--multirun")
+    said = process.communicate(timeout=60)[0]
+    assert "tiny-seed=7,training.symmetric.guide=some_model,training.symmetric.learning_rate=" in said
+    assert "tiny-seed=7,training.symmetric.guide=_a_b,training.symmetric.learning_rate=" in said
+
+
 def test_a_copied_profile_that_keeps_the_old_name_is_refused(tmp_path: Path) -> None:
     copy = tmp_path / "profile" / "copied.yaml"
     copy.parent.mkdir()
