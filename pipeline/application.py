@@ -145,6 +145,13 @@ def quoted(value: str) -> str:
     return "'{}'".format(value.replace("'", r"\'"))
 
 
+def passed_on() -> list[str]:
+    """What composes this command's config in another one: its overrides, and where else it looked for their files."""
+    hydra_config = HydraConfig.get()
+    places = [f"{of.schema}://{of.path}" for of in hydra_config.runtime.config_sources if "command-line" in of.provider]
+    return [*hydra_config.overrides.task, f"hydra.searchpath=[{','.join(map(quoted, places))}]"]
+
+
 def _for_this_run(lines: str, config: DictConfig) -> str:
     """With what the make targets in them need to make this run and not the demo."""
     profile, run = config.profile, config.run

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import IO
 
 import psutil
-from hydra.core.hydra_config import HydraConfig
 
 from configs.schema.config import Config
-from pipeline.application import CONFIGS, LAUNCHED, quoted
+from pipeline.application import CONFIGS, LAUNCHED, passed_on, quoted
 from pipeline.core.errors import Died, UserError
 from pipeline.core.machine import cores
 
@@ -26,9 +25,9 @@ ENDING = b" closing signal SIGTERM"  # torchrun to the ranks beside one that has
 
 
 def launch(stage: str, config: Config) -> None:
-    """Run `python -m pipeline.run stages=[stage]` under accelerate, with this process's overrides."""
+    """Run `python -m pipeline.run stages=[stage]` under accelerate, with this process's config."""
     run = f"run={quoted(config.run)}"  # a sweep names runs by itself, by overrides, so their `=` and `,` need quotes
-    chosen = [*HydraConfig.get().overrides.task, run, f"stages=[{stage}]"]
+    chosen = [*passed_on(), run, f"stages=[{stage}]"]
     command = [*launch_command(config), "-m", "pipeline.run", *chosen]
     paths = [str(CONFIGS.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = SHUTDOWN | os.environ | {"PYTHONPATH": os.pathsep.join(paths), LAUNCHED: "1", "PIPELINE_JOB": stage}

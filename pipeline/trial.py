@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from hydra.core.hydra_config import HydraConfig
 
 from configs.schema.config import SIDES, Config
-from pipeline.application import hydra_application, quoted
+from pipeline.application import hydra_application, passed_on, quoted
 from pipeline.core.artefact import Manifest, read_manifest
 from pipeline.core.console import quiet, show_table
 from pipeline.core.errors import UserError
@@ -47,7 +46,7 @@ def trial(config: Config) -> None:
             Manifest(stage, "complete", "of a trial", {}, {}).write(place / stage)
         with quiet():
             write_base(place / "init", shape, config.base)
-        command = [sys.executable, "-m", "pipeline.run", *HydraConfig.get().overrides.task, "tracking=none"]
+        command = [sys.executable, "-m", "pipeline.run", *passed_on(), "tracking=none"]
         command += [f"runs={quoted(str(folder))}", "run=trial"]
         for name in sides:
             one = [*command, f"stages=[{name}]", *_prepared(config, name, sets[name], shape, place / "data")]

@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from pipeline.application import CONFIGS, LAUNCHED, QUOTED, _explained, quoted
-from tests.support.runs import run_main, start
+from tests.support.runs import finish, run_main, start
 
 
 def start_application(job: str, runs: Path, *overrides: str) -> subprocess.Popen[str]:
@@ -179,6 +179,18 @@ def test_the_runs_of_a_sweep_over_folders_and_hub_ids_have_names_without_slashes
     said = process.communicate(timeout=60)[0]
     assert "tiny-seed=7,training.symmetric.guide=some_model,training.symmetric.learning_rate=" in said
     assert "tiny-seed=7,training.symmetric.guide=_a_b,training.symmetric.learning_rate=" in said
+
+
+def test_what_a_command_passes_on_composes_its_config_also_of_files_elsewhere(tmp_path: Path) -> None:
+    for name, content in {"one dir/profile/mine": "profile: mine", "two/arm/mine": "seed: 7"}.items():
+        file = tmp_path / f"{name}.yaml"
+        file.parent.mkdir(parents=True)
+        file.write_text(f"# @package _global_\n{content}\n")
+    chosen = ["profile=mine", "arm=mine", f"runs={tmp_path}", f"hydra.searchpath=['file://{tmp_path}/two']"]
+    passes_on = "from pipeline.application import *; hydra_application(lambda config: print(*passed_on(), sep='\\n'))()"
+    first = finish(start(f"--config-dir={tmp_path}/one dir", *chosen, code=passes_on))
+    ended = run_main("--cfg=job", *first.out.splitlines())
+    assert ended.status == 0 and "profile: mine" in ended.out and "seed: 7" in ended.out, first.err + ended.err
 
 
 def test_a_copied_profile_that_keeps_the_old_name_is_refused(tmp_path: Path) -> None:
