@@ -74,6 +74,7 @@ def _prepared(config: Config, name: str, sets: list[SetEstimate], shape: Shape, 
     write_rows(data / of / f"{name}.parquet", texts, longest, shape, labels=of == "symmetric" and side.angle_weight > 0)
     values = {"start": "init", "max_steps": STEPS, "logging_steps": LOGGED, "checkpoint_steps": 10 * STEPS}
     values |= {"dev_steps": "null", "average": "null", "anchor_length": longest, "positive_length": longest}
+    values |= dict.fromkeys(side.auxiliary_models, "init")  # whatever guides or teaches, a step reads its vectors
     values["negatives"] = max(len(item.texts["negatives"]) for item in sets)
     own = [f"~training.{name}.sets.{key}" for key in side.sets]  # these sets are not there
     return [*own, *(f"training.{name}.{key}={value}" for key, value in values.items())]

@@ -12,7 +12,8 @@ from training.workload import estimates
 
 def test_some_steps_at_the_profile_s_shape_tell_speed_memory_and_hours_and_leave_nothing(tmp_path: Path) -> None:
     overrides = ["profile=tiny", "stages=[symmetric]", "launch.config=none", f"runs={tmp_path}"]
-    ended = run_main(*overrides, module="pipeline.trial")
+    others = ["training.symmetric.guide=base", "training.symmetric.teacher=of/the_hub"]  # none is made or fetched
+    ended = run_main(*overrides, *others, module="pipeline.trial")
     assert ended.status == 0, ended.err
     told = dict(re.findall(r"^ *(\S.*?\S)  +(\S+(?: GiB)?) *$", ended.out, re.MULTILINE))
     rate, tokens = (float(told[f"tokens {of}"].replace(",", "")) for of in ("a second", "of the run"))
