@@ -84,7 +84,7 @@ def test_the_slurm_job_starts_the_same_command_on_every_machine(asked: str, repo
     assert len(commands) == 2 and commands[0] == commands[1]
     overrides = shlex.split(commands[0])[3:]
     counted = ["launch.processes=16"] if ASKED[asked] else []
-    assert overrides == ["profile=bge_m3", "run=bge_m3", "launch.nodes=2", *counted, "seed=7"]
+    assert overrides == ["profile=bge_m3", 'run="bge_m3"', "launch.nodes=2", *counted, "seed=7"]
     composed(*overrides)  # refuses processes that can't share out the batches
 
 
