@@ -20,13 +20,15 @@ MADE = ("merge", "heads", "export", "evaluate", "report", "publish", "calibrate"
 STAGES = ("base", "benchmarks", "data", "init", *SIDES, *MADE)
 # Made where a stage needs them, or asked for.
 ON_REQUEST = ("base", "benchmarks", "joint", "export", "publish", "calibrate")
+LAUNCH_FILES = sorted(path.stem for path in (Path(__file__).parent.parent / "accelerate").glob("*.yaml"))
 
 
 @dataclass
 class LaunchConfig:
     """How `accelerate launch` starts training."""
 
-    config: str = "auto"  # a file of configs/accelerate, without its ending; auto: by the devices; none: no launcher
+    # A file of configs/accelerate, without its ending; auto: by the devices; none: no launcher.
+    config: str = setting("auto", choices=("auto", "none", *LAUNCH_FILES))
     processes: int | None = setting(None, least=1)  # ranks in all, on all machines; None: one a device
     # Machines; each runs the same command, with MASTER_ADDR and MASTER_PORT in its environment.
     nodes: int = setting(1, least=1)

@@ -14,6 +14,7 @@ import pytest
 
 from configs.schema.config import Config, LaunchConfig
 from pipeline import launch
+from pipeline.application import composed
 from pipeline.core.errors import Died, UserError
 from pipeline.launch import launch_command, relay
 from tests.support.runs import finish, remove_stage, start
@@ -83,10 +84,9 @@ def test_the_launch_file_and_the_number_of_processes_come_from_the_config() -> N
     assert command[command.index("--main_process_port") + 1] == "0"  # two trainings on one machine don't meet
 
 
-def test_an_unknown_launch_file_is_refused_with_the_choices() -> None:
-    config = dataclasses.replace(Config(), launch=LaunchConfig(config="tpu"))
-    with pytest.raises(UserError, match=r"no such launch file: tpu .*choose one of auto, cpu"):
-        launch_command(config)
+def test_an_unknown_launch_file_is_refused_with_the_choices_before_anything_is_made() -> None:
+    with pytest.raises(UserError, match=r"must be one of auto, none, cpu, .*, not tpu \(config key launch\.config\)"):
+        composed("profile=tiny", "launch.config=tpu")
 
 
 def until_it_trains(run_folder: Path, *overrides: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
