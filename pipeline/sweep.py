@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 
 from configs.schema.config import Config
 from pipeline.core.artefact import read_json, read_manifest, write_json
-from pipeline.core.console import console, show_table
+from pipeline.core.console import console, log, show_table
 from pipeline.core.errors import UserError, redacted
 from pipeline.stage import Stage, folder_and_manifest
 
@@ -71,6 +71,8 @@ class SweepTable(Callback):
         show_table(f"sweep: {folder}", columns, rows)
         if rows and rows[0][2] is not None:
             console.print(f"best: {rows[0][0]}")
+        elif any(not result["error"] for result in results):
+            log.warning("no job has %s: objective=<stage>.<one of the metrics of its manifest>", config.objective)
         if failed := [result["error"] for result in results if result["error"]]:
             sys.stdout.flush()
             print("\n".join(failed), file=sys.stderr, flush=True)

@@ -150,3 +150,4 @@ def test_a_job_that_crashes_in_its_own_process_is_a_row_too(tmp_path: Path) -> N
     what = "error: ZeroDivisionError: integer division or modulo by zero"
     assert crashed["error"] == f"{what} ({log}); see the traceback there"
     assert "Traceback" in log.read_text(encoding="utf-8")
+    assert "no job has merge.dev: objective=" in ended.out  # also not the one that ended well
