@@ -80,6 +80,8 @@ class Config:
                 yield "data.decontamination.suites", f"there is no suite {suite}; known: {', '.join(sorted(known))}"
         if self.data.mines and self.data.mining.model == "init" and self.init.counts_pairs:
             yield "data.mining.model", "can't be init, whose corpora count the pairs that mining completes; take base"
+        if not self.runs or self.runs.startswith("~"):
+            yield "runs", f"must be a folder, and ~ stands for none here: not '{self.runs}'"
         if self.mirror is not None and not Path(self.mirror).is_dir():
             yield "mirror", f"the folder {self.mirror} does not exist"
         if self.training.heads.kind == "joint" and self.merging.method in MERGEKIT_METHODS:

@@ -120,6 +120,12 @@ NO_TIME = TrainingConfig(arguments={"ddp_timeout": "soon"})
         (SuiteConfig(**SUITE, representations=[]), "representations", "at least one"),
         (SuiteConfig(**SUITE, sets={"a": "../b"}), "sets.a", "plain name"),
         (PublishConfig(repo="name"), "repo", "must be organisation/name"),
+        (
+            Config("a", "a", init=InitConfig(corpora=CORPORA), runs=""),
+            "runs",
+            "must be a folder",
+        ),  # else in the file system's root
+        (Config("a", "a", init=InitConfig(corpora=CORPORA), runs="~/a"), "runs", "~ stands for none here"),
         (EvaluationConfig(suites=["a"]), "suites", "there is no suite a"),
         (EvaluationConfig(suites=["a", "a"], suite={"a": SuiteConfig(**SUITE)}), "suites", "twice"),
     ],
