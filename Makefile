@@ -42,8 +42,7 @@ $(READY):
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
 	@cp requirements.lock $@
 
-demo: $(READY) ## The whole chain on a small model and a dictionary, in minutes on two CPU cores
-	@$(BIN)/python -m pipeline.run profile=demo $(call run_override,$(if $(filter file,$(origin RUN)),demo,$(RUN))) $(ARGS)
+demo: reproduce ## The whole chain on a small model and a dictionary, in minutes on two CPU cores
 
 reproduce: $(READY) ## The whole chain of PROFILE
 	@$(BIN)/python -m pipeline.run $(OVERRIDES)
@@ -70,10 +69,12 @@ plan: $(READY) ## What training and scoring would take: batches, tokens, padding
 
 sweep: $(READY) ## A sweep from configs/sweep: make sweep SWEEP=merge_weights
 	@$(if $(SWEEP),,$(error which one? make sweep SWEEP=<one of: $(basename $(notdir $(wildcard configs/sweep/*.yaml)))>))
+	@$(if $(filter-out 1,$(NODES)),$(error a sweep is one machine's: leave NODES out))
 	@$(BIN)/python -m pipeline.run --multirun sweep=$(SWEEP) profile=$(PROFILE) $(if $(GPUS),launch.processes=$(GPUS)) $(if $(filter command line,$(origin RUN)),$(call run_override,$(RUN)-$${swept:})) $(ARGS)
 
+calibrate: RUN = calibration
 calibrate: $(READY) ## Score a published model beside its published figures: make calibrate MODEL=<hub id or folder>
-	@$(BIN)/python -m pipeline.run stages=[evaluate,calibrate] profile=$(PROFILE) run=calibration evaluation=calibration "evaluation.models=[$(MODEL)]" $(ARGS)
+	@$(BIN)/python -m pipeline.run stages=[evaluate,calibrate] evaluation=calibration "evaluation.models=[$(MODEL)]" $(OVERRIDES)
 
 publish: $(READY) ## The merged model's folder for the Hub: make publish REPO=<id>; uploads with ARGS=evaluation.publish.dry_run=false
 	@$(BIN)/python -m pipeline.run stages=[publish] $(OVERRIDES) $(if $(REPO),evaluation.publish.repo=$(REPO))

@@ -72,6 +72,25 @@ def test_a_run_may_have_any_name(target: str, run: str, mark: str, repository: P
     assert {one.key_or_group: one.value() for one in parsed}["run"] == run
 
 
+@pytest.mark.parametrize(("target", "usual"), [("demo", "demo"), ("calibrate", "calibration")])
+def test_no_variable_is_ignored(target: str, usual: str, repository: Path) -> None:
+    for given, wanted in ([], (usual, 1)), (["PROFILE=tiny", "RUN=mine", "GPUS=4", "NODES=2"], ("mine", 2)):
+        made = subprocess.run(
+            ["make", "-n", target, *given], cwd=repository, capture_output=True, text=True, check=True
+        )
+        (command,) = [line for line in made.stdout.splitlines() if "pipeline.run" in line]
+        parsed = OverridesParser.create().parse_overrides(shlex.split(command)[3:])
+        values = {one.key_or_group: one.value() for one in parsed}
+        assert (values["run"], values["launch.nodes"]) == wanted
+        assert (values["profile"], values.get("launch.processes")) == (("tiny", 4) if given else ("demo", None))
+
+
+def test_a_sweep_over_several_machines_is_refused(repository: Path) -> None:
+    asked = ["make", "-n", "sweep", "SWEEP=joint", "NODES=2"]
+    done = subprocess.run(asked, cwd=repository, capture_output=True, text=True)
+    assert done.returncode != 0 and "leave NODES out" in done.stderr
+
+
 def test_an_environment_that_is_a_link_is_ignored_by_git(checkout: Path) -> None:
     (checkout / "elsewhere").mkdir()
     (checkout / ".venv").symlink_to("elsewhere")
