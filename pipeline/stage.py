@@ -76,7 +76,8 @@ def run_stage(stage: Stage, config: Config) -> Manifest:
         return _follow(stage, config, folder)
     if stage.assist and config.is_one_of_many:
         _assist(stage.assist, config, folder)
-    with disk_errors_explained(folder.path), locked(folder.path, wait=config.is_one_of_many):
+    shared = config.is_one_of_many or stage.name == "base"  # which all runs share
+    with disk_errors_explained(folder.path), locked(folder.path, wait=shared):
         if done := _standing(stage, config, folder):
             return done
         _verify(stage, folder)

@@ -1,10 +1,12 @@
 """Artefacts are made once, whole, and under a lock."""
 
 import dataclasses
+import fcntl
 import json
 import multiprocessing
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -178,6 +180,15 @@ def test_a_second_writer_stops_with_an_error(tmp_path: Path) -> None:
     with FileLock(tmp_path / "test/.locks/merge.lock"):
         with pytest.raises(UserError, match="another process is writing"):
             run_stage(stage_writing("abc"), make_config(tmp_path))
+
+
+def test_a_base_that_another_run_makes_is_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "bases/.locks").mkdir(parents=True)
+    config = make_config(tmp_path)
+    with (tmp_path / f"bases/.locks/{config.base.name}.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        threading.Timer(0.3, fcntl.flock, [held, fcntl.LOCK_UN]).start()
+        assert run_stage(dataclasses.replace(stage_writing("abc"), name="base"), config).status == "complete"
 
 
 def sleeping(config: Config, stage: StageFolder) -> dict[str, object]:
