@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -90,7 +91,7 @@ def _command(job: Callable[[Config], Any]) -> None:
     _make_ready()
     try:
         _refuse_unknown_options()
-        run_job()
+        _callbacks_heeded()(run_job)()
         sys.stdout.flush()
     except (UserError, HydraException, OmegaConfBaseException) as error:
         errors.append(_explained(error))
@@ -201,6 +202,17 @@ def _stop_kept() -> Iterator[None]:
         if _asked:
             raise Stopped(_asked[0]) from error
         raise
+
+
+@contextmanager
+def _callbacks_heeded() -> Iterator[None]:
+    """Raise what a callback raised, of which Hydra makes a warning: a sweep without its table would end well."""
+    warnings.filterwarnings("error", r"Callback \w+\.on_\w+ raised", UserWarning)
+    try:
+        yield
+    except UserWarning as warned:
+        with disk_errors_explained(Path.cwd()):
+            raise warned.__context__ or warned from None
 
 
 def _end_in_time(asked: int) -> None:

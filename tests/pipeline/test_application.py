@@ -181,6 +181,25 @@ def test_the_runs_of_a_sweep_over_folders_and_hub_ids_have_names_without_slashes
     assert "tiny-seed=7,training.symmetric.guide=_a_b,training.symmetric.learning_rate=" in said
 
 
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        ("OSError(28, 'No space left on device')", "error: can't write: No space left on device ("),
+        ("UserError('no arm', where='x', remedy='y')", "error: no arm (x); y\n"),
+    ],
+)
+def test_a_sweep_whose_table_can_t_be_written_does_not_end_well(raised: str, said: str, tmp_path: Path) -> None:
+    fails = f"""if True:
+        from pipeline.application import *
+        from pipeline import sweep
+        def fail(*told, **more): raise {raised}
+        sweep.show_table = fail
+        hydra_application(print)()
+    """
+    ended = finish(start("--multirun", "profile=tiny", f"runs={tmp_path}", "seed=1,2", code=fails))
+    assert (ended.status, ended.err.count("\n")) == (2, 1) and ended.err.startswith(said)
+
+
 def test_what_a_command_passes_on_composes_its_config_also_of_files_elsewhere(tmp_path: Path) -> None:
     for name, content in {"one dir/profile/mine": "profile: mine", "two/arm/mine": "seed: 7"}.items():
         file = tmp_path / f"{name}.yaml"
