@@ -157,6 +157,10 @@ class SideConfig(PlannedConfig):
             yield "average", "needs dev_steps: it is of the weights at the last evaluations"
         if "query_to_doc" not in self.directions:
             yield "directions", "must contain query_to_doc"
+        # Of a dimension named twice the last weight alone would count; a direction's candidates would count twice.
+        for name in ("dimensions", "directions"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                yield name, "must name none twice"
         yield from super().problems()
 
 

@@ -70,6 +70,8 @@ NO_TIME = TrainingConfig(arguments={"ddp_timeout": "soon"})
             "must be as many as dimensions",
         ),
         (SideConfig(dimensions=[64, 33], angle_weight=0.1), "dimensions", "must be even for AnglE"),
+        (SideConfig(dimensions=[64, 32, 32], dimension_weights=[1.0, 1.0, 0.5]), "dimensions", "none twice"),
+        (SideConfig(directions=["query_to_doc", "doc_to_query", "doc_to_query"]), "directions", "none twice"),
         (SideConfig(average=3), "average", "needs dev_steps"),
         (SideConfig(average=1, dev_steps=10), "average", "must be at least 2"),
         (SideConfig(epochs=-1.0), "epochs", "above 0"),
