@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
 from evaluation.study.comparison import ArmScore
 from evaluation.study.table import markdown
@@ -152,3 +153,11 @@ def test_the_study_s_tables_are_those_of_its_figures() -> None:
     chosen = README[README.index(header) :].partition("\n\n")[0].splitlines()
     assert len(chosen) > 8 and {*chosen} <= {*whole.splitlines()}
     assert {row.arm for row in rows} <= {path.stem for path in (CONFIGS / "arm").glob("*.yaml")}
+
+
+@pytest.mark.parametrize("option", ["dimensions", "guide", "teacher", "adapter", "average"])
+def test_the_figures_of_a_side_s_options_are_of_the_settings_beside_them(option: str) -> None:
+    measured = OmegaConf.load(CONFIGS / "arm" / f"asymmetric_{option}.yaml").training.asymmetric
+    (row,) = [line for line in README.splitlines() if line.startswith(f"| `{option}: ")]
+    said = OmegaConf.merge(*(OmegaConf.create(code) for code in re.findall(r"`(\w+: .+?)`", row)))
+    assert {**measured, "teacher": None} == {**said, "teacher": None}  # README says that it is the base
