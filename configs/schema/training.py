@@ -52,9 +52,9 @@ class PlannedConfig:
     anchor_length: int = setting(512, least=4)  # tokens, prompt and special tokens included
     positive_length: int = setting(512, least=4)  # also of negatives
     negatives: int = setting(1, least=0)  # most hard negatives taken from a row
-    # How the steps are shared out to the sets: by their rows, by a power of them, or evenly.
+    # How the steps are shared out to the sets: by the batches of a pass, by a power of these, or evenly.
     mixing: str = setting("proportional", choices=("proportional", "temperature", "round_robin"))
-    mixing_temperature: float = setting(2.0, above=0)  # of mixing=temperature: shares go with rows ** (1 / temperature)
+    mixing_temperature: float = setting(2.0, least=0.1)  # of mixing=temperature: shares go with batches ** (1 / this)
     sets: dict[str, SetConfig] = setting({})  # exceptions, by name of set
 
     temperature: float = setting(0.02, above=0)  # of the contrastive loss: similarities are divided by it

@@ -61,6 +61,7 @@ NO_TIME = TrainingConfig(arguments={"ddp_timeout": "soon"})
         (MiningConfig(range_min=100), "range_min", "below range_max (100)"),
         (SideConfig(temperature=0.0), "temperature", "above 0"),
         (SideConfig(batch_size=20), "batch_size", "multiple of batch_multiple (8)"),
+        (SideConfig(mixing_temperature=0.001), "mixing_temperature", "must be at least 0.1"),
         (SideConfig(mixing="random"), "mixing", "must be one of proportional"),
         (SideConfig(directions=["doc_to_doc"]), "directions", "must contain query_to_doc"),
         (SideConfig(dropout=1.0), "dropout", "at least 0 and below 1"),
