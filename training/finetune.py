@@ -306,6 +306,8 @@ def _library_arguments(
     fixed |= {"auto_find_batch_size"}  # it would train anew from where memory ran out
     fixed |= {"ignore_data_skip", "save_only_model"}  # a run taken up from a checkpoint would end in another model
     fixed |= {"eval_strategy", "eval_steps", "save_strategy", "save_steps"}  # the best weights are to have a checkpoint
+    fixed |= {"load_best_model_at_end", "metric_for_best_model", "greater_is_better"}  # keep_best, by the dev score
+    fixed |= {"per_device_train_batch_size", "batch_sampler", "warmup_ratio"}  # would change nothing beside the plan's
     for key in sorted(fixed & extra.keys()):
         raise UserError(f"{key} is not free: the pipeline sets it", where=f"{place}.{key}", remedy="remove it")
     known = dataclasses.fields(SentenceTransformerTrainingArguments)
