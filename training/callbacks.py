@@ -204,7 +204,7 @@ class StepLines(TrainerCallback):
         every = max(1, state.max_steps // 10)
         if not logs or not state.is_world_process_zero:
             return
-        if "loss" in logs and state.global_step % every == 0:
+        if "loss" in logs and state.global_step % every < state.logging_steps:  # the first line after each tenth
             log.info("step %d of %d: loss %.4f", state.global_step, state.max_steps, logs["loss"])
         if "eval_score" in logs:
             log.info("step %d of %d: dev score %.4f", state.global_step, state.max_steps, logs["eval_score"])

@@ -23,7 +23,7 @@ from pipeline.stage import run_stage
 from tests.support.planned_sets import planned_loss, prepared_run, rows, tiny_model
 from tests.support.runs import read_metrics
 from tests.support.training_process import finish, stop_at
-from training.callbacks import Preemption
+from training.callbacks import Preemption, StepLines
 from training.finetune import training_arguments
 from training.trainer import MARK, PlannedTrainer, _outlive_sigterm, last_checkpoint, readable
 
@@ -268,3 +268,14 @@ def test_every_trained_parameter_gets_a_gradient_and_the_pooler_none() -> None:
     planned_loss(model, 10**6)(features, labels).backward()
     for name, parameter in model.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad == ("pooler" not in name), name
+
+
+@pytest.mark.parametrize("every", [1, 7, 50])
+def test_a_log_has_about_ten_lines_of_a_run_however_often_it_is_logged(
+    every: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "pipeline"):
+        for step in range(every, 448, every):
+            state = TrainerState(global_step=step, max_steps=447, logging_steps=every)
+            StepLines().on_log(None, state, TrainerControl(), logs={"loss": 1.0})
+    assert 8 <= len(caplog.messages) <= 11
