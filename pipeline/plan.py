@@ -57,7 +57,8 @@ def show_training(config: Config) -> None:
     ]  # fmt: skip
     cells = [[part, *(f"{side[part] / GIB:.2f} GiB" for side in memory)] for part in next(iter(memory), {})]
     cells.append(["in all", *(f"{sum(side.values()) / GIB:.2f} GiB" for side in memory)])
-    show_table(f"Memory of one device ({shape.parameters:,} parameters)", ["", *sides], cells)
+    left_out = ", without what heads that train along hold of a batch" * (config.training.heads.kind == "joint")
+    show_table(f"Memory of one device ({shape.parameters:,} parameters){left_out}", ["", *sides], cells)
 
 
 def _seen_rows(works: dict[str, Work]) -> Iterator[list[object]]:
