@@ -115,7 +115,7 @@ def plan_batches(sets: Sequence[SetRows], side: PlannedConfig, seed: int, key: s
             raise UserError(
                 f"{len(rows.anchors)} rows give no batch of at least {side.batch_multiple} rows with a loss{why}",
                 where=f"set {rows.name}",
-                remedy=f"{remedy}, or leave it out: {key}.sets.{rows.name}.weight=0",
+                remedy=f"{remedy}, or leave it out: ++{key}.sets={{{rows.name}:{{weight:0}}}}",
             )
     streams = {rows.name: _stream(rows, side, seed, first[rows.name]) for rows in sets}
     available = {rows.name: rows.repeat * len(first[rows.name]) for rows in sets}

@@ -55,7 +55,7 @@ class PlannedConfig:
     # How the steps are shared out to the sets: by the batches of a pass, by a power of these, or evenly.
     mixing: str = setting("proportional", choices=("proportional", "temperature", "round_robin"))
     mixing_temperature: float = setting(2.0, least=0.1)  # of mixing=temperature: shares go with batches ** (1 / this)
-    sets: dict[str, SetConfig] = setting({})  # exceptions, by name of set
+    sets: dict[str, SetConfig] = setting({})  # exceptions, by name of set; in ARGS as ++<key>={<set>:{weight:0}}
 
     temperature: float = setting(0.02, above=0)  # of the contrastive loss: similarities are divided by it
 

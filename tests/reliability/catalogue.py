@@ -182,7 +182,9 @@ HEADS = {
     "a merge with a bit turned": Case(
         "heads", faults.DAMAGED, faults.edited("merge/model/model.safetensors", faults.one_bit)
     ),
-    "a set that has no heads to fit": Case("heads", "paris", overrides=("+training.heads.sets.paris.weight=2",)),
+    "a set that has no heads to fit": Case(
+        "heads", "no set of this side is called paris", overrides=("++training.heads.sets={paris:{weight:2}}",)
+    ),
 }
 
 EVALUATION = {

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from configs.schema.training import SideConfig
+from pipeline.application import composed
 from pipeline.core.errors import UserError
 from training.batch_plan import (
     BatchPlan,
@@ -287,16 +288,18 @@ def test_batches_with_nothing_to_tell_apart_are_left_out() -> None:
         plan(rows)
 
 
-def test_a_set_below_one_multiple_is_refused() -> None:
-    with pytest.raises(UserError, match=r"7 rows give no batch of at least 8.*give it more rows"):
-        plan(set_rows("tiny", 7))
+def test_a_set_below_one_multiple_is_refused_with_an_override_that_leaves_it_out() -> None:
+    with pytest.raises(UserError, match=r"7 rows give no batch of at least 8.*give it more rows") as refused:
+        plan_batches([set_rows("few", 7)], SIDE, 0, "training.symmetric")
+    override = str(refused.value).partition("leave it out: ")[2]
+    assert composed("profile=tiny", override).side("symmetric").sets["few"].weight == 0
 
 
 def test_a_set_with_one_common_text_is_refused_for_that() -> None:
     rows = set_rows("common", 64)
     same = dataclasses.replace(rows, positives=np.full(64, 999))
     what = r"64 rows give no batch .*: 64 have the same positive, and a batch takes a text once \(set common\)"
-    with pytest.raises(UserError, match=rf"{what}; give it rows with another positive, or .*sets.common.weight=0"):
+    with pytest.raises(UserError, match=rf"{what}; give it rows with another positive, or .*common:.weight:0"):
         plan(same)
     with pytest.raises(UserError, match="60 have the same anchor"):
         plan(dataclasses.replace(rows, anchors=np.maximum(np.arange(64), 59)))

@@ -144,7 +144,7 @@ def test_no_pairs_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_set_below_one_multiple_is_refused(tmp_path: Path) -> None:
-    message = "7 rows give no batch.*training.symmetric.sets.few.weight=0"
+    message = "7 rows give no batch.*training.symmetric.sets={few:{weight:0}}"
     refused(tmp_path, message, {"symmetric/pairs": rows(32), "symmetric/few": rows(7)})
 
 
