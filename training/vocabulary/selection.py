@@ -105,14 +105,13 @@ def covering_ids(count: Ids, coverage: float) -> Ids:
     running = np.cumsum(count[order])
     if not len(running):
         return order
-    return order[: 1 + int(np.searchsorted(running, np.ceil(coverage * running[-1])))]
+    return order[: 1 + int(np.searchsorted(running, coverage * running[-1]))]
 
 
 def character_ids(tokenizer: TokenizerFile, config: InitConfig, languages: list[str]) -> Ids:
     """Every piece of one character that belongs to the languages' scripts or to what all scripts share."""
     belongs = characters_of(scripts_of(languages, config.scripts)).fullmatch
-    single = ((old, piece) for old, piece in enumerate(tokenizer.pieces) if len(piece) == 1)
-    return np.array([old for old, piece in single if belongs(piece)], dtype=np.int64)
+    return np.array([old for old, piece in enumerate(tokenizer.pieces) if belongs(piece)], dtype=np.int64)
 
 
 def pinned_id(tokenizer: TokenizerFile, kept: Ids) -> int:
