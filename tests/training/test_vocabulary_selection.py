@@ -12,7 +12,7 @@ from configs.schema.init import BaseConfig, InitConfig
 from pipeline.core.errors import UserError
 from tests.support.small_bases import tiny_base, true_tokenizer
 from training.bases.random_model import model_config
-from training.vocabulary.selection import OTHER, characters_of, covering_ids, scripts_of, select
+from training.vocabulary.selection import OTHER, characters_of, covering_ids, cut, scripts_of, select
 from training.vocabulary.tokenizer_file import TokenizerFile
 
 NOTHING = np.array([], dtype=np.int64)
@@ -115,6 +115,14 @@ def test_max_size_keeps_the_fixed_ids_and_the_most_frequent_others(tokenizer: To
     dropped = np.setdiff1d(everything.kept, cut.kept)
     chosen = np.setdiff1d(cut.kept, fixed.kept)
     assert occurrences["ru"][dropped].max() <= occurrences["ru"][chosen].min()
+
+
+def test_max_size_compares_shares_of_each_language_and_of_other_scripts_beside_all_that_is_spoken() -> None:
+    """Of ru 0.9 and 0.1, of en 0.2 and 0.8, and 33 of others beside 110 that are spoken are 0.3."""
+    occurrences = {"ru": [0, 90, 10, 0, 0, 0], "en": [0, 0, 0, 2, 8, 0], OTHER: [0, 0, 0, 0, 0, 33]}
+    each = {language: np.array(count) for language, count in occurrences.items()}
+    found = [cut(np.arange(6), np.array([0]), each, size).tolist() for size in range(1, 6)]
+    assert found == [[0], [0, 1], [0, 1, 4], [0, 1, 4, 5], [0, 1, 3, 4, 5]]
 
 
 def test_pieces_of_other_scripts_need_the_strictest_count_and_weigh_little(tokenizer: TokenizerFile) -> None:

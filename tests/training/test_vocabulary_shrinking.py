@@ -5,13 +5,14 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from pipeline.core.errors import UserError
 from tests.support.small_bases import tiny_base
 from training.bases.random_model import sample_texts
 from training.bases.sources import SAMPLES
-from training.vocabulary.shrinking import EMBEDDING, Sizes, shrink
+from training.vocabulary.shrinking import EMBEDDING, Sizes, shrink, write_id_map
 from training.vocabulary.tokenizer_file import TokenizerFile, shrink_sentencepiece
 
 WORDS = "embeddings.word_embeddings.weight"
@@ -56,12 +57,24 @@ def test_rows_are_copied_and_all_other_tensors_are_the_same(base: Path) -> None:
 
 
 def test_ids_are_renumbered_wherever_they_are_written(base: Path) -> None:
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"mask_token_id": 1199, "sep_token_id": None}))
     target, _ = shrunk(base)
     last = len(KEPT) - 1
     config = json.loads((target / "config.json").read_text())
+    assert config["mask_token_id"] == last and config["sep_token_id"] is None
     assert config["vocab_size"] == len(KEPT) and (config["pad_token_id"], config["eos_token_id"]) == (1, 2)
     tokenizer = TokenizerFile.read(target / "tokenizer.json")
     assert tokenizer.special_ids == {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "<mask>": last}
+
+
+def test_the_id_map_has_the_score_and_the_counts_of_each_old_id(base: Path) -> None:
+    document = json.loads((base / "tokenizer.json").read_text(encoding="utf-8"))
+    counts, path = np.arange(1200) ** 2, base / "id_map.parquet"
+    write_id_map(path, TokenizerFile.read(base / "tokenizer.json"), KEPT, {"ru": counts})
+    vocabulary = [*document["model"]["vocab"], ["<mask>", 0.0]]
+    expected = [(old, new, *vocabulary[old], old**2) for new, old in enumerate(KEPT.tolist())]
+    assert pl.read_parquet(path).rows() == expected
 
 
 def test_modules_and_heads_come_along_and_the_manifest_does_not(base: Path) -> None:
@@ -121,6 +134,7 @@ def rows_changed(base: Path, rows: int) -> None:
 
     state = tensors(base)
     state[WORDS] = np.resize(state[WORDS], (rows, 32))
+    state["embeddings.position_ids"] = np.arange(514)  # a buffer, as in older checkpoints
     save_file(state, base / "model.safetensors")
 
 
@@ -129,7 +143,9 @@ def test_padding_rows_of_the_embedding_are_dropped_and_reported(base: Path) -> N
     rows_changed(base, 1235)
     target, sizes = shrunk(base)
     assert (sizes.embedding_rows_before, sizes.padding_rows_dropped) == (1235, 35)
-    np.testing.assert_array_equal(tensors(target)[WORDS], expected)
+    after = tensors(target)
+    np.testing.assert_array_equal(after[WORDS], expected)
+    assert sizes.parameters_after == sum(tensor.size for tensor in after.values() if tensor.dtype == np.float32)
 
 
 @pytest.mark.parametrize("rows", [1199, 1200 + 128])
