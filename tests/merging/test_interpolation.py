@@ -231,6 +231,10 @@ def test_a_sum_beyond_float16_is_refused(tmp_path: Path) -> None:
     [
         ({"one": torch.ones(2, 3)}, "symmetric lacks tensor two, which init has"),
         ({"one": torch.ones(2, 3), "two": torch.ones(4), "six": torch.ones(1)}, "symmetric has tensor six, which init"),
+        (
+            {name: torch.ones(1) for name in ("one", "two", "a", "b", "c", "d", "e")},
+            "symmetric has tensor a, b, c and 2 more, which",
+        ),
         ({"one": torch.ones(3, 2), "two": torch.ones(4)}, r"tensor one has shape \[2, 3\] in init but \[3, 2\]"),
         ({"one": torch.ones(2, 3).long(), "two": torch.ones(4)}, "tensor one is F32 in init but I64 in symmetric"),
     ],

@@ -8,17 +8,20 @@ import pytest
 import torch
 
 from configs.schema.training import HeadsConfig, SideConfig
+from training.batch_plan import BatchPlan, GlobalBatch, SetRows
 from training.batches import (
     MiniBatchCollator,
     encoding_budget,
     ends_within,
     mini_batch_ends,
     packed_ends,
+    plan_report,
     warn_of_small_steps,
     warn_of_untried,
     with_padding,
 )
 from training.memory import Budget
+from training.sets import TokenIds, TokenisedSet
 
 LENGTHS = np.array([2, 3, 3, 5, 8, 8, 9, 20])  # 58 tokens
 
@@ -92,6 +95,18 @@ def test_padded_mini_batches_are_the_cheapest_of_all_cuts(most: int, overhead: i
 
     cuts = [(*inner, 8) for number in range(8) for inner in itertools.combinations(range(1, 8), number)]
     assert cost(tuple(mini_batch_ends(LENGTHS, most, overhead))) == min(map(cost, cuts)) < math.inf
+
+
+def test_the_plans_report_counts_padding_in_all_and_in_the_largest_batch() -> None:
+    texts = [TokenIds(np.zeros(0, np.int32), np.cumsum([0, *own])) for own in ([2, 4], [6, 10])]  # tokens
+    each = np.arange(2)
+    negatives, scores = [each[:0]] * 2, np.array([math.nan, 0.5], np.float32)
+    rows = SetRows("pairs", each, each, negatives, np.array([6, 10]), scores, 0, 1.0, 1, angle=True)
+    batches = [GlobalBatch("pairs", np.array(own), np.zeros((len(own), 0), np.int64)) for own in ([0], [0, 1], [0])]
+    report = plan_report(BatchPlan(batches, {"pairs": {}}), {"pairs": TokenisedSet(rows, *texts)}, SideConfig())
+    assert report["largest_batch"] == 4 * 10
+    assert (report["tokens"], report["padding_share"]) == (8 + 22 + 8, round(1 - 38 / (12 + 40 + 12), 4))
+    assert report["angle_share"] == 0.3333
 
 
 def test_few_tokens_a_rank_and_step_are_named(caplog: pytest.LogCaptureFixture) -> None:

@@ -44,6 +44,13 @@ def test_the_plan_counts_the_gpus_of_all_machines() -> None:
     assert devices_of(composed("profile=bge_m3", "launch.nodes=2")).number == 2 * max(torch.cuda.device_count(), 1)
 
 
+@pytest.mark.parametrize(("precision", "teraflops"), [("bf16", 320), ("fp32", 160)])
+def test_without_a_gpu_the_plan_assumes_h100s(monkeypatch: pytest.MonkeyPatch, precision: str, teraflops: int) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    devices = devices_of(composed("profile=bge_m3", f"precision={precision}"))
+    assert devices.teraflops == teraflops and f"{teraflops} TFLOP/s sustained" in devices.description
+
+
 def test_work_is_that_of_the_planned_batches(tmp_path: Path) -> None:
     sets = {"asymmetric/one": rows(100, negatives=1), "asymmetric/two": rows(30, seed=1)}
     config = prepared_run(tmp_path, sets, mini_batch_tokens=128)
