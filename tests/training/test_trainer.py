@@ -1,6 +1,7 @@
 """Training runs that are killed, stopped, resumed and fed with what can't be learned from."""
 
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -12,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import TrainerControl, TrainerState
@@ -23,7 +25,8 @@ from pipeline.stage import run_stage
 from tests.support.planned_sets import planned_loss, prepared_run, rows, tiny_model
 from tests.support.runs import read_metrics
 from tests.support.training_process import finish, stop_at
-from training.callbacks import Preemption, StepLines
+from training.batch_plan import GlobalBatch
+from training.callbacks import MetricsLog, Preemption, StepLines
 from training.finetune import training_arguments
 from training.trainer import MARK, PlannedTrainer, _outlive_sigterm, last_checkpoint, readable
 
@@ -81,6 +84,41 @@ def test_checkpoints_are_as_frequent_as_asked_where_the_best_weights_are_kept(tm
     with pytest.raises(UserError, match=r"at step [2-9] "):  # such a rate ends in numbers that are not finite
         run_stage(CHAIN["symmetric"], config)
     assert list((tmp_path / "one/symmetric/checkpoints").glob(f"checkpoint-*/{MARK}"))
+
+
+def test_a_resumed_log_goes_on_behind_its_checkpoint_with_the_rates_of_all_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, clock, told = tmp_path / "metrics.jsonl", [0.0], list[dict[str, Any]]()
+    path.write_text('{"step": 1}\n{"step": 2, "loss": 3}\n{"step": 3}\n{"st', encoding="utf-8")
+    monkeypatch.setattr("training.callbacks.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    batches = [GlobalBatch(name, np.zeros(0, np.int64), np.zeros((0, 0), np.int64)) for name in "abcdef"]
+    state, control, ranks = TrainerState(global_step=2, max_steps=6), TrainerControl(), SimpleNamespace(world_size=2)
+    log, other = MetricsLog(path, batches, told.append), MetricsLog(tmp_path / "none", batches, told.append)
+    other_state = TrainerState(is_world_process_zero=False, global_step=3)
+    logs = {"loss": 1.0, "tokens": 50, "grad_norm": math.inf, "learning_rate": 0.1, "padding_share": 0.5}
+    log.on_train_begin(ranks, state, control)
+    other.on_train_begin(ranks, other_state, control)
+    clock[0], state.global_step = 10.0, 3
+    log.on_log(ranks, state, control, logs=dict(logs))
+    other.on_log(ranks, other_state, control, logs=dict(logs))
+    log.on_log(ranks, state, control, logs={"eval_score": 0.5, "eval_runtime": 9})
+    clock[0] = 100.0
+    log.on_evaluate(ranks, state, control)  # takes time in which no token is trained on
+    clock[0], state.global_step = 110.0, 5
+    log.on_log(ranks, state, control, logs=logs | {"grad_norm": 2.0})
+    clock[0], state.global_step = 130.0, 6
+    log.on_log(ranks, state, control, logs=logs | {"grad_norm": 2.0})
+    found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert found[:2] == [{"step": 1}, {"step": 2, "loss": 3}]
+    keys = ("step", "tokens_per_second", "grad_norm", "set", "dev_score")
+    assert [tuple(line.get(key) for key in keys) for line in found[2:]] == [
+        (3, 10.0, None, "c", 0.5),
+        (5, 20.0, 2.0, None, None),
+        (6, 5.0, 2.0, "f", None),
+    ]
+    assert [line["step"] for line in told] == [3, 3, 5, 6]
+    assert found[2] == told[0] | told[1] and not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
