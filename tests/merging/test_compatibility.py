@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,9 @@ from pipeline.core.errors import UserError
 from tests.merging.conftest import make_model, perturb
 from tests.support.runs import file_names
 from tests.support.zoo import edit
+
+A_FOR_AT: dict[str, Any] = {"type": "Replace", "content": "a"}
+SPLIT: dict[str, Any] = {"type": "Split", "behavior": "Isolated", "invert": False}
 
 
 def other_vocabulary(models: dict[str, Path]) -> None:
@@ -34,6 +39,18 @@ def other_scores(models: dict[str, Path]) -> None:
     path.write_text(json.dumps(tokenizer), encoding="utf-8")
 
 
+def other_at_signs(models: dict[str, Path], part: str, rule: dict[str, Any]) -> None:
+    """Texts with an @ alone become other ids."""
+    path = models["symmetric"] / "tokenizer.json"
+    former = json.loads(path.read_text(encoding="utf-8"))[part]
+    each = part.replace("_", "") + "s"
+    edit(path, **{part: {"type": "Sequence", each: [former, rule | {"pattern": {"String": "@"}}]}})
+
+
+def no_special_tokens(models: dict[str, Path]) -> None:
+    edit(models["symmetric"] / "tokenizer.json", post_processor=None)
+
+
 def other_pooling(models: dict[str, Path]) -> None:
     edit(models["symmetric"] / "1_Pooling/config.json", pooling_mode="mean")
 
@@ -45,6 +62,15 @@ def no_normalisation(models: dict[str, Path]) -> None:
 
 def other_prompts(models: dict[str, Path]) -> None:
     edit(models["symmetric"] / "config_sentence_transformers.json", prompts={"query": "query: "})
+
+
+def other_default_prompt(models: dict[str, Path]) -> None:
+    edit(models["symmetric"] / "config_sentence_transformers.json", default_prompt_name="query")
+
+
+def other_class(models: dict[str, Path]) -> None:
+    path = models["symmetric"] / "modules.json"
+    path.write_text(path.read_text(encoding="utf-8").replace("sentence_transformers.models.Norm", "own.Renorm"))
 
 
 def other_layers(models: dict[str, Path]) -> None:
@@ -76,9 +102,14 @@ def broken_head(models: dict[str, Path]) -> None:
         (other_vocabulary, "pieces in init, 300 in symmetric; the base must be the init model"),
         (other_ids, "init and symmetric give other ids to the same pieces; the base must be the init model"),
         (other_scores, "the tokenizers of init and symmetric differ"),
+        (no_special_tokens, "the tokenizers of init and symmetric differ"),
+        (partial(other_at_signs, part="normalizer", rule=A_FOR_AT), "the tokenizers of init and symmetric differ"),
+        (partial(other_at_signs, part="pre_tokenizer", rule=SPLIT), "the tokenizers of init and symmetric differ"),
         (other_pooling, "the modules of symmetric and init differ: module 1"),
         (no_normalisation, "the modules of symmetric and init differ: module 2"),
+        (other_class, "the modules of symmetric and init differ: module 2"),
         (other_prompts, "the prompts of symmetric and init differ"),
+        (other_default_prompt, "the prompts of symmetric and init differ: default is query instead of None"),
         (other_layers, "the transformer config of symmetric and init differ: layer_norm_eps is 1e-06 instead of 1e-05"),
         (no_modules, "symmetric is not a sentence-transformers model"),
         (broken_tokenizer, "can't read the tokenizer"),
@@ -99,13 +130,14 @@ def test_models_that_differ_only_in_weights_pass(models: dict[str, Path]) -> Non
 
 
 def test_files_of_older_library_versions_count_as_equal(copies: dict[str, Path]) -> None:
-    """The same modules as sentence-transformers 3 wrote them: other class paths, other keys for the pooling mode."""
+    """The same modules as sentence-transformers 3 wrote them: other class paths and pooling keys, no empty prompts."""
     modules = json.loads((copies["init"] / "modules.json").read_text(encoding="utf-8"))
     for module, name in zip(modules, ("Transformer", "Pooling", "Normalize"), strict=True):
         module["type"] = f"sentence_transformers.models.{name}"
     (copies["init"] / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
     pooling = {"word_embedding_dimension": 32, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
     (copies["init"] / "1_Pooling/config.json").write_text(json.dumps(pooling), encoding="utf-8")
+    edit(copies["init"] / "config_sentence_transformers.json", prompts={})
     require_compatible(copies)
 
 
