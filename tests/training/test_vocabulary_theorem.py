@@ -4,16 +4,28 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from sentencepiece import SentencePieceProcessor
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 from tokenizers import Tokenizer
 
-from training.vocabulary.certificate import DROPPED, TokenizerComparison, successors
+from configs.schema.init import InitConfig
+from training.vocabulary.certificate import (
+    DROPPED,
+    Agreement,
+    TokenizerComparison,
+    compare_corpora,
+    compare_hidden_states,
+    language_shares,
+    successors,
+)
 from training.vocabulary.selection import pinned_id
 from training.vocabulary.tokenizer_file import TokenizerFile, shrink_sentencepiece
 
@@ -139,3 +151,55 @@ def test_without_the_piece_of_minimum_score_a_covered_text_changes(tmp_path: Pat
     processors = [SentencePieceProcessor(model_file=str(tmp_path / file)) for file in ("spm", "small")]
     old, new = (processor.encode("abc", out_type=str) for processor in processors)
     assert (old == new) == pin
+    if not pin:
+        with pytest.raises(RuntimeError, match="1 covered texts of pairs are segmented in another way"):
+            compare_corpora(InitConfig(), [corpus("pairs", ["abc", "z"])], comparison, {"pairs": 2})
+
+
+def corpus(name: str, texts: list[str]) -> Any:
+    return SimpleNamespace(name=name, texts=lambda: [("ru", texts[:3]), ("en", texts[3:])])
+
+
+@pytest.fixture
+def without_ab_and_c(tmp_path: Path) -> TokenizerComparison:
+    scores = {"▁": -1.0, "a": -2.0, "b": -2.0, "ab": -1.0, "c": -3.0}
+    tokenizer, kept = shrunk(scores, frozenset("▁ab"), tmp_path, pin=False)
+    backends = (Tokenizer.from_file(str(tmp_path / file)) for file in ("tokenizer.json", "small.json"))
+    return TokenizerComparison(*backends, successors(kept, tokenizer.size), tokenizer.unknown_id)
+
+
+def test_an_agreement_counts_texts_pieces_and_unknown_characters(without_ab_and_c: TokenizerComparison) -> None:
+    """▁a▁b stays, ▁ab becomes ▁a b, of ▁a▁<ddd>▁c the c becomes unknown, ▁b a stays."""
+    found = without_ab_and_c.agreement(["a b", "ab", "a ddd c", "ba"], examples=1)
+    assert found == Agreement(4, 2, 0, 4 + 2 + 6 + 3, 4 + 3 + 6 + 3, 3, 4, ["a b"]) and found.coverage == 0.5
+
+
+def test_an_even_sample_is_at_most_as_large_as_asked_and_all_corpora_give_examples(
+    without_ab_and_c: TokenizerComparison,
+) -> None:
+    corpora = [corpus("one", [each * "a" for each in range(1, 8)]), corpus("two", ["b", "ba", "c"])]
+    config = InitConfig(certified_texts=3, hidden_state_texts=3)
+    found = compare_corpora(config, corpora, without_ab_and_c, {"one": 7, "two": 3})
+    assert {name: each.compared for name, each in found.items()} == {"one": 3, "two": 3}
+    assert {name: each.examples for name, each in found.items()} == {"one": ["a", "aaaa"], "two": ["b", "ba"]}
+
+
+def test_shares_are_of_the_pieces_that_occur() -> None:
+    shares = language_shares({"ru": np.array([4, 0, 1, 5]), "en": np.zeros(4, np.int64)}, np.array([0, 1, 3]))
+    names = "pieces", "pieces_kept", "occurrences", "occurrences_kept"
+    assert [tuple(shares[language][name] for name in names) for language in ("ru", "en")] == [(3, 2, 10, 0.9), (0,) * 4]
+
+
+def test_hidden_states_that_differ_are_an_error_and_texts_are_cut_to_what_the_model_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    base, other = ([torch.zeros(16, 5, 4), torch.zeros(2, 3, 4)] for _ in range(2))
+    other[1][1, 2, 3] = -0.25
+    states = {Path("base"): base, Path("other"): other}
+    made = "training.vocabulary.certificate._hidden_states"
+    monkeypatch.setattr(made, lambda folder, texts, length: (states[folder], len(texts) * length))
+    for most, tokens in ((8, 18 * 8), (8192, 18 * 128)):
+        found = compare_hidden_states(Path("base"), Path("base"), ["text"] * 18, most)
+        assert found == {"texts": 18, "tokens": tokens, "bitwise_equal": True, "largest_difference": 0.0}
+    with pytest.raises(RuntimeError, match=r"hidden states of covered texts differ by up to 0\.25"):
+        compare_hidden_states(Path("base"), Path("other"), ["text"] * 18, 8)
