@@ -1,6 +1,7 @@
 """Evaluation texts planted among training pairs are found and named; passages of a corpus alone are not."""
 
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -55,6 +56,15 @@ def test_near_duplicates_are_found_and_other_texts_are_not() -> None:
         "Мужчина",
     ]
     assert index.find(pl.Series(asked)).to_list() == ["task", "task", "task", None, None]
+
+
+def test_a_near_duplicate_shares_at_least_the_threshold_of_all_shingles_and_short_texts_have_none() -> None:
+    """The first n characters of one stream have n - 4 shingles, all different: the shares are (n - 4) / 40 and back."""
+    stream = "".join(random.Random(1).choices("абвгдежзиклмнопрст", k=60))
+    index = NearIndex([("short", pl.Series([stream[:29]])), ("task", pl.Series([stream[:44]]))], threshold=0.75)
+    found = index.find(pl.Series([stream[:length] for length in range(61)])).to_list()
+    assert [length for length, name in enumerate(found) if name] == [*range(4 + 30, 4 + 53 + 1)]  # 30 / 40, 40 / 53
+    assert set(found) == {"task", None}
 
 
 @pytest.mark.parametrize(
