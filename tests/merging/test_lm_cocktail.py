@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from data.artefact import PairSet, read_dev_sets
 from merging.blend import Blend
-from merging.lm_cocktail import PooledVectors, _seeded, cocktail_of, few_shot_examples
+from merging.lm_cocktail import PooledVectors, _seeded, cocktail_of, few_shot_examples, sample
 from pipeline.core.embedding import Prompts, prompts_of
 from pipeline.core.errors import UserError
 from tests.merging.conftest import make_model, perturb
@@ -126,7 +126,9 @@ def test_examples_take_their_own_negatives_first_and_never_an_answer() -> None:
     assert examples[0]["pos"] == ["d 1"]
     assert examples[0]["neg"][:2] == ["d н1", "d н2"]
     assert all(len(example["neg"]) == 3 for example in examples)
-    assert not {"d 1", "d 2"} & {*examples[0]["neg"], *examples[1]["neg"]}
+    everything = few_shot_examples([pairs], 10, 20, {"asymmetric": Prompts("q ", "d ")}, seed=0)
+    for example in everything[:2]:
+        assert sorted(example["neg"]) == ["d 3", "d 4", "d н1", "d н2", "d н3"]  # all but the answers 1 and 2
 
 
 def test_missing_negatives_come_from_the_set_before_its_side() -> None:
@@ -136,9 +138,28 @@ def test_missing_negatives_come_from_the_set_before_its_side() -> None:
     examples = few_shot_examples([large, other, across], 10, 3, NO_PROMPTS, seed=0)
     assert set(examples[0]["neg"][:2]) == {"2", "3"}
     assert set(examples[0]["neg"][2:]) <= {"4", "5", "6", "7"}
+    examples = few_shot_examples([large, other, across], 10, 12, NO_PROMPTS, seed=0)
+    assert {len(example["neg"]) for example in examples} == {4}  # of across, whose side has no other set
 
 
 def test_too_few_texts_give_all_examples_fewer_negatives() -> None:
     pairs = PairSet("pairs", "symmetric", ["а", "б"], ["1", "2"], [["н1"], []], [1.0, 1.0])
     examples = few_shot_examples([pairs], 10, 7, NO_PROMPTS, seed=0)
     assert [len(example["neg"]) for example in examples] == [2, 2]
+
+
+def test_a_text_is_no_negative_of_itself() -> None:
+    pairs = PairSet("pairs", "symmetric", ["а", "б"], ["б", "1"], [[], []], [1.0, 1.0])
+    examples = few_shot_examples([pairs], 10, 7, NO_PROMPTS, seed=0)
+    assert [example["neg"] for example in examples] == [[], []]  # of "б" there is none, so there is none of "а"
+
+
+def test_a_sample_has_rows_once_in_their_order_by_the_seed_and_the_name() -> None:
+    def drawn(name: str, seed: int) -> list[int]:
+        texts = [str(number) for number in range(60)]
+        pairs = PairSet(name, "symmetric", texts, texts, [[]] * 60, [1.0] * 60)
+        return [int(text) for text in sample(pairs, 30, seed).anchors]
+
+    found = drawn("one", 5)
+    assert found == sorted(set(found)) and len(found) == 30
+    assert found == drawn("one", 5) and found != drawn("other", 5) and found != drawn("one", 6)
