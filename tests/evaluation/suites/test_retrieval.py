@@ -21,8 +21,9 @@ from evaluation.models import ScoredModel
 from evaluation.outcome import Outcome
 from evaluation.results import Difference, Score
 from evaluation.scoring import Scorer
-from evaluation.suites.heads import WEIGHTS, mode_scores, weighted
+from evaluation.suites.heads import VECTOR_MODES, WEIGHTS, mode_scores, weighted
 from evaluation.suites.retrieval import (
+    HybridWeights,
     RetrievalSet,
     lexical_scores,
     outcome_of,
@@ -86,9 +87,10 @@ def test_a_row_with_another_label_gives_a_wrong_candidate(tmp_path: Path) -> Non
     assert (data.queries, data.relevant, len(data.candidates)) == (["шёл дождь"], [[0]], 3)
 
 
-def test_metrics_are_trec_evals(tmp_path: Path) -> None:
+def test_metrics_are_trec_evals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evaluation.suites.retrieval.CHUNK", 16)
     rng = np.random.default_rng(0)
-    relevant = [sorted(rng.choice(60, rng.integers(1, 4), replace=False).tolist()) for _ in range(40)]
+    relevant = [sorted(rng.choice(60, rng.integers(1, 16), replace=False).tolist()) for _ in range(40)]
     data = RetrievalSet([f"q{n}" for n in range(40)], [f"d{n}" for n in range(60)], relevant)
     model = Fixed(rng.normal(size=(40, 4)), rng.normal(size=(60, 4)))
     outcome = score_retrieval(data, model)  # type: ignore[arg-type]
@@ -231,6 +233,15 @@ def test_weights_are_fitted_on_dev_rows_and_on_no_held_out_row(with_heads: Path,
     assert ndcg(*weights.values()) >= max(ndcg(*WEIGHTS), ndcg(1, 0, 0), ndcg(0, 1, 0), ndcg(0, 0, 1)) - 0.1
     write(tmp_path / "data" / "heldout" / "terms.parquet", [("изба", "маяк"), ("суп", "музей")])
     assert scored(with_heads, stage, tmp_path)[0].notes["fitted weights"] == weights
+
+
+def test_a_right_pair_gains_by_the_wrong_ones_above_it_alone() -> None:
+    """Of 12 candidates in falling order: the first two of one query, the eleventh and the tenth of others."""
+    weights, scores = HybridWeights([]), np.arange(12.0, 0.0, -1.0)[None]
+    texts = list("abcdefghijkl")
+    weights.sets = [RetrievalSet(["one", "two"], texts, [[0, 1], [10]]), RetrievalSet(["three"], texts, [[9]])]
+    found = [dict.fromkeys(VECTOR_MODES, scores.repeat(size, 0)) for size in (2, 1)]
+    assert weights._gained(found, WEIGHTS) == pytest.approx((1 + 0 + 1 / np.log2(11)) / 3)
 
 
 def test_of_weights_that_are_equally_good_the_ones_nearest_to_the_fixed_ones_are_taken(
