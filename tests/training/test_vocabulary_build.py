@@ -75,7 +75,7 @@ def test_the_certificate_says_what_was_compared(tiny_run: Config) -> None:
 def test_texts_that_were_not_counted_tell_how_much_of_the_vocabulary_is_missing(
     files: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    made = config(tmp_path)
+    made = config(tmp_path, hidden_state_texts=1)
     counted, others = samples()[:30], samples()[30:330]
     write_pairs(made, counted)
     (made.folder("data") / "heldout").mkdir()
@@ -89,6 +89,7 @@ def test_texts_that_were_not_counted_tell_how_much_of_the_vocabulary_is_missing(
     share = float(np.mean([piece in after.get_vocab() for piece in pieces]))
     told = json.loads((made.folder("init") / "manifest.json").read_text(encoding="utf-8"))["metrics"]
     assert told["pieces kept of dev and held-out sets"] == pytest.approx(share)
+    assert certificate(made)["hidden_states"]["texts"] == 1  # of all corpora
     assert (share == 1) == bool(files) and ("count more texts" in caplog.text) != bool(files)
 
 

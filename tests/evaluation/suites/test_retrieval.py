@@ -107,6 +107,15 @@ def test_metrics_are_trec_evals(monkeypatch: pytest.MonkeyPatch) -> None:
         assert outcome.columns["mrr_at_10"][n] == pytest.approx(1 / (best + 1) if best < 10 else 0)
 
 
+def test_a_right_candidate_behind_the_tenth_place_counts_nothing() -> None:
+    data = RetrievalSet(["tenth", "eleventh"], list("abcdefghijkl"), [[9], [10]])
+    found = outcome_of(data, np.arange(12.0, 0.0, -1.0)[None].repeat(2, 0)).columns
+    assert found["mrr_at_10"].tolist() == [0.1, 0] and found["ndcg_at_10"].tolist() == [
+        pytest.approx(1 / np.log2(11)),
+        0,
+    ]
+
+
 def test_a_model_that_gives_every_text_one_vector_gets_nothing() -> None:
     data = RetrievalSet([f"q{n}" for n in range(30)], [f"d{n}" for n in range(30)], [[n] for n in range(30)])
     outcome = score_retrieval(data, Fixed(np.ones((30, 3)), np.ones((30, 3))))  # type: ignore[arg-type]
