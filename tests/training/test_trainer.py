@@ -26,7 +26,7 @@ from tests.support.planned_sets import planned_loss, prepared_run, rows, tiny_mo
 from tests.support.runs import read_metrics
 from tests.support.training_process import finish, stop_at
 from training.batch_plan import GlobalBatch
-from training.callbacks import MetricsLog, Preemption, StepLines
+from training.callbacks import Checkpoints, MetricsLog, Preemption, StepLines
 from training.finetune import training_arguments
 from training.trainer import MARK, PlannedTrainer, _outlive_sigterm, last_checkpoint, readable
 
@@ -121,6 +121,19 @@ def test_a_resumed_log_goes_on_behind_its_checkpoint_with_the_rates_of_all_ranks
     assert found[2] == told[0] | told[1] and not (tmp_path / "none").exists()
 
 
+def test_checkpoints_are_asked_for_every_so_many_steps_and_the_best_is_sought_beside_them() -> None:
+    callback, state, arguments = Checkpoints(5), TrainerState(), SimpleNamespace(output_dir="here")
+    callback.on_train_begin(arguments, state, TrainerControl())
+    assert state.best_model_checkpoint is None
+    state.best_global_step, state.best_model_checkpoint = 4, "/elsewhere/checkpoint-4"  # before the folder was moved
+    callback.on_train_begin(arguments, state, TrainerControl())
+    assert state.best_model_checkpoint == "here/checkpoint-4"
+    for step, before, after in ((4, False, False), (5, False, True), (6, True, True)):
+        state.global_step, control = step, TrainerControl(should_save=before)
+        callback.on_step_end(arguments, state, control)
+        assert control.should_save == after
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_sigterm_is_seen_after_the_step_in_which_it_comes(device: str) -> None:
     state, control = TrainerState(global_step=7, max_steps=20), TrainerControl()
@@ -133,8 +146,21 @@ def test_sigterm_is_seen_after_the_step_in_which_it_comes(device: str) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         preemption.on_step_end(arguments, state, control)
         assert control.should_save and control.should_training_stop
+        state.global_step, control = 20, TrainerControl()  # the last step ends the run anyway
+        preemption.on_step_end(arguments, state, control)
+        assert not control.should_save and not control.should_training_stop
     finally:
         preemption.on_train_end(arguments, state, control)
+
+
+def test_sigterm_of_one_rank_stops_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_a_rank_that_was_asked(own: torch.Tensor, op: Any) -> None:
+        own.fill_({torch.distributed.ReduceOp.MAX: 1}.get(op, own.item()))
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", with_a_rank_that_was_asked)
+    control, arguments = TrainerControl(), SimpleNamespace(device=torch.device("cpu"), world_size=2)
+    Preemption().on_step_end(arguments, TrainerState(global_step=7, max_steps=20), control)
+    assert control.should_save and control.should_training_stop
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a stop ends workers as well")
