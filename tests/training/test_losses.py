@@ -40,6 +40,7 @@ from training import losses
 from training.batch_plan import GlobalBatch, plan_batches
 from training.batches import PlannedDataset
 from training.losses import (
+    GlobalRows,
     angle_loss,
     angle_pairs,
     contrastive_loss,
@@ -176,6 +177,15 @@ def test_the_margin_leaves_out_candidates_closer_than_the_positive() -> None:
     assert float(contrastive_loss(texts, both, 0.1, margin=0.0, queries=first)) == 0.0
     assert float(contrastive_loss(texts, both, 0.1, margin=-0.5, queries=first)) > 0.5
     assert float(contrastive_loss(texts, both, 0.1, margin=None, queries=first)) > 0.5
+    closer = torch.cat([texts, texts[[0, 1], :1]], dim=1)  # a row's own negative stays, however close
+    assert float(contrastive_loss(closer, both, 0.1, margin=0.0, queries=first)) > 1
+    texts[1, 1] = texts[0, 1]  # as close as the own positive is not closer
+    assert float(contrastive_loss(texts, both, 0.1, margin=0.0, queries=first)) == pytest.approx(math.log(2) / 2)
+
+
+def test_pairs_of_score_one_or_none_are_usable_alone() -> None:
+    scores = torch.tensor([math.nan, 1.0, 0.99, 0.0])
+    assert GlobalRows(torch.zeros(4, 2, 1), scores, slice(4)).usable.tolist() == [True, True, False, False]
 
 
 def test_slices_of_the_queries_sum_to_the_whole(embeddings: Tensor) -> None:
@@ -332,6 +342,14 @@ def test_whole_vectors_teach_the_shorter_ones_and_not_themselves(embeddings: Ten
     loss._of_embeddings([embeddings.flatten(0, 1)], labels)
     expected = distillation_loss(embeddings[..., :8], embeddings, torch.ones(6, dtype=torch.bool), 0.1)
     assert float(loss.parts["distillation"]) == pytest.approx(float(expected), rel=1e-9)
+    fixed = planned_loss(torch.nn.Identity(), ALL_IN_ONE, dimensions=[16, 8], teacher="init", teacher_temperature=0.1)
+    found = []
+    for each, given in ((loss, labels), (fixed, labels | {"teacher": embeddings})):
+        own = embeddings.clone().requires_grad_()
+        each._of_embeddings([own.flatten(0, 1)], given).backward()
+        assert own.grad is not None
+        found.append(own.grad)
+    assert torch.allclose(*found, rtol=1e-9, atol=0)  # nothing flows into what teaches
 
 
 def triplets(rows: int, seed: int = 0) -> Tensor:
@@ -468,3 +486,8 @@ def test_embeddings_and_losses_are_float32_under_autocast(tmp_path: Path) -> Non
         value = loss(*features_of(item, batch, ALL_IN_ONE, 0.0))
     assert seen == [torch.float32] * len(seen)
     assert value.dtype == torch.float32
+    labels = {"position": torch.arange(8).reshape(4, 2), "score": torch.full((4,), torch.nan), "angle_weight": 0.0}
+    vectors = [torch.randn(8, 16, generator=torch.Generator().manual_seed(0))]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = loss._of_embeddings(vectors, labels)
+    assert torch.equal(found, loss._of_embeddings(vectors, labels))
