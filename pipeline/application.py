@@ -71,6 +71,7 @@ def hydra_application(job: Callable[[Config], Any]) -> Callable[[], None]:
 def _command(job: Callable[[Config], Any]) -> None:
     errors, started = list[UserError](), list[DictConfig]()  # configs whose folders and logs Hydra has put in place
 
+    @_callbacks_heeded()
     @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")
     def run_job(config: DictConfig) -> str | None:
         started.append(config)
@@ -91,7 +92,7 @@ def _command(job: Callable[[Config], Any]) -> None:
     _make_ready()
     try:
         _refuse_unknown_options()
-        _callbacks_heeded()(run_job)()
+        run_job()
         sys.stdout.flush()
     except (UserError, HydraException, OmegaConfBaseException) as error:
         errors.append(_explained(error))

@@ -26,6 +26,7 @@ from pipeline.core.errors import UserError
 from training.batch_plan import Integers, SetRows
 from training.text_vectors import AuxiliaryModel, TextVectors
 
+SMALL = 100  # rows; sets below it share a line of the log
 AT_ONCE = 8192  # texts given to the tokenizer, which works on them with all cores
 
 
@@ -90,10 +91,11 @@ def prepare_sets(
         if dev.is_file():
             tokens = tokenised_set(dev, tokenizer, prompts, side, angle, cache / "dev")
             prepared.dev[path.stem] = with_vectors(tokens, dev, data_side, side, cache / "dev", others)
-    if new:
-        rows, held = (sum(len(sets[each]) for each in new if each in sets) for sets in (prepared.train, prepared.dev))
-        told = f"{len(new)} of {len(wanted)} sets tokenised, {rows:,} rows and {held:,} dev rows"
-        log.info("%s: %s", name, told)
+        if path.stem in new and len(train) >= SMALL:
+            held_out = f" and {len(prepared.dev[path.stem]):,} dev rows" if dev.is_file() else ""
+            log.info("%s: %s rows%s tokenised", path.stem, f"{len(train):,}", held_out)
+    if small := sum(len(prepared.train[name]) < SMALL for name in new):
+        log.info("%d set%s under %d rows tokenised", small, "s" * (small > 1), SMALL)
     return prepared
 
 

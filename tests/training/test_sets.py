@@ -12,7 +12,7 @@ from tests.support.planned_sets import tiny_model, write_set
 from training import sets
 from training.batch_plan import GlobalBatch
 from training.batches import PlannedDataset, text_lengths
-from training.sets import prepare_sets, tokenised_set
+from training.sets import tokenised_set
 
 RIVER, TOWN, WINTER = "Река течёт к морю через весь город.", "Город стоит на реке.", "Зимой в лесу тихо."
 ROWS = [
@@ -54,16 +54,3 @@ def test_rows_have_the_tokens_of_their_texts_and_each_distinct_text_is_tokenised
     distinct |= {(prompts.positive, text) for row in ROWS for text in (row["positive"], *row["negatives"])}
     kept = {id(texts.ids): len(texts.ids) for texts in (item.anchors, item.passages)}
     assert sum(kept.values()) == sum(len(tokens(*text)) for text in distinct)
-
-
-def test_the_log_counts_the_rows_of_the_sets_that_were_tokenised_now(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    for name, times in {"symmetric/one": 2, "dev/one": 1, "symmetric/two": 5}.items():
-        write_set(tmp_path / f"data/{name}.parquet", ROWS * times)
-    for _ in range(2):  # the second time as after a kill
-        with caplog.at_level("INFO", "pipeline"):
-            prepare_sets("symmetric", SideConfig(), tiny_model(), tmp_path / "data", tmp_path / "tokens")
-        (tmp_path / "tokens/train/two.npz").unlink()
-    said = "symmetric: 2 of 2 sets tokenised, 21 rows and 3 dev rows", "symmetric: 1 of 2 sets tokenised, 15 rows"
-    assert caplog.messages[0] == said[0] and caplog.messages[1].startswith(said[1])
