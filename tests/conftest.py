@@ -14,6 +14,9 @@ from filelock import FileLock
 
 from tests.support.runs import REPOSITORY, copied, make
 
+for name in [name for name in os.environ if name in ("ARGS", "MFLAGS") or name.startswith("MAKE")]:
+    del os.environ[name]  # of `make test ARGS=...`: not for the makes that tests start
+
 
 @pytest.fixture(scope="session")
 def repository() -> Path:

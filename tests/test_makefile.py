@@ -30,10 +30,7 @@ def checkout(repository: Path, tmp_path: Path) -> Path:
 def installs(checkout: Path) -> int:
     """How often `make setup` calls pip."""
     (checkout / "calls").write_text("")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
-    subprocess.run(
-        ["make", "setup", "PYTHON=./python3"], cwd=checkout, env=environment, check=True, capture_output=True
-    )
+    subprocess.run(["make", "setup", "PYTHON=./python3"], cwd=checkout, check=True, capture_output=True)
     return sum(line.startswith("-m pip install") for line in (checkout / "calls").read_text().splitlines())
 
 
@@ -109,6 +106,5 @@ def test_a_python_that_is_too_old_is_one_line_that_says_which_to_name(checkout: 
 
 @pytest.mark.parametrize(("target", "key", "one"), [("bench", "NAME", "merging"), ("sweep", "SWEEP", "study")])
 def test_a_target_that_needs_a_name_says_which_there_are(repository: Path, target: str, key: str, one: str) -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
-    done = subprocess.run(["make", "-n", target], cwd=repository, env=environment, capture_output=True, text=True)
+    done = subprocess.run(["make", "-n", target], cwd=repository, capture_output=True, text=True)
     assert done.returncode != 0 and f"make {target} {key}=<one of: " in done.stderr and one in done.stderr
