@@ -4,6 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def mine(path: Path, name: str, config: Config) -> dict[str, Any]:
     positive = pairs["score"].fill_null(1.0) >= 1 if "score" in pairs.columns else pairs["anchor"].is_not_null()
     asked, texts = pairs.filter(positive), pairs["positive"].unique(maintain_order=True).to_list()
     anchors, place = asked["anchor"].to_list(), {text: number for number, text in enumerate(texts)}
-    known = known_texts(pairs, texts, both_ways=side == "symmetric")
+    known = known_texts(pairs, place, both_ways=side == "symmetric")
     embedder, prompts = encoder.embedder(mining_length(config, side)), prompts_of(encoder.model, side)
     query = prompts.anchor if settings.query_prompt is None else settings.query_prompt
     document = prompts.positive if settings.passage_prompt is None else settings.passage_prompt
@@ -66,7 +67,7 @@ def mine(path: Path, name: str, config: Config) -> dict[str, Any]:
             torch.from_numpy(embedder.embed(anchors, query)),
             torch.from_numpy(embedder.embed(texts, document)).to(encoder.model.device),
             [place[text] for text in asked["positive"]],
-            [sorted(known[form]) for form in forms(asked["anchor"])],
+            [*compress(known, positive)],
             settings,
         )
     negatives: list[list[str]] = [[]] * len(pairs)
@@ -86,19 +87,21 @@ def mine(path: Path, name: str, config: Config) -> dict[str, Any]:
     }
 
 
-def known_texts(pairs: pl.DataFrame, texts: list[str], both_ways: bool) -> dict[int, set[int]]:
-    """By the form of an anchor the places of all texts that stand beside it, and of its own one.
+def known_texts(pairs: pl.DataFrame, place: dict[str, int], both_ways: bool) -> list[list[int]]:
+    """Of each pair the places, rising, of all texts that stand beside its anchor's form, and of that form itself.
 
-    `both_ways`: a pair has no direction.
+    `place` has the positives by text, in order. `both_ways`: a pair has no direction.
     """
+    of_text, of_anchor = forms(pl.Series([*place])), forms(pairs["anchor"])
     places, known = defaultdict[int, list[int]](list), defaultdict[int, set[int]](set)
-    for number, form in enumerate(forms(pl.Series(texts))):
+    for number, form in enumerate(of_text):
         places[form].append(number)
-    for anchor, text in zip(forms(pairs["anchor"]), forms(pairs["positive"]), strict=True):
+    for anchor, positive in zip(of_anchor, pairs["positive"], strict=True):
+        text = of_text[place[positive]]
         known[anchor].update(places[text], places.get(anchor, ()))
         if both_ways and anchor in places:
             known[text].update(places[anchor])
-    return known
+    return [sorted(known[anchor]) for anchor in of_anchor]
 
 
 def forms(texts: pl.Series) -> list[int]:
