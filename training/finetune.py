@@ -42,6 +42,14 @@ from training.trainer import PlannedTrainer, last_checkpoint, readable
 
 REPORT = "plan.json"  # the plan in numbers; the last file of what is prepared
 KEPT_SHARE = 1.6  # times the activations of the largest batch: less is given back, and fetched again, every third step
+NOT_FREE = {  # arguments of the library that the pipeline sets
+    *("max_steps", "num_train_epochs", "gradient_accumulation_steps", "output_dir", "bf16", "fp16", "seed"),
+    *("per_device_train_batch_size", "batch_sampler", "warmup_ratio"),  # would change nothing beside the plan's
+    "auto_find_batch_size",  # it would train anew from where memory ran out
+    *("ignore_data_skip", "save_only_model"),  # a run taken up from a checkpoint would end in another model
+    *("eval_strategy", "eval_steps", "save_strategy", "save_steps"),  # the best weights are to have a checkpoint
+    *("load_best_model_at_end", "metric_for_best_model", "greater_is_better"),  # keep_best, by the dev score
+}
 
 
 @quiet()
@@ -302,13 +310,7 @@ def _library_arguments(
     values: dict[str, Any], extra: dict[str, Any], place: str
 ) -> SentenceTransformerTrainingArguments:
     """The values, overridden by the `extra` ones; raises UserError for what can't be among these."""
-    fixed = {"max_steps", "num_train_epochs", "gradient_accumulation_steps", "output_dir", "bf16", "fp16", "seed"}
-    fixed |= {"auto_find_batch_size"}  # it would train anew from where memory ran out
-    fixed |= {"ignore_data_skip", "save_only_model"}  # a run taken up from a checkpoint would end in another model
-    fixed |= {"eval_strategy", "eval_steps", "save_strategy", "save_steps"}  # the best weights are to have a checkpoint
-    fixed |= {"load_best_model_at_end", "metric_for_best_model", "greater_is_better"}  # keep_best, by the dev score
-    fixed |= {"per_device_train_batch_size", "batch_sampler", "warmup_ratio"}  # would change nothing beside the plan's
-    for key in sorted(fixed & extra.keys()):
+    for key in sorted(NOT_FREE & extra.keys()):
         raise UserError(f"{key} is not free: the pipeline sets it", where=f"{place}.{key}", remedy="remove it")
     known = dataclasses.fields(SentenceTransformerTrainingArguments)
     numbers = {field.name for field in known if isinstance(field.default, int | float) and field.type in (int, float)}
