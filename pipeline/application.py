@@ -105,10 +105,15 @@ def _command(job: Callable[[Config], Any]) -> None:
             print("stopped; the same command goes on from here", file=sys.stderr, flush=True)
         raise
     if errors:
-        sys.stdout.flush()
         lines = "\n".join(error.line for error in errors)
-        print(_for_this_run(lines, started[0]) if started else lines, file=sys.stderr, flush=True)
-        sys.exit(2)
+        _end_in_error(_for_this_run(lines, started[0]) if started else lines)
+
+
+def _end_in_error(lines: str) -> NoReturn:
+    """Print what the user can mend, after all other output, and exit with 2."""
+    sys.stdout.flush()
+    print(lines, file=sys.stderr, flush=True)
+    sys.exit(2)
 
 
 def _make_ready() -> None:

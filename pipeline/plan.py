@@ -6,7 +6,7 @@ from configs.schema.config import SIDES, Config
 from pipeline.application import hydra_application
 from pipeline.core.console import show_table
 from training.batches import warn_of_small_steps, warn_of_untried
-from training.cost_model import devices_of, shape_of_run, side_memory, training_flops
+from training.cost_model import Devices, Shape, devices_of, shape_of_run, side_memory, training_flops
 from training.workload import Work, work_of
 
 GIB = 2**30
@@ -50,15 +50,20 @@ def show_training(config: Config) -> None:
     if assumptions := list(_assumption_rows(works)):
         title = "Assumed: pairs, mean tokens of a row's texts, cut at the side's limits"
         show_table(title, ["set", "side", "pairs", "anchor", "positive", "negatives", ""], assumptions)
+    _show_memory(config, works, shape, devices)
+
+
+def _show_memory(config: Config, works: dict[str, Work], shape: Shape, devices: Devices) -> None:
+    """Print what one device holds in every training."""
     memory = [
         side_memory(config, name, shape, devices.budget(config.training_of(name), shape, config.token_budget).tokens,
-                    devices.half, devices.gpu, works[name].largest)
-        for name in sides
+                    devices.half, devices.gpu, work.largest)
+        for name, work in works.items()
     ]  # fmt: skip
     cells = [[part, *(f"{side[part] / GIB:.2f} GiB" for side in memory)] for part in next(iter(memory), {})]
     cells.append(["in all", *(f"{sum(side.values()) / GIB:.2f} GiB" for side in memory)])
     left_out = ", without what heads that train along hold of a batch" * (config.training.heads.kind == "joint")
-    show_table(f"Memory of one device ({shape.parameters:,} parameters){left_out}", ["", *sides], cells)
+    show_table(f"Memory of one device ({shape.parameters:,} parameters){left_out}", ["", *works], cells)
 
 
 def _seen_rows(works: dict[str, Work]) -> Iterator[list[object]]:
