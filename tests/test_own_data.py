@@ -11,7 +11,7 @@ import pytest
 from tests.support.runs import REPOSITORY, read_csv, read_metrics, run_main
 
 SMALL = ["base=tiny", "precision=fp32", "launch.config=none"]
-SMALL += [f"training@training.{side}={side}_tiny" for side in ("symmetric", "asymmetric")]
+SMALL += [f"training@training.{side}=[{side},tiny]" for side in ("symmetric", "asymmetric")]
 
 
 def walk_through() -> list[tuple[str, list[str]]]:
