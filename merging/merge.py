@@ -26,6 +26,7 @@ from pipeline.core.model_folder import has_heads
 from training.heads.layers import first_heads
 
 VERDICTS = {True: "yes", False: "no", None: "not guarded"}
+TEMPERATURES = (5.0, 1.0, 0.2, 0.05)  # of LM-Cocktail: what its weights are at these stands beside the chosen ones
 
 
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
@@ -130,14 +131,14 @@ def metrics(comparison: Comparison) -> dict[str, Any]:
 
 
 def _findings(comparison: Comparison, settings: MergingConfig) -> dict[str, Any]:
-    cocktail, temperatures = comparison.cocktail, [settings.temperature, *settings.temperatures]
     found: dict[str, Any] = {
         "method": comparison.method,
         "models": settings.models,
         "weights": comparison.weights,
         "dtype": settings.dtype,
     }
-    if cocktail:
+    if cocktail := comparison.cocktail:
+        temperatures = [settings.temperature, *TEMPERATURES]
         found["losses"] = cocktail.losses
         found["temperature"] = settings.temperature
         found["weights_by_temperature"] = {f"{value:g}": cocktail.weights_at(value) for value in temperatures}

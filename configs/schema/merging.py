@@ -26,7 +26,6 @@ class MergingConfig:
     examples_per_set: int = setting(100, least=1)  # dev rows of each set that LM-Cocktail sees
     # Of LM-Cocktail's softmax(-loss / temperature); the package's, near-uniform.
     temperature: float = setting(5.0, above=0)
-    temperatures: list[float] = setting([5.0, 1.0, 0.2, 0.05], above=0)  # shown beside it
     negatives: int = setting(7, least=1)  # of an LM-Cocktail example; missing ones are other passages of the set
     batch_size: int = setting(2, least=1)  # LM-Cocktail examples scored against each other; the package's default
     grid_step: float = setting(0.25, above=0, most=1)  # distance of the first grid's weights
