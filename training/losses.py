@@ -60,7 +60,6 @@ def contrastive_loss(
     margin: float | None = None,
     queries: slice = slice(None),
     guide: Tensor | None = None,
-    relative: bool = False,
 ) -> Tensor:
     """InfoNCE with in-batch and hard negatives, a scalar.
 
@@ -79,10 +78,9 @@ def contrastive_loss(
         queries: the rows whose cross-entropy is summed.
         guide: (rows, 2 + negatives, any width): a guide model's embeddings. False negatives are then judged by its
             similarities, not the model's own, and the row's own negatives are judged too (GISTEmbed, arXiv:2402.16829).
-        relative: `margin` is a share of the positive's similarity, not a difference.
     """
     rows = _own(usable, queries)
-    cosines, excluded = candidates(embeddings, usable, rows, directions, margin, guide, relative)
+    cosines, excluded = candidates(embeddings, usable, rows, directions, margin, guide)
     logits = cosines.masked_fill(excluded, float("-inf")) / temperature
     return F.cross_entropy(logits, rows, reduction="sum") / usable.sum().clamp(min=1)
 
@@ -94,7 +92,6 @@ def candidates(
     directions: Sequence[str],
     margin: float | None = None,
     guide: Tensor | None = None,
-    relative: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Cosines of each of `rows` with its candidates, and a mask of the candidates that `contrastive_loss` leaves out.
 
@@ -108,8 +105,7 @@ def candidates(
         positive = judged.gather(1, rows[:, None])
         own = rows[:, None] == torch.arange(len(usable), device=rows.device)
         spared = [own & (guide is None or one + other == 1) for one, other in _blocks(embeddings.shape[1], directions)]
-        limit = positive - margin * (positive.abs() if relative else 1.0)
-        excluded = excluded | ((judged > limit) & ~torch.cat(spared, dim=1))
+        excluded = excluded | ((judged > positive - margin) & ~torch.cat(spared, dim=1))
     return cosines, excluded
 
 
@@ -269,22 +265,21 @@ class PlannedLoss(BatchLoss):
         own = slice(get_rank() * len(local), (get_rank() + 1) * len(local))
         return GlobalRows(embeddings, gathered(labels["score"]), own, guide, teacher)
 
-    def _margin(self, guide: Tensor | None) -> tuple[float | None, Tensor | None, bool]:
-        """What tells false negatives: margin, the guide's vectors, and whether the margin is relative."""
-        side = self.side
-        margin = 0.0 if guide is not None and side.false_negative_margin is None else side.false_negative_margin
-        return margin, guide, side.false_negative_margin_kind == "relative"
+    def _margin(self, guide: Tensor | None) -> tuple[float | None, Tensor | None]:
+        """What tells false negatives: margin and the guide's vectors."""
+        margin = self.side.false_negative_margin
+        return 0.0 if margin is None and guide is not None else margin, guide
 
     def _loss(self, local: Tensor, global_rows: GlobalRows, angle_weight: float) -> Tensor:
         """The weighted sum of all terms, each summed over the side's dimensions; `local` are this rank's embeddings."""
         world_size, side, usable, teacher = get_world_size(), self.side, global_rows.usable, global_rows.teacher
         weights = {"contrastive": 1.0, "angle": angle_weight, "distillation": side.teacher_weight}
-        margin, guide, relative = self._margin(global_rows.guide)
+        margin, guide = self._margin(global_rows.guide)
         totals: dict[str, Tensor] = {}
         for width, share in side.weight_of_dimension.items():
             texts = global_rows.embeddings[..., :width]
             contrastive = contrastive_loss(
-                texts, usable, side.temperature, side.directions, margin, global_rows.local_slice, guide, relative
+                texts, usable, side.temperature, side.directions, margin, global_rows.local_slice, guide
             )
             terms = {"contrastive": world_size * contrastive}
             if weights["angle"] > 0:

@@ -107,8 +107,6 @@ class SideConfig(PlannedConfig):
     directions: list[str] = setting(["query_to_doc"], choices=DIRECTIONS)  # what the softmax runs over
     # Leave out candidates within it of the positive, as probable false negatives; null: keep all, or 0 with a guide.
     false_negative_margin: float | None = None
-    # A similarity, or a share of the positive's.
-    false_negative_margin_kind: str = setting("absolute", choices=("absolute", "relative"), later=True)
     # Whose similarities tell false negatives (GISTEmbed, arXiv:2402.16829): base or init, this run's, a folder, or
     # `<Hub id>` or `<Hub id>@<revision>`; any tokenizer will do. null: the model's own, as it trains.
     guide: str | None = setting(None, later=True)
