@@ -167,11 +167,9 @@ class CleaningConfig:
     strip_markup: bool = True  # tags, entities and literal control tokens such as </s>
     min_characters: int = setting(2, least=1)  # of a text
     max_characters: int = 100_000  # of a text; a longer one drops the pair
-    cut_characters: int | None = setting(None, least=1)  # texts are cut here instead; None: never
     script: str = "Cyrillic"  # Unicode script of the language; none: no test
     # Letters of that script among the letters of a text's beginning.
     min_script_share: float = setting(0.4, least=0, most=1)
-    min_letters: int = setting(20, least=0)  # texts with fewer letters pass the script test
     # Drop exact duplicates inside a set, between the sets of a side, or never.
     duplicates: str = setting("inside", choices=("inside", "between", "never"))
 

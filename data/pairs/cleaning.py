@@ -46,8 +46,9 @@ JOINED = (
     r"\p{Gurmukhi}\p{Gujarati}\p{Oriya}\p{Tamil}\p{Telugu}\p{Kannada}\p{Malayalam}\p{Sinhala}\p{Khmer}"
 )
 JOINERS = r"[\u{200C}\u{200D}]+"
-RULES = ("tags", "entities", "control tokens", "invisible characters", "Unicode form", "spaces", "cut")
+RULES = ("tags", "entities", "control tokens", "invisible characters", "Unicode form", "spaces")
 HEAD = 200  # characters of a text that decide about its script
+LEAST_LETTERS = 20  # texts with fewer pass
 EXAMPLES, EXAMPLE_BEFORE, EXAMPLE_CHARACTERS = 3, 20, 60  # of a set in the ledger; characters of one
 LOOKED_AT = 24  # changed texts of a frame, for examples that are different
 
@@ -120,8 +121,6 @@ def normalised(texts: pl.Series, cleaning: CleaningConfig, strip_markup: bool, c
     if suspect.any():
         places = suspect.arg_true()
         texts = texts.scatter(places, _rewritten(texts.gather(places), cleaning.unicode, strip_markup, changes))
-    if (most := cleaning.cut_characters) is not None:
-        texts = _changed(texts, "cut", lambda some: some.str.slice(0, most), changes)
     return texts
 
 
@@ -234,11 +233,11 @@ def _of_other_script(columns: list[pl.Series], cleaning: CleaningConfig, source:
     if cleaning.script == "none" or least == 0:
         return failed
     for texts in columns:
-        failed = failed | other_script(texts, cleaning.script, least, cleaning.min_letters)
+        failed = failed | other_script(texts, cleaning.script, least)
     return failed
 
 
-def other_script(texts: pl.Series, script: str, least: float, min_letters: int) -> pl.Series:
+def other_script(texts: pl.Series, script: str, least: float) -> pl.Series:
     """Whether less than the share `least` of the letters at the text's beginning are of `script`."""
     heads = texts.str.slice(0, HEAD)
     foreign = heads.str.contains(rf"[\p{{L}}--\p{{{script}}}]").arg_true()
@@ -247,7 +246,7 @@ def other_script(texts: pl.Series, script: str, least: float, min_letters: int) 
         some = heads.gather(foreign)
         letters = some.str.count_matches(r"\p{L}")
         own = some.str.count_matches(rf"\p{{{script}}}")
-        failed[foreign.to_numpy()] = ((letters >= min_letters) & (own < letters * least)).to_numpy()
+        failed[foreign.to_numpy()] = ((letters >= LEAST_LETTERS) & (own < letters * least)).to_numpy()
     return pl.Series(failed)
 
 
