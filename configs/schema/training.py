@@ -100,7 +100,7 @@ class PlannedConfig:
 
 @dataclass
 class SideConfig(PlannedConfig):
-    """One fine-tuning run. Where a value comes from stands beside it in configs/training/<side>.yaml."""
+    """One fine-tuning run. Where a value comes from stands beside it in configs/training."""
 
     start: str = setting("init", choices=("init", *DATA_SIDES))  # the model of this run that training goes on from
     dropout: float = setting(0.0, least=0, below=1)  # of the encoder while it trains; the saved config keeps the base's
