@@ -14,7 +14,8 @@ def lock(config: Config) -> None:
     wanted = sorted({item for item in hub_revisions(config) if not COMMIT.fullmatch(item.revision)})
     before, commits = read_lock(), {}
     for item in progress(wanted, "asking the Hub"):
-        with hub_errors(item.hub, f"{item.hub} at {item.revision}", "its hub and revision in configs"):
+        where, key = f"{item.hub} at {item.revision}", "its hub and revision in configs"
+        with hub_errors(item.hub, where, key, "then make lock again"):
             commits[item] = commit_on_hub(item)
     write_lock(commits)
     rows = [

@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.core.errors import UserError
 from pipeline.core.hub import read_lock
+from pipeline.lock import lock as lock_revisions
 from tests.support.hub import COMMIT, LocalHub, in_place_of_the_hub, local_hub
 from tests.support.prepared_data import Prepared, composed, run, run_config
 from tests.support.runs import REPOSITORY, Ended, copy_of_runs, run_command, run_main
@@ -106,3 +107,8 @@ def test_locked_commits_are_read_and_a_moved_branch_is_refused(
     lock.write_text("dataset its5Q/panorama main\n")
     with pytest.raises(UserError, match=rf"not a locked revision \({lock}, line 1\)"):
         read_lock()
+
+
+def test_the_lock_advises_no_mirror_as_it_reads_none() -> None:
+    with pytest.raises(UserError, match=r"the Hub can't be reached .*; check the network, then make lock again$"):
+        lock_revisions(composed(*SETS))
