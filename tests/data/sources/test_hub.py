@@ -51,7 +51,7 @@ def test_sets_from_the_hub_equal_those_from_a_mirror(hub: LocalHub, home: Path) 
 def test_the_pre_flight_reads_the_beginning_of_every_file(hub: LocalHub, home: Path) -> None:
     done = command("pipeline.check", hub.address, home)
     assert done.status == 0, done.err
-    assert done.out.count(COMMIT[:12]) == 5, done.out and "53 rows read" in done.out and "mit" in done.out
+    assert done.out.count(COMMIT[:12]) == 5 and "53 rows read" in done.out and "mit" in done.out, done.out
     assert not list((home / "home").rglob("*.parquet"))
 
 
