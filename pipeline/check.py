@@ -142,10 +142,10 @@ def machine(config: Config, bytes_: int) -> list[tuple[str, str, UserError | Non
     count = torch.cuda.device_count()
     names = sorted({torch.cuda.get_device_name(number) for number in range(count)})
     processes, problem = config.ranks(count), None
-    if sides := config.sides_not_for(processes):
-        what = f"batches of {' and '.join(sides)} can't be shared out to {processes} processes"
+    if uneven := config.sides_not_for(processes):
+        what = f"batches of {' and '.join(uneven)} can't be shared out to {processes} processes"
         remedy = f"make batch_multiple a multiple of {processes}, or set launch.processes"
-        problem = UserError(what, where=f"config key training.{sides[0]}.batch_multiple", remedy=remedy)
+        problem = UserError(what, where=f"config key training.{uneven[0]}.batch_multiple", remedy=remedy)
     devices = f"{count} x {', '.join(names)}" if count else processor(os.getloadavg()[0], os.environ)
     findings.append(("devices", devices, problem))
     try:
