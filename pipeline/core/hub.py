@@ -111,13 +111,20 @@ def readable_revision(wanted: Revision) -> str:
     commit = locked_commit(wanted)
     if commit is None:
         return wanted.revision
-    now = _commit_if_reachable(wanted)
-    if now not in (None, commit):
-        raise UserError(
-            f"{wanted.hub} at {wanted.revision} is now {str(now)[:12]}, not the locked {commit[:12]}",
-            where=str(lock_file()),
-            remedy=f"look at what changed, then make lock; or set its revision to {commit} to keep the old files",
-        )
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
+
+    try:
+        now = commit_on_hub(wanted)
+    except HfHubHTTPError:  # it answered: gone, gated or renamed
+        raise
+    except (HTTPError, OSError, OfflineModeIsEnabled):
+        said = "%s: the Hub can't be asked whether %s has moved; reading the locked commit"
+        log.info(said, wanted.hub, wanted.revision)
+        return commit
+    if now != commit:
+        what = f"{wanted.hub} at {wanted.revision} is now {now[:12]}, not the locked {commit[:12]}"
+        remedy = f"look at what changed, then make lock; or set its revision to {commit} to keep the old files"
+        raise UserError(what, where=str(lock_file()), remedy=remedy)
     return commit
 
 
@@ -126,20 +133,6 @@ def commit_on_hub(wanted: Revision) -> str:
     from huggingface_hub import HfApi
 
     return str(HfApi().repo_info(wanted.hub, repo_type=wanted.kind, revision=wanted.revision).sha)
-
-
-def _commit_if_reachable(wanted: Revision) -> str | None:
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
-
-    try:
-        return commit_on_hub(wanted)
-    except HfHubHTTPError:  # it answered: gone, gated or renamed
-        raise
-    except (HTTPError, OSError, OfflineModeIsEnabled):
-        log.info(
-            "%s: the Hub can't be asked whether %s has moved; reading the locked commit", wanted.hub, wanted.revision
-        )
-        return None
 
 
 def lock_state(revisions: Iterable[Revision]) -> list[str]:
