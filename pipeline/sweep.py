@@ -21,7 +21,7 @@ from configs.schema.config import Config
 from pipeline.core.artefact import read_json, read_manifest, write_json
 from pipeline.core.console import console, log, show_table
 from pipeline.core.errors import UserError, redacted
-from pipeline.stage import Stage, folder_and_manifest
+from pipeline.stage import Stage, folder_and_manifest, locked
 
 RESULT = "result.json"
 
@@ -86,7 +86,5 @@ def sweep_lock(stage: Stage, config: Config) -> Iterator[None]:
         yield
         return
     folder, _ = folder_and_manifest(stage, config)
-    locks = Path(config.runs) / ".locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    with FileLock(locks / f"{folder.fingerprint[:32]}.lock"):
+    with locked(Path(config.runs) / folder.fingerprint[:32], wait=True):
         yield
