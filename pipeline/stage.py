@@ -1,7 +1,7 @@
 """A stage: settings and inputs give a fingerprint; its folder is made once, whole, and skipped when it is there."""
 
 import dataclasses
-import importlib
+import pkgutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -41,10 +41,7 @@ class Stage:
 
 def imported(name: str | Builder) -> Builder:
     """The function `module:function`, or the function itself."""
-    if callable(name):
-        return name
-    module, _, function = name.partition(":")
-    return getattr(importlib.import_module(module), function)
+    return name if callable(name) else pkgutil.resolve_name(name)
 
 
 def folder_and_manifest(stage: Stage, config: Config) -> tuple[StageFolder, Manifest]:
@@ -239,8 +236,7 @@ def _make(stage: Stage, config: Config, folder: StageFolder, manifest: Manifest)
         finally:
             _require_same_inputs(folder, manifest)
         folder.remove_untouched_units()
-        files = [file for file in artefact.files_under(path) if file != path / artefact.MANIFEST]
-        manifest.outputs = artefact.describe_outputs(path, files)
+        manifest.outputs = artefact.describe_outputs(path)
         manifest.status = "complete"
     except BaseException as error:
         manifest.status = "failed"

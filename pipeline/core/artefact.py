@@ -112,11 +112,12 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def describe_outputs(folder: Path, paths: list[Path]) -> dict[str, dict[str, Any]]:
-    """Bytes and sha256 of files under `folder`, by relative path."""
+def describe_outputs(folder: Path) -> dict[str, dict[str, Any]]:
+    """Bytes and sha256 of the files below `folder` but its manifest, by relative path."""
     return {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
-        for path in paths
+        for path in files_under(folder)
+        if path != folder / MANIFEST
     }
 
 
@@ -269,7 +270,7 @@ class StageFolder:
         scratch.mkdir(parents=True)
         try:
             result = make(scratch)
-            outputs = describe_outputs(scratch, files_under(scratch))
+            outputs = describe_outputs(scratch)
             # Not finished, but what it owns, or leaves behind, is known whenever this process is killed.
             write_json(place, {"fingerprint": None, "outputs": record["outputs"] | outputs, "result": {}})
             for relative in record["outputs"].keys() - outputs:

@@ -11,7 +11,7 @@ from typing import Any
 from configs.schema.config import Config
 from configs.schema.evaluation import EvaluationConfig, SuiteConfig
 from evaluation.results import Difference, Score
-from pipeline.core.artefact import Manifest, describe_outputs, files_under
+from pipeline.core.artefact import Manifest, describe_outputs
 from tests.support.small_bases import tiny_model
 
 MODELS = ("base", "init", "symmetric", "asymmetric", "merge")
@@ -65,14 +65,13 @@ def write_run(
 def finish(config: Config, name: str, metrics: dict[str, Any], status: str = "complete") -> None:
     """Write the manifest of a stage whose files stand."""
     folder = config.folder(name)
-    files = [path for path in files_under(folder) if path.name != "manifest.json"]
     Manifest(
         stage=name,
         status=status,
         fingerprint=f"{name:x<12}".encode().hex() * 2,
         inputs={other: f"{other:x<12}".encode().hex() * 2 for other in CHAIN_INPUTS.get(name, ["merge"])},
         config=dataclasses.asdict(config),
-        outputs=describe_outputs(folder, files),
+        outputs=describe_outputs(folder),
         metrics=metrics,
         environment=ENVIRONMENT,
         seconds=12.5 if name == "data" else 241.0,
