@@ -118,9 +118,7 @@ class Config:
 
     def training_of(self, name: str) -> PlannedConfig:
         """The settings of the training of a side or of the heads."""
-        settings = getattr(self.training, name)
-        assert isinstance(settings, PlannedConfig)
-        return settings
+        return self.training.heads if name == "heads" else self.side(name)
 
     def ranks(self, devices: int) -> int:
         """Processes that train, on all machines, where each has so many GPUs."""

@@ -32,20 +32,19 @@ if not console.is_terminal:  # where rich assumes 80 columns, too narrow for the
 
 def progress(items: Collection[Item], what: str) -> Iterator[Item]:
     """Iterate over `items` with a progress bar on a terminal, elsewhere with plain log lines: one, and one a minute."""
-    if console.is_terminal and is_main_process():
-        yield from track(items, description=what, console=console, transient=True)
-        return
     if not is_main_process():
         yield from items
-        return
-    log.info("%s …", what)
-    started = told = time.monotonic()
-    for done, item in enumerate(items, start=1):
-        yield item
-        now = time.monotonic()
-        if now - told >= TOLD_EVERY and done < len(items):
-            minutes, told = (now - started) / done * (len(items) - done) / 60, now
-            log.info("%s: %d of %d, %.1f minutes to go", what, done, len(items), minutes)
+    elif console.is_terminal:
+        yield from track(items, description=what, console=console, transient=True)
+    else:
+        log.info("%s …", what)
+        started = told = time.monotonic()
+        for done, item in enumerate(items, start=1):
+            yield item
+            now = time.monotonic()
+            if now - told >= TOLD_EVERY and done < len(items):
+                minutes, told = (now - started) / done * (len(items) - done) / 60, now
+                log.info("%s: %d of %d, %.1f minutes to go", what, done, len(items), minutes)
 
 
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
