@@ -32,7 +32,7 @@ from training.losses import BatchLoss, GlobalRows, PlannedLoss, candidates
 LOSS_WEIGHTS = {"dense": 1.0, "sparse": 0.1, "multi_vector": 1.0}
 CHUNK = 2**24  # numbers in a piece of MaxSim's work: 64 MB in float32
 KEPT_SIMILARITIES = 2**28  # of tokens, 1 GB, are kept for the backward pass; where there are more, all are made twice
-MASKED_SCORE = -1e9  # the score of what is no candidate: unlike infinity it may be multiplied by a probability of 0
+MASKED_SCORE = -1e9  # the score of what is no candidate: unlike infinity it may be multiplied by 0
 
 
 @dataclass(frozen=True)
@@ -144,15 +144,15 @@ class JointLoss(PlannedLoss):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss and its parts from the heads' scores (queries, passages) and the `dense_loss`.
 
-        Rows that are no queries weigh nothing, and keep their candidates: a softmax over none would be no number.
+        Rows that are no queries weigh nothing.
         """
         embeddings, usable = global_rows.embeddings, global_rows.usable
         rows = torch.arange(len(usable), device=usable.device)[global_rows.local_slice]
         cosines, excluded = candidates(embeddings, usable, rows, ("query_to_doc",), *self._margin(global_rows.guide))
         by_column = {name: score.unflatten(1, (len(usable), -1)).mT.flatten(1) for name, score in heads.items()}
-        excluded, scores = excluded & usable[rows][:, None], {"dense": cosines, **by_column}
         scores = {
-            name: (score / self.temperature).masked_fill(excluded, MASKED_SCORE) for name, score in scores.items()
+            name: (score / self.temperature).masked_fill(excluded, MASKED_SCORE)
+            for name, score in {"dense": cosines, **by_column}.items()
         }
         shares = get_world_size() * usable[rows] / usable.sum().clamp(min=1)
 
