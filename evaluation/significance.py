@@ -128,19 +128,21 @@ def whole(measure: Measure, outcome: Outcome) -> float:
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
-    """Percentile interval of bootstrap replicates; resamples without a value are left out."""
+    """Percentile interval of bootstrap replicates without those that have no value; none where these are too many."""
     defined = values[np.isfinite(values)]
-    if not len(defined):
+    if len(defined) < CONFIDENCE * len(values):
         return float("nan"), float("nan")
     low, high = np.percentile(defined, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
     return float(low), float(high)
 
 
 def bootstrap_p_value(differences: np.ndarray) -> float:
-    """Two-sided: twice the smaller share of replicates on one side of zero, counting the data themselves."""
-    defined = differences[np.isfinite(differences)]
-    side = min(int((defined <= 0).sum()), int((defined >= 0).sum()))
-    return min(1.0, 2 * (side + 1) / (len(defined) + 1))
+    """Two-sided: twice the smaller share of replicates on one side of zero, counting the data themselves.
+
+    One without a value counts on both sides: of two items half have none, and the others agree whatever these are.
+    """
+    side = len(differences) - max(int((differences > 0).sum()), int((differences < 0).sum()))
+    return min(1.0, 2 * (side + 1) / (len(differences) + 1))
 
 
 def permutation_p_values(

@@ -205,7 +205,7 @@ CHAIN = {stage.name: stage for stage in [
         settings=lambda c: {"export": c.export},
     ),
     Stage(
-        "evaluate", 9, "evaluation.evaluate:build", in_place=True, assist="evaluation.evaluate:assist",
+        "evaluate", 10, "evaluation.evaluate:build", in_place=True, assist="evaluation.evaluate:assist",
         needs=evaluate_needs,
         reads=evaluate_reads,
         settings=evaluate_settings,

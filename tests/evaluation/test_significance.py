@@ -154,12 +154,21 @@ def test_the_bootstrap_p_value_counts_the_smaller_side() -> None:
     assert bootstrap_p_value(np.zeros(99)) == 1
 
 
-def test_resamples_without_a_value_count_for_nothing() -> None:
+def test_resamples_without_a_value_are_no_evidence() -> None:
     values = np.linspace(-1.0, 9.0, 101)
-    with_gaps = np.concatenate([values, np.full(50, np.nan)])
-    assert interval(with_gaps) == interval(values)
-    assert bootstrap_p_value(with_gaps) == bootstrap_p_value(values) < 1
-    assert np.isnan(interval(np.full(9, np.nan))).all()
+    few, many = (np.concatenate([values, np.full(number, np.nan)]) for number in (5, 50))
+    assert interval(few) == interval(values)
+    assert bootstrap_p_value(few) == pytest.approx(2 * (11 + 5 + 1) / 107)
+    assert np.isnan(interval(many)).all()
+    assert bootstrap_p_value(many) > 0.5
+
+
+@pytest.mark.parametrize(("statistic", "gold"), [("spearman", [0.0, 1.0]), ("roc_auc", [0.0, 1.0, 1.0])])
+def test_two_or_three_items_show_no_difference(statistic: str, gold: list[float]) -> None:
+    scores = {"worse": -np.array(gold), "better": np.array(gold)}
+    models = {name: outcome(statistic, prediction=own, gold=np.array(gold)) for name, own in scores.items()}
+    found = rows_of(models, Resampling(500))
+    assert found.p_value > 0.5 and np.isnan(found.ci_low)
 
 
 def test_holm_is_the_step_down_procedure() -> None:
