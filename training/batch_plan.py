@@ -132,7 +132,9 @@ def _no_batch(rows: SetRows, left_out: Counter[str]) -> tuple[str, str]:
             return f": {most} have the same {what}, and a batch takes a text once", f"give it rows with another {what}"
     if unused := left_out["score below 1 without AnglE"]:
         return f": {unused} have a score below 1, which AnglE alone takes", "set angle_weight on the symmetric side"
-    if alike := left_out["nothing to tell apart"]:
+    if (alike := left_out["nothing to tell apart"]) and not (rows.scores < 1).any():
+        return f": {alike} would each be a batch of their own, without negatives", "raise batch_size or batch_tokens"
+    if alike:
         return f": {alike} have one score and no negatives", "give it rows with other scores, or negatives"
     return "", "give it more rows"
 

@@ -305,6 +305,11 @@ def test_a_set_with_one_common_text_is_refused_for_that() -> None:
         plan(dataclasses.replace(rows, anchors=np.maximum(np.arange(64), 59)))
 
 
+def test_rows_that_are_alone_in_their_batches_need_larger_ones() -> None:
+    with pytest.raises(UserError, match="7 would each be a batch of their own, without negatives.*; raise batch_size"):
+        plan(set_rows("pairs", 7), batch_size=1, batch_multiple=1)
+
+
 def test_a_set_of_scores_alone_is_refused_for_them() -> None:
     rows = set_rows("scored", 64)
     rows.scores[:] = 0.5
