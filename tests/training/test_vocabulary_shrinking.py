@@ -68,6 +68,14 @@ def test_ids_are_renumbered_wherever_they_are_written(base: Path) -> None:
     assert tokenizer.special_ids == {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "<mask>": last}
 
 
+@pytest.mark.parametrize("wrong", [5, 1200, [2]])
+def test_an_id_in_the_config_that_is_no_special_token_is_an_error(base: Path, wrong: object) -> None:
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"mask_token_id": wrong}))
+    with pytest.raises(UserError, match=r"mask_token_id is .*, which is no special token .*config.json"):
+        shrunk(base)
+
+
 def test_the_id_map_has_the_score_and_the_counts_of_each_old_id(base: Path) -> None:
     document = json.loads((base / "tokenizer.json").read_text(encoding="utf-8"))
     counts, path = np.arange(1200) ** 2, base / "id_map.parquet"

@@ -41,7 +41,7 @@ def shrink(base: Path, target: Path, tokenizer: TokenizerFile, kept: Ids) -> Siz
 
     Raises UserError where the base's files disagree with each other.
     """
-    new_ids = {int(old): new for new, old in enumerate(kept)}
+    config = _config(base / "config.json", {int(old): new for new, old in enumerate(kept)})
     with SafetensorsReader(base) as weights, EagerFile(target / WEIGHTS) as file:
         rows = embedding_rows(weights, tokenizer.size)
         before = {name: tensor.shape for name, tensor in weights.tensors.items()}
@@ -54,7 +54,7 @@ def shrink(base: Path, target: Path, tokenizer: TokenizerFile, kept: Ids) -> Siz
         tokenizer.write(target / "tokenizer.json", kept)
         if (base / SENTENCEPIECE).is_file():
             shrink_sentencepiece(base / SENTENCEPIECE, target / SENTENCEPIECE, tokenizer, kept)
-    write_json(target / "config.json", _config(read_json(base / "config.json"), new_ids))
+    write_json(target / "config.json", config)
     _copy_others(base, target, {"tokenizer.json", SENTENCEPIECE, "config.json"})
     return sizes
 
@@ -135,6 +135,10 @@ def _copy_others(base: Path, target: Path, edited: set[str]) -> None:
     shutil.copytree(base, target, ignore=left_out, dirs_exist_ok=True)
 
 
-def _config(content: dict[str, Any], new_ids: Mapping[int, int]) -> dict[str, Any]:
-    renumbered = {key: new_ids[content[key]] for key in ID_KEYS if content.get(key) is not None}
-    return {**content, **renumbered, "vocab_size": len(new_ids)}
+def _config(path: Path, new_ids: Mapping[int, int]) -> dict[str, Any]:
+    content = read_json(path)
+    ids = {key: content[key] for key in ID_KEYS if content.get(key) is not None}
+    if wrong := [f"{key} is {own}" for key, own in ids.items() if own not in list(new_ids)]:
+        remedy = "mend it in the base, or choose another one"
+        raise UserError(f"{wrong[0]}, which is no special token", where=str(path), remedy=remedy)
+    return {**content, **{key: new_ids[own] for key, own in ids.items()}, "vocab_size": len(new_ids)}
