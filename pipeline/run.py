@@ -14,7 +14,7 @@ from pipeline.chain import CHAIN
 from pipeline.core.console import log
 from pipeline.core.errors import UserError
 from pipeline.core.machine import leave_ranks
-from pipeline.launch import launch
+from pipeline.launch import launch, rendezvous
 from pipeline.stage import Stage, is_finished, is_up_to_date, locked, prepare_ranks, run_stage
 from pipeline.sweep import sweep_lock
 
@@ -27,6 +27,8 @@ def run(config: Config) -> None:
     asked = in_order(config)
     if is_launched():
         return _run_beside_ranks(asked, config)
+    if config.launch.nodes > 1 and config.launch.config != "none" and any(CHAIN[name].on_ranks for name in asked):
+        rendezvous(config.launch.nodes)  # refused now, and not after hours of data
     with ExitStack() as held:
         if not config.is_one_of_many:  # else a second command might begin a stage before the first one gets there
             for name in asked:

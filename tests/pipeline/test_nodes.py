@@ -13,6 +13,7 @@ from pipeline.application import composed
 from pipeline.core.artefact import read_manifest
 from pipeline.core.errors import UserError
 from pipeline.launch import launch_command
+from pipeline.run import run
 from tests.support.runs import finish, start
 
 SCONTROL = "#!/bin/sh\necho node-a\necho node-b\n"
@@ -35,10 +36,13 @@ def test_the_launcher_gets_the_rendezvous_from_the_environment(monkeypatch: pyte
     assert "--main_process_ip node-a --main_process_port 29777" in command
 
 
-def test_machines_without_a_place_to_meet_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_machines_without_a_place_to_meet_are_refused_before_anything_is_made(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     with pytest.raises(UserError, match=r"2 machines need a place to meet .*MASTER_ADDR"):
-        launch_command(on_nodes(2, 16))
+        run(composed("profile=tiny", f"runs={tmp_path}", "launch.nodes=2", "stages=[data,symmetric]"))
+    assert not os.listdir(tmp_path)
 
 
 def test_processes_that_can_t_be_shared_out_evenly_are_refused() -> None:
