@@ -91,7 +91,7 @@ def _command(job: Callable[[Config], Any]) -> None:
 
     _make_ready()
     try:
-        _refuse_unknown_options()
+        _sort_options()
         run_job()
         sys.stdout.flush()
     except (UserError, HydraException, OmegaConfBaseException) as error:
@@ -153,10 +153,13 @@ def quoted(value: str) -> str:
 
 
 def passed_on() -> list[str]:
-    """What composes this command's config in another one: its overrides, and where else it looked for their files."""
+    """What composes this command's config in another one: its name, its overrides, and where else their files are."""
     hydra_config = HydraConfig.get()
-    places = [f"{of.schema}://{of.path}" for of in hydra_config.runtime.config_sources if "command-line" in of.provider]
-    return [*hydra_config.overrides.task, f"hydra.searchpath=[{','.join(map(quoted, places))}]"]
+    elsewhere = [of for of in hydra_config.runtime.config_sources if "command-line" in of.provider]
+    places = [f"{of.schema}://{of.path}" for of in elsewhere]
+    options = [f"--config-dir={of.path}" for of in elsewhere if of.provider == "command-line"]  # may hold the root file
+    options.append(f"--config-name={hydra_config.job.config_name}")
+    return [*options, *hydra_config.overrides.task, f"hydra.searchpath=[{','.join(map(quoted, places))}]"]
 
 
 def _for_this_run(lines: str, config: DictConfig) -> str:
@@ -179,8 +182,11 @@ def _crashed(error: BaseException) -> str:
     return UserError(what, where=str(where), remedy="see the traceback there").line
 
 
-def _refuse_unknown_options() -> None:
-    """Hydra's own parser answers an unknown option with its whole usage."""
+def _sort_options() -> None:
+    """Put options before overrides, of which Hydra's own parser takes one group alone.
+
+    Raises UserError for an unknown option, which Hydra answers with its whole usage.
+    """
 
     def refuse(message: str) -> NoReturn:
         remedy = "settings are given as key=value; see --help and --hydra-help"
@@ -188,7 +194,8 @@ def _refuse_unknown_options() -> None:
 
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]
-    parser.parse_args()
+    overrides = parser.parse_intermixed_args().overrides
+    sys.argv[1:] = [word for word in sys.argv[1:] if word not in overrides] + overrides
 
 
 _asked = list[int]()  # numbers of the signals that came

@@ -205,11 +205,14 @@ def test_what_a_command_passes_on_composes_its_config_also_of_files_elsewhere(tm
         file = tmp_path / f"{name}.yaml"
         file.parent.mkdir(parents=True)
         file.write_text(f"# @package _global_\n{content}\n")
-    chosen = ["profile=mine", "arm=mine", f"runs={tmp_path}", f"hydra.searchpath=['file://{tmp_path}/two']"]
+    (tmp_path / "one dir" / "own.yaml").write_text("defaults: [config, _self_]\nlanguages: [kk]\n")
+    chosen = ["arm=mine", f"runs={tmp_path}", f"hydra.searchpath=['file://{tmp_path}/two']"]
     passes_on = "from pipeline.application import *; hydra_application(lambda config: print(*passed_on(), sep='\\n'))()"
-    first = finish(start(f"--config-dir={tmp_path}/one dir", *chosen, code=passes_on))
+    options = [f"--config-dir={tmp_path}/one dir", "--config-name=own"]  # between overrides
+    first = finish(start("profile=mine", *options, *chosen, code=passes_on))
     ended = run_main("--cfg=job", *first.out.splitlines())
-    assert ended.status == 0 and "profile: mine" in ended.out and "seed: 7" in ended.out, first.err + ended.err
+    told = ("profile: mine", "seed: 7", "- kk")
+    assert ended.status == 0 and all(each in ended.out for each in told), first.err + ended.err
 
 
 def test_a_copied_profile_that_keeps_the_old_name_is_refused(tmp_path: Path) -> None:
