@@ -49,6 +49,11 @@ NOT_FREE = {  # arguments of the library that the pipeline sets
     *("ignore_data_skip", "save_only_model"),  # a run taken up from a checkpoint would end in another model
     *("eval_strategy", "eval_steps", "save_strategy", "save_steps"),  # the best weights are to have a checkpoint
     *("load_best_model_at_end", "metric_for_best_model", "greater_is_better"),  # keep_best, by the dev score
+    "logging_strategy",  # without lines there are no curves
+    "push_to_hub",  # it would upload checkpoints; the stage publish uploads the model
+    # Of other models and losses, or of texts that are not tokens yet: to no effect here, or a crash.
+    *("neftune_noise_alpha", "label_smoothing_factor", "use_liger_kernel", "prompts", "router_mapping"),
+    *("multi_dataset_batch_sampler", "train_sampling_strategy", "dataloader_drop_last", "data_seed"),
 }
 
 

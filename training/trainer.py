@@ -97,6 +97,14 @@ class PlannedTrainer(SentenceTransformerTrainer):
             **(on_linux if workers and sys.platform == "linux" else {}),
         )
 
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        with named_argument("optim"):
+            return super().create_optimizer(*args, **kwargs)
+
+    def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
+        with named_argument("lr_scheduler_kwargs"):
+            return super().create_scheduler(*args, **kwargs)
+
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         assert isinstance(self.data_collator, MiniBatchCollator)
         on_device = send_to_device(inputs, self.args.device, non_blocking=True)  # the library's own way waits for each
@@ -195,6 +203,16 @@ class PlannedTrainer(SentenceTransformerTrainer):
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with readable(checkpoint):
             super()._load_rng_state(checkpoint)
+
+
+@contextlib.contextmanager
+def named_argument(name: str) -> Iterator[None]:
+    """What the library raises where its argument asks for what is not installed, or for what is lacking beside it."""
+    try:
+        yield
+    except (ImportError, TypeError, ValueError) as error:
+        where, remedy = f"config key training.arguments.{name}", "mend it there, or install what it needs"
+        raise UserError(first_line(error), where=where, remedy=remedy) from error
 
 
 @contextlib.contextmanager

@@ -300,6 +300,8 @@ def test_any_argument_of_the_library_passes_through(tmp_path: Path) -> None:
         ({"per_device_train_batch_size": 4}, "not free"),
         ({"warmup_ratio": 0.5}, "not free"),
         ({"save_only_model": True}, "not free"),
+        ({"neftune_noise_alpha": 5.0}, "not free"),
+        ({"label_smoothing_factor": 0.1}, "not free"),
         ({"report_to": "nonsense"}, "no tracker nonsense is installed"),
         ({"report_to": ["wandb", "mlflow"]}, "no tracker mlflow is installed"),
     ],
@@ -308,6 +310,26 @@ def test_wrong_arguments_are_refused(tmp_path: Path, arguments: dict[str, Any], 
     config = prepared_run(tmp_path, {}, arguments=arguments)
     with pytest.raises(UserError, match=message):
         training_arguments(config, StageFolder("symmetric", tmp_path, "", {}), 10, has_dev=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"optim": "galore_adamw", "optim_target_modules": ["query"]}, r"galore_torch.*arguments\.optim"),
+        ({"lr_scheduler_type": "warmup_stable_decay"}, r"num_decay_steps.*arguments\.lr_scheduler_kwargs"),
+    ],
+)
+def test_an_optimizer_or_schedule_that_can_t_be_made_is_an_error_of_one_line(
+    tmp_path: Path, arguments: dict[str, Any], message: str
+) -> None:
+    config = prepared_run(tmp_path, {}, arguments=arguments)
+    trainer: Any = object.__new__(PlannedTrainer)
+    trainer.args = training_arguments(config, StageFolder("symmetric", tmp_path, "", {}), 10, has_dev=False)
+    trainer.model, trainer.loss, trainer.optimizer = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2), None
+    trainer.optimizer_cls_and_kwargs, trainer.lr_scheduler = None, None
+    with pytest.raises(UserError, match=message):
+        trainer.create_optimizer()
+        trainer.create_scheduler(num_training_steps=10)
 
 
 def test_a_damaged_scaler_is_a_damaged_checkpoint(tmp_path: Path) -> None:
