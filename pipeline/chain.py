@@ -211,7 +211,7 @@ CHAIN = {stage.name: stage for stage in [
         settings=evaluate_settings,
     ),
     Stage(
-        "report", 9, "evaluation.report.build:build", verified=2**24, extra_outputs=readme_of_merge,
+        "report", 10, "evaluation.report.build:build", verified=2**24, extra_outputs=readme_of_merge,
         needs=lambda c: made(c, reported(c.training.heads.kind)),
         reads=report_reads,
         settings=report_settings,

@@ -48,9 +48,13 @@ def terms(run: RunRecord) -> str:
 
 def hub_data_sets(run: RunRecord) -> list[str]:
     """Hub ids of the sets that were trained on, without those of which only local files or bundled samples were."""
-    sets = [entry for entry in run.training_sets if entry.get("train") and not run.bundled(entry)]
-    there = [entry["source"] for entry in sets if not str(entry["revision"]).startswith("local ")]
-    return sorted({source for source in there if "/" in source})  # others are readers
+    sources, found = (run.config_of("data").get("data") or {}).get("sources") or {}, set[str]()
+    for entry in run.training_sets:
+        source = sources.get(entry["name"], {})
+        is_local = source.get("local_only") or str(entry["revision"]).startswith("local ")
+        if entry.get("train") and not is_local and not run.bundled(entry):
+            found |= {entry["source"], *(part["hub"] for part in source.get("also", []))}
+    return sorted(name for name in found if "/" in name)  # others are readers
 
 
 def eval_results(run: RunRecord) -> list[EvalResult]:

@@ -302,6 +302,13 @@ def test_a_file_of_one_s_own_is_no_data_set_of_the_hub(config: Config) -> None:
     assert ModelCard(render_card(run, config, "a/b")).data.datasets == ["IlyaGusev/gazeta"]
 
 
+def test_the_hub_s_data_sets_are_all_those_that_a_set_is_made_of_and_no_others(config: Config) -> None:
+    run = copy.deepcopy(read_run(config.folder("report").parent))
+    parts = {"gazeta": {"also": [{"hub": "someone/more"}]}, "terra": {"local_only": True}}
+    run.made["data"].config["data"]["sources"] = parts
+    assert ModelCard(render_card(run, config, "a/b")).data.datasets == ["IlyaGusev/gazeta", "someone/more"]
+
+
 def test_samples_are_told_by_the_mirror_that_data_was_made_with(config: Config, card: str) -> None:
     run = copy.deepcopy(read_run(config.folder("report").parent))
     run.config["mirror"] = "/elsewhere"  # of the last stage
