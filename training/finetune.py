@@ -123,14 +123,15 @@ def plan_run(
         _prepare(config, stage, model, anew=config.force and alone)
     while not (folder / REPORT).exists():
         time.sleep(0.5)
-    report = read_json(folder / REPORT)
-    others = auxiliary_models_of(config, stage.name)
-    sets = prepare_sets(stage.name, config.training_of(stage.name), model, stage.inputs["data"], folder, others)
+    with readable(str(folder), "remove it: it is then prepared anew", "what was prepared"):
+        report, plan = read_json(folder / REPORT), read_plan(folder / "plan.npz")
+        others = auxiliary_models_of(config, stage.name)
+        sets = prepare_sets(stage.name, config.training_of(stage.name), model, stage.inputs["data"], folder, others)
     if process.device.type == "cuda":
         warn_of_small_steps(stage.name, report["tokens"], report["batches"], process.num_processes)
     if process.is_main_process:
         write_json(stage.path / REPORT, report)
-    return sets, read_plan(folder / "plan.npz"), report
+    return sets, plan, report
 
 
 def train(config: Config, stage: StageFolder, trainer: PlannedTrainer) -> None:

@@ -148,10 +148,10 @@ def tokenised_set(
             np.savez(file, **columns)
     with np.load(record) as file:
         columns = dict(file)
-    found = {
-        role: TokenIds(np.memmap(cache / f"{name}.{role}", np.int32, mode="r"), columns[f"{role}_ends"])
-        for role in ("passages", "anchors")
-        if f"{role}_ends" in columns
+    ends = {role: columns[f"{role}_ends"] for role in ("passages", "anchors") if f"{role}_ends" in columns}
+    found = {  # with its shape a file that was cut off is an error, and not other tokens
+        role: TokenIds(np.memmap(cache / f"{name}.{role}", np.int32, mode="r", shape=(int(own[-1]),)), own)
+        for role, own in ends.items()
     }
     return _tokenised(name, columns, found.get("anchors", found["passages"]), found["passages"], side, angle, share)
 

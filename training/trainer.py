@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import torch
 from accelerate.utils import send_to_device
@@ -219,15 +220,16 @@ def named_argument(name: str) -> Iterator[None]:
 def readable(
     checkpoint: str | None,
     remedy: str = "remove it: training goes on from the checkpoint before it, or from the start",
+    what: str = "the checkpoint",
 ) -> Iterator[None]:
-    """Whatever a checkpoint's damaged or foreign files lead to, as one line; nothing of them is ever executed."""
+    """Whatever damaged or foreign files of `what` lead to, as one line; nothing of them is ever executed."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise  # a RuntimeError too, but `memory_explained` says what to do
-    except (*RAISED_BY_FILES, SafetensorError) as error:
-        what = f"the checkpoint can't be read: {first_line(error).partition('. ')[0]}"
-        raise UserError(what, where=str(checkpoint), remedy=remedy) from error
+    except (*RAISED_BY_FILES, SafetensorError, BadZipFile) as error:
+        said = f"{what} can't be read: {first_line(error).partition('. ')[0]}"
+        raise UserError(said, where=str(checkpoint), remedy=remedy) from error
 
 
 def last_checkpoint(folder: Path, run_digest: str) -> Path | None:

@@ -306,7 +306,7 @@ def test_a_set_with_one_common_text_is_refused_for_that() -> None:
 
 
 def test_rows_that_are_alone_in_their_batches_need_larger_ones() -> None:
-    with pytest.raises(UserError, match="7 would each be a batch of their own, without negatives.*; raise batch_size"):
+    with pytest.raises(UserError, match=r"7 would each be a batch of their own, without negatives.*; raise batch_size"):
         plan(set_rows("pairs", 7), batch_size=1, batch_multiple=1)
 
 

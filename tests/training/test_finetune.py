@@ -20,13 +20,13 @@ from data.artefact import read_dev_sets
 from pipeline.chain import CHAIN
 from pipeline.core import precision
 from pipeline.core.errors import UserError
-from pipeline.stage import prepare_ranks, run_stage
+from pipeline.stage import folder_and_manifest, prepare_ranks, run_stage
 from tests.support.planned_sets import prepared_run, rows
 from tests.support.runs import file_names, read_metrics
 from tests.support.small_bases import tiny_model
 from training import losses
 from training.dev_scores import DevEvaluator
-from training.finetune import require_even_shares, require_launcher
+from training.finetune import plan_run, require_even_shares, require_launcher
 from training.model_files import load_model
 from training.sets import prepare_sets
 
@@ -385,6 +385,21 @@ def test_ranks_only_read_what_was_prepared_before_they_start(tmp_path: Path, mon
     ]
     assert all(one.read_bytes() == other.read_bytes() for one, other in files)
     assert not list((tmp_path / "two").rglob("plan.npz"))  # nobody needs it any more
+
+
+def test_what_was_prepared_and_is_damaged_is_named(tmp_path: Path) -> None:
+    config = prepared_run(tmp_path, {"symmetric/pairs": rows(32)}, max_steps=2)
+    stage, _ = folder_and_manifest(CHAIN["symmetric"], config)
+    prepare_ranks(CHAIN["symmetric"], config)
+    model = load_model(config.folder("init"), "auto", config.training.symmetric)
+    files = [path for path in (tmp_path / "one/.prepared").rglob("*") if path.stat().st_size and path.is_file()]
+    assert len(files) == 4
+    for path in files:
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 8 * 4])
+        with pytest.raises(UserError, match=r"what was prepared can't be read: .*\.prepared/.*; remove it"):
+            plan_run(config, stage, model)
+        path.write_bytes(whole)
 
 
 def test_forced_work_is_prepared_anew(tmp_path: Path) -> None:
