@@ -102,6 +102,9 @@ def write_model(run: RunRecord, config: Config, folder: Path, model_id: str) -> 
     if text := texts.get(licence(run, config)):
         (folder / "LICENSE").unlink(missing_ok=True)  # a link to the merge's own
         (folder / "LICENSE").write_text(text, encoding="utf-8")
+    elif not (folder / "LICENSE").exists():
+        what = "publish: no LICENSE goes up for licence %s; one in the repository stays: see that it is that licence's"
+        log.warning(what, licence(run, config))
 
 
 def write_provenance(made: Mapping[str, Path], folder: Path) -> None:

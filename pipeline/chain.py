@@ -217,7 +217,7 @@ CHAIN = {stage.name: stage for stage in [
         settings=report_settings,
     ),
     Stage(
-        "publish", 6, "evaluation.publish:build",
+        "publish", 7, "evaluation.publish:build",
         needs=lambda c: ["data", "init", "merge", "evaluate", *made(c, [*SIDES, "export", "report"]),
                          *made(c, ["heads"] * (c.training.heads.kind == "frozen"))],
         settings=lambda c: {"publish": c.evaluation.publish, "languages": c.languages},

@@ -38,7 +38,7 @@ def front_matter(run: RunRecord, config: Config, name: str) -> str:
 
 def licence(run: RunRecord, config: Config) -> str:
     """The model's licence as the Hub spells it: the configured one, else `other` where training sets restrict it."""
-    return config.evaluation.publish.licence or ("other" if run.restricted_sets else OPEN)
+    return (config.evaluation.publish.licence or "").lower() or ("other" if run.restricted_sets else OPEN)
 
 
 def terms(run: RunRecord) -> str:

@@ -171,17 +171,18 @@ def test_terms_that_restrict_the_model_are_said_before_it_goes_up(
     assert ModelCard((folder / "README.md").read_text(encoding="utf-8")).data.license == "other"
 
 
-def test_another_licence_where_no_set_restricts_the_model_is_not_put_down_to_sets(
-    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_another_licence_in_whatever_letters_where_no_set_restricts_the_model_is_not_put_down_to_sets(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = read_run(config.run_folder)
     monkeypatch.setattr(type(run), "restricted_sets", [])
     own = dataclasses.replace(
-        config, evaluation=dataclasses.replace(config.evaluation, publish=PublishConfig(licence="other"))
+        config, evaluation=dataclasses.replace(config.evaluation, publish=PublishConfig(licence="Other"))
     )
     write_model(run, own, tmp_path / "model", "a/b")
     data = ModelCard((tmp_path / "model" / "README.md").read_text(encoding="utf-8")).data
     assert (data.license, data.license_name) == ("other", None) and not (tmp_path / "model" / "LICENSE").exists()
+    assert "no LICENSE goes up for licence other" in caplog.text
 
 
 def test_an_upload_is_one_commit_with_every_file(config: Config, hub: LocalHub) -> None:
