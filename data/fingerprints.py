@@ -20,9 +20,9 @@ MINING = "mining model"
 
 def data_states(config: Config) -> dict[str, str]:
     """Fingerprints of each source's files, and of the model that mines, by the names that the manifest gives them."""
-    sources = config.data.all_sources
     found = {
-        f"source:{name}": json_sha256(source_state(name, source, config.mirror)) for name, source in sources.items()
+        f"source:{name}": json_sha256(source_state(config.data.key(name), source, config.mirror))
+        for name, source in config.data.all_sources.items()
     }
     is_foreign = config.data.mines and config.data.mining.model not in OWN_MODELS
     return found | ({MINING: json_sha256(model_state(config.data.mining.wanted, config.mirror))} if is_foreign else {})
@@ -55,7 +55,7 @@ def set_fingerprint(name: str, config: Config, states: Mapping[str, str], *compa
     return json_sha256([VERSION, *map(result_settings, settings + mining), states[f"source:{name}"], *compared_with])
 
 
-def source_state(name: str, source: SourceConfig, mirror: str | None) -> list[Any]:
+def source_state(key: str, source: SourceConfig, mirror: str | None) -> list[Any]:
     """The source's files or package; what can't be located is named as such, and fails when it is built."""
     if source.hub and not source.path and not source.reader and mirror is None:
         parts = [HubFiles(source.hub, source.revision), *source.also]
@@ -63,9 +63,9 @@ def source_state(name: str, source: SourceConfig, mirror: str | None) -> list[An
         return [source.hub, source.revision, *locked]  # nothing is downloaded to decide about skipping
     try:
         if source.reader:
-            return [source.reader, open_reader(name, source).revision]
-        state = _files_state(locate(name, source, mirror))
-        return state + (_files_state(locate(name, source, mirror, dev=True)) if source.dev_files else [])
+            return [source.reader, open_reader(key, source).revision]
+        state = _files_state(locate(key, source, mirror))
+        return state + (_files_state(locate(key, source, mirror, dev=True)) if source.dev_files else [])
     except UserError as error:
         return [error.what]
 

@@ -37,14 +37,14 @@ class SetBuilder:
     def __init__(
         self, name: str, config: Config, decontamination: Decontamination, earlier_pairs: Hashes = NO_KEYS
     ) -> None:
-        self.name, self.config, self.data = name, config, config.data
+        self.name, self.key, self.config, self.data = name, config.data.key(name), config, config.data
         self.source = config.data.all_sources[name]
         self.decontamination = decontamination
         self.earlier_pairs = earlier_pairs  # sorted keys of the pairs that earlier sets hold
         own = self.source.dev_anchors
         self.dev = self.data.dev if own is None else replace(self.data.dev, anchors=own)
         self.maker = PairMaker(self.source, self.data.cleaning, config.seed, decontamination)
-        self.errors = RowErrors(name, self.data.on_bad_row == "skip")
+        self.errors = RowErrors(self.key, self.data.on_bad_row == "skip")
         self.counts, self.changes = SetCounts(bad_rows=self.errors.counts), Changes()
         self.seen = SeenHashes()
         self.trained: list[Hashes] = []  # keys of all texts written for training
@@ -52,7 +52,7 @@ class SetBuilder:
     def write_training(self, folder: Path) -> dict[str, Any]:
         """Write <side>, candidates and keys/<set>.parquet below `folder`; returns the counts."""
         rows, official = self._rows(), bool(self.source.dev_files)
-        dev_rows = locate(self.name, self.source, self.config.mirror, dev=True) if official else None
+        dev_rows = locate(self.key, self.source, self.config.mirror, dev=True) if official else None
         dev_slice = sampling.DevSlice(self.dev, self.config.seed)
         with self._writer(folder / self.source.side) as writer:
             for pairs in self._sampled(self._kept(rows, folder / "spill")):
@@ -106,15 +106,15 @@ class SetBuilder:
         reasons = [f"{reason} {count}" for reason, count in {**self.counts.dropped, **self.counts.bad_rows}.items()]
         dropped = f"; dropped: {', '.join(reasons)}" if reasons else ""
         where = f"{self.counts.raw} rows, {self.counts.built} pairs built{dropped}"
-        remedy = f"mend data.sources.{self.name} or take it out of the mixture"
-        return UserError(f"{self.name}: {what}", where=where, remedy=remedy)
+        remedy = f"mend {self.key} or take it out of the mixture"
+        return self.errors.refused(what, where, remedy)
 
     # source -> rows -> kept pairs
 
     def _rows(self) -> Located | PairReader:
         if self.source.reader:
-            return open_reader(self.name, self.source)
-        return locate(self.name, self.source, self.config.mirror)
+            return open_reader(self.key, self.source)
+        return locate(self.key, self.source, self.config.mirror)
 
     def _kept(self, rows: Located | PairReader, spill: Path) -> Iterator[pl.DataFrame]:
         """Clean pairs, each once."""

@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import HfApi
 
 from configs.schema.config import SIDES, Config
-from configs.schema.data import OWN_MODELS, HubFiles, SourceConfig
+from configs.schema.data import OWN_MODELS, HubFiles, SourceConfig, set_name
 from data.sources.batch import RowErrors
 from data.sources.files import HubFile, Located, NotSupplied, locate, matching, open_reader
 from data.sources.rows import role_frames
@@ -43,24 +43,25 @@ class Look:
     problem: UserError | None = None
 
 
-def look(name: str, source: SourceConfig, mirror: str | None) -> Look:
+def look(key: str, source: SourceConfig, mirror: str | None) -> Look:
     """Revision, size, licence, gate and first rows of a source; a failure stands in `problem`."""
+    name = set_name(key)
     seen, frames = Look(name, licence=source.licence, access=source.access), list[Any]()
     try:
         if source.reader:
-            reader = open_reader(name, source)
+            reader = open_reader(key, source)
             seen.revision = reader.revision
-            frames += itertools.islice(role_frames(source, reader, RowErrors(name)), 1)
+            frames += itertools.islice(role_frames(source, reader, RowErrors(key)), 1)
         else:
-            located = _locate(name, source, mirror, seen)
-            with hub_errors(name, str(source.hub), f"data.sources.{name}"):
+            located = _locate(key, source, mirror, seen)
+            with hub_errors(name, str(source.hub), key):
                 for file in located.files:
                     only = Located((file,), located.revision)
-                    frames += itertools.islice(role_frames(source, only, RowErrors(name), complete=False), 1)
+                    frames += itertools.islice(role_frames(source, only, RowErrors(key), complete=False), 1)
         seen.first_rows = f"{sum(map(len, frames))} rows read"  # that `where` selects, of the beginning
         if not frames:
             where = str(source.path or source.hub or source.reader)
-            remedy = f"mend data.sources.{name} or take it out of the mixture"
+            remedy = f"mend {key} or take it out of the mixture"
             seen.problem = UserError(f"{name}: the set is empty", where=where, remedy=remedy)
     except NotSupplied:
         seen.first_rows = "not supplied: will be skipped"
@@ -69,29 +70,29 @@ def look(name: str, source: SourceConfig, mirror: str | None) -> Look:
     return seen
 
 
-def _locate(name: str, source: SourceConfig, mirror: str | None, seen: Look) -> Located:
+def _locate(key: str, source: SourceConfig, mirror: str | None, seen: Look) -> Located:
     if source.path or mirror is not None or source.local_only:
-        located = locate(name, source, mirror)
+        located = locate(key, source, mirror)
         seen.revision = located.revision
-        dev = locate(name, source, mirror, dev=True).files if source.dev_files else ()
+        dev = locate(key, source, mirror, dev=True).files if source.dev_files else ()
         seen.bytes = sum(file.path.stat().st_size for file in (*dev, *located.files))
         files = (dataclasses.replace(file, beginning=True) for file in (*dev, *located.files))
         return Located(tuple(files), located.revision)
     assert source.hub is not None
     parts = [HubFiles(source.hub, source.revision, [*source.dev_files, *source.files]), *source.also]
-    found = [_on_hub(name, part, seen) for part in parts]
+    found = [_on_hub(key, part, seen) for part in parts]
     seen.revision = ", ".join(part.revision[:12] for part in found)
     return Located(tuple(file for part in found for file in part.files), seen.revision)
 
 
-def _on_hub(name: str, part: HubFiles, seen: Look) -> Located:
+def _on_hub(key: str, part: HubFiles, seen: Look) -> Located:
     """The part's files on the Hub, to be read in place; adds to the size, takes licence and gate from its page."""
     where = f"{part.hub} at {part.revision}"
-    with hub_errors(name, where, f"data.sources.{name}"):
+    with hub_errors(set_name(key), where, key):
         revision = readable_revision(Revision("dataset", part.hub, part.revision))
         info = HfApi().dataset_info(part.hub, revision=revision, files_metadata=True)
     sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or []}
-    chosen = matching(name, part.files, sorted(sizes), where)
+    chosen = matching(key, part.files, sorted(sizes), where)
     seen.bytes = (seen.bytes or 0) + sum(sizes[inside] for inside, _ in chosen)
     if info.gated:
         seen.access = f"gated ({info.gated})"
@@ -187,8 +188,8 @@ def memory(config: Config, sides: list[str]) -> tuple[str, str, UserError | None
 
 def check(config: Config) -> None:
     """Show the tables; raises UserError when anything failed, after everything was looked at."""
-    sources = config.data.all_sources
-    looks = [look(name, source, config.mirror) for name, source in progress(sources.items(), "sources")]
+    sources = {config.data.key(name): source for name, source in config.data.all_sources.items()}
+    looks = [look(key, source, config.mirror) for key, source in progress(sources.items(), "sources")]
     columns = ["source", "revision", "MB", "access", "licence", "first rows"]
     rows: list[tuple[object, ...]] = [
         (seen.name, seen.revision, None if seen.bytes is None else f"{seen.bytes / 1e6:,.1f}", seen.access,

@@ -260,6 +260,10 @@ class DataConfig:
         """Held-out and training sources by name."""
         return {**self.held_out, **self.sources}
 
+    def key(self, name: str) -> str:
+        """Where the settings of a set stand in the config."""
+        return f"data.{'held_out' if name in self.held_out else 'sources'}.{name}"
+
     @property
     def checked_suites(self) -> list[str]:
         """The suites of evaluation whose texts are looked for in the pairs."""
@@ -269,6 +273,11 @@ class DataConfig:
     def mines(self) -> bool:
         """Whether a set takes mined negatives."""
         return any(source.negatives == "mine" for source in self.sources.values())
+
+
+def set_name(key: str) -> str:
+    """The set of a `DataConfig.key`."""
+    return key.rpartition(".")[2]
 
 
 def unit_settings(source: SourceConfig) -> dict[str, Any]:

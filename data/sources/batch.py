@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from configs.schema.data import set_name
 from pipeline.core.errors import UserError
 
 BATCH_BYTES = 8 * 2**20  # of the columns read; bounds what is in memory at once
@@ -23,17 +24,26 @@ class OptionalColumn(str):
 class RowErrors:
     """What happens to bad rows of one set: an error that names the row, or a count by reason."""
 
-    set_name: str
+    key: str  # of the set in the config, such as data.sources.mine
     skip: bool = False
     counts: dict[str, int] = field(default_factory=dict)
+
+    def refused(self, what: str, where: str, remedy: str) -> UserError:
+        """The error of what can't be read on, also where bad rows are skipped."""
+        return UserError(f"{set_name(self.key)}: {what}", where=where, remedy=remedy)
+
+    def too_long(self, where: str) -> UserError:
+        """The error of a row beyond the bound."""
+        remedy = f"mend the file, or set {self.key}.format to what it is"
+        return self.refused(f"a row of more than {LONGEST_ROW // 2**20} MB", where, remedy)
 
     def bad(self, reason: str, where: str, rows: int = 1, *, hint: str = "") -> None:
         """Count `rows` bad rows, or raise UserError for the one at `where`; `hint` is a further remedy."""
         if not self.skip:
-            remedy = (
-                f"mend the file, {hint + ', ' if hint else ''}or set data.on_bad_row=skip to count such rows and go on"
+            other = f"{hint}, or" if hint else "or"
+            raise self.refused(
+                reason, where, f"mend the file, {other} set data.on_bad_row=skip to count such rows and go on"
             )
-            raise UserError(f"{self.set_name}: {reason}", where=where, remedy=remedy)
         self.counts[reason] = self.counts.get(reason, 0) + rows
 
 
@@ -50,19 +60,13 @@ class Batch:
         return f"{self.file}, row {self.numbers[position]}"
 
 
-def too_long(set_name: str, where: str) -> UserError:
-    """A row beyond the bound."""
-    what = f"{set_name}: a row of more than {LONGEST_ROW // 2**20} MB"
-    return UserError(what, where=where, remedy=f"mend the file, or set data.sources.{set_name}.format to what it is")
-
-
 def names_like(pattern: str, names: Iterable[str]) -> list[str]:
     """The name that `pattern` is, or else all that it matches: a name may have a `[` or `*` in it."""
     among = list(names)
     return [pattern] if pattern in among else [name for name in among if fnmatch.fnmatchcase(name, pattern)]
 
 
-def wanted_columns(columns: list[str], found: Sequence[tuple[str, str]], set_name: str, file: str) -> list[str]:
+def wanted_columns(columns: list[str], found: Sequence[tuple[str, str]], errors: RowErrors, file: str) -> list[str]:
     """The columns with patterns resolved; `found` are (name, type) of the file's columns.
 
     Raises UserError: a column is missing, or stands in the file twice, so that nobody knows which is meant.
@@ -73,13 +77,12 @@ def wanted_columns(columns: list[str], found: Sequence[tuple[str, str]], set_nam
         matches = names_like(column, counts)
         if not matches and not isinstance(column, OptionalColumn):
             there = ", ".join(f"{name[:SHOWN_CHARACTERS]}: {kind}" for name, kind in found[:SHOWN_COLUMNS])
-            remedy = f"columns found: {there}; set data.sources.{set_name}.columns"
-            raise UserError(f"{set_name}: no column {column}", where=file, remedy=remedy)
+            raise errors.refused(f"no column {column}", file, f"columns found: {there}; set {errors.key}.columns")
         chosen += [name for name in matches if name not in chosen]
     for name in chosen:
         if counts[name] > 1:
-            what = f"{set_name}: {counts[name]} columns are called {name}"
-            raise UserError(what, where=file, remedy="rename or drop all but one of them")
+            what = f"{counts[name]} columns are called {name}"
+            raise errors.refused(what, file, "rename or drop all but one of them")
     return chosen
 
 

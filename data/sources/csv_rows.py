@@ -13,9 +13,8 @@ from typing import IO
 import pyarrow as pa
 
 from configs.schema.data import SourceConfig
-from data.sources.batch import LONGEST_ROW, Batch, OptionalColumn, RowErrors, names_like, too_long, wanted_columns
+from data.sources.batch import LONGEST_ROW, Batch, OptionalColumn, RowErrors, names_like, wanted_columns
 from data.sources.lines import Line, bad_encoding, text_lines
-from pipeline.core.errors import UserError
 
 DELIMITERS = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}  # those in use, as a config names them
 UP_TO_QUOTE = re.compile(r'([^"]*(?:""[^"]*)*)("?)')
@@ -82,7 +81,7 @@ class _Csv:
                     yield fields
                     continue
                 self.lines.give_back(taken)  # so that one quote costs one row
-                hint = f"or set data.sources.{self.errors.set_name}.quotes to false where quotes belong to the texts"
+                hint = f"or set {self.errors.key}.quotes to false where quotes belong to the texts"
                 self.errors.bad(fields, f"{self.where}, line {begun}", hint=hint)
             elif line:
                 yield [text or None for text in line.split(self.delimiter)]
@@ -104,7 +103,7 @@ class _Csv:
                         return "a quote is never closed"
                     line, size = following, size + len(following) + 1
                     if size > LONGEST_ROW:
-                        raise too_long(self.errors.set_name, self.where)
+                        raise self.errors.too_long(self.where)
                     text, end = _up_to_quote(line, 0)
                     parts.append(text)
                 if not line.startswith(self.delimiter, end) and end < len(line):
@@ -135,17 +134,17 @@ def csv_rows(
     stream: IO[bytes], file: str, columns: list[str], errors: RowErrors, source: SourceConfig, block: int
 ) -> Iterator[Batch]:
     """Rows with quoted line breaks; an empty field without quotes is null."""
-    blocks = text_lines(stream, file, errors.set_name, block)
+    blocks = text_lines(stream, file, errors, block)
     lines = _Lines([ln.removesuffix("\r") if isinstance(ln, str) else ln for ln in some] for some in blocks)
-    csv = _Csv(lines, file, RowErrors(errors.set_name), source)
+    csv = _Csv(lines, file, RowErrors(errors.key), source)
     rows = csv.rows()
     lines.fill()
     if lines.block and isinstance(lines.block[0], str):
-        _refuse_header(lines.block[0], file, columns, errors.set_name, source)
+        _refuse_header(lines.block[0], file, columns, errors, source)
     names = [name or "" for name in next(rows, [])]
     if not names:
         return
-    chosen = wanted_columns(columns, [(name, "text") for name in names], errors.set_name, file)
+    chosen = wanted_columns(columns, [(name, "text") for name in names], errors, file)
     places = [names.index(name) for name in chosen]
     csv.errors, csv.width = errors, len(names)
     kept, numbers = list[Fields](), list[int]()
@@ -167,11 +166,10 @@ def csv_rows(
         yield batch()
 
 
-def _refuse_header(header: str, file: str, columns: list[str], set_name: str, source: SourceConfig) -> None:
+def _refuse_header(header: str, file: str, columns: list[str], errors: RowErrors, source: SourceConfig) -> None:
     """Raise UserError for a header that another delimiter takes apart, or a file that is one line."""
-    key = f"data.sources.{set_name}.delimiter"
     if "\r" in header:
-        raise UserError(f"{set_name}: lines end in \\r alone", where=file, remedy="save the file with line ends of \\n")
+        raise errors.refused("lines end in \\r alone", file, "save the file with line ends of \\n")
 
     def names(delimiter: str) -> list[str]:
         return [name.strip(' "') for name in header.split(delimiter)]
@@ -182,5 +180,5 @@ def _refuse_header(header: str, file: str, columns: list[str], set_name: str, so
     for other, called in DELIMITERS.items():
         found = names(other)
         if len(found) > 1 and other != source.separator and all(names_like(name, found) for name in required):
-            what = f"{set_name}: the header is separated by {called}, not {DELIMITERS.get(source.separator, 'that')}"
-            raise UserError(what, where=file, remedy=f"set {key} to {called}")
+            what = f"the header is separated by {called}, not {DELIMITERS.get(source.separator, 'that')}"
+            raise errors.refused(what, file, f"set {errors.key}.delimiter to {called}")

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path, PurePath, PurePosixPath
 from typing import IO, Protocol, cast
 
-from configs.schema.data import HubFiles, SourceConfig
+from configs.schema.data import HubFiles, SourceConfig, set_name
 from pipeline.core.errors import UserError, redacted
 from pipeline.core.hub import Revision, hub_errors, readable_revision
 
@@ -57,27 +57,30 @@ class NotSupplied(UserError):
     """The files of a set that people must get themselves are not there: the set is skipped, not an error."""
 
 
-def locate(name: str, source: SourceConfig, mirror: str | None, *, dev: bool = False) -> Located:
-    """The source's files, downloaded if need be; raises UserError, or NotSupplied for sets behind an agreement."""
+def locate(key: str, source: SourceConfig, mirror: str | None, *, dev: bool = False) -> Located:
+    """The source's files, downloaded if need be; `key` is the set's in the config, such as data.sources.mine.
+
+    Raises UserError, or NotSupplied for sets behind an agreement.
+    """
     if source.path and not (dev and source.hub):
-        key, places = ("dev_files", source.dev_files) if dev else ("path", [source.path])
-        files = [file for place in places for file in _local_files(f"data.sources.{name}.{key}", name, place)]
+        setting, places = ("dev_files", source.dev_files) if dev else ("path", [source.path])
+        files = [file for place in places for file in _local_files(key, setting, place)]
         return Located(tuple(dict.fromkeys(files)), f"local {redacted(source.path)}")
     assert source.hub is not None
     first = HubFiles(source.hub, source.revision, source.dev_files if dev else source.files)
     parts = [first] if dev else [first, *source.also]
     if source.local_only and not (mirror and (Path(mirror) / source.hub).is_dir()):
-        remedy = f"put it into the mirror as {source.hub}, or set data.sources.{name}.path"
-        raise NotSupplied(f"{name}: {source.access}; file not supplied", where=source.hub, remedy=remedy)
+        remedy = f"put it into the mirror as {source.hub}, or set {key}.path"
+        raise NotSupplied(f"{set_name(key)}: {source.access}; file not supplied", where=source.hub, remedy=remedy)
     if mirror is not None:
-        located = [_mirrored(name, part, Path(mirror)) for part in parts]
+        located = [_mirrored(key, part, Path(mirror)) for part in parts]
     else:
-        located = [from_hub(name, part, f"data.sources.{name}") for part in parts]
+        located = [from_hub(set_name(key), part, key) for part in parts]
     revisions = dict.fromkeys(part.revision for part in located)
     return Located(tuple(file for part in located for file in part.files), ", ".join(revisions))
 
 
-def _local_files(key: str, name: str, path: str) -> list[SourceFile]:
+def _local_files(key: str, setting: str, path: str) -> list[SourceFile]:
     """The file or folder of this name, or else what the pattern matches."""
     given = Path(path)
     if given.is_dir():
@@ -88,17 +91,17 @@ def _local_files(key: str, name: str, path: str) -> list[SourceFile]:
         found = [(Path(place), Path(place).name) for place in places]
     files = [SourceFile(place, called) for place, called in found if place.is_file()]
     if not files:
-        raise UserError(f"{name}: no such file", where=path, remedy=f"mend {key}")
+        raise UserError(f"{set_name(key)}: no such file", where=path, remedy=f"mend {key}.{setting}")
     return files
 
 
-def _mirrored(name: str, part: HubFiles, mirror: Path) -> Located:
+def _mirrored(key: str, part: HubFiles, mirror: Path) -> Located:
     folder = mirror / part.hub
     if not folder.is_dir():
         remedy = "add the data set to the mirror, take the source out of the mixture, or unset mirror"
-        raise UserError(f"{name}: the mirror has no {part.hub}", where=str(folder), remedy=remedy)
+        raise UserError(f"{set_name(key)}: the mirror has no {part.hub}", where=str(folder), remedy=remedy)
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    chosen = matching(name, part.files, names, str(folder))
+    chosen = matching(key, part.files, names, str(folder))
     files = tuple(SourceFile(folder / inside, inside, member) for inside, member in chosen)
     return Located(files, f"mirror of {part.revision}")
 
@@ -114,7 +117,7 @@ def is_chosen(name: str, pattern: str) -> bool:
     return name == pattern or (fnmatch.fnmatchcase(name, pattern) and not is_hidden(PurePosixPath(name)))
 
 
-def matching(name: str, patterns: list[str], names: list[str], where: str) -> list[tuple[str, str | None]]:
+def matching(key: str, patterns: list[str], names: list[str], where: str) -> list[tuple[str, str | None]]:
     """(file, member pattern), each once, for every pattern; raises UserError where one matches nothing."""
     chosen: list[tuple[str, str | None]] = []
     for pattern in patterns:
@@ -122,8 +125,8 @@ def matching(name: str, patterns: list[str], names: list[str], where: str) -> li
         matches = [outer] if outer in names else [candidate for candidate in names if is_chosen(candidate, outer)]
         if not matches:
             there = ", ".join(names[:8]) or "none"
-            remedy = f"mend files or dev_files of data.sources.{name}; files there: {there}"
-            raise UserError(f"{name}: no file {outer}", where=where, remedy=remedy)
+            remedy = f"mend files or dev_files of {key}; files there: {there}"
+            raise UserError(f"{set_name(key)}: no file {outer}", where=where, remedy=remedy)
         chosen += [(match, member or None) for match in matches]
     return list(dict.fromkeys(chosen))
 
@@ -137,7 +140,7 @@ def from_hub(name: str, part: HubFiles, key: str) -> Located:
         revision = readable_revision(Revision("dataset", part.hub, part.revision))
         if any(WILD.search(pattern.partition("::")[0]) for pattern in part.files):
             names = HfApi().list_repo_files(part.hub, revision=revision, repo_type="dataset")
-            chosen = matching(name, part.files, sorted(names), where)
+            chosen = matching(key, part.files, sorted(names), where)
         else:
             split = (pattern.partition("::") for pattern in part.files)
             chosen = [(outer, member or None) for outer, _, member in split]
@@ -159,7 +162,7 @@ class PairReader(Protocol):
         ...
 
 
-def open_reader(name: str, source: SourceConfig) -> PairReader:
+def open_reader(key: str, source: SourceConfig) -> PairReader:
     """An instance of the source's reader class; raises UserError where class or package is missing."""
     assert source.reader is not None
     module, _, class_name = source.reader.rpartition(".")
@@ -168,12 +171,10 @@ def open_reader(name: str, source: SourceConfig) -> PairReader:
         if not (isinstance(reader, type) and hasattr(reader, "pairs")):
             raise AttributeError("a reader is a class with a method pairs")
     except (ImportError, AttributeError, ValueError) as error:
-        remedy = "give it as package.module.Class"
-        raise UserError(
-            f"{name}: no reader {source.reader}", where=f"data.sources.{name}.reader", remedy=remedy
-        ) from error
+        what, remedy = f"{set_name(key)}: no reader {source.reader}", "give it as package.module.Class"
+        raise UserError(what, where=f"{key}.reader", remedy=remedy) from error
     try:
         return reader(**source.reader_options)
     except TypeError as error:
-        where = f"data.sources.{name}.reader_options"
-        raise UserError(f"{name}: {error}", where=where, remedy="compare with the reader's class") from error
+        what, remedy = f"{set_name(key)}: {error}", "compare with the reader's class"
+        raise UserError(what, where=f"{key}.reader_options", remedy=remedy) from error

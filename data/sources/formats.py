@@ -19,7 +19,7 @@ from data.sources.csv_rows import csv_rows
 from data.sources.files import SourceFile, is_chosen
 from data.sources.json_rows import json_document, json_lines
 from data.sources.lines import UTF_8, encoding_hint, in_utf8
-from pipeline.core.errors import UserError, first_line
+from pipeline.core.errors import first_line
 
 PLAIN = SourceConfig()  # in UTF-8, with commas and quotes
 FIRST_ROWS, FIRST_BYTES = 100, 2**18  # what is read where only the beginning is wanted
@@ -28,15 +28,15 @@ HEAD = 40  # bytes that tell what a file is
 UNPACK = "unpack it, or pack it with gzip"
 FIRST_BYTES_OF = {  # beginning -> what such a file is, what to do
     b"version https://git-lfs": ("a git-lfs pointer and not the file", "get the file itself: git lfs pull"),
-    b"PAR1\x15": ("parquet", "set data.sources.{name}.format to parquet"),
+    b"PAR1\x15": ("parquet", "set {key}.format to parquet"),
     b"\x1f\x8b": ("packed by gzip", "give it a name that ends in .gz"),
     b"BZh91AY": ("packed by bzip2", UNPACK),
     b"\xfd7zXZ": ("packed by xz", UNPACK),
     b"\x28\xb5\x2f\xfd": ("packed by zstandard", UNPACK),
     b"PK\x03\x04": ("a zip archive or an Excel sheet", "unpack it, or save the sheet as csv"),
     b"\xd0\xcf\x11\xe0": ("an Excel sheet", "save it as csv"),
-    b"\xff\xfe": ("text in UTF-16", "set data.sources.{name}.encoding to utf-16"),
-    b"\xfe\xff": ("text in UTF-16", "set data.sources.{name}.encoding to utf-16"),
+    b"\xff\xfe": ("text in UTF-16", "set {key}.encoding to utf-16"),
+    b"\xfe\xff": ("text in UTF-16", "set {key}.encoding to utf-16"),
     b"<!doctype html": ("a web page", "download the file itself"),
     b"<html": ("a web page", "download the file itself"),
 }
@@ -52,32 +52,32 @@ def batches(
     Raises UserError: a missing column (with those found), or a file that can't be read as what it is said to be, or
     that ends before a row, a member or the file itself is complete.
     """
-    with _unreadable(errors.set_name, file.name, source.encoding):
+    with _unreadable(errors, file.name, source.encoding):
         if format == "parquet":
             yield from _parquet(file, columns, errors)
             return
         read = {"jsonl": json_lines, "json": json_document, "csv": csv_rows}[format]
-        for name, stream in _streams(file, errors.set_name):
+        for name, stream in _streams(file, errors):
             text = io.BufferedReader(cast(io.RawIOBase, stream), 2**16)
             expected = () if source.encoding == UTF_8 else UTF_16  # which are letters elsewhere
-            _refuse_other_kinds(text.peek(HEAD), name, errors.set_name, expected)
-            utf8 = in_utf8(text, source.encoding, name, errors.set_name)
+            _refuse_other_kinds(text.peek(HEAD), name, errors, expected)
+            utf8 = in_utf8(text, source.encoding, name, errors)
             yield from read(utf8, name, columns, errors, source, FIRST_BYTES if file.beginning else BATCH_BYTES)
 
 
-def _refuse_other_kinds(head: bytes, file: str, set_name: str, expected: Collection[bytes]) -> None:
+def _refuse_other_kinds(head: bytes, file: str, errors: RowErrors, expected: Collection[bytes]) -> None:
     """Raise UserError for a file that by its first bytes is something else than text, or than what is expected."""
     for beginning, (kind, remedy) in FIRST_BYTES_OF.items():
         if beginning not in expected and (head.startswith(beginning) or head.lower().startswith(beginning)):
-            raise UserError(f"{set_name}: it is {kind}", where=file, remedy=remedy.format(name=set_name))
+            raise errors.refused(f"it is {kind}", file, remedy.format(key=errors.key))
 
 
 @contextmanager
-def _opened(file: SourceFile, set_name: str, expected: Collection[bytes]) -> Iterator[IO[bytes]]:
+def _opened(file: SourceFile, errors: RowErrors, expected: Collection[bytes]) -> Iterator[IO[bytes]]:
     """The file's bytes, unpacked where its name says that they are packed by gzip."""
     packed = file.name.endswith((".gz", ".tgz"))
     with file.open() as stream:
-        _refuse_other_kinds(stream.read(HEAD), file.name, set_name, (*expected, b"\x1f\x8b") if packed else expected)
+        _refuse_other_kinds(stream.read(HEAD), file.name, errors, (*expected, b"\x1f\x8b") if packed else expected)
         stream.seek(0)
         if not packed:
             yield stream
@@ -87,10 +87,10 @@ def _opened(file: SourceFile, set_name: str, expected: Collection[bytes]) -> Ite
 
 
 def _parquet(file: SourceFile, columns: list[str], errors: RowErrors) -> Iterator[Batch]:
-    with _opened(file, errors.set_name, [b"PAR1\x15"]) as stream:
+    with _opened(file, errors, [b"PAR1\x15"]) as stream:
         with pq.ParquetFile(stream, pre_buffer=False, buffer_size=BUFFER) as parquet:
             found = [(field.name, str(field.type)) for field in parquet.schema_arrow]
-            chosen = wanted_columns(columns, found, errors.set_name, file.name)
+            chosen = wanted_columns(columns, found, errors, file.name)
             row = 1
             rows = FIRST_ROWS if file.beginning else _batch_rows(parquet)
             for part in parquet.iter_batches(rows, columns=chosen, use_threads=False):
@@ -114,14 +114,14 @@ def _batch_rows(parquet: pq.ParquetFile) -> int:
     return max(1, min(BATCH_ROWS, BATCH_BYTES * meta.num_rows // max(size, 1)))
 
 
-def _streams(file: SourceFile, set_name: str) -> Iterator[tuple[str, IO[bytes]]]:
+def _streams(file: SourceFile, errors: RowErrors) -> Iterator[tuple[str, IO[bytes]]]:
     """(name, bytes) of the file, or of the members of the tar archive that match its pattern."""
     if file.member is None:
-        with _opened(file, set_name, UTF_16) as stream:
+        with _opened(file, errors, UTF_16) as stream:
             yield file.name, stream
         return
     found = False
-    with _opened(file, set_name, PACKED) as stream:
+    with _opened(file, errors, PACKED) as stream:
         with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_WholeArchive) as archive:
             for entry in archive:
                 if entry.isfile() and is_chosen(entry.name, file.member):
@@ -130,7 +130,7 @@ def _streams(file: SourceFile, set_name: str) -> Iterator[tuple[str, IO[bytes]]]
         while stream.read(BUFFER):  # to the checksum at the end
             pass
     if not found:
-        raise UserError(f"no member {file.member}", where=file.name, remedy="mend the pattern after :: in files")
+        raise errors.refused(f"no member {file.member}", file.name, "mend the pattern after :: in files")
 
 
 class _WholeArchive(tarfile.TarInfo):
@@ -148,20 +148,19 @@ class _WholeArchive(tarfile.TarInfo):
 
 
 @contextmanager
-def _unreadable(set_name: str, file: str, encoding: str) -> Iterator[None]:
+def _unreadable(errors: RowErrors, file: str, encoding: str) -> Iterator[None]:
     """Errors of damaged files as one line, with the row where the library names it."""
-    remedy = "the file is damaged or cut off: get it again, or mend data.sources." + set_name + ".format"
+    remedy = f"the file is damaged or cut off: get it again, or mend {errors.key}.format"
     try:
         yield
     except FileNotFoundError as error:
-        raise UserError(f"{set_name}: no such file", where=str(error.filename or file), remedy=remedy) from error
+        raise errors.refused("no such file", str(error.filename or file), remedy) from error
     except EOFError as error:
-        raise UserError(f"{set_name}: the compressed file is cut off", where=file, remedy=remedy) from error
+        raise errors.refused("the compressed file is cut off", file, remedy) from error
     except UnicodeDecodeError as error:
-        what = f"{set_name}: invalid {encoding}: {error.reason}"
-        raise UserError(what, where=file, remedy=f"mend the file, {encoding_hint(set_name)}") from error
+        what, remedy = f"invalid {encoding}: {error.reason}", f"mend the file, {encoding_hint(errors.key)}"
+        raise errors.refused(what, file, remedy) from error
     except (gzip.BadGzipFile, zlib.error, tarfile.TarError, pa.ArrowException, OSError) as error:
         found = re.search(r"[Rr]ow #?(\d+)", str(error))
         where = f"{file}, row {found[1]}" if found else file
-        first = first_line(error)
-        raise UserError(f"{set_name}: can't be read: {first}", where=where, remedy=remedy) from error
+        raise errors.refused(f"can't be read: {first_line(error)}", where, remedy) from error

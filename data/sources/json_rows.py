@@ -17,7 +17,6 @@ from data.sources.batch import (
     OptionalColumn,
     RowErrors,
     names_like,
-    too_long,
     wanted_columns,
 )
 from data.sources.lines import bad_encoding, text_lines
@@ -86,7 +85,7 @@ class _Rows:
 
     def _look_at_names(self, content: dict[str, Any]) -> None:
         columns = self.patterns if self.seen else self.columns
-        for name in wanted_columns(columns, _types(content), self.errors.set_name, self.file):
+        for name in wanted_columns(columns, _types(content), self.errors, self.file):
             if name not in self.kinds:
                 self.kinds[name] = None
                 for row in self.rows:
@@ -129,7 +128,7 @@ def json_lines(
 ) -> Iterator[Batch]:
     """One object a line; lines without anything are left out."""
     rows, before = _Rows(file, columns, errors), 0
-    for lines in text_lines(stream, file, errors.set_name, block):
+    for lines in text_lines(stream, file, errors, block):
         for number, line in enumerate(lines, start=before + 1):
             if isinstance(line, UnicodeDecodeError):
                 bad_encoding(line, source.encoding, f"{file}, row {number}", errors)
@@ -141,19 +140,18 @@ def json_lines(
                 content = DECODER.decode(line)
             except (ValueError, RecursionError) as error:
                 if not rows.seen and DOCUMENT.fullmatch(line):
-                    raise _document(file, errors.set_name) from error
+                    raise _document(file, errors) from error
                 rows.bad(f"broken json: {_reason(error, line)}", number)
                 continue
             if not rows.seen and _is_document(content, columns):
-                raise _document(file, errors.set_name)
+                raise _document(file, errors)
             rows.add(number, content, escapes="\\u" in line)
         before += len(lines)
         yield from rows.batches()
 
 
-def _document(file: str, set_name: str) -> UserError:
-    remedy = f"set data.sources.{set_name}.format to json"
-    return UserError(f"{set_name}: no json lines but one document", where=file, remedy=remedy)
+def _document(file: str, errors: RowErrors) -> UserError:
+    return errors.refused("no json lines but one document", file, f"set {errors.key}.format to json")
 
 
 def _is_document(content: Any, columns: list[str]) -> bool:
@@ -175,7 +173,7 @@ def json_document(
     rows, text = _Rows(file, columns, errors), _JsonText(stream, file, errors)
     opening = text.next()
     if opening not in ("[", "{"):
-        raise text.refused("no json", f"set data.sources.{errors.set_name}.format to what it is")
+        raise text.refused("no json", f"set {errors.key}.format to what it is")
     for number, content in enumerate(text.items() if opening == "[" else _object_rows(text, columns), start=1):
         rows.add(number, content)
         if len(rows.rows) == DOCUMENT_ROWS:
@@ -214,12 +212,12 @@ def _no_rows(text: "_JsonText", others: dict[str, tuple[str, Any]], columns: lis
     """What a document without rows is, and what to do about it."""
     wanted = [begin for key, (begin, _) in others.items() if _has_wanted({key: None}, columns)]
     if text.next() or any(begin not in "[{" for begin in wanted):
-        return text.refused("no json document but lines", f"set data.sources.{text.errors.set_name}.format to jsonl")
+        return text.refused("no json document but lines", f"set {text.errors.key}.format to jsonl")
     if wanted:
         return text.refused("the table stands by columns", BY_ROWS)
     for _, first in others.values():
         if isinstance(first, dict):
-            wanted_columns(columns, _types(first), text.errors.set_name, text.file)
+            wanted_columns(columns, _types(first), text.errors, text.file)
     return text.refused(f"no rows in it, only {', '.join(others) or 'nothing'}", BY_ROWS)
 
 
@@ -268,7 +266,7 @@ class _JsonText:
                 if not may_go_on or not self._more(max(DOCUMENT_CHARACTERS, left)):
                     raise self.broken(_reason(error, self.text)) from error
                 if left > LONGEST_ROW:  # twice as much each time: what is long is not decoded again and again
-                    raise too_long(self.errors.set_name, f"{self.file}, row {self.row + 1}") from None
+                    raise self.errors.too_long(f"{self.file}, row {self.row + 1}") from None
 
     def items(self) -> Iterator[Any]:
         """Take an array, value by value."""
@@ -299,12 +297,12 @@ class _JsonText:
 
     def refused(self, what: str, remedy: str) -> UserError:
         """The error of a document in a form that is not read."""
-        return UserError(f"{self.errors.set_name}: {what}", where=self.file, remedy=remedy)
+        return self.errors.refused(what, self.file, remedy)
 
     def broken(self, reason: str) -> UserError:
         """The error of a document that is damaged, also where bad rows are skipped: nothing says where the next is."""
-        what, where = f"{self.errors.set_name}: broken json: {reason}", f"{self.file}, row {self.row + 1}"
-        return UserError(what, where=where, remedy="mend the file or get it again")
+        where = f"{self.file}, row {self.row + 1}"
+        return self.errors.refused(f"broken json: {reason}", where, "mend the file or get it again")
 
 
 def _reason(error: Exception, text: str) -> str:

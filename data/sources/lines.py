@@ -6,8 +6,7 @@ import io
 from collections.abc import Iterator
 from typing import IO, Any, cast
 
-from data.sources.batch import LONGEST_ROW, RowErrors, too_long
-from pipeline.core.errors import UserError
+from data.sources.batch import LONGEST_ROW, RowErrors
 
 UTF_8 = "utf-8"
 PROOF = 4  # bytes of longer characters; so many right ones in a row are no other encoding by chance
@@ -29,27 +28,26 @@ class _Transcoded(io.BufferedIOBase):
     read1 = read
 
 
-def in_utf8(stream: "io.BufferedReader[Any]", encoding: str, file: str, set_name: str) -> IO[bytes]:
+def in_utf8(stream: "io.BufferedReader[Any]", encoding: str, file: str, errors: RowErrors) -> IO[bytes]:
     """The stream's text in UTF-8; raises UserError where its beginning is so already, as it would become nonsense."""
     if codecs.lookup(encoding).name in (UTF_8, "utf-8-sig"):
         return stream
     head = stream.peek()
     with contextlib.suppress(UnicodeDecodeError):
         if len(head) - len(codecs.getincrementaldecoder(UTF_8)().decode(head)) >= PROOF:
-            what, remedy = f"{set_name}: the file is in UTF-8", f"take data.sources.{set_name}.encoding out"
-            raise UserError(what, where=file, remedy=remedy)
+            raise errors.refused("the file is in UTF-8", file, f"take {errors.key}.encoding out")
     text = io.TextIOWrapper(stream, encoding, "surrogateescape", newline="")
     return cast(IO[bytes], _Transcoded(text))
 
 
-def text_lines(stream: IO[bytes], file: str, set_name: str, block: int) -> Iterator[list[Line]]:
+def text_lines(stream: IO[bytes], file: str, errors: RowErrors, block: int) -> Iterator[list[Line]]:
     """Lists of whole lines without their ends, of about `block` bytes each."""
     first, number, rest = True, 1, b""
     while content := stream.read(block):
         whole, newline, rest = (rest + content).rpartition(b"\n")
         number += whole.count(b"\n") + len(newline)
         if len(rest) > LONGEST_ROW:
-            raise too_long(set_name, f"{file}, line {number}")
+            raise errors.too_long(f"{file}, line {number}")
         if newline:
             yield _decoded(whole, first)
             first = False
@@ -76,9 +74,9 @@ def bad_encoding(error: UnicodeDecodeError, encoding: str, where: str, errors: R
     """Count a line that can't be decoded, or raise UserError, which names the setting."""
     name = "UTF-8" if encoding == UTF_8 else encoding
     place = len(error.object[: error.start].decode()) + 1  # no byte of the file, which may be in another encoding
-    errors.bad(f"invalid {name}", f"{where}, character {place}", hint=encoding_hint(errors.set_name))
+    errors.bad(f"invalid {name}", f"{where}, character {place}", hint=encoding_hint(errors.key))
 
 
-def encoding_hint(set_name: str) -> str:
+def encoding_hint(key: str) -> str:
     """What to do about bytes that are no UTF-8."""
-    return f"or set data.sources.{set_name}.encoding if it is in another one, such as cp1251"
+    return f"or set {key}.encoding if it is in another one, such as cp1251"

@@ -6,7 +6,7 @@ from itertools import islice
 import polars as pl
 import pyarrow.types as kinds
 
-from configs.schema.data import NEGATIVE_ROLES, NO_TEXTS, ROLES, SourceConfig
+from configs.schema.data import NEGATIVE_ROLES, NO_TEXTS, ROLES, SourceConfig, set_name
 from data.sources.batch import (
     BATCH_ROWS,
     Batch,
@@ -20,7 +20,6 @@ from data.sources.batch import (
 from data.sources.files import Located, PairReader
 from data.sources.formats import batches
 from pipeline.core.console import log
-from pipeline.core.errors import UserError
 
 LIST_ROLES = ("pos", *NEGATIVE_ROLES)
 ANY_ROLES = ("label", "order", "group")  # numbers are welcome
@@ -42,12 +41,8 @@ def role_frames(
         return
     needed_roles, _ = ROLES[source.construction]
     if missing := [role for role in needed_roles if not source.columns.get(role)]:
-        keys = ", ".join(f"data.sources.{errors.set_name}.columns.{role}" for role in missing)
-        raise UserError(
-            f"{errors.set_name}: columns not configured",
-            where=_found(source, rows, errors),
-            remedy=f"set {keys}",
-        )
+        keys = ", ".join(f"{errors.key}.columns.{role}" for role in missing)
+        raise errors.refused("columns not configured", _found(source, rows, errors), f"set {keys}")
     negatives = {role: column for role, column in source.columns.items() if role in NEGATIVE_ROLES}
     needed = {column: None for role, column in source.columns.items() if role not in negatives} | source.where
     columns = [*needed, *(OptionalColumn(column) for column in negatives.values() if column not in needed)]
@@ -63,7 +58,7 @@ def role_frames(
             yield _checked(frame, batch, source, errors, number)
             number += batch.table.num_rows
     if complete and not found:
-        log.warning("%s: no row has a negative in %s", errors.set_name, ", ".join(negatives.values()))
+        log.warning("%s: no row has a negative in %s", set_name(errors.key), ", ".join(negatives.values()))
     if complete:
         _refuse_absent_values(source, values, errors)
 
@@ -97,9 +92,8 @@ def _as_text(batch: Batch, column: str, errors: RowErrors) -> pl.Series:
     try:
         return pl.Series(pl.from_arrow(batch.table[column])).cast(pl.String)
     except pl.exceptions.PolarsError:
-        what = f"{errors.set_name}: can't choose by column {column}, of {batch.table.schema.field(column).type}"
-        remedy = f"mend data.sources.{errors.set_name}.where"
-        raise UserError(what, where=batch.file, remedy=remedy) from None
+        what = f"can't choose by column {column}, of {batch.table.schema.field(column).type}"
+        raise errors.refused(what, batch.file, f"mend {errors.key}.where") from None
 
 
 def _typed(batch: Batch, role: str, column: str, errors: RowErrors) -> pl.Series:
@@ -116,8 +110,8 @@ def _typed(batch: Batch, role: str, column: str, errors: RowErrors) -> pl.Series
         number = kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_decimal(kind)
         fits, wanted = fits or number, "a number"
     if not fits:
-        remedy = f"{role} needs {wanted}: mend data.sources.{errors.set_name}.columns or the file"
-        raise UserError(f"{errors.set_name}: wrong type {kind} in column {column}", where=batch.file, remedy=remedy)
+        remedy = f"{role} needs {wanted}: mend {errors.key}.columns or the file"
+        raise errors.refused(f"wrong type {kind} in column {column}", batch.file, remedy)
     return pl.Series(role, pl.from_arrow(batch.table[column])).cast(wanted_type)
 
 
@@ -148,10 +142,8 @@ def _refuse_absent_values(source: SourceConfig, values: dict[str, set[str]], err
     for column, wanted in source.where.items():
         if absent := sorted(set(wanted) - values[column]):
             there = ", ".join(sorted(values[column])[:12]) or "none"
-            remedy = f"values there: {there}; mend data.sources.{errors.set_name}.where"
-            raise UserError(
-                f"{errors.set_name}: no row has {', '.join(absent)}", where=f"column {column}", remedy=remedy
-            )
+            remedy = f"values there: {there}; mend {errors.key}.where"
+            raise errors.refused(f"no row has {', '.join(absent)}", f"column {column}", remedy)
 
 
 def _checked(frame: pl.DataFrame, batch: Batch, source: SourceConfig, errors: RowErrors, first: int) -> pl.DataFrame:

@@ -180,4 +180,9 @@ def test_unknown_options_of_a_reader_are_named() -> None:
     ]
     for fields, message in cases:
         with pytest.raises(UserError, match=message):
-            open_reader("mine", SourceConfig(title="Mine", side="symmetric", **fields))
+            open_reader("data.sources.mine", SourceConfig(title="Mine", side="symmetric", **fields))
+
+
+def test_the_remedy_for_a_held_out_set_names_its_own_key(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no column headline .*; set data\.held_out\.panorama\.columns$"):
+        run(tmp_path, "data.held_out.panorama.columns.anchor=headline")

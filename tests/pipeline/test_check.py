@@ -15,13 +15,13 @@ MIRROR = str(REPOSITORY / "data" / "samples")
 
 def test_every_bundled_set_passes() -> None:
     for name, source in composed("data=card").data.sources.items():
-        seen = look(name, source, MIRROR)
+        seen = look(f"data.sources.{name}", source, MIRROR)
         assert seen.problem is None, name
         assert seen.bytes and seen.revision.startswith("mirror of") and seen.first_rows.endswith("rows read")
 
 
 def test_a_set_that_must_be_supplied_is_no_failure(tmp_path: Path) -> None:
-    seen = look("mednli", composed("data=card").data.sources["mednli"], str(tmp_path))
+    seen = look("data.sources.mednli", composed("data=card").data.sources["mednli"], str(tmp_path))
     assert seen.problem is None and "will be skipped" in seen.first_rows
 
 
@@ -29,7 +29,7 @@ def test_a_set_without_rows_is_found(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("question,answer,split\n", encoding="utf-8")
     mine = composed("profile=own").data.sources["questions"]
     mine.path, mine.files, mine.format = str(tmp_path / "rows.csv"), [], "csv"
-    seen = look("questions", mine, None)
+    seen = look("data.sources.questions", mine, None)
     assert seen.problem and seen.problem.what == "questions: the set is empty"
 
 
@@ -38,7 +38,7 @@ def test_a_set_whose_first_rows_are_another_set_s_is_no_failure(tmp_path: Path) 
     (tmp_path / "rows.jsonl").write_text("\n".join([*lines, lines[0].replace("train", "test")]), encoding="utf-8")
     mine = composed("profile=own").data.held_out["test_questions"]
     mine.path, mine.files = str(tmp_path / "rows.jsonl"), []
-    seen = look("test_questions", mine, None)
+    seen = look("data.sources.test_questions", mine, None)
     assert mine.where == {"split": ["test"]} and seen.first_rows == "0 rows read" and seen.problem is None
 
 

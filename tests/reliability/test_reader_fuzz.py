@@ -56,7 +56,7 @@ def rows_of(format: str, name: str, member: str | None = None) -> Callable[[Path
         from data.sources.files import SourceFile
         from data.sources.formats import batches
 
-        for batch in batches(SourceFile(path, name, member), format, ["q", "a"], RowErrors("mine")):
+        for batch in batches(SourceFile(path, name, member), format, ["q", "a"], RowErrors("data.sources.mine")):
             batch.table.validate(full=True)
             assert batch.table.column_names == ["q", "a"]
 

@@ -23,6 +23,7 @@ ROWS = [
     for n in range(1, 40)
 ]
 WANTED = [(row["title"], row["text"]) for row in ROWS]
+MINE = "data.sources.mine"
 
 
 def json_lines() -> bytes:
@@ -67,7 +68,7 @@ def test_every_format_gives_the_same_rows(
     monkeypatch.setattr("data.sources.formats.BATCH_BYTES", block)
     file, kind = write_all(tmp_path)[name]
     found, numbers = [], []
-    for batch in batches(file, kind, ["title", "text"], RowErrors("mine")):
+    for batch in batches(file, kind, ["title", "text"], RowErrors(MINE)):
         numbers.append(list(batch.numbers))
         found += [(row["title"], row["text"]) for row in batch.table.to_pylist()]
     assert found == WANTED
@@ -79,7 +80,7 @@ def test_lists_and_texts_stand_in_one_line_of_json(tmp_path: Path) -> None:
     rows = [{"query": "q1", "pos": None, "neg": []}, {"query": "q2", "pos": ["p"], "neg": ["n", "m"]}]
     path = tmp_path / "a.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
-    found = batches(SourceFile(path, "a.jsonl"), "jsonl", ["query", "pos", "neg"], RowErrors("mine"))
+    found = batches(SourceFile(path, "a.jsonl"), "jsonl", ["query", "pos", "neg"], RowErrors(MINE))
     assert [row for batch in found for row in batch.table.to_pylist()] == rows
 
 
@@ -90,7 +91,7 @@ def test_a_pattern_of_columns_takes_all_that_match(tmp_path: Path) -> None:
     source = SourceConfig(
         title="x", side="asymmetric", path=str(tmp_path / "a.parquet"), construction="triplets", columns=columns
     )
-    [frame] = role_frames(source, locate("mine", source, None), RowErrors("mine"))
+    [frame] = role_frames(source, locate(MINE, source, None), RowErrors(MINE))
     assert frame["negative"].to_list() == [["n1", "n3"]]
 
 
@@ -99,7 +100,7 @@ def test_a_local_folder_or_pattern_is_read_in_the_order_of_names(tmp_path: Path)
         (tmp_path / name).write_text(json.dumps({"question": name, "answer": "x"}))
     for path in (str(tmp_path), f"{tmp_path}/*.jsonl"):
         source = SourceConfig(title="x", side="asymmetric", path=path, format="jsonl")
-        assert [file.name for file in locate("mine", source, None).files] == ["a.jsonl", "b.jsonl"]
+        assert [file.name for file in locate(MINE, source, None).files] == ["a.jsonl", "b.jsonl"]
 
 
 def test_a_file_that_two_patterns_match_is_read_once(tmp_path: Path) -> None:
@@ -109,7 +110,7 @@ def test_a_file_that_two_patterns_match_is_read_once(tmp_path: Path) -> None:
     mirrored = SourceConfig("x", "symmetric", hub=tmp_path.name, files=patterns)
     local = SourceConfig("x", "symmetric", path="x", dev_files=[f"{tmp_path}/{pattern}" for pattern in patterns])
     for source, dev in ((mirrored, False), (local, True)):
-        found = locate("mine", source, str(tmp_path.parent), dev=dev).files
+        found = locate(MINE, source, str(tmp_path.parent), dev=dev).files
         assert [file.name for file in found] == ["a-1.jsonl", "a-2.jsonl", "b-1.jsonl"]
 
 
@@ -129,7 +130,7 @@ def test_a_row_without_a_list_of_negatives_has_none(tmp_path: Path) -> None:
 def negatives_of(path: Path) -> list[list[str]]:
     columns = {role: role for role in ("anchor", "positive", "negative")}
     source = SourceConfig("x", "symmetric", path=str(path), construction="triplets", columns=columns)
-    frames = role_frames(source, locate("x", source, None), RowErrors("x"))
+    frames = role_frames(source, locate(MINE, source, None), RowErrors(MINE))
     return [row for frame in frames for row in frame["negative"].to_list()]
 
 
@@ -143,9 +144,9 @@ def test_hidden_files_and_copies_of_a_folder_are_no_data(tmp_path: Path) -> None
     local = SourceConfig(title="x", side="asymmetric", path=str(tmp_path / "set"), format="jsonl")
     mirrored = SourceConfig(title="x", side="asymmetric", hub="set", files=["*.jsonl"], format="jsonl")
     for source in (local, mirrored):
-        assert [file.name for file in locate("mine", source, str(tmp_path)).files] == ["a.jsonl", "b/a.jsonl"]
+        assert [file.name for file in locate(MINE, source, str(tmp_path)).files] == ["a.jsonl", "b/a.jsonl"]
     named = SourceConfig(title="x", side="asymmetric", hub="set", files=[HIDDEN[0]], format="jsonl")
-    assert [file.name for file in locate("mine", named, str(tmp_path)).files] == HIDDEN[:1]
+    assert [file.name for file in locate(MINE, named, str(tmp_path)).files] == HIDDEN[:1]
 
 
 @pytest.mark.parametrize("name", ["rows[1].jsonl", "rows*.jsonl", "строки?.jsonl"])
@@ -156,7 +157,7 @@ def test_a_path_is_a_name_first_and_a_pattern_second(name: str, tmp_path: Path) 
     local = SourceConfig(title="x", side="asymmetric", path=str(tmp_path / "set" / name), format="jsonl")
     mirrored = SourceConfig(title="x", side="asymmetric", hub="set", files=[name], format="jsonl")
     for source in (local, mirrored):
-        assert [file.name for file in locate("mine", source, str(tmp_path)).files] == [name]
+        assert [file.name for file in locate(MINE, source, str(tmp_path)).files] == [name]
 
 
 def test_a_column_is_a_name_first_and_a_pattern_second(tmp_path: Path) -> None:
@@ -164,7 +165,7 @@ def test_a_column_is_a_name_first_and_a_pattern_second(tmp_path: Path) -> None:
         pa.table({"text [ru]": ["да"], "text r": ["нет"], "n*": ["раз"], "n1": ["два"]}), tmp_path / "a.parquet"
     )
     columns = ["text [ru]", "n*"]
-    [batch] = batches(SourceFile(tmp_path / "a.parquet", "a"), "parquet", columns, RowErrors("mine"))
+    [batch] = batches(SourceFile(tmp_path / "a.parquet", "a"), "parquet", columns, RowErrors(MINE))
     assert batch.table.to_pylist() == [{"text [ru]": "да", "n*": "раз"}]
 
 
@@ -185,7 +186,7 @@ OTHER_KINDS = {
 def test_a_file_that_is_something_else_is_called_that(message: str, kind: str, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(OTHER_KINDS[message])
     with pytest.raises(UserError, match=message):
-        list(batches(SourceFile(tmp_path / "a", "a"), kind, ["title"], RowErrors("mine", skip=True)))
+        list(batches(SourceFile(tmp_path / "a", "a"), kind, ["title"], RowErrors(MINE, skip=True)))
 
 
 @pytest.mark.parametrize(
@@ -197,7 +198,7 @@ def test_a_git_lfs_pointer_in_the_place_of_a_binary_file_is_called_one(
 ) -> None:
     (tmp_path / name).write_bytes(POINTER)
     with pytest.raises(UserError, match=r"mine: it is a git-lfs pointer and not the file \(.*\); .*git lfs pull"):
-        list(batches(SourceFile(tmp_path / name, name, member), kind, ["title"], RowErrors("mine")))
+        list(batches(SourceFile(tmp_path / name, name, member), kind, ["title"], RowErrors(MINE)))
 
 
 def archive(*members: tuple[str, bytes]) -> bytes:
@@ -222,7 +223,7 @@ def test_an_archive_that_is_cut_off_anywhere_says_so(end: float, packed: bool, s
     path = tmp_path / ("a.tar.gz" if packed else "a.tar")
     for whole, text in ((True, content), (False, cut)):
         path.write_bytes(gzip.compress(text) if packed else text)
-        read = batches(SourceFile(path, path.name, "*.jsonl"), "jsonl", ["title"], RowErrors("mine", skip))
+        read = batches(SourceFile(path, path.name, "*.jsonl"), "jsonl", ["title"], RowErrors(MINE, skip))
         if whole:
             assert sum(batch.table.num_rows for batch in read) == 2 * len(ROWS)
             continue
@@ -235,7 +236,7 @@ def test_a_checksum_behind_an_archive_is_compared(tmp_path: Path) -> None:
     content[-6] ^= 1
     (tmp_path / "a.tar.gz").write_bytes(content)
     with pytest.raises(UserError, match="CRC check failed"):
-        list(batches(SourceFile(tmp_path / "a.tar.gz", "a.tar.gz", "*"), "jsonl", ["title"], RowErrors("mine")))
+        list(batches(SourceFile(tmp_path / "a.tar.gz", "a.tar.gz", "*"), "jsonl", ["title"], RowErrors(MINE)))
 
 
 @pytest.mark.parametrize(
@@ -264,7 +265,7 @@ def test_a_parquet_file_gives_all_rows_of_its_footer_or_is_refused(tmp_path: Pat
     for place in range(len(content)):
         if content.startswith(written, place):
             path.write_bytes(content[:place] + forged + content[place + 2 :])
-            read = batches(SourceFile(path, "a.parquet"), "parquet", ["title"], RowErrors("mine", skip=True))
+            read = batches(SourceFile(path, "a.parquet"), "parquet", ["title"], RowErrors(MINE, skip=True))
             try:
                 assert sum(batch.table.num_rows for batch in read) == count
             except UserError as error:

@@ -43,8 +43,8 @@ KINDS = {
 def read(path: Path, kind: str, columns: dict[str, str], skip: bool = False, **source: Any) -> tuple[list[dict], dict]:
     """The rows of a file as roles, and the bad ones by their reason."""
     source = {"title": "x", "side": "symmetric", "path": str(path), "format": kind, "columns": columns, **source}
-    made, errors = SourceConfig(**source), RowErrors("mine", skip)
-    frames = role_frames(made, locate("mine", made, None), errors)
+    made, errors = SourceConfig(**source), RowErrors("data.sources.mine", skip)
+    frames = role_frames(made, locate("data.sources.mine", made, None), errors)
     return [row for frame in frames for row in frame.drop("row").to_dicts()], errors.counts
 
 
