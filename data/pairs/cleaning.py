@@ -3,9 +3,11 @@
 import html
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from html.entities import html5
+from operator import or_
 
 import numpy as np
 import polars as pl
@@ -171,34 +173,22 @@ def _spaced(texts: pl.Series) -> pl.Series:
     return texts.str.replace_all(r"[^\S\n]+", " ").str.replace_all(r"\s*\n\s*", "\n").str.strip_chars()
 
 
-def drop_reasons(pairs: pl.DataFrame, cleaning: CleaningConfig, source: SourceConfig) -> pl.Series:
-    """For each (anchor, positive): why it is dropped, or null."""
-    texts = [pairs["anchor"], pairs["positive"]]
-    script, *lengths = _tests(texts, cleaning, source)
-    return _last_failed([script, (EQUAL, _equal(*texts)), *lengths])
-
-
-def text_reasons(texts: pl.Series, cleaning: CleaningConfig, source: SourceConfig) -> pl.Series:
-    """For each text: why any pair with it is dropped, or null."""
-    return _last_failed(_tests([texts], cleaning, source))
-
-
-def _tests(columns: list[pl.Series], cleaning: CleaningConfig, source: SourceConfig) -> list[tuple[str, pl.Series]]:
-    """(reason, whether a row's texts fail the test), by rising weight."""
-    lengths = [texts.str.len_chars() for texts in columns]
+def drop_reasons(
+    rows: pl.DataFrame, cleaning: CleaningConfig, source: SourceConfig, columns: Sequence[str] = ("anchor", "positive")
+) -> pl.Series:
+    """For each row, by its two texts, or one that any pair may get: why it is dropped, or null."""
+    texts = [rows[column] for column in columns]
+    lengths = [column.str.len_chars() for column in texts]
     shortest, longest = np.minimum(lengths[0], lengths[-1]), np.maximum(lengths[0], lengths[-1])
-    return [
-        (SCRIPT, _of_other_script(columns, cleaning, source)),
-        (LONG, pl.Series(longest > cleaning.max_characters)),
-        (SHORT, pl.Series(shortest < cleaning.min_characters)),
-        (EMPTY, pl.Series(shortest == 0)),
-    ]
-
-
-def _last_failed(tests: list[tuple[str, pl.Series]]) -> pl.Series:
-    """The reason of the last test that fails, or null."""
-    reasons = no_reason(len(tests[0][1]))
-    for reason, failed in tests:
+    tests = {  # the last one that fails gives the reason
+        SCRIPT: _of_other_script(texts, cleaning, source),
+        EQUAL: _equal(*texts) if len(texts) == 2 else pl.Series([False]),
+        LONG: pl.Series(longest > cleaning.max_characters),
+        SHORT: pl.Series(shortest < cleaning.min_characters),
+        EMPTY: pl.Series(shortest == 0),
+    }
+    reasons = no_reason(len(rows))
+    for reason, failed in tests.items():
         if failed.any():
             reasons = reasons.zip_with(~failed, pl.Series([reason]))
     return reasons
@@ -229,12 +219,9 @@ def comparable(texts: pl.Series) -> pl.Series:
 
 def _of_other_script(columns: list[pl.Series], cleaning: CleaningConfig, source: SourceConfig) -> pl.Series:
     least = cleaning.min_script_share if source.min_script_share is None else source.min_script_share
-    failed = pl.Series([False] * len(columns[0]), dtype=pl.Boolean)
     if cleaning.script == "none" or least == 0:
-        return failed
-    for texts in columns:
-        failed = failed | other_script(texts, cleaning.script, least)
-    return failed
+        return pl.Series([False])
+    return reduce(or_, (other_script(texts, cleaning.script, least) for texts in columns))
 
 
 def other_script(texts: pl.Series, script: str, least: float) -> pl.Series:

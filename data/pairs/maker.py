@@ -1,7 +1,7 @@
 """From rows to clean pairs, a frame at a time: no state, so frames may be worked on at once."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 
@@ -14,7 +14,6 @@ from data.pairs.cleaning import (
     drop_reasons,
     normalised,
     regrouped,
-    text_reasons,
     without_wrong_negatives,
 )
 from data.pairs.constructions import (
@@ -35,7 +34,7 @@ WRONG_ROWS = "rows of a negative that is empty or equal to the positive"
 NO_NEGATIVE = "no negative that can be used"
 
 
-@dataclass
+@dataclass(frozen=True)
 class PairBatch:
     """Clean pairs out of one frame, with their keys for the duplicate test and what was dropped on the way."""
 
@@ -67,9 +66,7 @@ class PairMaker:
     def from_rows(self, frame: pl.DataFrame) -> PairBatch:
         """Pairs of rows as they were read."""
         frame, changes = self.normalised(frame)
-        batch = self.from_normalised(frame)
-        batch.changes = changes
-        return batch
+        return replace(self.from_normalised(frame), changes=changes)
 
     def normalised(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, Changes]:
         """The frame of roles with normalised texts, and what that changed."""
@@ -92,7 +89,7 @@ class PairMaker:
         candidates = self.construction(frame, self.source).with_columns(given=pl.col("negatives").list.len())
         alone = first_choices(candidates, self.source)
         if self.source.construction == "paraphrase_groups":  # of single texts, with the form by which they differ
-            frame = frame.filter(text_reasons(frame["text"], self.cleaning, self.source).is_null())
+            frame = frame.filter(drop_reasons(frame, self.cleaning, self.source, ["text"]).is_null())
             reasons, reported = self.decontamination.find(frame.select(anchor="text", positive=pl.lit("")))
             frame = frame.filter(reasons.is_null())
             frame = frame.with_columns(form=comparable(frame["text"]))
