@@ -41,14 +41,9 @@ def grouped(frames: Iterable[pl.DataFrame], scratch: Path, source_bytes: int) ->
     """
     parts = max(1, -(-source_bytes // PART_BYTES))
     if parts == 1:
-        together = list(frames)
-        if together:
+        if together := list(frames):
             yield pl.concat(together)
         return
-    yield from _spilled(frames, scratch, parts)
-
-
-def _spilled(frames: Iterable[pl.DataFrame], scratch: Path, parts: int) -> Iterator[pl.DataFrame]:
     scratch.mkdir(parents=True, exist_ok=True)
     counts = [0] * parts
     for frame in frames:
