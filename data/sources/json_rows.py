@@ -48,9 +48,8 @@ class _Rows:
 
     def __init__(self, file: str, columns: list[str], errors: RowErrors) -> None:
         self.file, self.columns, self.errors = file, columns, errors
-        self.patterns: list[str] = [
-            column for column in columns if isinstance(column, OptionalColumn)
-        ]  # may come with any row
+        # May come with any row.
+        self.patterns: list[str] = [column for column in columns if isinstance(column, OptionalColumn)]
         self.kinds: dict[str, type | None] = {}  # by column: str, list, or None as long as no row has a value
         self.seen: set[str] = set()
         self.rows: list[list[Any]] = []
@@ -270,30 +269,28 @@ class _JsonText:
 
     def items(self) -> Iterator[Any]:
         """Take an array, value by value."""
-        self.take("[")
-        if self.next() == "]":
-            self.take("]")
-            return
-        while True:
+        for _ in self._parts("[", "]"):
             yield self.value()
             self.row += 1
-            if self.take(",", "]") == "]":
-                return
 
     def members(self) -> Iterator[str]:
         """Take an object, key by key; whoever asks for the next key has taken the value."""
-        self.take("{")
-        if self.next() == "}":
-            self.take("}")
-            return
-        while True:
+        for _ in self._parts("{", "}"):
             key = self.value()
             if not isinstance(key, str):
                 raise self.broken("a key that is no text")
             self.take(":")
             yield key
-            if self.take(",", "}") == "}":
-                return
+
+    def _parts(self, opening: str, closing: str) -> Iterator[None]:
+        """Take the brackets and commas around parts, each of which the caller takes."""
+        self.take(opening)
+        if self.next() == closing:
+            self.take(closing)
+            return
+        yield
+        while self.take(",", closing) == ",":
+            yield
 
     def refused(self, what: str, remedy: str) -> UserError:
         """The error of a document in a form that is not read."""
