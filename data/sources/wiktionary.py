@@ -21,7 +21,7 @@ import xxhash
 from pipeline.core.errors import UserError
 
 STRESS = "\u0301"  # the accent of dictionaries; running text has none
-LEFT_OVER = re.compile(rf"'{{2,}}|\[\[|\]\]|\{{\{{.*|\}}\}}|^[#*:]+|{STRESS}")
+LEFT_OVER = re.compile(r"'{2,}|\[\[|\]\]|\{\{.*|\}\}|^[#*:]+")
 SPACE_BEFORE = re.compile(r" ([,;:.!?)])")
 EMPTY_OR_LEADING = re.compile(r"\( ?\)|^[ ,;:.\-—|]+")
 UNREAD = re.compile(r"[|{}]|\[\[|\]\]|''")
@@ -145,11 +145,9 @@ def _words(content: str, examples: list[str]) -> str:
 
 def _tidy(text: str) -> str:
     """Plain text; empty where markup is left that was not understood."""
-    text = LEFT_OVER.sub(" ", text.replace(STRESS, "")) if LEFT_OVER.search(text) else text
+    text = LEFT_OVER.sub(" ", text.replace(STRESS, ""))
     text = " ".join(text.replace("||", "; ").split())  # || separates shades of one meaning
-    if SPACE_BEFORE.search(text):
-        text = SPACE_BEFORE.sub(r"\1", text)
-    text = EMPTY_OR_LEADING.sub(" ", text).strip(" ;,|")
+    text = EMPTY_OR_LEADING.sub(" ", SPACE_BEFORE.sub(r"\1", text)).strip(" ;,|")
     return "" if UNREAD.search(text) else text
 
 
