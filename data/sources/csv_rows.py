@@ -7,7 +7,6 @@ reader gives the same for a field that is empty and one that is not there.
 import re
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import IO
 
 import pyarrow as pa
@@ -23,40 +22,13 @@ SWALLOWED = 3  # lines inside one field that look like rows: a quote was left op
 Fields = list[str | None]  # None: an empty field without quotes
 
 
-@dataclass
-class _Lines:
-    """The lines of a file one by one; those that a row took wrongly are given back."""
-
-    blocks: Iterator[list[Line]]
-    number: int = 0  # of the line that was given last
-    block: deque[Line] = field(default_factory=deque)
-
-    def __iter__(self) -> "_Lines":
-        return self
-
-    def __next__(self) -> Line:
-        self.fill()
-        if not self.block:
-            raise StopIteration
-        self.number += 1
-        return self.block.popleft()
-
-    def fill(self) -> None:
-        """Have a line at hand, unless the file has ended."""
-        while not self.block and (lines := next(self.blocks, None)) is not None:
-            self.block.extend(lines)
-
-    def give_back(self, lines: list[Line]) -> None:
-        """Have these lines, which were given last, come once more."""
-        self.block.extendleft(reversed(lines))
-        self.number -= len(lines)
-
-
 class _Csv:
-    """Rows of fields out of lines; the first one is the header."""
+    """Rows of fields out of lines, of which a block is at hand; the first row is the header."""
 
-    def __init__(self, lines: _Lines, file: str, errors: RowErrors, source: SourceConfig) -> None:
-        self.lines, self.file, self.errors, self.source = lines, file, errors, source
+    def __init__(self, blocks: Iterator[list[Line]], file: str, errors: RowErrors, source: SourceConfig) -> None:
+        self.blocks, self.file, self.errors, self.source = blocks, file, errors, source
+        self.lines = deque[Line]()  # at hand
+        self.line = 0  # number of the one that was taken last
         self.delimiter = delimiter = source.separator
         self.row = -1  # number of the row that was read last
         self.width = 0  # fields of a row
@@ -68,19 +40,31 @@ class _Csv:
         """How an error names the row that was read last."""
         return f"{self.file}, row {self.row}" if self.row else f"{self.file}, header"
 
+    def has_line(self) -> bool:
+        """Have a line at hand, unless the file has ended."""
+        while not self.lines and (block := next(self.blocks, None)) is not None:
+            self.lines.extend(line.removesuffix("\r") if isinstance(line, str) else line for line in block)
+        return bool(self.lines)
+
+    def _take(self) -> Line:
+        self.line += 1
+        return self.lines.popleft()
+
     def rows(self) -> Iterator[Fields]:
         """Each row that is one."""
-        for line in self.lines:
+        while self.has_line():
+            line = self._take()
             self.row += line != ""
             if isinstance(line, UnicodeDecodeError):
                 bad_encoding(line, self.source.encoding, self.where, self.errors)
             elif '"' in line and self.source.quotes:
-                begun, taken = self.lines.number, list[Line]()
+                begun, taken = self.line, list[Line]()
                 fields = self._quoted(line, taken)
                 if not isinstance(fields, str):
                     yield fields
                     continue
-                self.lines.give_back(taken)  # so that one quote costs one row
+                self.lines.extendleft(reversed(taken))  # so that one quote costs one row
+                self.line -= len(taken)
                 hint = f"or set {self.errors.key}.quotes to false where quotes belong to the texts"
                 self.errors.bad(fields, f"{self.where}, line {begun}", hint=hint)
             elif line:
@@ -97,7 +81,7 @@ class _Csv:
                 text, end = _up_to_quote(line, at + 1)
                 parts = [text]
                 while end < 0:
-                    following = next(self.lines, None)
+                    following = self._take() if self.has_line() else None
                     taken += [] if following is None else [following]
                     if not isinstance(following, str):
                         return "a quote is never closed"
@@ -134,13 +118,10 @@ def csv_rows(
     stream: IO[bytes], file: str, columns: list[str], errors: RowErrors, source: SourceConfig, block: int
 ) -> Iterator[Batch]:
     """Rows with quoted line breaks; an empty field without quotes is null."""
-    blocks = text_lines(stream, file, errors, block)
-    lines = _Lines([ln.removesuffix("\r") if isinstance(ln, str) else ln for ln in some] for some in blocks)
-    csv = _Csv(lines, file, RowErrors(errors.key), source)
+    csv = _Csv(text_lines(stream, file, errors, block), file, RowErrors(errors.key), source)
     rows = csv.rows()
-    lines.fill()
-    if lines.block and isinstance(lines.block[0], str):
-        _refuse_header(lines.block[0], file, columns, errors, source)
+    if csv.has_line() and isinstance(header := csv.lines[0], str):
+        _refuse_header(header, file, columns, errors, source)
     names = [name or "" for name in next(rows, [])]
     if not names:
         return
@@ -159,7 +140,7 @@ def csv_rows(
             continue
         kept.append([fields[place] for place in places])
         numbers.append(csv.row)
-        if not lines.block:
+        if not csv.lines:
             yield batch()
             kept, numbers = [], []
     if kept:
