@@ -21,7 +21,6 @@ from data.sources.json_rows import json_document, json_lines
 from data.sources.lines import UTF_8, encoding_hint, in_utf8
 from pipeline.core.errors import first_line
 
-PLAIN = SourceConfig()  # in UTF-8, with commas and quotes
 FIRST_ROWS, FIRST_BYTES = 100, 2**18  # what is read where only the beginning is wanted
 BUFFER = 2**20  # of a parquet column; whole column chunks would take as much memory as the file pleases
 HEAD = 40  # bytes that tell what a file is
@@ -44,19 +43,17 @@ UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 PACKED = (b"\x1f\x8b", b"BZh91AY", b"\xfd7zXZ")  # as tar archives may be
 
 
-def batches(
-    file: SourceFile, format: str, columns: list[str], errors: RowErrors, source: SourceConfig = PLAIN
-) -> Iterator[Batch]:
+def batches(file: SourceFile, columns: list[str], errors: RowErrors, source: SourceConfig) -> Iterator[Batch]:
     """The file's rows with the wanted columns, in order; a trailing `*` in a column's name stands for all that match.
 
     Raises UserError: a missing column (with those found), or a file that can't be read as what it is said to be, or
     that ends before a row, a member or the file itself is complete.
     """
     with _unreadable(errors, file.name, source.encoding):
-        if format == "parquet":
+        if source.format == "parquet":
             yield from _parquet(file, columns, errors)
             return
-        read = {"jsonl": json_lines, "json": json_document, "csv": csv_rows}[format]
+        read = {"jsonl": json_lines, "json": json_document, "csv": csv_rows}[source.format]
         for name, stream in _streams(file, errors):
             text = io.BufferedReader(cast(io.RawIOBase, stream), 2**16)
             expected = () if source.encoding == UTF_8 else UTF_16  # which are letters elsewhere

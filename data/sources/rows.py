@@ -49,7 +49,7 @@ def role_frames(
     found = not negatives
     number, values = 0, {column: set[str]() for column in source.where}
     for file in rows.files:
-        for batch in batches(file, source.format, columns, errors, source):
+        for batch in batches(file, columns, errors, source):
             frame = _roles(batch, source, errors).with_columns(
                 pl.int_range(number, number + batch.table.num_rows).alias("row")
             )
@@ -65,7 +65,7 @@ def role_frames(
 
 def _found(source: SourceConfig, located: Located, errors: RowErrors) -> str:
     """The file, its columns with types, and the lengths of the first row's texts: what one needs to set columns."""
-    for batch in batches(located.files[0], source.format, ["*"], errors, source):
+    for batch in batches(located.files[0], ["*"], errors, source):
         first = batch.table.slice(0, 1).to_pylist()[0]
         parts = [
             f"{field.name}: {field.type}, {len(str(first[field.name]))} characters" for field in batch.table.schema
@@ -101,7 +101,7 @@ def _typed(batch: Batch, role: str, column: str, errors: RowErrors) -> pl.Series
     wanted_type = pl.List(pl.String) if role in LIST_ROLES and is_list(kind) else pl.String()
     if batch.table[column].null_count == batch.table.num_rows:  # such a column has no type of its own
         return pl.Series(role, [None], wanted_type).new_from_index(0, batch.table.num_rows)
-    fits, wanted = is_text(kind) or kinds.is_null(kind), "text"
+    fits, wanted = is_text(kind), "text"
     if is_list(kind) and role in LIST_ROLES:
         fits, wanted = is_list_of_texts(kind) or kinds.is_null(kind.value_type), "a list of texts"
     elif role in ANY_ROLES:

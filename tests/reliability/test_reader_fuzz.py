@@ -52,11 +52,17 @@ def weights_bytes() -> bytes:
 
 def rows_of(format: str, name: str, member: str | None = None) -> Callable[[Path], None]:
     def read(path: Path) -> None:
+        from configs.schema.data import SourceConfig
         from data.sources.batch import RowErrors
         from data.sources.files import SourceFile
         from data.sources.formats import batches
 
-        for batch in batches(SourceFile(path, name, member), format, ["q", "a"], RowErrors("data.sources.mine")):
+        file, errors, source = (
+            SourceFile(path, name, member),
+            RowErrors("data.sources.mine"),
+            SourceConfig(format=format),
+        )
+        for batch in batches(file, ["q", "a"], errors, source):
             batch.table.validate(full=True)
             assert batch.table.column_names == ["q", "a"]
 

@@ -22,7 +22,7 @@ LINES = [f"{question},{answer}\n" for question, answer in PAIRS]
 def read(path: Path, skip: bool = False, columns: tuple[str, ...] = ("q", "a"), **writing: Any) -> Any:
     """(number, fields) of each right row, and the bad ones by their reason."""
     errors, found = RowErrors("data.sources.mine", skip), list[Any]()
-    for batch in batches(SourceFile(path, "rows.csv"), "csv", list(columns), errors, SourceConfig(**writing)):
+    for batch in batches(SourceFile(path, "rows.csv"), list(columns), errors, SourceConfig(format="csv", **writing)):
         rows = (tuple(row.values()) for row in batch.table.to_pylist())
         found += zip(batch.numbers, rows, strict=True)
     return found, errors.counts

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.schema.data import SourceConfig
-from data.sources.batch import RowErrors
+from data.sources.batch import Batch, RowErrors
 from data.sources.files import SourceFile, locate
 from data.sources.formats import batches
 from data.sources.rows import role_frames
@@ -24,6 +25,10 @@ ROWS = [
 ]
 WANTED = [(row["title"], row["text"]) for row in ROWS]
 MINE = "data.sources.mine"
+
+
+def read(file: SourceFile, format: str, columns: list[str], skip: bool = False) -> Iterator[Batch]:
+    return batches(file, columns, RowErrors(MINE, skip), SourceConfig(format=format))
 
 
 def json_lines() -> bytes:
@@ -68,7 +73,7 @@ def test_every_format_gives_the_same_rows(
     monkeypatch.setattr("data.sources.formats.BATCH_BYTES", block)
     file, kind = write_all(tmp_path)[name]
     found, numbers = [], []
-    for batch in batches(file, kind, ["title", "text"], RowErrors(MINE)):
+    for batch in read(file, kind, ["title", "text"]):
         numbers.append(list(batch.numbers))
         found += [(row["title"], row["text"]) for row in batch.table.to_pylist()]
     assert found == WANTED
@@ -80,7 +85,7 @@ def test_lists_and_texts_stand_in_one_line_of_json(tmp_path: Path) -> None:
     rows = [{"query": "q1", "pos": None, "neg": []}, {"query": "q2", "pos": ["p"], "neg": ["n", "m"]}]
     path = tmp_path / "a.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
-    found = batches(SourceFile(path, "a.jsonl"), "jsonl", ["query", "pos", "neg"], RowErrors(MINE))
+    found = read(SourceFile(path, "a.jsonl"), "jsonl", ["query", "pos", "neg"])
     assert [row for batch in found for row in batch.table.to_pylist()] == rows
 
 
@@ -165,7 +170,7 @@ def test_a_column_is_a_name_first_and_a_pattern_second(tmp_path: Path) -> None:
         pa.table({"text [ru]": ["да"], "text r": ["нет"], "n*": ["раз"], "n1": ["два"]}), tmp_path / "a.parquet"
     )
     columns = ["text [ru]", "n*"]
-    [batch] = batches(SourceFile(tmp_path / "a.parquet", "a"), "parquet", columns, RowErrors(MINE))
+    [batch] = read(SourceFile(tmp_path / "a.parquet", "a"), "parquet", columns)
     assert batch.table.to_pylist() == [{"text [ru]": "да", "n*": "раз"}]
 
 
@@ -186,7 +191,7 @@ OTHER_KINDS = {
 def test_a_file_that_is_something_else_is_called_that(message: str, kind: str, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(OTHER_KINDS[message])
     with pytest.raises(UserError, match=message):
-        list(batches(SourceFile(tmp_path / "a", "a"), kind, ["title"], RowErrors(MINE, skip=True)))
+        list(read(SourceFile(tmp_path / "a", "a"), kind, ["title"], skip=True))
 
 
 @pytest.mark.parametrize(
@@ -198,7 +203,7 @@ def test_a_git_lfs_pointer_in_the_place_of_a_binary_file_is_called_one(
 ) -> None:
     (tmp_path / name).write_bytes(POINTER)
     with pytest.raises(UserError, match=r"mine: it is a git-lfs pointer and not the file \(.*\); .*git lfs pull"):
-        list(batches(SourceFile(tmp_path / name, name, member), kind, ["title"], RowErrors(MINE)))
+        list(read(SourceFile(tmp_path / name, name, member), kind, ["title"]))
 
 
 def archive(*members: tuple[str, bytes]) -> bytes:
@@ -223,12 +228,12 @@ def test_an_archive_that_is_cut_off_anywhere_says_so(end: float, packed: bool, s
     path = tmp_path / ("a.tar.gz" if packed else "a.tar")
     for whole, text in ((True, content), (False, cut)):
         path.write_bytes(gzip.compress(text) if packed else text)
-        read = batches(SourceFile(path, path.name, "*.jsonl"), "jsonl", ["title"], RowErrors(MINE, skip))
+        found = read(SourceFile(path, path.name, "*.jsonl"), "jsonl", ["title"], skip)
         if whole:
-            assert sum(batch.table.num_rows for batch in read) == 2 * len(ROWS)
+            assert sum(batch.table.num_rows for batch in found) == 2 * len(ROWS)
             continue
         with pytest.raises(UserError, match=r"cut off|unexpected end"):
-            list(read)
+            list(found)
 
 
 def test_a_checksum_behind_an_archive_is_compared(tmp_path: Path) -> None:
@@ -236,7 +241,7 @@ def test_a_checksum_behind_an_archive_is_compared(tmp_path: Path) -> None:
     content[-6] ^= 1
     (tmp_path / "a.tar.gz").write_bytes(content)
     with pytest.raises(UserError, match="CRC check failed"):
-        list(batches(SourceFile(tmp_path / "a.tar.gz", "a.tar.gz", "*"), "jsonl", ["title"], RowErrors(MINE)))
+        list(read(SourceFile(tmp_path / "a.tar.gz", "a.tar.gz", "*"), "jsonl", ["title"]))
 
 
 @pytest.mark.parametrize(
@@ -265,9 +270,9 @@ def test_a_parquet_file_gives_all_rows_of_its_footer_or_is_refused(tmp_path: Pat
     for place in range(len(content)):
         if content.startswith(written, place):
             path.write_bytes(content[:place] + forged + content[place + 2 :])
-            read = batches(SourceFile(path, "a.parquet"), "parquet", ["title"], RowErrors(MINE, skip=True))
+            found = read(SourceFile(path, "a.parquet"), "parquet", ["title"], skip=True)
             try:
-                assert sum(batch.table.num_rows for batch in read) == count
+                assert sum(batch.table.num_rows for batch in found) == count
             except UserError as error:
                 assert "30" in error.line and "37" in error.line and "by its footer (a.parquet)" in error.line
                 refused += 1

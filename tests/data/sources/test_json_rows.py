@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configs.schema.data import SourceConfig
 from data.sources.batch import RowErrors
 from data.sources.files import SourceFile
 from data.sources.formats import batches
@@ -50,7 +51,7 @@ rows_of_json = st.one_of(
 def read(path: Path, format: str = "jsonl", skip: bool = True, columns: tuple[str, ...] = ("q", "a")) -> Any:
     """(number, row) of each right row, and the bad ones by their reason."""
     errors, found = RowErrors("data.sources.mine", skip), list[Any]()
-    for batch in batches(SourceFile(path, path.name), format, list(columns), errors):
+    for batch in batches(SourceFile(path, path.name), list(columns), errors, SourceConfig(format=format)):
         found += zip(batch.numbers, batch.table.to_pylist(), strict=True)
     return found, errors.counts
 
@@ -131,7 +132,8 @@ def test_lines_and_arrays_of_the_same_rows_have_the_same_bad_ones(format: str, t
 def test_the_row_after_others_that_are_left_out_keeps_its_number(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join([json.dumps(GOOD), "", "[]", json.dumps(GOOD), ""]), encoding="utf-8")
-    [batch] = batches(SourceFile(path, "rows.jsonl"), "jsonl", ["q", "a"], RowErrors("data.sources.mine", skip=True))
+    errors, source = RowErrors("data.sources.mine", skip=True), SourceConfig(format="jsonl")
+    [batch] = batches(SourceFile(path, "rows.jsonl"), ["q", "a"], errors, source)
     assert batch.row(1) == "rows.jsonl, row 4"
 
 
