@@ -18,12 +18,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from configs.schema.config import SIDES_READ
-from data.pair_files import read_pairs
+from data.pair_files import REMEDY, read_pairs
 from pipeline.core.artefact import read_json
 from pipeline.core.errors import UserError
 
 ALL_SIDES = "joint"  # the training side that reads every side of the data
-REMEDY = "make the data again: make data"
 SHOWN_CHARACTERS = 60  # of a text in an error
 
 

@@ -14,6 +14,7 @@ from pipeline.core.errors import UserError
 
 SCHEMA = [("anchor", pa.string()), ("positive", pa.string()), ("negatives", pa.list_(pa.string()))]
 ROWS_AT_ONCE = 16_384
+REMEDY = "make the data again: make data"
 
 
 class PairWriter:
@@ -37,28 +38,27 @@ class PairWriter:
 
 def read_pairs(path: Path) -> pa.Table:
     """What a `PairWriter` wrote, with a column of scores in any case; raises UserError for a file in another layout."""
-    remedy = "make the data again: make data"
     try:
         table = pq.read_table(path)
         table.validate(full=True)  # also that texts are UTF-8
     except (OSError, pa.ArrowException) as error:
-        raise UserError("not a parquet file", where=str(path), remedy=remedy) from error
+        raise UserError("not a parquet file", where=str(path), remedy=REMEDY) from error
     for name, holds in {"anchor": is_text, "positive": is_text, "negatives": is_list_of_texts}.items():
         if name not in table.column_names:
-            raise UserError(f"column {name} is missing", where=str(path), remedy=remedy)
+            raise UserError(f"column {name} is missing", where=str(path), remedy=REMEDY)
         if not holds(kind := table.schema.field(name).type):
-            raise UserError(f"column {name} holds {kind}, not text", where=str(path), remedy=remedy)
+            raise UserError(f"column {name} holds {kind}, not text", where=str(path), remedy=REMEDY)
     if not len(table):
-        raise UserError("the set has no rows", where=str(path), remedy=remedy)
+        raise UserError("the set has no rows", where=str(path), remedy=REMEDY)
     for name in ("anchor", "positive"):
         if table[name].null_count or not all(text.strip() for text in table[name].to_pylist()):
-            raise UserError(f"column {name} has empty texts", where=str(path), remedy=remedy)
+            raise UserError(f"column {name} has empty texts", where=str(path), remedy=REMEDY)
     if "score" not in table.column_names:
         table = table.append_column("score", pa.nulls(len(table), pa.float32()))
     if not pa.types.is_floating(table.schema.field("score").type):
-        raise UserError("column score holds no floating numbers", where=str(path), remedy=remedy)
+        raise UserError("column score holds no floating numbers", where=str(path), remedy=REMEDY)
     if not np.isfinite(table["score"].drop_null().to_numpy()).all():
-        raise UserError("column score has values that are not finite", where=str(path), remedy=remedy)
+        raise UserError("column score has values that are not finite", where=str(path), remedy=REMEDY)
     return table.select([*(name for name, _ in SCHEMA), "score"])
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from configs.schema.config import Config
 from configs.schema.data import SourceConfig
 from data import ledger
+from data.artefact import held_out_file
 from data.fingerprints import VERSION, set_fingerprint
 from data.pair_files import read_keys
 from data.pairs.decontamination import BENCHMARKS, CHECKED, SAMPLES, Decontamination
@@ -104,7 +105,7 @@ class _Sets:
     @cached_property
     def decontamination(self) -> Decontamination:
         """What training sets are compared with; loaded when the first one is made."""
-        held_out = {name: self.stage.path / "heldout" / f"{name}.parquet" for name in self.held_out}
+        held_out = {name: held_out_file(self.stage.path, name) for name in self.held_out}
         return Decontamination.loaded(self.config.data, held_out, self.benchmarks)
 
     def dev_rows(self) -> dict[str, int]:

@@ -41,9 +41,8 @@ class RowErrors:
         """Count `rows` bad rows, or raise UserError for the one at `where`; `hint` is a further remedy."""
         if not self.skip:
             other = f"{hint}, or" if hint else "or"
-            raise self.refused(
-                reason, where, f"mend the file, {other} set data.on_bad_row=skip to count such rows and go on"
-            )
+            remedy = f"mend the file, {other} set data.on_bad_row=skip to count such rows and go on"
+            raise self.refused(reason, where, remedy)
         self.counts[reason] = self.counts.get(reason, 0) + rows
 
 

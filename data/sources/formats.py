@@ -6,7 +6,7 @@ import re
 import tarfile
 import zlib
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from tarfile import EOFHeaderError, HeaderError, ReadError  # type: ignore[attr-defined]
 from typing import IO, Self, cast
 
@@ -76,10 +76,7 @@ def _opened(file: SourceFile, errors: RowErrors, expected: Collection[bytes]) ->
     with file.open() as stream:
         _refuse_other_kinds(stream.read(HEAD), file.name, errors, (*expected, b"\x1f\x8b") if packed else expected)
         stream.seek(0)
-        if not packed:
-            yield stream
-            return
-        with gzip.open(stream) as content:
+        with gzip.open(stream) if packed else nullcontext(stream) as content:
             yield cast(IO[bytes], content)
 
 
