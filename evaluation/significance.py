@@ -248,6 +248,7 @@ def mean_over_tasks(name: str, parts: Sequence[Measured]) -> Measured:
         np.sum([part.seconds[index] for part, index in pairs], axis=0),
         main=True,
         pairs=[(places[one], places[two]) for one, two in parts[0].pairs if {one, two} <= places.keys()],
+        fixed=all(part.fixed for part in parts),
     )
 
 

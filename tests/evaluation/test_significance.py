@@ -368,6 +368,8 @@ def test_what_has_no_items_has_neither_interval_nor_test_and_stays_as_it_is_in_a
     mean = mean_over_tasks("Mean", [found, other])
     assert mean.scores == pytest.approx((found.scores + other.scores) / 2)
     np.testing.assert_allclose(mean.replicates, (found.scores[:, None] + other.replicates) / 2)
+    (alone,) = mean_over_tasks("Mean", [found, found]).differences()
+    assert (alone.test, alone.items) == ("none", 0) and np.isnan([alone.ci_low, alone.ci_high, alone.p_value]).all()
 
 
 def test_modes_of_one_outcome_are_swapped_by_their_own_columns() -> None:
