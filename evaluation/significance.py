@@ -92,14 +92,11 @@ class Measured:
         return (float("nan"), float("nan")) if self.fixed else interval(values)
 
 
-def replicates(position: int, outcomes: Sequence[Outcome], resampling: Resampling, *names: str) -> np.ndarray:
-    """A metric on bootstrap resamples of the items [models, resamples], the same resamples for all models.
+def replicates(outcomes: Sequence[Outcome], resampling: Resampling, *names: str) -> np.ndarray:
+    """The first measure on bootstrap resamples of the items [models, resamples], the same resamples for all models.
 
-    Args:
-        position: which measure of each outcome.
-        outcomes: one a model, over the same items.
-        resampling: number of resamples and seed.
-        names: suite and task, which choose the stream of random numbers; of items with names these choose it.
+    `outcomes` are one a model, over the same items. `names`, suite and task, choose the stream of random numbers; of
+    items with names these choose it.
     """
     n, index, stream = _sampled(outcomes[0], *names)
     items, second = generator(resampling.seed, "bootstrap", *stream), generator(resampling.seed, "experiments", *names)
@@ -107,7 +104,7 @@ def replicates(position: int, outcomes: Sequence[Outcome], resampling: Resamplin
     for rows in _chunks(resampling.resamples, outcomes[0].items):
         counts = _counts(items, rows, n)[:, index]
         draw = cache(partial(_counts, second, rows))  # of a second dimension once, so that all models get the same
-        parts.append([statistic(outcome.measures[position], outcome, counts, draw) for outcome in outcomes])
+        parts.append([statistic(outcome.measures[0], outcome, counts, draw) for outcome in outcomes])
     return np.concatenate([np.asarray(part) for part in parts], axis=1)
 
 
@@ -145,9 +142,7 @@ def bootstrap_p_value(differences: np.ndarray) -> float:
     return min(1.0, 2 * (side + 1) / (len(differences) + 1))
 
 
-def permutation_p_values(
-    position: int, pairs: Sequence[tuple[Outcome, Outcome]], resampling: Resampling, *names: str
-) -> list[float]:
+def permutation_p_values(pairs: Sequence[tuple[Outcome, Outcome]], resampling: Resampling, *names: str) -> list[float]:
     """Two-sided, of each pair: how often swapping two models' results on random items gives so large a difference.
 
     The difference is that of the metric on the two sets of swapped items; for means that is a sign flip of the
@@ -159,7 +154,7 @@ def permutation_p_values(
     first = pairs[0][0]
     rng = generator(resampling.seed, "permutation", *names)
     n, index, _ = _sampled(first, *names)
-    differences = _swapped_differences(position, pairs, _item_weights(first))
+    differences = _swapped_differences(pairs, _item_weights(first))
     observed = np.abs(differences(np.zeros((1, first.items)))[0])
     at_least = np.zeros(len(pairs), dtype=np.int64)
     for rows in _chunks(resampling.resamples, first.items):
@@ -195,7 +190,6 @@ def corrected(differences: Iterable[Difference]) -> list[Difference]:
 
 
 def measured(
-    position: int,
     outcomes: dict[str, Outcome],
     seconds: Sequence[float],
     resampling: Resampling,
@@ -205,25 +199,24 @@ def measured(
     permuted: bool = True,
     compared: Callable[[str, str], bool] = lambda one, other: True,
 ) -> Measured:
-    """All models on the measure at `position` of a task; a test by permutation where its statistic allows one.
+    """All models on their first measure of a task; a test by permutation where its statistic allows one.
 
     `main` says whether it is the task's own score, and `compared` which models are compared. Without `permuted` the
     test is by the bootstrap, whose resamples are drawn anyway.
     """
     names, found = list(outcomes), list(outcomes.values())
-    measure, scores = found[0].measures[position], np.array([outcome.measures[position].score for outcome in found])
+    measure, scores = found[0].measures[0], np.array([outcome.measures[0].score for outcome in found])
     pairs = [(one, two) for one, two in combinations(range(len(found)), 2) if compared(names[one], names[two])]
     tested = pairs if permuted and measure.statistic in EXCHANGEABLE else []
-    p_values = permutation_p_values(
-        position, [(found[two], found[one]) for one, two in tested], resampling, suite, task
-    )
-    fixed, (texts, _, stream) = measure.statistic == FIXED, _sampled(found[0], suite, task)
+    p_values = permutation_p_values([(found[two], found[one]) for one, two in tested], resampling, suite, task)
+    texts, _, stream = _sampled(found[0], suite, task)
+    if fixed := measure.statistic == FIXED:
+        texts, resampled = 0, np.tile(scores[:, None], resampling.resamples)
+    else:
+        resampled = replicates(found, resampling, suite, task)
     return Measured(
-        suite, task, measure.metric, names, scores,
-        np.tile(scores[:, None], resampling.resamples) if fixed else replicates(
-            position, found, resampling, suite, task
-        ),
-        0 if fixed else texts, np.array(seconds), main, pairs, dict(zip(tested, p_values, strict=True)), fixed, stream,
+        suite, task, measure.metric, names, scores, resampled, texts, np.array(seconds), main, pairs,
+        dict(zip(tested, p_values, strict=True)), fixed, stream,
     )  # fmt: skip
 
 
@@ -300,14 +293,13 @@ def _item_weights(outcome: Outcome) -> np.ndarray:
 
 
 def _swapped_differences(
-    position: int, pairs: Sequence[tuple[Outcome, Outcome]], weights: np.ndarray
+    pairs: Sequence[tuple[Outcome, Outcome]], weights: np.ndarray
 ) -> Callable[[np.ndarray], np.ndarray]:
     """What gives the pairs' differences [rows, pairs] of the metric after swapping items where [rows, n] is 1."""
     columns = [  # each outcome's own: modes of a model share an outcome, in which every mode has columns
-        tuple([of.columns[name].astype(np.float64) for name in of.measures[position].columns] for of in pair)
-        for pair in pairs
+        tuple([of.columns[name].astype(np.float64) for name in of.measures[0].columns] for of in pair) for pair in pairs
     ]
-    if pairs[0][0].measures[position].statistic != "macro_f1":
+    if pairs[0][0].measures[0].statistic != "macro_f1":
         per_item = np.stack([one[0] - other[0] for one, other in columns], axis=1)
         return lambda swaps: (1 - 2 * swaps) @ (per_item * weights[:, None])
 

@@ -79,7 +79,7 @@ def _measured(task: Task, results: Results, stage: StageFolder, resampling: Resa
     for place, systems in enumerate(metrics.values()):
         ordered = dict(sorted(systems.items(), key=lambda system: not of_no_model(system[0])))  # others minus it
         seconds = [float("nan") if of_no_model(name) else made[owners[name][0]]["seconds"] for name in ordered]
-        found.append(measured(0, ordered, seconds, resampling, task.suite, task.name, place == 0, permuted, compared))
+        found.append(measured(ordered, seconds, resampling, task.suite, task.name, place == 0, permuted, compared))
     return found
 
 

@@ -60,9 +60,11 @@ def compare_arms(outcomes: Outcomes, resampling: Resampling) -> list[ArmScore]:
 def _scored(key: str, outcomes: dict[str, Outcome], resampling: Resampling) -> Measured:
     require_same_items(outcomes, key)
     suite, _, task = key.partition("/")
-    metrics = [measure.metric for measure in next(iter(outcomes.values())).measures]
-    taken = metrics.index(RETRIEVAL) if RETRIEVAL in metrics else 0
-    return measured(taken, outcomes, [0.0] * len(outcomes), resampling, suite, task, compared=lambda one, other: False)
+    taken = {
+        name: replace(outcome, measures=tuple(sorted(outcome.measures, key=lambda m: m.metric != RETRIEVAL)))
+        for name, outcome in outcomes.items()
+    }
+    return measured(taken, [0.0] * len(taken), resampling, suite, task, compared=lambda one, other: False)
 
 
 def _rows(task: Measured, arms: Sequence[str]) -> Iterator[ArmScore]:

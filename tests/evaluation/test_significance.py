@@ -46,14 +46,14 @@ def two_models(rng: np.random.Generator, n: int, gain: float) -> dict[str, Outco
 
 
 def rows_of(outcomes: dict[str, Outcome], plan: Resampling) -> Difference:
-    return measured(0, outcomes, [0.0, 0.0], plan, "suite", "task").differences()[0]
+    return measured(outcomes, [0.0, 0.0], plan, "suite", "task").differences()[0]
 
 
 def coverage(statistic: str, draw: Draw, truth: float, n: int, runs: int) -> float:
     rng, inside = np.random.default_rng(11), 0
     for run in range(runs):
         plan = Resampling(resamples=400, seed=run)
-        low, high = interval(replicates(0, [outcome(statistic, **draw(rng, n))], plan, "coverage")[0])
+        low, high = interval(replicates([outcome(statistic, **draw(rng, n))], plan, "coverage")[0])
         inside += low <= truth <= high
     return inside / runs
 
@@ -88,7 +88,7 @@ def test_intervals_of_a_difference_cover_it() -> None:
     truth = float(np.mean(norm.cdf(hard + 0.2)) - np.mean(norm.cdf(hard)))
     for _ in range(runs):
         outcomes = two_models(rng, 300, 0.2)
-        base, merge = replicates(0, list(outcomes.values()), plan, "difference")
+        base, merge = replicates(list(outcomes.values()), plan, "difference")
         low, high = interval(merge - base)
         inside += low <= truth <= high
     assert 0.93 <= inside / runs <= 0.97
@@ -117,15 +117,15 @@ def test_pairing_narrows_the_interval() -> None:
     rng, plan = np.random.default_rng(6), Resampling(1000)
     hard = rng.random(500)
     outcomes = {name: outcome("mean", value=hard + rng.normal(0, 0.01, 500)) for name in ("base", "merge")}
-    base, merge = replicates(0, list(outcomes.values()), plan, "pairing")
-    unpaired = replicates(0, [outcomes["merge"]], plan, "other stream")[0] - base
+    base, merge = replicates(list(outcomes.values()), plan, "pairing")
+    unpaired = replicates([outcomes["merge"]], plan, "other stream")[0] - base
     assert np.std(merge - base) < 0.1 * np.std(unpaired)
 
 
 def test_the_permutation_test_agrees_with_scipy() -> None:
     outcomes = two_models(np.random.default_rng(8), 60, 0.3)
     base, merge = outcomes["base"], outcomes["merge"]
-    ours = permutation_p_values(0, [(merge, base)], Resampling(20_000), "suite", "task")[0]
+    ours = permutation_p_values([(merge, base)], Resampling(20_000), "suite", "task")[0]
     theirs = permutation_test(
         (merge.columns["correct"].astype(float), base.columns["correct"].astype(float)),
         lambda x, y, axis: np.mean(x - y, axis=axis),
@@ -144,9 +144,9 @@ def test_swapped_texts_give_the_macro_f1_of_swapped_texts() -> None:
     for share in (0.5, 0.8):
         hits = rng.binomial(gold, share)
         models.append(outcome("macro_f1", hits=hits, predicted=hits + rng.integers(0, 3, gold.shape), gold=gold))
-    p_value = permutation_p_values(0, [(models[1], models[0])], Resampling(2000), "suite", "task")[0]
+    p_value = permutation_p_values([(models[1], models[0])], Resampling(2000), "suite", "task")[0]
     assert p_value < 0.01
-    assert permutation_p_values(0, [(models[0], models[0])], Resampling(200), "suite", "task") == [1]
+    assert permutation_p_values([(models[0], models[0])], Resampling(200), "suite", "task") == [1]
 
 
 def test_the_bootstrap_p_value_counts_the_smaller_side() -> None:
@@ -195,16 +195,16 @@ def test_a_task_in_parts_scores_the_mean_of_its_parts() -> None:
     values = np.array([1.0] * 10 + [0.0] * 30)
     parts = np.array(["dev"] * 10 + ["test"] * 30, dtype=object)
     two = Outcome({"value": values, "part": parts}, (Measure("m", 0.5, "mean", ("value",)),))
-    assert np.allclose(replicates(0, [two], Resampling(100), "parts"), 0.5)
+    assert np.allclose(replicates([two], Resampling(100), "parts"), 0.5)
     flipped = Outcome({"value": 1 - values, "part": parts}, two.measures)
-    assert permutation_p_values(0, [(two, flipped)], Resampling(200), "parts") == [1]
+    assert permutation_p_values([(two, flipped)], Resampling(200), "parts") == [1]
 
 
 def test_replicates_depend_on_the_seed_and_the_task_alone() -> None:
     one = two_models(np.random.default_rng(4), 300, 0.0)["base"]
-    first = replicates(0, [one], Resampling(200), "suite", "task")
-    assert (first == replicates(0, [one, one], Resampling(200), "suite", "task")[1]).all()
-    assert (first != replicates(0, [one], Resampling(200), "suite", "other")).any()
+    first = replicates([one], Resampling(200), "suite", "task")
+    assert (first == replicates([one, one], Resampling(200), "suite", "task")[1]).all()
+    assert (first != replicates([one], Resampling(200), "suite", "other")).any()
 
 
 ITEMS = 40
@@ -271,14 +271,14 @@ def test_experiments_are_resampled_as_well_as_items() -> None:
     for counts, weights, value in zip(COUNTS, second, ours, strict=True):
         assert value == pytest.approx(copies(weights, copies(counts, values).T).mean())
     same = outcome("mean_of_experiments", value=values)
-    one, other = replicates(0, [same, same], Resampling(50), "suite", "task")
+    one, other = replicates([same, same], Resampling(50), "suite", "task")
     assert (one == other).all()  # models get the same experiments, too
 
 
 def test_lucky_draws_of_training_texts_are_no_evidence_of_every_item() -> None:
     draws = np.array([[1, 1, 1, 1, 1, 1, 1, 0, 0, 0], [0, 0, 0, 0, 1, 1, 1, 1, 1, 0]], dtype=float)
     models = {name: outcome("mean_of_experiments", correct=np.tile(draws[n], (200, 1))) for n, name in enumerate("ab")}
-    (found,) = measured(0, models, [0.0, 0.0], Resampling(1000), "suite", "task").differences()
+    (found,) = measured(models, [0.0, 0.0], Resampling(1000), "suite", "task").differences()
     assert found.test == "bootstrap" and found.ci_low < 0 < found.ci_high and found.p_value > 0.2
 
 
@@ -301,7 +301,7 @@ def test_two_tasks_over_the_same_texts_are_resampled_together_and_no_others() ->
     elsewhere = named(values, [f"other {n}" for n in range(80)])
     plan = Resampling(500)
     parts = {
-        task: measured(0, {"model": found}, [0.0], plan, "suite", task)
+        task: measured({"model": found}, [0.0], plan, "suite", task)
         for task, found in {"intents": one, "scenarios": other, "else": elsewhere}.items()
     }
     np.testing.assert_allclose(parts["intents"].replicates, parts["scenarios"].replicates)
@@ -338,7 +338,7 @@ def test_a_mean_compares_the_models_that_have_all_its_tasks() -> None:
     plan = Resampling(100)
     tasks = {"one": {name: outcome("mean", value=RNG.random(30)) for name in "abc"}}
     tasks["other"] = {name: outcome("mean", value=RNG.random(30)) for name in "ca"}
-    parts = [measured(0, outcomes, [0.0] * len(outcomes), plan, "suite", task) for task, outcomes in tasks.items()]
+    parts = [measured(outcomes, [0.0] * len(outcomes), plan, "suite", task) for task, outcomes in tasks.items()]
     (row,) = mean_over_tasks("Mean", parts).differences()
     assert (row.model, row.against) == ("c", "a")
     gains = [found["c"].measures[0].score - found["a"].measures[0].score for found in tasks.values()]
@@ -350,9 +350,7 @@ def test_the_bootstrap_tests_where_items_can_t_be_swapped_or_no_permutation_is_w
     ranked = {name: outcome("spearman", prediction=RNG.random(30), gold=RNG.random(30)) for name in "ab"}
     assert rows_of(ranked, plan).test == "bootstrap"
     means = {name: outcome("mean", value=RNG.random(30)) for name in "abc"}
-    found = measured(
-        0, means, [0.0] * 3, plan, "suite", "task", permuted=False, compared=lambda one, other: other == "c"
-    )
+    found = measured(means, [0.0] * 3, plan, "suite", "task", permuted=False, compared=lambda one, other: other == "c")
     rows = found.differences()
     assert [(row.model, row.against, row.test) for row in rows] == [("c", "a", "bootstrap"), ("c", "b", "bootstrap")]
 
@@ -360,11 +358,11 @@ def test_the_bootstrap_tests_where_items_can_t_be_swapped_or_no_permutation_is_w
 def test_what_has_no_items_has_neither_interval_nor_test_and_stays_as_it_is_in_a_mean() -> None:
     plan = Resampling(500)
     clustering = {name: outcome(FIXED, value=RNG.random(10)) for name in ("base", "merge")}
-    found = measured(0, clustering, [0.0, 0.0], plan, "suite", "clustering")
+    found = measured(clustering, [0.0, 0.0], plan, "suite", "clustering")
     assert all(np.isnan([row.ci_low, row.ci_high]).all() and row.items == 0 for row in found.rows())
     (row,) = found.differences()
     assert row.test == "none" and np.isnan([row.ci_low, row.ci_high, row.p_value]).all()
-    other = measured(0, two_models(RNG, 200, 0.2), [0.0, 0.0], plan, "suite", "classification")
+    other = measured(two_models(RNG, 200, 0.2), [0.0, 0.0], plan, "suite", "classification")
     mean = mean_over_tasks("Mean", [found, other])
     assert mean.scores == pytest.approx((found.scores + other.scores) / 2)
     np.testing.assert_allclose(mean.replicates, (found.scores[:, None] + other.replicates) / 2)
@@ -379,4 +377,4 @@ def test_modes_of_one_outcome_are_swapped_by_their_own_columns() -> None:
              for name, column in (("dense", values), ("hybrid", values + 0.1))}  # fmt: skip
     whole = joined(parts)
     dense, hybrid = (dataclasses.replace(whole, measures=(measure,)) for measure in whole.measures)
-    assert permutation_p_values(0, [(hybrid, dense)], Resampling(2000), "suite", "task") == [1 / 2001]
+    assert permutation_p_values([(hybrid, dense)], Resampling(2000), "suite", "task") == [1 / 2001]

@@ -143,7 +143,7 @@ def test_the_interval_is_that_of_the_evaluation() -> None:
     columns: dict[str, np.ndarray] = {"lost": base - scores}
     plan = Resampling(resamples=10_000)
     outcome = Outcome(columns, (Measure("lost", 0.0, "mean", ("lost",)),))
-    theirs = interval(replicates(0, [outcome], plan, "suite", "task")[0])
+    theirs = interval(replicates([outcome], plan, "suite", "task")[0])
     ours = paired_guard_loss(base, scores, seed=1, name="one")
     assert (ours.low, ours.high) == pytest.approx(theirs, abs=2e-3)
 
