@@ -65,16 +65,9 @@ def _counts_by_text(
 ) -> dict[str, np.ndarray]:
     """[texts, tags] words of each tag that were right, that were predicted, and that there are."""
     text = np.repeat(np.arange(len(sizes)), sizes)
-
-    def counted(chosen: np.ndarray, tags: np.ndarray) -> np.ndarray:
-        table = np.zeros((len(sizes), len(labels)), dtype=np.int64)
-        kept = chosen & np.isin(tags, labels)
-        np.add.at(table, (text[kept], np.searchsorted(labels, tags[kept])), 1)  # labels are sorted
-        return table
-
-    every = np.ones(len(gold), dtype=bool)
-    return {
-        "hits": counted(predicted == gold, gold),
-        "predicted": counted(every, predicted),
-        "gold": counted(every, gold),
-    }
+    said, true = (tags[:, None] == np.array(labels) for tags in (predicted, gold))  # [words, tags]
+    counts = {}
+    for name, words in (("hits", said & true), ("predicted", said), ("gold", true)):
+        counts[name] = np.zeros((len(sizes), len(labels)), dtype=np.int64)
+        np.add.at(counts[name], text, words)
+    return counts
