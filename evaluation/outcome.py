@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from evaluation.results import BM25
+from evaluation.results import BM25, DENSE
 
 SCORE_VERSION = 3  # of what a model did on a task: raised when scores or items change
 PART = "part"  # column that says which part of a task an item belongs to; a metric is the mean over the parts
@@ -65,7 +65,7 @@ def joined(parts: Mapping[str, Outcome]) -> Outcome:
     measures, notes = list[Measure](), dict[str, Any]()
     for place, (mode, part) in enumerate(parts.items()):
         prefix = "" if place == 0 else f"{mode}:"
-        by = {"dense": "{}", BM25: BM25}.get(mode, f"{{}}.{mode}")
+        by = {DENSE: "{}", BM25: BM25}.get(mode, f"{{}}.{mode}")
         own = {name for measure in part.measures for name in measure.columns}
         columns |= {prefix + name if name in own else name: values for name, values in part.columns.items()}
         measures += [

@@ -10,8 +10,9 @@ from pipeline.core.errors import UserError
 
 MEAN = "mean"  # metric of the rows that average a suite's tasks
 BM25 = "bm25"  # in the place of a model
+DENSE, SPARSE, MULTI_VECTOR = VECTOR_MODES = ("dense", "sparse", "multi_vector")
 HYBRID, HYBRID_FITTED = "hybrid", "hybrid_fitted"
-EXTRA_MODES = ("sparse", "multi_vector", HYBRID, HYBRID_FITTED)  # what stands behind the name of a model
+EXTRA_MODES = (SPARSE, MULTI_VECTOR, HYBRID, HYBRID_FITTED)  # what stands behind the name of a model
 ZERO_SHARE, ACTIVE_IDS, BYTES = SIZES = ("zero_share", "active_ids", "bytes_per_passage")  # metrics that are no scores
 
 

@@ -8,11 +8,11 @@ import torch
 from scipy.sparse import csr_array, vstack
 
 from evaluation.encoder import Encoder
+from evaluation.results import DENSE, MULTI_VECTOR, SPARSE, VECTOR_MODES
 from pipeline.core.embedding import DOCUMENT, QUERY, require_finite
 from pipeline.core.heads import HYBRID_WEIGHTS, Heads, unused_ids
 
-DENSE, SPARSE, MULTI_VECTOR = VECTOR_MODES = tuple(HYBRID_WEIGHTS)
-WEIGHTS = tuple(HYBRID_WEIGHTS.values())
+WEIGHTS = tuple(HYBRID_WEIGHTS[mode] for mode in VECTOR_MODES)
 MOST_SIMILARITIES = 1 << 24  # of pairs of tokens that are held at once
 
 

@@ -31,9 +31,9 @@ from sentence_transformers.util.similarity import mean_maxsim
 from configs.schema.config import Config
 from evaluation.encoder import Encoder
 from evaluation.outcome import SCORE_VERSION, Outcome, joined
-from evaluation.results import HYBRID
+from evaluation.results import DENSE, HYBRID, MULTI_VECTOR, SPARSE
 from evaluation.scoring import Scorer
-from evaluation.suites.heads import DENSE, MULTI_VECTOR, SPARSE, WEIGHTS, sparse_vectors, token_vectors
+from evaluation.suites.heads import WEIGHTS, sparse_vectors, token_vectors
 from evaluation.suites.mteb_outcome import Part, keep_query_scores, mteb_outcome, parts_of_task
 from evaluation.suites.task import Task
 from pipeline.core.artefact import PARTIAL, files_under, json_sha256, read_json, remove, replacing
@@ -130,9 +130,7 @@ def _evaluated(model: Any, task: AbsTask, folder: Path, kept: Path) -> list[Part
     with replacing(kept) as target:
         told = json.dumps([vars(part) for part in parts], ensure_ascii=False, default=lambda number: number.item())
         target.write_text(told, encoding="utf-8")
-    found = _read(kept)
-    assert found is not None
-    return found  # as it was written, so that scores taken up from the file are the same to the bit
+    return [Part(**part) for part in json.loads(told)]  # as it was written: a score taken up is the same to the bit
 
 
 def _read(kept: Path) -> list[Part] | None:
@@ -161,12 +159,10 @@ def _explained(name: str) -> Iterator[None]:
 
 def mteb_encoder(scorer: Scorer, mode: str) -> Any:
     """The model in one of its modes for mteb, named by its contents."""
-    encoder, key = scorer.encoder, scorer.key
     if mode == DENSE:
-        return DenseEncoder(encoder, key)
-    if mode == HYBRID:
-        return hybrid_search(encoder, key, scorer.heads)
-    return {SPARSE: SparseHead, MULTI_VECTOR: MultiVectorHead}[mode](encoder, key, scorer.heads)
+        return DenseEncoder(scorer.encoder, scorer.key)
+    kind: Any = {SPARSE: SparseHead, MULTI_VECTOR: MultiVectorHead, HYBRID: hybrid_search}[mode]
+    return kind(scorer.encoder, f"{scorer.key}-{mode}-{scorer.heads.fingerprint[:16]}", scorer.heads)
 
 
 class DenseEncoder(SentenceTransformerEncoderWrapper):
@@ -192,7 +188,7 @@ class SparseHead(SparseEncoderWrapper):
     def __init__(self, encoder: Encoder, fingerprint: str, heads: Heads) -> None:
         self.encoder, self.heads = encoder, heads
         self.model: Any = SimpleNamespace(similarity=dot_score)  # all that the wrapper asks its model for here
-        self.mteb_model_meta = named_meta(ModelMeta.create_empty(), f"{fingerprint}-sparse-{heads.fingerprint[:16]}")
+        self.mteb_model_meta = named_meta(ModelMeta.create_empty(), fingerprint)
 
     def encode(self, inputs: Any, *, task_metadata: Any, prompt_type: Any = None, **kwargs: Any) -> Any:
         """A sparse tensor [texts, vocabulary]."""
@@ -209,8 +205,7 @@ class MultiVectorHead(MultiVectorWrapper):
     def __init__(self, encoder: Encoder, fingerprint: str, heads: Heads) -> None:
         self.encoder, self.heads = encoder, heads
         self.model: Any = SimpleNamespace(similarity=mean_maxsim, device=encoder.model.device)
-        revision = f"{fingerprint}-multi_vector-{heads.fingerprint[:16]}"
-        self.mteb_model_meta = named_meta(ModelMeta.create_empty(), revision)
+        self.mteb_model_meta = named_meta(ModelMeta.create_empty(), fingerprint)
 
     def index(self, corpus: Any, **kwargs: Any) -> None:
         """Keep the corpus, of which so many documents are encoded and scored at once as have `HELD_TOKENS`."""
@@ -238,8 +233,7 @@ def hybrid_search(encoder: Encoder, fingerprint: str, heads: Heads) -> HybridSea
     modes: list[Any] = [DenseEncoder(encoder, fingerprint)]
     modes += [kind(encoder, fingerprint, heads) for kind in (SparseHead, MultiVectorHead)]
     search = HybridSearch(modes, WEIGHTS, fusion_strategy=summed)
-    revision = f"{fingerprint}-hybrid-{heads.fingerprint[:16]}"
-    search.mteb_model_meta = named_meta(search.mteb_model_meta, revision)
+    search.mteb_model_meta = named_meta(search.mteb_model_meta, fingerprint)
     return search
 
 

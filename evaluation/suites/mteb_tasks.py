@@ -7,6 +7,7 @@ from mteb.abstasks import AbsTask
 
 from configs.schema.config import Config
 from configs.schema.evaluation import MtebTaskConfig, SuiteConfig
+from evaluation.results import DENSE
 from evaluation.suites.mteb_run import MtebTask, renewed
 from evaluation.suites.task import Task
 from pipeline.core.artefact import StageFolder, folder_state, json_sha256
@@ -20,7 +21,7 @@ def tasks(suite: str, config: Config, stage: StageFolder) -> list[Task]:
     for name, special in suite_tasks(settings).items():
         task, modes = hub_task(name, settings, special, config.mirror), settings.representations
         chosen = {"splits": list(task.eval_splits), "subsets": list(task.hf_subsets), "metrics": special.metrics}
-        depends_on = {**chosen, "data": task.metadata.dataset, **({"modes": modes} if modes != ["dense"] else {})}
+        depends_on = {**chosen, "data": task.metadata.dataset, **({"modes": modes} if modes != [DENSE] else {})}
         found.append(MtebTask(suite, name, depends_on, task, special.metrics, modes))
     return found
 
@@ -32,9 +33,8 @@ def suite_tasks(suite: SuiteConfig) -> dict[str, MtebTaskConfig]:
     try:
         names = [task.metadata.name for task in mteb.get_benchmark(suite.benchmark).tasks]
     except KeyError:
-        raise UserError(
-            f"mteb has no benchmark {suite.benchmark}", where="config key evaluation.suite", remedy="mend its name"
-        ) from None
+        what = f"mteb has no benchmark {suite.benchmark}"
+        raise UserError(what, where="config key evaluation.suite", remedy="mend its name") from None
     return {name: suite.tasks.get(name, MtebTaskConfig()) for name in [*names, *suite.tasks]}
 
 

@@ -22,13 +22,14 @@ from configs.schema.config import Config
 from data.artefact import PairSet, held_out_file, read_dev_sets, read_held_out_set
 from evaluation.encoder import Encoder
 from evaluation.outcome import Measure, Outcome, joined
-from evaluation.results import ACTIVE_IDS, BM25, BYTES, HYBRID, HYBRID_FITTED, ZERO_SHARE
+from evaluation.results import ACTIVE_IDS, BM25, BYTES, DENSE, HYBRID, HYBRID_FITTED, SPARSE, VECTOR_MODES, ZERO_SHARE
 from evaluation.scoring import Scorer
 from evaluation.significance import FIXED
-from evaluation.suites.heads import DENSE, SPARSE, VECTOR_MODES, WEIGHTS, ModeScores, mode_scores, weighted
+from evaluation.suites.heads import WEIGHTS, ModeScores, mode_scores, weighted
 from evaluation.suites.task import Task
 from pipeline.core.artefact import StageFolder, file_sha256
 from pipeline.core.embedding import DOCUMENT, QUERY
+from pipeline.core.heads import Heads
 
 logging.getLogger("bm25s").setLevel(logging.WARNING)  # it asks for DEBUG itself when it is imported
 
@@ -68,7 +69,10 @@ class HeldOutRetrieval(Task):
             self.lexical = outcome_of(data, lexical_scores(data.queries, data.candidates, self.languages))
         if heads is None:
             return joined({DENSE: score_retrieval(data, scorer.encoder), BM25: self.lexical})
-        found, fitted = mode_scores(scorer.encoder, heads, data.queries, data.candidates), self.weights.of(scorer)
+        found, fitted = (
+            mode_scores(scorer.encoder, heads, data.queries, data.candidates),
+            self.weights.of(scorer, heads),
+        )
         scores = [found.scores[mode] for mode in VECTOR_MODES]
         parts = {mode: outcome_of(data, found.scores[mode], **sizes(found, mode)) for mode in VECTOR_MODES}
         parts[HYBRID] = outcome_of(data, weighted(scores, WEIGHTS), **sizes(found, HYBRID))
@@ -93,13 +97,12 @@ class HybridWeights:
         self.fingerprint = hashlib.sha256(repr((WEIGHTS, self.sets)).encode()).hexdigest()
         self.fitted: dict[str, tuple[float, ...]] = {}  # by model
 
-    def of(self, scorer: Scorer) -> tuple[float, ...] | None:
+    def of(self, scorer: Scorer, heads: Heads) -> tuple[float, ...] | None:
         """Weights of the scorer's model, which sum to 1, by the mean nDCG@10 of right pairs; None without dev rows.
 
         Of equals it is the one nearest to bge-m3's.
         """
-        heads = scorer.own_heads
-        if not self.sets or heads is None:
+        if not self.sets:
             return None
         key = f"{scorer.key}-{heads.fingerprint}"
         if key not in self.fitted:

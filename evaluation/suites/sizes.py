@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from configs.schema.config import Config
+from evaluation.results import HYBRID, VECTOR_MODES
 from evaluation.suites.mteb_tasks import hub_task, suite_tasks
 from evaluation.suites.sample_files import FOLDER, read_samples
 
@@ -40,7 +41,7 @@ def suite_size(name: str, config: Config, max_length: int) -> SuiteSize | None:
     for task, special in suite_tasks(suite).items():
         if task not in config.evaluation.without and task in (config.evaluation.tasks or [task]):
             counted = list(_counted(hub_task(task, suite, special, None)))
-            found += counted * sum(3 if mode == "hybrid" else 1 for mode in suite.representations)
+            found += counted * sum(len(VECTOR_MODES) if mode == HYBRID else 1 for mode in suite.representations)
             unknown += [] if counted else [task]
     return _summed(found, max_length, tuple(unknown))
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from evaluation.encoder import Encoder
-from evaluation.suites.heads import SPARSE, WEIGHTS, HeadOutputs, mode_scores, vectors_of, weighted
+from evaluation.results import SPARSE
+from evaluation.suites.heads import WEIGHTS, HeadOutputs, mode_scores, vectors_of, weighted
 from pipeline.core.embedding import DOCUMENT, QUERY
 from pipeline.core.heads import Heads, read_heads, write_heads
 from tests.evaluation.conftest import MakeModel

@@ -19,9 +19,9 @@ from data.pair_files import PairWriter
 from evaluation.encoder import Encoder
 from evaluation.models import ScoredModel
 from evaluation.outcome import Outcome
-from evaluation.results import Difference, Score
+from evaluation.results import VECTOR_MODES, Difference, Score
 from evaluation.scoring import Scorer
-from evaluation.suites.heads import VECTOR_MODES, WEIGHTS, mode_scores, weighted
+from evaluation.suites.heads import WEIGHTS, mode_scores, weighted
 from evaluation.suites.retrieval import (
     HybridWeights,
     RetrievalSet,
