@@ -78,11 +78,8 @@ def tolerance(suite: str, task: str) -> float:
 def show(name: str, rows: list[Row]) -> None:
     """The table of differences and the verdict; raises UserError where nothing could be compared."""
     if not rows:
-        raise UserError(
-            f"none of the scores has a published figure of {name}",
-            where="config key evaluation.suites",
-            remedy=f"run a suite among {', '.join(SOURCES)}",
-        )
+        what, remedy = f"none of the scores has a published figure of {name}", f"run a suite among {', '.join(SOURCES)}"
+        raise UserError(what, where="config key evaluation.suites", remedy=remedy)
     columns = ["suite", "task", "metric", "ours", "published", "difference", "tolerance", "within"]
     lines = [
         [r.suite, r.task, r.metric, r.ours, r.published, f"{r.difference:+.4f}", r.tolerance,

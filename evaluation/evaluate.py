@@ -73,11 +73,8 @@ def chosen_tasks(config: Config, stage: StageFolder) -> list[Task]:
     names = {task.name for task in found}
     for key, wanted in (("tasks", settings.tasks), ("without", settings.without)):
         for name in set(wanted) - names:
-            raise UserError(
-                f"no suite that is run has the task {name}",
-                where=f"config key evaluation.{key}",
-                remedy=f"choose among {', '.join(sorted(names))}",
-            )
+            what, remedy = f"no suite that is run has the task {name}", f"choose among {', '.join(sorted(names))}"
+            raise UserError(what, where=f"config key evaluation.{key}", remedy=remedy)
     kept = (set(settings.tasks) or names) - set(settings.without)
     return [task for task in found if task.name in kept]
 

@@ -39,11 +39,9 @@ def scored_models(config: Config) -> list[ScoredModel]:
         if names.count(name) > 1:
             raise UserError(f"two models are called {name}", where="config key evaluation.models", remedy="drop one")
     if not models:
-        raise UserError(
-            "there is no model to score",
-            where="config keys evaluation.chain and evaluation.models",
-            remedy="make one first (make merge), or name a folder or Hub id in evaluation.models",
-        )
+        where = "config keys evaluation.chain and evaluation.models"
+        remedy = "make one first (make merge), or name a folder or Hub id in evaluation.models"
+        raise UserError("there is no model to score", where=where, remedy=remedy)
     return models
 
 
@@ -107,13 +105,10 @@ def heads_fingerprint(folders: list[Path]) -> str | None:
 def folder_fingerprint(folder: Path) -> str:
     """sha256 over the contents of a model folder; raises UserError where it holds no weights."""
     if not any(file for pattern in WEIGHTS for file in folder.rglob(pattern)):
-        raise UserError(
-            "the model folder holds no weights (*.safetensors)",
-            where=str(folder),
-            remedy="give a sentence-transformers or transformers model folder",
-        )
-    names = [path.relative_to(folder).as_posix() for path in files_under(folder)]
-    return json_sha256({name: file_sha256(folder / name) for name in names if is_of_the_model(name)})
+        remedy = "give a sentence-transformers or transformers model folder"
+        raise UserError("the model folder holds no weights (*.safetensors)", where=str(folder), remedy=remedy)
+    paths = {path.relative_to(folder).as_posix(): path for path in files_under(folder)}
+    return json_sha256({name: file_sha256(path) for name, path in paths.items() if is_of_the_model(name)})
 
 
 def is_of_the_model(path: str) -> bool:

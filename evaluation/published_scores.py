@@ -157,11 +157,8 @@ def published_name(wanted: str) -> str:
     for name in names:
         if wanted.lower() == name.lower() or end.lower() == name.rpartition("/")[2].lower():
             return name
-    raise UserError(
-        f"no published scores of {wanted}",
-        where="config key evaluation.published",
-        remedy=f"name the published model that it is: {', '.join(names)}",
-    )
+    remedy = f"name the published model that it is: {', '.join(names)}"
+    raise UserError(f"no published scores of {wanted}", where="config key evaluation.published", remedy=remedy)
 
 
 def parts_of(row: Sequence[Part], find: Callable[[str, str], Found | None]) -> list[Found] | None:

@@ -3,12 +3,7 @@
 from typing import Any
 
 from datasets import Dataset, DatasetDict
-from mteb.abstasks import (
-    AbsTaskClassification,
-    AbsTaskPairClassification,
-    AbsTaskRetrieval,
-    AbsTaskSTS,
-)
+from mteb.abstasks import AbsTaskClassification, AbsTaskPairClassification, AbsTaskRetrieval, AbsTaskSTS
 from mteb.abstasks.task_metadata import TaskMetadata
 
 from configs.schema.config import Config

@@ -115,9 +115,8 @@ class StoredTask(Task):
     def __init__(self, suite: str, data_name: str, contents: Any, form: Form, calibration: Sequence[str]) -> None:
         self.data_name, self.form = data_name, form
         self.calibration = list(calibration) if form.precision == INT8 else []
-        super().__init__(
-            suite, f"{data_name}-{form.name}", [contents, form.name, text_key("\n".join(self.calibration))]
-        )
+        settings = [contents, form.name, text_key("\n".join(self.calibration))]
+        super().__init__(suite, f"{data_name}-{form.name}", settings)
         self.against = None if form == Form() else f"{data_name}-{Form().name}"
 
     def vectors(
@@ -129,10 +128,8 @@ class StoredTask(Task):
         """
         width, most = scorer.encoder.model.get_embedding_dimension() or 0, self.form.dimensions or 0
         if most > width:
-            where = f"config key evaluation.suite.{self.suite}.dimensions"
-            raise UserError(
-                f"{scorer.model.name} has {width} dimensions, not {most}", where=where, remedy="ask for fewer"
-            )
+            what, where = f"{scorer.model.name} has {width} dimensions, not {most}", f"{self.suite}.dimensions"
+            raise UserError(what, where=f"config key evaluation.suite.{where}", remedy="ask for fewer")
         embed = scorer.encoder.sentences
         calibration = embed(self.calibration, role) if self.calibration else None
         return self.form.cut(embed(queries, QUERY)), self.form.stored(embed(stored, role), calibration)

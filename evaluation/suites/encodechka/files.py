@@ -56,21 +56,15 @@ class DataFiles:
             path = self.folder / "data" / name  # the reference code's folder has its files one level deeper
         if not path.is_file():
             if not self.download:
-                raise UserError(
-                    f"encodechka's data file {name} is missing",
-                    where=str(self.folder),
-                    remedy=f"copy encodechka_eval/data of avidale/encodechka at {COMMIT[:7]} there",
-                )
+                remedy = f"copy encodechka_eval/data of avidale/encodechka at {COMMIT[:7]} there"
+                raise UserError(f"encodechka's data file {name} is missing", where=str(self.folder), remedy=remedy)
             self.folder.mkdir(parents=True, exist_ok=True)
             with FileLock(self.folder / ".lock"):  # processes of several devices and runs ask for it at once
                 if not path.is_file():
                     _download(name, path)
         if name not in self._checked and file_sha256(path) != SHA256[name]:
-            raise UserError(
-                f"{name} differs from the benchmark's file (sha256)",
-                where=str(path),
-                remedy=f"take it from avidale/encodechka at commit {COMMIT[:7]}",
-            )
+            remedy = f"take it from avidale/encodechka at commit {COMMIT[:7]}"
+            raise UserError(f"{name} differs from the benchmark's file (sha256)", where=str(path), remedy=remedy)
         self._checked.add(name)
         return path
 
@@ -85,10 +79,8 @@ def _download(name: str, path: Path) -> None:
         with urllib.request.urlopen(f"{ADDRESS}/{name}", timeout=SECONDS_TO_WAIT) as response:
             content = response.read()
     except (OSError, http.client.HTTPException) as error:
-        raise UserError(
-            f"encodechka's {name} can't be downloaded: {getattr(error, 'reason', error)}",
-            where=ADDRESS,
-            remedy="connect, or set evaluation.encodechka or $ENCODECHKA_DATA_PATH to a folder that holds the files",
-        ) from None
+        what = f"encodechka's {name} can't be downloaded: {getattr(error, 'reason', error)}"
+        remedy = "connect, or set evaluation.encodechka or $ENCODECHKA_DATA_PATH to a folder that holds the files"
+        raise UserError(what, where=ADDRESS, remedy=remedy) from None
     with replacing(path) as temporary:
         temporary.write_bytes(content)

@@ -11,13 +11,7 @@ from evaluation.encoder import Encoder
 from evaluation.outcome import ITEM, Outcome
 from evaluation.scoring import Scorer
 from evaluation.suites.encodechka.files import COMMIT, data_files
-from evaluation.suites.encodechka.predictors import (
-    Variants,
-    accuracy_task,
-    auc_task,
-    inference_task,
-    similarity_task,
-)
+from evaluation.suites.encodechka.predictors import Variants, accuracy_task, auc_task, inference_task, similarity_task
 from evaluation.suites.encodechka.words import entity_task
 from evaluation.suites.task import Task
 from evaluation.suites.text_pairs import items_of_pairs
