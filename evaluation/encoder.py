@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from pipeline.core.console import quiet
-from pipeline.core.embedding import QUERY, Embedder, EmbeddingCache, Features, Vectors, require_finite
+from pipeline.core.embedding import QUERY, Embedder, EmbeddingCache, Vectors, require_finite
 from pipeline.core.errors import UserError
 from pipeline.core.model_folder import transformer_folder
 from pipeline.core.models import load_folder, most_tokens, stored_names
@@ -53,20 +53,16 @@ class Encoder(Embedder):
         def make(missing: list[str]) -> Vectors:
             ids = self.tokenise(missing, max_length=max_tokens)
             made = {name: np.empty((len(missing), self.config.hidden_size), np.float32) for name in names}
+            encoder: Any = self.model[0].model
             for batch, features in self.token_batches(ids):
-                for name, pooled in self._variants(features).items():
-                    made[name][batch] = pooled.cpu().numpy()
+                hidden, mask = features["token_embeddings"], features["attention_mask"].unsqueeze(-1)
+                made["cls"][batch] = hidden[:, 0].cpu().numpy()
+                made["mean"][batch] = ((hidden * mask).sum(1) / mask.sum(1)).cpu().numpy()
+                if "pooler" in made:
+                    made["pooler"][batch] = encoder.pooler(hidden.to(encoder.dtype)).float().cpu().numpy()
             return made
 
         return self.lookup(texts, f"variants {max_tokens} {names}", names, make)
-
-    def _variants(self, features: Features) -> dict[str, torch.Tensor]:
-        hidden, mask = features["token_embeddings"], features["attention_mask"].unsqueeze(-1)
-        pooled = {"cls": hidden[:, 0], "mean": (hidden * mask).sum(1) / mask.sum(1)}
-        if self.has_pooler:
-            encoder: Any = self.model[0].model
-            pooled["pooler"] = encoder.pooler(hidden.to(encoder.dtype)).float()
-        return pooled
 
     @torch.inference_mode()
     def words(self, texts: Sequence[list[str]]) -> list[np.ndarray]:

@@ -64,8 +64,8 @@ class Scorer:
         Raises UserError for a score that is NaN or infinite.
         """
         outcome, seconds = self._told(task)
+        where = f"model {self.model.name}, task {task.key}"
         if undefined := [measure.metric for measure in outcome.measures if not math.isfinite(measure.score)]:
-            where = f"model {self.model.name}, task {task.key}"
             remedy = "see whether its embeddings differ from text to text"
             raise UserError(f"{', '.join(undefined)} is no finite number", where=where, remedy=remedy)
         for measure in outcome.measures:  # else its interval would be of something else
@@ -73,7 +73,7 @@ class Scorer:
             if abs(from_items - measure.score) > AGREEMENT:
                 what = f"{measure.metric} is {measure.score:.6f}, but its items give {from_items:.6f}"
                 remedy = "leave the task out: this is a bug in this repository"
-                raise UserError(what, where=f"model {self.model.name}, task {task.key}", remedy=remedy)
+                raise UserError(what, where=where, remedy=remedy)
         path = Path("predictions", self.model.name, f"{task.key}.parquet")
         outcome.write(folder / path)
         return {

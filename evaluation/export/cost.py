@@ -33,10 +33,9 @@ def cost(run: RunRecord) -> list[Section]:
     pictures = [_picture(run, of) for of in dict.fromkeys(note["of"] for *_, note in _stored(run))]
     blocks: list[Block] = [Text(words(run)), Table("What smaller forms cost", rows[0], rows[1:])]
     blocks.append(Group("pictures", pictures))
-    for found in run.suite_tables():
-        if not run.compares_models(found.suite):
-            cells = [[task, *map(show.score, scores)] for task, _, _, scores in found.rows]
-            blocks.append(Folded("All models by form", Table(f"Suite {found.suite}", ["task", *found.models], cells)))
+    for found in run.suite_tables(forms=True):
+        cells = [[task, *map(show.score, scores)] for task, _, _, scores in found.rows]
+        blocks.append(Folded("All models by form", Table(f"Suite {found.suite}", ["task", *found.models], cells)))
     return [Section("cost", "What it costs", blocks)]
 
 
@@ -99,8 +98,7 @@ def _picture(run: RunRecord, of: str) -> Picture:
     lines = []
     for precision, colour in COLOURS.items():
         of_it = [(math.log2(note["bytes"]), score.score) for score, note in found if note["precision"] == precision]
-        points = sorted(of_it)
-        lines += [Line(precision, colour, points)] if points else []
+        lines += [Line(precision, colour, sorted(of_it))] if of_it else []
     metric = found[0][0].metric
     listed = "; ".join(f"{note['bytes']} bytes {score.score:.3f}" for score, note in found)
     describe = f"{metric} on {of} against bytes a vector: {listed}"

@@ -43,8 +43,6 @@ def scores(run: RunRecord) -> Section:
     words = "Scores lie between 0 and 1; the range under a score is its 95 % confidence interval."
     blocks: list[Block] = [Text(words)]
     for table in run.suite_tables():
-        if not run.compares_models(table.suite):
-            continue
         rows = [
             [show.row_head(task, metric, f"{show.count(items)} items"), *map(show.score, cells)]
             for task, metric, items, cells in table.rows
@@ -177,10 +175,8 @@ def direction(change: float, base: float | None, merge: float | None, step: floa
     """
     if base is None or merge is None:
         return "not run"
-    moved = merge - base
-    if change == 0:
-        return "holds" if abs(moved) < step else "does not hold"
-    return "holds" if moved * change > 0 else "does not hold"
+    holds = (merge - base) * change > 0 if change else abs(merge - base) < step
+    return "holds" if holds else "does not hold"
 
 
 def claims_by_group(claims: Sequence[Claim]) -> Section:

@@ -95,7 +95,7 @@ def _contents(run: RunRecord, config: Config, facts: ModelFacts) -> dict[str, An
         "graph": next((FORMATS[name].line for name in ("onnx-int8", "onnx") if name in cost.exported(run)), None),
         "dimensions": cost.fewer_dimensions(run),
         "modes": _modes(run),
-        "scored_in": (run.config_of("evaluate").get("evaluation") or {}).get("precision"),
+        "scored_in": run.config_of("evaluate")["evaluation"]["precision"],
         "reference": run.reference,
         "differences": _differences(run),
         "heads": _heads(run),
@@ -179,7 +179,7 @@ def _steps(run: RunRecord) -> list[str]:
 
 def _side(run: RunRecord, side: str) -> dict[str, Any]:
     """The settings that a side was trained with."""
-    return (run.config_of(side).get("training") or {}).get(side) or {}
+    return run.config_of(side)["training"][side]
 
 
 def _start(run: RunRecord, side: str) -> str:
@@ -287,8 +287,7 @@ def _benchmarks(run: RunRecord) -> str:
 
 def _reports(run: RunRecord) -> bool:
     """Whether benchmarks' texts were only counted."""
-    settings = (run.config_of("data").get("data") or {}).get("decontamination") or {}
-    return settings.get("mode") == "report"
+    return run.config_of("data")["data"]["decontamination"]["mode"] == "report"
 
 
 def _found(run: RunRecord) -> list[list[str]]:
@@ -303,7 +302,7 @@ def _found(run: RunRecord) -> list[list[str]]:
 
 def _suites(run: RunRecord) -> list[dict[str, Any]]:
     suites = []
-    for table in filter(lambda table: run.compares_models(table.suite), run.suite_tables()):
+    for table in run.suite_tables():
         rows = [
             [task, metric, show.count(items), *(show.score(cell, IN_BRACKETS) for cell in cells)]
             for task, metric, items, cells in table.rows

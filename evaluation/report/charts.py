@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from statistics import fmean
 
 from markupsafe import Markup
 
@@ -141,12 +142,7 @@ class _Bin:
 def _bins(points: Sequence[tuple[float, float]]) -> list[_Bin]:
     size = max(1, math.ceil(len(points) / BINS))
     groups = [points[start : start + size] for start in range(0, len(points), size)]
-    made = []
-    for group in groups:
-        values = [y for _, y in group]
-        x = sum(x for x, _ in group) / len(group)
-        made.append(_Bin(x, sum(values) / len(values), min(values), max(values)))
-    return made
+    return [_Bin(fmean(xs), fmean(ys), min(ys), max(ys)) for xs, ys in (zip(*group, strict=True) for group in groups)]
 
 
 @dataclass(frozen=True)
@@ -164,7 +160,7 @@ class _Scale:
 
 
 def _grid(
-    x: _Scale, y: _Scale, y_ticks: Mapping[float, str], x_label: str, y_label: str, powers: bool = False
+    x: _Scale, y: _Scale, y_ticks: Mapping[float, str], x_label: str, y_label: str, powers: bool
 ) -> Iterable[str]:
     left, right = x.start, x.end
     for mark, label in y_ticks.items():

@@ -26,17 +26,14 @@ def share(part: float | None, whole: float | None = 1.0) -> str:
 
 def number(value: Any) -> str:
     """A measured number: whole ones with separators, others with four significant digits."""
-    if value is None or value == "":
-        return DASH
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, float) and not math.isfinite(value):
+    if not isinstance(value, int | float):
+        return str(value or DASH)
+    if not math.isfinite(value):
         return DASH
-    if isinstance(value, int) or (isinstance(value, float) and value.is_integer() and abs(value) >= 1):
-        return f"{int(value):,}"
-    if isinstance(value, float):
-        return f"{value:.4g}".replace("-", "−")
-    return str(value)
+    whole = isinstance(value, int) or (value.is_integer() and abs(value) >= 1)
+    return f"{int(value):,}" if whole else f"{value:.4g}".replace("-", "−")
 
 
 def duration(seconds: float) -> str:

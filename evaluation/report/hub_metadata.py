@@ -9,7 +9,6 @@ from configs.schema.config import Config
 from evaluation.report.record import RunRecord
 from evaluation.results import SIZES, Score
 
-KINDS = {"encodechka": "sentence-similarity", "retrieval": "retrieval"}  # kind of suite -> task type of the Hub
 OPEN = "apache-2.0"  # the licence where nothing restricts the model's use
 TERMS = "terms-of-the-training-sets"  # what the licence `other` is called
 
@@ -71,7 +70,7 @@ def _eval_result(score: Score, run: RunRecord) -> EvalResult:
     kind = run.suite_kind(score.suite)
     where: dict[str, Any] = {"dataset_type": score.suite, "dataset_name": f"{score.suite}: {score.task}"}
     where |= {"dataset_config": score.task, "dataset_split": "heldout" if kind == "retrieval" else "test"}
-    task_type = KINDS.get(kind, "sentence-similarity")
+    task_type = "retrieval" if kind == "retrieval" else "sentence-similarity"  # as the Hub calls them
     if kind == "mteb" and (metadata := _mteb_metadata(score.task)):
         where = {"dataset_type": metadata.dataset["path"], "dataset_name": f"MTEB {score.task}"}
         where |= {"dataset_revision": metadata.dataset.get("revision")} | _part(run, score)

@@ -202,10 +202,10 @@ class RunRecord:
         there = list(dict.fromkeys(score.model for score in scores))
         return [*(name for name in MODELS if name in there), *(name for name in there if name not in MODELS)]
 
-    def suite_tables(self) -> list[SuiteTable]:
-        """All scores of dense vectors, suite by suite."""
+    def suite_tables(self, forms: bool = False) -> list[SuiteTable]:
+        """Scores of dense vectors in the suites that say how good models are, or what `forms` of vectors cost."""
         tables = []
-        for suite in dict.fromkeys(score.suite for score in self.scores):
+        for suite in dict.fromkeys(s.suite for s in self.scores if self.compares_models(s.suite) != forms):
             found = [s for s in self.scores if s.suite == suite and dense(s.model) and s.metric not in SIZES]
             lines = {(s.task, s.metric): s.items for s in found}
             models = self.models(suite)
