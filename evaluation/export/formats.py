@@ -17,16 +17,13 @@ class Format:
     least: float
 
 
-def _graph(place: str, line: str, packages: tuple[str, ...], least: float) -> Format:
-    return Format(place, ("onnx", "onnxscript", *packages), line % f"{{folder}}/{place}", least)
-
-
-ONNX = 'onnxruntime.InferenceSession("%s")'
+GRAPH, OPENVINO = ("onnx", "onnxscript"), "openvino/openvino_model_int8.xml"
+ONNX, SESSION = (*GRAPH, "onnxruntime"), 'onnxruntime.InferenceSession("{folder}/onnx/%s")'
 FORMATS = {
-    "onnx": _graph("onnx/model.onnx", ONNX, ("onnxruntime",), 0.9999),
-    "onnx-int8": _graph("onnx/model_int8.onnx", ONNX, ("onnxruntime",), 0.95),
-    "openvino-int8": _graph(
-        "openvino/openvino_model_int8.xml", 'openvino.compile_model("%s", "CPU")', ("openvino", "nncf"), 0.95
+    "onnx": Format("onnx/model.onnx", ONNX, SESSION % "model.onnx", 0.9999),
+    "onnx-int8": Format("onnx/model_int8.onnx", ONNX, SESSION % "model_int8.onnx", 0.95),
+    "openvino-int8": Format(
+        OPENVINO, (*GRAPH, "openvino", "nncf"), f'openvino.compile_model("{{folder}}/{OPENVINO}", "CPU")', 0.95
     ),
     "static": Format("static", ("model2vec", "skeletoken"), 'SentenceTransformer("{folder}/static")', 0.5),
 }

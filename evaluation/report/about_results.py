@@ -6,6 +6,7 @@ from typing import Any
 from markupsafe import Markup
 
 from configs.schema.config import SIDES
+from configs.schema.data import DATA_SIDES
 from evaluation.published_scores import (
     CARD_TABLES,
     PUBLISHED_MODEL,
@@ -22,7 +23,6 @@ from evaluation.report.claims import VERDICTS, Claim
 from evaluation.report.record import MODELS, RunRecord
 from evaluation.results import SIZES, Difference, Score, dense
 
-FORESTS = ("base", "symmetric", "asymmetric")  # what the merge is set against; init in the place of a base unscored
 CLAIM_GROUPS = {
     "dimension": "Size of the model",
     "vocabulary": "Size of the model",
@@ -51,7 +51,7 @@ def scores(run: RunRecord) -> Section:
     modes = ways_to_search(run, show.SMALL_BELOW)
     blocks += [Table(f"Ways to search: {task}", *table) for task, table in modes.items()]
     if run.differences:
-        forests = [_forest(run, "merge", run.reference if other == "base" else other) for other in FORESTS]
+        forests = [_forest(run, "merge", other) for other in (run.reference, *DATA_SIDES)]
         forests.append(_forest(run, "init", "base"))
         all_of_them = Folded(f"All {len(run.differences)} paired differences", _differences(run))
         blocks += [Heading("Differences between models"), Group("pictures wide", forests), all_of_them]

@@ -6,6 +6,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
+from evaluation.results import MEAN
 from evaluation.study.comparison import REFERENCES, RETRIEVAL, ArmScore
 
 LINE, LABEL = 9, 110  # points: height and most of the width of an arm's name
@@ -18,7 +19,7 @@ def draw_differences(path: Path, rows: Sequence[ArmScore]) -> None:
     worst, as one lost is not made good by another. Draws nothing where the rows have not both.
     """
     against = [row for row in rows if row.against == REFERENCES[0]]
-    means = {row.arm: row for row in reversed(against) if row.metric == "mean"}
+    means = {row.arm: row for row in reversed(against) if row.metric == MEAN}
     worst = {row.arm: row for row in sorted(against, key=lambda row: -row.score) if row.metric == RETRIEVAL}
     if not (arms := [arm for arm in means if arm in worst]):
         return

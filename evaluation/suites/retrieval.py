@@ -61,7 +61,8 @@ class HeldOutRetrieval(Task):
         self.data, self.weights, self.languages = read_retrieval_set(data, held_out_name), weights, languages
         self.lexical: Outcome | None = None
         contents = file_sha256(held_out_file(data, held_out_name))
-        super().__init__(suite, name, [contents, weights.fingerprint, lexical_version(), list(languages)])
+        lexical = f"bm25s {version('bm25s')}, PyStemmer {version('PyStemmer')}"
+        super().__init__(suite, name, [contents, weights.fingerprint, lexical, list(languages)])
 
     def score(self, scorer: Scorer) -> Outcome:
         data, heads = self.data, scorer.own_heads
@@ -215,8 +216,3 @@ def stemmer(languages: Sequence[str]) -> "Stemmer.Stemmer | None":
         except KeyError:
             continue
     return None
-
-
-def lexical_version() -> str:
-    """Versions of the packages, on which scores depend."""
-    return f"bm25s {version('bm25s')}, PyStemmer {version('PyStemmer')}"
