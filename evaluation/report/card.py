@@ -1,7 +1,7 @@
 """The merged model's card: front matter for the Hub, how to use it, and figures that all come from artefacts."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -64,26 +64,34 @@ def render_card(run: RunRecord, config: Config, model_id: str) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    templates.filters["table_row"] = _table_row
+    templates.globals["table"] = _table
     template = templates.get_template("card.md.j2")
-    folder = config.folder("export").as_posix() if model_id == run.model_folder("merge").as_posix() else model_id
-    told = {"name": name, "model_id": model_id, "folder": folder, "on_hub": model_id == config.evaluation.publish.repo}
-    text = template.render(**told, run=run, model=facts, card=_contents(run, config, facts))
+    on_hub, local = model_id == config.evaluation.publish.repo, model_id == run.model_folder("merge").as_posix()
+    exports = "." if on_hub else config.folder("export").as_posix() if local else model_id
+    told = {"name": name, "model_id": model_id, "on_hub": on_hub, "card": _contents(run, config, facts, exports)}
+    text = template.render(**told, run=run, model=facts)
     return f"---\n{front_matter(run, config, name)}\n---\n\n{text}"
 
 
-def _table_row(cells: Iterable[str]) -> str:
-    """A line of a Markdown table; what would end a cell or the line stands as `\\|` and as a blank."""
-    told = (" ".join(cell.splitlines()).replace("|", "\\|") for cell in cells)
-    return f"| {' | '.join(told)} |"
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], figures: Collection[int] = ()) -> str:
+    """A Markdown table, with the columns at `figures` to the right.
+
+    What would end a cell or a line stands as `\\|` and as a blank.
+    """
+    cells = [[" ".join(cell.splitlines()).replace("|", "\\|") for cell in row] for row in (columns, *rows)]
+    head, *lines = [f"| {' | '.join(row)} |" for row in cells]
+    rule = "".join("---:|" if place in figures else "---|" for place in range(len(columns)))
+    return "\n".join([head, f"|{rule}", *lines])
 
 
-def _contents(run: RunRecord, config: Config, facts: ModelFacts) -> dict[str, Any]:
+def _contents(run: RunRecord, config: Config, facts: ModelFacts, exports: str) -> dict[str, Any]:
+    """What the template shows; `exports` is the folder from which exports are loaded."""
+    loaded = {name: FORMATS[name].line.format(folder=exports) for name in cost.exported(run)}
     return {
         "summary": _summary(run),
         "facts": _facts(run, facts),
         "steps": _steps(run),
-        "weights": (run.weights or {}).get("weights") or {},
+        "weights": [(name, f"{weight:.4f}") for name, weight in ((run.weights or {}).get("weights") or {}).items()],
         "training": _training(run),
         "sets": _sets(run),
         "benchmarks": _benchmarks(run),
@@ -91,8 +99,8 @@ def _contents(run: RunRecord, config: Config, facts: ModelFacts) -> dict[str, An
         "suites": _suites(run),
         "cost": cost.table(run, IN_BRACKETS),
         "cost_words": cost.words(run),
-        "exports": {name: FORMATS[name].line for name in cost.exported(run)},
-        "graph": next((FORMATS[name].line for name in ("onnx-int8", "onnx") if name in cost.exported(run)), None),
+        "exports": [(name, f"`{line}`") for name, line in loaded.items()],
+        "graph": loaded.get("onnx-int8") or loaded.get("onnx"),
         "dimensions": cost.fewer_dimensions(run),
         "modes": _modes(run),
         "scored_in": run.config_of("evaluate")["evaluation"]["precision"],
