@@ -4,13 +4,14 @@ A task gets candidates (pooled variants of the vectors, times classifiers where 
 on the test data as the leaderboard does.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from joblib import Parallel, delayed, parallel_config
 from scipy.stats import spearmanr
+from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, roc_auc_score
 from sklearn.model_selection import KFold, cross_val_predict
@@ -21,7 +22,11 @@ from evaluation.outcome import Measure, Outcome
 
 Variants = dict[str, np.ndarray]  # variant -> vectors [texts, width]
 
-LOGISTIC, NEIGHBOURS = "logistic regression", "nearest neighbours"
+LOGISTIC = LogisticRegression(max_iter=10000)
+CLASSIFIERS = {
+    "logistic regression": LOGISTIC,
+    "nearest neighbours": KNeighborsClassifier(n_neighbors=3, weights="distance"),
+}
 PARALLEL_FROM = 500_000  # numbers in a training matrix; below, processes cost more than they save
 
 
@@ -50,7 +55,7 @@ def inference_task(first: Variants, second: Variants, labels: np.ndarray) -> Out
     for name in first:
         feature = _dots(first[name], second[name])[:, None]
         folds = KFold(3, shuffle=True, random_state=1)
-        predicted = cross_val_predict(LogisticRegression(max_iter=10000), feature, labels, cv=folds)
+        predicted = cross_val_predict(LOGISTIC, feature, labels, cv=folds)
         candidates.append(_accuracy(name, predicted, labels))
     return _best(candidates, "accuracy", "mean", ("correct",))
 
@@ -59,14 +64,10 @@ def accuracy_task(
     train: Variants, train_labels: np.ndarray, test: Variants, test_labels: np.ndarray, workers: int = 1
 ) -> Outcome:
     """Accuracy of the better of logistic regression and three nearest neighbours (SA, IC, ICX)."""
-    jobs = [(kind, name) for name in train for kind in (LOGISTIC, NEIGHBOURS)]
-    fitted = _in_parallel(
-        _predict, [(kind, train[name], train_labels, test[name]) for kind, name in jobs], train, workers
-    )
-    candidates = [
-        _accuracy(f"{name}, {kind}", predicted, test_labels)
-        for (kind, name), predicted in zip(jobs, fitted, strict=True)
-    ]
+    names = [(name, kind) for name in train for kind in CLASSIFIERS]
+    jobs = [(CLASSIFIERS[kind], "predict", train[name], train_labels, test[name]) for name, kind in names]
+    fitted = zip(names, _in_parallel(jobs, workers), strict=True)
+    candidates = [_accuracy(", ".join(of), predicted, test_labels) for of, predicted in fitted]
     return _best(candidates, "accuracy", "mean", ("correct",))
 
 
@@ -74,10 +75,11 @@ def auc_task(
     train: Variants, train_labels: np.ndarray, test: Variants, test_labels: np.ndarray, workers: int = 1
 ) -> Outcome:
     """Area under the ROC curve of logistic regression's probability of label 1 (TI, IA)."""
-    fitted = _in_parallel(_probability, [(train[name], train_labels, test[name]) for name in train], train, workers)
+    jobs = [(LOGISTIC, "predict_proba", train[name], train_labels, test[name]) for name in train]
+    fitted = zip(train, (classes[:, 1] for classes in _in_parallel(jobs, workers)), strict=True)
     candidates = [
         Variant(name, float(roc_auc_score(test_labels, p)), {"prediction": p, "gold": test_labels.astype(np.int64)})
-        for name, p in zip(train, fitted, strict=True)
+        for name, p in fitted
     ]
     return _best(candidates, "roc_auc", "roc_auc", ("prediction", "gold"))
 
@@ -91,25 +93,17 @@ def _accuracy(name: str, predicted: np.ndarray, labels: np.ndarray) -> Variant:
     return Variant(name, float(accuracy_score(labels, predicted)), columns)
 
 
-def _predict(kind: str, train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarray:
-    if kind == LOGISTIC:
-        return LogisticRegression(max_iter=10000).fit(train, labels).predict(test)
-    return KNeighborsClassifier(n_neighbors=3, weights="distance").fit(train, labels).predict(test)
+def _said(classifier: Any, method: str, train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarray:
+    return getattr(clone(classifier).fit(train, labels), method)(test)
 
 
-def _probability(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarray:
-    return LogisticRegression(max_iter=10000).fit(train, labels).predict_proba(test)[:, 1]
-
-
-def _in_parallel(
-    function: Callable[..., np.ndarray], arguments: Sequence[tuple[Any, ...]], train: Variants, workers: int
-) -> list[np.ndarray]:
-    """`function` on each tuple of arguments; one thread each, so that results don't depend on `workers`."""
-    if workers == 1 or next(iter(train.values())).size < PARALLEL_FROM:
+def _in_parallel(jobs: Sequence[tuple[Any, ...]], workers: int) -> list[np.ndarray]:
+    """`_said` of each tuple of arguments; one thread each, so that results don't depend on `workers`."""
+    if workers == 1 or jobs[0][2].size < PARALLEL_FROM:
         with threadpool_limits(1):
-            return [function(*given) for given in arguments]
+            return [_said(*job) for job in jobs]
     with parallel_config("loky", inner_max_num_threads=1):
-        return list(Parallel(n_jobs=min(workers, len(arguments)))(delayed(function)(*given) for given in arguments))
+        return list(Parallel(n_jobs=min(workers, len(jobs)))(delayed(_said)(*job) for job in jobs))
 
 
 def _best(candidates: list[Variant], metric: str, statistic: str, columns: tuple[str, ...]) -> Outcome:
