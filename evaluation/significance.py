@@ -202,8 +202,12 @@ def measured(
     """All models on their first measure of a task; a test by permutation where its statistic allows one.
 
     `main` says whether it is the task's own score, and `compared` which models are compared. Without `permuted` the
-    test is by the bootstrap, whose resamples are drawn anyway.
+    test is by the bootstrap, whose resamples are drawn anyway. Raises UserError unless all are over equally many items.
     """
+    if len({outcome.items for outcome in outcomes.values()}) > 1:
+        what = ", ".join(f"{name} {outcome.items}" for name, outcome in outcomes.items())
+        where, remedy = f"{suite}/{task}", "evaluate them anew"
+        raise UserError(f"models were scored on different items: {what}", where=where, remedy=remedy)
     names, found = list(outcomes), list(outcomes.values())
     measure, scores = found[0].measures[0], np.array([outcome.measures[0].score for outcome in found])
     pairs = [(one, two) for one, two in combinations(range(len(found)), 2) if compared(names[one], names[two])]
@@ -251,13 +255,6 @@ def means_of(rows: Rows, parts: Sequence[Measured]) -> Iterator[Measured]:
     for name, row in rows.items():
         if found := parts_of(row, lambda task, metric: known.get((task, metric))):
             yield mean_over_tasks(name, found)
-
-
-def require_same_items(outcomes: dict[str, Outcome], where: str) -> None:
-    """Raise UserError unless all outcomes are over equally many items, which pairing needs."""
-    if len({outcome.items for outcome in outcomes.values()}) > 1:
-        counts = ", ".join(f"{name} {outcome.items}" for name, outcome in outcomes.items())
-        raise UserError(f"models were scored on different items: {counts}", where=where, remedy="evaluate them anew")
 
 
 def _sampled(outcome: Outcome, *names: str) -> tuple[int, np.ndarray, tuple[str, ...]]:

@@ -10,15 +10,7 @@ from configs.schema.config import Config
 from evaluation.outcome import Outcome, read_outcome
 from evaluation.published_scores import CARD_MTEB, CARD_SUITE, ENCODECHKA_MEANS
 from evaluation.results import BM25, Difference, Score
-from evaluation.significance import (
-    Measured,
-    Resampling,
-    corrected,
-    mean_over_tasks,
-    means_of,
-    measured,
-    require_same_items,
-)
+from evaluation.significance import Measured, Resampling, corrected, mean_over_tasks, means_of, measured
 from evaluation.suites.task import Task
 from pipeline.core.artefact import StageFolder
 from pipeline.core.console import progress, show_table
@@ -57,7 +49,6 @@ def _measured(task: Task, results: Results, stage: StageFolder, resampling: Resa
     """
     made = results[task.key]
     outcomes = {model: read_outcome(stage.path / result["predictions"]) for model, result in made.items()}
-    require_same_items(outcomes, task.key)
     metrics: dict[str, dict[str, Outcome]] = {}
     owners: dict[str, tuple[str, str]] = {}
     for model, outcome in outcomes.items():
