@@ -54,7 +54,7 @@ def scores(run: RunRecord) -> Section:
         forests = [_forest(run, "merge", other) for other in (run.reference, *DATA_SIDES)]
         forests.append(_forest(run, "init", "base"))
         all_of_them = Folded(f"All {len(run.differences)} paired differences", _differences(run))
-        blocks += [Heading("Differences between models"), Group("pictures wide", forests), all_of_them]
+        blocks += [Heading("Differences between models"), Group("pictures", forests), all_of_them]
     return Section("scores", "Scores", blocks)
 
 
