@@ -27,19 +27,15 @@ ENCODECHKA = {  # file -> columns with test texts; train files are no benchmark
 TEXT_COLUMNS = ("sentence1", "sentence2", "text", "text1", "text2", "sentences")
 
 
-def _texts(content: Any) -> Iterator[str]:
-    """All texts of two words or more inside JSON content; single words are labels or too common to forbid."""
-    if isinstance(content, str):
-        if " " in content.strip():
-            yield content
-    elif isinstance(content, dict | list):
-        for value in content.values() if isinstance(content, dict) else content:
-            yield from _texts(value)
+def _sample_texts(name: str) -> list[str]:
+    """All texts of two words or more of a bundled file; single words are labels or too common to forbid."""
+    values = (value for row in read_samples(name) for value in row.values())
+    return [value for value in values if isinstance(value, str) and " " in value.strip()]
 
 
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     """Write the bundled samples' texts, the suites' test texts, and which of these could not be had, and why."""
-    samples = {file.stem: list(_texts(read_samples(file.stem))) for file in sorted(FOLDER.glob("*.jsonl"))}
+    samples = {file.stem: _sample_texts(file.stem) for file in sorted(FOLDER.glob("*.jsonl"))}
     tests, missing = dict[str, list[str]](), dict[str, str]()
     for suite in config.data.checked_suites:
         if suite == "encodechka":
