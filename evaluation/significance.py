@@ -52,12 +52,11 @@ class Measured:
     models: list[str]
     scores: np.ndarray  # [models]
     replicates: np.ndarray  # [models, resamples], of the same resamples for all models
-    items: int
+    items: int  # 0: the replicates are the scores themselves
     seconds: np.ndarray  # [models]
     main: bool
     pairs: list[tuple[int, int]]  # of models that are compared, the earlier one first
     permuted: dict[tuple[int, int], float] = field(default_factory=dict)  # p-values of pairs
-    fixed: bool = False  # the replicates are the scores themselves, since there are no items
     stream: tuple[str, ...] = ()  # the same of two tasks over the same texts
 
     def rows(self) -> list[Score]:
@@ -75,7 +74,7 @@ class Measured:
         found = []
         for earlier, later in self.pairs:
             values = self.replicates[later] - self.replicates[earlier]
-            if self.fixed:
+            if not self.items:
                 test, p_value = "none", float("nan")
             elif (earlier, later) in self.permuted:
                 test, p_value = "permutation", self.permuted[earlier, later]
@@ -89,7 +88,7 @@ class Measured:
         return found
 
     def _interval(self, values: np.ndarray) -> tuple[float, float]:
-        return (float("nan"), float("nan")) if self.fixed else interval(values)
+        return interval(values) if self.items else (float("nan"), float("nan"))
 
 
 def replicates(outcomes: Sequence[Outcome], resampling: Resampling, *names: str) -> np.ndarray:
@@ -214,13 +213,13 @@ def measured(
     tested = pairs if permuted and measure.statistic in EXCHANGEABLE else []
     p_values = permutation_p_values([(found[two], found[one]) for one, two in tested], resampling, suite, task)
     texts, _, stream = _sampled(found[0], suite, task)
-    if fixed := measure.statistic == FIXED:
+    if measure.statistic == FIXED:
         texts, resampled = 0, np.tile(scores[:, None], resampling.resamples)
     else:
         resampled = replicates(found, resampling, suite, task)
     return Measured(
         suite, task, measure.metric, names, scores, resampled, texts, np.array(seconds), main, pairs,
-        dict(zip(tested, p_values, strict=True)), fixed, stream,
+        dict(zip(tested, p_values, strict=True)), stream,
     )  # fmt: skip
 
 
@@ -245,7 +244,6 @@ def mean_over_tasks(name: str, parts: Sequence[Measured]) -> Measured:
         np.sum([part.seconds[index] for part, index in pairs], axis=0),
         main=True,
         pairs=[(places[one], places[two]) for one, two in parts[0].pairs if {one, two} <= places.keys()],
-        fixed=all(part.fixed for part in parts),
     )
 
 
