@@ -17,7 +17,7 @@ from huggingface_hub import HfApi
 from transformers import AutoModel
 
 from configs.schema.config import SIDES, Config
-from evaluation.models import EXPORT_FOLDERS, chain_model, read_model_facts
+from evaluation.models import chain_model, read_model_facts
 from evaluation.report.card import render_card
 from evaluation.report.hub_metadata import OPEN, licence, terms
 from evaluation.report.record import RunRecord, outdated_inputs, read_run
@@ -26,7 +26,7 @@ from pipeline.core.artefact import StageFolder, files_under, link_tree, read_jso
 from pipeline.core.console import console, log, quiet, show_table
 from pipeline.core.errors import UserError
 from pipeline.core.hub import hub_errors
-from pipeline.core.model_folder import EXPORT_PATTERNS, HEADS, HEADS_RECORD
+from pipeline.core.model_folder import EXPORT_FOLDERS, EXPORT_PATTERNS, HEADS, HEADS_RECORD
 from pipeline.core.models import load_folder
 
 SOURCES = {  # stage -> the files that the card's figures come from

@@ -18,7 +18,6 @@ from evaluation.report.record import RunRecord
 LOSSES = (("loss", "training loss"), ("angle", "AnglE loss, where it applies"))
 DEV_SCORE, DEV_MEAN = re.compile(r"dev_(.*_)?score"), "dev_score"
 DEV_COLOURS = ("var(--merge)", "var(--symmetric)", "var(--asymmetric)", "var(--init)", "var(--joint)", "var(--base)")
-MOST_DEV_LINES = len(DEV_COLOURS) - 1
 LEAST_SCORES = 0.02  # range of the axis of scores
 AROUND, PEAK, MOST_PEAKS = 10, 6.0, 4  # steps before and after, times the usual distance, peaks that are named
 BOUNDS = ("guard_loss_low", "guard_loss_high")  # of the guard's interval, which stands beside its loss
@@ -97,7 +96,7 @@ def dev_chart(run: RunRecord, side: str) -> Picture:
     """The dev scores over the steps, and their mean where there are several."""
     entries = run.curves.get(side, [])
     names = list(dict.fromkeys(key for entry in entries for key in entry if DEV_SCORE.fullmatch(key)))
-    sets = [name for name in names if name != DEV_MEAN][:MOST_DEV_LINES]
+    sets = [name for name in names if name != DEV_MEAN]
     shown = [DEV_MEAN, *sets] if DEV_MEAN in names and len(sets) != 1 else sets
     lines = [Line(_dev_name(n), colour, _points(run, side, n)) for n, colour in zip(shown, DEV_COLOURS, strict=False)]
     describe = f"Dev scores of the {side} side by step: {_ends(lines)}"
