@@ -63,7 +63,7 @@ class Scorer:
 
         Raises UserError for a score that is NaN or infinite.
         """
-        outcome, seconds = self._told(task)
+        outcome, seconds = self._timed(task)
         where = f"model {self.model.name}, task {task.key}"
         if undefined := [measure.metric for measure in outcome.measures if not math.isfinite(measure.score)]:
             remedy = "see whether its embeddings differ from text to text"
@@ -84,7 +84,7 @@ class Scorer:
             "notes": outcome.notes,
         }
 
-    def _told(self, task: Task) -> tuple[Outcome, float]:
+    def _timed(self, task: Task) -> tuple[Outcome, float]:
         """What the model did, and its seconds: a line says which suite is begun, and one which task took minutes."""
         if task.suite not in self.begun:
             self.begun.add(task.suite)

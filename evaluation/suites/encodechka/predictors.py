@@ -93,17 +93,17 @@ def _accuracy(name: str, predicted: np.ndarray, labels: np.ndarray) -> Variant:
     return Variant(name, float(accuracy_score(labels, predicted)), columns)
 
 
-def _said(classifier: Any, method: str, train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarray:
+def _predicted(classifier: Any, method: str, train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarray:
     return getattr(clone(classifier).fit(train, labels), method)(test)
 
 
 def _in_parallel(jobs: Sequence[tuple[Any, ...]], workers: int) -> list[np.ndarray]:
-    """`_said` of each tuple of arguments; one thread each, so that results don't depend on `workers`."""
+    """`_predicted` of each tuple of arguments; one thread each, so that results don't depend on `workers`."""
     if workers == 1 or jobs[0][2].size < PARALLEL_FROM:
         with threadpool_limits(1):
-            return [_said(*job) for job in jobs]
+            return [_predicted(*job) for job in jobs]
     with parallel_config("loky", inner_max_num_threads=1):
-        return list(Parallel(n_jobs=min(workers, len(jobs)))(delayed(_said)(*job) for job in jobs))
+        return list(Parallel(n_jobs=min(workers, len(jobs)))(delayed(_predicted)(*job) for job in jobs))
 
 
 def _best(candidates: list[Variant], metric: str, statistic: str, columns: tuple[str, ...]) -> Outcome:
