@@ -53,7 +53,8 @@ def scores(run: RunRecord) -> Section:
     if run.differences:
         forests = [_forest(run, "merge", other) for other in (run.reference, *DATA_SIDES)]
         forests.append(_forest(run, "init", "base"))
-        all_of_them = Folded(f"All {len(run.differences)} paired differences", _differences(run))
+        differences = _differences(run)
+        all_of_them = Folded(f"All {len(differences.content)} paired differences", differences)
         blocks += [Heading("Differences between models"), Group("pictures", forests), all_of_them]
     return Section("scores", "Scores", blocks)
 

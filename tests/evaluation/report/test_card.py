@@ -420,6 +420,9 @@ def test_every_way_to_search_stands_in_one_table_of_the_card_and_the_page(config
     run.scores.extend(Score("merge.sparse", *place, name, value, nan, nan, 0, 1.0) for name, value in facts.items())
     gain = (0.06, 0.02, 0.1, 0.01, 0.02, "permutation", 40, False)
     run.differences.append(Difference("merge.hybrid", "merge", *place, "ndcg_at_10", *gain))
+    shown = len(run.differences)  # those of sizes are left to comparison.csv
+    nothing = (nan, nan, nan, nan, "none", 0, False)
+    run.differences.append(Difference("merge.sparse", "init.sparse", *place, "zero_share", 0.01, *nothing))
     text = render_card(run, config, "organisation/name")
     assert "| merge.hybrid | 0.560 [0.550, 0.570] | +0.060 (+0.020 to +0.100) | – | – | – |" in text
     assert "| merge.sparse | 0.400 [0.390, 0.410] | – | 0.025 | 13 | 101 |" in text
@@ -428,4 +431,5 @@ def test_every_way_to_search_stands_in_one_table_of_the_card_and_the_page(config
     assert "questions | ndcg_at_10 | 40 | 0.500" in text and text.count("merge.hybrid") == 1  # not among the models
     page = render_page(run, [])
     assert "Ways to search: questions of own" in page and "+0.060 (+0.020 to +0.100)" in page
+    assert f"All {shown} paired differences" in page
     assert not {"zero_share", "active_ids"} & {result.metric_type for result in eval_results(run)}
