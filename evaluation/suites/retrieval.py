@@ -70,10 +70,8 @@ class HeldOutRetrieval(Task):
             self.lexical = outcome_of(data, lexical_scores(data.queries, data.candidates, self.languages))
         if heads is None:
             return joined({DENSE: score_retrieval(data, scorer.encoder), BM25: self.lexical})
-        found, fitted = (
-            mode_scores(scorer.encoder, heads, data.queries, data.candidates),
-            self.weights.of(scorer, heads),
-        )
+        found = mode_scores(scorer.encoder, heads, data.queries, data.candidates)
+        fitted = self.weights.of(scorer, heads)
         scores = [found.scores[mode] for mode in VECTOR_MODES]
         parts = {mode: outcome_of(data, found.scores[mode], **sizes(found, mode)) for mode in VECTOR_MODES}
         parts[HYBRID] = outcome_of(data, weighted(scores, WEIGHTS), **sizes(found, HYBRID))
