@@ -78,9 +78,9 @@ class _Rows:
         self.rows.append(row)
         self.numbers.append(number)
 
-    def bad(self, reason: str, number: int) -> None:
-        """Report the row as a bad one."""
-        self.errors.bad(reason, f"{self.file}, row {number}")
+    def bad(self, reason: str, number: int, hint: str = "") -> None:
+        """Report the row as a bad one; `hint` is a further remedy."""
+        self.errors.bad(reason, f"{self.file}, row {number}", hint=hint)
 
     def _look_at_names(self, content: dict[str, Any]) -> None:
         columns = self.patterns if self.seen else self.columns
@@ -140,7 +140,8 @@ def json_lines(
             except (ValueError, RecursionError) as error:
                 if not rows.seen and DOCUMENT.fullmatch(line):
                     raise _document(file, errors) from error
-                rows.bad(f"broken json: {_reason(error, line)}", number)
+                other = "" if rows.seen else f"or set {errors.key}.format if it has no json lines"
+                rows.bad(f"broken json: {_reason(error, line)}", number, other)
                 continue
             if not rows.seen and _is_document(content, columns):
                 raise _document(file, errors)

@@ -180,6 +180,7 @@ BY_COLUMNS = "the table stands by columns (rows); write it as an array of object
         ("jsonl", '{\n "data": [\n', "no json lines but one document"),
         ("jsonl", '[\n {"q": 1},\n', "no json lines but one document"),
         ("jsonl", '["а", "б"]\n', "broken json: not an object (rows, row 1)"),
+        ("jsonl", "q,a\nа,б\n", "Expecting value (rows, row 1); mend the file, or set data.sources.mine.format if"),
     ],
 )
 def test_a_document_in_another_form_is_refused_with_the_right_advice(
