@@ -128,7 +128,7 @@ def _finish(stage: StageFolder, lines: list[dict[str, Any]], evaluations: dict[s
         for line in lines
         if line.get("mined")
     }
-    show_table("data ledger", *ledger.table(lines))
+    show_table(f"data ledger, with the reasons in {stage.path / 'ledger.md'}", *ledger.table(lines))
     return {
         "sets": sum(not line["status"].startswith("skipped") for line in lines if line["side"] != "held_out"),
         "skipped": sum(line["status"].startswith("skipped") for line in lines),

@@ -36,6 +36,8 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     for name, text in outputs.items():
         with stage.replacing(name) as path:
             path.write_text(text, encoding="utf-8")
+    model = f"; the model is {run.model_folder('merge')}" if merged else ""
+    log.info("open %s%s", stage.path / "index.html", model)
     verdicts = VERDICTS if claims else ()
     counts = {f"claims {verdict}": sum(claim.verdict == verdict for claim in claims) for verdict in verdicts}
     return {"stages": f"{len(run.complete)} of {len(run.stages)} complete", **counts}

@@ -27,6 +27,7 @@ def test_what_a_stage_implies_is_made_first_and_said_but_not_forced(tmp_path: Pa
     common = ["profile=tiny", f"runs={tmp_path}", "stages=[data]", "force=true"]
     first = run_main(*common)
     assert "data needs benchmarks, which is made first" in first.out, first
+    assert "the reasons in " in first.out and "/ledger.md" in first.out.replace("\n", "")
     made = read_manifest(tmp_path / "tiny" / "benchmarks")
     second = run_main(*common)
     assert "data: making" in second.out and "benchmarks" not in second.out

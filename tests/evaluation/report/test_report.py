@@ -130,9 +130,11 @@ def test_a_move_inside_the_interval_is_called_noise(tmp_path: Path) -> None:
     assert f"STS rises: holds (within noise) 0.86 0.87 {interval('STS', 'base')}" in text
 
 
-def test_the_same_artefacts_give_the_same_bytes(whole: Config) -> None:
+def test_the_same_artefacts_give_the_same_bytes(whole: Config, caplog: pytest.LogCaptureFixture) -> None:
     before = read_manifest(whole.folder("report"))
-    again = run_stage(CHAIN["report"], dataclasses.replace(whole, force=True))
+    with caplog.at_level("INFO", logger="pipeline"):
+        again = run_stage(CHAIN["report"], dataclasses.replace(whole, force=True))
+    assert f"open {whole.folder('report') / 'index.html'}; the model is {whole.folder('merge') / 'model'}" in caplog.text
     assert before and again.outputs == before.outputs
 
 
