@@ -1,4 +1,4 @@
-"""The README's hybrid search in Qdrant ranks as the evaluation does: 200 passages, all three vectors."""
+"""The example of a hybrid search in Qdrant ranks as the evaluation does: 200 passages, all three vectors."""
 
 import re
 from pathlib import Path
@@ -42,7 +42,7 @@ def test_a_hybrid_query_ranks_as_ours(repository: Path, make_model: MakeModel) -
         found = {index: told(own, row) for batch, own in batches for row, index in enumerate(batch)}
         return [found[index] for index in range(len(texts))]
 
-    readme = (repository / "README.md").read_text(encoding="utf-8")
+    readme = (repository / "evaluation/suites/README.md").read_text(encoding="utf-8")
     (example,) = [block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "qdrant" in block]
     own = encoder.config
     modes = mode_scores(encoder, heads, QUESTIONS, PASSAGES).scores
