@@ -128,7 +128,7 @@ def show(words: str, config: Config) -> None:
     begin = [dataclasses.replace(each, key=key) for each in settings if (key := named(each.key, words)) is not None]
     found = begin or [each for each in settings if words in each.key]
     if not found:
-        raise UserError("no setting is called so", where=f"KEY={words}", remedy="make settings lists all of them")
+        raise UserError("no such setting", where=f"KEY={words}", remedy="make settings lists all of them")
     lines, told, values = [], dict[str, str](), dataclasses.asdict(config)
     for (about, prefix), some in itertools.groupby(found, lambda each: (each.part, each.key.rpartition(".")[0])):
         if words or told.setdefault(about, prefix) == prefix:

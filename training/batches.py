@@ -233,7 +233,7 @@ def warn_of_untried(side: str, settings: SideConfig, steps: int, parameters: int
         log.warning(what, side, steps, math.ceil(steps / settings.dev_steps), side, settings.dev_steps)
     lowest, highest = TRIED_RATES
     if parameters > MOST_PARAMETERS or not lowest <= settings.learning_rate <= highest:
-        what = "%s: the study tried learning rates from %g to %g, on %d million parameters; %g is untried here"
+        what = "%s: the study tried learning rates from %g to %g, on %d million parameters; %g is untried on this base"
         log.warning(what + " (SWEEP=learning_rate)", side, lowest, highest, STUDIED / 1e6, settings.learning_rate)
 
 

@@ -121,7 +121,7 @@ def choose_attention(model: SentenceTransformer, base: BaseConfig, half: bool, d
             what, remedy = f"{PACKED} needs {lacking}", "use base.attention=auto"
             raise UserError(what, where="config key base.attention", remedy=remedy)
         else:
-            log.info("texts are padded: to pack them takes %s", lacking)
+            log.info("texts are padded: packing needs %s", lacking)
     if base.compile:
         lacking = "packed texts" if not is_packed(model) else None if find_spec("triton") else "the package triton"
         if lacking:

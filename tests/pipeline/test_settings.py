@@ -67,7 +67,7 @@ def test_words_from_the_middle_of_a_key_find_it(shown: Callable[[str], str]) -> 
 def test_the_command_takes_words_among_overrides_and_refuses_unknown_ones_in_one_line(tmp_path: Path) -> None:
     refused = run_main("profile=demo", "no_such_thing", f"runs={tmp_path}", module="pipeline.settings")
     assert refused.status == 2
-    assert refused.err == "error: no setting is called so (KEY=no_such_thing); make settings lists all of them\n"
+    assert refused.err == "error: no such setting (KEY=no_such_thing); make settings lists all of them\n"
 
 
 def test_a_name_in_a_key_may_have_a_hyphen(tmp_path: Path) -> None:

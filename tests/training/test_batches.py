@@ -123,7 +123,9 @@ def test_too_few_steps_and_rates_that_nobody_tried_are_named(caplog: pytest.LogC
     warn_of_untried("symmetric", SideConfig(learning_rate=1e-4), steps=59, parameters=28_000_000)
     steps, rate = [record.getMessage() for record in caplog.records]
     assert steps.startswith("symmetric: 59 steps, fewer than the 60")
-    assert rate.endswith("from 1e-05 to 5e-05, on 28 million parameters; 0.0001 is untried here (SWEEP=learning_rate)")
+    assert rate.endswith(
+        "from 1e-05 to 5e-05, on 28 million parameters; 0.0001 is untried on this base (SWEEP=learning_rate)"
+    )
     warn_of_untried("asymmetric", SideConfig(learning_rate=1e-5), steps=5000, parameters=359_026_688)
     assert caplog.records[-1].getMessage().startswith("asymmetric: the study tried learning rates")
 

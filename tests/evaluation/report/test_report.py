@@ -134,7 +134,9 @@ def test_the_same_artefacts_give_the_same_bytes(whole: Config, caplog: pytest.Lo
     before = read_manifest(whole.folder("report"))
     with caplog.at_level("INFO", logger="pipeline"):
         again = run_stage(CHAIN["report"], dataclasses.replace(whole, force=True))
-    assert f"open {whole.folder('report') / 'index.html'}; the model is {whole.folder('merge') / 'model'}" in caplog.text
+    assert (
+        f"open {whole.folder('report') / 'index.html'}; the model is {whole.folder('merge') / 'model'}" in caplog.text
+    )
     assert before and again.outputs == before.outputs
 
 
