@@ -90,6 +90,15 @@ def test_counts_of_the_hub_s_layout_are_those_of_encoding_every_text(texts: list
     np.testing.assert_array_equal(by_words(tokenizer, texts, 1200), brute_force(tokenizer, texts, 1200))
 
 
+def test_words_added_up_on_the_way_are_counted_with_those_that_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.vocabulary.counting.ROWS", 2)
+    counter, texts = WordCounter(SMALL["spaces kept"]), ["a b дом", "b a", "дом м", "ab дом b"]
+    for text in texts:
+        counter.add([text])
+    found = piece_counts(SMALL["spaces kept"], counter.words(), counter.whole, 20)
+    np.testing.assert_array_equal(found, brute_force(SMALL["spaces kept"], texts, 20))
+
+
 def test_only_tokenizers_that_never_look_across_a_space_are_cut() -> None:
     cut = [name for name, tokenizer in SMALL.items() if cuts_at_spaces(tokenizer)]
     assert cut == ["spaces collapsed", "spaces kept", "split at white space", "stripped", "first word alone marked"]

@@ -64,9 +64,7 @@ class WordCounter:
 
     def words(self) -> polars.DataFrame:
         """Columns word and count: what stands between two safe spaces, each distinct word once."""
-        if not self._counted:
-            return polars.DataFrame(schema=WORDS)
-        counted = polars.concat(self._counted).with_columns(polars.col("count").cast(polars.Int64))
+        counted = polars.concat([polars.DataFrame(schema=WORDS), *self._counted], how="vertical_relaxed")
         return counted.group_by("word").sum()
 
     def _are_plain(self, texts: polars.Series) -> polars.Series:
