@@ -99,6 +99,16 @@ def test_words_added_up_on_the_way_are_counted_with_those_that_follow(monkeypatc
     np.testing.assert_array_equal(found, brute_force(SMALL["spaces kept"], texts, 20))
 
 
+def test_many_distinct_words_are_added_up_as_their_number_doubles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.vocabulary.counting.ROWS", 2)
+    counter, sums = WordCounter(SMALL["spaces kept"]), list[int]()
+    words = counter.words
+    monkeypatch.setattr(counter, "words", lambda: sums.append(1) or words())
+    for number in range(64):
+        counter.add([f"{number}a {number}b"])
+    assert len(words()) == 128 and len(sums) < 10
+
+
 def test_only_tokenizers_that_never_look_across_a_space_are_cut() -> None:
     cut = [name for name, tokenizer in SMALL.items() if cuts_at_spaces(tokenizer)]
     assert cut == ["spaces collapsed", "spaces kept", "split at white space", "stripped", "first word alone marked"]

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 
 JOINED = 64  # words in one text given to the tokenizer: fewer calls, and still enough texts for all cores
 TEXTS = 50_000  # texts split together
-ROWS = 5_000_000  # counted words, some of them several times, that are held before they are added up
+ROWS = 5_000_000  # counted words that are held at least, some of them several times, before they are added up
 ENCODED = 8192  # joined texts segmented together
 LOCAL_NORMALIZERS = ("Precompiled", "Strip", "NFKC", "NFC", "Lowercase")
 SPACE_RUNS = ({"Regex": " {2,}"}, {"Regex": " +"})
@@ -59,7 +59,7 @@ class WordCounter:
             words = [word for text in column.filter(~plain) for word in self._careful_words(text)]
             for part in (column.filter(plain).str.split(" ").explode(), polars.Series("word", words, polars.String)):
                 self._counted.append(part.value_counts())
-            if sum(map(len, self._counted)) > ROWS:
+            if sum(map(len, self._counted[1:])) > max(ROWS, len(self._counted[0])):
                 self._counted = [self.words()]
 
     def words(self) -> polars.DataFrame:
