@@ -177,7 +177,7 @@ def with_vectors(
 
 def _numbered(table: pa.Table) -> tuple[pa.Array, dict[str, Any]]:
     """The distinct texts of all columns, and the columns: numbers of texts, counts of negatives, and scores."""
-    lists = table["negatives"].combine_chunks()
+    lists = table["negatives"].cast(pa.large_list(pa.large_string())).combine_chunks()  # which may hold 2 GiB of text
     negatives = pa.chunked_array([lists.flatten()])
     texts = {"anchors": table["anchor"], "positives": table["positive"], "negatives": negatives}
     arrays = [array.cast(pa.large_string()) for column in texts.values() for array in column.chunks]
