@@ -10,13 +10,15 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from itertools import chain, islice
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars
 from tokenizers import Tokenizer
+
+from data.pairs.hashing import SeenHashes, text_hashes
 
 JOINED = 64  # words in one text given to the tokenizer: fewer calls, and still enough texts for all cores
 TEXTS = 50_000  # texts split together
@@ -31,16 +33,17 @@ WORDS = {"word": polars.String, "count": polars.Int64}  # the columns of counted
 
 
 class WordCounter:
-    """Words of texts and how often they occur, ready to be turned into counts of pieces.
+    """Words of distinct texts and how often they occur, ready to be turned into counts of pieces.
 
     Attributes:
         whole: starts and ends of texts, and texts that can't be cut; they are segmented one by one.
-        texts: number of texts added.
+        texts: number of distinct texts added; to know them takes 8 bytes a text.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.whole: Counter[str] = Counter()
         self.texts = 0
+        self._seen = SeenHashes()
         self._counted: list[polars.DataFrame] = []
         # Texts of the added tokens, which are cut out of a text before anything else.
         self._literals = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
@@ -50,11 +53,12 @@ class WordCounter:
             self._safe_edges = re.compile(f"[{self._safe}](.*[{self._safe}])?", re.DOTALL)
 
     def add(self, texts: Iterable[str]) -> None:
-        """Add texts (any number; they are read once)."""
-        rest = iter(texts)
-        while batch := list(islice(rest, TEXTS)):
-            self.texts += len(batch)
-            column = polars.Series("word", batch, dtype=polars.String)
+        """Add the words of those texts that were not added before."""
+        given = polars.Series("word", texts, dtype=polars.String)
+        new = given.filter(polars.Series(self._seen.add_new(text_hashes(given)), dtype=polars.Boolean))
+        self.texts += len(new)
+        for start in range(0, len(new), TEXTS):
+            column = new.slice(start, TEXTS)
             plain = self._are_plain(column)
             words = [word for text in column.filter(~plain) for word in self._careful_words(text)]
             for part in (column.filter(plain).str.split(" ").explode(), polars.Series("word", words, polars.String)):

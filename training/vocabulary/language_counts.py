@@ -1,7 +1,7 @@
 """Counts of pieces for each language, over all corpora."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,6 @@ import polars
 from tokenizers import Tokenizer
 
 from configs.schema.init import BY_SCRIPT
-from data.pairs.hashing import SeenHashes, text_hashes
 from pipeline.core.console import progress
 from pipeline.core.errors import UserError
 from training.vocabulary.corpora import Corpus
@@ -38,14 +37,14 @@ def count_pieces(
 
     Raises UserError: a corpus without texts, a language without any, or what reading a corpus raises.
     """
-    counters: dict[str, DistinctTexts] = {}
+    counters: dict[str, WordCounter] = {}
     texts: dict[str, int] = {}
     for corpus in progress(corpora, "counting words"):
         texts[corpus.name] = 0
         for language, batch in corpus.texts():
             texts[corpus.name] += len(batch)
             if language not in counters and language in (*languages, BY_SCRIPT):
-                counters[language] = DistinctTexts(tokenizer)
+                counters[language] = WordCounter(tokenizer)
             if language in counters:
                 counters[language].add(batch)
         if not texts[corpus.name]:
@@ -62,18 +61,6 @@ def count_pieces(
         for token in tokenizer.encode("").ids:  # the special tokens that each text gets, such as <s> and </s>
             occurrences[language][token] += ends
     return LanguageCounts(occurrences, others=occurrences.pop(OTHER), texts=texts)
-
-
-class DistinctTexts(WordCounter):
-    """Counts the words of each text once; in memory are 8 bytes a text."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        super().__init__(tokenizer)
-        self._seen = SeenHashes()
-
-    def add(self, texts: Iterable[str]) -> None:
-        column = polars.Series("text", texts, dtype=polars.String)
-        super().add(column.filter(polars.Series(self._seen.add_new(text_hashes(column)))))
 
 
 def _by_language(

@@ -92,7 +92,8 @@ def select(
 def frequent_ids(counts: Mapping[str, Ids], config: InitConfig) -> Ids:
     """Ids that are often enough in one language, or that together make up `coverage` of each language's occurrences."""
     if config.coverage is None:
-        seen = [np.flatnonzero(count >= _least(language, config)) for language, count in counts.items()]
+        least = {OTHER: max([config.min_count, *config.min_counts.values()]), **config.min_counts}
+        seen = [np.flatnonzero(count >= least.get(name, config.min_count)) for name, count in counts.items()]
     else:
         seen = [covering_ids(count, config.coverage) for count in counts.values()]
     return np.unique(np.concatenate(seen))
@@ -134,11 +135,6 @@ def cut(kept: Ids, fixed: Ids, counts: Mapping[str, Ids], size: int) -> Ids:
     free = np.setdiff1d(kept, fixed)
     best = free[np.argsort(-np.asarray(share)[free], kind="stable")]
     return np.union1d(fixed, best[: size - len(fixed)])
-
-
-def _least(language: str, config: InitConfig) -> int:
-    strictest = max([config.min_count, *config.min_counts.values()])
-    return config.min_counts.get(language, strictest if language == OTHER else config.min_count)
 
 
 def scripts_of(languages: Iterable[str], further: Iterable[str] = ()) -> list[str]:
