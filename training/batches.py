@@ -37,23 +37,22 @@ class PlannedDataset(torch.utils.data.Dataset[Any]):
     def __len__(self) -> int:
         return sum(len(item) for item in self.sets.values())
 
-    def __getitems__(self, batch: GlobalBatch) -> list[dict[str, Any]]:
-        """One dict a row: `texts`, the token ids of anchor, positive and chosen negatives, `score`, and `others`.
+    def __getitems__(self, batch: GlobalBatch) -> dict[str, Any]:
+        """What the collator takes of the batch's rows.
 
-        The last are other models' vectors of the texts, (2 + negatives, width), by role.
+        `texts`, for each row the token ids of anchor, positive and chosen negatives, `score` (rows,), `angle_weight`,
+        and `others`, other models' vectors of the texts, (rows, 2 + negatives, width), by role.
         """
         item, rows = self.sets[batch.set], self.sets[batch.set].rows
-        weight = self.angle_weight if rows.angle else 0.0
-        others = {role: vectors.of(rows, batch) for role, vectors in item.others.items()}
-        return [
-            {
-                "texts": [item.anchors[rows.anchors[row]], *(item.passages[text] for text in passages)],
-                "score": float(rows.scores[row]),
-                "angle_weight": weight,
-                "others": {role: vectors[place] for role, vectors in others.items()},
-            }
-            for place, (row, passages) in enumerate(zip(batch.rows.tolist(), rows.passages_of(batch), strict=True))
-        ]
+        numbers = zip(rows.anchors[batch.rows], rows.passages_of(batch), strict=True)
+        return {
+            "texts": [
+                [item.anchors[anchor], *(item.passages[text] for text in passages)] for anchor, passages in numbers
+            ],
+            "score": rows.scores[batch.rows],
+            "angle_weight": self.angle_weight if rows.angle else 0.0,
+            "others": {role: vectors.of(rows, batch) for role, vectors in item.others.items()},
+        }
 
 
 def encoding_budget(settings: PlannedConfig, token_budget: int | None, on_gpu: bool) -> Budget:
@@ -80,18 +79,18 @@ class MiniBatchCollator:
         """As the model takes them: packed where it attends inside packed texts."""
         return cls(model.tokenizer.pad_token_id, budget, first_position_of(model) if is_packed(model) else None)
 
-    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
         """The model's input for each mini-batch, named text_<number>_<input>, and the labels of the loss."""
         return self.to_model_inputs(self.collate(rows))
 
-    def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    def collate(self, rows: dict[str, Any]) -> dict[str, Any]:
         """Labels, and the tokens of all texts concatenated, shortest text first, with where each mini-batch ends.
 
         Returns `label`, `tokens` (all tokens,), `lengths` (texts,), `ends`: (texts, tokens) up to the end of each
         mini-batch, and `longest`: its tokens of the longest text.
         """
         places: dict[tuple[int, ...], int] = {}
-        positions = [[places.setdefault(tuple(text), len(places)) for text in row["texts"]] for row in rows]
+        positions = [[places.setdefault(tuple(text), len(places)) for text in row] for row in rows["texts"]]
         texts = list(places)
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         lengths = np.array([len(texts[index]) for index in order])
@@ -99,10 +98,10 @@ class MiniBatchCollator:
         rank_of = np.argsort(order)
         label = {
             "position": torch.from_numpy(rank_of[np.array(positions)]),
-            "score": torch.tensor([row["score"] for row in rows], dtype=torch.float32),
+            "score": torch.from_numpy(rows["score"]),
             "tokens": torch.tensor(float(lengths.sum())),
-            "angle_weight": rows[0]["angle_weight"],
-            **{role: torch.from_numpy(np.stack([row["others"][role] for row in rows])) for role in rows[0]["others"]},
+            "angle_weight": rows["angle_weight"],
+            **{role: torch.from_numpy(vectors) for role, vectors in rows["others"].items()},
         }
         return {
             "label": label,  # first, as the trainer takes the size of a batch from the first tensor: rows

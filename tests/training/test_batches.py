@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,10 +56,14 @@ def test_padded_mini_batches_fit_the_budget_together_or_a_fourth_of_it_each(most
     assert sum(sizes) <= most or max(sizes) <= max(most // 4, LENGTHS[-1])
 
 
+def rows_of(texts: list[list[list[int]]]) -> dict[str, Any]:
+    scores = np.ones(len(texts), np.float32)
+    return {"texts": texts, "score": scores, "angle_weight": 0.0, "others": {}}
+
+
 def test_packed_and_padded_mini_batches_hold_the_same_texts() -> None:
-    batch = [{"texts": [[5] * 3, [6] * 7], "score": 1.0, "angle_weight": 0.0, "others": {}}]
-    batch += [{"texts": [[7] * 5, [6] * 7], "score": 1.0, "angle_weight": 0.0, "others": {}}]  # one text twice
-    padded, packed = (MiniBatchCollator(1, Budget(1000, 1000), first)(batch) for first in (None, 2))
+    rows = rows_of([[[5] * 3, [6] * 7], [[7] * 5, [6] * 7]])  # one text twice
+    padded, packed = (MiniBatchCollator(1, Budget(1000, 1000), first)(rows) for first in (None, 2))
     assert padded["text_0_input_ids"].shape == (3, 7)
     assert packed["text_0_input_ids"].tolist() == [[5] * 3 + [7] * 5 + [6] * 7]
     assert packed["text_0_cu_seq_lens_q"].tolist() == [0, 3, 8, 15] and "text_0_attention_mask" not in packed
@@ -71,8 +76,7 @@ def test_packed_and_padded_mini_batches_hold_the_same_texts() -> None:
 def test_the_loss_finds_every_text_at_its_position_among_mini_batches(first_position: int | None) -> None:
     random, pad = np.random.default_rng(0), 1
     texts = [[random.integers(5, 99, random.integers(1, 12)).tolist() for _ in range(3)] for _ in range(9)]
-    rows = [{"texts": own, "score": 1.0, "angle_weight": 0.0, "others": {}} for own in texts]
-    inputs = MiniBatchCollator(pad, Budget(60, 4), first_position)(rows)
+    inputs = MiniBatchCollator(pad, Budget(60, 4), first_position)(rows_of(texts))
     found: list[list[int]] = []
     number = sum(name.endswith("_input_ids") for name in inputs)
     for ids, part in ((inputs[f"text_{each}_input_ids"], f"text_{each}_") for each in range(number)):

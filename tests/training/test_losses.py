@@ -236,7 +236,7 @@ def test_angles_share_of_the_gradient_is_the_same_on_two_processes_and_with_cach
 
 def columns_of(item: TokenisedSet, batch: GlobalBatch) -> list[list[list[int]]]:
     """The token ids of the batch's anchors, positives and negatives."""
-    texts = [row["texts"] for row in PlannedDataset([item], 0.0).__getitems__(batch)]
+    texts = PlannedDataset([item], 0.0).__getitems__(batch)["texts"]
     return [list(column) for column in zip(*texts, strict=True)]
 
 

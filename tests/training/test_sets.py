@@ -38,17 +38,18 @@ def test_rows_have_the_tokens_of_their_texts_and_each_distinct_text_is_tokenised
         batch = GlobalBatch("city", np.array([75, 76]), np.zeros((2, 0), np.int64))
         found = PlannedDataset([item], 0.3).__getitems__(batch)
         angled = dataclasses.replace(item, rows=dataclasses.replace(item.rows, angle=True))
-        weights = [rows["angle_weight"] for rows in (found[0], PlannedDataset([angled], 0.3).__getitems__(batch)[0])]
+        weights = [rows["angle_weight"] for rows in (found, PlannedDataset([angled], 0.3).__getitems__(batch))]
         assert weights == [0.0, 0.3]  # AnglE is for the sets that it applies to
-        found += PlannedDataset([item], 0.0).__getitems__(GlobalBatch("city", np.array([3]), np.array([[1]])))
-        for row, given, taken in zip(found, (ROWS[0], ROWS[1], ROWS[0]), ([], [], [1]), strict=True):
+        third = PlannedDataset([item], 0.0).__getitems__(GlobalBatch("city", np.array([3]), np.array([[1]])))
+        texts = [*found["texts"], *third["texts"]]
+        for row, given, taken in zip(texts, (ROWS[0], ROWS[1], ROWS[0]), ([], [], [1]), strict=True):
             passages = [given["positive"], *(given["negatives"][index] for index in taken)]
             expected = [tokens(prompts.anchor, given["anchor"]), *(tokens(prompts.positive, text) for text in passages)]
-            assert row["texts"] == expected
-        assert np.isnan(found[0]["score"]) and found[1]["score"] == 0.5
-        lengths = [len(text) for row in found[:2] for text in row["texts"]]
+            assert row == expected
+        assert np.isnan(found["score"][0]) and found["score"][1] == 0.5
+        lengths = [len(text) for row in found["texts"] for text in row]
         assert text_lengths(item, batch).tolist() == sorted(lengths)
-        texts = [*found[0]["texts"], *(tokens(prompts.positive, text) for text in ROWS[0]["negatives"])]
+        texts = [*found["texts"][0], *(tokens(prompts.positive, text) for text in ROWS[0]["negatives"])]
         assert item.rows.lengths[0] == max(map(len, texts))
     distinct = {(prompts.anchor, row["anchor"]) for row in ROWS}
     distinct |= {(prompts.positive, text) for row in ROWS for text in (row["positive"], *row["negatives"])}
