@@ -1,6 +1,7 @@
-"""What sentence-transformers' trainer lacks: planned batches, marked checkpoints, a stop at non-finite numbers."""
+"""The library's trainer and its arguments, and what it lacks: planned batches, marked checkpoints, a stop at NaN."""
 
 import contextlib
+import dataclasses
 import os
 import signal
 import sys
@@ -14,16 +15,20 @@ import torch
 from accelerate.utils import send_to_device
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from sentence_transformers import SentenceTransformerTrainer
+from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from torch import Tensor
 from torch.utils.data import DataLoader
+from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 
-from pipeline.core.artefact import read_json, remove, write_json
+from configs.schema.config import Config
+from configs.schema.training import SideConfig
+from pipeline.core.artefact import StageFolder, read_json, remove, write_json
 from pipeline.core.errors import UserError, first_line
 from pipeline.core.heads import Heads
 from pipeline.core.model_folder import RAISED_BY_FILES
+from pipeline.core.precision import training_precision
 from training.batch_plan import GlobalBatch
 from training.batches import MiniBatchCollator, PlannedDataset
 from training.losses import BatchLoss, PlannedLoss
@@ -31,6 +36,19 @@ from training.model_files import trained_weights
 
 MARK = "complete.json"  # in a checkpoint folder whose files are all written
 TRAINED_WEIGHTS = "trained.safetensors"  # there, in place of a model that has heads, or of which only an adapter trains
+NOT_FREE = {  # arguments of the library that the pipeline sets
+    *("max_steps", "num_train_epochs", "gradient_accumulation_steps", "output_dir", "bf16", "fp16", "seed"),
+    *("per_device_train_batch_size", "batch_sampler", "warmup_ratio"),  # would change nothing beside the plan's
+    "auto_find_batch_size",  # it would train anew from where memory ran out
+    *("ignore_data_skip", "save_only_model"),  # a run taken up from a checkpoint would end in another model
+    *("eval_strategy", "eval_steps", "save_strategy", "save_steps"),  # the best weights are to have a checkpoint
+    *("load_best_model_at_end", "metric_for_best_model", "greater_is_better"),  # keep_best, by the dev score
+    "logging_strategy",  # without lines there are no curves
+    "push_to_hub",  # it would upload checkpoints; the stage publish uploads the model
+    # Of other models and losses, or of texts that are not tokens yet: to no effect here, or a crash.
+    *("neftune_noise_alpha", "label_smoothing_factor", "use_liger_kernel", "prompts", "router_mapping"),
+    *("multi_dataset_batch_sampler", "train_sampling_strategy", "dataloader_drop_last", "data_seed"),
+}
 
 
 def _outlive_sigterm(worker: int) -> None:
@@ -240,12 +258,78 @@ def last_checkpoint(folder: Path, run_digest: str) -> Path | None:
         return None
     with readable(str(latest.parent)):
         belongs_to = read_json(latest)["run"]
+        TrainerState.load_from_json(str(latest.parent / TRAINER_STATE_NAME))
     if belongs_to != run_digest:
         raise UserError(
             "the checkpoint belongs to another configuration or other data",
             where=str(latest.parent),
             remedy=f"go back to what it was made with, or remove {folder}",
         )
-    with readable(str(latest.parent)):
-        TrainerState.load_from_json(str(latest.parent / TRAINER_STATE_NAME))
     return latest.parent
+
+
+def training_arguments(
+    config: Config, stage: StageFolder, steps: int, has_dev: bool
+) -> SentenceTransformerTrainingArguments:
+    """The library's arguments from the stage's config; `arguments` of the config override what is not the plan's."""
+    side, precision = config.training_of(stage.name), training_precision(config.precision)
+    heads, dev_steps, keep_best = config.training.heads, None, False
+    if has_dev and isinstance(side, SideConfig):
+        dev_steps, keep_best = side.dev_steps, side.dev_steps is not None and side.keep_best
+    values: dict[str, Any] = {
+        "output_dir": str(stage.path / "checkpoints"),
+        "max_steps": steps,
+        "per_device_train_batch_size": side.batch_size,
+        "learning_rate": side.learning_rate,
+        "learning_rate_mapping": {r"\.heads\.": heads.learning_rate} if heads.kind == "joint" else {},
+        "warmup_steps": round(side.warmup * steps),
+        "lr_scheduler_type": side.schedule,
+        "weight_decay": side.weight_decay,
+        "max_grad_norm": side.max_grad_norm,
+        "seed": config.training_seed % 2**32,
+        "use_cpu": not torch.cuda.is_available(),
+        "bf16": precision == "bf16",
+        "fp16": precision == "fp16",
+        "logging_steps": side.logging_steps,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "steps",
+        "save_steps": dev_steps if keep_best else side.checkpoint_steps,
+        "save_total_limit": 2,
+        "eval_strategy": "steps" if dev_steps else "no",
+        "eval_steps": dev_steps,
+        "load_best_model_at_end": keep_best,
+        "metric_for_best_model": "score" if keep_best else None,
+        "greater_is_better": True,
+        "ddp_find_unused_parameters": False,
+        "report_to": [],  # the tracker gets the lines of metrics.jsonl
+        "dataloader_num_workers": 2 if torch.cuda.is_available() else 0,
+    }
+    extra = {**config.training.arguments, **side.arguments}
+    return _library_arguments(values, extra, f"config key training.{stage.name}.arguments")
+
+
+def _library_arguments(
+    values: dict[str, Any], extra: dict[str, Any], place: str
+) -> SentenceTransformerTrainingArguments:
+    """The values, overridden by the `extra` ones; raises UserError for what can't be among these."""
+    for key in sorted(NOT_FREE & extra.keys()):
+        raise UserError(f"{key} is not free: the pipeline sets it", where=f"{place}.{key}", remedy="remove it")
+    known = dataclasses.fields(SentenceTransformerTrainingArguments)
+    numbers = {field.name for field in known if isinstance(field.default, int | float) and field.type in (int, float)}
+    for key in sorted(numbers & {key for key, value in extra.items() if isinstance(value, str)}):
+        what = f"{key} must be a number, not {extra[key]}"
+        raise UserError(what, where=f"{place}.{key}", remedy="write it as 0.001")
+    try:
+        made = SentenceTransformerTrainingArguments(**{**values, **extra})
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            str(error).removeprefix("SentenceTransformerTrainingArguments.__init__() "),
+            where=place,
+            remedy="use arguments of SentenceTransformerTrainingArguments",
+        ) from error
+    trackers = {str(tracker) for tracker in made.report_to or ()}
+    for tracker in trackers - {*get_available_reporting_integrations()} if trackers else ():  # it imports all there are
+        what, remedy = f"no tracker {tracker} is installed", "install it, or use tracking=wandb"
+        raise UserError(what, where=f"{place}.report_to", remedy=remedy)
+    made._n_gpu = min(made.n_gpu, 1)  # one process, one GPU: never nn.DataParallel
+    return made

@@ -27,8 +27,14 @@ from tests.support.runs import read_metrics
 from tests.support.training_process import finish, stop_at
 from training.batch_plan import GlobalBatch
 from training.callbacks import Checkpoints, MetricsLog, Preemption, StepLines
-from training.finetune import training_arguments
-from training.trainer import MARK, PlannedTrainer, _outlive_sigterm, last_checkpoint, readable
+from training.trainer import (
+    MARK,
+    PlannedTrainer,
+    _outlive_sigterm,
+    last_checkpoint,
+    readable,
+    training_arguments,
+)
 
 SETS = {
     "symmetric/pairs": rows(160, seed=1),
