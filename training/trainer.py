@@ -36,7 +36,7 @@ from training.model_files import trained_weights
 
 MARK = "complete.json"  # in a checkpoint folder whose files are all written
 TRAINED_WEIGHTS = "trained.safetensors"  # there, in place of a model that has heads, or of which only an adapter trains
-NOT_FREE = {  # arguments of the library that the pipeline sets
+NOT_FREE = {  # arguments of the library that the pipeline sets or ignores
     *("max_steps", "num_train_epochs", "gradient_accumulation_steps", "output_dir", "bf16", "fp16", "seed"),
     *("per_device_train_batch_size", "batch_sampler", "warmup_ratio"),  # would change nothing beside the plan's
     "auto_find_batch_size",  # it would train anew from where memory ran out
@@ -313,7 +313,7 @@ def _library_arguments(
 ) -> SentenceTransformerTrainingArguments:
     """The values, overridden by the `extra` ones; raises UserError for what can't be among these."""
     for key in sorted(NOT_FREE & extra.keys()):
-        raise UserError(f"{key} is not free: the pipeline sets it", where=f"{place}.{key}", remedy="remove it")
+        raise UserError(f"{key} is not free: the pipeline sets or ignores it", where=f"{place}.{key}", remedy="remove it")
     known = dataclasses.fields(SentenceTransformerTrainingArguments)
     numbers = {field.name for field in known if isinstance(field.default, int | float) and field.type in (int, float)}
     for key in sorted(numbers & {key for key, value in extra.items() if isinstance(value, str)}):
