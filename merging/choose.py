@@ -90,18 +90,12 @@ METHODS: dict[str, Callable[[Choice], Candidate | None]] = {
 
 @dataclass
 class Comparison:
-    """What was chosen, and everything that it was compared with."""
+    """What the configured method chose, and everything that it was compared with."""
 
-    method: str
     weights: dict[str, float] | None  # of the merged model, by model; None where it is no weighted sum
     compared: dict[str, Candidate] = field(default_factory=dict)  # the models, then the methods, by name
     candidates: list[Candidate] = field(default_factory=list)  # all that were scored, in order
     cocktail: Cocktail | None = None
-
-    @property
-    def chosen(self) -> Candidate | None:
-        """The merged model's candidate, if it was scored."""
-        return self.compared.get(self.method)
 
 
 def compare(config: Config, models: Mapping[str, Path], data: Path) -> Comparison:
@@ -112,7 +106,7 @@ def compare(config: Config, models: Mapping[str, Path], data: Path) -> Compariso
     """
     settings = config.merging
     if not settings.score:
-        return Comparison("fixed", fixed_weights(settings))
+        return Comparison(fixed_weights(settings))
     require_mergekit([settings.method, *settings.compare])
     if not (sets := read_dev_sets(data)):
         remedy = "have the data stage hold out dev rows, or use merging=uniform"
@@ -121,15 +115,10 @@ def compare(config: Config, models: Mapping[str, Path], data: Path) -> Compariso
     require_unseen([*sets, *guard_sets], data)
     blend = Blend(models, training_precision(config.precision), attention_of(config), config.token_budget)
     guard = guard_evaluators(config, guard_sets, blend)
-    for pairs in guard_sets:
-        if len(set(pairs.positive_rows().anchors)) < 2:
-            what, remedy = f"set {pairs.name} has one query, which has no interval", "name another set"
-            raise UserError(what, where="merging.guard_sources", remedy=remedy)
     scorer = CandidateScorer(blend, dev_evaluator(config, sets, blend), guard, settings.guard, config.seed)
     choice = Choice(config, models, blend, sets, scorer)
     compared = scored_methods(choice)
-    chosen = compared[settings.method]
-    return Comparison(settings.method, chosen.weights, compared, choice.scorer.candidates, choice.cocktail)
+    return Comparison(compared[settings.method].weights, compared, scorer.candidates, choice.cocktail)
 
 
 def fixed_weights(settings: MergingConfig) -> dict[str, float]:
@@ -142,11 +131,17 @@ def fixed_weights(settings: MergingConfig) -> dict[str, float]:
 
 
 def read_held_out_sets(config: Config, data: Path, names: Sequence[str]) -> list[PairSet]:
-    """Held-out sets with the side whose prompts they take, their rows in a seeded order."""
+    """Held-out sets with the side whose prompts they take, their rows in a seeded order.
+
+    Raises UserError where one is not there, or has a single query.
+    """
     found = []
     for name in names:
         source = config.data.held_out.get(name)
         pairs = read_held_out_set(data, name, source.side if source else "asymmetric")
+        if len(set(pairs.positive_rows().anchors)) < 2:
+            what, remedy = f"set {name} has one query, which has no interval", "name another set"
+            raise UserError(what, where="merging.guard_sources", remedy=remedy)
         found.append(pairs.take(generator(config.seed, "merge", "guard", name).permutation(len(pairs)).tolist()))
     return found
 

@@ -50,7 +50,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
             write_mergekit_model(merged, models[settings.models[0]], target, settings.dtype)
     write_findings(comparison, settings, stage)
     show_comparison(comparison, settings)
-    return metrics(comparison)
+    return metrics(comparison, settings)
 
 
 def trained_heads(models: Mapping[str, Path], seed: int) -> dict[str, Heads]:
@@ -111,28 +111,28 @@ def show_comparison(comparison: Comparison, settings: MergingConfig) -> None:
         weights = [candidate.weights[model] if candidate.weights else None for model in settings.models]
         gain = candidate.deciding_loss.as_gain if candidate.deciding_loss else None
         scores = [candidate.dev.score, *(candidate.dev.sides[side] for side in sides), gain]
-        taken = f"{name} *" if name == comparison.method else name
+        taken = f"{name} *" if name == settings.method else name
         rows.append([taken, *weights, *scores, VERDICTS[candidate.allowed]])
     heads = [*(f"weight of {name}" for name in settings.models), "dev", *(f"dev {side}" for side in sides)]
     columns = ["merge (* taken)", *heads, "guard: gain +, loss -", "allowed"]
     show_table("merges on dev rows", columns, rows)
 
 
-def metrics(comparison: Comparison) -> dict[str, Any]:
+def metrics(comparison: Comparison, settings: MergingConfig) -> dict[str, Any]:
     """The choice in figures, for the manifest."""
     weights = {f"weight_{name}": weight for name, weight in (comparison.weights or {}).items()}
     scores: dict[str, Any] = {}
-    if chosen := comparison.chosen:
+    if chosen := comparison.compared.get(settings.method):
         scores = {"dev": chosen.dev.score, **{f"dev_{side}": score for side, score in chosen.dev.sides.items()}}
         loss = chosen.deciding_loss
         scores["guard_loss"] = loss.mean if loss else None
         scores["dev_under_guard"] = None if chosen.allowed is False else chosen.dev.score
-    return {"method": comparison.method, **weights, **scores, "candidates": len(comparison.candidates)}
+    return {"method": settings.method, **weights, **scores, "candidates": len(comparison.candidates)}
 
 
 def _findings(comparison: Comparison, settings: MergingConfig) -> dict[str, Any]:
     found: dict[str, Any] = {
-        "method": comparison.method,
+        "method": settings.method,
         "models": settings.models,
         "weights": comparison.weights,
         "dtype": settings.dtype,
