@@ -103,7 +103,12 @@ def test_many_distinct_words_are_added_up_as_their_number_doubles(monkeypatch: p
     monkeypatch.setattr("training.vocabulary.counting.ROWS", 2)
     counter, sums = WordCounter(SMALL["spaces kept"]), list[int]()
     words = counter.words
-    monkeypatch.setattr(counter, "words", lambda: sums.append(1) or words())
+
+    def added_up() -> object:
+        sums.append(1)
+        return words()
+
+    monkeypatch.setattr(counter, "words", added_up)
     for number in range(64):
         counter.add([f"{number}a {number}b"])
     assert len(words()) == 128 and len(sums) < 10
