@@ -313,7 +313,9 @@ def _library_arguments(
 ) -> SentenceTransformerTrainingArguments:
     """The values, overridden by the `extra` ones; raises UserError for what can't be among these."""
     for key in sorted(NOT_FREE & extra.keys()):
-        raise UserError(f"{key} is not free: the pipeline sets or ignores it", where=f"{place}.{key}", remedy="remove it")
+        raise UserError(
+            f"{key} is not free: the pipeline sets or ignores it", where=f"{place}.{key}", remedy="remove it"
+        )
     known = dataclasses.fields(SentenceTransformerTrainingArguments)
     numbers = {field.name for field in known if isinstance(field.default, int | float) and field.type in (int, float)}
     for key in sorted(numbers & {key for key, value in extra.items() if isinstance(value, str)}):
