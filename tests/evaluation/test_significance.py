@@ -8,12 +8,14 @@ import pytest
 from scipy.stats import false_discovery_control, norm, pearsonr, permutation_test, rankdata, spearmanr
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
+import evaluation.significance
 from evaluation.outcome import Measure, Outcome, joined
 from evaluation.results import MEAN, Difference
 from evaluation.significance import (
     FIXED,
     STATISTICS,
     Resampling,
+    _swapped_differences,
     bootstrap_p_value,
     corrected,
     holm,
@@ -122,7 +124,8 @@ def test_pairing_narrows_the_interval() -> None:
     assert np.std(merge - base) < 0.1 * np.std(unpaired)
 
 
-def test_the_permutation_test_agrees_with_scipy() -> None:
+def test_the_permutation_test_agrees_with_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation.significance, "CHUNK", 60 * 7777)  # the last chunk is smaller
     outcomes = two_models(np.random.default_rng(8), 60, 0.3)
     base, merge = outcomes["base"], outcomes["merge"]
     ours = permutation_p_values([(merge, base)], Resampling(20_000), "suite", "task")[0]
@@ -144,7 +147,15 @@ def test_swapped_texts_give_the_macro_f1_of_swapped_texts() -> None:
     for share in (0.5, 0.8):
         hits = rng.binomial(gold, share)
         models.append(outcome("macro_f1", hits=hits, predicted=hits + rng.integers(0, 3, gold.shape), gold=gold))
-    p_value = permutation_p_values([(models[1], models[0])], Resampling(2000), "suite", "task")[0]
+    pairs = [(models[1], models[0]), (models[0], models[1])]
+    swaps = rng.integers(0, 2, (5, 30))
+    found = _swapped_differences(pairs, np.ones(30))(swaps.astype(float))
+    for row, swapped in zip(found, swaps[:, :, None].astype(bool), strict=True):
+        columns = [{name: np.where(swapped, other.columns[name], one.columns[name]) for name in one.columns}
+                   for one, other in pairs]  # fmt: skip
+        better, worse = (outcome("macro_f1", **own).measures[0].score for own in columns)
+        assert row == pytest.approx([better - worse, worse - better])
+    p_value = permutation_p_values(pairs[:1], Resampling(2000), "suite", "task")[0]
     assert p_value < 0.01
     assert permutation_p_values([(models[0], models[0])], Resampling(200), "suite", "task") == [1]
 
@@ -200,11 +211,13 @@ def test_a_task_in_parts_scores_the_mean_of_its_parts() -> None:
     assert permutation_p_values([(two, flipped)], Resampling(200), "parts") == [1]
 
 
-def test_replicates_depend_on_the_seed_and_the_task_alone() -> None:
+def test_replicates_depend_on_the_seed_and_the_task_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     one = two_models(np.random.default_rng(4), 300, 0.0)["base"]
     first = replicates([one], Resampling(200), "suite", "task")
     assert (first == replicates([one, one], Resampling(200), "suite", "task")[1]).all()
     assert (first != replicates([one], Resampling(200), "suite", "other")).any()
+    monkeypatch.setattr(evaluation.significance, "CHUNK", 300 * 7)  # resamples in memory at once, the last ones fewer
+    assert (first == replicates([one], Resampling(200), "suite", "task")).all()
 
 
 ITEMS = 40
