@@ -195,7 +195,7 @@ def best_of_grid(
         if (best := _best(tried)) is None:
             break
         width /= 2
-        around = [point for point in neighbours(best, region, width) if point not in tried]
+        around = list(neighbours(best, region, width))  # none of which was tried: a coarser grid has none of them
         for point in progress(around, f"{what}: {len(around)} candidates around the best"):
             tried[point] = score(weights_of(point, models))
     if (best := _best(tried)) is not None:
