@@ -22,11 +22,10 @@ def test_auto_is_a_cpu_s_budget_until_a_gpu_is_measured() -> None:
 
 
 def test_the_tokens_that_fit_come_from_two_probing_steps() -> None:
-    # 1,000 bytes a token; a constant of 50,000 and the gradients of 250 parameters, which the room leaves out already
-    peaks = [1000 * 4096 + 51_000, 1000 * 8192 + 51_000]
-    a_token, tokens = tokens_that_fit([4096, 8192], peaks, room=20_050_000, trained=250)
-    assert a_token == 1000
-    assert tokens == 20_000 // 256 * 256
+    # 1,000 bytes a token; a constant of 500,000 and the gradients of 250 parameters, which the room leaves out already
+    peaks, room = [1000 * 4096 + 501_000, 1000 * 8192 + 501_000], 1000 * 78 * 256 + 500_000
+    assert tokens_that_fit([4096, 8192], peaks, room, trained=250) == (1000, 78 * 256)
+    assert tokens_that_fit([4096, 8192], peaks, room - 1, trained=250)[1] == 77 * 256
     assert tokens_that_fit([4096, 8192], peaks, room=10_000, trained=250)[1] == 0
 
 
@@ -58,10 +57,14 @@ def test_what_heads_hold_of_a_batch_is_no_room_for_activations(monkeypatch: pyte
         measured_tokens(model, features, side, None, "side", int(9e9))
 
 
-def test_a_probing_step_leaves_no_gradient_and_no_trace_in_the_random_numbers() -> None:
-    model = tiny_model(dropout=0.2)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, None])
+def test_a_probing_step_computes_as_training_does_and_leaves_no_trace(dtype: torch.dtype | None) -> None:
+    model, seen, gradients = tiny_model(dropout=0.2), list[tuple[bool, bool]](), list[torch.Tensor]()
+    model[0].register_forward_pre_hook(lambda part, _: seen.append((part.training, torch.is_autocast_enabled("cpu"))))
+    next(model.parameters()).register_hook(gradients.append)
     before = torch.get_rng_state()
-    probe(model, MiniBatchCollator(1, Budget(1000, 8)).features([[5] * 7, [5] * 9]), torch.bfloat16)
+    probe(model.eval(), MiniBatchCollator(1, Budget(1000, 8)).features([[5] * 7, [5] * 9]), dtype)
+    assert seen == [(True, dtype is not None)] and gradients[0].any()
     assert torch.equal(torch.get_rng_state(), before)
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -77,7 +80,8 @@ def test_a_full_device_is_one_line_that_says_what_to_set(
     monkeypatch.setattr(place, full)
     with pytest.raises(UserError, match=r"full with 8192 tokens.*training.symmetric.*set mini_batch_tokens=4096"):
         run_stage(CHAIN["symmetric"], config)
-    with pytest.raises(UserError, match="; set mini_batch_tokens=2048"), memory_explained("training.joint"):
-        full()
+    for tokens, half in ((None, 2048), (1100, 512), (300, 256)):  # of a multiple of 256
+        with pytest.raises(UserError, match=f"; set mini_batch_tokens={half},"), memory_explained("joint", tokens):
+            full()
     with pytest.raises(UserError, match="; lower batch_tokens or batch_size, set"), memory_explained("a", heads=True):
         full()

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,15 +27,8 @@ from tests.support.planned_sets import planned_loss, prepared_run, rows, tiny_mo
 from tests.support.runs import read_metrics
 from tests.support.training_process import finish, stop_at
 from training.batch_plan import GlobalBatch
-from training.callbacks import Checkpoints, MetricsLog, Preemption, StepLines
-from training.trainer import (
-    MARK,
-    PlannedTrainer,
-    _outlive_sigterm,
-    last_checkpoint,
-    readable,
-    training_arguments,
-)
+from training.callbacks import Checkpoints, MetricsLog, Preemption, StepBar, StepLines
+from training.trainer import MARK, PlannedTrainer, _outlive_sigterm, last_checkpoint, readable, training_arguments
 
 SETS = {
     "symmetric/pairs": rows(160, seed=1),
@@ -234,13 +228,13 @@ def test_two_processes_train_the_model_of_one(tmp_path: Path, options: dict[str,
 
 
 def test_an_unfinished_checkpoint_is_not_taken(tmp_path: Path) -> None:
-    for step, whole in ((4, True), (8, False), (12, False)):
+    for step, whole in ((4, True), (8, True), (12, True), (16, False)):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
         if whole:
             (folder / MARK).write_text('{"run": "mine"}')
             (folder / "trainer_state.json").write_text("{}")
-    assert last_checkpoint(tmp_path, "mine") == tmp_path / "checkpoint-4"
+    assert last_checkpoint(tmp_path, "mine") == tmp_path / "checkpoint-12"
     assert last_checkpoint(tmp_path / "nowhere", "mine") is None
     with pytest.raises(UserError, match="another configuration"):
         last_checkpoint(tmp_path, "yours")
@@ -367,7 +361,16 @@ def test_a_log_has_about_ten_lines_of_a_run_however_often_it_is_logged(
     every: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO", "pipeline"):
-        for step in range(every, 448, every):
-            state = TrainerState(global_step=step, max_steps=447, logging_steps=every)
+        for step, first_rank in product(range(every, 448, every), (True, False)):
+            state = TrainerState(global_step=step, max_steps=447, logging_steps=every, is_world_process_zero=first_rank)
             StepLines().on_log(None, state, TrainerControl(), logs={"loss": 1.0})
     assert 8 <= len(caplog.messages) <= 11
+
+
+def test_a_bar_shows_the_last_loss_and_the_last_dev_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    bar, state, shown = StepBar(), TrainerState(max_steps=2), list[dict[str, str]]()
+    bar.on_train_begin(None, state, TrainerControl())
+    monkeypatch.setattr(bar.training_bar, "set_postfix", lambda latest: shown.append(dict(latest)))
+    for logs in ({"loss": 1.23456, "grad_norm": 2.0}, {"eval_score": 0.5}):
+        bar.on_log(None, state, TrainerControl(), logs=logs)
+    assert shown == [{"loss": "1.235"}, {"loss": "1.235", "dev": "0.500"}]

@@ -163,7 +163,10 @@ def test_batches_hold_all_texts_within_the_budget() -> None:
     lengths = np.random.default_rng(0).integers(1, 300, 500).tolist()
     batches = list(length_batches(lengths, 512))
     assert sorted(index for batch in batches for index in batch) == list(range(500))
-    assert all(len(batch) * max(lengths[index] for index in batch) <= 512 for batch in batches)
+    longest, texts = [max(lengths[index] for index in batch) for batch in batches], [*map(len, batches)]
+    assert texts[:-1] == [512 // most for most in longest[:-1]] and texts[-1] <= 512 // longest[-1]
+    assert longest == sorted(longest, reverse=True)  # texts of one length side by side, so with little padding
+    assert list(length_batches([9, 0, 600, 9], 512)) == [[2], [0, 3, 1]]  # a longer text is alone, none is lost
 
 
 @pytest.mark.parametrize("how", ["weights in bfloat16", "autocast"])
