@@ -115,15 +115,6 @@ def test_the_same_model_twice_differs_by_nothing() -> None:
     assert (row.difference, row.ci_low, row.ci_high, row.p_value) == (0, 0, 0, 1)
 
 
-def test_pairing_narrows_the_interval() -> None:
-    rng, plan = np.random.default_rng(6), Resampling(1000)
-    hard = rng.random(500)
-    outcomes = {name: outcome("mean", value=hard + rng.normal(0, 0.01, 500)) for name in ("base", "merge")}
-    base, merge = replicates(list(outcomes.values()), plan, "pairing")
-    unpaired = replicates([outcomes["merge"]], plan, "other stream")[0] - base
-    assert np.std(merge - base) < 0.1 * np.std(unpaired)
-
-
 def test_the_permutation_test_agrees_with_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluation.significance, "CHUNK", 60 * 7777)  # the last chunk is smaller
     outcomes = two_models(np.random.default_rng(8), 60, 0.3)
@@ -193,13 +184,19 @@ def test_holm_is_the_step_down_procedure() -> None:
 
 def test_holm_corrects_over_the_tasks_of_a_suite_for_each_pair() -> None:
     def row(
-        task: str, p_value: float, against: str = "base", main: bool = True, metric: str = "accuracy"
+        task: str,
+        p_value: float,
+        against: str = "base",
+        main: bool = True,
+        metric: str = "accuracy",
+        model: str = "merge",
+        suite: str = "suite",
     ) -> Difference:
-        return Difference("merge", against, "suite", task, metric, 0, 0, 0, p_value, np.nan, "permutation", 9, main)
+        return Difference(model, against, suite, task, metric, 0, 0, 0, p_value, np.nan, "permutation", 9, main)
 
     rows = [row("a", 0.01), row("b", 0.02), row("a", 0.03, "init"), row("a", 0.04, main=False)]
-    rows.append(row("Mean", 0.05, metric=MEAN))
-    assert [found.p_holm for found in corrected(rows)] == [0.02, 0.02, 0.03, 0.04, 0.05]
+    rows += [row("Mean", 0.05, metric=MEAN), row("a", 0.06, model="joint"), row("a", 0.07, suite="other")]
+    assert [found.p_holm for found in corrected(rows)] == [0.02, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07]
 
 
 def test_a_task_in_parts_scores_the_mean_of_its_parts() -> None:
