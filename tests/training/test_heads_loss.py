@@ -2,7 +2,9 @@
 
 import math
 from collections import defaultdict
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -58,15 +60,16 @@ def brute_vectors(loss: HeadsLoss | JointLoss, of: PaddedTexts, row: int) -> lis
 
 def brute_scores(loss: HeadsLoss | JointLoss, queries: PaddedTexts, passages: PaddedTexts) -> dict[str, Tensor]:
     found: dict[str, list[Tensor]] = {"dense": [], "sparse": [], "multi_vector": []}
-    for q in range(len(queries.ids)):
-        for p in range(len(passages.ids)):
-            found["dense"].append((queries.dense[q] * passages.dense[p]).sum())
-            one, other = brute_sparse(loss, queries, q), brute_sparse(loss, passages, p)
-            shared = [one[token] * other[token] for token in one.keys() & other.keys()]
-            found["sparse"].append(sum(shared, torch.zeros(())))
-            vectors, others = brute_vectors(loss, queries, q), brute_vectors(loss, passages, p)
-            best = [torch.stack([vector @ other for other in others]).max() for vector in vectors]
-            found["multi_vector"].append(sum(best, torch.zeros(())) / len(best))
+    made = [
+        [(of.dense[row], brute_sparse(loss, of, row), brute_vectors(loss, of, row)) for row in range(len(of.ids))]
+        for of in (queries, passages)
+    ]
+    for (one, weights, vectors), (other, other_weights, others) in product(*made):
+        found["dense"].append((one * other).sum())
+        shared = [weights[token] * other_weights[token] for token in weights.keys() & other_weights.keys()]
+        found["sparse"].append(sum(shared, torch.zeros(())))
+        best = [torch.stack([vector @ near for near in others]).max() for vector in vectors]
+        found["multi_vector"].append(sum(best, torch.zeros(())) / len(best))
     shape = len(queries.ids), len(passages.ids)
     return {name: torch.stack(of).reshape(shape) / TEMPERATURE for name, of in found.items()}
 
@@ -107,8 +110,11 @@ def test_scores_loss_and_gradient_are_those_of_loops_over_tokens(loss: HeadsLoss
 
 
 def test_texts_without_any_weight_are_counted(loss: HeadsLoss) -> None:
-    loss.scores(texts(4, seed=1), texts(8, seed=2))
-    assert loss.parts["all_zero"] < 0.5
+    queries, passages = texts(4, seed=1), texts(8, seed=2)
+    loss.scores(queries, passages)
+    sparse = [brute_sparse(loss, of, row) for of in (queries, passages) for row in range(len(of.ids))]
+    none = [not any(weight > 0 for weight in weights.values()) for weights in sparse]
+    assert loss.parts["all_zero"].item() == pytest.approx(sum(none) / 12) and 0 < sum(none) < 12
     torch.nn.init.zeros_(loss.heads.sparse.weight)
     torch.nn.init.constant_(loss.heads.sparse.bias, -1.0)
     loss.scores(texts(4, seed=1), texts(8, seed=2))
@@ -166,15 +172,46 @@ def test_a_batch_without_right_pairs_teaches_the_heads_nothing(tmp_path: Path) -
     assert gradients(joint.model).norm() > 0  # AnglE's
 
 
+def test_under_autocast_heads_and_scores_are_computed_in_32_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    item = tokenised(tmp_path, rows(16), angle=True)
+    given = features_of(item, plan_batches([item.rows], ONE_BATCH, seed=7).batches[0], 10**6, 0.0)
+    seen: list[torch.dtype] = []
+
+    def noted(dense: Tensor, scores: dict[str, Tensor], *arguments: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        seen.extend(score.dtype for score in (dense, *scores.values()))
+        return bge_m3_loss(dense, scores, *arguments)
+
+    monkeypatch.setattr(training.heads.loss, "bge_m3_loss", noted)
+    for loss in (heads_loss(), joint_loss(10**6)):
+        for layer in (loss.heads.sparse, loss.heads.multi_vector):
+            layer.register_forward_hook(lambda layer, inputs, output: seen.append(output.dtype))
+        with torch.autocast("cpu", torch.bfloat16):
+            loss(*given)
+        assert loss.parts.keys() >= {"ensemble", "sparse", "multi_vector", "all_zero"}  # what metrics.jsonl shows
+    assert set(seen) == {torch.float32}
+
+
 def test_maxsim_in_bounded_memory_has_the_same_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    one, other, found = texts(5, seed=1), texts(7, seed=2), list[Tensor]()
-    for kept in (2**28, 9 * 7 * 9 * 2):  # two queries at a time
+    one, other, found, at_once = texts(5, seed=1), texts(7, seed=2), list[Tensor](), list[list[int]]()
+    maxsim = training.heads.loss.maxsim
+
+    def noted(a: Tensor, *arguments: Tensor, **options: Any) -> Tensor:
+        at_once[-1].append(len(a))
+        return maxsim(a, *arguments, **options)
+
+    monkeypatch.setattr(training.heads.loss, "maxsim", noted)
+    for kept in (5 * 9 * 7 * 9, 5 * 9 * 7 * 9 - 1, 9 * 7 * 9 * 2):
         monkeypatch.setattr(training.heads.loss, "KEPT_SIMILARITIES", kept)
         a, b = (of.tokens.clone().requires_grad_() for of in (one, other))
+        at_once.append([])
         scores = mean_maxsim(a, b, one.mask, other.mask)
+        at_once.append([])  # what the backward pass computes again
         given = torch.autograd.grad(scores.sin().sum(), (a, b))
         found.append(torch.cat([of.flatten() for of in (scores.detach(), *given)]))
-    assert difference(*found) <= 1e-6
+    assert at_once[::2] == [[5], [4, 1], [2, 2, 1]] and [*map(sorted, at_once[1::2])] == [[], [1, 4], [1, 2, 2]]
+    assert max(difference(found[0], other) for other in found[1:]) <= 1e-6
 
 
 def test_the_gradient_is_the_same_on_two_processes(tmp_path: Path) -> None:
