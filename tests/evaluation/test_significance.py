@@ -239,7 +239,7 @@ def copies(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
         ("spearman", GRADES, lambda p, g: spearmanr(p, g).statistic),
         ("pearson", GRADES, lambda p, g: pearsonr(p, g).statistic),
         ("roc_auc", LABELS, lambda p, g: roc_auc_score(g, p)),
-        ("average_precision", LABELS, lambda p, g: average_precision_score(g, p)),
+        ("average_precision", 1 - LABELS, lambda p, g: average_precision_score(g, p)),
     ],
 )
 def test_a_metric_of_predictions_equals_the_library_on_copied_items(name: str, gold: np.ndarray, oracle) -> None:
