@@ -147,7 +147,7 @@ def test_swapped_texts_give_the_macro_f1_of_swapped_texts() -> None:
         better, worse = (outcome("macro_f1", **own).measures[0].score for own in columns)
         assert row == pytest.approx([better - worse, worse - better])
     p_value = permutation_p_values(pairs[:1], Resampling(2000), "suite", "task")[0]
-    assert p_value < 0.01
+    assert p_value < 0.01 and rows_of(dict(zip("ab", models, strict=True)), Resampling(100)).test == "permutation"
     assert permutation_p_values([(models[0], models[0])], Resampling(200), "suite", "task") == [1]
 
 
