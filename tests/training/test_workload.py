@@ -54,6 +54,7 @@ def test_without_a_gpu_the_plan_assumes_h100s(monkeypatch: pytest.MonkeyPatch, p
 def test_work_is_that_of_the_planned_batches(tmp_path: Path) -> None:
     sets = {"asymmetric/one": rows(100, negatives=1), "asymmetric/two": rows(30, seed=1)}
     config = prepared_run(tmp_path, sets, mini_batch_tokens=128)
+    config.training.teraflops = 1.0  # or a second goes into measuring it
     shape = shape_of(tiny_base())
     work = work_of(config, "asymmetric", shape, devices_of(config))
     assert (work.source, work.batches, work.rows) == ("the planned batches", 6 + 2, 96 + 24)
@@ -77,6 +78,7 @@ def test_packed_work_has_no_padding_and_one_forward_pass_a_step(tmp_path: Path) 
 def test_fitting_heads_takes_one_pass_and_trains_two_layers(tmp_path: Path) -> None:
     config = prepared_run(tmp_path, {"asymmetric/one": rows(100, negatives=1), "symmetric/two": rows(30, seed=1)})
     config.training.heads = HeadsConfig(batch_size=16, anchor_length=32, positive_length=32)
+    config.training.teraflops = 1.0
     shape, devices = shape_of(tiny_base()), devices_of(config)
     work = work_of(config, "heads", shape, devices)
     side = work_of(config, "asymmetric", shape, devices)
