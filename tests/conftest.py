@@ -12,7 +12,10 @@ os.environ.setdefault("WANDB_MODE", "offline")
 import pytest
 from filelock import FileLock
 
+from tests.support.composing import keep_compositions
 from tests.support.runs import REPOSITORY, copied, make
+
+keep_compositions()
 
 for name in [name for name in os.environ if name in ("ARGS", "MFLAGS") or name.startswith("MAKE")]:
     del os.environ[name]  # of `make test ARGS=...`: not for the makes that tests start

@@ -1,5 +1,6 @@
 """Every profile and every choice of every group composes to a valid, typed config."""
 
+import dataclasses
 import math
 from itertools import zip_longest
 from pathlib import Path
@@ -33,6 +34,20 @@ def test_group_choices_compose(choices: tuple[str | None, ...]) -> None:
 def test_a_source_can_be_changed_and_left_out_by_name() -> None:
     config = composed("profile=bge_m3", "data.sources.rcb.repeat=2", "~data.sources.terra")
     assert config.data.sources["rcb"].repeat == 2 and "terra" not in config.data.sources
+
+
+def test_a_config_composed_again_is_that_of_its_own_overrides(tmp_path: Path) -> None:
+    """Whatever tests keep between two compositions (tests/support/composing.py)."""
+    chosen = ["profile=tiny", "merging=ties", "init=opus", "~data.sources.terra"]
+    first = composed(*chosen, "seed=7")
+    assert (first.seed, first.merging.method, "terra" in first.data.sources) == (7, "ties", False)
+    assert composed(*chosen, "seed=7") == first == dataclasses.replace(composed(*chosen), seed=7)
+    assert composed(*chosen, "~data.sources.gazeta", "seed=7") != first
+    elsewhere = tmp_path / "arm" / "mine.yaml"
+    elsewhere.parent.mkdir()
+    for seed in (1, 2):
+        elsewhere.write_text(f"# @package _global_\nseed: {seed}\n")
+        assert composed("profile=tiny", "arm=mine", f"hydra.searchpath=['file://{tmp_path}']").seed == seed
 
 
 @pytest.mark.parametrize("sweep", SWEEPS)
