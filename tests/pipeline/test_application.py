@@ -5,15 +5,20 @@ import re
 import shlex
 import signal
 import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from pipeline.application import CONFIGS, LAUNCHED, QUOTED, _explained, quoted
-from tests.support.runs import finish, run_main, start
+from pipeline.application import CONFIGS, LAUNCHED, QUOTED, _explained, hydra_application, passed_on, quoted
+from pipeline.core.console import log
+from pipeline.core.errors import UserError
+from tests.support.runs import Ended, run_main, start
 
 
 def start_application(job: str, runs: Path, *overrides: str) -> subprocess.Popen[str]:
@@ -24,6 +29,13 @@ def start_application(job: str, runs: Path, *overrides: str) -> subprocess.Popen
         f"hydra_application(lambda config: {job})()"
     )
     return start("profile=tiny", f"runs={runs}", *overrides, code=code)
+
+
+@pytest.fixture
+def run_application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ended]:
+    """A command of which a function is the work, in this process: for what neither signals nor closed pipes end."""
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)  # by which the log would be called as pytest is
+    return lambda job, *overrides: run_main(*overrides, f"runs={tmp_path}", main=hydra_application(job))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -101,27 +113,24 @@ def test_the_make_targets_that_an_error_names_make_this_run(overrides: list[str]
     assert ended.status == 2 and said in ended.err
 
 
-def test_a_full_disk_outside_of_any_stage_is_one_line(tmp_path: Path) -> None:
-    full = "__import__('pathlib').Path('/dev/full').write_text('x')"
-    process = start_application(full, tmp_path)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 2
-    assert said.startswith("error: can't write: No space left on device") and said.count("\n") == 1
+def test_a_full_disk_outside_of_any_stage_is_one_line(run_application: Callable[..., Ended]) -> None:
+    ended = run_application(lambda config: Path("/dev/full").write_text("x"), "profile=tiny")
+    assert ended.status == 2
+    assert ended.err.startswith("error: can't write: No space left on device") and ended.err.count("\n") == 1
 
 
-def test_a_log_that_can_t_be_opened_is_named(tmp_path: Path) -> None:
+def test_a_log_that_can_t_be_opened_is_named(run_application: Callable[..., Ended], tmp_path: Path) -> None:
     log = tmp_path / "tiny/logs/run.log"
     log.mkdir(parents=True)
-    _, said = start_application("None", tmp_path).communicate(timeout=60)
+    said = run_application(print, "profile=tiny").err
     assert said == f"error: can't write the logs: Is a directory ({log}); set runs=<folder that can be written>\n"
 
 
-def test_the_log_is_rotated(tmp_path: Path) -> None:
-    bound = "hydra.job_logging.handlers.file.maxBytes=300"
-    job = "[logging.getLogger('pipeline').info('line %d', number) for number in range(100)]"
-    _, said = start_application(job, tmp_path, bound).communicate(timeout=60)
+def test_the_log_is_rotated(run_application: Callable[..., Ended], tmp_path: Path) -> None:
+    lines, bound = (lambda config: [log.info("line %d", number) for number in range(100)]), "maxBytes=300"
+    ended = run_application(lines, "profile=tiny", f"hydra.job_logging.handlers.file.{bound}")
     logs = sorted((tmp_path / "tiny/logs").iterdir())
-    assert [path.name for path in logs] == ["run.log", "run.log.1", "run.log.2", "run.log.3"], said
+    assert [path.name for path in logs] == ["run.log", "run.log.1", "run.log.2", "run.log.3"], ended
     assert all(path.stat().st_size <= 300 for path in logs)
 
 
@@ -164,19 +173,18 @@ def test_the_way_to_quote_gives_the_value_to_a_command_and_through_make() -> Non
 
 
 def test_an_override_in_quotes_arrives_as_it_was_typed(tmp_path: Path) -> None:
-    folder = tmp_path / "мои прогоны = новые"
-    process = start_application("print(config.runs)", tmp_path, f'runs="{folder}"')
-    assert process.communicate(timeout=60) == (f"{folder}\n", "")
-    process = start_application("print(config.runs)", tmp_path, f"runs={folder}")
-    said = process.communicate(timeout=60)[1]
-    assert said.startswith(f"error: can't parse runs={folder}: ") and said.endswith(f"; {QUOTED}\n")
-    assert (said.count("\n"), process.returncode) == (1, 2)
+    folder, main = tmp_path / "мои прогоны = новые", hydra_application(lambda config: print(config.runs))
+    assert run_main("profile=tiny", f'runs="{folder}"', main=main) == Ended(0, f"{folder}\n", "")
+    ended = run_main("profile=tiny", f"runs={folder}", main=main)
+    assert ended.err.startswith(f"error: can't parse runs={folder}: ") and ended.err.endswith(f"; {QUOTED}\n")
+    assert (ended.err.count("\n"), ended.status) == (1, 2)
 
 
-def test_the_runs_of_a_sweep_over_folders_and_hub_ids_have_names_without_slashes(tmp_path: Path) -> None:
-    guides = "training.symmetric.guide=some/model,/a/b"
-    process = start_application("print(config.run)", tmp_path, "sweep=learning_rate", "seed=7", guides, "--multirun")
-    said = process.communicate(timeout=60)[0]
+def test_the_runs_of_a_sweep_over_folders_and_hub_ids_have_names_without_slashes(
+    run_application: Callable[..., Ended],
+) -> None:
+    chosen = ["profile=tiny", "sweep=learning_rate", "seed=7", "training.symmetric.guide=some/model,/a/b"]
+    said = run_application(lambda config: print(config.run), "--multirun", *chosen).out
     assert "tiny-seed=7,training.symmetric.guide=some_model,training.symmetric.learning_rate=" in said
     assert "tiny-seed=7,training.symmetric.guide=_a_b,training.symmetric.learning_rate=" in said
 
@@ -184,32 +192,29 @@ def test_the_runs_of_a_sweep_over_folders_and_hub_ids_have_names_without_slashes
 @pytest.mark.parametrize(
     ("raised", "said"),
     [
-        ("OSError(28, 'No space left on device')", "error: can't write: No space left on device ("),
-        ("UserError('no arm', where='x', remedy='y')", "error: no arm (x); y\n"),
+        (OSError(28, "No space left on device"), "error: can't write: No space left on device ("),
+        (UserError("no arm", where="x", remedy="y"), "error: no arm (x); y\n"),
     ],
 )
-def test_a_sweep_whose_table_can_t_be_written_does_not_end_well(raised: str, said: str, tmp_path: Path) -> None:
-    fails = f"""if True:
-        from pipeline.application import *
-        from pipeline import sweep
-        def fail(*told, **more): raise {raised}
-        sweep.show_table = fail
-        hydra_application(print)()
-    """
-    ended = finish(start("--multirun", "profile=tiny", f"runs={tmp_path}", "seed=1,2", code=fails))
+def test_a_sweep_whose_table_can_t_be_written_does_not_end_well(
+    raised: Exception, said: str, run_application: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.sweep.show_table", Mock(side_effect=raised))
+    ended = run_application(print, "--multirun", "profile=tiny", "seed=1,2")
     assert (ended.status, ended.err.count("\n")) == (2, 1) and ended.err.startswith(said)
 
 
-def test_what_a_command_passes_on_composes_its_config_also_of_files_elsewhere(tmp_path: Path) -> None:
+def test_what_a_command_passes_on_composes_its_config_also_of_files_elsewhere(
+    run_application: Callable[..., Ended], tmp_path: Path
+) -> None:
     for name, content in {"one dir/profile/mine": "profile: mine", "two/arm/mine": "seed: 7"}.items():
         file = tmp_path / f"{name}.yaml"
         file.parent.mkdir(parents=True)
         file.write_text(f"# @package _global_\n{content}\n")
     (tmp_path / "one dir" / "own.yaml").write_text("defaults: [config, _self_]\nlanguages: [kk]\n")
-    chosen = ["arm=mine", f"runs={tmp_path}", f"hydra.searchpath=['file://{tmp_path}/two']"]
-    passes_on = "from pipeline.application import *; hydra_application(lambda config: print(*passed_on(), sep='\\n'))()"
+    chosen = ["arm=mine", f"hydra.searchpath=['file://{tmp_path}/two']"]
     options = [f"--config-dir={tmp_path}/one dir", "--config-name=own"]  # between overrides
-    first = finish(start("profile=mine", *options, *chosen, code=passes_on))
+    first = run_application(lambda config: print(*passed_on(), sep="\n"), "profile=mine", *options, *chosen)
     ended = run_main("--cfg=job", *first.out.splitlines())
     told = ("profile: mine", "seed: 7", "- kk")
     assert ended.status == 0 and all(each in ended.out for each in told), first.err + ended.err

@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,12 +77,12 @@ def make(*overrides: str, env: Mapping[str, str] | None = None) -> Ended:
     return ended
 
 
-def run_main(*overrides: str, module: str = "pipeline.run") -> Ended:
-    """The same as `run_command`, in this process: faster, as nothing is imported anew."""
+def run_main(*overrides: str, module: str = "pipeline.run", main: Callable[[], None] | None = None) -> Ended:
+    """The same as `run_command`, or another `main`, in this process: faster, as nothing is imported anew."""
     out, err = io.StringIO(), io.StringIO()
     with _as_command(module, overrides), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            importlib.import_module(module).main()
+            (main or importlib.import_module(module).main)()
             status = 0
         except SystemExit as left:
             status = left.code if isinstance(left.code, int) else int(left.code is not None)
