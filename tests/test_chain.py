@@ -7,27 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.runs import copied, make, remove_stage, run_main
+from tests.support.runs import make, remove_stage, run_main
 
-SIDES = ["symmetric", "asymmetric"]
-STAGES = ["data", "init", *SIDES, "merge", "heads", "evaluate", "report"]
+STAGES = ["data", "init", "symmetric", "asymmetric", "merge", "heads", "evaluate", "report"]
 TEXTS = ["Река замерзает в ноябре.", "Когда открыли первый музей?", "Рецепт борща"]
 
 
 @pytest.fixture(scope="module")
 def one_process(chain: Path) -> Path:
     return chain / "tiny"
-
-
-@pytest.fixture(scope="module")
-def two_processes(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same run, its sides trained anew by two ranks; nothing else of it depends on their number."""
-    run = copied(chain, tmp_path_factory.mktemp("runs"))
-    for side in SIDES:
-        remove_stage(run / side)
-    done = make("profile=tiny", f"runs={run.parent}", "launch.config=cpu", "launch.processes=2")
-    assert done.out.count("up to date") == len(STAGES) - len(SIDES), done.out
-    return run
 
 
 def manifests(run: Path) -> dict[str, dict]:
@@ -89,16 +77,15 @@ def test_a_second_run_makes_nothing(run_folder: Path) -> None:
     assert done.out.count("up to date") == len(STAGES)
 
 
-def test_two_ranks_train(two_processes: Path) -> None:
-    made = manifests(two_processes)
-    assert made["symmetric"]["environment"]["processes"] == made["asymmetric"]["environment"]["processes"] == 2
-
-
-@pytest.mark.parametrize("side", SIDES)
-def test_two_ranks_train_the_same_model_as_one(one_process: Path, two_processes: Path, side: str) -> None:
+@pytest.mark.parametrize("side", ["symmetric", pytest.param("asymmetric", marks=pytest.mark.slow)])
+def test_two_ranks_train_the_same_model_as_one(one_process: Path, run_folder: Path, side: str) -> None:
+    remove_stage(run_folder / side)
+    done = make("profile=tiny", f"runs={run_folder.parent}", "launch.config=cpu", "launch.processes=2")
+    assert done.out.count("up to date") == len(STAGES) - 1, done.out  # nothing else depends on the number of ranks
+    assert manifests(run_folder)[side]["environment"]["processes"] == 2
     initial = embeddings(one_process, "init")
     # Embeddings, not weights: Adam turns rounding into steps where a gradient is 0 by nature (biases of the keys).
-    np.testing.assert_allclose(embeddings(one_process, side), embeddings(two_processes, side), atol=1e-4)
+    np.testing.assert_allclose(embeddings(one_process, side), embeddings(run_folder, side), atol=1e-4)
     assert not np.allclose(embeddings(one_process, side), initial, atol=1e-2)
 
 
