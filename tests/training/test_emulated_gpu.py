@@ -8,6 +8,7 @@ import torch
 
 from pipeline.core.artefact import read_manifest
 from tests.support import emulated_gpu
+from tests.support.runs import remove_stage
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler"),
@@ -40,8 +41,13 @@ def test_the_emulated_gpu_refuses_tensors_of_the_cpu(library: Path) -> None:
     assert ended.status == 1 and "expected all tensors to be on the same device" in ended.err
 
 
-def test_a_step_on_packed_texts_waits_for_the_gpu_three_times(library: Path, run_folder: Path) -> None:
-    waits = run(library, run_folder, "symmetric", "precision=bf16", "training.symmetric.logging_steps=100")
+def test_a_step_on_packed_texts_waits_for_the_gpu_three_times_and_models_are_scored_there(
+    library: Path, run_folder: Path
+) -> None:
+    settings = ["precision=bf16", "training.symmetric.logging_steps=100"]
+    for stage in ("symmetric", "evaluate"):
+        remove_stage(run_folder / stage)
+    waits = run(library, run_folder, "symmetric,evaluate", *settings)  # one process, as half of its time is imports
     steps = 8
     assert {name: number for name, number in waits.items() if number > 1} == {
         "training/losses.py _own": steps,  # how many rows have a positive
@@ -49,10 +55,6 @@ def test_a_step_on_packed_texts_waits_for_the_gpu_three_times(library: Path, run
         "training/trainer.py _get_grad_norm": steps,  # whether loss and gradient are finite
     }
     assert padding(run_folder / "symmetric") == 0
-
-
-def test_models_are_scored_on_a_gpu(library: Path, run_folder: Path) -> None:
-    run(library, run_folder, "evaluate", "precision=bf16")
 
 
 @pytest.mark.slow
