@@ -4,6 +4,7 @@
 """
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ import psutil
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
+from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
 from configs.schema.training import DIRECTIONS, SideConfig
@@ -174,7 +176,14 @@ def heads_gradients(folder: Path, rank: int = 0, world: int = 1) -> dict[str, to
     return found
 
 
-def run_rank(rank: int, world: int, folder: str, work: Callable[..., dict[str, torch.Tensor]] = all_gradients) -> None:
+def of_two_ranks(folder: Path, work: Callable[..., dict[str, torch.Tensor]] = all_gradients) -> dict[str, torch.Tensor]:
+    """What `work` gives on two ranks: forks of a fresh process, which imports for both and has no threads yet."""
+    multiprocessing.set_forkserver_preload([__name__])
+    start_processes(run_rank, (2, str(folder), work), nprocs=2, start_method="forkserver")
+    return torch.load(folder / "gradients.pt", weights_only=True)
+
+
+def run_rank(rank: int, world: int, folder: str, work: Callable[..., dict[str, torch.Tensor]]) -> None:
     """Join the group, and let rank 0 keep the averaged gradients."""
     torch.set_num_threads(1)
     tiny_base()  # made before joining: in a group transformers saves a model on rank 0 alone

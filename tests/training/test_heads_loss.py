@@ -13,7 +13,7 @@ from torch import Tensor
 import training.heads.loss
 from pipeline.core.packed import first_position_of, use_packed
 from tests.support.planned_sets import difference, features_of, gradients, rows, tokenised
-from tests.support.training_process import ONE_BATCH, heads_gradients, heads_loss, joint_loss, run_rank
+from tests.support.training_process import ONE_BATCH, heads_gradients, heads_loss, joint_loss, of_two_ranks
 from training.batch_plan import plan_batches
 from training.batches import MiniBatchCollator, PlannedDataset
 from training.heads.loss import HeadsLoss, JointLoss, PaddedTexts, bge_m3_loss, mean_maxsim, pad_selected
@@ -216,8 +216,7 @@ def test_maxsim_in_bounded_memory_has_the_same_gradient(monkeypatch: pytest.Monk
 
 def test_the_gradient_is_the_same_on_two_processes(tmp_path: Path) -> None:
     one = heads_gradients(tmp_path / "one")
-    torch.multiprocessing.spawn(run_rank, args=(2, str(tmp_path), heads_gradients), nprocs=2)
-    two = torch.load(tmp_path / "gradients.pt", weights_only=True)
+    two = of_two_ranks(tmp_path, heads_gradients)
     assert one.keys() == two.keys() and len(one) == 8
     for kind, gradient in one.items():
         assert gradient.norm() > 0 and difference(gradient, two[kind]) <= 1e-5

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
 from types import SimpleNamespace
@@ -35,7 +34,7 @@ from tests.support.planned_sets import (
     tiny_model,
     tokenised,
 )
-from tests.support.training_process import ALL_IN_ONE, CACHED, CASES, ONE_BATCH, ROWS, all_gradients, run_rank
+from tests.support.training_process import ALL_IN_ONE, CACHED, CASES, ONE_BATCH, ROWS, all_gradients, of_two_ranks
 from training import losses
 from training.batch_plan import GlobalBatch, plan_batches
 from training.batches import PlannedDataset
@@ -201,10 +200,8 @@ def one_process(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Tensor]]:
-    folder = tmp_path_factory.mktemp("two")
-    torch.multiprocessing.spawn(run_rank, args=(2, str(folder)), nprocs=2)
-    yield torch.load(folder / "gradients.pt", weights_only=True)
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    return of_two_ranks(tmp_path_factory.mktemp("two"))
 
 
 @pytest.mark.parametrize("kind", ROWS)
