@@ -5,7 +5,7 @@ import gc
 import hashlib
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from pipeline.core.heads import Heads, write_heads
 from pipeline.core.machine import joined_ranks
 from pipeline.core.precision import PACKED, autocast_dtype, keep_freed_memory, training_precision
 from pipeline.core.seeding import derived_seed
-from training.batch_plan import BatchPlan, GlobalBatch, SetRows, plan_batches, read_plan
+from training.batch_plan import BatchPlan, GlobalBatch, SetRows, has_angle, plan_batches, read_plan
 from training.batches import MiniBatchCollator, PlannedDataset, plan_report, text_lengths, warn_of_small_steps
 from training.callbacks import Checkpoints, KeptMemory, MetricsLog, Preemption, Snapshots, StepBar, StepLines
 from training.cost_model import shape_of, side_memory
@@ -35,7 +35,7 @@ from training.heads.loss import JointLoss, heads_of, held_bytes
 from training.losses import BatchLoss, PlannedLoss
 from training.memory import GPU_OVERHEAD, measured_tokens, memory_explained, planned_budget
 from training.model_files import choose_attention, encoder_of, load_mean, load_model, merge_adapter, save_model
-from training.sets import PreparedSets, prepare_sets
+from training.sets import PreparedSets, TokenisedSet, prepare_sets
 from training.text_vectors import auxiliary_models_of
 from training.trainer import PlannedTrainer, last_checkpoint, readable, training_arguments
 
@@ -182,7 +182,7 @@ def _prepare(config: Config, stage: StageFolder, model: SentenceTransformer, ane
         plan = plan_batches([item.rows for item in sets.values()], settings, config.training_seed, key)
         report = plan_report(plan, sets, settings)
         if isinstance(settings, SideConfig):
-            require_angle_batches(report, stage.name, settings)
+            require_angle_batches(plan, sets, stage.name, settings)
             averaged_steps(settings, len(plan.batches), stage.name)
         plan.write(folder / "plan.npz")
         write_json(folder / REPORT, report)
@@ -288,9 +288,9 @@ def require_launcher(devices: int, processes: int, asked: int | None) -> None:
         )
 
 
-def require_angle_batches(report: dict[str, Any], name: str, side: SideConfig) -> None:
+def require_angle_batches(plan: BatchPlan, sets: Mapping[str, TokenisedSet], name: str, side: SideConfig) -> None:
     """Raise UserError where AnglE is asked for and no batch has pairs with different labels."""
-    if side.angle_weight > 0 and report["angle_share"] == 0:
+    if side.angle_weight > 0 and not any(has_angle(sets[batch.set].rows, batch) for batch in plan.batches):
         raise UserError(
             "no batch has pairs with different labels, so AnglE would do nothing",
             where=f"config key training.{name}.angle_weight",

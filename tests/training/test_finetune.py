@@ -5,6 +5,7 @@ import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,9 @@ from tests.support.planned_sets import prepared_run, rows
 from tests.support.runs import file_names, read_metrics
 from tests.support.small_bases import tiny_model
 from training import losses
+from training.batch_plan import BatchPlan, GlobalBatch, SetRows
 from training.dev_scores import DevEvaluator
-from training.finetune import plan_run, require_even_shares, require_launcher
+from training.finetune import plan_run, require_angle_batches, require_even_shares, require_launcher
 from training.model_files import load_model
 from training.sets import prepare_sets
 
@@ -177,6 +179,14 @@ def test_unknown_sets_are_refused(tmp_path: Path) -> None:
 
 def test_angle_without_different_labels_is_refused(tmp_path: Path) -> None:
     refused(tmp_path, "AnglE would do nothing", angle_weight=0.02)
+
+
+def test_one_batch_with_different_labels_among_very_many_is_enough() -> None:
+    each = np.arange(2)
+    rows = SetRows("pairs", each, each, [], each, np.array([1.0, 0.5], np.float32), 0, 1.0, 1, angle=True)
+    alone, both = (GlobalBatch("pairs", of, np.zeros((len(of), 0), np.int64)) for of in (each[:1], each))
+    sets: Any = {"pairs": SimpleNamespace(rows=rows)}
+    require_angle_batches(BatchPlan([alone] * 20_000 + [both], {}), sets, "symmetric", SideConfig(angle_weight=1.0))
 
 
 def test_processes_that_do_not_divide_the_multiple_are_refused() -> None:
