@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,12 @@ def loss() -> HeadsLoss:
     return loss
 
 
-def texts(number: int, seed: int) -> PaddedTexts:
+@dataclass(frozen=True)
+class Texts(PaddedTexts):
+    dense: Tensor  # (texts, dimension), of length 1
+
+
+def texts(number: int, seed: int) -> Texts:
     """Random hidden states of texts of 3 to 9 tokens, few ids, so that texts share them and have some twice."""
     random = torch.Generator().manual_seed(seed)
     lengths = torch.randint(3, 10, (number, 1), generator=random)
@@ -41,7 +47,7 @@ def texts(number: int, seed: int) -> PaddedTexts:
     ids[:, 0] = 0
     hidden = torch.randn(number, 9, 32, generator=random)
     dense = torch.nn.functional.normalize(torch.randn(number, 8, generator=random), dim=-1)
-    return PaddedTexts(hidden, ids, torch.arange(9) < lengths, dense)
+    return Texts(hidden, ids, torch.arange(9) < lengths, dense)
 
 
 def brute_sparse(loss: HeadsLoss | JointLoss, of: PaddedTexts, row: int) -> dict[int, Tensor]:
@@ -58,7 +64,7 @@ def brute_vectors(loss: HeadsLoss | JointLoss, of: PaddedTexts, row: int) -> lis
     return [vector / vector.norm() for vector in made[1:]]
 
 
-def brute_scores(loss: HeadsLoss | JointLoss, queries: PaddedTexts, passages: PaddedTexts) -> dict[str, Tensor]:
+def brute_scores(loss: HeadsLoss | JointLoss, queries: Texts, passages: Texts) -> dict[str, Tensor]:
     found: dict[str, list[Tensor]] = {"dense": [], "sparse": [], "multi_vector": []}
     made = [
         [(of.dense[row], brute_sparse(loss, of, row), brute_vectors(loss, of, row)) for row in range(len(of.ids))]
@@ -95,7 +101,7 @@ def brute_loss(scores: dict[str, Tensor], targets: list[int]) -> Tensor:
 
 def test_scores_loss_and_gradient_are_those_of_loops_over_tokens(loss: HeadsLoss) -> None:
     queries, passages, targets = texts(4, seed=1), texts(8, seed=2), [0, 2, 4, 6]
-    dense, scores = loss.scores(queries, passages)
+    dense, scores = queries.dense @ passages.dense.T / TEMPERATURE, loss.scores(queries, passages)
     expected = brute_scores(loss, queries, passages)
     for name, of in {"dense": dense, **scores}.items():
         assert torch.allclose(of, expected[name], atol=1e-4), name
@@ -132,16 +138,18 @@ def test_a_side_with_heads_learns_bge_m3s_loss_from_right_pairs(tmp_path: Path, 
     found = joint(features, labels)
     parts = joint.parts
 
-    encoded = []
+    encoded, vectors = list[tuple[Tensor, Tensor]](), list[Tensor]()
     for part in features:
         made = joint.model(dict(part))
-        dense = torch.nn.functional.normalize(made["sentence_embedding"], dim=-1)
-        for text, ids, vector, mask in zip(
-            made["token_embeddings"], part["input_ids"], dense, part["attention_mask"].bool(), strict=True
-        ):
-            encoded.append((text[mask], ids[mask], vector))
+        vectors += torch.nn.functional.normalize(made["sentence_embedding"], dim=-1)
+        masks = part["attention_mask"].bool()
+        for text, ids, mask in zip(made["token_embeddings"], part["input_ids"], masks, strict=True):
+            encoded.append((text[mask], ids[mask]))
     right_pairs = labels["position"][1::2]
-    queries, passages = (pad_selected(encoded, at.flatten()) for at in (right_pairs[:, 0], right_pairs[:, 1:]))
+    queries, passages = (
+        Texts(**vars(pad_selected(encoded, at)), dense=torch.stack(vectors)[at])
+        for at in (right_pairs[:, 0], right_pairs[:, 1:].flatten())
+    )
     scores = brute_scores(joint, queries, passages)
     cosines, right = scores["dense"].detach() * TEMPERATURE, 2 * torch.arange(8)
     if margin is not None:

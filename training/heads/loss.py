@@ -42,7 +42,6 @@ class PaddedTexts:
     tokens: Tensor  # (texts, tokens, width), hidden states or what the heads make of them
     ids: Tensor  # (texts, tokens)
     mask: Tensor  # (texts, tokens) bool; False for padding
-    dense: Tensor  # (texts, dimension), of length 1
 
     def on_all_ranks(self, with_grad: bool = False) -> "PaddedTexts":
         """Those of all ranks, in rank order; `with_grad` takes the gradient of `tokens` back to their rank."""
@@ -50,7 +49,7 @@ class PaddedTexts:
             return self
         tokens, mask = all_gather_padded(self.tokens, self.mask, with_grad)
         ids, _ = all_gather_padded(self.ids[:, :, None], self.mask)
-        return PaddedTexts(tokens, ids[:, :, 0], mask, all_gather(self.dense))
+        return PaddedTexts(tokens, ids[:, :, 0], mask)
 
 
 class HeadsLoss(BatchLoss):
@@ -63,34 +62,34 @@ class HeadsLoss(BatchLoss):
     def forward(self, features: Iterable[dict[str, Tensor]], labels: dict[str, Any]) -> Tensor:
         """The loss of this rank's rows; `labels` holds `position` (rows, 2 + negatives) as for `PlannedLoss`."""
         position = labels["position"]
-        encoded = self._encoded(features)
+        encoded, dense = self._encoded(features)
         queries = pad_selected(encoded, position[:, 0])
         passages = pad_selected(encoded, position[:, 1:].flatten()).on_all_ranks()
         rows, group = position.shape[0], position.shape[1] - 1
         targets = (get_rank() * rows + torch.arange(rows, device=position.device)) * group
         with torch.autocast(position.device.type, enabled=False):
-            loss, parts = bge_m3_loss(*self.scores(queries, passages), targets)
+            cosines = dense[position[:, 0]] @ all_gather(dense[position[:, 1:].flatten()]).T
+            loss, parts = bge_m3_loss(cosines / self.temperature, self.scores(queries, passages), targets)
         self.parts |= parts
         return loss
 
-    def _encoded(self, features: Iterable[dict[str, Tensor]]) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Hidden states (tokens, width), ids (tokens,) and dense vector of each text of the mini-batches."""
-        texts: list[tuple[Tensor, Tensor, Tensor]] = []
+    def _encoded(self, features: Iterable[dict[str, Tensor]]) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
+        """Hidden states (tokens, width) and ids (tokens,) of each text of the mini-batches, and all dense vectors."""
+        texts, dense = list[tuple[Tensor, Tensor]](), list[Tensor]()
         for part in features:
             made = self.model(dict(part))
-            dense = F.normalize(made["sentence_embedding"].float(), dim=-1)
+            dense.append(F.normalize(made["sentence_embedding"].float(), dim=-1))
             hidden, ids = (unpad(output, part) for output in (made["token_embeddings"].float(), part["input_ids"]))
-            texts += zip(hidden, ids, dense, strict=True)
-        return texts
+            texts += zip(hidden, ids, strict=True)
+        return texts, torch.cat(dense)
 
-    def scores(self, queries: PaddedTexts, passages: PaddedTexts) -> tuple[Tensor, dict[str, Tensor]]:
-        """Dense scores, and those of both heads by name, each (queries, passages), divided by the temperature."""
-        dense = queries.dense @ passages.dense.T
+    def scores(self, queries: PaddedTexts, passages: PaddedTexts) -> dict[str, Tensor]:
+        """Those of both heads by name, each (queries, passages), divided by the temperature."""
         outputs = [
             (self.heads.weights(texts.tokens), self.heads.vectors(texts.tokens)) for texts in (queries, passages)
         ]
         scores, self.parts["all_zero"] = head_scores((queries, passages), outputs, self.unused)
-        return dense / self.temperature, {name: score / self.temperature for name, score in scores.items()}
+        return {name: score / self.temperature for name, score in scores.items()}
 
 
 class JointLoss(PlannedLoss):
@@ -124,9 +123,7 @@ class JointLoss(PlannedLoss):
         width, position = 1 + self.heads.multi_vector.out_features, labels["position"]
         dense = torch.cat([part[:, : self.dimension] for part in embeddings])
         tokens = [text.view(-1, width) for part in embeddings for text in part[:, self.dimension :]]
-        texts = [
-            (features[: len(ids)], ids, own) for features, ids, own in zip(tokens, labels["ids"], dense, strict=True)
-        ]
+        texts = [(features[: len(ids)], ids) for features, ids in zip(tokens, labels["ids"], strict=True)]
         queries = pad_selected(texts, position[:, 0])
         passages = pad_selected(texts, position[:, 1:].flatten()).on_all_ranks(with_grad=True)
         with torch.autocast(dense.device.type, enabled=False):
@@ -264,12 +261,12 @@ def unpad(tokens: Tensor, part: dict[str, Tensor]) -> Sequence[Tensor]:
     return [own[:length] for own, length in zip(tokens, part["attention_mask"].sum(dim=1).tolist(), strict=True)]
 
 
-def pad_selected(texts: Sequence[tuple[Tensor, Tensor, Tensor]], places: Tensor) -> PaddedTexts:
-    """The texts at the indices `places` (n,), padded to the longest; a text is (token features, token ids, dense)."""
-    tokens, ids, dense = zip(*(texts[place] for place in places.tolist()), strict=True)
+def pad_selected(texts: Sequence[tuple[Tensor, Tensor]], places: Tensor) -> PaddedTexts:
+    """The texts at the indices `places` (n,), padded to the longest; a text is (token features, token ids)."""
+    tokens, ids = zip(*(texts[place] for place in places.tolist()), strict=True)
     lengths = torch.tensor([len(text_ids) for text_ids in ids], device=places.device)
     mask = torch.arange(int(lengths.max()), device=places.device) < lengths[:, None]
-    return PaddedTexts(pad_sequence([*tokens], True), pad_sequence([*ids], True), mask, torch.stack(dense))
+    return PaddedTexts(pad_sequence([*tokens], True), pad_sequence([*ids], True), mask)
 
 
 def sparse_scores(ids: Tensor, weights: Tensor, other_ids: Tensor, other_weights: Tensor) -> Tensor:
