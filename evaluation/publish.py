@@ -103,7 +103,7 @@ def write_model(run: RunRecord, config: Config, folder: Path, model_id: str) -> 
         (folder / "LICENSE").unlink(missing_ok=True)  # a link to the merge's own
         (folder / "LICENSE").write_text(text, encoding="utf-8")
     elif not (folder / "LICENSE").exists():
-        what = "publish: no LICENSE goes up for licence %s; one in the repository stays: see that it is that licence's"
+        what = "publish: no LICENSE goes up for licence %s; one that is there already stays: see that it fits"
         log.warning(what, licence(run, config))
 
 

@@ -57,12 +57,8 @@ def rows_of(format: str, name: str, member: str | None = None) -> Callable[[Path
         from data.sources.files import SourceFile
         from data.sources.formats import batches
 
-        file, errors, source = (
-            SourceFile(path, name, member),
-            RowErrors("data.sources.mine"),
-            SourceConfig(format=format),
-        )
-        for batch in batches(file, ["q", "a"], errors, source):
+        file, source = SourceFile(path, name, member), SourceConfig(format=format)
+        for batch in batches(file, ["q", "a"], RowErrors("data.sources.mine"), source):
             batch.table.validate(full=True)
             assert batch.table.column_names == ["q", "a"]
 
