@@ -41,11 +41,13 @@ class EmbeddingCache:
 
     A folder belongs to one model fingerprint and precision; None keeps nothing on disk.
 
-    What memory holds beyond MOST_BYTES is forgotten before the next texts; a folder gives it again.
+    Only files that hold a wanted text are read: a folder may have those of ten million others. What memory holds beyond
+    MOST_BYTES is forgotten before the next texts; a folder gives it again.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
+        self._files: dict[str, dict[str, Path]] = {}  # kind -> text's digest -> file
         self._rows: dict[str, dict[str, int]] = {}  # kind -> text's digest -> row
         self._vectors: dict[str, dict[str, list[np.ndarray]]] = {}  # kind -> name -> blocks of rows
 
@@ -54,10 +56,12 @@ class EmbeddingCache:
         blocks = (block for kinds in self._vectors.values() for named in kinds.values() for block in named)
         if sum(block.nbytes for block in blocks) > MOST_BYTES:
             self._rows, self._vectors = {}, {}
-        if kind not in self._rows:
-            self._load(kind)
-        known = self._rows[kind]
-        return [text for text in dict.fromkeys(texts) if text_key(text) not in known]
+        files, known = self._found(kind), self._rows.setdefault(kind, {})
+        wanted = {text_key(text): text for text in dict.fromkeys(texts)}
+        for file in dict.fromkeys(files[key] for key in wanted if key in files and key not in known):
+            if stored := _stored(file):
+                self._keep(kind, *stored)
+        return [text for key, text in wanted.items() if key not in known]
 
     def add(self, kind: str, texts: Sequence[str], vectors: Vectors) -> None:
         """Keep vectors [texts, width], by name, of distinct texts that were missing."""
@@ -69,15 +73,12 @@ class EmbeddingCache:
             # Runs share the folder, and two that lack the same texts write the same file.
             with FileLock(place / ".lock"), replacing(target) as path, path.open("wb") as file:
                 np.savez(file, allow_pickle=False, **{"keys": np.array(keys), **vectors})
+            self._found(kind).update(dict.fromkeys(keys, target))
 
     def rows(self, kind: str, texts: Sequence[str], names: Sequence[str]) -> Vectors:
         """Vectors [texts, width] by name, in the order of `texts`, which must all be known."""
-        index = [self._rows[kind][text_key(text)] for text in texts]
-        blocks = self._vectors[kind]
-        for name in names:
-            if len(blocks[name]) > 1:
-                blocks[name] = [np.concatenate(blocks[name])]
-        return {name: blocks[name][0][index] for name in names}
+        index = np.array([self._rows[kind][text_key(text)] for text in texts], np.int64)
+        return {name: _taken(self._vectors[kind][name], index) for name in names}
 
     def _keep(self, kind: str, keys: Sequence[str], vectors: Vectors) -> None:
         known, kept = self._rows.setdefault(kind, {}), self._vectors.setdefault(kind, {})
@@ -90,20 +91,38 @@ class EmbeddingCache:
         assert self.folder is not None
         return self.folder / hashlib.sha256(kind.encode()).hexdigest()[:16]
 
-    def _load(self, kind: str) -> None:
-        self._rows[kind] = {}
-        if self.folder is None:
-            return
-        self._place(kind).mkdir(parents=True, exist_ok=True)
-        (self._place(kind) / "kind.json").write_text(json.dumps(kind))
-        for file in sorted(self._place(kind).glob("*.npz")):
-            try:
-                with np.load(file, allow_pickle=False) as stored:
-                    vectors = dict(stored)
-                keys = [str(key) for key in vectors.pop("keys")]
-            except (OSError, ValueError, EOFError, KeyError, BadZipFile):
-                continue  # damaged or not ours: its texts are encoded again
-            self._keep(kind, keys, vectors)
+    def _found(self, kind: str) -> dict[str, Path]:
+        """Which file has the vectors of which text."""
+        if kind not in self._files:
+            self._files[kind] = {}
+            if self.folder:
+                self._place(kind).mkdir(parents=True, exist_ok=True)
+                (self._place(kind) / "kind.json").write_text(json.dumps(kind))
+                for file in sorted(self._place(kind).glob("*.npz")):
+                    if stored := _stored(file, vectors=False):
+                        self._files[kind].update(dict.fromkeys(stored[0], file))
+        return self._files[kind]
+
+
+def _stored(file: Path, vectors: bool = True) -> tuple[list[str], Vectors] | None:
+    """Keys, and vectors if they are wanted; None where it is damaged or not ours: its texts are encoded again."""
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            names = [name for name in stored.files if vectors and name != "keys"]
+            return stored["keys"].tolist(), {name: stored[name] for name in names}
+    except (OSError, ValueError, EOFError, KeyError, BadZipFile):
+        return None
+
+
+def _taken(blocks: Sequence[np.ndarray], index: np.ndarray) -> np.ndarray:
+    """Rows of the blocks by their numbers through all of them, which are not joined: that would hold them twice."""
+    starts = np.cumsum([0, *map(len, blocks)])
+    place = np.searchsorted(starts, index, side="right") - 1
+    taken = np.empty((len(index), *blocks[0].shape[1:]), blocks[0].dtype)
+    for number in np.unique(place):
+        own = place == number
+        taken[own] = blocks[number][index[own] - starts[number]]
+    return taken
 
 
 def text_key(text: str) -> str:

@@ -3,6 +3,7 @@
 import copy
 import io
 import itertools
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -136,6 +137,22 @@ def test_files_of_two_runs_that_share_texts_give_each_text_its_own_vector(tmp_pa
     read = EmbeddingCache(tmp_path)
     assert read.missing("kind", texts) == []
     np.testing.assert_array_equal(read.rows("kind", texts, ["own"])["own"], vectors)
+
+
+def test_of_many_files_those_of_the_wanted_texts_alone_are_read(tmp_path: Path) -> None:
+    texts, written = [f"дом {number}" for number in range(8)], EmbeddingCache(tmp_path)
+    for number, text in enumerate(texts):
+        written.missing("kind", [text])
+        written.add("kind", [text], {"own": np.full((1, 200_000), number, np.float32)})
+    read = EmbeddingCache(tmp_path)
+    tracemalloc.start()
+    try:
+        assert read.missing("kind", [texts[5], "сад"]) == ["сад"]
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 2 * 800_000  # of eight files
+    assert read.rows("kind", [texts[5]], ["own"])["own"].tolist() == [[5] * 200_000]
 
 
 def archive(**arrays: np.ndarray) -> bytes:
