@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -252,7 +252,7 @@ def _fill(
         wanted = max(size, side.bucket_batches * size - len(waiting))
         bucket = [*waiting, *ordered[position : position + wanted].tolist()]
         position += wanted
-        batches, waiting = _place(rows, [bucket[i] for i in random.permutation(len(bucket))], chosen, size)
+        batches, waiting = _place(rows, np.array(bucket)[random.permutation(len(bucket))].tolist(), chosen, size)
         if position < len(ordered):
             waiting += [row for batch in batches if len(batch) < size for row in batch]
             batches = [batch for batch in batches if len(batch) == size]
@@ -275,38 +275,33 @@ def _size(lengths: Integers, negatives: int, side: PlannedConfig) -> int:
         size = max(fitting, size // 2 // side.batch_multiple * side.batch_multiple)
 
 
-@dataclasses.dataclass
-class _OpenBatch:
-    """A batch that still takes rows, and the texts in it."""
-
-    rows: list[int] = dataclasses.field(default_factory=list)
-    pairs: set[int] = dataclasses.field(default_factory=set)  # texts that are an anchor or a positive
-    texts: set[int] = dataclasses.field(default_factory=set)  # these and negatives
-
-    def takes(self, anchor: int, positive: int, negatives: set[int]) -> bool:
-        """Whether no text of the row stands where it would be a false negative; only negatives may stand twice."""
-        return anchor not in self.texts and positive not in self.texts and negatives.isdisjoint(self.pairs)
-
-    def add(self, row: int, anchor: int, positive: int, negatives: set[int]) -> None:
-        self.rows.append(row)
-        self.pairs |= {anchor, positive}
-        self.texts |= {anchor, positive, *negatives}
-
-
 def _place(
     rows: SetRows, bucket: list[int], chosen: dict[int, Integers], size: int
 ) -> tuple[list[list[int]], list[int]]:
-    """Each row goes to the first batch that takes it; returns the batches and the rows that none took."""
-    batches = [_OpenBatch() for _ in range(-(-len(bucket) // size))]
-    unplaced, open_batches = [], list(batches)
-    for row in bucket:
-        texts = int(rows.anchors[row]), int(rows.positives[row])
-        negatives = {int(rows.negatives[row][index]) for index in chosen[row]}
-        batch = next((batch for batch in open_batches if batch.takes(*texts, negatives)), None)
-        if batch is None:
+    """Each row goes to the first batch that takes it; returns the batches and the rows that none took.
+
+    No text of a row may stand where it would be a false negative; only negatives may stand twice. Batches are bits of a
+    number: where a question has a hundred rows, most wait for many buckets, and each time a look says so.
+    """
+    batches = [list[int]() for _ in range(-(-len(bucket) // size))]
+    unplaced, open_batches = list[int](), (1 << len(batches)) - 1
+    pairs, texts = defaultdict[int, int](int), defaultdict[int, int](int)  # text -> the batches that hold it
+    columns = rows.anchors[bucket].tolist(), rows.positives[bucket].tolist()
+    for row, anchor, positive in zip(bucket, *columns, strict=True):
+        allowed = open_batches & ~(texts.get(anchor, 0) | texts.get(positive, 0))
+        negatives = rows.negatives[row][chosen[row]].tolist() if allowed else []
+        for text in negatives:
+            allowed &= ~pairs.get(text, 0)
+        if not allowed:
             unplaced.append(row)
             continue
-        batch.add(row, *texts, negatives)
-        if len(batch.rows) == size:
-            open_batches.remove(batch)
-    return [batch.rows for batch in batches if batch.rows], unplaced
+        first = allowed & -allowed
+        batch = batches[first.bit_length() - 1]
+        batch.append(row)
+        for text in (anchor, positive):
+            pairs[text] |= first
+        for text in (anchor, positive, *negatives):
+            texts[text] |= first
+        if len(batch) == size:
+            open_batches ^= first
+    return [batch for batch in batches if batch], unplaced
