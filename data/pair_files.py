@@ -15,6 +15,7 @@ from pipeline.core.errors import UserError
 SCHEMA = [("anchor", pa.string()), ("positive", pa.string()), ("negatives", pa.list_(pa.string()))]
 ROWS_AT_ONCE = 16_384
 REMEDY = "make the data again: make data"
+GROUP_BYTES = 2**28  # of rows that are written, and so read, together: of 2**31 Arrow makes no column of texts
 
 
 class PairWriter:
@@ -33,7 +34,10 @@ class PairWriter:
         self.file.close()
 
     def write(self, pairs: pl.DataFrame) -> None:
-        self.file.write_table(pairs.select(self.schema.names).to_arrow().cast(self.schema))
+        rows = max(1, len(pairs) * GROUP_BYTES // max(pairs.estimated_size(), 1))
+        for some in pairs.select(self.schema.names).iter_slices(rows):
+            alone = some.select(pl.all().gather(pl.int_range(pl.len())))  # a slice has the lists of all rows with it
+            self.file.write_table(alone.to_arrow().cast(self.schema))
 
 
 def read_pairs(path: Path) -> pa.Table:
@@ -63,9 +67,11 @@ def read_pairs(path: Path) -> pa.Table:
 
 
 def read_frames(path: Path) -> Iterator[pl.DataFrame]:
-    """The rows of what a `PairWriter` wrote, some at a time."""
-    for batch in pq.ParquetFile(path).iter_batches(ROWS_AT_ONCE):
-        yield pl.DataFrame(batch)
+    """The rows of what a `PairWriter` wrote, some at a time, none of them beside those of another row group."""
+    file = pq.ParquetFile(path)
+    for group in range(file.num_row_groups):
+        for batch in file.iter_batches(ROWS_AT_ONCE, [group]):
+            yield pl.DataFrame(batch)
 
 
 def write_keys(path: Path, keys: Hashes) -> None:

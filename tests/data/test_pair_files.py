@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from data.pair_files import PairWriter, read_pairs
+from data.pair_files import PairWriter, read_frames, read_pairs
 from pipeline.core.errors import UserError
 
 ROWS: dict[str, list[Any]] = {
@@ -22,6 +22,18 @@ def test_pairs_are_read_as_they_were_written_with_scores_in_any_case(tmp_path: P
     with PairWriter(tmp_path / "pairs.parquet", scored=scores is not None) as file:
         file.write(pl.DataFrame(rows))
     assert read_pairs(tmp_path / "pairs.parquet").to_pydict() == ROWS | {"score": scores or [None, None]}
+
+
+def test_rows_of_many_bytes_are_written_and_read_a_group_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("data.pair_files.GROUP_BYTES", 1)  # Arrow can't have 2 GiB of texts in one column
+    with PairWriter(tmp_path / "pairs.parquet", scored=False) as file:
+        file.write(pl.DataFrame(ROWS))
+        file.write(pl.DataFrame(ROWS).clear())
+    frames = list(read_frames(tmp_path / "pairs.parquet"))
+    assert [len(frame) for frame in frames] == [1, 1]
+    assert pl.concat(frames).to_dict(as_series=False) == ROWS
 
 
 @pytest.mark.parametrize(
