@@ -224,7 +224,7 @@ def warn_of_small_steps(side: str, tokens: int, batches: int, ranks: int) -> Non
 def warn_of_untried(side: str, settings: SideConfig, steps: int, parameters: int) -> None:
     """Say where a run is shorter than those of the study (README), is scored too seldom for keep_best, or has a rate
     that nobody here has tried."""
-    if steps < FEWEST_STEPS:
+    if steps < FEWEST_STEPS and settings.max_steps is None:  # a number of steps that was asked for is no news
         what = "%s: %d steps, fewer than the %d that gained in the study (README): more epochs, or smaller batches"
         log.warning(what, side, steps, FEWEST_STEPS)
     if settings.keep_best and settings.dev_steps and steps < 2 * settings.dev_steps:

@@ -26,7 +26,14 @@ from pipeline.core.machine import joined_ranks
 from pipeline.core.precision import PACKED, autocast_dtype, keep_freed_memory, training_precision
 from pipeline.core.seeding import derived_seed
 from training.batch_plan import BatchPlan, GlobalBatch, SetRows, has_angle, plan_batches, read_plan
-from training.batches import MiniBatchCollator, PlannedDataset, plan_report, text_lengths, warn_of_small_steps
+from training.batches import (
+    MiniBatchCollator,
+    PlannedDataset,
+    plan_report,
+    text_lengths,
+    warn_of_small_steps,
+    warn_of_untried,
+)
 from training.callbacks import Checkpoints, KeptMemory, MetricsLog, Preemption, Snapshots, StepBar, StepLines
 from training.cost_model import shape_of, side_memory
 from training.dev_scores import DevEvaluator, dev_figures
@@ -113,6 +120,8 @@ def plan_run(
         report, plan = read_json(folder / REPORT), read_plan(folder / "plan.npz")
         others = auxiliary_models_of(config, stage.name)
         sets = prepare_sets(stage.name, config.training_of(stage.name), model, stage.inputs["data"], folder, others)
+    if isinstance(side := config.training_of(stage.name), SideConfig):
+        warn_of_untried(stage.name, side, report["batches"], sum(weights.numel() for weights in model.parameters()))
     if process.device.type == "cuda":
         warn_of_small_steps(stage.name, report["tokens"], report["batches"], process.num_processes)
     if process.is_main_process:

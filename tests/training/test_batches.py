@@ -123,6 +123,7 @@ def test_few_tokens_a_rank_and_step_are_named(caplog: pytest.LogCaptureFixture) 
 
 def test_too_few_steps_and_rates_that_nobody_tried_are_named(caplog: pytest.LogCaptureFixture) -> None:
     warn_of_untried("symmetric", SideConfig(learning_rate=3e-5), steps=60, parameters=28_000_000)
+    warn_of_untried("symmetric", SideConfig(learning_rate=3e-5, max_steps=20), steps=20, parameters=28_000_000)
     assert not caplog.records
     warn_of_untried("symmetric", SideConfig(learning_rate=1e-4), steps=59, parameters=28_000_000)
     steps, rate = [record.getMessage() for record in caplog.records]

@@ -412,6 +412,14 @@ def test_what_was_prepared_and_is_damaged_is_named(tmp_path: Path) -> None:
         path.write_bytes(whole)
 
 
+def test_too_few_steps_are_named_where_training_starts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = prepared_run(tmp_path, {"symmetric/pairs": rows(32)})
+    stage, _ = folder_and_manifest(CHAIN["symmetric"], config)
+    stage.path.mkdir(exist_ok=True)
+    plan_run(config, stage, load_model(config.folder("init"), "auto", config.training.symmetric))
+    assert "symmetric: 2 steps, fewer than the 60 that gained" in caplog.text
+
+
 def test_forced_work_is_prepared_anew(tmp_path: Path) -> None:
     config = prepared_run(tmp_path, {"symmetric/pairs": rows(32)}, max_steps=2)
     forced = replace(config, force=True)
