@@ -148,7 +148,7 @@ def csv_rows(
 
 
 def _refuse_header(header: str, file: str, columns: list[str], errors: RowErrors, source: SourceConfig) -> None:
-    """Raise UserError for a header that another delimiter takes apart, or a file that is one line."""
+    """Raise UserError for a header that another delimiter takes apart, JSON, or a file that is one line."""
     if "\r" in header:
         raise errors.refused("lines end in \\r alone", file, "save the file with line ends of \\n")
 
@@ -163,3 +163,6 @@ def _refuse_header(header: str, file: str, columns: list[str], errors: RowErrors
         if len(found) > 1 and other != source.separator and all(names_like(name, found) for name in required):
             what = f"the header is separated by {called}, not {DELIMITERS.get(source.separator, 'that')}"
             raise errors.refused(what, file, f"set {errors.key}.delimiter to {called}")
+    if header.startswith(("{", "[")):
+        kind = "jsonl" if header.startswith("{") and header.endswith("}") else "json"
+        raise errors.refused("the file is JSON, not csv", file, f"set {errors.key}.format to {kind}")

@@ -149,10 +149,10 @@ def _refuse_absent_values(source: SourceConfig, values: dict[str, set[str]], err
 def _checked(frame: pl.DataFrame, batch: Batch, source: SourceConfig, errors: RowErrors, first: int) -> pl.DataFrame:
     """Without rows that lack a value or have a wrong one; what `nulls: drop` allows becomes an empty text."""
 
-    def without(frame: pl.DataFrame, bad: pl.Series, reason: str, shown: str = "") -> pl.DataFrame:
+    def without(frame: pl.DataFrame, bad: pl.Series, reason: str, shown: str = "", hint: str = "") -> pl.DataFrame:
         if not bad.any():
             return frame
-        errors.bad(reason, batch.row(frame["row"].filter(bad)[0] - first) + shown, int(bad.sum()))
+        errors.bad(reason, batch.row(frame["row"].filter(bad)[0] - first) + shown, int(bad.sum()), hint=hint)
         return frame.filter(~bad)
 
     for role, column in source.columns.items():
@@ -163,7 +163,8 @@ def _checked(frame: pl.DataFrame, batch: Batch, source: SourceConfig, errors: Ro
         elif source.nulls == "drop" and role not in NO_TEXTS:
             frame = frame.with_columns(pl.col(role).fill_null(""))
         else:
-            frame = without(frame, frame[role].is_null(), f"null in column {column}")
+            hint = "" if role in NO_TEXTS else f"set {errors.key}.nulls to drop"
+            frame = without(frame, frame[role].is_null(), f"null in column {column}", hint=hint)
     if source.list_length is not None and source.construction == "query_pos_neg":
         lengths = pl.col("pos").list.len(), pl.col("neg").list.len()
         wrong = (lengths[0] != source.list_length) | ~lengths[1].is_in([0, source.list_length])

@@ -125,6 +125,8 @@ def test_bytes_of_another_encoding_below_an_english_header_are_bad_rows(tmp_path
         ('q,"a\nб,в\n', "a quote is never closed (rows.csv, header, line 1)"),
         ("q,a\nб,в,г\n", "wrong number of fields (rows.csv, row 1: 3 for 2 columns)"),
         ("q,b\nб,в\n", "no column a"),
+        ('{"q": "б", "a": "в"}\n', "the file is JSON, not csv (rows.csv); set data.sources.mine.format to jsonl"),
+        ('[{"q": "б", "a": "в"},\n', "set data.sources.mine.format to json"),
     ],
 )
 def test_what_is_no_csv_is_named(content: str, message: str, tmp_path: Path) -> None:
