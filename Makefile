@@ -70,9 +70,11 @@ plan: $(READY) ## What training and scoring would take: batches, tokens, padding
 sweep: $(READY) ## A sweep from configs/sweep: make sweep SWEEP=merge_weights
 	@$(if $(SWEEP),,$(error which one? make sweep SWEEP=<one of: $(basename $(notdir $(wildcard configs/sweep/*.yaml)))>))
 	@$(if $(filter-out 1,$(NODES)),$(error a sweep is one machine's: leave NODES out))
-	@$(BIN)/python -m pipeline.run --multirun sweep=$(SWEEP) profile=$(PROFILE) $(if $(GPUS),launch.processes=$(GPUS)) $(if $(filter command line,$(origin RUN)),$(call run_override,$(RUN)-$${swept:})) $(ARGS)
+	@$(BIN)/python -m pipeline.run --multirun sweep=$(SWEEP) profile=$(PROFILE) $(if $(GPUS),launch.processes=$(GPUS)) $(if $(filter-out file,$(origin RUN)),$(call run_override,$(RUN)-$${swept:})) $(ARGS)
 
+ifeq ($(origin RUN),file)  # nobody named the run, here or in the environment
 calibrate: RUN = calibration
+endif
 calibrate: $(READY) ## Score a published model beside its published figures: make calibrate MODEL=<hub id or folder>
 	@$(BIN)/python -m pipeline.run stages=[evaluate,calibrate] evaluation=calibration "evaluation.models=[$(MODEL)]" $(OVERRIDES)
 

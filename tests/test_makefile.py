@@ -82,6 +82,13 @@ def test_no_variable_is_ignored(target: str, usual: str, repository: Path) -> No
         assert (values["profile"], values.get("launch.processes")) == (("tiny", 4) if given else ("demo", None))
 
 
+@pytest.mark.parametrize(("target", "run"), [("data", "mine"), ("calibrate", "mine"), ("sweep", "mine-${swept:}")])
+def test_a_run_may_be_named_in_the_environment(target: str, run: str, repository: Path) -> None:
+    command, environment = ["make", "-n", target, "SWEEP=joint"], {**os.environ, "RUN": "mine"}
+    made = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, check=True)
+    assert f"'run=\"{run}\"'" in made.stdout
+
+
 def test_a_sweep_over_several_machines_is_refused(repository: Path) -> None:
     asked = ["make", "-n", "sweep", "SWEEP=joint", "NODES=2"]
     done = subprocess.run(asked, cwd=repository, capture_output=True, text=True)
