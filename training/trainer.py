@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import re
 import signal
 import sys
 import threading
@@ -44,6 +45,7 @@ NOT_FREE = {  # arguments of the library that the pipeline sets or ignores
     *("eval_strategy", "eval_steps", "save_strategy", "save_steps"),  # the best weights are to have a checkpoint
     *("load_best_model_at_end", "metric_for_best_model", "greater_is_better"),  # keep_best, by the dev score
     "logging_strategy",  # without lines there are no curves
+    *("fsdp", "fsdp_config", "deepspeed", "parallelism_config"),  # every rank has the whole model
     "push_to_hub",  # it would upload checkpoints; the stage publish uploads the model
     # Of other models and losses, or of texts that are not tokens yet: to no effect here, or a crash.
     *("neftune_noise_alpha", "label_smoothing_factor", "use_liger_kernel", "prompts", "router_mapping"),
@@ -107,17 +109,18 @@ class PlannedTrainer(SentenceTransformerTrainer):
         own: Any = [batch.slice(self.args.process_index, self.args.world_size) for batch in batches]
         workers = self.args.dataloader_num_workers if batches is self.batches else 0  # dev sets are small
         on_linux: dict[str, Any] = {"multiprocessing_context": "fork", "worker_init_fn": _outlive_sigterm}
-        return DataLoader(  # not prepared by Accelerate, which would share out these slices once more
-            rows,
-            batch_sampler=own,
-            collate_fn=self.data_collator.collate,
-            num_workers=workers,
-            pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
-            **(on_linux if workers and sys.platform == "linux" else {}),
-        )
+        with named_argument("dataloader_num_workers"):
+            return DataLoader(  # not prepared by Accelerate, which would share out these slices once more
+                rows,
+                batch_sampler=own,
+                collate_fn=self.data_collator.collate,
+                num_workers=workers,
+                pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
+                **(on_linux if workers and sys.platform == "linux" else {}),
+            )
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        with named_argument("optim"):
+        with named_argument("optim, optim_args or learning_rate_mapping"):
             return super().create_optimizer(*args, **kwargs)
 
     def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
@@ -229,7 +232,7 @@ def named_argument(name: str) -> Iterator[None]:
     """What the library raises where its argument asks for what is not installed, or for what is lacking beside it."""
     try:
         yield
-    except (ImportError, TypeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError, re.error) as error:
         where, remedy = f"config key training.arguments.{name}", "mend it there, or install what it needs"
         raise UserError(first_line(error), where=where, remedy=remedy) from error
 

@@ -27,7 +27,9 @@ from tests.support.planned_sets import planned_loss, prepared_run, rows, tiny_mo
 from tests.support.runs import read_metrics
 from tests.support.training_process import finish, stop_at
 from training.batch_plan import GlobalBatch
+from training.batches import MiniBatchCollator
 from training.callbacks import Checkpoints, MetricsLog, Preemption, StepBar, StepLines
+from training.memory import Budget
 from training.trainer import MARK, PlannedTrainer, _outlive_sigterm, last_checkpoint, readable, training_arguments
 
 SETS = {
@@ -302,6 +304,9 @@ def test_any_argument_of_the_library_passes_through(tmp_path: Path) -> None:
         ({"save_only_model": True}, "not free"),
         ({"neftune_noise_alpha": 5.0}, "not free"),
         ({"label_smoothing_factor": 0.1}, "not free"),
+        ({"fsdp": "full_shard"}, "not free"),
+        ({"deepspeed": "zero.json"}, "not free"),
+        ({"parallelism_config": {"dp_replicate_size": 1}}, "not free"),
         ({"report_to": "nonsense"}, "no tracker nonsense is installed"),
         ({"report_to": ["wandb", "mlflow"]}, "no tracker mlflow is installed"),
     ],
@@ -317,9 +322,12 @@ def test_wrong_arguments_are_refused(tmp_path: Path, arguments: dict[str, Any], 
     [
         ({"optim": "galore_adamw", "optim_target_modules": ["query"]}, r"galore_torch.*arguments\.optim"),
         ({"lr_scheduler_type": "warmup_stable_decay"}, r"num_decay_steps.*arguments\.lr_scheduler_kwargs"),
+        ({"learning_rate_mapping": {"[": 1e-3}}, r"unterminated.*or learning_rate_mapping\)"),
+        ({"learning_rate_mapping": 1e-3}, r"'items'.*or learning_rate_mapping\)"),
+        ({"dataloader_num_workers": -1}, r"non-negative.*arguments\.dataloader_num_workers"),
     ],
 )
-def test_an_optimizer_or_schedule_that_can_t_be_made_is_an_error_of_one_line(
+def test_an_optimizer_schedule_or_loader_that_can_t_be_made_is_an_error_of_one_line(
     tmp_path: Path, arguments: dict[str, Any], message: str
 ) -> None:
     config = prepared_run(tmp_path, {}, arguments=arguments)
@@ -327,9 +335,11 @@ def test_an_optimizer_or_schedule_that_can_t_be_made_is_an_error_of_one_line(
     trainer.args = training_arguments(config, StageFolder("symmetric", tmp_path, "", {}), 10, has_dev=False)
     trainer.model, trainer.loss, trainer.optimizer = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2), None
     trainer.optimizer_cls_and_kwargs, trainer.lr_scheduler = None, None
+    trainer.train_dataset, trainer.batches, trainer.data_collator = [], [], MiniBatchCollator(1, Budget(64, overhead=8))
     with pytest.raises(UserError, match=message):
         trainer.create_optimizer()
         trainer.create_scheduler(num_training_steps=10)
+        trainer.get_train_dataloader()
 
 
 def test_a_damaged_scaler_is_a_damaged_checkpoint(tmp_path: Path) -> None:
