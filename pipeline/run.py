@@ -48,7 +48,9 @@ def require_sets(config: Config) -> None:
     for key, sets in named.items():
         if unknown := [name for name in sets if name not in config.data.held_out]:
             other = "it out of merging.guard_sources" if "merge" in key else "the suite out of evaluation.suites"
-            remedy = f"name sets of data.held_out ({', '.join(config.data.held_out) or 'it has none'}), or leave {other}"
+            remedy = (
+                f"name sets of data.held_out ({', '.join(config.data.held_out) or 'it has none'}), or leave {other}"
+            )
             raise UserError(f"set {unknown[0]} is not held out", where=f"config key {key}", remedy=remedy)
     sides = {source.side for source in config.data.sources.values()}
     for name, read in SIDES.items():

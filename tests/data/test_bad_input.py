@@ -35,7 +35,10 @@ def write(path: Path, content: bytes) -> Path:
         (b'{"question": "a", ', r"mine: broken json.*rows.jsonl, row 3"),
         (b'["a", "b"]', r"mine: broken json: not an object.*row 3"),
         (b'{"question": "\xff\xfe", "answer": "b"}', r"mine: invalid UTF-8.*row 3"),
-        ('{"question": null, "answer": "Ответ"}'.encode(), r"null in column question.*row 3.*set data.sources.mine.nulls to drop, or"),
+        (
+            '{"question": null, "answer": "Ответ"}'.encode(),
+            r"null in column question.*row 3.*set data.sources.mine.nulls to drop, or",
+        ),
         ('{"question": {"text": "a"}, "answer": "Ответ"}'.encode(), r"mine: wrong type dict in column question.*row 3"),
         ('{"question": "Вопрос без ответа?"}'.encode(), r"mine: null in column answer.*row 3"),
     ],
