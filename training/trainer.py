@@ -39,7 +39,8 @@ MARK = "complete.json"  # in a checkpoint folder whose files are all written
 TRAINED_WEIGHTS = "trained.safetensors"  # there, in place of a model that has heads, or of which only an adapter trains
 NOT_FREE = {  # arguments of the library that the pipeline sets or ignores
     *("max_steps", "num_train_epochs", "gradient_accumulation_steps", "output_dir", "bf16", "fp16", "seed"),
-    *("per_device_train_batch_size", "batch_sampler", "warmup_ratio"),  # would change nothing beside the plan's
+    # Would change nothing beside the plan's.
+    *("per_device_train_batch_size", "per_device_eval_batch_size", "batch_sampler", "warmup_ratio"),
     "auto_find_batch_size",  # it would train anew from where memory ran out
     *("ignore_data_skip", "save_only_model"),  # a run taken up from a checkpoint would end in another model
     *("eval_strategy", "eval_steps", "save_strategy", "save_steps"),  # the best weights are to have a checkpoint
@@ -48,7 +49,7 @@ NOT_FREE = {  # arguments of the library that the pipeline sets or ignores
     *("fsdp", "fsdp_config", "deepspeed", "parallelism_config"),  # every rank has the whole model
     "push_to_hub",  # it would upload checkpoints; the stage publish uploads the model
     # Of other models and losses, or of texts that are not tokens yet: to no effect here, or a crash.
-    *("neftune_noise_alpha", "label_smoothing_factor", "use_liger_kernel", "prompts", "router_mapping"),
+    *("neftune_noise_alpha", "label_smoothing_factor", "use_liger_kernel", "prompts", "router_mapping", "label_names"),
     *("multi_dataset_batch_sampler", "train_sampling_strategy", "dataloader_drop_last", "data_seed"),
 }
 

@@ -305,6 +305,8 @@ def test_any_argument_of_the_library_passes_through(tmp_path: Path) -> None:
         ({"neftune_noise_alpha": 5.0}, "not free"),
         ({"label_smoothing_factor": 0.1}, "not free"),
         ({"fsdp": "full_shard"}, "not free"),
+        ({"per_device_eval_batch_size": 0}, "not free"),
+        ({"label_names": ["score"]}, "not free"),
         ({"deepspeed": "zero.json"}, "not free"),
         ({"parallelism_config": {"dp_replicate_size": 1}}, "not free"),
         ({"report_to": "nonsense"}, "no tracker nonsense is installed"),
