@@ -40,11 +40,13 @@ def scores(run: RunRecord) -> Section:
     """A table for each suite (a task, its metric and number of items head a row of models), and the differences."""
     if not run.scores:
         return Section("scores", "Scores", [absent("evaluate")])
-    words = "Scores lie between 0 and 1; the range under a score is its 95 % confidence interval."
+    words = (
+        "Correlations lie between −1 and 1, other scores between 0 and 1. The range under a score is its 95 % interval."
+    )
     blocks: list[Block] = [Text(words)]
     for table in run.suite_tables():
         rows = [
-            [show.row_head(task, metric, f"{show.count(items)} items"), *map(show.score, cells)]
+            [show.row_head(task, metric, *[f"{show.count(items)} items"] * (items > 0)), *map(show.score, cells)]
             for task, metric, items, cells in table.rows
         ]
         blocks.append(Table(f"Suite {table.suite}", ["task", *table.models], rows))

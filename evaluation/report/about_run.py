@@ -155,6 +155,7 @@ def _sources(sets: list[dict[str, Any]]) -> Table:
     """Where each set's rows come from, and on which terms."""
     rows = []
     for entry in sets:
+        entry = {**entry, "revision": str(entry.get("revision") or "").removesuffix(f" {entry['source']}")}
         words = [show.long(str(entry.get(key) or show.DASH)) for key in ("source", "revision", "licence")]
         remarks = " ".join(str(entry[key]) for key in ("difference", "note") if entry.get(key))
         rows.append([_title(entry), *words, show.long(remarks)])

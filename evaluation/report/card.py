@@ -312,7 +312,7 @@ def _suites(run: RunRecord) -> list[dict[str, Any]]:
     suites = []
     for table in run.suite_tables():
         rows = [
-            [task, metric, show.count(items), *(show.score(cell, IN_BRACKETS) for cell in cells)]
+            [task, metric, show.count(items or None), *(show.score(cell, IN_BRACKETS) for cell in cells)]
             for task, metric, items, cells in table.rows
         ]
         columns, words = ["task", "metric", "items", *table.models], KINDS.get(run.suite_kind(table.suite), "")

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from configs.schema.config import Config
-from evaluation.report.about_results import direction
+from evaluation.report.about_results import direction, scores
+from evaluation.report.about_run import _sources
 from evaluation.report.about_training import peaks
+from evaluation.report.record import read_run
 from evaluation.results import Difference, Score
 from pipeline.application import composed
 from pipeline.chain import CHAIN
@@ -48,6 +50,20 @@ def interval(task: str, model: str) -> str:
     """A score of the sample run on encodechka as the page shows it."""
     score = next(found[model] for (_, name, _), found in SAMPLE_SCORES.items() if name == task)
     return f"{score:.3f} {score - 0.02:.3f} to {score + 0.02:.3f}"
+
+
+def test_a_task_whose_items_are_unknown_has_no_items(whole: Config) -> None:
+    run = read_run(whole.folder("report").parent)
+    shown = {}
+    for items in (0, 60):
+        of_items = [dataclasses.replace(score, items=items) for score in run.scores]
+        shown[items] = str(scores(dataclasses.replace(run, scores=of_items)))
+    assert " items" not in shown[0] and "60 items" in shown[60]
+
+
+def test_a_file_of_one_s_own_is_named_once() -> None:
+    entry = {"name": "mine", "source": "a.jsonl", "revision": "local a.jsonl", "licence": "mine"}
+    assert str(_sources([entry])).count("a.jsonl") == 1
 
 
 def test_a_complete_run_gives_page_card_and_claims(whole: Config) -> None:
