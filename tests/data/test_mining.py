@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import data.mining
 from configs.schema.data import MiningConfig
 from data.mining import Mined, hard_negatives, mine
 from pipeline import application
@@ -126,16 +127,42 @@ def test_a_model_whose_cosines_lie_closer_together_mines_the_same(
     assert found(*narrow) == found(anchors, passages)
 
 
+@pytest.mark.parametrize(("most", "rows_at_once"), [(39, 1), (7 * 40, 7), (40 * 40, 40)])
+def test_anchors_in_pieces_get_what_each_gets_by_itself(
+    most: int, rows_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = torch.Generator().manual_seed(1)
+    anchors, passages = (torch.randn(40, 8, generator=random) for _ in range(2))
+    passages += anchors
+    own, known = [*range(40)][::-1], [[39 - row, *range(row % 3)] for row in range(40)]
+    settings = MiningConfig(range_min=2, range_max=12, negatives=3, margin=0.5)
+    alone = [hard_negatives(anchors[[row]], passages, [own[row]], [known[row]], settings) for row in range(40)]
+    sizes, normalize = list[int](), data.mining.normalize
+    monkeypatch.setattr(data.mining, "normalize", lambda some, dim: sizes.append(len(some)) or normalize(some, dim=dim))
+    monkeypatch.setattr(data.mining, "MOST_COSINES", most)
+    found = hard_negatives(anchors, passages, own, known, settings)
+    assert max(sizes[1:]) == rows_at_once and sum(sizes[1:]) == 40  # after the passages
+    assert found.negatives == [one.negatives[0] for one in alone]
+    assert found.looked_at == sum(one.looked_at for one in alone)
+    assert 0 < found.too_near == sum(one.too_near for one in alone) and 0 < found.without < 40
+
+
 @pytest.mark.parametrize(
-    ("first", "last", "expected"),
-    [(0, 9, [2, 4]), (2, 9, [1, 3]), (2, 3, [1]), (8, 9, [1, 3])],  # in the last case too few have that rank
+    ("first", "last", "negatives", "expected"),
+    [
+        (0, 9, 2, [2, 4]),
+        (2, 9, 2, [1, 3]),
+        (2, 3, 2, [1]),
+        (8, 9, 2, [1, 3]),  # too few have that rank
+        (2, 9, 5, [2, 4, 1, 3]),  # there are fewer than asked for
+    ],
 )
 def test_candidates_are_those_of_the_ranks_asked_for_or_the_farthest(
-    first: int, last: int, expected: list[int]
+    first: int, last: int, negatives: int, expected: list[int]
 ) -> None:
     angles = torch.tensor([0.1, 1.2, 0.3, 1.4, 0.6])  # of the positive and four others with the anchor
     passages = torch.stack([angles.cos(), angles.sin()], dim=1) * torch.arange(1, 6)[:, None]
-    settings = MiningConfig(range_min=first, range_max=last, negatives=2, margin=None)
+    settings = MiningConfig(range_min=first, range_max=last, negatives=negatives, margin=None)
     found = hard_negatives(torch.tensor([[2.0, 0.0]]), passages, [0], [[0]], settings)
     assert found.negatives == [expected]
 
