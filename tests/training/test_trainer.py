@@ -92,14 +92,16 @@ def test_a_resumed_log_goes_on_behind_its_checkpoint_with_the_rates_of_all_ranks
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, clock, told = tmp_path / "metrics.jsonl", [0.0], list[dict[str, Any]]()
-    path.write_text('{"step": 1}\n{"step": 2, "loss": 3}\n{"step": 3}\n{"st', encoding="utf-8")
+    path.write_bytes(b'{"step": 1}\n{"step": 2, "loss": 3}\n{"step": 3}\n{"loss": 1}\n4\n{"step": 5, "set": "\xd0')
     monkeypatch.setattr("training.callbacks.time", SimpleNamespace(monotonic=lambda: clock[0]))
-    batches = [GlobalBatch(name, np.zeros(0, np.int64), np.zeros((0, 0), np.int64)) for name in "abcdef"]
+    batches = [GlobalBatch(name, np.zeros(0, np.int64), np.zeros((0, 0), np.int64)) for name in "abcdeё"]
     state, control, ranks = TrainerState(global_step=2, max_steps=6), TrainerControl(), SimpleNamespace(world_size=2)
     log, other = MetricsLog(path, batches, told.append), MetricsLog(tmp_path / "none", batches, told.append)
     other_state = TrainerState(is_world_process_zero=False, global_step=3)
     logs = {"loss": 1.0, "tokens": 50, "grad_norm": math.inf, "learning_rate": 0.1, "padding_share": 0.5}
     log.on_train_begin(ranks, state, control)
+    log.on_log(ranks, state, control, logs={"eval_score": 0.4})  # once more, where a kill came after the last step
+    MetricsLog(tmp_path / "fresh", batches, told.append).on_train_begin(ranks, state, control)
     other.on_train_begin(ranks, other_state, control)
     clock[0], state.global_step = 10.0, 3
     log.on_log(ranks, state, control, logs=dict(logs))
@@ -109,18 +111,21 @@ def test_a_resumed_log_goes_on_behind_its_checkpoint_with_the_rates_of_all_ranks
     log.on_evaluate(ranks, state, control)  # takes time in which no token is trained on
     clock[0], state.global_step = 110.0, 5
     log.on_log(ranks, state, control, logs=logs | {"grad_norm": 2.0})
-    clock[0], state.global_step = 130.0, 6
-    log.on_log(ranks, state, control, logs=logs | {"grad_norm": 2.0})
+    clock[0], state.global_step = 140.0, 6
+    log.on_log(ranks, state, control, logs=logs | {"grad_norm": 2.0, "contrastive": 0.7})
     found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    assert found[:2] == [{"step": 1}, {"step": 2, "loss": 3}]
+    assert found[:2] == [{"step": 1}, {"step": 2, "loss": 3, "dev_score": 0.4}]
     keys = ("step", "tokens_per_second", "grad_norm", "set", "dev_score")
     assert [tuple(line.get(key) for key in keys) for line in found[2:]] == [
         (3, 10.0, None, "c", 0.5),
         (5, 20.0, 2.0, None, None),
-        (6, 5.0, 2.0, "f", None),
+        (6, 3.3, 2.0, "ё", None),
     ]
-    assert [line["step"] for line in told] == [3, 3, 5, 6]
-    assert found[2] == told[0] | told[1] and not (tmp_path / "none").exists()
+    given = {"loss": 1.0, "contrastive": 0.7, "learning_rate": 0.1, "padding_share": 0.5}
+    assert {name: found[-1].get(name) for name in given} == given and "ё" in path.read_text(encoding="utf-8")
+    assert [line["step"] for line in told] == [2, 3, 3, 5, 6]
+    assert (tmp_path / "fresh").read_bytes() == b""
+    assert found[2] == told[1] | told[2] and not (tmp_path / "none").exists()
 
 
 def test_checkpoints_are_asked_for_every_so_many_steps_and_the_best_is_sought_beside_them() -> None:
@@ -140,7 +145,7 @@ def test_checkpoints_are_asked_for_every_so_many_steps_and_the_best_is_sought_be
 def test_sigterm_is_seen_after_the_step_in_which_it_comes(device: str) -> None:
     state, control = TrainerState(global_step=7, max_steps=20), TrainerControl()
     arguments: Any = SimpleNamespace(device=torch.device(device), world_size=1)
-    preemption = Preemption()
+    preemption, before = Preemption(), signal.getsignal(signal.SIGTERM)
     preemption.on_train_begin(arguments, state, control)
     try:
         preemption.on_step_end(arguments, state, control)
@@ -153,6 +158,7 @@ def test_sigterm_is_seen_after_the_step_in_which_it_comes(device: str) -> None:
         assert not control.should_save and not control.should_training_stop
     finally:
         preemption.on_train_end(arguments, state, control)
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_sigterm_of_one_rank_stops_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,11 +382,19 @@ def test_a_log_has_about_ten_lines_of_a_run_however_often_it_is_logged(
         for step, first_rank in product(range(every, 448, every), (True, False)):
             state = TrainerState(global_step=step, max_steps=447, logging_steps=every, is_world_process_zero=first_rank)
             StepLines().on_log(None, state, TrainerControl(), logs={"loss": 1.0})
-    assert 8 <= len(caplog.messages) <= 11
+            if step == 350:
+                StepLines().on_log(None, state, TrainerControl(), logs={"eval_score": 0.5})
+        for step in range(1, 6):
+            state = TrainerState(global_step=step, max_steps=5, logging_steps=1)
+            StepLines().on_log(None, state, TrainerControl(), logs={"loss": 2.0})
+    assert len([line for line in caplog.messages if "of 5: loss 2.0000" in line]) == 5
+    assert 8 <= len([line for line in caplog.messages if "of 447: loss 1.0000" in line]) <= 11
+    assert caplog.messages.count("step 350 of 447: dev score 0.5000") == 1
 
 
 def test_a_bar_shows_the_last_loss_and_the_last_dev_score(monkeypatch: pytest.MonkeyPatch) -> None:
     bar, state, shown = StepBar(), TrainerState(max_steps=2), list[dict[str, str]]()
+    StepBar().on_log(None, state, TrainerControl(), logs={"loss": 1.0})  # of a rank that shows none
     bar.on_train_begin(None, state, TrainerControl())
     monkeypatch.setattr(bar.training_bar, "set_postfix", lambda latest: shown.append(dict(latest)))
     for logs in ({"loss": 1.23456, "grad_norm": 2.0}, {"eval_score": 0.5}):
