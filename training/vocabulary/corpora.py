@@ -122,10 +122,11 @@ def parquet_texts(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[str,
                 if not _holds_texts(kind := there.field(name).type):
                     what = f"column {name} holds {kind}, not text"
                     raise UserError(what, where=str(path), remedy="mend init.corpora or the file")
-            for batch in file.iter_batches(ROWS, columns=list(columns)):
-                batch.validate(full=True)  # also that texts are UTF-8
-                rows = pa.Table.from_batches([batch]).flatten()
-                yield from ((language, _texts(rows[name])) for name, language in columns.items())
+            for group in range(file.num_row_groups):  # rows of several may be more than the 2 GiB that Arrow can join
+                for batch in file.iter_batches(ROWS, [group], columns=list(columns)):
+                    batch.validate(full=True)  # also that texts are UTF-8
+                    rows = pa.Table.from_batches([batch]).flatten()
+                    yield from ((language, _texts(rows[name])) for name, language in columns.items())
     except (pa.ArrowException, OSError) as error:
         what = f"not a parquet file, or a damaged one: {error}"
         raise UserError(what, where=str(path), remedy="make or download it again") from None
