@@ -34,7 +34,7 @@ class PairWriter:
         self.file.close()
 
     def write(self, pairs: pl.DataFrame) -> None:
-        rows = max(1, len(pairs) * GROUP_BYTES // max(pairs.estimated_size(), 1))
+        rows = max(1, len(pairs) * GROUP_BYTES // max(int(pairs.estimated_size()), 1))
         for some in pairs.select(self.schema.names).iter_slices(rows):
             alone = some.select(pl.all().gather(pl.int_range(pl.len())))  # a slice has the lists of all rows with it
             self.file.write_table(alone.to_arrow().cast(self.schema))
