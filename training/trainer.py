@@ -262,13 +262,14 @@ def last_checkpoint(folder: Path, run_digest: str) -> Path | None:
         return None
     with readable(str(latest.parent)):
         belongs_to = read_json(latest)["run"]
-        TrainerState.load_from_json(str(latest.parent / TRAINER_STATE_NAME))
     if belongs_to != run_digest:
         raise UserError(
             "the checkpoint belongs to another configuration or other data",
             where=str(latest.parent),
             remedy=f"go back to what it was made with, or remove {folder}",
         )
+    with readable(str(latest.parent)):
+        TrainerState.load_from_json(str(latest.parent / TRAINER_STATE_NAME))
     return latest.parent
 
 

@@ -1,6 +1,8 @@
 """bge-m3's other two abilities: scores by hand, through mteb, and equal before and after shrinking."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -12,7 +14,7 @@ from configs.schema.evaluation import MtebTaskConfig, SuiteConfig
 from evaluation.encoder import Encoder
 from evaluation.outcome import Outcome
 from evaluation.suites.heads import sparse_vectors, token_vectors
-from evaluation.suites.mteb_run import DenseEncoder, MultiVectorHead, SparseHead, hybrid_search, run_task
+from evaluation.suites.mteb_run import MultiVectorHead, mteb_encoder, run_task
 from evaluation.suites.mteb_tasks import hub_task
 from evaluation.suites.sample_files import read_samples
 from pipeline.core.errors import UserError
@@ -66,9 +68,8 @@ def retrieval(kind: str, model: tuple[Encoder, Heads], name: str, folder: Path) 
         "top_ranked": None,
     }
     task.dataset, task.data_loaded = {"default": {"test": test}}, True
-    kinds = {"sparse": SparseHead, "multi_vector": MultiVectorHead, "hybrid": hybrid_search}
-    model = kinds[kind](encoder, name, heads) if kind in kinds else DenseEncoder(encoder, name)
-    return run_task(model, task, ["ndcg_at_10", "recall_at_100"], folder)
+    scorer: Any = SimpleNamespace(encoder=encoder, heads=heads, key=name)
+    return run_task(mteb_encoder(scorer, kind), task, ["ndcg_at_10", "recall_at_100"], folder)
 
 
 @pytest.mark.parametrize("kind", KINDS)
