@@ -57,14 +57,10 @@ def hub_data_sets(run: RunRecord) -> list[str]:
 
 
 def eval_results(run: RunRecord) -> list[EvalResult]:
-    """The merge's scores, tasks of mteb under the data set that mteb names; a task of two suites stands once.
-
-    What forms of its vectors cost is no result of the model, and stands in the card's own table.
-    """
+    """The merge's scores, tasks of mteb under the data set that mteb names; a task of two suites stands once."""
     found: dict[Any, EvalResult] = {}
-    scores = (score for score in run.scores if score.model == "merge" and score.metric not in SIZES)
-    for score in scores:
-        if run.compares_models(score.suite) and math.isfinite(score.score):
+    for score in run.scores:
+        if score.model == "merge" and score.metric not in SIZES and math.isfinite(score.score):
             result = _eval_result(score, run)
             found.setdefault((result.unique_identifier, result.metric_type), result)
     return list(found.values())

@@ -109,14 +109,6 @@ def test_a_task_of_two_suites_stands_once(config: Config) -> None:
     assert len(eval_results(run)) == len(before) + 1
 
 
-def test_what_a_form_of_the_vectors_costs_is_no_result_of_the_model(config: Config) -> None:
-    run = read_run(config.folder("report").parent)
-    run.config["evaluation"]["suite"]["smaller"] = {"kind": "vectors"}
-    before = eval_results(run)
-    run.scores.append(Score("merge", "smaller", "questions-binary", "ndcg_at_10", 0.3, nan, nan, 40, 0.0))
-    assert eval_results(run) == before
-
-
 @pytest.mark.parametrize("task", ["Mean", "Average", "STS by Pearson"])
 def test_the_card_names_the_suite_of_what_is_no_task_of_mteb(task: str, config: Config) -> None:
     run = read_run(config.folder("report").parent)
