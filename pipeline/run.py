@@ -47,10 +47,9 @@ def require_sets(config: Config) -> None:
         named |= {key: suite.sets.values() for key, suite in scored.items() if suite.kind in ("retrieval", "vectors")}
     for key, sets in named.items():
         if unknown := [name for name in sets if name not in config.data.held_out]:
-            other = "it out of merging.guard_sources" if "merge" in key else "the suite out of evaluation.suites"
-            remedy = (
-                f"name sets of data.held_out ({', '.join(config.data.held_out) or 'it has none'}), or leave {other}"
-            )
+            there = ", ".join(config.data.held_out) or "it has none"
+            part, place = ("it", key) if key == "merging.guard_sources" else ("the suite", "evaluation.suites")
+            remedy = f"name sets of data.held_out ({there}), or leave {part} out of {place}"
             raise UserError(f"set {unknown[0]} is not held out", where=f"config key {key}", remedy=remedy)
     sides = {source.side for source in config.data.sources.values()}
     for name, read in SIDES.items():

@@ -68,6 +68,10 @@ def test_under_accelerate_launch_only_training_runs(name: str, monkeypatch: pyte
         (["~data.held_out.test_questions"], "_guard_usages), or leave the suite out of evaluation.suites"),
         (["~data.sources.scored"], "there are no pairs to train the stage symmetric on (config key data.sources); add"),
         (["stages=[data,merge]", "merging.guard_sources=[test_questions,no]"], "set no is not held out (config key m"),
+        (
+            ["stages=[data,merge]", "merging.guard_sources=[test_questions,no]"],
+            "_terms, wiktionary_guard_usages), or leave it out of merging",
+        ),
     ],
 )
 def test_an_impossible_stage_is_refused_before_anything_is_made(
