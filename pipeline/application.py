@@ -155,9 +155,9 @@ def quoted(value: str) -> str:
 def passed_on() -> list[str]:
     """What composes this command's config in another one: its name, its overrides, and where else their files are."""
     hydra_config = HydraConfig.get()
-    elsewhere = [of for of in hydra_config.runtime.config_sources if "command-line" in of.provider]
-    places = [f"{of.schema}://{of.path}" for of in elsewhere]
-    options = [f"--config-dir={of.path}" for of in elsewhere if of.provider == "command-line"]  # may hold the root file
+    sources = hydra_config.runtime.config_sources
+    places = [f"{of.schema}://{of.path}" for of in sources if of.provider == "hydra.searchpath in command-line"]
+    options = [f"--config-dir={of.path}" for of in sources if of.provider == "command-line"]  # may hold the root file
     options.append(f"--config-name={hydra_config.job.config_name}")
     return [*options, *hydra_config.overrides.task, f"hydra.searchpath=[{','.join(map(quoted, places))}]"]
 
