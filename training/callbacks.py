@@ -119,11 +119,12 @@ class Preemption(TrainerCallback):
         self.asked = True
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if args.world_size > 1:
-            asked = torch.tensor(int(self.asked), device=args.device)
-            torch.distributed.all_reduce(asked, op=torch.distributed.ReduceOp.MAX)
-            self.asked = bool(asked.item())
-        if self.asked and state.global_step < state.max_steps:
+        asked = self.asked
+        if args.world_size > 1:  # a signal that comes meanwhile stays for the next step, when all ranks hear of it
+            of_all = torch.tensor(int(asked), device=args.device)
+            torch.distributed.all_reduce(of_all, op=torch.distributed.ReduceOp.MAX)
+            asked = bool(of_all.item())
+        if asked and state.global_step < state.max_steps:
             control.should_save = control.should_training_stop = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -171,6 +171,18 @@ def test_sigterm_of_one_rank_stops_all(monkeypatch: pytest.MonkeyPatch) -> None:
     assert control.should_save and control.should_training_stop
 
 
+def test_sigterm_that_comes_while_ranks_ask_each_other_is_seen_by_all_after_the_next_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    preemption, arguments, stops = Preemption(), SimpleNamespace(device=torch.device("cpu"), world_size=2), []
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda own, op: preemption._ask())
+    for step in (7, 8):
+        control = TrainerControl()
+        preemption.on_step_end(arguments, TrainerState(global_step=step, max_steps=20), control)
+        stops.append(control.should_save and control.should_training_stop)
+    assert stops == [False, True]  # at once it would be this rank alone
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a stop ends workers as well")
 def test_a_worker_of_the_loader_obeys_sigterm_of_its_rank_alone() -> None:
     def work() -> None:
