@@ -1,6 +1,8 @@
 """Fixtures shared by all tests: offline, one thread a process, real data where it is there."""
 
+import gc
 import os
+import sys
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -19,6 +21,18 @@ keep_compositions()
 
 for name in [name for name in os.environ if name in ("ARGS", "MFLAGS") or name.startswith("MAKE")]:
     del os.environ[name]  # of `make test ARGS=...`: not for the makes that tests start
+
+
+_imported = 0  # modules, when their objects were last set apart
+
+
+def pytest_runtest_setup() -> None:
+    """Set apart what imports leave, a million objects that are never garbage: product code collects after each model."""
+    global _imported
+    if len(sys.modules) > _imported + 200:
+        _imported = len(sys.modules)
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session")
