@@ -7,13 +7,27 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
 
 from pipeline.application import CONFIGS, composed
 
 PROFILES = sorted(path.stem for path in (CONFIGS / "profile").glob("*.yaml"))
 GROUPS = ["base", "init", "data", "heads", "merging", "evaluation", "tracking", "training@training.symmetric"]
+OF_PROFILES = {
+    (key.removeprefix("override /").partition("@")[0], choice)
+    for profile in PROFILES
+    for default in OmegaConf.load(CONFIGS / "profile" / f"{profile}.yaml").defaults
+    if isinstance(default, DictConfig)  # else another profile that it builds on
+    for key, choices in default.items()
+    for choice in ([choices] if isinstance(choices, str) else choices)
+}
 CHOICES = [
-    [f"{group}={path.stem}" for path in sorted((CONFIGS / group.partition("@")[0]).glob("*.yaml"))] for group in GROUPS
+    [
+        f"{group}={path.stem}"
+        for path in sorted((CONFIGS / group.partition("@")[0]).glob("*.yaml"))
+        if (path.parent.name, path.stem) not in OF_PROFILES
+    ]
+    for group in GROUPS
 ]
 SWEEPS = sorted(path.stem for path in (CONFIGS / "sweep").glob("*.yaml"))
 
@@ -26,7 +40,7 @@ def test_a_profile_composes(profile: str) -> None:
 
 
 @pytest.mark.parametrize("choices", zip_longest(*CHOICES), ids=str)
-def test_group_choices_compose(choices: tuple[str | None, ...]) -> None:
+def test_choices_of_no_profile_compose(choices: tuple[str | None, ...]) -> None:
     """One of every group in one config: none of these excludes another."""
     composed("profile=tiny", *filter(None, choices))
 
