@@ -30,17 +30,21 @@ def home(chain: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def command(module: str, endpoint: str, home: Path, *overrides: str) -> Ended:
-    """A module in a process of its own: the Hub's client reads its environment when it is imported."""
+def arguments(home: Path) -> list[str]:
+    """Of a command that reads the Hub's sets."""
+    return ["profile=tiny", "mirror=null", "run=test", f"runs={home}/runs", *SETS]
+
+
+def data_command(endpoint: str, home: Path) -> Ended:
+    """`make data` in a process of its own: the Hub's client reads its environment when it is imported."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE"))}
     environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(home / "home"), "NO_PROXY": "127.0.0.1"}
     environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
-    arguments = ["profile=tiny", "mirror=null", "run=test", f"runs={home}/runs", *SETS, *overrides]
-    return run_command(*arguments, module=module, env=environment)
+    return run_command(*arguments(home), "stages=[data]", env=environment)
 
 
 def test_sets_from_the_hub_equal_those_from_a_mirror(hub: LocalHub, home: Path) -> None:
-    done = command("pipeline.run", hub.address, home, "stages=[data]")
+    done = data_command(hub.address, home)
     assert done.status == 0, done.err
     fetched, mirrored = Prepared(home / "runs" / "test" / "data"), run(home / "mirrored", *SETS)
     assert {line["revision"] for line in fetched.ledger.values()} == {COMMIT}
@@ -48,11 +52,14 @@ def test_sets_from_the_hub_equal_those_from_a_mirror(hub: LocalHub, home: Path) 
         assert fetched.train()[name].equals(pairs)
 
 
-def test_the_pre_flight_reads_the_beginning_of_every_file(hub: LocalHub, home: Path) -> None:
-    done = command("pipeline.check", hub.address, home)
+def test_the_pre_flight_reads_the_beginning_of_every_file(
+    hub: LocalHub, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_place_of_the_hub(hub, home / "cache", monkeypatch)
+    done = run_main(*arguments(home), module="pipeline.check")
     assert done.status == 0, done.err
     assert done.out.count(COMMIT[:12]) == 5 and "53 rows read" in done.out and "mit" in done.out, done.out
-    assert not list((home / "home").rglob("*.parquet"))
+    assert not list((home / "cache").rglob("*.parquet"))
 
 
 @pytest.mark.parametrize(
@@ -81,12 +88,12 @@ UNREACHABLE = (
 
 @pytest.mark.slow  # the Hub's client tries again for half a minute
 def test_no_network_is_one_line(home: Path) -> None:
-    done = command("pipeline.run", "http://127.0.0.1:9", home, "stages=[data]")
+    done = data_command("http://127.0.0.1:9", home)
     assert (done.status, done.err.splitlines()[-1]) == (2, UNREACHABLE)
 
 
 def test_offline_mode_is_one_line(home: Path) -> None:
-    done = run_main("profile=tiny", "mirror=null", "run=test", f"runs={home}/runs", *SETS, "stages=[data]")
+    done = run_main(*arguments(home), "stages=[data]")
     assert (done.status, done.err.splitlines()[-1]) == (2, UNREACHABLE)
 
 
@@ -95,12 +102,13 @@ def test_locked_commits_are_read_and_a_moved_branch_is_refused(
 ) -> None:
     lock = home / "revisions.lock"
     monkeypatch.setenv("REVISIONS_LOCK", str(lock))
-    done = command("pipeline.lock", hub.address, home)
+    in_place_of_the_hub(hub, home / "cache", monkeypatch)
+    done = run_main(*arguments(home), module="pipeline.lock")
     assert done.status == 0, done.err
     assert f"dataset its5Q/panorama main {COMMIT}\n" in lock.read_text()
-    assert command("pipeline.run", hub.address, home, "stages=[data]").status == 0
+    assert run_main(*arguments(home), "stages=[data]").status == 0
     lock.write_text(lock.read_text().replace(f"panorama main {COMMIT}", f"panorama main {'f' * 40}"))
-    done = command("pipeline.run", hub.address, home, "stages=[data]")
+    done = run_main(*arguments(home), "stages=[data]")
     assert done.status == 2
     moved = f"error: its5Q/panorama at main is now {COMMIT[:12]}, not the locked {'f' * 12} ({lock}); look at what"
     assert done.err.splitlines()[-1].startswith(moved)
