@@ -27,7 +27,7 @@ _imported = 0  # modules, when their objects were last set apart
 
 
 def pytest_runtest_setup() -> None:
-    """Set apart what imports leave, a million objects that are never garbage: product code collects after each model."""
+    """Set apart what imports leave, a million objects that are never garbage: the product looks for some often."""
     global _imported
     if len(sys.modules) > _imported + 200:
         _imported = len(sys.modules)

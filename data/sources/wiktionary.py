@@ -60,6 +60,7 @@ WORDED = {  # templates that stand for words; {} is their first argument
 }
 SECOND_ARGUMENT = {"сокр.", "аббр.", "lang", "кавычки"}  # their first argument is a language or empty
 SPLITS = {"evaluation": range(0, 5), "guard": range(5, 10), "train": range(10, 100)}  # per cent of the terms
+SPLIT_OF = {bucket: split for split, buckets in SPLITS.items() for bucket in buckets}
 WIDESPREAD = 3  # a definition of more terms than this ("river in Russia") says nothing about any of them
 LARGEST_SYNSET = 4  # terms of a synset that are paired with each other
 
@@ -76,8 +77,7 @@ class Sense:
 
 def split_of(term: str) -> str:
     """The split of a term, a fixed function of its lower-case form: which terms are held out depends on no config."""
-    bucket = xxhash.xxh3_64_intdigest(term.lower().replace("ё", "е").encode()) % 100
-    return next(name for name, buckets in SPLITS.items() if bucket in buckets)
+    return SPLIT_OF[xxhash.xxh3_64_intdigest(term.lower().replace("ё", "е").encode()) % 100]
 
 
 def package_version() -> str:
