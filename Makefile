@@ -38,8 +38,8 @@ $(READY):
 	@echo "Installing the packages of requirements.lock into $(VENV), once ..."
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 is needed: make $(MAKECMDGOALS) PYTHON=python3.11")'
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock torch
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c requirements.lock torch
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps -r requirements.lock
 	@cp requirements.lock $@
 
 demo: reproduce ## The whole chain on a small model and a dictionary, in minutes on two CPU cores
