@@ -1,7 +1,8 @@
 """Texts through an encoder and the heads of `pipeline.core.heads`: each is read once, and gives three vectors."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from pipeline.core.heads import HYBRID_WEIGHTS, Heads, unused_ids
 
 WEIGHTS = tuple(HYBRID_WEIGHTS[mode] for mode in VECTOR_MODES)
 MOST_SIMILARITIES = 1 << 24  # of pairs of tokens that are held at once
+Scores = Callable[[slice], np.ndarray]  # gives those of some queries and all candidates, float32
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def token_vectors(encoder: Encoder, heads: Heads, texts: Sequence[str], prompt: 
 class ModeScores:
     """All queries against all candidates in each mode, and how large the candidates' vectors are."""
 
-    scores: dict[str, np.ndarray]  # by mode [queries, candidates], float32
+    scores: dict[str, Scores]
     zero_share: float  # of queries and candidates whose sparse vector has no weight
     active_ids: float  # weights of a candidate's sparse vector, in the mean
     bytes: dict[str, float]  # of a candidate by mode, in the mean: numbers of 32 bits, and as many for a sparse id
@@ -88,7 +90,8 @@ class ModeScores:
 def mode_scores(encoder: Encoder, heads: Heads, queries: Sequence[str], candidates: Sequence[str]) -> ModeScores:
     """Similarity of dense vectors as the model has it, dot product of sparse ones, and MaxSim a token of the query.
 
-    Candidates are scored batch by batch as they are encoded, so that their token vectors are never held together.
+    Candidates are scored batch by batch as they are encoded, so that their token vectors are never held together; by
+    their sparse ones, which are small, when scores are asked for.
     """
     order, asked = [], list[HeadOutputs]()
     for batch, found in vectors_of(encoder, heads, queries, encoder.prompt(QUERY)):
@@ -99,13 +102,18 @@ def mode_scores(encoder: Encoder, heads: Heads, queries: Sequence[str], candidat
     sparse = csr_array(vstack([found.sparse for found in asked]))[place]
     tokens = torch.cat([found.tokens[found.mask] for found in asked])
     counts = torch.cat([found.mask.sum(1) for found in asked])
-    scores = {mode: np.empty((len(queries), len(candidates)), np.float32) for mode in VECTOR_MODES}
+    whole = {mode: np.empty((len(queries), len(candidates)), np.float32) for mode in (DENSE, MULTI_VECTOR)}
+    passages, order = list[csr_array](), []
     active, lengths = np.zeros(len(candidates)), np.zeros(len(candidates))
     for batch, found in vectors_of(encoder, heads, candidates, encoder.prompt(DOCUMENT)):
-        scores[DENSE][:, batch] = encoder.model.similarity(dense, found.dense).cpu().numpy()
-        scores[SPARSE][:, batch] = (sparse @ found.sparse.T).toarray()
-        scores[MULTI_VECTOR][:, batch] = maxsim(tokens, counts, found)[place]
+        whole[DENSE][:, batch] = encoder.model.similarity(dense, found.dense).cpu().numpy()
+        whole[MULTI_VECTOR][:, batch] = maxsim(tokens, counts, found)[place]
+        order += batch
+        passages.append(found.sparse)
         active[batch], lengths[batch] = np.diff(found.sparse.indptr), found.mask.sum(1).cpu()
+    stored = csr_array(vstack(passages))[np.argsort(order)].T.tocsr()
+    scores: dict[str, Scores] = {mode: matrix.__getitem__ for mode, matrix in whole.items()}
+    scores[SPARSE] = lambda rows: (sparse[rows] @ stored).toarray()
     empty = (np.diff(sparse.indptr) == 0).sum() + (active == 0).sum()
     sizes = {DENSE: 4.0 * dense.shape[1], SPARSE: 8 * float(active.mean())}
     sizes[MULTI_VECTOR] = 4 * tokens.shape[1] * float(lengths.mean())
@@ -130,9 +138,11 @@ def maxsim(tokens: torch.Tensor, counts: torch.Tensor, found: HeadOutputs) -> np
     return (sums / counts[:, None]).cpu().numpy()
 
 
-def weighted(scores: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
+def weighted(scores: Sequence[Scores], weights: Sequence[float]) -> Scores:
     """The hybrid's scores: the weighted sum of the modes'."""
-    found = np.zeros_like(scores[0])
-    for weight, part in zip(weights, scores, strict=True):
-        found += np.float32(weight) * part
-    return found
+
+    def summed(rows: slice) -> np.ndarray:
+        parts = (np.float32(weight) * part(rows) for weight, part in zip(weights, scores, strict=True))
+        return reduce(np.add, parts)
+
+    return summed

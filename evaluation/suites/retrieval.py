@@ -7,7 +7,7 @@ with bge-m3's weights and with those that are best on dev rows.
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -25,7 +25,7 @@ from evaluation.outcome import Measure, Outcome, joined
 from evaluation.results import ACTIVE_IDS, BM25, BYTES, DENSE, HYBRID, HYBRID_FITTED, SPARSE, VECTOR_MODES, ZERO_SHARE
 from evaluation.scoring import Scorer
 from evaluation.significance import FIXED
-from evaluation.suites.heads import WEIGHTS, ModeScores, mode_scores, weighted
+from evaluation.suites.heads import WEIGHTS, ModeScores, Scores, mode_scores, weighted
 from evaluation.suites.task import Task
 from pipeline.core.artefact import StageFolder, file_sha256
 from pipeline.core.embedding import DOCUMENT, QUERY
@@ -112,12 +112,12 @@ class HybridWeights:
             self.fitted[key] = max(tried, key=lambda each: (self._gained(found, each), -math.dist(each, fixed)))
         return self.fitted[key]
 
-    def _gained(self, found: Sequence[dict[str, np.ndarray]], weights: Sequence[float]) -> float:
+    def _gained(self, found: Sequence[dict[str, Scores]], weights: Sequence[float]) -> float:
         """Mean over the sets' right pairs of 1 / log2(rank + 1), 0 beyond rank 10."""
         gains = []
         for data, scores in zip(self.sets, found, strict=True):
             hybrid = weighted([scores[mode] for mode in VECTOR_MODES], weights)
-            for found_ranks in _ranks(hybrid.__getitem__, data.relevant):
+            for found_ranks in _ranks(hybrid, data.relevant):
                 ranks = np.array(found_ranks) - np.arange(len(found_ranks))  # without the other right ones above it
                 gains.append(np.where(ranks < DEPTH, 1 / np.log2(ranks + 2), 0).mean())
         return float(np.mean(gains))
@@ -154,12 +154,12 @@ def score_retrieval(data: RetrievalSet, encoder: Encoder) -> Outcome:
     return outcome_of(data, lambda rows: encoder.model.similarity(queries[rows], candidates).cpu().numpy())
 
 
-def outcome_of(data: RetrievalSet, scores: np.ndarray | Callable[[slice], np.ndarray], **constants: float) -> Outcome:
-    """The outcome of scores [queries, candidates], or of what gives those of some queries.
+def outcome_of(data: RetrievalSet, scores: Scores, **constants: float) -> Outcome:
+    """The outcome of scores, of which those of `CHUNK` queries are held at once.
 
     `constants` are metrics that are no mean over queries: they have neither interval nor test.
     """
-    ranks = list(_ranks(scores if callable(scores) else scores.__getitem__, data.relevant))
+    ranks = list(_ranks(scores, data.relevant))
     columns: dict[str, np.ndarray] = {
         "recall_at_1": np.array([float(found[0] == 0) for found in ranks]),
         "mrr_at_10": np.array([1 / (found[0] + 1) if found[0] < DEPTH else 0.0 for found in ranks]),
@@ -172,7 +172,7 @@ def outcome_of(data: RetrievalSet, scores: np.ndarray | Callable[[slice], np.nda
     return Outcome(columns, tuple(measures), {"candidates": len(data.candidates)})
 
 
-def _ranks(scores: Callable[[slice], np.ndarray], relevant: list[list[int]]) -> Iterator[list[int]]:
+def _ranks(scores: Scores, relevant: list[list[int]]) -> Iterator[list[int]]:
     """For each query the ranks from 0 of its right candidates, best first; wrong ones with an equal score go before.
 
     A model that gives all texts one vector thus gets nothing.
@@ -191,19 +191,19 @@ def _ndcg(ranks: list[int]) -> float:
     return float(gained / sum(1 / np.log2(position + 2) for position in range(min(len(ranks), DEPTH))))
 
 
-def lexical_scores(queries: Sequence[str], candidates: Sequence[str], languages: Sequence[str]) -> np.ndarray:
-    """BM25 (Lucene's, k1 1.5, b 0.75) of all queries and candidates [queries, candidates], float32.
+def lexical_scores(queries: Sequence[str], candidates: Sequence[str], languages: Sequence[str]) -> Scores:
+    """BM25 (Lucene's, k1 1.5, b 0.75) of some queries and all candidates.
 
     Zero where no candidate has a word, of which bm25s can make no index.
     """
     plain = {"stopwords": None, "return_ids": False, "show_progress": False}
     words = partial(bm25s.tokenize, token_pattern=r"\w+", stemmer=stemmer(languages), **plain)
-    found = words(candidates)
+    found, asked = words(candidates), words(queries)
     if not any(found):
-        return np.zeros((len(queries), len(candidates)), np.float32)
+        return lambda rows: np.zeros((len(asked[rows]), len(candidates)), np.float32)
     index = bm25s.BM25(k1=1.5, b=0.75, method="lucene")
     index.index(found, show_progress=False)
-    return np.stack([index.get_scores_from_ids(index.get_tokens_ids(asked)) for asked in words(queries)])
+    return lambda rows: np.stack([index.get_scores_from_ids(index.get_tokens_ids(each)) for each in asked[rows]])
 
 
 def stemmer(languages: Sequence[str]) -> "Stemmer.Stemmer | None":

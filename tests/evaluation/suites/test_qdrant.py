@@ -46,9 +46,9 @@ def test_a_hybrid_query_ranks_as_ours(repository: Path, make_model: MakeModel) -
     (example,) = [block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "qdrant" in block]
     own = encoder.config
     modes = mode_scores(encoder, heads, QUESTIONS, PASSAGES).scores
-    hybrid = weighted(list(modes.values()), WEIGHTS)
+    hybrid, sparse_scores = (found(slice(None)) for found in (weighted(list(modes.values()), WEIGHTS), modes[SPARSE]))
     assert len(PASSAGES) == len(set(PASSAGES)) == 200 and own.hidden_size == 32
-    for question, scores, sparse in zip(encoded(QUESTIONS, QUERY), hybrid, modes[SPARSE], strict=True):
+    for question, scores, sparse in zip(encoded(QUESTIONS, QUERY), hybrid, sparse_scores, strict=True):
         names: dict[str, Any] = {"passages": encoded(PASSAGES, DOCUMENT), "question": question}
         exec(example, names)
         points = names["found"].points
