@@ -11,23 +11,26 @@ from typing import Any
 import torch
 from huggingface_hub import HfApi
 
-from configs.schema.config import SIDES, Config
+from configs.schema.config import SIDES, SIDES_READ, Config
 from configs.schema.data import OWN_MODELS, HubFiles, SourceConfig, set_name
+from data.ledger import expected
 from data.sources.batch import RowErrors
 from data.sources.files import HubFile, Located, NotSupplied, locate, matching, open_reader
 from data.sources.rows import role_frames
 from pipeline.application import hydra_application
+from pipeline.core.artefact import is_complete
 from pipeline.core.console import progress, show_table
 from pipeline.core.errors import UserError
 from pipeline.core.hub import Revision, hub_errors, hub_model, local_model, readable_revision
 from pipeline.core.machine import cores
 from pipeline.core.precision import autocast_dtype, training_precision
 from pipeline.run import require_sets
-from training.cost_model import shape_of_run, side_memory
+from training.cost_model import shape_of_run, side_memory, trained_parameters
 from training.memory import planned_budget
 
 BUSY = 0.5  # load of other work from which threads had better sleep while they wait (`make bench NAME=waiting`)
 ROOM = 4  # times the sources' size: download, prepared pairs, spilled groups
+CHECKPOINTS = 3  # of a side at once: two are kept, and removed after the next is written
 
 
 @dataclasses.dataclass
@@ -132,14 +135,7 @@ def check_auxiliary_models(config: Config) -> Iterator[tuple[str, str, UserError
 
 def machine(config: Config, bytes_: int) -> list[tuple[str, str, UserError | None]]:
     """(what, finding, problem) of disk, devices and precision."""
-    runs = Path(config.runs)
-    place = next(folder for folder in (runs, *runs.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(place).free
-    problem = None
-    if free < ROOM * bytes_:
-        what = f"{_gigabytes(free)} free, about {_gigabytes(ROOM * bytes_)} needed"
-        problem = UserError(what, where=str(place), remedy="make room, or set runs=<folder> on a larger disk")
-    findings = [("disk", f"{_gigabytes(free)} free, sources {_gigabytes(bytes_)}", problem)]
+    findings = [disk(config, bytes_)]
     count = torch.cuda.device_count()
     names = sorted({torch.cuda.get_device_name(number) for number in range(count)})
     processes, problem = config.ranks(count), None
@@ -157,6 +153,39 @@ def machine(config: Config, bytes_: int) -> list[tuple[str, str, UserError | Non
         findings.append(("precision", config.precision, error))
     sides = [name for name in SIDES if name in config.stages]
     return [*findings, memory(config, sides)] if sides and not count else findings
+
+
+def disk(config: Config, sources: int) -> tuple[str, str, UserError | None]:
+    """(what, finding, problem) of what the run writes beside what is free."""
+    runs, models = Path(config.runs), model_bytes(config)
+    place = next(folder for folder in (runs, *runs.absolute().parents) if folder.exists())
+    free, needed = shutil.disk_usage(place).free, ROOM * sources + sum(models.values())
+    parts = ", ".join(f"{name} {_gigabytes(size)}" for name, size in {"sources": sources, **models}.items())
+    problem = None
+    if free < needed:
+        what = f"{_gigabytes(free)} free, about {_gigabytes(needed)} needed ({parts})"
+        problem = UserError(what, where=str(place), remedy="make room, or set runs=<folder> on a larger disk")
+    return "disk", f"{_gigabytes(free)} free, {parts}", problem
+
+
+def model_bytes(config: Config) -> dict[str, int]:
+    """What the stages still to be made write, in float32: models, the mined sets' vectors, and the checkpoints of the
+    side that has most, with AdamW's two moments; nothing where the model's shape isn't known.
+    """
+    try:
+        shape = shape_of_run(config)
+    except UserError:
+        return {}
+    missing = [name for name in config.stages if not is_complete(config.folder(name))]
+    trained = [trained_parameters(shape, config.side(name)) for name in SIDES if name in missing]
+    sets = config.data.sources.values() if "data" in missing else ()
+    mined = sum(expected(source) or 0 for source in sets if source.negatives == "mine")
+    sizes = {
+        "models": 4 * shape.parameters * len({"init", *SIDES_READ, "merge"} & {*missing}),
+        "vectors": 4 * shape.hidden_size * 2 * mined,  # of an anchor and a positive a pair
+        "checkpoints": CHECKPOINTS * 3 * 4 * max(trained, default=0),
+    }
+    return {name: size for name, size in sizes.items() if size}
 
 
 def processor(load: float, environment: Mapping[str, str]) -> str:

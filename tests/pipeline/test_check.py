@@ -2,10 +2,11 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from pipeline.check import check, check_auxiliary_models, look, machine, processor
+from pipeline.check import check, check_auxiliary_models, disk, look, machine, processor
 from pipeline.core.errors import UserError
 from tests.support.prepared_data import composed
 from tests.support.runs import REPOSITORY
@@ -59,6 +60,16 @@ def test_training_that_takes_more_memory_than_there_is_is_found_before_anything_
     config.training.asymmetric.batch_size = config.training.asymmetric.mini_batch_tokens = 10**8
     problems = {what: problem for what, _, problem in machine(config, 0)}
     assert problems["memory"] and "mini_batch_tokens" in problems["memory"].line
+
+
+def test_a_disk_that_checkpoints_would_fill_is_found_before_anything_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = composed("profile=bge_m3_ours")
+    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=20 * 10**9))
+    _, found, problem = disk(config, 10**9)
+    assert found == "20.0 GB free, sources 1.0 GB, models 7.2 GB, vectors 5.2 GB, checkpoints 12.9 GB"
+    assert problem and problem.what == f"20.0 GB free, about 29.3 GB needed ({found.partition(', ')[2]})"
+    config.stages = ["data", "report"]
+    assert disk(config, 10**9)[1:] == ("20.0 GB free, sources 1.0 GB, vectors 5.2 GB", None)
 
 
 def test_machines_that_can_t_share_out_a_batch_are_found_before_anything_is_made() -> None:
