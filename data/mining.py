@@ -57,15 +57,15 @@ def mine(path: Path, name: str, config: Config) -> dict[str, Any]:
     asked, texts = pairs.filter(positive), pairs["positive"].unique(maintain_order=True).to_list()
     anchors, place = asked["anchor"].to_list(), {text: number for number, text in enumerate(texts)}
     known = known_texts(pairs, place, both_ways=side == "symmetric")
-    embedder, prompts = encoder.embedder(mining_length(config, side)), prompts_of(encoder.model, side)
+    length, prompts = mining_length(config, side), prompts_of(encoder.model, side)
     query = prompts.anchor if settings.query_prompt is None else settings.query_prompt
     document = prompts.positive if settings.passage_prompt is None else settings.passage_prompt
     found = Mined([], looked_at=0, too_near=0)
     if anchors:
         log.info("%s: mining negatives for %d anchors among %d passages", name, len(anchors), len(texts))
-        found = hard_negatives(
-            torch.from_numpy(embedder.embed(anchors, query)),
-            torch.from_numpy(embedder.embed(texts, document)).to(encoder.model.device),
+        found = hard_negatives(  # an embedder for each, as one would hold the vectors that it gave
+            torch.from_numpy(encoder.embedder(length).embed(anchors, query)),
+            torch.from_numpy(encoder.embedder(length).embed(texts, document)).to(encoder.model.device),
             [place[text] for text in asked["positive"]],
             [*compress(known, positive)],
             settings,

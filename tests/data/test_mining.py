@@ -1,7 +1,9 @@
 """Mined negatives against a search by hand with the same embeddings."""
 
 import json
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -15,6 +17,7 @@ from configs.schema.data import MiningConfig
 from data.mining import Mined, hard_negatives, mine
 from pipeline import application
 from pipeline.check import check_auxiliary_models
+from pipeline.core.embedding import EmbeddingCache
 from pipeline.core.errors import UserError
 from pipeline.run import in_order
 from tests.support.prepared_data import Prepared, composed, run_config
@@ -61,6 +64,24 @@ def test_mining_that_finds_nothing_says_so(embedder: Path, tmp_path: Path, caplo
     prepared = mined(embedder, tmp_path, max_rows=1)
     assert prepared.ledger["gazeta"]["negatives"] == 0
     assert "gazeta: 1 of 1 rows have no mined negative" in caplog.text
+
+
+def test_vectors_are_compared_when_no_embedder_holds_them_any_more(
+    embedder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caches = weakref.WeakSet[EmbeddingCache]()
+
+    def remembered(folder: Path) -> EmbeddingCache:
+        caches.add(cache := EmbeddingCache(folder))
+        return cache
+
+    def compared(*args: Any) -> Mined:
+        assert not caches
+        return hard_negatives(*args)
+
+    monkeypatch.setattr("data.encoders.EmbeddingCache", remembered)
+    monkeypatch.setattr(data.mining, "hard_negatives", compared)
+    mined(embedder, tmp_path)
 
 
 def cosines(model: Path, pairs: pl.DataFrame) -> np.ndarray:
