@@ -61,10 +61,15 @@ class AuxiliaryModel:
         """Those of a set of this data `side`, whose texts, by their numbers in `rows`, are cut at `length` tokens."""
         keys, passages = _keys(rows)
         found, anchors = texts.take(pa.array(keys % passages)).to_pylist(), int(np.searchsorted(keys, passages))
-        embedder, prompts = self.encoder.embedder(length), prompts_of(self.encoder.model, side)
-        vectors = embedder.embed(found[:anchors], prompts.anchor), embedder.embed(found[anchors:], prompts.positive)
+        prompts = prompts_of(self.encoder.model, side)
+        parts = (found[:anchors], prompts.anchor), (found[anchors:], prompts.positive)
+        # An embedder for each, as one would hold the vectors that it gave; written one behind the other, not joined.
+        vectors = [self.encoder.embedder(length).embed(some, prompt) for some, prompt in parts]
+        shape = len(found), vectors[0].shape[1]
         with replacing(file) as path, path.open("wb") as out:
-            np.save(out, np.concatenate(vectors))
+            np.lib.format.write_array_header_1_0(out, {"descr": "<f4", "fortran_order": False, "shape": shape})
+            for part in vectors:
+                part.tofile(out)
 
 
 def _keys(rows: SetRows) -> tuple[Integers, int]:
