@@ -389,6 +389,7 @@ def test_scores_of_an_earlier_merge_are_called_that(config: Config) -> None:
 def test_every_suite_is_explained_and_every_task_has_its_number_of_items(card: str) -> None:
     assert "### wiktionary\n\nHeld-out sets of the pipeline" in card and "### encodechka\n\nThe ten tasks" in card
     assert "| term_to_definition | recall_at_1 | 1,500 | 0.300 [0.280, 0.320] |" in card
+    assert "\nCorrelations lie between −1 and 1, other scores between 0 and 1; in brackets the 95 %" in card
 
 
 def test_restricted_training_data_and_losses_against_the_base_are_limits(card: str, config: Config) -> None:
