@@ -25,7 +25,8 @@ AVERAGED = "The models were averaged with the weights below"
 CHOSEN = {  # method -> how the weights came about
     "fixed": f"{AVERAGED}, which were given.",
     "lm_cocktail": f"{AVERAGED}, which LM-Cocktail computed from few-shot losses on dev data.",
-    "search": f"{AVERAGED}, the best of those that were tried on dev data.",
+    "search": f"{AVERAGED}, the best on dev data of a grid of weights from 0 to 1.",
+    "search beyond": f"{AVERAGED}, the best on dev data of grids of weights from 0 to 1 and beyond.",
 }
 KINDS = {  # kind of suite -> what its tasks are
     "retrieval": "Held-out sets of the pipeline: each anchor is a query, the positives of all rows are the candidates.",
@@ -177,7 +178,8 @@ def _steps(run: RunRecord) -> list[str]:
         named = method.replace("_", " ")
         by_weights = f"{AVERAGED}, by the method {named}."
         mergekit = f"The models were merged by {named}, through mergekit."
-        steps.append(CHOSEN.get(method, mergekit if method in MERGEKIT_METHODS else by_weights))
+        beyond = " beyond" if method == "search" and run.config_of("merge")["merging"]["extrapolate"] else ""
+        steps.append(CHOSEN.get(method + beyond, mergekit if method in MERGEKIT_METHODS else by_weights))
         if method == "search" and (run.weights.get("guard") or {}).get("limit") is not None:
             steps.append(
                 "Candidates that lost more retrieval than the guard allows, on sets never trained on, were left out."

@@ -207,6 +207,7 @@ FACTS = [  # what is changed in the manifest of which stage, and what the card s
     ("evaluate", "environment.packages.scipy", "1.18.1", "Made with torch 2.13.0, numpy 2.4.6, scipy 1.18.1."),
     ("evaluate", "environment.packages.numpy", "2.4.7", "Made with torch 2.13.0, numpy 2.4.6 and 2.4.7."),
     ("evaluate", "config.evaluation.precision", "bf16", "in the same run, their encoders in bf16."),
+    ("merge", "config.merging.extrapolate", True, "of grids of weights from 0 to 1 and beyond."),
     ("init", "config.languages", ["kk", "ru"], "Embeds texts in Kazakh and Russian for search"),
     ("init", "config.languages", ["kk", "ru"], "The vocabulary was cut for Kazakh and Russian; what the model does"),
     ("init", "config.languages", ["xx"], "The vocabulary of tiny was cut from 2,000 to 400 ids for xx;"),
