@@ -205,8 +205,8 @@ def warn_of_the_guard(choice: Choice, compared: Mapping[str, Candidate]) -> None
         log.warning(what, method, chosen.deciding_loss, limit)
     for name, loss in chosen.guard_losses.items() if chosen.allowed else ():
         if limit is not None and loss.high > limit:
-            what = "merge: %s may lose more than merging.guard=%s on guard set %s, whose queries say no more than %s"
-            log.warning(what, method, limit, name, loss)
+            what = "merge: guard set %s has too few queries to tell if %s loses more than merging.guard=%s; found %s"
+            log.warning(what, name, method, limit, loss)
 
 
 def warn_of_saturation(models: Sequence[Candidate]) -> None:
