@@ -42,7 +42,8 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
         try:
             lines.append(sets.training_line(name, source))
         except UserError as error:
-            log.error("%s", error.line)
+            if failures:  # the first one is the command's error
+                log.error("%s", error.line)
             failures.append(error)
     if failures:
         first, more = failures[0], f" [and {len(failures) - 1} more, above]" if len(failures) > 1 else ""
