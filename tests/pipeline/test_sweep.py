@@ -104,6 +104,7 @@ def test_a_job_whose_run_has_too_long_a_name_is_a_row_too(tmp_path: Path) -> Non
     rates = "training.symmetric.learning_rate=1e-4,2e-4"
     ended = finish(start(tmp_path, rates, "stages=[base]", f"run={'r' * 300}"))
     assert ended.status == 2 and ended.err.count("of up to 255 bytes (config key run)") == 2
+    assert ended.out.startswith("Launching 2 jobs locally\n\t#0 : training.symmetric.learning_rate=")
     assert len(table(tmp_path)) == 2
 
 
