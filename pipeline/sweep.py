@@ -70,7 +70,8 @@ class SweepTable(Callback):
             csv.writer(file).writerows([columns, *rows])
         show_table(f"sweep: {folder}", columns, rows)
         if rows and rows[0][2] is not None:
-            console.print(f"best: {rows[0][0]}")
+            equal = sum(score == rows[0][2] for _, _, score, _ in rows) - 1
+            console.print(f"best: {rows[0][0]}" + (f" (equal: {equal} more)" if equal else ""))
         elif any(not result["error"] for result in results):
             log.warning("no job has %s: objective=<stage>.<one of the metrics of its manifest>", config.objective)
         if failed := [result["error"] for result in results if result["error"]]:

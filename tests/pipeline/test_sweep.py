@@ -9,8 +9,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from omegaconf import OmegaConf
 
-from pipeline.core.artefact import read_manifest
+from pipeline.core.artefact import read_manifest, write_json
+from pipeline.sweep import RESULT, SweepTable
 from tests.support.runs import finish, read_csv
 from tests.support.runs import start as started
 
@@ -152,3 +154,13 @@ def test_a_job_that_crashes_in_its_own_process_is_a_row_too(tmp_path: Path) -> N
     assert crashed["error"] == f"{what} ({log}); see the traceback there"
     assert "Traceback" in log.read_text(encoding="utf-8")
     assert "no job has merge.dev: objective=" in ended.out  # also not the one that ended well
+
+
+def test_jobs_that_share_the_best_score_are_said_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for job, score in enumerate([0.1, 0.3, 0.3]):
+        result = {"job": job, "run": f"run-{job}", "overrides": [f"seed={job}", "profile=tiny"], "error": None}
+        (tmp_path / str(job)).mkdir()
+        write_json(tmp_path / str(job) / RESULT, result | {"score": score})
+    config = {"objective": "symmetric.dev_score", "hydra": {"sweep": {"dir": str(tmp_path)}}}
+    SweepTable().on_multirun_end(OmegaConf.create(config))
+    assert capsys.readouterr().out.endswith("best: seed=1 (equal: 1 more)\n")
