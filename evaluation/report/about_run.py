@@ -130,7 +130,7 @@ def data(run: RunRecord) -> Section:
         ),
         Table("Held out of training", ["set", "built", "kept"], held_out),
         Folded("Rows and negatives dropped, by reason", _dropped(sets)),
-        Folded("Sources and licences", _sources(sets)),
+        Folded("Sources and licences", _sources(run)),
     ]
     return Section("data", "Data", blocks)
 
@@ -151,11 +151,12 @@ def _ledger_rows(run: RunRecord) -> list[list[Any]]:
     return rows
 
 
-def _sources(sets: list[dict[str, Any]]) -> Table:
+def _sources(run: RunRecord) -> Table:
     """Where each set's rows come from, and on which terms."""
     rows = []
-    for entry in sets:
-        entry = {**entry, "revision": str(entry.get("revision") or "").removesuffix(f" {entry['source']}")}
+    for entry in (run.ledger or {}).get("sets", []):
+        revision = str(entry.get("revision") or "").removesuffix(f" {entry['source']}")
+        entry = {**entry, "revision": revision, **run.of_samples(entry)}
         words = [show.long(str(entry.get(key) or show.DASH)) for key in ("source", "revision", "licence")]
         remarks = " ".join(str(entry[key]) for key in ("difference", "note") if entry.get(key))
         rows.append([_title(entry), *words, show.long(remarks)])

@@ -274,12 +274,10 @@ def _sets(run: RunRecord) -> list[list[str]]:
     for entry in run.training_sets:
         if entry.get("train"):
             counts = [show.count(entry.get(name) or 0) for name in ("built", "scored", "kept", "train")]
-            source = f"{entry.get('source')} at {entry.get('revision')}"
-            title, licence = entry.get("title") or entry["name"], str(entry.get("licence") or "not stated")
-            if run.bundled(entry):
-                source = f"sample of the pipeline's repository, in the layout of {entry.get('source')}"
-                licence = "Apache-2.0, written for the pipeline"
-            rows.append([title, entry["side"], source, *counts, licence])
+            real = {"source": f"{entry.get('source')} at {entry.get('revision')}", "licence": entry.get("licence")}
+            told = real | run.of_samples(entry)
+            title, licence = entry.get("title") or entry["name"], str(told["licence"] or "not stated")
+            rows.append([title, entry["side"], told["source"], *counts, licence])
     return rows
 
 

@@ -142,6 +142,13 @@ class RunRecord:
         mirror = self.config_of("data").get("mirror")
         return mirror is not None and Path(mirror).parts[-2:] == SAMPLES and "mirror" in str(entry.get("revision"))
 
+    def of_samples(self, entry: dict[str, Any]) -> dict[str, str]:
+        """Source and licence of a set whose rows are bundled samples; empty where they are the set itself."""
+        if not self.bundled(entry):
+            return {}
+        source = f"sample of the pipeline's repository, in the layout of {entry.get('source')}"
+        return {"source": source, "licence": "Apache-2.0, written for the pipeline"}
+
     def suite_kind(self, suite: str) -> str:
         """What kind of suite it is by the config of the run: retrieval, samples, encodechka or mteb."""
         suites = (self.config.get("evaluation") or {}).get("suite") or {}

@@ -61,9 +61,13 @@ def test_a_task_whose_items_are_unknown_has_no_items(whole: Config) -> None:
     assert " items" not in shown[0] and "60 items" in shown[60]
 
 
-def test_a_file_of_one_s_own_is_named_once() -> None:
-    entry = {"name": "mine", "source": "a.jsonl", "revision": "local a.jsonl", "licence": "mine"}
-    assert str(_sources([entry])).count("a.jsonl") == 1
+def test_a_file_of_one_s_own_is_named_once_and_a_bundled_sample_is_not_called_the_real_set(whole: Config) -> None:
+    own = {"name": "mine", "source": "a.jsonl", "revision": "local a.jsonl", "licence": "mine"}
+    sample = {"name": "terra", "source": "someone/terra", "revision": "mirror of main", "licence": "CC-BY-NC-4.0"}
+    run = dataclasses.replace(read_run(whole.folder("report").parent), ledger={"sets": [own, sample]})
+    told = str(_sources(run))
+    assert told.count("a.jsonl") == 1
+    assert "in the layout of someone/terra" in told and "CC-BY-NC-4.0" not in told
 
 
 def test_a_complete_run_gives_page_card_and_claims(whole: Config) -> None:
