@@ -21,6 +21,7 @@ FIGURES = 6  # of a manifest's metrics
 TOTALS = {
     "card_total_pairs": "pairs, the card's total",
     "built": "pairs built",
+    "scored": "beside them, rows with other labels",
     "kept": "kept by cleaning",
     "train": "trained on",
     "dev": "held out for dev",
@@ -113,6 +114,7 @@ def data(run: RunRecord) -> Section:
     if run.ledger is None:
         return Section("data", "Data", [absent("data")])
     sets, totals = run.ledger.get("sets", []), run.ledger.get("totals") or {}
+    totals = totals | {"scored": sum(entry.get("scored") or 0 for entry in run.training_sets) or None}
     held_out = [
         [_title(entry), show.count(entry.get("built")), show.count(entry.get("kept"))]
         for entry in sets

@@ -293,15 +293,17 @@ def test_a_run_of_own_data_is_not_held_against_the_published_card(tmp_path: Path
     assert "bge-m3" not in (config.folder("report") / "model_card.md").read_text(encoding="utf-8")
 
 
-def test_negatives_that_were_left_out_are_not_counted_as_dropped_pairs(tmp_path: Path) -> None:
+def test_left_out_negatives_are_no_dropped_pairs_and_rows_with_other_labels_no_built_ones(tmp_path: Path) -> None:
     config = write_run(tmp_path)
     ledger = config.folder("data") / "ledger.json"
     account = json.loads(ledger.read_text(encoding="utf-8"))
     account["sets"][0]["dropped"] = {"too short": 7, "negatives, empty or equal to the positive": 5200}
+    account["sets"][0]["scored"] = 24
     ledger.write_text(json.dumps(account), encoding="utf-8")
     finish(config, "data", {})
     text = reported(config)
     assert "5,200" in text and "5,207" not in text
+    assert "beside them, rows with other labels 24 kept by cleaning" in text
 
 
 def test_where_the_base_was_not_scored_init_takes_its_place(tmp_path: Path) -> None:
