@@ -192,7 +192,8 @@ def processor(load: float, environment: Mapping[str, str]) -> str:
     """What training on the CPU shares it with: beside other work, threads that spin while they wait are slow."""
     if load < BUSY or environment.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
         return "CPU only"
-    return f"CPU only, {load:.1f} of {cores()} cores busy: OMP_WAIT_POLICY=passive trains faster beside other work"
+    busy = f"{min(load, cores()):.1f} of {cores()} cores busy"  # more work than cores waits for them
+    return f"CPU only, {busy}: OMP_WAIT_POLICY=passive trains faster beside other work"
 
 
 def memory(config: Config, sides: list[str]) -> tuple[str, str, UserError | None]:
