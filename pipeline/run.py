@@ -17,6 +17,7 @@ from pipeline.core.machine import leave_ranks
 from pipeline.launch import launch, rendezvous
 from pipeline.stage import Stage, is_finished, is_up_to_date, locked, prepare_ranks, run_stage
 from pipeline.sweep import sweep_lock
+from training.vocabulary.selection import scripts_of
 
 
 def run(config: Config) -> None:
@@ -38,7 +39,12 @@ def run(config: Config) -> None:
 
 
 def require_sets(config: Config) -> None:
-    """Raise UserError for a set that a wanted stage asks for by name or by side, and that data will not have."""
+    """Raise UserError for a set that a wanted stage asks for by name or by side, and that data will not have.
+
+    Also for a language whose script init, which comes after data, would not know.
+    """
+    if "init" in config.stages:
+        scripts_of(config.languages, config.init.scripts)
     evaluation, named = config.evaluation, dict[str, Iterable[str]]()
     if "merge" in config.stages:
         named["merging.guard_sources"] = config.merging.guard_sources

@@ -67,6 +67,7 @@ def test_under_accelerate_launch_only_training_runs(name: str, monkeypatch: pyte
         (["~data.held_out.test_questions"], "set test_questions is not held out (config key evaluation.suite.own."),
         (["~data.held_out.test_questions"], "_guard_usages), or leave the suite out of evaluation.suites"),
         (["~data.sources.scored"], "there are no pairs to train the stage symmetric on (config key data.sources); add"),
+        (["languages=[ru,kz]"], "script of language kz is not known (config key languages); give its ISO"),
         (["stages=[data,merge]", "merging.guard_sources=[test_questions,no]"], "set no is not held out (config key m"),
         (
             ["stages=[data,merge]", "merging.guard_sources=[test_questions,no]"],

@@ -142,8 +142,9 @@ def scripts_of(languages: Iterable[str], further: Iterable[str] = ()) -> list[st
     scripts: list[str] = []
     for language in languages:
         if language not in SCRIPTS and not further:
-            where, remedy = "config key languages", "name its Unicode script under init.scripts, such as [Greek]"
-            raise UserError(f"the script of language {language} is not known", where=where, remedy=remedy)
+            remedy = "give its ISO 639-1 code, as kk and not kz, or its Unicode script under init.scripts, as [Greek]"
+            what = f"the script of language {language} is not known"
+            raise UserError(what, where="config key languages", remedy=remedy)
         scripts += SCRIPTS.get(language, [])
     for script in further:
         if not is_script(script):
