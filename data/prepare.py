@@ -37,7 +37,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
             sets.benchmarks / CHECKED,
         )
     held_out = [sets.held_out_line(*item) for item in progress(data.held_out.items(), "held-out sets")]
-    lines, failures = [], []
+    lines, failures = [], list[UserError]()
     for name, source in progress(data.sources.items(), "training sets"):
         try:
             lines.append(sets.training_line(name, source))
