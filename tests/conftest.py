@@ -15,9 +15,11 @@ import pytest
 from filelock import FileLock
 
 from tests.support.composing import keep_compositions
+from tests.support.pieces import keep_pieces
 from tests.support.runs import REPOSITORY, copied, make
 
 keep_compositions()
+keep_pieces()
 
 for name in [name for name in os.environ if name in ("ARGS", "MFLAGS") or name.startswith("MAKE")]:
     del os.environ[name]  # of `make test ARGS=...`: not for the makes that tests start
