@@ -1,5 +1,7 @@
 """Small sets in the data artefact's layout, and finished data and init artefacts around them."""
 
+import copy
+import functools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,9 +73,8 @@ def prepared_run(folder: Path, sets: dict[str, list[dict[str, Any]]], **side: An
 def tokenised(folder: Path, content: list[dict[str, Any]], angle: bool = False, **side: Any) -> TokenisedSet:
     """A tokenised set of these rows."""
     path = write_set(folder / "set.parquet", content)
-    tokenizer = load_model(tiny_base(), "auto", SideConfig(anchor_length=32, positive_length=32)).tokenizer
     settings = SideConfig(**{"anchor_length": 32, "positive_length": 32, "negatives": 1, **side})
-    return tokenised_set(path, tokenizer, Prompts("", ""), settings, angle, folder / "tokens")
+    return tokenised_set(path, _loaded(0.0).tokenizer, Prompts("", ""), settings, angle, folder / "tokens")
 
 
 def random_vectors(item: TokenisedSet, width: int = 12, seed: int = 3) -> TextVectors:
@@ -85,10 +86,14 @@ def random_vectors(item: TokenisedSet, width: int = 12, seed: int = 3) -> TextVe
     return TextVectors(np.arange(2 * texts), int(texts), vectors)
 
 
+@functools.cache
+def _loaded(dropout: float) -> SentenceTransformer:
+    return load_model(tiny_base(), "auto", SideConfig(anchor_length=32, positive_length=32, dropout=dropout))
+
+
 def tiny_model(dropout: float = 0.0) -> SentenceTransformer:
-    """The tiny base in training mode."""
-    model = load_model(tiny_base(), "auto", SideConfig(anchor_length=32, positive_length=32, dropout=dropout))
-    return model.train()
+    """The tiny base in training mode: a copy of one that was loaded once a process."""
+    return copy.deepcopy(_loaded(dropout)).train()
 
 
 def planned_loss(model: torch.nn.Module, budget: int, **settings: Any) -> PlannedLoss:

@@ -43,6 +43,7 @@ from training import sets
 from training.batch_plan import GlobalBatch, plan_batches
 from training.heads.layers import add_heads
 from training.heads.loss import HeadsLoss, JointLoss
+from training.sets import TokenisedSet
 
 CPU = CONFIGS / "accelerate" / "cpu.yaml"
 ONE_BATCH = SideConfig(batch_size=16, batch_multiple=8, bucket_batches=4, max_steps=1)
@@ -50,23 +51,53 @@ ALL_IN_ONE, CACHED = 10**6, 60  # mini-batch budgets in tokens
 CASES: dict[str, tuple[float, dict[str, Any]]] = {  # angle weight and further settings
     "contrastive": (0.0, {}),
     "combined": (0.3, {}),  # AnglE's own gradient is the difference
-    "guide": (0.0, {"guide": "init", "false_negative_margin": 0.1}),
-    "teacher": (0.0, {"teacher": "init", "teacher_weight": 2.0}),
     "everything": (0.3, {"dimensions": [32, 16], "guide": "init", "teacher": "init", "directions": list(DIRECTIONS)}),
-    "dimensions": (0.3, {"dimensions": [32, 16, 8], "dimension_weights": [1.0, 0.5, 2.0]}),
 }
-ROWS = {"scored": {"negatives": 0, "scored": True}, "triplets": {"negatives": 1, "scored": False}}
+ROWS: dict[str, dict[str, Any]] = {"scored": {"scored": True}, "triplets": {"negatives": 1}}
+HEADS_ROWS: dict[str, dict[str, Any]] = {"triplets": {"negatives": 2}, "scored": {"scored": True}}
 
 
-def start(folder: Path, processes: int, **side: Any) -> subprocess.Popen[bytes]:
-    """Train the symmetric side of the run in `folder` in fresh processes.
+class Forked:
+    """A fork of a process that has imported everything, as `subprocess` would show it."""
 
-    There, tokenising a set takes as many seconds longer as the environment's TOKENISING says.
+    def __init__(self, folder: Path, side: str) -> None:
+        multiprocessing.set_forkserver_preload([__name__])
+        self.process = multiprocessing.get_context("forkserver").Process(target=_logged, args=(folder, side))
+        self.process.start()
+        assert self.process.pid is not None
+        self.pid = self.process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self.process.exitcode
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    def wait(self, timeout: float) -> int:
+        self.process.join(timeout)
+        assert self.process.exitcode is not None
+        return self.process.exitcode
+
+
+def _logged(folder: Path, side: str) -> None:
+    with (folder / "log.txt").open("ab") as log:
+        for stream in (1, 2):
+            os.dup2(log.fileno(), stream)
+    main(str(folder), "1", side)
+
+
+def start(folder: Path, processes: int, **side: Any) -> "subprocess.Popen[bytes] | Forked":
+    """Train the symmetric side of the run in `folder` in another process, or by the launcher in several.
+
+    In the launcher's, tokenising a set takes as many seconds longer as the environment's TOKENISING says.
     """
+    if processes == 1:
+        return Forked(folder, json.dumps(side))
     module = ["-m", "tests.support.training_process", str(folder), str(processes), json.dumps(side)]
     launcher = ["-m", "accelerate.commands.launch", "--config_file", str(CPU), "--quiet"]
     launcher += ["--num_processes", str(processes), "--main_process_port", "0"]
-    command = [sys.executable, *(launcher if processes > 1 else []), *module]
+    command = [sys.executable, *launcher, *module]
     log = (folder / "log.txt").open("ab")
     return subprocess.Popen(command, cwd=CONFIGS.parent, stdout=log, stderr=log)
 
@@ -110,11 +141,8 @@ def main(folder: str, processes: str, side: str) -> None:
     assert manifest.status == "complete"
 
 
-def gradient(
-    folder: Path, kind: str, case: str, budget: int, rank: int, world: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def gradient(item: TokenisedSet, case: str, budget: int, rank: int, world: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The gradient of one planned batch, from this rank's slice, and AnglE's logged share of it."""
-    item = tokenised(folder / kind, rows(16, **ROWS[kind]), angle=True)
     batch: GlobalBatch = plan_batches([item.rows], ONE_BATCH, seed=7).batches[0].slice(rank, world)
     model: torch.nn.Module = tiny_model()
     wrapped = DistributedDataParallel(model, broadcast_buffers=False) if world > 1 else model
@@ -128,12 +156,20 @@ def gradient(
     return gradients(model), loss.angle_gradient_share
 
 
-def all_gradients(folder: Path, rank: int = 0, world: int = 1) -> dict[str, torch.Tensor]:
+def sets_of(folder: Path, kinds: dict[str, dict[str, Any]], negatives: int = 1) -> dict[str, TokenisedSet]:
+    """A tokenised set of sixteen rows of each kind."""
+    return {
+        kind: tokenised(folder / kind, rows(16, **content), angle=True, negatives=negatives)
+        for kind, content in kinds.items()
+    }
+
+
+def all_gradients(items: dict[str, TokenisedSet], rank: int = 0, world: int = 1) -> dict[str, torch.Tensor]:
     """Gradients of every kind of rows, loss and budget, and AnglE's logged shares as `<kind> share <budget>`."""
     budgets = {"whole": ALL_IN_ONE, "cached": CACHED}
     found: dict[str, torch.Tensor] = {}
-    for kind, case, (name, budget) in product(ROWS, CASES, budgets.items()):
-        found[f"{kind} {case} {name}"], share = gradient(folder, kind, case, budget, rank, world)
+    for kind, case, (name, budget) in product(items, CASES, budgets.items()):
+        found[f"{kind} {case} {name}"], share = gradient(items[kind], case, budget, rank, world)
         found |= {f"{kind} share {name}": share} if case == "combined" else {}
     return found
 
@@ -153,19 +189,17 @@ def joint_loss(budget: int, **side: Any) -> JointLoss:
     return JointLoss(model, SideConfig(**{"temperature": 0.05, **side}), budget)
 
 
-def heads_gradients(folder: Path, rank: int = 0, world: int = 1) -> dict[str, torch.Tensor]:
+def heads_gradients(items: dict[str, TokenisedSet], rank: int = 0, world: int = 1) -> dict[str, torch.Tensor]:
     """The gradient of one planned batch from this rank's slice: of frozen heads, and of a side that trains with its
     heads, with all graphs kept and with caching, by kind of rows."""
     found = {}
-    kinds: dict[str, dict[str, Any]] = {"pairs": {}, "triplets": {"negatives": 2}, "scored": {"scored": True}}
-    for kind, content in kinds.items():
-        item = tokenised(folder / kind, rows(16, **content), angle=True, negatives=2)
+    for kind, item in items.items():
         batch = plan_batches([item.rows], ONE_BATCH, seed=7).batches[0].slice(rank, world)
         losses: dict[str, tuple[HeadsLoss | JointLoss, int]] = {
             "whole": (joint_loss(ALL_IN_ONE, false_negative_margin=0.0), ALL_IN_ONE),
             "cached": (joint_loss(CACHED, false_negative_margin=0.0), CACHED),
         }
-        if kind != "scored":
+        if kind == "triplets":
             losses["frozen"] = heads_loss(), CACHED
         for name, (loss, budget) in losses.items():
             model = loss.model
@@ -176,22 +210,28 @@ def heads_gradients(folder: Path, rank: int = 0, world: int = 1) -> dict[str, to
     return found
 
 
-def of_two_ranks(folder: Path, work: Callable[..., dict[str, torch.Tensor]] = all_gradients) -> dict[str, torch.Tensor]:
-    """What `work` gives on two ranks: forks of a fresh process, which imports for both and has no threads yet."""
-    multiprocessing.set_forkserver_preload([__name__])
-    start_processes(run_rank, (2, str(folder), work), nprocs=2, start_method="forkserver")
+def of_two_ranks(
+    folder: Path, items: dict[str, TokenisedSet], work: Callable[..., dict[str, torch.Tensor]]
+) -> dict[str, torch.Tensor]:
+    """What `work` gives of the sets on two ranks: forks of this process, which has imported and tokenised for both.
+
+    In a fork polars, which reads sets, would wait for threads that it lacks.
+    """
+    tiny_model()
+    start_processes(run_rank, (2, folder, items, work), nprocs=2, start_method="fork")
     return torch.load(folder / "gradients.pt", weights_only=True)
 
 
-def run_rank(rank: int, world: int, folder: str, work: Callable[..., dict[str, torch.Tensor]]) -> None:
+def run_rank(
+    rank: int, world: int, folder: Path, items: dict[str, TokenisedSet], work: Callable[..., dict[str, torch.Tensor]]
+) -> None:
     """Join the group, and let rank 0 keep the averaged gradients."""
     torch.set_num_threads(1)
-    tiny_base()  # made before joining: in a group transformers saves a model on rank 0 alone
     dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=world)
     assert dist.get_world_size() == world
-    result = work(Path(folder) / f"rank{rank}", rank, world)
+    result = work(items, rank, world)
     if rank == 0:
-        torch.save(result, Path(folder) / "gradients.pt")
+        torch.save(result, folder / "gradients.pt")
     dist.barrier()
     dist.destroy_process_group()
 

@@ -14,7 +14,15 @@ from torch import Tensor
 import training.heads.loss
 from pipeline.core.packed import first_position_of, use_packed
 from tests.support.planned_sets import difference, features_of, gradients, rows, tokenised
-from tests.support.training_process import ONE_BATCH, heads_gradients, heads_loss, joint_loss, of_two_ranks
+from tests.support.training_process import (
+    HEADS_ROWS,
+    ONE_BATCH,
+    heads_gradients,
+    heads_loss,
+    joint_loss,
+    of_two_ranks,
+    sets_of,
+)
 from training.batch_plan import plan_batches
 from training.batches import MiniBatchCollator, PlannedDataset
 from training.heads.loss import HeadsLoss, JointLoss, PaddedTexts, bge_m3_loss, mean_maxsim, pad_selected
@@ -223,12 +231,12 @@ def test_maxsim_in_bounded_memory_has_the_same_gradient(monkeypatch: pytest.Monk
 
 
 def test_the_gradient_is_the_same_on_two_processes(tmp_path: Path) -> None:
-    one = heads_gradients(tmp_path / "one")
-    two = of_two_ranks(tmp_path, heads_gradients)
-    assert one.keys() == two.keys() and len(one) == 8
+    items = sets_of(tmp_path, HEADS_ROWS, negatives=2)
+    one, two = heads_gradients(items), of_two_ranks(tmp_path, items, heads_gradients)
+    assert one.keys() == two.keys() and len(one) == 5
     for kind, gradient in one.items():
         assert gradient.norm() > 0 and difference(gradient, two[kind]) <= 1e-5
-    for kind in ("pairs", "triplets", "scored"):
+    for kind in HEADS_ROWS:
         assert difference(one[f"{kind} whole"], one[f"{kind} cached"]) <= 1e-5
 
 

@@ -34,7 +34,16 @@ from tests.support.planned_sets import (
     tiny_model,
     tokenised,
 )
-from tests.support.training_process import ALL_IN_ONE, CACHED, CASES, ONE_BATCH, ROWS, all_gradients, of_two_ranks
+from tests.support.training_process import (
+    ALL_IN_ONE,
+    CACHED,
+    CASES,
+    ONE_BATCH,
+    ROWS,
+    all_gradients,
+    of_two_ranks,
+    sets_of,
+)
 from training import losses
 from training.batch_plan import GlobalBatch, plan_batches
 from training.batches import PlannedDataset
@@ -195,13 +204,18 @@ def test_slices_of_the_queries_sum_to_the_whole(embeddings: Tensor) -> None:
 
 
 @pytest.fixture(scope="module")
-def one_process(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
-    return all_gradients(tmp_path_factory.mktemp("one"))
+def items(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TokenisedSet]:
+    return sets_of(tmp_path_factory.mktemp("sets"), ROWS)
 
 
 @pytest.fixture(scope="module")
-def two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
-    return of_two_ranks(tmp_path_factory.mktemp("two"))
+def one_process(items: dict[str, TokenisedSet]) -> dict[str, Tensor]:
+    return all_gradients(items)
+
+
+@pytest.fixture(scope="module")
+def two_processes(items: dict[str, TokenisedSet], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    return of_two_ranks(tmp_path_factory.mktemp("two"), items, all_gradients)
 
 
 @pytest.mark.parametrize("kind", ROWS)
@@ -405,7 +419,7 @@ def test_every_split_into_kept_graphs_and_cached_ones_has_the_same_gradient(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     item = tokenised(tmp_path, rows(8, negatives=1), angle=True)
-    batch = plan_batches([item.rows], ONE_BATCH, seed=7).batches[0]
+    batch = plan_batches([item.rows], ONE_BATCH, seed=7).batches[0].slice(0, 4)  # two rows: each split doubles the time
     whole, labels = features_of(item, batch, ALL_IN_ONE, 0.3)
     features, labels = features_of(item, batch, sum(part["input_ids"].numel() for part in whole) - 1, 0.3)
     number = len(features)
@@ -417,7 +431,7 @@ def test_every_split_into_kept_graphs_and_cached_ones_has_the_same_gradient(
         planned_loss(model, ALL_IN_ONE)(features, labels).backward()
         found[kept] = gradients(model)
     reference = found.pop((True,) * number)
-    assert 4 <= number <= 8 and reference.norm() > 0
+    assert 4 <= number <= 5 and reference.norm() > 0
     assert max(difference(reference, gradient) for gradient in found.values()) <= 1e-5
 
 

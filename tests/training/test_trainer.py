@@ -45,7 +45,7 @@ OPTIONS = {
 }
 MEAN = {"average": 3, "keep_best": False}
 SLOW = ((2, {}), (2, MEAN), (1, OPTIONS), (2, OPTIONS))
-LONG = {"max_steps": 40, "checkpoint_steps": 4, "dropout": 0.1, "angle_weight": 0.1}
+LONG = {"max_steps": 24, "checkpoint_steps": 4, "dropout": 0.1, "angle_weight": 0.1}
 
 
 def lines(folder: Path) -> list[dict[str, float]]:
@@ -65,18 +65,18 @@ def test_a_run_killed_at_any_step_ends_in_the_same_bytes(
 ) -> None:
     if "adapter" in options:
         pytest.importorskip("peft")
-    whole, killed, scored = tmp_path / "whole", tmp_path / "killed", LONG | {"dev_steps": 10} | options
+    whole, killed, scored = tmp_path / "whole", tmp_path / "killed", LONG | {"dev_steps": 6} | options
     for folder in (whole, killed):
         prepared_run(folder, {**SETS, "dev/pairs": rows(16, seed=9), "dev/scored": rows(16, seed=8, scored=True)})
     expected = finish(whole, processes, **scored)
-    step = random.Random(os.getpid()).randint(6, 30)
+    step = random.Random(os.getpid()).randint(5, 14)
     assert stop_at(killed, processes, step, signal.SIGKILL, **scored) != 0
     assert list((killed / "one/symmetric/checkpoints").glob(f"checkpoint-*/{MARK}"))
     assert not (killed / "one/symmetric/model").exists()
     assert finish(killed, processes, **scored) == expected, f"killed after step {step}"
     assert without_rates(lines(killed)) == without_rates(lines(whole))
-    assert [line["step"] for line in lines(killed)] == list(range(41))
-    assert [line["step"] for line in lines(killed) if "dev_score" in line] == [0, 10, 20, 30, 40]
+    assert [line["step"] for line in lines(killed)] == list(range(25))
+    assert [line["step"] for line in lines(killed) if "dev_score" in line] == [0, 6, 12, 18, 24]
     assert not (killed / "one/symmetric/checkpoints").exists()
 
 
