@@ -67,10 +67,6 @@ def ranks() -> int:
 
 def environment() -> dict[str, Any]:
     """Versions, code and machine, for the manifest; never part of a fingerprint."""
-    versions = {}
-    for package in PACKAGES:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
     cuda = _cuda_in_use()
     return {
         "python": platform.python_version(),
@@ -80,8 +76,18 @@ def environment() -> dict[str, Any]:
         "gpu": cuda.get_device_name() if cuda else None,
         "gpu_driver": _said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if cuda else None,
         "commit": commit(),
-        "packages": versions,
+        "packages": dict(_versions()),
     }
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """What is installed, read once: a chain asks for each of its stages."""
+    versions = {}
+    for package in PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions
 
 
 @cache
