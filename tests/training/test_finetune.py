@@ -288,13 +288,34 @@ def test_a_side_stopped_after_its_last_step_logs_its_dev_scores_once(
     assert "step 0 of 3: dev score 0." in caplog.text and "step 3 of 3: dev score 0." in caplog.text
 
 
+AVERAGED = {"max_steps": 5, "dev_steps": 2, "checkpoint_steps": 4, "average": 2, "arguments": {"save_total_limit": 5}}
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs folder of a joint run that ended after its last step. Copy before going on with it."""
+    runs = tmp_path_factory.mktemp("stopped")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        stopped_before_saving(prepared_run(runs, SETS, **AVERAGED), monkeypatch)
+    return runs
+
+
+def copy_of(stopped: Path, runs: Path) -> tuple[Config, Path]:
+    """The stopped run below `runs`, where it was not before, and its checkpoints."""
+    shutil.copytree(stopped, runs)
+    config = prepared_run(runs, {}, **AVERAGED)
+    return config, config.folder("joint") / "checkpoints"
+
+
 @pytest.mark.parametrize("keep_best", [False, True])
 def test_the_mean_of_the_last_evaluations_is_saved_also_by_a_run_taken_up_between_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_best: bool
+    stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_best: bool
 ) -> None:
-    options = {"max_steps": 5, "dev_steps": 2, "checkpoint_steps": 4, "average": 2, "keep_best": keep_best}
-    config = prepared_run(tmp_path, SETS, **options, arguments={"save_total_limit": 5})
-    checkpoints = stopped_before_saving(config, monkeypatch) / "checkpoints"
+    if keep_best:
+        config, checkpoints = copy_of(stopped, tmp_path / "runs")
+    else:
+        config = prepared_run(tmp_path, SETS, **AVERAGED, keep_best=False)
+        checkpoints = stopped_before_saving(config, monkeypatch) / "checkpoints"
     last = [load_file(checkpoints / f"checkpoint-{step}/model.safetensors") for step in (4, 5)]
     shutil.rmtree(checkpoints / "checkpoint-5")
     metrics = run_stage(CHAIN["joint"], config).metrics
@@ -314,11 +335,8 @@ def test_the_mean_of_the_last_evaluations_is_saved_also_by_a_run_taken_up_betwee
     )
 
 
-def test_a_mean_that_scores_below_the_best_evaluation_is_not_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = prepared_run(tmp_path, SETS, max_steps=4, dev_steps=2, average=2)
-    checkpoints = stopped_before_saving(config, monkeypatch) / "checkpoints"
+def test_a_mean_that_scores_below_the_best_evaluation_is_not_taken(stopped: Path, tmp_path: Path) -> None:
+    config, checkpoints = copy_of(stopped, tmp_path / "runs")
     for path in (checkpoints / "averaged").iterdir():
         save_file({name: 0 * weight for name, weight in load_file(path).items()}, path)
     metrics = run_stage(CHAIN["joint"], config).metrics
@@ -326,12 +344,9 @@ def test_a_mean_that_scores_below_the_best_evaluation_is_not_taken(
     assert metrics["dev_score"] == metrics["best_dev_score"]
 
 
-def test_best_weights_that_can_t_be_read_are_not_replaced_by_the_last(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = prepared_run(tmp_path, SETS, max_steps=4, dev_steps=2)
-    checkpoints = stopped_before_saving(config, monkeypatch) / "checkpoints"
-    best, state = checkpoints / "checkpoint-2", checkpoints / "checkpoint-4/trainer_state.json"
+def test_best_weights_that_can_t_be_read_are_not_replaced_by_the_last(stopped: Path, tmp_path: Path) -> None:
+    config, checkpoints = copy_of(stopped, tmp_path / "runs")
+    best, state = checkpoints / "checkpoint-2", checkpoints / "checkpoint-5/trainer_state.json"
     state.write_text(json.dumps(json.loads(state.read_text()) | {"best_global_step": 2}))
     weights = best / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
@@ -343,17 +358,14 @@ def test_best_weights_that_can_t_be_read_are_not_replaced_by_the_last(
     assert run_stage(CHAIN["joint"], config).status == "complete"
 
 
-def test_the_best_weights_are_found_also_where_the_runs_folder_was_moved(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    options = {"max_steps": 4, "dev_steps": 2}
-    checkpoints = stopped_before_saving(prepared_run(tmp_path / "a", SETS, **options), monkeypatch) / "checkpoints"
-    best, state = checkpoints / "checkpoint-2", checkpoints / "checkpoint-4/trainer_state.json"
-    chosen = {"best_global_step": 2, "best_model_checkpoint": str(best)}
+def test_the_best_weights_are_found_also_where_the_runs_folder_was_moved(stopped: Path, tmp_path: Path) -> None:
+    config, checkpoints = copy_of(stopped, tmp_path / "runs")
+    best, state = checkpoints / "checkpoint-2", checkpoints / "checkpoint-5/trainer_state.json"
+    chosen = {"best_global_step": 2, "best_model_checkpoint": str(tmp_path / "elsewhere" / best.name)}
     state.write_text(json.dumps(json.loads(state.read_text()) | chosen))
     expected = load_file(best / "model.safetensors")
-    (tmp_path / "a").rename(tmp_path / "b")
-    config = prepared_run(tmp_path / "b", {}, **options)
+    for path in (checkpoints / "averaged").iterdir():  # so that their mean is not taken
+        save_file({name: 0 * weight for name, weight in load_file(path).items()}, path)
     run_stage(CHAIN["joint"], config)
     saved = load_file(config.folder("joint") / "model/model.safetensors")
     assert all((saved[name] == weight).all() for name, weight in expected.items())
