@@ -158,7 +158,7 @@ def test_a_run_without_the_stage_leaves_it_out(tmp_path: Path, kind: str) -> Non
 def ready_side(folder: Path, kind: str = "joint") -> Config:
     """A run whose symmetric side trains with dev scores, keeping the best weights."""
     sets = {"symmetric/pairs": rows(48, seed=5), "symmetric/triplets": rows(48, seed=6, negatives=1)}
-    side = {"max_steps": 8, "dev_steps": 2, "checkpoint_steps": 2, "angle_weight": 0.3, "mini_batch_tokens": 64}
+    side = {"max_steps": 4, "dev_steps": 2, "checkpoint_steps": 2, "angle_weight": 0.3, "mini_batch_tokens": 256}
     config = prepared_run(folder, sets | {"dev/pairs": rows(12, seed=7)}, **side)
     config.training.heads = HeadsConfig(kind=kind, learning_rate=1e-2)
     return config
@@ -179,8 +179,8 @@ def test_a_side_leaves_the_heads_that_it_trained_with_its_encoder(joint: Config)
     first, found = first_heads(init, 32, joint.seed), read_heads(model)  # reading them compares the encoder
     for one, other in ((first.sparse, found.sparse), (first.multi_vector, found.multi_vector)):
         moved = (one.weight - other.weight).abs().max()
-        assert 1e-3 < moved < 0.1  # at the heads' own rate: with the side's, 1e-3, at most 8e-3
-    assert (found.sparse.weight - first.sparse.weight).abs().max() > 8e-3
+        assert 1e-3 < moved < 0.1  # at the heads' own rate: with the side's, 1e-3, at most 4e-3
+    assert (found.sparse.weight - first.sparse.weight).abs().max() > 4e-3
     assert (model / "model.safetensors").read_bytes() != (init / "model.safetensors").read_bytes()
     SentenceTransformer(str(model), device="cpu").encode("Лёд встаёт в ноябре.")
 
@@ -191,14 +191,16 @@ def test_a_side_stopped_with_heads_goes_on_to_the_same_bytes(
     config, forward, steps = ready_side(tmp_path), JointLoss.forward, list[int]()
 
     def stopped(self: JointLoss, *args: Any) -> torch.Tensor:
-        steps.append(1)
-        if len(steps) == 6:
+        if torch.is_grad_enabled():  # else it is a dev loss
+            steps.append(1)
+        if len(steps) == 4:
             raise KeyboardInterrupt
         return forward(self, *args)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(JointLoss, "forward", stopped)
         run_stage(CHAIN["symmetric"], config)
+    assert (config.folder("symmetric") / "checkpoints/checkpoint-2").is_dir()
     run_stage(CHAIN["symmetric"], config)
     for name in ("model.safetensors", *HEADS, HEADS_RECORD):
         ours, theirs = (of.model_folder("symmetric") / name for of in (config, joint))
