@@ -12,7 +12,6 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from configs.schema.init import BaseConfig
 from evaluation.encoder import Encoder
 from evaluation.suites.heads import sparse_vectors, token_vectors
 from pipeline.core.heads import Heads, read_heads, write_heads
@@ -20,7 +19,6 @@ from pipeline.core.model_folder import HEADS
 from tests.support.flag_embedding import encoded
 from tests.support.runs import make
 from tests.support.small_bases import tiny_model
-from training.bases.random_model import make_random
 
 pytestmark = pytest.mark.slow
 
@@ -37,8 +35,7 @@ def published(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     for owner in (repository / "data" / "samples").iterdir():
         (mirror / owner.name).symlink_to(owner)
     base = mirror / "organisation" / "base"
-    base.mkdir(parents=True)
-    make_random(BaseConfig(vocabulary=1000, hidden=WIDTH), base, 1, repository / "data" / "samples")
+    tiny_model(base, 1, vocabulary=1000, hidden=WIDTH)
     torch.manual_seed(3)
     for name, size in zip(HEADS, (1, WIDTH), strict=True):
         head = torch.nn.Linear(WIDTH, size)
