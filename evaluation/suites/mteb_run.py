@@ -34,7 +34,7 @@ from evaluation.outcome import SCORE_VERSION, Outcome, joined
 from evaluation.results import DENSE, HYBRID, MULTI_VECTOR, SPARSE
 from evaluation.scoring import Scorer
 from evaluation.suites.heads import WEIGHTS, sparse_vectors, token_vectors
-from evaluation.suites.mteb_outcome import Part, keep_query_scores, mteb_outcome, parts_of_task
+from evaluation.suites.mteb_outcome import Part, keep_query_scores, mteb_outcome, parts_of_task, read_labels_once
 from evaluation.suites.task import Task
 from pipeline.core.artefact import PARTIAL, files_under, json_sha256, read_json, remove, replacing
 from pipeline.core.console import quiet
@@ -109,6 +109,7 @@ def _evaluated(model: Any, task: AbsTask, folder: Path, kept: Path) -> list[Part
     scratch.mkdir()
     try:
         keep_query_scores(task, scratch)
+        read_labels_once(task)
         with _explained(name), quiet():
             task.load_data()  # here, so that mteb does not forget it before the labels are read
             result = mteb.evaluate(

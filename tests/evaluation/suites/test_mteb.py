@@ -13,7 +13,7 @@ from typing import Any
 import mteb
 import numpy as np
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import Column, Dataset, DatasetDict
 from mteb.abstasks import AbsTask
 
 from configs.schema.evaluation import MtebTaskConfig, SuiteConfig
@@ -81,6 +81,16 @@ def test_items_give_mtebs_own_score(kind: str, model: DenseEncoder, tmp_path: Pa
     assert again.measures == outcome.measures
     for name, values in outcome.columns.items():
         np.testing.assert_array_equal(again.columns[name], values)
+
+
+def test_labels_are_not_decoded_anew_in_every_metric_of_every_draw(
+    model: DenseEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, original = list[str](), Column.__iter__
+    monkeypatch.setattr(Column, "__iter__", lambda column: read.append(column.column_name) or original(column))
+    task = task_of_type("Classification")
+    run_task(model, task, [], tmp_path)
+    assert read.count("label") < 10 * task.n_experiments
 
 
 @pytest.mark.parametrize(
