@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
+from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
@@ -122,6 +123,7 @@ def _make_ready() -> None:
     if not console.is_terminal:
         os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' bars; plain lines tell the rest
     os.environ.setdefault(*ALLOCATOR)
+    Hydra.get_mode = _mode_asked  # type: ignore[assignment,method-assign]
     logging.raiseExceptions = False  # a line for which the disk has no room is lost, without a traceback
     for number in STOPS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as SIGINT is in background jobs
@@ -137,6 +139,12 @@ def _make_ready() -> None:
         os.environ["PIPELINE_JOB"] = specification.name.split(".")[-1] if specification else "run"
     if not is_main_process():
         sys.argv += ["hydra/job_logging=none", "hydra/hydra_logging=none"]
+
+
+def _mode_asked(_: Hydra, config_name: str | None, overrides: list[str]) -> RunMode | None:
+    """hydra.mode of the command line: Hydra would compose the whole config for it, a third of a command's start."""
+    given = [word.partition("=")[2].strip("'\"") for word in overrides if word.lstrip("+").startswith("hydra.mode=")]
+    return RunMode.__members__.get(given[-1].upper()) if given else None
 
 
 def _require_own_name(config: DictConfig) -> None:
@@ -193,7 +201,7 @@ def _sort_options() -> None:
         raise UserError(message, where="command line", remedy=remedy)
 
     parser = get_args_parser()
-    parser.error = refuse  # type: ignore[method-assign]
+    parser.error = refuse  # type: ignore[assignment]
     overrides = parser.parse_intermixed_args().overrides
     sys.argv[1:] = [word for word in sys.argv[1:] if word not in overrides] + overrides
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
@@ -187,6 +188,22 @@ def test_the_runs_of_a_sweep_over_folders_and_hub_ids_have_names_without_slashes
     said = run_application(lambda config: print(config.run), "--multirun", *chosen).out
     assert "tiny-seed=7,training.symmetric.guide=some_model,training.symmetric.learning_rate=" in said
     assert "tiny-seed=7,training.symmetric.guide=_a_b,training.symmetric.learning_rate=" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "times"),  # Hydra's own sweeper composes each job's config twice
+    [((), 1), (("seed=1,2", "--multirun"), 5), (("seed=1,2", "hydra.mode=MULTIRUN"), 5), (("hydra.mode=RUN",), 1)],
+)
+def test_a_command_composes_its_config_once(
+    options: tuple[str, ...],
+    times: int,
+    run_application: Callable[..., Ended],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    load = Mock(side_effect=ConfigLoaderImpl.load_configuration, autospec=True)
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", lambda *of, **how: load(*of, **how))
+    ended = run_application(lambda config: print(config.seed), "profile=tiny", *options)
+    assert (ended.status, load.call_count) == (0, times), ended
 
 
 @pytest.mark.parametrize(
