@@ -123,7 +123,7 @@ def _make_ready() -> None:
     if not console.is_terminal:
         os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' bars; plain lines tell the rest
     os.environ.setdefault(*ALLOCATOR)
-    Hydra.get_mode = _mode_asked  # type: ignore[assignment,method-assign]
+    Hydra.get_mode = _mode_asked  # type: ignore[assignment]
     logging.raiseExceptions = False  # a line for which the disk has no room is lost, without a traceback
     for number in STOPS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as SIGINT is in background jobs
@@ -201,7 +201,7 @@ def _sort_options() -> None:
         raise UserError(message, where="command line", remedy=remedy)
 
     parser = get_args_parser()
-    parser.error = refuse  # type: ignore[assignment]
+    parser.error = refuse  # type: ignore[method-assign]
     overrides = parser.parse_intermixed_args().overrides
     sys.argv[1:] = [word for word in sys.argv[1:] if word not in overrides] + overrides
 

@@ -11,6 +11,7 @@ import weakref
 from pathlib import Path
 from threading import Thread, main_thread
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -107,12 +108,17 @@ def test_two_devices_share_the_units_and_give_the_bytes_of_one(
 
 def sleeping(config: Config, stage: StageFolder) -> list[Task]:
     """What a process of a device asks for its tasks, and waits for."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as a process that is no fork has it
     (Path(config.runs) / f"{os.getpid()}").touch()
     time.sleep(600)
     return []
 
 
-def test_a_stop_ends_the_processes_of_all_devices(tmp_path: Path) -> None:
+def test_a_stop_ends_the_processes_of_all_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = Mock(
+        return_value=multiprocessing.get_context("fork")
+    )  # spawned ones, which a slow test has, import for 10 s
+    monkeypatch.setattr(multiprocessing, "get_context", chosen)
     config, model = make_config(tmp_path, "evaluation.devices=[cpu,cpu]"), ScoredModel("first", tmp_path, "contents")
 
     def stop_when_both_are_at_work() -> None:
@@ -131,6 +137,7 @@ def test_a_stop_ends_the_processes_of_all_devices(tmp_path: Path) -> None:
     finally:
         signal.signal(signal.SIGTERM, before)
     assert not multiprocessing.active_children()
+    assert chosen.call_args.args == ("spawn",)
 
 
 def test_a_second_machine_scores_units_of_the_stage_that_the_first_one_holds(
