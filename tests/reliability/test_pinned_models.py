@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,10 +10,10 @@ import pytest
 from data.fingerprints import model_state
 from evaluation.models import further_model
 from pipeline.core.hub import Revision, write_lock
-from tests.data.sources.test_hub import SETS, command
-from tests.support.hub import COMMIT, local_hub
+from tests.data.sources.test_hub import SETS
+from tests.support.hub import COMMIT, in_place_of_the_hub, local_hub
 from tests.support.prepared_data import Prepared, composed, run_config
-from tests.support.runs import REPOSITORY
+from tests.support.runs import REPOSITORY, Ended, run_main
 from tests.support.small_bases import tiny_base
 
 MINING = ["+source@data.sources.lenta=lenta", "data.sources.lenta.negatives=mine", "data.mining.model=someone/miner"]
@@ -38,11 +38,13 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def hub(mirror: Path) -> Iterator[str]:
-    """The address of a Hub that holds the mirror's files."""
-    with local_hub(mirror) as running:
-        yield running.address
+@pytest.fixture
+def command(mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Ended]]:
+    """A module's command, in this process, with a Hub that holds the mirror's files."""
+    common = ["profile=tiny", "mirror=null", "run=test", f"runs={tmp_path}/runs", *SETS]
+    with local_hub(mirror) as hub:
+        in_place_of_the_hub(hub, tmp_path / "cache", monkeypatch)
+        yield lambda module, *overrides: run_main(*common, *overrides, module=module)
 
 
 @pytest.fixture
@@ -53,20 +55,24 @@ def lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_the_models_of_a_config_are_locked_and_a_moved_one_is_refused(hub: str, lock: Path, tmp_path: Path) -> None:
-    done = command("pipeline.lock", hub, tmp_path, *MINING, *SCORING)
+def test_the_models_of_a_config_are_locked_and_a_moved_one_is_refused(
+    command: Callable[..., Ended], lock: Path
+) -> None:
+    done = command("pipeline.lock", *MINING, *SCORING)
     assert done.status == 0, done.err
     assert {f"model someone/miner main {COMMIT}", f"model someone/model v1 {COMMIT}"} <= set(
         lock.read_text().split("\n")
     )
     lock.write_text(f"model someone/model v1 {'f' * 40}\n")
-    done = command("pipeline.run", hub, tmp_path, "stages=[evaluate]", *SCORING)
+    done = command("pipeline.run", "stages=[evaluate]", *SCORING)
     assert done.status == 2
     assert f"someone/model at v1 is now {COMMIT[:12]}, not the locked {'f' * 12}" in done.err.splitlines()[-1]
 
 
-def test_a_scored_model_s_commit_is_in_the_manifest(hub: str, mirror: Path, tmp_path: Path) -> None:
-    done = command("pipeline.run", hub, tmp_path, "stages=[evaluate]", *SCORING)
+def test_a_scored_model_s_commit_is_in_the_manifest(
+    command: Callable[..., Ended], mirror: Path, tmp_path: Path
+) -> None:
+    done = command("pipeline.run", "stages=[evaluate]", *SCORING)
     assert done.status == 0, done.err
     manifest = tmp_path / "runs/test/evaluate/manifest.json"
     assert json.loads(manifest.read_text())["metrics"]["revisions"] == {"someone/model": COMMIT}
@@ -74,8 +80,10 @@ def test_a_scored_model_s_commit_is_in_the_manifest(hub: str, mirror: Path, tmp_
 
 
 @pytest.mark.slow
-def test_a_mining_model_s_commit_is_in_ledger_and_manifest(hub: str, mirror: Path, tmp_path: Path) -> None:
-    done = command("pipeline.run", hub, tmp_path, "stages=[data]", *MINING)
+def test_a_mining_model_s_commit_is_in_ledger_and_manifest(
+    command: Callable[..., Ended], mirror: Path, tmp_path: Path
+) -> None:
+    done = command("pipeline.run", "stages=[data]", *MINING)
     assert done.status == 0, done.err
     config = composed(*MINING, f"mirror={mirror}", *SETS)
     for prepared, revision in (
