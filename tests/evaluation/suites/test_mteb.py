@@ -42,6 +42,12 @@ def model(model_folder: Path) -> DenseEncoder:
     return encoder(model_folder)
 
 
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds what mteb gave of the small tasks of each type, for tests of what is made of it."""
+    return tmp_path_factory.mktemp("evaluated")
+
+
 def made_task(kind: str) -> tuple[AbsTask, list[str]]:
     """A real task of mteb with a little data of its form, and the metrics that are asked for."""
     if kind == "Reranking":
@@ -68,12 +74,12 @@ def recomputed(outcome: Outcome, position: int) -> float:
 
 
 @pytest.mark.parametrize("kind", [*TYPES, "two_splits"])
-def test_items_give_mtebs_own_score(kind: str, model: DenseEncoder, tmp_path: Path) -> None:
+def test_items_give_mtebs_own_score(kind: str, model: DenseEncoder, evaluated: Path, tmp_path: Path) -> None:
     task, metrics = made_task(kind)
-    outcome = run_task(model, task, metrics, tmp_path)
+    outcome = run_task(model, task, metrics, evaluated)
     for position, measure in enumerate(outcome.measures):
         assert recomputed(outcome, position) == pytest.approx(measure.score, abs=1e-12), measure.metric
-        results = [json.loads(path.read_text()) for path in (tmp_path / "results").rglob(f"{task.metadata.name}.json")]
+        results = [json.loads(path.read_text()) for path in (evaluated / "results").rglob(f"{task.metadata.name}.json")]
         theirs = [entry[measure.metric] for entries in results[0]["scores"].values() for entry in entries]
         assert np.mean(theirs) == pytest.approx(measure.score, abs=1e-5), measure.metric
     outcome.write(tmp_path / "outcome.parquet")
@@ -108,15 +114,15 @@ def test_labels_are_not_decoded_anew_in_every_metric_of_every_draw(
     ],
 )
 def test_a_metric_that_mteb_does_not_give_item_by_item_is_one_line(
-    kind: str, metric: str, model: DenseEncoder, tmp_path: Path
+    kind: str, metric: str, model: DenseEncoder, evaluated: Path
 ) -> None:
     with pytest.raises(UserError, match=rf"mteb gives no {metric} item by item \(task .*mend the task's metrics"):
-        run_task(model, task_of_type(kind), [metric], tmp_path)
+        run_task(model, task_of_type(kind), [metric], evaluated)
 
 
-def test_metrics_of_texts_and_of_draws_don_t_go_together(model: DenseEncoder, tmp_path: Path) -> None:
+def test_metrics_of_texts_and_of_draws_don_t_go_together(model: DenseEncoder, evaluated: Path) -> None:
     with pytest.raises(UserError, match="f1 is not of the items that accuracy is of"):
-        run_task(model, task_of_type("Classification"), ["accuracy", "f1"], tmp_path)
+        run_task(model, task_of_type("Classification"), ["accuracy", "f1"], evaluated)
 
 
 def test_symmetric_tasks_take_the_query_prompt_and_retrieval_both(
@@ -290,7 +296,7 @@ def test_retrieval_data_come_from_the_mirror(model: DenseEncoder, tmp_path: Path
     assert outcome.items == 9 and outcome.measures[1].score == 1
 
 
-def test_items_are_named_by_what_they_share(model: DenseEncoder, tmp_path: Path) -> None:
+def test_items_are_named_by_what_they_share(model: DenseEncoder, evaluated: Path, tmp_path: Path) -> None:
     names = {}
     for name, place in (("XNLI", "ru"), ("XNLIV2", "russian")):
         texts, _ = sentences(60, seed=len(name))  # translated anew: other texts, of the same meaning
@@ -301,7 +307,7 @@ def test_items_are_named_by_what_they_share(model: DenseEncoder, tmp_path: Path)
     parts, _ = made_task("two_splits")
     found = run_task(model, parts, ["cosine_spearman"], tmp_path)
     assert len(set(found.columns["item"])) == 50  # one split's pairs are the other's first 30
-    clustering = run_task(model, task_of_type("Clustering"), [], tmp_path)
+    clustering = run_task(model, task_of_type("Clustering"), [], evaluated)
     assert "item" not in clustering.columns and clustering.measures[0].statistic == "mean_of_draws"
 
 
