@@ -181,7 +181,7 @@ def attention_backward(grad: Cuda, query: Cuda, key: Cuda, value: Cuda, out: Cud
 
 
 def switch_on() -> None:
-    """Let this process have the device, for good."""
+    """Let this process have the device, for good; raises AssertionError where it would take a tensor of the CPU."""
     for name, answer in ANSWERS.items():
         setattr(torch.cuda, name, lambda *_, answer=answer, **__: answer)
     for module in (torch.cuda, torch.cuda.random):
@@ -194,6 +194,12 @@ def switch_on() -> None:
     torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device="cuda") goes through `Device`
     torch.__future__.set_swap_module_params_on_conversion(True)
     Device().__enter__()
+    try:
+        torch.ones(2, device="cuda") + torch.ones(2)
+    except RuntimeError as error:
+        assert "expected all tensors to be on the same device" in str(error)
+    else:
+        raise AssertionError("the emulated GPU takes a tensor of the CPU")
 
 
 def run_pipeline(waits_file: str) -> None:
