@@ -1,5 +1,6 @@
 """Cut and quantised vectors: as the libraries make them, compared with full ones item by item, not tuned on test."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -146,7 +147,7 @@ def test_more_dimensions_than_the_model_has_are_refused(scored: Config) -> None:
         f"runs={scored.runs}", "run=wide", "evaluation.chain=[]", "evaluation.suites=[vectors]",
         f"evaluation.models=[{scored.evaluation.models[0]}]", f"{SUITE}.dimensions=[64]", f"{SUITE}.precisions=[]",
     )  # fmt: skip
-    make("data", config)
+    shutil.copytree(scored.folder("data"), config.folder("data"))
     with pytest.raises(UserError, match=r"first has 32 dimensions, not 64 \(config key evaluation.suite.vectors.dim"):
         make("evaluate", config)
 
