@@ -16,6 +16,7 @@ MEGABYTE = 2**20
 
 def look(results: Connection) -> None:
     """Send what is kept after memory was freed, after the step, and after one that freed more; for two bounds."""
+    return_kept_memory()  # of tests before this one
     keep_freed_memory()
     for most in (500, 50):
         callback, kept = KeptMemory(most * MEGABYTE), list[int]()
