@@ -1,8 +1,10 @@
 """Models beside the one that trains, which mine, guide or teach: their vectors of texts, kept for all runs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from sentence_transformers import SentenceTransformer
 
 from configs.schema.config import Config
@@ -27,9 +29,10 @@ class OpenedEncoder:
     precision: str
     token_budget: int | None
 
-    def embedder(self, max_length: int) -> Embedder:
-        """What embeds texts of so many tokens, and looks first at what is kept."""
-        return Embedder(self.model, max_length, self.token_budget, self.precision, EmbeddingCache(self.kept))
+    def embed(self, texts: Sequence[str], prompt: str, max_length: int) -> np.ndarray:
+        """Vectors [texts, width] of texts cut at so many tokens, from what is kept or made; none stays in memory."""
+        cache = EmbeddingCache(self.kept)
+        return Embedder(self.model, max_length, self.token_budget, self.precision, cache).embed(texts, prompt)
 
 
 def open_encoder(config: Config, wanted: str, key: str) -> OpenedEncoder:

@@ -63,9 +63,9 @@ def mine(path: Path, name: str, config: Config) -> dict[str, Any]:
     found = Mined([], looked_at=0, too_near=0)
     if anchors:
         log.info("%s: mining negatives for %d anchors among %d passages", name, len(anchors), len(texts))
-        found = hard_negatives(  # an embedder for each, as one would hold the vectors that it gave
-            torch.from_numpy(encoder.embedder(length).embed(anchors, query)),
-            torch.from_numpy(encoder.embedder(length).embed(texts, document)).to(encoder.model.device),
+        found = hard_negatives(
+            torch.from_numpy(encoder.embed(anchors, query, length)),
+            torch.from_numpy(encoder.embed(texts, document, length)).to(encoder.model.device),
             [place[text] for text in asked["positive"]],
             [*compress(known, positive)],
             settings,

@@ -63,10 +63,9 @@ class AuxiliaryModel:
         found, anchors = texts.take(pa.array(keys % passages)).to_pylist(), int(np.searchsorted(keys, passages))
         prompts = prompts_of(self.encoder.model, side)
         parts = (found[:anchors], prompts.anchor), (found[anchors:], prompts.positive)
-        # An embedder for each, as one would hold the vectors that it gave; written one behind the other, not joined.
-        vectors = [self.encoder.embedder(length).embed(some, prompt) for some, prompt in parts]
+        vectors = [self.encoder.embed(some, prompt, length) for some, prompt in parts]
         shape = len(found), vectors[0].shape[1]
-        with replacing(file) as path, path.open("wb") as out:
+        with replacing(file) as path, path.open("wb") as out:  # one behind the other, not joined in memory
             np.lib.format.write_array_header_1_0(out, {"descr": "<f4", "fortran_order": False, "shape": shape})
             for part in vectors:
                 part.tofile(out)
