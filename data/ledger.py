@@ -68,6 +68,11 @@ def expected(source: SourceConfig) -> int | None:
     return source.card.pairs if source.card.expected is None else source.card.expected
 
 
+def expected_rows(source: SourceConfig) -> int:
+    """Pairs that a run will have of them, as far as known; else 0."""
+    return min(filter(None, (expected(source), source.max_rows)), default=0)
+
+
 def status(source: SourceConfig, built: int) -> str:
     """equal, differs, or "not on the card"; a figure the card rounds is met within half a step."""
     if source.card.pairs is None:

@@ -13,7 +13,7 @@ from huggingface_hub import HfApi
 
 from configs.schema.config import SIDES, SIDES_READ, Config
 from configs.schema.data import OWN_MODELS, HubFiles, SourceConfig, set_name
-from data.ledger import expected
+from data.ledger import expected_rows
 from data.sources.batch import RowErrors
 from data.sources.files import HubFile, Located, NotSupplied, locate, matching, open_reader
 from data.sources.rows import role_frames
@@ -179,7 +179,7 @@ def model_bytes(config: Config) -> dict[str, int]:
     missing = [name for name in config.stages if not is_complete(config.folder(name))]
     trained = [trained_parameters(shape, config.side(name)) for name in SIDES if name in missing]
     sets = config.data.sources.values() if "data" in missing else ()
-    mined = sum(expected(source) or 0 for source in sets if source.negatives == "mine")
+    mined = sum(expected_rows(source) for source in sets if source.negatives == "mine")
     sizes = {
         "models": 4 * shape.parameters * len({"init", *SIDES_READ, "merge"} & {*missing}),
         "vectors": 4 * shape.hidden_size * 2 * mined,  # of an anchor and a positive a pair

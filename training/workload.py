@@ -16,7 +16,7 @@ from configs.schema.config import SIDES_READ, Config
 from configs.schema.data import SourceConfig
 from configs.schema.training import PlannedConfig, SetConfig, SideConfig
 from data.artefact import rows_of_sets
-from data.ledger import expected
+from data.ledger import expected_rows
 from pipeline.core.artefact import is_complete
 from pipeline.core.console import quiet
 from pipeline.core.errors import UserError
@@ -187,7 +187,7 @@ def _estimates(
     `mined` negatives of a pair are as long as its set's positives.
     """
     of_set = side.sets.get(name, SetConfig())
-    pairs = made.get(name) or min(filter(None, (expected(source), source.max_rows)), default=0)
+    pairs = made.get(name) or expected_rows(source)
     if not pairs or not of_set.weight:
         return
     anchor_length, positive_length, most = side.limits_of(name)
