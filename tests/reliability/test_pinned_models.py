@@ -10,7 +10,7 @@ import pytest
 from data.fingerprints import model_state
 from evaluation.models import further_model
 from pipeline.core.hub import Revision, write_lock
-from tests.data.sources.test_hub import SETS
+from tests.data.sources.test_hub import SETS, arguments
 from tests.support.hub import COMMIT, in_place_of_the_hub, local_hub
 from tests.support.prepared_data import Prepared, composed, run_config
 from tests.support.runs import REPOSITORY, Ended, run_main
@@ -41,10 +41,9 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def command(mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Ended]]:
     """A module's command, in this process, with a Hub that holds the mirror's files."""
-    common = ["profile=tiny", "mirror=null", "run=test", f"runs={tmp_path}/runs", *SETS]
     with local_hub(mirror) as hub:
         in_place_of_the_hub(hub, tmp_path / "cache", monkeypatch)
-        yield lambda module, *overrides: run_main(*common, *overrides, module=module)
+        yield lambda module, *overrides: run_main(*arguments(tmp_path), *overrides, module=module)
 
 
 @pytest.fixture
