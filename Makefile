@@ -51,7 +51,7 @@ $(STAGES): $(READY)
 	@$(BIN)/python -m pipeline.run stages=[$@] $(OVERRIDES)
 
 check: $(READY) ## Look at every source, disk and devices before a run; TRIAL=1: 20 training steps instead
-	@$(BIN)/python -m pipeline.$(if $(TRIAL),trial,check) $(OVERRIDES)
+	@$(BIN)/python -m pipeline.$(if $(filter-out 0,$(TRIAL)),trial,check) $(OVERRIDES)
 
 lock: $(READY) ## Pin what PROFILE reads from the Hub to today's commits: configs/source/revisions.lock
 	@$(BIN)/python -m pipeline.lock $(OVERRIDES)

@@ -211,13 +211,13 @@ CHAIN = {stage.name: stage for stage in [
         settings=evaluate_settings,
     ),
     Stage(
-        "report", 12, "evaluation.report.build:build", verified=2**24, extra_outputs=readme_of_merge,
+        "report", 13, "evaluation.report.build:build", verified=2**24, extra_outputs=readme_of_merge,
         needs=lambda c: made(c, reported(c.training.heads.kind)),
         reads=report_reads,
         settings=report_settings,
     ),
     Stage(
-        "publish", 9, "evaluation.publish:build",
+        "publish", 10, "evaluation.publish:build",
         needs=lambda c: ["data", "init", "merge", "evaluate", *made(c, [*SIDES, "export", "report"]),
                          *made(c, ["heads"] * (c.training.heads.kind == "frozen"))],
         settings=lambda c: {"publish": c.evaluation.publish, "languages": c.languages},

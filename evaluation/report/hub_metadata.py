@@ -11,6 +11,12 @@ from evaluation.results import SIZES, Score
 
 OPEN = "apache-2.0"  # the licence where nothing restricts the model's use
 TERMS = "terms-of-the-training-sets"  # what the licence `other` is called
+TASK_TYPES = {  # metric -> the Hub's name for tasks that it scores; mteb names its own
+    "accuracy": "text-classification",
+    "roc_auc": "text-classification",
+    "macro_f1": "token-classification",
+    "ndcg_at_10": "retrieval",
+}
 
 
 def front_matter(run: RunRecord, config: Config, name: str) -> str:
@@ -70,7 +76,7 @@ def _eval_result(score: Score, run: RunRecord) -> EvalResult:
     kind = run.suite_kind(score.suite)
     where: dict[str, Any] = {"dataset_type": score.suite, "dataset_name": f"{score.suite}: {score.task}"}
     where |= {"dataset_config": score.task, "dataset_split": "heldout" if kind == "retrieval" else "test"}
-    task_type = "retrieval" if kind == "retrieval" else "sentence-similarity"  # as the Hub calls them
+    task_type = "retrieval" if kind == "retrieval" else TASK_TYPES.get(score.metric, "sentence-similarity")
     if kind == "mteb" and (metadata := _mteb_metadata(score.task)):
         where = {"dataset_type": metadata.dataset["path"], "dataset_name": f"MTEB {score.task}"}
         where |= {"dataset_revision": metadata.dataset.get("revision")} | _part(run, score)

@@ -153,7 +153,7 @@ def test_a_job_that_crashes_in_its_own_process_is_a_row_too(tmp_path: Path) -> N
     what = "error: ZeroDivisionError: integer division or modulo by zero"
     assert crashed["error"] == f"{what} ({log}); see the traceback there"
     assert "Traceback" in log.read_text(encoding="utf-8")
-    assert "no job has merge.dev: objective=" in ended.out  # also not the one that ended well
+    assert "no job has a value of merge.dev: objective=" in ended.out  # also not the one that ended well
 
 
 def test_jobs_that_share_the_best_score_are_said_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

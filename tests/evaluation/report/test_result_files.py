@@ -88,6 +88,16 @@ def test_the_card_names_mteb_s_data_set_with_subset_and_split(config: Config) ->
     assert terra.dataset_revision
 
 
+def test_the_card_names_the_kind_of_task_that_a_metric_scores(config: Config) -> None:
+    run = read_run(config.folder("report").parent)
+    run.scores[:] = [
+        Score("merge", "samples", task, metric, 0.5, nan, nan, 4, 0.0)
+        for task, metric in (("sts", "spearman"), ("topics", "accuracy"), ("SampleLongDocuments", "ndcg_at_10"))
+    ]
+    kinds = ["sentence-similarity", "text-classification", "retrieval"]
+    assert [result.task_type for result in eval_results(run)] == kinds
+
+
 def test_a_mean_over_subsets_names_them_and_the_split_that_they_share(config: Config) -> None:
     parts = ["rus_Cyrl-eng_Latn/test", "rus_Cyrl-rus_Cyrl/test"]
     put_parts(config, "card_30", "BelebeleRetrieval", parts)
