@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gc
 import os
 import re
 import signal
@@ -214,6 +215,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
             self.model.load_state_dict(load_file(trained), strict=False)
         else:
             super()._load_from_checkpoint(checkpoint)
+            gc.collect()  # the model that the library opened on the device beside ours, which holds itself in cycles
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with readable(checkpoint):
