@@ -31,6 +31,8 @@ def launch(stage: str, config: Config) -> None:
     command = [*launch_command(config), "-m", "pipeline.run", *chosen]
     paths = [str(CONFIGS.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = SHUTDOWN | os.environ | {"PYTHONPATH": os.pathsep.join(paths), LAUNCHED: "1", "PIPELINE_JOB": stage}
+    if config.launch.config == "cpu":  # the launcher tells its ranks nothing of use_cpu: they would take the GPUs
+        environment["CUDA_VISIBLE_DEVICES"] = ""
     run_command(command, environment, stage, config.run_folder / "logs" / f"{stage}.log")
 
 

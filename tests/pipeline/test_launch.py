@@ -84,6 +84,17 @@ def test_the_launch_file_and_the_number_of_processes_come_from_the_config() -> N
     assert command[command.index("--main_process_port") + 1] == "0"  # two trainings on one machine don't meet
 
 
+@pytest.mark.parametrize(("name", "seen"), [("cpu", ""), ("gpus", "2,3")])
+def test_ranks_that_are_to_train_on_the_cpu_see_no_gpu(name: str, seen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[str] = []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    monkeypatch.setattr(launch, "passed_on", list)
+    run = lambda _, environment, *more: given.append(environment["CUDA_VISIBLE_DEVICES"])  # noqa: E731
+    monkeypatch.setattr(launch, "run_command", run)
+    launch.launch("symmetric", dataclasses.replace(Config(), run="tiny", launch=LaunchConfig(config=name)))
+    assert given == [seen]
+
+
 def test_an_unknown_launch_file_is_refused_with_the_choices_before_anything_is_made() -> None:
     with pytest.raises(UserError, match=r"must be one of auto, none, cpu, .*, not tpu \(config key launch\.config\)"):
         composed("profile=tiny", "launch.config=tpu")
