@@ -1,6 +1,8 @@
 """One dev score: what a side's training logs is what the merge gives it as a candidate."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import polars
 import pytest
@@ -8,13 +10,17 @@ import pytest
 from configs.schema import merging
 from configs.schema.config import Config
 from configs.schema.merging import MERGEKIT_METHODS, MergingConfig
-from merging.choose import METHODS
+from data.artefact import PairSet
+from merging.choose import METHODS, Choice, attention_of, dev_evaluator, scored_methods
+from merging.search import Candidate
 from pipeline.chain import CHAIN
 from pipeline.core.artefact import read_manifest
+from pipeline.core.errors import UserError
 from pipeline.stage import run_stage
 from tests.merging.test_merge import config
 from tests.support.planned_sets import prepared_run, rows
 from tests.support.runs import read_csv, read_metrics
+from training.dev_scores import DevScore
 
 SETS = {
     "symmetric/pairs": rows(64, seed=1),
@@ -77,3 +83,58 @@ def test_sets_that_tell_no_models_apart_are_named(run_folder: Path, caplog: pyte
 
 def test_every_name_of_a_method_has_its_function() -> None:
     assert METHODS.keys() | set(MERGEKIT_METHODS) == {*merging.METHOD_NAMES}
+
+
+def candidates_of(allows: Any, **merging: Any) -> dict[str, Candidate]:
+    """What the models and methods score where the more of model `one`, the better."""
+
+    def score(weights: dict[str, float], origin: str) -> Candidate:
+        dev = DevScore({"symmetric": {"set": weights["one"]}}, {"set": 1})
+        return Candidate(origin, weights, dev, {}, {}, allows(weights))
+
+    settings = MergingConfig(**{"models": ["base", "one", "two"], "refinements": 0, **merging})
+    scorer: Any = SimpleNamespace(score=score)
+    blend: Any = SimpleNamespace(names=["base", "one", "two"])
+    return scored_methods(Choice(Config(profile="tiny", run="run", merging=settings), {}, blend, [], scorer))
+
+
+def test_methods_find_their_weights_and_an_unguarded_search_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    compare = ["uniform", "search", "extrapolated"]
+    given: dict[str, Any] = {"method": "uniform", "compare": compare, "guard_sources": ["only"]}
+    for extrapolate, weights in ((False, (0, 1, 0)), (True, (-0.5, 1.5, 0))):
+        found = candidates_of(lambda _: None, extrapolate=extrapolate, **given)
+        assert [*found] == ["base", "one", "two", *compare]
+        assert found["uniform"].weights == pytest.approx(dict.fromkeys(("base", "one", "two"), 1 / 3))
+        assert tuple((found["search"].weights or {}).values()) == weights
+    named = "merge: the search is hardly guarded: merging.guard_sources names 1 sets"
+    assert caplog.messages.count(named) == 2
+    caplog.clear()
+    candidates_of(lambda _: None, **given | {"guard": None})
+    candidates_of(lambda _: None, **given | {"guard_sources": ["one", "two"]})
+    candidates_of(lambda _: None, **given | {"compare": ["uniform"]})
+    assert named not in caplog.messages
+
+
+def test_a_method_of_which_the_guard_allows_nothing_is_named_and_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    found = candidates_of(lambda weights: weights["base"] >= 0, method="search", compare=["extrapolated"])
+    assert "extrapolated" not in found and "search" in found
+    assert "merge: the guard allows no extrapolated candidate" in caplog.messages
+
+
+def test_dev_rows_without_a_positive_pair_are_refused() -> None:
+    model: Any = SimpleNamespace(prompts={}, default_prompt_name=None)
+    blend: Any = SimpleNamespace(model=model, precision="fp32", token_budget=None)
+    empty = PairSet("pairs", "symmetric", [], [], [], [])
+    with pytest.raises(UserError, match="no dev set has a positive pair"):
+        dev_evaluator(Config(profile="tiny", run="run"), [empty], blend)
+
+
+def test_candidates_have_the_attention_that_the_longest_texts_of_the_merged_sides_were_trained_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    found = Config(profile="tiny", run="run")
+    found.training.symmetric.anchor_length = found.training.symmetric.positive_length = 64
+    for models, attention in ((["init", "symmetric"], "eager"), (["init", "symmetric", "asymmetric"], "sdpa")):
+        found.merging.models = models
+        assert attention_of(found) == attention

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,16 +12,18 @@ import polars
 import pytest
 
 from configs.schema.config import Config
+from configs.schema.data import SourceConfig
 from configs.schema.merging import MergingConfig
 from evaluation.outcome import Measure, Outcome
 from evaluation.significance import Resampling, interval, replicates
-from merging.choose import read_held_out_sets
+from merging.choose import guard_evaluators, read_held_out_sets
 from merging.search import Candidate, GuardLoss, allowed_by, paired_guard_loss
 from pipeline.chain import CHAIN
 from pipeline.core.artefact import Manifest, read_manifest
 from pipeline.core.errors import UserError
 from pipeline.stage import run_stage
 from tests.merging.conftest import COLOURS, WORDS, make_model, perturb
+from tests.support.planned_sets import tiny_model
 from tests.support.runs import read_csv
 from training.dev_scores import DevScore
 from training.model_files import save_model
@@ -225,3 +228,17 @@ def test_guard_rows_come_in_a_seeded_order(data: Path) -> None:
 
     assert anchors(1) == anchors(1) != anchors(2)
     assert sorted(anchors(1)) == sorted(anchors(2))
+
+
+def test_guard_sets_have_the_prompts_of_their_side_and_as_many_texts_as_asked(data: Path) -> None:
+    merging = MergingConfig(guard_queries=5, guard_candidates=12)
+    config = Config(profile="tiny", run="run", merging=merging)
+    config.data.held_out = {"guard_one": SourceConfig(side="symmetric")}
+    model = tiny_model()
+    model.prompts = {"query": "вопрос: ", "document": "текст: "}
+    blend: Any = SimpleNamespace(model=model, precision="fp32", token_budget=None)
+    sets = read_held_out_sets(config, data, ["guard_one", "guard_two"])
+    found: Any = guard_evaluators(config, sets, blend).evaluators
+    for name, prompt in (("guard_one", "вопрос: "), ("guard_two", "текст: ")):
+        assert (len(found[name].queries), len(found[name].corpus)) == (5, 12)
+        assert {text.split()[0] + " " for text in found[name].corpus} == {prompt}
