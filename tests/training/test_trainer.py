@@ -1,15 +1,18 @@
 """Training runs that are killed, stopped, resumed and fed with what can't be learned from."""
 
+import dataclasses
 import gc
 import json
 import math
 import multiprocessing
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 from transformers import TrainerControl, TrainerState
 
 from pipeline.chain import CHAIN
@@ -28,7 +31,7 @@ from pipeline.stage import run_stage
 from tests.support.planned_sets import planned_loss, prepared_run, rows, tiny_model
 from tests.support.runs import read_metrics
 from tests.support.training_process import finish, stop_at
-from training.batch_plan import GlobalBatch
+from training.batch_plan import GlobalBatch, read_plan
 from training.batches import MiniBatchCollator
 from training.callbacks import Checkpoints, MetricsLog, Preemption, StepBar, StepLines
 from training.memory import Budget
@@ -296,9 +299,14 @@ def test_a_kill_while_the_last_checkpoints_are_removed_leaves_none_that_is_half_
 
 def test_a_loss_that_is_not_finite_stops_with_step_set_and_rows(tmp_path: Path) -> None:
     config = prepared_run(tmp_path, SETS, max_steps=6, learning_rate=1e30, warmup=0.0, max_grad_norm=0.0)
-    named = r"at step [2-6] \(set (\w+), rows \d+ \d+.*these rows of data/<side>/\1\.parquet, counted from 0"
-    with pytest.raises(UserError, match=named):
+    named = r"at step (\d) \(set (\w+), rows ([\d ]+)\); look at these rows of data/<side>/\2\.parquet, counted from 0"
+    with pytest.raises(UserError) as caught:
         run_stage(CHAIN["symmetric"], config)
+    found = re.search(named, caught.value.line)
+    assert found
+    (plan,) = (tmp_path / "one/.prepared").glob("*/plan.npz")
+    batch = read_plan(plan).batches[int(found[1]) - 1]
+    assert (found[2], [*map(int, found[3].split())]) == (batch.set, batch.rows.tolist()) and "1" < found[1] < "7"
     assert not (tmp_path / "one/symmetric/model").exists()
 
 
@@ -308,6 +316,36 @@ def test_any_argument_of_the_library_passes_through(tmp_path: Path) -> None:
     made = training_arguments(config, StageFolder("symmetric", tmp_path, "", {}), 10, has_dev=False)
     assert (made.adam_beta1, made.adam_beta2, made.lr_scheduler_type) == (0.8, 0.9, "cosine")
     assert made.logging_nan_inf_filter is False
+
+
+def test_a_sides_settings_are_the_librarys_arguments(tmp_path: Path) -> None:
+    side = {"learning_rate": 3e-5, "weight_decay": 0.02, "max_grad_norm": 0.7, "logging_steps": 3}
+    every = side | {"lr_scheduler_type": "cosine", "warmup_steps": 5, "max_steps": 20, "seed": 7}
+    kept = {"load_best_model_at_end": True, "metric_for_best_model": "score", "greater_is_better": True}
+    for dev_steps, has_dev, keep_best, chosen in (
+        (4, True, True, {"save_steps": 4, "eval_strategy": "steps", "eval_steps": 4, **kept}),
+        (4, True, False, {"save_steps": 6, "eval_strategy": "steps", "eval_steps": 4, "load_best_model_at_end": False}),
+        (4, False, True, {"save_steps": 6, "eval_strategy": "no", "load_best_model_at_end": False}),
+        (None, True, True, {"save_steps": 6, "eval_strategy": "no", "load_best_model_at_end": False}),
+    ):
+        own = {"schedule": "cosine", "warmup": 0.25, "checkpoint_steps": 6, "dev_steps": dev_steps}
+        config = dataclasses.replace(prepared_run(tmp_path, {}, **side, **own, keep_best=keep_best), seed=7)
+        made = training_arguments(config, StageFolder("symmetric", tmp_path, "", {}), 20, has_dev)
+        assert {name: getattr(made, name) for name in every | chosen} == every | chosen
+
+
+def test_a_norm_beyond_float16_is_left_to_the_scaler_until_its_factor_is_used_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A loss that is not finite is none of the factor's doing."""
+    monkeypatch.setattr(SentenceTransformerTrainer, "_get_grad_norm", lambda *given: torch.tensor(math.inf))
+    trainer: Any = object.__new__(PlannedTrainer)
+    trainer.batches, trainer.state = [GlobalBatch("a", np.arange(2), np.zeros((2, 0), np.int64))], TrainerState()
+    for scale, loss, stops in ((1024.0, 0.5, False), (1.0, 0.5, True), (1024.0, math.nan, True)):
+        trainer.accelerator = SimpleNamespace(scaler=SimpleNamespace(get_scale=lambda scale=scale: scale))
+        trainer.last_loss = torch.tensor(loss)
+        with pytest.raises(UserError, match="gradient norm inf at step 1") if stops else nullcontext():
+            assert trainer._get_grad_norm(None) == math.inf
 
 
 @pytest.mark.parametrize(
