@@ -20,7 +20,7 @@ from pipeline.stage import run_stage
 from tests.support.planned_sets import prepared_run, rows
 from tests.support.runs import file_names, read_metrics
 from tests.support.small_bases import tiny_base, tiny_model
-from training.heads.layers import first_heads
+from training.heads.layers import FIRST_WEIGHT, first_heads
 from training.heads.loss import HeadsLoss, JointLoss
 
 SETS = {"asymmetric/questions": rows(80, seed=3, negatives=2), "asymmetric/pairs": rows(64, seed=4)}
@@ -32,7 +32,7 @@ def ready(folder: Path, sets: dict[str, Any] = SETS, **heads: Any) -> Config:
     shutil.copytree(tiny_base(), config.model_folder("merge"), dirs_exist_ok=True)
     Manifest("merge", "complete", "merge of a test", {}, {}).write(config.folder("merge"))
     values = {"batch_size": 16, "anchor_length": 32, "positive_length": 32, "learning_rate": 1e-2, "max_steps": 12}
-    config.training.heads = HeadsConfig(**{**values, **heads})
+    config.training.heads = HeadsConfig(**{"temperature": 0.05, **values, **heads})
     return config
 
 
@@ -80,6 +80,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
     config, forward, steps = ready(tmp_path, checkpoint_steps=3), HeadsLoss.forward, list[int]()
 
     def stopped(self: HeadsLoss, *args: Any) -> torch.Tensor:
+        assert self.temperature == 0.05
         steps.append(1)
         if len(steps) == 8:
             raise KeyboardInterrupt
@@ -112,10 +113,14 @@ def test_carried_heads_are_where_fitting_starts_and_stay_with_the_merge(tmp_path
     assert before == {name: (merge / name).read_bytes() for name in HEADS}
 
 
-def test_new_heads_come_from_the_seed(tmp_path: Path) -> None:
+def test_new_heads_come_from_the_seed_and_keep_angles_and_weigh_all_tokens_alike(tmp_path: Path) -> None:
     one, same, other = (first_heads(tmp_path, 8, seed) for seed in (1, 1, 2))
     assert torch.equal(one.multi_vector.weight, same.multi_vector.weight)
     assert not torch.equal(one.multi_vector.weight, other.multi_vector.weight)
+    hidden = torch.randn(6, 8, generator=torch.Generator().manual_seed(1))
+    made = one.multi_vector(hidden)
+    assert torch.allclose(made @ made.T, hidden @ hidden.T, atol=1e-5)
+    assert torch.equal(one.weights(hidden), torch.full((6,), FIRST_WEIGHT))
 
 
 def refused(config: Config, message: str) -> None:
