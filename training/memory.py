@@ -67,7 +67,8 @@ def measured_tokens(
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
             before = torch.cuda.memory_allocated(device)
-            probe(model, features([text] * number), dtype)
+            # One is shorter, or padded texts would have no mask, of which each layer keeps a copy.
+            probe(model, features([*[text] * (number - 1), text[1:]]), dtype)
             peaks.append(torch.cuda.max_memory_allocated(device) - before)
             sizes.append(number * longest)
     torch.cuda.empty_cache()

@@ -1,6 +1,7 @@
 """What a device holds at once, from two probing steps, and what happens where it holds less."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,6 +56,27 @@ def test_what_heads_hold_of_a_batch_is_no_room_for_activations(monkeypatch: pyte
         UserError, match=r"32 tokens, 9.0 GB that the heads hold.*; lower batch_tokens or batch_size, or"
     ):
         measured_tokens(model, features, side, None, "side", int(9e9))
+
+
+def test_what_masks_of_padded_texts_take_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks, peaks = list[torch.Tensor | None](), iter([4e9, 8e9])
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def seen(*args: Any, attn_mask: torch.Tensor | None = None, **options: Any) -> torch.Tensor:
+        masks.append(attn_mask)
+        return attend(*args, attn_mask=attn_mask, **options)
+
+    for name in ("empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda *device: None)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: next(peaks))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (9e10, 1e11))
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", seen)
+    model = tiny_model()
+    model[0].model.set_attn_implementation("sdpa")
+    features = MiniBatchCollator(1, Budget(1, 1)).features
+    measured_tokens(model, features, SideConfig(anchor_length=32, positive_length=32), None, "side")
+    assert [mask is None or tuple(mask.shape[-2:]) for mask in masks[-4:]] == [(32, 32)] * 4  # two layers, two probes
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, None])
