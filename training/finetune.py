@@ -15,7 +15,7 @@ from filelock import FileLock
 from sentence_transformers import SentenceTransformer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from configs.schema.config import Config
+from configs.schema.config import Config, LaunchConfig
 from configs.schema.training import PlannedConfig, SideConfig
 from data.artefact import read_dev_sets
 from pipeline.core.artefact import StageFolder, read_json, remove, retired, write_json
@@ -161,6 +161,7 @@ def prepare(config: Config, stage: StageFolder) -> None:
     """Prepare, in the command that launches the ranks, what all of them read; raises UserError for what they would."""
     settings, key = config.training_of(stage.name), f"training.{stage.name}"
     require_even_shares(config.ranks(torch.cuda.device_count()), stage.name, settings)
+    require_devices(torch.cuda.device_count(), config.launch)
     if (_prepared_folder(stage) / REPORT).exists() and not config.force:
         return
     model = load_model(config.model_folder(settings.start), config.base.attention, settings, key, weights=False)
@@ -295,6 +296,14 @@ def require_launcher(devices: int, processes: int, asked: int | None) -> None:
             where="config key launch.config",
             remedy=f"leave it at auto, or start with {start}; launch.processes=1 takes one GPU",
         )
+
+
+def require_devices(devices: int, launch: LaunchConfig) -> None:
+    """Raise UserError where some GPU would get two ranks, which NCCL refuses in many lines."""
+    most = devices * launch.nodes
+    if devices and launch.config != "cpu" and (launch.processes or 1) > most:
+        what, remedy = f"{launch.processes} processes, but {most} GPUs", f"use at most {most}, or leave it out"
+        raise UserError(what, where="config key launch.processes", remedy=remedy)
 
 
 def require_angle_batches(plan: BatchPlan, sets: Mapping[str, TokenisedSet], name: str, side: SideConfig) -> None:

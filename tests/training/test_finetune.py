@@ -15,7 +15,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
-from configs.schema.config import Config
+from configs.schema.config import Config, LaunchConfig
 from configs.schema.training import AdapterConfig, SetConfig, SideConfig
 from data.artefact import read_dev_sets
 from pipeline.chain import CHAIN
@@ -28,7 +28,13 @@ from tests.support.small_bases import tiny_model
 from training import losses
 from training.batch_plan import BatchPlan, GlobalBatch, SetRows
 from training.dev_scores import DevEvaluator
-from training.finetune import plan_run, require_angle_batches, require_even_shares, require_launcher
+from training.finetune import (
+    plan_run,
+    require_angle_batches,
+    require_devices,
+    require_even_shares,
+    require_launcher,
+)
 from training.model_files import load_model
 from training.sets import prepare_sets
 
@@ -220,6 +226,18 @@ def test_several_gpus_with_one_process_are_refused_unless_one_was_asked_for() ->
         require_launcher(8, processes=1, asked=None)
     for devices, processes, asked in ((8, 8, None), (8, 1, 1), (1, 1, None), (0, 2, 2)):
         require_launcher(devices, processes, asked)
+
+
+def test_more_processes_than_gpus_are_refused() -> None:
+    with pytest.raises(UserError, match=r"8 processes, but 4 GPUs \(config key launch.processes\); use at most 4"):
+        require_devices(4, LaunchConfig(processes=8))
+    for devices, launch in (
+        (4, LaunchConfig()),
+        (4, LaunchConfig(processes=8, nodes=2)),
+        (4, LaunchConfig("cpu", 8)),
+        (0, LaunchConfig(processes=2)),
+    ):
+        require_devices(devices, launch)
 
 
 def test_attention_keeps_its_scores_only_for_short_texts_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
