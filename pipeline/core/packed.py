@@ -88,7 +88,8 @@ def why_not_packed(model: SentenceTransformer, half: bool, dropout: float) -> st
         return f"a base of one of the families {', '.join(PLAIN_NAMES)}, not {family}"
     if not torch.cuda.is_available():
         return "a GPU"
-    if torch.cuda.get_device_capability() < LEAST_CAPABILITY:
+    place = model.device if model.device.type == "cuda" else None  # None: where this process will put it
+    if torch.cuda.get_device_capability(place) < LEAST_CAPABILITY:
         return "a GPU of compute capability 8.0 or more"
     if encoder.config.hidden_size // encoder.config.num_attention_heads not in WIDTHS:
         return "a base whose heads' width is a multiple of 8, up to 256"

@@ -155,7 +155,7 @@ def test_hidden_states_are_converted_once_a_layer_and_embeddings_stay_equal() ->
 def test_packed_attention_in_32_bit_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     model = load_model(tiny_base(), "auto", SIDE)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda _: (9, 0))
     with pytest.raises(UserError) as error:
         choose_attention(model, BaseConfig(attention="torch_varlen"), half=False, dropout=0.0)
     assert error.value.line == (

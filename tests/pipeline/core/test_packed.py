@@ -127,7 +127,7 @@ def test_what_packed_attention_lacks_is_said(monkeypatch: pytest.MonkeyPatch) ->
     if not torch.cuda.is_available():
         assert why_not_packed(model, half=True, dropout=0.0) == "a GPU"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
     assert why_not_packed(model, half=True, dropout=0.0) == "attention sdpa"  # the model's own is eager
     model[0].model.set_attn_implementation("sdpa")
     assert why_not_packed(model, half=True, dropout=0.0) is None and not is_packed(model)
@@ -138,5 +138,8 @@ def test_what_packed_attention_lacks_is_said(monkeypatch: pytest.MonkeyPatch) ->
         assert "multiple of 8" in str(why_not_packed(model, half=True, dropout=0.0))
     assert why_not_packed(model, half=False, dropout=0.0) == "precision bf16 or fp16"
     assert why_not_packed(model, half=True, dropout=0.1) == "dropout=0"
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    of = {None: (8, 0), torch.device("cuda:1"): (7, 5)}  # the process's own GPU is newer than the model's
+    monkeypatch.setattr(torch.cuda, "get_device_capability", of.get)
+    assert why_not_packed(model, half=True, dropout=0.0) is None
+    monkeypatch.setattr(type(model), "device", torch.device("cuda:1"))
     assert why_not_packed(model, half=True, dropout=0.0) == "a GPU of compute capability 8.0 or more"
