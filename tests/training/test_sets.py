@@ -1,18 +1,19 @@
 """A set's texts as tokens: those of each row, and each distinct text once."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from configs.schema.training import SideConfig
+from configs.schema.training import SetConfig, SideConfig
 from pipeline.core.embedding import Prompts
-from tests.support.planned_sets import tiny_model, write_set
+from tests.support.planned_sets import rows, tiny_model, write_set
 from training import sets
 from training.batch_plan import GlobalBatch
 from training.batches import PlannedDataset, text_lengths
-from training.sets import tokenised_set
+from training.sets import prepare_sets, tokenised_set
 
 RIVER, TOWN, WINTER = "Река течёт к морю через весь город.", "Город стоит на реке.", "Зимой в лесу тихо."
 ROWS = [
@@ -55,3 +56,29 @@ def test_rows_have_the_tokens_of_their_texts_and_each_distinct_text_is_tokenised
     distinct |= {(prompts.positive, text) for row in ROWS for text in (row["positive"], *row["negatives"])}
     kept = {id(texts.ids): len(texts.ids) for texts in (item.anchors, item.passages)}
     assert sum(kept.values()) == sum(len(tokens(*text)) for text in distinct)
+
+
+def test_a_side_reads_each_set_with_its_prompts_lengths_and_share_of_the_batches(tmp_path: Path) -> None:
+    """Negatives that are not taken don't count among a row's texts."""
+    content = rows(8, negatives=2)
+    content[1]["positive"] = "лес"
+    for name in ("symmetric/pairs", "asymmetric/questions", "asymmetric/left_out"):
+        write_set(tmp_path / f"{name}.parquet", content)
+    shares = {"sets": [{"name": "pairs", "weight": 3.0, "repeat": 2}]}
+    (tmp_path / "ledger.json").write_text(json.dumps(shares), encoding="utf-8")
+    own = {"pairs": SetConfig(weight=0.5), "left_out": SetConfig(weight=0)}
+    side, model = SideConfig(anchor_length=6, positive_length=20, negatives=0, sets=own), tiny_model()
+    model.prompts = {"query": "вопрос: ", "document": "текст: "}
+    found = prepare_sets("joint", side, model, tmp_path, tmp_path / "tokens").train
+    shares_of = {name: (item.rows.weight, item.rows.repeat, item.rows.max_negatives) for name, item in found.items()}
+    assert shares_of == {"pairs": (1.5, 2, 0), "questions": (1.0, 1, 0)}
+    for name, prompts in (("pairs", ("вопрос: ", "вопрос: ")), ("questions", ("вопрос: ", "текст: "))):
+        item, expected = found[name], list[list[int]]()
+        for text, prompt, most in zip((content[0]["anchor"], content[0]["positive"]), prompts, (6, 20), strict=True):
+            expected.append(model.tokenizer(prompt + text, truncation=True, max_length=most)["input_ids"])
+        assert [item.anchors[item.rows.anchors[0]], item.passages[item.rows.positives[0]]] == expected
+        lengths = (
+            [len(texts[number]) for number in numbers]
+            for texts, numbers in ((item.anchors, item.rows.anchors), (item.passages, item.rows.positives))
+        )
+        assert item.rows.lengths.tolist() == [max(pair) for pair in zip(*lengths, strict=True)]

@@ -29,7 +29,7 @@ def test_they_are_the_models_own_with_its_prompts_and_a_resumed_run_opens_no_mod
     folder = small_bases.tiny_model(seed=7, hidden=24, max_length=64, prompts=PROMPTS)
     config = prepared_run(tmp_path, {})
     batch = GlobalBatch("set", np.array([7, 5, 0]), np.array([[0, 2], [1, 0], [2, 1]]))
-    asked = item, tmp_path / "set.parquet", "asymmetric", SideConfig(), tmp_path
+    asked = item, tmp_path / "set.parquet", "asymmetric", SideConfig(anchor_length=4), tmp_path  # the longer counts
     made = with_vectors(*asked, {"guide": AuxiliaryModel(config, str(folder), KEY)}).others["guide"]
     model = SentenceTransformer(str(folder), device="cpu")
     for found, row, chosen in zip(made.of(item.rows, batch), batch.rows, batch.negatives, strict=True):
