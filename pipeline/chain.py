@@ -11,142 +11,18 @@ files, packages, commits). These are asked whenever a command starts, so they im
 is named as module:function and imported when its stage is made. Who changes a stage's results raises its version.
 """
 
-import importlib.metadata
-from collections.abc import Iterable
-from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict
 
-from configs.schema.config import SIDES, STAGES, Config
-from configs.schema.data import OWN_MODELS
-from configs.schema.evaluation import SuiteConfig
-from data.fingerprints import data_states, mining_settings, model_state
-from evaluation.models import final_stage, heads_fingerprint, scored_models
+from configs.schema.config import SIDES, STAGES
+from data.fingerprints import mining_settings
+from evaluation.models import final_stage
 from evaluation.published_scores import calibrated_name
 from evaluation.report.record import reported
-from evaluation.suites.sample_files import FOLDER
 from merging.models import merged_states
-from pipeline.core.artefact import file_sha256, is_complete, json_sha256, read_manifest, result_settings
+from pipeline import inputs
 from pipeline.stage import Stage
 from training.bases.sources import base_state
 from training.vocabulary.corpora import corpus_states
-
-
-def made(config: Config, names: Iterable[str]) -> list[str]:
-    """Those of the stages that are complete in this run."""
-    return [name for name in names if is_complete(config.folder(name))]
-
-
-def benchmark_settings(config: Config) -> dict[str, Any]:
-    """The suites whose texts are looked for, and where their data come from."""
-    chosen = config.data.checked_suites
-    suites = {name: suite_settings(config.evaluation.suite.get(name)) for name in chosen}
-    places = {"encodechka": config.evaluation.encodechka_folder, "mirror": config.mirror} if chosen else {}
-    return {"suites": suites, **places}
-
-
-def suite_settings(suite: SuiteConfig | None) -> dict[str, Any] | None:
-    """What a suite's tasks depend on; the forms of vectors only where it scores these."""
-    if suite is None:
-        return None
-    others = () if suite.kind == "vectors" else ("dimensions", "precisions")
-    return {name: value for name, value in result_settings(suite).items() if name not in others}
-
-
-def benchmark_reads(config: Config) -> dict[str, str]:
-    """The bundled samples; revisions of mteb's data come with its version."""
-    samples = {f"sample:{file.name}": file_sha256(file) for file in sorted(FOLDER.glob("*.jsonl"))}
-    return samples | mteb_version(bool(config.data.checked_suites))
-
-
-def mteb_version(is_used: bool) -> dict[str, str]:
-    """The release of mteb, whose tasks, data and scores differ from one to the next, where a stage uses it."""
-    return {"package:mteb": importlib.metadata.version("mteb")} if is_used else {}
-
-
-def data_reads(config: Config) -> dict[str, str]:
-    """The sets' files and versions; how many evaluations could be checked, where a later try may reach more."""
-    found = read_manifest(config.folder("benchmarks"))
-    is_partial = found is not None and found.metrics.get("not checked")
-    return data_states(config) | ({"evaluations checked": json_sha256(found.metrics)} if found and is_partial else {})
-
-
-def own_miner(config: Config) -> list[str]:
-    """The model of this run that mines negatives, where one does."""
-    return [config.data.mining.model] if config.data.mines and config.data.mining.model in OWN_MODELS else []
-
-
-def side_needs(config: Config, name: str) -> list[str]:
-    """Data, the model that training goes on from, and those of this run that guide or teach."""
-    side = config.side(name)
-    own = [model for model in side.auxiliary_models.values() if model in OWN_MODELS]
-    return list(dict.fromkeys(["data", side.start, *own]))
-
-
-def side_reads(config: Config, name: str) -> dict[str, str]:
-    """The contents of a guide or teacher that is none of the run's own."""
-    others = {role: model for role, model in config.side(name).auxiliary_models.items() if model not in OWN_MODELS}
-    return {role: json_sha256(model_state(model, config.mirror)) for role, model in others.items()}
-
-
-def dev_settings(config: Config) -> dict[str, int]:
-    """Which dev texts the sides and the merge are scored on."""
-    return {"rows": config.training.dev_rows, "length": config.training.dev_length}
-
-
-def heads_settings(config: Config) -> dict[str, Any]:
-    """What sides and merge heed of heads that are trained along; nothing where they aren't."""
-    heads = config.training.heads
-    return {"heads": heads.learning_rate} if heads.kind == "joint" else {}
-
-
-def evaluate_settings(config: Config) -> dict[str, Any]:
-    """Of the suites only those that are run; where mteb reads; whose stems BM25 takes."""
-    chosen = {name: config.evaluation.suite[name] for name in config.evaluation.suites}
-    kinds = {suite.kind for suite in chosen.values()}
-    mirror = {"mirror": config.mirror} if "mteb" in kinds else {}
-    languages = {"languages": config.languages} if "retrieval" in kinds else {}
-    suites = {name: suite_settings(suite) for name, suite in chosen.items()}
-    evaluation = result_settings(replace(config.evaluation, models=[]))
-    return {"evaluation": evaluation | {"suite": suites}, **mirror, **languages}
-
-
-def evaluate_needs(config: Config) -> list[str]:
-    """The chain's models as far as they are made, the final one for merge, and data for held-out sets."""
-    held_out = any(config.evaluation.suite[name].kind in ("retrieval", "vectors") for name in config.evaluation.suites)
-    chosen = [final_stage(config) if name == "merge" else name for name in config.evaluation.chain]
-    return ["data"] * held_out + made(config, chosen)
-
-
-def evaluate_reads(config: Config) -> dict[str, str]:
-    """The contents of the models that are no artefacts of this run, and of their heads; mteb, where it scores."""
-    by_mteb = any(config.evaluation.suite[name].kind in ("mteb", "samples") for name in config.evaluation.suites)
-    return {
-        model.name: " ".join(filter(None, (model.fingerprint, heads_fingerprint([model.folder]))))
-        for model in scored_models(config)
-        if model.artefact is None
-    } | mteb_version(by_mteb)
-
-
-def report_settings(config: Config) -> dict[str, Any]:
-    licence = config.evaluation.publish.licence
-    return {"report": config.evaluation.report, "licence": licence, "languages": config.languages, "base": config.base}
-
-
-def report_reads(config: Config) -> dict[str, str]:
-    """The state of what was begun and is not complete, so that a change of it makes the page anew."""
-    manifests = {name: read_manifest(config.folder(name)) for name in reported(config.training.heads.kind)}
-    return {
-        name: f"{found.status} {found.fingerprint}"
-        for name, found in manifests.items()
-        if found and found.status != "complete"
-    }
-
-
-def readme_of_merge(config: Config) -> list[Path]:
-    """The report writes it into the final model's folder, where it goes when that is made anew."""
-    final = config.folder(final_stage(config))
-    return [final / "model" / "README.md"] if is_complete(final) else []
 
 
 # fmt: off
@@ -154,11 +30,11 @@ def side(name: str) -> Stage:
     """One side's training; under `accelerate launch` each process takes its slice of every planned global batch."""
     return Stage(
         name, 7, "training.finetune:build", on_ranks=True, prepare="training.finetune:prepare",
-        needs=lambda c: side_needs(c, name),
-        reads=lambda c: side_reads(c, name),
+        needs=lambda c: inputs.side_needs(c, name),
+        reads=lambda c: inputs.side_reads(c, name),
         settings=lambda c: {"side": c.side(name), "arguments": c.training.arguments, "seed": c.training.seed,
-                            "dev": dev_settings(c), "precision": c.precision, "attention": c.base.attention,
-                            "compile": c.base.compile} | heads_settings(c),
+                            "dev": inputs.dev_settings(c), "precision": c.precision, "attention": c.base.attention,
+                            "compile": c.base.compile} | inputs.heads_settings(c),
     )
 
 
@@ -170,13 +46,13 @@ CHAIN = {stage.name: stage for stage in [
     ),
     Stage(
         "benchmarks", 1, "evaluation.benchmark_texts:build", implied=True,
-        reads=benchmark_reads,
-        settings=benchmark_settings,
+        reads=inputs.benchmark_reads,
+        settings=inputs.benchmark_settings,
     ),
     Stage(
         "data", 6, "data.prepare:build", in_place=True,
-        needs=lambda c: ["benchmarks", *own_miner(c)],
-        reads=data_reads,
+        needs=lambda c: ["benchmarks", *inputs.own_miner(c)],
+        reads=inputs.data_reads,
         settings=lambda c: {"data": c.data, "mining": mining_settings(c)},
     ),
     Stage(
@@ -190,8 +66,8 @@ CHAIN = {stage.name: stage for stage in [
         "merge", 4, "merging.merge:build",
         needs=lambda c: [*(name for name in c.merging.models if name in STAGES), "data"],
         reads=merged_states,
-        settings=lambda c: {"merging": c.merging, "dev": dev_settings(c),
-                            "precision": c.precision, "attention": c.base.attention} | heads_settings(c),
+        settings=lambda c: {"merging": c.merging, "dev": inputs.dev_settings(c),
+                            "precision": c.precision, "attention": c.base.attention} | inputs.heads_settings(c),
     ),
     Stage(
         "heads", 2, "training.heads.fit:build", on_ranks=True, prepare="training.finetune:prepare",
@@ -206,20 +82,20 @@ CHAIN = {stage.name: stage for stage in [
     ),
     Stage(
         "evaluate", 10, "evaluation.evaluate:build", in_place=True, assist="evaluation.evaluate:assist",
-        needs=evaluate_needs,
-        reads=evaluate_reads,
-        settings=evaluate_settings,
+        needs=inputs.evaluate_needs,
+        reads=inputs.evaluate_reads,
+        settings=inputs.evaluate_settings,
     ),
     Stage(
-        "report", 13, "evaluation.report.build:build", verified=2**24, extra_outputs=readme_of_merge,
-        needs=lambda c: made(c, reported(c.training.heads.kind)),
-        reads=report_reads,
-        settings=report_settings,
+        "report", 13, "evaluation.report.build:build", verified=2**24, extra_outputs=inputs.readme_of_merge,
+        needs=lambda c: inputs.complete_stages(c, reported(c.training.heads.kind)),
+        reads=inputs.report_reads,
+        settings=inputs.report_settings,
     ),
     Stage(
         "publish", 10, "evaluation.publish:build",
-        needs=lambda c: ["data", "init", "merge", "evaluate", *made(c, [*SIDES, "export", "report"]),
-                         *made(c, ["heads"] * (c.training.heads.kind == "frozen"))],
+        needs=lambda c: ["data", "init", "merge", "evaluate", *inputs.complete_stages(c, [*SIDES, "export", "report"]),
+                         *inputs.complete_stages(c, ["heads"] * (c.training.heads.kind == "frozen"))],
         settings=lambda c: {"publish": c.evaluation.publish, "languages": c.languages},
     ),
     Stage(
