@@ -9,7 +9,7 @@ import xxhash
 from configs.schema.config import Config
 from configs.schema.data import OWN_MODELS, HubFiles, SourceConfig, unit_settings
 from data.sources.files import Located, locate, open_reader
-from pipeline.core.artefact import folder_state, json_sha256, result_settings
+from pipeline.core.artefact import folder_state, json_sha256, read_once, result_settings
 from pipeline.core.errors import UserError
 from pipeline.core.hub import Revision, hub_model, local_model, lock_state
 
@@ -74,6 +74,7 @@ def _files_state(located: Located) -> list[Any]:
     return [located.revision, *([file.name, *file_state(file.path, _xxh3)] for file in located.files)]
 
 
+@read_once
 def _xxh3(path: Path) -> str:
     return xxhash.xxh3_128_hexdigest(path.read_bytes())
 

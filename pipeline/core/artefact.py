@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
-from functools import lru_cache
+from functools import cache, lru_cache, wraps
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,7 @@ def changed_file(folder: Path, outputs: dict[str, dict[str, Any]], max_bytes: in
     for path, entry in outputs.items():
         if not is_whole(folder, {path: entry}):
             return path
-        if (max_bytes is None or entry["bytes"] <= max_bytes) and file_sha256(folder / path) != entry["sha256"]:
+        if (max_bytes is None or entry["bytes"] <= max_bytes) and read_sha256(folder / path) != entry["sha256"]:
             return path
     return None
 
@@ -107,15 +107,34 @@ def result_settings(value: Any) -> Any:
     return value
 
 
-def file_sha256(path: Path) -> str:
+def read_once(digest: Callable[[Path], str]) -> Callable[[Path], str]:
+    """`digest`, which reads a file again only if its inode, size or modification time has changed in this process."""
+    known = cache(lambda path, *state: digest(path))
+
+    @wraps(digest)
+    def digest_of(path: Path) -> str:
+        stat = path.stat()
+        return known(path, stat.st_ino, stat.st_mtime_ns, stat.st_size)
+
+    return digest_of
+
+
+def read_sha256(path: Path) -> str:
+    """The sha256 of the bytes that the disk has now."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@read_once
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file, for fingerprints: a command asks for that of the same gigabytes several times."""
+    return read_sha256(path)
 
 
 def describe_outputs(folder: Path) -> dict[str, dict[str, Any]]:
     """Bytes and sha256 of the files below `folder` but its manifest, by relative path."""
     return {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": read_sha256(path)}
         for path in files_under(folder)
         if path != folder / MANIFEST
     }
