@@ -138,13 +138,14 @@ def machine(config: Config, bytes_: int) -> list[tuple[str, str, UserError | Non
     findings = [disk(config, bytes_)]
     count = torch.cuda.device_count()
     names = sorted({torch.cuda.get_device_name(number) for number in range(count)})
-    processes, problem = config.ranks(count), None
-    if uneven := config.sides_not_for(processes):
-        what = f"batches of {' and '.join(uneven)} can't be shared out to {processes} processes"
-        remedy = f"make batch_multiple a multiple of {processes}, or set launch.processes"
-        problem = UserError(what, where=f"config key training.{uneven[0]}.batch_multiple", remedy=remedy)
     devices = f"{count} x {', '.join(names)}" if count else processor(os.getloadavg()[0], os.environ)
-    findings.append(("devices", devices, problem))
+    findings.append(("devices", devices, None))
+    processes, remedy = config.ranks(count), "change it, or set launch.processes"
+    for name in (name for name in SIDES_READ if name in config.stages):
+        if problem := config.uneven_shares(name, processes):
+            key = f"training.{name}.batch_multiple"
+            error = UserError(f"{key} {problem}", where=f"config key {key}", remedy=remedy)
+            findings.append((f"shares of {name}", f"{processes} processes", error))
     try:
         precision = training_precision(config.precision)
         tf32 = " (matrix products in TF32)" if precision == "fp32" and count else ""

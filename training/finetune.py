@@ -16,7 +16,7 @@ from sentence_transformers import SentenceTransformer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from configs.schema.config import Config, LaunchConfig
-from configs.schema.training import PlannedConfig, SideConfig
+from configs.schema.training import SideConfig
 from data.artefact import read_dev_sets
 from pipeline.core.artefact import StageFolder, read_json, remove, retired, write_json
 from pipeline.core.console import console, log, quiet
@@ -93,7 +93,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
 def join_ranks(config: Config, stage: StageFolder) -> PartialState:
     """This process among the ranks of a stage that trains; raises UserError where they don't fit the settings."""
     process = joined_ranks(config.timeout(stage.name))
-    require_even_shares(process.num_processes, stage.name, config.training_of(stage.name))
+    require_even_shares(config, stage.name, process.num_processes)
     require_launcher(torch.cuda.device_count(), process.num_processes, config.launch.processes)
     if process.device.type == "cpu":
         keep_freed_memory()
@@ -160,7 +160,7 @@ def finish(stage: StageFolder, write: Callable[[Path], None]) -> None:
 def prepare(config: Config, stage: StageFolder) -> None:
     """Prepare, in the command that launches the ranks, what all of them read; raises UserError for what they would."""
     settings, key = config.training_of(stage.name), f"training.{stage.name}"
-    require_even_shares(config.ranks(torch.cuda.device_count()), stage.name, settings)
+    require_even_shares(config, stage.name, config.ranks(torch.cuda.device_count()))
     require_devices(torch.cuda.device_count(), config.launch)
     if (_prepared_folder(stage) / REPORT).exists() and not config.force:
         return
@@ -277,14 +277,11 @@ def plan_dev(sets: list[SetRows], side: SideConfig) -> dict[str, list[GlobalBatc
     return planned
 
 
-def require_even_shares(processes: int, name: str, side: PlannedConfig) -> None:
+def require_even_shares(config: Config, name: str, processes: int) -> None:
     """Raise UserError where the smallest batch can't be shared out evenly."""
-    if side.batch_multiple % processes:
-        raise UserError(
-            f"{processes} processes don't divide batch_multiple={side.batch_multiple}",
-            where=f"config key training.{name}.batch_multiple",
-            remedy="make it a multiple of the number of processes",
-        )
+    if problem := config.uneven_shares(name, processes):
+        where = f"config key training.{name}.batch_multiple"
+        raise UserError(problem, where=where, remedy="change it, or set launch.processes")
 
 
 def require_launcher(devices: int, processes: int, asked: int | None) -> None:

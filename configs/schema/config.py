@@ -90,10 +90,9 @@ class Config:
         if self.force and self.launch.nodes > 1 and (alone := [name for name in self.stages if name not in SIDES_READ]):
             why = f"{self.launch.nodes} machines would each make {alone[0]} anew while the others read it"
             yield "force", f"{why}; force it on one first, with launch.nodes=1"
-        processes = self.launch.processes or 1
-        for side in self.sides_not_for(processes):
-            yield f"training.{side}.batch_multiple", f"must be a multiple of the {processes} processes"
         for side in SIDES_READ:
+            if side in self.stages and (problem := self.uneven_shares(side, self.launch.processes or 1)):
+                yield f"training.{side}.batch_multiple", problem
             if not isinstance(seconds := self.timeout(side), int | float) or seconds <= 0:
                 yield f"training.{side}.arguments.ddp_timeout", f"must be a number of seconds, not {seconds}"
 
@@ -105,10 +104,10 @@ class Config:
             found |= {f"training.{name}.{role}": model for role, model in wanted.items()}
         return found
 
-    def sides_not_for(self, processes: int) -> list[str]:
-        """The stages that train whose smallest batch so many processes can't share out evenly."""
-        trained = [name for name in SIDES_READ if name in self.stages]
-        return [name for name in trained if self.training_of(name).batch_multiple % processes]
+    def uneven_shares(self, stage: str, processes: int) -> str | None:
+        """Why these processes can't share out a stage's smallest batch evenly; None where they can."""
+        multiple = self.training_of(stage).batch_multiple
+        return f"must be a multiple of the {processes} processes, not {multiple}" if multiple % processes else None
 
     def side(self, name: str) -> SideConfig:
         """The settings of one side's training."""

@@ -75,10 +75,10 @@ def test_a_disk_that_checkpoints_would_fill_is_found_before_anything_is_made(mon
 
 def test_machines_that_can_t_share_out_a_batch_are_found_before_anything_is_made() -> None:
     found = {what: problem for what, _, problem in machine(composed("launch.nodes=3"), 0)}
-    assert found["devices"] and found["devices"].what.startswith(
-        "batches of symmetric and asymmetric and heads can't be"
-    )
-    assert {what: problem for what, _, problem in machine(composed("launch.processes=4"), 0)}["devices"] is None
+    for name in ("symmetric", "asymmetric", "heads"):
+        error = found[f"shares of {name}"]
+        assert error and error.what == f"training.{name}.batch_multiple must be a multiple of the 3 processes, not 8"
+    assert not [problem for _, _, problem in machine(composed("launch.processes=4"), 0) if problem]
 
 
 def test_a_busy_processor_is_named_with_what_helps_there() -> None:

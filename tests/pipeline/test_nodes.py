@@ -46,7 +46,7 @@ def test_machines_without_a_place_to_meet_are_refused_before_anything_is_made(
 
 
 def test_processes_that_can_t_be_shared_out_evenly_are_refused() -> None:
-    with pytest.raises(UserError, match=r"multiple of the 6 processes .*training\.asymmetric\.batch_multiple"):
+    with pytest.raises(UserError, match=r"multiple of the 6 processes.*training\.asymmetric\.batch_multiple"):
         composed("profile=tiny", "launch.processes=6", "stages=[data,asymmetric]")
     composed("profile=tiny", "launch.processes=6", "stages=[data,merge]")
 

@@ -196,8 +196,8 @@ def test_one_batch_with_different_labels_among_very_many_is_enough() -> None:
 
 
 def test_processes_that_do_not_divide_the_multiple_are_refused() -> None:
-    with pytest.raises(UserError, match="3 processes don't divide batch_multiple=8"):
-        require_even_shares(3, "symmetric", SideConfig())
+    with pytest.raises(UserError, match=r"multiple of the 3 processes, not 8 \(config key training.symmetric"):
+        require_even_shares(Config(), "symmetric", 3)
 
 
 def test_bf16_is_refused_where_the_device_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -481,7 +481,7 @@ def test_a_model_without_weights_has_the_tokens_and_prompts_of_the_whole_one(tra
 @pytest.mark.parametrize(
     ("section", "name", "value", "message"),
     [
-        ("launch", "processes", 3, "3 processes don't divide"),
+        ("launch", "processes", 3, "multiple of the 3 processes"),
         ("base", "attention", "torch_varlen", "torch_varlen needs"),
         ("base", "compile", True, "compilation needs"),
     ],
