@@ -6,8 +6,9 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import psutil
 import torch
 from huggingface_hub import HfApi
 
@@ -43,6 +44,14 @@ class Look:
     licence: str = ""
     access: str = "open"
     first_rows: str = ""
+    problem: UserError | None = None
+
+
+class Finding(NamedTuple):
+    """What the pre-flight saw of the run or the machine."""
+
+    what: str
+    found: str
     problem: UserError | None = None
 
 
@@ -105,18 +114,16 @@ def _on_hub(key: str, part: HubFiles, seen: Look) -> Located:
     return Located(tuple(files), commit)
 
 
-def missing_sets(config: Config) -> Iterator[tuple[str, str, UserError | None]]:
-    """(what, finding, problem) of a set that a stage would ask for in vain."""
+def missing_sets(config: Config) -> Iterator[Finding]:
+    """The first set that a stage would ask for in vain."""
     try:
         require_sets(config)
     except UserError as error:
-        yield "sets", "FAILED", error
+        yield Finding("sets", "FAILED", error)
 
 
-def check_auxiliary_models(config: Config) -> Iterator[tuple[str, str, UserError | None]]:
-    """(what, finding, problem) of the base, where it is a folder or on the Hub, and of each model that mines, guides or
-    teaches.
-    """
+def check_auxiliary_models(config: Config) -> Iterator[Finding]:
+    """The base, where it is a folder or on the Hub, and each model that mines, guides or teaches."""
     base = {"base.hub": str(config.base.hub)} if config.base.kind == "hub" else {}
     for key, wanted in (base | config.auxiliary_models_by_key()).items():
         revision = config.base.revision if key in base else "main"
@@ -130,34 +137,34 @@ def check_auxiliary_models(config: Config) -> Iterator[tuple[str, str, UserError
                     found = f"commit {HfApi().model_info(asked.hub, revision=readable_revision(asked)).sha}"
         except UserError as error:
             found, problem = "FAILED", error
-        yield f"{key}: {wanted}", found, problem
+        yield Finding(f"{key}: {wanted}", found, problem)
 
 
-def machine(config: Config, bytes_: int) -> list[tuple[str, str, UserError | None]]:
-    """(what, finding, problem) of disk, devices and precision."""
-    findings = [disk(config, bytes_)]
+def check_machine(config: Config, sources: int) -> list[Finding]:
+    """Disk, with room for this many bytes of sources, devices and precision; memory where training is on the CPU."""
+    findings = [disk(config, sources)]
     count = torch.cuda.device_count()
     names = sorted({torch.cuda.get_device_name(number) for number in range(count)})
     devices = f"{count} x {', '.join(names)}" if count else processor(os.getloadavg()[0], os.environ)
-    findings.append(("devices", devices, None))
+    findings.append(Finding("devices", devices))
     processes, remedy = config.ranks(count), "change it, or set launch.processes"
     for name in (name for name in SIDES_READ if name in config.stages):
         if problem := config.uneven_shares(name, processes):
             key = f"training.{name}.batch_multiple"
             error = UserError(f"{key} {problem}", where=f"config key {key}", remedy=remedy)
-            findings.append((f"shares of {name}", f"{processes} processes", error))
+            findings.append(Finding(f"shares of {name}", f"{processes} processes", error))
     try:
         precision = training_precision(config.precision)
         tf32 = " (matrix products in TF32)" if precision == "fp32" and count else ""
-        findings.append(("precision", precision + tf32, None))
+        findings.append(Finding("precision", precision + tf32))
     except UserError as error:
-        findings.append(("precision", config.precision, error))
+        findings.append(Finding("precision", config.precision, error))
     sides = [name for name in SIDES if name in config.stages]
     return [*findings, memory(config, sides)] if sides and not count else findings
 
 
-def disk(config: Config, sources: int) -> tuple[str, str, UserError | None]:
-    """(what, finding, problem) of what the run writes beside what is free."""
+def disk(config: Config, sources: int) -> Finding:
+    """What the run writes, next to what is free."""
     runs, models = Path(config.runs), model_bytes(config)
     place = next(folder for folder in (runs, *runs.absolute().parents) if folder.exists())
     free, needed = shutil.disk_usage(place).free, ROOM * sources + sum(models.values())
@@ -166,7 +173,7 @@ def disk(config: Config, sources: int) -> tuple[str, str, UserError | None]:
     if free < needed:
         what = f"{_gigabytes(free)} free, about {_gigabytes(needed)} needed ({parts})"
         problem = UserError(what, where=str(place), remedy="make room, or set runs=<folder> on a larger disk")
-    return "disk", f"{_gigabytes(free)} free, {parts}", problem
+    return Finding("disk", f"{_gigabytes(free)} free, {parts}", problem)
 
 
 def model_bytes(config: Config) -> dict[str, int]:
@@ -197,24 +204,25 @@ def processor(load: float, environment: Mapping[str, str]) -> str:
     return f"CPU only, {busy}: OMP_WAIT_POLICY=passive trains faster beside other work"
 
 
-def memory(config: Config, sides: list[str]) -> tuple[str, str, UserError | None]:
-    """(what, finding, problem) of what training takes on a CPU beside what there is."""
+def memory(config: Config, sides: list[str]) -> Finding:
+    """What training takes on a CPU, next to what there is."""
     try:
         shape = shape_of_run(config)
     except UserError:
-        return "memory", "not known before init is made", None
+        return Finding("memory", "not known before init is made")
     half = autocast_dtype(config.precision) is not None
     budgets = {name: planned_budget(config.side(name)).tokens for name in sides}
     parts = {name: side_memory(config, name, shape, budgets[name], half) for name in sides}
     side = max(sides, key=lambda name: sum(parts[name].values()))
     most = sum(parts[side].values())
     least = most - parts[side]["freed and kept"]  # of which a process keeps what there is room for
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    there = psutil.virtual_memory().total
     said = f"{side} takes {least / 1e9:.1f} to {_gigabytes(most)}, {_gigabytes(there)} here"
     if least < there:
-        return "memory", said, None
-    what, remedy = f"too little memory: {said}", "lower it: larger batches then go through gradient caching"
-    return "memory", said, UserError(what, where=f"config key training.{side}.mini_batch_tokens", remedy=remedy)
+        return Finding("memory", said)
+    what, where = f"too little memory: {said}", f"config key training.{side}.mini_batch_tokens"
+    remedy = "lower it: larger batches then go through gradient caching"
+    return Finding("memory", said, UserError(what, where=where, remedy=remedy))
 
 
 def check(config: Config) -> None:
@@ -231,10 +239,10 @@ def check(config: Config) -> None:
     findings = [
         *missing_sets(config),
         *check_auxiliary_models(config),
-        *machine(config, sum(seen.bytes or 0 for seen in looks)),
+        *check_machine(config, sum(seen.bytes or 0 for seen in looks)),
     ]
-    show_table("machine", ["what", "found"], [(what, found) for what, found, _ in findings])
-    problems = [seen.problem for seen in looks] + [problem for _, _, problem in findings]
+    show_table("machine", ["what", "found"], [(of.what, of.found) for of in findings])
+    problems = [of.problem for of in (*looks, *findings)]
     failed = [problem for problem in problems if problem is not None]
     if failed:
         show_table("failures", ["what", "where", "remedy"], [(of.what, of.where, of.remedy) for of in failed])

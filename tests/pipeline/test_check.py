@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.check import check, check_auxiliary_models, disk, look, machine, processor
+from pipeline.check import check, check_auxiliary_models, check_machine, disk, look, processor
 from pipeline.core.errors import UserError
 from pipeline.core.machine import cores
 from tests.support.prepared_data import composed
@@ -56,10 +56,10 @@ def test_all_failures_are_shown_at_once(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_training_that_takes_more_memory_than_there_is_is_found_before_anything_is_made() -> None:
     config = composed("profile=demo")
-    ((found, problem),) = ((found, problem) for what, found, problem in machine(config, 0) if what == "memory")
+    ((found, problem),) = ((found, problem) for what, found, problem in check_machine(config, 0) if what == "memory")
     assert re.fullmatch(r"\w+ takes \d+\.\d to \d+\.\d GB, \d+\.\d GB here", found) and problem is None
     config.training.asymmetric.batch_size = config.training.asymmetric.mini_batch_tokens = 10**8
-    problems = {what: problem for what, _, problem in machine(config, 0)}
+    problems = {what: problem for what, _, problem in check_machine(config, 0)}
     assert problems["memory"] and "mini_batch_tokens" in problems["memory"].line
 
 
@@ -74,11 +74,11 @@ def test_a_disk_that_checkpoints_would_fill_is_found_before_anything_is_made(mon
 
 
 def test_machines_that_can_t_share_out_a_batch_are_found_before_anything_is_made() -> None:
-    found = {what: problem for what, _, problem in machine(composed("launch.nodes=3"), 0)}
+    found = {what: problem for what, _, problem in check_machine(composed("launch.nodes=3"), 0)}
     for name in ("symmetric", "asymmetric", "heads"):
         error = found[f"shares of {name}"]
         assert error and error.what == f"training.{name}.batch_multiple must be a multiple of the 3 processes, not 8"
-    assert not [problem for _, _, problem in machine(composed("launch.processes=4"), 0) if problem]
+    assert not [problem for _, _, problem in check_machine(composed("launch.processes=4"), 0) if problem]
 
 
 def test_a_busy_processor_is_named_with_what_helps_there() -> None:
