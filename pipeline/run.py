@@ -15,7 +15,7 @@ from pipeline.core.console import log
 from pipeline.core.errors import UserError
 from pipeline.core.machine import leave_ranks
 from pipeline.launch import launch, rendezvous
-from pipeline.stage import Stage, is_finished, is_up_to_date, locked, prepare_ranks, run_stage
+from pipeline.stage import Stage, folder_and_manifest, is_up_to_date, locked, prepare_ranks, read_finished, run_stage
 from pipeline.sweep import sweep_lock
 from training.vocabulary.selection import scripts_of
 
@@ -89,14 +89,16 @@ def make(name: str, config: Config, asked: Collection[str] = ()) -> None:
     `force` remakes only what is asked for.
     """
     stage, patient = CHAIN[name], dataclasses.replace(config, force=False)
-    for needed in (CHAIN[other] for other in stage.needs(config) if other not in asked):
-        if needed.implied and not is_finished(needed, patient):
+    others = [CHAIN[other] for other in stage.needs(config) if other not in asked]
+    for needed in (other for other in others if other.implied):
+        folder, _ = folder_and_manifest(needed, patient)
+        if not read_finished(folder.path, folder.fingerprint):  # without the lock, as several runs share a base
             log.info("%s needs %s, which is made first", name, needed.name)
-            _make(needed, patient)
-    _make(stage, config)
+            _run_or_launch(needed, patient)
+    _run_or_launch(stage, config)
 
 
-def _make(stage: Stage, config: Config) -> None:
+def _run_or_launch(stage: Stage, config: Config) -> None:
     with sweep_lock(stage, config):
         if not stage.on_ranks or config.launch.config == "none":
             run_stage(stage, config)

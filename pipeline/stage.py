@@ -56,7 +56,7 @@ def folder_and_manifest(stage: Stage, config: Config) -> tuple[StageFolder, Mani
     return StageFolder(stage.name, config.folder(stage.name), fingerprint, inputs), manifest
 
 
-def finished(path: Path, fingerprint: str) -> Manifest | None:
+def read_finished(path: Path, fingerprint: str) -> Manifest | None:
     """The manifest of a complete and whole artefact with this fingerprint, else None."""
     for folder in (path, _previous(path)):
         manifest = read_manifest(folder)
@@ -75,7 +75,7 @@ def run_stage(stage: Stage, config: Config) -> Manifest:
         _assist(stage.assist, config, folder)
     shared = config.is_one_of_many or stage.name == "base"  # which all runs share
     with disk_errors_explained(folder.path), locked(folder.path, wait=shared):
-        if done := _standing(stage, config, folder):
+        if done := _reuse_or_restore(stage, config, folder):
             return done
         _verify(stage, folder)
         why = _why_anew(folder.path, manifest)
@@ -85,7 +85,7 @@ def run_stage(stage: Stage, config: Config) -> Manifest:
         folder.resuming = _share(resuming, config.timeout(stage.name)) if stage.on_ranks else resuming
         log.info("%s: %s %s%s", stage.name, "resuming" if folder.resuming else "making", folder.path, why)
         with tracked(config, folder, manifest) as folder.track:
-            _make(stage, config, folder, manifest)
+            _build(stage, config, folder, manifest)
         artefact.remove(_previous(folder.path))
     rows = [(name, value) for name, value in manifest.metrics.items() if isinstance(value, str | int | float)]
     show_table(f"{stage.name}: {folder.path}, {manifest.seconds:.1f} s", ["what", "value"], rows)
@@ -93,10 +93,10 @@ def run_stage(stage: Stage, config: Config) -> Manifest:
 
 
 def is_up_to_date(stage: Stage, config: Config) -> bool:
-    """Whether `run_stage` would make nothing; raises UserError where it would refuse to start."""
+    """Whether `run_stage` has nothing to build, once a finished artefact is reused; raises UserError as it would."""
     folder, _ = folder_and_manifest(stage, config)
     with locked(folder.path, wait=config.is_one_of_many):
-        return _standing(stage, config, folder) is not None
+        return _reuse_or_restore(stage, config, folder) is not None
 
 
 def prepare_ranks(stage: Stage, config: Config) -> None:
@@ -108,18 +108,12 @@ def prepare_ranks(stage: Stage, config: Config) -> None:
             imported(stage.prepare)(config, folder)
 
 
-def is_finished(stage: Stage, config: Config) -> bool:
-    """Whether a whole artefact stands for what is asked; looked up without the lock, as several runs share a base."""
-    folder, _ = folder_and_manifest(stage, config)
-    return finished(folder.path, folder.fingerprint) is not None
-
-
-def _standing(stage: Stage, config: Config, folder: StageFolder) -> Manifest | None:
-    """The finished artefact at its place: there already, put back, or linked from another run."""
+def _reuse_or_restore(stage: Stage, config: Config, folder: StageFolder) -> Manifest | None:
+    """The finished artefact at its place: there already, moved back from `_previous`, or linked from another run."""
     path = folder.path
     if config.force or not all(file.exists() for file in stage.extra_outputs(config)):
         return None
-    done = finished(path, folder.fingerprint)
+    done = read_finished(path, folder.fingerprint)
     if done and read_manifest(path) != done:
         artefact.remove(path)
         _previous(path).rename(path)
@@ -155,7 +149,7 @@ def _why_anew(path: Path, new: Manifest) -> str:
 def _borrowed(path: Path, fingerprint: str) -> Manifest | None:
     """The same artefact of another run, linked into this one: files are only ever replaced, never changed in place."""
     for other in sorted(path.parent.parent.glob(f"*/{path.name}")):
-        if (done := finished(other, fingerprint)) and read_manifest(other) == done:
+        if (done := read_finished(other, fingerprint)) and read_manifest(other) == done:
             with artefact.replacing(path) as temporary:
                 artefact.link_tree(other, temporary)
             return done
@@ -226,7 +220,7 @@ def _begin(stage: Stage, path: Path, manifest: Manifest) -> bool:
     return resuming
 
 
-def _make(stage: Stage, config: Config, folder: StageFolder, manifest: Manifest) -> None:
+def _build(stage: Stage, config: Config, folder: StageFolder, manifest: Manifest) -> None:
     path, started = folder.path, time.monotonic()
     machine.reset_peak_memory()
     machine.commit()  # of the code at the start
@@ -260,7 +254,7 @@ def _require_same_inputs(folder: StageFolder, manifest: Manifest) -> None:
 
 def _follow(stage: Stage, config: Config, folder: StageFolder) -> Manifest:
     """On ranks other than 0: build beside rank 0, which alone owns lock and manifest."""
-    done = finished(folder.path, folder.fingerprint)
+    done = read_finished(folder.path, folder.fingerprint)
     if done and not config.force:
         return done
     folder.resuming = _share(False, config.timeout(stage.name))

@@ -16,7 +16,7 @@ from evaluation.results import Difference, Score
 from pipeline.application import composed
 from pipeline.chain import CHAIN
 from pipeline.core.artefact import read_manifest
-from pipeline.stage import finished, is_up_to_date, run_stage
+from pipeline.stage import is_up_to_date, read_finished, run_stage
 from tests.support.sample_run import CHAIN_INPUTS, SAMPLE_SCORES, finish, run_config, write_run
 
 SHOWN = ("base", "symmetric", "asymmetric", "merge")
@@ -252,7 +252,7 @@ def test_the_card_beside_the_merged_weights_leaves_the_merge_complete(whole: Con
     readme = whole.folder("merge") / "model" / "README.md"
     assert readme.read_bytes() == (whole.folder("report") / "model_card.md").read_bytes()
     manifest = read_manifest(whole.folder("merge"))
-    assert manifest and finished(whole.folder("merge"), manifest.fingerprint) == manifest
+    assert manifest and read_finished(whole.folder("merge"), manifest.fingerprint) == manifest
 
 
 def test_a_card_that_went_with_a_merge_made_anew_is_written_again(tmp_path: Path) -> None:
