@@ -7,7 +7,7 @@ from typing import Any
 import xxhash
 
 from configs.schema.config import Config
-from configs.schema.data import OWN_MODELS, HubFiles, SourceConfig, unit_settings
+from configs.schema.data import HubFiles, SourceConfig, unit_settings
 from data.sources.files import Located, locate, open_reader
 from pipeline.core.artefact import folder_state, json_sha256, read_once, result_settings
 from pipeline.core.errors import UserError
@@ -24,8 +24,9 @@ def data_states(config: Config) -> dict[str, str]:
         f"source:{name}": json_sha256(source_state(config.data.key(name), source, config.mirror))
         for name, source in config.data.all_sources.items()
     }
-    is_foreign = config.data.mines and config.data.mining.model not in OWN_MODELS
-    return found | ({MINING: json_sha256(model_state(config.data.mining.wanted, config.mirror))} if is_foreign else {})
+    for model in config.auxiliary_models("data")[1].values():
+        found[MINING] = json_sha256(model_state(model, config.mirror))
+    return found
 
 
 def mining_settings(config: Config) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def set_fingerprint(name: str, config: Config, states: Mapping[str, str], *compa
     """
     source, data = config.data.all_sources[name], config.data
     settings = [unit_settings(source), data.cleaning, data.decontamination, data.dev, data.on_bad_row, config.seed]
-    by = states.get(data.mining.model if data.mining.model in OWN_MODELS else MINING)
+    by = states.get(MINING, states.get(data.mining.model))
     mining = [data.mining, by, mining_settings(config)] if source.negatives == "mine" else []
     return json_sha256([VERSION, *map(result_settings, settings + mining), states[f"source:{name}"], *compared_with])
 

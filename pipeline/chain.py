@@ -51,7 +51,7 @@ CHAIN = {stage.name: stage for stage in [
     ),
     Stage(
         "data", 6, "data.prepare:build", in_place=True,
-        needs=lambda c: ["benchmarks", *inputs.own_miner(c)],
+        needs=lambda c: ["benchmarks", *c.auxiliary_models("data")[0].values()],
         reads=inputs.data_reads,
         settings=lambda c: {"data": c.data, "mining": mining_settings(c)},
     ),

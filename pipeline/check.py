@@ -13,7 +13,7 @@ import torch
 from huggingface_hub import HfApi
 
 from configs.schema.config import SIDES, SIDES_READ, Config
-from configs.schema.data import OWN_MODELS, HubFiles, SourceConfig, set_name
+from configs.schema.data import HubFiles, SourceConfig, set_name
 from data.ledger import expected_rows
 from data.sources.batch import RowErrors
 from data.sources.files import HubFile, Located, NotSupplied, locate, matching, open_reader
@@ -125,10 +125,12 @@ def missing_sets(config: Config) -> Iterator[Finding]:
 def check_auxiliary_models(config: Config) -> Iterator[Finding]:
     """The base, where it is a folder or on the Hub, and each model that mines, guides or teaches."""
     base = {"base.hub": str(config.base.hub)} if config.base.kind == "hub" else {}
-    for key, wanted in (base | config.auxiliary_models_by_key()).items():
-        revision = config.base.revision if key in base else "main"
-        asked = None if wanted in OWN_MODELS else hub_model(wanted, revision)
-        found, problem = "this run's" if wanted in OWN_MODELS else "local folder", None
+    own, others = config.auxiliary_models("data", *config.stages)
+    for key, wanted in own.items():
+        yield Finding(f"{key}: {wanted}", "this run's")
+    for key, wanted in (base | others).items():
+        asked = hub_model(wanted, config.base.revision if key in base else "main")
+        found, problem = "local folder", None
         try:
             if asked and local_model(wanted, config.mirror):
                 found = f"mirror of {asked.revision}"

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema.config import Config
-from configs.schema.data import OWN_MODELS
 from configs.schema.evaluation import SuiteConfig
 from data.fingerprints import data_states, model_state
 from evaluation.models import final_stage, heads_fingerprint, scored_models
@@ -58,22 +57,16 @@ def data_reads(config: Config) -> dict[str, str]:
     return data_states(config) | ({"evaluations checked": json_sha256(found.metrics)} if found and is_partial else {})
 
 
-def own_miner(config: Config) -> list[str]:
-    """The model of this run that mines negatives, where one does."""
-    return [config.data.mining.model] if config.data.mines and config.data.mining.model in OWN_MODELS else []
-
-
 def side_needs(config: Config, name: str) -> list[str]:
     """Data, the model that training goes on from, and those of this run that guide or teach."""
-    side = config.side(name)
-    own = [model for model in side.auxiliary_models.values() if model in OWN_MODELS]
-    return list(dict.fromkeys(["data", side.start, *own]))
+    own, _ = config.auxiliary_models(name)
+    return list(dict.fromkeys(["data", config.side(name).start, *own.values()]))
 
 
 def side_reads(config: Config, name: str) -> dict[str, str]:
     """The contents of a guide or teacher that is none of the run's own."""
-    others = {role: model for role, model in config.side(name).auxiliary_models.items() if model not in OWN_MODELS}
-    return {role: json_sha256(model_state(model, config.mirror)) for role, model in others.items()}
+    _, others = config.auxiliary_models(name)
+    return {key.rpartition(".")[2]: json_sha256(model_state(model, config.mirror)) for key, model in others.items()}
 
 
 def dev_settings(config: Config) -> dict[str, int]:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 from configs.schema.config import Config
-from configs.schema.data import OWN_MODELS
 from pipeline.application import hydra_application
 from pipeline.core.console import progress, show_table
 from pipeline.core.hub import COMMIT, Revision, commit_on_hub, hub_errors, hub_model, lock_file, read_lock, write_lock
@@ -34,8 +33,8 @@ def hub_revisions(config: Config) -> Iterator[Revision]:
             yield from (Revision("dataset", part.hub, part.revision) for part in source.also)
     if config.base.kind == "hub" and (asked := hub_model(str(config.base.hub), config.base.revision)):
         yield asked
-    others = [wanted for wanted in config.auxiliary_models_by_key().values() if wanted not in OWN_MODELS]
-    yield from filter(None, map(hub_model, [*others, *config.evaluation.models]))
+    _, others = config.auxiliary_models("data", *config.stages)
+    yield from filter(None, map(hub_model, [*others.values(), *config.evaluation.models]))
     for corpus in config.init.corpora.values():
         if corpus.kind == "hub" and corpus.hub:
             yield Revision("dataset", corpus.hub, corpus.revision)

@@ -1,1 +1,4 @@
-"""The typed config: a dataclass beside each YAML group; `config.py` is the root."""
+"""The typed config: a dataclass for each YAML group; `config.py` is the root.
+
+`make settings` (pipeline/settings.py) parses the comments of fields: the lines above a field and the end of its line.
+"""

@@ -1,4 +1,4 @@
-"""The root config: one typed tree that every stage reads; the parts stand beside their stages."""
+"""The root config: one typed tree that every stage reads; its parts are in the other modules of this package."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
-from configs.schema.data import DATA_SIDES, DataConfig
+from configs.schema.data import DATA_SIDES, OWN_MODELS, DataConfig
 from configs.schema.evaluation import EvaluationConfig, ExportConfig
 from configs.schema.init import BaseConfig, InitConfig
 from configs.schema.merging import MERGEKIT_METHODS, MergingConfig
@@ -96,13 +96,14 @@ class Config:
             if not isinstance(seconds := self.timeout(side), int | float) or seconds <= 0:
                 yield f"training.{side}.arguments.ddp_timeout", f"must be a number of seconds, not {seconds}"
 
-    def auxiliary_models_by_key(self) -> dict[str, str]:
-        """What mines, guides or teaches where these stages are made, by config key."""
-        found = {"data.mining.model": self.data.mining.wanted} if self.data.mines else {}
+    def auxiliary_models(self, *stages: str) -> tuple[dict[str, str], dict[str, str]]:
+        """The models that mine, guide or teach in these stages, by config key: this run's own, and others."""
+        wanted = {"data.mining.model": self.data.mining.wanted} if "data" in stages and self.data.mines else {}
         for name in SIDES:
-            wanted = self.side(name).auxiliary_models if name in self.stages else {}
-            found |= {f"training.{name}.{role}": model for role, model in wanted.items()}
-        return found
+            of_side = self.side(name).auxiliary_models if name in stages else {}
+            wanted |= {f"training.{name}.{role}": model for role, model in of_side.items()}
+        own = {key: model for key, model in wanted.items() if model in OWN_MODELS}
+        return own, {key: model for key, model in wanted.items() if key not in own}
 
     def uneven_shares(self, stage: str, processes: int) -> str | None:
         """Why these processes can't share out a stage's smallest batch evenly; None where they can."""

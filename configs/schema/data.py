@@ -9,7 +9,7 @@ from omegaconf import MISSING
 
 from configs.schema.rules import setting
 
-OWN_MODELS = ("base", "init")  # of the run, which may mine
+OWN_MODELS = ("base", "init")  # of the run, which may mine, guide or teach
 DATA_SIDES = ("symmetric", "asymmetric")
 ROLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # construction -> roles needed, roles allowed beside
     "pairs": (("anchor", "positive"), ()),
