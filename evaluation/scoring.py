@@ -29,7 +29,7 @@ from evaluation.outcome import SCORE_VERSION, Outcome
 from evaluation.significance import whole
 from evaluation.suites.task import Task
 from pipeline.core.artefact import StageFolder, json_sha256, result_settings
-from pipeline.core.console import TOLD_EVERY, log
+from pipeline.core.console import LOGGED_EVERY, log
 from pipeline.core.embedding import EmbeddingCache
 from pipeline.core.errors import Stopped, UserError
 from pipeline.core.heads import Heads, read_heads
@@ -92,7 +92,7 @@ class Scorer:
         started = time.monotonic()
         outcome = task.score(self)
         seconds = time.monotonic() - started
-        if seconds > TOLD_EVERY:
+        if seconds > LOGGED_EVERY:
             log.info("evaluate: %s on %s took %.1f minutes", self.model.name, task.key, seconds / 60)
         return outcome, seconds
 

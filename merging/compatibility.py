@@ -14,7 +14,7 @@ from pipeline.core.artefact import MANIFEST, file_sha256, read_json
 from pipeline.core.errors import UserError, first_line
 from pipeline.core.model_folder import (
     HEADS,
-    MODULES,
+    MODULES_FILE,
     PROBE,
     RAISED_BY_FILES,
     listed_modules,
@@ -40,7 +40,7 @@ def require_compatible(models: Mapping[str, Path], heads_differ: bool = False) -
     (base_name, base), *others = models.items()
     for name, folder in models.items():
         if not listed_modules(folder):
-            what = f"{name} is not a sentence-transformers model: {MODULES} is missing"
+            what = f"{name} is not a sentence-transformers model: {MODULES_FILE} is missing"
             raise UserError(what, where=str(folder), remedy=f"make {name} again")
     for name, folder in others:
         _require_same_tokenizer(base_name, base, name, folder)
@@ -129,7 +129,7 @@ def _modules(folder: Path) -> dict[str, Any]:
     from sentence_transformers.util import import_from_string
 
     modules = {}
-    for number, entry in enumerate(read_json(folder / MODULES)):
+    for number, entry in enumerate(read_json(folder / MODULES_FILE)):
         kind = entry["type"].rsplit(".", 1)[-1]
         settings = {}
         if number and (folder / entry["path"]).is_dir() and entry["type"].startswith("sentence_transformers."):

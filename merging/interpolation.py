@@ -15,7 +15,15 @@ from pathlib import Path
 import torch
 
 from pipeline.core.errors import UserError
-from pipeline.core.safetensors_io import CODES, FLOATING, WEIGHTS, WHOLE, EagerFile, SafetensorsReader, write_header
+from pipeline.core.safetensors_io import (
+    CODES,
+    FLOATING,
+    WEIGHTS_FILE,
+    WHOLE,
+    EagerFile,
+    SafetensorsReader,
+    write_header,
+)
 
 SLICE_ITEMS = 1 << 21  # read at once from each model: 8 MB in float32, so memory is small and the caches help
 WIDEST = 8  # bytes of the widest number
@@ -50,7 +58,7 @@ def interpolate(models: Mapping[str, Path], weights: Mapping[str, float], target
         require_same_tensors(opened)
         base = next(iter(opened.values()))
         codes = {name: CODES[dtype] if stored.is_floating else stored.code for name, stored in base.tensors.items()}
-        file = stack.enter_context(EagerFile(target / WEIGHTS))
+        file = stack.enter_context(EagerFile(target / WEIGHTS_FILE))
         write_header(file.file, {name: stored.shape for name, stored in base.tensors.items()}, codes, base.metadata)
         for tensor_slice, parts in _read_ahead(opened, weights):
             mixed = weighted_sum(parts, weights) if tensor_slice.is_floating else _identical(tensor_slice, parts)

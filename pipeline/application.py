@@ -37,7 +37,7 @@ CONFIG_REMEDY = "compare with configs/ or the output of --cfg job"
 QUOTED = r"""quote a value that is no plain word: 'runs="new (1)"', and ARGS="'runs=\"new (1)\"'" for make"""
 LAUNCHED = "PIPELINE_LAUNCHED"  # in the environment of ranks whose stderr `pipeline.launch` reads
 STOPS = {signal.SIGTERM, signal.SIGINT}
-PATIENCE = 30  # seconds in which a stopped rank that trains no more has to end
+STOP_SECONDS = 30  # for a stopped rank that no longer trains
 TARGETS = (*STAGES, "reproduce", "check", "plan")  # of the Makefile, where errors name them
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -251,7 +251,7 @@ def _end_in_time(asked: int) -> None:
     if gone:
         os.kill(os.getpid(), signal.SIGTERM)
     while True:
-        time.sleep(PATIENCE)
+        time.sleep(STOP_SECONDS)
         if signal.getsignal(signal.SIGTERM) is _stop:  # else it saves a checkpoint
             os._exit(128 + signal.SIGTERM)
 

@@ -19,7 +19,7 @@ from pipeline.core.machine import cores
 # Seconds between SIGTERM and SIGKILL for ranks that finish a step and save a checkpoint; torchrun's own 30 are too few.
 # SLURM sends SIGTERM to every process of a job, torchrun's agent among them, and ends what takes too long.
 SHUTDOWN = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "3600"}
-PATIENCE = 60  # seconds in which ranks have to end beside one that has failed, for which they may wait without end
+RANKS_END_SECONDS = 60  # for ranks next to one that has failed, for which they may wait without end
 ERROR = b"\nerror: "
 ENDING = b" closing signal SIGTERM"  # torchrun to the ranks beside one that has crashed
 
@@ -107,12 +107,12 @@ def rendezvous(nodes: int) -> list[str]:
 def relay(stream: IO[bytes]) -> str | None:
     """Pass a child's stderr on as it comes; returns its `error:` line, and drops what launchers print after it.
 
-    It ends with the stream or, once a rank has failed, after `PATIENCE` seconds of silence.
+    It ends with the stream or, once a rank has failed, after `RANKS_END_SECONDS` seconds of silence.
     """
     signal.siginterrupt(signal.SIGINT, True)  # polars lets reads go on after a Ctrl-C: until the training has ended
     seen = b"\n"  # what may still turn out to be the start of an error line, or the line itself once found
     found = failed = False
-    while not failed or select.select([stream], [], [], PATIENCE)[0]:
+    while not failed or select.select([stream], [], [], RANKS_END_SECONDS)[0]:
         if not (chunk := os.read(stream.fileno(), 65536)):
             break
         seen += chunk

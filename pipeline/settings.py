@@ -19,7 +19,7 @@ from pipeline.core.console import console, quiet
 from pipeline.core.errors import UserError
 
 NAME, NUMBER = "<name>", "<number>"  # in a key: whatever the config calls the item, and its place in a list
-TASKS = "evaluation.tasks"
+TASKS_KEY = "evaluation.tasks"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,8 +140,8 @@ def show(words: str, config: Config) -> None:
         for folder in sorted({path.parent for path in CONFIGS.glob("**/*.yaml")} - {CONFIGS}):
             files = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
             lines.append(f"  {folder.relative_to(CONFIGS)}: {files}")
-        lines += [f"\nThe names of tasks: make settings KEY={TASKS}"]
-    elif any(each.key == TASKS for each in found):
+        lines += [f"\nThe names of tasks: make settings KEY={TASKS_KEY}"]
+    elif any(each.key == TASKS_KEY for each in found):
         lines += ["\nTasks by suite", *task_lines(config)]
     console.print("\n".join(lines), markup=False, soft_wrap=True)
 

@@ -23,7 +23,7 @@ from pipeline.core.model_folder import STAGE_FILES, listed_modules, write_dtype
 from pipeline.core.models import load_folder, stored_names
 from pipeline.core.packed import is_packed, use_packed, why_not_packed
 from pipeline.core.precision import NARROW_FROM, PACKED, attention_implementation
-from pipeline.core.safetensors_io import WEIGHTS
+from pipeline.core.safetensors_io import WEIGHTS_FILE
 
 
 def load_model(
@@ -199,7 +199,7 @@ def save_model(model: SentenceTransformer, init: Path, folder: Path) -> None:
     with TemporaryDirectory(dir=folder) as scratch:
         tensors = {name: tensor for name, tensor in encoder.state_dict().items() if name not in made_up}
         encoder.save_pretrained(scratch, state_dict=tensors)
-        (Path(scratch) / WEIGHTS).replace(folder / WEIGHTS)
+        (Path(scratch) / WEIGHTS_FILE).replace(folder / WEIGHTS_FILE)
     for (_, path), module in zip(listed_modules(init), model, strict=True):
         if path and isinstance(module, Module) and any(True for _ in module.parameters()):
             module.save_torch_weights(str(folder / path))

@@ -17,7 +17,7 @@ BOUNDS = {
     "below": (operator.lt, "below"),
     "most": (operator.le, "at most"),
 }
-LONGEST = 255  # bytes of a folder's name
+LONGEST_NAME = 255  # bytes of a folder's name
 
 
 class Rule(TypedDict, total=False):
@@ -89,13 +89,13 @@ def _problem_of_value(value: Any, rule: Mapping[str, Any]) -> str | None:
 
 def _is_name(value: str) -> bool:
     plain = value not in ("", "..") and Path(value).name == value and "\0" not in value
-    return plain and len(os.fsencode(value)) <= LONGEST
+    return plain and len(os.fsencode(value)) <= LONGEST_NAME
 
 
 def in_words(rule: Mapping[str, Any]) -> str:
     """What a rule asks of a value, as `at least 0 and below 1` or `auto or at least 1`; empty where there is none."""
     if rule.get("name"):
-        return f"a plain name, as of a file or folder, of up to {LONGEST} bytes"
+        return f"a plain name, as of a file or folder, of up to {LONGEST_NAME} bytes"
     said = " and ".join(f"{words} {rule[name]}" for name, (_, words) in BOUNDS.items() if name in rule)
     if "choices" not in rule:
         return said

@@ -15,7 +15,7 @@ from rich.table import Table
 
 Item = TypeVar("Item")
 
-TOLD_EVERY = 60  # seconds
+LOGGED_EVERY = 60  # seconds
 
 log = logging.getLogger("pipeline")
 
@@ -42,7 +42,7 @@ def progress(items: Collection[Item], what: str) -> Iterator[Item]:
         for done, item in enumerate(items, start=1):
             yield item
             now = time.monotonic()
-            if now - told >= TOLD_EVERY and done < len(items):
+            if now - told >= LOGGED_EVERY and done < len(items):
                 minutes, told = (now - started) / done * (len(items) - done) / 60, now
                 log.info("%s: %d of %d, %.1f minutes to go", what, done, len(items), minutes)
 

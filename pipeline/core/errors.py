@@ -12,27 +12,28 @@ from pathlib import Path
 from typing import Any
 
 INSTALL = f"{sys.executable} -m pip install"  # for remedies: into the environment that lacks the package
-HIDDEN = "***"
-NAMES = re.compile(r"(^|_)(TOKEN|API_KEY|ACCESS_KEY|SECRET|PASSWORD)$")  # of environment variables
-SHORTEST = 8  # characters of such a variable's value; shorter ones would blank out ordinary words
-PATTERNS = (
-    (re.compile(r"(://)[^/\s:@'\"]*:[^/\s@'\"]+@"), rf"\1{HIDDEN}@"),  # user:password in an address
-    (re.compile(r"([?&](?:access_token|api_key|key|password|sig|signature|token)=)[^&\s'\"]+"), rf"\1{HIDDEN}"),
-    (re.compile(r"\bhf_[A-Za-z0-9]{20,}"), HIDDEN),  # the Hub's tokens
+REDACTED = "***"
+SECRET_NAMES = re.compile(r"(^|_)(TOKEN|API_KEY|ACCESS_KEY|SECRET|PASSWORD)$")  # of environment variables
+SHORTEST_SECRET = 8  # characters of such a variable's value; shorter ones would blank out ordinary words
+SECRET_PATTERNS = (
+    (re.compile(r"(://)[^/\s:@'\"]*:[^/\s@'\"]+@"), rf"\1{REDACTED}@"),  # user:password in an address
+    (re.compile(r"([?&](?:access_token|api_key|key|password|sig|signature|token)=)[^&\s'\"]+"), rf"\1{REDACTED}"),
+    (re.compile(r"\bhf_[A-Za-z0-9]{20,}"), REDACTED),  # the Hub's tokens
 )
 
 
 def redacted(value: Any) -> Any:
     """The value with every secret in its texts replaced: known patterns, and values of variables such as HF_TOKEN."""
-    secrets = {secret for name, secret in os.environ.items() if NAMES.search(name) and len(secret) >= SHORTEST}
+    named = {secret for name, secret in os.environ.items() if SECRET_NAMES.search(name)}
+    secrets = {secret for secret in named if len(secret) >= SHORTEST_SECRET}
     return _redacted(value, sorted(secrets, key=len, reverse=True))
 
 
 def _redacted(value: Any, variables: list[str]) -> Any:
     if isinstance(value, str):
         for secret in variables:
-            value = value.replace(secret, HIDDEN)
-        for pattern, replacement in PATTERNS:
+            value = value.replace(secret, REDACTED)
+        for pattern, replacement in SECRET_PATTERNS:
             value = pattern.sub(replacement, value)
         return value
     if isinstance(value, dict):

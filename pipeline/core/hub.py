@@ -55,7 +55,7 @@ def hub_errors(name: str, where: str, key: str, otherwise: str = MIRROR) -> Iter
 
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
-HEAD = "# Commits of the Hub that are read. Written by `make lock PROFILE=<name>`; see pipeline/core/hub.py.\n"
+LOCK_HEADER = "# Commits of the Hub that are read. Written by `make lock PROFILE=<name>`; see pipeline/core/hub.py.\n"
 
 
 @dataclass(frozen=True, order=True)
@@ -94,7 +94,7 @@ def write_lock(commits: dict[Revision, str]) -> None:
     entries = sorted((read_lock() | commits).items())
     lines = [f"{item.kind} {item.hub} {item.revision} {commit}\n" for item, commit in entries]
     with replacing(lock_file()) as path:
-        path.write_text(HEAD + "".join(lines), encoding="utf-8")
+        path.write_text(LOCK_HEADER + "".join(lines), encoding="utf-8")
 
 
 def locked_commit(wanted: Revision) -> str | None:

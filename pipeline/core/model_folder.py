@@ -20,7 +20,7 @@ HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*_linear.pt"]
 TORCH_FILES = "pytorch_model*.bin"
 EXPORT_FOLDERS = ("onnx", "openvino", "static")  # of a published model: other forms of it
 EXPORT_PATTERNS = [f"{folder}/*" for folder in EXPORT_FOLDERS]
-MODULES = "modules.json"
+MODULES_FILE = "modules.json"
 HEADS = ("sparse_linear.pt", "colbert_linear.pt")  # bge-m3's sparse and multi-vector outputs
 HEADS_RECORD = "heads.json"  # beside heads that this pipeline fitted: the fingerprint of their encoder
 # What stages leave in a model's folder beside the model.
@@ -94,15 +94,15 @@ def listed_modules(folder: Path) -> list[tuple[str, str]]:
 
     Raises UserError where the list can't be read, or leads out of the folder.
     """
-    if not (folder / MODULES).is_file():
+    if not (folder / MODULES_FILE).is_file():
         return []
     try:
-        entries = read_json(folder / MODULES)
+        entries = read_json(folder / MODULES_FILE)
         found = [(entry["type"].rpartition(".")[2], entry["path"]) for entry in entries]
         if not found or any(Path(path).is_absolute() or ".." in Path(path).parts for _, path in found):
             raise ValueError("it lists no modules of this folder")
     except RAISED_BY_FILES as error:
-        what = f"can't read {MODULES}: {first_line(error)}"
+        what = f"can't read {MODULES_FILE}: {first_line(error)}"
         raise UserError(what, where=str(folder), remedy=REMEDY) from error
     return found
 

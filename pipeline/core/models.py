@@ -17,8 +17,8 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from pipeline.core.console import log
 from pipeline.core.errors import UserError, first_line
-from pipeline.core.model_folder import MODULES, PROBE, RAISED_BY_FILES, REMEDY, TORCH_FILES, transformer_folder
-from pipeline.core.safetensors_io import WEIGHTS
+from pipeline.core.model_folder import MODULES_FILE, PROBE, RAISED_BY_FILES, REMEDY, TORCH_FILES, transformer_folder
+from pipeline.core.safetensors_io import WEIGHTS_FILE
 
 # Families whose parameters are called in memory as in the file; of others the library converts names.
 PLAIN_NAMES = ("bert", "roberta", "camembert", "xlm-roberta")
@@ -53,7 +53,7 @@ def load_folder(
         what = f"the model can't be loaded: {damaged if is_damage else first_line(error)}"
         raise UserError(what, where=str(folder), remedy=remedy) from error
     if not model.module_kwargs:
-        why = "is no dense model" if (folder / MODULES).is_file() else f"has no {MODULES}"
+        why = "is no dense model" if (folder / MODULES_FILE).is_file() else f"has no {MODULES_FILE}"
         how = getattr(model[-1], "pooling_mode", "nothing")
         log.warning("%s %s: sentence-transformers pools its tokens by %s", folder, why, how)
     if unused := _unused_setting(model):
@@ -137,8 +137,8 @@ def stored_names(folder: Path) -> set[str]:
     LayerNorm's are called weight and bias also where the file is of BERT's first days.
     """
     names: set[str] = set()
-    whole = [folder / WEIGHTS] if (folder / WEIGHTS).is_file() else []  # beside which an earlier save's parts may lie
-    for file in whole or folder.glob("*.safetensors"):
+    single = folder / WEIGHTS_FILE  # an earlier save's shards may be next to it
+    for file in [single] if single.is_file() else folder.glob("*.safetensors"):
         with safe_open(file, "pt") as tensors:
             names.update(tensors.keys())
     for file in () if names else folder.glob(TORCH_FILES):

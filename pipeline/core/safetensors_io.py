@@ -15,15 +15,15 @@ from safetensors import SafetensorError, safe_open
 from pipeline.core.artefact import read_json
 from pipeline.core.errors import UserError
 
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
 FLOATING = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 WHOLE = {"I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool"}
 CODES = {name: code for code, name in FLOATING.items()}
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 ALIGNMENT = 8  # safetensors starts its data at a multiple of this
-PART = 1 << 26  # bytes that the disk is told to store at once
-BUFFER = 1 << 18  # bytes copied at once where the kernel does not copy: they stay in the processor's cache
+STORED_AT_ONCE = 1 << 26  # bytes that the disk is told to store at once
+COPIED_AT_ONCE = 1 << 18  # bytes copied at once where the kernel does not copy: they stay in the processor's cache
 NOT_BY_KERNEL = (errno.ENOTSOCK, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # macOS; some file systems
 
 
@@ -67,11 +67,11 @@ class EagerFile:
         except OSError as error:
             if error.errno not in NOT_BY_KERNEL:
                 raise
-            return self.file.write(os.pread(source.fileno(), min(count, BUFFER), start))
+            return self.file.write(os.pread(source.fileno(), min(count, COPIED_AT_ONCE), start))
 
     def _store(self) -> None:
         end = self.file.tell()
-        if end - self._stored < PART or not hasattr(os, "posix_fadvise"):
+        if end - self._stored < STORED_AT_ONCE or not hasattr(os, "posix_fadvise"):
             return
         # Told that it may drop these pages, Linux first writes them to the disk; only a second call would drop them.
         self._disk.submit(
@@ -163,9 +163,9 @@ def weight_files(folder: Path) -> list[Path]:
 
     An index outlives its shards where a model was once saved in parts and then as a whole.
     """
-    index = folder / INDEX
-    is_sharded = index.is_file() and not (folder / WEIGHTS).is_file()
-    paths = [folder / shard for shard in _shards(index)] if is_sharded else [folder / WEIGHTS]
+    index = folder / INDEX_FILE
+    is_sharded = index.is_file() and not (folder / WEIGHTS_FILE).is_file()
+    paths = [folder / shard for shard in _shards(index)] if is_sharded else [folder / WEIGHTS_FILE]
     for path in paths:
         if not path.is_file():
             remedy = "save the model as safetensors; a folder that a stage made: remove it and run again"

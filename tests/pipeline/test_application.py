@@ -72,7 +72,7 @@ def test_a_rank_whose_launching_command_is_gone_stops(tmp_path: Path, monkeypatc
     assert process.wait(timeout=30) == 128 + signal.SIGTERM
 
 
-IMPATIENT = "setattr(sys.modules['pipeline.application'], 'PATIENCE', 0.5)"
+IMPATIENT = "setattr(sys.modules['pipeline.application'], 'STOP_SECONDS', 0.5)"
 
 
 def test_a_stopped_rank_ends_though_it_waits_for_one_that_never_comes(

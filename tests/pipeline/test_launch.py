@@ -51,7 +51,7 @@ def test_what_is_no_error_line_passes_through(capfd: pytest.CaptureFixture[str])
 def test_ranks_that_wait_for_one_that_failed_are_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, error: type[BaseException], message: str
 ) -> None:
-    monkeypatch.setattr(launch, "PATIENCE", 0.5)
+    monkeypatch.setattr(launch, "RANKS_END_SECONDS", 0.5)
     failing = """if True:
         import os, subprocess, sys, time
         rank = subprocess.Popen(["sleep", "60"], start_new_session=True)  # as torchrun starts them

@@ -24,7 +24,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.hub import local_model
 from pipeline.core.model_folder import (
     HEADS,
-    MODULES,
+    MODULES_FILE,
     PROBE,
     TORCH_FILES,
     listed_modules,
@@ -33,7 +33,7 @@ from pipeline.core.model_folder import (
     transformer_folder,
 )
 from pipeline.core.models import stored_names
-from pipeline.core.safetensors_io import INDEX, WEIGHTS, weight_files
+from pipeline.core.safetensors_io import INDEX_FILE, WEIGHTS_FILE, weight_files
 from training.bases.folder import named_by, opened, write_modules, write_tokenizer_config
 from training.vocabulary.tokenizer_file import TokenizerFile
 
@@ -93,7 +93,7 @@ def make_from_hub(config: BaseConfig, folder: Path, mirror: str | None) -> dict[
 def unusable_files(modules: Sequence[tuple[str, str]], place: Path) -> Iterator[tuple[str, str]]:
     """What keeps the files from being a base before they are opened, and a remedy for each."""
     if modules and modules[0][0] != "Transformer":
-        yield f"{MODULES} starts with {modules[0][0]}", "choose a base with a Transformer"
+        yield f"{MODULES_FILE} starts with {modules[0][0]}", "choose a base with a Transformer"
     for file in NEEDED:
         if not (place / file).is_file():
             yield f"the model has no {file}", "choose a base that has one"
@@ -168,8 +168,8 @@ def write_encoder(encoder: PreTrainedModel, place: Path, folder: Path) -> dict[s
     if without_pooler <= stored <= tensors.keys() and any(place.glob("*.safetensors")):
         for file in weight_files(place):
             shutil.copyfile(file, folder / file.name)
-        if not (folder / WEIGHTS).is_file():
-            shutil.copyfile(place / INDEX, folder / INDEX)
+        if not (folder / WEIGHTS_FILE).is_file():
+            shutil.copyfile(place / INDEX_FILE, folder / INDEX_FILE)
     else:
         own = {name.removeprefix(f"{encoder.base_model_prefix}.") for name in stored}
         kept = {name: tensors[name] for name in tensors if name in without_pooler or name in own}

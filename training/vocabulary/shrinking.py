@@ -14,11 +14,11 @@ import pyarrow.parquet
 from pipeline.core.artefact import PARTIAL, read_json, write_json
 from pipeline.core.errors import UserError
 from pipeline.core.model_folder import STAGE_FILES
-from pipeline.core.safetensors_io import INDEX, WEIGHTS, EagerFile, SafetensorsReader, write_header
+from pipeline.core.safetensors_io import INDEX_FILE, WEIGHTS_FILE, EagerFile, SafetensorsReader, write_header
 from training.vocabulary.tokenizer_file import Ids, TokenizerFile, shrink_sentencepiece
 
 SENTENCEPIECE = "sentencepiece.bpe.model"
-NOT_COPIED = ("*.safetensors", INDEX, f"*{PARTIAL}", *STAGE_FILES)
+NOT_COPIED = ("*.safetensors", INDEX_FILE, f"*{PARTIAL}", *STAGE_FILES)
 ID_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "cls_token_id", "mask_token_id")
 PADDING_ROWS = 128  # an embedding may have fewer than so many rows beyond the tokenizer's ids
 EMBEDDING = "embeddings.word_embeddings.weight"  # the end of its name; the only tensor with a row for each id
@@ -42,7 +42,7 @@ def shrink(base: Path, target: Path, tokenizer: TokenizerFile, kept: Ids) -> Siz
     Raises UserError where the base's files disagree with each other.
     """
     config = _config(base / "config.json", {int(old): new for new, old in enumerate(kept)})
-    with SafetensorsReader(base) as weights, EagerFile(target / WEIGHTS) as file:
+    with SafetensorsReader(base) as weights, EagerFile(target / WEIGHTS_FILE) as file:
         rows = embedding_rows(weights, tokenizer.size)
         before = {name: tensor.shape for name, tensor in weights.tensors.items()}
         after = shrink_weights(weights, kept, rows, file)

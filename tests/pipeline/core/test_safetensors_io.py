@@ -10,9 +10,9 @@ from safetensors.numpy import save_file
 
 from pipeline.core import safetensors_io as checkpoint
 from pipeline.core.errors import UserError
-from pipeline.core.safetensors_io import BUFFER, WEIGHTS, EagerFile, SafetensorsReader
+from pipeline.core.safetensors_io import COPIED_AT_ONCE, WEIGHTS_FILE, EagerFile, SafetensorsReader
 
-NUMBERS = np.random.default_rng(0).bytes(3 * BUFFER + 5)
+NUMBERS = np.random.default_rng(0).bytes(3 * COPIED_AT_ONCE + 5)
 
 
 @pytest.fixture
@@ -25,13 +25,13 @@ def source(tmp_path: Path) -> Path:
 def test_what_is_written_and_copied_stands_in_its_order(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "PART", BUFFER)  # so that the disk is told several times
+    monkeypatch.setattr(checkpoint, "STORED_AT_ONCE", COPIED_AT_ONCE)  # so that the disk is told several times
     with EagerFile(tmp_path / "target") as target, source.open("rb", buffering=0) as file:
         target.write(b"head")
-        assert target.copy(file, 7, 2 * BUFFER) == 2 * BUFFER
+        assert target.copy(file, 7, 2 * COPIED_AT_ONCE) == 2 * COPIED_AT_ONCE
         target.write(memoryview(b"middle"))
         assert target.copy(file, 0, len(NUMBERS)) == len(NUMBERS)
-    expected = b"head" + NUMBERS[7 : 7 + 2 * BUFFER] + b"middle" + NUMBERS
+    expected = b"head" + NUMBERS[7 : 7 + 2 * COPIED_AT_ONCE] + b"middle" + NUMBERS
     assert (tmp_path / "target").read_bytes() == expected
 
 
@@ -53,9 +53,9 @@ def test_a_copy_past_the_end_says_how_much_there_was(source: Path, tmp_path: Pat
 
 
 def test_weights_that_lost_their_end_are_one_line(tmp_path: Path) -> None:
-    save_file({"weight": np.ones(100, np.float32)}, tmp_path / WEIGHTS)
+    save_file({"weight": np.ones(100, np.float32)}, tmp_path / WEIGHTS_FILE)
     with SafetensorsReader(tmp_path) as weights, EagerFile(tmp_path / "target") as target:
-        os.truncate(tmp_path / WEIGHTS, (tmp_path / WEIGHTS).stat().st_size - 8)
+        os.truncate(tmp_path / WEIGHTS_FILE, (tmp_path / WEIGHTS_FILE).stat().st_size - 8)
         with pytest.raises(UserError, match=r"not a whole safetensors file: it ends too early"):
             weights.copy(weights.tensors["weight"], 0, 100, target)
 
