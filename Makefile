@@ -1,4 +1,4 @@
-# People use the pipeline through these targets; every one is a thin call of a module. `make help` lists them.
+# The targets for using the pipeline; each is a thin call of a module. `make help` lists them.
 PROFILE ?= demo
 RUN ?= $(PROFILE)
 GPUS ?=
@@ -10,14 +10,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
-# In quotes for Hydra, which takes 1.10 for 1.1 and 2026_11_29 for 20261129; RUN may have them already.
+# Quoted for Hydra, which reads 1.10 as 1.1 and 2026_11_29 as 20261129; RUN may already be quoted.
 run_override = 'run="$(subst ",,$(1))"'
 OVERRIDES = profile=$(PROFILE) $(call run_override,$(RUN)) launch.nodes=$(NODES) $(if $(GPUS),launch.processes=$(GPUS)) $(ARGS)
 BENCHMARKS := data evaluation exports gpu heads init merging mining training waiting
 STAGES := base benchmarks data init symmetric asymmetric joint merge heads export evaluate report
 
 .DEFAULT_GOAL := help
-.NOTPARALLEL:  # a stage that is named after another one reads what that makes
+.NOTPARALLEL:  # a stage reads the artefacts of those given before it
 .PHONY: help setup demo reproduce $(STAGES) check lock licences plan settings sweep calibrate publish bench test test-slow torture lint
 
 help: ## Show this list
@@ -28,12 +28,12 @@ help: ## Show this list
 setup: $(READY) ## Make .venv from requirements.lock
 	@$(BIN)/python -m pipeline.core.machine
 
-# $(READY) is a copy of the lock that was installed: other contents of the lock install anew, another date does not.
+# $(READY) is a copy of the installed lock: changed contents reinstall, a changed date does not.
 ifneq ($(shell cmp -s requirements.lock $(READY) || echo differs),)
 .PHONY: $(READY)
 endif
 
-# torch brings its own (CPU or GPU) libraries; everything else is exactly what the lock says.
+# torch brings its own (CPU or GPU) libraries; all other packages are exactly those of the lock.
 $(READY):
 	@echo "Installing the packages of requirements.lock into $(VENV), once ..."
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 is needed: make $(MAKECMDGOALS) PYTHON=python3.11")'
@@ -50,7 +50,7 @@ reproduce: $(READY) ## The whole chain of PROFILE
 $(STAGES): $(READY)
 	@$(BIN)/python -m pipeline.run stages=[$@] $(OVERRIDES)
 
-check: $(READY) ## Look at every source, disk and devices before a run; TRIAL=1: 20 training steps instead
+check: $(READY) ## Check every source, disk and devices before a run; TRIAL=1: 20 training steps instead
 	@$(BIN)/python -m pipeline.$(if $(filter-out 0,$(TRIAL)),trial,check) $(OVERRIDES)
 
 lock: $(READY) ## Pin what PROFILE reads from the Hub to today's commits: configs/source/revisions.lock
@@ -64,24 +64,24 @@ licences: $(READY) ## Licences of all installed packages: runs/licences.csv
 settings: $(READY) ## Every setting with type, default, bounds and meaning: make settings KEY=data.mining
 	@$(BIN)/python -m pipeline.settings $(KEY) $(OVERRIDES)
 
-plan: $(READY) ## What training and scoring would take: batches, tokens, padding, FLOPs, memory, hours
+plan: $(READY) ## The cost of training and scoring: batches, tokens, padding, FLOPs, memory, hours
 	@$(BIN)/python -m pipeline.plan $(OVERRIDES)
 
 sweep: $(READY) ## A sweep from configs/sweep: make sweep SWEEP=merge_weights
 	@$(if $(SWEEP),,$(error which one? make sweep SWEEP=<one of: $(basename $(notdir $(wildcard configs/sweep/*.yaml)))>))
-	@$(if $(filter-out 1,$(NODES)),$(error a sweep is one machine's: leave NODES out))
+	@$(if $(filter-out 1,$(NODES)),$(error a sweep runs on one machine: leave NODES out))
 	@$(BIN)/python -m pipeline.run --multirun sweep=$(SWEEP) profile=$(PROFILE) $(if $(GPUS),launch.processes=$(GPUS)) $(if $(filter-out file,$(origin RUN)),$(call run_override,$(RUN)-$${swept:})) $(ARGS)
 
-ifeq ($(origin RUN),file)  # nobody named the run, here or in the environment
+ifeq ($(origin RUN),file)  # RUN is set neither here nor in the environment
 calibrate: RUN = calibration
 endif
-calibrate: $(READY) ## Score a published model beside its published figures: make calibrate MODEL=<hub id or folder>
+calibrate: $(READY) ## Score a published model and compare with its published figures: make calibrate MODEL=<hub id or folder>
 	@$(BIN)/python -m pipeline.run stages=[evaluate,calibrate] evaluation=calibration "evaluation.models=[$(MODEL)]" $(OVERRIDES)
 
 publish: $(READY) ## The merged model's folder for the Hub: make publish REPO=<id>; uploads with ARGS=evaluation.publish.dry_run=false
 	@$(BIN)/python -m pipeline.run stages=[publish] $(OVERRIDES) $(if $(REPO),evaluation.publish.repo=$(REPO))
 
-bench: $(READY) ## Speed beside other libraries: make bench NAME=init
+bench: $(READY) ## Speed compared with other libraries: make bench NAME=init
 	@$(if $(filter $(BENCHMARKS),$(NAME)),,$(error which one? make bench NAME=<one of: $(BENCHMARKS)>))
 	@$(BIN)/python -m benchmarks.$(NAME) $(ARGS)
 

@@ -1,1 +1,1 @@
-"""How stages run alike. Open `chain.py` first: the whole chain on one page; `core/` is the ground below the stages."""
+"""How stages run. Open `chain.py` first: the whole chain on one page; `core/` is what all stages build on."""

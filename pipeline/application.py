@@ -1,4 +1,4 @@
-"""A thin wrapper around Hydra: typed config in, one line and exit status 2 for what the user can mend."""
+"""A thin wrapper around Hydra: a typed config, and one line with exit status 2 for errors the user can fix."""
 
 import dataclasses
 import logging
@@ -34,29 +34,29 @@ from pipeline.core.errors import Died, Stopped, UserError, disk_errors_explained
 from pipeline.core.machine import ALLOCATOR
 
 CONFIG_REMEDY = "compare with configs/ or the output of --cfg job"
-QUOTED = r"""quote a value that is no plain word: 'runs="new (1)"', and ARGS="'runs=\"new (1)\"'" for make"""
-LAUNCHED = "PIPELINE_LAUNCHED"  # in the environment of ranks whose stderr `pipeline.launch` reads
+QUOTED = r"""quote a value that is not a plain word: 'runs="new (1)"', and ARGS="'runs=\"new (1)\"'" for make"""
+LAUNCHED = "PIPELINE_LAUNCHED"  # set for ranks whose stderr `pipeline.launch` reads
 STOPS = {signal.SIGTERM, signal.SIGINT}
 STOP_SECONDS = 30  # for a stopped rank that no longer trains
-TARGETS = (*STAGES, "reproduce", "check", "plan")  # of the Makefile, where errors name them
+TARGETS = (*STAGES, "reproduce", "check", "plan")  # make targets that error messages may name
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 ConfigStore.instance().store(name="schema", node=Config)
-# By its overrides a run of a sweep is named, and a name has no slash, as folders and Hub ids among the overrides do.
+# A sweep's runs are named by their overrides; slashes, as in folders and Hub ids, can't be part of a name.
 OmegaConf.register_new_resolver("swept", lambda: HydraConfig.get().job.override_dirname.replace("/", "_"))
 
 
 def composed(*overrides: str) -> Config:
-    """The config of a command with these overrides, for use from Python; raises UserError for an impossible value."""
+    """A command's config with these overrides, for use from Python; raises UserError for an impossible value."""
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return checked(hydra.compose("config", list(overrides)))
 
 
 def checked(config: DictConfig) -> Config:
-    """The composed config as dataclasses; raises UserError with the full key of an impossible value."""
+    """The composed config as dataclasses; raises UserError that names the full key of an impossible value."""
     known = {field.name for field in dataclasses.fields(Config)}
     for key in sorted(str(key) for key in config if key not in known | {"hydra"}):  # Hydra lets +key=value in
-        raise UserError("there is no such setting", where=f"config key {key}", remedy="take it out of the command")
+        raise UserError("there is no such setting", where=f"config key {key}", remedy="remove it from the command")
     typed = OmegaConf.to_object(config)
     assert isinstance(typed, Config)
     for key, problem in problems(typed):
@@ -65,26 +65,26 @@ def checked(config: DictConfig) -> Config:
 
 
 def hydra_application(job: Callable[[Config], Any]) -> Callable[[], None]:
-    """The command-line entry of `job`; exits with 0, with 2 on a user error, with 128 + n on signal n."""
+    """The command-line entry point of `job`; exits with 0, 2 on a user error, or 128 + n on signal n."""
     return partial(_command, job)
 
 
 def _command(job: Callable[[Config], Any]) -> None:
-    errors, started = list[UserError](), list[DictConfig]()  # configs whose folders and logs Hydra has put in place
+    errors, started = list[UserError](), list[DictConfig]()  # configs whose folders and logs Hydra has set up
 
-    @_callbacks_heeded()
+    @_callback_errors_raised()
     @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")
     def run_job(config: DictConfig) -> str | None:
         started.append(config)
         try:
-            with _stop_kept(), disk_errors_explained(Path(config.runs)):
-                _require_own_name(config)
+            with _stop_restored(), disk_errors_explained(Path(config.runs)):
+                _require_profile_name(config)
                 job(checked(config))
-        except (UserError, OmegaConfBaseException) as error:  # kept from Hydra, which would print lines of its own
+        except (UserError, OmegaConfBaseException) as error:  # not left to Hydra, which would print more lines
             if HydraConfig.get().mode == RunMode.MULTIRUN:
-                return _explained(error).line  # for `SweepTable`: the other jobs go on
+                return _explained(error).line  # for `SweepTable`: the other jobs continue
             errors.append(_explained(error))
-        except (Died, Exception) as error:  # a crash ends a run as it is, but not the other jobs of a sweep
+        except (Died, Exception) as error:  # a crash ends a run, but not the other jobs of a sweep
             if HydraConfig.get().mode != RunMode.MULTIRUN:
                 raise
             return _crashed(error)
@@ -102,8 +102,8 @@ def _command(job: Callable[[Config], Any]) -> None:
             raise
         errors.append(_unreadable(error))
     except Stopped:
-        if is_main_process() and LAUNCHED not in os.environ:  # where it is, the command that launched says so
-            print("stopped; the same command goes on from here", file=sys.stderr, flush=True)
+        if is_main_process() and LAUNCHED not in os.environ:  # else the launching command prints it
+            print("stopped; run the same command to continue", file=sys.stderr, flush=True)
         raise
     if errors:
         lines = "\n".join(error.line for error in errors)
@@ -111,28 +111,28 @@ def _command(job: Callable[[Config], Any]) -> None:
 
 
 def _end_in_error(lines: str) -> NoReturn:
-    """Print what the user can mend, after all other output, and exit with 2."""
+    """Print what the user can fix, after all other output, and exit with 2."""
     sys.stdout.flush()
     print(lines, file=sys.stderr, flush=True)
     sys.exit(2)
 
 
 def _make_ready() -> None:
-    """Settings of the process: what of its libraries is seen, how signals end it, what its log is called."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors of the config come out as they are
+    """Set up the process: its libraries' output, its signal handlers, and the name of its log."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # config errors are raised unchanged
     if not console.is_terminal:
-        os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' bars; plain lines tell the rest
+        os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' bars; progress is logged as plain lines
     os.environ.setdefault(*ALLOCATOR)
     Hydra.get_mode = _mode_asked  # type: ignore[assignment]
-    logging.raiseExceptions = False  # a line for which the disk has no room is lost, without a traceback
+    logging.raiseExceptions = False  # a log line that does not fit on the disk is lost without a traceback
     for number in STOPS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as SIGINT is in background jobs
             signal.signal(number, _stop)
-    if LAUNCHED in os.environ:  # by a command that has named the log after the stage
+    if LAUNCHED in os.environ:  # by a command that has already named the log after the stage
         asked, asking = os.pipe()
         os.set_blocking(asking, False)
         signal.set_wakeup_fd(asking)
-        os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # its signals are not this process's
+        os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # a child's signals are not this process's
         threading.Thread(target=_end_in_time, args=[asked], daemon=True).start()
     else:
         specification = sys.modules["__main__"].__spec__
@@ -142,13 +142,13 @@ def _make_ready() -> None:
 
 
 def _mode_asked(_: Hydra, config_name: str | None, overrides: list[str]) -> RunMode | None:
-    """hydra.mode of the command line: Hydra would compose the whole config for it, a third of a command's start."""
+    """hydra.mode from the command line: Hydra would compose the whole config for it, a third of the start-up time."""
     given = [word.partition("=")[2].strip("'\"") for word in overrides if word.lstrip("+").startswith("hydra.mode=")]
     return RunMode.__members__.get(given[-1].upper()) if given else None
 
 
-def _require_own_name(config: DictConfig) -> None:
-    """Raise UserError where the chosen profile is a copy that still goes by the name of another one."""
+def _require_profile_name(config: DictConfig) -> None:
+    """Raise UserError if the chosen profile is a copy that still has the name of another one."""
     chosen = HydraConfig.get().runtime.choices["profile"]
     if config.profile != chosen:
         what, remedy = f"the profile {chosen} calls itself {config.profile}", f"write profile: {chosen} into its file"
@@ -156,12 +156,12 @@ def _require_own_name(config: DictConfig) -> None:
 
 
 def quoted(value: str) -> str:
-    """As Hydra takes any text."""
+    """A text in quotes for Hydra's override grammar."""
     return "'{}'".format(value.replace("'", r"\'"))
 
 
 def passed_on() -> list[str]:
-    """What composes this command's config in another one: its name, its overrides, and where else their files are."""
+    """Arguments that compose this command's config in another: config name, overrides, and search paths."""
     hydra_config = HydraConfig.get()
     sources = hydra_config.runtime.config_sources
     places = [f"{of.schema}://{of.path}" for of in sources if of.provider == "hydra.searchpath in command-line"]
@@ -171,16 +171,16 @@ def passed_on() -> list[str]:
 
 
 def _for_this_run(lines: str, config: DictConfig) -> str:
-    """With what the make targets in them need to make this run and not the demo."""
+    """The lines, with PROFILE and RUN added to the make targets in them where they are not the defaults."""
     profile, run = config.profile, config.run
     name = run if re.fullmatch(r"[\w.+-]+", run, re.ASCII) else f"""'"{run}"'"""
     of = f" PROFILE={profile}" * (profile != "demo") + f" RUN={name}" * (run != profile)
-    pattern = rf"\bmake ({'|'.join(TARGETS)})(?![\w=]| PROFILE=| RUN=| anew)"
+    pattern = rf"\bmake ({'|'.join(TARGETS)})(?![\w=]| PROFILE=| RUN=)"
     return re.sub(pattern, lambda found: found[0] + of, lines)
 
 
 def _crashed(error: BaseException) -> str:
-    """What the table of a sweep says of a job that crashed."""
+    """The line for a crashed job in the table of a sweep."""
     if isinstance(error, Died):
         return error.line
     log.error("the job crashed", exc_info=error)
@@ -191,9 +191,9 @@ def _crashed(error: BaseException) -> str:
 
 
 def _sort_options() -> None:
-    """Put options before overrides, of which Hydra's own parser takes one group alone.
+    """Put options before overrides: Hydra's parser takes overrides in one group only.
 
-    Raises UserError for an unknown option, which Hydra answers with its whole usage.
+    Raises UserError for an unknown option, for which Hydra prints its whole usage.
     """
 
     def refuse(message: str) -> NoReturn:
@@ -206,28 +206,28 @@ def _sort_options() -> None:
     sys.argv[1:] = [word for word in sys.argv[1:] if word not in overrides] + overrides
 
 
-_asked = list[int]()  # numbers of the signals that came
+_received = list[int]()  # numbers of the signals received
 
 
 def _stop(number: int, _: object) -> None:
-    _asked.append(number)
+    _received.append(number)
     raise Stopped(number)
 
 
 @contextmanager
-def _stop_kept() -> Iterator[None]:
-    """`Stopped` again where a library, such as pydantic while it is imported, has made another error of it."""
+def _stop_restored() -> Iterator[None]:
+    """Raise `Stopped` again if a library, such as pydantic during its import, turned it into another error."""
     try:
         yield
     except (Died, Exception) as error:
-        if _asked:
-            raise Stopped(_asked[0]) from error
+        if _received:
+            raise Stopped(_received[0]) from error
         raise
 
 
 @contextmanager
-def _callbacks_heeded() -> Iterator[None]:
-    """Raise what a callback raised, of which Hydra makes a warning: a sweep without its table would end well."""
+def _callback_errors_raised() -> Iterator[None]:
+    """Raise a callback's error, which Hydra turns into a warning: a sweep without its table would exit with 0."""
     warnings.filterwarnings("error", r"Callback \w+\.on_\w+ raised", UserWarning)
     try:
         yield
@@ -237,16 +237,16 @@ def _callbacks_heeded() -> Iterator[None]:
 
 
 def _end_in_time(asked: int) -> None:
-    """End this rank where a signal, of which `asked` tells, does not, and where the command that launched it is gone.
+    """End this rank if a signal, readable from `asked`, does not, or if the command that launched it has gone.
 
-    Then nobody reads its stderr, and it is stopped as by SIGTERM. No signal ends a rank that waits for the others in an
-    operation of its group: Python looks at signals between operations, and one who was stopped never joins.
+    In the latter case its stderr is no longer read, and it is stopped as by SIGTERM. A signal alone can't end a rank
+    that waits in a collective operation: Python handles signals between operations, and a stopped rank never joins.
     """
     reader = select.poll()
-    reader.register(2, 0)  # for errors alone, which are always reported
+    reader.register(2, 0)  # for errors only, which are always reported
     reader.register(asked, select.POLLIN)
     while not (gone := any(descriptor == 2 for descriptor, _ in reader.poll())):
-        if not STOPS.isdisjoint(os.read(asked, 512)):  # the end of a loader's worker, SIGCHLD, is told too
+        if not STOPS.isdisjoint(os.read(asked, 512)):  # SIGCHLD, the end of a loader's worker, arrives here too
             break
     if gone:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -257,7 +257,7 @@ def _end_in_time(asked: int) -> None:
 
 
 def _explained(error: Exception) -> UserError:
-    """Hydra's and OmegaConf's reports of several lines as one error; the innermost cause says most."""
+    """Hydra's and OmegaConf's multi-line reports as one error; the innermost cause is the most specific."""
     if isinstance(error, UserError):
         return error
     lines = [line.strip() for line in f"{error}\n{error.__cause__ or ''}".splitlines()]
@@ -267,7 +267,7 @@ def _explained(error: Exception) -> UserError:
         return UserError(f"can't parse {override}: {first}", where="command line", remedy=QUOTED)
     if ambiguous := re.fullmatch(r"Ambiguous value for argument '(.*)'", first):
         remedy = f"{QUOTED}; put a list into [], or add --multirun for a sweep"
-        return UserError(f"can't tell what {ambiguous[1]} is", where="command line", remedy=remedy)
+        return UserError(f"can't parse {ambiguous[1]}", where="command line", remedy=remedy)
     inner = second.splitlines()[0] if second else ""
     what = f"{first}: {inner}" if inner and inner not in first else first
     remedy = CONFIG_REMEDY
@@ -277,13 +277,13 @@ def _explained(error: Exception) -> UserError:
 
 
 def _unreadable(error: Exception) -> UserError:
-    """What Hydra lets through before the job begins: folders that can't be made, files that are not YAML."""
-    if isinstance(error, BrokenPipeError):  # whoever read the output, such as `head`, has seen enough
+    """Errors that Hydra passes on before the job starts: folders that can't be created, files that are not YAML."""
+    if isinstance(error, BrokenPipeError):  # the reader of the output, such as `head`, has closed it
         console.on_broken_pipe()
-    system = error if isinstance(error, OSError) else error.__cause__  # logging wraps what a handler ran into
+    system = error if isinstance(error, OSError) else error.__cause__  # logging wraps a handler's error
     if isinstance(system, OSError):
         what, where = f"can't write the logs: {system.strerror}", str(system.filename)
-        return UserError(what, where=where, remedy="set runs=<folder that can be written>")
+        return UserError(what, where=where, remedy="set runs=<writable folder>")
     mark = getattr(error, "problem_mark", None)
     where = f"{mark.name}, line {mark.line + 1}" if mark else "config"
     what = getattr(error, "problem", None) or str(error)

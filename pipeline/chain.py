@@ -1,14 +1,15 @@
-"""The chain on one page: what each stage is made from, which settings change it, and who builds it.
+"""The chain on one page: each stage's inputs, the settings that change its result, and the function that builds it.
 
     benchmarks ── data ─┬─ init ─┬─ symmetric ───┐                  ┌─ (export)
                         │        ├─ asymmetric ──┼─ merge ── heads ─┴─ evaluate ─┬─ report ── publish
               base ─────┘        └─ (joint) ─────┘                               └─ (calibrate)
 
-Where negatives are mined by the run's own base, data needs it too.
+If the run's own base mines negatives, data needs it too.
 
 A stage's fingerprint covers its version, `settings`, what it `needs` (other stages) and what it `reads` (anything else:
-files, packages, commits). These are asked whenever a command starts, so they import neither torch nor mteb; a builder
-is named as module:function and imported when its stage is made. Who changes a stage's results raises its version.
+files, packages, commits). These are evaluated whenever a command starts, so they import neither torch nor mteb; a
+builder is given as module:function and imported when its stage is made. If you change a stage's results, raise its
+version.
 """
 
 from dataclasses import asdict

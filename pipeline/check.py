@@ -1,4 +1,4 @@
-"""`make check`: every source looked at without being prepared, the disk and the devices; all failures at once."""
+"""`make check`: checks every source without preparing it, the disk and the devices; reports all failures at once."""
 
 import dataclasses
 import itertools
@@ -29,14 +29,14 @@ from pipeline.run import require_sets
 from training.cost_model import shape_of_run, side_memory, trained_parameters
 from training.memory import planned_budget
 
-BUSY = 0.5  # load of other work from which threads had better sleep while they wait (`make bench NAME=waiting`)
+BUSY = 0.5  # load by other processes above which waiting threads should sleep (`make bench NAME=waiting`)
 ROOM = 4  # times the sources' size: download, prepared pairs, spilled groups
-CHECKPOINTS = 3  # of a side at once: two are kept, and removed after the next is written
+CHECKPOINTS = 3  # of a side at once: two are kept, one more while it is written
 
 
 @dataclasses.dataclass
 class Look:
-    """What the pre-flight saw of one source."""
+    """What the check found out about one source."""
 
     name: str
     revision: str = ""
@@ -48,7 +48,7 @@ class Look:
 
 
 class Finding(NamedTuple):
-    """What the pre-flight saw of the run or the machine."""
+    """What the check found out about the run or the machine."""
 
     what: str
     found: str
@@ -56,7 +56,7 @@ class Finding(NamedTuple):
 
 
 def look(key: str, source: SourceConfig, mirror: str | None) -> Look:
-    """Revision, size, licence, gate and first rows of a source; a failure stands in `problem`."""
+    """Revision, size, licence, access and first rows of a source; `problem` holds a failure."""
     name = set_name(key)
     seen, frames = Look(name, licence=source.licence, access=source.access), list[Any]()
     try:
@@ -70,10 +70,10 @@ def look(key: str, source: SourceConfig, mirror: str | None) -> Look:
                 for file in located.files:
                     only = Located((file,), located.revision)
                     frames += itertools.islice(role_frames(source, only, RowErrors(key), complete=False), 1)
-        seen.first_rows = f"{sum(map(len, frames))} rows read"  # that `where` selects, of the beginning
+        seen.first_rows = f"{sum(map(len, frames))} rows read"  # those that `where` selects from the beginning
         if not frames:
             where = str(source.path or source.hub or source.reader)
-            remedy = f"mend {key} or take it out of the mixture"
+            remedy = f"correct {key}, or remove it from the mixture"
             seen.problem = UserError(f"{name}: the set is empty", where=where, remedy=remedy)
     except NotSupplied:
         seen.first_rows = "not supplied: will be skipped"
@@ -98,7 +98,7 @@ def _locate(key: str, source: SourceConfig, mirror: str | None, seen: Look) -> L
 
 
 def _on_hub(key: str, part: HubFiles, seen: Look) -> Located:
-    """The part's files on the Hub, to be read in place; adds to the size, takes licence and gate from its page."""
+    """The part's files on the Hub, to be read remotely; adds their size, takes licence and access from its page."""
     where = f"{part.hub} at {part.revision}"
     with hub_errors(set_name(key), where, key):
         revision = readable_revision(Revision("dataset", part.hub, part.revision))
@@ -115,7 +115,7 @@ def _on_hub(key: str, part: HubFiles, seen: Look) -> Located:
 
 
 def missing_sets(config: Config) -> Iterator[Finding]:
-    """The first set that a stage would ask for in vain."""
+    """The first set that a stage needs and data does not provide."""
     try:
         require_sets(config)
     except UserError as error:
@@ -123,7 +123,7 @@ def missing_sets(config: Config) -> Iterator[Finding]:
 
 
 def check_auxiliary_models(config: Config) -> Iterator[Finding]:
-    """The base, where it is a folder or on the Hub, and each model that mines, guides or teaches."""
+    """The base, if it is a folder or on the Hub, and each model that mines, guides or teaches."""
     base = {"base.hub": str(config.base.hub)} if config.base.kind == "hub" else {}
     own, others = config.auxiliary_models("data", *config.stages)
     for key, wanted in own.items():
@@ -143,7 +143,7 @@ def check_auxiliary_models(config: Config) -> Iterator[Finding]:
 
 
 def check_machine(config: Config, sources: int) -> list[Finding]:
-    """Disk, with room for this many bytes of sources, devices and precision; memory where training is on the CPU."""
+    """Disk space, given the bytes of the sources, devices and precision; memory if training runs on the CPU."""
     findings = [disk(config, sources)]
     count = torch.cuda.device_count()
     names = sorted({torch.cuda.get_device_name(number) for number in range(count)})
@@ -154,7 +154,7 @@ def check_machine(config: Config, sources: int) -> list[Finding]:
         if problem := config.uneven_shares(name, processes):
             key = f"training.{name}.batch_multiple"
             error = UserError(f"{key} {problem}", where=f"config key {key}", remedy=remedy)
-            findings.append(Finding(f"shares of {name}", f"{processes} processes", error))
+            findings.append(Finding(f"batches of {name}", f"{processes} processes", error))
     try:
         precision = training_precision(config.precision)
         tf32 = " (matrix products in TF32)" if precision == "fp32" and count else ""
@@ -166,7 +166,7 @@ def check_machine(config: Config, sources: int) -> list[Finding]:
 
 
 def disk(config: Config, sources: int) -> Finding:
-    """What the run writes, next to what is free."""
+    """The space the run needs, and the free space."""
     runs, models = Path(config.runs), model_bytes(config)
     place = next(folder for folder in (runs, *runs.absolute().parents) if folder.exists())
     free, needed = shutil.disk_usage(place).free, ROOM * sources + sum(models.values())
@@ -179,8 +179,8 @@ def disk(config: Config, sources: int) -> Finding:
 
 
 def model_bytes(config: Config) -> dict[str, int]:
-    """What the stages still to be made write, in float32: models, the mined sets' vectors, and the checkpoints of the
-    side that has most, with AdamW's two moments; nothing where the model's shape isn't known.
+    """Bytes that the unfinished stages write, in float32: models, the mined sets' vectors, and the checkpoints of the
+    largest side with AdamW's two moments; empty if the model's shape isn't known.
     """
     try:
         shape = shape_of_run(config)
@@ -192,22 +192,22 @@ def model_bytes(config: Config) -> dict[str, int]:
     mined = sum(expected_rows(source) for source in sets if source.negatives == "mine")
     sizes = {
         "models": 4 * shape.parameters * len({"init", *SIDES_READ, "merge"} & {*missing}),
-        "vectors": 4 * shape.hidden_size * 2 * mined,  # of an anchor and a positive a pair
+        "vectors": 4 * shape.hidden_size * 2 * mined,  # an anchor and a positive per pair
         "checkpoints": CHECKPOINTS * 3 * 4 * max(trained, default=0),
     }
     return {name: size for name, size in sizes.items() if size}
 
 
 def processor(load: float, environment: Mapping[str, str]) -> str:
-    """What training on the CPU shares it with: beside other work, threads that spin while they wait are slow."""
+    """The CPU and its load: next to other processes, threads that spin while waiting are slow."""
     if load < BUSY or environment.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
         return "CPU only"
-    busy = f"{min(load, cores()):.1f} of {cores()} cores busy"  # more work than cores waits for them
-    return f"CPU only, {busy}: OMP_WAIT_POLICY=passive trains faster beside other work"
+    busy = f"{min(load, cores()):.1f} of {cores()} cores busy"  # the load also counts waiting processes
+    return f"CPU only, {busy}: OMP_WAIT_POLICY=passive trains faster alongside other processes"
 
 
 def memory(config: Config, sides: list[str]) -> Finding:
-    """What training takes on a CPU, next to what there is."""
+    """The memory that training takes on a CPU, and the machine's memory."""
     try:
         shape = shape_of_run(config)
     except UserError:
@@ -217,18 +217,18 @@ def memory(config: Config, sides: list[str]) -> Finding:
     parts = {name: side_memory(config, name, shape, budgets[name], half) for name in sides}
     side = max(sides, key=lambda name: sum(parts[name].values()))
     most = sum(parts[side].values())
-    least = most - parts[side]["freed and kept"]  # of which a process keeps what there is room for
+    least = most - parts[side]["freed and kept"]  # of which a process keeps what fits
     there = psutil.virtual_memory().total
-    said = f"{side} takes {least / 1e9:.1f} to {_gigabytes(most)}, {_gigabytes(there)} here"
+    found = f"{side} takes {least / 1e9:.1f} to {_gigabytes(most)}, {_gigabytes(there)} here"
     if least < there:
-        return Finding("memory", said)
-    what, where = f"too little memory: {said}", f"config key training.{side}.mini_batch_tokens"
+        return Finding("memory", found)
+    what, where = f"too little memory: {found}", f"config key training.{side}.mini_batch_tokens"
     remedy = "lower it: larger batches then go through gradient caching"
-    return Finding("memory", said, UserError(what, where=where, remedy=remedy))
+    return Finding("memory", found, UserError(what, where=where, remedy=remedy))
 
 
 def check(config: Config) -> None:
-    """Show the tables; raises UserError when anything failed, after everything was looked at."""
+    """Show the tables; raises UserError if anything failed, after everything was checked."""
     sources = {config.data.key(name): source for name, source in config.data.all_sources.items()}
     looks = [look(key, source, config.mirror) for key, source in progress(sources.items(), "sources")]
     columns = ["source", "revision", "MB", "access", "licence", "first rows"]

@@ -1,6 +1,6 @@
-"""What each stage of the chain needs, reads and is configured by, and what it writes outside its folder.
+"""What the stages of the chain need, read and are configured by, and what they write outside their folders.
 
-All of it is asked whenever a command starts, so nothing here imports torch or mteb.
+All of it is evaluated whenever a command starts, so nothing here imports torch or mteb.
 """
 
 import importlib.metadata
@@ -19,12 +19,12 @@ from pipeline.core.artefact import file_sha256, is_complete, json_sha256, read_m
 
 
 def complete_stages(config: Config, names: Iterable[str]) -> list[str]:
-    """Those of the stages that are complete in this run."""
+    """The given stages that are complete in this run."""
     return [name for name in names if is_complete(config.folder(name))]
 
 
 def benchmark_settings(config: Config) -> dict[str, Any]:
-    """The suites whose texts are looked for, and where their data come from."""
+    """The suites whose texts are removed from training or reported, and where their data come from."""
     chosen = config.data.checked_suites
     suites = {name: suite_settings(config.evaluation.suite.get(name)) for name in chosen}
     places = {"encodechka": config.evaluation.encodechka_folder, "mirror": config.mirror} if chosen else {}
@@ -32,7 +32,7 @@ def benchmark_settings(config: Config) -> dict[str, Any]:
 
 
 def suite_settings(suite: SuiteConfig | None) -> dict[str, Any] | None:
-    """What a suite's tasks depend on; the forms of vectors only where it scores these."""
+    """The settings a suite's tasks depend on; those of shortened and quantised vectors only if it scores them."""
     if suite is None:
         return None
     others = () if suite.kind == "vectors" else ("dimensions", "precisions")
@@ -40,31 +40,31 @@ def suite_settings(suite: SuiteConfig | None) -> dict[str, Any] | None:
 
 
 def benchmark_reads(config: Config) -> dict[str, str]:
-    """The bundled samples; revisions of mteb's data come with its version."""
+    """The bundled samples, and mteb's version, which fixes the revisions of its data."""
     samples = {f"sample:{file.name}": file_sha256(file) for file in sorted(FOLDER.glob("*.jsonl"))}
     return samples | mteb_version(bool(config.data.checked_suites))
 
 
 def mteb_version(is_used: bool) -> dict[str, str]:
-    """The release of mteb, whose tasks, data and scores differ from one to the next, where a stage uses it."""
+    """The release of mteb, if a stage uses it: tasks, data and scores differ between releases."""
     return {"package:mteb": importlib.metadata.version("mteb")} if is_used else {}
 
 
 def data_reads(config: Config) -> dict[str, str]:
-    """The sets' files and versions; how many evaluations could be checked, where a later try may reach more."""
+    """The sets' files and versions, and which evaluations were checked if some were not: a later try may reach more."""
     found = read_manifest(config.folder("benchmarks"))
     is_partial = found is not None and found.metrics.get("not checked")
     return data_states(config) | ({"evaluations checked": json_sha256(found.metrics)} if found and is_partial else {})
 
 
 def side_needs(config: Config, name: str) -> list[str]:
-    """Data, the model that training goes on from, and those of this run that guide or teach."""
+    """Data, the model that training starts from, and this run's models that guide or teach."""
     own, _ = config.auxiliary_models(name)
     return list(dict.fromkeys(["data", config.side(name).start, *own.values()]))
 
 
 def side_reads(config: Config, name: str) -> dict[str, str]:
-    """The contents of a guide or teacher that is none of the run's own."""
+    """The contents of a guide or teacher from outside the run."""
     _, others = config.auxiliary_models(name)
     return {key.rpartition(".")[2]: json_sha256(model_state(model, config.mirror)) for key, model in others.items()}
 
@@ -75,13 +75,13 @@ def dev_settings(config: Config) -> dict[str, int]:
 
 
 def heads_settings(config: Config) -> dict[str, Any]:
-    """What sides and merge heed of heads that are trained along; nothing where they aren't."""
+    """What sides and merge depend on when heads are trained jointly; nothing otherwise."""
     heads = config.training.heads
     return {"heads": heads.learning_rate} if heads.kind == "joint" else {}
 
 
 def evaluate_settings(config: Config) -> dict[str, Any]:
-    """Of the suites only those that are run; where mteb reads; whose stems BM25 takes."""
+    """The suites that are run, the mirror that mteb reads, and the languages whose stemmers BM25 uses."""
     chosen = {name: config.evaluation.suite[name] for name in config.evaluation.suites}
     kinds = {suite.kind for suite in chosen.values()}
     mirror = {"mirror": config.mirror} if "mteb" in kinds else {}
@@ -92,14 +92,14 @@ def evaluate_settings(config: Config) -> dict[str, Any]:
 
 
 def evaluate_needs(config: Config) -> list[str]:
-    """The chain's models as far as they are made, the final one for merge, and data for held-out sets."""
+    """The chain's complete models, with the final one for merge, and data if held-out sets are scored."""
     held_out = any(config.evaluation.suite[name].kind in ("retrieval", "vectors") for name in config.evaluation.suites)
     chosen = [final_stage(config) if name == "merge" else name for name in config.evaluation.chain]
     return ["data"] * held_out + complete_stages(config, chosen)
 
 
 def evaluate_reads(config: Config) -> dict[str, str]:
-    """The contents of the models that are no artefacts of this run, and of their heads; mteb, where it scores."""
+    """The contents of models that are not artefacts of this run, and of their heads; mteb's version if it scores."""
     by_mteb = any(config.evaluation.suite[name].kind in ("mteb", "samples") for name in config.evaluation.suites)
     return {
         model.name: " ".join(filter(None, (model.fingerprint, heads_fingerprint([model.folder]))))
@@ -114,7 +114,7 @@ def report_settings(config: Config) -> dict[str, Any]:
 
 
 def report_reads(config: Config) -> dict[str, str]:
-    """The state of what was begun and is not complete, so that a change of it makes the page anew."""
+    """The state of stages that were begun but are not complete, so that the page is rebuilt when it changes."""
     manifests = {name: read_manifest(config.folder(name)) for name in reported(config.training.heads.kind)}
     return {
         name: f"{found.status} {found.fingerprint}"
@@ -124,6 +124,6 @@ def report_reads(config: Config) -> dict[str, str]:
 
 
 def readme_of_merge(config: Config) -> list[Path]:
-    """The report writes it into the final model's folder, where it goes when that is made anew."""
+    """The card that the report writes into the final model's folder, where it disappears if that is rebuilt."""
     final = config.folder(final_stage(config))
     return [final / "model" / "README.md"] if is_complete(final) else []

@@ -16,17 +16,17 @@ from pipeline.application import CONFIGS, LAUNCHED, passed_on, quoted
 from pipeline.core.errors import Died, UserError
 from pipeline.core.machine import cores
 
-# Seconds between SIGTERM and SIGKILL for ranks that finish a step and save a checkpoint; torchrun's own 30 are too few.
-# SLURM sends SIGTERM to every process of a job, torchrun's agent among them, and ends what takes too long.
+# Seconds between SIGTERM and SIGKILL for ranks that finish a step and save a checkpoint; 30 by
+# torchrun's default is too short. SLURM sends SIGTERM to all of a job's processes and kills those that take too long.
 SHUTDOWN = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "3600"}
-RANKS_END_SECONDS = 60  # for ranks next to one that has failed, for which they may wait without end
+RANKS_END_SECONDS = 60  # until ranks must have ended after another one failed: they may wait for it indefinitely
 ERROR = b"\nerror: "
-ENDING = b" closing signal SIGTERM"  # torchrun to the ranks beside one that has crashed
+ENDING = b" closing signal SIGTERM"  # torchrun, to the other ranks after one has crashed
 
 
 def launch(stage: str, config: Config) -> None:
     """Run `python -m pipeline.run stages=[stage]` under accelerate, with this process's config."""
-    run = f"run={quoted(config.run)}"  # a sweep names runs by itself, by overrides, so their `=` and `,` need quotes
+    run = f"run={quoted(config.run)}"  # a sweep names runs by their overrides, whose `=` and `,` need quotes
     chosen = [*passed_on(), run, f"stages=[{stage}]"]
     command = [*launch_command(config), "-m", "pipeline.run", *chosen]
     paths = [str(CONFIGS.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -37,11 +37,11 @@ def launch(stage: str, config: Config) -> None:
 
 
 def run_command(command: list[str], environment: dict[str, str], name: str, log: Path) -> None:
-    """Run a command of the pipeline that writes to this log, and stop it where this process is stopped.
+    """Run a command of the pipeline that writes to this log, and stop it if this process is stopped.
 
-    Raises UserError with its own line where it ended in one; on another failure, Died.
+    Raises UserError with the command's own error line if it printed one; on any other failure, Died.
     """
-    # In a group of its own: Ctrl-C reaches this process alone, which stops the launcher and a single rank together.
+    # In its own process group: Ctrl-C reaches this process only, which then stops the launcher and a single rank.
     with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, start_new_session=True) as process:
         assert process.stderr is not None
         try:
@@ -51,7 +51,7 @@ def run_command(command: list[str], environment: dict[str, str], name: str, log:
             while os.read(process.stderr.fileno(), 65536):
                 pass  # until the last rank has ended: it may be saving a checkpoint
             raise
-        _kill(process.pid)  # who has not ended waits for the one that failed
+        _kill(process.pid)  # ranks still running are waiting for the one that failed
     if line:
         raise UserError.from_line(line)
     if process.returncode:
@@ -60,7 +60,7 @@ def run_command(command: list[str], environment: dict[str, str], name: str, log:
 
 
 def _kill(launcher: int) -> None:
-    """End a launcher and its ranks, which torchrun starts in sessions of their own."""
+    """Kill a launcher and its ranks, which torchrun starts in separate sessions."""
     with contextlib.suppress(psutil.Error):
         for one in (*psutil.Process(launcher).children(recursive=True), psutil.Process(launcher)):
             with contextlib.suppress(psutil.Error):
@@ -68,7 +68,7 @@ def _kill(launcher: int) -> None:
 
 
 def launch_command(config: Config) -> list[str]:
-    """`accelerate launch` with the configured (or, for `auto`, the fitting) file of configs/accelerate."""
+    """`accelerate launch` with the configured file of configs/accelerate; `auto` picks one by the devices."""
     name, processes = config.launch.config, config.launch.processes
     if name == "auto":
         import torch
@@ -80,37 +80,37 @@ def launch_command(config: Config) -> list[str]:
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file), "--quiet"]
     if processes:
         command += ["--num_processes", str(processes)]
-    # On one machine any free port will do: another training may run beside this one.
+    # On one machine any free port will do: another training may be running.
     command += rendezvous(config.launch.nodes) if config.launch.nodes > 1 else ["--main_process_port", "0"]
-    if "OMP_NUM_THREADS" not in os.environ:  # the launcher would count the cores of CPU ranks with a remark
+    if "OMP_NUM_THREADS" not in os.environ:  # else the launcher counts the cores of CPU ranks and prints a warning
         threads = max(cores() * config.launch.nodes // (processes or 1), 1)
         command += ["--num_cpu_threads_per_process", str(threads)]
     return command
 
 
 def rendezvous(nodes: int) -> list[str]:
-    """Where the launchers of several machines meet, from the environment; raises UserError where it does not say."""
+    """The rendezvous of several machines' launchers, from the environment; raises UserError if it is not set."""
     if "MASTER_ADDR" not in os.environ:
         raise UserError(
-            f"{nodes} machines need a place to meet",
+            f"{nodes} machines need a rendezvous",
             where="environment variable MASTER_ADDR",
-            remedy="set it to the first machine's name on each of them",
+            remedy="set it to the first machine's name on every machine",
         )
     return [
         *("--num_machines", str(nodes), "--machine_rank", os.environ.get("NODE_RANK", "0")),
         *("--main_process_ip", os.environ["MASTER_ADDR"]),
         *("--main_process_port", os.environ.get("MASTER_PORT", "29500")),
-        *("--rdzv_conf", "read_timeout=600"),  # seconds for which a machine that is early waits for the first one
+        *("--rdzv_conf", "read_timeout=600"),  # seconds that other machines wait for the first one
     ]
 
 
 def relay(stream: IO[bytes]) -> str | None:
-    """Pass a child's stderr on as it comes; returns its `error:` line, and drops what launchers print after it.
+    """Forward a child's stderr; returns its `error:` line, and drops what launchers print after it.
 
-    It ends with the stream or, once a rank has failed, after `RANKS_END_SECONDS` seconds of silence.
+    Ends with the stream or, once a rank has failed, after `RANKS_END_SECONDS` of silence.
     """
-    signal.siginterrupt(signal.SIGINT, True)  # polars lets reads go on after a Ctrl-C: until the training has ended
-    seen = b"\n"  # what may still turn out to be the start of an error line, or the line itself once found
+    signal.siginterrupt(signal.SIGINT, True)  # polars has reads resume after Ctrl-C, until training has ended
+    seen = b"\n"  # a possible start of the error line, or the line itself once found
     found = failed = False
     while not failed or select.select([stream], [], [], RANKS_END_SECONDS)[0]:
         if not (chunk := os.read(stream.fileno(), 65536)):

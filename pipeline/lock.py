@@ -1,4 +1,4 @@
-"""`make lock`: asks the Hub for the commits of all that a profile reads there, and writes them to the lock file."""
+"""`make lock`: asks the Hub for the current commits of everything that a profile reads there, and locks these."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from pipeline.core.hub import COMMIT, Revision, commit_on_hub, hub_errors, hub_m
 
 
 def lock(config: Config) -> None:
-    """Write the lock file and show what is new in it; raises UserError where the Hub does not answer."""
+    """Write the lock file and show its new lines; raises UserError if the Hub does not answer."""
     wanted = sorted({item for item in hub_revisions(config) if not COMMIT.fullmatch(item.revision)})
     before, commits = read_lock(), {}
     for item in progress(wanted, "asking the Hub"):

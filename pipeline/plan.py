@@ -1,4 +1,4 @@
-"""`make plan`: what training and evaluation would do and cost, without doing it."""
+"""`make plan`: the work and cost of training and evaluation, without running them."""
 
 from collections.abc import Callable, Iterator
 
@@ -13,14 +13,14 @@ GIB = 2**30
 
 
 def show(config: Config) -> None:
-    """Print the work and the cost of what the config's stages name."""
+    """Print the work and cost of the config's stages."""
     show_training(config)
     if "evaluate" in config.stages:
         show_scoring(config)
 
 
 def show_training(config: Config) -> None:
-    """Print the work and the cost of every training that the config's stages name."""
+    """Print the work and cost of every training stage among the config's stages."""
     sides: list[str] = [name for name in SIDES if name in config.stages]
     sides += ["heads"] * ("heads" in config.stages and config.training.heads.kind == "frozen")
     shape = shape_of_run(config)
@@ -32,15 +32,15 @@ def show_training(config: Config) -> None:
         ("rows", lambda work: work.rows),
         ("tokens", lambda work: work.tokens),
         ("padding share", lambda work: work.padded and 1 - work.tokens / work.padded),
-        ("tokens a device and step", lambda work: round(work.tokens / work.batches / devices.number)),
-        ("forward passes a step", lambda work: f"{work.passes / work.batches:.2f}"),
+        ("tokens per device and step", lambda work: round(work.tokens / work.batches / devices.number)),
+        ("forward passes per step", lambda work: f"{work.passes / work.batches:.2f}"),
         ("batches with gradient caching", lambda work: work.cached_batches),
         ("FLOPs", lambda work: f"{work.flops:.2e}"),
         (f"hours at {devices.teraflops:.3g} TFLOP/s", lambda work: f"{work.hours(devices, shape):.2g}"),
     ]
     cells = [[what, *(number(work) for work in works.values())] for what, number in rows]
     show_table(f"Work, with {devices.number} device(s): {devices.description}", ["", *works], cells)
-    title = "Sets in the batches: how often each distinct anchor is seen in the run"
+    title = "Sets in the batches, and how often the run sees each distinct anchor"
     show_table(title, ["set", "side", "batches", "share", "rows", "anchors", "times"], _seen_rows(works))
     for name, work in works.items():
         if name in SIDES:
@@ -48,21 +48,21 @@ def show_training(config: Config) -> None:
         if devices.gpu:
             warn_of_small_steps(name, work.tokens, work.batches, devices.number)
     if assumptions := list(_assumption_rows(works)):
-        title = "Assumed: pairs, mean tokens of a row's texts, cut at the side's limits"
+        title = "Assumptions: pairs, and mean tokens of a row's texts, truncated at the side's limits"
         show_table(title, ["set", "side", "pairs", "anchor", "positive", "negatives", ""], assumptions)
     _show_memory(config, works, shape, devices)
 
 
 def _show_memory(config: Config, works: dict[str, Work], shape: Shape, devices: Devices) -> None:
-    """Print what one device holds in every training."""
+    """Print the memory of one device in every training stage."""
     memory = [
         side_memory(config, name, shape, devices.budget(config.training_of(name), shape, config.token_budget).tokens,
                     devices.half, devices.gpu, work.largest)
         for name, work in works.items()
     ]  # fmt: skip
     cells = [[part, *(f"{side[part] / GIB:.2f} GiB" for side in memory)] for part in next(iter(memory), {})]
-    cells.append(["in all", *(f"{sum(side.values()) / GIB:.2f} GiB" for side in memory)])
-    left_out = ", without what heads that train along hold of a batch" * (config.training.heads.kind == "joint")
+    cells.append(["total", *(f"{sum(side.values()) / GIB:.2f} GiB" for side in memory)])
+    left_out = ", without what jointly trained heads hold of a batch" * (config.training.heads.kind == "joint")
     show_table(f"Memory of one device ({shape.parameters:,} parameters){left_out}", ["", *works], cells)
 
 
@@ -82,7 +82,7 @@ def _assumption_rows(works: dict[str, Work]) -> Iterator[list[object]]:
 
 
 def show_scoring(config: Config) -> None:
-    """Print what the models read in each suite, and the hours that reading takes on all devices."""
+    """Print what the models read in each suite, and the hours that it takes on all devices."""
     from evaluation.suites.sizes import suite_size  # with mteb, which takes seconds
 
     shape = shape_of_run(config)
@@ -93,13 +93,13 @@ def show_scoring(config: Config) -> None:
     for suite in config.evaluation.suites:
         size = suite_size(suite, config, config.base.max_length)
         if size is None:
-            rows.append([suite, None, None, None, "not known before make data"])
+            rows.append([suite, None, None, None, "unknown before make data"])
             continue
         flops = models * training_flops(shape, round(size.tokens), size.squares / size.tokens, passes=1)
         unknown = f"without {', '.join(size.unknown)}" if size.unknown else ""
         rows.append([suite, size.texts, round(size.tokens), f"{flops / rate / 3600:.2g}", unknown])
-    title = f"Scoring {models} models with {devices} device(s): texts and tokens that each of them reads"
-    show_table(title, ["suite", "texts", "tokens", f"hours in all at {device.teraflops:.3g} TFLOP/s", ""], rows)
+    title = f"Scoring {models} models on {devices} device(s): texts and tokens that each model reads"
+    show_table(title, ["suite", "texts", "tokens", f"total hours at {device.teraflops:.3g} TFLOP/s", ""], rows)
 
 
 main = hydra_application(show)

@@ -21,17 +21,17 @@ from training.vocabulary.selection import scripts_of
 
 
 def run(config: Config) -> None:
-    """Run the configured stages in order; what is done already is not made again."""
+    """Run the configured stages in order; finished stages are skipped."""
     for name in config.stages:
-        CHAIN[name].settings(config)  # what can't be is refused before anything is made
+        CHAIN[name].settings(config)  # refuses impossible settings before anything is made
     require_sets(config)
     asked = in_order(config)
     if is_launched():
-        return _run_beside_ranks(asked, config)
+        return _run_as_rank(asked, config)
     if config.launch.nodes > 1 and config.launch.config != "none" and any(CHAIN[name].on_ranks for name in asked):
-        rendezvous(config.launch.nodes)  # refused now, and not after hours of data
+        rendezvous(config.launch.nodes)  # fails now rather than after hours of data preparation
     with ExitStack() as held:
-        if not config.is_one_of_many:  # else a second command might begin a stage before the first one gets there
+        if not config.is_one_of_many:  # else a second command might start a stage before this one reaches it
             for name in asked:
                 held.enter_context(locked(config.folder(name), purpose=".command"))
         for name in asked:
@@ -39,9 +39,9 @@ def run(config: Config) -> None:
 
 
 def require_sets(config: Config) -> None:
-    """Raise UserError for a set that a wanted stage asks for by name or by side, and that data will not have.
+    """Raise UserError for a set that a requested stage needs, by name or by side, and that data will not provide.
 
-    Also for a language whose script init, which comes after data, would not know.
+    Also for a language whose script is unknown to init, which runs after data.
     """
     if "init" in config.stages:
         scripts_of(config.languages, config.init.scripts)
@@ -60,13 +60,13 @@ def require_sets(config: Config) -> None:
     sides = {source.side for source in config.data.sources.values()}
     for name, read in SIDES.items():
         if name in config.stages and sides and sides.isdisjoint(read):
-            what, remedy = f"there are no pairs to train the stage {name} on", "add sources of this side"
-            remedy += ", or train the other one alone: arm=asymmetric" if name == "symmetric" else ""
+            what, remedy = f"there are no pairs to train the stage {name} on", "add sources for this side"
+            remedy += ", or train the other side alone: arm=asymmetric" if name == "symmetric" else ""
             raise UserError(what, where="config key data.sources", remedy=remedy)
 
 
 def in_order(config: Config) -> list[str]:
-    """The stages that are asked for, each once, after those of them that it needs: init stands before data to mine."""
+    """The requested stages, each once and after the requested ones it needs: init precedes data if it mines."""
     order: dict[str, None] = {}
 
     def place(name: str) -> None:
@@ -84,9 +84,9 @@ def in_order(config: Config) -> list[str]:
 
 
 def make(name: str, config: Config, asked: Collection[str] = ()) -> None:
-    """Make a stage unless it stands, after those that are implied by it and not among the ones `asked` for.
+    """Make a stage unless it is finished, after the implied stages that it needs and that are not among those `asked`.
 
-    `force` remakes only what is asked for.
+    `force` rebuilds only the stage itself.
     """
     stage, patient = CHAIN[name], dataclasses.replace(config, force=False)
     others = [CHAIN[other] for other in stage.needs(config) if other not in asked]
@@ -112,8 +112,8 @@ def is_launched() -> bool:
     return bool({LAUNCHED, "LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"} & os.environ.keys())
 
 
-def _run_beside_ranks(asked: list[str], config: Config) -> None:
-    """Only training is shared out to processes: any other stage would be made by each of them."""
+def _run_as_rank(asked: list[str], config: Config) -> None:
+    """Run training stages on this rank; raises UserError for others, which every process would make separately."""
     for name in asked:
         if not CHAIN[name].on_ranks:
             remedy = f"make it without the launcher (make {name}), then launch stages=[symmetric]"

@@ -1,4 +1,4 @@
-"""`make settings`: every setting with type, default, bounds and meaning, as the schema's own lines say them."""
+"""`make settings`: every setting with type, default, bounds and meaning, read from the schema's source."""
 
 import dataclasses
 import inspect
@@ -18,16 +18,16 @@ from pipeline.application import CONFIGS, hydra_application
 from pipeline.core.console import console, quiet
 from pipeline.core.errors import UserError
 
-NAME, NUMBER = "<name>", "<number>"  # in a key: whatever the config calls the item, and its place in a list
+NAME, NUMBER = "<name>", "<number>"  # in a key: the name of an item, and its position in a list
 TASKS_KEY = "evaluation.tasks"
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """One setting as the schema has it."""
+    """One setting of the schema."""
 
     key: str
-    part: str  # what the settings beside it are about
+    part: str  # what the settings next to it are about
     type: str
     default: Any
     bounds: str
@@ -37,7 +37,7 @@ class Setting:
 def settings_of(part: Any, prefix: str = "") -> Iterator[Setting]:
     """The settings of a dataclass of the config, then those of the dataclasses below it."""
     about, below = str(inspect.getdoc(part)), []
-    meanings = {name: said for kind in reversed(part.__mro__[:-1]) for name, said in comments(kind).items()}
+    meanings = {name: text for kind in reversed(part.__mro__[:-1]) for name, text in comments(kind).items()}
     for field in dataclasses.fields(part):
         key, kinds = prefix + field.name, (field.type, *get_args(field.type))
         inner = next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
@@ -54,19 +54,19 @@ def settings_of(part: Any, prefix: str = "") -> Iterator[Setting]:
 
 
 def comments(part: Any) -> dict[str, str]:
-    """What the comment above a field and the one at its end say of it, by field."""
-    found, said = dict[str, str](), list[str]()
+    """The comment above a field joined with the one at its end, by field."""
+    found, lines = dict[str, str](), list[str]()
     for line in inspect.getsource(part).splitlines():
         code, _, comment = line.partition("# ")
-        said += [comment] if comment else []
+        lines += [comment] if comment else []
         if field := re.match(r"    (\w+): ", code):
-            found[field[1]] = " ".join(said)
-        said = [] if code.strip() else said
+            found[field[1]] = " ".join(lines)
+        lines = [] if code.strip() else lines
     return found
 
 
 def type_in_words(kind: Any) -> str:
-    """A type for people, as `list of str` or `int or null`."""
+    """A type in words, such as `list of str` or `int or null`."""
     inner = [type_in_words(item) for item in get_args(kind)]
     if isinstance(kind, UnionType):
         return " or ".join(inner)
@@ -78,7 +78,7 @@ def type_in_words(kind: Any) -> str:
 
 
 def named(key: str, words: str) -> str | None:
-    """The key, with the names that `words` gives for its items, where it begins with them."""
+    """The key with its items' names taken from `words`, if it then begins with them; else None."""
     given = words.split(".")
     parts = key.split(".")
     filled = [word if part in (NAME, NUMBER) else part for part, word in zip(parts, given, strict=False)]
@@ -87,25 +87,25 @@ def named(key: str, words: str) -> str | None:
 
 
 def value_at(values: Any, key: str) -> Any:
-    """What the composed config's `values` have at a key; MISSING where they have none, as for a place of any name."""
+    """The composed config's value at a key; MISSING if there is none, as for a key with a placeholder."""
     for part in key.split("."):
         values = values.get(part, MISSING) if isinstance(values, dict) else MISSING
     return values
 
 
 def in_yaml(value: Any) -> str:
-    """A value as a config has it."""
+    """A value as it is written in YAML."""
     if isinstance(value, list):
         return f"[{', '.join(map(in_yaml, value))}]"
     if isinstance(value, dict):
         return f"{{{', '.join(f'{key}: {in_yaml(item)}' for key, item in value.items())}}}"
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
-    return "to be given" if value == MISSING else str(value) or '""'
+    return "required" if value == MISSING else str(value) or '""'
 
 
 def lines_of(each: Setting, values: dict[str, Any]) -> Iterator[str]:
-    """What is told of one setting: what it may be, what it is without a config and in this one, and what it means."""
+    """The lines about one setting: type, bounds, default, value in this config, and meaning."""
     value = value_at(values, each.key)
     here = "" if value in (MISSING, each.default) else f", in profile {values['profile']} {in_yaml(value)}"
     bounds = f", {each.bounds}" if each.bounds else ""
@@ -114,8 +114,8 @@ def lines_of(each: Setting, values: dict[str, Any]) -> Iterator[str]:
 
 
 def task_lines(config: Config) -> Iterator[str]:
-    """The tasks of every suite that can be asked for."""
-    from evaluation.evaluate import task_names  # with mteb, which takes seconds
+    """The tasks of every available suite."""
+    from evaluation.evaluate import task_names  # imports mteb, which takes seconds
 
     with quiet():
         for suite, names in task_names(config).items():
@@ -123,24 +123,24 @@ def task_lines(config: Config) -> Iterator[str]:
 
 
 def show(words: str, config: Config) -> None:
-    """Print the settings whose keys begin with the words, else those that contain them; raises UserError for none."""
+    """Print the settings whose keys begin with the words, or else contain them; raises UserError if none does."""
     settings = list(settings_of(Config))
     begin = [dataclasses.replace(each, key=key) for each in settings if (key := named(each.key, words)) is not None]
     found = begin or [each for each in settings if words in each.key]
     if not found:
         raise UserError("no such setting", where=f"KEY={words}", remedy="make settings lists all of them")
-    lines, told, values = [], dict[str, str](), dataclasses.asdict(config)
+    lines, shown, values = [], dict[str, str](), dataclasses.asdict(config)
     for (about, prefix), some in itertools.groupby(found, lambda each: (each.part, each.key.rpartition(".")[0])):
-        if words or told.setdefault(about, prefix) == prefix:
+        if words or shown.setdefault(about, prefix) == prefix:
             lines += [f"\n{about}", *(line for each in some for line in lines_of(each, values))]
         else:
-            lines.append(f"\n  {prefix}.*: as {told[about]}.*")
+            lines.append(f"\n  {prefix}.*: same as {shown[about]}.*")
     if not words:
-        lines.append("\nGroups: data=capped takes configs/data/capped.yaml.")
+        lines.append("\nGroups: data=capped selects configs/data/capped.yaml.")
         for folder in sorted({path.parent for path in CONFIGS.glob("**/*.yaml")} - {CONFIGS}):
             files = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
             lines.append(f"  {folder.relative_to(CONFIGS)}: {files}")
-        lines += [f"\nThe names of tasks: make settings KEY={TASKS_KEY}"]
+        lines += [f"\nNames of tasks: make settings KEY={TASKS_KEY}"]
     elif any(each.key == TASKS_KEY for each in found):
         lines += ["\nTasks by suite", *task_lines(config)]
     console.print("\n".join(lines), markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""A stage: settings and inputs give a fingerprint; its folder is made once, whole, and skipped when it is there."""
+"""A stage: settings and inputs determine a fingerprint; its folder is made once, atomically, and reused after that."""
 
 import dataclasses
 import pkgutil
@@ -22,21 +22,21 @@ Builder = Callable[[Config, StageFolder], dict[str, Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """What a stage is made from, what changes it, and who builds it; `pipeline/chain.py` holds them all."""
+    """A stage's inputs, settings and builder; `pipeline/chain.py` defines all of them."""
 
     name: str
-    version: int  # raised by a developer when results change
-    build: str | Builder  # writes the outputs, returns metrics; module:function is imported when the stage is made
+    version: int  # raise it when results change
+    build: str | Builder  # writes the outputs, returns metrics; module:function is imported when needed
     settings: Callable[[Config], Any]  # the part of the config that changes the result
-    needs: Callable[[Config], Sequence[str]] = lambda config: ()  # the stages whose artefacts it reads
-    reads: Callable[[Config], Mapping[str, str]] = lambda config: {}  # fingerprints of what else it reads
-    implied: bool = False  # made first for whoever needs it, also where nobody asked for it
-    in_place: bool = False  # made of units that survive a changed config
-    assist: str | None = None  # works on its units beside the machine that builds it, where several are launched
+    needs: Callable[[Config], Sequence[str]] = lambda config: ()  # stages whose artefacts it reads
+    reads: Callable[[Config], Mapping[str, str]] = lambda config: {}  # fingerprints of its other inputs
+    implied: bool = False  # made for stages that need it, even if not requested
+    in_place: bool = False  # consists of units that survive a changed config
+    assist: str | None = None  # builds some of its units on further machines, if several are launched
     on_ranks: bool = False  # built by all processes of `accelerate launch` together
-    prepare: str | None = None  # what one process does for all of them, before they start
-    verified: int | None = None  # inputs' files of up to so many bytes are compared by sha256 before; None: all
-    extra_outputs: Callable[[Config], list[Path]] = lambda config: []  # files that it writes outside its folder
+    prepare: str | None = None  # run once by the launching process before the ranks start
+    verified: int | None = None  # input files up to this many bytes are verified by sha256 first; None: all
+    extra_outputs: Callable[[Config], list[Path]] = lambda config: []  # files it writes outside its folder
 
 
 def imported(name: str | Builder) -> Builder:
@@ -45,7 +45,7 @@ def imported(name: str | Builder) -> Builder:
 
 
 def folder_and_manifest(stage: Stage, config: Config) -> tuple[StageFolder, Manifest]:
-    """The stage's folder and the manifest it starts with; raises UserError where an input is not complete."""
+    """The stage's folder and its initial manifest; raises UserError if an input is not complete."""
     inputs = {name: config.folder(name) for name in stage.needs(config)}
     needed = {name: _input_fingerprint(stage, name, folder) for name, folder in inputs.items()}
     settings = artefact.result_settings({"settings": stage.settings(config), "seed": config.seed})
@@ -67,18 +67,18 @@ def read_finished(path: Path, fingerprint: str) -> Manifest | None:
 
 
 def run_stage(stage: Stage, config: Config) -> Manifest:
-    """Make the stage's artefact unless it is there; raises UserError for what the user can mend."""
+    """Make the stage's artefact unless it exists; raises UserError for problems the user can fix."""
     folder, manifest = folder_and_manifest(stage, config)
     if not is_main_process():
         return _follow(stage, config, folder)
     if stage.assist and config.is_one_of_many:
         _assist(stage.assist, config, folder)
-    shared = config.is_one_of_many or stage.name == "base"  # which all runs share
+    shared = config.is_one_of_many or stage.name == "base"  # the base is shared by all runs
     with disk_errors_explained(folder.path), locked(folder.path, wait=shared):
         if done := _reuse_or_restore(stage, config, folder):
             return done
         _verify(stage, folder)
-        why = _why_anew(folder.path, manifest)
+        why = _why_rebuilt(folder.path, manifest)
         resuming = _begin(stage, folder.path, manifest)
         if config.force:
             folder.forget_units()
@@ -100,7 +100,7 @@ def is_up_to_date(stage: Stage, config: Config) -> bool:
 
 
 def prepare_ranks(stage: Stage, config: Config) -> None:
-    """What ranks will read, made before they start: without a limit of time, and with all cores."""
+    """Prepare what ranks will read, before they start: without a time limit, and on all cores."""
     folder, _ = folder_and_manifest(stage, config)
     _verify(stage, folder)
     if stage.prepare:
@@ -120,34 +120,34 @@ def _reuse_or_restore(stage: Stage, config: Config, folder: StageFolder) -> Mani
     if not done and config.borrow:
         done = _borrowed(path, folder.fingerprint)
     if done:
-        artefact.remove(_previous(path))  # left by a kill between the new artefact's end and this
+        artefact.remove(_previous(path))  # still there if the process was killed just after completing the new artefact
         log.info("%s: up to date (%s)", stage.name, folder.fingerprint[:12])
     return done
 
 
-def _why_anew(path: Path, new: Manifest) -> str:
-    """Why a complete artefact does not stand for what is asked, in words; empty where there is none."""
+def _why_rebuilt(path: Path, new: Manifest) -> str:
+    """Why an existing complete artefact can't be used, in words; empty if there is none."""
     old = read_manifest(path)
     if old is None or old.status != "complete":
         return ""
     if old.fingerprint == new.fingerprint:
-        return "" if artefact.is_whole(path, old.outputs) else " anew: a file of it was changed, cut off or lost"
+        return "" if artefact.is_whole(path, old.outputs) else " again: one of its files was changed, truncated or lost"
     if old.version is None:
-        return " anew: an earlier version of the pipeline made it"
+        return " again: it was made by an earlier version of the pipeline"
     if old.version != new.version:
-        return f" anew: version {old.version} of this stage made it, which is {new.version} now"
+        return f" again: it was made by version {old.version} of this stage, now {new.version}"
     changed = [name for name in old.inputs.keys() & new.inputs.keys() if old.inputs[name] != new.inputs[name]]
     inputs = {
         "changed": changed,
-        "is read now": new.inputs.keys() - old.inputs,
-        "is not read now": old.inputs.keys() - new.inputs,
+        "is a new input": new.inputs.keys() - old.inputs,
+        "is no longer an input": old.inputs.keys() - new.inputs,
     }
-    said = [f"{', '.join(sorted(names)[:3])} {what}" for what, names in inputs.items() if names]
-    return f" anew: {' and '.join(said) or 'its settings changed'}"
+    reasons = [f"{', '.join(sorted(names)[:3])} {what}" for what, names in inputs.items() if names]
+    return f" again: {' and '.join(reasons) or 'its settings changed'}"
 
 
 def _borrowed(path: Path, fingerprint: str) -> Manifest | None:
-    """The same artefact of another run, linked into this one: files are only ever replaced, never changed in place."""
+    """The same artefact from another run, hard-linked: files are only ever replaced, never changed in place."""
     for other in sorted(path.parent.parent.glob(f"*/{path.name}")):
         if (done := read_finished(other, fingerprint)) and read_manifest(other) == done:
             with artefact.replacing(path) as temporary:
@@ -160,7 +160,7 @@ def _input_fingerprint(stage: Stage, name: str, folder: Path) -> str:
     manifest = read_manifest(folder)
     if manifest and manifest.status == "complete":
         return manifest.fingerprint
-    state = manifest.status if manifest else "not there"
+    state = manifest.status if manifest else "missing"
     raise UserError(
         f"{stage.name} needs the artefact {name}, which is {state}",
         where=str(folder),
@@ -169,41 +169,41 @@ def _input_fingerprint(stage: Stage, name: str, folder: Path) -> str:
 
 
 def _verify(stage: Stage, folder: StageFolder) -> None:
-    """Raise UserError where an input is not what its stage left: nothing is built on a damaged or edited file."""
+    """Raise UserError if an input differs from what its stage wrote: nothing is built on damaged or edited files."""
     for name, source in folder.inputs.items():
         manifest = read_manifest(source)
         changed = artefact.changed_file(source, manifest.outputs, stage.verified) if manifest else None
         if changed:
-            what = f"{stage.name} needs {name}, of which a file was changed, cut off or lost since it was made"
+            what = f"{stage.name} needs {name}, but one of its files was changed, truncated or lost since it was made"
             remedy = f"remove {source} and make it again: make reproduce"
             raise UserError(what, where=str(source / changed), remedy=remedy)
 
 
 def _previous(path: Path) -> Path:
-    """Where a complete artefact waits while its successor is being made."""
+    """Where a complete artefact is kept while its successor is being made."""
     return path.with_name(path.name + ".previous")
 
 
 def _assist(function: str, config: Config, folder: StageFolder) -> None:
-    """While another process builds the stage, work on units of it; what fails here is left to that process."""
+    """Build units of the stage while another process builds it; units that fail here are left to that process."""
     while True:
         try:
             with locked(folder.path):
-                return  # nobody builds it
+                return  # no process is building it
         except UserError:
             manifest = read_manifest(folder.path)
         if manifest and (manifest.status, manifest.fingerprint) == ("running", folder.fingerprint):
             break
-        time.sleep(1)  # it has only just begun, or still makes an earlier state
-    log.info("%s: beside the machine that makes %s", folder.name, folder.path)
+        time.sleep(1)  # it has only just started, or is still making an earlier version
+    log.info("%s: helping the machine that makes %s", folder.name, folder.path)
     try:
         imported(function)(config, folder)
     except (UserError, OSError) as error:
-        log.warning("%s: no more help from this machine: %s", folder.name, error)
+        log.warning("%s: this machine stops helping: %s", folder.name, error)
 
 
 def _begin(stage: Stage, path: Path, manifest: Manifest) -> bool:
-    """Make the folder ready; returns whether an unfinished attempt of the same fingerprint is taken up."""
+    """Prepare the folder; returns whether an unfinished attempt with the same fingerprint is resumed."""
     old = read_manifest(path)
     resuming = bool(old and old.status != "complete" and old.fingerprint == manifest.fingerprint)
     if not stage.in_place and not resuming and path.exists():
@@ -213,7 +213,7 @@ def _begin(stage: Stage, path: Path, manifest: Manifest) -> bool:
         else:
             artefact.remove(path)
     path.mkdir(parents=True, exist_ok=True)
-    borrowed = [path.with_name(path.name + artefact.PARTIAL), artefact.retired(path)]  # by a process that was killed
+    borrowed = [path.with_name(path.name + artefact.PARTIAL), artefact.retired(path)]  # left by a killed process
     for leftover in [*borrowed, *path.rglob(f"*{artefact.PARTIAL}")]:
         artefact.remove(leftover)
     manifest.write(path)
@@ -223,7 +223,7 @@ def _begin(stage: Stage, path: Path, manifest: Manifest) -> bool:
 def _build(stage: Stage, config: Config, folder: StageFolder, manifest: Manifest) -> None:
     path, started = folder.path, time.monotonic()
     machine.reset_peak_memory()
-    machine.commit()  # of the code at the start
+    machine.commit()  # records the commit of the code as it was imported
     try:
         try:
             manifest.metrics = imported(stage.build)(config, folder)
@@ -244,16 +244,16 @@ def _build(stage: Stage, config: Config, folder: StageFolder, manifest: Manifest
 
 
 def _require_same_inputs(folder: StageFolder, manifest: Manifest) -> None:
-    """Raise UserError where another process began to make an input anew while this stage read it."""
+    """Raise UserError if another process started to rebuild an input while this stage read it."""
     for name, source in folder.inputs.items():
         now = read_manifest(source)
         if now is None or (now.status, now.fingerprint) != ("complete", manifest.inputs[name]):
-            what = f"{name} was made anew while {manifest.stage} read it, and is {now.status if now else 'gone'} now"
+            what = f"{name} was rebuilt while {manifest.stage} read it, and is {now.status if now else 'gone'} now"
             raise UserError(what, where=str(source), remedy="wait until it is complete, then run again")
 
 
 def _follow(stage: Stage, config: Config, folder: StageFolder) -> Manifest:
-    """On ranks other than 0: build beside rank 0, which alone owns lock and manifest."""
+    """On ranks other than 0: build along with rank 0, which alone owns lock and manifest."""
     done = read_finished(folder.path, folder.fingerprint)
     if done and not config.force:
         return done
@@ -264,7 +264,7 @@ def _follow(stage: Stage, config: Config, folder: StageFolder) -> Manifest:
 
 
 def _share(resuming: bool, timeout: float) -> bool:
-    """Rank 0's answer on every rank, once rank 0 has made the folder ready."""
+    """Rank 0's answer on every rank, once rank 0 has prepared the folder."""
     if machine.ranks() == 1:
         return resuming
     from accelerate.utils import broadcast_object_list
@@ -277,7 +277,7 @@ def _share(resuming: bool, timeout: float) -> bool:
 def locked(path: Path, purpose: str = "", wait: bool = False) -> Iterator[None]:
     """Hold the artefact's lock for a purpose (none: to write it); the system releases it when this process ends.
 
-    Where another process holds it: wait for it, or raise UserError.
+    If another process holds it: wait for it, or raise UserError.
     """
     lock = path.parent / ".locks" / f"{path.name}{purpose}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)

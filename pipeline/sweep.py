@@ -1,7 +1,7 @@
-"""What a sweep leaves: one result a job, one table, and the best job as overrides.
+"""A sweep's results: one file per job, one table, and the overrides of the best job.
 
-Jobs may run in this process, one after the other, or at once in processes of a cluster (hydra/launcher=submitit_slurm):
-what they tell each other stands in files.
+Jobs may run one after another in this process or in parallel on a cluster (hydra/launcher=submitit_slurm), so they
+exchange results through files.
 """
 
 import csv
@@ -27,9 +27,9 @@ RESULT = "result.json"
 
 
 class SweepTable(Callback):
-    """Hydra callback: each job leaves its result; after the last one, the table of all, also of those that failed."""
+    """Hydra callback: each job writes its result; after the last one, the table of all jobs, failed ones included."""
 
-    lock: ClassVar[FileLock]  # of the sweep's folder, until this process ends; the class's: jobs get copies of self
+    lock: ClassVar[FileLock]  # of the sweep's folder, until this process ends; on the class, as jobs get copies of self
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
@@ -40,20 +40,20 @@ class SweepTable(Callback):
         except Timeout:
             error = UserError("another sweep of this name is running", where=str(folder), remedy="wait for it")
             print(error.line, file=sys.stderr, flush=True)
-            sys.exit(2)  # Hydra makes a warning of any other exception
+            sys.exit(2)  # Hydra turns any other exception into a warning
         for path in folder.glob(f"*/{RESULT}"):
-            path.unlink()  # of an earlier sweep of this name, which may have had other jobs
+            path.unlink()  # from an earlier sweep of this name, perhaps with other jobs
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Leave the job's overrides, and its objective out of the manifest of a stage."""
+        """Write the job's overrides, its objective from a stage's manifest, and its error."""
         if config.hydra.mode != RunMode.MULTIRUN or job_return.status != JobStatus.COMPLETED:
             return
         stage, _, metric = config.objective.partition(".")
         error = job_return.return_value
         manifest = None if error else read_manifest(Path(config.runs) / config.run / stage)
         score = manifest.metrics.get(metric) if manifest else None
-        told = {"overrides": redacted(list(config.hydra.overrides.task)), "score": score, "error": error}
-        result = {"job": config.hydra.job.num, "run": config.run, **told}
+        outcome = {"overrides": redacted(list(config.hydra.overrides.task)), "score": score, "error": error}
+        result = {"job": config.hydra.job.num, "run": config.run, **outcome}
         write_json(Path(config.hydra.runtime.output_dir) / RESULT, result)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -82,7 +82,7 @@ class SweepTable(Callback):
 
 @contextmanager
 def sweep_lock(stage: Stage, config: Config) -> Iterator[None]:
-    """One at a time for jobs of sweeps that need the same artefact: the first makes it, the others borrow it then."""
+    """A lock for sweep jobs that need the same artefact: the first job makes it, the others then borrow it."""
     if not config.borrow:
         yield
         return

@@ -1,8 +1,8 @@
-"""Tracking: each stage that is made is a run of Weights & Biases or of trackio, in one group a chain.
+"""Tracking: each stage that is made becomes a run in Weights & Biases or trackio, grouped by chain.
 
 The two libraries share an interface. A run holds the stage's resolved config, the lines of its metrics.jsonl, its
-closing metrics, and an artefact `<stage>-<fingerprint>` with its manifest; metadata and config name the inputs in the
-same way, so that a chain can be followed by fingerprints, offline too. Outputs themselves stay where they are.
+final metrics, and an artefact `<stage>-<fingerprint>` with its manifest; metadata and config name the inputs in the
+same way, so a chain can be traced by fingerprints, offline too. The outputs themselves are not uploaded.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ Track = Callable[[dict[str, Any]], None]  # takes one line of metrics.jsonl
 
 @contextmanager
 def tracked(config: Config, folder: StageFolder, manifest: Manifest) -> Iterator[Track]:
-    """Track the stage that the block makes; raises UserError where the tracker is not installed or can't start."""
+    """Track the stage that the block makes; raises UserError if the tracker is not installed or can't start."""
     kind = config.tracking.kind
     if kind == "none":
         yield lambda line: None
@@ -35,7 +35,7 @@ def tracked(config: Config, folder: StageFolder, manifest: Manifest) -> Iterator
     done = False
     try:
         yield lambda line: run.log(_numbers(line), step=line["step"])
-        if metrics := _numbers(manifest.metrics):  # of the stage as a whole: no more points on its curves
+        if metrics := _numbers(manifest.metrics):  # of the stage as a whole, not points on its curves
             run.summary.update(metrics) if kind == "wandb" else run.log(metrics)
         artefact = library.Artifact(
             link(manifest.stage, manifest.fingerprint), manifest.stage, metadata=_links(manifest)
@@ -48,7 +48,7 @@ def tracked(config: Config, folder: StageFolder, manifest: Manifest) -> Iterator
 
 
 def link(name: str, fingerprint: str) -> str:
-    """What the artefact of a stage is called in the tracker."""
+    """The name of a stage's artefact in the tracker."""
     return f"{name}-{fingerprint[:16]}"
 
 
@@ -64,15 +64,15 @@ def _started(library: Any, config: Config, folder: StageFolder, manifest: Manife
     if config.tracking.kind == "wandb":
         arguments |= {
             "job_type": manifest.stage,
-            "dir": config.run_folder,  # also of the base, which the runs share
-            # A stage that goes on after a kill goes on in its run.
+            "dir": config.run_folder,  # also for the base, which the runs share
+            # A stage resumed after a kill continues its run.
             "id": hashlib.sha256(f"{name} {manifest.fingerprint}".encode()).hexdigest()[:16],
             "resume": "allow" if folder.resuming else None,
             "settings": library.Settings(silent=True, console="off", disable_git=True, save_code=False),
         }
     try:
         run = library.init(**arguments)
-    except Exception as error:  # an account, a network or a disk that is not there: whatever the service says
+    except Exception as error:  # no account, network or disk space: whatever the service raises
         what = f"{config.tracking.kind} can't start: {first_line(error)}"
         remedy = "log in, work offline (WANDB_MODE=offline), or leave it out (tracking=none)"
         raise UserError(what, where="config key tracking.kind", remedy=remedy) from error

@@ -1,7 +1,7 @@
-"""`make check TRIAL=1`: some real training steps at the profile's shape on the devices at hand, before a long run.
+"""`make check TRIAL=1`: a few real training steps at the profile's shape on the available devices, before a long run.
 
-A random base of the base's shape is trained on random words, texts as long as the sources say theirs are: nothing is
-fetched, and no artefact is needed or touched. All else is as in the run: ranks, precision, attention, batches.
+A random model of the base's shape is trained on random words, in texts as long as the sources state: nothing is
+downloaded, and no artefact is needed or changed. Ranks, precision, attention and batches are those of the run.
 """
 
 import json
@@ -26,16 +26,16 @@ from training.bases.synthetic import write_base, write_rows
 from training.cost_model import Shape, measured_teraflops, shape_of_run, trained_parameters, training_flops
 from training.workload import SetEstimate, assumed_rows, estimates
 
-STEPS, LOGGED = 20, 5  # of these, the first so many are warm-up
+STEPS, LOGGED = 20, 5  # steps, and steps per line of the log, the first of which is warm-up
 
 
 def trial(config: Config) -> None:
-    """Run the steps of every side that the config's stages name, and print what they say of the whole run."""
+    """Run the steps of every side among the config's stages, and print what they predict for the whole run."""
     sides = [name for name in SIDES if name in config.stages]
     if not sides:
-        raise UserError("no side is to be trained", where="config key stages", remedy="put symmetric into it")
+        raise UserError("no side is to be trained", where="config key stages", remedy="add symmetric")
     if config.launch.nodes > 1:
-        raise UserError("a trial is one machine's", where="config key launch.nodes", remedy="leave NODES out")
+        raise UserError("a trial runs on one machine", where="config key launch.nodes", remedy="leave NODES out")
     shape = shape_of_run(config)
     sets = {name: estimates(config, name) for name in sides}
     Path(config.runs).mkdir(parents=True, exist_ok=True)
@@ -54,17 +54,17 @@ def trial(config: Config) -> None:
         peak = measured_teraflops(autocast_dtype(config.precision) or torch.float32)
         found = [_found(config, name, sets[name], shape, place / name, peak) for name in sides]
     devices = f"{_gpus(config)} x {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "the CPU"
-    title = f"{STEPS} steps on {devices}; the matrix product of one reaches {peak:.3g} TFLOP/s"
+    title = f"{STEPS} steps on {devices}; matrix products on one reach {peak:.3g} TFLOP/s"
     show_table(title, ["", *sides], [[what, *(column[what] for column in found)] for what in found[0]])
 
 
 def _gpus(config: Config) -> int:
-    """How many GPUs the ranks have; 1 for a CPU, which they share."""
+    """The number of GPUs for the ranks; 1 for a CPU, which they share."""
     return (config.launch.processes or torch.cuda.device_count()) if torch.cuda.is_available() else 1
 
 
 def _prepared(config: Config, name: str, sets: list[SetEstimate], shape: Shape, data: Path) -> list[str]:
-    """Write rows for the steps, in the shares that the sets' rows have in the run; returns the side's overrides."""
+    """Write rows for the steps, in the proportions of the sets in the run; returns the side's overrides."""
     side = config.side(name)
     _, rows = assumed_rows(sets, side)
     chosen = np.random.default_rng(0).choice(len(sets), STEPS * side.batch_size, p=np.array(rows) / sum(rows))
@@ -74,14 +74,14 @@ def _prepared(config: Config, name: str, sets: list[SetEstimate], shape: Shape, 
     write_rows(data / of / f"{name}.parquet", texts, longest, shape, labels=of == "symmetric" and side.angle_weight > 0)
     values = {"start": "init", "max_steps": STEPS, "logging_steps": LOGGED, "checkpoint_steps": 10 * STEPS}
     values |= {"dev_steps": "null", "average": "null", "anchor_length": longest, "positive_length": longest}
-    values |= dict.fromkeys(side.auxiliary_models, "init")  # whatever guides or teaches, a step reads its vectors
+    values |= dict.fromkeys(side.auxiliary_models, "init")  # a step reads the vectors of any guide or teacher
     values["negatives"] = max(len(item.texts["negatives"]) for item in sets)
-    own = [f"~training.{name}.sets.{key}" for key in side.sets]  # these sets are not there
+    own = [f"~training.{name}.sets.{key}" for key in side.sets]  # these sets don't exist here
     return [*own, *(f"training.{name}.{key}={value}" for key, value in values.items())]
 
 
 def _found(config: Config, name: str, sets: list[SetEstimate], shape: Shape, made: Path, peak: float) -> dict[str, Any]:
-    """What the steps say of the whole run."""
+    """What the steps predict for the whole run."""
     side, manifest = config.side(name), read_manifest(made)
     assert manifest is not None
     lines = [json.loads(line) for line in (made / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -93,7 +93,7 @@ def _found(config: Config, name: str, sets: list[SetEstimate], shape: Shape, mad
     teraflops = training_flops(shape, 1, squares / tokens, 3, adapter) * rate / 1e12
     memory = manifest.peak_gpu_bytes or manifest.peak_rss_bytes
     return {
-        "tokens a second": round(rate),
+        "tokens per second": round(rate),
         "share of the peak": teraflops / peak / _gpus(config),
         "peak memory of a device": f"{memory / 2**30:.1f} GiB",
         "steps of the run": steps,

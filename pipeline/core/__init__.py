@@ -1,5 +1,6 @@
-"""The ground that every stage stands on: open `artefact.py` first. It imports no stage.
+"""What every stage builds on: open `artefact.py` first. It imports no stage.
 
-Whoever decides what to make imports it, so the Hub's client and the like are imported where they are used. Only who
-makes something imports `models.py`, `embedding.py`, `heads.py`, `packed.py` and `precision.py`, which need torch.
+Code that only decides what to make imports it too, so heavy packages such as the Hub's client are imported where they
+are used. `models.py`, `embedding.py`, `heads.py`, `packed.py` and `precision.py` need torch: only code that makes
+something imports these.
 """

@@ -1,4 +1,4 @@
-"""Artefact folders: manifest, fingerprint, writing that appears whole or not at all, and a stage's units."""
+"""Artefact folders: manifests, fingerprints, atomic writes, and a stage's units."""
 
 import dataclasses
 import hashlib
@@ -21,7 +21,7 @@ PARTIAL = ".partial"
 
 @dataclasses.dataclass
 class Manifest:
-    """What `manifest.json` says about an artefact folder."""
+    """The content of an artefact folder's `manifest.json`."""
 
     stage: str
     status: str  # running, complete or failed
@@ -33,40 +33,40 @@ class Manifest:
     environment: dict[str, Any] = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
     peak_rss_bytes: int = 0
-    peak_gpu_bytes: int | None = None  # of the fullest GPU of rank 0; None: on CPU
+    peak_gpu_bytes: int | None = None  # of rank 0's fullest GPU; None: on CPU
     error: str | None = None
-    version: int | None = None  # of the stage; None: made before it was written down
+    version: int | None = None  # of the stage; None: made before versions were recorded
 
     def write(self, folder: Path) -> None:
         content = dataclasses.asdict(self)
-        spoken = {name: redacted(content[name]) for name in ("config", "metrics", "error")}
-        write_json(folder / MANIFEST, content | spoken)
+        shown = {name: redacted(content[name]) for name in ("config", "metrics", "error")}
+        write_json(folder / MANIFEST, content | shown)
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of `folder`, or None where there is none that can be read. Nobody changes what this gives."""
+    """The manifest of `folder`, or None if there is none that can be read. It is shared: don't change it."""
     path = folder / MANIFEST
     try:
         stat = path.stat()
         return _manifest(path, stat.st_ino, stat.st_mtime_ns, stat.st_size)
-    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):  # ValueError: neither UTF-8 nor JSON
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):  # ValueError: not UTF-8 or not JSON
         return None
 
 
 @lru_cache(maxsize=64)
 def _manifest(path: Path, *state: int) -> Manifest:
-    """Parsed once for each state of the file, which is only ever replaced: a command asks for the same ones often."""
+    """Parsed once per state of the file, which is only ever replaced: a command reads the same manifests often."""
     return Manifest(**read_json(path))
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether the folder's manifest says that its artefact was made to the end."""
+    """Whether the folder's manifest says that its artefact is complete."""
     manifest = read_manifest(folder)
     return manifest is not None and manifest.status == "complete"
 
 
 def is_whole(folder: Path, outputs: dict[str, dict[str, Any]]) -> bool:
-    """Whether every recorded output stands at its recorded size (contents are not read again)."""
+    """Whether every recorded output exists at its recorded size (contents are not read again)."""
     try:
         return all((folder / path).stat().st_size == entry["bytes"] for path, entry in outputs.items())
     except OSError:
@@ -74,9 +74,9 @@ def is_whole(folder: Path, outputs: dict[str, dict[str, Any]]) -> bool:
 
 
 def changed_file(folder: Path, outputs: dict[str, dict[str, Any]], max_bytes: int | None = None) -> str | None:
-    """The first recorded output that is gone or holds other bytes than when it was recorded, or None.
+    """The first recorded output that is missing or differs from its recorded sha256, or None.
 
-    Files of more than `max_bytes` are compared by their size alone.
+    Files of more than `max_bytes` are compared by size only.
     """
     for path, entry in outputs.items():
         if not is_whole(folder, {path: entry}):
@@ -87,12 +87,12 @@ def changed_file(folder: Path, outputs: dict[str, dict[str, Any]], max_bytes: in
 
 
 def json_sha256(content: Any) -> str:
-    """A sha256 of JSON-able content."""
+    """The sha256 of JSON-serialisable content."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def result_settings(value: Any) -> Any:
-    """Plain values of a config, without the fields marked `metadata={"result": False}` or at their value `unless`."""
+    """Plain values of a config, without fields marked `metadata={"result": False}` or equal to their `unless`."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         kept = [
             field
@@ -108,7 +108,7 @@ def result_settings(value: Any) -> Any:
 
 
 def read_once(digest: Callable[[Path], str]) -> Callable[[Path], str]:
-    """`digest`, which reads a file again only if its inode, size or modification time has changed in this process."""
+    """`digest`, but within this process a file is read again only if its inode, size or modification time changed."""
     known = cache(lambda path, *state: digest(path))
 
     @wraps(digest)
@@ -120,19 +120,19 @@ def read_once(digest: Callable[[Path], str]) -> Callable[[Path], str]:
 
 
 def read_sha256(path: Path) -> str:
-    """The sha256 of the bytes that the disk has now."""
+    """The sha256 of a file's present bytes, for verification."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @read_once
 def file_sha256(path: Path) -> str:
-    """The sha256 of a file, for fingerprints: a command asks for that of the same gigabytes several times."""
+    """The sha256 of a file, for fingerprints: a command needs that of the same gigabytes several times."""
     return read_sha256(path)
 
 
 def describe_outputs(folder: Path) -> dict[str, dict[str, Any]]:
-    """Bytes and sha256 of the files below `folder` but its manifest, by relative path."""
+    """Size and sha256 of the files below `folder` except its manifest, by relative path."""
     return {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": read_sha256(path)}
         for path in files_under(folder)
@@ -151,7 +151,7 @@ def folder_state(folder: Path) -> list[list[str]]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or folder if it is there."""
+    """Remove a file or folder if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -160,9 +160,10 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """A temporary path for a file or folder that takes `target`'s place when the block ends without an error.
+    """A temporary path for a file or folder that replaces `target` when the block ends without an error.
 
-    Its name is fixed, so that the next attempt clears what a kill left: processes that share a target hold a lock.
+    Its name is fixed, so that the next attempt removes what a killed one left; processes that share a target need a
+    lock.
     """
     temporary = target.with_name(target.name + PARTIAL)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -171,7 +172,7 @@ def replacing(target: Path) -> Iterator[Path]:
         yield temporary
         for path in files_under(temporary) if temporary.is_dir() else [temporary]:
             synchronise(path)
-        is_folder = target.is_dir()  # which can't be renamed over, and is not removed in one step
+        is_folder = target.is_dir()  # which can't be overwritten by renaming or removed atomically
         if is_folder:
             remove(retired(target))
             target.rename(retired(target))
@@ -185,7 +186,7 @@ def replacing(target: Path) -> Iterator[Path]:
 
 
 def link_tree(source: Path, target: Path, without: str = "") -> None:
-    """A copy of a folder without the files of a name, by hard links where the file system has them."""
+    """Copy a folder without the files of a name, by hard links if the file system supports them."""
 
     def link(path: str, place: str) -> None:
         try:
@@ -197,12 +198,12 @@ def link_tree(source: Path, target: Path, without: str = "") -> None:
 
 
 def retired(target: Path) -> Path:
-    """Where a folder goes that another one replaces, to be removed."""
+    """Where a replaced folder is moved before it is removed."""
     return target.with_name(f"{target.name}.old{PARTIAL}")
 
 
 def synchronise(path: Path) -> None:
-    """Force a file's or folder's contents to the disk."""
+    """Flush a file or folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -216,7 +217,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically, in a form that people can read."""
+    """Write readable JSON atomically."""
     with replacing(path) as temporary:
         text = json.dumps(content, ensure_ascii=False, indent=2, sort_keys=False, default=str)
         temporary.write_text(text + "\n", encoding="utf-8")
@@ -227,13 +228,13 @@ UNITS = "units"  # the folder of the units' records
 
 @dataclasses.dataclass
 class StageFolder:
-    """What a stage's `build` writes through."""
+    """The folder that a stage's `build` writes to."""
 
     name: str
     path: Path
     fingerprint: str
     inputs: Mapping[str, Path]  # the folders of complete artefacts
-    resuming: bool = False  # an unfinished attempt with the same fingerprint left its files here
+    resuming: bool = False  # it holds files of an unfinished attempt with the same fingerprint
     track: Callable[[dict[str, Any]], None] = lambda line: None  # sends a line of metrics.jsonl to the tracker
     records: set[Path] = dataclasses.field(default_factory=set)  # of the units that belong to this attempt
 
@@ -245,7 +246,7 @@ class StageFolder:
     def scratch(self) -> Iterator[Path]:
         """A folder whose files move to the same relative paths of the stage when the block ends without an error.
 
-        config.json comes last: no library takes a folder without one for a model.
+        config.json is moved last: no library takes a folder without one for a model.
         """
         scratch = self.path / f"files{PARTIAL}"
         scratch.mkdir()
@@ -259,9 +260,10 @@ class StageFolder:
 
     @contextmanager
     def claim(self, unit: str, wait: bool = True) -> Iterator[bool]:
-        """Hold a unit against the other processes that make units of this stage; whether it is held.
+        """Lock a unit against other processes that make units of this stage; yields whether it is locked.
 
-        The system releases it when this process ends. Without `wait` it is not held where another process holds it.
+        The system releases the lock when this process ends. Without `wait`, a unit that another process holds is not
+        locked.
         """
         place = self.path.parent / ".locks" / f"{self.path.name}--{unit.replace('/', '--')}.lock"
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -274,10 +276,10 @@ class StageFolder:
             lock.release()
 
     def unit(self, name: str, fingerprint: str, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-        """Make one independent part of the stage, or take it over when it stands with the same fingerprint.
+        """Make one independent part of the stage, or reuse it if it exists with the same fingerprint.
 
-        `make` writes files below the folder it is given, at the relative paths they get in the stage, and returns
-        a JSON-able result, which is what this call returns now and whenever the unit is taken over.
+        `make` writes files below the folder it is given, at their relative paths in the stage, and returns a
+        JSON-serialisable result, which this call returns now and whenever the unit is reused.
         """
         place = self.path / UNITS / f"{name.replace('/', '--')}.json"
         record = _read_record(place)
@@ -290,7 +292,7 @@ class StageFolder:
         try:
             result = make(scratch)
             outputs = describe_outputs(scratch)
-            # Not finished, but what it owns, or leaves behind, is known whenever this process is killed.
+            # Not finished, but whenever this process is killed, the files that it owns or leaves behind are on record.
             write_json(place, {"fingerprint": None, "outputs": record["outputs"] | outputs, "result": {}})
             for relative in record["outputs"].keys() - outputs:
                 remove(self.path / relative)
@@ -300,16 +302,16 @@ class StageFolder:
         finally:
             remove(scratch)
         write_json(place, {"fingerprint": fingerprint, "outputs": outputs, "result": result})
-        self.records.add(place)  # not before: what could not be made leaves nothing behind
+        self.records.add(place)  # not before: a failed unit leaves nothing behind
         return result
 
     def forget_units(self) -> None:
-        """Have every unit made anew; what it owns stays on record, to be removed where none is made in its place."""
+        """Have every unit rebuilt; its files stay on record, to be removed if it is not made again."""
         for place in (self.path / UNITS).glob("*.json"):
             write_json(place, _read_record(place) | {"fingerprint": None})
 
     def remove_untouched_units(self) -> None:
-        """Drop what units of an earlier config left behind."""
+        """Remove files and records of units from an earlier config."""
         places = set((self.path / UNITS).glob("*.json"))
         kept = {output for place in self.records for output in _read_record(place)["outputs"]}
         for place in places - self.records:

@@ -1,4 +1,4 @@
-"""What a person sees: one console, plain logs, progress bars and tables; silent on ranks other than 0."""
+"""Output for people: one console, plain logs, progress bars and tables; silent on ranks other than 0."""
 
 import logging
 import os
@@ -26,24 +26,25 @@ def is_main_process() -> bool:
 
 
 console = Console(highlight=False, quiet=not is_main_process())
-if not console.is_terminal:  # where rich assumes 80 columns, too narrow for the closing tables in a log file
+if not console.is_terminal:  # rich would assume 80 columns, too narrow for the closing tables in a log file
     console.width = 140
 
 
 def progress(items: Collection[Item], what: str) -> Iterator[Item]:
-    """Iterate over `items` with a progress bar on a terminal, elsewhere with plain log lines: one, and one a minute."""
+    """Iterate over `items` with a progress bar on a terminal, else with log lines: at the start and each minute."""
     if not is_main_process():
         yield from items
     elif console.is_terminal:
         yield from track(items, description=what, console=console, transient=True)
     else:
         log.info("%s …", what)
-        started = told = time.monotonic()
+        started = logged = time.monotonic()
         for done, item in enumerate(items, start=1):
             yield item
             now = time.monotonic()
-            if now - told >= LOGGED_EVERY and done < len(items):
-                minutes, told = (now - started) / done * (len(items) - done) / 60, now
+            if now - logged >= LOGGED_EVERY and done < len(items):
+                minutes = (now - started) / done * (len(items) - done) / 60
+                logged = now
                 log.info("%s: %d of %d, %.1f minutes to go", what, done, len(items), minutes)
 
 
@@ -54,7 +55,7 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[objec
         table.add_column(column, justify="left" if position == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*(_cell(value) for value in row))
-    console.print(title)  # not as the table's own title, which would be folded to the table's width
+    console.print(title)  # not as the table's title, which would be wrapped at the table's width
     console.print(table)
 
 
@@ -73,7 +74,7 @@ LIBRARIES = ("datasets", "mteb", "sentence_transformers", "transformers")
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Errors only from the libraries' loggers, no warnings, and no bar for loading weights."""
+    """Only errors from the libraries' loggers, no warnings, and no progress bar for loading weights."""
     from transformers.utils import logging as transformers_logging
 
     loggers = [logging.getLogger(name) for name in LIBRARIES]

@@ -1,6 +1,6 @@
-"""Embeddings of texts, as every stage makes them: each distinct text once, in batches of similar length.
+"""Embeddings of texts for all stages: each distinct text is encoded once, in batches of similar length.
 
-Whatever the encoder computes in, its outputs are float32 before they are pooled, scaled and compared.
+Whatever the encoder's precision, its outputs are float32 before they are pooled, scaled and compared.
 """
 
 import hashlib
@@ -25,24 +25,24 @@ from pipeline.core.errors import UserError
 from pipeline.core.packed import concatenated, first_position_of, is_packed, pack, use_packed, why_not_packed
 from pipeline.core.precision import AUTOCAST
 
-CPU_TOKENS, GPU_TOKENS = 512, 65536  # padded tokens in a pass; on a CPU activations should stay in its cache
-VISIBLE_BATCHES = 64  # from here on a bar is shown
-KEPT_AT_ONCE = 128  # characters for each token of a pass, so some tens of passes: to keep one waits for the disk
-MOST_BYTES = 4 * 2**30  # of remembered vectors in memory: a million texts at width 1,024
+CPU_TOKENS, GPU_TOKENS = 512, 65536  # padded tokens in a pass; on a CPU activations should fit into its cache
+VISIBLE_BATCHES = 64  # from this many on a progress bar is shown
+KEPT_AT_ONCE = 128  # characters per token of a pass, i.e. some tens of passes, as each write waits for the disk
+MOST_BYTES = 4 * 2**30  # of cached vectors in memory: a million texts at width 1,024
 QUERY, DOCUMENT = "query", "document"  # roles of a text
-PROMPTS = {QUERY: ("query",), DOCUMENT: ("document", "passage", "corpus")}  # role -> what its prompt may be called
+PROMPTS = {QUERY: ("query",), DOCUMENT: ("document", "passage", "corpus")}  # role -> possible names of its prompt
 
 Features = dict[str, Any]
 Vectors = dict[str, np.ndarray]  # name -> [texts, width]
 
 
 class EmbeddingCache:
-    """Embeddings by kind (which output, prompt and length, in one string) and text, in memory and in `folder`.
+    """Embeddings by kind (output, prompt and length, in one string) and text, in memory and in `folder`.
 
     A folder belongs to one model fingerprint and precision; None keeps nothing on disk.
 
-    Only files that hold a wanted text are read: a folder may have those of ten million others. What memory holds beyond
-    MOST_BYTES is forgotten before the next texts; a folder gives it again.
+    Only files with a wanted text are read, as a folder may hold ten million others. If memory holds more than
+    MOST_BYTES, it is cleared before the next texts, which are then read from the folder again.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -52,7 +52,7 @@ class EmbeddingCache:
         self._vectors: dict[str, dict[str, list[np.ndarray]]] = {}  # kind -> name -> blocks of rows
 
     def missing(self, kind: str, texts: Sequence[str]) -> list[str]:
-        """The distinct texts of `texts` that have no vectors of this kind, in order."""
+        """The distinct texts without vectors of this kind, in order."""
         blocks = (block for kinds in self._vectors.values() for named in kinds.values() for block in named)
         if sum(block.nbytes for block in blocks) > MOST_BYTES:
             self._rows, self._vectors = {}, {}
@@ -64,25 +64,25 @@ class EmbeddingCache:
         return [text for key, text in wanted.items() if key not in known]
 
     def add(self, kind: str, texts: Sequence[str], vectors: Vectors) -> None:
-        """Keep vectors [texts, width], by name, of distinct texts that were missing."""
+        """Store vectors [texts, width], by name, of distinct texts that were missing."""
         keys = [text_key(text) for text in texts]
         self._keep(kind, keys, vectors)
         if self.folder:
             place = self._place(kind)
             target = place / f"{text_key(' '.join(keys))}.npz"
-            # Runs share the folder, and two that lack the same texts write the same file.
+            # Runs share the folder, and two that miss the same texts write the same file.
             with FileLock(place / ".lock"), replacing(target) as path, path.open("wb") as file:
                 np.savez(file, allow_pickle=False, **{"keys": np.array(keys), **vectors})
             self._found(kind).update(dict.fromkeys(keys, target))
 
     def rows(self, kind: str, texts: Sequence[str], names: Sequence[str]) -> Vectors:
-        """Vectors [texts, width] by name, in the order of `texts`, which must all be known."""
+        """Vectors [texts, width] by name, in the order of `texts`, which must all be cached."""
         index = np.array([self._rows[kind][text_key(text)] for text in texts], np.int64)
         return {name: _taken(self._vectors[kind][name], index) for name in names}
 
     def _keep(self, kind: str, keys: Sequence[str], vectors: Vectors) -> None:
         known, kept = self._rows.setdefault(kind, {}), self._vectors.setdefault(kind, {})
-        first = sum(map(len, next(iter(kept.values()), [])))  # not len(known): two runs' files may share texts
+        first = sum(map(len, next(iter(kept.values()), [])))  # not len(known): files of two runs may share texts
         known.update({key: first + position for position, key in enumerate(keys)})
         for name, block in vectors.items():
             kept.setdefault(name, []).append(block)
@@ -92,7 +92,7 @@ class EmbeddingCache:
         return self.folder / hashlib.sha256(kind.encode()).hexdigest()[:16]
 
     def _found(self, kind: str) -> dict[str, Path]:
-        """Which file has the vectors of which text."""
+        """The file with each text's vectors, by the text's key."""
         if kind not in self._files:
             self._files[kind] = {}
             if self.folder:
@@ -105,7 +105,7 @@ class EmbeddingCache:
 
 
 def _stored(file: Path, vectors: bool = True) -> tuple[list[str], Vectors] | None:
-    """Keys, and vectors if they are wanted; None where it is damaged or not ours: its texts are encoded again."""
+    """Keys, and vectors if wanted; None if the file is damaged or foreign, whose texts are then encoded again."""
     try:
         with np.load(file, allow_pickle=False) as stored:
             names = [name for name in stored.files if vectors and name != "keys"]
@@ -115,7 +115,7 @@ def _stored(file: Path, vectors: bool = True) -> tuple[list[str], Vectors] | Non
 
 
 def _taken(blocks: Sequence[np.ndarray], index: np.ndarray) -> np.ndarray:
-    """Rows of the blocks by their numbers through all of them, which are not joined: that would hold them twice."""
+    """Rows by their index over all blocks, which are not concatenated: that would hold them in memory twice."""
     starts = np.cumsum([0, *map(len, blocks)])
     place = np.searchsorted(starts, index, side="right") - 1
     taken = np.empty((len(index), *blocks[0].shape[1:]), blocks[0].dtype)
@@ -131,15 +131,15 @@ def text_key(text: str) -> str:
 
 
 class Embedder:
-    """Embeds texts with a sentence-transformers model in batches of similar length; `embed` takes each text once.
+    """Embeds texts with a sentence-transformers model in batches of similar length; `embed` encodes each text once.
 
     Args:
-        model: is only read; its weights may change between calls, if `cache` is not used after that.
-        max_length: tokens at which texts are cut, or at the model's own limit, if that is smaller.
+        model: not changed; its weights may change between calls, if `cache` is not used after that.
+        max_length: tokens at which texts are truncated, unless the model's own limit is smaller.
         token_budget: padded tokens in a pass; None: by the device.
-        precision: bf16 and fp16 run the encoder under autocast. One whose weights are in 16 bit already needs none.
-        cache: where `embed` looks first; None: nothing is remembered between calls.
-        show_progress_bar: whether the encoding of many texts is shown.
+        precision: bf16 and fp16 run the encoder under autocast, which 16-bit weights don't need.
+        cache: looked up first by `embed`; None: nothing is kept between calls.
+        show_progress_bar: whether encoding many texts shows progress.
     """
 
     def __init__(
@@ -159,9 +159,9 @@ class Embedder:
         in_half = self.dtype is not None or model.dtype in AUTOCAST.values()
         if model.device.type == "cuda" and why_not_packed(model, in_half, dropout=0.0) is None:
             use_packed(model)
-        # A model that was made to pack elsewhere may be asked for float32 here, for which the GPU has no kernel.
+        # A model switched to packing elsewhere may be used in float32 here, for which the GPU has no kernel.
         self.packs = is_packed(model) and (in_half or model.device.type == "cpu")
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # else it warns where processes are started later
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # else it warns if processes are started later
 
     @property
     def tokenizer(self) -> Any:
@@ -169,20 +169,20 @@ class Embedder:
         return self.model.tokenizer
 
     def prompt(self, role: str | None) -> str:
-        """What the model wants before texts in the role query or document, or in none."""
+        """The model's prompt for texts in the role query or document, or in none."""
         return _prompt(self.model, role)
 
     def embed(self, texts: Sequence[str], prompt: str = "") -> np.ndarray:
-        """The model's own embeddings, shape (texts, dimension), float32; raises UserError where one is not finite."""
+        """The model's own embeddings, shape (texts, dimension), float32; raises UserError if one is not finite."""
         make = lambda new: {"own": self.encode(self.tokenise(new, prompt), prompt)}  # noqa: E731
         return self.lookup(texts, f"own {self.max_length} {prompt!r}", ["own"], make)["own"]
 
     def lookup(
         self, texts: Sequence[str], kind: str, names: Sequence[str], make: Callable[[list[str]], Vectors]
     ) -> Vectors:
-        """Vectors of `texts` by name: `make` gives those of the distinct texts that the cache lacks.
+        """Vectors of `texts` by name: `make` computes those of the distinct texts that the cache lacks.
 
-        What goes to disk is made and kept part by part, so that little is lost where the process ends.
+        With a cache on disk they are made and stored part by part, so that little is lost if the process ends.
         """
         cache = self.cache or EmbeddingCache()
         missing = cache.missing(kind, texts)
@@ -200,9 +200,9 @@ class Embedder:
         return cache.rows(kind, texts, names)
 
     def tokenise(self, texts: Sequence[str], prompt: str = "", max_length: int | None = None) -> list[list[int]]:
-        """Token ids of prompt + text, special tokens included, cut at `max_length` tokens (default: the embedder's).
+        """Token ids of prompt + text with special tokens, truncated at `max_length` tokens (default: the embedder's).
 
-        A static model's ids have no special tokens and are not cut.
+        A static model's ids have no special tokens and are not truncated.
         """
         full = [prompt + text for text in texts]
         if isinstance(self.model[0], StaticEmbedding):
@@ -211,9 +211,9 @@ class Embedder:
 
     @torch.no_grad()  # in inference mode autocast would convert the weights for each batch
     def encode(self, ids: Sequence[list[int]], prompt: str = "") -> np.ndarray:
-        """Embeddings of tokenised texts, shape (texts, dimension), float32; `prompt` for poolings that leave it out."""
+        """Embeddings of tokenised texts, shape (texts, dimension), float32; some poolings exclude the `prompt`."""
         vectors: np.ndarray | None = None
-        with self._autocast(True):  # around all batches, so that the weights are converted once
+        with self._autocast(True):  # around all batches, so that weights are converted once
             for batch in self._batches(ids):
                 texts = [ids[index] for index in batch]
                 pooled = self.pooled(self._features(texts, prompt, self.packs)).cpu().numpy()
@@ -227,17 +227,17 @@ class Embedder:
         return self.pool(self.hidden(features))
 
     def pool(self, features: Features) -> torch.Tensor:
-        """Embeddings (texts, dimension) of what `hidden` gave."""
+        """Embeddings (texts, dimension) of the outputs of `hidden`."""
         with self._autocast(False):
             for module in list(self.model)[1:]:
                 features = module(features)
         return features["sentence_embedding"][:, : self.model.truncate_dim].float()
 
     def hidden(self, features: Features) -> Features:
-        """The encoder's outputs for one batch in float32, such as token_embeddings: (texts, tokens, width) where texts
-        are padded, (1, all tokens, width) where they are packed.
+        """The encoder's outputs for one batch in float32, such as token_embeddings: (texts, tokens, width) if texts are
+        padded, (1, all tokens, width) if they are packed.
 
-        Raises UserError where the device's memory is full.
+        Raises UserError if the device runs out of memory.
         """
         moved = send_to_device(features, self.model.device)
         try:
@@ -245,7 +245,7 @@ class Embedder:
                 made = self.model[0](moved)
         except torch.OutOfMemoryError as error:
             what = f"the device's memory is full with {self.token_budget} tokens at once"
-            remedy = f"set token_budget={max(self.token_budget // 2, 1)}, or end what else is on the device"
+            remedy = f"set token_budget={max(self.token_budget // 2, 1)}, or end other processes on the device"
             raise UserError(what, where="config key token_budget", remedy=remedy) from error
         return convert_to_fp32(made)
 
@@ -279,14 +279,14 @@ class Embedder:
 
 @dataclass(frozen=True)
 class Prompts:
-    """What stands before a set's texts."""
+    """The prompts of a set's texts."""
 
     anchor: str
     positive: str
 
 
 def prompts_of(model: SentenceTransformer, data_side: str) -> Prompts:
-    """Symmetric sets take the model's query prompt on both sides, asymmetric ones query and document."""
+    """The model's query prompt for both texts of symmetric sets, query and document prompts for asymmetric ones."""
     return Prompts(_prompt(model, QUERY), _prompt(model, QUERY if data_side == "symmetric" else DOCUMENT))
 
 
@@ -297,7 +297,7 @@ def _prompt(model: SentenceTransformer, role: str | None) -> str:
 
 
 def require_finite(arrays: Iterable[Any], model: SentenceTransformer) -> None:
-    """Raise UserError where an embedding of the model is NaN or infinite."""
+    """Raise UserError if an embedding of the model is NaN or infinite."""
     if not all(np.isfinite(array).all() for array in arrays):
         where = str(getattr(getattr(model[0], "model", None), "name_or_path", "the model"))
         remedy = "use fp32, in case they overflow in this precision, or make the model again"
@@ -305,7 +305,7 @@ def require_finite(arrays: Iterable[Any], model: SentenceTransformer) -> None:
 
 
 def l2_normalize(vectors: np.ndarray) -> np.ndarray:
-    """The vectors [..., width], each scaled to length 1; zeros stay."""
+    """The vectors [..., width], each scaled to length 1; zero vectors stay zero."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 

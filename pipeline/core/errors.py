@@ -1,4 +1,4 @@
-"""Errors that a user can cause, as opposed to bugs of this repository, and the secrets that no text may show."""
+"""Errors that a user can cause, as opposed to bugs in this repository, and the removal of secrets from texts."""
 
 import errno
 import logging
@@ -14,7 +14,7 @@ from typing import Any
 INSTALL = f"{sys.executable} -m pip install"  # for remedies: into the environment that lacks the package
 REDACTED = "***"
 SECRET_NAMES = re.compile(r"(^|_)(TOKEN|API_KEY|ACCESS_KEY|SECRET|PASSWORD)$")  # of environment variables
-SHORTEST_SECRET = 8  # characters of such a variable's value; shorter ones would blank out ordinary words
+SHORTEST_SECRET = 8  # characters of such a variable's value; shorter values would blank out ordinary words
 SECRET_PATTERNS = (
     (re.compile(r"(://)[^/\s:@'\"]*:[^/\s@'\"]+@"), rf"\1{REDACTED}@"),  # user:password in an address
     (re.compile(r"([?&](?:access_token|api_key|key|password|sig|signature|token)=)[^&\s'\"]+"), rf"\1{REDACTED}"),
@@ -44,15 +44,15 @@ def _redacted(value: Any, variables: list[str]) -> Any:
 
 
 class RedactingFormatter(logging.Formatter):
-    """Lines of the logs without secrets, whoever logs them."""
+    """Removes secrets from log lines of any logger."""
 
     def format(self, record: logging.LogRecord) -> str:
         return redacted(super().format(record))
 
 
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
-# The same out of libraries that write by themselves: safetensors, tokenizers and polars; numpy; torch, in three ways,
-# the last of them where another rank's failure took the checkpoint's folder away.
+# The same from libraries that write files themselves: safetensors, tokenizers and polars; numpy; torch, in three ways,
+# the last one if another rank's failure removed the checkpoint's folder.
 DISK_WORDS = (
     *("No space left on device", "Read-only file system", " requested and "),
     *("PytorchStreamWriter failed", "unexpected pos", "Parent directory"),
@@ -60,11 +60,11 @@ DISK_WORDS = (
 
 
 class UserError(Exception):
-    """Something the user can mend; shown as one line, and the process ends with status 2.
+    """An error that the user can fix; shown as one line, and the process exits with status 2.
 
     Args:
         what: what is wrong, in a few words.
-        where: the config key, file, set or row that it concerns.
+        where: the config key, file, set or row concerned.
         remedy: what to do about it.
     """
 
@@ -73,7 +73,7 @@ class UserError(Exception):
         super().__init__(f"{what} ({where}); {remedy}")
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Exceptions are pickled by position when they cross a process; these arguments are keywords.
+        # Exceptions are pickled with positional arguments; these are keywords.
         return partial(UserError, where=self.where, remedy=self.remedy), (self.what,)
 
     @property
@@ -90,7 +90,7 @@ class UserError(Exception):
 
 
 class Died(SystemExit):
-    """A process that this one started ended without an error line; left uncaught, it gives this one its status."""
+    """A process started by this one ended without an error line; if uncaught, this one exits with its status."""
 
     def __init__(self, what: str, status: int, log: str) -> None:
         super().__init__(status)
@@ -98,12 +98,12 @@ class Died(SystemExit):
 
 
 def first_line(error: BaseException) -> str:
-    """What a library's error says, short enough for one of ours; its type where it says nothing."""
+    """The first line of a library's error message, or its type if there is no message."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 class Stopped(SystemExit):
-    """The end of a process that a signal asked for; its status is 128 + the signal's number."""
+    """Ends the process after a signal; the exit status is 128 + the signal's number."""
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
@@ -111,7 +111,7 @@ class Stopped(SystemExit):
 
 @contextmanager
 def disk_errors_explained(path: Path) -> Iterator[None]:
-    """Raise UserError, which names the file or else `path`, for what a full, read-only or failing disk causes."""
+    """Raise UserError that names the file, or else `path`, for errors of a full, read-only or failing disk."""
     try:
         yield
     except UserError:
@@ -122,12 +122,12 @@ def disk_errors_explained(path: Path) -> Iterator[None]:
             raise
         what = reason.strerror if isinstance(reason, OSError) and reason.strerror else "the disk is full or fails"
         where = getattr(reason, "filename", None) or path
-        remedy = "make room or mend the permissions, then run again"
+        remedy = "make room or correct the permissions, then run again"
         raise UserError(f"can't write: {what}", where=str(where), remedy=remedy) from error
 
 
 def _disk_error(error: BaseException | None) -> BaseException | None:
-    """The failure of a disk that `error` is or came from; None where there is none."""
+    """The disk error that `error` is or was caused by, or None."""
     while error is not None:
         coded = isinstance(error, OSError) and error.errno in DISK_ERRORS
         if coded or any(words in str(error) for words in DISK_WORDS):

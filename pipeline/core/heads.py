@@ -1,8 +1,8 @@
 """bge-m3's sparse and multi-vector outputs: two linear heads on an encoder's last hidden state.
 
-Sparse: a token weighs relu(w·h + b), a piece the maximum over its tokens, special tokens nothing; score by dot product.
-Multi-vector: every token but the first one is projected and scaled to length 1; score by MaxSim. Source: FlagEmbedding,
-`m3/modeling.py`.
+Sparse: a token gets the weight relu(w·h + b), a piece the maximum over its tokens, special tokens 0; score by dot
+product. Multi-vector: every token but the first is projected and scaled to length 1; score by MaxSim. Source:
+FlagEmbedding, `m3/modeling.py`.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ HYBRID_WEIGHTS = {"dense": 1.0, "sparse": 0.3, "multi_vector": 1.0}  # of the mo
 class Heads(torch.nn.Module):
     """Two linear layers on the last hidden state: [1, hidden] and [width, hidden], with their biases.
 
-    As the last module of a model that trains they pass on what they get. `fingerprint` is that of their files.
+    As the last module of a model in training they return their input. `fingerprint` is that of their files.
     """
 
     def __init__(self, sparse: torch.nn.Linear, multi_vector: torch.nn.Linear, fingerprint: str = "") -> None:
@@ -43,30 +43,30 @@ class Heads(torch.nn.Module):
 
 
 def read_heads(encoder: Path, *others: Path) -> Heads:
-    """The heads for the model in the folder `encoder`: its own, or those of the first of the other folders with any.
+    """The heads for the model in the folder `encoder`: its own, or those of the first other folder that has any.
 
-    Raises UserError where there are none, where one file lies without the other (with which FlagEmbedding starts both
-    anew, saying next to nothing), and where they are of another hidden size or were fitted to another encoder.
+    Raises UserError if there are none, if only one of the two files is present (FlagEmbedding then initialises both,
+    almost silently), or if they have another hidden size or were fitted to another encoder.
     """
     for folder in (encoder, *others):
         found = [name for name in HEADS if (folder / name).is_file()]
         if len(found) == 1:
             what = f"{found[0]} without {next(name for name in HEADS if name not in found)}"
-            raise UserError(what, where=str(folder), remedy="bring the other one too, or remove this one")
+            raise UserError(what, where=str(folder), remedy="add the other file, or remove this one")
         if found:
             return _heads_of(folder, encoder)
     raise UserError(
         f"no sparse and multi-vector heads ({', '.join(HEADS)})",
         where=", ".join(str(folder) for folder in (encoder, *others)),
-        remedy="make heads, or bring both files into the folder",
+        remedy="make heads, or add both files to the folder",
     )
 
 
 def translated(weights: Mapping[int, float], id_map: Path) -> dict[int, float]:
     """A sparse vector of the base in the ids of the model with the smaller vocabulary, by its `id_map.parquet`.
 
-    Weights by id, as FlagEmbedding gives them; those of pieces that were not kept are left out. An index of the base's
-    sparse vectors thus serves queries of the smaller model, as far as texts are cut into kept pieces.
+    Weights by id, as FlagEmbedding returns them; those of pieces that were not kept are left out. An index of the
+    base's sparse vectors thus serves queries of the smaller model, provided texts are split into kept pieces.
     """
     columns = pq.read_table(id_map, columns=["old_id", "new_id"]).to_pydict()
     new = dict(zip(columns["old_id"], columns["new_id"], strict=True))
@@ -74,21 +74,21 @@ def translated(weights: Mapping[int, float], id_map: Path) -> dict[int, float]:
 
 
 def write_heads(folder: Path, heads: Heads) -> None:
-    """Write heads into the model folder to whose encoder they were fitted, in FlagEmbedding's layout."""
+    """Write heads in FlagEmbedding's layout into the folder of the model to which they were fitted."""
     for name, layer in zip(HEADS, (heads.sparse, heads.multi_vector), strict=True):
-        (folder / name).unlink(missing_ok=True)  # it may be a link to another model's file
+        (folder / name).unlink(missing_ok=True)  # it may be a hard link to another model's file
         torch.save({key: value.detach().cpu().clone() for key, value in layer.state_dict().items()}, folder / name)
     write_json(folder / HEADS_RECORD, {"encoder": encoder_fingerprint(folder)})
 
 
 def unused_ids(tokenizer: Any) -> list[int]:
-    """Ids of <s>, </s>, <pad> and <unk>, or what a family calls them, whose sparse weights are zero."""
+    """Ids of <s>, </s>, <pad> and <unk>, or their equivalents in other families, whose sparse weights are zero."""
     ids = {tokenizer.cls_token_id, tokenizer.eos_token_id, tokenizer.sep_token_id}
     return sorted((ids | {tokenizer.pad_token_id, tokenizer.unk_token_id}) - {None})
 
 
 def encoder_fingerprint(folder: Path) -> str:
-    """A sha256 over the weights of a model folder's encoder."""
+    """The sha256 of the weights of a model folder's encoder."""
     place = transformer_folder(folder)
     files = sorted(file for pattern in ("*.safetensors", TORCH_FILES) for file in place.glob(pattern))
     return json_sha256({file.name: file_sha256(file) for file in files})
@@ -97,7 +97,7 @@ def encoder_fingerprint(folder: Path) -> str:
 def _heads_of(folder: Path, encoder: Path) -> Heads:
     sparse, multi_vector = (_linear(folder / name) for name in HEADS)
     fingerprint = hashlib.sha256(b"".join((folder / name).read_bytes() for name in HEADS)).hexdigest()
-    place, remedy = str(folder), "take the heads of this model's own base, or fit them anew: make heads"
+    place, remedy = str(folder), "take the heads of this model's own base, or fit new ones: make heads"
     if sparse.out_features != 1:
         raise UserError(f"{HEADS[0]} gives {sparse.out_features} weights a token, not one", where=place, remedy=remedy)
     config = transformer_folder(encoder) / "config.json"

@@ -1,9 +1,8 @@
-"""The Hub: what its client raises as one line that says what to do, and which commit a revision stands for.
+"""The Hub: its client's errors as one line that says what to do, and the commits of revisions.
 
-A branch such as `main` moves. `make lock` writes the commits that the Hub has now to `configs/source/revisions.lock`;
-from then on these are read, and a branch that has moved since is an error until somebody has looked at what changed. A
-line of the file: `<dataset or model> <Hub id> <revision> <commit>`. Without a line for it, a revision is read where it
-stands.
+A branch such as `main` moves. `make lock` writes its present commit to `configs/source/revisions.lock`; from then on
+this commit is read, and a branch that has moved since is an error until you have looked at what changed. A line of the
+file: `<dataset or model> <Hub id> <revision> <commit>`. A revision without a line is read at its present commit.
 """
 
 import logging
@@ -23,13 +22,13 @@ MIRROR = "or set mirror=<folder in the Hub's layout>"
 
 @contextmanager
 def hub_errors(name: str, where: str, key: str, otherwise: str = MIRROR) -> Iterator[None]:
-    """Raise UserError for what the Hub refuses while the block reads from it or writes to it.
+    """Raise UserError for errors of the Hub while the block reads from it or writes to it.
 
-    `name` is what the user calls that which is read, `where` a Hub id and its revision, `key` the config key to mend,
-    `otherwise` what to do instead where the network is not there. Other errors, such as those of a full disk, pass.
+    `name` is the user's name for what is read, `where` a Hub id and its revision, `key` the config key to correct,
+    `otherwise` an alternative if there is no network. Other errors, such as those of a full disk, are not caught.
     """
     from huggingface_hub import errors
-    from huggingface_hub.utils import httpx  # whichever of the two clients is in use
+    from huggingface_hub.utils import httpx  # whichever of the two clients is installed
 
     own = errors.HFValidationError, errors.EntryNotFoundError, errors.LocalTokenNotFoundError
     for client in ("httpx", "httpx2"):  # they log every request
@@ -40,15 +39,15 @@ def hub_errors(name: str, where: str, key: str, otherwise: str = MIRROR) -> Iter
         what, remedy = "the Hub can't be reached", f"check the network, {otherwise}"
         match error:
             case errors.HFValidationError():
-                what, remedy = "neither a folder nor a Hub id", f"mend {key}"
+                what, remedy = "neither a folder nor a Hub id", f"correct {key}"
             case errors.LocalTokenNotFoundError():
                 what, remedy = "no Hub token", "log in with hf auth login"
             case errors.GatedRepoError():
-                what, remedy = "access must be asked for", "accept the terms on its page and log in with hf auth login"
+                what, remedy = "access must be requested", "accept the terms on its page and log in with hf auth login"
             case errors.RepositoryNotFoundError() | errors.RevisionNotFoundError():
-                what, remedy = "no such repository or revision on the Hub", f"mend {key}, or log in if it is private"
+                what, remedy = "no such repository or revision on the Hub", f"correct {key}, or log in if it is private"
             case errors.EntryNotFoundError() if not isinstance(error, errors.LocalEntryNotFoundError):
-                what, remedy = f"no such file: {first_line(error)}", f"mend {key}"
+                what, remedy = f"no such file: {first_line(error)}", f"correct {key}"
             case errors.HfHubHTTPError():
                 what, remedy = first_line(error), "check your access by hf auth login, or run again later"
         raise UserError(f"{name}: {what}", where=where, remedy=remedy) from error
@@ -68,13 +67,13 @@ class Revision:
 
 
 def lock_file() -> Path:
-    """The lock of this checkout, or the one that $REVISIONS_LOCK names."""
+    """The lock file of this checkout, or the one that $REVISIONS_LOCK names."""
     default = Path(__file__).resolve().parents[2] / "configs" / "source" / "revisions.lock"
     return Path(os.environ.get("REVISIONS_LOCK") or default)
 
 
 def read_lock() -> dict[Revision, str]:
-    """The locked commits; raises UserError for a line that is none."""
+    """The locked commits; raises UserError for a malformed line."""
     file = lock_file()
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     found = {}
@@ -90,7 +89,7 @@ def read_lock() -> dict[Revision, str]:
 
 
 def write_lock(commits: dict[Revision, str]) -> None:
-    """Write the lock: what it held, with these commits in the place of their old ones."""
+    """Write the lock file: its old content, updated with these commits."""
     entries = sorted((read_lock() | commits).items())
     lines = [f"{item.kind} {item.hub} {item.revision} {commit}\n" for item, commit in entries]
     with replacing(lock_file()) as path:
@@ -98,15 +97,15 @@ def write_lock(commits: dict[Revision, str]) -> None:
 
 
 def locked_commit(wanted: Revision) -> str | None:
-    """The commit that the lock holds for it; None where it holds none, or the revision is a commit itself."""
+    """The locked commit; None if there is none, or the revision is a commit itself."""
     return None if COMMIT.fullmatch(wanted.revision) else read_lock().get(wanted)
 
 
 def readable_revision(wanted: Revision) -> str:
-    """What to ask the Hub for: the locked commit, else the revision itself.
+    """The revision to request from the Hub: the locked commit, else the revision itself.
 
-    Raises UserError where the Hub's branch has moved from the locked commit; without a network the locked commit may
-    still be in the cache, and is read from there.
+    Raises UserError if the Hub's branch has moved from the locked commit. Without a network the locked commit is
+    returned, as it may be in the local cache.
     """
     commit = locked_commit(wanted)
     if commit is None:
@@ -115,11 +114,11 @@ def readable_revision(wanted: Revision) -> str:
 
     try:
         now = commit_on_hub(wanted)
-    except HfHubHTTPError:  # it answered: gone, gated or renamed
+    except HfHubHTTPError:  # the Hub answered: gone, gated or renamed
         raise
     except (HTTPError, OSError, OfflineModeIsEnabled):
-        said = "%s: the Hub can't be asked whether %s has moved; reading the locked commit"
-        log.info(said, wanted.hub, wanted.revision)
+        message = "%s: the Hub can't be asked whether %s has moved; reading the locked commit"
+        log.info(message, wanted.hub, wanted.revision)
         return commit
     if now != commit:
         what = f"{wanted.hub} at {wanted.revision} is now {now[:12]}, not the locked {commit[:12]}"
@@ -129,19 +128,19 @@ def readable_revision(wanted: Revision) -> str:
 
 
 def commit_on_hub(wanted: Revision) -> str:
-    """The commit that the revision stands for now; raises what the Hub's client raises."""
+    """The revision's present commit; raises the errors of the Hub's client."""
     from huggingface_hub import HfApi
 
     return str(HfApi().repo_info(wanted.hub, repo_type=wanted.kind, revision=wanted.revision).sha)
 
 
 def lock_state(revisions: Iterable[Revision]) -> list[str]:
-    """The locked commits of these revisions, for a fingerprint; empty where none is locked."""
+    """The locked commits of these revisions, for a fingerprint; empty if none is locked."""
     return [commit for item in revisions if (commit := locked_commit(item))]
 
 
 def hub_model(wanted: str, revision: str = "main") -> Revision | None:
-    """What a model's name, `<Hub id>` or `<Hub id>@<revision>`, asks of the Hub; None where it names a folder."""
+    """The revision on the Hub that `<Hub id>` or `<Hub id>@<revision>` names; None if the name is a folder."""
     if Path(wanted).expanduser().is_dir():
         return None
     hub, _, own = wanted.partition("@")

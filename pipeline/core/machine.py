@@ -1,4 +1,4 @@
-"""The machine and the process: what a manifest says of them, and `python -m pipeline.core.machine` after set-up."""
+"""The machine and the process, as manifests record them; `python -m pipeline.core.machine` runs after set-up."""
 
 import importlib.metadata
 import os
@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from accelerate import PartialState
 
-PACKAGES = (  # what computes or decides what is computed
+PACKAGES = (  # those that affect results
     *("torch", "transformers", "tokenizers", "sentence-transformers", "datasets", "accelerate", "LM-Cocktail", "mteb"),
     *("numpy", "scipy", "scikit-learn"),
 )
 ROOT = Path(__file__).resolve().parents[2]
-# A variable that torch reads when it first uses a GPU: every batch has other lengths, and blocks of fixed sizes would
-# leave gaps in the memory.
+# A variable that torch reads when it first uses a GPU: batches differ in length, and blocks of fixed sizes would
+# fragment the memory.
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 
 def reset_peak_memory() -> None:
-    """Start the high-water marks anew (the process's own on Linux), so that each stage of a process reports its own."""
+    """Reset the peak memory counters (the process's own on Linux only), so that each stage reports its own peak."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     if cuda := _cuda_in_use():
@@ -44,29 +44,29 @@ def peak_memory() -> int:
 
 
 def peak_gpu_memory() -> int | None:
-    """The most that torch held of one GPU's memory for this process, in bytes; None where it uses no GPU."""
+    """The most bytes of one GPU's memory that torch reserved for this process; None if it uses no GPU."""
     cuda = _cuda_in_use()
     return max(map(cuda.max_memory_reserved, range(cuda.device_count()))) if cuda else None
 
 
 def _cuda_in_use() -> Any:
-    """torch.cuda where this process works on a GPU; asking neither imports torch nor takes a GPU."""
+    """torch.cuda if this process uses a GPU; checking neither imports torch nor occupies a GPU."""
     torch = sys.modules.get("torch")
     return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
 
 
 def cores() -> int:
-    """How many cores this process may use: a job of a cluster has a part of the machine's."""
+    """The number of cores this process may use: a cluster job has only some of the machine's."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def ranks() -> int:
-    """How many processes make a stage together; a cluster's WORLD_SIZE without LOCAL_RANK counts machines."""
+    """The number of processes that make a stage; a cluster's WORLD_SIZE without LOCAL_RANK counts machines."""
     return int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
 
 
 def environment() -> dict[str, Any]:
-    """Versions, code and machine, for the manifest; never part of a fingerprint."""
+    """Versions, commit and machine, for the manifest; never part of a fingerprint."""
     cuda = _cuda_in_use()
     return {
         "python": platform.python_version(),
@@ -74,7 +74,7 @@ def environment() -> dict[str, Any]:
         "cores": cores(),
         "processes": ranks(),
         "gpu": cuda.get_device_name() if cuda else None,
-        "gpu_driver": _said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if cuda else None,
+        "gpu_driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if cuda else None,
         "commit": commit(),
         "packages": dict(_versions()),
     }
@@ -82,7 +82,7 @@ def environment() -> dict[str, Any]:
 
 @cache
 def _versions() -> dict[str, str]:
-    """What is installed, read once: a chain asks for each of its stages."""
+    """Versions of the installed packages, read once for all stages of a chain."""
     versions = {}
     for package in PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
@@ -92,34 +92,34 @@ def _versions() -> dict[str, str]:
 
 @cache
 def commit() -> str | None:
-    """The commit of the code when this was first asked, ending in -dirty where files differ; None outside a checkout.
+    """The code's commit at the first call, with the suffix -dirty if files differ; None outside a checkout.
 
-    To be asked early: a process goes on with the code that it has imported, whatever is committed meanwhile.
+    Call it early: a process keeps running the code that it imported, whatever is committed meanwhile.
     """
-    return _said("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    return _output("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
 
 
-def _said(*command: str) -> str | None:
-    """The first line that a program prints; None where it is not there, fails or hangs."""
+def _output(*command: str) -> str | None:
+    """The first line that a program prints; None if it is missing, fails or hangs."""
     settings: Any = {"capture_output": True, "text": True, "timeout": 30, "check": True}
     with suppress(OSError, subprocess.SubprocessError):
-        # git must not write: another command may be at work in the checkout.
+        # git must not write: another command may be running in the checkout.
         printed = subprocess.run(command, env=os.environ | {"GIT_OPTIONAL_LOCKS": "0"}, **settings).stdout
         return next(iter(printed.splitlines()), None)
     return None
 
 
 def joined_ranks(timeout: float) -> "PartialState":
-    """This process among its ranks. The first call makes their group; its operations may take `timeout` seconds."""
+    """The state of this rank. The first call sets up the process group, whose operations may take `timeout` seconds."""
     import torch
     from accelerate import PartialState
 
-    # Without cpu=True ranks on CPU would each stand alone.
+    # Without cpu=True, ranks on CPU would form no group.
     return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(seconds=timeout))
 
 
 def leave_ranks() -> None:
-    """End this process's group of ranks; its threads might abort the process at exit, after all work is done."""
+    """Destroy the process group; its threads might otherwise abort the process at exit, after all work is done."""
     import torch
 
     if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -127,11 +127,11 @@ def leave_ranks() -> None:
 
 
 def torch_build() -> str:
-    """Which build of torch is installed, with a warning where a GPU would stay unused."""
+    """The installed build of torch, with a warning if it can't use the machine's GPU."""
     import torch
 
     if torch.version.cuda is None and shutil.which("nvidia-smi"):
-        return f"torch {torch.__version__}: WARNING, a GPU is here but this build is for CPU; install a CUDA build"
+        return f"torch {torch.__version__}: WARNING, there is a GPU but this build is for CPU; install a CUDA build"
     devices = torch.cuda.device_count()
     return f"torch {torch.__version__}, {f'CUDA {torch.version.cuda}, {devices} GPUs' if devices else 'CPU'}"
 

@@ -1,4 +1,4 @@
-"""Folders of models: what lies in one, its tokenizer, and where it is to be had; the model itself is not opened."""
+"""Model folders: their files, their tokenizer, and how to obtain one; the model itself is not loaded."""
 
 from pathlib import Path
 from pickle import UnpicklingError
@@ -10,43 +10,43 @@ from pipeline.core.console import log
 from pipeline.core.errors import UserError, first_line
 from pipeline.core.hub import Revision, hub_errors, hub_model, local_model, readable_revision
 
-# What the libraries raise over a file's contents or a device; torch the last one, over a file with more than tensors.
+# Raised by the libraries for a file's contents or a device; UnpicklingError by torch for files with more than tensors.
 RAISED_BY_FILES = (
     OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ImportError, AssertionError,
     UnpicklingError, EOFError,
 )  # fmt: skip
-# What is read of a Hub model's repository; torch's files only where it has no others.
+# The files read from a Hub model's repository; torch's only if it has no others.
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*_linear.pt"]
 TORCH_FILES = "pytorch_model*.bin"
-EXPORT_FOLDERS = ("onnx", "openvino", "static")  # of a published model: other forms of it
+EXPORT_FOLDERS = ("onnx", "openvino", "static")  # of a published model: its exports
 EXPORT_PATTERNS = [f"{folder}/*" for folder in EXPORT_FOLDERS]
 MODULES_FILE = "modules.json"
 HEADS = ("sparse_linear.pt", "colbert_linear.pt")  # bge-m3's sparse and multi-vector outputs
-HEADS_RECORD = "heads.json"  # beside heads that this pipeline fitted: the fingerprint of their encoder
-# What stages leave in a model's folder beside the model.
+HEADS_RECORD = "heads.json"  # next to heads that this pipeline fitted: the fingerprint of their encoder
+# What stages leave in a model's folder in addition to the model.
 STAGE_FILES = ("manifest.json", "certificate.json", "README.md", "vocabulary", "units")
 REMEDY = "give a sentence-transformers folder, or make the model again"
 PROBE = "Съешь ещё этих мягких французских булок, да выпей чаю №1: “quick” brown fox."
 
 
 def has_heads(folder: Path) -> bool:
-    """Whether bge-m3's two heads lie in the folder."""
+    """Whether the folder has bge-m3's two heads."""
     return all((folder / name).is_file() for name in HEADS)
 
 
 def write_dtype(folder: Path, dtype: str) -> None:
-    """Have config.json say that weights are in `dtype`, such as float32: transformers loads them in what it says."""
+    """Set the dtype of the weights, such as float32, in config.json: transformers loads them in it."""
     config = read_json(folder / "config.json")
-    said = {config.get(name) for name in ("dtype", "torch_dtype")} - {None}  # the second until transformers 5
-    if said != {dtype}:
+    stated = {config.get(name) for name in ("dtype", "torch_dtype")} - {None}  # the latter before transformers 5
+    if stated != {dtype}:
         config.pop("torch_dtype", None)
         write_json(folder / "config.json", config | {"dtype": dtype})
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer of a `tokenizer.json` without the truncation and padding that its file asks for.
+    """The tokenizer of a `tokenizer.json` without the truncation and padding set in the file.
 
-    Both belong to a call, and many published files hold those of whoever saved them. Raises UserError.
+    Both belong to a call, and many published files contain the settings of an earlier one. Raises UserError.
     """
     try:
         tokenizer = Tokenizer.from_file(str(path))
@@ -58,10 +58,10 @@ def read_tokenizer(path: Path) -> Tokenizer:
 
 
 def resolve_model(wanted: str, mirror: str | None, key: str, revision: str = "main") -> tuple[Path, str]:
-    """The folder of a model that is none of the run's own, and where it stood.
+    """The folder of a model from outside the run, and its origin: local folder, mirror, or commit on the Hub.
 
-    A name is that of a folder, else of one in the mirror, else a Hub id, with an optional `@<revision>`; of the Hub the
-    commit is said. Raises UserError where there is none; `key` is the config key that names the model.
+    `wanted` names a folder, else one in the mirror, else a Hub id with an optional `@<revision>`. Raises UserError if
+    there is none; `key` is the config key that names the model.
     """
     asked, folder = hub_model(wanted, revision), local_model(wanted, mirror)
     if folder:
@@ -72,9 +72,9 @@ def resolve_model(wanted: str, mirror: str | None, key: str, revision: str = "ma
 
 
 def download_model(hub: str, revision: str, key: str) -> Path:
-    """The snapshot of a Hub model in the local cache, downloaded where needed; the folder's name is its commit.
+    """The snapshot of a Hub model in the local cache, downloaded if needed; the folder's name is its commit.
 
-    Raises UserError where there is none to be had; `key` is the config key that names the model.
+    Raises UserError if it isn't available; `key` is the config key that names the model.
     """
     from huggingface_hub import snapshot_download
 
@@ -90,9 +90,9 @@ def download_model(hub: str, revision: str, key: str) -> Path:
 
 
 def listed_modules(folder: Path) -> list[tuple[str, str]]:
-    """(class, relative folder) of each module of a model folder, none where it lists none.
+    """(class, relative folder) of each module of a model folder; empty if it has no list of modules.
 
-    Raises UserError where the list can't be read, or leads out of the folder.
+    Raises UserError if the list can't be read, or points outside the folder.
     """
     if not (folder / MODULES_FILE).is_file():
         return []
@@ -108,6 +108,6 @@ def listed_modules(folder: Path) -> list[tuple[str, str]]:
 
 
 def transformer_folder(folder: Path) -> Path:
-    """Where the encoder's files lie: the model's folder itself, or one inside such as the old `0_Transformer`."""
+    """The folder of the encoder's files: the model's folder itself, or one inside such as the old `0_Transformer`."""
     modules = listed_modules(folder)
     return folder / modules[0][1] if modules else folder

@@ -1,6 +1,6 @@
-"""Opening models, which nothing else does.
+"""The only place where models are loaded.
 
-A model gives what `SentenceTransformer(folder).encode` gives, or is one line that names what can't be had of it.
+A loaded model embeds as `SentenceTransformer(folder).encode` does; a folder that can't is refused with one line.
 """
 
 import re
@@ -20,14 +20,14 @@ from pipeline.core.errors import UserError, first_line
 from pipeline.core.model_folder import MODULES_FILE, PROBE, RAISED_BY_FILES, REMEDY, TORCH_FILES, transformer_folder
 from pipeline.core.safetensors_io import WEIGHTS_FILE
 
-# Families whose parameters are called in memory as in the file; of others the library converts names.
+# Families whose parameters have the same names in memory as in the file; the library converts those of others.
 PLAIN_NAMES = ("bert", "roberta", "camembert", "xlm-roberta")
-USUAL = ("Transformer", "StaticEmbedding", "Pooling", "Normalize")  # modules that fit each other
-# Settings of sentence_bert_config.json under which texts become other tokens than by a call of the tokenizer.
+USUAL = ("Transformer", "StaticEmbedding", "Pooling", "Normalize")  # modules that are compatible with each other
+# Settings of sentence_bert_config.json that change tokenisation from that of a plain call of the tokenizer.
 UNUSED = ("processing_kwargs", "query_length", "document_length", "query_expansion")
 FIRST_DAYS = re.compile(r"(?<=LayerNorm\.)(gamma|beta)$")
 TRIAL = ("Река", PROBE)  # of different lengths, so that one of them is padded
-PADDING_TOLERANCE = 1e-4  # relative to the largest number of the embeddings
+PADDING_TOLERANCE = 1e-4  # relative to the largest value in the embeddings
 
 
 def load_folder(
@@ -35,11 +35,11 @@ def load_folder(
 ) -> SentenceTransformer:
     """The sentence-transformers model of a local folder, in float32, without remote code; it pads on the right.
 
-    `device` None takes the fastest. A folder without modules gets those that the library gives it, with a warning.
+    `device` None selects the fastest. A folder without modules gets the library's default ones, with a warning.
 
-    Raises UserError: files that can't be read or don't fit each other, code that is not the library's, missing weights
-    (transformers would draw them at random), settings that only the library's `encode` could use, with `finite` a
-    tensor with NaN or infinity.
+    Raises UserError for files that can't be read or don't match, custom code, missing weights (transformers would
+    initialise them at random), settings that only the library's `encode` applies, and with `finite` a tensor with NaN
+    or infinity.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     kwargs = {"dtype": torch.float32, **model_kwargs}
@@ -49,7 +49,7 @@ def load_folder(
         )
     except (*RAISED_BY_FILES, SafetensorError) as error:
         is_damage = isinstance(error, UnpicklingError | EOFError) or "PytorchStreamReader" in str(error)
-        damaged = "a weight file is damaged, or holds more than tensors"  # torch says in five lines how to run its code
+        damaged = "a weight file is damaged, or holds more than tensors"  # torch would explain how to run its code
         what = f"the model can't be loaded: {damaged if is_damage else first_line(error)}"
         raise UserError(what, where=str(folder), remedy=remedy) from error
     if not model.module_kwargs:
@@ -57,7 +57,7 @@ def load_folder(
         how = getattr(model[-1], "pooling_mode", "nothing")
         log.warning("%s %s: sentence-transformers pools its tokens by %s", folder, why, how)
     if unused := _unused_setting(model):
-        raise UserError(f"the model can't be used as it asks for: {unused}", where=str(folder), remedy=remedy)
+        raise UserError(f"the model has a setting that can't be applied: {unused}", where=str(folder), remedy=remedy)
     if missing := missing_weights(model, folder):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UserError(f"the weights lack the tensor {missing[0]}{more}", where=str(folder), remedy=remedy)
@@ -69,24 +69,24 @@ def load_folder(
 
 
 def _settle(model: SentenceTransformer, folder: Path) -> None:
-    """Let the model cut texts where its positions end, and pad on the right, as far as no embedding changes.
+    """Make the model truncate texts at its number of positions and pad on the right, provided no embedding changes.
 
-    Raises UserError where more tokens are let in than there are positions, where a text's embedding depends on the
-    texts that it is padded to, or where the library itself can't embed a text with these modules.
+    Raises UserError if it admits more tokens than it has positions, if a text's embedding depends on the padding to
+    other texts, or if the library can't embed a text with these modules.
     """
     limit, positions = model.max_seq_length or 0, most_tokens(model)
     if positions is not None and limit > positions:
         if limit != cast(Any, model[0]).model.config.max_position_embeddings:
-            what = f"texts of {limit} tokens are let in, but the model has {positions} positions"
+            what = f"texts of {limit} tokens are admitted, but the model has {positions} positions"
             remedy = f"set max_seq_length to {positions} in sentence_bert_config.json"
             raise UserError(what, where=str(folder), remedy=remedy)
-        model.max_seq_length = positions  # the library knows nothing of the positions up to <pad>, which no token has
+        model.max_seq_length = positions  # the library ignores that no token has the positions up to <pad>
     pads_left = getattr(model.tokenizer, "padding_side", "right") == "left"
     unusual = [type(module).__name__ for module in model if type(module).__name__ not in USUAL]
     if not pads_left and not unusual:
         return
     culprit = "padding_side in tokenizer_config.json is left" if pads_left else f"there is a module {unusual[0]}"
-    remedy = "pad on the right" if pads_left else "take it out"
+    remedy = "pad on the right" if pads_left else "remove it"
     try:
         together, alone = (
             model.encode(list(TRIAL), prompt="", batch_size=size, show_progress_bar=False) for size in (len(TRIAL), 1)
@@ -95,14 +95,14 @@ def _settle(model: SentenceTransformer, folder: Path) -> None:
         what = f"{culprit}, and the model can't embed a text: {first_line(error)}"
         raise UserError(what, where=str(folder), remedy=remedy) from error
     if not abs(together - alone).max() <= PADDING_TOLERANCE * abs(alone).max():
-        what = f"{culprit}, and a text's embedding depends on the length of those beside it"
+        what = f"{culprit}, and a text's embedding depends on the length of the others in its batch"
         raise UserError(what, where=str(folder), remedy=remedy)
     if pads_left:
         model.tokenizer.padding_side = "right"
 
 
 def _unused_setting(model: SentenceTransformer) -> str | None:
-    """What of the folder would have no effect outside the library's own `encode`; None where there is nothing."""
+    """A setting of the folder that only the library's own `encode` applies, or None."""
     first: Any = model[0]
     if type(first) is StaticEmbedding:
         return None
@@ -114,7 +114,7 @@ def _unused_setting(model: SentenceTransformer) -> str | None:
 
 
 def most_tokens(model: SentenceTransformer) -> int | None:
-    """Tokens for which the encoder has positions, or None where its family is not known to have a table of them."""
+    """The encoder's number of positions in tokens; None if its family is not known to have a position table."""
     config = getattr(getattr(model[0], "model", None), "config", None)
     if config is None or config.model_type not in PLAIN_NAMES:
         return None
@@ -122,7 +122,7 @@ def most_tokens(model: SentenceTransformer) -> int | None:
 
 
 def missing_weights(model: SentenceTransformer, folder: Path) -> list[str]:
-    """Parameters of the encoder that the folder's weight files don't hold, an unused pooler's apart."""
+    """Parameters of the encoder missing from the folder's weight files, except those of an unused pooler."""
     encoder: Any = getattr(model[0], "model", None)
     stored = stored_names(transformer_folder(folder))
     if encoder is None or not stored or encoder.config.model_type not in PLAIN_NAMES:
@@ -132,9 +132,9 @@ def missing_weights(model: SentenceTransformer, folder: Path) -> list[str]:
 
 
 def stored_names(folder: Path) -> set[str]:
-    """Names of the tensors in the weight files of a folder: safetensors, or torch's own where there are none.
+    """Names of the tensors in a folder's weight files: safetensors, or torch's own if there are none.
 
-    LayerNorm's are called weight and bias also where the file is of BERT's first days.
+    LayerNorm parameters are named weight and bias, also if the file has BERT's original names.
     """
     names: set[str] = set()
     single = folder / WEIGHTS_FILE  # an earlier save's shards may be next to it

@@ -1,4 +1,4 @@
-"""What suits the device: the floating-point format, the attention implementation, and how a CPU's memory is kept."""
+"""Choices that depend on the device: precision, attention implementation, and how freed CPU memory is kept."""
 
 import contextlib
 import ctypes
@@ -10,11 +10,11 @@ import torch
 from pipeline.core.errors import UserError
 
 MOST_EAGER_TOKENS = 256
-# Tokens from which eager attention's scores are softmaxed in 16 bit on a CPU. Shorter rows take up to five times as
-# long as in 32 bit with torch 2.13 (31 tokens: 3.7 and 0.7 ms), longer ones about half.
+# Tokens from which eager attention computes its softmax in 16 bit on a CPU. With torch 2.13, shorter rows take up to
+# five times as long as in 32 bit (31 tokens: 3.7 and 0.7 ms), longer ones about half.
 NARROW_FROM = 96
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-PACKED = "torch_varlen"  # attention inside packed texts; the libraries would fetch a kernel for a name with "flash"
+PACKED = "torch_varlen"  # attention for packed texts; with "flash" in the name the libraries would fetch a kernel
 
 
 def native_bfloat16() -> bool:
@@ -26,9 +26,9 @@ def native_bfloat16() -> bool:
 
 
 def training_precision(precision: str) -> str:
-    """What `precision` stands for here, fp32, bf16 or fp16: auto is bf16, on a GPU without it fp16, else fp32.
+    """Resolve `precision` to fp32, bf16 or fp16: auto is bf16, on a GPU without it fp16, else fp32.
 
-    Weights and losses are float32 with each of them. Raises UserError for what the device doesn't have.
+    Weights and losses are float32 in all cases. Raises UserError for a precision that the device doesn't support.
     """
     if precision == "bf16" and not native_bfloat16():
         raise UserError(
@@ -42,16 +42,16 @@ def training_precision(precision: str) -> str:
 
 
 def autocast_dtype(precision: str) -> torch.dtype | None:
-    """The type in which the encoder multiplies while it trains; None for float32."""
+    """The autocast dtype of the encoder in training; None for float32."""
     return AUTOCAST.get(training_precision(precision))
 
 
 def attention_implementation(attention: str, longest: int) -> str:
-    """The name that transformers knows: `attention` itself, or what `auto` stands for.
+    """transformers' name of the implementation: `attention` itself, or what `auto` resolves to.
 
-    On a CPU that is eager where no text has more than 256 tokens: the backward pass of torch's fused attention takes
-    half of a step there, on texts of a headline's length. With longer texts, the scores that eager attention keeps
-    would take more memory than everything else.
+    On a CPU `auto` is eager if no text has more than 256 tokens: the backward pass of torch's fused attention takes
+    half of a step there, on texts as short as headlines. With longer texts, the scores kept by eager attention would
+    take more memory than everything else.
     """
     if attention == PACKED:
         return "sdpa"  # until the texts are packed
@@ -61,9 +61,9 @@ def attention_implementation(attention: str, longest: int) -> str:
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep what training frees from step to step instead of returning it to the system.
+    """Have glibc keep memory that training frees at each step instead of returning it to the system.
 
-    Otherwise every activation above 32 MiB is mapped, zeroed and unmapped anew at each step. Does nothing elsewhere.
+    Otherwise every activation above 32 MiB is mapped, zeroed and unmapped at each step. Without glibc, does nothing.
     """
     m_trim_threshold, m_mmap_threshold = -1, -3  # <malloc.h>
     try:
@@ -82,25 +82,25 @@ class _Heap(ctypes.Structure):
 
 
 def resident_memory() -> int:
-    """Bytes of this process in memory."""
+    """Resident bytes of this process."""
     return psutil.Process().memory_info().rss
 
 
 def kept_memory() -> int:
-    """Resident bytes that are not allocated: what is kept of freed memory, and code and the like; 0 without glibc.
+    """Resident bytes that are not allocated: freed memory that is kept, and code and the like; 0 without glibc.
 
-    glibc goes through all that it keeps to count it, which takes milliseconds.
+    glibc traverses its free lists to count them, which takes milliseconds.
     """
     try:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallinfo2.restype = _Heap
         heap = libc.mallinfo2()
-    except (OSError, AttributeError):  # another system, or a glibc before 2.33
+    except (OSError, AttributeError):  # not glibc, or before 2.33
         return 0
     return max(0, resident_memory() - heap.uordblks - heap.hblkhd)
 
 
 def return_kept_memory() -> None:
-    """Give the system what is kept of freed memory."""
+    """Return kept freed memory to the system."""
     with contextlib.suppress(OSError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)

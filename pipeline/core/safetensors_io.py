@@ -1,4 +1,4 @@
-"""safetensors files read and written piece by piece, without mapping: memory does not grow with the model."""
+"""safetensors files read and written in pieces, without memory mapping: memory does not grow with the model."""
 
 import errno
 import json
@@ -22,22 +22,22 @@ WHOLE = {"I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "ui
 CODES = {name: code for code, name in FLOATING.items()}
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 ALIGNMENT = 8  # safetensors starts its data at a multiple of this
-STORED_AT_ONCE = 1 << 26  # bytes that the disk is told to store at once
-COPIED_AT_ONCE = 1 << 18  # bytes copied at once where the kernel does not copy: they stay in the processor's cache
+STORED_AT_ONCE = 1 << 26  # bytes flushed to the disk at once
+COPIED_AT_ONCE = 1 << 18  # bytes copied at once if the kernel can't copy; they fit into the processor's cache
 NOT_BY_KERNEL = (errno.ENOTSOCK, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # macOS; some file systems
 
 
 class EagerFile:
-    """A new file, written from its start to its end.
+    """A new file, written sequentially.
 
-    Linux keeps in memory what is written until somebody asks for it to be stored. A thread asks part by part, so that
-    whoever synchronises the file in the end waits for the last parts only. Elsewhere it is just a file.
+    Linux keeps written data in memory until it is flushed. A thread flushes it part by part, so that synchronising the
+    file at the end waits for the last parts only. On other systems it is a plain file.
     """
 
     def __init__(self, path: Path) -> None:
         self.file: BinaryIO = path.open("wb", buffering=0)
         self._disk = ThreadPoolExecutor(max_workers=1)
-        self._stored = 0  # bytes from the start that the disk has been told to store
+        self._stored = 0  # bytes from the start whose flush was requested
 
     def __enter__(self) -> Self:
         return self
@@ -54,7 +54,7 @@ class EagerFile:
         self._store()
 
     def copy(self, source: BinaryIO, start: int, count: int) -> int:
-        """Append another file's bytes from byte `start` on; fewer than `count` only where that file ends."""
+        """Append `count` bytes of another file from byte `start` on; fewer only if that file ends."""
         done = 0
         while done < count and (copied := self._copy_some(source, start + done, count - done)):
             done += copied
@@ -73,7 +73,7 @@ class EagerFile:
         end = self.file.tell()
         if end - self._stored < STORED_AT_ONCE or not hasattr(os, "posix_fadvise"):
             return
-        # Told that it may drop these pages, Linux first writes them to the disk; only a second call would drop them.
+        # On this advice Linux first writes the pages to the disk; only a second call would drop them.
         self._disk.submit(
             os.posix_fadvise, self.file.fileno(), self._stored, end - self._stored, os.POSIX_FADV_DONTNEED
         )
@@ -82,10 +82,10 @@ class EagerFile:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor's numbers stand."""
+    """The location of a tensor's data."""
 
     file: Path
-    code: str  # dtype as safetensors writes it, such as BF16
+    code: str  # safetensors' name of the dtype, such as BF16
     shape: tuple[int, ...]
     start: int  # byte in the file
 
@@ -101,10 +101,10 @@ class StoredTensor:
 class SafetensorsReader:
     """The tensors of a folder with `model.safetensors` or its shards, by name, in the order of the files.
 
-    Tensors that share memory are stored once; a name that the file's metadata maps to a stored one
-    (`safetensors.torch.save_model` does that) is found through it.
+    Tensors that share memory are stored once; names that the file's metadata maps to a stored one
+    (`safetensors.torch.save_model` writes these) are resolved.
 
-    Raises UserError: no safetensors file, a missing shard, a file that is not whole, or an unknown dtype.
+    Raises UserError for a missing safetensors file or shard, a truncated file, or an unknown dtype.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -131,11 +131,11 @@ class SafetensorsReader:
         self._files.clear()
 
     def find(self, name: str) -> StoredTensor | None:
-        """The tensor of this name, also by its name's alias."""
+        """The tensor of this name or alias, or None."""
         return self.tensors.get(name) or self.tensors.get(self.metadata.get(name, ""))
 
     def read(self, tensor: StoredTensor, first: int, count: int, buffer: bytearray) -> memoryview:
-        """Items `first` up to `first + count` of a tensor, in `buffer`, which must have room for them."""
+        """Items `first` up to `first + count` of a tensor, in `buffer`, which must be large enough."""
         size = ITEM_BYTES[tensor.code]
         part = memoryview(buffer)[: count * size]
         descriptor, start, done = self._open(tensor.file).fileno(), tensor.start + first * size, 0
@@ -159,22 +159,22 @@ class SafetensorsReader:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model folder: one, or the shards that its index names; of both, as transformers, one.
+    """A model folder's safetensors files: one, or the shards in its index; as in transformers, one if there are both.
 
-    An index outlives its shards where a model was once saved in parts and then as a whole.
+    An index may be left over from an earlier save in shards.
     """
     index = folder / INDEX_FILE
     is_sharded = index.is_file() and not (folder / WEIGHTS_FILE).is_file()
     paths = [folder / shard for shard in _shards(index)] if is_sharded else [folder / WEIGHTS_FILE]
     for path in paths:
         if not path.is_file():
-            remedy = "save the model as safetensors; a folder that a stage made: remove it and run again"
+            remedy = "save the model as safetensors; if a stage made the folder, remove it and run again"
             raise UserError("no weights in safetensors", where=str(path), remedy=remedy)
     return paths
 
 
 def _shards(index: Path) -> list[str]:
-    """Names of the shards, which lie beside their index."""
+    """Names of the shards, which are in their index's folder."""
     try:
         names = sorted(set(read_json(index)["weight_map"].values()))
         outside = [name for name in names if Path(name).name != name]
@@ -186,7 +186,7 @@ def _shards(index: Path) -> list[str]:
 
 
 def read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """A safetensors file's header and the byte at which its data starts; the library checks it first."""
+    """A safetensors file's header and the offset of its data; the library validates the file first."""
     try:
         with safe_open(path, framework="numpy"):
             pass
@@ -203,7 +203,7 @@ def write_header(
     codes: Mapping[str, str],
     metadata: Mapping[str, str],
 ) -> None:
-    """Write the header of a safetensors file whose tensors follow without gaps in the order of `shapes`."""
+    """Write the header of a safetensors file whose tensors follow in the order of `shapes` without gaps."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
     end = 0
     for name, shape in shapes.items():

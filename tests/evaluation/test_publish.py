@@ -109,7 +109,7 @@ def test_a_folder_whose_modules_disagree_with_its_weights_is_refused(tmp_path: P
 
 def test_a_run_without_a_merge_can_t_be_published(tmp_path: Path) -> None:
     config = write_run(tmp_path / "runs", stages=("data", "init"))
-    with pytest.raises(UserError, match="needs the artefact merge, which is not there"):
+    with pytest.raises(UserError, match="needs the artefact merge, which is missing"):
         run_stage(CHAIN["publish"], config)
 
 
@@ -218,7 +218,7 @@ def test_a_refused_upload_says_why(tmp_path: Path, hub: LocalHub, monkeypatch: p
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     with pytest.raises(UserError, match=r"publish: .*40[14].*check your access"):
         upload(tmp_path, "organisation/name", private=True)
-    with pytest.raises(UserError, match=r"publish: neither a folder nor a Hub id .*mend evaluation\.publish\.repo"):
+    with pytest.raises(UserError, match=r"publish: neither a folder nor a Hub id .*correct evaluation\.publish\.repo"):
         upload(tmp_path, "organisation/two words", private=True)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(UserError, match=r"publish: the Hub can't be reached .*check the network, then run again"):

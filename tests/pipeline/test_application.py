@@ -43,14 +43,14 @@ def run_application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable
 def test_a_signal_ends_a_command_with_one_line_and_its_status(number: signal.Signals, tmp_path: Path) -> None:
     process = start_application(f"(os.kill(os.getpid(), {number:d}), time.sleep(60))", tmp_path)
     _, said = process.communicate(timeout=60)
-    assert (process.returncode, said) == (128 + number, "stopped; the same command goes on from here\n")
+    assert (process.returncode, said) == (128 + number, "stopped; run the same command to continue\n")
 
 
 def test_a_signal_of_which_a_library_made_another_error_ends_a_command_all_the_same(tmp_path: Path) -> None:
     made_another = "exec('try: os.kill(os.getpid(), 15), time.sleep(60)\\nexcept BaseException: raise ValueError')"
     process = start_application(made_another, tmp_path)
     _, said = process.communicate(timeout=60)
-    assert (process.returncode, said) == (128 + signal.SIGTERM, "stopped; the same command goes on from here\n")
+    assert (process.returncode, said) == (128 + signal.SIGTERM, "stopped; run the same command to continue\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -124,7 +124,7 @@ def test_a_log_that_can_t_be_opened_is_named(run_application: Callable[..., Ende
     log = tmp_path / "tiny/logs/run.log"
     log.mkdir(parents=True)
     said = run_application(print, "profile=tiny").err
-    assert said == f"error: can't write the logs: Is a directory ({log}); set runs=<folder that can be written>\n"
+    assert said == f"error: can't write the logs: Is a directory ({log}); set runs=<writable folder>\n"
 
 
 def test_the_log_is_rotated(run_application: Callable[..., Ended], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The pre-flight on local files: every source looked at, every failure shown."""
+"""The pre-flight on local files: every source is checked, every failure shown."""
 
 import re
 from pathlib import Path

@@ -126,7 +126,7 @@ def test_ranks_save_and_end_with_the_command_that_launched_them(
     process.send_signal(number)
     ended = finish(process)
     assert ended.status == (-9 if number == signal.SIGKILL else 143)
-    assert ended.err == ("" if number == signal.SIGKILL else "stopped; the same command goes on from here\n")
+    assert ended.err == ("" if number == signal.SIGKILL else "stopped; run the same command to continue\n")
     assert psutil.wait_procs(started, timeout=60)[1] == []
     assert len(list(run_folder.glob("symmetric/checkpoints/checkpoint-*/complete.json"))) == 1
 

@@ -40,7 +40,7 @@ def test_machines_without_a_place_to_meet_are_refused_before_anything_is_made(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("MASTER_ADDR", raising=False)
-    with pytest.raises(UserError, match=r"2 machines need a place to meet .*MASTER_ADDR"):
+    with pytest.raises(UserError, match=r"2 machines need a rendezvous .*MASTER_ADDR"):
         run(composed("profile=tiny", f"runs={tmp_path}", "launch.nodes=2", "stages=[data,symmetric]"))
     assert not os.listdir(tmp_path)
 
@@ -53,7 +53,7 @@ def test_processes_that_can_t_be_shared_out_evenly_are_refused() -> None:
 
 def test_what_each_machine_would_make_anew_is_not_forced_on_several() -> None:
     several = ["profile=tiny", "launch.nodes=2", "force=true"]
-    with pytest.raises(UserError, match=r"2 machines would each make data anew .*launch\.nodes=1.*force"):
+    with pytest.raises(UserError, match=r"2 machines would each rebuild data .*launch\.nodes=1.*force"):
         composed(*several, "stages=[symmetric,data]")
     composed(*several, "stages=[symmetric,asymmetric]")  # their ranks make them together
     composed(*several[::2], "stages=[data]")

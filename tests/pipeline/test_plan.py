@@ -33,4 +33,4 @@ def test_the_command_prints_its_assumptions_before_anything_is_made(
 def test_memory_says_that_it_lacks_the_heads_that_train_along(tmp_path: Path) -> None:
     settings = ["profile=tiny", f"runs={tmp_path}", "training.teraflops=200", "stages=[asymmetric]", "heads=joint"]
     said = " ".join(run_main(*settings, module="pipeline.plan").out.split())
-    assert "without what heads that train along hold" in said  # of 1,024 rows of bge-m3 it is tens of gigabytes
+    assert "without what jointly trained heads hold" in said  # of 1,024 rows of bge-m3 it is tens of gigabytes

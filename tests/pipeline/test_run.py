@@ -55,7 +55,7 @@ def test_under_accelerate_launch_only_training_runs(name: str, monkeypatch: pyte
     config = Config(profile="tiny", run="test", runs=str(tmp_path), stages=["symmetric", "merge"])
     with pytest.raises(UserError, match=r"accelerate launch can't make merge .*make merge"):
         run(config)
-    with pytest.raises(UserError, match="symmetric needs the artefact data, which is not there"):
+    with pytest.raises(UserError, match="symmetric needs the artefact data, which is missing"):
         run(dataclasses.replace(config, stages=[*SIDES]))
     assert not os.listdir(tmp_path)
 
@@ -91,14 +91,14 @@ def test_why_a_stage_is_made_anew_is_said(tmp_path: Path, caplog: pytest.LogCapt
     changes = {
         "its settings changed": {"settings": lambda config: "other"},
         "file:a changed": {"reads": lambda config: {"file:a": "2"}},
-        "version 1 of this stage made it, which is 2 now": {"version": 2},
+        "it was made by version 1 of this stage, now 2": {"version": 2},
     }
     for said, change in changes.items():
         run_stage(stage, dataclasses.replace(config, force=True))
         caplog.clear()
         with caplog.at_level("INFO", logger="pipeline"):
             run_stage(dataclasses.replace(stage, **change), config)
-        assert f"anew: {said}" in caplog.text
+        assert f"again: {said}" in caplog.text
 
 
 def test_that_a_file_of_a_stage_was_changed_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -109,4 +109,4 @@ def test_that_a_file_of_a_stage_was_changed_is_said(tmp_path: Path, caplog: pyte
     (config.folder("base") / "made.txt").write_text("mended")
     with caplog.at_level("INFO", logger="pipeline"):
         run_stage(stage, config)
-    assert "anew: a file of it was changed, cut off or lost" in caplog.text
+    assert "again: one of its files was changed, truncated or lost" in caplog.text

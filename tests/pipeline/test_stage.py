@@ -139,7 +139,7 @@ def test_another_seed_makes_another_artefact(tmp_path: Path) -> None:
 
 def test_an_input_that_is_not_complete_is_named(tmp_path: Path) -> None:
     stage = stage_writing("abc", needs=lambda config: ["init"])
-    with pytest.raises(UserError, match=r"needs the artefact init, which is not there.*make init"):
+    with pytest.raises(UserError, match=r"needs the artefact init, which is missing.*make init"):
         run_stage(stage, make_config(tmp_path))
     with pytest.raises(UserError, match="no good"):
         run_stage(dataclasses.replace(stage_writing("one", build=failing), name="init"), make_config(tmp_path))
@@ -169,7 +169,7 @@ def test_an_input_of_which_a_file_was_edited_is_refused_but_for_large_ones_of_th
     (tmp_path / "test/init/model/weights.txt").write_text(edited)
     reader = stage_writing("abc", needs=lambda config: ["init"], verified=verified)
     if refused:
-        with pytest.raises(UserError, match=r"merge needs init, of which a file was changed.*model/weights.txt\)"):
+        with pytest.raises(UserError, match=r"merge needs init, but one of its files was changed.*model/weights.txt\)"):
             run_stage(reader, config)
     else:
         assert run_stage(reader, config).status == "complete"
@@ -384,7 +384,7 @@ def test_an_input_that_is_made_anew_while_it_is_read_is_named(
     run_stage(dataclasses.replace(stage_writing("one"), name="init"), config)
     reader = stage_writing("abc", needs=lambda config: ["init"], build=build)
     now = change.get("status", "complete")
-    with pytest.raises(UserError, match=f"init was made anew while merge read it, and is {now} now"):
+    with pytest.raises(UserError, match=f"init was rebuilt while merge read it, and is {now} now"):
         run_stage(reader, config)
     assert read_manifest(tmp_path / "test/merge").status == "failed"
 

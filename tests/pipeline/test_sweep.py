@@ -71,7 +71,7 @@ def test_an_interrupted_grid_of_four_jobs_ends_with_four_rows(launcher: str, tmp
     first = start(tmp_path, *overrides)
     interrupt_once_training(first, tmp_path)
     ended = finish(first)
-    assert ended.status == 130 and "stopped; the same command goes on from here" in ended.err
+    assert ended.status == 130 and "stopped; run the same command to continue" in ended.err
     assert not (tmp_path / "sweep/learning_rate/sweep.csv").exists()
     finished = complete_manifests(tmp_path)
     assert {path.parent.name for path in finished} >= {"data", "init"}

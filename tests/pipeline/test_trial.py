@@ -16,7 +16,7 @@ def test_some_steps_at_the_profile_s_shape_tell_speed_memory_and_hours_and_leave
     ended = run_main(*overrides, *others, module="pipeline.trial")
     assert ended.status == 0, ended.err
     told = dict(re.findall(r"^ *(\S.*?\S)  +(\S+(?: GiB)?) *$", ended.out, re.MULTILINE))
-    rate, tokens = (float(told[f"tokens {of}"].replace(",", "")) for of in ("a second", "of the run"))
+    rate, tokens = (float(told[f"tokens {of}"].replace(",", "")) for of in ("per second", "of the run"))
     config = composed(*overrides)
     sets = estimates(config, "symmetric")
     a_row = sum(item.pairs * item.tokens for item in sets) / sum(item.pairs for item in sets)

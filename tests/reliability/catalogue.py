@@ -96,7 +96,7 @@ SOURCES = {
 }
 
 INIT = {
-    "no data": Case("init", "needs the artefact data, which is not there", faults.without("data")),
+    "no data": Case("init", "needs the artefact data, which is missing", faults.without("data")),
     "a base with a bit turned": Case(
         "init", faults.DAMAGED, faults.edited("bases/tiny/model.safetensors", faults.one_bit)
     ),
@@ -104,7 +104,7 @@ INIT = {
         "init", faults.DAMAGED, faults.edited("data/symmetric/terra.parquet", faults.one_bit)
     ),
     "data with a manifest of something else": Case(
-        "init", "data, which is not there", faults.edited("data/manifest.json", lambda _: b"\xff\xfe")
+        "init", "data, which is missing", faults.edited("data/manifest.json", lambda _: b"\xff\xfe")
     ),
     "a base with a score that is NaN": Case(
         "init", "not finite.*someone/model",
@@ -152,7 +152,7 @@ INIT = {
 }  # fmt: skip
 
 TRAINING = {
-    "no init": Case("symmetric", "needs the artefact init, which is not there", faults.without("init")),
+    "no init": Case("symmetric", "needs the artefact init, which is missing", faults.without("init")),
     "init with a bit turned": Case(
         "symmetric", faults.DAMAGED, faults.edited("init/model.safetensors", faults.one_bit)
     ),
@@ -167,7 +167,7 @@ TRAINING = {
 
 MERGE = {
     "a side that is not there": Case(
-        "merge", "needs the artefact symmetric, which is not there", faults.without("symmetric")
+        "merge", "needs the artefact symmetric, which is missing", faults.without("symmetric")
     ),
     "a side with a bit turned": Case(
         "merge", faults.DAMAGED, faults.edited("symmetric/model/model.safetensors", faults.one_bit), UNSCORED

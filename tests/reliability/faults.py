@@ -16,7 +16,7 @@ Change = Callable[[bytes], bytes | str]
 ROWS = [{"q": f"Вопрос номер {n} про реку?", "a": f"Подробный ответ номер {n} о том, как она течёт."} for n in range(9)]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).encode()
 SOURCE = {"title": "Mine", "side": "asymmetric", "format": "jsonl", "columns": {"anchor": "q", "positive": "a"}}
-DAMAGED = "of which a file was changed"
+DAMAGED = "but one of its files was changed"
 
 
 def nothing(run: Path) -> list[str]:

@@ -114,7 +114,7 @@ def test_both_tokenizer_files_give_the_same_ids(base: Path) -> None:
 
 def test_a_base_that_an_earlier_version_left_as_torch_s_file_is_to_be_made_again(base: Path) -> None:
     (base / "model.safetensors").rename(base / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"no weights in safetensors.*a folder that a stage made: remove it"):
+    with pytest.raises(UserError, match=r"no weights in safetensors.*if a stage made the folder, remove it"):
         shrunk(base)
 
 

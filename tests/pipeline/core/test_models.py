@@ -22,7 +22,7 @@ from tests.support.zoo import TEXTS, ZOO, animal, edit, expected
 
 REFUSED = {  # of a scored model: what the line names
     "LSTM": "a module LSTM, and the model can't embed a text: 'sentence_lengths'",
-    "CNN": "a module CNN, and a text's embedding depends on the length of those beside it",
+    "CNN": "a module CNN, and a text's embedding depends on the length of the others in its batch",
     "BERT with left padding": "padding_side in tokenizer_config.json is left, and a text's embedding depends",
     "a length for queries": "query_length in sentence_bert_config.json",
     "settings of each call": "processing_kwargs in sentence_bert_config.json",
