@@ -1,1 +1,1 @@
-"""What is run: one root config, groups of YAML beside it; `configs/schema` types them. Open `config.yaml` first."""
+"""What is run: one root config and groups of YAML files; `configs/schema` types them. Open `config.yaml` first."""

@@ -13,12 +13,12 @@ from configs.schema.merging import MERGEKIT_METHODS, MergingConfig
 from configs.schema.rules import setting
 from configs.schema.training import PlannedConfig, SideConfig, TrainingConfig
 
-# What can be trained -> the sides of the data that it reads.
+# Training stage -> the sides of the data that it reads.
 SIDES = {side: (side,) for side in DATA_SIDES} | {"joint": DATA_SIDES}
-SIDES_READ = SIDES | {"heads": ("asymmetric",)}  # the same of all stages that train in planned batches
-MADE = ("merge", "heads", "export", "evaluate", "report", "publish", "calibrate")  # of what the sides left
+SIDES_READ = SIDES | {"heads": ("asymmetric",)}  # the same for all stages that train in planned batches
+MADE = ("merge", "heads", "export", "evaluate", "report", "publish", "calibrate")  # from what the sides leave
 STAGES = ("base", "benchmarks", "data", "init", *SIDES, *MADE)
-# Made where a stage needs them, or asked for.
+# Made if a stage needs them, or on request.
 ON_REQUEST = ("base", "benchmarks", "joint", "export", "publish", "calibrate")
 LAUNCH_FILES = sorted(path.stem for path in (Path(__file__).parent.parent / "accelerate").glob("*.yaml"))
 
@@ -27,9 +27,9 @@ LAUNCH_FILES = sorted(path.stem for path in (Path(__file__).parent.parent / "acc
 class LaunchConfig:
     """How `accelerate launch` starts training."""
 
-    # A file of configs/accelerate, without its ending; auto: by the devices; none: no launcher.
+    # A file of configs/accelerate, without .yaml; auto: by the devices; none: no launcher.
     config: str = setting("auto", choices=("auto", "none", *LAUNCH_FILES))
-    processes: int | None = setting(None, least=1)  # ranks in all, on all machines; None: one a device
+    processes: int | None = setting(None, least=1)  # ranks on all machines together; None: one per device
     # Machines; each runs the same command, with MASTER_ADDR and MASTER_PORT in its environment.
     nodes: int = setting(1, least=1)
 
@@ -40,29 +40,29 @@ class LaunchConfig:
 
 @dataclass
 class TrackingConfig:
-    """Where configs, curves and metrics go beside the run's own files."""
+    """Where configs, curves and metrics are sent in addition to the run's own files."""
 
-    kind: str = setting("none", choices=("none", "wandb", "trackio"))  # where to
-    project: str = "user-bge-m3"  # the name there that holds all runs
+    kind: str = setting("none", choices=("none", "wandb", "trackio"))  # the service
+    project: str = "user-bge-m3"  # its project for all runs
 
 
 @dataclass
 class Config:
     """The whole configuration; `configs/config.yaml` fills it from its groups."""
 
-    profile: str = MISSING  # which profile was chosen
+    profile: str = MISSING  # the chosen profile
     run: str = setting(MISSING, name=True)  # name of the run's folder
     runs: str = "runs"  # folder of all runs
     seed: int = setting(42, least=0)  # the only source of randomness
-    force: bool = False  # make again what is there
-    borrow: bool = False  # take over finished stages of the other runs where the fingerprint is the same (sweeps do)
+    force: bool = False  # rebuild finished stages
+    borrow: bool = False  # reuse finished stages of other runs with the same fingerprint (sweeps do)
     stages: list[str] = setting([name for name in STAGES if name not in ON_REQUEST], choices=STAGES)  # in this order
-    objective: str = "merge.dev"  # <stage>.<metric of its manifest> by which a sweep orders its jobs
-    mirror: str | None = None  # a folder in the Hub's layout, read instead of the Hub
-    languages: list[str] = setting(["ru", "en"])  # codes: whose pieces init keeps, and what the model card says
-    # auto: bf16 where the device has it natively, on other GPUs fp16 with a loss scaler, else fp32.
+    objective: str = "merge.dev"  # <stage>.<metric of its manifest> by which a sweep ranks its jobs
+    mirror: str | None = None  # a folder in the Hub's layout that replaces the Hub
+    languages: list[str] = setting(["ru", "en"])  # codes: their pieces are kept by init, and the model card names them
+    # auto: bf16 if the device supports it natively, on other GPUs fp16 with a loss scaler, else fp32.
     precision: str = setting("auto", choices=("auto", "fp32", "bf16", "fp16"))
-    # Padded tokens in an encoder's pass wherever texts are embedded; null: 512 on a CPU, 65,536 on a GPU.
+    # Padded tokens in an encoder's pass when texts are embedded; null: 512 on a CPU, 65,536 on a GPU.
     token_budget: int | None = setting(None, least=1, result=False)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
@@ -79,16 +79,16 @@ class Config:
             if suite not in (known := {"encodechka", *self.evaluation.suite}):
                 yield "data.decontamination.suites", f"there is no suite {suite}; known: {', '.join(sorted(known))}"
         if self.data.mines and self.data.mining.model == "init" and self.init.counts_pairs:
-            yield "data.mining.model", "can't be init, whose corpora count the pairs that mining completes; take base"
+            yield "data.mining.model", "can't be init, whose corpora count the pairs that mining completes; use base"
         if not self.runs or self.runs.startswith("~"):
-            yield "runs", f"must be a folder, and ~ stands for none here: not '{self.runs}'"
+            yield "runs", f"must be a folder, without ~, which is not expanded here: not '{self.runs}'"
         if self.mirror is not None and not Path(self.mirror).is_dir():
             yield "mirror", f"the folder {self.mirror} does not exist"
         if self.training.heads.kind == "joint" and self.merging.method in MERGEKIT_METHODS:
             method = self.merging.method
-            yield "merging.method", f"can't be {method} with heads=joint: it gives no weights by which to merge heads"
+            yield "merging.method", f"can't be {method} with heads=joint: it yields no weights for merging the heads"
         if self.force and self.launch.nodes > 1 and (alone := [name for name in self.stages if name not in SIDES_READ]):
-            why = f"{self.launch.nodes} machines would each make {alone[0]} anew while the others read it"
+            why = f"{self.launch.nodes} machines would each rebuild {alone[0]} while the others read it"
             yield "force", f"{why}; force it on one first, with launch.nodes=1"
         for side in SIDES_READ:
             if side in self.stages and (problem := self.uneven_shares(side, self.launch.processes or 1)):
@@ -106,7 +106,7 @@ class Config:
         return own, {key: model for key, model in wanted.items() if key not in own}
 
     def uneven_shares(self, stage: str, processes: int) -> str | None:
-        """Why these processes can't share out a stage's smallest batch evenly; None where they can."""
+        """Why a stage's smallest batch can't be split evenly over these processes; None if it can."""
         multiple = self.training_of(stage).batch_multiple
         return f"must be a multiple of the {processes} processes, not {multiple}" if multiple % processes else None
 
@@ -117,20 +117,20 @@ class Config:
         return side
 
     def training_of(self, name: str) -> PlannedConfig:
-        """The settings of the training of a side or of the heads."""
+        """The training settings of a side or of the heads."""
         return self.training.heads if name == "heads" else self.side(name)
 
     def ranks(self, devices: int) -> int:
-        """Processes that train, on all machines, where each has so many GPUs."""
+        """The number of training processes on all machines, given the number of GPUs of each."""
         return self.launch.processes or max(devices, 1) * self.launch.nodes
 
     @property
     def training_seed(self) -> int:
-        """The seed of all training."""
+        """The seed of all training stages."""
         return self.seed if self.training.seed is None else self.training.seed
 
     def timeout(self, stage: str) -> float:
-        """Seconds that one operation of a stage's ranks may take; as long as by default in the library's arguments."""
+        """Seconds that one collective operation of a stage's ranks may take; the default is the library's."""
         return {"ddp_timeout": 1800, **self.training.arguments, **self.training_of(stage).arguments}["ddp_timeout"]
 
     @property
@@ -139,14 +139,14 @@ class Config:
         return Path(self.runs) / self.run
 
     def folder(self, stage: str) -> Path:
-        """The artefact folder of a stage: of this run, or of the base, which the runs share."""
+        """The artefact folder of a stage: in this run or, for the base, shared by all runs."""
         return Path(self.runs) / "bases" / self.base.name if stage == "base" else self.run_folder / stage
 
     def model_folder(self, stage: str) -> Path:
-        """The sentence-transformers folder that a stage leaves."""
+        """The sentence-transformers folder that a stage writes."""
         return self.folder(stage) if stage in ("base", "init") else self.folder(stage) / "model"
 
     @property
     def is_one_of_many(self) -> bool:
-        """Whether other processes work on the same artefacts by intent: jobs of a sweep, machines of one launch."""
+        """Whether other processes deliberately work on the same artefacts: sweep jobs, or machines of one launch."""
         return self.borrow or self.launch.nodes > 1

@@ -1,4 +1,4 @@
-"""What a value of the config may be: a rule beside each default, and the walk that finds what breaks one."""
+"""Which values a config may have: a rule next to each default, and the walk that finds violations."""
 
 import copy
 import dataclasses
@@ -21,22 +21,22 @@ LONGEST_NAME = 255  # bytes of a folder's name
 
 
 class Rule(TypedDict, total=False):
-    """What one value may be. A list or dictionary keeps it item by item; null always passes where the type has it."""
+    """The allowed values, in a list or dictionary of each item; null is always allowed if the type has it."""
 
     above: float
     least: float
     below: float
     most: float
-    choices: Collection[str]  # beside bounds: the words that may stand for a number
+    choices: Collection[str]  # with bounds: words allowed instead of a number
     keys: Collection[str]  # of a dictionary
-    name: bool  # becomes a file or folder, as do the keys of a dictionary with this rule
+    name: bool  # names a file or folder, as do the keys of a dictionary with this rule
 
 
 def setting(default: T, *, result: bool = True, unit: bool = True, later: bool = False, **rule: Unpack[Rule]) -> T:
-    """A field of a config with its rule; a list or dictionary as default is copied for every instance.
+    """A config field with its rule; a list or dictionary as default is copied for every instance.
 
-    `result=False` keeps the field out of its stage's fingerprint, `unit=False` out of that of its source's rows;
-    `later=True` does the former while it has its default: what was made before there was the option stays finished.
+    `result=False` keeps the field out of its stage's fingerprint, `unit=False` out of that of its source's rows.
+    `later=True` does the former while the field has its default: artefacts older than the option stay finished.
     """
     metadata = {"rule": rule, "result": result, "unit": unit} | ({"unless": default} if later else {})
     if isinstance(default, list | dict):
@@ -45,9 +45,9 @@ def setting(default: T, *, result: bool = True, unit: bool = True, later: bool =
 
 
 def problems(value: Any, key: str = "", rule: Mapping[str, Any] | None = None) -> Iterator[tuple[str, str]]:
-    """What is wrong with the values of a config and of its parts, as (key, what).
+    """The invalid values of a config and its parts, as (key, problem).
 
-    A part's method `problems` yields what no value shows by itself; it is asked where every value keeps its rule.
+    A part's method `problems` checks combinations of values; it is called if every single value is valid.
     """
     rule = rule or {}
     if dataclasses.is_dataclass(value):
@@ -93,11 +93,11 @@ def _is_name(value: str) -> bool:
 
 
 def in_words(rule: Mapping[str, Any]) -> str:
-    """What a rule asks of a value, as `at least 0 and below 1` or `auto or at least 1`; empty where there is none."""
+    """A rule in words, such as `at least 0 and below 1` or `auto or at least 1`; empty if there is none."""
     if rule.get("name"):
-        return f"a plain name, as of a file or folder, of up to {LONGEST_NAME} bytes"
-    said = " and ".join(f"{words} {rule[name]}" for name, (_, words) in BOUNDS.items() if name in rule)
+        return f"a plain name for a file or folder, of up to {LONGEST_NAME} bytes"
+    bounds = " and ".join(f"{words} {rule[name]}" for name, (_, words) in BOUNDS.items() if name in rule)
     if "choices" not in rule:
-        return said
+        return bounds
     names = ", ".join(rule["choices"])
-    return f"{names} or {said}" if said else f"one of {names}"
+    return f"{names} or {bounds}" if bounds else f"one of {names}"

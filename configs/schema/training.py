@@ -1,4 +1,4 @@
-"""Settings of fine-tuning: one dataclass a side."""
+"""Settings of fine-tuning: one dataclass per side, and one for the heads."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ DIRECTIONS = ("query_to_doc", "doc_to_query", "query_to_query", "doc_to_doc")
 
 @dataclass
 class SetConfig:
-    """What one set has otherwise than its side; null keeps the side's value."""
+    """What differs for one set from its side; null keeps the side's value."""
 
     weight: float = setting(1.0, least=0)  # multiplies the set's share of the batches; 0 leaves the set out
     anchor_length: int | None = setting(None, least=4)  # tokens, prompt and special tokens included
@@ -22,60 +22,60 @@ class SetConfig:
 
 @dataclass
 class AdapterConfig:
-    """Small matrices that train in the place of the weights (LoRA, arXiv:2106.09685); whole weights are saved."""
+    """Small matrices trained instead of the weights (LoRA, arXiv:2106.09685); full weights are saved."""
 
-    rank: int | None = setting(None, least=1)  # of the matrices; null: all weights train
-    alpha: int = setting(16, least=1)  # their product counts alpha / rank times
-    targets: list[str] = setting(["query", "key", "value", "dense"])  # ends of the names of linear layers that get them
+    rank: int | None = setting(None, least=1)  # of the matrices; null: train all weights
+    alpha: int = setting(16, least=1)  # their product is scaled by alpha / rank
+    targets: list[str] = setting(["query", "key", "value", "dense"])  # ends of the names of linear layers to adapt
 
 
 @dataclass
 class PlannedConfig:
-    """What every training run has: its steps and its planned batches."""
+    """Settings of every training run: its steps and its planned batches."""
 
     learning_rate: float = setting(1e-5, above=0)  # the highest, after warm-up
     warmup: float = setting(0.1, least=0, below=1)  # share of the steps
-    # What comes after warm-up; `constant` has none.
+    # After warm-up; `constant` has no warm-up.
     schedule: str = setting("linear", choices=("linear", "cosine", "constant_with_warmup", "constant"))
     weight_decay: float = setting(0.01, least=0)  # of AdamW
-    max_grad_norm: float = setting(1.0, least=0)  # longer gradients are scaled down to it; 0: never
-    epochs: float = setting(1.0, above=0)  # passes over the data; the mixing decides how often each set is seen
-    max_steps: int | None = setting(None, least=1)  # ends the run earlier (or later) than epochs
+    max_grad_norm: float = setting(1.0, least=0)  # longer gradients are scaled down to it; 0: no clipping
+    epochs: float = setting(1.0, above=0)  # passes over the data; mixing determines how often each set is seen
+    max_steps: int | None = setting(None, least=1)  # number of steps instead of epochs
 
     batch_size: int = setting(256, least=1)  # rows of a global batch, whatever the number of processes
-    # Most tokens of a batch's positives and negatives, each as long as the longest: long texts make batches of fewer
-    # rows. null: batch_size rows whatever their length.
+    # Maximum tokens of a batch's positives and negatives, padded to the longest: long texts make batches of fewer rows.
+    # null: batch_size rows whatever their length.
     batch_tokens: int | None = setting(None, least=1)
-    # A set's last batch is cut to this; the number of processes must divide it.
+    # A set's last batch is cut to a multiple of this; the number of processes must divide it.
     batch_multiple: int = setting(8, least=1)
     bucket_batches: int = setting(8, least=1)  # global batches in a bucket of rows of similar length
     anchor_length: int = setting(512, least=4)  # tokens, prompt and special tokens included
     positive_length: int = setting(512, least=4)  # also of negatives
     negatives: int = setting(1, least=0)  # most hard negatives taken from a row
-    # How the steps are shared out to the sets: by the batches of a pass, by a power of these, or evenly.
+    # How steps are distributed over the sets: by the batches of a pass, by a power of these, or evenly.
     mixing: str = setting("proportional", choices=("proportional", "temperature", "round_robin"))
     mixing_temperature: float = setting(2.0, least=0.1)  # of mixing=temperature: shares go with batches ** (1 / this)
-    sets: dict[str, SetConfig] = setting({})  # exceptions, by name of set; in ARGS as ++<key>={<set>:{weight:0}}
+    sets: dict[str, SetConfig] = setting({})  # exceptions by set; in ARGS as ++<key>={<set>:{weight:0}}
 
     temperature: float = setting(0.02, above=0)  # of the contrastive loss: similarities are divided by it
 
     checkpoint_steps: int = setting(500, least=1, result=False)  # steps between checkpoints
-    # Steps a line of metrics.jsonl. Where it is more than 1, a run that is taken up from a step between two lines has
-    # another line there, of fewer steps; the model is the same.
+    # Steps per line of metrics.jsonl. If more than 1, a run resumed between two lines has an additional line there, of
+    # fewer steps; the model is the same.
     logging_steps: int = setting(1, least=1, result=False)
-    # Tokens, with padding, whose activations are in memory at once; what is beyond is embedded twice. auto: on a GPU
-    # what fits, measured before the first step; on a CPU 8,192. Heads keep no activations: with auto a pass of theirs
-    # has at most the tokens of token_budget; on a CPU a batch of up to four times as many may be one.
+    # Padded tokens whose activations are in memory at once; larger batches go through gradient caching. auto: on a GPU
+    # what fits, measured before the first step; on a CPU 8,192. Heads keep no activations: with auto each of their
+    # passes has at most token_budget tokens; on a CPU a batch of up to four times as many may be one pass.
     mini_batch_tokens: int | str = setting("auto", choices=("auto",), least=1, result=False)
-    # What one more mini-batch costs, in tokens; packed texts need no such number. auto: by the device.
+    # The cost of one more mini-batch, in tokens; not used for packed texts. auto: by the device.
     mini_batch_overhead: int | str = setting("auto", choices=("auto",), least=0, result=False)
     arguments: dict[str, Any] = setting({})  # any other SentenceTransformerTrainingArguments
 
-    # No fields: what sides alone can set, as it is for heads, which train on the merge and leave its encoder as it is.
+    # Not fields: only sides can set these. Values for heads, which train on the merge and leave its encoder unchanged.
     start, dropout, angle_weight, adapter = "merge", 0.0, 0.0, AdapterConfig()
 
     def lengths(self) -> dict[str, int]:
-        """All limits in tokens, those of single sets included, by their config keys below the run's."""
+        """All limits in tokens, including those of single sets, by config key relative to the run's."""
         names = ("anchor_length", "positive_length")
         own = {f"sets.{key}.{name}": getattr(item, name) for key, item in self.sets.items() for name in names}
         return {name: getattr(self, name) for name in names} | {key: value for key, value in own.items() if value}
@@ -95,31 +95,32 @@ class PlannedConfig:
         if self.batch_size % self.batch_multiple:
             yield "batch_size", f"must be a multiple of batch_multiple ({self.batch_multiple})"
         if isinstance(self.mini_batch_tokens, int) and self.mini_batch_tokens < self.longest:
-            yield "mini_batch_tokens", f"must be auto or at least {self.longest}, the longest text that is let in"
+            yield "mini_batch_tokens", f"must be auto or at least {self.longest}, the longest admitted text"
 
 
 @dataclass
 class SideConfig(PlannedConfig):
-    """One fine-tuning run. Where a value comes from stands beside it in configs/training."""
+    """One fine-tuning run. The sources of values are given in configs/training."""
 
-    start: str = setting("init", choices=("init", *DATA_SIDES))  # the model of this run that training goes on from
-    dropout: float = setting(0.0, least=0, below=1)  # of the encoder while it trains; the saved config keeps the base's
+    start: str = setting("init", choices=("init", *DATA_SIDES))  # the model of this run that training starts from
+    dropout: float = setting(0.0, least=0, below=1)  # of the encoder in training; saved is the base's
     directions: list[str] = setting(["query_to_doc"], choices=DIRECTIONS)  # what the softmax runs over
-    # Leave out candidates within it of the positive, as probable false negatives; null: keep all, or 0 with a guide.
+    # Leave out candidates more similar than the positive minus this, as probable false negatives; null: keep all, or 0
+    # with a guide.
     false_negative_margin: float | None = None
-    # Whose similarities tell false negatives (GISTEmbed, arXiv:2402.16829): base or init, this run's, a folder, or
-    # `<Hub id>` or `<Hub id>@<revision>`; any tokenizer will do. null: the model's own, as it trains.
+    # The model whose similarities identify false negatives (GISTEmbed, arXiv:2402.16829): this run's base or init, a
+    # folder, `<Hub id>` or `<Hub id>@<revision>`, with any tokenizer. null: the model in training itself.
     guide: str | None = setting(None, later=True)
-    # Whose similarities in the batch are to be learned, beside the contrastive loss; named as a guide is. self: with
-    # dimensions, whole vectors teach the shorter ones.
+    # The model whose in-batch similarities are learned in addition to the contrastive loss; named like a guide. self:
+    # with dimensions, full vectors teach the shorter ones.
     teacher: str | None = setting(None, later=True)
-    teacher_weight: float = setting(1.0, above=0, later=True)  # of its Kullback-Leibler divergence
-    # Its and the student's similarities are divided by it.
+    teacher_weight: float = setting(1.0, above=0, later=True)  # of the Kullback-Leibler divergence from it
+    # Divides its similarities and the student's.
     teacher_temperature: float = setting(0.02, above=0, later=True)
-    angle_weight: float = setting(0.0, least=0)  # of AnglE beside the contrastive loss; 0 switches it off
-    angle_scale: float = setting(20.0, above=0)  # of AnglE: angles are multiplied by it
-    # The losses are computed on so many of a vector's first numbers, once for each of these, and added up, so that a
-    # vector can be cut there (Matryoshka, arXiv:2205.13147). Empty: on whole vectors alone.
+    angle_weight: float = setting(0.0, least=0)  # of AnglE, next to 1 for the contrastive loss; 0: off
+    angle_scale: float = setting(20.0, above=0)  # of AnglE: multiplies the angles
+    # The losses are computed on vectors truncated to each of these lengths and added up, so that the model's vectors
+    # can be truncated there (Matryoshka, arXiv:2205.13147). Empty: on full vectors only.
     dimensions: list[int] = setting([], least=1, later=True)
     dimension_weights: list[float] = setting([], least=0, later=True)  # of their losses, in order; empty: 1 each
     # For a small GPU.
@@ -127,66 +128,66 @@ class SideConfig(PlannedConfig):
 
     dev_steps: int | None = setting(None, least=1)  # steps between dev evaluations; null: only at the end
     keep_best: bool = True  # save the weights with the best mean dev score (needs dev_steps)
-    # Save the mean of the weights at the last so many evaluations (a soup, arXiv:2203.05482); with keep_best only where
-    # no single evaluation scored higher. Of an adapter, its matrices are averaged. null: none is made.
+    # Save the mean of the weights at this many last evaluations (a soup, arXiv:2203.05482); with keep_best only if no
+    # single evaluation scored higher. With an adapter, its matrices are averaged. null: none.
     average: int | None = setting(None, least=2, later=True)
 
     @property
     def auxiliary_models(self) -> dict[str, str]:
-        """Those whose vectors training reads, by role."""
+        """The models whose vectors training reads, by role."""
         wanted = {"guide": self.guide, "teacher": self.teacher if self.teacher != "self" else None}
         return {role: model for role, model in wanted.items() if model is not None}
 
     @property
     def weight_of_dimension(self) -> dict[int | None, float]:
-        """The weight of each width on which the losses are computed; None is the whole vector."""
+        """The weight of each vector length on which the losses are computed; None is the full length."""
         if not self.dimensions:
             return {None: 1.0}
         return dict(zip(self.dimensions, self.dimension_weights or [1.0] * len(self.dimensions), strict=True))
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.dimension_weights and len(self.dimension_weights) != len(self.dimensions):
-            yield "dimension_weights", f"must be as many as dimensions ({len(self.dimensions)}), or none"
+            yield "dimension_weights", f"must be as many as dimensions ({len(self.dimensions)}), or empty"
         if self.angle_weight and (odd := [width for width in self.dimensions if width % 2]):
-            yield "dimensions", f"must be even for AnglE, which reads a vector's halves; {odd[0]} is odd"
+            yield "dimensions", f"must be even for AnglE, which uses a vector's halves; {odd[0]} is odd"
         if self.teacher == "self" and not self.dimensions:
-            yield "teacher", "can't be self without dimensions: whole vectors have nothing to teach themselves"
+            yield "teacher", "can't be self without dimensions: full vectors have nothing to teach themselves"
         if self.average and not self.dev_steps:
-            yield "average", "needs dev_steps: it is of the weights at the last evaluations"
+            yield "average", "needs dev_steps: it averages the weights at the last evaluations"
         if "query_to_doc" not in self.directions:
             yield "directions", "must contain query_to_doc"
-        # Of a dimension named twice the last weight alone would count; a direction's candidates would count twice.
+        # Only the last weight of a duplicate dimension would count, and a duplicate direction's candidates twice.
         for name in ("dimensions", "directions"):
             if len(set(getattr(self, name))) < len(getattr(self, name)):
-                yield name, "must name none twice"
+                yield name, "must not contain duplicates"
         yield from super().problems()
 
 
 @dataclass
 class HeadsConfig(PlannedConfig):
-    """Sparse and multi-vector heads, fitted on the asymmetric sets. Where a value comes from: configs/heads."""
+    """Sparse and multi-vector heads, fitted on the asymmetric sets. For the sources of values see configs/heads."""
 
-    # frozen: on the merged encoder as it is. joint: there is no such stage; the sides train heads along with their
-    # encoders, at this learning_rate and on the side's own batches, and the merge weighs them as it does encoders.
-    # none: there are no heads but the base's.
+    # frozen: fitted to the unchanged merged encoder. joint: no such stage; the sides train heads along with their
+    # encoders, at this learning_rate and on the side's own batches, and the merge weights them like the encoders.
+    # none: only the base's heads, if any.
     kind: str = setting("frozen", choices=("frozen", "joint", "none"))
 
 
 @dataclass
 class TrainingConfig:
-    """The three ways of fine-tuning, and the heads."""
+    """The three fine-tuning runs, and the heads."""
 
     symmetric: SideConfig = field(default_factory=SideConfig)
     asymmetric: SideConfig = field(default_factory=SideConfig)
     joint: SideConfig = field(default_factory=SideConfig)  # all sets in one run: the baseline for split and merge
     heads: HeadsConfig = field(default_factory=HeadsConfig)  # after the merge
-    arguments: dict[str, Any] = setting({})  # of all of them; a run's own win
-    seed: int | None = setting(None, least=0)  # of the order of batches and of dropout; null: the run's
-    # A device's sustained 10^12 operations a second, from which `make plan` gets hours. auto: a share of what its
-    # matrix product reaches.
+    arguments: dict[str, Any] = setting({})  # of all of them; a run's own take precedence
+    seed: int | None = setting(None, least=0)  # of batch order and dropout; null: the run's seed
+    # A device's sustained 10^12 operations per second, from which `make plan` derives hours. auto: a share of its
+    # measured matrix product rate.
     teraflops: float | int | str = setting("auto", choices=("auto",), above=0)
-    dev_rows: int = setting(200, least=1)  # most rows of a dev set that are scored, while training and when merging
-    dev_length: int = setting(256, least=4)  # tokens at which dev and guard texts are cut
+    dev_rows: int = setting(200, least=1)  # maximum rows scored per dev set, in training and merging
+    dev_length: int = setting(256, least=4)  # tokens at which dev and guard texts are truncated
 
     def problems(self) -> Iterator[tuple[str, str]]:
         one, other = DATA_SIDES

@@ -247,8 +247,8 @@ def test_a_checksum_behind_an_archive_is_compared(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("encoding", "cp12510", "must be one that Python has"),
-        ("encoding", "base64", "must be one that Python has"),
+        ("encoding", "cp12510", "must be one that Python knows"),
+        ("encoding", "base64", "must be one that Python knows"),
         ("delimiter", ";;", "must be one character or tab"),
         ("delimiter", '"', "must be one character or tab"),
     ],
