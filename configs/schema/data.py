@@ -83,7 +83,7 @@ class SourceConfig:
     # nli: the label of the premise's hypotheses that are negatives; null: none.
     negative_label: str | None = setting("contradiction", choices=LABELS)
     need_negative: bool = False  # nli: skip premises without a negative
-    # query_pos_neg: the number of positives required of a row, and of negatives, paired with them, if it has any.
+    # query_pos_neg: positives a row must have, and as many negatives, paired with them, if it has any.
     list_length: int | None = setting(None, least=1)
     # query_pos_neg: every positive of a row, or the first one.
     positives: str = setting("all", choices=("all", "first"))

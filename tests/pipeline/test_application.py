@@ -88,7 +88,7 @@ def test_a_stopped_rank_ends_though_it_waits_for_one_that_never_comes(
     assert process.wait(timeout=30) == 128 + signal.SIGTERM
 
 
-def test_a_rank_goes_on_after_its_own_worker_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_continues_after_its_own_worker_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, LAUNCHED, "1")
     worker = "(worker := multiprocessing.get_context('fork').Process(target=time.sleep, args=[60]))"
     told = "signal.signal(signal.SIGCHLD, lambda *_: None)"  # of its end, as torch's loaders are
@@ -158,7 +158,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(asked: str) -> None:
 
 
 @pytest.mark.parametrize("override", ["run=опыт", "mirror=a=b", "mirror=books (1)", "seed=[1", "ключ=1"])
-def test_an_override_that_can_t_be_read_is_named_beside_the_way_to_quote_it(override: str) -> None:
+def test_an_override_that_can_t_be_parsed_is_named_with_the_way_to_quote_it(override: str) -> None:
     with pytest.raises(HydraException) as raised:
         OverridesParser.create().parse_overrides([override])
     line = _explained(raised.value).line

@@ -1,4 +1,4 @@
-"""The pre-flight on local files: every source is checked, every failure shown."""
+"""`make check` on local files: every source is checked, every failure shown."""
 
 import re
 from pathlib import Path
@@ -54,7 +54,7 @@ def test_all_failures_are_shown_at_once(capsys: pytest.CaptureFixture[str]) -> N
     assert "FAILED" in shown and "columns found: premise: string" in " ".join(shown.split())
 
 
-def test_training_that_takes_more_memory_than_there_is_is_found_before_anything_is_made() -> None:
+def test_training_that_needs_too_much_memory_is_found_before_anything_is_made() -> None:
     config = composed("profile=demo")
     ((found, problem),) = ((found, problem) for what, found, problem in check_machine(config, 0) if what == "memory")
     assert re.fullmatch(r"\w+ takes \d+\.\d to \d+\.\d GB, \d+\.\d GB here", found) and problem is None
@@ -86,7 +86,7 @@ def test_a_busy_processor_is_named_with_what_helps_there() -> None:
     assert processor(1.5, {"OMP_WAIT_POLICY": "passive"}) == processor(0.1, {}) == "CPU only"
 
 
-def test_a_base_that_is_not_there_is_found_before_anything_is_made(tmp_path: Path) -> None:
+def test_a_missing_base_is_found_before_anything_is_made(tmp_path: Path) -> None:
     config = composed("base=e5_small", f"base.hub={tmp_path / 'nowhere'}")
     ((found, problem),) = [row[1:] for row in check_auxiliary_models(config)]
     assert found == "FAILED" and problem and problem.what == "base.hub: neither a folder nor a Hub id"

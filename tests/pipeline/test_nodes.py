@@ -51,7 +51,7 @@ def test_processes_that_can_t_be_shared_out_evenly_are_refused() -> None:
     composed("profile=tiny", "launch.processes=6", "stages=[data,merge]")
 
 
-def test_what_each_machine_would_make_anew_is_not_forced_on_several() -> None:
+def test_what_each_machine_would_rebuild_is_not_forced_on_several() -> None:
     several = ["profile=tiny", "launch.nodes=2", "force=true"]
     with pytest.raises(UserError, match=r"2 machines would each rebuild data .*launch\.nodes=1.*force"):
         composed(*several, "stages=[symmetric,data]")

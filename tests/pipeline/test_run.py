@@ -15,7 +15,7 @@ from pipeline.stage import folder_and_manifest, run_stage
 from tests.support.runs import run_main
 
 
-def test_every_stage_stands_in_the_chain_after_those_that_it_needs() -> None:
+def test_every_stage_is_in_the_chain_after_those_that_it_needs() -> None:
     assert tuple(CHAIN) == STAGES
     config, seen = Config(profile="tiny", run="test"), set[str]()
     for name in (name for name in STAGES if name != "calibrate"):  # its settings name a model
@@ -23,7 +23,7 @@ def test_every_stage_stands_in_the_chain_after_those_that_it_needs() -> None:
         seen.add(name)
 
 
-def test_what_a_stage_implies_is_made_first_and_said_but_not_forced(tmp_path: Path) -> None:
+def test_what_a_stage_implies_is_made_first_and_logged_but_not_forced(tmp_path: Path) -> None:
     common = ["profile=tiny", f"runs={tmp_path}", "stages=[data]", "force=true"]
     first = run_main(*common)
     assert "data needs benchmarks, which is made first" in first.out, first
@@ -34,7 +34,7 @@ def test_what_a_stage_implies_is_made_first_and_said_but_not_forced(tmp_path: Pa
     assert made and read_manifest(tmp_path / "tiny" / "benchmarks") == made
 
 
-def test_evaluations_that_a_later_try_reaches_make_the_data_anew(tmp_path: Path) -> None:
+def test_evaluations_that_a_later_try_reaches_rebuild_the_data(tmp_path: Path) -> None:
     config = Config(profile="tiny", run="test", runs=str(tmp_path))
 
     def fingerprint_of_data(checked: int, missing: int) -> str:
@@ -83,7 +83,7 @@ def test_an_impossible_stage_is_refused_before_anything_is_made(
     assert not any(tmp_path.rglob("manifest.json"))
 
 
-def test_why_a_stage_is_made_anew_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_why_a_stage_is_rebuilt_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = Config(profile="tiny", run="test", runs=str(tmp_path))
     stage = dataclasses.replace(
         CHAIN["base"], version=1, build=lambda config, folder: {}, reads=lambda config: {"file:a": "1"}
@@ -101,7 +101,7 @@ def test_why_a_stage_is_made_anew_is_said(tmp_path: Path, caplog: pytest.LogCapt
         assert f"again: {said}" in caplog.text
 
 
-def test_that_a_file_of_a_stage_was_changed_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_that_a_file_of_a_stage_was_changed_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = Config(profile="tiny", run="test", runs=str(tmp_path))
     write = lambda config, folder: {"bytes": (folder.path / "made.txt").write_text("made")}  # noqa: E731
     stage = dataclasses.replace(CHAIN["base"], build=write, reads=lambda config: {})

@@ -75,7 +75,7 @@ def test_a_name_in_a_key_may_have_a_hyphen(tmp_path: Path) -> None:
     assert told.status == 0 and "data.sources.my-set.side: str" in told.out
 
 
-def test_all_of_them_are_told_once_with_groups_and_files(shown: Callable[[str], str]) -> None:
+def test_all_of_them_are_listed_once_with_groups_and_files(shown: Callable[[str], str]) -> None:
     out = shown("")
     assert "  training.joint.*: same as training.symmetric.*" in out and "training.joint.warmup:" not in out
     assert "  profile: bge_m3, bge_m3_ours, demo, e5_small" in out

@@ -80,7 +80,7 @@ def test_a_manifest_that_can_t_be_read_is_none(content: bytes, tmp_path: Path) -
     assert read_manifest(tmp_path) is None
 
 
-def test_a_manifest_is_parsed_once_and_anew_where_it_was_replaced(tmp_path: Path) -> None:
+def test_a_manifest_is_parsed_once_and_again_after_it_was_replaced(tmp_path: Path) -> None:
     for fingerprint in ("one", "two"):  # of one length, written in one moment
         Manifest("merge", "complete", fingerprint, {}, {}).write(tmp_path)
         found = read_manifest(tmp_path)
@@ -285,7 +285,7 @@ def test_units_stopped_between_their_files_leave_none_behind_in_another_config(
     assert not (tmp_path / "test/data/a").exists()
 
 
-def test_a_unit_made_anew_keeps_no_file_of_its_former_self(tmp_path: Path) -> None:
+def test_a_rebuilt_unit_keeps_no_earlier_file(tmp_path: Path) -> None:
     for name in ("before", "after"):
 
         def build(config: Config, stage: StageFolder, name: str = name) -> dict[str, object]:
@@ -329,7 +329,7 @@ def test_a_folder_that_is_replaced_is_never_seen_half_removed(tmp_path: Path, mo
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_what_a_kill_left_of_a_temporary_folder_is_in_nobody_s_way(tmp_path: Path) -> None:
+def test_what_a_kill_left_of_a_temporary_folder_is_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / f"model{PARTIAL}").mkdir()
     (tmp_path / f"model{PARTIAL}/half").touch()
     with replacing(tmp_path / "model") as folder:
@@ -352,7 +352,7 @@ def test_a_model_s_config_comes_last_and_nothing_of_a_model_that_failed(
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(moved)
 
 
-def test_what_a_kill_left_beside_or_deep_inside_an_artefact_goes(tmp_path: Path) -> None:
+def test_what_a_kill_left_next_to_or_deep_inside_an_artefact_is_removed(tmp_path: Path) -> None:
     config, folder = make_config(tmp_path), tmp_path / "test/merge"
     run_stage(stage_writing("abc"), config)
     shutil.copytree(folder, tmp_path / "test/merge.previous")
@@ -370,7 +370,7 @@ def test_what_a_kill_left_beside_or_deep_inside_an_artefact_goes(tmp_path: Path)
 
 @pytest.mark.parametrize("failure", [None, FileNotFoundError("vocabulary")])
 @pytest.mark.parametrize("change", [{"status": "running"}, {"fingerprint": "of another state"}])
-def test_an_input_that_is_made_anew_while_it_is_read_is_named(
+def test_an_input_that_is_rebuilt_while_it_is_read_is_named(
     tmp_path: Path, failure: Exception | None, change: dict[str, str]
 ) -> None:
     def build(config: Config, stage: StageFolder) -> dict[str, object]:
@@ -397,7 +397,7 @@ def test_force_makes_units_again_and_removes_those_that_are_not_asked_for_any_mo
     assert [path.name for path in (tmp_path / "test/data/sets").iterdir()] == ["rcb"]
 
 
-def test_a_forced_run_that_failed_goes_on_without_force(tmp_path: Path) -> None:
+def test_a_failed_forced_run_continues_without_force(tmp_path: Path) -> None:
     made = list[str]()
     run_stage(unit_stage({"rcb": "1", "terra": "1"}, made), make_config(tmp_path))
     with pytest.raises(UserError):

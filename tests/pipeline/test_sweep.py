@@ -156,7 +156,7 @@ def test_a_job_that_crashes_in_its_own_process_is_a_row_too(tmp_path: Path) -> N
     assert "no job has a value of merge.dev: objective=" in ended.out  # also not the one that ended well
 
 
-def test_jobs_that_share_the_best_score_are_said_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_jobs_that_share_the_best_score_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for job, score in enumerate([0.1, 0.3, 0.3]):
         result = {"job": job, "run": f"run-{job}", "overrides": [f"seed={job}", "profile=tiny"], "error": None}
         (tmp_path / str(job)).mkdir()

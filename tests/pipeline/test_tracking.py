@@ -78,7 +78,7 @@ def test_weights_and_biases_offline_gets_a_run_a_stage_with_config_curves_and_li
 
 
 @pytest.mark.slow
-def test_an_interrupted_stage_ends_as_failed_and_goes_on_in_the_same_run(run_folder: Path, tmp_path: Path) -> None:
+def test_an_interrupted_stage_ends_as_failed_and_continues_in_the_same_run(run_folder: Path, tmp_path: Path) -> None:
     from tests.support.offline_wandb import OfflineRun
 
     environment = os.environ | {"WANDB_MODE": "offline", "WANDB_DATA_DIR": str(tmp_path / "staging")}

@@ -64,7 +64,7 @@ def test_texts_are_cut_at_the_smaller_limit(model: SentenceTransformer) -> None:
     assert [max(map(len, Embedder(model, limit).tokenise([LONG]))) for limit in (8, None, 4000)] == [8, 128, 128]
 
 
-def test_a_default_prompt_stands_where_no_role_has_its_own(model: SentenceTransformer) -> None:
+def test_the_default_prompt_is_used_where_no_role_has_its_own(model: SentenceTransformer) -> None:
     other = SentenceTransformer(
         modules=list(model), device="cpu", prompts={"task": "task: "}, default_prompt_name="task"
     )
@@ -92,7 +92,7 @@ def test_embeddings_stay_on_disk_for_the_next_run(model: SentenceTransformer, tm
     assert sum(seen) == 12  # another length is another embedding
 
 
-def test_an_encoding_that_is_stopped_goes_on_from_what_was_kept(model: SentenceTransformer, tmp_path: Path) -> None:
+def test_a_stopped_encoding_continues_from_what_was_kept(model: SentenceTransformer, tmp_path: Path) -> None:
     texts, seen = [f"Река замёрзла {number:03}" for number in range(1000)], passes(model)  # of 17 characters
 
     def stop(*_: object) -> None:

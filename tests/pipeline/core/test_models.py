@@ -1,4 +1,4 @@
-"""Opening models: a folder gives what sentence-transformers gives, or is refused in one line; one place loads them."""
+"""Loading models: a folder embeds as sentence-transformers does, or is refused in one line; one place loads them."""
 
 import ast
 import shutil
@@ -47,7 +47,7 @@ def test_a_model_that_only_the_library_can_run_is_refused_in_one_line(name: str)
 
 
 @pytest.mark.parametrize("name", ["no modules", "a model of another kind"])
-def test_the_library_s_own_pooling_is_told(name: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_library_s_own_pooling_is_logged(name: str, caplog: pytest.LogCaptureFixture) -> None:
     load_folder(animal(name), "cpu")
     assert [record.message for record in caplog.records if "pools its tokens by mean" in record.message]
 

@@ -101,7 +101,7 @@ def test_each_text_begins_at_the_family_s_first_position(family: str, first: int
     assert features["max_length_q"] == features["max_length_k"] == 4  # which the GPU's kernel reads
 
 
-def test_a_text_sees_nothing_of_its_neighbours() -> None:
+def test_a_text_does_not_attend_to_its_neighbours() -> None:
     model = padded_model("xlm-roberta", "mean").eval()
     use_packed(model)
     first, second, third = texts_of([6, 9, 4])
@@ -122,7 +122,7 @@ def test_a_model_with_packed_attention_takes_padded_texts_as_before() -> None:
         assert (model(dict(features))["sentence_embedding"] - expected).abs().max() <= 1e-6
 
 
-def test_what_packed_attention_lacks_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_packed_attention_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     model = padded_model("xlm-roberta", "cls")
     if not torch.cuda.is_available():
         assert why_not_packed(model, half=True, dropout=0.0) == "a GPU"

@@ -22,7 +22,7 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
-def test_what_is_written_and_copied_stands_in_its_order(
+def test_what_is_written_and_copied_keeps_its_order(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "STORED_AT_ONCE", COPIED_AT_ONCE)  # so that the disk is told several times
@@ -61,7 +61,7 @@ def test_weights_that_lost_their_end_are_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-def test_a_full_disk_is_told(source: Path) -> None:
+def test_a_full_disk_is_reported(source: Path) -> None:
     with EagerFile(Path("/dev/full")) as target, source.open("rb", buffering=0) as file:
         with pytest.raises(OSError) as caught:
             target.copy(file, 0, 10)
