@@ -11,7 +11,7 @@ from typing import IO, Protocol, cast
 
 from configs.schema.data import HubFiles, SourceConfig, set_name
 from pipeline.core.errors import UserError, redacted
-from pipeline.core.hub import Revision, hub_errors, readable_revision
+from pipeline.core.hub import Revision, hub_errors, mirrored, readable_revision
 
 WILD = re.compile(r"[*?\[]")
 
@@ -64,23 +64,20 @@ def locate(key: str, source: SourceConfig, mirror: str | None, *, dev: bool = Fa
     """
     if source.path and not (dev and source.hub):
         setting, places = ("dev_files", source.dev_files) if dev else ("path", [source.path])
-        files = [file for place in places for file in _local_files(key, setting, place)]
+        files = [file for place in places for file in local_files(key, setting, place)]
         return Located(tuple(dict.fromkeys(files)), f"local {redacted(source.path)}")
     assert source.hub is not None
     first = HubFiles(source.hub, source.revision, source.dev_files if dev else source.files)
     parts = [first] if dev else [first, *source.also]
-    if source.local_only and not (mirror and (Path(mirror) / source.hub).is_dir()):
+    if source.local_only and not mirrored(source.hub, mirror):
         remedy = f"put it into the mirror as {source.hub}, or set {key}.path"
         raise NotSupplied(f"{set_name(key)}: {source.access}; file not supplied", where=source.hub, remedy=remedy)
-    if mirror is not None:
-        located = [_mirrored(key, part, Path(mirror)) for part in parts]
-    else:
-        located = [from_hub(set_name(key), part, key) for part in parts]
+    located = [hub_files(key, part, mirror) for part in parts]
     revisions = dict.fromkeys(part.revision for part in located)
     return Located(tuple(file for part in located for file in part.files), ", ".join(revisions))
 
 
-def _local_files(key: str, setting: str, path: str) -> list[SourceFile]:
+def local_files(key: str, setting: str, path: str) -> list[SourceFile]:
     """The file or folder of this name, or else what the pattern matches."""
     given = Path(path)
     if given.is_dir():
@@ -95,11 +92,16 @@ def _local_files(key: str, setting: str, path: str) -> list[SourceFile]:
     return files
 
 
-def _mirrored(key: str, part: HubFiles, mirror: Path) -> Located:
-    folder = mirror / part.hub
-    if not folder.is_dir():
-        remedy = "add the data set to the mirror, take the source out of the mixture, or unset mirror"
-        raise UserError(f"{set_name(key)}: the mirror has no {part.hub}", where=str(folder), remedy=remedy)
+def hub_files(key: str, part: HubFiles, mirror: str | None) -> Located:
+    """The files in the mirror where there is one, else in the Hub's cache, downloaded where needed."""
+    return _from_hub(key, part) if mirror is None else _from_mirror(key, part, mirror)
+
+
+def _from_mirror(key: str, part: HubFiles, mirror: str) -> Located:
+    folder = mirrored(part.hub, mirror)
+    if folder is None:
+        where, remedy = f"{mirror}/{part.hub}", f"add the data set to the mirror, take {key} out, or unset mirror"
+        raise UserError(f"{set_name(key)}: the mirror has no {part.hub}", where=where, remedy=remedy)
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     chosen = matching(key, part.files, names, str(folder))
     files = tuple(SourceFile(folder / inside, inside, member) for inside, member in chosen)
@@ -131,12 +133,11 @@ def matching(key: str, patterns: list[str], names: list[str], where: str) -> lis
     return list(dict.fromkeys(chosen))
 
 
-def from_hub(name: str, part: HubFiles, key: str) -> Located:
-    """The files in the Hub's cache, downloaded where needed; `key` is the config key that an error names."""
+def _from_hub(key: str, part: HubFiles) -> Located:
     from huggingface_hub import HfApi, hf_hub_download
 
     where = f"{part.hub} at {part.revision}"
-    with hub_errors(name, where, key):
+    with hub_errors(set_name(key), where, key):
         revision = readable_revision(Revision("dataset", part.hub, part.revision))
         if any(WILD.search(pattern.partition("::")[0]) for pattern in part.files):
             names = HfApi().list_repo_files(part.hub, revision=revision, repo_type="dataset")

@@ -1,7 +1,5 @@
 """Suites of mteb: the tasks that mteb lists, alone or by benchmark, restricted to what a suite asks for."""
 
-from pathlib import Path
-
 import mteb
 from mteb.abstasks import AbsTask
 
@@ -12,6 +10,7 @@ from evaluation.suites.mteb_run import MtebTask, renewed
 from evaluation.suites.task import Task
 from pipeline.core.artefact import StageFolder, folder_state, json_sha256
 from pipeline.core.errors import UserError
+from pipeline.core.hub import mirrored
 
 
 def tasks(suite: str, config: Config, stage: StageFolder) -> list[Task]:
@@ -58,7 +57,7 @@ def hub_task(name: str, suite: SuiteConfig, config: MtebTaskConfig, mirror: str 
         raise UserError(f"the task has no split {split}", where=name, remedy="mend the suite's splits")
     for subset in set(config.subsets) - set(task.hf_subsets):
         raise UserError(f"the task has no subset {subset}", where=name, remedy="mend the suite's subsets")
-    if mirror and (folder := Path(mirror, task.metadata.dataset["path"])).is_dir():
+    if folder := mirrored(task.metadata.dataset["path"], mirror):
         dataset = {**task.metadata.dataset, "path": str(folder), "revision": json_sha256(folder_state(folder))}
         task.metadata = task.metadata.model_copy(update={"dataset": dataset})
     return task

@@ -139,6 +139,12 @@ def lock_state(revisions: Iterable[Revision]) -> list[str]:
     return [commit for item in revisions if (commit := locked_commit(item))]
 
 
+def mirrored(repository: str, mirror: str | None) -> Path | None:
+    """The repository's folder in the mirror; None without a mirror or where it lacks the repository."""
+    folder = Path(mirror, repository) if mirror else None
+    return folder if folder and folder.is_dir() else None
+
+
 def hub_model(wanted: str, revision: str = "main") -> Revision | None:
     """The revision on the Hub that `<Hub id>` or `<Hub id>@<revision>` names; None if the name is a folder."""
     if Path(wanted).expanduser().is_dir():
@@ -151,5 +157,4 @@ def local_model(wanted: str, mirror: str | None) -> Path | None:
     """The folder that a model's name means here: itself, or the mirror's; None where only the Hub may have it."""
     if (asked := hub_model(wanted)) is None:
         return Path(wanted).expanduser()
-    folder = Path(mirror, asked.hub) if mirror else None
-    return folder if folder and folder.is_dir() else None
+    return mirrored(asked.hub, mirror)

@@ -137,7 +137,7 @@ INIT = {
         "init", "not UTF-8.*corpus.txt, line 3", faults.corpus("дом\nлес\n".encode() + "река\n".encode("cp1251"))
     ),
     "a corpus without texts": Case("init", "a corpus has no texts", faults.corpus(b"\n")),
-    "a corpus that is not there": Case("init", "corpus ru: no such file.*corpus.txt", faults.corpus(None)),
+    "a corpus that is not there": Case("init", "ru: no such file.*corpus.txt.*corpora.ru.files", faults.corpus(None)),
     "a language without a corpus": Case(
         "init", "language kk has no corpus.*add a corpus with language: kk", faults.corpus(faults.LINES),
         ("languages=[ru,kk]",),

@@ -1,5 +1,6 @@
 """Corpora: text files, prepared pairs, parquet in the Hub's layout; and what can be wrong with them."""
 
+import gzip
 from pathlib import Path
 
 import pyarrow
@@ -60,7 +61,7 @@ def test_columns_of_the_hub_s_files_have_languages_of_their_own(tmp_path: Path) 
 def test_missing_files_are_errors(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no prepared pairs.*make data"):
         found(CorpusConfig(), tmp_path, ["ru"])
-    with pytest.raises(UserError, match=r"no such file"):
+    with pytest.raises(UserError, match=r"it: the mirror has no someone/parallel .*take init.corpora.it out"):
         found(OPUS, tmp_path, ["ru", "en"], mirror=str(tmp_path))
 
 
@@ -78,5 +79,26 @@ def test_a_missing_column_and_a_broken_file_are_errors(tmp_path: Path) -> None:
 
 
 def test_without_network_the_hub_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"corpus it: the Hub can't be reached .*someone/parallel.*mirror="):
+    with pytest.raises(UserError, match=r"it: the Hub can't be reached .*someone/parallel.*mirror="):
         found(OPUS, tmp_path, ["ru"])
+
+
+def test_a_folder_is_all_its_files_but_the_hidden_ones(tmp_path: Path) -> None:
+    for file in ("b.txt", "deeper/a.txt", ".ipynb_checkpoints/b.txt", "b.txt~"):
+        (tmp_path / "texts" / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "texts" / file).write_text(file)
+    corpus = found(CorpusConfig(kind="text", language="ru", files=[str(tmp_path / "texts")]), tmp_path, ["ru"])
+    assert texts(corpus) == {"ru": ["b.txt", "deeper/a.txt"]}
+
+
+def test_a_packed_file_is_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "texts.gz"
+    corpus = CorpusConfig(kind="text", language="ru", files=[str(path)])
+    path.write_bytes(gzip.compress("дом\nлес\n".encode()))
+    assert texts(found(corpus, tmp_path, ["ru"])) == {"ru": ["дом", "лес"]}
+    path.write_bytes(gzip.compress("река".encode("cp1251")))
+    with pytest.raises(UserError, match=r"not UTF-8 .*texts.gz, line 1\)"):
+        texts(found(corpus, tmp_path, ["ru"]))
+    path.write_bytes(gzip.compress(b"x" * 99)[:-9])
+    with pytest.raises(UserError, match=r"can't be unpacked.*texts.gz.*download it again"):
+        texts(found(corpus, tmp_path, ["ru"]))

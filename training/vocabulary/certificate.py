@@ -16,7 +16,7 @@ from configs.schema.config import Config
 from configs.schema.init import InitConfig
 from pipeline.core.console import progress, quiet
 from pipeline.core.model_folder import read_tokenizer
-from training.vocabulary.corpora import Corpus, local_files, text_lines
+from training.vocabulary.corpora import Corpus, certified_files, corpus_lines
 from training.vocabulary.language_counts import LanguageCounts
 from training.vocabulary.selection import OTHER, Selection
 from training.vocabulary.shrinking import Sizes
@@ -189,8 +189,8 @@ def compare_corpora(
         step = 1 if most is None else -(-texts[corpus.name] // most)
         every = islice((text for _, batch in corpus.texts() for text in batch), 0, None, step)
         found[corpus.name] = comparison.agreement(every, examples)
-    for path in local_files("certify", config.certify):
-        found[str(path)] = comparison.agreement(line for lines in text_lines(path) for line in lines)
+    for path in certified_files(config):
+        found[str(path)] = comparison.agreement(line for lines in corpus_lines(path) for line in lines)
     for name, agreement in found.items():
         if agreement.mismatches:
             raise RuntimeError(f"{agreement.mismatches} covered texts of {name} are segmented in another way")

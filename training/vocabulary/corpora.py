@@ -1,6 +1,7 @@
 """The texts whose pieces are counted, and on which the certificate is made."""
 
-import glob
+import gzip
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from configs.schema.config import Config
 from configs.schema.data import HubFiles
 from configs.schema.init import BY_SCRIPT, CorpusConfig, InitConfig
 from data.sources.batch import is_list, is_text
-from data.sources.files import from_hub
+from data.sources.files import Located, hub_files, local_files
 from pipeline.core.artefact import file_sha256
 from pipeline.core.errors import UserError
 from pipeline.core.hub import Revision, locked_commit
@@ -41,7 +42,7 @@ class Corpus:
             columns = self.config.columns
         for path in self.files:
             if self.config.kind == "text":
-                yield from ((self.config.language, lines) for lines in text_lines(path))
+                yield from ((self.config.language, lines) for lines in corpus_lines(path))
             else:
                 yield from parquet_texts(path, columns)
 
@@ -66,43 +67,48 @@ def held_back_sets(data: Path) -> Iterator[Iterator[list[str]]]:
 
 def corpus_states(config: Config) -> dict[str, str]:
     """Fingerprints of the local files that are counted or certified, and the locked commits of those on the Hub."""
-    files, found = local_files("certify", config.init.certify), {}
+    files, found = certified_files(config.init), {}
     for name, corpus in config.init.corpora.items():
         if corpus.kind == "text":
-            files += local_files(name, corpus.files)
+            files += _local_files(f"init.corpora.{name}", "files", corpus.files)
         elif corpus.kind == "hub" and config.mirror:
-            files += local_files(name, [str(Path(config.mirror) / str(corpus.hub) / file) for file in corpus.files])
+            files += [file.path for file in _hub_files(name, corpus, config.mirror).files]
         elif corpus.kind == "hub" and (commit := locked_commit(Revision("dataset", str(corpus.hub), corpus.revision))):
             found[f"lock:{corpus.hub}"] = commit
     return found | {f"file:{path}": file_sha256(path) for path in files}
 
 
-def local_files(name: str, patterns: Iterable[str]) -> list[Path]:
-    """The files that paths and patterns name, in their order; raises UserError where one names none."""
-    files: list[Path] = []
-    for pattern in patterns:
-        found = [Path(path) for path in sorted(glob.glob(pattern))]
-        if not found:
-            raise UserError(f"corpus {name}: no such file", where=pattern, remedy="mend init.corpora or init.certify")
-        files += found
-    return files
+def certified_files(config: InitConfig) -> list[Path]:
+    """The further text files that the certificate is made on; raises UserError for one that doesn't exist."""
+    return _local_files("init", "certify", config.certify)
 
 
-def text_lines(path: Path) -> Iterator[list[str]]:
-    """The file's lines that are not empty, in batches; raises UserError where the file is not UTF-8."""
-    lines: list[str] = []
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                text = line.rstrip(b"\r\n").decode("utf-8")
-            except UnicodeDecodeError:
-                where, remedy = f"{path}, line {number}", "convert it, for example with iconv"
-                raise UserError("a corpus file is not UTF-8", where=where, remedy=remedy) from None
-            if text:
-                lines.append(text)
-            if len(lines) == ROWS:
-                yield lines
-                lines = []
+def _local_files(key: str, setting: str, places: Iterable[str]) -> list[Path]:
+    return [file.path for place in places for file in local_files(key, setting, place)]
+
+
+def _hub_files(name: str, config: CorpusConfig, mirror: str | None) -> Located:
+    return hub_files(f"init.corpora.{name}", HubFiles(str(config.hub), config.revision, config.files), mirror)
+
+
+def corpus_lines(path: Path) -> Iterator[list[str]]:
+    """The lines of a file, plain or .gz, that are not empty, in batches; raises UserError where it is not UTF-8."""
+    lines, number = list[str](), 0
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            for line in file:
+                number += 1
+                if text := line.rstrip(b"\r\n").decode("utf-8"):
+                    lines.append(text)
+                if len(lines) == ROWS:
+                    yield lines
+                    lines = []
+    except UnicodeDecodeError:
+        where, remedy = f"{path}, line {number}", "convert it, for example with iconv"
+        raise UserError("a corpus file is not UTF-8", where=where, remedy=remedy) from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        what = f"a corpus file can't be unpacked: {error}"
+        raise UserError(what, where=str(path), remedy="make or download it again") from None
     if lines:
         yield lines
 
@@ -143,20 +149,17 @@ def _texts(column: pa.ChunkedArray) -> list[str]:
 
 
 def _find(name: str, config: CorpusConfig, data: Path, mirror: str | None) -> Corpus:
+    key = f"init.corpora.{name}"
     if config.kind == "text":
-        return Corpus(name, config, tuple(local_files(name, config.files)), "local files")
+        return Corpus(name, config, tuple(_local_files(key, "files", config.files)), "local files")
     if config.kind == "pairs":
         from data.artefact import ALL_SIDES, set_files  # with polars, which deciding what to make does without
 
         files = [path for _, path in set_files(data, ALL_SIDES)]
         if config.files:
-            files = local_files(name, [str(data / inside) for inside in config.files])
+            files = _local_files(key, "files", [str(data / inside) for inside in config.files])
         if not files:
             raise UserError("there are no prepared pairs", where=str(data), remedy="make them first: make data")
         return Corpus(name, config, tuple(files), "stage data")
-    hub = str(config.hub)
-    if mirror:
-        files = local_files(name, [str(Path(mirror) / hub / inside) for inside in config.files])
-        return Corpus(name, config, tuple(files), f"mirror {config.revision}")
-    located = from_hub(f"corpus {name}", HubFiles(hub, config.revision, config.files), f"init.corpora.{name}")
+    located = _hub_files(name, config, mirror)
     return Corpus(name, config, tuple(file.path for file in located.files), located.revision)
