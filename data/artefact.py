@@ -17,12 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from configs.schema.config import SIDES_READ
+from configs.schema.data import DATA_SIDES
 from data.pair_files import REMEDY, read_pairs
 from pipeline.core.artefact import read_json
 from pipeline.core.errors import UserError
 
-ALL_SIDES = "joint"  # the training side that reads every side of the data
 SHOWN_CHARACTERS = 60  # of a text in an error
 
 
@@ -81,11 +80,9 @@ class MixtureWeight:
 UNWEIGHTED = MixtureWeight()  # of a set that the ledger says nothing about
 
 
-def set_files(data: Path, side: str) -> list[tuple[str, Path]]:
-    """The data side and file of each set that the training side `side` reads, in a fixed order."""
-    return [
-        (data_side, path) for data_side in SIDES_READ[side] for path in sorted((data / data_side).glob("*.parquet"))
-    ]
+def set_files(data: Path, *sides: str) -> list[tuple[str, Path]]:
+    """Side and file of each training set of these sides of the data (none given: of all), in a fixed order."""
+    return [(side, path) for side in sides or DATA_SIDES for path in sorted((data / side).glob("*.parquet"))]
 
 
 def read_pair_set(path: Path, side: str) -> PairSet:
@@ -96,19 +93,19 @@ def read_pair_set(path: Path, side: str) -> PairSet:
     return PairSet(path.stem, side, anchors, positives, [texts or [] for texts in negatives], scores)
 
 
-def read_dev_sets(data: Path, side: str = ALL_SIDES) -> list[PairSet]:
-    """The dev rows of the sets that the training side `side` reads, in the order of `set_files`; may be none.
+def read_dev_sets(data: Path, *sides: str) -> list[PairSet]:
+    """The dev rows of the sets of these sides of the data (none given: of all), as `set_files` orders them.
 
     Raises UserError: dev rows of a set that no side trains on, a file in another layout.
     """
-    sides = {path.stem: data_side for data_side, path in set_files(data, ALL_SIDES)}
+    side_of = {path.stem: side for side, path in set_files(data)}
     files = {path.stem: path for path in sorted((data / "dev").glob("*.parquet"))}
-    for name in files.keys() - sides.keys():
+    for name in files.keys() - side_of.keys():
         raise UserError(f"dev set {name} belongs to no training set", where=str(files[name]), remedy=REMEDY)
     return [
-        read_pair_set(files[name], data_side)
-        for name, data_side in sides.items()
-        if name in files and data_side in SIDES_READ[side]
+        read_pair_set(files[name], side)
+        for name, side in side_of.items()
+        if name in files and side in (sides or DATA_SIDES)
     ]
 
 
@@ -126,7 +123,7 @@ def read_held_out_set(data: Path, name: str, side: str) -> PairSet:
     if not path.is_file():
         remedy = "name sets of data.held_out, and make data"
         raise UserError(f"set {name} is not held out", where=str(path), remedy=remedy)
-    if any(trained.name == path.name for _, trained in set_files(data, ALL_SIDES)):
+    if any(trained.name == path.name for _, trained in set_files(data)):
         remedy = "guard and report with sets that no side trains on"
         raise UserError(f"set {name} is trained on", where=str(path), remedy=remedy)
     pairs = read_pair_set(path, side)
@@ -139,7 +136,7 @@ def require_unseen(sets: Iterable[PairSet], data: Path) -> None:
     """Raise UserError if an anchor or positive of `sets` is an anchor or positive of a training set."""
     held_out = {text: pairs.name for pairs in sets for text in (*pairs.anchors, *pairs.positives)}
     wanted = pa.array(list(held_out), pa.string())
-    for _, path in set_files(data, ALL_SIDES):
+    for _, path in set_files(data):
         for column in ("anchor", "positive"):
             texts = pq.read_table(path, columns=[column])[column]
             for seen in texts.filter(pc.is_in(texts, wanted.cast(texts.type)))[:1].to_pylist():
@@ -153,7 +150,7 @@ def require_unseen(sets: Iterable[PairSet], data: Path) -> None:
 
 def rows_of_sets(data: Path) -> dict[str, int]:
     """The training rows of each set."""
-    return {path.stem: pq.read_metadata(path).num_rows for _, path in set_files(data, ALL_SIDES)}
+    return {path.stem: pq.read_metadata(path).num_rows for _, path in set_files(data)}
 
 
 def read_mixture_weights(data: Path) -> dict[str, MixtureWeight]:

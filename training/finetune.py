@@ -15,7 +15,7 @@ from filelock import FileLock
 from sentence_transformers import SentenceTransformer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from configs.schema.config import Config, LaunchConfig
+from configs.schema.config import SIDES_READ, Config, LaunchConfig
 from configs.schema.training import SideConfig
 from data.artefact import read_dev_sets
 from pipeline.core.artefact import StageFolder, read_json, remove, retired, write_json
@@ -209,7 +209,7 @@ def make_trainer(
     side = config.side(stage.name)
     dev_batches = plan_dev([item.rows for item in sets.dev.values()], side)
     rows = {name: PlannedDataset([sets.dev[name]], side.angle_weight) for name in dev_batches}
-    texts = read_dev_sets(stage.inputs["data"], stage.name) if sets.dev else []
+    texts = read_dev_sets(stage.inputs["data"], *SIDES_READ[stage.name]) if sets.dev else []
     texts = [pairs.spread(config.training.dev_rows) for pairs in texts]
     precision = training_precision(config.precision)
     evaluator = DevEvaluator(texts, model, config.training.dev_length, precision, config.token_budget)

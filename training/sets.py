@@ -101,7 +101,7 @@ def prepare_sets(
 
 def _wanted_sets(name: str, side: PlannedConfig, data: Path) -> list[tuple[str, Path]]:
     """The data side and file of each set that the side `name` trains on."""
-    found = set_files(data, name)
+    found = set_files(data, *SIDES_READ[name])
     for unknown in side.sets.keys() - {path.stem for _, path in found}:
         raise UserError(
             f"no set of this side is called {unknown}",

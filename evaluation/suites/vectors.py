@@ -16,7 +16,7 @@ from sentence_transformers.util import quantize_embeddings
 
 from configs.schema.config import Config
 from configs.schema.evaluation import SuiteConfig
-from data.artefact import ALL_SIDES, PairSet, held_out_file, read_dev_sets, read_pair_set, set_files
+from data.artefact import PairSet, held_out_file, read_dev_sets, read_pair_set, set_files
 from evaluation.outcome import ITEM, Outcome
 from evaluation.scoring import Scorer
 from evaluation.suites.encodechka.predictors import similarity_task
@@ -100,7 +100,7 @@ def calibration_texts(data: Path, role: str) -> list[str]:
     """Anchors or positives of dev rows, and of training rows where these are few, spread over the mixture's sets."""
     found = _spread(read_dev_sets(data), role)
     if len(found) < CALIBRATION:
-        found += _spread([read_pair_set(path, data_side) for data_side, path in set_files(data, ALL_SIDES)], role)
+        found += _spread([read_pair_set(path, side) for side, path in set_files(data)], role)
     return found[:CALIBRATION]
 
 

@@ -45,7 +45,7 @@ def data(tmp_path: Path) -> Path:
 
 def test_a_side_reads_its_own_sets_and_joint_training_all(data: Path) -> None:
     assert [path.stem for _, path in set_files(data, "symmetric")] == ["pairs"]
-    assert [(of, path.stem) for of, path in set_files(data, "joint")] == [
+    assert [(of, path.stem) for of, path in set_files(data)] == [
         ("symmetric", "pairs"),
         ("asymmetric", "answers"),
         ("asymmetric", "more"),

@@ -153,9 +153,9 @@ def _find(name: str, config: CorpusConfig, data: Path, mirror: str | None) -> Co
     if config.kind == "text":
         return Corpus(name, config, tuple(_local_files(key, "files", config.files)), "local files")
     if config.kind == "pairs":
-        from data.artefact import ALL_SIDES, set_files  # with polars, which deciding what to make does without
+        from data.artefact import set_files  # with polars, which deciding what to make does without
 
-        files = [path for _, path in set_files(data, ALL_SIDES)]
+        files = [path for _, path in set_files(data)]
         if config.files:
             files = _local_files(key, "files", [str(data / inside) for inside in config.files])
         if not files:
