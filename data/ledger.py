@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from configs.schema.data import SourceConfig
+from pipeline.core.console import markdown_table
 
 CARD_PAIRS, CARD_NEGATIVES = 2_240_961, 792_644
 SHOWN_CHARACTERS = 200  # of a sample
@@ -112,9 +113,8 @@ def markdown(lines: list[dict[str, Any]], sums: dict[str, Any], evaluations: dic
     """The ledger for people: one table, then the reasons set by set."""
     columns, rows = table(lines)
     rows.append(["**all training sets**", "", *(sums[count] for count in columns[2:-1]), ""])
-    rule = ["---", "---", *["---:"] * len(columns[2:-1]), "---"]
     cells = [[_cell(value) for value in row] for row in rows]
-    parts = ["# Data ledger\n", *("| " + " | ".join(row) + " |" for row in [columns, rule, *cells]), ""]
+    parts = ["# Data ledger\n", markdown_table(columns, cells, range(2, len(columns) - 1)), ""]
     if _beside_the_card(lines):
         parts.append(
             f"The card's total is {CARD_PAIRS:,} positive and {CARD_NEGATIVES:,} negative pairs; built here: "

@@ -1,7 +1,6 @@
 """The merged model's card: front matter for the Hub, how to use it, and figures that all come from artefacts."""
 
 import json
-from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from evaluation.report.about_results import ways_to_search
 from evaluation.report.hub_metadata import front_matter, licence
 from evaluation.report.record import RunRecord
 from evaluation.results import BM25, EXTRA_MODES
+from pipeline.core.console import markdown_table
 from pipeline.core.model_folder import HEADS_RECORD
 
 AVERAGED = "The models were averaged with the weights below"
@@ -65,24 +65,13 @@ def render_card(run: RunRecord, config: Config, model_id: str) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    templates.globals["table"] = _table
+    templates.globals["table"] = markdown_table
     template = templates.get_template("card.md.j2")
     on_hub, local = model_id == config.evaluation.publish.repo, model_id == run.model_folder("merge").as_posix()
     exports = "." if on_hub else config.folder("export").as_posix() if local else model_id
     told = {"name": name, "model_id": model_id, "on_hub": on_hub, "card": _contents(run, config, facts, exports)}
     text = template.render(**told, run=run, model=facts)
     return f"---\n{front_matter(run, config, name)}\n---\n\n{text}"
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], figures: Collection[int] = ()) -> str:
-    """A Markdown table, with the columns at `figures` to the right.
-
-    What would end a cell or a line stands as `\\|` and as a blank.
-    """
-    cells = [[" ".join(cell.splitlines()).replace("|", "\\|") for cell in row] for row in (columns, *rows)]
-    head, *lines = [f"| {' | '.join(row)} |" for row in cells]
-    rule = "".join("---:|" if place in figures else "---|" for place in range(len(columns)))
-    return "\n".join([head, f"|{rule}", *lines])
 
 
 def _contents(run: RunRecord, config: Config, facts: ModelFacts, exports: str) -> dict[str, Any]:

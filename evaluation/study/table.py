@@ -18,7 +18,7 @@ from evaluation.significance import Resampling
 from evaluation.study.comparison import REFERENCES, RETRIEVAL, ArmScore, compare_arms
 from evaluation.study.picture import draw_differences
 from pipeline.core.artefact import read_json, read_manifest
-from pipeline.core.console import log
+from pipeline.core.console import log, markdown_table
 from pipeline.core.errors import UserError
 
 HEADLINE = "Mean S"  # of encodechka
@@ -107,11 +107,11 @@ def markdown(rows: Sequence[ArmScore]) -> str:
     """
     arms, columns = list(dict.fromkeys(row.arm for row in rows if row.suite != DEV)), headline(rows)
     known = {(row.arm, row.against, row.suite, row.task): row for row in rows}
-    lines = ["| arm | " + " | ".join(task for _, task in columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for arm in arms:
-        cells = [_cell(known.get((arm, "", *column)), known.get((arm, REFERENCES[0], *column))) for column in columns]
-        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    cells = [
+        [arm, *(_cell(known.get((arm, "", *column)), known.get((arm, REFERENCES[0], *column))) for column in columns)]
+        for arm in arms
+    ]
+    return markdown_table(["arm", *(task for _, task in columns)], cells) + "\n"
 
 
 def headline(rows: Sequence[ArmScore]) -> list[tuple[str, str]]:
