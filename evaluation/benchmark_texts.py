@@ -13,17 +13,6 @@ from evaluation.suites.sample_files import FOLDER, read_samples
 from pipeline.core.artefact import StageFolder, write_json
 from pipeline.core.errors import UserError, first_line
 
-ENCODECHKA = {  # file -> columns with test texts; train files are no benchmark
-    "stsb_dev.csv": ("sentence1", "sentence2"),
-    "para_gold.csv": ("text_1", "text_2"),
-    "xnli_ru.csv": ("sentence1", "sentence2"),
-    "SentiRuEval2016_small_test.csv": ("text",),
-    "toxic_test.csv": ("text",),
-    "inappropriate_test.csv": ("text",),
-    "intents_test.csv": ("text", "answer"),
-    "factru.json": ("texts",),
-    "rudrec.json": ("texts",),
-}
 TEXT_COLUMNS = ("sentence1", "sentence2", "text", "text1", "text2", "sentences")
 
 
@@ -54,9 +43,11 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
 
 def _encodechka_texts(config: Config, missing: dict[str, str]) -> Iterator[tuple[str, set[str]]]:
     """(file, test texts) of encodechka, out of the folder or the cache that the stage evaluate reads it from."""
+    from evaluation.suites.encodechka.tasks import test_columns  # with torch
+
     files = data_files(config)
     unreachable: str | None = None
-    for name, columns in ENCODECHKA.items():
+    for name, columns in test_columns().items():
         task = f"encodechka {Path(name).stem}"
         if unreachable:
             missing[task] = unreachable

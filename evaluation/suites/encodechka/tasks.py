@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,8 +56,19 @@ class EncodechkaVectors:
 
 
 Files = Callable[[str], Any]  # a file's rows by its name
-Run = Callable[[Files, EncodechkaVectors], Outcome]
 Label = Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a task is scored, and the columns of the file with its test texts."""
+
+    file: str
+    columns: tuple[str, ...]
+    score: Callable[[Files, EncodechkaVectors], Outcome]
+
+    def __call__(self, files: Files, vectors: EncodechkaVectors) -> Outcome:
+        return self.score(files, vectors)
 
 
 def paired(score: Callable[..., Outcome], file: str, first: str, second: str, gold: str, kind: Label) -> Run:
@@ -69,7 +81,7 @@ def paired(score: Callable[..., Outcome], file: str, first: str, second: str, go
         outcome.columns[ITEM] = items_of_pairs(*texts)
         return outcome
 
-    return run
+    return Run(file, (first, second), run)
 
 
 def classified(score: Callable[..., Outcome], stem: str, label: str, kind: Label, train_text: str = "text") -> Run:
@@ -88,7 +100,7 @@ def classified(score: Callable[..., Outcome], stem: str, label: str, kind: Label
         outcome.columns[ITEM] = np.array([text_key(text) for text in texts], dtype=object)
         return outcome
 
-    return run
+    return Run(f"{stem}_test", tuple(dict.fromkeys(["text", train_text])), run)
 
 
 def entities(file: str) -> Run:
@@ -98,7 +110,7 @@ def entities(file: str) -> Run:
         data = files(file)
         return entity_task(data["texts"], data["labels"], vectors.encoder.words)
 
-    return run
+    return Run(file, ("texts",), run)
 
 
 def _labels(rows: list[dict[str, Any]], column: str, kind: Label) -> np.ndarray:
@@ -117,3 +129,12 @@ TASKS: dict[str, Run] = {
     "NE1": entities("factru.json"),
     "NE2": entities("rudrec.json"),
 }
+
+
+def test_columns() -> dict[str, tuple[str, ...]]:
+    """File -> columns with test texts, over all tasks: what must not be trained on."""
+    found: dict[str, tuple[str, ...]] = {}
+    for task in TASKS.values():
+        name = task.file if Path(task.file).suffix else f"{task.file}.csv"
+        found[name] = tuple(dict.fromkeys([*found.get(name, ()), *task.columns]))
+    return found
