@@ -12,7 +12,7 @@ from typing import Any
 import datasets
 from datasets import Dataset, load_dataset
 
-from data.pairs.cleaning import CONTROL_TOKENS, ENTITY, HEAD, TAGS
+from data.pairs.cleaning import CONTROL_TOKENS, ENTITY, SCRIPT_CHARACTERS, TAGS
 
 PYTHON_TAGS = re.compile(TAGS)
 PYTHON_TOKENS = re.compile(CONTROL_TOKENS)
@@ -61,8 +61,8 @@ def identity(text: str) -> str:
 
 def other_script(text: str) -> bool:
     """Whether too few of the first letters are Cyrillic."""
-    letters = len(LETTERS.findall(text[:HEAD]))
-    return letters >= 20 and len(CYRILLIC.findall(text[:HEAD])) < 0.4 * letters
+    letters = len(LETTERS.findall(text[:SCRIPT_CHARACTERS]))
+    return letters >= 20 and len(CYRILLIC.findall(text[:SCRIPT_CHARACTERS])) < 0.4 * letters
 
 
 def is_kept(anchor: str, positive: str) -> bool:

@@ -22,7 +22,7 @@ from data.pair_files import REMEDY, read_pairs
 from pipeline.core.artefact import read_json
 from pipeline.core.errors import UserError
 
-SHOWN_CHARACTERS = 60  # of a text in an error
+ERROR_CHARACTERS = 60  # of a text in an error
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def require_unseen(sets: Iterable[PairSet], data: Path) -> None:
         for column in ("anchor", "positive"):
             texts = pq.read_table(path, columns=[column])[column]
             for seen in texts.filter(pc.is_in(texts, wanted.cast(texts.type)))[:1].to_pylist():
-                shown = seen if len(seen) <= SHOWN_CHARACTERS else seen[: SHOWN_CHARACTERS - 1] + "…"
+                shown = seen if len(seen) <= ERROR_CHARACTERS else seen[: ERROR_CHARACTERS - 1] + "…"
                 raise UserError(
                     f"dev set {held_out[seen]} shares a text with training set {path.stem}: {shown!r}",
                     where=str(path),

@@ -8,7 +8,7 @@ from configs.schema.data import SourceConfig
 from pipeline.core.console import markdown_table
 
 CARD_PAIRS, CARD_NEGATIVES = 2_240_961, 792_644
-SHOWN_CHARACTERS = 200  # of a sample
+SAMPLE_CHARACTERS = 200  # of a sample
 COUNTS = ("raw", "card", "built", "kept", "train", "dev", "negatives")
 NOT_ON_CARD = "not on the card"
 # Among the reasons for dropping, the one that counts negatives, not rows; those of benchmarks are among them.
@@ -170,7 +170,7 @@ def _code(text: str) -> str:
 def _short(text: str) -> str:
     """One line of a text in the ledger."""
     line = " ".join(text.split())
-    return line if len(line) <= SHOWN_CHARACTERS else f"{line[: SHOWN_CHARACTERS - 1]}…"
+    return line if len(line) <= SAMPLE_CHARACTERS else f"{line[: SAMPLE_CHARACTERS - 1]}…"
 
 
 def _evaluations(lines: list[dict[str, Any]], evaluations: dict[str, Any]) -> str:

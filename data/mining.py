@@ -24,7 +24,7 @@ from data.pairs.hashing import text_hashes
 from pipeline.core.console import log
 from pipeline.core.embedding import prompts_of
 
-SAMPLES = 5  # mined rows that the ledger shows
+SHOWN_ROWS = 5  # mined rows that the ledger shows
 MOST_COSINES = 2**26  # in memory at once
 TOO_MANY_WITHOUT = 0.2  # share of the rows
 
@@ -162,7 +162,7 @@ def _warn_of_gaps(name: str, found: Mined) -> None:
 
 def _samples(rows: pl.DataFrame) -> list[dict[str, str]]:
     """Some mined rows, evenly spread."""
-    places = np.linspace(0, len(rows), min(SAMPLES, len(rows)), endpoint=False, dtype=int)
+    places = np.linspace(0, len(rows), min(SHOWN_ROWS, len(rows)), endpoint=False, dtype=int)
     chosen = rows[places.tolist()].select("anchor", "positive", negative=pl.col("negatives").list.first())
     return chosen.to_dicts()
 

@@ -12,7 +12,7 @@ from data import ledger
 from data.artefact import held_out_file
 from data.fingerprints import VERSION, set_fingerprint
 from data.pair_files import read_keys
-from data.pairs.decontamination import BENCHMARKS, CHECKED, SAMPLES, Decontamination
+from data.pairs.decontamination import BENCHMARK_FILE, CHECKED_FILE, SAMPLE_FILE, Decontamination
 from data.pairs.hashing import NO_KEYS
 from data.sampling import write_dev
 from data.set_builder import SetBuilder
@@ -27,14 +27,14 @@ FEW_DEV_ROWS = 50
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     """Make what is missing of the sets, then dev rows and ledger; raises the first UserError once all were tried."""
     sets, data = _Sets(config, stage), config.data
-    evaluations = read_json(sets.benchmarks / CHECKED)
+    evaluations = read_json(sets.benchmarks / CHECKED_FILE)
     if missing := evaluations["not_checked"]:
         log.warning(
             "decontamination: %d evaluations not checked: %s (reasons in %s; tried again by make benchmarks "
             "ARGS=force=true; data and what is made of it follow where more is reached)",
             len(missing),
             ", ".join(missing),
-            sets.benchmarks / CHECKED,
+            sets.benchmarks / CHECKED_FILE,
         )
     held_out = [sets.held_out_line(*item) for item in progress(data.held_out.items(), "held-out sets")]
     lines, failures = [], list[UserError]()
@@ -73,7 +73,9 @@ class _Sets:
         assert manifest is not None  # written before a stage is built
         self.states = manifest.inputs
         self.benchmarks = stage.inputs["benchmarks"]
-        self.benchmark_texts = json_sha256([file_sha256(self.benchmarks / name) for name in (BENCHMARKS, SAMPLES)])
+        self.benchmark_texts = json_sha256(
+            [file_sha256(self.benchmarks / name) for name in (BENCHMARK_FILE, SAMPLE_FILE)]
+        )
         self.held_out: dict[str, str] = {}  # fingerprints by name
         self.training: dict[str, str] = {}
 

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from configs.schema.config import Config
-from data.pairs.decontamination import BENCHMARKS, CHECKED, SAMPLES
+from data.pairs.decontamination import BENCHMARK_FILE, CHECKED_FILE, SAMPLE_FILE
 from evaluation.suites.encodechka.files import data_files
 from evaluation.suites.sample_files import FOLDER, read_samples
 from pipeline.core.artefact import StageFolder, write_json
@@ -32,12 +32,12 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
         else:
             found = _mteb_texts(suite, config, missing, tests)
         tests |= {task: sorted(texts) for task, texts in found}
-    for name, by_task in ((SAMPLES, samples), (BENCHMARKS, tests)):
+    for name, by_task in ((SAMPLE_FILE, samples), (BENCHMARK_FILE, tests)):
         rows = [(task, text) for task, texts in by_task.items() for text in texts]
         with stage.replacing(name) as path:
             pl.DataFrame(rows, schema={"task": pl.String, "text": pl.String}, orient="row").write_parquet(path)
     checked = {task: len(texts) for task, texts in tests.items()}
-    write_json(stage.path / CHECKED, {"checked": checked, "not_checked": missing})
+    write_json(stage.path / CHECKED_FILE, {"checked": checked, "not_checked": missing})
     return {"tasks": len(checked), "texts": sum(checked.values()), "not checked": len(missing)}
 
 

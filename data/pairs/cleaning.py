@@ -49,7 +49,7 @@ JOINED = (
 )
 JOINERS = r"[\u{200C}\u{200D}]+"
 RULES = ("tags", "entities", "control tokens", "invisible characters", "Unicode form", "spaces")
-HEAD = 200  # characters of a text that decide about its script
+SCRIPT_CHARACTERS = 200  # characters of a text that decide about its script
 LEAST_LETTERS = 20  # texts with fewer pass
 EXAMPLES, EXAMPLE_BEFORE, EXAMPLE_CHARACTERS = 3, 20, 60  # of a set in the ledger; characters of one
 LOOKED_AT = 24  # changed texts of a frame, for examples that are different
@@ -226,7 +226,7 @@ def _of_other_script(columns: list[pl.Series], cleaning: CleaningConfig, source:
 
 def other_script(texts: pl.Series, script: str, least: float) -> pl.Series:
     """Whether less than the share `least` of the letters at the text's beginning are of `script`."""
-    heads = texts.str.slice(0, HEAD)
+    heads = texts.str.slice(0, SCRIPT_CHARACTERS)
     foreign = heads.str.contains(rf"[\p{{L}}--\p{{{script}}}]").arg_true()
     failed = np.zeros(len(texts), bool)
     if len(foreign):

@@ -13,9 +13,9 @@ from configs.schema.data import CleaningConfig, DataConfig
 from data.pairs.cleaning import Changes, comparable, flat_negatives, no_reason, normalised, with_negatives
 from data.pairs.hashing import Hashes, contained, text_hashes
 
-HEAD, KEY = 256, 48  # characters read of a text, and of its comparable form, before the whole text is compared
+HEAD_CHARACTERS, KEY_CHARACTERS = 256, 48  # of a text, and of its comparable form, compared before the whole text
 # Files of the artefact `benchmarks`: texts that may be removed or reported, texts that always are removed, the account.
-BENCHMARKS, SAMPLES, CHECKED = "benchmarks.parquet", "samples.parquet", "checked.json"
+BENCHMARK_FILE, SAMPLE_FILE, CHECKED_FILE = "benchmarks.parquet", "samples.parquet", "checked.json"
 # Near duplicates: MinHash finds candidates, the exact Jaccard similarity of the shingles judges them.
 SHINGLE = 5  # characters; words would be too coarse for sentences of ten words
 PERMUTATIONS = 128
@@ -47,7 +47,7 @@ class TextIndex:
         forms = forms.filter(pl.col("form").str.len_chars() > 0).unique("form", keep="first", maintain_order=True)
         keys = text_hashes(forms["form"])
         order = np.argsort(keys, kind="stable")
-        heads = np.unique(text_hashes(forms["form"].str.slice(0, KEY)))
+        heads = np.unique(text_hashes(forms["form"].str.slice(0, KEY_CHARACTERS)))
         return cls(heads, keys[order], forms["name"].gather(order).to_list())
 
     def find(self, texts: pl.Series) -> pl.Series:
@@ -66,9 +66,9 @@ class TextIndex:
         """Positions of texts whose head is that of an indexed text, or whose head says too little."""
         if len(self.texts) == 0 or len(texts) == 0:
             return np.empty(0, np.int64)
-        forms = comparable(texts.str.slice(0, HEAD))
-        short = (forms.str.len_chars() < KEY) & (texts.str.len_chars() > HEAD)
-        return np.flatnonzero(contained(text_hashes(forms.str.slice(0, KEY)), self.heads) | short.to_numpy())
+        forms = comparable(texts.str.slice(0, HEAD_CHARACTERS))
+        short = (forms.str.len_chars() < KEY_CHARACTERS) & (texts.str.len_chars() > HEAD_CHARACTERS)
+        return np.flatnonzero(contained(text_hashes(forms.str.slice(0, KEY_CHARACTERS)), self.heads) | short.to_numpy())
 
 
 class NearIndex:
@@ -127,8 +127,8 @@ class Decontamination:
             f"held out: {name}": pl.concat(pl.read_parquet(path, columns=["anchor", "positive"]).get_columns())
             for name, path in held_out.items()
         }
-        forbidden = held_out_texts | _texts(benchmarks / SAMPLES, "evaluation sample", data.cleaning)
-        texts, settings = _texts(benchmarks / BENCHMARKS, "evaluation", data.cleaning), data.decontamination
+        forbidden = held_out_texts | _texts(benchmarks / SAMPLE_FILE, "evaluation sample", data.cleaning)
+        texts, settings = _texts(benchmarks / BENCHMARK_FILE, "evaluation", data.cleaning), data.decontamination
         near = NearIndex(texts.items(), settings.threshold) if settings.near_duplicates and texts else None
         return cls(TextIndex.of(forbidden), TextIndex.of(texts), near, settings.mode == "remove")
 

@@ -13,7 +13,7 @@ from pipeline.core.errors import UserError
 BATCH_BYTES = 8 * 2**20  # of the columns read; bounds what is in memory at once
 BATCH_ROWS = 16_384
 LONGEST_ROW = 2**26  # bytes; what is longer is no row but another format, or made to fill the memory
-SHOWN_COLUMNS, SHOWN_CHARACTERS = 30, 40  # of a file's columns in an error
+SHOWN_COLUMNS, NAME_CHARACTERS = 30, 40  # a file's columns in an error, and characters of each name
 
 
 class OptionalColumn(str):
@@ -75,7 +75,7 @@ def wanted_columns(columns: list[str], found: Sequence[tuple[str, str]], errors:
     for column in columns:
         matches = names_like(column, counts)
         if not matches and not isinstance(column, OptionalColumn):
-            there = ", ".join(f"{name[:SHOWN_CHARACTERS]}: {kind}" for name, kind in found[:SHOWN_COLUMNS])
+            there = ", ".join(f"{name[:NAME_CHARACTERS]}: {kind}" for name, kind in found[:SHOWN_COLUMNS])
             raise errors.refused(f"no column {column}", file, f"columns found: {there}; set {errors.key}.columns")
         chosen += [name for name in matches if name not in chosen]
     for name in chosen:

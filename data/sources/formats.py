@@ -23,7 +23,7 @@ from pipeline.core.errors import first_line
 
 FIRST_ROWS, FIRST_BYTES = 100, 2**18  # what is read where only the beginning is wanted
 BUFFER = 2**20  # of a parquet column; whole column chunks would take as much memory as the file pleases
-HEAD = 40  # bytes that tell what a file is
+MAGIC_BYTES = 40  # bytes that tell what a file is
 UNPACK = "unpack it, or pack it with gzip"
 FIRST_BYTES_OF = {  # beginning -> what such a file is, what to do
     b"version https://git-lfs": ("a git-lfs pointer and not the file", "get the file itself: git lfs pull"),
@@ -57,7 +57,7 @@ def batches(file: SourceFile, columns: list[str], errors: RowErrors, source: Sou
         for name, stream in _streams(file, errors):
             text = io.BufferedReader(cast(io.RawIOBase, stream), 2**16)
             expected = () if source.encoding == UTF_8 else UTF_16  # which are letters elsewhere
-            _refuse_other_kinds(text.peek(HEAD), name, errors, expected)
+            _refuse_other_kinds(text.peek(MAGIC_BYTES), name, errors, expected)
             utf8 = in_utf8(text, source.encoding, name, errors)
             yield from read(utf8, name, columns, errors, source, FIRST_BYTES if file.beginning else BATCH_BYTES)
 
@@ -74,7 +74,9 @@ def _opened(file: SourceFile, errors: RowErrors, expected: Collection[bytes]) ->
     """The file's bytes, unpacked where its name says that they are packed by gzip."""
     packed = file.name.endswith((".gz", ".tgz"))
     with file.open() as stream:
-        _refuse_other_kinds(stream.read(HEAD), file.name, errors, (*expected, b"\x1f\x8b") if packed else expected)
+        _refuse_other_kinds(
+            stream.read(MAGIC_BYTES), file.name, errors, (*expected, b"\x1f\x8b") if packed else expected
+        )
         stream.seek(0)
         with gzip.open(stream) if packed else nullcontext(stream) as content:
             yield cast(IO[bytes], content)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from configs.schema.data import CleaningConfig, DataConfig
 from data.pairs.cleaning import Changes, comparable, normalised
-from data.pairs.decontamination import BENCHMARKS, SAMPLES, Decontamination, NearIndex, TextIndex
+from data.pairs.decontamination import BENCHMARK_FILE, SAMPLE_FILE, Decontamination, NearIndex, TextIndex
 from evaluation.benchmark_texts import task_texts
 from evaluation.suites.encodechka.files import SHA256
 from pipeline.core.artefact import file_sha256
@@ -72,7 +72,7 @@ def test_a_near_duplicate_shares_at_least_the_threshold_of_all_shingles_and_shor
     ["Компания &amp;laquo;Ветер&amp;raquo; открылась", "сло\u00adво и де\u00adло", "<b>Жирный</b> текст"],
 )
 def test_an_evaluation_text_that_cleaning_changes_is_found_as_it_is_and_cleaned(text: str, tmp_path: Path) -> None:
-    for name, texts in ((BENCHMARKS, [text]), (SAMPLES, [])):
+    for name, texts in ((BENCHMARK_FILE, [text]), (SAMPLE_FILE, [])):
         columns = {"task": ["sts"] * len(texts), "text": texts}
         pl.DataFrame(columns, schema={"task": pl.String, "text": pl.String}).write_parquet(tmp_path / name)
     forms = [text]
