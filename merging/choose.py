@@ -159,7 +159,7 @@ def dev_evaluator(config: Config, sets: Sequence[PairSet], blend: Blend) -> DevE
     evaluator = DevEvaluator(rows, blend.model, config.training.dev_length, blend.precision, blend.token_budget)
     if not evaluator.sides:
         remedy = "hold out dev rows with positive pairs"
-        raise UserError("no dev set has a positive pair", where="data/dev", remedy=remedy)
+        raise UserError("no dev set has a positive pair", where="data.dev", remedy=remedy)
     return evaluator
 
 

@@ -71,10 +71,12 @@ def require_weights(weights: Mapping[str, float], names: Sequence[str]) -> None:
     """Raise UserError unless there is a finite weight for every model and they sum to 1 within 1e-6."""
     if set(weights) != set(names):
         what = f"weights for {', '.join(weights)} but models {', '.join(names)}"
-        raise UserError(what, where="merge weights", remedy="give every model one weight")
+        raise UserError(what, where="merging.weights", remedy="give every model one weight")
     total = sum(weights.values())
     if not abs(total - 1) <= SUM_TOLERANCE:  # true for NaN as well
-        raise UserError(f"they sum to {total:g} instead of 1", where="merge weights", remedy="scale them to a sum of 1")
+        raise UserError(
+            f"they sum to {total:g} instead of 1", where="merging.weights", remedy="scale them to a sum of 1"
+        )
 
 
 def require_same_tensors(models: Mapping[str, SafetensorsReader]) -> None:
@@ -161,7 +163,7 @@ def _identical(tensor_slice: TensorSlice, parts: Mapping[str, torch.Tensor]) -> 
     for name, part in others:
         if not part.equal(base.to(part.dtype)):
             what = f"whole-number tensor {tensor_slice.tensor} differs between {base_name} and {name}"
-            raise UserError(what, where="models to merge", remedy="merge only models trained from the same init model")
+            raise UserError(what, where="merging.models", remedy="merge only models trained from the same init model")
     return base
 
 
@@ -171,6 +173,6 @@ def _require_finite(tensor_slice: TensorSlice, mixed: torch.Tensor, parts: Mappi
     culprit = next((name for name, part in parts.items() if not part.isfinite().all()), None)
     if culprit is not None:
         what = f"tensor {tensor_slice.tensor} of model {culprit} holds NaN or infinity"
-        raise UserError(what, where="models to merge", remedy=f"make {culprit} again: its training has diverged")
+        raise UserError(what, where="merging.models", remedy=f"make {culprit} again: its training has diverged")
     what = f"merged tensor {tensor_slice.tensor} exceeds the range of {mixed.dtype}"
     raise UserError(what, where="merging.dtype", remedy="use float32 or bfloat16")

@@ -76,7 +76,7 @@ def cocktail_of(
     """
     if not examples:
         remedy = "hold such rows out, or leave lm_cocktail out of merging.compare and merging.method"
-        raise UserError("no dev row is a positive pair, from which LM-Cocktail learns", where="data/dev", remedy=remedy)
+        raise UserError("no dev row is a positive pair, from which LM-Cocktail learns", where="data.dev", remedy=remedy)
     module = PooledVectors(blend)
     pure = {model: {name: float(name == model) for name in blend.names} for model in blend.names}
     negatives = len(examples[0]["neg"])

@@ -25,7 +25,9 @@ def require_mergekit(methods: Iterable[str]) -> None:
     """Raise UserError if one of the methods is mergekit's and mergekit is not installed."""
     needing = [method for method in methods if method in MERGEKIT_METHODS]
     if needing and not importlib.util.find_spec("mergekit"):
-        raise UserError(f"{needing[0]} needs mergekit", where="merging", remedy=f"{INSTALL} mergekit")
+        raise UserError(
+            f"{needing[0]} needs mergekit", where="merging.method or merging.compare", remedy=f"{INSTALL} mergekit"
+        )
 
 
 def mergekit_merge(models: Mapping[str, Path], method: str, parameters: Mapping[str, float], seed: int) -> Any:

@@ -86,7 +86,7 @@ def package_version() -> str:
         return importlib.metadata.version(PACKAGE)
     except importlib.metadata.PackageNotFoundError:
         remedy = "install it with make setup, or choose a mixture without Wiktionary"
-        raise UserError(f"the package {PACKAGE} is not installed", where="data source", remedy=remedy) from None
+        raise UserError(f"the package {PACKAGE} is not installed", where="data.sources", remedy=remedy) from None
 
 
 def database() -> Path:
