@@ -1,9 +1,9 @@
-"""What the data stage leaves, as later stages read it: training sets, dev rows, held-out sets, shares of the batches.
+"""The data stage's output as later stages read it: training sets, dev rows, held-out sets, shares of the batches.
 
 <side>/<set>.parquet    rows that a side trains on
 dev/<set>.parquet       rows of the same sets, held out of training
 heldout/<set>.parquet   sets that no side trains on
-ledger.json             the account of every set, its weight and repeat among it
+ledger.json             the account of every set, including its weight and repeat
 """
 
 import math
@@ -34,29 +34,29 @@ class PairSet:
     anchors: list[str]
     positives: list[str]
     negatives: list[list[str]]
-    scores: list[float]  # 1 where a row has none; below 1 the row's "positive" is no positive
+    scores: list[float]  # 1 where a row has none; below 1 the row's "positive" isn't one
 
     def __len__(self) -> int:
         return len(self.anchors)
 
     def take(self, rows: Iterable[int]) -> "PairSet":
-        """The set with these rows alone, in this order."""
+        """The set with only these rows, in this order."""
         chosen = list(rows)
         columns = ("anchors", "positives", "negatives", "scores")
         taken: dict[str, Any] = {name: [getattr(self, name)[row] for row in chosen] for name in columns}
         return replace(self, **taken)
 
     def spread(self, most: int) -> "PairSet":
-        """At most so many rows, evenly spread over the set: it has its source's order."""
+        """At most `most` rows, evenly spread over the set, which is in its source's order."""
         places = np.linspace(0, len(self), min(most, len(self)), endpoint=False, dtype=np.int64)
         return self.take(places.tolist())
 
     def positive_rows(self) -> "PairSet":
-        """The set without rows whose score says that they are no pair."""
+        """The set without rows whose score marks them as no pair."""
         return self.take(row for row, score in enumerate(self.scores) if score >= 1)
 
     def answers(self) -> dict[str, dict[str, None]]:
-        """The positives of each anchor, both in their order."""
+        """The positives of each anchor, both in their original order."""
         found: dict[str, dict[str, None]] = {}
         positive = self.positive_rows()
         for anchor, text in zip(positive.anchors, positive.positives, strict=True):
@@ -71,22 +71,22 @@ class PairSet:
 
 @dataclass(frozen=True)
 class MixtureWeight:
-    """A set's part of the batches, as its source says."""
+    """A set's share of the batches, as its source sets it."""
 
     weight: float = 1.0
     repeat: int = 1
 
 
-UNWEIGHTED = MixtureWeight()  # of a set that the ledger says nothing about
+UNWEIGHTED = MixtureWeight()  # for a set that the ledger doesn't list
 
 
 def set_files(data: Path, *sides: str) -> list[tuple[str, Path]]:
-    """Side and file of each training set of these sides of the data (none given: of all), in a fixed order."""
+    """Side and file of each training set of these data sides (default: all), in a fixed order."""
     return [(side, path) for side in sides or DATA_SIDES for path in sorted((data / side).glob("*.parquet"))]
 
 
 def read_pair_set(path: Path, side: str) -> PairSet:
-    """One file of the artefact; `side` is the side of the data. Raises UserError for a file in another layout."""
+    """One file of the artefact; `side` is its data side. Raises UserError for a file in another layout."""
     table = read_pairs(path)
     anchors, positives, negatives = (table[name].to_pylist() for name in ("anchor", "positive", "negatives"))
     scores = table["score"].fill_null(1.0).to_pylist()
@@ -94,7 +94,7 @@ def read_pair_set(path: Path, side: str) -> PairSet:
 
 
 def read_dev_sets(data: Path, *sides: str) -> list[PairSet]:
-    """The dev rows of the sets of these sides of the data (none given: of all), as `set_files` orders them.
+    """The dev rows of the sets of these data sides (default: all), ordered as by `set_files`.
 
     Raises UserError: dev rows of a set that no side trains on, a file in another layout.
     """
@@ -110,18 +110,18 @@ def read_dev_sets(data: Path, *sides: str) -> list[PairSet]:
 
 
 def held_out_file(data: Path, name: str) -> Path:
-    """Where the rows of a held-out set stand."""
+    """The file with the rows of a held-out set."""
     return data / "heldout" / f"{name}.parquet"
 
 
 def read_held_out_set(data: Path, name: str, side: str) -> PairSet:
-    """A set that was never trained on, read as one of the data side `side`, whose prompts it takes.
+    """A set that is never trained on, read as part of the data side `side`, whose prompts it uses.
 
-    Raises UserError: a set that the data stage did not hold out, one that a side trains on, one without positives.
+    Raises UserError: a set that the data stage did not hold out, that a side trains on, or without positives.
     """
     path = held_out_file(data, name)
     if not path.is_file():
-        remedy = "name sets of data.held_out, and make data"
+        remedy = "name sets of data.held_out, then run make data"
         raise UserError(f"set {name} is not held out", where=str(path), remedy=remedy)
     if any(trained.name == path.name for _, trained in set_files(data)):
         remedy = "guard and report with sets that no side trains on"
@@ -144,7 +144,7 @@ def require_unseen(sets: Iterable[PairSet], data: Path) -> None:
                 raise UserError(
                     f"dev set {held_out[seen]} shares a text with training set {path.stem}: {shown!r}",
                     where=str(path),
-                    remedy="make the data stage again; weights must not be chosen on what was trained on",
+                    remedy="run make data again; weights must not be chosen on training texts",
                 )
 
 
@@ -154,7 +154,7 @@ def rows_of_sets(data: Path) -> dict[str, int]:
 
 
 def read_mixture_weights(data: Path) -> dict[str, MixtureWeight]:
-    """What the ledger says about the sets' shares of the batches; raises UserError where it can't be read."""
+    """The sets' shares of the batches from the ledger; raises UserError where it can't be read."""
     ledger = data / "ledger.json"
     if not ledger.is_file():
         return {}

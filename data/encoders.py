@@ -1,4 +1,4 @@
-"""Models beside the one that trains, which mine, guide or teach: their vectors of texts, kept for all runs."""
+"""Auxiliary models that mine, guide or teach: their text vectors, cached across runs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,16 +21,16 @@ from pipeline.core.precision import training_precision
 
 @dataclass(frozen=True)
 class OpenedEncoder:
-    """A loaded model, in the precision that training would use."""
+    """A loaded model, in the precision of training."""
 
     model: SentenceTransformer
-    revision: str  # where it stood: an artefact, a commit, a mirror, a folder
-    kept: Path  # where its vectors are kept, whatever they are made for
+    revision: str  # its origin: an artefact, a commit, a mirror, a folder
+    kept: Path  # the cache of its vectors, for all purposes
     precision: str
     token_budget: int | None
 
     def embed(self, texts: Sequence[str], prompt: str, max_length: int) -> np.ndarray:
-        """Vectors [texts, width] of texts cut at so many tokens, from what is kept or made; none stays in memory."""
+        """Vectors [texts, width] of texts cut at `max_length` tokens, cached or computed; none stays in memory."""
         cache = EmbeddingCache(self.kept)
         return Embedder(self.model, max_length, self.token_budget, self.precision, cache).embed(texts, prompt)
 
@@ -38,7 +38,7 @@ class OpenedEncoder:
 def open_encoder(config: Config, wanted: str, key: str) -> OpenedEncoder:
     """One of the run's `OWN_MODELS`, a folder, or a Hub id with an optional `@<revision>`.
 
-    Raises UserError where it can't be had, with the config `key` that names it.
+    Raises UserError, naming the config `key`, where it isn't available.
     """
     if wanted in OWN_MODELS:
         manifest = read_manifest(config.folder(wanted))
@@ -51,6 +51,6 @@ def open_encoder(config: Config, wanted: str, key: str) -> OpenedEncoder:
         contents = json_sha256(model_state(wanted, config.mirror)) if is_here else revision
     precision = training_precision(config.precision)
     with quiet():
-        model = load_folder(folder, remedy=f"mend {key}").eval()
+        model = load_folder(folder, remedy=f"fix {key}").eval()
     kept = Path(config.runs, "cache", "embeddings", f"{contents}-{precision}")
     return OpenedEncoder(model, revision, kept, precision, config.token_budget)

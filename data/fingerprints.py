@@ -1,4 +1,4 @@
-"""What the pairs are made from, as states that differ where the pairs might; asked whenever a command starts."""
+"""Fingerprints of the pairs' inputs, which change whenever the pairs might; computed whenever a command starts."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,13 +13,13 @@ from pipeline.core.artefact import folder_state, json_sha256, read_once, result_
 from pipeline.core.errors import UserError
 from pipeline.core.hub import Revision, hub_model, local_model, lock_state
 
-VERSION = 5  # of the rows that come out of a source for the same config
+VERSION = 5  # raised when the same source and config give other rows
 HASHED_BYTES = 32 * 2**20
 MINING = "mining model"
 
 
 def data_states(config: Config) -> dict[str, str]:
-    """Fingerprints of each source's files, and of the model that mines, by the names that the manifest gives them."""
+    """Fingerprints of each source's files and of the mining model, by their names in the manifest."""
     found = {
         f"source:{name}": json_sha256(source_state(config.data.key(name), source, config.mirror))
         for name, source in config.data.all_sources.items()
@@ -30,15 +30,15 @@ def data_states(config: Config) -> dict[str, str]:
 
 
 def mining_settings(config: Config) -> dict[str, Any]:
-    """What mined negatives depend on beside the settings of the data."""
+    """What mined negatives depend on besides the data settings."""
     sides = {source.side for source in config.data.sources.values() if source.negatives == "mine"}
     lengths = {side: mining_length(config, side) for side in sorted(sides)}
-    known = "by form, of symmetric sets both ways"  # which texts beside an anchor are no negatives of it
+    known = "by form, of symmetric sets both ways"  # which texts can't be negatives of an anchor
     return {"lengths": lengths, "precision": config.precision, "known": known} if sides else {}
 
 
 def mining_length(config: Config, side: str) -> int:
-    """Tokens at which the texts of a set of this side are cut for mining."""
+    """The length in tokens at which texts of this side's sets are cut for mining."""
     of_side = config.side(side)
     return config.data.mining.max_length or max(of_side.anchor_length, of_side.positive_length)
 
@@ -46,8 +46,8 @@ def mining_length(config: Config, side: str) -> int:
 def set_fingerprint(name: str, config: Config, states: Mapping[str, str], *compared_with: Any) -> str:
     """The fingerprint of one set's unit.
 
-    It covers the settings that change the set's rows, of the `states` (those of `data_states`) its own, and what the
-    set is compared with, such as the fingerprints of other sets.
+    It covers the settings that change the set's rows, the set's own entry in `states` (see `data_states`), and what
+    the set is compared with, such as the fingerprints of other sets.
     """
     source, data = config.data.all_sources[name], config.data
     settings = [unit_settings(source), data.cleaning, data.decontamination, data.dev, data.on_bad_row, config.seed]
@@ -57,7 +57,7 @@ def set_fingerprint(name: str, config: Config, states: Mapping[str, str], *compa
 
 
 def source_state(key: str, source: SourceConfig, mirror: str | None) -> list[Any]:
-    """The source's files or package; what can't be located is named as such, and fails when it is built."""
+    """The source's files or package; one that can't be located is recorded by its error, and fails when built."""
     if source.hub and not source.path and not source.reader and mirror is None:
         parts = [HubFiles(source.hub, source.revision), *source.also]
         locked = lock_state(Revision("dataset", part.hub, part.revision) for part in parts)
@@ -81,13 +81,13 @@ def _xxh3(path: Path) -> str:
 
 
 def file_state(path: Path, hashed: Callable[[Path], str]) -> list[Any]:
-    """Contents of a small file, so that a fresh checkout changes nothing; size and time of change of a large one."""
+    """Hash of a small file, so that a fresh checkout changes nothing; size and modification time of a large one."""
     stat = path.stat()
     return [hashed(path)] if stat.st_size <= HASHED_BYTES else [stat.st_size, stat.st_mtime_ns]
 
 
 def model_state(wanted: str, mirror: str | None) -> list[Any]:
-    """A model that is none of the run's own: contents of a folder, revision of a Hub id."""
+    """A model from outside the run: contents of a folder, revision of a Hub id."""
     if folder := local_model(wanted, mirror):
         return folder_state(folder)
     asked, (name, _, revision) = hub_model(wanted), wanted.partition("@")

@@ -1,4 +1,4 @@
-"""The account of every row: what the card says, what was built, what was dropped and why."""
+"""The account of every row: the card's count, the built pairs, the dropped rows and why."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -11,33 +11,35 @@ CARD_PAIRS, CARD_NEGATIVES = 2_240_961, 792_644
 SAMPLE_CHARACTERS = 200  # of a sample
 COUNTS = ("raw", "card", "built", "kept", "train", "dev", "negatives")
 NOT_ON_CARD = "not on the card"
-# Among the reasons for dropping, the one that counts negatives, not rows; those of benchmarks are among them.
+# The one drop reason that counts negatives instead of rows; it includes those found in benchmarks.
 WRONG_NEGATIVES = "negatives, empty or equal to the positive"
 
 
 @dataclass
 class SetCounts:
-    """What the ledger says about one set."""
+    """One set's counts in the ledger."""
 
     raw: int = 0
     built: int = 0
-    scored: int = 0  # rows that the construction gives beside them, with a score below 1
+    scored: int = 0  # additional rows with a score below 1
     kept: int = 0
     train: int = 0
     dev: int = 0
-    dev_candidates: int = 0  # rows held back, or of official files, before those went that share a text with training
+    dev_candidates: int = 0  # held back or official rows, also those that share a training text
     negatives: int = 0
     sampled_out: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     reported: Counter[str] = field(default_factory=Counter)  # evaluation texts found, by task
     cleaned: dict[str, int] = field(default_factory=dict)  # texts that each rule of cleaning changed
-    examples: list[tuple[str, str, str]] = field(default_factory=list)  # of these: rule, before and after, shortened
+    examples: list[tuple[str, str, str]] = field(
+        default_factory=list
+    )  # changed texts: rule, before and after, shortened
     bad_rows: dict[str, int] = field(default_factory=dict)
-    mined: dict[str, Any] = field(default_factory=dict)  # by the miner: negatives, share of false ones dropped
+    mined: dict[str, Any] = field(default_factory=dict)  # by the miner: negatives, share of false negatives dropped
 
 
 def entry(name: str, source: SourceConfig, counts: dict[str, Any]) -> dict[str, Any]:
-    """One set's line: what its unit counted, and what the config says about the set."""
+    """One set's line: its counts, and its settings in the config."""
     return {
         "name": name,
         "title": source.title,
@@ -60,22 +62,22 @@ def entry(name: str, source: SourceConfig, counts: dict[str, Any]) -> dict[str, 
 
 
 def skipped(name: str, source: SourceConfig, reason: str) -> dict[str, Any]:
-    """The line of a set that could not be read and need not be."""
+    """The line of an optional set that could not be read."""
     return entry(name, source, vars(SetCounts()) | {"revision": ""}) | {"status": f"skipped: {reason}"}
 
 
 def expected(source: SourceConfig) -> int | None:
-    """Pairs that the construction gives on the real files, as far as known."""
+    """Pairs that the construction gives on the real files, where known."""
     return source.card.pairs if source.card.expected is None else source.card.expected
 
 
 def expected_rows(source: SourceConfig) -> int:
-    """Pairs that a run will have of them, as far as known; else 0."""
+    """Pairs that a run will use of them, where known; else 0."""
     return min(filter(None, (expected(source), source.max_rows)), default=0)
 
 
 def status(source: SourceConfig, built: int) -> str:
-    """equal, differs, or "not on the card"; a figure the card rounds is met within half a step."""
+    """equal, differs, or "not on the card"; a rounded figure of the card is met within half a rounding step."""
     if source.card.pairs is None:
         return NOT_ON_CARD
     return "equal" if abs(built - source.card.pairs) <= source.card.rounded_to // 2 else "differs"
@@ -95,8 +97,8 @@ def totals(lines: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def table(lines: list[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
-    """Columns and rows of the sets; what the published card says only where a set is one of the card's."""
-    on_card = _beside_the_card(lines)
+    """Columns and rows of the sets; the published card's figures only where one of the sets is on it."""
+    on_card = _has_card_sets(lines)
     shown = [count for count in COUNTS if count != "card" or on_card]
     rows = []
     for line in lines:
@@ -105,17 +107,17 @@ def table(lines: list[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
     return ["set", "side", *shown, "status"], rows
 
 
-def _beside_the_card(lines: list[dict[str, Any]]) -> bool:
+def _has_card_sets(lines: list[dict[str, Any]]) -> bool:
     return any(line["card"] is not None for line in lines)
 
 
 def markdown(lines: list[dict[str, Any]], sums: dict[str, Any], evaluations: dict[str, Any]) -> str:
-    """The ledger for people: one table, then the reasons set by set."""
+    """The ledger for readers: one table, then the details of each set."""
     columns, rows = table(lines)
     rows.append(["**all training sets**", "", *(sums[count] for count in columns[2:-1]), ""])
     cells = [[_cell(value) for value in row] for row in rows]
     parts = ["# Data ledger\n", markdown_table(columns, cells, range(2, len(columns) - 1)), ""]
-    if _beside_the_card(lines):
+    if _has_card_sets(lines):
         parts.append(
             f"The card's total is {CARD_PAIRS:,} positive and {CARD_NEGATIVES:,} negative pairs; built here: "
             f"{sums['built']:,} pairs. Negatives of the sets whose negatives the card counts: "
@@ -130,13 +132,13 @@ def _paragraph(line: dict[str, Any]) -> str:
     revision = line["revision"] or "none"
     facts = [f"{line['source']}, revision {revision}; licence: {line['licence']}; access: {line['access']}."]
     if line["card"] is not None and line["built"] != line["card"]:
-        reason = line["difference"] or "the files at hand are not the full set"
+        reason = line["difference"] or "the available files are not the full set"
         facts.append(f"Built {line['built']:,} against the card's {line['card']:,}: {reason}.")
     if line["scored"]:
-        facts.append(f"Beside them {line['scored']:,} rows with a score below 1, which only AnglE takes.")
+        facts.append(f"In addition {line['scored']:,} rows with a score below 1, used by AnglE only.")
     if line["dev"] < line["dev_candidates"]:
         held_back = f"{line['dev_candidates']:,} rows held back"
-        facts.append(f"Of {held_back} {line['dev']:,} are dev rows: none shares a text with training.")
+        facts.append(f"Of {held_back}, {line['dev']:,} are dev rows; none shares a text with training.")
     accounts = {"Dropped": "dropped", "Bad rows left out": "bad_rows", "Found in evaluations": "reported"}
     for what, key in accounts.items():
         if line[key]:
@@ -145,7 +147,7 @@ def _paragraph(line: dict[str, Any]) -> str:
     if line["cleaned"]:
         rules = ", ".join(f"{rule} {count:,}" for rule, count in line["cleaned"].items())
         shown = "; ".join(f"{_code(before)} → {_code(after)} ({rule})" for rule, before, after in line["examples"])
-        facts.append(f"Texts that cleaning changed: {rules}. For example: {shown}.")
+        facts.append(f"Texts changed by cleaning: {rules}. Examples: {shown}.")
     if line.get("mined"):
         mined = line["mined"]
         facts.append(
@@ -163,18 +165,18 @@ def _paragraph(line: dict[str, Any]) -> str:
 
 
 def _code(text: str) -> str:
-    """A text as it stands, whatever Markdown or HTML would make of it."""
+    """A text shown verbatim, whatever Markdown or HTML it contains."""
     return f"`` {text} ``" if "``" not in text else repr(text)
 
 
 def _short(text: str) -> str:
-    """One line of a text in the ledger."""
+    """A text on one line of the ledger, shortened."""
     line = " ".join(text.split())
     return line if len(line) <= SAMPLE_CHARACTERS else f"{line[: SAMPLE_CHARACTERS - 1]}…"
 
 
 def _evaluations(lines: list[dict[str, Any]], evaluations: dict[str, Any]) -> str:
-    """Which evaluations the pairs were compared with, and how many texts of each were found in which set."""
+    """The evaluations the pairs were checked against, and how many texts of each were found in which set."""
     found: dict[str, list[str]] = {}
     for line in lines:
         for task, count in line["reported"].items():
@@ -184,7 +186,7 @@ def _evaluations(lines: list[dict[str, Any]], evaluations: dict[str, Any]) -> st
     for task, texts in evaluations["checked"].items():
         parts.append(f"- {task}: {texts:,} texts; found in training: {', '.join(found.get(task, [])) or 'none'}")
     parts += [f"- {task}: **not checked**: {reason}" for task, reason in evaluations["not_checked"].items()]
-    return "\n".join(parts) + "\n" if len(parts) > 1 else "## Evaluations\n\nNo benchmark was compared with.\n"
+    return "\n".join(parts) + "\n" if len(parts) > 1 else "## Evaluations\n\nPairs were checked against no benchmark.\n"
 
 
 def _cell(value: int | str | None) -> str:

@@ -1,4 +1,4 @@
-"""Hard negatives for sets that have none: passages of the set that a model finds near an anchor, but not too near."""
+"""Hard negatives for sets that have none: passages of the set that a model ranks near an anchor, not too near."""
 
 import math
 from collections import defaultdict
@@ -24,31 +24,31 @@ from data.pairs.hashing import text_hashes
 from pipeline.core.console import log
 from pipeline.core.embedding import prompts_of
 
-SHOWN_ROWS = 5  # mined rows that the ledger shows
+SHOWN_ROWS = 5  # mined rows shown in the ledger
 MOST_COSINES = 2**26  # in memory at once
 TOO_MANY_WITHOUT = 0.2  # share of the rows
 
 
 @dataclass(frozen=True)
 class Mined:
-    """What was found for each pair, and what was left out."""
+    """The negatives found for each pair, and the candidates left out."""
 
-    negatives: list[list[int]]  # of each pair: places of passages, the nearest first
-    looked_at: int  # candidates
-    too_near: int  # of those
+    negatives: list[list[int]]  # per pair: indices of passages, the nearest first
+    candidates: int
+    too_near: int  # of the candidates
 
     @property
     def without(self) -> int:
-        """Pairs for which nothing was found."""
+        """Pairs without a mined negative."""
         return sum(not found for found in self.negatives)
 
 
 def mine(path: Path, name: str, config: Config) -> dict[str, Any]:
-    """Give every pair of the set's file up to `negatives` mined negatives; rows with a score below 1 get none.
+    """Add up to `negatives` mined negatives to every pair of the set's file; rows with a score below 1 get none.
 
     Returns:
         `negatives` written, `pairs_without` any, `false_negatives`: share of the candidates that were dropped,
-        `samples`: some rows as mined, and `model` and `revision` of what mined.
+        `samples`: some mined rows, and the miner's `model` and `revision`.
     """
     settings, side = config.data.mining, config.data.all_sources[name].side
     encoder = open_encoder(config, settings.wanted, "data.mining.model")
@@ -60,7 +60,7 @@ def mine(path: Path, name: str, config: Config) -> dict[str, Any]:
     length, prompts = mining_length(config, side), prompts_of(encoder.model, side)
     query = prompts.anchor if settings.query_prompt is None else settings.query_prompt
     document = prompts.positive if settings.passage_prompt is None else settings.passage_prompt
-    found = Mined([], looked_at=0, too_near=0)
+    found = Mined([], candidates=0, too_near=0)
     if anchors:
         log.info("%s: mining negatives for %d anchors among %d passages", name, len(anchors), len(texts))
         found = hard_negatives(
@@ -80,7 +80,7 @@ def mine(path: Path, name: str, config: Config) -> dict[str, Any]:
     return {
         "negatives": sum(map(len, found.negatives)),
         "pairs_without": found.without,
-        "false_negatives": found.too_near / max(found.looked_at, 1),
+        "false_negatives": found.too_near / max(found.candidates, 1),
         "samples": _samples(shown),
         "model": settings.model,
         "revision": encoder.revision,
@@ -88,9 +88,9 @@ def mine(path: Path, name: str, config: Config) -> dict[str, Any]:
 
 
 def known_texts(pairs: pl.DataFrame, place: dict[str, int], both_ways: bool) -> list[list[int]]:
-    """Of each pair the places, rising, of all texts that stand beside its anchor's form, and of that form itself.
+    """For each pair the sorted indices of all texts paired with its anchor's form, and of that form itself.
 
-    `place` has the positives by text, in order. `both_ways`: a pair has no direction.
+    `place` maps each positive to its index, in order. `both_ways`: a pair has no direction.
     """
     of_text, of_anchor = forms(pl.Series([*place])), forms(pairs["anchor"])
     places, known = defaultdict[int, list[int]](list), defaultdict[int, set[int]](set)
@@ -105,7 +105,7 @@ def known_texts(pairs: pl.DataFrame, place: dict[str, int], both_ways: bool) -> 
 
 
 def forms(texts: pl.Series) -> list[int]:
-    """Keys, as a set of a million pairs has gigabytes of texts; the same of texts that cleaning takes for equal."""
+    """Keys of texts, equal where cleaning treats the texts as equal: the texts of a million pairs take gigabytes."""
     return text_hashes(comparable(texts)).tolist()
 
 
@@ -116,27 +116,27 @@ def hard_negatives(
     known: Sequence[Sequence[int]],
     settings: MiningConfig,
 ) -> Mined:
-    """The passages nearest to each anchor that are neither known to belong to it nor so near that they may.
+    """The passages nearest to each anchor that are neither known answers nor so near that they may be answers.
 
-    Candidates are those at rank `range_min` to `range_max` by cosine. One is taken for an unmarked answer and dropped
-    where it comes within `margin` of the positive, or before it: the margin is in standard deviations of the anchor's
+    Candidates have rank `range_min` to `range_max` by cosine. One that scores within `margin` of the positive, or
+    above it, is treated as an unlabelled answer and dropped. The margin is in standard deviations of the anchor's
     cosines with all passages, which are 0.02 for one model and 0.15 for another.
 
     Args:
         anchors: (pairs, dimension).
-        passages: (passages, dimension), on the device that computes.
-        positives: for each pair the index of its positive in `passages`.
-        known: for each pair the indices of passages that can't be its negatives, its positive's among them.
+        passages: (passages, dimension), on the device to compute on.
+        positives: per pair, the index of its positive in `passages`.
+        known: per pair, the indices of passages that can't be its negatives, including its positive.
     """
     passages = normalize(passages, dim=1)
     first = min(settings.range_min, max(0, len(passages) - settings.negatives - 1))
     last = min(settings.range_max, len(passages))
-    negatives, looked_at, too_near = list[list[int]](), 0, 0
+    negatives, candidate_count, too_near = list[list[int]](), 0, 0
     step = max(1, MOST_COSINES // len(passages))
     for start in range(0, len(anchors), step):
         cosines = normalize(anchors[start : start + step].to(passages.device), dim=1) @ passages.T
         own = cosines[torch.arange(len(cosines)), torch.tensor(positives[start : start + step])]
-        spread = cosines.std(1, correction=min(1, len(passages) - 1))  # of one passage 0, where torch would warn
+        spread = cosines.std(1, correction=min(1, len(passages) - 1))  # 0 for a single passage, where torch would warn
         limit = torch.full_like(own, math.inf) if settings.margin is None else own - settings.margin * spread
         rows = [row for row, places in enumerate(known[start : start + step]) for _ in places]
         cosines[rows, [place for places in known[start : start + step] for place in places]] = -math.inf
@@ -145,15 +145,15 @@ def hard_negatives(
         allowed = candidates & (near[:, first:] <= limit[:, None])
         taken = allowed & (allowed.cumsum(1) <= settings.negatives)
         negatives += [row[some].tolist() for row, some in zip(places[:, first:].cpu(), taken.cpu(), strict=True)]
-        looked_at += int(candidates.sum())
+        candidate_count += int(candidates.sum())
         too_near += int((candidates & ~allowed).sum())
-    return Mined(negatives, looked_at, too_near)
+    return Mined(negatives, candidate_count, too_near)
 
 
 def _warn_of_gaps(name: str, found: Mined) -> None:
     rows = len(found.negatives)
     if not rows:
-        log.warning("%s: no row is a positive pair, so there are no mined negatives", name)
+        log.warning("%s: no row is a positive pair, so nothing is mined", name)
     if found.without > TOO_MANY_WITHOUT * rows:
         what = "%s: %d of %d rows have no mined negative (%.0f %%)"
         advice = "; a smaller data.mining.margin or range_min, or a larger range_max, gives more"

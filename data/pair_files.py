@@ -1,4 +1,4 @@
-"""Pairs as they are kept: the files that the data stage writes for each set, and rows held in memory."""
+"""How pairs are stored: the files that the data stage writes for each set, and rows held in memory."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +14,8 @@ from pipeline.core.errors import UserError
 
 SCHEMA = [("anchor", pa.string()), ("positive", pa.string()), ("negatives", pa.list_(pa.string()))]
 ROWS_AT_ONCE = 16_384
-REMEDY = "make the data again: make data"
-GROUP_BYTES = 2**28  # of rows that are written, and so read, together: of 2**31 Arrow makes no column of texts
+REMEDY = "run make data again"
+GROUP_BYTES = 2**28  # of a row group; Arrow can't build a text column of 2**31 bytes
 
 
 class PairWriter:
@@ -36,12 +36,12 @@ class PairWriter:
     def write(self, pairs: pl.DataFrame) -> None:
         rows = max(1, len(pairs) * GROUP_BYTES // max(int(pairs.estimated_size()), 1))
         for some in pairs.select(self.schema.names).iter_slices(rows):
-            alone = some.select(pl.all().gather(pl.int_range(pl.len())))  # a slice has the lists of all rows with it
+            alone = some.select(pl.all().gather(pl.int_range(pl.len())))  # a slice keeps the lists of all rows
             self.file.write_table(alone.to_arrow().cast(self.schema))
 
 
 def read_pairs(path: Path) -> pa.Table:
-    """What a `PairWriter` wrote, with a column of scores in any case; raises UserError for a file in another layout."""
+    """A `PairWriter`'s file, always with a score column; raises UserError for a file in another layout."""
     try:
         table = pq.read_table(path)
         table.validate(full=True)  # also that texts are UTF-8
@@ -60,14 +60,14 @@ def read_pairs(path: Path) -> pa.Table:
     if "score" not in table.column_names:
         table = table.append_column("score", pa.nulls(len(table), pa.float32()))
     if not pa.types.is_floating(table.schema.field("score").type):
-        raise UserError("column score holds no floating numbers", where=str(path), remedy=REMEDY)
+        raise UserError("column score doesn't hold floats", where=str(path), remedy=REMEDY)
     if not np.isfinite(table["score"].drop_null().to_numpy()).all():
         raise UserError("column score has values that are not finite", where=str(path), remedy=REMEDY)
     return table.select([*(name for name, _ in SCHEMA), "score"])
 
 
 def read_frames(path: Path) -> Iterator[pl.DataFrame]:
-    """The rows of what a `PairWriter` wrote, some at a time, none of them beside those of another row group."""
+    """The rows of a `PairWriter`'s file in batches that don't cross row groups."""
     file = pq.ParquetFile(path)
     for group in range(file.num_row_groups):
         for batch in file.iter_batches(ROWS_AT_ONCE, [group]):
@@ -75,16 +75,16 @@ def read_frames(path: Path) -> Iterator[pl.DataFrame]:
 
 
 def write_keys(path: Path, keys: Hashes) -> None:
-    """Keys of a set's trained texts, for the comparison with other sets' dev rows."""
+    """Write the keys of a set's training texts, for comparison with other sets' dev rows."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table({"key": keys}), path, compression="zstd")
 
 
 def read_keys(path: Path) -> Hashes:
-    """What `write_keys` wrote."""
+    """The keys that `write_keys` wrote."""
     return pq.read_table(path)["key"].to_numpy()
 
 
 def detached(rows: pl.DataFrame) -> pl.DataFrame:
-    """The rows with texts of their own: polars' point into the batch that they were taken from, which would stay."""
+    """A copy of the rows: polars' slices keep the whole batch that they were taken from in memory."""
     return pl.DataFrame(rows.to_arrow())

@@ -1,4 +1,4 @@
-"""The data stage: every source of the mixture from its rows to pairs, dev rows and the ledger."""
+"""The data stage: turns every source of the mixture into pairs, dev rows and a ledger."""
 
 from functools import cached_property
 from pathlib import Path
@@ -25,13 +25,13 @@ FEW_DEV_ROWS = 50
 
 
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
-    """Make what is missing of the sets, then dev rows and ledger; raises the first UserError once all were tried."""
+    """Build the missing sets, then dev rows and ledger; raises the first UserError after all sets were tried."""
     sets, data = _Sets(config, stage), config.data
     evaluations = read_json(sets.benchmarks / CHECKED_FILE)
     if missing := evaluations["not_checked"]:
         log.warning(
-            "decontamination: %d evaluations not checked: %s (reasons in %s; tried again by make benchmarks "
-            "ARGS=force=true; data and what is made of it follow where more is reached)",
+            "decontamination: %d evaluations not checked: %s (reasons in %s; retry with make benchmarks "
+            "ARGS=force=true; data and later stages are rebuilt if more of them can be read)",
             len(missing),
             ", ".join(missing),
             sets.benchmarks / CHECKED_FILE,
@@ -42,7 +42,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
         try:
             lines.append(sets.training_line(name, source))
         except UserError as error:
-            if failures:  # the first one is the command's error
+            if failures:  # the first one ends the command
                 log.error("%s", error.line)
             failures.append(error)
     if failures:
@@ -58,14 +58,12 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
 def _warn_of_few(lines: list[dict[str, Any]]) -> None:
     few = [f"{line['name']} {line['dev']}" for line in lines if line["dev_candidates"] and line["dev"] < FEW_DEV_ROWS]
     if few:
-        advice = "more by data.sources.<set>.dev_anchors and data.dev.share"
-        log.warning(
-            "under %d dev rows, so their scores say and weigh little: %s (%s)", FEW_DEV_ROWS, ", ".join(few), advice
-        )
+        what = "under %d dev rows, so their scores are unreliable and count little: %s (%s)"
+        log.warning(what, FEW_DEV_ROWS, ", ".join(few), "raise data.sources.<set>.dev_anchors or data.dev.share")
 
 
 class _Sets:
-    """The mixture's sets, each a unit of the stage, with what those to come are compared with."""
+    """The mixture's sets, each a unit of the stage, and what later ones are compared with."""
 
     def __init__(self, config: Config, stage: StageFolder) -> None:
         self.config, self.stage = config, stage
@@ -80,16 +78,16 @@ class _Sets:
         self.training: dict[str, str] = {}
 
     def held_out_line(self, name: str, source: SourceConfig) -> dict[str, Any]:
-        """The ledger line of a set that is never trained on, which is made unless it is there."""
+        """The ledger line of a set that is never trained on, built if missing."""
         self.held_out[name] = set_fingerprint(name, self.config, self.states)
         builder = SetBuilder(name, self.config, Decontamination())
         made = self.stage.unit(f"heldout-{name}", self.held_out[name], builder.write_held_out)
         return ledger.entry(name, source, made) | {"side": "held_out", "status": "held out"}
 
     def training_line(self, name: str, source: SourceConfig) -> dict[str, Any]:
-        """The ledger line of a training set, which is made unless it is there."""
+        """The ledger line of a training set, built if missing."""
         between = self.config.data.cleaning.duplicates == "between"
-        earlier = dict(self.training) if between else {}  # sets whose pairs are duplicates here
+        earlier = dict(self.training) if between else {}  # sets whose pairs count as duplicates here
         fingerprint = set_fingerprint(name, self.config, self.states, self.held_out, self.benchmark_texts, earlier)
 
         def make(folder: Path) -> dict[str, Any]:
@@ -107,12 +105,12 @@ class _Sets:
 
     @cached_property
     def decontamination(self) -> Decontamination:
-        """What training sets are compared with; loaded when the first one is made."""
+        """What training sets are checked against; loaded when the first one is built."""
         held_out = {name: held_out_file(self.stage.path, name) for name in self.held_out}
         return Decontamination.loaded(self.config.data, held_out, self.benchmarks)
 
     def dev_rows(self) -> dict[str, int]:
-        """Write the dev rows that occur in no other set's training; returns how many each set has."""
+        """Write the dev rows that occur in no set's training rows; returns how many each set has."""
         return self.stage.unit(
             "dev",
             json_sha256([VERSION, self.training]),

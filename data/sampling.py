@@ -1,4 +1,4 @@
-"""Which pairs of a set are used: a seeded sample where `max_rows` bounds it, and dev rows that training never sees."""
+"""Which pairs of a set are used: a seeded sample of at most `max_rows`, and dev rows that training never sees."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,11 +16,11 @@ from data.pair_files import PairWriter, detached, read_keys
 from data.pairs.cleaning import flat_negatives, with_negatives
 from data.pairs.hashing import NO_KEYS, Hashes, combined, contained, fraction, text_hashes
 
-SALT = 0x5A17  # apart from the keys that choose dev rows
+SALT = 0x5A17  # makes the keys differ from those that choose dev rows
 
 
 def sample(frames: Iterable[pl.DataFrame], size: int, seed: int) -> tuple[pl.DataFrame | None, int]:
-    """The `size` pairs with the smallest seeded keys, in their own order, and how many others there are.
+    """The `size` pairs with the smallest seeded keys, in their original order, and the number of the others.
 
     At most three times as many are in memory.
     """
@@ -39,9 +39,9 @@ def sample(frames: Iterable[pl.DataFrame], size: int, seed: int) -> tuple[pl.Dat
 
 
 class DevSlice:
-    """Holds back the anchors with the smallest seeded keys, while a set streams by.
+    """Holds back the anchors with the smallest seeded keys while a set is streamed.
 
-    The key depends on the anchor's text and the seed alone, so a question that stands in two sets is held back in
+    The key depends only on the anchor's text and the seed, so a question that occurs in two sets is held back in
     both. At most twice the wanted anchors are in memory; the bound on the key falls as more arrive.
     """
 
@@ -51,7 +51,7 @@ class DevSlice:
         self.frames: list[pl.DataFrame] = []
 
     def hold_back(self, pairs: pl.DataFrame) -> pl.DataFrame:
-        """Take candidates out of `pairs`; returns the rest, together with candidates that are none any more."""
+        """Take candidates out of `pairs`; returns the rest, and former candidates that no longer qualify."""
         keys = fraction(text_hashes(pairs["anchor"], self.seed))
         held = keys < self.bound
         if not held.any():
@@ -60,7 +60,7 @@ class DevSlice:
         return pl.concat([pairs.filter(pl.Series(~held)), *self._surplus(2 * self.config.anchors)])
 
     def _surplus(self, most: int) -> list[pl.DataFrame]:
-        """Shrink to the `most` anchors with the smallest keys; returns what goes, if anything."""
+        """Shrink to the `most` anchors with the smallest keys; returns the removed rows, if any."""
         held = pl.concat(self.frames)
         keys = np.unique(held["key"].to_numpy())
         if len(keys) <= most:
@@ -80,9 +80,9 @@ class DevSlice:
 def whole_groups(dev: pl.DataFrame, trained: Iterable[pl.DataFrame], seed: int) -> tuple[NDArray[np.bool_], ...]:
     """Masks: which dev candidates stay, then which rows of each frame of `trained` join them.
 
-    Rows that share an anchor or a positive, directly or through other rows, are a group, which is held back whole or
-    not at all. The candidates' groups are visited by their smallest keys, and each is taken that still fits: together
-    they have no more anchors than the candidates had.
+    Rows that share an anchor or a positive, directly or through other rows, form a group, which is held back whole or
+    not at all. The candidates' groups are visited by their smallest keys, and each one that still fits is taken:
+    together they have no more anchors than the candidates had.
     """
     frames = [dev.select("anchor", "positive"), *(frame.select("anchor", "positive") for frame in trained)]
     anchors, positives = (np.concatenate([text_hashes(frame[side]) for frame in frames]) for side in frames[0].columns)
@@ -98,7 +98,7 @@ def whole_groups(dev: pl.DataFrame, trained: Iterable[pl.DataFrame], seed: int) 
 
 
 def linked(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.int32]:
-    """A number for each pair [pairs], the same where pairs share a text (or its hash), directly or over other pairs."""
+    """A group number for each pair: equal where pairs share a text (or hash), directly or through other pairs."""
     texts, places = np.unique(np.concatenate([first, second]), return_inverse=True)
     one, other = np.split(places, 2)
     edges = coo_array((np.ones(len(one), bool), (one, other)), shape=(len(texts), len(texts)))
@@ -106,9 +106,9 @@ def linked(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.int32]:
 
 
 def apart_from(dev: pl.DataFrame, texts: Hashes, *, joins: bool = True) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """(dev rows of anchors that share nothing with the sorted keys of trained texts, the other rows).
+    """(dev rows whose anchors share no text with training, the other rows); `texts` are sorted keys of trained texts.
 
-    All rows of an anchor stay together. Where the other rows go back to training (`joins`), they may share a text with
+    All rows of an anchor stay together. Where the other rows return to training (`joins`), they may share a text with
     those that stay, so the test is repeated until nothing changes.
     """
     back = dev.clear()
@@ -125,12 +125,12 @@ def apart_from(dev: pl.DataFrame, texts: Hashes, *, joins: bool = True) -> tuple
 
 
 def overlap_mask(pairs: pl.DataFrame, texts: Hashes) -> NDArray[np.bool_]:
-    """Which rows have an anchor or a positive among the sorted keys of texts."""
+    """Which rows have an anchor or a positive in `texts` (sorted keys)."""
     return contained(text_hashes(pairs["anchor"]), texts) | contained(text_hashes(pairs["positive"]), texts)
 
 
 def without_trained_negatives(dev: pl.DataFrame, texts: Hashes) -> pl.DataFrame:
-    """Dev rows without the negatives that occur in training."""
+    """The dev rows without negatives that occur in training."""
     negatives, rows = flat_negatives(dev)
     return with_negatives(dev, negatives, rows, ~contained(text_hashes(negatives), texts)) if len(negatives) else dev
 

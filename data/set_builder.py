@@ -1,4 +1,4 @@
-"""One set from its source to its files: rows read, pairs made, duplicates dropped, dev rows held back, all written."""
+"""One set from source to files: read rows, make pairs, drop duplicates, hold back dev rows, write."""
 
 import itertools
 from collections.abc import Iterator
@@ -27,12 +27,12 @@ from pipeline.core.errors import UserError
 
 DUPLICATE, DUPLICATE_ELSEWHERE = "duplicate", "duplicate of another set"
 OUTSIDE = "outside the slice"
-SLICING = 0x51CE  # apart from the keys of samples and dev rows
+SLICING = 0x51CE  # makes the keys differ from those of samples and dev rows
 EMPTY_IN_GROUP = "empty text in a group"
 
 
 class SetBuilder:
-    """One set of the mixture, to be prepared once: its settings, what was counted, and the keys of what was seen."""
+    """One set of the mixture, prepared once: its settings, its counts, and the keys of the pairs seen."""
 
     def __init__(
         self, name: str, config: Config, decontamination: Decontamination, earlier_pairs: Hashes = NO_KEYS
@@ -40,7 +40,7 @@ class SetBuilder:
         self.name, self.key, self.config, self.data = name, config.data.key(name), config, config.data
         self.source = config.data.all_sources[name]
         self.decontamination = decontamination
-        self.earlier_pairs = earlier_pairs  # sorted keys of the pairs that earlier sets hold
+        self.earlier_pairs = earlier_pairs  # sorted keys of earlier sets' pairs
         own = self.source.dev_anchors
         self.dev = self.data.dev if own is None else replace(self.data.dev, anchors=own)
         self.maker = PairMaker(self.source, self.data.cleaning, config.seed, decontamination)
@@ -69,13 +69,13 @@ class SetBuilder:
                 dev = None if mixed else self._dev(candidates, writer, official=official)
         if candidates is not None and mixed:
             dev = self._dev_of_groups(candidates, writer.path)
-        no_positive = self.counts.built == 0 and self.source.construction != "scored_pairs"  # labels mixed up, perhaps
+        no_positive = self.counts.built == 0 and self.source.construction != "scored_pairs"  # mixed-up labels
         if no_positive or self.counts.train == 0:
             raise self._nothing_usable()
         if self.data.cleaning.duplicates == "between":
             write_keys(folder / "pair_keys" / f"{self.name}.parquet", self._held_pairs(writer.path, dev))
         if self.source.negatives == "mine":
-            from data.mining import mine  # with torch, which a mixture without mined negatives does not wait for
+            from data.mining import mine  # imports torch, which a mixture without mining needn't wait for
 
             self.counts.mined = mine(writer.path, self.name, self.config)
             self.counts.negatives = self.counts.mined["negatives"]
@@ -106,7 +106,7 @@ class SetBuilder:
         reasons = [f"{reason} {count}" for reason, count in {**self.counts.dropped, **self.counts.bad_rows}.items()]
         dropped = f"; dropped: {', '.join(reasons)}" if reasons else ""
         where = f"{self.counts.raw} rows, {self.counts.built} pairs built{dropped}"
-        remedy = f"mend {self.key} or take it out of the mixture"
+        remedy = f"fix {self.key} or remove it from the mixture"
         return self.errors.refused(what, where, remedy)
 
     # source -> rows -> kept pairs
@@ -117,7 +117,7 @@ class SetBuilder:
         return locate(self.key, self.source, self.config.mirror)
 
     def _kept(self, rows: Located | PairReader, spill: Path) -> Iterator[pl.DataFrame]:
-        """Clean pairs, each once."""
+        """Clean pairs without duplicates."""
         for batch in self._batches(rows, spill):
             self.counts.built += batch.built
             self.counts.scored += batch.scored
@@ -143,7 +143,7 @@ class SetBuilder:
             yield frame
 
     def _usable(self, frame: pl.DataFrame, changes: Changes) -> pl.DataFrame:
-        """Rows that can be chosen from a group: with texts; the group is the premise where none is configured."""
+        """Rows with all texts; the group is the premise where none is configured."""
         self.changes.update(changes)
         texts = [role for role in ("premise", "hypothesis", "text") if role in frame.columns]
         filled = frame.filter(~pl.any_horizontal(pl.col(texts).str.len_bytes() == 0))
@@ -194,7 +194,7 @@ class SetBuilder:
         return self.trained[0]
 
     def _held_pairs(self, path: Path, dev: pl.DataFrame | None) -> Hashes:
-        """Sorted keys of the pairs in the set's file and dev rows, without what a slice or sample left out."""
+        """Sorted keys of the pairs in the set's file and dev rows, without those left out by a slice or sample."""
         frames = itertools.chain(read_frames(path), [] if dev is None else [dev])
         return np.unique(np.concatenate([pair_keys(frame, self.source) for frame in frames]))
 
@@ -205,9 +205,9 @@ class SetBuilder:
         return pl.concat(frames) if frames else None
 
     def _dev_of_groups(self, candidates: pl.DataFrame, path: Path) -> pl.DataFrame:
-        """The dev rows of a slice that shares texts with the training rows, whose file is written anew.
+        """The dev rows of a slice that shares texts with the training rows, whose file is rewritten.
 
-        Were the shared ones trained on, hardly a row would be left of a set whose texts stand in several pairs.
+        If the shared rows were trained on, hardly any would be left in a set whose texts occur in several pairs.
         """
         before = path.rename(path.with_suffix(".before"))
         staying, *joining = sampling.whole_groups(candidates, read_frames(before), self.config.seed)
@@ -222,7 +222,7 @@ class SetBuilder:
             return self._dev(pl.concat(dev), writer, official=False)
 
     def _dev(self, candidates: pl.DataFrame, writer: PairWriter, *, official: bool) -> pl.DataFrame:
-        """The dev rows that share no text with training; others of a slice are trained on after all."""
+        """The dev rows that share no text with training; the slice's other rows return to training."""
         dev, back = sampling.apart_from(candidates, self._trained_keys(), joins=not official)
         once = dev.unique(["anchor", "positive"], keep="first", maintain_order=True)
         if not official:

@@ -1,1 +1,1 @@
-"""Clean pairs out of rows: open `maker.py` first; how rows become pairs stands in `constructions.py`."""
+"""Clean pairs from rows: start with `maker.py`; `constructions.py` defines how rows become pairs."""

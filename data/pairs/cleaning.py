@@ -1,4 +1,4 @@
-"""Normalising texts and dropping pairs, on whole columns at a time."""
+"""Normalises texts and drops pairs, a whole column at a time."""
 
 import html
 import re
@@ -15,16 +15,16 @@ import pyarrow as pa
 
 from configs.schema.data import CleaningConfig, SourceConfig
 
-# A text without any of these is clean as it stands, which is true of nearly all: one scan instead of six.
+# A text without any of these, like nearly all texts, is already clean: one scan instead of six.
 SPACES = r"[^\S \n]|\s\s|^\s|\s$"
-# What NFC changes beside combining marks: vowels and ends of Hangul, and characters that are written as others.
+# What NFC changes besides combining marks: Hangul vowels and finals, and characters with canonical equivalents.
 COMPOSED = (
     r"\u{374}\u{37E}\u{387}\u{958}-\u{95F}\u{9DC}-\u{9DF}\u{A33}-\u{A36}\u{A59}-\u{A5E}\u{B5C}\u{B5D}\u{F43}-\u{F69}"
     r"\u{1160}-\u{11FF}\u{1F71}-\u{1FFD}\u{2126}\u{212A}\u{212B}\u{2329}\u{232A}\u{2ADC}\u{F900}-\u{FB4E}"
     r"\u{1D15E}-\u{1D1C0}\u{2F800}-\u{2FA1D}"
 )
 SUSPECT = rf"[\p{{M}}[\p{{Cc}}--\n]\p{{Cf}}\p{{Co}}&<\u{{FFFD}}{COMPOSED}]|{SPACES}"
-# Markup is a comment, or a tag of HTML with nothing but attributes in it: `a <b и c> d` and `x<y` are no tags.
+# Markup is a comment, or an HTML tag that contains only attributes: `a <b и c> d` and `x<y` are not tags.
 ATTRIBUTE = (
     r"""\s+(?:[a-z_:@][\w:.@-]*\s*=\s*(?:"[^"]*"|'[^']*'|[^\s"'<>`]+)|allowfullscreen|async|autoplay|checked|compact|"""
     r"controls|defer|disabled|hidden|itemscope|loop|multiple|muted|nohref|noshade|nowrap|open|readonly|required|"
@@ -37,22 +37,22 @@ ELEMENT = (
 )
 TAGS = rf"(?i)<!--(?s:.*?)-->|<{ELEMENT}(?:{ATTRIBUTE})*\s*/?>|</{ELEMENT}\s*>"
 ENTITY = r"&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|[A-Za-z][0-9A-Za-z]{1,31});"
-# What tokenizers would take for tokens of their own.
+# Texts that tokenizers would read as special tokens.
 CONTROL_TOKENS = r"(?i)<\|[a-z_]{1,20}\|>|</?(?:s|pad|unk|mask|cls|sep|bos|eos)\s*/?>"
 INVISIBLE = r"[\p{Cc}\p{Cf}\p{Co}\u{2028}\u{2029}\u{FFFD}--[\t\n\r]]"
-TERMINAL = r"\x1b\[[0-?]*[ -/]*[@-~]"  # colours and the like
+TERMINAL = r"\x1b\[[0-?]*[ -/]*[@-~]"  # escape sequences, such as colours
 LINE_ENDS, GAPS = r"[\x0b\x0c\x85\u{2028}\u{2029}]", r"[[\p{Cc}\u{200B}]--[\t\n\r]]"
-# Joiners belong to emoji, and to letters of scripts that shape them; elsewhere, as in `сло\u200dво`, they are dirt.
+# Joiners belong to emoji and to letters of scripts with joining forms; elsewhere, as in `сло\u200dво`, they are noise.
 JOINED = (
     r"\p{Extended_Pictographic}\p{Emoji_Modifier}\u{FE0F}\p{Arabic}\p{Syriac}\p{Mongolian}\p{Devanagari}\p{Bengali}"
     r"\p{Gurmukhi}\p{Gujarati}\p{Oriya}\p{Tamil}\p{Telugu}\p{Kannada}\p{Malayalam}\p{Sinhala}\p{Khmer}"
 )
 JOINERS = r"[\u{200C}\u{200D}]+"
 RULES = ("tags", "entities", "control tokens", "invisible characters", "Unicode form", "spaces")
-SCRIPT_CHARACTERS = 200  # characters of a text that decide about its script
-LEAST_LETTERS = 20  # texts with fewer pass
-EXAMPLES, EXAMPLE_BEFORE, EXAMPLE_CHARACTERS = 3, 20, 60  # of a set in the ledger; characters of one
-LOOKED_AT = 24  # changed texts of a frame, for examples that are different
+SCRIPT_CHARACTERS = 200  # at the start of a text, which decide its script
+LEAST_LETTERS = 20  # texts with fewer letters pass
+EXAMPLES, EXAMPLE_BEFORE, EXAMPLE_CHARACTERS = 3, 20, 60  # per set in the ledger; characters per example
+EXAMPLE_CANDIDATES = 24  # changed texts per frame, among which examples are chosen
 
 EMPTY, SHORT, LONG = "empty text", "too short", "too long"
 EQUAL, SCRIPT = "anchor equals positive", "other script"
@@ -62,7 +62,7 @@ Rewrite = Callable[[pl.Series], pl.Series]
 
 @dataclass
 class Changes:
-    """What cleaning changed: texts by rule, and the first examples of each rule as (before, after)."""
+    """What cleaning changed: number of texts by rule, and each rule's first examples as (before, after)."""
 
     texts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
@@ -72,31 +72,31 @@ class Changes:
         changed = before != after
         if count := int(changed.sum()):
             self.texts[rule] += count
-            first = changed.arg_true().head(LOOKED_AT)
+            first = changed.arg_true().head(EXAMPLE_CANDIDATES)
             self._keep(rule, map(_example, before.gather(first), after.gather(first)))
 
     def _keep(self, rule: str, examples: Iterable[tuple[str, str]]) -> None:
         self.examples[rule] = list(dict.fromkeys([*self.examples.get(rule, []), *examples]))[:EXAMPLES]
 
     def update(self, later: "Changes") -> None:
-        """Add those of texts that come after."""
+        """Add the changes of later texts."""
         self.texts.update(later.texts)
         for rule, examples in later.examples.items():
             self._keep(rule, examples)
 
     def by_rule(self) -> dict[str, int]:
-        """How many texts each rule changed, in the order of the rules."""
+        """The number of texts each rule changed, in the order of the rules."""
         return {rule: self.texts[rule] for rule in RULES if rule in self.texts}
 
     def chosen(self) -> list[tuple[str, str, str]]:
-        """At most three examples as (rule, before, after), of as many rules as possible; what deletes most first."""
+        """At most three examples as (rule, before, after), of as many rules as possible, in the order of the rules."""
         places = [(place, rule) for place in range(EXAMPLES) for rule in RULES if rule in self.examples]
         found = [(rule, *self.examples[rule][place]) for place, rule in places if place < len(self.examples[rule])]
         return found[:EXAMPLES]
 
 
 def _example(before: str, after: str) -> tuple[str, str]:
-    """Both from shortly before the place where they differ, with escapes for what can't be seen."""
+    """Both texts from shortly before their first difference, with invisible characters escaped."""
     shorter = min(len(before), len(after))
     differ = next((place for place in range(shorter) if before[place] != after[place]), shorter)
     start = max(0, differ - EXAMPLE_BEFORE)
@@ -112,7 +112,7 @@ def _shown(text: str, start: int) -> str:
 
 
 def normalised(texts: pl.Series, cleaning: CleaningConfig, strip_markup: bool, changes: Changes) -> pl.Series:
-    """The texts in one Unicode form, with single spaces, no invisible characters and, if asked, no markup.
+    """The texts in one Unicode form, with single spaces, no invisible characters and, if requested, no markup.
 
     Line breaks stay (they separate a passage's title from its text). Nulls become empty.
     """
@@ -127,7 +127,7 @@ def normalised(texts: pl.Series, cleaning: CleaningConfig, strip_markup: bool, c
 
 
 def _changed(texts: pl.Series, rule: str, rewrite: Rewrite, changes: Changes, where: str | None = None) -> pl.Series:
-    """The texts rewritten by a rule, which is tried where the pattern occurs, and what it changed counted."""
+    """The texts rewritten by a rule, which is applied where the pattern occurs; changes are counted."""
     if where is None:
         after = rewrite(texts)
         changes.add(rule, texts, after)
@@ -140,7 +140,7 @@ def _changed(texts: pl.Series, rule: str, rewrite: Rewrite, changes: Changes, wh
 
 def _rewritten(texts: pl.Series, unicode: str, strip_markup: bool, changes: Changes) -> pl.Series:
     if strip_markup:
-        # Tags before entities: `&lt;b&gt;` is a text about <b>. Control tokens after both: no text may give one.
+        # Tags before entities: `&lt;b&gt;` is a text about <b>. Control tokens last: neither step may leave one.
         texts = _changed(texts, "tags", lambda some: some.str.replace_all(TAGS, " "), changes, "<")
         texts = _changed(texts, "entities", _decoded, changes, ENTITY)
         texts = _changed(texts, "control tokens", lambda some: some.str.replace_all(CONTROL_TOKENS, " "), changes, "<")
@@ -151,7 +151,7 @@ def _rewritten(texts: pl.Series, unicode: str, strip_markup: bool, changes: Chan
 
 
 def _decoded(texts: pl.Series) -> pl.Series:
-    """Character references with their semicolon as the characters they stand for, once."""
+    """Character references that end in a semicolon, decoded once."""
     pattern = re.compile(ENTITY)
     return pl.Series(texts.name, [pattern.sub(_character, text) for text in texts], pl.String)
 
@@ -162,7 +162,7 @@ def _character(reference: re.Match[str]) -> str:
 
 
 def _visible(texts: pl.Series) -> pl.Series:
-    """Line ends as breaks, what separates as a space, and nothing of what shows and separates nothing."""
+    """Line ends as line breaks, invisible separators as spaces, other invisible characters removed."""
     texts = texts.str.replace_all(TERMINAL, "").str.replace_all(LINE_ENDS, "\n").str.replace_all(GAPS, " ")
     texts = texts.str.replace_all(rf"[{INVISIBLE}--[\t\n\r\u{{200C}}\u{{200D}}]]", "")
     texts = texts.str.replace_all(rf"([^{JOINED}\u{{200C}}\u{{200D}}]){JOINERS}", "$1")
@@ -195,12 +195,12 @@ def drop_reasons(
 
 
 def no_reason(rows: int) -> pl.Series:
-    """A column of reasons that drops nothing."""
+    """A column of drop reasons, all null."""
     return pl.Series("reason", [None], pl.String).new_from_index(0, rows)
 
 
 def _equal(first: pl.Series, second: pl.Series) -> pl.Series:
-    """Equality but for case, punctuation and spaces, if there is more; the costly form only where lengths allow it."""
+    """Equality of comparable forms, or of texts whose form is empty; computed only where the lengths allow it."""
     lengths = [texts.str.len_bytes().cast(pl.Int64) for texts in (first, second)]
     likely = ((lengths[0] - lengths[1]).abs() <= lengths[0] // 4 + 16).arg_true()
     equal = np.zeros(len(first), bool)
@@ -212,7 +212,7 @@ def _equal(first: pl.Series, second: pl.Series) -> pl.Series:
 
 
 def comparable(texts: pl.Series) -> pl.Series:
-    """Letters and digits in lower case, single spaces between words, ё as е: what equality of texts is judged on."""
+    """The form in which texts are compared: lower-case letters and digits, single spaces between words, ё as е."""
     lower = texts.str.to_lowercase().str.replace_all("ё", "е", literal=True)
     return lower.str.replace_all(r"[^\p{L}\p{N}]+", " ").str.strip_chars(" ")
 
@@ -225,7 +225,7 @@ def _of_other_script(columns: list[pl.Series], cleaning: CleaningConfig, source:
 
 
 def other_script(texts: pl.Series, script: str, least: float) -> pl.Series:
-    """Whether less than the share `least` of the letters at the text's beginning are of `script`."""
+    """Whether less than the share `least` of the letters at the start of the text belong to `script`."""
     heads = texts.str.slice(0, SCRIPT_CHARACTERS)
     foreign = heads.str.contains(rf"[\p{{L}}--\p{{{script}}}]").arg_true()
     failed = np.zeros(len(texts), bool)
@@ -247,13 +247,13 @@ def without_wrong_negatives(pairs: pl.DataFrame, min_characters: int) -> pl.Data
 
 
 def flat_negatives(pairs: pl.DataFrame) -> tuple[pl.Series, np.ndarray]:
-    """The negatives of all pairs, one behind the other, and the row that each belongs to."""
+    """The negatives of all pairs in one column, and the row that each belongs to."""
     counts = pairs["negatives"].list.len().to_numpy()
     return pairs["negatives"].filter(pl.Series(counts > 0)).list.explode(), np.repeat(np.arange(len(pairs)), counts)
 
 
 def with_negatives(pairs: pl.DataFrame, negatives: pl.Series, rows: np.ndarray, kept: np.ndarray) -> pl.DataFrame:
-    """The pairs with those of their `flat_negatives` that are kept."""
+    """The pairs with only the `kept` ones of their `flat_negatives`."""
     lists = regrouped(negatives.filter(pl.Series(kept)), np.bincount(rows[kept], minlength=len(pairs)))
     return pairs.with_columns(lists.alias("negatives"))
 

@@ -1,7 +1,7 @@
-"""How rows become pairs: candidates first, and out of those that cleaning leaves, what the construction takes.
+"""How rows become pairs: first candidates, then the construction's choice among those that pass cleaning.
 
-A construction takes a frame of roles and gives anchor, positive, negatives, score; `choice`, equal for candidates of
-which the first is taken; and `row`, by which the taken ones are ordered. A row's negatives are all that it may have.
+A construction maps a frame of roles to anchor, positive, negatives, score; `choice`, equal for candidates of which
+only the first is used; and `row`, which orders the result. A row's negatives are all those it may use.
 """
 
 from collections.abc import Callable
@@ -26,27 +26,27 @@ NO_SCORE = pl.lit(None, dtype=pl.Float32).alias("score")
 PLACE = pl.int_range(pl.len())
 NO_CHOICE = (PLACE.alias("choice"), PLACE.alias("row"))
 IS_POSITIVE = pl.col("score").is_null() | (pl.col("score") == 1)
-SPARE = 64  # negatives of an entailment: the first one that can be used is taken
+SPARE = 64  # candidate negatives of an entailment, of which the first usable one is taken
 
 
 def turns(rows: pl.DataFrame) -> pl.DataFrame:
-    """The first user turn and its answer out of one column of chat markup, as roles of `pairs`."""
+    """The first user turn and its answer from a column of chat markup, as roles of `pairs`."""
     groups = rows["text"].str.extract_groups(CHAT).struct.unnest()
     return groups.select(pl.col("anchor", "positive").fill_null(""))
 
 
 def pairs(rows: pl.DataFrame, source: SourceConfig) -> pl.DataFrame:
-    """(anchor, positive) as they stand."""
+    """(anchor, positive), unchanged."""
     return rows.select("anchor", "positive", NO_NEGATIVES, NO_SCORE, *NO_CHOICE)
 
 
 def triplets(rows: pl.DataFrame, source: SourceConfig) -> pl.DataFrame:
-    """(anchor, positive) with the negatives of the row."""
+    """(anchor, positive) with the row's negatives."""
     return rows.select("anchor", "positive", pl.col("negative").alias("negatives"), NO_SCORE, *NO_CHOICE)
 
 
 def scored_pairs(rows: pl.DataFrame, source: SourceConfig) -> pl.DataFrame:
-    """(anchor, positive) with the score brought from the file's range to 0 to 1; or the best pairs alone."""
+    """(anchor, positive) with the score scaled from the file's range to 0–1; or only the best-scored pairs."""
     assert source.score_range is not None
     least, most = source.score_range
     score = ((pl.col("score") - least) / (most - least)).cast(pl.Float32)
@@ -55,7 +55,7 @@ def scored_pairs(rows: pl.DataFrame, source: SourceConfig) -> pl.DataFrame:
 
 
 def query_pos_neg(rows: pl.DataFrame, source: SourceConfig) -> pl.DataFrame:
-    """A query with lists of positives and negatives: read in parallel if `list_length` is set, else all with each."""
+    """A query with lists of positives and negatives: matched by position if `list_length` is set, else all with all."""
     names = {"query": "anchor", "pos": "positive", "neg": "negatives"}
     place = pl.int_ranges(pl.col("pos").list.len()).alias("place")
     rows = rows.select(*names, place, PLACE.alias("choice")).rename(names)
@@ -70,7 +70,7 @@ def query_pos_neg(rows: pl.DataFrame, source: SourceConfig) -> pl.DataFrame:
 
 
 def title_text_summary(rows: pl.DataFrame, source: SourceConfig) -> pl.DataFrame:
-    """Two pairs of an article: (title, text) and (title, summary)."""
+    """Two pairs per article: (title, text) and (title, summary)."""
     both = rows.select(pl.col("title").alias("anchor"), pl.concat_list("text", "summary").alias("positive"))
     return both.explode("positive").select("anchor", "positive", NO_NEGATIVES, NO_SCORE, *NO_CHOICE)
 
@@ -78,8 +78,8 @@ def title_text_summary(rows: pl.DataFrame, source: SourceConfig) -> pl.DataFrame
 def nli(rows: pl.DataFrame, source: SourceConfig) -> pl.DataFrame:
     """Entailments as pairs (premise, hypothesis); the k-th takes the k-th negative hypothesis of the same premise.
 
-    Behind it stand the ones that follow, in place of one that can't be used. Labels under `scores` become further rows
-    with that score; entailments then have the score 1.
+    The ones after it follow, as replacements for an unusable one. Labels under `scores` become additional rows with
+    that score; entailments then get score 1.
     """
     rows = rows.sort(_order(rows), maintain_order=True)
     positives = rows.filter(pl.col("label") == "entailment").with_columns(PLACE.over("group").alias("k"))
@@ -104,7 +104,7 @@ def nli(rows: pl.DataFrame, source: SourceConfig) -> pl.DataFrame:
 
 
 def paraphrase_groups(rows: pl.DataFrame, source: SourceConfig) -> pl.DataFrame:
-    """The first two texts of each group that are different, by their column `form` where they have one."""
+    """The first two different texts of each group, compared by the column `form` if present."""
     text = "form" if "form" in rows.columns else "text"
     rows = rows.sort(_order(rows), maintain_order=True).unique(["group", text], keep="first", maintain_order=True)
     groups = rows.group_by("group", maintain_order=True).agg(pl.col("text").head(2), pl.col("row").min())
@@ -114,26 +114,26 @@ def paraphrase_groups(rows: pl.DataFrame, source: SourceConfig) -> pl.DataFrame:
 
 
 def _order(rows: pl.DataFrame) -> list[pl.Expr]:
-    """Sort keys: the configured order as a number where it is one, then as text, then the file's order."""
+    """Sort keys: the configured order as a number where possible, then as text, then the file's order."""
     if "order" not in rows.columns:
         return [pl.col("row")]
     return [pl.col("order").cast(pl.Int64, strict=False), pl.col("order"), pl.col("row")]
 
 
 def first_choices(candidates: pl.DataFrame, source: SourceConfig) -> pl.DataFrame:
-    """The first candidate of each choice, in the order of rows; with `need_negative` only what has one."""
+    """The first candidate of each choice, in row order; with `need_negative` only those with a negative."""
     if source.need_negative:
         candidates = candidates.filter(~IS_POSITIVE | (pl.col("negatives").list.len() > 0))
     return candidates.unique("choice", keep="first", maintain_order=True).sort("row", maintain_order=True)
 
 
 def most_negatives(source: SourceConfig) -> int | None:
-    """How many negatives a pair takes at most; None: all."""
+    """The most negatives that a pair takes; None: all."""
     return 1 if source.construction == "nli" else source.max_negatives
 
 
 def with_chosen_negatives(made: pl.DataFrame, source: SourceConfig, seed: int) -> pl.DataFrame:
-    """At most `max_negatives` of each row, chosen by its texts and the seed; or one row for each negative."""
+    """At most `max_negatives` per row, chosen by its texts and the seed; or one row for each negative."""
     if source.negatives == "none":
         return made.with_columns(NO_NEGATIVES)
     if source.construction == "nli":
@@ -146,9 +146,9 @@ def with_chosen_negatives(made: pl.DataFrame, source: SourceConfig, seed: int) -
 
 
 def _sampled(made: pl.DataFrame, most: int, seed: int) -> pl.DataFrame:
-    """With the `most` negatives of each row whose keys are smallest, in their own order."""
+    """Keep the `most` negatives with the smallest keys in each row, in their original order."""
     negatives, rows = flat_negatives(made)
-    places = np.arange(len(rows)) - np.searchsorted(rows, rows)  # in the row's list
+    places = np.arange(len(rows)) - np.searchsorted(rows, rows)  # within the row's list
     row_keys = combined(text_hashes(made["anchor"], seed), text_hashes(made["positive"], seed))
     keys = combined(row_keys[rows], places.astype(np.uint64))
     ranks = np.empty(len(rows), np.int64)

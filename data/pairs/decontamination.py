@@ -1,4 +1,4 @@
-"""Texts that must not be trained on, found by equality but for case, punctuation and spaces, or by near equality."""
+"""Finds texts that must not be trained on: equal up to case, punctuation and spaces, or nearly equal."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -14,22 +14,22 @@ from data.pairs.cleaning import Changes, comparable, flat_negatives, no_reason, 
 from data.pairs.hashing import Hashes, contained, text_hashes
 
 HEAD_CHARACTERS, KEY_CHARACTERS = 256, 48  # of a text, and of its comparable form, compared before the whole text
-# Files of the artefact `benchmarks`: texts that may be removed or reported, texts that always are removed, the account.
+# Files of the artefact `benchmarks`: texts to remove or report, texts that are always removed, the account.
 BENCHMARK_FILE, SAMPLE_FILE, CHECKED_FILE = "benchmarks.parquet", "samples.parquet", "checked.json"
-# Near duplicates: MinHash finds candidates, the exact Jaccard similarity of the shingles judges them.
+# Near duplicates: MinHash finds candidates, the exact Jaccard similarity of their shingles decides.
 SHINGLE = 5  # characters; words would be too coarse for sentences of ten words
 PERMUTATIONS = 128
-CANDIDATES = 0.8  # candidates are sought below the threshold: the search misses some of those just above it
-SHORTEST = 30  # characters of a comparable form; below it one changed letter already makes another text
-LONGER = 1.5  # a text so many times longer than every evaluation text can't be one
+CANDIDATES = 0.8  # of the threshold: the search misses some texts just above its own threshold
+SHORTEST = 30  # characters of a comparable form; in a shorter one a single changed letter makes another text
+LONGER = 1.5  # a text this many times longer than every evaluation text can't match one
 
 
 @dataclass(frozen=True)
 class TextIndex:
-    """Comparable forms of texts as sorted keys, with the name of what each belongs to.
+    """Comparable forms of texts as sorted keys, with the name of each text's source.
 
-    Most training texts differ from every evaluation text in the first characters already, so that the whole text is
-    put into its comparable form only where the heads agree.
+    Most training texts differ from every evaluation text within the first characters, so the comparable form of a
+    whole text is computed only where the heads agree.
     """
 
     heads: Hashes
@@ -51,7 +51,7 @@ class TextIndex:
         return cls(heads, keys[order], forms["name"].gather(order).to_list())
 
     def find(self, texts: pl.Series) -> pl.Series:
-        """For each text the name under which it is in the index, or null."""
+        """For each text the name under which it is indexed, or null."""
         found = pl.Series(texts.name, [None] * len(texts), pl.String)
         likely = self._likely(texts)
         if len(likely):
@@ -63,7 +63,7 @@ class TextIndex:
         return found
 
     def _likely(self, texts: pl.Series) -> np.ndarray:
-        """Positions of texts whose head is that of an indexed text, or whose head says too little."""
+        """Positions of texts whose head equals that of an indexed text, or is too short to tell."""
         if len(self.texts) == 0 or len(texts) == 0:
             return np.empty(0, np.int64)
         forms = comparable(texts.str.slice(0, HEAD_CHARACTERS))
@@ -72,7 +72,7 @@ class TextIndex:
 
 
 class NearIndex:
-    """Finds texts whose shingles overlap with those of an evaluation text by at least `threshold` (Jaccard)."""
+    """Finds texts whose shingles have a Jaccard similarity of at least `threshold` with an evaluation text's."""
 
     def __init__(self, named: Iterable[tuple[str, pl.Series]], threshold: float) -> None:
         self.threshold = threshold
@@ -88,7 +88,7 @@ class NearIndex:
                 self.longest = max(self.longest, LONGER * len(form))
 
     def find(self, texts: pl.Series) -> pl.Series:
-        """For each text the name of an evaluation text it nearly equals, or null."""
+        """For each text the name of an evaluation text that it nearly equals, or null."""
         lengths = texts.str.len_chars()
         likely = lengths.is_between(SHORTEST, max(self.longest, SHORTEST)).arg_true()
         names: list[str | None] = [None] * len(texts)
@@ -113,16 +113,16 @@ def _signature(shingles: frozenset[bytes]) -> MinHash:
 
 @dataclass(frozen=True)
 class Decontamination:
-    """What the pairs of a set are compared with; by default with nothing."""
+    """What the pairs of a set are checked against; by default nothing."""
 
     forbidden: TextIndex = field(default_factory=lambda: TextIndex.of({}))  # held-out sets, bundled evaluation samples
     benchmarks: TextIndex = field(default_factory=lambda: TextIndex.of({}))
-    near: NearIndex | None = None  # the benchmarks' texts once more, for finding those that were changed a little
-    removes: bool = True  # whether pairs with a benchmark's text are dropped, or reported alone
+    near: NearIndex | None = None  # the benchmarks' texts again, to find slightly changed ones
+    removes: bool = True  # whether pairs with a benchmark's text are dropped, or only reported
 
     @classmethod
     def loaded(cls, data: DataConfig, held_out: dict[str, Path], benchmarks: Path) -> "Decontamination":
-        """With the texts of held-out sets (name -> file) and of the artefact `benchmarks`."""
+        """Loaded with the texts of held-out sets (name -> file) and of the artefact `benchmarks`."""
         held_out_texts = {
             f"held out: {name}": pl.concat(pl.read_parquet(path, columns=["anchor", "positive"]).get_columns())
             for name, path in held_out.items()
@@ -133,7 +133,7 @@ class Decontamination:
         return cls(TextIndex.of(forbidden), TextIndex.of(texts), near, settings.mode == "remove")
 
     def find(self, pairs: pl.DataFrame) -> tuple[pl.Series, Counter[str]]:
-        """For each pair the held-out set or evaluation for which it is dropped, or null; and the benchmarks found."""
+        """For each pair the held-out set or evaluation that it is dropped for, or null; and the benchmarks found."""
         reasons, reported = no_reason(len(pairs)), Counter[str]()
         for column in ("anchor", "positive"):
             reasons = reasons.zip_with(reasons.is_not_null(), self.forbidden.find(pairs[column]))
@@ -147,7 +147,7 @@ class Decontamination:
     def without_known_negatives(self, pairs: pl.DataFrame) -> tuple[pl.DataFrame, Counter[str]]:
         """The pairs without the negatives for which `find` would drop a pair; and the benchmarks found.
 
-        To push a text that is scored away from questions is to train on it, too.
+        Pushing a scored text away from questions is training on it, too.
         """
         negatives, rows = flat_negatives(pairs)
         found = self._in_benchmarks(negatives)
@@ -165,9 +165,9 @@ class Decontamination:
 
 
 def _texts(path: Path, kind: str, cleaning: CleaningConfig) -> dict[str, pl.Series]:
-    """Texts of the artefact `benchmarks` by task, under the names that the ledger gives to a find.
+    """Texts of the artefact `benchmarks` by task, named as the ledger reports a match.
 
-    As they are, and as cleaning leaves them in a training set: once, and twice where a set was cleaned before.
+    Included as they are, and as cleaning leaves them: once, and twice for sets that were cleaned upstream.
     """
     found = pl.read_parquet(path)
     once = normalised(found["text"], cleaning, strip_markup=True, changes=Changes())

@@ -12,7 +12,7 @@ NO_KEYS: Hashes = np.empty(0, np.uint64)
 
 
 def text_hashes(texts: pl.Series, seed: int = 0) -> Hashes:
-    """xxh3-64 of each text's UTF-8 bytes, read straight from the column's buffer. Null counts as empty."""
+    """xxh3-64 of each text's UTF-8 bytes, read directly from the column's buffer; null counts as empty."""
     array = texts.to_arrow()
     if len(array) == 0:
         return NO_KEYS
@@ -24,7 +24,7 @@ def text_hashes(texts: pl.Series, seed: int = 0) -> Hashes:
 
 
 def combined(first: Hashes, second: Hashes) -> Hashes:
-    """One key of two keys, in this order: both mixed by the finaliser of splitmix64 (Steele et al., 2014)."""
+    """One key from two keys, order-dependent: mixed by the finaliser of splitmix64 (Steele et al., 2014)."""
     with np.errstate(over="ignore"):
         mixed = first * np.uint64(0x9E3779B97F4A7C15) + second
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -38,13 +38,13 @@ def fraction(hashes: Hashes) -> NDArray[np.float64]:
 
 
 class SeenHashes:
-    """A growing set of keys, 8 bytes a key: sorted runs, each more than twice as long as the next one."""
+    """A growing set of keys, 8 bytes per key: sorted runs, each more than twice as long as the next."""
 
     def __init__(self) -> None:
         self.runs: list[Hashes] = []
 
     def add_new(self, hashes: Hashes) -> NDArray[np.bool_]:
-        """Add the keys; True where a key was not in the set and comes for the first time in `hashes`."""
+        """Add the keys; True where a key is new to the set, at its first occurrence in `hashes`."""
         new = np.zeros(len(hashes), bool)
         new[np.unique(hashes, return_index=True)[1]] = True
         for run in self.runs:

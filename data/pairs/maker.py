@@ -1,4 +1,4 @@
-"""From rows to clean pairs, a frame at a time: no state, so frames may be worked on at once."""
+"""From rows to clean pairs, a frame at a time: stateless, so frames may be processed in parallel."""
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -29,26 +29,26 @@ from data.pairs.decontamination import Decontamination
 from data.pairs.hashing import Hashes, combined, text_hashes
 from data.sources.rows import LIST_ROLES
 
-# What the ledger calls negatives that are left out where each is a row; those of benchmarks are among them.
+# The ledger's reason for left-out negatives where each is a row; it includes those found in benchmarks.
 WRONG_ROWS = "rows of a negative that is empty or equal to the positive"
 NO_NEGATIVE = "no negative that can be used"
 
 
 @dataclass(frozen=True)
 class PairBatch:
-    """Clean pairs out of one frame, with their keys for the duplicate test and what was dropped on the way."""
+    """Clean pairs of one frame, with their keys for the duplicate test and the counts of dropped rows."""
 
     pairs: pl.DataFrame
-    built: int  # by the construction alone: what it takes of all candidates
-    scored: int  # beside them: rows with a score below 1
-    dropped: Counter[str]  # rows of those for which no clean candidate stands in
+    built: int  # by the construction alone, without cleaning
+    scored: int  # additional rows with a score below 1
+    dropped: Counter[str]  # rows without a clean candidate as a replacement
     reported: Counter[str]
     keys: Hashes
     changes: Changes = field(default_factory=Changes)
 
 
 def pair_keys(pairs: pl.DataFrame, source: SourceConfig) -> Hashes:
-    """A key for each row, which duplicates have in common."""
+    """A key for each row, equal for duplicates."""
     keys = combined(text_hashes(pairs["anchor"]), text_hashes(pairs["positive"]))
     return combined(keys, text_hashes(pairs["negatives"].list.first())) if source.negatives_as_rows else keys
 
@@ -64,12 +64,12 @@ class PairMaker:
         self.construction, self.most_negatives = CONSTRUCTIONS[source.construction], most_negatives(source)
 
     def from_rows(self, frame: pl.DataFrame) -> PairBatch:
-        """Pairs of rows as they were read."""
+        """Pairs from rows as read."""
         frame, changes = self.normalised(frame)
         return replace(self.from_normalised(frame), changes=changes)
 
     def normalised(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, Changes]:
-        """The frame of roles with normalised texts, and what that changed."""
+        """The frame of roles with normalised texts, and the changes."""
         changes = Changes()
         if self.source.construction == "chat":
             frame = turns(frame)
@@ -85,10 +85,10 @@ class PairMaker:
         return normalised(column, self.cleaning, self.strip_markup, changes)
 
     def from_normalised(self, frame: pl.DataFrame) -> PairBatch:
-        """Pairs of rows whose texts are normalised; where the construction needs groups, these are complete."""
+        """Pairs from rows with normalised texts; where the construction needs groups, they must be complete."""
         candidates = self.construction(frame, self.source).with_columns(given=pl.col("negatives").list.len())
         alone = first_choices(candidates, self.source)
-        if self.source.construction == "paraphrase_groups":  # of single texts, with the form by which they differ
+        if self.source.construction == "paraphrase_groups":  # checked as single texts, compared by form
             frame = frame.filter(drop_reasons(frame, self.cleaning, self.source, ["text"]).is_null())
             reasons, reported = self.decontamination.find(frame.select(anchor="text", positive=pl.lit("")))
             frame = frame.filter(reasons.is_null())
@@ -108,13 +108,13 @@ class PairMaker:
         return PairBatch(pairs, built, scored, self._dropped(alone, taken), reported, pair_keys(pairs, self.source))
 
     def _rows(self, negatives: pl.Series) -> pl.Series:
-        """How many rows pairs with so many negatives give."""
+        """The number of rows from pairs with these numbers of negatives."""
         if not self.source.negatives_as_rows or self.source.negatives == "none":
             return pl.Series([1]).new_from_index(0, len(negatives))
         return negatives.clip(1, self.most_negatives)
 
     def _dropped(self, alone: pl.DataFrame, taken: pl.DataFrame) -> Counter[str]:
-        """By reason the rows of what the construction alone takes and cleaning leaves nothing of, and the negatives."""
+        """Rows that the construction alone takes but cleaning drops, and dropped negatives, by reason."""
         lost = alone.filter(~pl.col("choice").is_in(taken["choice"].implode()))
         reasons = drop_reasons(lost, self.cleaning, self.source)
         reasons = reasons.zip_with(reasons.is_not_null(), self.decontamination.find(lost)[0])

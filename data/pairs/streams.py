@@ -1,4 +1,4 @@
-"""Streams of frames: worked on in threads with their order kept, and brought together by group through the disk."""
+"""Streams of frames: processed in threads in order, and collected by group through the disk."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -10,7 +10,7 @@ import polars as pl
 
 from data.pairs.hashing import text_hashes
 
-PART_BYTES = 48 * 2**20  # of the rows that are grouped at once
+PART_BYTES = 48 * 2**20  # of rows grouped at once
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
     """`map` with up to `workers` calls at once; reads at most as many items ahead, so memory stays bounded.
 
-    Threads are enough: polars and Arrow leave Python's lock while they work.
+    Threads are enough: polars and Arrow release the GIL while they work.
     """
     with ThreadPoolExecutor(workers, thread_name_prefix="data") as pool:
         waiting: deque[Future[Result]] = deque()
@@ -37,7 +37,7 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], worke
 def grouped(frames: Iterable[pl.DataFrame], scratch: Path, source_bytes: int) -> Iterator[pl.DataFrame]:
     """Frames in which every group of `frames` (column `group`) is complete.
 
-    How many there are follows from the size of the source alone, so the order of the rows does too.
+    Their number, and so the order of the rows, depends only on the size of the source.
     """
     parts = max(1, -(-source_bytes // PART_BYTES))
     if parts == 1:

@@ -1,1 +1,1 @@
-"""Rows out of sources: open `rows.py` first; it reads what `files.py` finds in the formats of `formats.py`."""
+"""Rows from sources: start with `rows.py`; it reads the files that `files.py` finds, in the formats of `formats.py`."""

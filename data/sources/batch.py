@@ -1,4 +1,4 @@
-"""What every reader of a format shares: a batch of rows, bad rows, and the columns that are wanted."""
+"""Shared by all format readers: a batch of rows, bad rows, and the wanted columns."""
 
 import fnmatch
 from collections import Counter
@@ -10,57 +10,57 @@ import pyarrow as pa
 from configs.schema.data import set_name
 from pipeline.core.errors import UserError
 
-BATCH_BYTES = 8 * 2**20  # of the columns read; bounds what is in memory at once
+BATCH_BYTES = 8 * 2**20  # of the columns read; bounds memory
 BATCH_ROWS = 16_384
-LONGEST_ROW = 2**26  # bytes; what is longer is no row but another format, or made to fill the memory
+LONGEST_ROW = 2**26  # bytes; anything longer is another format, or made to exhaust memory
 SHOWN_COLUMNS, NAME_CHARACTERS = 30, 40  # a file's columns in an error, and characters of each name
 
 
 class OptionalColumn(str):
-    """The name or pattern of a column that a file may be without."""
+    """The name or pattern of a column that a file may lack."""
 
 
 @dataclass
 class RowErrors:
-    """What happens to bad rows of one set: an error that names the row, or a count by reason."""
+    """Handles bad rows of one set: an error that names the row, or a count by reason."""
 
-    key: str  # of the set in the config, such as data.sources.mine
+    key: str  # the set's config key, such as data.sources.mine
     skip: bool = False
     counts: dict[str, int] = field(default_factory=dict)
 
     def refused(self, what: str, where: str, remedy: str) -> UserError:
-        """The error of what can't be read on, also where bad rows are skipped."""
+        """The error for what ends reading, even where bad rows are skipped."""
         return UserError(f"{set_name(self.key)}: {what}", where=where, remedy=remedy)
 
     def too_long(self, where: str) -> UserError:
-        """The error of a row beyond the bound."""
-        remedy = f"mend the file, or set {self.key}.format to what it is"
+        """The error for a row beyond the size limit."""
+        remedy = f"fix the file, or set {self.key}.format to its real format"
         return self.refused(f"a row of more than {LONGEST_ROW // 2**20} MB", where, remedy)
 
     def bad(self, reason: str, where: str, rows: int = 1, *, hint: str = "") -> None:
-        """Count `rows` bad rows, or raise UserError for the one at `where`; `hint` is a further remedy."""
+        """Count `rows` bad rows, or raise UserError for the one at `where`; `hint` is an additional remedy."""
         if not self.skip:
             other = f"{hint}, or" if hint else "or"
-            remedy = f"mend the file, {other} set data.on_bad_row=skip to count such rows and go on"
+            remedy = f"fix the file, {other} set data.on_bad_row=skip to count such rows and continue"
             raise self.refused(reason, where, remedy)
         self.counts[reason] = self.counts.get(reason, 0) + rows
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of one file, and the number that each has in it, counted from 1: bad rows between them are left out."""
+    """Rows of one file and their row numbers, counted from 1; bad rows between them are left out."""
 
     table: pa.Table
     file: str
     numbers: Sequence[int]
 
     def row(self, position: int) -> str:
-        """How an error names a row of the batch."""
+        """A row of the batch as errors name it."""
         return f"{self.file}, row {self.numbers[position]}"
 
 
 def names_like(pattern: str, names: Iterable[str]) -> list[str]:
-    """The name that `pattern` is, or else all that it matches: a name may have a `[` or `*` in it."""
+    """The name equal to `pattern`, else all names it matches: a name may contain `[` or `*`."""
     among = list(names)
     return [pattern] if pattern in among else [name for name in among if fnmatch.fnmatchcase(name, pattern)]
 
@@ -68,7 +68,7 @@ def names_like(pattern: str, names: Iterable[str]) -> list[str]:
 def wanted_columns(columns: list[str], found: Sequence[tuple[str, str]], errors: RowErrors, file: str) -> list[str]:
     """The columns with patterns resolved; `found` are (name, type) of the file's columns.
 
-    Raises UserError: a column is missing, or stands in the file twice, so that nobody knows which is meant.
+    Raises UserError: a column is missing, or ambiguous because the file has it twice.
     """
     counts = Counter(name for name, _ in found)
     chosen: list[str] = []

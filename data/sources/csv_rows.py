@@ -1,7 +1,7 @@
-"""Csv as Arrow tables; every bad row is named by its number, the header not counted, and where it differs by its line.
+"""Csv as Arrow tables; a bad row is reported by its number (without the header), and by its line where that differs.
 
-Fields are told apart here and not by a library: Arrow ends a file inside a quoted field without a word, and Python's
-reader gives the same for a field that is empty and one that is not there.
+Fields are parsed here and not by a library: Arrow silently accepts a file that ends inside a quoted field, and
+Python's reader doesn't distinguish an empty field from a missing one.
 """
 
 import re
@@ -15,7 +15,7 @@ from configs.schema.data import SourceConfig
 from data.sources.batch import LONGEST_ROW, Batch, OptionalColumn, RowErrors, names_like, wanted_columns
 from data.sources.lines import Line, bad_encoding, text_lines
 
-DELIMITERS = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}  # those in use, as a config names them
+DELIMITERS = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}  # common delimiters, as a config names them
 UP_TO_QUOTE = re.compile(r'([^"]*(?:""[^"]*)*)("?)')
 SWALLOWED = 3  # lines inside one field that look like rows: a quote was left open
 
@@ -23,25 +23,25 @@ Fields = list[str | None]  # None: an empty field without quotes
 
 
 class _Csv:
-    """Rows of fields out of lines, of which a block is at hand; the first row is the header."""
+    """Parses lines, read block by block, into rows of fields; the first row is the header."""
 
     def __init__(self, blocks: Iterator[list[Line]], file: str, errors: RowErrors, source: SourceConfig) -> None:
         self.blocks, self.file, self.errors, self.source = blocks, file, errors, source
-        self.lines = deque[Line]()  # at hand
-        self.line = 0  # number of the one that was taken last
+        self.lines = deque[Line]()  # read but not yet taken
+        self.line = 0  # number of the last line taken
         self.delimiter = delimiter = source.separator
-        self.row = -1  # number of the row that was read last
-        self.width = 0  # fields of a row
-        mark = re.escape(delimiter)  # between fields: not before a space or a line's end, as in texts, nor in a number
+        self.row = -1  # number of the last row read
+        self.width = 0  # fields per row
+        mark = re.escape(delimiter)  # between fields, not before a space or line end, as in prose, nor inside a number
         self.between = re.compile(rf"{mark}(?!\s|$)(?!(?<=\d{mark})\d)")
 
     @property
     def where(self) -> str:
-        """How an error names the row that was read last."""
+        """The last row read, as errors name it."""
         return f"{self.file}, row {self.row}" if self.row else f"{self.file}, header"
 
     def has_line(self) -> bool:
-        """Have a line at hand, unless the file has ended."""
+        """Read on if needed; false at the end of the file."""
         while not self.lines and (block := next(self.blocks, None)) is not None:
             self.lines.extend(line.removesuffix("\r") if isinstance(line, str) else line for line in block)
         return bool(self.lines)
@@ -51,7 +51,7 @@ class _Csv:
         return self.lines.popleft()
 
     def rows(self) -> Iterator[Fields]:
-        """Each row that is one."""
+        """Each valid row."""
         while self.has_line():
             line = self._take()
             self.row += line != ""
@@ -63,15 +63,15 @@ class _Csv:
                 if not isinstance(fields, str):
                     yield fields
                     continue
-                self.lines.extendleft(reversed(taken))  # so that one quote costs one row
+                self.lines.extendleft(reversed(taken))  # so that a bad quote costs only one row
                 self.line -= len(taken)
-                hint = f"or set {self.errors.key}.quotes to false where quotes belong to the texts"
+                hint = f"or set {self.errors.key}.quotes to false if quotes belong to the texts"
                 self.errors.bad(fields, f"{self.where}, line {begun}", hint=hint)
             elif line:
                 yield [text or None for text in line.split(self.delimiter)]
 
     def _quoted(self, line: str, taken: list[Line]) -> Fields | str:
-        """The fields of a row that begins with this line, or why it is none; `taken` gets the further lines of it."""
+        """The fields of the row that begins with this line, or why it is bad; `taken` gets the row's other lines."""
         fields, at, size = Fields(), 0, len(line)
         while True:
             if not line.startswith('"', at):
@@ -91,9 +91,9 @@ class _Csv:
                     text, end = _up_to_quote(line, 0)
                     parts.append(text)
                 if not line.startswith(self.delimiter, end) and end < len(line):
-                    return "a quote is open, or stands single inside of quotes"
+                    return "a quote is unclosed, or not doubled inside quotes"
                 if self._look_like_rows(parts[1:-1]):
-                    return "a quote is open over lines that look like rows"
+                    return "an unclosed quote spans lines that look like rows"
                 fields.append("\n".join(parts).replace('""', '"'))
                 end = end if end < len(line) else -1
             if end < 0:
@@ -108,7 +108,7 @@ class _Csv:
 
 
 def _up_to_quote(line: str, at: int) -> tuple[str, int]:
-    """The text up to a quote that is no double one, and the place behind that; -1 where the line has none."""
+    """The text up to the closing quote, and the position after it; -1 where the line has none."""
     match = UP_TO_QUOTE.match(line, at)
     assert match
     return match[1], match.end() if match[2] else -1
@@ -148,9 +148,9 @@ def csv_rows(
 
 
 def _refuse_header(header: str, file: str, columns: list[str], errors: RowErrors, source: SourceConfig) -> None:
-    """Raise UserError for a header that another delimiter takes apart, JSON, or a file that is one line."""
+    """Raise UserError for a header with another delimiter, JSON, or a file that is a single line."""
     if "\r" in header:
-        raise errors.refused("lines end in \\r alone", file, "save the file with line ends of \\n")
+        raise errors.refused("lines end in \\r only", file, "save the file with \\n line ends")
 
     def names(delimiter: str) -> list[str]:
         return [name.strip(' "') for name in header.split(delimiter)]

@@ -1,4 +1,4 @@
-"""Where a source's rows are: files (a local path, the mirror, the Hub through its cache), or a reader class."""
+"""Where a source's rows are: files (a local path, the mirror, the Hub's cache), or a reader class."""
 
 import fnmatch
 import glob
@@ -21,9 +21,9 @@ class SourceFile:
     """One local file; `member` is a pattern of names where the file is a tar archive."""
 
     path: Path
-    name: str  # as people know it: the path inside the data set
+    name: str  # for messages: the path inside the data set
     member: str | None = None
-    beginning: bool = False  # only the first rows are wanted: read in small pieces
+    beginning: bool = False  # only the first rows are wanted: read in small blocks
 
     def open(self) -> IO[bytes]:
         """The file's bytes."""
@@ -32,13 +32,13 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class HubFile(SourceFile):
-    """One file on the Hub, read where it is; `path` is its path inside the data set."""
+    """One file on the Hub, read remotely; `path` is its path inside the data set."""
 
     hub: str = ""
     revision: str = ""
 
     def open(self) -> IO[bytes]:
-        """The file's bytes, as they are asked for."""
+        """The file's bytes, fetched on demand."""
         from huggingface_hub import HfFileSystem
 
         place = f"datasets/{self.hub}@{self.revision}/{self.path.as_posix()}"
@@ -47,18 +47,18 @@ class HubFile(SourceFile):
 
 @dataclass(frozen=True)
 class Located:
-    """A source's files in order, and the revision they are of (a commit of the Hub, or where they came from)."""
+    """A source's files in order, and their revision (a Hub commit, or their origin)."""
 
     files: tuple[SourceFile, ...]
     revision: str
 
 
 class NotSupplied(UserError):
-    """The files of a set that people must get themselves are not there: the set is skipped, not an error."""
+    """The files of a set that users must obtain themselves are missing: the set is skipped without an error."""
 
 
 def locate(key: str, source: SourceConfig, mirror: str | None, *, dev: bool = False) -> Located:
-    """The source's files, downloaded if need be; `key` is the set's in the config, such as data.sources.mine.
+    """The source's files, downloaded if needed; `key` is the set's config key, such as data.sources.mine.
 
     Raises UserError, or NotSupplied for sets behind an agreement.
     """
@@ -78,7 +78,10 @@ def locate(key: str, source: SourceConfig, mirror: str | None, *, dev: bool = Fa
 
 
 def local_files(key: str, setting: str, path: str) -> list[SourceFile]:
-    """The file or folder of this name, or else what the pattern matches."""
+    """The file, or the folder's files, of this name, else those that the pattern matches.
+
+    Raises UserError where there are none.
+    """
     given = Path(path)
     if given.is_dir():
         inside = sorted(place.relative_to(given) for place in given.rglob("*"))
@@ -88,7 +91,7 @@ def local_files(key: str, setting: str, path: str) -> list[SourceFile]:
         found = [(Path(place), Path(place).name) for place in places]
     files = [SourceFile(place, called) for place, called in found if place.is_file()]
     if not files:
-        raise UserError(f"{set_name(key)}: no such file", where=path, remedy=f"mend {key}.{setting}")
+        raise UserError(f"{set_name(key)}: no such file", where=path, remedy=f"fix {key}.{setting}")
     return files
 
 
@@ -100,7 +103,7 @@ def hub_files(key: str, part: HubFiles, mirror: str | None) -> Located:
 def _from_mirror(key: str, part: HubFiles, mirror: str) -> Located:
     folder = mirrored(part.hub, mirror)
     if folder is None:
-        where, remedy = f"{mirror}/{part.hub}", f"add the data set to the mirror, take {key} out, or unset mirror"
+        where, remedy = f"{mirror}/{part.hub}", f"add the data set to the mirror, remove {key}, or unset mirror"
         raise UserError(f"{set_name(key)}: the mirror has no {part.hub}", where=where, remedy=remedy)
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     chosen = matching(key, part.files, names, str(folder))
@@ -109,25 +112,25 @@ def _from_mirror(key: str, part: HubFiles, mirror: str) -> Located:
 
 
 def is_hidden(path: PurePath) -> bool:
-    """Whether the path leads to what programs keep for themselves: .ipynb_checkpoints/a.jsonl, ._a.jsonl, a.jsonl~."""
+    """Whether the path is one of programs' own files, such as .ipynb_checkpoints/a.jsonl, ._a.jsonl, a.jsonl~."""
     inside = [part for part in path.parts if part not in (".", "..")]
     return any(part.startswith((".", "__MACOSX")) or part.endswith("~") for part in inside)
 
 
 def is_chosen(name: str, pattern: str) -> bool:
-    """Whether a file is the one of this name, or one that the pattern is meant for."""
+    """Whether the pattern is the file's name, or matches it and the file is not hidden."""
     return name == pattern or (fnmatch.fnmatchcase(name, pattern) and not is_hidden(PurePosixPath(name)))
 
 
 def matching(key: str, patterns: list[str], names: list[str], where: str) -> list[tuple[str, str | None]]:
-    """(file, member pattern), each once, for every pattern; raises UserError where one matches nothing."""
+    """(file, member pattern) for every pattern, without duplicates; raises UserError where one matches nothing."""
     chosen: list[tuple[str, str | None]] = []
     for pattern in patterns:
         outer, _, member = pattern.partition("::")
         matches = [outer] if outer in names else [candidate for candidate in names if is_chosen(candidate, outer)]
         if not matches:
             there = ", ".join(names[:8]) or "none"
-            remedy = f"mend files or dev_files of {key}; files there: {there}"
+            remedy = f"fix files or dev_files of {key}; files there: {there}"
             raise UserError(f"{set_name(key)}: no file {outer}", where=where, remedy=remedy)
         chosen += [(match, member or None) for match in matches]
     return list(dict.fromkeys(chosen))
@@ -154,7 +157,7 @@ def _from_hub(key: str, part: HubFiles) -> Located:
 
 
 class PairReader(Protocol):
-    """A class whose instances give pairs; `reader_options` are its keyword arguments."""
+    """A class whose instances yield pairs; `reader_options` are its keyword arguments."""
 
     revision: str
 
@@ -172,10 +175,10 @@ def open_reader(key: str, source: SourceConfig) -> PairReader:
         if not (isinstance(reader, type) and hasattr(reader, "pairs")):
             raise AttributeError("a reader is a class with a method pairs")
     except (ImportError, AttributeError, ValueError) as error:
-        what, remedy = f"{set_name(key)}: no reader {source.reader}", "give it as package.module.Class"
+        what, remedy = f"{set_name(key)}: no reader {source.reader}", "name it as package.module.Class"
         raise UserError(what, where=f"{key}.reader", remedy=remedy) from error
     try:
         return reader(**source.reader_options)
     except TypeError as error:
-        what, remedy = f"{set_name(key)}: {error}", "compare with the reader's class"
+        what, remedy = f"{set_name(key)}: {error}", "check the reader class's arguments"
         raise UserError(what, where=f"{key}.reader_options", remedy=remedy) from error

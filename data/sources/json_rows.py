@@ -1,4 +1,4 @@
-"""Json lines and json documents as Arrow tables, by one decoder and one set of rules; bad rows go by their number."""
+"""Json lines and json documents as Arrow tables, by one decoder and one set of rules; bad rows are numbered."""
 
 import io
 import json
@@ -22,17 +22,17 @@ from data.sources.batch import (
 from data.sources.lines import bad_encoding, text_lines
 from pipeline.core.errors import UserError
 
-TAIL = 16  # characters at the end of a text that may be the beginning of a word or an escape
+TAIL = 16  # characters at the end of the buffer that may start a literal or an escape
 NO_OBJECT = "broken json: not an object"
 STRING_LIST = pa.list_(pa.string())
-DOCUMENT_ROWS, DOCUMENT_CHARACTERS = 1024, 2**20  # of a json document, decoded at once
+DOCUMENT_ROWS, DOCUMENT_CHARACTERS = 1024, 2**20  # of a json document, processed at once
 WHITESPACE = re.compile(r"[ \t\r\n]*")
-DOCUMENT = re.compile(r'[\[{\s]+("[^"]*"\s*:\s*[\[{]?\s*)?')  # the first of a document's many lines
+DOCUMENT = re.compile(r'[\[{\s]+("[^"]*"\s*:\s*[\[{]?\s*)?')  # the first line of a multi-line document
 BY_ROWS = "write it as an array of objects, as pandas' to_json(orient='records') does"
 
 
 class _Ambiguous(dict[str, Any]):
-    """An object of which a key stands twice."""
+    """An object with a duplicate key."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -44,23 +44,23 @@ DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
 class _Rows:
-    """Decoded rows as columns: those wanted, each of texts or of lists of texts, as its first value is."""
+    """Decoded rows as the wanted columns, each of texts or of lists of texts, like its first value."""
 
     def __init__(self, file: str, columns: list[str], errors: RowErrors) -> None:
         self.file, self.columns, self.errors = file, columns, errors
-        # May come with any row.
+        # Such columns may first occur in any row.
         self.patterns: list[str] = [column for column in columns if isinstance(column, OptionalColumn)]
-        self.kinds: dict[str, type | None] = {}  # by column: str, list, or None as long as no row has a value
+        self.kinds: dict[str, type | None] = {}  # by column: str, list, or None until a row has a value
         self.seen: set[str] = set()
         self.rows: list[list[Any]] = []
         self.numbers: list[int] = []
 
     def add(self, number: int, content: Any, *, escapes: bool = True) -> None:
-        """Keep the row, or report why it is a bad one; without escapes its texts hold no half of a character."""
+        """Keep the row, or report why it is bad; without escapes its texts can't contain lone surrogates."""
         if type(content) is not dict:
-            return self.bad("a key stands twice" if isinstance(content, _Ambiguous) else NO_OBJECT, number)
+            return self.bad("duplicate key" if isinstance(content, _Ambiguous) else NO_OBJECT, number)
         if not self.seen or (self.patterns and not self.seen.issuperset(content)):
-            self._look_at_names(content)
+            self._add_columns(content)
         row = []
         for name, kind in self.kinds.items():
             value = content.get(name)
@@ -72,17 +72,17 @@ class _Rows:
                 if problem := _problem(value, kind):
                     if self.columns != ["*"]:
                         return self.bad(f"{problem} in column {name}", number)
-                    shown = json.dumps(value)  # no role is known yet: to say what is there, anything will do
+                    shown = json.dumps(value)  # no role is known yet: any rendering will do to show the columns
                     value = [shown] if kind is list else shown
             row.append(value)
         self.rows.append(row)
         self.numbers.append(number)
 
     def bad(self, reason: str, number: int, hint: str = "") -> None:
-        """Report the row as a bad one; `hint` is a further remedy."""
+        """Report a bad row; `hint` is an additional remedy."""
         self.errors.bad(reason, f"{self.file}, row {number}", hint=hint)
 
-    def _look_at_names(self, content: dict[str, Any]) -> None:
+    def _add_columns(self, content: dict[str, Any]) -> None:
         columns = self.patterns if self.seen else self.columns
         for name in wanted_columns(columns, _types(content), self.errors, self.file):
             if name not in self.kinds:
@@ -92,7 +92,7 @@ class _Rows:
         self.seen.update(content)
 
     def batches(self) -> Iterator[Batch]:
-        """What was kept since the last call, as one batch; none where that is nothing."""
+        """The rows kept since the last call, as one batch, if any."""
         if not self.rows:
             return
         types = [STRING_LIST if kind is list else pa.string() for kind in self.kinds.values()]
@@ -106,7 +106,7 @@ def _types(content: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _problem(value: Any, kind: type) -> str | None:
-    """What is wrong with a value of a column of this kind: its type, a number that is none, half a character."""
+    """What is wrong with a value of a column of this kind: its type, a number that is not finite, a lone surrogate."""
     if isinstance(value, float) and not math.isfinite(value):
         return f"{value} instead of a text"
     if type(value) is not kind:
@@ -125,14 +125,14 @@ def _problem(value: Any, kind: type) -> str | None:
 def json_lines(
     stream: IO[bytes], file: str, columns: list[str], errors: RowErrors, source: SourceConfig, block: int
 ) -> Iterator[Batch]:
-    """One object a line; lines without anything are left out."""
+    """One object per line; empty lines are skipped."""
     rows, before = _Rows(file, columns, errors), 0
     for lines in text_lines(stream, file, errors, block):
         for number, line in enumerate(lines, start=before + 1):
             if isinstance(line, UnicodeDecodeError):
                 bad_encoding(line, source.encoding, f"{file}, row {number}", errors)
                 continue
-            line = line.strip(" \t\r\ufeff")  # with the mark that begins a file which was appended to another
+            line = line.strip(" \t\r\ufeff")  # with the byte order mark of an appended file
             if not line:
                 continue
             try:
@@ -140,7 +140,7 @@ def json_lines(
             except (ValueError, RecursionError) as error:
                 if not rows.seen and DOCUMENT.fullmatch(line):
                     raise _document(file, errors) from error
-                other = "" if rows.seen else f"or set {errors.key}.format if it has no json lines"
+                other = "" if rows.seen else f"or set {errors.key}.format if it isn't json lines"
                 rows.bad(f"broken json: {_reason(error, line)}", number, other)
                 continue
             if not rows.seen and _is_document(content, columns):
@@ -151,11 +151,11 @@ def json_lines(
 
 
 def _document(file: str, errors: RowErrors) -> UserError:
-    return errors.refused("no json lines but one document", file, f"set {errors.key}.format to json")
+    return errors.refused("one json document instead of json lines", file, f"set {errors.key}.format to json")
 
 
 def _is_document(content: Any, columns: list[str]) -> bool:
-    """Whether a line holds rows instead of being one."""
+    """Whether a line contains rows instead of being one."""
     if _has_wanted(content, columns) or not isinstance(content, dict | list):
         return False
     parts = content.values() if isinstance(content, dict) else content
@@ -173,20 +173,20 @@ def json_document(
     rows, text = _Rows(file, columns, errors), _JsonText(stream, file, errors)
     opening = text.next()
     if opening not in ("[", "{"):
-        raise text.refused("no json", f"set {errors.key}.format to what it is")
+        raise text.refused("not json", f"set {errors.key}.format to its real format")
     for number, content in enumerate(text.items() if opening == "[" else _object_rows(text, columns), start=1):
         rows.add(number, content)
         if len(rows.rows) == DOCUMENT_ROWS:
             yield from rows.batches()
     if text.next():
-        raise text.broken("something follows its end")
+        raise text.broken("extra content after its end")
     yield from rows.batches()
 
 
 def _object_rows(text: "_JsonText", columns: list[str]) -> Iterator[Any]:
-    """Rows of an object: one of its values is an array of rows, or each of its values is a row."""
+    """Rows of an object: either one of its values is an array of rows, or each value is a row."""
     place: str | None = None  # where the rows are: the key of the array, or "" for the values themselves
-    others: dict[str, tuple[str, Any]] = {}  # the other parts by key: how each begins, and its first value
+    others: dict[str, tuple[str, Any]] = {}  # the other members by key: first character, and first value
     for key in text.members():
         opening = text.next()
         values = text.items() if opening == "[" else iter([text.value()])
@@ -196,7 +196,7 @@ def _object_rows(text: "_JsonText", columns: list[str]) -> Iterator[Any]:
             if place not in (None, here) or (
                 place is None and here == "" and "{" in (part[0] for part in others.values())
             ):
-                raise text.refused(f"rows stand in {key!r} and elsewhere", BY_ROWS)
+                raise text.refused(f"rows in {key!r} and elsewhere", BY_ROWS)
             place = here
             yield first
         elif len(others) < SHOWN_COLUMNS or _has_wanted({key: None}, columns):
@@ -209,20 +209,20 @@ def _object_rows(text: "_JsonText", columns: list[str]) -> Iterator[Any]:
 
 
 def _no_rows(text: "_JsonText", others: dict[str, tuple[str, Any]], columns: list[str]) -> UserError:
-    """What a document without rows is, and what to do about it."""
+    """The error for a document without rows, with a remedy for what it seems to be."""
     wanted = [begin for key, (begin, _) in others.items() if _has_wanted({key: None}, columns)]
     if text.next() or any(begin not in "[{" for begin in wanted):
-        return text.refused("no json document but lines", f"set {text.errors.key}.format to jsonl")
+        return text.refused("json lines instead of one document", f"set {text.errors.key}.format to jsonl")
     if wanted:
-        return text.refused("the table stands by columns", BY_ROWS)
+        return text.refused("the table is stored by columns", BY_ROWS)
     for _, first in others.values():
         if isinstance(first, dict):
             wanted_columns(columns, _types(first), text.errors, text.file)
-    return text.refused(f"no rows in it, only {', '.join(others) or 'nothing'}", BY_ROWS)
+    return text.refused(f"it has no rows, only {', '.join(others) or 'nothing'}", BY_ROWS)
 
 
 class _JsonText:
-    """A json document, taken apart value by value as its characters come in."""
+    """A json document, parsed value by value as it is read."""
 
     def __init__(self, stream: IO[bytes], file: str, errors: RowErrors) -> None:
         self.characters = io.TextIOWrapper(cast(BinaryIO, stream), encoding="utf-8-sig")
@@ -230,7 +230,7 @@ class _JsonText:
         self.text, self.at, self.row = "", 0, 0
 
     def next(self) -> str:
-        """The next character that is no whitespace, which is not taken yet; nothing at the end."""
+        """The next non-blank character, without taking it; empty at the end."""
         while True:
             match = WHITESPACE.match(self.text, self.at)
             self.at = match.end() if match else self.at
@@ -246,7 +246,7 @@ class _JsonText:
         """Take the next character, which must be one of these."""
         found = self.next()
         if not found or found not in allowed:
-            raise self.broken(f"{found!r} in the place of {' or '.join(allowed)}" if found else "cut off")
+            raise self.broken(f"{found!r} instead of {' or '.join(allowed)}" if found else "cut off")
         self.at += 1
         return found
 
@@ -261,11 +261,11 @@ class _JsonText:
                     return value
             except (ValueError, RecursionError) as error:
                 left, may_go_on = len(self.text) - self.at, False
-                if isinstance(error, json.JSONDecodeError):  # a text that is wrong before its end is not read on
+                if isinstance(error, json.JSONDecodeError):  # an error before the end won't be fixed by reading on
                     may_go_on = error.msg.startswith("Unterminated") or error.pos >= len(self.text) - TAIL
                 if not may_go_on or not self._more(max(DOCUMENT_CHARACTERS, left)):
                     raise self.broken(_reason(error, self.text)) from error
-                if left > LONGEST_ROW:  # twice as much each time: what is long is not decoded again and again
+                if left > LONGEST_ROW:  # doubled each time, so that long values are decoded few times
                     raise self.errors.too_long(f"{self.file}, row {self.row + 1}") from None
 
     def items(self) -> Iterator[Any]:
@@ -275,11 +275,11 @@ class _JsonText:
             self.row += 1
 
     def members(self) -> Iterator[str]:
-        """Take an object, key by key; whoever asks for the next key has taken the value."""
+        """Take an object, key by key; the caller must take each value before the next key."""
         for _ in self._parts("{", "}"):
             key = self.value()
             if not isinstance(key, str):
-                raise self.broken("a key that is no text")
+                raise self.broken("a key that is not a string")
             self.take(":")
             yield key
 
@@ -294,13 +294,13 @@ class _JsonText:
             yield
 
     def refused(self, what: str, remedy: str) -> UserError:
-        """The error of a document in a form that is not read."""
+        """The error for a document in an unsupported form."""
         return self.errors.refused(what, self.file, remedy)
 
     def broken(self, reason: str) -> UserError:
-        """The error of a document that is damaged, also where bad rows are skipped: nothing says where the next is."""
+        """The error for a damaged document, even where bad rows are skipped: the next row's start is unknown."""
         where = f"{self.file}, row {self.row + 1}"
-        return self.errors.refused(f"broken json: {reason}", where, "mend the file or get it again")
+        return self.errors.refused(f"broken json: {reason}", where, "fix the file or download it again")
 
 
 def _reason(error: Exception, text: str) -> str:

@@ -1,4 +1,4 @@
-"""Bytes as lines of text: what is no UTF-8 is brought to it, and a line that can't be decoded stands as its error."""
+"""Bytes as lines of text, converted to UTF-8 where needed; a line that can't be decoded is returned as its error."""
 
 import codecs
 import contextlib
@@ -9,12 +9,12 @@ from typing import IO, Any, cast
 from data.sources.batch import LONGEST_ROW, RowErrors
 
 UTF_8 = "utf-8"
-PROOF = 4  # bytes of longer characters; so many right ones in a row are no other encoding by chance
+PROOF = 4  # bytes of valid multi-byte characters, which no other encoding has by chance
 Line = str | UnicodeDecodeError
 
 
 class _Transcoded(io.BufferedIOBase):
-    """Text in UTF-8; bytes that were wrong in its own encoding are wrong in UTF-8 too."""
+    """Text re-encoded as UTF-8; bytes invalid in its own encoding stay invalid."""
 
     def __init__(self, text: io.TextIOWrapper) -> None:
         self.text = text
@@ -29,19 +29,19 @@ class _Transcoded(io.BufferedIOBase):
 
 
 def in_utf8(stream: "io.BufferedReader[Any]", encoding: str, file: str, errors: RowErrors) -> IO[bytes]:
-    """The stream's text in UTF-8; raises UserError where its beginning is so already, as it would become nonsense."""
+    """The stream's text in UTF-8; raises UserError where it already starts with UTF-8, which would be garbled."""
     if codecs.lookup(encoding).name in (UTF_8, "utf-8-sig"):
         return stream
     head = stream.peek()
     with contextlib.suppress(UnicodeDecodeError):
         if len(head) - len(codecs.getincrementaldecoder(UTF_8)().decode(head)) >= PROOF:
-            raise errors.refused("the file is in UTF-8", file, f"take {errors.key}.encoding out")
+            raise errors.refused("the file is in UTF-8", file, f"remove {errors.key}.encoding")
     text = io.TextIOWrapper(stream, encoding, "surrogateescape", newline="")
     return cast(IO[bytes], _Transcoded(text))
 
 
 def text_lines(stream: IO[bytes], file: str, errors: RowErrors, block: int) -> Iterator[list[Line]]:
-    """Lists of whole lines without their ends, of about `block` bytes each."""
+    """Lists of whole lines without line ends, of about `block` bytes each."""
     first, number, rest = True, 1, b""
     while content := stream.read(block):
         whole, newline, rest = (rest + content).rpartition(b"\n")
@@ -71,12 +71,12 @@ def _line(line: bytes) -> Line:
 
 
 def bad_encoding(error: UnicodeDecodeError, encoding: str, where: str, errors: RowErrors) -> None:
-    """Count a line that can't be decoded, or raise UserError, which names the setting."""
+    """Count a line that can't be decoded, or raise a UserError that names the setting."""
     name = "UTF-8" if encoding == UTF_8 else encoding
-    place = len(error.object[: error.start].decode()) + 1  # no byte of the file, which may be in another encoding
+    place = len(error.object[: error.start].decode()) + 1  # not the byte: the file may be in another encoding
     errors.bad(f"invalid {name}", f"{where}, character {place}", hint=encoding_hint(errors.key))
 
 
 def encoding_hint(key: str) -> str:
-    """What to do about bytes that are no UTF-8."""
-    return f"or set {key}.encoding if it is in another one, such as cp1251"
+    """What to do about bytes that are not UTF-8."""
+    return f"or set {key}.encoding if it has another encoding, such as cp1251"

@@ -1,4 +1,4 @@
-"""Rows of a source as a frame of roles: types checked, labels mapped, nulls and bad rows refused or counted."""
+"""Rows of a source as frames of roles: types checked, labels mapped, nulls and bad rows refused or counted."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -22,15 +22,15 @@ from data.sources.formats import batches
 from pipeline.core.console import log
 
 LIST_ROLES = ("pos", *NEGATIVE_ROLES)
-ANY_ROLES = ("label", "order", "group")  # numbers are welcome
+ANY_ROLES = ("label", "order", "group")  # numbers are allowed
 
 
 def role_frames(
     source: SourceConfig, rows: Located | PairReader, errors: RowErrors, *, complete: bool = True
 ) -> Iterator[pl.DataFrame]:
-    """Frames with one column a role; of files also `row`, the row's number in the set, and only what `where` selects.
+    """Frames with a column per role and, from files, `row`, the row's number in the set; only rows `where` selects.
 
-    With `complete=False` the caller stops early, so that values of `where` may not have come yet.
+    With `complete=False` the caller stops early, when some values of `where` may not have occurred yet.
 
     Raises UserError: an unset role, a missing column, a wrong type, a null text, an unknown label.
     """
@@ -64,7 +64,7 @@ def role_frames(
 
 
 def _found(source: SourceConfig, located: Located, errors: RowErrors) -> str:
-    """The file, its columns with types, and the lengths of the first row's texts: what one needs to set columns."""
+    """The file, its columns with types, and the lengths of the first row's texts, to help set columns."""
     for batch in batches(located.files[0], ["*"], errors, source):
         first = batch.table.slice(0, 1).to_pylist()[0]
         parts = [
@@ -76,11 +76,11 @@ def _found(source: SourceConfig, located: Located, errors: RowErrors) -> str:
 
 def _roles(batch: Batch, source: SourceConfig, errors: RowErrors) -> pl.DataFrame:
     series = {}
-    unset = {role: "" for role in ROLES[source.construction][1] if role in NEGATIVE_ROLES}  # the name of no column
+    unset = {role: "" for role in ROLES[source.construction][1] if role in NEGATIVE_ROLES}  # matches no column
     for role, column in (unset | source.columns).items():
         if role in LIST_ROLES:
             lists = _lists(batch, role, column, errors)
-            series[role] = lists.list.drop_nulls() if source.list_length is None else lists  # else each has its place
+            series[role] = lists.list.drop_nulls() if source.list_length is None else lists  # else positions matter
         else:
             series[role] = _typed(batch, role, column, errors)
     for column in source.where:
@@ -92,14 +92,14 @@ def _as_text(batch: Batch, column: str, errors: RowErrors) -> pl.Series:
     try:
         return pl.Series(pl.from_arrow(batch.table[column])).cast(pl.String)
     except pl.exceptions.PolarsError:
-        what = f"can't choose by column {column}, of {batch.table.schema.field(column).type}"
-        raise errors.refused(what, batch.file, f"mend {errors.key}.where") from None
+        what = f"can't select by column {column} of type {batch.table.schema.field(column).type}"
+        raise errors.refused(what, batch.file, f"fix {errors.key}.where") from None
 
 
 def _typed(batch: Batch, role: str, column: str, errors: RowErrors) -> pl.Series:
     kind = batch.table.schema.field(column).type
     wanted_type = pl.List(pl.String) if role in LIST_ROLES and is_list(kind) else pl.String()
-    if batch.table[column].null_count == batch.table.num_rows:  # such a column has no type of its own
+    if batch.table[column].null_count == batch.table.num_rows:  # an all-null column has no type of its own
         return pl.Series(role, [None], wanted_type).new_from_index(0, batch.table.num_rows)
     fits, wanted = is_text(kind), "text"
     if is_list(kind) and role in LIST_ROLES:
@@ -110,15 +110,15 @@ def _typed(batch: Batch, role: str, column: str, errors: RowErrors) -> pl.Series
         number = kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_decimal(kind)
         fits, wanted = fits or number, "a number"
     if not fits:
-        remedy = f"{role} needs {wanted}: mend {errors.key}.columns or the file"
+        remedy = f"{role} needs {wanted}: fix {errors.key}.columns or the file"
         raise errors.refused(f"wrong type {kind} in column {column}", batch.file, remedy)
     return pl.Series(role, pl.from_arrow(batch.table[column])).cast(wanted_type)
 
 
 def _lists(batch: Batch, role: str, column: str, errors: RowErrors) -> pl.Series:
-    """One list of texts a row, out of one column, of lists or of texts, or of all that the pattern matches.
+    """One list of texts per row, from one column, of lists or texts, or from all that the pattern matches.
 
-    A row without any has an empty list.
+    A row without texts gets an empty list.
     """
     names = names_like(column, batch.table.column_names)
     none = pl.Series(role, [[]], dtype=pl.List(pl.String))
@@ -142,12 +142,12 @@ def _refuse_absent_values(source: SourceConfig, values: dict[str, set[str]], err
     for column, wanted in source.where.items():
         if absent := sorted(set(wanted) - values[column]):
             there = ", ".join(sorted(values[column])[:12]) or "none"
-            remedy = f"values there: {there}; mend {errors.key}.where"
+            remedy = f"values there: {there}; fix {errors.key}.where"
             raise errors.refused(f"no row has {', '.join(absent)}", f"column {column}", remedy)
 
 
 def _checked(frame: pl.DataFrame, batch: Batch, source: SourceConfig, errors: RowErrors, first: int) -> pl.DataFrame:
-    """Without rows that lack a value or have a wrong one; what `nulls: drop` allows becomes an empty text."""
+    """The frame without rows that lack a value or have a wrong one; nulls that `nulls: drop` allows become empty."""
 
     def without(frame: pl.DataFrame, bad: pl.Series, reason: str, shown: str = "", hint: str = "") -> pl.DataFrame:
         if not bad.any():
@@ -173,12 +173,12 @@ def _checked(frame: pl.DataFrame, batch: Batch, source: SourceConfig, errors: Ro
     if source.construction == "nli":
         names = frame["label"].replace_strict(source.labels, default=None, return_dtype=pl.String).alias("label")
         unknown, known = ", ".join(frame["label"].filter(names.is_null()).head(1)), ", ".join(source.labels)
-        reason = f"unknown label (known: {known})"  # one for all of them: rows are counted by it
+        reason = f"unknown label (known: {known})"  # without the label itself: rows are counted by reason
         frame = without(frame.with_columns(names), names.is_null(), reason, f": {unknown}")
     if source.construction == "scored_pairs":
         assert source.score_range is not None
         least, most = source.score_range
         numbers = frame["score"].str.strip_chars().cast(pl.Float64, strict=False)
-        right = numbers.is_between(least, most).fill_null(False)  # also of what is no number
-        frame = without(frame.with_columns(numbers), ~right, f"score is no number from {least:g} to {most:g}")
+        right = numbers.is_between(least, most).fill_null(False)  # also where it is not a number
+        frame = without(frame.with_columns(numbers), ~right, f"score is not a number from {least:g} to {most:g}")
     return frame

@@ -1,7 +1,7 @@
-"""Pairs from Russian Wiktionary, out of the database inside the installed package wiki_ru_wordnet.
+"""Pairs from Russian Wiktionary, read from the database in the installed package wiki_ru_wordnet.
 
-The package (MIT; its contents CC BY-SA 3.0, authors of ru.wiktionary.org) holds one row a word sense: synset, lemma
-and the wiki source of the definition with its usage examples. The database is opened read-only where it lies.
+The package (MIT; its contents CC BY-SA 3.0, authors of ru.wiktionary.org) has one row per word sense: synset, lemma
+and the wiki source of the definition with its usage examples. The database is opened read-only in place.
 """
 
 import importlib.metadata
@@ -20,7 +20,7 @@ import xxhash
 
 from pipeline.core.errors import UserError
 
-STRESS = "\u0301"  # the accent of dictionaries; running text has none
+STRESS = "\u0301"  # the stress mark of dictionaries, absent from running text
 LEFT_OVER = re.compile(r"'{2,}|\[\[|\]\]|\{\{.*|\}\}|^[#*:]+")
 SPACE_BEFORE = re.compile(r" ([,;:.!?)])")
 EMPTY_OR_LEADING = re.compile(r"\( ?\)|^[ ,;:.\-—|]+")
@@ -33,7 +33,7 @@ TEMPLATE = re.compile(r"\{\{([^{}]*)\}\}")
 TAG = re.compile(r"<ref[^>]*/>|<ref.*?(?:</ref>|$)|<!--.*?-->|<[^<>]+>", re.DOTALL)
 ITALIC_EXAMPLE = re.compile(r"(?<=[.;!?)])\s*''[^']+''\s*")
 REFERENCE = re.compile(r"то же,? что ")
-WORDED = {  # templates that stand for words; {} is their first argument
+WORDED = {  # templates rendered as words; {} is their first argument
     "=": "то же, что {}",
     "-": "—",
     "--": "—",
@@ -59,10 +59,10 @@ WORDED = {  # templates that stand for words; {} is their first argument
     "кавычки": "«{}»",
 }
 SECOND_ARGUMENT = {"сокр.", "аббр.", "lang", "кавычки"}  # their first argument is a language or empty
-SPLITS = {"evaluation": range(0, 5), "guard": range(5, 10), "train": range(10, 100)}  # per cent of the terms
+SPLITS = {"evaluation": range(0, 5), "guard": range(5, 10), "train": range(10, 100)}  # percent of the terms
 SPLIT_OF = {bucket: split for split, buckets in SPLITS.items() for bucket in buckets}
-WIDESPREAD = 3  # a definition of more terms than this ("river in Russia") says nothing about any of them
-LARGEST_SYNSET = 4  # terms of a synset that are paired with each other
+WIDESPREAD = 3  # a definition shared by more terms ("river in Russia") describes none of them in particular
+LARGEST_SYNSET = 4  # most terms of a synset that are paired with each other
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Sense:
 
 
 def split_of(term: str) -> str:
-    """The split of a term, a fixed function of its lower-case form: which terms are held out depends on no config."""
+    """The split of a term, a fixed function of its lower-case form: held-out terms don't depend on the config."""
     return SPLIT_OF[xxhash.xxh3_64_intdigest(term.lower().replace("ё", "е").encode()) % 100]
 
 
@@ -98,7 +98,7 @@ def database() -> Path:
 
 
 def connect() -> sqlite3.Connection:
-    """The database, read-only: not even a journal is written beside it."""
+    """The database, read-only: not even a journal is written next to it."""
     return sqlite3.connect(f"file:{database()}?mode=ro&immutable=1", uri=True)
 
 
@@ -130,7 +130,7 @@ def parse(source: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _words(content: str, examples: list[str]) -> str:
-    """What a template says in words; usage examples go to `examples`, labels of style say nothing."""
+    """A template as words; usage examples go to `examples`, style labels are dropped."""
     name, *arguments = (part.strip() for part in content.split("|"))
     positional = [argument for argument in arguments if "=" not in argument or not NAMED.match(argument)]
     if name == "пример":
@@ -144,7 +144,7 @@ def _words(content: str, examples: list[str]) -> str:
 
 
 def _tidy(text: str) -> str:
-    """Plain text; empty where markup is left that was not understood."""
+    """Plain text; empty where unknown markup is left."""
     text = LEFT_OVER.sub(" ", text.replace(STRESS, ""))
     text = " ".join(text.replace("||", "; ").split())  # || separates shades of one meaning
     text = EMPTY_OR_LEADING.sub(" ", SPACE_BEFORE.sub(r"\1", text)).strip(" ;,|")
@@ -152,7 +152,7 @@ def _tidy(text: str) -> str:
 
 
 def _of_split(split: str) -> Iterator[Sense]:
-    """The split's senses whose definition says something about the term in particular."""
+    """The split's senses whose definition is specific to the term."""
     counts = _terms_per_definition()
     for sense in senses():
         if split_of(sense.term) == split and counts[sense.definition] <= WIDESPREAD:
@@ -168,7 +168,7 @@ def _terms_per_definition() -> dict[str, int]:
 
 
 class WiktionaryReader:
-    """What the readers share: the split they read and the revision of the package."""
+    """Shared by the readers: their split and the package's revision."""
 
     def __init__(self, split: str = "train") -> None:
         if split not in SPLITS:
@@ -179,14 +179,14 @@ class WiktionaryReader:
 
 
 class TermDefinitions(WiktionaryReader):
-    """(term → definition): a dictionary's headword and what it means; `unique` gives each term and definition once."""
+    """(term → definition) of dictionary entries; `unique` yields each term and each definition once."""
 
     def __init__(self, split: str = "train", unique: str = "no") -> None:
         super().__init__(split)
         self.unique = unique == "yes"
 
     def pairs(self) -> Iterator[tuple[str, str]]:
-        """(term, definition); definitions of one word are left out."""
+        """(term, definition); one-word definitions are left out."""
         seen: set[str] = set()
         for sense in _of_split(self.split):
             if " " not in sense.definition or (self.unique and seen & {sense.term, sense.definition}):
@@ -199,7 +199,7 @@ class TermUsages(WiktionaryReader):
     """(term — definition → usage example): a sense and a sentence that uses it."""
 
     def pairs(self) -> Iterator[tuple[str, str]]:
-        """(term — definition, example); examples of less than three words are left out."""
+        """(term — definition, example); examples of fewer than three words are left out."""
         for sense in _of_split(self.split):
             for example in sense.examples:
                 if example.count(" ") >= 2:
@@ -209,13 +209,13 @@ class TermUsages(WiktionaryReader):
 class SameSense(WiktionaryReader):
     """(definition ↔ definition) of two terms of one synset, and (term ↔ term) of synonyms.
 
-    Both are symmetric by what they are: two definitions were written for words of one meaning, and synonymy has no
-    direction. A synset that holds one term twice mixes senses and is left out; a definition that only points to the
-    other term makes a pair of terms, not of definitions.
+    Both are symmetric by nature: two definitions describe one meaning, and synonymy has no direction. A synset that
+    contains a term twice mixes senses and is left out; a definition that only refers to the other term gives a pair
+    of terms, not of definitions.
     """
 
     def pairs(self) -> Iterator[tuple[str, str]]:
-        """(anchor, positive); both terms of a pair stand in the split."""
+        """(anchor, positive); both terms of a pair belong to the split."""
         synsets: dict[int, list[Sense]] = defaultdict(list)
         for sense in senses():
             synsets[sense.synset].append(sense)

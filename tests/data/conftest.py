@@ -1,4 +1,4 @@
-"""Data prepared of the bundled samples, once a session; a single local file prepared for one test."""
+"""Data prepared from the bundled samples, once per session; a single local file prepared for one test."""
 
 from collections.abc import Callable
 from pathlib import Path

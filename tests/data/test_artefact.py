@@ -1,4 +1,4 @@
-"""Reading what the data stage leaves: sides, dev rows, held-out sets, shares of the batches."""
+"""Reading the data stage's output: sides, dev rows, held-out sets, shares of the batches."""
 
 from pathlib import Path
 

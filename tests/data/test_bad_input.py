@@ -1,4 +1,4 @@
-"""What people's files can have wrong: one line with set, file and row each; counted instead when asked."""
+"""Faults in users' files: each is one line with set, file and row, or is counted if configured."""
 
 import gzip
 import json
@@ -146,7 +146,7 @@ def test_lists_of_the_wrong_length_are_named(tmp_path: Path, one_set: OneSet) ->
 
 
 def test_missing_places_are_named(tmp_path: Path, one_set: OneSet) -> None:
-    with pytest.raises(UserError, match=r"mine: no such file \(.*nowhere.jsonl\); mend data.sources.mine.path"):
+    with pytest.raises(UserError, match=r"mine: no such file \(.*nowhere.jsonl\); fix data.sources.mine.path"):
         one_set(tmp_path / "nowhere.jsonl", columns=COLUMNS)
     (tmp_path / "mirror" / "its5Q" / "panorama").mkdir(parents=True)
     with pytest.raises(UserError, match=r"panorama: no file \*.jsonl .*files there: none"):
@@ -170,7 +170,7 @@ def test_a_value_of_where_that_no_row_has_is_an_error(tmp_path: Path, one_set: O
 )
 def test_a_column_that_where_cannot_choose_by_is_named(column: pa.Array, tmp_path: Path, one_set: OneSet) -> None:
     pq.write_table(pa.table({"question": ["Вопрос"], "answer": ["Ответ"], "kind": column}), tmp_path / "rows.parquet")
-    with pytest.raises(UserError, match=r"mine: can't choose by column kind, of .*rows.parquet.*mend .*mine.where"):
+    with pytest.raises(UserError, match=r"mine: can't select by column kind of type .*rows.parquet.*fix .*mine.where"):
         one_set(tmp_path / "rows.parquet", format="parquet", columns=COLUMNS, where={"kind": ["snli"]})
 
 

@@ -1,4 +1,4 @@
-"""What the ledger says of sets, against lines made by hand."""
+"""The ledger's text against lines made by hand."""
 
 from typing import Any
 
@@ -47,11 +47,11 @@ def test_a_page_says_of_each_set_what_differs_and_in_which_sets_evaluation_texts
         page.partition(f"## {title}\n")[2].partition("\n## ")[0] for title in ("Same", "Other", "Own")
     )
     assert "Dropped: a 2, b 1." in first and "Built" not in first and "held back" not in first
-    assert "Built 1,049 against the card's 50: the files at hand are not the full set." in second
+    assert "Built 1,049 against the card's 50: the available files are not the full set." in second
     assert "Of 5 rows held back 3 are dev rows" in second
     assert f"- {'a' * 200}\n    - positive: {'b ' * 99}b…\n    - mined: c`` c\n" in third
     assert "'``' → `` ` `` (tags)" in third and "25.0% of the candidates" in third
     assert "- sts: 1,000 texts; found in training: Other 2, Own 1\n- rte: 2 texts; found in training: none" in page
     assert page.endswith("- qa: **not checked**: no file\n")
-    assert "No benchmark was compared with." in markdown([own], totals([own]), {"checked": {}, "not_checked": {}})
+    assert "checked against no benchmark." in markdown([own], totals([own]), {"checked": {}, "not_checked": {}})
     assert [row[-1] for row in table([same, own])[1]] == ["equal", "not on the card"] and table([own])[1][0][-1] is None

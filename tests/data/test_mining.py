@@ -149,7 +149,7 @@ def test_a_model_whose_cosines_lie_closer_together_mines_the_same(
 
 
 @pytest.mark.parametrize(("most", "rows_at_once"), [(39, 1), (7 * 40, 7), (40 * 40, 40)])
-def test_anchors_in_pieces_get_what_each_gets_by_itself(
+def test_anchors_in_batches_get_what_each_gets_alone(
     most: int, rows_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     random = torch.Generator().manual_seed(1)
@@ -164,7 +164,7 @@ def test_anchors_in_pieces_get_what_each_gets_by_itself(
     found = hard_negatives(anchors, passages, own, known, settings)
     assert max(sizes[1:]) == rows_at_once and sum(sizes[1:]) == 40  # after the passages
     assert found.negatives == [one.negatives[0] for one in alone]
-    assert found.looked_at == sum(one.looked_at for one in alone)
+    assert found.candidates == sum(one.candidates for one in alone)
     assert 0 < found.too_near == sum(one.too_near for one in alone) and 0 < found.without < 40
 
 
@@ -188,7 +188,7 @@ def test_candidates_are_those_of_the_ranks_asked_for_or_the_farthest(
     assert found.negatives == [expected]
 
 
-def test_another_margin_encodes_nothing_anew(embedder: Path, tmp_path: Path) -> None:
+def test_another_margin_encodes_nothing_again(embedder: Path, tmp_path: Path) -> None:
     def kept() -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for path in (tmp_path / "cache/embeddings").rglob("*.npz")}
 
@@ -211,7 +211,7 @@ def test_the_run_s_own_base_mines_after_it_was_made(tmp_path: Path) -> None:
     assert line["negatives"] > 0 and line["revision"] == f"this run's, {base['fingerprint'][:12]}"
 
 
-def test_init_may_mine_where_it_counts_other_texts_and_stands_before_data_then() -> None:
+def test_init_may_mine_where_it_counts_other_texts_and_runs_before_data() -> None:
     mine = ["profile=tiny", "data.mining.model=init", "data.sources.gazeta.negatives=mine"]
     with pytest.raises(UserError, match=r"can't be init, whose corpora count the pairs .* \(config key data.mining"):
         application.composed(*mine)
@@ -256,7 +256,7 @@ def test_an_answer_to_the_same_question_in_other_letters_is_no_negative(embedder
     assert pl.read_parquet(tmp_path / "set.parquet")["negatives"].to_list() == [[], [], ["гора"]]
 
 
-def test_prompts_that_are_set_stand_before_anchors_and_passages(embedder: Path, tmp_path: Path) -> None:
+def test_configured_prompts_precede_anchors_and_passages(embedder: Path, tmp_path: Path) -> None:
     """They find what texts do that begin with them."""
     path = Path(__file__).parents[2] / "data/samples/IlyaGusev/gazeta/gazeta_train.jsonl"
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[:12]]

@@ -1,4 +1,4 @@
-"""The files of pairs that the data stage leaves: what was written is read, and a file in another layout is refused."""
+"""The data stage's files of pairs: written pairs are read back, and a file in another layout is refused."""
 
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ def test_rows_of_many_bytes_are_written_and_read_a_group_at_a_time(
 def test_another_layout_is_refused_by_what_differs(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     rows = {name: values for name, values in (ROWS | change).items() if values is not None}
     pl.DataFrame(rows).write_parquet(tmp_path / "pairs.parquet")
-    with pytest.raises(UserError, match=rf"{message} \(.*pairs.parquet\); make the data again"):
+    with pytest.raises(UserError, match=rf"{message} \(.*pairs.parquet\); run make data again"):
         read_pairs(tmp_path / "pairs.parquet")
 
 

@@ -1,4 +1,4 @@
-"""The data stage on the bundled samples: counts, splits, held-out texts, determinism and what is made again."""
+"""The data stage on the bundled samples: counts, splits, held-out texts, determinism and rebuilds."""
 
 import json
 import shutil
@@ -119,7 +119,7 @@ def test_scored_pairs_keep_their_scores_and_only_the_best_are_pairs(tmp_path: Pa
         ("sick_ru", {"anchor": "premise", "positive": "hypothesis", "score": "score"}, "[1,5]", {1.0: 135, 0.0: 153}),
     ],
 )
-def test_real_scored_sets_need_a_yaml_file_alone(
+def test_real_scored_sets_need_only_a_yaml_file(
     name: str, columns: dict[str, str], bounds: str, counts: dict[float, int], shared_data: Path, tmp_path: Path
 ) -> None:
     source = "data.sources.scored"
@@ -136,7 +136,7 @@ def test_real_scored_sets_need_a_yaml_file_alone(
     assert scores.is_between(0, 1).all()
 
 
-def test_what_cleaning_changed_stands_in_the_ledger(tmp_path: Path, one_set: OneSet) -> None:
+def test_what_cleaning_changed_is_in_the_ledger(tmp_path: Path, one_set: OneSet) -> None:
     anchors = ["Если a <b и c> d", "Красный\u200bкот", "<b>Жирный</b> шрифт", "Рога &amp; копыта", "Чистый текст"]
     rows = pl.DataFrame({"question": anchors, "answer": [f"Ответ номер {number}" for number in range(5)]})
     rows.write_ndjson(tmp_path / "mine.jsonl")
@@ -209,7 +209,7 @@ def test_a_local_set_may_have_a_local_file_of_dev_rows(tmp_path: Path, one_set: 
     columns, dev_files = {"anchor": "q", "positive": "a"}, [str(tmp_path / "dev.jsonl")]
     prepared = one_set(tmp_path / "train.jsonl", "data.dev.anchors=9", columns=columns, dev_files=dev_files)
     assert len(prepared.train()["mine"]) == 5 and len(prepared.pairs("dev", "mine")) == 2
-    with pytest.raises(UserError, match=r"mine: no such file \(nowhere\); mend data.sources.mine.dev_files"):
+    with pytest.raises(UserError, match=r"mine: no such file \(nowhere\); fix data.sources.mine.dev_files"):
         one_set(tmp_path / "train.jsonl", columns=columns, dev_files=["nowhere"])
 
 
@@ -222,7 +222,7 @@ def test_a_row_of_dev_files_that_is_trained_on_takes_no_others_along(tmp_path: P
     assert prepared.pairs("dev", "mine")["anchor"].to_list() == ["другой вопрос"]
 
 
-def test_a_set_whose_texts_stand_in_several_pairs_has_dev_rows_as_any_other(
+def test_a_set_whose_texts_are_in_several_pairs_has_dev_rows_too(
     tmp_path: Path, one_set: OneSet, caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = [(f"фраза {n // 4} вида {n % 4}", f"фраза {n // 4} вида {(n + 1) % 4}") for n in range(2000)]
@@ -235,7 +235,7 @@ def test_a_set_whose_texts_stand_in_several_pairs_has_dev_rows_as_any_other(
     assert prepared.ledger["mine"]["train"] == len(train) and "dev rows" not in caplog.text
     fewer = one_set(tmp_path / "rings.jsonl", side="symmetric", columns=columns, dev_anchors=12)
     assert len(fewer.pairs("dev", "mine")) == 12
-    assert "under 50 dev rows, so their scores say and weigh little: mine 12 (more by" in caplog.text
+    assert "under 50 dev rows, so their scores are unreliable and count little: mine 12 (raise" in caplog.text
 
 
 def test_the_guards_of_the_reproduction_are_read(tmp_path: Path) -> None:
@@ -318,7 +318,7 @@ def test_another_version_of_a_reader_s_package_makes_its_set_again(
         assert run_config(config, tmp_path).train()["read"]["positive"].to_list() == [f"ответ из {version}"]
 
 
-def test_finished_sets_survive_failing_ones_of_which_each_is_told_once(
+def test_finished_sets_survive_failing_ones_each_of_which_is_reported_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(UserError, match=r"ru_hnp: no column nowhere \[and 1 more, above\]"):

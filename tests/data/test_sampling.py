@@ -1,4 +1,4 @@
-"""Dev slices and samples: chosen by text and seed alone, apart from what is trained on."""
+"""Dev slices and samples: chosen by text and seed only, and disjoint from training."""
 
 from pathlib import Path
 

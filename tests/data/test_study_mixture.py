@@ -1,4 +1,4 @@
-"""The study's mixture on the real data beside this repository: no text of encodechka is in any training row."""
+"""The study's mixture on the real data next to this repository: no training row has a text of encodechka."""
 
 import csv
 import json

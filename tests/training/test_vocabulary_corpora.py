@@ -61,7 +61,7 @@ def test_columns_of_the_hub_s_files_have_languages_of_their_own(tmp_path: Path) 
 def test_missing_files_are_errors(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no prepared pairs.*make data"):
         found(CorpusConfig(), tmp_path, ["ru"])
-    with pytest.raises(UserError, match=r"it: the mirror has no someone/parallel .*take init.corpora.it out"):
+    with pytest.raises(UserError, match=r"it: the mirror has no someone/parallel .*remove init.corpora.it"):
         found(OPUS, tmp_path, ["ru", "en"], mirror=str(tmp_path))
 
 

@@ -1,4 +1,4 @@
-"""Each construction against what it is said to make."""
+"""Each construction against its documented result."""
 
 from operator import eq
 

@@ -1,4 +1,4 @@
-"""Evaluation texts planted among training pairs are found and named; passages of a corpus alone are not."""
+"""Evaluation texts planted among training pairs are found and named; a retrieval corpus's passages are not."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""Keys of texts that were seen."""
+"""Keys of texts."""
 
 import numpy as np
 import polars as pl

@@ -1,4 +1,4 @@
-"""Pairs out of rows: what a construction chooses is chosen among what cleaning and decontamination leave."""
+"""Pairs from rows: a construction chooses among what cleaning and decontamination leave."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Csv: quotes, nulls, delimiters and encodings; what is lost is said."""
+"""Csv: quotes, nulls, delimiters and encodings; lost rows are reported."""
 
 import csv
 import io
@@ -57,7 +57,7 @@ def test_what_a_csv_writer_wrote_is_read(
     assert [tuple(text or "" for text in row) for _, row in found] == rows
 
 
-def test_an_empty_field_is_null_unless_it_stands_in_quotes(tmp_path: Path) -> None:
+def test_an_empty_field_is_null_unless_quoted(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text('\ufeffq,a\n"",б\n,"в ""г"""\n\nд,\n', encoding="utf-8")
     assert read(tmp_path / "rows.csv")[0] == [(1, ("", "б")), (2, (None, 'в "г"')), (3, ("д", None))]
 
@@ -103,7 +103,7 @@ def test_another_delimiter_and_encoding(encoding: str, delimiter: str, called: s
             with pytest.raises(UserError, match=r"set data.sources.mine.encoding"):
                 read(path, columns=names, delimiter=delimiter, skip=skip)
     else:
-        with pytest.raises(UserError, match=r"the file is in UTF-8 \(rows.csv\); take data.sources.mine.encoding out"):
+        with pytest.raises(UserError, match=r"the file is in UTF-8 \(rows.csv\); remove data.sources.mine.encoding"):
             read(path, columns=names, delimiter=delimiter, encoding="cp1251")
 
 

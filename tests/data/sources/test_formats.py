@@ -1,4 +1,4 @@
-"""The same rows out of every format, in batches of any size."""
+"""The same rows from every format, in batches of any size."""
 
 import csv
 import gzip
@@ -81,7 +81,7 @@ def test_every_format_gives_the_same_rows(
     assert block > 300 or len(numbers) > 1 or name == "a.json"
 
 
-def test_lists_and_texts_stand_in_one_line_of_json(tmp_path: Path) -> None:
+def test_lists_and_texts_may_share_a_line_of_json(tmp_path: Path) -> None:
     rows = [{"query": "q1", "pos": None, "neg": []}, {"query": "q2", "pos": ["p"], "neg": ["n", "m"]}]
     path = tmp_path / "a.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))

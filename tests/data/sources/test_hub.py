@@ -1,4 +1,4 @@
-"""The true download path against a small server that speaks the Hub's URLs; and what happens without one."""
+"""The real download path against a small server with the Hub's URLs, and what happens without one."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Json lines and json documents: one set of rules, whatever else stands in the file."""
+"""Json lines and json documents: one set of rules, whatever else is in the file."""
 
 import json
 from pathlib import Path
@@ -104,7 +104,7 @@ def test_each_odd_line_is_right_or_has_its_reason(tmp_path: Path) -> None:
     assert bad == {
         "broken json: not an object": 2,
         "broken json: cut off": 1,
-        "a key stands twice": 1,
+        "duplicate key": 1,
         "half of a surrogate pair in column q": 1,
         "nan instead of a text in column q": 1,
         "-inf instead of a text in column q": 1,
@@ -157,7 +157,7 @@ def test_rows_of_a_document_are_found(
     assert read(path, "json") == (list(enumerate(ROWS, start=1)), {})
 
 
-BY_COLUMNS = "the table stands by columns (rows); write it as an array of objects"
+BY_COLUMNS = "the table is stored by columns (rows); write it as an array of objects"
 
 
 @pytest.mark.parametrize(
@@ -165,22 +165,22 @@ BY_COLUMNS = "the table stands by columns (rows); write it as an array of object
     [
         ("json", {"q": ["а", "б"], "a": ["в", "г"]}, BY_COLUMNS),
         ("json", {"q": {"0": "а"}, "a": {"0": "б"}}, BY_COLUMNS),
-        ("json", {"columns": ["q", "a"], "data": [["а", "б"]]}, "no rows in it, only columns, data (rows); write it"),
-        ("json", {"data": ROWS, "test": ROWS}, "rows stand in 'test' and elsewhere"),
+        ("json", {"columns": ["q", "a"], "data": [["а", "б"]]}, "it has no rows, only columns, data (rows); write it"),
+        ("json", {"data": ROWS, "test": ROWS}, "rows in 'test' and elsewhere"),
         ("json", {"0": {"q": "а", "a": "б"}, "1": "в"}, "broken json: not an object (rows, row 2)"),
         ("json", {"data": [{"question": "а"}]}, "no column q (rows); columns found: question: str"),
-        ("json", ROWS[0], "no json document but lines (rows); set data.sources.mine.format to jsonl"),
-        ("json", '[{"q": "а", "a": "б"} {"q": "в"}]', "broken json: '{' in the place of , or ] (rows, row 2)"),
-        ("json", '[{"q": "а", "a": "б"}] []', "something follows its end"),
+        ("json", ROWS[0], "json lines instead of one document (rows); set data.sources.mine.format to jsonl"),
+        ("json", '[{"q": "а", "a": "б"} {"q": "в"}]', "broken json: '{' instead of , or ] (rows, row 2)"),
+        ("json", '[{"q": "а", "a": "б"}] []', "extra content after its end"),
         ("json", '[{"q": "а", "a": "б"}, {"q": "в', "broken json: cut off (rows, row 2)"),
         ("json", '{"0": {"q": "а", "a": "б"}, "1": {"q": "в', "broken json: cut off"),
-        ("jsonl", ROWS, "no json lines but one document (rows); set data.sources.mine.format to json"),
-        ("jsonl", {"data": ROWS}, "no json lines but one document"),
-        ("jsonl", {"0": ROWS[0]}, "no json lines but one document"),
-        ("jsonl", '{\n "data": [\n', "no json lines but one document"),
-        ("jsonl", '[\n {"q": 1},\n', "no json lines but one document"),
+        ("jsonl", ROWS, "one json document instead of json lines (rows); set data.sources.mine.format to json"),
+        ("jsonl", {"data": ROWS}, "one json document instead of json lines"),
+        ("jsonl", {"0": ROWS[0]}, "one json document instead of json lines"),
+        ("jsonl", '{\n "data": [\n', "one json document instead of json lines"),
+        ("jsonl", '[\n {"q": 1},\n', "one json document instead of json lines"),
         ("jsonl", '["а", "б"]\n', "broken json: not an object (rows, row 1)"),
-        ("jsonl", "q,a\nа,б\n", "Expecting value (rows, row 1); mend the file, or set data.sources.mine.format if"),
+        ("jsonl", "q,a\nа,б\n", "Expecting value (rows, row 1); fix the file, or set data.sources.mine.format if"),
     ],
 )
 def test_a_document_in_another_form_is_refused_with_the_right_advice(

@@ -1,4 +1,4 @@
-"""Rows as roles: what may be missing, what a score may be, whatever the format and the column's type."""
+"""Rows as roles: missing values and scores, for every format and column type."""
 
 import csv
 import json
@@ -154,10 +154,10 @@ def test_a_score_outside_the_range_is_a_bad_row(score: Any, tmp_path: Path) -> N
     scores = pa.array([str(score), "4.5"]) if isinstance(score, str) else pa.array([float(score), 4.5])
     pq.write_table(pa.table({"q": QUESTIONS[:2], "p": ANSWERS[:2], "s": scores}), tmp_path / "a.parquet")
     given = {"construction": "scored_pairs", "score_range": [1.0, 5.0]}
-    with pytest.raises(UserError, match=r"mine: score is no number from 1 to 5 \(a.parquet, row 1\)"):
+    with pytest.raises(UserError, match=r"mine: score is not a number from 1 to 5 \(a.parquet, row 1\)"):
         read(tmp_path / "a.parquet", "parquet", SCORED, **given)
     found, bad = read(tmp_path / "a.parquet", "parquet", SCORED, skip=True, **given)
-    assert len(found) == 1 and bad == {"score is no number from 1 to 5": 1}
+    assert len(found) == 1 and bad == {"score is not a number from 1 to 5": 1}
 
 
 def test_a_missing_score_and_a_truth_value_are_refused(tmp_path: Path) -> None:

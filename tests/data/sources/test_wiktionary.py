@@ -1,4 +1,4 @@
-"""Pairs out of the installed dictionary: wiki markup read, terms split once and for all."""
+"""Pairs from the installed dictionary: parsed wiki markup, a fixed split of the terms."""
 
 import importlib.util
 import sqlite3
@@ -52,7 +52,7 @@ def test_the_split_of_a_term_ignores_case_and_yo() -> None:
 
 @installed
 @pytest.mark.parametrize(("reader", "least"), [(TermDefinitions, 65_000), (TermUsages, 50_000), (SameSense, 15_000)])
-def test_no_term_stands_in_two_splits(reader: type, least: int) -> None:
+def test_no_term_is_in_two_splits(reader: type, least: int) -> None:
     pairs = {split: list(reader(split=split).pairs()) for split in SPLITS}
     assert len(pairs["train"]) >= least
     anchors = {split: {anchor.partition(" — ")[0].lower() for anchor, _ in pairs[split]} for split in SPLITS}
