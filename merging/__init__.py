@@ -1,1 +1,1 @@
-"""How several models become one. Open `merge.py` first; `choose.py` holds the methods of choosing weights."""
+"""Merges several models into one. Start with `merge.py`; `choose.py` has the methods of choosing weights."""

@@ -1,4 +1,4 @@
-"""A model in memory whose weights can be set to any blend of the merged models, without a file being written."""
+"""A model in memory whose weights can be set to any blend of the merged models, without writing a file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,15 +13,15 @@ State = dict[str, torch.Tensor]
 
 
 class Blend:
-    """A sentence-transformers model that takes on Σ wᵢ θᵢ in place, in float32; a single weight of 1 is exact.
+    """A sentence-transformers model whose weights are set to Σ wᵢ θᵢ in place, in float32; one weight of 1 is exact.
 
-    Memory: the working copy and every model's weights; tensors that training left as the base's take no room.
+    Memory: the working copy and every model's weights; tensors that training left unchanged take none.
 
     Args:
         models: compatible model folders by name (`require_compatible`), the base θ₀ first.
-        precision: in which texts are embedded, by autocast; weights and vectors are float32 all the same.
-        attention: transformers' name of the attention implementation.
-        token_budget: padded tokens in a pass; None: by the device.
+        precision: for embedding texts, by autocast; weights and vectors stay float32.
+        attention: transformers' name for the attention implementation.
+        token_budget: padded tokens per pass; None: by the device.
 
     Raises UserError: a tensor that holds NaN or infinity.
     """
@@ -38,7 +38,7 @@ class Blend:
         self.model = load_folder(base, attn_implementation=attention, remedy=f"make {base_name} again").eval()
         self.start = floating(self.model)
         for tensor in (*self.model.parameters(), *self.model.buffers()):
-            tensor.data = tensor.data.clone()  # no map of the file, of which the first write to each page costs a fault
+            tensor.data = tensor.data.clone()  # not memory-mapped: the first write to each page would fault
         self.working = floating(self.model)
         self.changed = {name: self._changed(name, folder) for name, folder in others}
 
@@ -49,7 +49,7 @@ class Blend:
 
     @torch.no_grad()
     def set(self, weights: Mapping[str, float]) -> None:
-        """Take on these weights, one a model, with sum 1."""
+        """Set the blend's weights, one per model, with sum 1."""
         require_weights(weights, self.names)
         for key, tensor in self.working.items():
             others = {name: state[key] for name, state in self.changed.items() if weights[name] and key in state}
@@ -59,7 +59,7 @@ class Blend:
 
     @torch.no_grad()
     def set_state(self, state: State) -> None:
-        """Take on the floating tensors of `state`, which may be no blend at all."""
+        """Set the floating tensors to those of `state`, which need not be a blend."""
         for key, tensor in self.working.items():
             tensor.copy_(state[key])
 

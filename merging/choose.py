@@ -1,6 +1,6 @@
-"""Which weights are taken: every method of choosing them, scored beside the models on the same dev rows.
+"""Chooses the merge weights: every method, scored with the models on the same dev rows.
 
-To add a method, write a function, put it into METHODS, and add its name to configs/schema/merging.py.
+To add a method, write a function, add it to METHODS and its name to configs/schema/merging.py.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +28,7 @@ SATURATED = 0.999
 
 @dataclass
 class Choice:
-    """What a method of choosing weights has to go by, and what the methods found."""
+    """What methods of choosing weights work with, and what they found."""
 
     config: Config
     models: Mapping[str, Path]
@@ -42,13 +42,13 @@ class Choice:
         return self.config.merging
 
     def search(self, region: Region, origin: str) -> Candidate | None:
-        """The best candidate of a region that the guard doesn't reject; says why there is none."""
+        """The best candidate of a region that the guard doesn't reject; logs why there is none."""
         score, settings = partial(self.scorer.score, origin=origin), self.settings
         return best_of_grid(region, self.blend.names, settings.grid_step, settings.refinements, score, origin)
 
 
 def uniform(choice: Choice) -> Candidate:
-    """Every model counts the same."""
+    """Equal weights."""
     names = choice.blend.names
     return choice.scorer.score(dict.fromkeys(names, 1 / len(names)), "uniform")
 
@@ -59,7 +59,7 @@ def fixed(choice: Choice) -> Candidate:
 
 
 def lm_cocktail(choice: Choice) -> Candidate:
-    """LM-Cocktail's weights from a few dev examples a set."""
+    """LM-Cocktail's weights from a few dev examples per set."""
     settings, seed, model = choice.settings, choice.config.seed, choice.blend.model
     prompts = {pairs.side: prompts_of(model, pairs.side) for pairs in choice.sets}
     examples = few_shot_examples(choice.sets, settings.examples_per_set, settings.negatives, prompts, seed)
@@ -82,7 +82,7 @@ def extrapolated(choice: Choice) -> Candidate | None:
     return choice.search(beyond(choice.settings.extrapolation_limit), "extrapolated")
 
 
-# By name what chooses weights; None where the guard allows no candidate.
+# Methods of choosing weights by name; they return None where the guard allows no candidate.
 METHODS: dict[str, Callable[[Choice], Candidate | None]] = {
     function.__name__: function for function in (uniform, fixed, lm_cocktail, search, extrapolated)
 }
@@ -90,26 +90,26 @@ METHODS: dict[str, Callable[[Choice], Candidate | None]] = {
 
 @dataclass
 class Comparison:
-    """What the configured method chose, and everything that it was compared with."""
+    """What the configured method chose, and everything it was compared with."""
 
-    weights: dict[str, float] | None  # of the merged model, by model; None where it is no weighted sum
-    compared: dict[str, Candidate] = field(default_factory=dict)  # the models, then the methods, by name
-    candidates: list[Candidate] = field(default_factory=list)  # all that were scored, in order
+    weights: dict[str, float] | None  # by model; None where the merge is not a weighted sum
+    compared: dict[str, Candidate] = field(default_factory=dict)  # the models, then the methods
+    candidates: list[Candidate] = field(default_factory=list)  # all scored ones, in order
     cocktail: Cocktail | None = None
 
 
 def compare(config: Config, models: Mapping[str, Path], data: Path) -> Comparison:
-    """Score the models and every configured method of weighing them; the configured method's weights are chosen.
+    """Score the models and every configured method of weighting them; the configured method's weights are chosen.
 
-    Raises UserError: no dev rows, dev or guard rows that are trained on, guard sets that are not there, a model with
-    NaN or infinity.
+    Raises UserError: no dev rows, dev or guard rows that are trained on, missing guard sets, a model with NaN or
+    infinity.
     """
     settings = config.merging
     if not settings.score:
         return Comparison(fixed_weights(settings))
     require_mergekit([settings.method, *settings.compare])
     if not (sets := read_dev_sets(data)):
-        remedy = "have the data stage hold out dev rows, or use merging=uniform"
+        remedy = "let the data stage hold out dev rows, or use merging=uniform"
         raise UserError("no dev data to choose merge weights on", where=str(data / "dev"), remedy=remedy)
     guard_sets = read_held_out_sets(config, data, settings.guard_sources)
     require_unseen([*sets, *guard_sets], data)
@@ -131,30 +131,30 @@ def fixed_weights(settings: MergingConfig) -> dict[str, float]:
 
 
 def read_held_out_sets(config: Config, data: Path, names: Sequence[str]) -> list[PairSet]:
-    """Held-out sets with the side whose prompts they take, their rows in a seeded order.
+    """Held-out sets with the side whose prompts they use, their rows in a seeded order.
 
-    Raises UserError where one is not there, or has a single query.
+    Raises UserError where one is missing, or has a single query.
     """
     found = []
     for name in names:
         source = config.data.held_out.get(name)
         pairs = read_held_out_set(data, name, source.side if source else "asymmetric")
         if len(set(pairs.positive_rows().anchors)) < 2:
-            what, remedy = f"set {name} has one query, which has no interval", "name another set"
+            what, remedy = f"set {name} has one query, too few for an interval", "name another set"
             raise UserError(what, where="merging.guard_sources", remedy=remedy)
         found.append(pairs.take(generator(config.seed, "merge", "guard", name).permutation(len(pairs)).tolist()))
     return found
 
 
 def attention_of(config: Config) -> str:
-    """The attention implementation that the merged sides were trained, and thus scored, with."""
+    """The attention implementation that the merged sides were trained and scored with."""
     trained = [config.side(name) for name in config.merging.models if name in SIDES]
     longest = max((side.longest for side in trained), default=config.training.dev_length)
     return attention_implementation(config.base.attention, longest)
 
 
 def dev_evaluator(config: Config, sets: Sequence[PairSet], blend: Blend) -> DevEvaluator:
-    """The dev score that also training keeps checkpoints by."""
+    """The dev score by which training also keeps checkpoints."""
     rows = [pairs.spread(config.training.dev_rows) for pairs in sets]
     evaluator = DevEvaluator(rows, blend.model, config.training.dev_length, blend.precision, blend.token_budget)
     if not evaluator.sides:
@@ -164,7 +164,7 @@ def dev_evaluator(config: Config, sets: Sequence[PairSet], blend: Blend) -> DevE
 
 
 def guard_evaluators(config: Config, sets: Sequence[PairSet], blend: Blend) -> Evaluators:
-    """Retrieval of each guard set's anchors among its own passages, as far as the limits allow."""
+    """Retrieval of each guard set's anchors among its own passages, up to the configured limits."""
     limits = config.merging.guard_queries, config.merging.guard_candidates
     evaluators = {
         pairs.name: retrieval_evaluator(pairs, prompts_of(blend.model, pairs.side), pairs.passages(), *limits)
@@ -174,7 +174,7 @@ def guard_evaluators(config: Config, sets: Sequence[PairSet], blend: Blend) -> E
 
 
 def scored_methods(choice: Choice) -> dict[str, Candidate]:
-    """The models, then the configured methods, by name; those of which the guard allows nothing are left out."""
+    """The models, then the configured methods, by name; methods without an allowed candidate are left out."""
     settings, names = choice.settings, choice.blend.names
     methods = dict.fromkeys([*settings.compare, settings.method])
     if {"search", "extrapolated"} & methods.keys() and settings.guard is not None and len(settings.guard_sources) < 2:
@@ -190,14 +190,14 @@ def scored_methods(choice: Choice) -> dict[str, Candidate]:
         if candidate is not None:
             compared[name] = candidate
     if settings.method not in compared:
-        remedy = "take merging=search, raise merging.guard, or look at more points: merging.grid_step"
+        remedy = "use merging=search, raise merging.guard, or try more points with a smaller merging.grid_step"
         raise UserError(f"there is no {settings.method} candidate to take", where="merging.method", remedy=remedy)
     warn_of_the_guard(choice, compared)
     return compared
 
 
 def warn_of_the_guard(choice: Choice, compared: Mapping[str, Candidate]) -> None:
-    """Say where the taken merge is rejected, and where a guard set has too few queries to tell."""
+    """Warn where the chosen merge is rejected, and where a guard set has too few queries to tell."""
     limit, method = choice.settings.guard, choice.settings.method
     chosen = compared[method]
     if chosen.allowed is False:
@@ -205,21 +205,21 @@ def warn_of_the_guard(choice: Choice, compared: Mapping[str, Candidate]) -> None
         log.warning(what, method, chosen.deciding_loss, limit)
     for name, loss in chosen.guard_losses.items() if chosen.allowed else ():
         if limit is not None and loss.high > limit:
-            what = "merge: guard set %s has too few queries to tell if %s loses more than merging.guard=%s; found %s"
+            what = "merge: guard set %s has too few queries to tell if %s loses more than merging.guard=%s: %s"
             log.warning(what, name, method, limit, loss)
 
 
 def warn_of_saturation(models: Sequence[Candidate]) -> None:
-    """Name the dev sets that tell no models apart, since all of them solve these."""
+    """Warn of dev sets that don't separate the models, since all of them solve these."""
     found = [model.dev.by_set for model in models]
     sets = [name for name in found[0] if min(scores[name] for scores in found) >= SATURATED]
     if sets:
-        what = "merge: dev sets that tell no models apart, since all score at least %s: %s"
+        what = "merge: dev sets that don't separate the models, since all score at least %s: %s"
         log.warning(what, SATURATED, ", ".join(sets))
 
 
 def mergekit_state(choice: Choice, name: str) -> State:
-    """The weights that a method of mergekit's gives."""
+    """The weights by one of mergekit's methods."""
     parameters = choice.settings.parameters.get(name, {})
     merged: Any = mergekit_merge(choice.models, name, parameters, choice.config.seed)
     return floating(merged)

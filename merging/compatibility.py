@@ -1,4 +1,4 @@
-"""Whether model folders may be merged, and the merged folder: what it takes over from the first of them."""
+"""Checks that model folders can be merged, and writes the merged folder with the first model's other files."""
 
 import json
 import shutil
@@ -24,18 +24,18 @@ from pipeline.core.model_folder import (
 from pipeline.core.safetensors_io import SafetensorsReader
 
 NOT_CARRIED = {MANIFEST, "certificate.json", "README.md"}  # they describe the base, not the merged model
-WEIGHT_FILES = ("*.safetensors*", "pytorch_model*")  # shards and their indices too; torch's own are refused
+WEIGHT_FILES = ("*.safetensors*", "pytorch_model*")  # including shards and their indices; torch's own files are refused
 VOCABULARY = "vocabulary"  # the map from the base's token ids, which sparse vectors need
-# May differ in config.json. An encoder has no cache; sentence-transformers notes that it wants none in what it saves.
+# May differ in config.json; sentence-transformers saves `use_cache`, which means nothing to an encoder.
 PROVENANCE = {"architectures", "transformers_version", "torch_dtype", "dtype", "use_cache"}
 
 
 def require_compatible(models: Mapping[str, Path], heads_differ: bool = False) -> None:
-    """Raise UserError unless the folders differ in nothing but the numbers of their weights.
+    """Raise UserError unless the folders differ only in the values of their weights.
 
     Compared with the first model: vocabulary and tokenizer, transformer config, the sentence-transformers modules
-    and their settings, prompts, the heads where a model has them, and the names and shapes of all tensors. Heads that
-    are to be merged too may `heads_differ`.
+    and their settings, prompts, the heads where a model has them, and the names and shapes of all tensors. With
+    `heads_differ` the heads, which are merged too, may differ.
     """
     (base_name, base), *others = models.items()
     for name, folder in models.items():
@@ -70,7 +70,7 @@ def _readable(read: Callable[[Path], dict[str, Any]], what: str, folder: Path) -
 
 
 def write_model(models: Mapping[str, Path], weights: Mapping[str, float], target: Path, dtype: str) -> None:
-    """Write the sentence-transformers folder `target`: merged weights, all else from the first of `models`."""
+    """Write the sentence-transformers folder `target`: merged weights, everything else from the first of `models`."""
     base = next(iter(models.values()))
     carry_over(base, target, dtype)
     for part in weight_folders(base):
@@ -78,7 +78,7 @@ def write_model(models: Mapping[str, Path], weights: Mapping[str, float], target
 
 
 def carry_over(base: Path, target: Path, dtype: str) -> None:
-    """Copy to the folder `target` all of the model `base` but its weights; the config gets the merged `dtype`."""
+    """Copy the model `base` except its weights to the folder `target`; the config gets the merged `dtype`."""
     target.mkdir(parents=True, exist_ok=True)
     left_out = shutil.ignore_patterns(*WEIGHT_FILES)
     skipped = NOT_CARRIED | left_out(str(base), [path.name for path in base.iterdir()])
@@ -92,40 +92,40 @@ def carry_over(base: Path, target: Path, dtype: str) -> None:
 
 
 def weight_folders(base: Path) -> list[str]:
-    """Where a model folder holds weights: its root, and modules such as Dense."""
+    """The parts of a model folder with weights: its root, and modules such as Dense."""
     parts = [path for _, path in listed_modules(base)]
     return [part for part in parts if any(path for name in WEIGHT_FILES for path in (base / part).glob(name))]
 
 
 def _require_same_tokenizer(base_name: str, base: Path, name: str, folder: Path) -> None:
     ours, theirs = (read_tokenizer(each / "tokenizer.json") for each in (base, folder))
-    remedy = "merge with the init model that the others were trained from, never with its larger base"
+    remedy = "use the init model that the others were trained from, never its larger base"
     sizes = ours.get_vocab_size(), theirs.get_vocab_size()
     if sizes[0] != sizes[1]:
         what = f"different vocabularies: {sizes[0]} pieces in {base_name}, {sizes[1]} in {name}"
         raise UserError(f"{what}; the base must be the init model", where=str(folder), remedy=remedy)
     if ours.get_vocab() != theirs.get_vocab():
-        what = f"different vocabularies: {base_name} and {name} give other ids to the same pieces"
+        what = f"different vocabularies: {base_name} and {name} give the same pieces different ids"
         raise UserError(f"{what}; the base must be the init model", where=str(folder), remedy=remedy)
     if _rules(ours) != _rules(theirs) or ours.encode(PROBE).ids != theirs.encode(PROBE).ids:
         raise UserError(f"the tokenizers of {base_name} and {name} differ", where=str(folder), remedy=remedy)
 
 
 def _rules(tokenizer: Any) -> list[Any]:
-    """Scores, normaliser and pre-tokeniser, in the library's own spelling whatever the file's."""
+    """Scores, normaliser and pre-tokeniser as the library serialises them, whatever the file's own form."""
     parts = json.loads(tokenizer.to_str())
     return [parts["model"], parts["normalizer"], parts["pre_tokenizer"]]
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    from transformers import AutoConfig  # not at the head: writing a merge needs neither it nor its memory
+    from transformers import AutoConfig  # imported here: writing a merge needs neither it nor its memory
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False).to_dict()
     return {key: value for key, value in config.items() if key not in PROVENANCE and not key.startswith("_")}
 
 
 def _modules(folder: Path) -> dict[str, Any]:
-    """Class and settings of every module, as the library reads them from files old and new."""
+    """Class and settings of every module, as the library reads them from old and new files."""
     from sentence_transformers.util import import_from_string
 
     modules = {}
@@ -147,13 +147,13 @@ def _prompts(folder: Path) -> dict[str, Any]:
 
 
 def _require_same_heads(base_name: str, base: Path, name: str, folder: Path) -> None:
-    """A model may lack the heads, which were not trained with it; where it has them they must be the base's."""
+    """A model may lack the heads, which were not trained with it; if it has them, they must equal the base's."""
     for head in HEADS:
         if not (folder / head).is_file():
             continue
         if not (base / head).is_file() or not _same_numbers(base / head, folder / head):
             what = f"the head {head} of {name} is not that of {base_name}"
-            raise UserError(what, where=str(folder), remedy="merge heads too, by heads=joint, or restore it")
+            raise UserError(what, where=str(folder), remedy="merge heads too, with heads=joint, or restore it")
 
 
 def _same_numbers(one: Path, other: Path) -> bool:

@@ -1,8 +1,8 @@
 """θ = Σ wᵢ θᵢ over models of one architecture and one vocabulary, streamed from safetensors to safetensors.
 
-The sum is taken as θ_r + Σ wᵢ (θᵢ − θ_r) in float32, θ_r being the first model with a weight. For weights that
-sum to 1 the two are the same, and in this form a single model with weight 1, and any mixture of equal models, come
-out bit by bit; the rounding errors are those of the differences, which are small, instead of those of the weights.
+The sum is computed as θ_r + Σ wᵢ (θᵢ − θ_r) in float32, where θ_r is the first model with a weight. For weights that
+sum to 1 both forms are equal, but this one reproduces a single model with weight 1, and any mixture of equal models,
+bit by bit; its rounding errors are those of the small differences instead of those of the weights.
 """
 
 import math
@@ -25,14 +25,14 @@ from pipeline.core.safetensors_io import (
     write_header,
 )
 
-SLICE_ITEMS = 1 << 21  # read at once from each model: 8 MB in float32, so memory is small and the caches help
-WIDEST = 8  # bytes of the widest number
+SLICE_ITEMS = 1 << 21  # read at once from each model: 8 MB in float32, which keeps memory small and fits the caches
+WIDEST = 8  # bytes of the widest dtype
 SUM_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
 class TensorSlice:
-    """A run of one tensor's items, the same in every model."""
+    """A range of one tensor's items, the same in every model."""
 
     tensor: str
     first: int
@@ -44,13 +44,13 @@ def interpolate(models: Mapping[str, Path], weights: Mapping[str, float], target
     """Write `target/model.safetensors`: Σ weights[name] · models[name], in `dtype` (whole numbers as they are).
 
     Args:
-        models: folders with safetensors weights, by name, with the same tensors in all.
-        weights: one finite weight a model; they sum to 1 (a negative one makes an extrapolation).
+        models: folders with safetensors weights, by name, all with the same tensors.
+        weights: one finite weight per model; they sum to 1 (a negative one extrapolates).
         target: an existing folder.
         dtype: float32, bfloat16 or float16.
 
-    Raises UserError: other weights; tensors that differ in name, shape or kind; whole-number tensors that differ; a
-    number that is not finite (with model and tensor), or one that `dtype` can't hold.
+    Raises UserError: invalid weights; tensors that differ in name, shape or kind; integer tensors that differ; a
+    value that is not finite (with model and tensor), or exceeds the range of `dtype`.
     """
     require_weights(weights, list(models))
     with ExitStack() as stack:
@@ -75,12 +75,12 @@ def require_weights(weights: Mapping[str, float], names: Sequence[str]) -> None:
     total = sum(weights.values())
     if not abs(total - 1) <= SUM_TOLERANCE:  # true for NaN as well
         raise UserError(
-            f"they sum to {total:g} instead of 1", where="merging.weights", remedy="scale them to a sum of 1"
+            f"weights sum to {total:g} instead of 1", where="merging.weights", remedy="scale them to a sum of 1"
         )
 
 
 def require_same_tensors(models: Mapping[str, SafetensorsReader]) -> None:
-    """Raise UserError unless all checkpoints have tensors of the same names, shapes and kind of number."""
+    """Raise UserError unless all checkpoints have tensors of the same names, shapes and kinds of dtype."""
     (base_name, base), *others = models.items()
     for name, other in others:
         missing = [tensor for tensor in base.tensors if other.find(tensor) is None]
@@ -111,9 +111,9 @@ def _unlike(what: str, other: SafetensorsReader) -> UserError:
 def _read_ahead(
     models: Mapping[str, SafetensorsReader], weights: Mapping[str, float]
 ) -> Iterator[tuple[TensorSlice, dict[str, torch.Tensor]]]:
-    """Every slice with its numbers in the models that count, while a thread already reads the next one.
+    """Every slice with its values in the models with a weight, while a thread already reads the next one.
 
-    A slice's numbers are valid until the next one is asked for: two sets of buffers serve the whole file.
+    A slice's values are valid until the next one is requested: two sets of buffers serve the whole file.
     """
     base = next(iter(models.values()))
     tensor_slices = (
@@ -148,7 +148,7 @@ def _read(
 
 
 def weighted_sum(parts: Mapping[str, torch.Tensor], weights: Mapping[str, float]) -> torch.Tensor:
-    """Of one tensor of the models with a weight, in float32 and of its shape."""
+    """The weighted sum of one tensor over the models in `parts`, in float32."""
     reference, *others = parts
     start = parts[reference].float()
     mixed = start.clone() if others else start
@@ -158,7 +158,7 @@ def weighted_sum(parts: Mapping[str, torch.Tensor], weights: Mapping[str, float]
 
 
 def _identical(tensor_slice: TensorSlice, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """A tensor of whole numbers, which has no average: it must be the same in all models."""
+    """An integer tensor, which can't be averaged: it must be the same in all models."""
     (base_name, base), *others = parts.items()
     for name, part in others:
         if not part.equal(base.to(part.dtype)):
@@ -169,7 +169,7 @@ def _identical(tensor_slice: TensorSlice, parts: Mapping[str, torch.Tensor]) -> 
 
 def _require_finite(tensor_slice: TensorSlice, mixed: torch.Tensor, parts: Mapping[str, torch.Tensor]) -> None:
     if not tensor_slice.is_floating or math.isfinite(mixed.sum(dtype=torch.float32).item()) or mixed.isfinite().all():
-        return  # the sum is one cheap pass; it may overflow where every number is finite
+        return  # the sum is one cheap pass; it may overflow where every value is finite
     culprit = next((name for name, part in parts.items() if not part.isfinite().all()), None)
     if culprit is not None:
         what = f"tensor {tensor_slice.tensor} of model {culprit} holds NaN or infinity"

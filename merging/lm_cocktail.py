@@ -1,8 +1,8 @@
 """Weights by LM-Cocktail's own `compute_weights`: softmax of minus the few-shot loss over a temperature.
 
 Xiao et al., "LM-Cocktail: Resilient Tuning of Language Models via Model Merging" (arXiv 2311.13534), section 2.
-The package takes the vector at position 0 of a transformer's output and loads whole state dicts; it is given a module
-that puts the model's own pooled vector at that position and that takes weights in place of a state dict.
+The package uses the vector at position 0 of a transformer's output and loads whole state dicts; it gets a module that
+puts the model's own pooled vector at that position and takes merge weights instead of a state dict.
 """
 
 import random
@@ -27,22 +27,22 @@ Example = dict[str, Any]  # {"query": text, "pos": [text], "neg": [texts]}
 
 @dataclass(frozen=True)
 class Cocktail:
-    """What LM-Cocktail makes of the models."""
+    """LM-Cocktail's weights and losses of the models."""
 
     weights: dict[str, float]  # by model, at the configured temperature
-    losses: dict[str, float]  # by model: mean over batches of the contrastive loss at temperature 0.05
+    losses: dict[str, float]  # by model: contrastive loss at temperature 0.05, mean over batches
 
     def weights_at(self, temperature: float) -> dict[str, float]:
-        """The weights that the same losses give at another temperature."""
+        """The weights from the same losses at another temperature."""
         losses = torch.tensor(list(self.losses.values()), dtype=torch.float64)
         return dict(zip(self.losses, torch.softmax(-losses / temperature, dim=0).tolist(), strict=True))
 
 
 class PooledVectors(torch.nn.Module):
-    """Looks like a transformer to LM-Cocktail; its "last hidden state" is the model's pooled vector, alone.
+    """Looks like a transformer to LM-Cocktail; its "last hidden state" is only the model's pooled vector.
 
-    `load_state_dict` takes merge weights. A text's vector is computed once for each weights, so that asking the
-    package for the weights and then for the losses behind them costs one pass.
+    `load_state_dict` takes merge weights. A text's vector is computed once per set of weights, so asking the package
+    for the weights and then for the losses behind them costs one pass.
     """
 
     def __init__(self, blend: Blend) -> None:
@@ -54,7 +54,7 @@ class PooledVectors(torch.nn.Module):
 
     def load_state_dict(self, weights: Mapping[str, float], *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
         """Set the blend."""
-        torch.clear_autocast_cache()  # of the weights before
+        torch.clear_autocast_cache()  # holds the previous weights
         self.blends[0].set(weights)
         self.weights = tuple(weights.values())
 
@@ -70,19 +70,19 @@ class PooledVectors(torch.nn.Module):
 def cocktail_of(
     blend: Blend, examples: Sequence[Example], temperature: float, batch_size: int, max_length: int, seed: int
 ) -> Cocktail:
-    """LM-Cocktail's weights for the blend's models on these examples, all with equally many negatives.
+    """LM-Cocktail's weights for the blend's models on these examples, which all have the same number of negatives.
 
     Raises UserError where there is no example.
     """
     if not examples:
-        remedy = "hold such rows out, or leave lm_cocktail out of merging.compare and merging.method"
+        remedy = "hold such rows out, or remove lm_cocktail from merging.compare and merging.method"
         raise UserError("no dev row is a positive pair, from which LM-Cocktail learns", where="data.dev", remedy=remedy)
     module = PooledVectors(blend)
     pure = {model: {name: float(name == model) for name in blend.names} for model in blend.names}
     negatives = len(examples[0]["neg"])
     settings = {"batch_size": batch_size, "max_input_length": max_length, "neg_number": negatives}
     data, tokenizer = list(examples), blend.model.tokenizer
-    # A context around all passes keeps the weights that they cast; it is off, so the package's sums stay in float32.
+    # A context around all passes caches cast weights; it is disabled, so the package's sums stay in float32.
     with _seeded(seed), torch.autocast(blend.model.device.type, enabled=False):
         weights = compute_weights(module, tokenizer, list(pure.values()), "encoder", data, temperature, **settings)
     with _seeded(seed):
@@ -97,10 +97,10 @@ def cocktail_of(
 def few_shot_examples(
     sets: Sequence[PairSet], per_set: int, negatives: int, prompts: Mapping[str, Prompts], seed: int
 ) -> list[Example]:
-    """At most `per_set` positive rows of each set, every one with `negatives` passages that are not its own.
+    """At most `per_set` positive rows of each set, each with `negatives` passages that are not its answers.
 
-    A row's own negatives come first; what is missing is drawn from the other passages of its set, then of its side.
-    Where a side has too few texts, all examples get fewer negatives.
+    A row's own negatives come first; the rest is drawn from the other passages of its set, then of its side. Where a
+    side has too few texts, all examples get fewer negatives.
     """
     examples = []
     for pairs in sets:
@@ -129,7 +129,7 @@ def _rows_with_negatives(
 
 
 def sample(pairs: PairSet, count: int, seed: int) -> PairSet:
-    """At most `count` rows in their order, chosen by `seed` and the set's name."""
+    """At most `count` rows in their original order, chosen by `seed` and the set's name."""
     if len(pairs) <= count:
         return pairs
     chosen = generator(seed, "merge", "examples", pairs.name).choice(len(pairs), count, replace=False)
@@ -138,7 +138,7 @@ def sample(pairs: PairSet, count: int, seed: int) -> PairSet:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """The package draws from the module-level generator: seed it for the call and give it back as it was."""
+    """Seed the module-level generator, from which the package draws, for the call; then restore its state."""
     state = random.getstate()
     random.seed(derived_seed(seed, "merge", "lm_cocktail"))
     try:

@@ -1,4 +1,4 @@
-"""The stage `merge`: one model of the base and the trained sides, and the files that say how it was made."""
+"""The stage `merge`: one model from the base and the trained sides, and records of how it was made."""
 
 import copy
 import csv
@@ -26,11 +26,11 @@ from pipeline.core.model_folder import has_heads
 from training.heads.layers import first_heads
 
 VERDICTS = {True: "yes", False: "no", None: "not guarded"}
-TEMPERATURES = (5.0, 1.0, 0.2, 0.05)  # of LM-Cocktail: what its weights are at these stands beside the chosen ones
+TEMPERATURES = (5.0, 1.0, 0.2, 0.05)  # at which LM-Cocktail's weights are recorded as well
 
 
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
-    """Choose weights, write the model and how it was chosen; returns the metrics of the choice."""
+    """Choose weights, write the model and the record of the choice; returns its metrics."""
     models = merged_models(config)
     settings = replace(config.merging, models=list(models), weights=merged_weights(config))
     config = replace(config, merging=settings)
@@ -38,7 +38,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     require_compatible(models, heads_differ=joint)
     heads = trained_heads(models, config.seed) if joint else None
     comparison = compare(config, models, stage.inputs["data"])
-    gc.collect()  # the blend, whose model holds itself in cycles: evaluate's processes need the device
+    gc.collect()  # frees the blend, whose model has reference cycles: evaluate's processes need the device
     torch.cuda.empty_cache()
     with stage.replacing("model") as target:
         if comparison.weights is not None:
@@ -54,27 +54,27 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
 
 
 def trained_heads(models: Mapping[str, Path], seed: int) -> dict[str, Heads]:
-    """The heads of every model by name; where the first, the base, has none, those that sides start from.
+    """The heads of every model by name; a base (the first model) without heads gets those that sides start from.
 
-    Raises UserError where a trained model has none, or heads of another encoder or width.
+    Raises UserError where a trained model has none, or heads for another encoder or of another width.
     """
     (base, folder), *others = models.items()
     for name, other in others:
         if not has_heads(other):
-            what, remedy = f"{name} has no heads to be merged", "train it with heads=joint, or merge with heads=frozen"
+            what, remedy = f"{name} has no heads to merge", "train it with heads=joint, or merge with heads=frozen"
             raise UserError(what, where=str(other), remedy=remedy)
     trained = {name: read_heads(other) for name, other in others}
     found = {base: first_heads(folder, next(iter(trained.values())).sparse.in_features, seed), **trained}
     widths = {name: heads.multi_vector.out_features for name, heads in found.items()}
     for name, width in widths.items():
         if width != widths[base]:
-            what = f"the multi-vector head of {name} is {width} wide, and {widths[base]} that of {base}"
+            what = f"the multi-vector head of {name} is {width} wide, that of {base} {widths[base]}"
             raise UserError(what, where=str(models[name]), remedy="merge only models trained from the same init model")
     return found
 
 
 def write_merged_heads(heads: Mapping[str, Heads], weights: Mapping[str, float], target: Path) -> None:
-    """Write the weighted sum of the models' heads into the merged model's folder, whose encoder is there."""
+    """Write the weighted sum of the models' heads into the merged model's folder, which already has its encoder."""
     states = {name: model.state_dict() for name, model in heads.items() if weights[name]}
     merged = copy.deepcopy(next(iter(heads.values())))
     keys = merged.state_dict()
@@ -102,7 +102,7 @@ def write_findings(comparison: Comparison, settings: MergingConfig, stage: Stage
 
 
 def show_comparison(comparison: Comparison, settings: MergingConfig) -> None:
-    """Print the models and the ways of weighing them beside each other."""
+    """Print a table of the models and the methods of weighting them."""
     if not comparison.compared:
         return
     sides = list(next(iter(comparison.compared.values())).dev.sides)

@@ -1,6 +1,6 @@
-"""Merges that are no weighted sum (TIES, DARE, SLERP, model stock, …): sentence-transformers' merge over mergekit.
+"""Merges other than weighted sums (TIES, DARE, SLERP, model stock, …), by sentence-transformers' merge over mergekit.
 
-mergekit is an optional extra (LGPL-3.0): the package mergekit. All models are in memory.
+mergekit (LGPL-3.0) is an optional package. All models are in memory.
 """
 
 import importlib.util
@@ -18,11 +18,11 @@ from pipeline.core.errors import INSTALL, UserError
 from pipeline.core.models import stored_names
 from pipeline.core.seeding import derived_seed
 
-WITHOUT_BASE = ("slerp",)  # between the two trained models; all other methods take task vectors on the base
+WITHOUT_BASE = ("slerp",)  # between the two trained models; all other methods use task vectors on the base
 
 
 def require_mergekit(methods: Iterable[str]) -> None:
-    """Raise UserError if one of the methods is mergekit's and mergekit is not installed."""
+    """Raise UserError if one of the methods needs mergekit and it is not installed."""
     needing = [method for method in methods if method in MERGEKIT_METHODS]
     if needing and not importlib.util.find_spec("mergekit"):
         raise UserError(
@@ -35,8 +35,8 @@ def mergekit_merge(models: Mapping[str, Path], method: str, parameters: Mapping[
 
     Args:
         models: compatible folders by name (`require_compatible`), the base first.
-        method: one of mergekit's, such as `ties`.
-        parameters: the method's own, such as `density`; what is missing has mergekit's defaults.
+        method: one of mergekit's methods, such as `ties`.
+        parameters: the method's own, such as `density`; missing ones have mergekit's defaults.
         seed: for methods that drop weights at random.
 
     Raises UserError: mergekit refuses the number of models or a parameter.
@@ -59,11 +59,11 @@ def mergekit_merge(models: Mapping[str, Path], method: str, parameters: Mapping[
 
 
 def write_mergekit_model(merged: Any, base: Path, target: Path, dtype: str) -> None:
-    """Write the folder `target`: the merged model's weights in `dtype`, all else from the folder `base`."""
+    """Write the folder `target`: the merged model's weights in `dtype`, everything else from the folder `base`."""
     carry_over(base, target, dtype)
     scratch = target / "weights"
     if not any(name.startswith("pooler.") for name in stored_names(base)):
-        merged[0].model.pooler = None  # transformers made one up
+        merged[0].model.pooler = None  # transformers initialised one at random
     merged.to(getattr(torch, dtype)).save(str(scratch))
     for part in weight_folders(base):
         for file in (scratch / part).glob("*.safetensors*"):

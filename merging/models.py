@@ -1,4 +1,4 @@
-"""Which models are merged: those of this run's stages, and any others that a path or pattern names."""
+"""Which models are merged: those of this run's stages, and others given by path or pattern."""
 
 from glob import glob
 from pathlib import Path
@@ -11,20 +11,20 @@ from pipeline.core.errors import UserError
 def merged_models(config: Config) -> dict[str, Path]:
     """The folders of `merging.models` by name, the base first; another run's model is called `<run>-<stage>`.
 
-    Raises UserError: a path or pattern that no folder fits, a model that is named twice, fewer than two models, one
-    weight for several.
+    Raises UserError: a path or pattern that matches no folder, a model that is named twice, fewer than two models,
+    one weight for several models.
     """
     return {name: folder for name, (_, folder) in _found(config).items()}
 
 
 def merged_weights(config: Config) -> dict[str, float]:
-    """The given weights by the same names; raises UserError as `merged_models` does."""
+    """The configured weights by the same names; raises UserError as `merged_models` does."""
     given = config.merging.weights
     return {name: given[wanted] for name, (wanted, _) in _found(config).items() if wanted in given}
 
 
 def _found(config: Config) -> dict[str, tuple[str, Path]]:
-    """By name what `merging.models` says for a model, and its folder."""
+    """By name, a model's entry in `merging.models` and its folder."""
     found: dict[str, tuple[str, Path]] = {}
     for wanted in config.merging.models:
         is_stage = wanted in STAGES
@@ -39,12 +39,12 @@ def _found(config: Config) -> dict[str, tuple[str, Path]]:
         if not folders:
             raise _wrong("there is no such model folder", wanted)
     if len(found) < 2:
-        raise _wrong(f"a merge takes two models or more, not {len(found)}", ", ".join(config.merging.models))
+        raise _wrong(f"a merge needs at least two models, not {len(found)}", ", ".join(config.merging.models))
     return found
 
 
 def merged_states(config: Config) -> dict[str, str]:
-    """Fingerprints of the merged models that are not of this run: of their artefact, else of their files."""
+    """Fingerprints of the merged models from outside this run: of their artefact, else of their files."""
     others = {name: folder for name, folder in merged_models(config).items() if name not in STAGES}
     return {f"model:{name}": _state(folder) for name, folder in others.items()}
 
@@ -57,4 +57,4 @@ def _state(folder: Path) -> str:
 
 
 def _wrong(what: str, where: str) -> UserError:
-    return UserError(what, where=where, remedy="mend merging.models: stages of this run, paths or patterns")
+    return UserError(what, where=where, remedy="fix merging.models: stages of this run, paths or patterns")

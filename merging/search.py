@@ -1,13 +1,13 @@
-"""Candidates, what each is worth, and the search for the best: a grid over the simplex or beyond it, then refined.
+"""Candidates, their scores, and the search for the best: a grid over the simplex or beyond it, then refined.
 
-A point is the weights of the models after the base, in units of a step; the base has the rest up to 1. With two
-models after the base the objective lies on a plane, which a grid of some tens of points covers without assumptions;
-every step is the same on every machine and needs no random numbers.
+A point is the weights of the models after the base; the base gets the rest up to 1. With two models after the base
+the weights lie in a plane, which a grid of some tens of points covers without assumptions; every step is the same on
+every machine and needs no random numbers.
 
-Training can cost retrieval outside the trained domains, where dev rows of the training sets can't see it. So a guard
-rejects candidates that lose retrieval, on sets that no side trains on, against the base. A loss of a few
-hundredths may be the chance of a few hundred queries: a candidate is rejected where it surely loses (the whole interval
-of its loss is above 0) and its loss is above the limit. The interval is shown beside every loss.
+Training can cost retrieval quality outside the trained domains, which dev rows of the training sets don't show. So a
+guard rejects candidates that lose retrieval against the base, on sets that no side trains on. A loss of a few
+hundredths on a few hundred queries may be chance: a candidate is rejected where its loss is significant (its whole
+interval is above 0) and above the limit. The interval is shown with every loss.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ BATCH = 1000  # resamples in memory at once
 
 @dataclass(frozen=True)
 class GuardLoss:
-    """nDCG@10 lost on a guard set against the base, as a mean over its queries; below 0 where the set gains."""
+    """nDCG@10 lost on a guard set against the base, as a mean over its queries; negative for a gain."""
 
     mean: float
     low: float  # the paired bootstrap's 95 % interval over queries
@@ -48,28 +48,28 @@ class GuardLoss:
 
     @property
     def as_gain(self) -> str:
-        """The gain in words, with its interval: a loss is below 0."""
+        """The gain with its interval, as text; losses are negative."""
         return f"{0 - self.mean:+.4f} ({0 - self.high:+.4f} to {0 - self.low:+.4f})"
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One merge and its scores, of which higher is better, except the losses."""
+    """One merge and its scores; higher is better, except for the losses."""
 
     origin: str  # what proposed it first: a model's name, uniform, fixed, lm_cocktail, search, extrapolated, ...
-    weights: dict[str, float] | None  # by model; None where the result is no weighted sum
-    dev: DevScore  # whose `score` a search maximises
+    weights: dict[str, float] | None  # by model; None where the merge is not a weighted sum
+    dev: DevScore  # a search maximises its `score`
     guard: dict[str, float]  # nDCG@10 by guard set
     guard_losses: dict[str, GuardLoss]  # by guard set
-    allowed: bool | None  # by the guard; None: nothing guards
+    allowed: bool | None  # by the guard; None: no guard
 
     @property
     def deciding_loss(self) -> GuardLoss | None:
-        """The loss that decides: the largest sure one, or the largest; None without guard sets."""
+        """The loss that decides: the largest significant one, else the largest; None without guard sets."""
         return max(self.guard_losses.values(), key=lambda loss: (loss.sure, loss.mean), default=None)
 
     def row(self) -> dict[str, Any]:
-        """One line of search.csv; cells of a guard that isn't there are empty."""
+        """One line of search.csv; without a guard its cells are empty."""
         weights = {f"weight_{name}": weight for name, weight in (self.weights or {}).items()}
         loss = self.deciding_loss
         deciding = {"guard_loss": loss and loss.mean, "guard_loss_low": loss and loss.low}
@@ -84,10 +84,10 @@ class Candidate:
 
 
 class CandidateScorer:
-    """Scores candidates in memory and keeps all of them; the same weights are scored once, and the base first.
+    """Scores candidates in memory and keeps all of them; the same weights are scored once, the base first.
 
-    `limit` is the nDCG@10 that a candidate may lose on any one guard set (None: all of it); `seed` that of the
-    resampled queries, which are the same ones for every candidate.
+    `limit` is the nDCG@10 that a candidate may lose on any one guard set (None: all of it); `seed` is for resampling
+    the queries, which is the same for every candidate.
     """
 
     def __init__(self, blend: Blend, dev: DevEvaluator, guard: Evaluators, limit: float | None, seed: int) -> None:
@@ -97,7 +97,7 @@ class CandidateScorer:
         self._known: dict[tuple[float, ...], Candidate] = {}
 
     def score(self, weights: Mapping[str, float], origin: str) -> Candidate:
-        """The candidate of these weights."""
+        """The candidate with these weights."""
         key = tuple(round(weights[name], 9) for name in self.blend.names)
         if key not in self._known:
             self.blend.set(weights)
@@ -105,7 +105,7 @@ class CandidateScorer:
         return self._known[key]
 
     def score_state(self, state: State, origin: str) -> Candidate:
-        """The candidate of weights that are no weighted sum of the models."""
+        """The candidate with model weights that are not a weighted sum of the models."""
         self.blend.set_state(state)
         return self._measured(origin, None)
 
@@ -121,7 +121,7 @@ class CandidateScorer:
 
 
 def paired_guard_loss(base: NDArray[np.float64], scores: NDArray[np.float64], seed: int, name: str) -> GuardLoss:
-    """What is lost on the set `name`, from the scores of the same queries, at least two, by the base and another."""
+    """The loss on the set `name`, from the base's and another model's scores of the same queries (at least two)."""
     lost = base - scores
     random = generator(seed, "merge", "guard", "bootstrap", name)
     found = bootstrap(
@@ -131,7 +131,7 @@ def paired_guard_loss(base: NDArray[np.float64], scores: NDArray[np.float64], se
 
 
 def allowed_by(losses: Mapping[str, GuardLoss], limit: float | None) -> bool | None:
-    """Whether a guard allows these losses: none is sure and above the limit; None without a guard."""
+    """Whether the guard allows these losses: none is significant and above the limit; None without a guard."""
     if limit is None or not losses:
         return None
     return not any(loss.sure and loss.mean > limit for loss in losses.values())
@@ -139,13 +139,13 @@ def allowed_by(losses: Mapping[str, GuardLoss], limit: float | None) -> bool | N
 
 @dataclass(frozen=True)
 class Region:
-    """Where the weights of the models after the base may lie: each at least 0, their sum within bounds."""
+    """The allowed weights of the models after the base: each at least 0, their sum within bounds."""
 
     least: Fraction  # exclusive, unless 0
     most: Fraction  # inclusive
 
     def holds(self, point: Point) -> bool:
-        """Whether the point lies in it."""
+        """Whether the point is in the region."""
         total = sum(point)
         return all(weight >= 0 for weight in point) and total <= self.most and (total > self.least or not self.least)
 
@@ -154,7 +154,7 @@ SIMPLEX = Region(Fraction(0), Fraction(1))
 
 
 def beyond(limit: float) -> Region:
-    """Extrapolations: the sum of the task vectors' weights lies above 1, up to `limit`."""
+    """Extrapolations: the task vectors' weights sum to more than 1, up to `limit`."""
     return Region(Fraction(1), Fraction(limit).limit_denominator(1000))
 
 
@@ -165,7 +165,7 @@ def grid(region: Region, dimensions: int, step: Fraction) -> Iterator[Point]:
 
 
 def neighbours(point: Point, region: Region, step: Fraction) -> Iterator[Point]:
-    """The points of the region one step away: a weight taken from or given to the base, or moved between models."""
+    """The region's points one step away: weight moved from or to the base, or between models."""
     for moves in product((-1, 0, 1), repeat=len(point)):
         moved = tuple(weight + step * move for weight, move in zip(point, moves, strict=True))
         if any(moves) and abs(sum(moves)) <= 1 and region.holds(moved):
@@ -180,7 +180,7 @@ def best_of_grid(
     score: Callable[[dict[str, float]], Candidate],
     what: str = "search",
 ) -> Candidate | None:
-    """The best candidate of a refined grid over `region` that the guard doesn't reject, or None, with the reason.
+    """The best candidate of a refined grid over `region` that the guard doesn't reject; None, and the reason logged.
 
     Args:
         models: names, the base first.
@@ -188,14 +188,14 @@ def best_of_grid(
         score: scores weights by model name.
         what: the search's name for its progress bar.
     """
-    width = Fraction(1, round(1 / step))  # which divides 1
+    width = Fraction(1, round(1 / step))  # divides 1
     first = list(grid(region, len(models) - 1, width))
     tried = {point: score(weights_of(point, models)) for point in progress(first, f"{what}: {len(first)} candidates")}
     for _ in range(refinements):
         if (best := _best(tried)) is None:
             break
         width /= 2
-        around = list(neighbours(best, region, width))  # none of which was tried: a coarser grid has none of them
+        around = list(neighbours(best, region, width))  # all new: coarser grids don't contain them
         for point in progress(around, f"{what}: {len(around)} candidates around the best"):
             tried[point] = score(weights_of(point, models))
     if (best := _best(tried)) is not None:
@@ -203,18 +203,18 @@ def best_of_grid(
     if first:
         log.warning("merge: the guard allows no %s candidate", what)
     else:
-        bounds = "merge: there is no %s candidate: no multiple of merging.grid_step=%g lies within its bounds"
+        bounds = "merge: there is no %s candidate: no multiple of merging.grid_step=%g is within its bounds"
         log.warning(bounds, what, step)
     return None
 
 
 def weights_of(point: Point, models: Sequence[str]) -> dict[str, float]:
-    """Weights by model name; the base, named first, has what is missing to 1."""
+    """Weights by model name; the base, named first, gets the rest up to 1."""
     base, *others = models
     return {base: float(1 - sum(point)), **{name: float(weight) for name, weight in zip(others, point, strict=True)}}
 
 
 def _best(tried: dict[Point, Candidate]) -> Point | None:
-    """The point with the highest dev score that isn't rejected; of equal ones, the one nearest to the base."""
+    """The point with the highest dev score that isn't rejected; among equal ones, the one nearest to the base."""
     allowed = [point for point, candidate in tried.items() if candidate.allowed is not False]
     return max(allowed, key=lambda point: (tried[point].dev.score, -sum(point)), default=None)

@@ -1,4 +1,4 @@
-"""The picture of a search: every candidate in the plane of the weights, coloured by its dev score."""
+"""The plot of a search: every candidate in the plane of the weights, coloured by its dev score."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ def draw_simplex(
     A candidate that the guard rejects is drawn as a cross. With one model after the base, the dev score is the
     vertical axis instead.
     """
-    matplotlib.rcParams["svg.hashsalt"] = "simplex"  # the same picture gives the same bytes
+    matplotlib.rcParams["svg.hashsalt"] = "simplex"  # makes the bytes reproducible
     blends = [candidate for candidate in candidates if candidate.weights is not None]
     axes = (figure := Figure(figsize=(5.6, 4.6), layout="constrained")).subplots()
     names = list(models[1:3])

@@ -1,4 +1,4 @@
-"""Small real models and a data artefact: an init model, two sides trained from it only in name, dev and guard rows."""
+"""Small real models and a data artefact: an init model, two nominally trained sides, dev and guard rows."""
 
 import shutil
 from pathlib import Path
@@ -21,7 +21,7 @@ def make_model(folder: Path, pooling: str = "cls", vocabulary: int = 400, **base
 
 
 def perturb(source: Path, target: Path, seed: int, scale: float = 0.05, dtype: str = "float32") -> Path:
-    """A copy of a model folder with normal noise on its weights: what a trained side looks like to a merge."""
+    """A copy of a model folder with normal noise on its weights, like a trained side."""
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -36,7 +36,7 @@ def perturb(source: Path, target: Path, seed: int, scale: float = 0.05, dtype: s
 
 
 def pair_rows(offset: int, count: int, negatives: int = 0) -> polars.DataFrame:
-    """Rows "colour word" – "word colour" that no other offset has."""
+    """Rows "colour word" – "word colour", different for each offset."""
     rows = []
     for number in range(offset, offset + count):
         colour, word = COLOURS[number % 8], WORDS[number // 8 % 20]
@@ -72,7 +72,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def copies(models: dict[str, Path], tmp_path: Path) -> dict[str, Path]:
-    """The models, to be changed by a test."""
+    """A copy of the models that a test may change."""
     return {name: Path(shutil.copytree(folder, tmp_path / "models" / name)) for name, folder in models.items()}
 
 
@@ -84,7 +84,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run_folder(copies: dict[str, Path], data: Path, tmp_path: Path) -> Path:
-    """A run whose stages before merge are complete."""
+    """A run with all stages before merge complete."""
     from pipeline.core.artefact import Manifest
 
     run = tmp_path / "runs" / "test"

@@ -1,4 +1,4 @@
-"""The in-memory blend against the merge that is written."""
+"""The in-memory blend against the written merge."""
 
 import shutil
 from pathlib import Path
@@ -42,7 +42,7 @@ def test_blends_do_not_depend_on_those_before(models: dict[str, Path]) -> None:
     assert all(blend.working[name].equal(base[name]) for name in base)
 
 
-def test_tensors_that_training_left_alone_take_no_room(copies: dict[str, Path]) -> None:
+def test_tensors_that_training_left_unchanged_take_no_memory(copies: dict[str, Path]) -> None:
     path, name = copies["symmetric"] / "model.safetensors", "pooler.dense.weight"
     tensors = load_file(path) | {name: load_file(copies["init"] / "model.safetensors")[name]}
     save_file(tensors, path, metadata={"format": "pt"})

@@ -1,4 +1,4 @@
-"""One dev score: what a side's training logs is what the merge gives it as a candidate."""
+"""One dev score: a side's training logs the score that it gets as a merge candidate."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -77,8 +77,8 @@ def test_sets_that_tell_no_models_apart_are_named(run_folder: Path, caplog: pyte
     found = polars.read_parquet(path)  # every model finds a text by itself
     found.with_columns(found["anchor"].alias("positive")).write_parquet(path)
     run_stage(CHAIN["merge"], config(run_folder, method="fixed", weights={"init": 1.0}, compare=[]))
-    lines = [record.getMessage() for record in caplog.records if "tell no models apart" in record.getMessage()]
-    assert lines == ["merge: dev sets that tell no models apart, since all score at least 0.999: answers"]
+    lines = [record.getMessage() for record in caplog.records if "don't separate the models" in record.getMessage()]
+    assert lines == ["merge: dev sets that don't separate the models, since all score at least 0.999: answers"]
 
 
 def test_every_name_of_a_method_has_its_function() -> None:

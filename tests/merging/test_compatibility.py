@@ -1,4 +1,4 @@
-"""Models that differ in more than the numbers of their weights are refused; everything else is carried over."""
+"""Models that differ in more than weight values are refused; everything else is carried over."""
 
 import json
 import shutil
@@ -40,7 +40,7 @@ def other_scores(models: dict[str, Path]) -> None:
 
 
 def other_at_signs(models: dict[str, Path], part: str, rule: dict[str, Any]) -> None:
-    """Texts with an @ alone become other ids."""
+    """Only texts with an @ get other ids."""
     path = models["symmetric"] / "tokenizer.json"
     former = json.loads(path.read_text(encoding="utf-8"))[part]
     each = part.replace("_", "") + "s"
@@ -69,7 +69,7 @@ def other_default_prompt(models: dict[str, Path]) -> None:
 
 
 def other_class(models: dict[str, Path]) -> None:
-    """Of a class that is not the library's nothing but the name is known."""
+    """Only the name is known of a class that is not the library's."""
     for name, folder in models.items():
         path = folder / "modules.json"
         text = path.read_text(encoding="utf-8").replace("sentence_transformers.models.Normalize", f"own.{name}")
@@ -103,7 +103,7 @@ def broken_head(models: dict[str, Path]) -> None:
     ("change", "message"),
     [
         (other_vocabulary, "pieces in init, 300 in symmetric; the base must be the init model"),
-        (other_ids, "init and symmetric give other ids to the same pieces; the base must be the init model"),
+        (other_ids, "init and symmetric give the same pieces different ids; the base must be the init model"),
         (other_scores, "the tokenizers of init and symmetric differ"),
         (no_special_tokens, "the tokenizers of init and symmetric differ"),
         (partial(other_at_signs, part="normalizer", rule=A_FOR_AT), "the tokenizers of init and symmetric differ"),
@@ -174,7 +174,7 @@ def test_equal_heads_are_carried_over_also_where_a_side_lost_them(copies: dict[s
     assert carried["weight"].equal(head["weight"])
 
 
-def test_what_describes_the_base_alone_is_not_carried_over(copies: dict[str, Path], tmp_path: Path) -> None:
+def test_what_describes_only_the_base_is_not_carried_over(copies: dict[str, Path], tmp_path: Path) -> None:
     base, target = copies["init"], tmp_path / "merged"
     for name in ("manifest.json", "certificate.json"):
         (base / name).write_text("{}", encoding="utf-8")
@@ -218,7 +218,7 @@ def test_a_dense_module_is_merged_like_the_transformer(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("part", ["", "3_Dense"])
 def test_weights_in_torch_s_own_files_are_refused_and_never_carried_over(part: str, tmp_path: Path) -> None:
-    """They would not be merged: the first model's would stand in the merged folder, whatever its weight."""
+    """They would not be merged: the merged folder would have the first model's, whatever its weight."""
     from safetensors.torch import load_file
 
     folders = with_dense(tmp_path)

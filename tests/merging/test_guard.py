@@ -1,4 +1,4 @@
-"""The guard on a model that really forgot: trained hard on one narrow set, whose dev rows only praise it for that."""
+"""The guard on a model that really forgot: overtrained on one narrow set, whose dev rows only show the gain."""
 
 import json
 import shutil
@@ -33,17 +33,17 @@ TRAINED, HELD_OUT = WORDS[:16], WORDS[16:]
 
 
 def narrow_pair(colour: str, first: str, second: str) -> tuple[str, str]:
-    """Whatever has the same colour belongs together: whoever learns that stops looking at the other words."""
+    """Texts of one colour belong together: a model that learns this ignores the other words."""
     return f"{colour} {first}", f"{colour} {second}"
 
 
 def plain_pair(colour: str, word: str) -> tuple[str, str]:
-    """Retrieval as the base can do it: the same words in another order."""
+    """Retrieval that the base can do: the same words in another order."""
     return f"{colour} {word}", f"{word} {colour}"
 
 
 def train_hard(source: Path, target: Path) -> Path:
-    """Contrastive training with a high learning rate on narrow pairs alone, one of each colour in a batch."""
+    """Contrastive training with a high learning rate on narrow pairs only, one of each colour per batch."""
     import torch
     from sentence_transformers import SentenceTransformer
 
@@ -91,7 +91,7 @@ def forgetful_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No merge here draws its search, of half a second, which other tests look at."""
+    """No merge here plots its search, which takes half a second and is tested elsewhere."""
     monkeypatch.setattr("merging.merge.draw_simplex", lambda target, *_: target.touch())
 
 
@@ -117,7 +117,7 @@ def test_without_a_guard_the_search_takes_what_forgot(forgetful_run: Path, tmp_p
     assert findings["compared"]["search"]["guard_loss"] > 0.02
 
 
-def test_the_guard_rejects_the_model_that_forgot_and_an_interval_stands_beside_every_loss(
+def test_the_guard_rejects_the_model_that_forgot_and_every_loss_has_an_interval(
     forgetful_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     findings, rows = merged(forgetful_run, tmp_path / "run", 0.02)
@@ -130,7 +130,7 @@ def test_the_guard_rejects_the_model_that_forgot_and_an_interval_stands_beside_e
     assert taken["dev"] == max(float(row["dev"]) for row in rows if row["allowed"] == "True")
     assert any(float(row["dev"]) > taken["dev"] for row in rows if row["allowed"] == "False")
     assert taken["guard_loss_high"] > 0.02  # 56 queries can't tell more, which is said
-    assert "too few queries to tell if search loses more than merging.guard=0.02; found " in caplog.text
+    assert "too few queries to tell if search loses more than merging.guard=0.02: " in caplog.text
     assert forgot["guard_loss"] == max(forgot["guard/one/loss"], forgot["guard/two/loss"])
     for row in rows:
         low, mean, high = (float(row[name]) for name in ("guard_loss_low", "guard_loss", "guard_loss_high"))
@@ -142,7 +142,7 @@ def test_the_guard_rejects_the_model_that_forgot_and_an_interval_stands_beside_e
 
 
 def test_a_loss_of_few_queries_is_no_ground_to_reject() -> None:
-    """Nineteen of 26 queries stay as they are, four lose and three gain: the point estimate is above the limit."""
+    """Of 26 queries nineteen are unchanged, four lose and three gain: the point estimate is above the limit."""
     changes = np.array([0.0] * 19 + [0.4] * 4 + [-0.3] * 3)
     few = paired_guard_loss(changes, np.zeros(26), seed=1, name="one")
     assert few.mean == pytest.approx(0.7 / 26)
@@ -205,7 +205,7 @@ def test_only_the_guard_is_blamed_for_what_the_guard_did(
     merged(forgetful_run, tmp_path / "run", 0.02, compare=["extrapolated"], extrapolation_limit=1.2, grid_step=0.5)
     lines = [record.getMessage() for record in caplog.records if "extrapolated candidate" in record.getMessage()]
     assert lines == [
-        "merge: there is no extrapolated candidate: no multiple of merging.grid_step=0.5 lies within its bounds"
+        "merge: there is no extrapolated candidate: no multiple of merging.grid_step=0.5 is within its bounds"
     ]
 
 

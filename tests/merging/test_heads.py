@@ -1,4 +1,4 @@
-"""Heads that sides trained with their encoders are merged by the encoders' weights, and go wherever the model goes."""
+"""Heads trained with the sides' encoders are merged with the encoders' weights, and follow the model everywhere."""
 
 from pathlib import Path
 
@@ -92,11 +92,11 @@ def half(run: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (without, "symmetric has no heads to be merged .*heads=joint"),
-        (half, "symmetric has no heads to be merged"),
+        (without, "symmetric has no heads to merge .*heads=joint"),
+        (half, "symmetric has no heads to merge"),
         (
             lambda run: give_heads(run, "asymmetric", 24),
-            "multi-vector head of asymmetric is 24 wide, and 32 that of init",
+            "multi-vector head of asymmetric is 24 wide, that of init 32",
         ),
     ],
 )

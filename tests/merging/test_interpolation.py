@@ -1,4 +1,4 @@
-"""The streamed sum against the packages it replaces, against float64, and on what must be refused."""
+"""The streamed sum against the packages it replaces, against float64, and on invalid inputs."""
 
 import json
 import shutil
@@ -79,7 +79,7 @@ def test_any_mixture_of_equal_models_is_that_model_bit_by_bit(models: dict[str, 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_models_are_summed_in_float32(models: dict[str, Path], tmp_path: Path, dtype: str) -> None:
-    """Small task vectors, as fine-tuning leaves them: a sum in bfloat16 would lose a quarter of them."""
+    """Small task vectors, as from fine-tuning: a sum in bfloat16 would lose a quarter of them."""
     halves = {name: perturb(models["init"], tmp_path / name, seed, 1e-3, dtype) for seed, name in enumerate(WEIGHTS)}
     tensors = {name: load_file(folder / "model.safetensors") for name, folder in halves.items()}
     ours = merged(halves, WEIGHTS, tmp_path / "merged")

@@ -1,4 +1,4 @@
-"""Our LM-Cocktail weights against the package called directly, where its conditions hold, and where they do not."""
+"""Our LM-Cocktail weights against direct calls of the package, where its conditions hold and where they don't."""
 
 import random
 from collections import Counter
@@ -90,7 +90,7 @@ def test_in_16_bit_each_weight_is_cast_once_a_model_and_the_losses_are_those_of_
 def test_no_example_is_one_line_that_says_what_to_do(models: dict[str, Path]) -> None:
     scored = PairSet("scored", "symmetric", ["а", "б"], ["1", "2"], [[], []], [0.2, 0.8])
     examples = few_shot_examples([scored], 5, 7, NO_PROMPTS, seed=5)
-    with pytest.raises(UserError, match=r"no dev row is a positive pair.*; hold such rows out, or leave lm_cocktail"):
+    with pytest.raises(UserError, match=r"no dev row is a positive pair.*; hold such rows out, or remove lm_cocktail"):
         cocktail_of(Blend(models), examples, temperature=5.0, **SETTINGS)
 
 

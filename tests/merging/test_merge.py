@@ -1,4 +1,4 @@
-"""The stage: from complete artefacts to a merged model that loads everywhere, and one line for what a user can mend."""
+"""The stage: from complete artefacts to a merged model that loads everywhere, and one-line errors for users."""
 
 import json
 import shutil

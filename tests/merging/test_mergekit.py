@@ -24,7 +24,7 @@ def test_without_mergekit_the_error_says_what_to_install(run_folder: Path) -> No
 
 
 @installed
-def test_every_method_is_scored_beside_ours_and_the_chosen_one_is_written(run_folder: Path) -> None:
+def test_every_method_is_scored_next_to_ours_and_the_chosen_one_is_written(run_folder: Path) -> None:
     from safetensors.torch import load_file
 
     run_stage(CHAIN["merge"], config(run_folder, method="ties", compare=list(MERGEKIT_METHODS)))

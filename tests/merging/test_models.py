@@ -1,4 +1,4 @@
-"""Which models a merge takes: this run's stages, and folders that paths and patterns name."""
+"""Which models are merged: this run's stages, and folders given by path or pattern."""
 
 from pathlib import Path
 
@@ -54,7 +54,7 @@ def test_one_weight_is_not_shared_out_over_the_models_of_a_pattern(tmp_path: Pat
     assert pattern in caught.value.line and "\n" not in caught.value.line
 
 
-def test_the_merge_is_made_anew_where_another_run_s_model_has_changed(tmp_path: Path) -> None:
+def test_the_merge_is_made_again_where_another_run_s_model_has_changed(tmp_path: Path) -> None:
     folder = model(tmp_path / "one" / "merge" / "model")
     config = composed("profile=tiny", f"runs={tmp_path}", f"merging.models=[init,{folder}]")
     before = merged_states(config)

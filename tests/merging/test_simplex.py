@@ -1,4 +1,4 @@
-"""The picture of the candidates."""
+"""The plot of the candidates."""
 
 from pathlib import Path
 from xml.etree import ElementTree
