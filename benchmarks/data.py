@@ -1,7 +1,7 @@
 """`make bench NAME=data`: the data stage against `datasets.map` and `filter` with per-row Python doing the same.
 
-At a tenth of the card's size both sides alternate; at full size ours runs once, for its memory. The mirror is made up
-(benchmarks/synthetic_mirror.py), written below `--scratch` and removed afterwards.
+At a tenth of the card's size both sides alternate; at full size ours runs once, to measure its memory. The mirror is
+synthetic (benchmarks/synthetic_mirror.py), written below `--scratch` and removed afterwards.
 """
 
 import argparse
@@ -24,7 +24,7 @@ SETS_ALONE = ("data.decontamination.suites=[]", *(f"~data.held_out.{name}" for n
 
 
 def ours(mirror: str, scratch: str) -> dict[str, Any]:
-    """Prepare mixture card from the mirror; returns raw rows, and pairs built by set."""
+    """Prepare mixture card from the mirror; returns the raw rows, and the pairs built by set."""
     from pipeline.run import run
 
     with tempfile.TemporaryDirectory(dir=scratch) as runs:
@@ -34,12 +34,12 @@ def ours(mirror: str, scratch: str) -> dict[str, Any]:
 
 
 def card_config(*overrides: str) -> Config:
-    """The sets of mixture card; the benchmarks' texts and the guards are not at hand everywhere."""
+    """The sets of mixture card, without benchmark texts and guards, which aren't available everywhere."""
     return composed("profile=bge_m3", *SETS_ALONE, *overrides)
 
 
 def card_differences(sources: Mapping[str, SourceConfig], built: Mapping[str, int]) -> dict[str, tuple[int, int]]:
-    """Sets of which neither the card's count nor the one that is known to differ was built: (built, expected)."""
+    """Sets whose built pairs differ from the count expected of the real files: (built, expected)."""
     wanted = {name: expected(source) or 0 for name, source in sources.items()}
     return {name: (built[name], count) for name, count in wanted.items() if built[name] != count}
 
@@ -53,7 +53,7 @@ def theirs(mirror: str, scratch: str) -> dict[str, Any]:
 
 
 def make_mirror(folder: str, share: float) -> None:
-    """Write a synthetic mirror (in a process of its own, so that its memory is not measured)."""
+    """Write a synthetic mirror (in its own process, so that its memory is not measured)."""
     from benchmarks.synthetic_mirror import Mirror
 
     Mirror(Path(folder), share).write()
@@ -61,7 +61,7 @@ def make_mirror(folder: str, share: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scratch", type=Path, default=None, help="folder for about 8 GB of made-up data")
+    parser.add_argument("--scratch", type=Path, default=None, help="folder for about 8 GB of synthetic data")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--full-share", type=float, default=1.0, help="share of the card's size of the large run")
     arguments = parser.parse_args()
@@ -90,7 +90,7 @@ def comparison(scratch: Path, rounds: int, full_share: float) -> list[dict[str, 
         raise RuntimeError(f"built at full size (ours, expected): {different}")
     rates = small.result["rows"] / small.seconds, peer.result["rows"] / peer.seconds
     gigabytes = [run.peak_bytes / 2**30 for run in (small, peer, large)]
-    tenth_of = "raw rows prepared a second, a tenth of the card's size"
+    tenth_of = "raw rows prepared per second, a tenth of the card's size"
     peaks = "peak memory: ours at full size, theirs at a tenth"
     growth = "our peak memory at full size over our peak at a tenth"
     return [
@@ -101,7 +101,7 @@ def comparison(scratch: Path, rounds: int, full_share: float) -> list[dict[str, 
 
 
 def compare_built(mine: dict[str, int], peers: dict[str, int]) -> None:
-    """Both sides must have made the same pairs, or the comparison means nothing."""
+    """Raise RuntimeError where the sides built different pairs, which would make the comparison meaningless."""
     different = {name: (mine[name], peers.get(name)) for name in mine if mine[name] != peers.get(name)}
     if different:
         raise RuntimeError(f"the two sides built different pairs (ours, theirs): {different}")

@@ -29,7 +29,7 @@ Rows = dict[str, list[Any]]
 
 
 def normalised(text: str | None) -> str:
-    """One text as the data stage leaves it."""
+    """One text, cleaned as by the data stage."""
     if not text:
         return ""
     if "<" in text:
@@ -45,7 +45,7 @@ def normalised(text: str | None) -> str:
 
 
 def character(reference: str) -> str:
-    """What a reference with its semicolon stands for; one without a meaning as it is."""
+    """A reference that ends in a semicolon, decoded; unknown ones unchanged."""
     return html.unescape(reference) if reference[1] == "#" or reference[1:] in html.entities.html5 else reference
 
 
@@ -55,7 +55,7 @@ def comparable(text: str) -> str:
 
 
 def identity(text: str) -> str:
-    """What equality of texts is judged on: their comparable form, and of signs alone the text itself."""
+    """What texts are compared by: their comparable form, or the text itself where that is empty."""
     return comparable(text) or text
 
 
@@ -121,7 +121,7 @@ def without_duplicates(pairs: Dataset) -> Dataset:
 
 
 def mapped(function: Callable[[Rows], Rows]) -> Callable[[Dataset], Dataset]:
-    """A construction that looks at a batch of rows at a time."""
+    """A construction that works on batches of rows."""
     return lambda rows: rows.map(function, batched=True, num_proc=WORKERS, remove_columns=rows.column_names)
 
 

@@ -1,8 +1,8 @@
-"""Evaluation against the reference way of doing it: `make bench NAME=evaluation`.
+"""`make bench NAME=evaluation`: evaluation against the reference implementation's way.
 
 Encoding for encodechka is compared with its reference protocol, text by text in float32, on a seeded sample of 2,000
-distinct texts of its sentence tasks; loading the model is left out on both sides. The data come from
-$ENCODECHKA_DATA_PATH or the folder of real data beside the checkout.
+distinct texts of its sentence tasks; loading the model is not timed. The data come from
+$ENCODECHKA_DATA_PATH or the folder of real data next to the checkout.
 """
 
 import os
@@ -56,7 +56,7 @@ def encode_ours(folder: str, precision: str) -> float:
 
 
 def encode_text_by_text(folder: str) -> float:
-    """Seconds for the same variants as the reference makes them: one text at a time."""
+    """Seconds for the same variants computed as by the reference: one text at a time."""
     import torch
     from transformers import AutoModel, AutoTokenizer
 

@@ -1,7 +1,7 @@
-"""Each export against torch in float32: `make bench NAME=exports`, on the demo's init model, with what is installed.
+"""`make bench NAME=exports`: each export against torch in float32, on the demo's init model.
 
-Texts are definitions of the demo's held-out terms, in batches of similar length; loading and tokenising are left out on
-both sides. The packages are the extra "export"; a format whose packages are missing is left out.
+Texts are definitions of the demo's held-out terms, in batches of similar length; loading and tokenising are not timed.
+The packages are the extra "export"; formats whose packages are missing are left out.
 """
 
 import argparse

@@ -1,10 +1,10 @@
 """`make bench NAME=gpu`: training and encoding on one GPU, against sentence-transformers, FlagEmbedding where it is
 installed, and the device's own peak.
 
-A random encoder of the shape of USER-bge-m3, and random words whose numbers of tokens are those of the card's sets, so
-nothing is fetched: the asymmetric mix with one negative a row, and symmetric pairs of short texts. The sides take
-turns, each in a fresh process, the most telling ones first, until three rounds are done or the time is up; one that
-fails, or for which no time is left, is named. `--small` runs the same on a CPU at a shape of no interest, for the test.
+The encoder is random, in the shape of USER-bge-m3, and texts are random words with the token counts of the card's sets,
+so nothing is downloaded: the asymmetric mix with one negative per row, and symmetric pairs of short texts. The sides
+alternate, each in a fresh process, the most informative first, until three rounds are done or the time is up; sides
+that fail or get no time are listed. `--small` runs the same on a CPU at a tiny shape, for the test.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from pipeline.core.machine import ALLOCATOR
 from pipeline.core.packed import LEAST_CAPABILITY
 
 MINUTES, ROUNDS = 8.0, 3
-LEAST = 40  # seconds in which a side may be done
+LEAST = 40  # seconds that a side may need
 PEER, FLAG = "sentence-transformers", "FlagEmbedding"
 
 
@@ -38,28 +38,28 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="a tiny shape on a CPU; its figures mean nothing")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     options = parser.parse_args()
-    # Else the peers would take all GPUs of the machine, by nn.DataParallel.
+    # Otherwise peers would use all GPUs of the machine, through nn.DataParallel.
     os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    if not options.small and (lacking := what_lacks()):
+    if not options.small and (lacking := missing_requirement()):
         print(f"nothing to measure: {lacking}")
         return
     with TemporaryDirectory(prefix="bench-gpu-") as scratch:
-        os.environ.setdefault(*ALLOCATOR)  # as the pipeline's commands do; peers have it too
+        os.environ.setdefault(*ALLOCATOR)  # as the pipeline's commands do, here for the peers too
         rows = measured(Path(scratch), "small" if options.small else "gpu")
         write("gpu", rows, options.runs)
         require_same_loss(rows)
 
 
-def what_lacks() -> str | None:
-    """What this benchmark needs and doesn't find."""
+def missing_requirement() -> str | None:
+    """What this benchmark needs and doesn't find; None if nothing."""
     if not torch.cuda.is_available():
-        return "no GPU is here"
+        return "there is no GPU"
     too_old = torch.cuda.get_device_capability() < LEAST_CAPABILITY
     return "the GPU is older than compute capability 8.0" if too_old else None
 
 
 def measured(scratch: Path, shape: str) -> list[dict[str, Any]]:
-    """All rows; raises UserError where packed and padded texts differ."""
+    """The benchmark's rows; raises UserError where packed and padded texts differ."""
     until = time.monotonic() + 60 * MINUTES
     base = write_inputs(scratch, shape)
     checks = run("same", base=str(base), shape=shape)
@@ -98,9 +98,9 @@ def measured(scratch: Path, shape: str) -> list[dict[str, Any]]:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     title = f"{device}: peak {checks['peak']:.0f} TFLOP/s, medians of the rounds"
     shown = [[name, len(found[name]), *(values[column] for column in columns)] for name, values in medians.items()]
-    show_table(title, ["", "rounds", "pairs or texts a second", "TFLOP/s", "peak GB", "loss"], shown)
+    show_table(title, ["", "rounds", "pairs or texts per second", "TFLOP/s", "peak GB", "loss"], shown)
     if missing := [name for name in sides if name not in found]:
-        print(f"not measured, since it failed or no time was left: {'; '.join(missing)}")
+        print(f"not measured (failed, or no time left): {'; '.join(missing)}")
     rows = [entry for kind in KINDS for entry in rows_of(kind, medians, checks["peak"])]
     ours, theirs = (medians.get(f"encoding {name}") for name in ("ours", PEER))
     if ours and theirs:
@@ -111,7 +111,7 @@ def measured(scratch: Path, shape: str) -> list[dict[str, Any]]:
 
 
 def rows_of(kind: str, medians: dict[str, dict[str, float]], peak: float) -> list[dict[str, Any]]:
-    """The rows of one kind of pairs, as far as its sides ran."""
+    """The rows of one kind of pairs, for the sides that ran."""
     what, named = f"{kind} pairs, batch {SHAPES['gpu'].batch}", {"sentence_transformers": PEER, "flagembedding": FLAG}
     named |= {"padded": "padded", "compiled": "packed, compiled"}
     if (ours := medians.get(f"{kind} packed")) is None:
@@ -125,7 +125,7 @@ def rows_of(kind: str, medians: dict[str, dict[str, float]], peak: float) -> lis
     ]  # fmt: skip
     rows.append(row(f"gpu_share_of_peak_{kind}", what, "TFLOP/s", ours["teraflops"], "matrix product", peak, "higher"))
     for name, key, unit, of in (
-        ("bare step", "gpu_time_vs_bare_step", "s a TFLOP", lambda values: 1 / values["teraflops"]),
+        ("bare step", "gpu_time_vs_bare_step", "s per TFLOP", lambda values: 1 / values["teraflops"]),
         (PEER, "gpu_memory_gb", "GB", lambda values: values["gigabytes"]),
         ("padded", "gpu_loss", "loss", lambda values: values["loss"]),
     ):
@@ -135,12 +135,12 @@ def rows_of(kind: str, medians: dict[str, dict[str, float]], peak: float) -> lis
 
 
 def has_flagembedding() -> bool:
-    """Whether that peer is installed: here, or in the folder that `make bench NAME=training` puts it into."""
+    """Whether that peer is installed, in this environment or in the folder that `make bench NAME=training` uses."""
     return bool(find_spec("FlagEmbedding")) or (FOLDER / "flagembedding").is_dir()
 
 
 def run(function: str, timeout: float | None = None, **arguments: Any) -> dict[str, float]:
-    """What a function of `benchmarks.gpu_sides` returns from a fresh process, which has `timeout` seconds."""
+    """The result of a function of `benchmarks.gpu_sides` in a fresh process, within `timeout` seconds."""
     peer = function == "train_flagembedding" and not find_spec("FlagEmbedding")
     environment = peer_environment("flagembedding") if peer else {}
     return measure(Side(f"benchmarks.gpu_sides:{function}", arguments, environment=environment), timeout).result
@@ -153,13 +153,13 @@ def require_same(checks: dict[str, float]) -> None:
 
 
 def require_same_loss(rows: list[dict[str, Any]]) -> None:
-    """Raise UserError where a training on packed texts ended in another loss than one on padded texts."""
+    """Raise UserError where training on packed texts ended with a different loss than on padded texts."""
     if apart := [entry for entry in rows if entry["key"].startswith("gpu_loss") and abs(entry["ratio"] - 1) > 0.02]:
         raise differing(f"the loss of packed texts is {apart[0]['ours']:g}, of padded ones {apart[0]['theirs']:g}")
 
 
 def differing(what: str) -> UserError:
-    """That packed texts are not what padded ones are."""
+    """The error for packed texts that give other results than padded ones."""
     return UserError(what, where="benchmarks/gpu_sides.py", remedy="don't train with base.attention=torch_varlen")
 
 

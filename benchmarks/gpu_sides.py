@@ -1,7 +1,7 @@
 """What `benchmarks.gpu` runs in fresh processes: our trainer and encoder, sentence-transformers', and the bare step.
 
-Every function returns numbers of its steps after the warm-up: pairs (or texts) a second, 10^12 operations a second of
-the texts without padding, peak memory in GB of the GPU, and the last loss.
+Every function returns figures of its steps after the warm-up: pairs (or texts) per second, TFLOP/s on the texts without
+padding, the GPU's peak memory in GB, and the last loss.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from training.bases.synthetic import write_base, write_rows
 from training.cost_model import Shape, activation_bytes, measured_teraflops, shape_of, training_flops
 
 TEMPERATURE, LENGTH = 0.02, 512
-# Tokens of a row's texts, after the card's sets (configs/source), and the share of such rows; texts vary around them.
+# Tokens of a row's texts, like the card's sets (configs/source), and the share of such rows; texts vary around them.
 KINDS: dict[str, list[tuple[tuple[int, ...], float]]] = {
     "asymmetric": [((11, 112, 112), 0.62), ((14, 300, 300), 0.25), ((14, 50, 50), 0.08), ((12, 512, 512), 0.05)],
     "symmetric": [((18, 18), 0.6), ((8, 8), 0.25), ((30, 20), 0.15)],
@@ -62,13 +62,13 @@ class Clock(TrainerCallback):
 
 
 def wait() -> None:
-    """Until the GPU has done what was asked of it."""
+    """Wait until the GPU has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def write_inputs(folder: Path, shape: str) -> Path:
-    """The random base, and beside it for each kind as many rows as the steps take and as many again."""
+    """Write the random base and, for each kind, twice as many rows as the steps take."""
     measures, random = SHAPES[shape], np.random.default_rng(0)
     base = folder / "base"
     write_base(base, measures.shape, BaseConfig(max_length=8192))
@@ -81,7 +81,7 @@ def write_inputs(folder: Path, shape: str) -> Path:
 
 
 def _operations(base: str, lengths: Any) -> float:
-    """Of a training step on texts of these lengths, without their padding."""
+    """Operations of a training step on texts of these lengths, without padding."""
     lengths = np.asarray(lengths, dtype=np.float64)
     mean_square = float((lengths**2).sum() / lengths.sum())
     return training_flops(shape_of(Path(base)), int(lengths.sum()), mean_square, passes=3)
@@ -95,7 +95,7 @@ def _figures(pairs: float, operations: float, seconds: float, loss: float) -> di
 
 @quiet()
 def train_ours(base: str, data: str, shape: str, packed: bool = False, compiled: bool = False) -> dict[str, float]:
-    """Our trainer, with texts packed or padded; packed and not compiled is what `base.attention=auto` does."""
+    """Our trainer, with packed or padded texts; packed and not compiled is what `base.attention=auto` does."""
     from configs.schema.config import Config
     from configs.schema.training import SideConfig, TrainingConfig
     from pipeline.core.artefact import StageFolder
@@ -143,9 +143,9 @@ def _texts(data: str) -> Iterator[list[str]]:
 
 @quiet()
 def train_sentence_transformers(base: str, data: str, shape: str) -> dict[str, float]:
-    """The library's trainer with its cached loss, as its documentation sets it up, and short pairs with its plain one.
+    """The library's trainer with its cached loss, set up as documented; short pairs with its plain loss.
 
-    It flattens texts with flash-attn, where that is installed; else attention is SDPA's.
+    It flattens texts with flash-attn where that is installed; otherwise attention is SDPA.
     """
     from datasets import Dataset
     from sentence_transformers import SentenceTransformer
@@ -194,7 +194,7 @@ def train_flagembedding(base: str, data: str, shape: str) -> dict[str, float]:
 
 
 def _of_library(base: str, rows: list[list[str]], measures: Measures, clock: Clock, trainer: Any) -> dict[str, float]:
-    """The figures of a trainer that takes rows by chance: their share of all rows' operations."""
+    """The figures of a trainer that samples rows: their share of all rows' operations."""
     words = [len(text.split()) + 2 for row in rows for text in row]
     share = measures.batch * measures.steps / len(rows)
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
@@ -202,7 +202,7 @@ def _of_library(base: str, rows: list[list[str]], measures: Measures, clock: Clo
 
 
 def _room(shape: Shape) -> float:
-    """Bytes for activations on the device, the model's weights being there, gradients and AdamW's moments to come."""
+    """Bytes left for activations on the device, after the loaded weights and the later gradients and AdamW moments."""
     return 0.8 * torch.cuda.mem_get_info()[0] - 12 * shape.parameters if torch.cuda.is_available() else math.inf
 
 
@@ -210,14 +210,14 @@ def _room(shape: Shape) -> float:
 def train_bare(base: str, data: str, shape: str) -> dict[str, float]:
     """Forward pass, backward pass and optimizer on tokens of one fixed shape: nothing to pad, mask, sort or gather.
 
-    The batch is in as many parts as the device's memory makes necessary.
+    The batch is split into as many parts as the device's memory requires.
     """
     from transformers import AutoModel
 
     measures = SHAPES[shape]
     rows = list(_texts(data))
     lengths = np.array([len(text.split()) + 2 for row in rows for text in row])
-    width = int((lengths**2).sum() / lengths.sum())  # so that attention costs what it costs in the texts
+    width = int((lengths**2).sum() / lengths.sum())  # gives attention the same cost as the texts
     number = max(1, round(lengths.sum() / len(rows) * measures.batch / width))
     device, half = "cuda" if torch.cuda.is_available() else "cpu", training_precision("auto") == "bf16"
     model = AutoModel.from_pretrained(base, dtype=torch.float32, add_pooling_layer=False, attn_implementation="sdpa")
@@ -250,7 +250,7 @@ def _passages(data: str, shape: str) -> list[str]:
 
 @quiet()
 def encode_ours(base: str, data: str, shape: str) -> dict[str, float]:
-    """As the stages encode texts in bfloat16; tokenising is timed too."""
+    """Encode as the stages do, in bfloat16; tokenising is timed too."""
     from pipeline.core.embedding import Embedder
     from pipeline.core.models import load_folder
 
@@ -267,7 +267,7 @@ def encode_ours(base: str, data: str, shape: str) -> dict[str, float]:
 
 @quiet()
 def encode_sentence_transformers(base: str, data: str, shape: str) -> dict[str, float]:
-    """`SentenceTransformer.encode` with bfloat16 weights and 256 texts a batch."""
+    """`SentenceTransformer.encode` with bfloat16 weights and 256 texts per batch."""
     from pipeline.core.models import load_folder
 
     texts, model = _passages(data, shape), load_folder(Path(base)).eval().bfloat16()
@@ -284,7 +284,7 @@ def encode_sentence_transformers(base: str, data: str, shape: str) -> dict[str, 
 @quiet()
 def same(base: str, shape: str) -> dict[str, float]:
     """Packed against padded embeddings: the least cosine in bfloat16, the largest distance of packed ones from float32;
-    and the peak of the device's matrix product, 10^12 operations a second."""
+    and the device's peak TFLOP/s in a matrix product."""
     from pipeline.core.models import load_folder
     from pipeline.core.packed import first_position_of, pack, use_packed
     from training.batches import MiniBatchCollator

@@ -1,7 +1,7 @@
-"""What the stage `heads` costs: `make bench NAME=heads`, a random model of bge-m3's shape with the smaller vocabulary.
+"""`make bench NAME=heads`: the cost of stage `heads`, on a random model of bge-m3's shape with the smaller vocabulary.
 
-Heads are fitted to 1,000 pairs of texts of 256 tokens, once over them, beside a pass of the encoder over the same 2,000
-texts. Both sides load the model and tokenise; times leave out imports.
+Heads are fitted for one epoch to 1,000 pairs of texts of 256 tokens, against a pass of the encoder over the same 2,000
+texts. Both sides load the model and tokenise; times exclude imports.
 """
 
 import argparse
@@ -24,7 +24,7 @@ PAIRS, LENGTH, GIGABYTE = 1000, 256, 1e9
 
 
 def main() -> None:
-    """Make model and pairs, measure, write `runs/bench/heads.json`, remove them."""
+    """Create model and pairs, measure, write `runs/bench/heads.json`, clean up."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("runs/bench/heads"), help="scratch space: 4 GB")
     parser.add_argument("--shape", choices=SHAPES, default="gpu")
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def write_pairs(folder: Path, number: int, vocabulary: int) -> None:
-    """One set of pairs of random words, as the data artefact has it."""
+    """One set of pairs of random words, in the data artefact's layout."""
     random = np.random.default_rng(1)
     chosen = random.integers(0, vocabulary, (2, number, LENGTH - 2))
     anchors, positives = ([" ".join(f"w{word}" for word in text) for text in texts] for texts in chosen)
@@ -60,7 +60,7 @@ def write_pairs(folder: Path, number: int, vocabulary: int) -> None:
 
 
 def fit(runs: str) -> float:
-    """The stage on a run that lacks nothing but its heads, in folder `bench` of `runs`; returns its seconds."""
+    """The stage on a run that lacks only its heads, in folder `bench` of `runs`; returns its seconds."""
     import training.heads.fit  # noqa: F401
     from configs.schema.config import Config
     from pipeline.chain import CHAIN

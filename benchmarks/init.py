@@ -1,7 +1,7 @@
-"""Shrinking against copying and against transformers, and counting by words against encoding every text.
+"""`make bench NAME=init`: shrinking against copying and transformers, counting by words against encoding every text.
 
-The base is random in bge-m3's full shape (568 M parameters, float32) with the true XLM-R tokenizer, and is shrunk to
-as many ids as TatonkaHF/bge-m3_en_ru has. `make bench NAME=init`; needs 8 GB of disk under `runs`, and real texts.
+The base is random in bge-m3's full shape (568 M parameters, float32) with the real XLM-R tokenizer, and is shrunk to
+as many ids as TatonkaHF/bge-m3_en_ru has. Needs 8 GB of disk under `runs`, and real texts.
 """
 
 import json
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def shrinking(scratch: Path) -> list[dict[str, Any]]:
-    """Shrinking a large base: seconds and peak memory; every target is fresh and synchronised to disk."""
+    """Shrinking a large base: seconds and peak memory; every target is new and synced to disk."""
     base = scratch / "base"
     make_large_base(base)
     np.save(scratch / "kept.npy", chosen_ids())
@@ -65,7 +65,7 @@ def shrinking(scratch: Path) -> list[dict[str, Any]]:
 
 
 def counting(scratch: Path) -> list[dict[str, Any]]:
-    """Counting pieces over real texts: MB a second, with identical counts."""
+    """Counting pieces over real texts: MB per second, with identical counts."""
     texts = real_texts()
     megabytes = sum(len(text.encode()) for text in texts) / 1e6
     (scratch / "texts.json").write_text(json.dumps(texts, ensure_ascii=False), encoding="utf-8")
@@ -110,7 +110,7 @@ def make_large_base(folder: Path) -> None:
 
 
 def write_sentencepiece(pieces: list[str], scores: npt.NDArray[np.float64], path: Path) -> None:
-    """The SentencePiece file of XLM-R's pieces (without its normaliser, which does not matter here)."""
+    """Write a SentencePiece file of XLM-R's pieces (without its normaliser, which does not matter here)."""
     from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
 
     model = ModelProto()
@@ -122,7 +122,7 @@ def write_sentencepiece(pieces: list[str], scores: npt.NDArray[np.float64], path
 
 
 def true_tokenizer() -> Path:
-    """XLM-R's own `tokenizer.json`, out of the package that the demo uses."""
+    """XLM-R's own `tokenizer.json`, from the package that the demo uses."""
     from training.bases.sources import TOKENIZER, package_file
 
     return package_file(*TOKENIZER)
@@ -141,16 +141,16 @@ def shrink_side(base: str, kept: str, target: str) -> float:
 
 
 def copy_side(source: str, target: str) -> float:
-    """Reading and writing as many bytes as must be read and written: a copy of the shrunk folder."""
+    """The least possible reading and writing: a copy of the shrunk folder."""
     return timed(lambda folder: shutil.copytree(source, folder), Path(target))
 
 
 def transformers_side(base: str, kept: str, target: str, tokenizer_files: bool = True) -> float:
-    """The plain way: load, slice the embedding, save; the same for the tokenizer. Imports come before the clock."""
+    """The plain way: load, slice the embedding, save; the same for the tokenizer. Imports are not timed."""
     import torch
     from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
     from tokenizers import Tokenizer
-    from transformers import XLMRobertaModel, XLMRobertaTokenizer  # the Auto classes would import them when they load
+    from transformers import XLMRobertaModel, XLMRobertaTokenizer  # the Auto classes would import them while loading
 
     def make(folder: Path) -> None:
         ids = np.load(kept)

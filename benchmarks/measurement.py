@@ -1,4 +1,4 @@
-"""Measuring us and a peer in the same call: fresh processes, alternating, medians of at least three runs."""
+"""Measures us and a peer in the same call: fresh processes, alternating, medians of at least three runs."""
 
 import dataclasses
 import importlib
@@ -24,12 +24,12 @@ MARK = "measured: "
 class Side:
     """One side of a comparison: a function `module:name` and its JSON-able arguments.
 
-    The function may return a number of seconds, to leave preparation out; else the whole call is timed.
+    The function may return seconds, to exclude its preparation; otherwise the whole call is timed.
     """
 
     function: str
     arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
-    python: str = sys.executable  # another interpreter for a peer that lives in an environment of its own
+    python: str = sys.executable  # another interpreter, for a peer in its own environment
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -58,7 +58,7 @@ def measure(side: Side, timeout: float | None = None) -> Measured:
 def alternate(*sides: Side, rounds: int = 3) -> list[Measured]:
     """Median seconds and memory of each side over `rounds` alternating runs (with the last run's result).
 
-    Each round begins with another side: what ran before slows a run down, or not.
+    Each round begins with another side, since a run's speed depends on what ran before.
     """
     runs: list[list[Measured]] = [[] for _ in sides]
     for turn in range(rounds):
@@ -93,7 +93,7 @@ def write(name: str, rows: list[dict[str, Any]], runs: Path = Path("runs")) -> P
 
 
 def timed(make: Callable[[Path], Any], target: Path) -> float:
-    """Seconds until `make` has filled a fresh `target` and all of it is on the disk."""
+    """Seconds until `make` has filled a new `target` and all of it is on disk."""
     shutil.rmtree(target, ignore_errors=True)
     os.sync()
     started = time.perf_counter()

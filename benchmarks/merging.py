@@ -1,8 +1,8 @@
 """Merging three models of USER-bge-m3's size against LM-Cocktail, sentence-transformers and a plain copy.
 
-The weights are random: what is measured is reading, arithmetic and writing. Every run merges into a folder that is
-not there yet and ends with fsync; times leave out imports on both sides. A search candidate is compared with what it
-saves: writing the interpolated model, loading it again and scoring that.
+The weights are random: only reading, arithmetic and writing are measured. Every run merges into a new folder and ends
+with fsync; times exclude imports. A search candidate is compared with what it replaces: writing the interpolated
+model, loading it again and scoring that.
 """
 
 import argparse
@@ -21,7 +21,7 @@ GIGABYTE = 1e9
 
 
 def main() -> None:
-    """Make the models, measure, write `runs/bench/merging.json`, remove the models."""
+    """Create the models, measure, write `runs/bench/merging.json`, remove the models."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("runs/bench/merging"), help="scratch space: 10 GB")
     parser.add_argument("--rounds", type=int, default=3)
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def merge_rows(folder: Path, rounds: int) -> list[dict[str, Any]]:
-    """Time and memory of a whole merge, and how far apart the results are."""
+    """Time and memory of a whole merge, and the difference of the results."""
     peers = {
         "lm_cocktail": ("LM_Cocktail.mix_models", _side("merge_lm_cocktail", folder)),
         "copy": ("copying the three inputs", _side("copy_inputs", folder)),
@@ -46,7 +46,7 @@ def merge_rows(folder: Path, rounds: int) -> list[dict[str, Any]]:
     }
     ours, *others = alternate(_side("merge_streamed", folder), *(side for _, side in peers.values()), rounds=rounds)
     theirs = dict(zip(peers, others, strict=True))
-    what = "merge of three models with 359 M parameters in float32, until it is on the disk"
+    what = "merge of three models with 359 M parameters in float32, until it is on disk"
     rows = [
         row(f"time_vs_{key}", what, "s", ours.seconds, peers[key][0], their.seconds, "lower")
         for key, their in theirs.items()
@@ -88,12 +88,12 @@ def make_models(folder: Path) -> None:
 
 
 def texts() -> list[str]:
-    """What a candidate embeds."""
+    """The texts that a candidate embeds."""
     return [f"w{first} w{second}" for first in range(8) for second in range(8, 12)]
 
 
 def merge_streamed(folder: str) -> float:
-    """Seconds of ours."""
+    """Seconds of our merge."""
     from merging.compatibility import write_model
 
     models, weights = inputs(folder), dict(zip(NAMES, WEIGHTS, strict=True))
@@ -101,7 +101,7 @@ def merge_streamed(folder: str) -> float:
 
 
 def merge_lm_cocktail(folder: str) -> float:
-    """Seconds of the package that the model card names."""
+    """Seconds of LM-Cocktail, which the model card names."""
     from LM_Cocktail import mix_models
 
     paths = [str(path) for path in inputs(folder).values()]
@@ -122,7 +122,7 @@ def merge_sentence_transformers(folder: str) -> float:
 
 
 def copy_inputs(folder: str) -> float:
-    """Seconds of copying what a merge has to read."""
+    """Seconds of copying the files that a merge has to read."""
 
     def copy(target: Path) -> None:
         for name, source in inputs(folder).items():
@@ -148,7 +148,7 @@ def score_in_memory(folder: str) -> float:
 
 
 def score_reloaded(folder: str) -> float:
-    """Seconds of one candidate by way of the disk (which also reads its own writing from the page cache)."""
+    """Seconds of one candidate written to disk and loaded again (from the page cache)."""
     from sentence_transformers import SentenceTransformer
 
     from merging.compatibility import write_model
@@ -167,7 +167,7 @@ def inputs(folder: str) -> dict[str, Path]:
 
 
 def largest_difference(folder: Path) -> float:
-    """Between the streamed merge and LM-Cocktail's, both as they stand on the disk."""
+    """The largest difference between the streamed merge and LM-Cocktail's, both as written to disk."""
     from safetensors import safe_open
 
     with (

@@ -1,7 +1,7 @@
-"""`make bench NAME=mining`: our miner against sentence-transformers' `mine_hard_negatives`, texts a second.
+"""`make bench NAME=mining`: our miner against sentence-transformers' `mine_hard_negatives`, texts per second.
 
-The same model, pairs, prompts, length and ranks, and no margin; loading the model counts on both sides. Ours runs in
-the precision that training would, and once more in float32, in which both must find the same negatives.
+Same model, pairs, prompts, length and ranks, without a margin; loading the model is timed on both sides. Ours runs in
+the precision of training, and again in float32, in which both must find the same negatives.
 """
 
 import argparse
@@ -19,9 +19,9 @@ from benchmarks.start import demo_init
 from benchmarks.training import real_pairs, wiktionary_pairs
 
 PEER = "sentence-transformers"
-SET, LENGTH = "wiktionary_definitions", 256  # an asymmetric set of the demo, whose rows the pairs stand for; tokens
+SET, LENGTH = "wiktionary_definitions", 256  # an asymmetric set of the demo, whose pairs are mined; tokens
 NEAREST: dict[str, Any] = {"range_min": 3, "range_max": 100}  # ranks of the candidates
-EQUAL = 0.99  # share of pairs with the same negative in float32; sums of another order tie the others
+EQUAL = 0.99  # share of pairs with the same negative in float32; the others are ties within rounding
 
 
 def main() -> None:
@@ -60,7 +60,7 @@ def comparison(init: Path, scratch: Path, frame: pl.DataFrame, rounds: int) -> l
 
 
 def mine_ours(init: str, scratch: str, precision: str) -> float:
-    """Our miner, with nothing kept of earlier runs; leaves each pair's negatives."""
+    """Our miner without cached vectors; saves each pair's negatives."""
     from data.mining import mine
     from pipeline.application import composed
 

@@ -1,6 +1,6 @@
-"""Peers that never enter our environment: their packages lie in a folder of their own, which only their process sees.
+"""Peers outside our environment: their packages are in a separate folder that only their process sees.
 
-Everything else they import (torch, transformers, …) is what the lock says, so both sides run on the same versions.
+Everything else they import (torch, transformers, …) comes from the lock, so both sides use the same versions.
 """
 
 import os
@@ -30,6 +30,6 @@ def peer_environment(name: str, folder: Path = FOLDER) -> dict[str, str]:
             done = subprocess.run([*pip, "--target", str(unfinished), *PEERS[name]], capture_output=True, text=True)
             if done.returncode:
                 reason = (done.stderr.strip().splitlines() or ["pip failed"])[-1]
-                remedy = "see that the package index can be reached"
+                remedy = "check the connection to the package index"
                 raise UserError(f"{name} can't be installed: {reason}", where=str(target), remedy=remedy)
     return {"PYTHONPATH": os.pathsep.join(filter(None, [str(target), os.environ.get("PYTHONPATH")]))}

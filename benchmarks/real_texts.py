@@ -1,4 +1,4 @@
-"""The real Russian texts on which counting is measured: Wiktionary, the training files and encodechka's, each once."""
+"""The real Russian texts for measuring counting: Wiktionary, the training files and encodechka's, each text once."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ def real_texts() -> list[str]:
     """Distinct texts: cleaned Wiktionary from its package, then the folders `training` and `encodechka`.
 
     Raises:
-        UserError: the folder of real data is not there.
+        UserError: the folder of real data is missing.
     """
     if not SHARED.is_dir():
         remedy = "set the environment variable USER_SHARED_DATA to its folder"

@@ -1,4 +1,4 @@
-"""What benchmarks start from: the demo's models, made where they are missing."""
+"""The models that benchmarks start from: the demo's, made if missing."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ def demo_base() -> Path:
 
 
 def demo_init() -> Path:
-    """Folder of the demo's base with the smaller vocabulary; its stages `data` and `init` run where they have not."""
+    """Folder of the demo's base with the smaller vocabulary; runs its stages `data` and `init` if needed."""
     return _made("data,init", "init")
 
 

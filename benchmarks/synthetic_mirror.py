@@ -1,7 +1,7 @@
-"""A mirror in the layout, the row counts and the text lengths of the card's 21 sets, with made-up Russian words.
+"""A mirror with the layout, row counts and text lengths of the card's 21 sets, in made-up Russian words.
 
-Label counts, groups and repeated anchors follow what is known of the real sets, so that the arithmetic of every
-construction can be checked at full size without the real files.
+Label counts, groups and repeated anchors follow the known figures of the real sets, so that every construction's
+counts can be checked at full size without the real files.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ ROWS_AT_ONCE = 5_000
 
 
 class Texts:
-    """Seeded texts of about a given length, cut out of a pool; every one starts with its own number word."""
+    """Seeded texts of about a given length, cut from a pool; each starts with a unique word."""
 
     def __init__(self, seed: int) -> None:
         self.random = np.random.Generator(np.random.PCG64(seed))
@@ -49,7 +49,7 @@ class Texts:
         return texts
 
     def _word(self, number: int) -> str:
-        """The number in letters, so that no two texts are equal when only letters count."""
+        """The number spelled in syllables, so that no two texts have the same letters."""
         letters = ""
         while number:
             number, digit = divmod(number, len(SYLLABLES))
@@ -58,14 +58,14 @@ class Texts:
 
 
 class Mirror:
-    """Writes the sets below `folder`, each at `share` of its rows."""
+    """Writes the sets below `folder`, each with `share` of its rows."""
 
     def __init__(self, folder: Path, share: float) -> None:
         self.folder, self.share = folder, share
         self.texts = Texts(seed=7)
 
     def size(self, rows: int) -> int:
-        """`rows` of the real set at this mirror's share."""
+        """The mirror's row count for `rows` of the real set."""
         return max(30, round(rows * self.share))
 
     def write(self) -> None:
@@ -116,7 +116,7 @@ class Mirror:
     # symmetric sets
 
     def _labelled(self, premises: int, labels: dict[str, int], length: float) -> Iterator[tuple[str, str, str]]:
-        """(premise, hypothesis, label): each label goes round the premises, so that many have several labels."""
+        """(premise, hypothesis, label): each label cycles through the premises, so that many have several labels."""
         texts = self.texts.many(premises, length)
         for label, count in labels.items():
             hypotheses = self.texts.many(count, length * 0.6) if count else []

@@ -1,8 +1,8 @@
 """`make bench NAME=training`: our trainer against those of sentence-transformers and FlagEmbedding, and the bare step.
 
 The demo's base after init is trained on real texts of natural length: news headlines (symmetric) and software
-documentation (asymmetric), or, where the real data are not at hand, pairs of the Wiktionary. What shorter dimensions
-cost a step is measured with it, and at bge-m3's shape from the loss alone, as the encoder does the same.
+documentation (asymmetric), or on Wiktionary pairs where the real data aren't available. The cost of shorter dimensions
+is measured too, and at bge-m3's shape from the loss alone, since the encoder's work stays the same.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from training.cost_model import KNOWN, Shape, measured_teraflops, shape_of, trai
 
 ANGLE, DIMENSIONS = "ours with AnglE", "ours with dimensions"
 LARGE = KNOWN["BAAI/bge-m3"]
-ROW, ROWS = 44, 256  # tokens of a symmetric row on average (`make plan PROFILE=bge_m3`), rows of a batch
+ROW, ROWS = 44, 256  # average tokens of a symmetric row (`make plan PROFILE=bge_m3`), rows per batch
 PEER, FLAG = "sentence-transformers", "FlagEmbedding"
 REAL = {
     "symmetric": ("paraphraser.jsonl", "text_1", "text_2"),
@@ -79,15 +79,15 @@ def measure(side: str, init: Path, scratch: Path, rounds: int) -> list[dict[str,
         FLAG: flagembedding_side(library, scratch / f"{side}_pairs.jsonl"),
         DIMENSIONS: Side(f"{module}:train_ours", {**arguments, "dimensions": shorter(shape_of(init))}),
     }
-    if side == "symmetric":  # every other row counts as unlike, so that AnglE has something to order
+    if side == "symmetric":  # every other row is labelled dissimilar, so that AnglE has something to rank
         write_pairs(side, scratch / "angle", score=[1.0, 0.0] * (len(table) // 2) + [1.0] * (len(table) % 2))
         with_angle = {**arguments, "data": str(scratch / "angle"), "angle_weight": 1.0}
         sides[ANGLE] = Side(f"{module}:train_ours", with_angle)
     runs = dict(zip(sides, alternate(*sides.values(), rounds=rounds), strict=True))
     rates = {name: STEPS * BATCH_SIZE / run.seconds for name, run in runs.items()}
     show_table(
-        f"{side}: what each factor gives, {planned['planned']} pairs planned",
-        ["trainer", "pairs a second", "seconds", "peak GB"],
+        f"{side}: effect of each factor, {planned['planned']} pairs planned",
+        ["trainer", "pairs per second", "seconds", "peak GB"],
         [[name, rates[name], run.seconds, run.peak_bytes / 1e9] for name, run in runs.items()],
     )
     ours, bare, theirs = runs["ours"], runs["bare step"], runs[PEER]
@@ -110,13 +110,13 @@ def measure(side: str, init: Path, scratch: Path, rounds: int) -> list[dict[str,
 
 
 def shorter(shape: Shape) -> list[int]:
-    """The width and four halves of it."""
+    """The width, halved four times."""
     return [shape.hidden_size // 2**times for times in range(5)]
 
 
 def dimensions_of_large(rounds: int) -> dict[str, Any]:
-    """A step at bge-m3's shape with dimensions and without, contrastive and AnglE: the encoder's operations at the
-    machine's whole measured rate, which it never reaches, and the processor's seconds for the loss.
+    """A step at bge-m3's shape with and without dimensions, contrastive and AnglE: the encoder's operations at the
+    machine's measured peak rate, which it never reaches, plus the loss's CPU seconds.
     """
     function = "benchmarks.training_sides:of_embeddings"
     settings: dict[str, Any] = {"width": LARGE.hidden_size, "rows": ROWS, "angle_weight": 1.0}
@@ -138,7 +138,7 @@ def flagembedding_side(library: dict[str, Any], path: Path) -> Side:
 
 
 def write_pairs(side: str, folder: Path, **columns: list[float]) -> pl.DataFrame:
-    """All real pairs of a side, as the data artefact has them."""
+    """Write all real pairs of a side in the data artefact's layout."""
     pairs = list(dict.fromkeys(real_pairs(side) if SHARED.is_dir() else wiktionary_pairs(side)))
     anchors, positives = zip(*pairs, strict=True)
     table = pl.DataFrame({"anchor": anchors, "positive": positives, "negatives": [[]] * len(pairs), **columns})
@@ -148,7 +148,7 @@ def write_pairs(side: str, folder: Path, **columns: list[float]) -> pl.DataFrame
 
 
 def real_pairs(side: str) -> Iterator[tuple[str, str]]:
-    """Headlines about the same event, near paraphrases included; or titles and descriptions with their texts."""
+    """Headlines about the same event, including near paraphrases; or titles and descriptions with their texts."""
     name, first, second = REAL[side]
     for line in (SHARED / "training" / name).read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)

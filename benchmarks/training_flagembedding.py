@@ -1,4 +1,4 @@
-"""FlagEmbedding's trainer on the benchmark's pairs; runs in an environment of its own (see `benchmarks.training`)."""
+"""FlagEmbedding's trainer on the benchmark's pairs; runs in its own environment (see `benchmarks.training`)."""
 
 import json
 import time
@@ -74,7 +74,7 @@ def make_trainer(
 
 
 def write_pairs(path: Path, rows: Iterable[Sequence[str]]) -> None:
-    """Rows of anchor, positive and negatives in its own format."""
+    """Write rows of anchor, positive and negatives in FlagEmbedding's format."""
     entries = ({"query": anchor, "pos": [positive], "neg": negatives} for anchor, positive, *negatives in rows)
     lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries]
     path.write_text("".join(lines), encoding="utf-8")

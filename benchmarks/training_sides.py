@@ -1,7 +1,7 @@
 """What `benchmarks.training` times in fresh processes: our trainer, the bare step, sentence-transformers' trainer.
 
-All train the same model on the same 512 pairs, 16 steps of 32, contrastive alone with temperature 0.02, the same
-prompts, at most 256 tokens, bfloat16 where the device has it. Each function returns the seconds of the 16 steps.
+All train the same model on the same 512 pairs: 16 steps of 32, contrastive loss only, temperature 0.02, the same
+prompts, at most 256 tokens, bfloat16 where supported. Each function returns the seconds of the 16 steps.
 """
 
 import time
@@ -88,7 +88,7 @@ def train_ours(init: str, data: str, side: str, **options: Any) -> float:
 
 @quiet()
 def train_bare(init: str, data: str, side: str) -> float:
-    """Forward, backward, clipping and optimizer on the tensors that our trainer gets, and nothing else."""
+    """Only forward, backward, clipping and optimizer, on the tensors that our trainer gets."""
     from pipeline.core.precision import keep_freed_memory, training_precision
     from training.batches import MiniBatchCollator, PlannedDataset
     from training.losses import PlannedLoss
@@ -125,7 +125,7 @@ def train_bare(init: str, data: str, side: str) -> float:
 
 
 def of_embeddings(width: int, rows: int, repeats: int = 20, **options: Any) -> float:
-    """The loss of so many triplets' embeddings and its gradient, as symmetric sets have them; processor seconds."""
+    """CPU seconds of the loss and its gradient for `rows` triplets' embeddings, as in symmetric sets."""
     from configs.schema.training import SideConfig
     from training.losses import PlannedLoss
 
@@ -137,7 +137,7 @@ def of_embeddings(width: int, rows: int, repeats: int = 20, **options: Any) -> f
     loss = PlannedLoss(torch.nn.Identity(), side, mini_batch_num_tokens=10**6)
     loss.measures = False
     for repeat in range(repeats + 1):
-        if repeat == 1:  # the first call makes buffers
+        if repeat == 1:  # the first call allocates buffers
             started = time.process_time()
         loss([part], labels | {"angle_weight": side.angle_weight}).backward()
     return (time.process_time() - started) / repeats
@@ -147,9 +147,9 @@ def of_embeddings(width: int, rows: int, repeats: int = 20, **options: Any) -> f
 def train_sentence_transformers(
     init: str, pairs: str, prompts: dict[str, str], keep_memory: bool = False, in_order: bool = False
 ) -> float:
-    """The library's trainer as its documentation sets it up for in-batch negatives: no duplicates in a batch.
+    """The library's trainer, set up as documented for in-batch negatives: no duplicates in a batch.
 
-    With `keep_memory` glibc keeps what is freed, as ours has it; with `in_order` the batches are those of our plan.
+    With `keep_memory` glibc keeps freed memory, as in ours; with `in_order` the batches are those of our plan.
     """
     from datasets import Dataset
     from sentence_transformers import SentenceTransformer
@@ -178,7 +178,7 @@ def train_sentence_transformers(
 
 
 def library_trainer(folder: str, model: Any, rows: Any, loss: Any, steps: int, batch_size: int, **settings: Any) -> Any:
-    """The library's trainer as its documentation sets it up for in-batch negatives, but for what `settings` say."""
+    """The library's trainer, set up as documented for in-batch negatives, with `settings` overriding its arguments."""
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
     from sentence_transformers.sentence_transformer.training_args import BatchSamplers
 

@@ -1,7 +1,7 @@
-"""`make bench NAME=waiting`: training steps alone and beside a busy process, by how OpenMP's threads wait.
+"""`make bench NAME=waiting`: training steps alone and next to a busy process, by how OpenMP's threads wait.
 
-Threads that sleep at once (`OMP_WAIT_POLICY=passive`) leave the cores to other work; libgomp's own way is to spin
-300,000 times first. Alone, sleeping costs too much for a default; `make check` proposes it where the cores are busy.
+Threads that sleep at once (`OMP_WAIT_POLICY=passive`) leave the cores to other work; by default libgomp spins 300,000
+times first. Without other work, sleeping costs too much to be the default; `make check` suggests it on busy cores.
 """
 
 import argparse
@@ -17,12 +17,12 @@ from benchmarks.start import demo_init
 from benchmarks.training import write_pairs
 from benchmarks.training_sides import STEPS
 
-POLICIES = {"passive": {"OMP_WAIT_POLICY": "passive"}, "libgomp's own": {"GOMP_SPINCOUNT": "300000"}}
+POLICIES = {"passive": {"OMP_WAIT_POLICY": "passive"}, "libgomp's default": {"GOMP_SPINCOUNT": "300000"}}
 
 
 @contextlib.contextmanager
 def busy(processes: int) -> Iterator[None]:
-    """So many processes that keep a core busy each."""
+    """Run `processes` processes that each keep a core busy."""
     started = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processes)]
     try:
         yield

@@ -1,4 +1,4 @@
-"""The benchmark for GPUs: it runs at a small shape on a CPU, and without a GPU it says so."""
+"""The GPU benchmark: it runs at a small shape on a CPU, and says so without a GPU."""
 
 import sys
 from pathlib import Path
@@ -16,7 +16,7 @@ def test_without_a_gpu_it_says_so_in_one_line(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["gpu"])
     main()
-    assert capsys.readouterr().out == "nothing to measure: no GPU is here\n"
+    assert capsys.readouterr().out == "nothing to measure: there is no GPU\n"
 
 
 def test_a_side_that_failed_has_no_rows_and_a_loss_apart_from_the_padded_one_is_an_error() -> None:
