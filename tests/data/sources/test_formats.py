@@ -178,8 +178,8 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12
 OTHER_KINDS = {
     "git-lfs pointer": POINTER,
     "set data.sources.mine.format to parquet": b"PAR1\x15\x04\x15",
-    "a name that ends in .gz": gzip.compress(POINTER),
-    "packed by bzip2": b"BZh91AY&SY",
+    "rename it to end in .gz": gzip.compress(POINTER),
+    "compressed with bzip2": b"BZh91AY&SY",
     "zip archive": b"PK\x03\x04\x14\x00",
     "set data.sources.mine.encoding to utf-16": "вопрос".encode("utf-16"),
     "a web page": b"<!DOCTYPE html>\n<html>",
@@ -274,6 +274,6 @@ def test_a_parquet_file_gives_all_rows_of_its_footer_or_is_refused(tmp_path: Pat
             try:
                 assert sum(batch.table.num_rows for batch in found) == count
             except UserError as error:
-                assert "30" in error.line and "37" in error.line and "by its footer (a.parquet)" in error.line
+                assert "30" in error.line and "37" in error.line and "in its footer (a.parquet)" in error.line
                 refused += 1
     assert refused == 2  # the numbers of the file and of its row group
