@@ -48,7 +48,7 @@ def test_a_page_says_of_each_set_what_differs_and_in_which_sets_evaluation_texts
     )
     assert "Dropped: a 2, b 1." in first and "Built" not in first and "held back" not in first
     assert "Built 1,049 against the card's 50: the available files are not the full set." in second
-    assert "Of 5 rows held back 3 are dev rows" in second
+    assert "Of 5 rows held back, 3 are dev rows" in second
     assert f"- {'a' * 200}\n    - positive: {'b ' * 99}b…\n    - mined: c`` c\n" in third
     assert "'``' → `` ` `` (tags)" in third and "25.0% of the candidates" in third
     assert "- sts: 1,000 texts; found in training: Other 2, Own 1\n- rte: 2 texts; found in training: none" in page

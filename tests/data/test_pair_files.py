@@ -45,7 +45,7 @@ def test_rows_of_many_bytes_are_written_and_read_a_group_at_a_time(
         ({"negatives": ["а", "б"]}, "column negatives holds large_string, not text"),
         ({"positive": ["а", " "]}, "column positive has empty texts"),
         ({"positive": ["а", None]}, "column positive has empty texts"),
-        ({"score": [1, 0]}, "column score holds no floating numbers"),
+        ({"score": [1, 0]}, "column score doesn't hold floats"),
         ({"score": [1.0, float("nan")]}, "column score has values that are not finite"),
         ({"score": [float("inf"), None]}, "column score has values that are not finite"),
         ({name: [] for name in ROWS}, "column anchor holds null, not text"),

@@ -32,7 +32,7 @@ def test_stages_are_this_run_s_and_a_pattern_names_any_number_of_other_runs_mode
     ("names", "words"),
     [
         (["init", "{}/nothing/model"], r"no such model folder .*nothing/model"),
-        (["{}/one*/merge/model"], r"two models or more, not 1"),
+        (["{}/one*/merge/model"], r"at least two models, not 1"),
         (["{}/one/merge/model", "{}/other/one/merge/model"], r"two merged models are called one-merge"),
     ],
 )

@@ -121,7 +121,7 @@ def test_bytes_of_another_encoding_below_an_english_header_are_bad_rows(tmp_path
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("q,a\rб,в\r", r"lines end in \r alone"),
+        ("q,a\rб,в\r", r"lines end in \r only"),
         ('q,"a\nб,в\n', "a quote is never closed (rows.csv, header, line 1)"),
         ("q,a\nб,в,г\n", "wrong number of fields (rows.csv, row 1: 3 for 2 columns)"),
         ("q,b\nб,в\n", "no column a"),

@@ -25,7 +25,7 @@ def hub() -> Iterator[LocalHub]:
 
 @pytest.fixture
 def home(chain: Path, tmp_path: Path) -> Path:
-    """A folder for the client's cache and the runs; what data implies stands already, as it loads mteb."""
+    """A folder for the client's cache and the runs; data's prerequisites exist already, as they load mteb."""
     copy_of_runs(chain / "tiny" / "benchmarks", tmp_path / "runs" / "test" / "benchmarks")
     return tmp_path
 
@@ -36,7 +36,7 @@ def arguments(home: Path) -> list[str]:
 
 
 def data_command(endpoint: str, home: Path) -> Ended:
-    """`make data` in a process of its own: the Hub's client reads its environment when it is imported."""
+    """`make data` in its own process: the Hub's client reads its environment when it is imported."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE"))}
     environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(home / "home"), "NO_PROXY": "127.0.0.1"}
     environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
