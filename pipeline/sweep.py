@@ -73,7 +73,8 @@ class SweepTable(Callback):
             equal = sum(score == rows[0][2] for _, _, score, _ in rows) - 1
             console.print(f"best: {rows[0][0]}" + (f" (equal: {equal} more)" if equal else ""))
         elif any(not result["error"] for result in results):
-            log.warning("no job has a value of %s: objective=<stage>.<one of the metrics of its manifest>", config.objective)
+            what = "no job has a value of %s: objective=<stage>.<one of the metrics of its manifest>"
+            log.warning(what, config.objective)
         if failed := [result["error"] for result in results if result["error"]]:
             sys.stdout.flush()
             print("\n".join(failed), file=sys.stderr, flush=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from configs.schema.config import Config
+from configs.schema.config import Config, LaunchConfig
 from configs.schema.training import SideConfig
 from pipeline.core.artefact import (
     PARTIAL,
@@ -28,7 +28,7 @@ from pipeline.core.artefact import (
     result_settings,
 )
 from pipeline.core.errors import UserError
-from pipeline.stage import Stage, run_stage
+from pipeline.stage import Stage, is_up_to_date, run_stage
 
 
 def make_config(runs: Path, **changes: object) -> Config:
@@ -182,13 +182,38 @@ def test_a_second_writer_stops_with_an_error(tmp_path: Path) -> None:
             run_stage(stage_writing("abc"), make_config(tmp_path))
 
 
-def test_a_base_that_another_run_makes_is_waited_for(tmp_path: Path) -> None:
-    (tmp_path / "bases/.locks").mkdir(parents=True)
-    config = make_config(tmp_path)
-    with (tmp_path / f"bases/.locks/{config.base.name}.lock").open("w") as held:
+@pytest.mark.parametrize(
+    ("name", "nodes", "begin"), [("base", 1, run_stage), ("merge", 2, run_stage), ("merge", 2, is_up_to_date)]
+)
+def test_a_base_that_another_run_makes_and_what_another_machine_makes_are_waited_for(
+    name: str, nodes: int, begin: Callable[[Stage, Config], object], tmp_path: Path
+) -> None:
+    config = make_config(tmp_path, launch=LaunchConfig(nodes=nodes))
+    folder = config.folder(name)
+    (folder.parent / ".locks").mkdir(parents=True)
+    with (folder.parent / f".locks/{folder.name}.lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        threading.Timer(0.3, fcntl.flock, [held, fcntl.LOCK_UN]).start()
-        assert run_stage(dataclasses.replace(stage_writing("abc"), name="base"), config).status == "complete"
+        threading.Timer(0.1, fcntl.flock, [held, fcntl.LOCK_UN]).start()
+        begin(dataclasses.replace(stage_writing("abc"), name=name), config)
+
+
+def test_another_machine_works_on_units_while_a_stage_is_made_and_takes_what_was_made(tmp_path: Path) -> None:
+    config, begun, helped = make_config(tmp_path, launch=LaunchConfig(nodes=2)), threading.Event(), threading.Event()
+
+    def build(config: Config, stage: StageFolder) -> dict[str, object]:
+        begun.set()
+        return {"helped": str(helped.wait(10))}
+
+    def assist(config: Config, stage: StageFolder) -> None:
+        helped.set()
+        raise UserError("no good", where="here", remedy="mend it")  # which the machine that makes it will meet, too
+
+    stage = stage_writing("abc", build=build, assist=assist)
+    maker = threading.Thread(target=run_stage, args=(stage, config))
+    maker.start()
+    assert begun.wait(10)
+    assert run_stage(dataclasses.replace(stage, build=failing), config).metrics == {"helped": "True"}
+    maker.join()
 
 
 def sleeping(config: Config, stage: StageFolder) -> dict[str, object]:
@@ -451,3 +476,7 @@ def test_a_finished_stage_of_another_run_is_borrowed_when_asked(
     borrowed = run_stage(stage_writing("abc", build=failing), make_config(tmp_path, run="two", borrow=True))
     assert borrowed == first == read_manifest(tmp_path / "two/merge")
     assert (tmp_path / "two/merge/model/weights.txt").read_text() == "abc"
+    with pytest.raises(UserError, match="no good"):  # the first run's has only its former self beside it now
+        run_stage(stage_writing("xyz", build=failing), make_config(tmp_path, run="one"))
+    run_stage(stage_writing("abc", build=failing), make_config(tmp_path, run="three", borrow=True))
+    assert read_manifest(tmp_path / "three/merge") == first
