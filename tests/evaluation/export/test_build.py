@@ -2,16 +2,20 @@
 
 import importlib
 import importlib.util
+import logging
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from configs.schema.config import Config
 from data.pair_files import PairWriter
-from evaluation.export import graphs
+from evaluation.export import build, graphs
 from evaluation.export.build import agreement, require_agreement, timed, write_format
 from evaluation.export.formats import FORMATS
 from pipeline.chain import CHAIN
@@ -45,21 +49,47 @@ def test_the_same_embeddings_agree_and_lengths_don_t_count(samples: np.ndarray) 
     assert told["correlation of pairs' cosines"] == pytest.approx(1)
 
 
-def test_vectors_of_another_width_have_no_cosine_and_a_rotation_keeps_the_pairs_(samples: np.ndarray) -> None:
+def test_vectors_of_another_width_have_no_cosine_and_a_rotation_keeps_the_pairs_(
+    samples: np.ndarray, tmp_path: Path
+) -> None:
     width = samples.shape[1]
     turned = samples @ np.linalg.qr(generator(1, "turn").normal(size=(width, width)))[0]
     wide = np.hstack([turned, np.zeros((len(turned), 3))])
     told = agreement(wide, samples)
     assert "cosine mean" not in told and told["correlation of pairs' cosines"] == pytest.approx(1, abs=1e-4)
-    assert told["bytes a vector"] == 4 * (width + 3) and agreement(turned, samples)["cosine mean"] < 0.5
+    require_agreement("static", told, tmp_path)
+    own, cosines = agreement(turned, samples), (turned * samples).sum(axis=1)
+    assert told["bytes a vector"] == 4 * (width + 3) and own["cosine mean"] < 0.5
+    assert (own["cosine mean"], own["cosine min"]) == (pytest.approx(cosines.mean()), pytest.approx(cosines.min()))
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_what_is_too_far_from_torch_is_refused(name: str, samples: np.ndarray, tmp_path: Path) -> None:
     require_agreement(name, agreement(samples, samples), tmp_path)
-    noise = generator(1, "noise").normal(size=samples.shape)
-    with pytest.raises(UserError, match=f"the export {name} is too far from torch"):
-        require_agreement(name, agreement(noise, samples), tmp_path)
+    for wrong in (generator(1, "noise").normal(size=samples.shape), np.full_like(samples, np.nan)):
+        with pytest.raises(UserError, match=f"the export {name} is too far from torch"):
+            require_agreement(name, agreement(wrong, samples), tmp_path)
+
+
+def test_a_form_that_gives_other_vectors_ends_the_stage_and_logs_go_on(
+    make_model: MakeModel, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, other = write_run(tmp_path / "runs", model_folder), make_model(seed=2, pooling="mean")
+    config.export.formats = ["onnx"]
+    monkeypatch.setattr(build, "require_packages", lambda formats: None)
+    monkeypatch.setattr(build, "write_format", lambda name, folder, target, *_: (target / "model.onnx").touch())
+    monkeypatch.setattr(build, "load_format", lambda *_, **__: Embedder(SentenceTransformer(str(other), device="cpu")))
+    with pytest.raises(UserError, match="the export onnx is too far from torch"):
+        run_stage(CHAIN["export"], config)
+    assert logging.getLogger("pipeline").isEnabledFor(logging.WARNING)
+
+
+def test_a_model_without_layers_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = StaticEmbedding(Tokenizer(WordLevel({"<unk>": 0}, unk_token="<unk>")), embedding_dim=4)
+    monkeypatch.setattr(build, "require_packages", lambda formats: None)
+    monkeypatch.setattr(build, "load_folder", lambda *_: SentenceTransformer(modules=[table], device="cpu"))
+    with pytest.raises(UserError, match="StaticEmbedding has no layers to export"):
+        run_stage(CHAIN["export"], write_run(tmp_path / "runs"))
 
 
 def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
