@@ -132,7 +132,7 @@ def overlap_mask(pairs: pl.DataFrame, texts: Hashes) -> NDArray[np.bool_]:
 def without_trained_negatives(dev: pl.DataFrame, texts: Hashes) -> pl.DataFrame:
     """The dev rows without negatives that occur in training."""
     negatives, rows = flat_negatives(dev)
-    return with_negatives(dev, negatives, rows, ~contained(text_hashes(negatives), texts)) if len(negatives) else dev
+    return with_negatives(dev, negatives, rows, ~contained(text_hashes(negatives), texts))
 
 
 def pair_texts(pairs: pl.DataFrame) -> Hashes:

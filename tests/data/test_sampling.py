@@ -29,9 +29,11 @@ def numbered(count: int, repeats: int = 1) -> pl.DataFrame:
     return frame([(f"a{n // repeats}", f"p{n}", []) for n in range(count)])
 
 
-def split(pairs: pl.DataFrame, batch: int, anchors: int = 50, share: float = 0.1) -> tuple[pl.DataFrame, pl.DataFrame]:
+def split(
+    pairs: pl.DataFrame, batch: int, anchors: int = 50, share: float = 0.1, seed: int = 42
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     """(train, dev) of a set that streams by in batches."""
-    held = DevSlice(DevConfig(anchors=anchors, share=share), seed=42)
+    held = DevSlice(DevConfig(anchors=anchors, share=share), seed)
     train = [held.hold_back(part) for part in pairs.iter_slices(batch)]
     dev, surplus = held.finish()
     return pl.concat([*train, *surplus]), pairs.clear() if dev is None else dev
@@ -48,7 +50,7 @@ def test_the_slice_has_whole_anchors_as_many_as_asked_and_loses_no_row() -> None
 def test_the_slice_does_not_depend_on_batches_and_is_the_same_for_a_question_of_two_sets() -> None:
     pairs = numbered(3000)
     dev = [set(split(pairs, batch)[1]["anchor"]) for batch in (17, 3000)]
-    assert dev[0] == dev[1]
+    assert dev[0] == dev[1] != set(split(pairs, 3000, seed=43)[1]["anchor"])
     larger = set(split(numbered(3600), 400, anchors=60)[1]["anchor"])
     assert len(dev[0] & larger) >= 40  # the smallest keys of one set are among the smallest of the other
 
@@ -117,6 +119,7 @@ def test_a_sample_is_the_same_for_any_batches_and_keeps_the_order() -> None:
         assert chosen is not None and others == 4900
         samples.append(chosen)
     assert samples[0].equals(samples[1]) and len(samples[0]) == 100
+    assert not samples[0].equals(sample([pairs], 100, seed=2)[0])
     places = [int(text[1:]) for text in samples[0]["positive"]]
     assert places == sorted(places) and 2000 < np.mean(places) < 3000
     chosen, others = sample(iter([numbered(5)]), 100, seed=1)
