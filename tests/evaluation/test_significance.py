@@ -30,6 +30,7 @@ from evaluation.significance import (
     roc_auc,
     spearman,
 )
+from pipeline.core.errors import UserError
 
 Draw = Callable[[np.random.Generator, int], dict[str, np.ndarray]]
 
@@ -348,11 +349,28 @@ def test_a_mean_compares_the_models_that_have_all_its_tasks() -> None:
     plan = Resampling(100)
     tasks = {"one": {name: outcome("mean", value=RNG.random(30)) for name in "abc"}}
     tasks["other"] = {name: outcome("mean", value=RNG.random(30)) for name in "ca"}
-    parts = [measured(outcomes, [0.0] * len(outcomes), plan, "suite", task) for task, outcomes in tasks.items()]
-    (row,) = mean_over_tasks("Mean", parts).differences()
+    parts = [measured(outcomes, [2.0] * len(outcomes), plan, "suite", task) for task, outcomes in tasks.items()]
+    mean = mean_over_tasks("Mean", parts)
+    assert mean.models == ["a", "c"] and mean.seconds.tolist() == [4, 4]
+    (row,) = mean.differences()
     assert (row.model, row.against) == ("c", "a")
     gains = [found["c"].measures[0].score - found["a"].measures[0].score for found in tasks.values()]
     assert row.difference == pytest.approx(np.mean(gains))
+
+
+def test_each_pair_of_models_has_its_own_p_value() -> None:
+    values = RNG.random(60)
+    models = {name: outcome("mean", value=values + gain) for name, gain in (("a", 0.0), ("b", 0.5), ("c", 0.5))}
+    rows = measured(models, [0.0] * 3, Resampling(200), "suite", "task").differences()
+    assert {(row.model, row.against): row.p_value for row in rows} == {
+        ("b", "a"): 1 / 201, ("c", "a"): 1 / 201, ("c", "b"): 1,
+    }  # fmt: skip
+
+
+def test_models_that_were_scored_on_different_items_are_not_compared() -> None:
+    models = {name: outcome("mean", value=RNG.random(items)) for name, items in (("a", 30), ("b", 29))}
+    with pytest.raises(UserError, match=r"models were scored on different items: a 30, b 29 \(suite/task\)"):
+        measured(models, [0.0] * 2, Resampling(100), "suite", "task")
 
 
 def test_the_bootstrap_tests_where_items_can_t_be_swapped_or_no_permutation_is_wanted() -> None:
