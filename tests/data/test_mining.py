@@ -197,7 +197,7 @@ def test_another_margin_encodes_nothing_again(embedder: Path, tmp_path: Path) ->
     again = mined(embedder, tmp_path, margin=0.0, range_min=0)
     assert before and kept() == before
     mined(embedder, tmp_path, margin=0.0, range_min=0, max_length=8)
-    assert len(kept()) > len(before)
+    assert len(kept()) == 2 * len(before)  # of anchors and of passages
     fresh = mined(embedder, tmp_path / "fresh", margin=0.0, range_min=0)
     assert again.pairs("asymmetric", "gazeta").equals(fresh.pairs("asymmetric", "gazeta"))
 
@@ -228,9 +228,13 @@ def test_rows_whose_score_says_that_they_are_no_pair_get_no_negative(embedder: P
     config.data.sources = {"terra": config.data.sources["terra"]}
     config.data.sources["terra"].negatives = "mine"
     config.data.mining.model, config.data.mining.margin = str(embedder), None
-    pairs = run_config(config, tmp_path).pairs("symmetric", "terra")
+    prepared = run_config(config, tmp_path)
+    pairs = prepared.pairs("symmetric", "terra")
     assert 0 < (pairs["score"] < 1).sum() < len(pairs)
     assert (pairs["negatives"].list.len() > 0).to_list() == (pairs["score"] == 1).to_list()
+    nearest = {(anchor, positive, *negatives[:1]) for anchor, positive, negatives, _ in pairs.iter_rows()}
+    samples = prepared.ledger["terra"]["mined"]["samples"]
+    assert len(samples) == 5 and {tuple(sample.values()) for sample in samples} <= nearest
 
 
 @pytest.mark.parametrize(("name", "both_ways"), [("terra", True), ("gazeta", False)])
@@ -242,8 +246,9 @@ def test_a_pair_of_a_symmetric_set_is_known_from_both_its_texts(
     config.data.mining.margin, config.data.mining.range_min, config.data.mining.negatives = None, 0, 3
     rows = {"anchor": ["река", "лес", "море"], "positive": ["лес", "гора", "река"], "negatives": [[], [], []]}
     pl.DataFrame(rows, schema_overrides={"negatives": pl.List(pl.String)}).write_parquet(tmp_path / "set.parquet")
-    mine(tmp_path / "set.parquet", name, config)
+    samples = mine(tmp_path / "set.parquet", name, config)["samples"]
     negatives = pl.read_parquet(tmp_path / "set.parquet")["negatives"].to_list()
+    assert [sample["negative"] for sample in samples] == [found[0] for found in negatives if found]
     assert [set(found) for found in negatives] == [{"гора"}, set() if both_ways else {"река"}, {"лес", "гора"}]
 
 
