@@ -9,10 +9,12 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import quantize_embeddings
 
 from configs.schema.config import Config
-from data.artefact import read_dev_sets, read_held_out_set
+from data.artefact import ALL_SIDES, read_dev_sets, read_held_out_set, read_pair_set, set_files
 from evaluation.outcome import read_outcome
 from evaluation.scoring import Scorer
-from evaluation.suites.vectors import BINARY, FLOAT, INT8, Form, calibration_texts
+from evaluation.suites.retrieval import outcome_of, read_retrieval_set
+from evaluation.suites.sample_files import read_samples
+from evaluation.suites.vectors import BINARY, FLOAT, INT8, Form, StoredPairs, calibration_texts
 from pipeline.application import composed
 from pipeline.chain import CHAIN
 from pipeline.core.embedding import DOCUMENT, QUERY
@@ -58,16 +60,25 @@ def test_one_bit_a_dimension_orders_texts_as_the_hamming_distance_does(vectors: 
     np.testing.assert_allclose(stored @ stored.T, 1 - 2 * different.mean(axis=2), atol=1e-6)
 
 
-def test_eight_bits_are_off_by_half_a_step_at_most_and_what_is_beyond_the_range_is_clipped(vectors: np.ndarray) -> None:
-    calibration = vectors[:150]
-    low, high = calibration.min(axis=0), calibration.max(axis=0)
-    stored = Form(precision=INT8).stored(vectors, calibration)
+@pytest.mark.parametrize("dimensions", [None, 12])
+def test_eight_bits_are_off_by_half_a_step_at_most_and_what_is_beyond_the_range_is_clipped(
+    dimensions: int | None, vectors: np.ndarray
+) -> None:
+    wanted = unit(vectors[:, :dimensions])
+    low, high = wanted[:150].min(axis=0), wanted[:150].max(axis=0)
+    stored = Form(dimensions, INT8).stored(vectors, vectors[:150])
     # Scaled back by the one factor that its length took: the decoded vector is the unit vector times it.
-    inside = np.clip(vectors, low, high)
+    inside = np.clip(wanted, low, high)
     scale = (stored * inside).sum(axis=1, keepdims=True) / (stored**2).sum(axis=1, keepdims=True)
     step = (high - low) / 255
     assert (np.abs(stored * scale - inside) <= 0.75 * step).mean() > 0.99
-    assert np.abs(stored - vectors).max() > step.max()  # or nothing was clipped, and the test sees no range
+    assert np.abs(stored - wanted).max() > step.max()  # or nothing was clipped, and the test sees no range
+
+
+def test_other_ranges_make_the_scores_of_eight_bits_anew_and_no_others() -> None:
+    for precision in (INT8, BINARY):
+        one, other = (StoredPairs("vectors", "sts", "data", Form(None, precision), [text]) for text in TEXTS[:2])
+        assert (one.settings != other.settings) == (precision == INT8)
 
 
 @pytest.fixture(scope="module")
@@ -115,22 +126,34 @@ def test_a_form_s_difference_from_full_vectors_is_tested_in_pairs(scored: Config
         assert float(row["ci_high"]) == pytest.approx(high, abs=0.15 * (high - low) + 1e-6)
 
 
-def test_texts_are_encoded_once_for_all_forms(scored: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_are_encoded_once_for_all_forms_and_queries_are_compared_as_they_are(
+    scored: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from evaluation.evaluate import chosen_tasks
     from evaluation.models import scored_models
     from pipeline.core.artefact import StageFolder
 
-    stage = StageFolder("evaluate", scored.folder("evaluate"), "", {"data": scored.folder("data")})
+    data = scored.folder("data")
+    stage = StageFolder("evaluate", scored.folder("evaluate"), "", {"data": data})
     with Scorer(scored_models(scored)[0], scored) as scorer:
         encoded: list[int] = []
-        encode = scorer.encoder.encode
+        encode, embed = scorer.encoder.encode, scorer.encoder.sentences
         monkeypatch.setattr(scorer.encoder, "encode", lambda ids, *rest: encoded.append(len(ids)) or encode(ids, *rest))
-        tasks = chosen_tasks(scored, stage)
-        for task in tasks:
-            task.score(scorer)
+        found = {task.name: task.score(scorer).columns for task in chosen_tasks(scored, stage)}
         assert (
-            len(tasks) == 12 and len(encoded) <= 6
+            len(found) == 12 and len(encoded) <= 6
         )  # queries, documents, two sides of pairs, calibration in two roles
+        held_out, rows = read_retrieval_set(data, "panorama"), read_samples("sts")
+        for form in (Form(8, INT8), Form(8, BINARY)):
+            ranges = [embed(calibration_texts(data, role), role) for role in (QUERY, DOCUMENT)]
+            queries = Form(8).cut(embed(held_out.queries, QUERY))
+            stored = form.stored(embed(held_out.candidates, DOCUMENT), ranges[1])
+            cosines = scorer.encoder.model.similarity(queries, stored).numpy()
+            gained = outcome_of(held_out, cosines.__getitem__).columns["ndcg_at_10"]
+            np.testing.assert_allclose(found[f"panorama-{form.name}"]["ndcg_at_10"], gained)
+            first, second = (embed([row[key] for row in rows], QUERY) for key in ("sentence1", "sentence2"))
+            cosines = (Form(8).cut(first) * form.stored(second, ranges[0])).sum(axis=1)
+            np.testing.assert_allclose(found[f"sts-{form.name}"]["prediction"], cosines, atol=1e-6)
 
 
 def test_ranges_come_from_dev_texts_and_none_from_held_out_ones(scored: Config) -> None:
@@ -140,6 +163,9 @@ def test_ranges_come_from_dev_texts_and_none_from_held_out_ones(scored: Config) 
         texts = calibration_texts(data, role)
         assert 50 < len(texts) <= 300 and not {*texts} & {*getattr(held_out, column)}
         assert {*texts} >= {text for pairs in dev for text in getattr(pairs, column)}  # so few are they here
+        assert all(
+            {*texts} & {*getattr(read_pair_set(path, side), column)} for side, path in set_files(data, ALL_SIDES)
+        )
 
 
 def test_more_dimensions_than_the_model_has_are_refused(scored: Config) -> None:
