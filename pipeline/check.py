@@ -243,11 +243,11 @@ def check(config: Config) -> None:
         *check_auxiliary_models(config),
         *check_machine(config, sum(seen.bytes or 0 for seen in looks)),
     ]
-    show_table("machine", ["what", "found"], [(of.what, of.found) for of in findings])
-    problems = [of.problem for of in (*looks, *findings)]
+    show_table("machine", ["what", "found"], [(finding.what, finding.found) for finding in findings])
+    problems = [*(look.problem for look in looks), *(finding.problem for finding in findings)]
     failed = [problem for problem in problems if problem is not None]
     if failed:
-        show_table("failures", ["what", "where", "remedy"], [(of.what, of.where, of.remedy) for of in failed])
+        show_table("failures", ["what", "where", "remedy"], [(error.what, error.where, error.remedy) for error in failed])
         what = f"{len(failed)} of {len(looks) + len(findings)} checks failed"
         raise UserError(what, where="; ".join(error.what for error in failed), remedy="see the table above")
 

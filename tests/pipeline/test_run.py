@@ -91,7 +91,7 @@ def test_why_a_stage_is_rebuilt_is_logged(tmp_path: Path, caplog: pytest.LogCapt
     changes = {
         "its settings changed": {"settings": lambda config: "other"},
         "file:a changed": {"reads": lambda config: {"file:a": "2"}},
-        "file:b is read now and file:a is not read now": {"reads": lambda config: {"file:b": "1"}},
+        "file:b is a new input and file:a is no longer an input": {"reads": lambda config: {"file:b": "1"}},
         "it was made by version 1 of this stage, now 2": {"version": 2},
     }
     for said, change in changes.items():
