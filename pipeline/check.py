@@ -247,7 +247,7 @@ def check(config: Config) -> None:
     problems = [*(look.problem for look in looks), *(finding.problem for finding in findings)]
     failed = [problem for problem in problems if problem is not None]
     if failed:
-        show_table("failures", ["what", "where", "remedy"], [(error.what, error.where, error.remedy) for error in failed])
+        show_table("failures", ["what", "where", "remedy"], [(of.what, of.where, of.remedy) for of in failed])
         what = f"{len(failed)} of {len(looks) + len(findings)} checks failed"
         raise UserError(what, where="; ".join(error.what for error in failed), remedy="see the table above")
 

@@ -76,7 +76,7 @@ def test_a_disk_that_checkpoints_would_fill_is_found_before_anything_is_made(mon
 def test_machines_that_can_t_share_out_a_batch_are_found_before_anything_is_made() -> None:
     found = {what: problem for what, _, problem in check_machine(composed("launch.nodes=3"), 0)}
     for name in ("symmetric", "asymmetric", "heads"):
-        error = found[f"shares of {name}"]
+        error = found[f"batches of {name}"]
         assert error and error.what == f"training.{name}.batch_multiple must be a multiple of the 3 processes, not 8"
     assert not [problem for _, _, problem in check_machine(composed("launch.processes=4"), 0) if problem]
 
