@@ -1,1 +1,1 @@
-"""How a model comes to be. Open `finetune.py` first; a base starts in `bases`, init in `vocabulary`."""
+"""Training: bases in `bases`, the vocabulary of init in `vocabulary`, fine-tuning here. Open `finetune.py` first."""

@@ -1,6 +1,6 @@
 """The batch plan: every global batch of a run, fixed before training from the seed alone.
 
-A global batch holds rows of one set, of one bucket of lengths and with one number of negatives. No two of its rows
+A global batch holds rows of one set, of one length bucket and with the same number of negatives. No two of its rows
 share an anchor or a positive text, and no row's positive is another row's anchor or negative. One optimizer step takes
 one global batch; ranks take equal slices of it, so nothing here depends on the number of processes.
 """
@@ -26,15 +26,15 @@ Integers = NDArray[np.int64]
 
 @dataclasses.dataclass(frozen=True)
 class SetRows:
-    """What the plan must know about the rows of one set."""
+    """What planning needs to know about the rows of one set."""
 
     name: str
-    anchors: Integers  # (rows,) identity of the anchor text: equal numbers, equal texts, in any column of the set
+    anchors: Integers  # (rows,) number of the anchor text; equal texts have equal numbers in all columns of the set
     positives: Integers  # (rows,)
     negatives: list[Integers]  # per row, any number
     lengths: Integers  # (rows,) tokens of the row's longest text
     scores: NDArray[np.float32]  # (rows,) NaN: no score
-    max_negatives: int  # taken from a row
+    max_negatives: int  # most negatives taken from a row
     weight: float  # multiplies the set's share of the batches
     repeat: int  # passes over the set in one epoch
     angle: bool  # whether AnglE applies to the set
@@ -63,7 +63,7 @@ class GlobalBatch:
 
 @dataclasses.dataclass(frozen=True)
 class BatchPlan:
-    """All global batches of a run in order, and what they leave out."""
+    """All global batches of a run in order, and the rows they leave out."""
 
     batches: list[GlobalBatch]
     left_out: dict[str, dict[str, int]]  # set -> reason -> rows of its first epoch
@@ -91,7 +91,7 @@ class BatchPlan:
 
 
 def read_plan(path: Path) -> BatchPlan:
-    """The plan that was written."""
+    """The plan that `BatchPlan.write` wrote."""
     with np.load(path) as file:
         shapes = file["shapes"]
         rows = np.split(file["rows"], np.cumsum(shapes[:, 0])[:-1])
@@ -102,9 +102,9 @@ def read_plan(path: Path) -> BatchPlan:
 
 
 def plan_batches(sets: Sequence[SetRows], side: PlannedConfig, seed: int, key: str = "training") -> BatchPlan:
-    """Plan a whole run from sizes, epochs and mixing of the side, whose config key is `key`.
+    """Plan a whole run by the batch sizes, epochs and mixing of the side, whose config key is `key`.
 
-    Raises UserError where a set has no batch to give.
+    Raises UserError where a set yields no batch.
     """
     sets = [rows for rows in sets if rows.weight > 0]
     left_out: dict[str, Counter[str]] = {rows.name: Counter() for rows in sets}
@@ -113,7 +113,7 @@ def plan_batches(sets: Sequence[SetRows], side: PlannedConfig, seed: int, key: s
         if not first[rows.name]:
             why, remedy = _no_batch(rows, left_out[rows.name])
             raise UserError(
-                f"{len(rows.anchors)} rows give no batch of at least {side.batch_multiple} rows with a loss{why}",
+                f"{len(rows.anchors)} rows yield no batch of at least {side.batch_multiple} rows with a loss{why}",
                 where=f"set {rows.name}",
                 remedy=f"{remedy}, or leave it out: ++{key}.sets={{{rows.name}:{{weight:0}}}}",
             )
@@ -125,22 +125,22 @@ def plan_batches(sets: Sequence[SetRows], side: PlannedConfig, seed: int, key: s
 
 
 def _no_batch(rows: SetRows, left_out: Counter[str]) -> tuple[str, str]:
-    """(why the rows give no batch, what to do about it)."""
+    """(why the rows yield no batch, what to do about it)."""
     for what, texts in (("anchor", rows.anchors), ("positive", rows.positives)):
         most = int(np.unique(texts, return_counts=True)[1].max(initial=0))
         if left_out["repeated text"] and 2 * most > len(texts):
-            return f": {most} have the same {what}, and a batch takes a text once", f"give it rows with another {what}"
+            return f": {most} have the same {what}, and a batch takes each text once", f"add rows with another {what}"
     if unused := left_out["score below 1 without AnglE"]:
-        return f": {unused} have a score below 1, which AnglE alone takes", "set angle_weight on the symmetric side"
+        return f": {unused} have a score below 1, which only AnglE uses", "set angle_weight on the symmetric side"
     if (alike := left_out["nothing to tell apart"]) and not (rows.scores < 1).any():
-        return f": {alike} would each be a batch of their own, without negatives", "raise batch_size or batch_tokens"
+        return f": {alike} would each be alone in a batch, without negatives", "raise batch_size or batch_tokens"
     if alike:
-        return f": {alike} have one score and no negatives", "give it rows with other scores, or negatives"
-    return "", "give it more rows"
+        return f": {alike} have the same score and no negatives", "add rows with other scores, or negatives"
+    return "", "add rows"
 
 
 def has_contrast(rows: SetRows, batch: GlobalBatch) -> bool:
-    """Whether the contrastive loss of the batch has something to tell apart."""
+    """Whether the contrastive loss of the batch has a negative, from another row or a hard one."""
     scores = rows.scores[batch.rows]
     usable = int((np.isnan(scores) | (scores == 1)).sum())
     return usable >= 2 or (usable == 1 and batch.negatives.shape[1] > 0)
@@ -153,14 +153,14 @@ def has_angle(rows: SetRows, batch: GlobalBatch) -> bool:
 
 
 def _stream(rows: SetRows, side: PlannedConfig, seed: int, first: list[GlobalBatch]) -> Iterator[GlobalBatch]:
-    """A set's batches, epoch after epoch."""
+    """A set's batches, epoch by epoch."""
     yield from first
     for epoch in itertools.count(1):
         yield from _epoch(rows, side, seed, epoch, Counter())
 
 
 def batch_rows(side: PlannedConfig, longest: float, negatives: int) -> int:
-    """Rows of a full batch of rows with so many negatives, whose longest text has so many tokens."""
+    """Rows of a full batch, from the tokens of its longest text and the negatives of each row."""
     if side.batch_tokens is None:
         return side.batch_size
     fitting = int(side.batch_tokens // (longest * (1 + negatives))) // side.batch_multiple * side.batch_multiple
@@ -170,7 +170,7 @@ def batch_rows(side: PlannedConfig, longest: float, negatives: int) -> int:
 def wanted_batches(
     available: Mapping[str, float], weights: Mapping[str, float], side: PlannedConfig
 ) -> tuple[int, dict[str, float]]:
-    """The steps of a run, and how many of them each set should have, of the batches that one epoch of it gives."""
+    """The steps of a run, and how many of them each set should get, from the batches `available` in one epoch."""
     steps = side.max_steps or max(1, round(side.epochs * sum(available.values())))
     power = {"proportional": 1.0, "temperature": 1 / side.mixing_temperature, "round_robin": 0.0}
     shares = {name: weight * available[name] ** power[side.mixing] for name, weight in weights.items()}
@@ -178,7 +178,7 @@ def wanted_batches(
 
 
 def _quotas(available: Mapping[str, int], weights: Mapping[str, float], side: PlannedConfig) -> dict[str, int]:
-    """How many batches each set gives: its share of the steps by largest remainder, and at least one."""
+    """How many batches each set gets: its share of the steps by largest remainder, and at least one."""
     steps, wanted = wanted_batches(available, weights, side)
     quotas = {name: max(1, int(value)) for name, value in wanted.items()}
     rounded_down = [name for name, value in wanted.items() if value >= 1]
@@ -189,9 +189,9 @@ def _quotas(available: Mapping[str, int], weights: Mapping[str, float], side: Pl
 
 
 def _order(quotas: dict[str, int], side: PlannedConfig, seed: int) -> list[str]:
-    """The sets in the order of their batches: each spread evenly over the run, shifted by chance within its share.
+    """The set of each batch: a set's batches are spread evenly over the run, each shifted randomly in its interval.
 
-    What is beyond `max_steps` goes from the end, but a set's only batch stays while others have more.
+    Batches beyond `max_steps` are dropped from the end, but a set keeps its only batch while others have more.
     """
     places = []
     for name, quota in sorted(quotas.items()):
@@ -210,7 +210,7 @@ def _order(quotas: dict[str, int], side: PlannedConfig, seed: int) -> list[str]:
 
 
 def _epoch(rows: SetRows, side: PlannedConfig, seed: int, epoch: int, left_out: Counter[str]) -> list[GlobalBatch]:
-    """One pass over a set, its batches in random order; `left_out` counts the rows that no batch took."""
+    """One pass over a set, its batches in random order; `left_out` counts the rows in no batch."""
     random = generator(seed, "plan", rows.name, str(epoch))
     taken = np.minimum([len(texts) for texts in rows.negatives], rows.max_negatives)
     useful = np.isnan(rows.scores) | (rows.scores == 1) | rows.angle
@@ -236,11 +236,11 @@ def _fill(
     random: np.random.Generator,
     left_out: Counter[str],
 ) -> Iterator[list[int]]:
-    """Batches of rows with one number of negatives, bucket after bucket from the shortest.
+    """Batches of rows with the same number of negatives, bucket by bucket from the shortest.
 
-    A bucket is a run of rows in order of length, a whole number of batches long, so that only batches of the last
-    bucket are smaller; its longest row says how many rows its batches hold. Rows that conflict with every batch of
-    their bucket wait for the next one.
+    A bucket is a run of rows sorted by length, a whole number of batches long, so that only batches of the last bucket
+    are smaller; its longest row determines its batch size. Rows that conflict with every batch of their bucket wait for
+    the next one.
     """
     multiple, negatives = side.batch_multiple, len(chosen[int(group[0])])
     shuffled = random.permutation(group)
@@ -265,7 +265,7 @@ def _fill(
 
 
 def _size(lengths: Integers, negatives: int, side: PlannedConfig) -> int:
-    """Rows of the batches of a bucket that begins with the first of these rising lengths."""
+    """Batch size of a bucket that begins with the first of these rising lengths."""
     size = side.batch_size
     while True:
         longest = lengths[: side.bucket_batches * size][-1]
@@ -278,10 +278,10 @@ def _size(lengths: Integers, negatives: int, side: PlannedConfig) -> int:
 def _place(
     rows: SetRows, bucket: list[int], chosen: dict[int, Integers], size: int
 ) -> tuple[list[list[int]], list[int]]:
-    """Each row goes to the first batch that takes it; returns the batches and the rows that none took.
+    """Put each row into the first batch that takes it; returns the batches and the rows that fit none.
 
-    No text of a row may stand where it would be a false negative; only negatives may stand twice. Batches are bits of a
-    number: where a question has a hundred rows, most wait for many buckets, and each time a look says so.
+    No text of a row may be a false negative of another row; only negatives may occur twice. Batches are bits of an
+    integer: where a question has a hundred rows, most wait for many buckets, so each check must be cheap.
     """
     batches = [list[int]() for _ in range(-(-len(bucket) // size))]
     unplaced, open_batches = list[int](), (1 << len(batches)) - 1

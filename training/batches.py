@@ -1,4 +1,4 @@
-"""The rows of a planned batch as mini-batches of texts of similar length, and the plan's batches in numbers."""
+"""Planned batches as mini-batches of texts of similar length, and the plan in numbers."""
 
 import dataclasses
 import math
@@ -20,11 +20,12 @@ from training.batch_plan import BatchPlan, GlobalBatch, Integers, has_angle
 from training.memory import CPU_OVERHEAD, GPU_OVERHEAD, Budget, planned_budget
 from training.sets import TokenisedSet
 
-FEWEST_TOKENS = 8_000  # of a rank in a step, below which a GPU is mostly idle
-# Of the study (configs/sweep/study.yaml): the shortest side, the rates that gained on dev rows (1e-4 for the symmetric
-# and 2e-4 for the asymmetric side gained less), its model's parameters, and up to how many they are taken to hold.
+FEWEST_TOKENS = 8_000  # per rank and step; with fewer a GPU is mostly idle
+# From the study (configs/sweep/study.yaml): steps of its shortest run, learning rates that raised dev scores (1e-4 for
+# the symmetric and 2e-4 for the asymmetric side raised them less), its model's parameters, and up to how many
+# parameters these rates are assumed to hold.
 FEWEST_STEPS, TRIED_RATES, STUDIED, MOST_PARAMETERS = 60, (1e-5, 5e-5), 28e6, 120e6
-MINI_BATCHES_PER_BUDGET = 4  # where a batch needs more than one: then most of the budget can be filled
+MINI_BATCHES_PER_BUDGET = 4  # for a batch that needs more than one: smaller ones fill more of the budget
 
 
 class PlannedDataset(torch.utils.data.Dataset[Any]):
@@ -38,10 +39,10 @@ class PlannedDataset(torch.utils.data.Dataset[Any]):
         return sum(len(item) for item in self.sets.values())
 
     def __getitems__(self, batch: GlobalBatch) -> dict[str, Any]:
-        """What the collator takes of the batch's rows.
+        """The collator's input for the batch's rows.
 
-        `texts`, for each row the token ids of anchor, positive and chosen negatives, `score` (rows,), `angle_weight`,
-        and `others`, other models' vectors of the texts, (rows, 2 + negatives, width), by role.
+        `texts`: the token ids of each row's anchor, positive and chosen negatives; `score` (rows,); `angle_weight`;
+        `others`: other models' vectors of the texts by role, each (rows, 2 + negatives, width).
         """
         item, rows = self.sets[batch.set], self.sets[batch.set].rows
         numbers = zip(rows.anchors[batch.rows], rows.passages_of(batch), strict=True)
@@ -56,7 +57,7 @@ class PlannedDataset(torch.utils.data.Dataset[Any]):
 
 
 def encoding_budget(settings: PlannedConfig, token_budget: int | None, on_gpu: bool) -> Budget:
-    """The mini-batch budget of a frozen encoder, which keeps no activations: passes as large as in any embedding."""
+    """The mini-batch budget of a frozen encoder, which keeps no activations: passes are as large as for embedding."""
     tokens = MINI_BATCHES_PER_BUDGET * (token_budget or (GPU_TOKENS if on_gpu else CPU_TOKENS))
     budget = planned_budget(settings, tokens, GPU_OVERHEAD if on_gpu else CPU_OVERHEAD)
     return dataclasses.replace(budget, whole=settings.mini_batch_tokens != "auto" or not on_gpu)
@@ -64,10 +65,11 @@ def encoding_budget(settings: PlannedConfig, token_budget: int | None, on_gpu: b
 
 @dataclasses.dataclass(frozen=True)
 class MiniBatchCollator:
-    """Collates rows: their texts, each once, sorted by length and cut into mini-batches.
+    """Collates rows into mini-batches of their distinct texts, sorted by length.
 
-    These are packed, or padded to their own width. What passes between processes and to a GPU is what `collate` gives:
-    all tokens as one tensor. A tensor a mini-batch would take a file descriptor each, and a system may give 1,024.
+    Mini-batches are packed, or padded to their own longest text. Between processes and to a GPU goes the output of
+    `collate`, with all tokens in one tensor: a tensor per mini-batch would take a file descriptor each, of at most
+    1,024 on some systems.
     """
 
     pad_id: int
@@ -76,7 +78,7 @@ class MiniBatchCollator:
 
     @classmethod
     def of(cls, model: SentenceTransformer, budget: Budget) -> "MiniBatchCollator":
-        """As the model takes them: packed where it attends inside packed texts."""
+        """The model's collator, which packs texts where the model takes packed ones."""
         return cls(model.tokenizer.pad_token_id, budget, first_position_of(model) if is_packed(model) else None)
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
@@ -84,10 +86,10 @@ class MiniBatchCollator:
         return self.to_model_inputs(self.collate(rows))
 
     def collate(self, rows: dict[str, Any]) -> dict[str, Any]:
-        """Labels, and the tokens of all texts concatenated, shortest text first, with where each mini-batch ends.
+        """Labels, and the tokens of all texts concatenated, shortest text first, with the end of each mini-batch.
 
-        Returns `label`, `tokens` (all tokens,), `lengths` (texts,), `ends`: (texts, tokens) up to the end of each
-        mini-batch, and `longest`: its tokens of the longest text.
+        Returns `label`, `tokens` (all tokens,), `lengths` (texts,), `ends`: the number of texts and tokens up to the
+        end of each mini-batch, and `longest`: the tokens of its longest text.
         """
         places: dict[tuple[int, ...], int] = {}
         positions = [[places.setdefault(tuple(text), len(places)) for text in row] for row in rows["texts"]]
@@ -104,7 +106,7 @@ class MiniBatchCollator:
             **{role: torch.from_numpy(vectors) for role, vectors in rows["others"].items()},
         }
         return {
-            "label": label,  # first, as the trainer takes the size of a batch from the first tensor: rows
+            "label": label,  # first: the trainer takes the batch size from the first tensor, which has one row each
             "tokens": concatenated([texts[index] for index in order]),
             "lengths": torch.from_numpy(lengths),
             "ends": list(zip(ends, lengths.cumsum()[np.array(ends) - 1].tolist(), strict=True)),
@@ -112,7 +114,7 @@ class MiniBatchCollator:
         }
 
     def to_model_inputs(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """What `collate` gave as the model's input for each mini-batch, on the tokens' device, beside the labels."""
+        """The output of `collate` as the model's input for each mini-batch, on the tokens' device, with the labels."""
         inputs, text, token = {"label": batch["label"]}, 0, 0
         for number, ((next_text, next_token), longest) in enumerate(zip(batch["ends"], batch["longest"], strict=True)):
             part = self._features(batch["tokens"][token:next_token], batch["lengths"][text:next_text], longest)
@@ -136,8 +138,8 @@ class MiniBatchCollator:
 def ends_within(lengths: Integers, budget: Budget, packed: bool = False) -> list[int]:
     """The end index of each mini-batch of texts sorted by rising length.
 
-    If all of them fit `budget.tokens` at once, and `budget.whole` allows it, they are cut for little padding alone.
-    Else each takes at most 1 / `MINI_BATCHES_PER_BUDGET` of the budget, so that as many of them fit at once.
+    If all of them fit `budget.tokens` at once, and `budget.whole` allows it, they are cut only to save padding.
+    Otherwise each takes at most 1 / `MINI_BATCHES_PER_BUDGET` of the budget, so that that many fit at once.
     """
 
     def ends(max_tokens: int) -> list[int]:
@@ -164,7 +166,7 @@ def packed_ends(lengths: Integers, max_tokens: int) -> list[int]:
 
 
 def mini_batch_ends(lengths: Integers, max_tokens: int, overhead: int) -> list[int]:
-    """Where to cut texts sorted by rising length, so that padding plus `overhead` a mini-batch is least.
+    """Where to cut texts sorted by rising length, so that padding plus `overhead` per mini-batch is minimal.
 
     Dynamic programming over the cuts: cost[j] = min over i of cost[i] + (j - i) * lengths[j - 1] + overhead, where
     (j - i) * lengths[j - 1] is at most `max_tokens`, or one text.
@@ -184,9 +186,9 @@ def mini_batch_ends(lengths: Integers, max_tokens: int, overhead: int) -> list[i
 
 
 def plan_report(plan: BatchPlan, sets: dict[str, TokenisedSet], side: PlannedConfig) -> dict[str, Any]:
-    """plan.json: batches, rows, tokens and padding, in all and a set; nothing in it depends on the machine.
+    """The content of plan.json: batches, rows, tokens and padding, in total and per set, the same on every machine.
 
-    Padding, and the tokens of the largest batch, are those of one process without packing, with the side's budget, or a
+    Padding and the tokens of the largest batch are those of one process without packing, with the side's budget, or a
     CPU's where that is auto.
     """
     largest, counts = 0, {name: Counter[str]() for name in sets}
@@ -214,18 +216,18 @@ def plan_report(plan: BatchPlan, sets: dict[str, TokenisedSet], side: PlannedCon
 
 
 def warn_of_small_steps(side: str, tokens: int, batches: int, ranks: int) -> None:
-    """Say where a rank has so little to do in a step that launching kernels and adding up gradients take the time."""
+    """Warn where a rank has so few tokens per step that kernel launches and the gradients' all-reduce dominate."""
     each = round(tokens / max(batches, 1) / ranks)
     if each < FEWEST_TOKENS:
-        what = "%s: %d tokens a rank and step, fewer than %d keep a GPU busy: raise training.%s.batch_size"
-        log.warning(what + ", with its learning_rate, or take fewer GPUs", side, each, FEWEST_TOKENS, side)
+        what = "%s: %d tokens per rank and step leave a GPU mostly idle (fewer than %d): raise training.%s.batch_size"
+        log.warning(what + ", and its learning_rate with it, or use fewer GPUs", side, each, FEWEST_TOKENS, side)
 
 
 def warn_of_untried(side: str, settings: SideConfig, steps: int, parameters: int) -> None:
-    """Say where a run is shorter than those of the study (README), is scored too seldom for keep_best, or has a rate
-    that nobody here has tried."""
-    if steps < FEWEST_STEPS and settings.max_steps is None:  # a number of steps that was asked for is no news
-        what = "%s: %d steps, fewer than the %d that gained in the study (README): more epochs, or smaller batches"
+    """Warn where a run is shorter than those of the study (README), has too few evaluations for keep_best, or an
+    untried learning rate."""
+    if steps < FEWEST_STEPS and settings.max_steps is None:  # whoever sets max_steps knows the number of steps
+        what = "%s: %d steps, but the study's shortest run has %d (README): use more epochs or smaller batches"
         log.warning(what, side, steps, FEWEST_STEPS)
     if settings.keep_best and settings.dev_steps and steps < 2 * settings.dev_steps:
         what = "%s: %d steps have %d evaluation(s) for keep_best to choose from: lower training.%s.dev_steps (%d)"
@@ -237,7 +239,7 @@ def warn_of_untried(side: str, settings: SideConfig, steps: int, parameters: int
 
 
 def padded_tokens(item: TokenisedSet, batch: GlobalBatch, side: PlannedConfig) -> tuple[int, int]:
-    """Tokens of a batch without and with padding, each text counted once a row."""
+    """Tokens of a batch without and with padding, each text counted once per row."""
     lengths = text_lengths(item, batch)
     return int(lengths.sum()), with_padding(lengths, ends_within(lengths, planned_budget(side)))
 

@@ -1,4 +1,4 @@
-"""What happens beside the training steps: metrics.jsonl, progress, and a clean end on SIGTERM."""
+"""Callbacks of the trainer: metrics.jsonl, checkpoints, memory, progress, and a clean stop on SIGTERM."""
 
 import json
 import math
@@ -22,20 +22,19 @@ from training.model_files import trained_weights
 
 PARTS = (
     *("contrastive", "angle", "angle_gradient_share"),  # of a side's loss
-    *("ensemble", "sparse", "multi_vector", "distillation", "all_zero"),  # of the heads'; a side's has the 4th too
+    *("ensemble", "sparse", "multi_vector", "distillation", "all_zero"),  # of the heads' loss; the 4th of a side's too
     "self_distillation",  # of a side with heads
 )
 
 
 class MetricsLog(TrainerCallback):
-    """Keeps metrics.jsonl, one line a step that is logged or evaluated, on rank 0.
+    """Writes metrics.jsonl on rank 0, one line per step that is logged or evaluated.
 
-    A line has step and, where it is logged, loss, its parts, AnglE's share of the two gradients' norms at the step's
+    A line has the step. A logged step adds loss, its parts, AnglE's share of the two gradients' norms at the step's
     embeddings or the share of texts whose sparse vector is all zero, grad_norm, learning_rate, tokens_per_second,
-    padding_share and set (null where the line covers several steps), and where the weights are evaluated, dev scores
-    and dev losses.
-    Step 0 is the model that training begins with. A resumed run first drops the lines after its checkpoint.
-    `track` gets what comes as it comes.
+    padding_share and set (null where the line covers several steps); an evaluated one adds dev scores and dev losses.
+    Step 0 is the model before training. A resumed run first drops the lines after its checkpoint. `track` gets each
+    line as it is written.
     """
 
     def __init__(self, path: Path, batches: Sequence[GlobalBatch], track: Callable[[dict[str, Any]], None]) -> None:
@@ -58,7 +57,7 @@ class MetricsLog(TrainerCallback):
                 "step": state.global_step,
                 "loss": logs["loss"],
                 **{name: logs[name] for name in PARTS if name in logs},
-                "grad_norm": logs["grad_norm"] if math.isfinite(logs["grad_norm"]) else None,  # fp16 tries large scales
+                "grad_norm": logs["grad_norm"] if math.isfinite(logs["grad_norm"]) else None,  # fp16 overflows
                 "learning_rate": logs["learning_rate"],
                 "tokens_per_second": round(tokens / (now - self.since), 1),
                 "padding_share": logs["padding_share"],
@@ -73,9 +72,9 @@ class MetricsLog(TrainerCallback):
         self.since = time.monotonic()
 
     def _write(self, line: dict[str, Any], state: TrainerState) -> None:
-        """Append the line, or add to the last one where that is the same step's.
+        """Append the line, or merge it into the last one where that is of the same step.
 
-        A run that was killed after its last step scores these weights once more, which changes nothing.
+        A run that was killed after its last step scores these weights again, which changes nothing.
         """
         if not state.is_world_process_zero:
             return
@@ -95,7 +94,7 @@ class MetricsLog(TrainerCallback):
 
 
 def _step(line: str) -> float:
-    """The step of a line; infinite for one that a kill cut off."""
+    """The step of a line; infinite for one that a kill truncated."""
     try:
         return float(json.loads(line)["step"])
     except (json.JSONDecodeError, KeyError, TypeError):
@@ -105,8 +104,8 @@ def _step(line: str) -> float:
 class Preemption(TrainerCallback):
     """On SIGTERM to any rank, all ranks save a checkpoint after the same step and stop.
 
-    With several ranks the flag is all-reduced at every step. That waits for the device, but the check of the gradient's
-    norm just before has done so already.
+    With several ranks the flag is all-reduced at every step. That waits for the device, but so did the check of the
+    gradient norm just before.
     """
 
     def __init__(self) -> None:
@@ -120,7 +119,7 @@ class Preemption(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         asked = self.asked
-        if args.world_size > 1:  # a signal that comes meanwhile stays for the next step, when all ranks hear of it
+        if args.world_size > 1:  # a signal that arrives meanwhile is shared with all ranks at the next step
             of_all = torch.tensor(int(asked), device=args.device)
             torch.distributed.all_reduce(of_all, op=torch.distributed.ReduceOp.MAX)
             asked = bool(of_all.item())
@@ -132,13 +131,13 @@ class Preemption(TrainerCallback):
 
 
 class Checkpoints(TrainerCallback):
-    """Saves a checkpoint every so many steps, also where the library, to keep the best, saves at evaluations alone."""
+    """Saves a checkpoint every `steps` steps, also where the library saves only at evaluations, to keep the best."""
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.best_global_step:  # beside the others, wherever the folder was when it was written
+        if state.best_global_step:  # next to the others, even if the folder has been moved since
             state.best_model_checkpoint = str(Path(args.output_dir, f"checkpoint-{state.best_global_step}"))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -146,9 +145,9 @@ class Checkpoints(TrainerCallback):
 
 
 class Snapshots(TrainerCallback):
-    """Keeps the trained weights of these steps, each as `<step>.safetensors` of a folder, on rank 0.
+    """Saves the trained weights at these steps as `<step>.safetensors` in a folder, on rank 0.
 
-    They are written before their step's checkpoint, so a run that goes on from one has all that came before.
+    Each is written before its step's checkpoint, so a run that resumes from a checkpoint has all earlier ones.
     """
 
     def __init__(self, folder: Path, steps: Collection[int]) -> None:
@@ -163,7 +162,7 @@ class Snapshots(TrainerCallback):
 class KeptMemory(TrainerCallback):
     """Limits the freed memory that a process on a CPU keeps from step to step to `most` bytes.
 
-    Batches of changing shapes fragment it; without a limit it grows to twice what a step takes.
+    Batches of changing shapes fragment it; without a limit it grows to twice what a step needs.
     """
 
     def __init__(self, most: int) -> None:
@@ -175,7 +174,7 @@ class KeptMemory(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         resident = resident_memory()
         if resident <= self.within:
-            return  # as much is allocated after every step, so as much may be resident as was found to be right
+            return  # the same amount is allocated after every step, so a resident size once within the limit still is
         kept = kept_memory() - self.before
         if kept > self.most:
             return_kept_memory()
@@ -184,7 +183,7 @@ class KeptMemory(TrainerCallback):
 
 
 class StepBar(ProgressCallback):
-    """The library's bar with loss and dev score at its end instead of a line a step."""
+    """The library's progress bar, with loss and dev score at its end instead of a line per step."""
 
     shown: ClassVar = {"loss": "loss", "eval_score": "dev"}
 
@@ -199,7 +198,7 @@ class StepBar(ProgressCallback):
 
 
 class StepLines(TrainerCallback):
-    """Where there is no terminal: about ten lines a run, and one an evaluation."""
+    """Progress without a terminal: about ten lines per run, and one per evaluation."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         every = max(1, state.max_steps // 10)

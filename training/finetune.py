@@ -46,15 +46,15 @@ from training.sets import PreparedSets, TokenisedSet, prepare_sets
 from training.text_vectors import auxiliary_models_of
 from training.trainer import PlannedTrainer, last_checkpoint, readable, training_arguments
 
-REPORT = "plan.json"  # the plan in numbers; the last file of what is prepared
-KEPT_SHARE = 1.6  # times the activations of the largest batch: less is given back, and fetched again, every third step
+REPORT = "plan.json"  # the plan in numbers; the last file to be prepared
+KEPT_SHARE = 1.6  # times the largest batch's activations: with less, memory is freed and allocated every third step
 
 
 @quiet()
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     """Train the stage's side from init, or from another side's model; returns the manifest's metrics.
 
-    Writes model/, plan.json and metrics.jsonl, and keeps checkpoints/ until then. Under `accelerate launch` each
+    Writes model/, plan.json and metrics.jsonl, and keeps checkpoints/ until it is done. Under `accelerate launch` each
     process takes its slice of every planned global batch; the result is the same.
     """
     side, dtype = config.side(stage.name), autocast_dtype(config.precision)
@@ -91,7 +91,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
 
 
 def join_ranks(config: Config, stage: StageFolder) -> PartialState:
-    """This process among the ranks of a stage that trains; raises UserError where they don't fit the settings."""
+    """This process among a training stage's ranks; raises UserError where their number doesn't fit the settings."""
     process = joined_ranks(config.timeout(stage.name))
     require_even_shares(config, stage.name, process.num_processes)
     require_launcher(torch.cuda.device_count(), process.num_processes, config.launch.processes)
@@ -107,16 +107,16 @@ def plan_run(
 ) -> tuple[PreparedSets, BatchPlan, dict[str, Any]]:
     """(tokenised sets, batch plan, content of plan.json); writes plan.json into the stage's folder.
 
-    Rank 0 makes what was not prepared before the launch. The others look for the file again and again, so the process
-    group's timeout does not apply.
+    Rank 0 prepares what was not prepared before the launch. The others poll for the file, so the process group's
+    timeout does not apply.
     """
     folder, process = _prepared_folder(stage), PartialState()
     if process.is_main_process:
         alone = config.launch.config == "none" and process.num_processes == 1  # no command has called `prepare`
-        _prepare(config, stage, model, anew=config.force and alone)
+        _prepare(config, stage, model, again=config.force and alone)
     while not (folder / REPORT).exists():
         time.sleep(0.5)
-    with readable(str(folder), "remove it: it is then prepared anew", "what was prepared"):
+    with readable(str(folder), "remove it: it is then prepared again", "the prepared data"):
         report, plan = read_json(folder / REPORT), read_plan(folder / "plan.npz")
         others = auxiliary_models_of(config, stage.name)
         sets = prepare_sets(stage.name, config.training_of(stage.name), model, stage.inputs["data"], folder, others)
@@ -130,17 +130,17 @@ def plan_run(
 
 
 def train(config: Config, stage: StageFolder, trainer: PlannedTrainer) -> None:
-    """All batches of the plan, from the last checkpoint on where the stage is taken up; raises Stopped on SIGTERM."""
+    """Train on the plan's batches, from the last checkpoint on where the stage resumes; raises Stopped on SIGTERM."""
     checkpoints = stage.path / "checkpoints"
     resume = last_checkpoint(checkpoints, trainer.run_digest) if stage.resuming else None
     torch.manual_seed(derived_seed(config.training_seed, "dropout", str(trainer.args.process_index)))
-    trainer.args.eval_on_start = resume is None and trainer.evaluator is not None  # what training begins with
+    trainer.args.eval_on_start = resume is None and trainer.evaluator is not None  # the model before training
     assert isinstance(trainer.loss, BatchLoss)
     tokens, has_heads = trainer.loss.mini_batch_num_tokens, isinstance(trainer.model[-1], Heads)
     with memory_explained(f"training.{stage.name}", tokens, has_heads):  # steps, the optimizer's state and dev losses
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if trainer.state.global_step < len(trainer.batches):
-        log.info("stopped at step %d; the same command goes on from there", trainer.state.global_step)
+        log.info("stopped at step %d; the same command resumes from there", trainer.state.global_step)
         raise Stopped(signal.SIGTERM)
 
 
@@ -151,14 +151,14 @@ def finish(stage: StageFolder, write: Callable[[Path], None]) -> None:
     if process.is_main_process:
         with stage.replacing("model") as folder:
             write(folder)
-        remove(checkpoints.rename(retired(checkpoints)))  # a kill meanwhile leaves no half checkpoint to go on from
+        remove(checkpoints.rename(retired(checkpoints)))  # a kill meanwhile leaves no partial checkpoint to resume from
         remove(_prepared_folder(stage))
     process.wait_for_everyone()
 
 
 @quiet()
 def prepare(config: Config, stage: StageFolder) -> None:
-    """Prepare, in the command that launches the ranks, what all of them read; raises UserError for what they would."""
+    """Prepare what all ranks read, in the command that launches them; raises UserError where they would."""
     settings, key = config.training_of(stage.name), f"training.{stage.name}"
     require_even_shares(config, stage.name, config.ranks(torch.cuda.device_count()))
     require_devices(torch.cuda.device_count(), config.launch)
@@ -167,27 +167,27 @@ def prepare(config: Config, stage: StageFolder) -> None:
     model = load_model(config.model_folder(settings.start), config.base.attention, settings, key, weights=False)
     if config.base.attention == PACKED or config.base.compile:
         choose_attention(model, config.base, autocast_dtype(config.precision) is not None, settings.dropout)
-    _prepare(config, stage, model, anew=config.force)
+    _prepare(config, stage, model, again=config.force)
 
 
-def _prepare(config: Config, stage: StageFolder, model: SentenceTransformer, anew: bool) -> None:
-    """Write the sets as tokens and other models' vectors, the plan, and its report: once, kept until the stage is made.
+def _prepare(config: Config, stage: StageFolder, model: SentenceTransformer, again: bool) -> None:
+    """Write the sets' tokens and other models' vectors, the plan, and its report: once, kept until the stage is made.
 
-    Of the model tokenizer and prompts are taken. `anew`: what is there, of an attempt that failed, is removed.
+    Only the model's tokenizer and prompts are used. `again` first removes what a failed attempt left.
     """
     settings, folder, key = config.training_of(stage.name), _prepared_folder(stage), f"training.{stage.name}"
     for other in set(folder.parent.glob(f"{stage.name}-*")) - {folder}:
         remove(other)  # of other settings
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "lock"):  # several machines' commands may be at it
-        for earlier in set(folder.iterdir()) - {folder / "lock"} if anew else ():
+    with FileLock(folder / "lock"):  # commands of several machines may prepare at once
+        for earlier in set(folder.iterdir()) - {folder / "lock"} if again else ():
             remove(earlier)
         if (folder / REPORT).exists():
             return
         data, others = stage.inputs["data"], auxiliary_models_of(config, stage.name)
         sets = prepare_sets(stage.name, settings, model, data, folder, others).train
         others.clear()
-        gc.collect()  # other models, which hold themselves in cycles
+        gc.collect()  # other models, which are in reference cycles
         torch.cuda.empty_cache()
         plan = plan_batches([item.rows for item in sets.values()], settings, config.training_seed, key)
         report = plan_report(plan, sets, settings)
@@ -240,14 +240,14 @@ def make_trainer(
 
 
 def _held_by_heads(heads: Heads, sets: PreparedSets, plan: BatchPlan, world_size: int) -> int:
-    """Bytes that heads which train along hold of the batch of which it is most."""
+    """The most bytes that jointly trained heads hold of a batch."""
     width = heads.multi_vector.out_features
     batches = ((text_lengths(sets.train[batch.set], batch), len(batch.rows)) for batch in plan.batches)
     return max(held_bytes(lengths, rows, width, world_size) for lengths, rows in batches)
 
 
 def assembled(config: Config, stage: StageFolder, plan: BatchPlan, **parts: Any) -> PlannedTrainer:
-    """A trainer of these parts with what every stage that trains has: its plan, callbacks and progress."""
+    """A trainer of these parts with what every training stage has: its plan, callbacks and progress."""
     trainer = PlannedTrainer(
         **parts,
         callbacks=[
@@ -273,7 +273,7 @@ def plan_dev(sets: list[SetRows], side: SideConfig) -> dict[str, list[GlobalBatc
         except UserError:
             small.append(rows.name)
     if small:
-        log.info("no dev loss, as there are too few dev rows for a batch: %s", ", ".join(small))
+        log.info("no dev loss, since there are too few dev rows for a batch: %s", ", ".join(small))
     return planned
 
 
@@ -285,13 +285,13 @@ def require_even_shares(config: Config, name: str, processes: int) -> None:
 
 
 def require_launcher(devices: int, processes: int, asked: int | None) -> None:
-    """Raise UserError where one process without a launcher finds several GPUs and nobody `asked` for one process."""
+    """Raise UserError where one process without a launcher finds several GPUs, unless one process was `asked` for."""
     if devices > 1 and processes == 1 and asked != 1:
         start = f"accelerate launch --num_processes {devices} -m pipeline.run"
         raise UserError(
             f"{devices} GPUs, but only one process",
             where="config key launch.config",
-            remedy=f"leave it at auto, or start with {start}; launch.processes=1 takes one GPU",
+            remedy=f"leave it at auto, or start with {start}; launch.processes=1 uses one GPU",
         )
 
 
@@ -304,7 +304,7 @@ def require_devices(devices: int, launch: LaunchConfig) -> None:
 
 
 def require_angle_batches(plan: BatchPlan, sets: Mapping[str, TokenisedSet], name: str, side: SideConfig) -> None:
-    """Raise UserError where AnglE is asked for and no batch has pairs with different labels."""
+    """Raise UserError where AnglE is on and no batch has pairs with different labels."""
     if side.angle_weight > 0 and not any(has_angle(sets[batch.set].rows, batch) for batch in plan.batches):
         raise UserError(
             "no batch has pairs with different labels, so AnglE would do nothing",
@@ -314,7 +314,7 @@ def require_angle_batches(plan: BatchPlan, sets: Mapping[str, TokenisedSet], nam
 
 
 def averaged_steps(side: SideConfig, steps: int, name: str) -> list[int]:
-    """The steps of the last evaluations whose weights are averaged; raises UserError where there are not so many."""
+    """The steps of the last evaluations whose weights are averaged; raises UserError where there are too few."""
     if side.average is None or side.dev_steps is None:
         return []
     evaluated = sorted({*range(side.dev_steps, steps + 1, side.dev_steps), steps})
@@ -330,10 +330,10 @@ def averaged_steps(side: SideConfig, steps: int, name: str) -> list[int]:
 def take_mean(trainer: PlannedTrainer, files: list[Path]) -> dict[str, Any]:
     """Load the average of the weights in `files`, unless keep_best is set and a single checkpoint scored higher.
 
-    Returns what the manifest says: `weights` (mean or best) and, where they are known, `mean_dev_score` and
+    Returns metrics for the manifest: `weights` (mean or best) and, where they are known, `mean_dev_score` and
     `best_dev_score`.
     """
-    trainer.remove_callback(MetricsLog)  # the curves have the last step's scores already, and the mean has no step
+    trainer.remove_callback(MetricsLog)  # the curves already have the last step's scores, and the mean has no step
     trainer.accelerator.wait_for_everyone()
     with readable(trainer.args.output_dir):
         load_mean(trainer.model, files)
@@ -344,21 +344,21 @@ def take_mean(trainer: PlannedTrainer, files: list[Path]) -> dict[str, Any]:
     is_worse = trainer.args.load_best_model_at_end and single is not None and single > mean
     if is_worse:
         trainer._load_best_model()
-    said = "" if single is None else f", the best evaluation's {single:.4f}"
-    log.info("dev score of the mean of %d evaluations' weights: %.4f%s", len(files), mean, said)
+    best = "" if single is None else f", the best evaluation's {single:.4f}"
+    log.info("dev score of the mean of %d evaluations' weights: %.4f%s", len(files), mean, best)
     return {"weights": "best" if is_worse else "mean", **scores}
 
 
 def dev_metrics(trainer: PlannedTrainer) -> dict[str, float]:
     """Dev scores and losses of the model's weights; none without dev rows."""
-    trainer.is_in_train = True  # or the library would score all dev sets once for each of them
+    trainer.is_in_train = True  # otherwise the library would score all dev sets once for each of them
     return trainer.evaluate() if trainer.evaluator is not None else {}
 
 
 def closing_metrics(trainer: PlannedTrainer, report: dict[str, Any]) -> dict[str, Any]:
-    """What the manifest says: sizes, speed, the last loss, and dev scores of the saved weights."""
+    """Metrics for the manifest: sizes, precision, the last loss, and dev scores of the saved weights."""
     if trainer.state.best_model_checkpoint:
-        trainer.remove_callback(MetricsLog)  # the curves have these weights' scores already, at their own step
+        trainer.remove_callback(MetricsLog)  # the curves already have these weights' scores, at their own step
         trainer.remove_callback(StepLines)
     dev = dev_metrics(trainer)
     if trainer.state.best_model_checkpoint:

@@ -1,9 +1,9 @@
 """The training loss: contrastive, AnglE and distillation from one set of embeddings, for any number of processes.
 
-All is computed on the global batch. Embeddings are gathered from all ranks with gradient, whose backward pass sums
-over the ranks; DistributedDataParallel then averages. So a rank's loss is `world_size` times its share of a sum over
-local queries (contrastive, distillation), or the whole term (AnglE), and the averaged gradient is that of one process
-with the whole batch.
+All terms are computed on the global batch. Embeddings are gathered from all ranks with gradient, whose backward pass
+sums over the ranks; DistributedDataParallel then averages. So a rank's loss is `world_size` times its share of a sum
+over local queries (contrastive, distillation), or the whole term (AnglE), and the averaged gradient is that of one
+process with the whole batch.
 """
 
 from collections.abc import Iterable, Sequence
@@ -64,17 +64,17 @@ def contrastive_loss(
     """InfoNCE with in-batch and hard negatives, a scalar.
 
     It is the cross-entropy of each query's own positive, summed over `queries` and divided by the number of usable rows
-    of the whole global batch.
+    in the whole global batch.
 
     Args:
         embeddings: (rows, 2 + negatives, dim): anchor, positive and hard negatives of each row of the global batch.
         usable: (rows,) bool; other rows are neither queries nor candidates.
         temperature: cosine similarities are divided by it.
-        directions: query_to_doc compares the anchor with all positives and negatives; doc_to_query adds the own
-            positive with all anchors, query_to_query the anchor with the other anchors, and doc_to_doc the own
-            positive with the other positives to the same softmax (arXiv:2308.03281, section 3.3).
-        margin: leave out other rows' texts whose similarity is above that of the own positive minus this margin,
-            as probable false negatives; None keeps all.
+        directions: query_to_doc compares the anchor with all positives and negatives; doc_to_query adds its positive
+            with all anchors, query_to_query the anchor with the other anchors, and doc_to_doc its positive with the
+            other positives to the same softmax (arXiv:2308.03281, section 3.3).
+        margin: leave out other rows' texts whose similarity is above that of the anchor's own positive minus this
+            margin, as probable false negatives; None keeps all.
         queries: the rows whose cross-entropy is summed.
         guide: (rows, 2 + negatives, any width): a guide model's embeddings. False negatives are then judged by its
             similarities, not the model's own, and the row's own negatives are judged too (GISTEmbed, arXiv:2402.16829).
@@ -121,8 +121,8 @@ def distillation_loss(
 
     Both distributions are the softmax of cosines, divided by `temperature`, over the candidates of `contrastive_loss`
     (arXiv:2010.11386, section 3). `teacher` is (rows, 2 + negatives, any width); the other arguments are those of
-    `contrastive_loss`. The usual factor temperature ** 2 is left out: then the gradient is (q - p) / temperature, as
-    that of the contrastive loss is, and a weight means the same at every temperature.
+    `contrastive_loss`. The usual factor temperature ** 2 is left out: then the gradient is (q - p) / temperature, like
+    that of the contrastive loss, and a weight means the same at every temperature.
     """
     rows = _own(usable, queries)
     excluded = _no_candidates(embeddings.shape[1], usable, rows, directions)
@@ -130,7 +130,7 @@ def distillation_loss(
         (_cosines(texts, rows, directions) / temperature).masked_fill(excluded, float("-inf")).log_softmax(dim=1)
         for texts in (embeddings, teacher)
     )
-    divergence = F.kl_div(student.masked_fill(excluded, 0.0), wanted.exp(), reduction="sum")  # 0 * -inf is no number
+    divergence = F.kl_div(student.masked_fill(excluded, 0.0), wanted.exp(), reduction="sum")  # 0 * -inf is NaN
     return divergence / usable.sum().clamp(min=1)
 
 
@@ -140,20 +140,20 @@ def _own(usable: Tensor, queries: slice) -> Tensor:
 
 
 def _blocks(columns: int, directions: Sequence[str]) -> list[tuple[int, int]]:
-    """Which column of the own row is compared with which column of all rows; 0 anchors, 1 positives, then negatives."""
+    """Which column of a query's row is compared with which of all rows: 0 anchors, 1 positives, then negatives."""
     others = {"doc_to_query": (1, 0), "query_to_query": (0, 0), "doc_to_doc": (1, 1)}
     return [(0, column) for column in range(1, columns)] + [others[name] for name in directions if name in others]
 
 
 def _cosines(embeddings: Tensor, rows: Tensor, directions: Sequence[str]) -> Tensor:
-    """Of each of `rows` with its candidates, block by block; (rows, candidates), the positive at the row's number."""
+    """Cosines of each of `rows` with its candidates, (rows, candidates), block by block; column n: row n's positive."""
     columns = F.normalize(embeddings, dim=-1).unbind(1)
     own = columns[0][rows], columns[1][rows]
     return torch.cat([own[one] @ columns[other].T for one, other in _blocks(len(columns), directions)], dim=1)
 
 
 def _no_candidates(columns: int, usable: Tensor, rows: Tensor, directions: Sequence[str]) -> Tensor:
-    """Which of `_cosines` are of rows that are not usable, or of a text with itself."""
+    """Which of `_cosines` are with rows that are not usable, or of a text with itself."""
     itself = rows[:, None] == torch.arange(len(usable), device=rows.device)
     return torch.cat([~usable | (itself & (one == other)) for one, other in _blocks(columns, directions)], dim=1)
 
@@ -170,12 +170,12 @@ class GlobalRows:
 
     @property
     def usable(self) -> Tensor:
-        """(rows,) bool: those whose positive is one."""
+        """(rows,) bool: whether the row's positive is one, that is, has no score or score 1."""
         return self.scores.isnan() | (self.scores == 1)
 
 
 class BatchLoss(nn.Module):
-    """What the trainer asks of a loss: `model`, `parts` to be logged, and the mini-batches' budget in tokens."""
+    """What the trainer needs of a loss: `model`, `parts` to log, and the mini-batches' budget in tokens."""
 
     def __init__(self, model: nn.Module, temperature: float, mini_batch_num_tokens: int) -> None:
         super().__init__()
@@ -198,14 +198,14 @@ class PlannedLoss(BatchLoss):
         super().__init__(model, side.temperature, mini_batch_num_tokens)
         self.side = side
         self.measures = True  # whether `angle_gradient_share`, which takes two more passes over the losses, is wanted
-        self.angle_gradient_share: Tensor | None = None  # of the last batch for which it was, the same on every rank
+        self.angle_gradient_share: Tensor | None = None  # of the last batch where it was, the same on every rank
 
     def forward(self, features: Iterable[dict[str, Tensor]], labels: dict[str, Any]) -> Tensor:
         """The loss of this rank's rows.
 
-        `labels` holds `position` (rows, 2 + negatives), where each text stands in the concatenated mini-batches,
-        `score` (rows,), NaN where there is none, `angle_weight`, and where there are such models `guide` and `teacher`,
-        their vectors of the texts (rows, 2 + negatives, width).
+        `labels` holds `position` (rows, 2 + negatives), each text's place in the concatenated mini-batches, `score`
+        (rows,), NaN where there is none, `angle_weight`, and from a guide or teacher model `guide` and `teacher`, its
+        vectors of the texts (rows, 2 + negatives, width).
         """
         features = list(features)
         kept = kept_graphs([part["input_ids"].numel() for part in features], self.mini_batch_num_tokens)
@@ -239,7 +239,7 @@ class PlannedLoss(BatchLoss):
                     if keep:
                         embedding.backward(gradient * factor)
             for index, state in states.items():
-                last = index == max(states)  # with which the ranks' gradients are added up
+                last = index == max(states)  # then the ranks' gradients are averaged
                 with nullcontext() if last else self._unsynchronised(), torch.enable_grad():
                     with state:
                         embedding = self._embed(features[index])
@@ -266,7 +266,7 @@ class PlannedLoss(BatchLoss):
         return GlobalRows(embeddings, gathered(labels["score"]), own, guide, teacher)
 
     def _margin(self, guide: Tensor | None) -> tuple[float | None, Tensor | None]:
-        """What tells false negatives: margin and the guide's vectors."""
+        """What detects false negatives: margin and the guide's vectors."""
         margin = self.side.false_negative_margin
         return 0.0 if margin is None and guide is not None else margin, guide
 

@@ -1,4 +1,4 @@
-"""How many tokens' activations a device holds at once: what fits is embedded with its graph, the rest twice."""
+"""How many tokens' activations fit a device at once: those are embedded with a graph, the rest twice."""
 
 import contextlib
 import dataclasses
@@ -14,15 +14,15 @@ from configs.schema.training import PlannedConfig
 from pipeline.core.console import log
 from pipeline.core.errors import UserError
 
-# On a CPU: as many as the longest text of bge-m3. With 28 million parameters at 96 tokens training peaks at 4.8 GB with
-# it, at 6.5 GB with twice as many (questions on documentation, two cores).
+# On a CPU: the tokens of bge-m3's longest text. Training 28 million parameters on texts of 96 tokens peaks at 4.8 GB
+# with it, at 6.5 GB with twice as many (questions on documentation, two cores).
 AT_ONCE_ON_CPU = 8192
 # What one more mini-batch costs, in tokens: measured with the demo's base on two cores; on a GPU estimated from the
-# launches of 24 layers' kernels, forwards and backwards, at 5 microseconds each beside 100,000 tokens a second.
+# kernel launches of 24 layers, forward and backward, at 5 microseconds each, against 100,000 tokens a second.
 CPU_OVERHEAD, GPU_OVERHEAD = 96, 512
 PROBED = 4096  # tokens of the first probe; the second has twice as many
-STATE_BYTES = 12  # bytes a trained parameter of gradient and AdamW's two moments; the weights are on the device already
-DDP_BUCKET_BYTES = 4  # and of DistributedDataParallel's copy of the gradient
+STATE_BYTES = 12  # per trained parameter: gradient and AdamW's two moments; the weights are on the device already
+DDP_BUCKET_BYTES = 4  # per trained parameter: DistributedDataParallel's copy of the gradient
 RESERVED_SHARE = 0.05  # share of the device's memory that is left free: fragments, the loss, dev scores
 BUDGET_MULTIPLE = 256  # budgets are multiples of it
 
@@ -33,7 +33,7 @@ class Budget:
 
     tokens: int  # with padding, whose activations are in memory at once
     overhead: int  # what a further mini-batch costs, in tokens
-    whole: bool = True  # whether a batch that fits is cut for its padding alone
+    whole: bool = True  # whether a batch that fits is cut only to save padding
 
 
 def planned_budget(side: PlannedConfig, fitting: int = AT_ONCE_ON_CPU, further: int = CPU_OVERHEAD) -> Budget:
@@ -53,21 +53,21 @@ def measured_tokens(
     key: str,
     held: int = 0,
 ) -> int:
-    """Tokens whose activations fit the GPU of `model` beside the training's state, on the fullest rank.
+    """Tokens whose activations fit the GPU of `model` alongside the training state, on the fullest rank.
 
-    Two probing steps on the side's longest texts, one with twice as many texts, give the bytes a token takes and
-    those that every step takes. `features` makes a mini-batch, `dtype` None means float32, `key` is the
-    side's, for errors, and `held` are the bytes that heads which train along hold of a whole batch.
+    Two probing steps on the side's longest texts, one with twice as many texts, give the bytes per token and those that
+    every step takes. `features` makes a mini-batch, `dtype` None means float32, `key` is the side's, for errors, and
+    `held` are the bytes that jointly trained heads hold of a whole batch.
     """
     device, peaks, sizes, longest = model.device, [], [], side.longest
     text = [int(model.tokenizer.sep_token_id)] * longest
     with memory_explained(key):
-        probe(model, features([text]), dtype)  # what the first pass alone allocates for good, such as workspaces
+        probe(model, features([text]), dtype)  # allocates what stays after the first pass, such as workspaces
         for number in (max(1, PROBED // longest), 2 * max(1, PROBED // longest)):
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
             before = torch.cuda.memory_allocated(device)
-            # One is shorter, or padded texts would have no mask, of which each layer keeps a copy.
+            # One is shorter: otherwise padded texts have no mask, of which each layer keeps a copy.
             probe(model, features([*[text] * (number - 1), text[1:]]), dtype)
             peaks.append(torch.cuda.max_memory_allocated(device) - before)
             sizes.append(number * longest)
@@ -82,18 +82,18 @@ def measured_tokens(
         fits = int(least.item())
     if fits < longest:
         heads = f", {held / 1e9:.1f} GB that the heads hold of a batch" if held else ""
-        what = f"a text of {longest} tokens{heads} and the training's state don't fit the GPU's memory"
+        what = f"a text of {longest} tokens{heads} and the training state don't fit the GPU's memory"
         remedy = f"{'lower batch_tokens or batch_size, or ' if held else ''}shorten anchor_length and positive_length"
         raise UserError(what, where=f"config key {key}", remedy=remedy)
-    log.info("%.2f MB of activations a token: %d tokens at once", a_token / 1e6, fits)
+    log.info("%.2f MB of activations per token: %d tokens at once", a_token / 1e6, fits)
     return fits
 
 
 def tokens_that_fit(sizes: Sequence[int], peaks: Sequence[int], room: int, trained: int) -> tuple[float, int]:
-    """Bytes a token, and how many tokens' activations `room` bytes hold.
+    """Bytes per token, and how many tokens' activations `room` bytes hold.
 
-    `peaks` are the bytes that probing steps of `sizes` tokens took. What doesn't grow with the tokens contains the
-    gradients of the `trained` parameters, which `room` leaves out already.
+    `peaks` are the bytes that probing steps of `sizes` tokens took. Their constant part contains the gradients of the
+    `trained` parameters, which `room` already excludes.
     """
     a_token = max((peaks[1] - peaks[0]) / (sizes[1] - sizes[0]), 1.0)
     constant = max(peaks[0] - a_token * sizes[0] - 4 * trained, 0.0)
@@ -101,7 +101,7 @@ def tokens_that_fit(sizes: Sequence[int], peaks: Sequence[int], room: int, train
 
 
 def probe(model: SentenceTransformer, features: dict[str, Any], dtype: torch.dtype | None) -> None:
-    """A forward and a backward pass that leave no gradient and no trace in the random numbers."""
+    """A forward and a backward pass that leave no gradient and don't change the random state."""
     device = model.device
     model.train()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -116,7 +116,7 @@ def memory_explained(key: str, tokens: int | None = None, heads: bool = False) -
     """Raise UserError where the device runs out of memory, with half of `tokens` as the remedy.
 
     `tokens` are those that were to be in memory at once, `key` is the side's config key, and `heads` says whether heads
-    train too, which hold something of every token of a batch.
+    train too, whose memory grows with the whole batch.
     """
     try:
         yield
@@ -124,5 +124,5 @@ def memory_explained(key: str, tokens: int | None = None, heads: bool = False) -
         half = max(tokens // 2 // BUDGET_MULTIPLE * BUDGET_MULTIPLE, BUDGET_MULTIPLE) if tokens else PROBED // 2
         what = "the device's memory is full" + (f" with {tokens} tokens at once" if tokens else "")
         smaller = "lower batch_tokens or batch_size, " if heads else ""
-        remedy = f"{smaller}set mini_batch_tokens={half}, or end what else is on the device"
+        remedy = f"{smaller}set mini_batch_tokens={half}, or stop other programs on the device"
         raise UserError(what, where=f"config key {key}.mini_batch_tokens", remedy=remedy) from error

@@ -1,4 +1,4 @@
-"""The init model in, the fine-tuned model out, with everything of the folder that is not a weight kept as it is."""
+"""Loading the model to train and saving the trained one; everything in the folder but the weights is kept."""
 
 import shutil
 from collections.abc import Sequence
@@ -29,12 +29,12 @@ from pipeline.core.safetensors_io import WEIGHTS_FILE
 def load_model(
     folder: Path, attention: str, side: PlannedConfig, key: str = "training", weights: bool = True
 ) -> SentenceTransformer:
-    """The model with float32 weights, dropout and adapter of the side with this config key, its unused pooler frozen.
+    """The model with float32 weights, the side's dropout and adapter, and its unused pooler frozen.
 
-    Without `weights` none are read: shapes, tokenizer and prompts are there. Raises UserError where it can't be loaded,
-    or a length or dimension of the side is beyond the model's.
+    `key` is the side's config key. Without `weights` only shapes, tokenizer and prompts are read. Raises UserError
+    where the model can't be loaded, or a length or dimension of the side is beyond the model's.
     """
-    remedy = "make init again, or mend base.attention"
+    remedy = "make init again, or change base.attention"
     implementation = attention_implementation(attention, side.longest)
     options: dict[str, Any] = {} if weights else {"device_map": "meta", "finite": False}
     model = load_folder(folder, "cpu", remedy=remedy, attn_implementation=implementation, **options)
@@ -53,7 +53,7 @@ def load_model(
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = side.dropout
-    # No gradient reaches the pooler of a model with CLS or mean pooling, at which DistributedDataParallel would stop.
+    # No gradient reaches the pooler of a model with CLS or mean pooling, for which DistributedDataParallel would fail.
     pooler = getattr(encoder, "pooler", None)
     if pooler is not None:
         pooler.requires_grad_(False)
@@ -63,7 +63,7 @@ def load_model(
 
 
 def _check_dimensions(dimensions: list[int], width: int, key: str) -> None:
-    """Raise UserError where a vector has fewer numbers; warn where the losses never see a whole one."""
+    """Raise UserError where vectors have fewer dimensions; warn where the losses never see whole vectors."""
     if dimensions and max(dimensions) > width:
         what = f"{max(dimensions)} dimensions are more than the base's {width}"
         raise UserError(what, where=f"config key {key}.dimensions", remedy=f"use at most {width}")
@@ -72,7 +72,7 @@ def _check_dimensions(dimensions: list[int], width: int, key: str) -> None:
 
 
 def add_adapter(encoder: PreTrainedModel, adapter: AdapterConfig, key: str) -> None:
-    """Freeze the encoder, and give its linear layers the side's adapter; `key` is the config's.
+    """Freeze the encoder and add the adapter, whose config key is `key`, to its linear layers.
 
     The adapter's product is zero at first. Raises UserError where peft is not installed, or no layer has such a name.
     """
@@ -80,7 +80,7 @@ def add_adapter(encoder: PreTrainedModel, adapter: AdapterConfig, key: str) -> N
         from peft import LoraConfig, inject_adapter_in_model
         from peft.tuners.lora import LoraLayer
     except ImportError as error:
-        what, remedy = "an adapter takes the package peft", f"{INSTALL} peft"
+        what, remedy = "an adapter needs the package peft", f"{INSTALL} peft"
         raise UserError(what, where=f"config key {key}.rank", remedy=remedy) from error
     inside: Any = getattr(encoder, "encoder", encoder)  # not the pooler, which no gradient reaches
     encoder.requires_grad_(False)
@@ -98,7 +98,7 @@ def add_adapter(encoder: PreTrainedModel, adapter: AdapterConfig, key: str) -> N
 
 
 def merge_adapter(encoder: PreTrainedModel) -> None:
-    """Add the adapter's product to the weights, and take it away: the encoder is as `add_adapter` found it."""
+    """Add the adapter's product to the weights and remove it: the encoder has its original modules again."""
     from peft.tuners.lora import LoraLayer
 
     for name, layer in list(encoder.named_modules()):
@@ -109,9 +109,9 @@ def merge_adapter(encoder: PreTrainedModel) -> None:
 
 
 def choose_attention(model: SentenceTransformer, base: BaseConfig, half: bool, dropout: float) -> None:
-    """Have the model take packed texts as `base.attention` says, and its layers compiled as `base.compile` says.
+    """Set up packed texts as `base.attention` says, and compile the layers where `base.compile` says so.
 
-    `half` says whether the encoder trains in 16 bit. Raises UserError where what is asked for can't run.
+    `half` says whether the encoder trains in 16 bit. Raises UserError where the requested one can't run.
     """
     if base.attention in ("auto", PACKED):
         lacking = why_not_packed(model, half, dropout)
@@ -133,20 +133,20 @@ def choose_attention(model: SentenceTransformer, base: BaseConfig, half: bool, d
 
 
 def _spare_conversions(encoder: Any, attention: str) -> None:
-    """Have each layer's attention take mask and hidden states in autocast's type, where autocast is on."""
+    """Have each layer's attention get its mask and hidden states in autocast's type, where autocast is on."""
     if attention == "eager":
         encoder.encoder.register_forward_pre_hook(_with_narrow_mask, with_kwargs=True)
     for module in encoder.modules():
         linear = {name for name, child in module.named_children() if isinstance(child, nn.Linear)}
-        if linear == {"query", "key", "value"}:  # not ALBERT's, which adds its input to what attention gives
+        if linear == {"query", "key", "value"}:  # not ALBERT's, which adds its input to attention's output
             module.register_forward_pre_hook(_converted_once)
 
 
 def _with_narrow_mask(layers: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-    """The mask in autocast's type, as eager attention's scores are: in 32 bit it would widen them, for each layer.
+    """The mask in autocast's type, like eager attention's scores: in 32 bit it would widen them in each layer.
 
-    What attention weighs by is the same, since softmax adds up in 32 bit and its result is rounded in any case. Texts
-    under `NARROW_FROM` keep the wide mask.
+    Attention weights are the same, since softmax sums in 32 bit and its result is rounded in any case. Texts shorter
+    than `NARROW_FROM` keep the wide mask.
     """
     mask = kwargs.get("attention_mask")
     if not isinstance(mask, Tensor) or mask.shape[-1] < NARROW_FROM:
@@ -157,7 +157,7 @@ def _with_narrow_mask(layers: nn.Module, args: tuple[Any, ...], kwargs: dict[str
 
 
 def _converted_once(attention: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Hidden states in autocast's type; else query, key and value each convert them, and keep a copy for backward.
+    """Hidden states in autocast's type; otherwise query, key and value each convert them and keep a copy for backward.
 
     Outputs are equal; the three gradients are added in 16 bit. On two cores a step of a small encoder takes 2 % less
     time, its activations 9 % less memory.
@@ -180,7 +180,7 @@ def trained_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def load_mean(model: nn.Module, files: Sequence[Path]) -> None:
-    """Give the model the mean of the trained weights in safetensors files; of an adapter, that of its matrices."""
+    """Load the mean of the trained weights in safetensors files into the model; for an adapter, of its matrices."""
     with ExitStack() as stack:
         opened = [stack.enter_context(safe_open(file, "pt")) for file in files]
         for name, weight in trained_weights(model).items():
@@ -188,9 +188,9 @@ def load_mean(model: nn.Module, files: Sequence[Path]) -> None:
 
 
 def save_model(model: SentenceTransformer, init: Path, folder: Path) -> None:
-    """Write a sentence-transformers folder: new weights of every module; all else is as `init` has it.
+    """Write a sentence-transformers folder: new weights of every module, everything else copied from `init`.
 
-    A pooler that `init` lacks was made up by transformers, and stays out.
+    A pooler that `init` lacks was initialised randomly by transformers, and is left out.
     """
     shutil.copytree(init, folder, ignore=shutil.ignore_patterns(*STAGE_FILES))
     write_dtype(folder, "float32")

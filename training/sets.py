@@ -1,4 +1,4 @@
-"""All sets of one side: read, and tokenised once and ahead."""
+"""All sets of one side, read and tokenised once, before training."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -26,15 +26,15 @@ from pipeline.core.errors import UserError
 from training.batch_plan import Integers, SetRows
 from training.text_vectors import AuxiliaryModel, TextVectors
 
-SMALL = 100  # rows; sets below it share a line of the log
-AT_ONCE = 8192  # texts given to the tokenizer, which works on them with all cores
+SMALL = 100  # sets with fewer rows share a line of the log
+AT_ONCE = 8192  # texts per call of the tokenizer, which uses all cores
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenIds:
     """Token ids of distinct texts, on disk, by the texts' numbers in `SetRows`."""
 
-    ids: NDArray[np.int32]  # of all texts, one behind the other
+    ids: NDArray[np.int32]  # of all texts, concatenated
     ends: Integers  # (numbers + 1,) text n is ids[ends[n] : ends[n + 1]]
 
     def __getitem__(self, number: int) -> list[int]:
@@ -42,7 +42,7 @@ class TokenIds:
 
     @cached_property
     def lengths(self) -> Integers:
-        """(numbers,) tokens; 0 for a text of the set that stands in other columns alone."""
+        """(numbers,) tokens; 0 for a text that is only in other columns of the set."""
         return np.diff(self.ends)
 
 
@@ -61,7 +61,7 @@ class TokenisedSet:
 
 @dataclasses.dataclass(frozen=True)
 class PreparedSets:
-    """What a run reads as tokens: training sets, and dev sets for their loss."""
+    """A run's tokenised sets: training sets, and dev sets for their loss."""
 
     train: dict[str, TokenisedSet]
     dev: dict[str, TokenisedSet]
@@ -75,7 +75,7 @@ def prepare_sets(
     cache: Path,
     others: Mapping[str, AuxiliaryModel] = MappingProxyType({}),
 ) -> PreparedSets:
-    """The sets of the side `name`: tokens, and the vectors of the `others`, by role, made unless `cache` has them.
+    """The sets of the side `name`: tokens, and the vectors of the `others` by role, computed unless `cache` has them.
 
     Raises UserError where there are no sets, or the config names unknown ones.
     """
@@ -128,7 +128,7 @@ def tokenised_set(
 ) -> TokenisedSet:
     """Read and tokenise one set, each distinct text once; the result is kept in `cache` and read there the next time.
 
-    Where prompt and length are the same, anchors are among the passages.
+    Where prompt and length are the same, anchors are stored with the passages.
     """
     name = path.stem
     anchor_length, positive_length, _ = side.limits_of(name)
@@ -149,7 +149,7 @@ def tokenised_set(
     with np.load(record) as file:
         columns = dict(file)
     ends = {role: columns[f"{role}_ends"] for role in ("passages", "anchors") if f"{role}_ends" in columns}
-    found = {  # with its shape a file that was cut off is an error, and not other tokens
+    found = {  # the shape makes a truncated file an error
         role: TokenIds(np.memmap(cache / f"{name}.{role}", np.int32, mode="r", shape=(int(own[-1]),)), own)
         for role, own in ends.items()
     }
@@ -164,7 +164,7 @@ def with_vectors(
     cache: Path,
     others: Mapping[str, AuxiliaryModel],
 ) -> TokenisedSet:
-    """The set with the `others`' vectors of its texts, which are cut at the same number of the other's tokens."""
+    """The set with the `others`' vectors of its texts, cut at the same length in the other model's tokens."""
     name, found = item.rows.name, {}
     for role, other in others.items():
         file = cache / f"{name}.{role}.npy"
@@ -177,7 +177,7 @@ def with_vectors(
 
 def _numbered(table: pa.Table) -> tuple[pa.Array, dict[str, Any]]:
     """The distinct texts of all columns, and the columns: numbers of texts, counts of negatives, and scores."""
-    lists = table["negatives"].cast(pa.large_list(pa.large_string())).combine_chunks()  # which may hold 2 GiB of text
+    lists = table["negatives"].cast(pa.large_list(pa.large_string())).combine_chunks()  # large: may exceed 2 GiB
     negatives = pa.chunked_array([lists.flatten()])
     texts = {"anchors": table["anchor"], "positives": table["positive"], "negatives": negatives}
     arrays = [array.cast(pa.large_string()) for column in texts.values() for array in column.chunks]
@@ -193,7 +193,7 @@ def _numbered(table: pa.Table) -> tuple[pa.Array, dict[str, Any]]:
 def _tokenise(
     texts: pa.Array, wanted: Integers, tokenizer: PreTrainedTokenizerBase, prompt: str, length: int, path: Path
 ) -> Integers:
-    """Write the token ids of the texts with the `wanted` numbers, which rise; returns `TokenIds.ends`."""
+    """Write the token ids of the texts with the `wanted` numbers, in ascending order; returns `TokenIds.ends`."""
     lengths = np.zeros(len(texts), dtype=np.int64)
     parts = [wanted[start : start + AT_ONCE] for start in range(0, len(wanted), AT_ONCE)]
     with replacing(path) as temporary, temporary.open("wb") as file:

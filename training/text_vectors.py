@@ -1,7 +1,6 @@
-"""What other models make of a side's texts: a guide against false negatives, a teacher.
+"""Other models' vectors of a side's texts: of a guide against false negatives, and of a teacher.
 
-Their vectors are made once, when the side's sets are prepared, and kept beside the tokens; a step reads those of its
-rows.
+They are computed once, when the side's sets are prepared, and kept next to the tokens; a step reads those of its rows.
 """
 
 from dataclasses import dataclass
@@ -24,27 +23,27 @@ from training.batch_plan import GlobalBatch, Integers, SetRows
 class TextVectors:
     """Another model's vectors of one set's texts."""
 
-    keys: Integers  # (texts,) rising: an anchor's number in `SetRows`, a passage's plus `passages`
+    keys: Integers  # (texts,) ascending: an anchor's number in `SetRows`, a passage's plus `passages`
     passages: int
     vectors: np.ndarray  # (texts, width) float32, on disk
 
     @classmethod
     def read(cls, file: Path, rows: SetRows) -> "TextVectors":
-        """Those of the set that `AuxiliaryModel.write_vectors` has written."""
+        """The set's vectors that `AuxiliaryModel.write_vectors` wrote."""
         return cls(*_keys(rows), np.load(file, mmap_mode="r"))
 
     def of(self, rows: SetRows, batch: GlobalBatch) -> np.ndarray:
-        """Those of a batch's anchors, positives and chosen negatives, shape (rows, 2 + negatives, width)."""
+        """The vectors of a batch's anchors, positives and chosen negatives, shape (rows, 2 + negatives, width)."""
         keys = np.column_stack([rows.anchors[batch.rows], rows.passages_of(batch) + self.passages])
         return np.asarray(self.vectors[np.searchsorted(self.keys, keys)])
 
 
 class AuxiliaryModel:
-    """A guide or teacher; it is opened only where a set lacks its vectors.
+    """A guide or teacher, opened only where a set lacks its vectors.
 
     Args:
-        wanted: base or init, a folder or a Hub id. Its tokenizer may be another: it reads texts.
-        key: where the config names it.
+        wanted: base or init, a folder or a Hub id. Its tokenizer may differ: it reads texts.
+        key: the config key that names it.
     """
 
     def __init__(self, config: Config, wanted: str, key: str) -> None:
@@ -58,28 +57,28 @@ class AuxiliaryModel:
         return opened
 
     def write_vectors(self, file: Path, texts: pa.Array, rows: SetRows, side: str, length: int) -> None:
-        """Those of a set of this data `side`, whose texts, by their numbers in `rows`, are cut at `length` tokens."""
+        """Write the vectors of a set of this data `side`: of `texts`, numbered as in `rows`, cut at `length` tokens."""
         keys, passages = _keys(rows)
         found, anchors = texts.take(pa.array(keys % passages)).to_pylist(), int(np.searchsorted(keys, passages))
         prompts = prompts_of(self.encoder.model, side)
         parts = (found[:anchors], prompts.anchor), (found[anchors:], prompts.positive)
         vectors = [self.encoder.embed(some, prompt, length) for some, prompt in parts]
         shape = len(found), vectors[0].shape[1]
-        with replacing(file) as path, path.open("wb") as out:  # one behind the other, not joined in memory
+        with replacing(file) as path, path.open("wb") as out:  # one after the other, not joined in memory
             np.lib.format.write_array_header_1_0(out, {"descr": "<f4", "fortran_order": False, "shape": shape})
             for part in vectors:
                 part.tofile(out)
 
 
 def _keys(rows: SetRows) -> tuple[Integers, int]:
-    """Of all texts that a batch of these rows may have, and what a passage's number is raised by."""
+    """Keys of all texts that a batch of these rows may have, and what is added to a passage's number."""
     passages = [rows.positives, *(rows.negatives if rows.max_negatives else ())]
     first = 1 + max(int(numbers.max(initial=0)) for numbers in (rows.anchors, *passages))
     return np.unique(np.concatenate([rows.anchors, *(numbers + first for numbers in passages)])), first
 
 
 def auxiliary_models_of(config: Config, name: str) -> dict[str, AuxiliaryModel]:
-    """Guide and teacher of a stage that trains, as far as it has them."""
+    """The guide and teacher that a training stage has, if any."""
     settings = config.training_of(name)
     wanted = settings.auxiliary_models if isinstance(settings, SideConfig) else {}
     return {role: AuxiliaryModel(config, model, f"training.{name}.{role}") for role, model in wanted.items()}

@@ -1,4 +1,4 @@
-"""The library's trainer and its arguments, and what it lacks: planned batches, marked checkpoints, a stop at NaN."""
+"""The library's trainer and arguments, plus what it lacks: planned batches, marked checkpoints, a stop at NaN."""
 
 import contextlib
 import dataclasses
@@ -37,29 +37,29 @@ from training.losses import BatchLoss, PlannedLoss
 from training.model_files import trained_weights
 
 MARK = "complete.json"  # in a checkpoint folder whose files are all written
-TRAINED_WEIGHTS = "trained.safetensors"  # there, in place of a model that has heads, or of which only an adapter trains
+TRAINED_WEIGHTS = "trained.safetensors"  # there, instead of a model that has heads or trains only an adapter
 NOT_FREE = {  # arguments of the library that the pipeline sets or ignores
     *("max_steps", "num_train_epochs", "gradient_accumulation_steps", "output_dir", "bf16", "fp16", "seed"),
-    # Would change nothing beside the plan's.
+    # Without effect, since the plan decides.
     *("per_device_train_batch_size", "per_device_eval_batch_size", "batch_sampler", "warmup_ratio"),
-    "auto_find_batch_size",  # it would train anew from where memory ran out
-    *("ignore_data_skip", "save_only_model"),  # a run taken up from a checkpoint would end in another model
-    *("eval_strategy", "eval_steps", "save_strategy", "save_steps"),  # the best weights are to have a checkpoint
+    "auto_find_batch_size",  # it would restart training from where memory ran out
+    *("ignore_data_skip", "save_only_model"),  # a resumed run would end in another model
+    *("eval_strategy", "eval_steps", "save_strategy", "save_steps"),  # the best weights must have a checkpoint
     *("load_best_model_at_end", "metric_for_best_model", "greater_is_better"),  # keep_best, by the dev score
-    "logging_strategy",  # without lines there are no curves
+    "logging_strategy",  # without logging there are no curves
     *("fsdp", "fsdp_config", "deepspeed", "parallelism_config"),  # every rank has the whole model
     "push_to_hub",  # it would upload checkpoints; the stage publish uploads the model
-    # Of other models and losses, or of texts that are not tokens yet: to no effect here, or a crash.
+    # For other models and losses, or for texts that are not tokenised: without effect here, or a crash.
     *("neftune_noise_alpha", "label_smoothing_factor", "use_liger_kernel", "prompts", "router_mapping", "label_names"),
     *("multi_dataset_batch_sampler", "train_sampling_strategy", "dataloader_drop_last", "data_seed"),
 }
 
 
 def _outlive_sigterm(worker: int) -> None:
-    """For a worker of the data loader, a fork of its rank: it obeys only the SIGTERM that its rank sends.
+    """Have a data loader's worker, a fork of its rank, obey only the SIGTERM that this rank sends.
 
-    A scheduler's reaches it beside its rank, which needs it until its checkpoint. The rank's own comes where the rank
-    ends in an error; the rank then waits for its workers.
+    A scheduler's SIGTERM reaches it as well as its rank, which needs it until the checkpoint. The rank sends its own
+    where it ends in an error; it then waits for its workers.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
@@ -77,7 +77,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
     Args:
         batches: the global batches of the run, one an optimizer step.
         dev_batches: dev set -> the batches on which its loss is measured.
-        run_digest: what the checkpoints belong to; others are refused.
+        run_digest: identifies the run in its checkpoints; those of other runs are refused.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
         return dataset  # already tokens
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
-        """No model card of the library's own."""
+        """Leave out the library's model card."""
 
     def get_train_dataloader(self) -> DataLoader:
         return self._planned(self.train_dataset, self.batches)
@@ -112,7 +112,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
         workers = self.args.dataloader_num_workers if batches is self.batches else 0  # dev sets are small
         on_linux: dict[str, Any] = {"multiprocessing_context": "fork", "worker_init_fn": _outlive_sigterm}
         with named_argument("dataloader_num_workers"):
-            return DataLoader(  # not prepared by Accelerate, which would share out these slices once more
+            return DataLoader(  # not prepared by Accelerate, which would split these slices again
                 rows,
                 batch_sampler=own,
                 collate_fn=self.data_collator.collate,
@@ -131,7 +131,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         assert isinstance(self.data_collator, MiniBatchCollator)
-        on_device = send_to_device(inputs, self.args.device, non_blocking=True)  # the library's own way waits for each
+        on_device = send_to_device(inputs, self.args.device, non_blocking=True)  # the library would wait for each
         return self.data_collator.to_model_inputs(on_device)
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> Any:
@@ -146,7 +146,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
         self.last_loss = loss[0].detach() if isinstance(loss, tuple) else loss.detach()
         assert isinstance(self.loss, BatchLoss) and isinstance(self.train_dataset, PlannedDataset)
         parts = self.loss.parts
-        if self.train_dataset.angle_weight > 0:  # also of sets without: the library logs a part from its first value on
+        if self.train_dataset.angle_weight > 0:  # for all sets: the library logs a part only from its first value on
             parts = {"angle": torch.zeros_like(self.last_loss), **parts}
         self.track_loss_components({**parts, "tokens": tokens, "padding_share": 1 - tokens / padded})
         return loss
@@ -166,15 +166,15 @@ class PlannedTrainer(SentenceTransformerTrainer):
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)
-        if not (torch.isfinite(self.last_loss) & torch.isfinite(torch.as_tensor(norm))):  # a GPU is waited for once
+        if not (torch.isfinite(self.last_loss) & torch.isfinite(torch.as_tensor(norm))):  # waits for the GPU once
             scaler = self.accelerator.scaler
             if scaler is not None and scaler.get_scale() > 1 and torch.isfinite(self.last_loss):
-                return norm  # beyond float16: the scaler leaves the step out, and tries the next with half its factor
+                return norm  # beyond float16: the scaler skips the step and halves its factor
             batch = self.batches[self.state.global_step]
             raise UserError(
                 f"loss {self.last_loss.item():g}, gradient norm {float(norm):g} at step {self.state.global_step + 1}",
                 where=f"set {batch.set}, rows {' '.join(map(str, batch.rows.tolist()))}",
-                remedy=f"look at these rows of data/<side>/{batch.set}.parquet, counted from 0, "
+                remedy=f"check these rows of data/<side>/{batch.set}.parquet, counted from 0, "
                 "lower the learning rate, or use precision=fp32",
             )
         return norm
@@ -196,7 +196,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
                 write_json(folder / MARK, {"run": self.run_digest})
         except BaseException:
             if self.is_world_process_zero():
-                remove(folder)  # half of it would keep a full disk full
+                remove(folder)  # a partial one would keep a full disk full
             raise
         self.accelerator.wait_for_everyone()
 
@@ -205,9 +205,9 @@ class PlannedTrainer(SentenceTransformerTrainer):
             self._load_weights(checkpoint_path)
 
     def _load_best_model(self) -> None:
-        # The library's own logs an error where it can't be read, and leaves the last weights.
+        # The library would only log an error where it can't be read, and keep the last weights.
         best = str(self.state.best_model_checkpoint)
-        with readable(best, f"remove {self.args.output_dir}: training then starts anew"):  # no other has these weights
+        with readable(best, f"remove {self.args.output_dir}: training then starts over"):  # no other has these weights
             self._load_weights(best)
 
     def _load_weights(self, checkpoint: str) -> None:
@@ -215,7 +215,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
             self.model.load_state_dict(load_file(trained), strict=False)
         else:
             super()._load_from_checkpoint(checkpoint)
-            gc.collect()  # the model that the library opened on the device beside ours, which holds itself in cycles
+            gc.collect()  # the model that the library opened on the device too, which is in reference cycles
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with readable(checkpoint):
@@ -232,32 +232,32 @@ class PlannedTrainer(SentenceTransformerTrainer):
 
 @contextlib.contextmanager
 def named_argument(name: str) -> Iterator[None]:
-    """What the library raises where its argument asks for what is not installed, or for what is lacking beside it."""
+    """Raise UserError where the library's argument `name` needs a package or another argument that is missing."""
     try:
         yield
     except (ImportError, AttributeError, TypeError, ValueError, re.error) as error:
-        where, remedy = f"config key training.arguments.{name}", "mend it there, or install what it needs"
+        where, remedy = f"config key training.arguments.{name}", "correct it, or install what it needs"
         raise UserError(first_line(error), where=where, remedy=remedy) from error
 
 
 @contextlib.contextmanager
 def readable(
     checkpoint: str | None,
-    remedy: str = "remove it: training goes on from the checkpoint before it, or from the start",
+    remedy: str = "remove it: training resumes from the checkpoint before it, or starts over",
     what: str = "the checkpoint",
 ) -> Iterator[None]:
-    """Whatever damaged or foreign files of `what` lead to, as one line; nothing of them is ever executed."""
+    """Raise UserError where files of `what` are damaged or foreign; nothing in them is ever executed."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise  # a RuntimeError too, but `memory_explained` says what to do
     except (*RAISED_BY_FILES, SafetensorError, BadZipFile) as error:
-        said = f"{what} can't be read: {first_line(error).partition('. ')[0]}"
-        raise UserError(said, where=str(checkpoint), remedy=remedy) from error
+        problem = f"{what} can't be read: {first_line(error).partition('. ')[0]}"
+        raise UserError(problem, where=str(checkpoint), remedy=remedy) from error
 
 
 def last_checkpoint(folder: Path, run_digest: str) -> Path | None:
-    """The last checkpoint of `folder` that was written to its end; raises UserError for another run's."""
+    """The last complete checkpoint of `folder`; raises UserError where it is another run's."""
     marks = folder.glob(f"checkpoint-*/{MARK}")
     latest = max(marks, key=lambda mark: int(mark.parent.name.split("-")[1]), default=None)
     if latest is None:
@@ -268,7 +268,7 @@ def last_checkpoint(folder: Path, run_digest: str) -> Path | None:
         raise UserError(
             "the checkpoint belongs to another configuration or other data",
             where=str(latest.parent),
-            remedy=f"go back to what it was made with, or remove {folder}",
+            remedy=f"go back to the settings and data it was made with, or remove {folder}",
         )
     with readable(str(latest.parent)):
         TrainerState.load_from_json(str(latest.parent / TRAINER_STATE_NAME))
@@ -278,7 +278,7 @@ def last_checkpoint(folder: Path, run_digest: str) -> Path | None:
 def training_arguments(
     config: Config, stage: StageFolder, steps: int, has_dev: bool
 ) -> SentenceTransformerTrainingArguments:
-    """The library's arguments from the stage's config; `arguments` of the config override what is not the plan's."""
+    """The library's arguments from the stage's config; its `arguments` override what the plan doesn't determine."""
     side, precision = config.training_of(stage.name), training_precision(config.precision)
     heads, dev_steps, keep_best = config.training.heads, None, False
     if has_dev and isinstance(side, SideConfig):
@@ -318,10 +318,10 @@ def training_arguments(
 def _library_arguments(
     values: dict[str, Any], extra: dict[str, Any], place: str
 ) -> SentenceTransformerTrainingArguments:
-    """The values, overridden by the `extra` ones; raises UserError for what can't be among these."""
+    """The values, overridden by the `extra` ones; raises UserError where one of these can't be set."""
     for key in sorted(NOT_FREE & extra.keys()):
         raise UserError(
-            f"{key} is not free: the pipeline sets or ignores it", where=f"{place}.{key}", remedy="remove it"
+            f"{key} can't be set: the pipeline sets or ignores it", where=f"{place}.{key}", remedy="remove it"
         )
     known = dataclasses.fields(SentenceTransformerTrainingArguments)
     numbers = {field.name for field in known if isinstance(field.default, int | float) and field.type in (int, float)}
@@ -337,7 +337,7 @@ def _library_arguments(
             remedy="use arguments of SentenceTransformerTrainingArguments",
         ) from error
     trackers = {str(tracker) for tracker in made.report_to or ()}
-    for tracker in trackers - {*get_available_reporting_integrations()} if trackers else ():  # it imports all there are
+    for tracker in trackers - {*get_available_reporting_integrations()} if trackers else ():  # it imports them all
         what, remedy = f"no tracker {tracker} is installed", "install it, or use tracking=wandb"
         raise UserError(what, where=f"{place}.report_to", remedy=remedy)
     made._n_gpu = min(made.n_gpu, 1)  # one process, one GPU: never nn.DataParallel

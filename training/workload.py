@@ -1,7 +1,7 @@
 """What a training run would read and compute, without training.
 
-Where data and init are made, the batches are planned as training will plan them; else sets are as large as data made
-them or their source files expect, and texts as long as these say.
+Where data and init are made, the batches are planned as training will plan them. Otherwise set sizes are those that
+data made or the source files expect, and text lengths those that the source files state.
 """
 
 import dataclasses
@@ -30,14 +30,14 @@ from training.sets import prepare_sets
 
 @dataclasses.dataclass(frozen=True)
 class SetEstimate:
-    """What is assumed of one set. Texts of a kind are taken to be as long as their mean, cut at the side's limit."""
+    """Assumptions about one set. Texts of a kind are assumed to be as long as their mean, cut at the side's limit."""
 
     name: str
     pairs: int  # in one epoch
     anchors: int  # distinct ones of the pairs
     weight: float  # multiplies the set's share of the batches
     texts: dict[str, list[float]]  # role -> tokens of a row's texts of that role
-    assumed: bool  # False: the source file says nothing of lengths, so texts are as long as the side allows
+    assumed: bool  # False: the source file states no lengths, so texts are as long as the side allows
 
     def batch_rows(self, side: PlannedConfig) -> int:
         """Rows of a batch."""
@@ -57,7 +57,7 @@ class SetEstimate:
 
 @dataclasses.dataclass
 class Seen:
-    """What a set has of a run, counted up."""
+    """One set's part of a run, summed."""
 
     anchors: int  # distinct ones
     batches: float = 0
@@ -70,7 +70,7 @@ class Seen:
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What one side's run takes in."""
+    """The work of one side's run."""
 
     source: str  # where the numbers come from
     batches: int
@@ -78,15 +78,15 @@ class Work:
     tokens: int
     padded: int | None  # tokens with padding; None: not known
     flops: float
-    passes: float  # forward passes of a device, those for gradient caching included
+    passes: float  # forward passes of a device, including those for gradient caching
     largest: int  # tokens of a device's share of the largest batch, with padding where that is known
-    cached_batches: int  # of which some texts are embedded twice
+    cached_batches: int  # batches with texts that are embedded twice
     seen: dict[str, Seen]  # by set
-    trained: int  # parameters that are
-    assumed: list[SetEstimate] = dataclasses.field(default_factory=list)  # what an estimate rests on
+    trained: int  # parameters
+    assumed: list[SetEstimate] = dataclasses.field(default_factory=list)  # what an estimate is based on
 
     def hours(self, devices: Devices, shape: Shape) -> float:
-        """What the run takes: its operations, or the launches of its kernels, and what every step takes beside them.
+        """Hours of the run: of its operations or its kernel launches, and of each step's optimizer and all-reduce.
 
         AdamW reads and writes 7 times the trained weights' bytes; a ring passes 2 (n - 1) / n of the gradients' bytes.
         """
@@ -108,13 +108,13 @@ def work_of(config: Config, name: str, shape: Shape, devices: Devices) -> Work:
     key = f"training.{name}"
     batches = plan_batches([item.rows for item in sets.values()], side, config.training_seed, key).batches
     budget, packed = devices.budget(side, shape, config.token_budget), devices.packs(config, side)
-    trains = isinstance(side, SideConfig)  # heads alone take the encoder's forward pass
+    trains = isinstance(side, SideConfig)  # heads alone need only the encoder's forward pass
     tokens = padded = cached = passes = largest = 0
     flops, trained = 0.0, trained_parameters(shape, side, key)
     adapter = trained if side.adapter.rank else None
     seen = {key: Seen(len(np.unique(item.rows.anchors))) for key, item in sets.items()}
     for batch in batches:
-        lengths = text_lengths(sets[batch.set], batch.slice(0, devices.number))  # the other ranks have about the same
+        lengths = text_lengths(sets[batch.set], batch.slice(0, devices.number))  # other ranks' are about the same
         ends = ends_within(lengths, budget, packed)
         parts = np.split(lengths, ends[:-1])
         sizes = [int(part.sum()) if packed else len(part) * int(part[-1]) for part in parts]  # tokens, with padding
@@ -133,7 +133,7 @@ def work_of(config: Config, name: str, shape: Shape, devices: Devices) -> Work:
 
 
 def _estimated(config: Config, name: str, shape: Shape, devices: Devices) -> Work:
-    """The work of sets of the assumed sizes and lengths; padding is not known before the texts are."""
+    """The work for sets of the assumed sizes and lengths; padding is not known without the texts."""
     side, sets = config.training_of(name), estimates(config, name)
     trains = isinstance(side, SideConfig)
     batches, rows_of_item = assumed_rows(sets, side)
@@ -147,7 +147,7 @@ def _estimated(config: Config, name: str, shape: Shape, devices: Devices) -> Wor
         seen.setdefault(item.name, Seen(item.anchors)).add(own_batches, rows)
         a_device = item.batch_rows(side) * item.tokens / devices.number
         over = max(0.0, 1 - budget / a_device)
-        again = over if trains else 0.0  # of the texts, which are embedded twice
+        again = over if trains else 0.0  # share of the texts that are embedded twice
         pieces = 1 if not over else a_device / (budget / MINI_BATCHES_PER_BUDGET) * (1 + again)
         of_rows = round(rows * item.tokens), item.squares / item.tokens
         flops += training_flops(shape, *of_rows, (3 if trains else 1) + again, adapter)
@@ -160,7 +160,7 @@ def _estimated(config: Config, name: str, shape: Shape, devices: Devices) -> Wor
 
 
 def assumed_rows(sets: list[SetEstimate], side: PlannedConfig) -> tuple[int, list[float]]:
-    """The steps of a run, and the rows that it sees of each of these."""
+    """The steps of a run, and the rows that it sees of each of these sets."""
     available: dict[str, float] = defaultdict(float)
     for item in sets:
         available[item.name] += item.pairs / item.batch_rows(side)
@@ -182,9 +182,9 @@ def estimates(config: Config, name: str) -> list[SetEstimate]:
 def _estimates(
     name: str, source: SourceConfig, side: PlannedConfig, mined: int, made: Mapping[str, int]
 ) -> Iterator[SetEstimate]:
-    """None for a set that is left out or of unknown size; one for each kind of positive otherwise.
+    """One for each kind of positive; none for a set that is left out or of unknown size.
 
-    `mined` negatives of a pair are as long as its set's positives.
+    The `mined` negatives of a pair are assumed to be as long as its set's positives.
     """
     of_set = side.sets.get(name, SetConfig())
     pairs = made.get(name) or expected_rows(source)

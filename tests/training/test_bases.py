@@ -325,7 +325,7 @@ NO_BASE = {  # what the line names
         f"pooling {mode}": f"pooling_mode of the module 1_Pooling is {mode}"
         for mode in ("max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
     },
-    "pooling cls and mean": "behind its Transformer the model has Pooling, .* base.normalize",
+    "pooling cls and mean": "after its Transformer the model has Pooling, .* base.normalize",
     "weighted layers": "the module 1_WeightedLayerPooling",
     "prompts left out of pooling": "pooling_mode of the module 1_Pooling is mean.* base.pooling",
     "BERT with left padding": "padding_side",

@@ -289,7 +289,7 @@ def test_batches_with_nothing_to_tell_apart_are_left_out() -> None:
 
 
 def test_a_set_below_one_multiple_is_refused_with_an_override_that_leaves_it_out() -> None:
-    with pytest.raises(UserError, match=r"7 rows give no batch of at least 8.*give it more rows") as refused:
+    with pytest.raises(UserError, match=r"7 rows yield no batch of at least 8.*add rows") as refused:
         plan_batches([set_rows("few", 7)], SIDE, 0, "training.symmetric")
     override = str(refused.value).partition("leave it out: ")[2]
     assert composed("profile=tiny", override).side("symmetric").sets["few"].weight == 0
@@ -298,22 +298,22 @@ def test_a_set_below_one_multiple_is_refused_with_an_override_that_leaves_it_out
 def test_a_set_with_one_common_text_is_refused_for_that() -> None:
     rows = set_rows("common", 64)
     same = dataclasses.replace(rows, positives=np.full(64, 999))
-    what = r"64 rows give no batch .*: 64 have the same positive, and a batch takes a text once \(set common\)"
-    with pytest.raises(UserError, match=rf"{what}; give it rows with another positive, or .*common:.weight:0"):
+    what = r"64 rows yield no batch .*: 64 have the same positive, and a batch takes each text once \(set common\)"
+    with pytest.raises(UserError, match=rf"{what}; add rows with another positive, or .*common:.weight:0"):
         plan(same)
     with pytest.raises(UserError, match="60 have the same anchor"):
         plan(dataclasses.replace(rows, anchors=np.maximum(np.arange(64), 59)))
 
 
 def test_rows_that_are_alone_in_their_batches_need_larger_ones() -> None:
-    with pytest.raises(UserError, match=r"7 would each be a batch of their own, without negatives.*; raise batch_size"):
+    with pytest.raises(UserError, match=r"7 would each be alone in a batch, without negatives.*; raise batch_size"):
         plan(set_rows("pairs", 7), batch_size=1, batch_multiple=1)
 
 
 def test_a_set_of_scores_alone_is_refused_for_them() -> None:
     rows = set_rows("scored", 64)
     rows.scores[:] = 0.5
-    with pytest.raises(UserError, match="64 have a score below 1, which AnglE alone takes"):
+    with pytest.raises(UserError, match="64 have a score below 1, which only AnglE uses"):
         plan(rows)
-    with pytest.raises(UserError, match="64 have one score and no negatives"):
+    with pytest.raises(UserError, match="64 have the same score and no negatives"):
         plan(dataclasses.replace(rows, angle=True))

@@ -118,7 +118,7 @@ def test_few_tokens_a_rank_and_step_are_named(caplog: pytest.LogCaptureFixture) 
     assert not caplog.records
     warn_of_small_steps("symmetric", tokens=11_360 * 10, batches=10, ranks=16)
     (record,) = caplog.records
-    assert record.getMessage().startswith("symmetric: 710 tokens a rank and step, fewer than 8000 keep a GPU busy")
+    assert record.getMessage().startswith("symmetric: 710 tokens per rank and step leave a GPU mostly idle (fewer")
 
 
 def test_too_few_steps_and_rates_that_nobody_tried_are_named(caplog: pytest.LogCaptureFixture) -> None:
@@ -127,7 +127,7 @@ def test_too_few_steps_and_rates_that_nobody_tried_are_named(caplog: pytest.LogC
     assert not caplog.records
     warn_of_untried("symmetric", SideConfig(learning_rate=1e-4), steps=59, parameters=28_000_000)
     steps, rate = [record.getMessage() for record in caplog.records]
-    assert steps.startswith("symmetric: 59 steps, fewer than the 60")
+    assert steps.startswith("symmetric: 59 steps, but the study's shortest run has 60")
     assert rate.endswith(
         "from 1e-05 to 5e-05, on 28 million parameters; 0.0001 is untried on this base (SWEEP=learning_rate)"
     )

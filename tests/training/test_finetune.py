@@ -152,7 +152,7 @@ def test_no_pairs_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_set_below_one_multiple_is_refused(tmp_path: Path) -> None:
-    message = "7 rows give no batch.*training.symmetric.sets={few:{weight:0}}"
+    message = "7 rows yield no batch.*training.symmetric.sets={few:{weight:0}}"
     refused(tmp_path, message, {"symmetric/pairs": rows(32), "symmetric/few": rows(7)})
 
 
@@ -437,7 +437,7 @@ def test_what_was_prepared_and_is_damaged_is_named(tmp_path: Path) -> None:
     for path in files:
         whole = path.read_bytes()
         path.write_bytes(whole[: len(whole) // 8 * 4])
-        with pytest.raises(UserError, match=r"what was prepared can't be read: .*\.prepared/.*; remove it"):
+        with pytest.raises(UserError, match=r"the prepared data can't be read: .*\.prepared/.*; remove it"):
             plan_run(config, stage, model)
         path.write_bytes(whole)
 

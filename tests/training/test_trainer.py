@@ -299,7 +299,7 @@ def test_a_kill_while_the_last_checkpoints_are_removed_leaves_none_that_is_half_
 
 def test_a_loss_that_is_not_finite_stops_with_step_set_and_rows(tmp_path: Path) -> None:
     config = prepared_run(tmp_path, SETS, max_steps=6, learning_rate=1e30, warmup=0.0, max_grad_norm=0.0)
-    named = r"at step (\d) \(set (\w+), rows ([\d ]+)\); look at these rows of data/<side>/\2\.parquet, counted from 0"
+    named = r"at step (\d) \(set (\w+), rows ([\d ]+)\); check these rows of data/<side>/\2\.parquet, counted from 0"
     with pytest.raises(UserError) as caught:
         run_stage(CHAIN["symmetric"], config)
     found = re.search(named, caught.value.line)

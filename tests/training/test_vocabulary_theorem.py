@@ -152,7 +152,7 @@ def test_without_the_piece_of_minimum_score_a_covered_text_changes(tmp_path: Pat
     old, new = (processor.encode("abc", out_type=str) for processor in processors)
     assert (old == new) == pin
     if not pin:
-        with pytest.raises(RuntimeError, match="1 covered texts of pairs are segmented in another way"):
+        with pytest.raises(RuntimeError, match="1 covered texts of pairs are segmented differently"):
             compare_corpora(InitConfig(), [corpus("pairs", ["abc", "z"])], comparison, {"pairs": 2})
 
 

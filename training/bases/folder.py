@@ -28,7 +28,7 @@ POOLING_KEYS = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_toke
 
 @contextmanager
 def named_by(source: str, folder: Path) -> Iterator[None]:
-    """Raise a UserError about the folder, a scratch one or the cache's, as one about what the user knows it by."""
+    """Re-raise a UserError about a scratch or cache folder as one about the `source` that the user knows."""
     try:
         yield
     except UserError as error:
@@ -36,7 +36,7 @@ def named_by(source: str, folder: Path) -> Iterator[None]:
 
 
 def opened(folder: Path, **options: Any) -> SentenceTransformer:
-    """The folder's model on the CPU; `options` are those of `load_folder`, which says what it raises."""
+    """The folder's model on the CPU; `options` and errors are those of `load_folder`."""
     with quiet():
         return load_folder(folder, "cpu", "get its files again, or choose another base", **options)
 
@@ -50,8 +50,8 @@ def write_modules(
 ) -> None:
     """Write what sentence-transformers reads: modules, pooling, normalisation, length and prompts.
 
-    Without these files the library would fall back to mean pooling without a word. Prompts that the model has of its
-    `own` stay beside the config's, and with them what it takes by default.
+    Without these files the library would silently fall back to mean pooling. The model's `own` prompts are kept in
+    addition to the config's, and with them its own default.
     """
     names = MODULES if config.normalize else MODULES[:2]
     paths = [f"{place}_{name}" if place else "" for place, name in enumerate(names)]
@@ -75,10 +75,10 @@ def write_modules(
 
 
 def write_tokenizer_config(folder: Path, max_length: int) -> None:
-    """Write tokenizer settings under which transformers takes `tokenizer.json` as it is.
+    """Write tokenizer settings with which transformers loads `tokenizer.json` unchanged.
 
-    With an XLM-R tokenizer class, transformers 5 would rebuild it with another normaliser and pre-tokeniser;
-    `PreTrainedTokenizerFast` is loaded as it stands by versions 4 and 5.
+    With an XLM-R tokenizer class, transformers 5 would rebuild it with another normaliser and pre-tokeniser; as
+    `PreTrainedTokenizerFast` it is loaded unchanged by versions 4 and 5.
     """
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": max_length, **SPECIAL_TOKENS}
     names = ["input_ids", "attention_mask"]  # one segment only: no token_type_ids, as with XLM-R

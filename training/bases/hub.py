@@ -1,7 +1,7 @@
-"""A base that exists: from the Hub, a mirror of it, or a folder; as a plain encoder with the modules of this config.
+"""An existing base, from the Hub, a mirror of it, or a folder, as a plain encoder with the config's modules.
 
-What the model's own folder says is what the config says, or an error that names the module or the key: nothing of a
-sentence-transformers model is dropped without a word.
+Where the model's own folder and the config differ, an error names the module or the key: nothing of a
+sentence-transformers model is dropped silently.
 """
 
 import json
@@ -41,7 +41,7 @@ TOKENIZER = "tokenizer.json"
 NEEDED = ("config.json", TOKENIZER)
 OPTIONAL = ("sentencepiece.bpe.model", *HEADS)
 ADAPTER = "adapter_config.json"
-# Settings of sentence_bert_config.json that change nothing; whatever else stands there must be empty or false.
+# Settings of sentence_bert_config.json that change nothing; all others must be empty or false.
 NEUTRAL = {
     "transformer_task": "feature-extraction",
     "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
@@ -50,13 +50,13 @@ NEUTRAL = {
 
 
 def make_from_hub(config: BaseConfig, folder: Path, mirror: str | None) -> dict[str, Any]:
-    """Write the base into `folder`: the model's files as they are, with this config's modules and tokenizer settings.
+    """Write the base into `folder`: the model's files unchanged, with this config's modules and tokenizer settings.
 
     Weights that are not named as those of the plain encoder, such as those of a masked language model, or not in
-    safetensors are written anew in float32.
+    safetensors are rewritten in float32.
 
-    Raises UserError: no network, no such model, revision or file, a model that can't be loaded, or one that the config
-    describes otherwise than its own files do.
+    Raises UserError: no network, no such model, revision or file, a model that can't be loaded, or one whose own files
+    contradict the config.
     """
     name = str(config.hub)
     if mirror and local_model(name, mirror) is None:
@@ -73,7 +73,7 @@ def make_from_hub(config: BaseConfig, folder: Path, mirror: str | None) -> dict[
     for what, remedy in contradictions(model, source, config):
         raise UserError(what, where=name, remedy=remedy)
     if config.max_length < (model.max_seq_length or 0):
-        log.info("base: texts are cut at %d tokens, instead of the model's %d", config.max_length, model.max_seq_length)
+        log.info("base: texts are cut at %d tokens instead of the model's %d", config.max_length, model.max_seq_length)
     encoder = model[0].model
     assert isinstance(encoder, PreTrainedModel)
     made = {"source": name, "revision": revision, **write_encoder(encoder, place, folder)}
@@ -91,7 +91,7 @@ def make_from_hub(config: BaseConfig, folder: Path, mirror: str | None) -> dict[
 
 
 def unusable_files(modules: Sequence[tuple[str, str]], place: Path) -> Iterator[tuple[str, str]]:
-    """What keeps the files from being a base before they are opened, and a remedy for each."""
+    """What rules the files out as a base before they are opened, with a remedy for each."""
     if modules and modules[0][0] != "Transformer":
         yield f"{MODULES_FILE} starts with {modules[0][0]}", "choose a base with a Transformer"
     for file in NEEDED:
@@ -104,13 +104,13 @@ def unusable_files(modules: Sequence[tuple[str, str]], place: Path) -> Iterator[
 
 
 def contradictions(model: SentenceTransformer, source: Path, config: BaseConfig) -> Iterator[tuple[str, str]]:
-    """What the model does otherwise than a base of this config, and a remedy for each."""
+    """What the model does differently from a base of this config, with a remedy for each."""
     yield from other_modules(model, source, config)
     tokenizer: Any = model.tokenizer
     if tokenizer.truncation_side != "right":
         yield "truncation_side is left: texts are cut at their start", "choose a base that cuts at the end"
     if tokenizer(PROBE)["input_ids"] != read_tokenizer(transformer_folder(source) / TOKENIZER).encode(PROBE).ids:
-        what = "with tokenizer_config.json a text becomes other tokens than by tokenizer.json alone"
+        what = "tokenizer_config.json changes the tokens that tokenizer.json alone makes of a text"
         yield what, "save the tokenizer as PreTrainedTokenizerFast, or choose another base"
     if (limit := model.max_seq_length or 0) < config.max_length:
         what = f"texts are cut at {limit} tokens, but base.max_length is {config.max_length}"
@@ -121,7 +121,7 @@ def contradictions(model: SentenceTransformer, source: Path, config: BaseConfig)
             what = f"the model's prompt is {prompts[0]!r}, but base.prompts.{role} is {ours!r}"
             yield what, f"set base.prompts.{role} to the model's"
     if model.similarity_fn_name != "cosine" and not (model.similarity_fn_name == "dot" and config.normalize):
-        yield f"similarity_fn_name is {model.similarity_fn_name}", "choose a base that is compared by cosine"
+        yield f"similarity_fn_name is {model.similarity_fn_name}", "choose a base compared by cosine"
     if model.truncate_dim is not None:
         yield f"truncate_dim is {model.truncate_dim}", "remove it from config_sentence_transformers.json"
 
@@ -132,7 +132,8 @@ def other_modules(model: SentenceTransformer, source: Path, config: BaseConfig) 
     if not paths:
         return
     if not model.module_kwargs:
-        yield "model_type in config_sentence_transformers.json is another one", "choose a SentenceTransformer model"
+        what = "model_type in config_sentence_transformers.json is not SentenceTransformer"
+        yield what, "choose a model that is one"
     settings = Transformer.load_config(str(source), subfolder=paths[0], local_files_only=True)
     for key, value in settings.items():
         if key != "max_seq_length" and value and value != NEUTRAL.get(key):
@@ -144,7 +145,7 @@ def other_modules(model: SentenceTransformer, source: Path, config: BaseConfig) 
             yield f"the module {path} ({type(module).__name__}) can't be trained", "choose a base without it"
     theirs, ours = (" and ".join(type(module).__name__ for module in each) for each in (further, wanted))
     if theirs != ours:
-        what = f"behind its Transformer the model has {theirs or 'nothing'}, but the base would have {ours}"
+        what = f"after its Transformer the model has {theirs or 'nothing'}, but the base would have {ours}"
         yield what, "change base.normalize, or choose another base"
     for path, module, own in zip(paths[1:], further, wanted, strict=False):
         expected = own.get_config_dict()
@@ -157,8 +158,8 @@ def other_modules(model: SentenceTransformer, source: Path, config: BaseConfig) 
 def write_encoder(encoder: PreTrainedModel, place: Path, folder: Path) -> dict[str, Any]:
     """Write weights and `config.json` as AutoModel names them; returns what was changed, for the manifest.
 
-    Files that hold tensors of the plain encoder only are copied bit by bit. A pooler is kept where there is one:
-    transformers would make up a missing one at random.
+    Files that hold only tensors of the plain encoder are copied bit for bit. A pooler is kept only where there is one:
+    transformers would initialise a missing one randomly.
     """
     stored, tensors = stored_names(place), encoder.state_dict()
     without_pooler = {name for name in tensors if not name.startswith("pooler.")}
@@ -189,7 +190,7 @@ def write_encoder(encoder: PreTrainedModel, place: Path, folder: Path) -> dict[s
 
 
 def hidden_size(folder: Path) -> int:
-    """The width of the model's vectors; raises UserError on a config that doesn't say it."""
+    """The width of the model's vectors; raises UserError on a config without it."""
     try:
         return int(read_json(folder / "config.json")["hidden_size"])
     except (json.JSONDecodeError, KeyError, ValueError) as error:

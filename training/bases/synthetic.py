@@ -1,4 +1,4 @@
-"""A random model of any shape and rows of random words: what a step costs depends on nothing else."""
+"""A random model of any shape and rows of random words, to measure costs: those of a step depend on nothing else."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,14 +15,14 @@ from training.bases.random_model import model_config, random_model
 from training.cost_model import Shape
 
 SPECIAL, LAST = ("<s>", "<pad>", "</s>", "<unk>"), "<mask>"
-SMALL = 0.02  # standard deviation of the weights: many layers of larger ones overflow half precision
+SMALL = 0.02  # standard deviation of the weights: with larger ones, many layers overflow half precision
 SPREAD = 0.4  # of the lengths' logarithms around that of their mean
 
 
 def write_base(folder: Path, shape: Shape, base: BaseConfig) -> None:
-    """A random XLM-RoBERTa of this shape without dropout, whose tokenizer has one piece a word: w0, w1, ...
+    """Write a random XLM-RoBERTa of this shape without dropout, whose tokenizer has one piece per word: w0, w1, ...
 
-    Positions, pooling and prompts are the base's.
+    Positions, pooling and prompts are those of `base`.
     """
     config = model_config(replace(base, hidden=shape.hidden_size, layers=shape.layers), shape.vocabulary)
     config.num_attention_heads, config.intermediate_size = shape.heads, shape.intermediate_size
@@ -45,7 +45,7 @@ def words(shape: Shape) -> int:
 
 
 def write_rows(path: Path, rows: Sequence[Sequence[float]], longest: int, shape: Shape, labels: bool = False) -> None:
-    """A set of pairs. A row is the mean tokens of its anchor, positive and negatives, the special ones included.
+    """Write a set of pairs. A row gives the mean tokens of its anchor, positive and negatives, special ones included.
 
     With `labels` every other pair has the score 0.5, so that AnglE has something to order.
     """

@@ -1,1 +1,1 @@
-"""Sparse and multi-vector heads, fitted to an encoder that stays as it is, or trained along: open `fit.py` first."""
+"""Sparse and multi-vector heads, fitted to a frozen encoder or trained jointly with it. Open `fit.py` first."""

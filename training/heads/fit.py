@@ -1,4 +1,4 @@
-"""The stage `heads`: sparse and multi-vector heads for the merged model, whose encoder stays as it is."""
+"""The stage `heads`: sparse and multi-vector heads for the merged model, whose encoder is frozen."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     """Fit heads to the merged model; returns the manifest's metrics.
 
     Writes model/, which is the merged model with its heads, plan.json and metrics.jsonl, and keeps checkpoints/ until
-    then. Under `accelerate launch` each process takes its slice of every planned global batch, as the sides do.
+    it is done. Under `accelerate launch` each process takes its slice of every planned global batch, as for the sides.
     """
     settings, start = config.training.heads, config.model_folder("merge")
     process = join_ranks(config, stage)

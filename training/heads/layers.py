@@ -1,4 +1,4 @@
-"""What sparse and multi-vector heads that train start from."""
+"""Initial sparse and multi-vector heads, to be trained."""
 
 from pathlib import Path
 
@@ -11,21 +11,22 @@ from pipeline.core.model_folder import HEADS
 from pipeline.core.seeding import derived_seed
 from training.model_files import encoder_of
 
-FIRST_WEIGHT = 0.2  # of every token: about the size of those in the example of bge-m3's model card
+FIRST_WEIGHT = 0.2  # of every token: about as large as those in the example of bge-m3's model card
 
 
 def add_heads(model: SentenceTransformer, folder: Path, seed: int) -> Heads:
-    """Give the model, which was loaded from the folder, its `first_heads` as its last module."""
+    """Append `first_heads` as the last module of the model, which was loaded from the folder."""
     heads = first_heads(folder, encoder_of(model).config.hidden_size, seed).requires_grad_()
     model.add_module("heads", heads)
     return heads
 
 
 def first_heads(folder: Path, hidden: int, seed: int) -> Heads:
-    """The heads of the model folder, else new ones as wide as the encoder.
+    """The heads of the model folder, otherwise new ones as wide as the encoder.
 
-    Of new ones every token weighs the same in the sparse vector: at random, relu would leave texts without any weight,
-    which get no gradient. The multi-vector head is a rotation, which keeps the angles between hidden states.
+    A new sparse head gives every token the same weight: with a random one, relu would leave some texts without any
+    weight, and thus without a gradient. A new multi-vector head is a rotation, which keeps the angles between hidden
+    states.
     """
     if any((folder / name).is_file() for name in HEADS):
         return read_heads(folder)

@@ -1,12 +1,12 @@
 """The losses of sparse and multi-vector heads: BGE-M3's (arXiv:2402.03216, section 3.3).
 
-`HeadsLoss` is that of heads on an encoder that stays as it is. Of each text the encoder runs once, without a graph; all
-heads take its hidden states. Ranks gather the passages' hidden states, which need no gradient, and score their own
-queries against the passages of the whole global batch. So each has the whole gradient of its queries' loss, and the
-mean over the ranks is the gradient of one process.
+`HeadsLoss` trains heads on a frozen encoder, which encodes each text once, without a graph; all heads take its hidden
+states. Ranks gather the passages' hidden states, which need no gradient, and score their own queries against the
+passages of the whole global batch. So each has the whole gradient of its queries' loss, and the mean over the ranks is
+the gradient of one process.
 
-`JointLoss` is that of a side whose encoder learns with its heads. Ranks gather what the heads make of the passages,
-with its gradient.
+`JointLoss` trains a side's encoder together with its heads. Ranks gather the heads' outputs for the passages, with
+gradient.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -30,16 +30,16 @@ from training.batch_plan import Integers
 from training.losses import BatchLoss, GlobalRows, PlannedLoss, candidates
 
 LOSS_WEIGHTS = {"dense": 1.0, "sparse": 0.1, "multi_vector": 1.0}
-CHUNK = 2**24  # numbers in a piece of MaxSim's work: 64 MB in float32
-KEPT_SIMILARITIES = 2**28  # of tokens, 1 GB, are kept for the backward pass; where there are more, all are made twice
-MASKED_SCORE = -1e9  # the score of what is no candidate: unlike infinity it may be multiplied by 0
+CHUNK = 2**24  # numbers in a chunk of MaxSim: 64 MB in float32
+KEPT_SIMILARITIES = 2**28  # of tokens, 1 GB, kept for the backward pass; if there are more, all are computed twice
+MASKED_SCORE = -1e9  # of texts that are not candidates: unlike infinity it may be multiplied by 0
 
 
 @dataclass(frozen=True)
 class PaddedTexts:
-    """What the encoder makes of texts, padded to the longest."""
+    """The encoder's outputs for texts, padded to the longest."""
 
-    tokens: Tensor  # (texts, tokens, width), hidden states or what the heads make of them
+    tokens: Tensor  # (texts, tokens, width), hidden states or the heads' outputs
     ids: Tensor  # (texts, tokens)
     mask: Tensor  # (texts, tokens) bool; False for padding
 
@@ -84,7 +84,7 @@ class HeadsLoss(BatchLoss):
         return texts, torch.cat(dense)
 
     def scores(self, queries: PaddedTexts, passages: PaddedTexts) -> dict[str, Tensor]:
-        """Those of both heads by name, each (queries, passages), divided by the temperature."""
+        """The scores of both heads by name, each (queries, passages), divided by the temperature."""
         outputs = [
             (self.heads.weights(texts.tokens), self.heads.vectors(texts.tokens)) for texts in (queries, passages)
         ]
@@ -93,10 +93,11 @@ class HeadsLoss(BatchLoss):
 
 
 class JointLoss(PlannedLoss):
-    """`bge_m3_loss` of an encoder with its heads, where the side's own loss takes the dense score's place.
+    """`bge_m3_loss` of an encoder with its heads, where the side's own loss replaces that of the dense score.
 
-    AnglE, a teacher and further dimensions thus stay with dense vectors, and weigh as much beside their contrastive
-    loss as without heads. The heads learn from the same rows, with the same passages left out as false negatives.
+    AnglE, a teacher and further dimensions thus apply to dense vectors alone, with the same weight relative to the
+    contrastive loss as without heads. The heads learn from the same rows, with the same passages left out as false
+    negatives.
     """
 
     def __init__(self, model: SentenceTransformer, side: SideConfig, mini_batch_num_tokens: int) -> None:
@@ -105,13 +106,13 @@ class JointLoss(PlannedLoss):
         self.dimension = model.get_embedding_dimension()
 
     def forward(self, features: Iterable[dict[str, Tensor]], labels: dict[str, Any]) -> Tensor:
-        """As that of `PlannedLoss`."""
+        """As for `PlannedLoss`."""
         features = list(features)
         ids = [text for part in features for text in unpad(part["input_ids"], part)]
         return super().forward(features, {**labels, "ids": ids})
 
     def _embed(self, part: dict[str, Tensor]) -> Tensor:
-        """Of each text its dense vector, and behind it the sparse weight and the vector of each token."""
+        """Each text's dense vector, followed by the sparse weight and the vector of each of its tokens."""
         made = self.model(dict(part))
         dense = made["sentence_embedding"].float()
         with torch.autocast(dense.device.type, enabled=False):
@@ -141,7 +142,7 @@ class JointLoss(PlannedLoss):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss and its parts from the heads' scores (queries, passages) and the `dense_loss`.
 
-        Rows that are no queries weigh nothing.
+        Rows that are not queries get weight 0.
         """
         embeddings, usable = global_rows.embeddings, global_rows.usable
         rows = torch.arange(len(usable), device=usable.device)[global_rows.local_slice]
@@ -191,7 +192,7 @@ def bge_m3_loss(
     without gradient L' = (CE'(s_dense) + 0.1 CE'(s_sparse) + CE'(s_multi)) / 3; the loss is (L + L') / 2.
 
     Args:
-        dense, scores: of the dense vectors and of both heads by name, (queries, passages).
+        dense, scores: scores of the dense vectors, and of both heads by name, (queries, passages).
         targets: (queries,), the passage of each.
         mean: the mean cross-entropy over the queries, from scores and either targets or probabilities.
         dense_loss: that of the dense vectors alone; None where they don't learn, which leaves out CE'(s_dense) too.
@@ -205,10 +206,10 @@ def bge_m3_loss(
     distillation = (
         torch.stack([LOSS_WEIGHTS[name] * mean(score, teacher) for name, score in students.items()]).sum() / 3
     )
-    weighed = [contrastive["ensemble"], *(LOSS_WEIGHTS[name] * contrastive[name] for name in scores)]
-    weighed += [] if dense_loss is None else [dense_loss]
+    weighted = [contrastive["ensemble"], *(LOSS_WEIGHTS[name] * contrastive[name] for name in scores)]
+    weighted += [] if dense_loss is None else [dense_loss]
     parts = {name: part.detach() for name, part in {**contrastive, "distillation": distillation}.items()}
-    return (torch.stack(weighed).sum() / 4 + distillation) / 2, parts
+    return (torch.stack(weighted).sum() / 4 + distillation) / 2, parts
 
 
 def head_scores(
@@ -217,7 +218,7 @@ def head_scores(
     """Both heads' scores (queries, passages) by name, and the share of the texts without any sparse weight.
 
     `texts` are queries and passages, `outputs` the sparse weights (texts, tokens) and unit vectors (texts, tokens,
-    width) of all their tokens. The ids in `unused` weigh nothing, and the first token has no vector.
+    width) of all their tokens. The ids in `unused` get weight 0, and the first token has no vector.
     """
     special = torch.tensor(unused, device=texts[0].ids.device)
     weights = [

@@ -1,4 +1,4 @@
-"""The stage `init`: the base model with a smaller vocabulary, and a certificate of what stays the same."""
+"""The stage `init`: the base model with a smaller vocabulary, and a certificate of what is unchanged."""
 
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,14 @@ from training.vocabulary.selection import OTHER, select
 from training.vocabulary.shrinking import shrink, write_id_map
 from training.vocabulary.tokenizer_file import Ids, TokenizerFile
 
-# Share of the pieces of dev and held-out sets. 99 % stay in the demo, whose init scores as its base; 61 % where the
-# training texts of data/example alone are counted, and nDCG@10 on its held-out questions falls from 0.94 to 0.77.
+# Share of the pieces of dev and held-out sets to be kept. The demo keeps 99 %, and its init scores like its base; 61 %
+# are kept where only data/example's training texts are counted: nDCG@10 on its held-out questions falls from 0.94 to
+# 0.77.
 ENOUGH = 0.95
 
 
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
-    """Count, select, shrink, certify; returns what the manifest and the closing table say."""
+    """Count, select, shrink, certify; returns the metrics for the manifest and the closing table."""
     base = stage.inputs["base"]
     tokenizer = TokenizerFile.read(base / "tokenizer.json")
     before = read_tokenizer(base / "tokenizer.json")
@@ -32,12 +33,12 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     prompts = before.encode_batch([prompt for prompt in config.base.prompts.values() if prompt])
     needed = np.unique(np.array([token for prompt in prompts for token in prompt.ids], dtype=np.int64))
     selection = select(tokenizer, {**counts.occurrences, OTHER: counts.others}, config.init, config.languages, needed)
-    stay = warn_of_lost_pieces(config.folder("data"), before, selection.kept) if config.init.counts_pairs else None
+    share = warn_of_lost_pieces(config.folder("data"), before, selection.kept) if config.init.counts_pairs else None
     with stage.scratch() as scratch:
         (scratch / "vocabulary").mkdir()
         sizes = shrink(base, scratch, tokenizer, selection.kept)
         if sizes.padding_rows_dropped:
-            log.info("dropped %d embedding rows that no id reaches", sizes.padding_rows_dropped)
+            log.info("dropped %d embedding rows that no id uses", sizes.padding_rows_dropped)
         write_id_map(scratch / "vocabulary/id_map.parquet", tokenizer, selection.kept, counts.occurrences)
         content = certify(config, base, scratch, tokenizer, before, corpora, counts, selection, sizes)
         write_json(scratch / "certificate.json", content)
@@ -47,7 +48,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
         "vocabulary after": sizes.vocabulary_after,
         "parameters before": sizes.parameters_before,
         "parameters after": sizes.parameters_after,
-        **({} if stay is None else {"pieces kept of dev and held-out sets": stay}),
+        **({} if share is None else {"pieces kept of dev and held-out sets": share}),
         "texts compared": sum(entry["compared"] for entry in checked),
         "texts covered": sum(entry["covered"] for entry in checked),
         "mismatches among covered texts": sum(entry["mismatches"] for entry in checked),
@@ -55,7 +56,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
 
 
 def warn_of_lost_pieces(data: Path, tokenizer: Tokenizer, kept: Ids) -> float | None:
-    """The share of the pieces of a dev or held-out set that stay, the mean over the sets; warns where it is small."""
+    """The share of a dev or held-out set's pieces that are kept, the mean over the sets; warns where it is small."""
     shares = []
     for batches in held_back_sets(data):
         texts = (text for batch in batches for text in tokenizer.encode_batch_fast(batch))
@@ -64,6 +65,6 @@ def warn_of_lost_pieces(data: Path, tokenizer: Tokenizer, kept: Ids) -> float | 
     if not shares:
         return None
     if (share := float(np.mean(shares))) < ENOUGH:
-        what = "only %.0f %% of the pieces of dev and held-out sets stay: others are embedded worse than by the base"
+        what = "only %.0f %% of dev and held-out sets' pieces are kept: others are embedded worse than by the base"
         log.warning(what + "; count more texts, by init=opus or a corpus of kind text in init.corpora", 100 * share)
     return share

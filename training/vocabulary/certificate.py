@@ -33,12 +33,12 @@ CHECKED = (  # figures of a corpus
 
 GUARANTEE = (
     "A text is segmented by the shrunk tokenizer exactly as by the original one if and only if the original uses "
-    "kept pieces only. Its ids are then the original's, renumbered as vocabulary/id_map.parquet says; its embedding "
+    "kept pieces only. Its ids are then the original's, renumbered by vocabulary/id_map.parquet; its embedding "
     "rows are bitwise copies; and at equal batch shape, precision and kernels its hidden states and its dense and "
-    "multi-vector outputs are the original's bit by bit, its sparse output after renumbering. This holds because "
+    "multi-vector outputs are the original's bit for bit, its sparse output after renumbering. This holds because "
     "scores, normaliser, pre-tokeniser and special tokens are unchanged, ids keep their order, and a piece with the "
-    "minimum score is kept, on which the score of unknown characters depends. Other texts fall apart into kept "
-    "pieces, or <unk>."
+    "minimum score is kept, on which the score of unknown characters depends. Other texts are split into kept pieces "
+    "or <unk>."
 )
 
 
@@ -53,9 +53,9 @@ def certify(
     selection: Selection,
     sizes: Sizes,
 ) -> dict[str, Any]:
-    """Compare the base, with its tokenizer `before`, and the shrunk folder; returns what `certificate.json` says.
+    """Compare the base, with its tokenizer `before`, and the shrunk folder; returns the content of certificate.json.
 
-    Raises RuntimeError where a covered text is segmented in another way, or its hidden states differ.
+    Raises RuntimeError where a covered text is segmented differently, or its hidden states differ.
     """
     after = read_tokenizer(shrunk / "tokenizer.json")
     new_ids = successors(selection.kept, tokenizer.size)
@@ -102,7 +102,7 @@ def successors(kept: Ids, size: int) -> Ids:
 
 
 def language_shares(occurrences: Mapping[str, Ids], kept: Ids) -> dict[str, dict[str, Any]]:
-    """For each language: its pieces, how many of them stay, and their share of all occurrences."""
+    """For each language: its pieces, how many of them are kept, and their share of all occurrences."""
     return {
         language: {
             "pieces": int((count > 0).sum()),
@@ -181,7 +181,7 @@ def compare_corpora(
 ) -> dict[str, Agreement]:
     """Compare every corpus (an even sample of its `texts`) and the further files that the config names.
 
-    Raises RuntimeError: a covered text is segmented in another way.
+    Raises RuntimeError: a covered text is segmented differently.
     """
     found, most = {}, config.certified_texts
     examples = -(-config.hidden_state_texts // len(corpora))
@@ -193,7 +193,7 @@ def compare_corpora(
         found[str(path)] = comparison.agreement(line for lines in corpus_lines(path) for line in lines)
     for name, agreement in found.items():
         if agreement.mismatches:
-            raise RuntimeError(f"{agreement.mismatches} covered texts of {name} are segmented in another way")
+            raise RuntimeError(f"{agreement.mismatches} covered texts of {name} are segmented differently")
     return found
 
 

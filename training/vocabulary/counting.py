@@ -2,7 +2,7 @@
 
 An XLM-R tokenizer cuts text at spaces before the model sees it, so a text's pieces are those of its words, and a
 word's pieces can be multiplied by its count. Spaces are safe to cut at only between characters that neither the
-normaliser nor Unicode's grapheme rules tie to a space; what remains is segmented as it stands.
+normaliser nor Unicode's grapheme rules tie to a space; what remains is segmented uncut.
 """
 
 import json
@@ -22,12 +22,12 @@ from data.pairs.hashing import SeenHashes, text_hashes
 
 JOINED = 64  # words in one text given to the tokenizer: fewer calls, and still enough texts for all cores
 TEXTS = 50_000  # texts split together
-ROWS = 5_000_000  # counted words that are held at least, some of them several times, before they are added up
+ROWS = 5_000_000  # fewest rows of counted words, repeats included, that are held before they are summed
 ENCODED = 8192  # joined texts segmented together
 LOCAL_NORMALIZERS = ("Precompiled", "Strip", "NFKC", "NFC", "Lowercase")
 SPACE_RUNS = ({"Regex": " {2,}"}, {"Regex": " +"})
 METASPACE = "▁"
-PREPENDED = "\u0d4e"  # letters with Grapheme_Cluster_Break=Prepend; the others lie beyond the first plane
+PREPENDED = "\u0d4e"  # letters with Grapheme_Cluster_Break=Prepend; the others are beyond the first plane
 PieceCounts = npt.NDArray[np.int64]
 WORDS = {"word": polars.String, "count": polars.Int64}  # the columns of counted words
 
@@ -37,7 +37,7 @@ class WordCounter:
 
     Attributes:
         whole: starts and ends of texts, and texts that can't be cut; they are segmented one by one.
-        texts: number of distinct texts added; to know them takes 8 bytes a text.
+        texts: number of distinct texts added; tracking them takes 8 bytes per text.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -67,7 +67,7 @@ class WordCounter:
                 self._counted = [self.words()]
 
     def words(self) -> polars.DataFrame:
-        """Columns word and count: what stands between two safe spaces, each distinct word once."""
+        """Columns word and count: the text between two safe spaces, each distinct word once."""
         counted = polars.concat([polars.DataFrame(schema=WORDS), *self._counted], how="vertical_relaxed")
         return counted.group_by("word").sum()
 
@@ -96,7 +96,7 @@ class WordCounter:
 
 
 def piece_counts(tokenizer: Tokenizer, words: polars.DataFrame, whole: Mapping[str, int], size: int) -> PieceCounts:
-    """How often each id occurs in these words, special tokens of the texts' ends left out; shape [size].
+    """How often each id occurs in these words, without the special tokens at the texts' ends; shape [size].
 
     Words of equal count are segmented in one text, joined by spaces.
     """
@@ -126,10 +126,10 @@ def cuts_at_spaces(tokenizer: Tokenizer) -> bool:
 
 
 def safe_characters(tokenizer: Tokenizer) -> str:
-    """The characters beside which a space can be cut at, as the inside of a regular expression's set.
+    """The characters next to which a text can be cut at a space, as the inside of a regular expression's set.
 
     Letters, digits, punctuation and symbols of Unicode's first plane that the normaliser turns into something without
-    a space. Marks, and the few letters that join what follows them into one grapheme, are not among them.
+    a space. Marks are excluded, as are the few letters that form one grapheme with what follows them.
     """
     ranges: list[list[int]] = []
     for code in range(0x21, 0x10000):
@@ -157,7 +157,7 @@ def _is_local(normalizer: dict[str, Any]) -> bool:
 
 
 def _parts(step: Any, name: str) -> list[dict[str, Any]]:
-    """The steps of a normaliser or pre-tokeniser, which may be a (nested) sequence of them, as its file has them."""
+    """The steps of a normaliser or pre-tokeniser, which may be a (nested) sequence of them, as in its file."""
 
     def flat(inner: dict[str, Any]) -> list[dict[str, Any]]:
         return [part for each in inner[name] for part in flat(each)] if inner["type"] == "Sequence" else [inner]

@@ -15,24 +15,24 @@ from training.vocabulary.corpora import Corpus
 from training.vocabulary.counting import WORDS, PieceCounts, WordCounter, piece_counts
 from training.vocabulary.selection import OTHER, scripts_of
 
-FOREIGN = r"[\p{L}--[\p{Common}\p{Inherited}]]"  # asked of words without a letter of the languages' scripts
+FOREIGN = r"[\p{L}--[\p{Common}\p{Inherited}]]"  # matched on words without a letter of the languages' scripts
 
 
 @dataclass(frozen=True)
 class LanguageCounts:
-    """What counting found."""
+    """The counts of pieces and texts."""
 
-    occurrences: dict[str, PieceCounts]  # language -> how often each id occurs, special tokens of the ends included
-    others: PieceCounts  # the same of words in scripts of none of the languages
-    texts: dict[str, int]  # corpus -> texts, also those that were counted before
+    occurrences: dict[str, PieceCounts]  # language -> how often each id occurs, with the special tokens at the ends
+    others: PieceCounts  # the same for words in scripts of none of the languages
+    texts: dict[str, int]  # corpus -> texts, repeated ones included
 
 
 def count_pieces(
     corpora: list[Corpus], tokenizer: Tokenizer, languages: list[str], size: int, scripts: Sequence[str] = ()
 ) -> LanguageCounts:
-    """Count the pieces of all corpora for each language; `scripts` are those of languages that are not known.
+    """Count the pieces of all corpora for each language; `scripts` are those of unknown languages.
 
-    A text is counted once for a language, however often it stands in the corpora: a passage that is the negative of a
+    A text is counted once for a language, however often it occurs in the corpora: a passage that is the negative of a
     hundred queries says no more about the language than one of a single query.
 
     Raises UserError: a corpus without texts, a language without any, or what reading a corpus raises.
@@ -49,7 +49,7 @@ def count_pieces(
                 counters[language].add(batch)
         if not texts[corpus.name]:
             where = f"{corpus.name}: {', '.join(map(str, corpus.files[:3]))}"
-            raise UserError("a corpus has no texts", where=where, remedy="mend init.corpora or the file")
+            raise UserError("a corpus has no texts", where=where, remedy="correct init.corpora or the file")
     occurrences = {OTHER: np.zeros(size, dtype=np.int64)}
     for language, words, whole, ends in _by_language(counters, languages, scripts):
         if language != OTHER and not len(words) and not whole:
@@ -66,13 +66,13 @@ def count_pieces(
 def _by_language(
     counters: Mapping[str, WordCounter], languages: list[str], scripts: Sequence[str]
 ) -> Iterator[tuple[str, polars.DataFrame, Counter[str], int]]:
-    """(language, words, whole texts, number of texts); the words of mixed corpora go where their script belongs.
+    """(language, words, whole texts, number of texts); the words of mixed corpora go to the language of their script.
 
     Words of foreign scripts come last, as those of OTHER. Texts of mixed corpora have no language of their own: their
     ends are counted with the first one.
     """
     mixed = counters.get(BY_SCRIPT)
-    # A language that is not known is taken to be written in the first of the further scripts.
+    # An unknown language is assumed to be written in the first of the further scripts.
     parts = _by_script(mixed, {name: scripts_of([name], scripts)[0] for name in languages}) if mixed else {}
     for place, language in enumerate(languages):
         ends = mixed.texts if mixed and place == 0 else 0
@@ -92,8 +92,8 @@ def _by_language(
 def _by_script(counter: WordCounter, scripts: Mapping[str, str]) -> dict[str, tuple[polars.DataFrame, Counter[str]]]:
     """Words and whole texts of a mixed corpus by language: those whose first known script is the language's own.
 
-    Languages of one script share its words: each counts them all. Words without letters go with the first language's,
-    those with letters of other scripts alone to OTHER.
+    Languages that share a script each count all its words. Words without letters go to the first language, those with
+    letters of other scripts only to OTHER.
     """
     whole = polars.DataFrame(list(counter.whole.items()), schema=WORDS, orient="row")
     found = polars.coalesce(

@@ -1,4 +1,4 @@
-"""Which pieces stay, and which script a language is written in."""
+"""Which pieces are kept, and which scripts a language is written in."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from configs.schema.init import InitConfig
 from pipeline.core.errors import UserError
 from training.vocabulary.tokenizer_file import Ids, TokenizerFile
 
-OTHER = "other"  # stands for all languages that are not asked for
-LOW_IDS = 100  # the notebook keeps ids up to this one whenever they were seen
+OTHER = "other"  # all languages that are not asked for
+LOW_IDS = 100  # the notebook keeps ids up to this one wherever they occur
 # Language -> Unicode scripts, the main one first. A language that is not here needs `init.scripts`.
 WRITTEN_IN = {
     "Cyrillic": "ru uk be bg mk kk ky tt ba cv tg mn os sah udm",
@@ -45,7 +45,7 @@ COMMON = r"\p{Script=Common}|\p{Script=Inherited}"
 
 @dataclass(frozen=True)
 class Selection:
-    """The ids that stay, ascending, and the pinned one among them."""
+    """The kept ids, ascending, and the pinned one among them."""
 
     kept: Ids
     pinned: int
@@ -62,18 +62,18 @@ def select(
     """Choose ids by the config's rule.
 
     Args:
-        counts: language -> how often each id occurs, shape [tokenizer.size]; OTHER counts as the strictest of them.
-        needed: ids that stay whatever their counts, such as those of the prompts.
+        counts: language -> how often each id occurs, shape [tokenizer.size]; OTHER has the strictest threshold of all.
+        needed: ids that are kept whatever their counts, such as those of the prompts.
 
-    The special tokens and one piece with the minimum score always stay. The score of an unknown character is the
+    The special tokens and one piece with the minimum score are always kept. The score of an unknown character is the
     minimum minus 10, so without that piece the segmentation of texts with unknown characters could change.
 
-    Raises UserError: `max_size` has no room for what must stay.
+    Raises UserError: `max_size` has no room for what must be kept.
     """
     below_pad = range(tokenizer.special_ids["<pad>"])  # RoBERTa counts positions from that id, so it may not move
     specials = np.array(sorted({*below_pad, *tokenizer.special_ids.values()}), dtype=np.int64)
     must, frequent = {"special": specials, "needed": needed}, frequent_ids(counts, config)
-    if config.rule == "notebook":  # as bge-m3_en_ru has it: of low ids all that were seen
+    if config.rule == "notebook":  # as for bge-m3_en_ru: also all low ids that occur
         low = [np.flatnonzero(count[: LOW_IDS + 1]) for count in counts.values()]
         frequent = np.unique(np.concatenate([frequent, *low]))
     else:
@@ -90,7 +90,7 @@ def select(
 
 
 def frequent_ids(counts: Mapping[str, Ids], config: InitConfig) -> Ids:
-    """Ids that are often enough in one language, or that together make up `coverage` of each language's occurrences."""
+    """Ids that are frequent enough in one language, or that make up `coverage` of each language's occurrences."""
     if config.coverage is None:
         least = {OTHER: max([config.min_count, *config.min_counts.values()]), **config.min_counts}
         seen = [np.flatnonzero(count >= least.get(name, config.min_count)) for name, count in counts.items()]
@@ -116,7 +116,7 @@ def character_ids(tokenizer: TokenizerFile, config: InitConfig, languages: list[
 
 
 def pinned_id(tokenizer: TokenizerFile, kept: Ids) -> int:
-    """A piece with the minimum score: the first of them that stays anyway, else the first of all."""
+    """A piece with the minimum score: the first of them that is kept anyway, otherwise the first of all."""
     scores = tokenizer.scores
     lowest = np.flatnonzero(scores == scores.min())
     among = np.intersect1d(lowest, kept)
@@ -126,7 +126,7 @@ def pinned_id(tokenizer: TokenizerFile, kept: Ids) -> int:
 def cut(kept: Ids, fixed: Ids, counts: Mapping[str, Ids], size: int) -> Ids:
     """At most `size` ids: the fixed ones, then those with the largest mean share of the languages' occurrences."""
     if len(fixed) > size:
-        what = f"max_size {size} would drop special tokens or characters: {len(fixed)} ids must stay"
+        what = f"max_size {size} would drop special tokens or characters: {len(fixed)} ids must be kept"
         raise UserError(what, where="config key init.max_size", remedy=f"raise it to at least {len(fixed)}")
     spoken = {language: count for language, count in counts.items() if language != OTHER}
     share = sum(count / max(count.sum(), 1) for count in spoken.values())
@@ -138,7 +138,7 @@ def cut(kept: Ids, fixed: Ids, counts: Mapping[str, Ids], size: int) -> Ids:
 
 
 def scripts_of(languages: Iterable[str], further: Iterable[str] = ()) -> list[str]:
-    """The scripts of the languages and further ones, each once; raises UserError for what is not known."""
+    """The scripts of the languages and further ones, each once; raises UserError for unknown ones."""
     scripts: list[str] = []
     for language in languages:
         if language not in SCRIPTS and not further:

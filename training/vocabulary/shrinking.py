@@ -20,18 +20,18 @@ from training.vocabulary.tokenizer_file import Ids, TokenizerFile, shrink_senten
 SENTENCEPIECE = "sentencepiece.bpe.model"
 NOT_COPIED = ("*.safetensors", INDEX_FILE, f"*{PARTIAL}", *STAGE_FILES)
 ID_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "cls_token_id", "mask_token_id")
-PADDING_ROWS = 128  # an embedding may have fewer than so many rows beyond the tokenizer's ids
+PADDING_ROWS = 128  # an embedding may have fewer than this many rows beyond the tokenizer's ids
 EMBEDDING = "embeddings.word_embeddings.weight"  # the end of its name; the only tensor with a row for each id
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What shrinking did to the sizes."""
+    """Sizes before and after shrinking."""
 
     vocabulary_before: int  # ids of the tokenizer
     vocabulary_after: int
     embedding_rows_before: int
-    padding_rows_dropped: int  # rows that no id ever reached
+    padding_rows_dropped: int  # rows that no id used
     parameters_before: int
     parameters_after: int
 
@@ -50,7 +50,7 @@ def shrink(base: Path, target: Path, tokenizer: TokenizerFile, kept: Ids) -> Siz
             tokenizer.size, len(kept), rows, rows - tokenizer.size,
             parameters(weights, before), parameters(weights, after),
         )  # fmt: skip
-        # The tokenizer's files are edited while the disk still stores the weights.
+        # The tokenizer's files are edited while the disk is still writing the weights.
         tokenizer.write(target / "tokenizer.json", kept)
         if (base / SENTENCEPIECE).is_file():
             shrink_sentencepiece(base / SENTENCEPIECE, target / SENTENCEPIECE, tokenizer, kept)
@@ -76,9 +76,9 @@ def embedding_rows(weights: SafetensorsReader, ids: int) -> int:
 
 
 def shrink_weights(weights: SafetensorsReader, kept: Ids, rows: int, target: EagerFile) -> dict[str, tuple[int, ...]]:
-    """Write the file `target` (safetensors): the rows `kept` of the word embedding, all else bit by bit.
+    """Write the file `target` (safetensors): the rows `kept` of the word embedding, everything else bit for bit.
 
-    Only what stays is read, and the kernel copies it where it can: no tensor is in memory. Returns the new shapes.
+    Only what is kept is read, and the kernel copies it where it can: no tensor is in memory. Returns the new shapes.
     """
     tensors = weights.tensors.items()
     shapes = {
@@ -102,11 +102,11 @@ def parameters(weights: SafetensorsReader, shapes: Mapping[str, tuple[int, ...]]
 
 
 def write_id_map(path: Path, tokenizer: TokenizerFile, kept: Ids, occurrences: Mapping[str, Ids]) -> None:
-    """Which id became which, for users of sparse dimensions: old_id, new_id, piece, score, count_<language>.
+    """Write which id became which, for users of sparse dimensions: old_id, new_id, piece, score, count_<language>.
 
-    One row an id that stays, special tokens included.
+    One row per kept id, special tokens included.
     """
-    scores = np.zeros(tokenizer.size)  # added tokens behind the pieces have no score of their own
+    scores = np.zeros(tokenizer.size)  # added tokens after the pieces have no score
     scores[: len(tokenizer.pieces)] = tokenizer.scores
     columns = {
         "old_id": kept.astype(np.int32),
@@ -119,7 +119,7 @@ def write_id_map(path: Path, tokenizer: TokenizerFile, kept: Ids, occurrences: M
 
 
 def _runs(kept: Ids) -> Iterator[tuple[int, int]]:
-    """(first, number) of the ids that follow each other without a gap."""
+    """(first id, number of ids) of each run of consecutive ids."""
     bounds = [0, *(np.flatnonzero(np.diff(kept) != 1) + 1).tolist(), len(kept)]
     for start, end in pairwise(bounds):
         yield int(kept[start]), end - start
@@ -139,6 +139,6 @@ def _config(path: Path, new_ids: Mapping[int, int]) -> dict[str, Any]:
     content = read_json(path)
     ids = {key: content[key] for key in ID_KEYS if content.get(key) is not None}
     if wrong := [f"{key} is {own}" for key, own in ids.items() if own not in list(new_ids)]:
-        remedy = "mend it in the base, or choose another one"
+        remedy = "correct it in the base, or choose another one"
         raise UserError(f"{wrong[0]}, which is no special token", where=str(path), remedy=remedy)
     return {**content, **{key: new_ids[own] for key, own in ids.items()}, "vocab_size": len(new_ids)}

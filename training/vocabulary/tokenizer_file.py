@@ -1,4 +1,4 @@
-"""The two files of a Unigram tokenizer, read, checked, and written with fewer pieces, everything else as it was."""
+"""The two files of a Unigram tokenizer: read, checked, and written with fewer pieces and everything else unchanged."""
 
 import gc
 import json
@@ -19,13 +19,13 @@ REQUIRED = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 OTHER_BASE = "choose a base with XLM-R's tokenizer"
 NORMAL, CONTROL, UNKNOWN = 1, 3, 2  # piece types of SentencePiece that XLM-R's vocabulary has
 FIRST = 3  # <unk>, <s> and </s> come first; every other piece has the id index + 1
-NO_PIECES = '"vocab": []'  # stands for the pieces while the rest is written; quotes inside JSON strings are escaped
+NO_PIECES = '"vocab": []'  # placeholder of the pieces while the rest is written; JSON strings have escaped quotes
 Ids = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class TokenizerFile:
-    """A Unigram tokenizer as its file has it; a piece's id is its place."""
+    """A Unigram tokenizer as stored in its file; a piece's id is its index."""
 
     path: Path
     document: dict[str, Any]  # everything but the pieces, and without truncation and padding, which belong to a call
@@ -39,7 +39,7 @@ class TokenizerFile:
         Raises UserError: no such file, not JSON, not a Unigram model, or without one of XLM-R's special tokens.
         """
         try:
-            gc.disable()  # among 250,000 new lists it would look for cycles, in vain, for most of the time
+            gc.disable()  # it would spend most of the time looking for cycles among 250,000 new lists
             made = cls._parsed(path, json.loads(path.read_bytes().decode("utf-8")))
             if not np.isfinite(made.scores).all() or not 0 <= made.unknown_id < made.size:
                 raise ValueError("a score that is not finite, or an unknown piece beyond the others")
@@ -69,7 +69,7 @@ class TokenizerFile:
 
     @property
     def size(self) -> int:
-        """Number of ids: the pieces, and added tokens behind them."""
+        """Number of ids: the pieces, and added tokens after them."""
         return max(len(self.pieces), 1 + max(self.special_ids.values()))
 
     @property
@@ -82,7 +82,7 @@ class TokenizerFile:
         return {token["content"]: int(token["id"]) for token in self.document["added_tokens"]}
 
     def piece(self, old_id: int) -> str:
-        """The text of an id, be it a piece or an added token."""
+        """The text of an id, whether of a piece or of an added token."""
         if old_id < len(self.pieces):
             return self.pieces[old_id]
         return next(text for text, place in self.special_ids.items() if place == old_id)
@@ -90,7 +90,7 @@ class TokenizerFile:
     def write(self, path: Path, kept: Ids) -> None:
         """Write the tokenizer with the ids `kept`, ascending and renumbered from 0.
 
-        Only the pieces and the places where an id is written change: normaliser, pre-tokeniser and decoder stay.
+        Only the pieces and written ids change; normaliser, pre-tokeniser and decoder don't.
         """
         new_ids = {int(old): new for new, old in enumerate(kept)}
         text = json.dumps(_renumbered(self.document, new_ids), ensure_ascii=False, indent=1)
@@ -118,7 +118,7 @@ def _renumbered(document: dict[str, Any], new_ids: Mapping[int, int]) -> dict[st
 
 
 def shrink_sentencepiece(path: Path, target: Path, tokenizer: TokenizerFile, kept: Ids) -> None:
-    """Write `sentencepiece.bpe.model` with the kept pieces; its normaliser and its trainer's settings stay as they are.
+    """Write `sentencepiece.bpe.model` with the kept pieces; its normaliser and its trainer's settings are unchanged.
 
     Raises UserError: not a SentencePiece file, user-defined pieces (their score depends on the whole vocabulary), or
     pieces that differ from those of `tokenizer.json`.
