@@ -9,7 +9,7 @@ from torch.utils.benchmark import Timer
 from transformers import XLMRobertaConfig, XLMRobertaModel
 
 from configs.schema.config import Config
-from configs.schema.training import HeadsConfig, PlannedConfig, SideConfig
+from configs.schema.training import HeadsConfig, SideConfig
 from pipeline.core.artefact import read_json
 from pipeline.core.errors import UserError
 from pipeline.core.packed import LEAST_CAPABILITY
@@ -109,9 +109,9 @@ class Devices:
     network: float  # bytes a second of the gradients' all-reduce, per rank
     launch: float  # seconds per layer and forward pass, with its backward pass: about 45 kernels on a GPU
 
-    def budget(self, side: PlannedConfig, shape: Shape, token_budget: int | None = None) -> Budget:
+    def budget(self, side: SideConfig | HeadsConfig, shape: Shape, token_budget: int | None = None) -> Budget:
         """How a run's batches will be cut; on a GPU estimated by the cost model, where training measures."""
-        if isinstance(side, HeadsConfig):
+        if not side.trains_encoder:
             return encoding_budget(side, token_budget, self.gpu)
         if not self.gpu:
             return planned_budget(side)
@@ -120,7 +120,7 @@ class Devices:
         fitting = max(int(room / activation_bytes(shape, self.half)) // BUDGET_MULTIPLE * BUDGET_MULTIPLE, side.longest)
         return planned_budget(side, fitting, GPU_OVERHEAD)
 
-    def packs(self, config: Config, side: PlannedConfig) -> bool:
+    def packs(self, config: Config, side: SideConfig | HeadsConfig) -> bool:
         """Whether texts will be packed."""
         if torch.cuda.is_available() and torch.cuda.get_device_capability() < LEAST_CAPABILITY:
             return False
@@ -204,13 +204,13 @@ def side_memory(
     if tokens is None:
         texts = side.anchor_length + (1 + side.negatives) * side.positive_length
         tokens = side.batch_size * texts // (config.launch.processes or 1)
-    if isinstance(side, HeadsConfig):
-        parts, freed = heads_memory(shape, tokens, min(tokens, most), half), 0
-    else:
+    if side.trains_encoder:
         eager = not gpu and attention_implementation(config.base.attention, side.longest) == "eager"
         trained = trained_parameters(shape, side, f"training.{name}")
         parts = memory_bytes(shape, min(tokens, most), half, side.longest * eager, trained)
         freed = round(FREED * (parts["activations"] + parts["attention scores"]))
+    else:
+        parts, freed = heads_memory(shape, tokens, min(tokens, most), half), 0
     return parts if gpu else parts | {"freed and kept": freed, "libraries and tokens": LIBRARIES}
 
 
@@ -234,9 +234,9 @@ def heads_memory(shape: Shape, tokens: int, at_once: int, half: bool) -> dict[st
     }
 
 
-def trained_parameters(shape: Shape, side: PlannedConfig, key: str = "training") -> int:
+def trained_parameters(shape: Shape, side: SideConfig | HeadsConfig, key: str = "training") -> int:
     """All parameters, or those of heads or of the side's adapter, which are counted on an encoder without weights."""
-    if not isinstance(side, SideConfig):
+    if not side.trains_encoder:
         return shape.hidden_size * (shape.hidden_size + 1) + shape.hidden_size + 1
     if side.adapter.rank is None:
         return shape.parameters

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from configs.schema.init import BaseConfig
-from configs.schema.training import AdapterConfig, PlannedConfig, SideConfig
+from configs.schema.training import AdapterConfig, HeadsConfig, SideConfig
 from pipeline.core.console import log
 from pipeline.core.errors import INSTALL, UserError
 from pipeline.core.model_folder import STAGE_FILES, listed_modules, write_dtype
@@ -27,7 +27,7 @@ from pipeline.core.safetensors_io import WEIGHTS_FILE
 
 
 def load_model(
-    folder: Path, attention: str, side: PlannedConfig, key: str = "training", weights: bool = True
+    folder: Path, attention: str, side: SideConfig | HeadsConfig, key: str = "training", weights: bool = True
 ) -> SentenceTransformer:
     """The model with float32 weights, the side's dropout and adapter, and its unused pooler frozen.
 

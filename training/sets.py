@@ -16,7 +16,7 @@ from sentence_transformers import SentenceTransformer
 from transformers import PreTrainedTokenizerBase
 
 from configs.schema.config import SIDES_READ
-from configs.schema.training import PlannedConfig, SetConfig
+from configs.schema.training import HeadsConfig, PlannedConfig, SetConfig, SideConfig
 from data.artefact import UNWEIGHTED, MixtureWeight, read_mixture_weights, set_files
 from data.pair_files import read_pairs
 from pipeline.core.artefact import replacing
@@ -69,7 +69,7 @@ class PreparedSets:
 
 def prepare_sets(
     name: str,
-    side: PlannedConfig,
+    side: SideConfig | HeadsConfig,
     model: SentenceTransformer,
     data: Path,
     cache: Path,

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 
 from configs.schema.config import Config
-from configs.schema.training import SideConfig
 from data.encoders import OpenedEncoder, open_encoder
 from pipeline.core.artefact import replacing
 from pipeline.core.console import log
@@ -79,6 +78,5 @@ def _keys(rows: SetRows) -> tuple[Integers, int]:
 
 def auxiliary_models_of(config: Config, name: str) -> dict[str, AuxiliaryModel]:
     """The guide and teacher that a training stage has, if any."""
-    settings = config.training_of(name)
-    wanted = settings.auxiliary_models if isinstance(settings, SideConfig) else {}
+    wanted = config.training_of(name).auxiliary_models
     return {role: AuxiliaryModel(config, model, f"training.{name}.{role}") for role, model in wanted.items()}

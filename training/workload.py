@@ -14,7 +14,7 @@ import numpy as np
 
 from configs.schema.config import SIDES_READ, Config
 from configs.schema.data import SourceConfig
-from configs.schema.training import PlannedConfig, SetConfig, SideConfig
+from configs.schema.training import PlannedConfig, SetConfig
 from data.artefact import rows_of_sets
 from data.ledger import expected_rows
 from pipeline.core.artefact import is_complete
@@ -108,7 +108,6 @@ def work_of(config: Config, name: str, shape: Shape, devices: Devices) -> Work:
     key = f"training.{name}"
     batches = plan_batches([item.rows for item in sets.values()], side, config.training_seed, key).batches
     budget, packed = devices.budget(side, shape, config.token_budget), devices.packs(config, side)
-    trains = isinstance(side, SideConfig)  # heads alone need only the encoder's forward pass
     tokens = padded = cached = passes = largest = 0
     flops, trained = 0.0, trained_parameters(shape, side, key)
     adapter = trained if side.adapter.rank else None
@@ -118,10 +117,10 @@ def work_of(config: Config, name: str, shape: Shape, devices: Devices) -> Work:
         ends = ends_within(lengths, budget, packed)
         parts = np.split(lengths, ends[:-1])
         sizes = [int(part.sum()) if packed else len(part) * int(part[-1]) for part in parts]  # tokens, with padding
-        kept = kept_graphs(sizes, budget.tokens) if trains else [True] * len(sizes)
+        kept = kept_graphs(sizes, budget.tokens) if side.trains_encoder else [True] * len(sizes)
         again = sum(size for size, keep in zip(sizes, kept, strict=True) if not keep)
         mean_square, ranks = float((lengths**2).sum()) / lengths.sum(), devices.number
-        flops += ranks * training_flops(shape, sum(sizes), mean_square, 3 if trains else 1, adapter)
+        flops += ranks * training_flops(shape, sum(sizes), mean_square, 3 if side.trains_encoder else 1, adapter)
         flops += ranks * training_flops(shape, again, mean_square, 1, adapter)
         tokens, padded = tokens + ranks * int(lengths.sum()), padded + ranks * sum(sizes)
         cached, passes = cached + (again > 0), passes + len(sizes) + kept.count(False)
@@ -135,7 +134,6 @@ def work_of(config: Config, name: str, shape: Shape, devices: Devices) -> Work:
 def _estimated(config: Config, name: str, shape: Shape, devices: Devices) -> Work:
     """The work for sets of the assumed sizes and lengths; padding is not known without the texts."""
     side, sets = config.training_of(name), estimates(config, name)
-    trains = isinstance(side, SideConfig)
     batches, rows_of_item = assumed_rows(sets, side)
     seen: dict[str, Seen] = {}
     budget = devices.budget(side, shape, config.token_budget).tokens
@@ -147,10 +145,10 @@ def _estimated(config: Config, name: str, shape: Shape, devices: Devices) -> Wor
         seen.setdefault(item.name, Seen(item.anchors)).add(own_batches, rows)
         a_device = item.batch_rows(side) * item.tokens / devices.number
         over = max(0.0, 1 - budget / a_device)
-        again = over if trains else 0.0  # share of the texts that are embedded twice
+        again = over if side.trains_encoder else 0.0  # share of the texts that are embedded twice
         pieces = 1 if not over else a_device / (budget / MINI_BATCHES_PER_BUDGET) * (1 + again)
         of_rows = round(rows * item.tokens), item.squares / item.tokens
-        flops += training_flops(shape, *of_rows, (3 if trains else 1) + again, adapter)
+        flops += training_flops(shape, *of_rows, (3 if side.trains_encoder else 1) + again, adapter)
         tokens, cached = tokens + rows * item.tokens, cached + (again > 0) * own_batches
         passes, largest = passes + pieces * own_batches, max(largest, a_device)
     rows_seen = round(sum(own.rows for own in seen.values()))

@@ -11,7 +11,7 @@ from configs.schema.evaluation import EvaluationConfig, ExportConfig
 from configs.schema.init import BaseConfig, InitConfig
 from configs.schema.merging import MERGEKIT_METHODS, MergingConfig
 from configs.schema.rules import setting
-from configs.schema.training import PlannedConfig, SideConfig, TrainingConfig
+from configs.schema.training import HeadsConfig, SideConfig, TrainingConfig
 
 # Training stage -> the sides of the data that it reads.
 SIDES = {side: (side,) for side in DATA_SIDES} | {"joint": DATA_SIDES}
@@ -116,7 +116,7 @@ class Config:
         assert isinstance(side, SideConfig)
         return side
 
-    def training_of(self, name: str) -> PlannedConfig:
+    def training_of(self, name: str) -> SideConfig | HeadsConfig:
         """The training settings of a side or of the heads."""
         return self.training.heads if name == "heads" else self.side(name)
 

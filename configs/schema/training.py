@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from configs.schema.data import DATA_SIDES
 from configs.schema.rules import setting
@@ -32,6 +32,8 @@ class AdapterConfig:
 @dataclass
 class PlannedConfig:
     """Settings of every training run: its steps and its planned batches."""
+
+    trains_encoder: ClassVar = True  # not a setting: heads train on a frozen encoder
 
     learning_rate: float = setting(1e-5, above=0)  # the highest, after warm-up
     warmup: float = setting(0.1, least=0, below=1)  # share of the steps
@@ -70,9 +72,6 @@ class PlannedConfig:
     # The cost of one more mini-batch, in tokens; not used for packed texts. auto: by the device.
     mini_batch_overhead: int | str = setting("auto", choices=("auto",), least=0, result=False)
     arguments: dict[str, Any] = setting({})  # any other SentenceTransformerTrainingArguments
-
-    # Not fields: only sides can set these. Values for heads, which train on the merge and leave its encoder unchanged.
-    start, dropout, angle_weight, adapter = "merge", 0.0, 0.0, AdapterConfig()
 
     def lengths(self) -> dict[str, int]:
         """All limits in tokens, including those of single sets, by config key relative to the run's."""
@@ -171,6 +170,14 @@ class HeadsConfig(PlannedConfig):
     # encoders, at this learning_rate and on the side's own batches, and the merge weights them like the encoders.
     # none: only the base's heads, if any.
     kind: str = setting("frozen", choices=("frozen", "joint", "none"))
+
+    # Not settings: heads train on the merge, whose encoder is frozen.
+    trains_encoder: ClassVar = False
+    start: ClassVar[str] = "merge"
+    dropout: ClassVar[float] = 0.0
+    angle_weight: ClassVar[float] = 0.0
+    adapter: ClassVar = AdapterConfig()
+    auxiliary_models: ClassVar[dict[str, str]] = {}
 
 
 @dataclass
