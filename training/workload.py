@@ -122,13 +122,25 @@ def work_of(config: Config, name: str, shape: Shape, devices: Devices) -> Work:
         mean_square, ranks = float((lengths**2).sum()) / lengths.sum(), devices.number
         flops += ranks * training_flops(shape, sum(sizes), mean_square, 3 if side.trains_encoder else 1, adapter)
         flops += ranks * training_flops(shape, again, mean_square, 1, adapter)
-        tokens, padded = tokens + ranks * int(lengths.sum()), padded + ranks * sum(sizes)
-        cached, passes = cached + (again > 0), passes + len(sizes) + kept.count(False)
+        tokens += ranks * int(lengths.sum())
+        padded += ranks * sum(sizes)
+        cached += again > 0
+        passes += len(sizes) + kept.count(False)
         largest = max(largest, sum(sizes))
         seen[batch.set].add(1, len(batch.rows))
-    rows = sum(len(batch.rows) for batch in batches)
-    numbers = (tokens, padded, flops, passes, largest, cached)
-    return Work("the planned batches", len(batches), rows, *numbers, seen, trained)
+    return Work(
+        source="the planned batches",
+        batches=len(batches),
+        rows=sum(len(batch.rows) for batch in batches),
+        tokens=tokens,
+        padded=padded,
+        flops=flops,
+        passes=passes,
+        largest=largest,
+        cached_batches=cached,
+        seen=seen,
+        trained=trained,
+    )
 
 
 def _estimated(config: Config, name: str, shape: Shape, devices: Devices) -> Work:
@@ -149,12 +161,24 @@ def _estimated(config: Config, name: str, shape: Shape, devices: Devices) -> Wor
         pieces = 1 if not over else a_device / (budget / MINI_BATCHES_PER_BUDGET) * (1 + again)
         of_rows = round(rows * item.tokens), item.squares / item.tokens
         flops += training_flops(shape, *of_rows, (3 if side.trains_encoder else 1) + again, adapter)
-        tokens, cached = tokens + rows * item.tokens, cached + (again > 0) * own_batches
-        passes, largest = passes + pieces * own_batches, max(largest, a_device)
-    rows_seen = round(sum(own.rows for own in seen.values()))
-    padded = round(tokens) if devices.packs(config, side) else None
-    numbers = (round(tokens), padded, flops, passes, round(largest), round(cached))
-    return Work("assumed sizes and lengths", batches, rows_seen, *numbers, seen, trained, sets)
+        tokens += rows * item.tokens
+        cached += (again > 0) * own_batches
+        passes += pieces * own_batches
+        largest = max(largest, a_device)
+    return Work(
+        source="assumed sizes and lengths",
+        batches=batches,
+        rows=round(sum(own.rows for own in seen.values())),
+        tokens=round(tokens),
+        padded=round(tokens) if devices.packs(config, side) else None,
+        flops=flops,
+        passes=passes,
+        largest=round(largest),
+        cached_batches=round(cached),
+        seen=seen,
+        trained=trained,
+        assumed=sets,
+    )
 
 
 def assumed_rows(sets: list[SetEstimate], side: PlannedConfig) -> tuple[int, list[float]]:
