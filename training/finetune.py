@@ -2,7 +2,6 @@
 
 import dataclasses
 import gc
-import hashlib
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -13,13 +12,12 @@ import torch
 from accelerate import PartialState
 from filelock import FileLock
 from sentence_transformers import SentenceTransformer
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from configs.schema.config import SIDES_READ, Config, LaunchConfig
 from configs.schema.training import SideConfig
 from data.artefact import read_dev_sets
 from pipeline.core.artefact import StageFolder, read_json, remove, retired, write_json
-from pipeline.core.console import console, log, quiet
+from pipeline.core.console import log, quiet
 from pipeline.core.errors import Stopped, UserError
 from pipeline.core.heads import Heads, write_heads
 from pipeline.core.machine import joined_ranks
@@ -34,12 +32,12 @@ from training.batches import (
     warn_of_small_steps,
     warn_of_untried,
 )
-from training.callbacks import Checkpoints, KeptMemory, MetricsLog, Preemption, Snapshots, StepBar, StepLines
+from training.callbacks import KeptMemory, MetricsLog, Snapshots, StepLines
 from training.cost_model import shape_of, side_memory
 from training.dev_scores import DevEvaluator, dev_figures
 from training.heads.layers import add_heads
 from training.heads.loss import JointLoss, heads_of, held_bytes
-from training.losses import BatchLoss, PlannedLoss
+from training.losses import PlannedLoss
 from training.memory import GPU_OVERHEAD, measured_tokens, memory_explained, planned_budget
 from training.model_files import choose_attention, encoder_of, load_mean, load_model, merge_adapter, save_model
 from training.sets import PreparedSets, TokenisedSet, prepare_sets
@@ -135,7 +133,6 @@ def train(config: Config, stage: StageFolder, trainer: PlannedTrainer) -> None:
     resume = last_checkpoint(checkpoints, trainer.run_digest) if stage.resuming else None
     torch.manual_seed(derived_seed(config.training_seed, "dropout", str(trainer.args.process_index)))
     trainer.args.eval_on_start = resume is None and trainer.evaluator is not None  # the model before training
-    assert isinstance(trainer.loss, BatchLoss)
     tokens, has_heads = trainer.loss.mini_batch_num_tokens, isinstance(trainer.model[-1], Heads)
     with memory_explained(f"training.{stage.name}", tokens, has_heads):  # steps, the optimizer's state and dev losses
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
@@ -208,7 +205,6 @@ def make_trainer(
     """The trainer of one side, with its loss, dev scores and callbacks."""
     side = config.side(stage.name)
     dev_batches = plan_dev([item.rows for item in sets.dev.values()], side)
-    rows = {name: PlannedDataset([sets.dev[name]], side.angle_weight) for name in dev_batches}
     texts = read_dev_sets(stage.inputs["data"], *SIDES_READ[stage.name]) if sets.dev else []
     texts = [pairs.spread(config.training.dev_rows) for pairs in texts]
     precision = training_precision(config.precision)
@@ -224,18 +220,17 @@ def make_trainer(
             half, key = autocast_dtype(config.precision), f"training.{stage.name}"
             tokens = measured_tokens(model, collate.features, side, half, key, held)
         collate = dataclasses.replace(collate, budget=planned_budget(side, tokens, GPU_OVERHEAD))
-    return assembled(
+    return PlannedTrainer(
         config,
         stage,
         plan,
-        model=model,
-        args=arguments,
-        train_dataset=PlannedDataset(sets.train.values(), side.angle_weight),
-        eval_dataset=rows or None,
-        loss=(JointLoss if has_heads else PlannedLoss)(model, side, collate.budget.tokens),
-        evaluator=evaluator if evaluator.sides else None,
-        data_collator=collate,
-        dev_batches=dev_batches,
+        model,
+        arguments,
+        PlannedDataset(sets.train.values(), side.angle_weight),
+        (JointLoss if has_heads else PlannedLoss)(model, side, collate.budget.tokens),
+        collate,
+        {name: (PlannedDataset([sets.dev[name]], side.angle_weight), own) for name, own in dev_batches.items()},
+        evaluator if evaluator.sides else None,
     )
 
 
@@ -244,24 +239,6 @@ def _held_by_heads(heads: Heads, sets: PreparedSets, plan: BatchPlan, world_size
     width = heads.multi_vector.out_features
     batches = ((text_lengths(sets.train[batch.set], batch), len(batch.rows)) for batch in plan.batches)
     return max(held_bytes(lengths, rows, width, world_size) for lengths, rows in batches)
-
-
-def assembled(config: Config, stage: StageFolder, plan: BatchPlan, **parts: Any) -> PlannedTrainer:
-    """A trainer of these parts with what every training stage has: its plan, callbacks and progress."""
-    trainer = PlannedTrainer(
-        **parts,
-        callbacks=[
-            MetricsLog(stage.path / "metrics.jsonl", plan.batches, stage.track),
-            Checkpoints(config.training_of(stage.name).checkpoint_steps),
-            Preemption(),
-        ],
-        batches=plan.batches,
-        run_digest=hashlib.sha256(f"{stage.fingerprint} {plan.digest}".encode()).hexdigest(),
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(StepBar() if console.is_terminal else StepLines())
-    return trainer
 
 
 def plan_dev(sets: list[SetRows], side: SideConfig) -> dict[str, list[GlobalBatch]]:
@@ -364,7 +341,6 @@ def closing_metrics(trainer: PlannedTrainer, report: dict[str, Any]) -> dict[str
     if trainer.state.best_model_checkpoint:
         log.info("dev score of the saved weights: %.4f", dev["eval_score"])
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
-    assert isinstance(trainer.data_collator, MiniBatchCollator)
     return {
         "steps": trainer.state.global_step,
         "rows": report["rows_seen"],

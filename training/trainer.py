@@ -3,13 +3,15 @@
 import contextlib
 import dataclasses
 import gc
+import hashlib
 import os
 import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from zipfile import BadZipFile
 
@@ -17,22 +19,25 @@ import torch
 from accelerate.utils import send_to_device
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers.base.evaluation import BaseEvaluator
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_callback import TrainerState
+from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
 
 from configs.schema.config import Config
 from configs.schema.training import SideConfig
 from pipeline.core.artefact import StageFolder, read_json, remove, write_json
+from pipeline.core.console import console
 from pipeline.core.errors import UserError, first_line
 from pipeline.core.heads import Heads
 from pipeline.core.model_folder import RAISED_BY_FILES
 from pipeline.core.precision import training_precision
-from training.batch_plan import GlobalBatch
+from training.batch_plan import BatchPlan, GlobalBatch
 from training.batches import MiniBatchCollator, PlannedDataset
+from training.callbacks import Checkpoints, MetricsLog, Preemption, StepBar, StepLines
 from training.losses import BatchLoss, PlannedLoss
 from training.model_files import trained_weights
 
@@ -72,24 +77,53 @@ def _end_with(rank: int) -> None:
 
 
 class PlannedTrainer(SentenceTransformerTrainer):
-    """Trains on planned global batches; `train_dataset` and `eval_dataset` are `training.batches.PlannedDataset`.
+    """Trains on the plan's global batches, one per optimizer step, with metrics.jsonl, checkpoints and progress.
 
     Args:
-        batches: the global batches of the run, one an optimizer step.
-        dev_batches: dev set -> the batches on which its loss is measured.
-        run_digest: identifies the run in its checkpoints; those of other runs are refused.
+        dev_sets: dev set -> its rows, and the batches on which its loss is measured.
+        evaluator: of the dev score; None: there is none.
     """
+
+    loss: BatchLoss  # type: ignore[assignment]
+    train_dataset: PlannedDataset
+    data_collator: MiniBatchCollator  # type: ignore[assignment]
 
     def __init__(
         self,
-        *args: Any,
-        batches: Sequence[GlobalBatch],
-        dev_batches: dict[str, list[GlobalBatch]],
-        run_digest: str,
-        **kwargs: Any,
+        config: Config,
+        stage: StageFolder,
+        plan: BatchPlan,
+        model: SentenceTransformer,
+        arguments: SentenceTransformerTrainingArguments,
+        rows: PlannedDataset,
+        loss: BatchLoss,
+        collator: MiniBatchCollator,
+        dev_sets: Mapping[str, tuple[PlannedDataset, list[GlobalBatch]]] = MappingProxyType({}),
+        evaluator: BaseEvaluator | None = None,
     ) -> None:
-        self.batches, self.dev_batches, self.run_digest = batches, dev_batches, run_digest
-        super().__init__(*args, **kwargs)
+        self.batches, self.dev_sets = plan.batches, dev_sets
+        # Identifies the run in its checkpoints: those of others are refused.
+        self.run_digest = hashlib.sha256(f"{stage.fingerprint} {plan.digest}".encode()).hexdigest()
+        own: Any = {  # of types that the library doesn't declare
+            "train_dataset": rows,
+            "eval_dataset": {name: dataset for name, (dataset, _) in dev_sets.items()} or None,
+            "data_collator": collator,
+        }
+        super().__init__(
+            model,
+            arguments,
+            **own,
+            loss=loss,
+            evaluator=evaluator,
+            callbacks=[
+                MetricsLog(stage.path / "metrics.jsonl", plan.batches, stage.track),
+                Checkpoints(config.training_of(stage.name).checkpoint_steps),
+                Preemption(),
+            ],
+        )
+        self.remove_callback(PrinterCallback)
+        self.remove_callback(ProgressCallback)
+        self.add_callback(StepBar() if console.is_terminal else StepLines())
 
     def preprocess_dataset(self, dataset: Any = None, dataset_name: str | None = None) -> Any:
         return dataset  # already tokens
@@ -103,19 +137,18 @@ class PlannedTrainer(SentenceTransformerTrainer):
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         if self.eval_dataset is None:  # no dev set fills a batch: there are scores, but no losses
             return super().get_eval_dataloader()
-        assert isinstance(self.eval_dataset, dict)
-        return self._planned(self.eval_dataset[eval_dataset], self.dev_batches[eval_dataset])
+        return self._planned(*self.dev_sets[eval_dataset])
 
     def _planned(self, rows: Any, batches: Sequence[GlobalBatch]) -> DataLoader:
-        assert isinstance(self.data_collator, MiniBatchCollator)
         own: Any = [batch.slice(self.args.process_index, self.args.world_size) for batch in batches]
+        collate: Any = self.data_collator.collate
         workers = self.args.dataloader_num_workers if batches is self.batches else 0  # dev sets are small
         on_linux: dict[str, Any] = {"multiprocessing_context": "fork", "worker_init_fn": _outlive_sigterm}
         with named_argument("dataloader_num_workers"):
             return DataLoader(  # not prepared by Accelerate, which would split these slices again
                 rows,
                 batch_sampler=own,
-                collate_fn=self.data_collator.collate,
+                collate_fn=collate,
                 num_workers=workers,
                 pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
                 **(on_linux if workers and sys.platform == "linux" else {}),
@@ -130,7 +163,6 @@ class PlannedTrainer(SentenceTransformerTrainer):
             return super().create_scheduler(*args, **kwargs)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        assert isinstance(self.data_collator, MiniBatchCollator)
         on_device = send_to_device(inputs, self.args.device, non_blocking=True)  # the library would wait for each
         return self.data_collator.to_model_inputs(on_device)
 
@@ -144,7 +176,6 @@ class PlannedTrainer(SentenceTransformerTrainer):
         tokens = inputs["label"]["tokens"]
         loss = super().compute_loss(model, inputs, *args, **kwargs)
         self.last_loss = loss[0].detach() if isinstance(loss, tuple) else loss.detach()
-        assert isinstance(self.loss, BatchLoss) and isinstance(self.train_dataset, PlannedDataset)
         parts = self.loss.parts
         if self.train_dataset.angle_weight > 0:  # for all sets: the library logs a part only from its first value on
             parts = {"angle": torch.zeros_like(self.last_loss), **parts}
@@ -153,7 +184,6 @@ class PlannedTrainer(SentenceTransformerTrainer):
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         if isinstance(self.loss, PlannedLoss):
-            assert isinstance(self.train_dataset, PlannedDataset)
             is_logged = (self.state.global_step + 1) % self.state.logging_steps == 0
             self.loss.measures = is_logged and self.train_dataset.angle_weight > 0
         return super().training_step(*args, **kwargs)

@@ -9,10 +9,11 @@ from pipeline.core.console import quiet
 from pipeline.core.heads import write_heads
 from pipeline.core.precision import autocast_dtype
 from training.batches import MiniBatchCollator, PlannedDataset, encoding_budget
-from training.finetune import assembled, closing_metrics, finish, join_ranks, plan_run, train, training_arguments
+from training.finetune import closing_metrics, finish, join_ranks, plan_run, train
 from training.heads.layers import add_heads
 from training.heads.loss import HeadsLoss
 from training.model_files import choose_attention, load_model
+from training.trainer import PlannedTrainer, training_arguments
 
 
 @quiet()
@@ -29,16 +30,15 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     heads = add_heads(model, start, config.training_seed)
     sets, plan, report = plan_run(config, stage, model)
     budget = encoding_budget(settings, config.token_budget, process.device.type != "cpu")
-    trainer = assembled(
+    trainer = PlannedTrainer(
         config,
         stage,
         plan,
-        model=model,
-        args=training_arguments(config, stage, len(plan.batches), has_dev=False),
-        train_dataset=PlannedDataset(sets.train.values(), angle_weight=0.0),
-        loss=HeadsLoss(model, settings.temperature, budget.tokens),
-        data_collator=MiniBatchCollator.of(model, budget),
-        dev_batches={},
+        model,
+        training_arguments(config, stage, len(plan.batches), has_dev=False),
+        PlannedDataset(sets.train.values(), angle_weight=0.0),
+        HeadsLoss(model, settings.temperature, budget.tokens),
+        MiniBatchCollator.of(model, budget),
     )
     train(config, stage, trainer)
 
