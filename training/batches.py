@@ -14,10 +14,9 @@ from torch import Tensor
 
 from configs.schema.training import PlannedConfig, SideConfig
 from pipeline.core.console import log
-from pipeline.core.embedding import CPU_TOKENS, GPU_TOKENS
 from pipeline.core.packed import concatenated, first_position_of, is_packed, packed
 from training.batch_plan import BatchPlan, GlobalBatch, Integers, has_angle
-from training.memory import CPU_OVERHEAD, GPU_OVERHEAD, Budget, planned_budget
+from training.memory import MINI_BATCHES_PER_BUDGET, Budget, planned_budget
 from training.sets import TokenisedSet
 
 FEWEST_TOKENS = 8_000  # per rank and step; with fewer a GPU is mostly idle
@@ -25,7 +24,6 @@ FEWEST_TOKENS = 8_000  # per rank and step; with fewer a GPU is mostly idle
 # the symmetric and 2e-4 for the asymmetric side raised them less), its model's parameters, and up to how many
 # parameters these rates are assumed to hold.
 FEWEST_STEPS, TRIED_RATES, STUDIED, MOST_PARAMETERS = 60, (1e-5, 5e-5), 28e6, 120e6
-MINI_BATCHES_PER_BUDGET = 4  # for a batch that needs more than one: smaller ones fill more of the budget
 
 
 class PlannedDataset(torch.utils.data.Dataset[Any]):
@@ -54,13 +52,6 @@ class PlannedDataset(torch.utils.data.Dataset[Any]):
             "angle_weight": self.angle_weight if rows.angle else 0.0,
             "others": {role: vectors.of(rows, batch) for role, vectors in item.others.items()},
         }
-
-
-def encoding_budget(settings: PlannedConfig, token_budget: int | None, on_gpu: bool) -> Budget:
-    """The mini-batch budget of a frozen encoder, which keeps no activations: passes are as large as for embedding."""
-    tokens = MINI_BATCHES_PER_BUDGET * (token_budget or (GPU_TOKENS if on_gpu else CPU_TOKENS))
-    budget = planned_budget(settings, tokens, GPU_OVERHEAD if on_gpu else CPU_OVERHEAD)
-    return dataclasses.replace(budget, whole=settings.mini_batch_tokens != "auto" or not on_gpu)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,15 +14,16 @@ from pipeline.core.artefact import read_json
 from pipeline.core.errors import UserError
 from pipeline.core.packed import LEAST_CAPABILITY
 from pipeline.core.precision import NARROW_FROM, PACKED, attention_implementation, autocast_dtype
-from training.batches import MINI_BATCHES_PER_BUDGET, encoding_budget
 from training.heads.loss import KEPT_SIMILARITIES
 from training.memory import (
     BUDGET_MULTIPLE,
     DDP_BUCKET_BYTES,
     GPU_OVERHEAD,
+    MINI_BATCHES_PER_BUDGET,
     RESERVED_SHARE,
     STATE_BYTES,
     Budget,
+    encoding_budget,
     planned_budget,
 )
 from training.model_files import add_adapter

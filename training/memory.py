@@ -12,6 +12,7 @@ from sentence_transformers.util.distributed import get_world_size
 
 from configs.schema.training import PlannedConfig
 from pipeline.core.console import log
+from pipeline.core.embedding import CPU_TOKENS, GPU_TOKENS
 from pipeline.core.errors import UserError
 
 # On a CPU: the tokens of bge-m3's longest text. Training 28 million parameters on texts of 96 tokens peaks at 4.8 GB
@@ -25,6 +26,7 @@ STATE_BYTES = 12  # per trained parameter: gradient and AdamW's two moments; the
 DDP_BUCKET_BYTES = 4  # per trained parameter: DistributedDataParallel's copy of the gradient
 RESERVED_SHARE = 0.05  # share of the device's memory that is left free: fragments, the loss, dev scores
 BUDGET_MULTIPLE = 256  # budgets are multiples of it
+MINI_BATCHES_PER_BUDGET = 4  # for a batch that needs more than one: smaller ones fill more of the budget
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +45,13 @@ def planned_budget(side: PlannedConfig, fitting: int = AT_ONCE_ON_CPU, further: 
     """
     tokens, overhead = side.mini_batch_tokens, side.mini_batch_overhead
     return Budget(tokens if isinstance(tokens, int) else fitting, overhead if isinstance(overhead, int) else further)
+
+
+def encoding_budget(settings: PlannedConfig, token_budget: int | None, on_gpu: bool) -> Budget:
+    """The mini-batch budget of a frozen encoder, which keeps no activations: passes are as large as for embedding."""
+    tokens = MINI_BATCHES_PER_BUDGET * (token_budget or (GPU_TOKENS if on_gpu else CPU_TOKENS))
+    budget = planned_budget(settings, tokens, GPU_OVERHEAD if on_gpu else CPU_OVERHEAD)
+    return dataclasses.replace(budget, whole=settings.mini_batch_tokens != "auto" or not on_gpu)
 
 
 def measured_tokens(

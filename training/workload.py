@@ -21,9 +21,10 @@ from pipeline.core.artefact import is_complete
 from pipeline.core.console import quiet
 from pipeline.core.errors import UserError
 from training.batch_plan import batch_rows, plan_batches, wanted_batches
-from training.batches import MINI_BATCHES_PER_BUDGET, ends_within, text_lengths
+from training.batches import ends_within, text_lengths
 from training.cost_model import Devices, Shape, trained_parameters, training_flops
 from training.losses import kept_graphs
+from training.memory import MINI_BATCHES_PER_BUDGET
 from training.model_files import load_model
 from training.sets import prepare_sets
 

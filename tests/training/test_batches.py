@@ -12,7 +12,6 @@ from configs.schema.training import HeadsConfig, SideConfig
 from training.batch_plan import BatchPlan, GlobalBatch, SetRows
 from training.batches import (
     MiniBatchCollator,
-    encoding_budget,
     ends_within,
     mini_batch_ends,
     packed_ends,
@@ -21,7 +20,7 @@ from training.batches import (
     warn_of_untried,
     with_padding,
 )
-from training.memory import Budget
+from training.memory import Budget, encoding_budget
 from training.sets import TokenIds, TokenisedSet
 
 LENGTHS = np.array([2, 3, 3, 5, 8, 8, 9, 20])  # 58 tokens

@@ -8,10 +8,11 @@ from pipeline.core.artefact import StageFolder, link_tree
 from pipeline.core.console import quiet
 from pipeline.core.heads import write_heads
 from pipeline.core.precision import autocast_dtype
-from training.batches import MiniBatchCollator, PlannedDataset, encoding_budget
+from training.batches import MiniBatchCollator, PlannedDataset
 from training.finetune import closing_metrics, finish, join_ranks, plan_run, train
 from training.heads.layers import add_heads
 from training.heads.loss import HeadsLoss
+from training.memory import encoding_budget
 from training.model_files import choose_attention, load_model
 from training.trainer import PlannedTrainer, training_arguments
 
