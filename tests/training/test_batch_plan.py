@@ -1,4 +1,4 @@
-"""The batch plan: what may stand in a batch, what is left out, and that nothing depends on the number of processes."""
+"""The batch plan: what may be in a batch, what is left out, and that nothing depends on the number of processes."""
 
 import dataclasses
 import itertools
@@ -62,7 +62,7 @@ def test_rows_of_a_batch_share_no_text_that_would_be_a_false_negative() -> None:
                 assert i == j or set(pair).isdisjoint(rows.negatives[batch.rows[j]][chosen].tolist())
 
 
-def test_a_plan_that_was_written_is_read_as_it_was(tmp_path: Path) -> None:
+def test_a_written_plan_is_read_back_unchanged(tmp_path: Path) -> None:
     planned = plan(set_rows("one", 500, negatives=3), set_rows("two", 300, texts=90, seed=1))
     planned.write(tmp_path / "plan.npz")
     found = read_plan(tmp_path / "plan.npz")
@@ -77,7 +77,7 @@ def test_another_set_row_or_negative_is_another_digest() -> None:
     assert len({BatchPlan([each], {}).digest for each in batches}) == 4
 
 
-def test_a_batch_has_one_set_and_one_number_of_negatives() -> None:
+def test_a_batch_has_rows_of_one_set_with_the_same_number_of_negatives() -> None:
     some = dataclasses.replace(set_rows("one", 500, negatives=3), max_negatives=2)
     sets = {rows.name: rows for rows in (some, set_rows("two", 300, seed=1))}
     batches = plan(*sets.values()).batches
@@ -119,7 +119,7 @@ def test_a_full_batch_holds_what_fits_its_budget_in_whole_multiples() -> None:
     side = dataclasses.replace(SIDE, batch_tokens=2048)
     rows = [batch_rows(side, longest, negatives) for longest, negatives in ((32, 0), (32, 1), (32, 3), (43, 1), (1, 0))]
     assert rows == [32, 32, 16, 16, 32]
-    assert batch_rows(side, 1000, 3) == 8  # texts that fit nowhere come by as few as may be
+    assert batch_rows(side, 1000, 3) == 8  # texts that fit no budget are in the smallest batches
 
 
 def test_a_budget_that_no_batch_reaches_changes_nothing() -> None:
@@ -127,7 +127,7 @@ def test_a_budget_that_no_batch_reaches_changes_nothing() -> None:
     assert plan(rows, batch_tokens=10**9).digest == plan(rows).digest
 
 
-def test_an_epoch_takes_every_row_once_but_for_what_it_counts() -> None:
+def test_an_epoch_takes_every_row_once_except_those_it_counts_as_left_out() -> None:
     rows = set_rows("pairs", 1003, texts=100_000)
     planned = plan(rows)
     taken = np.concatenate([batch.rows for batch in planned.batches])
@@ -138,7 +138,7 @@ def test_an_epoch_takes_every_row_once_but_for_what_it_counts() -> None:
     assert sizes == {32: 31, 8: 1}
 
 
-def test_a_negative_may_stand_in_a_batch_more_than_once() -> None:
+def test_a_negative_may_occur_in_a_batch_more_than_once() -> None:
     rows = dataclasses.replace(set_rows("pairs", 64), negatives=[np.array([999])] * 64, max_negatives=1)
     planned = plan(rows)
     assert len(planned.batches) == 2 and not sum(planned.left_out["pairs"].values())
@@ -198,7 +198,7 @@ def test_the_plan_is_a_function_of_the_seed() -> None:
 
 
 def test_further_epochs_make_other_batches_of_the_same_rows() -> None:
-    rows = dataclasses.replace(set_rows("one", 320), lengths=np.arange(1, 321))  # chance alone makes other batches
+    rows = dataclasses.replace(set_rows("one", 320), lengths=np.arange(1, 321))  # only random order makes other batches
     batches = plan(rows, epochs=2.0).batches
     first, second = batches[:10], batches[10:]
     seen = [sorted(np.concatenate([batch.rows for batch in part]).tolist()) for part in (first, second)]
@@ -206,7 +206,7 @@ def test_further_epochs_make_other_batches_of_the_same_rows() -> None:
     assert {frozenset(batch.rows) for batch in first}.isdisjoint(frozenset(batch.rows) for batch in second)
 
 
-def test_rows_of_one_length_meet_whatever_their_places() -> None:
+def test_rows_of_equal_length_share_batches_wherever_they_are_in_the_set() -> None:
     rows = dataclasses.replace(set_rows("one", 320), lengths=np.full(320, 9))
     assert all(np.ptp(batch.rows) > 128 for batch in plan(rows).batches)  # places in the set: more than a bucket's
 
@@ -229,7 +229,7 @@ def test_sets_are_mixed_by_their_share(mixing: str, expected: dict[str, int]) ->
     assert in_turn == (mixing == "round_robin")
 
 
-def test_a_repeated_set_is_seen_so_often_in_one_epoch() -> None:
+def test_a_repeated_set_is_seen_that_often_in_one_epoch() -> None:
     sets = [set_rows("a", 320), dataclasses.replace(set_rows("b", 64, seed=1), repeat=3)]
     batches = plan(*sets).batches
     assert Counter(batch.set for batch in batches) == {"a": 10, "b": 6}
@@ -295,7 +295,7 @@ def test_a_set_below_one_multiple_is_refused_with_an_override_that_leaves_it_out
     assert composed("profile=tiny", override).side("symmetric").sets["few"].weight == 0
 
 
-def test_a_set_with_one_common_text_is_refused_for_that() -> None:
+def test_a_set_whose_rows_share_a_text_is_refused_with_that_reason() -> None:
     rows = set_rows("common", 64)
     same = dataclasses.replace(rows, positives=np.full(64, 999))
     what = r"64 rows yield no batch .*: 64 have the same positive, and a batch takes each text once \(set common\)"
@@ -310,7 +310,7 @@ def test_rows_that_are_alone_in_their_batches_need_larger_ones() -> None:
         plan(set_rows("pairs", 7), batch_size=1, batch_multiple=1)
 
 
-def test_a_set_of_scores_alone_is_refused_for_them() -> None:
+def test_a_set_with_only_scores_is_refused_with_that_reason() -> None:
     rows = set_rows("scored", 64)
     rows.scores[:] = 0.5
     with pytest.raises(UserError, match="64 have a score below 1, which only AnglE uses"):

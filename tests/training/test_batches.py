@@ -37,7 +37,7 @@ def test_a_batch_that_fits_is_one_packed_mini_batch_and_a_larger_one_has_four_in
     assert ends_within(LENGTHS, Budget(57, 96), packed=True) == packed_ends(LENGTHS, 14)
 
 
-def test_on_a_gpu_a_pass_of_heads_has_the_tokens_that_are_asked_for_also_where_four_of_them_hold_the_batch() -> None:
+def test_on_a_gpu_a_pass_of_heads_has_the_requested_tokens_even_where_four_passes_hold_the_batch() -> None:
     lengths = np.full(2000, 100)
     on_gpu, on_cpu = (encoding_budget(HeadsConfig(), None, gpu) for gpu in (True, False))
     assert ends_within(lengths, on_gpu, packed=True) == [655, 1310, 1965, 2000]  # 65,536 tokens
@@ -100,7 +100,7 @@ def test_padded_mini_batches_are_the_cheapest_of_all_cuts(most: int, overhead: i
     assert cost(tuple(mini_batch_ends(LENGTHS, most, overhead))) == min(map(cost, cuts)) < math.inf
 
 
-def test_the_plans_report_counts_padding_in_all_and_in_the_largest_batch() -> None:
+def test_the_plans_report_counts_padding_in_total_and_in_the_largest_batch() -> None:
     texts = [TokenIds(np.zeros(0, np.int32), np.cumsum([0, *own])) for own in ([2, 4], [6, 10])]  # tokens
     each = np.arange(2)
     negatives, scores = [each[:0]] * 2, np.array([math.nan, 0.5], np.float32)
@@ -112,7 +112,7 @@ def test_the_plans_report_counts_padding_in_all_and_in_the_largest_batch() -> No
     assert report["angle_share"] == 0.3333
 
 
-def test_few_tokens_a_rank_and_step_are_named(caplog: pytest.LogCaptureFixture) -> None:
+def test_few_tokens_per_rank_and_step_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     warn_of_small_steps("symmetric", tokens=90_000 * 10, batches=10, ranks=8)
     assert not caplog.records
     warn_of_small_steps("symmetric", tokens=11_360 * 10, batches=10, ranks=16)
@@ -120,7 +120,7 @@ def test_few_tokens_a_rank_and_step_are_named(caplog: pytest.LogCaptureFixture) 
     assert record.getMessage().startswith("symmetric: 710 tokens per rank and step leave a GPU mostly idle (fewer")
 
 
-def test_too_few_steps_and_rates_that_nobody_tried_are_named(caplog: pytest.LogCaptureFixture) -> None:
+def test_too_few_steps_and_untried_learning_rates_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     warn_of_untried("symmetric", SideConfig(learning_rate=3e-5), steps=60, parameters=28_000_000)
     warn_of_untried("symmetric", SideConfig(learning_rate=3e-5, max_steps=20), steps=20, parameters=28_000_000)
     assert not caplog.records
@@ -134,7 +134,7 @@ def test_too_few_steps_and_rates_that_nobody_tried_are_named(caplog: pytest.LogC
     assert caplog.records[-1].getMessage().startswith("asymmetric: the study tried learning rates")
 
 
-def test_a_run_that_is_scored_too_seldom_to_keep_the_best_of_its_weights_is_named(
+def test_too_few_evaluations_to_keep_the_best_weights_are_warned_of(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     for side in (SideConfig(dev_steps=223), SideConfig(dev_steps=500, keep_best=False), SideConfig()):
@@ -142,5 +142,5 @@ def test_a_run_that_is_scored_too_seldom_to_keep_the_best_of_its_weights_is_name
     assert not caplog.records
     for dev_steps, evaluations in ((224, 2), (447, 1), (500, 1)):
         warn_of_untried("symmetric", SideConfig(dev_steps=dev_steps), steps=447, parameters=28_000_000)
-        said = f"symmetric: 447 steps have {evaluations} evaluation(s) for keep_best to choose from"
-        assert caplog.records.pop().getMessage() == f"{said}: lower training.symmetric.dev_steps ({dev_steps})"
+        what = f"symmetric: 447 steps have {evaluations} evaluation(s) for keep_best to choose from"
+        assert caplog.records.pop().getMessage() == f"{what}: lower training.symmetric.dev_steps ({dev_steps})"

@@ -33,7 +33,7 @@ from training.memory import planned_budget
 from training.model_files import encoder_of, load_model
 
 
-def test_operations_are_those_that_torch_counts() -> None:
+def test_operations_equal_torch_s_count() -> None:
     model = AutoModel.from_pretrained(tiny_base(), attn_implementation="eager", add_pooling_layer=False)
     ids = torch.randint(4, 100, (5, 24))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -42,7 +42,7 @@ def test_operations_are_those_that_torch_counts() -> None:
     assert counter.get_total_flops() == expected
 
 
-def test_beside_an_adapter_operations_are_those_that_torch_counts() -> None:
+def test_operations_with_an_adapter_equal_torch_s_count() -> None:
     pytest.importorskip("peft")
     side = SideConfig(anchor_length=32, positive_length=32, adapter=AdapterConfig(rank=4))
     model, shape = load_model(tiny_base(), "eager", side).train(), shape_of(tiny_base())
@@ -62,7 +62,7 @@ def test_parameters_are_those_that_train() -> None:
     assert shape_of(tiny_base()).parameters == trained
 
 
-def test_of_an_adapter_only_its_own_parameters_have_gradients_and_moments() -> None:
+def test_with_an_adapter_only_its_parameters_have_gradients_and_moments() -> None:
     pytest.importorskip("peft")
     side = SideConfig(anchor_length=32, positive_length=32, adapter=AdapterConfig(rank=4, targets=["value", "dense"]))
     model, shape = load_model(tiny_base(), "auto", side), shape_of(tiny_base())
@@ -102,12 +102,13 @@ def test_activations_and_attention_scores_are_those_that_the_backward_pass_keeps
         torch.autocast("cpu", torch.bfloat16, enabled=bfloat16),
     ):
         alive = encoder_of(model)(input_ids=ids, attention_mask=mask)
-    told = memory_bytes(shape, texts * length, bfloat16, eager_length=length)
-    assert sum(scores.values()) == told["attention scores"] == texts * length**2 * a_score * shape.heads * shape.layers
+    modelled = memory_bytes(shape, texts * length, bfloat16, eager_length=length)
+    expected = texts * length**2 * a_score * shape.heads * shape.layers
+    assert sum(scores.values()) == modelled["attention scores"] == expected
     activations = sum(size for where, size in others.items() if where not in weights)
     activations -= 2 * shape.encoder_parameters * bfloat16  # autocast's copy of the weights
-    # Ids and the norms' statistics are not told. They are 5 % of so narrow a model.
-    assert activations == pytest.approx(told["activations"], rel=0.06)
+    # Ids and the norms' statistics are not modelled. They are 5 % in a model as narrow as this.
+    assert activations == pytest.approx(modelled["activations"], rel=0.06)
     del alive
 
 
@@ -129,15 +130,15 @@ def test_the_memory_of_a_side_is_bounded_by_its_budget_and_by_its_largest_batch(
     ("profile", "vocabulary", "tokens", "peak"),
     [("demo", 16_151, 8_050, 4.66e9), ("study", 31_550, 7_770, 4.62e9), ("study", 31_550, 13_852, 4.90e9)],
 )
-def test_the_memory_of_a_side_on_a_cpu_is_what_runs_have_taken(
+def test_the_memory_of_a_side_on_a_cpu_is_that_of_measured_runs(
     profile: str, vocabulary: int, tokens: int, peak: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    config = composed(f"profile={profile}")  # on two cores, of which the manifests said peak_rss_bytes
+    config = composed(f"profile={profile}")  # measured on two cores, as peak_rss_bytes of the manifests
     shape = replace(KNOWN["intfloat/multilingual-e5-small"], vocabulary=vocabulary)
     most = planned_budget(config.training.asymmetric).tokens
-    told = side_memory(config, "asymmetric", shape, most, half=True, tokens=tokens)
-    assert sum(told.values()) == pytest.approx(peak, rel=0.05)
+    modelled = side_memory(config, "asymmetric", shape, most, half=True, tokens=tokens)
+    assert sum(modelled.values()) == pytest.approx(peak, rel=0.05)
 
 
 def test_an_unknown_shape_is_refused(tmp_path: Path) -> None:
@@ -154,7 +155,7 @@ def test_a_shape_is_known_before_its_model_is_made(tmp_path: Path) -> None:
     assert shape_of_run(tiny) == Shape(*sizes, *tables)
     on_hub = replace(tiny, base=replace(tiny.base, name="m3", kind="hub", hub="BAAI/bge-m3"))
     assert shape_of_run(on_hub) == replace(KNOWN["BAAI/bge-m3"], vocabulary=46_166)
-    made.vocab_size = 100_000  # of no XLM-R, so nothing says what it shrinks to
+    made.vocab_size = 100_000  # not XLM-R's, so the shrunk size is unknown
     made.save_pretrained(on_hub.folder("base"))
     assert shape_of_run(on_hub) == replace(Shape(*sizes, *tables), vocabulary=100_000)
 
@@ -180,7 +181,7 @@ def test_a_gpu_s_budget_is_what_its_memory_leaves() -> None:
     tokens = gpus.budget(side, shape).tokens
     used = memory_bytes(shape, tokens, half=True)
     assert 0.9 * 80e9 < sum(used.values()) + 4 * shape.parameters <= 0.95 * 80e9
-    assert replace(gpus, memory=10**9).budget(side, shape).tokens >= side.longest  # one text, come what may
+    assert replace(gpus, memory=10**9).budget(side, shape).tokens >= side.longest  # one text at least
     assert replace(gpus, number=2).budget(side, shape).tokens == tokens
     assert replace(gpus, number=1).budget(side, shape).tokens > tokens  # it has no gradients to exchange
     assert gpus.budget(SideConfig(mini_batch_tokens=4096), shape).tokens == 4096

@@ -63,21 +63,21 @@ def test_a_set_of_pairs_is_found_among_all_passages_of_its_side(model: SentenceT
     assert alone["asymmetric"]["first"] > found["asymmetric"]["first"]
 
 
-def test_a_set_of_different_scores_is_judged_by_their_correlation(model: SentenceTransformer) -> None:
+def test_a_set_of_different_scores_is_evaluated_by_their_correlation(model: SentenceTransformer) -> None:
     pairs = random_set("scored", "symmetric", 3, scored=True)
     cosines = (encoded(model, pairs.anchors) * encoded(model, pairs.positives)).sum(axis=1)
     found = DevEvaluator([pairs], model, 64)(model)
     assert found["scored_score"] == pytest.approx(spearmanr(pairs.scores, cosines).statistic, abs=1e-6)
 
 
-def test_the_score_is_the_mean_over_the_sides_of_their_sets_weighed_by_rows(model: SentenceTransformer) -> None:
+def test_the_score_is_the_mean_over_the_sides_of_their_sets_weighted_by_rows(model: SentenceTransformer) -> None:
     sets = [random_set("one", "symmetric", 1), random_set("two", "symmetric", 2), random_set("three", "asymmetric", 3)]
     sets[1] = sets[1].take(range(10))
     found = DevEvaluator(sets, model, 64)(model)
     symmetric = (40 * found["one_score"] + 10 * found["two_score"]) / 50
     assert found["one_score"] != found["two_score"]
     assert found["score"] == pytest.approx((symmetric + found["three_score"]) / 2)
-    assert found["three_score"] == DevEvaluator(sets[2:], model, 64)(model)["score"]  # the other side has no part in it
+    assert found["three_score"] == DevEvaluator(sets[2:], model, 64)(model)["score"]  # the other side doesn't count
 
 
 def test_a_set_that_measures_nothing_has_no_score() -> None:
@@ -96,7 +96,7 @@ def test_equal_cosines_are_no_correlation(model: SentenceTransformer) -> None:
 
 def test_texts_have_their_prompts(model: SentenceTransformer) -> None:
     task = retrieval_evaluator(PAIRS, PROMPTS, PAIRS.passages())
-    assert task.queries == ["query: кот", "query: лес"]  # not of the row that is no pair
+    assert task.queries == ["query: кот", "query: лес"]  # not that of the row with score 0
     assert task.corpus == [f"passage: {text}" for text in ("пёс", "мост", "кот", "город", "хлеб", "соль", "окно")]
     assert task.relevant_docs == {"0": {"0", "1"}, "1": {"2"}}
     pairs = similarity_evaluator(PAIRS, PROMPTS)
@@ -112,7 +112,7 @@ def test_a_query_does_not_find_itself() -> None:
     assert retrieval_evaluator(itself, Prompts("", ""), ["кот", "дом"])(vectors)["cosine_ndcg@10"] == 1.0  # type: ignore[arg-type]
 
 
-def test_what_a_query_is_worth_is_what_the_library_averages(model: SentenceTransformer) -> None:
+def test_the_score_of_a_query_is_what_the_library_averages(model: SentenceTransformer) -> None:
     evaluators = Evaluators(
         {"pairs": retrieval_evaluator(PAIRS, PROMPTS, [*PAIRS.passages(), "мост", "город"])}, model, 64
     )
@@ -147,7 +147,7 @@ def test_texts_of_each_side_have_the_model_s_prompts_for_it(model: SentenceTrans
     assert {text[:3] for text in texts[1].corpus} == {"p: "}
 
 
-def test_weights_are_scored_without_dropout_in_the_precision_asked_for() -> None:
+def test_weights_are_scored_without_dropout_in_the_requested_precision() -> None:
     model, sets = tiny_model(dropout=0.5), [random_set("scored", "symmetric", 3, scored=True)]
     whole, again, half = (
         DevEvaluator(sets, model, 64, precision).sides["symmetric"].metrics(model.train())["scored"]["pearson_cosine"]
@@ -166,7 +166,7 @@ def test_texts_are_cut_at_the_smaller_of_both_limits(model: SentenceTransformer)
     assert width(1000) == model.max_seq_length
 
 
-def test_dev_sets_too_small_for_a_batch_are_scored_though_they_have_no_loss(tmp_path: Path) -> None:
+def test_dev_sets_too_small_for_a_batch_are_scored_without_a_loss(tmp_path: Path) -> None:
     sets = {"symmetric/pairs": rows(32), "dev/pairs": rows(3, seed=5)}
     manifest = run_stage(CHAIN["symmetric"], prepared_run(tmp_path, sets, max_steps=2, dev_steps=1))
     assert manifest.metrics["dev_score"] == manifest.metrics["dev_pairs_score"] > 0

@@ -1,4 +1,4 @@
-"""The path of a GPU on an emulated one: what runs there, on which device its tensors are, and how often it waits."""
+"""The GPU's code path on an emulated GPU: what runs there, where its tensors are, and how often a step waits for it."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The stage: what it leaves behind, what each side reads, and what it refuses."""
+"""The training stages: their outputs, what each side reads, and what they refuse."""
 
 import json
 import logging
@@ -62,7 +62,7 @@ def entries(config: Config) -> list[dict[str, Any]]:
     return read_metrics(config.folder("joint"))
 
 
-def test_the_model_keeps_all_of_init_but_the_weights(trained: Config) -> None:
+def test_the_model_keeps_everything_of_init_but_the_weights(trained: Config) -> None:
     init, model = trained.folder("init"), trained.folder("joint") / "model"
     names = file_names(init) - {"manifest.json"}
     assert file_names(model) == names
@@ -72,7 +72,7 @@ def test_the_model_keeps_all_of_init_but_the_weights(trained: Config) -> None:
     assert (model / "model.safetensors").read_bytes() != (init / "model.safetensors").read_bytes()
 
 
-def test_metrics_have_a_line_a_step_and_dev_scores_at_the_start_and_on_schedule(trained: Config) -> None:
+def test_metrics_have_a_line_per_step_and_dev_scores_at_the_start_and_on_schedule(trained: Config) -> None:
     assert [line["step"] for line in entries(trained)] == list(range(9))
     steps = [line for line in entries(trained) if "loss" in line]
     assert [line["step"] for line in steps] == list(range(1, 9))
@@ -99,7 +99,7 @@ def test_metrics_have_a_line_a_step_and_dev_scores_at_the_start_and_on_schedule(
     assert all(scored <= set(line) for line in dev)
 
 
-def test_angles_share_is_computed_for_the_lines_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_angles_share_is_computed_only_for_logged_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     times, norms = [], losses.gradient_norms
     monkeypatch.setattr(losses, "gradient_norms", lambda *args: (times.append(1), norms(*args))[1])
     sets = {"symmetric/scored": SETS["symmetric/scored"]}
@@ -221,7 +221,7 @@ def test_a_gpu_without_bf16_trains_in_fp16_and_a_cpu_never_does(monkeypatch: pyt
         precision.training_precision("fp16")
 
 
-def test_several_gpus_with_one_process_are_refused_unless_one_was_asked_for() -> None:
+def test_several_gpus_with_one_process_are_refused_unless_one_was_requested() -> None:
     with pytest.raises(UserError, match=r"8 GPUs, but only one process.*accelerate launch --num_processes 8"):
         require_launcher(8, processes=1, asked=None)
     for devices, processes, asked in ((8, 8, None), (8, 1, 1), (1, 1, None), (0, 2, 2)):
@@ -250,7 +250,7 @@ def test_attention_keeps_its_scores_only_for_short_texts_on_a_cpu(monkeypatch: p
     assert precision.attention_implementation("torch_varlen", 8192) == "sdpa"  # for texts that are padded
 
 
-def test_eager_attention_weighs_alike_with_the_mask_in_16_bit() -> None:
+def test_eager_attention_weights_are_the_same_with_the_mask_in_16_bit() -> None:
     folder, side = tiny_model(), SideConfig(anchor_length=32, positive_length=32)
     narrow, wide = load_model(folder, "eager", side), load_model(folder, "eager", side)
     wide[0].model.encoder._forward_pre_hooks.clear()
@@ -311,7 +311,7 @@ AVERAGED = {"max_steps": 5, "dev_steps": 2, "checkpoint_steps": 4, "average": 2,
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The runs folder of a joint run that ended after its last step. Copy before going on with it."""
+    """The runs folder of a joint run that was stopped after its last step. Copy it before resuming."""
     runs = tmp_path_factory.mktemp("stopped")
     with pytest.MonkeyPatch.context() as monkeypatch:
         stopped_before_saving(prepared_run(runs, SETS, **AVERAGED), monkeypatch)
@@ -319,14 +319,14 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def copy_of(stopped: Path, runs: Path) -> tuple[Config, Path]:
-    """The stopped run below `runs`, where it was not before, and its checkpoints."""
+    """A copy of the stopped run under `runs`, another folder, and its checkpoints."""
     shutil.copytree(stopped, runs)
     config = prepared_run(runs, {}, **AVERAGED)
     return config, config.folder("joint") / "checkpoints"
 
 
 @pytest.mark.parametrize("keep_best", [False, True])
-def test_the_mean_of_the_last_evaluations_is_saved_also_by_a_run_taken_up_between_them(
+def test_the_mean_of_the_last_evaluations_is_saved_also_by_a_run_resumed_between_them(
     stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_best: bool
 ) -> None:
     if keep_best:
@@ -353,7 +353,7 @@ def test_the_mean_of_the_last_evaluations_is_saved_also_by_a_run_taken_up_betwee
     )
 
 
-def test_a_mean_that_scores_below_the_best_evaluation_is_not_taken(stopped: Path, tmp_path: Path) -> None:
+def test_a_mean_that_scores_below_the_best_evaluation_is_not_used(stopped: Path, tmp_path: Path) -> None:
     config, checkpoints = copy_of(stopped, tmp_path / "runs")
     for path in (checkpoints / "averaged").iterdir():
         save_file({name: 0 * weight for name, weight in load_file(path).items()}, path)
@@ -376,7 +376,7 @@ def test_best_weights_that_can_t_be_read_are_not_replaced_by_the_last(stopped: P
     assert run_stage(CHAIN["joint"], config).status == "complete"
 
 
-def test_the_best_weights_are_found_also_where_the_runs_folder_was_moved(stopped: Path, tmp_path: Path) -> None:
+def test_the_best_weights_are_found_after_the_runs_folder_was_moved(stopped: Path, tmp_path: Path) -> None:
     config, checkpoints = copy_of(stopped, tmp_path / "runs")
     best, state = checkpoints / "checkpoint-2", checkpoints / "checkpoint-5/trainer_state.json"
     chosen = {"best_global_step": 2, "best_model_checkpoint": str(tmp_path / "elsewhere" / best.name)}
@@ -401,7 +401,7 @@ def stopped_before_saving(config: Config, monkeypatch: pytest.MonkeyPatch) -> Pa
     return config.folder("joint")
 
 
-def test_a_mean_of_more_evaluations_than_there_are_is_refused(tmp_path: Path) -> None:
+def test_a_mean_of_more_evaluations_than_exist_is_refused(tmp_path: Path) -> None:
     message = r"5 steps have 3 evaluation\(s\), one every 2 steps .*symmetric.average"
     refused(tmp_path, message, max_steps=5, dev_steps=2, average=4)
 
@@ -424,10 +424,10 @@ def test_ranks_only_read_what_was_prepared_before_they_start(tmp_path: Path, mon
         [config.folder("symmetric") / name for config in runs] for name in ("plan.json", "model/model.safetensors")
     ]
     assert all(one.read_bytes() == other.read_bytes() for one, other in files)
-    assert not list((tmp_path / "two").rglob("plan.npz"))  # nobody needs it any more
+    assert not list((tmp_path / "two").rglob("plan.npz"))  # no longer needed
 
 
-def test_what_was_prepared_and_is_damaged_is_named(tmp_path: Path) -> None:
+def test_damaged_prepared_data_is_an_error_that_names_it(tmp_path: Path) -> None:
     config = prepared_run(tmp_path, {"symmetric/pairs": rows(32)}, max_steps=2)
     stage, _ = folder_and_manifest(CHAIN["symmetric"], config)
     prepare_ranks(CHAIN["symmetric"], config)
@@ -442,7 +442,7 @@ def test_what_was_prepared_and_is_damaged_is_named(tmp_path: Path) -> None:
         path.write_bytes(whole)
 
 
-def test_too_few_steps_are_named_where_training_starts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_too_few_steps_are_warned_of_where_training_starts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = prepared_run(tmp_path, {"symmetric/pairs": rows(32)})
     stage, _ = folder_and_manifest(CHAIN["symmetric"], config)
     stage.path.mkdir(exist_ok=True)
@@ -450,7 +450,7 @@ def test_too_few_steps_are_named_where_training_starts(tmp_path: Path, caplog: p
     assert "symmetric: 2 steps, fewer than the 60 that gained" in caplog.text
 
 
-def test_forced_work_is_prepared_anew(tmp_path: Path) -> None:
+def test_a_forced_run_is_prepared_again(tmp_path: Path) -> None:
     config = prepared_run(tmp_path, {"symmetric/pairs": rows(32)}, max_steps=2)
     forced = replace(config, force=True)
     prepare_ranks(CHAIN["symmetric"], config)
@@ -496,7 +496,7 @@ def test_what_ranks_would_refuse_is_refused_before_texts_are_tokenised(
     assert not (tmp_path / "one/.prepared").exists()
 
 
-def test_all_small_sets_share_a_line_of_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_small_sets_share_a_line_of_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     sets = {"symmetric/terra": rows(20, seed=1), "dev/terra": rows(6, seed=2), "symmetric/rcb": rows(99, seed=3)}
     sets |= {"symmetric/lenta": rows(1100, seed=4), "dev/lenta": rows(150, seed=5)}
     config = prepared_run(tmp_path, sets)

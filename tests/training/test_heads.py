@@ -1,4 +1,4 @@
-"""The stage `heads`: what it leaves behind, that it goes on where it was stopped, and what it refuses."""
+"""The stage `heads`: its outputs, that it resumes where it was stopped, and what it refuses."""
 
 import shutil
 from pathlib import Path
@@ -27,7 +27,7 @@ SETS = {"asymmetric/questions": rows(80, seed=3, negatives=2), "asymmetric/pairs
 
 
 def ready(folder: Path, sets: dict[str, Any] = SETS, **heads: Any) -> Config:
-    """A run that lacks nothing but its heads."""
+    """A run that lacks only its heads."""
     config = prepared_run(folder, sets)
     shutil.copytree(tiny_base(), config.model_folder("merge"), dirs_exist_ok=True)
     Manifest("merge", "complete", "merge of a test", {}, {}).write(config.folder("merge"))
@@ -41,8 +41,8 @@ def head_files(folder: Path) -> dict[str, bytes]:
 
 
 def lines(config: Config) -> list[dict[str, Any]]:
-    said = read_metrics(config.folder("heads"))
-    return [{key: value for key, value in line.items() if key != "tokens_per_second"} for line in said]
+    found = read_metrics(config.folder("heads"))
+    return [{key: value for key, value in line.items() if key != "tokens_per_second"} for line in found]
 
 
 @pytest.fixture(scope="module")
@@ -70,14 +70,14 @@ def test_losses_of_all_modes_fall_on_the_same_rows_and_no_sparse_vector_is_zero(
     pairs = [row | {"positive": f"{row['anchor']} и снова"} for row in rows(16)]
     config = ready(tmp_path, {"asymmetric/pairs": pairs}, max_steps=20, learning_rate=1e-3)
     run_stage(CHAIN["heads"], config)
-    said = lines(config)
-    assert [line["step"] for line in said] == list(range(1, 21))
-    fallen = {name: said[-1][name] < said[0][name] for name in ("loss", "ensemble", "sparse", "multi_vector")}
-    assert all(fallen.values()), (fallen, said[0], said[-1])
-    assert all(line["all_zero"] == 0 < line["distillation"] for line in said)
+    found = lines(config)
+    assert [line["step"] for line in found] == list(range(1, 21))
+    fallen = {name: found[-1][name] < found[0][name] for name in ("loss", "ensemble", "sparse", "multi_vector")}
+    assert all(fallen.values()), (fallen, found[0], found[-1])
+    assert all(line["all_zero"] == 0 < line["distillation"] for line in found)
 
 
-def test_a_stopped_run_goes_on_to_the_same_bytes(
+def test_a_stopped_run_resumes_to_the_same_bytes(
     fitted: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, forward, steps = ready(tmp_path, checkpoint_steps=3), HeadsLoss.forward, list[int]()
@@ -103,7 +103,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
     assert lines(config) == lines(fitted)
 
 
-def test_carried_heads_are_where_fitting_starts_and_stay_with_the_merge(tmp_path: Path) -> None:
+def test_fitting_starts_from_carried_heads_and_leaves_the_merge_s_unchanged(tmp_path: Path) -> None:
     config = ready(tmp_path, learning_rate=1e-12, max_steps=1)
     merge = config.model_folder("merge")
     for name, layer in zip(HEADS, (torch.nn.Linear(32, 1), torch.nn.Linear(32, 24)), strict=True):
@@ -116,7 +116,7 @@ def test_carried_heads_are_where_fitting_starts_and_stay_with_the_merge(tmp_path
     assert before == {name: (merge / name).read_bytes() for name in HEADS}
 
 
-def test_new_heads_come_from_the_seed_and_keep_angles_and_weigh_all_tokens_alike(tmp_path: Path) -> None:
+def test_new_heads_come_from_the_seed_keep_angles_and_weight_all_tokens_equally(tmp_path: Path) -> None:
     one, same, other = (first_heads(tmp_path, 8, seed) for seed in (1, 1, 2))
     assert torch.equal(one.multi_vector.weight, same.multi_vector.weight)
     assert not torch.equal(one.multi_vector.weight, other.multi_vector.weight)
@@ -179,7 +179,7 @@ def joint(tmp_path_factory: pytest.TempPathFactory) -> Config:
     return config
 
 
-def test_a_side_leaves_the_heads_that_it_trained_with_its_encoder(joint: Config) -> None:
+def test_a_side_saves_the_heads_that_it_trained_with_its_encoder(joint: Config) -> None:
     init, model = joint.folder("init"), joint.model_folder("symmetric")
     names = file_names(init) - {"manifest.json"}
     assert file_names(model) >= {*HEADS, HEADS_RECORD}
@@ -195,13 +195,13 @@ def test_a_side_leaves_the_heads_that_it_trained_with_its_encoder(joint: Config)
     assert {"contrastive", "angle", "ensemble", "multi_vector", "self_distillation", "all_zero"} <= logged.keys()
 
 
-def test_a_side_stopped_with_heads_goes_on_to_the_same_bytes(
+def test_a_stopped_side_with_heads_resumes_to_the_same_bytes(
     joint: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, forward, steps = ready_side(tmp_path), JointLoss.forward, list[int]()
 
     def stopped(self: JointLoss, *args: Any) -> torch.Tensor:
-        if torch.is_grad_enabled():  # else it is a dev loss
+        if torch.is_grad_enabled():  # otherwise it is a dev loss
             steps.append(1)
         if len(steps) == 4:
             raise KeyboardInterrupt
@@ -217,7 +217,7 @@ def test_a_side_stopped_with_heads_goes_on_to_the_same_bytes(
         assert ours.read_bytes() == theirs.read_bytes(), name
 
 
-def test_heads_that_a_side_trains_are_in_the_fingerprints_of_sides_and_merge_alone(joint: Config) -> None:
+def test_heads_that_a_side_trains_are_only_in_the_fingerprints_of_sides_and_merge(joint: Config) -> None:
     without = ready_side(Path(joint.runs), "none")
     stages = [stage for name, stage in CHAIN.items() if name != "calibrate"]  # which takes another config
     changed = {stage.name for stage in stages if stage.settings(joint) != stage.settings(without)}

@@ -38,7 +38,7 @@ def loss() -> HeadsLoss:
     loss = heads_loss(TEMPERATURE)
     torch.nn.init.normal_(
         loss.heads.sparse.weight, std=0.1, generator=torch.Generator().manual_seed(1)
-    )  # some tokens weigh 0
+    )  # some tokens have weight 0
     return loss
 
 
@@ -137,7 +137,7 @@ def test_texts_without_any_weight_are_counted(loss: HeadsLoss) -> None:
 
 @pytest.mark.parametrize("margin", [None, 0.0])
 def test_a_side_with_heads_learns_bge_m3s_loss_from_right_pairs(tmp_path: Path, margin: float | None) -> None:
-    """By loops, from the encoder's hidden states; rows with a score below 1 are no queries and no candidates."""
+    """By loops, from the encoder's hidden states; rows with a score below 1 are neither queries nor candidates."""
     item = tokenised(tmp_path, rows(16, negatives=1), angle=True)
     batch = plan_batches([item.rows], ONE_BATCH, seed=7).batches[0]
     joint = joint_loss(10**6, temperature=TEMPERATURE, false_negative_margin=margin)

@@ -1,4 +1,4 @@
-"""What a process keeps of freed memory while it trains on a CPU."""
+"""How much freed memory a process keeps while it trains on a CPU."""
 
 import multiprocessing
 import sys
@@ -15,7 +15,7 @@ MEGABYTE = 2**20
 
 
 def look(results: Connection) -> None:
-    """Send what is kept after memory was freed, after the step, and after one that freed more; for two bounds."""
+    """Send the kept memory after memory was freed, after the step, and after one that freed more; for two bounds."""
     return_kept_memory()  # of tests before this one
     keep_freed_memory()
     for most in (500, 50):

@@ -117,7 +117,7 @@ def test_angle_is_the_formula_in_float64(embeddings: Tensor) -> None:
     assert float(angle_loss(first.float(), second.float(), labels, 20.0)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_angle_is_that_of_sentence_transformers(embeddings: Tensor) -> None:
+def test_angle_equals_that_of_sentence_transformers(embeddings: Tensor) -> None:
     first, second = embeddings[:, 0].float(), embeddings[:, 1].float()
     labels = torch.tensor([0.0, 1.0, 0.5, 0.5, 1.0, 0.2])
     peer = AnglELoss(tiny_model(), scale=20.0)
@@ -156,7 +156,7 @@ def test_contrastive_is_a_brute_force_over_all_pairs(embeddings: Tensor, directi
 
 
 @pytest.mark.parametrize("directions", [EVERYTHING[:1], EVERYTHING])
-def test_contrastive_is_that_of_sentence_transformers(embeddings: Tensor, directions: list[str]) -> None:
+def test_contrastive_equals_that_of_sentence_transformers(embeddings: Tensor, directions: list[str]) -> None:
     peer = CachedMultipleNegativesRankingLoss(tiny_model(), scale=20.0, directions=tuple(directions))
     columns = 4 if len(directions) == 1 else 2  # with negatives the library's doc_to_doc has further candidates
     expected = peer.calculate_loss([[column] for column in embeddings[:, :columns].unbind(1)])
@@ -187,7 +187,7 @@ def test_the_margin_leaves_out_candidates_closer_than_the_positive() -> None:
     assert float(contrastive_loss(texts, both, 0.1, margin=None, queries=first)) > 0.5
     closer = torch.cat([texts, texts[[0, 1], :1]], dim=1)  # a row's own negative stays, however close
     assert float(contrastive_loss(closer, both, 0.1, margin=0.0, queries=first)) > 1
-    texts[1, 1] = texts[0, 1]  # as close as the own positive is not closer
+    texts[1, 1] = texts[0, 1]  # as close as the row's own positive is not closer
     assert float(contrastive_loss(texts, both, 0.1, margin=0.0, queries=first)) == pytest.approx(math.log(2) / 2)
 
 
@@ -340,7 +340,7 @@ def test_distillation_is_the_librarys_over_all_texts_of_the_batch(embeddings: Te
     assert float(distillation_loss(embeddings, teacher, usable, 0.1)) == pytest.approx(float(expected), rel=1e-9)
     own = embeddings.clone().requires_grad_()
     distillation_loss(own, 3 * embeddings, usable, 0.1, EVERYTHING).backward()
-    assert own.grad is not None and own.grad.abs().max() < 1e-12  # it teaches what it does already
+    assert own.grad is not None and own.grad.abs().max() < 1e-12  # the model as its own teacher
 
 
 def test_whole_vectors_teach_the_shorter_ones_and_not_themselves(embeddings: Tensor) -> None:
@@ -356,11 +356,11 @@ def test_whole_vectors_teach_the_shorter_ones_and_not_themselves(embeddings: Ten
         each._of_embeddings([own.flatten(0, 1)], given).backward()
         assert own.grad is not None
         found.append(own.grad)
-    assert torch.allclose(*found, rtol=1e-9, atol=0)  # nothing flows into what teaches
+    assert torch.allclose(*found, rtol=1e-9, atol=0)  # no gradient flows into the teacher
 
 
 def triplets(rows: int, seed: int = 0) -> Tensor:
-    """Anchors, near positives and far negatives, as training leaves nearly all of them, (rows, 3, 256)."""
+    """Anchors, near positives and far negatives, as nearly all are after training, (rows, 3, 256)."""
     anchors, one, two = torch.randn(3, rows, 256, generator=torch.Generator().manual_seed(seed))
     return torch.stack([anchors, anchors + 0.5 * one, anchors + 1.8 * two], dim=1)
 
@@ -382,7 +382,7 @@ def test_the_gradient_s_share_is_that_of_the_weighted_norms() -> None:
 
 
 def test_angles_weight_does_not_mean_the_same_at_every_batch_size() -> None:
-    """What `angle_loss` says of its gradient, in numbers, as means of three draws."""
+    """The claims of `angle_loss` about its gradient, in numbers, as means of three draws."""
 
     def at(count: int, seed: int) -> tuple[float, float, int]:
         """The sum of the p_ij, AnglE's gradient in units of the contrastive one, and the rows with half of it."""
@@ -415,7 +415,7 @@ def test_caching_replays_dropout(tmp_path: Path) -> None:
     assert difference(found[0], gradients(plain)) > 0.05  # dropout was on
 
 
-def test_every_split_into_kept_graphs_and_cached_ones_has_the_same_gradient(
+def test_every_split_into_kept_and_cached_graphs_has_the_same_gradient(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     item = tokenised(tmp_path, rows(8, negatives=1), angle=True)
@@ -436,7 +436,7 @@ def test_every_split_into_kept_graphs_and_cached_ones_has_the_same_gradient(
 
 
 class Saved:
-    """A tensor that a graph keeps; the bytes of all that are alive, and the most that ever were."""
+    """A tensor that a graph keeps; the bytes of all live ones, and their peak."""
 
     alive = most = 0
 

@@ -1,4 +1,4 @@
-"""What a device holds at once, from two probing steps, and what happens where it holds less."""
+"""How many tokens a device holds at once, from two probing steps, and what happens where it holds fewer."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ def test_auto_is_a_cpu_s_budget_until_a_gpu_is_measured() -> None:
 
 
 def test_the_tokens_that_fit_come_from_two_probing_steps() -> None:
-    # 1,000 bytes a token; a constant of 500,000 and the gradients of 250 parameters, which the room leaves out already
+    # 1,000 bytes per token; a constant of 500,000 and the gradients of 250 parameters, which the room already excludes
     peaks, room = [1000 * 4096 + 501_000, 1000 * 8192 + 501_000], 1000 * 78 * 256 + 500_000
     assert tokens_that_fit([4096, 8192], peaks, room, trained=250) == (1000, 78 * 256)
     assert tokens_that_fit([4096, 8192], peaks, room - 1, trained=250)[1] == 77 * 256
@@ -37,8 +37,8 @@ def test_heads_hold_four_copies_of_a_batch_and_on_several_ranks_two_of_its_passa
     assert held_bytes(lengths, rows=2, width=1024, world_size=2) - kept == 4 * 1025 * (4 * 2 * 8 + 2 * 2 * 8)
 
 
-def test_what_heads_hold_of_a_batch_is_no_room_for_activations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CPU that tells of itself what a GPU of 10 GB would, with 9 GB free and 1 MB a token."""
+def test_memory_that_heads_hold_is_not_available_for_activations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU that reports what a GPU of 10 GB would, with 9 GB free and 1 MB per token."""
     model, peaks = tiny_model(), iter([1e6 * 4096, 1e6 * 8192] * 3)
     side = SideConfig(anchor_length=32, positive_length=32)
     trained, features = (
@@ -58,7 +58,7 @@ def test_what_heads_hold_of_a_batch_is_no_room_for_activations(monkeypatch: pyte
         measured_tokens(model, features, side, None, "side", int(9e9))
 
 
-def test_what_masks_of_padded_texts_take_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_of_padded_texts_masks_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     masks, peaks = list[torch.Tensor | None](), iter([4e9, 8e9])
     attend = torch.nn.functional.scaled_dot_product_attention
 
@@ -92,7 +92,7 @@ def test_a_probing_step_computes_as_training_does_and_leaves_no_trace(dtype: tor
 
 
 @pytest.mark.parametrize("place", ["training.losses.contrastive_loss", "torch.optim.AdamW.step"])
-def test_a_full_device_is_one_line_that_says_what_to_set(
+def test_a_full_device_is_an_error_of_one_line_that_says_what_to_set(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*arguments: object, **options: object) -> None:

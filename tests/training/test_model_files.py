@@ -1,4 +1,4 @@
-"""What training leaves of a model: new weights of every module, under the names that init has."""
+"""The trained model's folder: new weights of every module, under the names of init."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ SIDE = SideConfig(anchor_length=32, positive_length=32)
 
 
 def trained(init: Path, folder: Path) -> Path:
-    """The model with noise on all that training changes."""
+    """The model with noise on all trained weights."""
     model = load_model(init, "auto", SIDE)
     torch.manual_seed(1)
     with torch.no_grad():
@@ -41,7 +41,7 @@ def trained(init: Path, folder: Path) -> Path:
     return folder
 
 
-def test_a_module_behind_the_transformer_is_saved_with_its_trained_weights(tmp_path: Path) -> None:
+def test_a_module_after_the_transformer_is_saved_with_its_trained_weights(tmp_path: Path) -> None:
     init = animal("Dense")
     folder = trained(init, tmp_path / "side")
     before, after = (load_file(each / "2_Dense/model.safetensors") for each in (init, folder))
@@ -60,7 +60,7 @@ def test_the_side_of_a_base_in_16_bit_is_loaded_in_32(tmp_path: Path) -> None:
     assert json.loads((folder / "config.json").read_text()) == config | {"dtype": "float32"}
 
 
-def test_an_adapter_is_saved_as_whole_weights(tmp_path: Path) -> None:
+def test_an_adapter_is_saved_as_full_weights(tmp_path: Path) -> None:
     pytest.importorskip("peft")
     init, adapter = tiny_base(), AdapterConfig(rank=3, alpha=6, targets=["query", "dense"])
     model = load_model(init, "auto", dataclasses.replace(SIDE, adapter=adapter))
@@ -126,7 +126,7 @@ def test_a_masked_language_model_goes_from_base_to_merge(tmp_path: Path) -> None
     assert np.isfinite(load_folder(merged, "cpu").encode(TEXTS)).all()
 
 
-def test_hidden_states_are_converted_once_a_layer_and_embeddings_stay_equal() -> None:
+def test_hidden_states_are_converted_once_per_layer_and_embeddings_stay_equal() -> None:
     embeddings, kept, gradients = [], [], []
     plain, trains = load_folder(tiny_base(), "cpu"), load_model(tiny_base(), "sdpa", SIDE)
     cast(Any, encoder_of(plain)).pooler.requires_grad_(False)  # as load_model has it

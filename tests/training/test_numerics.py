@@ -40,8 +40,8 @@ def test_a_gradient_that_is_not_finite_stops_at_its_step_and_names_the_rows(tmp_
             parameter.grad.view(-1)[5] = value
 
     next(weight for weight in model.parameters() if weight.requires_grad).register_post_accumulate_grad_hook(plant)
-    told = rf"loss \d.*, gradient norm \w+ at step 2 \(set {plan.batches[1].set}, rows \d"
-    with pytest.raises(UserError, match=told):
+    message = rf"loss \d.*, gradient norm \w+ at step 2 \(set {plan.batches[1].set}, rows \d"
+    with pytest.raises(UserError, match=message):
         trainer.train()
 
 
@@ -61,7 +61,7 @@ def test_packed_texts_train_the_model_of_padded_ones_with_and_without_caching(tm
         sets = prepare_sets("symmetric", side, model, config.folder("data"), folder / "tokens")
         plan = plan_batches([item.rows for item in sets.train.values()], side, config.seed)
         trainer = make_trainer(config, stage, model, sets, plan)
-        kept = [weight for name, weight in model.named_parameters() if "key.bias" not in name]  # that is rounding alone
+        kept = [weight for name, weight in model.named_parameters() if "key.bias" not in name]  # that is only rounding
         start = torch.cat([weight.detach().flatten() for weight in kept])
         trainer.train()
         weights.append(torch.cat([weight.detach().flatten() for weight in kept]))
@@ -81,13 +81,13 @@ def trained(runs: Path, **side: Any) -> dict[str, torch.Tensor]:
     return load_file(config.folder("symmetric") / "model/model.safetensors")
 
 
-def test_workers_change_no_bit_and_mini_batch_budgets_no_more_than_rounding(tmp_path: Path) -> None:
+def test_workers_change_nothing_and_mini_batch_budgets_only_rounding(tmp_path: Path) -> None:
     whole = trained(tmp_path / "whole", mini_batch_tokens=10**6)
     workers = trained(tmp_path / "workers", mini_batch_tokens=10**6, arguments={"dataloader_num_workers": 2})
     assert all(torch.equal(workers[name], tensor) for name, tensor in whole.items())
     cut = trained(tmp_path / "cut", mini_batch_tokens=64)
     start = load_file(tmp_path / "whole/one/init/model.safetensors")
-    # The keys' biases have no effect on attention: their gradient is rounding alone, which AdamW makes large.
+    # The keys' biases have no effect on attention: their gradient is only rounding, which AdamW makes large.
     names = [name for name in start if "key.bias" not in name and name in whole]
     moved = torch.cat([(whole[name] - start[name]).flatten() for name in names])
     apart = torch.cat([(whole[name] - cut[name]).flatten() for name in names])

@@ -1,4 +1,4 @@
-"""A guide's and a teacher's vectors: the other model's own, made once, and brought along by the rows of a batch."""
+"""A guide's and a teacher's vectors: equal to the other model's, computed once, and read with the rows of a batch."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ PROMPTS = {"query": "вопрос: ", "document": "текст: "}
 KEY = "training.asymmetric.guide"
 
 
-def test_they_are_the_models_own_with_its_prompts_and_a_resumed_run_opens_no_model(tmp_path: Path) -> None:
+def test_vectors_are_the_model_s_with_its_prompts_and_a_resumed_run_opens_no_model(tmp_path: Path) -> None:
     content = rows(12, negatives=3)
     content[5]["negatives"][1] = content[7]["anchor"]  # a text in both roles
     item = tokenised(tmp_path, content, negatives=2)
@@ -40,7 +40,7 @@ def test_they_are_the_models_own_with_its_prompts_and_a_resumed_run_opens_no_mod
     assert np.array_equal(again.of(item.rows, batch), made.of(item.rows, batch))
 
 
-def test_another_run_finds_them_kept(tmp_path: Path) -> None:
+def test_another_run_reads_the_kept_vectors(tmp_path: Path) -> None:
     item = tokenised(tmp_path, rows(12))
     config, folder, kept = prepared_run(tmp_path, {}), str(small_bases.tiny_model(seed=7, max_length=64)), []
     for name in ("one", "two"):
@@ -88,7 +88,7 @@ def test_a_guide_of_the_run_is_made_first_and_another_is_known_by_its_contents(t
     assert stage.reads(config) != before
 
 
-def test_a_teacher_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_teacher_is_an_error_of_one_line(tmp_path: Path) -> None:
     config = prepared_run(tmp_path, {"symmetric/pairs": rows(32)}, max_steps=1, teacher=str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match=r"training.symmetric.teacher: neither a folder nor a Hub id") as error:
         run_stage(CHAIN["symmetric"], config)

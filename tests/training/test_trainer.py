@@ -1,4 +1,4 @@
-"""Training runs that are killed, stopped, resumed and fed with what can't be learned from."""
+"""Training runs that are killed, stopped, resumed, and given data that can't be learned from."""
 
 import dataclasses
 import gc
@@ -85,7 +85,7 @@ def test_a_run_killed_at_any_step_ends_in_the_same_bytes(
     assert not (killed / "one/symmetric/checkpoints").exists()
 
 
-def test_checkpoints_are_as_frequent_as_asked_where_the_best_weights_are_kept(tmp_path: Path) -> None:
+def test_checkpoints_are_as_frequent_as_requested_where_the_best_weights_are_kept(tmp_path: Path) -> None:
     rarely_scored = {"max_steps": 20, "dev_steps": 10, "checkpoint_steps": 1}
     config = prepared_run(tmp_path, {**SETS, "dev/pairs": rows(16, seed=9)}, **rarely_scored, learning_rate=1e30)
     with pytest.raises(UserError, match=r"at step [2-9] "):  # such a rate ends in numbers that are not finite
@@ -93,20 +93,20 @@ def test_checkpoints_are_as_frequent_as_asked_where_the_best_weights_are_kept(tm
     assert list((tmp_path / "one/symmetric/checkpoints").glob(f"checkpoint-*/{MARK}"))
 
 
-def test_a_resumed_log_goes_on_behind_its_checkpoint_with_the_rates_of_all_ranks(
+def test_a_resumed_log_continues_after_its_checkpoint_with_the_rates_of_all_ranks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, clock, told = tmp_path / "metrics.jsonl", [0.0], list[dict[str, Any]]()
+    path, clock, tracked = tmp_path / "metrics.jsonl", [0.0], list[dict[str, Any]]()
     path.write_bytes(b'{"step": 1}\n{"step": 2, "loss": 3}\n{"step": 3}\n{"loss": 1}\n4\n{"step": 5, "set": "\xd0')
     monkeypatch.setattr("training.callbacks.time", SimpleNamespace(monotonic=lambda: clock[0]))
     batches = [GlobalBatch(name, np.zeros(0, np.int64), np.zeros((0, 0), np.int64)) for name in "abcdeё"]
     state, control, ranks = TrainerState(global_step=2, max_steps=6), TrainerControl(), SimpleNamespace(world_size=2)
-    log, other = MetricsLog(path, batches, told.append), MetricsLog(tmp_path / "none", batches, told.append)
+    log, other = MetricsLog(path, batches, tracked.append), MetricsLog(tmp_path / "none", batches, tracked.append)
     other_state = TrainerState(is_world_process_zero=False, global_step=3)
     logs = {"loss": 1.0, "tokens": 50, "grad_norm": math.inf, "learning_rate": 0.1, "padding_share": 0.5}
     log.on_train_begin(ranks, state, control)
     log.on_log(ranks, state, control, logs={"eval_score": 0.4})  # once more, where a kill came after the last step
-    MetricsLog(tmp_path / "fresh", batches, told.append).on_train_begin(ranks, state, control)
+    MetricsLog(tmp_path / "fresh", batches, tracked.append).on_train_begin(ranks, state, control)
     other.on_train_begin(ranks, other_state, control)
     clock[0], state.global_step = 10.0, 3
     log.on_log(ranks, state, control, logs=dict(logs))
@@ -128,12 +128,12 @@ def test_a_resumed_log_goes_on_behind_its_checkpoint_with_the_rates_of_all_ranks
     ]
     given = {"loss": 1.0, "contrastive": 0.7, "learning_rate": 0.1, "padding_share": 0.5}
     assert {name: found[-1].get(name) for name in given} == given and "ё" in path.read_text(encoding="utf-8")
-    assert [line["step"] for line in told] == [2, 3, 3, 5, 6]
+    assert [line["step"] for line in tracked] == [2, 3, 3, 5, 6]
     assert (tmp_path / "fresh").read_bytes() == b""
-    assert found[2] == told[1] | told[2] and not (tmp_path / "none").exists()
+    assert found[2] == tracked[1] | tracked[2] and not (tmp_path / "none").exists()
 
 
-def test_checkpoints_are_asked_for_every_so_many_steps_and_the_best_is_sought_beside_them() -> None:
+def test_checkpoints_are_saved_every_n_steps_and_the_best_is_looked_for_next_to_them() -> None:
     callback, state, arguments = Checkpoints(5), TrainerState(), SimpleNamespace(output_dir="here")
     callback.on_train_begin(arguments, state, TrainerControl())
     assert state.best_model_checkpoint is None
@@ -176,7 +176,7 @@ def test_sigterm_of_one_rank_stops_all(monkeypatch: pytest.MonkeyPatch) -> None:
     assert control.should_save and control.should_training_stop
 
 
-def test_sigterm_that_comes_while_ranks_ask_each_other_is_seen_by_all_after_the_next_step(
+def test_sigterm_during_the_all_reduce_is_seen_by_all_after_the_next_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     preemption, arguments, stops = Preemption(), SimpleNamespace(device=torch.device("cpu"), world_size=2), []
@@ -189,7 +189,7 @@ def test_sigterm_that_comes_while_ranks_ask_each_other_is_seen_by_all_after_the_
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a stop ends workers as well")
-def test_a_worker_of_the_loader_obeys_sigterm_of_its_rank_alone() -> None:
+def test_a_worker_of_the_loader_obeys_only_its_rank_s_sigterm() -> None:
     def work() -> None:
         _outlive_sigterm(0)
         ready.set()
@@ -200,7 +200,7 @@ def test_a_worker_of_the_loader_obeys_sigterm_of_its_rank_alone() -> None:
     worker = fork.Process(target=work, daemon=True)
     worker.start()
     assert ready.wait(10)
-    subprocess.run(["kill", str(worker.pid)], check=True)  # as a scheduler does to all processes of a job
+    subprocess.run(["kill", str(worker.pid)], check=True)  # as a scheduler does with all processes of a job
     worker.join(0.5)
     assert worker.is_alive()
     worker.terminate()  # as multiprocessing does at the exit of a rank that failed, and then waits
@@ -214,7 +214,7 @@ def test_sigterm_saves_and_ends_cleanly(tmp_path: Path, processes: int) -> None:
     prepared_run(tmp_path, SETS)
     endless = {**LONG, "max_steps": 2000, "checkpoint_steps": 1000}
     status = stop_at(tmp_path, processes, 6, signal.SIGTERM, **endless)
-    assert status == 143 if processes == 1 else status != 0  # torch's launcher has a status of its own
+    assert status == 143 if processes == 1 else status != 0  # torch's launcher has its own status
     checkpoints = tmp_path / "one/symmetric/checkpoints"
     (mark,) = checkpoints.glob(f"checkpoint-*/{MARK}")
     assert int(mark.parent.name.split("-")[1]) == lines(tmp_path)[-1]["step"] >= 6
@@ -239,7 +239,7 @@ def test_two_processes_train_the_model_of_one(tmp_path: Path, options: dict[str,
         prepared_run(tmp_path / name, SETS)
     first, second = load(finish(tmp_path / "one", 1, **side)), load(finish(tmp_path / "two", 2, **side))
     start = load((tmp_path / "one/one/init/model.safetensors").read_bytes())
-    # The keys' biases have no effect on attention: their gradient is rounding alone, which AdamW makes large.
+    # The keys' biases have no effect on attention: their gradient is only rounding, which AdamW makes large.
     names = [name for name in first if "key.bias" not in name and name in start]
     moved = torch.cat([(first[name] - start[name]).flatten() for name in names])
     apart = torch.cat([(first[name] - second[name]).flatten() for name in names])
@@ -252,7 +252,7 @@ def test_two_processes_train_the_model_of_one(tmp_path: Path, options: dict[str,
     assert plans[0] == plans[1]
 
 
-def test_an_unfinished_checkpoint_is_not_taken(tmp_path: Path) -> None:
+def test_an_unfinished_checkpoint_is_not_used(tmp_path: Path) -> None:
     for step, whole in ((4, True), (8, True), (12, True), (16, False)):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
@@ -265,9 +265,7 @@ def test_an_unfinished_checkpoint_is_not_taken(tmp_path: Path) -> None:
         last_checkpoint(tmp_path, "yours")
 
 
-def test_a_checkpoint_for_which_the_disk_has_no_room_is_taken_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_checkpoint_that_does_not_fit_the_disk_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*arguments: object, **options: object) -> None:
         raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
 
@@ -278,7 +276,7 @@ def test_a_checkpoint_for_which_the_disk_has_no_room_is_taken_back(
     assert not list((tmp_path / "one/symmetric/checkpoints").glob("checkpoint-*"))
 
 
-def test_a_kill_while_the_last_checkpoints_are_removed_leaves_none_that_is_half_there(
+def test_a_kill_while_the_last_checkpoints_are_removed_leaves_no_partial_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = prepared_run(tmp_path, SETS, max_steps=4, checkpoint_steps=2)
@@ -337,7 +335,7 @@ def test_a_sides_settings_are_the_librarys_arguments(tmp_path: Path) -> None:
 def test_a_norm_beyond_float16_is_left_to_the_scaler_until_its_factor_is_used_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A loss that is not finite is none of the factor's doing."""
+    """A loss that is not finite is not caused by the factor."""
     monkeypatch.setattr(SentenceTransformerTrainer, "_get_grad_norm", lambda *given: torch.tensor(math.inf))
     trainer: Any = object.__new__(PlannedTrainer)
     trainer.batches, trainer.state = [GlobalBatch("a", np.arange(2), np.zeros((2, 0), np.int64))], TrainerState()
@@ -387,7 +385,7 @@ def test_wrong_arguments_are_refused(tmp_path: Path, arguments: dict[str, Any], 
         ({"dataloader_num_workers": -1}, r"non-negative.*arguments\.dataloader_num_workers"),
     ],
 )
-def test_an_optimizer_schedule_or_loader_that_can_t_be_made_is_an_error_of_one_line(
+def test_an_impossible_optimizer_schedule_or_loader_is_an_error_of_one_line(
     tmp_path: Path, arguments: dict[str, Any], message: str
 ) -> None:
     config = prepared_run(tmp_path, {}, arguments=arguments)
@@ -411,12 +409,12 @@ def test_a_damaged_scaler_is_a_damaged_checkpoint(tmp_path: Path) -> None:
         trainer._load_scaler(str(tmp_path))
 
 
-def test_a_full_device_is_no_damaged_checkpoint() -> None:
+def test_a_full_device_is_not_reported_as_a_damaged_checkpoint() -> None:
     with pytest.raises(torch.OutOfMemoryError), readable("checkpoint-1"):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
 
-def test_a_checkpoint_s_weights_are_held_once(tmp_path: Path) -> None:
+def test_a_checkpoint_s_weights_are_in_memory_once(tmp_path: Path) -> None:
     trainer: Any = object.__new__(PlannedTrainer)
     trainer.model = tiny_model()
     trainer.model.save_pretrained(str(tmp_path), create_model_card=False)
@@ -436,7 +434,7 @@ def test_every_trained_parameter_gets_a_gradient_and_the_pooler_none() -> None:
 
 
 @pytest.mark.parametrize("every", [1, 7, 50])
-def test_a_log_has_about_ten_lines_of_a_run_however_often_it_is_logged(
+def test_a_log_has_about_ten_lines_per_run_however_often_it_is_logged(
     every: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO", "pipeline"):

@@ -72,7 +72,7 @@ def test_the_certificate_says_what_was_compared(tiny_run: Config) -> None:
 
 
 @pytest.mark.parametrize("files", [[], ["heldout/*.parquet"]])
-def test_texts_that_were_not_counted_tell_how_much_of_the_vocabulary_is_missing(
+def test_texts_that_were_not_counted_show_how_much_of_the_vocabulary_is_missing(
     files: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     made = config(tmp_path, hidden_state_texts=1)
@@ -87,13 +87,13 @@ def test_texts_that_were_not_counted_tell_how_much_of_the_vocabulary_is_missing(
     before, after = (Tokenizer.from_file(str(made.folder(name) / "tokenizer.json")) for name in ("base", "init"))
     pieces = [piece for text in before.encode_batch(others) for piece in text.tokens]
     share = float(np.isin(pieces, list(after.get_vocab())).mean())
-    told = json.loads((made.folder("init") / "manifest.json").read_text(encoding="utf-8"))["metrics"]
-    assert told["pieces kept of dev and held-out sets"] == pytest.approx(share)
+    metrics = json.loads((made.folder("init") / "manifest.json").read_text(encoding="utf-8"))["metrics"]
+    assert metrics["pieces kept of dev and held-out sets"] == pytest.approx(share)
     assert certificate(made)["hidden_states"]["texts"] == 1  # of all corpora
     assert (share == 1) == bool(files) and ("count more texts" in caplog.text) != bool(files)
 
 
-def test_the_id_map_lists_every_id_that_stays_specials_included(tiny_run: Config) -> None:
+def test_the_id_map_lists_every_kept_id_including_specials(tiny_run: Config) -> None:
     rows = pyarrow.parquet.read_table(tiny_run.folder("init") / "vocabulary/id_map.parquet").to_pylist()
     assert [row["piece"] for row in rows[:4]] == ["<s>", "<pad>", "</s>", "<unk>"]
     assert rows[-1]["piece"] == "<mask>" and rows[-1]["old_id"] == TINY.vocabulary - 1
@@ -191,7 +191,7 @@ def test_a_base_whose_tokenizer_cuts_and_pads_is_compared_on_whole_texts(tmp_pat
     model = Path(shutil.copytree(tiny_base(), tmp_path / "mirror/someone/model"))
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     tokenizer.enable_truncation(8, stride=2)
-    tokenizer.enable_padding(direction="left", pad_id=1193, pad_token="[PAD]", length=16)  # an id that doesn't stay
+    tokenizer.enable_padding(direction="left", pad_id=1193, pad_token="[PAD]", length=16)  # an id that isn't kept
     tokenizer.save(str(model / "tokenizer.json"))
     base = dataclasses.replace(TINY, name="hub", kind="hub", hub="someone/model")
     made = config(tmp_path, base, mirror=str(tmp_path / "mirror"), min_counts={"ru": 3})
@@ -207,7 +207,7 @@ def test_a_base_whose_tokenizer_cuts_and_pads_is_compared_on_whole_texts(tmp_pat
 
 
 @pytest.mark.slow
-def test_no_covered_text_of_wiktionary_is_segmented_in_another_way(tmp_path: Path) -> None:
+def test_no_covered_text_of_wiktionary_is_segmented_differently(tmp_path: Path) -> None:
     """150,000 real texts on the true tokenizer; the vocabulary is counted on a tenth of them."""
     from data.sources.wiktionary import senses
     from training.vocabulary.certificate import TokenizerComparison, successors

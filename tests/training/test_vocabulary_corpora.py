@@ -78,7 +78,7 @@ def test_a_missing_column_and_a_broken_file_are_errors(tmp_path: Path) -> None:
         texts(found(OPUS, tmp_path, ["ru"], mirror=str(tmp_path)))
 
 
-def test_without_network_the_hub_is_one_line(tmp_path: Path) -> None:
+def test_without_network_the_hub_is_an_error_of_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"it: the Hub can't be reached .*someone/parallel.*mirror="):
         found(OPUS, tmp_path, ["ru"])
 

@@ -97,7 +97,7 @@ def test_counts_of_the_hub_s_layout_are_those_of_encoding_every_text(texts: list
     np.testing.assert_array_equal(by_words(tokenizer, texts, 1200), brute_force(tokenizer, list(set(texts)), 1200))
 
 
-def test_words_added_up_on_the_way_are_counted_with_those_that_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_words_summed_early_are_counted_with_those_that_follow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.vocabulary.counting.ROWS", 2)
     counter, texts = WordCounter(SMALL["spaces kept"]), ["a b дом", "b a", "дом м", "ab дом b"]
     for text in texts:
@@ -106,7 +106,7 @@ def test_words_added_up_on_the_way_are_counted_with_those_that_follow(monkeypatc
     np.testing.assert_array_equal(found, brute_force(SMALL["spaces kept"], texts, 20))
 
 
-def test_many_distinct_words_are_added_up_as_their_number_doubles(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_distinct_words_are_summed_as_their_number_doubles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.vocabulary.counting.ROWS", 2)
     counter, sums = WordCounter(SMALL["spaces kept"]), list[int]()
     words = counter.words
@@ -153,7 +153,7 @@ def text_corpus(tmp_path: Path, name: str, text: str, language: str) -> Corpus:
     return Corpus(name, CorpusConfig(kind="text", language=language, files=[str(path)]), (path,), "local")
 
 
-def test_languages_are_counted_apart_and_their_texts_ends_with_them(tmp_path: Path) -> None:
+def test_languages_are_counted_separately_each_with_its_texts_ends(tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_file(str(tiny_base() / "tokenizer.json"))
     corpora = [
         text_corpus(tmp_path, "ru", "дом\nдом лес\n\n", "ru"),
@@ -169,7 +169,7 @@ def test_languages_are_counted_apart_and_their_texts_ends_with_them(tmp_path: Pa
     assert found.texts == {"ru": 2, "mixed": 1, "de": 1}
 
 
-def test_a_text_counts_once_however_often_it_stands_in_the_corpora(tmp_path: Path) -> None:
+def test_a_text_counts_once_however_often_it_occurs_in_the_corpora(tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_file(str(tiny_base() / "tokenizer.json"))
     repeated = "старый дом у реки\n" * 100 + "лес\n"
     corpora = [
@@ -178,7 +178,9 @@ def test_a_text_counts_once_however_often_it_stands_in_the_corpora(tmp_path: Pat
         text_corpus(tmp_path, "mixed", "поезд\n" * 7, "script"),
     ]
     found = count_pieces(corpora, tokenizer, ["ru"], 1200)
-    once = brute_force(tokenizer, ["старый дом у реки", "лес", "поезд", "поезд"], 1200)  # a mixed text is another one
+    once = brute_force(
+        tokenizer, ["старый дом у реки", "лес", "поезд", "поезд"], 1200
+    )  # a mixed text differs
     once[[0, 2]] += 4
     np.testing.assert_array_equal(found.occurrences["ru"], once)
     assert found.texts == {"a": 101, "b": 3, "mixed": 7}
@@ -205,7 +207,7 @@ def test_languages_of_one_script_share_the_words_of_a_mixed_corpus(tmp_path: Pat
     np.testing.assert_array_equal(found["en"], brute_force(tokenizer, ["in London"], 1200))
 
 
-def test_a_language_that_is_not_known_has_the_words_of_the_script_that_the_config_names(tmp_path: Path) -> None:
+def test_an_unknown_language_has_the_words_of_the_script_that_the_config_names(tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_file(str(tiny_base() / "tokenizer.json"))
     corpora = [text_corpus(tmp_path, "mixed", "дом \u0a98\u0ab0 лес\n", "script")]
     found = count_pieces(corpora, tokenizer, ["ru", "gu"], 1200, ["Gujarati"]).occurrences

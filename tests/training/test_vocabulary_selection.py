@@ -1,4 +1,4 @@
-"""Which pieces stay, by each rule."""
+"""Which pieces each rule keeps."""
 
 import json
 from pathlib import Path
@@ -50,7 +50,7 @@ def test_the_notebook_s_rule_is_reproduced_and_the_minimum_pinned(tokenizer: Tok
     assert (np.diff(selection.kept) > 0).all()
 
 
-def test_the_pinned_piece_is_one_that_stays_anyway_where_there_is_one() -> None:
+def test_the_pinned_piece_is_one_that_is_kept_anyway_where_there_is_one() -> None:
     tokenizer = TokenizerFile.read(true_tokenizer())
     lowest = np.flatnonzero(tokenizer.scores == tokenizer.scores.min())
     assert len(lowest) > 1
@@ -63,8 +63,8 @@ def test_the_pinned_piece_is_one_that_stays_anyway_where_there_is_one() -> None:
     assert selection.pinned == lowest[0] and selection.pinned in selection.kept
 
 
-def test_what_stands_before_the_padding_stays(tmp_path: Path) -> None:
-    """As CamemBERT's unused <s>NOTUSED: without it <pad> would move, and a RoBERTa's positions with it."""
+def test_ids_before_the_padding_are_kept(tmp_path: Path) -> None:
+    """Such as CamemBERT's unused <s>NOTUSED: without it <pad> would move, and a RoBERTa's positions with it."""
     document = json.loads((tiny_base() / "tokenizer.json").read_text(encoding="utf-8"))
     pieces = document["model"]["vocab"]
     pieces[0], pieces[50] = ["<s>NOTUSED", 0.0], pieces[0]
@@ -117,7 +117,7 @@ def test_max_size_keeps_the_fixed_ids_and_the_most_frequent_others(tokenizer: To
     assert occurrences["ru"][dropped].max() <= occurrences["ru"][chosen].min()
 
 
-def test_max_size_compares_shares_of_each_language_and_of_other_scripts_beside_all_that_is_spoken() -> None:
+def test_max_size_compares_shares_within_each_language_and_of_other_scripts_relative_to_all_languages() -> None:
     """Of ru 0.9 and 0.1, of en 0.2 and 0.8, and 33 of others beside 110 that are spoken are 0.3."""
     occurrences = {"ru": [0, 90, 10, 0, 0, 0], "en": [0, 0, 0, 2, 8, 0], OTHER: [0, 0, 0, 0, 0, 33]}
     each = {language: np.array(count) for language, count in occurrences.items()}
@@ -125,7 +125,7 @@ def test_max_size_compares_shares_of_each_language_and_of_other_scripts_beside_a
     assert found == [[0], [0, 1], [0, 1, 4], [0, 1, 4, 5], [0, 1, 3, 4, 5]]
 
 
-def test_pieces_of_other_scripts_need_the_strictest_count_and_weigh_little(tokenizer: TokenizerFile) -> None:
+def test_pieces_of_other_scripts_need_the_strictest_count_and_get_little_weight(tokenizer: TokenizerFile) -> None:
     nothing, many = np.zeros(tokenizer.size, dtype=np.int64), counts(tokenizer, 5) * 1000
     others = nothing.copy()
     others[[300, 301]] = 3, 10
@@ -139,14 +139,14 @@ def test_pieces_of_other_scripts_need_the_strictest_count_and_weigh_little(token
     assert not {300, 301} & set(cut)
 
 
-def test_pieces_of_the_prompts_stay(tokenizer: TokenizerFile) -> None:
+def test_pieces_of_the_prompts_are_kept(tokenizer: TokenizerFile) -> None:
     occurrences = {"ru": np.zeros(tokenizer.size, dtype=np.int64)}
     needed = np.array([500, 700])
     for rule in ("closure", "notebook"):
         assert set(needed) <= set(select(tokenizer, occurrences, InitConfig(rule=rule), ["ru"], needed).kept)
 
 
-def test_a_size_too_small_for_what_must_stay_is_an_error(tokenizer: TokenizerFile) -> None:
+def test_a_size_too_small_for_what_must_be_kept_is_an_error(tokenizer: TokenizerFile) -> None:
     occurrences = {"ru": counts(tokenizer, 4)}
     with pytest.raises(UserError, match=r"max_size 20 would drop special tokens.*raise it to at least"):
         select(tokenizer, occurrences, InitConfig(max_size=20), ["ru"], NOTHING)
@@ -175,7 +175,7 @@ def test_scripts_of_languages() -> None:
     assert not characters_of(["Cyrillic"]).fullmatch("z")
 
 
-def test_numbers_are_written_as_the_file_has_them(tmp_path: Path, tokenizer: TokenizerFile) -> None:
+def test_numbers_are_written_as_in_the_file(tmp_path: Path, tokenizer: TokenizerFile) -> None:
     source = true_tokenizer().read_text(encoding="utf-8")
     true = TokenizerFile.read(true_tokenizer())
     kept = np.array([0, 1, 2, 3, *range(4, 200_000, 997), 249_999, 250_001])

@@ -1,4 +1,4 @@
-"""The shrunk folder: files agree with each other, everything that does not depend on the vocabulary is unchanged."""
+"""The shrunk folder: its files agree, and everything that does not depend on the vocabulary is unchanged."""
 
 import json
 import shutil
@@ -85,7 +85,7 @@ def test_the_id_map_has_the_score_and_the_counts_of_each_old_id(base: Path) -> N
     assert pl.read_parquet(path).rows() == expected
 
 
-def test_modules_and_heads_come_along_and_the_manifest_does_not(base: Path) -> None:
+def test_modules_and_heads_are_copied_and_the_manifest_is_not(base: Path) -> None:
     target, _ = shrunk(base)
     names = ("modules.json", "1_Pooling/config.json", "2_Normalize/config.json", "sentence_bert_config.json")
     for name in (
@@ -112,7 +112,7 @@ def test_both_tokenizer_files_give_the_same_ids(base: Path) -> None:
         assert [index + 1 if index else 3 for index in indices] == tokenizer.encode(text).ids[1:-1]
 
 
-def test_a_base_that_an_earlier_version_left_as_torch_s_file_is_to_be_made_again(base: Path) -> None:
+def test_a_base_that_an_earlier_version_saved_as_torch_s_file_is_to_be_made_again(base: Path) -> None:
     (base / "model.safetensors").rename(base / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"no weights in safetensors.*if a stage made the folder, remove it"):
         shrunk(base)
@@ -125,7 +125,7 @@ def test_shards_become_one_file(base: Path) -> None:
     (base / "model.safetensors").unlink()
     first = {name: tensor for name, tensor in state.items() if name == WORDS}
     second = {name: tensor for name, tensor in state.items() if name != WORDS}
-    shards = {"model-00001-of-00002.safetensors": first, "rest.safetensors": second}  # the index may call them anything
+    shards = {"model-00001-of-00002.safetensors": first, "rest.safetensors": second}  # the index may use any names
     for name, part in shards.items():
         save_file(part, base / name)
     index = {"weight_map": {tensor: name for name, part in shards.items() for tensor in part}}

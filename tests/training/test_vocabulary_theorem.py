@@ -132,7 +132,7 @@ def covered(old: list[int], new_ids: np.ndarray) -> bool:
 
 
 def pieces(tokenizer: TokenizerFile, kept: np.ndarray, old: list[int], new: list[int]) -> bool:
-    """Whether both segmentations are the same pieces, which says the same without the map of ids."""
+    """Whether both segmentations are the same pieces: the same check without the map of ids."""
     return [tokenizer.piece(each) for each in old] == [tokenizer.piece(int(kept[each])) for each in new]
 
 
@@ -169,12 +169,12 @@ def without_ab_and_c(tmp_path: Path) -> TokenizerComparison:
 
 
 def test_an_agreement_counts_texts_pieces_and_unknown_characters(without_ab_and_c: TokenizerComparison) -> None:
-    """▁a▁b stays, ▁ab becomes ▁a b, of ▁a▁<ddd>▁c the c becomes unknown, ▁b a stays."""
+    """▁a▁b and ▁b a are unchanged, ▁ab becomes ▁a b, and in ▁a▁<ddd>▁c the c becomes unknown."""
     found = without_ab_and_c.agreement(["a b", "ab", "a ddd c", "ba"], examples=1)
     assert found == Agreement(4, 2, 0, 4 + 2 + 6 + 3, 4 + 3 + 6 + 3, 3, 4, ["a b"]) and found.coverage == 0.5
 
 
-def test_an_even_sample_is_at_most_as_large_as_asked_and_all_corpora_give_examples(
+def test_an_even_sample_is_at_most_as_large_as_requested_and_all_corpora_yield_examples(
     without_ab_and_c: TokenizerComparison,
 ) -> None:
     corpora = [corpus("one", [each * "a" for each in range(1, 8)]), corpus("two", ["b", "ba", "c"])]
@@ -190,7 +190,7 @@ def test_shares_are_of_the_pieces_that_occur() -> None:
     assert [tuple(shares[language][name] for name in names) for language in ("ru", "en")] == [(3, 2, 10, 0.9), (0,) * 4]
 
 
-def test_hidden_states_that_differ_are_an_error_and_texts_are_cut_to_what_the_model_takes(
+def test_hidden_states_that_differ_are_an_error_and_texts_are_cut_at_the_model_s_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     base, other = ([torch.zeros(16, 5, 4), torch.zeros(2, 3, 4)] for _ in range(2))

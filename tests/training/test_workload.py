@@ -1,4 +1,4 @@
-"""What a run is said to take in, against the planned batches and the source files."""
+"""The work stated for a run, against the planned batches and the source files."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +37,7 @@ def test_the_plan_of_a_side_with_an_adapter_has_fewer_hours() -> None:
         hours.append(work.hours(gpus, shape))
         operations.append(work.flops)
     assert 2 / 3 < operations[1] / operations[0] < 0.71  # two thirds and the adapter's own
-    assert hours[1] < operations[1] / operations[0] * hours[0]  # small gradients go round, and have small moments
+    assert hours[1] < operations[1] / operations[0] * hours[0]  # small gradients to exchange, with small moments
 
 
 def test_the_plan_counts_the_gpus_of_all_machines() -> None:
@@ -54,7 +54,7 @@ def test_without_a_gpu_the_plan_assumes_h100s(monkeypatch: pytest.MonkeyPatch, p
 def test_work_is_that_of_the_planned_batches(tmp_path: Path) -> None:
     sets = {"asymmetric/one": rows(100, negatives=1), "asymmetric/two": rows(30, seed=1)}
     config = prepared_run(tmp_path, sets, mini_batch_tokens=128)
-    config.training.teraflops = 1.0  # or a second goes into measuring it
+    config.training.teraflops = 1.0  # otherwise measuring it takes a second
     shape = shape_of(tiny_base())
     work = work_of(config, "asymmetric", shape, devices_of(config))
     assert (work.source, work.batches, work.rows) == ("the planned batches", 6 + 2, 96 + 24)
@@ -67,7 +67,7 @@ def test_work_is_that_of_the_planned_batches(tmp_path: Path) -> None:
     assert work.seen["one"].anchors <= 100
 
 
-def test_packed_work_has_no_padding_and_one_forward_pass_a_step(tmp_path: Path) -> None:
+def test_packed_work_has_no_padding_and_one_forward_pass_per_step(tmp_path: Path) -> None:
     config = prepared_run(tmp_path, {"asymmetric/one": rows(100, negatives=1)})
     gpus = Devices(2, "", True, True, 100.0, 10**10, 1e12, 1e11, 1e-4)
     work = work_of(config, "asymmetric", shape_of(tiny_base()), gpus)
@@ -93,7 +93,7 @@ def test_fitting_heads_takes_one_pass_and_trains_two_layers(tmp_path: Path) -> N
     assert memory["gradients"] == 4 * trained and memory["parameters"] == 4 * (shape.parameters + trained)
 
 
-def test_hours_count_operations_launches_the_optimizer_and_the_gradients_way() -> None:
+def test_hours_count_operations_launches_the_optimizer_and_the_all_reduce() -> None:
     shape, gpus = Shape(2, 4, 8, 10, 6, 1), Devices(4, "", True, True, 1.0, 10**9, 1e3, 1e4, 1e-3)
     work = Work("", 10, 80, 100, 100, 36e12, passes=10, largest=10, cached_batches=0, seen={}, trained=shape.parameters)
     step = 7 * 4 * shape.parameters / 1e3 + 2 * 0.75 * 4 * shape.parameters / 1e4
@@ -116,7 +116,7 @@ def test_an_estimate_has_the_sizes_and_lengths_of_the_source_files() -> None:
     assert (mined.tokens, mined.squares) == (11 + 112 + 112, 11**2 + 112**2 + 112**2)  # one of its negatives a row
 
 
-def test_an_estimate_knows_which_sets_stand_once_and_which_are_capped() -> None:
+def test_an_estimate_knows_which_sets_are_used_once_and_which_are_capped() -> None:
     config = composed("profile=e5_small", "data.sources.terra.max_rows=100000", "data.sources.miracl.max_rows=500")
     pairs = {item.name: item.pairs for side in ("symmetric", "asymmetric") for item in estimates(config, side)}
     assert (pairs["mr_tydi"], pairs["terra"], pairs["miracl"]) == (5_366, 1_359, 500)
@@ -166,6 +166,6 @@ def test_a_source_without_assumed_lengths_counts_as_long_as_allowed() -> None:
     assert not terra.assumed and terra.tokens == 512 + 512
 
 
-def test_assumed_lengths_are_no_part_of_a_fingerprint() -> None:
+def test_assumed_lengths_are_not_in_a_fingerprint() -> None:
     source = composed("profile=bge_m3").data.sources["terra"]
     assert "tokens" not in result_settings(source) and "tokens" not in unit_settings(source)
