@@ -97,7 +97,7 @@ class MiniBatchCollator:
             **{role: torch.from_numpy(vectors) for role, vectors in rows["others"].items()},
         }
         return {
-            "label": label,  # first: the trainer takes the batch size from the first tensor, which has one row each
+            "label": label,  # first: the trainer takes the batch size, in rows, from the first tensor
             "tokens": concatenated([texts[index] for index in order]),
             "lengths": torch.from_numpy(lengths),
             "ends": list(zip(ends, lengths.cumsum()[np.array(ends) - 1].tolist(), strict=True)),

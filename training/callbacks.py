@@ -33,8 +33,8 @@ class MetricsLog(TrainerCallback):
     A line has the step. A logged step adds loss, its parts, AnglE's share of the two gradients' norms at the step's
     embeddings or the share of texts whose sparse vector is all zero, grad_norm, learning_rate, tokens_per_second,
     padding_share and set (null where the line covers several steps); an evaluated one adds dev scores and dev losses.
-    Step 0 is the model before training. A resumed run first drops the lines after its checkpoint. `track` gets each
-    line as it is written.
+    Step 0 is the model before training. A resumed run first drops the lines after its checkpoint. `track` gets all
+    values as they come.
     """
 
     def __init__(self, path: Path, batches: Sequence[GlobalBatch], track: Callable[[dict[str, Any]], None]) -> None:

@@ -47,7 +47,7 @@ NOT_FREE = {  # arguments of the library that the pipeline sets or ignores
     *("max_steps", "num_train_epochs", "gradient_accumulation_steps", "output_dir", "bf16", "fp16", "seed"),
     # Without effect, since the plan decides.
     *("per_device_train_batch_size", "per_device_eval_batch_size", "batch_sampler", "warmup_ratio"),
-    "auto_find_batch_size",  # it would restart training from where memory ran out
+    "auto_find_batch_size",  # it would train again from the weights at which memory ran out
     *("ignore_data_skip", "save_only_model"),  # a resumed run would end in another model
     *("eval_strategy", "eval_steps", "save_strategy", "save_steps"),  # the best weights must have a checkpoint
     *("load_best_model_at_end", "metric_for_best_model", "greater_is_better"),  # keep_best, by the dev score

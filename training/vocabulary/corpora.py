@@ -123,11 +123,11 @@ def parquet_texts(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[str,
             there = file.schema_arrow.empty_table().flatten().schema
             for name in columns:
                 if name not in there.names:
-                    remedy = f"mend init.corpora; columns there: {', '.join(there.names)}"
+                    remedy = f"correct init.corpora; columns there: {', '.join(there.names)}"
                     raise UserError(f"no column {name}", where=str(path), remedy=remedy)
                 if not _holds_texts(kind := there.field(name).type):
                     what = f"column {name} holds {kind}, not text"
-                    raise UserError(what, where=str(path), remedy="mend init.corpora or the file")
+                    raise UserError(what, where=str(path), remedy="correct init.corpora or the file")
             for group in range(file.num_row_groups):  # rows of several may be more than the 2 GiB that Arrow can join
                 for batch in file.iter_batches(ROWS, [group], columns=list(columns)):
                     batch.validate(full=True)  # also that texts are UTF-8
@@ -153,7 +153,7 @@ def _find(name: str, config: CorpusConfig, data: Path, mirror: str | None) -> Co
     if config.kind == "text":
         return Corpus(name, config, tuple(_local_files(key, "files", config.files)), "local files")
     if config.kind == "pairs":
-        from data.artefact import set_files  # with polars, which deciding what to make does without
+        from data.artefact import set_files  # imports polars, which deciding what to make doesn't need
 
         files = [path for _, path in set_files(data)]
         if config.files:
