@@ -24,7 +24,7 @@ from pipeline.core.console import progress, show_table
 from pipeline.core.errors import UserError
 from pipeline.core.hub import Revision, hub_errors, hub_model, local_model, readable_revision
 from pipeline.core.machine import cores
-from pipeline.core.precision import autocast_dtype, training_precision
+from pipeline.core.precision import autocast_dtype, require_devices, training_precision
 from pipeline.run import require_sets
 from training.cost_model import shape_of_run, side_memory, trained_parameters
 from training.memory import planned_budget
@@ -148,7 +148,11 @@ def check_machine(config: Config, sources: int) -> list[Finding]:
     count = torch.cuda.device_count()
     names = sorted({torch.cuda.get_device_name(number) for number in range(count)})
     devices = f"{count} x {', '.join(names)}" if count else processor(os.getloadavg()[0], os.environ)
-    findings.append(Finding("devices", devices))
+    try:
+        require_devices(count, config.launch)
+        findings.append(Finding("devices", devices))
+    except UserError as too_few:
+        findings.append(Finding("devices", devices, too_few))
     processes, remedy = config.ranks(count), "change it, or set launch.processes"
     for name in (name for name in SIDES_READ if name in config.stages):
         if problem := config.uneven_shares(name, processes):

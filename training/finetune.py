@@ -13,7 +13,7 @@ from accelerate import PartialState
 from filelock import FileLock
 from sentence_transformers import SentenceTransformer
 
-from configs.schema.config import SIDES_READ, Config, LaunchConfig
+from configs.schema.config import SIDES_READ, Config
 from configs.schema.training import SideConfig
 from data.artefact import read_dev_sets
 from pipeline.core.artefact import StageFolder, read_json, remove, retired, write_json
@@ -21,7 +21,13 @@ from pipeline.core.console import log, quiet
 from pipeline.core.errors import Stopped, UserError
 from pipeline.core.heads import Heads, write_heads
 from pipeline.core.machine import joined_ranks
-from pipeline.core.precision import PACKED, autocast_dtype, keep_freed_memory, training_precision
+from pipeline.core.precision import (
+    PACKED,
+    autocast_dtype,
+    keep_freed_memory,
+    require_devices,
+    training_precision,
+)
 from pipeline.core.seeding import derived_seed
 from training.batch_plan import BatchPlan, GlobalBatch, SetRows, has_angle, plan_batches, read_plan
 from training.batches import (
@@ -270,14 +276,6 @@ def require_launcher(devices: int, processes: int, asked: int | None) -> None:
             where="config key launch.config",
             remedy=f"leave it at auto, or start with {start}; launch.processes=1 uses one GPU",
         )
-
-
-def require_devices(devices: int, launch: LaunchConfig) -> None:
-    """Raise UserError where some GPU would get two ranks, which NCCL refuses in many lines."""
-    most = devices * launch.nodes
-    if devices and launch.config != "cpu" and (launch.processes or 1) > most:
-        what, remedy = f"{launch.processes} processes, but {most} GPUs", f"use at most {most}, or leave it out"
-        raise UserError(what, where="config key launch.processes", remedy=remedy)
 
 
 def require_angle_batches(plan: BatchPlan, sets: Mapping[str, TokenisedSet], name: str, side: SideConfig) -> None:

@@ -7,6 +7,7 @@ from typing import ClassVar
 import psutil
 import torch
 
+from configs.schema.config import LaunchConfig
 from pipeline.core.errors import UserError
 
 MOST_EAGER_TOKENS = 256
@@ -23,6 +24,14 @@ def native_bfloat16() -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+def require_devices(devices: int, launch: LaunchConfig) -> None:
+    """Raise UserError where some GPU would get two ranks, which NCCL refuses in many lines."""
+    most = devices * launch.nodes
+    if devices and launch.config != "cpu" and (launch.processes or 1) > most:
+        what, remedy = f"{launch.processes} processes, but {most} GPUs", f"use at most {most}, or leave it out"
+        raise UserError(what, where="config key launch.processes", remedy=remedy)
 
 
 def training_precision(precision: str) -> str:

@@ -81,6 +81,13 @@ def test_machines_that_can_t_share_out_a_batch_are_found_before_anything_is_made
     assert not [problem for _, _, problem in check_machine(composed("launch.processes=4"), 0) if problem]
 
 
+def test_more_processes_than_gpus_are_found_before_anything_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda number: "H100")
+    found = {what: problem for what, _, problem in check_machine(composed("launch.processes=8"), 0)}
+    assert found["devices"] and found["devices"].what == "8 processes, but 4 GPUs"
+
+
 def test_a_busy_processor_is_named_with_what_helps_there() -> None:
     assert f" {cores()}.0 of {cores()} cores busy: OMP_WAIT_POLICY=passive" in processor(1e3, {})
     assert processor(1.5, {"OMP_WAIT_POLICY": "passive"}) == processor(0.1, {}) == "CPU only"

@@ -31,7 +31,6 @@ from training.dev_scores import DevEvaluator
 from training.finetune import (
     plan_run,
     require_angle_batches,
-    require_devices,
     require_even_shares,
     require_launcher,
 )
@@ -230,14 +229,14 @@ def test_several_gpus_with_one_process_are_refused_unless_one_was_requested() ->
 
 def test_more_processes_than_gpus_are_refused() -> None:
     with pytest.raises(UserError, match=r"8 processes, but 4 GPUs \(config key launch.processes\); use at most 4"):
-        require_devices(4, LaunchConfig(processes=8))
+        precision.require_devices(4, LaunchConfig(processes=8))
     for devices, launch in (
         (4, LaunchConfig()),
         (4, LaunchConfig(processes=8, nodes=2)),
         (4, LaunchConfig("cpu", 8)),
         (0, LaunchConfig(processes=2)),
     ):
-        require_devices(devices, launch)
+        precision.require_devices(devices, launch)
 
 
 def test_attention_keeps_its_scores_only_for_short_texts_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

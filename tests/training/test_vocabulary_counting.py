@@ -178,9 +178,7 @@ def test_a_text_counts_once_however_often_it_occurs_in_the_corpora(tmp_path: Pat
         text_corpus(tmp_path, "mixed", "поезд\n" * 7, "script"),
     ]
     found = count_pieces(corpora, tokenizer, ["ru"], 1200)
-    once = brute_force(
-        tokenizer, ["старый дом у реки", "лес", "поезд", "поезд"], 1200
-    )  # a mixed text differs
+    once = brute_force(tokenizer, ["старый дом у реки", "лес", "поезд", "поезд"], 1200)  # a mixed text differs
     once[[0, 2]] += 4
     np.testing.assert_array_equal(found.occurrences["ru"], once)
     assert found.texts == {"a": 101, "b": 3, "mixed": 7}
