@@ -52,7 +52,7 @@ CHAIN = {stage.name: stage for stage in [
     ),
     Stage(
         "data", 6, "data.prepare:build", in_place=True,
-        needs=lambda c: ["benchmarks", *c.auxiliary_models("data")[0].values()],
+        needs=inputs.data_needs,
         reads=inputs.data_reads,
         settings=lambda c: {"data": c.data, "mining": mining_settings(c)},
     ),

@@ -50,6 +50,12 @@ def mteb_version(is_used: bool) -> dict[str, str]:
     return {"package:mteb": importlib.metadata.version("mteb")} if is_used else {}
 
 
+def data_needs(config: Config) -> list[str]:
+    """The benchmarks' texts, and this run's model that mines negatives, if one does."""
+    own, _ = config.auxiliary_models("data")
+    return ["benchmarks", *own.values()]
+
+
 def data_reads(config: Config) -> dict[str, str]:
     """The sets' files and versions, and which evaluations were checked if some were not: a later try may reach more."""
     found = read_manifest(config.folder("benchmarks"))
