@@ -104,4 +104,4 @@ def _picture(run: RunRecord, of: str) -> Picture:
     describe = f"{metric} on {of} against bytes a vector: {listed}"
     svg = line_chart(lines, x_label=BYTES, y_label=metric, describe=describe, powers=True)
     caption = f"{metric} on {of} against bytes a vector. "
-    return Picture(svg, caption + show.key([(line.name, line.colour) for line in lines]))
+    return Picture(svg, caption + show.key(lines))

@@ -4,6 +4,7 @@ import base64
 import math
 import re
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from statistics import median
 from typing import Any
 
@@ -12,12 +13,13 @@ from markupsafe import Markup
 from configs.schema.data import DATA_SIDES
 from evaluation.report import format as show
 from evaluation.report.blocks import Block, Facts, Folded, Group, Heading, Picture, Section, Table, absent
-from evaluation.report.charts import BINS, Line, line_chart, signed
+from evaluation.report.charts import BINS, DASHES, Line, line_chart, signed
 from evaluation.report.record import RunRecord
 
 LOSSES = (("loss", "training loss"), ("angle", "AnglE loss, where it applies"))
 DEV_SCORE, DEV_MEAN = re.compile(r"dev_(.*_)?score"), "dev_score"
-DEV_COLOURS = ("var(--merge)", "var(--symmetric)", "var(--asymmetric)", "var(--init)", "var(--joint)", "var(--base)")
+DEV_COLOURS = ("merge", "symmetric", "asymmetric", "init", "joint", "base", "accent", "ink")  # of the CSS
+DEV_STYLES = [(f"var(--{colour})", dash) for dash in DASHES for colour in DEV_COLOURS]
 LEAST_SCORES = 0.02  # range of the axis of scores
 AROUND, PEAK, MOST_PEAKS = 10, 6.0, 4  # steps before and after, times the usual distance, peaks that are named
 BOUNDS = ("guard_loss_low", "guard_loss_high")  # of the guard's interval, which stands beside its loss
@@ -98,10 +100,11 @@ def dev_chart(run: RunRecord, side: str) -> Picture:
     names = list(dict.fromkeys(key for entry in entries for key in entry if DEV_SCORE.fullmatch(key)))
     sets = [name for name in names if name != DEV_MEAN]
     shown = [DEV_MEAN, *sets] if DEV_MEAN in names and len(sets) != 1 else sets
-    lines = [Line(_dev_name(n), colour, _points(run, side, n)) for n, colour in zip(shown, DEV_COLOURS, strict=False)]
+    styles = zip(shown, cycle(DEV_STYLES), strict=False)
+    lines = [Line(_dev_name(name), colour, _points(run, side, name), dash) for name, (colour, dash) in styles]
     describe = f"Dev scores of the {side} side by step: {_ends(lines)}"
     svg = line_chart(lines, x_label="step", y_label="score", describe=describe, least_range=LEAST_SCORES)
-    return Picture(svg, "Scores on held-out dev rows. " + show.key([(line.name, line.colour) for line in lines]))
+    return Picture(svg, "Scores on held-out dev rows. " + show.key(lines))
 
 
 def _dev_name(name: str) -> str:

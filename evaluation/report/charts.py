@@ -14,15 +14,17 @@ SIDE = 28  # left and right of a forest plot
 ROW = 34  # height of a forest plot's row
 LETTER = 7  # width of a digit at the charts' 12 px
 BINS = 40  # points of a line; longer series are averaged
+DASHES = {"solid": "none", "dashed": "7 4", "dotted": "2 3"}  # border style of CSS -> stroke-dasharray
 
 
 @dataclass(frozen=True)
 class Line:
-    """A named series of (x, y) points; `colour` is a CSS colour, usually a variable of the page."""
+    """A named series of (x, y) points; `colour` is a CSS colour, usually a variable of the page, `dash` of DASHES."""
 
     name: str
     colour: str
     points: Sequence[tuple[float, float]]
+    dash: str = "solid"
 
 
 @dataclass(frozen=True)
@@ -64,23 +66,24 @@ def line_chart(
     y_scale = _Scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
     parts = list(_grid(x_scale, y_scale, dict(zip(y_ticks, y_labels, strict=True)), x_label, y_label, powers))
     for line, bins in zip(lines, binned, strict=True):
-        parts += _series(line.colour, bins, x_scale, y_scale)
+        parts += _series(line, bins, x_scale, y_scale)
     ring = 'r="4" fill="none" stroke="var(--ink)"'
     parts += [f'<circle cx="{x_scale(x):.1f}" cy="{y_scale(y):.1f}" {ring}/>' for x, y in marked]
     return _svg(parts, WIDTH, HEIGHT, describe)
 
 
-def _series(colour: str, bins: Sequence["_Bin"], x_scale: "_Scale", y_scale: "_Scale") -> Iterable[str]:
+def _series(line: Line, bins: Sequence["_Bin"], x_scale: "_Scale", y_scale: "_Scale") -> Iterable[str]:
     """One line, its band where bins have one, and its points where they are few."""
     upper = [(x_scale(p.x), y_scale(p.high)) for p in bins]
     lower = [(x_scale(p.x), y_scale(p.low)) for p in reversed(bins)]
     middle = [(x_scale(p.x), y_scale(p.mean)) for p in bins]
     if any(p.high > p.low for p in bins):
-        yield f'<polygon points="{_path(upper + lower)}" fill="{colour}" opacity=".18"/>'
-    style = f'fill="none" stroke="{colour}" stroke-width="1.8" stroke-linejoin="round"'
+        yield f'<polygon points="{_path(upper + lower)}" fill="{line.colour}" opacity=".18"/>'
+    style = f'fill="none" stroke="{line.colour}" stroke-width="1.8" stroke-linejoin="round"'
+    style += f' stroke-dasharray="{DASHES[line.dash]}"'
     yield f'<polyline points="{_path(middle)}" {style}/>'
     if len(bins) < 12:
-        yield from (f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in middle)
+        yield from (f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{line.colour}"/>' for x, y in middle)
 
 
 def forest_plot(rows: Sequence[Interval], *, x_label: str, describe: str) -> Markup:

@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from evaluation.report.charts import Line
 from evaluation.results import ZERO_SHARE, Difference, Score
 
 DASH = "–"
@@ -118,10 +119,10 @@ def long(text: str) -> Markup | str:
     return Markup('<span class="long">{}</span>').format(text) if text else DASH
 
 
-def key(items: Sequence[tuple[str, str]]) -> Markup:
-    """The colour key of a chart: (name, CSS colour)."""
-    mark = '<span class="key" style="--dot:{}">{}</span>'
-    return Markup("").join(Markup(mark).format(colour, name) for name, colour in items)
+def key(lines: Sequence[Line]) -> Markup:
+    """The key of a chart: each line's name after its colour and dash."""
+    mark = '<span class="key" style="--line:{} {}">{}</span>'
+    return Markup("").join(Markup(mark).format(line.dash, line.colour, line.name) for line in lines)
 
 
 def verdict(word: str) -> Markup:

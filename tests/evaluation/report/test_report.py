@@ -10,8 +10,8 @@ import pytest
 from configs.schema.config import Config
 from evaluation.report.about_results import direction, scores
 from evaluation.report.about_run import _sources
-from evaluation.report.about_training import peaks
-from evaluation.report.record import read_run
+from evaluation.report.about_training import dev_chart, peaks
+from evaluation.report.record import RunRecord, read_run
 from evaluation.results import Difference, Score
 from pipeline.application import composed
 from pipeline.chain import CHAIN
@@ -355,6 +355,16 @@ def test_peaks_of_the_loss_are_named_by_their_sets(tmp_path: Path) -> None:
     text = reported(config)
     named = "Peaks: 2.75 at step 150 (rcb); 2.75 at step 250 (several sets)."
     assert f"Training loss; mean and range of neighbouring steps. {named}" in text and text.count("Peaks") == 1
+
+
+def test_every_dev_set_has_a_line_that_differs_from_the_others(tmp_path: Path) -> None:
+    names = ["dev_score", *(f"dev_set_{number}_score" for number in range(14))]
+    steps = [{"step": step} | {name: step / 100 for name in names} for step in (10, 20)]
+    chart = str(dev_chart(RunRecord(tmp_path, {}, curves={"asymmetric": steps}), "asymmetric"))
+    styles = re.findall(r"<polyline [^>]*(stroke=[^/]*)/>", chart)
+    assert len(styles) == len(set(styles)) == 15
+    keys = dict(re.findall(r'class="key" style="([^"]+)">([^<]+)<', chart))
+    assert list(keys.values()) == ["mean", *(f"set {number}" for number in range(14))]
 
 
 def test_a_loss_that_falls_fast_at_its_start_has_no_peak_there() -> None:
