@@ -10,9 +10,9 @@ import jinja2
 from configs.schema.config import SIDES, STAGES, Config
 from configs.schema.merging import MERGEKIT_METHODS
 from configs.schema.training import PlannedConfig, SideConfig
-from evaluation.export import cost
 from evaluation.export.formats import FORMATS
 from evaluation.models import ModelFacts, read_model_facts
+from evaluation.report import about_cost
 from evaluation.report import format as show
 from evaluation.report.about_results import ways_to_search
 from evaluation.report.hub_metadata import front_matter, licence
@@ -76,7 +76,7 @@ def render_card(run: RunRecord, config: Config, model_id: str) -> str:
 
 def _contents(run: RunRecord, config: Config, facts: ModelFacts, exports: str) -> dict[str, Any]:
     """What the template shows; `exports` is the folder from which exports are loaded."""
-    loaded = {name: FORMATS[name].line.format(folder=exports) for name in cost.exported(run)}
+    loaded = {name: FORMATS[name].line.format(folder=exports) for name in about_cost.exported(run)}
     return {
         "summary": _summary(run),
         "facts": _facts(run, facts),
@@ -87,11 +87,11 @@ def _contents(run: RunRecord, config: Config, facts: ModelFacts, exports: str) -
         "benchmarks": _benchmarks(run),
         "found": _found(run),
         "suites": _suites(run),
-        "cost": cost.table(run, IN_BRACKETS),
-        "cost_words": cost.words(run),
+        "cost": about_cost.table(run, IN_BRACKETS),
+        "cost_words": about_cost.words(run),
         "exports": [(name, f"`{line}`") for name, line in loaded.items()],
         "graph": loaded.get("onnx-int8") or loaded.get("onnx"),
-        "dimensions": cost.fewer_dimensions(run),
+        "dimensions": about_cost.fewer_dimensions(run),
         "modes": _modes(run),
         "scored_in": run.config_of("evaluate")["evaluation"]["precision"],
         "reference": run.reference,

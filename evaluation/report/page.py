@@ -6,8 +6,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from evaluation.export.cost import cost
-from evaluation.report import about_results, about_run, about_training
+from evaluation.report import about_cost, about_results, about_run, about_training
 from evaluation.report.blocks import Block, Section
 from evaluation.report.claims import Claim
 from evaluation.report.record import RunRecord
@@ -24,7 +23,7 @@ def render_page(run: RunRecord, claims: Sequence[Claim]) -> str:
         about_training.training(run),
         about_training.merge(run),
         about_results.scores(run),
-        *cost(run),
+        *about_cost.cost(run),
         *([about_results.published_card(run, claims), about_results.claims_by_group(claims)] if claims else []),
         about_run.environment(run),
     ]

@@ -1,4 +1,4 @@
-"""What the model costs in its smaller forms: bytes a vector, quality, texts a second, files; for page and card."""
+"""What the model costs in smaller forms, for page and card: bytes a vector, quality, texts a second, files."""
 
 import math
 from collections.abc import Iterator
