@@ -42,8 +42,8 @@ def test_a_hybrid_query_ranks_as_ours(repository: Path, make_model: MakeModel) -
         found = {index: told(own, row) for batch, own in batches for row, index in enumerate(batch)}
         return [found[index] for index in range(len(texts))]
 
-    readme = (repository / "evaluation/suites/README.md").read_text(encoding="utf-8")
-    (example,) = [block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "qdrant" in block]
+    text = (repository / "evaluation/suites/qdrant.md").read_text(encoding="utf-8")
+    (example,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "qdrant" in block]
     own = encoder.config
     modes = mode_scores(encoder, heads, QUESTIONS, PASSAGES).scores
     hybrid, sparse_scores = (found(slice(None)) for found in (weighted(list(modes.values()), WEIGHTS), modes[SPARSE]))
