@@ -64,8 +64,6 @@ def chain_model(config: Config, name: str) -> ScoredModel | None:
     made_by = final_stage(config) if name == "merge" else name
     stage, folder = config.folder(made_by), config.model_folder(made_by)
     manifest = read_manifest(stage)
-    if manifest is None and name == "base" and (folder / "modules.json").is_file():
-        return ScoredModel(name, folder, folder_fingerprint(folder))
     if manifest is None or manifest.status != "complete":
         log.warning("evaluate: %s is %s and is left out", name, manifest.status if manifest else "not made yet")
         return None
