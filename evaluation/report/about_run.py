@@ -40,7 +40,7 @@ def head(run: RunRecord) -> list[Block]:
 
 
 def _made_of(run: RunRecord) -> str:
-    parts = [f"Profile {run.config.get('profile', '?')}: {run.base_name}"]
+    parts = [f"Profile {run.config['profile']}: {run.base_name}"]
     if sizes := run.certified("vocabulary"):
         parts.append(f"with its vocabulary cut to {show.count(sizes[1])} ids")
     pairs = Counter[str]()

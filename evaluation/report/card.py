@@ -223,7 +223,7 @@ def _trained(run: RunRecord, side: str) -> dict[str, str]:
         "negatives a row, at most": show.count(settings["negatives"]),
         "temperature": f"{settings['temperature']:g}",
         "AnglE weight": angle,
-        "precision": str(precision or config.get("precision")),
+        "precision": str(precision or config["precision"]),
         "seed": str(config["seed"] if (own := config["training"].get("seed")) is None else own),
         "hardware": _hardware(made.environment if made else {}),
     }
@@ -231,8 +231,8 @@ def _trained(run: RunRecord, side: str) -> dict[str, str]:
 
 def _options(run: RunRecord, side: str) -> dict[str, str]:
     """What a side has set beside, by name; heads, where it trained them along."""
-    settings, heads = _side(run, side), (run.config_of(side).get("training") or {}).get("heads") or {}
-    told = {"heads trained along": f"learning rate {heads['learning_rate']:g}"} if heads.get("kind") == "joint" else {}
+    settings, heads = _side(run, side), run.config_of(side)["training"]["heads"]
+    told = {"heads trained along": f"learning rate {heads['learning_rate']:g}"} if heads["kind"] == "joint" else {}
     found = {name: settings.get(name, unset) for name, unset in OPTIONS.items()}
     return told | {name.replace("_", " "): _told(value) for name, value in found.items() if value != OPTIONS[name]}
 

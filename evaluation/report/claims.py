@@ -133,7 +133,7 @@ def _pairs(run: RunRecord, name: str) -> tuple[float, str] | None:
 
 def _missing(run: RunRecord, key: str) -> str:
     """Why there is no figure of ours, in a few words."""
-    profile, (kind, _, rest) = str(run.config.get("profile", "")), key.partition("/")
+    profile, (kind, _, rest) = str(run.config["profile"]), key.partition("/")
     stage = {"pairs": "data", "negatives": "data", "vocabulary": "init", "parameters": "init", "dimension": "init"}
     needed = stage.get(kind, "merge" if kind == "usage" else "evaluate")
     if needed not in run.complete:

