@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from configs.schema.config import Config
-from evaluation.published_scores import SOURCES, calibrated_name, published_figure, published_figures
+from evaluation.published_scores import PUBLISHED_SUITES, calibrated_name, published_figure, published_figures
 from evaluation.results import Score, TableRow
 from pipeline.core.artefact import StageFolder
 from pipeline.core.console import console, show_table
@@ -78,7 +78,10 @@ def tolerance(suite: str, task: str) -> float:
 def show(name: str, rows: list[Row]) -> None:
     """The table of differences and the verdict; raises UserError where nothing could be compared."""
     if not rows:
-        what, remedy = f"none of the scores has a published figure of {name}", f"run a suite among {', '.join(SOURCES)}"
+        what, remedy = (
+            f"none of the scores has a published figure of {name}",
+            f"run a suite among {', '.join(PUBLISHED_SUITES)}",
+        )
         raise UserError(what, where="config key evaluation.suites", remedy=remedy)
     columns = ["suite", "task", "metric", "ours", "published", "difference", "tolerance", "within"]
     lines = [

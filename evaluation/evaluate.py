@@ -6,7 +6,7 @@ from typing import Any
 from configs.schema.config import Config
 from configs.schema.evaluation import SuiteConfig
 from evaluation.models import scored_models
-from evaluation.scoring import Scorer, devices_of, score_unit, score_units, unit_name
+from evaluation.scoring import Scorer, device_names, score_unit, score_units, unit_name
 from evaluation.suites import mteb_tasks, retrieval, samples, vectors
 from evaluation.suites.encodechka import tasks as encodechka
 from evaluation.suites.task import Task
@@ -14,7 +14,7 @@ from evaluation.tables import show_scores, write_tables
 from pipeline.core.artefact import StageFolder
 from pipeline.core.errors import UserError
 
-TASKS = {  # kind of suite -> what gives its tasks
+SUITE_KINDS = {  # kind of suite -> what gives its tasks
     "retrieval": retrieval.tasks,
     "samples": samples.tasks,
     "encodechka": encodechka.tasks,
@@ -39,7 +39,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     errors = score_units(config, stage, models, chosen_tasks)
     results: dict[str, dict[str, dict[str, Any]]] = {}
     for model in models:
-        with Scorer(model, config, devices_of(config)[0]) as scorer:
+        with Scorer(model, config, device_names(config)[0]) as scorer:
             for task in tasks:
                 name = unit_name(model, task)
                 if name in errors:
@@ -69,7 +69,7 @@ def chosen_tasks(config: Config, stage: StageFolder) -> list[Task]:
     """The tasks of the configured suites: those of `evaluation.tasks`, if given, without `evaluation.without`."""
     settings = config.evaluation
     kinds = {name: settings.suite[name].kind for name in settings.suites}
-    found = [task for name, kind in kinds.items() for task in TASKS[kind](name, config, stage)]
+    found = [task for name, kind in kinds.items() for task in SUITE_KINDS[kind](name, config, stage)]
     names = {task.name for task in found}
     for key, wanted in (("tasks", settings.tasks), ("without", settings.without)):
         for name in set(wanted) - names:
@@ -85,6 +85,6 @@ def task_names(config: Config) -> dict[str, list[str]]:
     return {
         name: from_data[suite.kind](suite)
         if suite.kind in from_data
-        else [task.name for task in TASKS[suite.kind](name, config, nowhere)]
+        else [task.name for task in SUITE_KINDS[suite.kind](name, config, nowhere)]
         for name, suite in config.evaluation.suite.items()
     }

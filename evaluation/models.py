@@ -12,7 +12,7 @@ from pipeline.core.hub import hub_model
 from pipeline.core.model_folder import EXPORT_FOLDERS, HEADS, HEADS_RECORD, has_heads, resolve_model
 
 NOT_FINGERPRINTED = {"manifest.json", "certificate.json", "README.md", ".gitattributes", *HEADS, HEADS_RECORD}
-WEIGHTS = ("*.safetensors", "*.bin")
+WEIGHT_FILES = ("*.safetensors", "*.bin")
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def heads_fingerprint(folders: list[Path]) -> str | None:
 
 def folder_fingerprint(folder: Path) -> str:
     """sha256 over the contents of a model folder; raises UserError where it holds no weights."""
-    if not any(file for pattern in WEIGHTS for file in folder.rglob(pattern)):
+    if not any(file for pattern in WEIGHT_FILES for file in folder.rglob(pattern)):
         remedy = "give a sentence-transformers or transformers model folder"
         raise UserError("the model folder holds no weights (*.safetensors)", where=str(folder), remedy=remedy)
     paths = {path.relative_to(folder).as_posix(): path for path in files_under(folder)}

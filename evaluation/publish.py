@@ -29,7 +29,7 @@ from pipeline.core.hub import hub_errors
 from pipeline.core.model_folder import EXPORT_FOLDERS, EXPORT_PATTERNS, HEADS, HEADS_RECORD
 from pipeline.core.models import load_folder
 
-SOURCES = {  # stage -> the files that the card's figures come from
+PROVENANCE = {  # stage -> the files that the card's figures come from
     "data": ["ledger.json", "ledger.md"],
     "init": ["certificate.json"],
     **{side: ["plan.json"] for side in SIDES},
@@ -110,7 +110,7 @@ def write_model(run: RunRecord, config: Config, folder: Path, model_id: str) -> 
 def write_provenance(made: Mapping[str, Path], folder: Path) -> None:
     """Copy what the card's figures come from, and say which stage made it, from what, on which machine."""
     stages = {}
-    for name, files in SOURCES.items():
+    for name, files in PROVENANCE.items():
         if name not in made or not (manifest := read_manifest(made[name])):
             continue
         kept = ("fingerprint", "inputs", "metrics", "environment", "seconds", "peak_rss_bytes", "peak_gpu_bytes")

@@ -18,13 +18,13 @@ from pipeline.core.errors import UserError
 
 PUBLISHED_BASE, PUBLISHED_MODEL = "BAAI/bge-m3", "deepvk/USER-bge-m3"
 PUBLISHED = Path(__file__).with_name("published_scores.csv")
-SOURCES = {  # our suite -> published suites, the first that has the figure counts
+PUBLISHED_SUITES = {  # our suite -> published suites, the first that has the figure counts
     "encodechka": ("encodechka",),
     "card_30": ("mteb-card30", "mteb-rus-v1"),
     "rus_v1_1": ("mteb-rus-v1.1", "mteb-rus-v1"),
 }
-METRICS = {"map": "map_at_1000"}  # names that mteb has changed since
-TASKS = {
+RENAMED_METRICS = {"map": "map_at_1000"}  # names that mteb has changed since
+RENAMED_TASKS = {
     "Mean (Task)": "Mean",
     "BelebeleRetrieval (mean of 3 pairs)": "BelebeleRetrieval",
     "STSBenchmarkMultilingualSTS (mean of dev and test)": "STSBenchmarkMultilingualSTS",
@@ -124,8 +124,8 @@ def published_figures(name: str) -> Figures:
     figures = {}
     for row in published_rows():
         if row["model"].lower() == name.lower():
-            task = TASKS.get(row["task"], row["task"])
-            metric = "" if task in MEANS else METRICS.get(row["metric"], row["metric"])
+            task = RENAMED_TASKS.get(row["task"], row["task"])
+            metric = "" if task in MEANS else RENAMED_METRICS.get(row["metric"], row["metric"])
             figures[row["suite"], task, metric] = (float(row["score"]), row["source"])
     return figures
 
@@ -136,7 +136,7 @@ def published_figure(figures: Figures, suite: str, task: str, metric: str) -> tu
     Means over tasks have no metric; those of a further published suite are over other tasks than ours.
     """
     is_mean = task in MEANS
-    sources = SOURCES.get(suite, ())[: 1 if is_mean else None]
+    sources = PUBLISHED_SUITES.get(suite, ())[: 1 if is_mean else None]
     keys = ((source, task, "" if is_mean else metric) for source in sources)
     return next((figures[key] for key in keys if key in figures), None)
 

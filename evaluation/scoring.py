@@ -104,7 +104,7 @@ class Scorer:
     @property
     def workers(self) -> int:
         """Processes for classifiers."""
-        return self.settings.workers or max(1, cores() // len(devices_of(self.config)))
+        return self.settings.workers or max(1, cores() // len(device_names(self.config)))
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -130,7 +130,7 @@ class Scorer:
         return read_heads(folder) if any((folder / name).is_file() for name in HEADS) else None
 
 
-def devices_of(config: Config) -> list[str]:
+def device_names(config: Config) -> list[str]:
     """The configured devices, else every GPU of the machine, else its CPU."""
     found = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     return list(config.evaluation.devices) or found or ["cpu"]
@@ -143,7 +143,7 @@ def score_units(
 
     Raises UserError where a process was killed; a unit's own errors are returned.
     """
-    devices = devices_of(config)
+    devices = device_names(config)
     if len(devices) == 1:
         return _on_one(config, stage, models, find, devices[0], first)
     context = multiprocessing.get_context("spawn")  # a fork of a process that has used CUDA can't use it

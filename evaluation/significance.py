@@ -81,10 +81,24 @@ class Measured:
             else:
                 test, p_value = "bootstrap", bootstrap_p_value(values)
             difference = float(self.scores[later] - self.scores[earlier])
-            found.append(Difference(
-                self.models[later], self.models[earlier], self.suite, self.task, self.metric, difference,
-                *self._interval(values), p_value, float("nan"), test, self.items, self.main,
-            ))  # fmt: skip
+            low, high = self._interval(values)
+            found.append(
+                Difference(
+                    model=self.models[later],
+                    against=self.models[earlier],
+                    suite=self.suite,
+                    task=self.task,
+                    metric=self.metric,
+                    difference=difference,
+                    ci_low=low,
+                    ci_high=high,
+                    p_value=p_value,
+                    p_holm=float("nan"),
+                    test=test,
+                    items=self.items,
+                    main=self.main,
+                )
+            )
         return found
 
     def _interval(self, values: np.ndarray) -> tuple[float, float]:
@@ -218,9 +232,19 @@ def measured(
     else:
         resampled = replicates(found, resampling, suite, task)
     return Measured(
-        suite, task, measure.metric, names, scores, resampled, texts, np.array(seconds), main, pairs,
-        dict(zip(tested, p_values, strict=True)), stream,
-    )  # fmt: skip
+        suite=suite,
+        task=task,
+        metric=measure.metric,
+        models=names,
+        scores=scores,
+        replicates=resampled,
+        items=texts,
+        seconds=np.array(seconds),
+        main=main,
+        pairs=pairs,
+        permuted=dict(zip(tested, p_values, strict=True)),
+        stream=stream,
+    )
 
 
 def mean_over_tasks(name: str, parts: Sequence[Measured]) -> Measured:
@@ -234,14 +258,14 @@ def mean_over_tasks(name: str, parts: Sequence[Measured]) -> Measured:
     places = {first.index(model): place for place, model in enumerate(models)}
     pairs = [(part, [part.models.index(model) for model in models]) for part in parts]
     return Measured(
-        parts[0].suite,
-        name,
-        MEAN,
-        models,
-        np.mean([part.scores[index] for part, index in pairs], axis=0),
-        np.mean([part.replicates[index] for part, index in pairs], axis=0),
-        sum({part.stream: part.items for part in parts}.values()),
-        np.sum([part.seconds[index] for part, index in pairs], axis=0),
+        suite=parts[0].suite,
+        task=name,
+        metric=MEAN,
+        models=models,
+        scores=np.mean([part.scores[index] for part, index in pairs], axis=0),
+        replicates=np.mean([part.replicates[index] for part, index in pairs], axis=0),
+        items=sum({part.stream: part.items for part in parts}.values()),
+        seconds=np.sum([part.seconds[index] for part, index in pairs], axis=0),
         main=True,
         pairs=[(places[one], places[two]) for one, two in parts[0].pairs if {one, two} <= places.keys()],
     )

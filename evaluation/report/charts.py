@@ -1,4 +1,7 @@
-"""Inline SVG charts for the report page, coloured by the page's CSS variables so that they follow light and dark."""
+"""Inline SVG charts for the report page, written by hand: CSS variables give them light and dark colours.
+
+matplotlib, which draws the pictures of merge and study, writes fixed colours.
+"""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence

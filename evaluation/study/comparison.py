@@ -18,7 +18,7 @@ from evaluation.results import TableRow
 from evaluation.significance import CONFIDENCE, Measured, Resampling, holm, means_of, measured
 
 REFERENCES = ("base", "joint", "heads_frozen")  # the arms that every other is compared with
-RETRIEVAL = "ndcg_at_10"  # taken where a task has it, as dev scores and guards do; elsewhere its main metric
+RETRIEVAL_METRIC = "ndcg_at_10"  # taken where a task has it, as dev scores and guards do; elsewhere its main metric
 TINY = np.finfo(np.float64).tiny
 Outcomes = Mapping[tuple[str, int], Mapping[str, Outcome]]  # (arm, seed) -> `<suite>/<task>` -> what the model did
 
@@ -60,7 +60,7 @@ def compare_arms(outcomes: Outcomes, resampling: Resampling) -> list[ArmScore]:
 def _scored(key: str, outcomes: dict[str, Outcome], resampling: Resampling) -> Measured:
     suite, _, task = key.partition("/")
     taken = {
-        name: replace(outcome, measures=tuple(sorted(outcome.measures, key=lambda m: m.metric != RETRIEVAL)))
+        name: replace(outcome, measures=tuple(sorted(outcome.measures, key=lambda m: m.metric != RETRIEVAL_METRIC)))
         for name, outcome in outcomes.items()
     }
     return measured(taken, [0.0] * len(taken), resampling, suite, task, compared=lambda one, other: False)

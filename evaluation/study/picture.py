@@ -7,7 +7,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from evaluation.results import MEAN
-from evaluation.study.comparison import REFERENCES, RETRIEVAL, ArmScore
+from evaluation.study.comparison import REFERENCES, RETRIEVAL_METRIC, ArmScore
 
 LINE, LABEL = 9, 110  # points: height and most of the width of an arm's name
 
@@ -20,7 +20,7 @@ def draw_differences(path: Path, rows: Sequence[ArmScore]) -> None:
     """
     against = [row for row in rows if row.against == REFERENCES[0]]
     means = {row.arm: row for row in reversed(against) if row.metric == MEAN}
-    worst = {row.arm: row for row in sorted(against, key=lambda row: -row.score) if row.metric == RETRIEVAL}
+    worst = {row.arm: row for row in sorted(against, key=lambda row: -row.score) if row.metric == RETRIEVAL_METRIC}
     if not (arms := [arm for arm in means if arm in worst]):
         return
     matplotlib.rcParams["svg.hashsalt"] = "study"  # the same picture gives the same bytes

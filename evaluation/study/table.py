@@ -15,7 +15,7 @@ from evaluation.report.charts import Interval, forest_plot, signed
 from evaluation.report.format import DASH
 from evaluation.report.page import render
 from evaluation.significance import Resampling
-from evaluation.study.comparison import REFERENCES, RETRIEVAL, ArmScore, compare_arms
+from evaluation.study.comparison import REFERENCES, RETRIEVAL_METRIC, ArmScore, compare_arms
 from evaluation.study.picture import draw_differences
 from pipeline.core.artefact import read_json, read_manifest
 from pipeline.core.console import log, markdown_table
@@ -93,10 +93,21 @@ def _dev_rows(jobs: Mapping[tuple[str, int], Path]) -> list[ArmScore]:
                 found.setdefault((arm, name), []).append(sign * float(value))
     nan = float("nan")
     return [
-        ArmScore(arm, "", DEV, name, RETRIEVAL if name == GUARDS else "score", len(values), float(np.mean(values)),
-                 float(np.std(values, ddof=1)) if len(values) > 1 else nan, nan, nan, nan)
+        ArmScore(
+            arm=arm,
+            against="",
+            suite=DEV,
+            task=name,
+            metric=RETRIEVAL_METRIC if name == GUARDS else "score",
+            seeds=len(values),
+            score=float(np.mean(values)),
+            spread=float(np.std(values, ddof=1)) if len(values) > 1 else nan,
+            ci_low=nan,
+            ci_high=nan,
+            p_holm=nan,
+        )
         for (arm, name), values in found.items()
-    ]  # fmt: skip
+    ]
 
 
 def markdown(rows: Sequence[ArmScore]) -> str:

@@ -10,7 +10,7 @@ from evaluation.suites.mteb_tasks import hub_task, suite_tasks
 from evaluation.suites.sample_files import FOLDER, read_samples
 
 CHARACTERS = 3.5  # a token of XLM-R's, over encodechka's Russian texts; 3.4 over the bundled long documents
-ENCODECHKA = (42_278, 867_000)  # distinct texts of its sentence tasks, and their tokens when cut at 128
+ENCODECHKA_SIZE = (42_278, 867_000)  # distinct texts of its sentence tasks, and their tokens when cut at 128
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def suite_size(name: str, config: Config, max_length: int) -> SuiteSize | None:
     if suite.kind in ("retrieval", "vectors"):
         return None
     if suite.kind == "encodechka":
-        texts, tokens = ENCODECHKA
+        texts, tokens = ENCODECHKA_SIZE
         return SuiteSize(texts, tokens, tokens**2 / texts)
     if suite.kind == "samples":
         texts_of = {text for file in FOLDER.glob("*.jsonl") for row in read_samples(file.stem) for text in row.values()}
