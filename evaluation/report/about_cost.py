@@ -13,7 +13,7 @@ from evaluation.results import Difference, Score
 
 COLOURS = {"float32": "var(--merge)", "int8": "var(--accent)", "binary": "var(--symmetric)"}
 BYTES, RATE = "bytes a vector", "texts a second"
-MEASURED = ("cosine mean", "cosine min", "correlation of pairs' cosines")  # of exports, as their stage calls them
+MEASURED = ("cosine mean", "cosine min", "correlation of pairs' cosines")  # of exports, named as in their stage
 VECTORS = (
     "The merged model's vectors are cut to their first dimensions and scaled to length 1 again; documents are stored "
     "in 8 bits or one bit a dimension; queries stay float32. A score has its 95 % interval, and a change from full "
@@ -26,7 +26,7 @@ EXPORTS = (
 
 
 def cost(run: RunRecord) -> list[Section]:
-    """The page's part, if anything was measured: table, a picture for each task, all models' scores by form."""
+    """The page's part, if anything was measured: a table, a picture per task, and all models' scores by form."""
     rows = table(run, show.SMALL_BELOW)
     if not rows:
         return []
@@ -52,7 +52,7 @@ def exported(run: RunRecord) -> list[str]:
 
 
 def fewer_dimensions(run: RunRecord) -> int | None:
-    """The most dimensions, below all, of which it was measured what they cost."""
+    """The most dimensions, below all, whose cost was measured."""
     counts = sorted({note["dimensions"] for *_, note in _stored(run)})
     return counts[-2] if len(counts) > 1 else None
 
@@ -60,13 +60,13 @@ def fewer_dimensions(run: RunRecord) -> int | None:
 def table(run: RunRecord, frame: str) -> list[list[str]]:
     """Its head, then a row for each form of the vectors and each export; empty where there is neither.
 
-    `frame` puts a score and its interval together.
+    `frame` formats a score with its interval.
     """
     rows: dict[str, dict[str, str]] = {}
     for score, change, form, note in _stored(run):
         row = rows.setdefault(form, {BYTES: show.count(note["bytes"])})
-        told = f"{change.difference:+.3f} (p {show.p_value(change.p_holm)})" if change else show.DASH
-        row |= {f"{note['of']}, {score.metric}": show.score(score, frame), f"{note['of']}, change": told}
+        gained = f"{change.difference:+.3f} (p {show.p_value(change.p_holm)})" if change else show.DASH
+        row |= {f"{note['of']}, {score.metric}": show.score(score, frame), f"{note['of']}, change": gained}
     metrics = _exports(run)
     for name in ("torch", *exported(run)) if metrics else ():
         counts = {BYTES: BYTES, RATE: "texts per second", "file, bytes": "bytes"}

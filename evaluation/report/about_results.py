@@ -1,4 +1,4 @@
-"""The page's parts about what came out: scores, differences, the published card's tables and claims."""
+"""The page's parts about the results: scores, differences, the published card's tables and claims."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -62,10 +62,10 @@ def scores(run: RunRecord) -> Section:
 
 
 def ways_to_search(run: RunRecord, frame: str) -> dict[str, tuple[list[str], list[list[Any]]]]:
-    """By task on which there are others than dense vectors: columns, and a row for each way to search.
+    """By task with more than dense vectors: columns, and a row for each way to search.
 
-    A row has scores, put together with their intervals by `frame`, the gain over the model's dense vectors by the last
-    metric, and what a passage's vectors take.
+    A row has the scores and intervals, formatted by `frame`, the gain over the model's dense vectors by the last
+    metric, and the size of a passage's vectors.
     """
     tables = {}
     for suite, task in dict.fromkeys((s.suite, s.task) for s in run.scores if not dense(s.model)):
@@ -93,11 +93,11 @@ def _forest(run: RunRecord, model: str, against: str) -> Picture:
 
 
 def _differences(run: RunRecord) -> Table:
-    """comparison.csv without sizes, as wide as the page: which test gave a p-value stands in the file."""
+    """comparison.csv without sizes, without tests, to fit the page's width; the file has these too."""
     rows = []
     for d in (d for d in run.differences if d.metric not in SIZES):
         interval = show.interval(d, 4).replace("-", "−")
-        other, _, form = d.against.partition(" on ")  # a form of vectors is compared with that of the whole ones
+        other, _, form = d.against.partition(" on ")  # a form of vectors is compared with full ones
         against = f"{other}, {form.rpartition('-')[2]}" if form else other
         where = [d.task, d.suite, d.metric, d.model, against, signed(d.difference, 4), interval]
         rows.append([*where, show.p_value(d.p_value), show.p_value(d.p_holm)])
@@ -107,17 +107,17 @@ def _differences(run: RunRecord) -> Table:
 
 
 def published_card(run: RunRecord, claims: Sequence[Claim]) -> Section:
-    """The card's two score tables with our base, sides and merge beside them, and the direction."""
+    """The card's two score tables next to our base, sides and merge, and the direction of change."""
     printed = {claim.key: claim.card for claim in claims}
     address = Markup('<a href="https://huggingface.co/{0}">{0}</a>').format(PUBLISHED_MODEL)
     words = (
-        Markup("The two score tables of {}, row by row, beside this run. ").format(address)
+        Markup("The two score tables of {}, row by row, next to this run. ").format(address)
         + f"A direction holds when our merge moves from our {run.reference} as the card's model moves from its base; "
         "it is within noise where the 95 % interval of our difference holds zero."
     )
     inferred = (
         "The card names neither its 30 data sets nor their metrics: both are inferred, and for STS and retrieval two "
-        "readings stand here. Three of the sets make two thirds of the card's gain, so the average is also given "
+        "readings are shown. Three of the sets make two thirds of the card's gain, so the average is also given "
         "without them."
     )
     tables = [_card_table(run, printed, kind, table) for kind, table in CARD_TABLES.items()]
@@ -149,7 +149,7 @@ def _card_table(run: RunRecord, printed: dict[str, str], kind: str, table: CardT
 
 
 def _published(figures: Figures, table: CardTable, row: str) -> str:
-    """The published figure of another base; of a mean that nobody published, the mean of its tasks' figures."""
+    """The published figure of another base; of an unpublished mean, the mean of its tasks' figures."""
 
     def score(task: str, metric: str) -> float | None:
         found = published_figure(figures, table.suite, task, metric)

@@ -34,7 +34,7 @@ BESIDE_THE_CARD = ("card_total_pairs", "card_total_negatives", "negatives_the_ca
 
 
 def head(run: RunRecord) -> list[Block]:
-    """The top of the page: what was made of what, what it is not, and the few figures that matter most."""
+    """The top of the page: what was made from what, a warning about its limits, and the main figures."""
     caution = [Text(run.caution, "caution")] if run.caution else []
     return [Text(_made_of(run), "lede"), *caution, Facts(_headline(run))]
 
@@ -46,8 +46,8 @@ def _made_of(run: RunRecord) -> str:
     pairs = Counter[str]()
     for entry in run.training_sets:
         pairs[entry["side"]] += entry.get("train") or 0
-    if told := [f"{show.count(rows)} {side} pairs" for side, rows in pairs.items() if rows]:
-        parts.append("tuned on " + " and ".join(told))
+    if tuned := [f"{show.count(rows)} {side} pairs" for side, rows in pairs.items() if rows]:
+        parts.append("tuned on " + " and ".join(tuned))
     if run.weights:
         parts.append(f"merged by {str(run.weights.get('method', '?')).replace('_', ' ')}")
     return ", ".join(parts) + "."
@@ -62,21 +62,21 @@ def _headline(run: RunRecord) -> list[tuple[str, Any]]:
         before, after = (run.scored(model, suite, task, metric) for model in (run.reference, "merge"))
         if before and after:
             found = run.difference("merge", run.reference, suite, task)
-            told = show.change(before, after, found if found and found.metric == metric else None)
-            facts.append((f"{words}, {run.reference} → merge", told))
+            change = show.change(before, after, found if found and found.metric == metric else None)
+            facts.append((f"{words}, {run.reference} → merge", change))
             break
     seconds = [made.seconds for made in run.made.values()]
     return [*facts, ("Time of all stages", show.duration(sum(seconds)))] if seconds else facts
 
 
 def chain(run: RunRecord) -> Section:
-    """The picture of the chain, what each stage took, and what a reader must know before believing the figures."""
+    """The picture of the chain, what each stage took, and warnings about the figures."""
     marks = {  # the CSS class of a stage's state
         name: "outdated" if run.outdated(name) else run.status(name).replace(" ", "-") for name in run.stages
     }
     groups = [[(name, marks[name], run.status(name)) for name in names if name in marks] for names in GROUPS]
     groups = [group for group in groups if group]
-    columns = ["stage", "time", "peak memory", "size on disk", "what came out", "fingerprint"]
+    columns = ["stage", "time", "peak memory", "size on disk", "result", "fingerprint"]
     stages = Table("Stages, what they made and what it took", columns, _stage_rows(run))
     return Section("chain", "The chain", [Steps(groups), stages, *(Text(note, "caution") for note in _notes(run))])
 
@@ -90,8 +90,8 @@ def _stage_rows(run: RunRecord) -> list[list[Any]]:
             continue
         disk = sum(entry["bytes"] for entry in made.outputs.values())
         took = show.bar(show.duration(made.seconds), made.seconds, longest)
-        told = [(what, value) for what, value in made.metrics.items() if isinstance(value, str | int | float)]
-        figures = "; ".join(f"{_words(what)} {show.number(value)}" for what, value in told[:FIGURES])
+        measured = [(what, value) for what, value in made.metrics.items() if isinstance(value, str | int | float)]
+        figures = "; ".join(f"{_words(what)} {show.number(value)}" for what, value in measured[:FIGURES])
         head, memory = show.row_head(name, run.status(name)), show.size(made.peak_rss_bytes or None)
         if made.peak_gpu_bytes:
             memory = show.row_head(memory, f"GPU {show.size(made.peak_gpu_bytes)}")
@@ -148,8 +148,8 @@ def _ledger_rows(run: RunRecord) -> list[list[Any]]:
         dropped = sum(rows for reason, rows in (entry.get("dropped") or {}).items() if reason != WRONG_NEGATIVES)
         rest = [show.count(entry.get("dev")), show.count(dropped), show.count(entry.get("negatives"))]
         status = str(entry["status"])
-        told = status if run.about_the_card or status.startswith("skipped") else ""
-        rows.append([show.row_head(_title(entry), entry["side"]), *counts, train, *rest, show.long(told)])
+        remark = status if run.about_the_card or status.startswith("skipped") else ""
+        rows.append([show.row_head(_title(entry), entry["side"]), *counts, train, *rest, show.long(remark)])
     return rows
 
 

@@ -21,8 +21,8 @@ DEV_SCORE, DEV_MEAN = re.compile(r"dev_(.*_)?score"), "dev_score"
 DEV_COLOURS = ("merge", "symmetric", "asymmetric", "init", "joint", "base", "accent", "ink")  # of the CSS
 DEV_STYLES = [(f"var(--{colour})", dash) for dash in DASHES for colour in DEV_COLOURS]
 LEAST_SCORES = 0.02  # range of the axis of scores
-AROUND, PEAK, MOST_PEAKS = 10, 6.0, 4  # steps before and after, times the usual distance, peaks that are named
-BOUNDS = ("guard_loss_low", "guard_loss_high")  # of the guard's interval, which stands beside its loss
+AROUND, PEAK, MOST_PEAKS = 10, 6.0, 4  # steps before and after, times the usual distance, peaks named at most
+BOUNDS = ("guard_loss_low", "guard_loss_high")  # of the guard's interval, shown next to its loss
 TAKEN = "\u00a0*"
 PLAN_COLUMNS = (
     ("batches", "batches"),
@@ -74,17 +74,17 @@ def loss_chart(run: RunRecord, side: str, name: str, words: str) -> Picture:
     describe = f"{words} of the {side} side: {_ends([line])}"
     svg = line_chart([line], x_label="step", y_label=words, describe=describe, marked=high)
     binned = len(line.points) > BINS
-    told = "; mean and range of neighbouring steps." if binned else "."
+    suffix = "; mean and range of neighbouring steps." if binned else "."
     sets = {entry["step"]: entry.get("set") or "several sets" for entry in run.curves.get(side, []) if name in entry}
     named = "; ".join(f"{value:.3g} at step {step:,} ({sets[step]})" for step, value in high)
-    return Picture(svg, words[0].upper() + words[1:] + told + (f" Peaks: {named}." if named else ""))
+    return Picture(svg, words[0].upper() + words[1:] + suffix + (f" Peaks: {named}." if named else ""))
 
 
 def peaks(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """The few points that stand out most above the median of those around them, by step.
 
     One stands out by more than PEAK times the usual distance from that median (the median of all distances). Towards
-    the ends of the curve fewer points are looked at, as many before as after: a loss falls fastest at its start.
+    the ends of the curve fewer points are compared, equally many before and after: a loss falls fastest at its start.
     """
     values = [value for _, value in points]
     reach = [min(AROUND, place, len(values) - 1 - place) for place in range(len(values))]
@@ -95,7 +95,7 @@ def peaks(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def dev_chart(run: RunRecord, side: str) -> Picture:
-    """The dev scores over the steps, and their mean where there are several."""
+    """Dev scores by step, and their mean where there are several sets."""
     entries = run.curves.get(side, [])
     names = list(dict.fromkeys(key for entry in entries for key in entry if DEV_SCORE.fullmatch(key)))
     sets = [name for name in names if name != DEV_MEAN]
@@ -123,7 +123,7 @@ def _ends(lines: list[Line]) -> str:
 
 
 def merge(run: RunRecord) -> Section:
-    """How the merge was weighed, and what else was tried."""
+    """How the merge weights were chosen, and what else was tried."""
     found = run.weights
     if not found:
         return Section("merge", "Merge", [absent("merge")])
@@ -146,19 +146,19 @@ def _compared(found: dict[str, Any]) -> Table:
     for name, row in compared.items():
         marked = name.replace("_", " ") + (TAKEN if name == found.get("method") else "")
         rows.append([marked, *(_candidate(key, row) for key in keys)])
-    caption = "Models and ways of weighing them on the dev sets; * is the one taken"
+    caption = "Models and ways of weighting them, scored on the dev sets; * marks the one used"
     return Table(caption, ["", *map(_column, keys)], rows)
 
 
 def _search(run: RunRecord) -> Table:
-    """The candidates of search.csv, whose scores by set are left to that file."""
+    """The candidates of search.csv without their scores by set."""
     keys = [key for key in (run.search[0] if run.search else ()) if "/" not in key and key not in BOUNDS]
     rows = [[_candidate(key, row) for key in keys] for row in run.search]
     return Table("Every candidate tried; by set in merge/search.csv", [_column(key) for key in keys], rows)
 
 
 def _column(key: str) -> str:
-    """What a column of the merge's tables is called: weights and scores belong to the same models."""
+    """Title of a column of the merge's tables: weights and scores belong to the same models."""
     if key == "guard_loss":
         return "guard: gain +, loss −"
     if key.startswith("weight_"):
@@ -167,7 +167,7 @@ def _column(key: str) -> str:
 
 
 def _candidate(key: str, row: Mapping[str, Any]) -> str:
-    """A cell of the merge's tables, from JSON or CSV: what a guard set loses is shown as a gain below 0."""
+    """A cell of the merge's tables, from JSON or CSV: a loss on a guard set is shown as a negative gain."""
     value = _number(row.get(key))
     if key == "guard_loss" and value is not None:
         bounds = [_number(row.get(bound)) for bound in reversed(BOUNDS)]
@@ -175,9 +175,9 @@ def _candidate(key: str, row: Mapping[str, Any]) -> str:
         return signed(0 - value, 4) + (f" ({interval})" if interval else "")
     if value is not None:
         return f"{value:.4f}".replace("-", "−")
-    told = {"True": "yes", "False": "no"} | ({"": "not guarded"} if key == "allowed" else {})
+    words = {"True": "yes", "False": "no"} | ({"": "not guarded"} if key == "allowed" else {})
     text = str(row.get(key) if row.get(key) is not None else "")
-    return told.get(text, text.replace("_", " ") or show.DASH)
+    return words.get(text, text.replace("_", " ") or show.DASH)
 
 
 def _number(value: Any) -> float | None:

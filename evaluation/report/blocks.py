@@ -1,4 +1,4 @@
-"""What the page is made of: sections of blocks, which the template draws; a block without content is left out."""
+"""The page's building blocks: sections of blocks, which the template draws; empty blocks are left out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -83,7 +83,7 @@ class Steps(Block):
 
 @dataclass(frozen=True)
 class Group(Block):
-    """Blocks side by side, as far as there is room."""
+    """Blocks side by side, where there is room."""
 
     style: str
     content: Sequence[Block]
@@ -108,5 +108,5 @@ class Section:
 
 
 def absent(stage: str) -> Text:
-    """What stands in a section whose stage was not run."""
+    """The text of a section whose stage was not run."""
     return Text(Markup("Not run: this part needs the stage <code>{}</code>.").format(stage), "absent")

@@ -22,7 +22,7 @@ from pipeline.core.console import markdown_table
 from pipeline.core.model_folder import HEADS_RECORD
 
 AVERAGED = "The models were averaged with the weights below"
-CHOSEN = {  # method -> how the weights came about
+CHOSEN = {  # method -> how the weights were chosen
     "fixed": f"{AVERAGED}, which were given.",
     "lm_cocktail": f"{AVERAGED}, which LM-Cocktail computed from few-shot losses on dev data.",
     "search": f"{AVERAGED}, the best on dev data of a grid of weights from 0 to 1.",
@@ -35,7 +35,7 @@ KINDS = {  # kind of suite -> what its tasks are
     "mteb": "Tasks of [MTEB](https://github.com/embeddings-benchmark/mteb), scored here.",
 }
 PAIRS = {"symmetric": "symmetric pairs", "asymmetric": "asymmetric pairs", "joint": "pairs of both kinds"}
-# A side's own options, beside AnglE's, which has its row, with what they are where nobody sets them.
+# A side's own options, besides AnglE's, which have a row of their own, with their defaults.
 OWN = asdict(SideConfig()).keys() - asdict(PlannedConfig()).keys() - {"angle_weight", "angle_scale"}
 OPTIONS = {name: value for name, value in asdict(SideConfig()).items() if name in OWN}
 IN_BRACKETS = "{} [{}, {}]"  # a score and its interval
@@ -54,7 +54,7 @@ GIVES = {
 def render_card(run: RunRecord, config: Config, model_id: str) -> str:
     """The card as Markdown with front matter; `model_id` (a Hub id or a folder) is what its examples load."""
     facts = read_model_facts(run.model_folder("merge"))
-    # As they stand between the quotes of Python's texts: a prompt may hold quotes and line breaks.
+    # Escaped for Python string literals: a prompt may hold quotes and line breaks.
     quoted = {kind: json.dumps(text, ensure_ascii=False)[1:-1] for kind, text in facts.prompts.items()}
     facts = replace(facts, prompts=quoted)
     name = model_id.rpartition("/")[2] if model_id.count("/") == 1 else f"{run.folder.name}-merge"
@@ -69,8 +69,8 @@ def render_card(run: RunRecord, config: Config, model_id: str) -> str:
     template = templates.get_template("card.md.j2")
     on_hub, local = model_id == config.evaluation.publish.repo, model_id == run.model_folder("merge").as_posix()
     exports = "." if on_hub else config.folder("export").as_posix() if local else model_id
-    told = {"name": name, "model_id": model_id, "on_hub": on_hub, "card": _contents(run, config, facts, exports)}
-    text = template.render(**told, run=run, model=facts)
+    context = {"name": name, "model_id": model_id, "on_hub": on_hub, "card": _contents(run, config, facts, exports)}
+    text = template.render(**context, run=run, model=facts)
     return f"---\n{front_matter(run, config, name)}\n---\n\n{text}"
 
 
@@ -117,12 +117,12 @@ def _summary(run: RunRecord) -> str:
         "a model of another run": len(others) == 1,
         f"{len(others)} models of other runs": len(others) > 1,
     }
-    told = {
+    methods = {
         "shrinking its vocabulary": others != taken,
         f"fine-tuning {tuned}": sides,
         f"merging {' with '.join(name for name, there in merged.items() if there)}": len(taken) > 1 or others,
     }
-    *first, last = [part for part, there in told.items() if there] or ["nothing"]
+    *first, last = [part for part, there in methods.items() if there] or ["nothing"]
     by = ", ".join([*first, f"and {last}"]) if first else last
     purpose = f"Embeds texts in {_languages(run)} for search, similarity, classification and clustering."
     return f"{purpose} Made from {run.base_name} by {by}."
@@ -138,7 +138,7 @@ def _languages(run: RunRecord) -> str:
 
 
 def _merged(run: RunRecord) -> list[str]:
-    """The models that the merge is made of."""
+    """The merged models."""
     return (run.weights or {}).get("models") or list(run.plans)
 
 
@@ -182,7 +182,7 @@ def _side(run: RunRecord, side: str) -> dict[str, Any]:
 
 
 def _start(run: RunRecord, side: str) -> str:
-    """The model that a side's training went on from."""
+    """The model that a side's training started from."""
     return str(_side(run, side).get("start") or "init")
 
 
@@ -193,13 +193,13 @@ def _course(run: RunRecord, side: str) -> list[str]:
 
 
 def _sides(run: RunRecord) -> list[str]:
-    """The merged sides, each after those that it went on from, as far as their plans stand."""
+    """The merged sides that have a plan, each after those that it started from."""
     steps = [step for name in _merged(run) if name in SIDES for step in _course(run, name)]
     return [step for step in dict.fromkeys(steps) if step in run.plans]
 
 
 def _training(run: RunRecord) -> list[list[str]]:
-    """A table of how each side was trained, its head first, with the options that one of them has set."""
+    """A table of how each side was trained, head first, with the options that any of them sets."""
     sides = _sides(run)
     columns = [_trained(run, side) | _options(run, side) for side in sides]
     unset = {name: show.DASH for column in columns for name in column}
@@ -230,16 +230,16 @@ def _trained(run: RunRecord, side: str) -> dict[str, str]:
 
 
 def _options(run: RunRecord, side: str) -> dict[str, str]:
-    """What a side has set beside, by name; heads, where it trained them along."""
+    """Further options of a side that are not at their default, by name; and heads trained jointly."""
     settings, heads = _side(run, side), run.config_of(side)["training"]["heads"]
-    told = {"heads trained along": f"learning rate {heads['learning_rate']:g}"} if heads["kind"] == "joint" else {}
+    joint = {"heads trained jointly": f"learning rate {heads['learning_rate']:g}"} if heads["kind"] == "joint" else {}
     found = {name: settings.get(name, unset) for name, unset in OPTIONS.items()}
-    return told | {name.replace("_", " "): _told(value) for name, value in found.items() if value != OPTIONS[name]}
+    return joint | {name.replace("_", " "): _shown(value) for name, value in found.items() if value != OPTIONS[name]}
 
 
-def _told(value: Any) -> str:
+def _shown(value: Any) -> str:
     if isinstance(value, dict):
-        return "; ".join(f"{name} {_told(item)}" for name, item in value.items())
+        return "; ".join(f"{name} {_shown(item)}" for name, item in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
@@ -264,22 +264,22 @@ def _sets(run: RunRecord) -> list[list[str]]:
         if entry.get("train"):
             counts = [show.count(entry.get(name) or 0) for name in ("built", "scored", "kept", "train")]
             real = {"source": f"{entry.get('source')} at {entry.get('revision')}", "licence": entry.get("licence")}
-            told = real | run.of_samples(entry)
-            title, licence = entry.get("title") or entry["name"], str(told["licence"] or "not stated")
-            rows.append([title, entry["side"], told["source"], *counts, licence])
+            entry_facts = real | run.of_samples(entry)
+            title, licence = entry.get("title") or entry["name"], str(entry_facts["licence"] or "not stated")
+            rows.append([title, entry["side"], entry_facts["source"], *counts, licence])
     return rows
 
 
 def _benchmarks(run: RunRecord) -> str:
-    """What was done about benchmarks' texts among the training texts."""
+    """How training texts were checked against benchmark texts."""
     account = (run.ledger or {}).get("evaluations") or {}
     missing = ", ".join(account.get("not_checked") or {})
-    unseen = f" Not compared, as their texts could not be had: {missing}." if missing else ""
+    unseen = f" Not compared, as their texts were not available: {missing}." if missing else ""
     if not account.get("checked"):
-        return f"The pairs were compared with no benchmark's texts.{unseen}"
-    looked = f"The pairs were compared with the test texts of {show.count(len(account['checked']))} benchmark tasks"
+        return f"The pairs were compared with no benchmark texts.{unseen}"
+    compared = f"The pairs were compared with the test texts of {show.count(len(account['checked']))} benchmark tasks"
     kept = "what was found was counted and **stayed in training**" if _reports(run) else "pairs with one were left out"
-    return f"{looked}; {kept}.{unseen}"
+    return f"{compared}; {kept}.{unseen}"
 
 
 def _reports(run: RunRecord) -> bool:
@@ -330,7 +330,7 @@ def _differences(run: RunRecord) -> list[list[str]]:
 
 
 def _heads(run: RunRecord) -> str:
-    """What became of the final model's heads, where it has any."""
+    """How the final model's heads were made."""
     if run.final == "heads":
         return "were fitted to the merged encoder, on the asymmetric sets"
     if (run.model_folder("merge") / HEADS_RECORD).is_file():
@@ -339,7 +339,7 @@ def _heads(run: RunRecord) -> str:
 
 
 def _limits(run: RunRecord, facts: ModelFacts) -> list[str]:
-    limits = [f"The vocabulary was cut for {_languages(run)}; what the model does with others was not measured."]
+    limits = [f"The vocabulary was cut for {_languages(run)}; its quality on others was not measured."]
     if facts.heads:
         limits.append(f"The sparse and multi-vector heads {_heads(run)}.")
     else:
@@ -347,8 +347,8 @@ def _limits(run: RunRecord, facts: ModelFacts) -> list[str]:
     if run.restricted_sets:
         limits.append("The terms of some training sets restrict what the model may be used for; see Licence.")
     if tasks := sorted({task for _, task, _ in _found(run)}):
-        limits.append(f"Test texts of {', '.join(tasks)} were trained on, so that scores there may be too good.")
-    limits.append("Texts that contain pieces outside the kept vocabulary are split otherwise than by the base.")
+        limits.append(f"Test texts of {', '.join(tasks)} were trained on, so scores there may be too high.")
+    limits.append("Texts that contain pieces outside the kept vocabulary are split differently from the base.")
     if worse := [d.task for d in run.main_differences("merge", run.reference) if d.ci_high < 0]:
         limits.append(f"Worse than {run.reference}, beyond the confidence interval, on: {', '.join(worse)}.")
     return limits
@@ -360,7 +360,7 @@ def _licence(run: RunRecord, config: Config) -> str:
     named = "No one licence covers this model" if chosen == "other" else f"The licence is {chosen}"
     if not run.restricted_sets:
         return f"{named}."
-    return f"{named}. The terms of these training sets rule out some uses, and may bind the model too:"
+    return f"{named}. The terms of these training sets rule out some uses, and may apply to the model too:"
 
 
 def _provenance(run: RunRecord) -> list[list[str]]:

@@ -32,7 +32,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its confidence interval, in a row of its own."""
+    """A value with its confidence interval, drawn in its own row."""
 
     label: str
     value: float
@@ -52,8 +52,8 @@ def line_chart(
 ) -> Markup:
     """Lines over a shared x axis; the range of each bin of a long series is drawn as a band behind it.
 
-    The y axis spans at least `least_range`, so that a change of nothing doesn't look like one. `marked` are points of
-    the lines, which get a ring. With `powers` x is a logarithm to base 2, and the axis names what it is of.
+    The y axis spans at least `least_range`, so that noise doesn't look like a change. `marked` are points of
+    the lines, which get a ring. With `powers` x is a logarithm to base 2, and the axis is labelled with its powers.
     """
     binned = [_bins([point for point in line.points if math.isfinite(point[1])]) for line in lines]
     flat = [point for bins in binned for point in bins]

@@ -1,9 +1,9 @@
-"""Every number of the published model card beside this run's own: report/claims.csv.
+"""Every number of the published model card next to this run's own: report/claims.csv.
 
-The claims stand in `claims.csv`: a key that says where this module finds our figure, the figure as printed, the
-tolerance within which ours counts as close, and where the figure was published. The tolerances are: half a unit of
+`claims.csv` lists the claims: a key by which this module finds our figure, the figure as printed, the tolerance
+within which ours counts as close, and where the figure was published. The tolerances are: half a unit of
 the last printed digit for sizes that the card shows rounded; for scores of bge-m3, which any run can repeat, one
-digit of rounding; for scores of a model trained anew, that and twice the standard error of a score on the task.
+digit of rounding; for scores of a retrained model, that and twice the standard error of a score on the task.
 """
 
 import csv
@@ -87,7 +87,7 @@ def published_base(run: RunRecord) -> str | None:
 
 
 def _find(run: RunRecord, key: str, similarities: dict[tuple[int, int], float]) -> tuple[float, str] | None:
-    """Our figure and where it stands."""
+    """Our figure and its place."""
     kind, _, rest = key.partition("/")
     match kind:
         case "pairs":

@@ -60,7 +60,7 @@ def p_value(value: float) -> str:
 
 
 def score(found: Score | None, frame: str = SMALL_BELOW) -> str:
-    """A score with its interval, put together by `frame`; a dash where there is none."""
+    """A score with its interval, formatted by `frame`; a dash where there is none."""
     if found is None or not math.isfinite(found.score):
         return DASH
     value, low, high = (f"{number:.3f}" for number in (found.score, found.ci_low, found.ci_high))
@@ -72,17 +72,17 @@ def change(before: Score, after: Score, found: Difference | None) -> str:
     words = f"{before.score:.3f} → {after.score:.3f}"
     if found is None:
         return words
-    told = f"{after.score - before.score:+.3f}, 95 % interval {interval(found)}"
-    return Markup("{}<small>{}</small>").format(words, told.replace("-", "−"))
+    gained = f"{after.score - before.score:+.3f}, 95 % interval {interval(found)}"
+    return Markup("{}<small>{}</small>").format(words, gained.replace("-", "−"))
 
 
 def interval(found: Difference, digits: int = 3) -> str:
-    """The bounds of a difference; a dash where its items are no sample."""
+    """The bounds of a difference; a dash where it has none."""
     return f"{found.ci_low:+.{digits}f} to {found.ci_high:+.{digits}f}" if has_interval(found) else DASH
 
 
 def has_interval(found: Score | Difference) -> bool:
-    """Whether its items are a sample."""
+    """Whether it has a confidence interval, as its items are a sample."""
     return math.isfinite(found.ci_low + found.ci_high)
 
 
@@ -92,7 +92,7 @@ def gain(found: Difference | None) -> str:
 
 
 def amount(found: Score | None) -> str:
-    """A metric that is no score: a share, or a count of ids or bytes."""
+    """A metric that is not a score: a share, or a count of ids or bytes."""
     if found is None:
         return DASH
     return f"{found.score:.3f}" if found.metric == ZERO_SHARE else count(found.score)

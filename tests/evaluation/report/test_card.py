@@ -127,7 +127,7 @@ def test_heads_get_an_example_and_their_origin_is_said_twice_alike(tmp_path: Pat
     assert f'torch.load("{config.folder("merge")}/model/colbert_linear.pt"' in text and "hf download" not in text
     config.evaluation.publish.repo = "organisation/name"
     published = card_of(config, "organisation/name")
-    assert "so (in the folder of `hf download organisation/name --local-dir .`):" in published
+    assert "like this (in the folder of `hf download organisation/name --local-dir .`):" in published
     assert 'torch.load("./colbert_linear.pt"' in published
     shutil.copytree(model, config.folder("heads") / "model")
     finish(config, "heads", {})
@@ -200,7 +200,7 @@ FACTS = [  # what is changed in the manifest of which stage, and what the card s
     ("symmetric", "config.training.symmetric.adapter.rank", 8, "| adapter | rank 8; alpha 16; targets query, key,"),
     ("symmetric", "config.training.symmetric.start", "asymmetric", "| start | – | asymmetric |"),
     ("symmetric", "config.training.symmetric.start", "asymmetric", "A copy of asymmetric was fine-tuned on symmetric"),
-    ("asymmetric", "config.training.heads.kind", "joint", "| heads trained along | – | learning rate 1e-05 |"),
+    ("asymmetric", "config.training.heads.kind", "joint", "| heads trained jointly | – | learning rate 1e-05 |"),
     ("symmetric", "environment.cores", 64, "| hardware | CPU, 64 cores | CPU, 2 cores |"),
     ("asymmetric", "environment.gpu", "NVIDIA H100 80GB HBM3", "1 × NVIDIA H100 80GB HBM3, driver unknown |"),
     ("data", "environment.commit", "abcdef" * 6 + "0123-dirty", "| `abcdefabcdef`, changed | CPU, 2 cores |"),
@@ -209,7 +209,7 @@ FACTS = [  # what is changed in the manifest of which stage, and what the card s
     ("evaluate", "config.evaluation.precision", "bf16", "in the same run, their encoders in bf16."),
     ("merge", "config.merging.extrapolate", True, "of grids of weights from 0 to 1 and beyond."),
     ("init", "config.languages", ["kk", "ru"], "Embeds texts in Kazakh and Russian for search"),
-    ("init", "config.languages", ["kk", "ru"], "The vocabulary was cut for Kazakh and Russian; what the model does"),
+    ("init", "config.languages", ["kk", "ru"], "The vocabulary was cut for Kazakh and Russian; its quality on others"),
     ("init", "config.languages", ["xx"], "The vocabulary of tiny was cut from 2,000 to 400 ids for xx;"),
 ]
 
@@ -243,7 +243,7 @@ def test_benchmark_texts_that_stayed_in_training_are_named(mode: str, config: Co
     run = read_run(config.folder("report").parent)
     made = run.stages["data"]
     assert made and run.ledger
-    assert "The pairs were compared with no benchmark's texts." in render_card(run, config, "a/b")
+    assert "The pairs were compared with no benchmark texts." in render_card(run, config, "a/b")
     made.config["data"]["decontamination"]["mode"] = mode
     run.ledger["evaluations"] = {
         "checked": {"encodechka stsb_dev": 1500, "TERRa": 307},
@@ -252,7 +252,7 @@ def test_benchmark_texts_that_stayed_in_training_are_named(mode: str, config: Co
     run.training_sets[0]["reported"] = {"evaluation: encodechka stsb_dev": 319}
     text = render_card(run, config, "a/b")
     assert "compared with the test texts of 2 benchmark tasks" in text
-    assert "Not compared, as their texts could not be had: XNLI." in text
+    assert "Not compared, as their texts were not available: XNLI." in text
     stayed = "| TERRa | encodechka stsb_dev | 319 |", "Test texts of encodechka stsb_dev were trained on"
     assert all((words in text) == (mode == "report") for words in stayed)
 
