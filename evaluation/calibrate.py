@@ -1,7 +1,7 @@
-"""Scores a published model and sets each figure beside the published one: `make calibrate MODEL=<hub id or folder>`.
+"""Compares a published model's scores with the published ones: `make calibrate MODEL=<hub id or folder>`.
 
-Who wants to trust a new model's scores first shows that the harness gives the known ones. Figures and their sources
-stand in published_scores.csv; every tolerance has its reason below.
+Before trusting a new model's scores, check that the harness reproduces known ones. Figures and their sources are in
+published_scores.csv; the reason for each tolerance is below.
 """
 
 from collections.abc import Iterable, Iterator
@@ -24,7 +24,7 @@ DEFAULT = 0.005
 
 @dataclass(frozen=True)
 class Row(TableRow):
-    """One figure beside the published one."""
+    """One figure next to the published one."""
 
     suite: str
     task: str
@@ -37,7 +37,7 @@ class Row(TableRow):
 
     @property
     def within(self) -> bool:
-        """Whether the difference lies within the tolerance."""
+        """Whether the difference is within the tolerance."""
         return abs(self.difference) <= self.tolerance
 
 
@@ -53,7 +53,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
         Row.write(path, rows)
     if outside := [row.task for row in rows if not row.within]:
         what = f"{len(outside)} of {len(rows)} figures of {name} are out of tolerance: {', '.join(outside)}"
-        remedy = "mend the harness, or the data it reads, before trusting other scores"
+        remedy = "fix the harness, or the data it reads, before trusting other scores"
         raise UserError(what, where=str(stage.path / "calibration.csv"), remedy=remedy)
     return {"figures": len(rows), "largest difference": max(abs(row.difference) for row in rows)}
 

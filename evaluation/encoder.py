@@ -1,4 +1,4 @@
-"""A model folder as evaluation sees it: its own embeddings, and what encodechka takes of its last layer."""
+"""A model folder as evaluation sees it: its own embeddings, and what encodechka uses from its last layer."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -18,7 +18,7 @@ LEADERBOARD_TOKENS = 128  # at which encodechka's reference code cuts texts
 
 
 class Encoder(Embedder):
-    """A loaded model folder that remembers the embeddings it gave."""
+    """A loaded model folder that remembers its embeddings."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class Encoder(Embedder):
         with quiet():
             model = load_folder(folder, device).eval()
         if precision == "bf16":
-            model[0].to(torch.bfloat16)  # nobody else has this model: no autocast, which would keep float32 weights too
+            model[0].to(torch.bfloat16)  # this model is not shared: no autocast, which would keep float32 weights too
         super().__init__(model, token_budget=token_budget, cache=cache or EmbeddingCache())
 
     def sentences(self, texts: Sequence[str], role: str = QUERY) -> np.ndarray:
@@ -46,7 +46,7 @@ class Encoder(Embedder):
         """Pooled variants of the last hidden state, without a prompt, each [texts, hidden], float32.
 
         `cls` and `mean` (over the attention mask), and `pooler` where the checkpoint holds a pooler's weights:
-        without them transformers would make one up at random.
+        without them transformers would initialise one at random.
         """
         names = ["cls", "mean"] + (["pooler"] if self.has_pooler else [])
 
@@ -88,7 +88,7 @@ class Encoder(Embedder):
         """transformers' config of the encoder; raises UserError where the model has none."""
         encoder: Any = getattr(self.model[0], "model", None)
         if encoder is None:
-            what = f"{type(self.model[0]).__name__} has no layers, of which this suite takes token embeddings"
+            what = f"{type(self.model[0]).__name__} has no layers, whose token embeddings this suite uses"
             remedy = "score it on others, or with protocol: model"
             raise UserError(what, where=str(self.folder), remedy=remedy)
         return encoder.config

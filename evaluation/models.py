@@ -1,4 +1,4 @@
-"""Which models are scored, the run's own, folders and Hub ids, by the contents of their folders; and what these say."""
+"""The scored models (the run's own, folders, Hub ids), identified by their folders' contents; and a folder's facts."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class ScoredModel:
 
     name: str
     folder: Path
-    fingerprint: str  # of weights, tokenizer, pooling and prompts; neither of heads nor of where they lie
+    fingerprint: str  # of weights, tokenizer, pooling and prompts; not of heads or paths
     artefact: Path | None = None  # the artefact it is part of, where it is this run's
     revision: str | None = None  # the commit, where it is from the Hub
 
@@ -46,7 +46,7 @@ def scored_models(config: Config) -> list[ScoredModel]:
 
 
 def final_stage(config: Config) -> str:
-    """The stage that leaves the run's final model: heads, where they are asked for and fitted to it, else merge."""
+    """The stage with the run's final model: heads, where they are configured and fitted to this merge, else merge."""
     names = ["merge", "heads"] if config.training.heads.kind == "frozen" else ["merge"]
     found = {name: read_manifest(config.folder(name)) for name in names}
     return final_of({name: manifest for name, manifest in found.items() if manifest})
@@ -78,16 +78,16 @@ def chain_model(config: Config, name: str) -> ScoredModel | None:
 
 
 def further_model(wanted: str, mirror: str | None, taken: Collection[str] = ()) -> ScoredModel:
-    """A folder, or a Hub id with an optional `@<revision>`; the mirror is looked into before the Hub.
+    """A folder, or a Hub id with an optional `@<revision>`; the mirror is tried before the Hub.
 
     A folder is called by the shortest end of its path that is not taken: another run's merge is `<run>/merge`.
     """
     asked = hub_model(wanted)
     if asked and (wanted.startswith((".", "/", "~")) or wanted.count("/") > 1):
-        raise UserError("there is no such model folder", where=wanted, remedy="mend evaluation.models")
-    folder, stood = resolve_model(wanted, mirror, "evaluation.models")
+        raise UserError("there is no such model folder", where=wanted, remedy="correct evaluation.models")
+    folder, commit = resolve_model(wanted, mirror, "evaluation.models")
     if asked:
-        return ScoredModel(asked.hub, folder, folder_fingerprint(folder), revision=stood)
+        return ScoredModel(asked.hub, folder, folder_fingerprint(folder), revision=commit)
     parts = folder.resolve().parts[1:]
     parts = parts[:-1] if parts[-1] == "model" else parts
     ends = ["/".join(parts[-count:]) for count in range(1, len(parts) + 1)]
@@ -126,11 +126,11 @@ class ModelFacts:
     normalize: bool
     max_length: int  # tokens
     prompts: dict[str, str]
-    heads: bool  # whether bge-m3's sparse and multi-vector heads lie beside the weights
+    heads: bool  # whether bge-m3's sparse and multi-vector heads are next to the weights
 
 
 def read_model_facts(folder: Path) -> ModelFacts:
-    """Facts of a folder as the stages write it; raises OSError where a file of it is missing."""
+    """Facts of a folder as the stages write it; raises OSError where one of its files is missing."""
     config = read_json(folder / "config.json")
     modules = [entry["type"].rpartition(".")[2] for entry in read_json(folder / "modules.json")]
     pooling = read_json(folder / "1_Pooling" / "config.json")

@@ -15,7 +15,7 @@ from evaluation.results import BM25, DENSE
 SCORE_VERSION = 3  # of what a model did on a task: raised when scores or items change
 PART = "part"  # column that says which part of a task an item belongs to; a metric is the mean over the parts
 # Column that names an item's text: items of one name, in one task or in two, are resampled together. In tasks on pairs
-# a name stands for all pairs that share a text, directly or over other pairs.
+# a name covers all pairs that share a text, directly or through other pairs.
 ITEM = "item"
 
 
@@ -24,7 +24,7 @@ class Measure:
     """A metric of a task and how it follows from the per-item columns.
 
     `statistic` names a function of `evaluation.significance`; `columns` are its arguments in order. `by` says whose
-    score it is: the model's ({}), the model's in one of its modes ({}.sparse), or nobody's (bm25).
+    score it is: the model's ({}), the model's in one of its modes ({}.sparse), or no model's (bm25).
     """
 
     metric: str
@@ -50,16 +50,16 @@ class Outcome:
     def write(self, path: Path) -> None:
         """Write columns and measures as one parquet file; a two-dimensional column becomes lists."""
         arrays = {name: pa.array(list(v) if v.ndim > 1 else v) for name, v in self.columns.items()}
-        told = {"measures": [asdict(measure) for measure in self.measures], "notes": self.notes}
-        table = pa.table(arrays).replace_schema_metadata({"outcome": json.dumps(told, ensure_ascii=False)})
+        metadata = {"measures": [asdict(measure) for measure in self.measures], "notes": self.notes}
+        table = pa.table(arrays).replace_schema_metadata({"outcome": json.dumps(metadata, ensure_ascii=False)})
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, path)
 
 
 def joined(parts: Mapping[str, Outcome]) -> Outcome:
-    """One outcome out of those of several modes over the same items, such as dense, sparse and bm25 (see `Measure`).
+    """One outcome from those of several modes over the same items, such as dense, sparse and bm25 (see `Measure`).
 
-    The first one's columns keep their names; columns that say what the items are stand once.
+    The first one's columns keep their names; columns that describe the items are kept once.
     """
     columns: dict[str, np.ndarray] = {}
     measures, notes = list[Measure](), dict[str, Any]()
@@ -79,11 +79,11 @@ def joined(parts: Mapping[str, Outcome]) -> Outcome:
 def read_outcome(path: Path) -> Outcome:
     """The outcome that `Outcome.write` wrote to `path`."""
     table = pq.read_table(path)
-    told = json.loads(table.schema.metadata[b"outcome"])
+    metadata = json.loads(table.schema.metadata[b"outcome"])
     columns = {}
     for name in table.column_names:
         column = table.column(name).combine_chunks()
         lists = pa.types.is_list(column.type)
         columns[name] = np.stack(column.to_numpy(zero_copy_only=False)) if lists else column.to_numpy(False)
-    measures = (Measure(**{**entry, "columns": tuple(entry["columns"])}) for entry in told["measures"])
-    return Outcome(columns, tuple(measures), told["notes"])
+    measures = (Measure(**{**entry, "columns": tuple(entry["columns"])}) for entry in metadata["measures"])
+    return Outcome(columns, tuple(measures), metadata["notes"])

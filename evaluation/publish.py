@@ -1,6 +1,6 @@
 """The stage `publish`: the merged model's folder for the Hub, and its upload.
 
-The folder `publish/` of the run gets all that goes up: `model/` (weights, tokenizer, modules, heads, id map and
+The folder `publish/` of the run gets everything to upload: `model/` (weights, tokenizer, modules, heads, id map and
 exports where there are any, card, licence, and under `provenance/` the artefacts that the card's figures come from) and
 `results/`, scores in the layout in which mteb takes submissions. By default that is all; with `dry_run=false` `model/`
 is uploaded.
@@ -47,15 +47,15 @@ TOLERANCE = 1e-5  # between the embeddings of the two libraries
 
 
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
-    """Write the folder and try it.
+    """Write the folder and test it.
 
-    Raises UserError where the artefacts are not of one piece, or the two libraries don't agree on its embeddings.
+    Raises UserError where the artefacts don't belong together, or the two libraries don't agree on its embeddings.
     """
     require_one_piece(stage)
     run, settings = read_run(config.run_folder, asdict(config)), config.evaluation.publish
     model_id = settings.repo or (stage.path / "model").as_posix()
     if restricted := terms(run):
-        what = "publish: licence %s; the terms of training sets rule out some uses, and may bind the model: %s"
+        what = "publish: licence %s; the terms of training sets rule out some uses, and may apply to the model: %s"
         log.warning(what, licence(run, config), restricted)
     with stage.replacing("model") as folder:
         write_model(run, config, folder, model_id)
@@ -84,7 +84,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
 
 
 def require_one_piece(stage: StageFolder) -> None:
-    """Raise UserError where the merge, or what is said of it, was made from artefacts that were made anew since."""
+    """Raise UserError where the merge, or what describes it, was made from artefacts that have been rebuilt since."""
     manifests = {name: manifest for name in stage.inputs if (manifest := read_manifest(stage.inputs[name]))}
     for name in (*manifests["merge"].inputs, "merge", "heads", "export", "evaluate", "report"):
         if earlier := outdated_inputs(name, manifests):
@@ -103,7 +103,7 @@ def write_model(run: RunRecord, config: Config, folder: Path, model_id: str) -> 
         (folder / "LICENSE").unlink(missing_ok=True)  # a link to the merge's own
         (folder / "LICENSE").write_text(text, encoding="utf-8")
     elif not (folder / "LICENSE").exists():
-        what = "publish: no LICENSE goes up for licence %s; one that is there already stays: see that it fits"
+        what = "publish: no LICENSE goes up for licence %s; an existing one stays: check that it fits"
         log.warning(what, licence(run, config))
 
 
@@ -126,7 +126,7 @@ def write_results(run: RunRecord, config: Config, folder: Path, name: str) -> in
     """Copy the merge's cached results of mteb's own tasks below `folder`; returns how many there are.
 
     `name` is the model's id. The revision is the fingerprint of its contents: a commit does not exist before an
-    upload, and whoever submits the files renames the folder to the commit. Tasks that mteb does not know, such as
+    upload; rename the folder to the commit before submitting the files. Tasks that mteb does not know, such as
     this project's samples, are left out.
     """
     model = chain_model(config, "merge")

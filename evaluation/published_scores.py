@@ -1,8 +1,8 @@
 """Published figures: of known models, with their sources (published_scores.csv), and the rows of the card's two tables.
 
 A row of USER-bge-m3's card is the mean of tasks' scores. The card names neither its 30 data sets of Russian MTEB nor
-their metrics: both are inferred from its group means. For STS and retrieval two readings stand here, of which the
-first of each goes into the averages.
+their metrics: both are inferred from its group means. For STS and retrieval there are two readings; the first
+of each goes into the averages.
 """
 
 import csv
@@ -23,7 +23,7 @@ PUBLISHED_SUITES = {  # our suite -> published suites, the first that has the fi
     "card_30": ("mteb-card30", "mteb-rus-v1"),
     "rus_v1_1": ("mteb-rus-v1.1", "mteb-rus-v1"),
 }
-RENAMED_METRICS = {"map": "map_at_1000"}  # names that mteb has changed since
+RENAMED_METRICS = {"map": "map_at_1000"}  # names that mteb has changed
 RENAMED_TASKS = {
     "Mean (Task)": "Mean",
     "BelebeleRetrieval (mean of 3 pairs)": "BelebeleRetrieval",

@@ -1,4 +1,4 @@
-"""The rows of the two tables that the stage evaluate leaves, which write and read themselves as CSV."""
+"""Rows of the two tables that the stage evaluate writes, with their CSV reader and writer."""
 
 import csv
 from collections.abc import Iterable
@@ -9,11 +9,11 @@ from typing import Any, Self
 from pipeline.core.errors import UserError
 
 MEAN = "mean"  # metric of the rows that average a suite's tasks
-BM25 = "bm25"  # in the place of a model
+BM25 = "bm25"  # instead of a model
 DENSE, SPARSE, MULTI_VECTOR = VECTOR_MODES = ("dense", "sparse", "multi_vector")
 HYBRID, HYBRID_FITTED = "hybrid", "hybrid_fitted"
-EXTRA_MODES = (SPARSE, MULTI_VECTOR, HYBRID, HYBRID_FITTED)  # what stands behind the name of a model
-ZERO_SHARE, ACTIVE_IDS, BYTES = SIZES = ("zero_share", "active_ids", "bytes_per_passage")  # metrics that are no scores
+EXTRA_MODES = (SPARSE, MULTI_VECTOR, HYBRID, HYBRID_FITTED)  # suffixes of a model's name
+ZERO_SHARE, ACTIVE_IDS, BYTES = SIZES = ("zero_share", "active_ids", "bytes_per_passage")  # metrics that are not scores
 
 
 def dense(model: str) -> bool:

@@ -1,7 +1,7 @@
 """Scoring models: each is loaded when the first task needs it, and each task leaves its predictions.
 
-A model on a task is a unit. Units are shared out over devices, processes and machines: who is free claims the next one
-that nobody holds, and leaves its record.
+A model on a task is a unit. Units are shared between devices, processes and machines: whichever is free claims the
+next unclaimed one, and leaves its record.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ from pipeline.core.heads import Heads, read_heads
 from pipeline.core.machine import cores
 from pipeline.core.model_folder import HEADS
 
-AGREEMENT = 1e-6  # of a score and of the statistic that its interval is made by
+AGREEMENT = 1e-6  # between a score and the statistic behind its interval
 
 Errors = dict[str, UserError]  # by name of unit
 Find = Callable[[Config, StageFolder], list[Task]]
@@ -66,9 +66,9 @@ class Scorer:
         outcome, seconds = self._timed(task)
         where = f"model {self.model.name}, task {task.key}"
         if undefined := [measure.metric for measure in outcome.measures if not math.isfinite(measure.score)]:
-            remedy = "see whether its embeddings differ from text to text"
-            raise UserError(f"{', '.join(undefined)} is no finite number", where=where, remedy=remedy)
-        for measure in outcome.measures:  # else its interval would be of something else
+            remedy = "check that its embeddings differ from text to text"
+            raise UserError(f"{', '.join(undefined)} is not a finite number", where=where, remedy=remedy)
+        for measure in outcome.measures:  # otherwise its interval would be of another quantity
             from_items = whole(measure, outcome)
             if abs(from_items - measure.score) > AGREEMENT:
                 what = f"{measure.metric} is {measure.score:.6f}, but its items give {from_items:.6f}"
@@ -85,7 +85,7 @@ class Scorer:
         }
 
     def _timed(self, task: Task) -> tuple[Outcome, float]:
-        """What the model did, and its seconds: a line says which suite is begun, and one which task took minutes."""
+        """What the model did, and its seconds: logs each suite that begins, and each task that took minutes."""
         if task.suite not in self.begun:
             self.begun.add(task.suite)
             log.info("evaluate: %s on %s", self.model.name, task.suite)
@@ -98,7 +98,7 @@ class Scorer:
 
     @property
     def key(self) -> str:
-        """Names what embeddings depend on: the model's contents and the precision."""
+        """Identifies what embeddings depend on: the model's contents and the precision."""
         return f"{self.model.fingerprint}-{self.settings.precision}"
 
     @property
@@ -139,7 +139,7 @@ def device_names(config: Config) -> list[str]:
 def score_units(
     config: Config, stage: StageFolder, models: Sequence[ScoredModel], find: Find, first: int = 0
 ) -> Errors:
-    """Score every unit that nobody else holds, on all devices of this machine, beginning with the model `first`.
+    """Score every unclaimed unit, on all devices of this machine, starting with the model `first`.
 
     Raises UserError where a process was killed; a unit's own errors are returned.
     """
@@ -169,7 +169,7 @@ def score_units(
 
 
 def score_unit(stage: StageFolder, scorer: Scorer, task: Task) -> dict[str, Any]:
-    """The unit's result, which is made here unless it stands; raises UserError where it can't be."""
+    """The unit's result, computed here unless it exists; raises UserError where it can't be."""
     made = unit_fingerprint(scorer.model, task, scorer.config)
     return stage.unit(unit_name(scorer.model, task), made, partial(scorer.score, task))
 

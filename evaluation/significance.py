@@ -1,11 +1,11 @@
 """Error bars and paired comparisons: bootstrap over items, permutation test, Holm's correction over tasks.
 
 Items are resampled jointly: a resample holds the same items for every model, so what makes an item hard for all models
-leaves the difference. So are items of one text, in the parts of a task and in tasks over the same texts: a mean over
-them would otherwise count each as new evidence. Recipe after Ihemelandu and Ekstrand 2023 (arXiv 2305.02461).
+cancels in the difference. So are items of one text, in the parts of a task and in tasks over the same texts: a mean
+over them would otherwise count each as new evidence. Recipe after Ihemelandu and Ekstrand 2023 (arXiv 2305.02461).
 
-A metric of resampled items takes per-item columns of length n and a matrix `counts` [resamples, n] that says how often
-an item stands in each resample (all ones: the data themselves), and returns one float64 value a resample. Counting
+A metric of resampled items takes per-item columns of length n and a matrix `counts` [resamples, n] with how often
+an item occurs in each resample (all ones: the data themselves), and returns one float64 value a resample. Counting
 instead of copying items lets all resamples be ranked at once. A resample on which a metric is not defined (one class
 only, no spread) gives NaN.
 """
@@ -219,7 +219,7 @@ def measured(
     """
     if len({outcome.items for outcome in outcomes.values()}) > 1:
         what = ", ".join(f"{name} {outcome.items}" for name, outcome in outcomes.items())
-        where, remedy = f"{suite}/{task}", "evaluate them anew"
+        where, remedy = f"{suite}/{task}", "evaluate them again"
         raise UserError(f"models were scored on different items: {what}", where=where, remedy=remedy)
     names, found = list(outcomes), list(outcomes.values())
     measure, scores = found[0].measures[0], np.array([outcome.measures[0].score for outcome in found])
@@ -280,7 +280,7 @@ def means_of(rows: Rows, parts: Sequence[Measured]) -> Iterator[Measured]:
 
 
 def _sampled(outcome: Outcome, *names: str) -> tuple[int, np.ndarray, tuple[str, ...]]:
-    """What is drawn: how many texts, [items] the number of each item's, and what names the stream of random numbers.
+    """What is drawn: the number of texts, each item's text [items], and the names of the stream of random numbers.
 
     Over the same texts that is the texts, so that two tasks over them get the same draws.
     """
@@ -314,7 +314,7 @@ def _item_weights(outcome: Outcome) -> np.ndarray:
 def _swapped_differences(
     pairs: Sequence[tuple[Outcome, Outcome]], weights: np.ndarray
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """What gives the pairs' differences [rows, pairs] of the metric after swapping items where [rows, n] is 1."""
+    """A function from swaps [rows, n] of 0 and 1 to the pairs' differences [rows, pairs] of the metric."""
     columns = [  # each outcome's own: modes of a model share an outcome, in which every mode has columns
         tuple([of.columns[name].astype(np.float64) for name in of.measures[0].columns] for of in pair) for pair in pairs
     ]

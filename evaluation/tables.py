@@ -1,4 +1,4 @@
-"""scores.csv and comparison.csv out of the predictions of all models, and the table that is shown."""
+"""scores.csv and comparison.csv from the predictions of all models, and the table that is shown."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -15,7 +15,7 @@ from evaluation.suites.task import Task
 from pipeline.core.artefact import StageFolder
 from pipeline.core.console import progress, show_table
 
-WIDE = 10  # scores that a line of a table holds at most
+WIDE = 10  # most scores in a line of a table
 Results = dict[str, dict[str, dict[str, Any]]]  # task's key -> model -> what Scorer.score returned
 
 
@@ -45,7 +45,7 @@ def write_tables(config: Config, stage: StageFolder, tasks: Sequence[Task], resu
 def _measured(task: Task, results: Results, stage: StageFolder, resampling: Resampling) -> list[Measured]:
     """A task's metrics, the main one first; a model has a row for each of its modes.
 
-    Compared are models in the same mode, the modes of one model, and all with what has no model.
+    Compared are models in the same mode, the modes of one model, and all with scores that have no model.
     """
     made = results[task.key]
     outcomes = {model: read_outcome(stage.path / result["predictions"]) for model, result in made.items()}
@@ -75,7 +75,7 @@ def _measured(task: Task, results: Results, stage: StageFolder, resampling: Resa
 
 
 def _against(tasks: Sequence[Task], parts: Sequence[Measured]) -> Iterator[Measured]:
-    """Each model on a task beside itself on the task that this one is compared with.
+    """Each model on a task, paired with itself on the task that this one is compared with.
 
     The two are over items of the same names, and so have the same resamples.
     """

@@ -1,7 +1,7 @@
 """The stage `export`: the final model as ONNX, in 8 bit and as static embeddings, each checked against torch.
 
-Every form lies at the path that it gets in the published folder. It is checked on the bundled samples, real texts of
-which no stage before learns anything; speeds are those of one pass over them on the CPU, with torch's threads.
+Every form has the path that it gets in the published folder. It is checked on the bundled samples, real texts that
+no earlier stage learns from; speeds are those of one pass over them on the CPU, with torch's threads.
 """
 
 import logging
@@ -32,7 +32,7 @@ LENGTH = 512  # tokens at which the texts here are cut
 
 
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
-    """Make and check every format of `export.formats`; returns what each weighs, its speed and its agreement.
+    """Make and check every format of `export.formats`; returns the size, speed and agreement of each.
 
     Raises UserError where a package is missing, the model has no layers, or a form is too far from torch.
     """
@@ -48,7 +48,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     size = sum(weights.nbytes for weights in model.parameters())
     metrics: dict[str, Any] = {"texts": len(reference), "torch texts per second": rate, "torch bytes": size}
     metrics["torch bytes a vector"] = 4 * reference.shape[1]
-    graph = None  # of this attempt: an earlier one may have left a part of its own
+    graph = None  # of this attempt: an earlier one may have left an unfinished one
     for name in config.export.formats:
         log.info("export: %s", name)
         place = stage.path / FORMATS[name].place
@@ -57,9 +57,9 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
                 write_format(name, folder, scratch, original, stage.inputs.get("data"), graph)
             graph = place if name == "onnx" else graph
             found, rate = timed(load_format(name, place, model, max_length=LENGTH))
-        told = {**agreement(found, reference), "texts per second": rate, "bytes": weight(place)}
-        require_agreement(name, told, place)
-        metrics |= {f"{name} {what}": value for what, value in told.items()}
+        measured = {**agreement(found, reference), "texts per second": rate, "bytes": weight(place)}
+        require_agreement(name, measured, place)
+        metrics |= {f"{name} {what}": value for what, value in measured.items()}
     return metrics
 
 
@@ -114,24 +114,27 @@ def timed(embedder: Embedder) -> tuple[np.ndarray, float]:
 def agreement(found: np.ndarray, reference: np.ndarray) -> dict[str, float]:
     """How near a form's embeddings are to torch's: cosines, where both have one space, and their pairs' correlation.
 
-    The correlation is Pearson's, of the cosines of the samples' pairs; a model whose cosines all lie between 0.7 and 1
-    shows in it what it hardly shows in cosines.
+    The correlation is Pearson's, of the cosines of the samples' pairs; where all cosines of a model
+    are between 0.7 and 1, it shows a loss that the cosines hardly show.
     """
     unit, wanted = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True) for vectors in (found, reference))
     pairs = 2 * (len(read_samples("sts")) + len(read_samples("paraphrase")))
     cosines = [np.einsum("ij,ij->i", of[:pairs:2], of[1:pairs:2]) for of in (unit, wanted)]
-    told = {"bytes a vector": 4 * found.shape[1], "correlation of pairs' cosines": float(np.corrcoef(*cosines)[0, 1])}
+    measured = {
+        "bytes a vector": 4 * found.shape[1],
+        "correlation of pairs' cosines": float(np.corrcoef(*cosines)[0, 1]),
+    }
     if unit.shape == wanted.shape:
         each = np.einsum("ij,ij->i", unit, wanted)
-        told |= {"cosine mean": float(each.mean()), "cosine min": float(each.min())}
-    return told
+        measured |= {"cosine mean": float(each.mean()), "cosine min": float(each.min())}
+    return measured
 
 
-def require_agreement(name: str, told: dict[str, float], place: Path) -> None:
+def require_agreement(name: str, found: dict[str, float], place: Path) -> None:
     """Raise UserError where the form's own measure is below its bound."""
     measure = "correlation of pairs' cosines" if name == "static" else "cosine mean"
-    if not told[measure] >= FORMATS[name].least:
-        what = f"the export {name} is too far from torch: {measure} {told[measure]:.4f}, below {FORMATS[name].least}"
+    if not found[measure] >= FORMATS[name].least:
+        what = f"the export {name} is too far from torch: {measure} {found[measure]:.4f}, below {FORMATS[name].least}"
         raise UserError(what, where=str(place), remedy="leave it out of export.formats")
 
 
@@ -142,6 +145,6 @@ def calibration(embedder: Embedder, data: Path) -> list[dict[str, np.ndarray]]:
 
 
 def weight(place: Path) -> int:
-    """Bytes of a form: a folder, or a file with those of its weights beside it."""
+    """Bytes of a form: a folder, or a file with the weights next to it."""
     files = files_under(place) if place.is_dir() else [*place.parent.glob(f"{place.stem}.*")]
     return sum(file.stat().st_size for file in files)

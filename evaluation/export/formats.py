@@ -1,4 +1,4 @@
-"""The forms in which a model can go out: where each lies in its folder, what it needs, and the line that loads it."""
+"""The formats a model can be exported to: each one's place in the folder, its packages, and the line that loads it."""
 
 import importlib.util
 from collections.abc import Sequence

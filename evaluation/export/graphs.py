@@ -1,4 +1,4 @@
-"""How each form is made and run again: graphs hold pooling and scaling too, and give whole embeddings.
+"""How each format is written and loaded: graphs include pooling and scaling, and return complete embeddings.
 
 sentence-transformers' own exports go through optimum, whose releases want older transformers than the library itself.
 """
@@ -56,7 +56,7 @@ def write_onnx(folder: Path, target: Path) -> None:
 
 
 def write_onnx_int8(graph: Path, target: Path) -> None:
-    """8-bit weights, activations quantised as they come; 7 bits of them are used, else older processors overflow."""
+    """8-bit weights, activations quantised dynamically; 7 bits of them are used, as older processors would overflow."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     quantize_dynamic(graph, target, weight_type=QuantType.QInt8, per_channel=True, reduce_range=True)
@@ -79,7 +79,7 @@ def write_static(folder: Path, target: Path) -> None:
 
 
 class GraphEmbedder(Embedder):
-    """The model's tokenizer and batches, with a graph in the place of its modules."""
+    """The model's tokenizer and batches, with a graph instead of its modules."""
 
     def __init__(self, model: SentenceTransformer, run: Run, **settings: Any) -> None:
         super().__init__(model, **settings)

@@ -1,9 +1,9 @@
 """Arms of a study over seeds: each one's mean and spread, and its differences from the reference arms.
 
 An interval covers what other seeds and other test items would change. Items are resampled, the same ones for all arms;
-seeds are too few for that, so their part is the variance of their mean, and Student's t allows for how badly so few
-tell it (Welch's degrees of freedom; Satterthwaite 1946). Where all seeds gave one model, as for a soup of them, the
-interval is over items alone.
+seeds are too few for that, so their part is the variance of their mean, and Student's t allows for how poorly so few
+estimate it (Welch's degrees of freedom; Satterthwaite 1946). Where all seeds give the same model, such as their
+soup, the interval is over items alone.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What a study leaves when its last job has ended: study.csv, study.md and study.svg for its README, and one page."""
+"""What a study writes after its last job: study.csv, study.md and study.svg for its README, and one page."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -29,7 +29,7 @@ GUARDS = "guards"  # the guard set that loses most against init
 # Of the merge stage's figures; a loss on the guards counts downwards, as all differences do.
 DEV_FIGURES = {"dev": ("dev", 1), "dev_symmetric": ("symmetric dev", 1), "dev_asymmetric": ("asymmetric dev", 1),
                "guard_loss": (GUARDS, -1)}  # fmt: skip
-SEED = "training.seed"  # what the sweep calls it: data and init are the same for all
+SEED = "training.seed"  # its name in the sweep: data and init are the same for all
 
 
 class Study(Callback):
@@ -113,7 +113,7 @@ def _dev_rows(jobs: Mapping[tuple[str, int], Path]) -> list[ArmScore]:
 def markdown(rows: Sequence[ArmScore]) -> str:
     """The table for its README: a row an arm, a column a headline score.
 
-    Dev scores and the base's scores stand as they are, the others as differences from the base, in bold where they
+    Dev scores and the base's scores are shown as they are, the others as differences from the base, in bold where they
     are certain after Holm's correction.
     """
     arms, columns = list(dict.fromkeys(row.arm for row in rows if row.suite != DEV)), headline(rows)

@@ -1,4 +1,4 @@
-"""Texts through an encoder and the heads of `pipeline.core.heads`: each is read once, and gives three vectors."""
+"""Texts through an encoder and the heads of `pipeline.core.heads`: encoded once, each has three kinds of vectors."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -125,7 +125,7 @@ def maxsim(tokens: torch.Tensor, counts: torch.Tensor, found: HeadOutputs) -> np
 
     `tokens` [tokens, width] are those of all queries, one after another, `counts` [queries] how many each has.
 
-    The same as sentence-transformers' `maxsim(length_normalize=True)` in half of its time, as short queries are not
+    The same as sentence-transformers' `maxsim(length_normalize=True)` in half the time, as short queries are not
     padded to the length of long ones.
     """
     texts, longest, width = found.tokens.shape

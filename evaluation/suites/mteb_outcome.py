@@ -28,7 +28,7 @@ ROUNDING = 1e-4  # mteb keeps five or six digits
 TREC_NAMES = {"ndcg": "ndcg_cut", "map": "map_cut", "recall": "recall", "precision": "P", "hit_rate": "success"}
 
 
-PAIRS_OF = {"XNLIV2": "XNLI"}  # the same pairs in the same order, translated anew
+PAIRS_OF = {"XNLIV2": "XNLI"}  # the same pairs in the same order, translated again
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Part:
 
 
 def keep_query_scores(task: AbsTask, folder: Path) -> None:
-    """Let a retrieval task write trec_eval's scores of every query, which mteb itself drops after averaging."""
+    """Make a retrieval task write trec_eval's scores of every query, which mteb drops after averaging."""
     if not isinstance(task, AbsTaskRetrieval):
         return
     original = task.task_specific_scores
@@ -70,7 +70,7 @@ def query_scores_path(folder: Path, subset: str, split: str) -> Path:
 
 
 def parts_of_task(task: AbsTask, scores: Mapping[str, list[Any]], folder: Path) -> Iterator[Part]:
-    """The parts of a task that was just evaluated, with the predictions that lie in `folder`."""
+    """The parts of a task that was just evaluated, with the predictions in `folder`."""
     for split in task.eval_splits:
         for entry in sorted(scores[split], key=lambda entry: entry["hf_subset"]):
             subset = entry["hf_subset"]
@@ -113,7 +113,7 @@ def mteb_outcome(metadata: Any, parts: Sequence[Part], metrics: Sequence[str]) -
         sizes = [len(next(iter(found.values()))) for found in per_part]
         if measures and sizes != lengths:
             what = f"{metric} is not of the items that {measures[0].metric} is of"
-            raise UserError(what, where=f"task {metadata.name}", remedy="score it in a suite of its own")
+            raise UserError(what, where=f"task {metadata.name}", remedy="score it in a separate suite")
         lengths = sizes
         names = tuple(name if name == "gold" else f"{metric}:{name}" for name in per_part[0])
         for position, name in enumerate(names):
@@ -131,7 +131,9 @@ def mteb_outcome(metadata: Any, parts: Sequence[Part], metrics: Sequence[str]) -
     for measure, theirs in zip(exact, measures, strict=True):
         if abs(measure.score - theirs.score) > ROUNDING:
             what = f"the items give {measure.metric} {measure.score:.6f}, but mteb says {theirs.score:.6f}"
-            raise UserError(what, where=f"task {metadata.name}", remedy="leave it out: a bug in this repository")
+            raise UserError(
+                what, where=f"task {metadata.name}", remedy="leave it out; this is a bug in this repository"
+            )
     return replace(made, measures=tuple(exact))
 
 
@@ -145,7 +147,7 @@ def _of_metric(metadata: Any, metric: str, parts: Sequence[Part]) -> tuple[float
         return rounded, _statistic(metadata.type, metric), [_items(metadata.type, metric, part) for part in parts]
     except (KeyError, TypeError):
         what = f"mteb gives no {metric} item by item"
-        raise UserError(what, where=f"task {metadata.name}", remedy="mend the task's metrics in its suite") from None
+        raise UserError(what, where=f"task {metadata.name}", remedy="correct the task's metrics in its suite") from None
 
 
 def _statistic(kind: str, metric: str) -> str:

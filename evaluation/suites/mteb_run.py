@@ -1,4 +1,4 @@
-"""Running tasks of mteb: each model by a task object of its own, kept by the model's contents, item by item."""
+"""Running tasks of mteb: a new task object for each model, results cached by the model's contents, item by item."""
 
 import json
 import math
@@ -68,7 +68,7 @@ def results_folder(config: Config) -> Path:
 
 
 def run_task(model: Any, task: AbsTask, metrics: list[str], folder: Path) -> Outcome:
-    """Evaluate a new object of the task, or take up what `folder` holds of it; its data are then not read.
+    """Evaluate a new object of the task, or reuse its results in `folder`; its data are then not read.
 
     Args:
         model: an encoder whose `mteb_model_meta` names its contents (see `mteb_encoder`).
@@ -77,7 +77,7 @@ def run_task(model: Any, task: AbsTask, metrics: list[str], folder: Path) -> Out
         folder: holds what tasks gave by model, and mteb's own files, all made with one version of mteb.
 
     Raises:
-        UserError: the task's data can't be had, or mteb can't evaluate the task.
+        UserError: the task's data isn't available, or mteb can't evaluate the task.
     """
     chosen = [SCORE_VERSION, task.metadata.dataset, list(task.eval_splits), list(task.hf_subsets)]
     key = json_sha256(chosen)[:16]
@@ -129,9 +129,9 @@ def _evaluated(model: Any, task: AbsTask, folder: Path, kept: Path) -> list[Part
     finally:
         remove(scratch)
     with replacing(kept) as target:
-        told = json.dumps([vars(part) for part in parts], ensure_ascii=False, default=lambda number: number.item())
-        target.write_text(told, encoding="utf-8")
-    return [Part(**part) for part in json.loads(told)]  # as it was written: a score taken up is the same to the bit
+        text = json.dumps([vars(part) for part in parts], ensure_ascii=False, default=lambda number: number.item())
+        target.write_text(text, encoding="utf-8")
+    return [Part(**part) for part in json.loads(text)]  # as it was written: a score taken up is the same to the bit
 
 
 def _read(kept: Path) -> list[Part] | None:
@@ -150,12 +150,12 @@ def _explained(name: str) -> Iterator[None]:
         raise
     except (OSError, DatasetsError) as error:
         cause = error.__cause__ if isinstance(error, DatasetGenerationError) else None  # which says nothing itself
-        what = f"the task's data can't be had: {first_line(cause or error)}"
+        what = f"the task's data isn't available: {first_line(cause or error)}"
         remedy = "connect to the Hub, or put the data set into mirror=<folder>/<data set id>"
         raise UserError(what, where=f"task {name}", remedy=remedy) from error
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
         what = f"mteb can't evaluate the task: {first_line(error)}"
-        raise UserError(what, where=f"task {name}", remedy="leave it out or mend its data") from error
+        raise UserError(what, where=f"task {name}", remedy="leave it out or fix its data") from error
 
 
 def mteb_encoder(scorer: Scorer, mode: str) -> Any:
@@ -188,7 +188,7 @@ class SparseHead(SparseEncoderWrapper):
 
     def __init__(self, encoder: Encoder, fingerprint: str, heads: Heads) -> None:
         self.encoder, self.heads = encoder, heads
-        self.model: Any = SimpleNamespace(similarity=dot_score)  # all that the wrapper asks its model for here
+        self.model: Any = SimpleNamespace(similarity=dot_score)  # all that the wrapper uses of its model here
         self.mteb_model_meta = named_meta(ModelMeta.create_empty(), fingerprint)
 
     def encode(self, inputs: Any, *, task_metadata: Any, prompt_type: Any = None, **kwargs: Any) -> Any:
@@ -209,7 +209,7 @@ class MultiVectorHead(MultiVectorWrapper):
         self.mteb_model_meta = named_meta(ModelMeta.create_empty(), fingerprint)
 
     def index(self, corpus: Any, **kwargs: Any) -> None:
-        """Keep the corpus, of which so many documents are encoded and scored at once as have `HELD_TOKENS`."""
+        """Keep the corpus; documents of about `HELD_TOKENS` tokens together are encoded and scored at once."""
         most = self.encoder.model.max_seq_length or math.inf
         tokens = sum(min(len(text) / A_TOKEN + 2, most) for text in corpus["text"])
         self.corpus_chunk_size = max(1, int(HELD_TOKENS * len(corpus) / tokens))

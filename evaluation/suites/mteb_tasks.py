@@ -1,4 +1,4 @@
-"""Suites of mteb: the tasks that mteb lists, alone or by benchmark, restricted to what a suite asks for."""
+"""Suites of mteb: the tasks that mteb lists, alone or by benchmark, restricted to a suite's choice."""
 
 import mteb
 from mteb.abstasks import AbsTask
@@ -26,14 +26,14 @@ def tasks(suite: str, config: Config, stage: StageFolder) -> list[Task]:
 
 
 def suite_tasks(suite: SuiteConfig) -> dict[str, MtebTaskConfig]:
-    """Names of a suite's tasks with what is special about them; raises UserError for an unknown benchmark."""
+    """Names of a suite's tasks with their special settings; raises UserError for an unknown benchmark."""
     if suite.benchmark is None:
         return dict(suite.tasks)
     try:
         names = [task.metadata.name for task in mteb.get_benchmark(suite.benchmark).tasks]
     except KeyError:
         what = f"mteb has no benchmark {suite.benchmark}"
-        raise UserError(what, where="config key evaluation.suite", remedy="mend its name") from None
+        raise UserError(what, where="config key evaluation.suite", remedy="correct its name") from None
     return {name: suite.tasks.get(name, MtebTaskConfig()) for name in [*names, *suite.tasks]}
 
 
@@ -43,20 +43,20 @@ def hub_task(name: str, suite: SuiteConfig, config: MtebTaskConfig, mirror: str 
     Raises UserError for an unknown task, split or subset.
     """
     try:
-        # A benchmark's own objects carry its choice of subsets and splits; mteb gives the same ones to all who ask.
+        # A benchmark's own objects carry its choice of subsets and splits; mteb returns the same ones to every caller.
         own = mteb.get_benchmark(suite.benchmark).tasks if suite.benchmark else []
         listed = next((task for task in own if task.metadata.name == name), None)
         task = renewed(listed) if listed else mteb.get_task(name)
         task.filter_languages(suite.languages or None, hf_subsets=config.subsets or task.hf_subsets)
     except (KeyError, ValueError) as error:
         what = str(error).strip("'\"").splitlines()[0]
-        raise UserError(f"mteb has no such task: {what}", where=name, remedy="mend the suite's tasks") from None
+        raise UserError(f"mteb has no such task: {what}", where=name, remedy="correct the suite's tasks") from None
     if config.splits:
         task._eval_splits = list(config.splits)
     for split in set(task.eval_splits) - set(task.metadata.eval_splits):
-        raise UserError(f"the task has no split {split}", where=name, remedy="mend the suite's splits")
+        raise UserError(f"the task has no split {split}", where=name, remedy="correct the suite's splits")
     for subset in set(config.subsets) - set(task.hf_subsets):
-        raise UserError(f"the task has no subset {subset}", where=name, remedy="mend the suite's subsets")
+        raise UserError(f"the task has no subset {subset}", where=name, remedy="correct the suite's subsets")
     if folder := mirrored(task.metadata.dataset["path"], mirror):
         dataset = {**task.metadata.dataset, "path": str(folder), "revision": json_sha256(folder_state(folder))}
         task.metadata = task.metadata.model_copy(update={"dataset": dataset})

@@ -1,4 +1,4 @@
-"""Retrieval on held-out pairs: the anchor asks, the positives of all rows are the candidates.
+"""Retrieval on held-out pairs: each anchor is a query, the positives of all rows are the candidates.
 
 Scored are the model's dense vectors and BM25, and where the model has heads each of its modes and their weighted sum,
 with bge-m3's weights and with those that are best on dev rows.
@@ -31,7 +31,7 @@ from pipeline.core.artefact import StageFolder, file_sha256
 from pipeline.core.embedding import DOCUMENT, QUERY
 from pipeline.core.heads import Heads
 
-logging.getLogger("bm25s").setLevel(logging.WARNING)  # it asks for DEBUG itself when it is imported
+logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets itself to DEBUG on import
 
 DEPTH = 10  # of MRR and nDCG
 CHUNK = 1024  # queries scored at once
@@ -149,7 +149,7 @@ def retrieval_set(pairs: PairSet) -> RetrievalSet:
 
 
 def score_retrieval(data: RetrievalSet, encoder: Encoder) -> Outcome:
-    """Recall@1, MRR@10 and nDCG@10 a query, by the similarity that the model says, of its own embeddings."""
+    """Recall@1, MRR@10 and nDCG@10 a query, by the model's own similarity of its embeddings."""
     queries, candidates = encoder.sentences(data.queries, QUERY), encoder.sentences(data.candidates, DOCUMENT)
     return outcome_of(data, lambda rows: encoder.model.similarity(queries[rows], candidates).cpu().numpy())
 
@@ -173,9 +173,9 @@ def outcome_of(data: RetrievalSet, scores: Scores, **constants: float) -> Outcom
 
 
 def _ranks(scores: Scores, relevant: list[list[int]]) -> Iterator[list[int]]:
-    """For each query the ranks from 0 of its right candidates, best first; wrong ones with an equal score go before.
+    """For each query the ranks from 0 of its right candidates, best first; wrong ones with an equal score rank higher.
 
-    A model that gives all texts one vector thus gets nothing.
+    A model with one vector for all texts thus scores 0.
     """
     for start in range(0, len(relevant), CHUNK):
         rows = slice(start, start + CHUNK)
@@ -194,7 +194,7 @@ def _ndcg(ranks: list[int]) -> float:
 def lexical_scores(queries: Sequence[str], candidates: Sequence[str], languages: Sequence[str]) -> Scores:
     """BM25 (Lucene's, k1 1.5, b 0.75) of some queries and all candidates.
 
-    Zero where no candidate has a word, of which bm25s can make no index.
+    Zero where no candidate has a word: bm25s can't index these.
     """
     plain = {"stopwords": None, "return_ids": False, "show_progress": False}
     words = partial(bm25s.tokenize, token_pattern=r"\w+", stemmer=stemmer(languages), **plain)

@@ -91,7 +91,7 @@ class SampleClassification(AbsTaskClassification):
 
 
 class SampleLongDocuments(AbsTaskRetrieval):
-    """Questions whose answers stand late in long documents."""
+    """Questions whose answers are late in long documents."""
 
     files = ("long_documents",)
     metadata = _described("SampleLongDocuments", "Retrieval", "ndcg_at_10", "Bundled long documents.", *files)

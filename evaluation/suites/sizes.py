@@ -1,4 +1,4 @@
-"""How much a suite has a model read, before any of its data are there: from the statistics that mteb bundles."""
+"""How much text a suite makes a model read, known before its data is: from the statistics that mteb bundles."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,9 +1,9 @@
 """What a task is: one class, which says how a model is scored on it.
 
-To add one, write a subclass with `score` in the file of its suite, and let that file's `tasks` give it; `StoredPairs`
+To add one, write a subclass with `score` in the file of its suite, and let that file's `tasks` return it; `StoredPairs`
 in vectors.py is a short example. Texts become vectors by `scorer.encoder.sentences`. A `Measure` names its score, and
-the function in `significance.STATISTICS` that gives the same score from the columns. Code is not seen by fingerprints:
-force=true scores again while you try, and a higher SCORE_VERSION in outcome.py does so for everybody else.
+the function in `significance.STATISTICS` that gives the same score from the columns. Fingerprints don't cover code:
+force=true scores again during development, and a higher SCORE_VERSION in outcome.py does so for all users.
 """
 
 from abc import ABC, abstractmethod
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Task(ABC):
-    """One task of a suite; `settings` holds what its scores depend on beside the model."""
+    """One task of a suite; `settings` holds what its scores depend on besides the model."""
 
     needs_heads = False  # bge-m3's sparse and multi-vector heads
     against: str | None = None  # a task of the same suite over the same items, with which it is compared model by model

@@ -59,7 +59,7 @@ class Form:
     def stored(self, vectors: np.ndarray, calibration: np.ndarray | None) -> np.ndarray:
         """What an index holds of vectors [texts, width], decoded [texts, dimensions], of length 1.
 
-        Of int8 a code stands for the middle of its step; `calibration` [texts, width] gives each dimension's range.
+        An int8 code is decoded to the middle of its step; `calibration` [texts, width] gives each dimension's range.
         """
         kept = self.cut(vectors)
         if self.precision == INT8:
@@ -92,7 +92,7 @@ def forms(settings: SuiteConfig) -> list[Form]:
 
 
 def task_names(settings: SuiteConfig) -> list[str]:
-    """What the tasks of a suite are called."""
+    """Names of a suite's tasks."""
     return [f"{name}-{form.name}" for name in (*settings.sets, STS) for form in forms(settings)]
 
 
@@ -134,8 +134,8 @@ class StoredTask(Task):
         calibration = embed(self.calibration, role) if self.calibration else None
         return self.form.cut(embed(queries, QUERY)), self.form.stored(embed(stored, role), calibration)
 
-    def told(self, outcome: Outcome, scorer: Scorer, items: Sequence[str]) -> Outcome:
-        """The outcome with what the vectors weigh, and with named items, which pair it with the other forms."""
+    def described(self, outcome: Outcome, scorer: Scorer, items: Sequence[str]) -> Outcome:
+        """The outcome with the size of the vectors, and with named items, which pair it with the other forms."""
         width, form = scorer.encoder.model.get_embedding_dimension() or 0, self.form
         outcome.notes["stored"] = {
             "of": self.data_name,
@@ -160,7 +160,9 @@ class StoredRetrieval(StoredTask):
         similarity = scorer.encoder.model.similarity
         outcome = outcome_of(self.data, lambda rows: similarity(queries[rows], stored).cpu().numpy())
         main = tuple(measure for measure in outcome.measures if measure.metric == METRIC)
-        return self.told(Outcome({METRIC: outcome.columns[METRIC]}, main, outcome.notes), scorer, self.data.queries)
+        return self.described(
+            Outcome({METRIC: outcome.columns[METRIC]}, main, outcome.notes), scorer, self.data.queries
+        )
 
 
 class StoredPairs(StoredTask):
@@ -171,4 +173,4 @@ class StoredPairs(StoredTask):
         one, other = ([row[key] for row in rows] for key in ("sentence1", "sentence2"))
         first, second = self.vectors(scorer, one, other, QUERY)
         outcome = similarity_task({"own": first}, {"own": second}, np.array([row["score"] for row in rows]))
-        return self.told(outcome, scorer, [f"{a}\0{b}" for a, b in zip(one, other, strict=True)])
+        return self.described(outcome, scorer, [f"{a}\0{b}" for a, b in zip(one, other, strict=True)])

@@ -326,7 +326,7 @@ def test_a_score_that_is_no_number_is_named(models: dict[str, Path], tmp_path: P
     tensors[name.replace("weight", "bias")].fill_(1.0)
     save_file(tensors, collapsed / "model.safetensors", metadata={"format": "pt"})
     config = make_config(tmp_path / "runs", f"evaluation.models=[{collapsed}]", "evaluation.tasks=[sts]")
-    with pytest.raises(UserError, match=r"spearman is no finite number \(model collapsed, task samples/sts\)"):
+    with pytest.raises(UserError, match=r"spearman is not a finite number \(model collapsed, task samples/sts\)"):
         run_stage(CHAIN["evaluate"], config)
 
 

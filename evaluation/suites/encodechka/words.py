@@ -65,9 +65,9 @@ def _counts_by_text(
 ) -> dict[str, np.ndarray]:
     """[texts, tags] words of each tag that were right, that were predicted, and that there are."""
     text = np.repeat(np.arange(len(sizes)), sizes)
-    said, true = (tags[:, None] == np.array(labels) for tags in (predicted, gold))  # [words, tags]
+    guessed, true = (tags[:, None] == np.array(labels) for tags in (predicted, gold))  # [words, tags]
     counts = {}
-    for name, words in (("hits", said & true), ("predicted", said), ("gold", true)):
+    for name, words in (("hits", guessed & true), ("predicted", guessed), ("gold", true)):
         counts[name] = np.zeros((len(sizes), len(labels)), dtype=np.int64)
         np.add.at(counts[name], text, words)
     return counts

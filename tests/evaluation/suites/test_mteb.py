@@ -116,7 +116,7 @@ def test_labels_are_not_decoded_anew_in_every_metric_of_every_draw(
 def test_a_metric_that_mteb_does_not_give_item_by_item_is_one_line(
     kind: str, metric: str, model: DenseEncoder, evaluated: Path
 ) -> None:
-    with pytest.raises(UserError, match=rf"mteb gives no {metric} item by item \(task .*mend the task's metrics"):
+    with pytest.raises(UserError, match=rf"mteb gives no {metric} item by item \(task .*correct the task's metrics"):
         run_task(model, task_of_type(kind), [metric], evaluated)
 
 
@@ -272,7 +272,7 @@ def test_data_that_can_t_be_built_are_one_line_with_the_cause(model: DenseEncode
     task = similarity_in(tmp_path / "mirror", 30)
     (file,) = tmp_path.rglob("test.jsonl")
     file.write_bytes(file.read_bytes()[:-40])  # as a download that broke leaves it
-    with pytest.raises(UserError, match=r"data can't be had: .*JSON.*task RuSTSBenchmarkSTS"):
+    with pytest.raises(UserError, match=r"data isn't available: .*JSON.*task RuSTSBenchmarkSTS"):
         run_task(model, task, ["cosine_spearman"], tmp_path)
 
 
@@ -313,7 +313,7 @@ def test_items_are_named_by_what_they_share(model: DenseEncoder, evaluated: Path
 
 def test_no_network_and_no_mirror_is_one_line(model: DenseEncoder, tmp_path: Path) -> None:
     task = hub_task("TERRa", SuiteConfig(), MtebTaskConfig(), None)
-    with pytest.raises(UserError, match=r"data can't be had.*task TERRa"):
+    with pytest.raises(UserError, match=r"data isn't available.*task TERRa"):
         run_task(model, task, [], tmp_path)
 
 
