@@ -43,11 +43,11 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
 
 def _encodechka_texts(config: Config, missing: dict[str, str]) -> Iterator[tuple[str, set[str]]]:
     """(file, test texts) of encodechka, out of the folder or the cache that the stage evaluate reads it from."""
-    from evaluation.suites.encodechka.tasks import test_columns  # with torch
+    from evaluation.suites.encodechka.tasks import scored_columns  # with torch
 
     files = data_files(config)
     unreachable: str | None = None
-    for name, columns in test_columns().items():
+    for name, columns in scored_columns().items():
         task = f"encodechka {Path(name).stem}"
         if unreachable:
             missing[task] = unreachable

@@ -131,7 +131,7 @@ TASKS: dict[str, Run] = {
 }
 
 
-def test_columns() -> dict[str, tuple[str, ...]]:
+def scored_columns() -> dict[str, tuple[str, ...]]:
     """File -> columns with test texts, over all tasks: what must not be trained on."""
     found: dict[str, tuple[str, ...]] = {}
     for task in TASKS.values():
