@@ -446,7 +446,7 @@ def test_too_few_steps_are_warned_of_where_training_starts(tmp_path: Path, caplo
     stage, _ = folder_and_manifest(CHAIN["symmetric"], config)
     stage.path.mkdir(exist_ok=True)
     plan_run(config, stage, load_model(config.folder("init"), "auto", config.training.symmetric))
-    assert "symmetric: 2 steps, fewer than the 60 that gained" in caplog.text
+    assert "symmetric: 2 steps, but the study's shortest run has 60" in caplog.text
 
 
 def test_a_forced_run_is_prepared_again(tmp_path: Path) -> None:
