@@ -78,10 +78,8 @@ def tolerance(suite: str, task: str) -> float:
 def show(name: str, rows: list[Row]) -> None:
     """The table of differences and the verdict; raises UserError where nothing could be compared."""
     if not rows:
-        what, remedy = (
-            f"none of the scores has a published figure of {name}",
-            f"run a suite among {', '.join(PUBLISHED_SUITES)}",
-        )
+        what = f"none of the scores has a published figure of {name}"
+        remedy = f"run a suite among {', '.join(PUBLISHED_SUITES)}"
         raise UserError(what, where="config key evaluation.suites", remedy=remedy)
     columns = ["suite", "task", "metric", "ours", "published", "difference", "tolerance", "within"]
     lines = [
