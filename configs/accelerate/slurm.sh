@@ -1,9 +1,9 @@
 #!/bin/bash
 # The whole chain on several machines of a SLURM cluster. Change the lines below, run `make setup` once, then
 #   PROFILE=bge_m3 sbatch configs/accelerate/slurm.sh
-# from the repository. The repository must lie on a file system that all machines see and that knows file locks.
+# from the repository. The repository must be on a file system that all machines share and that supports file locks.
 # Further Hydra overrides go into ARGS. Before its time is up the job gets SIGTERM, saves a checkpoint and stops; the same
-# command goes on from there.
+# command resumes from there.
 #SBATCH --job-name=user-bge-m3
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
