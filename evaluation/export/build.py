@@ -1,7 +1,7 @@
-"""The stage `export`: the final model as ONNX, in 8 bit and as static embeddings, each checked against torch.
+"""The stage `export`: the final model as ONNX, in 8 bits and as static embeddings, each checked against torch.
 
 Every form has the path that it gets in the published folder. It is checked on the bundled samples, real texts that
-no earlier stage learns from; speeds are those of one pass over them on the CPU, with torch's threads.
+no earlier stage trains on; speeds are from one pass over them on the CPU, with as many threads as torch uses.
 """
 
 import logging
@@ -28,13 +28,13 @@ from pipeline.core.embedding import DOCUMENT, QUERY, Embedder
 from pipeline.core.errors import UserError
 from pipeline.core.models import load_folder
 
-LENGTH = 512  # tokens at which the texts here are cut
+LENGTH = 512  # tokens at which texts are truncated here
 
 
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
-    """Make and check every format of `export.formats`; returns the size, speed and agreement of each.
+    """Make and check every format in `export.formats`; returns the size, speed and agreement of each.
 
-    Raises UserError where a package is missing, the model has no layers, or a form is too far from torch.
+    Raises UserError if a package is missing, the model has no layers, or a form is too far from torch.
     """
     require_packages(config.export.formats)
     folder = config.model_folder(final_stage(config))
@@ -48,7 +48,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     size = sum(weights.nbytes for weights in model.parameters())
     metrics: dict[str, Any] = {"texts": len(reference), "torch texts per second": rate, "torch bytes": size}
     metrics["torch bytes a vector"] = 4 * reference.shape[1]
-    graph = None  # of this attempt: an earlier one may have left an unfinished one
+    graph = None  # only from this attempt: an earlier one may have left a partial file
     for name in config.export.formats:
         log.info("export: %s", name)
         place = stage.path / FORMATS[name].place
@@ -65,7 +65,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """Nothing from the exporters: their loggers, bars and warnings tell of every node and text."""
+    """Silence the exporters, whose loggers, progress bars and warnings report every node and text."""
     logging.disable(logging.WARNING)
     try:
         with quiet(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
@@ -77,9 +77,9 @@ def silent() -> Iterator[None]:
 def write_format(
     name: str, folder: Path, target: Path, original: Embedder, data: Path | None, graph: Path | None = None
 ) -> None:
-    """One form of the model in `folder`, at its place below `target`; `data` give OpenVINO its ranges.
+    """Write one form of the model in `folder` to its path under `target`; `data` calibrates OpenVINO's ranges.
 
-    What is in 8 bit is made from the plain graph, which is made for it where there is none yet.
+    8-bit graphs are made from the plain one, `graph`, which is written temporarily if there is none yet.
     """
     place = target / FORMATS[name].place
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -101,20 +101,20 @@ def write_format(
 
 
 def timed(embedder: Embedder) -> tuple[np.ndarray, float]:
-    """Embeddings [texts, width] of the samples, first and second sentences by turns, then documents; texts a second."""
+    """Embeddings [texts, width] of the samples, sentence pairs interleaved, then documents; and texts per second."""
     pairs = [(row["sentence1"], row["sentence2"]) for row in read_samples("sts")]
     pairs += [(row["text_1"], row["text_2"]) for row in read_samples("paraphrase")]
     texts = [text for pair in pairs for text in pair] + [row["document"] for row in read_samples("long_documents")]
     ids = embedder.tokenise(texts, embedder.prompt(QUERY))
-    embedder.encode(ids[:8])  # the first call makes buffers
+    embedder.encode(ids[:8])  # the first call allocates buffers
     started = time.perf_counter()
     return embedder.encode(ids), round(len(ids) / (time.perf_counter() - started), 1)
 
 
 def agreement(found: np.ndarray, reference: np.ndarray) -> dict[str, float]:
-    """How near a form's embeddings are to torch's: cosines, where both have one space, and their pairs' correlation.
+    """How close a form's embeddings are to torch's: cosines, if both share a space, and their pairs' correlation.
 
-    The correlation is Pearson's, of the cosines of the samples' pairs; where all cosines of a model
+    The correlation is Pearson's, between the two models' cosines of the samples' pairs. If all of a model's cosines
     are between 0.7 and 1, it shows a loss that the cosines hardly show.
     """
     unit, wanted = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True) for vectors in (found, reference))
@@ -131,7 +131,7 @@ def agreement(found: np.ndarray, reference: np.ndarray) -> dict[str, float]:
 
 
 def require_agreement(name: str, found: dict[str, float], place: Path) -> None:
-    """Raise UserError where the form's own measure is below its bound."""
+    """Raise UserError if the measure that the form is judged by is below its bound."""
     measure = "correlation of pairs' cosines" if name == "static" else "cosine mean"
     if not found[measure] >= FORMATS[name].least:
         what = f"the export {name} is too far from torch: {measure} {found[measure]:.4f}, below {FORMATS[name].least}"
@@ -139,12 +139,12 @@ def require_agreement(name: str, found: dict[str, float], place: Path) -> None:
 
 
 def calibration(embedder: Embedder, data: Path) -> list[dict[str, np.ndarray]]:
-    """Texts of the mixture as inputs of one text each."""
+    """Texts of the training mixture as graph inputs of one text each."""
     rows = embedder.tokenise(calibration_texts(data, DOCUMENT), embedder.prompt(DOCUMENT))
     return [dict(zip(INPUTS, (np.array([row]), np.ones((1, len(row)), np.int64)), strict=True)) for row in rows]
 
 
 def weight(place: Path) -> int:
-    """Bytes of a form: a folder, or a file with the weights next to it."""
+    """Bytes of a form: a folder, or a file and any weights next to it."""
     files = files_under(place) if place.is_dir() else [*place.parent.glob(f"{place.stem}.*")]
     return sum(file.stat().st_size for file in files)

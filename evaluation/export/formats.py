@@ -1,4 +1,4 @@
-"""The formats a model can be exported to: each one's place in the folder, its packages, and the line that loads it."""
+"""The formats a model can be exported to: the path, packages and loading line of each."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ from pipeline.core.errors import INSTALL, UserError
 
 @dataclass(frozen=True)
 class Format:
-    """One form; `least` bounds the mean cosine with torch's embeddings, of a static model the pairs' correlation."""
+    """One format; `least` bounds the mean cosine with torch's embeddings, or a static model's correlation of pairs."""
 
     place: str
     packages: tuple[str, ...]
-    line: str  # of Python, with a {folder}
+    line: str  # Python, with a {folder} field
     least: float
 
 
@@ -30,7 +30,7 @@ FORMATS = {
 
 
 def require_packages(formats: Sequence[str]) -> None:
-    """Raise UserError where a format's packages are not installed."""
+    """Raise UserError if a format's packages are not installed."""
     wanted = dict.fromkeys(package for name in formats for package in FORMATS[name].packages)
     if missing := [name for name in wanted if importlib.util.find_spec(name) is None]:
         remedy = f"{INSTALL} {' '.join(missing)}, or leave out the formats that need them"

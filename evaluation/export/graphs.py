@@ -1,6 +1,6 @@
-"""How each format is written and loaded: graphs include pooling and scaling, and return complete embeddings.
+"""Writes and loads each format; graphs include pooling and scaling, and return complete embeddings.
 
-sentence-transformers' own exports go through optimum, whose releases want older transformers than the library itself.
+sentence-transformers' own exports use optimum, whose releases need an older transformers than the library itself.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,12 +17,12 @@ from pipeline.core.models import load_folder
 
 INPUTS = ("input_ids", "attention_mask")
 OUTPUT = "sentence_embedding"
-ONE_FILE = 1.9e9  # bytes of weights that fit into a graph's own file, of at most 2 GiB
+ONE_FILE = 1.9e9  # bytes of weights that fit inside a graph's file, which is limited to 2 GiB
 Run = Callable[[dict[str, np.ndarray]], np.ndarray]  # inputs [texts, tokens] -> embeddings [texts, dimension]
 
 
 class Embedding(torch.nn.Module):
-    """The model as one graph: token ids and mask [texts, tokens] give embeddings [texts, dimension]."""
+    """The model as one graph, from token ids and mask [texts, tokens] to embeddings [texts, dimension]."""
 
     def __init__(self, model: SentenceTransformer) -> None:
         super().__init__()
@@ -38,17 +38,17 @@ class Embedding(torch.nn.Module):
 
 
 def write_onnx(folder: Path, target: Path) -> None:
-    """The model of `folder` by torch's own exporter; numbers of texts and tokens are free."""
+    """Export the model in `folder` with torch's own exporter; the numbers of texts and tokens are dynamic."""
     model = load_folder(folder, "cpu", attn_implementation="eager").eval()
     batch = model.tokenizer(["Река замерзает в ноябре.", "Рецепт борща"], padding=True, return_tensors="pt")
-    free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence", max=model.max_seq_length)}
+    dynamic = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence", max=model.max_seq_length)}
     torch.onnx.export(
         Embedding(model).eval(),
         tuple(batch[name] for name in INPUTS),
         str(target),
         input_names=list(INPUTS),
         output_names=[OUTPUT],
-        dynamic_shapes=dict.fromkeys(INPUTS, free),
+        dynamic_shapes=dict.fromkeys(INPUTS, dynamic),
         dynamo=True,
         external_data=sum(weights.nbytes for weights in model.parameters()) > ONE_FILE,
         verbose=False,
@@ -56,14 +56,14 @@ def write_onnx(folder: Path, target: Path) -> None:
 
 
 def write_onnx_int8(graph: Path, target: Path) -> None:
-    """8-bit weights, activations quantised dynamically; 7 bits of them are used, as older processors would overflow."""
+    """8-bit weights, 7 of whose bits are used as older processors would overflow; dynamically quantised activations."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     quantize_dynamic(graph, target, weight_type=QuantType.QInt8, per_channel=True, reduce_range=True)
 
 
 def write_openvino_int8(graph: Path, target: Path, batches: Sequence[dict[str, np.ndarray]]) -> None:
-    """8-bit weights and activations, whose ranges are those on `batches` of texts."""
+    """8-bit weights and activations, whose ranges are calibrated on `batches` of texts."""
     import nncf
     import openvino
 
@@ -73,7 +73,7 @@ def write_openvino_int8(graph: Path, target: Path, batches: Sequence[dict[str, n
 
 
 def write_static(folder: Path, target: Path) -> None:
-    """A table of vectors, one a piece, whose mean is a text's embedding: no layers, and no prompts."""
+    """A table of one vector per token, whose mean is a text's embedding: no layers and no prompts."""
     table = StaticEmbedding.from_distillation(str(folder), device="cpu")
     SentenceTransformer(modules=[table], device="cpu").save(str(target), create_model_card=False)
 
@@ -90,7 +90,7 @@ class GraphEmbedder(Embedder):
 
 
 def load_format(name: str, place: Path, model: SentenceTransformer, **settings: Any) -> Embedder:
-    """A made form at `place`, on the CPU; `model` is the one it was made from, `settings` are Embedder's."""
+    """The form at `place`, on the CPU; `model` is the one it was made from, `settings` are Embedder's."""
     if name == "static":
         return Embedder(load_folder(place, "cpu"), **settings)
     threads = torch.get_num_threads()

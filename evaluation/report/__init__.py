@@ -1,1 +1,1 @@
-"""One run as a page, a model card and checked claims: open `build.py` first; `record.py` reads the artefacts."""
+"""A run's report as a page, a model card and checked claims: open `build.py` first; `record.py` reads the artefacts."""

@@ -1,4 +1,4 @@
-"""What the model costs in smaller forms, for page and card: bytes a vector, quality, texts a second, files."""
+"""The cost of smaller forms of the model, for page and card: bytes per vector, quality, speed and file sizes."""
 
 import math
 from collections.abc import Iterator
@@ -13,24 +13,24 @@ from evaluation.results import Difference, Score
 
 COLOURS = {"float32": "var(--merge)", "int8": "var(--accent)", "binary": "var(--symmetric)"}
 BYTES, RATE = "bytes a vector", "texts a second"
-MEASURED = ("cosine mean", "cosine min", "correlation of pairs' cosines")  # of exports, named as in their stage
+MEASURED = ("cosine mean", "cosine min", "correlation of pairs' cosines")  # of exports, as in their stage's metrics
 VECTORS = (
     "The merged model's vectors are cut to their first dimensions and scaled to length 1 again; documents are stored "
-    "in 8 bits or one bit a dimension; queries stay float32. A score has its 95 % interval, and a change from full "
-    "vectors its p-value (bootstrap, Holm)."
+    "with 8 bits or one bit per dimension, queries in float32. Scores have 95 % intervals, changes from full vectors "
+    "p-values (bootstrap, Holm)."
 )
 EXPORTS = (
-    "An export's cosines are those with torch's vectors of the bundled samples, the correlation that of the cosines of "
-    "their pairs; speeds are of one pass over these texts on a CPU."
+    "An export's cosines compare its vectors of the bundled samples with torch's; the correlation compares the cosines "
+    "of the samples' pairs. Speeds are from one pass over these texts on a CPU."
 )
 
 
 def cost(run: RunRecord) -> list[Section]:
-    """The page's part, if anything was measured: a table, a picture per task, and all models' scores by form."""
+    """The page's section, if anything was measured: a table, a picture per task, and all models' scores by form."""
     rows = table(run, show.SMALL_BELOW)
     if not rows:
         return []
-    pictures = [_picture(run, of) for of in dict.fromkeys(note["of"] for *_, note in _stored(run))]
+    pictures = [_picture(run, task) for task in dict.fromkeys(note["of"] for *_, note in _stored(run))]
     blocks: list[Block] = [Text(words(run)), Table("What smaller forms cost", rows[0], rows[1:])]
     blocks.append(Group("pictures", pictures))
     for found in run.suite_tables(forms=True):
@@ -52,13 +52,13 @@ def exported(run: RunRecord) -> list[str]:
 
 
 def fewer_dimensions(run: RunRecord) -> int | None:
-    """The most dimensions, below all, whose cost was measured."""
+    """The largest number of dimensions, below the full one, whose cost was measured."""
     counts = sorted({note["dimensions"] for *_, note in _stored(run)})
     return counts[-2] if len(counts) > 1 else None
 
 
 def table(run: RunRecord, frame: str) -> list[list[str]]:
-    """Its head, then a row for each form of the vectors and each export; empty where there is neither.
+    """The header, then a row per form of the vectors and per export; empty if there are none.
 
     `frame` formats a score with its interval.
     """
@@ -88,20 +88,20 @@ def _stored(run: RunRecord) -> Iterator[tuple[Score, Difference | None, str, dic
 
 
 def _exports(run: RunRecord) -> dict[str, Any]:
-    """The metrics of the stage export, where its files are of this merge."""
+    """The metrics of the stage export, if its files are made from this merge."""
     return run.made["export"].metrics if run.status("export") == "complete" else {}
 
 
-def _picture(run: RunRecord, of: str) -> Picture:
-    """Quality against bytes on one task: a line a precision."""
-    found = [(score, note) for score, _, _, note in _stored(run) if note["of"] == of]
+def _picture(run: RunRecord, task: str) -> Picture:
+    """Quality against bytes per vector on one task, with a line per precision."""
+    found = [(score, note) for score, _, _, note in _stored(run) if note["of"] == task]
     lines = []
     for precision, colour in COLOURS.items():
-        of_it = [(math.log2(note["bytes"]), score.score) for score, note in found if note["precision"] == precision]
-        lines += [Line(precision, colour, sorted(of_it))] if of_it else []
+        points = [(math.log2(note["bytes"]), score.score) for score, note in found if note["precision"] == precision]
+        lines += [Line(precision, colour, sorted(points))] if points else []
     metric = found[0][0].metric
     listed = "; ".join(f"{note['bytes']} bytes {score.score:.3f}" for score, note in found)
-    describe = f"{metric} on {of} against bytes a vector: {listed}"
+    describe = f"{metric} on {task} against bytes a vector: {listed}"
     svg = line_chart(lines, x_label=BYTES, y_label=metric, describe=describe, powers=True)
-    caption = f"{metric} on {of} against bytes a vector. "
+    caption = f"{metric} on {task} against bytes a vector. "
     return Picture(svg, caption + show.key(lines))

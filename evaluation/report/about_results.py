@@ -1,4 +1,4 @@
-"""The page's parts about the results: scores, differences, the published card's tables and claims."""
+"""The page's sections on results: scores, differences, the published card's tables and claims."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -37,7 +37,7 @@ CLAIM_GROUPS = {
 
 
 def scores(run: RunRecord) -> Section:
-    """A table for each suite (a task, its metric and number of items head a row of models), and the differences."""
+    """A table per suite, with a row per task and metric and a column per model, and the differences."""
     if not run.scores:
         return Section("scores", "Scores", [absent("evaluate")])
     words = (
@@ -62,9 +62,9 @@ def scores(run: RunRecord) -> Section:
 
 
 def ways_to_search(run: RunRecord, frame: str) -> dict[str, tuple[list[str], list[list[Any]]]]:
-    """By task with more than dense vectors: columns, and a row for each way to search.
+    """Columns, and a row per way to search, by task that is scored with more than dense vectors.
 
-    A row has the scores and intervals, formatted by `frame`, the gain over the model's dense vectors by the last
+    A row has the scores and intervals, formatted by `frame`, the gain over the model's dense vectors in the last
     metric, and the size of a passage's vectors.
     """
     tables = {}
@@ -83,21 +83,21 @@ def ways_to_search(run: RunRecord, frame: str) -> dict[str, tuple[list[str], lis
 
 
 def _forest(run: RunRecord, model: str, against: str) -> Picture:
-    """The differences between two models on each task's own score."""
+    """The differences between two models in each task's main score."""
     found = [d for d in run.main_differences(model, against) if show.has_interval(d)]
     rows = [Interval(d.task.replace("_", " "), d.difference, d.ci_low, d.ci_high) for d in found]
     words, intervals = f"{model} minus {against}", "with 95 % intervals"
     listed = "; ".join(f"{row.label} {signed(row.value, 3)}" for row in rows)
     svg = forest_plot(rows, x_label="difference", describe=f"{words}, {intervals}: {listed}")
-    return Picture(svg, f"{words.capitalize()}, {intervals}; grey where the interval holds zero.")
+    return Picture(svg, f"{words.capitalize()}, {intervals}; grey where the interval contains zero.")
 
 
 def _differences(run: RunRecord) -> Table:
-    """comparison.csv without sizes, without tests, to fit the page's width; the file has these too."""
+    """comparison.csv without sizes and the names of the tests, to fit the page's width."""
     rows = []
     for d in (d for d in run.differences if d.metric not in SIZES):
         interval = show.interval(d, 4).replace("-", "−")
-        other, _, form = d.against.partition(" on ")  # a form of vectors is compared with full ones
+        other, _, form = d.against.partition(" on ")  # a form of vectors is compared with the full ones
         against = f"{other}, {form.rpartition('-')[2]}" if form else other
         where = [d.task, d.suite, d.metric, d.model, against, signed(d.difference, 4), interval]
         rows.append([*where, show.p_value(d.p_value), show.p_value(d.p_holm)])
@@ -112,13 +112,13 @@ def published_card(run: RunRecord, claims: Sequence[Claim]) -> Section:
     address = Markup('<a href="https://huggingface.co/{0}">{0}</a>').format(PUBLISHED_MODEL)
     words = (
         Markup("The two score tables of {}, row by row, next to this run. ").format(address)
-        + f"A direction holds when our merge moves from our {run.reference} as the card's model moves from its base; "
-        "it is within noise where the 95 % interval of our difference holds zero."
+        + f"A direction holds when our merge moves from our {run.reference} as the card's model does from its base; "
+        "it is within noise where the 95 % interval of our difference contains zero."
     )
     inferred = (
         "The card names neither its 30 data sets nor their metrics: both are inferred, and for STS and retrieval two "
-        "readings are shown. Three of the sets make two thirds of the card's gain, so the average is also given "
-        "without them."
+        "readings are shown. Three of the sets account for two thirds of the card's gain, so the average is also "
+        "shown without them."
     )
     tables = [_card_table(run, printed, kind, table) for kind, table in CARD_TABLES.items()]
     return Section("card", "The published card", [Text(words), Text(inferred), *tables])
@@ -149,7 +149,7 @@ def _card_table(run: RunRecord, printed: dict[str, str], kind: str, table: CardT
 
 
 def _published(figures: Figures, table: CardTable, row: str) -> str:
-    """The published figure of another base; of an unpublished mean, the mean of its tasks' figures."""
+    """Another base's published figure; for an unpublished mean, the mean of its tasks' figures."""
 
     def score(task: str, metric: str) -> float | None:
         found = published_figure(figures, table.suite, task, metric)
@@ -172,9 +172,9 @@ def _judged(
 
 
 def direction(change: float, base: float | None, merge: float | None, step: float) -> str:
-    """Whether our merge moves from our base as the card's model does from its own.
+    """Whether our merge moves from our base in the same direction as the card's model from its own.
 
-    Where the card prints the same figure twice, a move of less than `step`, its last printed digit, holds.
+    Where the card prints the same figure twice, a change below `step`, one unit of its last printed digit, holds.
     """
     if base is None or merge is None:
         return "not run"
@@ -183,7 +183,7 @@ def direction(change: float, base: float | None, merge: float | None, step: floa
 
 
 def claims_by_group(claims: Sequence[Claim]) -> Section:
-    """Claims under headings, with the verdicts counted; a group that was measured is open."""
+    """Claims by group, with the verdicts counted; groups with a measured claim are unfolded."""
     groups: dict[str, list[Claim]] = {}
     for claim in claims:
         groups.setdefault(CLAIM_GROUPS[claim.group], []).append(claim)
@@ -204,6 +204,6 @@ def _grouped(text: str) -> str:
 
 
 def _verdicts(claims: Sequence[Claim]) -> str:
-    """The verdicts and how often each occurs, in words."""
+    """How often each verdict occurs, in words."""
     counts = {verdict: sum(claim.verdict == verdict for claim in claims) for verdict in VERDICTS}
     return ", ".join(f"{number} {verdict}" for verdict, number in counts.items() if number)

@@ -1,4 +1,4 @@
-"""The page's parts about what was run: summary, chain, dataset ledger, vocabulary certificate, environment."""
+"""The page's sections on what was run: summary, chain, dataset ledger, vocabulary certificate, environment."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -13,15 +13,15 @@ from evaluation.report.blocks import Block, Code, Facts, Folded, Group, Section,
 from evaluation.report.record import HELD_OUT, RunRecord
 
 GROUPS = (("data",), ("init",), tuple(SIDES), ("merge",), ("heads",), ("export", "evaluate"))
-HEADLINES = (  # (suite, task, metric, words), the first that was measured is shown
+HEADLINES = (  # (suite, task, metric, words); the first one measured is shown
     ("encodechka", "Mean S", "mean", "encodechka, mean of sentence tasks"),
     ("wiktionary", "term_to_definition", "recall_at_1", "R@1, term to definition"),
 )
-FIGURES = 6  # of a manifest's metrics
+FIGURES = 6  # shown of a manifest's metrics
 TOTALS = {
     "card_total_pairs": "pairs, the card's total",
     "built": "pairs built",
-    "scored": "beside them, rows with other labels",
+    "scored": "in addition, rows with other labels",
     "kept": "kept by cleaning",
     "train": "trained on",
     "dev": "held out for dev",
@@ -34,7 +34,7 @@ BESIDE_THE_CARD = ("card_total_pairs", "card_total_negatives", "negatives_the_ca
 
 
 def head(run: RunRecord) -> list[Block]:
-    """The top of the page: what was made from what, a warning about its limits, and the main figures."""
+    """The top of the page: what was made from what, any caution, and the main figures."""
     caution = [Text(run.caution, "caution")] if run.caution else []
     return [Text(_made_of(run), "lede"), *caution, Facts(_headline(run))]
 
@@ -70,14 +70,14 @@ def _headline(run: RunRecord) -> list[tuple[str, Any]]:
 
 
 def chain(run: RunRecord) -> Section:
-    """The picture of the chain, what each stage took, and warnings about the figures."""
-    marks = {  # the CSS class of a stage's state
+    """The picture of the chain, each stage's time and memory, and warnings about the figures."""
+    marks = {  # CSS class of each stage's status
         name: "outdated" if run.outdated(name) else run.status(name).replace(" ", "-") for name in run.stages
     }
     groups = [[(name, marks[name], run.status(name)) for name in names if name in marks] for names in GROUPS]
     groups = [group for group in groups if group]
     columns = ["stage", "time", "peak memory", "size on disk", "result", "fingerprint"]
-    stages = Table("Stages, what they made and what it took", columns, _stage_rows(run))
+    stages = Table("Stages, with their results and resources used", columns, _stage_rows(run))
     return Section("chain", "The chain", [Steps(groups), stages, *(Text(note, "caution") for note in _notes(run))])
 
 
@@ -100,13 +100,13 @@ def _stage_rows(run: RunRecord) -> list[list[Any]]:
 
 
 def _notes(run: RunRecord) -> Iterator[str]:
-    """Failed stages, and parts of different runs."""
+    """Failed stages, and stages made from earlier inputs."""
     for name, made in run.made.items():
         if made.status == "failed":
             yield f"Stage {name} failed: {made.error}"
     parts = [f"{name} ({run.status(name)})" for name in run.made if run.outdated(name)]
     if parts:
-        yield f"The stages below are not of one piece: {', '.join(parts)}. make reproduce brings them up to date."
+        yield f"Some stages are out of date: {', '.join(parts)}. make reproduce brings them up to date."
 
 
 def data(run: RunRecord) -> Section:
@@ -120,13 +120,13 @@ def data(run: RunRecord) -> Section:
         for entry in sets
         if entry["side"] == HELD_OUT
     ]
-    card, counted, last = (["card"], "the card counts, ", "verdict") if run.about_the_card else ([], "", "remark")
+    card, counted, last = (["card"], "counted by the card, ", "verdict") if run.about_the_card else ([], "", "remark")
     shown = [name for name in TOTALS if totals.get(name) is not None and (card or name not in BESIDE_THE_CARD)]
     blocks = [
         Facts([(TOTALS[name], show.count(totals[name])) for name in shown]),
         Table(
-            f"Dataset ledger: pairs {counted}the construction gives (rows with labels that only AnglE takes "
-            "apart), cleaning keeps, and training sees",
+            f"Dataset ledger: pairs {counted}built (apart from rows with labels that only AnglE uses), kept by "
+            "cleaning, and trained on",
             ["set", *card, "built", "other labels", "kept", "train", "dev", "dropped", "negatives", last],
             _ledger_rows(run),
         ),
@@ -138,7 +138,7 @@ def data(run: RunRecord) -> Section:
 
 
 def _ledger_rows(run: RunRecord) -> list[list[Any]]:
-    """One row a set that is trained on."""
+    """One row per training set."""
     most = max((entry.get("train") or 0 for entry in run.training_sets), default=0)
     rows = []
     for entry in run.training_sets:
@@ -154,7 +154,7 @@ def _ledger_rows(run: RunRecord) -> list[list[Any]]:
 
 
 def _sources(run: RunRecord) -> Table:
-    """Where each set's rows come from, and on which terms."""
+    """Where each set's rows come from, and under which terms."""
     rows = []
     for entry in (run.ledger or {}).get("sets", []):
         revision = str(entry.get("revision") or "").removesuffix(f" {entry['source']}")
@@ -163,11 +163,11 @@ def _sources(run: RunRecord) -> Table:
         remarks = " ".join(str(entry[key]) for key in ("difference", "note") if entry.get(key))
         rows.append([_title(entry), *words, show.long(remarks)])
     columns = ["set", "source", "revision", "licence", "remarks"]
-    return Table("Where the rows come from, and on which terms", columns, rows)
+    return Table("Where the rows come from, and under which terms", columns, rows)
 
 
 def _dropped(sets: list[dict[str, Any]]) -> Table:
-    """Sets by reasons for dropping a row; only what occurs."""
+    """Dropped rows by set and reason, without empty rows and columns."""
     sets = [entry for entry in sets if any((entry.get("dropped") or {}).values())]
     reasons = list(dict.fromkeys(reason for entry in sets for reason, rows in entry["dropped"].items() if rows))
     rows = [
@@ -206,7 +206,7 @@ def vocabulary(run: RunRecord) -> Section:
 
 
 def _values(name: str, value: dict[str, Any]) -> Table:
-    """A group of values (texts checked by corpus, pieces by language): a row each, or each with its own columns."""
+    """A group of values (texts checked by corpus, pieces by language): a row each, with columns for nested values."""
     if all(isinstance(item, dict) for item in value.values()):
         rows = [{"": key, **item} for key, item in value.items()]
     else:
@@ -226,18 +226,18 @@ def _words(name: str) -> str:
 
 
 def environment(run: RunRecord) -> Section:
-    """Where each stage ran, with which versions and which config."""
+    """Where each stage ran, its package versions, and the last stage's config."""
     rows, packages = [], dict[str, list[str]]()
     for name, made in run.made.items():
-        if here := made.environment:
-            gpu = ", driver ".join(str(here[what]) for what in ("gpu", "gpu_driver") if here.get(what))
-            values = [str(here.get(what, show.DASH)) for what in ("python", "cores", "processes")]
-            machine = [show.long(str(here.get("platform", show.DASH))), *values, show.long(gpu)]
-            rows.append([name, *machine, show.fingerprint(here.get("commit"))])
-            versions = ", ".join(f"{package} {version}" for package, version in (here.get("packages") or {}).items())
+        if facts := made.environment:
+            gpu = ", driver ".join(str(facts[what]) for what in ("gpu", "gpu_driver") if facts.get(what))
+            values = [str(facts.get(what, show.DASH)) for what in ("python", "cores", "processes")]
+            machine = [show.long(str(facts.get("platform", show.DASH))), *values, show.long(gpu)]
+            rows.append([name, *machine, show.fingerprint(facts.get("commit"))])
+            versions = ", ".join(f"{package} {version}" for package, version in (facts.get("packages") or {}).items())
             packages.setdefault(versions, []).append(name)
-    columns = ["stage", "machine", "Python", "cores", "processes", "GPU", "commit of the code"]
-    blocks: list[Block] = [Table("Machine of each stage, and the code", columns, rows) if rows else absent("data")]
+    columns = ["stage", "machine", "Python", "cores", "processes", "GPU", "code commit"]
+    blocks: list[Block] = [Table("Machine and code commit of each stage", columns, rows) if rows else absent("data")]
     used = [[", ".join(stages), show.long(versions)] for versions, stages in packages.items()]
     blocks.append(Table("Packages", ["stages", "versions"], used))
     if run.config:

@@ -1,4 +1,4 @@
-"""The page's parts about training and merging: plan, curves, weights, search."""
+"""The page's sections on training and merging: plan, curves, weights, search."""
 
 import base64
 import math
@@ -18,15 +18,15 @@ from evaluation.report.record import RunRecord
 
 LOSSES = (("loss", "training loss"), ("angle", "AnglE loss, where it applies"))
 DEV_SCORE, DEV_MEAN = re.compile(r"dev_(.*_)?score"), "dev_score"
-DEV_COLOURS = ("merge", "symmetric", "asymmetric", "init", "joint", "base", "accent", "ink")  # of the CSS
+DEV_COLOURS = ("merge", "symmetric", "asymmetric", "init", "joint", "base", "accent", "ink")  # CSS variables
 DEV_STYLES = [(f"var(--{colour})", dash) for dash in DASHES for colour in DEV_COLOURS]
-LEAST_SCORES = 0.02  # range of the axis of scores
-AROUND, PEAK, MOST_PEAKS = 10, 6.0, 4  # steps before and after, times the usual distance, peaks named at most
-BOUNDS = ("guard_loss_low", "guard_loss_high")  # of the guard's interval, shown next to its loss
+LEAST_SCORES = 0.02  # smallest range of the score axis
+AROUND, PEAK, MOST_PEAKS = 10, 6.0, 4  # steps on each side, multiple of the usual distance, most peaks listed
+BOUNDS = ("guard_loss_low", "guard_loss_high")  # of the guard loss's interval, shown next to the loss
 TAKEN = "\u00a0*"
 PLAN_COLUMNS = (
     ("batches", "batches"),
-    ("batch_size", "rows a batch"),
+    ("batch_size", "rows per batch"),
     ("rows_seen", "rows seen"),
     ("tokens", "tokens"),
     ("padding_share", "padding"),
@@ -35,13 +35,13 @@ PLAN_COLUMNS = (
 
 
 def training(run: RunRecord) -> Section:
-    """The plans, and for each trained side its charts and its plan by set."""
+    """The plans, then each trained side's charts and its plan by set."""
     sides = dict.fromkeys([*run.plans, *run.curves])
     if not sides:
         return Section("training", "Plan and training", [absent("symmetric or asymmetric")])
     columns = ["side", *(title for _, title in PLAN_COLUMNS)]
     rows = [[side, *_planned(plan)] for side, plan in run.plans.items()]
-    blocks: list[Block] = [Table("What each side was planned to see", columns, rows)]
+    blocks: list[Block] = [Table("Planned training of each side", columns, rows)]
     for side in sides:
         losses = [loss_chart(run, side, name, words) for name, words in LOSSES]
         blocks += [
@@ -53,7 +53,7 @@ def training(run: RunRecord) -> Section:
 
 
 def _sets(side: str, plan: dict[str, Any]) -> Table:
-    """One row a set of a side's plan."""
+    """A side's plan, one row per set."""
     shown = [(key, title) for key, title in PLAN_COLUMNS if key != "batch_size"]
     rows = [
         [name, show.count(entry.get("rows")), *_planned(entry, shown)]
@@ -68,7 +68,7 @@ def _planned(entry: dict[str, Any], columns: Any = PLAN_COLUMNS) -> list[str]:
 
 
 def loss_chart(run: RunRecord, side: str, name: str, words: str) -> Picture:
-    """The training loss, or a part of it, over the steps; its peaks are marked and named by their sets."""
+    """The training loss, or one of its terms, by step; peaks are marked and listed with their sets."""
     line = Line(name, "var(--accent)", _points(run, side, name))
     high = peaks(line.points)
     describe = f"{words} of the {side} side: {_ends([line])}"
@@ -81,10 +81,10 @@ def loss_chart(run: RunRecord, side: str, name: str, words: str) -> Picture:
 
 
 def peaks(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The few points that stand out most above the median of those around them, by step.
+    """The few points that rise most above the median of their neighbours, in order of steps.
 
-    One stands out by more than PEAK times the usual distance from that median (the median of all distances). Towards
-    the ends of the curve fewer points are compared, equally many before and after: a loss falls fastest at its start.
+    A peak is above that median by more than PEAK times the usual distance, which is the median of all distances. Near
+    the ends of the curve the window shrinks but stays symmetric, because a loss falls fastest at its start.
     """
     values = [value for _, value in points]
     reach = [min(AROUND, place, len(values) - 1 - place) for place in range(len(values))]
@@ -123,7 +123,7 @@ def _ends(lines: list[Line]) -> str:
 
 
 def merge(run: RunRecord) -> Section:
-    """How the merge weights were chosen, and what else was tried."""
+    """How the merge weights were chosen, and the other candidates."""
     found = run.weights
     if not found:
         return Section("merge", "Merge", [absent("merge")])
@@ -137,7 +137,7 @@ def merge(run: RunRecord) -> Section:
 
 
 def _compared(found: dict[str, Any]) -> Table:
-    """The models and the ways of choosing weights, scored on the same dev rows."""
+    """The models and the methods of choosing weights, scored on the same dev rows."""
     compared = found.get("compared") or {}
     models = found.get("models") or []
     sides = [side for side in DATA_SIDES if any(side in row for row in compared.values())]
@@ -146,19 +146,19 @@ def _compared(found: dict[str, Any]) -> Table:
     for name, row in compared.items():
         marked = name.replace("_", " ") + (TAKEN if name == found.get("method") else "")
         rows.append([marked, *(_candidate(key, row) for key in keys)])
-    caption = "Models and ways of weighting them, scored on the dev sets; * marks the one used"
+    caption = "Models and weighting methods, scored on the dev sets; * marks the one used"
     return Table(caption, ["", *map(_column, keys)], rows)
 
 
 def _search(run: RunRecord) -> Table:
-    """The candidates of search.csv without their scores by set."""
+    """The candidates in search.csv, without scores by set."""
     keys = [key for key in (run.search[0] if run.search else ()) if "/" not in key and key not in BOUNDS]
     rows = [[_candidate(key, row) for key in keys] for row in run.search]
-    return Table("Every candidate tried; by set in merge/search.csv", [_column(key) for key in keys], rows)
+    return Table("All candidates; merge/search.csv also has scores by set", [_column(key) for key in keys], rows)
 
 
 def _column(key: str) -> str:
-    """Title of a column of the merge's tables: weights and scores belong to the same models."""
+    """Title of a column in the merge tables, which have weights and scores of the same models."""
     if key == "guard_loss":
         return "guard: gain +, loss −"
     if key.startswith("weight_"):
@@ -167,7 +167,7 @@ def _column(key: str) -> str:
 
 
 def _candidate(key: str, row: Mapping[str, Any]) -> str:
-    """A cell of the merge's tables, from JSON or CSV: a loss on a guard set is shown as a negative gain."""
+    """A cell of the merge tables, from JSON or CSV; a guard loss is shown as a negative gain."""
     value = _number(row.get(key))
     if key == "guard_loss" and value is not None:
         bounds = [_number(row.get(bound)) for bound in reversed(BOUNDS)]
@@ -189,10 +189,10 @@ def _number(value: Any) -> float | None:
 
 
 def _simplex(run: RunRecord) -> Picture:
-    """The search's own picture."""
+    """The picture that the merge search drew."""
     if not run.simplex:
         return Picture(Markup(), "")
-    tried = f"Weights of the {len(run.search)} candidates that were tried, coloured by their dev score."
+    tried = f"Weights of the {len(run.search)} candidates, coloured by dev score."
     words, data = tried if run.search else "Weights of the merge.", base64.b64encode(run.simplex.encode()).decode()
     image = Markup('<img class="paper" src="data:image/svg+xml;base64,{}" alt="{}">').format(data, words)
     return Picture(image, words)

@@ -10,7 +10,7 @@ from evaluation.report.format import numeric_columns
 
 
 class Block:
-    """One thing on the page; the template draws it by its kind."""
+    """An element of the page; the template draws it according to its kind."""
 
     content: Any
 
@@ -40,7 +40,7 @@ class Heading(Block):
 
 @dataclass(frozen=True)
 class Code(Block):
-    """Text in a fixed-width font that scrolls."""
+    """Scrollable text in a fixed-width font."""
 
     content: str
 
@@ -68,7 +68,7 @@ class Table(Block):
 
 @dataclass(frozen=True)
 class Picture(Block):
-    """An inline picture; its caption also says in words what it shows."""
+    """An inline picture with a caption that describes it."""
 
     content: Markup
     caption: str
@@ -91,7 +91,7 @@ class Group(Block):
 
 @dataclass(frozen=True)
 class Folded(Block):
-    """A block behind a summary that opens it."""
+    """A block folded behind a summary."""
 
     summary: str
     content: Block

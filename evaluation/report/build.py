@@ -1,6 +1,6 @@
 """The stage `report`: one page, the model's card, and the published card's claims next to what this run measured.
 
-It reads the existing artefacts; a stage that has not run, or failed, is shown as such.
+It reads the existing artefacts; a stage that has not run or has failed is shown as such.
 """
 
 from dataclasses import asdict
@@ -18,7 +18,7 @@ from pipeline.core.errors import redacted
 
 
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
-    """Write index.html, model_card.md (also as the merged model's README.md) and, where there are any, claims.csv."""
+    """Write index.html, model_card.md (also as the merged model's README.md) and, if there are claims, claims.csv."""
     run = read_run(config.run_folder, redacted(asdict(config)))
     if not stage.inputs:
         log.warning("report: nothing has been run yet; the page has no results")

@@ -1,4 +1,4 @@
-"""The merged model's card: front matter for the Hub, how to use it, and figures that all come from artefacts."""
+"""The merged model's card: front matter for the Hub, usage, and figures that all come from artefacts."""
 
 import json
 from dataclasses import asdict, replace
@@ -23,19 +23,19 @@ from pipeline.core.model_folder import HEADS_RECORD
 
 AVERAGED = "The models were averaged with the weights below"
 CHOSEN = {  # method -> how the weights were chosen
-    "fixed": f"{AVERAGED}, which were given.",
+    "fixed": f"{AVERAGED}, which are set in the config.",
     "lm_cocktail": f"{AVERAGED}, which LM-Cocktail computed from few-shot losses on dev data.",
     "search": f"{AVERAGED}, the best on dev data of a grid of weights from 0 to 1.",
     "search beyond": f"{AVERAGED}, the best on dev data of grids of weights from 0 to 1 and beyond.",
 }
 KINDS = {  # kind of suite -> what its tasks are
     "retrieval": "Held-out sets of the pipeline: each anchor is a query, the positives of all rows are the candidates.",
-    "samples": "Small sets written for the pipeline, which the benchmarks' code scores; their intervals are wide.",
+    "samples": "Small sets written for the pipeline, scored by the benchmarks' own code; their intervals are wide.",
     "encodechka": "The ten tasks of [encodechka](https://github.com/avidale/encodechka), scored here.",
     "mteb": "Tasks of [MTEB](https://github.com/embeddings-benchmark/mteb), scored here.",
 }
 PAIRS = {"symmetric": "symmetric pairs", "asymmetric": "asymmetric pairs", "joint": "pairs of both kinds"}
-# A side's own options, besides AnglE's, which have a row of their own, with their defaults.
+# Options of a single side with their defaults, except AnglE's, which have a row of their own.
 OWN = asdict(SideConfig()).keys() - asdict(PlannedConfig()).keys() - {"angle_weight", "angle_scale"}
 OPTIONS = {name: value for name, value in asdict(SideConfig()).items() if name in OWN}
 IN_BRACKETS = "{} [{}, {}]"  # a score and its interval
@@ -54,7 +54,7 @@ GIVES = {
 def render_card(run: RunRecord, config: Config, model_id: str) -> str:
     """The card as Markdown with front matter; `model_id` (a Hub id or a folder) is what its examples load."""
     facts = read_model_facts(run.model_folder("merge"))
-    # Escaped for Python string literals: a prompt may hold quotes and line breaks.
+    # Escaped for Python string literals: a prompt may contain quotes and line breaks.
     quoted = {kind: json.dumps(text, ensure_ascii=False)[1:-1] for kind, text in facts.prompts.items()}
     facts = replace(facts, prompts=quoted)
     name = model_id.rpartition("/")[2] if model_id.count("/") == 1 else f"{run.folder.name}-merge"
@@ -75,7 +75,7 @@ def render_card(run: RunRecord, config: Config, model_id: str) -> str:
 
 
 def _contents(run: RunRecord, config: Config, facts: ModelFacts, exports: str) -> dict[str, Any]:
-    """What the template shows; `exports` is the folder from which exports are loaded."""
+    """The template's contents; `exports` is the folder that exports are loaded from."""
     loaded = {name: FORMATS[name].line.format(folder=exports) for name in about_cost.exported(run)}
     return {
         "summary": _summary(run),
@@ -147,15 +147,15 @@ def _facts(run: RunRecord, facts: ModelFacts) -> list[tuple[str, str]]:
     rows = [("Base", run.base_name), ("Dimension", show.count(facts.dimension)), ("Layers", show.count(facts.layers))]
     if parameters:
         rows.append(("Parameters", show.count(parameters[1])))
-    rows += [("Vocabulary", show.count(facts.vocabulary)), ("Longest text", f"{show.count(facts.max_length)} tokens")]
+    rows += [("Vocabulary", show.count(facts.vocabulary)), ("Maximum length", f"{show.count(facts.max_length)} tokens")]
     pooling = {"cls": "CLS token", "mean": "mean of the tokens"}[facts.pooling]
-    return [*rows, ("Pooling", pooling + (", then length 1" if facts.normalize else ""))]
+    return [*rows, ("Pooling", pooling + (", scaled to length 1" if facts.normalize else ""))]
 
 
 def _steps(run: RunRecord) -> list[str]:
     sizes = run.certified("vocabulary")
     cut = f" from {show.count(sizes[0])} to {show.count(sizes[1])} ids" if sizes else ""
-    steps = [f"The vocabulary of {run.base_name} was cut{cut} for {_languages(run)}; rows that stay are exact copies."]
+    steps = [f"The vocabulary of {run.base_name} was cut{cut} for {_languages(run)}; the rows kept are exact copies."]
     for side in _sides(run):
         plan, start = run.plans[side], _start(run, side)
         copy = "One copy" if start == "init" else f"A copy of {start}"
@@ -165,13 +165,13 @@ def _steps(run: RunRecord) -> list[str]:
     if run.weights:
         method = str(run.weights.get("method"))
         named = method.replace("_", " ")
-        by_weights = f"{AVERAGED}, by the method {named}."
+        by_weights = f"{AVERAGED}, with the method {named}."
         mergekit = f"The models were merged by {named}, through mergekit."
         beyond = " beyond" if method == "search" and run.config_of("merge")["merging"]["extrapolate"] else ""
         steps.append(CHOSEN.get(method + beyond, mergekit if method in MERGEKIT_METHODS else by_weights))
         if method == "search" and (run.weights.get("guard") or {}).get("limit") is not None:
             steps.append(
-                "Candidates that lost more retrieval than the guard allows, on sets never trained on, were left out."
+                "Candidates that lost more retrieval than the guard allows, on sets never trained on, were excluded."
             )
     return steps
 
@@ -199,7 +199,7 @@ def _sides(run: RunRecord) -> list[str]:
 
 
 def _training(run: RunRecord) -> list[list[str]]:
-    """A table of how each side was trained, head first, with the options that any of them sets."""
+    """A table of each side's training settings, header first, with the options that any side sets."""
     sides = _sides(run)
     columns = [_trained(run, side) | _options(run, side) for side in sides]
     unset = {name: show.DASH for column in columns for name in column}
@@ -207,7 +207,7 @@ def _training(run: RunRecord) -> list[list[str]]:
 
 
 def _trained(run: RunRecord, side: str) -> dict[str, str]:
-    """What one side was trained with, by name."""
+    """One side's training settings, by name."""
     made, settings, config = run.made.get(side), _side(run, side), run.config_of(side)
     precision = made.metrics.get("precision") if made else None
     angle = f"{settings['angle_weight']:g}, scale {settings['angle_scale']:g}" if settings["angle_weight"] else "off"
@@ -215,12 +215,12 @@ def _trained(run: RunRecord, side: str) -> dict[str, str]:
         "learning rate": f"{settings['learning_rate']:g}",
         "schedule": f"{settings['schedule'].replace('_', ' ')}, warm-up {settings['warmup']:g} of the steps",
         "weight decay": f"{settings['weight_decay']:g}",
-        "rows a batch": show.count(settings["batch_size"]),
+        "rows per batch": show.count(settings["batch_size"]),
         "epochs": f"{settings['epochs']:g}",
         "steps": show.count(run.plans[side].get("batches")),
-        "tokens of an anchor, at most": _length(settings, "anchor_length"),
-        "tokens of a positive or negative, at most": _length(settings, "positive_length"),
-        "negatives a row, at most": show.count(settings["negatives"]),
+        "maximum tokens of an anchor": _length(settings, "anchor_length"),
+        "maximum tokens of a positive or negative": _length(settings, "positive_length"),
+        "maximum negatives per row": show.count(settings["negatives"]),
         "temperature": f"{settings['temperature']:g}",
         "AnglE weight": angle,
         "precision": str(precision or config["precision"]),
@@ -230,7 +230,7 @@ def _trained(run: RunRecord, side: str) -> dict[str, str]:
 
 
 def _options(run: RunRecord, side: str) -> dict[str, str]:
-    """Further options of a side that are not at their default, by name; and heads trained jointly."""
+    """A side's other options that differ from their defaults, by name; and jointly trained heads."""
     settings, heads = _side(run, side), run.config_of(side)["training"]["heads"]
     joint = {"heads trained jointly": f"learning rate {heads['learning_rate']:g}"} if heads["kind"] == "joint" else {}
     found = {name: settings.get(name, unset) for name, unset in OPTIONS.items()}
@@ -244,7 +244,7 @@ def _shown(value: Any) -> str:
 
 
 def _length(settings: dict[str, Any], name: str) -> str:
-    """A side's limit, with those of single sets."""
+    """A side's limit, with the limits of single sets in brackets."""
     own = [f"{of} {show.count(found[name])}" for of, found in settings["sets"].items() if found.get(name)]
     return show.count(settings[name]) + (f" ({', '.join(own)})" if own else "")
 
@@ -276,14 +276,14 @@ def _benchmarks(run: RunRecord) -> str:
     missing = ", ".join(account.get("not_checked") or {})
     unseen = f" Not compared, as their texts were not available: {missing}." if missing else ""
     if not account.get("checked"):
-        return f"The pairs were compared with no benchmark texts.{unseen}"
+        return f"The pairs were not compared with benchmark texts.{unseen}"
     compared = f"The pairs were compared with the test texts of {show.count(len(account['checked']))} benchmark tasks"
-    kept = "what was found was counted and **stayed in training**" if _reports(run) else "pairs with one were left out"
+    kept = "matches were counted but **stayed in training**" if _reports(run) else "pairs with a match were removed"
     return f"{compared}; {kept}.{unseen}"
 
 
 def _reports(run: RunRecord) -> bool:
-    """Whether benchmarks' texts were only counted."""
+    """Whether benchmark texts were only counted, not removed."""
     return run.config_of("data")["data"]["decontamination"]["mode"] == "report"
 
 
@@ -310,7 +310,7 @@ def _suites(run: RunRecord) -> list[dict[str, Any]]:
 
 
 def _modes(run: RunRecord) -> list[dict[str, Any]]:
-    """A table a task of every way to search, of the final model and of those without one."""
+    """A table per task of every way to search with the final model, next to the reference and BM25."""
     shown = {run.reference, "merge", BM25, *(f"merge.{mode}" for mode in EXTRA_MODES)}
     notes = {" of ".join(reversed(place.split("/", 1))): found for place, found in run.notes.items()}
     tables = []
@@ -339,16 +339,16 @@ def _heads(run: RunRecord) -> str:
 
 
 def _limits(run: RunRecord, facts: ModelFacts) -> list[str]:
-    limits = [f"The vocabulary was cut for {_languages(run)}; its quality on others was not measured."]
+    limits = [f"The vocabulary was cut for {_languages(run)}; quality in other languages was not measured."]
     if facts.heads:
         limits.append(f"The sparse and multi-vector heads {_heads(run)}.")
     else:
-        limits.append("Dense vectors only: the base has no sparse and multi-vector heads.")
+        limits.append("Dense vectors only: the base has no sparse or multi-vector heads.")
     if run.restricted_sets:
         limits.append("The terms of some training sets restrict what the model may be used for; see Licence.")
     if tasks := sorted({task for _, task, _ in _found(run)}):
         limits.append(f"Test texts of {', '.join(tasks)} were trained on, so scores there may be too high.")
-    limits.append("Texts that contain pieces outside the kept vocabulary are split differently from the base.")
+    limits.append("Texts that contain tokens outside the kept vocabulary are tokenised differently from the base.")
     if worse := [d.task for d in run.main_differences("merge", run.reference) if d.ci_high < 0]:
         limits.append(f"Worse than {run.reference}, beyond the confidence interval, on: {', '.join(worse)}.")
     return limits
@@ -366,16 +366,16 @@ def _licence(run: RunRecord, config: Config) -> str:
 def _provenance(run: RunRecord) -> list[list[str]]:
     rows = []
     for name, made in run.stages.items():
-        there = made.environment if made else {}
-        commit, _, changed = str(there.get("commit") or "").partition("-")
+        facts = made.environment if made else {}
+        commit, _, changed = str(facts.get("commit") or "").partition("-")
         code = f"`{commit[:12]}`{', changed' if changed else ''}" if commit else show.DASH
-        fingerprint, machine = (f"`{made.fingerprint[:12]}`", _hardware(there)) if made else (show.DASH, show.DASH)
+        fingerprint, machine = (f"`{made.fingerprint[:12]}`", _hardware(facts)) if made else (show.DASH, show.DASH)
         rows.append([name, run.status(name), fingerprint, code, machine, GIVES[name]])
     return rows
 
 
 def _packages(run: RunRecord) -> str:
-    """Versions of the packages; of one that changed between stages, all."""
+    """Package versions; all of them for a package that changed between stages."""
     found: dict[str, dict[str, None]] = {}
     for made in run.made.values():
         for name, version in (made.environment.get("packages") or {}).items():

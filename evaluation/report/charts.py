@@ -1,4 +1,4 @@
-"""Inline SVG charts for the report page, written by hand: CSS variables give them light and dark colours.
+"""Hand-written inline SVG charts for the report page; CSS variables give them light and dark colours.
 
 matplotlib, which draws the pictures of merge and study, writes fixed colours.
 """
@@ -13,16 +13,16 @@ from markupsafe import Markup
 
 WIDTH, HEIGHT = 420, 250
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 36
-SIDE = 28  # left and right of a forest plot
+SIDE = 28  # left and right margins of a forest plot
 ROW = 34  # height of a forest plot's row
 LETTER = 7  # width of a digit at the charts' 12 px
-BINS = 40  # points of a line; longer series are averaged
-DASHES = {"solid": "none", "dashed": "7 4", "dotted": "2 3"}  # border style of CSS -> stroke-dasharray
+BINS = 40  # most points of a line; longer series are averaged
+DASHES = {"solid": "none", "dashed": "7 4", "dotted": "2 3"}  # CSS border style -> stroke-dasharray
 
 
 @dataclass(frozen=True)
 class Line:
-    """A named series of (x, y) points; `colour` is a CSS colour, usually a variable of the page, `dash` of DASHES."""
+    """A named series of (x, y) points; `colour` is a CSS colour or variable of the page; `dash` is from DASHES."""
 
     name: str
     colour: str
@@ -52,8 +52,8 @@ def line_chart(
 ) -> Markup:
     """Lines over a shared x axis; the range of each bin of a long series is drawn as a band behind it.
 
-    The y axis spans at least `least_range`, so that noise doesn't look like a change. `marked` are points of
-    the lines, which get a ring. With `powers` x is a logarithm to base 2, and the axis is labelled with its powers.
+    The y axis spans at least `least_range`, so that noise doesn't look like a change. `marked` points of the lines
+    get a ring. With `powers`, x is a base-2 logarithm and the axis is labelled with the powers.
     """
     binned = [_bins([point for point in line.points if math.isfinite(point[1])]) for line in lines]
     flat = [point for bins in binned for point in bins]
@@ -76,7 +76,7 @@ def line_chart(
 
 
 def _series(line: Line, bins: Sequence["_Bin"], x_scale: "_Scale", y_scale: "_Scale") -> Iterable[str]:
-    """One line, its band where bins have one, and its points where they are few."""
+    """One line, with a band if its bins have a range, and with its points if they are few."""
     upper = [(x_scale(p.x), y_scale(p.high)) for p in bins]
     lower = [(x_scale(p.x), y_scale(p.low)) for p in reversed(bins)]
     middle = [(x_scale(p.x), y_scale(p.mean)) for p in bins]
@@ -121,7 +121,7 @@ def _interval(row: Interval, scale: "_Scale", top: float) -> Iterable[str]:
 
 
 def signed(value: float, digits: int | None = None) -> str:
-    """A number with its sign and a true minus; `digits` after the point, or as few as it needs."""
+    """A number with its sign, a typographic minus, and `digits` decimals, or as few as it needs."""
     text = f"{value:+.{digits}f}" if digits is not None else f"{value:+.6g}"
     return "0" if float(text) == 0 and digits is None else text.replace("-", "−")
 

@@ -1,9 +1,9 @@
-"""Every number of the published model card next to this run's own: report/claims.csv.
+"""Every number in the published model card next to this run's: report/claims.csv.
 
 `claims.csv` lists the claims: a key by which this module finds our figure, the figure as printed, the tolerance
-within which ours counts as close, and where the figure was published. The tolerances are: half a unit of
-the last printed digit for sizes that the card shows rounded; for scores of bge-m3, which any run can repeat, one
-digit of rounding; for scores of a retrained model, that and twice the standard error of a score on the task.
+within which ours counts as close, and where the figure was published. The tolerances are: half a unit of the last
+printed digit for sizes that the card rounds; one digit of rounding for scores of bge-m3, which any run can reproduce;
+for scores of a retrained model, that plus twice the standard error of a score on the task.
 """
 
 import csv
@@ -23,7 +23,7 @@ VERDICTS = ("equal", "close", "differs", "not run")
 
 @dataclass(frozen=True)
 class Claim:
-    """One line of claims.csv; `card` and `tolerance` as printed, `ours` None where nothing was measured."""
+    """One line of claims.csv; `card` and `tolerance` as printed, `ours` None if nothing was measured."""
 
     key: str
     claim: str
@@ -34,12 +34,12 @@ class Claim:
 
     @property
     def digits(self) -> int:
-        """Digits after the point that the card prints."""
+        """Decimals that the card prints."""
         return len(self.card.partition(".")[2])
 
     @property
     def verdict(self) -> str:
-        """equal: the same printed digits; close: within the tolerance; else differs, or not run."""
+        """equal: the same printed digits; close: within the tolerance; otherwise differs, or not run."""
         if self.ours is None:
             return "not run"
         if f"{self.ours:.{self.digits}f}" == self.card:
@@ -48,7 +48,7 @@ class Claim:
 
     @property
     def printed(self) -> str:
-        """Our figure with two more digits than the card's, empty where it was not measured."""
+        """Our figure with two more decimals than the card's; empty if it was not measured."""
         if self.ours is None:
             return ""
         return f"{self.ours:.{self.digits + 2}f}" if self.digits else f"{self.ours:.0f}"
@@ -62,11 +62,11 @@ def check_claims(run: RunRecord, similarities: dict[tuple[int, int], float] | No
     """All claims with this run's figures; `similarities` of the usage example by (query, passage), where computed."""
     with CLAIMS.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    made = []
+    claims = []
     for row in rows:
         ours, where = _find(run, row["key"], similarities or {}) or (None, _missing(run, row["key"]))
-        made.append(Claim(row["key"], row["claim"], row["card"], ours, row["tolerance"], where))
-    return made
+        claims.append(Claim(row["key"], row["claim"], row["card"], ours, row["tolerance"], where))
+    return claims
 
 
 def claims_csv(claims: Iterable[Claim]) -> str:
@@ -80,14 +80,14 @@ def claims_csv(claims: Iterable[Claim]) -> str:
 
 
 def published_base(run: RunRecord) -> str | None:
-    """The name in scores.csv of the model that is BAAI/bge-m3, or None where the run does not score it."""
+    """The name of BAAI/bge-m3 in scores.csv, or None if the run does not score it."""
     if run.starts_from_published_base:
         return "base"
     return next((score.model for score in run.scores if score.model.lower() == PUBLISHED_BASE.lower()), None)
 
 
 def _find(run: RunRecord, key: str, similarities: dict[tuple[int, int], float]) -> tuple[float, str] | None:
-    """Our figure and its place."""
+    """Our figure and where it is from."""
     kind, _, rest = key.partition("/")
     match kind:
         case "pairs":
@@ -132,7 +132,7 @@ def _pairs(run: RunRecord, name: str) -> tuple[float, str] | None:
 
 
 def _missing(run: RunRecord, key: str) -> str:
-    """Why there is no figure of ours, in a few words."""
+    """Why we have no figure, in a few words."""
     profile, (kind, _, rest) = str(run.config["profile"]), key.partition("/")
     stage = {"pairs": "data", "negatives": "data", "vocabulary": "init", "parameters": "init", "dimension": "init"}
     needed = stage.get(kind, "merge" if kind == "usage" else "evaluate")

@@ -1,4 +1,4 @@
-"""How figures and small marks look on page and card; everything returned is safe HTML or plain text."""
+"""Formatting of figures and small marks on page and card; every result is safe HTML or plain text."""
 
 import math
 import re
@@ -16,17 +16,17 @@ FIGURE = re.compile(r"[+−-]?\d[\d,.]*($|[ e<%/])")
 
 
 def count(value: Any) -> str:
-    """A whole number with thousands separated; a dash where there is none."""
+    """A whole number with thousands separators; a dash if there is none."""
     return DASH if value is None or value == "" else f"{round(float(value)):,}"
 
 
 def share(part: float | None, whole: float | None = 1.0) -> str:
-    """A share in per cent with one decimal."""
+    """A share as a percentage with one decimal."""
     return DASH if part is None or not whole else f"{100 * part / whole:.1f} %"
 
 
 def number(value: Any) -> str:
-    """A measured number: whole ones with separators, others with four significant digits."""
+    """A measured number: integers with thousands separators, others with four significant digits."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if not isinstance(value, int | float):
@@ -60,7 +60,7 @@ def p_value(value: float) -> str:
 
 
 def score(found: Score | None, frame: str = SMALL_BELOW) -> str:
-    """A score with its interval, formatted by `frame`; a dash where there is none."""
+    """A score with its interval, formatted by `frame`; a dash if there is none."""
     if found is None or not math.isfinite(found.score):
         return DASH
     value, low, high = (f"{number:.3f}" for number in (found.score, found.ci_low, found.ci_high))
@@ -77,12 +77,12 @@ def change(before: Score, after: Score, found: Difference | None) -> str:
 
 
 def interval(found: Difference, digits: int = 3) -> str:
-    """The bounds of a difference; a dash where it has none."""
+    """The bounds of a difference; a dash if it has none."""
     return f"{found.ci_low:+.{digits}f} to {found.ci_high:+.{digits}f}" if has_interval(found) else DASH
 
 
 def has_interval(found: Score | Difference) -> bool:
-    """Whether it has a confidence interval, as its items are a sample."""
+    """Whether it has a confidence interval, that is, its items are a sample."""
     return math.isfinite(found.ci_low + found.ci_high)
 
 
@@ -104,12 +104,12 @@ def row_head(name: str, *remarks: str) -> Markup:
 
 
 def fingerprint(value: str | None) -> Markup | str:
-    """The first digits of a fingerprint; the whole of it as its title."""
+    """The first digits of a fingerprint, with the whole as a tooltip."""
     return Markup('<code title="{}">{}</code>').format(value, value[:10]) if value else DASH
 
 
 def bar(text: str, part: float, whole: float) -> Markup:
-    """A figure above a bar of its share."""
+    """A figure above a bar that shows its share."""
     width = 100 * part / whole if whole else 0
     return Markup('{}<span class="bar" style="width:{}%"></span>').format(text, f"{width:.1f}")
 
@@ -120,7 +120,7 @@ def long(text: str) -> Markup | str:
 
 
 def key(lines: Sequence[Line]) -> Markup:
-    """The key of a chart: each line's name after its colour and dash."""
+    """A chart's legend: each line's name after its colour and dash."""
     mark = '<span class="key" style="--line:{} {}">{}</span>'
     return Markup("").join(Markup(mark).format(line.dash, line.colour, line.name) for line in lines)
 
@@ -130,7 +130,7 @@ def verdict(word: str) -> Markup:
 
 
 def numeric_columns(rows: Sequence[Sequence[Any]]) -> set[int]:
-    """Positions of a table's columns that hold figures (or dashes) only; the first column names the rows."""
+    """Positions of a table's columns that contain only figures or dashes; the first column names the rows."""
     columns = range(1, min((len(row) for row in rows), default=0))
     return {column for column in columns if all(_is_figure(str(row[column])) for row in rows)}
 

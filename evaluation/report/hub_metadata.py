@@ -9,9 +9,9 @@ from configs.schema.config import Config
 from evaluation.report.record import RunRecord
 from evaluation.results import SIZES, Score
 
-OPEN = "apache-2.0"  # the licence where nothing restricts the model's use
-TERMS = "terms-of-the-training-sets"  # name of the licence `other`
-TASK_TYPES = {  # metric -> the Hub's name for tasks that it scores; mteb names its own
+OPEN = "apache-2.0"  # the licence if nothing restricts the model's use
+TERMS = "terms-of-the-training-sets"  # license_name of the licence `other`
+TASK_TYPES = {  # metric -> the Hub's name for the tasks it scores; mteb names its own tasks
     "accuracy": "text-classification",
     "roc_auc": "text-classification",
     "macro_f1": "token-classification",
@@ -20,7 +20,7 @@ TASK_TYPES = {  # metric -> the Hub's name for tasks that it scores; mteb names 
 
 
 def front_matter(run: RunRecord, config: Config, name: str) -> str:
-    """YAML by huggingface_hub's ModelCardData."""
+    """The front matter as YAML, written by huggingface_hub's ModelCardData."""
     base, results, chosen = run.base_id, eval_results(run), licence(run, config)
     listed = chosen == "other" and bool(run.restricted_sets)  # in the file LICENSE
     data = ModelCardData(
@@ -42,28 +42,28 @@ def front_matter(run: RunRecord, config: Config, name: str) -> str:
 
 
 def licence(run: RunRecord, config: Config) -> str:
-    """The model's licence as the Hub spells it: the configured one, else `other` where training sets restrict it."""
+    """The model's licence as the Hub spells it: the configured one, else `other` if training sets restrict it."""
     return (config.evaluation.publish.licence or "").lower() or ("other" if run.restricted_sets else OPEN)
 
 
 def terms(run: RunRecord) -> str:
-    """The sets whose terms restrict the model, and the terms."""
+    """The sets whose terms restrict the model, with their terms."""
     return "; ".join(f"{entry.get('title') or entry['name']}: {entry['licence']}" for entry in run.restricted_sets)
 
 
 def hub_data_sets(run: RunRecord) -> list[str]:
-    """Hub ids of the sets that were trained on, without those read from local files or bundled samples only."""
+    """Hub ids of the training sets, without those read from local files or bundled samples only."""
     sources, found = run.config_of("data")["data"]["sources"], set[str]()
     for entry in run.training_sets:
         source = sources.get(entry["name"], {})
         is_local = source.get("local_only") or str(entry["revision"]).startswith("local ")
         if entry.get("train") and not is_local and not run.bundled(entry):
             found |= {entry["source"], *(part["hub"] for part in source.get("also", []))}
-    return sorted(name for name in found if "/" in name)  # others are readers
+    return sorted(name for name in found if "/" in name)  # a name without a slash is a reader's
 
 
 def eval_results(run: RunRecord) -> list[EvalResult]:
-    """The merge's scores, tasks of mteb under the data set that mteb names; a task of two suites is listed once."""
+    """The merge's scores, with mteb's tasks under the data set that mteb names; a task of two suites is listed once."""
     found: dict[Any, EvalResult] = {}
     for score in run.scores:
         if score.model == "merge" and score.metric not in SIZES and math.isfinite(score.score):
@@ -85,7 +85,7 @@ def _eval_result(score: Score, run: RunRecord) -> EvalResult:
 
 
 def _part(run: RunRecord, score: Score) -> dict[str, Any]:
-    """Subset and split of a score; of a mean over several, what these share, and all of them."""
+    """Subset and split of a score; for a mean over several, the shared ones and the full list."""
     parts = list(run.notes.get(f"{score.suite}/{score.task}", {}).get("parts") or [])  # subset/split
     subsets, splits = ({part.split("/")[place] for part in parts} for place in (0, 1))
     shared = {"dataset_config": subsets, "dataset_split": splits}
@@ -94,8 +94,8 @@ def _part(run: RunRecord, score: Score) -> dict[str, Any]:
 
 
 def _mteb_metadata(task: str) -> Any:
-    """mteb's metadata of a task; None where mteb has no such task: means over tasks, the heads' outputs."""
-    import mteb  # takes seconds, which a report without mteb's suites saves
+    """mteb's metadata of a task; None if mteb has no such task (means over tasks, the heads' outputs)."""
+    import mteb  # takes seconds; not needed without mteb's suites
 
     try:
         return mteb.get_task(task).metadata

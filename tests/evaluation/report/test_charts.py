@@ -1,4 +1,4 @@
-"""Charts drawn by hand: where points and ticks come to lie."""
+"""Charts drawn by hand: the positions of points and ticks."""
 
 import re
 from xml.etree import ElementTree
@@ -64,7 +64,7 @@ def test_values_that_are_no_numbers_are_left_out() -> None:
     assert line_chart([Line("x", "red", [(1, float("nan"))])], x_label="", y_label="", describe="d") == ""
 
 
-def test_an_interval_that_holds_zero_is_grey() -> None:
+def test_an_interval_that_contains_zero_is_grey() -> None:
     rows = [
         Interval("better", 0.1, 0.05, 0.15),
         Interval("worse", -0.1, -0.2, -0.01),

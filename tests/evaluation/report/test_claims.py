@@ -1,4 +1,4 @@
-"""The published card's figures beside a run's own."""
+"""The published card's figures next to a run's own."""
 
 import csv
 from math import nan
@@ -107,7 +107,7 @@ def test_what_was_not_measured_says_why(checked: dict[str, Claim]) -> None:
     assert checked["usage/0/0"].where == "the published card was not read (evaluation.report.card)"
 
 
-def test_rows_of_a_bundled_sample_are_called_so(checked: dict[str, Claim]) -> None:
+def test_rows_of_a_bundled_sample_are_labelled(checked: dict[str, Claim]) -> None:
     assert checked["pairs/gsm8k_ru"].where.endswith("(rows of a bundled sample, not of the set)")
     assert checked["pairs/gazeta"].where == "data/ledger.json: gazeta, built"
 

@@ -107,7 +107,7 @@ def test_a_mean_over_subsets_names_them_and_the_split_that_they_share(config: Co
     assert (found.dataset_config, found.dataset_split, found.dataset_args) == (None, "test", {"mean_of": parts})
 
 
-def test_a_task_of_two_suites_stands_once(config: Config) -> None:
+def test_a_task_of_two_suites_is_listed_once(config: Config) -> None:
     for suite in ("card_30", "rus_v1_1"):
         put_parts(config, suite, "TERRa", ["default/dev"])
     run = read_run(config.folder("report").parent)

@@ -33,7 +33,7 @@ def test_texts_are_read_from_the_card() -> None:
 @pytest.mark.parametrize(
     "card", ["no code", "input_texts = [\n open('x')\n]", "input_texts = [\n 1, 2, 3, 4\n]", "input_texts = [\n 'a'\n]"]
 )
-def test_a_card_of_another_form_gives_no_texts(card: str) -> None:
+def test_a_card_in_another_format_has_no_texts(card: str) -> None:
     assert example_texts(card) == []
 
 
@@ -61,7 +61,7 @@ def test_the_report_compares_them_with_the_card(mirror: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("card", ["organisation/no-such-model", "no/hub/id"])
-def test_where_the_card_can_t_be_had_the_example_is_not_run(
+def test_without_a_readable_card_the_example_is_not_run(
     card: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert usage_similarities(tmp_path, ReportConfig(card=card), None) == {}
