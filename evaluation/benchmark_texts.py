@@ -1,4 +1,4 @@
-"""The stage `benchmarks`: what must not be trained on, by task: the bundled samples, and the benchmarks' test texts."""
+"""The stage `benchmarks`: texts to keep out of training, by task: the bundled samples and benchmarks' test texts."""
 
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -17,13 +17,13 @@ TEXT_COLUMNS = ("sentence1", "sentence2", "text", "text1", "text2", "sentences")
 
 
 def _sample_texts(name: str) -> list[str]:
-    """All texts of two words or more of a bundled file; single words are labels or too common to forbid."""
+    """All texts of two or more words in a bundled file; single words are labels or too common to exclude."""
     values = (value for row in read_samples(name) for value in row.values())
     return [value for value in values if isinstance(value, str) and " " in value.strip()]
 
 
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
-    """Write the bundled samples' texts, the suites' test texts, and which of these could not be had, and why."""
+    """Write the bundled samples' texts, the suites' test texts, and which of these aren't available and why."""
     samples = {file.stem: _sample_texts(file.stem) for file in sorted(FOLDER.glob("*.jsonl"))}
     tests, missing = dict[str, list[str]](), dict[str, str]()
     for suite in config.data.checked_suites:
@@ -42,8 +42,8 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
 
 
 def _encodechka_texts(config: Config, missing: dict[str, str]) -> Iterator[tuple[str, set[str]]]:
-    """(file, test texts) of encodechka, out of the folder or the cache that the stage evaluate reads it from."""
-    from evaluation.suites.encodechka.tasks import scored_columns  # with torch
+    """(file, test texts) of encodechka, from the folder or cache that the stage `evaluate` reads."""
+    from evaluation.suites.encodechka.tasks import scored_columns  # imports torch
 
     files = data_files(config)
     unreachable: str | None = None
@@ -68,9 +68,9 @@ def _encodechka_texts(config: Config, missing: dict[str, str]) -> Iterator[tuple
 def _mteb_texts(
     suite: str, config: Config, missing: dict[str, str], done: Collection[str]
 ) -> Iterator[tuple[str, set[str]]]:
-    """(task, test texts) of a suite of evaluation; where one task's data can't be had, the next is tried.
+    """(task, test texts) of an evaluation suite; if a task's data isn't available, the next one is tried.
 
-    Without a network only those in the mirror are.
+    Once the Hub is unreachable, only tasks in the mirror are tried.
     """
     from datasets.exceptions import DatasetsError
     from huggingface_hub.utils import httpx  # whichever of the two clients is in use
@@ -92,8 +92,8 @@ def _mteb_texts(
             yield name, set(task_texts(task))
         except (ConnectionError, TimeoutError, httpx.TransportError) as error:
             unreachable = missing[name] = f"the Hub can't be reached: {first_line(error)[:200]}"
-        except OSError as error:  # this task's alone: no such repository, no access, no such file
-            missing[name] = f"its data can't be had: {first_line(error)[:200]}"
+        except OSError as error:  # affects this task only: no such repository, no access, no such file
+            missing[name] = f"its data isn't available: {first_line(error)[:200]}"
         except (DatasetsError, ValueError, KeyError, TypeError, RuntimeError) as error:
             missing[name] = f"mteb can't read its data: {first_line(error)[:200]}"
 
@@ -101,8 +101,8 @@ def _mteb_texts(
 def task_texts(task: Any) -> Iterator[str]:
     """Test texts of a loaded mteb task.
 
-    Of a retrieval or reranking task these are the queries, never the passages: MIRACL's and Mr. TyDi's passages are
-    trained on by right. A relevant (query, passage) pair is found through its query.
+    For retrieval and reranking these are only the queries: training on MIRACL's and Mr. TyDi's passages is legitimate.
+    A relevant (query, passage) pair is found by its query.
     """
     subsets = task.dataset if any(subset in task.dataset for subset in task.hf_subsets) else {"": task.dataset}
     for subset, splits in subsets.items():

@@ -1,4 +1,4 @@
-"""Compares a published model's scores with the published ones: `make calibrate MODEL=<hub id or folder>`.
+"""Compares our scores of a published model with the published ones: `make calibrate MODEL=<hub id or folder>`.
 
 Before trusting a new model's scores, check that the harness reproduces known ones. Figures and their sources are in
 published_scores.csv; the reason for each tolerance is below.
@@ -17,14 +17,14 @@ from pipeline.core.errors import UserError
 
 ROUNDED = 0.01  # encodechka publishes two digits, and solvers and tokenizers have changed since
 WORDS = 0.02  # half of NE1's average rests on tags with fewer than 50 words
-FEW_SHOT = 0.01  # ten draws of eight texts a label; prompts and tokenizers of older results
+FEW_SHOT = 0.01  # ten draws of eight texts per label; older results used other prompts and tokenizers
 DRIFTED = {"STS22": 0.05, "SensitiveTopicsClassification": 0.015}  # other data or sampling in newer versions of mteb
 DEFAULT = 0.005
 
 
 @dataclass(frozen=True)
 class Row(TableRow):
-    """One figure next to the published one."""
+    """One of our scores next to the published one."""
 
     suite: str
     task: str
@@ -42,10 +42,10 @@ class Row(TableRow):
 
 
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
-    """Print every difference and write calibration.csv; raises UserError when one is out of tolerance."""
+    """Print every difference and write calibration.csv; raises UserError if one is out of tolerance."""
     name = calibrated_name(config.evaluation)
     scores = Score.read(stage.inputs["evaluate"] / "scores.csv")
-    if config.evaluation.tasks or config.evaluation.without:  # "Mean" is of fewer tasks than the published one
+    if config.evaluation.tasks or config.evaluation.without:  # "Mean" covers fewer tasks than the published one
         scores = [score for score in scores if score.task != "Mean"]
     rows = list(compared(scores, name))
     show(name, rows)
@@ -59,7 +59,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
 
 
 def compared(scores: Iterable[Score], name: str) -> Iterator[Row]:
-    """Rows of scores.csv for which `name` has a published figure."""
+    """A row for each score that has a published figure for the model `name`."""
     figures = published_figures(name)
     for score in scores:
         suite, task, metric, ours = score.suite, score.task, score.metric, score.score
@@ -69,17 +69,17 @@ def compared(scores: Iterable[Score], name: str) -> Iterator[Row]:
 
 
 def tolerance(suite: str, task: str) -> float:
-    """How far a figure may be from the published one before the harness is in doubt."""
+    """The largest acceptable difference of a score from the published one."""
     if suite == "encodechka":
         return WORDS if task in ("NE1", "NE2") else ROUNDED
     return DRIFTED.get(task, FEW_SHOT if task.endswith("Classification") else DEFAULT)
 
 
 def show(name: str, rows: list[Row]) -> None:
-    """The table of differences and the verdict; raises UserError where nothing could be compared."""
+    """Print the table of differences and the verdict; raises UserError if nothing could be compared."""
     if not rows:
-        what = f"none of the scores has a published figure of {name}"
-        remedy = f"run a suite among {', '.join(PUBLISHED_SUITES)}"
+        what = f"{name} has no published figure for any of the scores"
+        remedy = f"run one of the suites {', '.join(PUBLISHED_SUITES)}"
         raise UserError(what, where="config key evaluation.suites", remedy=remedy)
     columns = ["suite", "task", "metric", "ours", "published", "difference", "tolerance", "within"]
     lines = [
@@ -88,4 +88,4 @@ def show(name: str, rows: list[Row]) -> None:
         for r in rows
     ]  # fmt: skip
     show_table(f"calibration on {name}", columns, lines)
-    console.print(f"{sum(row.within for row in rows)} of {len(rows)} figures within their tolerance")
+    console.print(f"{sum(row.within for row in rows)} of {len(rows)} figures within tolerance")

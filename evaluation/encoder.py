@@ -1,4 +1,4 @@
-"""A model folder as evaluation sees it: its own embeddings, and what encodechka uses from its last layer."""
+"""A model folder as evaluation uses it: its own embeddings, and what encodechka takes from the last layer."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -14,11 +14,11 @@ from pipeline.core.errors import UserError
 from pipeline.core.model_folder import transformer_folder
 from pipeline.core.models import load_folder, most_tokens, stored_names
 
-LEADERBOARD_TOKENS = 128  # at which encodechka's reference code cuts texts
+LEADERBOARD_TOKENS = 128  # encodechka's reference code truncates texts to this
 
 
 class Encoder(Embedder):
-    """A loaded model folder that remembers its embeddings."""
+    """A loaded model folder that caches its embeddings."""
 
     def __init__(
         self,
@@ -29,12 +29,12 @@ class Encoder(Embedder):
         token_budget: int | None = None,
         cache: EmbeddingCache | None = None,
     ) -> None:
-        """Load the model in `folder`; raises UserError where that can't be done."""
+        """Load the model in `folder`; raises UserError if that fails."""
         self.folder = folder
         with quiet():
             model = load_folder(folder, device).eval()
         if precision == "bf16":
-            model[0].to(torch.bfloat16)  # this model is not shared: no autocast, which would keep float32 weights too
+            model[0].to(torch.bfloat16)  # not shared: no autocast, which would keep float32 weights too
         super().__init__(model, token_budget=token_budget, cache=cache or EmbeddingCache())
 
     def sentences(self, texts: Sequence[str], role: str = QUERY) -> np.ndarray:
@@ -45,8 +45,8 @@ class Encoder(Embedder):
     def variants(self, texts: Sequence[str], max_tokens: int = LEADERBOARD_TOKENS) -> Vectors:
         """Pooled variants of the last hidden state, without a prompt, each [texts, hidden], float32.
 
-        `cls` and `mean` (over the attention mask), and `pooler` where the checkpoint holds a pooler's weights:
-        without them transformers would initialise one at random.
+        `cls` and `mean` (over the attention mask), and `pooler` if the checkpoint has weights for one, since
+        transformers would otherwise initialise it randomly.
         """
         names = ["cls", "mean"] + (["pooler"] if self.has_pooler else [])
 
@@ -66,10 +66,10 @@ class Encoder(Embedder):
 
     @torch.inference_mode()
     def words(self, texts: Sequence[list[str]]) -> list[np.ndarray]:
-        """Vectors of words, one array [words, hidden] a text: the mean of a word's sub-tokens in the last layer.
+        """Word vectors, one array [words, hidden] per text: the mean of a word's sub-tokens in the last layer.
 
-        Texts are cut at the tokenizer's own limit (at most the position table's); a word without a sub-token, and
-        every word after the cut, is a vector of zeros.
+        Texts are truncated at the tokenizer's limit (at most the position table's); words without sub-tokens, or
+        beyond the limit, get a zero vector.
         """
         positions = most_tokens(self.model) or self.config.max_position_embeddings
         limit = min(self.tokenizer.model_max_length, positions)
@@ -85,17 +85,17 @@ class Encoder(Embedder):
 
     @property
     def config(self) -> Any:
-        """transformers' config of the encoder; raises UserError where the model has none."""
+        """transformers' config of the encoder; raises UserError if there is none."""
         encoder: Any = getattr(self.model[0], "model", None)
         if encoder is None:
-            what = f"{type(self.model[0]).__name__} has no layers, whose token embeddings this suite uses"
-            remedy = "score it on others, or with protocol: model"
+            what = f"{type(self.model[0]).__name__} has no layers, whose token embeddings this suite needs"
+            remedy = "score it on other suites, or with protocol: model"
             raise UserError(what, where=str(self.folder), remedy=remedy)
         return encoder.config
 
     @cached_property
     def has_pooler(self) -> bool:
-        """Whether the checkpoint holds a pooler's weights."""
+        """Whether the checkpoint has weights for a pooler."""
         return any("pooler.dense.weight" in name for name in stored_names(transformer_folder(self.folder)))
 
 

@@ -14,7 +14,7 @@ from evaluation.tables import show_scores, write_tables
 from pipeline.core.artefact import StageFolder
 from pipeline.core.errors import UserError
 
-SUITE_KINDS = {  # kind of suite -> what gives its tasks
+SUITE_KINDS = {  # kind of suite -> function that returns its tasks
     "retrieval": retrieval.tasks,
     "samples": samples.tasks,
     "encodechka": encodechka.tasks,
@@ -22,7 +22,7 @@ SUITE_KINDS = {  # kind of suite -> what gives its tasks
     "vectors": vectors.tasks,
 }
 
-# Of suites that need the stage data to read their tasks.
+# Task names of suites whose tasks need the stage `data`.
 NAMES_BEFORE_DATA: dict[str, Callable[[SuiteConfig], list[str]]] = {
     "retrieval": lambda suite: list(suite.sets),
     "vectors": vectors.task_names,
@@ -32,7 +32,7 @@ NAMES_BEFORE_DATA: dict[str, Callable[[SuiteConfig], list[str]]] = {
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     """Score every model on every task, compare them, and show the table.
 
-    Raises UserError when tasks failed; what the others gave is written before and kept.
+    Raises UserError if any task failed; the other scores are written first and kept.
     """
     models = scored_models(config)
     tasks = chosen_tasks(config, stage)
@@ -45,7 +45,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
                 if name in errors:
                     continue
                 try:
-                    with stage.claim(name):  # of what another machine scores the end is waited for
+                    with stage.claim(name):  # waits for a unit that another machine scores
                         results.setdefault(task.key, {})[model.name] = score_unit(stage, scorer, task)
                 except UserError as error:
                     errors[name] = error
@@ -60,27 +60,27 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
 
 
 def assist(config: Config, stage: StageFolder) -> None:
-    """Score what is free of a stage that another machine of the same launch builds."""
+    """Score unclaimed units of a stage that another machine of the same launch builds."""
     models = scored_models(config)
-    score_units(config, stage, models, chosen_tasks, first=len(models) // 2)  # far from where the other one began
+    score_units(config, stage, models, chosen_tasks, first=len(models) // 2)  # far from where the other one starts
 
 
 def chosen_tasks(config: Config, stage: StageFolder) -> list[Task]:
-    """The tasks of the configured suites: those of `evaluation.tasks`, if given, without `evaluation.without`."""
+    """The tasks of the configured suites: those of `evaluation.tasks`, if given, minus `evaluation.without`."""
     settings = config.evaluation
     kinds = {name: settings.suite[name].kind for name in settings.suites}
     found = [task for name, kind in kinds.items() for task in SUITE_KINDS[kind](name, config, stage)]
     names = {task.name for task in found}
     for key, wanted in (("tasks", settings.tasks), ("without", settings.without)):
         for name in set(wanted) - names:
-            what, remedy = f"no suite that is run has the task {name}", f"choose among {', '.join(sorted(names))}"
+            what, remedy = f"no chosen suite has the task {name}", f"choose among {', '.join(sorted(names))}"
             raise UserError(what, where=f"config key evaluation.{key}", remedy=remedy)
     kept = (set(settings.tasks) or names) - set(settings.without)
     return [task for task in found if task.name in kept]
 
 
 def task_names(config: Config) -> dict[str, list[str]]:
-    """The tasks of every suite that can be asked for, made or not."""
+    """The task names of every configured suite, whether or not its data exist."""
     nowhere, from_data = StageFolder("evaluate", config.folder("evaluate"), "", {}), NAMES_BEFORE_DATA
     return {
         name: from_data[suite.kind](suite)

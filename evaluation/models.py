@@ -1,4 +1,4 @@
-"""The scored models (the run's own, folders, Hub ids), identified by their folders' contents; and a folder's facts."""
+"""The scored models (the run's own, folders, Hub ids), identified by their folders' contents, and a folder's facts."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -17,19 +17,19 @@ WEIGHT_FILES = ("*.safetensors", "*.bin")
 
 @dataclass(frozen=True)
 class ScoredModel:
-    """A model by the name it has in scores.csv."""
+    """A model and its name in scores.csv."""
 
     name: str
     folder: Path
-    fingerprint: str  # of weights, tokenizer, pooling and prompts; not of heads or paths
-    artefact: Path | None = None  # the artefact it is part of, where it is this run's
-    revision: str | None = None  # the commit, where it is from the Hub
+    fingerprint: str  # covers weights, tokenizer, pooling and prompts, not heads or paths
+    artefact: Path | None = None  # the artefact it belongs to, if it is this run's
+    revision: str | None = None  # the commit, if it is from the Hub
 
 
 def scored_models(config: Config) -> list[ScoredModel]:
-    """The chain's models that are complete, then `evaluation.models`, in order.
+    """The chain's complete models, then `evaluation.models`, in order.
 
-    Raises UserError where there is none, or one that can't be found or holds no weights.
+    Raises UserError if there are none, or one can't be found or holds no weights.
     """
     models = [model for name in config.evaluation.chain if (model := chain_model(config, name))]
     for wanted in config.evaluation.models:
@@ -37,7 +37,7 @@ def scored_models(config: Config) -> list[ScoredModel]:
     names = [model.name for model in models]
     for name in names:
         if names.count(name) > 1:
-            raise UserError(f"two models are called {name}", where="config key evaluation.models", remedy="drop one")
+            raise UserError(f"two models are called {name}", where="config key evaluation.models", remedy="remove one")
     if not models:
         where = "config keys evaluation.chain and evaluation.models"
         remedy = "make one first (make merge), or name a folder or Hub id in evaluation.models"
@@ -46,26 +46,26 @@ def scored_models(config: Config) -> list[ScoredModel]:
 
 
 def final_stage(config: Config) -> str:
-    """The stage with the run's final model: heads, where they are configured and fitted to this merge, else merge."""
+    """The stage with the run's final model: heads if they are configured and fitted to this merge, else merge."""
     names = ["merge", "heads"] if config.training.heads.kind == "frozen" else ["merge"]
     found = {name: read_manifest(config.folder(name)) for name in names}
     return final_of({name: manifest for name, manifest in found.items() if manifest})
 
 
 def final_of(manifests: Mapping[str, Manifest]) -> str:
-    """The stage of the run's final model, by the manifests of its stages."""
+    """The stage with the run's final model, given its stages' manifests."""
     heads, merge = manifests.get("heads"), manifests.get("merge")
     fitted = heads and merge and heads.status == "complete" and heads.inputs.get("merge") == merge.fingerprint
     return "heads" if fitted else "merge"
 
 
 def chain_model(config: Config, name: str) -> ScoredModel | None:
-    """A model of this run, or None while it is not complete; merge is the final one, with the heads fitted to it."""
+    """A model of this run, None if incomplete; merge means the final model, with the heads fitted to it."""
     made_by = final_stage(config) if name == "merge" else name
     stage, folder = config.folder(made_by), config.model_folder(made_by)
     manifest = read_manifest(stage)
     if manifest is None or manifest.status != "complete":
-        log.warning("evaluate: %s is %s and is left out", name, manifest.status if manifest else "not made yet")
+        log.warning("evaluate: %s is %s and is skipped", name, manifest.status if manifest else "not built yet")
         return None
     inside = folder.relative_to(stage).as_posix()
     prefix = "" if inside == "." else f"{inside}/"
@@ -80,14 +80,14 @@ def chain_model(config: Config, name: str) -> ScoredModel | None:
 def further_model(wanted: str, mirror: str | None, taken: Collection[str] = ()) -> ScoredModel:
     """A folder, or a Hub id with an optional `@<revision>`; the mirror is tried before the Hub.
 
-    A folder is called by the shortest end of its path that is not taken: another run's merge is `<run>/merge`.
+    A folder's name is the shortest end of its path not in `taken`: another run's merge is `<run>/merge`.
     """
-    asked = hub_model(wanted)
-    if asked and (wanted.startswith((".", "/", "~")) or wanted.count("/") > 1):
+    on_hub = hub_model(wanted)
+    if on_hub and (wanted.startswith((".", "/", "~")) or wanted.count("/") > 1):
         raise UserError("there is no such model folder", where=wanted, remedy="correct evaluation.models")
     folder, commit = resolve_model(wanted, mirror, "evaluation.models")
-    if asked:
-        return ScoredModel(asked.hub, folder, folder_fingerprint(folder), revision=commit)
+    if on_hub:
+        return ScoredModel(on_hub.hub, folder, folder_fingerprint(folder), revision=commit)
     parts = folder.resolve().parts[1:]
     parts = parts[:-1] if parts[-1] == "model" else parts
     ends = ["/".join(parts[-count:]) for count in range(1, len(parts) + 1)]
@@ -95,13 +95,13 @@ def further_model(wanted: str, mirror: str | None, taken: Collection[str] = ()) 
 
 
 def heads_fingerprint(folders: list[Path]) -> str | None:
-    """sha256 of the heads that would be taken from `folders`, or None where there are none."""
+    """sha256 of the first heads found in `folders`, or None if there are none."""
     found = next(filter(has_heads, folders), None)
     return json_sha256({name: file_sha256(found / name) for name in HEADS}) if found else None
 
 
 def folder_fingerprint(folder: Path) -> str:
-    """sha256 over the contents of a model folder; raises UserError where it holds no weights."""
+    """sha256 of a model folder's contents; raises UserError if it holds no weights."""
     if not any(file for pattern in WEIGHT_FILES for file in folder.rglob(pattern)):
         remedy = "give a sentence-transformers or transformers model folder"
         raise UserError("the model folder holds no weights (*.safetensors)", where=str(folder), remedy=remedy)
@@ -110,7 +110,7 @@ def folder_fingerprint(folder: Path) -> str:
 
 
 def is_of_the_model(path: str) -> bool:
-    """Whether a file of a model folder can change its dense embeddings."""
+    """Whether a file of a model folder can affect its dense embeddings."""
     parts = Path(path).parts
     return parts[-1] not in NOT_FINGERPRINTED and parts[0] not in ("vocabulary", "imgs", *EXPORT_FOLDERS)
 
@@ -130,7 +130,7 @@ class ModelFacts:
 
 
 def read_model_facts(folder: Path) -> ModelFacts:
-    """Facts of a folder as the stages write it; raises OSError where one of its files is missing."""
+    """Facts about a folder written by a stage; raises OSError if one of its files is missing."""
     config = read_json(folder / "config.json")
     modules = [entry["type"].rpartition(".")[2] for entry in read_json(folder / "modules.json")]
     pooling = read_json(folder / "1_Pooling" / "config.json")

@@ -1,4 +1,4 @@
-"""What one model did on one task: per-item columns, and the metrics that are computed from them."""
+"""The outcome of one model on one task: per-item columns, and the metrics computed from them."""
 
 import json
 from collections.abc import Mapping
@@ -12,16 +12,16 @@ import pyarrow.parquet as pq
 
 from evaluation.results import BM25, DENSE
 
-SCORE_VERSION = 3  # of what a model did on a task: raised when scores or items change
-PART = "part"  # column that says which part of a task an item belongs to; a metric is the mean over the parts
-# Column that names an item's text: items of one name, in one task or in two, are resampled together. In tasks on pairs
-# a name covers all pairs that share a text, directly or through other pairs.
+SCORE_VERSION = 3  # of outcomes: raised when scores or items change
+PART = "part"  # column with the part of the task an item belongs to; a metric is the mean over parts
+# Column that names an item's text: items with the same name, in one task or several, are resampled together. In tasks
+# on pairs, all pairs that share a text, directly or through other pairs, have the same name.
 ITEM = "item"
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A metric of a task and how it follows from the per-item columns.
+    """A metric of a task and how it is computed from the per-item columns.
 
     `statistic` names a function of `evaluation.significance`; `columns` are its arguments in order. `by` says whose
     score it is: the model's ({}), the model's in one of its modes ({}.sparse), or no model's (bm25).
@@ -36,11 +36,11 @@ class Measure:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Per-item columns (all of one length, items in the data's order) and measures, the task's main one first."""
+    """Per-item columns (of equal length, items in the data's order) and measures, the task's main one first."""
 
     columns: dict[str, np.ndarray]
     measures: tuple[Measure, ...]
-    notes: dict[str, Any] = field(default_factory=dict)  # JSON-able, such as which variant was the best
+    notes: dict[str, Any] = field(default_factory=dict)  # JSON-serialisable, such as the best variant
 
     @property
     def items(self) -> int:
@@ -48,7 +48,7 @@ class Outcome:
         return len(next(iter(self.columns.values())))
 
     def write(self, path: Path) -> None:
-        """Write columns and measures as one parquet file; a two-dimensional column becomes lists."""
+        """Write columns and measures as one parquet file; two-dimensional columns become lists."""
         arrays = {name: pa.array(list(v) if v.ndim > 1 else v) for name, v in self.columns.items()}
         metadata = {"measures": [asdict(measure) for measure in self.measures], "notes": self.notes}
         table = pa.table(arrays).replace_schema_metadata({"outcome": json.dumps(metadata, ensure_ascii=False)})
@@ -57,9 +57,9 @@ class Outcome:
 
 
 def joined(parts: Mapping[str, Outcome]) -> Outcome:
-    """One outcome from those of several modes over the same items, such as dense, sparse and bm25 (see `Measure`).
+    """Combine the outcomes of several modes on the same items, such as dense, sparse and bm25 (see `Measure`).
 
-    The first one's columns keep their names; columns that describe the items are kept once.
+    The first mode's columns keep their names; columns that describe the items are kept once.
     """
     columns: dict[str, np.ndarray] = {}
     measures, notes = list[Measure](), dict[str, Any]()

@@ -1,9 +1,8 @@
 """The stage `publish`: the merged model's folder for the Hub, and its upload.
 
-The folder `publish/` of the run gets everything to upload: `model/` (weights, tokenizer, modules, heads, id map and
-exports where there are any, card, licence, and under `provenance/` the artefacts that the card's figures come from) and
-`results/`, scores in the layout in which mteb takes submissions. By default that is all; with `dry_run=false` `model/`
-is uploaded.
+The run's folder `publish/` holds everything to upload: `model/` (weights, tokenizer, modules, heads, id map and exports
+if there are any, card, licence, and under `provenance/` the artefacts behind the card's figures) and `results/`, scores
+in mteb's layout for submissions. By default nothing is uploaded; with `dry_run=false`, `model/` is.
 """
 
 import shutil
@@ -40,16 +39,16 @@ PROVENANCE = {  # stage -> the files that the card's figures come from
     "report": ["claims.csv"],
 }
 LICENCE = Path(__file__).resolve().parents[1] / "LICENSE"
-NO_LICENCE = "No one licence covers this model. The terms of the sets that it was trained on rule out some uses:"
-# Of an earlier upload, where this one has no such file; a LICENSE may have been added there by hand.
+NO_LICENCE = "No one licence covers this model. The terms of its training sets rule out some uses:"
+# Deleted from an earlier upload if this one lacks them; not LICENSE, which may have been added there by hand.
 REPLACED = ["*.safetensors", *HEADS, HEADS_RECORD, *EXPORT_PATTERNS, "provenance/*"]
 TOLERANCE = 1e-5  # between the embeddings of the two libraries
 
 
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
-    """Write the folder and test it.
+    """Write the folder and verify it.
 
-    Raises UserError where the artefacts don't belong together, or the two libraries don't agree on its embeddings.
+    Raises UserError if the artefacts don't belong together, or the two libraries disagree on its embeddings.
     """
     require_one_piece(stage)
     run, settings = read_run(config.run_folder, asdict(config)), config.evaluation.publish
@@ -73,42 +72,42 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
         (path.relative_to(stage.path / "model").as_posix(), path.stat().st_size)
         for path in files_under(stage.path / "model")
     ]
-    show_table(f"what goes up to {settings.repo or '<repo>'}", ["file", "bytes"], rows)
+    show_table(f"files to upload to {settings.repo or '<repo>'}", ["file", "bytes"], rows)
     counts = {"files": len(rows), "bytes": sum(size for _, size in rows), "result files": tasks}
     made = counts | {"largest difference of embeddings": difference}
     if settings.dry_run:
-        console.print("Dry run: nothing was uploaded. ARGS=evaluation.publish.dry_run=false uploads it.")
+        console.print("Dry run: nothing was uploaded. Upload with ARGS=evaluation.publish.dry_run=false.")
         return made
     assert settings.repo
     return made | {"commit": upload(stage.path / "model", settings.repo, settings.private)}
 
 
 def require_one_piece(stage: StageFolder) -> None:
-    """Raise UserError where the merge, or what describes it, was made from artefacts that have been rebuilt since."""
+    """Raise UserError if the merge, or what describes it, was built from artefacts that have since been rebuilt."""
     manifests = {name: manifest for name in stage.inputs if (manifest := read_manifest(stage.inputs[name]))}
     for name in (*manifests["merge"].inputs, "merge", "heads", "export", "evaluate", "report"):
         if earlier := outdated_inputs(name, manifests):
-            what = f"{name} is of an earlier {' and '.join(earlier)}"
+            what = f"{name} was built from an earlier {' and '.join(earlier)}"
             remedy = "bring it up to date: make reproduce"
             raise UserError(what, where=str(stage.inputs[name]), remedy=remedy)
 
 
 def write_model(run: RunRecord, config: Config, folder: Path, model_id: str) -> None:
-    """The final model with its card and its licence."""
+    """Write the final model with its card and licence."""
     link_tree(run.model_folder("merge"), folder, without="README.md")
     (folder / "README.md").write_text(render_card(run, config, model_id), encoding="utf-8")
     listed = terms(run)
     texts = {OPEN: LICENCE.read_text(encoding="utf-8"), "other": listed and f"{NO_LICENCE}\n\n{listed}\n"}
     if text := texts.get(licence(run, config)):
-        (folder / "LICENSE").unlink(missing_ok=True)  # a link to the merge's own
+        (folder / "LICENSE").unlink(missing_ok=True)  # a hard link to the merge's
         (folder / "LICENSE").write_text(text, encoding="utf-8")
     elif not (folder / "LICENSE").exists():
-        what = "publish: no LICENSE goes up for licence %s; an existing one stays: check that it fits"
+        what = "publish: no LICENSE is uploaded for licence %s; an existing one is kept: check that it fits"
         log.warning(what, licence(run, config))
 
 
 def write_provenance(made: Mapping[str, Path], folder: Path) -> None:
-    """Copy what the card's figures come from, and say which stage made it, from what, on which machine."""
+    """Copy the files behind the card's figures, and record which stage made them, from what, on which machine."""
     stages = {}
     for name, files in PROVENANCE.items():
         if name not in made or not (manifest := read_manifest(made[name])):
@@ -123,11 +122,11 @@ def write_provenance(made: Mapping[str, Path], folder: Path) -> None:
 
 
 def write_results(run: RunRecord, config: Config, folder: Path, name: str) -> int:
-    """Copy the merge's cached results of mteb's own tasks below `folder`; returns how many there are.
+    """Copy the merge's cached results on mteb's own tasks to `folder`; returns their number.
 
-    `name` is the model's id. The revision is the fingerprint of its contents: a commit does not exist before an
-    upload; rename the folder to the commit before submitting the files. Tasks that mteb does not know, such as
-    this project's samples, are left out.
+    `name` is the model's id. The revision is the fingerprint of its contents, as there is no commit before the upload;
+    rename the folder to the commit before submitting the files. Tasks unknown to mteb, such as this project's samples,
+    are left out.
     """
     model = chain_model(config, "merge")
     if model is None:
@@ -146,9 +145,9 @@ def write_results(run: RunRecord, config: Config, folder: Path, name: str) -> in
 
 
 def largest_difference(folder: Path) -> float:
-    """Between the embeddings by sentence-transformers and by transformers with pooling by hand.
+    """Between the embeddings of sentence-transformers and those of transformers with manual pooling.
 
-    Raises UserError where it is beyond 1e-5.
+    Raises UserError if it exceeds 1e-5.
     """
     facts, texts = read_model_facts(folder), ["Река замерзает в ноябре.", "Рецепт борща"]
     encoder = load_folder(folder, "cpu")
@@ -163,14 +162,14 @@ def largest_difference(folder: Path) -> float:
     difference = float((ours - theirs).abs().max())
     if not difference <= TOLERANCE:
         what = f"sentence-transformers and transformers differ by {difference:.2g} on the folder's embeddings"
-        raise UserError(what, where=str(folder), remedy="make the merge again: make merge ARGS=force=true")
+        raise UserError(what, where=str(folder), remedy="rebuild the merge: make merge ARGS=force=true")
     return difference
 
 
 def upload(folder: Path, repo: str, private: bool) -> str:
-    """Upload `folder` as one commit, making the repository where it is missing; returns the commit's address.
+    """Upload `folder` as one commit, creating the repository if it is missing; returns the commit's URL.
 
-    Raises UserError where the Hub can't be reached or refuses.
+    Raises UserError if the Hub can't be reached or refuses the upload.
     """
     api, message = HfApi(), "Merged model with its card and the provenance of every figure"
     with hub_errors("publish", repo, "evaluation.publish.repo", "then run again"):

@@ -1,8 +1,7 @@
-"""Published figures: of known models, with their sources (published_scores.csv), and the rows of the card's two tables.
+"""Published figures of known models with their sources (published_scores.csv), and the rows of the card's two tables.
 
-A row of USER-bge-m3's card is the mean of tasks' scores. The card names neither its 30 data sets of Russian MTEB nor
-their metrics: both are inferred from its group means. For STS and retrieval there are two readings; the first
-of each goes into the averages.
+A row of USER-bge-m3's card is a mean over tasks. The card names neither its 30 Russian MTEB data sets nor their
+metrics: both are inferred from its group means. STS and retrieval can be read in two ways; the averages use the first.
 """
 
 import csv
@@ -18,12 +17,12 @@ from pipeline.core.errors import UserError
 
 PUBLISHED_BASE, PUBLISHED_MODEL = "BAAI/bge-m3", "deepvk/USER-bge-m3"
 PUBLISHED = Path(__file__).with_name("published_scores.csv")
-PUBLISHED_SUITES = {  # our suite -> published suites, the first that has the figure counts
+PUBLISHED_SUITES = {  # our suite -> published suites, the first with the figure is used
     "encodechka": ("encodechka",),
     "card_30": ("mteb-card30", "mteb-rus-v1"),
     "rus_v1_1": ("mteb-rus-v1.1", "mteb-rus-v1"),
 }
-RENAMED_METRICS = {"map": "map_at_1000"}  # names that mteb has changed
+RENAMED_METRICS = {"map": "map_at_1000"}  # names changed by mteb
 RENAMED_TASKS = {
     "Mean (Task)": "Mean",
     "BelebeleRetrieval (mean of 3 pairs)": "BelebeleRetrieval",
@@ -32,11 +31,11 @@ RENAMED_TASKS = {
 MEANS = ("Mean", "Mean S", "Mean S+W")
 Figures = dict[tuple[str, str, str], tuple[float, str]]  # (suite, task, metric) -> score and source
 
-Part = tuple[str, tuple[str, ...]]  # a task, and the names of its metric, of which the first that is found counts
+Part = tuple[str, tuple[str, ...]]  # a task, and its metric's names, of which the first one found is used
 Rows = dict[str, Sequence[Part]]
 Found = TypeVar("Found")
 
-CARD_SUITE = "card_30"  # the suite of Russian MTEB that fits the card's table
+CARD_SUITE = "card_30"  # the Russian MTEB suite that matches the card's table
 AVERAGE = "Average"
 DOMINANT = ("LanguageClassification", "XNLI", "XNLIV2")  # two thirds of the card's whole gain
 WITHOUT = f"{AVERAGE} without {', '.join(DOMINANT)}"
@@ -103,11 +102,11 @@ class CardTable:
     rows: Rows
 
     def metric(self, row: str) -> str:
-        """The metric that a row has in scores.csv."""
+        """A row's metric in scores.csv."""
         return MEAN if len(self.rows[row]) > 1 else self.rows[row][0][1][0]
 
 
-CARD_TABLES = {  # kind of the claims that hold the card's figures -> table
+CARD_TABLES = {  # kind of the claims with the card's figures -> table
     "encodechka": CardTable("encodechka", "encodechka", CARD_ENCODECHKA),
     "mteb": CardTable("Russian MTEB, the card's 30 data sets", CARD_SUITE, CARD_MTEB),
 }
@@ -120,7 +119,7 @@ def published_rows() -> list[dict[str, str]]:
 
 
 def published_figures(name: str) -> Figures:
-    """All figures of a model, in today's names of tasks and metrics."""
+    """All figures of a model, by current names of tasks and metrics."""
     figures = {}
     for row in published_rows():
         if row["model"].lower() == name.lower():
@@ -133,7 +132,7 @@ def published_figures(name: str) -> Figures:
 def published_figure(figures: Figures, suite: str, task: str, metric: str) -> tuple[float, str] | None:
     """The figure, with its source, for a row of scores.csv.
 
-    Means over tasks have no metric; those of a further published suite are over other tasks than ours.
+    Means over tasks have no metric; only the first published suite's means are over the same tasks as ours.
     """
     is_mean = task in MEANS
     sources = PUBLISHED_SUITES.get(suite, ())[: 1 if is_mean else None]
@@ -142,7 +141,7 @@ def published_figure(figures: Figures, suite: str, task: str, metric: str) -> tu
 
 
 def calibrated_name(config: EvaluationConfig) -> str:
-    """The published model whose figures a calibration is compared with; raises UserError where there is not one."""
+    """The published model to calibrate against; raises UserError unless there is exactly one model."""
     if config.chain or len(config.models) != 1:
         models = ", ".join([*config.chain, *config.models]) or "none"
         where, remedy = "config keys evaluation.chain and evaluation.models", "make calibrate MODEL=BAAI/bge-m3"
@@ -151,18 +150,18 @@ def calibrated_name(config: EvaluationConfig) -> str:
 
 
 def published_name(wanted: str) -> str:
-    """The published model that is meant: its full name, or the part after the slash, as folders are often called."""
+    """The published model called `wanted` in full, or by the part after the slash, as folders often are."""
     names = sorted({row["model"] for row in published_rows()})
     end = Path(wanted).name
     for name in names:
         if wanted.lower() == name.lower() or end.lower() == name.rpartition("/")[2].lower():
             return name
-    remedy = f"name the published model that it is: {', '.join(names)}"
+    remedy = f"set it to one of the published models: {', '.join(names)}"
     raise UserError(f"no published scores of {wanted}", where="config key evaluation.published", remedy=remedy)
 
 
 def parts_of(row: Sequence[Part], find: Callable[[str, str], Found | None]) -> list[Found] | None:
-    """What `find` gives for each (task, metric) of a row; None while it gives nothing for one of its tasks."""
+    """What `find` returns for each (task, metric) of a row; None if it returns None for one of the tasks."""
     parts = []
     for task, metrics in row:
         found = next((part for metric in metrics if (part := find(task, metric)) is not None), None)
@@ -173,6 +172,6 @@ def parts_of(row: Sequence[Part], find: Callable[[str, str], Found | None]) -> l
 
 
 def mean_of(row: Sequence[Part], score: Callable[[str, str], float | None]) -> float | None:
-    """The mean of a row's scores, None while one is missing."""
+    """The mean of a row's scores, None if one is missing."""
     found = parts_of(row, score)
     return fmean(found) if found else None

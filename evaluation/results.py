@@ -1,4 +1,4 @@
-"""Rows of the two tables that the stage evaluate writes, with their CSV reader and writer."""
+"""Rows of the two tables that the stage `evaluate` writes, with their CSV reader and writer."""
 
 import csv
 from collections.abc import Iterable
@@ -17,16 +17,16 @@ ZERO_SHARE, ACTIVE_IDS, BYTES = SIZES = ("zero_share", "active_ids", "bytes_per_
 
 
 def dense(model: str) -> bool:
-    """Whether a row of the tables is of a model's dense vectors."""
+    """Whether a row's `model` refers to a model's dense vectors."""
     return model != BM25 and model.rpartition(".")[2] not in EXTRA_MODES
 
 
 class TableRow:
-    """A row whose fields are the table's columns: texts, whole numbers, truths, and floats of which NaN is empty."""
+    """A row whose fields are the table's columns: strings, integers, booleans, and floats, with NaN as empty."""
 
     @classmethod
     def write(cls, path: Path, rows: Iterable[Self]) -> None:
-        """Write the table; floats get six digits after the point, seconds three."""
+        """Write the table; floats get six decimals, seconds three."""
         with path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, _columns(cls), lineterminator="\n")
             writer.writeheader()
@@ -35,18 +35,18 @@ class TableRow:
 
     @classmethod
     def read(cls, path: Path) -> list[Self]:
-        """Read the table; raises UserError where it lacks a column."""
+        """Read the table; raises UserError if a column is missing."""
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file)
             if missing := _columns(cls).keys() - set(reader.fieldnames or ()):
                 what = f"the table lacks the column {', '.join(sorted(missing))}"
-                raise UserError(what, where=str(path), remedy="make it again: make evaluate")
+                raise UserError(what, where=str(path), remedy="rebuild it: make evaluate")
             return [cls(**{name: _READ[kind](row[name]) for name, kind in _columns(cls).items()}) for row in reader]
 
 
 @dataclass(frozen=True)
 class Score(TableRow):
-    """One row of scores.csv: a model on one metric of one task, with the bounds of the interval over its items.
+    """One row of scores.csv: a model's score by one metric of one task, with the interval over its items.
 
     A score without items, such as clustering's, has no interval.
     """
@@ -75,10 +75,10 @@ class Difference(TableRow):
     ci_low: float
     ci_high: float
     p_value: float
-    p_holm: float  # corrected over the tasks of the suite; NaN until then
-    test: str  # permutation, bootstrap, or none where nothing was resampled
+    p_holm: float  # corrected over the tasks of the suite; NaN before
+    test: str  # permutation, bootstrap, or none if nothing was resampled
     items: int
-    main: bool  # the score of the task, or of the mean over tasks, not a further metric
+    main: bool  # the main score of the task or of the mean over tasks, not a further metric
 
 
 _READ: dict[Any, Any] = {str: str, int: int, float: lambda text: float(text or "nan"), bool: "true".__eq__}

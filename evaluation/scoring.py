@@ -1,7 +1,7 @@
-"""Scoring models: each is loaded when the first task needs it, and each task leaves its predictions.
+"""Scores models: each is loaded when a task first needs it, and each task's predictions are kept.
 
-A model on a task is a unit. Units are shared between devices, processes and machines: whichever is free claims the
-next unclaimed one, and leaves its record.
+One model on one task is a unit. Units are shared between devices, processes and machines: whichever is free claims the
+next unclaimed one and writes its record.
 """
 
 import dataclasses
@@ -38,12 +38,12 @@ from pipeline.core.model_folder import HEADS
 
 AGREEMENT = 1e-6  # between a score and the statistic behind its interval
 
-Errors = dict[str, UserError]  # by name of unit
+Errors = dict[str, UserError]  # by unit name
 Find = Callable[[Config, StageFolder], list[Task]]
 
 
 class Scorer:
-    """One model while it is scored on task after task, and what they use of it; as a context it frees the device."""
+    """One model while it is scored, and what tasks use of it; as a context manager it frees the device."""
 
     def __init__(self, model: ScoredModel, config: Config, device: str | None = None) -> None:
         self.model, self.config, self.settings, self.device = model, config, config.evaluation, device
@@ -55,7 +55,7 @@ class Scorer:
     def __exit__(self, *raised: object) -> None:
         for kept in ("encoder", "heads", "own_heads"):
             self.__dict__.pop(kept, None)
-        gc.collect()  # transformers' models hold themselves in cycles
+        gc.collect()  # transformers' models contain reference cycles
         torch.cuda.empty_cache()
 
     def score(self, task: Task, folder: Path) -> dict[str, Any]:
@@ -66,9 +66,9 @@ class Scorer:
         outcome, seconds = self._timed(task)
         where = f"model {self.model.name}, task {task.key}"
         if undefined := [measure.metric for measure in outcome.measures if not math.isfinite(measure.score)]:
-            remedy = "check that its embeddings differ from text to text"
+            remedy = "check that its embeddings differ between texts"
             raise UserError(f"{', '.join(undefined)} is not a finite number", where=where, remedy=remedy)
-        for measure in outcome.measures:  # otherwise its interval would be of another quantity
+        for measure in outcome.measures:  # else its interval would be of another quantity
             from_items = whole(measure, outcome)
             if abs(from_items - measure.score) > AGREEMENT:
                 what = f"{measure.metric} is {measure.score:.6f}, but its items give {from_items:.6f}"
@@ -85,7 +85,7 @@ class Scorer:
         }
 
     def _timed(self, task: Task) -> tuple[Outcome, float]:
-        """What the model did, and its seconds: logs each suite that begins, and each task that took minutes."""
+        """The outcome and its seconds; logs the start of each suite and each task that took minutes."""
         if task.suite not in self.begun:
             self.begun.add(task.suite)
             log.info("evaluate: %s on %s", self.model.name, task.suite)
@@ -103,7 +103,7 @@ class Scorer:
 
     @property
     def workers(self) -> int:
-        """Processes for classifiers."""
+        """Number of processes for classifiers."""
         return self.settings.workers or max(1, cores() // len(device_names(self.config)))
 
     @cached_property
@@ -125,7 +125,7 @@ class Scorer:
 
     @cached_property
     def own_heads(self) -> Heads | None:
-        """The model's own heads, None where there are none."""
+        """The model's own heads, None if there are none."""
         folder = self.model.folder
         return read_heads(folder) if any((folder / name).is_file() for name in HEADS) else None
 
@@ -141,41 +141,41 @@ def score_units(
 ) -> Errors:
     """Score every unclaimed unit, on all devices of this machine, starting with the model `first`.
 
-    Raises UserError where a process was killed; a unit's own errors are returned.
+    Raises UserError if a process was killed; errors of single units are returned.
     """
     devices = device_names(config)
     if len(devices) == 1:
         return _on_one(config, stage, models, find, devices[0], first)
-    context = multiprocessing.get_context("spawn")  # a fork of a process that has used CUDA can't use it
-    lines = context.Queue()
-    listener = logging.handlers.QueueListener(lines, *logging.getLogger().handlers, respect_handler_level=True)
-    portable = dataclasses.replace(stage, track=_nowhere, inputs=dict(stage.inputs))
+    context = multiprocessing.get_context("spawn")  # a child forked after CUDA was used can't use it
+    records = context.Queue()
+    listener = logging.handlers.QueueListener(records, *logging.getLogger().handlers, respect_handler_level=True)
+    portable = dataclasses.replace(stage, track=_untracked, inputs=dict(stage.inputs))
     shares = [(first + number * len(models) // len(devices)) % len(models) for number in range(len(devices))]
     listener.start()
     try:
-        with ProcessPoolExecutor(len(devices), context, _start, (lines, len(devices))) as pool:
+        with ProcessPoolExecutor(len(devices), context, _start, (records, len(devices))) as pool:
             share = partial(_on_one, config, portable, models, find)
             try:
                 return {name: error for found in pool.map(share, devices, shares) for name, error in found.items()}
-            except (Stopped, KeyboardInterrupt):  # the pool would wait until they have scored everything
+            except (Stopped, KeyboardInterrupt):  # the pool would wait for all scoring to finish
                 for child in multiprocessing.active_children():
                     child.terminate()
                 raise
     except BrokenProcessPool:
-        remedy = "give it more memory, or set a smaller token_budget; what was scored is kept"
+        remedy = "give it more memory, or set a smaller token_budget; finished scores are kept"
         raise UserError("a process that scored models was killed", where=", ".join(devices), remedy=remedy) from None
     finally:
         listener.stop()
 
 
 def score_unit(stage: StageFolder, scorer: Scorer, task: Task) -> dict[str, Any]:
-    """The unit's result, computed here unless it exists; raises UserError where it can't be."""
+    """The unit's result, computed here unless it exists; raises UserError if that fails."""
     made = unit_fingerprint(scorer.model, task, scorer.config)
     return stage.unit(unit_name(scorer.model, task), made, partial(scorer.score, task))
 
 
 def unit_name(model: ScoredModel, task: Task) -> str:
-    """Names a unit and its record."""
+    """The name of a unit and of its record."""
     return f"{model.name}/{task.key}"
 
 
@@ -190,7 +190,7 @@ def unit_fingerprint(model: ScoredModel, task: Task, config: Config) -> str:
 def _on_one(
     config: Config, stage: StageFolder, models: Sequence[ScoredModel], find: Find, device: str, first: int
 ) -> Errors:
-    """Score what is free on one device; it holds one model at a time."""
+    """Score unclaimed units on one device, with one model in memory at a time."""
     if device.startswith("cuda"):
         torch.set_float32_matmul_precision("high")  # TF32, as in training
     tasks, errors = find(config, stage), Errors()
@@ -207,17 +207,17 @@ def _on_one(
     return errors
 
 
-def _start(lines: Any, processes: int) -> None:
-    """Send what is logged to the process that started this one, and take this one's share of the cores."""
+def _start(records: Any, processes: int) -> None:
+    """Forward log records to the parent process, and use only this process's share of the cores."""
     root = logging.getLogger()
-    root.handlers, root.level = [logging.handlers.QueueHandler(lines)], logging.INFO
+    root.handlers, root.level = [logging.handlers.QueueHandler(records)], logging.INFO
     for noisy in ("accelerate", "datasets", "httpx", "mteb", "sentence_transformers", "torch", "transformers"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     threads = max(1, cores() // processes)
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # of libraries that are loaded later, as scikit-learn is
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # for libraries loaded later, such as scikit-learn
     threadpool_limits(threads)
     torch.set_num_threads(threads)
 
 
-def _nowhere(line: dict[str, Any]) -> None:
-    """Trackers live in the process that owns the stage."""
+def _untracked(line: dict[str, Any]) -> None:
+    """Only the process that owns the stage has trackers."""

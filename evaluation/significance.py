@@ -1,13 +1,12 @@
 """Error bars and paired comparisons: bootstrap over items, permutation test, Holm's correction over tasks.
 
 Items are resampled jointly: a resample holds the same items for every model, so what makes an item hard for all models
-cancels in the difference. So are items of one text, in the parts of a task and in tasks over the same texts: a mean
-over them would otherwise count each as new evidence. Recipe after Ihemelandu and Ekstrand 2023 (arXiv 2305.02461).
+cancels in the difference. Items with the same text, in parts of a task or in tasks over the same texts, are also drawn
+together, or a mean would count each as new evidence. Method of Ihemelandu and Ekstrand 2023 (arXiv 2305.02461).
 
-A metric of resampled items takes per-item columns of length n and a matrix `counts` [resamples, n] with how often
-an item occurs in each resample (all ones: the data themselves), and returns one float64 value a resample. Counting
-instead of copying items lets all resamples be ranked at once. A resample on which a metric is not defined (one class
-only, no spread) gives NaN.
+A statistic takes per-item columns of length n and a matrix `counts` [resamples, n] of how often an item occurs in each
+resample (all ones: the data themselves), and returns one float64 value per resample. Counting instead of copying items
+lets all resamples be ranked at once. Where a statistic is undefined (only one class, no spread), its value is NaN.
 """
 
 import hashlib
@@ -25,18 +24,18 @@ from pipeline.core.errors import UserError
 from pipeline.core.seeding import generator
 
 CONFIDENCE = 0.95  # of the intervals
-CHUNK = 4_000_000  # entries of a matrix of counts that are held at once
-# An item's values of two models may be swapped. Not where one classifier of a model judged all items of an experiment:
-# a lucky draw of its training texts would count as evidence of every item.
+CHUNK = 4_000_000  # entries of a `counts` matrix in memory at once
+# Statistics for which two models' values of an item may be swapped. Not those where one classifier predicts all items
+# of an experiment: a lucky draw of its training texts would count as evidence on every item.
 EXCHANGEABLE = ("mean", "macro_f1")
-FIXED = "mean_of_draws"  # over no items: neither an interval nor a test
+FIXED = "mean_of_draws"  # not over items: neither interval nor test
 Counts = np.ndarray  # [resamples, n]
-Draw = Callable[[int], Counts]  # size of a second dimension -> its own counts, one row a resample
+Draw = Callable[[int], Counts]  # size of a second dimension -> its own counts, one row per resample
 
 
 @dataclass(frozen=True)
 class Resampling:
-    """How much is resampled, and from which seed."""
+    """The number of resamples and their seed."""
 
     resamples: int = 10_000
     seed: int = 42
@@ -44,23 +43,23 @@ class Resampling:
 
 @dataclass(frozen=True)
 class Measured:
-    """All models' scores by one metric of a task, or of a mean over tasks; a model in each of its modes is one."""
+    """All models' scores by one metric on a task or a mean over tasks; each mode of a model counts as a model."""
 
     suite: str
     task: str
     metric: str
     models: list[str]
     scores: np.ndarray  # [models]
-    replicates: np.ndarray  # [models, resamples], of the same resamples for all models
+    replicates: np.ndarray  # [models, resamples], the same resamples for all models
     items: int  # 0: the replicates are the scores themselves
     seconds: np.ndarray  # [models]
     main: bool
-    pairs: list[tuple[int, int]]  # of models that are compared, the earlier one first
+    pairs: list[tuple[int, int]]  # compared models, the earlier one first
     permuted: dict[tuple[int, int], float] = field(default_factory=dict)  # p-values of pairs
-    stream: tuple[str, ...] = ()  # the same of two tasks over the same texts
+    stream: tuple[str, ...] = ()  # of random numbers; the same for tasks over the same texts
 
     def rows(self) -> list[Score]:
-        """A row a model, with its interval."""
+        """One row per model, with its interval."""
         return [
             Score(
                 model, self.suite, self.task, self.metric, float(score), *self._interval(own), self.items,
@@ -108,21 +107,21 @@ class Measured:
 def replicates(outcomes: Sequence[Outcome], resampling: Resampling, *names: str) -> np.ndarray:
     """The first measure on bootstrap resamples of the items [models, resamples], the same resamples for all models.
 
-    `outcomes` are one a model, over the same items. `names`, suite and task, choose the stream of random numbers; of
-    items with names these choose it.
+    `outcomes` has one entry per model, over the same items. `names`, suite and task, select the stream of random
+    numbers, unless the items have names, which then select it.
     """
     n, index, stream = _sampled(outcomes[0], *names)
     items, second = generator(resampling.seed, "bootstrap", *stream), generator(resampling.seed, "experiments", *names)
     parts = []
     for rows in _chunks(resampling.resamples, outcomes[0].items):
         counts = _counts(items, rows, n)[:, index]
-        draw = cache(partial(_counts, second, rows))  # of a second dimension once, so that all models get the same
+        draw = cache(partial(_counts, second, rows))  # cached: a second dimension's counts are the same for all models
         parts.append([statistic(outcome.measures[0], outcome, counts, draw) for outcome in outcomes])
     return np.concatenate([np.asarray(part) for part in parts], axis=1)
 
 
 def statistic(measure: Measure, outcome: Outcome, counts: np.ndarray, draw: Draw) -> np.ndarray:
-    """The metric on each resample [resamples]; of a task in parts, the mean of the parts' values."""
+    """The metric on each resample [resamples]; for a task in parts, the mean over the parts."""
     function = STATISTICS[measure.statistic]
     columns = [outcome.columns[name] for name in measure.columns]
     labels = outcome.columns.get(PART)
@@ -138,7 +137,7 @@ def whole(measure: Measure, outcome: Outcome) -> float:
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
-    """Percentile interval of bootstrap replicates without those that have no value; none where these are too many."""
+    """Percentile interval of bootstrap replicates, ignoring undefined ones; NaN if there are too many of these."""
     defined = values[np.isfinite(values)]
     if len(defined) < CONFIDENCE * len(values):
         return float("nan"), float("nan")
@@ -149,18 +148,18 @@ def interval(values: np.ndarray) -> tuple[float, float]:
 def bootstrap_p_value(differences: np.ndarray) -> float:
     """Two-sided: twice the smaller share of replicates on one side of zero, counting the data themselves.
 
-    One without a value counts on both sides: of two items half have none, and the others agree whatever these are.
+    An undefined one counts on both sides: with two items half are undefined, and the others always agree.
     """
     side = len(differences) - max(int((differences > 0).sum()), int((differences < 0).sum()))
     return min(1.0, 2 * (side + 1) / (len(differences) + 1))
 
 
 def permutation_p_values(pairs: Sequence[tuple[Outcome, Outcome]], resampling: Resampling, *names: str) -> list[float]:
-    """Two-sided, of each pair: how often swapping two models' results on random items gives so large a difference.
+    """Two-sided, per pair: how often swapping two models' results on random items gives as large a difference.
 
-    The difference is that of the metric on the two sets of swapped items; for means that is a sign flip of the
-    items' differences. Only for measures whose statistic is in EXCHANGEABLE. All pairs are over the same items, which
-    are swapped for all of them alike.
+    The difference is that of the metric on the two sets of swapped items; for means, a swap flips the sign of an
+    item's difference. Only for measures whose statistic is in EXCHANGEABLE. All pairs are over the same items and get
+    the same swaps.
     """
     if not pairs:
         return []
@@ -180,16 +179,16 @@ def permutation_p_values(pairs: Sequence[tuple[Outcome, Outcome]], resampling: R
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down correction; missing values (NaN) stay and don't count (Holm 1979)."""
     values = np.array(p_values, dtype=np.float64)
-    order = np.argsort(values, kind="stable")[: np.isfinite(values).sum()]  # NaN comes last
+    order = np.argsort(values, kind="stable")[: np.isfinite(values).sum()]  # NaN sorts last
     steps = values[order] * np.arange(len(order), 0, -1)
     values[order] = np.minimum(1.0, np.maximum.accumulate(steps))
     return values.tolist()
 
 
 def corrected(differences: Iterable[Difference]) -> list[Difference]:
-    """With Holm's correction over a suite's tasks, for each pair of models.
+    """The differences with Holm's correction over a suite's tasks, for each pair of models.
 
-    A suite's main scores, its further metrics, and its means over tasks are three families.
+    A suite's main scores, its further metrics and its means over tasks are separate families.
     """
     families: dict[tuple[str, str, str, bool, bool], list[Difference]] = {}
     for row in differences:
@@ -212,10 +211,10 @@ def measured(
     permuted: bool = True,
     compared: Callable[[str, str], bool] = lambda one, other: True,
 ) -> Measured:
-    """All models on their first measure of a task; a test by permutation where its statistic allows one.
+    """All models by their first measure of a task, with a permutation test if its statistic allows one.
 
-    `main` says whether it is the task's own score, and `compared` which models are compared. Without `permuted` the
-    test is by the bootstrap, whose resamples are drawn anyway. Raises UserError unless all are over equally many items.
+    `main` says whether it is the task's main score, and `compared` which models are compared. Without `permuted` the
+    test uses the bootstrap, whose resamples are drawn anyway. Raises UserError if the numbers of items differ.
     """
     if len({outcome.items for outcome in outcomes.values()}) > 1:
         what = ", ".join(f"{name} {outcome.items}" for name, outcome in outcomes.items())
@@ -248,10 +247,10 @@ def measured(
 
 
 def mean_over_tasks(name: str, parts: Sequence[Measured]) -> Measured:
-    """The mean over tasks for models that have all of them.
+    """The mean over tasks, for models scored on all of them.
 
     Items are resampled within their task: together with those of tasks over the same texts, independently of others.
-    A task without items counts with its score as it is.
+    A task without items contributes its plain score.
     """
     first = parts[0].models
     models = [model for model in first if all(model in part.models for part in parts)]
@@ -272,7 +271,7 @@ def mean_over_tasks(name: str, parts: Sequence[Measured]) -> Measured:
 
 
 def means_of(rows: Rows, parts: Sequence[Measured]) -> Iterator[Measured]:
-    """The named means over some tasks of a suite; one of which a task was not scored is left out."""
+    """The named means over some tasks of a suite; a mean with an unscored task is left out."""
     known = {(part.task, part.metric): part for part in parts}
     for name, row in rows.items():
         if found := parts_of(row, lambda task, metric: known.get((task, metric))):
@@ -282,7 +281,7 @@ def means_of(rows: Rows, parts: Sequence[Measured]) -> Iterator[Measured]:
 def _sampled(outcome: Outcome, *names: str) -> tuple[int, np.ndarray, tuple[str, ...]]:
     """What is drawn: the number of texts, each item's text [items], and the names of the stream of random numbers.
 
-    Over the same texts that is the texts, so that two tasks over them get the same draws.
+    If items are named, their texts select the stream: tasks over the same texts get the same draws.
     """
     if ITEM not in outcome.columns:
         return outcome.items, np.arange(outcome.items), names
@@ -303,7 +302,7 @@ def _counts(rng: np.random.Generator, rows: int, n: int) -> np.ndarray:
 
 
 def _item_weights(outcome: Outcome) -> np.ndarray:
-    """[items] weights of a mean over items that is the mean over the parts' means."""
+    """Weights [items] that make a sum over items the mean of the parts' means."""
     labels = outcome.columns.get(PART)
     if labels is None:
         return np.full(outcome.items, 1 / outcome.items)
@@ -314,8 +313,8 @@ def _item_weights(outcome: Outcome) -> np.ndarray:
 def _swapped_differences(
     pairs: Sequence[tuple[Outcome, Outcome]], weights: np.ndarray
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """A function from swaps [rows, n] of 0 and 1 to the pairs' differences [rows, pairs] of the metric."""
-    columns = [  # each outcome's own: modes of a model share an outcome, in which every mode has columns
+    """Returns a function from swaps [rows, n] of 0 and 1 to the pairs' differences [rows, pairs] of the metric."""
+    columns = [  # by measure: modes of a model share an outcome, with columns for each mode
         tuple([of.columns[name].astype(np.float64) for name in of.measures[0].columns] for of in pair) for pair in pairs
     ]
     if pairs[0][0].measures[0].statistic != "macro_f1":
@@ -345,7 +344,7 @@ def mean(counts: Counts, draw: Draw, values: np.ndarray) -> np.ndarray:
 
 
 def mean_of_draws(counts: Counts, draw: Draw, values: np.ndarray) -> np.ndarray:
-    """Mean of values [n] of random draws within one evaluation, which are no test items: they are not resampled."""
+    """Mean of values [n] of random draws within one evaluation; not being test items, they aren't resampled."""
     return np.full(len(counts), values.mean())
 
 
@@ -391,7 +390,7 @@ def average_precision(counts: Counts, draw: Draw, predictions: np.ndarray, gold:
 def macro_f1(counts: Counts, draw: Draw, hits: np.ndarray, predicted: np.ndarray, gold: np.ndarray) -> np.ndarray:
     """Mean over tags of 2·hits / (predicted + gold); arguments [n, tags] count a text's words by tag.
 
-    A tag without any word gives 0, as in scikit-learn.
+    A tag without words gets 0, as in scikit-learn.
     """
     return _f1(*(counts @ column.astype(np.float64) for column in (hits, predicted, gold)))
 

@@ -1,4 +1,4 @@
-"""scores.csv and comparison.csv from the predictions of all models, and the table that is shown."""
+"""scores.csv and comparison.csv from the predictions of all models, and the printed tables."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -15,12 +15,12 @@ from evaluation.suites.task import Task
 from pipeline.core.artefact import StageFolder
 from pipeline.core.console import progress, show_table
 
-WIDE = 10  # most scores in a line of a table
+WIDE = 10  # scores in a row of a table, at most
 Results = dict[str, dict[str, dict[str, Any]]]  # task's key -> model -> what Scorer.score returned
 
 
 def write_tables(config: Config, stage: StageFolder, tasks: Sequence[Task], results: Results) -> list[Score]:
-    """Write scores.csv and comparison.csv over all tasks that were scored; returns the rows of scores.csv."""
+    """Write scores.csv and comparison.csv for all scored tasks; returns the rows of scores.csv."""
     resampling = Resampling(config.evaluation.resamples, config.seed)
     scored = [task for task in tasks if task.key in results]
     found = [part for task in progress(scored, "resampling") for part in _measured(task, results, stage, resampling)]
@@ -43,9 +43,9 @@ def write_tables(config: Config, stage: StageFolder, tasks: Sequence[Task], resu
 
 
 def _measured(task: Task, results: Results, stage: StageFolder, resampling: Resampling) -> list[Measured]:
-    """A task's metrics, the main one first; a model has a row for each of its modes.
+    """A task's metrics, the main one first; each mode of a model has its own row.
 
-    Compared are models in the same mode, the modes of one model, and all with scores that have no model.
+    Models are compared in the same mode, a model's modes with each other, and all with scores that have no model.
     """
     made = results[task.key]
     outcomes = {model: read_outcome(stage.path / result["predictions"]) for model, result in made.items()}
@@ -66,18 +66,18 @@ def _measured(task: Task, results: Results, stage: StageFolder, resampling: Resa
         return shared or of_no_model(one) or of_no_model(other)
 
     found = []
-    permuted = task.against is None  # forms of vectors are many, and are compared with full ones by the bootstrap
+    permuted = task.against is None  # the many forms of vectors are compared with full ones by the bootstrap
     for place, systems in enumerate(metrics.values()):
-        ordered = dict(sorted(systems.items(), key=lambda system: not of_no_model(system[0])))  # others minus it
+        ordered = dict(sorted(systems.items(), key=lambda system: not of_no_model(system[0])))  # subtracted from others
         seconds = [float("nan") if of_no_model(name) else made[owners[name][0]]["seconds"] for name in ordered]
         found.append(measured(ordered, seconds, resampling, task.suite, task.name, place == 0, permuted, compared))
     return found
 
 
 def _against(tasks: Sequence[Task], parts: Sequence[Measured]) -> Iterator[Measured]:
-    """Each model on a task, paired with itself on the task that this one is compared with.
+    """Each model on a task, paired with itself on the task to compare with.
 
-    The two are over items of the same names, and so have the same resamples.
+    Both are over items with the same names, and thus have the same resamples.
     """
     known = {(part.suite, part.task, part.metric): part for part in parts}
     wanted = {(task.suite, task.name): task.against for task in tasks}
@@ -98,26 +98,26 @@ def _against(tasks: Sequence[Task], parts: Sequence[Measured]) -> Iterator[Measu
 
 
 def show_scores(rows: Sequence[Score]) -> None:
-    """The closing tables, one a suite: a row a model, a column a task's score with half its interval's width.
+    """Print a table per suite: a row per model, a column per task, each score with half its interval's width.
 
-    Where a suite has many tasks of one metric each, a task has a row; where some have more, each has its table.
+    If a suite has many tasks with one metric each, tasks are the rows; if some have more, each task has its own table.
     """
     columns = list(dict.fromkeys((row.suite, row.task, row.metric) for row in rows))
     cells = {(row.model, row.suite, row.task, row.metric): _with_bars(row) for row in rows}
     for suite in dict.fromkeys(column[0] for column in columns):
-        heads = [column for column in columns if column[0] == suite]
+        headers = [column for column in columns if column[0] == suite]
         models = list(dict.fromkeys(row.model for row in rows if row.suite == suite))
-        tasks = list(dict.fromkeys(task for _, task, _ in heads))
-        if len(heads) > WIDE and len(heads) == len(tasks):
+        tasks = list(dict.fromkeys(task for _, task, _ in headers))
+        if len(headers) > WIDE and len(headers) == len(tasks):
             lines = [
                 [task, metric, *(cells.get((model, suite, task, metric)) for model in models)]
-                for _, task, metric in heads
+                for _, task, metric in headers
             ]
             show_table(f"scores on {suite}", ["task", "metric", *models], lines)
             continue
-        for part in [[task] for task in tasks] if len(heads) > WIDE else [tasks]:
-            shown = [head for head in heads if head[1] in part]
-            lines = [[model, *(cells.get((model, *head)) for head in shown)] for model in models]
+        for part in [[task] for task in tasks] if len(headers) > WIDE else [tasks]:
+            shown = [header for header in headers if header[1] in part]
+            lines = [[model, *(cells.get((model, *header)) for header in shown)] for model in models]
             title = f"scores on {suite}" if part == tasks else f"scores on {suite}, {part[0]}"
             show_table(title, ["model", *(f"{task}\n{metric}" for _, task, metric in shown)], lines)
 

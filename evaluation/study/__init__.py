@@ -1,1 +1,1 @@
-"""A study compares arms over seeds: `comparison.py` has the statistics, `table.py` what it leaves."""
+"""A study compares arms over seeds: `comparison.py` has the statistics, `table.py` the output."""

@@ -1,9 +1,9 @@
-"""Arms of a study over seeds: each one's mean and spread, and its differences from the reference arms.
+"""Compares a study's arms over seeds: each one's mean and spread, and its differences from the reference arms.
 
-An interval covers what other seeds and other test items would change. Items are resampled, the same ones for all arms;
-seeds are too few for that, so their part is the variance of their mean, and Student's t allows for how poorly so few
-estimate it (Welch's degrees of freedom; Satterthwaite 1946). Where all seeds give the same model, such as their
-soup, the interval is over items alone.
+An interval covers the variation over seeds and over test items. Items are resampled, the same ones for all arms; seeds
+are too few for that, so their part is the variance of their mean, and Student's t accounts for how poorly a few seeds
+estimate it (Welch's degrees of freedom; Satterthwaite 1946). If all seeds have the same model, such as their soup, the
+interval is over items alone.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,15 +17,15 @@ from evaluation.published_scores import ENCODECHKA_MEANS
 from evaluation.results import TableRow
 from evaluation.significance import CONFIDENCE, Measured, Resampling, holm, means_of, measured
 
-REFERENCES = ("base", "joint", "heads_frozen")  # the arms that every other is compared with
-RETRIEVAL_METRIC = "ndcg_at_10"  # taken where a task has it, as dev scores and guards do; elsewhere its main metric
+REFERENCES = ("base", "joint", "heads_frozen")  # the arms with which all others are compared
+RETRIEVAL_METRIC = "ndcg_at_10"  # used if a task has it, as dev scores and guards do; else its main metric
 TINY = np.finfo(np.float64).tiny
-Outcomes = Mapping[tuple[str, int], Mapping[str, Outcome]]  # (arm, seed) -> `<suite>/<task>` -> what the model did
+Outcomes = Mapping[tuple[str, int], Mapping[str, Outcome]]  # (arm, seed) -> `<suite>/<task>` -> outcome
 
 
 @dataclass(frozen=True)
 class ArmScore(TableRow):
-    """One row of study.csv: an arm on a task's main score, or against an arm where `against` names one."""
+    """One row of study.csv: an arm's score on a task, or its difference from the arm `against`."""
 
     arm: str
     against: str  # empty: the score itself
@@ -41,9 +41,9 @@ class ArmScore(TableRow):
 
 
 def compare_arms(outcomes: Outcomes, resampling: Resampling) -> list[ArmScore]:
-    """Scores of all arms, then their differences from each reference arm; only tasks that all arms have.
+    """Scores of all arms, then their differences from each reference arm, on the tasks that all arms have.
 
-    Raises UserError: an arm was scored on other items.
+    Raises UserError if an arm was scored on other items.
     """
     arms = list(dict.fromkeys(arm for arm, _ in outcomes))
     seeds = sorted({seed for _, seed in outcomes})
@@ -67,7 +67,7 @@ def _scored(key: str, outcomes: dict[str, Outcome], resampling: Resampling) -> M
 
 
 def _rows(task: Measured, arms: Sequence[str]) -> Iterator[ArmScore]:
-    """The rows of one task, whose models are all seeds of the first arm, then those of the next one."""
+    """The rows of one task, whose models are all seeds of the first arm, then of the next, and so on."""
     by_arm = task.scores.reshape(len(arms), -1)  # [arms, seeds]
     resampled = task.replicates.reshape(*by_arm.shape, -1).mean(axis=1)  # [arms, resamples]
     for arm, scores, values in zip(arms, by_arm, resampled, strict=True):
@@ -85,7 +85,7 @@ def _rows(task: Measured, arms: Sequence[str]) -> Iterator[ArmScore]:
 def _row(task: Measured, arm: str, against: str, scores: np.ndarray, values: np.ndarray) -> ArmScore:
     """A row with its interval, and for a difference the p-value before Holm's correction.
 
-    `scores` are those of the seeds, `values` [resamples] their mean on resampled items.
+    `scores` has one entry per seed, `values` [resamples] their mean on resampled items.
     """
     seeds, mean = len(scores), float(scores.mean())
     spread = float(scores.std(ddof=1)) if seeds > 1 else float("nan")

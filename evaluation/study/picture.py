@@ -1,4 +1,4 @@
-"""The study in one picture: what each arm gains on one suite's mean, and what it does to retrieval."""
+"""The study in one picture: what each arm gains on one suite's mean, and how its retrieval changes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,21 +9,21 @@ from matplotlib.figure import Figure
 from evaluation.results import MEAN
 from evaluation.study.comparison import REFERENCES, RETRIEVAL_METRIC, ArmScore
 
-LINE, LABEL = 9, 110  # points: height and most of the width of an arm's name
+LINE, LABEL = 9, 110  # points: height and maximum width of an arm's name
 
 
 def draw_differences(path: Path, rows: Sequence[ArmScore]) -> None:
-    """Write an SVG: a point an arm, at its differences from the base; bars are their intervals.
+    """Write an SVG: a point per arm, at its differences from the base; bars are their intervals.
 
-    To the right, the first suite's mean over tasks that is no retrieval; upwards, the retrieval set where the arm is
-    worst, as one lost is not made good by another. Draws nothing where the rows have not both.
+    x is the first suite's mean over non-retrieval tasks; y is the retrieval set where the arm is worst, as a gain on
+    one doesn't make up for a loss on another. Draws nothing unless the rows have both.
     """
     against = [row for row in rows if row.against == REFERENCES[0]]
     means = {row.arm: row for row in reversed(against) if row.metric == MEAN}
     worst = {row.arm: row for row in sorted(against, key=lambda row: -row.score) if row.metric == RETRIEVAL_METRIC}
     if not (arms := [arm for arm in means if arm in worst]):
         return
-    matplotlib.rcParams["svg.hashsalt"] = "study"  # the same picture gives the same bytes
+    matplotlib.rcParams["svg.hashsalt"] = "study"  # the same picture has the same bytes
     axes = (figure := Figure(figsize=(7.5, 5.5), layout="constrained")).subplots()
     axes.axhline(0, color="0.7", linewidth=0.8)
     axes.axvline(0, color="0.7", linewidth=0.8)
@@ -34,12 +34,12 @@ def draw_differences(path: Path, rows: Sequence[ArmScore]) -> None:
         point = axes.errorbar(x.score, y.score, xerr=across, yerr=up, fmt="o", markersize=4, linewidth=0.7)
         colours[arm] = point[0].get_color()
     axes.margins(x=0.15)
-    figure.draw_without_rendering()  # from here on the scales stay
+    figure.draw_without_rendering()  # fixes the scales
     taken: list[tuple[float, float]] = []
     for arm in sorted(arms):
         place = means[arm].score, worst[arm].score
         across, up = axes.transData.transform(place) * 72 / figure.dpi
-        near = [y for x, y in taken if abs(across - x) < LABEL]  # names that this one may not cover
+        near = [y for x, y in taken if abs(across - x) < LABEL]  # names that this one must not overlap
         rise = next(rise for rise in range(4, 1000, LINE) if all(abs(up + rise - y) >= LINE for y in near))
         taken.append((across, up + rise))
         name, style = arm.replace("_", " "), {"fontsize": 8, "color": colours[arm]}

@@ -1,4 +1,4 @@
-"""What a study writes after its last job: study.csv, study.md and study.svg for its README, and one page."""
+"""What a study writes after its last job: study.csv, study.md and study.svg for its README, and a page."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,14 +22,14 @@ from pipeline.core.console import log, markdown_table
 from pipeline.core.errors import UserError
 
 HEADLINE = "Mean S"  # of encodechka
-DEV = "dev"  # suite of the rows that an arm may be chosen by
+DEV = "dev"  # suite of the rows by which an arm may be chosen
 RESAMPLES = 2000
 ALPHA = 0.05  # of differences in bold, after Holm's correction
 GUARDS = "guards"  # the guard set that loses most against init
-# Of the merge stage's figures; a loss on the guards counts downwards, as all differences do.
+# Figures of the stage `merge` with their signs: a loss on the guards is negative, as in all differences.
 DEV_FIGURES = {"dev": ("dev", 1), "dev_symmetric": ("symmetric dev", 1), "dev_asymmetric": ("asymmetric dev", 1),
                "guard_loss": (GUARDS, -1)}  # fmt: skip
-SEED = "training.seed"  # its name in the sweep: data and init are the same for all
+SEED = "training.seed"  # its key in the sweep: data and init are the same for all
 
 
 class Study(Callback):
@@ -43,14 +43,14 @@ class Study(Callback):
         runs = [Path(config.runs) / result["run"] for result in done]
         jobs = {(item["arm"], int(item[SEED])): run for item, run in zip(chosen, runs, strict=True)}
         seeds = {seed for _, seed in jobs}
-        if part := {arm for arm, _ in jobs if any((arm, seed) not in jobs for seed in seeds)}:
-            log.warning("study: left out, since not all of their seeds have ended well: %s", ", ".join(sorted(part)))
-        if jobs := {key: run for key, run in jobs.items() if key[0] not in part}:
+        if incomplete := {arm for arm, _ in jobs if any((arm, seed) not in jobs for seed in seeds)}:
+            log.warning("study: left out, as not all of their seeds succeeded: %s", ", ".join(sorted(incomplete)))
+        if jobs := {key: run for key, run in jobs.items() if key[0] not in incomplete}:
             write_study(folder, jobs)
 
 
 def write_study(folder: Path, jobs: Mapping[tuple[str, int], Path]) -> list[ArmScore]:
-    """Compare the runs of all arms and seeds, and write the table, its Markdown, picture and page below `folder`."""
+    """Compare the runs of all arms and seeds, and write the table, its Markdown, picture and page to `folder`."""
     outcomes = {key: _outcomes(run / "evaluate") for key, run in jobs.items()}
     rows = [*_dev_rows(jobs), *compare_arms(outcomes, Resampling(RESAMPLES))]
     ArmScore.write(folder / "study.csv", rows)
@@ -63,10 +63,10 @@ def write_study(folder: Path, jobs: Mapping[tuple[str, int], Path]) -> list[ArmS
 
 
 def _outcomes(stage: Path) -> dict[str, Outcome]:
-    """What the model did that the config has scored, by `<suite>/<task>`; a further mode has its ending there."""
+    """The scored model's outcomes by `<suite>/<task>`, with a suffix for modes other than dense."""
     manifest = read_manifest(stage)
     if manifest is None or manifest.status != "complete":
-        raise UserError("an arm is not evaluated", where=str(stage), remedy="run the sweep again")
+        raise UserError("an arm was not evaluated", where=str(stage), remedy="run the sweep again")
     (model,) = manifest.config["evaluation"]["chain"]
     folder = stage / "predictions" / model
     paths = sorted(folder.glob("*/*.parquet"))
@@ -75,7 +75,7 @@ def _outcomes(stage: Path) -> dict[str, Outcome]:
 
 
 def by_mode(outcome: Outcome) -> dict[str, Outcome]:
-    """The model's own measures, and those of its other modes by their endings, such as `.sparse`."""
+    """The model's outcome in each of its modes, by suffix, such as `.sparse`; dense has none."""
     modes: dict[str, list[Measure]] = {}
     for measure in outcome.measures:
         if measure.by.startswith("{}"):
@@ -84,7 +84,7 @@ def by_mode(outcome: Outcome) -> dict[str, Outcome]:
 
 
 def _dev_rows(jobs: Mapping[tuple[str, int], Path]) -> list[ArmScore]:
-    """What the merge stage measured on dev rows and guard sets, for choosing; arms without a merge have none."""
+    """The scores of the stage `merge` on dev rows and guard sets, for choosing; arms without a merge have none."""
     found: dict[tuple[str, str], list[float]] = {}
     for (arm, _), run in jobs.items():
         manifest = read_manifest(run / "merge")
@@ -111,10 +111,10 @@ def _dev_rows(jobs: Mapping[tuple[str, int], Path]) -> list[ArmScore]:
 
 
 def markdown(rows: Sequence[ArmScore]) -> str:
-    """The table for its README: a row an arm, a column a headline score.
+    """The table for its README: a row per arm, a column per headline score.
 
-    Dev scores and the base's scores are shown as they are, the others as differences from the base, in bold where they
-    are certain after Holm's correction.
+    Dev scores and the base's scores are shown as they are, the others as differences from the base, in bold if
+    significant after Holm's correction.
     """
     arms, columns = list(dict.fromkeys(row.arm for row in rows if row.suite != DEV)), headline(rows)
     known = {(row.arm, row.against, row.suite, row.task): row for row in rows}
@@ -142,7 +142,7 @@ def _cell(score: ArmScore | None, difference: ArmScore | None) -> str:
 
 
 def sections(rows: Sequence[ArmScore]) -> list[Section]:
-    """The page: a picture of the differences from the base for each headline score, then all figures."""
+    """The page: a plot of the differences from the base for each headline score, then all figures."""
     found = []
     for suite, task in headline(rows):
         against = [row for row in rows if (row.suite, row.task, row.against) == (suite, task, REFERENCES[0])]

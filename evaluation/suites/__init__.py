@@ -1,1 +1,1 @@
-"""The tasks that models are scored on: open `task.py` first, then `samples.py` for a whole suite in one file."""
+"""The tasks that models are scored on: open `task.py` first, then `samples.py`, a whole suite in one file."""

@@ -1,4 +1,4 @@
-"""Texts through an encoder and the heads of `pipeline.core.heads`: encoded once, each has three kinds of vectors."""
+"""Encodes texts with the heads of `pipeline.core.heads`: three kinds of vectors from one pass."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from pipeline.core.embedding import DOCUMENT, QUERY, require_finite
 from pipeline.core.heads import HYBRID_WEIGHTS, Heads, unused_ids
 
 WEIGHTS = tuple(HYBRID_WEIGHTS[mode] for mode in VECTOR_MODES)
-MOST_SIMILARITIES = 1 << 24  # of pairs of tokens that are held at once
-Scores = Callable[[slice], np.ndarray]  # gives those of some queries and all candidates, float32
+MOST_SIMILARITIES = 1 << 24  # of pairs of tokens, in memory at once
+Scores = Callable[[slice], np.ndarray]  # slice of queries -> their scores of all candidates, float32
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class HeadOutputs:
     dense: np.ndarray  # [texts, width]
     sparse: csr_array  # [texts, vocabulary], weights above 0
     tokens: torch.Tensor  # [texts, tokens, width of the head], of length 1; without the first token
-    mask: torch.Tensor  # [texts, tokens], whether there is such a token
+    mask: torch.Tensor  # [texts, tokens], whether there is a token
 
     def of_texts(self) -> list[torch.Tensor]:
         """Each text's own token vectors [tokens, width]."""
@@ -38,7 +38,7 @@ def vectors_of(
 ) -> Iterator[tuple[list[int], HeadOutputs]]:
     """The texts in batches of similar length, with their indices.
 
-    Raises UserError where there are no hidden states, or a vector is not finite.
+    Raises UserError if there are no hidden states, or a vector is not finite.
     """
     vocabulary, heads = encoder.config.vocab_size, heads.to(encoder.model.device)
     unused = torch.tensor(unused_ids(encoder.tokenizer), device=encoder.model.device)
@@ -62,14 +62,14 @@ def pooled(ids: torch.Tensor, weights: torch.Tensor, vocabulary: int) -> csr_arr
 
 
 def sparse_vectors(encoder: Encoder, heads: Heads, texts: Sequence[str], prompt: str = "") -> csr_array:
-    """Weights of all pieces (texts, vocabulary)."""
+    """Sparse weights [texts, vocabulary]."""
     batches = list(vectors_of(encoder, heads, texts, prompt))
     order = np.argsort([index for batch, _ in batches for index in batch])
     return csr_array(vstack([found.sparse for _, found in batches]))[order]
 
 
 def token_vectors(encoder: Encoder, heads: Heads, texts: Sequence[str], prompt: str = "") -> list[torch.Tensor]:
-    """Unit vectors (tokens, width) of every text's tokens but the first one, float32, on the CPU."""
+    """Unit vectors [tokens, width] of each text's tokens except the first, float32, on the CPU."""
     found: dict[int, torch.Tensor] = {}
     for batch, vectors in vectors_of(encoder, heads, texts, prompt):
         found.update(zip(batch, (own.cpu() for own in vectors.of_texts()), strict=True))
@@ -78,30 +78,30 @@ def token_vectors(encoder: Encoder, heads: Heads, texts: Sequence[str], prompt: 
 
 @dataclass(frozen=True)
 class ModeScores:
-    """All queries against all candidates in each mode, and how large the candidates' vectors are."""
+    """Scores of all queries and candidates in each mode, and the size of the candidates' vectors."""
 
     scores: dict[str, Scores]
-    zero_share: float  # of queries and candidates whose sparse vector has no weight
-    active_ids: float  # weights of a candidate's sparse vector, in the mean
-    bytes: dict[str, float]  # of a candidate by mode, in the mean: numbers of 32 bits, and as many for a sparse id
+    zero_share: float  # of queries and candidates with an empty sparse vector
+    active_ids: float  # weights in a candidate's sparse vector, on average
+    bytes: dict[str, float]  # per candidate by mode, on average: 32 bits per number and per sparse id
 
 
 @torch.inference_mode()
 def mode_scores(encoder: Encoder, heads: Heads, queries: Sequence[str], candidates: Sequence[str]) -> ModeScores:
-    """Similarity of dense vectors as the model has it, dot product of sparse ones, and MaxSim a token of the query.
+    """The model's similarity of dense vectors, the dot product of sparse ones, and MaxSim per query token.
 
-    Candidates are scored batch by batch as they are encoded, so that their token vectors are never held together; by
-    their sparse ones, which are small, when scores are asked for.
+    Candidates are scored batch by batch as they are encoded, so their token vectors are never all in memory; sparse
+    vectors, which are small, are scored on demand.
     """
-    order, asked = [], list[HeadOutputs]()
+    order, encoded = [], list[HeadOutputs]()
     for batch, found in vectors_of(encoder, heads, queries, encoder.prompt(QUERY)):
         order += batch
-        asked.append(found)
+        encoded.append(found)
     place = np.argsort(order)
-    dense = np.concatenate([found.dense for found in asked])[place]
-    sparse = csr_array(vstack([found.sparse for found in asked]))[place]
-    tokens = torch.cat([found.tokens[found.mask] for found in asked])
-    counts = torch.cat([found.mask.sum(1) for found in asked])
+    dense = np.concatenate([found.dense for found in encoded])[place]
+    sparse = csr_array(vstack([found.sparse for found in encoded]))[place]
+    tokens = torch.cat([found.tokens[found.mask] for found in encoded])
+    counts = torch.cat([found.mask.sum(1) for found in encoded])
     whole = {mode: np.empty((len(queries), len(candidates)), np.float32) for mode in (DENSE, MULTI_VECTOR)}
     passages, order = list[csr_array](), []
     active, lengths = np.zeros(len(candidates)), np.zeros(len(candidates))
@@ -121,12 +121,12 @@ def mode_scores(encoder: Encoder, heads: Heads, queries: Sequence[str], candidat
 
 
 def maxsim(tokens: torch.Tensor, counts: torch.Tensor, found: HeadOutputs) -> np.ndarray:
-    """MaxSim by the number of the query's tokens [queries, texts].
+    """MaxSim divided by the query's number of tokens [queries, texts].
 
-    `tokens` [tokens, width] are those of all queries, one after another, `counts` [queries] how many each has.
+    `tokens` [tokens, width] are those of all queries, concatenated, `counts` [queries] their number for each query.
 
-    The same as sentence-transformers' `maxsim(length_normalize=True)` in half the time, as short queries are not
-    padded to the length of long ones.
+    The same as sentence-transformers' `maxsim(length_normalize=True)` in half the time, as short queries aren't padded
+    to the length of long ones.
     """
     texts, longest, width = found.tokens.shape
     owner, sums = torch.repeat_interleave(counts), tokens.new_zeros(len(counts), texts)
@@ -139,7 +139,7 @@ def maxsim(tokens: torch.Tensor, counts: torch.Tensor, found: HeadOutputs) -> np
 
 
 def weighted(scores: Sequence[Scores], weights: Sequence[float]) -> Scores:
-    """The hybrid's scores: the weighted sum of the modes'."""
+    """The hybrid scores: the weighted sum of the modes' scores."""
 
     def summed(rows: slice) -> np.ndarray:
         parts = (np.float32(weight) * part(rows) for weight, part in zip(weights, scores, strict=True))

@@ -1,4 +1,4 @@
-"""From mteb's results and predictions to per-item columns."""
+"""Turns mteb's results and predictions into per-item columns."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ from pipeline.core.artefact import read_json
 from pipeline.core.embedding import text_key
 from pipeline.core.errors import UserError
 
-PAIR_SIMILARITIES = {  # prefix of mteb's metric -> its key among the predictions, and whether larger is nearer
+PAIR_SIMILARITIES = {  # prefix of mteb's metric -> its key among the predictions, and 1 if larger is nearer, else -1
     "similarity": ("similarity_scores", 1),
     "cosine": ("cosine_scores", 1),
     "dot": ("dot_scores", 1),
@@ -33,14 +33,14 @@ PAIRS_OF = {"XNLIV2": "XNLI"}  # the same pairs in the same order, translated ag
 
 @dataclass(frozen=True)
 class Part:
-    """One split of one subset as mteb scored it; all of it is JSON-able."""
+    """One split of one subset as mteb scored it, JSON-serialisable."""
 
     subset: str
     split: str
     scores: dict[str, Any]
-    predictions: Any  # mteb's own; of retrieval trec_eval's scores of every query
-    gold: list[Any]  # labels, where predictions are compared with such
-    items: list[str]  # names an item's text or texts: what has one name in two parts or tasks is the same item
+    predictions: Any  # mteb's own; for retrieval trec_eval's scores of every query
+    gold: list[Any]  # labels, if predictions are compared with any
+    items: list[str]  # names of items' texts; the same name in two parts or tasks is the same item
 
 
 def keep_query_scores(task: AbsTask, folder: Path) -> None:
@@ -58,7 +58,7 @@ def keep_query_scores(task: AbsTask, folder: Path) -> None:
 
 
 def read_labels_once(task: AbsTask) -> None:
-    """Give each draw's metrics the labels as a list: of a data set's column they would decode every row, ten times."""
+    """Pass each draw's metrics the labels as a list; from a data set's column they would decode all rows ten times."""
     if isinstance(task, AbsTaskClassification):
         original: Any = task._calculate_scores
         task._calculate_scores = lambda labels, *of: original(labels[:], *of)  # type: ignore[method-assign]
@@ -89,7 +89,7 @@ def parts_of_task(task: AbsTask, scores: Mapping[str, list[Any]], folder: Path) 
 
 
 def _labelled(metadata: Any, data: Any) -> tuple[list[Any], list[str]]:
-    """Labels and names of the items; clustering has none, as its scores are not of single texts."""
+    """Labels and names of the items; clustering has none, as it doesn't score single texts."""
     if metadata.type == "Clustering":
         return [], []
     if metadata.type in ("Classification", "MultilabelClassification"):
@@ -105,14 +105,14 @@ def _labelled(metadata: Any, data: Any) -> tuple[list[Any], list[str]]:
 
 
 def mteb_outcome(metadata: Any, parts: Sequence[Part], metrics: Sequence[str]) -> Outcome:
-    """Columns and measures of all parts of a task; a metric is the mean of its values on the parts, as mteb has it."""
+    """Columns and measures of all parts of a task; a metric is the mean of its values on the parts, as in mteb."""
     columns: dict[str, np.ndarray] = {}
     measures, lengths = list[Measure](), list[int]()
     for metric in metrics or [metadata.main_score]:
         rounded, statistic, per_part = _of_metric(metadata, metric, parts)
         sizes = [len(next(iter(found.values()))) for found in per_part]
         if measures and sizes != lengths:
-            what = f"{metric} is not of the items that {measures[0].metric} is of"
+            what = f"{metric} and {measures[0].metric} are not over the same items"
             raise UserError(what, where=f"task {metadata.name}", remedy="score it in a separate suite")
         lengths = sizes
         names = tuple(name if name == "gold" else f"{metric}:{name}" for name in per_part[0])
@@ -126,11 +126,11 @@ def mteb_outcome(metadata: Any, parts: Sequence[Part], metrics: Sequence[str]) -
         columns[ITEM] = np.array(named, dtype=object)
     by_part = {label: part.scores["main_score"] for label, part in zip(labels, parts, strict=True)}
     made = Outcome(columns, tuple(measures), {"parts": by_part})
-    # From the items: mteb rounds what it keeps, so a cached score would differ from a fresh one.
+    # From the items: mteb rounds stored scores, so a cached one would differ from a new one.
     exact = [replace(measure, score=whole(measure, made)) for measure in measures]
     for measure, theirs in zip(exact, measures, strict=True):
         if abs(measure.score - theirs.score) > ROUNDING:
-            what = f"the items give {measure.metric} {measure.score:.6f}, but mteb says {theirs.score:.6f}"
+            what = f"the items give {measure.metric} {measure.score:.6f}, but mteb reports {theirs.score:.6f}"
             raise UserError(
                 what, where=f"task {metadata.name}", remedy="leave it out; this is a bug in this repository"
             )
@@ -138,20 +138,20 @@ def mteb_outcome(metadata: Any, parts: Sequence[Part], metrics: Sequence[str]) -
 
 
 def _of_metric(metadata: Any, metric: str, parts: Sequence[Part]) -> tuple[float, str, list[dict[str, np.ndarray]]]:
-    """mteb's score, what function of the items it is, and that function's arguments for each part.
+    """mteb's score, the statistic that computes it, and that statistic's arguments for each part.
 
-    Raises UserError for a metric that mteb does not give, or not by item.
+    Raises UserError for a metric that mteb doesn't compute, or not per item.
     """
     try:
         rounded = float(np.mean([part.scores[metric] for part in parts]))
         return rounded, _statistic(metadata.type, metric), [_items(metadata.type, metric, part) for part in parts]
     except (KeyError, TypeError):
-        what = f"mteb gives no {metric} item by item"
+        what = f"mteb has no {metric} per item"
         raise UserError(what, where=f"task {metadata.name}", remedy="correct the task's metrics in its suite") from None
 
 
 def _statistic(kind: str, metric: str) -> str:
-    """What function of the items a metric is; KeyError where it is none."""
+    """The name of the statistic that computes a metric; KeyError if there is none."""
     if kind in ("Classification", "MultilabelClassification"):
         return "mean_of_experiments" if metric == "accuracy" else FIXED
     if kind == "STS":
@@ -162,9 +162,9 @@ def _statistic(kind: str, metric: str) -> str:
 
 
 def _items(kind: str, metric: str, part: Part) -> dict[str, np.ndarray]:
-    """The arguments of that function for a part; KeyError or TypeError where mteb gives none.
+    """The statistic's arguments for a part; KeyError or TypeError if mteb has none.
 
-    Of pairs these are the similarities that the metric is of; `max_ap` means the best of all similarities.
+    For pairs these are the metric's similarities; `max_ap` takes the best of all similarities.
     """
     if kind in ("Retrieval", "Reranking"):
         name, _, depth = metric.rpartition("_at_")

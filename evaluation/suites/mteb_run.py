@@ -1,4 +1,4 @@
-"""Running tasks of mteb: a new task object for each model, results cached by the model's contents, item by item."""
+"""Runs mteb's tasks: a new task object for each model, per-item results cached by the model's contents."""
 
 import json
 import math
@@ -41,13 +41,13 @@ from pipeline.core.console import quiet
 from pipeline.core.errors import UserError, first_line
 from pipeline.core.heads import Heads
 
-LOADED = 1024  # texts that mteb's loaders read at once; what is encoded at once is our encoder's matter
-HELD_TOKENS = 2_000_000  # of documents, whose vectors are in memory at once: 8 GB at 1,024 numbers each
-A_TOKEN = 3  # characters, at least
+LOADED = 1024  # texts that mteb's loaders read at once; our encoder makes its own batches
+HELD_TOKENS = 2_000_000  # of documents with vectors in memory at once: 8 GB at 1,024 dimensions
+TOKEN_CHARACTERS = 3  # a lower bound
 
 
 class MtebTask(Task):
-    """A task of mteb's, in each of some modes: dense, sparse, multi_vector, hybrid."""
+    """A task of mteb's in one or more modes: dense, sparse, multi_vector, hybrid."""
 
     def __init__(
         self, suite: str, name: str, settings: Any, task: AbsTask, metrics: list[str], modes: Sequence[str] = (DENSE,)
@@ -63,18 +63,18 @@ class MtebTask(Task):
 
 
 def results_folder(config: Config) -> Path:
-    """Where mteb's results are kept across runs, a folder for each of its versions, whose scores differ."""
+    """Where mteb's results are kept across runs, in a folder per mteb version, as scores differ between versions."""
     return Path(config.runs, "cache", "mteb", version("mteb"))
 
 
 def run_task(model: Any, task: AbsTask, metrics: list[str], folder: Path) -> Outcome:
-    """Evaluate a new object of the task, or reuse its results in `folder`; its data are then not read.
+    """Evaluate a new object of the task, or reuse its results in `folder` without reading its data.
 
     Args:
-        model: an encoder whose `mteb_model_meta` names its contents (see `mteb_encoder`).
-        task: one of mteb's, restricted to the splits and subsets that count.
+        model: an encoder whose `mteb_model_meta` identifies its contents (see `mteb_encoder`).
+        task: one of mteb's, restricted to the splits and subsets to score.
         metrics: keys of mteb's result; empty: the task's main score.
-        folder: holds what tasks gave by model, and mteb's own files, all made with one version of mteb.
+        folder: holds tasks' results by model, and mteb's own files, all from one version of mteb.
 
     Raises:
         UserError: the task's data isn't available, or mteb can't evaluate the task.
@@ -83,7 +83,7 @@ def run_task(model: Any, task: AbsTask, metrics: list[str], folder: Path) -> Out
     key = json_sha256(chosen)[:16]
     kept = folder / "parts" / model.mteb_model_meta.revision / f"{task.metadata.name}--{key}.json"
     kept.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{kept}.lock"):  # another run may score the same model: this one waits, and takes its scores
+    with FileLock(f"{kept}.lock"):  # if another run scores the same model, waits for its scores
         parts = _read(kept)
         if parts is None:
             parts = _evaluated(model, renewed(task), folder, kept)
@@ -93,7 +93,7 @@ def run_task(model: Any, task: AbsTask, metrics: list[str], folder: Path) -> Out
 def renewed(task: AbsTask) -> AbsTask:
     """The same task as a new object.
 
-    mteb seeds a task's random numbers when its object is made, and draws from them in each evaluation; ours leaves
+    mteb seeds a task's random numbers when the object is created, and draws from them in each evaluation; ours leaves
     hooks in it. With one object for all models, a score would depend on which models were scored before.
     """
     made = type(task)()
@@ -103,7 +103,7 @@ def renewed(task: AbsTask) -> AbsTask:
 
 
 def _evaluated(model: Any, task: AbsTask, folder: Path, kept: Path) -> list[Part]:
-    """Have mteb evaluate the task, and keep its parts at `kept` and its result among mteb's files."""
+    """Have mteb evaluate the task, and store its parts at `kept` and its result among mteb's files."""
     name, scratch = task.metadata.name, kept.with_suffix(PARTIAL)
     remove(scratch)
     scratch.mkdir()
@@ -111,7 +111,7 @@ def _evaluated(model: Any, task: AbsTask, folder: Path, kept: Path) -> list[Part
         keep_query_scores(task, scratch)
         read_labels_once(task)
         with _explained(name), quiet():
-            task.load_data()  # here, so that mteb does not forget it before the labels are read
+            task.load_data()  # else mteb would unload it before the labels are read
             result = mteb.evaluate(
                 model,
                 task,
@@ -122,7 +122,7 @@ def _evaluated(model: Any, task: AbsTask, folder: Path, kept: Path) -> list[Part
                 co2_tracker=False,
             ).task_results[0]
             parts = list(parts_of_task(task, result.scores, scratch))
-        with FileLock(kept.parent / ".lock"):  # each task of the model has its model_meta.json too
+        with FileLock(kept.parent / ".lock"):  # all tasks of a model write its model_meta.json
             for file in files_under(scratch / "results"):
                 with replacing(folder / file.relative_to(scratch)) as target:
                     shutil.copyfile(file, target)
@@ -131,7 +131,7 @@ def _evaluated(model: Any, task: AbsTask, folder: Path, kept: Path) -> list[Part
     with replacing(kept) as target:
         text = json.dumps([vars(part) for part in parts], ensure_ascii=False, default=lambda number: number.item())
         target.write_text(text, encoding="utf-8")
-    return [Part(**part) for part in json.loads(text)]  # as it was written: a score taken up is the same to the bit
+    return [Part(**part) for part in json.loads(text)]  # as written, so that a reused score is bit-identical
 
 
 def _read(kept: Path) -> list[Part] | None:
@@ -143,13 +143,13 @@ def _read(kept: Path) -> list[Part] | None:
 
 @contextmanager
 def _explained(name: str) -> Iterator[None]:
-    """mteb's and the Hub's errors as one line."""
+    """Turns mteb's and the Hub's errors into one line."""
     try:
         yield
     except UserError:
         raise
     except (OSError, DatasetsError) as error:
-        cause = error.__cause__ if isinstance(error, DatasetGenerationError) else None  # which says nothing itself
+        cause = error.__cause__ if isinstance(error, DatasetGenerationError) else None  # its own message says nothing
         what = f"the task's data isn't available: {first_line(cause or error)}"
         remedy = "connect to the Hub, or put the data set into mirror=<folder>/<data set id>"
         raise UserError(what, where=f"task {name}", remedy=remedy) from error
@@ -169,7 +169,7 @@ def mteb_encoder(scorer: Scorer, mode: str) -> Any:
 class DenseEncoder(SentenceTransformerEncoderWrapper):
     """mteb's wrapper, with the fingerprint as the model's revision, and our encoder's batches.
 
-    mteb calls every local model by one name, and so would take one checkpoint's cached scores for another's.
+    mteb gives all local models one name, and so would reuse one checkpoint's cached scores for another.
     """
 
     def __init__(self, encoder: Encoder, fingerprint: str) -> None:
@@ -179,7 +179,7 @@ class DenseEncoder(SentenceTransformerEncoderWrapper):
         self.mteb_model_meta = named_meta(self.mteb_model_meta, fingerprint)
 
     def encode(self, inputs: Any, *, task_metadata: Any, prompt_type: Any = None, **kwargs: Any) -> Any:
-        """Embeddings [texts, width]; raises UserError where one is not finite."""
+        """Embeddings [texts, width]; raises UserError if one is not finite."""
         return self.encoder.embed(texts_of(inputs), prompt_for(self.encoder, task_metadata, prompt_type))
 
 
@@ -201,7 +201,7 @@ class SparseHead(SparseEncoderWrapper):
 
 
 class MultiVectorHead(MultiVectorWrapper):
-    """The model's token vectors for mteb, which sums MaxSim in float32; scores are a token of the query."""
+    """The model's token vectors for mteb, which sums MaxSim in float32; scores are per query token."""
 
     def __init__(self, encoder: Encoder, fingerprint: str, heads: Heads) -> None:
         self.encoder, self.heads = encoder, heads
@@ -209,9 +209,9 @@ class MultiVectorHead(MultiVectorWrapper):
         self.mteb_model_meta = named_meta(ModelMeta.create_empty(), fingerprint)
 
     def index(self, corpus: Any, **kwargs: Any) -> None:
-        """Keep the corpus; documents of about `HELD_TOKENS` tokens together are encoded and scored at once."""
+        """Keep the corpus; documents are encoded and scored in chunks of about `HELD_TOKENS` tokens."""
         most = self.encoder.model.max_seq_length or math.inf
-        tokens = sum(min(len(text) / A_TOKEN + 2, most) for text in corpus["text"])
+        tokens = sum(min(len(text) / TOKEN_CHARACTERS + 2, most) for text in corpus["text"])
         self.corpus_chunk_size = max(1, int(HELD_TOKENS * len(corpus) / tokens))
         super().index(corpus, **kwargs)
 
@@ -222,7 +222,7 @@ class MultiVectorHead(MultiVectorWrapper):
 
 
 def hybrid_search(encoder: Encoder, fingerprint: str, heads: Heads) -> HybridSearch:
-    """The weighted sum of the three modes' scores; a document that is not among a mode's best gets 0 of it."""
+    """The weighted sum of the three modes' scores; a document that is not among a mode's best gets 0 for it."""
 
     def summed(scores: Sequence[Mapping[str, float]], weights: Sequence[float]) -> dict[str, float]:
         found: dict[str, float] = {}
@@ -244,7 +244,7 @@ def texts_of(inputs: Any) -> list[str]:
 
 
 def prompt_for(encoder: Encoder, task_metadata: Any, prompt_type: Any) -> str:
-    """The prompt that mteb's rules choose among the model's, else the model's own for the role."""
+    """The model's prompt that mteb's rules choose, else its own for the role."""
     own = {name: text for name, text in encoder.model.prompts.items() if text is not None}
     known, _ = AbsEncoder.validate_task_to_prompt_name(own, raise_for_invalid_keys=False)
     name = get_prompt_name(known, task_metadata, prompt_type)
@@ -252,5 +252,5 @@ def prompt_for(encoder: Encoder, task_metadata: Any, prompt_type: Any) -> str:
 
 
 def named_meta(meta: Any, fingerprint: str) -> Any:
-    """mteb's description of a model with a name and revision that follow from its contents."""
+    """mteb's description of a model with a name and revision derived from its contents."""
     return meta.model_copy(update={"name": f"local/{fingerprint[:16]}", "revision": fingerprint})

@@ -1,4 +1,4 @@
-"""Suites of mteb: the tasks that mteb lists, alone or by benchmark, restricted to a suite's choice."""
+"""Suites of mteb's tasks, listed singly or by benchmark, restricted to a suite's choice."""
 
 import mteb
 from mteb.abstasks import AbsTask
@@ -26,7 +26,7 @@ def tasks(suite: str, config: Config, stage: StageFolder) -> list[Task]:
 
 
 def suite_tasks(suite: SuiteConfig) -> dict[str, MtebTaskConfig]:
-    """Names of a suite's tasks with their special settings; raises UserError for an unknown benchmark."""
+    """Names of a suite's tasks with their own settings; raises UserError for an unknown benchmark."""
     if suite.benchmark is None:
         return dict(suite.tasks)
     try:
@@ -38,7 +38,7 @@ def suite_tasks(suite: SuiteConfig) -> dict[str, MtebTaskConfig]:
 
 
 def hub_task(name: str, suite: SuiteConfig, config: MtebTaskConfig, mirror: str | None) -> AbsTask:
-    """A task of mteb restricted to the suite's subsets and splits; its data come from the mirror where it has them.
+    """A task of mteb restricted to the suite's subsets and splits; its data come from the mirror if it has them.
 
     Raises UserError for an unknown task, split or subset.
     """

@@ -1,6 +1,6 @@
 """Retrieval on held-out pairs: each anchor is a query, the positives of all rows are the candidates.
 
-Scored are the model's dense vectors and BM25, and where the model has heads each of its modes and their weighted sum,
+The model's dense vectors and BM25 are scored, and if the model has heads, each of its modes and their weighted sum,
 with bge-m3's weights and with those that are best on dev rows.
 """
 
@@ -36,12 +36,12 @@ logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets itself to DEBUG 
 DEPTH = 10  # of MRR and nDCG
 CHUNK = 1024  # queries scored at once
 METRICS = ("recall_at_1", "mrr_at_10", "ndcg_at_10")
-DEV_ROWS = 200  # of a set, at most, on which weights are fitted
+DEV_ROWS = 200  # per set, at most, for fitting weights
 STEPS = 10  # of each weight, from 0 to 1
 
 
 def tasks(suite: str, config: Config, stage: StageFolder) -> list[Task]:
-    """A task for each held-out set; raises UserError where one is missing or malformed."""
+    """A task for each held-out set; raises UserError if one is missing or malformed."""
     data, sets = stage.inputs["data"], config.evaluation.suite[suite].sets
     weights = HybridWeights(read_dev_sets(data, "asymmetric"))
     return [
@@ -51,7 +51,7 @@ def tasks(suite: str, config: Config, stage: StageFolder) -> list[Task]:
 
 
 class HeldOutRetrieval(Task):
-    """Retrieval on one held-out set of the stage data."""
+    """Retrieval on one held-out set of the stage `data`."""
 
     takes_heads = True
 
@@ -82,13 +82,13 @@ class HeldOutRetrieval(Task):
 
 
 def sizes(found: ModeScores, mode: str) -> dict[str, float]:
-    """What a passage's vectors of one mode take, and of sparse ones how many weights there are."""
+    """The size of a passage's vectors in one mode, and for sparse ones the number of weights."""
     size = {BYTES: found.bytes[mode] if mode != HYBRID else sum(found.bytes.values())}
     return size | ({ZERO_SHARE: found.zero_share, ACTIVE_IDS: found.active_ids} if mode == SPARSE else {})
 
 
 class HybridWeights:
-    """Which weights of the modes are best on the dev rows of the asymmetric sets."""
+    """The modes' weights that are best on the dev rows of the asymmetric sets."""
 
     def __init__(self, dev: Sequence[PairSet]) -> None:
         rows = [pairs.positive_rows().spread(DEV_ROWS) for pairs in dev]
@@ -97,9 +97,9 @@ class HybridWeights:
         self.fitted: dict[str, tuple[float, ...]] = {}  # by model
 
     def of(self, scorer: Scorer, heads: Heads) -> tuple[float, ...] | None:
-        """Weights of the scorer's model, which sum to 1, by the mean nDCG@10 of right pairs; None without dev rows.
+        """Weights of the scorer's model, which sum to 1, by the mean nDCG@10 of relevant pairs; None without dev rows.
 
-        Of equals it is the one nearest to bge-m3's.
+        Ties go to the weights nearest to bge-m3's.
         """
         if not self.sets:
             return None
@@ -113,19 +113,19 @@ class HybridWeights:
         return self.fitted[key]
 
     def _gained(self, found: Sequence[dict[str, Scores]], weights: Sequence[float]) -> float:
-        """Mean over the sets' right pairs of 1 / log2(rank + 1), 0 beyond rank 10."""
+        """Mean over the sets' relevant pairs of 1 / log2(rank + 1), 0 beyond rank 10."""
         gains = []
         for data, scores in zip(self.sets, found, strict=True):
             hybrid = weighted([scores[mode] for mode in VECTOR_MODES], weights)
             for found_ranks in _ranks(hybrid, data.relevant):
-                ranks = np.array(found_ranks) - np.arange(len(found_ranks))  # without the other right ones above it
+                ranks = np.array(found_ranks) - np.arange(len(found_ranks))  # without the other relevant ones above it
                 gains.append(np.where(ranks < DEPTH, 1 / np.log2(ranks + 2), 0).mean())
         return float(np.mean(gains))
 
 
 @dataclass(frozen=True)
 class RetrievalSet:
-    """Distinct queries, distinct candidates, and for each query the indices of its right candidates."""
+    """Distinct queries, distinct candidates, and for each query the indices of its relevant candidates."""
 
     queries: list[str]
     candidates: list[str]
@@ -133,31 +133,31 @@ class RetrievalSet:
 
 
 def read_retrieval_set(data: Path, name: str) -> RetrievalSet:
-    """A held-out set of the data artefact, whose texts take the prompts of queries and documents.
+    """A held-out set of the data artefact, whose texts get the prompts of queries and documents.
 
-    An anchor with several positives has several right candidates; a row whose score is not 1 gives a candidate that is
-    right for no anchor. Raises UserError as `read_held_out_set` does.
+    An anchor with several positives has several relevant candidates; a row whose score is not 1 adds a candidate that
+    is relevant to no anchor. Raises UserError as `read_held_out_set` does.
     """
     return retrieval_set(read_held_out_set(data, name, "asymmetric"))
 
 
 def retrieval_set(pairs: PairSet) -> RetrievalSet:
-    """The queries, candidates and right answers of rows (anchor, positive)."""
+    """The retrieval set of rows (anchor, positive)."""
     answers, place = pairs.answers(), {text: number for number, text in enumerate(dict.fromkeys(pairs.positives))}
     relevant = [sorted(place[text] for text in texts) for texts in answers.values()]
     return RetrievalSet(list(answers), list(place), relevant)
 
 
 def score_retrieval(data: RetrievalSet, encoder: Encoder) -> Outcome:
-    """Recall@1, MRR@10 and nDCG@10 a query, by the model's own similarity of its embeddings."""
+    """Recall@1, MRR@10 and nDCG@10 per query, by the model's own similarity of its embeddings."""
     queries, candidates = encoder.sentences(data.queries, QUERY), encoder.sentences(data.candidates, DOCUMENT)
     return outcome_of(data, lambda rows: encoder.model.similarity(queries[rows], candidates).cpu().numpy())
 
 
 def outcome_of(data: RetrievalSet, scores: Scores, **constants: float) -> Outcome:
-    """The outcome of scores, of which those of `CHUNK` queries are held at once.
+    """The outcome of scores, computed for `CHUNK` queries at a time.
 
-    `constants` are metrics that are no mean over queries: they have neither interval nor test.
+    `constants` are metrics that aren't means over queries: they have neither interval nor test.
     """
     ranks = list(_ranks(scores, data.relevant))
     columns: dict[str, np.ndarray] = {
@@ -173,7 +173,7 @@ def outcome_of(data: RetrievalSet, scores: Scores, **constants: float) -> Outcom
 
 
 def _ranks(scores: Scores, relevant: list[list[int]]) -> Iterator[list[int]]:
-    """For each query the ranks from 0 of its right candidates, best first; wrong ones with an equal score rank higher.
+    """For each query the ranks from 0 of its relevant candidates, best first; on ties, irrelevant ones rank higher.
 
     A model with one vector for all texts thus scores 0.
     """
@@ -186,7 +186,7 @@ def _ranks(scores: Scores, relevant: list[list[int]]) -> Iterator[list[int]]:
 
 
 def _ndcg(ranks: list[int]) -> float:
-    """nDCG@10 for right candidates of equal gain at these ranks (from 0)."""
+    """nDCG@10 for relevant candidates of equal gain at these ranks (from 0)."""
     gained = sum(1 / np.log2(rank + 2) for rank in ranks if rank < DEPTH)
     return float(gained / sum(1 / np.log2(position + 2) for position in range(min(len(ranks), DEPTH))))
 
@@ -194,20 +194,20 @@ def _ndcg(ranks: list[int]) -> float:
 def lexical_scores(queries: Sequence[str], candidates: Sequence[str], languages: Sequence[str]) -> Scores:
     """BM25 (Lucene's, k1 1.5, b 0.75) of some queries and all candidates.
 
-    Zero where no candidate has a word: bm25s can't index these.
+    All zero if no candidate has a word: bm25s can't index these.
     """
     plain = {"stopwords": None, "return_ids": False, "show_progress": False}
     words = partial(bm25s.tokenize, token_pattern=r"\w+", stemmer=stemmer(languages), **plain)
-    found, asked = words(candidates), words(queries)
+    found, query_words = words(candidates), words(queries)
     if not any(found):
-        return lambda rows: np.zeros((len(asked[rows]), len(candidates)), np.float32)
+        return lambda rows: np.zeros((len(query_words[rows]), len(candidates)), np.float32)
     index = bm25s.BM25(k1=1.5, b=0.75, method="lucene")
     index.index(found, show_progress=False)
-    return lambda rows: np.stack([index.get_scores_from_ids(index.get_tokens_ids(each)) for each in asked[rows]])
+    return lambda rows: np.stack([index.get_scores_from_ids(index.get_tokens_ids(each)) for each in query_words[rows]])
 
 
 def stemmer(languages: Sequence[str]) -> "Stemmer.Stemmer | None":
-    """Snowball's for the first language that it knows; words in another script stay as they are."""
+    """Snowball's for the first language it supports; words in another script stay as they are."""
     for code in languages:
         try:
             return Stemmer.Stemmer(code)

@@ -15,5 +15,5 @@ def read_samples(name: str) -> list[dict[str, Any]]:
 
 
 def sample_digests(*names: str) -> list[str]:
-    """sha256 of the files: what a task over them depends on."""
+    """sha256 of the files, on which their tasks depend."""
     return [file_sha256(FOLDER / f"{name}.jsonl") for name in names]

@@ -1,4 +1,4 @@
-"""The bundled samples: small Russian sets, written for this project, through encodechka's and mteb's code."""
+"""The bundled samples: small Russian sets written for this project, scored by encodechka's protocol and mteb."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from pipeline.core.artefact import StageFolder
 
 
 def tasks(suite: str, config: Config, stage: StageFolder) -> list[Task]:
-    """encodechka's kinds of tasks, by the model's own embeddings, then mteb's."""
+    """encodechka's kinds of tasks with the model's own embeddings, then mteb's."""
     ours = [
         EncodechkaTask(suite, name, sample_digests(*files), score, read_samples, "model")
         for name, (score, files) in ENCODECHKA_SAMPLES.items()
@@ -25,7 +25,7 @@ def tasks(suite: str, config: Config, stage: StageFolder) -> list[Task]:
     return [*ours, *theirs]
 
 
-ENCODECHKA_SAMPLES = {  # task -> how it is scored, and the files that it reads
+ENCODECHKA_SAMPLES = {  # task -> how it is scored, and its files
     "sts": (paired(similarity_task, "sts", "sentence1", "sentence2", "score", float), ("sts",)),
     "paraphrase": (paired(similarity_task, "paraphrase", "text_1", "text_2", "label", int), ("paraphrase",)),
     "topics": (
@@ -91,7 +91,7 @@ class SampleClassification(AbsTaskClassification):
 
 
 class SampleLongDocuments(AbsTaskRetrieval):
-    """Questions whose answers are late in long documents."""
+    """Questions answered near the end of long documents."""
 
     files = ("long_documents",)
     metadata = _described("SampleLongDocuments", "Retrieval", "ndcg_at_10", "Bundled long documents.", *files)

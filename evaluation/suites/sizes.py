@@ -1,4 +1,4 @@
-"""How much text a suite makes a model read, known before its data is: from the statistics that mteb bundles."""
+"""How much text a model reads for a suite, known without its data: from the statistics bundled with mteb."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ from evaluation.results import HYBRID, VECTOR_MODES
 from evaluation.suites.mteb_tasks import hub_task, suite_tasks
 from evaluation.suites.sample_files import FOLDER, read_samples
 
-CHARACTERS = 3.5  # a token of XLM-R's, over encodechka's Russian texts; 3.4 over the bundled long documents
-ENCODECHKA_SIZE = (42_278, 867_000)  # distinct texts of its sentence tasks, and their tokens when cut at 128
+CHARACTERS = 3.5  # per XLM-R token in encodechka's Russian texts; 3.4 in the bundled long documents
+ENCODECHKA_SIZE = (42_278, 867_000)  # distinct texts of its sentence tasks, and their tokens when truncated to 128
 
 
 @dataclass(frozen=True)
 class SuiteSize:
-    """What one model reads in a suite, at most: texts of two tasks or splits are counted in both, and encoded once.
+    """What one model reads for a suite, at most: texts in two tasks or splits are counted twice but encoded once.
 
-    Texts of a task are taken to be as long as their mean.
+    All texts of a task are assumed to have their mean length.
     """
 
     texts: int
@@ -27,7 +27,7 @@ class SuiteSize:
 
 
 def suite_size(name: str, config: Config, max_length: int) -> SuiteSize | None:
-    """The size of a suite whose texts are cut at `max_length` tokens; None of held-out sets, which data has to make."""
+    """The size of a suite with texts of at most `max_length` tokens; None for held-out sets, which `data` builds."""
     suite = config.evaluation.suite[name]
     if suite.kind in ("retrieval", "vectors"):
         return None

@@ -1,8 +1,8 @@
-"""What a task is: one class, which says how a model is scored on it.
+"""The base class of tasks: one subclass defines how a model is scored on one task.
 
-To add one, write a subclass with `score` in the file of its suite, and let that file's `tasks` return it; `StoredPairs`
-in vectors.py is a short example. Texts become vectors by `scorer.encoder.sentences`. A `Measure` names its score, and
-the function in `significance.STATISTICS` that gives the same score from the columns. Fingerprints don't cover code:
+To add one, write a subclass with `score` in its suite's file and have that file's `tasks` return it; `StoredPairs` in
+vectors.py is a short example. `scorer.encoder.sentences` embeds texts. A `Measure` holds a score, and the name of the
+function in `significance.STATISTICS` that computes the same score from the columns. Fingerprints don't cover code:
 force=true scores again during development, and a higher SCORE_VERSION in outcome.py does so for all users.
 """
 
@@ -19,17 +19,17 @@ class Task(ABC):
     """One task of a suite; `settings` holds what its scores depend on besides the model."""
 
     needs_heads = False  # bge-m3's sparse and multi-vector heads
-    against: str | None = None  # a task of the same suite over the same items, with which it is compared model by model
-    takes_heads = False  # where the model has them
+    against: str | None = None  # a task of the same suite and items to compare with, model by model
+    takes_heads = False  # if the model has them
 
     def __init__(self, suite: str, name: str, settings: Any) -> None:
         self.suite, self.name, self.settings = suite, name, settings
 
     @abstractmethod
     def score(self, scorer: "Scorer") -> Outcome:
-        """Per-item results and metrics of the scorer's model; raises UserError where it can't be scored."""
+        """Per-item results and metrics of the scorer's model; raises UserError if it can't be scored."""
 
     @property
     def key(self) -> str:
-        """`<suite>/<task>`, also the path of its predictions below a model's."""
+        """`<suite>/<task>`, also the path of its predictions in a model's folder."""
         return f"{self.suite}/{self.name}"

@@ -1,4 +1,4 @@
-"""Which pairs of texts are one item: a task would otherwise count each as new evidence."""
+"""Groups pairs that share texts into items: a task would otherwise count each pair as new evidence."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from pipeline.core.embedding import text_key
 
 
 def items_of_pairs(first: Sequence[str], second: Sequence[str]) -> np.ndarray:
-    """The column ITEM of a task on pairs of texts [pairs]: of linked ones, the digest of their smallest text."""
+    """The column ITEM [pairs] of a task on pairs of texts: linked pairs share the digest of their smallest text."""
     groups = linked(np.array(first, dtype=object), np.array(second, dtype=object)).tolist()
     smallest: dict[int, str] = {}
     for group, *pair in zip(groups, first, second, strict=True):

@@ -1,7 +1,7 @@
-"""What smaller vectors cost: the model's embeddings cut to fewer dimensions, and stored in 8 bits or 1 bit of each.
+"""What smaller vectors cost: embeddings truncated to fewer dimensions, and stored in 8 bits or 1 bit per dimension.
 
-Each text is encoded once; every form is made from that. What is stored are documents (of a pair of sentences the second
-one); queries are cut too, but stay float32, as when a quantised index is searched and its best hits are rescored.
+Each text is encoded once; every form is made from that. Documents are stored (the second sentence of a pair); queries
+are truncated too, but stay float32, as when a quantised index is searched and its best hits are rescored.
 """
 
 import math
@@ -27,16 +27,16 @@ from pipeline.core.artefact import StageFolder, file_sha256
 from pipeline.core.embedding import DOCUMENT, QUERY, l2_normalize, text_key
 from pipeline.core.errors import UserError
 
-CALIBRATION = 300  # texts of the mixture whose extremes bound the 256 steps of int8
+CALIBRATION = 300  # texts of the mixture; their extremes bound the 256 steps of int8
 FLOAT, INT8, BINARY = "float32", "int8", "binary"
-BITS = {FLOAT: 32, INT8: 8, BINARY: 1}  # of a dimension
+BITS = {FLOAT: 32, INT8: 8, BINARY: 1}  # per dimension
 METRIC = "ndcg_at_10"  # of retrieval
 STS = "sts"  # the bundled pairs of sentences
 
 
 @dataclass(frozen=True)
 class Form:
-    """A way to store vectors: their first `dimensions` (None: all), scaled to length 1, in a precision."""
+    """A way to store vectors: their first `dimensions` (None: all), scaled to length 1, in one precision."""
 
     dimensions: int | None = None
     precision: str = FLOAT
@@ -53,13 +53,13 @@ class Form:
         return math.ceil((self.dimensions or width) * BITS[self.precision] / 8)
 
     def cut(self, vectors: np.ndarray) -> np.ndarray:
-        """[texts, width] to [texts, dimensions], of length 1."""
+        """Vectors [texts, width] truncated to [texts, dimensions], of length 1."""
         return l2_normalize(vectors[:, : self.dimensions])
 
     def stored(self, vectors: np.ndarray, calibration: np.ndarray | None) -> np.ndarray:
-        """What an index holds of vectors [texts, width], decoded [texts, dimensions], of length 1.
+        """Vectors [texts, width] as an index stores them, decoded to [texts, dimensions] of length 1.
 
-        An int8 code is decoded to the middle of its step; `calibration` [texts, width] gives each dimension's range.
+        An int8 code is decoded to the middle of its step; `calibration` [texts, width] sets each dimension's range.
         """
         kept = self.cut(vectors)
         if self.precision == INT8:
@@ -97,7 +97,7 @@ def task_names(settings: SuiteConfig) -> list[str]:
 
 
 def calibration_texts(data: Path, role: str) -> list[str]:
-    """Anchors or positives of dev rows, and of training rows where these are few, spread over the mixture's sets."""
+    """Anchors or positives of dev rows, and of training rows if these are few, spread over the mixture's sets."""
     found = _spread(read_dev_sets(data), role)
     if len(found) < CALIBRATION:
         found += _spread([read_pair_set(path, side) for side, path in set_files(data)], role)
@@ -110,7 +110,7 @@ def _spread(sets: Sequence[PairSet], role: str) -> list[str]:
 
 
 class StoredTask(Task):
-    """A task in one form of the vectors, compared with the same in full."""
+    """A task with one form of the vectors, compared with the same task on full vectors."""
 
     def __init__(self, suite: str, data_name: str, contents: Any, form: Form, calibration: Sequence[str]) -> None:
         self.data_name, self.form = data_name, form
@@ -122,20 +122,20 @@ class StoredTask(Task):
     def vectors(
         self, scorer: Scorer, queries: Sequence[str], stored: Sequence[str], role: str
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Queries as they are compared, and texts in `role` as an index holds them.
+        """Queries as they are compared, and texts in `role` as an index stores them.
 
-        Raises UserError where the model has fewer dimensions than the form.
+        Raises UserError if the model has fewer dimensions than the form.
         """
         width, most = scorer.encoder.model.get_embedding_dimension() or 0, self.form.dimensions or 0
         if most > width:
             what, where = f"{scorer.model.name} has {width} dimensions, not {most}", f"{self.suite}.dimensions"
-            raise UserError(what, where=f"config key evaluation.suite.{where}", remedy="ask for fewer")
+            raise UserError(what, where=f"config key evaluation.suite.{where}", remedy="set fewer")
         embed = scorer.encoder.sentences
         calibration = embed(self.calibration, role) if self.calibration else None
         return self.form.cut(embed(queries, QUERY)), self.form.stored(embed(stored, role), calibration)
 
     def described(self, outcome: Outcome, scorer: Scorer, items: Sequence[str]) -> Outcome:
-        """The outcome with the size of the vectors, and with named items, which pair it with the other forms."""
+        """The outcome with the vectors' size, and with named items, which pair it with the other forms."""
         width, form = scorer.encoder.model.get_embedding_dimension() or 0, self.form
         outcome.notes["stored"] = {
             "of": self.data_name,

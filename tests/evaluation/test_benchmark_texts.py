@@ -1,4 +1,4 @@
-"""What can't be had of one benchmark hides no other one, and is looked for again before pairs are made."""
+"""An unavailable benchmark hides no other one, and is tried again before pairs are made."""
 
 import json
 from pathlib import Path

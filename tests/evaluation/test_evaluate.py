@@ -193,30 +193,30 @@ def test_a_further_model_leaves_the_scores_of_the_others(
     assert len({row["model"] for row in read_csv(config.folder("evaluate") / "scores.csv")}) == 3
 
 
-@pytest.mark.parametrize(("suite", "anew"), [("samples", False), ("card_30", True)])
-def test_another_mirror_makes_scores_of_mteb_s_tasks_anew_and_no_others(suite: str, anew: bool) -> None:
+@pytest.mark.parametrize(("suite", "rescored"), [("samples", False), ("card_30", True)])
+def test_another_mirror_rescores_mteb_s_tasks_and_no_others(suite: str, rescored: bool) -> None:
     overrides = ["profile=tiny", f"evaluation.suites=[{suite}]"]
     one, other = (
         CHAIN["evaluate"].settings(composed(*overrides, f"mirror={mirror}")) for mirror in ("data/samples", ".")
     )
-    assert (one != other) == anew
+    assert (one != other) == rescored
 
 
-@pytest.mark.parametrize(("suite", "anew"), [("samples", False), ("held_out", True)])
-def test_other_languages_make_scores_anew_where_bm25_takes_their_stems(suite: str, anew: bool) -> None:
+@pytest.mark.parametrize(("suite", "rescored"), [("samples", False), ("held_out", True)])
+def test_other_languages_rescore_where_bm25_takes_their_stems(suite: str, rescored: bool) -> None:
     overrides = ["profile=tiny", f"evaluation.suites=[{suite}]"]
     one, other = (CHAIN["evaluate"].settings(composed(*overrides, f"languages=[{code}]")) for code in ("ru", "kk"))
-    assert (one != other) == anew
+    assert (one != other) == rescored
 
 
-@pytest.mark.parametrize(("suite", "anew"), [("samples", True), ("card_30", True), ("encodechka", False)])
+@pytest.mark.parametrize(("suite", "rescored"), [("samples", True), ("card_30", True), ("encodechka", False)])
 def test_another_release_of_mteb_makes_scores_anew_where_it_gives_them(
-    suite: str, anew: bool, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    suite: str, rescored: bool, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = make_config(tmp_path, f"evaluation.models=[{models['first']}]", f"evaluation.suites=[{suite}]")
     before = CHAIN["evaluate"].reads(config)
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.0.0")
-    assert (CHAIN["evaluate"].reads(config) != before) == anew
+    assert (CHAIN["evaluate"].reads(config) != before) == rescored
 
 
 def test_the_chains_models_are_taken_as_far_as_they_are_complete(models: dict[str, Path], tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def test_merge_is_scored_with_the_heads_that_were_fitted_to_it_and_with_no_other
     assert "heads" not in CHAIN["publish"].needs(config) + CHAIN["report"].needs(config)
     assert read_run(config.run_folder, dataclasses.asdict(config)).model_folder("merge") == model.folder
     config.training.heads.kind = "frozen"
-    Manifest("merge", "complete", "made anew", {}, {}).write(config.folder("merge"))
+    Manifest("merge", "complete", "rebuilt", {}, {}).write(config.folder("merge"))
     (model,) = scored_models(config)
     assert model.folder == config.folder("merge") / "model" and CHAIN["evaluate"].needs(config) == ["merge"]
     assert read_run(config.folder("merge").parent).model_folder("merge") == model.folder
@@ -305,7 +305,7 @@ def test_a_first_look_at_the_card_leaves_out_the_largest_corpora_and_is_part_of_
     assert left_out == {"RiaNewsRetrieval", "MultiLongDocRetrieval"}
     assert chosen["card_fast"].items() <= chosen["card"].items()  # so that nothing is scored twice
     config = make_config(tmp_path, "evaluation.without=[nothing]")
-    with pytest.raises(UserError, match=r"no suite that is run has the task nothing \(config key evaluation.without\)"):
+    with pytest.raises(UserError, match=r"no chosen suite has the task nothing \(config key evaluation.without\)"):
         chosen_tasks(config, StageFolder("evaluate", tmp_path, "f", {}))
 
 

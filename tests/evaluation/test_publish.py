@@ -1,4 +1,4 @@
-"""Publishing: the folder loads, says where its figures come from, and goes up as one commit."""
+"""Publishing: the folder loads, says where its figures come from, and is uploaded as one commit."""
 
 import dataclasses
 import json
@@ -118,7 +118,7 @@ def test_scores_of_an_earlier_merge_are_not_published(tmp_path: Path) -> None:
     manifest = read_manifest(config.folder("merge"))
     assert manifest
     dataclasses.replace(manifest, fingerprint="f" * 64).write(config.folder("merge"))
-    with pytest.raises(UserError, match=r"evaluate is of an earlier merge .*make reproduce"):
+    with pytest.raises(UserError, match=r"evaluate was built from an earlier merge .*make reproduce"):
         run_stage(CHAIN["publish"], config)
     assert not (config.folder("publish") / "model").exists()
 
@@ -135,7 +135,7 @@ def test_exports_go_up_with_the_model_they_were_made_from_and_with_no_other(conf
     manifest = read_manifest(own.folder("export"))
     assert manifest
     dataclasses.replace(manifest, inputs={"merge": "f" * 64}).write(own.folder("export"))
-    with pytest.raises(UserError, match="export is of an earlier merge"):
+    with pytest.raises(UserError, match="export was built from an earlier merge"):
         run_stage(CHAIN["publish"], own)
 
 
@@ -164,8 +164,8 @@ def test_terms_that_restrict_the_model_are_said_before_it_goes_up(
 ) -> None:
     with caplog.at_level("WARNING", "pipeline"):
         run_stage(CHAIN["publish"], dataclasses.replace(config, force=True))
-    (said,) = [line for line in caplog.messages if line.startswith("publish: ")]
-    assert "licence other" in said and said.endswith("Gazeta: CC-BY-NC-SA-4.0")
+    (logged,) = [line for line in caplog.messages if line.startswith("publish: ")]
+    assert "licence other" in logged and logged.endswith("Gazeta: CC-BY-NC-SA-4.0")
     folder = config.folder("publish") / "model"
     assert "Gazeta: CC-BY-NC-SA-4.0" in (folder / "LICENSE").read_text(encoding="utf-8")
     assert ModelCard((folder / "README.md").read_text(encoding="utf-8")).data.license == "other"
@@ -182,7 +182,7 @@ def test_another_licence_in_whatever_letters_where_no_set_restricts_the_model_is
     write_model(run, own, tmp_path / "model", "a/b")
     data = ModelCard((tmp_path / "model" / "README.md").read_text(encoding="utf-8")).data
     assert (data.license, data.license_name) == ("other", None) and not (tmp_path / "model" / "LICENSE").exists()
-    assert "no LICENSE goes up for licence other" in caplog.text
+    assert "no LICENSE is uploaded for licence other" in caplog.text
 
 
 def test_an_upload_is_one_commit_with_every_file(config: Config, hub: LocalHub) -> None:

@@ -28,7 +28,7 @@ WIDTH = 32
 
 @pytest.fixture(scope="module")
 def published(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that goes up, of a run from a random XLM-R base with heads, which a mirror holds."""
+    """The folder to upload, of a run from a random XLM-R base with heads in a mirror."""
     folder = tmp_path_factory.mktemp("heads")
     mirror, runs = folder / "mirror", folder / "runs"
     mirror.mkdir()

@@ -200,7 +200,7 @@ EVALUATION = {
     ),
     "no model at all": Case("evaluate", "no model to score", overrides=(*FEW, "evaluation.chain=[]")),
     "an unknown task": Case(
-        "evaluate", "no suite that is run has the task nope.*choose among", overrides=(*FEW, "evaluation.tasks=[nope]")
+        "evaluate", "no chosen suite has the task nope.*choose among", overrides=(*FEW, "evaluation.tasks=[nope]")
     ),
     "a device that is not there": Case(
         "evaluate", "can't be loaded.*init",

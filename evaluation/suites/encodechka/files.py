@@ -35,22 +35,22 @@ SHA256 = {
 
 
 class DataFiles:
-    """The folder of the data files. Each file is checked against its sha256 when it is first asked for."""
+    """The folder of the data files. Each file is checked against its sha256 on first use."""
 
     def __init__(self, folder: str | None, cache: Path) -> None:
-        """`folder` holds the files; without one they are downloaded into `cache`."""
+        """`folder` holds the files; if it is None, they are downloaded to `cache`."""
         self.folder = Path(folder) if folder else cache
         self.download = folder is None
         self._checked: set[str] = set()
 
     def __call__(self, name: str) -> Any:
-        """Contents of a JSON file, or the rows of a CSV file, of which the ending may be left out."""
+        """Contents of a JSON file, or the rows of a CSV file, whose suffix may be omitted."""
         path = self.path(name if Path(name).suffix else f"{name}.csv")
         with path.open(encoding="utf-8", newline="") as file:
             return json.load(file) if path.suffix == ".json" else list(csv.DictReader(file))
 
     def path(self, name: str) -> Path:
-        """A checked file; raises UserError where it is missing, other than the benchmark's, or can't be downloaded."""
+        """The path of a checked file; raises UserError if it is missing, altered, or can't be downloaded."""
         path = self.folder / name
         if not path.is_file() and (self.folder / "data" / name).is_file():
             path = self.folder / "data" / name  # the reference code's folder has its files one level deeper
@@ -59,7 +59,7 @@ class DataFiles:
                 remedy = f"copy encodechka_eval/data of avidale/encodechka at {COMMIT[:7]} there"
                 raise UserError(f"encodechka's data file {name} is missing", where=str(self.folder), remedy=remedy)
             self.folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.folder / ".lock"):  # processes of several devices and runs ask for it at once
+            with FileLock(self.folder / ".lock"):  # processes of several devices and runs may need it at once
                 if not path.is_file():
                     _download(name, path)
         if name not in self._checked and file_sha256(path) != SHA256[name]:
@@ -70,7 +70,7 @@ class DataFiles:
 
 
 def data_files(config: Config) -> DataFiles:
-    """The run's: out of the folder that the config or $ENCODECHKA_DATA_PATH names, else of the runs' cache."""
+    """The run's files: from the folder in the config or $ENCODECHKA_DATA_PATH, else from the runs' cache."""
     return DataFiles(config.evaluation.encodechka_folder, Path(config.runs, "cache", "encodechka"))
 
 

@@ -1,7 +1,7 @@
-"""What encodechka does with vectors: similarities, logistic regression and nearest neighbours, and their metrics.
+"""encodechka's predictors on vectors: similarities, logistic regression and nearest neighbours, and their metrics.
 
-A task gets candidates (pooled variants of the vectors, times classifiers where it has two) and keeps the best, chosen
-on the test data as the leaderboard does.
+A task tries candidates (pooled variants of the vectors, times classifiers if it has two) and keeps the best on the test
+data, as the leaderboard does.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ CLASSIFIERS = {
     "logistic regression": LOGISTIC,
     "nearest neighbours": KNeighborsClassifier(n_neighbors=3, weights="distance"),
 }
-PARALLEL_FROM = 500_000  # numbers in a training matrix; below, processes cost more than they save
+PARALLEL_FROM = 500_000  # entries of a training matrix; below this, processes cost more than they save
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def _predicted(classifier: Any, method: str, train: np.ndarray, labels: np.ndarr
 
 
 def _in_parallel(jobs: Sequence[tuple[Any, ...]], workers: int) -> list[np.ndarray]:
-    """`_predicted` of each tuple of arguments; one thread each, so that results don't depend on `workers`."""
+    """`_predicted` for each tuple of arguments; one thread each, so that results don't depend on `workers`."""
     if workers == 1 or jobs[0][2].size < PARALLEL_FROM:
         with threadpool_limits(1):
             return [_predicted(*job) for job in jobs]

@@ -21,7 +21,7 @@ from pipeline.core.embedding import l2_normalize, text_key
 
 
 def tasks(suite: str, config: Config, stage: StageFolder) -> list[Task]:
-    """The ten tasks; their data are looked for when they are scored."""
+    """The ten tasks; their data are read when they are scored."""
     files = data_files(config)
     protocol = config.evaluation.suite[suite].protocol
     settings = {"data": COMMIT, "protocol": protocol}
@@ -29,7 +29,7 @@ def tasks(suite: str, config: Config, stage: StageFolder) -> list[Task]:
 
 
 class EncodechkaTask(Task):
-    """A task that encodechka's code scores, over its own files or others of their kind."""
+    """A task scored by encodechka's protocol, on its own files or others of the same format."""
 
     def __init__(self, suite: str, name: str, settings: Any, score: "Run", files: "Files", protocol: str) -> None:
         super().__init__(suite, name, settings)
@@ -41,21 +41,21 @@ class EncodechkaTask(Task):
 
 @dataclass(frozen=True)
 class EncodechkaVectors:
-    """What the protocol takes of a model: candidates of sentence vectors, and word vectors."""
+    """What the protocol uses of a model: candidates of sentence vectors, and word vectors."""
 
     encoder: Encoder
     protocol: str  # leaderboard or model
     workers: int = 1
 
     def sentences(self, texts: Sequence[str]) -> Variants:
-        """Every pooled variant, raw and of length 1; or the model's own embedding with its query prompt."""
+        """Every pooled variant, raw and scaled to length 1; or the model's own embedding with its query prompt."""
         if self.protocol == "leaderboard":
             raw = self.encoder.variants(texts)
             return raw | {f"{name}_norm": l2_normalize(vectors) for name, vectors in raw.items()}
         return {"own": self.encoder.sentences(texts)}
 
 
-Files = Callable[[str], Any]  # a file's rows by its name
+Files = Callable[[str], Any]  # file name -> its rows
 Label = Callable[[Any], Any]
 
 
@@ -72,7 +72,7 @@ class Run:
 
 
 def paired(score: Callable[..., Outcome], file: str, first: str, second: str, gold: str, kind: Label) -> Run:
-    """A score of the similarities of two columns' texts against gold labels."""
+    """Scores the similarities of two columns' texts against gold labels."""
 
     def run(files: Files, vectors: EncodechkaVectors) -> Outcome:
         rows = files(file)
@@ -85,7 +85,7 @@ def paired(score: Callable[..., Outcome], file: str, first: str, second: str, go
 
 
 def classified(score: Callable[..., Outcome], stem: str, label: str, kind: Label, train_text: str = "text") -> Run:
-    """A classifier that is fitted on `<stem>_train` and scored on `<stem>_test`."""
+    """Fits a classifier on `<stem>_train` and scores it on `<stem>_test`."""
 
     def run(files: Files, vectors: EncodechkaVectors) -> Outcome:
         train, test = files(f"{stem}_train"), files(f"{stem}_test")
@@ -104,7 +104,7 @@ def classified(score: Callable[..., Outcome], stem: str, label: str, kind: Label
 
 
 def entities(file: str) -> Run:
-    """Tags of named entities from vectors of words."""
+    """Predicts tags of named entities from word vectors."""
 
     def run(files: Files, vectors: EncodechkaVectors) -> Outcome:
         data = files(file)
@@ -132,7 +132,7 @@ TASKS: dict[str, Run] = {
 
 
 def scored_columns() -> dict[str, tuple[str, ...]]:
-    """File -> columns with test texts, over all tasks: what must not be trained on."""
+    """File -> columns with test texts, over all tasks: texts to keep out of training."""
     found: dict[str, tuple[str, ...]] = {}
     for task in TASKS.values():
         name = task.file if Path(task.file).suffix else f"{task.file}.csv"

@@ -1,4 +1,4 @@
-"""encodechka's named-entity tasks: tags of words from their vectors, by a linear classifier."""
+"""encodechka's named-entity tasks: a linear classifier tags words by their vectors."""
 
 from collections.abc import Callable, Sequence
 
@@ -18,8 +18,8 @@ WordVectors = Callable[[Sequence[list[str]]], list[np.ndarray]]  # texts as word
 def tagged_words(text: str, entities: Sequence[Entity]) -> tuple[list[str], list[str]]:
     """Words of a text and their tags B-<type>, I-<type> or O.
 
-    Earlier entities win. The first word of a text never gets a tag: the reference takes its index 0 for "no word",
-    which is kept for comparability.
+    Earlier entities win. The first word of a text is never tagged: the reference code reads its index 0 as "no
+    word", which is kept for comparability.
     """
     words = list(razdel.tokenize(text))
     tags = [OUTSIDE] * len(words)
@@ -55,7 +55,7 @@ def _tags(tagged: Sequence[tuple[list[str], list[str]]]) -> np.ndarray:
 
 
 def _matrix(vectors: WordVectors, tagged: Sequence[tuple[list[str], list[str]]]) -> np.ndarray:
-    """All words' vectors [words, width]; float64 where a word has none, as the reference's zeros are."""
+    """All words' vectors [words, width]; float64 if a word has none, like the reference code's zeros."""
     found = np.concatenate(vectors([words for words, _ in tagged]))
     return found if found.any(axis=1).all() else found.astype(np.float64)
 
@@ -63,7 +63,7 @@ def _matrix(vectors: WordVectors, tagged: Sequence[tuple[list[str], list[str]]])
 def _counts_by_text(
     predicted: np.ndarray, gold: np.ndarray, labels: list[str], sizes: list[int]
 ) -> dict[str, np.ndarray]:
-    """[texts, tags] words of each tag that were right, that were predicted, and that there are."""
+    """Numbers of words [texts, tags] of each tag: correctly predicted, predicted, and gold."""
     text = np.repeat(np.arange(len(sizes)), sizes)
     guessed, true = (tags[:, None] == np.array(labels) for tags in (predicted, gold))  # [words, tags]
     counts = {}

@@ -62,7 +62,7 @@ def test_where_items_agree_a_difference_is_student_s_over_the_seeds() -> None:
     assert (difference.ci_low, difference.ci_high) == (pytest.approx(low), pytest.approx(high))
 
 
-@pytest.mark.parametrize("of_seeds", [0.0, 0.02, 0.1])  # beside items' 0.3 / sqrt(300) = 0.017
+@pytest.mark.parametrize("of_seeds", [0.0, 0.02, 0.1])  # next to items' 0.3 / sqrt(300) = 0.017
 def test_95_percent_of_intervals_hold_the_truth_and_5_percent_of_equal_arms_differ(of_seeds: float) -> None:
     rng, trials = np.random.default_rng(11), 300
     held, certain = 0, 0

@@ -197,7 +197,7 @@ def test_a_file_that_is_not_the_benchmarks_is_one_line(encodechka_data: Path, tm
 
 
 def test_no_network_is_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evaluation.suites.encodechka.files.ADDRESS", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setattr("evaluation.suites.encodechka.files.ADDRESS", "http://127.0.0.1:9")  # not listening
     with pytest.raises(UserError, match=r"stsb_dev\.csv can't be downloaded"):
         DataFiles(None, tmp_path / "cache")("stsb_dev")
     assert not list(tmp_path.rglob("*.csv"))

@@ -116,12 +116,12 @@ def test_labels_are_not_decoded_anew_in_every_metric_of_every_draw(
 def test_a_metric_that_mteb_does_not_give_item_by_item_is_one_line(
     kind: str, metric: str, model: DenseEncoder, evaluated: Path
 ) -> None:
-    with pytest.raises(UserError, match=rf"mteb gives no {metric} item by item \(task .*correct the task's metrics"):
+    with pytest.raises(UserError, match=rf"mteb has no {metric} per item \(task .*correct the task's metrics"):
         run_task(model, task_of_type(kind), [metric], evaluated)
 
 
 def test_metrics_of_texts_and_of_draws_don_t_go_together(model: DenseEncoder, evaluated: Path) -> None:
-    with pytest.raises(UserError, match="f1 is not of the items that accuracy is of"):
+    with pytest.raises(UserError, match="f1 and accuracy are not over the same items"):
         run_task(model, task_of_type("Classification"), ["accuracy", "f1"], evaluated)
 
 
@@ -248,7 +248,7 @@ def mirrored(mirror: Path, task: AbsTask) -> Path:
 
 
 def similarity_in(mirror: Path, count: int) -> AbsTask:
-    """mteb's task whose data set in the mirror has so many new pairs."""
+    """mteb's task whose data set in the mirror has this many new pairs."""
     folder = mirrored(mirror, mteb.get_task("RuSTSBenchmarkSTS"))
     texts, _ = sentences(2 * count)
     rows = {"sentence1": texts[:count], "sentence2": texts[count:], "score": RNG.random(count).tolist()}
@@ -299,7 +299,7 @@ def test_retrieval_data_come_from_the_mirror(model: DenseEncoder, tmp_path: Path
 def test_items_are_named_by_what_they_share(model: DenseEncoder, evaluated: Path, tmp_path: Path) -> None:
     names = {}
     for name, place in (("XNLI", "ru"), ("XNLIV2", "russian")):
-        texts, _ = sentences(60, seed=len(name))  # translated anew: other texts, of the same meaning
+        texts, _ = sentences(60, seed=len(name))  # translated again: other texts, of the same meaning
         pairs = [{"sentence1": texts[:30], "sentence2": texts[30:], "labels": [n % 2 for n in range(30)]}]
         task = with_data(name, {place: {"test": pairs}}, subsets=[place], splits=["test"])
         names[name] = run_task(model, task, ["max_ap"], tmp_path).columns["item"].tolist()

@@ -24,7 +24,7 @@ PASSAGES = [f"{who.capitalize()} {did} {where}." for who in WHO for did in DID f
 QUESTIONS = ["Кто чинит лодку у реки?", "Где врач читает письмо?", "Что делает сторож под мостом?"]
 
 
-def told(vectors: HeadOutputs, row: int) -> tuple[list[float], dict[int, float], list[list[float]]]:
+def as_lists(vectors: HeadOutputs, row: int) -> tuple[list[float], dict[int, float], list[list[float]]]:
     """A text's vectors as the README's example has them: dense, sparse by id, and one for each token."""
     sparse = vectors.sparse[[row]]
     words = dict(zip(sparse.indices.tolist(), sparse.data.tolist(), strict=True))
@@ -39,7 +39,7 @@ def test_a_hybrid_query_ranks_as_ours(repository: Path, make_model: MakeModel) -
 
     def encoded(texts: list[str], role: str) -> list[tuple[Any, ...]]:
         batches = vectors_of(encoder, heads, texts, encoder.prompt(role))
-        found = {index: told(own, row) for batch, own in batches for row, index in enumerate(batch)}
+        found = {index: as_lists(own, row) for batch, own in batches for row, index in enumerate(batch)}
         return [found[index] for index in range(len(texts))]
 
     text = (repository / "evaluation/suites/qdrant.md").read_text(encoding="utf-8")

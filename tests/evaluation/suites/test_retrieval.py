@@ -166,7 +166,7 @@ def with_heads(make_model: MakeModel) -> Path:
 
 
 def stage_of(folder: Path, dev: list[tuple[str, str]] = PAIRS) -> StageFolder:
-    """The folder of evaluate beside one of data with a held-out set, a training set and dev rows of it."""
+    """The folder of `evaluate` next to one of `data` with a held-out set, a training set and dev rows of it."""
     for place, rows in (
         ("heldout/terms", PAIRS),
         ("asymmetric/words", [("изба", "деревянный дом")]),

@@ -185,4 +185,4 @@ def test_suites_that_score_no_vectors_know_nothing_of_their_forms() -> None:
     )
     suites = evaluate["evaluation"]["suite"]
     assert "dimensions" in suites["vectors"] and "dimensions" not in suites["card_30"]
-    assert "dimensions" not in benchmarks["suites"]["card_30"]  # or every set would be prepared anew
+    assert "dimensions" not in benchmarks["suites"]["card_30"]  # or every set would be prepared again
