@@ -22,7 +22,7 @@ NO_TIME = TrainingConfig(arguments={"ddp_timeout": "soon"})
     [
         (LaunchConfig(nodes=2, processes=3), "processes", "multiple of nodes (2)"),
         (BaseConfig(kind="hub"), "hub", "is needed with kind=hub"),
-        (BaseConfig(prompts={"query": "", "passage": ""}), "prompts", "exactly the keys query and document; look at "),
+        (BaseConfig(prompts={"query": "", "passage": ""}), "prompts", "exactly the keys query and document; check "),
         (BaseConfig(hidden=30), "hidden", "multiple of 4"),
         (CorpusConfig(kind="web"), "kind", "must be one of pairs, text, hub"),
         (CorpusConfig(kind="text"), "files", "is needed with kind=text"),
@@ -39,7 +39,7 @@ NO_TIME = TrainingConfig(arguments={"ddp_timeout": "soon"})
         (SourceConfig(**NLI, labels={"0": "neutral"}, negative_label="yes"), "negative_label", "or null, not yes"),
         (SourceConfig(title="A", side="left"), "side", "must be one of symmetric, asymmetric"),
         (SourceConfig(**HUB, construction="scored_pairs"), "score_range", "the lowest and the highest possible score"),
-        (SourceConfig(**HUB, construction="scored_pairs", score_range=[5, 1]), "score_range", "the least and the"),
+        (SourceConfig(**HUB, construction="scored_pairs", score_range=[5, 1]), "score_range", "the lowest and the"),
         (
             SourceConfig("x", "symmetric", reader="a.B", construction="nli", labels={"1": "neutral"}),
             "construction",
@@ -52,7 +52,11 @@ NO_TIME = TrainingConfig(arguments={"ddp_timeout": "soon"})
         (SourceConfig("A", "symmetric", reader="a.B", dev_files=["x"]), "dev_files", "a reader only gives"),
         (DataConfig({"a": SourceConfig(**HUB)}, {"a": SourceConfig(**HUB)}), "held_out", "a is also a training source"),
         (DataConfig({"dev": SourceConfig(**HUB)}), "sources", "dev is a name for the pipeline's own files"),
-        (DataConfig({"heldout-b": SourceConfig(**HUB)}, {"b": SourceConfig(**HUB)}), "sources", "heldout-b is what"),
+        (
+            DataConfig({"heldout-b": SourceConfig(**HUB)}, {"b": SourceConfig(**HUB)}),
+            "sources",
+            "heldout-b is a name for",
+        ),
         (DataConfig(on_bad_row="ignore"), "on_bad_row", "must be one of error, skip"),
         (DevConfig(share=2.0), "share", "must be at least 0 and below 1"),
         (CleaningConfig(script="English"), "script", "must be none or the name of a Unicode script"),
@@ -90,7 +94,7 @@ NO_TIME = TrainingConfig(arguments={"ddp_timeout": "soon"})
         (SourceConfig(**HUB, slice=[0.5, 0.2]), "slice", "the first below the second"),
         (SideConfig(mini_batch_tokens=0), "mini_batch_tokens", "must be at least 1"),
         (SideConfig(mini_batch_tokens="all"), "mini_batch_tokens", "must be auto or at least 1, not all"),
-        (SideConfig(mini_batch_tokens=511), "mini_batch_tokens", "auto or at least 512, the longest text"),
+        (SideConfig(mini_batch_tokens=511), "mini_batch_tokens", "auto or at least 512, the longest admitted text"),
         (Config("p", "r", precision="fp8"), "precision", "must be one of auto, fp32, bf16, fp16"),
         (
             Config("p", "r", init=InitConfig(corpora=CORPORA), training=NO_TIME),

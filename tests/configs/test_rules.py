@@ -101,7 +101,7 @@ def test_a_problem_is_found_at_any_depth_and_named_by_its_key() -> None:
     assert list(problems(config)) == [
         ("stages.1", f"must be one of {', '.join(STAGES)}, not nonsense"),
         ("init.max_size", "must be at least 6, or null"),
-        ("init.corpora", "'../c' must be a plain name, for a file or folder, of up to 255 bytes"),
+        ("init.corpora", "'../c' must be a plain name for a file or folder, of up to 255 bytes"),
         ("data.sources.a.side", "must be one of symmetric, asymmetric, not left"),
         ("data.sources.a.also.1.files.0", "must be a finite number, not nan"),
         ("training.joint.sets.b.weight", "must be at least 0"),

@@ -156,7 +156,7 @@ def test_what_cleaning_changed_is_in_the_ledger(tmp_path: Path, one_set: OneSet)
         ["invisible characters", "Красный\\u200bкот", "Красный кот"],
     ]
     shown = (prepared.folder / "ledger.md").read_text(encoding="utf-8")
-    assert "cleaning changed: tags 1, entities 1, invisible characters 1, spaces 1. For example: `` <b>" in shown
+    assert "Texts changed by cleaning: tags 1, entities 1, invisible characters 1, spaces 1. Examples: `` <b>" in shown
 
 
 def test_odd_characters_are_cleaned_by_their_meaning(shared_data: Path, one_set: OneSet) -> None:

@@ -27,7 +27,7 @@ def test_some_steps_at_the_profile_s_shape_tell_speed_memory_and_hours_and_leave
 
 
 @pytest.mark.parametrize(
-    ("override", "what"), [("stages=[data]", "no side is to be trained"), ("launch.nodes=2", "one machine's")]
+    ("override", "what"), [("stages=[data]", "no side is to be trained"), ("launch.nodes=2", "runs on one machine")]
 )
 def test_what_can_t_be_tried_is_refused(override: str, what: str, tmp_path: Path) -> None:
     ended = run_main("profile=tiny", f"runs={tmp_path}", override, module="pipeline.trial")

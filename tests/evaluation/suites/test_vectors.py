@@ -9,7 +9,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import quantize_embeddings
 
 from configs.schema.config import Config
-from data.artefact import ALL_SIDES, read_dev_sets, read_held_out_set, read_pair_set, set_files
+from data.artefact import read_dev_sets, read_held_out_set, read_pair_set, set_files
 from evaluation.outcome import read_outcome
 from evaluation.scoring import Scorer
 from evaluation.suites.retrieval import outcome_of, read_retrieval_set
@@ -163,9 +163,7 @@ def test_ranges_come_from_dev_texts_and_none_from_held_out_ones(scored: Config) 
         texts = calibration_texts(data, role)
         assert 50 < len(texts) <= 300 and not {*texts} & {*getattr(held_out, column)}
         assert {*texts} >= {text for pairs in dev for text in getattr(pairs, column)}  # so few are they here
-        assert all(
-            {*texts} & {*getattr(read_pair_set(path, side), column)} for side, path in set_files(data, ALL_SIDES)
-        )
+        assert all({*texts} & {*getattr(read_pair_set(path, side), column)} for side, path in set_files(data))
 
 
 def test_more_dimensions_than_the_model_has_are_refused(scored: Config) -> None:
