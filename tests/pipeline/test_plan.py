@@ -18,7 +18,8 @@ def test_the_command_prints_its_assumptions_before_anything_is_made(
     monkeypatch.setattr(socket, "getaddrinfo", Mock(side_effect=AssertionError("it needs no network")))
     done = run_main(*settings, "training.teraflops=200", module=module)
     assert done.status == 0, done.err
-    for text in ("assumed sizes", "hours at 200 TFLOP/s", "padding share", "activations", "357,977,088", "Assumptions:"):
+    texts = ("assumed sizes", "hours at 200 TFLOP/s", "padding share", "activations", "357,977,088", "Assumptions:")
+    for text in texts:
         assert text in done.out
     seen, assumed = (line.split() for line in done.out.splitlines() if line.split()[:1] == ["ru_hnp"])
     assert seen == ["ru_hnp", "symmetric", "244", "54.7%", "500,494", "100,000", "5.0"]
