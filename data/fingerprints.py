@@ -24,7 +24,8 @@ def data_states(config: Config) -> dict[str, str]:
         f"source:{name}": json_sha256(source_state(config.data.key(name), source, config.mirror))
         for name, source in config.data.all_sources.items()
     }
-    for model in config.auxiliary_models("data")[1].values():
+    _, others = config.auxiliary_models("data")
+    for model in others.values():
         found[MINING] = json_sha256(model_state(model, config.mirror))
     return found
 

@@ -102,17 +102,16 @@ def work_of(config: Config, name: str, shape: Shape, devices: Devices) -> Work:
     """The work of the batches as training will plan them, or an estimate where data and init are not made."""
     if not (is_complete(config.folder("data")) and is_complete(config.folder("init"))):
         return _estimated(config, name, shape, devices)
-    side = config.training_of(name)
+    side, key = config.training_of(name), f"training.{name}"
     with quiet(), TemporaryDirectory() as cache:
-        model = load_model(config.folder("init"), config.base.attention, side, f"training.{name}", weights=False)
+        model = load_model(config.folder("init"), config.base.attention, side, key, weights=False)
         sets = prepare_sets(name, side, model, config.folder("data"), Path(cache)).train
-    key = f"training.{name}"
     batches = plan_batches([item.rows for item in sets.values()], side, config.training_seed, key).batches
     budget, packed = devices.budget(side, shape, config.token_budget), devices.packs(config, side)
     tokens = padded = cached = passes = largest = 0
     flops, trained = 0.0, trained_parameters(shape, side, key)
     adapter = trained if side.adapter.rank else None
-    seen = {key: Seen(len(np.unique(item.rows.anchors))) for key, item in sets.items()}
+    seen = {of: Seen(len(np.unique(item.rows.anchors))) for of, item in sets.items()}
     for batch in batches:
         lengths = text_lengths(sets[batch.set], batch.slice(0, devices.number))  # other ranks' are about the same
         ends = ends_within(lengths, budget, packed)

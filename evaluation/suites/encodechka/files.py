@@ -45,7 +45,7 @@ class DataFiles:
 
     def __call__(self, name: str) -> Any:
         """Contents of a JSON file, or the rows of a CSV file, whose suffix may be omitted."""
-        path = self.path(name if Path(name).suffix else f"{name}.csv")
+        path = self.path(file_name(name))
         with path.open(encoding="utf-8", newline="") as file:
             return json.load(file) if path.suffix == ".json" else list(csv.DictReader(file))
 
@@ -67,6 +67,11 @@ class DataFiles:
             raise UserError(f"{name} differs from the benchmark's file (sha256)", where=str(path), remedy=remedy)
         self._checked.add(name)
         return path
+
+
+def file_name(name: str) -> str:
+    """A data file's name, of which a CSV file's suffix may be omitted."""
+    return name if Path(name).suffix else f"{name}.csv"
 
 
 def data_files(config: Config) -> DataFiles:

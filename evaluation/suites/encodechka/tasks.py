@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from configs.schema.config import Config
 from evaluation.encoder import Encoder
 from evaluation.outcome import ITEM, Outcome
 from evaluation.scoring import Scorer
-from evaluation.suites.encodechka.files import COMMIT, data_files
+from evaluation.suites.encodechka.files import COMMIT, data_files, file_name
 from evaluation.suites.encodechka.predictors import Variants, accuracy_task, auc_task, inference_task, similarity_task
 from evaluation.suites.encodechka.words import entity_task
 from evaluation.suites.task import Task
@@ -135,6 +134,6 @@ def scored_columns() -> dict[str, tuple[str, ...]]:
     """File -> columns with test texts, over all tasks: texts to keep out of training."""
     found: dict[str, tuple[str, ...]] = {}
     for task in TASKS.values():
-        name = task.file if Path(task.file).suffix else f"{task.file}.csv"
+        name = file_name(task.file)
         found[name] = tuple(dict.fromkeys([*found.get(name, ()), *task.columns]))
     return found
