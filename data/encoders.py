@@ -11,7 +11,7 @@ from configs.schema.config import Config
 from configs.schema.data import OWN_MODELS
 from data.fingerprints import model_state
 from pipeline.core.artefact import json_sha256, read_manifest
-from pipeline.core.console import quiet
+from pipeline.core.console import log, quiet
 from pipeline.core.embedding import Embedder, EmbeddingCache
 from pipeline.core.hub import local_model
 from pipeline.core.model_folder import resolve_model
@@ -20,7 +20,7 @@ from pipeline.core.precision import training_precision
 
 
 @dataclass(frozen=True)
-class OpenedEncoder:
+class AuxiliaryModel:
     """A loaded model, in the precision of training."""
 
     model: SentenceTransformer
@@ -35,8 +35,8 @@ class OpenedEncoder:
         return Embedder(self.model, max_length, self.token_budget, self.precision, cache).embed(texts, prompt)
 
 
-def open_encoder(config: Config, wanted: str, key: str) -> OpenedEncoder:
-    """One of the run's `OWN_MODELS`, a folder, or a Hub id with an optional `@<revision>`.
+def open_auxiliary_model(config: Config, wanted: str, key: str) -> AuxiliaryModel:
+    """One of the run's `OWN_MODELS`, a folder, or a Hub id with an optional `@<revision>`; its tokenizer may differ.
 
     Raises UserError, naming the config `key`, where it isn't available.
     """
@@ -52,5 +52,6 @@ def open_encoder(config: Config, wanted: str, key: str) -> OpenedEncoder:
     precision = training_precision(config.precision)
     with quiet():
         model = load_folder(folder, remedy=f"fix {key}").eval()
+    log.info("%s: %s (%s)", key, wanted, revision)
     kept = Path(config.runs, "cache", "embeddings", f"{contents}-{precision}")
-    return OpenedEncoder(model, revision, kept, precision, config.token_budget)
+    return AuxiliaryModel(model, revision, kept, precision, config.token_budget)

@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 
 from configs.schema.config import Config
 from configs.schema.data import MiningConfig
-from data.encoders import open_encoder
+from data.encoders import open_auxiliary_model
 from data.fingerprints import mining_length
 from data.pair_files import ROWS_AT_ONCE, PairWriter, read_frames
 from data.pairs.cleaning import comparable
@@ -51,7 +51,7 @@ def mine(path: Path, name: str, config: Config) -> dict[str, Any]:
         `samples`: some mined rows, and the miner's `model` and `revision`.
     """
     settings, side = config.data.mining, config.data.all_sources[name].side
-    encoder = open_encoder(config, settings.wanted, "data.mining.model")
+    encoder = open_auxiliary_model(config, settings.wanted, "data.mining.model")
     pairs = pl.concat(read_frames(path))
     positive = pairs["score"].fill_null(1.0) >= 1 if "score" in pairs.columns else pairs["anchor"].is_not_null()
     asked, texts = pairs.filter(positive), pairs["positive"].unique(maintain_order=True).to_list()

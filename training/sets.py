@@ -1,7 +1,7 @@
 """All sets of one side, read and tokenised once, before training."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -18,13 +18,14 @@ from transformers import PreTrainedTokenizerBase
 from configs.schema.config import SIDES_READ
 from configs.schema.training import HeadsConfig, PlannedConfig, SetConfig, SideConfig
 from data.artefact import UNWEIGHTED, MixtureWeight, read_mixture_weights, set_files
+from data.encoders import AuxiliaryModel
 from data.pair_files import read_pairs
 from pipeline.core.artefact import replacing
 from pipeline.core.console import log, progress
 from pipeline.core.embedding import Prompts, prompts_of
 from pipeline.core.errors import UserError
 from training.batch_plan import Integers, SetRows
-from training.text_vectors import AuxiliaryModel, TextVectors
+from training.text_vectors import TextVectors, write_vectors
 
 SMALL = 100  # sets with fewer rows share a line of the log
 AT_ONCE = 8192  # texts per call of the tokenizer, which uses all cores
@@ -73,7 +74,7 @@ def prepare_sets(
     model: SentenceTransformer,
     data: Path,
     cache: Path,
-    others: Mapping[str, AuxiliaryModel] = MappingProxyType({}),
+    others: Mapping[str, Callable[[], AuxiliaryModel]] = MappingProxyType({}),
 ) -> PreparedSets:
     """The sets of the side `name`: tokens, and the vectors of the `others` by role, computed unless `cache` has them.
 
@@ -162,7 +163,7 @@ def with_vectors(
     data_side: str,
     side: PlannedConfig,
     cache: Path,
-    others: Mapping[str, AuxiliaryModel],
+    others: Mapping[str, Callable[[], AuxiliaryModel]],
 ) -> TokenisedSet:
     """The set with the `others`' vectors of its texts, cut at the same length in the other model's tokens."""
     name, found = item.rows.name, {}
@@ -170,7 +171,7 @@ def with_vectors(
         file = cache / f"{name}.{role}.npy"
         if not file.is_file():
             texts, _ = _numbered(read_pairs(pairs))
-            other.write_vectors(file, texts, item.rows, data_side, max(side.limits_of(name)[:2]))
+            write_vectors(file, other(), texts, item.rows, data_side, max(side.limits_of(name)[:2]))
         found[role] = TextVectors.read(file, item.rows)
     return dataclasses.replace(item, others=found)
 

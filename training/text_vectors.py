@@ -3,17 +3,17 @@
 They are computed once, when the side's sets are prepared, and kept next to the tokens; a step reads those of its rows.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from configs.schema.config import Config
-from data.encoders import OpenedEncoder, open_encoder
+from data.encoders import AuxiliaryModel, open_auxiliary_model
 from pipeline.core.artefact import replacing
-from pipeline.core.console import log
 from pipeline.core.embedding import prompts_of
 from training.batch_plan import GlobalBatch, Integers, SetRows
 
@@ -28,7 +28,7 @@ class TextVectors:
 
     @classmethod
     def read(cls, file: Path, rows: SetRows) -> "TextVectors":
-        """The set's vectors that `AuxiliaryModel.write_vectors` wrote."""
+        """The set's vectors that `write_vectors` wrote."""
         return cls(*_keys(rows), np.load(file, mmap_mode="r"))
 
     def of(self, rows: SetRows, batch: GlobalBatch) -> np.ndarray:
@@ -37,36 +37,18 @@ class TextVectors:
         return np.asarray(self.vectors[np.searchsorted(self.keys, keys)])
 
 
-class AuxiliaryModel:
-    """A guide or teacher, opened only where a set lacks its vectors.
-
-    Args:
-        wanted: base or init, a folder or a Hub id. Its tokenizer may differ: it reads texts.
-        key: the config key that names it.
-    """
-
-    def __init__(self, config: Config, wanted: str, key: str) -> None:
-        self.config, self.wanted, self.key = config, wanted, key
-
-    @cached_property
-    def encoder(self) -> OpenedEncoder:
-        """The model, and where its vectors are kept for other runs."""
-        opened = open_encoder(self.config, self.wanted, self.key)
-        log.info("%s: %s (%s)", self.key, self.wanted, opened.revision)
-        return opened
-
-    def write_vectors(self, file: Path, texts: pa.Array, rows: SetRows, side: str, length: int) -> None:
-        """Write the vectors of a set of this data `side`: of `texts`, numbered as in `rows`, cut at `length` tokens."""
-        keys, passages = _keys(rows)
-        found, anchors = texts.take(pa.array(keys % passages)).to_pylist(), int(np.searchsorted(keys, passages))
-        prompts = prompts_of(self.encoder.model, side)
-        parts = (found[:anchors], prompts.anchor), (found[anchors:], prompts.positive)
-        vectors = [self.encoder.embed(some, prompt, length) for some, prompt in parts]
-        shape = len(found), vectors[0].shape[1]
-        with replacing(file) as path, path.open("wb") as out:  # one after the other, not joined in memory
-            np.lib.format.write_array_header_1_0(out, {"descr": "<f4", "fortran_order": False, "shape": shape})
-            for part in vectors:
-                part.tofile(out)
+def write_vectors(file: Path, other: AuxiliaryModel, texts: pa.Array, rows: SetRows, side: str, length: int) -> None:
+    """Write the vectors of a set of this data `side`: of `texts`, numbered as in `rows`, cut at `length` tokens."""
+    keys, passages = _keys(rows)
+    found, anchors = texts.take(pa.array(keys % passages)).to_pylist(), int(np.searchsorted(keys, passages))
+    prompts = prompts_of(other.model, side)
+    parts = (found[:anchors], prompts.anchor), (found[anchors:], prompts.positive)
+    vectors = [other.embed(some, prompt, length) for some, prompt in parts]
+    shape = len(found), vectors[0].shape[1]
+    with replacing(file) as path, path.open("wb") as out:  # one after the other, not joined in memory
+        np.lib.format.write_array_header_1_0(out, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        for part in vectors:
+            part.tofile(out)
 
 
 def _keys(rows: SetRows) -> tuple[Integers, int]:
@@ -76,7 +58,9 @@ def _keys(rows: SetRows) -> tuple[Integers, int]:
     return np.unique(np.concatenate([rows.anchors, *(numbers + first for numbers in passages)])), first
 
 
-def auxiliary_models_of(config: Config, name: str) -> dict[str, AuxiliaryModel]:
-    """The guide and teacher that a training stage has, if any."""
-    wanted = config.training_of(name).auxiliary_models
-    return {role: AuxiliaryModel(config, model, f"training.{name}.{role}") for role, model in wanted.items()}
+def auxiliary_models_of(config: Config, name: str) -> dict[str, Callable[[], AuxiliaryModel]]:
+    """The guide and teacher of a training stage, if any: each is opened once, and only if a set lacks its vectors."""
+    wanted = config.training_of(name).auxiliary_models.items()
+    return {
+        role: cache(partial(open_auxiliary_model, config, model, f"training.{name}.{role}")) for role, model in wanted
+    }

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from sentence_transformers.util import cos_sim, pairwise_angle_sim, pairwise_cos
 from torch import Tensor
 
 from configs.schema.training import SideConfig
+from data.encoders import open_auxiliary_model
 from pipeline.core.models import load_folder
 from tests.support import small_bases
 from tests.support.planned_sets import (
@@ -58,7 +60,6 @@ from training.losses import (
     pairwise_angle,
 )
 from training.sets import TokenisedSet, with_vectors
-from training.text_vectors import AuxiliaryModel
 
 EVERYTHING = ["query_to_doc", "doc_to_query", "query_to_query", "doc_to_doc"]
 
@@ -303,7 +304,7 @@ def test_a_guided_step_is_the_librarys_whatever_the_guides_tokenizer(tmp_path: P
     lengths = {"anchor_length": 64, "positive_length": 64}
     item = tokenised(tmp_path, rows(16, negatives=1), **lengths)
     guide = small_bases.tiny_model(seed=7, max_length=64, **base)
-    other = AuxiliaryModel(prepared_run(tmp_path, {}), str(guide), "training.symmetric.guide")
+    other = partial(open_auxiliary_model, prepared_run(tmp_path, {}), str(guide), "training.symmetric.guide")
     item = with_vectors(item, tmp_path / "set.parquet", "symmetric", SideConfig(), tmp_path, {"guide": other})
     batch = plan_batches([item.rows], ONE_BATCH, seed=7).batches[0]
     found, model = [], tiny_model()

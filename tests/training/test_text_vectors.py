@@ -8,6 +8,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from configs.schema.training import SideConfig
+from data.encoders import open_auxiliary_model
 from pipeline.chain import CHAIN
 from pipeline.core.errors import UserError
 from pipeline.stage import prepare_ranks, run_stage
@@ -16,7 +17,6 @@ from tests.support.planned_sets import prepared_run, rows, tokenised
 from tests.support.runs import read_metrics
 from training.batch_plan import GlobalBatch
 from training.sets import with_vectors
-from training.text_vectors import AuxiliaryModel
 
 PROMPTS = {"query": "вопрос: ", "document": "текст: "}
 KEY = "training.asymmetric.guide"
@@ -30,13 +30,13 @@ def test_vectors_are_the_model_s_with_its_prompts_and_a_resumed_run_opens_no_mod
     config = prepared_run(tmp_path, {})
     batch = GlobalBatch("set", np.array([7, 5, 0]), np.array([[0, 2], [1, 0], [2, 1]]))
     asked = item, tmp_path / "set.parquet", "asymmetric", SideConfig(anchor_length=4), tmp_path  # the longer counts
-    made = with_vectors(*asked, {"guide": AuxiliaryModel(config, str(folder), KEY)}).others["guide"]
+    made = with_vectors(*asked, {"guide": lambda: open_auxiliary_model(config, str(folder), KEY)}).others["guide"]
     model = SentenceTransformer(str(folder), device="cpu")
     for found, row, chosen in zip(made.of(item.rows, batch), batch.rows, batch.negatives, strict=True):
         passages = [content[row]["positive"], *(content[row]["negatives"][place] for place in chosen)]
         expected = np.vstack([model.encode_query([content[row]["anchor"]]), model.encode_document(passages)])
         np.testing.assert_allclose(found, expected, atol=1e-6)
-    again = with_vectors(*asked, {"guide": AuxiliaryModel(config, "nowhere/at_all", KEY)}).others["guide"]
+    again = with_vectors(*asked, {"guide": lambda: open_auxiliary_model(config, "nowhere/at_all", KEY)}).others["guide"]
     assert np.array_equal(again.of(item.rows, batch), made.of(item.rows, batch))
 
 
@@ -45,7 +45,7 @@ def test_another_run_reads_the_kept_vectors(tmp_path: Path) -> None:
     config, folder, kept = prepared_run(tmp_path, {}), str(small_bases.tiny_model(seed=7, max_length=64)), []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        others = {"guide": AuxiliaryModel(config, folder, KEY)}
+        others = {"guide": lambda: open_auxiliary_model(config, folder, KEY)}
         with_vectors(item, tmp_path / "set.parquet", "symmetric", SideConfig(), tmp_path / name, others)
         times = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache/embeddings").rglob("*.npz")}
         kept.append((times, (tmp_path / name / "set.guide.npy").read_bytes()))
