@@ -24,8 +24,7 @@ def data_states(config: Config) -> dict[str, str]:
         f"source:{name}": json_sha256(source_state(config.data.key(name), source, config.mirror))
         for name, source in config.data.all_sources.items()
     }
-    _, others = config.auxiliary_models("data")
-    for model in others.values():
+    for model in config.auxiliary_models("data", own=False).values():
         found[MINING] = json_sha256(model_state(model, config.mirror))
     return found
 

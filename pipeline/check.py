@@ -125,10 +125,9 @@ def missing_sets(config: Config) -> Iterator[Finding]:
 def check_auxiliary_models(config: Config) -> Iterator[Finding]:
     """The base, if it is a folder or on the Hub, and each model that mines, guides or teaches."""
     base = {"base.hub": str(config.base.hub)} if config.base.kind == "hub" else {}
-    own, others = config.auxiliary_models("data", *config.stages)
-    for key, wanted in own.items():
+    for key, wanted in config.auxiliary_models("data", *config.stages, own=True).items():
         yield Finding(f"{key}: {wanted}", "this run's")
-    for key, wanted in (base | others).items():
+    for key, wanted in (base | config.auxiliary_models("data", *config.stages, own=False)).items():
         asked = hub_model(wanted, config.base.revision if key in base else "main")
         found, problem = "local folder", None
         try:

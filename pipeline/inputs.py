@@ -52,8 +52,7 @@ def mteb_version(is_used: bool) -> dict[str, str]:
 
 def data_needs(config: Config) -> list[str]:
     """The benchmarks' texts, and this run's model that mines negatives, if one does."""
-    own, _ = config.auxiliary_models("data")
-    return ["benchmarks", *own.values()]
+    return ["benchmarks", *config.auxiliary_models("data", own=True).values()]
 
 
 def data_reads(config: Config) -> dict[str, str]:
@@ -65,13 +64,13 @@ def data_reads(config: Config) -> dict[str, str]:
 
 def side_needs(config: Config, name: str) -> list[str]:
     """Data, the model that training starts from, and this run's models that guide or teach."""
-    own, _ = config.auxiliary_models(name)
-    return list(dict.fromkeys(["data", config.side(name).start, *own.values()]))
+    own = config.auxiliary_models(name, own=True).values()
+    return list(dict.fromkeys(["data", config.side(name).start, *own]))
 
 
 def side_reads(config: Config, name: str) -> dict[str, str]:
     """The contents of a guide or teacher from outside the run."""
-    _, others = config.auxiliary_models(name)
+    others = config.auxiliary_models(name, own=False)
     return {key.rpartition(".")[2]: json_sha256(model_state(model, config.mirror)) for key, model in others.items()}
 
 

@@ -33,7 +33,7 @@ def hub_revisions(config: Config) -> Iterator[Revision]:
             yield from (Revision("dataset", part.hub, part.revision) for part in source.also)
     if config.base.kind == "hub" and (asked := hub_model(str(config.base.hub), config.base.revision)):
         yield asked
-    _, others = config.auxiliary_models("data", *config.stages)
+    others = config.auxiliary_models("data", *config.stages, own=False)
     yield from filter(None, map(hub_model, [*others.values(), *config.evaluation.models]))
     for corpus in config.init.corpora.values():
         if corpus.kind == "hub" and corpus.hub:

@@ -96,14 +96,13 @@ class Config:
             if not isinstance(seconds := self.timeout(side), int | float) or seconds <= 0:
                 yield f"training.{side}.arguments.ddp_timeout", f"must be a number of seconds, not {seconds}"
 
-    def auxiliary_models(self, *stages: str) -> tuple[dict[str, str], dict[str, str]]:
-        """The models that mine, guide or teach in these stages, by config key: this run's own, and others."""
+    def auxiliary_models(self, *stages: str, own: bool) -> dict[str, str]:
+        """The models that mine, guide or teach in these stages, by config key: this run's `own`, or the others."""
         wanted = {"data.mining.model": self.data.mining.wanted} if "data" in stages and self.data.mines else {}
         for name in SIDES:
             of_side = self.side(name).auxiliary_models if name in stages else {}
             wanted |= {f"training.{name}.{role}": model for role, model in of_side.items()}
-        own = {key: model for key, model in wanted.items() if model in OWN_MODELS}
-        return own, {key: model for key, model in wanted.items() if key not in own}
+        return {key: model for key, model in wanted.items() if (model in OWN_MODELS) == own}
 
     def uneven_shares(self, stage: str, processes: int) -> str | None:
         """Why a stage's smallest batch can't be split evenly over these processes; None if it can."""
