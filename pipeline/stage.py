@@ -132,8 +132,6 @@ def _why_rebuilt(path: Path, new: Manifest) -> str:
         return ""
     if old.fingerprint == new.fingerprint:
         return "" if artefact.is_whole(path, old.outputs) else " again: one of its files was changed, truncated or lost"
-    if old.version is None:
-        return " again: it was made by an earlier version of the pipeline"
     if old.version != new.version:
         return f" again: it was made by version {old.version} of this stage, now {new.version}"
     changed = [name for name in old.inputs.keys() & new.inputs.keys() if old.inputs[name] != new.inputs[name]]

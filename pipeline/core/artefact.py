@@ -35,7 +35,7 @@ class Manifest:
     peak_rss_bytes: int = 0
     peak_gpu_bytes: int | None = None  # of rank 0's fullest GPU; None: on CPU
     error: str | None = None
-    version: int | None = None  # of the stage; None: made before versions were recorded
+    version: int = 0  # of the stage
 
     def write(self, folder: Path) -> None:
         content = dataclasses.asdict(self)
