@@ -35,7 +35,7 @@ class EncodechkaTask(Task):
         self.run, self.files, self.protocol = score, files, protocol
 
     def score(self, scorer: Scorer) -> Outcome:
-        return self.run(self.files, EncodechkaVectors(scorer.encoder, self.protocol, scorer.workers))
+        return self.run.score(self.files, EncodechkaVectors(scorer.encoder, self.protocol, scorer.workers))
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,6 @@ class Run:
     file: str
     columns: tuple[str, ...]
     score: Callable[[Files, EncodechkaVectors], Outcome]
-
-    def __call__(self, files: Files, vectors: EncodechkaVectors) -> Outcome:
-        return self.score(files, vectors)
 
 
 def paired(score: Callable[..., Outcome], file: str, first: str, second: str, gold: str, kind: Label) -> Run:

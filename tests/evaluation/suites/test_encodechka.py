@@ -110,7 +110,7 @@ def slow(model: Path) -> WordsByName:
 @pytest.mark.real_data
 @pytest.mark.parametrize("task", TASKS)
 def test_a_part_of_every_task_equals_the_slow_path(task: str, slow: WordsByName, subset: Path) -> None:
-    outcome = TASKS[task](UncheckedFiles(str(subset), subset), one_set(slow))
+    outcome = TASKS[task].score(UncheckedFiles(str(subset), subset), one_set(slow))
     assert outcome.measures[0].score == pytest.approx(SLOW[task](slow, subset), abs=1e-3)
     assert outcome.measures[0].score > 0  # both paths failing alike would be equal too
 
@@ -121,15 +121,15 @@ def test_a_part_of_every_task_equals_the_slow_path(task: str, slow: WordsByName,
 def test_every_whole_task_equals_the_slow_path(task: str, model: Path, encodechka_data: Path) -> None:
     files, slow = DataFiles(str(encodechka_data), encodechka_data), SlowModel(model)
     expected = SLOW[task](slow, encodechka_data)
-    assert TASKS[task](files, one_set(slow)).measures[0].score == pytest.approx(expected, abs=1e-3)
-    batched = TASKS[task](files, EncodechkaVectors(Encoder(model), "leaderboard", workers=2))
+    assert TASKS[task].score(files, one_set(slow)).measures[0].score == pytest.approx(expected, abs=1e-3)
+    batched = TASKS[task].score(files, EncodechkaVectors(Encoder(model), "leaderboard", workers=2))
     assert batched.measures[0].score == pytest.approx(expected, abs=2e-3)  # batches change the last digits
 
 
 @pytest.mark.real_data
 @pytest.mark.parametrize("task", ["STS", "TI", "IC", "NE2"])
 def test_the_score_follows_from_the_items(task: str, model: Path, subset: Path) -> None:
-    outcome = TASKS[task](UncheckedFiles(str(subset), subset), EncodechkaVectors(Encoder(model), "leaderboard"))
+    outcome = TASKS[task].score(UncheckedFiles(str(subset), subset), EncodechkaVectors(Encoder(model), "leaderboard"))
     measure = outcome.measures[0]
     ones, columns = np.ones((1, outcome.items)), [outcome.columns[name] for name in measure.columns]
     again = STATISTICS[measure.statistic](ones, lambda size: np.ones((1, size)), *columns)
@@ -160,8 +160,8 @@ def test_a_variant_that_has_no_score_is_not_the_best() -> None:
 @pytest.mark.real_data
 def test_the_model_protocol_takes_the_models_own_vectors(model: Path, subset: Path) -> None:
     files = UncheckedFiles(str(subset), subset)
-    best = TASKS["STS"](files, EncodechkaVectors(Encoder(model), "leaderboard")).notes
-    own = TASKS["STS"](files, EncodechkaVectors(Encoder(model), "model")).notes
+    best = TASKS["STS"].score(files, EncodechkaVectors(Encoder(model), "leaderboard")).notes
+    own = TASKS["STS"].score(files, EncodechkaVectors(Encoder(model), "model")).notes
     assert set(best["candidates"]) == {f"{kind}{norm}" for kind in ("cls", "mean", "pooler") for norm in ("", "_norm")}
     assert set(own["candidates"]) == {"own"}
 
