@@ -6,7 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from evaluation.report.format import numeric_columns
+from evaluation.report.format import FIGURE
 
 
 class Block:
@@ -62,8 +62,9 @@ class Table(Block):
 
     @property
     def numeric(self) -> set[int]:
-        """Positions of the columns that hold figures only."""
-        return numeric_columns(self.content)
+        """Positions of the columns that hold figures only; the first one names the rows."""
+        columns = range(1, min(map(len, self.content), default=0))
+        return {column for column in columns if all(FIGURE.match(str(row[column])) for row in self.content)}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from evaluation.results import ZERO_SHARE, Difference, Score
 
 DASH = "–"
 SMALL_BELOW = Markup("{}<small>{} to {}</small>")
-FIGURE = re.compile(r"[+−-]?\d[\d,.]*($|[ e<%/])")
+FIGURE = re.compile(rf"(<|&lt;)? *[+−-]?\d[\d,.]*($|[ e<%/])|{DASH}$")  # a cell with a figure, or none
 
 
 def count(value: Any) -> str:
@@ -127,14 +127,3 @@ def key(lines: Sequence[Line]) -> Markup:
 
 def verdict(word: str) -> Markup:
     return Markup('<span class="verdict {}">{}</span>').format(word.replace(" ", "-"), word)
-
-
-def numeric_columns(rows: Sequence[Sequence[Any]]) -> set[int]:
-    """Positions of a table's columns that contain only figures or dashes; the first column names the rows."""
-    columns = range(1, min((len(row) for row in rows), default=0))
-    return {column for column in columns if all(_is_figure(str(row[column])) for row in rows)}
-
-
-def _is_figure(cell: str) -> bool:
-    text = cell.removeprefix("<").strip()
-    return text == DASH or bool(FIGURE.match(text)) or cell.startswith("&lt;")
