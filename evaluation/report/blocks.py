@@ -1,12 +1,16 @@
-"""The page's building blocks: sections of blocks, which the template draws; empty blocks are left out."""
+"""A page and its building blocks: sections of blocks, which the template draws; empty blocks are left out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import jinja2
 from markupsafe import Markup
 
 from evaluation.report.format import FIGURE
+
+HERE = Path(__file__).resolve().parent
 
 
 class Block:
@@ -111,3 +115,13 @@ class Section:
 def absent(stage: str) -> Text:
     """The text of a section whose stage was not run."""
     return Text(Markup("Not run: this part needs the stage <code>{}</code>.").format(stage), "absent")
+
+
+def render(title: str, kicker: str, head: Sequence[Block], sections: Sequence[Section], source: str) -> str:
+    """One HTML file without scripts or external resources; `source` is the folder of the artefacts behind it."""
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
+    style = Markup((HERE / "page.css").read_text(encoding="utf-8"))
+    template = templates.get_template("page.html.j2")
+    return template.render(title=title, kicker=kicker, source=source, style=style, head=head, sections=sections)

@@ -3,14 +3,16 @@
 It reads the existing artefacts; a stage that has not run or has failed is shown as such.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from configs.schema.config import Config
+from evaluation.report import about_cost, about_results, about_run, about_training
+from evaluation.report.blocks import render
 from evaluation.report.card import render_card
-from evaluation.report.claims import VERDICTS, check_claims, claims_csv
-from evaluation.report.page import render_page
-from evaluation.report.record import read_run
+from evaluation.report.claims import VERDICTS, Claim, check_claims, claims_csv
+from evaluation.report.record import RunRecord, read_run
 from evaluation.report.usage_example import usage_similarities
 from pipeline.core.artefact import StageFolder, replacing
 from pipeline.core.console import log
@@ -41,3 +43,19 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     verdicts = VERDICTS if claims else ()
     counts = {f"claims {verdict}": sum(claim.verdict == verdict for claim in claims) for verdict in verdicts}
     return {"stages": f"{len(run.complete)} of {len(run.stages)} complete", **counts}
+
+
+def render_page(run: RunRecord, claims: Sequence[Claim]) -> str:
+    """The page's HTML; sections whose stage has not run say so, and those about the card appear only with claims."""
+    sections = [
+        about_run.chain(run),
+        about_run.data(run),
+        about_run.vocabulary(run),
+        about_training.training(run),
+        about_training.merge(run),
+        about_results.scores(run),
+        *about_cost.cost(run),
+        *([about_results.published_card(run, claims), about_results.claims_by_group(claims)] if claims else []),
+        about_run.environment(run),
+    ]
+    return render(run.folder.name, "Report of a run", about_run.head(run), sections, run.folder.as_posix())

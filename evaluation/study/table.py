@@ -10,10 +10,9 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from evaluation.outcome import Measure, Outcome, read_outcome
-from evaluation.report.blocks import Block, Picture, Section, Table
+from evaluation.report.blocks import Block, Picture, Section, Table, render
 from evaluation.report.charts import Interval, forest_plot, signed
 from evaluation.report.format import DASH
-from evaluation.report.page import render
 from evaluation.significance import Resampling
 from evaluation.study.comparison import REFERENCES, RETRIEVAL_METRIC, ArmScore, compare_arms
 from evaluation.study.picture import draw_differences

@@ -10,8 +10,8 @@ from huggingface_hub import ModelCard
 from configs.schema.config import Config
 from configs.schema.evaluation import SuiteConfig
 from evaluation.report.about_cost import cost, fewer_dimensions, table
+from evaluation.report.build import render_page
 from evaluation.report.card import render_card
-from evaluation.report.page import render_page
 from evaluation.report.record import RunRecord, read_run
 from evaluation.results import Difference, Score
 from tests.support.facts import require_figures_of_artefacts

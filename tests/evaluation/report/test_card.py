@@ -18,9 +18,9 @@ from huggingface_hub import ModelCard
 from configs.schema.config import Config
 from evaluation.encoder import Encoder
 from evaluation.models import read_model_facts
+from evaluation.report.build import render_page
 from evaluation.report.card import render_card
 from evaluation.report.hub_metadata import eval_results
-from evaluation.report.page import render_page
 from evaluation.report.record import read_run
 from evaluation.results import Difference, Score
 from evaluation.suites.heads import token_vectors
