@@ -29,12 +29,12 @@ def show_training(config: Config) -> None:
     rows: list[tuple[str, Callable[[Work], object]]] = [
         ("numbers from", lambda work: work.source),
         ("batches (steps)", lambda work: work.batches),
-        ("rows", lambda work: work.rows),
-        ("tokens", lambda work: work.tokens),
-        ("padding share", lambda work: work.padded and 1 - work.tokens / work.padded),
+        ("rows", lambda work: round(work.rows)),
+        ("tokens", lambda work: round(work.tokens)),
+        ("padding share", lambda work: 1 - work.tokens / work.padded if work.padded else None),
         ("tokens per device and step", lambda work: round(work.tokens / work.batches / devices.number)),
         ("forward passes per step", lambda work: f"{work.passes / work.batches:.2f}"),
-        ("batches with gradient caching", lambda work: work.cached_batches),
+        ("batches with gradient caching", lambda work: round(work.cached_batches)),
         ("FLOPs", lambda work: f"{work.flops:.2e}"),
         (f"hours at {devices.teraflops:.3g} TFLOP/s", lambda work: f"{work.hours(devices, shape):.2g}"),
     ]
@@ -46,7 +46,7 @@ def show_training(config: Config) -> None:
         if name in SIDES:
             warn_of_untried(name, config.side(name), work.batches, shape.parameters)
         if devices.gpu:
-            warn_of_small_steps(name, work.tokens, work.batches, devices.number)
+            warn_of_small_steps(name, round(work.tokens), work.batches, devices.number)
     if assumptions := list(_assumption_rows(works)):
         title = "Assumptions: pairs, and mean tokens of a row's texts, truncated at the side's limits"
         show_table(title, ["set", "side", "pairs", "anchor", "positive", "negatives", ""], assumptions)
@@ -57,7 +57,7 @@ def _show_memory(config: Config, works: dict[str, Work], shape: Shape, devices: 
     """Print the memory of one device in every training stage."""
     memory = [
         side_memory(config, name, shape, devices.budget(config.training_of(name), shape, config.token_budget).tokens,
-                    devices.half, devices.gpu, work.largest)
+                    devices.half, devices.gpu, round(work.largest))
         for name, work in works.items()
     ]  # fmt: skip
     cells = [[part, *(f"{side[part] / GIB:.2f} GiB" for side in memory)] for part in next(iter(memory), {})]

@@ -69,21 +69,21 @@ class Seen:
         self.rows += rows
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Work:
-    """The work of one side's run."""
+    """The work of one side's run, summed batch by batch."""
 
     source: str  # where the numbers come from
-    batches: int
-    rows: int
-    tokens: int
-    padded: int | None  # tokens with padding; None: not known
-    flops: float
-    passes: float  # forward passes of a device, including those for gradient caching
-    largest: int  # tokens of a device's share of the largest batch, with padding where that is known
-    cached_batches: int  # batches with texts that are embedded twice
-    seen: dict[str, Seen]  # by set
     trained: int  # parameters
+    batches: int = 0
+    rows: float = 0
+    tokens: float = 0
+    padded: float = 0  # tokens with padding; 0: not known
+    flops: float = 0
+    passes: float = 0  # forward passes of a device, including those for gradient caching
+    largest: float = 0  # tokens of a device's share of the largest batch, with padding where that is known
+    cached_batches: float = 0  # batches with texts that are embedded twice
+    seen: dict[str, Seen] = dataclasses.field(default_factory=dict)  # by set
     assumed: list[SetEstimate] = dataclasses.field(default_factory=list)  # what an estimate is based on
 
     def hours(self, devices: Devices, shape: Shape) -> float:
@@ -100,85 +100,61 @@ class Work:
 
 def work_of(config: Config, name: str, shape: Shape, devices: Devices) -> Work:
     """The work of the batches as training will plan them, or an estimate where data and init are not made."""
-    if not (is_complete(config.folder("data")) and is_complete(config.folder("init"))):
-        return _estimated(config, name, shape, devices)
     side, key = config.training_of(name), f"training.{name}"
+    trained = trained_parameters(shape, side, key)
+    if not (is_complete(config.folder("data")) and is_complete(config.folder("init"))):
+        return _estimated(config, name, shape, devices, trained)
     with quiet(), TemporaryDirectory() as cache:
         model = load_model(config.folder("init"), config.base.attention, side, key, weights=False)
         sets = prepare_sets(name, side, model, config.folder("data"), Path(cache)).train
     batches = plan_batches([item.rows for item in sets.values()], side, config.training_seed, key).batches
     budget, packed = devices.budget(side, shape, config.token_budget), devices.packs(config, side)
-    tokens = padded = cached = passes = largest = 0
-    flops, trained = 0.0, trained_parameters(shape, side, key)
-    adapter = trained if side.adapter.rank else None
     seen = {of: Seen(len(np.unique(item.rows.anchors))) for of, item in sets.items()}
+    work, ranks = Work("the planned batches", trained, len(batches), seen=seen), devices.number
+    adapter = trained if side.adapter.rank else None
     for batch in batches:
-        lengths = text_lengths(sets[batch.set], batch.slice(0, devices.number))  # other ranks' are about the same
+        lengths = text_lengths(sets[batch.set], batch.slice(0, ranks))  # other ranks' are about the same
         ends = ends_within(lengths, budget, packed)
         parts = np.split(lengths, ends[:-1])
         sizes = [int(part.sum()) if packed else len(part) * int(part[-1]) for part in parts]  # tokens, with padding
         kept = kept_graphs(sizes, budget.tokens) if side.trains_encoder else [True] * len(sizes)
         again = sum(size for size, keep in zip(sizes, kept, strict=True) if not keep)
-        mean_square, ranks = float((lengths**2).sum()) / lengths.sum(), devices.number
-        flops += ranks * training_flops(shape, sum(sizes), mean_square, 3 if side.trains_encoder else 1, adapter)
-        flops += ranks * training_flops(shape, again, mean_square, 1, adapter)
-        tokens += ranks * int(lengths.sum())
-        padded += ranks * sum(sizes)
-        cached += again > 0
-        passes += len(sizes) + kept.count(False)
-        largest = max(largest, sum(sizes))
-        seen[batch.set].add(1, len(batch.rows))
-    return Work(
-        source="the planned batches",
-        batches=len(batches),
-        rows=sum(len(batch.rows) for batch in batches),
-        tokens=tokens,
-        padded=padded,
-        flops=flops,
-        passes=passes,
-        largest=largest,
-        cached_batches=cached,
-        seen=seen,
-        trained=trained,
-    )
+        mean_square = float((lengths**2).sum()) / lengths.sum()
+        work.flops += ranks * training_flops(shape, sum(sizes), mean_square, 3 if side.trains_encoder else 1, adapter)
+        work.flops += ranks * training_flops(shape, again, mean_square, 1, adapter)
+        work.rows += len(batch.rows)
+        work.tokens += ranks * int(lengths.sum())
+        work.padded += ranks * sum(sizes)
+        work.cached_batches += again > 0
+        work.passes += len(sizes) + kept.count(False)
+        work.largest = max(work.largest, sum(sizes))
+        work.seen[batch.set].add(1, len(batch.rows))
+    return work
 
 
-def _estimated(config: Config, name: str, shape: Shape, devices: Devices) -> Work:
+def _estimated(config: Config, name: str, shape: Shape, devices: Devices, trained: int) -> Work:
     """The work for sets of the assumed sizes and lengths; padding is not known without the texts."""
     side, sets = config.training_of(name), estimates(config, name)
     batches, rows_of_item = assumed_rows(sets, side)
-    seen: dict[str, Seen] = {}
-    budget = devices.budget(side, shape, config.token_budget).tokens
-    trained = trained_parameters(shape, side, f"training.{name}")
+    work = Work("assumed sizes and lengths", trained, batches, assumed=sets)
     adapter = trained if side.adapter.rank else None
-    tokens = cached = flops = passes = largest = 0.0
+    budget = devices.budget(side, shape, config.token_budget).tokens
     for item, rows in zip(sets, rows_of_item, strict=True):
         own_batches = rows / item.batch_rows(side)
-        seen.setdefault(item.name, Seen(item.anchors)).add(own_batches, rows)
         a_device = item.batch_rows(side) * item.tokens / devices.number
         over = max(0.0, 1 - budget / a_device)
         again = over if side.trains_encoder else 0.0  # share of the texts that are embedded twice
         pieces = 1 if not over else a_device / (budget / MINI_BATCHES_PER_BUDGET) * (1 + again)
         of_rows = round(rows * item.tokens), item.squares / item.tokens
-        flops += training_flops(shape, *of_rows, (3 if side.trains_encoder else 1) + again, adapter)
-        tokens += rows * item.tokens
-        cached += (again > 0) * own_batches
-        passes += pieces * own_batches
-        largest = max(largest, a_device)
-    return Work(
-        source="assumed sizes and lengths",
-        batches=batches,
-        rows=round(sum(own.rows for own in seen.values())),
-        tokens=round(tokens),
-        padded=round(tokens) if devices.packs(config, side) else None,
-        flops=flops,
-        passes=passes,
-        largest=round(largest),
-        cached_batches=round(cached),
-        seen=seen,
-        trained=trained,
-        assumed=sets,
-    )
+        work.flops += training_flops(shape, *of_rows, (3 if side.trains_encoder else 1) + again, adapter)
+        work.rows += rows
+        work.tokens += rows * item.tokens
+        work.cached_batches += (again > 0) * own_batches
+        work.passes += pieces * own_batches
+        work.largest = max(work.largest, a_device)
+        work.seen.setdefault(item.name, Seen(item.anchors)).add(own_batches, rows)
+    work.padded = work.tokens * devices.packs(config, side)
+    return work
 
 
 def assumed_rows(sets: list[SetEstimate], side: PlannedConfig) -> tuple[int, list[float]]:

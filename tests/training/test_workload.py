@@ -61,8 +61,8 @@ def test_work_is_that_of_the_planned_batches(tmp_path: Path) -> None:
     assert work.tokens <= work.padded <= 1.5 * work.tokens
     assert work.cached_batches == work.batches
     assert work.largest > 128 and work.passes > 4 * work.batches
-    uncached = training_flops(shape, work.padded, 0.0, passes=3)
-    assert uncached < work.flops < 4 / 3 * training_flops(shape, work.padded, 32.0**2, passes=3)
+    uncached = training_flops(shape, round(work.padded), 0.0, passes=3)
+    assert uncached < work.flops < 4 / 3 * training_flops(shape, round(work.padded), 32.0**2, passes=3)
     assert {name: (seen.batches, seen.rows) for name, seen in work.seen.items()} == {"one": (6, 96), "two": (2, 24)}
     assert work.seen["one"].anchors <= 100
 
@@ -83,19 +83,19 @@ def test_fitting_heads_takes_one_pass_and_trains_two_layers(tmp_path: Path) -> N
     work = work_of(config, "heads", shape, devices)
     side = work_of(config, "asymmetric", shape, devices)
     assert (work.batches, work.rows, work.tokens, work.cached_batches) == (6, 96, side.tokens, 0)
-    assert training_flops(shape, work.tokens, 0.0, passes=1) < work.flops < side.flops / 2
+    assert training_flops(shape, round(work.tokens), 0.0, passes=1) < work.flops < side.flops / 2
     heads = first_heads(tmp_path, shape.hidden_size, seed=1)
     trained = trained_parameters(shape, config.training.heads)
     assert trained == work.trained == sum(weight.numel() for weight in heads.parameters())
     assert work.hours(devices, shape) < side.hours(devices, shape)
-    memory = side_memory(config, "heads", shape, 16384, half=False, tokens=work.largest)
+    memory = side_memory(config, "heads", shape, 16384, half=False, tokens=round(work.largest))
     assert memory.keys() == side_memory(config, "asymmetric", shape, 16384, half=False).keys()
     assert memory["gradients"] == 4 * trained and memory["parameters"] == 4 * (shape.parameters + trained)
 
 
 def test_hours_count_operations_launches_the_optimizer_and_the_all_reduce() -> None:
     shape, gpus = Shape(2, 4, 8, 10, 6, 1), Devices(4, "", True, True, 1.0, 10**9, 1e3, 1e4, 1e-3)
-    work = Work("", 10, 80, 100, 100, 36e12, passes=10, largest=10, cached_batches=0, seen={}, trained=shape.parameters)
+    work = Work("", shape.parameters, batches=10, flops=36e12, passes=10)
     step = 7 * 4 * shape.parameters / 1e3 + 2 * 0.75 * 4 * shape.parameters / 1e4
     assert work.hours(gpus, shape) == pytest.approx((9 + 10 * step) / 3600)
     launched = replace(work, flops=0.0, passes=1000)
@@ -129,9 +129,9 @@ def test_an_estimate_s_work_is_that_of_its_rows() -> None:
     rows = 100 * 256
     a_row = sum(item.pairs * item.tokens for item in sets) / sum(item.pairs for item in sets)
     padded = work.tokens if not torch.cuda.is_available() else work.padded  # a GPU is assumed, which packs
-    assert (work.batches, work.rows, work.padded, work.cached_batches) == (100, rows, padded, 0)
+    assert (work.batches, round(work.rows), work.padded, work.cached_batches) == (100, rows, padded, 0)
     assert work.tokens == pytest.approx(rows * a_row, rel=1e-6)
-    least = training_flops(shape, work.tokens, 0.0, passes=3)
+    least = training_flops(shape, round(work.tokens), 0.0, passes=3)
     assert least < work.flops < 1.01 * least  # short texts cost little attention
 
 
