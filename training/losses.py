@@ -74,7 +74,7 @@ def contrastive_loss(
             with all anchors, query_to_query the anchor with the other anchors, and doc_to_doc its positive with the
             other positives to the same softmax (arXiv:2308.03281, section 3.3).
         margin: leave out other rows' texts whose similarity is above that of the anchor's own positive minus this
-            margin, as probable false negatives; None keeps all.
+            margin, as probable false negatives; None keeps all, or is 0 with a guide.
         queries: the rows whose cross-entropy is summed.
         guide: (rows, 2 + negatives, any width): a guide model's embeddings. False negatives are then judged by its
             similarities, not the model's own, and the row's own negatives are judged too (GISTEmbed, arXiv:2402.16829).
@@ -100,12 +100,12 @@ def candidates(
     """
     cosines = _cosines(embeddings, rows, directions)
     excluded = _no_candidates(embeddings.shape[1], usable, rows, directions)
-    if margin is not None:
+    if margin is not None or guide is not None:
         judged = cosines.detach() if guide is None else _cosines(guide, rows, directions)
         positive = judged.gather(1, rows[:, None])
         own = rows[:, None] == torch.arange(len(usable), device=rows.device)
         spared = [own & (guide is None or one + other == 1) for one, other in _blocks(embeddings.shape[1], directions)]
-        excluded = excluded | ((judged > positive - margin) & ~torch.cat(spared, dim=1))
+        excluded = excluded | ((judged > positive - (margin or 0.0)) & ~torch.cat(spared, dim=1))
     return cosines, excluded
 
 
@@ -265,16 +265,11 @@ class PlannedLoss(BatchLoss):
         own = slice(get_rank() * len(local), (get_rank() + 1) * len(local))
         return GlobalRows(embeddings, gathered(labels["score"]), own, guide, teacher)
 
-    def _margin(self, guide: Tensor | None) -> tuple[float | None, Tensor | None]:
-        """What detects false negatives: margin and the guide's vectors."""
-        margin = self.side.false_negative_margin
-        return 0.0 if margin is None and guide is not None else margin, guide
-
     def _loss(self, local: Tensor, global_rows: GlobalRows, angle_weight: float) -> Tensor:
         """The weighted sum of all terms, each summed over the side's dimensions; `local` are this rank's embeddings."""
         world_size, side, usable, teacher = get_world_size(), self.side, global_rows.usable, global_rows.teacher
         weights = {"contrastive": 1.0, "angle": angle_weight, "distillation": side.teacher_weight}
-        margin, guide = self._margin(global_rows.guide)
+        margin, guide = side.false_negative_margin, global_rows.guide
         totals: dict[str, Tensor] = {}
         for width, share in side.weight_of_dimension.items():
             texts = global_rows.embeddings[..., :width]

@@ -146,7 +146,8 @@ class JointLoss(PlannedLoss):
         """
         embeddings, usable = global_rows.embeddings, global_rows.usable
         rows = torch.arange(len(usable), device=usable.device)[global_rows.local_slice]
-        cosines, excluded = candidates(embeddings, usable, rows, ("query_to_doc",), *self._margin(global_rows.guide))
+        margin, guide = self.side.false_negative_margin, global_rows.guide
+        cosines, excluded = candidates(embeddings, usable, rows, ("query_to_doc",), margin, guide)
         by_column = {name: score.unflatten(1, (len(usable), -1)).mT.flatten(1) for name, score in heads.items()}
         scores = {
             name: (score / self.temperature).masked_fill(excluded, MASKED_SCORE)
