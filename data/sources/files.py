@@ -97,10 +97,8 @@ def local_files(key: str, setting: str, path: str) -> list[SourceFile]:
 
 def hub_files(key: str, part: HubFiles, mirror: str | None) -> Located:
     """The files in the mirror where there is one, else in the Hub's cache, downloaded where needed."""
-    return _from_hub(key, part) if mirror is None else _from_mirror(key, part, mirror)
-
-
-def _from_mirror(key: str, part: HubFiles, mirror: str) -> Located:
+    if mirror is None:
+        return _from_hub(key, part)
     folder = mirrored(part.hub, mirror)
     if folder is None:
         where, remedy = f"{mirror}/{part.hub}", f"add the data set to the mirror, remove {key}, or unset mirror"
