@@ -7,12 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from configs.schema.config import SIDES, Config
 from configs.schema.merging import MergingConfig
 from data.artefact import PairSet, read_dev_sets, read_held_out_set, require_unseen
-from merging.blend import Blend, State, floating
+from merging.blend import Blend, floating
 from merging.lm_cocktail import Cocktail, cocktail_of, few_shot_examples
 from merging.mergekit import mergekit_merge, require_mergekit
 from merging.search import SIMPLEX, Candidate, CandidateScorer, Region, best_of_grid, beyond
@@ -185,8 +184,11 @@ def scored_methods(choice: Choice) -> dict[str, Candidate]:
         compared[name] = choice.scorer.score({other: float(other == name) for other in names}, name)
     warn_of_saturation(list(compared.values()))
     for name in methods:
-        own = METHODS.get(name)
-        candidate = own(choice) if own else choice.scorer.score_state(mergekit_state(choice, name), name)
+        if own := METHODS.get(name):
+            candidate = own(choice)
+        else:
+            merged = mergekit_merge(choice.models, name, settings.parameters, choice.config.seed)
+            candidate = choice.scorer.score_state(floating(merged), name)
         if candidate is not None:
             compared[name] = candidate
     if settings.method not in compared:
@@ -216,10 +218,3 @@ def warn_of_saturation(models: Sequence[Candidate]) -> None:
     if sets:
         what = "merge: dev sets that don't separate the models, since all score at least %s: %s"
         log.warning(what, SATURATED, ", ".join(sets))
-
-
-def mergekit_state(choice: Choice, name: str) -> State:
-    """The weights by one of mergekit's methods."""
-    parameters = choice.settings.parameters.get(name, {})
-    merged: Any = mergekit_merge(choice.models, name, parameters, choice.config.seed)
-    return floating(merged)

@@ -46,7 +46,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
             if heads:
                 write_merged_heads(heads, comparison.weights, target)
         else:
-            merged = mergekit_merge(models, settings.method, settings.parameters.get(settings.method, {}), config.seed)
+            merged = mergekit_merge(models, settings.method, settings.parameters, config.seed)
             write_mergekit_model(merged, models[settings.models[0]], target, settings.dtype)
     write_findings(comparison, settings, stage)
     show_comparison(comparison, settings)

@@ -30,13 +30,15 @@ def require_mergekit(methods: Iterable[str]) -> None:
         )
 
 
-def mergekit_merge(models: Mapping[str, Path], method: str, parameters: Mapping[str, float], seed: int) -> Any:
+def mergekit_merge(
+    models: Mapping[str, Path], method: str, parameters: Mapping[str, Mapping[str, float]], seed: int
+) -> Any:
     """The merged sentence-transformers model, in float32 on the CPU.
 
     Args:
         models: compatible folders by name (`require_compatible`), the base first.
         method: one of mergekit's methods, such as `ties`.
-        parameters: the method's own, such as `density`; missing ones have mergekit's defaults.
+        parameters: by method, such as `density`; missing ones have mergekit's defaults.
         seed: for methods that drop weights at random.
 
     Raises UserError: mergekit refuses the number of models or a parameter.
@@ -49,7 +51,7 @@ def mergekit_merge(models: Mapping[str, Path], method: str, parameters: Mapping[
                 others,
                 method,
                 base_model=None if method in WITHOUT_BASE else base,
-                parameters=dict(parameters),
+                parameters=dict(parameters.get(method, {})),
                 device="cpu",
                 local_files_only=True,
             )

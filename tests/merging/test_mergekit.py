@@ -41,7 +41,7 @@ def test_every_method_is_scored_next_to_ours_and_the_chosen_one_is_written(run_f
 @installed
 def test_random_methods_follow_the_seed(models: dict[str, Path]) -> None:
     def numbers(seed: int) -> list[float]:
-        merged = mergekit_merge(models, "dare_linear", {"density": 0.5}, seed)
+        merged = mergekit_merge(models, "dare_linear", {"dare_linear": {"density": 0.5}}, seed)
         return merged[0].model.embeddings.word_embeddings.weight.flatten()[:64].tolist()
 
     assert numbers(1) == numbers(1) != numbers(2)
@@ -50,4 +50,4 @@ def test_random_methods_follow_the_seed(models: dict[str, Path]) -> None:
 @installed
 def test_a_parameter_that_the_method_lacks_is_one_line(models: dict[str, Path]) -> None:
     with pytest.raises(UserError, match="mergekit refuses ties"):
-        mergekit_merge(models, "ties", {"denseness": 0.5}, seed=1)
+        mergekit_merge(models, "ties", {"ties": {"denseness": 0.5}}, seed=1)
