@@ -29,7 +29,6 @@ class Side:
 
     function: str
     arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
-    python: str = sys.executable  # another interpreter, for a peer in its own environment
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -47,7 +46,7 @@ def measure(side: Side, timeout: float | None = None) -> Measured:
 
     Raises RuntimeError with its output when it fails, and subprocess.TimeoutExpired after `timeout` seconds.
     """
-    command = [side.python, "-m", "benchmarks.measurement", side.function, json.dumps(side.arguments)]
+    command = [sys.executable, "-m", "benchmarks.measurement", side.function, json.dumps(side.arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | side.environment, timeout=timeout)
     lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
     if done.returncode or not lines:

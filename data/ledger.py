@@ -31,9 +31,8 @@ class SetCounts:
     dropped: Counter[str] = field(default_factory=Counter)
     reported: Counter[str] = field(default_factory=Counter)  # evaluation texts found, by task
     cleaned: dict[str, int] = field(default_factory=dict)  # texts that each rule of cleaning changed
-    examples: list[tuple[str, str, str]] = field(
-        default_factory=list
-    )  # changed texts: rule, before and after, shortened
+    # Changed texts: rule, before and after, shortened.
+    examples: list[tuple[str, str, str]] = field(default_factory=list)
     bad_rows: dict[str, int] = field(default_factory=dict)
     mined: dict[str, Any] = field(default_factory=dict)  # by the miner: negatives, share of false negatives dropped
 

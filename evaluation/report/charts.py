@@ -72,7 +72,7 @@ def line_chart(
         parts += _series(line, bins, x_scale, y_scale)
     ring = 'r="4" fill="none" stroke="var(--ink)"'
     parts += [f'<circle cx="{x_scale(x):.1f}" cy="{y_scale(y):.1f}" {ring}/>' for x, y in marked]
-    return _svg(parts, WIDTH, HEIGHT, describe)
+    return _svg(parts, HEIGHT, describe)
 
 
 def _series(line: Line, bins: Sequence["_Bin"], x_scale: "_Scale", y_scale: "_Scale") -> Iterable[str]:
@@ -105,7 +105,7 @@ def forest_plot(rows: Sequence[Interval], *, x_label: str, describe: str) -> Mar
     for position, row in enumerate(rows):
         parts += _interval(row, scale, TOP + ROW * position)
     parts.append(f'<text x="{WIDTH / 2}" y="{height - 4}" text-anchor="middle">{escape(x_label)}</text>')
-    return _svg(parts, WIDTH, height, describe)
+    return _svg(parts, height, describe)
 
 
 def _interval(row: Interval, scale: "_Scale", top: float) -> Iterable[str]:
@@ -187,9 +187,9 @@ def _path(points: Iterable[tuple[float, float]]) -> str:
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
 
 
-def _svg(parts: Iterable[str], width: float, height: float, describe: str) -> Markup:
+def _svg(parts: Iterable[str], height: float, describe: str) -> Markup:
     label = escape(describe, quote=True)
     return Markup(
-        f'<svg class="chart" viewBox="0 0 {width} {height:g}" role="img" aria-label="{label}">'
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{label}">'
         f"<title>{label}</title>{''.join(parts)}</svg>"
     )
