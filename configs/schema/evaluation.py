@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from configs.schema.data import DATA_SIDES
 from configs.schema.rules import setting
 
+MODES = ("dense", "sparse", "multi_vector", "hybrid")
 EXPORTS = ("onnx", "onnx-int8", "openvino-int8", "static")
 CHAIN_MODELS = ("base", "init", *DATA_SIDES, "merge")
 
@@ -28,23 +29,20 @@ class SuiteConfig:
     # shortened and quantised embeddings.
     kind: str = setting("mteb", choices=("retrieval", "samples", "encodechka", "mteb", "vectors"))
     sets: dict[str, str] = setting({}, name=True)  # retrieval, vectors: task -> set under data/heldout
-    dimensions: list[int] = setting([], least=1)  # vectors: shorter lengths, in addition to the full one
-    precisions: list[str] = setting([], choices=("int8", "binary"))  # vectors: of a component, in addition to float32
+    dimensions: list[int] = setting([], least=1, distinct=True)  # vectors: shorter lengths, in addition to the full one
+    # vectors: of a component, in addition to float32
+    precisions: list[str] = setting([], choices=("int8", "binary"), distinct=True)
     # encodechka: leaderboard (best of the pooled variants), or model (its own pooling).
     protocol: str = setting("leaderboard", choices=("leaderboard", "model"))
     benchmark: str | None = None  # mteb: a benchmark that provides the tasks, such as MTEB(rus, v1.1)
     languages: list[str] = setting([])  # mteb, without a benchmark: subsets of multilingual tasks, such as rus
     tasks: dict[str, MtebTaskConfig] = setting({})  # mteb: tasks, or exceptions to the benchmark's
     # mteb: modes in which retrieval tasks are scored; all but dense need heads, and hybrid is their weighted sum.
-    representations: list[str] = setting(["dense"], choices=("dense", "sparse", "multi_vector", "hybrid"))
+    representations: list[str] = setting(["dense"], choices=MODES, distinct=True)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.kind == "retrieval" and not self.sets:
             yield "sets", "must name at least one held-out set"
-        # Duplicates would be tested twice, and all p-values corrected for it.
-        for name in ("dimensions", "precisions", "representations"):
-            if len(set(getattr(self, name))) < len(getattr(self, name)):
-                yield name, "must not contain duplicates"
         if not self.representations:
             yield "representations", "must name at least one"
         if self.kind == "mteb" and not self.tasks and not self.benchmark:
@@ -65,11 +63,11 @@ class ReportConfig:
 class ExportConfig:
     """Further formats of the final model: each is checked against torch, and uploaded with the model."""
 
-    formats: list[str] = setting(["onnx", "onnx-int8"], choices=EXPORTS)  # they need the extra "export"
+    formats: list[str] = setting(["onnx", "onnx-int8"], choices=EXPORTS, distinct=True)  # they need the extra "export"
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        if not self.formats or len(set(self.formats)) < len(self.formats):
-            yield "formats", "must name at least one, without duplicates"
+        if not self.formats:
+            yield "formats", "must name at least one"
 
 
 @dataclass
@@ -93,7 +91,7 @@ class PublishConfig:
 class EvaluationConfig:
     """What is scored, and on what."""
 
-    suites: list[str] = setting([])  # names under `suite`, in this order
+    suites: list[str] = setting([], distinct=True)  # names under `suite`, in this order
     suite: dict[str, SuiteConfig] = setting({})  # all available suites
     tasks: list[str] = setting([])  # only these tasks of the suites; empty: all
     without: list[str] = setting([])  # leave out these tasks of the suites
@@ -121,5 +119,3 @@ class EvaluationConfig:
         for name in self.suites:
             if name not in self.suite:
                 yield "suites", f"there is no suite {name}; known: {', '.join(sorted(self.suite)) or 'none'}"
-        if len(set(self.suites)) < len(self.suites):
-            yield "suites", "must not contain duplicates"

@@ -30,6 +30,7 @@ class Rule(TypedDict, total=False):
     choices: Collection[str]  # with bounds: words allowed instead of a number
     keys: Collection[str]  # of a dictionary
     name: bool  # names a file or folder, as do the keys of a dictionary with this rule
+    distinct: bool  # no duplicates in a list: they would be tested, trained or weighted twice
 
 
 def setting(default: T, *, result: bool = True, unit: bool = True, later: bool = False, **rule: Unpack[Rule]) -> T:
@@ -60,6 +61,8 @@ def problems(value: Any, key: str = "", rule: Mapping[str, Any] | None = None) -
             found += [(prefix + name, problem) for name, problem in value.problems()]
         yield from found
     elif isinstance(value, list):
+        if rule.get("distinct") and len(set(value)) < len(value):
+            yield key, "must not contain duplicates"
         for position, item in enumerate(value):
             yield from problems(item, f"{key}.{position}", rule)
     elif isinstance(value, dict):

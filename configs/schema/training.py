@@ -103,7 +103,7 @@ class SideConfig(PlannedConfig):
 
     start: str = setting("init", choices=("init", *DATA_SIDES))  # the model of this run that training starts from
     dropout: float = setting(0.0, least=0, below=1)  # of the encoder in training; saved is the base's
-    directions: list[str] = setting(["query_to_doc"], choices=DIRECTIONS)  # what the softmax runs over
+    directions: list[str] = setting(["query_to_doc"], choices=DIRECTIONS, distinct=True)  # what the softmax runs over
     # Leave out candidates more similar than the positive minus this, as probable false negatives; null: keep all, or 0
     # with a guide.
     false_negative_margin: float | None = None
@@ -120,7 +120,7 @@ class SideConfig(PlannedConfig):
     angle_scale: float = setting(20.0, above=0)  # of AnglE: multiplies the angles
     # The losses are computed on vectors truncated to each of these lengths and added up, so that the model's vectors
     # can be truncated there (Matryoshka, arXiv:2205.13147). Empty: on full vectors only.
-    dimensions: list[int] = setting([], least=1, later=True)
+    dimensions: list[int] = setting([], least=1, distinct=True, later=True)
     dimension_weights: list[float] = setting([], least=0, later=True)  # of their losses, in order; empty: 1 each
     # For a small GPU.
     adapter: AdapterConfig = field(default_factory=AdapterConfig, metadata={"unless": AdapterConfig()})
@@ -155,10 +155,6 @@ class SideConfig(PlannedConfig):
             yield "average", "needs dev_steps: it averages the weights at the last evaluations"
         if "query_to_doc" not in self.directions:
             yield "directions", "must contain query_to_doc"
-        # Only the last weight of a duplicate dimension would count, and a duplicate direction's candidates twice.
-        for name in ("dimensions", "directions"):
-            if len(set(getattr(self, name))) < len(getattr(self, name)):
-                yield name, "must not contain duplicates"
         yield from super().problems()
 
 
