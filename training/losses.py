@@ -182,6 +182,8 @@ class BatchLoss(nn.Module):
         self.model, self.temperature = model, temperature
         self.mini_batch_num_tokens = mini_batch_num_tokens
         self.parts: dict[str, Tensor] = {}  # of the last batch; averaged over the ranks they are the global values
+        self.measures = True  # whether `angle_gradient_share`, which takes two more passes over the losses, is wanted
+        self.angle_gradient_share: Tensor | None = None  # of the last batch where it was, the same on every rank
 
 
 class PlannedLoss(BatchLoss):
@@ -197,8 +199,6 @@ class PlannedLoss(BatchLoss):
     def __init__(self, model: nn.Module, side: SideConfig, mini_batch_num_tokens: int) -> None:
         super().__init__(model, side.temperature, mini_batch_num_tokens)
         self.side = side
-        self.measures = True  # whether `angle_gradient_share`, which takes two more passes over the losses, is wanted
-        self.angle_gradient_share: Tensor | None = None  # of the last batch where it was, the same on every rank
 
     def forward(self, features: Iterable[dict[str, Tensor]], labels: dict[str, Any]) -> Tensor:
         """The loss of this rank's rows.

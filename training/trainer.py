@@ -183,14 +183,12 @@ class PlannedTrainer(SentenceTransformerTrainer):
         return loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        if isinstance(self.loss, PlannedLoss):
-            is_logged = (self.state.global_step + 1) % self.state.logging_steps == 0
-            self.loss.measures = is_logged and self.train_dataset.angle_weight > 0
+        is_logged = (self.state.global_step + 1) % self.state.logging_steps == 0
+        self.loss.measures = is_logged and self.train_dataset.angle_weight > 0
         return super().training_step(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        share = self.loss.angle_gradient_share if isinstance(self.loss, PlannedLoss) else None
-        if "loss" in logs and share is not None:
+        if "loss" in logs and (share := self.loss.angle_gradient_share) is not None:
             logs = {**logs, "angle_gradient_share": share.item()}
         super().log(logs, start_time)
 
