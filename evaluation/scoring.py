@@ -28,7 +28,7 @@ from evaluation.models import ScoredModel, heads_fingerprint
 from evaluation.outcome import SCORE_VERSION, Outcome
 from evaluation.significance import whole
 from evaluation.suites.task import Task
-from pipeline.core.artefact import StageFolder, json_sha256, result_settings
+from pipeline.core.artefact import StageFolder, json_sha256, result_settings, untracked
 from pipeline.core.console import LOGGED_EVERY, log
 from pipeline.core.embedding import EmbeddingCache
 from pipeline.core.errors import Stopped, UserError
@@ -149,7 +149,7 @@ def score_units(
     context = multiprocessing.get_context("spawn")  # a child forked after CUDA was used can't use it
     records = context.Queue()
     listener = logging.handlers.QueueListener(records, *logging.getLogger().handlers, respect_handler_level=True)
-    portable = dataclasses.replace(stage, track=_untracked, inputs=dict(stage.inputs))
+    portable = dataclasses.replace(stage, track=untracked, inputs=dict(stage.inputs))
     shares = [(first + number * len(models) // len(devices)) % len(models) for number in range(len(devices))]
     listener.start()
     try:
@@ -217,7 +217,3 @@ def _start(records: Any, processes: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)  # for libraries loaded later, such as scikit-learn
     threadpool_limits(threads)
     torch.set_num_threads(threads)
-
-
-def _untracked(line: dict[str, Any]) -> None:
-    """Only the process that owns the stage has trackers."""

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from configs.schema.config import Config
-from pipeline.core.artefact import MANIFEST, Manifest, StageFolder
+from pipeline.core.artefact import MANIFEST, Manifest, StageFolder, untracked
 from pipeline.core.console import log
 from pipeline.core.errors import INSTALL, UserError, first_line, redacted
 
@@ -24,7 +24,7 @@ def tracked(config: Config, folder: StageFolder, manifest: Manifest) -> Iterator
     """Track the stage that the block makes; raises UserError if the tracker is not installed or can't start."""
     kind = config.tracking.kind
     if kind == "none":
-        yield lambda line: None
+        yield untracked
         return
     try:
         library = importlib.import_module(kind)

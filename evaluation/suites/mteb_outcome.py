@@ -26,8 +26,6 @@ PAIR_SIMILARITIES = {  # prefix of mteb's metric -> its key among the prediction
 }
 ROUNDING = 1e-4  # mteb keeps five or six digits
 TREC_NAMES = {"ndcg": "ndcg_cut", "map": "map_cut", "recall": "recall", "precision": "P", "hit_rate": "success"}
-
-
 PAIRS_OF = {"XNLIV2": "XNLI"}  # the same pairs in the same order, translated again
 
 

@@ -226,6 +226,10 @@ def write_json(path: Path, content: Any) -> None:
 UNITS = "units"  # the folder of the units' records
 
 
+def untracked(line: dict[str, Any]) -> None:
+    """Drops a line where there is no tracker, or only another process has one."""
+
+
 @dataclasses.dataclass
 class StageFolder:
     """The folder that a stage's `build` writes to."""
@@ -235,7 +239,7 @@ class StageFolder:
     fingerprint: str
     inputs: Mapping[str, Path]  # the folders of complete artefacts
     resuming: bool = False  # it holds files of an unfinished attempt with the same fingerprint
-    track: Callable[[dict[str, Any]], None] = lambda line: None  # sends a line of metrics.jsonl to the tracker
+    track: Callable[[dict[str, Any]], None] = untracked  # sends a line of metrics.jsonl to the tracker
     records: set[Path] = dataclasses.field(default_factory=set)  # of the units that belong to this attempt
 
     def replacing(self, relative: str) -> AbstractContextManager[Path]:
