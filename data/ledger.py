@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from configs.schema.data import SourceConfig
-from pipeline.core.console import markdown_table
+from pipeline.core.console import cell, markdown_table
 
 CARD_PAIRS, CARD_NEGATIVES = 2_240_961, 792_644
 SAMPLE_CHARACTERS = 200  # of a sample
@@ -114,7 +114,7 @@ def markdown(lines: list[dict[str, Any]], sums: dict[str, Any], evaluations: dic
     """The ledger for readers: one table, then the details of each set."""
     columns, rows = table(lines)
     rows.append(["**all training sets**", "", *(sums[count] for count in columns[2:-1]), ""])
-    cells = [[_cell(value) for value in row] for row in rows]
+    cells = [[cell(value) for value in row] for row in rows]
     parts = ["# Data ledger\n", markdown_table(columns, cells, range(2, len(columns) - 1)), ""]
     if _has_card_sets(lines):
         parts.append(
@@ -186,7 +186,3 @@ def _evaluations(lines: list[dict[str, Any]], evaluations: dict[str, Any]) -> st
         parts.append(f"- {task}: {texts:,} texts; found in training: {', '.join(found.get(task, [])) or 'none'}")
     parts += [f"- {task}: **not checked**: {reason}" for task, reason in evaluations["not_checked"].items()]
     return "\n".join(parts) + "\n" if len(parts) > 1 else "## Evaluations\n\nPairs were checked against no benchmark.\n"
-
-
-def _cell(value: int | str | None) -> str:
-    return "–" if value is None else f"{value:,}" if isinstance(value, int) else value

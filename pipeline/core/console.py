@@ -54,12 +54,13 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[objec
     for position, column in enumerate(columns):
         table.add_column(column, justify="left" if position == 0 else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(_cell(value) for value in row))
+        table.add_row(*map(cell, row))
     console.print(title)  # not as the table's title, which would be wrapped at the table's width
     console.print(table)
 
 
-def _cell(value: object) -> str:
+def cell(value: object) -> str:
+    """A value as tables show it."""
     if value is None:
         return "–"
     if isinstance(value, float):
