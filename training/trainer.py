@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -60,12 +61,14 @@ NOT_FREE = {  # arguments of the library that the pipeline sets or ignores
 }
 
 
-def _outlive_sigterm(worker: int) -> None:
-    """Have a data loader's worker, a fork of its rank, obey only the SIGTERM that this rank sends.
+def _start_worker(worker: int) -> None:
+    """Have a data loader's worker, a fork of its rank, send tensors by its pipe, and obey only SIGTERM from this rank.
 
-    A scheduler's SIGTERM reaches it as well as its rank, which needs it until the checkpoint. The rank sends its own
-    where it ends in an error; it then waits for its workers.
+    In shared memory, of which a container often has 64 MB, a batch that doesn't fit is dropped and the rank waits for
+    it forever. A scheduler's SIGTERM reaches the worker as well as its rank, which needs it until the checkpoint. The
+    rank sends its own where it ends in an error; it then waits for its workers.
     """
+    ForkingPickler.register(torch.Tensor, lambda tensor: (torch.from_numpy, (tensor.numpy(),)))
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
@@ -143,7 +146,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
         own: Any = [batch.slice(self.args.process_index, self.args.world_size) for batch in batches]
         collate: Any = self.data_collator.collate
         workers = self.args.dataloader_num_workers if batches is self.batches else 0  # dev sets are small
-        on_linux: dict[str, Any] = {"multiprocessing_context": "fork", "worker_init_fn": _outlive_sigterm}
+        on_linux: dict[str, Any] = {"multiprocessing_context": "fork", "worker_init_fn": _start_worker}
         with named_argument("dataloader_num_workers"):
             return DataLoader(  # not prepared by Accelerate, which would split these slices again
                 rows,

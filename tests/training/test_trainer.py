@@ -35,7 +35,7 @@ from training.batch_plan import GlobalBatch, read_plan
 from training.batches import MiniBatchCollator
 from training.callbacks import Checkpoints, MetricsLog, Preemption, StepBar, StepLines
 from training.memory import Budget
-from training.trainer import MARK, PlannedTrainer, _outlive_sigterm, last_checkpoint, readable, training_arguments
+from training.trainer import MARK, PlannedTrainer, _start_worker, last_checkpoint, readable, training_arguments
 
 SETS = {
     "symmetric/pairs": rows(160, seed=1),
@@ -191,7 +191,7 @@ def test_sigterm_during_the_all_reduce_is_seen_by_all_after_the_next_step(
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a stop ends workers as well")
 def test_a_worker_of_the_loader_obeys_only_its_rank_s_sigterm() -> None:
     def work() -> None:
-        _outlive_sigterm(0)
+        _start_worker(0)
         ready.set()
         time.sleep(60)
 
@@ -206,6 +206,23 @@ def test_a_worker_of_the_loader_obeys_only_its_rank_s_sigterm() -> None:
     worker.terminate()  # as multiprocessing does at the exit of a rank that failed, and then waits
     worker.join(10)
     assert worker.exitcode == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers are set up by the library")
+def test_a_worker_s_batches_need_no_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
+
+    monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", full)
+    trainer: Any = object.__new__(PlannedTrainer)
+    trainer.args = SimpleNamespace(process_index=0, world_size=1, dataloader_num_workers=1, dataloader_pin_memory=False)
+    trainer.args.device = torch.device("cpu")
+    trainer.data_collator = SimpleNamespace(collate=lambda rows: {"tokens": torch.tensor(rows), "longest": [7]})
+    trainer.batches = [GlobalBatch("a", np.arange(2), np.zeros((2, 0), np.int64))]
+    loader = trainer._planned(SimpleNamespace(__getitems__=lambda batch: batch.rows.tolist()), trainer.batches)
+    loader.timeout = 20  # seconds
+    (batch,) = loader
+    assert batch["tokens"].tolist() == [0, 1] and batch["longest"] == [7]
 
 
 @pytest.mark.slow
