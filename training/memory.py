@@ -24,6 +24,7 @@ CPU_OVERHEAD, GPU_OVERHEAD = 96, 512
 PROBED = 4096  # tokens of the first probe; the second has twice as many
 STATE_BYTES = 12  # per trained parameter: gradient and AdamW's two moments; the weights are on the device already
 DDP_BUCKET_BYTES = 4  # per trained parameter: DistributedDataParallel's copy of the gradient
+DDP_BUCKET = 25 * 2**18  # its copies are reduced in buckets of this many gradients
 RESERVED_SHARE = 0.05  # share of the device's memory that is left free: fragments, the loss, dev scores
 BUDGET_MULTIPLE = 256  # budgets are multiples of it
 MINI_BATCHES_PER_BUDGET = 4  # for a batch that needs more than one: smaller ones fill more of the budget
@@ -80,6 +81,8 @@ def measured_tokens(
             probe(model, features([*[text] * (number - 1), text[1:]]), dtype)
             peaks.append(torch.cuda.max_memory_allocated(device) - before)
             sizes.append(number * longest)
+    if get_world_size() > 1:  # NCCL allocates its buffers with the first operation, here of a gradient bucket's size
+        torch.distributed.all_reduce(torch.zeros(DDP_BUCKET, device=device))
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

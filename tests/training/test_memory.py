@@ -58,6 +58,19 @@ def test_memory_that_heads_hold_is_not_available_for_activations(monkeypatch: py
         measured_tokens(model, features, side, None, "side", int(9e9))
 
 
+def test_free_memory_is_measured_after_nccl_took_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    done, side, peaks = list[str | int](), SideConfig(anchor_length=32, positive_length=32), iter([4e9, 8e9])
+    for name in ("empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda *device: None)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: next(peaks))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: done.append("free") or (9e10, 1e11))
+    monkeypatch.setattr("training.memory.get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda own, **options: done.append(4 * own.numel()))
+    measured_tokens(tiny_model(), MiniBatchCollator(1, Budget(1, 1)).features, side, None, "side")
+    assert done == [25 * 2**20, "free", 4]  # bytes of a bucket of gradients, and of the least over the ranks
+
+
 def test_the_memory_of_padded_texts_masks_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     masks, peaks = list[torch.Tensor | None](), iter([4e9, 8e9])
     attend = torch.nn.functional.scaled_dot_product_attention
