@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from filelock import FileLock
 from sentence_transformers import SentenceTransformer
 
@@ -61,8 +62,8 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     Writes model/, plan.json and metrics.jsonl, and keeps checkpoints/ until it is done. Under `accelerate launch` each
     process takes its slice of every planned global batch; the result is the same.
     """
-    side, dtype = config.side(stage.name), autocast_dtype(config.precision)
     process = join_ranks(config, stage)
+    side, dtype = config.side(stage.name), autocast_dtype(config.precision)  # of this rank's device: once it has one
     start = config.model_folder(side.start)
     torch.manual_seed(derived_seed(config.training_seed, "adapter"))
     model = load_model(start, config.base.attention, side, f"training.{stage.name}")
@@ -95,10 +96,14 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
 
 
 def join_ranks(config: Config, stage: StageFolder) -> PartialState:
-    """This process among a training stage's ranks; raises UserError where their number doesn't fit the settings."""
+    """This process among a training stage's ranks; raises UserError where their number or devices don't fit."""
     process = joined_ranks(config.timeout(stage.name))
     require_even_shares(config, stage.name, process.num_processes)
     require_launcher(torch.cuda.device_count(), process.num_processes, config.launch.processes)
+    precisions = sorted(set(gather_object([training_precision(config.precision)])))
+    if len(precisions) > 1:  # auto on different devices; the last one, fp16 or fp32, runs on all of them
+        what, remedy = f"some ranks would train in {', some in '.join(precisions)}", f"set precision={precisions[-1]}"
+        raise UserError(what, where="config key precision", remedy=remedy)
     if process.device.type == "cpu":
         keep_freed_memory()
     elif autocast_dtype(config.precision) is None:

@@ -199,6 +199,14 @@ def test_processes_that_do_not_divide_the_multiple_are_refused() -> None:
         require_even_shares(Config(), "symmetric", 3)
 
 
+def test_ranks_of_different_precision_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With gradients of float16 times its scale, other ranks' would have no weight."""
+    config = prepared_run(tmp_path, {"symmetric/pairs": rows(32)})
+    monkeypatch.setattr("training.finetune.gather_object", lambda own: [*own, "bf16"], raising=False)
+    with pytest.raises(UserError, match=r"in bf16, some in fp32 \(config key precision\); set precision=fp32"):
+        run_stage(CHAIN["symmetric"], config)
+
+
 def test_bf16_is_refused_where_the_device_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "native_bfloat16", lambda: False)
     assert precision.training_precision("auto") != "bf16"
