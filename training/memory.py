@@ -14,6 +14,7 @@ from configs.schema.training import PlannedConfig
 from pipeline.core.console import log
 from pipeline.core.embedding import CPU_TOKENS, GPU_TOKENS
 from pipeline.core.errors import UserError
+from training.model_files import encoder_of
 
 # On a CPU: the tokens of bge-m3's longest text. Training 28 million parameters on texts of 96 tokens peaks at 4.8 GB
 # with it, at 6.5 GB with twice as many (questions on documentation, two cores).
@@ -113,13 +114,17 @@ def tokens_that_fit(sizes: Sequence[int], peaks: Sequence[int], room: int, train
 
 
 def probe(model: SentenceTransformer, features: dict[str, Any], dtype: torch.dtype | None) -> None:
-    """A forward and a backward pass that leave no gradient and don't change the random state."""
-    device = model.device
+    """A forward and a backward pass that leave no gradient and don't change the random state.
+
+    The embedding table gets none: with a large vocabulary it would exceed the activations, which are to be measured.
+    """
+    device, table = model.device, encoder_of(model).get_input_embeddings().weight
     model.train()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
             embeddings = model(send_to_device(features, device))["sentence_embedding"].float()
-        embeddings.square().sum().backward()
+        inputs = [weight for weight in model.parameters() if weight.requires_grad and weight is not table]
+        embeddings.square().sum().backward(inputs=inputs)
     model.zero_grad(set_to_none=True)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.distributed._tools.mem_tracker import MemTracker
 
 from configs.schema.training import SideConfig
 from pipeline.chain import CHAIN
@@ -96,12 +97,25 @@ def test_the_memory_of_padded_texts_masks_is_measured(monkeypatch: pytest.Monkey
 def test_a_probing_step_computes_as_training_does_and_leaves_no_trace(dtype: torch.dtype | None) -> None:
     model, seen, gradients = tiny_model(dropout=0.2), list[tuple[bool, bool]](), list[torch.Tensor]()
     model[0].register_forward_pre_hook(lambda part, _: seen.append((part.training, torch.is_autocast_enabled("cpu"))))
-    next(model.parameters()).register_hook(gradients.append)
+    next(model[0].model.encoder.parameters()).register_hook(gradients.append)
     before = torch.get_rng_state()
     probe(model.eval(), MiniBatchCollator(1, Budget(1000, 8)).features([[5] * 7, [5] * 9]), dtype)
     assert seen == [(True, dtype is not None)] and gradients[0].any()
     assert torch.equal(torch.get_rng_state(), before)
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_large_vocabulary_s_gradient_does_not_hide_activations() -> None:
+    model, peaks = tiny_model(), list[int]()
+    model[0].model.pooler = None  # frozen, which the tracker does not expect
+    model[0].model.resize_token_embeddings(40_000, mean_resizing=False)  # 5 MB; the first probe keeps 3 MB
+    for texts in (16, 32, 64):
+        tracker = MemTracker()
+        tracker.track_external(model)
+        with tracker:
+            probe(model, MiniBatchCollator(1, Budget(1, 1)).features([[5] * 32] * texts), None)
+        peaks.append(tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"])
+    assert peaks[2] - peaks[1] == pytest.approx(2 * (peaks[1] - peaks[0]), rel=0.05)
 
 
 @pytest.mark.parametrize("place", ["training.losses.contrastive_loss", "torch.optim.AdamW.step"])
