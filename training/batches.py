@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -136,9 +136,11 @@ def ends_within(lengths: Integers, budget: Budget, packed: bool = False) -> list
     def ends(max_tokens: int) -> list[int]:
         return packed_ends(lengths, max_tokens) if packed else mini_batch_ends(lengths, max_tokens, budget.overhead)
 
-    found = ends(budget.tokens)
-    fits = (int(lengths.sum()) if packed else with_padding(lengths, found)) <= budget.tokens
-    return found if fits and budget.whole else ends(budget.tokens // MINI_BATCHES_PER_BUDGET)
+    if budget.whole and int(lengths.sum()) <= budget.tokens:  # else no cut makes them fit
+        found = ends(budget.tokens)
+        if packed or with_padding(lengths, found) <= budget.tokens:
+            return found
+    return ends(budget.tokens // MINI_BATCHES_PER_BUDGET)
 
 
 def with_padding(lengths: Integers, ends: Sequence[int]) -> int:
@@ -161,18 +163,32 @@ def mini_batch_ends(lengths: Integers, max_tokens: int, overhead: int) -> list[i
 
     Dynamic programming over the cuts: cost[j] = min over i of cost[i] + (j - i) * lengths[j - 1] + overhead, where
     (j - i) * lengths[j - 1] is at most `max_tokens`, or one text.
+
+    Among texts of one length, the best start of a mini-batch is a minimum over a sliding window: a queue of the starts
+    that may still become the best one, of equally good ones the first. So the work per text doesn't grow with
+    `max_tokens`.
     """
-    cost = np.zeros(len(lengths) + 1)
-    cut = np.zeros(len(lengths) + 1, dtype=np.int64)
-    for end in range(1, len(lengths) + 1):
-        width = lengths[end - 1]
-        first = max(0, end - max(1, max_tokens // int(width)))
-        candidates = cost[first:end] + np.arange(end - first, 0, -1) * width
-        best = int(candidates.argmin())
-        cost[end], cut[end] = candidates[best] + overhead, first + best
+    numbers = np.arange(len(lengths) + 1)
+    cost, cut = np.zeros(len(numbers)), [0] * len(numbers)
+    changes = np.flatnonzero(np.diff(lengths, prepend=0)).tolist()
+    for first, last in pairwise([*changes, len(lengths)]):
+        width = int(lengths[first])
+        most = max(1, max_tokens // width)
+        window = numbers[max(0, first + 1 - most) : first + 1]
+        keys = cost[window] - window * width
+        useful = (keys == np.minimum.accumulate(keys[::-1])[::-1]).nonzero()[0][: last - first]
+        starts = deque(zip(keys[useful].tolist(), window[useful].tolist(), strict=True))
+        for end in range(first + 1, last + 1):
+            if starts[0][1] < end - most:
+                starts.popleft()
+            least, cut[end] = starts[0]
+            cost[end] = least + end * width + overhead
+            while starts and starts[-1][0] > least + overhead:
+                starts.pop()
+            starts.append((least + overhead, end))
     ends = [len(lengths)]
     while cut[ends[-1]]:
-        ends.append(int(cut[ends[-1]]))
+        ends.append(cut[ends[-1]])
     return ends[::-1]
 
 

@@ -100,6 +100,23 @@ def test_padded_mini_batches_are_the_cheapest_of_all_cuts(most: int, overhead: i
     assert cost(tuple(mini_batch_ends(LENGTHS, most, overhead))) == min(map(cost, cuts)) < math.inf
 
 
+def test_of_equally_cheap_mini_batches_the_last_one_is_the_largest() -> None:
+    """As where every start is tried, which takes seconds for a batch of many short texts."""
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        lengths = np.sort(random.integers(1, random.integers(2, 40), random.integers(1, 100)))
+        most, overhead = int(random.integers(1, 400)), int(random.choice([0, 5, 96]))
+        cost, cut = np.zeros(len(lengths) + 1), [0] * (len(lengths) + 1)
+        for end, width in enumerate(lengths.tolist(), 1):
+            tried = np.arange(max(0, end - max(1, most // width)), end)
+            costs = cost[tried] + (end - tried) * width
+            cost[end], cut[end] = costs.min() + overhead, tried[costs.argmin()]
+        ends = [len(lengths)]
+        while cut[ends[0]]:
+            ends.insert(0, cut[ends[0]])
+        assert mini_batch_ends(lengths, most, overhead) == ends
+
+
 def test_the_plans_report_counts_padding_in_total_and_in_the_largest_batch() -> None:
     texts = [TokenIds(np.zeros(0, np.int32), np.cumsum([0, *own])) for own in ([2, 4], [6, 10])]  # tokens
     each = np.arange(2)
