@@ -105,9 +105,12 @@ def _shingles(form: str) -> frozenset[bytes]:
     return frozenset(form[start : start + SHINGLE].encode() for start in range(len(form) - SHINGLE + 1))
 
 
+_EMPTY = MinHash(num_perm=PERMUTATIONS, seed=1)  # copied, as drawing its permutations takes as long as all the rest
+
+
 def _signature(shingles: frozenset[bytes]) -> MinHash:
-    made = MinHash(num_perm=PERMUTATIONS, seed=1)
-    made.update_batch(sorted(shingles))
+    made = _EMPTY.copy()
+    made.update_batch(shingles)
     return made
 
 
