@@ -102,7 +102,7 @@ def result_settings(value: Any) -> Any:
         return {field.name: result_settings(getattr(value, field.name)) for field in kept}
     if isinstance(value, dict):
         return {str(key): result_settings(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, list):
         return [result_settings(item) for item in value]
     return value
 

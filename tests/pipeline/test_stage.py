@@ -77,12 +77,13 @@ def test_a_fingerprint_is_of_what_changes_the_result_in_any_order() -> None:
 @pytest.mark.parametrize("content", [b"{", b"\xff", b"[]", b'{"of": "another program"}'])
 def test_a_manifest_that_can_t_be_read_is_none(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_bytes(content)
-    assert read_manifest(tmp_path) is None
+    assert read_manifest(tmp_path) is None and read_manifest(tmp_path / "manifest.json") is None
 
 
 def test_a_manifest_is_parsed_once_and_again_after_it_was_replaced(tmp_path: Path) -> None:
     for fingerprint in ("one", "two"):  # of one length, written in one moment
         Manifest("merge", "complete", fingerprint, {}, {}).write(tmp_path)
+        os.utime(tmp_path / "manifest.json", ns=(0, 0))
         found = read_manifest(tmp_path)
         assert found and found.fingerprint == fingerprint and read_manifest(tmp_path) is found
 
@@ -101,8 +102,8 @@ def test_a_complete_artefact_is_not_made_again(tmp_path: Path) -> None:
     assert run_stage(stage_writing("abc", build=failing), make_config(tmp_path)).status == "complete"
 
 
-@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("abcd")])
-def test_a_missing_output_or_one_that_grew_makes_it_again(damage: Callable[[Path], None], tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("abcd"), lambda path: os.truncate(path, 2)])
+def test_a_missing_output_or_one_of_another_size_makes_it_again(damage: Callable[[Path], None], tmp_path: Path) -> None:
     run_stage(stage_writing("abc"), make_config(tmp_path))
     damage(tmp_path / "test/merge/model/weights.txt")
     run_stage(stage_writing("abc"), make_config(tmp_path))
@@ -270,7 +271,7 @@ def unit_stage(versions: dict[str, str], made: list[str]) -> Stage:
                 made.append(name)
                 if version == "broken":
                     raise UserError("broken", where=name, remedy="mend it")
-                (folder / "sets").mkdir()
+                (folder / "sets" / name).parent.mkdir(parents=True)
                 (folder / "sets" / name).write_text(version)
                 return {"version": version}
 
@@ -287,8 +288,23 @@ def test_units_survive_a_failing_one_and_only_changed_ones_are_made_again(tmp_pa
     run_stage(unit_stage({"rcb": "1", "terra": "1", "gazeta": "1"}, made), config)
     run_stage(unit_stage({"rcb": "1", "terra": "2"}, made), config)
     assert made == ["rcb", "terra", "terra", "gazeta", "terra"]
-    assert {path.name for path in (tmp_path / "test/data/sets").iterdir()} == {"rcb", "terra"}
+    for folder in ("sets", UNITS):
+        assert {path.stem for path in (tmp_path / "test/data" / folder).iterdir()} == {"rcb", "terra"}
     assert not list((tmp_path / "test/data").rglob(f"*{PARTIAL}"))
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"), [("sets/one/rcb", Path.unlink), (f"{UNITS}/one--rcb.json", lambda path: path.write_text("{"))]
+)
+def test_a_unit_that_lost_its_file_or_record_is_made_again_and_no_other(
+    file: str, damage: Callable[[Path], None], tmp_path: Path
+) -> None:
+    made = list[str]()
+    stage = unit_stage({"one/rcb": "1", "two/rcb": "1"}, made)
+    run_stage(stage, make_config(tmp_path))
+    damage(tmp_path / "test/data" / file)
+    run_stage(stage, make_config(tmp_path))
+    assert made == ["one/rcb", "two/rcb", "one/rcb"]
 
 
 def test_units_stopped_between_their_files_leave_none_behind_in_another_config(
@@ -310,15 +326,15 @@ def test_units_stopped_between_their_files_leave_none_behind_in_another_config(
     assert not (tmp_path / "test/data/a").exists()
 
 
-def test_a_rebuilt_unit_keeps_no_earlier_file(tmp_path: Path) -> None:
-    for name in ("before", "after"):
+def test_a_rebuilt_unit_keeps_no_earlier_file_and_one_of_another_name_takes_over_its_file(tmp_path: Path) -> None:
+    for unit, name in (("rcb", "before"), ("rcb", "after"), ("terra", "after")):
 
-        def build(config: Config, stage: StageFolder, name: str = name) -> dict[str, object]:
-            return stage.unit("rcb", name, lambda folder: {"letters": (folder / name).write_text(name)})
+        def build(config: Config, stage: StageFolder, unit: str = unit, name: str = name) -> dict[str, object]:
+            return stage.unit(unit, name, lambda folder: {"letters": (folder / name).write_text(name)})
 
-        stage = Stage("data", 1, build, lambda config, name=name: name, in_place=True)
+        stage = Stage("data", 1, build, lambda config, names=[unit, name]: names, in_place=True)
         manifest = run_stage(stage, make_config(tmp_path))
-    assert manifest.outputs.keys() == {"after", f"{UNITS}/rcb.json"}
+        assert manifest.outputs.keys() == {name, f"{UNITS}/{unit}.json"}
 
 
 def test_units_are_forgotten_only_once_the_artefact_counts_as_unfinished(
@@ -354,12 +370,16 @@ def test_a_folder_that_is_replaced_is_never_seen_half_removed(tmp_path: Path, mo
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_what_a_kill_left_of_a_temporary_folder_is_no_obstacle(tmp_path: Path) -> None:
-    (tmp_path / f"model{PARTIAL}").mkdir()
-    (tmp_path / f"model{PARTIAL}/half").touch()
-    with replacing(tmp_path / "model") as folder:
-        folder.mkdir()
-    assert list(tmp_path.rglob("*")) == [tmp_path / "model"]
+def test_what_a_kill_left_of_temporary_folders_is_no_obstacle_and_ctrl_c_leaves_none(tmp_path: Path) -> None:
+    for name in ("model", f"model{PARTIAL}", f"model.old{PARTIAL}"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "half").touch()
+    for stopped in (nullcontext(), pytest.raises(KeyboardInterrupt)):
+        with stopped, replacing(tmp_path / "model") as folder:
+            folder.mkdir()
+            if not isinstance(stopped, nullcontext):
+                raise KeyboardInterrupt
+        assert list(tmp_path.rglob("*")) == [tmp_path / "model"]
 
 
 def test_a_model_s_config_comes_last_and_nothing_of_a_model_that_failed(

@@ -1,0 +1,60 @@
+"""A setting rebuilds the stages whose results it changes, and no other."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.schema.config import SIDES, STAGES, Config
+from pipeline.application import composed
+from pipeline.chain import CHAIN
+from pipeline.core.artefact import result_settings
+from tests.support.sample_run import write_run
+
+LEARNED = {*SIDES, "merge"}
+
+
+@pytest.fixture(scope="module")
+def changed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., set[str]]:
+    """The stages that depend on an override, given further ones."""
+    runs = tmp_path_factory.mktemp("runs")
+    write_run(runs, run="tiny")
+
+    def of(config: Config) -> dict[str, Any]:
+        stages = (CHAIN[name] for name in STAGES if name != "calibrate")  # its settings name a model
+        return {
+            stage.name: [result_settings(stage.settings(config)), stage.needs(config), stage.reads(config)]
+            for stage in stages
+        }
+
+    def changed(override: str, *further: str) -> set[str]:
+        overrides = ["profile=tiny", f"runs={runs}", *further]
+        before, after = of(composed(*overrides)), of(composed(*overrides, override))
+        return {name for name in before if before[name] != after[name]}
+
+    return changed
+
+
+RETRIEVAL, MTEB, VECTORS = (f"evaluation.suites=[{name}]" for name in ("held_out", "card_30", "vectors"))
+MINED = "data.sources.terra.negatives=mine"
+
+
+@pytest.mark.parametrize(
+    ("override", "further", "stages"),
+    [
+        ("training.dev_rows=7", [], LEARNED),
+        ("training.dev_length=7", [], LEARNED),
+        ("precision=bf16", [], {*LEARNED, "heads"}),
+        ("precision=bf16", [MINED], {*LEARNED, "heads", "data"}),
+        ("base.attention=sdpa", [], {*LEARNED, "heads", "report"}),
+        ("languages=[kk]", [RETRIEVAL], {"init", "evaluate", "report", "publish"}),
+        ("languages=[kk]", [VECTORS], {"init", "report", "publish"}),
+        ("training.symmetric.guide=base", [], {"symmetric"}),
+        ("token_budget=7", [], set()),
+    ],
+)
+def test_a_setting_rebuilds_the_stages_whose_results_it_changes(
+    changed: Callable[..., set[str]], override: str, further: list[str], stages: set[str]
+) -> None:
+    assert changed(override, *further) == stages
