@@ -19,6 +19,7 @@ BENCHMARK_FILE, SAMPLE_FILE, CHECKED_FILE = "benchmarks.parquet", "samples.parqu
 # Near duplicates: MinHash finds candidates, the exact Jaccard similarity of their shingles decides.
 SHINGLE = 5  # characters; words would be too coarse for sentences of ten words
 PERMUTATIONS = 128
+NO_SHINGLES = MinHash(num_perm=PERMUTATIONS, seed=1)  # copied: drawing its permutations takes half of a text's time
 CANDIDATES = 0.8  # of the threshold: the search misses some texts just above its own threshold
 SHORTEST = 30  # characters of a comparable form; in a shorter one a single changed letter makes another text
 LONGER = 1.5  # a text this many times longer than every evaluation text can't match one
@@ -105,11 +106,8 @@ def _shingles(form: str) -> frozenset[bytes]:
     return frozenset(form[start : start + SHINGLE].encode() for start in range(len(form) - SHINGLE + 1))
 
 
-_EMPTY = MinHash(num_perm=PERMUTATIONS, seed=1)  # copied, as drawing its permutations takes as long as all the rest
-
-
 def _signature(shingles: frozenset[bytes]) -> MinHash:
-    made = _EMPTY.copy()
+    made = NO_SHINGLES.copy()
     made.update_batch(shingles)
     return made
 
