@@ -5,7 +5,7 @@ Also what `accelerate launch` starts: `accelerate launch … -m pipeline.run pro
 
 import dataclasses
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from contextlib import ExitStack
 
 from configs.schema.config import SIDES, Config
@@ -35,7 +35,7 @@ def run(config: Config) -> None:
             for name in asked:
                 held.enter_context(locked(config.folder(name), purpose=".command"))
         for name in asked:
-            make(name, config, asked)
+            make(name, config)
 
 
 def require_sets(config: Config) -> None:
@@ -83,14 +83,10 @@ def in_order(config: Config) -> list[str]:
     return list(order)
 
 
-def make(name: str, config: Config, asked: Collection[str] = ()) -> None:
-    """Make a stage unless it is finished, after the implied stages that it needs and that are not among those `asked`.
-
-    `force` rebuilds only the stage itself.
-    """
+def make(name: str, config: Config) -> None:
+    """Make a stage unless it is finished, after the implied stages that it needs; `force` rebuilds only itself."""
     stage, patient = CHAIN[name], dataclasses.replace(config, force=False)
-    others = [CHAIN[other] for other in stage.needs(config) if other not in asked]
-    for needed in (other for other in others if other.implied):
+    for needed in (CHAIN[other] for other in stage.needs(config) if CHAIN[other].implied):
         folder, _ = folder_and_manifest(needed, patient)
         if not read_finished(folder.path, folder.fingerprint):  # without the lock, as several runs share a base
             log.info("%s needs %s, which is made first", name, needed.name)

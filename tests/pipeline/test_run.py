@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from configs.schema.config import SIDES, STAGES, Config
+from pipeline.application import LAUNCHED, composed
 from pipeline.chain import CHAIN
 from pipeline.core.artefact import Manifest, read_manifest
 from pipeline.core.errors import UserError
-from pipeline.run import is_launched, run
+from pipeline.run import is_launched, require_sets, run
 from pipeline.stage import folder_and_manifest, run_stage
 from tests.support.runs import run_main
 
@@ -48,7 +49,7 @@ def test_evaluations_that_a_later_try_reaches_rebuild_the_data(tmp_path: Path) -
     assert fingerprint_of_data(checked=9, missing=0) == whole
 
 
-@pytest.mark.parametrize("name", sorted({"LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"}))
+@pytest.mark.parametrize("name", [LAUNCHED, "LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"])
 def test_under_accelerate_launch_only_training_runs(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert not is_launched()
     monkeypatch.setenv(name, "0")
@@ -66,6 +67,10 @@ def test_under_accelerate_launch_only_training_runs(name: str, monkeypatch: pyte
         (["stages=[data,calibrate]"], "calibration takes one model"),
         (["~data.held_out.test_questions"], "set test_questions is not held out (config key evaluation.suite.own."),
         (["~data.held_out.test_questions"], "_guard_usages), or leave the suite out of evaluation.suites"),
+        (
+            ["evaluation.suites=[vectors]", "+evaluation.suite.vectors.sets.more=no"],
+            "set no is not held out (config key evaluation.suite.vectors.sets)",
+        ),
         (["~data.sources.scored"], "there are no pairs to train the stage symmetric on (config key data.sources); add"),
         (["languages=[ru,kz]"], "script of language kz is not known (config key languages); give its ISO"),
         (["stages=[data,merge]", "merging.guard_sources=[test_questions,no]"], "set no is not held out (config key m"),
@@ -81,6 +86,16 @@ def test_an_impossible_stage_is_refused_before_anything_is_made(
     ended = run_main("profile=own", f"runs={tmp_path}", *overrides)
     assert ended.status == 2 and named in ended.err
     assert not any(tmp_path.rglob("manifest.json"))
+
+
+def test_only_the_stages_that_are_asked_for_are_checked() -> None:
+    asymmetric = [
+        "~data.sources.scored",
+        "languages=[kz]",
+        "merging.guard_sources=[no,nor]",
+        "~data.held_out.test_questions",
+    ]
+    require_sets(composed("profile=own", *asymmetric, "stages=[data,asymmetric]"))
 
 
 def test_why_a_stage_is_rebuilt_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
