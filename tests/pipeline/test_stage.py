@@ -28,7 +28,7 @@ from pipeline.core.artefact import (
     result_settings,
 )
 from pipeline.core.errors import UserError
-from pipeline.stage import Stage, is_up_to_date, run_stage
+from pipeline.stage import Stage, is_up_to_date, prepare_ranks, run_stage
 
 
 def make_config(runs: Path, **changes: object) -> Config:
@@ -102,7 +102,9 @@ def test_a_complete_artefact_is_not_made_again(tmp_path: Path) -> None:
     assert run_stage(stage_writing("abc", build=failing), make_config(tmp_path)).status == "complete"
 
 
-@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("abcd"), lambda path: os.truncate(path, 2)])
+@pytest.mark.parametrize(
+    "damage", [Path.unlink, lambda path: path.write_text("abcd"), lambda path: os.truncate(path, 2)]
+)
 def test_a_missing_output_or_one_of_another_size_makes_it_again(damage: Callable[[Path], None], tmp_path: Path) -> None:
     run_stage(stage_writing("abc"), make_config(tmp_path))
     damage(tmp_path / "test/merge/model/weights.txt")
@@ -120,6 +122,18 @@ def test_a_failed_remake_keeps_the_earlier_artefact_and_going_back_restores_it(t
     assert run_stage(stage_writing("abc", build=failing), make_config(tmp_path)) == first
     assert read_manifest(tmp_path / "test/merge") == first
     assert (tmp_path / "test/merge/model/weights.txt").read_text() == "abc"
+
+
+def test_a_rank_that_follows_takes_what_is_finished_but_builds_along_when_forced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = stage_writing("abc", name="symmetric")
+    run_stage(stage, make_config(tmp_path))
+    monkeypatch.setattr("pipeline.stage.is_main_process", lambda: False)
+    stage = dataclasses.replace(stage, build=failing)
+    assert run_stage(stage, make_config(tmp_path)).status == "complete"
+    with pytest.raises(UserError, match="no good"):  # rank 0 would wait for it
+        run_stage(stage, make_config(tmp_path, force=True))
 
 
 def test_a_missing_output_outside_the_folder_makes_it_again(tmp_path: Path) -> None:
@@ -170,17 +184,19 @@ def test_an_input_of_which_a_file_was_edited_is_refused_but_for_large_ones_of_th
     (tmp_path / "test/init/model/weights.txt").write_text(edited)
     reader = stage_writing("abc", needs=lambda config: ["init"], verified=verified)
     if refused:
-        with pytest.raises(UserError, match=r"merge needs init, but one of its files was changed.*model/weights.txt\)"):
-            run_stage(reader, config)
+        for begin in (run_stage, prepare_ranks):
+            with pytest.raises(UserError, match=r"merge needs init, but one of its files was changed.*weights.txt\)"):
+                begin(reader, config)
     else:
         assert run_stage(reader, config).status == "complete"
 
 
-def test_a_second_writer_stops_with_an_error(tmp_path: Path) -> None:
+def test_a_second_writer_stops_with_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", None)  # it neither waits nor helps: no further machine was launched
     (tmp_path / "test/.locks").mkdir(parents=True)
     with FileLock(tmp_path / "test/.locks/merge.lock"):
         with pytest.raises(UserError, match="another process is writing"):
-            run_stage(stage_writing("abc"), make_config(tmp_path))
+            run_stage(stage_writing("abc", assist=failing), make_config(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -198,7 +214,10 @@ def test_a_base_that_another_run_makes_and_what_another_machine_makes_are_waited
         begin(dataclasses.replace(stage_writing("abc"), name=name), config)
 
 
-def test_another_machine_works_on_units_while_a_stage_is_made_and_takes_what_was_made(tmp_path: Path) -> None:
+@pytest.mark.parametrize("failure", [UserError("no good", where="here", remedy="mend it"), OSError(28, "No space")])
+def test_another_machine_works_on_units_while_a_stage_is_made_and_takes_what_was_made(
+    failure: Exception, tmp_path: Path
+) -> None:
     config, begun, helped = make_config(tmp_path, launch=LaunchConfig(nodes=2)), threading.Event(), threading.Event()
 
     def build(config: Config, stage: StageFolder) -> dict[str, object]:
@@ -207,7 +226,7 @@ def test_another_machine_works_on_units_while_a_stage_is_made_and_takes_what_was
 
     def assist(config: Config, stage: StageFolder) -> None:
         helped.set()
-        raise UserError("no good", where="here", remedy="mend it")  # which the machine that makes it will meet, too
+        raise failure  # which the machine that makes it will meet, too
 
     stage = stage_writing("abc", build=build, assist=assist)
     maker = threading.Thread(target=run_stage, args=(stage, config))
@@ -403,6 +422,7 @@ def test_what_a_kill_left_next_to_or_deep_inside_an_artefact_is_removed(tmp_path
     shutil.copytree(folder, tmp_path / "test/merge.previous")
     run_stage(stage_writing("abc"), config)
     assert not (tmp_path / "test/merge.previous").exists()
+    shutil.copytree(folder, tmp_path / "test/merge.previous")
     with pytest.raises(UserError):
         run_stage(stage_writing("xyz", build=failing), config)
     leftovers = [tmp_path / f"test/merge{PARTIAL}", tmp_path / f"test/merge.old{PARTIAL}", folder / f"a/b/c{PARTIAL}"]
