@@ -129,9 +129,10 @@ def test_pieces_of_other_scripts_need_the_strictest_count_and_get_little_weight(
     nothing, many = np.zeros(tokenizer.size, dtype=np.int64), counts(tokenizer, 5) * 1000
     others = nothing.copy()
     others[[300, 301]] = 3, 10
-    thresholds = InitConfig(rule="notebook", min_counts={"ru": 3, "en": 10})
-    kept = select(tokenizer, {"ru": nothing, "en": nothing, OTHER: others}, thresholds, ["ru", "en"], NOTHING).kept
-    assert 301 in kept and 300 not in kept
+    for thresholds in ({"min_counts": {"ru": 3, "en": 10}}, {"min_counts": {"ru": 3}, "min_count": 10}):
+        config, each = InitConfig(rule="notebook", **thresholds), {"ru": nothing, "en": others, OTHER: others}
+        kept = select(tokenizer, each, config, ["ru", "en"], NOTHING).kept
+        assert 301 in kept and 300 not in kept
     assert {300, 301} <= set(select(tokenizer, {"ru": nothing, OTHER: others}, InitConfig(), ["ru"], NOTHING).kept)
     many[[300, 301]] = 0
     size = len(select(tokenizer, {"ru": many, OTHER: others}, InitConfig(), ["ru"], NOTHING).kept) - 2

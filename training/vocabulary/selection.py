@@ -83,7 +83,7 @@ def select(
     must["pinned"] = np.array([pinned])
     fixed = np.unique(np.concatenate(list(must.values())))
     kept = np.union1d(kept, fixed)
-    if config.max_size is not None and len(kept) > config.max_size:
+    if config.max_size is not None:
         kept = cut(kept, fixed, counts, config.max_size)
     sizes = {reason: len(ids) for reason, ids in (must | {"frequent": frequent}).items()}
     return Selection(kept, pinned, sizes)
