@@ -14,21 +14,20 @@ from transformers import AutoModel, AutoTokenizer
 
 from configs.schema.config import Config
 from configs.schema.evaluation import SuiteConfig
-from data.artefact import read_pair_set
+from data.artefact import PairSet, read_pair_set
 from data.pair_files import PairWriter
 from evaluation.encoder import Encoder
 from evaluation.models import ScoredModel
 from evaluation.outcome import Outcome
 from evaluation.results import VECTOR_MODES, Difference, Score
 from evaluation.scoring import Scorer
-from evaluation.suites.heads import WEIGHTS, mode_scores, weighted
+from evaluation.suites.heads import WEIGHTS, mode_scores
 from evaluation.suites.retrieval import (
     HybridWeights,
     RetrievalSet,
     lexical_scores,
     outcome_of,
     read_retrieval_set,
-    retrieval_set,
     score_retrieval,
     tasks,
 )
@@ -213,7 +212,9 @@ def scored(folder: Path, stage: StageFolder, where: Path) -> tuple[Outcome, Task
         return task.score(scorer), task, config
 
 
-def test_modes_and_their_sum_are_scored_by_the_formulas_token_by_token(with_heads: Path, tmp_path: Path) -> None:
+def test_modes_and_their_sums_are_scored_by_the_formulas_token_by_token(
+    with_heads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stage = stage_of(tmp_path)
     data = read_retrieval_set(tmp_path / "data", "terms")
     hand = by_hand(with_heads)
@@ -222,9 +223,14 @@ def test_modes_and_their_sum_are_scored_by_the_formulas_token_by_token(with_head
         np.testing.assert_allclose(found.scores[mode](slice(1, 4)), scores[1:4], atol=1e-5)
     assert found.bytes["dense"] == 4 * 32 and found.bytes["sparse"] == 8 * found.active_ids
     outcome, _, _ = scored(with_heads, stage, tmp_path)
+    assert outcome.columns["hybrid:bytes_per_passage"][0] == sum(found.bytes.values())
     summed = outcome_of(data, (hand["dense"] + 0.3 * hand["sparse"] + hand["multi_vector"]).__getitem__)
     for name in ("recall_at_1", "mrr_at_10", "ndcg_at_10"):
         np.testing.assert_array_equal(outcome.columns[f"hybrid:{name}"], summed.columns[name])
+    monkeypatch.setattr(HybridWeights, "of", lambda *_: (0.0, 1.0, 0.0))
+    columns = scored(with_heads, stage, tmp_path)[0].columns
+    fitted, sparse, fixed = (columns[f"{mode}:ndcg_at_10"] for mode in ("hybrid_fitted", "sparse", "hybrid"))
+    assert fitted.tolist() == sparse.tolist() != fixed.tolist()
 
 
 def test_weights_are_fitted_on_dev_rows_and_on_no_held_out_row(with_heads: Path, tmp_path: Path) -> None:
@@ -232,16 +238,23 @@ def test_weights_are_fitted_on_dev_rows_and_on_no_held_out_row(with_heads: Path,
     stage = stage_of(tmp_path)
     outcome, _, _ = scored(with_heads, stage, tmp_path)
     weights = outcome.notes["fitted weights"]
-    dev = retrieval_set(read_pair_set(tmp_path / "data" / "dev" / "words.parquet", "asymmetric"))
-    found = mode_scores(Encoder(with_heads), read_heads(with_heads), dev.queries, dev.candidates).scores
-
-    def ndcg(*weights: float) -> float:
-        return outcome_of(dev, weighted(list(found.values()), weights)).columns["ndcg_at_10"].mean()
-
+    dev = HybridWeights([read_pair_set(tmp_path / "data" / "dev" / "words.parquet", "asymmetric")])
+    texts = dev.sets[0].queries, dev.sets[0].candidates
+    found = mode_scores(Encoder(with_heads), read_heads(with_heads), *texts).scores
+    corners = [dev._gained([found], each) for each in np.eye(3)]
     assert sum(weights.values()) == pytest.approx(1)
-    assert ndcg(*weights.values()) >= max(ndcg(*WEIGHTS), ndcg(1, 0, 0), ndcg(0, 1, 0), ndcg(0, 0, 1)) - 0.1
+    assert dev._gained([found], [weights[mode] for mode in VECTOR_MODES]) >= max(corners) > min(corners)
     write(tmp_path / "data" / "heldout" / "terms.parquet", [("изба", "маяк"), ("суп", "музей")])
     assert scored(with_heads, stage, tmp_path)[0].notes["fitted weights"] == weights
+
+
+def test_weights_are_fitted_on_some_rows_of_each_set_that_has_positive_pairs() -> None:
+    def pairs(number: int, score: float) -> PairSet:
+        texts = [str(row) for row in range(number)]
+        return PairSet("words", "asymmetric", texts, texts, [[]] * number, [score] * number)
+
+    sets = HybridWeights([pairs(500, 1.0), pairs(3, 0.0), pairs(3, 1.0)]).sets
+    assert [len(data.queries) for data in sets] == [200, 3]
 
 
 def test_a_right_pair_gains_by_the_wrong_ones_above_it_alone() -> None:
@@ -278,6 +291,32 @@ def test_the_tables_set_modes_against_dense_and_bm25(with_heads: Path, tmp_path:
     assert row.test == "permutation" and np.isfinite([row.ci_low, row.ci_high, row.p_value]).all()
     difference = outcome.columns["hybrid:ndcg_at_10"].mean() - outcome.columns["ndcg_at_10"].mean()
     assert row.difference == pytest.approx(difference, abs=1e-6)
+
+
+def test_a_task_depends_on_its_pairs_the_dev_rows_of_its_side_the_stemmer_and_its_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, config = stage_of(tmp_path), make_config(tmp_path)
+    config.evaluation.suite["held_out"] = SuiteConfig(kind="retrieval", sets={"terms": "terms"})
+
+    def settings() -> str:
+        (task,) = tasks("held_out", config, stage)
+        return repr(task.settings)
+
+    found = [settings()]
+    for name in ("symmetric/pairs", "dev/pairs"):
+        (path := tmp_path / "data" / f"{name}.parquet").parent.mkdir(exist_ok=True)
+        write(path, PAIRS)
+    assert settings() == found[0]
+    for change in (
+        lambda: write(tmp_path / "data/heldout/terms.parquet", PAIRS[:4]),
+        lambda: write(tmp_path / "data/dev/words.parquet", PAIRS[:4]),
+        lambda: setattr(config, "languages", ["en"]),
+        lambda: monkeypatch.setattr("evaluation.suites.retrieval.version", lambda package: "0"),
+    ):
+        change()
+        found.append(settings())
+    assert len({*found}) == 5
 
 
 def test_a_model_without_heads_is_scored_by_dense_vectors_and_beside_bm25(embedder: Encoder, tmp_path: Path) -> None:
