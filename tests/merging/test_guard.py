@@ -174,14 +174,14 @@ def test_an_unchanged_model_loses_nothing() -> None:
 def test_the_set_that_decides_is_the_one_that_surely_loses_most() -> None:
     losses = {
         "noisy": GuardLoss(0.05, -0.02, 0.12),
-        "sure": GuardLoss(0.03, 0.025, 0.035),
+        "sure": GuardLoss(0.03, 0.015, 0.045),
         "small": GuardLoss(0.01, 0.005, 0.015),
     }
     candidate = Candidate("search", None, DevScore({}, {}), {}, losses, None)
     assert candidate.deciding_loss == losses["sure"]
-    assert losses["sure"].as_gain == "-0.0300 (-0.0350 to -0.0250)"
+    assert losses["sure"].as_gain == "-0.0300 (-0.0450 to -0.0150)"
     assert allowed_by(losses, 0.02) is False
-    assert allowed_by(losses, 0.03) is True
+    assert allowed_by(losses, 0.03) is True and allowed_by(losses, 0.0) is False
 
 
 @pytest.mark.parametrize(("sources", "limit"), [([], 0.01), (["one", "two"], None)])

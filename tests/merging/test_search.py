@@ -42,6 +42,7 @@ def test_the_grid_beyond_lies_outside_the_triangle() -> None:
     points = list(grid(beyond(1.5), 2, Fraction(1, 4)))
     assert points
     assert all(1 < sum(point) <= Fraction(3, 2) and min(point) >= 0 for point in points)
+    assert set(grid(beyond(1.2), 1, Fraction(1, 5))) == {(Fraction(6, 5),)}  # 1.2 as it is written, not as a float
 
 
 def test_neighbours_stay_inside() -> None:
@@ -62,13 +63,16 @@ def test_the_guard_bounds_the_search() -> None:
     assert best.weights["symmetric"] == 0.5
 
 
-def test_no_candidate_where_the_guard_allows_none() -> None:
+def test_no_candidate_where_the_guard_allows_none(caplog: pytest.LogCaptureFixture) -> None:
     assert best_of_grid(beyond(1.5), MODELS, 0.25, 1, scorer(peak(1, 1), allowed=lambda *_: False)) is None
+    assert caplog.messages == ["merge: the guard allows no search candidate"]
 
 
 def test_of_equal_scores_the_one_nearest_to_the_base_is_taken() -> None:
     best = best_of_grid(SIMPLEX, MODELS, 0.25, 0, scorer(lambda x, y: 1.0))
     assert best is not None and best.weights == {"init": 1.0, "symmetric": 0.0, "asymmetric": 0.0}
+    best = best_of_grid(SIMPLEX, MODELS, 0.25, 0, scorer(lambda x, y: float(x >= 0.25 or y >= 0.5)))
+    assert best is not None and best.weights == {"init": 0.75, "symmetric": 0.25, "asymmetric": 0.0}
 
 
 def test_extrapolation_finds_a_peak_beyond_the_simplex() -> None:
@@ -108,10 +112,10 @@ def test_the_same_weights_are_scored_once_and_a_near_candidate_is_another() -> N
     dev: Any = SimpleNamespace(score_model=lambda model: DevScore({"symmetric": {"set": 0.5}}, {"set": 1}))
     guard: Any = SimpleNamespace(by_query=lambda model: {})
     found = CandidateScorer(blend, dev, guard, limit=None, seed=1)
-    half = found.score({"base": 0.5, "other": 0.5}, "uniform")
-    assert found.score({"base": 1 - 0.1 * 5, "other": 0.1 + 0.4}, "search") is half and half.origin == "uniform"
-    near = found.score({"base": 0.5125, "other": 0.4875}, "search")
-    assert near is not half and found.candidates == [half, near] and len(blended) == 2
+    first = found.score({"base": 0.1, "other": 0.9}, "fixed")
+    assert found.score({"base": 1 - 0.9, "other": 0.9}, "search") is first and first.origin == "fixed"
+    near = found.score({"base": 0.1025, "other": 0.8975}, "search")
+    assert near is not first and found.candidates == [first, near] and len(blended) == 2
 
 
 def test_the_base_has_the_rest() -> None:
