@@ -14,7 +14,7 @@ import pytest
 
 from configs.schema.config import Config, LaunchConfig
 from pipeline import launch
-from pipeline.application import composed
+from pipeline.application import CONFIGS, LAUNCHED, composed
 from pipeline.core.errors import Died, UserError
 from pipeline.launch import launch_command, relay
 from tests.support.runs import finish, remove_stage, start
@@ -27,10 +27,12 @@ def relayed(code: str, capfd: pytest.CaptureFixture[str]) -> tuple[str | None, s
     return line, capfd.readouterr().err
 
 
-def test_an_error_line_is_caught_and_the_launchers_traceback_is_dropped(capfd: pytest.CaptureFixture[str]) -> None:
-    code = (
-        "import sys; w = sys.stderr.write; w('step 1\\nerror: no data (x); get some\\nTraceback: ...\\n' + 'y' * 99999)"
-    )
+@pytest.mark.parametrize("cut", [0, 5, 10, 20])
+def test_an_error_line_is_caught_in_any_pieces_and_the_launchers_traceback_is_dropped(
+    cut: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said = b"step 1\nerror: no data (x); get some\nTraceback: ...\n" + b"y" * 99999
+    code = f"import os, time; os.write(2, {said[:cut]}); time.sleep(0.2); os.write(2, {said[cut:]})"
     line, passed_on = relayed(code, capfd)
     assert line == "error: no data (x); get some"
     assert "Traceback" not in passed_on and "yyy" not in passed_on
@@ -84,15 +86,35 @@ def test_the_launch_file_and_the_number_of_processes_come_from_the_config() -> N
     assert command[command.index("--main_process_port") + 1] == "0"  # two trainings on one machine don't meet
 
 
+@pytest.mark.parametrize(("devices", "file", "ranks"), [(0, "cpu", "1"), (1, "gpu", "1"), (2, "gpus", "2")])
+def test_a_machine_s_gpus_choose_the_launch_file_and_share_its_cores(
+    devices: int, file: str, ranks: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: devices)
+    monkeypatch.setattr(launch, "cores", lambda: 12)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    command = launch_command(Config())
+    assert Path(command[command.index("--config_file") + 1]).stem == file
+    assert command[command.index("--num_processes") + 1] == ranks
+    assert int(command[command.index("--num_cpu_threads_per_process") + 1]) == 12 // int(ranks)
+
+
 @pytest.mark.parametrize(("name", "seen"), [("cpu", ""), ("gpus", "2,3")])
-def test_ranks_that_are_to_train_on_the_cpu_see_no_gpu(name: str, seen: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[str] = []
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
-    monkeypatch.setattr(launch, "passed_on", list)
-    run = lambda _, environment, *more: given.append(environment["CUDA_VISIBLE_DEVICES"])  # noqa: E731
-    monkeypatch.setattr(launch, "run_command", run)
-    launch.launch("symmetric", dataclasses.replace(Config(), run="tiny", launch=LaunchConfig(config=name)))
-    assert given == [seen]
+def test_ranks_get_this_command_s_settings_and_to_train_on_the_cpu_see_no_gpu(
+    name: str, seen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[list[str], dict[str, str]]] = []
+    own = {"CUDA_VISIBLE_DEVICES": "2,3", "PYTHONPATH": "mine", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "7"}
+    for variable, value in own.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setattr(launch, "passed_on", lambda: ["profile=tiny", "stages=[data,symmetric]"])
+    monkeypatch.setattr(launch, "run_command", lambda command, environment, *_: given.append((command, environment)))
+    launch.launch("symmetric", dataclasses.replace(Config(), run="a=1,b", launch=LaunchConfig(config=name)))
+    ((command, environment),) = given
+    assert command[-4:] == ["profile=tiny", "stages=[data,symmetric]", "run='a=1,b'", "stages=[symmetric]"]
+    places = os.pathsep.join([str(CONFIGS.parent), "mine"])
+    changed = {"CUDA_VISIBLE_DEVICES": seen, "PYTHONPATH": places, LAUNCHED: "1", "PIPELINE_JOB": "symmetric"}
+    assert environment == os.environ | changed
 
 
 def test_an_unknown_launch_file_is_refused_with_the_choices_before_anything_is_made() -> None:

@@ -31,7 +31,11 @@ def test_the_launcher_gets_the_rendezvous_from_the_environment(monkeypatch: pyte
     monkeypatch.setenv("MASTER_ADDR", "node-a")
     monkeypatch.setenv("MASTER_PORT", "29777")
     monkeypatch.setenv("NODE_RANK", "2")
-    command = " ".join(launch_command(on_nodes(3, 24)))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for cores, threads in ((32, 4), (4, 1)):
+        monkeypatch.setattr("pipeline.launch.cores", lambda cores=cores: cores)
+        command = " ".join(launch_command(on_nodes(3, 24)))
+        assert command.endswith(f"--num_cpu_threads_per_process {threads}")
     assert "--num_processes 24 --num_machines 3 --machine_rank 2" in command
     assert "--main_process_ip node-a --main_process_port 29777" in command
 
@@ -96,7 +100,8 @@ def test_where_slurm_says_nothing_the_machine_s_gpus_are_taken(monkeypatch: pyte
     monkeypatch.setenv("MASTER_ADDR", "node-a")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
     config = Config(run="x", launch=LaunchConfig(nodes=2))
-    assert "--num_processes 16 --num_machines 2" in " ".join(launch_command(config))
+    command = " ".join(launch_command(config))
+    assert "--num_processes 16 --num_machines 2" in command and "nodes.yaml" in command
 
 
 def test_a_slurm_task_gets_the_cores_that_the_job_asked_for(repository: Path, tmp_path: Path) -> None:
