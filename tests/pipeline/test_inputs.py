@@ -10,7 +10,7 @@ from configs.schema.config import SIDES, STAGES, Config
 from pipeline.application import composed
 from pipeline.chain import CHAIN
 from pipeline.core.artefact import result_settings
-from tests.support.sample_run import write_run
+from tests.support.sample_run import finish, write_run
 
 LEARNED = {*SIDES, "merge"}
 
@@ -36,7 +36,7 @@ def changed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., set[str]]
     return changed
 
 
-RETRIEVAL, MTEB, VECTORS = (f"evaluation.suites=[{name}]" for name in ("held_out", "card_30", "vectors"))
+RETRIEVAL, VECTORS = (f"evaluation.suites=[{name}]" for name in ("held_out", "vectors"))
 MINED = "data.sources.terra.negatives=mine"
 
 
@@ -51,6 +51,18 @@ MINED = "data.sources.terra.negatives=mine"
         ("languages=[kk]", [RETRIEVAL], {"init", "evaluate", "report", "publish"}),
         ("languages=[kk]", [VECTORS], {"init", "report", "publish"}),
         ("training.symmetric.guide=base", [], {"symmetric"}),
+        ("training.symmetric.teacher=data/samples", [], {"symmetric"}),
+        ("training.asymmetric.start=symmetric", [], {"asymmetric"}),
+        ("training.heads.learning_rate=7e-5", [], {"heads"}),
+        ("training.heads.learning_rate=7e-5", ["heads=joint"], {*LEARNED, "heads"}),
+        ("evaluation.encodechka=some/folder", [], {"evaluate"}),
+        ("evaluation.encodechka=some/folder", ["data.decontamination.suites=[encodechka]"], {"benchmarks", "evaluate"}),
+        ("evaluation.suite.vectors.dimensions=[8]", [VECTORS], {"evaluate"}),
+        ("evaluation.suite.vectors.dimensions=[8]", [RETRIEVAL], set()),
+        ("evaluation.suite.held_out.dimensions=[8]", [RETRIEVAL], set()),
+        (RETRIEVAL, ["evaluation.suites=[samples]"], {"evaluate"}),
+        ("evaluation.publish.licence=mit", [], {"report", "publish"}),
+        ("evaluation.report.card=of/a_model", [], {"report"}),
         ("token_budget=7", [], set()),
     ],
 )
@@ -58,3 +70,10 @@ def test_a_setting_rebuilds_the_stages_whose_results_it_changes(
     changed: Callable[..., set[str]], override: str, further: list[str], stages: set[str]
 ) -> None:
     assert changed(override, *further) == stages
+
+
+def test_a_stage_that_failed_is_no_input_of_the_report_but_rebuilds_it(tmp_path: Path) -> None:
+    config, report = write_run(tmp_path), CHAIN["report"]
+    assert "symmetric" in report.needs(config) and not report.reads(config)
+    finish(config, "symmetric", {}, "failed")
+    assert "symmetric" not in report.needs(config) and report.reads(config)["symmetric"].startswith("failed ")

@@ -55,6 +55,7 @@ def test_a_name_of_the_config_stands_for_any(shown: Callable[[str], str]) -> Non
     assert "  data.sources.terra.revision: str; default main, in profile demo refs/convert/parquet\n" in shown(
         "data.sources.terra.rev"
     )
+    assert "  data.sources.terra.also.<number>.hub: str" in shown("data.sources.terra.also")
     assert "  data.sources.unheard_of.repeat: int, at least 1; default 1\n" in shown("data.sources.unheard_of")
 
 

@@ -21,7 +21,7 @@ from training.vocabulary.language_counts import count_pieces
 
 ODD = [
     "", " ", "  ", " a", "a ", "  a  b  ", "a\tb\nc\r\nd \n e", "x\u00a0 y \u00a0z\u00a0", "\u2003a\u2003 \u2003",
-    "a\u0085b \u0085 c", "… ‥ a‥ ‥b", "e\u0301 \u0301e \u0301", "й и\u0306 \u0306",
+    "a  b", "b  a", "a\u0085b \u0085 c", "… ‥ a‥ ‥b", "e\u0301 \u0301e \u0301", "й и\u0306 \u0306",
     "😀 👩\u200d👩\u200d👧 \u200d x\ufe0f \ufe0f",
     "a ´b ¨ ¨c", "▁ ▁a b▁ ▁▁", "\u200b \u200ba \ufeffb", "дом <mask> дом<s>x </s> <pad>", "＜mask＞ <mask", "ｶﾞ ﾞ ﾟ",
     "слово" * 400, "a" * 3000, "ำ กำ ำ", "\u0e33a", "क् षि ि", "\x01 \x7f a\x00b", "½ ﬁ Ⅷ ㎏", "\u202eabc \u202e",

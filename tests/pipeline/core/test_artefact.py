@@ -43,7 +43,9 @@ def test_verification_reads_bytes_whatever_is_known_of_the_file(tmp_path: Path) 
 
 def test_a_manifest_holds_no_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", token := "hf_" + "Zq7" * 11)
-    Manifest("data", "failed", "f", {}, {"mirror": token}, metrics={"texts": [token]}, error=f"E: {token}").write(tmp_path)
+    Manifest("data", "failed", "f", {}, {"mirror": token}, metrics={"texts": [token]}, error=f"E: {token}").write(
+        tmp_path
+    )
     assert token not in (tmp_path / "manifest.json").read_text()
 
 
