@@ -77,3 +77,9 @@ def test_a_stage_that_failed_is_no_input_of_the_report_but_rebuilds_it(tmp_path:
     assert "symmetric" in report.needs(config) and not report.reads(config)
     finish(config, "symmetric", {}, "failed")
     assert "symmetric" not in report.needs(config) and report.reads(config)["symmetric"].startswith("failed ")
+
+
+def test_models_of_the_run_that_mine_and_guide_are_inputs() -> None:
+    config = composed("profile=tiny", MINED, "data.mining.model=base", "training.symmetric.guide=base")
+    assert CHAIN["data"].needs(config) == ["benchmarks", "base"]
+    assert CHAIN["symmetric"].needs(config) == ["data", "init", "base"]
