@@ -65,7 +65,7 @@ def test_free_memory_is_measured_after_nccl_took_its_own(monkeypatch: pytest.Mon
         monkeypatch.setattr(torch.cuda, name, lambda *device: None)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: next(peaks))
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: done.append("free") or (9e10, 1e11))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (done.append("free"), (9e10, 1e11))[1])
     monkeypatch.setattr("training.memory.get_world_size", lambda: 2)
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda own, **options: done.append(4 * own.numel()))
     measured_tokens(tiny_model(), MiniBatchCollator(1, Budget(1, 1)).features, side, None, "side")
