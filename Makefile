@@ -17,6 +17,9 @@ BENCHMARKS := data evaluation exports gpu heads init merging mining training wai
 STAGES := base benchmarks data init symmetric asymmetric joint merge heads export evaluate report
 
 .DEFAULT_GOAL := help
+# Also where a container's environment forbids it, modules are compiled once: without that imports take twice as long.
+export PYTHONDONTWRITEBYTECODE :=
+
 .NOTPARALLEL:  # a stage reads the artefacts of those given before it
 .PHONY: help setup demo reproduce $(STAGES) check lock licences plan settings sweep calibrate publish bench test test-slow torture lint
 

@@ -58,6 +58,16 @@ def test_stages_are_made_one_after_the_other_whatever_make_is_told(checkout: Pat
     assert (checkout / "calls").read_text().split() == ["begin", "end"] * 2
 
 
+def test_modules_are_compiled_once_whatever_the_environment_says(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    installs(checkout)
+    (checkout / ".venv/bin/python").write_text('#!/bin/sh\necho "writes${PYTHONDONTWRITEBYTECODE:+ nothing}" > calls\n')
+    subprocess.run(["make", "data"], cwd=checkout, check=True, capture_output=True)
+    assert (checkout / "calls").read_text() == "writes\n"
+
+
 @pytest.mark.parametrize("target", ["data", "demo"])
 @pytest.mark.parametrize("run", ["опыт", "ru+en, (2)", "1.10", "2026_11_29", "true"])  # the last ones are no numbers
 @pytest.mark.parametrize("mark", ["", '"'])
