@@ -55,7 +55,7 @@ def comparable(text: str) -> str:
 
 
 def identity(text: str) -> str:
-    """What texts are compared by: their comparable form, or the text itself where that is empty."""
+    """The key that texts are compared by: their comparable form, or the text itself where that is empty."""
     return comparable(text) or text
 
 
@@ -80,8 +80,8 @@ def clean(rows: Rows) -> Rows:
     negatives = []
     for anchor, positive, texts in zip(anchors, positives, rows["negatives"], strict=True):
         wrong = {identity(anchor), identity(positive)} if texts else set()
-        mended = map(normalised, texts)
-        negatives.append([text for text in mended if len(text) >= 2 and identity(text[:1000]) not in wrong])
+        cleaned = map(normalised, texts)
+        negatives.append([text for text in cleaned if len(text) >= 2 and identity(text[:1000]) not in wrong])
     return {"anchor": anchors, "positive": positives, "negatives": negatives}
 
 

@@ -1,4 +1,4 @@
-"""`make bench NAME=evaluation`: evaluation against the reference implementation's way.
+"""`make bench NAME=evaluation`: evaluation against the reference implementation.
 
 Encoding for encodechka is compared with its reference protocol, text by text in float32, on a seeded sample of 2,000
 distinct texts of its sentence tasks; loading the model is not timed. The data come from
@@ -56,7 +56,7 @@ def encode_ours(folder: str, precision: str) -> float:
 
 
 def encode_text_by_text(folder: str) -> float:
-    """Seconds for the same variants computed as by the reference: one text at a time."""
+    """Seconds for the same variants computed as the reference does: one text at a time."""
     import torch
     from transformers import AutoModel, AutoTokenizer
 

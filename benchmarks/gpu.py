@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def missing_requirement() -> str | None:
-    """What this benchmark needs and doesn't find; None if nothing."""
+    """What this benchmark needs but doesn't find; None if nothing."""
     if not torch.cuda.is_available():
         return "there is no GPU"
     too_old = torch.cuda.get_device_capability() < LEAST_CAPABILITY
@@ -147,7 +147,7 @@ def run(function: str, timeout: float | None = None, **arguments: Any) -> dict[s
 
 
 def require_same(checks: dict[str, float]) -> None:
-    """Raise UserError where packed texts have other embeddings than padded ones."""
+    """Raise UserError where packed texts and padded ones have different embeddings."""
     if checks["least_cosine"] < 0.9999 or checks["from_float32"] > 1e-3:
         raise differing(f"packed and padded texts differ: {checks}")
 
@@ -159,7 +159,7 @@ def require_same_loss(rows: list[dict[str, Any]]) -> None:
 
 
 def differing(what: str) -> UserError:
-    """The error for packed texts that give other results than padded ones."""
+    """The error for packed texts whose results differ from those of padded ones."""
     return UserError(what, where="benchmarks/gpu_sides.py", remedy="don't train with base.attention=torch_varlen")
 
 

@@ -57,7 +57,7 @@ def measure(side: Side, timeout: float | None = None) -> Measured:
 def alternate(*sides: Side, rounds: int = 3) -> list[Measured]:
     """Median seconds and memory of each side over `rounds` alternating runs (with the last run's result).
 
-    Each round begins with another side, since a run's speed depends on what ran before.
+    Each round begins with a different side, since a run's speed depends on what ran before.
     """
     runs: list[list[Measured]] = [[] for _ in sides]
     for turn in range(rounds):

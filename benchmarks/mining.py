@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def comparison(init: Path, scratch: Path, frame: pl.DataFrame, rounds: int) -> list[dict[str, Any]]:
-    """The benchmark's rows; raises RuntimeError where the two find other negatives in float32."""
+    """The benchmark's rows; raises RuntimeError where the two find different negatives in float32."""
     arguments = {"init": str(init), "scratch": str(scratch)}
     sides = [Side("benchmarks.mining:mine_ours", {**arguments, "precision": name}) for name in ("auto", "fp32")]
     runs = alternate(*sides, Side("benchmarks.mining:mine_theirs", arguments), rounds=rounds)

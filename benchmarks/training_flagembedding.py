@@ -30,7 +30,7 @@ def make_trainer(
 ) -> Any:
     """The trainer of its encoder-only base runner; pooling and normalisation as the model's.
 
-    On a GPU with gradient checkpointing, as in its examples: a batch of the benchmark doesn't fit without.
+    On a GPU with gradient checkpointing, as in its examples: a batch of the benchmark doesn't fit without it.
     """
     import torch
     from FlagEmbedding.abc.finetune.embedder import (

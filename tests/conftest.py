@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: offline, one thread a process, real data where it is there."""
+"""Fixtures shared by all tests: offline, one thread per process, real data where available."""
 
 import gc
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported: bars of the libraries are no error lines
+os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported: the libraries' bars are not error lines
 os.environ.setdefault("WANDB_MODE", "offline")
 
 import pytest
@@ -22,14 +22,14 @@ keep_compositions()
 keep_pieces()
 
 for name in [name for name in os.environ if name in ("ARGS", "MFLAGS") or name.startswith("MAKE")]:
-    del os.environ[name]  # of `make test ARGS=...`: not for the makes that tests start
+    del os.environ[name]  # set by `make test ARGS=...`, not meant for the makes that tests start
 
 
-_imported = 0  # modules, when their objects were last set apart
+_imported = 0  # number of modules when their objects were last frozen
 
 
 def pytest_runtest_setup() -> None:
-    """Set apart what imports leave, a million objects that are never garbage: the product looks for some often."""
+    """Freeze what imports leave, a million objects that are never garbage: the product often collects garbage."""
     global _imported
     if len(sys.modules) > _imported + 200:
         _imported = len(sys.modules)
@@ -39,7 +39,7 @@ def pytest_runtest_setup() -> None:
 
 @pytest.fixture(scope="session")
 def repository() -> Path:
-    """The checkout's root: configs, samples and modules lie below it."""
+    """The checkout's root: configs, samples and modules are below it."""
     return REPOSITORY
 
 
@@ -54,7 +54,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of runs with the finished run `tiny` and its base; made once, also where several workers test."""
+    """A folder of runs with the finished run `tiny` and its base; made once, even for several test workers."""
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
@@ -67,13 +67,13 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run_folder(chain: Path, tmp_path: Path) -> Path:
-    """`runs/tiny` below the test's own folder: a copy of the finished run, in which a test may change what it likes."""
+    """`runs/tiny` below the test's own folder: a copy of the finished run that a test may change freely."""
     return copied(chain, tmp_path / "runs")
 
 
 @pytest.fixture(scope="session")
 def flag_embedding(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The variables under which a fresh process finds FlagEmbedding, installed beside our environment, not into it."""
+    """The variables under which a fresh process finds FlagEmbedding, installed next to our environment, not in it."""
     from benchmarks.peers import peer_environment
     from pipeline.core.errors import UserError
 

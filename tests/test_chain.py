@@ -99,7 +99,7 @@ def test_a_changed_merge_remakes_nothing_before_it(run_folder: Path) -> None:
     assert changed == ["merge"]
 
 
-def test_the_merged_model_gives_the_same_embeddings_in_both_libraries(one_process: Path) -> None:
+def test_the_merged_model_has_the_same_embeddings_in_both_libraries(one_process: Path) -> None:
     import torch
     from sentence_transformers import SentenceTransformer
     from transformers import AutoModel, AutoTokenizer

@@ -1,4 +1,4 @@
-"""The demo as a newcomer runs it, tracked offline: what it leaves, tells and publishes. Minutes on two cores."""
+"""The demo as a newcomer runs it, tracked offline: what it leaves, logs and publishes. Takes minutes on two cores."""
 
 import importlib.util
 import json
@@ -64,7 +64,7 @@ def test_the_page_shows_the_artefacts_facts_on_phone_and_desk(run: Path, tmp_pat
     require_facts_of_artefacts(seen.text, run)
 
 
-def test_what_would_go_up_loads_in_both_libraries_and_its_card_s_figures_are_measured(
+def test_the_folder_to_upload_loads_in_both_libraries_and_its_card_s_figures_are_measured(
     runs: Path, run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     from sentence_transformers import SentenceTransformer
@@ -73,7 +73,7 @@ def test_what_would_go_up_loads_in_both_libraries_and_its_card_s_figures_are_mea
     folder = run / "publish" / "model"
     merged = SentenceTransformer(str(run / "merge" / "model"), device="cpu").encode(TEXTS)
     np.testing.assert_array_equal(SentenceTransformer(str(folder), device="cpu").encode(TEXTS), merged)
-    assert largest_difference(folder) < 1e-6  # of transformers alone
+    assert largest_difference(folder) < 1e-6  # when only transformers loads it
     card = (folder / "README.md").read_text(encoding="utf-8")
     require_figures_of_artefacts(card, run)
     scores = read_csv(run / "evaluate" / "scores.csv")

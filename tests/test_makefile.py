@@ -1,4 +1,4 @@
-"""The environment is made once and again when the lock's contents change; git sees neither it nor a link to it."""
+"""The environment is made once, and again when the lock's contents change; git sees neither it nor a link to it."""
 
 import os
 import shlex
@@ -18,7 +18,7 @@ chmod +x .venv/bin/python
 
 @pytest.fixture
 def checkout(repository: Path, tmp_path: Path) -> Path:
-    """The Makefile beside a lock, with a Python that makes environments whose pip only notes what it is asked for."""
+    """The Makefile next to a lock, with a Python that makes environments whose pip only records its arguments."""
     for name in ("Makefile", ".gitignore"):
         shutil.copyfile(repository / name, tmp_path / name)
     (tmp_path / "requirements.lock").write_text("numpy==2.0\n")
@@ -34,7 +34,7 @@ def installs(checkout: Path) -> int:
     return sum(line.startswith("-m pip install") for line in (checkout / "calls").read_text().splitlines())
 
 
-def test_the_environment_is_made_once_whatever_the_lock_s_date(checkout: Path) -> None:
+def test_the_environment_is_made_once_whatever_the_date_of_the_lock(checkout: Path) -> None:
     assert installs(checkout) == 2  # torch, and the rest
     assert installs(checkout) == 0
     os.utime(checkout / "requirements.lock", (4e9, 4e9))
@@ -50,7 +50,7 @@ def test_the_environment_is_made_again_when_the_lock_s_contents_change(checkout:
     assert installs(checkout) == 0
 
 
-def test_stages_are_made_one_after_the_other_whatever_make_is_told(checkout: Path) -> None:
+def test_stages_are_made_one_after_the_other_even_with_parallel_make(checkout: Path) -> None:
     installs(checkout)
     (checkout / ".venv/bin/python").write_text("#!/bin/sh\necho begin >> calls\nsleep 0.2\necho end >> calls\n")
     (checkout / "calls").unlink()
@@ -69,7 +69,7 @@ def test_modules_are_compiled_once_whatever_the_environment_says(
 
 
 @pytest.mark.parametrize("target", ["data", "demo"])
-@pytest.mark.parametrize("run", ["опыт", "ru+en, (2)", "1.10", "2026_11_29", "true"])  # the last ones are no numbers
+@pytest.mark.parametrize("run", ["опыт", "ru+en, (2)", "1.10", "2026_11_29", "true"])  # the last ones must stay texts
 @pytest.mark.parametrize("mark", ["", '"'])
 def test_a_run_may_have_any_name(target: str, run: str, mark: str, repository: Path) -> None:
     asked = ["make", "-n", target, f"RUN={mark}{run}{mark}"]
@@ -113,7 +113,7 @@ def test_an_environment_that_is_a_link_is_ignored_by_git(checkout: Path) -> None
     assert "Makefile" in seen and ".venv" not in seen
 
 
-def test_a_python_that_is_too_old_is_one_line_that_says_which_to_name(checkout: Path) -> None:
+def test_a_python_that_is_too_old_is_one_line_that_says_which_to_use(checkout: Path) -> None:
     (checkout / "python3").write_text(
         "#!/bin/sh\n[ \"$1\" = -c ] || exit 9\necho 'Python 3.11 is needed' >&2\nexit 1\n"
     )
@@ -122,6 +122,6 @@ def test_a_python_that_is_too_old_is_one_line_that_says_which_to_name(checkout: 
 
 
 @pytest.mark.parametrize(("target", "key", "one"), [("bench", "NAME", "merging"), ("sweep", "SWEEP", "study")])
-def test_a_target_that_needs_a_name_says_which_there_are(repository: Path, target: str, key: str, one: str) -> None:
+def test_a_target_that_needs_a_name_lists_the_choices(repository: Path, target: str, key: str, one: str) -> None:
     done = subprocess.run(["make", "-n", target], cwd=repository, capture_output=True, text=True)
     assert done.returncode != 0 and f"make {target} {key}=<one of: " in done.stderr and one in done.stderr

@@ -1,4 +1,4 @@
-"""The README's walk-through of own data: its commands, on the rows that are bundled, with a small random base."""
+"""The README's walk-through with one's own data: its commands on the bundled rows, with a small random base."""
 
 import json
 import re
@@ -30,16 +30,16 @@ def walk_through() -> list[tuple[str, list[str]]]:
     return found
 
 
-def test_the_commands_before_training_run_as_they_stand(tmp_path: Path) -> None:
+def test_the_commands_before_training_run_as_written(tmp_path: Path) -> None:
     *before, (module, _) = walk_through()
     assert [name for name, _ in before] == ["pipeline.settings", "pipeline.check", "pipeline.run", "pipeline.plan"]
     assert module == "pipeline.run"
-    said = {}
+    shown = {}
     for module, words in before:
         done = run_main(*words, *SMALL, f"runs={tmp_path}", module=module)
         assert done.status == 0, done.err
-        said[module] = done.out
-    assert "data.mining.model: base" in said["pipeline.check"]
+        shown[module] = done.out
+    assert "data.mining.model: base" in shown["pipeline.check"]
     sets = {line["name"]: line for line in json.loads((tmp_path / "own/data/ledger.json").read_text())["sets"]}
     questions, scored, held_out = sets["questions"], sets["scored"], sets["test_questions"]
     assert (questions["raw"], held_out["train"], scored["kept"]) == (48, 8, 48)

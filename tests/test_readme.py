@@ -28,7 +28,7 @@ PROMPTS = {"query": "query: ", "document": "passage: "}
 
 
 def commands() -> list[str]:
-    """Every command of an indented block, a shell block, or inline code; raises where a line is none and no figure."""
+    """Every command of indented blocks, shell blocks and inline code; raises for a line that is none and no figure."""
     blocks = re.sub(r"```python.*?```", "", README, flags=re.DOTALL)
     lines = re.findall(r"^(?:    |\t)(\S.*)$", re.sub(r" *\\\n *", " ", blocks), re.MULTILINE)
     lines += [line for block in re.findall(r"```\w*\n(.*?)```", blocks, re.DOTALL) for line in block.splitlines()]
@@ -58,7 +58,7 @@ def expanded(command: str) -> list[list[str]]:
 
 
 def check_process(words: list[str]) -> None:
-    """The module is there, and its overrides compose to a valid config, as with --cfg job."""
+    """The module exists, and its overrides compose to a valid config, as with --cfg job."""
     if Path(words[0]).name in OTHER_PROGRAMS or words == ["accelerate", "launch"]:  # the latter named in prose
         return
     if words[0] == "sbatch":
@@ -91,7 +91,7 @@ def test_a_command_of_readme_composes(command: str) -> None:
         check_process(words)
 
 
-def test_the_jobs_of_a_sweep_with_a_name_of_its_own_are_runs_of_their_own() -> None:
+def test_the_jobs_of_a_named_sweep_are_separate_runs() -> None:
     (words,) = expanded("make sweep SWEEP=learning_rate RUN=mine")
     assert 'run="mine-${swept:}"' in words
 
@@ -113,7 +113,7 @@ def test_a_wrong_command_would_be_seen() -> None:
 def test_the_python_code_runs_and_both_ways_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "runs" / "demo" / "merge" / "model"
     folder.parent.mkdir(parents=True)
-    tiny_model(folder, pooling="mean", prompts=PROMPTS)  # of the demo's kind
+    tiny_model(folder, pooling="mean", prompts=PROMPTS)  # like the demo's
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     blocks = [block for block in blocks if "FlagEmbedding" not in block]  # not installed; own test
@@ -127,7 +127,7 @@ def test_the_python_code_runs_and_both_ways_agree(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.slow
 def test_the_commands_that_need_no_gpu_and_no_hub_run(tmp_path: Path, repository: Path) -> None:
-    """README's own lines, with the profile of the tests in place of the others; one chain under all of them."""
+    """README's own lines, with the tests' profile instead of the others; they share one chain."""
     ready, binaries = tmp_path / "ready", Path(sys.executable).parent
     ready.touch()
     wanted = "make (reproduce|plan) PROFILE=bge_m3$|make publish REPO=organisation/name$|make sweep SWEEP=learning_rate"
@@ -156,8 +156,8 @@ def test_the_study_s_tables_are_those_of_its_figures() -> None:
 
 
 @pytest.mark.parametrize("option", ["dimensions", "guide", "teacher", "adapter", "average"])
-def test_the_figures_of_a_side_s_options_are_of_the_settings_beside_them(option: str) -> None:
+def test_the_figures_of_a_side_s_options_are_those_of_the_settings_next_to_them(option: str) -> None:
     measured = OmegaConf.load(CONFIGS / "arm" / f"asymmetric_{option}.yaml").training.asymmetric
     (row,) = [line for line in README.splitlines() if line.startswith(f"| `{option}: ")]
-    said = OmegaConf.merge(*(OmegaConf.create(code) for code in re.findall(r"`(\w+: .+?)`", row)))
-    assert {**measured, "teacher": None} == {**said, "teacher": None}  # README says that it is the base
+    written = OmegaConf.merge(*(OmegaConf.create(code) for code in re.findall(r"`(\w+: .+?)`", row)))
+    assert {**measured, "teacher": None} == {**written, "teacher": None}  # README names the base

@@ -10,7 +10,7 @@ from benchmarks.gpu import main, measured, require_same_loss, rows_of
 from pipeline.core.errors import UserError
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -19,7 +19,7 @@ def test_without_a_gpu_it_says_so_in_one_line(
     assert capsys.readouterr().out == "nothing to measure: there is no GPU\n"
 
 
-def test_a_side_that_failed_has_no_rows_and_a_loss_apart_from_the_padded_one_is_an_error() -> None:
+def test_a_side_that_failed_has_no_rows_and_a_loss_that_differs_from_the_padded_one_is_an_error() -> None:
     packed = {"per_second": 540.0, "teraflops": 360.0, "gigabytes": 60.0, "loss": 2.0}
     medians = {"symmetric packed": packed, "symmetric padded": {**packed, "per_second": 270.0, "loss": 2.01}}
     rows = rows_of("symmetric", medians, peak=800.0)

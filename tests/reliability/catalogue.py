@@ -1,4 +1,4 @@
-"""What people get wrong, stage by stage, and what the error line must name."""
+"""What users get wrong, stage by stage, and what the error line must name."""
 
 import tarfile
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ CONFIG = {
     "an override without a value": config("seed", "seed"),
     "null where a value is needed": config("config key seed", "seed=null"),
     "an unknown option": config("unrecognized arguments: --nonsense", "--nonsense"),
-    "an interpolation of nothing": config("'nonsense' not found", "seed=${nonsense}"),
+    "an interpolation without a target": config("'nonsense' not found", "seed=${nonsense}"),
     "an environment variable that is not set": config("NO_SUCH_VARIABLE", "run=${oc.env:NO_SUCH_VARIABLE}"),
     "a run that climbs out of its folder": config(r"'\.\.' must be a plain name.*config key run", "run=.."),
     "a base that climbs out of its folder": config("'../x'.*config key base.name", "base.name=../x"),
@@ -78,7 +78,7 @@ SOURCES = {
     "a csv column twice": data(
         "2 columns are called q", faults.source("r.csv", "q,q,a\nвопрос,вопрос,ответ\n".encode(), format="csv")
     ),
-    "a csv with a header alone": data("the set is empty", faults.source("r.csv", b"q,a\n", format="csv")),
+    "a csv with only a header": data("the set is empty", faults.source("r.csv", b"q,a\n", format="csv")),
     "an empty folder": data("no such file.*data.sources.mine.path", faults.source("r", lambda path: path.mkdir())),
     "a reader that is no reader": data(
         "no reader os.system", faults.source("r", LINES, reader="os.system", reader_options={"command": "exit 1"})
@@ -97,10 +97,10 @@ SOURCES = {
 
 INIT = {
     "no data": Case("init", "needs the artefact data, which is missing", faults.without("data")),
-    "a base with a bit turned": Case(
+    "a base with a bit flipped": Case(
         "init", faults.DAMAGED, faults.edited("bases/tiny/model.safetensors", faults.one_bit)
     ),
-    "pairs with a bit turned": Case(
+    "pairs with a bit flipped": Case(
         "init", faults.DAMAGED, faults.edited("data/symmetric/terra.parquet", faults.one_bit)
     ),
     "data with a manifest of something else": Case(
@@ -137,7 +137,7 @@ INIT = {
         "init", "not UTF-8.*corpus.txt, line 3", faults.corpus("дом\nлес\n".encode() + "река\n".encode("cp1251"))
     ),
     "a corpus without texts": Case("init", "a corpus has no texts", faults.corpus(b"\n")),
-    "a corpus that is not there": Case("init", "ru: no such file.*corpus.txt.*corpora.ru.files", faults.corpus(None)),
+    "a missing corpus": Case("init", "ru: no such file.*corpus.txt.*corpora.ru.files", faults.corpus(None)),
     "a language without a corpus": Case(
         "init", "language kk has no corpus.*add a corpus with language: kk", faults.corpus(faults.LINES),
         ("languages=[ru,kk]",),
@@ -153,7 +153,7 @@ INIT = {
 
 TRAINING = {
     "no init": Case("symmetric", "needs the artefact init, which is missing", faults.without("init")),
-    "init with a bit turned": Case(
+    "init with a bit flipped": Case(
         "symmetric", faults.DAMAGED, faults.edited("init/model.safetensors", faults.one_bit)
     ),
     "pairs cut off": Case(
@@ -166,10 +166,10 @@ TRAINING = {
 }  # fmt: skip
 
 MERGE = {
-    "a side that is not there": Case(
+    "a missing side": Case(
         "merge", "needs the artefact symmetric, which is missing", faults.without("symmetric")
     ),
-    "a side with a bit turned": Case(
+    "a side with a bit flipped": Case(
         "merge", faults.DAMAGED, faults.edited("symmetric/model/model.safetensors", faults.one_bit), UNSCORED
     ),
     "a side that failed": Case(
@@ -179,7 +179,7 @@ MERGE = {
 }  # fmt: skip
 
 HEADS = {
-    "a merge with a bit turned": Case(
+    "a merge with a bit flipped": Case(
         "heads", faults.DAMAGED, faults.edited("merge/model/model.safetensors", faults.one_bit)
     ),
     "a set that has no heads to fit": Case(
@@ -188,10 +188,10 @@ HEADS = {
 }
 
 EVALUATION = {
-    "held-out pairs with a bit turned": Case(
+    "held-out pairs with a bit flipped": Case(
         "evaluate", faults.DAMAGED, faults.edited("data/heldout/panorama.parquet", faults.one_bit), FEW
     ),
-    "a folder that is not there": Case(
+    "a missing folder": Case(
         "evaluate", "no such model folder.*/nowhere", overrides=(*FEW, "evaluation.models=[/nowhere]")
     ),
     "a folder without weights": Case("evaluate", "holds no weights.*empty", faults.model_without_files, FEW),
@@ -202,15 +202,15 @@ EVALUATION = {
     "an unknown task": Case(
         "evaluate", "no chosen suite has the task nope.*choose among", overrides=(*FEW, "evaluation.tasks=[nope]")
     ),
-    "a device that is not there": Case(
+    "a missing device": Case(
         "evaluate", "can't be loaded.*init",
         overrides=(*FEW, "evaluation.chain=[init]", "evaluation.devices=[cuda:9]"),
     ),
-    "a model with NaN in a row nobody reads": Case(
+    "a model with NaN in an unused row": Case(
         "evaluate", "word_embeddings.weight holds NaN.*mine",
         faults.model_with("model.safetensors", faults.number_at("word_embeddings.weight", float("nan"))), FEW,
     ),
-    "a model with code of its own": Case(
+    "a model with its own code": Case(
         "evaluate", "mine.Code.*third-party code",
         faults.model_with("modules.json", lambda content: content.replace(b"sentence_transformers.models.Pooling",
                                                                           b"mine.Code")), FEW,
@@ -218,7 +218,7 @@ EVALUATION = {
     "a model with half a config": Case(
         "evaluate", "can't be loaded.*mine", faults.model_with("config.json", lambda content: content[:99]), FEW
     ),
-    "a model with prompts that are none": Case(
+    "a model with invalid prompts": Case(
         "evaluate", "can't be loaded.*mine", faults.model_with("config_sentence_transformers.json", lambda _: "[]"), FEW
     ),
     "a model with more tokens than positions": Case(

@@ -1,4 +1,4 @@
-"""Faults that people's files can have, as functions that plant them in a copy of a finished run."""
+"""Faults that users' files can have, as functions that plant them in a copy of a finished run."""
 
 import io
 import json
@@ -20,12 +20,12 @@ DAMAGED = "but one of its files was changed"
 
 
 def nothing(run: Path) -> list[str]:
-    """The command line alone is wrong."""
+    """Only the command line is wrong."""
     return []
 
 
 def mixture(text: bytes | str) -> Plant:
-    """A mixture of the user's own, `configs/data/mine.yaml` in a folder of the user's."""
+    """The user's own mixture, `configs/data/mine.yaml` in the user's folder."""
 
     def plant(run: Path) -> list[str]:
         put(run.parent / "conf/data/mine.yaml", text)
@@ -47,7 +47,7 @@ def source(name: str, content: bytes | Callable[[Path], Any], **fields: Any) -> 
 
 
 def corpus(content: bytes | None) -> Plant:
-    """The vocabulary counted on one text file of the user's, which is missing where there is no content."""
+    """The vocabulary counted on one text file of the user, which is missing where there is no content."""
 
     def plant(run: Path) -> list[str]:
         path = run.parent / "corpus.txt"
@@ -59,7 +59,7 @@ def corpus(content: bytes | None) -> Plant:
 
 
 def parquet(**columns: Callable[[int], Any]) -> Callable[[Path], None]:
-    """Writes ROWS with columns made otherwise, each for so many rows."""
+    """Writes ROWS with some columns replaced; each function gets the number of rows."""
 
     def write(path: Path) -> None:
         import pyarrow as pa
@@ -74,7 +74,7 @@ def parquet(**columns: Callable[[int], Any]) -> Callable[[Path], None]:
 
 
 def broken_utf8(count: int) -> Any:
-    """An Arrow column of texts that are none."""
+    """An Arrow column of texts that are not UTF-8."""
     import pyarrow as pa
 
     bytes_ = pa.array([b"\xff\xfe"] * count, pa.binary())
@@ -133,7 +133,7 @@ def without(stage: str) -> Plant:
 
 
 def one_bit(content: bytes) -> bytes:
-    """The content with one bit turned in its middle: the size stays."""
+    """The content with one bit flipped in the middle; the size stays."""
     middle = len(content) // 2
     return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
@@ -152,7 +152,7 @@ def base_with(name: str, change: Change) -> Plant:
 
 
 def base_with_pickle(run: Path) -> list[str]:
-    """A base whose weights are a pickle that runs a command when it is loaded without care."""
+    """A base whose weights are a pickle that runs a command when it is loaded unsafely."""
     overrides = base_with("pytorch_model.bin", lambda _: malicious_pickle())(run)
     (run.parent / "mirror/someone/model/model.safetensors").unlink()
     return overrides
@@ -173,7 +173,7 @@ class _Malicious:
 
 
 def model_with(name: str, change: Change) -> Plant:
-    """A model folder of the user's with one file changed, given to the stage evaluate."""
+    """The user's model folder with one file changed, given to the stage evaluate."""
 
     def plant(run: Path) -> list[str]:
         folder = run.parent / "mine"
@@ -191,7 +191,7 @@ def model_without_files(run: Path) -> list[str]:
 
 
 def json_with(**changes: Any) -> Change:
-    """A JSON object with further or other fields."""
+    """A JSON object with fields added or changed."""
     return lambda content: json.dumps(json.loads(content) | changes)
 
 
@@ -220,7 +220,7 @@ def tensors_with(change_tensors: Callable[[dict[str, Any]], Any]) -> Change:
 
 
 def number_at(tensor: str, value: float) -> Change:
-    """A safetensors file with one number of the tensor that ends so named replaced."""
+    """A safetensors file with one number replaced in the tensor whose name ends so."""
 
     def replace(tensors: dict[str, Any]) -> None:
         name = next(name for name in tensors if name.endswith(tensor))

@@ -44,7 +44,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(name: str, run_folder: Path) -
 
 
 @pytest.mark.parametrize("name", ["an unknown key", "no init"])
-def test_the_command_in_a_process_of_its_own_ends_so_too(name: str, run_folder: Path) -> None:
+def test_the_command_in_its_own_process_ends_the_same_way(name: str, run_folder: Path) -> None:
     case = CATALOGUE[name]
     check(case, run_folder, run_command(*prepared(case, run_folder)))
 

@@ -1,4 +1,4 @@
-"""Several processes at one run: a second command, readers while a writer works."""
+"""Several processes on one run: a second command, readers while a writer works."""
 
 import shutil
 import time
@@ -44,14 +44,14 @@ def test_second_commands_are_refused_in_one_line_and_the_first_is_unharmed(
     refused = [each for each in others if each.status != 0]
     # Once the first has made its last artefact, and only has to exit, a second finds everything up to date.
     assert len(refused) >= 3 and statuses == sorted(statuses, reverse=True)
-    assert {(each.status, len(each.said)) for each in refused} == {(2, 1)}, [each.err for each in refused]
+    assert {(each.status, len(each.errors)) for each in refused} == {(2, 1)}, [each.err for each in refused]
     assert all("another process is writing this artefact" in each.err for each in refused)
     for stage in STAGES:
         assert tiny_chain.differences(place, made(places["report"]), stage) == []
 
 
 @pytest.mark.slow
-def test_nothing_half_made_is_ever_seen_while_a_chain_is_made_anew(places: dict[str, Path], tmp_path: Path) -> None:
+def test_nothing_half_made_is_ever_seen_while_a_chain_is_rebuilt(places: dict[str, Path], tmp_path: Path) -> None:
     reference = made(places["report"])
     place = Path(shutil.copytree(reference, tmp_path / "place"))
     writer = tiny_chain.start(place, [*overrides_of(STAGES), "force=true"])
@@ -65,7 +65,7 @@ def test_nothing_half_made_is_ever_seen_while_a_chain_is_made_anew(places: dict[
 
 
 def look(place: Path, reference: Path) -> list[str]:
-    """What a reader would see that it must not; what goes away while it looks is not there."""
+    """What a reader sees but must not; what disappears while it looks counts as missing."""
     seen = []
     for stage in STAGES:
         folder = place / folder_of(stage)
@@ -88,7 +88,7 @@ def if_there(read: Callable[[], Any]) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("delay", [0.0, 3.0])
-def test_a_stage_whose_input_is_made_anew_goes_on_or_says_so_in_one_line(
+def test_a_stage_whose_input_is_rebuilt_continues_or_says_so_in_one_line(
     places: dict[str, Path], tmp_path: Path, delay: float
 ) -> None:
     place = Path(shutil.copytree(made(places["report"]), tmp_path / "place"))
@@ -97,7 +97,7 @@ def test_a_stage_whose_input_is_made_anew_goes_on_or_says_so_in_one_line(
     readers = [tiny_chain.start(place, [*overrides_of([stage]), "force=true"]) for stage in ("evaluate", "report")]
     for reader in readers:
         done = finish(reader)
-        assert done.status in (0, 2) and len(done.said) <= 1, done.err
+        assert done.status in (0, 2) and len(done.errors) <= 1, done.err
     assert finish(writer).status == 0
     again = finish(tiny_chain.start(place, overrides_of(STAGES)))
     assert again.status == 0, again.err

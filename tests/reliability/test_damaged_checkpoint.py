@@ -1,4 +1,4 @@
-"""A stage that was stopped goes on from its checkpoint, or says in one line which file of it can't be read."""
+"""A stopped stage continues from its checkpoint, or names in one line the file of it that can't be read."""
 
 import shutil
 from dataclasses import replace
@@ -58,7 +58,7 @@ def test_a_damaged_checkpoint_is_named_with_its_remedy(case: str, copied: Config
     assert "\n" not in caught.value.line
 
 
-def test_without_the_damaged_checkpoint_training_goes_on_as_the_line_says(copied: Config) -> None:
+def test_without_the_damaged_checkpoint_training_continues_as_the_line_says(copied: Config) -> None:
     shutil.rmtree(copied.folder("symmetric") / "checkpoints/checkpoint-1")
     with pytest.raises(UserError, match="at step 2"):
         run_stage(CHAIN["symmetric"], copied)

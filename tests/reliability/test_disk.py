@@ -26,7 +26,7 @@ class Disk:
         self._mount("-t", "tmpfs", "-o", f"size={ROOMY}", "tmpfs")
 
     def resize(self, size: int) -> None:
-        self._mount("-o", f"remount,rw,size={max(size // PAGE, 1) * PAGE}")  # a size of 0 would be no bound at all
+        self._mount("-o", f"remount,rw,size={max(size // PAGE, 1) * PAGE}")  # a size of 0 would mean no limit
 
     def close_for_writing(self) -> None:
         self._mount("-o", "remount,ro")
@@ -42,7 +42,7 @@ class Disk:
     def _mount(self, *arguments: str) -> None:
         done = subprocess.run(["mount", *arguments, str(self.folder)], capture_output=True, text=True)
         if done.returncode:
-            pytest.skip(f"no file system of its own can be mounted here: {done.stderr.strip()}")
+            pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 
 @pytest.mark.parametrize(("stage", "ranks"), [*((stage, 1) for stage in STAGES), ("symmetric", 2)])
-def test_a_full_or_read_only_disk_is_one_line_and_the_run_goes_on_with_room(
+def test_a_full_or_read_only_disk_is_one_line_and_the_run_continues_with_space(
     places: dict[str, Path], disk: Disk, stage: str, ranks: int
 ) -> None:
     reference = made(places[stage])
@@ -65,7 +65,7 @@ def test_a_full_or_read_only_disk_is_one_line_and_the_run_goes_on_with_room(
     needed = size_of(reference / folder_of(stage), places[stage])
     for part in FILLED:
         disk.resize(ROOMY)
-        shutil.rmtree(place)  # what an attempt before has left, such as a checkpoint, would make room when it goes
+        shutil.rmtree(place)  # leftovers of an earlier attempt, such as a checkpoint, would free space when removed
         shutil.copytree(places[stage], place)
         disk.resize(disk.used + int(part * needed))
         refused(place, reference, stage, ranks)
@@ -78,10 +78,10 @@ def test_a_full_or_read_only_disk_is_one_line_and_the_run_goes_on_with_room(
 
 
 def refused(place: Path, reference: Path, stage: str, ranks: int) -> None:
-    """Run the stage, which finds no room; nothing half-made may stand there afterwards."""
+    """Run the stage, which finds no space; it must leave nothing half-made."""
     done = tiny_chain.run(place, stage, ranks=ranks)
-    assert (done.status, len(done.said)) == (2, 1), done.err[-3000:]
-    assert done.said[0].startswith("error: can't write"), done.err
+    assert (done.status, len(done.errors)) == (2, 1), done.err[-3000:]
+    assert done.errors[0].startswith("error: can't write"), done.err
     before = STAGES[: STAGES.index(stage)]
     assert list(tiny_chain.broken_promises(place, reference, before, finished=True)) == []
     if ranks == 1:
@@ -90,7 +90,7 @@ def refused(place: Path, reference: Path, stage: str, ranks: int) -> None:
 
 
 def size_of(folder: Path, before: Path) -> int:
-    """Bytes of whole pages, without files that the place had `before`: these are linked from an earlier artefact."""
+    """Bytes of whole pages, without files that were there `before`: these are linked from an earlier artefact."""
     earlier = {path.read_bytes() for path in before.rglob("*") if path.is_file()}
     contents = (path.read_bytes() for path in folder.rglob("*") if path.is_file())
     return sum(-(-len(content) // PAGE) * PAGE for content in contents if content not in earlier)

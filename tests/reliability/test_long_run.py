@@ -14,7 +14,7 @@ from tests.support.training_process import start
 
 STEPS = 2000
 SIDE = {"max_steps": STEPS, "batch_size": 8, "checkpoint_steps": 50, "logging_steps": 10, "epochs": 1.0}
-GROWTH = 8000  # bytes a step; one activation of a batch that is kept would be 20,000 and more
+GROWTH = 8000  # bytes per step; keeping one activation of a batch would add 20,000 or more
 
 
 @pytest.mark.slow
@@ -34,7 +34,7 @@ def test_memory_files_and_checkpoints_stay_bounded_over_2000_steps(tmp_path: Pat
         checkpoints = max(checkpoints, len(list(stage.glob("checkpoints/checkpoint-*"))))
         time.sleep(0.1)
     assert process.returncode == 0, (tmp_path / "log.txt").read_text()
-    steps, memory, files = np.array([look for look in seen if 500 <= look[0] < STEPS]).T
+    steps, memory, files = np.array([each for each in seen if 500 <= each[0] < STEPS]).T
     assert len(np.unique(steps)) >= 20
     growth = np.polyfit(steps, memory, 1)[0]
     assert growth < GROWTH, f"{growth:.0f} bytes a step"
@@ -42,7 +42,7 @@ def test_memory_files_and_checkpoints_stay_bounded_over_2000_steps(tmp_path: Pat
     assert 2 <= checkpoints <= 4  # two are kept, one is being written, one is being removed
     assert not (stage / "checkpoints").exists()
     lines = (stage / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    assert len(lines) == STEPS / 10 and max(map(len, lines)) < 400  # grows with the logged steps alone
+    assert len(lines) == STEPS / 10 and max(map(len, lines)) < 400  # grows only with the logged steps
 
 
 def test_the_configured_log_is_bounded(repository: Path) -> None:

@@ -24,7 +24,7 @@ SCORING += ["evaluation.models=[someone/model@v1]"]
 
 @pytest.fixture(scope="module")
 def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The samples and two models, of which one has torch's weights alone, as BAAI/bge-m3 on the Hub."""
+    """The samples and two models, one of which has only torch's weights, like BAAI/bge-m3 on the Hub."""
     import torch
     from safetensors.torch import load_file
 
@@ -48,7 +48,7 @@ def command(mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
 
 @pytest.fixture
 def lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A lock file of the test's own, empty yet."""
+    """The test's own lock file, still empty."""
     path = tmp_path / "revisions.lock"
     monkeypatch.setenv("REVISIONS_LOCK", str(path))
     return path

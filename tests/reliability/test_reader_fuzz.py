@@ -1,4 +1,4 @@
-"""Mutated real files through the readers: a right table or one error line, in bounded memory; never anything else."""
+"""Mutated real files through the readers: a correct table or one error line, in bounded memory; never anything else."""
 
 import gzip
 import io
@@ -94,7 +94,7 @@ READERS: dict[str, tuple[Callable[[], bytes], Callable[[Path], None]]] = {
 
 
 def mutated(content: bytes, rng: random.Random) -> bytes:
-    """The content with bits turned, cut off, a length blown up, or a part of it in another place."""
+    """The content with bits flipped, cut short, with an inflated length, or with a part moved."""
     kind, place = rng.randrange(4), rng.randrange(len(content))
     if kind == 0:
         changed = bytearray(content)
@@ -111,7 +111,7 @@ def mutated(content: bytes, rng: random.Random) -> bytes:
 
 
 def fuzz(name: str, mutants: int, folder: Path) -> int:
-    """Read so many mutants; returns how many were refused. Whatever else is raised comes out."""
+    """Read that many mutants; returns how many were refused. Any other exception propagates."""
     make, read = READERS[name]
     content, rng, refused = make(), random.Random(f"{name} 1"), 0
     for _ in range(mutants):

@@ -1,4 +1,4 @@
-"""Tokens that people have in their environment and in addresses never reach a file or a line."""
+"""Tokens in the environment and in addresses never reach a file or an output line."""
 
 from pathlib import Path
 
@@ -14,12 +14,12 @@ SECRETS = [*PLANTED.values(), "plantedPassword", "plantedParameter"]
 
 
 @pytest.mark.parametrize("secret", SECRETS)
-def test_a_secret_is_replaced_wherever_it_stands(secret: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_secret_is_replaced_wherever_it_occurs(secret: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in PLANTED.items():
         monkeypatch.setenv(name, value)
-    told = redacted({"where": [f"{ADDRESS} {' '.join(PLANTED.values())}"], "steps": 3})
-    assert secret not in str(told) and told["steps"] == 3
-    assert "somebody" not in str(told) and "page=2" in str(told)
+    shown = redacted({"where": [f"{ADDRESS} {' '.join(PLANTED.values())}"], "steps": 3})
+    assert secret not in str(shown) and shown["steps"] == 3
+    assert "somebody" not in str(shown) and "page=2" in str(shown)
 
 
 def test_ordinary_texts_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,7 +41,7 @@ def test_no_file_and_no_line_of_a_run_holds_a_secret(run_folder: Path, monkeypat
     missing = run_main("stages=[data]", *common, "run=other", f"data.sources.gazeta.path='{ADDRESS}'")
     assert [made.status, reported.status, refused.status, missing.status] == [0, 0, 2, 2], missing
     written = b"".join(path.read_bytes() for path in run_folder.parent.rglob("*") if path.is_file())
-    told = "".join(ended.out + ended.err for ended in (made, reported, refused, missing))
+    shown = "".join(ended.out + ended.err for ended in (made, reported, refused, missing))
     for secret in SECRETS:
-        assert secret.encode() not in written and secret not in told, secret
+        assert secret.encode() not in written and secret not in shown, secret
     assert b"https://***@example.org" in written

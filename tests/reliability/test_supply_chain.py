@@ -1,4 +1,4 @@
-"""What the code never does: unpickle, run code of a model or a config, read the Hub at no revision, unpack outside."""
+"""What the code never does: unpickle, run code of a model or a config, read the Hub unpinned, unpack archives."""
 
 import ast
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import pytest
 PACKAGES = ("benchmarks", "configs", "data", "evaluation", "merging", "pipeline", "training")
 PRODUCT = PACKAGES[1:]
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
-# What torch raises over a file with more than tensors; processes of this program that hand arrays to each other.
+# What torch raises for a file with more than tensors; this program's processes that pass arrays to each other.
 HARMLESS = {"UnpicklingError", "Parallel", "delayed", "parallel_config"}
 HUB_READS = {"hf_hub_download", "snapshot_download", "model_info", "dataset_info", "repo_info", "list_repo_files"}
 LOADERS = {"from_pretrained", "SentenceTransformer", "load_dataset", "CrossEncoder"}
@@ -22,7 +22,7 @@ def parsed(repository: Path, packages: tuple[str, ...]) -> Iterator[tuple[Path, 
 
 
 def calls(repository: Path, packages: tuple[str, ...] = PACKAGES) -> Iterator[tuple[str, str, ast.Call]]:
-    """(place, the called name with what stands before it, the call) of every call."""
+    """(place, the called name with what precedes it, the call) of every call."""
     for path, tree in parsed(repository, packages):
         for node in ast.walk(tree):
             if isinstance(node, ast.Call):
@@ -45,7 +45,7 @@ def test_nothing_is_unpickled(repository: Path) -> None:
     assert found == []
 
 
-def test_torch_and_numpy_load_numbers_alone(repository: Path) -> None:
+def test_torch_and_numpy_load_only_numbers(repository: Path) -> None:
     loads = [(place, name, call) for place, name, call in calls(repository) if name in ("torch.load", "np.load")]
     assert loads
     for place, name, call in loads:
@@ -53,7 +53,7 @@ def test_torch_and_numpy_load_numbers_alone(repository: Path) -> None:
         assert given(call, "allow_pickle") in (None, "False"), place
 
 
-def test_no_code_of_others_is_run(repository: Path) -> None:
+def test_no_foreign_code_is_run(repository: Path) -> None:
     for place, name, call in calls(repository):
         assert name not in ("eval", "exec", "compile", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load"), place
         assert given(call, "trust_remote_code") in (None, "False"), place
@@ -87,4 +87,4 @@ def test_the_search_finds_what_it_looks_for(line: str, tmp_path: Path) -> None:
     with pytest.raises(AssertionError):
         test_nothing_is_unpickled(tmp_path)
     with pytest.raises(AssertionError):
-        test_torch_and_numpy_load_numbers_alone(tmp_path)
+        test_torch_and_numpy_load_only_numbers(tmp_path)

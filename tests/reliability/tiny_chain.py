@@ -1,4 +1,4 @@
-"""Profile tiny stage by stage as commands in folders of their own, and what must hold of the artefacts they leave."""
+"""Profile tiny stage by stage as commands in separate folders, and what must hold for the artefacts they leave."""
 
 import csv
 import fcntl
@@ -34,7 +34,7 @@ MEASURED = {"seconds", "tokens_per_second"}  # differ from run to run
 
 
 def folder_of(stage: str) -> str:
-    """Where a stage's artefact stands below a folder in which commands run."""
+    """Where a stage's artefact is below a folder in which commands run."""
     return "runs/bases/tiny" if stage == "base" else f"runs/tiny/{stage}"
 
 
@@ -46,7 +46,7 @@ def overrides_of(stages: Iterable[str], ranks: int = 1) -> list[str]:
 
 
 def start(place: Path, overrides: list[str], operations: dict[str, Any] | None = None) -> subprocess.Popen[str]:
-    """`python -m pipeline.run` in `place`, in a process group of its own; see interruption/sitecustomize.py."""
+    """`python -m pipeline.run` in `place`, in its own process group; see interruption/sitecustomize.py."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     paths = [str(REPOSITORY)]
     if operations:
@@ -65,7 +65,7 @@ def run(place: Path, stage: str, *, ranks: int = 1, operations: dict[str, Any] |
 def snapshots(folder: Path, stages: list[str] = STAGES) -> dict[str, Path]:
     """Run the chain undisturbed up to the last of `stages`; returns, by stage, a place that is ready for that stage.
 
-    The place of a stage holds complete artefacts of the stages before it; what it makes stands in `<stage>.made`.
+    The place of a stage holds complete artefacts of the stages before it; what it makes is in `<stage>.made`.
     """
     places = {}
     current = folder / "start"
@@ -81,7 +81,7 @@ def snapshots(folder: Path, stages: list[str] = STAGES) -> dict[str, Path]:
 
 
 def made(place: Path) -> Path:
-    """What an undisturbed run made of a place of `snapshots`."""
+    """What an undisturbed run made in a place of `snapshots`."""
     return place.with_name(f"{place.name}.made")
 
 
@@ -110,7 +110,7 @@ def outputs(place: Path, stage: str) -> dict[str, Any]:
     folder = place / folder_of(stage)
     found = {path.relative_to(place).as_posix(): content(path) for path in files_under(folder) if _is_output(path)}
     if stage == "report":
-        card = "runs/tiny/heads/model/README.md"  # the report puts it beside the weights
+        card = "runs/tiny/heads/model/README.md"  # the report puts it next to the weights
         found[card] = file_sha256(place / card)
     return found
 
@@ -120,7 +120,7 @@ def _is_output(path: Path) -> bool:
 
 
 def differences(place: Path, reference: Path, stage: str) -> list[str]:
-    """What keeps the finished stage in `place` from being equal to the undisturbed one, leftovers included."""
+    """How the finished stage in `place` differs from the undisturbed one, leftovers included."""
     mine, theirs = outputs(place, stage), outputs(reference, stage)
     found = [f"missing: {path}" for path in sorted(theirs.keys() - mine.keys())]
     found += [f"left over: {path}" for path in sorted(mine.keys() - theirs.keys())]
@@ -135,7 +135,7 @@ def _all_files(place: Path) -> set[str]:
 
 
 def broken_promises(place: Path, reference: Path, stages: list[str], *, finished: bool = False) -> Iterator[str]:
-    """What must not be seen at any moment: a complete manifest over other files, or half a file under its own name."""
+    """What must not be seen at any moment: a complete manifest with other files, or half a file under its own name."""
     for stage in stages:
         folder = place / folder_of(stage)
         manifest = read_manifest(folder)
@@ -151,7 +151,7 @@ def broken_promises(place: Path, reference: Path, stages: list[str], *, finished
 
 
 def half_files(place: Path, reference: Path, stage: str) -> Iterator[str]:
-    """Files of a stage that stand under their final names with other contents than in the undisturbed run."""
+    """Files of a stage that have their final names but other contents than in the undisturbed run."""
     for path in files_under(reference / folder_of(stage)):
         mine = place / path.relative_to(reference)
         if not _is_output(path) or path.name == "metrics.jsonl" or not mine.is_file():
@@ -166,7 +166,7 @@ def half_files(place: Path, reference: Path, stage: str) -> Iterator[str]:
 
 
 def leftovers(place: Path) -> list[str]:
-    """Temporary names below `place`, and locks that somebody holds."""
+    """Temporary names below `place`, and locks that are held."""
     found = [path for path in place.rglob("*") if path.name.endswith((PARTIAL, ".previous"))]
     for lock in place.rglob("*.lock"):
         with lock.open("rb") as file:  # as filelock does it, but on a read-only disk too
@@ -178,7 +178,7 @@ def leftovers(place: Path) -> list[str]:
 
 
 def wait_for_descendants(place: Path, seconds: float) -> list[int]:
-    """Wait until no process runs in `place` any more; returns those that are still there."""
+    """Wait until no process runs in `place` any longer; returns those that are still there."""
     until = time.monotonic() + seconds
     while (alive := _running_in(place)) and time.monotonic() < until:
         time.sleep(0.05)

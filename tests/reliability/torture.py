@@ -1,8 +1,8 @@
 """The kill matrix, `make torture`: every stage of profile tiny interrupted at random moments, then run again.
 
 A moment is a file operation of the stage, drawn from those of an undisturbed run, and a part of the time until the
-next one. Half of the moments are drawn by the operations' time (most of them in the stage's computing), half without
-(most of them inside the writing of an artefact).
+next one. Half of the moments are weighted by the operations' time (most of them while the stage computes), half are not
+(most of them while it writes an artefact).
 """
 
 import argparse
@@ -30,7 +30,7 @@ STATUS = {"SIGKILL": -9, "SIGTERM": 143, "SIGINT": 130}
 TARGETS = {"SIGKILL": "self", "SIGTERM": "root", "SIGINT": "group"}
 MOST_WEIGHT = 1.0  # seconds for which an operation counts: importing libraries takes longer than all the rest
 LONGEST_WRITE = 0.5  # seconds after a file operation that may still be its writing
-ATTEMPTS = 6  # to hit a moment: a signal may come when the stage has just ended
+ATTEMPTS = 6  # to hit a moment: a signal may come just after the stage has ended
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Case:
 
     @property
     def under(self) -> list[str]:
-        """The files that the stage writes: its folder and the cache beside the runs."""
+        """The files that the stage writes: its folder and the cache next to the runs."""
         return [folder_of(self.stage), "runs/cache"]
 
 
@@ -62,7 +62,7 @@ class Operation:
 
 @dataclasses.dataclass
 class Row:
-    """What `runs/torture.json` says of one case."""
+    """One case in `runs/torture.json`."""
 
     stage: str
     signal: str
@@ -80,7 +80,7 @@ class Row:
 
 
 def cases(stages: list[str], kills: int, stops: int, pairs_of_ranks: bool) -> list[Case]:
-    """Every stage as one process, and one side on two ranks: one of them killed, all, or the command alone."""
+    """Every stage as one process, and one side on two ranks: one of them killed, all, or only the command."""
     numbers = {"SIGKILL": kills, "SIGTERM": stops, "SIGINT": stops}
     found = [
         Case(stage, 1, name, TARGETS[name], None, number)
@@ -98,7 +98,7 @@ def cases(stages: list[str], kills: int, stops: int, pairs_of_ranks: bool) -> li
 
 
 class Torture:
-    """Undisturbed runs in `folder`, and trials beside them."""
+    """Undisturbed runs in `folder`, and trials next to them."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder, self.seed = folder, seed
@@ -127,7 +127,7 @@ class Torture:
         return differing
 
     def _reference(self, case: Case) -> Path:
-        """The undisturbed result: two ranks have one of their own, for they add in another order."""
+        """The undisturbed result: two ranks have their own, as they add in another order."""
         place = made(self.places[case.stage])
         return place if case.ranks == 1 else place.with_name(f"{case.stage}.{case.ranks}.made")
 
@@ -137,7 +137,7 @@ class Torture:
         return Path(shutil.copytree(self.places[case.stage], place))
 
     def run(self, case: Case) -> Row:
-        """Interrupt, look at what is there, run again, compare."""
+        """Interrupt, check what is left, run again, compare."""
         draw = random.Random(f"{self.seed} {case}")
         for _ in range(ATTEMPTS):
             operation, delay = moment(self.operations[case.stage, case.ranks, case.rank], draw, case.number % 2 == 1)
@@ -148,14 +148,14 @@ class Torture:
         problems = self._seen_at_once(case, place, done)
         again = tiny_chain.run(place, case.stage, ranks=case.ranks)
         if again.status:
-            problems.append(f"the second run ended with {again.status}: {' | '.join(again.said[-3:])}")
+            problems.append(f"the second run ended with {again.status}: {' | '.join(again.errors[-3:])}")
         differing = tiny_chain.differences(place, self._reference(case), case.stage)
         problems += differing + [f"left over: {name}" for name in tiny_chain.leftovers(place)]
         if not problems:
             shutil.rmtree(place)
         same = not any(problem.startswith(("differs", "missing", "not complete", "half")) for problem in differing)
         when = f"operation {operation.number} of {operation.of} + {delay * 1000:.0f} ms: {operation.what}"
-        return Row(case.stage, case.signal, when, same, case.ranks, case.target, done.status, done.said, problems)
+        return Row(case.stage, case.signal, when, same, case.ranks, case.target, done.status, done.errors, problems)
 
     def _interrupted(self, case: Case, place: Path, operation: Operation, delay: float) -> Ended:
         wanted = {"under": case.under, "rank": case.rank, "signal": case.signal, "target": case.target}
@@ -173,13 +173,13 @@ class Torture:
         if done.status != STATUS[case.signal] and not (rank_died and done.status > 0):
             problems.append(f"exit status {done.status}")
         lines = 1 if case.signal != "SIGKILL" else 0
-        if not rank_died and len(done.said) != lines:  # of a rank that dies the launcher tells at length
-            problems.append(f"said {len(done.said)} lines: {' | '.join(done.said[:5])}")
+        if not rank_died and len(done.errors) != lines:  # the launcher reports a rank that dies at length
+            problems.append(f"printed {len(done.errors)} lines: {' | '.join(done.errors[:5])}")
         return problems
 
 
 def moment(operations: list[Operation], draw: random.Random, in_writing: bool) -> tuple[Operation, float]:
-    """A random operation, drawn by its time or as any other, and the seconds to wait after it."""
+    """A random operation, drawn by its time or uniformly, and the seconds to wait after it."""
     weights = [1.0 if in_writing else min(operation.gap, MOST_WEIGHT) for operation in operations]
     (operation,) = draw.choices(operations, weights)
     return operation, draw.random() * min(operation.gap, LONGEST_WRITE if in_writing else math.inf)
@@ -195,7 +195,7 @@ def read_operations(record: Path) -> list[Operation]:
 
 
 def torture(folder: Path, chosen: list[Case], *, seed: int, jobs: int) -> Iterator[Row]:
-    """All cases, `jobs` at a time; raises AssertionError where undisturbed runs differ already."""
+    """All cases, `jobs` at a time; raises AssertionError if undisturbed runs already differ."""
     trials = Torture(folder, seed)
     differing = trials.prepare(chosen)
     assert not differing, f"two undisturbed runs differ: {differing}"

@@ -30,9 +30,9 @@ frame.onload = () => {{
   const text = page.body.innerText;
   const boxes = [...page.querySelectorAll(".scroll")].filter(box => box.scrollWidth > box.clientWidth + 1);
   const cut = boxes.map(box => box.getAttribute("aria-label") + ": " + box.scrollWidth + " of " + box.clientWidth);
-  const told = {{width: root.clientWidth, content: root.scrollWidth, charts, images, tallest, cut, colour, text}};
+  const measured = {{width: root.clientWidth, content: root.scrollWidth, charts, images, tallest, cut, colour, text}};
   document.title = "measured";
-  document.body.textContent = JSON.stringify(told);
+  document.body.textContent = JSON.stringify(measured);
 }};
 frame.src = "{page}";
 </script></body>"""
@@ -40,7 +40,7 @@ frame.src = "{page}";
 
 @dataclass(frozen=True)
 class Rendered:
-    """What the browser made of a page, all its details opened."""
+    """How the browser rendered a page, with all its details opened."""
 
     width: int  # of the window, CSS pixels
     content: int  # of the page; more than `width` scrolls sideways
@@ -68,6 +68,6 @@ def render(page: Path, width: int, scratch: Path, *flags: str) -> Rendered:
     shutil.rmtree(profile, ignore_errors=True)
     found = re.search(r"<body>(.*)</body>", done.stdout, re.DOTALL)
     assert found and "<title>measured</title>" in done.stdout, done.stdout[:2000] + done.stderr[-2000:]
-    told = json.loads(html.unescape(found.group(1)))
+    measured = json.loads(html.unescape(found.group(1)))
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    return Rendered(**told, console=console)
+    return Rendered(**measured, console=console)

@@ -1,4 +1,4 @@
-"""What Hydra makes of a choice of groups is kept: reading and merging its files is most of composing a config."""
+"""Keeps what Hydra composes from a choice of groups: reading and merging files is most of composing a config."""
 
 import dataclasses
 import pickle
@@ -14,7 +14,7 @@ from pipeline.application import CONFIGS
 
 
 def keep_compositions() -> None:
-    """Read the files of the same groups once a process; overrides of values are applied anew, to a copy.
+    """Read the files of the same groups once per process; overrides of values are applied to a fresh copy.
 
     Files outside configs/, which a test may change, are always read.
     """

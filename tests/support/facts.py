@@ -1,4 +1,4 @@
-"""What a run's card and page say, held against its artefacts."""
+"""A run's card and page, checked against its artefacts."""
 
 import json
 import logging
@@ -16,7 +16,7 @@ from tests.support.runs import read_csv
 
 
 def require_facts_of_artefacts(text: str, run: Path) -> None:
-    """The page's text gives every set of the ledger, the certificate of the vocabulary, and the merge weights."""
+    """The page's text shows every set of the ledger, the certificate of the vocabulary, and the merge weights."""
     for entry in json.loads((run / "data" / "ledger.json").read_text())["sets"]:
         assert entry["title"] in text and f"{entry['built']:,}" in text
     certificate = json.loads((run / "init" / "certificate.json").read_text())
@@ -26,7 +26,7 @@ def require_facts_of_artefacts(text: str, run: Path) -> None:
 
 
 def read_by_the_hub(card: str, caplog: pytest.LogCaptureFixture) -> list[EvalResult]:
-    """The scores that the Hub's own reader finds in a card's front matter, without a warning and none of them twice."""
+    """The scores that the Hub's own reader finds in a card's front matter, without a warning or a duplicate."""
     logger = logging.getLogger("huggingface_hub")  # the library's loggers don't propagate
     logger.addHandler(caplog.handler)
     with warnings.catch_warnings(action="error"):
@@ -39,7 +39,7 @@ def read_by_the_hub(card: str, caplog: pytest.LogCaptureFixture) -> list[EvalRes
 
 
 def require_figures_of_artefacts(card: str, run: Path) -> None:
-    """Every figure of the card's prose and tables stands in a JSON or CSV file of the run, as precise as given."""
+    """Every figure of the card's prose and tables is in a JSON or CSV file of the run, at the given precision."""
     known = _artefact_figures(run)
     written = re.findall(
         r"(?<![\w.])[+-]?\d[\d,]*(?:\.\d+)?(?:e-\d+)?", _prose(card).replace("95 %", "").replace("length 1", "")
@@ -50,7 +50,7 @@ def require_figures_of_artefacts(card: str, run: Path) -> None:
         digits = len(text.partition(".")[2]) if "e" not in text else 2 - int(text.partition("e")[2])
         value = float(text.replace(",", ""))
         near = any(abs(value - number) <= 0.5 * 10.0**-digits + 1e-9 for number in known)
-        assert near or text == "0.001", f"{text} stands in no artefact"
+        assert near or text == "0.001", f"{text} is in no artefact"
 
 
 def _artefact_figures(run: Path) -> set[float]:

@@ -30,8 +30,8 @@ def main(folder: str, pooling: str, *texts: str) -> None:
     same = all(torch.equal(loaded[name][key], stored[name][key]) for name in HEADS for key in stored[name])
     sparse = [{token: float(weight) for token, weight in words.items()} for words in found["lexical_weights"]]
     multi_vector = [vectors.tolist() for vectors in found["colbert_vecs"]]
-    told = {"heads": same, "dense": found["dense_vecs"].tolist(), "sparse": sparse, "multi_vector": multi_vector}
-    print(json.dumps(told))
+    embeddings = {"heads": same, "dense": found["dense_vecs"].tolist(), "sparse": sparse, "multi_vector": multi_vector}
+    print(json.dumps(embeddings))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import pytest
 from huggingface_hub import constants
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"  # of everything that is served
-TOKEN = "hf_for_tests"  # who uploads must show it
+TOKEN = "hf_for_tests"  # required for uploads
 RESOLVE = re.compile(r"^(?:/datasets)?/([^/]+/[^/]+)/resolve/([^/]+)/(.+)$")
 API = re.compile(r"^/api/(?:datasets|models)/([^/]+/[^/]+?)(?:/(tree|revision|paths-info|preupload|commit)/.+)?$")
 

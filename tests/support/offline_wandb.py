@@ -1,4 +1,4 @@
-"""Reads what Weights & Biases writes offline: protocol buffers in the format of LevelDB logs, behind a short header."""
+"""Reads what Weights & Biases writes offline: protocol buffers in the format of LevelDB logs, after a short header."""
 
 import json
 from collections.abc import Iterator
@@ -51,7 +51,7 @@ class OfflineRun:
 
 
 def runs_by_stage(folder: Path) -> dict[str, OfflineRun]:
-    """What each stage of a chain left in `folder`/wandb; fails where one left two."""
+    """What each stage of a chain left in `folder`/wandb; fails if one left two."""
     made = [OfflineRun(run) for run in (folder / "wandb").glob("offline-run-*")]
     stages = {run.job_type: run for run in made}
     assert len(stages) == len(made)
@@ -61,7 +61,7 @@ def runs_by_stage(folder: Path) -> dict[str, OfflineRun]:
 def require_a_linked_chain(run: Path, base: Path, key: str = "") -> dict[str, OfflineRun]:
     """Every stage of `run`, and its base, is one finished run with config, curves and links that are its artefacts'.
 
-    The inputs' links form the chain; `key` is a secret that must stand nowhere.
+    The inputs' links form the chain; `key` is a secret that must occur nowhere.
     """
     manifests = {path.parent.name: read_manifest(path.parent) for path in run.glob("*/manifest.json")}
     manifests |= {"base": read_manifest(base)}
@@ -79,7 +79,7 @@ def require_a_linked_chain(run: Path, base: Path, key: str = "") -> dict[str, Of
         links = {source: link(source, fingerprint) for source, fingerprint in manifest.inputs.items()}
         assert tracked.artefacts[name]["inputs"] == tracked.config["inputs"] == links
     for path in run.glob("*/metrics.jsonl"):
-        steps: dict[int, dict[str, Any]] = {}  # what a step logged: training and, where it was judged, dev scores
+        steps: dict[int, dict[str, Any]] = {}  # what a step logged: training and, where it was scored, dev scores
         for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
             steps.setdefault(line.pop("step"), {}).update(line)
         curve = {entry["_step"]: entry for entry in stages[path.parent.name].history}

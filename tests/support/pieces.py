@@ -1,15 +1,15 @@
-"""What SentencePiece learns of the same texts is kept: that is most of making a random base, three seconds each."""
+"""Keeps what SentencePiece learns from the same texts: that is most of making a random base, three seconds each."""
 
 import hashlib
 from typing import Any
 
 from sentencepiece import SentencePieceTrainer
 
-LEARNT: dict[str, bytes] = {}  # models by a digest of texts and options; empty it to have them learnt anew
+LEARNT: dict[str, bytes] = {}  # models by a digest of texts and options; empty it to learn them again
 
 
 def keep_pieces() -> None:
-    """Let SentencePiece learn once a process what it is given again."""
+    """Let SentencePiece learn repeated input only once per process."""
     train = SentencePieceTrainer.train
 
     def kept(*, sentence_iterator: Any, model_writer: Any, **options: Any) -> None:

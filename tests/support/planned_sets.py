@@ -57,7 +57,7 @@ def prepared_run(folder: Path, sets: dict[str, list[dict[str, Any]]], **side: An
     """A run whose data and init stages are complete; `sets` maps `<side or dev>/<set>` to rows."""
     made = config(folder, TINY, precision="fp32")
     values = {"batch_size": 16, "anchor_length": 32, "positive_length": 32, "learning_rate": 1e-3, **side}
-    if isinstance(values.get("adapter"), dict):  # from the command line of a test's process
+    if isinstance(values.get("adapter"), dict):  # from the command line of a test process
         values["adapter"] = AdapterConfig(**values["adapter"])
     made.training = TrainingConfig(SideConfig(**values), SideConfig(**values), SideConfig(**values))
     for name, content in sets.items():
@@ -78,7 +78,7 @@ def tokenised(folder: Path, content: list[dict[str, Any]], angle: bool = False, 
 
 
 def random_vectors(item: TokenisedSet, width: int = 12, seed: int = 3) -> TextVectors:
-    """Another model's vectors of the set's texts, of no model at all."""
+    """Random numbers in place of another model's vectors of the set's texts."""
     texts = 1 + max(
         numbers.max(initial=0) for numbers in (item.rows.anchors, item.rows.positives, *item.rows.negatives)
     )
@@ -92,7 +92,7 @@ def _loaded(dropout: float) -> SentenceTransformer:
 
 
 def tiny_model(dropout: float = 0.0) -> SentenceTransformer:
-    """The tiny base in training mode: a copy of one that was loaded once a process."""
+    """The tiny base in training mode: a copy of one that is loaded once per process."""
     return copy.deepcopy(_loaded(dropout)).train()
 
 

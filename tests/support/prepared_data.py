@@ -1,4 +1,4 @@
-"""The data stage made in this process, on the bundled samples or on files of a test's own."""
+"""The data stage made in this process, on the bundled samples or on a test's own files."""
 
 import copy
 import json

@@ -18,7 +18,7 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RUN = "tiny"
-PATIENCE = 1800  # seconds until a command counts as hanging; the demo takes eleven minutes of two cores
+PATIENCE = 1800  # seconds until a command counts as hanging; the demo takes eleven minutes on two cores
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Ended:
     err: str
 
     @property
-    def said(self) -> list[str]:
+    def errors(self) -> list[str]:
         """The lines on stderr."""
         return [line for line in self.err.splitlines() if line.strip()]
 
@@ -42,7 +42,7 @@ def start(
     cwd: Path = REPOSITORY,
     env: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[str]:
-    """`python -m module overrides`, or `python -c code overrides`, in a process group of its own as in a terminal."""
+    """`python -m module overrides`, or `python -c code overrides`, in its own process group, as in a terminal."""
     program = ["-c", code] if code else ["-m", module]
     return subprocess.Popen(
         [sys.executable, *program, *overrides],
@@ -78,7 +78,7 @@ def make(*overrides: str, env: Mapping[str, str] | None = None) -> Ended:
 
 
 def run_main(*overrides: str, module: str = "pipeline.run", main: Callable[[], None] | None = None) -> Ended:
-    """The same as `run_command`, or another `main`, in this process: faster, as nothing is imported anew."""
+    """Like `run_command`, or another `main`, in this process: faster, as nothing is imported again."""
     out, err = io.StringIO(), io.StringIO()
     with _as_command(module, overrides), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -91,7 +91,7 @@ def run_main(*overrides: str, module: str = "pipeline.run", main: Callable[[], N
 
 @contextlib.contextmanager
 def _as_command(module: str, overrides: tuple[str, ...]) -> Iterator[None]:
-    """What a command changes in its process is as it was afterwards: arguments, environment, signals, logging."""
+    """Restore what a command changes in its process: arguments, environment, signals, logging."""
     arguments, environment = sys.argv, dict(os.environ)
     on_signals = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     root = logging.getLogger()
@@ -111,12 +111,12 @@ def _as_command(module: str, overrides: tuple[str, ...]) -> Iterator[None]:
 
 
 def remove_stage(folder: Path) -> None:
-    """Take a stage's artefact out of a copied run."""
+    """Remove a stage's artefact from a copied run."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def copy_of_runs(source: Path, target: Path) -> None:
-    """A copy by hard links; without the locks, or two copies would hold each other's."""
+    """A copy by hard links, without the locks: two copies would share them."""
     shutil.copytree(source, target, copy_function=os.link, ignore=shutil.ignore_patterns(".locks"))
 
 
@@ -129,7 +129,7 @@ def copied(chain: Path, runs: Path, name: str = RUN) -> Path:
 
 
 def put(path: Path, content: bytes | str) -> None:
-    """Write a file that takes the place of a hard link: the chain it was copied from stays as it is."""
+    """Replace a hard link by a file, so that the chain it was copied from is unchanged."""
     path.unlink(missing_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())

@@ -63,7 +63,7 @@ def write_run(
 
 
 def finish(config: Config, name: str, metrics: dict[str, Any], status: str = "complete") -> None:
-    """Write the manifest of a stage whose files stand."""
+    """Write the manifest of a stage whose files exist."""
     folder = config.folder(name)
     Manifest(
         stage=name,

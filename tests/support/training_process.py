@@ -1,4 +1,4 @@
-"""What fresh processes run: a prepared side, which tests can kill, and the ranks of the test of gradients.
+"""Code that fresh processes run: a prepared side, which tests can kill, and the ranks of the gradient test.
 
 `-m tests.support.training_process` trains the side.
 """
@@ -58,7 +58,7 @@ HEADS_ROWS: dict[str, dict[str, Any]] = {"triplets": {"negatives": 2}, "scored":
 
 
 class Forked:
-    """A fork of a process that has imported everything, as `subprocess` would show it."""
+    """A fork of a process that has imported everything, with the interface of `subprocess`."""
 
     def __init__(self, folder: Path, side: str) -> None:
         multiprocessing.set_forkserver_preload([__name__])
@@ -88,9 +88,9 @@ def _logged(folder: Path, side: str) -> None:
 
 
 def start(folder: Path, processes: int, **side: Any) -> "subprocess.Popen[bytes] | Forked":
-    """Train the symmetric side of the run in `folder` in another process, or by the launcher in several.
+    """Train the symmetric side of the run in `folder` in another process, or in several through the launcher.
 
-    In the launcher's, tokenising a set takes as many seconds longer as the environment's TOKENISING says.
+    In the launcher's, tokenising a set takes longer by the seconds in the environment variable TOKENISING.
     """
     if processes == 1:
         return Forked(folder, json.dumps(side))
@@ -112,7 +112,7 @@ def finish(folder: Path, processes: int, **side: Any) -> bytes:
 def stop_at(folder: Path, processes: int, step: int, how: signal.Signals, **side: Any) -> int:
     """Train, send the signal once `step` is done, and wait for the end; returns the exit status.
 
-    SIGKILL goes to the launcher and the ranks, which are sessions of their own; other signals to the launcher alone.
+    SIGKILL goes to the launcher and the ranks, each in its own session; other signals only to the launcher.
     """
     process = start(folder, processes, **side)
     metrics = folder / "one/symmetric/metrics.jsonl"
@@ -213,9 +213,9 @@ def heads_gradients(items: dict[str, TokenisedSet], rank: int = 0, world: int = 
 def of_two_ranks(
     folder: Path, items: dict[str, TokenisedSet], work: Callable[..., dict[str, torch.Tensor]]
 ) -> dict[str, torch.Tensor]:
-    """What `work` gives of the sets on two ranks: forks of this process, which has imported and tokenised for both.
+    """What `work` returns for the sets on two ranks: forks of this process, which has imported and tokenised for both.
 
-    In a fork polars, which reads sets, would wait for threads that it lacks.
+    In a fork polars, which reads sets, would wait for threads that it doesn't have.
     """
     tiny_model()
     start_processes(run_rank, (2, folder, items, work), nprocs=2, start_method="fork")

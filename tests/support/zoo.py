@@ -1,4 +1,4 @@
-"""Small model folders of every kind that people publish: what stands beside the transformer, and how it is laid out."""
+"""Small model folders of every published kind: what is next to the transformer, and how it is laid out."""
 
 import functools
 import json
@@ -46,13 +46,13 @@ Change = Callable[[Path], Any]
 
 
 def edit(path: Path, **changes: Any) -> None:
-    """Change keys of a JSON object; a file that is not there is begun."""
+    """Change keys of a JSON object; a missing file is created."""
     content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     path.write_text(json.dumps(content | changes, ensure_ascii=False), encoding="utf-8")
 
 
 def with_modules(*further: Callable[[], torch.nn.Module]) -> Change:
-    """The tiny transformer with these modules behind it, as the library saves them."""
+    """The tiny transformer with these modules after it, as the library saves them."""
 
     def change(folder: Path) -> None:
         torch.manual_seed(0)
@@ -84,7 +84,7 @@ def edited(name: str, **changes: Any) -> Change:
 
 
 def without(*names: str) -> Change:
-    """The tiny base without files."""
+    """The tiny base without these files."""
 
     def change(folder: Path) -> None:
         shutil.copytree(tiny_base(), folder, ignore=shutil.ignore_patterns(*names))
@@ -99,7 +99,7 @@ def left_out_prompt(folder: Path) -> None:
 
 
 def padded_and_cut(folder: Path) -> None:
-    """A tokenizer.json that holds the truncation and padding of whoever saved it."""
+    """A tokenizer.json with the truncation and padding that were set when it was saved."""
     shutil.copytree(tiny_base(), folder)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.enable_truncation(8, stride=2)
@@ -118,7 +118,7 @@ def bert(folder: Path, side: str = "right") -> None:
 
 
 def old_layout(folder: Path) -> None:
-    """The transformer in a folder of its own, as sentence-transformers 0.x and 1.x wrote it."""
+    """The transformer in its own folder, as sentence-transformers 0.x and 1.x wrote it."""
     shutil.copytree(tiny_base(), folder / "0_Transformer", ignore=shutil.ignore_patterns("?_*", "*sentence_tr*"))
     (folder / "0_Transformer/modules.json").rename(folder / "modules.json")
     for name in ("1_Pooling", "2_Normalize"):
@@ -176,7 +176,7 @@ def headed(auto_class: Any, model_type: str = "xlm-roberta") -> Change:
 
 
 def old_names(folder: Path) -> None:
-    """A checkpoint of BERT's first days: LayerNorm's tensors have other names, and positions are stored."""
+    """A checkpoint of BERT's early days: LayerNorm's tensors have other names, and positions are stored."""
     headed(AutoModelForPreTraining, "bert")(folder)
     tensors = load_file(folder / "model.safetensors")
     old = {
@@ -249,7 +249,7 @@ def animal(name: str) -> Path:
 
 @functools.cache
 def expected(name: str) -> Any:
-    """What the library's own `encode_query`, `encode_document` and `encode` give of it: arrays (texts, width)."""
+    """What the library's own `encode_query`, `encode_document` and `encode` return for it: arrays (texts, width)."""
     with quiet():
         model = SentenceTransformer(str(animal(name)), device="cpu")
         return [encode(TEXTS) for encode in (model.encode_query, model.encode_document, model.encode)]

@@ -158,7 +158,7 @@ def test_every_figure_of_the_card_is_in_an_artefact(card: str, config: Config) -
 
 
 def test_a_figure_of_no_artefact_would_be_seen(card: str, config: Config) -> None:
-    with pytest.raises(AssertionError, match=r"0\.98765 stands in no artefact"):
+    with pytest.raises(AssertionError, match=r"0\.98765 is in no artefact"):
         require_figures_of_artefacts(f"{card}\n0.98765\n", config.folder("report").parent)
 
 
@@ -297,7 +297,7 @@ def test_bundled_samples_are_not_called_the_real_sets(card: str) -> None:
     assert "d0rj/gsm8k-ru" not in (ModelCard(card).data.datasets or [])
 
 
-def test_a_local_file_is_no_data_set_of_the_hub(config: Config) -> None:
+def test_a_local_file_is_not_a_data_set_of_the_hub(config: Config) -> None:
     run = copy.deepcopy(read_run(config.folder("report").parent))
     run.training_sets[0] |= {"source": "mine/pairs.jsonl", "revision": "local mine/pairs.jsonl"}
     assert ModelCard(render_card(run, config, "a/b")).data.datasets == ["IlyaGusev/gazeta"]

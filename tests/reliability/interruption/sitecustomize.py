@@ -1,7 +1,7 @@
-"""Notes a process's file operations, or interrupts it at a chosen one; Python imports this file before the program.
+"""Records a process's file operations, or interrupts it at a chosen one; Python imports this file before the program.
 
 `FILE_OPERATIONS` in the environment is JSON: `under` (parts of paths whose operations count), `rank` (the value of
-RANK in the process that is meant, null where it has none), and either `record` (a file that gets one line an
+RANK in the process that is meant, null where it has none), and either `record` (a file that gets one line per
 operation: monotonic seconds, event, path) or `operation`, `delay` in seconds, `signal`, and `target`: self, root (the
 command), group (of the command, as Ctrl-C does it) or all (the command and all its descendants).
 """
@@ -57,5 +57,5 @@ def interrupt(wanted: dict) -> None:
 os.environ.setdefault("FILE_OPERATIONS_ROOT", str(os.getpid()))
 chosen = json.loads(os.environ.get("FILE_OPERATIONS", "null"))
 if chosen and os.environ.get("RANK") == chosen["rank"]:
-    del os.environ["FILE_OPERATIONS"]  # processes that this one starts are not meant
+    del os.environ["FILE_OPERATIONS"]  # not meant for processes that this one starts
     watch(chosen)

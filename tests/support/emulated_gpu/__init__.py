@@ -1,8 +1,8 @@
-"""A GPU in name, where there is none: tensors that say cuda:0, and keep their numbers on the CPU.
+"""A GPU in name only: tensors that report cuda:0 and keep their numbers on the CPU.
 
-`run` runs a command of the pipeline with it. Such a tensor meets no CPU tensor except where CUDA allows it; attention
-of packed texts asks for what its kernel asks for; and what in a training step would wait for a real device is counted,
-by the function of ours that asked for it. All kernels are the CPU's, so neither times nor memory mean anything, and
+`run` runs a pipeline command on it. Such a tensor mixes with CPU tensors only where CUDA allows it; attention of
+packed texts requires what its kernel requires; and whatever in a training step would wait for a real device is counted,
+by the function of ours that caused it. All kernels are the CPU's, so neither times nor memory mean anything, and
 there is no second GPU.
 """
 
@@ -27,9 +27,9 @@ def build(folder: Path) -> Path:
 
 
 def run(library: Path, folder: Path, *overrides: str) -> tuple[Ended, dict[str, int]]:
-    """`python -m pipeline.run overrides` on the emulated GPU; also how often training steps waited for it.
+    """`python -m pipeline.run overrides` on the emulated GPU; and how often training steps waited for it.
 
-    Waits are counted by `file function` of ours. `folder` is for what the command leaves about them.
+    Waits are counted by `file function` of ours; the command writes them to `folder`.
     """
     ended = run_code(library, f"device.run_pipeline({str(folder / WAITS_FILE)!r})", *overrides)
     return ended, json.loads((folder / WAITS_FILE).read_text())

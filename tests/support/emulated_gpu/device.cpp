@@ -1,4 +1,4 @@
-// What torch's CPU build lacks so that tensors may say "cuda:0": a device guard and hooks that do nothing.
+// What torch's CPU build lacks so that tensors can report "cuda:0": a device guard and hooks that do nothing.
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 

@@ -13,7 +13,7 @@ from typing import Any
 from tests.support.emulated_gpu import LIBRARY
 from tests.support.runs import REPOSITORY
 
-ctypes.CDLL(os.environ[LIBRARY], ctypes.RTLD_GLOBAL)  # torch asks for it once, when it is imported
+ctypes.CDLL(os.environ[LIBRARY], ctypes.RTLD_GLOBAL)  # torch looks for it once, when it is imported
 
 import torch  # noqa: E402
 import torch.nn.attention.varlen  # noqa: E402
@@ -21,7 +21,7 @@ from torch import Tensor  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing  # noqa: E402
 from torch.utils._pytree import tree_leaves, tree_map  # noqa: E402
 
-ANSWERS: dict[str, Any] = {  # of functions of torch.cuda
+ANSWERS: dict[str, Any] = {  # results of functions of torch.cuda
     "is_available": True,
     "is_initialized": True,
     "is_bf16_supported": True,
@@ -41,7 +41,7 @@ ANSWERS: dict[str, Any] = {  # of functions of torch.cuda
 aten, packed = torch.ops.aten, torch.ops.torch_attn
 COPIES = (aten.copy_.default, aten._to_copy.default)
 INDEXING = (aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default)
-WAITING = (  # for numbers, or for the size of what they make
+WAITING = (  # for numbers, or for the size of the result
     *(aten._local_scalar_dense.default, aten.equal.default, aten.nonzero.default, aten.masked_select.default),
     *(aten._unique2.default, aten.unique_consecutive.default, aten.bincount.default),
 )
@@ -49,7 +49,7 @@ waits = Counter[str]()
 
 
 def wait() -> None:
-    """Count one of a training step, for the innermost function of ours."""
+    """Count a wait in a training step, for our innermost function."""
     stack = traceback.extract_stack()
     called = {frame.name for frame in stack}
     if "_run_epoch" in called and "_maybe_log_save_evaluate" not in called:  # the library's
@@ -96,14 +96,14 @@ class Cuda(Tensor):
 
 
 class Device(TorchDispatchMode):
-    """Sees operations without a tensor of the device among their arguments, which may make one."""
+    """Sees operations without a device tensor among their arguments, which may create one."""
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return dispatched(function, args, kwargs or {})
 
 
 def dispatched(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """The operation, by the CPU."""
+    """The operation, run by the CPU."""
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     ours = [tensor for tensor in tensors if isinstance(tensor, Cuda)]
     device = torch.device(kwargs["device"]) if kwargs.get("device") is not None else None
@@ -181,7 +181,7 @@ def attention_backward(grad: Cuda, query: Cuda, key: Cuda, value: Cuda, out: Cud
 
 
 def switch_on() -> None:
-    """Let this process have the device, for good; raises AssertionError where it would take a tensor of the CPU."""
+    """Give this process the device for good; raises AssertionError where it would accept a CPU tensor."""
     for name, answer in ANSWERS.items():
         setattr(torch.cuda, name, lambda *_, answer=answer, **__: answer)
     for module in (torch.cuda, torch.cuda.random):
