@@ -50,8 +50,8 @@ def test_a_source_can_be_changed_and_left_out_by_name() -> None:
     assert config.data.sources["rcb"].repeat == 2 and "terra" not in config.data.sources
 
 
-def test_a_config_composed_again_is_that_of_its_own_overrides(tmp_path: Path) -> None:
-    """Whatever tests keep between two compositions (tests/support/composing.py)."""
+def test_a_config_composed_again_follows_its_own_overrides(tmp_path: Path) -> None:
+    """Despite what the tests keep between compositions (tests/support/composing.py)."""
     chosen = ["profile=tiny", "merging=ties", "init=opus", "~data.sources.terra"]
     first = composed(*chosen, "seed=7")
     assert (first.seed, first.merging.method, "terra" in first.data.sources) == (7, "ties", False)
@@ -84,7 +84,7 @@ def test_a_sweep_composes_for_a_cluster(launcher: str) -> None:
 
 @pytest.mark.parametrize("data", ["card", "distinct"])
 def test_the_reproduction_has_guards_that_nothing_trains_on(data: str) -> None:
-    """So that a search is not refused there; what the YAML says of a benchmark is held against mteb elsewhere."""
+    """Else a search would be refused there; what the YAML says about a benchmark is compared with mteb elsewhere."""
     config = composed("profile=bge_m3", f"data={data}", "merging=search")
     guards = config.merging.guard_sources
     assert len(guards) >= 2 and set(guards) <= config.data.held_out.keys()
@@ -96,7 +96,7 @@ def test_the_reproduction_has_guards_that_nothing_trains_on(data: str) -> None:
         assert guard.side == "asymmetric"
 
 
-def test_official_dev_files_have_the_names_that_the_hub_has_them_by() -> None:
+def test_official_dev_files_have_their_names_on_the_hub() -> None:
     """No mirror can show a wrong one: it would be wrong there too. Both sets call their validation split val."""
     sources = composed("profile=bge_m3").data.sources
     named = {source.hub: source.dev_files for source in sources.values() if source.dev_files}

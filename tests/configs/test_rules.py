@@ -1,4 +1,4 @@
-"""A rule beside a default is kept: up to its bound a value passes, past it its key is named."""
+"""A rule next to a default is enforced: a value up to its bound passes, beyond it its key is named."""
 
 import dataclasses
 import math
@@ -38,9 +38,9 @@ RULES = [
 
 
 def examples(rule: Mapping[str, Any], whole: bool) -> tuple[list[Any], list[Any]]:
-    """Values that a rule just takes, and those that it just refuses."""
+    """Values that a rule just accepts, and those that it just refuses."""
 
-    def beside(bound: float, direction: int) -> float:
+    def neighbour(bound: float, direction: int) -> float:
         return bound + direction if whole else math.nextafter(bound, direction * math.inf)
 
     if "name" in rule:
@@ -53,8 +53,8 @@ def examples(rule: Mapping[str, Any], whole: bool) -> tuple[list[Any], list[Any]
     taken, refused = [], [] if whole else [math.nan, math.inf, -math.inf]
     for name in BOUNDS.keys() & rule:
         inclusive, bound, direction = name in ("least", "most"), rule[name], outside[name]
-        taken.append(bound if inclusive else beside(bound, -direction))
-        refused.append(beside(bound, direction) if inclusive else bound)
+        taken.append(bound if inclusive else neighbour(bound, -direction))
+        refused.append(neighbour(bound, direction) if inclusive else bound)
     return taken, refused
 
 
@@ -68,7 +68,7 @@ def inside(field: dataclasses.Field, value: Any) -> Any:
 def test_a_rule_is_kept_to_its_bounds(
     part: Any, field: dataclasses.Field, rule: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(part, "problems", lambda part: (), raising=False)  # the rules alone
+    monkeypatch.setattr(part, "problems", lambda part: (), raising=False)  # only the rules
 
     def refused(value: Any) -> bool:
         return any(key.split(".")[0] == field.name for key, _ in problems(part(**{field.name: value})))
@@ -109,7 +109,7 @@ def test_a_problem_is_found_at_any_depth_and_named_by_its_key() -> None:
     ]
 
 
-def test_a_tie_is_asked_where_every_value_is_possible_by_itself() -> None:
+def test_a_tie_is_checked_where_every_value_is_possible_by_itself() -> None:
     @dataclasses.dataclass
     class Shared:
         rows: int = setting(8, least=1)

@@ -34,7 +34,7 @@ def test_totals_are_of_training_sets_and_tell_apart_the_negatives_that_the_card_
     assert (sums["negatives_the_card_counts"], sums["negatives_it_leaves_out"]) == (7, 4)
 
 
-def test_a_page_says_of_each_set_what_differs_and_in_which_sets_evaluation_texts_were_found() -> None:
+def test_a_page_shows_for_each_set_what_differs_and_in_which_sets_evaluation_texts_were_found() -> None:
     same = line("Same", CardCount(1200), built=1200, dev=3, dev_candidates=3, dropped={"b": 1, "a": 2})
     other = line("Other", CardCount(50), built=1049, dev=3, dev_candidates=5, reported={"near evaluation: sts": 2})
     samples = [{"anchor": "a" * 200, "positive": "b\n" * 100 + "b", "negative": "c`` c"}]

@@ -66,7 +66,7 @@ def test_mining_that_finds_nothing_says_so(embedder: Path, tmp_path: Path, caplo
     assert "gazeta: 1 of 1 rows have no mined negative" in caplog.text
 
 
-def test_vectors_are_compared_when_no_embedder_holds_them_any_more(
+def test_vectors_are_compared_when_no_embedder_holds_them_any_longer(
     embedder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caches = weakref.WeakSet[EmbeddingCache]()
@@ -85,7 +85,7 @@ def test_vectors_are_compared_when_no_embedder_holds_them_any_more(
 
 
 def cosines(model: Path, pairs: pl.DataFrame) -> np.ndarray:
-    """Of each anchor with each distinct positive, in their order."""
+    """Cosines of each anchor with each distinct positive, in their order."""
     from sentence_transformers import SentenceTransformer
 
     loaded = SentenceTransformer(str(model), device="cpu")
@@ -122,10 +122,10 @@ def test_a_candidate_within_the_margin_of_the_positive_is_dropped_and_the_share_
     line = strict.ledger["gazeta"]["mined"]
     assert plain.ledger["gazeta"]["mined"]["false_negatives"] == 0 < line["false_negatives"] <= 1
     assert 0 < line["pairs_without"] == (pairs["negatives"].list.len() == 0).sum()
-    told = (strict.folder / "ledger.md").read_text(encoding="utf-8")
-    assert f"{line['false_negatives']:.1%} of the candidates were dropped" in told
+    ledger = (strict.folder / "ledger.md").read_text(encoding="utf-8")
+    assert f"{line['false_negatives']:.1%} of the candidates were dropped" in ledger
     assert f"gazeta: {line['pairs_without']} of {len(pairs)} rows have no mined negative" in caplog.text
-    assert len(line["samples"]) == 5 and told.count("    - mined: ") == 5
+    assert len(line["samples"]) == 5 and ledger.count("    - mined: ") == 5
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0.05, 0.9), st.sampled_from([None, 0.0, 0.5, 1.5]))
@@ -133,7 +133,7 @@ def test_a_candidate_within_the_margin_of_the_positive_is_dropped_and_the_share_
 def test_a_model_whose_cosines_lie_closer_together_mines_the_same(
     seed: int, width: float, margin: float | None
 ) -> None:
-    """A further coordinate that all vectors share moves every cosine c to (1 - width) + width * c."""
+    """An additional coordinate that all vectors share moves every cosine c to (1 - width) + width * c."""
     random = torch.Generator().manual_seed(seed)
     anchors, passages = (torch.randn(40, 8, generator=random, dtype=torch.float64) for _ in range(2))
     anchors, passages = (torch.nn.functional.normalize(some, dim=1) for some in (anchors, passages))
@@ -252,7 +252,7 @@ def test_a_pair_of_a_symmetric_set_is_known_from_both_its_texts(
     assert [set(found) for found in negatives] == [{"гора"}, set() if both_ways else {"река"}, {"лес", "гора"}]
 
 
-def test_an_answer_to_the_same_question_in_other_letters_is_no_negative(embedder: Path, tmp_path: Path) -> None:
+def test_an_answer_to_the_same_question_in_other_letters_is_not_a_negative(embedder: Path, tmp_path: Path) -> None:
     config = composed(f"data.mining.model={embedder}", f"runs={tmp_path}")
     config.data.mining.margin, config.data.mining.range_min, config.data.mining.negatives = None, 0, 4
     rows = {"anchor": ["Ёлка", "елка?", "море"], "positive": ["лес", "гора", "Лес!"], "negatives": [[], [], []]}
@@ -262,7 +262,7 @@ def test_an_answer_to_the_same_question_in_other_letters_is_no_negative(embedder
 
 
 def test_configured_prompts_precede_anchors_and_passages(embedder: Path, tmp_path: Path) -> None:
-    """They find what texts do that begin with them."""
+    """They find what texts that begin with them find."""
     path = Path(__file__).parents[2] / "data/samples/IlyaGusev/gazeta/gazeta_train.jsonl"
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[:12]]
     prompt = rows[0]["text"][:40] + " "
@@ -295,12 +295,12 @@ def test_a_set_without_positive_pairs_gets_none_and_the_log_says_so(
     assert pl.read_parquet(tmp_path / "terra.parquet")["negatives"].to_list() == [[], []]
 
 
-def test_a_model_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_model_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data.mining.model: neither a folder nor a Hub id \(.*nowhere at main\)"):
         mined(tmp_path / "nowhere", tmp_path)
 
 
-def test_a_mining_model_on_a_hub_that_is_not_there_fails_the_check(tmp_path: Path) -> None:
+def test_a_mining_model_on_an_unreachable_hub_fails_the_check(tmp_path: Path) -> None:
     config = composed("data.sources.gazeta.negatives=mine", "data.mining.model=someone/miner")
     ((what, found, problem),) = check_auxiliary_models(config)
     assert (what, found) == ("data.mining.model: someone/miner", "FAILED")

@@ -189,7 +189,7 @@ def test_card_repeats_mr_tydi_for_each_negative_and_distinct_does_not(samples: P
 
 def test_held_out_sets_and_evaluation_samples_are_never_trained_on(samples: Prepared, tmp_path: Path) -> None:
     held_out = samples.pairs("asymmetric", "panorama")
-    sample = "Губернатор подписал закон о тишине"  # stands in evaluation/samples/paraphrase.jsonl
+    sample = "Губернатор подписал закон о тишине"  # from evaluation/samples/paraphrase.jsonl
     shouted = pl.DataFrame({"question": held_out["anchor"].str.to_uppercase(), "answer": held_out["positive"]})
     others = pl.DataFrame({"question": ["Что случилось?", "Что ещё?"], "answer": [f"«{sample}»!", "Ничего нового."]})
     pl.concat([shouted, others]).write_ndjson(tmp_path / "copy.jsonl")
@@ -213,7 +213,7 @@ def test_a_local_set_may_have_a_local_file_of_dev_rows(tmp_path: Path, one_set: 
         one_set(tmp_path / "train.jsonl", columns=columns, dev_files=["nowhere"])
 
 
-def test_a_row_of_dev_files_that_is_trained_on_takes_no_others_along(tmp_path: Path, one_set: OneSet) -> None:
+def test_a_row_of_dev_files_that_is_trained_on_removes_no_others(tmp_path: Path, one_set: OneSet) -> None:
     rows = [("вопрос", "ответ"), ("вопрос", "иной ответ"), ("другой вопрос", "иной ответ")]
     for name, some in (("train", rows[:1]), ("dev", rows[1:])):
         pl.DataFrame(some, schema=["q", "a"], orient="row").write_ndjson(tmp_path / f"{name}.jsonl")
@@ -268,7 +268,7 @@ def test_a_held_out_set_keeps_its_labels(tmp_path: Path) -> None:
     assert set(prepared.pairs("heldout", "terra")["score"]) == {0.0, 1.0}
 
 
-def test_a_ledger_of_own_sets_is_not_held_against_the_published_card(
+def test_a_ledger_of_own_sets_is_not_compared_with_the_published_card(
     samples: Prepared, tmp_path: Path, one_set: OneSet, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pl.DataFrame({"q": ["Где ключ?"], "a": ["На полке."]}).write_ndjson(tmp_path / "mine.jsonl")
@@ -280,7 +280,7 @@ def test_a_ledger_of_own_sets_is_not_held_against_the_published_card(
     assert "| card |" in shown and "The card's total is 2,240,961" in shown
 
 
-def test_two_runs_give_the_same_bytes_with_any_number_of_workers(samples: Prepared, tmp_path: Path) -> None:
+def test_two_runs_end_in_the_same_bytes_with_any_number_of_workers(samples: Prepared, tmp_path: Path) -> None:
     again = run(tmp_path, "data=distinct", "data.decontamination.suites=[]", "data.workers=1")
     assert again.files() == samples.files()
 
@@ -323,8 +323,8 @@ def test_finished_sets_survive_failing_ones_each_of_which_is_reported_once(
 ) -> None:
     with pytest.raises(UserError, match=r"ru_hnp: no column nowhere \[and 1 more, above\]"):
         run(tmp_path, "data.sources.ru_hnp.columns.query=nowhere", "data.sources.gazeta.columns.title=headline")
-    (told,) = [record.message for record in caplog.records if record.levelname == "ERROR"]
-    assert told.startswith("error: gazeta: no column headline")
+    (message,) = [record.message for record in caplog.records if record.levelname == "ERROR"]
+    assert message.startswith("error: gazeta: no column headline")
     made = {path.stem for path in (tmp_path / "test" / "data").glob("*symmetric/*.parquet")}
     assert made == {"terra", "ru_wanli", "tapaco", "mr_tydi"}
 
@@ -337,7 +337,7 @@ def test_a_set_taken_out_of_the_mixture_leaves_the_artefact(tmp_path: Path, forc
     assert prepared.ledger["terra"]["repeat"] == 2
 
 
-def test_sets_that_people_must_supply_are_skipped_visibly(tmp_path: Path) -> None:
+def test_sets_that_users_must_supply_are_skipped_visibly(tmp_path: Path) -> None:
     mirror = tmp_path / "mirror"
     mirror.mkdir()
     for entry in (REPOSITORY / "data" / "samples").iterdir():
@@ -398,7 +398,7 @@ def test_duplicates_between_sets_are_dropped_on_request(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", [{"slice": [0.0, 0.5]}, {"max_rows": 20}])
-def test_a_set_that_takes_a_part_leaves_the_rest_to_the_sets_behind_it(part: dict[str, Any], tmp_path: Path) -> None:
+def test_a_set_that_takes_a_part_leaves_the_rest_to_the_sets_after_it(part: dict[str, Any], tmp_path: Path) -> None:
     rows = pl.DataFrame({"anchor": [f"вопрос {n}" for n in range(60)], "positive": [f"ответ {n}" for n in range(60)]})
     rows.write_ndjson(tmp_path / "rows.jsonl")
     columns = {"anchor": "anchor", "positive": "positive"}

@@ -66,10 +66,10 @@ def test_rows_that_share_a_text_with_training_go_back_and_take_others_along() ->
     kept, back = apart_from(dev, pair_texts(frame([("x", "p1", ["c"])])))
     assert kept["anchor"].to_list() == ["b", "d", "b"] and back["anchor"].to_list() == ["a", "c"]
     kept, back = apart_from(dev, pair_texts(frame([("d", "y", [])])))
-    assert kept["anchor"].to_list() == ["a", "c"]  # d goes; b shares p4 with it and goes too
+    assert kept["anchor"].to_list() == ["a", "c"]  # d is removed; b shares p4 with it and is removed too
 
 
-def test_dev_rows_that_another_set_trains_on_take_no_others_along(tmp_path: Path) -> None:
+def test_dev_rows_that_another_set_trains_on_remove_no_others(tmp_path: Path) -> None:
     with PairWriter(tmp_path / "candidates/one.parquet", scored=False) as writer:
         writer.write(frame([("a", "b", []), ("b", "c", ["x", "n"]), ("c", "d", []), ("a", "e", [])]))
     with PairWriter(tmp_path / "candidates/other.parquet", scored=False) as writer:

@@ -30,7 +30,7 @@ def texts_of(value: object) -> Iterator[str]:
 
 
 def encodechka_texts(folder: Path) -> set[str]:
-    """Whatever stands in the files of the benchmark's test parts, as this test reads them."""
+    """All texts in the files of the benchmark's test parts, as this test reads them."""
     found: set[str] = set()
     for path in sorted(folder.iterdir()):
         if path.suffix == ".json":

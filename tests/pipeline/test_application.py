@@ -23,7 +23,7 @@ from tests.support.runs import Ended, run_main, start
 
 
 def start_application(job: str, runs: Path, *overrides: str) -> subprocess.Popen[str]:
-    """A command of which `job` is the work, an expression of Python."""
+    """A command that evaluates `job`, a Python expression."""
     code = (
         "import logging, multiprocessing, os, signal, sys, time; from pipeline.application import hydra_application\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background\n"
@@ -34,23 +34,23 @@ def start_application(job: str, runs: Path, *overrides: str) -> subprocess.Popen
 
 @pytest.fixture
 def run_application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ended]:
-    """A command of which a function is the work, in this process: for what neither signals nor closed pipes end."""
-    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)  # by which the log would be called as pytest is
+    """A command that calls a function, in this process: for what neither signals nor closed pipes end."""
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)  # else the log would be named after pytest
     return lambda job, *overrides: run_main(*overrides, f"runs={tmp_path}", main=hydra_application(job))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_command_with_one_line_and_its_status(number: signal.Signals, tmp_path: Path) -> None:
     process = start_application(f"(os.kill(os.getpid(), {number:d}), time.sleep(60))", tmp_path)
-    _, said = process.communicate(timeout=60)
-    assert (process.returncode, said) == (128 + number, "stopped; run the same command to continue\n")
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (128 + number, "stopped; run the same command to continue\n")
 
 
-def test_a_signal_of_which_a_library_made_another_error_ends_a_command_all_the_same(tmp_path: Path) -> None:
+def test_a_signal_that_a_library_turned_into_another_error_still_ends_a_command(tmp_path: Path) -> None:
     made_another = "exec('try: os.kill(os.getpid(), 15), time.sleep(60)\\nexcept BaseException: raise ValueError')"
     process = start_application(made_another, tmp_path)
-    _, said = process.communicate(timeout=60)
-    assert (process.returncode, said) == (128 + signal.SIGTERM, "stopped; run the same command to continue\n")
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (128 + signal.SIGTERM, "stopped; run the same command to continue\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -91,15 +91,15 @@ def test_a_stopped_rank_ends_though_it_waits_for_one_that_never_comes(
 def test_a_rank_continues_after_its_own_worker_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, LAUNCHED, "1")
     worker = "(worker := multiprocessing.get_context('fork').Process(target=time.sleep, args=[60]))"
-    told = "signal.signal(signal.SIGCHLD, lambda *_: None)"  # of its end, as torch's loaders are
+    handler = "signal.signal(signal.SIGCHLD, lambda *_: None)"  # of its end, as torch's loaders have one
     stopped = "worker.start(), time.sleep(0.2), worker.terminate(), worker.join(), time.sleep(2)"
-    process = start_application(f"({IMPATIENT}, {told}, {worker}, {stopped}, print(worker.exitcode))", tmp_path)
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 0 and said.strip()
+    process = start_application(f"({IMPATIENT}, {handler}, {worker}, {stopped}, print(worker.exitcode))", tmp_path)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and out.strip()
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "advice"),
     [
         (["profile=tiny"], "make it first: make data PROFILE=tiny, or everything: make reproduce PROFILE=tiny"),
         (
@@ -109,9 +109,9 @@ def test_a_rank_continues_after_its_own_worker_was_stopped(tmp_path: Path, monke
         (["profile=demo"], "make it first: make data, or everything: make reproduce\n"),
     ],
 )
-def test_the_make_targets_that_an_error_names_make_this_run(overrides: list[str], said: str, tmp_path: Path) -> None:
+def test_the_make_targets_that_an_error_names_make_this_run(overrides: list[str], advice: str, tmp_path: Path) -> None:
     ended = run_main(*overrides, f"runs={tmp_path}", "stages=[symmetric]", "launch.config=none")
-    assert ended.status == 2 and said in ended.err
+    assert ended.status == 2 and advice in ended.err
 
 
 def test_a_full_disk_outside_of_any_stage_is_one_line(run_application: Callable[..., Ended]) -> None:
@@ -123,8 +123,8 @@ def test_a_full_disk_outside_of_any_stage_is_one_line(run_application: Callable[
 def test_a_log_that_can_t_be_opened_is_named(run_application: Callable[..., Ended], tmp_path: Path) -> None:
     log = tmp_path / "tiny/logs/run.log"
     log.mkdir(parents=True)
-    said = run_application(print, "profile=tiny").err
-    assert said == f"error: can't write the logs: Is a directory ({log}); set runs=<writable folder>\n"
+    err = run_application(print, "profile=tiny").err
+    assert err == f"error: can't write the logs: Is a directory ({log}); set runs=<writable folder>\n"
 
 
 def test_the_log_is_rotated(run_application: Callable[..., Ended], tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_cfg_job_prints_the_resolved_config(order: slice) -> None:
 
 
 @pytest.mark.parametrize("asked", ["--help", "--cfg=job"])  # the second is short enough to wait in the buffer
-def test_a_reader_that_has_seen_enough_is_no_error(asked: str) -> None:
+def test_a_reader_that_has_seen_enough_is_not_an_error(asked: str) -> None:
     process = start(asked, "profile=tiny")
     assert process.stdout and process.stderr
     process.stdout.close()
@@ -167,7 +167,7 @@ def test_an_override_that_can_t_be_parsed_is_named_with_the_way_to_quote_it(over
 
 def test_the_way_to_quote_gives_the_value_to_a_command_and_through_make() -> None:
     direct, through_make = re.fullmatch(r".*: ('.*'), and (ARGS=\".*\") for make", QUOTED).groups()  # type: ignore[union-attr]
-    [variable] = shlex.split(through_make)  # as the shell gives it to make, which puts it into another shell's line
+    [variable] = shlex.split(through_make)  # as the shell passes it to make, which puts it into another shell's line
     for given in shlex.split(direct), shlex.split(variable.removeprefix("ARGS=")):
         [override] = OverridesParser.create().parse_overrides(given)
         assert (override.key_or_group, override.value()) == ("runs", "new (1)")
@@ -185,9 +185,9 @@ def test_the_runs_of_a_sweep_over_folders_and_hub_ids_have_names_without_slashes
     run_application: Callable[..., Ended],
 ) -> None:
     chosen = ["profile=tiny", "sweep=learning_rate", "seed=7", "training.symmetric.guide=some/model,/a/b"]
-    said = run_application(lambda config: print(config.run), "--multirun", *chosen).out
-    assert "tiny-seed=7,training.symmetric.guide=some_model,training.symmetric.learning_rate=" in said
-    assert "tiny-seed=7,training.symmetric.guide=_a_b,training.symmetric.learning_rate=" in said
+    out = run_application(lambda config: print(config.run), "--multirun", *chosen).out
+    assert "tiny-seed=7,training.symmetric.guide=some_model,training.symmetric.learning_rate=" in out
+    assert "tiny-seed=7,training.symmetric.guide=_a_b,training.symmetric.learning_rate=" in out
 
 
 @pytest.mark.parametrize(
@@ -207,21 +207,21 @@ def test_a_command_composes_its_config_once(
 
 
 @pytest.mark.parametrize(
-    ("raised", "said"),
+    ("raised", "line"),
     [
         (OSError(28, "No space left on device"), "error: can't write: No space left on device ("),
         (UserError("no arm", where="x", remedy="y"), "error: no arm (x); y\n"),
     ],
 )
 def test_a_sweep_whose_table_can_t_be_written_does_not_end_well(
-    raised: Exception, said: str, run_application: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+    raised: Exception, line: str, run_application: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.sweep.show_table", Mock(side_effect=raised))
     ended = run_application(print, "--multirun", "profile=tiny", "seed=1,2")
-    assert (ended.status, ended.err.count("\n")) == (2, 1) and ended.err.startswith(said)
+    assert (ended.status, ended.err.count("\n")) == (2, 1) and ended.err.startswith(line)
 
 
-def test_what_a_command_passes_on_composes_its_config_also_of_files_elsewhere(
+def test_what_a_command_passes_on_composes_its_config_also_from_files_elsewhere(
     run_application: Callable[..., Ended], tmp_path: Path
 ) -> None:
     for name, content in {"one dir/profile/mine": "profile: mine", "two/arm/mine": "seed: 7"}.items():
@@ -233,8 +233,8 @@ def test_what_a_command_passes_on_composes_its_config_also_of_files_elsewhere(
     options = [f"--config-dir={tmp_path}/one dir", "--config-name=own"]  # between overrides
     first = run_application(lambda config: print(*passed_on(), sep="\n"), "profile=mine", *options, *chosen)
     ended = run_main("--cfg=job", *first.out.splitlines())
-    told = ("profile: mine", "seed: 7", "- kk")
-    assert ended.status == 0 and all(each in ended.out for each in told), first.err + ended.err
+    expected = ("profile: mine", "seed: 7", "- kk")
+    assert ended.status == 0 and all(each in ended.out for each in expected), first.err + ended.err
 
 
 def test_a_copied_profile_that_keeps_the_old_name_is_refused(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def test_every_bundled_set_passes() -> None:
         assert seen.bytes and seen.revision.startswith("mirror of") and seen.first_rows.endswith("rows read")
 
 
-def test_a_set_that_must_be_supplied_is_no_failure(tmp_path: Path) -> None:
+def test_a_set_that_must_be_supplied_is_not_a_failure(tmp_path: Path) -> None:
     seen = look("data.sources.mednli", composed("data=card").data.sources["mednli"], str(tmp_path))
     assert seen.problem is None and "will be skipped" in seen.first_rows
 
@@ -35,7 +35,7 @@ def test_a_set_without_rows_is_found(tmp_path: Path) -> None:
     assert seen.problem and seen.problem.what == "questions: the set is empty"
 
 
-def test_a_set_whose_first_rows_are_another_set_s_is_no_failure(tmp_path: Path) -> None:
+def test_a_set_whose_first_rows_are_another_set_s_is_not_a_failure(tmp_path: Path) -> None:
     lines = [f'{{"question": "{"вопрос " * 20}", "answer": "ответ", "split": "train"}}'] * 2500
     (tmp_path / "rows.jsonl").write_text("\n".join([*lines, lines[0].replace("train", "test")]), encoding="utf-8")
     mine = composed("profile=own").data.held_out["test_questions"]
@@ -73,7 +73,7 @@ def test_a_disk_that_checkpoints_would_fill_is_found_before_anything_is_made(mon
     assert disk(config, 10**9)[1:] == ("20.0 GB free, sources 1.0 GB, vectors 5.2 GB", None)
 
 
-def test_machines_that_can_t_share_out_a_batch_are_found_before_anything_is_made() -> None:
+def test_machines_that_can_t_split_a_batch_are_found_before_anything_is_made() -> None:
     found = {what: problem for what, _, problem in check_machine(composed("launch.nodes=3"), 0)}
     for name in ("symmetric", "asymmetric", "heads"):
         error = found[f"batches of {name}"]
@@ -88,7 +88,7 @@ def test_more_processes_than_gpus_are_found_before_anything_is_made(monkeypatch:
     assert found["devices"] and found["devices"].what == "8 processes, but 4 GPUs"
 
 
-def test_a_busy_processor_is_named_with_what_helps_there() -> None:
+def test_a_busy_processor_is_named_with_a_remedy() -> None:
     assert f" {cores()}.0 of {cores()} cores busy: OMP_WAIT_POLICY=passive" in processor(1e3, {})
     assert processor(1.5, {"OMP_WAIT_POLICY": "passive"}) == processor(0.1, {}) == "CPU only"
 

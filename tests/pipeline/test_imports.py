@@ -1,11 +1,11 @@
-"""Imports run one way: a folder imports only what stands to its left, and nobody imports the roof."""
+"""Imports go one way: a package imports only the packages listed for it, and none imports `pipeline` itself."""
 
 import ast
 import subprocess
 import sys
 from pathlib import Path
 
-ALLOWED = {  # room -> the rooms that it may import beside itself
+ALLOWED = {  # package -> the packages that it may import besides itself
     "configs": set(),
     "pipeline.core": {"configs"},
     "data": {"configs", "pipeline.core"},
@@ -16,8 +16,8 @@ ALLOWED = {  # room -> the rooms that it may import beside itself
 }
 
 
-def room_of(module: str) -> str:
-    """The room that a module stands in."""
+def package_of(module: str) -> str:
+    """The package that a module is in."""
     return "pipeline.core" if module.startswith("pipeline.core") else module.partition(".")[0]
 
 
@@ -29,15 +29,15 @@ def imported(file: Path) -> set[str]:
     return named | {f"{node.module}.{alias.name}" for node in froms for alias in node.names}
 
 
-def test_imports_run_one_way(repository: Path) -> None:
+def test_imports_go_one_way(repository: Path) -> None:
     upward, seen = [], set()
-    for file in (path for room in ALLOWED for path in repository.glob(f"{room.replace('.', '/')}/**/*.py")):
-        room = room_of(".".join(file.relative_to(repository).with_suffix("").parts))
-        wanted = {room_of(module) for module in imported(file)} & ALLOWED.keys()
-        seen |= {(room, other) for other in wanted}
-        upward += [f"{file.relative_to(repository)} imports {other}" for other in wanted - {room} - ALLOWED[room]]
+    for file in (path for package in ALLOWED for path in repository.glob(f"{package.replace('.', '/')}/**/*.py")):
+        package = package_of(".".join(file.relative_to(repository).with_suffix("").parts))
+        wanted = {package_of(module) for module in imported(file)} & ALLOWED.keys()
+        seen |= {(package, other) for other in wanted}
+        upward += [f"{file.relative_to(repository)} imports {other}" for other in wanted - {package} - ALLOWED[package]]
     assert not upward
-    assert ("merging", "training") in seen and ("pipeline", "evaluation") in seen  # else nothing was looked at
+    assert ("merging", "training") in seen and ("pipeline", "evaluation") in seen  # else nothing was checked
 
 
 def test_deciding_what_to_make_imports_nothing_heavy() -> None:

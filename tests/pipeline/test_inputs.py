@@ -72,7 +72,7 @@ def test_a_setting_rebuilds_the_stages_whose_results_it_changes(
     assert changed(override, *further) == stages
 
 
-def test_a_stage_that_failed_is_no_input_of_the_report_but_rebuilds_it(tmp_path: Path) -> None:
+def test_a_stage_that_failed_is_not_an_input_of_the_report_but_rebuilds_it(tmp_path: Path) -> None:
     config, report = write_run(tmp_path), CHAIN["report"]
     assert "symmetric" in report.needs(config) and not report.reads(config)
     finish(config, "symmetric", {}, "failed")

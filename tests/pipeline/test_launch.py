@@ -31,27 +31,27 @@ def relayed(code: str, capfd: pytest.CaptureFixture[str]) -> tuple[str | None, s
 def test_an_error_line_is_caught_in_any_pieces_and_the_launchers_traceback_is_dropped(
     cut: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    said = b"step 1\nerror: no data (x); get some\nTraceback: ...\n" + b"y" * 99999
-    code = f"import os, time; os.write(2, {said[:cut]}); time.sleep(0.2); os.write(2, {said[cut:]})"
+    written = b"step 1\nerror: no data (x); get some\nTraceback: ...\n" + b"y" * 99999
+    code = f"import os, time; os.write(2, {written[:cut]}); time.sleep(0.2); os.write(2, {written[cut:]})"
     line, passed_on = relayed(code, capfd)
     assert line == "error: no data (x); get some"
     assert "Traceback" not in passed_on and "yyy" not in passed_on
 
 
-def test_what_is_no_error_line_passes_through(capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_is_not_an_error_line_passes_through(capfd: pytest.CaptureFixture[str]) -> None:
     line, passed_on = relayed("import sys; sys.stderr.write('a warning, no error: here\\n' * 3000)", capfd)
     assert line is None and passed_on == "a warning, no error: here\n" * 3000
 
 
 @pytest.mark.parametrize(
-    ("said", "error", "message"),
+    ("line", "error", "message"),
     [
         ("error: no memory (rank 1); lower it", UserError, "no memory"),
         ("W api.py:1028] Sending process 7 closing signal SIGTERM", Died, "137"),  # torchrun, after a crash
     ],
 )
 def test_ranks_that_wait_for_one_that_failed_are_ended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, error: type[BaseException], message: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, error: type[BaseException], message: str
 ) -> None:
     monkeypatch.setattr(launch, "RANKS_END_SECONDS", 0.5)
     failing = """if True:
@@ -63,7 +63,7 @@ def test_ranks_that_wait_for_one_that_failed_are_ended(
     """
     started = time.monotonic()
     with pytest.raises(error, match=message):
-        command = [sys.executable, "-c", failing, str(tmp_path / "rank"), said]
+        command = [sys.executable, "-c", failing, str(tmp_path / "rank"), line]
         launch.run_command(command, dict(os.environ), "symmetric", tmp_path / "log")
     assert time.monotonic() - started < 30
     rank = int((tmp_path / "rank").read_text())
@@ -73,9 +73,9 @@ def test_ranks_that_wait_for_one_that_failed_are_ended(
 
 
 def test_an_error_round_trips_through_its_line() -> None:
-    error = UserError("2 rows (of 3) are bad; see below", where="set rcb, row 1", remedy="mend them")
+    error = UserError("2 rows (of 3) are bad; see below", where="set rcb, row 1", remedy="fix them")
     again = UserError.from_line(error.line)
-    assert again.line == error.line and again.remedy == "mend them" and again.where == "set rcb, row 1"
+    assert again.line == error.line and again.remedy == "fix them" and again.where == "set rcb, row 1"
 
 
 def test_the_launch_file_and_the_number_of_processes_come_from_the_config() -> None:
@@ -126,7 +126,7 @@ def until_it_trains(run_folder: Path, *overrides: str, env: Mapping[str, str] | 
     """A command that trains a side of the copied run for long, after its first steps."""
     remove_stage(run_folder / "symmetric")
     long = ["training.symmetric.max_steps=4000", "training.symmetric.checkpoint_steps=2000", "run=tiny"]
-    long.append("training.symmetric.learning_rate=3e-5")  # of those that the study tried: of others training warns
+    long.append("training.symmetric.learning_rate=3e-5")  # one that the study tried: training warns about others
     launched = ["launch.config=cpu", f"runs={run_folder.parent}", "stages=[symmetric]", *overrides]
     process = start("profile=tiny", *long, *launched, env=env)
     metrics = run_folder / "symmetric/metrics.jsonl"
@@ -168,7 +168,7 @@ def test_a_step_longer_than_torchrun_s_patience_still_saves(run_folder: Path, tm
     (tmp_path / "sitecustomize.py").write_text(LONG_STEP)
     process = until_it_trains(run_folder, "launch.processes=2", env=os.environ | {"PYTHONPATH": str(tmp_path)})
     everyone = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    for one in everyone:  # as SLURM does it: the agent that torchrun is gets it too
+    for one in everyone:  # as SLURM does: torchrun, which is an agent, gets it too
         one.send_signal(signal.SIGTERM)
     assert finish(process).status == 143
     assert psutil.wait_procs(everyone[1:], timeout=60)[1] == []

@@ -18,7 +18,7 @@ from tests.support.runs import finish, start
 
 SCONTROL = "#!/bin/sh\necho node-a\necho node-b\n"
 SRUN = """#!/bin/sh
-echo "cores of a task: ${SRUN_CPUS_PER_TASK:-not said}"
+echo "cores of a task: ${SRUN_CPUS_PER_TASK:-not set}"
 for node in 0 1; do SLURM_NODEID=$node "$@" || exit; done
 """
 
@@ -49,7 +49,7 @@ def test_machines_without_a_place_to_meet_are_refused_before_anything_is_made(
     assert not os.listdir(tmp_path)
 
 
-def test_processes_that_can_t_be_shared_out_evenly_are_refused() -> None:
+def test_processes_that_can_t_be_split_evenly_are_refused() -> None:
     with pytest.raises(UserError, match=r"multiple of the 6 processes.*training\.asymmetric\.batch_multiple"):
         composed("profile=tiny", "launch.processes=6", "stages=[data,asymmetric]")
     composed("profile=tiny", "launch.processes=6", "stages=[data,merge]")
@@ -96,7 +96,7 @@ def test_the_slurm_job_starts_the_same_command_on_every_machine(asked: str, repo
     composed(*overrides)  # refuses processes that can't share out the batches
 
 
-def test_where_slurm_says_nothing_the_machine_s_gpus_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_slurm_sets_nothing_the_machine_s_gpus_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASTER_ADDR", "node-a")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
     config = Config(run="x", launch=LaunchConfig(nodes=2))
@@ -105,9 +105,9 @@ def test_where_slurm_says_nothing_the_machine_s_gpus_are_taken(monkeypatch: pyte
 
 
 def test_a_slurm_task_gets_the_cores_that_the_job_asked_for(repository: Path, tmp_path: Path) -> None:
-    told = [line for line in slurm_job(repository, tmp_path, SLURM_CPUS_PER_TASK="64") if line.startswith("cores")]
-    assert told == ["cores of a task: 64"]
-    assert "cores of a task: not said" in slurm_job(repository, tmp_path)
+    lines = [line for line in slurm_job(repository, tmp_path, SLURM_CPUS_PER_TASK="64") if line.startswith("cores")]
+    assert lines == ["cores of a task: 64"]
+    assert "cores of a task: not set" in slurm_job(repository, tmp_path)
 
 
 def free_port() -> int:

@@ -31,7 +31,7 @@ def test_the_command_prints_its_assumptions_before_anything_is_made(
     assert refused.err.startswith("error: ") and refused.err.count("\n") == 1
 
 
-def test_memory_says_that_it_lacks_the_heads_that_train_along(tmp_path: Path) -> None:
+def test_memory_is_marked_as_excluding_jointly_trained_heads(tmp_path: Path) -> None:
     settings = ["profile=tiny", f"runs={tmp_path}", "training.teraflops=200", "stages=[asymmetric]", "heads=joint"]
-    said = " ".join(run_main(*settings, module="pipeline.plan").out.split())
-    assert "without what jointly trained heads hold" in said  # of 1,024 rows of bge-m3 it is tens of gigabytes
+    shown = " ".join(run_main(*settings, module="pipeline.plan").out.split())
+    assert "without what jointly trained heads hold" in shown  # of 1,024 rows of bge-m3 it is tens of gigabytes

@@ -109,12 +109,12 @@ def test_why_a_stage_is_rebuilt_is_logged(tmp_path: Path, caplog: pytest.LogCapt
         "file:b is a new input and file:a is no longer an input": {"reads": lambda config: {"file:b": "1"}},
         "it was made by version 1 of this stage, now 2": {"version": 2},
     }
-    for said, change in changes.items():
+    for reason, change in changes.items():
         run_stage(stage, dataclasses.replace(config, force=True))
         caplog.clear()
         with caplog.at_level("INFO", logger="pipeline"):
             run_stage(dataclasses.replace(stage, **change), config)
-        assert f"again: {said}" in caplog.text
+        assert f"again: {reason}" in caplog.text
 
 
 def test_that_a_file_of_a_stage_was_changed_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -122,7 +122,7 @@ def test_that_a_file_of_a_stage_was_changed_is_logged(tmp_path: Path, caplog: py
     write = lambda config, folder: {"bytes": (folder.path / "made.txt").write_text("made")}  # noqa: E731
     stage = dataclasses.replace(CHAIN["base"], build=write, reads=lambda config: {})
     run_stage(stage, config)
-    (config.folder("base") / "made.txt").write_text("mended")
+    (config.folder("base") / "made.txt").write_text("edited")
     with caplog.at_level("INFO", logger="pipeline"):
         run_stage(stage, config)
     assert "again: one of its files was changed, truncated or lost" in caplog.text

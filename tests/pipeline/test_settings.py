@@ -1,4 +1,4 @@
-"""`make settings`: every setting of the schema is told, with its own rule, default and comment."""
+"""`make settings`: every setting of the schema is listed, with its own rule, default and comment."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -21,11 +21,11 @@ def demo() -> Config:
 
 @pytest.fixture
 def shown(demo: Config, capsys: pytest.CaptureFixture[str]) -> Callable[[str], str]:
-    def told(words: str) -> str:
+    def output(words: str) -> str:
         show(words, demo)
         return capsys.readouterr().out
 
-    return told
+    return output
 
 
 def leaves(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
@@ -43,15 +43,15 @@ def test_every_value_of_the_config_is_a_setting_with_a_meaning() -> None:
     assert [key for key, each in settings.items() if not each.meaning] == []
 
 
-def test_a_setting_has_type_bounds_default_and_what_the_profile_makes_of_it(shown: Callable[[str], str]) -> None:
+def test_a_setting_has_type_bounds_default_and_the_profile_s_value(shown: Callable[[str], str]) -> None:
     out = shown("training.symmetric.")
-    told = "  training.symmetric.warmup: float, at least 0 and below 1; default 0.1\n      share of the steps\n"
-    assert told in out and "training.asymmetric" not in out
+    line = "  training.symmetric.warmup: float, at least 0 and below 1; default 0.1\n      share of the steps\n"
+    assert line in out and "training.asymmetric" not in out
     assert "  training.symmetric.batch_size: int, at least 1; default 256, in profile demo 32\n" in out
     assert "  training.symmetric.max_steps: int or null, at least 1; default null, in profile demo 80\n" in out
 
 
-def test_a_name_of_the_config_stands_for_any(shown: Callable[[str], str]) -> None:
+def test_any_name_may_replace_one_of_the_config(shown: Callable[[str], str]) -> None:
     assert "  data.sources.terra.revision: str; default main, in profile demo refs/convert/parquet\n" in shown(
         "data.sources.terra.rev"
     )
@@ -72,8 +72,8 @@ def test_the_command_takes_words_among_overrides_and_refuses_unknown_ones_in_one
 
 
 def test_a_name_in_a_key_may_have_a_hyphen(tmp_path: Path) -> None:
-    told = run_main("data.sources.my-set.side", "profile=demo", f"runs={tmp_path}", module="pipeline.settings")
-    assert told.status == 0 and "data.sources.my-set.side: str" in told.out
+    ended = run_main("data.sources.my-set.side", "profile=demo", f"runs={tmp_path}", module="pipeline.settings")
+    assert ended.status == 0 and "data.sources.my-set.side: str" in ended.out
 
 
 def test_all_of_them_are_listed_once_with_groups_and_files(shown: Callable[[str], str]) -> None:

@@ -53,11 +53,11 @@ def failing(config: Config, stage: StageFolder) -> dict[str, object]:
     with stage.replacing("model") as folder:
         folder.mkdir()
         (folder / "weights.txt").write_text("half")
-        raise UserError("no good", where="here", remedy="mend it")
+        raise UserError("no good", where="here", remedy="fix it")
 
 
 def test_an_option_that_is_off_is_in_no_fingerprint() -> None:
-    """So that what was made before there was the option stays finished."""
+    """What was made before the option existed stays finished."""
     before = result_settings(SideConfig())
     assert "temperature" in before and "dimensions" not in before
     assert result_settings(SideConfig(dimensions=[8])) == before | {"dimensions": [8]}
@@ -81,7 +81,7 @@ def test_a_manifest_that_can_t_be_read_is_none(content: bytes, tmp_path: Path) -
 
 
 def test_a_manifest_is_parsed_once_and_again_after_it_was_replaced(tmp_path: Path) -> None:
-    for fingerprint in ("one", "two"):  # of one length, written in one moment
+    for fingerprint in ("one", "two"):  # of the same length, written at the same moment
         Manifest("merge", "complete", fingerprint, {}, {}).write(tmp_path)
         os.utime(tmp_path / "manifest.json", ns=(0, 0))
         found = read_manifest(tmp_path)
@@ -117,7 +117,7 @@ def test_a_failed_remake_keeps_the_earlier_artefact_and_going_back_restores_it(t
     with pytest.raises(UserError):
         run_stage(stage_writing("xyz", build=failing), make_config(tmp_path))
     failed = read_manifest(tmp_path / "test/merge")
-    assert failed and failed.status == "failed" and failed.error == "error: no good (here); mend it"
+    assert failed and failed.status == "failed" and failed.error == "error: no good (here); fix it"
     assert not list((tmp_path / "test").rglob(f"*{PARTIAL}"))
     assert run_stage(stage_writing("abc", build=failing), make_config(tmp_path)) == first
     assert read_manifest(tmp_path / "test/merge") == first
@@ -192,7 +192,7 @@ def test_an_input_of_which_a_file_was_edited_is_refused_but_for_large_ones_of_th
 
 
 def test_a_second_writer_stops_with_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("time.sleep", None)  # it neither waits nor helps: no further machine was launched
+    monkeypatch.setattr("time.sleep", None)  # it neither waits nor helps: no other machine was launched
     (tmp_path / "test/.locks").mkdir(parents=True)
     with FileLock(tmp_path / "test/.locks/merge.lock"):
         with pytest.raises(UserError, match="another process is writing"):
@@ -214,7 +214,7 @@ def test_a_base_that_another_run_makes_and_what_another_machine_makes_are_waited
         begin(dataclasses.replace(stage_writing("abc"), name=name), config)
 
 
-@pytest.mark.parametrize("failure", [UserError("no good", where="here", remedy="mend it"), OSError(28, "No space")])
+@pytest.mark.parametrize("failure", [UserError("no good", where="here", remedy="fix it"), OSError(28, "No space")])
 def test_another_machine_works_on_units_while_a_stage_is_made_and_takes_what_was_made(
     failure: Exception, tmp_path: Path
 ) -> None:
@@ -263,7 +263,7 @@ def test_a_killed_attempt_is_resumed_and_its_lock_does_not_stay(tmp_path: Path) 
     assert seen == [True]
 
 
-def test_only_an_unfinished_attempt_at_the_same_is_taken_up(tmp_path: Path) -> None:
+def test_only_an_unfinished_attempt_with_the_same_settings_is_resumed(tmp_path: Path) -> None:
     config, seen = make_config(tmp_path), []
 
     def build(config: Config, stage: StageFolder) -> dict[str, object]:
@@ -272,7 +272,7 @@ def test_only_an_unfinished_attempt_at_the_same_is_taken_up(tmp_path: Path) -> N
 
     def stopped(config: Config, stage: StageFolder) -> dict[str, object]:
         (stage.path / "checkpoint").touch()
-        raise UserError("no good", where="here", remedy="mend it")
+        raise UserError("no good", where="here", remedy="fix it")
 
     with pytest.raises(UserError):
         run_stage(stage_writing("xyz", build=stopped), config)
@@ -289,7 +289,7 @@ def unit_stage(versions: dict[str, str], made: list[str]) -> Stage:
             def make(folder: Path, name: str = name, version: str = version) -> dict[str, object]:
                 made.append(name)
                 if version == "broken":
-                    raise UserError("broken", where=name, remedy="mend it")
+                    raise UserError("broken", where=name, remedy="fix it")
                 (folder / "sets" / name).parent.mkdir(parents=True)
                 (folder / "sets" / name).write_text(version)
                 return {"version": version}
@@ -389,7 +389,7 @@ def test_a_folder_that_is_replaced_is_never_seen_half_removed(tmp_path: Path, mo
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_what_a_kill_left_of_temporary_folders_is_no_obstacle_and_ctrl_c_leaves_none(tmp_path: Path) -> None:
+def test_temporary_folders_left_by_a_kill_are_no_obstacle_and_ctrl_c_leaves_none(tmp_path: Path) -> None:
     for name in ("model", f"model{PARTIAL}", f"model.old{PARTIAL}"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "half").touch()
@@ -454,7 +454,7 @@ def test_an_input_that_is_rebuilt_while_it_is_read_is_named(
     assert read_manifest(tmp_path / "test/merge").status == "failed"
 
 
-def test_force_makes_units_again_and_removes_those_that_are_not_asked_for_any_more(tmp_path: Path) -> None:
+def test_force_rebuilds_units_and_removes_those_that_are_no_longer_asked_for(tmp_path: Path) -> None:
     made = list[str]()
     run_stage(unit_stage({"rcb": "1", "terra": "1"}, made), make_config(tmp_path))
     run_stage(unit_stage({"rcb": "1"}, made), make_config(tmp_path, force=True))
@@ -487,7 +487,7 @@ def test_a_read_only_or_full_disk_is_one_line(tmp_path: Path, error: Exception, 
     def build(config: Config, stage: StageFolder) -> dict[str, object]:
         try:
             raise error
-        except Exception as cause:  # libraries wrap what the system says
+        except Exception as cause:  # libraries wrap the system's error
             raise ValueError("not written") from cause
 
     with pytest.raises(UserError, match="make room") as raised:
@@ -516,7 +516,7 @@ def test_a_finished_stage_of_another_run_is_borrowed_when_asked(
     borrowed = run_stage(stage_writing("abc", build=failing), make_config(tmp_path, run="two", borrow=True))
     assert borrowed == first == read_manifest(tmp_path / "two/merge")
     assert (tmp_path / "two/merge/model/weights.txt").read_text() == "abc"
-    with pytest.raises(UserError, match="no good"):  # the first run's has only its former self beside it now
+    with pytest.raises(UserError, match="no good"):  # the first run's now has only its earlier self next to it
         run_stage(stage_writing("xyz", build=failing), make_config(tmp_path, run="one"))
     run_stage(stage_writing("abc", build=failing), make_config(tmp_path, run="three", borrow=True))
     assert read_manifest(tmp_path / "three/merge") == first

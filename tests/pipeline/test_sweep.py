@@ -1,4 +1,4 @@
-"""A sweep is one run a job, ends in one table, and goes on from what is finished, also with jobs that run at once."""
+"""A sweep has one run per job, ends in one table, and continues from what is finished, also with concurrent jobs."""
 
 import contextlib
 import os
@@ -28,7 +28,7 @@ def start(runs: Path, *overrides: str) -> subprocess.Popen[str]:
 
 
 def wait_for_training(process: subprocess.Popen[str], runs: Path) -> str:
-    """Until the first job trains; returns its run's name."""
+    """Wait until the first job trains; returns its run's name."""
     while not (found := list(runs.glob("*/symmetric/manifest.json"))):
         assert process.poll() is None, finish(process)
         time.sleep(0.05)
@@ -36,13 +36,13 @@ def wait_for_training(process: subprocess.Popen[str], runs: Path) -> str:
 
 
 def interrupt_once_training(process: subprocess.Popen[str], runs: Path) -> None:
-    """What Ctrl-C does, as soon as the first job trains."""
+    """Do what Ctrl-C does, as soon as the first job trains."""
     wait_for_training(process, runs)
     os.killpg(process.pid, signal.SIGINT)
 
 
 def kill_once_training(process: subprocess.Popen[str], runs: Path) -> str:
-    """What a machine out of memory does to the first rank that trains; returns its run's name."""
+    """Kill the first rank that trains, as a machine out of memory does; returns its run's name."""
     name = wait_for_training(process, runs)
     for child in psutil.Process(process.pid).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -111,7 +111,7 @@ def test_a_job_whose_run_has_too_long_a_name_is_a_row_too(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_a_job_whose_training_is_killed_is_a_row_and_the_others_go_on(launcher: str, tmp_path: Path) -> None:
+def test_a_job_whose_training_is_killed_is_a_row_and_the_others_continue(launcher: str, tmp_path: Path) -> None:
     overrides = ["training.symmetric.learning_rate=1e-4,1e-3", f"hydra/launcher={launcher}", "launch.config=cpu"]
     first = start(tmp_path, *overrides)
     killed = kill_once_training(first, tmp_path)

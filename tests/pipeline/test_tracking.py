@@ -1,4 +1,4 @@
-"""Tracking: nothing unless asked for; then a run a stage, in one group, linked by fingerprints, without an account."""
+"""Tracking: nothing unless requested; then one run per stage, grouped, linked by fingerprints, without an account."""
 
 import dataclasses
 import json
@@ -65,7 +65,7 @@ def lines_of(run: Path, side: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_weights_and_biases_offline_gets_a_run_a_stage_with_config_curves_and_links(tmp_path: Path) -> None:
+def test_weights_and_biases_offline_gets_a_run_per_stage_with_config_curves_and_links(tmp_path: Path) -> None:
     from tests.support.offline_wandb import require_a_linked_chain
 
     ranks = ["launch.config=cpu", "launch.processes=2"]

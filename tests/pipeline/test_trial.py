@@ -1,4 +1,4 @@
-"""Some steps before a long run: what they say of it, and that nothing is left of them."""
+"""A trial of some steps before a long run: what it shows, and that it leaves nothing."""
 
 import re
 from pathlib import Path
@@ -10,19 +10,19 @@ from tests.support.runs import run_main
 from training.workload import estimates
 
 
-def test_some_steps_at_the_profile_s_shape_tell_speed_memory_and_hours_and_leave_nothing(tmp_path: Path) -> None:
+def test_some_steps_at_the_profile_s_shape_show_speed_memory_and_hours_and_leave_nothing(tmp_path: Path) -> None:
     overrides = ["profile=tiny", "stages=[symmetric]", "launch.config=none", f"runs={tmp_path}"]
     others = ["training.symmetric.guide=base", "training.symmetric.teacher=of/the_hub"]  # none is made or fetched
     ended = run_main(*overrides, *others, module="pipeline.trial")
     assert ended.status == 0, ended.err
-    told = dict(re.findall(r"^ *(\S.*?\S)  +(\S+(?: GiB)?) *$", ended.out, re.MULTILINE))
-    rate, tokens = (float(told[f"tokens {of}"].replace(",", "")) for of in ("per second", "of the run"))
+    shown = dict(re.findall(r"^ *(\S.*?\S)  +(\S+(?: GiB)?) *$", ended.out, re.MULTILINE))
+    rate, tokens = (float(shown[f"tokens {of}"].replace(",", "")) for of in ("per second", "of the run"))
     config = composed(*overrides)
     sets = estimates(config, "symmetric")
     a_row = sum(item.pairs * item.tokens for item in sets) / sum(item.pairs for item in sets)
     assert tokens == pytest.approx(config.training.symmetric.max_steps * 16 * a_row, rel=0.01)
-    assert float(told["hours of the run"]) == pytest.approx(tokens / rate / 3600, rel=0.06)
-    assert 0 < float(told["share of the peak"]) < 1 and told["peak memory of a device"].endswith("GiB")
+    assert float(shown["hours of the run"]) == pytest.approx(tokens / rate / 3600, rel=0.06)
+    assert 0 < float(shown["share of the peak"]) < 1 and shown["peak memory of a device"].endswith("GiB")
     assert not list(tmp_path.glob("trial-*"))
 
 

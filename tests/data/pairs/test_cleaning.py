@@ -90,7 +90,7 @@ def test_comparable_form_and_script_agree_with_plain_python(texts: list[str]) ->
     assert other_script(column, "Cyrillic", 0.4).to_list() == [oracle.other_script(text) for text in texts]
 
 
-def test_a_text_that_is_not_there_is_empty() -> None:
+def test_a_missing_text_is_empty() -> None:
     assert normalised(pl.Series([None, "да"]), CLEANING, True, Changes()).to_list() == ["", "да"]
 
 
@@ -124,7 +124,7 @@ KEPT = [
     "می\u200cخواهم",
     "क्\u200dष",
 ]
-MENDED = {
+CLEANED = {
     "<p class=x id = 'y'>Абзац</p><br/>конец <img src=a.png hidden>": "Абзац конец",
     "до <!-- заметка\nв две строки --> после": "до после",
     "&laquo;Ёлка&raquo; &amp;amp; &#1071;&#x42f;": "«Ёлка» &amp; ЯЯ",
@@ -146,9 +146,9 @@ def test_what_only_looks_like_markup_or_means_something_stays(text: str) -> None
     assert cleaned([text]) == [text]
 
 
-@pytest.mark.parametrize("text", MENDED)
-def test_markup_goes_and_every_character_does_as_it_means(text: str) -> None:
-    assert cleaned([text]) == [MENDED[text]]
+@pytest.mark.parametrize("text", CLEANED)
+def test_markup_is_removed_and_every_character_is_cleaned_by_its_meaning(text: str) -> None:
+    assert cleaned([text]) == [CLEANED[text]]
 
 
 def test_changes_are_counted_by_rule_with_examples_that_show_them() -> None:
@@ -201,7 +201,7 @@ def test_every_reason_to_drop_a_pair() -> None:
     assert drop_reasons(pairs([("Вопрос", english, [])]), CLEANING, foreign).to_list() == [None]
 
 
-def test_texts_without_letters_and_digits_are_equal_only_as_they_are() -> None:
+def test_texts_without_letters_and_digits_are_equal_only_if_identical() -> None:
     frame = pairs([("Что?!", "…!", []), ("?!", "…!", []), ("?!", "?!", []), (" — ", "—", ["!!", "— "])])
     assert drop_reasons(frame[:3], CLEANING, SOURCE).to_list() == [None, None, "anchor equals positive"]
     assert without_wrong_negatives(frame, 1)["negatives"].to_list()[3] == ["!!", "— "]

@@ -20,7 +20,7 @@ def made(construction: str, rows: dict[str, list], seed: int = 42, **fields: obj
     return with_chosen_negatives(taken, source, seed).select("anchor", "positive", "negatives", "score").rows()
 
 
-def test_articles_give_title_with_text_and_with_summary() -> None:
+def test_articles_pair_their_title_with_text_and_with_summary() -> None:
     rows = {"title": ["T1", "T2"], "text": ["x1", "x2"], "summary": ["s1", "s2"]}
     assert [row[:2] for row in made("title_text_summary", rows)] == [
         ("T1", "x1"),
@@ -37,7 +37,7 @@ def test_parallel_lists_pair_by_position() -> None:
     assert made("query_pos_neg", rows) == [("q", "p1", ["n1", "n2"], None), ("q", "p2", ["n1", "n2"], None)]
 
 
-def test_parallel_lists_may_be_without_negatives() -> None:
+def test_parallel_lists_may_have_no_negatives() -> None:
     rows = {"query": ["q", "r"], "pos": [["p1", "p2"]] * 2, "neg": [[], ["", "n2"]]}
     wanted = [("q", "p1", [], None), ("q", "p2", [], None), ("r", "p1", [""], None), ("r", "p2", ["n2"], None)]
     assert made("query_pos_neg", rows, list_length=2) == wanted
@@ -136,7 +136,7 @@ def test_nli_orders_numbers_as_numbers_and_words_as_words(order: list[str]) -> N
     assert [row[1] for row in made("nli", rows, labels={"x": "neutral"}, pairs_per_group="one")] == ["first"]
 
 
-def test_paraphrase_groups_give_their_first_two_different_texts() -> None:
+def test_paraphrase_groups_return_their_first_two_different_texts() -> None:
     rows = {"group": list("aaabbc"), "text": ["x", "x", "y", "z", "z", "w"], "order": ["3", "2", "1", "1", "2", "1"]}
     assert [row[:2] for row in made("paraphrase_groups", rows)] == [("y", "x")]
 

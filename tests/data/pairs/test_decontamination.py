@@ -110,7 +110,7 @@ def test_only_test_splits_and_texts_of_a_task_count() -> None:
 
 @pytest.fixture
 def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A config whose only set holds copies of evaluation texts, and whose suite is one task out of a mirror."""
+    """A config whose only set holds copies of evaluation texts, and whose suite is one task from a mirror."""
     mirror, encodechka = tmp_path / "mirror", tmp_path / "encodechka"
     folder = mirror / "ai-forever" / "ru-stsbenchmark-sts"
     folder.mkdir(parents=True)

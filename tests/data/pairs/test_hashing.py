@@ -30,7 +30,7 @@ def test_the_seed_changes_a_text_s_key_and_its_place_in_a_column_does_not() -> N
 
 
 @given(st.lists(st.lists(st.integers(0, 60), max_size=30), max_size=12))
-def test_a_key_is_new_once_whatever_the_batches(batches: list[list[int]]) -> None:
+def test_a_key_is_new_only_once_whatever_the_batches(batches: list[list[int]]) -> None:
     seen, known = SeenHashes(), set[int]()
     for batch in batches:
         expected = []

@@ -101,7 +101,7 @@ BAD = ["а", ENGLISH, "ДЕВОЧКА рисует мелом"]
 
 @given(st.lists(st.tuples(st.sampled_from(GOOD + BAD), st.sampled_from(["entailment", "contradiction"])), max_size=10))
 @settings(max_examples=80, deadline=None)
-def test_a_premise_gives_a_pair_where_a_loop_over_all_its_choices_finds_one(rows: list[tuple[str, str]]) -> None:
+def test_a_premise_has_a_pair_where_a_loop_over_all_its_choices_finds_one(rows: list[tuple[str, str]]) -> None:
     entailed = [text for text, label in rows if label == "entailment" and text in GOOD]
     contrary = [text for text, label in rows if label == "contradiction" and text in [*GOOD, ENGLISH]]
     possible = [(text, other) for text in entailed for other in contrary if other != text]

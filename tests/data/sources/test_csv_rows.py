@@ -20,7 +20,7 @@ LINES = [f"{question},{answer}\n" for question, answer in PAIRS]
 
 
 def read(path: Path, skip: bool = False, columns: tuple[str, ...] = ("q", "a"), **writing: Any) -> Any:
-    """(number, fields) of each right row, and the bad ones by their reason."""
+    """(number, fields) of each good row, and the bad ones by their reason."""
     errors, found = RowErrors("data.sources.mine", skip), list[Any]()
     for batch in batches(SourceFile(path, "rows.csv"), list(columns), errors, SourceConfig(format="csv", **writing)):
         rows = (tuple(row.values()) for row in batch.table.to_pylist())
@@ -73,7 +73,7 @@ def test_a_quote_that_stays_open_costs_one_row(closed: str, tmp_path: Path) -> N
     assert sum(bad.values()) == 1
 
 
-def test_long_texts_of_many_lines_are_no_open_quotes(tmp_path: Path) -> None:
+def test_long_texts_of_many_lines_are_not_open_quotes(tmp_path: Path) -> None:
     poem = "Мороз и солнце, день чудесный\nЕще ты дремлешь, друг прелестный\n" * 50
     recipe = "Масло 0,5 кг\nМука 1,5 кг\nСоль 0,1 кг\nСахар 0,2 кг"
     listed = "масло,\nмука,\nсоль,\nсахар,\nвода"
@@ -129,7 +129,7 @@ def test_bytes_of_another_encoding_below_an_english_header_are_bad_rows(tmp_path
         ('[{"q": "б", "a": "в"},\n', "set data.sources.mine.format to json"),
     ],
 )
-def test_what_is_no_csv_is_named(content: str, message: str, tmp_path: Path) -> None:
+def test_what_is_not_csv_is_named(content: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_bytes(content.encode())
     with pytest.raises(UserError) as error:
         read(tmp_path / "rows.csv")

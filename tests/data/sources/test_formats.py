@@ -67,7 +67,7 @@ def write_all(folder: Path) -> dict[str, tuple[SourceFile, str]]:
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.jsonl", "a.jsonl.gz", "a.json", "a.csv", "a.tar.gz"])
 @pytest.mark.parametrize("block", [300, 2**24])
-def test_every_format_gives_the_same_rows(
+def test_every_format_yields_the_same_rows(
     name: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("data.sources.formats.BATCH_BYTES", block)
@@ -89,7 +89,7 @@ def test_lists_and_texts_may_share_a_line_of_json(tmp_path: Path) -> None:
     assert [row for batch in found for row in batch.table.to_pylist()] == rows
 
 
-def test_a_pattern_of_columns_takes_all_that_match(tmp_path: Path) -> None:
+def test_a_pattern_of_columns_selects_all_that_match(tmp_path: Path) -> None:
     row = {"anchor": "a", "positive": "p", "negative_1": "n1", "negative_2": None, "negative_3": "n3"}
     pq.write_table(pa.Table.from_pylist([row]), tmp_path / "a.parquet")
     columns = {"anchor": "anchor", "positive": "positive", "negative": "negative_*"}
@@ -142,7 +142,7 @@ def negatives_of(path: Path) -> list[list[str]]:
 HIDDEN = [".hidden.jsonl", ".ipynb_checkpoints/a-checkpoint.jsonl", "b/.cache/a.jsonl", "__MACOSX/a.jsonl", "a.jsonl~"]
 
 
-def test_hidden_files_and_copies_of_a_folder_are_no_data(tmp_path: Path) -> None:
+def test_hidden_files_and_copies_of_a_folder_are_not_data(tmp_path: Path) -> None:
     for name in (*HIDDEN, "b/a.jsonl", "a.jsonl"):
         (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "set" / name).write_bytes(json_lines())
@@ -198,7 +198,7 @@ def test_a_file_that_is_something_else_is_called_that(message: str, kind: str, t
     ("name", "kind", "member"),
     [("a.parquet", "parquet", None), ("a.jsonl.gz", "jsonl", None), ("a.tar.gz", "jsonl", "*")],
 )
-def test_a_git_lfs_pointer_in_the_place_of_a_binary_file_is_called_one(
+def test_a_git_lfs_pointer_instead_of_a_binary_file_is_called_one(
     name: str, kind: str, member: str | None, tmp_path: Path
 ) -> None:
     (tmp_path / name).write_bytes(POINTER)
@@ -236,7 +236,7 @@ def test_an_archive_that_is_cut_off_anywhere_says_so(end: float, packed: bool, s
             list(found)
 
 
-def test_a_checksum_behind_an_archive_is_compared(tmp_path: Path) -> None:
+def test_a_checksum_after_an_archive_is_compared(tmp_path: Path) -> None:
     content = bytearray(gzip.compress(archive(("a.jsonl", json_lines()))))
     content[-6] ^= 1
     (tmp_path / "a.tar.gz").write_bytes(content)
@@ -259,7 +259,7 @@ def test_impossible_settings_of_a_text_file_are_refused(key: str, value: str, me
     assert [(name, message in problem) for name, problem in source.problems()] == [(key, True)]
 
 
-def test_a_parquet_file_gives_all_rows_of_its_footer_or_is_refused(tmp_path: Path) -> None:
+def test_a_parquet_file_has_all_rows_of_its_footer_or_is_refused(tmp_path: Path) -> None:
     file, count, refused = io.BytesIO(), 37, 0
     pq.write_table(pa.table({"title": [f"вопрос {n}" for n in range(count)]}), file)
     content, path = file.getvalue(), tmp_path / "a.parquet"

@@ -31,7 +31,7 @@ def home(chain: Path, tmp_path: Path) -> Path:
 
 
 def arguments(home: Path) -> list[str]:
-    """Of a command that reads the Hub's sets."""
+    """Those of a command that reads the Hub's sets."""
     return ["profile=tiny", "mirror=null", "run=test", f"runs={home}/runs", *SETS]
 
 
@@ -69,7 +69,7 @@ def test_the_pre_flight_reads_the_beginning_of_every_file(
         ("data.sources.gazeta.files=[none.jsonl]", r"^gazeta: no such file"),
     ],
 )
-def test_what_the_hub_has_not_is_one_line(
+def test_what_the_hub_lacks_is_one_line(
     hub: LocalHub, override: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_place_of_the_hub(hub, tmp_path / "cache", monkeypatch)

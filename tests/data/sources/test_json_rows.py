@@ -49,7 +49,7 @@ rows_of_json = st.one_of(
 
 
 def read(path: Path, format: str = "jsonl", skip: bool = True, columns: tuple[str, ...] = ("q", "a")) -> Any:
-    """(number, row) of each right row, and the bad ones by their reason."""
+    """(number, row) of each good row, and the bad ones by their reason."""
     errors, found = RowErrors("data.sources.mine", skip), list[Any]()
     for batch in batches(SourceFile(path, path.name), list(columns), errors, SourceConfig(format=format)):
         found += zip(batch.numbers, batch.table.to_pylist(), strict=True)

@@ -27,7 +27,7 @@ NONE = {  # a column in which no row has a negative
     "empty lists without a type": pa.array([[], [], []], pa.list_(pa.null())),
     "lists of nulls": pa.array([[None], [], None], pa.large_list(pa.string())),
 }
-SOME = {  # a column in which the second row alone has one
+SOME = {  # a column in which only the second row has one
     "texts": pa.array([None, NEGATIVE, None]),
     "large texts": pa.array([None, NEGATIVE, None], pa.large_string()),
     "lists": pa.array([[], [NEGATIVE], None], pa.list_(pa.string())),
@@ -50,7 +50,7 @@ def read(path: Path, kind: str, columns: dict[str, str], skip: bool = False, **s
 
 @pytest.mark.parametrize("construction", KINDS)
 @pytest.mark.parametrize("column", [*NONE, *SOME])
-def test_a_row_may_be_without_negatives_in_a_parquet_column_of_any_type(
+def test_a_row_may_have_no_negatives_in_a_parquet_column_of_any_type(
     column: str, construction: str, tmp_path: Path
 ) -> None:
     table = pa.table({"q": QUESTIONS, "p": ANSWERS, "n": (NONE | SOME)[column]})
@@ -63,7 +63,7 @@ def test_a_row_may_be_without_negatives_in_a_parquet_column_of_any_type(
 @pytest.mark.parametrize("construction", KINDS)
 @pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "parquet"])
 @pytest.mark.parametrize("configured", [True, False])
-def test_a_file_may_be_without_the_column_of_negatives(
+def test_a_file_may_lack_the_column_of_negatives(
     configured: bool, kind: str, construction: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = [{"q": question, "p": answer} for question, answer in zip(QUESTIONS, ANSWERS, strict=True)]
@@ -84,7 +84,7 @@ def test_a_file_may_be_without_the_column_of_negatives(
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "json"])
-def test_a_row_of_json_may_have_what_the_first_one_is_without(kind: str, tmp_path: Path) -> None:
+def test_a_row_of_json_may_have_what_the_first_one_lacks(kind: str, tmp_path: Path) -> None:
     rows = [{"q": "а", "p": "б"}, {"q": "в", "p": "г", "n1": "д"}, {"q": "е", "p": "ж", "n1": "з", "n2": "и"}]
     path = tmp_path / "a.json"
     path.write_text("\n".join(map(json.dumps, rows)) if kind == "jsonl" else json.dumps(rows), encoding="utf-8")

@@ -30,13 +30,13 @@ def test_a_file_is_read_once_for_fingerprints_and_again_after_a_change(
     assert len(read) == 4
 
 
-def test_verification_reads_bytes_whatever_is_known_of_the_file(tmp_path: Path) -> None:
+def test_verification_reads_bytes_whatever_is_known_about_the_file(tmp_path: Path) -> None:
     file = tmp_path / "weights"
     file.write_text("one")
     outputs, known, stat = describe_outputs(tmp_path), file_sha256(file), file.stat()
     file.write_text("two")
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert file_sha256(file) == known  # as far as the file system tells, it is the same
+    assert file_sha256(file) == known  # to the file system it is the same
     assert changed_file(tmp_path, outputs) == "weights"
     assert describe_outputs(tmp_path) != outputs
 

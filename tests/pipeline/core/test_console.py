@@ -1,4 +1,4 @@
-"""What a person who waits is told."""
+"""Progress in a log file, and which processes log it."""
 
 from types import SimpleNamespace
 
@@ -7,7 +7,7 @@ import pytest
 from pipeline.core.console import console, is_main_process, progress
 
 
-def test_a_log_file_tells_how_far_and_how_long(
+def test_a_log_file_shows_progress_and_the_time_left(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not console.is_terminal
@@ -19,19 +19,19 @@ def test_a_log_file_tells_how_far_and_how_long(
 
 
 @pytest.mark.parametrize(
-    ("said", "is_main"),
+    ("variables", "is_main"),
     [
         ({}, True),
         ({"RANK": "0", "LOCAL_RANK": "0"}, True),
         ({"RANK": "8", "LOCAL_RANK": "0"}, False),
-        ({"RANK": "1", "WORLD_SIZE": "2"}, True),  # of a machine, by who started it
+        ({"RANK": "1", "WORLD_SIZE": "2"}, True),  # of a machine, by an operator of a cluster
     ],
 )
 def test_only_a_launcher_s_rank_makes_a_process_silent(
-    said: dict[str, str], is_main: bool, monkeypatch: pytest.MonkeyPatch
+    variables: dict[str, str], is_main: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    for name, value in said.items():
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert is_main_process() == is_main

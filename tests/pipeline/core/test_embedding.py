@@ -48,7 +48,7 @@ def test_embeddings_are_the_library_s_whatever_the_batches(model: SentenceTransf
 
 
 @pytest.mark.parametrize("include_prompt", [True, False])
-def test_a_packed_model_gives_the_embeddings_of_padded_texts(model: SentenceTransformer, include_prompt: bool) -> None:
+def test_a_packed_model_has_the_embeddings_of_padded_texts(model: SentenceTransformer, include_prompt: bool) -> None:
     pooling = Pooling(model.get_embedding_dimension(), pooling_mode="mean", include_prompt=include_prompt)
     padded = SentenceTransformer(modules=[model[0], pooling, Normalize()], device="cpu")
     packed = copy.deepcopy(padded)
@@ -139,7 +139,7 @@ def test_files_of_two_runs_that_share_texts_give_each_text_its_own_vector(tmp_pa
     np.testing.assert_array_equal(read.rows("kind", texts, ["own"])["own"], vectors)
 
 
-def test_of_many_files_those_of_the_wanted_texts_alone_are_read(tmp_path: Path) -> None:
+def test_of_many_files_only_those_of_the_wanted_texts_are_read(tmp_path: Path) -> None:
     texts, written = [f"дом {number}" for number in range(8)], EmbeddingCache(tmp_path)
     for number, text in enumerate(texts):
         written.missing("kind", [text])
@@ -183,7 +183,7 @@ def test_batches_hold_all_texts_within_the_budget() -> None:
     longest, texts = [max(lengths[index] for index in batch) for batch in batches], [*map(len, batches)]
     assert texts[:-1] == [512 // most for most in longest[:-1]] and texts[-1] <= 512 // longest[-1]
     assert longest == sorted(longest, reverse=True)  # texts of one length side by side, so with little padding
-    assert list(length_batches([9, 0, 600, 9], 512)) == [[2], [0, 3, 1]]  # a longer text is alone, none is lost
+    assert list(length_batches([9, 0, 600, 9], 512)) == [[2], [0, 3, 1]]  # longer texts get their own, none is lost
 
 
 @pytest.mark.parametrize("how", ["weights in bfloat16", "autocast"])
@@ -218,13 +218,13 @@ def test_a_full_device_is_one_line_that_says_what_to_set(model: SentenceTransfor
 
 
 @pytest.mark.parametrize(("on_disk", "again"), [(False, 3), (True, 0)])
-def test_vectors_beyond_the_bound_are_forgotten_and_come_again(
+def test_vectors_beyond_the_bound_are_forgotten_and_computed_again(
     model: SentenceTransformer, on_disk: bool, again: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.core.embedding.MOST_BYTES", 0)
     embedder, seen = Embedder(model, cache=EmbeddingCache(tmp_path if on_disk else None)), passes(model)
     first = embedder.embed(TEXTS)
-    assert sum(seen) == 4  # of five texts one stands twice
+    assert sum(seen) == 4  # one of the five texts occurs twice
     seen.clear()
     np.testing.assert_allclose(embedder.embed(TEXTS[:3]), first[:3], atol=1e-6)
     assert sum(seen) == again

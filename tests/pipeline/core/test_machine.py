@@ -1,4 +1,4 @@
-"""What a manifest says of the machine."""
+"""What a manifest records about the machine."""
 
 import subprocess
 import sys

@@ -31,7 +31,7 @@ REFUSED = {  # of a scored model: what the line names
 
 
 @pytest.mark.parametrize("name", [name for name in ZOO if name not in REFUSED])
-def test_a_scored_model_gives_what_the_library_gives(name: str) -> None:
+def test_a_scored_model_returns_what_the_library_returns(name: str) -> None:
     encoder = Encoder(animal(name), device="cpu", token_budget=32)  # other batches than the library's
     queries, documents, _ = expected(name)
     for role, wanted in ((QUERY, queries), (DOCUMENT, documents)):
@@ -65,14 +65,14 @@ def test_a_static_model_has_no_token_embeddings_and_says_so() -> None:
 
 
 @pytest.mark.parametrize("listed", ["{", "[]", '[{"type": "a.Transformer", "path": "../../etc"}]', '["Transformer"]'])
-def test_a_list_of_modules_that_is_none_is_refused(listed: str, tmp_path: Path) -> None:
+def test_an_invalid_list_of_modules_is_refused(listed: str, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_base(), tmp_path / "model"))
     (folder / "modules.json").write_text(listed)
     with pytest.raises(UserError, match=str(folder)):
         load_folder(folder, "cpu")
 
 
-def test_a_model_that_says_nothing_of_its_length_is_cut_where_its_positions_end(tmp_path: Path) -> None:
+def test_a_model_that_states_no_length_is_cut_where_its_positions_end(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(animal("no modules"), tmp_path / "model"))
     edit(folder / "tokenizer_config.json", model_max_length=10**30)
     model = load_folder(folder, "cpu")
@@ -91,7 +91,7 @@ def test_a_tokenizer_file_is_read_without_its_truncation_and_padding() -> None:
 def test_torch_s_files_come_from_the_hub_where_a_folder_has_no_others(
     whole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both kinds of weights in one folder, torch's alone in the other, as many models have them."""
+    """Both kinds of weights in one folder, only torch's in the other, as many models have them."""
     model = Path(shutil.copytree(animal("Dense"), tmp_path / "models/someone/model"))
     for place in ("", "2_Dense/"):
         torch.save(load_file(model / f"{place}model.safetensors"), model / f"{place}pytorch_model.bin")
@@ -117,7 +117,7 @@ def opens_a_tokenizer(call: ast.Call) -> bool:
     return name.rpartition(".")[2] in LIBRARY_MODELS and bool(call.args)
 
 
-def test_two_places_open_tokenizers_one_alone_and_one_with_their_models(repository: Path) -> None:
+def test_two_places_open_tokenizers_one_without_and_one_with_their_models(repository: Path) -> None:
     found = set()
     for package in ("configs", "data", "evaluation", "merging", "pipeline", "training"):
         for path in (repository / package).rglob("*.py"):
@@ -136,7 +136,7 @@ def test_the_search_knows_what_opens_a_tokenizer(line: str) -> None:
 
 
 def test_parts_of_an_earlier_save_don_t_stand_in_for_a_tensor_that_the_model_lacks(tmp_path: Path) -> None:
-    """transformers reads the whole file alone, and would make up the tensor at random."""
+    """transformers reads only the whole file, and would make up the tensor at random."""
     shutil.copytree(tiny_base(), tmp_path, dirs_exist_ok=True)
     tensors = load_file(tmp_path / "model.safetensors")
     save_file(tensors, tmp_path / "model-00001-of-00001.safetensors", metadata={"format": "pt"})

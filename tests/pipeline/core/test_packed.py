@@ -32,7 +32,7 @@ LENGTHS = {
 
 @functools.cache
 def bert_base() -> Path:
-    """A BERT with random weights in the place of the tiny base's encoder, with its tokenizer."""
+    """A BERT with random weights in place of the tiny base's encoder, with its tokenizer."""
     folder = Path(shutil.copytree(tiny_base(), tempfile.mkdtemp(), dirs_exist_ok=True))
     torch.manual_seed(0)
     size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -108,9 +108,9 @@ def test_a_text_does_not_attend_to_its_neighbours() -> None:
     with torch.no_grad():
         alone = model(pack([second], 2))["sentence_embedding"][0]
         between = model(pack([first, second, third], 2))["sentence_embedding"][1]
-        beside = model(pack([third, second], 2))["sentence_embedding"][1]
+        together = model(pack([third, second], 2))["sentence_embedding"][1]
     assert (alone - between).abs().max() <= 1e-6
-    assert (alone - beside).abs().max() <= 1e-6
+    assert (alone - together).abs().max() <= 1e-6
 
 
 def test_a_model_with_packed_attention_takes_padded_texts_as_before() -> None:

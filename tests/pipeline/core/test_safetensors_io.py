@@ -1,4 +1,4 @@
-"""A file that goes to the disk while it is made holds what was written and copied, whoever copies."""
+"""A file that goes to the disk while it is made holds what was written and copied, whatever copies it."""
 
 import errno
 import os
@@ -25,7 +25,7 @@ def source(tmp_path: Path) -> Path:
 def test_what_is_written_and_copied_keeps_its_order(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "STORED_AT_ONCE", COPIED_AT_ONCE)  # so that the disk is told several times
+    monkeypatch.setattr(checkpoint, "STORED_AT_ONCE", COPIED_AT_ONCE)  # so that it goes to the disk in several parts
     with EagerFile(tmp_path / "target") as target, source.open("rb", buffering=0) as file:
         target.write(b"head")
         assert target.copy(file, 7, 2 * COPIED_AT_ONCE) == 2 * COPIED_AT_ONCE
