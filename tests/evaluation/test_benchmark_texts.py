@@ -28,7 +28,7 @@ def encodechka(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def account(config: Config, runs: Path) -> dict[str, dict[str, Any]]:
-    """What the stage benchmarks says of the evaluations after it was made."""
+    """What the stage benchmarks, once made, records about the evaluations."""
     config.runs, config.run = str(runs), "test"
     make("benchmarks", config)
     return json.loads((config.folder("benchmarks") / "checked.json").read_text(encoding="utf-8"))

@@ -33,7 +33,7 @@ def test_figures_find_their_published_counterparts() -> None:
     assert rows["encodechka", "Mean S"].difference == pytest.approx(-0.087) and not rows["encodechka", "Mean S"].within
 
 
-def test_a_figure_over_other_splits_or_tasks_is_no_counterpart() -> None:
+def test_a_figure_over_other_splits_or_tasks_is_not_a_counterpart() -> None:
     of_two_splits = score("card_30", "STSBenchmarkMultilingualSTS", "cosine_spearman", (0.823892 + 0.7927) / 2)
     of_30_tasks, of_23_tasks = score("card_30", "Mean", "mean", 0.6893), score("rus_v1_1", "Mean", "mean", 0.6164)
     rows = list(compared([of_two_splits, of_30_tasks, of_23_tasks], "BAAI/bge-m3"))

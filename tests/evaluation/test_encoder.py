@@ -46,7 +46,7 @@ def test_word_vectors_are_means_of_sub_tokens_and_zeros_after_the_cut(embedder: 
     assert not embedder.words(texts)[1][-1].any()
 
 
-def test_bf16_changes_embeddings_a_little_and_gives_float32(model_folder: Path, embedder: Encoder) -> None:
+def test_bf16_changes_embeddings_a_little_and_returns_float32(model_folder: Path, embedder: Encoder) -> None:
     ours = Encoder(model_folder, precision="bf16").sentences(TEXTS)
     difference = np.abs(ours - embedder.sentences(TEXTS)).max()
     assert ours.dtype == np.float32 and 0 < difference < 0.05

@@ -76,7 +76,7 @@ def test_models_are_compared_in_pairs(scored: Config) -> None:
         assert row["test"] == ("bootstrap" if resampled else "permutation")
 
 
-def test_predictions_stand_item_by_item(scored: Config) -> None:
+def test_predictions_are_listed_item_by_item(scored: Config) -> None:
     folder = scored.folder("evaluate") / "predictions"
     assert {path.relative_to(folder).as_posix() for path in folder.rglob("*.parquet")} == {
         f"{model}/samples/{task}.parquet" for model in ("first", "second") for task in SAMPLE_TASKS
@@ -89,14 +89,14 @@ def without_seconds(folder: Path) -> dict[str, object]:
     return {"scores": rows, "comparison": (folder / "comparison.csv").read_bytes(), **files}
 
 
-def test_a_run_without_any_cache_gives_the_same_bytes(scored: Config, tmp_path: Path) -> None:
+def test_a_run_without_any_cache_ends_in_the_same_bytes(scored: Config, tmp_path: Path) -> None:
     again = dataclasses.replace(scored, runs=str(tmp_path))
     run_stage(CHAIN["evaluate"], again)
     assert without_seconds(again.folder("evaluate")) == without_seconds(scored.folder("evaluate"))
 
 
 @pytest.mark.slow
-def test_two_devices_share_the_units_and_give_the_bytes_of_one(
+def test_two_devices_share_the_units_and_end_in_the_bytes_of_one(
     scored: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("evaluation.scoring.Encoder", None)  # this process loads nothing: the two it starts do
@@ -107,8 +107,8 @@ def test_two_devices_share_the_units_and_give_the_bytes_of_one(
 
 
 def sleeping(config: Config, stage: StageFolder) -> list[Task]:
-    """What a process of a device asks for its tasks, and waits for."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as a process that is no fork has it
+    """The tasks that a device's process asks for, and waits for."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as in a process that is not a fork
     (Path(config.runs) / f"{os.getpid()}").touch()
     time.sleep(600)
     return []
@@ -210,7 +210,7 @@ def test_other_languages_rescore_where_bm25_takes_their_stems(suite: str, rescor
 
 
 @pytest.mark.parametrize(("suite", "rescored"), [("samples", True), ("card_30", True), ("encodechka", False)])
-def test_another_release_of_mteb_makes_scores_anew_where_it_gives_them(
+def test_another_release_of_mteb_rescores_what_it_scores(
     suite: str, rescored: bool, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = make_config(tmp_path, f"evaluation.models=[{models['first']}]", f"evaluation.suites=[{suite}]")
@@ -219,7 +219,7 @@ def test_another_release_of_mteb_makes_scores_anew_where_it_gives_them(
     assert (CHAIN["evaluate"].reads(config) != before) == rescored
 
 
-def test_the_chains_models_are_taken_as_far_as_they_are_complete(models: dict[str, Path], tmp_path: Path) -> None:
+def test_those_of_the_chain_s_models_that_are_complete_are_scored(models: dict[str, Path], tmp_path: Path) -> None:
     config = make_config(tmp_path, "evaluation.chain=[base,init,symmetric,merge]")
     for name, folder in (("base", config.folder("base")), ("init", config.folder("init"))):
         shutil.copytree(models["first"], folder)
@@ -255,7 +255,7 @@ def test_merge_is_scored_with_the_heads_that_were_fitted_to_it_and_with_no_other
 
 
 @pytest.mark.parametrize("name", ["export", "evaluate"])
-def test_what_was_made_of_merge_before_heads_were_fitted_is_of_an_earlier_model(name: str) -> None:
+def test_what_was_made_from_merge_before_heads_were_fitted_is_outdated(name: str) -> None:
     of_merge, of_heads = {"merge": "merge 1"}, {"heads": "heads 1"}
     found = {"merge": Manifest("merge", "complete", "merge 1", {}, {})}
     found[name] = Manifest(name, "complete", "of merge", of_merge, {})
@@ -318,7 +318,7 @@ def test_a_fingerprint_is_of_what_changes_embeddings(models: dict[str, Path], tm
     assert folder_fingerprint(folder) != folder_fingerprint(models["first"])
 
 
-def test_a_score_that_is_no_number_is_named(models: dict[str, Path], tmp_path: Path) -> None:
+def test_a_score_that_is_not_a_number_is_named(models: dict[str, Path], tmp_path: Path) -> None:
     collapsed = Path(shutil.copytree(models["first"], tmp_path / "collapsed"))
     tensors = load_file(collapsed / "model.safetensors")
     for name in [name for name in tensors if name.endswith("LayerNorm.weight")]:
@@ -330,7 +330,7 @@ def test_a_score_that_is_no_number_is_named(models: dict[str, Path], tmp_path: P
         run_stage(CHAIN["evaluate"], config)
 
 
-def test_a_score_that_its_items_do_not_give_is_a_defect(models: dict[str, Path], tmp_path: Path) -> None:
+def test_a_score_that_differs_from_its_items_is_a_defect(models: dict[str, Path], tmp_path: Path) -> None:
     class Wrong(Task):
         def score(self, scorer: Scorer) -> Outcome:
             right = np.array([1.0, 0.0, 1.0, 1.0])
@@ -341,7 +341,7 @@ def test_a_score_that_its_items_do_not_give_is_a_defect(models: dict[str, Path],
         Scorer(model, make_config(tmp_path)).score(Wrong("suite", "wrong", {}), tmp_path)
 
 
-def test_a_suite_is_told_once_a_model_and_a_task_where_it_took_minutes(
+def test_a_suite_is_logged_once_per_model_and_a_task_if_it_took_minutes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Instant(Task):
@@ -388,8 +388,8 @@ def test_the_order_of_the_chain_changes_the_tables(tmp_path: Path) -> None:
     )  # it decides who is compared with whom
 
 
-def test_models_of_other_makes_are_scored_too(tmp_path: Path) -> None:
-    """One without a transformer, and one whose transformer lies elsewhere."""
+def test_models_of_other_kinds_are_scored_too(tmp_path: Path) -> None:
+    """One without a transformer, and one whose transformer is in another folder."""
     names = ("static", "old 0_Transformer layout")
     models = [shutil.copytree(animal(name), tmp_path / str(number)) for number, name in enumerate(names)]
     tasks = ["evaluation.tasks=[sts,mteb_sts]", "evaluation.resamples=100"]

@@ -1,4 +1,4 @@
-"""Publishing: the folder loads, says where its figures come from, and is uploaded as one commit."""
+"""Publishing: the folder loads, names the sources of its figures, and is uploaded as one commit."""
 
 import dataclasses
 import json
@@ -69,7 +69,7 @@ def test_the_folder_loads_in_both_libraries_with_the_merge_s_embeddings(config: 
     assert largest_difference(folder) < 1e-6
 
 
-def test_all_of_the_merged_model_goes_up_with_card_licence_and_provenance(config: Config, published: Path) -> None:
+def test_the_whole_merged_model_is_uploaded_with_card_licence_and_provenance(config: Config, published: Path) -> None:
     files = file_names(published / "model")
     assert file_names(config.folder("merge") / "model") <= files
     assert {"README.md", "LICENSE", "vocabulary/id_map.parquet", "provenance/stages.json"} <= files
@@ -84,7 +84,7 @@ def test_provenance_names_every_stage_and_what_it_was_made_from(config: Config, 
         assert manifest and (entry["fingerprint"], entry["inputs"]) == (manifest.fingerprint, manifest.inputs)
 
 
-def test_heads_of_an_earlier_command_are_no_part_of_a_model_without(config: Config, tmp_path: Path) -> None:
+def test_heads_of_an_earlier_command_are_not_part_of_a_model_without_heads(config: Config, tmp_path: Path) -> None:
     shutil.copytree(config.runs, tmp_path / "runs")
     own = dataclasses.replace(
         config, runs=str(tmp_path / "runs"), training=TrainingConfig(heads=HeadsConfig(kind="none"))
@@ -123,7 +123,7 @@ def test_scores_of_an_earlier_merge_are_not_published(tmp_path: Path) -> None:
     assert not (config.folder("publish") / "model").exists()
 
 
-def test_exports_go_up_with_the_model_they_were_made_from_and_with_no_other(config: Config, tmp_path: Path) -> None:
+def test_exports_are_uploaded_with_the_model_they_were_made_from_and_no_other(config: Config, tmp_path: Path) -> None:
     shutil.copytree(config.runs, tmp_path / "runs")
     own = dataclasses.replace(config, runs=str(tmp_path / "runs"), force=True)
     (own.folder("export") / "onnx").mkdir(parents=True)
@@ -140,7 +140,7 @@ def test_exports_go_up_with_the_model_they_were_made_from_and_with_no_other(conf
 
 
 @pytest.mark.parametrize("licence", [None, "apache-2.0"])
-def test_a_licence_of_the_merge_s_own_stays_as_it_is(licence: str | None, tmp_path: Path) -> None:
+def test_the_merge_s_own_licence_stays_as_it_is(licence: str | None, tmp_path: Path) -> None:
     model = tiny_model(tmp_path / "model")
     (model / "LICENSE").write_text("the base's", encoding="utf-8")
     config = write_run(tmp_path / "runs", model)
@@ -159,7 +159,7 @@ def test_a_dry_run_shows_the_files_and_uploads_nothing(
     assert hub.repositories == {} and hub.commits == []
 
 
-def test_terms_that_restrict_the_model_are_said_before_it_goes_up(
+def test_terms_that_restrict_the_model_are_shown_before_it_is_uploaded(
     config: Config, hub: LocalHub, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("WARNING", "pipeline"):
@@ -171,7 +171,7 @@ def test_terms_that_restrict_the_model_are_said_before_it_goes_up(
     assert ModelCard((folder / "README.md").read_text(encoding="utf-8")).data.license == "other"
 
 
-def test_another_licence_in_whatever_letters_where_no_set_restricts_the_model_is_not_put_down_to_sets(
+def test_another_licence_in_any_case_is_not_attributed_to_sets_where_none_restricts_the_model(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = read_run(config.run_folder)

@@ -1,4 +1,4 @@
-"""A base with bge-m3's heads through the whole chain: the published folder gives all three kinds of vectors."""
+"""A base with bge-m3's heads through the whole chain: the published folder yields all three kinds of vectors."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def published(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return runs / "heads" / "publish" / "model"
 
 
-def test_heads_and_the_map_of_ids_go_along(published: Path) -> None:
+def test_heads_and_the_map_of_ids_are_included(published: Path) -> None:
     base = published.parents[3] / "mirror" / "organisation" / "base"
     assert all((published / name).read_bytes() == (base / name).read_bytes() for name in HEADS)
     assert (published / "vocabulary" / "id_map.parquet").is_file()
@@ -71,7 +71,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("name", "pooling"), [("published", "cls"), ("bert", "mean")])
-def test_flag_embedding_gives_the_vectors_of_our_own_encoders(
+def test_flag_embedding_returns_the_vectors_of_our_own_encoders(
     name: str, pooling: str, request: pytest.FixtureRequest, flag_embedding: dict[str, str]
 ) -> None:
     folder: Path = request.getfixturevalue(name)

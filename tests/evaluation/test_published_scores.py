@@ -30,7 +30,7 @@ def test_the_average_is_over_the_tasks_of_the_suite() -> None:
 
 
 @pytest.mark.parametrize("group", ["Reranking", "PairClassification", "MultilabelClassification"])
-def test_published_scores_of_the_tasks_give_the_card_s_figure_of_their_group(group: str) -> None:
+def test_published_scores_of_the_tasks_yield_the_card_s_figure_of_their_group(group: str) -> None:
     figures = published_figures("deepvk/USER-bge-m3")
 
     def score(task: str, metric: str) -> float | None:

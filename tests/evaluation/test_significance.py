@@ -132,7 +132,7 @@ def test_the_permutation_test_agrees_with_scipy(monkeypatch: pytest.MonkeyPatch)
     assert ours == pytest.approx(theirs, abs=0.02)
 
 
-def test_swapped_texts_give_the_macro_f1_of_swapped_texts() -> None:
+def test_swapped_texts_have_the_macro_f1_of_swapped_texts() -> None:
     rng = np.random.default_rng(9)
     gold = rng.integers(1, 9, (30, 4))
     models = []
@@ -157,7 +157,7 @@ def test_the_bootstrap_p_value_counts_the_smaller_side() -> None:
     assert bootstrap_p_value(np.zeros(99)) == 1
 
 
-def test_resamples_without_a_value_are_no_evidence() -> None:
+def test_resamples_without_a_value_are_not_evidence() -> None:
     values = np.linspace(-1.0, 9.0, 101)
     few, many = (np.concatenate([values, np.full(number, np.nan)]) for number in (5, 50))
     assert interval(few) == interval(values)
@@ -209,12 +209,12 @@ def test_a_task_in_parts_scores_the_mean_of_its_parts() -> None:
     assert permutation_p_values([(two, flipped)], Resampling(200), "parts") == [1]
 
 
-def test_replicates_depend_on_the_seed_and_the_task_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replicates_depend_only_on_the_seed_and_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
     one = two_models(np.random.default_rng(4), 300, 0.0)["base"]
     first = replicates([one], Resampling(200), "suite", "task")
     assert (first == replicates([one, one], Resampling(200), "suite", "task")[1]).all()
     assert (first != replicates([one], Resampling(200), "suite", "other")).any()
-    monkeypatch.setattr(evaluation.significance, "CHUNK", 300 * 7)  # resamples in memory at once, the last ones fewer
+    monkeypatch.setattr(evaluation.significance, "CHUNK", 300 * 7)  # resamples in memory at once, fewer at the end
     assert (first == replicates([one], Resampling(200), "suite", "task")).all()
 
 
@@ -286,7 +286,7 @@ def test_experiments_are_resampled_as_well_as_items() -> None:
     assert (one == other).all()  # models get the same experiments, too
 
 
-def test_lucky_draws_of_training_texts_are_no_evidence_of_every_item() -> None:
+def test_lucky_draws_of_training_texts_are_not_evidence_of_every_item() -> None:
     draws = np.array([[1, 1, 1, 1, 1, 1, 1, 0, 0, 0], [0, 0, 0, 0, 1, 1, 1, 1, 1, 0]], dtype=float)
     models = {name: outcome("mean_of_experiments", correct=np.tile(draws[n], (200, 1))) for n, name in enumerate("ab")}
     (found,) = measured(models, [0.0, 0.0], Resampling(1000), "suite", "task").differences()
@@ -324,7 +324,7 @@ def test_two_tasks_over_the_same_texts_are_resampled_together_and_no_others() ->
     assert (together.items, apart.items) == (80, 160)
 
 
-def test_parts_over_the_same_texts_are_no_more_evidence_than_one() -> None:
+def test_parts_over_the_same_texts_are_not_more_evidence_than_one() -> None:
     names, plan = [f"question {n}" for n in range(60)], Resampling(2000)
     rng = np.random.default_rng(7)
     base = rng.random(60)

@@ -64,7 +64,7 @@ def brute_force(tasks: dict[str, dict[str, Columns]]) -> tuple[float, float]:
 
 
 class Scored(Task):
-    """A task whose results stand already."""
+    """A task whose results exist already."""
 
     def score(self, scorer: Scorer) -> Outcome:
         raise NotImplementedError
@@ -105,7 +105,7 @@ def test_the_interval_of_a_group_s_difference_is_that_of_a_brute_force(
     assert float(found["ci_low"]) == pytest.approx(low, abs=0.08 * width)
     assert float(found["ci_high"]) == pytest.approx(high, abs=0.08 * width)
     scores = [line for line in read_csv(written / "scores.csv") if line["task"] == row]
-    assert all(float(line["ci_high"]) - float(line["ci_low"]) > 2 * width for line in scores)  # pairing is real
+    assert all(float(line["ci_high"]) - float(line["ci_low"]) > 2 * width for line in scores)  # pairing matters
     assert {line["items"] for line in scores} == {str(ITEMS * len(GROUPS[row]))}
 
 

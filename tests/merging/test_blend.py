@@ -26,7 +26,7 @@ def test_a_blend_is_the_model_that_would_be_written(models: dict[str, Path], tmp
     assert all(torch.allclose(blend.working[name], written[name], atol=2e-7, rtol=0) for name in written)
 
 
-def test_a_single_weight_of_1_gives_the_model_itself(models: dict[str, Path]) -> None:
+def test_a_single_weight_of_1_returns_the_model_itself(models: dict[str, Path]) -> None:
     blend = Blend(models)
     for name, folder in models.items():
         blend.set({other: float(other == name) for other in models})

@@ -86,7 +86,7 @@ def test_every_name_of_a_method_has_its_function() -> None:
 
 
 def candidates_of(allows: Any, **merging: Any) -> dict[str, Candidate]:
-    """What the models and methods score where the more of model `one`, the better."""
+    """The candidates of models and methods where more of model `one` scores higher."""
 
     def score(weights: dict[str, float], origin: str) -> Candidate:
         dev = DevScore({"symmetric": {"set": weights["one"]}}, {"set": 1})

@@ -189,7 +189,7 @@ def test_what_describes_only_the_base_is_not_carried_over(copies: dict[str, Path
 
 
 def with_dense(folder: Path) -> dict[str, Path]:
-    """Two models with a Dense behind their transformers, the second one with other weights in both."""
+    """Two models with a Dense after their transformers, the second one with other weights in both."""
     from safetensors.torch import load_file, save_file
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Dense

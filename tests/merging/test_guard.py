@@ -112,7 +112,7 @@ def merged(
     return json.loads((copy / "merge/weights.json").read_text("utf-8")), read_csv(copy / "merge/search.csv")
 
 
-def test_without_a_guard_the_search_takes_what_forgot(forgetful_run: Path, tmp_path: Path) -> None:
+def test_without_a_guard_the_search_takes_the_model_that_forgot(forgetful_run: Path, tmp_path: Path) -> None:
     findings, _ = merged(forgetful_run, tmp_path / "run", None)
     assert findings["compared"]["search"]["guard_loss"] > 0.02
 
@@ -122,14 +122,14 @@ def test_the_guard_rejects_the_model_that_forgot_and_every_loss_has_an_interval(
 ) -> None:
     findings, rows = merged(forgetful_run, tmp_path / "run", 0.02)
     forgot, base, taken = (findings["compared"][name] for name in ("symmetric", "init", "search"))
-    assert forgot["dev"] > base["dev"] + 0.1  # its own dev rows only praise it
+    assert forgot["dev"] > base["dev"] + 0.1  # its own dev rows only show the gain
     assert forgot["guard_loss"] > 0.1
     assert forgot["allowed"] is False
     assert taken["allowed"] is True
     assert taken["guard_loss"] <= 0.02 or taken["guard_loss_low"] <= 0 < forgot["guard_loss_low"]
     assert taken["dev"] == max(float(row["dev"]) for row in rows if row["allowed"] == "True")
     assert any(float(row["dev"]) > taken["dev"] for row in rows if row["allowed"] == "False")
-    assert taken["guard_loss_high"] > 0.02  # 56 queries can't tell more, which is said
+    assert taken["guard_loss_high"] > 0.02  # 56 queries can't show more, which is logged
     assert "too few queries to tell if search loses more than merging.guard=0.02: " in caplog.text
     assert forgot["guard_loss"] == max(forgot["guard/one/loss"], forgot["guard/two/loss"])
     for row in rows:

@@ -36,7 +36,7 @@ def give_heads(run: Path, side: str, width: int = 32) -> None:
 
 @pytest.fixture
 def run(run_folder: Path) -> Path:
-    """A run whose sides have heads of their own, and whose init has none."""
+    """A run whose sides have their own heads, and whose init has none."""
     for side in ("symmetric", "asymmetric"):
         give_heads(run_folder, side)
     return run_folder
@@ -108,6 +108,6 @@ def test_heads_that_do_not_fit_are_one_line(run: Path, harm: object, message: st
     assert "\n" not in error.value.line and not (run / "merge" / "model").exists()
 
 
-def test_a_merge_that_is_no_weighted_sum_is_refused_before_anything_is_made() -> None:
+def test_a_merge_that_is_not_a_weighted_sum_is_refused_before_anything_is_made() -> None:
     with pytest.raises(UserError, match=r"can't be ties with heads=joint: .*key merging\.method"):
         composed("profile=tiny", "heads=joint", "merging=ties")

@@ -61,8 +61,8 @@ def test_slices_do_not_show(models: dict[str, Path], tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("only", list(BASE))
-def test_one_model_with_weight_one_comes_out_bit_by_bit(tmp_path: Path, only: str) -> None:
-    """Of models so far apart that adding a difference to another one would round."""
+def test_one_model_with_weight_one_is_returned_bit_by_bit(tmp_path: Path, only: str) -> None:
+    """The models are so far apart that adding a difference to another one would round."""
     random = torch.Generator().manual_seed(1)
     tensors = {name: torch.randn(99, generator=random) for name in BASE}
     models = {name: stored(tmp_path / name, {"weight": tensor}) for name, tensor in tensors.items()}
@@ -152,7 +152,7 @@ def test_what_an_earlier_save_in_shards_left_does_not_count(
     assert largest_difference(ours, merged(models, WEIGHTS, tmp_path / "whole")) == 0
 
 
-def test_whole_numbers_are_taken_over_where_they_agree(tmp_path: Path) -> None:
+def test_whole_numbers_are_carried_over_where_they_agree(tmp_path: Path) -> None:
     tensors = {"steps": torch.arange(5), "weight": torch.ones(3)}
     models = {name: stored(tmp_path / name, tensors) for name in WEIGHTS}
     stored(models["symmetric"], tensors | {"steps": torch.arange(5, dtype=torch.int32)})
@@ -215,7 +215,7 @@ def test_a_number_that_is_not_finite_is_named_with_model_and_tensor(tmp_path: Pa
         merged(models, WEIGHTS, tmp_path / "merged")
 
 
-def test_large_finite_numbers_are_no_infinity(tmp_path: Path) -> None:
+def test_large_finite_numbers_are_not_infinity(tmp_path: Path) -> None:
     models = {name: stored(tmp_path / name, {"large": torch.full((4,), 3e38)}) for name in WEIGHTS}
     assert merged(models, WEIGHTS, tmp_path / "merged")["large"].tolist() == pytest.approx([3e38] * 4)
 
@@ -283,7 +283,7 @@ def test_a_missing_shard_is_refused(copies: dict[str, Path], tmp_path: Path) -> 
         merged(copies, WEIGHTS, tmp_path)
 
 
-def test_a_dtype_that_is_no_plain_number_is_refused(tmp_path: Path) -> None:
+def test_a_dtype_that_is_not_a_plain_number_is_refused(tmp_path: Path) -> None:
     tensors = {"weight": torch.ones(4).to(torch.float8_e4m3fn)}
     models = {name: stored(tmp_path / name, tensors) for name in WEIGHTS}
     with pytest.raises(UserError, match="tensor weight has dtype F8_E4M3"):

@@ -33,7 +33,7 @@ def test_weights_equal_the_packages_on_a_cls_model(models: dict[str, Path], data
         loaded["init"], tokenizer, states, "encoder", examples, temperature, 2, max_input_length=64, neg_number=7
     )
     ours = cocktail_of(Blend(models), examples, temperature=temperature, **SETTINGS)
-    # A float32 loss is off by 1e-6, and the softmax of losses over the temperature by a quarter of that over it.
+    # A float32 loss is off by 1e-6, and the softmax of the losses by a quarter of that over the temperature.
     assert list(ours.weights.values()) == pytest.approx(theirs, abs=1e-6 * max(1, 1 / (4 * temperature)))
     assert ours.weights_at(temperature) == pytest.approx(ours.weights, abs=1e-5)
 
@@ -148,7 +148,7 @@ def test_too_few_texts_give_all_examples_fewer_negatives() -> None:
     assert [len(example["neg"]) for example in examples] == [2, 2]
 
 
-def test_a_text_is_no_negative_of_itself() -> None:
+def test_a_text_is_not_a_negative_of_itself() -> None:
     pairs = PairSet("pairs", "symmetric", ["а", "б"], ["б", "1"], [[], []], [1.0, 1.0])
     examples = few_shot_examples([pairs], 10, 7, NO_PROMPTS, seed=0)
     assert [example["neg"] for example in examples] == [[], []]  # of "б" there is none, so there is none of "а"

@@ -47,7 +47,7 @@ def require_model_of_weights(run_folder: Path, method: str) -> None:
     assert sum(findings["weights"].values()) == pytest.approx(1)
 
 
-def test_search_takes_the_best_candidate_that_the_guard_allows_and_the_same_run_gives_the_same_bytes(
+def test_search_takes_the_best_candidate_that_the_guard_allows_and_the_same_run_ends_in_the_same_bytes(
     run_folder: Path,
 ) -> None:
     def outputs() -> dict[str, str]:

@@ -36,7 +36,7 @@ def test_stages_are_this_run_s_and_a_pattern_names_any_number_of_other_runs_mode
         (["{}/one/merge/model", "{}/other/one/merge/model"], r"two merged models are called one-merge"),
     ],
 )
-def test_what_can_not_be_merged_is_named(names: list[str], words: str, tmp_path: Path) -> None:
+def test_what_can_t_be_merged_is_named(names: list[str], words: str, tmp_path: Path) -> None:
     model(tmp_path / "one" / "merge" / "model")
     model(tmp_path / "other" / "one" / "merge" / "model")
     with pytest.raises(UserError, match=words):

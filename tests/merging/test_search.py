@@ -38,7 +38,7 @@ def test_the_grid_of_three_models_is_the_triangle() -> None:
     assert {(0, 0), (1, 0), (0, 1)} <= set(points)
 
 
-def test_the_grid_beyond_lies_outside_the_triangle() -> None:
+def test_the_grid_beyond_is_outside_the_triangle() -> None:
     points = list(grid(beyond(1.5), 2, Fraction(1, 4)))
     assert points
     assert all(1 < sum(point) <= Fraction(3, 2) and min(point) >= 0 for point in points)
@@ -63,7 +63,7 @@ def test_the_guard_bounds_the_search() -> None:
     assert best.weights["symmetric"] == 0.5
 
 
-def test_no_candidate_where_the_guard_allows_none(caplog: pytest.LogCaptureFixture) -> None:
+def test_there_is_no_candidate_where_the_guard_allows_none(caplog: pytest.LogCaptureFixture) -> None:
     assert best_of_grid(beyond(1.5), MODELS, 0.25, 1, scorer(peak(1, 1), allowed=lambda *_: False)) is None
     assert caplog.messages == ["merge: the guard allows no search candidate"]
 

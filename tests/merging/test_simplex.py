@@ -25,7 +25,7 @@ def test_every_candidate_and_the_taken_one_are_drawn(tmp_path: Path, models: tup
         candidate(0.8, False, init=0.0, one=1.0, **rest),
         Candidate("ties", None, DevScore({"symmetric": {"set": 0.6}}, {"set": 1}), {}, 0.0, True),
     ]
-    compared = {"init": tried[0], "search": tried[1], "ties": tried[3]}  # a model alone has no ring
+    compared = {"init": tried[0], "search": tried[1], "ties": tried[3]}  # a single model has no ring
     draw_simplex(tmp_path / "simplex.svg", models, tried, compared)
     root = ElementTree.parse(tmp_path / "simplex.svg").getroot()
     groups = [group for group in root.iter(f"{SVG}g") if "PathCollection" in group.get("id", "")]
@@ -38,7 +38,7 @@ def test_every_candidate_and_the_taken_one_are_drawn(tmp_path: Path, models: tup
     assert "rejected by the guard" in text and "weight of one" in text
 
 
-def test_the_same_candidates_give_the_same_bytes(tmp_path: Path) -> None:
+def test_the_same_candidates_yield_the_same_bytes(tmp_path: Path) -> None:
     tried = [candidate(0.5, True, init=1.0, one=0.0), candidate(0.7, True, init=0.5, one=0.5)]
     for name in ("first.svg", "second.svg"):
         draw_simplex(tmp_path / name, ("init", "one"), tried, {})

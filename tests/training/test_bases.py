@@ -238,7 +238,7 @@ def test_torch_s_own_file_becomes_the_same_safetensors(mirror: Path, tmp_path: P
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_the_files_that_transformers_reads_are_used(whole: bool, mirror: Path, tmp_path: Path) -> None:
-    """Shards under the names of their index; none where the whole model is there, saved later."""
+    """Shards under the names of their index; none where the whole model was saved later."""
     model, folder = mirror / "someone/model", tmp_path / "base"
     tensors = load_file(model / "model.safetensors")
     names = sorted(tensors)
@@ -259,7 +259,7 @@ def test_the_files_that_transformers_reads_are_used(whole: bool, mirror: Path, t
 
 NO_STATE: dict[str, object] = {
     "more than tensors": {"weights": Path("x")},  # loading it would run code
-    "tensors in a dictionary of their own": {"state": {"a": torch.zeros(2)}},
+    "tensors in a nested dictionary": {"state": {"a": torch.zeros(2)}},
     "a tensor": torch.zeros(2),
     "numbers for names": {1: torch.zeros(2)},
     "other tensors": {"a": torch.zeros(2)},
@@ -429,7 +429,7 @@ def test_a_checkpoint_with_a_head_becomes_the_plain_encoder(
     assert all(torch.equal(tensors[name], tensor) for name, tensor in plain.state_dict().items())
 
 
-def test_folder_hub_and_mirror_give_the_same_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_hub_and_mirror_yield_the_same_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mirror = tmp_path / "models"
     shutil.copytree(animal("old 0_Transformer layout"), mirror / "someone/model")
     base = replace(CLS, hub="someone/model", revision="main")

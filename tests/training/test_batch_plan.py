@@ -269,7 +269,7 @@ def test_a_batch_of_one_label_has_no_angle() -> None:
     ("scores", "negatives", "expected"),
     [
         ([np.nan, 1.0, 0.5], 0, True),
-        ([1.0, 0.5, 0.5], 0, False),  # its positive alone
+        ([1.0, 0.5, 0.5], 0, False),  # only its positive
         ([1.0, 0.5, 0.5], 1, True),
         ([0.5, 0.5, 0.5], 1, False),
     ],

@@ -101,7 +101,7 @@ def test_padded_mini_batches_are_the_cheapest_of_all_cuts(most: int, overhead: i
 
 
 def test_of_equally_cheap_mini_batches_the_last_one_is_the_largest() -> None:
-    """As where every start is tried, which takes seconds for a batch of many short texts."""
+    """The same as when every start is tried, which takes seconds for a batch of many short texts."""
     random = np.random.default_rng(0)
     for _ in range(300):
         lengths = np.sort(random.integers(1, random.integers(2, 40), random.integers(1, 100)))

@@ -85,7 +85,7 @@ def test_a_set_that_measures_nothing_has_no_score() -> None:
     assert dev_evaluators([low], PROMPTS) == {}
 
 
-def test_equal_cosines_are_no_correlation(model: SentenceTransformer) -> None:
+def test_equal_cosines_have_no_correlation(model: SentenceTransformer) -> None:
     pairs = PairSet("scored", "symmetric", ["кот", "дом"], ["кот", "дом"], [[], []], [1.0, 0.0])
     with torch.no_grad():
         flat = load_folder(tiny_base(), "cpu")

@@ -169,7 +169,7 @@ def test_a_dimension_beyond_the_bases_is_refused(tmp_path: Path) -> None:
     refused(tmp_path, "33 dimensions are more than the base's 32 .*symmetric.dimensions", dimensions=[33, 16])
 
 
-def test_an_adapter_for_layers_that_are_not_there_is_refused(tmp_path: Path) -> None:
+def test_an_adapter_for_missing_layers_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("peft")
     message = "no linear layer of the base is called q_proj .*symmetric.adapter.targets.; choose among dense, key, "
     refused(tmp_path, message, adapter=AdapterConfig(rank=4, targets=["q_proj"]))
@@ -200,7 +200,7 @@ def test_processes_that_do_not_divide_the_multiple_are_refused() -> None:
 
 
 def test_ranks_of_different_precision_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With gradients of float16 times its scale, other ranks' would have no weight."""
+    """Next to float16 gradients times their scale, the other ranks' would have no weight."""
     config = prepared_run(tmp_path, {"symmetric/pairs": rows(32)})
     monkeypatch.setattr("training.finetune.gather_object", lambda own: [*own, "bf16"], raising=False)
     with pytest.raises(UserError, match=r"in bf16, some in fp32 \(config key precision\); set precision=fp32"):

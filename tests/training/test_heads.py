@@ -62,7 +62,7 @@ def test_the_model_is_the_merge_with_heads_that_were_fitted_to_it(fitted: Config
         assert {key: tuple(value.shape) for key, value in state.items()} == {"weight": shape, "bias": shape[:1]}
     first, found = first_heads(merge, 32, fitted.seed), read_heads(model)
     for one, other in zip(first.parameters(), found.parameters(), strict=True):
-        assert 1e-3 < (one - other).abs().max() < 0.2  # of another rotation's numbers some are further away
+        assert 1e-3 < (one - other).abs().max() < 0.2  # some of another rotation's numbers differ by more
     assert not (fitted.folder("heads") / "checkpoints").exists()
 
 

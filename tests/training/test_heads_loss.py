@@ -89,7 +89,7 @@ def brute_scores(loss: HeadsLoss | JointLoss, queries: Texts, passages: Texts) -
 
 
 def brute_loss(scores: dict[str, Tensor], targets: list[int]) -> Tensor:
-    """The paper's sums, one exponential at a time, without the terms of the dense score alone."""
+    """The paper's sums, one exponential at a time, without the terms of only the dense score."""
     ensemble = scores["dense"] + 0.3 * scores["sparse"] + scores["multi_vector"]
 
     def log_probability(of: Tensor, row: int, column: int) -> Tensor:
@@ -137,7 +137,7 @@ def test_texts_without_any_weight_are_counted(loss: HeadsLoss) -> None:
 
 @pytest.mark.parametrize("margin", [None, 0.0])
 def test_a_side_with_heads_learns_bge_m3s_loss_from_right_pairs(tmp_path: Path, margin: float | None) -> None:
-    """By loops, from the encoder's hidden states; rows with a score below 1 are neither queries nor candidates."""
+    """Loops over the encoder's hidden states; rows with a score below 1 are neither queries nor candidates."""
     item = tokenised(tmp_path, rows(16, negatives=1), angle=True)
     batch = plan_batches([item.rows], ONE_BATCH, seed=7).batches[0]
     joint = joint_loss(10**6, temperature=TEMPERATURE, false_negative_margin=margin)

@@ -14,7 +14,7 @@ from training.callbacks import KeptMemory
 MEGABYTE = 2**20
 
 
-def look(results: Connection) -> None:
+def measure(results: Connection) -> None:
     """Send the kept memory after memory was freed, after the step, and after one that freed more; for two bounds."""
     return_kept_memory()  # of tests before this one
     keep_freed_memory()
@@ -32,11 +32,11 @@ def look(results: Connection) -> None:
         return_kept_memory()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone keeps freed memory so")
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc keeps freed memory like this")
 def test_freed_memory_is_kept_up_to_a_bound() -> None:
     fork = multiprocessing.get_context("fork")
     ours, theirs = fork.Pipe(duplex=False)
-    process = fork.Process(target=look, args=(theirs,))
+    process = fork.Process(target=measure, args=(theirs,))
     process.start()
     theirs.close()
     (freed, below, *later), (also, returned, *then) = ours.recv(), ours.recv()

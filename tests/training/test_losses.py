@@ -344,7 +344,7 @@ def test_distillation_is_the_librarys_over_all_texts_of_the_batch(embeddings: Te
     assert own.grad is not None and own.grad.abs().max() < 1e-12  # the model as its own teacher
 
 
-def test_whole_vectors_teach_the_shorter_ones_and_not_themselves(embeddings: Tensor) -> None:
+def test_whole_vectors_teach_the_shorter_ones_but_not_themselves(embeddings: Tensor) -> None:
     loss = planned_loss(torch.nn.Identity(), ALL_IN_ONE, dimensions=[16, 8], teacher="self", teacher_temperature=0.1)
     labels = {"position": torch.arange(24).reshape(6, 4), "score": torch.full((6,), torch.nan), "angle_weight": 0.0}
     loss._of_embeddings([embeddings.flatten(0, 1)], labels)

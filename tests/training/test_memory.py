@@ -119,7 +119,7 @@ def test_a_large_vocabulary_s_gradient_does_not_hide_activations() -> None:
 
 
 @pytest.mark.parametrize("place", ["training.losses.contrastive_loss", "torch.optim.AdamW.step"])
-def test_a_full_device_is_an_error_of_one_line_that_says_what_to_set(
+def test_a_full_device_is_a_one_line_error_that_says_what_to_set(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*arguments: object, **options: object) -> None:

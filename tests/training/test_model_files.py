@@ -129,7 +129,7 @@ def test_a_masked_language_model_goes_from_base_to_merge(tmp_path: Path) -> None
 def test_hidden_states_are_converted_once_per_layer_and_embeddings_stay_equal() -> None:
     embeddings, kept, gradients = [], [], []
     plain, trains = load_folder(tiny_base(), "cpu"), load_model(tiny_base(), "sdpa", SIDE)
-    cast(Any, encoder_of(plain)).pooler.requires_grad_(False)  # as load_model has it
+    cast(Any, encoder_of(plain)).pooler.requires_grad_(False)  # as in load_model
     for model in (plain, trains):
         storages: dict[int, torch.UntypedStorage] = {}
 

@@ -185,10 +185,10 @@ def test_sigterm_during_the_all_reduce_is_seen_by_all_after_the_next_step(
         control = TrainerControl()
         preemption.on_step_end(arguments, TrainerState(global_step=step, max_steps=20), control)
         stops.append(control.should_save and control.should_training_stop)
-    assert stops == [False, True]  # at once it would be this rank alone
+    assert stops == [False, True]  # at once it would be only this rank
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a stop ends workers as well")
+@pytest.mark.skipif(sys.platform != "linux", reason="on other systems a stop ends workers as well")
 def test_a_worker_of_the_loader_obeys_only_its_rank_s_sigterm() -> None:
     def work() -> None:
         _start_worker(0)
@@ -208,7 +208,7 @@ def test_a_worker_of_the_loader_obeys_only_its_rank_s_sigterm() -> None:
     assert worker.exitcode == 0
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers are set up by the library")
+@pytest.mark.skipif(sys.platform != "linux", reason="on other systems the library sets up workers")
 def test_a_worker_s_batches_need_no_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*arguments: object) -> None:
         raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
@@ -440,7 +440,7 @@ def test_a_checkpoint_s_weights_are_in_memory_once(tmp_path: Path) -> None:
     assert {id(one) for one in gc.get_objects() if isinstance(one, SentenceTransformer)} <= before
 
 
-def test_every_trained_parameter_gets_a_gradient_and_the_pooler_none() -> None:
+def test_every_trained_parameter_gets_a_gradient_but_the_pooler_does_not() -> None:
     model = tiny_model()
     ids = torch.randint(4, 100, (4, 8))
     features = [{"input_ids": ids, "attention_mask": torch.ones_like(ids)}]

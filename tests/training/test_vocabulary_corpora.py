@@ -51,7 +51,7 @@ def test_prepared_pairs_are_all_texts_of_both_sides(tmp_path: Path) -> None:
     assert sorted(texts(corpus)["script"]) == sorted("абвгде" + "жзвгде")
 
 
-def test_columns_of_the_hub_s_files_have_languages_of_their_own(tmp_path: Path) -> None:
+def test_columns_of_the_hub_s_files_have_their_own_languages(tmp_path: Path) -> None:
     rows = [{"ru": "дом", "en": "house"}, {"ru": None, "en": "river"}]
     write(tmp_path / "someone/parallel/en-ru/train.parquet", {"translation": rows})
     corpus = found(OPUS, tmp_path, ["ru", "en"], mirror=str(tmp_path))

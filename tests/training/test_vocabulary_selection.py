@@ -64,7 +64,7 @@ def test_the_pinned_piece_is_one_that_is_kept_anyway_where_there_is_one() -> Non
 
 
 def test_ids_before_the_padding_are_kept(tmp_path: Path) -> None:
-    """Such as CamemBERT's unused <s>NOTUSED: without it <pad> would move, and a RoBERTa's positions with it."""
+    """For example CamemBERT's unused <s>NOTUSED: without it <pad> would move, and a RoBERTa's positions with it."""
     document = json.loads((tiny_base() / "tokenizer.json").read_text(encoding="utf-8"))
     pieces = document["model"]["vocab"]
     pieces[0], pieces[50] = ["<s>NOTUSED", 0.0], pieces[0]
@@ -118,7 +118,7 @@ def test_max_size_keeps_the_fixed_ids_and_the_most_frequent_others(tokenizer: To
 
 
 def test_max_size_compares_shares_within_each_language_and_of_other_scripts_relative_to_all_languages() -> None:
-    """Of ru 0.9 and 0.1, of en 0.2 and 0.8, and 33 of others beside 110 that are spoken are 0.3."""
+    """ru has 0.9 and 0.1, en 0.2 and 0.8; 33 of other scripts relative to 110 of both languages are 0.3."""
     occurrences = {"ru": [0, 90, 10, 0, 0, 0], "en": [0, 0, 0, 2, 8, 0], OTHER: [0, 0, 0, 0, 0, 33]}
     each = {language: np.array(count) for language, count in occurrences.items()}
     found = [cut(np.arange(6), np.array([0]), each, size).tolist() for size in range(1, 6)]

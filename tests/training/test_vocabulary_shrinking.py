@@ -69,7 +69,7 @@ def test_ids_are_renumbered_wherever_they_are_written(base: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", [5, 1200, [2]])
-def test_an_id_in_the_config_that_is_no_special_token_is_an_error(base: Path, wrong: object) -> None:
+def test_an_id_in_the_config_that_is_not_a_special_token_is_an_error(base: Path, wrong: object) -> None:
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(config | {"mask_token_id": wrong}))
     with pytest.raises(UserError, match=r"mask_token_id is .*, which is no special token .*config.json"):
@@ -99,7 +99,7 @@ def test_modules_and_heads_are_copied_and_the_manifest_is_not(base: Path) -> Non
     assert not (target / "manifest.json").exists()
 
 
-def test_both_tokenizer_files_give_the_same_ids(base: Path) -> None:
+def test_both_tokenizer_files_return_the_same_ids(base: Path) -> None:
     from sentencepiece import SentencePieceProcessor
     from tokenizers import Tokenizer
 
@@ -112,7 +112,7 @@ def test_both_tokenizer_files_give_the_same_ids(base: Path) -> None:
         assert [index + 1 if index else 3 for index in indices] == tokenizer.encode(text).ids[1:-1]
 
 
-def test_a_base_that_an_earlier_version_saved_as_torch_s_file_is_to_be_made_again(base: Path) -> None:
+def test_a_base_that_an_earlier_version_saved_as_torch_s_file_must_be_rebuilt(base: Path) -> None:
     (base / "model.safetensors").rename(base / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"no weights in safetensors.*if a stage made the folder, remove it"):
         shrunk(base)

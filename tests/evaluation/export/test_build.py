@@ -71,7 +71,7 @@ def test_what_is_too_far_from_torch_is_refused(name: str, samples: np.ndarray, t
             require_agreement(name, agreement(wrong, samples), tmp_path)
 
 
-def test_a_form_with_other_vectors_ends_the_stage_and_logs_go_on(
+def test_a_form_with_other_vectors_ends_the_stage_and_logging_continues(
     make_model: MakeModel, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, other = write_run(tmp_path / "runs", model_folder), make_model(seed=2, pooling="mean")
@@ -106,7 +106,7 @@ def test_formats_that_make_no_sense_are_refused_at_the_start(formats: str, tmp_p
 
 
 def load_by_the_card_s_line(config: Config, name: str, model: SentenceTransformer) -> np.ndarray:
-    """Embeddings of TEXTS by the libraries alone, without this repository."""
+    """Embeddings of TEXTS by only the libraries, without this repository."""
     loaded = eval(FORMATS[name].line.format(folder=config.folder("export")), _libraries(name))
     batch = model.tokenizer([model.prompts["query"] + text for text in TEXTS], padding=True, return_tensors="np")
     inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
@@ -158,7 +158,7 @@ def test_what_a_kill_left_is_neither_read_nor_kept(
     folder, manifest = folder_and_manifest(CHAIN["export"], config)
     (folder.path / "onnx").mkdir(parents=True)
     (folder.path / "onnx" / "model.onnx").write_bytes(b"the first half of a graph")
-    manifest.write(folder.path)  # which says running
+    manifest.write(folder.path)  # whose status is running
     before = set(files_under(folder.path))
 
     def write(graph: Path, target: Path) -> None:

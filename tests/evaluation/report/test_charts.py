@@ -50,13 +50,13 @@ def test_a_change_of_nothing_is_drawn_flat() -> None:
     assert abs(points[0][1] - points[1][1]) < 1
 
 
-def test_a_long_series_is_binned_with_its_range_behind_it() -> None:
+def test_a_long_series_is_binned_with_its_range_drawn_behind_it() -> None:
     series = [(float(step), float(step % 2)) for step in range(1000)]
     chart = line_chart([Line("loss", "red", series)], x_label="s", y_label="l", describe="d")
     assert len(polyline(chart)) <= BINS and "<polygon" in chart
 
 
-def test_values_that_are_no_numbers_are_left_out() -> None:
+def test_values_that_are_not_numbers_are_left_out() -> None:
     chart = line_chart(
         [Line("x", "red", [(1, 1.0), (2, float("nan")), (3, 2.0)])], x_label="", y_label="", describe="d"
     )

@@ -1,4 +1,4 @@
-"""The published card's figures next to a run's own."""
+"""The published card's figures next to the run's."""
 
 import csv
 from math import nan

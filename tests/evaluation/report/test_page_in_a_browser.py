@@ -1,4 +1,4 @@
-"""The page in a real browser, at the width of a phone and of a desk, in light and dark."""
+"""The page in a real browser, at the width of a phone and of a desktop, in light and dark."""
 
 import csv
 import dataclasses

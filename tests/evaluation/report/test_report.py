@@ -135,7 +135,7 @@ def test_the_base_s_own_published_figures_are_next_to_it(tmp_path: Path) -> None
         (0.01, None, 0.5, "not run"),
     ],
 )
-def test_a_direction_holds_when_both_move_the_same_way(
+def test_a_direction_is_confirmed_when_both_move_the_same_way(
     change: float, base: float | None, merge: float | None, verdict: str
 ) -> None:
     assert direction(change, base, merge, 0.01) == verdict
@@ -150,7 +150,7 @@ def test_a_move_inside_the_interval_is_called_noise(tmp_path: Path) -> None:
     assert f"STS rises: holds (within noise) 0.86 0.87 {interval('STS', 'base')}" in text
 
 
-def test_the_same_artefacts_give_the_same_bytes(whole: Config, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_same_artefacts_yield_the_same_bytes(whole: Config, caplog: pytest.LogCaptureFixture) -> None:
     before = read_manifest(whole.folder("report"))
     with caplog.at_level("INFO", logger="pipeline"):
         again = run_stage(CHAIN["report"], dataclasses.replace(whole, force=True))
@@ -189,7 +189,7 @@ def test_a_partial_run_shows_the_rest_as_not_run(tmp_path: Path) -> None:
     assert "Not run: this part needs the stage data" not in text
 
 
-def test_a_merge_that_is_no_weighted_sum_and_tried_nothing_is_shown(tmp_path: Path) -> None:
+def test_a_merge_that_is_not_a_weighted_sum_and_tried_nothing_is_shown(tmp_path: Path) -> None:
     config = write_run(tmp_path)
     folder = config.folder("merge")
     (folder / "weights.json").write_text('{"method": "ties", "models": ["init"], "weights": null, "dtype": "float32"}')
@@ -294,7 +294,7 @@ def test_a_run_of_own_data_is_not_compared_with_the_published_card(tmp_path: Pat
     assert "bge-m3" not in (config.folder("report") / "model_card.md").read_text(encoding="utf-8")
 
 
-def test_left_out_negatives_are_no_dropped_pairs_and_rows_with_other_labels_no_built_ones(tmp_path: Path) -> None:
+def test_left_out_negatives_are_not_dropped_pairs_nor_rows_with_other_labels_built_ones(tmp_path: Path) -> None:
     config = write_run(tmp_path)
     ledger = config.folder("data") / "ledger.json"
     account = json.loads(ledger.read_text(encoding="utf-8"))
@@ -307,7 +307,7 @@ def test_left_out_negatives_are_no_dropped_pairs_and_rows_with_other_labels_no_b
     assert "in addition, rows with other labels 24 kept by cleaning" in text
 
 
-def test_where_the_base_was_not_scored_init_takes_its_place(tmp_path: Path) -> None:
+def test_where_the_base_was_not_scored_init_replaces_it(tmp_path: Path) -> None:
     config = write_run(tmp_path)
     evaluate = config.folder("evaluate")
     scores, differences = Score.read(evaluate / "scores.csv"), Difference.read(evaluate / "comparison.csv")

@@ -120,7 +120,7 @@ def test_a_task_of_two_suites_is_listed_once(config: Config) -> None:
 
 
 @pytest.mark.parametrize("task", ["Mean", "Average", "STS by Pearson"])
-def test_the_card_names_the_suite_of_what_is_no_task_of_mteb(task: str, config: Config) -> None:
+def test_the_card_names_the_suite_of_what_is_not_a_task_of_mteb(task: str, config: Config) -> None:
     run = read_run(config.folder("report").parent)
     run.scores.append(Score("merge", "card_30", task, "mean", 0.5, nan, nan, 4, 0.0))
     added = eval_results(run)[-1]

@@ -21,7 +21,7 @@ def outcome(values: np.ndarray) -> Outcome:
 
 
 def arms(seed: int = 0, **gains: float) -> dict[tuple[str, int], dict[str, Outcome]]:
-    """Arms over the same items, whose difficulty they share; each gains so much over it, with noise of its own."""
+    """Arms over the same items, whose difficulty they share; each gains the given amount, with its own noise."""
     rng = np.random.default_rng(seed)
     difficulty = rng.normal(0.5, 0.3, ITEMS)
     return {
@@ -77,7 +77,7 @@ def test_95_percent_of_intervals_hold_the_truth_and_5_percent_of_equal_arms_diff
     assert 0.02 <= certain / trials <= 0.085
 
 
-def test_what_is_one_model_for_all_seeds_has_the_interval_of_items_alone() -> None:
+def test_what_is_one_model_for_all_seeds_has_the_interval_of_only_the_items() -> None:
     rng = np.random.default_rng(5)
     one = outcome(rng.normal(0.5, 0.3, ITEMS))
     found = {("base", seed): {"own/task": one} for seed in SEEDS}
@@ -117,7 +117,7 @@ def test_other_items_are_refused() -> None:
         compare_arms(found, PLAN)
 
 
-def test_each_mode_of_a_model_is_a_task_of_its_own_and_what_has_no_model_is_none() -> None:
+def test_each_mode_of_a_model_is_its_own_task_and_what_has_no_model_is_none() -> None:
     names = ("{}", "{}.sparse", "bm25")
     measures = tuple(
         Measure(metric, place + 0.5, "mean", ("value",), by)

@@ -1,4 +1,4 @@
-"""What the README takes from a study: its table and its picture."""
+"""The parts of a study that the README shows: its table and its picture."""
 
 from pathlib import Path
 

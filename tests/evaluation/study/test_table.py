@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 ARMS = "base,joint,sequential,merge_search,soup"
 
 
-def test_a_study_of_the_tiny_chain_ends_in_a_row_an_arm(tmp_path: Path) -> None:
+def test_a_study_of_the_tiny_chain_ends_in_one_row_per_arm(tmp_path: Path) -> None:
     command = ["--multirun", "sweep=study", "profile=tiny", f"runs={tmp_path}", "training.seed=1,2", f"arm={ARMS}"]
     ended = finish(start(*command, "evaluation.suites=[held_out]"))
     assert ended.status == 0, ended.err

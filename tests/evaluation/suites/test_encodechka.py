@@ -30,7 +30,7 @@ from tests.evaluation.conftest import MakeModel
 from tests.support.slow_encodechka import SLOW, SlowModel, WordsByName, rows, stacked, tags
 
 ROWS = 160  # of each CSV file in the quick comparison
-FILE = "текст\nУ реки стоит мельница.\n".encode()  # a small one, in the place of a benchmark's
+FILE = "текст\nУ реки стоит мельница.\n".encode()  # a small one, in place of the benchmark's
 TEXTS = {"factru.json": 40, "rudrec.json": 240}
 LABELS = {
     "para_gold.csv": "class",
@@ -43,7 +43,7 @@ LABELS = {
 
 
 class UncheckedFiles(DataFiles):
-    """Parts of the benchmark's files, whose sha256 are others."""
+    """Parts of the benchmark's files, whose sha256 differ."""
 
     def path(self, name: str) -> Path:
         return self.folder / name
@@ -136,7 +136,7 @@ def test_the_score_follows_from_the_items(task: str, model: Path, subset: Path) 
     assert again[0] == pytest.approx(measure.score, abs=1e-6)
 
 
-def test_inference_is_three_folds_of_logistic_regression_on_the_dot_product_alone() -> None:
+def test_inference_is_three_folds_of_logistic_regression_on_only_the_dot_product() -> None:
     rng = np.random.default_rng(3)
     labels = rng.permutation(np.repeat(["contradiction", "entailment", "neutral"], 60))
     wanted = np.select([labels == "entailment", labels == "neutral"], [0.9, 0.5], 0.1) + rng.normal(0, 0.15, 180)

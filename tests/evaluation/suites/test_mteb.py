@@ -44,12 +44,12 @@ def model(model_folder: Path) -> DenseEncoder:
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Holds what mteb gave of the small tasks of each type, for tests of what is made of it."""
+    """Holds mteb's results for the small tasks of each type, for tests of what is derived from them."""
     return tmp_path_factory.mktemp("evaluated")
 
 
 def made_task(kind: str) -> tuple[AbsTask, list[str]]:
-    """A real task of mteb with a little data of its form, and the metrics that are asked for."""
+    """A real task of mteb with a little data in its format, and the requested metrics."""
     if kind == "Reranking":
         return task_of_type(kind), ["map_at_1000", "ndcg_at_10"]
     if kind != "two_splits":
@@ -74,7 +74,7 @@ def recomputed(outcome: Outcome, position: int) -> float:
 
 
 @pytest.mark.parametrize("kind", [*TYPES, "two_splits"])
-def test_items_give_mtebs_own_score(kind: str, model: DenseEncoder, evaluated: Path, tmp_path: Path) -> None:
+def test_items_yield_mtebs_own_score(kind: str, model: DenseEncoder, evaluated: Path, tmp_path: Path) -> None:
     task, metrics = made_task(kind)
     outcome = run_task(model, task, metrics, evaluated)
     for position, measure in enumerate(outcome.measures):
@@ -89,7 +89,7 @@ def test_items_give_mtebs_own_score(kind: str, model: DenseEncoder, evaluated: P
         np.testing.assert_array_equal(again.columns[name], values)
 
 
-def test_labels_are_not_decoded_anew_in_every_metric_of_every_draw(
+def test_labels_are_not_decoded_again_in_every_metric_of_every_draw(
     model: DenseEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read, original = list[str](), Column.__iter__
@@ -113,14 +113,14 @@ def test_labels_are_not_decoded_anew_in_every_metric_of_every_draw(
         ("STS", "main_score"),
     ],
 )
-def test_a_metric_that_mteb_does_not_give_item_by_item_is_one_line(
+def test_a_metric_that_mteb_does_not_report_item_by_item_is_one_line(
     kind: str, metric: str, model: DenseEncoder, evaluated: Path
 ) -> None:
     with pytest.raises(UserError, match=rf"mteb has no {metric} per item \(task .*correct the task's metrics"):
         run_task(model, task_of_type(kind), [metric], evaluated)
 
 
-def test_metrics_of_texts_and_of_draws_don_t_go_together(model: DenseEncoder, evaluated: Path) -> None:
+def test_metrics_of_texts_and_of_draws_can_t_be_combined(model: DenseEncoder, evaluated: Path) -> None:
     with pytest.raises(UserError, match="f1 and accuracy are not over the same items"):
         run_task(model, task_of_type("Classification"), ["accuracy", "f1"], evaluated)
 
@@ -153,7 +153,7 @@ def test_two_checkpoints_under_one_path_get_their_own_scores(make_model: MakeMod
     assert len(list((tmp_path / "cache").rglob("SampleSTS.json"))) == 2
 
 
-def test_a_second_run_encodes_nothing_and_gives_the_same(model: DenseEncoder, tmp_path: Path) -> None:
+def test_a_second_run_encodes_nothing_and_returns_the_same(model: DenseEncoder, tmp_path: Path) -> None:
     first = run_task(model, MTEB_SAMPLES["long_documents"](), [], tmp_path)
     model.encode = None  # type: ignore[method-assign, assignment]
     try:
@@ -164,7 +164,7 @@ def test_a_second_run_encodes_nothing_and_gives_the_same(model: DenseEncoder, tm
     np.testing.assert_array_equal(*(found.columns["ndcg_at_10:value"] for found in (first, second)))
 
 
-def test_scores_that_were_kept_give_the_same_bytes_as_fresh_ones(model: DenseEncoder, tmp_path: Path) -> None:
+def test_scores_that_were_kept_have_the_same_bytes_as_fresh_ones(model: DenseEncoder, tmp_path: Path) -> None:
     paths = [tmp_path / "fresh.parquet", tmp_path / "read.parquet"]
     for path in paths:
         run_task(model, MTEB_SAMPLES["mteb_sts"](), [], tmp_path).write(path)
@@ -172,7 +172,7 @@ def test_scores_that_were_kept_give_the_same_bytes_as_fresh_ones(model: DenseEnc
 
 
 @pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_text(path.read_text()[:99])])
-def test_kept_scores_that_are_lost_or_damaged_are_made_anew(
+def test_kept_scores_that_are_lost_or_damaged_are_computed_again(
     model: DenseEncoder, tmp_path: Path, harm: Callable[[Path], Any]
 ) -> None:
     first = run_task(model, MTEB_SAMPLES["mteb_sts"](), [], tmp_path)
@@ -261,7 +261,7 @@ def test_task_data_come_from_the_mirror(model: DenseEncoder, tmp_path: Path) -> 
     assert run_task(model, task, ["cosine_spearman", "cosine_pearson"], tmp_path).items == 30
 
 
-def test_other_data_of_the_same_name_are_scored_anew(model: DenseEncoder, tmp_path: Path) -> None:
+def test_other_data_of_the_same_name_are_scored_again(model: DenseEncoder, tmp_path: Path) -> None:
     one, other = (similarity_in(tmp_path / mirror, 30) for mirror in ("one", "other"))
     run_task(model, one, ["cosine_spearman"], tmp_path / "cache")
     found = run_task(model, other, ["cosine_spearman"], tmp_path / "cache")

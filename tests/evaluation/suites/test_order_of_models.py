@@ -1,4 +1,4 @@
-"""A model's scores don't depend on which models were scored before it: they are those of mteb for it alone."""
+"""A model's scores don't depend on which models were scored before it: they are those that mteb gives for it alone."""
 
 import json
 from collections.abc import Sequence
@@ -30,14 +30,14 @@ def models(make_model: MakeModel) -> Models:
 
 
 def alone(model: DenseEncoder, kind: str) -> Any:
-    """What mteb says of the model by itself."""
+    """mteb's scores of the model by itself."""
     encode = {"batch_size": LOADED}
     result = mteb.evaluate(model, task_of_type(kind), cache=None, encode_kwargs=encode, co2_tracker=False)
     return json.loads(json.dumps(result.task_results[0].scores))
 
 
 def scored(models: Models, names: Sequence[str], task: AbsTask, folder: Path) -> dict[str, Outcome]:
-    """By model the outcome, with one task for all, as a suite has it."""
+    """The outcome by model, with one task for all, as in a suite."""
     return {name: run_task(models[name], task, [], folder) for name in names}
 
 
@@ -51,7 +51,7 @@ def kept_scores(model: DenseEncoder, folder: Path) -> Any:
 
 
 def same(one: Outcome, other: Outcome) -> bool:
-    """To the bit."""
+    """Whether two outcomes are equal to the bit."""
     columns = one.columns.keys() == other.columns.keys() and all(
         np.array_equal(values, other.columns[name]) for name, values in one.columns.items()
     )
@@ -76,7 +76,7 @@ def check(kind: str, models: Models, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["Retrieval", "MultilabelClassification", "Clustering"])
-def test_types_that_depended_on_the_order_do_so_no_more(kind: str, models: Models, tmp_path: Path) -> None:
+def test_types_that_depended_on_the_order_no_longer_do(kind: str, models: Models, tmp_path: Path) -> None:
     task = task_of_type(kind)
     first = scored(models, ["init", "merge"], task, tmp_path / "one")
     second = scored(models, ["merge"], task, tmp_path / "other")

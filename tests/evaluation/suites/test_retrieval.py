@@ -69,7 +69,7 @@ class Fixed:
         return self.vectors[role]
 
 
-def test_a_term_has_all_its_definitions_and_a_definition_stands_once(tmp_path: Path) -> None:
+def test_a_term_has_all_its_definitions_and_a_definition_occurs_once(tmp_path: Path) -> None:
     write(tmp_path / "heldout" / "terms.parquet", PAIRS)
     data = read_retrieval_set(tmp_path, "terms")
     assert data.queries == ["маяк", "борщ", "музей", "поезд", "состав"]
@@ -77,7 +77,7 @@ def test_a_term_has_all_its_definitions_and_a_definition_stands_once(tmp_path: P
     assert data.relevant == [[0], [1, 3], [2], [4], [4]]
 
 
-def test_a_row_with_another_label_gives_a_wrong_candidate(tmp_path: Path) -> None:
+def test_a_row_with_another_label_becomes_a_wrong_candidate(tmp_path: Path) -> None:
     rows = [("шёл дождь", "было мокро", [], 1.0), ("шёл дождь", "было сухо", [], 0.0), ("жара", "было тепло", [], 0.5)]
     schema = {**SCHEMA, "score": pl.Float32}
     with PairWriter(tmp_path / "heldout" / "nli.parquet", scored=True) as file:
@@ -106,7 +106,7 @@ def test_metrics_are_trec_evals(monkeypatch: pytest.MonkeyPatch) -> None:
         assert outcome.columns["mrr_at_10"][n] == pytest.approx(1 / (best + 1) if best < 10 else 0)
 
 
-def test_a_right_candidate_behind_the_tenth_place_counts_nothing() -> None:
+def test_a_right_candidate_after_the_tenth_place_counts_for_nothing() -> None:
     data = RetrievalSet(["tenth", "eleventh"], list("abcdefghijkl"), [[9], [10]])
     found = outcome_of(data, np.arange(12.0, 0.0, -1.0)[None].repeat(2, 0).__getitem__).columns
     assert found["mrr_at_10"].tolist() == [0.1, 0] and found["ndcg_at_10"].tolist() == [
@@ -115,7 +115,7 @@ def test_a_right_candidate_behind_the_tenth_place_counts_nothing() -> None:
     ]
 
 
-def test_a_model_that_gives_every_text_one_vector_gets_nothing() -> None:
+def test_a_model_that_embeds_every_text_as_the_same_vector_scores_0() -> None:
     data = RetrievalSet([f"q{n}" for n in range(30)], [f"d{n}" for n in range(30)], [[n] for n in range(30)])
     outcome = score_retrieval(data, Fixed(np.ones((30, 3)), np.ones((30, 3))))  # type: ignore[arg-type]
     assert [measure.score for measure in outcome.measures] == [0, 0, 0]
@@ -234,7 +234,7 @@ def test_modes_and_their_sums_are_scored_by_the_formulas_token_by_token(
 
 
 def test_weights_are_fitted_on_dev_rows_and_on_no_held_out_row(with_heads: Path, tmp_path: Path) -> None:
-    """The dev rows say that the query wants what the sparse head finds; held-out rows that change move no weight."""
+    """On dev rows they gain at least as much as each mode alone; changed held-out rows change no weight."""
     stage = stage_of(tmp_path)
     outcome, _, _ = scored(with_heads, stage, tmp_path)
     weights = outcome.notes["fitted weights"]
@@ -257,8 +257,8 @@ def test_weights_are_fitted_on_some_rows_of_each_set_that_has_positive_pairs() -
     assert [len(data.queries) for data in sets] == [200, 3]
 
 
-def test_a_right_pair_gains_by_the_wrong_ones_above_it_alone() -> None:
-    """Of 12 candidates in falling order: the first two of one query, the eleventh and the tenth of others."""
+def test_a_right_pair_gains_only_by_the_wrong_ones_above_it() -> None:
+    """Right among 12 candidates in falling order: one query's first two, others' eleventh and tenth."""
     weights, scores = HybridWeights([]), np.arange(12.0, 0.0, -1.0)[None]
     texts = list("abcdefghijkl")
     weights.sets = [RetrievalSet(["one", "two"], texts, [[0, 1], [10]]), RetrievalSet(["three"], texts, [[9]])]
@@ -319,7 +319,7 @@ def test_a_task_depends_on_its_pairs_the_dev_rows_of_its_side_the_stemmer_and_it
     assert len({*found}) == 5
 
 
-def test_a_model_without_heads_is_scored_by_dense_vectors_and_beside_bm25(embedder: Encoder, tmp_path: Path) -> None:
+def test_a_model_without_heads_is_scored_by_dense_vectors_next_to_bm25(embedder: Encoder, tmp_path: Path) -> None:
     outcome, _, _ = scored(embedder.folder, stage_of(tmp_path), tmp_path)
     assert {measure.by for measure in outcome.measures} == {"{}", "bm25"}
 

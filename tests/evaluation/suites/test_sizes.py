@@ -21,7 +21,7 @@ def test_the_card_s_corpora_are_counted_with_their_queries_and_cut() -> None:
     tokens = 704_344 * (1165.64 / CHARACTERS + 2) + 10_000 * (62.4 / CHARACTERS + 2)
     assert ria.tokens == pytest.approx(tokens, rel=1e-4)
     long = card("card_30", "evaluation.tasks=[MultiLongDocRetrieval]")
-    assert long.texts == 10_000 + 200  # the Russian subset and the test split alone
+    assert long.texts == 10_000 + 200  # only the Russian subset and the test split
     assert long.squares / long.tokens == pytest.approx(512, rel=0.01)
     assert not card("card_30").unknown and not card("rus_v1_1").unknown
 

@@ -1,4 +1,4 @@
-"""Items of tasks on pairs: pairs that share a text are one."""
+"""Items of tasks on pairs: pairs that share a text are one item."""
 
 import numpy as np
 

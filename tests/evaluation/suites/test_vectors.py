@@ -46,7 +46,7 @@ def test_a_cut_vector_is_the_one_that_truncate_dim_gives_scaled_to_length_1(mode
 
 @pytest.mark.parametrize("precision", [FLOAT, INT8, BINARY])
 @pytest.mark.parametrize("dimensions", [None, 16, 20])
-def test_a_form_weighs_what_the_library_s_codes_weigh(
+def test_a_form_has_the_size_of_the_library_s_codes(
     precision: str, dimensions: int | None, vectors: np.ndarray
 ) -> None:
     name = "ubinary" if precision == BINARY else precision
@@ -67,15 +67,15 @@ def test_eight_bits_are_off_by_half_a_step_at_most_and_what_is_beyond_the_range_
     wanted = unit(vectors[:, :dimensions])
     low, high = wanted[:150].min(axis=0), wanted[:150].max(axis=0)
     stored = Form(dimensions, INT8).stored(vectors, vectors[:150])
-    # Scaled back by the one factor that its length took: the decoded vector is the unit vector times it.
+    # The decoded vector is the unit vector times one factor, which the next lines divide out.
     inside = np.clip(wanted, low, high)
     scale = (stored * inside).sum(axis=1, keepdims=True) / (stored**2).sum(axis=1, keepdims=True)
     step = (high - low) / 255
     assert (np.abs(stored * scale - inside) <= 0.75 * step).mean() > 0.99
-    assert np.abs(stored - wanted).max() > step.max()  # or nothing was clipped, and the test sees no range
+    assert np.abs(stored - wanted).max() > step.max()  # else nothing was clipped, and the range was not tested
 
 
-def test_other_ranges_make_the_scores_of_eight_bits_anew_and_no_others() -> None:
+def test_other_ranges_rescore_eight_bits_and_nothing_else() -> None:
     for precision in (INT8, BINARY):
         one, other = (StoredPairs("vectors", "sts", "data", Form(None, precision), [text]) for text in TEXTS[:2])
         assert (one.settings != other.settings) == (precision == INT8)
@@ -156,7 +156,7 @@ def test_texts_are_encoded_once_for_all_forms_and_queries_are_compared_as_they_a
             np.testing.assert_allclose(found[f"sts-{form.name}"]["prediction"], cosines, atol=1e-6)
 
 
-def test_ranges_come_from_dev_texts_and_none_from_held_out_ones(scored: Config) -> None:
+def test_ranges_come_from_dev_texts_and_not_from_held_out_ones(scored: Config) -> None:
     data = scored.folder("data")
     held_out, dev = read_held_out_set(data, "panorama", "asymmetric"), read_dev_sets(data)
     for role, column in ((QUERY, "anchors"), (DOCUMENT, "positives")):
