@@ -17,6 +17,7 @@ BENCHMARKS := data evaluation exports gpu heads init merging mining training wai
 STAGES := base benchmarks data init symmetric asymmetric joint merge heads export evaluate report
 
 .DEFAULT_GOAL := help
+
 # Also where a container's environment forbids it, modules are compiled once: without that imports take twice as long.
 export PYTHONDONTWRITEBYTECODE :=
 

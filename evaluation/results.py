@@ -6,12 +6,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
+from configs.schema.evaluation import MODES
 from pipeline.core.errors import UserError
 
 MEAN = "mean"  # metric of the rows that average a suite's tasks
 BM25 = "bm25"  # instead of a model
-DENSE, SPARSE, MULTI_VECTOR = VECTOR_MODES = ("dense", "sparse", "multi_vector")
-HYBRID, HYBRID_FITTED = "hybrid", "hybrid_fitted"
+DENSE, SPARSE, MULTI_VECTOR, HYBRID = MODES
+VECTOR_MODES = MODES[:3]  # hybrid sums their scores
+HYBRID_FITTED = "hybrid_fitted"
 EXTRA_MODES = (SPARSE, MULTI_VECTOR, HYBRID, HYBRID_FITTED)  # suffixes of a model's name
 ZERO_SHARE, ACTIVE_IDS, BYTES = SIZES = ("zero_share", "active_ids", "bytes_per_passage")  # metrics that are not scores
 

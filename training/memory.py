@@ -82,7 +82,7 @@ def measured_tokens(
             probe(model, features([*[text] * (number - 1), text[1:]]), dtype)
             peaks.append(torch.cuda.max_memory_allocated(device) - before)
             sizes.append(number * longest)
-    if get_world_size() > 1:  # NCCL allocates its buffers with the first operation, here of a gradient bucket's size
+    if get_world_size() > 1:  # the first all-reduce of a gradient bucket's size makes NCCL allocate its buffers for it
         torch.distributed.all_reduce(torch.zeros(DDP_BUCKET, device=device))
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)

@@ -72,7 +72,7 @@ def cell(value: object) -> str:
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]], figures: Collection[int] = ()) -> str:
     """A Markdown table with the columns at `figures` aligned right; pipes in cells are escaped, line breaks blanks."""
-    cells = [[" ".join(cell.splitlines()).replace("|", "\\|") for cell in row] for row in (columns, *rows)]
+    cells = [[" ".join(text.splitlines()).replace("|", "\\|") for text in row] for row in (columns, *rows)]
     head, *lines = [f"| {' | '.join(row)} |" for row in cells]
     rule = "".join("---:|" if place in figures else "---|" for place in range(len(columns)))
     return "\n".join([head, f"|{rule}", *lines])
