@@ -91,7 +91,7 @@ def test_two_ranks_train_the_same_model_as_one(one_process: Path, run_folder: Pa
 
 def test_a_changed_merge_remakes_nothing_before_it(run_folder: Path) -> None:
     before = manifests(run_folder)
-    changed_merge = ["merging=fixed", "stages=[data,init,symmetric,asymmetric,merge]"]
+    changed_merge = ["merging=fixed", "merging.compare=[]", "stages=[data,init,symmetric,asymmetric,merge]"]
     done = run_main("profile=tiny", f"runs={run_folder.parent}", "launch.config=none", *changed_merge)
     assert done.status == 0, done.err
     after = manifests(run_folder)

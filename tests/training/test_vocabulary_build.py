@@ -104,8 +104,8 @@ def test_the_id_map_lists_every_kept_id_including_specials(tiny_run: Config) -> 
 
 
 def test_the_shrunk_model_embeds_covered_texts_as_the_base_does(tiny_run: Config) -> None:
-    kept, dropped = embeddings_of(tiny_run, samples())
-    assert len(kept) > 300 and len(dropped) > 20
+    kept, dropped = embeddings_of(tiny_run, samples()[::3])
+    assert len(kept) > 100 and len(dropped) > 7
     assert all(np.array_equal(before, after) for before, after in kept)
     assert any(not np.array_equal(before, after) for before, after in dropped)
 
