@@ -40,7 +40,7 @@ endif
 # torch brings its own (CPU or GPU) libraries; all other packages are exactly those of the lock.
 $(READY):
 	@echo "Installing the packages of requirements.lock into $(VENV), once ..."
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 is needed: make $(MAKECMDGOALS) PYTHON=python3.11")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make $(MAKECMDGOALS) PYTHON=python3.11")'
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c requirements.lock torch
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps -r requirements.lock

@@ -298,7 +298,7 @@ def _prompt(model: SentenceTransformer, role: str | None) -> str:
 
 def require_finite(arrays: Iterable[Any], model: SentenceTransformer) -> None:
     """Raise UserError if an embedding of the model is NaN or infinite."""
-    if not all(np.isfinite(array).all() for array in arrays):
+    if not all(np.isfinite(np.asarray(array)).all() for array in arrays):
         where = str(getattr(getattr(model[0], "model", None), "name_or_path", "the model"))
         remedy = "use fp32, in case they overflow in this precision, or make the model again"
         raise UserError("the model's embeddings hold NaN or infinity", where=where, remedy=remedy)
