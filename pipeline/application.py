@@ -139,6 +139,7 @@ def _make_ready() -> None:
         os.environ["PIPELINE_JOB"] = specification.name.split(".")[-1] if specification else "run"
     if not is_main_process():
         sys.argv += ["hydra/job_logging=none", "hydra/hydra_logging=none"]
+        log.setLevel(logging.ERROR)  # without a handler, Python itself would print warnings to stderr
 
 
 def _mode_asked(_: Hydra, config_name: str | None, overrides: list[str]) -> RunMode | None:

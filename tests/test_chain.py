@@ -83,6 +83,7 @@ def test_two_ranks_train_the_same_model_as_one(one_process: Path, run_folder: Pa
     done = make("profile=tiny", f"runs={run_folder.parent}", "launch.config=cpu", "launch.processes=2")
     assert done.out.count("up to date") == len(STAGES) - 1, done.out  # nothing else depends on the number of ranks
     assert manifests(run_folder)[side]["environment"]["processes"] == 2
+    assert (done.out + done.err).count("is untried on this base") == 1  # not once a rank
     initial = embeddings(one_process, "init")
     # Embeddings, not weights: Adam turns rounding into steps where a gradient is 0 by nature (biases of the keys).
     np.testing.assert_allclose(embeddings(one_process, side), embeddings(run_folder, side), atol=1e-4)
