@@ -8,7 +8,7 @@ import torch
 
 from pipeline.core.artefact import read_manifest
 from tests.support import emulated_gpu
-from tests.support.runs import remove_stage
+from tests.support.runs import read_metrics, remove_stage
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler"),
@@ -49,6 +49,17 @@ def test_a_step_on_packed_texts_waits_for_the_gpu_three_times_and_models_are_sco
         "training/trainer.py _get_grad_norm": steps,  # whether loss and gradient are finite
     }
     assert padding(run_folder / "symmetric") == 0
+
+
+@pytest.mark.slow
+def test_two_ranks_train_on_their_own_gpus_as_one_process_does(library: Path, run_folder: Path) -> None:
+    losses = [line["loss"] for line in read_metrics(run_folder / "symmetric") if "loss" in line]
+    remove_stage(run_folder / "symmetric")
+    where = ["profile=tiny", f"runs={run_folder.parent}", "run=tiny", "stages=[symmetric]"]
+    ended = emulated_gpu.run_ranks(library, *where, "precision=bf16")
+    assert ended.status == 0, ended.err
+    found = [line["loss"] for line in read_metrics(run_folder / "symmetric") if "loss" in line]
+    assert found == pytest.approx(losses, rel=0.02)  # those of a CPU in 32 bit
 
 
 @pytest.mark.slow

@@ -1,9 +1,9 @@
-"""A GPU in name only: tensors that report cuda:0 and keep their numbers on the CPU.
+"""A GPU in name only: tensors that report cuda:<rank> and keep their numbers on the CPU.
 
-`run` runs a pipeline command on it. Such a tensor mixes with CPU tensors only where CUDA allows it; attention of
-packed texts requires what its kernel requires; and whatever in a training step would wait for a real device is counted,
-by the function of ours that caused it. All kernels are the CPU's, so neither times nor memory mean anything, and
-there is no second GPU.
+`run` runs a pipeline command on it, `run_ranks` one on two of them. Such a tensor mixes with CPU tensors only where
+CUDA allows it; attention of packed texts requires what its kernel requires; ranks communicate over gloo, which gets
+only what NCCL takes; and whatever in a training step would wait for a real device is counted, by the function of ours
+that caused it. All kernels are the CPU's, so neither times nor memory mean anything.
 """
 
 import json
@@ -33,6 +33,12 @@ def run(library: Path, folder: Path, *overrides: str) -> tuple[Ended, dict[str, 
     """
     ended = run_code(library, f"device.run_pipeline({str(folder / WAITS_FILE)!r})", *overrides)
     return ended, json.loads((folder / WAITS_FILE).read_text())
+
+
+def run_ranks(library: Path, *overrides: str) -> Ended:
+    """`python -m pipeline.run overrides` as two ranks, each with its own emulated GPU."""
+    ranks = ["--standalone", "--nproc-per-node=2", "-m", "tests.support.emulated_gpu.device", *overrides]
+    return run_code(library, f"from torch.distributed.run import main; main({ranks})")
 
 
 def run_code(library: Path, code: str, *arguments: str) -> Ended:

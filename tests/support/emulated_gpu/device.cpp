@@ -1,12 +1,16 @@
-// What torch's CPU build lacks so that tensors can report "cuda:0": a device guard and hooks that do nothing.
+// What torch's CPU build lacks so that tensors can report "cuda:<rank>": a device guard, hooks and a timer that do
+// nothing.
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
+#include <torch/csrc/distributed/c10d/reducer_timer.hpp>
 
-static const c10::Device device(c10::DeviceType::CUDA, 0);
+static const char* const rank = std::getenv("LOCAL_RANK");
+static const c10::Device device(c10::DeviceType::CUDA, rank ? std::atoi(rank) : 0);
 
 struct Guard : c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::CUDA> {
   c10::Device getDevice() const override { return device; }
   c10::Device exchangeDevice(c10::Device) const override { return device; }
+  c10::DeviceIndex deviceCount() const noexcept override { return device.index() + 1; }
   c10::Stream getStream(c10::Device) const noexcept override { return c10::Stream(c10::Stream::DEFAULT, device); }
 };
 
@@ -18,12 +22,20 @@ struct Hooks : at::CUDAHooksInterface {
   bool isAvailable() const override { return true; }
   bool hasPrimaryContext(c10::DeviceIndex) const override { return true; }
   bool isPinnedPtr(const void*) const override { return false; }
-  c10::DeviceIndex deviceCount() const override { return 1; }
-  c10::DeviceIndex getCurrentDevice() const override { return 0; }
+  c10::DeviceIndex deviceCount() const override { return device.index() + 1; }
+  c10::DeviceIndex getCurrentDevice() const override { return device.index(); }
+};
+
+struct Timer : c10d::Timer {
+  explicit Timer(c10::Device) {}
+  std::optional<int64_t> measureDifference(Event, Event) override { return std::nullopt; }
 };
 
 static Guard guard;
 static c10::impl::DeviceGuardImplRegistrar registrar(c10::DeviceType::CUDA, &guard);
 namespace at {
 C10_REGISTER_CLASS(CUDAHooksRegistry, CUDAHooks, Hooks)
+}
+namespace c10d {
+C10_REGISTER_TYPED_CLASS(TimerRegistry, c10::kCUDA, ::Timer)
 }

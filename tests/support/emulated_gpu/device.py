@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +22,26 @@ from torch import Tensor  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing  # noqa: E402
 from torch.utils._pytree import tree_leaves, tree_map  # noqa: E402
 
+HERE = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
 ANSWERS: dict[str, Any] = {  # results of functions of torch.cuda
     "is_available": True,
     "is_initialized": True,
     "is_bf16_supported": True,
-    "device_count": 1,
-    "current_device": 0,
+    "device_count": int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+    "current_device": HERE.index,
     "get_device_capability": (9, 0),
     "get_device_name": "emulated",
     "mem_get_info": (70 * 10**9, 80 * 10**9),
     "memory_allocated": 0,
     "get_rng_state_all": [],
-    "_exchange_device": 0,
-    "_maybe_exchange_device": 0,
+    "_exchange_device": HERE.index,
+    "_maybe_exchange_device": HERE.index,
     **dict.fromkeys(("_lazy_init", "set_device", "empty_cache", "reset_peak_memory_stats", "synchronize")),
     **dict.fromkeys(("manual_seed", "manual_seed_all", "set_rng_state", "set_rng_state_all")),
 }
 
-aten, packed = torch.ops.aten, torch.ops.torch_attn
+aten, packed, c10d = torch.ops.aten, torch.ops.torch_attn, torch.ops.c10d
 COPIES = (aten.copy_.default, aten._to_copy.default)
 INDEXING = (aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default)
 WAITING = (  # for numbers, or for the size of the result
@@ -70,7 +73,7 @@ class Cuda(Tensor):
 
     @staticmethod
     def __new__(cls, held: Tensor) -> "Cuda":
-        options = {"dtype": held.dtype, "device": torch.device("cuda:0")}
+        options = {"dtype": held.dtype, "device": HERE}
         made = Tensor._make_wrapper_subclass(
             cls, held.size(), strides=held.stride(), storage_offset=held.storage_offset(), **options
         )
@@ -92,7 +95,7 @@ class Cuda(Tensor):
         return self.held.untyped_storage()
 
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
-        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+        raise TypeError(f"can't convert {HERE} device type tensor to numpy")
 
 
 class Device(TorchDispatchMode):
@@ -108,6 +111,10 @@ def dispatched(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     ours = [tensor for tensor in tensors if isinstance(tensor, Cuda)]
     device = torch.device(kwargs["device"]) if kwargs.get("device") is not None else None
     to_gpu = device is not None and device.type == "cuda"
+    if to_gpu and device.index not in (None, HERE.index):
+        raise RuntimeError(f"{function}: {device} is another rank's")
+    if function.namespace == "c10d":
+        return collective(function, args, kwargs)
     if not ours and not to_gpu:
         return function(*args, **kwargs)
     if "_has_compatible_shallow_copy_type" in str(function):
@@ -130,6 +137,24 @@ def dispatched(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     return return_and_correct_aliasing(function, args, kwargs, made) if ours else made
 
 
+def collective(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """The collective, run by gloo under NCCL's conditions; raises RuntimeError where a tensor doesn't meet them."""
+    tensors = [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
+    is_barrier = function is c10d.barrier.default  # has a tensor of its own
+    if not is_barrier and not all(isinstance(one, Cuda) and one.is_contiguous() for one in tensors):
+        raise RuntimeError(f"{function}: NCCL takes contiguous tensors on a GPU only")
+    held = tree_map(_held, args)
+    if function is c10d.reduce_scatter_.default:  # which gloo lacks
+        (into,), (parts,), group, operation, *_ = held
+        summed = torch.stack(parts)
+        work = c10d.allreduce_([summed], group, operation, None)[1]
+        work.wait()
+        into.copy_(summed[torch.distributed.get_rank()])
+        return args[0], work
+    made = function(*held, **kwargs)
+    return (args[0], made[1]) if isinstance(made, tuple) else made
+
+
 def _held(one: Any) -> Any:
     return one.held if isinstance(one, Cuda) else one
 
@@ -147,7 +172,7 @@ def _look(function: Any, args: Any, kwargs: dict[str, Any], to_gpu: bool | None)
     others = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.dim() > 0]
     others = [leaf for leaf in others if not isinstance(leaf, Cuda) and not any(leaf is one for one in indices)]
     if others and function not in COPIES and any(isinstance(leaf, Cuda) for leaf in tree_leaves((args, kwargs))):
-        raise RuntimeError(f"{function}: expected all tensors to be on the same device, found cuda:0 and cpu")
+        raise RuntimeError(f"{function}: expected all tensors to be on the same device, found {HERE} and cpu")
 
 
 def attention(query: Cuda, key: Cuda, value: Cuda, ends: Cuda, ends_k: Cuda, longest: int, *_: Any) -> Any:
@@ -193,6 +218,10 @@ def switch_on() -> None:
     Tensor.pin_memory = lambda self, *_: self
     torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device="cuda") goes through `Device`
     torch.__future__.set_swap_module_params_on_conversion(True)
+    torch.distributed.init_process_group = partial(_gloo_for_nccl, torch.distributed.init_process_group)
+    torch.distributed.get_backend = lambda *_, **__: "nccl"
+    torch.cuda.nccl.version = lambda: (2,)  # for reports of errors
+    torch.distributed.distributed_c10d._get_object_coll_device = lambda *_: "cuda"
     Device().__enter__()
     try:
         torch.ones(2, device="cuda") + torch.ones(2)
@@ -202,7 +231,12 @@ def switch_on() -> None:
         raise AssertionError("the emulated GPU takes a tensor of the CPU")
 
 
-def run_pipeline(waits_file: str) -> None:
+def _gloo_for_nccl(start: Any, backend: str, **options: Any) -> None:
+    assert backend == "nccl"
+    start("cpu:gloo,cuda:gloo", **options)
+
+
+def run_pipeline(waits_file: str = os.devnull) -> None:
     """Run the pipeline's command on the device."""
     switch_on()
     from pipeline.run import main
@@ -212,3 +246,7 @@ def run_pipeline(waits_file: str) -> None:
         main()
     finally:
         Path(waits_file).write_text(json.dumps(waits))
+
+
+if __name__ == "__main__":
+    run_pipeline()
