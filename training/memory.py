@@ -88,6 +88,10 @@ def measured_tokens(
     free, total = torch.cuda.mem_get_info(device)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     state = trained * (STATE_BYTES + DDP_BUCKET_BYTES * torch.distributed.is_initialized())  # of a single rank too
+    compiled = [module for module in model.modules() if module._compiled_call_impl is not None]
+    weights = sum(weight.numel() for module in compiled for weight in module.parameters())
+    # Autocast shares the weights in 16 bit among mini-batches, but a compiled layer keeps its own with each graph.
+    state += 2 * weights * (MINI_BATCHES_PER_BUDGET - 1)  # the probe had one
     a_token, fits = tokens_that_fit(sizes, peaks, int(free - state - RESERVED_SHARE * total) - held, trained)
     if get_world_size() > 1:
         least = torch.tensor(fits, device=device)

@@ -59,6 +59,21 @@ def test_memory_that_heads_hold_is_not_available_for_activations(monkeypatch: py
         measured_tokens(model, features, side, None, "side", int(9e9))
 
 
+def test_each_mini_batch_of_compiled_layers_keeps_their_weights_in_16_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, side = tiny_model(), SideConfig(anchor_length=32, positive_length=32)
+    layer, features = model[0].model.encoder.layer[0], MiniBatchCollator(1, Budget(1, 1)).features
+    weights, trained = (sum(weight.numel() for weight in part.parameters()) for part in (layer, model))
+    peaks = iter([weights * 4096 / 256, weights * 8192 / 256] * 2)
+    for name in ("empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda *device: None)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: next(peaks))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (weights * 100 + 12 * trained, 0))
+    eager = measured_tokens(model, features, side, None, "side")
+    layer._compiled_call_impl = layer._call_impl  # as `compile` sets it
+    assert eager - measured_tokens(model, features, side, None, "side") == 3 * 2 * 256  # of four, the probe had one
+
+
 def test_free_memory_is_measured_after_nccl_took_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     done, side, peaks = list[str | int](), SideConfig(anchor_length=32, positive_length=32), iter([4e9, 8e9])
     for name in ("empty_cache", "reset_peak_memory_stats"):
