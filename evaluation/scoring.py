@@ -33,7 +33,7 @@ from pipeline.core.console import LOGGED_EVERY, log
 from pipeline.core.embedding import EmbeddingCache
 from pipeline.core.errors import Stopped, UserError
 from pipeline.core.heads import Heads, read_heads
-from pipeline.core.machine import cores
+from pipeline.core.machine import cores, usable_gpus
 from pipeline.core.model_folder import HEADS
 
 AGREEMENT = 1e-6  # between a score and the statistic behind its interval
@@ -132,8 +132,7 @@ class Scorer:
 
 def device_names(config: Config) -> list[str]:
     """The configured devices, else every GPU of the machine, else its CPU."""
-    found = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-    return list(config.evaluation.devices) or found or ["cpu"]
+    return list(config.evaluation.devices) or [f"cuda:{number}" for number in range(usable_gpus())] or ["cpu"]
 
 
 def score_units(

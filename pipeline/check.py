@@ -23,7 +23,7 @@ from pipeline.core.artefact import is_complete
 from pipeline.core.console import progress, show_table
 from pipeline.core.errors import UserError
 from pipeline.core.hub import Revision, hub_errors, hub_model, local_model, readable_revision
-from pipeline.core.machine import cores
+from pipeline.core.machine import cores, usable_gpus
 from pipeline.core.precision import autocast_dtype, require_devices, training_precision
 from pipeline.run import require_sets
 from training.cost_model import shape_of_run, side_memory, trained_parameters
@@ -144,7 +144,10 @@ def check_auxiliary_models(config: Config) -> Iterator[Finding]:
 def check_machine(config: Config, sources: int) -> list[Finding]:
     """Disk space, given the bytes of the sources, devices and precision; memory if training runs on the CPU."""
     findings = [disk(config, sources)]
-    count = torch.cuda.device_count()
+    try:
+        count = usable_gpus()
+    except UserError as unusable:
+        return [*findings, Finding("devices", "FAILED", unusable)]
     names = sorted({torch.cuda.get_device_name(number) for number in range(count)})
     devices = f"{count} x {', '.join(names)}" if count else processor(os.getloadavg()[0], os.environ)
     try:

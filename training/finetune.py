@@ -21,7 +21,7 @@ from pipeline.core.artefact import StageFolder, read_json, remove, retired, writ
 from pipeline.core.console import log, quiet
 from pipeline.core.errors import Stopped, UserError
 from pipeline.core.heads import Heads, write_heads
-from pipeline.core.machine import joined_ranks
+from pipeline.core.machine import joined_ranks, usable_gpus
 from pipeline.core.precision import (
     PACKED,
     autocast_dtype,
@@ -167,9 +167,9 @@ def finish(stage: StageFolder, write: Callable[[Path], None]) -> None:
 @quiet()
 def prepare(config: Config, stage: StageFolder) -> None:
     """Prepare what all ranks read, in the command that launches them; raises UserError where they would."""
-    settings, key = config.training_of(stage.name), f"training.{stage.name}"
-    require_even_shares(config, stage.name, config.ranks(torch.cuda.device_count()))
-    require_devices(torch.cuda.device_count(), config.launch)
+    settings, key, devices = config.training_of(stage.name), f"training.{stage.name}", usable_gpus()
+    require_even_shares(config, stage.name, config.ranks(devices))
+    require_devices(devices, config.launch)
     if (_prepared_folder(stage) / REPORT).exists() and not config.force:
         return
     model = load_model(config.model_folder(settings.start), config.base.attention, settings, key, weights=False)

@@ -13,6 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.core.errors import UserError, first_line
+
 if TYPE_CHECKING:
     from accelerate import PartialState
 
@@ -111,11 +113,10 @@ def _output(*command: str) -> str | None:
 
 def joined_ranks(timeout: float) -> "PartialState":
     """The state of this rank. The first call sets up the process group, whose operations may take `timeout` seconds."""
-    import torch
     from accelerate import PartialState
 
     # Without cpu=True, ranks on CPU would form no group.
-    return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(seconds=timeout))
+    return PartialState(cpu=not usable_gpus(), timeout=timedelta(seconds=timeout))
 
 
 def leave_ranks() -> None:
@@ -126,13 +127,31 @@ def leave_ranks() -> None:
         torch.distributed.destroy_process_group()
 
 
+def usable_gpus() -> int:
+    """The number of this machine's GPUs; raises UserError where torch can't use them, as with too old a driver."""
+    import torch
+
+    count = torch.cuda.device_count()  # the driver counts them, whatever torch makes of it
+    if count and not torch.cuda.is_available():
+        try:
+            torch.cuda.init()
+        except (AssertionError, RuntimeError) as error:
+            what = f"torch can't use the {count} GPU(s) here: {first_line(error).partition('. ')[0]}"
+            remedy = "update the driver, install a torch build for its CUDA version, or set CUDA_VISIBLE_DEVICES= (CPU)"
+            raise UserError(what, where=f"torch {torch.__version__}", remedy=remedy) from error
+    return count
+
+
 def torch_build() -> str:
     """The installed build of torch, with a warning if it can't use the machine's GPU."""
     import torch
 
     if torch.version.cuda is None and shutil.which("nvidia-smi"):
         return f"torch {torch.__version__}: WARNING, there is a GPU but this build is for CPU; install a CUDA build"
-    devices = torch.cuda.device_count()
+    try:
+        devices = usable_gpus()
+    except UserError as error:
+        return f"WARNING: {error}"
     return f"torch {torch.__version__}, {f'CUDA {torch.version.cuda}, {devices} GPUs' if devices else 'CPU'}"
 
 

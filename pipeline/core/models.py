@@ -17,6 +17,7 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from pipeline.core.console import log
 from pipeline.core.errors import UserError, first_line
+from pipeline.core.machine import usable_gpus
 from pipeline.core.model_folder import MODULES_FILE, PROBE, RAISED_BY_FILES, REMEDY, TORCH_FILES, transformer_folder
 from pipeline.core.safetensors_io import WEIGHTS_FILE
 
@@ -41,7 +42,7 @@ def load_folder(
     initialise them at random), settings that only the library's `encode` applies, and with `finite` a tensor with NaN
     or infinity.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or ("cuda" if usable_gpus() else "cpu")
     kwargs = {"dtype": torch.float32, **model_kwargs}
     try:
         model = SentenceTransformer(

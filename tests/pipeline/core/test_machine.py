@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core import machine
+from pipeline.core.errors import UserError
 
 H100 = "NVIDIA H100 80GB HBM3"
 
@@ -32,6 +33,24 @@ class TwoGpus:
 
     def reset_peak_memory_stats(self, device: int) -> None:
         self.reset.append(device)
+
+
+def test_gpus_whose_driver_is_older_than_torch_are_an_error_not_a_run_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+
+    def init() -> None:
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 12020). Please update it.\n...")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "init", init)
+    for ranks in (machine.usable_gpus, lambda: machine.joined_ranks(10)):
+        with pytest.raises(UserError, match=r"8 GPU\(s\) here: The NVIDIA driver .* \(found version 12020\) \(torch 2"):
+            ranks()
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert machine.torch_build().startswith("WARNING: torch can't use the 8 GPU(s)")
 
 
 def test_a_process_on_cpu_names_no_gpu() -> None:
