@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data.pairs.hashing import Hashes
@@ -55,7 +56,8 @@ def read_pairs(path: Path) -> pa.Table:
     if not len(table):
         raise UserError("the set has no rows", where=str(path), remedy=REMEDY)
     for name in ("anchor", "positive"):
-        if table[name].null_count or not all(text.strip() for text in table[name].to_pylist()):
+        blank = pc.or_(pc.equal(table[name], ""), pc.utf8_is_space(table[name]))
+        if table[name].null_count or pc.any(blank).as_py():
             raise UserError(f"column {name} has empty texts", where=str(path), remedy=REMEDY)
     if "score" not in table.column_names:
         table = table.append_column("score", pa.nulls(len(table), pa.float32()))
