@@ -13,7 +13,7 @@ from pipeline.core.artefact import folder_state, json_sha256, read_once, result_
 from pipeline.core.errors import UserError
 from pipeline.core.hub import Revision, hub_model, local_model, lock_state
 
-VERSION = 5  # raised when the same source and config give other rows
+VERSION = 6  # raised when the same source and config give other rows
 HASHED_BYTES = 32 * 2**20
 MINING = "mining model"
 

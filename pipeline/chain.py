@@ -51,7 +51,7 @@ CHAIN = {stage.name: stage for stage in [
         settings=inputs.benchmark_settings,
     ),
     Stage(
-        "data", 6, "data.prepare:build", in_place=True,
+        "data", 7, "data.prepare:build", in_place=True,
         needs=inputs.data_needs,
         reads=inputs.data_reads,
         settings=lambda c: {"data": c.data, "mining": mining_settings(c)},

@@ -32,6 +32,7 @@ class _Csv:
         self.delimiter = delimiter = source.separator
         self.row = -1  # number of the last row read
         self.width = 0  # fields per row
+        self.crossed = False  # whether a row began in an earlier block
         mark = re.escape(delimiter)  # between fields, not before a space or line end, as in prose, nor inside a number
         self.between = re.compile(rf"{mark}(?!\s|$)(?!(?<=\d{mark})\d)")
 
@@ -81,6 +82,7 @@ class _Csv:
                 text, end = _up_to_quote(line, at + 1)
                 parts = [text]
                 while end < 0:
+                    self.crossed |= not self.lines
                     following = self._take() if self.has_line() else None
                     taken += [] if following is None else [following]
                     if not isinstance(following, str):
@@ -140,9 +142,9 @@ def csv_rows(
             continue
         kept.append([fields[place] for place in places])
         numbers.append(csv.row)
-        if not csv.lines:
+        if csv.crossed or not csv.lines:
             yield batch()
-            kept, numbers = [], []
+            kept, numbers, csv.crossed = [], [], False
     if kept:
         yield batch()
 

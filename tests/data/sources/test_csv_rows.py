@@ -57,6 +57,15 @@ def test_what_a_csv_writer_wrote_is_read(
     assert [tuple(text or "" for text in row) for _, row in found] == rows
 
 
+def test_batches_stay_small_where_all_rows_have_line_breaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, row = tmp_path / "rows.csv", '"первая\nвторая\nтретья","да\nнет"\n'
+    path.write_text("q,a\n" + row * 100, encoding="utf-8")
+    monkeypatch.setattr("data.sources.formats.BATCH_BYTES", 10 * len(row.encode()))
+    found = batches(SourceFile(path, "rows.csv"), ["q", "a"], RowErrors("mine"), SourceConfig(format="csv"))
+    sizes = [batch.table.num_rows for batch in found]
+    assert sum(sizes) == 100 and max(sizes) <= 11
+
+
 def test_an_empty_field_is_null_unless_quoted(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text('\ufeffq,a\n"",б\n,"в ""г"""\n\nд,\n', encoding="utf-8")
     assert read(tmp_path / "rows.csv")[0] == [(1, ("", "б")), (2, (None, 'в "г"')), (3, ("д", None))]
