@@ -1,6 +1,7 @@
 """Which pairs of a set are used: a seeded sample of at most `max_rows`, and dev rows that training never sees."""
 
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,8 @@ def whole_groups(dev: pl.DataFrame, trained: Iterable[pl.DataFrame], seed: int) 
     not at all. The candidates' groups are visited by their smallest keys, and each one that still fits is taken:
     together they have no more anchors than the candidates had.
     """
-    frames = [dev.select("anchor", "positive"), *(frame.select("anchor", "positive") for frame in trained)]
-    anchors, positives = (np.concatenate([text_hashes(frame[side]) for frame in frames]) for side in frames[0].columns)
+    keys = [(text_hashes(frame["anchor"]), text_hashes(frame["positive"])) for frame in chain([dev], trained)]
+    anchors, positives = map(np.concatenate, zip(*keys, strict=True))
     group = linked(anchors, positives)
     sizes = np.bincount(group[np.unique(anchors, return_index=True)[1]])
     room, staying = dev["anchor"].n_unique(), []
@@ -93,7 +94,7 @@ def whole_groups(dev: pl.DataFrame, trained: Iterable[pl.DataFrame], seed: int) 
         if sizes[each] <= room:
             staying.append(each)
             room -= sizes[each]
-    ends = np.cumsum([len(frame) for frame in frames])[:-1]
+    ends = np.cumsum([len(anchors) for anchors, _ in keys])[:-1]
     return tuple(np.split(np.isin(group, staying), ends))
 
 

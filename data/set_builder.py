@@ -13,7 +13,7 @@ import pyarrow as pa
 from configs.schema.config import Config
 from data import sampling
 from data.ledger import SetCounts
-from data.pair_files import PairWriter, read_frames, write_keys
+from data.pair_files import PairWriter, detached, read_frames, write_keys
 from data.pairs.cleaning import Changes
 from data.pairs.constructions import GROUPED
 from data.pairs.decontamination import Decontamination
@@ -190,7 +190,8 @@ class SetBuilder:
             self.counts.negatives += int(pairs["negatives"].list.len().sum())
 
     def _trained_keys(self) -> Hashes:
-        self.trained = [np.unique(np.concatenate([NO_KEYS, *self.trained]))]
+        if len(self.trained) != 1:  # one array is sorted and distinct already
+            self.trained = [np.unique(np.concatenate([NO_KEYS, *self.trained]))]
         return self.trained[0]
 
     def _held_pairs(self, path: Path, dev: pl.DataFrame | None) -> Hashes:
@@ -215,7 +216,7 @@ class SetBuilder:
         with self._writer(path.parent) as writer:
             dev = [candidates.filter(pl.Series(staying)).select(writer.schema.names)]
             for pairs, joins in zip(read_frames(before), joining, strict=True):
-                dev.append(pairs.filter(pl.Series(joins)))
+                dev.append(detached(pairs.filter(pl.Series(joins))))
                 self._write(writer, pairs.filter(pl.Series(~joins)))
             self._write(writer, candidates.filter(pl.Series(~staying)))
             before.unlink()
