@@ -200,9 +200,11 @@ def no_reason(rows: int) -> pl.Series:
 
 
 def _equal(first: pl.Series, second: pl.Series) -> pl.Series:
-    """Equality of comparable forms, or of texts whose form is empty; computed only where the lengths allow it."""
+    """Equality of comparable forms, or of texts whose form is empty; where lengths and first letters allow it."""
     lengths = [texts.str.len_bytes().cast(pl.Int64) for texts in (first, second)]
-    likely = ((lengths[0] - lengths[1]).abs() <= lengths[0] // 4 + 16).arg_true()
+    letters = [comparable(texts.str.extract(r"([\p{L}\p{N}])")).str.head(1) for texts in (first, second)]
+    alike = (letters[0] == letters[1]).fill_null(True)
+    likely = (((lengths[0] - lengths[1]).abs() <= lengths[0] // 4 + 16) & alike).arg_true()
     equal = np.zeros(len(first), bool)
     if len(likely):
         first, second = first.gather(likely), second.gather(likely)
