@@ -28,7 +28,7 @@ from training.batch_plan import Integers, SetRows
 from training.text_vectors import TextVectors, write_vectors
 
 SMALL = 100  # sets with fewer rows share a line of the log
-AT_ONCE = 8192  # texts per call of the tokenizer, which uses all cores
+AT_ONCE = 8 * 2**20  # bytes of the texts per call of the tokenizer, which uses all cores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,17 +178,16 @@ def with_vectors(
 
 def _numbered(table: pa.Table) -> tuple[pa.Array, dict[str, Any]]:
     """The distinct texts of all columns, and the columns: numbers of texts, counts of negatives, and scores."""
-    lists = table["negatives"].cast(pa.large_list(pa.large_string())).combine_chunks()  # large: may exceed 2 GiB
-    negatives = pa.chunked_array([lists.flatten()])
+    negatives, counts = pc.list_flatten(table["negatives"]), pc.list_value_length(table["negatives"])
     texts = {"anchors": table["anchor"], "positives": table["positive"], "negatives": negatives}
-    arrays = [array.cast(pa.large_string()) for column in texts.values() for array in column.chunks]
-    encoded = pa.chunked_array(arrays, pa.large_string()).combine_chunks().dictionary_encode()
-    numbers = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    chunks = [chunk for column in texts.values() for chunk in column.cast(pa.large_string()).chunks]
+    encoded = pa.chunked_array(chunks, pa.large_string()).dictionary_encode().chunks  # large: may exceed 2 GiB
+    numbers = np.concatenate([chunk.indices.to_numpy() for chunk in encoded]).astype(np.int64)
     parts = np.split(numbers, np.cumsum([len(column) for column in texts.values()])[:-1])
     columns: dict[str, Any] = dict(zip(texts, parts, strict=True))
-    columns["counts"] = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+    columns["counts"] = pc.fill_null(counts, 0).to_numpy().astype(np.int64)
     columns["scores"] = table["score"].to_numpy().astype(np.float32)
-    return encoded.dictionary, columns
+    return encoded[-1].dictionary, columns
 
 
 def _tokenise(
@@ -196,7 +195,8 @@ def _tokenise(
 ) -> Integers:
     """Write the token ids of the texts with the `wanted` numbers, in ascending order; returns `TokenIds.ends`."""
     lengths = np.zeros(len(texts), dtype=np.int64)
-    parts = [wanted[start : start + AT_ONCE] for start in range(0, len(wanted), AT_ONCE)]
+    call = pc.binary_length(texts).to_numpy()[wanted].cumsum() // AT_ONCE
+    parts = np.split(wanted, np.flatnonzero(np.diff(call)) + 1)
     with replacing(path) as temporary, temporary.open("wb") as file:
         for part in progress(parts, f"tokenising {path.name}") if len(parts) > 1 else parts:
             prompted = [prompt + text for text in texts.take(pa.array(part)).to_pylist()]
