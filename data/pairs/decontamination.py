@@ -13,7 +13,7 @@ from configs.schema.data import CleaningConfig, DataConfig
 from data.pairs.cleaning import Changes, comparable, flat_negatives, no_reason, normalised, with_negatives
 from data.pairs.hashing import Hashes, contained, text_hashes
 
-HEAD_CHARACTERS, KEY_CHARACTERS = 256, 48  # of a text, and of its comparable form, compared before the whole text
+HEAD_CHARACTERS, KEY_CHARACTERS = 96, 48  # of a text, and of its comparable form, compared before the whole text
 # Files of the artefact `benchmarks`: texts to remove or report, texts that are always removed, the account.
 BENCHMARK_FILE, SAMPLE_FILE, CHECKED_FILE = "benchmarks.parquet", "samples.parquet", "checked.json"
 # Near duplicates: MinHash finds candidates, the exact Jaccard similarity of their shingles decides.
@@ -23,6 +23,8 @@ NO_SHINGLES = MinHash(num_perm=PERMUTATIONS, seed=1)  # copied: drawing its perm
 CANDIDATES = 0.8  # of the threshold: the search misses some texts just above its own threshold
 SHORTEST = 30  # characters of a comparable form; in a shorter one a single changed letter makes another text
 LONGER = 1.5  # a text this many times longer than every evaluation text can't match one
+
+Heads = tuple[Hashes, np.ndarray]  # as `heads_of` returns
 
 
 @dataclass(frozen=True)
@@ -51,25 +53,24 @@ class TextIndex:
         heads = np.unique(text_hashes(forms["form"].str.slice(0, KEY_CHARACTERS)))
         return cls(heads, keys[order], forms["name"].gather(order).to_list())
 
-    def find(self, texts: pl.Series) -> pl.Series:
-        """For each text the name under which it is indexed, or null."""
+    def find(self, texts: pl.Series, heads: Heads) -> pl.Series:
+        """For each text the name under which it is indexed, or null; `heads` are the `heads_of` these texts."""
         found = pl.Series(texts.name, [None] * len(texts), pl.String)
-        likely = self._likely(texts)
-        if len(likely):
-            keys = text_hashes(comparable(texts.gather(likely)))
-            hits = contained(keys, self.texts)
-            if hits.any():
-                places = np.searchsorted(self.texts, keys[hits])
-                found = found.scatter(likely[hits], pl.Series([self.names[place] for place in places]))
+        keys, short = heads
+        likely = np.flatnonzero(contained(keys, self.heads) | short)
+        keys = text_hashes(comparable(texts.gather(likely)))
+        hits = contained(keys, self.texts)
+        if hits.any():
+            places = np.searchsorted(self.texts, keys[hits])
+            found = found.scatter(likely[hits], pl.Series([self.names[place] for place in places]))
         return found
 
-    def _likely(self, texts: pl.Series) -> np.ndarray:
-        """Positions of texts whose head equals that of an indexed text, or is too short to tell."""
-        if len(self.texts) == 0 or len(texts) == 0:
-            return np.empty(0, np.int64)
-        forms = comparable(texts.str.slice(0, HEAD_CHARACTERS))
-        short = (forms.str.len_chars() < KEY_CHARACTERS) & (texts.str.len_chars() > HEAD_CHARACTERS)
-        return np.flatnonzero(contained(text_hashes(forms.str.slice(0, KEY_CHARACTERS)), self.heads) | short.to_numpy())
+
+def heads_of(texts: pl.Series) -> Heads:
+    """Keys of the texts' heads, and which of these are too short to tell."""
+    forms = comparable(texts.str.slice(0, HEAD_CHARACTERS))
+    short = (forms.str.len_chars() < KEY_CHARACTERS) & (texts.str.len_chars() > HEAD_CHARACTERS)
+    return text_hashes(forms.str.slice(0, KEY_CHARACTERS)), short.to_numpy()
 
 
 class NearIndex:
@@ -136,10 +137,11 @@ class Decontamination:
     def find(self, pairs: pl.DataFrame) -> tuple[pl.Series, Counter[str]]:
         """For each pair the held-out set or evaluation that it is dropped for, or null; and the benchmarks found."""
         reasons, reported = no_reason(len(pairs)), Counter[str]()
-        for column in ("anchor", "positive"):
-            reasons = reasons.zip_with(reasons.is_not_null(), self.forbidden.find(pairs[column]))
-        for column in ("anchor", "positive"):
-            found = self._in_benchmarks(pairs[column])
+        columns = [(texts, heads_of(texts)) for texts in (pairs["anchor"], pairs["positive"])]
+        for column in columns:
+            reasons = reasons.zip_with(reasons.is_not_null(), self.forbidden.find(*column))
+        for column in columns:
+            found = self._in_benchmarks(*column)
             reported.update(found.drop_nulls().to_list())
             if self.removes:
                 reasons = reasons.zip_with(reasons.is_not_null(), found)
@@ -151,14 +153,15 @@ class Decontamination:
         Pushing a scored text away from questions is training on it, too.
         """
         negatives, rows = flat_negatives(pairs)
-        found = self._in_benchmarks(negatives)
-        unwanted = self.forbidden.find(negatives).is_not_null() | (found.is_not_null() & self.removes)
+        heads = heads_of(negatives)
+        found = self._in_benchmarks(negatives, heads)
+        unwanted = self.forbidden.find(negatives, heads).is_not_null() | (found.is_not_null() & self.removes)
         if unwanted.any():
             pairs = with_negatives(pairs, negatives, rows, ~unwanted.to_numpy())
         return pairs, Counter(found.drop_nulls().to_list())
 
-    def _in_benchmarks(self, texts: pl.Series) -> pl.Series:
-        found = self.benchmarks.find(texts)
+    def _in_benchmarks(self, texts: pl.Series, heads: Heads) -> pl.Series:
+        found = self.benchmarks.find(texts, heads)
         if self.near is None:
             return found
         unknown = found.is_null().arg_true()

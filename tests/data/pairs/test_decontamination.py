@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from configs.schema.data import CleaningConfig, DataConfig
 from data.pairs.cleaning import Changes, comparable, normalised
-from data.pairs.decontamination import BENCHMARK_FILE, SAMPLE_FILE, Decontamination, NearIndex, TextIndex
+from data.pairs.decontamination import BENCHMARK_FILE, SAMPLE_FILE, Decontamination, NearIndex, TextIndex, heads_of
 from evaluation.benchmark_texts import task_texts
 from evaluation.suites.encodechka.files import SHA256
 from pipeline.core.artefact import file_sha256
@@ -32,18 +32,20 @@ def test_the_index_finds_exactly_the_texts_that_are_equal(known: list[str], aske
     forms = {form for form in comparable(pl.Series(known, dtype=pl.String)) if form}
     column = pl.Series([*asked, *(text.upper() + "!" for text in known)], dtype=pl.String)
     expected = ["task" if form in forms else None for form in comparable(column)]
-    assert index.find(column).to_list() == expected
+    assert index.find(column, heads_of(column)).to_list() == expected
 
 
 def test_a_head_of_punctuation_hides_nothing() -> None:
     index = TextIndex.of({"task": pl.Series([SENTENCE])})
-    assert index.find(pl.Series(["!" * 400 + SENTENCE, SENTENCE * 2])).to_list() == ["task", None]
+    texts = pl.Series(["!" * 400 + SENTENCE, SENTENCE * 2])
+    assert index.find(texts, heads_of(texts)).to_list() == ["task", None]
 
 
 def test_a_text_of_two_evaluations_has_the_first_one_s_name() -> None:
     names = "one", "two", "three"
     index = TextIndex.of({name: pl.Series([SENTENCE, f"Только {name}"]) for name in names})
-    assert index.find(pl.Series([SENTENCE, *(f"только {name}" for name in names)])).to_list() == ["one", *names]
+    texts = pl.Series([SENTENCE, *(f"только {name}" for name in names)])
+    assert index.find(texts, heads_of(texts)).to_list() == ["one", *names]
 
 
 def test_near_duplicates_are_found_and_other_texts_are_not() -> None:
