@@ -135,7 +135,7 @@ def usable_gpus() -> int:
     if count and not torch.cuda.is_available():
         try:
             torch.cuda.init()
-        except (AssertionError, RuntimeError) as error:
+        except RuntimeError as error:
             what = f"torch can't use the {count} GPU(s) here: {first_line(error).partition('. ')[0]}"
             remedy = "update the driver, install a torch build for its CUDA version, or set CUDA_VISIBLE_DEVICES= (CPU)"
             raise UserError(what, where=f"torch {torch.__version__}", remedy=remedy) from error

@@ -52,11 +52,11 @@ def test_a_step_on_packed_texts_waits_for_the_gpu_three_times_and_models_are_sco
 
 
 @pytest.mark.slow
-def test_two_ranks_train_on_their_own_gpus_as_one_process_does(library: Path, run_folder: Path) -> None:
+def test_two_ranks_train_on_their_own_gpus_as_one_process_does(tmp_path: Path, run_folder: Path) -> None:
     losses = [line["loss"] for line in read_metrics(run_folder / "symmetric") if "loss" in line]
     remove_stage(run_folder / "symmetric")
     where = ["profile=tiny", f"runs={run_folder.parent}", "run=tiny", "stages=[symmetric]"]
-    ended = emulated_gpu.run_ranks(library, *where, "precision=bf16")
+    ended = emulated_gpu.run_ranks(emulated_gpu.build(tmp_path, "-DRANKS"), *where, "precision=bf16")
     assert ended.status == 0, ended.err
     found = [line["loss"] for line in read_metrics(run_folder / "symmetric") if "loss" in line]
     assert found == pytest.approx(losses, rel=0.02)  # those of a CPU in 32 bit

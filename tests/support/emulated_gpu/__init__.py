@@ -17,12 +17,12 @@ from tests.support.runs import REPOSITORY, Ended, finish, start
 LIBRARY, WAITS_FILE = "EMULATED_GPU", "waits.json"
 
 
-def build(folder: Path) -> Path:
-    """The library that `run` needs, from device.cpp; takes a C++ compiler."""
+def build(folder: Path, *options: str) -> Path:
+    """The library that `run` needs, from device.cpp; `run_ranks` needs the option -DRANKS. Takes a C++ compiler."""
     torch, library = Path(sysconfig.get_paths()["purelib"]) / "torch", folder / "emulated_gpu.so"
     flags = ["-std=c++20", "-shared", "-fPIC", f"-I{torch}/include", f"-L{torch}/lib", f"-Wl,-rpath,{torch}/lib"]
     source = Path(__file__).with_name("device.cpp")
-    subprocess.run(["c++", *flags, str(source), "-ltorch_cpu", "-lc10", "-o", str(library)], check=True)
+    subprocess.run(["c++", *options, *flags, str(source), "-ltorch_cpu", "-lc10", "-o", str(library)], check=True)
     return library
 
 
