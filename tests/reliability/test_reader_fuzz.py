@@ -69,7 +69,7 @@ def read_corpus(path: Path) -> None:
     from training.vocabulary.corpora import parquet_texts
 
     for language, texts in parquet_texts(path, {"q": "ru", "a": "en"}):
-        assert language in ("ru", "en") and all(isinstance(text, str) for text in texts)
+        assert language in ("ru", "en") and all(isinstance(text, str) for text in texts.to_pylist())
 
 
 def read_weights(path: Path) -> None:

@@ -25,8 +25,8 @@ def found(config: CorpusConfig, data: Path, languages: list[str], mirror: str | 
 
 def texts(corpus: Corpus) -> dict[str, list[str]]:
     collected: dict[str, list[str]] = {}
-    for language, batch in corpus.texts():
-        collected.setdefault(language, []).extend(batch)
+    for language, batch in corpus.texts("reading"):
+        collected.setdefault(language, []).extend(batch.to_pylist())
     return collected
 
 

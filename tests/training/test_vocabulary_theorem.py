@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
 import torch
 from hypothesis import event, given, settings
@@ -157,7 +158,8 @@ def test_without_the_piece_of_minimum_score_a_covered_text_changes(tmp_path: Pat
 
 
 def corpus(name: str, texts: list[str]) -> Any:
-    return SimpleNamespace(name=name, texts=lambda: [("ru", texts[:3]), ("en", texts[3:])])
+    batches = [("ru", pyarrow.array(texts[:3])), ("en", pyarrow.array(texts[3:]))]
+    return SimpleNamespace(name=name, texts=lambda purpose: batches)
 
 
 @pytest.fixture

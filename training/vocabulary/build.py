@@ -59,7 +59,7 @@ def warn_of_lost_pieces(data: Path, tokenizer: Tokenizer, kept: Ids) -> float | 
     """The share of a dev or held-out set's pieces that are kept, the mean over the sets; warns where it is small."""
     shares = []
     for batches in held_back_sets(data):
-        texts = (text for batch in batches for text in tokenizer.encode_batch_fast(batch))
+        texts = (text for batch in batches for text in tokenizer.encode_batch_fast(batch.to_pylist()))
         ids = np.fromiter((token for text in texts for token in text.ids), np.int64)
         shares += [np.isin(ids, kept).mean()] if len(ids) else []
     if not shares:

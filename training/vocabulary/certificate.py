@@ -3,7 +3,7 @@
 import dataclasses
 import gc
 from collections.abc import Iterable, Mapping
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from transformers import AutoModel
 
 from configs.schema.config import Config
 from configs.schema.init import InitConfig
-from pipeline.core.console import progress, quiet
+from pipeline.core.console import quiet
 from pipeline.core.model_folder import read_tokenizer
 from training.vocabulary.corpora import Corpus, certified_files, corpus_lines
 from training.vocabulary.language_counts import LanguageCounts
@@ -185,9 +185,10 @@ def compare_corpora(
     """
     found, most = {}, config.certified_texts
     examples = -(-config.hidden_state_texts // len(corpora))
-    for corpus in progress(corpora, "comparing segmentations"):
+    for corpus in corpora:
         step = 1 if most is None else -(-texts[corpus.name] // most)
-        every = islice((text for _, batch in corpus.texts() for text in batch), 0, None, step)
+        batches = (batch.to_pylist() for _, batch in corpus.texts("comparing segmentations"))
+        every = islice(chain.from_iterable(batches), 0, None, step)
         found[corpus.name] = comparison.agreement(every, examples)
     for path in certified_files(config):
         found[str(path)] = comparison.agreement(line for lines in corpus_lines(path) for line in lines)

@@ -16,6 +16,7 @@ from configs.schema.init import BY_SCRIPT, CorpusConfig, InitConfig
 from data.sources.batch import is_list, is_text
 from data.sources.files import Located, hub_files, local_files
 from pipeline.core.artefact import file_sha256
+from pipeline.core.console import progress
 from pipeline.core.errors import UserError
 from pipeline.core.hub import Revision, locked_commit
 
@@ -32,17 +33,17 @@ class Corpus:
     files: tuple[Path, ...]
     source: str  # where the files came from: a folder, a commit of the Hub, a mirror
 
-    def texts(self) -> Iterator[tuple[str, list[str]]]:
-        """(language or `script`, texts) in batches, always in the same order.
+    def texts(self, purpose: str) -> Iterator[tuple[str, pa.ChunkedArray]]:
+        """(language or `script`, texts) in batches, always in the same order; shows progress with the `purpose`.
 
         Raises UserError: a file that is not UTF-8 or not parquet, or a missing column.
         """
         columns = dict.fromkeys(PAIR_COLUMNS, self.config.language)
         if self.config.kind == "hub":
             columns = self.config.columns
-        for path in self.files:
+        for path in progress(self.files, f"{purpose}: {self.name}"):
             if self.config.kind == "text":
-                yield from ((self.config.language, lines) for lines in corpus_lines(path))
+                yield from ((self.config.language, pa.chunked_array([lines])) for lines in corpus_lines(path))
             else:
                 yield from parquet_texts(path, columns)
 
@@ -59,7 +60,7 @@ def find_corpora(config: InitConfig, languages: list[str], data: Path, mirror: s
     return [_find(name, corpus, data, mirror) for name, corpus in config.corpora.items()]
 
 
-def held_back_sets(data: Path) -> Iterator[Iterator[list[str]]]:
+def held_back_sets(data: Path) -> Iterator[Iterator[pa.ChunkedArray]]:
     """The anchors and positives of each dev and held-out set, in batches."""
     for path in sorted([*(data / "dev").glob("*.parquet"), *(data / "heldout").glob("*.parquet")]):
         yield (texts for _, texts in parquet_texts(path, dict.fromkeys(PAIR_COLUMNS[:2], BY_SCRIPT)))
@@ -113,7 +114,7 @@ def corpus_lines(path: Path) -> Iterator[list[str]]:
         yield lines
 
 
-def parquet_texts(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[str, list[str]]]:
+def parquet_texts(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[str, pa.ChunkedArray]]:
     """(language, texts) of columns of texts or of lists of texts, `a.b` inside a struct, in batches; without nulls.
 
     Raises UserError on a file that is not parquet, or where a column is missing or holds something else.
@@ -142,10 +143,10 @@ def _holds_texts(kind: pa.DataType) -> bool:
     return _holds_texts(kind.value_type) if is_list(kind) else is_text(kind) or pa.types.is_null(kind)
 
 
-def _texts(column: pa.ChunkedArray) -> list[str]:
+def _texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
     while is_list(column.type):
         column = pc.list_flatten(column)
-    return column.drop_null().to_pylist()
+    return column.drop_null()
 
 
 def _find(name: str, config: CorpusConfig, data: Path, mirror: str | None) -> Corpus:

@@ -9,19 +9,20 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars
+import pyarrow as pa
 from tokenizers import Tokenizer
 
 from data.pairs.hashing import SeenHashes, text_hashes
 
 JOINED = 64  # words in one text given to the tokenizer: fewer calls, and still enough texts for all cores
-TEXTS = 50_000  # texts split together
+TEXTS = 4096  # texts split together: long articles take a gigabyte
 ROWS = 5_000_000  # fewest rows of counted words, repeats included, that are held before they are summed
 ENCODED = 8192  # joined texts segmented together
 LOCAL_NORMALIZERS = ("Precompiled", "Strip", "NFKC", "NFC", "Lowercase")
@@ -48,51 +49,42 @@ class WordCounter:
         # Texts of the added tokens, which are cut out of a text before anything else.
         self._literals = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
         self._safe = safe_characters(tokenizer) if cuts_at_spaces(tokenizer) else ""
-        if self._safe:
-            self._safe_space = re.compile(f"(?<=[{self._safe}]) (?=[{self._safe}])")
-            self._safe_edges = re.compile(f"[{self._safe}](.*[{self._safe}])?", re.DOTALL)
 
-    def add(self, texts: Iterable[str]) -> None:
+    def add(self, texts: Sequence[str] | pa.ChunkedArray) -> None:
         """Add the words of those texts that were not added before."""
-        given = polars.Series("word", texts, dtype=polars.String)
+        given = polars.Series("word", texts).cast(polars.String)
         new = given.filter(polars.Series(self._seen.add_new(text_hashes(given)), dtype=polars.Boolean))
         self.texts += len(new)
+        new = new.filter(new != "")
         for start in range(0, len(new), TEXTS):
-            column = new.slice(start, TEXTS)
-            plain = self._are_plain(column)
-            words = [word for text in column.filter(~plain) for word in self._careful_words(text)]
-            for part in (column.filter(plain).str.split(" ").explode(), polars.Series("word", words, polars.String)):
-                self._counted.append(part.value_counts())
-            if sum(map(len, self._counted[1:])) > max(ROWS, len(self._counted[0])):
-                self._counted = [self.words()]
+            self._cut(new.slice(start, TEXTS))
 
     def words(self) -> polars.DataFrame:
         """Columns word and count: the text between two safe spaces, each distinct word once."""
         counted = polars.concat([polars.DataFrame(schema=WORDS), *self._counted], how="vertical_relaxed")
         return counted.group_by("word").sum()
 
-    def _are_plain(self, texts: polars.Series) -> polars.Series:
-        """Which texts have only spaces that are safe to cut at."""
+    def _cut(self, texts: polars.Series) -> None:
+        """Count the words between safe spaces; a text's start or end that is not safe itself goes to `whole`."""
         if not self._safe:
-            return polars.repeat(False, len(texts), dtype=polars.Boolean, eager=True)
-        odd = texts.str.contains(f"[^ {self._safe}]|  |^ | $|^$")
-        return ~(odd | texts.str.contains_any(self._literals))
-
-    def _careful_words(self, text: str) -> list[str]:
-        """The words between safe spaces; what can't be cut goes to `whole`."""
-        if not text:
-            return []
-        if not self._safe or any(literal in text for literal in self._literals):
-            self.whole[text] += 1
-            return []
-        parts = self._safe_space.split(text)
-        words = parts[1:-1]
-        for part in {0: parts[0], len(parts) - 1: parts[-1]}.values():
-            if self._safe_edges.fullmatch(part):
-                words.append(part)
-            else:
-                self.whole[part] += 1
-        return words
+            self.whole.update(texts)
+            return
+        uncut = texts.str.contains_any(self._literals)
+        self.whole.update(texts.filter(uncut))
+        text, word, starts, ends = map(polars.col, ("text", "word", "starts", "ends"))
+        parts = texts.filter(~uncut).to_frame().with_row_index("text").with_columns(word.str.split(" ")).explode("word")
+        parts = parts.with_columns(
+            starts=word.str.contains(f"^[{self._safe}]"), ends=word.str.contains(f"[{self._safe}]$")
+        )
+        cut = text.ne_missing(text.shift()) | (starts & ends.shift())  # from the part before
+        parts = parts.with_columns(number=cut.cum_sum(), alone=cut & cut.shift(-1, fill_value=True))
+        alone, others = parts.filter("alone"), parts.filter(~polars.col("alone"))
+        joined = others.group_by("number").agg(word.str.join(" "), starts.first(), ends.last())
+        found = polars.concat([part.select("word", safe=starts & ends) for part in (alone, joined)])
+        self._counted.append(found.filter("safe")["word"].value_counts())
+        self.whole.update(found.filter(~polars.col("safe"))["word"])
+        if sum(map(len, self._counted[1:])) > max(ROWS, len(self._counted[0])):
+            self._counted = [self.words()]
 
 
 def piece_counts(tokenizer: Tokenizer, words: polars.DataFrame, whole: Mapping[str, int], size: int) -> PieceCounts:

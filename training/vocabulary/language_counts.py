@@ -9,7 +9,6 @@ import polars
 from tokenizers import Tokenizer
 
 from configs.schema.init import BY_SCRIPT
-from pipeline.core.console import progress
 from pipeline.core.errors import UserError
 from training.vocabulary.corpora import Corpus
 from training.vocabulary.counting import WORDS, PieceCounts, WordCounter, piece_counts
@@ -39,9 +38,9 @@ def count_pieces(
     """
     counters: dict[str, WordCounter] = {}
     texts: dict[str, int] = {}
-    for corpus in progress(corpora, "counting words"):
+    for corpus in corpora:
         texts[corpus.name] = 0
-        for language, batch in corpus.texts():
+        for language, batch in corpus.texts("counting words"):
             texts[corpus.name] += len(batch)
             if language not in counters and language in (*languages, BY_SCRIPT):
                 counters[language] = WordCounter(tokenizer)
