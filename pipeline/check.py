@@ -23,7 +23,7 @@ from pipeline.core.artefact import is_complete
 from pipeline.core.console import progress, show_table
 from pipeline.core.errors import UserError
 from pipeline.core.hub import Revision, hub_errors, hub_model, local_model, readable_revision
-from pipeline.core.machine import cores, usable_gpus
+from pipeline.core.machine import cores, require_kernels, usable_gpus
 from pipeline.core.precision import autocast_dtype, require_devices, training_precision
 from pipeline.run import require_sets
 from training.cost_model import shape_of_run, side_memory, trained_parameters
@@ -146,6 +146,7 @@ def check_machine(config: Config, sources: int) -> list[Finding]:
     findings = [disk(config, sources)]
     try:
         count = usable_gpus()
+        require_kernels(*range(min(count, config.launch.processes or count)))
     except UserError as unusable:
         return [*findings, Finding("devices", "FAILED", unusable)]
     names = sorted({torch.cuda.get_device_name(number) for number in range(count)})

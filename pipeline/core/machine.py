@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import re
 import resource
 import shutil
 import subprocess
@@ -116,7 +117,10 @@ def joined_ranks(timeout: float) -> "PartialState":
     from accelerate import PartialState
 
     # Without cpu=True, ranks on CPU would form no group.
-    return PartialState(cpu=not usable_gpus(), timeout=timedelta(seconds=timeout))
+    state = PartialState(cpu=not usable_gpus(), timeout=timedelta(seconds=timeout))
+    if state.device.type == "cuda":
+        require_kernels(state.device)
+    return state
 
 
 def leave_ranks() -> None:
@@ -142,6 +146,24 @@ def usable_gpus() -> int:
     return count
 
 
+def require_kernels(*gpus: Any) -> None:
+    """Raise UserError where torch's build can't run on one of these GPUs: torch only warns until a kernel fails.
+
+    A kernel runs on GPUs of its major version from its minor version on, PTX on all later ones. Unlike `usable_gpus`,
+    initialises CUDA.
+    """
+    import torch
+
+    names = " ".join(torch.cuda.get_arch_list())  # sm_86 for a kernel, compute_90 for PTX; not ROCm's gfx90a
+    built = [(kind, (int(major), int(minor))) for kind, major, minor in re.findall(r"(sm|compute)_(\d+)(\d)", names)]
+    for gpu in gpus if built else ():
+        its = torch.cuda.get_device_capability(gpu)
+        if not any(own <= its and (kind == "compute" or own[0] == its[0]) for kind, own in built):
+            what = f"torch has no kernels for {torch.cuda.get_device_name(gpu)} (sm_{its[0]}{its[1]}), only {names}"
+            remedy = "install a torch build that does (CUDA 12.6's for older GPUs), or set CUDA_VISIBLE_DEVICES= (CPU)"
+            raise UserError(what, where=f"torch {torch.__version__}", remedy=remedy)
+
+
 def torch_build() -> str:
     """The installed build of torch, with a warning if it can't use the machine's GPU."""
     import torch
@@ -150,6 +172,7 @@ def torch_build() -> str:
         return f"torch {torch.__version__}: WARNING, there is a GPU but this build is for CPU; install a CUDA build"
     try:
         devices = usable_gpus()
+        require_kernels(*range(devices))
     except UserError as error:
         return f"WARNING: {error}"
     return f"torch {torch.__version__}, {f'CUDA {torch.version.cuda}, {devices} GPUs' if devices else 'CPU'}"

@@ -17,7 +17,7 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from pipeline.core.console import log
 from pipeline.core.errors import UserError, first_line
-from pipeline.core.machine import usable_gpus
+from pipeline.core.machine import require_kernels, usable_gpus
 from pipeline.core.model_folder import MODULES_FILE, PROBE, RAISED_BY_FILES, REMEDY, TORCH_FILES, transformer_folder
 from pipeline.core.safetensors_io import WEIGHTS_FILE
 
@@ -43,6 +43,8 @@ def load_folder(
     or infinity.
     """
     device = device or ("cuda" if usable_gpus() else "cpu")
+    if device.startswith("cuda"):
+        require_kernels(device)
     kwargs = {"dtype": torch.float32, **model_kwargs}
     try:
         model = SentenceTransformer(

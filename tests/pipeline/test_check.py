@@ -87,6 +87,10 @@ def test_more_processes_than_gpus_are_found_before_anything_is_made(monkeypatch:
     monkeypatch.setattr("torch.cuda.get_device_name", lambda number: "H100")
     found = {what: problem for what, _, problem in check_machine(composed("launch.processes=8"), 0)}
     assert found["devices"] and found["devices"].what == "8 processes, but 4 GPUs"
+    monkeypatch.setattr("torch.cuda.get_arch_list", lambda: ["sm_80"])
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda number: ((8, 0), (7, 5))[number])
+    found = {what: problem for what, _, problem in check_machine(composed("launch.processes=2"), 0)}
+    assert found["devices"] and found["devices"].what == "torch has no kernels for H100 (sm_75), only sm_80"
 
 
 def test_a_busy_processor_is_named_with_a_remedy() -> None:

@@ -2,13 +2,16 @@
 
 import subprocess
 import sys
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pipeline.core import machine
 from pipeline.core.errors import UserError
+from pipeline.core.models import load_folder
 
 H100 = "NVIDIA H100 80GB HBM3"
 
@@ -51,6 +54,58 @@ def test_gpus_whose_driver_is_older_than_torch_are_an_error_not_a_run_on_the_cpu
             ranks()
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     assert machine.torch_build().startswith("WARNING: torch can't use the 8 GPU(s)")
+
+
+WHEEL = "sm_75 sm_80 sm_86 sm_90 sm_100 sm_120"  # of torch 2.13 for CUDA 13
+
+
+@pytest.mark.parametrize(
+    ("built", "capability", "runs"),
+    [
+        (WHEEL, (7, 0), False),  # V100
+        (WHEEL, (7, 5), True),
+        (WHEEL, (8, 9), True),  # kernels run on later GPUs of their major version
+        (WHEEL, (12, 1), True),
+        ("sm_50 sm_60 sm_70 sm_80 sm_90", (12, 0), False),
+        ("sm_80 sm_90a compute_90", (12, 0), True),  # PTX is compiled when it is loaded
+        ("sm_80 compute_80", (7, 5), False),
+        ("sm_86", (8, 0), False),
+        ("gfx90a gfx1100", (9, 0), True),  # ROCm's
+        ("", (9, 0), True),
+    ],
+)
+def test_a_gpu_that_torch_has_no_kernels_for_is_an_error(
+    built: str, capability: tuple[int, int], runs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "get_arch_list", built.split)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
+    with nullcontext() if runs else pytest.raises(UserError, match=rf"no kernels for a GPU \(sm_{capability[0]}"):
+        machine.require_kernels(0)
+
+
+def test_ranks_models_checks_and_set_up_require_kernels_for_their_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import torch
+
+    for name, answer in {"device_count": 1, "is_available": True, "get_arch_list": ["sm_80"]}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda answer=answer: answer)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "V100")
+    rank = SimpleNamespace(device=torch.device("cuda", 0))
+    monkeypatch.setattr("accelerate.PartialState", lambda **_: rank)
+    for use in (
+        lambda: machine.joined_ranks(10),
+        lambda: load_folder(tmp_path),
+        lambda: load_folder(tmp_path, "cuda:0"),
+    ):
+        with pytest.raises(UserError, match="no kernels for V100"):
+            use()
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert machine.torch_build().startswith("WARNING: torch has no kernels for V100 (sm_70), only sm_80")
 
 
 def test_a_process_on_cpu_names_no_gpu() -> None:
