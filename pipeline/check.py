@@ -146,7 +146,7 @@ def check_machine(config: Config, sources: int) -> list[Finding]:
     findings = [disk(config, sources)]
     try:
         count = usable_gpus()
-        require_kernels(*range(min(count, config.launch.processes or count)))
+        require_kernels(*range(min(count, config.ranks(count))))
     except UserError as unusable:
         return [*findings, Finding("devices", "FAILED", unusable)]
     names = sorted({torch.cuda.get_device_name(number) for number in range(count)})

@@ -14,17 +14,16 @@ GIB = 2**30
 
 def show(config: Config) -> None:
     """Print the work and cost of the config's stages."""
-    show_training(config)
+    shape, devices = shape_of_run(config), devices_of(config)
+    show_training(config, shape, devices)
     if "evaluate" in config.stages:
-        show_scoring(config)
+        show_scoring(config, shape, devices)
 
 
-def show_training(config: Config) -> None:
+def show_training(config: Config, shape: Shape, devices: Devices) -> None:
     """Print the work and cost of every training stage among the config's stages."""
     sides: list[str] = [name for name in SIDES if name in config.stages]
     sides += ["heads"] * ("heads" in config.stages and config.training.heads.kind == "frozen")
-    shape = shape_of_run(config)
-    devices = devices_of(config)
     works = {name: work_of(config, name, shape, devices) for name in sides}
     rows: list[tuple[str, Callable[[Work], object]]] = [
         ("numbers from", lambda work: work.source),
@@ -81,15 +80,13 @@ def _assumption_rows(works: dict[str, Work]) -> Iterator[list[object]]:
             yield [item.name, name, item.pairs, *shown, "" if item.assumed else "lengths unknown: the limits"]
 
 
-def show_scoring(config: Config) -> None:
+def show_scoring(config: Config, shape: Shape, devices: Devices) -> None:
     """Print what the models read in each suite, and the hours that it takes on all devices."""
     from evaluation.suites.sizes import suite_size  # with mteb, which takes seconds
 
-    shape = shape_of_run(config)
     models = len(config.evaluation.chain) + len(config.evaluation.models)
-    device, rows = devices_of(config), list[list[object]]()
-    devices = len(config.evaluation.devices) or device.number
-    rate = device.teraflops * 1e12 * devices
+    number, rows = len(config.evaluation.devices) or devices.number, list[list[object]]()
+    rate = devices.teraflops * 1e12 * number
     for suite in config.evaluation.suites:
         size = suite_size(suite, config, config.base.max_length)
         if size is None:
@@ -98,8 +95,8 @@ def show_scoring(config: Config) -> None:
         flops = models * training_flops(shape, round(size.tokens), size.squares / size.tokens, passes=1)
         unknown = f"without {', '.join(size.unknown)}" if size.unknown else ""
         rows.append([suite, size.texts, round(size.tokens), f"{flops / rate / 3600:.2g}", unknown])
-    title = f"Scoring {models} models on {devices} device(s): texts and tokens that each model reads"
-    show_table(title, ["suite", "texts", "tokens", f"total hours at {device.teraflops:.3g} TFLOP/s", ""], rows)
+    title = f"Scoring {models} models on {number} device(s): texts and tokens that each model reads"
+    show_table(title, ["suite", "texts", "tokens", f"total hours at {devices.teraflops:.3g} TFLOP/s", ""], rows)
 
 
 main = hydra_application(show)

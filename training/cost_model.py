@@ -11,7 +11,9 @@ from transformers import XLMRobertaConfig, XLMRobertaModel
 from configs.schema.config import Config
 from configs.schema.training import HeadsConfig, SideConfig
 from pipeline.core.artefact import read_json
+from pipeline.core.console import log
 from pipeline.core.errors import UserError
+from pipeline.core.machine import require_kernels, usable_gpus
 from pipeline.core.packed import LEAST_CAPABILITY
 from pipeline.core.precision import NARROW_FROM, PACKED, attention_implementation, autocast_dtype
 from training.heads.loss import KEPT_SIMILARITIES
@@ -129,17 +131,24 @@ class Devices:
 
 
 def devices_of(config: Config) -> Devices:
-    """This machine's devices. Without a GPU, H100s are assumed if launch.processes is set or base.kind is hub."""
-    here = torch.cuda.is_available()
-    number = config.ranks(torch.cuda.device_count())
-    given = config.training.teraflops
-    if not here and (config.launch.processes or config.base.kind == "hub"):
+    """This machine's devices. Without a usable GPU, H100s are assumed if launch.processes is set or base.kind is hub;
+    else GPUs that torch can't use raise UserError, as in training."""
+    assumes = bool(config.launch.processes) or config.base.kind == "hub"
+    try:
+        count = usable_gpus()
+        require_kernels(*range(min(count, config.ranks(count))))
+    except UserError as unusable:
+        if not assumes:
+            raise
+        log.warning("%s", unusable)
+        count = 0
+    here, number, given = count > 0, config.ranks(count), config.training.teraflops
+    if not here and assumes:
         half = config.precision != "fp32"
         peak = 800.0 if half else 400.0
         rate = given if isinstance(given, float | int) else 0.4 * peak
-        description = (
-            f"no GPU here; assumed: H100 with 80 GB, {'bf16' if half else 'fp32 (TF32)'}, {rate:g} TFLOP/s sustained"
-        )
+        kind = "bf16" if half else "fp32 (TF32)"
+        description = f"no usable GPU here; assumed: H100 with 80 GB, {kind}, {rate:g} TFLOP/s sustained"
         return Devices(number, description, True, half, rate, 80 * 10**9, 2e12, 1e11, 45 * 5e-6)
     half_type = autocast_dtype(config.precision)
     half = half_type is not None

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from configs.schema.data import unit_settings
 from configs.schema.training import HeadsConfig
 from pipeline.application import composed
 from pipeline.core.artefact import result_settings
+from pipeline.core.errors import UserError
 from tests.support.planned_sets import prepared_run, rows
 from tests.support.small_bases import tiny_base
 from training.cost_model import (
@@ -46,9 +48,22 @@ def test_the_plan_counts_the_gpus_of_all_machines() -> None:
 
 @pytest.mark.parametrize(("precision", "teraflops"), [("bf16", 320), ("fp32", 160)])
 def test_without_a_gpu_the_plan_assumes_h100s(monkeypatch: pytest.MonkeyPatch, precision: str, teraflops: int) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     devices = devices_of(composed("profile=bge_m3", f"precision={precision}"))
     assert devices.teraflops == teraflops and f"{teraflops} TFLOP/s sustained" in devices.description
+
+
+def test_the_plan_tells_why_gpus_can_t_be_used(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.init", mock.Mock(side_effect=RuntimeError("The NVIDIA driver is too old")))
+    devices = devices_of(composed("profile=bge_m3", "launch.processes=4"))
+    assert (devices.number, devices.description[:18]) == (4, "no usable GPU here")
+    assert "torch can't use the 8 GPU(s) here: The NVIDIA driver is too old" in caplog.text
+    with pytest.raises(UserError, match="driver is too old"):  # no training runs on the CPU meanwhile
+        devices_of(composed("profile=demo"))
 
 
 def test_work_is_that_of_the_planned_batches(tmp_path: Path) -> None:
