@@ -9,6 +9,7 @@ import torch
 from accelerate.utils import send_to_device
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util.distributed import get_world_size
+from torch import nn
 
 from configs.schema.training import PlannedConfig
 from pipeline.core.console import log
@@ -89,9 +90,12 @@ def measured_tokens(
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     state = trained * (STATE_BYTES + DDP_BUCKET_BYTES * torch.distributed.is_initialized())  # of a single rank too
     compiled = [module for module in model.modules() if module._compiled_call_impl is not None]
-    weights = sum(weight.numel() for module in compiled for weight in module.parameters())
-    # Autocast shares the weights in 16 bit among mini-batches, but a compiled layer keeps its own with each graph.
-    state += 2 * weights * (MINI_BATCHES_PER_BUDGET - 1)  # the probe had one
+    own: set[torch.Tensor] = {weight for module in compiled for weight in module.parameters()}
+    if dtype is not None:  # under an adapter
+        linear = (module for module in model.modules() if isinstance(module, nn.Linear))
+        own |= {module.weight for module in linear if not module.weight.requires_grad}
+    # Autocast shares weights in 16 bit among mini-batches, but each graph keeps its own of compiled and frozen layers.
+    state += 2 * sum(weight.numel() for weight in own) * (MINI_BATCHES_PER_BUDGET - 1)  # the probe had one
     a_token, fits = tokens_that_fit(sizes, peaks, int(free - state - RESERVED_SHARE * total) - held, trained)
     if get_world_size() > 1:
         least = torch.tensor(fits, device=device)

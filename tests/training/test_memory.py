@@ -74,6 +74,38 @@ def test_each_mini_batch_of_compiled_layers_keeps_their_weights_in_16_bit(monkey
     assert eager - measured_tokens(model, features, side, None, "side") == 3 * 2 * 256  # of four, the probe had one
 
 
+def test_each_mini_batch_keeps_frozen_weights_in_16_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An adapter's; a graph is kept, with what it saved for the backward pass, for every mini-batch."""
+    model, side = tiny_model(), SideConfig(anchor_length=32, positive_length=32)
+    model[0].model.pooler = None  # frozen too
+    linear = [layer.weight for layer in model[0].model.modules() if isinstance(layer, torch.nn.Linear)]
+    saved, features = set[int](), MiniBatchCollator(1, Budget(1, 1)).features
+    for weight in linear:
+        weight.requires_grad_(False)
+
+    def packed(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.dtype == torch.bfloat16 and any(tensor.shape in (w.shape, w.shape[::-1]) for w in linear):
+            saved.add(tensor.untyped_storage().data_ptr())
+        return tensor
+
+    with (
+        torch.autograd.graph.saved_tensors_hooks(packed, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16),
+    ):
+        graphs = [model(features([[5] * 7, [5] * 9])) for _ in range(3)]
+    assert len(graphs) * (len(linear) - 3) <= len(saved)  # all but those of the first layer's query, key and value
+    weights = sum(weight.numel() for weight in linear)
+    peaks = iter([weights * 4096 / 256, weights * 8192 / 256] * 2)
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    for name in ("empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda *device: None)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: next(peaks))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (weights * 100 + 12 * trained, 0))
+    in_32, in_16 = (measured_tokens(model, features, side, dtype, "side") for dtype in (None, torch.bfloat16))
+    assert in_32 - in_16 == 3 * 2 * 256  # of four, the probe had one
+
+
 def test_free_memory_is_measured_after_nccl_took_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     done, side, peaks = list[str | int](), SideConfig(anchor_length=32, positive_length=32), iter([4e9, 8e9])
     for name in ("empty_cache", "reset_peak_memory_stats"):
