@@ -2,7 +2,8 @@
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 
 import training.heads.loss
 from pipeline.core.packed import first_position_of, use_packed
-from tests.support.planned_sets import difference, features_of, gradients, rows, tokenised
+from tests.support.planned_sets import difference, features_of, gradients, random_vectors, rows, tokenised
 from tests.support.training_process import (
     HEADS_ROWS,
     ONE_BATCH,
@@ -88,6 +89,22 @@ def brute_scores(loss: HeadsLoss | JointLoss, queries: Texts, passages: Texts) -
     return {name: torch.stack(of).reshape(shape) / TEMPERATURE for name, of in found.items()}
 
 
+def encoded_texts(model: torch.nn.Module, features: list[dict[str, Tensor]], position: Tensor) -> tuple[Texts, Texts]:
+    """Queries and passages of these rows as the encoder makes them."""
+    encoded, vectors = list[tuple[Tensor, Tensor]](), list[Tensor]()
+    for part in features:
+        made = model(dict(part))
+        vectors += torch.nn.functional.normalize(made["sentence_embedding"], dim=-1)
+        masks = part["attention_mask"].bool()
+        for text, ids, mask in zip(made["token_embeddings"], part["input_ids"], masks, strict=True):
+            encoded.append((text[mask], ids[mask]))
+    queries, passages = (
+        Texts(**vars(pad_selected(encoded, at)), dense=torch.stack(vectors)[at])
+        for at in (position[:, 0], position[:, 1:].flatten())
+    )
+    return queries, passages
+
+
 def brute_loss(scores: dict[str, Tensor], targets: list[int]) -> Tensor:
     """The paper's sums, one exponential at a time, without the terms of only the dense score."""
     ensemble = scores["dense"] + 0.3 * scores["sparse"] + scores["multi_vector"]
@@ -109,6 +126,7 @@ def brute_loss(scores: dict[str, Tensor], targets: list[int]) -> Tensor:
 
 def test_scores_loss_and_gradient_are_those_of_loops_over_tokens(loss: HeadsLoss) -> None:
     queries, passages, targets = texts(4, seed=1), texts(8, seed=2), [0, 2, 4, 6]
+    passages.ids[3, 1] = 12  # above all ids of the queries
     dense, scores = queries.dense @ passages.dense.T / TEMPERATURE, loss.scores(queries, passages)
     expected = brute_scores(loss, queries, passages)
     for name, of in {"dense": dense, **scores}.items():
@@ -135,34 +153,44 @@ def test_texts_without_any_weight_are_counted(loss: HeadsLoss) -> None:
     assert loss.parts["all_zero"] == 1
 
 
-@pytest.mark.parametrize("margin", [None, 0.0])
-def test_a_side_with_heads_learns_bge_m3s_loss_from_right_pairs(tmp_path: Path, margin: float | None) -> None:
-    """Loops over the encoder's hidden states; rows with a score below 1 are neither queries nor candidates."""
+def test_frozen_heads_learn_with_the_scaled_cosines_of_any_dense_vectors(tmp_path: Path, loss: HeadsLoss) -> None:
+    item = tokenised(tmp_path, rows(16, negatives=1))
+    features, labels = features_of(item, plan_batches([item.rows], ONE_BATCH, seed=7).batches[0], 10**6, 0.0)
+    loss.model.register_forward_hook(
+        lambda _, given, made: {**made, "sentence_embedding": 3 * made["sentence_embedding"]}
+    )
+    queries, passages = encoded_texts(loss.model, features, labels["position"])
+    dense = queries.dense @ passages.dense.T / TEMPERATURE
+    wanted = bge_m3_loss(dense, loss.scores(queries, passages), 2 * torch.arange(16))[0]
+    assert loss(features, labels).item() == pytest.approx(wanted.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("guided", [False, True])
+def test_a_side_with_heads_learns_bge_m3s_loss_from_right_pairs(tmp_path: Path, guided: bool) -> None:
+    """Loops over the encoder's hidden states; rows with a score below 1 are neither queries nor candidates.
+
+    A guide leaves out false negatives for the heads too, while further directions apply to dense vectors alone.
+    """
     item = tokenised(tmp_path, rows(16, negatives=1), angle=True)
     batch = plan_batches([item.rows], ONE_BATCH, seed=7).batches[0]
-    joint = joint_loss(10**6, temperature=TEMPERATURE, false_negative_margin=margin)
+    settings: dict[str, Any] = {}
+    if guided:
+        item = replace(item, others={"guide": random_vectors(item)})
+        settings = {"guide": "init", "false_negative_margin": 0.1, "directions": ["query_to_doc", "doc_to_query"]}
+    joint = joint_loss(10**6, temperature=TEMPERATURE, **settings)
     features, labels = features_of(item, batch, 10**6, 0.3)
     labels["score"][::2] = torch.tensor([0.0, 0.5] * 4)
     found = joint(features, labels)
     parts = joint.parts
 
-    encoded, vectors = list[tuple[Tensor, Tensor]](), list[Tensor]()
-    for part in features:
-        made = joint.model(dict(part))
-        vectors += torch.nn.functional.normalize(made["sentence_embedding"], dim=-1)
-        masks = part["attention_mask"].bool()
-        for text, ids, mask in zip(made["token_embeddings"], part["input_ids"], masks, strict=True):
-            encoded.append((text[mask], ids[mask]))
-    right_pairs = labels["position"][1::2]
-    queries, passages = (
-        Texts(**vars(pad_selected(encoded, at)), dense=torch.stack(vectors)[at])
-        for at in (right_pairs[:, 0], right_pairs[:, 1:].flatten())
-    )
+    queries, passages = encoded_texts(joint.model, features, labels["position"][1::2])
     scores = brute_scores(joint, queries, passages)
-    cosines, right = scores["dense"].detach() * TEMPERATURE, 2 * torch.arange(8)
-    if margin is not None:
-        left_out = cosines > cosines.gather(1, right[:, None]) - margin
-        left_out[torch.arange(8), right] = left_out[torch.arange(8), right + 1] = False  # the row's own texts
+    right = 2 * torch.arange(8)
+    if guided:
+        vectors = torch.nn.functional.normalize(labels["guide"][1::2], dim=-1)
+        cosines = vectors[:, 0] @ vectors[:, 1:].flatten(0, 1).T
+        left_out = cosines > cosines.gather(1, right[:, None]) - 0.1
+        left_out[torch.arange(8), right] = False
         assert 0 < left_out.sum() < left_out.numel() - 16
         scores = {name: of.masked_fill(left_out, -1e4) for name, of in scores.items()}
     plain = PlannedLoss(joint.model, joint.side, 10**6)
@@ -183,7 +211,9 @@ def test_a_batch_without_right_pairs_teaches_the_heads_nothing(tmp_path: Path) -
     joint = joint_loss(10**6)
     features, labels = features_of(item, plan_batches([item.rows], ONE_BATCH, seed=7).batches[0], 10**6, 0.3)
     labels["score"][:] = torch.tensor([0.0, 0.5] * 8)
-    joint(features, labels).backward()
+    loss = joint(features, labels)
+    loss.backward()
+    assert loss.isfinite()
     assert all(weight.grad is not None and not weight.grad.any() for weight in joint.heads.parameters())
     assert gradients(joint.model).norm() > 0  # AnglE's
 
@@ -199,13 +229,18 @@ def test_under_autocast_heads_and_scores_are_computed_in_32_bit(
         seen.extend(score.dtype for score in (dense, *scores.values()))
         return bge_m3_loss(dense, scores, *arguments)
 
+    def in_16_bit(_: Any, given: Any, made: dict[str, Any]) -> dict[str, Any]:
+        return made | {name: made[name].bfloat16() for name in ("sentence_embedding", "token_embeddings")}
+
     monkeypatch.setattr(training.heads.loss, "bge_m3_loss", noted)
     for loss in (heads_loss(), joint_loss(10**6)):
+        loss.model.register_forward_hook(in_16_bit)
         for layer in (loss.heads.sparse, loss.heads.multi_vector):
             layer.register_forward_hook(lambda layer, inputs, output: seen.append(output.dtype))
         with torch.autocast("cpu", torch.bfloat16):
             loss(*given)
         assert loss.parts.keys() >= {"ensemble", "sparse", "multi_vector", "all_zero"}  # what metrics.jsonl shows
+        assert not any(part.requires_grad for part in loss.parts.values())  # they would keep the batch's graph
     assert set(seen) == {torch.float32}
 
 
@@ -218,7 +253,7 @@ def test_maxsim_in_bounded_memory_has_the_same_gradient(monkeypatch: pytest.Monk
         return maxsim(a, *arguments, **options)
 
     monkeypatch.setattr(training.heads.loss, "maxsim", noted)
-    for kept in (5 * 9 * 7 * 9, 5 * 9 * 7 * 9 - 1, 9 * 7 * 9 * 2):
+    for kept in (5 * 9 * 7 * 9, 5 * 9 * 7 * 9 - 1, 9 * 7 * 9 * 2, 1):
         monkeypatch.setattr(training.heads.loss, "KEPT_SIMILARITIES", kept)
         a, b = (of.tokens.clone().requires_grad_() for of in (one, other))
         at_once.append([])
@@ -226,7 +261,8 @@ def test_maxsim_in_bounded_memory_has_the_same_gradient(monkeypatch: pytest.Monk
         at_once.append([])  # what the backward pass computes again
         given = torch.autograd.grad(scores.sin().sum(), (a, b))
         found.append(torch.cat([of.flatten() for of in (scores.detach(), *given)]))
-    assert at_once[::2] == [[5], [4, 1], [2, 2, 1]] and [*map(sorted, at_once[1::2])] == [[], [1, 4], [1, 2, 2]]
+    assert at_once[::2] == [[5], [4, 1], [2, 2, 1], [1] * 5]
+    assert [*map(sorted, at_once[1::2])] == [[], [1, 4], [1, 2, 2], [1] * 5]
     assert max(difference(found[0], other) for other in found[1:]) <= 1e-6
 
 
@@ -240,12 +276,11 @@ def test_the_gradient_is_the_same_on_two_processes(tmp_path: Path) -> None:
         assert difference(one[f"{kind} whole"], one[f"{kind} cached"]) <= 1e-5
 
 
-def test_only_the_heads_get_a_gradient_and_packed_texts_the_same_one(tmp_path: Path) -> None:
+def test_packed_texts_give_the_same_gradient_and_a_frozen_encoder_gets_none(tmp_path: Path) -> None:
     item = tokenised(tmp_path, rows(16, negatives=1))
     batch = plan_batches([item.rows], ONE_BATCH, seed=7).batches[0]
-    found = []
-    for packed in (False, True):
-        loss = heads_loss(TEMPERATURE)
+    found = defaultdict[type, list[Tensor]](list)
+    for packed, loss in ((packed, of()) for packed in (False, True) for of in (heads_loss, partial(joint_loss, 10**6))):
         if packed:
             use_packed(loss.model)
         collate = MiniBatchCollator(1, Budget(200, overhead=8), first_position_of(loss.model) if packed else None)
@@ -256,8 +291,8 @@ def test_only_the_heads_get_a_gradient_and_packed_texts_the_same_one(tmp_path: P
             parts[number][key] = value
         assert len(parts) > 1
         loss(parts.values(), labels).backward()
-        assert {name for name, parameter in loss.named_parameters() if parameter.grad is not None} == {
-            f"model.heads.{head}.{part}" for head in ("sparse", "multi_vector") for part in ("weight", "bias")
-        }
-        found.append(gradients(loss))
-    assert difference(*found) <= 1e-5
+        assert isinstance(loss, JointLoss) or {
+            name for name, own in loss.named_parameters() if own.grad is not None
+        } == {f"model.heads.{head}.{part}" for head in ("sparse", "multi_vector") for part in ("weight", "bias")}
+        found[type(loss)].append(gradients(loss))
+    assert len(found) == 2 and all(difference(*of) <= 1e-5 for of in found.values())

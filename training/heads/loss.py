@@ -114,11 +114,11 @@ class JointLoss(PlannedLoss):
     def _embed(self, part: dict[str, Tensor]) -> Tensor:
         """Each text's dense vector, followed by the sparse weight and the vector of each of its tokens."""
         made = self.model(dict(part))
-        dense = made["sentence_embedding"].float()
+        dense = made["sentence_embedding"]
         with torch.autocast(dense.device.type, enabled=False):
             hidden = pad_sequence([*unpad(made["token_embeddings"].float(), part)], True)
             tokens = torch.cat([self.heads.weights(hidden)[..., None], self.heads.vectors(hidden)], dim=-1)
-        return torch.cat([dense, tokens.flatten(1)], dim=1)
+        return torch.cat([dense, tokens.flatten(1)], dim=1)  # in float32, as the tokens are
 
     def _of_embeddings(self, embeddings: list[Tensor], labels: dict[str, Any]) -> Tensor:
         width, position = 1 + self.heads.multi_vector.out_features, labels["position"]
