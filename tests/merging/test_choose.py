@@ -10,11 +10,14 @@ import pytest
 from configs.schema import merging
 from configs.schema.config import Config
 from configs.schema.merging import MERGEKIT_METHODS, MergingConfig
-from data.artefact import PairSet
-from merging.choose import METHODS, Choice, attention_of, dev_evaluator, scored_methods
+from data.artefact import PairSet, read_dev_sets
+from merging.blend import Blend
+from merging.choose import METHODS, Choice, attention_of, dev_evaluator, lm_cocktail, scored_methods
+from merging.lm_cocktail import cocktail_of, few_shot_examples
 from merging.search import Candidate
 from pipeline.chain import CHAIN
 from pipeline.core.artefact import read_manifest
+from pipeline.core.embedding import prompts_of
 from pipeline.core.errors import UserError
 from pipeline.stage import run_stage
 from tests.merging.test_merge import config
@@ -101,8 +104,8 @@ def candidates_of(allows: Any, **merging: Any) -> dict[str, Candidate]:
 def test_methods_find_their_weights_and_an_unguarded_search_is_named(caplog: pytest.LogCaptureFixture) -> None:
     compare = ["uniform", "search", "extrapolated"]
     given: dict[str, Any] = {"method": "uniform", "compare": compare, "guard_sources": ["only"]}
-    for extrapolate, weights in ((False, (0, 1, 0)), (True, (-0.5, 1.5, 0))):
-        found = candidates_of(lambda _: None, extrapolate=extrapolate, **given)
+    for extrapolate, weights in ((False, (0, 1, 0)), (True, (-1, 2, 0))):
+        found = candidates_of(lambda _: None, extrapolate=extrapolate, extrapolation_limit=2.0, **given)
         assert [*found] == ["base", "one", "two", *compare]
         assert found["uniform"].weights == pytest.approx(dict.fromkeys(("base", "one", "two"), 1 / 3))
         assert tuple((found["search"].weights or {}).values()) == weights
@@ -112,13 +115,42 @@ def test_methods_find_their_weights_and_an_unguarded_search_is_named(caplog: pyt
     candidates_of(lambda _: None, **given | {"guard": None})
     candidates_of(lambda _: None, **given | {"guard_sources": ["one", "two"]})
     candidates_of(lambda _: None, **given | {"compare": ["uniform"]})
-    assert named not in caplog.messages
+    assert named not in caplog.messages and not any("loses" in message for message in caplog.messages)
 
 
-def test_a_method_of_which_the_guard_allows_nothing_is_named_and_left_out(caplog: pytest.LogCaptureFixture) -> None:
-    found = candidates_of(lambda weights: weights["base"] >= 0, method="search", compare=["extrapolated"])
-    assert "extrapolated" not in found and "search" in found
+def test_a_search_refines_its_grid_as_often_as_configured() -> None:
+    tried: dict[float, None] = {}
+    given: dict[str, Any] = {"method": "search", "compare": [], "grid_step": 0.5, "refinements": 2}
+    candidates_of(lambda weights: tried.update({weights["one"]: None}), **given)
+    assert [*tried] == [0.0, 1.0, 0.5, 0.75, 0.875]
+
+
+@pytest.mark.parametrize("extrapolate", [False, True])
+def test_a_method_of_which_the_guard_allows_nothing_is_named_and_left_out(
+    caplog: pytest.LogCaptureFixture, extrapolate: bool
+) -> None:
+    given: dict[str, Any] = {"method": "search", "compare": ["extrapolated"], "extrapolate": extrapolate}
+    found = candidates_of(lambda weights: weights["base"] >= 0, **given)
+    assert "extrapolated" not in found and [*(found["search"].weights or {}).values()] == [0, 1, 0]
     assert "merge: the guard allows no extrapolated candidate" in caplog.messages
+    with pytest.raises(UserError, match="no search candidate to take"):
+        candidates_of(lambda _: False, **given)
+    assert candidates_of(lambda _: False, method="uniform", compare=[])["uniform"].allowed is False
+    assert any(message.startswith("merge: uniform loses") for message in caplog.messages)
+
+
+def test_lm_cocktail_has_the_configured_examples_temperature_and_length(models: dict[str, Path], data: Path) -> None:
+    merging = MergingConfig(examples_per_set=3, negatives=2, temperature=0.1, batch_size=4)
+    found = Config(profile="tiny", run="run", seed=3, merging=merging)
+    found.training.dev_length = 5
+    blend, sets = Blend(models), read_dev_sets(data)
+    blend.model.prompts = {"query": "белый ", "document": "тихий "}
+    scorer: Any = SimpleNamespace(score=lambda weights, origin: weights)
+    weights: Any = lm_cocktail(Choice(found, models, blend, sets, scorer))
+    prompts = {side: prompts_of(blend.model, side) for side in ("symmetric", "asymmetric")}
+    assert len({str(prompt) for prompt in prompts.values()}) == 2 == len({pairs.side for pairs in sets})
+    examples = few_shot_examples(sets, 3, 2, prompts, seed=3)
+    assert weights == cocktail_of(blend, examples, 0.1, 4, max_length=5, seed=3).weights
 
 
 def test_dev_rows_without_a_positive_pair_are_refused() -> None:

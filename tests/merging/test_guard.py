@@ -216,7 +216,8 @@ def test_a_method_without_a_candidate_is_one_line(forgetful_run: Path, tmp_path:
 
 def test_a_set_of_one_query_guards_nothing(forgetful_run: Path, tmp_path: Path) -> None:
     path = forgetful_run / "data/heldout/single.parquet"
-    polars.DataFrame([("белый стол", "стол белый", [])], schema=SCHEMA, orient="row").write_parquet(path)
+    rows = [("белый стол", positive, []) for positive in ("стол белый", "стол")]
+    polars.DataFrame(rows, schema=SCHEMA, orient="row").write_parquet(path)
     with pytest.raises(UserError, match="set single has one query"):
         merged(forgetful_run, tmp_path / "run", 0.02, sources=["one", "single"])
 
