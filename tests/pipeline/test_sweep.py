@@ -1,22 +1,28 @@
 """A sweep has one run per job, ends in one table, and continues from what is finished, also with concurrent jobs."""
 
 import contextlib
+import dataclasses
 import os
 import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
-from omegaconf import OmegaConf
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 
-from pipeline.core.artefact import read_manifest, write_json
-from pipeline.sweep import RESULT, SweepTable
+from configs.schema.config import Config
+from pipeline.chain import CHAIN
+from pipeline.core.artefact import Manifest, read_json, read_manifest, write_json
+from pipeline.core.errors import REDACTED
+from pipeline.stage import folder_and_manifest
+from pipeline.sweep import RESULT, SweepTable, sweep_lock
 from tests.support.runs import finish, read_csv
 from tests.support.runs import start as started
-
-pytestmark = pytest.mark.slow
 
 GRID = ["training.symmetric.learning_rate=1e-4,1e-3", "training.symmetric.temperature=0.02,0.05"]
 LAUNCHERS = ["basic", "submitit_local"]
@@ -65,6 +71,7 @@ def complete_manifests(runs: Path) -> dict[Path, bytes]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_an_interrupted_grid_of_four_jobs_ends_with_four_rows(launcher: str, tmp_path: Path) -> None:
     overrides = [*GRID, f"hydra/launcher={launcher}"]
@@ -87,6 +94,7 @@ def test_an_interrupted_grid_of_four_jobs_ends_with_four_rows(launcher: str, tmp
     assert len(made) == 1  # one job made it, the others have links
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_a_failed_job_is_a_row_with_its_error_and_the_exit_status(launcher: str, tmp_path: Path) -> None:
     overrides = [f"hydra/launcher={launcher}", "launch.config=none"]
@@ -102,6 +110,7 @@ def test_a_failed_job_is_a_row_with_its_error_and_the_exit_status(launcher: str,
     assert len(table(tmp_path)) == 2  # nothing is left of the job that failed
 
 
+@pytest.mark.slow
 def test_a_job_whose_run_has_too_long_a_name_is_a_row_too(tmp_path: Path) -> None:
     rates = "training.symmetric.learning_rate=1e-4,2e-4"
     ended = finish(start(tmp_path, rates, "stages=[base]", f"run={'r' * 300}"))
@@ -110,6 +119,7 @@ def test_a_job_whose_run_has_too_long_a_name_is_a_row_too(tmp_path: Path) -> Non
     assert len(table(tmp_path)) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_a_job_whose_training_is_killed_is_a_row_and_the_others_continue(launcher: str, tmp_path: Path) -> None:
     overrides = ["training.symmetric.learning_rate=1e-4,1e-3", f"hydra/launcher={launcher}", "launch.config=cpu"]
@@ -130,6 +140,7 @@ def test_a_job_whose_training_is_killed_is_a_row_and_the_others_continue(launche
     assert all(float(row["symmetric.loss"]) > 0 for row in table(tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_a_second_sweep_of_the_same_name_is_refused_and_takes_no_row_from_the_first(
     launcher: str, tmp_path: Path
@@ -143,6 +154,7 @@ def test_a_second_sweep_of_the_same_name_is_refused_and_takes_no_row_from_the_fi
     assert len(table(tmp_path)) == 2
 
 
+@pytest.mark.slow
 def test_a_job_that_crashes_in_its_own_process_is_a_row_too(tmp_path: Path) -> None:
     code = "from pipeline.application import hydra_application as app; app(lambda config: 1 // (config.seed - 1))()"
     overrides = ["--multirun", "profile=tiny", "seed=1,2", f"runs={tmp_path}"]
@@ -156,11 +168,94 @@ def test_a_job_that_crashes_in_its_own_process_is_a_row_too(tmp_path: Path) -> N
     assert "no job has a value of merge.dev: objective=" in ended.out  # also not the one that ended well
 
 
-def test_jobs_that_share_the_best_score_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for job, score in enumerate([0.1, 0.3, 0.3]):
-        result = {"job": job, "run": f"run-{job}", "overrides": [f"seed={job}", "profile=tiny"], "error": None}
-        (tmp_path / str(job)).mkdir()
-        write_json(tmp_path / str(job) / RESULT, result | {"score": score})
-    config = {"objective": "symmetric.dev_score", "hydra": {"sweep": {"dir": str(tmp_path)}}}
-    SweepTable().on_multirun_end(OmegaConf.create(config))
-    assert capsys.readouterr().out.endswith("best: seed=1 (equal: 1 more)\n")
+def config_of(folder: Path, **job: Any) -> DictConfig:
+    hydra = {"sweep": {"dir": str(folder)}, "mode": RunMode.MULTIRUN, "runtime": {"output_dir": str(folder / "0")}}
+    hydra |= {"job": {"num": 0}, "overrides": {"task": ["seed=1", "a=hunter2hunter2"]}}
+    return OmegaConf.create({"objective": "merge.dev", "runs": str(folder), "run": "one", "hydra": hydra | job})
+
+
+def write_result(folder: Path, job: int, score: float | None, error: str | None = None) -> None:
+    result = {"job": job, "run": f"run-{job}", "overrides": [f"seed={job}", "profile=tiny"]}
+    (folder / str(job)).mkdir()
+    write_json(folder / str(job) / RESULT, result | {"score": score, "error": error})
+
+
+def test_the_best_job_is_named_with_those_that_share_its_score(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for job, score in enumerate([0.1, None, -0.2, 0.3, 0.3]):
+        write_result(tmp_path, job, score)
+    SweepTable().on_multirun_end(config_of(tmp_path))
+    assert capsys.readouterr().out.endswith("best: seed=3 (equal: 1 more)\n")
+    rows = read_csv(tmp_path / "sweep.csv")
+    assert [row["overrides"] for row in rows] == [f"seed={job}" for job in (3, 4, 0, 2, 1)]
+    assert [row["merge.dev"] for row in rows] == ["0.3", "0.3", "0.1", "-0.2", ""]
+
+
+def test_a_sweep_with_a_failed_job_ends_with_its_error_and_status_2_after_the_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_result(tmp_path, 0, None, "error: no")
+    write_result(tmp_path, 1, 0.5)
+    with pytest.raises(SystemExit) as ended:
+        SweepTable().on_multirun_end(config_of(tmp_path))
+    assert ended.value.code == 2 and capsys.readouterr().err == "error: no\n"
+    assert [row["error"] for row in read_csv(tmp_path / "sweep.csv")] == ["", "error: no"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "status", "error", "score"),
+    [
+        (RunMode.MULTIRUN, JobStatus.COMPLETED, None, 0.7),
+        (RunMode.MULTIRUN, JobStatus.COMPLETED, "error: no", None),  # an earlier attempt's score is not this job's
+        (RunMode.MULTIRUN, JobStatus.FAILED, None, "no result"),
+        (RunMode.RUN, JobStatus.COMPLETED, None, "no result"),
+    ],
+)
+def test_a_job_s_result_is_the_objective_in_its_run_without_secrets(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: RunMode,
+    status: JobStatus,
+    error: str | None,
+    score: object,
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hunter2hunter2")
+    for folder in ("one/merge", "0"):
+        (tmp_path / folder).mkdir(parents=True)
+    metrics = {"dev": 0.7, "dev_under_guard": 0.6}
+    Manifest("merge", "complete", "merge of a test", {}, {}, metrics=metrics).write(tmp_path / "one" / "merge")
+    job_return = JobReturn(status=status)
+    job_return.return_value = error
+    SweepTable().on_job_end(config_of(tmp_path, mode=mode), job_return)
+    path = tmp_path / "0" / RESULT
+    assert path.exists() == (score != "no result")
+    if path.exists():
+        made = {"job": 0, "run": "one", "score": score, "error": error}
+        assert read_json(path) == made | {"overrides": ["seed=1", f"a={REDACTED}"]}
+
+
+def test_a_sweep_forgets_earlier_results_and_refuses_a_second_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_result(tmp_path, 7, 0.9)
+    SweepTable().on_multirun_start(config_of(tmp_path))
+    first = SweepTable.lock
+    assert not (tmp_path / "7" / RESULT).exists()
+    (tmp_path / "7" / RESULT).touch()  # of the sweep that runs
+    with pytest.raises(SystemExit) as ended:
+        SweepTable().on_multirun_start(config_of(tmp_path))
+    first.release()
+    assert ended.value.code == 2 and capsys.readouterr().err.startswith("error: another sweep of this name is running")
+    assert (tmp_path / "7" / RESULT).exists()
+
+
+@pytest.mark.parametrize("borrow", [True, False])
+def test_only_jobs_that_borrow_hold_the_lock_that_is_the_same_for_the_same_artefact(
+    tmp_path: Path, borrow: bool
+) -> None:
+    config = Config(profile="tiny", run="one", runs=str(tmp_path), borrow=borrow)
+    with sweep_lock(CHAIN["base"], config):
+        held = [path.name for path in tmp_path.rglob("*.lock")]
+        folder, _ = folder_and_manifest(CHAIN["base"], dataclasses.replace(config, run="two"))
+        assert held == [f"{folder.fingerprint[:32]}.lock"] * borrow
