@@ -97,8 +97,9 @@ def test_counts_of_the_hub_s_layout_are_those_of_encoding_every_text(texts: list
     np.testing.assert_array_equal(by_words(tokenizer, texts, 1200), brute_force(tokenizer, list(set(texts)), 1200))
 
 
-def test_words_summed_early_are_counted_with_those_that_follow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.vocabulary.counting.ROWS", 2)
+def test_words_summed_early_or_segmented_apart_are_counted_with_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, size in (("ROWS", 2), ("JOINED", 1), ("ENCODED", 2)):
+        monkeypatch.setattr(f"training.vocabulary.counting.{name}", size)
     counter, texts = WordCounter(SMALL["spaces kept"]), ["a b дом", "b a", "дом м", "ab дом b"]
     for text in texts:
         counter.add([text])
