@@ -113,10 +113,9 @@ def mteb_outcome(metadata: Any, parts: Sequence[Part], metrics: Sequence[str]) -
             what = f"{metric} and {measures[0].metric} are not over the same items"
             raise UserError(what, where=f"task {metadata.name}", remedy="score it in a separate suite")
         lengths = sizes
-        names = tuple(name if name == "gold" else f"{metric}:{name}" for name in per_part[0])
-        for position, name in enumerate(names):
-            columns[name] = np.concatenate([list(found.values())[position] for found in per_part])
-        measures.append(Measure(metric, rounded, statistic, names))
+        names = {name: name if name == "gold" else f"{metric}:{name}" for name in per_part[0]}
+        columns |= {column: np.concatenate([found[name] for found in per_part]) for name, column in names.items()}
+        measures.append(Measure(metric, rounded, statistic, tuple(names.values())))
     labels = [f"{part.subset}/{part.split}" for part in parts]
     columns[PART] = np.repeat(np.array(labels, dtype=object), lengths)
     named = [name for part in parts for name in part.items]
@@ -142,47 +141,39 @@ def _of_metric(metadata: Any, metric: str, parts: Sequence[Part]) -> tuple[float
     """
     try:
         rounded = float(np.mean([part.scores[metric] for part in parts]))
-        return rounded, _statistic(metadata.type, metric), [_items(metadata.type, metric, part) for part in parts]
+        found = [_per_item(metadata.type, metric, part) for part in parts]
     except (KeyError, TypeError):
         what = f"mteb has no {metric} per item"
         raise UserError(what, where=f"task {metadata.name}", remedy="correct the task's metrics in its suite") from None
+    return rounded, found[0][0], [arguments for _, arguments in found]
 
 
-def _statistic(kind: str, metric: str) -> str:
-    """The name of the statistic that computes a metric; KeyError if there is none."""
-    if kind in ("Classification", "MultilabelClassification"):
-        return "mean_of_experiments" if metric == "accuracy" else FIXED
-    if kind == "STS":
-        return metric.rpartition("_")[2]
-    if kind == "PairClassification" and metric.rpartition("_")[2] == "ap":  # the others depend on a threshold
-        return "average_precision"
-    return {"Retrieval": "mean", "Reranking": "mean", "Clustering": FIXED}[kind]
-
-
-def _items(kind: str, metric: str, part: Part) -> dict[str, np.ndarray]:
-    """The statistic's arguments for a part; KeyError or TypeError if mteb has none.
+def _per_item(kind: str, metric: str, part: Part) -> tuple[str, dict[str, np.ndarray]]:
+    """The statistic that computes a metric, and its arguments for a part; KeyError or TypeError if mteb has none.
 
     For pairs these are the metric's similarities; `max_ap` takes the best of all similarities.
     """
     if kind in ("Retrieval", "Reranking"):
         name, _, depth = metric.rpartition("_at_")
         key = f"{TREC_NAMES[name]}_{depth}"
-        return {"value": np.array([scores[key] for _, scores in sorted(part.predictions.items())])}
+        return "mean", {"value": np.array([scores[key] for _, scores in sorted(part.predictions.items())])}
     if kind in ("Classification", "MultilabelClassification"):
         if metric == "accuracy":
-            return {"correct": _correct(part)}
-        return {"value": np.array([float(scores[metric]) for scores in part.scores["scores_per_experiment"]])}
+            return "mean_of_experiments", {"correct": _correct(part)}
+        return FIXED, {"value": np.array([float(scores[metric]) for scores in part.scores["scores_per_experiment"]])}
     if kind == "Clustering":
         levels = part.scores["v_measures" if metric == "v_measure" else f"{metric}_scores"]
-        return {"value": np.concatenate([np.asarray(values, dtype=np.float64) for values in levels.values()])}
-    prefix = metric.rpartition("_")[0] or "similarity"
+        return FIXED, {"value": np.concatenate([np.asarray(values, dtype=np.float64) for values in levels.values()])}
+    prefix, _, name = metric.rpartition("_")
     if prefix == "max":
-        prefix = max(PAIR_SIMILARITIES, key=lambda name: part.scores.get(f"{name}_ap", -1.0))
-    key, sign = PAIR_SIMILARITIES[prefix]
+        prefix = max(PAIR_SIMILARITIES, key=lambda each: part.scores.get(f"{each}_ap", -1.0))
+    key, sign = PAIR_SIMILARITIES[prefix or "similarity"]
     predicted = np.asarray(part.predictions[key], dtype=np.float64)
     if kind == "STS":
-        return {"prediction": predicted, "gold": np.asarray(part.gold, dtype=np.float64)}
-    return {"prediction": sign * predicted, "gold": np.asarray(part.gold, dtype=np.int64)}
+        return name, {"prediction": predicted, "gold": np.asarray(part.gold, dtype=np.float64)}
+    if kind == "PairClassification" and name == "ap":
+        return "average_precision", {"prediction": sign * predicted, "gold": np.asarray(part.gold, dtype=np.int64)}
+    raise KeyError(metric)  # the others depend on a threshold
 
 
 def _correct(part: Part) -> np.ndarray:
