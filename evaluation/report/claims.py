@@ -18,6 +18,11 @@ from evaluation.report.record import RunRecord
 
 CLAIMS = Path(__file__).with_name("claims.csv")
 COLUMNS = ("claim", "card", "ours", "tolerance", "verdict", "where")
+STAGE_OF = {  # kind of a claim -> the stage that measures it; evaluate for all others
+    **dict.fromkeys(("pairs", "negatives"), "data"),
+    **dict.fromkeys(("vocabulary", "parameters", "dimension"), "init"),
+    "usage": "merge",
+}
 VERDICTS = ("equal", "close", "differs", "not run")
 
 
@@ -64,7 +69,7 @@ def check_claims(run: RunRecord, similarities: dict[tuple[int, int], float] | No
         rows = list(csv.DictReader(file))
     claims = []
     for row in rows:
-        ours, where = _find(run, row["key"], similarities or {}) or (None, _missing(run, row["key"]))
+        ours, where = _find(run, row["key"], similarities or {})
         claims.append(Claim(row["key"], row["claim"], row["card"], ours, row["tolerance"], where))
     return claims
 
@@ -86,63 +91,50 @@ def published_base(run: RunRecord) -> str | None:
     return next((score.model for score in run.scores if score.model.lower() == PUBLISHED_BASE.lower()), None)
 
 
-def _find(run: RunRecord, key: str, similarities: dict[tuple[int, int], float]) -> tuple[float, str] | None:
-    """Our figure and where it is from."""
+def _find(run: RunRecord, key: str, similarities: dict[tuple[int, int], float]) -> tuple[float | None, str]:
+    """Our figure and where it is from; or None and why there is none, in a few words."""
     kind, _, rest = key.partition("/")
+    if (stage := STAGE_OF.get(kind, "evaluate")) not in run.complete:
+        return None, f"stage {stage} is not complete"
+    absent = None, f"not measured by profile {run.config['profile']}"
     match kind:
         case "pairs":
             return _pairs(run, rest)
         case "negatives":
             value = ((run.ledger or {}).get("totals") or {}).get("negatives_the_card_counts")
-            return (value, "data/ledger.json: totals, negatives_the_card_counts") if value else None
+            return (value, "data/ledger.json: totals, negatives_the_card_counts") if value else absent
         case "vocabulary" | "parameters":
             sizes = run.certified(kind)
-            return (sizes[1], f"init/certificate.json: {kind}_after") if sizes else None
-        case "dimension" if "init" in run.complete:
+            return (sizes[1], f"init/certificate.json: {kind}_after") if sizes else absent
+        case "dimension":
             return read_model_facts(run.model_folder("init")).dimension, "init/config.json: hidden_size"
         case "encodechka" | "mteb":
             who, _, row = rest.partition("/")
             table, model = CARD_TABLES[kind], published_base(run) if who == "bge-m3" else "merge"
-            found = run.on_card(model, table, row) if model else None
-            return (found.score, f"evaluate/scores.csv: {model}, {table.suite}, {row}") if found else None
+            if model is None:
+                return None, f"{PUBLISHED_BASE} is not among the models of this run"
+            found = run.on_card(model, table, row)
+            return (found.score, f"evaluate/scores.csv: {model}, {table.suite}, {row}") if found else absent
         case "tasks":
             parts = [part for name in AVERAGED if rest in ("all", name.partition(" ")[0]) for part in GROUPS[name]]
             done = sum(any(run.scored("merge", CARD_SUITE, task, name) for name in names) for task, names in parts)
-            return (done, f"evaluate/scores.csv: tasks of {CARD_SUITE} scored for merge") if done else None
+            return (done, f"evaluate/scores.csv: tasks of {CARD_SUITE} scored for merge") if done else absent
         case "usage":
             query, _, passage = rest.partition("/")
-            value = similarities.get((int(query), int(passage)))
-            return (value, "merge/model on the texts of the published card") if value is not None else None
-    return None
+            if (int(query), int(passage)) not in similarities:
+                return None, "the published card was not read (evaluation.report.card)"
+            return similarities[int(query), int(passage)], "merge/model on the texts of the published card"
+    return absent
 
 
-def _sets(run: RunRecord) -> dict[str, dict]:
-    return {entry["name"]: entry for entry in (run.ledger or {}).get("sets", [])}
-
-
-def _pairs(run: RunRecord, name: str) -> tuple[float, str] | None:
-    if name == "total":
-        counted = [entry["built"] for entry in run.training_sets if entry.get("card") and entry.get("built")]
-        return (sum(counted), "data/ledger.json: built, summed over the card's sets") if counted else None
-    entry = _sets(run).get(name)
-    if not entry or not entry.get("built"):
-        return None
+def _pairs(run: RunRecord, name: str) -> tuple[float | None, str]:
+    counted = [entry["built"] for entry in run.training_sets if entry.get("card") and entry.get("built")]
+    if name == "total" and counted:
+        return sum(counted), "data/ledger.json: built, summed over the card's sets"
+    entry = {entry["name"]: entry for entry in (run.ledger or {}).get("sets", [])}.get(name)
+    if entry is None:
+        return None, f"not among the sources of profile {run.config['profile']}"
+    if not entry.get("built"):
+        return None, f"data/ledger.json: {entry['status']}"
     reason = "rows of a bundled sample, not of the set" if run.bundled(entry) else entry.get("difference")
     return entry["built"], f"data/ledger.json: {name}, built" + (f" ({reason})" if reason else "")
-
-
-def _missing(run: RunRecord, key: str) -> str:
-    """Why we have no figure, in a few words."""
-    profile, (kind, _, rest) = str(run.config["profile"]), key.partition("/")
-    stage = {"pairs": "data", "negatives": "data", "vocabulary": "init", "parameters": "init", "dimension": "init"}
-    needed = stage.get(kind, "merge" if kind == "usage" else "evaluate")
-    if needed not in run.complete:
-        return f"stage {needed} is not complete"
-    if kind == "pairs":
-        entry = _sets(run).get(rest)
-        return f"data/ledger.json: {entry['status']}" if entry else f"not among the sources of profile {profile}"
-    if kind in ("encodechka", "mteb") and rest.startswith("bge-m3/") and published_base(run) is None:
-        return f"{PUBLISHED_BASE} is not among the models of this run"
-    if kind == "usage":
-        return "the published card was not read (evaluation.report.card)"
-    return f"not measured by profile {profile}"
