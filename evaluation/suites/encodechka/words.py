@@ -34,11 +34,8 @@ def tagged_words(text: str, entities: Sequence[Entity]) -> tuple[list[str], list
 
 def entity_task(texts: Sequence[str], entities: Sequence[Sequence[Entity]], vectors: WordVectors) -> Outcome:
     """Macro-F1 over the tags of the test half, without O; items are the test texts, whose words belong together."""
-    halves = train_test_split(list(texts), list(entities), test_size=0.5, random_state=1)
-    train, test = [
-        [tagged_words(text, found) for text, found in zip(*part, strict=True)]
-        for part in ((halves[0], halves[2]), (halves[1], halves[3]))
-    ]
+    tagged = [tagged_words(*each) for each in zip(texts, entities, strict=True)]
+    train, test = train_test_split(tagged, test_size=0.5, random_state=1)
     classifier = SGDClassifier(loss="log_loss", shuffle=True, random_state=1, early_stopping=False, tol=1e-4, n_jobs=-1)
     classifier.fit(_matrix(vectors, train), _tags(train))
     predicted, gold = classifier.predict(_matrix(vectors, test)), _tags(test)
