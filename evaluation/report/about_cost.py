@@ -4,9 +4,11 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from markupsafe import Markup
+
 from evaluation.export.formats import FORMATS
 from evaluation.report import format as show
-from evaluation.report.blocks import Block, Folded, Group, Picture, Section, Table, Text
+from evaluation.report import page
 from evaluation.report.charts import Line, line_chart
 from evaluation.report.record import RunRecord
 from evaluation.results import Difference, Score
@@ -25,18 +27,19 @@ EXPORTS = (
 )
 
 
-def cost(run: RunRecord) -> list[Section]:
+def cost(run: RunRecord) -> list[page.Section]:
     """The page's section, if anything was measured: a table, a picture per task, and all models' scores by form."""
     rows = table(run, show.SMALL_BELOW)
     if not rows:
         return []
     pictures = [_picture(run, task) for task in dict.fromkeys(note["of"] for *_, note in _stored(run))]
-    blocks: list[Block] = [Text(words(run)), Table("What smaller forms cost", rows[0], rows[1:])]
-    blocks.append(Group("pictures", pictures))
+    blocks = [page.text(words(run)), page.table("What smaller forms cost", rows[0], rows[1:])]
+    blocks.append(page.group("pictures", pictures))
     for found in run.suite_tables(forms=True):
         cells = [[task, *map(show.score, scores)] for task, _, _, scores in found.rows]
-        blocks.append(Folded("All models by form", Table(f"Suite {found.suite}", ["task", *found.models], cells)))
-    return [Section("cost", "What it costs", blocks)]
+        table_of_suite = page.table(f"Suite {found.suite}", ["task", *found.models], cells)
+        blocks.append(page.folded("All models by form", table_of_suite))
+    return [page.Section("cost", "What it costs", blocks)]
 
 
 def words(run: RunRecord) -> str:
@@ -92,7 +95,7 @@ def _exports(run: RunRecord) -> dict[str, Any]:
     return run.made["export"].metrics if run.status("export") == "complete" else {}
 
 
-def _picture(run: RunRecord, task: str) -> Picture:
+def _picture(run: RunRecord, task: str) -> Markup:
     """Quality against bytes per vector on one task, with a line per precision."""
     found = [(score, note) for score, _, _, note in _stored(run) if note["of"] == task]
     lines = []
@@ -104,4 +107,4 @@ def _picture(run: RunRecord, task: str) -> Picture:
     describe = f"{metric} on {task} against bytes a vector: {listed}"
     svg = line_chart(lines, x_label=BYTES, y_label=metric, describe=describe, powers=True)
     caption = f"{metric} on {task} against bytes a vector. "
-    return Picture(svg, caption + show.key(lines))
+    return page.picture(svg, caption + show.key(lines))

@@ -17,7 +17,7 @@ from evaluation.published_scores import (
     published_figures,
 )
 from evaluation.report import format as show
-from evaluation.report.blocks import Block, Folded, Group, Heading, Picture, Section, Table, Text, absent
+from evaluation.report import page
 from evaluation.report.charts import Interval, forest_plot, signed
 from evaluation.report.claims import VERDICTS, Claim
 from evaluation.report.record import MODELS, RunRecord
@@ -34,31 +34,33 @@ CLAIM_GROUPS = {
     "tasks": "Russian MTEB",
     "usage": "Usage example",
 }
+DIFFERENCES = ("task", "suite", "metric", "model", "against", "difference", "95 % interval", "p", "p (Holm)")
 
 
-def scores(run: RunRecord) -> Section:
+def scores(run: RunRecord) -> page.Section:
     """A table per suite, with a row per task and metric and a column per model, and the differences."""
     if not run.scores:
-        return Section("scores", "Scores", [absent("evaluate")])
+        return page.Section("scores", "Scores", [page.absent("evaluate")])
     words = (
         "Correlations lie between −1 and 1, other scores between 0 and 1. The range under a score is its 95 % interval."
     )
-    blocks: list[Block] = [Text(words)]
+    blocks = [page.text(words)]
     for table in run.suite_tables():
         rows = [
             [show.row_head(task, metric, *[f"{show.count(items)} items"] * (items > 0)), *map(show.score, cells)]
             for task, metric, items, cells in table.rows
         ]
-        blocks.append(Table(f"Suite {table.suite}", ["task", *table.models], rows))
+        blocks.append(page.table(f"Suite {table.suite}", ["task", *table.models], rows))
     modes = ways_to_search(run, show.SMALL_BELOW)
-    blocks += [Table(f"Ways to search: {task}", *table) for task, table in modes.items()]
+    blocks += [page.table(f"Ways to search: {task}", *table) for task, table in modes.items()]
     if run.differences:
         forests = [_forest(run, "merge", other) for other in (run.reference, *DATA_SIDES)]
         forests.append(_forest(run, "init", "base"))
-        differences = _differences(run)
-        all_of_them = Folded(f"All {len(differences.content)} paired differences", differences)
-        blocks += [Heading("Differences between models"), Group("pictures", forests), all_of_them]
-    return Section("scores", "Scores", blocks)
+        rows = _differences(run)
+        caption = "Paired differences with 95 % intervals and corrected p-values"
+        all_of_them = page.folded(f"All {len(rows)} paired differences", page.table(caption, DIFFERENCES, rows))
+        blocks += [page.heading("Differences between models"), page.group("pictures", forests), all_of_them]
+    return page.Section("scores", "Scores", blocks)
 
 
 def ways_to_search(run: RunRecord, frame: str) -> dict[str, tuple[list[str], list[list[Any]]]]:
@@ -82,17 +84,17 @@ def ways_to_search(run: RunRecord, frame: str) -> dict[str, tuple[list[str], lis
     return tables
 
 
-def _forest(run: RunRecord, model: str, against: str) -> Picture:
+def _forest(run: RunRecord, model: str, against: str) -> Markup:
     """The differences between two models in each task's main score."""
     found = [d for d in run.main_differences(model, against) if show.has_interval(d)]
     rows = [Interval(d.task.replace("_", " "), d.difference, d.ci_low, d.ci_high) for d in found]
     words, intervals = f"{model} minus {against}", "with 95 % intervals"
     listed = "; ".join(f"{row.label} {signed(row.value, 3)}" for row in rows)
     svg = forest_plot(rows, x_label="difference", describe=f"{words}, {intervals}: {listed}")
-    return Picture(svg, f"{words.capitalize()}, {intervals}; grey where the interval contains zero.")
+    return page.picture(svg, f"{words.capitalize()}, {intervals}; grey where the interval contains zero.")
 
 
-def _differences(run: RunRecord) -> Table:
+def _differences(run: RunRecord) -> list[list[str]]:
     """comparison.csv without sizes and the names of the tests, to fit the page's width."""
     rows = []
     for d in (d for d in run.differences if d.metric not in SIZES):
@@ -101,12 +103,10 @@ def _differences(run: RunRecord) -> Table:
         against = f"{other}, {form.rpartition('-')[2]}" if form else other
         where = [d.task, d.suite, d.metric, d.model, against, signed(d.difference, 4), interval]
         rows.append([*where, show.p_value(d.p_value), show.p_value(d.p_holm)])
-    names = ("task", "suite", "metric", "model", "against", "difference", "95 % interval")
-    columns = [*names, "p", "p (Holm)"]
-    return Table("Paired differences with 95 % intervals and corrected p-values", columns, rows)
+    return rows
 
 
-def published_card(run: RunRecord, claims: Sequence[Claim]) -> Section:
+def published_card(run: RunRecord, claims: Sequence[Claim]) -> page.Section:
     """The card's two score tables next to our base, sides and merge, and the direction of change."""
     printed = {claim.key: claim.card for claim in claims}
     address = Markup('<a href="https://huggingface.co/{0}">{0}</a>').format(PUBLISHED_MODEL)
@@ -121,10 +121,10 @@ def published_card(run: RunRecord, claims: Sequence[Claim]) -> Section:
         "shown without them."
     )
     tables = [_card_table(run, printed, kind, table) for kind, table in CARD_TABLES.items()]
-    return Section("card", "The published card", [Text(words), Text(inferred), *tables])
+    return page.Section("card", "The published card", [page.text(words), page.text(inferred), *tables])
 
 
-def _card_table(run: RunRecord, printed: dict[str, str], kind: str, table: CardTable) -> Table:
+def _card_table(run: RunRecord, printed: dict[str, str], kind: str, table: CardTable) -> Markup:
     further = [name for name in run.models() if name not in MODELS]
     models = [run.reference, *(name for name in SIDES if name in run.stages), "merge", *further]
     own = run.base_id
@@ -145,7 +145,7 @@ def _card_table(run: RunRecord, printed: dict[str, str], kind: str, table: CardT
             judged = _judged(before, after, ours[run.reference], ours["merge"], found)
             head = show.row_head(row, judged)
         cells.append([head, before or show.DASH, after or show.DASH, *published, *map(show.score, ours.values())])
-    return Table(table.caption, columns, cells)
+    return page.table(table.caption, columns, cells)
 
 
 def _published(figures: Figures, table: CardTable, row: str) -> str:
@@ -182,12 +182,12 @@ def direction(change: float, base: float | None, merge: float | None, step: floa
     return "holds" if holds else "does not hold"
 
 
-def claims_by_group(claims: Sequence[Claim]) -> Section:
+def claims_by_group(claims: Sequence[Claim]) -> page.Section:
     """Claims by group, with the verdicts counted; groups with a measured claim are unfolded."""
     groups: dict[str, list[Claim]] = {}
     for claim in claims:
         groups.setdefault(CLAIM_GROUPS[claim.group], []).append(claim)
-    blocks: list[Block] = [Text(f"Of the card's {len(claims)} figures: {_verdicts(claims)}.")]
+    blocks = [page.text(f"Of the card's {len(claims)} figures: {_verdicts(claims)}.")]
     columns = ["claim", "verdict", "card", "ours", "tolerance", "where"]
     for name, members in groups.items():
         rows = [
@@ -195,8 +195,9 @@ def claims_by_group(claims: Sequence[Claim]) -> Section:
             for c in members
         ]
         measured = any(claim.ours is not None for claim in members)
-        blocks.append(Folded(f"{name}: {_verdicts(members)}", Table(f"Claims: {name}", columns, rows), measured))
-    return Section("claims", "Claims", blocks)
+        table = page.table(f"Claims: {name}", columns, rows)
+        blocks.append(page.folded(f"{name}: {_verdicts(members)}", table, measured))
+    return page.Section("claims", "Claims", blocks)
 
 
 def _grouped(text: str) -> str:

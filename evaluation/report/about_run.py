@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import yaml
+from markupsafe import Markup
 
 from configs.schema.config import SIDES
 from data.ledger import WRONG_NEGATIVES
 from evaluation.report import format as show
-from evaluation.report.blocks import Block, Code, Facts, Folded, Group, Section, Steps, Table, Text, absent
+from evaluation.report import page
 from evaluation.report.record import HELD_OUT, RunRecord
 
 GROUPS = (("data",), ("init",), tuple(SIDES), ("merge",), ("heads",), ("export", "evaluate"))
@@ -33,10 +34,10 @@ TOTALS = {
 BESIDE_THE_CARD = ("card_total_pairs", "card_total_negatives", "negatives_the_card_counts", "negatives_it_leaves_out")
 
 
-def head(run: RunRecord) -> list[Block]:
+def head(run: RunRecord) -> list[Markup]:
     """The top of the page: what was made from what, any caution, and the main figures."""
-    caution = [Text(run.caution, "caution")] if run.caution else []
-    return [Text(_made_of(run), "lede"), *caution, Facts(_headline(run))]
+    caution = [page.text(run.caution, "caution")] if run.caution else []
+    return [page.text(_made_of(run), "lede"), *caution, page.facts(_headline(run))]
 
 
 def _made_of(run: RunRecord) -> str:
@@ -69,7 +70,7 @@ def _headline(run: RunRecord) -> list[tuple[str, Any]]:
     return [*facts, ("Time of all stages", show.duration(sum(seconds)))] if seconds else facts
 
 
-def chain(run: RunRecord) -> Section:
+def chain(run: RunRecord) -> page.Section:
     """The picture of the chain, each stage's time and memory, and warnings about the figures."""
     marks = {  # CSS class of each stage's status
         name: "outdated" if run.outdated(name) else run.status(name).replace(" ", "-") for name in run.stages
@@ -77,8 +78,9 @@ def chain(run: RunRecord) -> Section:
     groups = [[(name, marks[name], run.status(name)) for name in names if name in marks] for names in GROUPS]
     groups = [group for group in groups if group]
     columns = ["stage", "time", "peak memory", "size on disk", "result", "fingerprint"]
-    stages = Table("Stages, with their results and resources used", columns, _stage_rows(run))
-    return Section("chain", "The chain", [Steps(groups), stages, *(Text(note, "caution") for note in _notes(run))])
+    stages = page.table("Stages, with their results and resources used", columns, _stage_rows(run))
+    notes = [page.text(note, "caution") for note in _notes(run)]
+    return page.Section("chain", "The chain", [page.steps(groups), stages, *notes])
 
 
 def _stage_rows(run: RunRecord) -> list[list[Any]]:
@@ -109,10 +111,10 @@ def _notes(run: RunRecord) -> Iterator[str]:
         yield f"Some stages are out of date: {', '.join(parts)}. make reproduce brings them up to date."
 
 
-def data(run: RunRecord) -> Section:
+def data(run: RunRecord) -> page.Section:
     """The dataset ledger."""
     if run.ledger is None:
-        return Section("data", "Data", [absent("data")])
+        return page.Section("data", "Data", [page.absent("data")])
     sets, totals = run.ledger.get("sets", []), run.ledger.get("totals") or {}
     totals = totals | {"scored": sum(entry.get("scored") or 0 for entry in run.training_sets) or None}
     held_out = [
@@ -123,18 +125,18 @@ def data(run: RunRecord) -> Section:
     card, counted, last = (["card"], "counted by the card, ", "verdict") if run.about_the_card else ([], "", "remark")
     shown = [name for name in TOTALS if totals.get(name) is not None and (card or name not in BESIDE_THE_CARD)]
     blocks = [
-        Facts([(TOTALS[name], show.count(totals[name])) for name in shown]),
-        Table(
+        page.facts([(TOTALS[name], show.count(totals[name])) for name in shown]),
+        page.table(
             f"Dataset ledger: pairs {counted}built (apart from rows with labels that only AnglE uses), kept by "
             "cleaning, and trained on",
             ["set", *card, "built", "other labels", "kept", "train", "dev", "dropped", "negatives", last],
             _ledger_rows(run),
         ),
-        Table("Held out of training", ["set", "built", "kept"], held_out),
-        Folded("Rows and negatives dropped, by reason", _dropped(sets)),
-        Folded("Sources and licences", _sources(run)),
+        page.table("Held out of training", ["set", "built", "kept"], held_out),
+        page.folded("Rows and negatives dropped, by reason", _dropped(sets)),
+        page.folded("Sources and licences", _sources(run)),
     ]
-    return Section("data", "Data", blocks)
+    return page.Section("data", "Data", blocks)
 
 
 def _ledger_rows(run: RunRecord) -> list[list[Any]]:
@@ -153,7 +155,7 @@ def _ledger_rows(run: RunRecord) -> list[list[Any]]:
     return rows
 
 
-def _sources(run: RunRecord) -> Table:
+def _sources(run: RunRecord) -> Markup:
     """Where each set's rows come from, and under which terms."""
     rows = []
     for entry in (run.ledger or {}).get("sets", []):
@@ -163,28 +165,28 @@ def _sources(run: RunRecord) -> Table:
         remarks = " ".join(str(entry[key]) for key in ("difference", "note") if entry.get(key))
         rows.append([_title(entry), *words, show.long(remarks)])
     columns = ["set", "source", "revision", "licence", "remarks"]
-    return Table("Where the rows come from, and under which terms", columns, rows)
+    return page.table("Where the rows come from, and under which terms", columns, rows)
 
 
-def _dropped(sets: list[dict[str, Any]]) -> Table:
+def _dropped(sets: list[dict[str, Any]]) -> Markup:
     """Dropped rows by set and reason, without empty rows and columns."""
     sets = [entry for entry in sets if any((entry.get("dropped") or {}).values())]
     reasons = list(dict.fromkeys(reason for entry in sets for reason, rows in entry["dropped"].items() if rows))
     rows = [
         [_title(entry), *(show.count(entry["dropped"].get(reason) or None) for reason in reasons)] for entry in sets
     ]
-    return Table("Rows and negatives dropped, by reason", ["set", *map(_words, reasons)], rows)
+    return page.table("Rows and negatives dropped, by reason", ["set", *map(_words, reasons)], rows)
 
 
 def _title(entry: dict[str, Any]) -> str:
     return str(entry.get("title") or entry["name"])
 
 
-def vocabulary(run: RunRecord) -> Section:
+def vocabulary(run: RunRecord) -> page.Section:
     """The certificate: what it guarantees, sizes before and after, single values, and groups of values as tables."""
     found = run.certificate
     if not found:
-        return Section("vocabulary", "Vocabulary", [absent("init")])
+        return page.Section("vocabulary", "Vocabulary", [page.absent("init")])
     stems = [key.removesuffix("_before") for key in found if key.endswith("_before")]
     pairs = {stem: pair for stem in stems if (pair := run.certified(stem))}
     sizes = [
@@ -197,15 +199,15 @@ def vocabulary(run: RunRecord) -> Section:
         if isinstance(value, str | int | float) and name != "guarantee" and name.rpartition("_")[0] not in pairs
     ]
     blocks = [
-        *([Text(found["guarantee"])] if found.get("guarantee") else []),
-        Table("Before and after", ["", "before", "after", "kept"], sizes),
-        Facts(single),
-        Group("tables", [_values(name, value) for name, value in found.items() if isinstance(value, dict)]),
+        *([page.text(found["guarantee"])] if found.get("guarantee") else []),
+        page.table("Before and after", ["", "before", "after", "kept"], sizes),
+        page.facts(single),
+        page.group("tables", [_values(name, value) for name, value in found.items() if isinstance(value, dict)]),
     ]
-    return Section("vocabulary", "Vocabulary", blocks)
+    return page.Section("vocabulary", "Vocabulary", blocks)
 
 
-def _values(name: str, value: dict[str, Any]) -> Table:
+def _values(name: str, value: dict[str, Any]) -> Markup:
     """A group of values (texts checked by corpus, pieces by language): a row each, with columns for nested values."""
     if all(isinstance(item, dict) for item in value.values()):
         rows = [{"": key, **item} for key, item in value.items()]
@@ -214,7 +216,7 @@ def _values(name: str, value: dict[str, Any]) -> Table:
         rows = [{"": _words(key), "value": _figure(key, item)} for key, item in flat.items()]
     columns = list(dict.fromkeys(column for row in rows for column in row))
     cells = [[_figure(column, row.get(column)) for column in columns] for row in rows]
-    return Table(_words(name).capitalize(), [_words(column) for column in columns], cells)
+    return page.table(_words(name).capitalize(), [_words(column) for column in columns], cells)
 
 
 def _figure(name: str, value: Any) -> str:
@@ -225,7 +227,7 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def environment(run: RunRecord) -> Section:
+def environment(run: RunRecord) -> page.Section:
     """Where each stage ran, its package versions, and the last stage's config."""
     rows, packages = [], dict[str, list[str]]()
     for name, made in run.made.items():
@@ -237,10 +239,10 @@ def environment(run: RunRecord) -> Section:
             versions = ", ".join(f"{package} {version}" for package, version in (facts.get("packages") or {}).items())
             packages.setdefault(versions, []).append(name)
     columns = ["stage", "machine", "Python", "cores", "processes", "GPU", "code commit"]
-    blocks: list[Block] = [Table("Machine and code commit of each stage", columns, rows) if rows else absent("data")]
+    blocks = [page.table("Machine and code commit of each stage", columns, rows) if rows else page.absent("data")]
     used = [[", ".join(stages), show.long(versions)] for versions, stages in packages.items()]
-    blocks.append(Table("Packages", ["stages", "versions"], used))
+    blocks.append(page.table("Packages", ["stages", "versions"], used))
     if run.config:
         config = yaml.safe_dump(run.config, allow_unicode=True, sort_keys=False)
-        blocks.append(Folded("Resolved config of the last stage", Code(config)))
-    return Section("environment", "Environment", blocks)
+        blocks.append(page.folded("Resolved config of the last stage", page.code(config)))
+    return page.Section("environment", "Environment", blocks)

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from configs.schema.data import DATA_SIDES
 from evaluation.report import format as show
-from evaluation.report.blocks import Block, Facts, Folded, Group, Heading, Picture, Section, Table, absent
+from evaluation.report import page
 from evaluation.report.charts import BINS, DASHES, Line, line_chart, signed
 from evaluation.report.record import RunRecord
 
@@ -34,25 +34,25 @@ PLAN_COLUMNS = (
 )
 
 
-def training(run: RunRecord) -> Section:
+def training(run: RunRecord) -> page.Section:
     """The plans, then each trained side's charts and its plan by set."""
     sides = dict.fromkeys([*run.plans, *run.curves])
     if not sides:
-        return Section("training", "Plan and training", [absent("symmetric or asymmetric")])
+        return page.Section("training", "Plan and training", [page.absent("symmetric or asymmetric")])
     columns = ["side", *(title for _, title in PLAN_COLUMNS)]
     rows = [[side, *_planned(plan)] for side, plan in run.plans.items()]
-    blocks: list[Block] = [Table("Planned training of each side", columns, rows)]
+    blocks = [page.table("Planned training of each side", columns, rows)]
     for side in sides:
         losses = [loss_chart(run, side, name, words) for name, words in LOSSES]
         blocks += [
-            Heading(side.capitalize()),
-            Group("pictures", [*losses, dev_chart(run, side)]),
-            Folded("Plan by set", _sets(side, run.plans.get(side, {}))),
+            page.heading(side.capitalize()),
+            page.group("pictures", [*losses, dev_chart(run, side)]),
+            page.folded("Plan by set", _sets(side, run.plans.get(side, {}))),
         ]
-    return Section("training", "Plan and training", blocks)
+    return page.Section("training", "Plan and training", blocks)
 
 
-def _sets(side: str, plan: dict[str, Any]) -> Table:
+def _sets(side: str, plan: dict[str, Any]) -> Markup:
     """A side's plan, one row per set."""
     shown = [(key, title) for key, title in PLAN_COLUMNS if key != "batch_size"]
     rows = [
@@ -60,14 +60,14 @@ def _sets(side: str, plan: dict[str, Any]) -> Table:
         for name, entry in (plan.get("sets") or {}).items()
     ]
     caption = f"Planned batches of the {side.capitalize()} side"
-    return Table(caption, ["set", "rows", *(title for _, title in shown)], rows)
+    return page.table(caption, ["set", "rows", *(title for _, title in shown)], rows)
 
 
 def _planned(entry: dict[str, Any], columns: Any = PLAN_COLUMNS) -> list[str]:
     return [show.share(entry.get(key)) if key.endswith("_share") else show.count(entry.get(key)) for key, _ in columns]
 
 
-def loss_chart(run: RunRecord, side: str, name: str, words: str) -> Picture:
+def loss_chart(run: RunRecord, side: str, name: str, words: str) -> Markup:
     """The training loss, or one of its terms, by step; peaks are marked and listed with their sets."""
     line = Line(name, "var(--accent)", _points(run, side, name))
     high = peaks(line.points)
@@ -77,7 +77,7 @@ def loss_chart(run: RunRecord, side: str, name: str, words: str) -> Picture:
     suffix = "; mean and range of neighbouring steps." if binned else "."
     sets = {entry["step"]: entry.get("set") or "several sets" for entry in run.curves.get(side, []) if name in entry}
     named = "; ".join(f"{value:.3g} at step {step:,} ({sets[step]})" for step, value in high)
-    return Picture(svg, words[0].upper() + words[1:] + suffix + (f" Peaks: {named}." if named else ""))
+    return page.picture(svg, words[0].upper() + words[1:] + suffix + (f" Peaks: {named}." if named else ""))
 
 
 def peaks(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -94,7 +94,7 @@ def peaks(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return [points[i] for i in sorted(far)]
 
 
-def dev_chart(run: RunRecord, side: str) -> Picture:
+def dev_chart(run: RunRecord, side: str) -> Markup:
     """Dev scores by step, and their mean where there are several sets."""
     entries = run.curves.get(side, [])
     names = list(dict.fromkeys(key for entry in entries for key in entry if DEV_SCORE.fullmatch(key)))
@@ -104,7 +104,7 @@ def dev_chart(run: RunRecord, side: str) -> Picture:
     lines = [Line(_dev_name(name), colour, _points(run, side, name), dash) for name, (colour, dash) in styles]
     describe = f"Dev scores of the {side} side by step: {_ends(lines)}"
     svg = line_chart(lines, x_label="step", y_label="score", describe=describe, least_range=LEAST_SCORES)
-    return Picture(svg, "Scores on held-out dev rows. " + show.key(lines))
+    return page.picture(svg, "Scores on held-out dev rows. " + show.key(lines))
 
 
 def _dev_name(name: str) -> str:
@@ -122,21 +122,22 @@ def _ends(lines: list[Line]) -> str:
     return "; ".join(parts)
 
 
-def merge(run: RunRecord) -> Section:
+def merge(run: RunRecord) -> page.Section:
     """How the merge weights were chosen, and the other candidates."""
     found = run.weights
     if not found:
-        return Section("merge", "Merge", [absent("merge")])
+        return page.Section("merge", "Merge", [page.absent("merge")])
     facts = [("method", str(found.get("method", "?")).replace("_", " "))]
     facts += [(f"weight of {name}", f"{weight:.3f}") for name, weight in (found.get("weights") or {}).items()]
     facts += [(f"few-shot loss of {name}", f"{loss:.3f}") for name, loss in (found.get("losses") or {}).items()]
     if found.get("temperature") is not None:
         facts.append(("temperature", show.number(found["temperature"])))
-    pictures, tried = Group("pictures", [_simplex(run)]), Folded(f"All {len(run.search)} candidates", _search(run))
-    return Section("merge", "Merge", [Facts(facts), pictures, _compared(found), tried])
+    tried = page.folded(f"All {len(run.search)} candidates", _search(run))
+    pictures = page.group("pictures", [_simplex(run)])
+    return page.Section("merge", "Merge", [page.facts(facts), pictures, _compared(found), tried])
 
 
-def _compared(found: dict[str, Any]) -> Table:
+def _compared(found: dict[str, Any]) -> Markup:
     """The models and the methods of choosing weights, scored on the same dev rows."""
     compared = found.get("compared") or {}
     models = found.get("models") or []
@@ -147,14 +148,14 @@ def _compared(found: dict[str, Any]) -> Table:
         marked = name.replace("_", " ") + (TAKEN if name == found.get("method") else "")
         rows.append([marked, *(_candidate(key, row) for key in keys)])
     caption = "Models and weighting methods, scored on the dev sets; * marks the one used"
-    return Table(caption, ["", *map(_column, keys)], rows)
+    return page.table(caption, ["", *map(_column, keys)], rows)
 
 
-def _search(run: RunRecord) -> Table:
+def _search(run: RunRecord) -> Markup:
     """The candidates in search.csv, without scores by set."""
     keys = [key for key in (run.search[0] if run.search else ()) if "/" not in key and key not in BOUNDS]
     rows = [[_candidate(key, row) for key in keys] for row in run.search]
-    return Table("All candidates; merge/search.csv also has scores by set", [_column(key) for key in keys], rows)
+    return page.table("All candidates; merge/search.csv also has scores by set", [_column(key) for key in keys], rows)
 
 
 def _column(key: str) -> str:
@@ -188,11 +189,11 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _simplex(run: RunRecord) -> Picture:
+def _simplex(run: RunRecord) -> Markup:
     """The picture that the merge search drew."""
     if not run.simplex:
-        return Picture(Markup(), "")
+        return Markup()
     tried = f"Weights of the {len(run.search)} candidates, coloured by dev score."
     words, data = tried if run.search else "Weights of the merge.", base64.b64encode(run.simplex.encode()).decode()
     image = Markup('<img class="paper" src="data:image/svg+xml;base64,{}" alt="{}">').format(data, words)
-    return Picture(image, words)
+    return page.picture(image, words)

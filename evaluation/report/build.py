@@ -9,9 +9,9 @@ from typing import Any
 
 from configs.schema.config import Config
 from evaluation.report import about_cost, about_results, about_run, about_training
-from evaluation.report.blocks import render
 from evaluation.report.card import render_card
 from evaluation.report.claims import VERDICTS, Claim, check_claims, claims_csv
+from evaluation.report.page import render
 from evaluation.report.record import RunRecord, read_run
 from evaluation.report.usage_example import usage_similarities
 from pipeline.core.artefact import StageFolder, replacing

@@ -10,7 +10,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from evaluation.outcome import Measure, Outcome, read_outcome
-from evaluation.report.blocks import Block, Picture, Section, Table, render
+from evaluation.report import page
 from evaluation.report.charts import Interval, forest_plot, signed
 from evaluation.report.format import DASH
 from evaluation.significance import Resampling
@@ -55,8 +55,8 @@ def write_study(folder: Path, jobs: Mapping[tuple[str, int], Path]) -> list[ArmS
     ArmScore.write(folder / "study.csv", rows)
     (folder / "study.md").write_text(markdown(rows), encoding="utf-8")
     draw_differences(folder / "study.svg", rows)
-    page = render(f"Study of {len({arm for arm, _ in jobs})} arms", "Study", [], sections(rows), folder.as_posix())
-    (folder / "index.html").write_text(page, encoding="utf-8")
+    html = page.render(f"Study of {len({arm for arm, _ in jobs})} arms", "Study", [], sections(rows), folder.as_posix())
+    (folder / "index.html").write_text(html, encoding="utf-8")
     log.info("study: %s", folder / "index.html")
     return rows
 
@@ -140,7 +140,7 @@ def _cell(score: ArmScore | None, difference: ArmScore | None) -> str:
     return signed(score.score, 3) if score.task == GUARDS else f"{score.score:.3f}"
 
 
-def sections(rows: Sequence[ArmScore]) -> list[Section]:
+def sections(rows: Sequence[ArmScore]) -> list[page.Section]:
     """The page: a plot of the differences from the base for each headline score, then all figures."""
     found = []
     for suite, task in headline(rows):
@@ -149,11 +149,10 @@ def sections(rows: Sequence[ArmScore]) -> list[Section]:
             caption = f"{task}: each arm minus {REFERENCES[0]}, mean over seeds with the interval over seeds and items"
             intervals = [Interval(row.arm, row.score, row.ci_low, row.ci_high) for row in against]
             plot = forest_plot(intervals, x_label=f"difference in {against[0].metric}", describe=caption)
-            found.append(Section(f"{suite}-{task}".replace(" ", "-"), task, [Picture(plot, caption)]))
+            found.append(page.Section(f"{suite}-{task}".replace(" ", "-"), task, [page.picture(plot, caption)]))
     names = ["arm", "against", "suite", "task", "metric", "seeds", "score", "spread", "from", "to", "p (Holm)"]
     cells = [[_shown(value) for value in vars(row).values()] for row in rows]
-    everything: list[Block] = [Table("Every figure of study.csv", names, cells)]
-    return [*found, Section("figures", "All figures", everything)]
+    return [*found, page.Section("figures", "All figures", [page.table("Every figure of study.csv", names, cells)])]
 
 
 def _shown(value: Any) -> str:
