@@ -35,10 +35,9 @@ def cost(run: RunRecord) -> list[page.Section]:
     pictures = [_picture(run, task) for task in dict.fromkeys(note["of"] for *_, note in _stored(run))]
     blocks = [page.text(words(run)), page.table("What smaller forms cost", rows[0], rows[1:])]
     blocks.append(page.group("pictures", pictures))
-    for found in run.suite_tables(forms=True):
-        cells = [[task, *map(show.score, scores)] for task, _, _, scores in found.rows]
-        table_of_suite = page.table(f"Suite {found.suite}", ["task", *found.models], cells)
-        blocks.append(page.folded("All models by form", table_of_suite))
+    for suite, models, lines in run.suite_tables(forms=True):
+        cells = [[task, *map(show.score, scores)] for task, _, _, scores in lines]
+        blocks.append(page.folded("All models by form", page.table(f"Suite {suite}", ["task", *models], cells)))
     return [page.Section("cost", "What it costs", blocks)]
 
 

@@ -45,12 +45,12 @@ def scores(run: RunRecord) -> page.Section:
         "Correlations lie between −1 and 1, other scores between 0 and 1. The range under a score is its 95 % interval."
     )
     blocks = [page.text(words)]
-    for table in run.suite_tables():
+    for suite, models, lines in run.suite_tables():
         rows = [
             [show.row_head(task, metric, *[f"{show.count(items)} items"] * (items > 0)), *map(show.score, cells)]
-            for task, metric, items, cells in table.rows
+            for task, metric, items, cells in lines
         ]
-        blocks.append(page.table(f"Suite {table.suite}", ["task", *table.models], rows))
+        blocks.append(page.table(f"Suite {suite}", ["task", *models], rows))
     modes = ways_to_search(run, show.SMALL_BELOW)
     blocks += [page.table(f"Ways to search: {task}", *table) for task, table in modes.items()]
     if run.differences:

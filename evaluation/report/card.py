@@ -299,13 +299,13 @@ def _found(run: RunRecord) -> list[list[str]]:
 
 def _suites(run: RunRecord) -> list[dict[str, Any]]:
     suites = []
-    for table in run.suite_tables():
+    for suite, models, lines in run.suite_tables():
         rows = [
             [task, metric, show.count(items or None), *(show.score(cell, IN_BRACKETS) for cell in cells)]
-            for task, metric, items, cells in table.rows
+            for task, metric, items, cells in lines
         ]
-        columns, words = ["task", "metric", "items", *table.models], KINDS.get(run.suite_kind(table.suite), "")
-        suites.append({"name": table.suite, "words": words, "columns": columns, "rows": rows})
+        columns, words = ["task", "metric", "items", *models], KINDS.get(run.suite_kind(suite), "")
+        suites.append({"name": suite, "words": words, "columns": columns, "rows": rows})
     return suites
 
 

