@@ -25,7 +25,7 @@ from threadpoolctl import threadpool_limits
 from configs.schema.config import Config
 from evaluation.encoder import Encoder
 from evaluation.models import ScoredModel, heads_fingerprint
-from evaluation.outcome import SCORE_VERSION, Outcome
+from evaluation.outcome import SCORE_VERSION
 from evaluation.significance import whole
 from evaluation.suites.task import Task
 from pipeline.core.artefact import StageFolder, json_sha256, result_settings, untracked
@@ -63,7 +63,13 @@ class Scorer:
 
         Raises UserError for a score that is NaN or infinite.
         """
-        outcome, seconds = self._timed(task)
+        if task.suite not in self.begun:
+            self.begun.add(task.suite)
+            log.info("evaluate: %s on %s", self.model.name, task.suite)
+        started = time.monotonic()
+        outcome = task.score(self)
+        if (seconds := time.monotonic() - started) > LOGGED_EVERY:
+            log.info("evaluate: %s on %s took %.1f minutes", self.model.name, task.key, seconds / 60)
         where = f"model {self.model.name}, task {task.key}"
         if undefined := [measure.metric for measure in outcome.measures if not math.isfinite(measure.score)]:
             remedy = "check that its embeddings differ between texts"
@@ -83,18 +89,6 @@ class Scorer:
             "measures": [dataclasses.asdict(measure) for measure in outcome.measures],
             "notes": outcome.notes,
         }
-
-    def _timed(self, task: Task) -> tuple[Outcome, float]:
-        """The outcome and its seconds; logs the start of each suite and each task that took minutes."""
-        if task.suite not in self.begun:
-            self.begun.add(task.suite)
-            log.info("evaluate: %s on %s", self.model.name, task.suite)
-        started = time.monotonic()
-        outcome = task.score(self)
-        seconds = time.monotonic() - started
-        if seconds > LOGGED_EVERY:
-            log.info("evaluate: %s on %s took %.1f minutes", self.model.name, task.key, seconds / 60)
-        return outcome, seconds
 
     @property
     def key(self) -> str:
