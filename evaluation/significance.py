@@ -216,7 +216,10 @@ def measured(
     `main` says whether it is the task's main score, and `compared` which models are compared. Without `permuted` the
     test uses the bootstrap, whose resamples are drawn anyway. Raises UserError if the numbers of items differ.
     """
-    _require_same_items(outcomes, f"{suite}/{task}")
+    if len({outcome.items for outcome in outcomes.values()}) > 1:
+        what = ", ".join(f"{name} {outcome.items}" for name, outcome in outcomes.items())
+        remedy = "evaluate them again"
+        raise UserError(f"models were scored on different items: {what}", where=f"{suite}/{task}", remedy=remedy)
     names, found = list(outcomes), list(outcomes.values())
     measure, scores = found[0].measures[0], np.array([outcome.measures[0].score for outcome in found])
     pairs = [(one, two) for one, two in combinations(range(len(found)), 2) if compared(names[one], names[two])]
@@ -241,12 +244,6 @@ def measured(
         permuted=dict(zip(tested, p_values, strict=True)),
         stream=stream,
     )
-
-
-def _require_same_items(outcomes: dict[str, Outcome], where: str) -> None:
-    if len({outcome.items for outcome in outcomes.values()}) > 1:
-        what = ", ".join(f"{name} {outcome.items}" for name, outcome in outcomes.items())
-        raise UserError(f"models were scored on different items: {what}", where=where, remedy="evaluate them again")
 
 
 def mean_over_tasks(name: str, parts: Sequence[Measured]) -> Measured:
@@ -306,9 +303,7 @@ def _counts(rng: np.random.Generator, rows: int, n: int) -> np.ndarray:
 
 def _item_weights(outcome: Outcome) -> np.ndarray:
     """Weights [items] that make a sum over items the mean of the parts' means."""
-    labels = outcome.columns.get(PART)
-    if labels is None:
-        return np.full(outcome.items, 1 / outcome.items)
+    labels = outcome.columns.get(PART, np.zeros(outcome.items))
     _, part, sizes = np.unique(labels.astype(str), return_inverse=True, return_counts=True)
     return 1 / (len(sizes) * sizes[part])
 
