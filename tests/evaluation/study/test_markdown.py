@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from evaluation.study.comparison import ArmScore
-from evaluation.study.picture import draw_differences
-from evaluation.study.table import markdown
+from evaluation.study.table import draw_differences, markdown
 
 NAN = float("nan")
 
