@@ -76,14 +76,12 @@ def parts_of_task(task: AbsTask, scores: Mapping[str, list[Any]], folder: Path) 
                 continue
             if isinstance(task, AbsTaskRetrieval):
                 found = read_json(query_scores_path(folder, subset, split))
-                yield Part(
-                    subset, split, entry, found, [], [f"{task.metadata.name} {query}" for query in sorted(found)]
-                )
-                continue
-            predictions = read_json(folder / task.prediction_file_name)
-            sets: Any = task.dataset
-            data = sets[subset][split] if subset in sets else sets[split]
-            yield Part(subset, split, entry, predictions[subset][split], *_labelled(task.metadata, data))
+                gold, items = list[Any](), [f"{task.metadata.name} {query}" for query in sorted(found)]
+            else:
+                found = read_json(folder / task.prediction_file_name)[subset][split]
+                sets: Any = task.dataset
+                gold, items = _labelled(task.metadata, sets[subset][split] if subset in sets else sets[split])
+            yield Part(subset, split, entry, found, gold, items)
 
 
 def _labelled(metadata: Any, data: Any) -> tuple[list[Any], list[str]]:
