@@ -19,6 +19,7 @@ from evaluation.significance import CONFIDENCE, Measured, Resampling, holm, mean
 
 REFERENCES = ("base", "joint", "heads_frozen")  # the arms with which all others are compared
 RETRIEVAL_METRIC = "ndcg_at_10"  # used if a task has it, as dev scores and guards do; else its main metric
+NAN = float("nan")
 TINY = np.finfo(np.float64).tiny
 Outcomes = Mapping[tuple[str, int], Mapping[str, Outcome]]  # (arm, seed) -> `<suite>/<task>` -> outcome
 
@@ -35,9 +36,9 @@ class ArmScore(TableRow):
     seeds: int
     score: float  # mean over the seeds, of the score or of the difference
     spread: float  # standard deviation over the seeds
-    ci_low: float
-    ci_high: float
-    p_holm: float  # of a difference, corrected over the arms
+    ci_low: float = NAN
+    ci_high: float = NAN
+    p_holm: float = NAN  # of a difference, corrected over the arms
 
 
 def compare_arms(outcomes: Outcomes, resampling: Resampling) -> list[ArmScore]:
@@ -88,13 +89,13 @@ def _row(task: Measured, arm: str, against: str, scores: np.ndarray, values: np.
     `scores` has one entry per seed, `values` [resamples] their mean on resampled items.
     """
     seeds, mean = len(scores), float(scores.mean())
-    spread = float(scores.std(ddof=1)) if seeds > 1 else float("nan")
+    spread = float(scores.std(ddof=1)) if seeds > 1 else NAN
     of_seeds = np.nan_to_num(spread) ** 2 / seeds
     variance = np.nanvar(values) + of_seeds
     degrees = (seeds - 1) * (variance / of_seeds) ** 2 if of_seeds else np.inf
     error, t = np.sqrt(variance), stats.t(degrees)
     half = float(error * t.ppf((1 + CONFIDENCE) / 2))
-    p_value = 2 * float(t.sf(abs(mean) / max(error, TINY))) if against else float("nan")
+    p_value = 2 * float(t.sf(abs(mean) / max(error, TINY))) if against else NAN
     return ArmScore(
         arm, against, task.suite, task.task, task.metric, seeds, mean, spread, mean - half, mean + half, p_value
     )

@@ -17,7 +17,7 @@ from evaluation.report.charts import Interval, forest_plot, signed
 from evaluation.report.format import DASH
 from evaluation.results import MEAN
 from evaluation.significance import Resampling
-from evaluation.study.comparison import REFERENCES, RETRIEVAL_METRIC, ArmScore, compare_arms
+from evaluation.study.comparison import NAN, REFERENCES, RETRIEVAL_METRIC, ArmScore, compare_arms
 from pipeline.core.artefact import read_json, read_manifest
 from pipeline.core.console import log, markdown_table
 from pipeline.core.errors import UserError
@@ -93,23 +93,12 @@ def _dev_rows(jobs: Mapping[tuple[str, int], Path]) -> list[ArmScore]:
         for figure, (name, sign) in DEV_FIGURES.items():
             if manifest and (value := manifest.metrics.get(figure)) is not None:
                 found.setdefault((arm, name), []).append(sign * float(value))
-    nan = float("nan")
-    return [
-        ArmScore(
-            arm=arm,
-            against="",
-            suite=DEV,
-            task=name,
-            metric=RETRIEVAL_METRIC if name == GUARDS else "score",
-            seeds=len(values),
-            score=float(np.mean(values)),
-            spread=float(np.std(values, ddof=1)) if len(values) > 1 else nan,
-            ci_low=nan,
-            ci_high=nan,
-            p_holm=nan,
-        )
-        for (arm, name), values in found.items()
-    ]
+    rows = []
+    for (arm, name), values in found.items():
+        metric = RETRIEVAL_METRIC if name == GUARDS else "score"
+        spread = float(np.std(values, ddof=1)) if len(values) > 1 else NAN
+        rows.append(ArmScore(arm, "", DEV, name, metric, len(values), float(np.mean(values)), spread))
+    return rows
 
 
 def markdown(rows: Sequence[ArmScore]) -> str:
