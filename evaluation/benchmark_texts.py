@@ -115,11 +115,8 @@ def task_texts(task: Any) -> Iterator[str]:
 
 def _split_texts(split: Any) -> Iterator[str]:
     if isinstance(split, dict):  # retrieval, reranking
-        for query in split["queries"]:
-            text = query["text"]
-            yield from [text] if isinstance(text, str) else text
-        return
-    for column in TEXT_COLUMNS:
-        if column in split.column_names:
-            for value in split[column]:
-                yield from [value] if isinstance(value, str) else value
+        values = (query["text"] for query in split["queries"])
+    else:
+        values = (value for column in TEXT_COLUMNS if column in split.column_names for value in split[column])
+    for value in values:
+        yield from [value] if isinstance(value, str) else value
