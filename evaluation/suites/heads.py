@@ -140,9 +140,5 @@ def maxsim(tokens: torch.Tensor, counts: torch.Tensor, found: HeadOutputs) -> np
 
 def weighted(scores: Sequence[Scores], weights: Sequence[float]) -> Scores:
     """The hybrid scores: the weighted sum of the modes' scores."""
-
-    def summed(rows: slice) -> np.ndarray:
-        parts = (np.float32(weight) * part(rows) for weight, part in zip(weights, scores, strict=True))
-        return reduce(np.add, parts)
-
-    return summed
+    parts = list(zip(map(np.float32, weights), scores, strict=True))
+    return lambda rows: reduce(np.add, (weight * part(rows) for weight, part in parts))
