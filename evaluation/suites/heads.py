@@ -9,7 +9,7 @@ import torch
 from scipy.sparse import csr_array, vstack
 
 from evaluation.encoder import Encoder
-from evaluation.results import DENSE, MULTI_VECTOR, SPARSE, VECTOR_MODES
+from evaluation.results import ACTIVE_IDS, BYTES, DENSE, HYBRID, MULTI_VECTOR, SPARSE, VECTOR_MODES, ZERO_SHARE
 from pipeline.core.embedding import DOCUMENT, QUERY, require_finite
 from pipeline.core.heads import HYBRID_WEIGHTS, Heads, unused_ids
 
@@ -78,12 +78,13 @@ def token_vectors(encoder: Encoder, heads: Heads, texts: Sequence[str], prompt: 
 
 @dataclass(frozen=True)
 class ModeScores:
-    """Scores of all queries and candidates in each mode, and the size of the candidates' vectors."""
+    """Scores of all queries and candidates in each mode, and the size of the vectors by mode and metric.
+
+    Bytes are per candidate, with 32 bits per number and per sparse id; hybrid has those of all modes.
+    """
 
     scores: dict[str, Scores]
-    zero_share: float  # of queries and candidates with an empty sparse vector
-    active_ids: float  # weights in a candidate's sparse vector, on average
-    bytes: dict[str, float]  # per candidate by mode, on average: 32 bits per number and per sparse id
+    sizes: dict[str, dict[str, float]]
 
 
 @torch.inference_mode()
@@ -114,10 +115,12 @@ def mode_scores(encoder: Encoder, heads: Heads, queries: Sequence[str], candidat
     stored = csr_array(vstack(passages))[np.argsort(order)].T.tocsr()
     scores: dict[str, Scores] = {mode: matrix.__getitem__ for mode, matrix in whole.items()}
     scores[SPARSE] = lambda rows: (sparse[rows] @ stored).toarray()
-    empty = (np.diff(sparse.indptr) == 0).sum() + (active == 0).sum()
-    sizes = {DENSE: 4.0 * dense.shape[1], SPARSE: 8 * float(active.mean())}
-    sizes[MULTI_VECTOR] = 4 * tokens.shape[1] * float(lengths.mean())
-    return ModeScores(scores, float(empty / (len(queries) + len(candidates))), float(active.mean()), sizes)
+    empty = (np.diff(sparse.indptr) == 0).sum() + (active == 0).sum()  # of queries and candidates
+    share, ids = float(empty / (len(queries) + len(candidates))), float(active.mean())
+    sizes = {DENSE: {BYTES: 4.0 * dense.shape[1]}, SPARSE: {BYTES: 8 * ids, ZERO_SHARE: share, ACTIVE_IDS: ids}}
+    sizes[MULTI_VECTOR] = {BYTES: 4 * tokens.shape[1] * float(lengths.mean())}
+    sizes[HYBRID] = {BYTES: sum(size[BYTES] for size in sizes.values())}
+    return ModeScores(scores, sizes)
 
 
 def maxsim(tokens: torch.Tensor, counts: torch.Tensor, found: HeadOutputs) -> np.ndarray:

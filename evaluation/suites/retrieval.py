@@ -22,10 +22,10 @@ from configs.schema.config import Config
 from data.artefact import PairSet, held_out_file, read_dev_sets, read_held_out_set
 from evaluation.encoder import Encoder
 from evaluation.outcome import Measure, Outcome, joined
-from evaluation.results import ACTIVE_IDS, BM25, BYTES, DENSE, HYBRID, HYBRID_FITTED, SPARSE, VECTOR_MODES, ZERO_SHARE
+from evaluation.results import BM25, DENSE, HYBRID, HYBRID_FITTED, VECTOR_MODES
 from evaluation.scoring import Scorer
 from evaluation.significance import FIXED
-from evaluation.suites.heads import WEIGHTS, ModeScores, Scores, mode_scores, weighted
+from evaluation.suites.heads import WEIGHTS, Scores, mode_scores, weighted
 from evaluation.suites.task import Task
 from pipeline.core.artefact import StageFolder, file_sha256
 from pipeline.core.embedding import DOCUMENT, QUERY
@@ -73,18 +73,12 @@ class HeldOutRetrieval(Task):
         found = mode_scores(scorer.encoder, heads, data.queries, data.candidates)
         fitted = self.weights.of(scorer, heads)
         scores = [found.scores[mode] for mode in VECTOR_MODES]
-        parts = {mode: outcome_of(data, found.scores[mode], **sizes(found, mode)) for mode in VECTOR_MODES}
-        parts[HYBRID] = outcome_of(data, weighted(scores, WEIGHTS), **sizes(found, HYBRID))
+        parts = {mode: outcome_of(data, found.scores[mode], **found.sizes[mode]) for mode in VECTOR_MODES}
+        parts[HYBRID] = outcome_of(data, weighted(scores, WEIGHTS), **found.sizes[HYBRID])
         if fitted:
-            parts[HYBRID_FITTED] = outcome_of(data, weighted(scores, fitted), **sizes(found, HYBRID))
+            parts[HYBRID_FITTED] = outcome_of(data, weighted(scores, fitted), **found.sizes[HYBRID])
             parts[HYBRID_FITTED].notes["fitted weights"] = dict(zip(VECTOR_MODES, fitted, strict=True))
         return joined(parts | {BM25: self.lexical})
-
-
-def sizes(found: ModeScores, mode: str) -> dict[str, float]:
-    """The size of a passage's vectors in one mode, and for sparse ones the number of weights."""
-    size = {BYTES: found.bytes[mode] if mode != HYBRID else sum(found.bytes.values())}
-    return size | ({ZERO_SHARE: found.zero_share, ACTIVE_IDS: found.active_ids} if mode == SPARSE else {})
 
 
 class HybridWeights:

@@ -221,9 +221,10 @@ def test_modes_and_their_sums_are_scored_by_the_formulas_token_by_token(
     found = mode_scores(Encoder(with_heads, token_budget=64), read_heads(with_heads), data.queries, data.candidates)
     for mode, scores in hand.items():
         np.testing.assert_allclose(found.scores[mode](slice(1, 4)), scores[1:4], atol=1e-5)
-    assert found.bytes["dense"] == 4 * 32 and found.bytes["sparse"] == 8 * found.active_ids
+    size = {mode: sizes["bytes_per_passage"] for mode, sizes in found.sizes.items()}
+    assert size["dense"] == 4 * 32 and size["sparse"] == 8 * found.sizes["sparse"]["active_ids"]
     outcome, _, _ = scored(with_heads, stage, tmp_path)
-    assert outcome.columns["hybrid:bytes_per_passage"][0] == sum(found.bytes.values())
+    assert outcome.columns["hybrid:bytes_per_passage"][0] == size["dense"] + size["sparse"] + size["multi_vector"]
     summed = outcome_of(data, (hand["dense"] + 0.3 * hand["sparse"] + hand["multi_vector"]).__getitem__)
     for name in ("recall_at_1", "mrr_at_10", "ndcg_at_10"):
         np.testing.assert_array_equal(outcome.columns[f"hybrid:{name}"], summed.columns[name])
