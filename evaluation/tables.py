@@ -48,14 +48,13 @@ def _measured(task: Task, results: Results, stage: StageFolder, resampling: Resa
     Models are compared in the same mode, a model's modes with each other, and all with scores that have no model.
     """
     made = results[task.key]
-    outcomes = {model: read_outcome(stage.path / result["predictions"]) for model, result in made.items()}
     metrics: dict[str, dict[str, Outcome]] = {}
     owners: dict[str, tuple[str, str]] = {}
-    for model, outcome in outcomes.items():
+    for model, result in made.items():
+        outcome = read_outcome(stage.path / result["predictions"])
         for measure in outcome.measures:
             name = measure.by.format(model)
-            owner = owners.setdefault(name, (model, measure.by))
-            if owner[0] == model:
+            if owners.setdefault(name, (model, measure.by))[0] == model:  # a score of no model is taken once
                 metrics.setdefault(measure.metric, {})[name] = replace(outcome, measures=(measure,))
 
     def of_no_model(name: str) -> bool:
