@@ -120,20 +120,25 @@ def replicates(outcomes: Sequence[Outcome], resampling: Resampling, *names: str)
     return np.concatenate([np.asarray(part) for part in parts], axis=1)
 
 
-def statistic(measure: Measure, outcome: Outcome, counts: np.ndarray, draw: Draw) -> np.ndarray:
-    """The metric on each resample [resamples]; for a task in parts, the mean over the parts."""
+def statistic(measure: Measure, outcome: Outcome, counts: np.ndarray, draw: Draw | None = None) -> np.ndarray:
+    """The metric on each resample [resamples]; for a task in parts, the mean over the parts.
+
+    `draw` resamples the second dimension of values that have one.
+    """
     function = STATISTICS[measure.statistic]
     columns = [outcome.columns[name] for name in measure.columns]
+    if draw and function is mean_of_experiments:
+        function = partial(mean_of_experiments, weights=draw(columns[0].shape[1]))
     labels = outcome.columns.get(PART)
     if labels is None:
-        return function(counts, draw, *columns)
+        return function(counts, *columns)
     masks = [labels == label for label in dict.fromkeys(labels.tolist())]
-    return np.mean([function(counts[:, mask], draw, *(c[mask] for c in columns)) for mask in masks], axis=0)
+    return np.mean([function(counts[:, mask], *(c[mask] for c in columns)) for mask in masks], axis=0)
 
 
 def whole(measure: Measure, outcome: Outcome) -> float:
     """The metric on the items themselves."""
-    return float(statistic(measure, outcome, np.ones((1, outcome.items)), lambda size: np.ones((1, size)))[0])
+    return float(statistic(measure, outcome, np.ones((1, outcome.items)))[0])
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
@@ -336,34 +341,33 @@ def _f1(hits: np.ndarray, predicted: np.ndarray, gold: np.ndarray) -> np.ndarray
     return np.where(together > 0, 2 * hits / np.maximum(together, 1), 0.0).mean(axis=1)
 
 
-def mean(counts: Counts, draw: Draw, values: np.ndarray) -> np.ndarray:
+def mean(counts: Counts, values: np.ndarray) -> np.ndarray:
     """Mean of per-item values [n]: accuracy, recall, reciprocal rank, nDCG."""
     return counts @ values.astype(np.float64) / counts.sum(axis=1)
 
 
-def mean_of_draws(counts: Counts, draw: Draw, values: np.ndarray) -> np.ndarray:
+def mean_of_draws(counts: Counts, values: np.ndarray) -> np.ndarray:
     """Mean of values [n] of random draws within one evaluation; not being test items, they aren't resampled."""
     return np.full(len(counts), values.mean())
 
 
-def mean_of_experiments(counts: Counts, draw: Draw, values: np.ndarray) -> np.ndarray:
-    """Mean of values [n, experiments]; items and experiments are both resampled, as both are samples."""
+def mean_of_experiments(counts: Counts, values: np.ndarray, weights: Counts | None = None) -> np.ndarray:
+    """Mean of values [n, experiments]; `weights` resample the experiments, which are a sample as the items are."""
     per_experiment = counts @ values.astype(np.float64) / counts.sum(axis=1, keepdims=True)
-    weights = draw(values.shape[1])
-    return (per_experiment * weights).sum(axis=1) / weights.sum(axis=1)
+    return np.average(per_experiment, axis=1, weights=weights)
 
 
-def pearson(counts: Counts, draw: Draw, predictions: np.ndarray, gold: np.ndarray) -> np.ndarray:
+def pearson(counts: Counts, predictions: np.ndarray, gold: np.ndarray) -> np.ndarray:
     """Pearson correlation of predictions [n] and gold [n]."""
     return _weighted_correlation(counts, predictions.astype(np.float64), gold.astype(np.float64))
 
 
-def spearman(counts: Counts, draw: Draw, predictions: np.ndarray, gold: np.ndarray) -> np.ndarray:
+def spearman(counts: Counts, predictions: np.ndarray, gold: np.ndarray) -> np.ndarray:
     """Spearman correlation: Pearson correlation of the mid-ranks within each resample."""
     return _weighted_correlation(counts, mid_ranks(counts, predictions), mid_ranks(counts, gold))
 
 
-def roc_auc(counts: Counts, draw: Draw, predictions: np.ndarray, gold: np.ndarray) -> np.ndarray:
+def roc_auc(counts: Counts, predictions: np.ndarray, gold: np.ndarray) -> np.ndarray:
     """Area under the ROC curve for gold 0/1, by the rank sum of the positives (ties count half)."""
     positive = counts * gold.astype(np.float64)
     positives = positive.sum(axis=1)
@@ -373,7 +377,7 @@ def roc_auc(counts: Counts, draw: Draw, predictions: np.ndarray, gold: np.ndarra
         return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
 
 
-def average_precision(counts: Counts, draw: Draw, predictions: np.ndarray, gold: np.ndarray) -> np.ndarray:
+def average_precision(counts: Counts, predictions: np.ndarray, gold: np.ndarray) -> np.ndarray:
     """Average precision for gold 0/1 as scikit-learn defines it: precision at each threshold times recall gained."""
     order = np.argsort(-predictions, kind="stable")
     ends = np.flatnonzero(np.append(np.diff(predictions[order]) != 0, True))  # last item of each group of ties
@@ -385,7 +389,7 @@ def average_precision(counts: Counts, draw: Draw, predictions: np.ndarray, gold:
         return (precision * gained).sum(axis=1) / found[:, -1]
 
 
-def macro_f1(counts: Counts, draw: Draw, hits: np.ndarray, predicted: np.ndarray, gold: np.ndarray) -> np.ndarray:
+def macro_f1(counts: Counts, hits: np.ndarray, predicted: np.ndarray, gold: np.ndarray) -> np.ndarray:
     """Mean over tags of 2·hits / (predicted + gold); arguments [n, tags] count a text's words by tag.
 
     A tag without words gets 0, as in scikit-learn.

@@ -37,7 +37,7 @@ Draw = Callable[[np.random.Generator, int], dict[str, np.ndarray]]
 
 def outcome(statistic: str, **columns: np.ndarray) -> Outcome:
     n = len(next(iter(columns.values())))
-    score = STATISTICS[statistic](np.ones((1, n)), lambda size: np.ones((1, size)), *columns.values())[0]
+    score = STATISTICS[statistic](np.ones((1, n)), *columns.values())[0]
     return Outcome(dict(columns), (Measure("metric", float(score), statistic, tuple(columns)),))
 
 
@@ -226,10 +226,6 @@ LABELS = RNG.integers(0, 2, ITEMS)
 PREDICTIONS = np.round(GRADES / 5 + RNG.normal(0, 0.4, ITEMS), 1)  # rounded: many ties
 
 
-def no_second(size: int) -> np.ndarray:
-    return np.ones((len(COUNTS), size))
-
-
 def copies(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.repeat(values, counts.astype(int), axis=0)
 
@@ -244,7 +240,7 @@ def copies(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
     ],
 )
 def test_a_metric_of_predictions_equals_the_library_on_copied_items(name: str, gold: np.ndarray, oracle) -> None:
-    ours = STATISTICS[name](COUNTS, no_second, PREDICTIONS, gold)
+    ours = STATISTICS[name](COUNTS, PREDICTIONS, gold)
     theirs = [oracle(copies(counts, PREDICTIONS), copies(counts, gold)) for counts in COUNTS]
     np.testing.assert_allclose(ours, theirs, atol=1e-12)
 
@@ -267,7 +263,7 @@ def test_macro_f1_equals_scikit_learn_on_copied_texts() -> None:
             gold,
         )
     ]
-    ours = macro_f1(COUNTS, no_second, *columns)
+    ours = macro_f1(COUNTS, *columns)
     for counts, value in zip(COUNTS, ours, strict=True):
         chosen = np.repeat(np.arange(ITEMS), counts.astype(int))
         truth = np.concatenate([gold[index] for index in chosen])
@@ -278,7 +274,7 @@ def test_macro_f1_equals_scikit_learn_on_copied_texts() -> None:
 def test_experiments_are_resampled_as_well_as_items() -> None:
     values = RNG.integers(0, 2, (ITEMS, 10)).astype(float)
     second = RNG.multinomial(10, np.full(10, 0.1), size=len(COUNTS)).astype(float)
-    ours = mean_of_experiments(COUNTS, lambda size: second, values)
+    ours = mean_of_experiments(COUNTS, values, second)
     for counts, weights, value in zip(COUNTS, second, ours, strict=True):
         assert value == pytest.approx(copies(weights, copies(counts, values).T).mean())
     same = outcome("mean_of_experiments", value=values)
@@ -296,8 +292,8 @@ def test_lucky_draws_of_training_texts_are_not_evidence_of_every_item() -> None:
 def test_a_resample_without_both_classes_has_no_value() -> None:
     only_first = np.zeros((1, ITEMS))
     only_first[0, np.flatnonzero(LABELS == 1)] = 1
-    assert np.isnan(roc_auc(only_first, no_second, PREDICTIONS, LABELS)).all()
-    assert np.isnan(spearman(only_first, no_second, np.ones(ITEMS), GRADES)).all()
+    assert np.isnan(roc_auc(only_first, PREDICTIONS, LABELS)).all()
+    assert np.isnan(spearman(only_first, np.ones(ITEMS), GRADES)).all()
 
 
 def named(values: np.ndarray, names: list[str], **more: np.ndarray) -> Outcome:

@@ -39,7 +39,7 @@ def outcome(columns: Columns, metrics: tuple[str, ...]) -> Outcome:
     measures = []
     for metric in metrics:
         statistic = {SPEARMAN: "spearman", PEARSON: "pearson"}.get(metric, "mean")
-        score = STATISTICS[statistic](np.ones((1, ITEMS)), lambda size: np.ones((1, size)), *columns.values())[0]
+        score = STATISTICS[statistic](np.ones((1, ITEMS)), *columns.values())[0]
         measures.append(Measure(metric, float(score), statistic, tuple(columns)))
     return Outcome(columns, tuple(measures))
 

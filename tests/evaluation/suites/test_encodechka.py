@@ -132,7 +132,7 @@ def test_the_score_follows_from_the_items(task: str, model: Path, subset: Path) 
     outcome = TASKS[task].score(UncheckedFiles(str(subset), subset), EncodechkaVectors(Encoder(model), "leaderboard"))
     measure = outcome.measures[0]
     ones, columns = np.ones((1, outcome.items)), [outcome.columns[name] for name in measure.columns]
-    again = STATISTICS[measure.statistic](ones, lambda size: np.ones((1, size)), *columns)
+    again = STATISTICS[measure.statistic](ones, *columns)
     assert again[0] == pytest.approx(measure.score, abs=1e-6)
 
 

@@ -69,7 +69,7 @@ def recomputed(outcome: Outcome, position: int) -> float:
     for part in dict.fromkeys(parts.tolist()):
         columns = [outcome.columns[name][parts == part] for name in measure.columns]
         ones = np.ones((1, len(columns[0])))
-        values.append(STATISTICS[measure.statistic](ones, lambda size: np.ones((1, size)), *columns)[0])
+        values.append(STATISTICS[measure.statistic](ones, *columns)[0])
     return float(np.mean(values))
 
 
