@@ -58,19 +58,14 @@ class Measured:
     permuted: dict[tuple[int, int], float] = field(default_factory=dict)  # p-values of pairs
     stream: tuple[str, ...] = ()  # of random numbers; the same for tasks over the same texts
 
-    def rows(self) -> list[Score]:
+    def rows(self) -> Iterator[Score]:
         """One row per model, with its interval."""
-        return [
-            Score(
-                model, self.suite, self.task, self.metric, float(score), *self._interval(own), self.items,
-                float(took),
-            )
-            for model, score, own, took in zip(self.models, self.scores, self.replicates, self.seconds, strict=True)
-        ]  # fmt: skip
+        for model, score, own, took in zip(self.models, self.scores, self.replicates, self.seconds, strict=True):
+            low, high = self._interval(own)
+            yield Score(model, self.suite, self.task, self.metric, float(score), low, high, self.items, float(took))
 
-    def differences(self) -> list[Difference]:
+    def differences(self) -> Iterator[Difference]:
         """The later model of each pair minus the earlier one."""
-        found = []
         for earlier, later in self.pairs:
             values = self.replicates[later] - self.replicates[earlier]
             if not self.items:
@@ -81,24 +76,21 @@ class Measured:
                 test, p_value = "bootstrap", bootstrap_p_value(values)
             difference = float(self.scores[later] - self.scores[earlier])
             low, high = self._interval(values)
-            found.append(
-                Difference(
-                    model=self.models[later],
-                    against=self.models[earlier],
-                    suite=self.suite,
-                    task=self.task,
-                    metric=self.metric,
-                    difference=difference,
-                    ci_low=low,
-                    ci_high=high,
-                    p_value=p_value,
-                    p_holm=float("nan"),
-                    test=test,
-                    items=self.items,
-                    main=self.main,
-                )
+            yield Difference(
+                model=self.models[later],
+                against=self.models[earlier],
+                suite=self.suite,
+                task=self.task,
+                metric=self.metric,
+                difference=difference,
+                ci_low=low,
+                ci_high=high,
+                p_value=p_value,
+                p_holm=float("nan"),
+                test=test,
+                items=self.items,
+                main=self.main,
             )
-        return found
 
     def _interval(self, values: np.ndarray) -> tuple[float, float]:
         return interval(values) if self.items else (float("nan"), float("nan"))

@@ -49,7 +49,7 @@ def two_models(rng: np.random.Generator, n: int, gain: float) -> dict[str, Outco
 
 
 def rows_of(outcomes: dict[str, Outcome], plan: Resampling) -> Difference:
-    return measured(outcomes, [0.0, 0.0], plan, "suite", "task").differences()[0]
+    return next(measured(outcomes, [0.0, 0.0], plan, "suite", "task").differences())
 
 
 def coverage(statistic: str, draw: Draw, truth: float, n: int, runs: int) -> float:
@@ -357,7 +357,7 @@ def test_a_mean_compares_the_models_that_have_all_its_tasks() -> None:
 def test_each_pair_of_models_has_its_own_p_value() -> None:
     values = RNG.random(60)
     models = {name: outcome("mean", value=values + gain) for name, gain in (("a", 0.0), ("b", 0.5), ("c", 0.5))}
-    rows = measured(models, [0.0] * 3, Resampling(200), "suite", "task").differences()
+    rows = list(measured(models, [0.0] * 3, Resampling(200), "suite", "task").differences())
     assert {(row.model, row.against): row.p_value for row in rows} == {
         ("b", "a"): 1 / 201, ("c", "a"): 1 / 201, ("c", "b"): 1,
     }  # fmt: skip
@@ -375,7 +375,7 @@ def test_the_bootstrap_tests_where_items_can_t_be_swapped_or_no_permutation_is_w
     assert rows_of(ranked, plan).test == "bootstrap"
     means = {name: outcome("mean", value=RNG.random(30)) for name in "abc"}
     found = measured(means, [0.0] * 3, plan, "suite", "task", permuted=False, compared=lambda one, other: other == "c")
-    rows = found.differences()
+    rows = list(found.differences())
     assert [(row.model, row.against, row.test) for row in rows] == [("c", "a", "bootstrap"), ("c", "b", "bootstrap")]
 
 
