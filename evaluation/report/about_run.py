@@ -36,8 +36,7 @@ BESIDE_THE_CARD = ("card_total_pairs", "card_total_negatives", "negatives_the_ca
 
 def head(run: RunRecord) -> list[Markup]:
     """The top of the page: what was made from what, any caution, and the main figures."""
-    caution = [page.text(run.caution, "caution")] if run.caution else []
-    return [page.text(_made_of(run), "lede"), *caution, page.facts(_headline(run))]
+    return [page.text(_made_of(run), "lede"), page.text(run.caution or "", "caution"), page.facts(_headline(run))]
 
 
 def _made_of(run: RunRecord) -> str:
@@ -199,7 +198,7 @@ def vocabulary(run: RunRecord) -> page.Section:
         if isinstance(value, str | int | float) and name != "guarantee" and name.rpartition("_")[0] not in pairs
     ]
     blocks = [
-        *([page.text(found["guarantee"])] if found.get("guarantee") else []),
+        page.text(found.get("guarantee", "")),
         page.table("Before and after", ["", "before", "after", "kept"], sizes),
         page.facts(single),
         page.group("tables", [_values(name, value) for name, value in found.items() if isinstance(value, dict)]),
@@ -239,10 +238,11 @@ def environment(run: RunRecord) -> page.Section:
             versions = ", ".join(f"{package} {version}" for package, version in (facts.get("packages") or {}).items())
             packages.setdefault(versions, []).append(name)
     columns = ["stage", "machine", "Python", "cores", "processes", "GPU", "code commit"]
-    blocks = [page.table("Machine and code commit of each stage", columns, rows) if rows else page.absent("data")]
     used = [[", ".join(stages), show.long(versions)] for versions, stages in packages.items()]
-    blocks.append(page.table("Packages", ["stages", "versions"], used))
-    if run.config:
-        config = yaml.safe_dump(run.config, allow_unicode=True, sort_keys=False)
-        blocks.append(page.folded("Resolved config of the last stage", page.code(config)))
+    config = yaml.safe_dump(run.config, allow_unicode=True, sort_keys=False)
+    blocks = [
+        page.table("Machine and code commit of each stage", columns, rows) or page.absent("data"),
+        page.table("Packages", ["stages", "versions"], used),
+        page.folded("Resolved config of the last stage", page.code(config)),
+    ]
     return page.Section("environment", "Environment", blocks)
