@@ -274,6 +274,8 @@ def _explained(error: Exception) -> UserError:
     remedy = CONFIG_REMEDY
     if isinstance(error, MissingConfigException) and error.options:
         remedy = f"choose one of {', '.join(error.options)}"
+    if "not a subclass of" in what:  # a limit of OmegaConf
+        remedy = "add a new entry by a YAML file, like those in configs/; the command line only changes existing ones"
     return UserError(what, where=f"config key {key}" if key else "config", remedy=remedy)
 
 

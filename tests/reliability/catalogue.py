@@ -32,6 +32,7 @@ def data(named: str, plant: Plant, *overrides: str) -> Case:
 CONFIG = {
     "an unknown key": config("nonsense", "nonsense=1"),
     "an unknown key of a source": config("config key data.sources.terra.nonsense", "data.sources.terra.nonsense=1"),
+    "a set added without a file": config("data.sources.mine.*by a YAML file", "+data.sources.mine.path=rows.jsonl"),
     "a misspelt profile": config("profile/demoo", "profile=demoo"),
     "a misspelt choice": config("base/nonsense", "base=nonsense"),
     "a wrong type": config("config key seed", "seed=1.5"),
