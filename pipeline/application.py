@@ -77,17 +77,18 @@ def _command(job: Callable[[Config], Any]) -> None:
     def run_job(config: DictConfig) -> str | None:
         started.append(config)
         try:
-            with _stop_restored(), disk_errors_explained(Path(config.runs)):
+            with disk_errors_explained(Path(config.runs)):
                 _require_profile_name(config)
                 job(checked(config))
-        except (UserError, OmegaConfBaseException) as error:  # not left to Hydra, which would print more lines
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                return _explained(error).line  # for `SweepTable`: the other jobs continue
-            errors.append(_explained(error))
-        except (Died, Exception) as error:  # a crash ends a run, but not the other jobs of a sweep
-            if HydraConfig.get().mode != RunMode.MULTIRUN:
+        except (Died, Exception) as error:
+            if _received:  # a library, such as pydantic during its import, turned `Stopped` into another error
+                raise Stopped(_received[0]) from error
+            is_explained = isinstance(error, UserError | OmegaConfBaseException)
+            if HydraConfig.get().mode == RunMode.MULTIRUN:  # the line for `SweepTable`: the other jobs continue
+                return _explained(error).line if is_explained else _crashed(error)
+            if not is_explained:
                 raise
-            return _crashed(error)
+            errors.append(_explained(error))  # not left to Hydra, which would print more lines
         return None
 
     _make_ready()
@@ -107,14 +108,9 @@ def _command(job: Callable[[Config], Any]) -> None:
         raise
     if errors:
         lines = "\n".join(error.line for error in errors)
-        _end_in_error(_for_this_run(lines, started[0]) if started else lines)
-
-
-def _end_in_error(lines: str) -> NoReturn:
-    """Print what the user can fix, after all other output, and exit with 2."""
-    sys.stdout.flush()
-    print(lines, file=sys.stderr, flush=True)
-    sys.exit(2)
+        sys.stdout.flush()  # all other output comes first
+        print(_for_this_run(lines, started[0]) if started else lines, file=sys.stderr, flush=True)
+        sys.exit(2)
 
 
 def _make_ready() -> None:
@@ -216,17 +212,6 @@ def _stop(number: int, _: object) -> None:
 
 
 @contextmanager
-def _stop_restored() -> Iterator[None]:
-    """Raise `Stopped` again if a library, such as pydantic during its import, turned it into another error."""
-    try:
-        yield
-    except (Died, Exception) as error:
-        if _received:
-            raise Stopped(_received[0]) from error
-        raise
-
-
-@contextmanager
 def _callback_errors_raised() -> Iterator[None]:
     """Raise a callback's error, which Hydra turns into a warning: a sweep without its table would exit with 0."""
     warnings.filterwarnings("error", r"Callback \w+\.on_\w+ raised", UserWarning)
@@ -257,7 +242,7 @@ def _end_in_time(asked: int) -> None:
             os._exit(128 + signal.SIGTERM)
 
 
-def _explained(error: Exception) -> UserError:
+def _explained(error: BaseException) -> UserError:
     """Hydra's and OmegaConf's multi-line reports as one error; the innermost cause is the most specific."""
     if isinstance(error, UserError):
         return error
