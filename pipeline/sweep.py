@@ -6,8 +6,7 @@ exchange results through files.
 
 import csv
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -38,9 +37,7 @@ class SweepTable(Callback):
         try:
             SweepTable.lock.acquire(timeout=0)
         except Timeout:
-            error = UserError("another sweep of this name is running", where=str(folder), remedy="wait for it")
-            print(error.line, file=sys.stderr, flush=True)
-            sys.exit(2)  # Hydra turns any other exception into a warning
+            raise UserError("another sweep of this name is running", where=str(folder), remedy="wait for it") from None
         for path in folder.glob(f"*/{RESULT}"):
             path.unlink()  # from an earlier sweep of this name, perhaps with other jobs
 
@@ -81,12 +78,9 @@ class SweepTable(Callback):
             sys.exit(2)
 
 
-@contextmanager
-def sweep_lock(stage: Stage, config: Config) -> Iterator[None]:
+def sweep_lock(stage: Stage, config: Config) -> AbstractContextManager[None]:
     """A lock for sweep jobs that need the same artefact: the first job makes it, the others then borrow it."""
     if not config.borrow:
-        yield
-        return
+        return nullcontext()
     folder, _ = folder_and_manifest(stage, config)
-    with locked(Path(config.runs) / folder.fingerprint[:32], wait=True):
-        yield
+    return locked(Path(config.runs) / folder.fingerprint[:32], wait=True)

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from configs.schema.config import Config
 from pipeline.chain import CHAIN
 from pipeline.core.artefact import Manifest, read_json, read_manifest, write_json
-from pipeline.core.errors import REDACTED
+from pipeline.core.errors import REDACTED, UserError
 from pipeline.stage import folder_and_manifest
 from pipeline.sweep import RESULT, SweepTable, sweep_lock
 from tests.support.runs import finish, read_csv
@@ -235,18 +235,15 @@ def test_a_job_s_result_is_the_objective_in_its_run_without_secrets(
         assert read_json(path) == made | {"overrides": ["seed=1", f"a={REDACTED}"]}
 
 
-def test_a_sweep_forgets_earlier_results_and_refuses_a_second_one(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_sweep_forgets_earlier_results_and_refuses_a_second_one(tmp_path: Path) -> None:
     write_result(tmp_path, 7, 0.9)
     SweepTable().on_multirun_start(config_of(tmp_path))
     first = SweepTable.lock
     assert not (tmp_path / "7" / RESULT).exists()
     (tmp_path / "7" / RESULT).touch()  # of the sweep that runs
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(UserError, match="another sweep of this name is running"):
         SweepTable().on_multirun_start(config_of(tmp_path))
     first.release()
-    assert ended.value.code == 2 and capsys.readouterr().err.startswith("error: another sweep of this name is running")
     assert (tmp_path / "7" / RESULT).exists()
 
 
