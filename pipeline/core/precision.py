@@ -1,8 +1,7 @@
 """Choices that depend on the device: precision, attention implementation, and how freed CPU memory is kept."""
 
-import contextlib
 import ctypes
-from typing import ClassVar
+import sys
 
 import psutil
 import torch
@@ -83,13 +82,6 @@ def keep_freed_memory() -> None:
     libc.mallopt(m_trim_threshold, 2**31 - 1)
 
 
-class _Heap(ctypes.Structure):
-    """glibc's struct mallinfo2."""
-
-    _names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
-    _fields_: ClassVar = [(name, ctypes.c_size_t) for name in _names.split()]
-
-
 def resident_memory() -> int:
     """Resident bytes of this process."""
     return psutil.Process().memory_info().rss
@@ -100,16 +92,12 @@ def kept_memory() -> int:
 
     glibc traverses its free lists to count them, which takes milliseconds.
     """
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallinfo2.restype = _Heap
-        heap = libc.mallinfo2()
-    except (OSError, AttributeError):  # not glibc, or before 2.33
+    if sys.platform != "linux" or not hasattr(psutil, "heap_info"):  # psutil has it on Linux where libc is glibc
         return 0
-    return max(0, resident_memory() - heap.uordblks - heap.hblkhd)
+    heap = psutil.heap_info()
+    return max(0, resident_memory() - heap.heap_used - heap.mmap_used)
 
 
 def return_kept_memory() -> None:
     """Return kept freed memory to the system."""
-    with contextlib.suppress(OSError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    psutil.heap_trim()
