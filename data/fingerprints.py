@@ -7,7 +7,7 @@ from typing import Any
 import xxhash
 
 from configs.schema.config import Config
-from configs.schema.data import HubFiles, SourceConfig, unit_settings
+from configs.schema.data import HubFiles, SourceConfig
 from data.sources.files import Located, locate, open_reader
 from pipeline.core.artefact import folder_state, json_sha256, read_once, result_settings
 from pipeline.core.errors import UserError
@@ -50,7 +50,8 @@ def set_fingerprint(name: str, config: Config, states: Mapping[str, str], *compa
     the set is compared with, such as the fingerprints of other sets.
     """
     source, data = config.data.all_sources[name], config.data
-    settings = [unit_settings(source), data.cleaning, data.decontamination, data.dev, data.on_bad_row, config.seed]
+    of_rows = result_settings(source, "unit")
+    settings = [of_rows, data.cleaning, data.decontamination, data.dev, data.on_bad_row, config.seed]
     by = states.get(MINING, states.get(data.mining.model))
     mining = [data.mining, by, mining_settings(config)] if source.negatives == "mine" else []
     return json_sha256([VERSION, *map(result_settings, settings + mining), states[f"source:{name}"], *compared_with])

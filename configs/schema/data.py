@@ -1,8 +1,7 @@
 """Settings of the data stage: sources, cleaning, decontamination, dev rows and mined negatives."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
 
 import regex
 from omegaconf import MISSING
@@ -278,9 +277,3 @@ class DataConfig:
 def set_name(key: str) -> str:
     """The set's name in a `DataConfig.key`."""
     return key.rpartition(".")[2]
-
-
-def unit_settings(source: SourceConfig) -> dict[str, Any]:
-    """The fields of a source that change its rows, by name."""
-    values = asdict(source)
-    return {item.name: values[item.name] for item in fields(source) if item.metadata.get("unit", True)}

@@ -91,19 +91,19 @@ def json_sha256(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def result_settings(value: Any) -> Any:
-    """Plain values of a config, without fields marked `metadata={"result": False}` or equal to their `unless`."""
+def result_settings(value: Any, mark: str = "result") -> Any:
+    """Plain values of a config, without fields whose metadata has the mark as False, or that equal their `unless`."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         kept = [
             field
             for field in dataclasses.fields(value)
-            if field.metadata.get("result", True) and getattr(value, field.name) != field.metadata.get("unless", ...)
+            if field.metadata.get(mark, True) and getattr(value, field.name) != field.metadata.get("unless", ...)
         ]
-        return {field.name: result_settings(getattr(value, field.name)) for field in kept}
+        return {field.name: result_settings(getattr(value, field.name), mark) for field in kept}
     if isinstance(value, dict):
-        return {str(key): result_settings(item) for key, item in value.items()}
+        return {str(key): result_settings(item, mark) for key, item in value.items()}
     if isinstance(value, list):
-        return [result_settings(item) for item in value]
+        return [result_settings(item, mark) for item in value]
     return value
 
 

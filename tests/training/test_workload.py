@@ -7,7 +7,6 @@ from unittest import mock
 import pytest
 import torch
 
-from configs.schema.data import unit_settings
 from configs.schema.training import HeadsConfig
 from pipeline.application import composed
 from pipeline.core.artefact import result_settings
@@ -183,4 +182,4 @@ def test_a_source_without_assumed_lengths_counts_as_long_as_allowed() -> None:
 
 def test_assumed_lengths_are_not_in_a_fingerprint() -> None:
     source = composed("profile=bge_m3").data.sources["terra"]
-    assert "tokens" not in result_settings(source) and "tokens" not in unit_settings(source)
+    assert "tokens" not in result_settings(source) and "tokens" not in result_settings(source, "unit")
