@@ -67,8 +67,7 @@ class EmbeddingCache:
         """Store vectors [texts, width], by name, of distinct texts that were missing."""
         keys = [text_key(text) for text in texts]
         self._keep(kind, keys, vectors)
-        if self.folder:
-            place = self._place(kind)
+        if place := self._place(kind):
             target = place / f"{text_key(' '.join(keys))}.npz"
             # Runs share the folder, and two that miss the same texts write the same file.
             with FileLock(place / ".lock"), replacing(target) as path, path.open("wb") as file:
@@ -87,18 +86,17 @@ class EmbeddingCache:
         for name, block in vectors.items():
             kept.setdefault(name, []).append(block)
 
-    def _place(self, kind: str) -> Path:
-        assert self.folder is not None
-        return self.folder / hashlib.sha256(kind.encode()).hexdigest()[:16]
+    def _place(self, kind: str) -> Path | None:
+        return self.folder and self.folder / hashlib.sha256(kind.encode()).hexdigest()[:16]
 
     def _found(self, kind: str) -> dict[str, Path]:
         """The file with each text's vectors, by the text's key."""
         if kind not in self._files:
             self._files[kind] = {}
-            if self.folder:
-                self._place(kind).mkdir(parents=True, exist_ok=True)
-                (self._place(kind) / "kind.json").write_text(json.dumps(kind))
-                for file in sorted(self._place(kind).glob("*.npz")):
+            if place := self._place(kind):
+                place.mkdir(parents=True, exist_ok=True)
+                (place / "kind.json").write_text(json.dumps(kind))
+                for file in sorted(place.glob("*.npz")):
                     if stored := _stored(file, vectors=False):
                         self._files[kind].update(dict.fromkeys(stored[0], file))
         return self._files[kind]
@@ -152,6 +150,7 @@ class Embedder:
         show_progress_bar: bool = True,
     ) -> None:
         self.model, self.cache, self.show_progress_bar = model, cache, show_progress_bar
+        self.tokenizer: Any = model.tokenizer
         limits = [limit for limit in (max_length, model.max_seq_length) if limit and limit != float("inf")]
         self.max_length = min(limits, default=None)
         self.token_budget = token_budget or (CPU_TOKENS if model.device.type == "cpu" else GPU_TOKENS)
@@ -162,11 +161,6 @@ class Embedder:
         # A model switched to packing elsewhere may be used in float32 here, for which the GPU has no kernel.
         self.packs = is_packed(model) and (in_half or model.device.type == "cpu")
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # else it warns if processes are started later
-
-    @property
-    def tokenizer(self) -> Any:
-        """The model's tokenizer."""
-        return self.model.tokenizer
 
     def prompt(self, role: str | None) -> str:
         """The model's prompt for texts in the role query or document, or in none."""
