@@ -111,9 +111,7 @@ class Config:
 
     def side(self, name: str) -> SideConfig:
         """The settings of one side's training."""
-        side = getattr(self.training, name)
-        assert isinstance(side, SideConfig)
-        return side
+        return getattr(self.training, name)
 
     def training_of(self, name: str) -> SideConfig | HeadsConfig:
         """The training settings of a side or of the heads."""
