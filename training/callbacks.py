@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import psutil
 import torch
 from safetensors.torch import save_file
 from transformers import TrainerCallback, TrainerState
@@ -15,7 +16,7 @@ from transformers.trainer_callback import ProgressCallback
 
 from pipeline.core.artefact import replacing
 from pipeline.core.console import log
-from pipeline.core.precision import kept_memory, resident_memory, return_kept_memory
+from pipeline.core.precision import kept_memory
 from training.batch_plan import GlobalBatch
 from training.dev_scores import dev_figures
 from training.model_files import trained_weights
@@ -172,12 +173,12 @@ class KeptMemory(TrainerCallback):
         self.before, self.within = kept_memory(), 0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        resident = resident_memory()
+        resident = psutil.Process().memory_info().rss
         if resident <= self.within:
             return  # the same amount is allocated after every step, so a resident size once within the limit still is
         kept = kept_memory() - self.before
         if kept > self.most:
-            return_kept_memory()
+            psutil.heap_trim()
         else:
             self.within = resident + self.most - kept
 

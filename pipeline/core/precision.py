@@ -82,11 +82,6 @@ def keep_freed_memory() -> None:
     libc.mallopt(m_trim_threshold, 2**31 - 1)
 
 
-def resident_memory() -> int:
-    """Resident bytes of this process."""
-    return psutil.Process().memory_info().rss
-
-
 def kept_memory() -> int:
     """Resident bytes that are not allocated: freed memory that is kept, and code and the like; 0 without glibc.
 
@@ -95,9 +90,4 @@ def kept_memory() -> int:
     if sys.platform != "linux" or not hasattr(psutil, "heap_info"):  # psutil has it on Linux where libc is glibc
         return 0
     heap = psutil.heap_info()
-    return max(0, resident_memory() - heap.heap_used - heap.mmap_used)
-
-
-def return_kept_memory() -> None:
-    """Return kept freed memory to the system."""
-    psutil.heap_trim()
+    return max(0, psutil.Process().memory_info().rss - heap.heap_used - heap.mmap_used)

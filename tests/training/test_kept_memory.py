@@ -4,11 +4,12 @@ import multiprocessing
 import sys
 from multiprocessing.connection import Connection
 
+import psutil
 import pytest
 import torch
 from transformers import TrainerControl, TrainerState
 
-from pipeline.core.precision import keep_freed_memory, kept_memory, return_kept_memory
+from pipeline.core.precision import keep_freed_memory, kept_memory
 from training.callbacks import KeptMemory
 
 MEGABYTE = 2**20
@@ -16,7 +17,7 @@ MEGABYTE = 2**20
 
 def measure(results: Connection) -> None:
     """Send the kept memory after memory was freed, after the step, and after one that freed more; for two bounds."""
-    return_kept_memory()  # of tests before this one
+    psutil.heap_trim()  # of tests before this one
     keep_freed_memory()
     for most in (500, 50):
         callback, kept = KeptMemory(most * MEGABYTE), list[int]()
@@ -29,7 +30,7 @@ def measure(results: Connection) -> None:
         callback.on_step_end(None, TrainerState(), TrainerControl())
         kept.append(kept_memory() - callback.before)
         results.send(kept)
-        return_kept_memory()
+        psutil.heap_trim()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only glibc keeps freed memory like this")
