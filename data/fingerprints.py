@@ -11,7 +11,7 @@ from configs.schema.data import HubFiles, SourceConfig
 from data.sources.files import Located, locate, open_reader
 from pipeline.core.artefact import folder_state, json_sha256, read_once, result_settings
 from pipeline.core.errors import UserError
-from pipeline.core.hub import Revision, hub_model, local_model, lock_state
+from pipeline.core.hub import Revision, local_model, locked_commit
 
 VERSION = 6  # raised when the same source and config give other rows
 HASHED_BYTES = 32 * 2**20
@@ -61,8 +61,8 @@ def source_state(key: str, source: SourceConfig, mirror: str | None) -> list[Any
     """The source's files or package; one that can't be located is recorded by its error, and fails when built."""
     if source.hub and not source.path and not source.reader and mirror is None:
         parts = [HubFiles(source.hub, source.revision), *source.also]
-        locked = lock_state(Revision("dataset", part.hub, part.revision) for part in parts)
-        return [source.hub, source.revision, *locked]  # nothing is downloaded to decide about skipping
+        locked = [locked_commit(Revision("dataset", part.hub, part.revision)) for part in parts]
+        return [source.hub, source.revision, *filter(None, locked)]  # nothing is downloaded to decide about skipping
     try:
         if source.reader:
             return [source.reader, open_reader(key, source).revision]
@@ -91,5 +91,6 @@ def model_state(wanted: str, mirror: str | None) -> list[Any]:
     """A model from outside the run: contents of a folder, revision of a Hub id."""
     if folder := local_model(wanted, mirror):
         return folder_state(folder)
-    asked, (name, _, revision) = hub_model(wanted), wanted.partition("@")
-    return [name, revision or None, *lock_state([asked] if asked else [])]
+    name, _, revision = wanted.partition("@")
+    commit = locked_commit(Revision("model", name, revision or "main"))
+    return [name, revision or None, *([commit] if commit else [])]

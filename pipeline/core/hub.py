@@ -8,7 +8,7 @@ file: `<dataset or model> <Hub id> <revision> <commit>`. A revision without a li
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,11 +132,6 @@ def commit_on_hub(wanted: Revision) -> str:
     from huggingface_hub import HfApi
 
     return str(HfApi().repo_info(wanted.hub, repo_type=wanted.kind, revision=wanted.revision).sha)
-
-
-def lock_state(revisions: Iterable[Revision]) -> list[str]:
-    """The locked commits of these revisions, for a fingerprint; empty if none is locked."""
-    return [commit for item in revisions if (commit := locked_commit(item))]
 
 
 def mirrored(repository: str, mirror: str | None) -> Path | None:
