@@ -52,15 +52,11 @@ def trial(config: Config) -> None:
             one = [*command, f"stages=[{name}]", *_prepared(config, name, sets[name], shape, place / "data")]
             run_command(one, dict(os.environ), name, place / "logs/run.log")
         peak = measured_teraflops(autocast_dtype(config.precision) or torch.float32)
-        found = [_found(config, name, sets[name], shape, place / name, peak) for name in sides]
-    devices = f"{_gpus(config)} x {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "the CPU"
+        gpus = config.ranks(torch.cuda.device_count()) if torch.cuda.is_available() else 1  # ranks share a CPU
+        found = [_found(config, name, sets[name], shape, place / name, peak * gpus) for name in sides]
+    devices = f"{gpus} x {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "the CPU"
     title = f"{STEPS} steps on {devices}; matrix products on one reach {peak:.3g} TFLOP/s"
     show_table(title, ["", *sides], [[what, *(column[what] for column in found)] for what in found[0]])
-
-
-def _gpus(config: Config) -> int:
-    """The number of GPUs for the ranks; 1 for a CPU, which they share."""
-    return (config.launch.processes or torch.cuda.device_count()) if torch.cuda.is_available() else 1
 
 
 def _prepared(config: Config, name: str, sets: list[SetEstimate], shape: Shape, data: Path) -> list[str]:
@@ -81,7 +77,7 @@ def _prepared(config: Config, name: str, sets: list[SetEstimate], shape: Shape, 
 
 
 def _found(config: Config, name: str, sets: list[SetEstimate], shape: Shape, made: Path, peak: float) -> dict[str, Any]:
-    """What the steps predict for the whole run."""
+    """What the steps predict for the whole run; `peak` is the rate of all devices together, in TFLOP/s."""
     side, manifest = config.side(name), read_manifest(made)
     assert manifest is not None
     lines = [json.loads(line) for line in (made / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -94,7 +90,7 @@ def _found(config: Config, name: str, sets: list[SetEstimate], shape: Shape, mad
     memory = manifest.peak_gpu_bytes or manifest.peak_rss_bytes
     return {
         "tokens per second": round(rate),
-        "share of the peak": teraflops / peak / _gpus(config),
+        "share of the peak": teraflops / peak,
         "peak memory of a device": f"{memory / 2**30:.1f} GiB",
         "steps of the run": steps,
         "tokens of the run": round(tokens),
