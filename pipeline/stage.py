@@ -278,7 +278,6 @@ def locked(path: Path, purpose: str = "", wait: bool = False) -> Iterator[None]:
     If another process holds it: wait for it, or raise UserError.
     """
     lock = path.parent / ".locks" / f"{path.name}{purpose}.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(lock, timeout=-1 if wait else 0):
             yield

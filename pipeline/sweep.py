@@ -32,7 +32,6 @@ class SweepTable(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
-        folder.mkdir(parents=True, exist_ok=True)
         SweepTable.lock = FileLock(folder / ".lock")
         try:
             SweepTable.lock.acquire(timeout=0)

@@ -270,7 +270,6 @@ class StageFolder:
         locked.
         """
         place = self.path.parent / ".locks" / f"{self.path.name}--{unit.replace('/', '--')}.lock"
-        place.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(place)
         with suppress(Timeout):
             lock.acquire(blocking=wait)
