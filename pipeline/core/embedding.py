@@ -7,9 +7,8 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
@@ -271,8 +270,7 @@ class Embedder:
         return torch.autocast(self.model.device.type, self.dtype, enabled=enabled and self.dtype is not None)
 
 
-@dataclass(frozen=True)
-class Prompts:
+class Prompts(NamedTuple):
     """The prompts of a set's texts."""
 
     anchor: str
