@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 from pipeline.core.artefact import read_json, write_json
 from pipeline.core.console import log
 from pipeline.core.errors import UserError, first_line
-from pipeline.core.hub import Revision, hub_errors, hub_model, local_model, readable_revision
+from pipeline.core.hub import hub_errors, hub_model, local_model, readable_revision
 
 # Raised by the libraries for a file's contents or a device; UnpicklingError by torch for files with more than tensors.
 RAISED_BY_FILES = (
@@ -60,33 +60,25 @@ def read_tokenizer(path: Path) -> Tokenizer:
 def resolve_model(wanted: str, mirror: str | None, key: str, revision: str = "main") -> tuple[Path, str]:
     """The folder of a model from outside the run, and its origin: local folder, mirror, or commit on the Hub.
 
-    `wanted` names a folder, else one in the mirror, else a Hub id with an optional `@<revision>`. Raises UserError if
-    there is none; `key` is the config key that names the model.
+    `wanted` names a folder, else one in the mirror, else a Hub id with an optional `@<revision>`, which is downloaded
+    into the local cache if needed. Raises UserError if there is none; `key` is the config key that names the model.
     """
     asked, folder = hub_model(wanted, revision), local_model(wanted, mirror)
     if folder:
         return folder, f"mirror of {asked.revision}" if asked else "local folder"
-    assert asked
-    folder = download_model(asked.hub, asked.revision, key)
-    return folder, folder.name
-
-
-def download_model(hub: str, revision: str, key: str) -> Path:
-    """The snapshot of a Hub model in the local cache, downloaded if needed; the folder's name is its commit.
-
-    Raises UserError if it isn't available; `key` is the config key that names the model.
-    """
     from huggingface_hub import snapshot_download
 
-    with hub_errors(key, f"{hub} at {revision}", key):
-        commit = readable_revision(Revision("model", hub, revision))
+    assert asked
+    hub = asked.hub
+    with hub_errors(key, f"{hub} at {asked.revision}", key):
+        commit = readable_revision(asked)
         files = Path(snapshot_download(hub, revision=commit, allow_patterns=HUB_FILES, ignore_patterns=EXPORT_PATTERNS))
         has_better = {path.parent.relative_to(files).as_posix() for path in files.rglob("*.safetensors")}
         useless = [TORCH_FILES if place == "." else f"{place}/{TORCH_FILES}" for place in has_better]
         ignored = [*EXPORT_PATTERNS, *useless]
         snapshot_download(hub, revision=commit, allow_patterns=f"*{TORCH_FILES}", ignore_patterns=ignored)
     log.info("%s at commit %s", hub, files.name)
-    return files
+    return files, files.name  # the snapshot's folder is named after its commit
 
 
 def listed_modules(folder: Path) -> list[tuple[str, str]]:

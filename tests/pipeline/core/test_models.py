@@ -14,7 +14,7 @@ from evaluation.suites.heads import sparse_vectors, token_vectors
 from pipeline.core.embedding import DOCUMENT, QUERY
 from pipeline.core.errors import UserError
 from pipeline.core.heads import Heads
-from pipeline.core.model_folder import download_model, read_tokenizer
+from pipeline.core.model_folder import read_tokenizer, resolve_model
 from pipeline.core.models import load_folder
 from tests.support.hub import COMMIT, in_place_of_the_hub, local_hub
 from tests.support.small_bases import tiny_base
@@ -99,8 +99,8 @@ def test_torch_s_files_come_from_the_hub_where_a_folder_has_no_others(
             (model / f"{place}model.safetensors").unlink()
     with local_hub(tmp_path / "models") as hub:
         in_place_of_the_hub(hub, tmp_path / "cache", monkeypatch)
-        folder = download_model("someone/model", "main", "a key")
-    assert not (folder / f"{whole}pytorch_model.bin").exists() and folder.name == COMMIT
+        folder, commit = resolve_model("someone/model", None, "a key")
+    assert not (folder / f"{whole}pytorch_model.bin").exists() and folder.name == commit == COMMIT
     np.testing.assert_allclose(Encoder(folder, device="cpu").sentences(TEXTS), expected("Dense")[0], atol=1e-6)
 
 
