@@ -7,13 +7,14 @@ bit by bit; its rounding errors are those of the small differences instead of th
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 import torch
 
+from data.pairs.streams import ordered_map
 from pipeline.core.errors import UserError
 from pipeline.core.safetensors_io import (
     CODES,
@@ -61,10 +62,12 @@ def interpolate(models: Mapping[str, Path], weights: Mapping[str, float], target
         file = stack.enter_context(EagerFile(target / WEIGHTS_FILE))
         write_header(file.file, {name: stored.shape for name, stored in base.tensors.items()}, codes, base.metadata)
         for tensor_slice, parts in _read_ahead(opened, weights):
-            mixed = weighted_sum(parts, weights) if tensor_slice.is_floating else _identical(tensor_slice, parts)
-            narrowed = mixed.to(getattr(torch, dtype)) if tensor_slice.is_floating else mixed
-            _require_finite(tensor_slice, narrowed, parts)
-            file.write(narrowed.view(torch.uint8).numpy().data)
+            if tensor_slice.is_floating:
+                mixed = weighted_sum(parts, weights).to(getattr(torch, dtype))
+                _require_finite(tensor_slice.tensor, mixed, parts)
+            else:
+                mixed = _identical(tensor_slice.tensor, parts)
+            file.write(mixed.view(torch.uint8).numpy().data)
 
 
 def require_weights(weights: Mapping[str, float], names: Sequence[str]) -> None:
@@ -122,29 +125,18 @@ def _read_ahead(
         for first in range(0, stored.items, SLICE_ITEMS)
     )
     counting = {name: model for name, model in models.items() if weights[name]}
-    buffers = [{name: bytearray(SLICE_ITEMS * WIDEST) for name in models} for _ in range(2)]
-    with ThreadPoolExecutor(max_workers=1) as reader:
-        waiting: tuple[TensorSlice, Future[dict[str, torch.Tensor]]] | None = None
-        for turn, tensor_slice in enumerate(tensor_slices):
-            needed = counting if tensor_slice.is_floating else models
-            following = reader.submit(_read, tensor_slice, needed, buffers[turn % 2])
-            if waiting:
-                yield waiting[0], waiting[1].result()
-            waiting = tensor_slice, following
-        if waiting:
-            yield waiting[0], waiting[1].result()
+    buffers = cycle([{name: bytearray(SLICE_ITEMS * WIDEST) for name in models} for _ in range(2)])
 
+    def read(tensor_slice: TensorSlice) -> tuple[TensorSlice, dict[str, torch.Tensor]]:
+        parts, own = {}, next(buffers)
+        for name, model in (counting if tensor_slice.is_floating else models).items():
+            stored = model.find(tensor_slice.tensor)
+            assert stored is not None
+            numbers = model.read(stored, tensor_slice.first, tensor_slice.count, own[name])
+            parts[name] = torch.frombuffer(numbers, dtype=getattr(torch, (FLOATING | WHOLE)[stored.code]))
+        return tensor_slice, parts
 
-def _read(
-    tensor_slice: TensorSlice, models: Mapping[str, SafetensorsReader], buffers: Mapping[str, bytearray]
-) -> dict[str, torch.Tensor]:
-    parts = {}
-    for name, model in models.items():
-        stored = model.find(tensor_slice.tensor)
-        assert stored is not None
-        numbers = model.read(stored, tensor_slice.first, tensor_slice.count, buffers[name])
-        parts[name] = torch.frombuffer(numbers, dtype=getattr(torch, (FLOATING | WHOLE)[stored.code]))
-    return parts
+    return ordered_map(read, tensor_slices, workers=1)
 
 
 def weighted_sum(parts: Mapping[str, torch.Tensor], weights: Mapping[str, float]) -> torch.Tensor:
@@ -157,22 +149,22 @@ def weighted_sum(parts: Mapping[str, torch.Tensor], weights: Mapping[str, float]
     return mixed
 
 
-def _identical(tensor_slice: TensorSlice, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def _identical(tensor: str, parts: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """An integer tensor, which can't be averaged: it must be the same in all models."""
     (base_name, base), *others = parts.items()
     for name, part in others:
         if not part.equal(base.to(part.dtype)):
-            what = f"whole-number tensor {tensor_slice.tensor} differs between {base_name} and {name}"
+            what = f"whole-number tensor {tensor} differs between {base_name} and {name}"
             raise UserError(what, where="merging.models", remedy="merge only models trained from the same init model")
     return base
 
 
-def _require_finite(tensor_slice: TensorSlice, mixed: torch.Tensor, parts: Mapping[str, torch.Tensor]) -> None:
-    if not tensor_slice.is_floating or math.isfinite(mixed.sum(dtype=torch.float32).item()) or mixed.isfinite().all():
+def _require_finite(tensor: str, mixed: torch.Tensor, parts: Mapping[str, torch.Tensor]) -> None:
+    if math.isfinite(mixed.sum(dtype=torch.float32).item()) or mixed.isfinite().all():
         return  # the sum is one cheap pass; it may overflow where every value is finite
     culprit = next((name for name, part in parts.items() if not part.isfinite().all()), None)
     if culprit is not None:
-        what = f"tensor {tensor_slice.tensor} of model {culprit} holds NaN or infinity"
+        what = f"tensor {tensor} of model {culprit} holds NaN or infinity"
         raise UserError(what, where="merging.models", remedy=f"make {culprit} again: its training has diverged")
-    what = f"merged tensor {tensor_slice.tensor} exceeds the range of {mixed.dtype}"
+    what = f"merged tensor {tensor} exceeds the range of {mixed.dtype}"
     raise UserError(what, where="merging.dtype", remedy="use float32 or bfloat16")
