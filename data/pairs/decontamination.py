@@ -1,8 +1,7 @@
 """Finds texts that must not be trained on: equal up to case, punctuation and spaces, or nearly equal."""
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,35 +26,26 @@ LONGER = 1.5  # a text this many times longer than every evaluation text can't m
 Heads = tuple[Hashes, np.ndarray]  # as `heads_of` returns
 
 
-@dataclass(frozen=True)
 class TextIndex:
-    """Comparable forms of texts as sorted keys, with the name of each text's source.
+    """Comparable forms of texts as sorted keys, with the name that each text is given under; the first of several.
 
     Most training texts differ from every evaluation text within the first characters, so the comparable form of a
     whole text is computed only where the heads agree.
     """
 
-    heads: Hashes
-    texts: Hashes
-    names: list[str]  # of `texts`, by position
-
-    @classmethod
-    def of(cls, named: dict[str, pl.Series]) -> "TextIndex":
-        """The index of the texts under each name; a text under several names keeps the first."""
+    def __init__(self, named: dict[str, pl.Series]) -> None:
         none = pl.DataFrame(schema={"form": pl.String, "name": pl.String})
-        parts = (
-            pl.DataFrame({"form": comparable(texts)}).with_columns(name=pl.lit(name)) for name, texts in named.items()
-        )
+        parts = (comparable(texts).to_frame("form").with_columns(name=pl.lit(name)) for name, texts in named.items())
         forms = pl.concat([none, *parts])
         forms = forms.filter(pl.col("form").str.len_chars() > 0).unique("form", keep="first", maintain_order=True)
         keys = text_hashes(forms["form"])
         order = np.argsort(keys, kind="stable")
-        heads = np.unique(text_hashes(forms["form"].str.slice(0, KEY_CHARACTERS)))
-        return cls(heads, keys[order], forms["name"].gather(order).to_list())
+        self.heads = np.unique(text_hashes(forms["form"].str.slice(0, KEY_CHARACTERS)))
+        self.texts, self.names = keys[order], forms["name"].gather(order).to_list()
 
     def find(self, texts: pl.Series, heads: Heads) -> pl.Series:
         """For each text the name under which it is indexed, or null; `heads` are the `heads_of` these texts."""
-        found = pl.Series(texts.name, [None] * len(texts), pl.String)
+        found = no_reason(len(texts))
         keys, short = heads
         likely = np.flatnonzero(contained(keys, self.heads) | short)
         keys = text_hashes(comparable(texts.gather(likely)))
@@ -76,12 +66,12 @@ def heads_of(texts: pl.Series) -> Heads:
 class NearIndex:
     """Finds texts whose shingles have a Jaccard similarity of at least `threshold` with an evaluation text's."""
 
-    def __init__(self, named: Iterable[tuple[str, pl.Series]], threshold: float) -> None:
+    def __init__(self, named: dict[str, pl.Series], threshold: float) -> None:
         self.threshold = threshold
         self.search = MinHashLSH(threshold=CANDIDATES * threshold, num_perm=PERMUTATIONS)
         self.known: dict[int, tuple[str, frozenset[bytes]]] = {}
         self.longest = 0.0
-        for name, texts in named:
+        for name, texts in named.items():
             forms = comparable(texts).unique(maintain_order=True)
             for form in forms.filter(forms.str.len_chars() >= SHORTEST):
                 shingles = _shingles(form)
@@ -113,12 +103,15 @@ def _signature(shingles: frozenset[bytes]) -> MinHash:
     return made
 
 
+NOTHING = TextIndex({})
+
+
 @dataclass(frozen=True)
 class Decontamination:
     """What the pairs of a set are checked against; by default nothing."""
 
-    forbidden: TextIndex = field(default_factory=lambda: TextIndex.of({}))  # held-out sets, bundled evaluation samples
-    benchmarks: TextIndex = field(default_factory=lambda: TextIndex.of({}))
+    forbidden: TextIndex = NOTHING  # held-out sets, bundled evaluation samples
+    benchmarks: TextIndex = NOTHING
     near: NearIndex | None = None  # the benchmarks' texts again, to find slightly changed ones
     removes: bool = True  # whether pairs with a benchmark's text are dropped, or only reported
 
@@ -131,8 +124,8 @@ class Decontamination:
         }
         forbidden = held_out_texts | _texts(benchmarks / SAMPLE_FILE, "evaluation sample", data.cleaning)
         texts, settings = _texts(benchmarks / BENCHMARK_FILE, "evaluation", data.cleaning), data.decontamination
-        near = NearIndex(texts.items(), settings.threshold) if settings.near_duplicates and texts else None
-        return cls(TextIndex.of(forbidden), TextIndex.of(texts), near, settings.mode == "remove")
+        near = NearIndex(texts, settings.threshold) if settings.near_duplicates and texts else None
+        return cls(TextIndex(forbidden), TextIndex(texts), near, settings.mode == "remove")
 
     def find(self, pairs: pl.DataFrame) -> tuple[pl.Series, Counter[str]]:
         """For each pair the held-out set or evaluation that it is dropped for, or null; and the benchmarks found."""

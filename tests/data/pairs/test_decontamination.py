@@ -28,7 +28,7 @@ TEXTS = st.text(alphabet="абвё АБ.,!- ", max_size=400)
 @given(st.lists(TEXTS, max_size=6), st.lists(TEXTS, max_size=6))
 @settings(max_examples=150, deadline=None)
 def test_the_index_finds_exactly_the_texts_that_are_equal(known: list[str], asked: list[str]) -> None:
-    index = TextIndex.of({"task": pl.Series(known, dtype=pl.String)})
+    index = TextIndex({"task": pl.Series(known, dtype=pl.String)})
     forms = {form for form in comparable(pl.Series(known, dtype=pl.String)) if form}
     column = pl.Series([*asked, *(text.upper() + "!" for text in known)], dtype=pl.String)
     expected = ["task" if form in forms else None for form in comparable(column)]
@@ -36,20 +36,20 @@ def test_the_index_finds_exactly_the_texts_that_are_equal(known: list[str], aske
 
 
 def test_a_head_of_punctuation_hides_nothing() -> None:
-    index = TextIndex.of({"task": pl.Series([SENTENCE])})
+    index = TextIndex({"task": pl.Series([SENTENCE])})
     texts = pl.Series(["!" * 400 + SENTENCE, SENTENCE * 2])
     assert index.find(texts, heads_of(texts)).to_list() == ["task", None]
 
 
 def test_a_text_of_two_evaluations_has_the_first_one_s_name() -> None:
     names = "one", "two", "three"
-    index = TextIndex.of({name: pl.Series([SENTENCE, f"Только {name}"]) for name in names})
+    index = TextIndex({name: pl.Series([SENTENCE, f"Только {name}"]) for name in names})
     texts = pl.Series([SENTENCE, *(f"только {name}" for name in names)])
     assert index.find(texts, heads_of(texts)).to_list() == ["one", *names]
 
 
 def test_near_duplicates_are_found_and_other_texts_are_not() -> None:
-    index = NearIndex([("task", pl.Series([SENTENCE]))], threshold=0.7)
+    index = NearIndex({"task": pl.Series([SENTENCE])}, threshold=0.7)
     asked = [
         SENTENCE.replace("играет", "играл"),
         SENTENCE.upper(),
@@ -63,7 +63,7 @@ def test_near_duplicates_are_found_and_other_texts_are_not() -> None:
 def test_a_near_duplicate_shares_at_least_the_threshold_of_all_shingles_and_short_texts_have_none() -> None:
     """The first n characters of one stream have n - 4 shingles, all different: the shares are (n - 4) / 40 and back."""
     stream = "".join(random.Random(1).choices("абвгдежзиклмнопрст", k=60))
-    index = NearIndex([("short", pl.Series([stream[:29]])), ("task", pl.Series([stream[:44]]))], threshold=0.75)
+    index = NearIndex({"short": pl.Series([stream[:29]]), "task": pl.Series([stream[:44]])}, threshold=0.75)
     found = index.find(pl.Series([stream[:length] for length in range(61)])).to_list()
     assert [length for length, name in enumerate(found) if name] == [*range(4 + 30, 4 + 53 + 1)]  # 30 / 40, 40 / 53
     assert set(found) == {"task", None}

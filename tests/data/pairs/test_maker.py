@@ -18,7 +18,7 @@ NLI = {"construction": "nli", "labels": {"x": "entailment"}, "pairs_per_group": 
 
 def made(rows: dict[str, list], decontaminated: bool = False, **fields: Any) -> PairBatch:
     """The clean pairs of rows of one frame."""
-    index = TextIndex.of({"held out: x": pl.Series([FORBIDDEN])})
+    index = TextIndex({"held out: x": pl.Series([FORBIDDEN])})
     compared = Decontamination(forbidden=index) if decontaminated else Decontamination()
     maker = PairMaker(SourceConfig("x", "symmetric", **fields), CleaningConfig(), 42, compared)
     return maker.from_rows(pl.DataFrame(rows).with_columns(row=pl.int_range(pl.len())))
