@@ -3,7 +3,7 @@
 import html
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from html.entities import html5
@@ -69,20 +69,17 @@ class Changes:
 
     def add(self, rule: str, before: pl.Series, after: pl.Series) -> None:
         """Count the texts that differ."""
-        changed = before != after
-        if count := int(changed.sum()):
-            self.texts[rule] += count
-            first = changed.arg_true().head(EXAMPLE_CANDIDATES)
-            self._keep(rule, map(_example, before.gather(first), after.gather(first)))
-
-    def _keep(self, rule: str, examples: Iterable[tuple[str, str]]) -> None:
-        self.examples[rule] = list(dict.fromkeys([*self.examples.get(rule, []), *examples]))[:EXAMPLES]
+        changed = (before != after).arg_true()
+        if len(changed):
+            first = changed.head(EXAMPLE_CANDIDATES)
+            examples = [*map(_example, before.gather(first), after.gather(first))]
+            self.update(Changes(Counter({rule: len(changed)}), {rule: examples}))
 
     def update(self, later: "Changes") -> None:
         """Add the changes of later texts."""
         self.texts.update(later.texts)
         for rule, examples in later.examples.items():
-            self._keep(rule, examples)
+            self.examples[rule] = list(dict.fromkeys([*self.examples.get(rule, []), *examples]))[:EXAMPLES]
 
     def by_rule(self) -> dict[str, int]:
         """The number of texts each rule changed, in the order of the rules."""
