@@ -248,7 +248,7 @@ def without_wrong_negatives(pairs: pl.DataFrame, min_characters: int) -> pl.Data
 def flat_negatives(pairs: pl.DataFrame) -> tuple[pl.Series, np.ndarray]:
     """The negatives of all pairs in one column, and the row that each belongs to."""
     counts = pairs["negatives"].list.len().to_numpy()
-    return pairs["negatives"].filter(pl.Series(counts > 0)).list.explode(), np.repeat(np.arange(len(pairs)), counts)
+    return pairs["negatives"].list.explode(empty_as_null=False), np.repeat(np.arange(len(pairs)), counts)
 
 
 def with_negatives(pairs: pl.DataFrame, negatives: pl.Series, rows: np.ndarray, kept: np.ndarray) -> pl.DataFrame:

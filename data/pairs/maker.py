@@ -78,10 +78,9 @@ class PairMaker:
 
     def _normalised(self, column: pl.Series, changes: Changes) -> pl.Series:
         if column.name in LIST_ROLES:
-            lengths = column.list.len()
-            texts = column.filter(lengths > 0).list.explode()
+            texts = column.list.explode(empty_as_null=False)
             flat = normalised(texts, self.cleaning, self.strip_markup, changes)
-            return regrouped(flat, lengths.to_numpy()).alias(column.name)
+            return regrouped(flat, column.list.len().to_numpy()).alias(column.name)
         return normalised(column, self.cleaning, self.strip_markup, changes)
 
     def from_normalised(self, frame: pl.DataFrame) -> PairBatch:
