@@ -177,8 +177,10 @@ def drop_reasons(
     texts = [rows[column] for column in columns]
     lengths = [column.str.len_chars() for column in texts]
     shortest, longest = np.minimum(lengths[0], lengths[-1]), np.maximum(lengths[0], lengths[-1])
+    least = cleaning.min_script_share if source.min_script_share is None else source.min_script_share
+    scripts = [other_script(column, cleaning.script, least) for column in texts if cleaning.script != "none" and least]
     tests = {  # the last one that fails gives the reason
-        SCRIPT: _of_other_script(texts, cleaning, source),
+        SCRIPT: reduce(or_, scripts, pl.Series([False])),
         EQUAL: _equal(*texts) if len(texts) == 2 else pl.Series([False]),
         LONG: pl.Series(longest > cleaning.max_characters),
         SHORT: pl.Series(shortest < cleaning.min_characters),
@@ -214,13 +216,6 @@ def comparable(texts: pl.Series) -> pl.Series:
     """The form in which texts are compared: lower-case letters and digits, single spaces between words, ё as е."""
     lower = texts.str.to_lowercase().str.replace_all("ё", "е", literal=True)
     return lower.str.replace_all(r"[^\p{L}\p{N}]+", " ").str.strip_chars(" ")
-
-
-def _of_other_script(columns: list[pl.Series], cleaning: CleaningConfig, source: SourceConfig) -> pl.Series:
-    least = cleaning.min_script_share if source.min_script_share is None else source.min_script_share
-    if cleaning.script == "none" or least == 0:
-        return pl.Series([False])
-    return reduce(or_, (other_script(texts, cleaning.script, least) for texts in columns))
 
 
 def other_script(texts: pl.Series, script: str, least: float) -> pl.Series:
