@@ -104,28 +104,17 @@ def few_shot_examples(
     """
     examples = []
     for pairs in sets:
-        others = [
-            text for other in sets if other.side == pairs.side and other is not pairs for text in other.passages()
-        ]
-        prompt = prompts[pairs.side]
-        for anchor, positive, contrasts in _rows_with_negatives(pairs, per_set, others, seed):
-            texts = [prompt.positive + contrast for contrast in contrasts[:negatives]]
+        side = [text for other in sets if other.side == pairs.side and other is not pairs for text in other.passages()]
+        pools = [list(dict.fromkeys(texts)) for texts in (pairs.passages(), side)]
+        numbers, answers = generator(seed, "merge", "negatives", pairs.name), pairs.answers()
+        prompt, chosen = prompts[pairs.side], sample(pairs.positive_rows(), per_set, seed)
+        for anchor, positive, own in zip(chosen.anchors, chosen.positives, chosen.negatives, strict=True):
+            drawn = [pool[place] for pool in pools for place in numbers.permutation(len(pool))[:POOL_DRAWS]]
+            wrong = [text for text in dict.fromkeys([*own, *drawn]) if text != anchor and text not in answers[anchor]]
+            texts = [prompt.positive + text for text in wrong[:negatives]]
             examples.append({"query": prompt.anchor + anchor, "pos": [prompt.positive + positive], "neg": texts})
     fewest = min((len(example["neg"]) for example in examples), default=0)
     return [example | {"neg": example["neg"][:fewest]} for example in examples]
-
-
-def _rows_with_negatives(
-    pairs: PairSet, count: int, passages: Sequence[str], seed: int
-) -> Iterator[tuple[str, str, list[str]]]:
-    """(anchor, positive, more negatives than needed) of at most `count` rows."""
-    answers, chosen = pairs.answers(), sample(pairs.positive_rows(), count, seed)
-    numbers = generator(seed, "merge", "negatives", pairs.name)
-    pools = [list(dict.fromkeys(pairs.passages())), list(dict.fromkeys(passages))]
-    for anchor, text, own in zip(chosen.anchors, chosen.positives, chosen.negatives, strict=True):
-        drawn = [pool[place] for pool in pools for place in numbers.permutation(len(pool))[:POOL_DRAWS]]
-        others = dict.fromkeys([*own, *drawn])
-        yield anchor, text, [other for other in others if other != anchor and other not in answers[anchor]]
 
 
 def sample(pairs: PairSet, count: int, seed: int) -> PairSet:
