@@ -15,12 +15,13 @@ from scipy.sparse.csgraph import connected_components
 from configs.schema.data import DevConfig
 from data.pair_files import PairWriter, detached, read_keys
 from data.pairs.cleaning import flat_negatives, with_negatives
+from data.pairs.constructions import NO_PAIRS
 from data.pairs.hashing import NO_KEYS, Hashes, combined, contained, fraction, text_hashes
 
 SALT = 0x5A17  # makes the keys differ from those that choose dev rows
 
 
-def sample(frames: Iterable[pl.DataFrame], size: int, seed: int) -> tuple[pl.DataFrame | None, int]:
+def sample(frames: Iterable[pl.DataFrame], size: int, seed: int) -> tuple[pl.DataFrame, int]:
     """The `size` pairs with the smallest seeded keys, in their original order, and the number of the others.
 
     At most three times as many are in memory.
@@ -34,7 +35,7 @@ def sample(frames: Iterable[pl.DataFrame], size: int, seed: int) -> tuple[pl.Dat
         if sum(map(len, held)) > 3 * size:
             held = [detached(pl.concat(held).sort("key", "place").head(size))]
     if not held:
-        return None, 0
+        return NO_PAIRS, 0
     smallest = pl.concat(held).sort("key", "place").head(size)
     return smallest.sort("place").drop("key", "place"), max(0, offered - size)
 
@@ -70,10 +71,10 @@ class DevSlice:
         self.frames = [held.filter(pl.col("key") < self.bound)]
         return [held.filter(pl.col("key") >= self.bound).drop("key")]
 
-    def finish(self) -> tuple[pl.DataFrame | None, list[pl.DataFrame]]:
+    def finish(self) -> tuple[pl.DataFrame, list[pl.DataFrame]]:
         """(dev candidates, frames that go back to training)."""
         if not self.frames:
-            return None, []
+            return NO_PAIRS, []
         surplus = self._surplus(self.config.anchors)
         return pl.concat(self.frames).drop("key"), surplus
 

@@ -15,7 +15,7 @@ from data import sampling
 from data.ledger import SetCounts
 from data.pair_files import PairWriter, detached, read_frames, write_keys
 from data.pairs.cleaning import Changes
-from data.pairs.constructions import GROUPED
+from data.pairs.constructions import GROUPED, NO_PAIRS
 from data.pairs.decontamination import Decontamination
 from data.pairs.hashing import NO_KEYS, Hashes, SeenHashes, contained, fraction, text_hashes
 from data.pairs.maker import PairBatch, PairMaker, pair_keys
@@ -62,12 +62,10 @@ class SetBuilder:
                 self._write(writer, pairs)
             if dev_rows:
                 candidates = self._official_dev(dev_rows, folder / "spill")
-            dev, mixed = None, False
-            if candidates is not None:
-                self.counts.dev_candidates = len(candidates)
-                mixed = not official and bool(sampling.overlap_mask(candidates, self._trained_keys()).any())
-                dev = None if mixed else self._dev(candidates, writer, official=official)
-        if candidates is not None and mixed:
+            self.counts.dev_candidates = len(candidates)
+            mixed = not official and sampling.overlap_mask(candidates, self._trained_keys()).any()
+            dev = candidates if mixed else self._dev(candidates, writer, official=official)
+        if mixed:
             dev = self._dev_of_groups(candidates, writer.path)
         no_positive = self.counts.built == 0 and self.source.construction != "scored_pairs"  # mixed-up labels
         if no_positive or self.counts.train == 0:
@@ -79,7 +77,7 @@ class SetBuilder:
 
             self.counts.mined = mine(writer.path, self.name, self.config)
             self.counts.negatives = self.counts.mined["negatives"]
-        if dev is not None and len(dev):
+        if len(dev):
             self.counts.dev = len(dev)
             with self._writer(folder / "candidates") as writer:
                 writer.write(dev)
@@ -174,8 +172,7 @@ class SetBuilder:
             yield from frames
             return
         pairs, self.counts.sampled_out = sampling.sample(frames, self.source.max_rows, self.config.seed)
-        if pairs is not None:
-            yield pairs
+        yield pairs
 
     # kept pairs -> files
 
@@ -194,16 +191,16 @@ class SetBuilder:
             self.trained = [np.unique(np.concatenate([NO_KEYS, *self.trained]))]
         return self.trained[0]
 
-    def _held_pairs(self, path: Path, dev: pl.DataFrame | None) -> Hashes:
+    def _held_pairs(self, path: Path, dev: pl.DataFrame) -> Hashes:
         """Sorted keys of the pairs in the set's file and dev rows, without those left out by a slice or sample."""
-        frames = itertools.chain(read_frames(path), [] if dev is None else [dev])
+        frames = itertools.chain(read_frames(path), [dev])
         return np.unique(np.concatenate([pair_keys(frame, self.source) for frame in frames]))
 
-    def _official_dev(self, rows: Located, spill: Path) -> pl.DataFrame | None:
+    def _official_dev(self, rows: Located, spill: Path) -> pl.DataFrame:
         other = SetBuilder(self.name, self.config, self.decontamination, self.earlier_pairs)
         frames = list(other._kept(rows, spill))
         self.counts.bad_rows.update((f"dev files: {reason}", count) for reason, count in other.counts.bad_rows.items())
-        return pl.concat(frames) if frames else None
+        return pl.concat([NO_PAIRS, *frames])
 
     def _dev_of_groups(self, candidates: pl.DataFrame, path: Path) -> pl.DataFrame:
         """The dev rows of a slice that shares texts with the training rows, whose file is rewritten.

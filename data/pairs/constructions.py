@@ -13,7 +13,7 @@ from configs.schema.data import SourceConfig
 from data.pairs.cleaning import flat_negatives, with_negatives
 from data.pairs.hashing import combined, text_hashes
 
-PAIRS = ("anchor", "positive", "negatives", "score")
+PAIRS = {"anchor": pl.String(), "positive": pl.String(), "negatives": pl.List(pl.String), "score": pl.Float32()}
 GROUPED = ("nli", "paraphrase_groups")  # need all rows of a group at once
 CHAT = (
     r"(?s)<\|(?:user|prompter|human)\|>\s*(?P<anchor>.*?)\s*(?:</?s>|\s)*"
@@ -21,6 +21,7 @@ CHAT = (
 )
 
 Construction = Callable[[pl.DataFrame, SourceConfig], pl.DataFrame]
+NO_PAIRS = pl.DataFrame(schema=PAIRS)
 NO_NEGATIVES = pl.lit([], dtype=pl.List(pl.String)).alias("negatives")
 NO_SCORE = pl.lit(None, dtype=pl.Float32).alias("score")
 PLACE = pl.int_range(pl.len())

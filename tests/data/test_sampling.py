@@ -36,7 +36,7 @@ def split(
     held = DevSlice(DevConfig(anchors=anchors, share=share), seed)
     train = [held.hold_back(part) for part in pairs.iter_slices(batch)]
     dev, surplus = held.finish()
-    return pl.concat([*train, *surplus]), pairs.clear() if dev is None else dev
+    return pl.concat([*train, *surplus]), dev
 
 
 def test_the_slice_has_whole_anchors_as_many_as_asked_and_loses_no_row() -> None:
@@ -116,11 +116,11 @@ def test_a_sample_is_the_same_for_any_batches_and_keeps_the_order() -> None:
     samples = []
     for batch in (13, 5000):
         chosen, others = sample(pairs.iter_slices(batch), 100, seed=1)
-        assert chosen is not None and others == 4900
+        assert others == 4900
         samples.append(chosen)
     assert samples[0].equals(samples[1]) and len(samples[0]) == 100
     assert not samples[0].equals(sample([pairs], 100, seed=2)[0])
     places = [int(text[1:]) for text in samples[0]["positive"]]
     assert places == sorted(places) and 2000 < np.mean(places) < 3000
     chosen, others = sample(iter([numbered(5)]), 100, seed=1)
-    assert chosen is not None and chosen.equals(numbered(5)) and others == 0
+    assert chosen.equals(numbered(5)) and others == 0
