@@ -69,14 +69,14 @@ class NearIndex:
     def __init__(self, named: dict[str, pl.Series], threshold: float) -> None:
         self.threshold = threshold
         self.search = MinHashLSH(threshold=CANDIDATES * threshold, num_perm=PERMUTATIONS)
-        self.known: dict[int, tuple[str, frozenset[bytes]]] = {}
+        self.known: list[tuple[str, frozenset[bytes]]] = []
         self.longest = 0.0
         for name, texts in named.items():
             forms = comparable(texts).unique(maintain_order=True)
             for form in forms.filter(forms.str.len_chars() >= SHORTEST):
                 shingles = _shingles(form)
                 self.search.insert(len(self.known), _signature(shingles))
-                self.known[len(self.known)] = name, shingles
+                self.known.append((name, shingles))
                 self.longest = max(self.longest, LONGER * len(form))
 
     def find(self, texts: pl.Series) -> pl.Series:
