@@ -8,7 +8,6 @@ bit by bit; its rounding errors are those of the small differences instead of th
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 
@@ -31,16 +30,6 @@ WIDEST = 8  # bytes of the widest dtype
 SUM_TOLERANCE = 1e-6
 
 
-@dataclass(frozen=True)
-class TensorSlice:
-    """A range of one tensor's items, the same in every model."""
-
-    tensor: str
-    first: int
-    count: int
-    is_floating: bool
-
-
 def interpolate(models: Mapping[str, Path], weights: Mapping[str, float], target: Path, dtype: str = "float32") -> None:
     """Write `target/model.safetensors`: Σ weights[name] · models[name], in `dtype` (whole numbers as they are).
 
@@ -61,12 +50,12 @@ def interpolate(models: Mapping[str, Path], weights: Mapping[str, float], target
         codes = {name: CODES[dtype] if stored.is_floating else stored.code for name, stored in base.tensors.items()}
         file = stack.enter_context(EagerFile(target / WEIGHTS_FILE))
         write_header(file.file, {name: stored.shape for name, stored in base.tensors.items()}, codes, base.metadata)
-        for tensor_slice, parts in _read_ahead(opened, weights):
-            if tensor_slice.is_floating:
+        for tensor, is_floating, parts in _read_ahead(opened, weights):
+            if is_floating:
                 mixed = weighted_sum(parts, weights).to(getattr(torch, dtype))
-                _require_finite(tensor_slice.tensor, mixed, parts)
+                _require_finite(tensor, mixed, parts)
             else:
-                mixed = _identical(tensor_slice.tensor, parts)
+                mixed = _identical(tensor, parts)
             file.write(mixed.view(torch.uint8).numpy().data)
 
 
@@ -113,30 +102,28 @@ def _unlike(what: str, other: SafetensorsReader) -> UserError:
 
 def _read_ahead(
     models: Mapping[str, SafetensorsReader], weights: Mapping[str, float]
-) -> Iterator[tuple[TensorSlice, dict[str, torch.Tensor]]]:
-    """Every slice with its values in the models with a weight, while a thread already reads the next one.
+) -> Iterator[tuple[str, bool, dict[str, torch.Tensor]]]:
+    """Every slice of every tensor: its name, whether it is floating, and its values in the models with a weight.
 
-    A slice's values are valid until the next one is requested: two sets of buffers serve the whole file.
+    Values are valid until the next slice is requested, which a thread already reads: two sets of buffers serve the
+    whole file.
     """
     base = next(iter(models.values()))
-    tensor_slices = (
-        TensorSlice(name, first, min(SLICE_ITEMS, stored.items - first), stored.is_floating)
-        for name, stored in base.tensors.items()
-        for first in range(0, stored.items, SLICE_ITEMS)
-    )
+    starts = ((name, first) for name, stored in base.tensors.items() for first in range(0, stored.items, SLICE_ITEMS))
     counting = {name: model for name, model in models.items() if weights[name]}
     buffers = cycle([{name: bytearray(SLICE_ITEMS * WIDEST) for name in models} for _ in range(2)])
 
-    def read(tensor_slice: TensorSlice) -> tuple[TensorSlice, dict[str, torch.Tensor]]:
-        parts, own = {}, next(buffers)
-        for name, model in (counting if tensor_slice.is_floating else models).items():
-            stored = model.find(tensor_slice.tensor)
-            assert stored is not None
-            numbers = model.read(stored, tensor_slice.first, tensor_slice.count, own[name])
-            parts[name] = torch.frombuffer(numbers, dtype=getattr(torch, (FLOATING | WHOLE)[stored.code]))
-        return tensor_slice, parts
+    def read(start: tuple[str, int]) -> tuple[str, bool, dict[str, torch.Tensor]]:
+        tensor, first = start
+        stored, own, parts = base.tensors[tensor], next(buffers), {}
+        for name, model in (counting if stored.is_floating else models).items():
+            theirs = model.find(tensor)
+            assert theirs is not None
+            numbers = model.read(theirs, first, min(SLICE_ITEMS, stored.items - first), own[name])
+            parts[name] = torch.frombuffer(numbers, dtype=getattr(torch, (FLOATING | WHOLE)[theirs.code]))
+        return tensor, stored.is_floating, parts
 
-    return ordered_map(read, tensor_slices, workers=1)
+    return ordered_map(read, starts, workers=1)
 
 
 def weighted_sum(parts: Mapping[str, torch.Tensor], weights: Mapping[str, float]) -> torch.Tensor:
