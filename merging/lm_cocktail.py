@@ -47,23 +47,22 @@ class PooledVectors(torch.nn.Module):
 
     def __init__(self, blend: Blend) -> None:
         super().__init__()
-        # A list keeps the model out of this module's own parameters, which the package would move between devices.
-        self.blends, self.embedders = [blend], [Embedder(blend.model, precision=blend.precision)]
+        # Neither is a module, so the model stays out of this one's parameters, which the package moves between devices.
+        self.blend, self.embedder = blend, Embedder(blend.model, precision=blend.precision)
         self.vectors: dict[Any, torch.Tensor] = {}
         self.weights: tuple[float, ...] = ()
 
     def load_state_dict(self, weights: Mapping[str, float], *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
         """Set the blend."""
         torch.clear_autocast_cache()  # holds the previous weights
-        self.blends[0].set(weights)
+        self.blend.set(weights)
         self.weights = tuple(weights.values())
 
     def forward(self, input_ids: torch.Tensor, return_dict: bool = True, **features: torch.Tensor) -> SimpleNamespace:
         """Pooled vectors as `last_hidden_state` of shape (texts, 1, dimension)."""
         key = self.weights, input_ids.cpu().numpy().tobytes(), tuple(input_ids.shape)
         if key not in self.vectors:
-            inputs = {"input_ids": input_ids, **features}
-            self.vectors[key] = self.embedders[0].pooled(inputs)
+            self.vectors[key] = self.embedder.pooled({"input_ids": input_ids, **features})
         return SimpleNamespace(last_hidden_state=self.vectors[key][:, None, :])
 
 
