@@ -33,7 +33,7 @@ class SetCounts:
     cleaned: dict[str, int] = field(default_factory=dict)  # texts that each rule of cleaning changed
     # Changed texts: rule, before and after, shortened.
     examples: list[tuple[str, str, str]] = field(default_factory=list)
-    bad_rows: dict[str, int] = field(default_factory=dict)
+    bad_rows: Counter[str] = field(default_factory=Counter)
     mined: dict[str, Any] = field(default_factory=dict)  # by the miner: negatives, share of false negatives dropped
 
 

@@ -146,7 +146,7 @@ class SetBuilder:
         texts = [role for role in ("premise", "hypothesis", "text") if role in frame.columns]
         filled = frame.filter(~pl.any_horizontal(pl.col(texts).str.len_bytes() == 0))
         if lost := len(frame) - len(filled):
-            self.counts.bad_rows[EMPTY_IN_GROUP] = self.counts.bad_rows.get(EMPTY_IN_GROUP, 0) + lost
+            self.counts.bad_rows[EMPTY_IN_GROUP] += lost
         return filled if "group" in filled.columns else filled.with_columns(pl.col("premise").alias("group"))
 
     def _without_duplicates(self, batch: PairBatch) -> pl.DataFrame:
@@ -199,7 +199,7 @@ class SetBuilder:
     def _official_dev(self, rows: Located, spill: Path) -> pl.DataFrame:
         other = SetBuilder(self.name, self.config, self.decontamination, self.earlier_pairs)
         frames = list(other._kept(rows, spill))
-        self.counts.bad_rows.update((f"dev files: {reason}", count) for reason, count in other.counts.bad_rows.items())
+        self.counts.bad_rows.update({f"dev files: {why}": count for why, count in other.counts.bad_rows.items()})
         return pl.concat([NO_PAIRS, *frames])
 
     def _dev_of_groups(self, candidates: pl.DataFrame, path: Path) -> pl.DataFrame:

@@ -26,7 +26,7 @@ class RowErrors:
 
     key: str  # the set's config key, such as data.sources.mine
     skip: bool = False
-    counts: dict[str, int] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
 
     def refused(self, what: str, where: str, remedy: str) -> UserError:
         """The error for what ends reading, even where bad rows are skipped."""
@@ -43,7 +43,7 @@ class RowErrors:
             other = f"{hint}, or" if hint else "or"
             remedy = f"fix the file, {other} set data.on_bad_row=skip to count such rows and continue"
             raise self.refused(reason, where, remedy)
-        self.counts[reason] = self.counts.get(reason, 0) + rows
+        self.counts[reason] += rows
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ def csv_rows(
 
     def batch() -> Batch:
         arrays = [pa.array(values, pa.string()) for values in zip(*kept, strict=True)]
-        return Batch(pa.table(dict(zip(chosen, arrays, strict=True))), file, tuple(numbers))
+        return Batch(pa.table(arrays, chosen), file, tuple(numbers))
 
     for fields in rows:
         if len(fields) != len(names):

@@ -97,7 +97,7 @@ class _Rows:
             return
         types = [STRING_LIST if kind is list else pa.string() for kind in self.kinds.values()]
         columns = [pa.array(values, kind) for values, kind in zip(zip(*self.rows, strict=True), types, strict=True)]
-        yield Batch(pa.table(dict(zip(self.kinds, columns, strict=True))), self.file, self.numbers)
+        yield Batch(pa.table(columns, list(self.kinds)), self.file, self.numbers)
         self.rows, self.numbers = [], []
 
 
