@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 from data.pairs.hashing import SeenHashes, text_hashes
 
 JOINED = 64  # words in one text given to the tokenizer: fewer calls, and still enough texts for all cores
-TEXTS = 4096  # texts split together: long articles take a gigabyte
+TEXTS = 4096  # texts split together: the words of so many long articles take hundreds of megabytes
 ROWS = 5_000_000  # fewest rows of counted words, repeats included, that are held before they are summed
 ENCODED = 8192  # joined texts segmented together
 LOCAL_NORMALIZERS = ("Precompiled", "Strip", "NFKC", "NFC", "Lowercase")
