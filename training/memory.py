@@ -89,13 +89,7 @@ def measured_tokens(
     free, total = torch.cuda.mem_get_info(device)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     state = trained * (STATE_BYTES + DDP_BUCKET_BYTES * torch.distributed.is_initialized())  # of a single rank too
-    compiled = [module for module in model.modules() if module._compiled_call_impl is not None]
-    own: set[torch.Tensor] = {weight for module in compiled for weight in module.parameters()}
-    if dtype is not None:  # under an adapter
-        linear = (module for module in model.modules() if isinstance(module, nn.Linear))
-        own |= {module.weight for module in linear if not module.weight.requires_grad}
-    # Autocast shares weights in 16 bit among mini-batches, but each graph keeps its own of compiled and frozen layers.
-    state += 2 * sum(weight.numel() for weight in own) * (MINI_BATCHES_PER_BUDGET - 1)  # the probe had one
+    state += copied_bytes(model, autocast=dtype is not None) * (MINI_BATCHES_PER_BUDGET - 1)  # the probe had one
     a_token, fits = tokens_that_fit(sizes, peaks, int(free - state - RESERVED_SHARE * total) - held, trained)
     if get_world_size() > 1:
         least = torch.tensor(fits, device=device)
@@ -108,6 +102,17 @@ def measured_tokens(
         raise UserError(what, where=f"config key {key}", remedy=remedy)
     log.info("%.2f MB of activations per token: %d tokens at once", a_token / 1e6, fits)
     return fits
+
+
+def copied_bytes(model: nn.Module, autocast: bool) -> int:
+    """Bytes of the 16-bit weights that each mini-batch's graph keeps for itself: of compiled layers, and of frozen ones
+    under autocast, which shares the others' among mini-batches."""
+    compiled = [module for module in model.modules() if module._compiled_call_impl is not None]
+    own: set[torch.Tensor] = {weight for module in compiled for weight in module.parameters()}
+    if autocast:  # frozen under an adapter
+        linear = (module for module in model.modules() if isinstance(module, nn.Linear))
+        own |= {module.weight for module in linear if not module.weight.requires_grad}
+    return 2 * sum(weight.numel() for weight in own)
 
 
 def tokens_that_fit(sizes: Sequence[int], peaks: Sequence[int], room: int, trained: int) -> tuple[float, int]:

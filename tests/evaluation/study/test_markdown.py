@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from evaluation.study.comparison import ArmScore
-from evaluation.study.table import draw_differences, markdown
+from evaluation.study.picture import draw_differences
+from evaluation.study.table import markdown
 
 NAN = float("nan")
 
