@@ -20,8 +20,8 @@ from transformers import TrainerCallback
 
 from configs.schema.init import BaseConfig
 from pipeline.core.console import quiet
+from pipeline.core.device import training_precision
 from pipeline.core.machine import peak_memory
-from pipeline.core.precision import training_precision
 from training.bases.synthetic import write_base, write_rows
 from training.cost_model import Shape, activation_bytes, measured_teraflops, shape_of, training_flops
 
@@ -99,8 +99,8 @@ def train_ours(base: str, data: str, shape: str, packed: bool = False, compiled:
     from configs.schema.config import Config
     from configs.schema.training import SideConfig, TrainingConfig
     from pipeline.core.artefact import StageFolder
+    from pipeline.core.device import PACKED
     from pipeline.core.packed import use_packed
-    from pipeline.core.precision import PACKED
     from training.batch_plan import BatchPlan, plan_batches
     from training.batches import text_lengths
     from training.finetune import make_trainer

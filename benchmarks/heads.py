@@ -78,9 +78,9 @@ def fit(runs: str) -> float:
 
 def encode(runs: str) -> float:
     """All texts of the pairs through the encoder, as every stage encodes texts; returns the seconds."""
+    from pipeline.core.device import training_precision
     from pipeline.core.embedding import Embedder
     from pipeline.core.models import load_folder
-    from pipeline.core.precision import training_precision
 
     started = time.perf_counter()
     table: Any = pq.read_table(Path(runs, "bench/data/asymmetric/pairs.parquet")).to_pydict()

@@ -26,7 +26,7 @@ from benchmarks.training_sides import BATCH_SIZE, LENGTH, STEPS, TEMPERATURE, pa
 from data.pair_files import PairWriter
 from data.sources.wiktionary import SameSense, TermUsages
 from pipeline.core.console import show_table
-from pipeline.core.precision import training_precision
+from pipeline.core.device import training_precision
 from training.cost_model import KNOWN, Shape, measured_teraflops, shape_of, training_flops
 
 ANGLE, DIMENSIONS = "ours with AnglE", "ours with dimensions"

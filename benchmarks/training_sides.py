@@ -71,7 +71,7 @@ def padding(init: str, data: str, side: str) -> dict[str, Any]:
 def train_ours(init: str, data: str, side: str, **options: Any) -> float:
     """Our trainer on the planned steps."""
     from pipeline.core.artefact import StageFolder
-    from pipeline.core.precision import keep_freed_memory
+    from pipeline.core.device import keep_freed_memory
     from training.finetune import make_trainer
 
     keep_freed_memory()
@@ -89,7 +89,7 @@ def train_ours(init: str, data: str, side: str, **options: Any) -> float:
 @quiet()
 def train_bare(init: str, data: str, side: str) -> float:
     """Only forward, backward, clipping and optimizer, on the tensors that our trainer gets."""
-    from pipeline.core.precision import keep_freed_memory, training_precision
+    from pipeline.core.device import keep_freed_memory, training_precision
     from training.batches import MiniBatchCollator, PlannedDataset
     from training.losses import PlannedLoss
     from training.memory import planned_budget
@@ -157,7 +157,7 @@ def train_sentence_transformers(
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
     from torch.utils.data import SequentialSampler
 
-    from pipeline.core.precision import keep_freed_memory
+    from pipeline.core.device import keep_freed_memory
 
     def planned_order(dataset: Any, batch_size: int, drop_last: bool, **kwargs: Any) -> DefaultBatchSampler:
         return DefaultBatchSampler(SequentialSampler(dataset), batch_size, drop_last)
@@ -182,7 +182,7 @@ def library_trainer(folder: str, model: Any, rows: Any, loss: Any, steps: int, b
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
     from sentence_transformers.sentence_transformer.training_args import BatchSamplers
 
-    from pipeline.core.precision import training_precision
+    from pipeline.core.device import training_precision
 
     usual: dict[str, Any] = {
         "use_cpu": not torch.cuda.is_available(),

@@ -12,11 +12,11 @@ from configs.schema.data import OWN_MODELS
 from data.fingerprints import model_state
 from pipeline.core.artefact import json_sha256, read_manifest
 from pipeline.core.console import log, quiet
+from pipeline.core.device import training_precision
 from pipeline.core.embedding import Embedder, EmbeddingCache
 from pipeline.core.hub import local_model
 from pipeline.core.model_folder import resolve_model
 from pipeline.core.models import load_folder
-from pipeline.core.precision import training_precision
 
 
 @dataclass(frozen=True)

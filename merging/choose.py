@@ -16,9 +16,9 @@ from merging.lm_cocktail import Cocktail, cocktail_of, few_shot_examples
 from merging.mergekit import mergekit_merge, require_mergekit
 from merging.search import SIMPLEX, Candidate, CandidateScorer, Region, best_of_grid, beyond
 from pipeline.core.console import log, progress
+from pipeline.core.device import attention_implementation, training_precision
 from pipeline.core.embedding import prompts_of
 from pipeline.core.errors import UserError
-from pipeline.core.precision import attention_implementation, training_precision
 from pipeline.core.seeding import generator
 from training.dev_scores import DevEvaluator, Evaluators, retrieval_evaluator
 

@@ -21,10 +21,10 @@ from data.sources.rows import role_frames
 from pipeline.application import hydra_application
 from pipeline.core.artefact import is_complete
 from pipeline.core.console import progress, show_table
+from pipeline.core.device import autocast_dtype, require_devices, training_gpus, training_precision
 from pipeline.core.errors import UserError
 from pipeline.core.hub import Revision, hub_errors, hub_model, local_model, readable_revision
-from pipeline.core.machine import cores, require_kernels, usable_gpus
-from pipeline.core.precision import autocast_dtype, require_devices, training_precision
+from pipeline.core.machine import cores
 from pipeline.run import require_sets
 from training.cost_model import shape_of_run, side_memory, trained_parameters
 from training.memory import planned_budget
@@ -145,8 +145,7 @@ def check_machine(config: Config, sources: int) -> list[Finding]:
     """Disk space, given the bytes of the sources, devices and precision; memory if training runs on the CPU."""
     findings = [disk(config, sources)]
     try:
-        count = usable_gpus()
-        require_kernels(*range(min(count, config.ranks(count))))
+        count = training_gpus(config)
     except UserError as unusable:
         return [*findings, Finding("devices", "FAILED", unusable)]
     names = sorted({torch.cuda.get_device_name(number) for number in range(count)})

@@ -19,8 +19,8 @@ from configs.schema.config import SIDES, Config
 from pipeline.application import hydra_application, passed_on, quoted
 from pipeline.core.artefact import Manifest, read_manifest
 from pipeline.core.console import quiet, show_table
+from pipeline.core.device import autocast_dtype
 from pipeline.core.errors import UserError
-from pipeline.core.precision import autocast_dtype
 from pipeline.launch import run_command
 from training.bases.synthetic import write_base, write_rows
 from training.cost_model import Shape, measured_teraflops, shape_of_run, trained_parameters, training_flops

@@ -16,7 +16,7 @@ from transformers.trainer_callback import ProgressCallback
 
 from pipeline.core.artefact import replacing
 from pipeline.core.console import log
-from pipeline.core.precision import kept_memory
+from pipeline.core.device import kept_memory
 from training.batch_plan import GlobalBatch
 from training.dev_scores import dev_figures
 from training.model_files import trained_weights

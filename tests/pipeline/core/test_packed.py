@@ -14,9 +14,9 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from torch import Tensor
 from transformers import BertConfig, BertModel
 
+from pipeline.core.device import PACKED
 from pipeline.core.models import load_folder
 from pipeline.core.packed import first_position_of, is_packed, pack, use_packed, why_not_packed
-from pipeline.core.precision import PACKED
 from tests.support.planned_sets import difference, gradients
 from tests.support.small_bases import tiny_base
 

@@ -1,4 +1,4 @@
-"""Choices that depend on the device: precision, attention implementation, and how freed CPU memory is kept."""
+"""What training's devices allow: their number, precision, attention, and how a CPU's freed memory is kept."""
 
 import ctypes
 import sys
@@ -6,8 +6,9 @@ import sys
 import psutil
 import torch
 
-from configs.schema.config import LaunchConfig
+from configs.schema.config import Config, LaunchConfig
 from pipeline.core.errors import UserError
+from pipeline.core.machine import require_kernels, usable_gpus
 
 MOST_EAGER_TOKENS = 256
 # Tokens from which eager attention computes its softmax in 16 bit on a CPU. With torch 2.13, shorter rows take up to
@@ -23,6 +24,13 @@ def native_bfloat16() -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+def training_gpus(config: Config) -> int:
+    """The number of this machine's GPUs; raises UserError where torch can't use those that training's ranks take."""
+    count = usable_gpus()
+    require_kernels(*range(min(count, config.ranks(count))))
+    return count
 
 
 def require_devices(devices: int, launch: LaunchConfig) -> None:
