@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import gc
 import hashlib
 import os
 import re
@@ -34,16 +33,15 @@ from pipeline.core.artefact import StageFolder, read_json, remove, write_json
 from pipeline.core.console import console
 from pipeline.core.device import training_precision
 from pipeline.core.errors import UserError, first_line
-from pipeline.core.heads import Heads
 from pipeline.core.model_folder import RAISED_BY_FILES
 from training.batch_plan import BatchPlan, GlobalBatch
 from training.batches import MiniBatchCollator, PlannedDataset
 from training.callbacks import Checkpoints, MetricsLog, Preemption, StepBar, StepLines
-from training.losses import BatchLoss, PlannedLoss
+from training.losses import BatchLoss
 from training.model_files import trained_weights
 
 MARK = "complete.json"  # in a checkpoint folder whose files are all written
-TRAINED_WEIGHTS = "trained.safetensors"  # there, instead of a model that has heads or trains only an adapter
+TRAINED_WEIGHTS = "trained.safetensors"  # there: what training changes; the rest of the model is loaded anyway
 NOT_FREE = {  # arguments of the library that the pipeline sets or ignores
     *("max_steps", "num_train_epochs", "gradient_accumulation_steps", "output_dir", "bf16", "fp16", "seed"),
     # Without effect, since the plan decides.
@@ -211,12 +209,9 @@ class PlannedTrainer(SentenceTransformerTrainer):
         return norm
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        has_adapter = isinstance(self.loss, PlannedLoss) and self.loss.side.adapter.rank is not None
-        if has_adapter or isinstance(self.model[-1], Heads):
-            Path(str(output_dir)).mkdir(parents=True, exist_ok=True)
-            save_file(trained_weights(self.model), Path(str(output_dir)) / TRAINED_WEIGHTS)
-        else:
-            self.model.save_pretrained(str(output_dir), create_model_card=False)
+        folder = Path(str(output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(trained_weights(self.model), folder / TRAINED_WEIGHTS)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
@@ -242,11 +237,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
             self._load_weights(best)
 
     def _load_weights(self, checkpoint: str) -> None:
-        if (trained := Path(checkpoint) / TRAINED_WEIGHTS).is_file():
-            self.model.load_state_dict(load_file(trained), strict=False)
-        else:
-            super()._load_from_checkpoint(checkpoint)
-            gc.collect()  # the model that the library opened on the device too, which is in reference cycles
+        self.model.load_state_dict(load_file(Path(checkpoint) / TRAINED_WEIGHTS), strict=False)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with readable(checkpoint):

@@ -12,6 +12,7 @@ from pipeline.core.errors import UserError
 from pipeline.stage import run_stage
 from tests.reliability.faults import Change, json_with, malicious_pickle
 from tests.support.planned_sets import prepared_run, rows
+from training.trainer import TRAINED_WEIGHTS
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def first_half(content: bytes) -> bytes:
 
 
 DAMAGED: dict[str, tuple[str, Change]] = {
-    "half of the weights": ("model.safetensors", first_half),
+    "half of the weights": (TRAINED_WEIGHTS, first_half),
     "half of the optimizer": ("optimizer.pt", first_half),
     "an optimizer that is a pickle with code": ("optimizer.pt", lambda _: malicious_pickle()),
     "half of the random state": ("rng_state.pth", first_half),

@@ -36,6 +36,7 @@ from training.finetune import (
 )
 from training.model_files import load_model
 from training.sets import prepare_sets
+from training.trainer import TRAINED_WEIGHTS
 
 SETS = {
     "symmetric/pairs": rows(64, seed=1),
@@ -289,6 +290,11 @@ def copy_of(stopped: Path, runs: Path) -> tuple[Config, Path]:
     return config, config.folder("joint") / "checkpoints"
 
 
+def weights_in(checkpoint: Path) -> dict[str, np.ndarray]:
+    """A checkpoint's weights under their names in a model folder."""
+    return {name.removeprefix("0.model."): each for name, each in load_file(checkpoint / TRAINED_WEIGHTS).items()}
+
+
 @pytest.mark.parametrize("keep_best", [False, True])
 def test_the_mean_of_the_last_evaluations_is_saved_also_by_a_run_resumed_between_them(
     stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_best: bool
@@ -298,7 +304,7 @@ def test_the_mean_of_the_last_evaluations_is_saved_also_by_a_run_resumed_between
     else:
         config = prepared_run(tmp_path, SETS, **AVERAGED, keep_best=False)
         checkpoints = stopped_before_saving(config, monkeypatch) / "checkpoints"
-    last = [load_file(checkpoints / f"checkpoint-{step}/model.safetensors") for step in (4, 5)]
+    last = [weights_in(checkpoints / f"checkpoint-{step}") for step in (4, 5)]
     shutil.rmtree(checkpoints / "checkpoint-5")
     metrics = run_stage(CHAIN["joint"], config).metrics
     saved = load_file(config.folder("joint") / "model/model.safetensors")
@@ -307,9 +313,9 @@ def test_the_mean_of_the_last_evaluations_is_saved_also_by_a_run_resumed_between
     else:
         assert metrics["dev_score"] == metrics["mean_dev_score"]
         assert not keep_best or metrics["mean_dev_score"] >= metrics["best_dev_score"]
-        for name, weight in saved.items():
-            np.testing.assert_allclose(weight, np.mean([one[name] for one in last], axis=0), rtol=1e-6, atol=1e-9)
-        assert any((weight != last[1][name]).any() for name, weight in saved.items())
+        for name in last[1]:
+            np.testing.assert_allclose(saved[name], np.mean([one[name] for one in last], axis=0), rtol=1e-6, atol=1e-9)
+        assert any((saved[name] != weight).any() for name, weight in last[1].items())
     assert [line["step"] for line in entries(config) if "dev_score" in line] == [0, 2, 4, 5]
     init = SentenceTransformer(str(config.folder("joint") / "model"), device="cpu")
     assert DevEvaluator(read_dev_sets(config.folder("data")), init, 64)(init)["score"] == pytest.approx(
@@ -330,7 +336,7 @@ def test_best_weights_that_can_t_be_read_are_not_replaced_by_the_last(stopped: P
     config, checkpoints = copy_of(stopped, tmp_path / "runs")
     best, state = checkpoints / "checkpoint-2", checkpoints / "checkpoint-5/trainer_state.json"
     state.write_text(json.dumps(json.loads(state.read_text()) | {"best_global_step": 2}))
-    weights = best / "model.safetensors"
+    weights = best / TRAINED_WEIGHTS
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(
         UserError, match=r"can't be read: .*checkpoint-2\); remove .*/checkpoints: training then starts"
@@ -345,7 +351,7 @@ def test_the_best_weights_are_found_after_the_runs_folder_was_moved(stopped: Pat
     best, state = checkpoints / "checkpoint-2", checkpoints / "checkpoint-5/trainer_state.json"
     chosen = {"best_global_step": 2, "best_model_checkpoint": str(tmp_path / "elsewhere" / best.name)}
     state.write_text(json.dumps(json.loads(state.read_text()) | chosen))
-    expected = load_file(best / "model.safetensors")
+    expected = weights_in(best)
     for path in (checkpoints / "averaged").iterdir():  # so that their mean is not taken
         save_file({name: 0 * weight for name, weight in load_file(path).items()}, path)
     run_stage(CHAIN["joint"], config)

@@ -1,7 +1,6 @@
 """Training runs that are killed, stopped, resumed, and given data that can't be learned from."""
 
 import dataclasses
-import gc
 import json
 import math
 import multiprocessing
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
+from sentence_transformers import SentenceTransformerTrainer
 from transformers import TrainerControl, TrainerState
 
 from pipeline.chain import CHAIN
@@ -429,15 +428,6 @@ def test_a_damaged_scaler_is_a_damaged_checkpoint(tmp_path: Path) -> None:
 def test_a_full_device_is_not_reported_as_a_damaged_checkpoint() -> None:
     with pytest.raises(torch.OutOfMemoryError), readable("checkpoint-1"):
         raise torch.OutOfMemoryError("CUDA out of memory")
-
-
-def test_a_checkpoint_s_weights_are_in_memory_once(tmp_path: Path) -> None:
-    trainer: Any = object.__new__(PlannedTrainer)
-    trainer.model = tiny_model()
-    trainer.model.save_pretrained(str(tmp_path), create_model_card=False)
-    before = {id(one) for one in gc.get_objects() if isinstance(one, SentenceTransformer)}
-    trainer._load_from_checkpoint(str(tmp_path))
-    assert {id(one) for one in gc.get_objects() if isinstance(one, SentenceTransformer)} <= before
 
 
 def test_every_trained_parameter_gets_a_gradient_but_the_pooler_does_not() -> None:
