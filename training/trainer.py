@@ -176,17 +176,17 @@ class PlannedTrainer(SentenceTransformerTrainer):
         padded = sum(value.numel() for name, value in inputs.items() if name.endswith("input_ids"))
         tokens = inputs["label"]["tokens"]
         loss = super().compute_loss(model, inputs, *args, **kwargs)
-        self.last_loss = loss[0].detach() if isinstance(loss, tuple) else loss.detach()
         parts = self.loss.parts
         if self.train_dataset.angle_weight > 0:  # for all sets: the library logs a part only from its first value on
-            parts = {"angle": torch.zeros_like(self.last_loss), **parts}
+            parts = {"angle": torch.zeros_like(tokens), **parts}
         self.track_loss_components({**parts, "tokens": tokens, "padding_share": 1 - tokens / padded})
         return loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         is_logged = (self.state.global_step + 1) % self.state.logging_steps == 0
         self.loss.measures = is_logged and self.train_dataset.angle_weight > 0
-        return super().training_step(*args, **kwargs)
+        self.last_loss = super().training_step(*args, **kwargs)
+        return self.last_loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and (share := self.loss.angle_gradient_share) is not None:
