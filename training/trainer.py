@@ -285,15 +285,13 @@ def last_checkpoint(folder: Path, run_digest: str) -> Path | None:
     if latest is None:
         return None
     with readable(str(latest.parent)):
-        belongs_to = read_json(latest)["run"]
-    if belongs_to != run_digest:
-        raise UserError(
-            "the checkpoint belongs to another configuration or other data",
-            where=str(latest.parent),
-            remedy=f"go back to the settings and data it was made with, or remove {folder}",
-        )
-    with readable(str(latest.parent)):
-        TrainerState.load_from_json(str(latest.parent / TRAINER_STATE_NAME))
+        if read_json(latest)["run"] != run_digest:
+            raise UserError(
+                "the checkpoint belongs to another configuration or other data",
+                where=str(latest.parent),
+                remedy=f"go back to the settings and data it was made with, or remove {folder}",
+            )
+        TrainerState.load_from_json(str(latest.parent / TRAINER_STATE_NAME))  # the library's error would be a traceback
     return latest.parent
 
 
