@@ -38,6 +38,11 @@ class TokenIds:
     ids: NDArray[np.int32]  # of all texts, concatenated
     ends: Integers  # (numbers + 1,) text n is ids[ends[n] : ends[n + 1]]
 
+    @classmethod
+    def read(cls, file: Path, ends: Integers) -> "TokenIds":
+        """The ids that a file holds; a truncated one is an error, by its shape."""
+        return cls(np.memmap(file, np.int32, mode="r", shape=(int(ends[-1]),)), ends)
+
     def __getitem__(self, number: int) -> list[int]:
         return self.ids[self.ends[number] : self.ends[number + 1]].tolist()
 
@@ -127,34 +132,60 @@ def tokenised_set(
     cache: Path,
     share: MixtureWeight = UNWEIGHTED,
 ) -> TokenisedSet:
-    """Read and tokenise one set, each distinct text once; the result is kept in `cache` and read there the next time.
+    """One set with each distinct text tokenised once; the tokens are kept in `cache` and read there the next time."""
+    name, record = path.stem, cache / f"{path.stem}.npz"
+    if not record.is_file():
+        _write_tokens(path, tokenizer, prompts, side, cache)
+    with np.load(record) as file:
+        columns = dict(file)
+    passages = TokenIds.read(cache / f"{name}.passages", columns["passages_ends"])
+    has_anchors = "anchors_ends" in columns  # otherwise they are stored with the passages
+    anchors = TokenIds.read(cache / f"{name}.anchors", columns["anchors_ends"]) if has_anchors else passages
+    own, (_, _, most) = side.sets.get(name, SetConfig()), side.limits_of(name)
+    rows = SetRows(
+        name=name,
+        anchors=columns["anchors"],
+        positives=columns["positives"],
+        negatives=np.split(columns["negatives"], np.cumsum(columns["counts"])[:-1]),
+        lengths=_longest(columns, anchors, passages, with_negatives=most > 0),
+        scores=columns["scores"],
+        max_negatives=most,
+        weight=own.weight * share.weight,
+        repeat=share.repeat,
+        angle=angle,
+    )
+    return TokenisedSet(rows, anchors, passages)
+
+
+def _longest(columns: dict[str, Any], anchors: TokenIds, passages: TokenIds, with_negatives: bool) -> Integers:
+    """Tokens of each row's longest text."""
+    longest = np.maximum(anchors.lengths[columns["anchors"]], passages.lengths[columns["positives"]])
+    if with_negatives:
+        of_row = np.repeat(np.arange(len(longest)), columns["counts"])
+        np.maximum.at(longest, of_row, passages.lengths[columns["negatives"]])
+    return longest
+
+
+def _write_tokens(
+    path: Path, tokenizer: PreTrainedTokenizerBase, prompts: Prompts, side: PlannedConfig, cache: Path
+) -> None:
+    """Write the set's tokens by role, then its columns and the ends of its texts, into `cache`.
 
     Where prompt and length are the same, anchors are stored with the passages.
     """
-    name = path.stem
+    name, (texts, columns) = path.stem, _numbered(read_pairs(path))
     anchor_length, positive_length, _ = side.limits_of(name)
     anchors, passages = (prompts.anchor, anchor_length), (prompts.positive, positive_length)
-    record = cache / f"{name}.npz"
-    if not record.is_file():
-        texts, columns = _numbered(read_pairs(path))
-        asked = columns["positives"], columns["negatives"], columns["anchors"]
-        roles = {"passages": (passages, asked[:2]), "anchors": (anchors, asked[2:])}
-        if anchors == passages:
-            roles = {"passages": (passages, asked)}
-        cache.mkdir(parents=True, exist_ok=True)
-        for role, ((prompt, length), numbers) in roles.items():
-            wanted = np.unique(np.concatenate(numbers))
-            columns[f"{role}_ends"] = _tokenise(texts, wanted, tokenizer, prompt, length, cache / f"{name}.{role}")
-        with replacing(record) as temporary, temporary.open("wb") as file:
-            np.savez(file, **columns)
-    with np.load(record) as file:
-        columns = dict(file)
-    ends = {role: columns[f"{role}_ends"] for role in ("passages", "anchors") if f"{role}_ends" in columns}
-    found = {  # the shape makes a truncated file an error
-        role: TokenIds(np.memmap(cache / f"{name}.{role}", np.int32, mode="r", shape=(int(own[-1]),)), own)
-        for role, own in ends.items()
-    }
-    return _tokenised(name, columns, found.get("anchors", found["passages"]), found["passages"], side, angle, share)
+    asked = columns["positives"], columns["negatives"], columns["anchors"]
+    roles = {"passages": (passages, asked[:2]), "anchors": (anchors, asked[2:])}
+    if anchors == passages:
+        roles = {"passages": (passages, asked)}
+    cache.mkdir(parents=True, exist_ok=True)
+    for role, ((prompt, length), numbers) in roles.items():
+        wanted = np.unique(np.concatenate(numbers))
+        columns[f"{role}_ends"] = _tokenise(texts, wanted, tokenizer, prompt, length, cache / f"{name}.{role}")
+    with replacing(cache / f"{name}.npz") as temporary, temporary.open("wb") as file:
+        np.savez(file, **columns)
 
 
 def with_vectors(
@@ -204,33 +235,3 @@ def _tokenise(
             lengths[part] = [len(text) for text in ids]
             np.fromiter(chain.from_iterable(ids), np.int32).tofile(file)
     return np.concatenate([[0], np.cumsum(lengths)])
-
-
-def _tokenised(
-    name: str,
-    columns: dict[str, Any],
-    anchors: TokenIds,
-    passages: TokenIds,
-    side: PlannedConfig,
-    angle: bool,
-    share: MixtureWeight,
-) -> TokenisedSet:
-    own, counts = side.sets.get(name, SetConfig()), columns["counts"]
-    _, _, most = side.limits_of(name)
-    longest = np.maximum(anchors.lengths[columns["anchors"]], passages.lengths[columns["positives"]])
-    if most:
-        of_row = np.repeat(np.arange(len(counts)), counts)
-        np.maximum.at(longest, of_row, passages.lengths[columns["negatives"]])
-    rows = SetRows(
-        name=name,
-        anchors=columns["anchors"],
-        positives=columns["positives"],
-        negatives=np.split(columns["negatives"], np.cumsum(counts)[:-1]),
-        lengths=longest,
-        scores=columns["scores"],
-        max_negatives=most,
-        weight=own.weight * share.weight,
-        repeat=share.repeat,
-        angle=angle,
-    )
-    return TokenisedSet(rows, anchors, passages)
