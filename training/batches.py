@@ -79,16 +79,17 @@ class MiniBatchCollator:
     def collate(self, rows: dict[str, Any]) -> dict[str, Any]:
         """Labels, and the tokens of all texts concatenated, shortest text first, with the end of each mini-batch.
 
-        Returns `label`, `tokens` (all tokens,), `lengths` (texts,), `ends`: the number of texts and tokens up to the
-        end of each mini-batch, and `longest`: the tokens of its longest text.
+        Returns `label`, `tokens` (all tokens,), `lengths` (texts,), and `ends`: for each mini-batch the number of texts
+        and of tokens up to its end, and the tokens of its longest text.
         """
         places: dict[tuple[int, ...], int] = {}
         positions = [[places.setdefault(tuple(text), len(places)) for text in row] for row in rows["texts"]]
         texts = list(places)
-        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-        lengths = np.array([len(texts[index]) for index in order])
+        lengths = np.array([len(text) for text in texts])
+        order = np.argsort(lengths, kind="stable")
+        lengths = lengths[order]
         ends = ends_within(lengths, self.budget, packed=self.first_position is not None)
-        rank_of = np.argsort(order)
+        last, rank_of = np.array(ends) - 1, np.argsort(order)
         label = {
             "position": torch.from_numpy(rank_of[np.array(positions)]),
             "score": torch.from_numpy(rows["score"]),
@@ -100,14 +101,13 @@ class MiniBatchCollator:
             "label": label,  # first: the trainer takes the batch size, in rows, from the first tensor
             "tokens": concatenated([texts[index] for index in order]),
             "lengths": torch.from_numpy(lengths),
-            "ends": list(zip(ends, lengths.cumsum()[np.array(ends) - 1].tolist(), strict=True)),
-            "longest": lengths[np.array(ends) - 1].tolist(),
+            "ends": list(zip(ends, lengths.cumsum()[last].tolist(), lengths[last].tolist(), strict=True)),
         }
 
     def to_model_inputs(self, batch: dict[str, Any]) -> dict[str, Any]:
         """The output of `collate` as the model's input for each mini-batch, on the tokens' device, with the labels."""
         inputs, text, token = {"label": batch["label"]}, 0, 0
-        for number, ((next_text, next_token), longest) in enumerate(zip(batch["ends"], batch["longest"], strict=True)):
+        for number, (next_text, next_token, longest) in enumerate(batch["ends"]):
             part = self._features(batch["tokens"][token:next_token], batch["lengths"][text:next_text], longest)
             inputs |= {f"text_{number}_{key}": value for key, value in part.items()}
             text, token = next_text, next_token
