@@ -129,6 +129,9 @@ class Devices:
         return self.gpu and self.half and not side.dropout and config.base.attention in ("auto", PACKED)
 
 
+GPU_RATES, CPU_RATES = (2e12, 1e11, 45 * 5e-6), (1e10, 1e9, 0.0)  # bandwidth, network and launch
+
+
 def devices_of(config: Config) -> Devices:
     """This machine's devices. Without a usable GPU, H100s are assumed if launch.processes is set or base.kind is hub;
     else GPUs that torch can't use raise UserError, as in training."""
@@ -140,26 +143,25 @@ def devices_of(config: Config) -> Devices:
             raise
         log.warning("%s", unusable)
         count = 0
-    here, number, given = count > 0, config.ranks(count), config.training.teraflops
+    here, number = count > 0, config.ranks(count)
+    given = None if config.training.teraflops == "auto" else float(config.training.teraflops)
     if not here and assumes:
         half = config.precision != "fp32"
-        peak = 800.0 if half else 400.0
-        rate = given if isinstance(given, float | int) else 0.4 * peak
+        rate = given or 0.4 * (800.0 if half else 400.0)
         kind = "bf16" if half else "fp32 (TF32)"
         description = f"no usable GPU here; assumed: H100 with 80 GB, {kind}, {rate:g} TFLOP/s sustained"
-        return Devices(number, description, True, half, rate, 80 * 10**9, 2e12, 1e11, 45 * 5e-6)
+        return Devices(number, description, True, half, rate, 80 * 10**9, *GPU_RATES)
     half_type = autocast_dtype(config.precision)
     half = half_type is not None
     # Share of the peak: assumed for a GPU; for a CPU what the demo's base reaches on two cores, with and without AMX.
     amx = half and torch.cpu.get_capabilities().get("amx_bf16")
     share = 0.4 if here else 0.125 if amx else 0.5
-    rate = given if isinstance(given, float | int) else share * measured_teraflops(half_type or torch.float32)
+    rate = given or share * measured_teraflops(half_type or torch.float32)
     memory = torch.cuda.get_device_properties(0).total_memory if here else 0
     name = torch.cuda.get_device_name(0) if here else "CPU"
-    origin = "as given" if isinstance(given, float | int) else f"{share:g} of its measured peak"
+    origin = "as given" if given else f"{share:g} of its measured peak"
     description = f"{name}, {'16' if half else '32'} bit, {rate:.3g} TFLOP/s sustained ({origin})"
-    rates = (2e12, 1e11, 45 * 5e-6) if here else (1e10, 1e9, 0.0)
-    return Devices(number, description, here, half, rate, memory, *rates)
+    return Devices(number, description, here, half, rate, memory, *(GPU_RATES if here else CPU_RATES))
 
 
 def measured_teraflops(kind: torch.dtype, seconds: float = 1.0) -> float:
