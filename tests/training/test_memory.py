@@ -1,5 +1,6 @@
 """How many tokens a device holds at once, from two probing steps, and what happens where it holds fewer."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -38,19 +39,22 @@ def test_heads_hold_four_copies_of_a_batch_and_on_several_ranks_two_of_its_passa
     assert held_bytes(lengths, rows=2, width=1024, world_size=2) - kept == 4 * 1025 * (4 * 2 * 8 + 2 * 2 * 8)
 
 
-def test_memory_that_heads_hold_is_not_available_for_activations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CPU that reports what a GPU of 10 GB would, with 9 GB free and 1 MB per token."""
-    model, peaks = tiny_model(), iter([1e6 * 4096, 1e6 * 8192] * 3)
-    side = SideConfig(anchor_length=32, positive_length=32)
-    trained, features = (
-        sum(weight.numel() for weight in model.parameters()),
-        MiniBatchCollator(1, Budget(1, 1)).features,
-    )
+def report_gpu(monkeypatch: pytest.MonkeyPatch, peaks: Iterable[float], free: float, total: float) -> None:
+    """Have the CPU report what a GPU would: the peaks of probing steps, and its free and whole memory, in bytes."""
+    reported = iter(peaks)
     for name in ("empty_cache", "reset_peak_memory_stats"):
         monkeypatch.setattr(torch.cuda, name, lambda *device: None)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: next(peaks))
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (9e9 + 12 * trained, 10e9))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: next(reported))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, total))
+
+
+def test_memory_that_heads_hold_is_not_available_for_activations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """10 GB, of which 9 are free, and 1 MB per token."""
+    model, features = tiny_model(), MiniBatchCollator(1, Budget(1, 1)).features
+    side = SideConfig(anchor_length=32, positive_length=32)
+    trained = sum(weight.numel() for weight in model.parameters())
+    report_gpu(monkeypatch, [1e6 * 4096, 1e6 * 8192] * 3, free=9e9 + 12 * trained, total=10e9)
     alone, along = (measured_tokens(model, features, side, None, "side", int(held)) for held in (0, 5e9))
     assert (alone, along) == (8500 // 256 * 256, 3500 // 256 * 256)
     with pytest.raises(
@@ -63,12 +67,7 @@ def test_each_mini_batch_of_compiled_layers_keeps_their_weights_in_16_bit(monkey
     model, side = tiny_model(), SideConfig(anchor_length=32, positive_length=32)
     layer, features = model[0].model.encoder.layer[0], MiniBatchCollator(1, Budget(1, 1)).features
     weights, trained = (sum(weight.numel() for weight in part.parameters()) for part in (layer, model))
-    peaks = iter([weights * 4096 / 256, weights * 8192 / 256] * 2)
-    for name in ("empty_cache", "reset_peak_memory_stats"):
-        monkeypatch.setattr(torch.cuda, name, lambda *device: None)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: next(peaks))
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (weights * 100 + 12 * trained, 0))
+    report_gpu(monkeypatch, [weights * 16, weights * 32] * 2, free=weights * 100 + 12 * trained, total=0)
     eager = measured_tokens(model, features, side, None, "side")
     layer._compiled_call_impl = layer._call_impl  # as `compile` sets it
     assert eager - measured_tokens(model, features, side, None, "side") == 3 * 2 * 256  # of four, the probe had one
@@ -95,23 +94,15 @@ def test_each_mini_batch_keeps_frozen_weights_in_16_bit(monkeypatch: pytest.Monk
         graphs = [model(features([[5] * 7, [5] * 9])) for _ in range(3)]
     assert len(graphs) * (len(linear) - 3) <= len(saved)  # all but those of the first layer's query, key and value
     weights = sum(weight.numel() for weight in linear)
-    peaks = iter([weights * 4096 / 256, weights * 8192 / 256] * 2)
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    for name in ("empty_cache", "reset_peak_memory_stats"):
-        monkeypatch.setattr(torch.cuda, name, lambda *device: None)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: next(peaks))
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (weights * 100 + 12 * trained, 0))
+    report_gpu(monkeypatch, [weights * 16, weights * 32] * 2, free=weights * 100 + 12 * trained, total=0)
     in_32, in_16 = (measured_tokens(model, features, side, dtype, "side") for dtype in (None, torch.bfloat16))
     assert in_32 - in_16 == 3 * 2 * 256  # of four, the probe had one
 
 
 def test_free_memory_is_measured_after_nccl_took_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    done, side, peaks = list[str | int](), SideConfig(anchor_length=32, positive_length=32), iter([4e9, 8e9])
-    for name in ("empty_cache", "reset_peak_memory_stats"):
-        monkeypatch.setattr(torch.cuda, name, lambda *device: None)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: next(peaks))
+    done, side = list[str | int](), SideConfig(anchor_length=32, positive_length=32)
+    report_gpu(monkeypatch, [4e9, 8e9], free=9e10, total=1e11)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (done.append("free"), (9e10, 1e11))[1])
     monkeypatch.setattr("training.memory.get_world_size", lambda: 2)
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda own, **options: done.append(4 * own.numel()))
@@ -120,18 +111,14 @@ def test_free_memory_is_measured_after_nccl_took_its_own(monkeypatch: pytest.Mon
 
 
 def test_the_memory_of_padded_texts_masks_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    masks, peaks = list[torch.Tensor | None](), iter([4e9, 8e9])
+    masks = list[torch.Tensor | None]()
     attend = torch.nn.functional.scaled_dot_product_attention
 
     def seen(*args: Any, attn_mask: torch.Tensor | None = None, **options: Any) -> torch.Tensor:
         masks.append(attn_mask)
         return attend(*args, attn_mask=attn_mask, **options)
 
-    for name in ("empty_cache", "reset_peak_memory_stats"):
-        monkeypatch.setattr(torch.cuda, name, lambda *device: None)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: next(peaks))
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (9e10, 1e11))
+    report_gpu(monkeypatch, [4e9, 8e9], free=9e10, total=1e11)
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", seen)
     model = tiny_model()
     model[0].model.set_attn_implementation("sdpa")
