@@ -19,7 +19,7 @@ from sentence_transformers.sentence_transformer.losses import (
     MatryoshkaLoss,
     MultipleNegativesRankingLoss,
 )
-from sentence_transformers.util import cos_sim, pairwise_angle_sim, pairwise_cos_sim
+from sentence_transformers.util import cos_sim, pairwise_cos_sim
 from torch import Tensor
 
 from configs.schema.training import SideConfig
@@ -57,7 +57,6 @@ from training.losses import (
     distillation_loss,
     gradient_norms,
     kept_graphs,
-    pairwise_angle,
 )
 from training.sets import TokenisedSet, with_vectors
 
@@ -116,15 +115,6 @@ def test_angle_is_the_formula_in_float64(embeddings: Tensor) -> None:
     expected = brute_angle(first, second, labels, 20.0)
     assert float(angle_loss(first, second, labels, 20.0)) == pytest.approx(expected, rel=1e-12)
     assert float(angle_loss(first.float(), second.float(), labels, 20.0)) == pytest.approx(expected, rel=1e-5)
-
-
-def test_angle_equals_that_of_sentence_transformers(embeddings: Tensor) -> None:
-    first, second = embeddings[:, 0].float(), embeddings[:, 1].float()
-    labels = torch.tensor([0.0, 1.0, 0.5, 0.5, 1.0, 0.2])
-    peer = AnglELoss(tiny_model(), scale=20.0)
-    assert torch.allclose(pairwise_angle(first, second), pairwise_angle_sim(first, second), atol=1e-6)
-    expected = peer.compute_loss_from_embeddings([first, second], labels)
-    assert torch.allclose(angle_loss(first, second, labels, 20.0), expected, rtol=1e-5)
 
 
 def test_angle_of_equal_labels_is_exactly_zero_without_gradient(embeddings: Tensor) -> None:
