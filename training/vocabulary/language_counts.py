@@ -1,6 +1,5 @@
 """Counts of pieces for each language, over all corpora."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -36,6 +35,29 @@ def count_pieces(
 
     Raises UserError: a corpus without texts, a language without any, or what reading a corpus raises.
     """
+    counters, texts = _counters(corpora, tokenizer, languages)
+    occurrences = {name: np.zeros(size, dtype=np.int64) for name in (*languages, OTHER)}
+    for name, counter in counters.items():
+        mixed = name == BY_SCRIPT
+        parts = _by_script(counter, languages, scripts) if mixed else [(name, counter.words(), counter.whole)]
+        for language, words, whole in parts:
+            occurrences[language] += piece_counts(tokenizer, words, whole, size)
+    for language in languages:
+        if not occurrences[language].any():
+            remedy = "add a corpus for it under init.corpora, or take it out of languages"
+            raise UserError(
+                f"no text of language {language} in the corpora", where="config key languages", remedy=remedy
+            )
+    for name, counter in counters.items():  # texts of mixed corpora have no language of their own: the first one's
+        for token in tokenizer.encode("").ids:  # the special tokens that each text gets, such as <s> and </s>
+            occurrences[languages[0] if name == BY_SCRIPT else name][token] += counter.texts
+    return LanguageCounts(occurrences, others=occurrences.pop(OTHER), texts=texts)
+
+
+def _counters(
+    corpora: list[Corpus], tokenizer: Tokenizer, languages: list[str]
+) -> tuple[dict[str, WordCounter], dict[str, int]]:
+    """The counted words of each language and, as BY_SCRIPT, of mixed corpora; and the number of each corpus's texts."""
     counters: dict[str, WordCounter] = {}
     texts: dict[str, int] = {}
     for corpus in corpora:
@@ -49,64 +71,27 @@ def count_pieces(
         if not texts[corpus.name]:
             where = f"{corpus.name}: {', '.join(map(str, corpus.files[:3]))}"
             raise UserError("a corpus has no texts", where=where, remedy="correct init.corpora or the file")
-    occurrences = {OTHER: np.zeros(size, dtype=np.int64)}
-    for language, words, whole, ends in _by_language(counters, languages, scripts):
-        if language != OTHER and not len(words) and not whole:
-            remedy = "add a corpus for it under init.corpora, or take it out of languages"
-            raise UserError(
-                f"no text of language {language} in the corpora", where="config key languages", remedy=remedy
-            )
-        occurrences[language] = piece_counts(tokenizer, words, whole, size)
-        for token in tokenizer.encode("").ids:  # the special tokens that each text gets, such as <s> and </s>
-            occurrences[language][token] += ends
-    return LanguageCounts(occurrences, others=occurrences.pop(OTHER), texts=texts)
+    return counters, texts
 
 
-def _by_language(
-    counters: Mapping[str, WordCounter], languages: list[str], scripts: Sequence[str]
-) -> Iterator[tuple[str, polars.DataFrame, Counter[str], int]]:
-    """(language, words, whole texts, number of texts); the words of mixed corpora go to the language of their script.
-
-    Words of foreign scripts come last, as those of OTHER. Texts of mixed corpora have no language of their own: their
-    ends are counted with the first one.
-    """
-    mixed = counters.get(BY_SCRIPT)
-    # An unknown language is assumed to be written in the first of the further scripts.
-    parts = _by_script(mixed, {name: scripts_of([name], scripts)[0] for name in languages}) if mixed else {}
-    for place, language in enumerate(languages):
-        ends = mixed.texts if mixed and place == 0 else 0
-        words, whole = [], Counter[str]()
-        if language in parts:
-            words.append(parts[language][0])
-            whole.update(parts[language][1])
-        if own := counters.get(language):
-            words.append(own.words())
-            whole.update(own.whole)
-            ends += own.texts
-        yield language, polars.concat([polars.DataFrame(schema=WORDS), *words]), whole, ends
-    if mixed:
-        yield OTHER, *parts[OTHER], 0
-
-
-def _by_script(counter: WordCounter, scripts: Mapping[str, str]) -> dict[str, tuple[polars.DataFrame, Counter[str]]]:
-    """Words and whole texts of a mixed corpus by language: those whose first known script is the language's own.
+def _by_script(
+    counter: WordCounter, languages: list[str], further: Sequence[str]
+) -> Iterator[tuple[str, polars.DataFrame, Mapping[str, int]]]:
+    """(language, words, whole texts) of a mixed corpus: those whose first known script is the language's own.
 
     Languages that share a script each count all its words. Words without letters go to the first language, those with
-    letters of other scripts only to OTHER.
+    letters of other scripts only to OTHER. An unknown language is assumed to be written in the first of the `further`
+    scripts.
     """
-    whole = polars.DataFrame(list(counter.whole.items()), schema=WORDS, orient="row")
+    scripts = {name: scripts_of([name], further)[0] for name in languages}
     found = polars.coalesce(
         *(polars.when(polars.col("word").str.contains(rf"\p{{{script}}}")).then(polars.lit(script))
           for script in dict.fromkeys(scripts.values())),
         polars.when(polars.col("word").str.contains(FOREIGN)).then(polars.lit(OTHER)),
         polars.lit(next(iter(scripts.values()))),
     )  # fmt: skip
-    parts = {}
-    words, whole = counter.words().with_columns(script=found), whole.with_columns(script=found)
+    words = counter.words().with_columns(script=found)
+    whole = polars.DataFrame(list(counter.whole.items()), schema=WORDS, orient="row").with_columns(script=found)
     for name, script in {**scripts, OTHER: OTHER}.items():
         own = whole.filter(script=script)
-        parts[name] = (
-            words.filter(script=script).drop("script"),
-            Counter(dict(zip(own["word"], own["count"], strict=True))),
-        )
-    return parts
+        yield name, words.filter(script=script), dict(zip(own["word"], own["count"], strict=True))
