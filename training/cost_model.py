@@ -2,7 +2,6 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.utils.benchmark import Timer
@@ -70,9 +69,14 @@ KNOWN = {  # from their config.json on the Hub, for a plan before anything is lo
 def shape_of(folder: Path) -> Shape:
     """The shape of the model in a folder."""
     values = read_json(folder / "config.json")
-    size = ("num_hidden_layers", "hidden_size", "intermediate_size")
-    tables = ("vocab_size", "max_position_embeddings", "num_attention_heads")
-    return Shape(*(values[name] for name in size + tables))
+    return Shape(
+        layers=values["num_hidden_layers"],
+        hidden_size=values["hidden_size"],
+        intermediate_size=values["intermediate_size"],
+        vocabulary=values["vocab_size"],
+        positions=values["max_position_embeddings"],
+        heads=values["num_attention_heads"],
+    )
 
 
 def shape_of_run(config: Config) -> Shape:
@@ -250,10 +254,14 @@ def trained_parameters(shape: Shape, side: SideConfig | HeadsConfig, key: str = 
         return shape.hidden_size * (shape.hidden_size + 1) + shape.hidden_size + 1
     if side.adapter.rank is None:
         return shape.parameters
-    sizes: dict[str, Any] = {"hidden_size": shape.hidden_size, "intermediate_size": shape.intermediate_size}
-    sizes |= {"num_attention_heads": shape.heads, "num_hidden_layers": shape.layers}
+    config = XLMRobertaConfig(
+        num_hidden_layers=shape.layers,
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_attention_heads=shape.heads,
+    )
     with torch.device("meta"):
-        encoder = XLMRobertaModel(XLMRobertaConfig(**sizes))
+        encoder = XLMRobertaModel(config)
         add_adapter(encoder, side.adapter, f"{key}.adapter")
     return sum(weight.numel() for weight in encoder.parameters() if weight.requires_grad)
 
