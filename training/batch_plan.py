@@ -35,7 +35,7 @@ class SetRows:
     lengths: Integers  # (rows,) tokens of the row's longest text
     scores: NDArray[np.float32]  # (rows,) NaN: no score
     max_negatives: int  # most negatives taken from a row
-    weight: float  # multiplies the set's share of the batches
+    weight: float  # above 0; multiplies the set's share of the batches
     repeat: int  # passes over the set in one epoch
     angle: bool  # whether AnglE applies to the set
 
@@ -106,7 +106,6 @@ def plan_batches(sets: Sequence[SetRows], side: PlannedConfig, seed: int, key: s
 
     Raises UserError where a set yields no batch.
     """
-    sets = [rows for rows in sets if rows.weight > 0]
     left_out: dict[str, Counter[str]] = {rows.name: Counter() for rows in sets}
     first = {rows.name: _epoch(rows, side, seed, 0, left_out[rows.name]) for rows in sets}
     for rows in sets:
