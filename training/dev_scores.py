@@ -6,6 +6,7 @@ own passages nearly every model retrieves them. A side's score is the mean over 
 score of a set of a few rows is mostly chance. The dev score is the mean over the sides.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -112,7 +113,7 @@ class Evaluators:
         """Each set's score; 0 where a correlation is undefined because all cosines are equal."""
         found = self.metrics(model)
         scores = {name: metrics[str(self.evaluators[name].primary_metric)] for name, metrics in found.items()}
-        return {name: score if score == score else 0.0 for name, score in scores.items()}
+        return {name: 0.0 if math.isnan(score) else score for name, score in scores.items()}
 
 
 @dataclass(frozen=True)
