@@ -19,49 +19,48 @@ from training.batch_plan import plan_batches
 from training.finetune import make_trainer
 from training.model_files import load_model
 from training.sets import prepare_sets
+from training.trainer import PlannedTrainer
 
 SETS = {"symmetric/pairs": rows(64), "symmetric/scored": rows(64, seed=1, scored=True)}
 SIDE = {"max_steps": 3, "angle_weight": 0.1, "learning_rate": 1e-3}
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_gradient_that_is_not_finite_stops_at_its_step_and_names_the_rows(tmp_path: Path, value: float) -> None:
+def trainer_of(config: Config, attention: str, packed: bool = False) -> PlannedTrainer:
+    """The symmetric side's trainer, on one process's CPU."""
     PartialState(cpu=True)
-    config = prepared_run(tmp_path, SETS, **SIDE)
     stage, side = folder_and_manifest(CHAIN["symmetric"], config)[0], config.training.symmetric
     stage.path.mkdir(parents=True)
-    model = load_model(config.folder("init"), "eager", side)
-    sets = prepare_sets("symmetric", side, model, config.folder("data"), tmp_path / "tokens")
+    model = load_model(config.folder("init"), attention, side)
+    if packed:
+        use_packed(model)
+    sets = prepare_sets("symmetric", side, model, config.folder("data"), stage.path / "tokens")
     plan = plan_batches([item.rows for item in sets.train.values()], side, config.seed)
-    trainer = make_trainer(config, stage, model, sets, plan)
+    return make_trainer(config, stage, model, sets, plan)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_stops_at_its_step_and_names_the_rows(tmp_path: Path, value: float) -> None:
+    trainer = trainer_of(prepared_run(tmp_path, SETS, **SIDE), "eager")
 
     def plant(parameter: torch.Tensor) -> None:
         if trainer.state.global_step == 1 and parameter.grad is not None:
             parameter.grad.view(-1)[5] = value
 
-    next(weight for weight in model.parameters() if weight.requires_grad).register_post_accumulate_grad_hook(plant)
-    message = rf"loss \d.*, gradient norm \w+ at step 2 \(set {plan.batches[1].set}, rows \d"
+    parameters = trainer.model.parameters()
+    next(weight for weight in parameters if weight.requires_grad).register_post_accumulate_grad_hook(plant)
+    message = rf"loss \d.*, gradient norm \w+ at step 2 \(set {trainer.batches[1].set}, rows \d"
     with pytest.raises(UserError, match=message):
         trainer.train()
 
 
 def test_packed_texts_train_the_model_of_padded_ones_with_and_without_caching(tmp_path: Path) -> None:
-    PartialState(cpu=True)
     weights, losses = [], []
     for packed, budget in ((False, 10**6), (True, 10**6), (True, 64)):
-        folder = tmp_path / f"{packed} {budget}"
-        config = prepared_run(folder, {**SETS, "dev/pairs": rows(32, seed=5)}, **SIDE, dev_steps=3)
-        side = replace(config.training.symmetric, mini_batch_tokens=budget)
-        config.training.symmetric = side
-        stage = folder_and_manifest(CHAIN["symmetric"], config)[0]
-        stage.path.mkdir(parents=True)
-        model = load_model(config.folder("init"), "sdpa", side)
-        if packed:
-            use_packed(model)
-        sets = prepare_sets("symmetric", side, model, config.folder("data"), folder / "tokens")
-        plan = plan_batches([item.rows for item in sets.train.values()], side, config.seed)
-        trainer = make_trainer(config, stage, model, sets, plan)
-        kept = [weight for name, weight in model.named_parameters() if "key.bias" not in name]  # that is only rounding
+        sets = {**SETS, "dev/pairs": rows(32, seed=5)}
+        config = prepared_run(tmp_path / f"{packed} {budget}", sets, **SIDE, dev_steps=3, mini_batch_tokens=budget)
+        trainer = trainer_of(config, "sdpa", packed)
+        named = trainer.model.named_parameters()
+        kept = [weight for name, weight in named if "key.bias" not in name]  # that is only rounding
         start = torch.cat([weight.detach().flatten() for weight in kept])
         trainer.train()
         weights.append(torch.cat([weight.detach().flatten() for weight in kept]))
