@@ -119,7 +119,7 @@ def plan_run(
     Rank 0 prepares what was not prepared before the launch. The others poll for the file, so the process group's
     timeout does not apply.
     """
-    folder, process = _prepared_folder(stage), PartialState()
+    folder, process, side = _prepared_folder(stage), PartialState(), config.training_of(stage.name)
     if process.is_main_process:
         alone = config.launch.config == "none" and process.num_processes == 1  # no command has called `prepare`
         _prepare(config, stage, model, again=config.force and alone)
@@ -128,8 +128,8 @@ def plan_run(
     with readable(str(folder), "remove it: it is then prepared again", "the prepared data"):
         report, plan = read_json(folder / REPORT), read_plan(folder / "plan.npz")
         others = auxiliary_models_of(config, stage.name)
-        sets = prepare_sets(stage.name, config.training_of(stage.name), model, stage.inputs["data"], folder, others)
-    if isinstance(side := config.training_of(stage.name), SideConfig):
+        sets = prepare_sets(stage.name, side, model, stage.inputs["data"], folder, others)
+    if isinstance(side, SideConfig):
         warn_of_untried(stage.name, side, report["batches"], sum(weights.numel() for weights in model.parameters()))
     if process.device.type == "cuda":
         warn_of_small_steps(stage.name, report["tokens"], report["batches"], process.num_processes)
