@@ -59,9 +59,9 @@ def require_sets(config: Config) -> None:
             raise UserError(f"set {unknown[0]} is not held out", where=f"config key {key}", remedy=remedy)
     sides = {source.side for source in config.data.sources.values()}
     for name, read in SIDES.items():
-        if name in config.stages and sides and sides.isdisjoint(read):
+        if name in config.stages and sides.isdisjoint(read):
             what, remedy = f"there are no pairs to train the stage {name} on", "add sources for this side"
-            remedy += ", or train the other side alone: arm=asymmetric" if name == "symmetric" else ""
+            remedy += ", or train the other side alone: arm=asymmetric" if name == "symmetric" and sides else ""
             raise UserError(what, where="config key data.sources", remedy=remedy)
 
 

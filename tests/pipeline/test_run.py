@@ -53,7 +53,7 @@ def test_evaluations_that_a_later_try_reaches_rebuild_the_data(tmp_path: Path) -
 def test_under_accelerate_launch_only_training_runs(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert not is_launched()
     monkeypatch.setenv(name, "0")
-    config = Config(profile="tiny", run="test", runs=str(tmp_path), stages=["symmetric", "merge"])
+    config = composed("profile=tiny", f"runs={tmp_path}", "stages=[symmetric,merge]")
     with pytest.raises(UserError, match=r"accelerate launch can't make merge .*make merge"):
         run(config)
     with pytest.raises(UserError, match="symmetric needs the artefact data, which is missing"):
@@ -71,7 +71,6 @@ def test_under_accelerate_launch_only_training_runs(name: str, monkeypatch: pyte
             ["evaluation.suites=[vectors]", "+evaluation.suite.vectors.sets.more=no"],
             "set no is not held out (config key evaluation.suite.vectors.sets)",
         ),
-        (["~data.sources.scored"], "there are no pairs to train the stage symmetric on (config key data.sources); add"),
         (["languages=[ru,kz]"], "script of language kz is not known (config key languages); give its ISO"),
         (["stages=[data,merge]", "merging.guard_sources=[test_questions,no]"], "set no is not held out (config key m"),
         (
@@ -96,6 +95,23 @@ def test_only_the_stages_that_are_asked_for_are_checked() -> None:
         "~data.held_out.test_questions",
     ]
     require_sets(composed("profile=own", *asymmetric, "stages=[data,asymmetric]"))
+
+
+def test_a_side_without_sources_is_refused_with_the_way_out_that_it_has() -> None:
+    config = composed("profile=own")
+    sources, add, alone = config.data.sources, "add sources for this side", ", or train the other side alone: arm="
+    for stage, there, remedy in (
+        ("symmetric", ["questions"], f"{add}{alone}asymmetric"),
+        ("asymmetric", ["scored"], add),
+        ("symmetric", [], add),
+        ("joint", [], add),
+    ):
+        config.stages, config.data.sources = [stage], {name: sources[name] for name in there}
+        with pytest.raises(UserError, match=f"no pairs to train the stage {stage} on") as refused:
+            require_sets(config)
+        assert refused.value.remedy == remedy
+    config.data.sources = {"questions": sources["questions"]}
+    require_sets(config)  # joint takes what there is
 
 
 def test_why_a_stage_is_rebuilt_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
