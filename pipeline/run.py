@@ -71,7 +71,7 @@ def in_order(config: Config) -> list[str]:
 
     def place(name: str) -> None:
         for needed in CHAIN[name].needs(config):
-            if needed in config.stages and needed not in order:
+            if needed in config.stages:
                 place(needed)
         order[name] = None
 
