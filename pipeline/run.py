@@ -49,8 +49,7 @@ def require_sets(config: Config) -> None:
     if "merge" in config.stages:
         named["merging.guard_sources"] = config.merging.guard_sources
     if "evaluate" in config.stages:
-        scored = {f"evaluation.suite.{name}.sets": evaluation.suite[name] for name in evaluation.suites}
-        named |= {key: suite.sets.values() for key, suite in scored.items() if suite.kind in ("retrieval", "vectors")}
+        named |= {f"evaluation.suite.{name}.sets": evaluation.suite[name].sets.values() for name in evaluation.suites}
     for key, sets in named.items():
         if unknown := [name for name in sets if name not in config.data.held_out]:
             there = ", ".join(config.data.held_out) or "it has none"
