@@ -1,5 +1,6 @@
 """Several machines: their launchers meet at one rendezvous; simulated by two launchers on this one."""
 
+import dataclasses
 import os
 import shlex
 import socket
@@ -44,9 +45,16 @@ def test_machines_without_a_place_to_meet_are_refused_before_anything_is_made(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("MASTER_ADDR", raising=False)
+    config = composed("profile=tiny", f"runs={tmp_path}", "launch.nodes=2", "stages=[data,symmetric]")
     with pytest.raises(UserError, match=r"2 machines need a rendezvous .*MASTER_ADDR"):
-        run(composed("profile=tiny", f"runs={tmp_path}", "launch.nodes=2", "stages=[data,symmetric]"))
+        run(config)
     assert not os.listdir(tmp_path)
+    made = list[str]()
+    monkeypatch.setattr("pipeline.run.make", lambda name, _: made.append(name))
+    run(dataclasses.replace(config, stages=["data"]))
+    for alone in (LaunchConfig(), LaunchConfig(nodes=2, config="none")):
+        run(dataclasses.replace(config, launch=alone))
+    assert made == ["data", *config.stages, *config.stages]
 
 
 def test_processes_that_can_t_be_split_evenly_are_refused() -> None:

@@ -11,7 +11,7 @@ from pipeline.application import LAUNCHED, composed
 from pipeline.chain import CHAIN
 from pipeline.core.artefact import Manifest, read_manifest
 from pipeline.core.errors import UserError
-from pipeline.run import is_launched, require_sets, run
+from pipeline.run import is_launched, make, require_sets, run
 from pipeline.stage import folder_and_manifest, run_stage
 from tests.support.runs import run_main
 
@@ -56,26 +56,71 @@ def test_under_accelerate_launch_only_training_runs(name: str, monkeypatch: pyte
     config = composed("profile=tiny", f"runs={tmp_path}", "stages=[symmetric,merge]")
     with pytest.raises(UserError, match=r"accelerate launch can't make merge .*make merge"):
         run(config)
+    config.stages, steps = [*SIDES], list[str]()
     with pytest.raises(UserError, match="symmetric needs the artefact data, which is missing"):
-        run(dataclasses.replace(config, stages=[*SIDES]))
-    assert not os.listdir(tmp_path)
+        run(config)
+    monkeypatch.setattr("pipeline.run.run_stage", lambda stage, config: steps.append(stage.name))
+    monkeypatch.setattr("pipeline.run.leave_ranks", lambda: steps.append("left"))
+    run(config)
+    assert steps == [*SIDES, "left"] and not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("borrow", [False, True])
+def test_stages_are_made_in_the_order_of_their_needs_under_the_command_s_locks(
+    borrow: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made, held = list[str](), set[str]()
+
+    def make(name: str, config: Config) -> None:
+        made.append(name)
+        held.update(path.name for path in tmp_path.rglob("*.command.lock"))
+
+    monkeypatch.setattr("pipeline.run.make", make)
+    run(composed("profile=tiny", f"runs={tmp_path}", "stages=[merge,symmetric,data,init]", f"borrow={borrow}"))
+    assert made == ["data", "init", "symmetric", "merge"]
+    assert held == (set() if borrow else {f"{name}.command.lock" for name in made})  # sweep jobs wait for each other
+
+
+@pytest.mark.parametrize(
+    ("stage", "launch", "done", "steps"),
+    [
+        ("base", "auto", False, ["run_stage"]),
+        ("symmetric", "none", False, ["run_stage"]),
+        ("symmetric", "auto", False, ["is_up_to_date", "prepare_ranks", "launch"]),
+        ("symmetric", "auto", True, ["is_up_to_date"]),
+    ],
+)
+def test_only_training_that_is_not_finished_is_launched_and_not_where_the_config_says_none(
+    stage: str, launch: str, done: bool, steps: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    taken = list[str]()
+    for name in ("run_stage", "is_up_to_date", "prepare_ranks", "launch"):
+        monkeypatch.setattr(f"pipeline.run.{name}", lambda stage, _, name=name: bool(taken.append(name)) or done)
+    config = Config(profile="tiny", run="test", runs=str(tmp_path), borrow=stage == "base")
+    config.launch.config = launch
+    make(stage, config)
+    assert taken == steps
+    assert len(list(tmp_path.glob(".locks/*.lock"))) == config.borrow  # for which other jobs of the sweep wait
 
 
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
         (["stages=[data,calibrate]"], "calibration takes one model"),
-        (["~data.held_out.test_questions"], "set test_questions is not held out (config key evaluation.suite.own."),
-        (["~data.held_out.test_questions"], "_guard_usages), or leave the suite out of evaluation.suites"),
+        (
+            ["~data.held_out.test_questions"],
+            "set test_questions is not held out (config key evaluation.suite.own.sets); name sets of data.held_out "
+            "(wiktionary_guard_terms, wiktionary_guard_usages), or leave the suite out of evaluation.suites",
+        ),
         (
             ["evaluation.suites=[vectors]", "+evaluation.suite.vectors.sets.more=no"],
             "set no is not held out (config key evaluation.suite.vectors.sets)",
         ),
         (["languages=[ru,kz]"], "script of language kz is not known (config key languages); give its ISO"),
-        (["stages=[data,merge]", "merging.guard_sources=[test_questions,no]"], "set no is not held out (config key m"),
         (
-            ["stages=[data,merge]", "merging.guard_sources=[test_questions,no]"],
-            "_terms, wiktionary_guard_usages), or leave it out of merging",
+            ["stages=[data,merge]", "merging.guard_sources=[test_questions,no,nor]"],
+            "set no is not held out (config key merging.guard_sources); name sets of data.held_out (test_questions, "
+            "wiktionary_guard_terms, wiktionary_guard_usages), or leave it out of merging.guard_sources",
         ),
     ],
 )
@@ -94,7 +139,14 @@ def test_only_the_stages_that_are_asked_for_are_checked() -> None:
         "merging.guard_sources=[no,nor]",
         "~data.held_out.test_questions",
     ]
-    require_sets(composed("profile=own", *asymmetric, "stages=[data,asymmetric]"))
+    config = composed("profile=own", *asymmetric, "stages=[data,asymmetric]")
+    require_sets(config)
+    config.stages, config.init.scripts = ["init", "evaluate"], ["Cyrillic"]
+    config.evaluation.suites = ["samples"]
+    require_sets(config)
+    config.evaluation.suites, config.data.held_out = ["own"], {}
+    with pytest.raises(UserError, match=r"name sets of data.held_out \(it has none\)"):
+        require_sets(config)
 
 
 def test_a_side_without_sources_is_refused_with_the_way_out_that_it_has() -> None:
