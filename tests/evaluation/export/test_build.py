@@ -1,32 +1,39 @@
 """The stage `export`: exports return torch's embeddings, and those that don't are refused."""
 
+import dataclasses
 import importlib
 import importlib.util
 import logging
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from sentence_transformers.util import pairwise_cos_sim
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from configs.schema.config import Config
 from data.pair_files import PairWriter
 from evaluation.export import build, graphs
-from evaluation.export.build import agreement, require_agreement, timed, write_format
+from evaluation.export.build import agreement, calibration, require_agreement, timed, weight, write_format
 from evaluation.export.formats import FORMATS
+from evaluation.export.graphs import GraphEmbedder
+from pipeline.application import composed
 from pipeline.chain import CHAIN
 from pipeline.core.artefact import PARTIAL, files_under, read_manifest
+from pipeline.core.console import log
 from pipeline.core.embedding import Embedder
 from pipeline.core.errors import UserError
 from pipeline.core.seeding import generator
 from pipeline.stage import folder_and_manifest, run_stage
 from tests.evaluation.conftest import MakeModel
-from tests.support.runs import run_main
-from tests.support.sample_run import write_run
+from tests.support.sample_run import finish, write_run
 
 TERMS = {"ледоход": "движение льда весной", "омут": "глубокую яму на дне реки", "жерех": "речную рыбу"}
 TEXTS = ["Пароход идёт вверх по реке.", "Чайник", "Осенью птицы улетают на юг, а зимой в саду тихо."]
@@ -61,6 +68,19 @@ def test_vectors_of_another_width_have_no_cosine_and_a_rotation_keeps_the_pairs_
     own, cosines = agreement(turned, samples), (turned * samples).sum(axis=1)
     assert measured["bytes a vector"] == 4 * (width + 3) and own["cosine mean"] < 0.5
     assert (own["cosine mean"], own["cosine min"]) == (pytest.approx(cosines.mean()), pytest.approx(cosines.min()))
+    require_agreement("static", own, tmp_path)
+    with pytest.raises(UserError, match="onnx is too far from torch: cosine mean"):
+        require_agreement("onnx", own, tmp_path)
+
+
+def test_the_correlation_is_that_of_the_cosines_of_all_pairs(samples: np.ndarray) -> None:
+    scaled = samples * generator(2, "scales").normal(size=samples.shape[1])
+    first, last = (
+        [pairwise_cos_sim(of[:pairs:2], of[1:pairs:2]) for of in (scaled, samples)] for pairs in (2 * 60, 210)
+    )
+    measured = agreement(scaled, samples)["correlation of pairs' cosines"]
+    assert measured == pytest.approx(np.corrcoef(*last)[0, 1], abs=1e-4)
+    assert measured != pytest.approx(np.corrcoef(*first)[0, 1], abs=1e-3)
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -71,38 +91,131 @@ def test_what_is_too_far_from_torch_is_refused(name: str, samples: np.ndarray, t
             require_agreement(name, agreement(wrong, samples), tmp_path)
 
 
-def test_a_form_with_other_vectors_ends_the_stage_and_logging_continues(
-    make_model: MakeModel, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_each_form_is_measured_and_one_with_other_vectors_ends_the_stage(
+    model_folder: Path,
+    samples: np.ndarray,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    config, other = write_run(tmp_path / "runs", model_folder), make_model(seed=2, pooling="mean")
-    config.export.formats = ["onnx"]
+    config = write_run(tmp_path / "runs", model_folder)
+    shutil.copytree(config.folder("merge") / "model", config.model_folder("heads"))
+    finish(config, "heads", {})
+    config.export.formats, written = ["onnx-int8", "onnx", "openvino-int8"], list[tuple[object, ...]]()
+    graph, own = config.folder("export") / "onnx" / "model.onnx", SentenceTransformer(str(model_folder), device="cpu")
+
+    def write(name: str, folder: Path, target: Path, original: Embedder, *further: Path | None) -> None:
+        print("a node")
+        written.append((name, folder, original.max_length, *further, log.isEnabledFor(logging.WARNING)))
+        (target / FORMATS[name].place).parent.mkdir()
+        (target / FORMATS[name].place).write_bytes(b"graph")
+
     monkeypatch.setattr(build, "require_packages", lambda formats: None)
-    monkeypatch.setattr(build, "write_format", lambda name, folder, target, *_: (target / "model.onnx").touch())
-    monkeypatch.setattr(build, "load_format", lambda *_, **__: Embedder(SentenceTransformer(str(other), device="cpu")))
+    monkeypatch.setattr(build, "write_format", write)
+    found = {"onnx-int8": samples, "onnx": samples, "openvino-int8": samples}
+    monkeypatch.setattr(build, "load_format", lambda name, *_, max_length: found[name])
+    monkeypatch.setattr(build, "timed", lambda of: (samples, 50.0) if isinstance(of, Embedder) else (of, 70.0))
+    metrics = run_stage(CHAIN["export"], config).metrics
+    called = (config.model_folder("heads"), own.max_seq_length, config.folder("data"))
+    assert written == [
+        ("onnx-int8", *called, None, False),
+        ("onnx", *called, None, False),
+        ("openvino-int8", *called, graph, False),
+    ]
+    assert "a node" not in capsys.readouterr().out
+    parameters = sum(weights.numel() for weights in own.parameters())
+    assert (metrics["torch bytes"], metrics["torch bytes a vector"]) == (4 * parameters, 4 * 32)
+    assert metrics["texts"] == 2 * (60 + 45) + 16 and metrics["onnx-int8 cosine min"] == pytest.approx(1)
+    assert [metrics[f"{name} bytes"] for name in config.export.formats] == [5, 5, 5]
+    assert (metrics["torch texts per second"], metrics["onnx texts per second"]) == (50.0, 70.0)
+
+    found["onnx"] = samples[::-1]
     with pytest.raises(UserError, match="the export onnx is too far from torch"):
-        run_stage(CHAIN["export"], config)
-    assert logging.getLogger("pipeline").isEnabledFor(logging.WARNING)
+        run_stage(CHAIN["export"], dataclasses.replace(config, force=True))
+    assert log.isEnabledFor(logging.WARNING)
 
 
-def test_a_model_without_layers_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_form_is_written_to_its_place_and_one_in_8_bits_from_a_plain_graph(
+    name: str, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called, folder, place = list[tuple[str, Path, Path]](), tmp_path / "model", tmp_path / FORMATS[name].place
+    for writer in ("write_onnx", "write_onnx_int8", "write_openvino_int8", "write_static"):
+        of = lambda source, target, *_, writer=writer: called.append((writer, source, target))  # noqa: E731
+        monkeypatch.setattr(graphs, writer, of)
+    monkeypatch.setattr(build, "calibration", lambda embedder, data: [])
+    original = Embedder(SentenceTransformer(str(model_folder), device="cpu"))
+    for graph in (tmp_path / "model.onnx", None):
+        write_format(name, folder, tmp_path, original, tmp_path, graph)
+    writer = f"write_{name.replace('-', '_')}"
+    assert place.parent.is_dir()
+    if name in ("onnx", "static"):
+        assert called == [(writer, folder, place)] * 2
+        return
+    (first, (plain, source, temporary), last) = called
+    assert first == (writer, tmp_path / "model.onnx", place)
+    assert (plain, source, last) == ("write_onnx", folder, (writer, temporary, place))
+    assert temporary.parent.parent == tmp_path and not temporary.parent.exists()
+
+
+def test_the_graph_returns_torch_s_embeddings_and_keeps_its_weights_inside_if_they_fit(
+    model_folder: Path, samples: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[tuple[tuple[Any, ...], dict[str, Any]]]()
+    monkeypatch.setattr(torch.onnx, "export", lambda *args, **settings: asked.append((args, settings)))
+    for limit in (1e9, 1.0):
+        monkeypatch.setattr(graphs, "ONE_FILE", limit)
+        graphs.write_onnx(model_folder, tmp_path)
+    assert [settings["external_data"] for _, settings in asked] == [False, True]
+    module, batch, _ = asked[0][0]
+    model = SentenceTransformer(str(model_folder), device="cpu")
+    embedder = GraphEmbedder(
+        model, lambda inputs: module(**{k: torch.from_numpy(v) for k, v in inputs.items()}).numpy()
+    )
+    np.testing.assert_allclose(timed(embedder)[0], samples, atol=1e-5)
+    assert (batch[1] == (batch[0] != model.tokenizer.pad_token_id)).all() and not batch[1].all()
+
+
+def test_calibration_texts_are_inputs_of_one_document_each(model_folder: Path, tmp_path: Path) -> None:
+    for part in ("asymmetric", "dev"):
+        write_dev_texts(tmp_path / part / "terms.parquet")
+    model = SentenceTransformer(str(model_folder), device="cpu")
+    found = calibration(Embedder(model), tmp_path)
+    texts = [f"passage: Словом «{word}» называют {of}." for word, of in TERMS.items()]
+    assert len(found) >= len(texts)
+    for inputs, text in zip(found, texts, strict=False):
+        assert inputs["input_ids"].tolist() == model.tokenizer([text])["input_ids"]
+        assert inputs["attention_mask"].tolist() == model.tokenizer([text])["attention_mask"]
+
+
+def test_a_form_s_bytes_are_those_of_all_its_files(tmp_path: Path) -> None:
+    sizes = {"model.onnx": 1, "model.onnx.data": 2, "model_int8.onnx": 4, "static/0/model": 8, "static/config": 16}
+    for name, size in sizes.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x" * size)
+    found = [weight(tmp_path / name) for name in ("model.onnx", "model_int8.onnx", "static")]
+    assert found == [3, 4, 24]
+
+
+def test_a_model_without_layers_is_refused(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = StaticEmbedding(Tokenizer(WordLevel({"<unk>": 0}, unk_token="<unk>")), embedding_dim=4)
     monkeypatch.setattr(build, "require_packages", lambda formats: None)
     monkeypatch.setattr(build, "load_folder", lambda *_: SentenceTransformer(modules=[table], device="cpu"))
     with pytest.raises(UserError, match="StaticEmbedding has no layers to export"):
-        run_stage(CHAIN["export"], write_run(tmp_path / "runs"))
+        run_stage(CHAIN["export"], write_run(tmp_path / "runs", model_folder))
 
 
-def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = write_run(tmp_path / "runs")
+def test_missing_packages_are_named(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = write_run(tmp_path / "runs", model_folder)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"exporting needs onnx, onnxscript, onnxruntime .*pip install onnx"):
         run_stage(CHAIN["export"], config)
 
 
 @pytest.mark.parametrize("formats", ["[onnx,onnx]", "[]", "[onnx,tflite]"])
-def test_formats_that_make_no_sense_are_refused_at_the_start(formats: str, tmp_path: Path) -> None:
-    ended = run_main("profile=tiny", f"runs={tmp_path}", "stages=[export]", f"export.formats={formats}")
-    assert ended.status == 2 and ended.err.count("\n") == 1 and "export.formats" in ended.err
+def test_formats_that_make_no_sense_are_refused_at_the_start(formats: str) -> None:
+    with pytest.raises(UserError, match=r"config key export\.formats"):
+        composed("profile=tiny", "stages=[export]", f"export.formats={formats}")
 
 
 def load_by_the_card_s_line(config: Config, name: str, model: SentenceTransformer) -> np.ndarray:
