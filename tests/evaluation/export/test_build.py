@@ -1,6 +1,5 @@
 """The stage `export`: exports return torch's embeddings, and those that don't are refused."""
 
-import dataclasses
 import importlib
 import importlib.util
 import logging
@@ -26,6 +25,7 @@ from evaluation.export.formats import FORMATS
 from evaluation.export.graphs import GraphEmbedder
 from pipeline.application import composed
 from pipeline.chain import CHAIN
+from pipeline.core import models
 from pipeline.core.artefact import PARTIAL, files_under, read_manifest
 from pipeline.core.console import log
 from pipeline.core.embedding import Embedder
@@ -101,37 +101,40 @@ def test_each_form_is_measured_and_one_with_other_vectors_ends_the_stage(
     config = write_run(tmp_path / "runs", model_folder)
     shutil.copytree(config.folder("merge") / "model", config.model_folder("heads"))
     finish(config, "heads", {})
-    config.export.formats, written = ["onnx-int8", "onnx", "openvino-int8"], list[tuple[object, ...]]()
+    config.export.formats, written = list(FORMATS), list[tuple[object, ...]]()
     graph, own = config.folder("export") / "onnx" / "model.onnx", SentenceTransformer(str(model_folder), device="cpu")
 
     def write(name: str, folder: Path, target: Path, original: Embedder, *further: Path | None) -> None:
         print("a node")
         written.append((name, folder, original.max_length, *further, log.isEnabledFor(logging.WARNING)))
-        (target / FORMATS[name].place).parent.mkdir()
-        (target / FORMATS[name].place).write_bytes(b"graph")
+        place = target / FORMATS[name].place / ("weights" if name == "static" else "")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(b"graph")
 
+    def load(name: str, place: Path, model: SentenceTransformer, max_length: int) -> np.ndarray:
+        assert (place, max_length) == (config.folder("export") / FORMATS[name].place, 100)
+        return found[name]
+
+    found = dict.fromkeys(FORMATS, samples) | {"static": np.pad(samples, ((0, 0), (0, 3)))}
+    monkeypatch.setattr(models, "usable_gpus", lambda: 1)  # not used here
+    monkeypatch.setattr(build, "LENGTH", 100)
     monkeypatch.setattr(build, "require_packages", lambda formats: None)
     monkeypatch.setattr(build, "write_format", write)
-    found = {"onnx-int8": samples, "onnx": samples, "openvino-int8": samples}
-    monkeypatch.setattr(build, "load_format", lambda name, *_, max_length: found[name])
+    monkeypatch.setattr(build, "load_format", load)
     monkeypatch.setattr(build, "timed", lambda of: (samples, 50.0) if isinstance(of, Embedder) else (of, 70.0))
     metrics = run_stage(CHAIN["export"], config).metrics
-    called = (config.model_folder("heads"), own.max_seq_length, config.folder("data"))
-    assert written == [
-        ("onnx-int8", *called, None, False),
-        ("onnx", *called, None, False),
-        ("openvino-int8", *called, graph, False),
-    ]
+    called = (config.model_folder("heads"), 100, config.folder("data"))
+    assert written == [(name, *called, None if name == "onnx" else graph, False) for name in FORMATS]
     assert "a node" not in capsys.readouterr().out
     parameters = sum(weights.numel() for weights in own.parameters())
     assert (metrics["torch bytes"], metrics["torch bytes a vector"]) == (4 * parameters, 4 * 32)
     assert metrics["texts"] == 2 * (60 + 45) + 16 and metrics["onnx-int8 cosine min"] == pytest.approx(1)
-    assert [metrics[f"{name} bytes"] for name in config.export.formats] == [5, 5, 5]
+    assert [metrics[f"{name} bytes"] for name in FORMATS] == [5] * 4 and metrics["static bytes a vector"] == 4 * 35
     assert (metrics["torch texts per second"], metrics["onnx texts per second"]) == (50.0, 70.0)
 
-    found["onnx"] = samples[::-1]
+    config.export.formats, found["onnx"] = ["onnx"], samples[::-1]
     with pytest.raises(UserError, match="the export onnx is too far from torch"):
-        run_stage(CHAIN["export"], dataclasses.replace(config, force=True))
+        run_stage(CHAIN["export"], config)
     assert log.isEnabledFor(logging.WARNING)
 
 
@@ -207,8 +210,9 @@ def test_a_model_without_layers_is_refused(model_folder: Path, tmp_path: Path, m
 
 def test_missing_packages_are_named(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = write_run(tmp_path / "runs", model_folder)
+    config.export.formats, names = ["onnx", "onnx-int8", "static"], "onnx onnxscript onnxruntime model2vec skeletoken"
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"exporting needs onnx, onnxscript, onnxruntime .*pip install onnx"):
+    with pytest.raises(UserError, match=rf"exporting needs {names.replace(' ', ', ')} .*pip install {names}, or"):
         run_stage(CHAIN["export"], config)
 
 
