@@ -68,7 +68,7 @@ def silent() -> Iterator[None]:
     """Silence the exporters, whose loggers, progress bars and warnings report every node and text."""
     logging.disable(logging.WARNING)
     try:
-        with quiet(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             yield
     finally:
         logging.disable(logging.NOTSET)
