@@ -4,7 +4,9 @@ import importlib
 import importlib.util
 import logging
 import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -48,6 +50,7 @@ def test_embeddings_of_the_samples_come_in_pairs(model_folder: Path, samples: np
     model = SentenceTransformer(str(model_folder), device="cpu")
     first = model.encode_query(["Мальчик гоняет мяч во дворе.", "Во дворе мальчик гоняет мяч."])
     np.testing.assert_allclose(samples[:2], first, atol=1e-5)
+    assert not np.allclose(samples[120], samples[121])  # the first paraphrase
 
 
 def test_the_same_embeddings_agree_and_lengths_don_t_count(samples: np.ndarray) -> None:
@@ -106,7 +109,8 @@ def test_each_form_is_measured_and_one_with_other_vectors_ends_the_stage(
 
     def write(name: str, folder: Path, target: Path, original: Embedder, *further: Path | None) -> None:
         print("a node")
-        written.append((name, folder, original.max_length, *further, log.isEnabledFor(logging.WARNING)))
+        print("a node", file=sys.stderr)
+        written.append((name, folder, original.max_length, *further))
         place = target / FORMATS[name].place / ("weights" if name == "static" else "")
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(b"graph")
@@ -124,8 +128,9 @@ def test_each_form_is_measured_and_one_with_other_vectors_ends_the_stage(
     monkeypatch.setattr(build, "timed", lambda of: (samples, 50.0) if isinstance(of, Embedder) else (of, 70.0))
     metrics = run_stage(CHAIN["export"], config).metrics
     called = (config.model_folder("heads"), 100, config.folder("data"))
-    assert written == [(name, *called, None if name == "onnx" else graph, False) for name in FORMATS]
-    assert "a node" not in capsys.readouterr().out
+    assert written == [(name, *called, None if name == "onnx" else graph) for name in FORMATS]
+    captured = capsys.readouterr()
+    assert "a node" not in captured.out + captured.err
     parameters = sum(weights.numel() for weights in own.parameters())
     assert (metrics["torch bytes"], metrics["torch bytes a vector"]) == (4 * parameters, 4 * 32)
     assert metrics["texts"] == 2 * (60 + 45) + 16 and metrics["onnx-int8 cosine min"] == pytest.approx(1)
@@ -135,6 +140,12 @@ def test_each_form_is_measured_and_one_with_other_vectors_ends_the_stage(
     config.export.formats, found["onnx"] = ["onnx"], samples[::-1]
     with pytest.raises(UserError, match="the export onnx is too far from torch"):
         run_stage(CHAIN["export"], config)
+
+
+def test_after_an_error_of_an_exporter_logging_continues() -> None:
+    with pytest.raises(MemoryError), build.silent():
+        assert not log.isEnabledFor(logging.WARNING)
+        raise MemoryError
     assert log.isEnabledFor(logging.WARNING)
 
 
@@ -142,11 +153,10 @@ def test_each_form_is_measured_and_one_with_other_vectors_ends_the_stage(
 def test_a_form_is_written_to_its_place_and_one_in_8_bits_from_a_plain_graph(
     name: str, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    called, folder, place = list[tuple[str, Path, Path]](), tmp_path / "model", tmp_path / FORMATS[name].place
+    called, folder, place = list[tuple[Any, ...]](), tmp_path / "model", tmp_path / FORMATS[name].place
     for writer in ("write_onnx", "write_onnx_int8", "write_openvino_int8", "write_static"):
-        of = lambda source, target, *_, writer=writer: called.append((writer, source, target))  # noqa: E731
-        monkeypatch.setattr(graphs, writer, of)
-    monkeypatch.setattr(build, "calibration", lambda embedder, data: [])
+        monkeypatch.setattr(graphs, writer, lambda *given, writer=writer: called.append((writer, *given)))
+    monkeypatch.setattr(build, "calibration", lambda *given: given)
     original = Embedder(SentenceTransformer(str(model_folder), device="cpu"))
     for graph in (tmp_path / "model.onnx", None):
         write_format(name, folder, tmp_path, original, tmp_path, graph)
@@ -156,8 +166,9 @@ def test_a_form_is_written_to_its_place_and_one_in_8_bits_from_a_plain_graph(
         assert called == [(writer, folder, place)] * 2
         return
     (first, (plain, source, temporary), last) = called
-    assert first == (writer, tmp_path / "model.onnx", place)
-    assert (plain, source, last) == ("write_onnx", folder, (writer, temporary, place))
+    texts = [(original, tmp_path)] if name == "openvino-int8" else []
+    assert first == (writer, tmp_path / "model.onnx", place, *texts)
+    assert (plain, source, last) == ("write_onnx", folder, (writer, temporary, place, *texts))
     assert temporary.parent.parent == tmp_path and not temporary.parent.exists()
 
 
@@ -175,7 +186,10 @@ def test_the_graph_returns_torch_s_embeddings_and_keeps_its_weights_inside_if_th
     embedder = GraphEmbedder(
         model, lambda inputs: module(**{k: torch.from_numpy(v) for k, v in inputs.items()}).numpy()
     )
-    np.testing.assert_allclose(timed(embedder)[0], samples, atol=1e-5)
+    monkeypatch.setattr(build, "time", SimpleNamespace(perf_counter=iter((10.0, 13.0)).__next__))
+    found, rate = timed(embedder)
+    np.testing.assert_allclose(found, samples, atol=1e-5)
+    assert rate == round(len(samples) / 3, 1)
     assert (batch[1] == (batch[0] != model.tokenizer.pad_token_id)).all() and not batch[1].all()
 
 
