@@ -45,12 +45,14 @@ def test_machines_without_a_place_to_meet_are_refused_before_anything_is_made(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("MASTER_ADDR", raising=False)
-    config = composed("profile=tiny", f"runs={tmp_path}", "launch.nodes=2", "stages=[data,symmetric]")
+    config, made = (
+        composed("profile=tiny", f"runs={tmp_path}", "launch.nodes=2", "stages=[data,symmetric]"),
+        list[str](),
+    )
+    monkeypatch.setattr("pipeline.run.make", lambda name, _: made.append(name))
     with pytest.raises(UserError, match=r"2 machines need a rendezvous .*MASTER_ADDR"):
         run(config)
-    assert not os.listdir(tmp_path)
-    made = list[str]()
-    monkeypatch.setattr("pipeline.run.make", lambda name, _: made.append(name))
+    assert not made and not os.listdir(tmp_path)
     run(dataclasses.replace(config, stages=["data"]))
     for alone in (LaunchConfig(), LaunchConfig(nodes=2, config="none")):
         run(dataclasses.replace(config, launch=alone))

@@ -24,15 +24,25 @@ def test_every_stage_is_in_the_chain_after_those_that_it_needs() -> None:
         seen.add(name)
 
 
-def test_what_a_stage_implies_is_made_first_and_logged_but_not_forced(tmp_path: Path) -> None:
-    common = ["profile=tiny", f"runs={tmp_path}", "stages=[data]", "force=true"]
-    first = run_main(*common)
+def test_what_a_stage_implies_is_made_first_and_logged(tmp_path: Path) -> None:
+    first = run_main("profile=tiny", f"runs={tmp_path}", "stages=[data]")
     assert "data needs benchmarks, which is made first" in first.out, first
     assert "the reasons in " in first.out and "/ledger.md" in first.out.replace("\n", "")
-    made = read_manifest(tmp_path / "tiny" / "benchmarks")
-    second = run_main(*common)
-    assert "data: making" in second.out and "benchmarks" not in second.out
-    assert made and read_manifest(tmp_path / "tiny" / "benchmarks") == made
+    assert read_manifest(tmp_path / "tiny" / "benchmarks")
+
+
+def test_what_a_stage_implies_is_made_unless_it_is_complete_and_never_forced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = list[tuple[str, bool]]()
+    monkeypatch.setattr("pipeline.run._run_or_launch", lambda stage, config: made.append((stage.name, config.force)))
+    config = Config(profile="tiny", run="test", runs=str(tmp_path), force=True)
+    folder, manifest = folder_and_manifest(CHAIN["benchmarks"], config)
+    folder.path.mkdir(parents=True)
+    for status in ("failed", "complete"):
+        dataclasses.replace(manifest, status=status).write(folder.path)
+        make("data", config)
+    assert made == [("benchmarks", False), ("data", True), ("data", True)]
 
 
 def test_evaluations_that_a_later_try_reaches_rebuild_the_data(tmp_path: Path) -> None:
@@ -113,12 +123,12 @@ def test_only_training_that_is_not_finished_is_launched_and_not_where_the_config
             "(wiktionary_guard_terms, wiktionary_guard_usages), or leave the suite out of evaluation.suites",
         ),
         (
-            ["evaluation.suites=[vectors]", "+evaluation.suite.vectors.sets.more=no"],
-            "set no is not held out (config key evaluation.suite.vectors.sets)",
+            ["evaluation.suites=[vectors]", "+evaluation.suite.vectors.sets.more=questions"],  # trained on
+            "set questions is not held out (config key evaluation.suite.vectors.sets)",
         ),
         (["languages=[ru,kz]"], "script of language kz is not known (config key languages); give its ISO"),
         (
-            ["stages=[data,merge]", "merging.guard_sources=[test_questions,no,nor]"],
+            ["stages=[data,merge,evaluate]", "merging.guard_sources=[test_questions,no,nor]"],
             "set no is not held out (config key merging.guard_sources); name sets of data.held_out (test_questions, "
             "wiktionary_guard_terms, wiktionary_guard_usages), or leave it out of merging.guard_sources",
         ),
