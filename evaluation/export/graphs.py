@@ -39,17 +39,16 @@ class Embedding(torch.nn.Module):
 
 def write_onnx(folder: Path, target: Path) -> None:
     """Export the model in `folder` with torch's own exporter; the numbers of texts and tokens are dynamic."""
-    model = load_folder(folder, "cpu", attn_implementation="eager").eval()
+    model = load_folder(folder, "cpu", attn_implementation="eager")
     batch = model.tokenizer(["Река замерзает в ноябре.", "Рецепт борща"], padding=True, return_tensors="pt")
     dynamic = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence", max=model.max_seq_length)}
     torch.onnx.export(
         Embedding(model).eval(),
         tuple(batch[name] for name in INPUTS),
-        str(target),
+        target,
         input_names=list(INPUTS),
         output_names=[OUTPUT],
         dynamic_shapes=dict.fromkeys(INPUTS, dynamic),
-        dynamo=True,
         external_data=sum(weights.nbytes for weights in model.parameters()) > ONE_FILE,
         verbose=False,
     )
