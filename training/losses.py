@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from sentence_transformers.base.losses.gradcache import RandContext
-from sentence_transformers.util import all_gather, all_gather_with_grad, get_rank
+from sentence_transformers.util import all_gather_with_grad, get_rank
 from sentence_transformers.util.distributed import get_world_size
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -257,12 +257,13 @@ class PlannedLoss(BatchLoss):
 
     def _gather_rows(self, local: Tensor, labels: dict[str, Any]) -> GlobalRows:
         """The rows of all ranks."""
-        embeddings = all_gather_with_grad(local)
-        guide, teacher = (all_gather(labels[role]) if role in labels else None for role in ("guide", "teacher"))
+        gathered = all_gather_with_grad if get_world_size() > 1 else (lambda own: own)
+        embeddings = gathered(local)
+        guide, teacher = (gathered(labels[role]) if role in labels else None for role in ("guide", "teacher"))
         if self.side.teacher == "self":
             teacher = embeddings.detach()
         own = slice(get_rank() * len(local), (get_rank() + 1) * len(local))
-        return GlobalRows(embeddings, all_gather(labels["score"]), own, guide, teacher)
+        return GlobalRows(embeddings, gathered(labels["score"]), own, guide, teacher)
 
     def _loss(self, local: Tensor, global_rows: GlobalRows, angle_weight: float) -> Tensor:
         """The weighted sum of all terms, each summed over the side's dimensions; `local` are this rank's embeddings."""

@@ -45,6 +45,8 @@ class PaddedTexts:
 
     def on_all_ranks(self, with_grad: bool = False) -> "PaddedTexts":
         """Those of all ranks, in rank order; `with_grad` takes the gradient of `tokens` back to their rank."""
+        if get_world_size() == 1:  # a process group of one would copy the outputs, and wait for the device
+            return self
         tokens, mask = all_gather_padded(self.tokens, self.mask, with_grad)
         ids, _ = all_gather_padded(self.ids[:, :, None], self.mask)
         return PaddedTexts(tokens, ids[:, :, 0], mask)
