@@ -19,13 +19,7 @@ from configs.schema.training import SideConfig
 from data.artefact import read_dev_sets
 from pipeline.core.artefact import StageFolder, read_json, remove, retired, write_json
 from pipeline.core.console import log, quiet
-from pipeline.core.device import (
-    PACKED,
-    autocast_dtype,
-    keep_freed_memory,
-    require_devices,
-    training_precision,
-)
+from pipeline.core.device import PACKED, autocast_dtype, keep_freed_memory, require_devices, training_precision
 from pipeline.core.errors import Stopped, UserError
 from pipeline.core.heads import Heads, write_heads
 from pipeline.core.machine import joined_ranks, usable_gpus

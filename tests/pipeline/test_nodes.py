@@ -45,10 +45,8 @@ def test_machines_without_a_place_to_meet_are_refused_before_anything_is_made(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("MASTER_ADDR", raising=False)
-    config, made = (
-        composed("profile=tiny", f"runs={tmp_path}", "launch.nodes=2", "stages=[data,symmetric]"),
-        list[str](),
-    )
+    config = composed("profile=tiny", f"runs={tmp_path}", "launch.nodes=2", "stages=[data,symmetric]")
+    made = list[str]()
     monkeypatch.setattr("pipeline.run.make", lambda name, _: made.append(name))
     with pytest.raises(UserError, match=r"2 machines need a rendezvous .*MASTER_ADDR"):
         run(config)
