@@ -21,7 +21,7 @@ from training.vocabulary.selection import scripts_of
 
 
 def run(config: Config) -> None:
-    """Run the configured stages in order; finished stages are skipped."""
+    """Run the configured stages; finished ones are skipped."""
     for name in config.stages:
         CHAIN[name].settings(config)  # refuses impossible settings before anything is made
     require_sets(config)
@@ -65,7 +65,7 @@ def require_sets(config: Config) -> None:
 
 
 def in_order(config: Config) -> list[str]:
-    """The requested stages, each once and after the requested ones it needs: init precedes data if it mines."""
+    """The requested stages in the chain's order, each after those it needs: init precedes data if it mines."""
     order: dict[str, None] = {}
 
     def place(name: str) -> None:
@@ -74,7 +74,7 @@ def in_order(config: Config) -> list[str]:
                 place(needed)
         order[name] = None
 
-    for name in config.stages:
+    for name in (name for name in CHAIN if name in config.stages):  # evaluate and report use what is complete by then
         if name == "heads" and config.training.heads.kind != "frozen":
             log.info("heads are not fitted to the merged model: heads=%s", config.training.heads.kind)
         else:

@@ -56,7 +56,8 @@ class Config:
     seed: int = setting(42, least=0)  # the only source of randomness
     force: bool = False  # rebuild finished stages
     borrow: bool = False  # reuse finished stages of other runs with the same fingerprint (sweeps do)
-    stages: list[str] = setting([name for name in STAGES if name not in ON_REQUEST], choices=STAGES)  # in this order
+    # Made in the chain's order.
+    stages: list[str] = setting([name for name in STAGES if name not in ON_REQUEST], choices=STAGES)
     objective: str = "merge.dev"  # <stage>.<metric of its manifest> by which a sweep ranks its jobs
     mirror: str | None = None  # a folder in the Hub's layout that replaces the Hub
     languages: list[str] = setting(["ru", "en"])  # codes: their pieces are kept by init, and the model card names them

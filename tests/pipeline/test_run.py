@@ -86,8 +86,8 @@ def test_stages_are_made_in_the_order_of_their_needs_under_the_command_s_locks(
         held.update(path.name for path in tmp_path.rglob("*.command.lock"))
 
     monkeypatch.setattr("pipeline.run.make", make)
-    run(composed("profile=tiny", f"runs={tmp_path}", "stages=[merge,symmetric,data,init]", f"borrow={borrow}"))
-    assert made == ["data", "init", "symmetric", "merge"]
+    run(composed("profile=tiny", f"runs={tmp_path}", "stages=[evaluate,merge,symmetric,data,init]", f"borrow={borrow}"))
+    assert made == ["data", "init", "symmetric", "merge", "evaluate"]  # though evaluate can do without a merge
     assert held == (set() if borrow else {f"{name}.command.lock" for name in made})  # sweep jobs wait for each other
 
 
