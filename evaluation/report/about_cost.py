@@ -9,7 +9,7 @@ from markupsafe import Markup
 from evaluation.export.formats import FORMATS
 from evaluation.report import format as show
 from evaluation.report import page
-from evaluation.report.charts import Line, line_chart
+from evaluation.report.charts import Line, line_chart, signed
 from evaluation.report.record import RunRecord
 from evaluation.results import Difference, Score
 
@@ -67,7 +67,7 @@ def table(run: RunRecord, frame: str) -> list[list[str]]:
     rows: dict[str, dict[str, str]] = {}
     for score, change, form, note in _stored(run):
         row = rows.setdefault(form, {BYTES: show.count(note["bytes"])})
-        gained = f"{change.difference:+.3f} (p {show.p_value(change.p_holm)})" if change else show.DASH
+        gained = f"{signed(change.difference, 3)} (p {show.p_value(change.p_holm)})" if change else show.DASH
         row |= {f"{note['of']}, {score.metric}": show.score(score, frame), f"{note['of']}, change": gained}
     metrics = _exports(run)
     for name in ("torch", *exported(run)) if metrics else ():

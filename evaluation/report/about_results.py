@@ -98,10 +98,9 @@ def _differences(run: RunRecord) -> list[list[str]]:
     """comparison.csv without sizes and the names of the tests, to fit the page's width."""
     rows = []
     for d in (d for d in run.differences if d.metric not in SIZES):
-        interval = show.interval(d, 4).replace("-", "−")
         other, _, form = d.against.partition(" on ")  # a form of vectors is compared with the full ones
         against = f"{other}, {form.rpartition('-')[2]}" if form else other
-        where = [d.task, d.suite, d.metric, d.model, against, signed(d.difference, 4), interval]
+        where = [d.task, d.suite, d.metric, d.model, against, signed(d.difference, 4), show.interval(d, 4)]
         rows.append([*where, show.p_value(d.p_value), show.p_value(d.p_holm)])
     return rows
 

@@ -15,6 +15,7 @@ from evaluation.models import ModelFacts, read_model_facts
 from evaluation.report import about_cost
 from evaluation.report import format as show
 from evaluation.report.about_results import ways_to_search
+from evaluation.report.charts import signed
 from evaluation.report.hub_metadata import front_matter, licence
 from evaluation.report.record import RunRecord
 from evaluation.results import BM25, EXTRA_MODES
@@ -324,7 +325,7 @@ def _modes(run: RunRecord) -> list[dict[str, Any]]:
 
 def _differences(run: RunRecord) -> list[list[str]]:
     return [
-        [d.task, d.metric, f"{d.difference:+.3f}", show.interval(d), show.p_value(d.p_holm)]
+        [d.task, d.metric, signed(d.difference, 3), show.interval(d), show.p_value(d.p_holm)]
         for d in run.main_differences("merge", run.reference)
     ]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from evaluation.report.charts import Line
+from evaluation.report.charts import Line, signed
 from evaluation.results import ZERO_SHARE, Difference, Score
 
 DASH = "–"
@@ -72,13 +72,14 @@ def change(before: Score, after: Score, found: Difference | None) -> str:
     words = f"{before.score:.3f} → {after.score:.3f}"
     if found is None:
         return words
-    gained = f"{after.score - before.score:+.3f}, 95 % interval {interval(found)}"
-    return Markup("{}<small>{}</small>").format(words, gained.replace("-", "−"))
+    return Markup("{}<small>{}, 95 % interval {}</small>").format(
+        words, signed(after.score - before.score, 3), interval(found)
+    )
 
 
 def interval(found: Difference, digits: int = 3) -> str:
     """The bounds of a difference; a dash if it has none."""
-    return f"{found.ci_low:+.{digits}f} to {found.ci_high:+.{digits}f}" if has_interval(found) else DASH
+    return f"{signed(found.ci_low, digits)} to {signed(found.ci_high, digits)}" if has_interval(found) else DASH
 
 
 def has_interval(found: Score | Difference) -> bool:
@@ -88,7 +89,7 @@ def has_interval(found: Score | Difference) -> bool:
 
 def gain(found: Difference | None) -> str:
     """A difference with its interval."""
-    return DASH if found is None else f"{found.difference:+.3f} ({interval(found)})"
+    return DASH if found is None else f"{signed(found.difference, 3)} ({interval(found)})"
 
 
 def amount(found: Score | None) -> str:

@@ -41,10 +41,9 @@ def read_by_the_hub(card: str, caplog: pytest.LogCaptureFixture) -> list[EvalRes
 def require_figures_of_artefacts(card: str, run: Path) -> None:
     """Every figure of the card's prose and tables is in a JSON or CSV file of the run, at the given precision."""
     known = _artefact_figures(run)
-    written = re.findall(
-        r"(?<![\w.])[+-]?\d[\d,]*(?:\.\d+)?(?:e-\d+)?", _prose(card).replace("95 %", "").replace("length 1", "")
-    )
-    written = [text for text in written if not re.fullmatch(r"\d\.?", text) or text == "2"]
+    prose = _prose(card).replace("95 %", "").replace("length 1", "").replace("−", "-")
+    written = re.findall(r"(?<![\w.])[+-]?\d[\d,]*(?:\.\d+)?(?:e-\d+)?", prose)
+    written = [text for text in written if not re.fullmatch(r"-?\d\.?", text) or text == "2"]
     assert len(written) > 40
     for text in written:
         digits = len(text.partition(".")[2]) if "e" not in text else 2 - int(text.partition("e")[2])

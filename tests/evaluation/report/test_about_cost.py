@@ -82,7 +82,7 @@ def test_a_row_has_a_form_s_bytes_its_score_and_its_change(run: RunRecord) -> No
     rows = {row[0]: dict(zip(table(run, "{}|{}|{}")[0][1:], row[1:], strict=True)) for row in table(run, "{}|{}|{}")}
     cut = rows["128 dimensions, float32"]
     assert cut["bytes a vector"] == "512" and cut["terms, ndcg_at_10"] == "0.441|0.421|0.461"
-    assert cut["terms, change"] == "-0.043 (p 0.031)" and cut["texts a second"] == "–"
+    assert cut["terms, change"] == "−0.043 (p 0.031)" and cut["texts a second"] == "–"
     assert rows["384 dimensions, float32"]["terms, change"] == "–"
     assert rows["torch"]["texts a second"] == "42"
     export = rows["onnx-int8"]
@@ -96,7 +96,7 @@ def test_the_page_has_the_table_the_picture_and_no_forms_among_the_models_scores
 ) -> None:
     (section,) = cost(run)
     page = render_page(run, [])
-    assert f'<section id="{section.anchor}">' in page and page.count("-0.043 (p 0.031)") == 1
+    assert f'<section id="{section.anchor}">' in page and page.count("−0.043 (p 0.031)") == 1
     (picture,) = re.findall(r'aria-label="(ndcg_at_10 on terms against bytes a vector: [^"]*)"', page)
     assert picture.endswith(": 1536 bytes 0.484; 512 bytes 0.441; 256 bytes 0.397; 384 bytes 0.481")
     scores = page.partition('id="scores"')[2].partition('id="cost"')[0]
