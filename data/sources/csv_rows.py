@@ -1,9 +1,9 @@
 """Csv as Arrow tables; a bad row is reported by its number (without the header), and by its line where that differs.
 
-Fields are parsed here and not by a library: Arrow silently accepts a file that ends inside a quoted field, and
-Python's reader doesn't distinguish an empty field from a missing one.
+Python's reader parses them and not Arrow's, which accepts a file that ends inside a quoted field.
 """
 
+import csv
 import re
 from collections import deque
 from collections.abc import Iterator
@@ -16,24 +16,27 @@ from data.sources.batch import LONGEST_ROW, Batch, OptionalColumn, RowErrors, na
 from data.sources.lines import Line, bad_encoding, text_lines
 
 DELIMITERS = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}  # common delimiters, as a config names them
-UP_TO_QUOTE = re.compile(r'([^"]*(?:""[^"]*)*)("?)')
 SWALLOWED = 3  # lines inside one field that look like rows: a quote was left open
+QUOTES = {  # what is wrong, by how the reader's message begins
+    "unexpected end": "a quote is never closed",
+    "'": "a quote is unclosed, or not doubled inside quotes",
+}
 
-Fields = list[str | None]  # None: an empty field without quotes
+csv.field_size_limit(LONGEST_ROW)
 
 
 class _Csv:
-    """Parses lines, read block by block, into rows of fields; the first row is the header."""
+    """Rows of fields from blocks of lines, and the iterator over a row's lines for Python's reader."""
 
     def __init__(self, blocks: Iterator[list[Line]], file: str, errors: RowErrors, source: SourceConfig) -> None:
         self.blocks, self.file, self.errors, self.source = blocks, file, errors, source
         self.lines = deque[Line]()  # read but not yet taken
+        self.taken = list[str]()  # the lines of the current row
         self.line = 0  # number of the last line taken
-        self.delimiter = delimiter = source.separator
         self.row = -1  # number of the last row read
         self.width = 0  # fields per row
         self.crossed = False  # whether a row began in an earlier block
-        mark = re.escape(delimiter)  # between fields, not before a space or line end, as in prose, nor inside a number
+        mark = re.escape(source.separator)  # between fields, not before a space or line end, as in prose, nor a number
         self.between = re.compile(rf"{mark}(?!\s|$)(?!(?<=\d{mark})\d)")
 
     @property
@@ -45,92 +48,79 @@ class _Csv:
         """Read on if needed; false at the end of the file."""
         while not self.lines and (block := next(self.blocks, None)) is not None:
             self.lines.extend(line.removesuffix("\r") if isinstance(line, str) else line for line in block)
+            self.crossed |= bool(self.taken)
         return bool(self.lines)
 
-    def _take(self) -> Line:
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        """Take a line of the current row; a line that can't be decoded ends the row."""
+        if not self.has_line() or not isinstance(line := self.lines[0], str):
+            raise StopIteration
+        self.lines.popleft()
         self.line += 1
-        return self.lines.popleft()
+        self.taken.append(line)
+        return f"{line}\n"
 
-    def rows(self) -> Iterator[Fields]:
+    def rows(self) -> Iterator[list[str]]:
         """Each valid row."""
+        reader = csv.reader(
+            self,
+            delimiter=self.source.separator,
+            quoting=csv.QUOTE_MINIMAL if self.source.quotes else csv.QUOTE_NONE,
+            strict=True,
+        )
         while self.has_line():
-            line = self._take()
-            self.row += line != ""
-            if isinstance(line, UnicodeDecodeError):
+            self.row += self.lines[0] != ""
+            if isinstance(line := self.lines[0], UnicodeDecodeError):
                 bad_encoding(line, self.source.encoding, self.where, self.errors)
-            elif '"' in line and self.source.quotes:
-                begun, taken = self.line, list[Line]()
-                fields = self._quoted(line, taken)
-                if not isinstance(fields, str):
-                    yield fields
-                    continue
-                self.lines.extendleft(reversed(taken))  # so that a bad quote costs only one row
-                self.line -= len(taken)
+                self.lines.popleft()
+                self.line += 1
+                continue
+            begun = self.line + 1
+            try:
+                fields = next(reader)
+                problem = "an unclosed quote spans lines that look like rows" if self._look_like_rows(fields) else None
+            except csv.Error as error:
+                if "field limit" in str(error):
+                    raise self.errors.too_long(self.where) from error
+                quote = [found for begin, found in QUOTES.items() if str(error).startswith(begin)]
+                problem = quote[0] if quote else f"broken csv: {error}"
+            if problem:
+                self.lines.extendleft(reversed(self.taken[1:]))  # so that a bad quote costs only one row
+                self.line = begun
                 hint = f"or set {self.errors.key}.quotes to false if quotes belong to the texts"
-                self.errors.bad(fields, f"{self.where}, line {begun}", hint=hint)
-            elif line:
-                yield [text or None for text in line.split(self.delimiter)]
+                self.errors.bad(problem, f"{self.where}, line {begun}", hint=hint)
+            elif fields:
+                yield fields
+            self.taken.clear()
 
-    def _quoted(self, line: str, taken: list[Line]) -> Fields | str:
-        """The fields of the row that begins with this line, or why it is bad; `taken` gets the row's other lines."""
-        fields, at, size = Fields(), 0, len(line)
-        while True:
-            if not line.startswith('"', at):
-                end = line.find(self.delimiter, at)
-                fields.append(line[at : None if end < 0 else end] or None)
-            else:
-                text, end = _up_to_quote(line, at + 1)
-                parts = [text]
-                while end < 0:
-                    self.crossed |= not self.lines
-                    following = self._take() if self.has_line() else None
-                    taken += [] if following is None else [following]
-                    if not isinstance(following, str):
-                        return "a quote is never closed"
-                    line, size = following, size + len(following) + 1
-                    if size > LONGEST_ROW:
-                        raise self.errors.too_long(self.where)
-                    text, end = _up_to_quote(line, 0)
-                    parts.append(text)
-                if not line.startswith(self.delimiter, end) and end < len(line):
-                    return "a quote is unclosed, or not doubled inside quotes"
-                if self._look_like_rows(parts[1:-1]):
-                    return "an unclosed quote spans lines that look like rows"
-                fields.append("\n".join(parts).replace('""', '"'))
-                end = end if end < len(line) else -1
-            if end < 0:
-                return fields
-            at = end + 1
-
-    def _look_like_rows(self, lines: list[str]) -> bool:
-        if len(lines) < SWALLOWED or self.width < 2:
-            return False
-        alike = sum(len(self.between.findall(line)) == self.width - 1 for line in lines)
-        return alike >= SWALLOWED and 2 * alike > len(lines)
-
-
-def _up_to_quote(line: str, at: int) -> tuple[str, int]:
-    """The text up to the closing quote, and the position after it; -1 where the line has none."""
-    match = UP_TO_QUOTE.match(line, at)
-    assert match
-    return match[1], match.end() if match[2] else -1
+    def _look_like_rows(self, fields: list[str]) -> bool:
+        """Whether a field holds lines that look like rows."""
+        for field in fields if len(self.taken) > SWALLOWED and self.width > 1 else ():
+            lines = field.split("\n")[1:-1]
+            alike = sum(len(self.between.findall(line)) == self.width - 1 for line in lines)
+            if alike >= SWALLOWED and 2 * alike > len(lines):
+                return True
+        return False
 
 
 def csv_rows(
     stream: IO[bytes], file: str, columns: list[str], errors: RowErrors, source: SourceConfig, block: int
 ) -> Iterator[Batch]:
-    """Rows with quoted line breaks; an empty field without quotes is null."""
-    csv = _Csv(text_lines(stream, file, errors, block), file, RowErrors(errors.key), source)
-    rows = csv.rows()
-    if csv.has_line() and isinstance(header := csv.lines[0], str):
+    """Rows with quoted line breaks; an empty field is null."""
+    lines = _Csv(text_lines(stream, file, errors, block), file, RowErrors(errors.key), source)
+    rows = lines.rows()
+    if lines.has_line() and isinstance(header := lines.lines[0], str):
         _refuse_header(header, file, columns, errors, source)
-    names = [name or "" for name in next(rows, [])]
+    names = next(rows, [])
     if not names:
         return
     chosen = wanted_columns(columns, [(name, "text") for name in names], errors, file)
     places = [names.index(name) for name in chosen]
-    csv.errors, csv.width = errors, len(names)
-    kept, numbers = list[Fields](), list[int]()
+    lines.errors, lines.width = errors, len(names)
+    kept, numbers = list[list[str | None]](), list[int]()
 
     def batch() -> Batch:
         arrays = [pa.array(values, pa.string()) for values in zip(*kept, strict=True)]
@@ -138,13 +128,13 @@ def csv_rows(
 
     for fields in rows:
         if len(fields) != len(names):
-            errors.bad("wrong number of fields", f"{csv.where}: {len(fields)} for {len(names)} columns")
+            errors.bad("wrong number of fields", f"{lines.where}: {len(fields)} for {len(names)} columns")
             continue
-        kept.append([fields[place] for place in places])
-        numbers.append(csv.row)
-        if csv.crossed or not csv.lines:
+        kept.append([fields[place] or None for place in places])
+        numbers.append(lines.row)
+        if lines.crossed or not lines.lines:
             yield batch()
-            kept, numbers, csv.crossed = [], [], False
+            kept, numbers, lines.crossed = [], [], False
     if kept:
         yield batch()
 

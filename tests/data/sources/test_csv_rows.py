@@ -66,9 +66,9 @@ def test_batches_stay_small_where_all_rows_have_line_breaks(tmp_path: Path, monk
     assert sum(sizes) == 100 and max(sizes) <= 11
 
 
-def test_an_empty_field_is_null_unless_quoted(tmp_path: Path) -> None:
+def test_an_empty_field_is_null_also_in_quotes(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text('\ufeffq,a\n"",б\n,"в ""г"""\n\nд,\n', encoding="utf-8")
-    assert read(tmp_path / "rows.csv")[0] == [(1, ("", "б")), (2, (None, 'в "г"')), (3, ("д", None))]
+    assert read(tmp_path / "rows.csv")[0] == [(1, (None, "б")), (2, (None, 'в "г"')), (3, ("д", None))]
 
 
 @pytest.mark.parametrize("closed", ["", 'вопрос,в кавычке"\n', 'вопрос,"в кавычках"\n'])
@@ -132,6 +132,7 @@ def test_bytes_of_another_encoding_below_an_english_header_are_bad_rows(tmp_path
     [
         ("q,a\rб,в\r", r"lines end in \r only"),
         ('q,"a\nб,в\n', "a quote is never closed (rows.csv, header, line 1)"),
+        ("q,a\nб\rв,г\n", "broken csv: new-line character seen in unquoted field"),
         ("q,a\nб,в,г\n", "wrong number of fields (rows.csv, row 1: 3 for 2 columns)"),
         ("q,b\nб,в\n", "no column a"),
         ('{"q": "б", "a": "в"}\n', "the file is JSON, not csv (rows.csv); set data.sources.mine.format to jsonl"),
