@@ -24,9 +24,9 @@ from threadpoolctl import threadpool_limits
 
 from configs.schema.config import Config
 from evaluation.encoder import Encoder
+from evaluation.metrics import whole
 from evaluation.models import ScoredModel, heads_fingerprint
 from evaluation.outcome import SCORE_VERSION
-from evaluation.significance import whole
 from evaluation.suites.task import Task
 from pipeline.core.artefact import StageFolder, json_sha256, result_settings, untracked
 from pipeline.core.console import LOGGED_EVERY, log

@@ -10,8 +10,8 @@ import numpy as np
 from mteb.abstasks import AbsTask, AbsTaskClassification, AbsTaskRetrieval
 from sklearn.preprocessing import MultiLabelBinarizer
 
+from evaluation.metrics import FIXED, whole
 from evaluation.outcome import ITEM, PART, Measure, Outcome
-from evaluation.significance import FIXED, whole
 from evaluation.suites.text_pairs import items_of_pairs
 from pipeline.core.artefact import read_json
 from pipeline.core.embedding import text_key

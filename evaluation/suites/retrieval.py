@@ -21,10 +21,10 @@ import Stemmer
 from configs.schema.config import Config
 from data.artefact import PairSet, held_out_file, read_dev_sets, read_held_out_set
 from evaluation.encoder import Encoder
+from evaluation.metrics import FIXED
 from evaluation.outcome import Measure, Outcome, joined
 from evaluation.results import BM25, DENSE, HYBRID, HYBRID_FITTED, VECTOR_MODES
 from evaluation.scoring import Scorer
-from evaluation.significance import FIXED
 from evaluation.suites.heads import WEIGHTS, Scores, mode_scores, weighted
 from evaluation.suites.task import Task
 from pipeline.core.artefact import StageFolder, file_sha256

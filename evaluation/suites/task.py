@@ -2,7 +2,7 @@
 
 To add one, write a subclass with `score` in its suite's file and have that file's `tasks` return it; `StoredPairs` in
 vectors.py is a short example. `scorer.encoder.sentences` embeds texts. A `Measure` holds a score, and the name of the
-function in `significance.STATISTICS` that computes the same score from the columns. Fingerprints don't cover code:
+function in `metrics.STATISTICS` that computes the same score from the columns. Fingerprints don't cover code:
 force=true scores again during development, and a higher SCORE_VERSION in outcome.py does so for all users.
 """
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from evaluation.metrics import STATISTICS
 from evaluation.outcome import Measure, Outcome
 from evaluation.published_scores import CARD_MTEB, CARD_SUITE, GROUPS
 from evaluation.results import Difference, Score
 from evaluation.scoring import Scorer
-from evaluation.significance import STATISTICS
 from evaluation.suites.task import Task
 from evaluation.tables import write_tables
 from pipeline.core.artefact import StageFolder

@@ -20,7 +20,7 @@ from sklearn.model_selection import KFold, train_test_split
 
 from configs.schema.evaluation import EvaluationConfig
 from evaluation.encoder import Encoder
-from evaluation.significance import STATISTICS
+from evaluation.metrics import STATISTICS
 from evaluation.suites.encodechka.files import SHA256, DataFiles
 from evaluation.suites.encodechka.predictors import inference_task, similarity_task
 from evaluation.suites.encodechka.tasks import TASKS, EncodechkaVectors

@@ -18,9 +18,9 @@ from mteb.abstasks import AbsTask
 
 from configs.schema.evaluation import MtebTaskConfig, SuiteConfig
 from evaluation.encoder import Encoder
+from evaluation.metrics import STATISTICS
 from evaluation.models import folder_fingerprint
 from evaluation.outcome import Outcome, read_outcome
-from evaluation.significance import STATISTICS
 from evaluation.suites.mteb_run import DenseEncoder, run_task
 from evaluation.suites.mteb_tasks import hub_task, suite_tasks
 from evaluation.suites.samples import MTEB_SAMPLES
