@@ -30,7 +30,7 @@ from training.vocabulary.corpora import corpus_states
 def side(name: str) -> Stage:
     """One side's training; under `accelerate launch` each process takes its slice of every planned global batch."""
     return Stage(
-        name, 7, "training.finetune:build", on_ranks=True, prepare="training.finetune:prepare",
+        name, 8, "training.finetune:build", on_ranks=True, prepare="training.finetune:prepare",
         needs=lambda c: inputs.side_needs(c, name),
         reads=lambda c: inputs.side_reads(c, name),
         settings=lambda c: {"side": c.side(name), "arguments": c.training.arguments, "seed": c.training.seed,
@@ -71,7 +71,7 @@ CHAIN = {stage.name: stage for stage in [
                             "precision": c.precision, "attention": c.base.attention} | inputs.heads_settings(c),
     ),
     Stage(
-        "heads", 2, "training.heads.fit:build", on_ranks=True, prepare="training.finetune:prepare",
+        "heads", 3, "training.heads.fit:build", on_ranks=True, prepare="training.finetune:prepare",
         needs=lambda c: ["merge", "data"],
         settings=lambda c: {"heads": c.training.heads, "arguments": c.training.arguments, "seed": c.training.seed,
                             "precision": c.precision, "attention": c.base.attention},

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -239,20 +239,23 @@ def _fill(
 
     A bucket is a run of rows sorted by length, a whole number of batches long, so that only batches of the last bucket
     are smaller; its longest row determines its batch size. Rows that conflict with every batch of their bucket wait for
-    the next one.
+    a later one. A bucket takes at most as many of them again as it is long, those that waited longest first: where few
+    texts are repeated in most rows, nearly all wait, and work would grow with the square of the rows.
     """
     multiple, negatives = side.batch_multiple, len(chosen[int(group[0])])
     shuffled = random.permutation(group)
     ordered = shuffled[np.argsort(rows.lengths[shuffled], kind="stable")]
-    waiting: list[int] = []
-    position = 0
+    waiting, position = deque[int](), 0
     while position < len(ordered):
         size = _size(rows.lengths[ordered[position:]], negatives, side)
         wanted = max(size, side.bucket_batches * size - len(waiting))
-        bucket = [*waiting, *ordered[position : position + wanted].tolist()]
+        is_last = position + wanted >= len(ordered)
+        again = len(waiting) if is_last else min(len(waiting), side.bucket_batches * size)
+        bucket = [waiting.popleft() for _ in range(again)] + ordered[position : position + wanted].tolist()
         position += wanted
-        batches, waiting = _place(rows, np.array(bucket)[random.permutation(len(bucket))].tolist(), chosen, size)
-        if position < len(ordered):
+        batches, unplaced = _place(rows, np.array(bucket)[random.permutation(len(bucket))].tolist(), chosen, size)
+        waiting += unplaced
+        if not is_last:
             waiting += [row for batch in batches if len(batch) < size for row in batch]
             batches = [batch for batch in batches if len(batch) == size]
         for batch in batches:

@@ -11,6 +11,7 @@ import pytest
 from configs.schema.training import SideConfig
 from pipeline.application import composed
 from pipeline.core.errors import UserError
+from training import batch_plan
 from training.batch_plan import (
     BatchPlan,
     GlobalBatch,
@@ -152,6 +153,17 @@ def test_a_row_of_many_repeats_is_left_out_and_counted() -> None:
     assert max(per_batch) == 1
     assert planned.left_out["pairs"]["repeated text"] >= 90
     assert sum(planned.left_out["pairs"].values()) == 256 - sum(len(batch.rows) for batch in planned.batches)
+
+
+def test_work_grows_with_the_rows_where_all_of_them_share_few_anchors(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, place = list[int](), batch_plan._place
+    monkeypatch.setattr(
+        batch_plan, "_place", lambda rows, bucket, *of: sizes.append(len(bucket)) or place(rows, bucket, *of)
+    )
+    rows = set_rows("labels", 4000)
+    planned = plan(dataclasses.replace(rows, anchors=10**6 + rows.anchors % 20))
+    assert len(sizes) > 100 and max(sizes[:-1]) <= (4 + 4) * 32  # the rows that wait, and new ones; the last takes all
+    assert sum(len(batch.rows) for batch in planned.batches) > 1900
 
 
 def test_small_sets_stay_in_with_smaller_batches() -> None:
