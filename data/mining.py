@@ -87,10 +87,11 @@ def mine(path: Path, name: str, config: Config) -> dict[str, Any]:
     }
 
 
-def known_texts(pairs: pl.DataFrame, place: dict[str, int], both_ways: bool) -> list[list[int]]:
+def known_texts(pairs: pl.DataFrame, place: dict[str, int], both_ways: bool) -> list[np.ndarray]:
     """For each pair the sorted indices of all texts paired with its anchor's form, and of that form itself.
 
-    `place` maps each positive to its index, in order. `both_ways`: a pair has no direction.
+    `place` maps each positive to its index, in order. `both_ways`: a pair has no direction. Pairs whose anchors have
+    the same form share an array: an anchor, such as the name of a class, may have a text for every second row.
     """
     of_text, of_anchor = forms(pl.Series([*place])), forms(pairs["anchor"])
     places, known = defaultdict[int, list[int]](list), defaultdict[int, set[int]](set)
@@ -101,7 +102,8 @@ def known_texts(pairs: pl.DataFrame, place: dict[str, int], both_ways: bool) -> 
         known[anchor].update(places[text], places.get(anchor, ()))
         if both_ways and anchor in places:
             known[text].update(places[anchor])
-    return [sorted(known[anchor]) for anchor in of_anchor]
+    found = {anchor: np.array(sorted(texts)) for anchor, texts in known.items()}
+    return [found[anchor] for anchor in of_anchor]
 
 
 def forms(texts: pl.Series) -> list[int]:
@@ -113,7 +115,7 @@ def hard_negatives(
     anchors: Tensor,
     passages: Tensor,
     positives: Sequence[int],
-    known: Sequence[Sequence[int]],
+    known: Sequence[Sequence[int] | np.ndarray],
     settings: MiningConfig,
 ) -> Mined:
     """The passages nearest to each anchor that are neither known answers nor so near that they may be answers.
@@ -138,8 +140,9 @@ def hard_negatives(
         own = cosines[torch.arange(len(cosines)), torch.tensor(positives[start : start + step])]
         spread = cosines.std(1, correction=min(1, len(passages) - 1))  # 0 for a single passage, where torch would warn
         limit = torch.full_like(own, math.inf) if settings.margin is None else own - settings.margin * spread
-        rows = [row for row, places in enumerate(known[start : start + step]) for _ in places]
-        cosines[rows, [place for places in known[start : start + step] for place in places]] = -math.inf
+        left_out = known[start : start + step]
+        rows = np.repeat(np.arange(len(left_out)), [*map(len, left_out)])
+        cosines[torch.from_numpy(rows), torch.from_numpy(np.concatenate(left_out))] = -math.inf
         near, places = cosines.topk(last, dim=1)
         candidates = near[:, first:].isfinite()
         allowed = candidates & (near[:, first:] <= limit[:, None])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import data.mining
 from configs.schema.data import MiningConfig
-from data.mining import Mined, hard_negatives, mine
+from data.mining import Mined, hard_negatives, known_texts, mine
 from pipeline import application
 from pipeline.check import check_auxiliary_models
 from pipeline.core.embedding import EmbeddingCache
@@ -250,6 +250,14 @@ def test_a_pair_of_a_symmetric_set_is_known_from_both_its_texts(
     negatives = pl.read_parquet(tmp_path / "set.parquet")["negatives"].to_list()
     assert [sample["negative"] for sample in samples] == [found[0] for found in negatives if found]
     assert [set(found) for found in negatives] == [{"гора"}, set() if both_ways else {"река"}, {"лес", "гора"}]
+
+
+def test_pairs_of_one_anchor_share_its_known_texts() -> None:
+    """Else 100,000 texts of 50 classes would take 200 million numbers."""
+    texts = [f"текст {number}" for number in range(40)]
+    pairs = pl.DataFrame({"anchor": ["Чистый класс", "чистый класс!"] * 20, "positive": texts})
+    known = known_texts(pairs, {text: number for number, text in enumerate(texts)}, both_ways=False)
+    assert known[0].tolist() == [*range(40)] and all(other is known[0] for other in known)
 
 
 def test_an_answer_to_the_same_question_in_other_letters_is_not_a_negative(embedder: Path, tmp_path: Path) -> None:
