@@ -20,9 +20,15 @@ from tests.support.runs import REPOSITORY, copied, make
 
 keep_compositions()
 keep_pieces()
+gc.disable()  # while tests are collected: what they import is no garbage
 
 for name in [name for name in os.environ if name in ("ARGS", "MFLAGS") or name.startswith("MAKE")]:
     del os.environ[name]  # set by `make test ARGS=...`, not meant for the makes that tests start
+
+
+def pytest_collection_finish() -> None:
+    """Tests collect garbage as commands do."""
+    gc.enable()
 
 
 _imported = 0  # number of modules when their objects were last frozen
