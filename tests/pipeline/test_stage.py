@@ -2,12 +2,14 @@
 
 import dataclasses
 import fcntl
+import gc
 import json
 import multiprocessing
 import os
 import shutil
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -28,7 +30,7 @@ from pipeline.core.artefact import (
     result_settings,
 )
 from pipeline.core.errors import UserError
-from pipeline.stage import Stage, is_up_to_date, prepare_ranks, run_stage
+from pipeline.stage import Stage, imported, is_up_to_date, prepare_ranks, run_stage
 
 
 def make_config(runs: Path, **changes: object) -> Config:
@@ -520,3 +522,20 @@ def test_a_finished_stage_of_another_run_is_borrowed_when_asked(
         run_stage(stage_writing("xyz", build=failing), make_config(tmp_path, run="one"))
     run_stage(stage_writing("abc", build=failing), make_config(tmp_path, run="three", borrow=True))
     assert read_manifest(tmp_path / "three/merge") == first
+
+
+def test_libraries_are_imported_without_searching_them_for_garbage_then_or_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "library.py").write_text("import gc\ncollected = gc.isenabled()\ndef build(): return collected\n")
+    (tmp_path / "broken.py").write_text("import no_such_module\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    frozen, cycle = gc.get_freeze_count(), Config()
+    garbage = weakref.ref(cycle)
+    cycle.profile = cycle  # type: ignore[assignment]
+    del cycle
+    assert not imported("library:build")() and gc.isenabled() and gc.get_freeze_count() > frozen
+    assert garbage() is None  # else it would never be freed
+    with pytest.raises(ImportError):
+        imported("broken:build")
+    assert gc.isenabled()
