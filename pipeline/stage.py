@@ -48,7 +48,7 @@ def imported(name: str | Builder) -> Builder:
     module, _, function = name.partition(":")
     if module not in sys.modules:
         gc.collect()  # else what is garbage now would be frozen too
-        gc.disable()  # libraries leave a million objects; searching them takes a quarter of a short run's time
+        gc.disable()  # libraries leave a million objects; searching them takes a third of a short run's time
         try:
             importlib.import_module(module)
         finally:
