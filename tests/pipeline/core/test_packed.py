@@ -14,6 +14,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from torch import Tensor
 from transformers import BertConfig, BertModel
 
+from pipeline.core import packed
 from pipeline.core.device import PACKED
 from pipeline.core.models import load_folder
 from pipeline.core.packed import first_position_of, is_packed, pack, use_packed, why_not_packed
@@ -143,3 +144,20 @@ def test_what_packed_attention_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -
     assert why_not_packed(model, half=True, dropout=0.0) is None
     monkeypatch.setattr(type(model), "device", torch.device("cuda:1"))
     assert why_not_packed(model, half=True, dropout=0.0) == "a GPU of compute capability 8.0 or more"
+
+
+def test_the_kernel_is_flash_attention_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not cuDNN's, which newer releases of torch would prefer; what else computes attention is left alone."""
+    enabled, allowed = torch.backends.cuda, []
+
+    def kernel(query: Tensor, *_: Any) -> Tensor:
+        allowed.append((enabled.flash_sdp_enabled(), enabled.cudnn_sdp_enabled()))
+        return query
+
+    monkeypatch.setattr(packed, "varlen_attn", kernel)
+    tokens = torch.empty(1, 4, 12, 8, device="meta")
+    ends = torch.empty(3, dtype=torch.int32, device="meta")
+    before = enabled.flash_sdp_enabled(), enabled.cudnn_sdp_enabled()
+    packed._attention(torch.nn.Identity(), tokens, tokens, tokens, None, cu_seq_lens_q=ends, max_length_q=9)
+    assert allowed == [(True, False)]
+    assert (enabled.flash_sdp_enabled(), enabled.cudnn_sdp_enabled()) == before
