@@ -4,7 +4,6 @@ import dataclasses
 from pathlib import Path
 
 import torch
-from torch.utils.benchmark import Timer
 from transformers import XLMRobertaConfig, XLMRobertaModel
 
 from configs.schema.config import Config
@@ -170,6 +169,8 @@ def devices_of(config: Config) -> Devices:
 
 def measured_teraflops(kind: torch.dtype, seconds: float = 1.0) -> float:
     """10^12 operations a second in products of large square matrices on this machine's device."""
+    from torch.utils.benchmark import Timer  # slow to import, and a CUDA build would warn where there is no GPU
+
     device, size = ("cuda", 8192) if torch.cuda.is_available() else ("cpu", 1024)
     if device == "cuda" and kind == torch.float32:
         torch.set_float32_matmul_precision("high")  # TF32, as in training
