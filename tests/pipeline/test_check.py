@@ -85,6 +85,7 @@ def test_more_processes_than_gpus_are_found_before_anything_is_made(monkeypatch:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda number: "H100")
+    monkeypatch.setattr("torch.cuda.get_arch_list", list)  # a CUDA build would ask the GPUs what they are
     found = {what: problem for what, _, problem in check_machine(composed("launch.processes=8"), 0)}
     assert found["devices"] and found["devices"].what == "8 processes, but 4 GPUs"
     monkeypatch.setattr("torch.cuda.get_arch_list", lambda: ["sm_80"])
