@@ -39,7 +39,7 @@ def test_a_profile_composes(profile: str) -> None:
     assert config.folder("merge") == Path("runs") / profile / "merge"
 
 
-@pytest.mark.parametrize("choices", zip_longest(*CHOICES), ids=str)
+@pytest.mark.parametrize("choices", list(zip_longest(*CHOICES)), ids=str)
 def test_choices_of_no_profile_compose(choices: tuple[str | None, ...]) -> None:
     """One of every group in one config: none of these excludes another."""
     composed("profile=tiny", *filter(None, choices))
@@ -78,6 +78,7 @@ def test_the_jobs_of_a_sweep_compose_and_leave_its_objective(sweep: str) -> None
 
 @pytest.mark.parametrize("launcher", ["submitit_local", "submitit_slurm"])
 def test_a_sweep_composes_for_a_cluster(launcher: str) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="the extra 'slurm' is not installed")
     settings = ["hydra.launcher.gpus_per_node=8", "hydra.launcher.timeout_min=720"]
     composed("profile=tiny", "sweep=learning_rate", "run=job", f"hydra/launcher={launcher}", *settings)
 

@@ -27,7 +27,7 @@ from tests.support.prepared_data import Prepared, composed, run_config
 def embedder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A static word embedding model, seeded."""
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import StaticEmbedding
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Whitespace
