@@ -36,7 +36,7 @@ class _Csv:
         self.row = -1  # number of the last row read
         self.width = 0  # fields per row
         self.crossed = False  # whether a row began in an earlier block
-        mark = re.escape(source.separator)  # between fields, not before a space or line end, as in prose, nor a number
+        mark = re.escape(source.separator)  # not before a space or line end, as in prose, nor inside a number
         self.between = re.compile(rf"{mark}(?!\s|$)(?!(?<=\d{mark})\d)")
 
     @property
