@@ -43,10 +43,10 @@ def load_folder(
     or infinity.
     """
     device = device or ("cuda" if usable_gpus() else "cpu")
-    if device.startswith("cuda"):
-        require_kernels(device)
     kwargs = {"dtype": torch.float32, **model_kwargs}
     try:
+        if device.startswith("cuda"):
+            require_kernels(device)
         model = SentenceTransformer(
             str(folder), device=device, model_kwargs=kwargs, trust_remote_code=False, local_files_only=True
         )

@@ -144,3 +144,10 @@ def test_parts_of_an_earlier_save_don_t_stand_in_for_a_tensor_that_the_model_lac
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"the weights lack the tensor encoder\.layer\.0\.output\.dense\.weight"):
         load_folder(tmp_path, device="cpu")
+
+
+def test_a_gpu_that_is_not_there_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CUDA build is asked for its capability first; a CPU build fails when the model is moved there."""
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_80"])
+    with pytest.raises(UserError, match="the model can't be loaded: "):
+        load_folder(tiny_base(), "cuda:9")
