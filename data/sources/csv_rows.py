@@ -51,6 +51,10 @@ class _Csv:
             self.crossed |= bool(self.taken)
         return bool(self.lines)
 
+    def _take(self) -> Line:
+        self.line += 1
+        return self.lines.popleft()
+
     def __iter__(self) -> Iterator[str]:
         return self
 
@@ -58,8 +62,7 @@ class _Csv:
         """Take a line of the current row; a line that can't be decoded ends the row."""
         if not self.has_line() or not isinstance(line := self.lines[0], str):
             raise StopIteration
-        self.lines.popleft()
-        self.line += 1
+        self._take()
         self.taken.append(line)
         return f"{line}\n"
 
@@ -72,11 +75,11 @@ class _Csv:
             strict=True,
         )
         while self.has_line():
-            self.row += self.lines[0] != ""
-            if isinstance(line := self.lines[0], UnicodeDecodeError):
+            line = self.lines[0]
+            self.row += line != ""
+            if isinstance(line, UnicodeDecodeError):
+                self._take()
                 bad_encoding(line, self.source.encoding, self.where, self.errors)
-                self.lines.popleft()
-                self.line += 1
                 continue
             begun = self.line + 1
             try:

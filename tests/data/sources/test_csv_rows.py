@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.schema.data import SourceConfig
-from data.sources.batch import RowErrors
+from data.sources.batch import LONGEST_ROW, RowErrors
 from data.sources.files import SourceFile
 from data.sources.formats import batches
 from pipeline.core.errors import UserError
@@ -80,6 +80,17 @@ def test_a_quote_that_stays_open_costs_one_row(closed: str, tmp_path: Path) -> N
     found, bad = read(path, skip=True)
     assert [row for _, row in found][:20] == PAIRS and len(found) == 20 + bool(closed)
     assert sum(bad.values()) == 1
+
+
+def test_a_quote_that_stays_open_over_a_large_file_ends_before_memory_does(tmp_path: Path) -> None:
+    limit = csv.field_size_limit(1000)
+    (tmp_path / "rows.csv").write_text('q,a\nвопрос,"' + "строка\n" * 1000, encoding="utf-8")
+    try:
+        with pytest.raises(UserError, match=r"a row of more than 64 MB \(rows.csv, row 1\)"):
+            read(tmp_path / "rows.csv", skip=True)
+    finally:
+        csv.field_size_limit(limit)
+    assert limit == LONGEST_ROW
 
 
 def test_long_texts_of_many_lines_are_not_open_quotes(tmp_path: Path) -> None:
