@@ -126,6 +126,7 @@ class ModelFacts:
     normalize: bool
     max_length: int  # tokens
     prompts: dict[str, str]
+    first_token: str  # of every text, such as <s>
     heads: bool  # whether bge-m3's sparse and multi-vector heads are next to the weights
 
 
@@ -144,5 +145,6 @@ def read_model_facts(folder: Path) -> ModelFacts:
         normalize="Normalize" in modules,
         max_length=limit or config["max_position_embeddings"],
         prompts={name: text for name, text in (settings.get("prompts") or {}).items() if text},
+        first_token=read_json(folder / "tokenizer_config.json")["cls_token"],
         heads=has_heads(folder),
     )

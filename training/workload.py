@@ -108,7 +108,7 @@ def work_of(config: Config, name: str, shape: Shape, devices: Devices) -> Work:
         model = load_model(config.folder("init"), config.base.attention, side, key, weights=False)
         sets = prepare_sets(name, side, model, config.folder("data"), Path(cache)).train
     batches = plan_batches([item.rows for item in sets.values()], side, config.training_seed, key).batches
-    budget, packed = devices.budget(side, shape, config.token_budget), devices.packs(config, side)
+    budget, packed = devices.budget(side, shape, config.token_budget), devices.packs(config, side, shape)
     seen = {of: Seen(len(np.unique(item.rows.anchors))) for of, item in sets.items()}
     work, ranks = Work("the planned batches", trained, len(batches), seen=seen), devices.number
     adapter = trained if side.adapter.rank else None
@@ -153,7 +153,7 @@ def _estimated(config: Config, name: str, shape: Shape, devices: Devices, traine
         work.passes += pieces * own_batches
         work.largest = max(work.largest, a_device)
         work.seen.setdefault(item.name, Seen(item.anchors)).add(own_batches, rows)
-    work.padded = work.tokens * devices.packs(config, side)
+    work.padded = work.tokens * devices.packs(config, side, shape)
     return work
 
 

@@ -66,8 +66,8 @@ class CorpusConfig:
 class InitConfig:
     """Which pieces of the base's vocabulary are kept, and how the result is certified."""
 
-    # closure: frequent pieces and all single characters; notebook: the rule of bge-m3_en_ru.
-    rule: str = setting("closure", choices=("closure", "notebook"))
+    # closure: frequent pieces and all single characters; notebook: the rule of bge-m3_en_ru; full: all pieces.
+    rule: str = setting("closure", choices=("closure", "notebook", "full"))
     # Language -> minimum count of a piece in distinct texts; words in other scripts need the highest of these.
     min_counts: dict[str, int] = setting({}, least=1)
     min_count: int = setting(1, least=1)  # for languages not in min_counts
@@ -89,5 +89,7 @@ class InitConfig:
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.rule == "notebook" and (self.coverage is not None or self.max_size is not None):
             yield "rule", "notebook supports neither coverage nor max_size"
-        if not self.corpora:
+        if self.rule == "full" and self.corpora:
+            yield "rule", "full counts no corpora; use init=full"
+        if self.rule != "full" and not self.corpora:
             yield "corpora", "must name at least one corpus"

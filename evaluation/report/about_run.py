@@ -41,7 +41,7 @@ def head(run: RunRecord) -> list[Markup]:
 
 def _made_of(run: RunRecord) -> str:
     parts = [f"Profile {run.config['profile']}: {run.base_name}"]
-    if sizes := run.certified("vocabulary"):
+    if run.is_cut and (sizes := run.certified("vocabulary")):
         parts.append(f"with its vocabulary cut to {show.count(sizes[1])} ids")
     pairs = Counter[str]()
     for entry in run.training_sets:
@@ -57,7 +57,7 @@ def _headline(run: RunRecord) -> list[tuple[str, Any]]:
     facts: list[tuple[str, Any]] = [("Base", run.base_name)]
     for what in ("vocabulary", "parameters"):
         if sizes := run.certified(what):
-            facts.append((what.capitalize(), f"{show.count(sizes[0])} → {show.count(sizes[1])}"))
+            facts.append((what.capitalize(), " → ".join(dict.fromkeys(map(show.count, sizes)))))
     for suite, task, metric, words in HEADLINES:
         before, after = (run.scored(model, suite, task, metric) for model in (run.reference, "merge"))
         if before and after:

@@ -114,12 +114,12 @@ def _summary(run: RunRecord) -> str:
     merged = {
         "it": len(sides) == 1,
         "them": len(sides) > 1,
-        "the shrunk base": "init" in taken,
+        "the shrunk base" if run.is_cut else "the base": "init" in taken,
         "a model of another run": len(others) == 1,
         f"{len(others)} models of other runs": len(others) > 1,
     }
     methods = {
-        "shrinking its vocabulary": others != taken,
+        "shrinking its vocabulary": run.is_cut and others != taken,
         f"fine-tuning {tuned}": sides,
         f"merging {' with '.join(name for name, there in merged.items() if there)}": len(taken) > 1 or others,
     }
@@ -157,6 +157,8 @@ def _steps(run: RunRecord) -> list[str]:
     sizes = run.certified("vocabulary")
     cut = f" from {show.count(sizes[0])} to {show.count(sizes[1])} ids" if sizes else ""
     steps = [f"The vocabulary of {run.base_name} was cut{cut} for {_languages(run)}; the rows kept are exact copies."]
+    if not run.is_cut:
+        steps = [f"The vocabulary of {run.base_name} was kept."]
     for side in _sides(run):
         plan, start = run.plans[side], _start(run, side)
         copy = "One copy" if start == "init" else f"A copy of {start}"
@@ -340,7 +342,10 @@ def _heads(run: RunRecord) -> str:
 
 
 def _limits(run: RunRecord, facts: ModelFacts) -> list[str]:
-    limits = [f"The vocabulary was cut for {_languages(run)}; quality in other languages was not measured."]
+    languages = _languages(run)
+    limits = [f"The vocabulary was cut for {languages}; quality in other languages was not measured."]
+    if not run.is_cut:
+        limits = [f"Trained for {languages}; quality in other languages was not measured."]
     if facts.heads:
         limits.append(f"The sparse and multi-vector heads {_heads(run)}.")
     else:
@@ -349,7 +354,8 @@ def _limits(run: RunRecord, facts: ModelFacts) -> list[str]:
         limits.append("The terms of some training sets restrict what the model may be used for; see Licence.")
     if tasks := sorted({task for _, task, _ in _found(run)}):
         limits.append(f"Test texts of {', '.join(tasks)} were trained on, so scores there may be too high.")
-    limits.append("Texts that contain tokens outside the kept vocabulary are tokenised differently from the base.")
+    if run.is_cut:
+        limits.append("Texts that contain tokens outside the kept vocabulary are tokenised differently from the base.")
     if worse := [d.task for d in run.main_differences("merge", run.reference) if d.ci_high < 0]:
         limits.append(f"Worse than {run.reference}, beyond the confidence interval, on: {', '.join(worse)}.")
     return limits

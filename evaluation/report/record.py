@@ -154,6 +154,12 @@ class RunRecord:
         before, after = found.get(f"{what}_before"), found.get(f"{what}_after")
         return (before, after) if before is not None and after is not None else None
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether init has fewer ids than the base."""
+        before, after = self.certified("vocabulary") or (1, 0)
+        return after < before
+
     def model_folder(self, name: str) -> Path:
         """The folder of a model; `merge` means the final model, with any heads fitted to it."""
         stage = self.folder / (self.final if name == "merge" else name)

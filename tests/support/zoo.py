@@ -23,17 +23,27 @@ from sentence_transformers.sentence_transformer.modules import (
     WordWeights,
 )
 from tokenizers import Tokenizer
+from tokenizers.models import BPE, WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel
+from tokenizers.processors import TemplateProcessing
+from tokenizers.trainers import BpeTrainer, WordPieceTrainer
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForMaskedLM,
     AutoModelForPreTraining,
     AutoModelForSequenceClassification,
     BertConfig,
     BertModel,
+    ModernBertConfig,
+    PreTrainedTokenizerFast,
 )
 
 from pipeline.core.console import quiet
 from tests.support.small_bases import kept_folder, tiny_base
+from training.bases.random_model import sample_texts
+from training.bases.sources import SAMPLES
 
 TEXTS = [
     "Река",
@@ -115,6 +125,50 @@ def bert(folder: Path, side: str = "right") -> None:
     shape = {key: config[key] for key in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")}
     BertModel(BertConfig(**shape, intermediate_size=64, max_position_embeddings=64)).save_pretrained(folder)
     edit(folder / "tokenizer_config.json", padding_side=side)
+
+
+def with_other_tokenizer(model: Any, tokenizer: Tokenizer, trainer: Any, tokens: dict[str, str]) -> Change:
+    """A model of another family, whose tokenizer learns its pieces from the bundled samples."""
+
+    def change(folder: Path) -> None:
+        tokenizer.train_from_iterator(list(sample_texts(SAMPLES))[:300], trainer)
+        first, last = ((tokens[role], tokenizer.token_to_id(tokens[role])) for role in ("cls_token", "sep_token"))
+        tokenizer.post_processor = TemplateProcessing(f"{first[0]} $A {last[0]}", special_tokens=[first, last])
+        fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **tokens)
+        torch.manual_seed(0)
+        fast.save_pretrained(folder / "plain")
+        AutoModel.from_config(model).save_pretrained(folder / "plain")
+        modules = [Transformer(str(folder / "plain")), Pooling(WIDTH, "cls"), Normalize()]
+        SentenceTransformer(modules=modules, device="cpu").save(str(folder), create_model_card=False)
+        shutil.rmtree(folder / "plain")
+
+    return change
+
+
+BRACKETED = {f"{role}_token": f"[{role.upper()}]" for role in ("pad", "unk", "cls", "sep", "mask")}
+SIZES: dict[str, Any] = {
+    **{"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64},
+    **{"max_position_embeddings": 64, "initializer_range": 0.2, "pad_token_id": 0, "vocab_size": 1000},
+}
+
+
+def word_pieces() -> Change:
+    """A BERT with its own kind of tokenizer."""
+    tokenizer = Tokenizer(WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = BertNormalizer(lowercase=True), BertPreTokenizer()
+    trainer = WordPieceTrainer(vocab_size=1000, special_tokens=[*BRACKETED.values()], show_progress=False)
+    return with_other_tokenizer(BertConfig(**SIZES), tokenizer, trainer, BRACKETED)
+
+
+def modern() -> Change:
+    """A ModernBERT: pieces of bytes, rotary positions, and a layer that sees near tokens only."""
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer, alphabet = ByteLevel(add_prefix_space=False), ByteLevel.alphabet()
+    trainer = BpeTrainer(
+        vocab_size=1000, special_tokens=[*BRACKETED.values()], initial_alphabet=alphabet, show_progress=False
+    )
+    shape = ModernBertConfig(**SIZES, local_attention=8, global_attn_every_n_layers=2, cls_token_id=2, sep_token_id=3)
+    return with_other_tokenizer(shape, tokenizer, trainer, BRACKETED)
 
 
 def old_layout(folder: Path) -> None:
@@ -209,6 +263,8 @@ ZOO: dict[str, Change] = {
     "left padding": edited("tokenizer_config.json", padding_side="left"),
     "BERT": bert,
     "BERT with left padding": lambda folder: bert(folder, "left"),
+    "BERT with word pieces": word_pieces(),
+    "ModernBERT": modern(),
     "cut at the start": edited("tokenizer_config.json", truncation_side="left"),
     "lower case": edited("sentence_bert_config.json", do_lower_case=True),
     "shorter texts": edited("sentence_bert_config.json", max_seq_length=16),

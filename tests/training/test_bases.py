@@ -302,6 +302,8 @@ AS_BASE: dict[str, BaseConfig] = {
     "truncation and padding in tokenizer.json": CLS,
     "left padding": CLS,
     "BERT": CLS,
+    "BERT with word pieces": CLS,
+    "ModernBERT": CLS,
     "shorter texts": replace(CLS, max_length=16),
     "similarity by dot product": CLS,
     "old 0_Transformer layout": CLS,

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.benchmark import Measurement, Timer
@@ -11,14 +12,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel
 
 from configs.schema.config import Config
+from configs.schema.init import BaseConfig
 from configs.schema.training import AdapterConfig, SideConfig
 from pipeline.application import composed
 from pipeline.core.device import NARROW_FROM
 from pipeline.core.errors import UserError
+from pipeline.core.models import load_folder
 from tests.support.small_bases import tiny_base, tiny_model
 from training.bases.random_model import model_config
+from training.bases.synthetic import write_base
 from training.cost_model import (
     KNOWN,
+    MODERN,
     Devices,
     Shape,
     measured_teraflops,
@@ -31,6 +36,8 @@ from training.cost_model import (
 )
 from training.memory import planned_budget
 from training.model_files import encoder_of, load_model
+
+BGE_M3 = KNOWN["BAAI/bge-m3"]
 
 
 def test_operations_equal_torch_s_count() -> None:
@@ -60,6 +67,23 @@ def test_parameters_are_those_that_train() -> None:
     model = load_model(tiny_base(), "auto", SideConfig(anchor_length=32, positive_length=32))
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     assert shape_of(tiny_base()).parameters == trained
+
+
+@pytest.mark.parametrize(("family", "linear"), [("bert", "query"), ("modernbert", "Wqkv")])
+def test_the_sizes_of_other_families_are_known(family: str, linear: str, tmp_path: Path) -> None:
+    """At ModernBERT-base's shape; it has no biases."""
+    shape, tables = Shape(22, 768, 1152, 50_368, 130, 12, family), {"vocab_size": 50_368, "type_vocab_size": 1}
+    with torch.device("meta"):
+        config = shape.model_config(max_position_embeddings=130, **tables)
+        parameters = dict(AutoModel.from_config(config).named_parameters())
+    real = sum(weight.numel() for name, weight in parameters.items() if not name.startswith("pooler"))
+    assert shape.parameters == pytest.approx(real, rel=0.002 if family == MODERN else 0)
+    small = replace(shape, layers=1, hidden_size=16, intermediate_size=8, vocabulary=50, heads=2)
+    write_base(tmp_path, small, BaseConfig(max_length=128))
+    assert shape_of(tmp_path) == small and np.isfinite(load_folder(tmp_path, "cpu").encode(["w1 w2", "w3"])).all()
+    pytest.importorskip("peft")
+    side = SideConfig(adapter=AdapterConfig(rank=8, targets=[linear]))
+    assert trained_parameters(shape, side) == 22 * 8 * 768 * (2 if family == "bert" else 4)
 
 
 def test_with_an_adapter_only_its_parameters_have_gradients_and_moments() -> None:
@@ -169,10 +193,12 @@ def test_texts_are_packed_on_a_gpu_in_16_bit_without_dropout_where_attention_is_
         SideConfig(dropout=0.0),
         Config(),
     )
-    assert gpus.packs(config, side)
-    assert not replace(gpus, gpu=False).packs(config, side) and not replace(gpus, half=False).packs(config, side)
-    assert not gpus.packs(config, replace(side, dropout=0.1))
-    assert not gpus.packs(replace(config, base=replace(config.base, attention="sdpa")), side)
+    assert gpus.packs(config, side, BGE_M3)
+    for lacking in ({"gpu": False}, {"half": False}):
+        assert not replace(gpus, **lacking).packs(config, side, BGE_M3)
+    assert not gpus.packs(config, replace(side, dropout=0.1), BGE_M3)
+    assert not gpus.packs(config, side, replace(BGE_M3, family="modernbert"))
+    assert not gpus.packs(replace(config, base=replace(config.base, attention="sdpa")), side, BGE_M3)
 
 
 def test_a_gpu_s_budget_is_what_its_memory_leaves() -> None:

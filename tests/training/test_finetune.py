@@ -21,10 +21,12 @@ from data.artefact import read_dev_sets
 from pipeline.chain import CHAIN
 from pipeline.core.device import NARROW_FROM
 from pipeline.core.errors import UserError
+from pipeline.core.models import load_folder
 from pipeline.stage import folder_and_manifest, prepare_ranks, run_stage
 from tests.support.planned_sets import prepared_run, rows
 from tests.support.runs import file_names, read_metrics
 from tests.support.small_bases import tiny_model
+from tests.support.zoo import animal
 from training import losses
 from training.batch_plan import BatchPlan, GlobalBatch, SetRows
 from training.dev_scores import DevEvaluator
@@ -97,6 +99,18 @@ def test_metrics_have_a_line_per_step_and_dev_scores_at_the_start_and_on_schedul
     assert [line["step"] for line in dev] == [0, 4, 8]  # the saved weights' is one of these, and in the manifest
     scored = {"dev_questions_score", "dev_scored_score", "dev_questions_loss", "dev_scored_loss"}
     assert all(scored <= set(line) for line in dev)
+
+
+@pytest.mark.parametrize("name", ["BERT with word pieces", "ModernBERT"])
+def test_a_base_with_another_tokenizer_is_trained(name: str, tmp_path: Path) -> None:
+    sets = {name: SETS[name] for name in ("asymmetric/questions", "dev/questions")}
+    config = prepared_run(tmp_path, sets, max_steps=8, dropout=0.1)
+    shutil.rmtree(config.folder("init") / "1_Pooling")
+    shutil.copytree(animal(name), config.folder("init"), dirs_exist_ok=True)
+    run_stage(CHAIN["asymmetric"], config)
+    losses = [line["loss"] for line in read_metrics(config.folder("asymmetric")) if "loss" in line]
+    assert np.mean(losses[-2:]) < 0.9 * np.mean(losses[:2])
+    assert load_folder(config.folder("asymmetric") / "model", "cpu").encode(["река"]).shape == (1, 32)
 
 
 def test_angles_share_is_computed_only_for_logged_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from tests.support.small_bases import tiny_base, tiny_model
 from tests.support.zoo import TEXTS, animal
 from training.bases.hub import make_from_hub
 from training.model_files import choose_attention, encoder_of, load_model, merge_adapter, save_model
-from training.vocabulary.shrinking import shrink
+from training.vocabulary.shrinking import copy_whole, shrink
 from training.vocabulary.tokenizer_file import TokenizerFile
 
 SIDE = SideConfig(anchor_length=32, positive_length=32)
@@ -108,18 +108,22 @@ def test_an_adapter_s_input_stays_in_16_bit_with_the_same_output() -> None:
     assert set(theirs) == {torch.float32} and torch.bfloat16 in ours
 
 
-def test_a_masked_language_model_goes_from_base_to_merge(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["masked language model", "BERT with word pieces", "ModernBERT"])
+def test_a_model_of_any_family_goes_from_base_to_merge(name: str, tmp_path: Path) -> None:
     base, init, side, merged = (tmp_path / name for name in ("base", "init", "side", "merged"))
-    config = BaseConfig(kind="hub", hub=str(animal("masked language model")), max_length=64)
+    config = BaseConfig(kind="hub", hub=str(animal(name)), max_length=64)
     for folder in (base, init):
         folder.mkdir()
     make_from_hub(config, base, None)
-    tokenizer = TokenizerFile.read(base / "tokenizer.json")
-    kept = np.array([*range(600), tokenizer.size - 1])
-    shrink(base, init, tokenizer, kept)
+    if name == "masked language model":
+        tokenizer = TokenizerFile.read(base / "tokenizer.json")
+        shrink(base, init, tokenizer, kept=np.array([*range(600), tokenizer.size - 1]))
+    else:
+        copy_whole(base, init)
     trained(init, side)
     names = load_file(init / "model.safetensors").keys()
-    assert load_file(side / "model.safetensors").keys() == names and not any("pooler" in name for name in names)
+    assert load_file(side / "model.safetensors").keys() == names
+    assert any("pooler" in tensor for tensor in names) == (name == "BERT with word pieces")  # its file has one
     models = {"init": init, "symmetric": side}
     require_compatible(models)
     write_model(models, {"init": 0.5, "symmetric": 0.5}, merged, "float32")

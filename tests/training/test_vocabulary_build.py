@@ -1,6 +1,7 @@
 """The stage init: from a base and prepared pairs to a certified shrunk model."""
 
 import dataclasses
+import filecmp
 import json
 import shutil
 from pathlib import Path
@@ -10,17 +11,23 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 from configs.schema.config import Config
-from configs.schema.init import CorpusConfig, InitConfig
+from configs.schema.init import BaseConfig, CorpusConfig, InitConfig
 from pipeline.core.artefact import Manifest
+from pipeline.core.errors import UserError
+from pipeline.core.models import load_folder
 from pipeline.run import make
-from tests.support.runs import run_main
+from tests.support.runs import file_names, run_main
 from tests.support.small_bases import E5, TINY, config, tiny_base, true_tokenizer
+from tests.support.zoo import TEXTS, animal, expected
 from training.bases.random_model import sample_texts
 from training.bases.sources import SAMPLES
+from training.cost_model import KNOWN, shape_of_run
 
+BGE_M3 = KNOWN["BAAI/bge-m3"]
 SPECIAL_CHARACTERS = "Ωмега 漢字 😀🫠 e\u0301 №5 <mask> конец"
 
 
@@ -204,6 +211,29 @@ def test_a_base_whose_tokenizer_cuts_and_pads_is_compared_on_whole_texts(tmp_pat
     for folder in (made.folder("base"), made.folder("init")):
         written = json.loads((folder / "tokenizer.json").read_text())
         assert written["truncation"] is None and written["padding"] is None
+
+
+@pytest.mark.parametrize("name", ["the tiny base", "BERT with word pieces", "ModernBERT"])
+def test_with_its_full_vocabulary_init_is_the_base_whatever_its_tokenizer(name: str, tmp_path: Path) -> None:
+    base = BaseConfig(name="hub", kind="hub", hub=str(animal(name)), max_length=64)
+    made = config(tmp_path, base, init=InitConfig(rule="full"))
+    assert shape_of_run(dataclasses.replace(made, base=dataclasses.replace(base, hub="BAAI/bge-m3"))) == BGE_M3
+    make("init", made)  # without data
+    before, init = made.folder("base"), made.folder("init")
+    weights = (folder / "model.safetensors" for folder in (before, init))
+    assert filecmp.cmp(*weights, shallow=False) and file_names(init) == file_names(before) | {"certificate.json"}
+    np.testing.assert_allclose(load_folder(init, "cpu").encode(TEXTS, prompt=""), expected(name)[2], atol=1e-6)
+    found, shape = certificate(made), shape_of_run(made)
+    assert found["vocabulary_before"] == found["vocabulary_after"] == shape.vocabulary
+    tensors = load_file(init / "model.safetensors").values()
+    assert found["parameters_before"] == found["parameters_after"] == sum(tensor.size for tensor in tensors)
+
+
+def test_a_smaller_vocabulary_of_another_tokenizer_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    base = BaseConfig(name="hub", kind="hub", hub=str(animal("ModernBERT")), max_length=64)
+    with pytest.raises(UserError, match=r"not Unigram but BPE .*init=full"):
+        make("init", config(tmp_path, base))
+    assert not (tmp_path / "one/data").exists()
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from pipeline.core.console import quiet
 from pipeline.core.errors import UserError
 from pipeline.core.models import load_folder
 
-SPECIAL_TOKENS = {
+XLM_R_TOKENS = {
     "bos_token": "<s>",
     "eos_token": "</s>",
     "unk_token": "<unk>",
@@ -74,12 +74,12 @@ def write_modules(
     write_json(folder / "config_sentence_transformers.json", {**settings, "similarity_fn_name": "cosine"})
 
 
-def write_tokenizer_config(folder: Path, max_length: int) -> None:
+def write_tokenizer_config(folder: Path, max_length: int, special: Mapping[str, str] = XLM_R_TOKENS) -> None:
     """Write tokenizer settings with which transformers loads `tokenizer.json` unchanged.
 
     With an XLM-R tokenizer class, transformers 5 would rebuild it with another normaliser and pre-tokeniser; as
-    `PreTrainedTokenizerFast` it is loaded unchanged by versions 4 and 5.
+    `PreTrainedTokenizerFast` it is loaded unchanged by versions 4 and 5. `special` are the special tokens by role.
     """
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": max_length, **SPECIAL_TOKENS}
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": max_length, **special}
     names = ["input_ids", "attention_mask"]  # one segment only: no token_type_ids, as with XLM-R
     write_json(folder / "tokenizer_config.json", {**settings, "model_input_names": names})

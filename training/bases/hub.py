@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
@@ -34,8 +33,7 @@ from pipeline.core.model_folder import (
 )
 from pipeline.core.models import stored_names
 from pipeline.core.safetensors_io import INDEX_FILE, WEIGHTS_FILE, weight_files
-from training.bases.folder import named_by, opened, write_modules, write_tokenizer_config
-from training.vocabulary.tokenizer_file import TokenizerFile
+from training.bases.folder import XLM_R_TOKENS, named_by, opened, write_modules, write_tokenizer_config
 
 TOKENIZER = "tokenizer.json"
 NEEDED = ("config.json", TOKENIZER)
@@ -68,7 +66,8 @@ def make_from_hub(config: BaseConfig, folder: Path, mirror: str | None) -> dict[
     for what, remedy in unusable_files(modules, place):
         raise UserError(what, where=name, remedy=remedy)
     with named_by(name, source):
-        width, tokenizer = hidden_size(place), TokenizerFile.read(place / TOKENIZER)
+        width = hidden_size(place)
+        read_tokenizer(place / TOKENIZER)
         model = opened(source, finite=False)
     for what, remedy in contradictions(model, source, config):
         raise UserError(what, where=name, remedy=remedy)
@@ -77,15 +76,16 @@ def make_from_hub(config: BaseConfig, folder: Path, mirror: str | None) -> dict[
     encoder = model[0].model
     assert isinstance(encoder, PreTrainedModel)
     made = {"source": name, "revision": revision, **write_encoder(encoder, place, folder)}
-    document = read_json(tokenizer.path)
+    document = read_json(place / TOKENIZER)
     if document.get("truncation") or document.get("padding"):
-        tokenizer.write(folder / TOKENIZER, np.arange(tokenizer.size))  # without these two
+        write_json(folder / TOKENIZER, document | {"truncation": None, "padding": None})
     else:
-        shutil.copyfile(tokenizer.path, folder / TOKENIZER)
+        shutil.copyfile(place / TOKENIZER, folder / TOKENIZER)
     for file in OPTIONAL:
         if found := next((part / file for part in (place, source) if (part / file).is_file()), None):
             shutil.copyfile(found, folder / file)
-    write_tokenizer_config(folder, config.max_length)
+    tokens = model.tokenizer.special_tokens_map
+    write_tokenizer_config(folder, config.max_length, {role: tokens[role] for role in XLM_R_TOKENS if role in tokens})
     write_modules(folder, config, width, model.prompts, model.default_prompt_name)
     return made
 

@@ -24,7 +24,8 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
         else:
             made = make_from_hub(config.base, scratch, config.mirror)
         with named_by(made["source"], scratch):  # loading checks that no weight is missing and that each is finite
-            TokenizerFile.read(scratch / "tokenizer.json")
+            if config.init.rule != "full":
+                TokenizerFile.read(scratch / "tokenizer.json")
             read_tokenizer(scratch / "tokenizer.json")
             opened(scratch, attn_implementation=attention_implementation(config.base.attention, longest=0))
     return made

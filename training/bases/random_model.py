@@ -11,7 +11,7 @@ import torch
 from sentencepiece import SentencePieceTrainer
 from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import XLMRobertaConfig, XLMRobertaModel
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel, XLMRobertaConfig
 
 from configs.schema.init import BaseConfig
 from pipeline.core.errors import UserError
@@ -102,11 +102,11 @@ def model_config(config: BaseConfig, vocabulary: int) -> XLMRobertaConfig:
     )
 
 
-def random_model(shape: XLMRobertaConfig, seed: int) -> XLMRobertaModel:
+def random_model(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
     """The library's own initialisation from a separate seed; torch's global generator is unchanged."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(seed, "base"))
-        return XLMRobertaModel(shape)
+        return AutoModel.from_config(config)
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -1,7 +1,6 @@
 """A random model of any shape and rows of random words, to measure costs: those of a step depend on nothing else."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from configs.schema.init import BaseConfig
 from data.pair_files import PairWriter
 from training.bases.folder import write_modules, write_tokenizer_config
-from training.bases.random_model import model_config, random_model
+from training.bases.random_model import random_model
 from training.cost_model import Shape
 
 SPECIAL, LAST = ("<s>", "<pad>", "</s>", "<unk>"), "<mask>"
@@ -20,14 +19,21 @@ SPREAD = 0.4  # of the lengths' logarithms around that of their mean
 
 
 def write_base(folder: Path, shape: Shape, base: BaseConfig) -> None:
-    """Write a random XLM-RoBERTa of this shape without dropout, whose tokenizer has one piece per word: w0, w1, ...
+    """Write a random model of this shape without dropout, whose tokenizer has one piece per word: w0, w1, ...
 
     Positions, pooling and prompts are those of `base`.
     """
-    config = model_config(replace(base, hidden=shape.hidden_size, layers=shape.layers), shape.vocabulary)
-    config.num_attention_heads, config.intermediate_size = shape.heads, shape.intermediate_size
-    config.initializer_range = SMALL
-    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+    first, pad, last, _ = range(len(SPECIAL))
+    config = shape.model_config(
+        vocab_size=shape.vocabulary,
+        max_position_embeddings=base.max_length + 2,  # positions start after the id of <pad>
+        initializer_range=SMALL,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        type_vocab_size=1,
+        pad_token_id=pad,
+        **{"bos_token_id": first, "cls_token_id": first, "eos_token_id": last, "sep_token_id": last},
+    )
     random_model(config, seed=0).save_pretrained(folder)
     pieces = [*SPECIAL, *(f"w{word}" for word in range(words(shape))), LAST]
     tokenizer = Tokenizer(models.WordLevel({piece: index for index, piece in enumerate(pieces)}, unk_token="<unk>"))

@@ -1,4 +1,4 @@
-"""The stage `init`: the base model with a smaller vocabulary, and a certificate of what is unchanged."""
+"""The stage `init`: the base with a smaller vocabulary or its full one, and a certificate of what is unchanged."""
 
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,21 @@ from training.vocabulary.certificate import certify
 from training.vocabulary.corpora import find_corpora, held_back_sets
 from training.vocabulary.language_counts import count_pieces
 from training.vocabulary.selection import OTHER, select
-from training.vocabulary.shrinking import shrink, write_id_map
+from training.vocabulary.shrinking import copy_whole, shrink, write_id_map
 from training.vocabulary.tokenizer_file import Ids, TokenizerFile
 
 # Share of the pieces of dev and held-out sets to be kept. The demo keeps 99 %, and its init scores like its base; 61 %
 # are kept where only data/example's training texts are counted: nDCG@10 on its held-out questions falls from 0.94 to
 # 0.77.
 ENOUGH = 0.95
+UNCHANGED = "The vocabulary is the base's: every text is segmented and embedded as by the base."
 
 
 def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     """Count, select, shrink, certify; returns the metrics for the manifest and the closing table."""
     base = stage.inputs["base"]
+    if config.init.rule == "full":
+        return keep_all(base, stage)
     tokenizer = TokenizerFile.read(base / "tokenizer.json")
     before = read_tokenizer(base / "tokenizer.json")
     corpora = find_corpora(config.init, config.languages, config.folder("data"), config.mirror)
@@ -55,6 +58,16 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     }
 
 
+def keep_all(base: Path, stage: StageFolder) -> dict[str, Any]:
+    """Copy the base as it is; its tokenizer may be of any kind."""
+    with stage.scratch() as scratch:
+        vocabulary, parameters = copy_whole(base, scratch)
+        sizes = {"vocabulary": vocabulary, "parameters": parameters}
+        both = {f"{name}_{when}": size for name, size in sizes.items() for when in ("before", "after")}
+        write_json(scratch / "certificate.json", {"guarantee": UNCHANGED, **both})
+    return sizes
+
+
 def warn_of_lost_pieces(data: Path, tokenizer: Tokenizer, kept: Ids) -> float | None:
     """The share of a dev or held-out set's pieces that are kept, the mean over the sets; warns where it is small."""
     shares = []
@@ -66,5 +79,6 @@ def warn_of_lost_pieces(data: Path, tokenizer: Tokenizer, kept: Ids) -> float | 
         return None
     if (share := float(np.mean(shares))) < ENOUGH:
         what = "only %.0f %% of dev and held-out sets' pieces are kept: others are embedded worse than by the base"
-        log.warning(what + "; count more texts, by init=opus or a corpus of kind text in init.corpora", 100 * share)
+        remedy = "count more texts, by init=opus or a corpus of kind text in init.corpora, or keep all by init=full"
+        log.warning(f"{what}; {remedy}", 100 * share)
     return share

@@ -13,7 +13,7 @@ import pyarrow.parquet
 
 from pipeline.core.artefact import PARTIAL, read_json, write_json
 from pipeline.core.errors import UserError
-from pipeline.core.model_folder import STAGE_FILES
+from pipeline.core.model_folder import STAGE_FILES, read_tokenizer
 from pipeline.core.safetensors_io import INDEX_FILE, WEIGHTS_FILE, EagerFile, SafetensorsReader, write_header
 from training.vocabulary.tokenizer_file import Ids, TokenizerFile, shrink_sentencepiece
 
@@ -57,6 +57,14 @@ def shrink(base: Path, target: Path, tokenizer: TokenizerFile, kept: Ids) -> Siz
     write_json(target / "config.json", config)
     _copy_others(base, target, {"tokenizer.json", SENTENCEPIECE, "config.json"})
     return sizes
+
+
+def copy_whole(base: Path, target: Path) -> tuple[int, int]:
+    """Copy the base without its stage's files into the folder `target`; returns its numbers of ids and parameters."""
+    shutil.copytree(base, target, ignore=shutil.ignore_patterns(f"*{PARTIAL}", *STAGE_FILES), dirs_exist_ok=True)
+    with SafetensorsReader(base) as weights:
+        shapes = {name: tensor.shape for name, tensor in weights.tensors.items()}
+        return read_tokenizer(base / "tokenizer.json").get_vocab_size(), parameters(weights, shapes)
 
 
 def embedding_rows(weights: SafetensorsReader, ids: int) -> int:

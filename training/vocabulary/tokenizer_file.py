@@ -16,7 +16,7 @@ from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[att
 from pipeline.core.errors import UserError
 
 REQUIRED = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
-OTHER_BASE = "choose a base with XLM-R's tokenizer"
+OTHER_BASE = "choose a base with XLM-R's tokenizer, or keep its whole vocabulary: init=full"
 NORMAL, CONTROL, UNKNOWN = 1, 3, 2  # piece types of SentencePiece that XLM-R's vocabulary has
 FIRST = 3  # <unk>, <s> and </s> come first; every other piece has the id index + 1
 NO_PIECES = '"vocab": []'  # placeholder of the pieces while the rest is written; JSON strings have escaped quotes

@@ -357,6 +357,16 @@ def test_the_summary_is_of_what_was_merged(weights: dict[str, float] | None, sum
     assert summary in render_card(dataclasses.replace(run, weights=found), config, "a/b")
 
 
+def test_a_model_with_its_base_s_vocabulary_is_not_called_shrunk(config: Config) -> None:
+    run = read_run(config.folder("report").parent)
+    assert run.certificate
+    kept = dataclasses.replace(run, certificate=run.certificate | {"vocabulary_after": 2000})
+    text = render_card(kept, config, "a/b")
+    assert "by fine-tuning one copy on" in text and "merging them with the base." in text
+    assert re.search(r"1\. The vocabulary of .* was kept\.", text) and "- Trained for " in text
+    assert not re.search("shrunk|shrink|was cut|id_map|outside the kept", text)
+
+
 def test_a_model_of_two_trainings_in_a_row_is_called_that(config: Config) -> None:
     run = copy.deepcopy(read_run(config.folder("report").parent))
     made = run.stages["symmetric"]
