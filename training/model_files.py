@@ -53,6 +53,8 @@ def load_model(
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = side.dropout
+        elif hasattr(module, "attention_dropout"):  # ModernBERT's, which has no module for it
+            module.attention_dropout = side.dropout
     # No gradient reaches the pooler of a model with CLS or mean pooling, for which DistributedDataParallel would fail.
     pooler = getattr(encoder, "pooler", None)
     if pooler is not None:
@@ -128,7 +130,7 @@ def choose_attention(model: SentenceTransformer, base: BaseConfig, half: bool, d
             what = f"compilation needs {lacking}"
             raise UserError(what, where="config key base.compile", remedy="use base.compile=false")
         encoder: Any = encoder_of(model)
-        for layer in encoder.encoder.layer:
+        for layer in getattr(encoder, "layers", None) or encoder.encoder.layer:  # ModernBERT's, or BERT's
             layer.compile(dynamic=True)  # in place: parameters keep their names
 
 

@@ -25,6 +25,7 @@ from pipeline.core.models import PLAIN_NAMES
 
 LEAST_CAPABILITY = (8, 0)  # least capability of a GPU for torch's kernel
 WIDTHS = range(8, 257, 8)  # of a head, as supported by the kernel
+FAMILIES = (*PLAIN_NAMES, "modernbert")  # whose models pass on the texts' boundaries, positions and window
 
 
 def packed(tokens: Tensor, lengths: Tensor, longest: int, first_position: int) -> dict[str, Any]:
@@ -85,8 +86,8 @@ def why_not_packed(model: SentenceTransformer, half: bool, dropout: float) -> st
     """
     encoder: Any = getattr(model[0], "model", None)
     family = encoder.config.model_type if isinstance(encoder, PreTrainedModel) else type(model[0]).__name__
-    if family not in PLAIN_NAMES:
-        return f"a base of one of the families {', '.join(PLAIN_NAMES)}, not {family}"
+    if family not in FAMILIES:
+        return f"a base of one of the families {', '.join(FAMILIES)}, not {family}"
     if not torch.cuda.is_available():
         return "a GPU"
     place = model.device if model.device.type == "cuda" else None  # None: where this process will put it
@@ -106,23 +107,39 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """Attention of `query`, `key` and `value` (1, heads, tokens, width of a head) within each text.
 
-    Returns (1, tokens, heads, width of a head). The kernel scales by 1 / sqrt(width), as all `PLAIN_NAMES` do.
+    Returns (1, tokens, heads, width of a head). The kernel scales by 1 / sqrt(width), as all `FAMILIES` do. In a layer
+    with a `sliding_window` a token sees those at a smaller distance.
     """
-    ends = options.get("cu_seq_lens_q")
+    ends, window = options.get("cu_seq_lens_q"), options.get("sliding_window")
     if ends is None:
+        assert attention_mask is not None or window is None, "padded texts without their mask"
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     if query.device.type == "cpu":  # slow, for tests: text by text, as there is no kernel
         lengths = ends.diff().tolist()
         parts = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
-        return torch.cat([scaled_dot_product_attention(*part) for part in parts], dim=2).transpose(1, 2), None
-    longest = options["max_length_q"]
+        near = (_near(length, window) for length in lengths)
+        texts = [scaled_dot_product_attention(*part, mask) for part, mask in zip(parts, near, strict=True)]
+        return torch.cat(texts, dim=2).transpose(1, 2), None
+    longest, reach = options["max_length_q"], -1 if window is None else window - 1
     query, key, value = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
     # From torch 2.15 cuDNN's kernel would come first on H100 and B200. It builds a plan for each new shape, tens of
     # milliseconds, and packed mini-batches seldom have the same shape twice.
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-        found: Any = varlen_attn(query, key, value, ends, ends, longest, longest)
+        found: Any = varlen_attn(query, key, value, ends, ends, longest, longest, window_size=(reach, reach))
     return found[None], None
 
 
+def _near(tokens: int, window: int | None) -> Tensor | None:
+    """Which tokens of a text see each other, (tokens, tokens); None: all."""
+    if window is None:
+        return None
+    return torch.ones(tokens, tokens, dtype=torch.bool).tril(window - 1).triu(1 - window)
+
+
+def _mask(*args: Any, attention_mask: Tensor | None = None, **options: Any) -> Tensor | None:
+    """The mask of padded texts, as with sdpa; None for packed ones, which come without one."""
+    return None if attention_mask is None else sdpa_mask(*args, attention_mask=attention_mask, **options)
+
+
 AttentionInterface.register(PACKED, _attention)
-AttentionMaskInterface.register(PACKED, sdpa_mask)  # None for packed texts, which have no mask
+AttentionMaskInterface.register(PACKED, _mask)

@@ -197,7 +197,7 @@ def test_texts_are_packed_on_a_gpu_in_16_bit_without_dropout_where_attention_is_
     for lacking in ({"gpu": False}, {"half": False}):
         assert not replace(gpus, **lacking).packs(config, side, BGE_M3)
     assert not gpus.packs(config, replace(side, dropout=0.1), BGE_M3)
-    assert not gpus.packs(config, side, replace(BGE_M3, family="modernbert"))
+    assert not gpus.packs(config, side, replace(BGE_M3, family="deberta-v2"))
     assert not gpus.packs(replace(config, base=replace(config.base, attention="sdpa")), side, BGE_M3)
 
 

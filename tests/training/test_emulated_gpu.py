@@ -9,6 +9,7 @@ import torch
 from pipeline.core.artefact import read_manifest
 from tests.support import emulated_gpu
 from tests.support.runs import read_metrics, remove_stage
+from tests.support.zoo import animal
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler"),
@@ -60,6 +61,17 @@ def test_two_ranks_train_on_their_own_gpus_as_one_process_does(tmp_path: Path, r
     assert ended.status == 0, ended.err
     found = [line["loss"] for line in read_metrics(run_folder / "symmetric") if "loss" in line]
     assert found == pytest.approx(losses, rel=0.02)  # those of a CPU in 32 bit
+
+
+@pytest.mark.slow
+def test_a_modernbert_is_packed_and_trains_as_on_a_cpu(library: Path, run_folder: Path) -> None:
+    base = ["base.name=modern", "base.kind=hub", f"base.hub={animal('ModernBERT')}", "base.max_length=64", "init=full"]
+    side, found = ["training.symmetric.anchor_length=64", "training.symmetric.positive_length=64"], []
+    for precision in ("bf16", "fp32"):  # without packing in 32 bit
+        run(library, run_folder, "symmetric", f"precision={precision}", *base, *side)
+        found.append([line["loss"] for line in read_metrics(run_folder / "symmetric") if "loss" in line])
+        assert (padding(run_folder / "symmetric") == 0) == (precision == "bf16")
+    assert found[0] == pytest.approx(found[1], rel=0.02)
 
 
 @pytest.mark.slow

@@ -20,8 +20,9 @@ from pipeline.core.models import load_folder
 from pipeline.core.packed import first_position_of, is_packed, pack, use_packed, why_not_packed
 from tests.support.planned_sets import difference, gradients
 from tests.support.small_bases import tiny_base
+from tests.support.zoo import animal
 
-FAMILIES, POOLINGS = ("xlm-roberta", "bert"), ("cls", "mean")
+POOLINGS = "cls", "mean"
 MOST = 64  # tokens of a text, which is all that the tiny base has positions for
 LENGTHS = {
     "one text": [9],
@@ -42,7 +43,7 @@ def bert_base() -> Path:
 
 
 def padded_model(family: str, pooling: str) -> SentenceTransformer:
-    folder = bert_base() if family == "bert" else tiny_base()
+    folder = {"bert": bert_base, "xlm-roberta": tiny_base, "modernbert": lambda: animal("ModernBERT")}[family]()
     encoder: Any = load_folder(folder, "cpu", attn_implementation="eager")[0]
     assert isinstance(encoder, Transformer) and encoder.model.config.model_type == family
     model = SentenceTransformer(modules=[encoder, Pooling(32, pooling), Normalize()], device="cpu").train()
@@ -72,7 +73,7 @@ def embeddings_and_gradient(model: SentenceTransformer, features: dict[str, Any]
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["xlm-roberta", "bert", "modernbert"])
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
 def test_packed_texts_have_the_embeddings_and_the_gradient_of_padded_ones(
     lengths: list[int], family: str, pooling: str
@@ -114,8 +115,10 @@ def test_a_text_does_not_attend_to_its_neighbours() -> None:
     assert (alone - together).abs().max() <= 1e-6
 
 
-def test_a_model_with_packed_attention_takes_padded_texts_as_before() -> None:
-    model, features = padded_model("xlm-roberta", "mean").eval(), padded(texts_of([3, 17, 5]))
+@pytest.mark.parametrize("lengths", [[3, 17, 5], [17]])
+@pytest.mark.parametrize("family", ["xlm-roberta", "modernbert"])
+def test_a_model_with_packed_attention_takes_padded_texts_as_before(family: str, lengths: list[int]) -> None:
+    model, features = padded_model(family, "mean").eval(), padded(texts_of(lengths))
     with torch.no_grad():
         expected = model(dict(features))["sentence_embedding"]
         use_packed(model)
@@ -148,16 +151,20 @@ def test_what_packed_attention_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_kernel_is_flash_attention_s(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not cuDNN's, which newer releases of torch would prefer; what else computes attention is left alone."""
-    enabled, allowed = torch.backends.cuda, []
+    enabled, allowed, windows = torch.backends.cuda, [], []
 
-    def kernel(query: Tensor, *_: Any) -> Tensor:
+    def kernel(query: Tensor, *_: Any, window_size: tuple[int, int]) -> Tensor:
         allowed.append((enabled.flash_sdp_enabled(), enabled.cudnn_sdp_enabled()))
+        windows.append(window_size)
         return query
 
     monkeypatch.setattr(packed, "varlen_attn", kernel)
     tokens = torch.empty(1, 4, 12, 8, device="meta")
     ends = torch.empty(3, dtype=torch.int32, device="meta")
     before = enabled.flash_sdp_enabled(), enabled.cudnn_sdp_enabled()
-    packed._attention(torch.nn.Identity(), tokens, tokens, tokens, None, cu_seq_lens_q=ends, max_length_q=9)
-    assert allowed == [(True, False)]
+    for window in (None, 65):
+        options = {"cu_seq_lens_q": ends, "max_length_q": 9, "sliding_window": window}
+        packed._attention(torch.nn.Identity(), tokens, tokens, tokens, None, **options)
+    assert allowed == [(True, False)] * 2
+    assert windows == [(-1, -1), (64, 64)]  # inclusive, as in transformers' own call of flash attention
     assert (enabled.flash_sdp_enabled(), enabled.cudnn_sdp_enabled()) == before

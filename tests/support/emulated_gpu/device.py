@@ -175,7 +175,10 @@ def _look(function: Any, args: Any, kwargs: dict[str, Any], to_gpu: bool | None)
         raise RuntimeError(f"{function}: expected all tensors to be on the same device, found {HERE} and cpu")
 
 
-def attention(query: Cuda, key: Cuda, value: Cuda, ends: Cuda, ends_k: Cuda, longest: int, *_: Any) -> Any:
+def attention(
+    query: Cuda, key: Cuda, value: Cuda, ends: Cuda, ends_k: Cuda, longest: int, _: int, causal: bool, scale: Any,
+    window: list[int], *__: Any,
+) -> Any:  # fmt: skip
     """Attention inside each text, (tokens, heads, width), under the conditions of flash attention's kernel."""
     lengths = ends.held.diff().tolist()
     assert query.dtype in (torch.float16, torch.bfloat16) and ends.dtype == torch.int32
@@ -183,21 +186,27 @@ def attention(query: Cuda, key: Cuda, value: Cuda, ends: Cuda, ends_k: Cuda, lon
     assert max(lengths) <= longest and sum(lengths) == len(query) and ends_k is ends
     made = []
     for q, k, v in zip(*(one.held.float().split(lengths) for one in (query, key, value)), strict=True):
-        made.append(_weights(q, k) @ v.transpose(0, 1))
+        made.append(_weights(q, k, window) @ v.transpose(0, 1))
     out = torch.cat([one.transpose(0, 1) for one in made]).to(query.dtype)
     return out, torch.zeros(query.shape[1], len(query)), torch.zeros(2, dtype=torch.uint64)
 
 
-def _weights(query: Tensor, key: Tensor) -> Tensor:
+def _weights(query: Tensor, key: Tensor, window: list[int]) -> Tensor:
     scores = query.transpose(0, 1) @ key.transpose(0, 1).mT
+    places = torch.arange(len(query))
+    steps = places - places[:, None]  # to the right
+    left, right = (reach if reach >= 0 else len(query) for reach in window)
+    scores = scores.masked_fill((steps < -left) | (steps > right), -torch.inf)
     return (scores * query.shape[-1] ** -0.5).softmax(-1)
 
 
-def attention_backward(grad: Cuda, query: Cuda, key: Cuda, value: Cuda, out: Cuda, lse: Cuda, ends: Cuda, *_: Any):
+def attention_backward(
+    grad: Cuda, query: Cuda, key: Cuda, value: Cuda, out: Cuda, lse: Cuda, ends: Cuda, *others: Any
+) -> list[Tensor]:
     """The gradients of query, key and value."""
     lengths, made = ends.held.diff().tolist(), list[list[Tensor]]()
     for parts in zip(*(one.held.float().split(lengths) for one in (query, key, value, grad)), strict=True):
-        weights = _weights(*parts[:2])
+        weights = _weights(*parts[:2], others[-1])
         q, k, v, g = (one.transpose(0, 1) for one in parts)
         by_weights = g @ v.mT
         by_scores = weights * (by_weights - (by_weights * weights).sum(-1, keepdim=True)) * q.shape[-1] ** -0.5
