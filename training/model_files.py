@@ -50,7 +50,8 @@ def load_model(
         _check_dimensions(side.dimensions, model.get_embedding_dimension() or 0, key)
     encoder = encoder_of(model)
     _spare_conversions(encoder, implementation)
-    for module in model.modules():
+    modules: Any = model.modules()
+    for module in modules:
         if isinstance(module, nn.Dropout):
             module.p = side.dropout
         elif hasattr(module, "attention_dropout"):  # ModernBERT's, which has no module for it

@@ -116,9 +116,8 @@ def _attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     if query.device.type == "cpu":  # slow, for tests: text by text, as there is no kernel
         lengths = ends.diff().tolist()
-        parts = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
-        near = (_near(length, window) for length in lengths)
-        texts = [scaled_dot_product_attention(*part, mask) for part, mask in zip(parts, near, strict=True)]
+        parts = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), lengths, strict=True)
+        texts = [scaled_dot_product_attention(q, k, v, _near(length, window)) for q, k, v, length in parts]
         return torch.cat(texts, dim=2).transpose(1, 2), None
     longest, reach = options["max_length_q"], -1 if window is None else window - 1
     query, key, value = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
@@ -136,9 +135,9 @@ def _near(tokens: int, window: int | None) -> Tensor | None:
     return torch.ones(tokens, tokens, dtype=torch.bool).tril(window - 1).triu(1 - window)
 
 
-def _mask(*args: Any, attention_mask: Tensor | None = None, **options: Any) -> Tensor | None:
+def _mask(attention_mask: Tensor | None = None, **options: Any) -> Tensor | None:
     """The mask of padded texts, as with sdpa; None for packed ones, which come without one."""
-    return None if attention_mask is None else sdpa_mask(*args, attention_mask=attention_mask, **options)
+    return None if attention_mask is None else sdpa_mask(attention_mask=attention_mask, **options)
 
 
 AttentionInterface.register(PACKED, _attention)
