@@ -176,3 +176,9 @@ def test_compilation_without_its_backend_is_refused_in_one_line() -> None:
     assert error.value.line == (
         "error: compilation needs the package triton (config key base.compile); use base.compile=false"
     )
+
+
+def test_a_side_s_dropout_rules_attention_that_has_no_module_for_it() -> None:
+    model = load_model(animal("ModernBERT"), "auto", SideConfig(anchor_length=32, positive_length=32, dropout=0.2))
+    found = [module.attention_dropout for module in model.modules() if hasattr(module, "attention_dropout")]
+    assert found == [0.2] * 2
