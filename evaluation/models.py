@@ -136,6 +136,7 @@ def read_model_facts(folder: Path) -> ModelFacts:
     modules = [entry["type"].rpartition(".")[2] for entry in read_json(folder / "modules.json")]
     pooling = read_json(folder / "1_Pooling" / "config.json")
     settings = read_json(folder / "config_sentence_transformers.json")
+    special = read_json(folder / "tokenizer_config.json")
     limit = read_json(folder / "sentence_bert_config.json").get("max_seq_length")
     return ModelFacts(
         dimension=config["hidden_size"],
@@ -145,6 +146,6 @@ def read_model_facts(folder: Path) -> ModelFacts:
         normalize="Normalize" in modules,
         max_length=limit or config["max_position_embeddings"],
         prompts={name: text for name, text in (settings.get("prompts") or {}).items() if text},
-        first_token=read_json(folder / "tokenizer_config.json")["cls_token"],
+        first_token=special.get("cls_token") or special.get("bos_token") or "",
         heads=has_heads(folder),
     )

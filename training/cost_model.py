@@ -13,7 +13,8 @@ from pipeline.core.artefact import read_json
 from pipeline.core.console import log
 from pipeline.core.device import NARROW_FROM, PACKED, attention_implementation, autocast_dtype, training_gpus
 from pipeline.core.errors import UserError
-from pipeline.core.packed import FAMILIES, LEAST_CAPABILITY
+from pipeline.core.models import PLAIN_NAMES
+from pipeline.core.packed import LEAST_CAPABILITY
 from training.heads.loss import KEPT_SIMILARITIES
 from training.memory import (
     BUDGET_MULTIPLE,
@@ -145,7 +146,7 @@ class Devices:
 
     def packs(self, config: Config, side: SideConfig | HeadsConfig, shape: Shape) -> bool:
         """Whether texts will be packed."""
-        if shape.family not in FAMILIES:
+        if shape.family not in PLAIN_NAMES:
             return False
         if torch.cuda.is_available() and torch.cuda.get_device_capability() < LEAST_CAPABILITY:
             return False

@@ -21,7 +21,7 @@ from pipeline.core.console import log
 from pipeline.core.device import NARROW_FROM, PACKED, attention_implementation
 from pipeline.core.errors import INSTALL, UserError
 from pipeline.core.model_folder import STAGE_FILES, listed_modules, write_dtype
-from pipeline.core.models import PLAIN_NAMES, load_folder, stored_names
+from pipeline.core.models import load_folder, stored_names
 from pipeline.core.packed import is_packed, use_packed, why_not_packed
 from pipeline.core.safetensors_io import WEIGHTS_FILE
 
@@ -137,7 +137,7 @@ def choose_attention(model: SentenceTransformer, base: BaseConfig, half: bool, d
 
 def _spare_conversions(encoder: Any, attention: str) -> None:
     """Have each layer's attention get its mask and hidden states in autocast's type, where autocast is on."""
-    if attention == "eager" and encoder.config.model_type in PLAIN_NAMES:
+    if attention == "eager" and hasattr(encoder, "encoder"):
         encoder.encoder.register_forward_pre_hook(_with_narrow_mask, with_kwargs=True)
     for module in encoder.modules():
         linear = {name for name, child in module.named_children() if isinstance(child, nn.Linear)}

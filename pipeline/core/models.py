@@ -22,7 +22,7 @@ from pipeline.core.model_folder import MODULES_FILE, PROBE, RAISED_BY_FILES, REM
 from pipeline.core.safetensors_io import WEIGHTS_FILE
 
 # Families whose parameters have the same names in memory as in the file; the library converts those of others.
-PLAIN_NAMES = ("bert", "roberta", "camembert", "xlm-roberta")
+PLAIN_NAMES = ("bert", "roberta", "camembert", "xlm-roberta", "modernbert")
 USUAL = ("Transformer", "StaticEmbedding", "Pooling", "Normalize")  # modules that are compatible with each other
 # Settings of sentence_bert_config.json that change tokenisation from that of a plain call of the tokenizer.
 UNUSED = ("processing_kwargs", "query_length", "document_length", "query_expansion")
@@ -117,11 +117,11 @@ def _unused_setting(model: SentenceTransformer) -> str | None:
 
 
 def most_tokens(model: SentenceTransformer) -> int | None:
-    """The encoder's number of positions in tokens; None if its family is not known to have a position table."""
+    """The encoder's number of positions in tokens; None if its family is not known to have a limit."""
     config = getattr(getattr(model[0], "model", None), "config", None)
     if config is None or config.model_type not in PLAIN_NAMES:
         return None
-    return config.max_position_embeddings - (0 if config.model_type == "bert" else 2)
+    return config.max_position_embeddings - (0 if config.model_type in ("bert", "modernbert") else 2)
 
 
 def missing_weights(model: SentenceTransformer, folder: Path) -> list[str]:

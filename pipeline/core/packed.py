@@ -25,7 +25,6 @@ from pipeline.core.models import PLAIN_NAMES
 
 LEAST_CAPABILITY = (8, 0)  # least capability of a GPU for torch's kernel
 WIDTHS = range(8, 257, 8)  # of a head, as supported by the kernel
-FAMILIES = (*PLAIN_NAMES, "modernbert")  # whose models pass on the texts' boundaries, positions and window
 
 
 def packed(tokens: Tensor, lengths: Tensor, longest: int, first_position: int) -> dict[str, Any]:
@@ -86,8 +85,8 @@ def why_not_packed(model: SentenceTransformer, half: bool, dropout: float) -> st
     """
     encoder: Any = getattr(model[0], "model", None)
     family = encoder.config.model_type if isinstance(encoder, PreTrainedModel) else type(model[0]).__name__
-    if family not in FAMILIES:
-        return f"a base of one of the families {', '.join(FAMILIES)}, not {family}"
+    if family not in PLAIN_NAMES:
+        return f"a base of one of the families {', '.join(PLAIN_NAMES)}, not {family}"
     if not torch.cuda.is_available():
         return "a GPU"
     place = model.device if model.device.type == "cuda" else None  # None: where this process will put it
@@ -107,8 +106,8 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """Attention of `query`, `key` and `value` (1, heads, tokens, width of a head) within each text.
 
-    Returns (1, tokens, heads, width of a head). The kernel scales by 1 / sqrt(width), as all `FAMILIES` do. In a layer
-    with a `sliding_window` a token sees those at a smaller distance.
+    Returns (1, tokens, heads, width of a head). The kernel scales by 1 / sqrt(width), as all `PLAIN_NAMES` do. In a
+    layer with a `sliding_window` a token sees those at a smaller distance.
     """
     ends, window = options.get("cu_seq_lens_q"), options.get("sliding_window")
     if ends is None:

@@ -66,8 +66,7 @@ def make_from_hub(config: BaseConfig, folder: Path, mirror: str | None) -> dict[
     for what, remedy in unusable_files(modules, place):
         raise UserError(what, where=name, remedy=remedy)
     with named_by(name, source):
-        width = hidden_size(place)
-        read_tokenizer(place / TOKENIZER)
+        width, tokenizer = hidden_size(place), read_tokenizer(place / TOKENIZER)
         model = opened(source, finite=False)
     for what, remedy in contradictions(model, source, config):
         raise UserError(what, where=name, remedy=remedy)
@@ -84,8 +83,9 @@ def make_from_hub(config: BaseConfig, folder: Path, mirror: str | None) -> dict[
     for file in OPTIONAL:
         if found := next((part / file for part in (place, source) if (part / file).is_file()), None):
             shutil.copyfile(found, folder / file)
-    tokens = model.tokenizer.special_tokens_map
-    write_tokenizer_config(folder, config.max_length, {role: tokens[role] for role in XLM_R_TOKENS if role in tokens})
+    tokens = {role: token for role, token in XLM_R_TOKENS.items() if tokenizer.token_to_id(token) is not None}
+    tokens |= {role: token for role, token in model.tokenizer.special_tokens_map.items() if role in XLM_R_TOKENS}
+    write_tokenizer_config(folder, config.max_length, tokens)
     write_modules(folder, config, width, model.prompts, model.default_prompt_name)
     return made
 
