@@ -153,7 +153,7 @@ def test_the_kernel_is_flash_attention_s(monkeypatch: pytest.MonkeyPatch) -> Non
     """Not cuDNN's, which newer releases of torch would prefer; what else computes attention is left alone."""
     enabled, allowed, windows = torch.backends.cuda, [], []
 
-    def kernel(query: Tensor, *_: Any, window_size: tuple[int, int]) -> Tensor:
+    def kernel(query: Tensor, *_: Any, window_size: tuple[int, int] = (-1, -1)) -> Tensor:
         allowed.append((enabled.flash_sdp_enabled(), enabled.cudnn_sdp_enabled()))
         windows.append(window_size)
         return query
