@@ -35,7 +35,7 @@ def hub_revisions(config: Config) -> Iterator[Revision]:
         yield asked
     others = config.auxiliary_models("data", *config.stages, own=False)
     yield from filter(None, map(hub_model, [*others.values(), *config.evaluation.models]))
-    for corpus in config.init.corpora.values():
+    for corpus in config.init.counted.values():
         if corpus.kind == "hub" and corpus.hub:
             yield Revision("dataset", corpus.hub, corpus.revision)
 

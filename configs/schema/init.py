@@ -84,12 +84,15 @@ class InitConfig:
     @property
     def counts_pairs(self) -> bool:
         """Whether the prepared pairs are among the corpora."""
-        return any(corpus.kind == "pairs" for corpus in self.corpora.values())
+        return any(corpus.kind == "pairs" for corpus in self.counted.values())
+
+    @property
+    def counted(self) -> dict[str, CorpusConfig]:
+        """The corpora that the rule counts."""
+        return {} if self.rule == "full" else self.corpora
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.rule == "notebook" and (self.coverage is not None or self.max_size is not None):
             yield "rule", "notebook supports neither coverage nor max_size"
-        if self.rule == "full" and self.corpora:
-            yield "rule", "full counts no corpora; use init=full"
         if self.rule != "full" and not self.corpora:
             yield "corpora", "must name at least one corpus"

@@ -29,7 +29,6 @@ NO_TIME = TrainingConfig(arguments={"ddp_timeout": "soon"})
         (CorpusConfig(kind="hub", files=["x"]), "hub", "needs hub and columns"),
         (InitConfig(rule="notebook", coverage=0.5, corpora=CORPORA), "rule", "neither coverage nor max_size"),
         (InitConfig(), "corpora", "at least one"),
-        (InitConfig(rule="full", corpora=CORPORA), "rule", "use init=full"),
         (SourceConfig(title="A", side="symmetric"), "hub", "one of hub, path and reader"),
         (SourceConfig(title="A", side="symmetric", hub="someone/a"), "files", "must name the files"),
         (SourceConfig(**HUB, columns={"anchor": "a*"}), "columns", "anchor must be one column"),

@@ -69,7 +69,7 @@ def held_back_sets(data: Path) -> Iterator[Iterator[pa.ChunkedArray]]:
 def corpus_states(config: Config) -> dict[str, str]:
     """Fingerprints of the local files that are counted or certified, and the locked commits of those on the Hub."""
     files, found = certified_files(config.init), {}
-    for name, corpus in config.init.corpora.items():
+    for name, corpus in config.init.counted.items():
         if corpus.kind == "text":
             files += _local_files(f"init.corpora.{name}", "files", corpus.files)
         elif corpus.kind == "hub" and config.mirror:
