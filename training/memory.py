@@ -72,7 +72,7 @@ def measured_tokens(
     `held` are the bytes that jointly trained heads hold of a whole batch.
     """
     device, peaks, sizes, longest = model.device, [], [], side.longest
-    text = [int(model.tokenizer.sep_token_id)] * longest
+    text = [int(model.tokenizer.sep_token_id or 0)] * longest
     with memory_explained(key):
         probe(model, features([text]), dtype)  # allocates what stays after the first pass, such as workspaces
         for number in (max(1, PROBED // longest), 2 * max(1, PROBED // longest)):
