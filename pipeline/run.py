@@ -34,6 +34,8 @@ def run(config: Config) -> None:
         if not config.is_one_of_many:  # else a second command might start a stage before this one reaches it
             for name in asked:
                 held.enter_context(locked(config.folder(name), purpose=".command"))
+        if "init" in asked:
+            make_implied("init", config)  # a base that can't be used ends the run before data is made
         for name in asked:
             make(name, config)
 
@@ -84,13 +86,18 @@ def in_order(config: Config) -> list[str]:
 
 def make(name: str, config: Config) -> None:
     """Make a stage unless it is finished, after the implied stages that it needs; `force` rebuilds only itself."""
-    stage, patient = CHAIN[name], dataclasses.replace(config, force=False)
-    for needed in (CHAIN[other] for other in stage.needs(config) if CHAIN[other].implied):
+    make_implied(name, config)
+    _run_or_launch(CHAIN[name], config)
+
+
+def make_implied(name: str, config: Config) -> None:
+    """Make the implied stages that a stage needs, unless they are finished."""
+    patient = dataclasses.replace(config, force=False)
+    for needed in (CHAIN[other] for other in CHAIN[name].needs(config) if CHAIN[other].implied):
         folder, _ = folder_and_manifest(needed, patient)
         if not read_finished(folder.path, folder.fingerprint):  # without the lock, as several runs share a base
             log.info("%s needs %s, which is made first", name, needed.name)
             _run_or_launch(needed, patient)
-    _run_or_launch(stage, config)
 
 
 def _run_or_launch(stage: Stage, config: Config) -> None:

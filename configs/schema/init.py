@@ -22,7 +22,7 @@ class BaseConfig:
     prompts: dict[str, str] = setting({"query": "", "document": ""})  # prefix of the texts of each kind
     max_length: int = setting(512, least=4)  # tokens of a text with special tokens; at most the model's own limit
     # In training: transformers' name, torch_varlen (texts packed without padding; needs a GPU, 16-bit precision, no
-    # dropout), or auto: torch_varlen if it runs, else sdpa, but eager for short texts on a CPU.
+    # dropout), or auto: torch_varlen if it runs, else sdpa, but eager for short texts on a CPU. DeBERTa has eager only.
     attention: str = "auto"
     compile: bool = False  # compile the layers in training; packed texts only. A minute of warm-up, then faster steps
     vocabulary: int = setting(2000, least=300)  # kind random: pieces of its tokenizer

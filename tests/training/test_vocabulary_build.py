@@ -3,6 +3,7 @@
 import dataclasses
 import filecmp
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from tokenizers import Tokenizer
 from configs.schema.config import Config
 from configs.schema.init import BaseConfig, CorpusConfig, InitConfig
 from pipeline.core.artefact import Manifest
-from pipeline.core.errors import UserError
 from pipeline.core.models import load_folder
 from pipeline.run import make
 from tests.support.runs import file_names, run_main
@@ -229,11 +229,13 @@ def test_with_its_full_vocabulary_init_is_the_base_whatever_its_tokenizer(name: 
     assert found["parameters_before"] == found["parameters_after"] == sum(tensor.size for tensor in tensors)
 
 
-def test_a_smaller_vocabulary_of_another_tokenizer_is_refused_with_a_way_out(tmp_path: Path) -> None:
-    base = BaseConfig(name="hub", kind="hub", hub=str(animal("ModernBERT")), max_length=64)
-    with pytest.raises(UserError, match=r"not Unigram but BPE .*init=full"):
-        make("init", config(tmp_path, base))
-    assert not (tmp_path / "one/data").exists()
+def test_a_smaller_vocabulary_of_another_tokenizer_is_refused_before_data_is_made(
+    tmp_path: Path,
+) -> None:
+    base = ["base.name=hub", "base.kind=hub", f"base.hub={animal('ModernBERT')}", "base.max_length=64"]
+    ended = run_main("profile=tiny", "run=one", f"runs={tmp_path}", "stages=[data,init]", *base)
+    assert ended.status == 2 and re.search(r"not Unigram but BPE .*init=full", ended.err), ended.err
+    assert not (tmp_path / "one/data").exists() and not (tmp_path / "one/benchmarks").exists()
 
 
 @pytest.mark.slow
