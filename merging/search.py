@@ -13,7 +13,6 @@ interval is above 0) and above the limit. The interval is shown with every loss.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -160,13 +159,21 @@ def beyond(limit: float) -> Region:
 
 def grid(region: Region, dimensions: int, step: Fraction) -> Iterator[Point]:
     """All points of the region whose weights are multiples of `step`."""
-    levels = [step * count for count in range(int(region.most / step) + 1)]
-    return filter(region.holds, product(levels, repeat=dimensions))
+    found: list[Point] = [()]
+    for _ in range(dimensions):  # one model at a time: with many, nearly all products of levels are beyond the region
+        rooms = [int((region.most - sum(point)) / step) for point in found]
+        found = [(*point, step * n) for point, room in zip(found, rooms, strict=True) for n in range(room + 1)]
+    return filter(region.holds, found)
 
 
 def neighbours(point: Point, region: Region, step: Fraction) -> Iterator[Point]:
     """The region's points one step away: weight moved from or to the base, or between models."""
-    for moves in product((-1, 0, 1), repeat=len(point)):
+    found: list[tuple[int, ...]] = [()]
+    for place, weight in enumerate(point, start=1):
+        most = 1 + sum(other > 0 for other in point[place:])  # which may be moved down after this one
+        allowed = (0, 1) if weight < step else (-1, 0, 1)
+        found = [(*moves, move) for moves in found for move in allowed if sum(moves) + move <= most]
+    for moves in found:
         moved = tuple(weight + step * move for weight, move in zip(point, moves, strict=True))
         if any(moves) and abs(sum(moves)) <= 1 and region.holds(moved):
             yield moved

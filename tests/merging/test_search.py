@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from fractions import Fraction
+from itertools import product
+from math import comb
 from types import SimpleNamespace
 from typing import Any
 
@@ -48,6 +50,17 @@ def test_the_grid_beyond_is_outside_the_triangle() -> None:
 def test_neighbours_stay_inside() -> None:
     assert set(neighbours((Fraction(0), Fraction(0)), SIMPLEX, Fraction(1, 2))) == {(0.5, 0), (0, 0.5)}
     assert len(list(neighbours((Fraction(1, 4), Fraction(1, 4)), SIMPLEX, Fraction(1, 8)))) == 6
+
+
+def test_grid_and_neighbours_of_many_models_are_only_looked_for_within_the_region() -> None:
+    """Of 14 models 3 ** 13 neighbours and 5 ** 13 grid points, a billion, are nearly all outside."""
+    assert len(list(grid(SIMPLEX, 13, Fraction(1, 4)))) == comb(13 + 4, 4)
+    corner = (Fraction(1), *[Fraction(0)] * 12)
+    assert len(list(neighbours(corner, SIMPLEX, Fraction(1, 8)))) == 13  # some of its weight to another model
+    inside, step = (Fraction(1, 4), Fraction(0), Fraction(1, 2)), Fraction(1, 8)
+    moves = [move for move in product((-1, 0, 1), repeat=3) if any(move) and abs(sum(move)) <= 1]
+    moved = [tuple(weight + step * part for weight, part in zip(inside, move, strict=True)) for move in moves]
+    assert list(neighbours(inside, SIMPLEX, step)) == [point for point in moved if SIMPLEX.holds(point)]
 
 
 def test_refinement_closes_in_on_the_peak() -> None:
