@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from configs.schema.data import SourceConfig
-from data.pairs.cleaning import flat_negatives, with_negatives
+from data.pairs.cleaning import flat_negatives, regrouped, with_negatives
 from data.pairs.hashing import combined, text_hashes
 
 PAIRS = {"anchor": pl.String(), "positive": pl.String(), "negatives": pl.List(pl.String), "score": pl.Float32()}
@@ -84,15 +84,16 @@ def nli(rows: pl.DataFrame, source: SourceConfig) -> pl.DataFrame:
     """
     rows = rows.sort(_order(rows), maintain_order=True)
     positives = rows.filter(pl.col("label") == "entailment").with_columns(PLACE.over("group").alias("k"))
-    negatives = rows.filter(pl.col("label") == (source.negative_label or "")).group_by("group", maintain_order=True)
-    made = positives.join(
-        negatives.agg(pl.col("hypothesis").alias("negatives")), on="group", how="left", maintain_order="left"
-    ).with_columns(pl.col("negatives").fill_null(NO_NEGATIVES))
-    count, most = pl.col("negatives").list.len(), pl.min_horizontal(pl.col("negatives").list.len(), pl.lit(SPARE))
-    start = pl.when(count > 0).then(pl.col("k") % count).otherwise(0)
-    following = pl.concat_list(pl.col("negatives").list.slice(start, most), pl.col("negatives").list.head(most))
+    negatives = rows.filter(pl.col("label") == (source.negative_label or "")).sort("group", maintain_order=True)
+    places = negatives.with_row_index("first").group_by("group").agg(pl.col("first").min(), count=pl.len())
+    made = positives.join(places, on="group", how="left", maintain_order="left")
+    k, first, count = (made[name].fill_null(0).to_numpy().astype(np.int64) for name in ("k", "first", "count"))
+    taken = np.minimum(count, SPARE)  # a list of all would grow with the square of the group
+    row = np.repeat(np.arange(len(made)), taken)
+    place = np.arange(len(row)) - np.repeat(taken.cumsum() - taken, taken)  # in the row's list
+    following = negatives["hypothesis"].gather(first[row] + (k[row] + place) % count[row])
     made = made.with_columns(
-        following.list.head(most).alias("negatives"),
+        regrouped(following, taken).alias("negatives"),
         pl.lit(1.0 if source.has_scores else None, dtype=pl.Float32).alias("score"),
         (pl.col("row").min().over("group") if source.pairs_per_group == "one" else pl.col("row")).alias("choice"),
     )
