@@ -2,11 +2,13 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 from datasketch import MinHash, MinHashLSH
+from numpy.typing import NDArray
 
 from configs.schema.data import CleaningConfig, DataConfig
 from data.pairs.cleaning import Changes, comparable, flat_negatives, no_reason, normalised, with_negatives
@@ -69,14 +71,16 @@ class NearIndex:
     def __init__(self, named: dict[str, pl.Series], threshold: float) -> None:
         self.threshold = threshold
         self.search = MinHashLSH(threshold=CANDIDATES * threshold, num_perm=PERMUTATIONS)
-        self.known: list[tuple[str, frozenset[bytes]]] = []
+        self.numbers: dict[bytes, int] = {}  # of the evaluation texts' shingles
+        self.known: list[tuple[str, NDArray[np.int64]]] = []  # name, and numbers of the shingles
         self.longest = 0.0
         for name, texts in named.items():
             forms = comparable(texts).unique(maintain_order=True)
             for form in forms.filter(forms.str.len_chars() >= SHORTEST):
                 shingles = _shingles(form)
                 self.search.insert(len(self.known), _signature(shingles))
-                self.known.append((name, shingles))
+                numbers = (self.numbers.setdefault(shingle, len(self.numbers)) for shingle in shingles)
+                self.known.append((name, np.fromiter(numbers, np.int64, len(shingles))))
                 self.longest = max(self.longest, LONGER * len(form))
 
     def find(self, texts: pl.Series) -> pl.Series:
@@ -84,13 +88,22 @@ class NearIndex:
         lengths = texts.str.len_chars()
         likely = lengths.is_between(SHORTEST, max(self.longest, SHORTEST)).arg_true()
         names: list[str | None] = [None] * len(texts)
+        is_own = np.zeros(len(self.numbers), bool)  # a text with a common beginning may have thousands of candidates
         for place, form in zip(likely.to_list(), comparable(texts.gather(likely)).to_list(), strict=True):
             if len(form) >= SHORTEST:
                 shingles = _shingles(form)
-                found = (self.known[candidate] for candidate in sorted(self.search.query(_signature(shingles))))
-                near = (name for name, own in found if len(shingles & own) >= self.threshold * len(shingles | own))
-                names[place] = next(near, None)
+                if candidates := sorted(self.search.query(_signature(shingles))):
+                    own = [self.numbers[shingle] for shingle in shingles if shingle in self.numbers]
+                    is_own[own] = True
+                    names[place] = next(filter(None, map(partial(self._near, is_own, len(shingles)), candidates)), None)
+                    is_own[own] = False
         return pl.Series(texts.name, names, pl.String)
+
+    def _near(self, is_own: NDArray[np.bool_], size: int, candidate: int) -> str | None:
+        """The candidate's name if it is near to the text that has `size` shingles, the known ones marked."""
+        name, numbers = self.known[candidate]
+        shared = np.count_nonzero(is_own[numbers])
+        return name if shared >= self.threshold * (size + len(numbers) - shared) else None
 
 
 def _shingles(form: str) -> frozenset[bytes]:
