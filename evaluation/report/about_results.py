@@ -1,5 +1,6 @@
 """The page's sections on results: scores, differences, the published card's tables and claims."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,16 +70,19 @@ def ways_to_search(run: RunRecord, frame: str) -> dict[str, tuple[list[str], lis
     A row has the scores and intervals, formatted by `frame`, the gain over the model's dense vectors in the last
     metric, and the size of a passage's vectors.
     """
-    tables = {}
+    tables, scores = {}, defaultdict[tuple[str, str], dict[tuple[str, str], Score]](dict)
+    for s in run.scores:
+        scores[s.suite, s.task][s.model, s.metric] = s
+    own = (d for d in run.differences if d.against == d.model.rpartition(".")[0])
+    gains = {(d.suite, d.task, d.metric, d.model): d for d in own}
     for suite, task in dict.fromkeys((s.suite, s.task) for s in run.scores if not dense(s.model)):
-        found = {(s.model, s.metric): s for s in run.scores if (s.suite, s.task) == (suite, task)}
+        found = scores[suite, task]
         metrics = [name for name in dict.fromkeys(metric for _, metric in found) if name not in SIZES]
         last = metrics[-1]
-        gains = {(d.model, d.against): d for d in run.differences if (d.suite, d.task, d.metric) == (suite, task, last)}
         rows = []
         for name in dict.fromkeys(model for model, _ in found):
             scored = [show.score(found.get((name, metric)), frame) for metric in metrics]
-            gain = show.gain(gains.get((name, name.rpartition(".")[0])))
+            gain = show.gain(gains.get((suite, task, last, name)))
             rows.append([name, *scored, gain, *(show.amount(found.get((name, size))) for size in SIZES)])
         tables[f"{task} of {suite}"] = (["model and mode", *metrics, f"{last} − dense", *SIZES], rows)
     return tables

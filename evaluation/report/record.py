@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -182,8 +183,12 @@ class RunRecord:
 
     def difference(self, model: str, against: str, suite: str, task: str) -> Difference | None:
         """The paired comparison of two models in a task's main score."""
-        wanted = (model, against, suite, task, True)
-        return next((d for d in self.differences if (d.model, d.against, d.suite, d.task, d.main) == wanted), None)
+        return self._main_differences.get((model, against, suite, task))
+
+    @cached_property
+    def _main_differences(self) -> dict[tuple[str, ...], Difference]:
+        """By model, against, suite and task; the first one where a key occurs twice."""
+        return {(d.model, d.against, d.suite, d.task): d for d in reversed(self.differences) if d.main}
 
     def main_differences(self, model: str, against: str) -> list[Difference]:
         """The comparisons of two models in each task's main score, in the suites that compare models."""
@@ -192,8 +197,12 @@ class RunRecord:
 
     def scored(self, model: str, suite: str, task: str, metric: str) -> Score | None:
         """A line of scores.csv, or None if there is no such line."""
-        wanted = (model, suite, task, metric)
-        return next((s for s in self.scores if (s.model, s.suite, s.task, s.metric) == wanted), None)
+        return self._scores.get((model, suite, task, metric))
+
+    @cached_property
+    def _scores(self) -> dict[tuple[str, ...], Score]:
+        """By model, suite, task and metric; the first one where a key occurs twice."""
+        return {(s.model, s.suite, s.task, s.metric): s for s in reversed(self.scores)}
 
     def on_card(self, model: str, table: CardTable, row: str) -> Score | None:
         """A model's score in a row of a table of the published card; None until all of the row's tasks are scored."""

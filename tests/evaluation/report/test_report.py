@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import re
+from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,34 @@ def interval(task: str, model: str) -> str:
     """A score of the sample run on encodechka as the page shows it."""
     score = next(found[model] for (_, name, _), found in SAMPLE_SCORES.items() if name == task)
     return f"{score:.3f} {score - 0.02:.3f} to {score + 0.02:.3f}"
+
+
+def many_models(models: int, tasks: int) -> RunRecord:
+    """A run that scores many models, all of which are compared."""
+    names = ["base", "merge", *(f"organisation/model-{number}" for number in range(models - 2))]
+    places = [("own", f"task {number}", "ndcg_at_10") for number in range(tasks)]
+    scored = [Score(name, *place, 0.5, 0.4, 0.6, 9, 1.0) for place in places for name in names]
+    gain = (0.01, -0.01, 0.03, 0.2, 0.4, "permutation", 9, True)
+    pairs = [(later, earlier) for earlier, later in combinations(names, 2)]
+    compared = [Difference(*pair, *place, *gain) for place in places for pair in pairs]
+    planned = {"evaluation": {"suite": {"own": {"kind": "retrieval"}}}}
+    return RunRecord(Path("runs/many"), {}, planned, scores=scored, differences=compared)
+
+
+def test_scores_are_not_searched_for_every_cell() -> None:
+    """40 models on 300 tasks have 36,000 cells."""
+    passes = list[int]()
+
+    class Counted(list[Score]):
+        def __iter__(self) -> Iterator[Score]:
+            passes.append(1)
+            return super().__iter__()
+
+    run = many_models(models=6, tasks=50)
+    run = dataclasses.replace(run, scores=Counted(run.scores))
+    ((suite, models, rows),) = run.suite_tables()
+    assert (suite, len(models), len(rows)) == ("own", 6, 50) and len(passes) < 10
+    assert [cell.model for cell in rows[-1][-1] if cell] == models
 
 
 def test_a_task_whose_items_are_unknown_has_no_items(whole: Config) -> None:
