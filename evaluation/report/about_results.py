@@ -35,6 +35,7 @@ CLAIM_GROUPS = {
     "tasks": "Russian MTEB",
     "usage": "Usage example",
 }
+MOST_DIFFERENCES = 10_000  # on the page, 2 MB; their number grows with the square of the models
 DIFFERENCES = ("task", "suite", "metric", "model", "against", "difference", "95 % interval", "p", "p (Holm)")
 
 
@@ -57,10 +58,7 @@ def scores(run: RunRecord) -> page.Section:
     if run.differences:
         forests = [_forest(run, "merge", other) for other in (run.reference, *DATA_SIDES)]
         forests.append(_forest(run, "init", "base"))
-        rows = _differences(run)
-        caption = "Paired differences with 95 % intervals and corrected p-values"
-        all_of_them = page.folded(f"All {len(rows)} paired differences", page.table(caption, DIFFERENCES, rows))
-        blocks += [page.heading("Differences between models"), page.group("pictures", forests), all_of_them]
+        blocks += [page.heading("Differences between models"), page.group("pictures", forests), _differences(run)]
     return page.Section("scores", "Scores", blocks)
 
 
@@ -98,15 +96,21 @@ def _forest(run: RunRecord, model: str, against: str) -> Markup:
     return page.picture(svg, f"{words.capitalize()}, {intervals}; grey where the interval contains zero.")
 
 
-def _differences(run: RunRecord) -> list[list[str]]:
-    """comparison.csv without sizes and the names of the tests, to fit the page's width."""
+def _differences(run: RunRecord) -> Markup:
+    """comparison.csv without sizes and the names of the tests, to fit the page's width; if long, only its main part."""
+    found = [d for d in run.differences if d.metric not in SIZES]
+    summary = f"All {len(found)} paired differences"
+    if len(found) > MOST_DIFFERENCES:
+        summary = f"Paired differences from merge or {run.reference}; comparison.csv has all {len(found)}"
+        found = [d for d in found if {"merge", run.reference} & {d.model, d.against}]
     rows = []
-    for d in (d for d in run.differences if d.metric not in SIZES):
+    for d in found:
         other, _, form = d.against.partition(" on ")  # a form of vectors is compared with the full ones
         against = f"{other}, {form.rpartition('-')[2]}" if form else other
         where = [d.task, d.suite, d.metric, d.model, against, signed(d.difference, 4), show.interval(d, 4)]
         rows.append([*where, show.p_value(d.p_value), show.p_value(d.p_holm)])
-    return rows
+    caption = "Paired differences with 95 % intervals and corrected p-values"
+    return page.folded(summary, page.table(caption, DIFFERENCES, rows))
 
 
 def published_card(run: RunRecord, claims: Sequence[Claim]) -> page.Section:

@@ -82,6 +82,16 @@ def test_scores_are_not_searched_for_every_cell() -> None:
     assert [cell.model for cell in rows[-1][-1] if cell] == models
 
 
+def test_of_very_many_differences_the_page_shows_those_of_merge_and_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    """40 models on 40 tasks of three metrics have 93,600, which make a page of 21 MB."""
+    run = many_models(models=6, tasks=10)
+    assert "All 150 paired differences" in str(scores(run).blocks[-1])
+    monkeypatch.setattr("evaluation.report.about_results.MOST_DIFFERENCES", 149)
+    shown = str(scores(run).blocks[-1])
+    assert "Paired differences from merge or base; comparison.csv has all 150" in shown
+    assert shown.count('<th scope="row">') == 10 * (5 + 4)
+
+
 def test_a_task_whose_items_are_unknown_has_no_items(whole: Config) -> None:
     run = read_run(whole.folder("report").parent)
     shown = {}
