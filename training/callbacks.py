@@ -40,7 +40,7 @@ class MetricsLog(TrainerCallback):
 
     def __init__(self, path: Path, batches: Sequence[GlobalBatch], track: Callable[[dict[str, Any]], None]) -> None:
         self.path, self.batches, self.track = path, batches, track
-        self.last: dict[str, Any] = {}  # the file's last line
+        self.last: dict[str, Any] = {}  # the file's last line, which starts at the byte `place`
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.since, self.at = time.monotonic(), state.global_step
@@ -48,7 +48,10 @@ class MetricsLog(TrainerCallback):
             lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines() if self.path.exists() else []
             kept = [line for line in lines if _step(line) <= state.global_step]
             self.last = json.loads(kept[-1]) if kept else {}
-            self._rewrite(kept)
+            whole = [f"{line}\n".encode() for line in kept]
+            with replacing(self.path) as path:
+                path.write_bytes(b"".join(whole))
+            self.place = sum(map(len, whole[:-1]))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if "loss" in logs:
@@ -73,7 +76,7 @@ class MetricsLog(TrainerCallback):
         self.since = time.monotonic()
 
     def _write(self, line: dict[str, Any], state: TrainerState) -> None:
-        """Append the line, or merge it into the last one where that is of the same step.
+        """Append the line, or merge it into the last one where that is of the same step; no other line is rewritten.
 
         A run that was killed after its last step scores these weights again, which changes nothing.
         """
@@ -81,17 +84,13 @@ class MetricsLog(TrainerCallback):
             return
         if line["step"] == self.last.get("step"):
             self.last |= line
-            earlier = self.path.read_text(encoding="utf-8").splitlines()[:-1]
-            self._rewrite([*earlier, json.dumps(self.last, ensure_ascii=False)])
         else:
-            self.last = dict(line)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self.last, self.place = dict(line), self.path.stat().st_size
+        with self.path.open("r+b") as file:
+            file.seek(self.place)
+            file.write(f"{json.dumps(self.last, ensure_ascii=False)}\n".encode())
+            file.truncate()
         self.track(line)
-
-    def _rewrite(self, lines: Sequence[str]) -> None:
-        with replacing(self.path) as path:
-            path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def _step(line: str) -> float:

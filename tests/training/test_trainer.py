@@ -104,7 +104,9 @@ def test_a_resumed_log_continues_after_its_checkpoint_with_the_rates_of_all_rank
     other_state = TrainerState(is_world_process_zero=False, global_step=3)
     logs = {"loss": 1.0, "tokens": 50, "grad_norm": math.inf, "learning_rate": 0.1, "padding_share": 0.5}
     log.on_train_begin(ranks, state, control)
+    file = path.stat().st_ino
     log.on_log(ranks, state, control, logs={"eval_score": 0.4})  # once more, where a kill came after the last step
+    assert path.stat().st_ino == file  # not written again as a whole, which may be 100,000 lines, for each dev figure
     MetricsLog(tmp_path / "fresh", batches, tracked.append).on_train_begin(ranks, state, control)
     other.on_train_begin(ranks, other_state, control)
     clock[0], state.global_step = 10.0, 3
