@@ -26,7 +26,7 @@ from training.dev_scores import DevEvaluator, DevScore, Evaluators
 
 Point = tuple[Fraction, ...]
 CONFIDENCE = 0.95  # of the guard's intervals
-BATCH = 1000  # resamples in memory at once
+RESAMPLED = 2**23  # queries of all resamples in memory at once
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,9 @@ def paired_guard_loss(base: NDArray[np.float64], scores: NDArray[np.float64], se
     """The loss on the set `name`, from the base's and another model's scores of the same queries (at least two)."""
     lost = base - scores
     random = generator(seed, "merge", "guard", "bootstrap", name)
+    batch = max(1, RESAMPLED // len(lost))
     found = bootstrap(
-        (lost,), np.mean, method="percentile", confidence_level=CONFIDENCE, batch=BATCH, rng=random
+        (lost,), np.mean, method="percentile", confidence_level=CONFIDENCE, batch=batch, rng=random
     ).confidence_interval
     return GuardLoss(float(lost.mean()), float(found.low), float(found.high))
 

@@ -9,7 +9,7 @@ score of a set of a few rows is mostly chance. The dev score is the mean over th
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import cycle, islice
 from statistics import fmean
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +30,7 @@ from data.artefact import PairSet
 from pipeline.core.embedding import Embedder, Prompts, prompts_of
 
 DEPTH = 10  # of nDCG
+MOST_COSINES = 2**26  # of queries and passages, in memory at once
 CUTOFFS: dict[str, Any] = {"ndcg_at_k": [DEPTH], "mrr_at_k": [DEPTH], "map_at_k": [DEPTH]}
 CUTOFFS |= {"accuracy_at_k": [1], "precision_recall_at_k": [1]}
 
@@ -220,18 +221,21 @@ def retrieval_evaluator(
     most = None if max_passages is None else max(max_passages, len(right))
     place = {text: number for number, text in enumerate(islice(dict.fromkeys([*right, *passages]), most))}
     own = [(row, place[text]) for row, text in enumerate(answers) if text in place and text not in answers[text]]
+    size = max(1, MOST_COSINES // len(answers))
+    starts = cycle(range(0, len(place), size))  # of the parts of the corpus, in the order in which `cosine` gets them
 
     def cosine(queries: Tensor, corpus: Tensor) -> Tensor:
-        cosines = cos_sim(queries, corpus)
+        cosines, start = cos_sim(queries, corpus), next(starts)
         for row, column in own:
-            cosines[row, column] = -torch.inf
+            if start <= column < start + len(corpus):
+                cosines[row, column - start] = -torch.inf
         return cosines
 
     return RetrievalEvaluator(
         {str(row): prompts.anchor + text for row, text in enumerate(answers)},
         {str(number): prompts.positive + text for text, number in place.items()},
         {str(row): {str(place[text]) for text in texts} for row, texts in enumerate(answers.values())},
-        corpus_chunk_size=len(place),  # so that `cosine` gets the whole corpus
+        corpus_chunk_size=size,
         score_functions={"cosine": cosine},
         write_csv=False,
         **CUTOFFS,

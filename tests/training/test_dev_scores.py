@@ -112,6 +112,26 @@ def test_a_query_does_not_find_itself() -> None:
     assert retrieval_evaluator(itself, Prompts("", ""), ["кот", "дом"])(vectors)["cosine_ndcg@10"] == 1.0  # type: ignore[arg-type]
 
 
+def test_cosines_of_many_queries_are_in_memory_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of 20,000 queries and their answers took 5 GB."""
+    texts = [f"текст {number}" for number in range(90)]
+    negatives = [[texts[row], texts[60 + row]] for row in range(30)]  # its own text, which doesn't compete, and another
+    pairs = PairSet("pairs", "symmetric", texts[:30], texts[30:60], negatives, [1.0] * 30)
+    drawn = torch.randn(90, 8, generator=torch.Generator().manual_seed(0))
+    vectors: Any = PrecomputedEmbeddings({text: place for place, text in enumerate(texts)}, drawn)
+    found, sizes = list[np.ndarray](), list[int]()
+    for most in (2**20, 30 * 7):
+        monkeypatch.setattr("training.dev_scores.MOST_COSINES", most)
+        task = retrieval_evaluator(pairs, Prompts("", ""), pairs.passages())
+        (own,) = task.score_functions.values()
+        task.score_functions = {"cosine": lambda *some, own=own: sizes.append(some[1].shape[0]) or own(*some)}
+        for _ in range(2):
+            task(vectors)
+            found.append(task.by_query)
+    assert sizes == 2 * [90] + 2 * [*[7] * 12, 6]
+    assert all(np.array_equal(each, found[0]) for each in found) and 0 < found[0].mean() < 1
+
+
 def test_the_score_of_a_query_is_what_the_library_averages(model: SentenceTransformer) -> None:
     evaluators = Evaluators(
         {"pairs": retrieval_evaluator(PAIRS, PROMPTS, [*PAIRS.passages(), "мост", "город"])}, model, 64
