@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from statistics import fmean
+from sys import intern
 from types import SimpleNamespace
 from typing import Any
 
@@ -233,7 +234,7 @@ def retrieval_evaluator(
 
     return RetrievalEvaluator(
         {str(row): prompts.anchor + text for row, text in enumerate(answers)},
-        {str(number): prompts.positive + text for text, number in place.items()},
+        {intern(str(number)): intern(prompts.positive + text) for text, number in place.items()},  # shared by the sets
         {str(row): {str(place[text]) for text in texts} for row, texts in enumerate(answers.values())},
         corpus_chunk_size=size,
         score_functions={"cosine": cosine},

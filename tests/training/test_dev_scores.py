@@ -103,6 +103,13 @@ def test_texts_have_their_prompts(model: SentenceTransformer) -> None:
     assert (pairs.sentences1[2], pairs.sentences2[2]) == ("query: дом", "passage: город")
 
 
+def test_the_sets_of_a_side_share_its_passages_in_memory() -> None:
+    """Each set has those of all: with 40 sets of 200 rows and seven negatives 1.5 GB of equal strings."""
+    sets = [random_set(name, "asymmetric", seed) for name, seed in (("first", 1), ("second", 2))]
+    texts = [{text: text for text in task.corpus} for task in dev_evaluators(sets, PROMPTS).values()]  # type: ignore[union-attr]
+    assert texts[0].keys() == texts[1].keys() and all(texts[1][text] is text for text in texts[0])
+
+
 def test_a_query_does_not_find_itself() -> None:
     pairs = PairSet("pairs", "symmetric", ["кот"], ["дом"], [["кот"]], [1.0])
     task = retrieval_evaluator(pairs, Prompts("", ""), pairs.passages())
