@@ -247,7 +247,8 @@ def _fill(
     ordered = shuffled[np.argsort(rows.lengths[shuffled], kind="stable")]
     waiting, position = deque[int](), 0
     while position < len(ordered):
-        size = _size(rows.lengths[ordered[position:]], negatives, side)
+        largest = ordered[position : position + side.bucket_batches * side.batch_size]  # not all: quadratic in the rows
+        size = _size(rows.lengths[largest], negatives, side)
         wanted = max(size, side.bucket_batches * size - len(waiting))
         is_last = position + wanted >= len(ordered)
         again = len(waiting) if is_last else min(len(waiting), side.bucket_batches * size)
