@@ -2,7 +2,6 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -87,23 +86,24 @@ class NearIndex:
         """For each text the name of an evaluation text that it nearly equals, or null."""
         lengths = texts.str.len_chars()
         likely = lengths.is_between(SHORTEST, max(self.longest, SHORTEST)).arg_true()
-        names: list[str | None] = [None] * len(texts)
         is_own = np.zeros(len(self.numbers), bool)  # a text with a common beginning may have thousands of candidates
-        for place, form in zip(likely.to_list(), comparable(texts.gather(likely)).to_list(), strict=True):
-            if len(form) >= SHORTEST:
-                shingles = _shingles(form)
-                if candidates := sorted(self.search.query(_signature(shingles))):
-                    own = [self.numbers[shingle] for shingle in shingles if shingle in self.numbers]
-                    is_own[own] = True
-                    names[place] = next(filter(None, map(partial(self._near, is_own, len(shingles)), candidates)), None)
-                    is_own[own] = False
-        return pl.Series(texts.name, names, pl.String)
+        forms = comparable(texts.gather(likely))
+        names = {form: self._name(form, is_own) for form in forms.unique()}  # a negative occurs with each positive
+        found = forms.replace_strict(list(names), [*names.values()], return_dtype=pl.String)
+        return no_reason(len(texts)).scatter(likely, found)
 
-    def _near(self, is_own: NDArray[np.bool_], size: int, candidate: int) -> str | None:
-        """The candidate's name if it is near to the text that has `size` shingles, the known ones marked."""
-        name, numbers = self.known[candidate]
-        shared = np.count_nonzero(is_own[numbers])
-        return name if shared >= self.threshold * (size + len(numbers) - shared) else None
+    def _name(self, form: str, is_own: NDArray[np.bool_]) -> str | None:
+        """The name of an evaluation text that is near to the form; `is_own` is false for all shingles, and left so."""
+        shingles = _shingles(form)
+        candidates = sorted(self.search.query(_signature(shingles))) if len(form) >= SHORTEST else []
+        own = [self.numbers[shingle] for shingle in shingles if shingle in self.numbers] if candidates else []
+        is_own[own] = True
+        known = (self.known[candidate] for candidate in candidates)
+        counted = ((name, len(numbers), np.count_nonzero(is_own[numbers])) for name, numbers in known)
+        near = (name for name, size, both in counted if both >= self.threshold * (len(shingles) + size - both))
+        found = next(near, None)
+        is_own[own] = False
+        return found
 
 
 def _shingles(form: str) -> frozenset[bytes]:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.schema.data import CleaningConfig, DataConfig
+from data.pairs import decontamination
 from data.pairs.cleaning import Changes, comparable, normalised
 from data.pairs.decontamination import BENCHMARK_FILE, SAMPLE_FILE, Decontamination, NearIndex, TextIndex, heads_of
 from evaluation.benchmark_texts import task_texts
@@ -46,6 +47,16 @@ def test_a_text_of_two_evaluations_has_the_first_one_s_name() -> None:
     index = TextIndex({name: pl.Series([SENTENCE, f"Только {name}"]) for name in names})
     texts = pl.Series([SENTENCE, *(f"только {name}" for name in names)])
     assert index.find(texts, heads_of(texts)).to_list() == ["one", *names]
+
+
+def test_a_text_that_occurs_often_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a query with twenty positives and negatives, each negative occurs twenty times."""
+    index, signed = NearIndex({"task": pl.Series([SENTENCE])}, threshold=0.7), list[object]()
+    signature = decontamination._signature
+    monkeypatch.setattr(decontamination, "_signature", lambda text: signed.append(text) or signature(text))
+    texts = [f"{SENTENCE} так", "Река у города замерзает в ноябре, и лёд сходит в апреле.", "слово"]
+    assert index.find(pl.Series(texts * 20)).to_list() == ["task", None, None] * 20
+    assert len(signed) == 2 and index.find(pl.Series([], dtype=pl.String)).to_list() == []
 
 
 def test_near_duplicates_are_found_and_other_texts_are_not() -> None:
