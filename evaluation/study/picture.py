@@ -1,6 +1,7 @@
 """The study in one picture: what each arm gains on one suite's mean, and how its retrieval changes."""
 
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 
 import matplotlib
@@ -40,7 +41,7 @@ def draw_differences(path: Path, rows: Sequence[ArmScore]) -> None:
         place = means[arm].score, worst[arm].score
         across, up = axes.transData.transform(place) * 72 / figure.dpi
         near = [y for x, y in taken if abs(across - x) < LABEL]  # names that this one must not overlap
-        rise = next(rise for rise in range(4, 1000, LINE) if all(abs(up + rise - y) >= LINE for y in near))
+        rise = next(rise for rise in count(4, LINE) if all(abs(up + rise - y) >= LINE for y in near))
         taken.append((across, up + rise))
         name, style = arm.replace("_", " "), {"fontsize": 8, "color": colours[arm]}
         axes.annotate(name, place, textcoords="offset points", xytext=(5, rise), **style)

@@ -48,3 +48,9 @@ def row_of_terms(row: ArmScore) -> ArmScore:
 def test_without_a_mean_or_a_retrieval_set_there_is_no_picture(tmp_path: Path) -> None:
     draw_differences(tmp_path / "none.svg", [row for row in ROWS if row.task != "Mean S"])
     assert not (tmp_path / "none.svg").exists()
+
+
+def test_names_of_arms_that_are_all_alike_are_stacked(tmp_path: Path) -> None:
+    rows = [row(f"arm_{place}", "base", task, 0.01) for place in range(120) for task in ("Mean S", "news")]
+    draw_differences(tmp_path / "many.svg", rows)
+    assert (tmp_path / "many.svg").read_text(encoding="utf-8").count("<!-- arm ") == 120
