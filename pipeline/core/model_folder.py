@@ -51,7 +51,8 @@ def read_tokenizer(path: Path) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises a bare Exception for a missing or malformed file
-        raise UserError(f"can't read the tokenizer: {error}", where=str(path), remedy="make the model again") from None
+        what, remedy = f"can't read the tokenizer: {error}", "make or download the model again"
+        raise UserError(what, where=str(path), remedy=remedy) from None
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer

@@ -108,11 +108,11 @@ INIT = {
         "init", "data, which is missing", faults.edited("data/manifest.json", lambda _: b"\xff\xfe")
     ),
     "a base with a score that is NaN": Case(
-        "init", "not finite.*someone/model",
+        "init", "can't read the tokenizer.*someone/model",
         faults.base_with("tokenizer.json", faults.vocabulary_with(9, ["x", float("nan")])),
     ),
     "a base with half a tokenizer": Case(
-        "init", "not a tokenizer file", faults.base_with("tokenizer.json", lambda content: content[:999])
+        "init", "can't read the tokenizer", faults.base_with("tokenizer.json", lambda content: content[:999])
     ),
     "a base with weights cut off": Case(
         "init", "can't be loaded.*someone/model", faults.base_with("model.safetensors", lambda content: content[:-9])
