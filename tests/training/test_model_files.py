@@ -22,7 +22,7 @@ from tests.support.small_bases import tiny_base, tiny_model
 from tests.support.zoo import TEXTS, animal
 from training.bases.hub import make_from_hub
 from training.model_files import choose_attention, encoder_of, load_model, merge_adapter, save_model
-from training.vocabulary.shrinking import copy_whole, shrink
+from training.vocabulary.shrinking import copy_base, shrink
 from training.vocabulary.tokenizer_file import TokenizerFile
 
 SIDE = SideConfig(anchor_length=32, positive_length=32)
@@ -119,7 +119,7 @@ def test_a_model_of_any_family_goes_from_base_to_merge(name: str, tmp_path: Path
         tokenizer = TokenizerFile.read(base / "tokenizer.json")
         shrink(base, init, tokenizer, kept=np.array([*range(600), tokenizer.size - 1]))
     else:
-        copy_whole(base, init)
+        copy_base(base, init)
     trained(init, side)
     names = load_file(init / "model.safetensors").keys()
     assert load_file(side / "model.safetensors").keys() == names

@@ -14,7 +14,7 @@ from training.vocabulary.certificate import certify
 from training.vocabulary.corpora import find_corpora, held_back_sets
 from training.vocabulary.language_counts import count_pieces
 from training.vocabulary.selection import OTHER, select
-from training.vocabulary.shrinking import copy_whole, shrink, write_id_map
+from training.vocabulary.shrinking import copy_base, shrink, write_id_map
 from training.vocabulary.tokenizer_file import Ids, TokenizerFile
 
 # Share of the pieces of dev and held-out sets to be kept. The demo keeps 99 %, and its init scores like its base; 61 %
@@ -61,7 +61,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
 def keep_all(base: Path, stage: StageFolder) -> dict[str, Any]:
     """Copy the base as it is; its tokenizer may be of any kind."""
     with stage.scratch() as scratch:
-        vocabulary, parameters = copy_whole(base, scratch)
+        vocabulary, parameters = copy_base(base, scratch)
         sizes = {"vocabulary": vocabulary, "parameters": parameters}
         both = {f"{name}_{when}": size for name, size in sizes.items() for when in ("before", "after")}
         write_json(scratch / "certificate.json", {"guarantee": UNCHANGED, **both})

@@ -59,7 +59,7 @@ def shrink(base: Path, target: Path, tokenizer: TokenizerFile, kept: Ids) -> Siz
     return sizes
 
 
-def copy_whole(base: Path, target: Path) -> tuple[int, int]:
+def copy_base(base: Path, target: Path) -> tuple[int, int]:
     """Copy the base without its stage's files into the folder `target`; returns its numbers of ids and parameters."""
     shutil.copytree(base, target, ignore=shutil.ignore_patterns(f"*{PARTIAL}", *STAGE_FILES), dirs_exist_ok=True)
     with SafetensorsReader(base) as weights:
