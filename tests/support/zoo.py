@@ -127,14 +127,14 @@ def bert(folder: Path, side: str = "right") -> None:
     edit(folder / "tokenizer_config.json", padding_side=side)
 
 
-def with_other_tokenizer(model: Any, tokenizer: Tokenizer, trainer: Any, tokens: dict[str, str]) -> Change:
+def with_other_tokenizer(model: Any, tokenizer: Tokenizer, trainer: Any) -> Change:
     """A model of another family, whose tokenizer learns its pieces from the bundled samples."""
 
     def change(folder: Path) -> None:
         tokenizer.train_from_iterator(list(sample_texts(SAMPLES))[:300], trainer)
-        first, last = ((tokens[role], tokenizer.token_to_id(tokens[role])) for role in ("cls_token", "sep_token"))
-        tokenizer.post_processor = TemplateProcessing(f"{first[0]} $A {last[0]}", special_tokens=[first, last])
-        fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **tokens)
+        ends = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+        tokenizer.post_processor = TemplateProcessing("[CLS] $A [SEP]", special_tokens=ends)
+        fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **BRACKETED)
         torch.manual_seed(0)
         fast.save_pretrained(folder / "plain")
         AutoModel.from_config(model).save_pretrained(folder / "plain")
@@ -157,7 +157,7 @@ def word_pieces() -> Change:
     tokenizer = Tokenizer(WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer, tokenizer.pre_tokenizer = BertNormalizer(lowercase=True), BertPreTokenizer()
     trainer = WordPieceTrainer(vocab_size=1000, special_tokens=[*BRACKETED.values()], show_progress=False)
-    return with_other_tokenizer(BertConfig(**SIZES), tokenizer, trainer, BRACKETED)
+    return with_other_tokenizer(BertConfig(**SIZES), tokenizer, trainer)
 
 
 def modern() -> Change:
@@ -168,7 +168,7 @@ def modern() -> Change:
         vocab_size=1000, special_tokens=[*BRACKETED.values()], initial_alphabet=alphabet, show_progress=False
     )
     shape = ModernBertConfig(**SIZES, local_attention=8, global_attn_every_n_layers=2, cls_token_id=2, sep_token_id=3)
-    return with_other_tokenizer(shape, tokenizer, trainer, BRACKETED)
+    return with_other_tokenizer(shape, tokenizer, trainer)
 
 
 def old_layout(folder: Path) -> None:

@@ -1,10 +1,6 @@
 """Packed texts are embedded, and learned from, as padded ones are."""
 
 import copy
-import functools
-import shutil
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,14 +8,12 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from torch import Tensor
-from transformers import BertConfig, BertModel
 
 from pipeline.core import packed
 from pipeline.core.device import PACKED
 from pipeline.core.models import load_folder
 from pipeline.core.packed import first_position_of, is_packed, pack, use_packed, why_not_packed
 from tests.support.planned_sets import difference, gradients
-from tests.support.small_bases import tiny_base
 from tests.support.zoo import animal
 
 POOLINGS = "cls", "mean"
@@ -32,19 +26,11 @@ LENGTHS = {
 }
 
 
-@functools.cache
-def bert_base() -> Path:
-    """A BERT with random weights in place of the tiny base's encoder, with its tokenizer."""
-    folder = Path(shutil.copytree(tiny_base(), tempfile.mkdtemp(), dirs_exist_ok=True))
-    torch.manual_seed(0)
-    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    BertModel(BertConfig(vocab_size=1200, max_position_embeddings=MOST, pad_token_id=1, **size)).save_pretrained(folder)
-    return folder
+ANIMALS = {"xlm-roberta": "the tiny base", "bert": "BERT", "modernbert": "ModernBERT"}
 
 
 def padded_model(family: str, pooling: str) -> SentenceTransformer:
-    folder = {"bert": bert_base, "xlm-roberta": tiny_base, "modernbert": lambda: animal("ModernBERT")}[family]()
-    encoder: Any = load_folder(folder, "cpu", attn_implementation="eager")[0]
+    encoder: Any = load_folder(animal(ANIMALS[family]), "cpu", attn_implementation="eager")[0]
     assert isinstance(encoder, Transformer) and encoder.model.config.model_type == family
     model = SentenceTransformer(modules=[encoder, Pooling(32, pooling), Normalize()], device="cpu").train()
     for module in model.modules():
@@ -73,7 +59,7 @@ def embeddings_and_gradient(model: SentenceTransformer, features: dict[str, Any]
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize("family", ["xlm-roberta", "bert", "modernbert"])
+@pytest.mark.parametrize("family", ANIMALS)
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
 def test_packed_texts_have_the_embeddings_and_the_gradient_of_padded_ones(
     lengths: list[int], family: str, pooling: str
