@@ -13,7 +13,7 @@ from pipeline.core.artefact import read_json
 from pipeline.core.console import log
 from pipeline.core.device import NARROW_FROM, PACKED, attention_implementation, autocast_dtype, training_gpus
 from pipeline.core.errors import UserError
-from pipeline.core.models import PLAIN_NAMES
+from pipeline.core.models import FAMILIES
 from pipeline.core.packed import LEAST_CAPABILITY
 from training.heads.loss import KEPT_SIMILARITIES
 from training.memory import (
@@ -148,7 +148,7 @@ class Devices:
         """Whether texts will be packed."""
         if torch.cuda.is_available() and torch.cuda.get_device_capability() < LEAST_CAPABILITY:
             return False
-        can = self.gpu and self.half and not side.dropout and shape.family in PLAIN_NAMES
+        can = self.gpu and self.half and not side.dropout and shape.family in FAMILIES
         return can and config.base.attention in ("auto", PACKED)
 
 

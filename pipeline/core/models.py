@@ -18,11 +18,11 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from pipeline.core.console import log
 from pipeline.core.errors import UserError, first_line
 from pipeline.core.machine import require_kernels, usable_gpus
-from pipeline.core.model_folder import MODULES_FILE, PROBE, RAISED_BY_FILES, REMEDY, TORCH_FILES, transformer_folder
+from pipeline.core.model_folder import MODULES_FILE, PROBE, RAISED_BY_FILES, REMEDY, TORCH_FILES
 from pipeline.core.safetensors_io import WEIGHTS_FILE
 
-# Families whose parameters have the same names in memory as in the file; the library converts those of others.
-PLAIN_NAMES = ("bert", "roberta", "camembert", "xlm-roberta", "modernbert")
+# Families whose positions and attention are known here, so that texts can be packed.
+FAMILIES = ("bert", "roberta", "camembert", "xlm-roberta", "modernbert")
 USUAL = ("Transformer", "StaticEmbedding", "Pooling", "Normalize")  # modules that are compatible with each other
 # Settings of sentence_bert_config.json that change tokenisation from that of a plain call of the tokenizer.
 UNUSED = ("processing_kwargs", "query_length", "document_length", "query_expansion")
@@ -61,7 +61,7 @@ def load_folder(
         log.warning("%s %s: sentence-transformers pools its tokens by %s", folder, why, how)
     if unused := _unused_setting(model):
         raise UserError(f"the model has a setting that can't be applied: {unused}", where=str(folder), remedy=remedy)
-    if missing := missing_weights(model, folder):
+    if missing := missing_weights(model):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UserError(f"the weights lack the tensor {missing[0]}{more}", where=str(folder), remedy=remedy)
     for name, parameter in model.named_parameters() if finite else ():
@@ -119,19 +119,17 @@ def _unused_setting(model: SentenceTransformer) -> str | None:
 def most_tokens(model: SentenceTransformer) -> int | None:
     """The encoder's number of positions in tokens; None if its family is not known to have a limit."""
     config = getattr(getattr(model[0], "model", None), "config", None)
-    if config is None or config.model_type not in PLAIN_NAMES:
+    if config is None or config.model_type not in FAMILIES:
         return None
     return config.max_position_embeddings - (0 if config.model_type in ("bert", "modernbert") else 2)
 
 
-def missing_weights(model: SentenceTransformer, folder: Path) -> list[str]:
-    """Parameters of the encoder missing from the folder's weight files, except those of an unused pooler."""
+def missing_weights(model: SentenceTransformer) -> list[str]:
+    """Parameters of the encoder that transformers marked as read from no weight file, except those of a pooler."""
     encoder: Any = getattr(model[0], "model", None)
-    stored = stored_names(transformer_folder(folder))
-    if encoder is None or not stored or encoder.config.model_type not in PLAIN_NAMES:
-        return []
-    names = stored | {name.partition(".")[2] for name in stored}  # with and without the family's prefix
-    return [name for name, _ in encoder.named_parameters() if name not in names and not name.startswith("pooler.")]
+    named = [] if encoder is None else encoder.named_parameters()
+    made_up = (name for name, parameter in named if not getattr(parameter, "_is_hf_initialized", False))
+    return [name for name in made_up if not name.startswith("pooler.")]
 
 
 def stored_names(folder: Path) -> set[str]:

@@ -21,7 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from pipeline.core.device import PACKED
-from pipeline.core.models import PLAIN_NAMES
+from pipeline.core.models import FAMILIES
 
 LEAST_CAPABILITY = (8, 0)  # least capability of a GPU for torch's kernel
 WIDTHS = range(8, 257, 8)  # of a head, as supported by the kernel
@@ -85,8 +85,8 @@ def why_not_packed(model: SentenceTransformer, half: bool, dropout: float) -> st
     """
     encoder: Any = getattr(model[0], "model", None)
     family = encoder.config.model_type if isinstance(encoder, PreTrainedModel) else type(model[0]).__name__
-    if family not in PLAIN_NAMES:
-        return f"a base of one of the families {', '.join(PLAIN_NAMES)}, not {family}"
+    if family not in FAMILIES:
+        return f"a base of one of the families {', '.join(FAMILIES)}, not {family}"
     if not torch.cuda.is_available():
         return "a GPU"
     place = model.device if model.device.type == "cuda" else None  # None: where this process will put it
@@ -106,7 +106,7 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """Attention of `query`, `key` and `value` (1, heads, tokens, width of a head) within each text.
 
-    Returns (1, tokens, heads, width of a head). The kernel scales by 1 / sqrt(width), as all `PLAIN_NAMES` do. In a
+    Returns (1, tokens, heads, width of a head). The kernel scales by 1 / sqrt(width), as all `FAMILIES` do. In a
     layer with a `sliding_window` a token sees those at a smaller distance.
     """
     ends, window = options.get("cu_seq_lens_q"), options.get("sliding_window")

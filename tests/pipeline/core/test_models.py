@@ -1,6 +1,7 @@
 """Loading models: a folder embeds as sentence-transformers does, or is refused in one line; one place loads them."""
 
 import ast
+import re
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModel
 
 from evaluation.encoder import Encoder
 from evaluation.suites.heads import sparse_vectors, token_vectors
@@ -18,7 +20,7 @@ from pipeline.core.model_folder import read_tokenizer, resolve_model
 from pipeline.core.models import load_folder
 from tests.support.hub import COMMIT, in_place_of_the_hub, local_hub
 from tests.support.small_bases import tiny_base
-from tests.support.zoo import TEXTS, ZOO, animal, edit, expected
+from tests.support.zoo import SIZES, TEXTS, ZOO, animal, edit, expected
 
 REFUSED = {  # of a scored model: what the line names
     "LSTM": "a module LSTM, and the model can't embed a text: 'sentence_lengths'",
@@ -143,6 +145,24 @@ def test_parts_of_an_earlier_save_don_t_stand_in_for_a_tensor_that_the_model_lac
     tensors.pop("encoder.layer.0.output.dense.weight")
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"the weights lack the tensor encoder\.layer\.0\.output\.dense\.weight"):
+        load_folder(tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("family", "stored", "named"),
+    [("mpnet", "encoder.layer.0.output.dense.weight", "encoder.layer.0.output.dense.weight"),
+     ("nomic_bert", "encoder.layers.0.attn.Wqkv.weight", "layers.0.self_attn.q_proj.weight and 2 more")],
+)  # fmt: skip
+def test_a_missing_tensor_is_named_also_in_a_family_whose_file_has_other_names(
+    tmp_path: Path, family: str, stored: str, named: str
+) -> None:
+    shutil.copytree(tiny_base(), tmp_path, dirs_exist_ok=True)
+    AutoModel.from_config(AutoConfig.for_model(family, **SIZES)).save_pretrained(tmp_path)
+    assert load_folder(tmp_path, device="cpu")
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors.pop(stored)
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=f"the weights lack the tensor {re.escape(named)} "):
         load_folder(tmp_path, device="cpu")
 
 
