@@ -9,7 +9,7 @@ from pipeline.core.artefact import Manifest, file_sha256, files_under, json_sha2
 from pipeline.core.console import log
 from pipeline.core.errors import UserError
 from pipeline.core.hub import hub_model
-from pipeline.core.model_folder import EXPORT_FOLDERS, HEADS, HEADS_RECORD, has_heads, resolve_model
+from pipeline.core.model_folder import EXPORT_FOLDERS, HEADS, HEADS_RECORD, encoder_config, has_heads, resolve_model
 
 NOT_FINGERPRINTED = {"manifest.json", "certificate.json", "README.md", ".gitattributes", *HEADS, HEADS_RECORD}
 WEIGHT_FILES = ("*.safetensors", "*.bin")
@@ -132,7 +132,7 @@ class ModelFacts:
 
 def read_model_facts(folder: Path) -> ModelFacts:
     """Facts about a folder written by a stage; raises OSError if one of its files is missing."""
-    config = read_json(folder / "config.json")
+    config = encoder_config(folder)
     modules = [entry["type"].rpartition(".")[2] for entry in read_json(folder / "modules.json")]
     pooling = read_json(folder / "1_Pooling" / "config.json")
     settings = read_json(folder / "config_sentence_transformers.json")

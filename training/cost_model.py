@@ -9,10 +9,10 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 from configs.schema.config import Config
 from configs.schema.training import HeadsConfig, SideConfig
-from pipeline.core.artefact import read_json
 from pipeline.core.console import log
 from pipeline.core.device import NARROW_FROM, PACKED, attention_implementation, autocast_dtype, training_gpus
 from pipeline.core.errors import UserError
+from pipeline.core.model_folder import encoder_config
 from pipeline.core.models import FAMILIES
 from pipeline.core.packed import LEAST_CAPABILITY
 from training.heads.loss import KEPT_SIMILARITIES
@@ -84,13 +84,13 @@ KNOWN = {  # from their config.json on the Hub, for a plan before anything is lo
 
 def shape_of(folder: Path) -> Shape:
     """The shape of the model in a folder."""
-    values = read_json(folder / "config.json")
+    values = encoder_config(folder)
     return Shape(
         layers=values["num_hidden_layers"],
         hidden_size=values["hidden_size"],
         intermediate_size=values["intermediate_size"],
         vocabulary=values["vocab_size"],
-        positions=values["max_position_embeddings"],
+        positions=values.get("max_position_embeddings", 0),
         heads=values["num_attention_heads"],
         family=values["model_type"],
     )

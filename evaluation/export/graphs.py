@@ -13,6 +13,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from pipeline.core.embedding import Embedder, Features
+from pipeline.core.errors import UserError, first_line
 from pipeline.core.models import load_folder
 
 INPUTS = ("input_ids", "attention_mask")
@@ -72,8 +73,15 @@ def write_openvino_int8(graph: Path, target: Path, batches: Sequence[dict[str, n
 
 
 def write_static(folder: Path, target: Path) -> None:
-    """A table of one vector per token, whose mean is a text's embedding: no layers and no prompts."""
-    table = StaticEmbedding.from_distillation(str(folder), device="cpu")
+    """A table of one vector per token, whose mean is a text's embedding: no layers and no prompts.
+
+    Raises UserError where model2vec can't run the model, such as T5's encoder without its decoder.
+    """
+    try:
+        table = StaticEmbedding.from_distillation(str(folder), device="cpu")
+    except ValueError as error:
+        what, remedy = f"model2vec can't distil it: {first_line(error)}", "leave static out of export.formats"
+        raise UserError(what, where=str(folder), remedy=remedy) from error
     SentenceTransformer(modules=[table], device="cpu").save(str(target), create_model_card=False)
 
 

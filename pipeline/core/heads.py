@@ -15,7 +15,14 @@ import torch
 
 from pipeline.core.artefact import file_sha256, json_sha256, read_json, write_json
 from pipeline.core.errors import UserError, first_line
-from pipeline.core.model_folder import HEADS, HEADS_RECORD, RAISED_BY_FILES, TORCH_FILES, transformer_folder
+from pipeline.core.model_folder import (
+    HEADS,
+    HEADS_RECORD,
+    RAISED_BY_FILES,
+    TORCH_FILES,
+    encoder_config,
+    transformer_folder,
+)
 
 HYBRID_WEIGHTS = {"dense": 1.0, "sparse": 0.3, "multi_vector": 1.0}  # of the modes' scores, as bge-m3 was trained
 
@@ -101,7 +108,7 @@ def _heads_of(folder: Path, encoder: Path) -> Heads:
     if sparse.out_features != 1:
         raise UserError(f"{HEADS[0]} gives {sparse.out_features} weights a token, not one", where=place, remedy=remedy)
     config = transformer_folder(encoder) / "config.json"
-    hidden = read_json(config).get("hidden_size") if config.is_file() else None
+    hidden = encoder_config(config.parent).get("hidden_size") if config.is_file() else None
     sizes = {sparse.in_features, multi_vector.in_features}
     if sizes != {hidden or sparse.in_features}:
         what = f"heads for width {' and '.join(map(str, sorted(sizes)))}, but the encoder has {hidden}"

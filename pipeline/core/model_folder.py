@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -26,6 +27,12 @@ HEADS_RECORD = "heads.json"  # next to heads that this pipeline fitted: the fing
 # What stages leave in a model's folder in addition to the model.
 STAGE_FILES = ("manifest.json", "certificate.json", "README.md", "vocabulary", "units")
 REMEDY = "give a sentence-transformers folder, or make the model again"
+OTHER_NAMES = {  # of sizes in config.json: the usual one -> DistilBERT's and T5's
+    "hidden_size": ("dim", "d_model"),
+    "num_hidden_layers": ("n_layers", "num_layers"),
+    "num_attention_heads": ("n_heads", "num_heads"),
+    "intermediate_size": ("hidden_dim", "d_ff"),
+}
 PROBE = "Съешь ещё этих мягких французских булок, да выпей чаю №1: “quick” brown fox."
 
 
@@ -98,6 +105,13 @@ def listed_modules(folder: Path) -> list[tuple[str, str]]:
         what = f"can't read {MODULES_FILE}: {first_line(error)}"
         raise UserError(what, where=str(folder), remedy=REMEDY) from error
     return found
+
+
+def encoder_config(folder: Path) -> dict[str, Any]:
+    """The encoder's config.json, with the sizes also under their usual names."""
+    config = read_json(folder / "config.json")
+    found = {usual: config[name] for usual, names in OTHER_NAMES.items() for name in names if name in config}
+    return found | config
 
 
 def transformer_folder(folder: Path) -> Path:

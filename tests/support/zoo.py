@@ -36,7 +36,6 @@ from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
     BertModel,
-    ModernBertConfig,
     PreTrainedTokenizerFast,
 )
 
@@ -146,6 +145,7 @@ def with_other_tokenizer(model: Any, tokenizer: Tokenizer, trainer: Any) -> Chan
 
 
 BRACKETED = {f"{role}_token": f"[{role.upper()}]" for role in ("pad", "unk", "cls", "sep", "mask")}
+ENDS = {"cls_token_id": 2, "bos_token_id": 2, "sep_token_id": 3, "eos_token_id": 3}
 SIZES: dict[str, Any] = {
     **{"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64},
     **{"max_position_embeddings": 64, "initializer_range": 0.2, "pad_token_id": 0, "vocab_size": 1000},
@@ -160,15 +160,14 @@ def word_pieces() -> Change:
     return with_other_tokenizer(BertConfig(**SIZES), tokenizer, trainer)
 
 
-def modern() -> Change:
-    """A ModernBERT: pieces of bytes, rotary positions, and a layer that sees near tokens only."""
+def of_bytes(family: str, **shape: Any) -> Change:
+    """A model of this family, whose pieces are of bytes."""
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer, alphabet = ByteLevel(add_prefix_space=False), ByteLevel.alphabet()
     trainer = BpeTrainer(
         vocab_size=1000, special_tokens=[*BRACKETED.values()], initial_alphabet=alphabet, show_progress=False
     )
-    shape = ModernBertConfig(**SIZES, local_attention=8, global_attn_every_n_layers=2, cls_token_id=2, sep_token_id=3)
-    return with_other_tokenizer(shape, tokenizer, trainer)
+    return with_other_tokenizer(AutoConfig.for_model(family, **SIZES, **shape), tokenizer, trainer)
 
 
 def old_layout(folder: Path) -> None:
@@ -264,7 +263,10 @@ ZOO: dict[str, Change] = {
     "BERT": bert,
     "BERT with left padding": lambda folder: bert(folder, "left"),
     "BERT with word pieces": word_pieces(),
-    "ModernBERT": modern(),
+    # Rotary positions, and a layer that sees near tokens only.
+    "ModernBERT": of_bytes("modernbert", local_attention=8, global_attn_every_n_layers=2, **ENDS),
+    "DistilBERT": of_bytes("distilbert", hidden_dim=64),
+    "T5": of_bytes("t5", d_kv=8, d_ff=64, feed_forward_proj="gated-gelu", **ENDS),  # of which the encoder is kept
     "cut at the start": edited("tokenizer_config.json", truncation_side="left"),
     "lower case": edited("sentence_bert_config.json", do_lower_case=True),
     "shorter texts": edited("sentence_bert_config.json", max_seq_length=16),

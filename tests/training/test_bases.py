@@ -304,6 +304,8 @@ AS_BASE: dict[str, BaseConfig] = {
     "BERT": CLS,
     "BERT with word pieces": CLS,
     "ModernBERT": CLS,
+    "DistilBERT": CLS,
+    "T5": CLS,
     "shorter texts": replace(CLS, max_length=16),
     "similarity by dot product": CLS,
     "old 0_Transformer layout": CLS,

@@ -108,7 +108,7 @@ def test_an_adapter_s_input_stays_in_16_bit_with_the_same_output() -> None:
     assert set(theirs) == {torch.float32} and torch.bfloat16 in ours
 
 
-@pytest.mark.parametrize("name", ["masked language model", "BERT with word pieces", "ModernBERT"])
+@pytest.mark.parametrize("name", ["masked language model", "BERT with word pieces", "ModernBERT", "DistilBERT", "T5"])
 def test_a_model_of_any_family_goes_from_base_to_merge(name: str, tmp_path: Path) -> None:
     base, init, side, merged = (tmp_path / name for name in ("base", "init", "side", "merged"))
     config = BaseConfig(kind="hub", hub=str(animal(name)), max_length=64)

@@ -213,7 +213,7 @@ def test_a_base_whose_tokenizer_cuts_and_pads_is_compared_on_whole_texts(tmp_pat
         assert written["truncation"] is None and written["padding"] is None
 
 
-@pytest.mark.parametrize("name", ["the tiny base", "BERT with word pieces", "ModernBERT"])
+@pytest.mark.parametrize("name", ["the tiny base", "BERT with word pieces", "ModernBERT", "DistilBERT", "T5"])
 def test_with_its_full_vocabulary_init_is_the_base_whatever_its_tokenizer(name: str, tmp_path: Path) -> None:
     base = BaseConfig(name="hub", kind="hub", hub=str(animal(name)), max_length=64)
     made = config(tmp_path, base, rule="full")  # counts none of its corpora

@@ -26,6 +26,7 @@ from pipeline.core.model_folder import (
     MODULES_FILE,
     PROBE,
     TORCH_FILES,
+    encoder_config,
     listed_modules,
     read_tokenizer,
     resolve_model,
@@ -198,7 +199,7 @@ def write_tokenizer(tokenizer: Any, file: Path, folder: Path, max_length: int) -
 def hidden_size(folder: Path) -> int:
     """The width of the model's vectors; raises UserError on a config without it."""
     try:
-        return int(read_json(folder / "config.json")["hidden_size"])
+        return int(encoder_config(folder)["hidden_size"])
     except (json.JSONDecodeError, KeyError, ValueError) as error:
         where = str(folder / "config.json")
         raise UserError("no hidden_size in the model's config", where=where, remedy="choose another base") from error

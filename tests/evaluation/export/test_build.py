@@ -36,6 +36,7 @@ from pipeline.core.seeding import generator
 from pipeline.stage import folder_and_manifest, run_stage
 from tests.evaluation.conftest import MakeModel
 from tests.support.sample_run import finish, write_run
+from tests.support.zoo import animal
 
 TERMS = {"ледоход": "движение льда весной", "омут": "глубокую яму на дне реки", "жерех": "речную рыбу"}
 TEXTS = ["Пароход идёт вверх по реке.", "Чайник", "Осенью птицы улетают на юг, а зимой в саду тихо."]
@@ -220,6 +221,12 @@ def test_a_model_without_layers_is_refused(model_folder: Path, tmp_path: Path, m
     monkeypatch.setattr(build, "load_folder", lambda *_: SentenceTransformer(modules=[table], device="cpu"))
     with pytest.raises(UserError, match="StaticEmbedding has no layers to export"):
         run_stage(CHAIN["export"], write_run(tmp_path / "runs", model_folder))
+
+
+def test_a_model_that_has_no_table_of_static_embeddings_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("model2vec", reason="the extra 'export' is not installed")
+    with pytest.raises(UserError, match=r"model2vec can't distil it: .*leave static out"):
+        graphs.write_static(animal("T5"), tmp_path / "static")
 
 
 def test_missing_packages_are_named(model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
