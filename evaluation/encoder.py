@@ -15,6 +15,7 @@ from pipeline.core.model_folder import transformer_folder
 from pipeline.core.models import load_folder, most_tokens, stored_names
 
 LEADERBOARD_TOKENS = 128  # encodechka's reference code truncates texts to this
+UNLIMITED_TOKENS = 512  # of texts whose words are tagged by a model without a table of positions, such as T5's encoder
 
 
 class Encoder(Embedder):
@@ -68,10 +69,10 @@ class Encoder(Embedder):
     def words(self, texts: Sequence[list[str]]) -> list[np.ndarray]:
         """Word vectors, one array [words, hidden] per text: the mean of a word's sub-tokens in the last layer.
 
-        Texts are truncated at the tokenizer's limit (at most the position table's); words without sub-tokens, or
+        Texts are truncated at the tokenizer's limit (at most the model's positions); words without sub-tokens, or
         beyond the limit, get a zero vector.
         """
-        positions = most_tokens(self.model) or self.config.max_position_embeddings
+        positions = most_tokens(self.model) or getattr(self.config, "max_position_embeddings", UNLIMITED_TOKENS)
         limit = min(self.tokenizer.model_max_length, positions)
         encoded = self.tokenizer(list(texts), is_split_into_words=True, truncation=True, max_length=limit)
         found: list[np.ndarray] = [np.zeros(0)] * len(texts)

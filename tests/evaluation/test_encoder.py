@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
 from evaluation.encoder import Encoder
+from tests.support.zoo import animal
 
 TEXTS = ["Река замерзает.", "Когда открыли первый музей в этом городе?", "  Рецепт борща ", "Да", "Река замерзает."]
 LONG = "Длинный рассказ о том, как смотритель маяка чинил механизм. " * 40
@@ -44,6 +45,11 @@ def test_word_vectors_are_means_of_sub_tokens_and_zeros_after_the_cut(embedder: 
             expected = hidden[tokens].mean(0) if tokens else torch.zeros(hidden.shape[1])
             np.testing.assert_allclose(vector, expected, atol=1e-5)
     assert not embedder.words(texts)[1][-1].any()
+
+
+def test_a_model_without_a_table_of_positions_has_word_vectors() -> None:
+    (words,) = Encoder(animal("T5"), device="cpu").words([["река", *["маяк"] * 300]])
+    assert words[:10].any(axis=1).all() and not words[-1].any()  # its tokenizer cuts at 64 tokens
 
 
 def test_bf16_changes_embeddings_a_little_and_returns_float32(model_folder: Path, embedder: Encoder) -> None:
