@@ -15,10 +15,10 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
-from pipeline.core.console import log
+from pipeline.core.console import log, quiet
 from pipeline.core.errors import UserError, first_line
 from pipeline.core.machine import require_kernels, usable_gpus
-from pipeline.core.model_folder import MODULES_FILE, PROBE, RAISED_BY_FILES, REMEDY, TORCH_FILES
+from pipeline.core.model_folder import MODULES_FILE, PROBE, RAISED_BY_FILES, REMEDY, TORCH_FILES, transformer_folder
 from pipeline.core.safetensors_io import WEIGHTS_FILE
 
 # Families whose positions and attention are known here, so that texts can be packed.
@@ -61,7 +61,7 @@ def load_folder(
         log.warning("%s %s: sentence-transformers pools its tokens by %s", folder, why, how)
     if unused := _unused_setting(model):
         raise UserError(f"the model has a setting that can't be applied: {unused}", where=str(folder), remedy=remedy)
-    if missing := missing_weights(model):
+    if missing := missing_weights(model, folder):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UserError(f"the weights lack the tensor {missing[0]}{more}", where=str(folder), remedy=remedy)
     for name, parameter in model.named_parameters() if finite else ():
@@ -124,12 +124,15 @@ def most_tokens(model: SentenceTransformer) -> int | None:
     return config.max_position_embeddings - (0 if config.model_type in ("bert", "modernbert") else 2)
 
 
-def missing_weights(model: SentenceTransformer) -> list[str]:
-    """Parameters of the encoder that transformers marked as read from no weight file, except those of a pooler."""
+def missing_weights(model: SentenceTransformer, folder: Path) -> list[str]:
+    """Parameters of the encoder that transformers finds in no weight file of the folder, except those of a pooler."""
     encoder: Any = getattr(model[0], "model", None)
-    named = [] if encoder is None else encoder.named_parameters()
-    made_up = (name for name, parameter in named if not getattr(parameter, "_is_hf_initialized", False))
-    return [name for name in made_up if not name.startswith("pooler.")]
+    if encoder is None:
+        return []
+    options: dict[str, Any] = {"device_map": "meta", "output_loading_info": True, "local_files_only": True}
+    with quiet():  # the names only; reports were shown when it was loaded
+        _, found = type(encoder).from_pretrained(transformer_folder(folder), **options)
+    return sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))
 
 
 def stored_names(folder: Path) -> set[str]:
