@@ -131,8 +131,9 @@ class Decontamination:
     @classmethod
     def loaded(cls, data: DataConfig, held_out: dict[str, Path], benchmarks: Path) -> "Decontamination":
         """Loaded with the texts of held-out sets (name -> file) and of the artefact `benchmarks`."""
+        # Without glob: a sweep names runs by their overrides, such as languages=[ru,en].
         held_out_texts = {
-            f"held out: {name}": pl.concat(pl.read_parquet(path, columns=["anchor", "positive"]).get_columns())
+            f"held out: {name}": pl.concat([*pl.read_parquet(path, columns=["anchor", "positive"], glob=False)])
             for name, path in held_out.items()
         }
         forbidden = held_out_texts | _texts(benchmarks / SAMPLE_FILE, "evaluation sample", data.cleaning)
@@ -179,7 +180,7 @@ def _texts(path: Path, kind: str, cleaning: CleaningConfig) -> dict[str, pl.Seri
 
     Included as they are, and as cleaning leaves them: once, and twice for sets that were cleaned upstream.
     """
-    found = pl.read_parquet(path)
+    found = pl.read_parquet(path, glob=False)
     once = normalised(found["text"], cleaning, strip_markup=True, changes=Changes())
     twice = normalised(once, cleaning, strip_markup=True, changes=Changes())
     forms = pl.concat([found, found.with_columns(once), found.with_columns(twice)]).unique(maintain_order=True)

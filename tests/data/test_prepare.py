@@ -419,7 +419,7 @@ def test_a_set_after_a_failed_one_is_made_where_duplicates_between_sets_are_drop
 
 def test_a_second_language_runs_from_local_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
-    prepared = run(tmp_path, "data=kazakh", "languages=[kk,ru]")
+    prepared = run(tmp_path / "languages=[kk,ru]", "data=kazakh", "languages=[kk,ru]")  # a sweep's name of such a run
     assert prepared.ledger["kazakh_translations"]["kept"] == 12 and prepared.ledger["kazakh_questions"]["kept"] == 10
     assert "Домбыраның неше ішегі бар?" in prepared.train()["kazakh_questions"]["anchor"]
 

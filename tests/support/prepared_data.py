@@ -30,11 +30,11 @@ class Prepared:
         return json.loads((self.folder / "ledger.json").read_text())
 
     def pairs(self, kind: str, name: str) -> pl.DataFrame:
-        return pl.read_parquet(self.folder / kind / f"{name}.parquet")
+        return pl.read_parquet(self.folder / kind / f"{name}.parquet", glob=False)
 
     def train(self) -> dict[str, pl.DataFrame]:
         files = [path for side in ("symmetric", "asymmetric") for path in (self.folder / side).glob("*.parquet")]
-        return {path.stem: pl.read_parquet(path) for path in files}
+        return {path.stem: pl.read_parquet(path, glob=False) for path in files}
 
     def files(self) -> dict[str, bytes]:
         """Contents of all artefact files but the manifest, which holds times."""
