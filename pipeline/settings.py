@@ -143,7 +143,7 @@ def show(words: str, config: Config) -> None:
         lines += [f"\nNames of tasks: make settings KEY={TASKS_KEY}"]
     elif any(each.key == TASKS_KEY for each in found):
         lines += ["\nTasks by suite", *task_lines(config)]
-    console.print("\n".join(lines), markup=False, soft_wrap=True)
+    console.print("\n".join(lines), soft_wrap=True)
 
 
 def main() -> None:

@@ -25,7 +25,8 @@ def is_main_process() -> bool:
     return "LOCAL_RANK" not in os.environ or int(os.environ.get("RANK", "0")) == 0
 
 
-console = Console(highlight=False, quiet=not is_main_process())
+# Without markup and emoji, so that overrides such as languages=[ru,en], paths and columns are shown as they are.
+console = Console(markup=False, emoji=False, highlight=False, quiet=not is_main_process())
 if not console.is_terminal:  # rich would assume 80 columns, too narrow for the closing tables in a log file
     console.width = 140
 

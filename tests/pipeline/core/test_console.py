@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.core.console import console, is_main_process, progress
+from pipeline.core.console import console, is_main_process, progress, show_table
 
 
 def test_a_log_file_shows_progress_and_the_time_left(
@@ -16,6 +16,12 @@ def test_a_log_file_shows_progress_and_the_time_left(
     with caplog.at_level("INFO", "pipeline"):
         assert list(progress("абвг", "reading")) == ["а", "б", "в", "г"]
     assert caplog.messages == ["reading …", "reading: 2 of 4, 1.5 minutes to go"]  # at most one line a minute
+
+
+def test_a_table_shows_brackets_and_colons_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    show_table("sweep: runs/languages=[ru,en]", ["overrides"], [["languages=[ru,en]"], ["no file [/data/a]"], [":cat:"]])
+    shown = capsys.readouterr().out
+    assert shown.count("languages=[ru,en]") == 2 and "no file [/data/a]" in shown and ":cat:" in shown
 
 
 @pytest.mark.parametrize(
