@@ -279,14 +279,14 @@ class StageFolder:
             lock.release()
 
     def unit(self, name: str, fingerprint: str, make: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-        """Make one independent part of the stage, or reuse it if it exists with the same fingerprint.
+        """Make an independent part of the stage, or reuse it if it has the same fingerprint and unchanged files.
 
         `make` writes files below the folder it is given, at their relative paths in the stage, and returns a
         JSON-serialisable result, which this call returns now and whenever the unit is reused.
         """
         place = self.path / UNITS / f"{name.replace('/', '--')}.json"
         record = _read_record(place)
-        if record["fingerprint"] == fingerprint and is_whole(self.path, record["outputs"]):
+        if record["fingerprint"] == fingerprint and changed_file(self.path, record["outputs"]) is None:
             self.records.add(place)
             return record["result"]
         scratch = self.path / f".{place.stem}{PARTIAL}"

@@ -315,17 +315,21 @@ def test_units_survive_a_failing_one_and_only_changed_ones_are_made_again(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("file", "damage"), [("sets/one/rcb", Path.unlink), (f"{UNITS}/one--rcb.json", lambda path: path.write_text("{"))]
+    ("file", "damage"),
+    [
+        ("sets/one/rcb", Path.unlink),
+        ("sets/one/rcb", lambda path: path.write_text("2")),  # of the same size
+        (f"{UNITS}/one--rcb.json", lambda path: path.write_text("{")),
+    ],
 )
-def test_a_unit_that_lost_its_file_or_record_is_made_again_and_no_other(
+def test_a_unit_whose_file_or_record_was_lost_or_changed_is_made_again_and_no_other(
     file: str, damage: Callable[[Path], None], tmp_path: Path
 ) -> None:
     made = list[str]()
-    stage = unit_stage({"one/rcb": "1", "two/rcb": "1"}, made)
-    run_stage(stage, make_config(tmp_path))
+    run_stage(unit_stage({"one/rcb": "1", "two/rcb": "1"}, made), make_config(tmp_path))
     damage(tmp_path / "test/data" / file)
-    run_stage(stage, make_config(tmp_path))
-    assert made == ["one/rcb", "two/rcb", "one/rcb"]
+    run_stage(unit_stage({"one/rcb": "1", "two/rcb": "1", "terra": "1"}, made), make_config(tmp_path))
+    assert made == ["one/rcb", "two/rcb", "one/rcb", "terra"]
 
 
 def test_units_stopped_between_their_files_leave_none_behind_in_another_config(
