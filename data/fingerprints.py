@@ -65,8 +65,9 @@ def source_state(key: str, source: SourceConfig, mirror: str | None) -> list[Any
         return [source.hub, source.revision, *filter(None, locked)]  # nothing is downloaded to decide about skipping
     try:
         if source.reader:
-            return [source.reader, open_reader(key, source).revision]
-        state = _files_state(locate(key, source, mirror))
+            state = [source.reader, open_reader(key, source).revision]
+        else:
+            state = _files_state(locate(key, source, mirror))
         return state + (_files_state(locate(key, source, mirror, dev=True)) if source.dev_files else [])
     except UserError as error:
         return [error.what]

@@ -318,6 +318,17 @@ def test_another_version_of_a_reader_s_package_makes_its_set_again(
         assert run_config(config, tmp_path).train()["read"]["positive"].to_list() == [f"ответ из {version}"]
 
 
+def test_a_change_of_the_dev_rows_of_a_reader_s_set_makes_it_again(tmp_path: Path) -> None:
+    config, file = composed(*ONLY_TERRA), tmp_path / "dev.csv"
+    columns, given = {"anchor": "q", "positive": "a"}, {"path": str(file), "dev_files": [str(file)], "format": "csv"}
+    config.data.sources["read"] = SourceConfig(
+        "Read", "asymmetric", reader=f"{__name__}.Reader", columns=columns, **given
+    )
+    for question in ("один вопрос", "другой вопрос"):
+        file.write_text(f"q,a\n{question},его ответ\n", encoding="utf-8")
+        assert run_config(config, tmp_path).pairs("dev", "read")["anchor"].to_list() == [question]
+
+
 def test_finished_sets_survive_failing_ones_each_of_which_is_reported_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
