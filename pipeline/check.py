@@ -75,10 +75,11 @@ def look(key: str, source: SourceConfig, mirror: str | None) -> Look:
             where = str(source.path or source.hub or source.reader)
             remedy = f"correct {key}, or remove it from the mixture"
             seen.problem = UserError(f"{name}: the set is empty", where=where, remedy=remedy)
-    except NotSupplied:
-        seen.first_rows = "not supplied: will be skipped"
     except UserError as error:
-        seen.problem = error
+        if isinstance(error, NotSupplied) and key.startswith("data.sources."):  # data ends in it for a held-out set
+            seen.first_rows = "not supplied: will be skipped"
+        else:
+            seen.problem = error
     return seen
 
 

@@ -6,10 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from data.sources.files import NotSupplied
 from pipeline.check import check, check_auxiliary_models, check_machine, disk, look, processor
 from pipeline.core.errors import UserError
 from pipeline.core.machine import cores
-from tests.support.prepared_data import composed
+from tests.support.prepared_data import composed, run_config
 from tests.support.runs import REPOSITORY
 
 MIRROR = str(REPOSITORY / "data" / "samples")
@@ -22,9 +23,15 @@ def test_every_bundled_set_passes() -> None:
         assert seen.bytes and seen.revision.startswith("mirror of") and seen.first_rows.endswith("rows read")
 
 
-def test_a_set_that_must_be_supplied_is_not_a_failure(tmp_path: Path) -> None:
-    seen = look("data.sources.mednli", composed("data=card").data.sources["mednli"], str(tmp_path))
-    assert seen.problem is None and "will be skipped" in seen.first_rows
+def test_a_set_that_must_be_supplied_is_a_failure_only_if_held_out(tmp_path: Path) -> None:
+    config = composed("+source@data.held_out.mednli=mednli")
+    mednli = config.data.held_out["mednli"]
+    config.mirror, config.data.held_out = str(tmp_path), {"mednli": mednli}
+    with pytest.raises(NotSupplied) as error:
+        run_config(config, tmp_path / "runs")
+    held_out, training = (look(f"data.{part}.mednli", mednli, str(tmp_path)) for part in ("held_out", "sources"))
+    assert held_out.problem and held_out.problem.line == error.value.line
+    assert training.problem is None and "will be skipped" in training.first_rows
 
 
 def test_a_set_without_rows_is_found(tmp_path: Path) -> None:
