@@ -47,7 +47,8 @@ class SweepTable(Callback):
         stage, _, metric = config.objective.partition(".")
         error = job_return.return_value
         manifest = None if error else read_manifest(Path(config.runs) / config.run / stage)
-        score = manifest.metrics.get(metric) if manifest else None
+        value = manifest.metrics.get(metric) if manifest else None
+        score = value if isinstance(value, int | float) else None  # merge.method is a word
         outcome = {"overrides": redacted(list(config.hydra.overrides.task)), "score": score, "error": error}
         result = {"job": config.hydra.job.num, "run": config.run, **outcome}
         write_json(Path(config.hydra.runtime.output_dir) / RESULT, result)

@@ -192,6 +192,18 @@ def test_the_best_job_is_named_with_those_that_share_its_score(
     assert [row["merge.dev"] for row in rows] == ["0.3", "0.3", "0.1", "-0.2", ""]
 
 
+def test_an_objective_that_is_no_number_is_no_value(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    manifest = Manifest("merge", "complete", "merge of a test", {}, {}, metrics={"method": "fixed"})
+    for job in range(2):
+        (tmp_path / str(job)).mkdir()
+        manifest.write(tmp_path / f"run-{job}" / "merge")
+        config = config_of(tmp_path, job={"num": job}, runtime={"output_dir": str(tmp_path / str(job))})
+        config.objective, config.run = "merge.method", f"run-{job}"
+        SweepTable().on_job_end(config, JobReturn(status=JobStatus.COMPLETED, _return_value=None))
+    SweepTable().on_multirun_end(config)
+    assert "no job has a value of merge.method: objective=<stage>.<one of" in caplog.text
+
+
 def test_a_sweep_with_a_failed_job_ends_with_its_error_and_status_2_after_the_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,9 +19,9 @@ def test_a_log_file_shows_progress_and_the_time_left(
 
 
 def test_a_table_shows_brackets_and_colons_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
-    show_table("sweep: runs/languages=[ru,en]", ["overrides"], [["languages=[ru,en]"], ["no file [/data/a]"], [":cat:"]])
+    show_table("sweep: runs/languages=[ru,en]", ["overrides"], [["languages=[ru,en]"], ["no [/data/a]"], [":cat:"]])
     shown = capsys.readouterr().out
-    assert shown.count("languages=[ru,en]") == 2 and "no file [/data/a]" in shown and ":cat:" in shown
+    assert shown.count("languages=[ru,en]") == 2 and "no [/data/a]" in shown and ":cat:" in shown
 
 
 @pytest.mark.parametrize(
