@@ -78,21 +78,24 @@ def locate(key: str, source: SourceConfig, mirror: str | None, *, dev: bool = Fa
 
 
 def local_files(key: str, setting: str, path: str) -> list[SourceFile]:
-    """The file, or the folder's files, of this name, else those that the pattern matches.
+    """The file, or the folder's files, of this name, else those that the pattern matches; each once, also if linked.
 
     Raises UserError where there are none.
     """
     given = Path(path)
     if given.is_dir():
-        inside = sorted(place.relative_to(given) for place in given.rglob("*"))
+        inside = sorted(map(PurePath, glob.glob("**", root_dir=given, recursive=True)))  # rglob skips linked folders
         found = [(given / place, place.as_posix()) for place in inside if not is_hidden(place)]
     else:
         places = [path] if given.exists() else sorted(glob.glob(path, recursive=True))
         found = [(Path(place), Path(place).name) for place in places]
-    files = [SourceFile(place, called) for place, called in found if place.is_file()]
+    files = dict[Path, SourceFile]()
+    for place, called in found:
+        if place.is_file():
+            files.setdefault(place.resolve(), SourceFile(place, called))
     if not files:
         raise UserError(f"{set_name(key)}: no such file", where=path, remedy=f"fix {key}.{setting}")
-    return files
+    return list(files.values())
 
 
 def hub_files(key: str, part: HubFiles, mirror: str | None) -> Located:
@@ -103,7 +106,8 @@ def hub_files(key: str, part: HubFiles, mirror: str | None) -> Located:
     if folder is None:
         where, remedy = f"{mirror}/{part.hub}", f"add the data set to the mirror, remove {key}, or unset mirror"
         raise UserError(f"{set_name(key)}: the mirror has no {part.hub}", where=where, remedy=remedy)
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    inside = glob.glob("**", root_dir=folder, recursive=True, include_hidden=True)
+    names = sorted(name for name in inside if (folder / name).is_file())
     chosen = matching(key, part.files, names, str(folder))
     files = tuple(SourceFile(folder / inside, inside, member) for inside, member in chosen)
     return Located(files, f"mirror of {part.revision}")

@@ -154,6 +154,19 @@ def test_hidden_files_and_copies_of_a_folder_are_not_data(tmp_path: Path) -> Non
     assert [file.name for file in locate(MINE, named, str(tmp_path)).files] == HIDDEN[:1]
 
 
+def test_files_of_linked_folders_are_read_once(tmp_path: Path) -> None:
+    for name in ("set/2025/a.jsonl", "elsewhere/b.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(json_lines())
+    for link, target in {"latest": "2025", "of another disk": tmp_path / "elsewhere", "round": "."}.items():
+        (tmp_path / "set" / link).symlink_to(target)
+    for path in (f"{tmp_path}/set", f"{tmp_path}/set/**"):
+        source = SourceConfig(title="x", side="asymmetric", path=path, format="jsonl")
+        assert [file.path.name for file in locate(MINE, source, None).files] == ["a.jsonl", "b.jsonl"]
+    mirrored = SourceConfig(title="x", side="asymmetric", hub="set", files=["latest/a.jsonl"], format="jsonl")
+    assert [file.name for file in locate(MINE, mirrored, str(tmp_path)).files] == ["latest/a.jsonl"]
+
+
 @pytest.mark.parametrize("name", ["rows[1].jsonl", "rows*.jsonl", "строки?.jsonl"])
 def test_a_path_is_a_name_first_and_a_pattern_second(name: str, tmp_path: Path) -> None:
     for other in (name, name.translate(str.maketrans("[*?", "111", "]"))):
