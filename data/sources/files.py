@@ -2,6 +2,7 @@
 
 import fnmatch
 import glob
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -88,7 +89,8 @@ def local_files(key: str, setting: str, path: str) -> list[SourceFile]:
         found = [(given / place, place.as_posix()) for place in inside if not is_hidden(place)]
     else:
         places = [path] if given.exists() else sorted(glob.glob(path, recursive=True))
-        found = [(Path(place), Path(place).name) for place in places]
+        shared = os.path.commonpath(map(os.path.dirname, places)) if places else ""
+        found = [(Path(place), os.path.relpath(place, shared)) for place in places]
     files = dict[Path, SourceFile]()
     for place, called in found:
         if place.is_file():

@@ -108,6 +108,22 @@ def test_a_local_folder_or_pattern_is_read_in_the_order_of_names(tmp_path: Path)
         assert [file.name for file in locate(MINE, source, None).files] == ["a.jsonl", "b.jsonl"]
 
 
+def test_files_of_one_name_in_several_folders_have_different_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("2024", "2025"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "train.jsonl").write_bytes(json_lines())
+    monkeypatch.chdir(tmp_path)
+    for path, names in {
+        f"{tmp_path}/*/train.jsonl": ["2024/train.jsonl", "2025/train.jsonl"],
+        "*/train.jsonl": ["2024/train.jsonl", "2025/train.jsonl"],
+        "2024/*.jsonl": ["train.jsonl"],
+    }.items():
+        source = SourceConfig(title="x", side="asymmetric", path=path, format="jsonl")
+        assert [file.name for file in locate(MINE, source, None).files] == names
+
+
 def test_a_file_that_two_patterns_match_is_read_once(tmp_path: Path) -> None:
     for name in ("a-1.jsonl", "a-2.jsonl", "b-1.jsonl"):
         (tmp_path / name).write_bytes(json_lines())
