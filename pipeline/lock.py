@@ -28,7 +28,7 @@ def lock(config: Config) -> None:
 def hub_revisions(config: Config) -> Iterator[Revision]:
     """Every revision that the stages of this config would read from the Hub."""
     for source in config.data.all_sources.values():
-        if source.hub and not source.path and not source.local_only:
+        if source.hub and not source.local_only and (source.dev_files or not source.path):
             yield Revision("dataset", source.hub, source.revision)
             yield from (Revision("dataset", part.hub, part.revision) for part in source.also)
     if config.base.kind == "hub" and (asked := hub_model(str(config.base.hub), config.base.revision)):

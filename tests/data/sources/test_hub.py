@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.core.errors import UserError
 from pipeline.core.hub import read_lock
+from pipeline.lock import hub_revisions
 from pipeline.lock import lock as lock_revisions
 from tests.support.hub import COMMIT, LocalHub, in_place_of_the_hub, local_hub
 from tests.support.prepared_data import Prepared, composed, run, run_config
@@ -120,3 +121,10 @@ def test_locked_commits_are_read_and_a_moved_branch_is_refused(
 def test_the_lock_advises_no_mirror_as_it_reads_none() -> None:
     with pytest.raises(UserError, match=r"the Hub can't be reached .*; check the network, then make lock again$"):
         lock_revisions(composed(*SETS))
+
+
+def test_the_dev_files_of_a_set_whose_rows_are_local_are_locked_too() -> None:
+    config = composed("data.sources.ru_wanli.path=rows.parquet", "data.sources.terra.path=rows.parquet")
+    locked = {item.hub for item in hub_revisions(config)}
+    assert config.data.sources["ru_wanli"].dev_files and config.data.sources["ru_wanli"].hub in locked
+    assert config.data.sources["terra"].hub not in locked
