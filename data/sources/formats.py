@@ -157,6 +157,8 @@ def _unreadable(errors: RowErrors, file: str, encoding: str) -> Iterator[None]:
         what, remedy = f"invalid {encoding}: {error.reason}", f"fix the file, {encoding_hint(errors.key)}"
         raise errors.refused(what, file, remedy) from error
     except (gzip.BadGzipFile, zlib.error, tarfile.TarError, pa.ArrowException, OSError) as error:
+        if hasattr(error, "response"):  # the Hub's, not about the file's contents
+            raise
         found = re.search(r"[Rr]ow #?(\d+)", str(error))
         where = f"{file}, row {found[1]}" if found else file
         raise errors.refused(f"can't be read: {first_line(error)}", where, remedy) from error

@@ -30,6 +30,7 @@ class LocalHub(ThreadingHTTPServer):
         self.repositories: dict[str, dict[str, Any]] = {}  # id -> what was asked for when it was created
         self.files: dict[str, dict[str, bytes]] = {}  # id -> path -> what was uploaded
         self.commits: list[str] = []
+        self.gated = set[str]()  # ids of those whose files are refused
 
     @property
     def address(self) -> str:
@@ -81,11 +82,13 @@ class _Handler(BaseHTTPRequestHandler):
     def _read(self, *, body: bool) -> None:
         path = urlsplit(self.path).path
         if match := RESOLVE.match(path):
+            if match[1] in self.server.gated:
+                return self._refuse(403, "GatedRepo")
             content = (self.server.contents(match[1]) or {}).get(unquote(match[3]))
-            return self._missing("EntryNotFound") if content is None else self._file(content, body)
+            return self._refuse(404, "EntryNotFound") if content is None else self._file(content, body)
         match = API.match(path)
         if match is None or self.server.contents(match[1]) is None:
-            return self._missing("RepoNotFound")
+            return self._refuse(404, "RepoNotFound")
         entries = list(self._entries(match[1]).values())
         if match[2] == "tree":
             return self._json(entries)
@@ -132,8 +135,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    def _missing(self, code: str) -> None:
-        self.send_response(404)
+    def _refuse(self, status: int, code: str) -> None:
+        self.send_response(status)
         self._headers(0, {"X-Error-Code": code, "X-Error-Message": code})
         self.end_headers()
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.check import look
 from pipeline.core.errors import UserError
 from pipeline.core.hub import read_lock
 from pipeline.lock import hub_revisions
@@ -61,6 +62,16 @@ def test_the_pre_flight_reads_the_beginning_of_every_file(
     assert done.status == 0, done.err
     assert done.out.count(COMMIT[:12]) == 5 and "53 rows read" in done.out and "mit" in done.out, done.out
     assert not list((home / "cache").rglob("*.parquet"))
+
+
+def test_the_pre_flight_says_how_to_get_access_to_a_gated_set(
+    hub: LocalHub, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_place_of_the_hub(hub, home / "cache", monkeypatch)
+    monkeypatch.setattr(hub, "gated", {"its5Q/panorama"})
+    seen = look("data.held_out.panorama", composed().data.held_out["panorama"], None)
+    line = "error: panorama: access must be requested (its5Q/panorama); accept the terms on its page and log in"
+    assert seen.problem and seen.problem.line.startswith(line)
 
 
 @pytest.mark.parametrize(
