@@ -70,10 +70,10 @@ def read_pairs(path: Path) -> pa.Table:
 
 def read_frames(path: Path) -> Iterator[pl.DataFrame]:
     """The rows of a `PairWriter`'s file in batches that don't cross row groups."""
-    file = pq.ParquetFile(path)
-    for group in range(file.num_row_groups):
-        for batch in file.iter_batches(ROWS_AT_ONCE, [group]):
-            yield pl.DataFrame(batch)
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            for batch in file.iter_batches(ROWS_AT_ONCE, [group]):
+                yield pl.DataFrame(batch)
 
 
 def write_keys(path: Path, keys: Hashes) -> None:

@@ -54,6 +54,6 @@ def grouped(frames: Iterable[pl.DataFrame], scratch: Path, source_bytes: int) ->
     for part, count in enumerate(counts):
         pieces = [scratch / f"{part}-{number}.arrow" for number in range(count)]
         if pieces:
-            yield pl.concat([pl.read_ipc(piece.open("rb")) for piece in pieces])
+            yield pl.concat([pl.read_ipc(piece.read_bytes()) for piece in pieces])
         for piece in pieces:
             piece.unlink()
