@@ -84,9 +84,9 @@ class UserError(Exception):
     @classmethod
     def from_line(cls, line: str) -> "UserError":
         """The error that printed `line` in another process."""
-        rest, _, remedy = line.removeprefix("error: ").rpartition("; ")
+        rest, _, remedy = line.removeprefix("error: ").partition("); ")
         what, _, where = rest.rpartition(" (")
-        return cls(what, where=where.removesuffix(")"), remedy=remedy)
+        return cls(what, where=where, remedy=remedy)
 
 
 class Died(SystemExit):
