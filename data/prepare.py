@@ -30,11 +30,13 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     evaluations = read_json(sets.benchmarks / CHECKED_FILE)
     if missing := evaluations["not_checked"]:
         log.warning(
-            "decontamination: %d evaluations not checked: %s (reasons in %s; retry with make benchmarks "
-            "ARGS=force=true; data and later stages are rebuilt if more of them can be read)",
+            "decontamination: %d evaluations not checked: %s (reasons in %s; retry with make benchmarks PROFILE=%s "
+            "RUN=%s ARGS=force=true; data and later stages are rebuilt if more of them can be read)",
             len(missing),
             ", ".join(missing),
             sets.benchmarks / CHECKED_FILE,
+            config.profile,
+            config.run,
         )
     held_out = [sets.held_out_line(*item) for item in progress(data.held_out.items(), "held-out sets")]
     lines, failures = [], list[UserError]()

@@ -38,7 +38,7 @@ QUOTED = r"""quote a value that is not a plain word: 'runs="new (1)"', and ARGS=
 LAUNCHED = "PIPELINE_LAUNCHED"  # set for ranks whose stderr `pipeline.launch` reads
 STOPS = {signal.SIGTERM, signal.SIGINT}
 STOP_SECONDS = 30  # for a stopped rank that no longer trains
-TARGETS = (*STAGES, "reproduce", "check", "plan")  # make targets that error messages may name
+TARGETS = (*STAGES, "reproduce", "check", "lock", "plan")  # make targets that error messages may name
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 ConfigStore.instance().store(name="schema", node=Config)

@@ -123,7 +123,7 @@ def test_locked_commits_are_read_and_a_moved_branch_is_refused(
     done = run_main(*arguments(home), "stages=[data]")
     assert done.status == 2
     moved = f"error: its5Q/panorama at main is now {COMMIT[:12]}, not the locked {'f' * 12} ({lock}); look at what"
-    assert done.err.splitlines()[-1].startswith(moved)
+    assert done.err.splitlines()[-1].startswith(moved) and "then make lock PROFILE=tiny RUN=test; or" in done.err
     lock.write_text("dataset its5Q/panorama main\n")
     with pytest.raises(UserError, match=rf"not a locked revision \({lock}, line 1\)"):
         read_lock()
