@@ -87,8 +87,9 @@ def changed_file(folder: Path, outputs: dict[str, dict[str, Any]], max_bytes: in
 
 
 def json_sha256(content: Any) -> str:
-    """The sha256 of JSON-serialisable content."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    """The sha256 of JSON-serialisable content; names of files may be in any encoding."""
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 def result_settings(value: Any, mark: str = "result") -> Any:

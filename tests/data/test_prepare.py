@@ -1,7 +1,9 @@
 """The data stage on the bundled samples: counts, splits, held-out texts, determinism and rebuilds."""
 
 import json
+import os
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -211,6 +213,15 @@ def test_a_local_set_may_have_a_local_file_of_dev_rows(tmp_path: Path, one_set: 
     assert len(prepared.train()["mine"]) == 5 and len(prepared.pairs("dev", "mine")) == 2
     with pytest.raises(UserError, match=r"mine: no such file \(nowhere\); fix data.sources.mine.dev_files"):
         one_set(tmp_path / "train.jsonl", columns=columns, dev_files=["nowhere"])
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="names of files are UTF-8 there")
+def test_a_file_s_name_may_be_in_another_encoding(tmp_path: Path, one_set: OneSet) -> None:
+    (tmp_path / "set").mkdir()
+    file = tmp_path / "set" / os.fsdecode("вопросы.jsonl".encode("cp1251"))  # as unzip leaves them
+    file.write_text('{"q": "Который час?", "a": "Полдень."}', encoding="utf-8")
+    prepared = one_set(tmp_path / "set", columns={"anchor": "q", "positive": "a"})
+    assert prepared.train()["mine"]["anchor"].to_list() == ["Который час?"]
 
 
 def test_a_row_of_dev_files_that_is_trained_on_removes_no_others(tmp_path: Path, one_set: OneSet) -> None:
