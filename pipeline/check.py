@@ -55,21 +55,21 @@ class Finding(NamedTuple):
     problem: UserError | None = None
 
 
-def look(key: str, source: SourceConfig, mirror: str | None) -> Look:
-    """Revision, size, licence, access and first rows of a source; `problem` holds a failure."""
-    name = set_name(key)
+def look(key: str, source: SourceConfig, mirror: str | None, *, skip: bool = False) -> Look:
+    """Revision, size, licence, access and first rows of a source; `problem` holds a failure (bad rows, unless `skip`)."""
+    name, errors = set_name(key), RowErrors(key, skip)
     seen, frames = Look(name, licence=source.licence, access=source.access), list[Any]()
     try:
         if source.reader:
             reader = open_reader(key, source)
             seen.revision = reader.revision
-            frames += itertools.islice(role_frames(source, reader, RowErrors(key)), 1)
+            frames += itertools.islice(role_frames(source, reader, errors), 1)
         else:
             located = _locate(key, source, mirror, seen)
             with hub_errors(name, str(source.hub), key):
                 for file in located.files:
                     only = Located((file,), located.revision)
-                    frames += itertools.islice(role_frames(source, only, RowErrors(key), complete=False), 1)
+                    frames += itertools.islice(role_frames(source, only, errors, complete=False), 1)
         seen.first_rows = f"{sum(map(len, frames))} rows read"  # those that `where` selects from the beginning
         if not frames:
             where = str(source.path or source.hub or source.reader)
@@ -237,7 +237,8 @@ def memory(config: Config, sides: list[str]) -> Finding:
 def check(config: Config) -> None:
     """Show the tables; raises UserError if anything failed, after everything was checked."""
     sources = {config.data.key(name): source for name, source in config.data.all_sources.items()}
-    looks = [look(key, source, config.mirror) for key, source in progress(sources.items(), "sources")]
+    skip = config.data.on_bad_row == "skip"
+    looks = [look(key, source, config.mirror, skip=skip) for key, source in progress(sources.items(), "sources")]
     columns = ["source", "revision", "MB", "access", "licence", "first rows"]
     rows: list[tuple[object, ...]] = [
         (seen.name, seen.revision, None if seen.bytes is None else f"{seen.bytes / 1e6:,.1f}", seen.access,

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from configs.schema.data import SourceConfig
 from data.sources.files import NotSupplied
 from pipeline.check import check, check_auxiliary_models, check_machine, disk, look, processor
 from pipeline.core.errors import UserError
@@ -49,6 +50,17 @@ def test_a_set_whose_first_rows_are_another_set_s_is_not_a_failure(tmp_path: Pat
     mine.path, mine.files = str(tmp_path / "rows.jsonl"), []
     seen = look("data.sources.test_questions", mine, None)
     assert mine.where == {"split": ["test"]} and seen.first_rows == "0 rows read" and seen.problem is None
+
+
+def test_bad_rows_are_failures_unless_they_are_skipped(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"q": "вопрос", "a": null}\n{"q": "вопрос", "a": "ответ"}', encoding="utf-8")
+    config, columns = composed(), {"anchor": "q", "positive": "a"}
+    mine = SourceConfig("Mine", "asymmetric", path=str(tmp_path / "rows.jsonl"), format="jsonl", columns=columns)
+    config.data.sources, config.data.held_out, config.stages = {"mine": mine}, {}, []
+    with pytest.raises(UserError, match=r"\(mine: null in column a\)"):
+        check(config)
+    config.data.on_bad_row = "skip"
+    check(config)
 
 
 def test_all_failures_are_shown_at_once(capsys: pytest.CaptureFixture[str]) -> None:
