@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from datasets import DatasetDict
 from mteb.abstasks import AbsTask, AbsTaskClassification, AbsTaskRetrieval
+from mteb.abstasks.abstask import _multilabel_subsampling
 from sklearn.preprocessing import MultiLabelBinarizer
 
 from evaluation.metrics import FIXED, whole
@@ -80,7 +82,12 @@ def parts_of_task(task: AbsTask, scores: Mapping[str, list[Any]], folder: Path) 
             else:
                 found = read_json(folder / task.prediction_file_name)[subset][split]
                 sets: Any = task.dataset
-                gold, items = _labelled(task.metadata, sets[subset][split] if subset in sets else sets[split])
+                data = sets[subset][split] if subset in sets else sets[split]
+                most = getattr(task, "max_eval_samples", None)  # of multilabel tasks
+                if most and len(data) > most:  # the rows that mteb chose
+                    chosen = DatasetDict({split: data})
+                    data = _multilabel_subsampling(chosen, task.seed, [split], n_samples=most)[split]
+                gold, items = _labelled(task.metadata, data)
             yield Part(subset, split, entry, found, gold, items)
 
 

@@ -14,7 +14,7 @@ import mteb
 import numpy as np
 import pytest
 from datasets import Column, Dataset, DatasetDict
-from mteb.abstasks import AbsTask
+from mteb.abstasks import AbsTask, AbsTaskMultilabelClassification
 
 from configs.schema.evaluation import MtebTaskConfig, SuiteConfig
 from evaluation.encoder import Encoder
@@ -87,6 +87,14 @@ def test_items_yield_mtebs_own_score(kind: str, model: DenseEncoder, evaluated: 
     assert again.measures == outcome.measures
     for name, values in outcome.columns.items():
         np.testing.assert_array_equal(again.columns[name], values)
+
+
+def test_of_many_texts_with_several_labels_the_items_are_those_that_mteb_chose(
+    model: DenseEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AbsTaskMultilabelClassification, "max_eval_samples", 40)
+    outcome = run_task(model, task_of_type("MultilabelClassification"), [], tmp_path)
+    assert outcome.items == 40 and len(set(outcome.columns["item"])) == 40
 
 
 def test_labels_are_not_decoded_again_in_every_metric_of_every_draw(
