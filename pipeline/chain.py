@@ -88,13 +88,13 @@ CHAIN = {stage.name: stage for stage in [
         settings=inputs.evaluate_settings,
     ),
     Stage(
-        "report", 13, "evaluation.report.build:build", verified=2**24, extra_outputs=inputs.readme_of_merge,
+        "report", 14, "evaluation.report.build:build", verified=2**24, extra_outputs=inputs.readme_of_merge,
         needs=lambda c: inputs.complete_stages(c, reported(c.training.heads.kind)),
         reads=inputs.report_reads,
         settings=inputs.report_settings,
     ),
     Stage(
-        "publish", 10, "evaluation.publish:build",
+        "publish", 11, "evaluation.publish:build",
         needs=lambda c: ["data", "init", "merge", "evaluate", *inputs.complete_stages(c, [*SIDES, "export", "report"]),
                          *inputs.complete_stages(c, ["heads"] * (c.training.heads.kind == "frozen"))],
         settings=lambda c: {"publish": c.evaluation.publish, "languages": c.languages},

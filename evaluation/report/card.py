@@ -326,7 +326,7 @@ def _modes(run: RunRecord) -> list[dict[str, Any]]:
 
 def _differences(run: RunRecord) -> list[list[str]]:
     return [
-        [d.task, d.metric, signed(d.difference, 3), show.interval(d), show.p_value(d.p_holm)]
+        [d.task, d.suite, d.metric, signed(d.difference, 3), show.interval(d), show.p_value(d.p_holm)]
         for d in run.main_differences("merge", run.reference)
     ]
 
@@ -353,7 +353,7 @@ def _limits(run: RunRecord, facts: ModelFacts) -> list[str]:
         limits.append(f"Test texts of {', '.join(tasks)} were trained on, so scores there may be too high.")
     if run.is_cut:
         limits.append("Texts that contain tokens outside the kept vocabulary are tokenised differently from the base.")
-    if worse := [d.task for d in run.main_differences("merge", run.reference) if d.ci_high < 0]:
+    if worse := [f"{d.task} of {d.suite}" for d in run.main_differences("merge", run.reference) if d.ci_high < 0]:
         limits.append(f"Worse than {run.reference}, beyond the confidence interval, on: {', '.join(worse)}.")
     return limits
 

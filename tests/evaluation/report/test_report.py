@@ -360,7 +360,7 @@ def test_where_the_base_was_not_scored_init_replaces_it(tmp_path: Path) -> None:
     assert f"STS rises: holds 0.86 0.87 {shown}" in text and "our init our symmetric" in text
     assert "init → merge 0.300 → 0.340 +0.040, 95 % interval +0.027 to +0.053" in text
     card = (config.folder("report") / "model_card.md").read_text(encoding="utf-8")
-    assert "### Merge against init" in card and "| term_to_definition | recall_at_1 | +0.040 |" in card
+    assert "### Merge against init" in card and "| term_to_definition | wiktionary | recall_at_1 | +0.040 |" in card
 
 
 def test_the_merge_s_weights_and_scores_have_their_own_names_and_a_gain_looks_like_one(page: str) -> None:
