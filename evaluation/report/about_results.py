@@ -56,8 +56,8 @@ def scores(run: RunRecord) -> page.Section:
     modes = ways_to_search(run, show.SMALL_BELOW)
     blocks += [page.table(f"Ways to search: {task}", *table) for task, table in modes.items()]
     if run.differences:
-        forests = [_forest(run, "merge", other) for other in (run.reference, *DATA_SIDES)]
-        forests.append(_forest(run, "init", "base"))
+        pairs = [*(("merge", other) for other in (run.reference, *DATA_SIDES)), ("init", "base")]
+        forests = [_forest(run, suite, *pair) for pair in pairs for suite, *_ in run.suite_tables()]
         blocks += [page.heading("Differences between models"), page.group("pictures", forests), _differences(run)]
     return page.Section("scores", "Scores", blocks)
 
@@ -86,14 +86,14 @@ def ways_to_search(run: RunRecord, frame: str) -> dict[str, tuple[list[str], lis
     return tables
 
 
-def _forest(run: RunRecord, model: str, against: str) -> Markup:
-    """The differences between two models in each task's main score."""
-    found = [d for d in run.main_differences(model, against) if show.has_interval(d)]
+def _forest(run: RunRecord, suite: str, model: str, against: str) -> Markup:
+    """The differences between two models in the main score of each task of a suite."""
+    found = [d for d in run.main_differences(model, against) if d.suite == suite and show.has_interval(d)]
     rows = [Interval(d.task.replace("_", " "), d.difference, d.ci_low, d.ci_high) for d in found]
-    words, intervals = f"{model} minus {against}", "with 95 % intervals"
+    words, intervals = f"{model} minus {against} on {suite}", "with 95 % intervals"
     listed = "; ".join(f"{row.label} {signed(row.value, 3)}" for row in rows)
     svg = forest_plot(rows, x_label="difference", describe=f"{words}, {intervals}: {listed}")
-    return page.picture(svg, f"{words.capitalize()}, {intervals}; grey where the interval contains zero.")
+    return page.picture(svg, f"{words[0].upper()}{words[1:]}, {intervals}; grey where the interval contains zero.")
 
 
 def _differences(run: RunRecord) -> Markup:

@@ -15,6 +15,7 @@ WIDTH, HEIGHT = 420, 250
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 36
 SIDE = 28  # left and right margins of a forest plot
 ROW = 34  # height of a forest plot's row
+LABEL = 32  # most characters of its label, which would otherwise overlap its figures
 LETTER = 7  # width of a digit at the charts' 12 px
 BINS = 40  # most points of a line; longer series are averaged
 DASHES = {"solid": "none", "dashed": "7 4", "dotted": "2 3"}  # CSS border style -> stroke-dasharray
@@ -112,7 +113,8 @@ def _interval(row: Interval, scale: "_Scale", top: float) -> Iterable[str]:
     certain = row.low > 0 or row.high < 0
     colour = "var(--muted)" if not certain else "var(--good)" if row.value > 0 else "var(--bad)"
     line = top + ROW * 0.74
-    yield f'<text class="label" x="{SIDE}" y="{top + ROW * 0.4:.1f}">{escape(row.label)}</text>'
+    label = row.label if len(row.label) <= LABEL else f"{row.label[: LABEL - 1]}…"
+    yield f'<text class="label" x="{SIDE}" y="{top + ROW * 0.4:.1f}">{escape(label)}</text>'
     note = f"{signed(row.value, 3)} [{signed(row.low, 3)}, {signed(row.high, 3)}]"
     yield f'<text x="{WIDTH - SIDE}" y="{top + ROW * 0.4:.1f}" text-anchor="end">{escape(note)}</text>'
     ends = f'x1="{scale(row.low):.1f}" x2="{scale(row.high):.1f}"'

@@ -75,6 +75,12 @@ def test_an_interval_that_contains_zero_is_grey() -> None:
     assert colours == ["good", "bad", "muted"]
 
 
+def test_a_long_label_ends_before_its_figures() -> None:
+    name = "Average without LanguageClassification, XNLI, XNLIV2"
+    chart = forest_plot([Interval(name, 0.1, 0.0, 0.2)], x_label="x", describe="d")
+    assert ">Average without LanguageClassif…<" in chart
+
+
 def test_charts_are_well_formed_and_escape_names() -> None:
     chart = forest_plot([Interval("a < b & c", 0.1, 0.0, 0.2)], x_label="x", describe='a "title" <here>')
     root = ElementTree.fromstring(chart)
