@@ -56,14 +56,13 @@ class Form:
         """Vectors [texts, width] truncated to [texts, dimensions], of length 1."""
         return l2_normalize(vectors[:, : self.dimensions])
 
-    def stored(self, vectors: np.ndarray, calibration: np.ndarray | None) -> np.ndarray:
+    def stored(self, vectors: np.ndarray, calibration: np.ndarray) -> np.ndarray:
         """Vectors [texts, width] as an index stores them, decoded to [texts, dimensions] of length 1.
 
         An int8 code is decoded to the middle of its step; `calibration` [texts, width] sets each dimension's range.
         """
         kept = self.cut(vectors)
         if self.precision == INT8:
-            assert calibration is not None
             ranged = self.cut(calibration)
             low, high = ranged.min(axis=0), ranged.max(axis=0)
             codes = quantize_embeddings(kept, "int8", ranges=np.stack([low, high]))
@@ -131,8 +130,9 @@ class StoredTask(Task):
             what, where = f"{scorer.model.name} has {width} dimensions, not {most}", f"{self.suite}.dimensions"
             raise UserError(what, where=f"config key evaluation.suite.{where}", remedy="set fewer")
         embed = scorer.encoder.sentences
-        calibration = embed(self.calibration, role) if self.calibration else None
-        return self.form.cut(embed(queries, QUERY)), self.form.stored(embed(stored, role), calibration)
+        vectors = embed(stored, role)
+        calibration = embed(self.calibration, role) if self.calibration else vectors  # without training sets
+        return self.form.cut(embed(queries, QUERY)), self.form.stored(vectors, calibration)
 
     def described(self, outcome: Outcome, scorer: Scorer, items: Sequence[str]) -> Outcome:
         """The outcome with the vectors' size, and with named items, which pair it with the other forms."""

@@ -2,6 +2,8 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from sentence_transformers.util import quantize_embeddings
 
 from configs.schema.config import Config
 from data.artefact import read_dev_sets, read_held_out_set, read_pair_set, set_files
+from evaluation.encoder import Encoder
 from evaluation.outcome import read_outcome
 from evaluation.scoring import Scorer
 from evaluation.suites.retrieval import outcome_of, read_retrieval_set
@@ -55,7 +58,7 @@ def test_a_form_has_the_size_of_the_library_s_codes(
 
 
 def test_one_bit_a_dimension_orders_texts_as_the_hamming_distance_does(vectors: np.ndarray) -> None:
-    stored = Form(precision=BINARY).stored(vectors, None)
+    stored = Form(precision=BINARY).stored(vectors, vectors)
     different = (vectors[:, None] > 0) != (vectors[None] > 0)
     np.testing.assert_allclose(stored @ stored.T, 1 - 2 * different.mean(axis=2), atol=1e-6)
 
@@ -79,6 +82,13 @@ def test_other_ranges_rescore_eight_bits_and_nothing_else() -> None:
     for precision in (INT8, BINARY):
         one, other = (StoredPairs("vectors", "sts", "data", Form(None, precision), [text]) for text in TEXTS[:2])
         assert (one.settings != other.settings) == (precision == INT8)
+
+
+def test_without_training_texts_the_stored_ones_set_the_range_of_eight_bits(embedder: Encoder) -> None:
+    task = StoredPairs("vectors", "sts", "data", Form(None, INT8), [])
+    _, stored = task.vectors(cast(Scorer, SimpleNamespace(encoder=embedder)), TEXTS, TEXTS, QUERY)
+    vectors = embedder.sentences(TEXTS)
+    np.testing.assert_array_equal(stored, task.form.stored(vectors, vectors))
 
 
 @pytest.fixture(scope="module")
