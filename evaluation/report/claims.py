@@ -86,7 +86,7 @@ def claims_csv(claims: Iterable[Claim]) -> str:
 
 def published_base(run: RunRecord) -> str | None:
     """The name of BAAI/bge-m3 in scores.csv, or None if the run does not score it."""
-    if run.starts_from_published_base:
+    if run.starts_from_published_base and run.reference == "base":
         return "base"
     return next((score.model for score in run.scores if score.model.lower() == PUBLISHED_BASE.lower()), None)
 

@@ -9,7 +9,7 @@ import yaml
 
 from configs.schema.config import Config
 from evaluation.published_scores import CARD_MTEB
-from evaluation.report.claims import CLAIMS, COLUMNS, Claim, check_claims, claims_csv
+from evaluation.report.claims import CLAIMS, COLUMNS, Claim, check_claims, claims_csv, published_base
 from evaluation.report.record import RunRecord, read_run
 from evaluation.results import Score
 from tests.support.runs import read_csv
@@ -115,6 +115,15 @@ def test_rows_of_a_bundled_sample_are_labelled(checked: dict[str, Claim]) -> Non
 def test_another_base_is_not_taken_for_bge_m3(checked: dict[str, Claim]) -> None:
     assert checked["encodechka/bge-m3/STS"].verdict == "not run"
     assert checked["encodechka/bge-m3/STS"].where == "BAAI/bge-m3 is not among the models of this run"
+
+
+@pytest.mark.parametrize(
+    ("models", "found"), [(["base", "x"], "base"), (["init", "baai/BGE-M3"], "baai/BGE-M3"), (["init"], None)]
+)
+def test_bge_m3_is_found_as_the_run_s_base_or_as_a_further_model(models: list[str], found: str | None) -> None:
+    scores = [Score(model, "encodechka", "STS", "spearman", 0.8, nan, nan, 1, 0.0) for model in models]
+    planned = {"base": {"hub": "BAAI/bge-m3", "kind": "hub"}}
+    assert published_base(RunRecord(Path("run"), {}, planned, scores=scores)) == found
 
 
 def test_the_file_has_every_claim_with_its_verdict(checked: dict[str, Claim]) -> None:
