@@ -20,7 +20,7 @@ ZERO_SHARE, ACTIVE_IDS, BYTES = SIZES = ("zero_share", "active_ids", "bytes_per_
 
 def dense(model: str) -> bool:
     """Whether a row's `model` refers to a model's dense vectors."""
-    return model != BM25 and model.rpartition(".")[2] not in EXTRA_MODES
+    return model != BM25 and not model.endswith(tuple(f".{mode}" for mode in EXTRA_MODES))
 
 
 class TableRow:

@@ -71,7 +71,7 @@ def ways_to_search(run: RunRecord, frame: str) -> dict[str, tuple[list[str], lis
     tables, scores = {}, defaultdict[tuple[str, str], dict[tuple[str, str], Score]](dict)
     for s in run.scores:
         scores[s.suite, s.task][s.model, s.metric] = s
-    own = (d for d in run.differences if d.against == d.model.rpartition(".")[0])
+    own = (d for d in run.differences if not dense(d.model) and d.against == d.model.rpartition(".")[0])
     gains = {(d.suite, d.task, d.metric, d.model): d for d in own}
     for suite, task in dict.fromkeys((s.suite, s.task) for s in run.scores if not dense(s.model)):
         found = scores[suite, task]

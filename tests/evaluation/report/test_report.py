@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from configs.schema.config import Config
-from evaluation.report.about_results import direction, scores
+from evaluation.report.about_results import direction, scores, ways_to_search
 from evaluation.report.about_run import _sources
 from evaluation.report.about_training import dev_chart, peaks
 from evaluation.report.record import RunRecord, read_run
@@ -90,6 +90,20 @@ def test_of_very_many_differences_the_page_shows_those_of_merge_and_base(monkeyp
     shown = str(scores(run).blocks[-1])
     assert "Paired differences from merge or base; comparison.csv has all 150" in shown
     assert shown.count('<th scope="row">') == 10 * (5 + 4)
+
+
+def test_a_model_is_taken_for_a_mode_of_another_only_by_its_whole_ending() -> None:
+    place, models = ("own", "questions", "ndcg_at_10"), ("v1", "v1.sparse", "v1.5", "sparse")
+    made = [Score(model, *place, 0.5, 0.4, 0.6, 9, 1.0) for model in models]
+    gains = {"v1.sparse": 0.125, "v1.5": 0.25, "sparse": 0.375}
+    compared = [Difference(name, "v1", *place, gain, 0, 1, 1, 1, "none", 9, True) for name, gain in gains.items()]
+    planned = {"evaluation": {"suite": {"own": {"kind": "retrieval"}}}}
+    run = RunRecord(Path("runs/own"), {}, planned, scores=made, differences=compared)
+    assert run.models() == ["v1", "v1.5", "sparse"]
+    ((columns, rows),) = ways_to_search(run, "{}").values()
+    assert {row[0]: row[columns.index("ndcg_at_10 − dense")][:6] for row in rows} == {
+        "v1": "–", "v1.sparse": "+0.125", "v1.5": "–", "sparse": "–"
+    }  # fmt: skip
 
 
 def test_a_task_whose_items_are_unknown_has_no_items(whole: Config) -> None:
