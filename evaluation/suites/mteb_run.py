@@ -57,9 +57,9 @@ class MtebTask(Task):
         self.needs_heads = set(modes) != {DENSE}
 
     def score(self, scorer: Scorer) -> Outcome:
-        folder = results_folder(scorer.config)
-        parts = {mode: run_task(mteb_encoder(scorer, mode), self.task, self.metrics, folder) for mode in self.modes}
-        return joined(parts)
+        folder, force = results_folder(scorer.config), scorer.config.force
+        found = ((mode, mteb_encoder(scorer, mode)) for mode in self.modes)
+        return joined({mode: run_task(model, self.task, self.metrics, folder, force) for mode, model in found})
 
 
 def results_folder(config: Config) -> Path:
@@ -67,7 +67,7 @@ def results_folder(config: Config) -> Path:
     return Path(config.runs, "cache", "mteb", version("mteb"))
 
 
-def run_task(model: Any, task: AbsTask, metrics: list[str], folder: Path) -> Outcome:
+def run_task(model: Any, task: AbsTask, metrics: list[str], folder: Path, force: bool = False) -> Outcome:
     """Evaluate a new object of the task, or reuse its results in `folder` without reading its data.
 
     Args:
@@ -75,6 +75,7 @@ def run_task(model: Any, task: AbsTask, metrics: list[str], folder: Path) -> Out
         task: one of mteb's, restricted to the splits and subsets to score.
         metrics: keys of mteb's result; empty: the task's main score.
         folder: holds tasks' results by model, and mteb's own files, all from one version of mteb.
+        force: evaluate even if there are results.
 
     Raises:
         UserError: the task's data isn't available, or mteb can't evaluate the task.
@@ -84,7 +85,7 @@ def run_task(model: Any, task: AbsTask, metrics: list[str], folder: Path) -> Out
     kept = folder / "parts" / model.mteb_model_meta.revision / f"{task.metadata.name}--{key}.json"
     kept.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{kept}.lock"):  # if another run scores the same model, waits for its scores
-        parts = _read(kept)
+        parts = None if force else _read(kept)
         if parts is None:
             parts = _evaluated(model, renewed(task), folder, kept)
     return mteb_outcome(task.metadata, parts, metrics)

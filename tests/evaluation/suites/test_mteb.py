@@ -1,6 +1,7 @@
 """Tasks of mteb: cached by contents, resumed, read from a mirror, with per-item results that give mteb's scores."""
 
 import contextlib
+import dataclasses
 import json
 import multiprocessing
 import shutil
@@ -25,8 +26,10 @@ from evaluation.suites.mteb_run import DenseEncoder, run_task
 from evaluation.suites.mteb_tasks import hub_task, suite_tasks
 from evaluation.suites.samples import MTEB_SAMPLES
 from pipeline.application import composed
+from pipeline.chain import CHAIN
 from pipeline.core.artefact import PARTIAL
 from pipeline.core.errors import UserError
+from pipeline.stage import run_stage
 from tests.evaluation.conftest import MakeModel
 from tests.support.mteb_tasks import TYPES, sentences, task_of_type, with_data
 
@@ -170,6 +173,20 @@ def test_a_second_run_encodes_nothing_and_returns_the_same(model: DenseEncoder, 
         del model.encode
     assert first.measures == second.measures
     np.testing.assert_array_equal(*(found.columns["ndcg_at_10:value"] for found in (first, second)))
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_forced_run_scores_again(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, force: bool
+) -> None:
+    """As after an edit of the code, which no fingerprint covers."""
+    settings = [f"runs={tmp_path}", "evaluation.suites=[samples]", "evaluation.tasks=[mteb_sts]", "evaluation.chain=[]"]
+    config = composed("profile=tiny", *settings, f"evaluation.models=[{model_folder}]")
+    run_stage(CHAIN["evaluate"], config)
+    encoded, encode = list[int](), DenseEncoder.encode
+    monkeypatch.setattr(DenseEncoder, "encode", lambda *given, **named: encoded.append(1) or encode(*given, **named))
+    run_stage(CHAIN["evaluate"], dataclasses.replace(config, force=force))
+    assert bool(encoded) == force
 
 
 def test_scores_that_were_kept_have_the_same_bytes_as_fresh_ones(model: DenseEncoder, tmp_path: Path) -> None:
