@@ -126,14 +126,24 @@ def write_results(run: RunRecord, config: Config, folder: Path, name: str) -> in
 
     `name` is the model's id. The revision is the fingerprint of its contents, as there is no commit before the upload;
     rename the folder to the commit before submitting the files. Tasks unknown to mteb, such as this project's samples,
-    are left out.
+    are left out, and results of other subsets or splits, as another run may have scored the model on these since.
     """
     model = chain_model(config, "merge")
     if model is None:
         return 0
     key = f"{model.fingerprint}-{config.evaluation.precision}"
-    known = {score.task for score in run.scores if run.suite_kind(score.suite) == "mteb"}
-    files = [path for path in sorted(results_folder(config).glob(f"results/*/{key}/*.json")) if path.stem in known]
+    scored = {(score.task, score.suite) for score in run.scores if run.suite_kind(score.suite) == "mteb"}
+    parts = [(task, run.notes.get(f"{suite}/{task}", {}).get("parts") or {}) for task, suite in sorted(scored)]
+    files = []
+    for path in sorted(results_folder(config).glob(f"results/*/{key}/*.json")):
+        if wanted := [own.keys() for task, own in parts if task == path.stem]:
+            by_split = read_json(path)["scores"].items()
+            held = {f"{entry['hf_subset']}/{split}" for split, entries in by_split for entry in entries}
+            if any(own <= held for own in wanted):
+                files.append(path)
+            else:
+                what = "publish: mteb's results of %s are of other subsets or splits; make evaluate ARGS=force=true"
+                log.warning(what, path.stem)
     target = folder / name.replace("/", "__") / model.fingerprint[:40]
     for path in files:
         target.mkdir(parents=True, exist_ok=True)

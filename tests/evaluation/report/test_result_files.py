@@ -69,6 +69,16 @@ def test_tasks_of_other_suites_are_left_out(config: Config, tmp_path: Path) -> N
     assert not (tmp_path / "results").exists() or list((tmp_path / "results").rglob("*.json")) == []
 
 
+@pytest.mark.parametrize(("part", "files"), [("default/dev", 1), ("default/test", 0)])
+def test_results_of_other_splits_than_the_scores_are_left_out(
+    config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture, part: str, files: int
+) -> None:
+    run = read_run(config.folder("report").parent)
+    run.notes["card_30/TERRa"] = {"parts": {part: 0.6}}
+    assert write_results(run, config, tmp_path / "results", NAME) == files
+    assert ("results of TERRa are of other subsets or splits" in caplog.text) == (not files)
+
+
 def put_parts(config: Config, suite: str, task: str, parts: list[str]) -> None:
     """The record of the merge's score, as the stage evaluate leaves it."""
     place = config.folder("evaluate") / "units" / f"merge--{suite}--{task}.json"
