@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import compress
 from typing import Any
 
 from markupsafe import Markup
@@ -66,7 +67,7 @@ def ways_to_search(run: RunRecord, frame: str) -> dict[str, tuple[list[str], lis
     """Columns, and a row per way to search, by task that is scored with more than dense vectors.
 
     A row has the scores and intervals, formatted by `frame`, the gain over the model's dense vectors in the last
-    metric, and the size of a passage's vectors.
+    metric, and the size of a passage's vectors; columns without a figure are left out.
     """
     tables, scores = {}, defaultdict[tuple[str, str], dict[tuple[str, str], Score]](dict)
     for s in run.scores:
@@ -82,7 +83,9 @@ def ways_to_search(run: RunRecord, frame: str) -> dict[str, tuple[list[str], lis
             scored = [show.score(found.get((name, metric)), frame) for metric in metrics]
             gain = show.gain(gains.get((suite, task, last, name)))
             rows.append([name, *scored, gain, *(show.amount(found.get((name, size))) for size in SIZES)])
-        tables[f"{task} of {suite}"] = (["model and mode", *metrics, f"{last} − dense", *SIZES], rows)
+        columns = ["model and mode", *metrics, f"{last} − dense", *SIZES]
+        filled = [any(cell != show.DASH for cell in cells) for cells in zip(*rows, strict=True)]
+        tables[f"{task} of {suite}"] = list(compress(columns, filled)), [list(compress(row, filled)) for row in rows]
     return tables
 
 

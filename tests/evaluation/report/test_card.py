@@ -423,6 +423,19 @@ def test_facts_of_a_model_folder() -> None:
     assert not facts.heads
 
 
+def test_without_heads_the_ways_to_search_are_explained_by_their_table_alone(config: Config) -> None:
+    run = read_run(config.folder("report").parent)
+    for name in ("merge", "bm25"):
+        run.scores.append(Score(name, "own", "questions", "ndcg_at_10", 0.5, 0.4, 0.6, 40, 1.0))
+    text = render_card(run, config, "organisation/name")
+    table = [
+        "| model and mode | ndcg_at_10 |",
+        "|---|---:|",
+        *(f"| {name} | 0.500 [0.400, 0.600] |" for name in ("merge", "bm25")),
+    ]
+    assert "### Ways to search: questions of own\n\n" + "\n".join(table) in text and "hybrid" not in text
+
+
 def test_every_way_to_search_is_in_one_table_of_the_card_and_the_page(config: Config) -> None:
     run, place = read_run(config.folder("report").parent), ("own", "questions")
     run.notes["own/questions"] = {"fitted weights": {"dense": 0.3, "sparse": 0.0, "multi_vector": 0.7}}
