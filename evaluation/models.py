@@ -89,7 +89,7 @@ def further_model(wanted: str, mirror: str | None, taken: Collection[str] = ()) 
     if on_hub:
         return ScoredModel(on_hub.hub, folder, folder_fingerprint(folder), revision=commit)
     parts = folder.resolve().parts[1:]
-    parts = parts[:-1] if parts[-1] == "model" else parts
+    parts = parts[:-1] if parts[-1] == "model" and len(parts) > 1 else parts
     ends = ["/".join(parts[-count:]) for count in range(1, len(parts) + 1)]
     return ScoredModel(next((end for end in ends if end not in taken), ends[-1]), folder, folder_fingerprint(folder))
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from configs.schema.config import Config
 from evaluation.evaluate import chosen_tasks
-from evaluation.models import ScoredModel, folder_fingerprint, scored_models
+from evaluation.models import ScoredModel, folder_fingerprint, further_model, scored_models
 from evaluation.outcome import Measure, Outcome
 from evaluation.report.record import outdated_inputs, read_run
 from evaluation.scoring import Scorer, score_units, unit_fingerprint
@@ -291,6 +291,13 @@ def test_the_same_stage_of_several_runs_can_be_compared(models: dict[str, Path],
     runs = [Path(shutil.copytree(models["first"], tmp_path / run / "merge" / "model")) for run in ("a", "b", "c")]
     config = make_config(tmp_path, f"evaluation.models=[{','.join(map(str, runs))}]")
     assert [model.name for model in scored_models(config)] == ["merge", "b/merge", "c/merge"]
+
+
+def test_a_model_in_a_container_s_root_is_named_by_its_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evaluation.models.hub_model", lambda wanted: None)
+    monkeypatch.setattr("evaluation.models.resolve_model", lambda wanted, *where: (Path(wanted), None))
+    monkeypatch.setattr("evaluation.models.folder_fingerprint", str)
+    assert further_model("/model", None).name == "model"
 
 
 def test_a_first_look_at_the_card_leaves_out_the_largest_corpora_and_is_part_of_the_whole(tmp_path: Path) -> None:
