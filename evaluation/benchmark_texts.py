@@ -27,7 +27,8 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     samples = {file.stem: _sample_texts(file.stem) for file in sorted(FOLDER.glob("*.jsonl"))}
     tests, missing = dict[str, list[str]](), dict[str, str]()
     for suite in config.data.checked_suites:
-        if suite == "encodechka":
+        settings = config.evaluation.suite.get(suite)  # None: encodechka, which needs no entry there
+        if settings is None or settings.kind == "encodechka":
             found = _encodechka_texts(config, missing)
         else:
             found = _mteb_texts(suite, config, missing, tests)

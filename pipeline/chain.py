@@ -46,7 +46,7 @@ CHAIN = {stage.name: stage for stage in [
         settings=lambda c: {key: value for key, value in asdict(c.base).items() if key not in ("attention", "compile")},
     ),
     Stage(
-        "benchmarks", 1, "evaluation.benchmark_texts:build", implied=True,
+        "benchmarks", 2, "evaluation.benchmark_texts:build", implied=True,
         reads=inputs.benchmark_reads,
         settings=inputs.benchmark_settings,
     ),

@@ -34,13 +34,15 @@ def account(config: Config, runs: Path) -> dict[str, dict[str, Any]]:
     return json.loads((config.folder("benchmarks") / "checked.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("place", ["folder", "download"])
+@pytest.mark.parametrize(
+    ("place", "suite"), [("folder", "encodechka"), ("download", "encodechka"), ("folder", "encodechka_model")]
+)
 def test_encodechka_is_read_where_evaluate_reads_it(
-    place: str, encodechka: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: str, suite: str, encodechka: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "ADDRESS", (encodechka / "data").as_uri())
     given = [f"evaluation.encodechka={encodechka}"] if place == "folder" else []
-    found = account(composed("data.decontamination.suites=[encodechka]", *given), tmp_path / "runs")
+    found = account(composed(f"data.decontamination.suites=[{suite}]", *given), tmp_path / "runs")
     assert found["checked"] == {"encodechka stsb_dev": 2}
     assert len(found["not_checked"]) == 8
 
