@@ -56,7 +56,7 @@ class Finding(NamedTuple):
 
 
 def look(key: str, source: SourceConfig, mirror: str | None, *, skip: bool = False) -> Look:
-    """Revision, size, licence, access and first rows of a source; `problem` holds a failure (bad rows, unless `skip`)."""
+    """Revision, size, licence, access and first rows of a source, and any failure: bad rows are one unless `skip`."""
     name, errors = set_name(key), RowErrors(key, skip)
     seen, frames = Look(name, licence=source.licence, access=source.access), list[Any]()
     try:
