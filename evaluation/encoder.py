@@ -96,8 +96,10 @@ class Encoder(Embedder):
 
     @cached_property
     def has_pooler(self) -> bool:
-        """Whether the checkpoint has weights for a pooler."""
-        return any("pooler.dense.weight" in name for name in stored_names(transformer_folder(self.folder)))
+        """Whether the model has a pooler, and the checkpoint weights for it; a classifier's own is not the model's."""
+        stored = any("pooler.dense.weight" in name for name in stored_names(transformer_folder(self.folder)))
+        encoder = getattr(self.model[0], "model", None)
+        return stored and getattr(encoder, "pooler", None) is not None
 
 
 def _mean_by_word(hidden: torch.Tensor, words: list[int | None], count: int) -> np.ndarray:

@@ -4,11 +4,13 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, DebertaV2Config, DebertaV2ForSequenceClassification
 
 from evaluation.encoder import Encoder
+from pipeline.core.errors import UserError
 from tests.support.zoo import animal
 
 TEXTS = ["Река замерзает.", "Когда открыли первый музей в этом городе?", "  Рецепт борща ", "Да", "Река замерзает."]
@@ -31,6 +33,19 @@ def test_a_pooler_that_the_checkpoint_lacks_is_not_a_variant(model_folder: Path,
     tensors = {name: value for name, value in load_file(folder / "model.safetensors").items() if "pooler" not in name}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     assert set(Encoder(folder).variants(TEXTS)) == {"cls", "mean"}
+
+
+def test_the_pooler_of_a_classifier_on_deberta_is_not_a_variant(model_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(model_folder, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors")))
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "pooler_hidden_size": 32}
+    config = DebertaV2Config(vocab_size=1500, hidden_size=32, pad_token_id=1, **sizes)
+    DebertaV2ForSequenceClassification(config).save_pretrained(folder)
+    assert set(Encoder(folder).variants(TEXTS)) == {"cls", "mean"}
+
+
+def test_a_static_model_has_no_variants() -> None:
+    with pytest.raises(UserError, match="StaticEmbedding has no layers"):
+        Encoder(animal("static"), device="cpu").variants(TEXTS)
 
 
 def test_word_vectors_are_means_of_sub_tokens_and_zeros_after_the_cut(embedder: Encoder, model_folder: Path) -> None:
