@@ -187,8 +187,8 @@ class RunRecord:
 
     @cached_property
     def _main_differences(self) -> dict[tuple[str, ...], Difference]:
-        """By model, against, suite and task; the first one where a key occurs twice."""
-        return {(d.model, d.against, d.suite, d.task): d for d in reversed(self.differences) if d.main}
+        """By model, against, suite and task."""
+        return {(d.model, d.against, d.suite, d.task): d for d in self.differences if d.main}
 
     def main_differences(self, model: str, against: str) -> list[Difference]:
         """The comparisons of two models in each task's main score, in the suites that compare models."""
@@ -201,8 +201,8 @@ class RunRecord:
 
     @cached_property
     def _scores(self) -> dict[tuple[str, ...], Score]:
-        """By model, suite, task and metric; the first one where a key occurs twice."""
-        return {(s.model, s.suite, s.task, s.metric): s for s in reversed(self.scores)}
+        """By model, suite, task and metric."""
+        return {(s.model, s.suite, s.task, s.metric): s for s in self.scores}
 
     def on_card(self, model: str, table: CardTable, row: str) -> Score | None:
         """A model's score in a row of a table of the published card; None until all of the row's tasks are scored."""
