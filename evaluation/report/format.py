@@ -63,7 +63,7 @@ def score(found: Score | None, frame: str = SMALL_BELOW) -> str:
     """A score with its interval, formatted by `frame`; a dash if there is none."""
     if found is None or not math.isfinite(found.score):
         return DASH
-    value, low, high = (f"{number:.3f}" for number in (found.score, found.ci_low, found.ci_high))
+    value, low, high = (f"{number:.3f}".replace("-", "−") for number in (found.score, found.ci_low, found.ci_high))
     return frame.format(value, low, high) if has_interval(found) else value
 
 

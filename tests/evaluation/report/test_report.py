@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from configs.schema.config import Config
+from evaluation.report import format
 from evaluation.report.about_results import direction, scores, ways_to_search
 from evaluation.report.about_run import _sources
 from evaluation.report.about_training import dev_chart, peaks
@@ -104,6 +105,11 @@ def test_a_model_is_taken_for_a_mode_of_another_only_by_its_whole_ending() -> No
     assert {row[0]: row[columns.index("ndcg_at_10 − dense")][:6] for row in rows} == {
         "v1": "–", "v1.sparse": "+0.125", "v1.5": "–", "sparse": "–"
     }  # fmt: skip
+
+
+def test_a_negative_score_has_the_minus_of_the_differences_next_to_it() -> None:
+    found = Score("merge", "vectors", "sts-16-binary", "spearman", -0.25, -0.5, 0.125, 60, 1.0)
+    assert format.score(found, "{} [{}, {}]") == "−0.250 [−0.500, 0.125]"
 
 
 def test_a_task_whose_items_are_unknown_has_no_items(whole: Config) -> None:
