@@ -45,7 +45,7 @@ class Measured:
     models: list[str]
     scores: np.ndarray  # [models]
     replicates: np.ndarray  # [models, resamples], the same resamples for all models
-    items: int  # 0: the replicates are the scores themselves
+    items: int  # 0: the replicates are the scores themselves; 1: there is no interval either
     seconds: np.ndarray  # [models]
     main: bool
     pairs: list[tuple[int, int]]  # compared models, the earlier one first
@@ -67,7 +67,8 @@ class Measured:
             elif (earlier, later) in self.permuted:
                 test, p_value = "permutation", self.permuted[earlier, later]
             else:
-                test, p_value = "bootstrap", bootstrap_p_value(values)
+                # Without any difference, all of few items may agree: a resample of them then tells nothing.
+                test, p_value = "bootstrap", max(bootstrap_p_value(values), 2.0 ** (1 - self.items))
             difference = float(self.scores[later] - self.scores[earlier])
             low, high = self._interval(values)
             yield Difference(
@@ -87,7 +88,7 @@ class Measured:
             )
 
     def _interval(self, values: np.ndarray) -> tuple[float, float]:
-        return interval(values) if self.items else (float("nan"), float("nan"))
+        return interval(values) if self.items > 1 else (float("nan"), float("nan"))
 
 
 def replicates(outcomes: Sequence[Outcome], resampling: Resampling, *names: str) -> np.ndarray:

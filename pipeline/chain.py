@@ -82,7 +82,7 @@ CHAIN = {stage.name: stage for stage in [
         settings=lambda c: {"export": c.export},
     ),
     Stage(
-        "evaluate", 10, "evaluation.evaluate:build", in_place=True, assist="evaluation.evaluate:assist",
+        "evaluate", 11, "evaluation.evaluate:build", in_place=True, assist="evaluation.evaluate:assist",
         needs=inputs.evaluate_needs,
         reads=inputs.evaluate_reads,
         settings=inputs.evaluate_settings,

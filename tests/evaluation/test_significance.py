@@ -168,6 +168,15 @@ def test_two_or_three_items_show_no_difference(statistic: str, gold: list[float]
     assert found.p_value > 0.5 and np.isnan(found.ci_low)
 
 
+@pytest.mark.parametrize("items", [1, 2, 3, 5])
+def test_few_items_that_agree_are_no_evidence_beyond_their_signs(items: int) -> None:
+    models = {name: outcome("mean", value=gain + np.arange(items)) for name, gain in (("worse", 0), ("better", 0.5))}
+    found = measured(models, [0.0, 0.0], Resampling(1000), "suite", "task", permuted=False)
+    (row,) = found.differences()
+    assert (row.test, row.p_value) == ("bootstrap", 2 / 2**items)
+    assert np.isnan([row.ci_low, *(score.ci_low for score in found.rows())]).all() == (items == 1)
+
+
 def test_holm_is_the_step_down_procedure() -> None:
     # Holm 1979's rule by hand, and never below Benjamini and Hochberg's.
     values = [0.01, 0.04, 0.03, 0.005, float("nan")]
