@@ -117,8 +117,8 @@ def _find(run: RunRecord, key: str, similarities: dict[tuple[int, int], float]) 
             return (found.score, f"evaluate/scores.csv: {model}, {table.suite}, {row}") if found else absent
         case "tasks":
             parts = [part for name in AVERAGED if rest in ("all", name.partition(" ")[0]) for part in GROUPS[name]]
-            done = sum(any(run.scored("merge", CARD_SUITE, task, name) for name in names) for task, names in parts)
-            return (done, f"evaluate/scores.csv: tasks of {CARD_SUITE} scored for merge") if done else absent
+            done = all(any(run.scored("merge", CARD_SUITE, task, name) for name in names) for task, names in parts)
+            return (len(parts), f"evaluate/scores.csv: tasks of {CARD_SUITE} scored for merge") if done else absent
         case "usage":
             query, _, passage = rest.partition("/")
             if (int(query), int(passage)) not in similarities:

@@ -33,12 +33,6 @@ def checked(config: Config) -> dict[str, Claim]:
     return {claim.key: claim for claim in check_claims(read_run(config.folder("report").parent))}
 
 
-def scored(scores: dict[tuple[str, str, str], float]) -> RunRecord:
-    stages = dict.fromkeys(("data", "init", "merge", "evaluate"))
-    made = [Score("merge", *names, value, nan, nan, 1, 0.0) for names, value in scores.items()]
-    return RunRecord(Path("run"), stages, scores=made)
-
-
 @pytest.mark.parametrize(
     ("card", "ours", "tolerance", "verdict"),
     [
@@ -99,6 +93,15 @@ def test_claims_are_found_where_the_run_has_them(checked: dict[str, Claim]) -> N
     assert checked["vocabulary"].ours == 400 and checked["parameters"].ours == 70_384
     assert checked["dimension"].ours == 16
     assert checked["encodechka/USER-bge-m3/STS"].ours == pytest.approx(0.84)
+
+
+def test_a_group_of_data_sets_is_counted_when_all_of_it_was_scored(config: Config) -> None:
+    run = read_run(config.folder("report").parent)
+    parts = [(task, names[0]) for task, names in CARD_MTEB["Average"] if task != "RiaNewsRetrieval"]
+    run.scores.extend(Score("merge", "card_30", *part, 0.5, nan, nan, 1, 0.0) for part in parts)
+    verdicts = {claim.key: claim.verdict for claim in check_claims(run)}
+    assert verdicts["tasks/STS"] == verdicts["tasks/Classification"] == "equal"
+    assert verdicts["tasks/Retrieval"] == verdicts["tasks/all"] == "not run"  # as their means are
 
 
 def test_what_was_not_measured_says_why(checked: dict[str, Claim]) -> None:
