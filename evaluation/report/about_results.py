@@ -1,7 +1,7 @@
 """The page's sections on results: scores, differences, the published card's tables and claims."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import compress
 from typing import Any
 
@@ -58,7 +58,7 @@ def scores(run: RunRecord) -> page.Section:
     blocks += [page.table(f"Ways to search: {task}", *table) for task, table in modes.items()]
     if run.differences:
         pairs = [*(("merge", other) for other in (run.reference, *DATA_SIDES)), ("init", "base")]
-        forests = [_forest(run, suite, *pair) for pair in pairs for suite, *_ in run.suite_tables()]
+        forests = [forest for pair in pairs for forest in _forests(run, *pair)]
         blocks += [page.heading("Differences between models"), page.group("pictures", forests), _differences(run)]
     return page.Section("scores", "Scores", blocks)
 
@@ -89,14 +89,17 @@ def ways_to_search(run: RunRecord, frame: str) -> dict[str, tuple[list[str], lis
     return tables
 
 
-def _forest(run: RunRecord, suite: str, model: str, against: str) -> Markup:
-    """The differences between two models in the main score of each task of a suite."""
-    found = [d for d in run.main_differences(model, against) if d.suite == suite and show.has_interval(d)]
-    rows = [Interval(d.task.replace("_", " "), d.difference, d.ci_low, d.ci_high) for d in found]
-    words, intervals = f"{model} minus {against} on {suite}", "with 95 % intervals"
-    listed = "; ".join(f"{row.label} {signed(row.value, 3)}" for row in rows)
-    svg = forest_plot(rows, x_label="difference", describe=f"{words}, {intervals}: {listed}")
-    return page.picture(svg, f"{words[0].upper()}{words[1:]}, {intervals}; grey where the interval contains zero.")
+def _forests(run: RunRecord, model: str, against: str) -> Iterator[Markup]:
+    """The differences between two models in each task's main score, a picture per suite."""
+    found = [d for d in run.main_differences(model, against) if show.has_interval(d)]
+    for suite in dict.fromkeys(d.suite for d in found):
+        own = [d for d in found if d.suite == suite]
+        rows = [Interval(d.task.replace("_", " "), d.difference, d.ci_low, d.ci_high) for d in own]
+        words, intervals = f"{model} minus {against} on {suite}", "with 95 % intervals"
+        listed = "; ".join(f"{row.label} {signed(row.value, 3)}" for row in rows)
+        svg = forest_plot(rows, x_label="difference", describe=f"{words}, {intervals}: {listed}")
+        caption = f"{words[0].upper()}{words[1:]}, {intervals}; grey where the interval contains zero."
+        yield page.picture(svg, caption)
 
 
 def _differences(run: RunRecord) -> Markup:
