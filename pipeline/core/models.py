@@ -129,9 +129,11 @@ def missing_weights(model: SentenceTransformer, folder: Path) -> list[str]:
     encoder: Any = getattr(model[0], "model", None)
     if encoder is None:
         return []
-    options: dict[str, Any] = {"device_map": "meta", "output_loading_info": True, "local_files_only": True}
+    place = transformer_folder(folder)
     with quiet():  # the names only; reports were shown when it was loaded
-        _, found = type(encoder).from_pretrained(transformer_folder(folder), **options)
+        _, found = type(encoder).from_pretrained(
+            place, device_map="meta", output_loading_info=True, local_files_only=True
+        )
     return sorted(name for name in found["missing_keys"] if not name.startswith("pooler."))
 
 
