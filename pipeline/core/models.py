@@ -23,6 +23,7 @@ from pipeline.core.safetensors_io import WEIGHTS_FILE
 
 # Families whose positions and attention are known here, so that texts can be packed.
 FAMILIES = ("bert", "roberta", "camembert", "xlm-roberta", "modernbert")
+ADAPTER = "adapter_config.json"
 USUAL = ("Transformer", "StaticEmbedding", "Pooling", "Normalize")  # modules that are compatible with each other
 # Settings of sentence_bert_config.json that change tokenisation from that of a plain call of the tokenizer.
 UNUSED = ("processing_kwargs", "query_length", "document_length", "query_expansion")
@@ -38,18 +39,22 @@ def load_folder(
 
     `device` None selects the fastest. A folder without modules gets the library's default ones, with a warning.
 
-    Raises UserError for files that can't be read or don't match, custom code, missing weights (transformers would
-    initialise them at random), settings that only the library's `encode` applies, and with `finite` a tensor with NaN
-    or infinity.
+    Raises UserError for files that can't be read or don't match, custom code, an adapter, missing weights (transformers
+    would initialise them at random), settings that only the library's `encode` applies, and with `finite` a tensor with
+    NaN or infinity.
     """
     device = device or ("cuda" if usable_gpus() else "cpu")
     kwargs = {"dtype": torch.float32, **model_kwargs}
+    if (transformer_folder(folder) / ADAPTER).is_file():  # the library would look for its model on the Hub
+        what, merge = f"{ADAPTER}: an adapter's weights", "merge it into its model and save that"
+        raise UserError(what, where=str(folder), remedy=merge)
     try:
         if device.startswith("cuda"):
             require_kernels(device)
         model = SentenceTransformer(
             str(folder), device=device, model_kwargs=kwargs, trust_remote_code=False, local_files_only=True
         )
+        missing = missing_weights(model, folder)
     except (*RAISED_BY_FILES, SafetensorError) as error:
         is_damage = isinstance(error, UnpicklingError | EOFError) or "PytorchStreamReader" in str(error)
         damaged = "a weight file is damaged, or holds more than tensors"  # torch would explain how to run its code
@@ -61,7 +66,7 @@ def load_folder(
         log.warning("%s %s: sentence-transformers pools its tokens by %s", folder, why, how)
     if unused := _unused_setting(model):
         raise UserError(f"the model has a setting that can't be applied: {unused}", where=str(folder), remedy=remedy)
-    if missing := missing_weights(model, folder):
+    if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UserError(f"the weights lack the tensor {missing[0]}{more}", where=str(folder), remedy=remedy)
     for name, parameter in model.named_parameters() if finite else ():

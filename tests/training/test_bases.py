@@ -399,13 +399,6 @@ def test_prompts_that_differ_from_the_folder_s_are_refused(tmp_path: Path) -> No
         base_of("prompts", tmp_path / "two", replace(CLS, prompts=prompts))
 
 
-def test_an_adapter_is_refused_as_a_base(tmp_path: Path) -> None:
-    folder = tiny_model(tmp_path / "adapter", max_length=64)
-    (folder / "adapter_config.json").write_text("{}")
-    with pytest.raises(UserError, match=r"adapter_config\.json"):
-        make_from_hub(replace(CLS, hub=str(folder)), tmp_path / "base", None)
-
-
 @pytest.mark.parametrize(
     ("name", "architecture", "head", "pooler"),
     [

@@ -39,7 +39,6 @@ from training.bases.folder import XLM_R_TOKENS, named_by, opened, write_modules,
 TOKENIZER = "tokenizer.json"
 NEEDED = ("config.json", TOKENIZER)
 OPTIONAL = ("sentencepiece.bpe.model", *HEADS)
-ADAPTER = "adapter_config.json"
 # Settings of sentence_bert_config.json that change nothing; all others must be empty or false.
 NEUTRAL = {
     "transformer_task": "feature-extraction",
@@ -94,8 +93,6 @@ def unusable_files(modules: Sequence[tuple[str, str]], place: Path) -> Iterator[
             yield f"the model has no {file}", "choose a base that has one"
     if not any(path for pattern in ("*.safetensors", TORCH_FILES) for path in place.glob(pattern)):
         yield "the model has no weights", "choose a base that has them"
-    if (place / ADAPTER).is_file():
-        yield f"{ADAPTER}: an adapter's weights", "merge it into its model and save that"
 
 
 def contradictions(model: SentenceTransformer, source: Path, config: BaseConfig) -> Iterator[tuple[str, str]]:

@@ -166,6 +166,14 @@ def test_a_missing_tensor_is_named_also_in_a_family_whose_file_has_other_names(
         load_folder(tmp_path, device="cpu")
 
 
+def test_an_adapter_is_no_model(tmp_path: Path) -> None:
+    """Its model, which only a name points to, would be read from the Hub, at any revision."""
+    shutil.copytree(tiny_base(), tmp_path, dirs_exist_ok=True)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"adapter_config\.json: an adapter's weights .*; merge it"):
+        load_folder(tmp_path, device="cpu")
+
+
 def test_a_gpu_that_is_not_there_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """A CUDA build is asked for its capability first; a CPU build fails when the model is moved there."""
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_80"])
