@@ -54,8 +54,9 @@ def load_model(
     for module in modules:
         if isinstance(module, nn.Dropout):
             module.p = side.dropout
-        elif hasattr(module, "attention_dropout"):  # ModernBERT's, which has no module for it
-            module.attention_dropout = side.dropout
+        for name, value in vars(module).items():
+            if "dropout" in name and isinstance(value, float):  # the attention of ModernBERT, T5 and others
+                setattr(module, name, side.dropout)
     # No gradient reaches the pooler of a model with CLS or mean pooling, for which DistributedDataParallel would fail.
     pooler = getattr(encoder, "pooler", None)
     if pooler is not None:

@@ -266,6 +266,7 @@ ZOO: dict[str, Change] = {
     # Rotary positions, and a layer that sees near tokens only.
     "ModernBERT": of_bytes("modernbert", local_attention=8, global_attn_every_n_layers=2, **ENDS),
     "DistilBERT": of_bytes("distilbert", hidden_dim=64),
+    "ALBERT": of_bytes("albert", embedding_size=WIDTH),  # its layers share their weights
     "T5": of_bytes("t5", d_kv=8, d_ff=64, feed_forward_proj="gated-gelu", **ENDS),  # of which the encoder is kept
     "cut at the start": edited("tokenizer_config.json", truncation_side="left"),
     "lower case": edited("sentence_bert_config.json", do_lower_case=True),

@@ -305,6 +305,7 @@ AS_BASE: dict[str, BaseConfig] = {
     "BERT with word pieces": CLS,
     "ModernBERT": CLS,
     "DistilBERT": CLS,
+    "ALBERT": CLS,
     "T5": CLS,
     "shorter texts": replace(CLS, max_length=16),
     "similarity by dot product": CLS,

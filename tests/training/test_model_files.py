@@ -108,7 +108,10 @@ def test_an_adapter_s_input_stays_in_16_bit_with_the_same_output() -> None:
     assert set(theirs) == {torch.float32} and torch.bfloat16 in ours
 
 
-@pytest.mark.parametrize("name", ["masked language model", "BERT with word pieces", "ModernBERT", "DistilBERT", "T5"])
+OTHERS = ["BERT with word pieces", "ModernBERT", "DistilBERT", "ALBERT", "T5"]
+
+
+@pytest.mark.parametrize("name", ["masked language model", *OTHERS])
 def test_a_model_of_any_family_goes_from_base_to_merge(name: str, tmp_path: Path) -> None:
     base, init, side, merged = (tmp_path / name for name in ("base", "init", "side", "merged"))
     config = BaseConfig(kind="hub", hub=str(animal(name)), max_length=64)
@@ -123,7 +126,7 @@ def test_a_model_of_any_family_goes_from_base_to_merge(name: str, tmp_path: Path
     trained(init, side)
     names = load_file(init / "model.safetensors").keys()
     assert load_file(side / "model.safetensors").keys() == names
-    assert any("pooler" in tensor for tensor in names) == (name == "BERT with word pieces")  # its file has one
+    assert any("pooler" in tensor for tensor in names) == (name in ("BERT with word pieces", "ALBERT"))
     models = {"init": init, "symmetric": side}
     require_compatible(models)
     write_model(models, {"init": 0.5, "symmetric": 0.5}, merged, "float32")
@@ -178,7 +181,12 @@ def test_compilation_without_its_backend_is_refused_in_one_line() -> None:
     )
 
 
-def test_a_side_s_dropout_rules_attention_that_has_no_module_for_it() -> None:
-    model = load_model(animal("ModernBERT"), "auto", SideConfig(anchor_length=32, positive_length=32, dropout=0.2))
-    found = [module.attention_dropout for module in model.modules() if hasattr(module, "attention_dropout")]
-    assert found == [0.2] * 2
+@pytest.mark.parametrize("name", ["ModernBERT", "ALBERT", "T5"])  # the latter's base has dropout
+def test_a_sides_dropout_is_that_of_attention_too(name: str) -> None:
+    loaded: Any = load_model(animal(name), "auto", dataclasses.replace(SIDE, dropout=0.2))
+    values = [each for module in loaded.modules() for each in vars(module).items()]
+    found = [value for key, value in values if key == "p" or ("dropout" in key and isinstance(value, float))]
+    assert found and set(found) == {0.2}
+    model = load_model(animal(name), "auto", SIDE).train()
+    once, again = (model(dict(model.preprocess(TEXTS[1:2])))["sentence_embedding"] for _ in range(2))
+    assert torch.equal(once, again)
