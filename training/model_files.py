@@ -196,7 +196,7 @@ def save_model(model: SentenceTransformer, init: Path, folder: Path) -> None:
 
     A pooler that `init` lacks was initialised randomly by transformers, and is left out.
     """
-    shutil.copytree(init, folder, ignore=shutil.ignore_patterns(*STAGE_FILES))
+    shutil.copytree(init, folder, ignore=shutil.ignore_patterns(*STAGE_FILES, "*.safetensors*"))  # shards as well
     write_dtype(folder, "float32")
     encoder, stored = encoder_of(model), stored_names(init)
     made_up = {name for name in encoder.state_dict() if name.startswith("pooler.") and name not in stored}

@@ -18,6 +18,7 @@ from merging.compatibility import require_compatible, write_model
 from pipeline.core.errors import UserError
 from pipeline.core.models import load_folder
 from pipeline.core.packed import use_packed
+from pipeline.core.safetensors_io import weight_files
 from tests.support.small_bases import tiny_base, tiny_model
 from tests.support.zoo import TEXTS, animal
 from training.bases.hub import make_from_hub
@@ -58,6 +59,15 @@ def test_the_side_of_a_base_in_16_bit_is_loaded_in_32(tmp_path: Path) -> None:
     folder = trained(init, tmp_path / "side")
     assert AutoModel.from_pretrained(folder).dtype == torch.float32
     assert json.loads((folder / "config.json").read_text()) == config | {"dtype": "float32"}
+
+
+def test_the_shards_of_init_are_not_kept_next_to_the_trained_weights(tmp_path: Path) -> None:
+    init = tiny_model(tmp_path / "init")
+    encoder = AutoModel.from_pretrained(init)
+    (init / "model.safetensors").unlink()
+    encoder.save_pretrained(init, max_shard_size="30KB")
+    assert len(weight_files(init)) > 1
+    assert {path.name for path in trained(init, tmp_path / "side").glob("*.safetensors*")} == {"model.safetensors"}
 
 
 def test_an_adapter_is_saved_as_full_weights(tmp_path: Path) -> None:
