@@ -28,7 +28,8 @@ def _found(config: Config) -> dict[str, tuple[str, Path]]:
     found: dict[str, tuple[str, Path]] = {}
     for wanted in config.merging.models:
         is_stage = wanted in STAGES
-        folders = [config.model_folder(wanted)] if is_stage else sorted(map(Path, glob(str(Path(wanted).expanduser()))))
+        given = config.model_folder(wanted) if is_stage else Path(wanted).expanduser()
+        folders = [given] if is_stage or given.is_dir() else sorted(map(Path, glob(str(given))))
         for folder in folders:
             name = wanted if is_stage else "-".join(folder.parts[: -1 if folder.name == "model" else None][-2:])
             if name in found:

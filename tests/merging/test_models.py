@@ -28,6 +28,13 @@ def test_stages_are_this_run_s_and_a_pattern_names_any_number_of_other_runs_mode
     }
 
 
+def test_a_run_whose_name_is_like_a_pattern_is_merged_by_its_path(tmp_path: Path) -> None:
+    folder = model(tmp_path / "tiny-dimensions=[16,8]" / "symmetric" / "model")  # as a sweep over lists names its runs
+    config = composed("profile=tiny", f"runs={tmp_path}")
+    config.merging.models = ["init", str(folder)]
+    assert merged_models(config)["tiny-dimensions=[16,8]-symmetric"] == folder
+
+
 @pytest.mark.parametrize(
     ("names", "words"),
     [
