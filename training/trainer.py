@@ -308,7 +308,6 @@ def training_arguments(
         "max_steps": steps,
         "per_device_train_batch_size": side.batch_size,
         "learning_rate": side.learning_rate,
-        "learning_rate_mapping": {r"\.heads\.": heads.learning_rate} if heads.kind == "joint" else {},
         "warmup_steps": round(side.warmup * steps),
         "lr_scheduler_type": side.schedule,
         "weight_decay": side.weight_decay,
@@ -332,7 +331,12 @@ def training_arguments(
         "dataloader_num_workers": 2 if torch.cuda.is_available() else 0,
     }
     extra = {**config.training.arguments, **side.arguments}
-    return _library_arguments(values, extra, f"config key training.{stage.name}.arguments")
+    made = _library_arguments(values, extra, f"config key training.{stage.name}.arguments")
+    if heads.kind == "joint":
+        further: Any = made.learning_rate_mapping
+        with named_argument("learning_rate_mapping"):
+            made.learning_rate_mapping = {r"\.heads\.": heads.learning_rate, **further}
+    return made
 
 
 def _library_arguments(

@@ -23,6 +23,7 @@ import torch
 from sentence_transformers import SentenceTransformerTrainer
 from transformers import TrainerControl, TrainerState
 
+from configs.schema.training import HeadsConfig
 from pipeline.chain import CHAIN
 from pipeline.core.artefact import StageFolder
 from pipeline.core.errors import UserError
@@ -331,6 +332,16 @@ def test_any_argument_of_the_library_passes_through(tmp_path: Path) -> None:
     made = training_arguments(config, StageFolder("symmetric", tmp_path, "", {}), 10, has_dev=False)
     assert (made.adam_beta1, made.adam_beta2, made.lr_scheduler_type) == (0.8, 0.9, "cosine")
     assert made.logging_nan_inf_filter is False
+
+
+def test_rates_of_single_layers_leave_joint_heads_their_own(tmp_path: Path) -> None:
+    config = prepared_run(tmp_path, {}, arguments={"learning_rate_mapping": {"embeddings": 1e-6}})
+    config.training.heads = HeadsConfig(kind="joint", learning_rate=1e-2)
+    made = training_arguments(config, StageFolder("symmetric", tmp_path, "", {}), 10, has_dev=False)
+    assert made.learning_rate_mapping == {r"\.heads\.": 1e-2, "embeddings": 1e-6}
+    config.training.symmetric.arguments["learning_rate_mapping"] = 1e-3
+    with pytest.raises(UserError, match=r"training\.arguments\.learning_rate_mapping"):
+        training_arguments(config, StageFolder("symmetric", tmp_path, "", {}), 10, has_dev=False)
 
 
 def test_a_sides_settings_are_the_librarys_arguments(tmp_path: Path) -> None:
