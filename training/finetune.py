@@ -278,12 +278,12 @@ def require_launcher(devices: int, processes: int, asked: int | None) -> None:
 
 
 def require_angle_batches(plan: BatchPlan, sets: Mapping[str, TokenisedSet], name: str, side: SideConfig) -> None:
-    """Raise UserError where AnglE is on and no batch has pairs with different labels."""
+    """Raise UserError where AnglE is on and no batch of a symmetric set has pairs with different labels."""
     if side.angle_weight > 0 and not any(has_angle(sets[batch.set].rows, batch) for batch in plan.batches):
         raise UserError(
-            "no batch has pairs with different labels, so AnglE would do nothing",
+            "no batch of a symmetric set has pairs with different labels, so AnglE would do nothing",
             where=f"config key training.{name}.angle_weight",
-            remedy="set it to 0, or add sets with negatives or scores",
+            remedy="set it to 0, or add symmetric sets with negatives or scores",
         )
 
 

@@ -116,7 +116,7 @@ class SideConfig(PlannedConfig):
     teacher_weight: float = setting(1.0, above=0, later=True)  # of the Kullback-Leibler divergence from it
     # Divides its similarities and the student's.
     teacher_temperature: float = setting(0.02, above=0, later=True)
-    angle_weight: float = setting(0.0, least=0)  # of AnglE, next to 1 for the contrastive loss; 0: off
+    angle_weight: float = setting(0.0, least=0)  # of AnglE on symmetric sets, next to 1 for contrastive loss; 0: off
     angle_scale: float = setting(20.0, above=0)  # of AnglE: multiplies the angles
     # The losses are computed on vectors truncated to each of these lengths and added up, so that the model's vectors
     # can be truncated there (Matryoshka, arXiv:2205.13147). Empty: on full vectors only.

@@ -199,6 +199,9 @@ def test_unknown_sets_are_refused(tmp_path: Path) -> None:
 
 def test_angle_without_different_labels_is_refused(tmp_path: Path) -> None:
     refused(tmp_path, "AnglE would do nothing", angle_weight=0.02)
+    config = prepared_run(tmp_path / "other", {"asymmetric/triplets": rows(32, negatives=1)}, angle_weight=0.02)
+    with pytest.raises(UserError, match="no batch of a symmetric set"):  # other sets have labels, but no AnglE
+        run_stage(CHAIN["asymmetric"], config)
 
 
 def test_one_batch_with_different_labels_among_very_many_is_enough() -> None:
