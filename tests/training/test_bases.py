@@ -400,6 +400,16 @@ def test_prompts_that_differ_from_the_folder_s_are_refused(tmp_path: Path) -> No
         base_of("prompts", tmp_path / "two", replace(CLS, prompts=prompts))
 
 
+def test_a_tokenizer_that_cannot_pad_is_refused(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(animal("ModernBERT"), tmp_path / "model"))
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    del settings["pad_token"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (tmp_path / "base").mkdir()
+    with pytest.raises(UserError, match="the tokenizer has no pad_token"):
+        make_from_hub(replace(CLS, hub=str(folder)), tmp_path / "base", None)
+
+
 @pytest.mark.parametrize(
     ("name", "architecture", "head", "pooler"),
     [

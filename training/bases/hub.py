@@ -104,6 +104,8 @@ def contradictions(model: SentenceTransformer, source: Path, config: BaseConfig)
     if tokenizer(PROBE)["input_ids"] != read_tokenizer(transformer_folder(source) / TOKENIZER).encode(PROBE).ids:
         what = "tokenizer_config.json changes the tokens that tokenizer.json alone makes of a text"
         yield what, "save the tokenizer as PreTrainedTokenizerFast, or choose another base"
+    if tokenizer.pad_token is None and XLM_R_TOKENS["pad_token"] not in tokenizer.get_vocab():
+        yield "the tokenizer has no pad_token", "name one in tokenizer_config.json, or choose another base"
     if (limit := model.max_seq_length or 0) < config.max_length:
         what = f"texts are cut at {limit} tokens, but base.max_length is {config.max_length}"
         yield what, f"set base.max_length to at most {limit}"
