@@ -88,6 +88,8 @@ class Config:
         if self.training.heads.kind == "joint" and self.merging.method in MERGEKIT_METHODS:
             method = self.merging.method
             yield "merging.method", f"can't be {method} with heads=joint: it yields no weights for merging the heads"
+        for name in sorted({*self.merging.models} & {*STAGES} - {"base", "init", *SIDES}):
+            yield "merging.models", f"can't name this run's {name}: it leaves no model, or is made from the merge"
         if self.force and self.launch.nodes > 1 and (alone := [name for name in self.stages if name not in SIDES_READ]):
             why = f"{self.launch.nodes} machines would each rebuild {alone[0]} while the others read it"
             yield "force", f"{why}; force it on one first, with launch.nodes=1"

@@ -108,6 +108,11 @@ NO_TIME = TrainingConfig(arguments={"ddp_timeout": "soon"})
         (MergingConfig(method="fixed", weights={"initial": 1.0}), "weights", "initial is not among"),
         (MergingConfig(method="average"), "method", "must be one of"),
         (MergingConfig(models=["init"]), "models", "at least two"),
+        (
+            Config("p", "r", init=InitConfig(corpora=CORPORA), merging=MergingConfig(models=["init", "merge"])),
+            "merging.models",
+            "can't name this run's merge",
+        ),
         (MergingConfig(models=["init", "init"]), "models", "at least two"),
         (MergingConfig(method="search"), "guard_sources", "at least two"),
         (MergingConfig(method="search", guard_sources=["one", "one"]), "guard_sources", "at least two"),
