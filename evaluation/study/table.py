@@ -24,7 +24,7 @@ HEADLINE = "Mean S"  # of encodechka
 DEV = "dev"  # suite of the rows by which an arm may be chosen
 RESAMPLES = 2000
 ALPHA = 0.05  # of differences in bold, after Holm's correction
-GUARDS = "guards"  # the guard set that loses most against init
+GUARDS = "guards"  # the guard set that loses most against the first merged model: init, but for the soup
 # Figures of the stage `merge` with their signs: a loss on the guards is negative, as in all differences.
 DEV_FIGURES = {"dev": ("dev", 1), "dev_symmetric": ("symmetric dev", 1), "dev_asymmetric": ("asymmetric dev", 1),
                "guard_loss": (GUARDS, -1)}  # fmt: skip
