@@ -57,7 +57,7 @@ CHAIN = {stage.name: stage for stage in [
         settings=lambda c: {"data": c.data, "mining": mining_settings(c)},
     ),
     Stage(
-        "init", 3, "training.vocabulary.build:build",
+        "init", 4, "training.vocabulary.build:build",
         needs=lambda c: ["base", "data"] if c.init.counts_pairs else ["base"],
         reads=corpus_states,
         settings=lambda c: {"init": c.init, "languages": c.languages},

@@ -206,6 +206,14 @@ def test_languages_of_one_script_share_the_words_of_a_mixed_corpus(tmp_path: Pat
     np.testing.assert_array_equal(found["en"], brute_force(tokenizer, ["in London"], 1200))
 
 
+def test_a_language_of_several_scripts_has_the_words_of_each(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(tiny_base() / "tokenizer.json"))
+    corpora = [text_corpus(tmp_path, "mixed", "reka i grad дом 猫\n", "script")]
+    found = count_pieces(corpora, tokenizer, ["ru", "sr"], 1200)
+    np.testing.assert_array_equal(found.occurrences["sr"], brute_force(tokenizer, ["reka i grad", "дом"], 1200))
+    np.testing.assert_array_equal(found.others, brute_force(tokenizer, ["猫"], 1200))
+
+
 def test_an_unknown_language_has_the_words_of_the_script_that_the_config_names(tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_file(str(tiny_base() / "tokenizer.json"))
     corpora = [text_corpus(tmp_path, "mixed", "дом \u0a98\u0ab0 лес\n", "script")]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import polars
@@ -11,7 +12,7 @@ from configs.schema.init import BY_SCRIPT
 from pipeline.core.errors import UserError
 from training.vocabulary.corpora import Corpus
 from training.vocabulary.counting import WORDS, PieceCounts, WordCounter, piece_counts
-from training.vocabulary.selection import OTHER, scripts_of
+from training.vocabulary.selection import OTHER, SCRIPTS, scripts_of
 
 FOREIGN = r"[\p{L}--[\p{Common}\p{Inherited}]]"  # matched on words without a letter of the languages' scripts
 
@@ -77,21 +78,22 @@ def _counters(
 def _by_script(
     counter: WordCounter, languages: list[str], further: Sequence[str]
 ) -> Iterator[tuple[str, polars.DataFrame, Mapping[str, int]]]:
-    """(language, words, whole texts) of a mixed corpus: those whose first known script is the language's own.
+    """(language, words, whole texts) of a mixed corpus: those whose first known script is one of the language's own.
 
     Languages that share a script each count all its words. Words without letters go to the first language, those with
     letters of other scripts only to OTHER. An unknown language is assumed to be written in the first of the `further`
     scripts.
     """
-    scripts = {name: scripts_of([name], further)[0] for name in languages}
+    scripts = {name: SCRIPTS.get(name) or scripts_of([name], further)[:1] for name in languages}
     found = polars.coalesce(
         *(polars.when(polars.col("word").str.contains(rf"\p{{{script}}}")).then(polars.lit(script))
-          for script in dict.fromkeys(scripts.values())),
+          for script in dict.fromkeys(chain.from_iterable(scripts.values()))),
         polars.when(polars.col("word").str.contains(FOREIGN)).then(polars.lit(OTHER)),
-        polars.lit(next(iter(scripts.values()))),
+        polars.lit(scripts[languages[0]][0]),
     )  # fmt: skip
     words = counter.words().with_columns(script=found)
     whole = polars.DataFrame(list(counter.whole.items()), schema=WORDS, orient="row").with_columns(script=found)
-    for name, script in {**scripts, OTHER: OTHER}.items():
-        own = whole.filter(script=script)
-        yield name, words.filter(script=script), dict(zip(own["word"], own["count"], strict=True))
+    for name, own_scripts in {**scripts, OTHER: [OTHER]}.items():
+        is_own = polars.col("script").is_in(own_scripts)
+        own = whole.filter(is_own)
+        yield name, words.filter(is_own), dict(zip(own["word"], own["count"], strict=True))
