@@ -22,7 +22,7 @@ from pipeline.core.models import load_folder
 from pipeline.run import make
 from tests.support.runs import file_names, run_main
 from tests.support.small_bases import E5, TINY, config, tiny_base, true_tokenizer
-from tests.support.zoo import TEXTS, animal, expected
+from tests.support.zoo import TEXTS, animal, edit, expected
 from training.bases.random_model import sample_texts
 from training.bases.sources import SAMPLES
 from training.cost_model import KNOWN, shape_of_run
@@ -115,6 +115,18 @@ def test_the_shrunk_model_embeds_covered_texts_as_the_base_does(tiny_run: Config
     assert len(kept) > 100 and len(dropped) > 7
     assert all(np.array_equal(before, after) for before, after in kept)
     assert any(not np.array_equal(before, after) for before, after in dropped)
+
+
+def test_every_prompt_of_the_base_is_segmented_as_before(tmp_path: Path) -> None:
+    model, prompt = Path(shutil.copytree(tiny_base(), tmp_path / "model")), "Ежегодный Wikipedia съезд: "
+    edit(model / "config_sentence_transformers.json", prompts={"clustering": prompt})
+    base = dataclasses.replace(TINY, name="prompted", kind="hub", hub=str(model))
+    made = config(tmp_path, base, min_counts={"ru": 3})
+    write_pairs(made, samples(30))
+    make("init", made)
+    before, after = (load_folder(made.folder(stage), "cpu") for stage in ("base", "init"))
+    assert after.prompts["clustering"] == prompt
+    assert before.tokenizer.tokenize(prompt) == after.tokenizer.tokenize(prompt)
 
 
 def embeddings_of(made: Config, texts: list[str]) -> tuple[list[Any], list[Any]]:

@@ -7,7 +7,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from configs.schema.config import Config
-from pipeline.core.artefact import StageFolder, write_json
+from pipeline.core.artefact import StageFolder, read_json, write_json
 from pipeline.core.console import log
 from pipeline.core.model_folder import read_tokenizer
 from training.vocabulary.certificate import certify
@@ -33,7 +33,8 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     before = read_tokenizer(base / "tokenizer.json")
     corpora = find_corpora(config.init, config.languages, config.folder("data"), config.mirror)
     counts = count_pieces(corpora, before, config.languages, tokenizer.size, config.init.scripts)
-    prompts = before.encode_batch([prompt for prompt in config.base.prompts.values() if prompt])
+    own = read_json(base / "config_sentence_transformers.json")["prompts"]  # the model keeps its own too
+    prompts = before.encode_batch([prompt for prompt in own.values() if prompt])
     needed = np.unique(np.array([token for prompt in prompts for token in prompt.ids], dtype=np.int64))
     selection = select(tokenizer, {**counts.occurrences, OTHER: counts.others}, config.init, config.languages, needed)
     share = warn_of_lost_pieces(config.folder("data"), before, selection.kept) if config.init.counts_pairs else None
