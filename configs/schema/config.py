@@ -109,6 +109,8 @@ class Config:
 
     def uneven_shares(self, stage: str, processes: int) -> str | None:
         """Why a stage's smallest batch can't be split evenly over these processes; None if it can."""
+        if stage == "heads" and self.training.heads.kind != "frozen":
+            return None  # it is not made
         multiple = self.training_of(stage).batch_multiple
         return f"must be a multiple of the {processes} processes, not {multiple}" if multiple % processes else None
 
