@@ -60,7 +60,8 @@ class Config:
     stages: list[str] = setting([name for name in STAGES if name not in ON_REQUEST], choices=STAGES)
     objective: str = "merge.dev"  # <stage>.<metric of its manifest> by which a sweep ranks its jobs
     mirror: str | None = None  # a folder in the Hub's layout that replaces the Hub
-    languages: list[str] = setting(["ru", "en"])  # codes: their pieces are kept by init, and the model card names them
+    # Codes: their pieces are kept by init, and the model card names them.
+    languages: list[str] = setting(["ru", "en"], distinct=True)
     # auto: bf16 if the device supports it natively, on other GPUs fp16 with a loss scaler, else fp32.
     precision: str = setting("auto", choices=("auto", "fp32", "bf16", "fp16"))
     # Padded tokens in an encoder's pass when texts are embedded; null: 512 on a CPU, 65,536 on a GPU.
@@ -81,6 +82,8 @@ class Config:
                 yield "data.decontamination.suites", f"there is no suite {suite}; known: {', '.join(sorted(known))}"
         if self.data.mines and self.data.mining.model == "init" and self.init.counts_pairs:
             yield "data.mining.model", "can't be init, whose corpora count the pairs that mining completes; use base"
+        if not self.languages and self.init.rule != "full":
+            yield "languages", "must name at least one, whose pieces init keeps; init=full keeps all"
         if not self.runs or self.runs.startswith("~"):
             yield "runs", f"must be a folder, without ~, which is not expanded here: not '{self.runs}'"
         if self.mirror is not None and not Path(self.mirror).is_dir():

@@ -101,6 +101,8 @@ NO_TIME = TrainingConfig(arguments={"ddp_timeout": "soon"})
             "training.joint.arguments.ddp_timeout",
             "a number of seconds, not soon",
         ),
+        (Config("p", "r", init=InitConfig(corpora=CORPORA), languages=[]), "languages", "must name at least one"),
+        (Config("p", "r", init=InitConfig(corpora=CORPORA), languages=["ru", "ru"]), "languages", "duplicates"),
         (MergingConfig(method="fixed"), "weights", "none are given"),
         (MergingConfig(method="fixed", weights={"init": 0.5}), "weights", "sum to 0.5"),
         (MergingConfig(method="fixed", weights={"init": 1.5, "symmetric": -0.5}), "weights", "-0.5, below 0"),
