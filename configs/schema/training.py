@@ -185,7 +185,8 @@ class TrainingConfig:
     joint: SideConfig = field(default_factory=SideConfig)  # all sets in one run: the baseline for split and merge
     heads: HeadsConfig = field(default_factory=HeadsConfig)  # after the merge
     arguments: dict[str, Any] = setting({})  # of all of them; a run's own take precedence
-    seed: int | None = setting(None, least=0)  # of batch order and dropout; null: the run's seed
+    # Of batch order, dropout, new adapters and heads fitted to the merge; null: the run's seed.
+    seed: int | None = setting(None, least=0)
     # A device's sustained 10^12 operations per second, from which `make plan` derives hours. auto: a share of its
     # measured matrix product rate.
     teraflops: float | int | str = setting("auto", choices=("auto",), above=0)
