@@ -142,7 +142,7 @@ def require_unseen(sets: Iterable[PairSet], data: Path) -> None:
             for seen in texts.filter(pc.is_in(texts, wanted.cast(texts.type)))[:1].to_pylist():
                 shown = seen if len(seen) <= ERROR_CHARACTERS else seen[: ERROR_CHARACTERS - 1] + "…"
                 raise UserError(
-                    f"dev set {held_out[seen]} shares a text with training set {path.stem}: {shown!r}",
+                    f"set {held_out[seen]} shares a text with training set {path.stem}: {shown!r}",
                     where=str(path),
                     remedy="run make data again; weights must not be chosen on training texts",
                 )

@@ -44,8 +44,9 @@ MARK = "complete.json"  # in a checkpoint folder whose files are all written
 TRAINED_WEIGHTS = "trained.safetensors"  # there: what training changes; the rest of the model is loaded anyway
 NOT_FREE = {  # arguments of the library that the pipeline sets or ignores
     *("max_steps", "num_train_epochs", "gradient_accumulation_steps", "output_dir", "bf16", "fp16", "seed"),
-    # Without effect, since the plan decides.
+    # Without effect, since the plan decides, and the loader is made here.
     *("per_device_train_batch_size", "per_device_eval_batch_size", "batch_sampler", "warmup_ratio"),
+    *("dataloader_prefetch_factor", "dataloader_persistent_workers"),
     "auto_find_batch_size",  # it would train again from the weights at which memory ran out
     *("ignore_data_skip", "save_only_model"),  # a resumed run would end in another model
     *("eval_strategy", "eval_steps", "save_strategy", "save_steps"),  # the best weights must have a checkpoint

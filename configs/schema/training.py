@@ -147,6 +147,8 @@ class SideConfig(PlannedConfig):
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.dimension_weights and len(self.dimension_weights) != len(self.dimensions):
             yield "dimension_weights", f"must be as many as dimensions ({len(self.dimensions)}), or empty"
+        if self.dimension_weights and not any(self.dimension_weights):
+            yield "dimension_weights", "must not all be 0: nothing would be learned"
         if self.angle_weight and (odd := [width for width in self.dimensions if width % 2]):
             yield "dimensions", f"must be even for AnglE, which uses a vector's halves; {odd[0]} is odd"
         if self.teacher == "self" and not self.dimensions:

@@ -76,6 +76,7 @@ NO_TIME = TrainingConfig(arguments={"ddp_timeout": "soon"})
         ),
         (SideConfig(dimensions=[64, 33], angle_weight=0.1), "dimensions", "must be even for AnglE"),
         (SideConfig(dimensions=[64, 32, 32], dimension_weights=[1.0, 1.0, 0.5]), "dimensions", "duplicates"),
+        (SideConfig(dimensions=[64, 32], dimension_weights=[0.0, 0.0]), "dimension_weights", "must not all be 0"),
         (SideConfig(directions=["query_to_doc", "doc_to_query", "doc_to_query"]), "directions", "duplicates"),
         (SideConfig(average=3), "average", "needs dev_steps"),
         (SideConfig(average=1, dev_steps=10), "average", "must be at least 2"),

@@ -95,7 +95,7 @@ def test_a_dev_text_in_any_training_column_is_refused(data: Path, text: str, col
     require_unseen(read_dev_sets(data), data)
     path = data / "asymmetric/answers.parquet"
     pl.read_parquet(path).with_columns(pl.lit(text).alias(column)).write_parquet(path)
-    with pytest.raises(UserError, match=f"dev set pairs shares a text with training set answers: '{text}'"):
+    with pytest.raises(UserError, match=f"set pairs shares a text with training set answers: '{text}'"):
         require_unseen(read_dev_sets(data), data)
 
 

@@ -124,7 +124,7 @@ def nan_in_a_model(run: Path) -> None:
     ("harm", "message"),
     [
         (no_dev_rows, "no dev data"),
-        (dev_rows_that_are_trained_on, "dev set pairs shares a text with training set leaked: '"),
+        (dev_rows_that_are_trained_on, "set pairs shares a text with training set leaked: '"),
         (guard_set_that_is_trained_on, "set guard_one is trained on"),
         (guard_set_that_is_missing, "set guard_two is not held out"),
         (dev_set_without_a_column, "column negatives is missing"),
