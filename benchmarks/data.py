@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measurement import Side, alternate, measure, row, write
+from benchmarks.measurement import Side, alternate, measure, row, run_main, write
 from configs.schema.config import Config
 from configs.schema.data import SourceConfig
 from data.ledger import expected
@@ -108,4 +108,4 @@ def compare_built(mine: dict[str, int], peers: dict[str, int]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

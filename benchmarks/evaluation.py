@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measurement import Side, alternate, row, write
+from benchmarks.measurement import Side, alternate, row, run_main, write
 from benchmarks.real_texts import SHARED
 from benchmarks.start import demo_base
 
@@ -83,6 +83,7 @@ def encode_text_by_text(folder: str) -> float:
 
 def main() -> None:
     """Measure all sides alternately and write runs/bench/evaluation.json."""
+    sample_texts()  # ends here if the data are missing
     folder = str(demo_base())
     slow, fast, half = alternate(
         Side("benchmarks.evaluation:encode_text_by_text", {"folder": folder}),
@@ -101,4 +102,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -9,7 +9,7 @@ import importlib.util
 import time
 from pathlib import Path
 
-from benchmarks.measurement import Side, alternate, measure, row, write
+from benchmarks.measurement import Side, alternate, measure, row, run_main, write
 from benchmarks.start import demo_init
 from evaluation.export.formats import FORMATS, require_packages
 
@@ -52,9 +52,9 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    run = options.run or demo_init().parent
     there = [name for name, found in FORMATS.items() if all(map(importlib.util.find_spec, found.packages))]
     require_packages(there or list(FORMATS))
+    run = options.run or demo_init().parent
     places = {"folder": str(run / "init"), "target": "runs/bench/exports", "data": str(run / "data")}
     measure(Side("benchmarks.exports:make", {**places, "names": there}))
     arguments = {**places, "texts": options.texts}
@@ -70,4 +70,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu_sides import KINDS, SHAPES, write_inputs
-from benchmarks.measurement import Side, measure, row, write
+from benchmarks.measurement import Side, measure, row, run_main, write
 from benchmarks.peers import FOLDER, peer_environment
 from pipeline.core.console import show_table
 from pipeline.core.errors import UserError
@@ -164,4 +164,4 @@ def differing(what: str) -> UserError:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from benchmarks.gpu_sides import SHAPES
-from benchmarks.measurement import Side, alternate, row, write
+from benchmarks.measurement import Side, alternate, row, run_main, write
 from configs.schema.init import BaseConfig
 from data.pair_files import PairWriter
 from training.bases.synthetic import words, write_base
@@ -92,4 +92,4 @@ def encode(runs: str) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

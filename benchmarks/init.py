@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.measurement import Side, alternate, row, timed, write
+from benchmarks.measurement import Side, alternate, row, run_main, timed, write
 from benchmarks.real_texts import real_texts
 from pipeline.core.artefact import files_under, synchronise
 
@@ -27,8 +27,9 @@ SEED = 42
 def main() -> None:
     """Measure both parts and write `runs/bench/init.json`."""
     RUNS.mkdir(exist_ok=True)
+    texts = real_texts()  # first, as they may be missing
     with TemporaryDirectory(prefix="bench-init-", dir=RUNS) as name:
-        write("init", [*shrinking(Path(name)), *counting(Path(name))])
+        write("init", [*shrinking(Path(name)), *counting(texts, Path(name))])
 
 
 def shrinking(scratch: Path) -> list[dict[str, Any]]:
@@ -64,9 +65,8 @@ def shrinking(scratch: Path) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def counting(scratch: Path) -> list[dict[str, Any]]:
+def counting(texts: list[str], scratch: Path) -> list[dict[str, Any]]:
     """Counting pieces over real texts: MB per second, with identical counts."""
-    texts = real_texts()
     megabytes = sum(len(text.encode()) for text in texts) / 1e6
     (scratch / "texts.json").write_text(json.dumps(texts, ensure_ascii=False), encoding="utf-8")
     sides = [
@@ -213,4 +213,4 @@ def load(texts: str) -> tuple[list[str], Any]:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

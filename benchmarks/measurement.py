@@ -15,6 +15,7 @@ from typing import Any
 
 from pipeline.core.artefact import files_under, synchronise, write_json
 from pipeline.core.console import show_table
+from pipeline.core.errors import UserError
 from pipeline.core.machine import peak_memory
 
 MARK = "measured: "
@@ -100,6 +101,15 @@ def timed(make: Callable[[Path], Any], target: Path) -> float:
     for path in files_under(target):
         synchronise(path)
     return time.perf_counter() - started
+
+
+def run_main(main: Callable[[], None]) -> None:
+    """Run a benchmark; what the user can fix ends in one line and exit status 2."""
+    try:
+        main()
+    except UserError as error:
+        print(error.line, file=sys.stderr)
+        sys.exit(2)
 
 
 def _run_side(function: str, arguments: str) -> None:

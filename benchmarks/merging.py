@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measurement import Side, alternate, row, timed, write
+from benchmarks.measurement import Side, alternate, row, run_main, timed, write
 from benchmarks.peers import peer_environment
 
 NAMES = ("init", "symmetric", "asymmetric")
@@ -179,4 +179,4 @@ def largest_difference(folder: Path) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from benchmarks.measurement import Side, alternate, row, write
+from benchmarks.measurement import Side, alternate, row, run_main, write
 from benchmarks.real_texts import SHARED
 from benchmarks.start import demo_init
 from benchmarks.training import real_pairs, wiktionary_pairs
@@ -96,4 +96,4 @@ def mine_theirs(init: str, scratch: str) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -17,7 +17,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import torch
 
-from benchmarks.measurement import Side, alternate, row, write
+from benchmarks.measurement import Side, alternate, row, run_main, write
 from benchmarks.peers import peer_environment
 from benchmarks.real_texts import SHARED
 from benchmarks.start import demo_init
@@ -162,4 +162,4 @@ def wiktionary_pairs(side: str) -> Iterator[tuple[str, str]]:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.measurement import Side, alternate, row, write
+from benchmarks.measurement import Side, alternate, row, run_main, write
 from benchmarks.start import demo_init
 from benchmarks.training import write_pairs
 from benchmarks.training_sides import STEPS
@@ -54,4 +54,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)
