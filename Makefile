@@ -10,8 +10,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
-# Quoted for Hydra, which reads 1.10 as 1.1 and 2026_11_29 as 20261129; RUN may already be quoted.
+# Quoted for Hydra, which reads 1.10 as 1.1 and 2026_11_29 as 20261129, and not a=1/model; both may already be quoted.
 run_override = 'run="$(subst ",,$(1))"'
+model_override = 'evaluation.models=[$(if $(1),"$(subst ',,$(subst ",,$(1)))")]'
 OVERRIDES = profile=$(PROFILE) $(call run_override,$(RUN)) launch.nodes=$(NODES) $(if $(GPUS),launch.processes=$(GPUS)) $(ARGS)
 BENCHMARKS := data evaluation exports gpu heads init merging mining training waiting
 STAGES := base benchmarks data init symmetric asymmetric joint merge heads export evaluate report
@@ -66,7 +67,7 @@ licences: $(READY) ## Licences of all installed packages: runs/licences.csv
 	@$(BIN)/python -m piplicenses --summary
 
 settings: $(READY) ## Every setting with type, default, bounds and meaning: make settings KEY=data.mining
-	@$(BIN)/python -m pipeline.settings $(KEY) $(OVERRIDES)
+	@$(BIN)/python -m pipeline.settings $(foreach key,$(KEY),'$(key)') $(OVERRIDES)
 
 plan: $(READY) ## The cost of training and scoring: batches, tokens, padding, FLOPs, memory, hours
 	@$(BIN)/python -m pipeline.plan $(OVERRIDES)
@@ -80,7 +81,7 @@ ifeq ($(origin RUN),file)  # RUN is set neither here nor in the environment
 calibrate: RUN = calibration
 endif
 calibrate: $(READY) ## Score a published model and compare with its published figures: make calibrate MODEL=<hub id or folder>
-	@$(BIN)/python -m pipeline.run stages=[evaluate,calibrate] evaluation=calibration "evaluation.models=[$(MODEL)]" $(OVERRIDES)
+	@$(BIN)/python -m pipeline.run stages=[evaluate,calibrate] evaluation=calibration $(call model_override,$(MODEL)) $(OVERRIDES)
 
 publish: $(READY) ## The merged model's folder for the Hub: make publish REPO=<id>; uploads with ARGS=evaluation.publish.dry_run=false
 	@$(BIN)/python -m pipeline.run stages=[publish] $(OVERRIDES) $(if $(REPO),evaluation.publish.repo=$(REPO))

@@ -79,6 +79,22 @@ def test_a_run_may_have_any_name(target: str, run: str, mark: str, repository: P
     assert {one.key_or_group: one.value() for one in parsed}["run"] == run
 
 
+@pytest.mark.parametrize("model", ["BAAI/bge-m3@main", "runs/опыт/model", "runs/rate=1e-05/model", "new (1)", ""])
+@pytest.mark.parametrize("mark", ["", '"', "'"])
+def test_a_model_s_folder_may_have_any_name(model: str, mark: str, repository: Path) -> None:
+    asked = ["make", "-n", "calibrate", f"MODEL={mark * bool(model)}{model}{mark * bool(model)}"]
+    made = subprocess.run(asked, cwd=repository, capture_output=True, text=True, check=True)
+    (command,) = [line for line in made.stdout.splitlines() if "pipeline.run" in line]
+    parsed = OverridesParser.create().parse_overrides(shlex.split(command)[3:])
+    assert {one.key_or_group: one.value() for one in parsed}["evaluation.models"] == [model] * bool(model)
+
+
+def test_a_key_may_have_the_placeholder_that_settings_shows(repository: Path) -> None:
+    asked = ["make", "-n", "settings", "KEY=data.sources.<name>.side"]
+    made = subprocess.run(asked, cwd=repository, capture_output=True, text=True, check=True)
+    assert "pipeline.settings 'data.sources.<name>.side' profile=" in made.stdout
+
+
 @pytest.mark.parametrize(("target", "usual"), [("demo", "demo"), ("calibrate", "calibration")])
 def test_no_variable_is_ignored(target: str, usual: str, repository: Path) -> None:
     for given, wanted in ([], (usual, 1)), (["PROFILE=tiny", "RUN=mine", "GPUS=4", "NODES=2"], ("mine", 2)):
