@@ -15,7 +15,7 @@ import torch
 from huggingface_hub import HfApi
 from transformers import AutoModel
 
-from configs.schema.config import SIDES, Config
+from configs.schema.config import SIDES, Config, remake
 from evaluation.models import chain_model, read_model_facts
 from evaluation.report.card import render_card
 from evaluation.report.hub_metadata import OPEN, licence, terms
@@ -88,8 +88,7 @@ def require_one_piece(stage: StageFolder) -> None:
     for name in (*manifests["merge"].inputs, "merge", "heads", "export", "evaluate", "report"):
         if earlier := outdated_inputs(name, manifests):
             what = f"{name} was built from an earlier {' and '.join(earlier)}"
-            remedy = "bring it up to date: make reproduce"
-            raise UserError(what, where=str(stage.inputs[name]), remedy=remedy)
+            raise UserError(what, where=str(stage.inputs[name]), remedy=f"bring it up to date: {remake([name])}")
 
 
 def write_model(run: RunRecord, config: Config, folder: Path, model_id: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from configs.schema.config import Config
+from configs.schema.config import ON_REQUEST, Config, remake
 from pipeline.core import artefact, machine
 from pipeline.core.artefact import Manifest, StageFolder, read_manifest
 from pipeline.core.console import is_main_process, log, show_table
@@ -175,7 +175,7 @@ def _input_fingerprint(stage: Stage, name: str, folder: Path) -> str:
     raise UserError(
         f"{stage.name} needs the artefact {name}, which is {state}",
         where=str(folder),
-        remedy=f"make it first: make {name}, or everything: make reproduce",
+        remedy=f"make it first: make {name}" + ", or everything: make reproduce" * (name not in ON_REQUEST),
     )
 
 
@@ -186,7 +186,7 @@ def _verify(stage: Stage, folder: StageFolder) -> None:
         changed = artefact.changed_file(source, manifest.outputs, stage.verified) if manifest else None
         if changed:
             what = f"{stage.name} needs {name}, but one of its files was changed, truncated or lost since it was made"
-            remedy = f"remove {source} and make it again: make reproduce"
+            remedy = f"remove {source} and make it again: {remake([name])}"
             raise UserError(what, where=str(source / changed), remedy=remedy)
 
 

@@ -1,6 +1,6 @@
 """The root config: one typed tree that every stage reads; its parts are in the other modules of this package."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +21,11 @@ STAGES = ("base", "benchmarks", "data", "init", *SIDES, *MADE)
 # Made if a stage needs them, or on request.
 ON_REQUEST = ("base", "benchmarks", "joint", "export", "publish", "calibrate")
 LAUNCH_FILES = sorted(path.stem for path in (Path(__file__).parent.parent / "accelerate").glob("*.yaml"))
+
+
+def remake(stages: Iterable[str], of: str = "") -> str:
+    """The commands that make these stages and all after them again; `of` are variables for make."""
+    return "".join(f"make {name}{of}, then " for name in stages if name in ON_REQUEST) + f"make reproduce{of}"
 
 
 @dataclass

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from markupsafe import Markup
 
-from configs.schema.config import SIDES
+from configs.schema.config import SIDES, remake
 from data.ledger import WRONG_NEGATIVES
 from evaluation.report import format as show
 from evaluation.report import page
@@ -105,9 +105,10 @@ def _notes(run: RunRecord) -> Iterator[str]:
     for name, made in run.made.items():
         if made.status == "failed":
             yield f"Stage {name} failed: {made.error}"
-    parts = [f"{name} ({run.status(name)})" for name in run.made if run.outdated(name)]
-    if parts:
-        yield f"Some stages are out of date: {', '.join(parts)}. make reproduce brings them up to date."
+    if old := [name for name in run.made if run.outdated(name)]:
+        parts = ", ".join(f"{name} ({run.status(name)})" for name in old)
+        of = f" PROFILE={run.config['profile']} RUN={run.config['run']}"
+        yield f"Some stages are out of date: {parts}. To bring them up to date: {remake(old, of)}."
 
 
 def data(run: RunRecord) -> page.Section:

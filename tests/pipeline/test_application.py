@@ -102,6 +102,7 @@ def test_a_rank_continues_after_its_own_worker_was_stopped(tmp_path: Path, monke
     ("overrides", "advice"),
     [
         (["profile=tiny"], "make it first: make data PROFILE=tiny, or everything: make reproduce PROFILE=tiny"),
+        (["profile=tiny", "merging.models=[joint,init]", "stages=[merge]"], "make it first: make joint PROFILE=tiny\n"),
         (
             ["profile=tiny", "run=second"],
             "make data PROFILE=tiny RUN=second, or everything: make reproduce PROFILE=tiny RUN=second",
@@ -110,7 +111,7 @@ def test_a_rank_continues_after_its_own_worker_was_stopped(tmp_path: Path, monke
     ],
 )
 def test_the_make_targets_that_an_error_names_make_this_run(overrides: list[str], advice: str, tmp_path: Path) -> None:
-    ended = run_main(*overrides, f"runs={tmp_path}", "stages=[symmetric]", "launch.config=none")
+    ended = run_main("stages=[symmetric]", *overrides, f"runs={tmp_path}", "launch.config=none")
     assert ended.status == 2 and advice in ended.err
 
 

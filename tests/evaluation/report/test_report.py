@@ -291,7 +291,8 @@ def test_a_stage_made_with_an_earlier_input_is_marked(tmp_path: Path) -> None:
     assert manifest
     dataclasses.replace(manifest, fingerprint="f" * 48).write(config.folder("merge"))
     text = reported(config)
-    assert "out of date: evaluate (of an earlier merge)." in text
+    of = f"PROFILE={config.profile} RUN={config.run}"
+    assert f"out of date: evaluate (of an earlier merge). To bring them up to date: make reproduce {of}." in text
 
 
 def test_the_report_is_rebuilt_when_a_stage_appears(tmp_path: Path) -> None:
