@@ -141,8 +141,8 @@ def write_results(run: RunRecord, config: Config, folder: Path, name: str) -> in
             if any(own <= held for own in wanted):
                 files.append(path)
             else:
-                what = "publish: mteb's results of %s are of other subsets or splits; make evaluate ARGS=force=true"
-                log.warning(what, path.stem)
+                what = "publish: mteb's results of %s are of other subsets or splits; make evaluate PROFILE=%s RUN=%s "
+                log.warning(what + "ARGS=force=true", path.stem, config.profile, config.run)
     target = folder / name.replace("/", "__") / model.fingerprint[:40]
     for path in files:
         target.mkdir(parents=True, exist_ok=True)
