@@ -70,12 +70,13 @@ def _kill(launcher: int) -> None:
 def launch_command(config: Config) -> list[str]:
     """`accelerate launch` with the configured file of configs/accelerate; `auto` picks one by the devices."""
     name, processes = config.launch.config, config.launch.processes
-    if name == "auto":
+    if name in ("auto", "gpus", "nodes"):
         import torch
 
         devices = torch.cuda.device_count()
-        name = "nodes" if config.launch.nodes > 1 else ("cpu", "gpu")[devices] if devices < 2 else "gpus"
-        processes = config.ranks(devices)
+        processes = config.ranks(devices)  # not the file's number
+        if name == "auto":
+            name = "nodes" if config.launch.nodes > 1 else ("cpu", "gpu")[devices] if devices < 2 else "gpus"
     file = CONFIGS / "accelerate" / f"{name}.yaml"
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file), "--quiet"]
     if processes:

@@ -86,14 +86,17 @@ def test_the_launch_file_and_the_number_of_processes_come_from_the_config() -> N
     assert command[command.index("--main_process_port") + 1] == "0"  # two trainings on one machine don't meet
 
 
-@pytest.mark.parametrize(("devices", "file", "ranks"), [(0, "cpu", "1"), (1, "gpu", "1"), (2, "gpus", "2")])
+@pytest.mark.parametrize(
+    ("devices", "chosen", "file", "ranks"),
+    [(0, "auto", "cpu", "1"), (1, "auto", "gpu", "1"), (2, "auto", "gpus", "2"), (4, "gpus", "gpus", "4")],
+)
 def test_a_machine_s_gpus_choose_the_launch_file_and_share_its_cores(
-    devices: int, file: str, ranks: str, monkeypatch: pytest.MonkeyPatch
+    devices: int, chosen: str, file: str, ranks: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: devices)
     monkeypatch.setattr(launch, "cores", lambda: 12)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    command = launch_command(Config())
+    command = launch_command(dataclasses.replace(Config(), launch=LaunchConfig(config=chosen)))
     assert Path(command[command.index("--config_file") + 1]).stem == file
     assert command[command.index("--num_processes") + 1] == ranks
     assert int(command[command.index("--num_cpu_threads_per_process") + 1]) == 12 // int(ranks)
