@@ -50,6 +50,8 @@ class MergingConfig:
             yield from (("weights", problem) for problem in self._problems_of_weights())
         if abs(1 / self.grid_step - round(1 / self.grid_step)) > 1e-9:
             yield "grid_step", "must divide 1"
+        elif self.method == "extrapolated" and self.extrapolation_limit < (least := 1 + self.grid_step) - 1e-3:
+            yield "extrapolation_limit", f"must be at least 1 + grid_step ({least:g}): no candidate is below"
         if self.guard is not None and self.method in ("search", "extrapolated") and len(set(self.guard_sources)) < 2:
             yield "guard_sources", "must name at least two sets that no side trains on (or set guard=null)"
 
