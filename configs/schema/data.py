@@ -135,6 +135,8 @@ class SourceConfig:
                 yield "columns", f"{role} must be one column, not {column}; only negatives take a pattern"
         if self.construction == "nli" and not self.labels:
             yield "labels", f"must map the file's labels to {', '.join(LABELS)}"
+        if self.construction == "nli" and self.need_negative and self.negative_label is None:
+            yield "need_negative", "needs negative_label: without it no premise has a negative"
         if self.construction == "scored_pairs":
             bounds = self.score_range or []
             if len(bounds) != 2 or bounds[0] >= bounds[1]:

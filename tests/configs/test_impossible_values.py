@@ -37,6 +37,11 @@ NO_TIME = TrainingConfig(arguments={"ddp_timeout": "soon"})
         (SourceConfig(**NLI, labels={"0": "neutral"}, scores={"entailment": 0.5}), "scores", "not entailment"),
         (SourceConfig(**NLI, labels={"0": "neutral"}, scores={"neutral": 1.0}), "scores.neutral", "and below 1"),
         (SourceConfig(**NLI, labels={"0": "neutral"}, negative_label="yes"), "negative_label", "or null, not yes"),
+        (
+            SourceConfig(**NLI, labels={"0": "neutral"}, need_negative=True, negative_label=None),
+            "need_negative",
+            "needs negative_label",
+        ),
         (SourceConfig(title="A", side="left"), "side", "must be one of symmetric, asymmetric"),
         (SourceConfig(**HUB, construction="scored_pairs"), "score_range", "the lowest and the highest possible score"),
         (SourceConfig(**HUB, construction="scored_pairs", score_range=[5, 1]), "score_range", "the lowest and the"),
