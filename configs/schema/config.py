@@ -104,6 +104,9 @@ class Config:
         for side in SIDES_READ:
             if side in self.stages and (problem := self.uneven_shares(side, self.launch.processes or 1)):
                 yield f"training.{side}.batch_multiple", problem
+            for name, length in self.training_of(side).lengths().items() if self.trains(side) else ():
+                if length > self.base.max_length:
+                    yield f"training.{side}.{name}", f"must be at most base.max_length ({self.base.max_length})"
             if not isinstance(seconds := self.timeout(side), int | float) or seconds <= 0:
                 yield f"training.{side}.arguments.ddp_timeout", f"must be a number of seconds, not {seconds}"
 
@@ -114,6 +117,10 @@ class Config:
             of_side = self.side(name).auxiliary_models if name in stages else {}
             wanted |= {f"training.{name}.{role}": model for role, model in of_side.items()}
         return {key: model for key, model in wanted.items() if (model in OWN_MODELS) == own}
+
+    def trains(self, stage: str) -> bool:
+        """Whether the command trains this side, or fits heads to the merge."""
+        return stage in self.stages and (stage != "heads" or self.training.heads.kind == "frozen")
 
     def uneven_shares(self, stage: str, processes: int) -> str | None:
         """Why a stage's smallest batch can't be split evenly over these processes; None if it can."""
