@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable
 from contextlib import ExitStack
 
-from configs.schema.config import SIDES, Config
+from configs.schema.config import SIDES_READ, Config
 from pipeline.application import LAUNCHED, hydra_application
 from pipeline.chain import CHAIN
 from pipeline.core.console import log
@@ -58,12 +58,22 @@ def require_sets(config: Config) -> None:
             part, place = ("it", key) if key == "merging.guard_sources" else ("the suite", "evaluation.suites")
             remedy = f"name sets of data.held_out ({there}), or leave {part} out of {place}"
             raise UserError(f"set {unknown[0]} is not held out", where=f"config key {key}", remedy=remedy)
-    sides = {source.side for source in config.data.sources.values()}
-    for name, read in SIDES.items():
-        if name in config.stages and sides.isdisjoint(read):
+    for name, read in SIDES_READ.items():
+        if not config.trains(name):
+            continue
+        sets = [key for key, source in config.data.sources.items() if source.side in read]
+        own, where = config.training_of(name).sets, f"config key training.{name}.sets"
+        if not sets:
             what, remedy = f"there are no pairs to train the stage {name} on", "add sources for this side"
-            remedy += ", or train the other side alone: arm=asymmetric" if name == "symmetric" and sides else ""
+            trains_alone = name == "symmetric" and config.data.sources
+            remedy += ", or train the other side alone: arm=asymmetric" if trains_alone else ""
             raise UserError(what, where="config key data.sources", remedy=remedy)
+        if unknown := [key for key in own if key not in sets]:
+            what, remedy = f"no set of this side is called {unknown[0]}", f"choose among {', '.join(sorted(sets))}"
+            raise UserError(what, where=f"{where}.{unknown[0]}", remedy=remedy)
+        if all(key in own and not own[key].weight for key in sets):
+            remedy = f"give one a weight above 0, or leave {name} out of stages"
+            raise UserError("every set of this side has weight 0", where=where, remedy=remedy)
 
 
 def in_order(config: Config) -> list[str]:

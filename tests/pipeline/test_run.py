@@ -176,6 +176,20 @@ def test_a_side_without_sources_is_refused_with_the_way_out_that_it_has() -> Non
     require_sets(config)  # joint takes what there is
 
 
+def test_sets_by_which_a_stage_can_not_train_are_refused_before_data_is_made() -> None:
+    def refused(words: str, *overrides: str) -> None:
+        with pytest.raises(UserError, match=words):
+            require_sets(composed("profile=own", *overrides))
+
+    zero = "={scored:{weight:0}}"
+    refused("no set of this side is called questions", "++training.symmetric.sets={questions:{weight:2}}")
+    refused("no set of this side is called paris", "++training.heads.sets={paris:{weight:2}}", "heads=frozen")
+    refused("every set of this side has weight 0", f"++training.symmetric.sets{zero}")
+    refused("no pairs to train the stage heads on", "~data.sources.questions", "stages=[heads]", "heads=frozen")
+    require_sets(composed("profile=own", f"++training.symmetric.sets{zero}", "stages=[asymmetric]"))
+    require_sets(composed("profile=own", f"++training.joint.sets{zero}", "stages=[joint]"))
+
+
 def test_why_a_stage_is_rebuilt_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = Config(profile="tiny", run="test", runs=str(tmp_path))
     stage = dataclasses.replace(
