@@ -55,7 +55,7 @@ def load_model(
         if isinstance(module, nn.Dropout):
             module.p = side.dropout
         for name, value in vars(module).items():
-            if "dropout" in name and isinstance(value, float):  # the attention of ModernBERT, T5 and others
+            if "dropout" in name and type(value) in (int, float):  # the attention of ModernBERT, T5 and others
                 setattr(module, name, side.dropout)
     # No gradient reaches the pooler of a model with CLS or mean pooling, for which DistributedDataParallel would fail.
     pooler = getattr(encoder, "pooler", None)
