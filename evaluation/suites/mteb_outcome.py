@@ -84,9 +84,9 @@ def parts_of_task(task: AbsTask, scores: Mapping[str, list[Any]], folder: Path) 
                 sets: Any = task.dataset
                 data = sets[subset][split] if subset in sets else sets[split]
                 most = getattr(task, "max_eval_samples", None)  # of multilabel tasks
-                if most and len(data) > most:  # the rows that mteb chose
-                    chosen = DatasetDict({split: data})
-                    data = _multilabel_subsampling(chosen, task.seed, [split], n_samples=most)[split]
+                if isinstance(task, AbsTaskClassification) and most and len(data) > most:  # the rows that mteb chose
+                    full, label = DatasetDict({split: data}), task.label_column_name
+                    data = _multilabel_subsampling(full, task.seed, [split], label, most)[split]
                 gold, items = _labelled(task.metadata, data)
             yield Part(subset, split, entry, found, gold, items)
 
