@@ -104,9 +104,6 @@ class Config:
         for side in SIDES_READ:
             if side in self.stages and (problem := self.uneven_shares(side, self.launch.processes or 1)):
                 yield f"training.{side}.batch_multiple", problem
-            for name, length in self.training_of(side).lengths().items() if self.trains(side) else ():
-                if length > self.base.max_length:
-                    yield f"training.{side}.{name}", f"must be at most base.max_length ({self.base.max_length})"
             if not isinstance(seconds := self.timeout(side), int | float) or seconds <= 0:
                 yield f"training.{side}.arguments.ddp_timeout", f"must be a number of seconds, not {seconds}"
 

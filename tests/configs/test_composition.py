@@ -42,7 +42,7 @@ def test_a_profile_composes(profile: str) -> None:
 @pytest.mark.parametrize("choices", list(zip_longest(*CHOICES)), ids=str)
 def test_choices_of_no_profile_compose(choices: tuple[str | None, ...]) -> None:
     """One of every group in one config: none of these excludes another."""
-    composed("profile=tiny", "base.max_length=512", *filter(None, choices))
+    composed("profile=tiny", *filter(None, choices))
 
 
 def test_a_source_can_be_changed_and_left_out_by_name() -> None:

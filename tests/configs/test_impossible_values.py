@@ -107,11 +107,6 @@ NO_TIME = TrainingConfig(arguments={"ddp_timeout": "soon"})
             "training.joint.arguments.ddp_timeout",
             "a number of seconds, not soon",
         ),
-        (
-            Config("p", "r", init=InitConfig(corpora=CORPORA), base=BaseConfig(max_length=511)),
-            "training.symmetric.anchor_length",
-            "must be at most base.max_length (511)",
-        ),
         (Config("p", "r", init=InitConfig(corpora=CORPORA), languages=[]), "languages", "must name at least one"),
         (Config("p", "r", init=InitConfig(corpora=CORPORA), languages=["ru", "ru"]), "languages", "duplicates"),
         (MergingConfig(method="fixed"), "weights", "none are given"),
