@@ -157,7 +157,7 @@ def check_machine(config: Config, sources: int) -> list[Finding]:
     except UserError as too_few:
         findings.append(Finding("devices", devices, too_few))
     processes, remedy = config.ranks(count), "change it, or set launch.processes"
-    for name in (name for name in SIDES_READ if name in config.stages):
+    for name in filter(config.trains, SIDES_READ):
         if problem := config.uneven_shares(name, processes):
             key = f"training.{name}.batch_multiple"
             error = UserError(f"{key} {problem}", where=f"config key {key}", remedy=remedy)

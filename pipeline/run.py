@@ -58,10 +58,8 @@ def require_sets(config: Config) -> None:
             part, place = ("it", key) if key == "merging.guard_sources" else ("the suite", "evaluation.suites")
             remedy = f"name sets of data.held_out ({there}), or leave {part} out of {place}"
             raise UserError(f"set {unknown[0]} is not held out", where=f"config key {key}", remedy=remedy)
-    for name, read in SIDES_READ.items():
-        if not config.trains(name):
-            continue
-        sets = [key for key, source in config.data.sources.items() if source.side in read]
+    for name in filter(config.trains, SIDES_READ):
+        sets = [key for key, source in config.data.sources.items() if source.side in SIDES_READ[name]]
         own, where = config.training_of(name).sets, f"config key training.{name}.sets"
         if not sets:
             what, remedy = f"there are no pairs to train the stage {name} on", "add sources for this side"

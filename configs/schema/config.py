@@ -102,7 +102,7 @@ class Config:
             why = f"{self.launch.nodes} machines would each rebuild {alone[0]} while the others read it"
             yield "force", f"{why}; force it on one first, with launch.nodes=1"
         for side in SIDES_READ:
-            if side in self.stages and (problem := self.uneven_shares(side, self.launch.processes or 1)):
+            if self.trains(side) and (problem := self.uneven_shares(side, self.launch.processes or 1)):
                 yield f"training.{side}.batch_multiple", problem
             if not isinstance(seconds := self.timeout(side), int | float) or seconds <= 0:
                 yield f"training.{side}.arguments.ddp_timeout", f"must be a number of seconds, not {seconds}"
@@ -121,8 +121,6 @@ class Config:
 
     def uneven_shares(self, stage: str, processes: int) -> str | None:
         """Why a stage's smallest batch can't be split evenly over these processes; None if it can."""
-        if stage == "heads" and self.training.heads.kind != "frozen":
-            return None  # it is not made
         multiple = self.training_of(stage).batch_multiple
         return f"must be a multiple of the {processes} processes, not {multiple}" if multiple % processes else None
 

@@ -107,8 +107,8 @@ def _heads_of(folder: Path, encoder: Path) -> Heads:
     place, remedy = str(folder), "take the heads of this model's own base, or fit new ones: make heads"
     if sparse.out_features != 1:
         raise UserError(f"{HEADS[0]} gives {sparse.out_features} weights a token, not one", where=place, remedy=remedy)
-    config = transformer_folder(encoder) / "config.json"
-    hidden = encoder_config(config.parent).get("hidden_size") if config.is_file() else None
+    inside = transformer_folder(encoder)
+    hidden = encoder_config(inside).get("hidden_size") if (inside / "config.json").is_file() else None
     sizes = {sparse.in_features, multi_vector.in_features}
     if sizes != {hidden or sparse.in_features}:
         what = f"heads for width {' and '.join(map(str, sorted(sizes)))}, but the encoder has {hidden}"

@@ -54,7 +54,6 @@ def load_folder(
         model = SentenceTransformer(
             str(folder), device=device, model_kwargs=kwargs, trust_remote_code=False, local_files_only=True
         )
-        missing = missing_weights(model, folder)
     except (*RAISED_BY_FILES, SafetensorError) as error:
         is_damage = isinstance(error, UnpicklingError | EOFError) or "PytorchStreamReader" in str(error)
         damaged = "a weight file is damaged, or holds more than tensors"  # torch would explain how to run its code
@@ -66,7 +65,7 @@ def load_folder(
         log.warning("%s %s: sentence-transformers pools its tokens by %s", folder, why, how)
     if unused := _unused_setting(model):
         raise UserError(f"the model has a setting that can't be applied: {unused}", where=str(folder), remedy=remedy)
-    if missing:
+    if missing := missing_weights(model, folder):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UserError(f"the weights lack the tensor {missing[0]}{more}", where=str(folder), remedy=remedy)
     for name, parameter in model.named_parameters() if finite else ():
