@@ -101,6 +101,7 @@ def make_large_base(folder: Path) -> None:
     config = BaseConfig(name="large", hidden=1024, layers=24, max_length=8192)
     shutil.copyfile(true_tokenizer(), folder / "tokenizer.json")
     tokenizer = TokenizerFile.read(folder / "tokenizer.json")
+    assert tokenizer.scores is not None
     write_sentencepiece(tokenizer.pieces, tokenizer.scores, folder / "sentencepiece.bpe.model")
     write_tokenizer_config(folder, config.max_length)
     write_modules(folder, config, config.hidden)

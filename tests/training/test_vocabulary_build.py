@@ -241,12 +241,33 @@ def test_with_its_full_vocabulary_init_is_the_base_whatever_its_tokenizer(name: 
     assert found["parameters_before"] == found["parameters_after"] == sum(tensor.size for tensor in tensors)
 
 
-def test_a_smaller_vocabulary_of_another_tokenizer_is_refused_before_data_is_made(
-    tmp_path: Path,
-) -> None:
-    base = ["base.name=hub", "base.kind=hub", f"base.hub={animal('ModernBERT')}", "base.max_length=64"]
+@pytest.mark.parametrize("name", ["BERT with word pieces", "ModernBERT", "DistilBERT", "ALBERT", "T5"])
+def test_a_vocabulary_of_word_pieces_or_merges_is_cut_with_the_same_guarantee(name: str, tmp_path: Path) -> None:
+    base = BaseConfig(name="hub", kind="hub", hub=str(animal(name)), max_length=64)
+    made = config(tmp_path, base, min_counts={"ru": 40})
+    write_pairs(made, samples())
+    make("init", made)
+    found = certificate(made)
+    pairs = found["checked"]["pairs"]
+    assert pairs["mismatches"] == 0 and 0 < pairs["covered"] < 900 and found["hidden_states"]["bitwise_equal"]
+    assert found["vocabulary_after"] < found["vocabulary_before"] and "pinned" not in found
+    kept, dropped = embeddings_of(made, samples()[::9])
+    assert all(np.array_equal(before, after) for before, after in kept)
+    assert any(not np.array_equal(before, after) for before, after in dropped)
+    most = found["vocabulary_after"] - 10
+    made.init.max_size, made.init.hidden_state_texts = most, 0
+    make("init", made)
+    found = certificate(made)
+    assert most - 10 < found["vocabulary_after"] <= most and found["checked"]["pairs"]["mismatches"] == 0
+
+
+def test_a_smaller_vocabulary_of_another_tokenizer_is_refused_before_data_is_made(tmp_path: Path) -> None:
+    model = Path(shutil.copytree(animal("BERT with word pieces"), tmp_path / "model"))
+    tokenizer = json.loads((model / "tokenizer.json").read_text(encoding="utf-8"))
+    edit(model / "tokenizer.json", model=tokenizer["model"] | {"type": "WordLevel"})
+    base = ["base.name=hub", "base.kind=hub", f"base.hub={model}", "base.max_length=64"]
     ended = run_main("profile=tiny", "run=one", f"runs={tmp_path}", "stages=[data,init]", *base)
-    assert ended.status == 2 and re.search(r"not Unigram but BPE .*init=full", ended.err), ended.err
+    assert ended.status == 2 and re.search(r"nor plain BPE, but WordLevel .*init=full", ended.err), ended.err
     assert not (tmp_path / "one/data").exists() and not (tmp_path / "one/benchmarks").exists()
 
 

@@ -70,6 +70,7 @@ SMALL = {
     ),
     "spaces kept": small(METASPACE),
     "split at white space": small(pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), METASPACE])),
+    "BERT's": small(pre_tokenizers.BertPreTokenizer(), normalizers.BertNormalizer()),
     "stripped": small(METASPACE, normalizers.Strip(left=False, right=True)),
     "first word alone marked": small(pre_tokenizers.Metaspace(prepend_scheme="first")),
     "no word marked": small(pre_tokenizers.Metaspace(prepend_scheme="never")),
@@ -124,7 +125,8 @@ def test_many_distinct_words_are_summed_as_their_number_doubles(monkeypatch: pyt
 
 def test_only_tokenizers_that_never_look_across_a_space_are_cut() -> None:
     cut = [name for name, tokenizer in SMALL.items() if cuts_at_spaces(tokenizer)]
-    assert cut == ["spaces collapsed", "spaces kept", "split at white space", "stripped", "first word alone marked"]
+    first = ["spaces collapsed", "spaces kept", "split at white space", "BERT's", "stripped"]
+    assert cut == [*first, "first word alone marked"]
     assert cuts_at_spaces(Tokenizer.from_file(str(tiny_base() / "tokenizer.json")))
     assert cuts_at_spaces(true())
 
@@ -183,6 +185,17 @@ def test_a_text_counts_once_however_often_it_occurs_in_the_corpora(tmp_path: Pat
     once[[0, 2]] += 4
     np.testing.assert_array_equal(found.occurrences["ru"], once)
     assert found.texts == {"a": 101, "b": 3, "mixed": 7}
+
+
+def test_texts_that_are_not_cut_count_for_their_first_known_script_also_where_they_are_summed_early(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.vocabulary.language_counts.WHOLE", 1)
+    tokenizer, texts = SMALL["not split"], ["дом ab", "ab a", "дом", "b a", "дом ab", "1"]
+    corpora = [text_corpus(tmp_path, "mixed", "\n".join(texts), "script")]
+    found = count_pieces(corpora, tokenizer, ["ru", "en"], 20).occurrences
+    np.testing.assert_array_equal(found["ru"], brute_force(tokenizer, ["дом ab", "дом", "1"], 20))
+    np.testing.assert_array_equal(found["en"], brute_force(tokenizer, ["ab a", "b a"], 20))
 
 
 def test_words_of_foreign_scripts_count_for_no_language(tmp_path: Path) -> None:

@@ -117,11 +117,13 @@ def test_max_size_keeps_the_fixed_ids_and_the_most_frequent_others(tokenizer: To
     assert occurrences["ru"][dropped].max() <= occurrences["ru"][chosen].min()
 
 
-def test_max_size_compares_shares_within_each_language_and_of_other_scripts_relative_to_all_languages() -> None:
+def test_max_size_compares_shares_within_each_language_and_of_other_scripts_relative_to_all_languages(
+    tokenizer: TokenizerFile,
+) -> None:
     """ru has 0.9 and 0.1, en 0.2 and 0.8; 33 of other scripts relative to 110 of both languages are 0.3."""
     occurrences = {"ru": [0, 90, 10, 0, 0, 0], "en": [0, 0, 0, 2, 8, 0], OTHER: [0, 0, 0, 0, 0, 33]}
     each = {language: np.array(count) for language, count in occurrences.items()}
-    found = [cut(np.arange(6), np.array([0]), each, size).tolist() for size in range(1, 6)]
+    found = [cut(np.arange(6), np.array([0]), each, size, tokenizer).tolist() for size in range(1, 6)]
     assert found == [[0], [0, 1], [0, 1, 4], [0, 1, 4, 5], [0, 1, 3, 4, 5]]
 
 

@@ -1,4 +1,4 @@
-"""The equivalence theorem, property-tested in both backends on small vocabularies full of ties."""
+"""The equivalence theorem, property-tested on small vocabularies full of ties: in both backends, and for each kind."""
 
 import json
 from dataclasses import dataclass
@@ -15,7 +15,9 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from sentencepiece import SentencePieceProcessor
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
+from tokenizers.models import BPE, WordPiece
+from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from configs.schema.init import InitConfig
 from training.vocabulary.certificate import (
@@ -27,7 +29,7 @@ from training.vocabulary.certificate import (
     language_shares,
     successors,
 )
-from training.vocabulary.selection import pinned_id
+from training.vocabulary.selection import pinned_id, select
 from training.vocabulary.tokenizer_file import TokenizerFile, shrink_sentencepiece
 
 SPECIALS = ["<s>", "<pad>", "</s>", "<unk>"]
@@ -79,7 +81,8 @@ def shrunk(pieces: dict[str, float], kept: frozenset[str], folder: Path, pin: bo
     tokenizer = TokenizerFile.read(folder / "tokenizer.json")
     ids = [*range(4), *(4 + place for place, piece in enumerate(pieces) if piece in kept), tokenizer.size - 1]
     if pin:
-        ids.append(pinned_id(tokenizer, np.array(ids)))
+        assert tokenizer.scores is not None
+        ids.append(pinned_id(tokenizer.scores, np.array(ids)))
     chosen = np.unique(np.array(ids, dtype=np.int64))
     tokenizer.write(folder / "small.json", chosen)
     shrink_sentencepiece(folder / "spm", folder / "small", tokenizer, chosen)
@@ -126,6 +129,79 @@ def test_a_text_keeps_its_segmentation_if_and_only_if_its_pieces_are_kept(
             old, new = (fairseq(each, text) for each in backends[1])
             assert covered(old, new_ids) == (new_ids[old].tolist() == new)
             event(f"covered: {covered(old, new_ids)}")
+
+
+@st.composite
+def merging_tokenizers(draw: st.DrawFn) -> Tokenizer:
+    """BPE whose pieces can come of several merges, in any order, or of none; "d" has no piece."""
+    pieces, merges = [*"abc "], list[tuple[str, str]]()
+    for _ in range(draw(st.integers(1, 14))):
+        left, right = draw(st.sampled_from(pieces)), draw(st.sampled_from(pieces))
+        if len(left + right) < 6 and (left, right) not in merges:
+            merges.append((left, right))
+            pieces += [left + right] * (left + right not in pieces)
+    pieces.append("bca")  # that no merge makes
+    unknown = draw(st.sampled_from([{}, {"unk_token": "<unk>", "fuse_unk": True}, {"byte_fallback": True}]))
+    pieces += ["<unk>"] if "unk_token" in unknown else [f"<0x{byte:02X}>" for byte in range(256)]
+    vocabulary = {piece: own for own, piece in enumerate(dict.fromkeys(pieces))}
+    return Tokenizer(BPE(vocabulary, draw(st.permutations(merges)), ignore_merges=draw(st.booleans()), **unknown))
+
+
+@st.composite
+def word_tokenizers(draw: st.DrawFn) -> Tokenizer:
+    """WordPiece, which lacks a continuation or a start now and then; "d" has no piece."""
+    starts = draw(st.sets(st.text("abc", min_size=1, max_size=4), max_size=12))
+    others = draw(st.sets(st.text("abc", min_size=1, max_size=4), max_size=12))
+    pieces = ["[UNK]", *sorted(starts), *(f"##{text}" for text in sorted(others))]
+    return Tokenizer(WordPiece({piece: own for own, piece in enumerate(pieces)}, unk_token="[UNK]"))
+
+
+@given(
+    before=merging_tokenizers() | word_tokenizers(),
+    splits=st.booleans(),
+    texts=texts,
+    chosen=st.lists(st.integers(0, 20), min_size=3, max_size=15),
+)
+@settings(max_examples=300, deadline=None)
+def test_so_does_a_text_of_merges_and_a_known_one_of_longest_pieces(
+    before: Tokenizer, splits: bool, texts: list[str], chosen: list[int]
+) -> None:
+    if splits:
+        before.pre_tokenizer = WhitespaceSplit()
+    before.add_special_tokens([AddedToken("<pad>", special=True)])
+    with TemporaryDirectory() as name:
+        before.save(f"{name}/tokenizer.json")
+        tokenizer = TokenizerFile.read(Path(name) / "tokenizer.json")
+        nothing = {"ru": np.zeros(tokenizer.size, np.int64)}
+        needed = np.array([own for own in chosen if own < tokenizer.size], np.int64)
+        kept = select(tokenizer, nothing, InitConfig(rule="notebook"), ["ru"], needed).kept
+        tokenizer.write(Path(name) / "small.json", kept)
+        after = Tokenizer.from_file(f"{name}/small.json")
+    new_ids, is_merged = successors(kept, tokenizer.size), tokenizer.kind == "BPE"
+    for text in texts:
+        old, new = (each.encode(text).ids for each in (before, after))
+        same = pieces(tokenizer, kept, old, new)
+        assert same if covered(old, new_ids) and (is_merged or 0 not in old) else not same or not is_merged
+        comparison = TokenizerComparison(before, after, new_ids, tokenizer.unknown_id, covers_unknown=is_merged)
+        found = comparison.agreement([text])
+        assert found.mismatches == 0
+        event(f"{tokenizer.kind} covered: {found.covered == 1}")
+
+
+UNLIKE = {"[UNK]": 0, "a": 1, "ab": 2, "##bc": 3}
+
+
+def test_a_word_that_had_no_pieces_may_get_some(tmp_path: Path) -> None:
+    """Of "abc" the longest start is "ab", after which nothing fits; without "ab" it is "a", and "##bc" fits."""
+    before = Tokenizer(WordPiece(UNLIKE, unk_token="[UNK]"))
+    before.save(str(tmp_path / "tokenizer.json"))
+    tokenizer, kept = TokenizerFile.read(tmp_path / "tokenizer.json"), np.array([0, 1, 3])
+    tokenizer.write(tmp_path / "small.json", kept)
+    after = Tokenizer.from_file(str(tmp_path / "small.json"))
+    assert (before.encode("abc").tokens, after.encode("abc").tokens) == (["[UNK]"], ["a", "##bc"])
+    comparison = TokenizerComparison(before, after, successors(kept, 4), tokenizer.unknown_id, covers_unknown=False)
+    found = comparison.agreement(["abc"])
+    assert (found.covered, found.mismatches, found.unknown_characters_before) == (0, 0, 3)
 
 
 def covered(old: list[int], new_ids: np.ndarray) -> bool:

@@ -1,5 +1,6 @@
 """The stage `init`: the base with a smaller vocabulary or its full one, and a certificate of what is unchanged."""
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,7 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
     before = read_tokenizer(base / "tokenizer.json")
     corpora = find_corpora(config.init, config.languages, config.folder("data"), config.mirror)
     counts = count_pieces(corpora, before, config.languages, tokenizer.size, config.init.scripts)
-    own = read_json(base / "config_sentence_transformers.json")["prompts"]  # the model keeps its own too
-    prompts = before.encode_batch([prompt for prompt in own.values() if prompt])
-    needed = np.unique(np.array([token for prompt in prompts for token in prompt.ids], dtype=np.int64))
+    needed = needed_ids(base, before)
     selection = select(tokenizer, {**counts.occurrences, OTHER: counts.others}, config.init, config.languages, needed)
     share = warn_of_lost_pieces(config.folder("data"), before, selection.kept) if config.init.counts_pairs else None
     with stage.scratch() as scratch:
@@ -57,6 +56,15 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
         "texts covered": sum(entry["covered"] for entry in checked),
         "mismatches among covered texts": sum(entry["mismatches"] for entry in checked),
     }
+
+
+def needed_ids(base: Path, tokenizer: Tokenizer) -> Ids:
+    """Ids of the prompts, the model's own included, and of tokens with a role, which need not be added ones."""
+    prompts = read_json(base / "config_sentence_transformers.json")["prompts"].values()
+    settings = read_json(base / "tokenizer_config.json")
+    roles = (tokenizer.token_to_id(text) for role, text in settings.items() if role.endswith("_token"))
+    used = (text.ids for text in tokenizer.encode_batch([prompt for prompt in prompts if prompt]))
+    return np.unique(np.array([*chain.from_iterable(used), *(token for token in roles if token is not None)], np.int64))
 
 
 def keep_all(base: Path, stage: StageFolder) -> dict[str, Any]:

@@ -10,17 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 from tokenizers import Tokenizer
-from transformers import AutoModel
 
 from configs.schema.config import Config
 from configs.schema.init import InitConfig
+from pipeline.core.artefact import read_json
 from pipeline.core.console import quiet
 from pipeline.core.model_folder import read_tokenizer
+from pipeline.core.models import load_folder
 from training.vocabulary.corpora import Corpus, certified_files, corpus_lines
 from training.vocabulary.language_counts import LanguageCounts
 from training.vocabulary.selection import OTHER, Selection
 from training.vocabulary.shrinking import Sizes
-from training.vocabulary.tokenizer_file import Ids, TokenizerFile
+from training.vocabulary.tokenizer_file import BPE, UNIGRAM, WORD_PIECE, Ids, TokenizerFile
 
 TEXTS = 4096  # segmented together
 DROPPED = -1  # where an id has no successor
@@ -32,14 +33,29 @@ CHECKED = (  # figures of a corpus
 )
 
 GUARANTEE = (
-    "A text is segmented by the shrunk tokenizer exactly as by the original one if and only if the original uses "
-    "kept pieces only. Its ids are then the original's, renumbered by vocabulary/id_map.parquet; its embedding "
-    "rows are bitwise copies; and at equal batch shape, precision and kernels its hidden states and its dense and "
-    "multi-vector outputs are the original's bit for bit, its sparse output after renumbering. This holds because "
-    "scores, normaliser, pre-tokeniser and special tokens are unchanged, ids keep their order, and a piece with the "
-    "minimum score is kept, on which the score of unknown characters depends. Other texts are split into kept pieces "
-    "or <unk>."
+    "A text is segmented by the shrunk tokenizer exactly as by the original one {when}. Its ids are then the "
+    "original's, renumbered by vocabulary/id_map.parquet; its embedding rows are bitwise copies; and at equal batch "
+    "shape, precision and kernels its hidden states and its dense and multi-vector outputs are the original's bit for "
+    "bit, its sparse output after renumbering. This holds because normaliser, pre-tokeniser and special tokens are "
+    "unchanged, ids keep their order, and {why}. Other texts are split into kept pieces or what the tokenizer has for "
+    "unknown characters."
 )
+KEPT_ONLY = "if and only if the original uses kept pieces only"
+OF_KIND = {  # kind of tokenizer -> when a text is segmented as before, and why
+    UNIGRAM: (
+        KEPT_ONLY,
+        "a piece's score doesn't change; a piece with the minimum score is kept, on which that of unknown characters "
+        "depends",
+    ),
+    WORD_PIECE: (
+        "if the original uses kept pieces only, and not the unknown one",
+        "the longest piece with which a word, or its rest, begins is still the longest where it is kept",
+    ),
+    BPE: (
+        KEPT_ONLY,
+        "merges keep their order; those that lead to a kept piece are kept, and no other merge happens in such a text",
+    ),
+}
 
 
 def certify(
@@ -58,20 +74,27 @@ def certify(
     Raises RuntimeError where a covered text is segmented differently, or its hidden states differ.
     """
     after = read_tokenizer(shrunk / "tokenizer.json")
-    new_ids = successors(selection.kept, tokenizer.size)
-    comparison = TokenizerComparison(before, after, new_ids, tokenizer.unknown_id)
+    new_ids, unknown, pinned = successors(selection.kept, tokenizer.size), tokenizer.unknown_id, selection.pinned
+    when, why = OF_KIND[tokenizer.kind]
+    comparison = TokenizerComparison(before, after, new_ids, unknown, covers_unknown=tokenizer.kind != WORD_PIECE)
     agreements = compare_corpora(config.init, corpora, comparison, counts.texts)
     found = [text for agreement in agreements.values() for text in agreement.examples]
     examples = found[: config.init.hidden_state_texts]
     return {
-        "guarantee": GUARANTEE,
+        "guarantee": GUARANTEE.format(when=when, why=why),
         **dataclasses.asdict(sizes),
-        "pinned": {
-            "piece": tokenizer.piece(selection.pinned),
-            "score": float(tokenizer.scores[selection.pinned]),
-            "old_id": selection.pinned,
-            "new_id": int(new_ids[selection.pinned]),
-        },
+        **(
+            {}
+            if pinned is None or tokenizer.scores is None
+            else {
+                "pinned": {
+                    "piece": tokenizer.piece(pinned),
+                    "score": float(tokenizer.scores[pinned]),
+                    "old_id": pinned,
+                    "new_id": int(new_ids[pinned]),
+                }
+            }
+        ),
         "kept_by_reason": selection.reasons,
         "languages": language_shares(counts.occurrences, selection.kept),
         "other_scripts": language_shares({OTHER: counts.others}, selection.kept)[OTHER],
@@ -119,7 +142,7 @@ class Agreement:
     """How the two tokenizers agree on the texts of one corpus."""
 
     compared: int = 0  # texts
-    covered: int = 0  # texts of which the original uses kept pieces only
+    covered: int = 0  # texts for which the guarantee holds
     mismatches: int = 0  # covered texts with other ids than the original's, renumbered: the guarantee says 0
     pieces_before: int = 0
     pieces_after: int = 0
@@ -140,7 +163,8 @@ class TokenizerComparison:
     before: Tokenizer
     after: Tokenizer
     new_ids: Ids  # (old ids,) an id's successor, or `DROPPED`
-    unknown_id: int
+    unknown_id: int | None
+    covers_unknown: bool = True  # whether the guarantee holds for texts with the unknown piece
 
     def agreement(self, texts: Iterable[str], examples: int = 0) -> Agreement:
         """Compare all texts and keep the first `examples` covered ones."""
@@ -152,7 +176,7 @@ class TokenizerComparison:
             found.pieces_after += sum(map(len, after))
             for text, old, new in zip(batch, before, after, strict=True):
                 expected = self.new_ids[old]
-                covered = bool((expected != DROPPED).all())
+                covered = bool((expected != DROPPED).all()) and (self.covers_unknown or self.unknown_id not in old)
                 found.covered += covered
                 found.mismatches += covered and not np.array_equal(expected, new)
                 if covered and len(found.examples) < examples:
@@ -163,6 +187,8 @@ class TokenizerComparison:
 
     def _unknown_characters(self, tokenizer: Tokenizer, texts: list[str], ids: list[Ids]) -> int:
         """Characters of the texts that became `<unk>` (one `<unk>` stands for a run of them)."""
+        if self.unknown_id is None:
+            return 0
         doubtful = [text for text, own in zip(texts, ids, strict=True) if self.unknown_id in own]
         return sum(
             end - start
@@ -222,9 +248,10 @@ def _hidden_states(folder: Path, texts: list[str], length: int) -> tuple[list[to
     """(texts, tokens, width) of each batch, and the number of tokens that are not padding."""
     tokenizer = read_tokenizer(folder / "tokenizer.json")
     tokenizer.enable_truncation(length)
-    tokenizer.enable_padding(pad_id=tokenizer.token_to_id("<pad>"), pad_token="<pad>")
+    padding = read_json(folder / "tokenizer_config.json")["pad_token"]
+    tokenizer.enable_padding(pad_id=tokenizer.token_to_id(padding), pad_token=padding)
     with quiet():
-        model = AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
+        model: Any = load_folder(folder, "cpu", finite=False)[0].model
     states, tokens = [], 0
     with torch.inference_mode():
         for start in range(0, len(texts), BATCH):

@@ -1,8 +1,9 @@
 """Counting pieces over whole corpora by segmenting each distinct word once.
 
-An XLM-R tokenizer cuts text at spaces before the model sees it, so a text's pieces are those of its words, and a
-word's pieces can be multiplied by its count. Spaces are safe to cut at only between characters that neither the
-normaliser nor Unicode's grapheme rules tie to a space; what remains is segmented uncut.
+Tokenizers of XLM-R's and BERT's kind cut text at spaces before the model sees it, so a text's pieces are those of its
+words, and a word's pieces can be multiplied by its count. Spaces are safe to cut at only between characters that
+neither the normaliser nor Unicode's grapheme rules tie to a space; what remains is segmented uncut, and so are all
+texts for other tokenizers.
 """
 
 import json
@@ -25,7 +26,7 @@ JOINED = 64  # words in one text given to the tokenizer: fewer calls, and still 
 TEXTS = 4096  # texts split together: the words of so many long articles take hundreds of megabytes
 ROWS = 5_000_000  # fewest rows of counted words, repeats included, that are held before they are summed
 ENCODED = 8192  # joined texts segmented together
-LOCAL_NORMALIZERS = ("Precompiled", "Strip", "NFKC", "NFC", "Lowercase")
+LOCAL_NORMALIZERS = ("Precompiled", "Strip", "NFKC", "NFC", "Lowercase", "BertNormalizer")
 SPACE_RUNS = ({"Regex": " {2,}"}, {"Regex": " +"})
 METASPACE = "▁"
 PREPENDED = "\u0d4e"  # letters with Grapheme_Cluster_Break=Prepend; the others are beyond the first plane
@@ -112,7 +113,10 @@ def cuts_at_spaces(tokenizer: Tokenizer) -> bool:
     added = tokenizer.get_added_tokens_decoder().values()
     if not all(_is_local(part) for part in parts) or any(token.normalized for token in added):
         return False
-    if [cutter["type"] for cutter in cutters] not in (["Metaspace"], ["WhitespaceSplit", "Metaspace"]):
+    kinds = [cutter["type"] for cutter in cutters]
+    if kinds == ["BertPreTokenizer"]:
+        return True
+    if kinds not in (["Metaspace"], ["WhitespaceSplit", "Metaspace"]):
         return False
     return cutters[-1].get("prepend_scheme", "always") in ("always", "first") and cutters[-1].get("split", True)
 

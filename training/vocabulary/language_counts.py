@@ -14,6 +14,7 @@ from training.vocabulary.corpora import Corpus
 from training.vocabulary.counting import WORDS, PieceCounts, WordCounter, piece_counts
 from training.vocabulary.selection import OTHER, SCRIPTS, scripts_of
 
+WHOLE = 100_000  # texts that can't be cut into words are held up to this number
 FOREIGN = r"[\p{L}--[\p{Common}\p{Inherited}]]"  # matched on words without a letter of the languages' scripts
 
 
@@ -36,13 +37,31 @@ def count_pieces(
 
     Raises UserError: a corpus without texts, a language without any, or what reading a corpus raises.
     """
-    counters, texts = _counters(corpora, tokenizer, languages)
+    counters: dict[str, WordCounter] = {}
+    texts: dict[str, int] = {}
     occurrences = {name: np.zeros(size, dtype=np.int64) for name in (*languages, OTHER)}
+
+    def sum_up(name: str, words: polars.DataFrame, whole: Mapping[str, int]) -> None:
+        parts = _by_script(words, whole, languages, scripts) if name == BY_SCRIPT else [(name, words, whole)]
+        for language, own_words, own_whole in parts:
+            occurrences[language] += piece_counts(tokenizer, own_words, own_whole, size)
+
+    for corpus in corpora:
+        texts[corpus.name] = 0
+        for name, batch in corpus.texts("counting words"):
+            texts[corpus.name] += len(batch)
+            if name not in counters and name in (*languages, BY_SCRIPT):
+                counters[name] = WordCounter(tokenizer)
+            if counter := counters.get(name):
+                counter.add(batch)
+                if len(counter.whole) > WHOLE:
+                    sum_up(name, polars.DataFrame(schema=WORDS), counter.whole)
+                    counter.whole.clear()
+        if not texts[corpus.name]:
+            where = f"{corpus.name}: {', '.join(map(str, corpus.files[:3]))}"
+            raise UserError("a corpus has no texts", where=where, remedy="correct init.corpora or the file")
     for name, counter in counters.items():
-        mixed = name == BY_SCRIPT
-        parts = _by_script(counter, languages, scripts) if mixed else [(name, counter.words(), counter.whole)]
-        for language, words, whole in parts:
-            occurrences[language] += piece_counts(tokenizer, words, whole, size)
+        sum_up(name, counter.words(), counter.whole)
     for language in languages:
         if not occurrences[language].any():
             remedy = "add a corpus for it under init.corpora, or take it out of languages"
@@ -55,30 +74,10 @@ def count_pieces(
     return LanguageCounts(occurrences, others=occurrences.pop(OTHER), texts=texts)
 
 
-def _counters(
-    corpora: list[Corpus], tokenizer: Tokenizer, languages: list[str]
-) -> tuple[dict[str, WordCounter], dict[str, int]]:
-    """The counted words of each language and, as BY_SCRIPT, of mixed corpora; and the number of each corpus's texts."""
-    counters: dict[str, WordCounter] = {}
-    texts: dict[str, int] = {}
-    for corpus in corpora:
-        texts[corpus.name] = 0
-        for language, batch in corpus.texts("counting words"):
-            texts[corpus.name] += len(batch)
-            if language not in counters and language in (*languages, BY_SCRIPT):
-                counters[language] = WordCounter(tokenizer)
-            if language in counters:
-                counters[language].add(batch)
-        if not texts[corpus.name]:
-            where = f"{corpus.name}: {', '.join(map(str, corpus.files[:3]))}"
-            raise UserError("a corpus has no texts", where=where, remedy="correct init.corpora or the file")
-    return counters, texts
-
-
 def _by_script(
-    counter: WordCounter, languages: list[str], further: Sequence[str]
+    words: polars.DataFrame, whole: Mapping[str, int], languages: list[str], further: Sequence[str]
 ) -> Iterator[tuple[str, polars.DataFrame, Mapping[str, int]]]:
-    """(language, words, whole texts) of a mixed corpus: those whose first known script is one of the language's own.
+    """(language, words, whole texts) of mixed corpora's: those whose first known script is one of the language's own.
 
     Languages that share a script each count all its words. Words without letters go to the first language, those with
     letters of other scripts only to OTHER. An unknown language is assumed to be written in the first of the `further`
@@ -91,9 +90,9 @@ def _by_script(
         polars.when(polars.col("word").str.contains(FOREIGN)).then(polars.lit(OTHER)),
         polars.lit(scripts[languages[0]][0]),
     )  # fmt: skip
-    words = counter.words().with_columns(script=found)
-    whole = polars.DataFrame(list(counter.whole.items()), schema=WORDS, orient="row").with_columns(script=found)
+    words = words.with_columns(script=found)
+    texts = polars.DataFrame(list(whole.items()), schema=WORDS, orient="row").with_columns(script=found)
     for name, own_scripts in {**scripts, OTHER: [OTHER]}.items():
         is_own = polars.col("script").is_in(own_scripts)
-        own = whole.filter(is_own)
+        own = texts.filter(is_own)
         yield name, words.filter(is_own), dict(zip(own["word"], own["count"], strict=True))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import regex
+from numpy.typing import NDArray
 
 from configs.schema.data import is_script
 from configs.schema.init import InitConfig
@@ -45,10 +46,10 @@ COMMON = r"\p{Script=Common}|\p{Script=Inherited}"
 
 @dataclass(frozen=True)
 class Selection:
-    """The kept ids, ascending, and the pinned one among them."""
+    """The kept ids, ascending, and the pinned one among them, where the tokenizer has scores."""
 
     kept: Ids
-    pinned: int
+    pinned: int | None
     reasons: dict[str, int]  # why ids were kept -> how many; an id may have several reasons
 
 
@@ -65,26 +66,33 @@ def select(
         counts: language -> how often each id occurs, shape [tokenizer.size]; OTHER has the strictest threshold of all.
         needed: ids that are kept whatever their counts, such as those of the prompts.
 
-    The special tokens and one piece with the minimum score are always kept. The score of an unknown character is the
-    minimum minus 10, so without that piece the segmentation of texts with unknown characters could change.
+    The special tokens are always kept. So is, of a Unigram tokenizer, one piece with the minimum score: the score of an
+    unknown character is the minimum minus 10, so without that piece the segmentation of texts with unknown characters
+    could change. And, of a BPE tokenizer, the pieces for single bytes, and those that are merged to form a kept one.
 
     Raises UserError: `max_size` has no room for what must be kept.
     """
-    below_pad = range(tokenizer.special_ids["<pad>"])  # RoBERTa counts positions from that id, so it may not move
-    specials = np.array(sorted({*below_pad, *tokenizer.special_ids.values()}), dtype=np.int64)
+    before = [0] if tokenizer.special_ids.get("<pad>") == 1 else []  # RoBERTa counts positions from this <pad>
+    unknown = [] if tokenizer.unknown_id is None else [tokenizer.unknown_id]
+    specials = _ascending({*before, *tokenizer.special_ids.values(), *unknown})
     must, frequent = {"special": specials, "needed": needed}, frequent_ids(counts, config)
+    if tokenizer.bytes:
+        must["bytes"] = _ascending(tokenizer.bytes)
     if config.rule == "notebook":  # as for bge-m3_en_ru: also all low ids that occur
         low = [np.flatnonzero(count[: LOW_IDS + 1]) for count in counts.values()]
         frequent = np.unique(np.concatenate([frequent, *low]))
     else:
         must["characters"] = character_ids(tokenizer, config, languages)
     kept = np.unique(np.concatenate([*must.values(), frequent]))
-    pinned = pinned_id(tokenizer, kept)
-    must["pinned"] = np.array([pinned])
-    fixed = np.unique(np.concatenate(list(must.values())))
+    pinned = None if tokenizer.scores is None else pinned_id(tokenizer.scores, kept)
+    if pinned is not None:
+        must["pinned"] = np.array([pinned])
+    fixed = tokenizer.with_parts(np.unique(np.concatenate(list(must.values()))))
     kept = np.union1d(kept, fixed)
-    if config.max_size is not None:
-        kept = cut(kept, fixed, counts, config.max_size)
+    if config.max_size is None:
+        kept = tokenizer.with_parts(kept)
+    else:
+        kept = cut(kept, fixed, counts, config.max_size, tokenizer)
     sizes = {reason: len(ids) for reason, ids in (must | {"frequent": frequent}).items()}
     return Selection(kept, pinned, sizes)
 
@@ -112,19 +120,21 @@ def covering_ids(count: Ids, coverage: float) -> Ids:
 def character_ids(tokenizer: TokenizerFile, config: InitConfig, languages: list[str]) -> Ids:
     """Every piece of one character that belongs to the languages' scripts or to what all scripts share."""
     belongs = characters_of(scripts_of(languages, config.scripts)).fullmatch
-    return np.array([old for old, piece in enumerate(tokenizer.pieces) if belongs(piece)], dtype=np.int64)
+    return np.array([old for old, text in enumerate(tokenizer.characters) if belongs(text)], dtype=np.int64)
 
 
-def pinned_id(tokenizer: TokenizerFile, kept: Ids) -> int:
+def pinned_id(scores: NDArray[np.float64], kept: Ids) -> int:
     """A piece with the minimum score: the first of them that is kept anyway, otherwise the first of all."""
-    scores = tokenizer.scores
     lowest = np.flatnonzero(scores == scores.min())
     among = np.intersect1d(lowest, kept)
     return int(among[0] if len(among) else lowest[0])
 
 
-def cut(kept: Ids, fixed: Ids, counts: Mapping[str, Ids], size: int) -> Ids:
-    """At most `size` ids: the fixed ones, then those with the largest mean share of the languages' occurrences."""
+def cut(kept: Ids, fixed: Ids, counts: Mapping[str, Ids], size: int, tokenizer: TokenizerFile) -> Ids:
+    """At most `size` ids: the fixed ones, then those with the largest mean share of the languages' occurrences.
+
+    Each brings its parts; the first for which there is no room ends the list.
+    """
     if len(fixed) > size:
         what = f"max_size {size} would drop special tokens or characters: {len(fixed)} ids must be kept"
         raise UserError(what, where="config key init.max_size", remedy=f"raise it to at least {len(fixed)}")
@@ -133,8 +143,17 @@ def cut(kept: Ids, fixed: Ids, counts: Mapping[str, Ids], size: int) -> Ids:
     if OTHER in counts:
         share = share + counts[OTHER] / max(sum(count.sum() for count in spoken.values()), 1)
     free = np.setdiff1d(kept, fixed)
-    best = free[np.argsort(-np.asarray(share)[free], kind="stable")]
-    return np.union1d(fixed, best[: size - len(fixed)])
+    chosen = set(fixed.tolist())
+    for old in free[np.argsort(-np.asarray(share)[free], kind="stable")].tolist():
+        parts = tokenizer.parts(old) - chosen
+        if len(chosen) + len(parts) > size:
+            break
+        chosen |= parts
+    return _ascending(chosen)
+
+
+def _ascending(ids: Iterable[int]) -> Ids:
+    return np.array(sorted(ids), dtype=np.int64)
 
 
 def scripts_of(languages: Iterable[str], further: Iterable[str] = ()) -> list[str]:

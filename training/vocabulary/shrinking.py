@@ -20,8 +20,9 @@ from training.vocabulary.tokenizer_file import Ids, TokenizerFile, shrink_senten
 SENTENCEPIECE = "sentencepiece.bpe.model"
 NOT_COPIED = ("*.safetensors", INDEX_FILE, f"*{PARTIAL}", *STAGE_FILES)
 ID_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "cls_token_id", "mask_token_id")
-PADDING_ROWS = 128  # an embedding may have fewer than this many rows beyond the tokenizer's ids
-EMBEDDING = "embeddings.word_embeddings.weight"  # the end of its name; the only tensor with a row for each id
+PADDING_ROWS = 512  # an embedding may have fewer than this many rows beyond the tokenizer's ids; Qwen3's has 267
+# The ends of its name: BERT's, ModernBERT's, decoders', T5's. It is the only tensor with a row for each id.
+EMBEDDING = ("word_embeddings.weight", "tok_embeddings.weight", "embed_tokens.weight", "shared.weight")
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def embedding_rows(weights: SafetensorsReader, ids: int) -> int:
     """
     names = [name for name in weights.tensors if name.endswith(EMBEDDING)]
     if len(names) != 1:
-        remedy = "choose a base of the BERT or XLM-RoBERTa family"
+        remedy = "choose another base, or keep its whole vocabulary: init=full"
         raise UserError(f"{len(names)} word embeddings in the weights", where=str(weights.folder), remedy=remedy)
     rows = weights.tensors[names[0]].shape[0]
     if not ids <= rows < ids + PADDING_ROWS:
@@ -112,17 +113,18 @@ def parameters(weights: SafetensorsReader, shapes: Mapping[str, tuple[int, ...]]
 def write_id_map(path: Path, tokenizer: TokenizerFile, kept: Ids, occurrences: Mapping[str, Ids]) -> None:
     """Write which id became which, for users of sparse dimensions: old_id, new_id, piece, score, count_<language>.
 
-    One row per kept id, special tokens included.
+    One row per kept id, special tokens included; pieces of Unigram tokenizers have a score.
     """
-    scores = np.zeros(tokenizer.size)  # added tokens after the pieces have no score
-    scores[: len(tokenizer.pieces)] = tokenizer.scores
-    columns = {
+    columns: dict[str, Any] = {
         "old_id": kept.astype(np.int32),
         "new_id": np.arange(len(kept), dtype=np.int32),
         "piece": [tokenizer.piece(int(old)) for old in kept],
-        "score": scores[kept],
-        **{f"count_{language}": count[kept] for language, count in occurrences.items()},
     }
+    if tokenizer.scores is not None:
+        scores = np.zeros(tokenizer.size)  # added tokens after the pieces have no score
+        scores[: len(tokenizer.pieces)] = tokenizer.scores
+        columns["score"] = scores[kept]
+    columns |= {f"count_{language}": count[kept] for language, count in occurrences.items()}
     pyarrow.parquet.write_table(pyarrow.table(columns), path)
 
 

@@ -1,9 +1,12 @@
-"""The two files of a Unigram tokenizer: read, checked, and written with fewer pieces and everything else unchanged."""
+"""A tokenizer's files: read, checked, and written with fewer pieces and everything else unchanged."""
 
 import gc
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain, pairwise
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -12,38 +15,41 @@ import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import DecodeError
 from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
+from tokenizers.decoders import ByteLevel as ByteDecoder
+from tokenizers.pre_tokenizers import ByteLevel
 
 from pipeline.core.errors import UserError
 
-REQUIRED = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
-OTHER_BASE = "choose a base with XLM-R's tokenizer, or keep its whole vocabulary: init=full"
+UNIGRAM, WORD_PIECE, BPE = "Unigram", "WordPiece", "BPE"
+OTHER_BASE = "choose another base, or keep its whole vocabulary: init=full"
 NORMAL, CONTROL, UNKNOWN = 1, 3, 2  # piece types of SentencePiece that XLM-R's vocabulary has
 FIRST = 3  # <unk>, <s> and </s> come first; every other piece has the id index + 1
 NO_PIECES = '"vocab": []'  # placeholder of the pieces while the rest is written; JSON strings have escaped quotes
+BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # a piece of SentencePiece's for a byte of a character that has none
 Ids = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class TokenizerFile:
-    """A Unigram tokenizer as stored in its file; a piece's id is its index."""
+    """A tokenizer of kind Unigram, WordPiece or BPE as stored in its file."""
 
     path: Path
-    document: dict[str, Any]  # everything but the pieces, and without truncation and padding, which belong to a call
-    pieces: list[str]
-    scores: npt.NDArray[np.float64]  # log probabilities of the pieces
+    document: dict[str, Any]  # all but pieces and merges, and without truncation and padding, which belong to a call
+    pieces: list[str]  # by id; empty where only an added token has the id
+    scores: npt.NDArray[np.float64] | None = None  # Unigram: log probabilities of the pieces
+    merges: list[Any] | None = None  # BPE: pairs of pieces, the first to be merged first, as the file writes them
 
     @classmethod
     def read(cls, path: Path) -> "TokenizerFile":
-        """Read and check the file.
-
-        Raises UserError: no such file, not JSON, not a Unigram model, or without one of XLM-R's special tokens.
-        """
+        """Read and check the file; raises UserError: no such file, not JSON, or a tokenizer of another kind."""
         try:
             gc.disable()  # it would spend most of the time looking for cycles among 250,000 new lists
             made = cls._parsed(path, json.loads(path.read_bytes().decode("utf-8")))
-            if not np.isfinite(made.scores).all() or not 0 <= made.unknown_id < made.size:
-                raise ValueError("a score that is not finite, or an unknown piece beyond the others")
-            missing = [token for token in REQUIRED if token not in made.special_ids]
+            if made.scores is not None and not np.isfinite(made.scores).all():
+                raise ValueError("a score that is not finite")
+            if made.unknown_id is not None and not 0 <= made.unknown_id < made.size:
+                raise ValueError("an unknown piece beyond the others")
+            _ = made._ranks  # of merges that are no pairs there are none
         except FileNotFoundError:
             raise UserError("the base has no tokenizer.json", where=str(path), remedy=OTHER_BASE) from None
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
@@ -51,60 +57,147 @@ class TokenizerFile:
             raise UserError(what, where=str(path), remedy="make or download the base again") from None
         finally:
             gc.enable()
-        if missing:
-            what = f"the tokenizer lacks the special tokens {', '.join(missing)}"
-            raise UserError(what, where=str(path), remedy=OTHER_BASE)
         return made
 
     @classmethod
     def _parsed(cls, path: Path, document: dict[str, Any]) -> "TokenizerFile":
         model = document["model"]
         kind = model.get("type", "of unknown type")
-        if kind != "Unigram" or model.get("unk_id") is None:
-            what = f"the base's tokenizer is not Unigram but {kind}"
+        plain = {**document, "truncation": None, "padding": None}
+        if kind == UNIGRAM:
+            if model["unk_id"] is None:
+                raise ValueError("it has no unknown piece")
+            texts, scores = zip(*model["vocab"], strict=True)
+            model["vocab"] = []
+            return cls(path, plain, list(texts), np.array(scores, np.float64))
+        marks_words = kind == BPE and (model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"))
+        if kind not in (WORD_PIECE, BPE) or marks_words:
+            what = f"the base's tokenizer is neither Unigram, WordPiece nor plain BPE, but {kind}"
             raise UserError(what, where=str(path), remedy=OTHER_BASE)
-        pieces, scores = zip(*model["vocab"], strict=True)
-        model["vocab"] = []
-        return cls(path, {**document, "truncation": None, "padding": None}, list(pieces), np.array(scores, np.float64))
+        pieces = [""] * (1 + max(model["vocab"].values()))
+        for piece, own in model["vocab"].items():
+            pieces[own] = piece
+        model["vocab"] = {}
+        return cls(path, plain, pieces, merges=model.pop("merges") if kind == BPE else None)
+
+    @property
+    def kind(self) -> str:
+        return str(self.document["model"]["type"])
 
     @property
     def size(self) -> int:
         """Number of ids: the pieces, and added tokens after them."""
-        return max(len(self.pieces), 1 + max(self.special_ids.values()))
+        return max(len(self.pieces), 1 + max(self.special_ids.values(), default=-1))
 
     @property
-    def unknown_id(self) -> int:
-        return int(self.document["model"]["unk_id"])
+    def unknown_id(self) -> int | None:
+        """The id of what is in no piece; None where bytes stand for it."""
+        model = self.document["model"]
+        return model["unk_id"] if self.kind == UNIGRAM else self._ids.get(model.get("unk_token"))
 
-    @property
+    @cached_property
     def special_ids(self) -> dict[str, int]:
         """Ids of the added tokens, by their text."""
         return {token["content"]: int(token["id"]) for token in self.document["added_tokens"]}
 
+    @cached_property
+    def characters(self) -> list[str]:
+        """What each piece stands for inside a word: without its prefix, and with bytes decoded where they are text."""
+        if self._has_bytes:
+            decoder = ByteDecoder()
+            return [decoder.decode([piece]) for piece in self.pieces]
+        prefix = self.document["model"].get("continuing_subword_prefix") or ""  # ## of WordPiece
+        return [piece.removeprefix(prefix) for piece in self.pieces]
+
+    @cached_property
+    def bytes(self) -> frozenset[int]:
+        """Ids of single bytes, into which BPE splits what has no piece."""
+        if self.kind != BPE:
+            return frozenset()
+        alphabet = {*ByteLevel.alphabet()} if self._has_bytes else {piece for piece in self.pieces if BYTE.match(piece)}
+        return frozenset(self._ids[piece] for piece in alphabet if piece in self._ids)
+
     def piece(self, old_id: int) -> str:
         """The text of an id, whether of a piece or of an added token."""
-        if old_id < len(self.pieces):
+        if old_id < len(self.pieces) and self.pieces[old_id]:
             return self.pieces[old_id]
         return next(text for text, place in self.special_ids.items() if place == old_id)
+
+    def parts(self, old_id: int) -> set[int]:
+        """The id and, in BPE, the ids of all pieces that are merged on the way to its own.
+
+        In any text these are the same: a merge across the piece's ends would have prevented it, and those inside it
+        come in the order in which they come where the piece is the whole text.
+        """
+        found = {old_id}
+        if self.kind != BPE or old_id in self.bytes or old_id in self._added:
+            return found
+        symbols = list(self.pieces[old_id])
+        while True:
+            found.update(self._ids[symbol] for symbol in symbols if symbol in self._ids)
+            ranks = [(self._ranks[pair], place) for place, pair in enumerate(pairwise(symbols)) if pair in self._ranks]
+            if not ranks:
+                return found
+            place = min(ranks)[1]
+            symbols[place : place + 2] = ["".join(symbols[place : place + 2])]
+
+    def with_parts(self, ids: Ids) -> Ids:
+        """These ids and all their parts, ascending."""
+        return np.unique(np.fromiter(chain.from_iterable(map(self.parts, ids.tolist())), np.int64))
 
     def write(self, path: Path, kept: Ids) -> None:
         """Write the tokenizer with the ids `kept`, ascending and renumbered from 0.
 
-        Only the pieces and written ids change; normaliser, pre-tokeniser and decoder don't.
+        Only the pieces, their merges and written ids change; normaliser, pre-tokeniser and decoder don't.
         """
         new_ids = {int(old): new for new, old in enumerate(kept)}
-        text = json.dumps(_renumbered(self.document, new_ids), ensure_ascii=False, indent=1)
+        document = _renumbered(self.document, new_ids)
+        own = [old for old in new_ids if old < len(self.pieces)]
+        if self.scores is None:
+            model, pieces = document["model"], {self.pieces[old]: new_ids[old] for old in own if self.pieces[old]}
+            model["vocab"] = pieces
+            if self.merges is not None:
+                pairs = ((merge, *_pair(merge)) for merge in self.merges)
+                model["merges"] = [
+                    merge for merge, left, right in pairs if {left, right, left + right} <= pieces.keys()
+                ]
+            path.write_text(json.dumps(document, ensure_ascii=False, indent=1), encoding="utf-8")
+            return
         entry = json.JSONEncoder(ensure_ascii=False).encode
-        rows = (f"[{entry(self.pieces[old])},{float(self.scores[old])!r}]" for old in kept if old < len(self.pieces))
-        head, found, tail = text.rpartition(NO_PIECES)
+        rows = (f"[{entry(self.pieces[old])},{float(self.scores[old])!r}]" for old in own)
+        head, found, tail = json.dumps(document, ensure_ascii=False, indent=1).rpartition(NO_PIECES)
         assert found
         path.write_text(f'{head}"vocab": [\n' + ",\n".join(rows) + f"\n]{tail}\n", encoding="utf-8")
+
+    @cached_property
+    def _added(self) -> frozenset[int]:
+        return frozenset(self.special_ids.values())
+
+    @cached_property
+    def _ids(self) -> dict[str | None, int]:
+        return {piece: own for own, piece in enumerate(self.pieces) if piece}
+
+    @cached_property
+    def _ranks(self) -> dict[tuple[str, str], int]:
+        return {_pair(merge): rank for rank, merge in enumerate(self.merges or ())}
+
+    @property
+    def _has_bytes(self) -> bool:
+        """Whether the characters of pieces stand for bytes of UTF-8, as in GPT-2's tokenizer."""
+        return '"ByteLevel"' in json.dumps(self.document["pre_tokenizer"])
+
+
+def _pair(merge: Any) -> tuple[str, str]:
+    """The two pieces of a merge, a list or, in older files, text with a space."""
+    left, right = merge.split(" ") if isinstance(merge, str) else merge
+    return left, right
 
 
 def _renumbered(document: dict[str, Any], new_ids: Mapping[int, int]) -> dict[str, Any]:
     """The document with the ids of its model, added tokens and post-processor replaced."""
     changed = json.loads(json.dumps(document))
-    changed["model"]["unk_id"] = new_ids[changed["model"]["unk_id"]]
+    if changed["model"]["type"] == UNIGRAM:
+        changed["model"]["unk_id"] = new_ids[changed["model"]["unk_id"]]
     for token in changed["added_tokens"]:
         token["id"] = new_ids[token["id"]]
     processor = changed.get("post_processor") or {}
@@ -135,9 +228,9 @@ def shrink_sentencepiece(path: Path, target: Path, tokenizer: TokenizerFile, kep
             what = f"piece {index} of the SentencePiece model, {texts[index]}, is not an ordinary one"
             raise UserError(what, where=str(path), remedy="choose a base with XLM-R's vocabulary")
     ordinary = slice(FIRST + 1, len(texts) + 1)
-    same_pieces = texts[FIRST:] == tokenizer.pieces[ordinary]
-    same_scores = np.array_equal(np.array(scores[FIRST:], np.float32), tokenizer.scores[ordinary].astype(np.float32))
-    if not same_pieces or not same_scores:
+    same_pieces, known = texts[FIRST:] == tokenizer.pieces[ordinary], tokenizer.scores
+    of_file = np.array(scores[FIRST:], np.float32)
+    if known is None or not same_pieces or not np.array_equal(of_file, known[ordinary].astype(np.float32)):
         remedy = "take both files from one revision of the base"
         raise UserError("sentencepiece.bpe.model and tokenizer.json differ", where=str(path), remedy=remedy)
     indices = [*range(FIRST), *(old - 1 for old in kept.tolist() if FIRST < old <= len(texts))]
