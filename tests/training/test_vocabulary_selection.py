@@ -1,6 +1,7 @@
 """Which pieces each rule keeps."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ from transformers import XLMRobertaModel
 
 from configs.schema.init import BaseConfig, InitConfig
 from pipeline.core.errors import UserError
+from pipeline.core.model_folder import read_tokenizer
 from tests.support.small_bases import tiny_base, true_tokenizer
 from training.bases.random_model import model_config
+from training.vocabulary.build import needed_ids
 from training.vocabulary.selection import OTHER, characters_of, covering_ids, cut, scripts_of, select
 from training.vocabulary.tokenizer_file import TokenizerFile
 
@@ -69,10 +72,12 @@ def test_ids_before_the_padding_are_kept(tmp_path: Path) -> None:
     pieces = document["model"]["vocab"]
     pieces[0], pieces[50] = ["<s>NOTUSED", 0.0], pieces[0]
     document["added_tokens"][0]["id"] = 50
+    shutil.copytree(tiny_base(), tmp_path, dirs_exist_ok=True)
     (tmp_path / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
     tokenizer = TokenizerFile.read(tmp_path / "tokenizer.json")
     nothing = {"ru": np.zeros(tokenizer.size, dtype=np.int64)}
-    selection = select(tokenizer, nothing, InitConfig(rule="notebook"), ["ru"], NOTHING)
+    needed = needed_ids(tmp_path, read_tokenizer(tmp_path / "tokenizer.json"))
+    selection = select(tokenizer, nothing, InitConfig(rule="notebook"), ["ru"], needed)
     assert selection.kept[:5].tolist() == [0, 1, 2, 3, 50]
 
 

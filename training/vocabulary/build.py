@@ -22,6 +22,7 @@ from training.vocabulary.tokenizer_file import Ids, TokenizerFile
 # are kept where only data/example's training texts are counted: nDCG@10 on its held-out questions falls from 0.94 to
 # 0.77.
 ENOUGH = 0.95
+SMALL = 10  # ids below this one are few
 UNCHANGED = "The vocabulary is the base's: every text is segmented and embedded as by the base."
 
 
@@ -59,12 +60,19 @@ def build(config: Config, stage: StageFolder) -> dict[str, Any]:
 
 
 def needed_ids(base: Path, tokenizer: Tokenizer) -> Ids:
-    """Ids of the prompts, the model's own included, and of tokens with a role, which need not be added ones."""
+    """Ids of the prompts, the model's own included, and of tokens with a role, which need not be added ones.
+
+    RoBERTa counts positions from the id of its <pad>, which is small: it may not move, so all below it are needed.
+    """
     prompts = read_json(base / "config_sentence_transformers.json")["prompts"].values()
     settings = read_json(base / "tokenizer_config.json")
     roles = (tokenizer.token_to_id(text) for role, text in settings.items() if role.endswith("_token"))
     used = (text.ids for text in tokenizer.encode_batch([prompt for prompt in prompts if prompt]))
-    return np.unique(np.array([*chain.from_iterable(used), *(token for token in roles if token is not None)], np.int64))
+    padding = tokenizer.token_to_id(settings["pad_token"]) or 0
+    below = range(padding if padding < SMALL else 0)
+    return np.unique(
+        np.array([*chain.from_iterable(used), *(own for own in roles if own is not None), *below], np.int64)
+    )
 
 
 def keep_all(base: Path, stage: StageFolder) -> dict[str, Any]:

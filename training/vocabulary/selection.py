@@ -72,9 +72,8 @@ def select(
 
     Raises UserError: `max_size` has no room for what must be kept.
     """
-    before = [0] if tokenizer.special_ids.get("<pad>") == 1 else []  # RoBERTa counts positions from this <pad>
     unknown = [] if tokenizer.unknown_id is None else [tokenizer.unknown_id]
-    specials = _ascending({*before, *tokenizer.special_ids.values(), *unknown})
+    specials = _ascending({*tokenizer.special_ids.values(), *unknown})
     must, frequent = {"special": specials, "needed": needed}, frequent_ids(counts, config)
     if tokenizer.bytes:
         must["bytes"] = _ascending(tokenizer.bytes)
