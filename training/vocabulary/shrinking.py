@@ -20,7 +20,7 @@ from training.vocabulary.tokenizer_file import Ids, TokenizerFile, shrink_senten
 SENTENCEPIECE = "sentencepiece.bpe.model"
 NOT_COPIED = ("*.safetensors", INDEX_FILE, f"*{PARTIAL}", *STAGE_FILES)
 ID_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "cls_token_id", "mask_token_id")
-PADDING_ROWS = 512  # an embedding may have fewer than this many rows beyond the tokenizer's ids; Qwen3's has 267
+PADDING_ROWS = 1024  # an embedding may have fewer than this many rows beyond the tokenizer's ids; mDeBERTa's has 898
 # The ends of its name: BERT's, ModernBERT's, decoders', T5's. It is the only tensor with a row for each id.
 EMBEDDING = ("word_embeddings.weight", "tok_embeddings.weight", "embed_tokens.weight", "shared.weight")
 
