@@ -1,8 +1,7 @@
-"""Weights by LM-Cocktail's own `compute_weights`: softmax of minus the few-shot loss over a temperature.
+"""LM-Cocktail's weights, softmax of minus the few-shot loss over a temperature, by the package's own batches and loss.
 
 Xiao et al., "LM-Cocktail: Resilient Tuning of Language Models via Model Merging" (arXiv 2311.13534), section 2.
-The package uses the vector at position 0 of a transformer's output and loads whole state dicts; it gets a module that
-puts the model's own pooled vector at that position and takes merge weights instead of a state dict.
+The package's `compute_weights` keeps the losses to itself and loads whole state dicts, so its parts are called instead.
 """
 
 import random
@@ -13,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from LM_Cocktail.utils import compute_weights, embedder_loss, preprocess_data_for_embedder
+from LM_Cocktail.utils import embedder_loss, preprocess_data_for_embedder
 
 from data.artefact import PairSet
 from merging.blend import Blend
@@ -38,34 +37,6 @@ class Cocktail:
         return dict(zip(self.losses, torch.softmax(-losses / temperature, dim=0).tolist(), strict=True))
 
 
-class PooledVectors(torch.nn.Module):
-    """Looks like a transformer to LM-Cocktail; its "last hidden state" is only the model's pooled vector.
-
-    `load_state_dict` takes merge weights. A text's vector is computed once per set of weights, so asking the package
-    for the weights and then for the losses behind them costs one pass.
-    """
-
-    def __init__(self, blend: Blend) -> None:
-        super().__init__()
-        # Neither is a module, so the model stays out of this one's parameters, which the package moves between devices.
-        self.blend, self.embedder = blend, Embedder(blend.model, precision=blend.precision)
-        self.vectors: dict[Any, torch.Tensor] = {}
-        self.weights: tuple[float, ...] = ()
-
-    def load_state_dict(self, weights: Mapping[str, float], *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
-        """Set the blend."""
-        torch.clear_autocast_cache()  # holds the previous weights
-        self.blend.set(weights)
-        self.weights = tuple(weights.values())
-
-    def forward(self, input_ids: torch.Tensor, return_dict: bool = True, **features: torch.Tensor) -> SimpleNamespace:
-        """Pooled vectors as `last_hidden_state` of shape (texts, 1, dimension)."""
-        key = self.weights, input_ids.cpu().numpy().tobytes(), tuple(input_ids.shape)
-        if key not in self.vectors:
-            self.vectors[key] = self.embedder.pooled({"input_ids": input_ids, **features})
-        return SimpleNamespace(last_hidden_state=self.vectors[key][:, None, :])
-
-
 def cocktail_of(
     blend: Blend, examples: Sequence[Example], temperature: float, batch_size: int, max_length: int, seed: int
 ) -> Cocktail:
@@ -76,21 +47,23 @@ def cocktail_of(
     if not examples:
         remedy = "hold such rows out, or remove lm_cocktail from merging.compare and merging.method"
         raise UserError("no dev row is a positive pair, from which LM-Cocktail learns", where="data.dev", remedy=remedy)
-    module = PooledVectors(blend)
-    pure = {model: {name: float(name == model) for name in blend.names} for model in blend.names}
-    negatives = len(examples[0]["neg"])
-    settings = {"batch_size": batch_size, "max_input_length": max_length, "neg_number": negatives}
-    data, tokenizer = list(examples), blend.model.tokenizer
-    # A context around all passes caches cast weights; it is disabled, so the package's sums stay in float32.
-    with _seeded(seed), torch.autocast(blend.model.device.type, enabled=False):
-        weights = compute_weights(module, tokenizer, list(pure.values()), "encoder", data, temperature, **settings)
+    model, embedder, losses = blend.model, Embedder(blend.model, precision=blend.precision), dict[str, float]()
+
+    def as_transformer(return_dict: bool, **features: torch.Tensor) -> SimpleNamespace:
+        """The model's pooled vectors where the package looks for them, (texts, 1, dimension)."""
+        return SimpleNamespace(last_hidden_state=embedder.pooled(features)[:, None])
+
     with _seeded(seed):
-        batches = preprocess_data_for_embedder(data, tokenizer, blend.model.device, **settings)
-    losses = {}
-    for model, only in pure.items():
-        module.load_state_dict(only)
-        losses[model] = embedder_loss(module, batches)
-    return Cocktail(dict(zip(pure, weights, strict=True)), losses)
+        batches = preprocess_data_for_embedder(
+            list(examples), model.tokenizer, model.device, batch_size, max_length, neg_number=len(examples[0]["neg"])
+        )
+    for name in blend.names:
+        blend.set({other: float(other == name) for other in blend.names})
+        # A context around all passes of a model caches its cast weights; it is disabled, so sums stay in float32.
+        with torch.autocast(model.device.type, enabled=False):
+            losses[name] = embedder_loss(as_transformer, batches)
+    weights = torch.softmax(-torch.FloatTensor([*losses.values()]) / temperature, dim=-1)  # as by `compute_weights`
+    return Cocktail(dict(zip(losses, weights.tolist(), strict=True)), losses)
 
 
 def few_shot_examples(
