@@ -98,13 +98,13 @@ def candidates(
     Both are (len(rows), candidates), the mask True where one is left out. The columns are the positives of all rows of
     the global batch, then their first negatives, and so on, then the blocks of further `directions`.
     """
-    cosines = _cosines(embeddings, rows, directions)
-    excluded = _no_candidates(embeddings.shape[1], usable, rows, directions)
+    blocks, cosines = _blocks(embeddings.shape[1], directions), _cosines(embeddings, rows, directions)
+    own = rows[:, None] == torch.arange(len(usable), device=rows.device)
+    excluded = torch.cat([~usable | (own & (one == other)) for one, other in blocks], dim=1)  # or a text with itself
     if margin is not None or guide is not None:
         judged = cosines.detach() if guide is None else _cosines(guide, rows, directions)
         positive = judged.gather(1, rows[:, None])
-        own = rows[:, None] == torch.arange(len(usable), device=rows.device)
-        spared = [own & (guide is None or one + other == 1) for one, other in _blocks(embeddings.shape[1], directions)]
+        spared = [own & (guide is None or one + other == 1) for one, other in blocks]
         excluded = excluded | ((judged > positive - (margin or 0.0)) & ~torch.cat(spared, dim=1))
     return cosines, excluded
 
@@ -125,10 +125,10 @@ def distillation_loss(
     that of the contrastive loss, and a weight means the same at every temperature.
     """
     rows = _own(usable, queries)
-    excluded = _no_candidates(embeddings.shape[1], usable, rows, directions)
+    cosines, excluded = candidates(embeddings, usable, rows, directions)
     student, wanted = (
-        (_cosines(texts, rows, directions) / temperature).masked_fill(excluded, float("-inf")).log_softmax(dim=1)
-        for texts in (embeddings, teacher)
+        (found / temperature).masked_fill(excluded, float("-inf")).log_softmax(dim=1)
+        for found in (cosines, _cosines(teacher, rows, directions))
     )
     divergence = F.kl_div(student.masked_fill(excluded, 0.0), wanted.exp(), reduction="sum")  # 0 * -inf is NaN
     return divergence / usable.sum().clamp(min=1)
@@ -150,12 +150,6 @@ def _cosines(embeddings: Tensor, rows: Tensor, directions: Sequence[str]) -> Ten
     columns = F.normalize(embeddings, dim=-1).unbind(1)
     own = columns[0][rows], columns[1][rows]
     return torch.cat([own[one] @ columns[other].T for one, other in _blocks(len(columns), directions)], dim=1)
-
-
-def _no_candidates(columns: int, usable: Tensor, rows: Tensor, directions: Sequence[str]) -> Tensor:
-    """Which of `_cosines` are with rows that are not usable, or of a text with itself."""
-    itself = rows[:, None] == torch.arange(len(usable), device=rows.device)
-    return torch.cat([~usable | (itself & (one == other)) for one, other in _blocks(columns, directions)], dim=1)
 
 
 @dataclass(frozen=True)
