@@ -58,11 +58,10 @@ HEADS_ROWS: dict[str, dict[str, Any]] = {"triplets": {"negatives": 2}, "scored":
 
 
 class Forked:
-    """A fork of a process that has imported everything, with the interface of `subprocess`."""
+    """A fork of this process, which has imported everything, with the interface of `subprocess`."""
 
     def __init__(self, folder: Path, side: str) -> None:
-        multiprocessing.set_forkserver_preload([__name__])
-        self.process = multiprocessing.get_context("forkserver").Process(target=_logged, args=(folder, side))
+        self.process = multiprocessing.get_context("fork").Process(target=_logged, args=(folder, side))
         self.process.start()
         assert self.process.pid is not None
         self.pid = self.process.pid
