@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.runs import make, remove_stage, run_main
+from tests.support.runs import remove_stage, run_main
 
 STAGES = ["data", "init", "symmetric", "asymmetric", "merge", "heads", "evaluate", "report"]
 TEXTS = ["Река замерзает в ноябре.", "Когда открыли первый музей?", "Рецепт борща"]
@@ -78,12 +78,15 @@ def test_a_second_run_makes_nothing(run_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("side", ["symmetric", pytest.param("asymmetric", marks=pytest.mark.slow)])
-def test_two_ranks_train_the_same_model_as_one(one_process: Path, run_folder: Path, side: str) -> None:
+def test_two_ranks_train_the_same_model_as_one(
+    one_process: Path, run_folder: Path, side: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     remove_stage(run_folder / side)
-    done = make("profile=tiny", f"runs={run_folder.parent}", "launch.config=cpu", "launch.processes=2")
+    done = run_main("profile=tiny", f"runs={run_folder.parent}", "launch.config=cpu", "launch.processes=2")
+    assert done.status == 0, done.err
     assert done.out.count("up to date") == len(STAGES) - 1, done.out  # nothing else depends on the number of ranks
     assert manifests(run_folder)[side]["environment"]["processes"] == 2
-    assert (done.out + done.err).count("is untried on this base") == 1  # not once a rank
+    assert (capfd.readouterr().out + done.err).count("is untried on this base") == 1  # not once a rank
     initial = embeddings(one_process, "init")
     # Embeddings, not weights: Adam turns rounding into steps where a gradient is 0 by nature (biases of the keys).
     np.testing.assert_allclose(embeddings(one_process, side), embeddings(run_folder, side), atol=1e-4)
