@@ -1,16 +1,30 @@
 """A trial of some steps before a long run: what it shows, and that it leaves nothing."""
 
+import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 
 from tests.support.prepared_data import composed
 from tests.support.runs import run_main
 from training.workload import estimates
 
 
-def test_some_steps_at_the_profile_s_shape_show_speed_memory_and_hours_and_leave_nothing(tmp_path: Path) -> None:
+def in_this_process(command: list[str], environment: dict[str, str], name: str, log: Path) -> None:
+    """In place of `launch.run_command`: nothing is imported again."""
+    assert (command[:3], environment) == ([sys.executable, "-m", "pipeline.run"], dict(os.environ))
+    GlobalHydra.instance().clear()  # the trial's, which has composed its config
+    ended = run_main(*command[3:])
+    assert ended.status == 0, ended.err
+
+
+def test_some_steps_at_the_profile_s_shape_show_speed_memory_and_hours_and_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.trial.run_command", in_this_process)
     overrides = ["profile=tiny", "stages=[symmetric]", "launch.config=none", f"runs={tmp_path}"]
     others = ["training.symmetric.guide=base", "training.symmetric.teacher=of/the_hub"]  # none is made or fetched
     ended = run_main(*overrides, *others, module="pipeline.trial")
