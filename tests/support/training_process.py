@@ -212,10 +212,7 @@ def heads_gradients(items: dict[str, TokenisedSet], rank: int = 0, world: int = 
 def of_two_ranks(
     folder: Path, items: dict[str, TokenisedSet], work: Callable[..., dict[str, torch.Tensor]]
 ) -> dict[str, torch.Tensor]:
-    """What `work` returns for the sets on two ranks: forks of this process, which has imported and tokenised for both.
-
-    In a fork polars, which reads sets, would wait for threads that it doesn't have.
-    """
+    """What `work` returns for the sets on two ranks: forks of this process, which has tokenised for both."""
     tiny_model()
     start_processes(run_rank, (2, folder, items, work), nprocs=2, start_method="fork")
     return torch.load(folder / "gradients.pt", weights_only=True)
