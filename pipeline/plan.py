@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from configs.schema.config import SIDES, Config
+from configs.schema.config import SIDES, SIDES_READ, Config
 from pipeline.application import hydra_application
 from pipeline.core.console import show_table
 from training.batches import warn_of_small_steps, warn_of_untried
@@ -22,9 +22,7 @@ def show(config: Config) -> None:
 
 def show_training(config: Config, shape: Shape, devices: Devices) -> None:
     """Print the work and cost of every training stage among the config's stages."""
-    sides: list[str] = [name for name in SIDES if name in config.stages]
-    sides += ["heads"] * ("heads" in config.stages and config.training.heads.kind == "frozen")
-    works = {name: work_of(config, name, shape, devices) for name in sides}
+    works = {name: work_of(config, name, shape, devices) for name in SIDES_READ if config.trains(name)}
     rows: list[tuple[str, Callable[[Work], object]]] = [
         ("numbers from", lambda work: work.source),
         ("batches (steps)", lambda work: work.batches),
