@@ -23,7 +23,7 @@ ITEM = "item"
 class Measure:
     """A metric of a task and how it is computed from the per-item columns.
 
-    `statistic` names a function of `evaluation.significance`; `columns` are its arguments in order. `by` says whose
+    `statistic` names a function of `metrics.STATISTICS`; `columns` are its arguments in order. `by` says whose
     score it is: the model's ({}), the model's in one of its modes ({}.sparse), or no model's (bm25).
     """
 

@@ -1,6 +1,6 @@
 """What every stage builds on: open `artefact.py` first. It imports no stage.
 
 Code that only decides what to make imports it too, so heavy packages such as the Hub's client are imported where they
-are used. `models.py`, `embedding.py`, `heads.py`, `packed.py` and `precision.py` need torch: only code that makes
+are used. `device.py`, `models.py`, `embedding.py`, `heads.py` and `packed.py` need torch: only code that makes
 something imports these.
 """
