@@ -19,7 +19,7 @@ from pipeline.core.models import load_folder
 INPUTS = ("input_ids", "attention_mask")
 OUTPUT = "sentence_embedding"
 ONE_FILE = 1.9e9  # bytes of weights that fit inside a graph's file, which is limited to 2 GiB
-Run = Callable[[dict[str, np.ndarray]], np.ndarray]  # inputs [texts, tokens] -> embeddings [texts, dimension]
+Graph = Callable[[dict[str, np.ndarray]], np.ndarray]  # inputs [texts, tokens] -> embeddings [texts, dimension]
 
 
 class Embedding(torch.nn.Module):
@@ -88,12 +88,12 @@ def write_static(folder: Path, target: Path) -> None:
 class GraphEmbedder(Embedder):
     """The model's tokenizer and batches, with a graph instead of its modules."""
 
-    def __init__(self, model: SentenceTransformer, run: Run, **settings: Any) -> None:
+    def __init__(self, model: SentenceTransformer, graph: Graph, **settings: Any) -> None:
         super().__init__(model, **settings)
-        self.run = run
+        self.graph = graph
 
     def pooled(self, features: Features) -> torch.Tensor:
-        return torch.from_numpy(self.run({name: features[name].numpy() for name in INPUTS}))
+        return torch.from_numpy(self.graph({name: features[name].numpy() for name in INPUTS}))
 
 
 def load_format(name: str, place: Path, model: SentenceTransformer, **settings: Any) -> Embedder:

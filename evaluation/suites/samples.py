@@ -18,8 +18,8 @@ from pipeline.core.artefact import StageFolder
 def tasks(suite: str, config: Config, stage: StageFolder) -> list[Task]:
     """encodechka's kinds of tasks with the model's own embeddings, then mteb's."""
     ours = [
-        EncodechkaTask(suite, name, sample_digests(*files), score, read_samples, "model")
-        for name, (score, files) in ENCODECHKA_SAMPLES.items()
+        EncodechkaTask(suite, name, sample_digests(*files), procedure, read_samples, "model")
+        for name, (procedure, files) in ENCODECHKA_SAMPLES.items()
     ]
     theirs = [MtebTask(suite, name, sample_digests(*task.files), task(), []) for name, task in MTEB_SAMPLES.items()]
     return [*ours, *theirs]

@@ -24,18 +24,20 @@ def tasks(suite: str, config: Config, stage: StageFolder) -> list[Task]:
     files = data_files(config)
     protocol = config.evaluation.suite[suite].protocol
     settings = {"data": COMMIT, "protocol": protocol}
-    return [EncodechkaTask(suite, name, settings, score, files, protocol) for name, score in TASKS.items()]
+    return [EncodechkaTask(suite, name, settings, procedure, files, protocol) for name, procedure in TASKS.items()]
 
 
 class EncodechkaTask(Task):
     """A task scored by encodechka's protocol, on its own files or others of the same format."""
 
-    def __init__(self, suite: str, name: str, settings: Any, score: "Run", files: "Files", protocol: str) -> None:
+    def __init__(
+        self, suite: str, name: str, settings: Any, procedure: "Procedure", files: "Files", protocol: str
+    ) -> None:
         super().__init__(suite, name, settings)
-        self.run, self.files, self.protocol = score, files, protocol
+        self.procedure, self.files, self.protocol = procedure, files, protocol
 
     def score(self, scorer: Scorer) -> Outcome:
-        return self.run.score(self.files, EncodechkaVectors(scorer.encoder, self.protocol, scorer.workers))
+        return self.procedure.score(self.files, EncodechkaVectors(scorer.encoder, self.protocol, scorer.workers))
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ Label = Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
-class Run:
+class Procedure:
     """How a task is scored, and the columns of the file with its test texts."""
 
     file: str
@@ -67,23 +69,25 @@ class Run:
     score: Callable[[Files, EncodechkaVectors], Outcome]
 
 
-def paired(score: Callable[..., Outcome], file: str, first: str, second: str, gold: str, kind: Label) -> Run:
+def paired(score: Callable[..., Outcome], file: str, first: str, second: str, gold: str, kind: Label) -> Procedure:
     """Scores the similarities of two columns' texts against gold labels."""
 
-    def run(files: Files, vectors: EncodechkaVectors) -> Outcome:
+    def scored(files: Files, vectors: EncodechkaVectors) -> Outcome:
         rows = files(file)
         texts = [[row[column] for row in rows] for column in (first, second)]
         outcome = score(*map(vectors.sentences, texts), _labels(rows, gold, kind))
         outcome.columns[ITEM] = items_of_pairs(*texts)
         return outcome
 
-    return Run(file, (first, second), run)
+    return Procedure(file, (first, second), scored)
 
 
-def classified(score: Callable[..., Outcome], stem: str, label: str, kind: Label, train_text: str = "text") -> Run:
+def classified(
+    score: Callable[..., Outcome], stem: str, label: str, kind: Label, train_text: str = "text"
+) -> Procedure:
     """Fits a classifier on `<stem>_train` and scores it on `<stem>_test`."""
 
-    def run(files: Files, vectors: EncodechkaVectors) -> Outcome:
+    def scored(files: Files, vectors: EncodechkaVectors) -> Outcome:
         train, test = files(f"{stem}_train"), files(f"{stem}_test")
         texts = [row["text"] for row in test]
         outcome = score(
@@ -96,24 +100,24 @@ def classified(score: Callable[..., Outcome], stem: str, label: str, kind: Label
         outcome.columns[ITEM] = np.array([text_key(text) for text in texts], dtype=object)
         return outcome
 
-    return Run(f"{stem}_test", tuple(dict.fromkeys(["text", train_text])), run)
+    return Procedure(f"{stem}_test", tuple(dict.fromkeys(["text", train_text])), scored)
 
 
-def entities(file: str) -> Run:
+def entities(file: str) -> Procedure:
     """Predicts tags of named entities from word vectors."""
 
-    def run(files: Files, vectors: EncodechkaVectors) -> Outcome:
+    def scored(files: Files, vectors: EncodechkaVectors) -> Outcome:
         data = files(file)
         return entity_task(data["texts"], data["labels"], vectors.encoder.words)
 
-    return Run(file, ("texts",), run)
+    return Procedure(file, ("texts",), scored)
 
 
 def _labels(rows: list[dict[str, Any]], column: str, kind: Label) -> np.ndarray:
     return np.array([kind(row[column]) for row in rows])
 
 
-TASKS: dict[str, Run] = {
+TASKS: dict[str, Procedure] = {
     "STS": paired(similarity_task, "stsb_dev", "sentence1", "sentence2", "similarity_score", float),
     "PI": paired(similarity_task, "para_gold", "text_1", "text_2", "class", float),
     "NLI": paired(inference_task, "xnli_ru", "sentence1", "sentence2", "gold_label", str),
