@@ -45,7 +45,7 @@ def _made_of(run: RunRecord) -> str:
         parts.append(f"with its vocabulary cut to {show.count(sizes[1])} ids")
     pairs = Counter[str]()
     for entry in run.training_sets:
-        pairs[entry["side"]] += entry.get("train") or 0
+        pairs[entry["side"]] += entry["train"]
     if tuned := [f"{show.count(rows)} {side} pairs" for side, rows in pairs.items() if rows]:
         parts.append("tuned on " + " and ".join(tuned))
     if run.weights:
@@ -115,11 +115,10 @@ def data(run: RunRecord) -> page.Section:
     """The dataset ledger."""
     if run.ledger is None:
         return page.Section("data", "Data", [page.absent("data")])
-    sets, totals = run.ledger.get("sets", []), run.ledger.get("totals") or {}
-    totals = totals | {"scored": sum(entry.get("scored") or 0 for entry in run.training_sets) or None}
+    totals = run.ledger["totals"] | {"scored": sum(entry["scored"] for entry in run.training_sets) or None}
     held_out = [
-        [_title(entry), show.count(entry.get("built")), show.count(entry.get("kept"))]
-        for entry in sets
+        [entry["title"], show.count(entry["built"]), show.count(entry["kept"])]
+        for entry in run.sets
         if entry["side"] == HELD_OUT
     ]
     card, counted, last = (["card"], "counted by the card, ", "verdict") if run.about_the_card else ([], "", "remark")
@@ -133,7 +132,7 @@ def data(run: RunRecord) -> page.Section:
             _ledger_rows(run),
         ),
         page.table("Held out of training", ["set", "built", "kept"], held_out),
-        page.folded("Rows and negatives dropped, by reason", _dropped(sets)),
+        page.folded("Rows and negatives dropped, by reason", _dropped(run)),
         page.folded("Sources and licences", _sources(run)),
     ]
     return page.Section("data", "Data", blocks)
@@ -141,45 +140,40 @@ def data(run: RunRecord) -> page.Section:
 
 def _ledger_rows(run: RunRecord) -> list[list[Any]]:
     """One row per training set."""
-    most = max((entry.get("train") or 0 for entry in run.training_sets), default=0)
+    most = max((entry["train"] for entry in run.training_sets), default=0)
     rows = []
     for entry in run.training_sets:
         card = ["card"] if run.about_the_card else []
-        counts = [show.count(entry.get(name)) for name in (*card, "built", "scored", "kept")]
-        train = show.bar(show.count(entry.get("train")), entry.get("train") or 0, most)
-        dropped = sum(rows for reason, rows in (entry.get("dropped") or {}).items() if reason != WRONG_NEGATIVES)
-        rest = [show.count(entry.get("dev")), show.count(dropped), show.count(entry.get("negatives"))]
-        status = str(entry["status"])
-        remark = status if run.about_the_card or status.startswith("skipped") else ""
-        rows.append([show.row_head(_title(entry), entry["side"]), *counts, train, *rest, show.long(remark)])
+        counts = [show.count(entry[name]) for name in (*card, "built", "scored", "kept")]
+        train = show.bar(show.count(entry["train"]), entry["train"], most)
+        dropped = sum(rows for reason, rows in entry["dropped"].items() if reason != WRONG_NEGATIVES)
+        rest = [show.count(entry["dev"]), show.count(dropped), show.count(entry["negatives"])]
+        remark = entry["status"] if run.about_the_card or entry["status"].startswith("skipped") else ""
+        rows.append([show.row_head(entry["title"], entry["side"]), *counts, train, *rest, show.long(remark)])
     return rows
 
 
 def _sources(run: RunRecord) -> Markup:
     """Where each set's rows come from, and under which terms."""
     rows = []
-    for entry in (run.ledger or {}).get("sets", []):
-        revision = str(entry.get("revision") or "").removesuffix(f" {entry['source']}")
+    for entry in run.sets:
+        revision = entry["revision"].removesuffix(f" {entry['source']}")
         entry = {**entry, "revision": revision, **run.of_samples(entry)}
-        words = [show.long(str(entry.get(key) or show.DASH)) for key in ("source", "revision", "licence")]
-        remarks = " ".join(str(entry[key]) for key in ("difference", "note") if entry.get(key))
-        rows.append([_title(entry), *words, show.long(remarks)])
+        words = [show.long(entry[key]) for key in ("source", "revision", "licence")]
+        remarks = " ".join(entry[key] for key in ("difference", "note") if entry[key])
+        rows.append([entry["title"], *words, show.long(remarks)])
     columns = ["set", "source", "revision", "licence", "remarks"]
     return page.table("Where the rows come from, and under which terms", columns, rows)
 
 
-def _dropped(sets: list[dict[str, Any]]) -> Markup:
+def _dropped(run: RunRecord) -> Markup:
     """Dropped rows by set and reason, without empty rows and columns."""
-    sets = [entry for entry in sets if any((entry.get("dropped") or {}).values())]
+    sets = [entry for entry in run.sets if any(entry["dropped"].values())]
     reasons = list(dict.fromkeys(reason for entry in sets for reason, rows in entry["dropped"].items() if rows))
     rows = [
-        [_title(entry), *(show.count(entry["dropped"].get(reason) or None) for reason in reasons)] for entry in sets
+        [entry["title"], *(show.count(entry["dropped"].get(reason) or None) for reason in reasons)] for entry in sets
     ]
     return page.table("Rows and negatives dropped, by reason", ["set", *map(_words, reasons)], rows)
-
-
-def _title(entry: dict[str, Any]) -> str:
-    return str(entry.get("title") or entry["name"])
 
 
 def vocabulary(run: RunRecord) -> page.Section:

@@ -263,12 +263,11 @@ def _hardware(environment: dict[str, Any]) -> str:
 def _sets(run: RunRecord) -> list[list[str]]:
     rows = []
     for entry in run.training_sets:
-        if entry.get("train"):
-            counts = [show.count(entry.get(name) or 0) for name in ("built", "scored", "kept", "train")]
-            real = {"source": f"{entry.get('source')} at {entry.get('revision')}", "licence": entry.get("licence")}
-            entry_facts = real | run.of_samples(entry)
-            title, licence = entry.get("title") or entry["name"], str(entry_facts["licence"] or "not stated")
-            rows.append([title, entry["side"], entry_facts["source"], *counts, licence])
+        if entry["train"]:
+            counts = [show.count(entry[name]) for name in ("built", "scored", "kept", "train")]
+            real = {"source": f"{entry['source']} at {entry['revision']}", "licence": entry["licence"]}
+            shown = real | run.of_samples(entry)
+            rows.append([entry["title"], entry["side"], shown["source"], *counts, shown["licence"]])
     return rows
 
 
@@ -291,11 +290,11 @@ def _reports(run: RunRecord) -> bool:
 
 def _found(run: RunRecord) -> list[list[str]]:
     """Benchmark texts that stayed in training: set, benchmark task, and how many were found among the built pairs."""
-    entries = [entry for entry in run.training_sets if entry.get("train")] if _reports(run) else []
+    entries = [entry for entry in run.training_sets if entry["train"]] if _reports(run) else []
     return [
-        [entry.get("title") or entry["name"], task.replace("evaluation: ", ""), show.count(texts)]
+        [entry["title"], task.replace("evaluation: ", ""), show.count(texts)]
         for entry in entries
-        for task, texts in (entry.get("reported") or {}).items()
+        for task, texts in entry["reported"].items()
     ]
 
 

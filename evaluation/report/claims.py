@@ -128,13 +128,13 @@ def _find(run: RunRecord, key: str, similarities: dict[tuple[int, int], float]) 
 
 
 def _pairs(run: RunRecord, name: str) -> tuple[float | None, str]:
-    counted = [entry["built"] for entry in run.training_sets if entry.get("card") and entry.get("built")]
+    counted = [entry["built"] for entry in run.training_sets if entry["card"] and entry["built"]]
     if name == "total" and counted:
         return sum(counted), "data/ledger.json: built, summed over the card's sets"
-    entry = {entry["name"]: entry for entry in (run.ledger or {}).get("sets", [])}.get(name)
+    entry = {entry["name"]: entry for entry in run.sets}.get(name)
     if entry is None:
         return None, f"not among the sources of profile {run.config['profile']}"
-    if not entry.get("built"):
+    if not entry["built"]:
         return None, f"data/ledger.json: {entry['status']}"
-    reason = "rows of a bundled sample, not of the set" if run.bundled(entry) else entry.get("difference")
+    reason = "rows of a bundled sample, not of the set" if run.bundled(entry) else entry["difference"]
     return entry["built"], f"data/ledger.json: {name}, built" + (f" ({reason})" if reason else "")

@@ -48,7 +48,7 @@ def licence(run: RunRecord, config: Config) -> str:
 
 def terms(run: RunRecord) -> str:
     """The sets whose terms restrict the model, with their terms."""
-    return "; ".join(f"{entry.get('title') or entry['name']}: {entry['licence']}" for entry in run.restricted_sets)
+    return "; ".join(f"{entry['title']}: {entry['licence']}" for entry in run.restricted_sets)
 
 
 def hub_data_sets(run: RunRecord) -> list[str]:
@@ -56,8 +56,8 @@ def hub_data_sets(run: RunRecord) -> list[str]:
     sources, found = run.config_of("data")["data"]["sources"], set[str]()
     for entry in run.training_sets:
         source = sources.get(entry["name"], {})
-        is_local = source.get("local_only") or str(entry["revision"]).startswith("local ")
-        if entry.get("train") and not is_local and not run.bundled(entry):
+        is_local = source.get("local_only") or entry["revision"].startswith("local ")
+        if entry["train"] and not is_local and not run.bundled(entry):
             found |= {entry["source"], *(part["hub"] for part in source.get("also", []))}
     return sorted(name for name in found if "/" in name)  # a name without a slash is a reader's
 

@@ -99,7 +99,7 @@ class RunRecord:
         """Whether the run shares a base or a set with the published card, or scores the card's base or model."""
         counts = [source["card"]["pairs"] for source in self.config["data"]["sources"].values()]
         if self.ledger is not None:
-            counts = [entry.get("card") for entry in self.training_sets]
+            counts = [entry["card"] for entry in self.training_sets]
         scored = {PUBLISHED_BASE.lower(), PUBLISHED_MODEL.lower()} & {score.model.lower() for score in self.scores}
         return self.starts_from_published_base or bool(scored) or any(count is not None for count in counts)
 
@@ -120,24 +120,29 @@ class RunRecord:
     @property
     def restricted_sets(self) -> list[dict[str, Any]]:
         """Ledger entries of training sets whose terms rule out some uses."""
-        real = [entry for entry in self.training_sets if entry.get("train") and not self.bundled(entry)]
-        return [entry for entry in real if RESTRICTED.search(str(entry.get("licence")))]
+        real = [entry for entry in self.training_sets if entry["train"] and not self.bundled(entry)]
+        return [entry for entry in real if RESTRICTED.search(entry["licence"])]
+
+    @property
+    def sets(self) -> list[dict[str, Any]]:
+        """Ledger entries of all sets, as `data.ledger.entry` makes them."""
+        return self.ledger["sets"] if self.ledger else []
 
     @property
     def training_sets(self) -> list[dict[str, Any]]:
         """Ledger entries of the sets that are trained on."""
-        return [entry for entry in (self.ledger or {}).get("sets", []) if entry["side"] != HELD_OUT]
+        return [entry for entry in self.sets if entry["side"] != HELD_OUT]
 
     def bundled(self, entry: dict[str, Any]) -> bool:
         """Whether a set's rows are this repository's samples in the upstream layout, not the set itself."""
         mirror = self.config_of("data")["mirror"]
-        return mirror is not None and Path(mirror).parts[-2:] == SAMPLES and "mirror" in str(entry.get("revision"))
+        return mirror is not None and Path(mirror).parts[-2:] == SAMPLES and "mirror" in entry["revision"]
 
     def of_samples(self, entry: dict[str, Any]) -> dict[str, str]:
         """Source and licence of a set whose rows are bundled samples; empty for a real set."""
         if not self.bundled(entry):
             return {}
-        source = f"sample of the pipeline's repository, in the layout of {entry.get('source')}"
+        source = f"sample of the pipeline's repository, in the layout of {entry['source']}"
         return {"source": source, "licence": "Apache-2.0, written for the pipeline"}
 
     def suite_kind(self, suite: str) -> str:

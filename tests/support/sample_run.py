@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema.config import Config
+from configs.schema.data import CardCount, SourceConfig
 from configs.schema.evaluation import EvaluationConfig, SuiteConfig
+from data.ledger import SetCounts, entry
 from evaluation.results import Difference, Score
 from pipeline.core.artefact import Manifest, describe_outputs
 from tests.support.small_bases import tiny_model
@@ -94,26 +96,13 @@ def data(folder: Path) -> dict[str, Any]:
 
 
 def ledger_line(name: str, title: str, side: str, *, built: int, card: int | None, source: str) -> dict[str, Any]:
-    status = "not on the card" if card is None else "equal" if built == card else "differs"
-    train = 0 if side == "held_out" else built - 40
-    return {
-        "name": name,
-        "title": title,
-        "side": side,
-        "status": status,
-        "source": source,
-        "revision": "mirror of main" if name == "gsm8k_ru" else "f" * 40,
-        "licence": "CC-BY-NC-SA-4.0" if name == "gazeta" else "MIT",
-        "card": card,
-        "difference": None,
-        "raw": built + 11,
-        "built": built,
-        "kept": built - 20,
-        "train": train,
-        "dev": 20,
-        "dropped": {"duplicate": 15, "too short": 5},
-        "negatives": 0,
-    }
+    licence = "CC-BY-NC-SA-4.0" if name == "gazeta" else "MIT"
+    settings = SourceConfig(title=title, side=side, hub=source, licence=licence, card=CardCount(pairs=card))
+    counts = SetCounts(
+        raw=built + 11, built=built, kept=built - 20, train=0 if side == "held_out" else built - 40, dev=20
+    )
+    counts.dropped.update({"duplicate": 15, "too short": 5})
+    return entry(name, settings, vars(counts) | {"revision": "mirror of main" if name == "gsm8k_ru" else "f" * 40})
 
 
 def init(folder: Path) -> dict[str, Any]:

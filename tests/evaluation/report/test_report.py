@@ -122,9 +122,10 @@ def test_a_task_whose_items_are_unknown_has_no_items(whole: Config) -> None:
 
 
 def test_a_local_file_is_named_once_and_a_bundled_sample_is_not_called_the_real_set(whole: Config) -> None:
-    own = {"name": "mine", "source": "a.jsonl", "revision": "local a.jsonl", "licence": "mine"}
-    sample = {"name": "terra", "source": "someone/terra", "revision": "mirror of main", "licence": "CC-BY-NC-4.0"}
-    run = dataclasses.replace(read_run(whole.folder("report").parent), ledger={"sets": [own, sample]})
+    run = read_run(whole.folder("report").parent)
+    own = run.sets[0] | {"source": "a.jsonl", "revision": "local a.jsonl", "licence": "mine"}
+    sample = run.sets[0] | {"source": "someone/terra", "revision": "mirror of main", "licence": "CC-BY-NC-4.0"}
+    run = dataclasses.replace(run, ledger={"sets": [own, sample]})
     text = str(_sources(run))
     assert text.count("a.jsonl") == 1
     assert "in the layout of someone/terra" in text and "CC-BY-NC-4.0" not in text
