@@ -55,7 +55,7 @@ def scores(run: RunRecord) -> page.Section:
         ]
         blocks.append(page.table(f"Suite {suite}", ["task", *models], rows))
     modes = ways_to_search(run, show.SMALL_BELOW)
-    blocks += [page.table(f"Ways to search: {task}", *table) for task, table in modes.items()]
+    blocks += [page.table(f"Ways to search: {task} of {suite}", *table) for (suite, task), table in modes.items()]
     if run.differences:
         pairs = [*(("merge", other) for other in (run.reference, *DATA_SIDES)), ("init", "base")]
         forests = [forest for pair in pairs for forest in _forests(run, *pair)]
@@ -63,8 +63,8 @@ def scores(run: RunRecord) -> page.Section:
     return page.Section("scores", "Scores", blocks)
 
 
-def ways_to_search(run: RunRecord, frame: str) -> dict[str, tuple[list[str], list[list[Any]]]]:
-    """Columns, and a row per way to search, by task that is scored with more than dense vectors.
+def ways_to_search(run: RunRecord, frame: str) -> dict[tuple[str, str], tuple[list[str], list[list[Any]]]]:
+    """Columns, and a row per way to search, by (suite, task) that is scored with more than dense vectors.
 
     A row has the scores and intervals, formatted by `frame`, the gain over the model's dense vectors in the last
     metric, and the size of a passage's vectors; columns without a figure are left out.
@@ -85,7 +85,7 @@ def ways_to_search(run: RunRecord, frame: str) -> dict[str, tuple[list[str], lis
             rows.append([name, *scored, gain, *(show.amount(found.get((name, size))) for size in SIZES)])
         columns = ["model and mode", *metrics, f"{last} − dense", *SIZES]
         filled = [any(cell != show.DASH for cell in cells) for cells in zip(*rows, strict=True)]
-        tables[f"{task} of {suite}"] = list(compress(columns, filled)), [list(compress(row, filled)) for row in rows]
+        tables[suite, task] = list(compress(columns, filled)), [list(compress(row, filled)) for row in rows]
     return tables
 
 

@@ -313,13 +313,12 @@ def _suites(run: RunRecord) -> list[dict[str, Any]]:
 def _modes(run: RunRecord) -> list[dict[str, Any]]:
     """A table per task of every way to search with the final model, next to the reference and BM25."""
     shown = {run.reference, "merge", BM25, *(f"merge.{mode}" for mode in EXTRA_MODES)}
-    notes = {" of ".join(reversed(place.split("/", 1))): found for place, found in run.notes.items()}
     tables = []
-    for task, (columns, rows) in ways_to_search(run, IN_BRACKETS).items():
-        fitted = notes.get(task, {}).get("fitted weights", {})
+    for (suite, task), (columns, rows) in ways_to_search(run, IN_BRACKETS).items():
+        fitted = run.notes.get(f"{suite}/{task}", {}).get("fitted weights", {})
         weights = ", ".join(f"{weight:g} {mode.replace('_', '-')}" for mode, weight in fitted.items())
         rows = [row for row in rows if row[0] in shown]
-        tables.append({"name": task, "columns": columns, "rows": rows, "weights": weights})
+        tables.append({"name": f"{task} of {suite}", "columns": columns, "rows": rows, "weights": weights})
     return tables
 
 
