@@ -95,8 +95,8 @@ CHAIN = {stage.name: stage for stage in [
     ),
     Stage(
         "publish", 11, "evaluation.publish:build",
-        needs=lambda c: ["data", "init", "merge", "evaluate", *inputs.complete_stages(c, [*SIDES, "export", "report"]),
-                         *inputs.complete_stages(c, ["heads"] * (c.training.heads.kind == "frozen"))],
+        needs=lambda c: ["data", "init", "merge", "evaluate",  # and what else the report covers
+                         *inputs.complete_stages(c, [*reported(c.training.heads.kind), "report"])],
         settings=lambda c: {"publish": c.evaluation.publish, "languages": c.languages},
     ),
     Stage(
