@@ -11,6 +11,7 @@ CARD_PAIRS, CARD_NEGATIVES = 2_240_961, 792_644
 SAMPLE_CHARACTERS = 200  # of a sample
 COUNTS = ("raw", "card", "built", "kept", "train", "dev", "negatives")
 NOT_ON_CARD = "not on the card"
+HELD_OUT = "held_out"  # the side of a set that is never trained on
 # The one drop reason that counts negatives instead of rows; it includes those found in benchmarks.
 WRONG_NEGATIVES = "negatives, empty or equal to the positive"
 
@@ -84,7 +85,7 @@ def status(source: SourceConfig, built: int) -> str:
 
 def totals(lines: list[dict[str, Any]]) -> dict[str, Any]:
     """Sums over the training sets, and the card's totals."""
-    training = [line for line in lines if line["side"] != "held_out"]
+    training = [line for line in lines if line["side"] != HELD_OUT]
     sums: dict[str, Any] = {count: sum(line[count] or 0 for line in training) for count in COUNTS}
     counted = [line for line in training if line["card_negatives"] is not None]
     return sums | {

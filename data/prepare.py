@@ -84,7 +84,7 @@ class _Sets:
         self.held_out[name] = set_fingerprint(name, self.config, self.states)
         builder = SetBuilder(name, self.config, Decontamination())
         made = self.stage.unit(f"heldout-{name}", self.held_out[name], builder.write_held_out)
-        return ledger.entry(name, source, made) | {"side": "held_out", "status": "held out"}
+        return ledger.entry(name, source, made) | {"side": ledger.HELD_OUT, "status": "held out"}
 
     def training_line(self, name: str, source: SourceConfig) -> dict[str, Any]:
         """The ledger line of a training set, built if missing."""
@@ -133,10 +133,10 @@ def _finish(stage: StageFolder, lines: list[dict[str, Any]], evaluations: dict[s
     }
     show_table(f"data ledger, with the reasons in {stage.path / 'ledger.md'}", *ledger.table(lines))
     return {
-        "sets": sum(not line["status"].startswith("skipped") for line in lines if line["side"] != "held_out"),
+        "sets": sum(not line["status"].startswith("skipped") for line in lines if line["side"] != ledger.HELD_OUT),
         "skipped": sum(line["status"].startswith("skipped") for line in lines),
         "pairs": sums["train"],
         "dev": sums["dev"],
         "revisions": {line["name"]: line["revision"] for line in lines} | miners,
-        "held_out": sum(line["train"] for line in lines if line["side"] == "held_out"),
+        "held_out": sum(line["train"] for line in lines if line["side"] == ledger.HELD_OUT),
     }

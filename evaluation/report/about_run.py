@@ -8,10 +8,10 @@ import yaml
 from markupsafe import Markup
 
 from configs.schema.config import SIDES, remake
-from data.ledger import WRONG_NEGATIVES
+from data.ledger import HELD_OUT, WRONG_NEGATIVES
 from evaluation.report import format as show
 from evaluation.report import page
-from evaluation.report.record import HELD_OUT, RunRecord
+from evaluation.report.record import RunRecord
 
 GROUPS = (("data",), ("init",), tuple(SIDES), ("merge",), ("heads",), ("export", "evaluate"))
 HEADLINES = (  # (suite, task, metric, words); the first one measured is shown

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.schema.config import SIDES, STAGES
+from data.ledger import HELD_OUT
 from evaluation.models import final_of
 from evaluation.published_scores import PUBLISHED_BASE, PUBLISHED_MODEL, CardTable
 from evaluation.results import SIZES, Difference, Score, dense
@@ -18,7 +19,6 @@ from pipeline.core.artefact import UNITS, Manifest, read_json, read_manifest
 REPORTED = STAGES[STAGES.index("data") : STAGES.index("evaluate") + 1]
 MODELS = ("base", "init", *SIDES, "merge")
 SAMPLES = ("data", "samples")  # last parts of the path to this repository's own mirror
-HELD_OUT = "held_out"  # the ledger's side for sets never trained on
 OF_FINAL = ("export", "evaluate")  # stages that read the final model
 OPTIONAL = ("joint", "heads", "export")  # stages shown only if they were run
 RESTRICTED = re.compile(
